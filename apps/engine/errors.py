@@ -1,0 +1,26 @@
+"""The engine's exceptions.
+
+    EngineError
+    ├── EngineUnavailable   the log cannot be read or written now; try again
+    └── EngineMisconfigured the place of the log is wrong; a person must act
+"""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Base class. `code` is for machines, the message for people."""
+
+    code = "engine_error"
+
+
+class EngineUnavailable(EngineError):
+    """Nothing was acknowledged: the publisher may try again."""
+
+    code = "engine_unavailable"
+
+
+class EngineMisconfigured(EngineError):
+    """The engine refuses to start in this place; the message says what to change."""
+
+    code = "engine_misconfigured"

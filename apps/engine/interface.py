@@ -1,0 +1,235 @@
+"""What the workers of one deployment share, behind one interface.
+
+An engine is first of all a *log*. Whatever happens to a channel (an event, a member who came or left, a command to every worker)
+is an entry of that log, and a worker acts on what it reads back from it, its own publications included. So there is one order, and
+everybody sees it.
+
+Beside the log an engine keeps what must be true for the whole deployment at any moment: who is present, how many subscribers each
+worker has, which workers live. A change of presence and its log entry are one transaction.
+
+The promise that makes the hub simple is that of `attach`: `ready` is called synchronously at an instant when this worker's tail
+stands exactly where the snapshot was read. Whatever the snapshot holds was delivered before; whatever comes later is delivered
+after. The caller starts delivery inside `ready` and needs no versions, no buffers and no second look.
+
+All methods are called on the event loop that opened the engine, unless their docstring says otherwise.
+"""
+
+from __future__ import annotations
+
+import abc
+import enum
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+
+class Kind(enum.IntEnum):
+    """What an entry of the log is about."""
+
+    EVENT = 0  # body: the JSON text of the frame that subscribers get, UTF-8
+    MEMBER_ADDED = 1  # user_id, body: the member's user_info as JSON text
+    MEMBER_REMOVED = 2  # user_id, body: empty
+    CONTROL = 3  # channel: the command's name, body: its argument; every worker acts on it
+
+
+class Entry(NamedTuple):
+    """One entry of the log, as every worker reads it back.
+
+    `id` is the global order. `offset` is the position in the channel's stream, 1, 2, 3, … without a gap, or None for a channel that
+    keeps no history. `exclude` is the socket id that must not get it. `body` is described by `Kind`.
+    """
+
+    id: int
+    kind: int
+    app: str
+    channel: str
+    offset: int | None
+    user_id: str | None
+    exclude: str | None
+    body: bytes
+
+
+class Retention(NamedTuple):
+    """How much of a channel's stream is kept: at most `size` entries, none older than `seconds`."""
+
+    size: int
+    seconds: int
+
+
+class Position(NamedTuple):
+    """A place in a channel's stream. Offsets of different epochs are not comparable."""
+
+    epoch: str
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}:{self.offset}"
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What a publisher gives to the log. With `retention` it gets an offset and is kept; without, it lives for seconds.
+
+    `idempotency_key` is scoped to (app, channel): a second publication with the same key within `IDEMPOTENCY_SECONDS` stores
+    nothing and is answered with the first one's receipt.
+    """
+
+    app: str
+    channel: str
+    body: bytes
+    kind: Kind = Kind.EVENT
+    user_id: str | None = None
+    exclude: str | None = None
+    retention: Retention | None = None
+    idempotency_key: str | None = None
+
+
+IDEMPOTENCY_SECONDS = 600  # longer than any SDK's retries, short enough that the table stays small
+
+
+class Receipt(NamedTuple):
+    """The answer to a publication that is now in the log. `position` is None where no history is kept."""
+
+    id: int
+    position: Position | None
+    duplicate: bool
+
+
+class Member(NamedTuple):
+    """Somebody in a presence channel: `info` is the user_info as JSON text (`null` if there is none)."""
+
+    user_id: str
+    info: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """The answer to `attach`: `members` are the distinct users of the channel, the joiner included, oldest first."""
+
+    members: tuple[Member, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why an `attach` or an `admit` was not done. `code`: `member_limit`, `connection_limit` or `engine_unavailable`."""
+
+    code: str
+    message: str
+    limit: int | None = None
+    actual: int | None = None
+
+
+class ChannelCounts(NamedTuple):
+    """How occupied a channel is, over all workers: connections, and distinct users (0 for all but presence channels)."""
+
+    subscriptions: int
+    users: int
+
+
+@dataclass(slots=True)
+class Health:
+    ok: bool
+    reason: str
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+Deliver = Callable[[Sequence[Entry]], None]
+Fenced = Callable[[str], None]
+Ready = Callable[[Attached | Refused], None]
+
+
+class Engine(abc.ABC):
+    """See the module's docstring. An engine object may be made at import; it touches nothing before `open` or a blocking call."""
+
+    # -- life ---------------------------------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    async def open(self, deliver: Deliver, fenced: Fenced) -> None:
+        """Become a worker: be known to the others, follow the log from its present end.
+
+        `deliver` gets the entries in the log's order, in one synchronous call per read. `fenced` is called with a reason when
+        entries may have been missed: the caller must drop all that it has attached; delivery then starts again from the present.
+        Raises EngineMisconfigured or EngineUnavailable.
+        """
+
+    @abc.abstractmethod
+    async def close(self) -> None:
+        """Leave: members, counts and the worker's own entry go now and not when somebody notices. Idempotent."""
+
+    @abc.abstractmethod
+    def health(self) -> Health:
+        """Whether publications can be acknowledged now, and if not, why."""
+
+    @abc.abstractmethod
+    def statistics(self) -> dict[str, int | float]:
+        """Counters since the start of this process, by name."""
+
+    # -- the log ------------------------------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def append(self, publications: Sequence[Publication]) -> Awaitable[list[Receipt]]:
+        """Add publications, all of them or none, in this order. Done when they are durable.
+
+        Raises EngineUnavailable, after which none of them is in the log unless the time-out of the commit itself was the reason.
+        """
+
+    @abc.abstractmethod
+    def append_blocking(self, publications: Sequence[Publication], timeout: float | None = None) -> list[Receipt]:
+        """`append` for any thread of any process, with or without `open` (a shell, a task worker, a view). `timeout` in seconds."""
+
+    @abc.abstractmethod
+    async def read(
+        self, app: str, channel: str, after: int, limit: int, *, newest_first: bool = False
+    ) -> tuple[list[Entry], Position | None]:
+        """Kept entries of a stream with offset > `after` (with `newest_first`: the newest ones), and the stream's top."""
+
+    # -- presence and counts ------------------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def set_subscribers(self, app: str, channel: str, count: int) -> None:
+        """Say how many subscribers this worker has on a channel: absolute, never a difference. Written soon, with others."""
+
+    @abc.abstractmethod
+    def attach(
+        self,
+        app: str,
+        channel: str,
+        ready: Ready,
+        *,
+        socket_id: str | None = None,
+        member: Member | None = None,
+        member_limit: int | None = None,
+    ) -> None:
+        """Write the counts that were set before, and the member if one is given; then call `ready` (see the module's docstring).
+
+        With `member`, its user is present until `leave` with the same `socket_id`; the first connection of a user appends a
+        MEMBER_ADDED entry, delivered before `ready`. `member_limit` bounds distinct users. `ready` may be called with Refused.
+        """
+
+    @abc.abstractmethod
+    def leave(self, app: str, channel: str, socket_id: str) -> None:
+        """Take one connection's member away; a user's last one appends MEMBER_REMOVED. Retried until it is written."""
+
+    @abc.abstractmethod
+    def admit(self, app: str, limit: int, ready: Ready) -> None:
+        """Ask whether one more connection of this application fits under `limit` in the whole deployment.
+
+        The caller has counted it already with `set_subscribers(app, CONNECTIONS, n)`.
+        """
+
+    # -- questions about the whole deployment ---------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    async def channels(self, app: str, prefix: str = "") -> dict[str, ChannelCounts]:
+        """The occupied channels whose names start with `prefix`."""
+
+    @abc.abstractmethod
+    async def channel(self, app: str, channel: str) -> ChannelCounts:
+        """The counts of one channel; zeros where nobody is subscribed."""
+
+    @abc.abstractmethod
+    async def members(self, app: str, channel: str) -> list[Member]:
+        """The distinct users of a presence channel, oldest first."""
+
+
+CONNECTIONS = ""  # the `channel` under which a worker counts an application's connections

@@ -1,0 +1,33 @@
+"""The JSON text that a subscriber gets. Encoded once, when it is published; stored in the log; written as it is to everybody.
+
+Source: Pusher Channels protocol 7. `data` of a server's event is a string exactly as it was published; a client event's data is
+relayed as it came, string or object.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+
+def event(name: str, channel: str, data: Any, user_id: str | None = None) -> bytes:
+    """A channel event. `data`: a str is sent as a JSON string, anything else as the JSON value that it is."""
+    frame: dict[str, Any] = {"event": name, "channel": channel, "data": data}
+    if user_id is not None:
+        frame["user_id"] = user_id
+    return orjson.dumps(frame)
+
+
+def member_added(channel: str, user_id: str, info: str) -> bytes:
+    """`info`: the member's user_info as JSON text. A member without one has no `user_info` in the frame."""
+    data = f'{{"user_id":{_text(user_id)}}}' if info == "null" else f'{{"user_id":{_text(user_id)},"user_info":{info}}}'
+    return event("pusher_internal:member_added", channel, data)
+
+
+def member_removed(channel: str, user_id: str) -> bytes:
+    return event("pusher_internal:member_removed", channel, f'{{"user_id":{_text(user_id)}}}')
+
+
+def _text(value: str) -> str:
+    return orjson.dumps(value).decode()

@@ -1,0 +1,56 @@
+"""How bytes reach one client: the port that every transport implements.
+
+A connection has exactly one writer, and after the accept *everything* to that client goes through it, replies and closes too: with
+two paths a paused one is overtaken by the other, and a client sees an event before its `subscription_succeeded`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Batch:
+    """The frames of one channel that one tick brought, encoded at most once per form, whoever asks for it first."""
+
+    __slots__ = ("_wire", "bodies")
+
+    def __init__(self, bodies: list[bytes]) -> None:
+        self.bodies = bodies  # JSON texts, UTF-8, in the log's order
+        self._wire: bytes | None = None
+
+    @property
+    def wire(self) -> bytes:
+        """All of them as unmasked, uncompressed WebSocket text frames (RFC 6455 §5.2), joined."""
+        if self._wire is None:
+            self._wire = b"".join([websocket_frame(body) for body in self.bodies])
+        return self._wire
+
+
+def websocket_frame(body: bytes, opcode: int = 0x1) -> bytes:
+    """One final, unmasked frame, as a server sends it."""
+    size = len(body)
+    first = 0x80 | opcode
+    if size < 126:
+        return bytes((first, size)) + body
+    if size < 65536:
+        return bytes((first, 126)) + size.to_bytes(2, "big") + body
+    return bytes((first, 127)) + size.to_bytes(8, "big") + body
+
+
+class Writer(Protocol):
+    """Never waits and never raises: what cannot be written now is buffered, what is buffered is counted in `buffered`."""
+
+    def write(self, batch: Batch) -> None:
+        """Queue a batch of channel events."""
+
+    def send(self, body: bytes) -> None:
+        """Queue one frame's JSON text: a reply, an error."""
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Say goodbye after what is queued. Nothing is written afterwards. Idempotent."""
+
+    def abort(self) -> None:
+        """Drop the transport and what is queued, at once. Idempotent."""
+
+    def buffered(self) -> int:
+        """Bytes that were given to the writer and not yet to the kernel."""
