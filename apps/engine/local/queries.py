@@ -1,0 +1,69 @@
+"""Questions about the whole deployment, asked in a thread of their own: a list of a hundred thousand channels must not hold up a
+delivery."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+
+from apps.engine import errors, interface
+from apps.engine.local import place, schema, streams, tail
+
+_LAST_CHARACTER = "\U0010ffff"
+
+
+class Queries:
+    """One read connection, used by one thread."""
+
+    def __init__(self, where: place.Place) -> None:
+        self._where = where
+        self._connection: sqlite3.Connection | None = None
+        self._identity: tuple[int, int] | None = None
+
+    def channels(self, app: str, prefix: str) -> dict[str, interface.ChannelCounts]:
+        connection, span = self._connect(), (app, prefix, prefix + _LAST_CHARACTER)
+        subscriptions = connection.execute(
+            "SELECT channel, SUM(subscribers) FROM counts WHERE app = ? AND channel >= ? AND channel < ? AND channel <> ? "
+            "GROUP BY channel",
+            (*span, interface.CONNECTIONS),
+        ).fetchall()
+        users = dict(
+            connection.execute(
+                "SELECT channel, COUNT(DISTINCT user_id) FROM members WHERE app = ? AND channel >= ? AND channel < ? "
+                "GROUP BY channel",
+                span,
+            ).fetchall()
+        )
+        return {channel: interface.ChannelCounts(count, users.get(channel, 0)) for channel, count in subscriptions}
+
+    def channel(self, app: str, channel: str) -> interface.ChannelCounts:
+        connection = self._connect()
+        [(subscriptions,)] = connection.execute(
+            "SELECT COALESCE(SUM(subscribers), 0) FROM counts WHERE app = ? AND channel = ?", (app, channel)
+        ).fetchall()
+        [(users,)] = connection.execute(
+            "SELECT COUNT(DISTINCT user_id) FROM members WHERE app = ? AND channel = ?", (app, channel)
+        ).fetchall()
+        return interface.ChannelCounts(subscriptions, users)
+
+    def members(self, app: str, channel: str) -> list[interface.Member]:
+        return tail.members(self._connect(), app, channel)
+
+    def read(
+        self, app: str, channel: str, after: int, limit: int, newest_first: bool
+    ) -> tuple[list[interface.Entry], interface.Position | None]:
+        return streams.read(self._connect(), app, channel, after, limit, newest_first, int(time.time() * 1000))
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _connect(self) -> sqlite3.Connection:
+        identity = self._where.identity()
+        if self._connection is None or identity != self._identity:
+            self.close()
+            if identity is None:
+                raise errors.EngineUnavailable("The log was deleted")
+            self._connection, self._identity = schema.connect(self._where), identity
+        return self._connection
