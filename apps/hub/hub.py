@@ -1,49 +1,288 @@
-"""The heart of a worker: who is connected, who subscribes to what, and the fan-out. (Interface; the body follows.)"""
+"""The heart of a worker: who is connected, who is on which channel, and what becomes of each entry of the log."""
 
 from __future__ import annotations
 
+import asyncio
+import collections
+import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 from apps.engine import interface
-from apps.hub import writers
+from apps.hub import connections, fanout
 
-Subscribed = Callable[[interface.Attached | interface.Refused], None]
+logger = logging.getLogger("fanfare.hub")
 
+Connection = connections.Connection
 
-class Connection:
-    """One client. The hub writes to it through `writer`; `context` belongs to whoever made it (the consumer)."""
+TIMER_S = 1.0  # how often the hub looks for connections that are closing
+SWEEP_TURNS = 5  # every so many turns it looks at all of them: 10,000 in about 2 ms
 
-    def __init__(self, app: str, socket_id: str, writer: writers.Writer, context: Any = None) -> None: ...
+# After its close frame a client has this long to answer before its transport is dropped; uvicorn waits as long.
+CLOSE_S = 10.0
+# Who was too slow for its events is too slow for the close as well.
+EVICT_S = 1.0
 
-    app: str  # the application's id
-    socket_id: str
-    writer: writers.Writer
-    closing: bool  # nothing is written any more
+# The client comes back at once (pusher-js: 0 ms), or after a pause (1 s): protocol 7, close codes 4200-4299 and 4100-4199.
+RECONNECT = 4200
+OVER_CAPACITY = 4100
 
-    def send(self, body: bytes) -> None: ...
-    def close(self, code: int, message: str = "") -> None:
-        """pusher:error is the caller's business; this is only the WebSocket close, and the hub forgets the connection at once."""
+Control = Callable[[str, bytes], None]
 
 
 class Hub:
-    def __init__(self, engine: interface.Engine) -> None: ...
-    async def start(self) -> None: ...
-    async def stop(self) -> None: ...
-    def connect(self, connection: Connection) -> None: ...
-    def admit(self, connection: Connection, limit: int, ready: Subscribed) -> None: ...
+    """One per worker. All methods are called on its loop.
+
+    `max_buffer_bytes` is told to whoever makes writers: no more than this is buffered for one client.
+    """
+
+    def __init__(self, engine: interface.Engine, *, max_buffer_bytes: int = 1024 * 1024) -> None:
+        self.engine = engine
+        self.max_buffer_bytes = max_buffer_bytes
+        self.counters: collections.Counter[str] = collections.Counter()
+        self._connections: dict[str, Connection] = {}  # by socket id
+        self._applications: dict[str, dict[Connection, None]] = {}
+        self._channels: dict[tuple[str, str], connections.Channel] = {}
+        self._closing: dict[Connection, float] = {}  # when to drop the transport, in the loop's time
+        self._controls: dict[str, Control] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._turns = 0
+
+    # -- life -----------------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Raises what Engine.open raises."""
+        await self.engine.open(self._deliver, self._fenced)
+        self._timer = asyncio.get_running_loop().call_later(TIMER_S, self._turn)
+
+    async def stop(self) -> None:
+        """Say goodbye to whoever is left, then leave the engine."""
+        for connection in list(self._connections.values()):
+            connection.close(RECONNECT, "The server is restarting")
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        await self.engine.close()
+
+    # -- connections ----------------------------------------------------------------------------------------------------------
+
+    def connect(self, connection: Connection) -> None:
+        connection.hub = self
+        self._connections[connection.socket_id] = connection
+        mine = self._applications.setdefault(connection.app, {})
+        mine[connection] = None
+        self.counters["connections"] += 1
+        self.engine.set_subscribers(connection.app, interface.CONNECTIONS, len(mine))
+
+    def admit(self, connection: Connection, limit: int, ready: interface.Ready) -> None:
+        """Ask whether `connection`, which is connected, fits under its application's limit in the whole deployment.
+
+        `ready` is not called for a connection that went away meanwhile.
+        """
+
+        def answered(answer: interface.Attached | interface.Refused) -> None:
+            if not connection.closing:
+                ready(answer)
+
+        self.engine.admit(connection.app, limit, answered)
+
     def disconnect(self, connection: Connection) -> None:
-        """Idempotent: out of every channel and of presence."""
+        """The transport is gone. Idempotent."""
+        connection.closing = True
+        self.forget(connection)
+        self._closing.pop(connection, None)
+
+    def forget(self, connection: Connection) -> None:
+        """Take a closing connection out of every channel and of presence, now; its transport gets `CLOSE_S` to end. Idempotent."""
+        if self._connections.get(connection.socket_id) is not connection:
+            return
+        del self._connections[connection.socket_id]
+        self._closing.setdefault(connection, asyncio.get_running_loop().time() + CLOSE_S)
+        mine = self._applications[connection.app]
+        del mine[connection]
+        if not mine:
+            del self._applications[connection.app]
+        for name in list(connection.subscriptions):
+            self.unsubscribe(connection, name)
+        self.engine.set_subscribers(connection.app, interface.CONNECTIONS, len(mine))
+
+    def evict(self, connection: Connection) -> None:
+        """It does not read what it is sent: let it go before it costs the others memory. A resume brings it back whole."""
+        if connection.closing:
+            return
+        self.counters["evicted.slow"] += 1
+        logger.info("Socket %s is too slow: %d bytes wait for it", connection.socket_id, connection.writer.buffered())
+        self._closing[connection] = asyncio.get_running_loop().time() + EVICT_S
+        connection.close(OVER_CAPACITY, "The connection reads too slowly")
+
+    def connections_of(self, app: str) -> list[Connection]:
+        return list(self._applications.get(app, ()))
+
+    def close_application(self, app: str, code: int, message: str) -> None:
+        """Close every connection of an application that was disabled (4003) or deleted (4001)."""
+        for connection in self.connections_of(app):
+            self.counters[f"closed.{code}"] += 1
+            connection.close(code, message)
+
+    # -- channels -------------------------------------------------------------------------------------------------------------
+
     def subscribe(
-        self, connection: Connection, channel: str, ready: Subscribed, *,
-        member: interface.Member | None = None, member_limit: int | None = None,
+        self,
+        connection: Connection,
+        name: str,
+        ready: interface.Ready,
+        *,
+        member: interface.Member | None = None,
+        member_limit: int | None = None,
     ) -> None:
-        """`ready` is called once, maybe before this returns; then the connection gets what comes after. Not called if the
-        connection unsubscribed or went away meanwhile. `ready` writes subscription_succeeded."""
-    def unsubscribe(self, connection: Connection, channel: str) -> None: ...
-    def is_subscribed(self, connection: Connection, channel: str) -> bool: ...
-    def publish(self, publications: Sequence[interface.Publication]) -> Awaitable[list[interface.Receipt]]: ...
-    def on_control(self, command: str, handler: Callable[[str, bytes], None]) -> None:
-        """handler(app, body) runs in every worker for each CONTROL entry of that command."""
-    def connections_of(self, app: str) -> list[Connection]: ...
-    def statistics(self) -> dict[str, Any]: ...
+        """Put a connection on a channel. `ready` writes the answer; what it writes comes before every event that follows.
+
+        `ready` is called once, maybe before this returns, and not at all if the connection left the channel or went away meanwhile.
+        A connection that is on the channel already gets a fresh snapshot and nothing else changes. Raises nothing.
+        """
+        if connection.closing:
+            return
+        subscription = connection.subscriptions.get(name)
+        if subscription is None:
+            channel = self._channels.get((connection.app, name))
+            if channel is None:
+                channel = self._channels[connection.app, name] = connections.Channel(connection.app, name)
+            subscription = connection.subscriptions[name] = connections.Subscription(channel, member)
+            channel.pending += 1
+            self.engine.set_subscribers(connection.app, name, channel.count)
+        joined = subscription
+
+        def attached(answer: interface.Attached | interface.Refused) -> None:
+            if connection.subscriptions.get(name) is not joined:
+                return
+            if isinstance(answer, interface.Attached):
+                self._go_live(connection, joined)
+            elif not joined.live:
+                self._drop(connection, name)
+                if joined.member is not None:  # it may have been written before the engine lost its place
+                    self.engine.leave(connection.app, name, connection.socket_id)
+            ready(answer)
+
+        # Only the first subscriber of a channel here waits for the disk: the others change a number that is written soon.
+        if joined.member is None and joined.channel.connections:
+            attached(interface.Attached())
+        else:
+            self.engine.attach(
+                connection.app,
+                name,
+                attached,
+                socket_id=connection.socket_id,
+                member=member if joined.member is not None else None,
+                member_limit=member_limit,
+            )
+
+    def unsubscribe(self, connection: Connection, name: str) -> None:
+        """Nothing is delivered after this returns. Idempotent."""
+        subscription = connection.subscriptions.get(name)
+        if subscription is not None:
+            self._drop(connection, name)
+            if subscription.member is not None:
+                self.engine.leave(connection.app, name, connection.socket_id)
+
+    def is_subscribed(self, connection: Connection, name: str) -> bool:
+        subscription = connection.subscriptions.get(name)
+        return subscription is not None and subscription.live
+
+    def _go_live(self, connection: Connection, subscription: connections.Subscription) -> None:
+        if not subscription.live:
+            subscription.live = True
+            subscription.channel.pending -= 1
+            subscription.channel.connections[connection] = None
+
+    def _drop(self, connection: Connection, name: str) -> None:
+        subscription = connection.subscriptions.pop(name)
+        channel = subscription.channel
+        if subscription.live:
+            del channel.connections[connection]
+        else:
+            channel.pending -= 1
+        if not channel.count:
+            del self._channels[channel.app, channel.name]
+        self.engine.set_subscribers(channel.app, channel.name, channel.count)
+
+    # -- events ---------------------------------------------------------------------------------------------------------------
+
+    def publish(self, publications: Sequence[interface.Publication]) -> Awaitable[list[interface.Receipt]]:
+        """See Engine.append. The deliveries come when the entries are read back."""
+        self.counters["published"] += len(publications)
+        return self.engine.append(publications)
+
+    def on_control(self, command: str, handler: Control) -> None:
+        """`handler(app, body)` runs in every worker for each CONTROL entry of this command."""
+        self._controls[command] = handler
+
+    def _deliver(self, entries: Sequence[interface.Entry]) -> None:
+        """One read of the log. No await in here: nothing is delivered after an unsubscribe or before a subscription went live."""
+        batches: dict[connections.Channel, list[interface.Entry]] = {}
+        for entry in entries:
+            if entry.kind == interface.Kind.CONTROL:
+                # What was published before a command is delivered before it is obeyed.
+                self._fan_out(batches)
+                batches = {}
+                self._obey(entry)
+                continue
+            channel = self._channels.get((entry.app, entry.channel))
+            if channel is not None and channel.connections:
+                batches.setdefault(channel, []).append(entry)
+        self._fan_out(batches)
+
+    def _fan_out(self, batches: dict[connections.Channel, list[interface.Entry]]) -> None:
+        for channel, entries in batches.items():
+            self.counters["deliveries"] += len(channel.connections) * len(entries)
+            for connection in fanout.write(channel, entries, self._connections):
+                self.evict(connection)
+
+    def _obey(self, entry: interface.Entry) -> None:
+        handler = self._controls.get(entry.channel)
+        if handler is None:
+            logger.warning("No handler for the command %r: written by a newer release?", entry.channel)
+            self.counters["controls.unknown"] += 1
+            return
+        try:
+            handler(entry.app, entry.body)
+        except Exception:
+            # A handler's mistake must not take the deliveries of this read with it.
+            self.counters["controls.failed"] += 1
+            logger.exception("The command %r failed", entry.channel)
+
+    def _fenced(self, reason: str) -> None:
+        """Events may have been missed: nobody may go on as if nothing had happened."""
+        self.counters[f"fenced.{reason.partition(':')[0]}"] += 1
+        for connection in list(self._connections.values()):
+            connection.close(RECONNECT, "Events may have been missed; reconnect")
+
+    # -- statistics and the timer ---------------------------------------------------------------------------------------------
+
+    def count(self, name: str, n: int = 1) -> None:
+        """Every drop, refusal and failure has a name and a counter."""
+        self.counters[name] += n
+
+    def statistics(self) -> dict[str, int | float]:
+        """Counters since the start, by dotted name, and what is there now."""
+        return {
+            **self.counters,
+            "connections.now": len(self._connections),
+            "channels.now": len(self._channels),
+            "closing.now": len(self._closing),
+            **{f"engine.{name}": value for name, value in self.engine.statistics().items()},
+        }
+
+    def _turn(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(TIMER_S, self._turn)
+        self._turns += 1
+        if self._turns % SWEEP_TURNS == 0:
+            # A server below that gave up on a client (a ping without an answer) tells nobody while its buffer is not empty.
+            for connection in [one for one in self._connections.values() if one.writer.is_closing()]:
+                self.counters["closed.by_server"] += 1
+                connection.closing = True
+                self._closing[connection] = loop.time() + EVICT_S
+                self.forget(connection)
+        now = loop.time()
+        for connection in [one for one, due in self._closing.items() if due <= now]:
+            del self._closing[connection]
+            connection.writer.abort()

@@ -38,12 +38,15 @@ def websocket_frame(body: bytes, opcode: int = 0x1) -> bytes:
 
 
 class Writer(Protocol):
-    """Never waits and never raises: what cannot be written now is buffered, what is buffered is counted in `buffered`."""
+    """Never waits and never raises: what cannot be written now is buffered, and what is buffered is bounded.
 
-    def write(self, batch: Batch) -> None:
+    `write` and `send` return True when more than the writer's bound is buffered: the reader is too slow, and the caller lets it go.
+    """
+
+    def write(self, batch: Batch) -> bool:
         """Queue a batch of channel events."""
 
-    def send(self, body: bytes) -> None:
+    def send(self, body: bytes) -> bool:
         """Queue one frame's JSON text: a reply, an error."""
 
     def close(self, code: int, reason: str = "") -> None:
@@ -54,3 +57,6 @@ class Writer(Protocol):
 
     def buffered(self) -> int:
         """Bytes that were given to the writer and not yet to the kernel."""
+
+    def is_closing(self) -> bool:
+        """Whether nothing more can reach the client, whoever decided so."""

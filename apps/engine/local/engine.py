@@ -57,7 +57,7 @@ class LocalEngine(interface.Engine):
         self._dirty: dict[tuple[str, str], int] = {}
         self._counts_due = 0.0
         self._counts_written = 0  # operations under way
-        self._unwritten: list[operations.Leave] = []
+        self._leaving: dict[tuple[str, str, str], operations.Leave] = {}  # submitted, or waiting for another try
         self._reaping: dict[str, liveness.Lock] = {}
         self._seen: collections.deque[tuple[float, int]] = collections.deque()
         self._restarting = False
@@ -198,14 +198,16 @@ class LocalEngine(interface.Engine):
         member_limit: int | None = None,
     ) -> None:
         self._write_counts()
+        if member is not None and socket_id is not None:
+            self._leaving.pop((app, channel, socket_id), None)  # it came back: an old leave must not be tried again
         self._submit(
-            operations.Attach(
-                self._running(), self._attached, app, channel, ready, socket_id, member, member_limit
-            )
+            operations.Attach(self._running(), self._attached, app, channel, ready, socket_id, member, member_limit)
         )
 
     def leave(self, app: str, channel: str, socket_id: str) -> None:
-        self._submit(operations.Leave(self._running(), self._left, app, channel, socket_id))
+        operation = operations.Leave(self._running(), self._left, app, channel, socket_id)
+        self._leaving[operation.key] = operation
+        self._submit(operation)
 
     def admit(self, app: str, limit: int, ready: interface.Ready) -> None:
         self._write_counts()
@@ -248,9 +250,13 @@ class LocalEngine(interface.Engine):
             self._tail.settle(operation)  # the writer wakes the tail after it has settled the group
 
     def _left(self, operation: operations.Leave, error: errors.EngineError | None) -> None:
-        if error is not None:
+        if self._leaving.get(operation.key) is not operation:
+            return
+        if error is None:
+            del self._leaving[operation.key]
+        else:
             self._counters["leaves_retried"] += 1
-            self._unwritten.append(operation)
+            operation.failed = True
 
     def _admitted(self, operation: operations.Admit, error: errors.EngineError | None) -> None:
         if error is not None:
@@ -390,8 +396,8 @@ class LocalEngine(interface.Engine):
     def _tick(self) -> None:
         """The net below the pokes, and what could not be written before."""
         self._expire()
-        unwritten, self._unwritten = self._unwritten, []
-        for operation in unwritten:
+        for operation in [one for one in self._leaving.values() if one.failed]:
+            operation.failed = False
             self._submit(operation)
         self._write_counts()
         self._advance()

@@ -237,7 +237,7 @@ class Attach(WorkerOperation):
                 return
         cursor.execute(
             "INSERT INTO members (app, channel, user_id, socket_id, worker, info) VALUES (?, ?, ?, ?, ?, ?) "
-            "ON CONFLICT (app, channel, socket_id) DO UPDATE SET info = excluded.info",
+            "ON CONFLICT (app, channel, socket_id) DO UPDATE SET info = excluded.info, worker = excluded.worker",
             (*where, user_id, self.socket_id, group.worker, info),
         )
         if not present:
@@ -245,13 +245,17 @@ class Attach(WorkerOperation):
 
 
 class Leave(WorkerOperation):
-    __slots__ = ("app", "channel", "socket_id")
+    """One connection of a user goes; the user, with the last one."""
+
+    __slots__ = ("app", "channel", "failed", "key", "socket_id")
 
     def __init__(self, loop: AbstractEventLoop, settled: Settled, app: str, channel: str, socket_id: str) -> None:
         super().__init__(loop, settled)
         self.app = app
         self.channel = channel
         self.socket_id = socket_id
+        self.key = (app, channel, socket_id)
+        self.failed = False  # not written, to be submitted again
 
     def run(self, group: Group) -> None:
         gone = group.cursor.execute(

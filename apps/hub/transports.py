@@ -1,0 +1,21 @@
+"""Which writer a connection gets: the one that knows the server below, or the one that works on any ASGI server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from apps.hub import on_any, on_daphne, on_uvicorn, writers
+
+server_config = on_uvicorn.server_config
+tune = on_uvicorn.tune
+describe = on_uvicorn.describe
+install_log_filters = on_uvicorn.install_log_filters
+
+
+def writer_for(send: Any, *, max_buffer_bytes: int) -> writers.Writer:
+    """The one writer of a WebSocket that was just accepted. `send`: what the ASGI server gave for this connection."""
+    protocol = on_uvicorn.protocol_of(send)
+    if protocol is not None:
+        return on_uvicorn.UvicornWriter(protocol, max_buffer_bytes)
+    below = on_daphne.transport_of(send) or on_uvicorn.transport_of(send)
+    return on_any.AsgiWriter(send, max_buffer_bytes, below)
