@@ -98,7 +98,7 @@ class LocalEngine(interface.Engine):
     async def close(self) -> None:
         worker, loop = self._worker, self._loop
         if worker is None or loop is None:
-            await asyncio.get_running_loop().run_in_executor(None, lambda: self._writer.stop(last=False))
+            await asyncio.get_running_loop().run_in_executor(None, lambda: self._stop_writer(last=False))
             return
         self._worker = None
         for timer in self._timers.values():
@@ -121,9 +121,13 @@ class LocalEngine(interface.Engine):
         if self._executor is not None and self._queries is not None:
             await loop.run_in_executor(self._executor, self._queries.close)
             self._executor.shutdown()
-        await loop.run_in_executor(None, lambda: self._writer.stop(last=last))
+        await loop.run_in_executor(None, lambda: self._stop_writer(last=last))
         if self._lock is not None:
             self._lock.release(remove=True)
+
+    def _stop_writer(self, *, last: bool) -> None:
+        self._writer.stop(last=last)
+        self._ringer.close()
 
     def health(self) -> interface.Health:
         details = {"workers": self._workers, "log": str(self.place.log)}

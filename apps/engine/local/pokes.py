@@ -79,3 +79,8 @@ class Ringer:
             # EAGAIN: it has unread pokes. ECONNREFUSED, ENOENT: it is gone, and will be reaped.
             with contextlib.suppress(OSError):
                 self._socket.sendto(b"", path)
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None

@@ -144,19 +144,13 @@ class Writer:
         connection = self._connect()
         try:
             self._transact(connection, group)
-        except (sqlite3.Error, errors.EngineError):
-            raise
-        except Exception:
+        except Exception as fault:
+            if _is_of_the_place(fault):
+                raise
             # One operation is at fault: let it alone pay.
             logger.exception("An operation of a group of %d failed; each is tried alone", len(group))
             for operation in list(group):
-                try:
-                    self._transact(connection, [operation])
-                except (sqlite3.Error, errors.EngineError):
-                    raise
-                except Exception as fault:
-                    group.remove(operation)
-                    settle([operation], errors.EngineUnavailable(f"The engine failed: {fault!r}"))
+                self._try(connection, operation, group)
         if self.where.identity() != self._identity:
             # What was just written is in a file that nobody else will ever open: it must not be acknowledged.
             raise errors.EngineUnavailable("The log was deleted or replaced while it was written")
@@ -177,6 +171,18 @@ class Writer:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+
+    def _try(
+        self, connection: sqlite3.Connection, operation: operations.Operation, group: list[operations.Operation]
+    ) -> None:
+        """Write one operation; take it out of its group if it is the one at fault."""
+        try:
+            self._transact(connection, [operation])
+        except Exception as fault:
+            if _is_of_the_place(fault):
+                raise
+            group.remove(operation)
+            settle([operation], errors.EngineUnavailable(f"The engine failed: {fault!r}"))
 
     def _queue(self) -> None:
         if self._queue_fd < 0:
@@ -223,6 +229,11 @@ class Writer:
                 self._queue_fd = -1
 
     _last = False
+
+
+def _is_of_the_place(fault: Exception) -> bool:
+    """Whether the file is the reason (locked, full, unreadable, corrupt) and not one operation's values."""
+    return isinstance(fault, (errors.EngineError, OSError, sqlite3.OperationalError)) or type(fault) is sqlite3.DatabaseError
 
 
 def settle(group: Sequence[operations.Operation], error: errors.EngineError | None) -> None:

@@ -1,0 +1,271 @@
+"""What every engine must do, written against the interface alone. A test class of an engine inherits it and gives `hire`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from apps.engine import errors, interface
+from tests.unit.engine.worlds import APP, Worker
+
+Hire = Callable[[], Awaitable[Worker]]
+KEPT = interface.Retention(size=100, seconds=60)
+
+
+class Conformance:
+    """`hire()` opens one more worker of the same world; all are closed after the test."""
+
+    # -- the log --------------------------------------------------------------------------------------------------------------
+
+    async def test_a_publication_reaches_every_worker_its_own_included(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        await one.publish("news", b"a")
+        await one.got("news", b"a")
+        await two.got("news", b"a")
+
+    async def test_all_workers_see_one_order(self, hire: Hire) -> None:
+        workers = [await hire() for _ in range(3)]
+        await asyncio.gather(
+            *(worker.publish("news", f"{index}-{n}".encode()) for n in range(50) for index, worker in enumerate(workers))
+        )
+        for worker in workers:
+            await worker.until(lambda worker=worker: len(worker.entries) == 150, "all entries")
+        assert workers[0].entries == workers[1].entries == workers[2].entries
+        assert [entry.id for entry in workers[0].entries] == sorted(entry.id for entry in workers[0].entries)
+
+    async def test_publications_of_one_call_keep_their_order_and_are_not_torn_apart(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        await asyncio.gather(*(worker.publish("c", b"1", b"2", b"3") for worker in (one, two) for _ in range(20)))
+        await one.until(lambda: len(one.entries) == 120, "all entries")
+        assert one.bodies("c") == [b"1", b"2", b"3"] * 40
+
+    async def test_a_worker_starts_in_the_present(self, hire: Hire) -> None:
+        one = await hire()
+        await one.publish("news", b"old")
+        two = await hire()
+        await one.publish("news", b"new")
+        await two.got("news", b"new")
+
+    async def test_an_entry_carries_what_was_published(self, hire: Hire) -> None:
+        one = await hire()
+        await one.publish("c", "é☃".encode(), kind=interface.Kind.CONTROL, user_id="u", exclude="1.2")
+        await one.until(lambda: one.entries, "the entry")
+        entry = one.entries[0]
+        assert entry[1:] == (interface.Kind.CONTROL, APP, "c", None, "u", "1.2", "é☃".encode())
+
+    async def test_a_large_backlog_arrives_whole_and_in_order(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        bodies = [str(n).encode() + b" " * 5_000 for n in range(400)]
+        await one.publish("c", *bodies)
+        await two.until(lambda: len(two.entries) == 400, "all entries")
+        assert two.bodies("c") == bodies
+        assert len(two.reads) > 1, "2 MB must not be one step of the loop"
+
+    # -- positions ------------------------------------------------------------------------------------------------------------
+
+    async def test_offsets_of_a_kept_channel_are_gapless_over_workers(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        receipts = await asyncio.gather(
+            *(worker.publish("kept", b"x", retention=KEPT) for _ in range(20) for worker in (one, two))
+        )
+        positions = [receipt.position for [receipt] in receipts]
+        assert sorted(position.offset for position in positions if position) == list(range(1, 41))
+        assert len({position.epoch for position in positions if position}) == 1
+        await two.until(lambda: len(two.entries) == 40, "all entries")
+        assert [entry.offset for entry in two.entries] == list(range(1, 41))
+
+    async def test_a_channel_without_history_has_no_position(self, hire: Hire) -> None:
+        one = await hire()
+        [receipt] = await one.publish("plain", b"x")
+        assert receipt.position is None
+        assert await one.engine.read(APP, "plain", 0, 10) == ([], None)
+
+    async def test_history_is_read_after_an_offset_oldest_or_newest_first(self, hire: Hire) -> None:
+        one = await hire()
+        for n in range(1, 6):
+            await one.publish("kept", str(n).encode(), retention=KEPT)
+        entries, top = await one.engine.read(APP, "kept", 2, 2)
+        assert [entry.body for entry in entries] == [b"3", b"4"]
+        assert top is not None
+        assert top.offset == 5
+        newest, _ = await one.engine.read(APP, "kept", 0, 2, newest_first=True)
+        assert [entry.offset for entry in newest] == [5, 4]
+
+    async def test_history_is_bounded_by_its_size(self, hire: Hire) -> None:
+        one = await hire()
+        for n in range(1, 8):
+            await one.publish("kept", str(n).encode(), retention=interface.Retention(3, 60))
+        entries, top = await one.engine.read(APP, "kept", 0, 100)
+        assert [entry.offset for entry in entries] == [5, 6, 7]
+        assert top is not None
+        assert top.offset == 7
+
+    async def test_a_key_publishes_once_and_answers_the_same(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        [first] = await one.publish("c", b"a", idempotency_key="k", retention=KEPT)
+        [again] = await two.publish("c", b"b", idempotency_key="k", retention=KEPT)
+        assert (again.id, again.position) == (first.id, first.position)
+        assert (first.duplicate, again.duplicate) == (False, True)
+        [elsewhere] = await one.publish("d", b"a", idempotency_key="k")
+        assert not elsewhere.duplicate
+        await two.until(lambda: two.bodies("d"), "the last entry")
+        assert two.bodies("c") == [b"a"]
+
+    # -- presence -------------------------------------------------------------------------------------------------------------
+
+    async def test_a_snapshot_holds_the_joiner_and_those_of_other_workers_in_order(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        assert await one.join("presence-c", "ann", "1.1") == ["ann"]
+        assert await two.join("presence-c", "bob", "1.2") == ["ann", "bob"]
+        assert [member.user_id for member in await one.engine.members(APP, "presence-c")] == ["ann", "bob"]
+
+    async def test_only_the_first_and_last_connection_of_a_user_are_announced(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        await one.join("presence-c", "ann", "1.1", info='{"n":1}')
+        await two.join("presence-c", "ann", "1.2", info='{"n":2}')
+        assert [member.info for member in await one.engine.members(APP, "presence-c")] == ['{"n":2}']
+        one.engine.leave(APP, "presence-c", "1.1")
+        await two.join("presence-c", "bob", "1.3")
+        two.engine.leave(APP, "presence-c", "1.2")
+        await one.until(lambda: len(one.entries) == 3, "three changes")
+        assert [(entry.kind, entry.user_id, entry.body) for entry in one.entries] == [
+            (interface.Kind.MEMBER_ADDED, "ann", b'{"n":1}'),
+            (interface.Kind.MEMBER_ADDED, "bob", b"null"),
+            (interface.Kind.MEMBER_REMOVED, "ann", b""),
+        ]
+
+    async def test_a_snapshot_continues_into_the_tail_without_a_gap_or_a_repeat(self, hire: Hire) -> None:
+        """At `ready`, the members that were announced so far are exactly those of the snapshot; twenty joiners at once."""
+        one, two = await hire(), await hire()
+        workers = [one, two]
+        checked = 0
+
+        def check(worker: Worker) -> Callable[[interface.Attached | interface.Refused], None]:
+            def ready(answer: interface.Attached | interface.Refused) -> None:
+                nonlocal checked
+                assert isinstance(answer, interface.Attached)
+                announced = [entry.user_id for entry in worker.entries if entry.kind == interface.Kind.MEMBER_ADDED]
+                assert announced == [member.user_id for member in answer.members]
+                checked += 1
+
+            return ready
+
+        for n in range(40):
+            worker = workers[n % 2]
+            member = interface.Member(f"user-{n}", "null")
+            worker.engine.attach(APP, "presence-c", check(worker), socket_id=f"1.{n}", member=member)
+            if n % 7 == 0:
+                await asyncio.sleep(0)
+        await one.until(lambda: checked == 40, "all answers")
+
+    async def test_the_limit_counts_users_and_not_their_connections(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        await one.join("presence-c", "ann", "1.1", limit=2)
+        await two.join("presence-c", "bob", "1.2", limit=2)
+        await one.join("presence-c", "bob", "1.3", limit=2)
+        refused = await two.attach("presence-c", "1.4", "cid", limit=2)
+        assert isinstance(refused, interface.Refused)
+        assert (refused.code, refused.limit, refused.actual) == ("member_limit", 2, 2)
+        assert [member.user_id for member in await two.engine.members(APP, "presence-c")] == ["ann", "bob"]
+
+    async def test_joining_again_with_the_same_socket_changes_the_info_and_announces_nothing(self, hire: Hire) -> None:
+        one = await hire()
+        await one.join("presence-c", "ann", "1.1", info="1")
+        await one.join("presence-c", "ann", "1.1", info="2")
+        one.engine.leave(APP, "presence-c", "1.1")
+        await one.until(lambda: len(one.entries) == 2, "one arrival, one departure")
+        assert await one.engine.members(APP, "presence-c") == []
+
+    async def test_a_join_after_a_leave_of_the_same_socket_wins(self, hire: Hire) -> None:
+        one = await hire()
+        await one.join("presence-c", "ann", "1.1")
+        one.engine.leave(APP, "presence-c", "1.1")
+        assert await one.join("presence-c", "ann", "1.1") == ["ann"]
+        assert [entry.kind for entry in one.entries] == [1, 2, 1]
+
+    # -- counts ---------------------------------------------------------------------------------------------------------------
+
+    async def test_counts_are_those_of_all_workers(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        one.engine.set_subscribers(APP, "news", 3)
+        two.engine.set_subscribers(APP, "news", 4)
+        two.engine.set_subscribers(APP, "sport", 1)
+        await one.attach("news")
+        await two.attach("sport")
+        assert await one.engine.channels(APP) == {
+            "news": interface.ChannelCounts(7, 0),
+            "sport": interface.ChannelCounts(1, 0),
+        }
+        one.engine.set_subscribers(APP, "news", 0)
+        assert await one.engine.channel(APP, "news") == interface.ChannelCounts(4, 0)
+
+    async def test_a_worker_reads_its_own_counts_at_once(self, hire: Hire) -> None:
+        one = await hire()
+        for count in range(1, 30):
+            one.engine.set_subscribers(APP, "news", count)
+            assert (await one.engine.channel(APP, "news")).subscriptions == count
+
+    async def test_channels_are_filtered_by_prefix_and_application(self, hire: Hire) -> None:
+        one = await hire()
+        for app, channel in ((APP, "private-a"), (APP, "private-é"), (APP, "presence-a"), ("2", "private-a")):
+            one.engine.set_subscribers(app, channel, 1)
+        one.engine.set_subscribers(APP, interface.CONNECTIONS, 9)
+        assert sorted(await one.engine.channels(APP, "private-")) == ["private-a", "private-é"]
+        assert sorted(await one.engine.channels(APP)) == ["presence-a", "private-a", "private-é"]
+        assert await one.engine.channels("3") == {}
+
+    async def test_users_are_counted_beside_connections(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        one.engine.set_subscribers(APP, "presence-c", 2)
+        await one.join("presence-c", "ann", "1.1")
+        await one.join("presence-c", "bob", "1.2")
+        two.engine.set_subscribers(APP, "presence-c", 1)
+        await two.join("presence-c", "ann", "1.3")
+        assert await two.engine.channel(APP, "presence-c") == interface.ChannelCounts(3, 2)
+        assert await two.engine.channels(APP, "presence-") == {"presence-c": interface.ChannelCounts(3, 2)}
+
+    async def test_connections_are_admitted_up_to_the_limit_of_all_workers(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        answers: list[bool] = []
+        for worker in (one, two):
+            for count in (1, 2):
+                worker.engine.set_subscribers(APP, interface.CONNECTIONS, count)
+                worker.engine.admit(APP, 3, lambda answer: answers.append(isinstance(answer, interface.Attached)))
+        await one.until(lambda: len(answers) == 4, "four answers")
+        assert sorted(answers) == [False, True, True, True]
+
+    # -- life and death -------------------------------------------------------------------------------------------------------
+
+    async def test_a_worker_that_closes_takes_its_members_and_counts_with_it(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        one.engine.set_subscribers(APP, "presence-c", 1)
+        await one.join("presence-c", "ann", "1.1")
+        await two.join("presence-c", "bob", "1.2")
+        await one.engine.close()
+        await two.until(lambda: two.entries[-1].kind == interface.Kind.MEMBER_REMOVED, "the departure")
+        assert two.entries[-1].user_id == "ann"
+        assert await two.engine.channel(APP, "presence-c") == interface.ChannelCounts(0, 1)
+
+    async def test_a_blocking_append_from_another_thread_reaches_the_workers(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        publication = interface.Publication(APP, "c", b"x")
+        [receipt] = await asyncio.to_thread(one.engine.append_blocking, [publication])
+        assert not receipt.duplicate
+        await two.got("c", b"x")
+
+    async def test_a_closed_engine_refuses_instead_of_losing(self, hire: Hire) -> None:
+        one = await hire()
+        await one.engine.close()
+        await one.engine.close()
+        try:
+            await one.publish("c", b"x")
+        except errors.EngineUnavailable:
+            return
+        raise AssertionError("a publication was acknowledged by a closed engine")
+
+    async def test_an_open_engine_is_healthy_and_counts(self, hire: Hire) -> None:
+        one = await hire()
+        await one.publish("c", b"x")
+        await one.got("c", b"x")
+        assert one.engine.health().ok
+        assert one.engine.statistics()["entries"] == 1

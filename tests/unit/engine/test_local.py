@@ -1,0 +1,453 @@
+"""The local engine passes the conformance suite, and each point that makes it right has a test of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from apps.engine import current, errors, interface
+from apps.engine.local import engine, liveness, place, pokes, schema
+from tests.unit.engine import conformance
+from tests.unit.engine.worlds import APP, Worker
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+async def hire(tmp_path: Path) -> AsyncIterator[conformance.Hire]:
+    """Open one more worker of this test's world."""
+    hired: list[Worker] = []
+
+    async def one(**options: object) -> Worker:
+        worker = Worker(engine.LocalEngine(tmp_path / "engine", **options))  # type: ignore[arg-type]
+        hired.append(await worker.open())
+        return worker
+
+    yield one
+    for worker in hired:
+        await worker.engine.close()
+
+
+class TestConformance(conformance.Conformance):
+    """All of it."""
+
+
+# -- another process --------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def process(folder: Path, body: str) -> Iterator[subprocess.Popen[str]]:
+    """A worker in a process of its own: `body` runs in a coroutine with `worker` open, then it prints `ready` and waits."""
+    script = textwrap.dedent(
+        """
+        import asyncio, sys
+        from pathlib import Path
+        from apps.engine import interface
+        from apps.engine.local import engine
+        from tests.unit.engine.worlds import APP, Worker
+
+        async def main():
+            worker = await Worker(engine.LocalEngine(Path(sys.argv[1]), log_seconds=0.5)).open()
+        %s
+            print("ready", flush=True)
+            while True:
+                await asyncio.sleep(0.05)
+                if worker.fences:
+                    print("fenced", worker.fences[0], flush=True)
+                    worker.fences.clear()
+
+        asyncio.run(main())
+        """
+    ) % textwrap.indent(textwrap.dedent(body), "    ")
+    running = subprocess.Popen(
+        [sys.executable, "-c", script, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "ready\n"
+        yield running
+    finally:
+        running.kill()
+        running.wait()
+        assert running.stdout is not None
+        running.stdout.close()
+
+
+JOIN = """
+worker.engine.set_subscribers(APP, "presence-c", 1)
+await worker.join("presence-c", "ann", "9.9")
+"""
+
+
+async def test_a_killed_worker_is_reaped_by_the_others(tmp_path: Path, hire: conformance.Hire) -> None:
+    one, two = await hire(), await hire()
+    with process(tmp_path / "engine", JOIN) as other:
+        assert (await one.engine.channel(APP, "presence-c")) == (1, 1)
+        other.kill()
+        other.wait()
+        await one.until(lambda: one.entries and one.entries[-1].kind == interface.Kind.MEMBER_REMOVED, "the departure")
+        assert one.entries[-1].user_id == "ann"
+        assert (await one.engine.channel(APP, "presence-c")) == (0, 0)
+    await two.until(lambda: len(two.entries) == 2, "one arrival and one departure")
+    assert sum(worker.engine.statistics().get("reaped", 0) for worker in (one, two)) == 1
+    await one.until(lambda: one.engine.statistics()["workers"] == 2, "two workers are left")
+    assert len(list((tmp_path / "engine" / "workers").iterdir())) == 2
+
+
+async def test_a_stopped_worker_is_not_taken_for_dead(tmp_path: Path, hire: conformance.Hire) -> None:
+    one = await hire()
+    with process(tmp_path / "engine", JOIN) as other:
+        other.send_signal(signal.SIGSTOP)
+        before = one.engine.statistics()["reads"]
+        await one.until(lambda: one.engine.statistics()["reads"] > before + 2, "some turns of the timer")
+        assert (await one.engine.channel(APP, "presence-c")) == (1, 1)
+        other.send_signal(signal.SIGCONT)
+
+
+async def test_a_worker_that_slept_past_the_trim_fences_itself(tmp_path: Path, hire: conformance.Hire) -> None:
+    one = await hire(log_seconds=0.5)
+    with process(tmp_path / "engine", "pass") as other:
+        other.send_signal(signal.SIGSTOP)
+        await one.publish("news", b"missed")
+        await one.until(lambda: rows(tmp_path) == 0, "the trim", within=10)
+        other.send_signal(signal.SIGCONT)
+        assert other.stdout is not None
+        assert await asyncio.to_thread(other.stdout.readline) == "fenced trimmed\n"
+    assert one.fences == []
+
+
+def rows(tmp_path: Path) -> int:
+    with contextlib.closing(sqlite3.connect(tmp_path / "engine" / "log.sqlite3")) as connection:
+        return int(connection.execute("SELECT COUNT(*) FROM log").fetchone()[0])
+
+
+async def test_a_worker_that_is_only_late_is_not_fenced(hire: conformance.Hire) -> None:
+    one, two = await hire(log_seconds=0.5), await hire(log_seconds=0.5)
+    for n in range(20):
+        await one.publish("news", str(n).encode())
+        await asyncio.sleep(0.1)
+    await two.until(lambda: len(two.entries) == 20, "all entries")
+    assert one.fences == two.fences == []
+
+
+# -- a log that is deleted --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("remains", [("-wal", "-shm", ""), ("",)], ids=["all its files", "only the main file"])
+async def test_a_deleted_log_fences_everybody_and_one_new_log_follows(
+    tmp_path: Path, hire: conformance.Hire, remains: tuple[str, ...]
+) -> None:
+    one, two = await hire(), await hire()
+    [before] = await one.publish("kept", b"old", retention=conformance.KEPT)
+    for suffix in remains:
+        (tmp_path / "engine" / f"log.sqlite3{suffix}").unlink(missing_ok=True)
+    for worker in (one, two):
+        await worker.until(lambda worker=worker: worker.fences == ["log_replaced"], "the fence")
+        await worker.until(lambda worker=worker: worker.engine.health().ok, "health")
+    [after] = await one.publish("kept", b"new", retention=conformance.KEPT)
+    await two.until(lambda: b"new" in two.bodies("kept"), "the new entry")
+    assert before.position is not None
+    assert after.position is not None
+    assert before.position.epoch != after.position.epoch
+    assert await two.join("presence-c", "ann", "1.1") == ["ann"]
+    assert [member.user_id for member in await one.engine.members(APP, "presence-c")] == ["ann"]
+
+
+async def test_nothing_is_acknowledged_into_a_deleted_log(tmp_path: Path, hire: conformance.Hire) -> None:
+    one, two = await hire(), await hire()
+    acknowledged: list[bytes] = []
+
+    async def publish() -> None:
+        for n in range(300):
+            body = str(n).encode()
+            try:
+                await one.publish("kept", body, retention=interface.Retention(1000, 60))
+            except errors.EngineUnavailable:
+                acknowledged.clear()  # the log was replaced: what was acknowledged before is in the old one
+            else:
+                acknowledged.append(body)
+            if n == 100:
+                (tmp_path / "engine" / "log.sqlite3").unlink()
+
+    await publish()
+    entries, _ = await two.engine.read(APP, "kept", 0, 1000)
+    bodies = {entry.body for entry in entries}
+    missing = [body for body in acknowledged if body not in bodies]
+    assert not [body for body in missing if int(body) > 101], "acknowledged, but in no log that anybody can read"
+    assert len(bodies) > 100
+
+
+# -- what cannot be written -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_log_that_cannot_be_written_refuses_and_recovers(
+    tmp_path: Path, hire: conformance.Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program holds SQLite's lock, outside of the queue: publishers hear of it, leaves and counts are retried."""
+    monkeypatch.setattr(schema, "BUSY_TIMEOUT_MS", 50)
+    one = await hire()
+    await one.join("presence-c", "ann", "1.1")
+    with contextlib.closing(sqlite3.connect(tmp_path / "engine" / "log.sqlite3", isolation_level=None)) as thief:
+        thief.execute("BEGIN IMMEDIATE")
+        one.engine.leave(APP, "presence-c", "1.1")
+        one.engine.set_subscribers(APP, "news", 7)
+        with pytest.raises(errors.EngineUnavailable, match="locked"):
+            await one.publish("news", b"x")
+        assert not one.engine.health().ok
+        refused = await one.attach("news")
+        assert isinstance(refused, interface.Refused)
+        assert refused.code == "engine_unavailable"
+        thief.execute("ROLLBACK")
+    await one.until(lambda: one.entries[-1].kind == interface.Kind.MEMBER_REMOVED, "the leave that was tried again")
+    assert (await one.engine.channel(APP, "news")).subscriptions == 7
+    await one.until(lambda: one.engine.health().ok, "health")
+
+
+async def test_a_publisher_does_not_wait_for_ever_for_a_held_queue(tmp_path: Path, hire: conformance.Hire) -> None:
+    one = await hire(append_timeout=0.2)
+    await one.publish("c", b"1")
+    holder = liveness.Lock(tmp_path / "engine" / "log.lock")
+    assert holder.acquire()
+    with pytest.raises(errors.EngineUnavailable, match=r"did not move for 0\.2 s"):
+        await one.publish("c", b"2")
+    with pytest.raises(errors.EngineUnavailable, match="did not move"):
+        await asyncio.to_thread(one.engine.append_blocking, [interface.Publication(APP, "c", b"3")])
+    holder.release(remove=False)
+    await one.publish("c", b"4")
+    await one.got("c", b"1", b"4")
+
+
+async def test_one_bad_operation_does_not_take_its_neighbours_with_it(hire: conformance.Hire) -> None:
+    one = await hire()
+    good, bad = await asyncio.gather(
+        one.publish("c", b"good"), one.publish("c", b"bad", kind=object()), return_exceptions=True
+    )
+    assert isinstance(bad, errors.EngineUnavailable)
+    assert isinstance(good, list)
+    await one.got("c", b"good")
+
+
+# -- the machine ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("clean", "sync", "same"),
+    [(False, "normal", False), (True, "normal", True), (False, "full", True)],
+    ids=["after a crash", "after a clean stop", "after a crash with every commit on the disk"],
+)
+async def test_positions_are_doubted_after_a_boot_exactly_when_commits_may_be_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean: bool, sync: str, same: bool
+) -> None:
+    async def publish_once() -> interface.Position:
+        worker = await Worker(engine.LocalEngine(tmp_path / "engine", full_sync=sync == "full")).open()
+        [receipt] = await worker.publish("kept", b"x", retention=conformance.KEPT)
+        if not clean:
+            monkeypatch.setattr(schema, "mark_clean", lambda connection: None)
+        await worker.engine.close()
+        assert receipt.position is not None
+        return receipt.position
+
+    before = await publish_once()
+    monkeypatch.setattr(schema, "boot_id", lambda: "another boot")
+    after = await publish_once()
+    assert after.offset == before.offset + 1
+    assert (after.epoch == before.epoch) is same
+
+
+async def test_a_restart_without_a_boot_keeps_every_position(tmp_path: Path) -> None:
+    for expected in (1, 2):
+        worker = await Worker(engine.LocalEngine(tmp_path / "engine")).open()
+        [receipt] = await worker.publish("kept", b"x", retention=conformance.KEPT)
+        assert receipt.position is not None
+        assert receipt.position.offset == expected
+        await worker.engine.close()
+
+
+async def test_ids_go_on_after_everything_was_trimmed(tmp_path: Path, hire: conformance.Hire) -> None:
+    one = await hire(log_seconds=0.1)
+    [first] = await one.publish("c", b"1")
+    await one.until(lambda: rows(tmp_path) == 0, "the trim", within=10)
+    [second] = await one.publish("c", b"2")
+    assert second.id == first.id + 1
+
+
+async def test_kept_entries_survive_the_trim_and_go_by_their_own_rule(tmp_path: Path, hire: conformance.Hire) -> None:
+    one = await hire(log_seconds=0.1)
+    for _ in range(3):
+        await one.publish("long", b"x", retention=interface.Retention(10, 600))
+        await one.publish("short", b"x", retention=interface.Retention(10, 1))
+    await one.until(lambda: rows(tmp_path) == 3, "the short ones are swept", within=20)
+    entries, top = await one.engine.read(APP, "long", 0, 10)
+    assert [entry.offset for entry in entries] == [1, 2, 3]
+    entries, top = await one.engine.read(APP, "short", 0, 10)
+    assert entries == []
+    assert top is not None
+    assert top.offset == 3
+
+
+# -- the place --------------------------------------------------------------------------------------------------------------------
+
+
+async def test_two_worlds_never_meet(tmp_path: Path) -> None:
+    here = await Worker(engine.LocalEngine(tmp_path / "here")).open()
+    there = await Worker(engine.LocalEngine(tmp_path / "there")).open()
+    await here.publish("c", b"x")
+    await here.got("c", b"x")
+    assert await there.engine.channels(APP) == {}
+    assert there.entries == []
+    await here.engine.close()
+    await there.engine.close()
+
+
+async def test_a_path_that_is_too_long_for_a_socket_gets_a_hashed_one(tmp_path: Path) -> None:
+    folder = tmp_path / ("long-" * 20) / "engine"
+    one = await Worker(engine.LocalEngine(folder)).open()
+    two = await Worker(engine.LocalEngine(folder)).open()
+    sockets = place.Place(folder)
+    sockets.prepare()
+    assert len(os.fsencode(sockets.sockets)) < 80
+    assert len(list(sockets.sockets.glob("*.sock"))) == 2
+    await one.publish("c", b"x")
+    await two.got("c", b"x")
+    await one.engine.close()
+    await two.engine.close()
+    sockets.sockets.rmdir()
+
+
+async def test_without_sockets_the_timer_carries_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pokes.Bell, "open", lambda self: False)
+    monkeypatch.setattr(pokes.Ringer, "ring", lambda self, folder, but: None)
+    one = await Worker(engine.LocalEngine(tmp_path)).open()
+    two = await Worker(engine.LocalEngine(tmp_path)).open()
+    await one.publish("c", b"x")
+    await two.got("c", b"x")
+    await one.engine.close()
+    await two.engine.close()
+
+
+def test_a_network_file_system_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"/dev/sda / ext4 rw 0 0\nserver:/x {tmp_path} nfs4 rw 0 0\n")
+    monkeypatch.setattr(place, "_MOUNTS", mounts)
+    with pytest.raises(errors.EngineMisconfigured, match=r"network file system \(nfs4\)"):
+        place.Place(tmp_path / "engine").prepare()
+
+
+def test_a_log_of_somebody_else_is_refused_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(errors.EngineMisconfigured, match="run every worker as one user"):
+        place.Place(tmp_path).prepare()
+
+
+async def test_another_schema_is_refused(tmp_path: Path) -> None:
+    worker = await Worker(engine.LocalEngine(tmp_path)).open()
+    await worker.engine.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "log.sqlite3")) as connection, connection:
+        connection.execute("UPDATE state SET version = 99")
+    with pytest.raises(errors.EngineError, match="schema 99"):
+        await Worker(engine.LocalEngine(tmp_path)).open()
+
+
+async def test_the_log_is_not_opened_as_a_plain_file(tmp_path: Path, hire: conformance.Hire) -> None:
+    """Closing any other descriptor of the file would drop SQLite's locks on it."""
+    one = await hire()
+    await one.publish("c", b"x")
+    opened = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if fd.isdigit() and _is_open(fd)]
+    logs = [path for path in opened if path.endswith("log.sqlite3")]
+    assert 1 <= len(logs) <= 3, "the writer's connection, the tail's and that for questions"
+
+
+def _is_open(fd: str) -> bool:
+    return Path(f"/proc/self/fd/{fd}").is_symlink()
+
+
+# -- processes that fork ----------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_opened_before_the_first_use(tmp_path: Path) -> None:
+    current.configure("local", tmp_path)
+    assert current.current() is current.current()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_publishes_through_an_engine_of_its_own(tmp_path: Path) -> None:
+    current.configure("local", tmp_path)
+    current.current().append_blocking([interface.Publication(APP, "c", b"parent")])
+
+    def child() -> None:
+        [receipt] = current.current().append_blocking([interface.Publication(APP, "c", b"child")])
+        os._exit(0 if receipt.id == 2 else 1)
+
+    forked = multiprocessing.get_context("fork").Process(target=child)
+    forked.start()
+    forked.join(10)
+    assert forked.exitcode == 0
+    [receipt] = current.current().append_blocking([interface.Publication(APP, "c", b"parent")])
+    assert receipt.id == 3
+
+
+def test_a_wrong_engine_is_refused_by_name_and_value(tmp_path: Path) -> None:
+    with pytest.raises(errors.EngineMisconfigured, match="FANFARE_ENGINE='redis'"):
+        current.configure("redis", tmp_path)
+    with pytest.raises(errors.EngineMisconfigured, match="FANFARE_SYNC='fast'"):
+        current.configure("local", tmp_path, sync="fast")
+
+
+def test_writers_of_several_processes_wait_about_as_long_as_each_other(tmp_path: Path) -> None:
+    """On SQLite's own busy handler the shares were 3:1; the bound here is far from noise and far from that."""
+    folder = tmp_path / "engine"
+    script = textwrap.dedent(
+        """
+        import sys, time
+        from pathlib import Path
+        from apps.engine import interface
+        from apps.engine.local import engine
+
+        publisher = engine.LocalEngine(Path(sys.argv[1]))
+        publication = interface.Publication("1", "c", b"x" * 150)
+        publisher.append_blocking([publication])
+        print("ready", flush=True)
+        sys.stdin.readline()
+        until, done, longest = time.monotonic() + 1.5, 0, 0.0
+        while time.monotonic() < until:
+            began = time.monotonic()
+            publisher.append_blocking([publication])
+            longest = max(longest, time.monotonic() - began)
+            done += 1
+        print(done, longest, flush=True)
+        """
+    )
+    command = [sys.executable, "-c", script, str(folder)]
+    running = [
+        subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)
+    ]
+    try:
+        for one in running:
+            assert one.stdout is not None
+            assert one.stdout.readline() == "ready\n"
+        for one in running:
+            assert one.stdin is not None
+            one.stdin.write("go\n")
+            one.stdin.flush()
+        results = [one.communicate(timeout=30)[0].split() for one in running]
+    finally:
+        for one in running:
+            one.kill()
+            one.wait()
+    shares = [int(done) for done, _ in results]
+    assert max(shares) < 2 * min(shares), results
+    assert max(float(longest) for _, longest in results) < 1.0, results
+    assert time.monotonic() > 0

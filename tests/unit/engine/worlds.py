@@ -1,0 +1,66 @@
+"""Workers of one world in one process: each an engine of its own with what it was handed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from apps.engine import interface
+from tests.harness import waiting
+
+APP = "1"
+
+
+class Worker:
+    """An open engine and all that it delivered."""
+
+    def __init__(self, engine: interface.Engine) -> None:
+        self.engine = engine
+        self.entries: list[interface.Entry] = []
+        self.reads: list[Sequence[interface.Entry]] = []
+        self.fences: list[str] = []
+
+    async def open(self) -> Worker:
+        await self.engine.open(self._deliver, self.fences.append)
+        return self
+
+    def _deliver(self, entries: Sequence[interface.Entry]) -> None:
+        self.entries.extend(entries)
+        self.reads.append(entries)
+
+    def bodies(self, channel: str) -> list[bytes]:
+        return [entry.body for entry in self.entries if entry.channel == channel]
+
+    async def publish(self, channel: str, *bodies: bytes, **more: object) -> list[interface.Receipt]:
+        return await self.engine.append(
+            [interface.Publication(APP, channel, body, **more) for body in bodies]  # type: ignore[arg-type]
+        )
+
+    async def attach(
+        self, channel: str, socket_id: str = "1.1", user_id: str | None = None, limit: int | None = None, info: str = "null"
+    ) -> interface.Attached | interface.Refused:
+        """Attach and wait for the answer."""
+        answered: asyncio.Future[interface.Attached | interface.Refused] = asyncio.get_running_loop().create_future()
+        member = None if user_id is None else interface.Member(user_id, info)
+        self.engine.attach(APP, channel, answered.set_result, socket_id=socket_id, member=member, member_limit=limit)
+        return await asyncio.wait_for(answered, 5)
+
+    async def join(self, channel: str, user_id: str, socket_id: str, **more: object) -> list[str]:
+        """Attach as a member; the ids in the snapshot."""
+        answer = await self.attach(channel, socket_id, user_id, **more)  # type: ignore[arg-type]
+        assert isinstance(answer, interface.Attached), answer
+        return [member.user_id for member in answer.members]
+
+    async def got(self, channel: str, *bodies: bytes) -> None:
+        """Wait until exactly these came on a channel."""
+        await self.until(lambda: len(self.bodies(channel)) >= len(bodies), f"{bodies} on {channel}")
+        assert self.bodies(channel) == list(bodies)
+
+    async def until(self, condition: Callable[[], object], what: str, within: float = 5) -> None:
+        async def look() -> object:
+            return condition()
+
+        await waiting.until_async(look, within, what)
+
+
+Hire = Callable[[], "asyncio.Future[Worker]"]
