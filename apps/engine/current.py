@@ -1,4 +1,5 @@
-"""The engine of this process: one object, made at first use, so that everything in a process publishes through the same writer."""
+"""The engine of this process: one object, made at first use, so that everything in a process publishes through the same
+writer."""
 
 from __future__ import annotations
 
@@ -18,9 +19,10 @@ def configure(
 ) -> None:
     """Say which engine this process will use. Touches nothing.
 
-    `name`: `local`. `folder`: the data folder. `sync`: `normal` (an acknowledged event survives the death of any process) or `full`
-    (and the loss of power). `log_seconds`: how long an announcement stays for a worker that is late; one that is later starts
-    again. `append_timeout`: seconds. Raises EngineMisconfigured for a value that it does not know.
+    `name`: `local`. `folder`: the data folder. `sync`: `normal` (an acknowledged event survives the death of any
+    process) or `full` (and the loss of power). `log_seconds`: how long an announcement stays for a worker that is late;
+    one that is later starts again. `append_timeout`: seconds. Raises EngineMisconfigured for a value that it does not
+    know.
     """
     if name != "local":
         raise errors.EngineMisconfigured(f"FANFARE_ENGINE={name!r}: the engines are: local")

@@ -1,8 +1,8 @@
 """The engine's exceptions.
 
-    EngineError
-    ├── EngineUnavailable   the log cannot be read or written now; try again
-    └── EngineMisconfigured the place of the log is wrong; a person must act
+EngineError
+├── EngineUnavailable   the log cannot be read or written now; try again
+└── EngineMisconfigured the place of the log is wrong; a person must act
 """
 
 from __future__ import annotations

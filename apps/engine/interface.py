@@ -1,15 +1,16 @@
 """What the workers of one deployment share, behind one interface.
 
-An engine is first of all a *log*. Whatever happens to a channel (an event, a member who came or left, a command to every worker)
-is an entry of that log, and a worker acts on what it reads back from it, its own publications included. So there is one order, and
-everybody sees it.
+An engine is first of all a *log*. Whatever happens to a channel (an event, a member who came or left, a command to
+every worker) is an entry of that log, and a worker acts on what it reads back from it, its own publications included.
+So there is one order, and everybody sees it.
 
-Beside the log an engine keeps what must be true for the whole deployment at any moment: who is present, how many subscribers each
-worker has, which workers live. A change of presence and its log entry are one transaction.
+Beside the log an engine keeps what must be true for the whole deployment at any moment: who is present, how many
+subscribers each worker has, which workers live. A change of presence and its log entry are one transaction.
 
-The promise that makes the hub simple is that of `attach`: `ready` is called synchronously at an instant when this worker's tail
-stands exactly where the snapshot was read. Whatever the snapshot holds was delivered before; whatever comes later is delivered
-after. The caller starts delivery inside `ready` and needs no versions, no buffers and no second look.
+The promise that makes the hub simple is that of `attach`: `ready` is called synchronously at an instant when this
+worker's tail stands exactly where the snapshot was read. Whatever the snapshot holds was delivered before; whatever
+comes later is delivered after. The caller starts delivery inside `ready` and needs no versions, no buffers and no
+second look.
 
 All methods are called on the event loop that opened the engine, unless their docstring says otherwise.
 """
@@ -35,8 +36,8 @@ class Kind(enum.IntEnum):
 class Entry(NamedTuple):
     """One entry of the log, as every worker reads it back.
 
-    `id` is the global order. `offset` is the position in the channel's stream, 1, 2, 3, … without a gap, or None for a channel that
-    keeps no history. `exclude` is the socket id that must not get it. `body` is described by `Kind`.
+    `id` is the global order. `offset` is the position in the channel's stream, 1, 2, 3, … without a gap, or None for a
+    channel that keeps no history. `exclude` is the socket id that must not get it. `body` is described by `Kind`.
     """
 
     id: int
@@ -70,8 +71,8 @@ class Position(NamedTuple):
 class Publication:
     """What a publisher gives to the log. With `retention` it gets an offset and is kept; without, it lives for seconds.
 
-    `idempotency_key` is scoped to (app, channel): a second publication with the same key within `IDEMPOTENCY_SECONDS` stores
-    nothing and is answered with the first one's receipt.
+    `idempotency_key` is scoped to (app, channel): a second publication with the same key within `IDEMPOTENCY_SECONDS`
+    stores nothing and is answered with the first one's receipt.
     """
 
     app: str
@@ -111,7 +112,8 @@ class Attached:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Why an `attach` or an `admit` was not done. `code`: `member_limit`, `connection_limit` or `engine_unavailable`."""
+    """Why an `attach` or an `admit` was not done. `code`: `member_limit`, `connection_limit` or
+    `engine_unavailable`."""
 
     code: str
     message: str
@@ -120,7 +122,8 @@ class Refused:
 
 
 class ChannelCounts(NamedTuple):
-    """How occupied a channel is, over all workers: connections, and distinct users (0 for all but presence channels)."""
+    """How occupied a channel is, over all workers: connections, and distinct users (0 for all but presence
+    channels)."""
 
     subscriptions: int
     users: int
@@ -139,17 +142,18 @@ Ready = Callable[[Attached | Refused], None]
 
 
 class Engine(abc.ABC):
-    """See the module's docstring. An engine object may be made at import; it touches nothing before `open` or a blocking call."""
+    """See the module's docstring. An engine object may be made at import; it touches nothing before `open` or a
+    blocking call."""
 
-    # -- life ---------------------------------------------------------------------------------------------------------------
+    # -- life ----------------------------------------------------------------------------------------------------------
 
     @abc.abstractmethod
     async def open(self, deliver: Deliver, fenced: Fenced) -> None:
         """Become a worker: be known to the others, follow the log from its present end.
 
-        `deliver` gets the entries in the log's order, in one synchronous call per read. `fenced` is called with a reason when
-        entries may have been missed: the caller must drop all that it has attached; delivery then starts again from the present.
-        Raises EngineMisconfigured or EngineUnavailable.
+        `deliver` gets the entries in the log's order, in one synchronous call per read. `fenced` is called with a
+        reason when entries may have been missed: the caller must drop all that it has attached; delivery then starts
+        again from the present. Raises EngineMisconfigured or EngineUnavailable.
         """
 
     @abc.abstractmethod
@@ -164,30 +168,34 @@ class Engine(abc.ABC):
     def statistics(self) -> dict[str, int | float]:
         """Counters since the start of this process, by name."""
 
-    # -- the log ------------------------------------------------------------------------------------------------------------
+    # -- the log -------------------------------------------------------------------------------------------------------
 
     @abc.abstractmethod
     def append(self, publications: Sequence[Publication]) -> Awaitable[list[Receipt]]:
         """Add publications, all of them or none, in this order. Done when they are durable.
 
-        Raises EngineUnavailable, after which none of them is in the log unless the time-out of the commit itself was the reason.
+        Raises EngineUnavailable, after which none of them is in the log unless the time-out of the commit itself was
+        the reason.
         """
 
     @abc.abstractmethod
     def append_blocking(self, publications: Sequence[Publication], timeout: float | None = None) -> list[Receipt]:
-        """`append` for any thread of any process, with or without `open` (a shell, a task worker, a view). `timeout` in seconds."""
+        """`append` for any thread of any process, with or without `open` (a shell, a task worker, a view). `timeout` in
+        seconds."""
 
     @abc.abstractmethod
     async def read(
         self, app: str, channel: str, after: int, limit: int, *, newest_first: bool = False
     ) -> tuple[list[Entry], Position | None]:
-        """Kept entries of a stream with offset > `after` (with `newest_first`: the newest ones), and the stream's top."""
+        """Kept entries of a stream with offset > `after` (with `newest_first`: the newest ones), and the stream's
+        top."""
 
-    # -- presence and counts ------------------------------------------------------------------------------------------------
+    # -- presence and counts -------------------------------------------------------------------------------------------
 
     @abc.abstractmethod
     def set_subscribers(self, app: str, channel: str, count: int) -> None:
-        """Say how many subscribers this worker has on a channel: absolute, never a difference. Written soon, with others."""
+        """Say how many subscribers this worker has on a channel: absolute, never a difference. Written soon, with
+        others."""
 
     @abc.abstractmethod
     def attach(
@@ -200,10 +208,12 @@ class Engine(abc.ABC):
         member: Member | None = None,
         member_limit: int | None = None,
     ) -> None:
-        """Write the counts that were set before, and the member if one is given; then call `ready` (see the module's docstring).
+        """Write the counts that were set before, and the member if one is given; then call `ready` (see the module's
+        docstring).
 
-        With `member`, its user is present until `leave` with the same `socket_id`; the first connection of a user appends a
-        MEMBER_ADDED entry, delivered before `ready`. `member_limit` bounds distinct users. `ready` may be called with Refused.
+        With `member`, its user is present until `leave` with the same `socket_id`; the first connection of a user
+        appends a MEMBER_ADDED entry, delivered before `ready`. `member_limit` bounds distinct users. `ready` may be
+        called with Refused.
         """
 
     @abc.abstractmethod
@@ -217,7 +227,7 @@ class Engine(abc.ABC):
         The caller has counted it already with `set_subscribers(app, CONNECTIONS, n)`.
         """
 
-    # -- questions about the whole deployment ---------------------------------------------------------------------------------
+    # -- questions about the whole deployment --------------------------------------------------------------------------
 
     @abc.abstractmethod
     async def channels(self, app: str, prefix: str = "") -> dict[str, ChannelCounts]:

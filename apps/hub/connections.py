@@ -29,7 +29,8 @@ class Subscription:
 class Connection:
     """One client. Everything to it goes through `writer`.
 
-    `context` belongs to whoever made it. `farewell(code, message)` makes the last frame before a close, for protocols that have one.
+    `context` belongs to whoever made it. `farewell(code, message)` makes the last frame before a close, for protocols
+    that have one.
     """
 
     __slots__ = ("app", "closing", "context", "farewell", "hub", "opened_s", "socket_id", "subscriptions", "writer")
@@ -58,7 +59,8 @@ class Connection:
             self.hub.evict(self)
 
     def close(self, code: int, message: str = "") -> None:
-        """Say goodbye. The hub forgets the connection at once; the client gets what is queued, the farewell, and the close."""
+        """Say goodbye. The hub forgets the connection at once; the client gets what is queued, the farewell, and the
+        close."""
         if self.closing:
             return
         if self.farewell is not None:

@@ -1,7 +1,8 @@
-"""The JSON text that a subscriber gets. Encoded once, when it is published; stored in the log; written as it is to everybody.
+"""The JSON text that a subscriber gets. Encoded once, when it is published; stored in the log; written as it is to
+everybody.
 
-Source: Pusher Channels protocol 7. `data` of a server's event is a string exactly as it was published; a client event's data is
-relayed as it came, string or object.
+Source: Pusher Channels protocol 7. `data` of a server's event is a string exactly as it was published; a client event's
+data is relayed as it came, string or object.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from apps.engine import interface
 from apps.hub import connections, fanout
 
-logger = logging.getLogger("fanfare.hub")
+logger = logging.getLogger(__name__)
 
 Connection = connections.Connection
 
@@ -22,7 +22,8 @@ CLOSE_S = 10.0
 # Who was too slow for its events is too slow for the close as well.
 EVICT_S = 1.0
 
-# The client comes back at once (pusher-js: 0 ms), or after a pause (1 s): protocol 7, close codes 4200-4299 and 4100-4199.
+# The client comes back at once (pusher-js: 0 ms), or after a pause (1 s): protocol 7, close codes 4200-4299 and
+# 4100-4199.
 RECONNECT = 4200
 OVER_CAPACITY = 4100
 
@@ -47,7 +48,7 @@ class Hub:
         self._timer: asyncio.TimerHandle | None = None
         self._turns = 0
 
-    # -- life -----------------------------------------------------------------------------------------------------------------
+    # -- life ----------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Raises what Engine.open raises."""
@@ -63,7 +64,7 @@ class Hub:
             self._timer = None
         await self.engine.close()
 
-    # -- connections ----------------------------------------------------------------------------------------------------------
+    # -- connections ---------------------------------------------------------------------------------------------------
 
     def connect(self, connection: Connection) -> None:
         connection.hub = self
@@ -86,13 +87,16 @@ class Hub:
         self.engine.admit(connection.app, limit, answered)
 
     def disconnect(self, connection: Connection) -> None:
-        """The transport is gone. Idempotent."""
+        """The client is going, or the server below says so; the timer sees to it that the transport goes too.
+        Idempotent."""
         connection.closing = True
         self.forget(connection)
-        self._closing.pop(connection, None)
+        if connection.writer.is_gone():
+            self._closing.pop(connection, None)
 
     def forget(self, connection: Connection) -> None:
-        """Take a closing connection out of every channel and of presence, now; its transport gets `CLOSE_S` to end. Idempotent."""
+        """Take a closing connection out of every channel and of presence, now; its transport gets `CLOSE_S` to end.
+        Idempotent."""
         if self._connections.get(connection.socket_id) is not connection:
             return
         del self._connections[connection.socket_id]
@@ -106,7 +110,8 @@ class Hub:
         self.engine.set_subscribers(connection.app, interface.CONNECTIONS, len(mine))
 
     def evict(self, connection: Connection) -> None:
-        """It does not read what it is sent: let it go before it costs the others memory. A resume brings it back whole."""
+        """It does not read what it is sent: let it go before it costs the others memory. A resume brings it back
+        whole."""
         if connection.closing:
             return
         self.counters["evicted.slow"] += 1
@@ -123,7 +128,7 @@ class Hub:
             self.counters[f"closed.{code}"] += 1
             connection.close(code, message)
 
-    # -- channels -------------------------------------------------------------------------------------------------------------
+    # -- channels ------------------------------------------------------------------------------------------------------
 
     def subscribe(
         self,
@@ -134,10 +139,12 @@ class Hub:
         member: interface.Member | None = None,
         member_limit: int | None = None,
     ) -> None:
-        """Put a connection on a channel. `ready` writes the answer; what it writes comes before every event that follows.
+        """Put a connection on a channel. `ready` writes the answer; what it writes comes before every event that
+        follows.
 
-        `ready` is called once, maybe before this returns, and not at all if the connection left the channel or went away meanwhile.
-        A connection that is on the channel already gets a fresh snapshot and nothing else changes. Raises nothing.
+        `ready` is called once, maybe before this returns, and not at all if the connection left the channel or went
+        away meanwhile. A connection that is on the channel already gets a fresh snapshot and nothing else changes.
+        Raises nothing.
         """
         if connection.closing:
             return
@@ -162,7 +169,8 @@ class Hub:
                     self.engine.leave(connection.app, name, connection.socket_id)
             ready(answer)
 
-        # Only the first subscriber of a channel here waits for the disk: the others change a number that is written soon.
+        # Only the first subscriber of a channel here waits for the disk: the others change a number that is written
+        # soon.
         if joined.member is None and joined.channel.connections:
             attached(interface.Attached())
         else:
@@ -204,7 +212,7 @@ class Hub:
             del self._channels[channel.app, channel.name]
         self.engine.set_subscribers(channel.app, channel.name, channel.count)
 
-    # -- events ---------------------------------------------------------------------------------------------------------------
+    # -- events --------------------------------------------------------------------------------------------------------
 
     def publish(self, publications: Sequence[interface.Publication]) -> Awaitable[list[interface.Receipt]]:
         """See Engine.append. The deliveries come when the entries are read back."""
@@ -216,7 +224,8 @@ class Hub:
         self._controls[command] = handler
 
     def _deliver(self, entries: Sequence[interface.Entry]) -> None:
-        """One read of the log. No await in here: nothing is delivered after an unsubscribe or before a subscription went live."""
+        """One read of the log. No await in here: nothing is delivered after an unsubscribe or before a subscription
+        went live."""
         batches: dict[connections.Channel, list[interface.Entry]] = {}
         for entry in entries:
             if entry.kind == interface.Kind.CONTROL:
@@ -255,7 +264,7 @@ class Hub:
         for connection in list(self._connections.values()):
             connection.close(RECONNECT, "Events may have been missed; reconnect")
 
-    # -- statistics and the timer ---------------------------------------------------------------------------------------------
+    # -- statistics and the timer --------------------------------------------------------------------------------------
 
     def count(self, name: str, n: int = 1) -> None:
         """Every drop, refusal and failure has a name and a counter."""
@@ -276,13 +285,17 @@ class Hub:
         self._timer = loop.call_later(TIMER_S, self._turn)
         self._turns += 1
         if self._turns % SWEEP_TURNS == 0:
-            # A server below that gave up on a client (a ping without an answer) tells nobody while its buffer is not empty.
+            # A server below that gave up on a client (a ping without an answer) tells nobody while its buffer is not
+            # empty.
             for connection in [one for one in self._connections.values() if one.writer.is_closing()]:
                 self.counters["closed.by_server"] += 1
                 connection.closing = True
                 self._closing[connection] = loop.time() + EVICT_S
                 self.forget(connection)
         now = loop.time()
-        for connection in [one for one, due in self._closing.items() if due <= now]:
-            del self._closing[connection]
-            connection.writer.abort()
+        for connection, due in list(self._closing.items()):
+            gone = connection.writer.is_gone()
+            if gone or due <= now:
+                del self._closing[connection]
+                if not gone:
+                    connection.writer.abort()

@@ -5,22 +5,30 @@ from __future__ import annotations
 import asyncio
 import collections
 import logging
-from typing import Any
+from typing import Any, Protocol
 
-from apps.hub import on_daphne, writers
+from apps.hub import writers
 
-logger = logging.getLogger("fanfare.hub")
+logger = logging.getLogger(__name__)
+
+
+class Below(Protocol):
+    """What a known server can do for one connection beside ASGI."""
+
+    def buffered(self) -> int: ...
+    def close(self, code: int, reason: str) -> bool:
+        """Send the close frame. False: it goes through ASGI."""
+
+    def abort(self) -> None: ...
+    def is_gone(self) -> bool: ...
 
 
 class AsgiWriter:
-    """`send` may wait for the reader, so it is awaited in a task; what waits meanwhile is counted.
+    """`send` may wait for the reader, so it is awaited in a task; what waits meanwhile is counted."""
 
-    `below` is the server's transport where it is known: to drop it, and to ask Daphne's, whose `send` does not wait, what it holds.
-    """
+    __slots__ = ("_below", "_closed", "_gone", "_max_bytes", "_queue", "_queued", "_send", "_task")
 
-    __slots__ = ("_below", "_closed", "_max_bytes", "_queue", "_queued", "_send", "_task")
-
-    def __init__(self, send: Any, max_buffer_bytes: int, below: Any | None = None) -> None:
+    def __init__(self, send: Any, max_buffer_bytes: int, below: Below | None = None) -> None:
         self._send = send
         self._max_bytes = max_buffer_bytes
         self._below = below
@@ -28,45 +36,43 @@ class AsgiWriter:
         self._queued = 0
         self._task: asyncio.Task[None] | None = None
         self._closed = False
+        self._gone = False
 
     def write(self, batch: writers.Batch) -> bool:
         for body in batch.bodies:
-            self._put(body)
+            if not self._closed:
+                self._put({"type": "websocket.send", "text": body.decode()}, len(body))
         return self.buffered() > self._max_bytes
 
     def send(self, body: bytes) -> bool:
-        self._put(body)
-        return self.buffered() > self._max_bytes
+        return self.write(writers.Batch([body]))
 
     def close(self, code: int, reason: str = "") -> None:
         if not self._closed:
             self._closed = True
-            self._queue.append(({"type": "websocket.close", "code": code, "reason": reason}, 0))
-            self._wake()
+            self._put({"type": "websocket.close", "code": code, "reason": writers.close_reason(reason)}, 0)
 
     def abort(self) -> None:
-        self._closed = True
+        self._closed = self._gone = True
         self._queue.clear()
         self._queued = 0
         if self._task is not None:
             self._task.cancel()
         if self._below is not None:
-            drop = getattr(self._below, "abort", None) or self._below.abortConnection
-            drop()
+            self._below.abort()
 
     def buffered(self) -> int:
-        return self._queued + on_daphne.buffered(self._below)
+        return self._queued + (self._below.buffered() if self._below is not None else 0)
 
     def is_closing(self) -> bool:
         return self._closed
 
-    def _put(self, body: bytes) -> None:
-        if not self._closed:
-            self._queue.append(({"type": "websocket.send", "text": body.decode()}, len(body)))
-            self._queued += len(body)
-            self._wake()
+    def is_gone(self) -> bool:
+        return self._gone or (self._below is not None and self._below.is_gone())
 
-    def _wake(self) -> None:
+    def _put(self, message: dict[str, Any], size: int) -> None:
+        self._queue.append((message, size))
+        self._queued += size
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._drain())
 
@@ -74,13 +80,19 @@ class AsgiWriter:
         try:
             while self._queue:
                 message, size = self._queue[0]
-                await self._send(message)
+                if message["type"] == "websocket.close" and self._below is not None:
+                    closed = self._below.close(message["code"], message["reason"])
+                else:
+                    closed = False
+                if not closed:
+                    await self._send(message)
                 if self._queue:  # not aborted meanwhile
                     self._queue.popleft()
                     self._queued -= size
-        except Exception as error:  # each server has its own for a client that is gone
+        except Exception as error:  # noqa: BLE001 - each server has its own for a client that is gone
             logger.debug("Writing to a client ended: %r", error)
-            self._closed = True
+            self._closed = self._gone = True
             self._queue.clear()
+            self._queued = 0
         finally:
             self._task = None

@@ -1,4 +1,5 @@
-"""What is known of Daphne, and nowhere else: it writes whatever it is given, so how much waits has to be asked below it."""
+"""What is known of Daphne, and nowhere else: it writes whatever it is given, so how much waits has to be asked below
+it."""
 
 from __future__ import annotations
 
@@ -6,18 +7,35 @@ import functools
 from typing import Any
 
 
-def transport_of(send: Any) -> Any | None:
-    """The Twisted transport behind a connection's `send`: Daphne gives a partial of `handle_reply` over its protocol object."""
+class Daphne:
+    """The server below one connection."""
+
+    __slots__ = ("_protocol",)
+
+    def __init__(self, protocol: Any) -> None:
+        self._protocol = protocol  # daphne.ws_protocol.WebSocketProtocol
+
+    def buffered(self) -> int:
+        """Bytes that Twisted has not given to the kernel yet."""
+        transport = self._protocol.transport
+        return len(transport.dataBuffer) - int(transport.offset) + int(transport._tempDataLen)
+
+    def close(self, code: int, reason: str) -> bool:
+        """Daphne drops the reason, and autobahn's `sendClose` refuses every code of RFC 6455 but 1000; this call takes
+        all."""
+        self._protocol.sendCloseFrame(code=code, reasonUtf8=reason.encode(), isReply=False)
+        return True
+
+    def abort(self) -> None:
+        self._protocol.transport.abortConnection()
+
+    def is_gone(self) -> bool:
+        return not self._protocol.transport.connected
+
+
+def below(send: Any) -> Daphne | None:
+    """Daphne gives each connection a partial of `handle_reply` over its protocol object."""
     if not isinstance(send, functools.partial) or not send.args:
         return None
     protocol = send.args[0]
-    if not type(protocol).__module__.startswith("daphne."):
-        return None
-    return getattr(protocol, "transport", None)
-
-
-def buffered(transport: Any) -> int:
-    """Bytes that Twisted has not given to the kernel yet; 0 for what is no Twisted transport."""
-    if not hasattr(transport, "dataBuffer"):
-        return 0
-    return len(transport.dataBuffer) - int(transport.offset) + int(transport._tempDataLen)
+    return Daphne(protocol) if type(protocol).__module__ == "daphne.ws_protocol" else None

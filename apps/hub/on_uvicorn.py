@@ -1,7 +1,9 @@
-"""What is known of uvicorn, and nowhere else. Tested against the pinned release; another class gets the portable writer.
+"""What is known of uvicorn, and nowhere else. Tested against the pinned release; another class gets the portable
+writer.
 
-uvicorn hands the application a bound method of its protocol object, and that object has the transport. Writing a finished frame there
-costs 5.6 µs against 8.8-10 µs through ASGI `send`, can be joined with others, and never waits for the reader.
+uvicorn hands the application a bound method of its protocol object, and that object has the transport. Writing a
+finished frame there costs 5.6 µs against 8.8-10 µs through ASGI `send`, can be joined with others, and never waits for
+the reader.
 """
 
 from __future__ import annotations
@@ -30,10 +32,36 @@ def protocol_of(send: Any) -> Any | None:
     return protocol if known else None
 
 
-def transport_of(send: Any) -> Any | None:
-    """The transport of a connection of any other of uvicorn's WebSocket classes, to drop it with."""
+class Uvicorn:
+    """What uvicorn's other WebSocket classes can do beside ASGI: be dropped."""
+
+    __slots__ = ("_transport",)
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+
+    def buffered(self) -> int:
+        return 0  # its `send` waits for the reader, so nothing piles up here
+
+    def close(self, code: int, reason: str) -> bool:
+        return False
+
+    def abort(self) -> None:
+        _abort(self._transport)
+
+    def is_gone(self) -> bool:
+        return False
+
+
+def below(send: Any) -> Uvicorn | None:
     protocol = getattr(send, "__self__", None)
-    return getattr(protocol, "transport", None) if type(protocol).__module__.startswith("uvicorn.") else None
+    transport = getattr(protocol, "transport", None)
+    return Uvicorn(transport) if transport is not None and type(protocol).__module__.startswith("uvicorn.") else None
+
+
+def _abort(transport: Any) -> None:
+    with contextlib.suppress(RuntimeError):  # uvloop: the handle is closed
+        transport.abort()
 
 
 class UvicornWriter:
@@ -64,24 +92,23 @@ class UvicornWriter:
         self._closed = True
         if self._transport.is_closing():
             return
-        # uvicorn's own close, so that its state stays its own; but it waits for a reader that is slow, and we must not. Nobody
-        # else waits for this event: everything to this client came through here.
+        # uvicorn's own close, so that its state stays its own; but it waits for a reader that is slow, and we must not.
+        # Nobody else waits for this event: everything to this client came through here.
         self._writable.set()
-        closing = self._protocol.send({"type": "websocket.close", "code": code, "reason": _fit(reason)})
+        closing = self._protocol.send({"type": "websocket.close", "code": code, "reason": writers.close_reason(reason)})
         try:
             closing.send(None)
         except StopIteration:
             return
-        except Exception as error:  # ClientDisconnected, InvalidState: it is closed already, which is what was asked for
-            logging.getLogger("fanfare.hub").debug("Close %d came too late: %r", code, error)
+        except Exception as error:  # noqa: BLE001 - ClientDisconnected, InvalidState: it is closed already, as was asked for
+            logging.getLogger(__name__).debug("Close %d came too late: %r", code, error)
             return
         closing.close()
         self._transport.abort()
 
     def abort(self) -> None:
         self._closed = True
-        with contextlib.suppress(RuntimeError):  # uvloop: the handle is closed
-            self._transport.abort()
+        _abort(self._transport)
 
     def buffered(self) -> int:
         return 0 if self._transport.is_closing() else int(self._transport.get_write_buffer_size())
@@ -89,17 +116,16 @@ class UvicornWriter:
     def is_closing(self) -> bool:
         return self._closed or bool(self._transport.is_closing())
 
-
-def _fit(reason: str) -> str:
-    """A close frame has room for 123 bytes of reason (RFC 6455 §5.5)."""
-    return reason.encode()[:123].decode(errors="ignore")
+    def is_gone(self) -> bool:
+        return bool(self._protocol.disconnected)  # set by connection_lost
 
 
-# -- its configuration, where no flag can be given --------------------------------------------------------------------------------
+# -- its configuration, where no flag can be given ---------------------------------------------------------------------
 
 
 def server_config(callable_: Any) -> Any | None:
-    """uvicorn's Config behind an ASGI `receive` or `send` of its lifespan or of a connection; None under another server."""
+    """uvicorn's Config behind an ASGI `receive` or `send` of its lifespan or of a connection; None under another
+    server."""
     owner = getattr(callable_, "__self__", None)
     if owner is None or not type(owner).__module__.startswith("uvicorn."):
         return None
@@ -109,8 +135,9 @@ def server_config(callable_: Any) -> Any | None:
 def tune(config: Any, *, max_frame_bytes: int, graceful_timeout_s: int) -> None:
     """Make the plain commands right: the connections that come after this read these values.
 
-    Deflate costs 40 kB a connection and most of the CPU of a fan-out, so it is off unless a flag asks for it. A frame larger than
-    `max_frame_bytes` closes its connection with 1009 (uvicorn: 16 MiB). A stop waits for `graceful_timeout_s` (uvicorn: for ever).
+    Deflate costs 40 kB a connection and most of the CPU of a fan-out, so it is off unless a flag asks for it. A frame
+    larger than `max_frame_bytes` closes its connection with 1009 (uvicorn: 16 MiB). A stop waits for
+    `graceful_timeout_s` (uvicorn: for ever).
     """
     if not any(argument.startswith(DEFLATE_FLAG) for argument in sys.argv):
         config.ws_per_message_deflate = False
@@ -134,11 +161,12 @@ def describe(config: Any) -> dict[str, str]:
     }
 
 
-# -- its log ----------------------------------------------------------------------------------------------------------------------
+# -- its log -----------------------------------------------------------------------------------------------------------
 
 
 class QuietRefusals(logging.Filter):
-    """uvicorn logs a whole traceback for each message with invalid UTF-8: a client that sends them all day would fill the disk.
+    """uvicorn logs a whole traceback for each message with invalid UTF-8: a client that sends them all day would fill
+    the disk.
 
     One line a minute, with the number of those that were left out.
     """
@@ -148,6 +176,9 @@ class QuietRefusals(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
+        self.forget()
+
+    def forget(self) -> None:
         self._next_s = 0.0
         self._left_out = 0
 

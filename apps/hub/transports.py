@@ -17,5 +17,4 @@ def writer_for(send: Any, *, max_buffer_bytes: int) -> writers.Writer:
     protocol = on_uvicorn.protocol_of(send)
     if protocol is not None:
         return on_uvicorn.UvicornWriter(protocol, max_buffer_bytes)
-    below = on_daphne.transport_of(send) or on_uvicorn.transport_of(send)
-    return on_any.AsgiWriter(send, max_buffer_bytes, below)
+    return on_any.AsgiWriter(send, max_buffer_bytes, on_daphne.below(send) or on_uvicorn.below(send))

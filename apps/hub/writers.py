@@ -1,7 +1,8 @@
 """How bytes reach one client: the port that every transport implements.
 
-A connection has exactly one writer, and after the accept *everything* to that client goes through it, replies and closes too: with
-two paths a paused one is overtaken by the other, and a client sees an event before its `subscription_succeeded`.
+A connection has exactly one writer, and after the accept *everything* to that client goes through it, replies and
+closes too: with two paths a paused one is overtaken by the other, and a client sees an event before its
+`subscription_succeeded`.
 """
 
 from __future__ import annotations
@@ -37,10 +38,16 @@ def websocket_frame(body: bytes, opcode: int = 0x1) -> bytes:
     return bytes((first, 127)) + size.to_bytes(8, "big") + body
 
 
+def close_reason(text: str) -> str:
+    """As much of it as a close frame has room for: 123 bytes (RFC 6455 §5.5)."""
+    return text.encode()[:123].decode(errors="ignore")
+
+
 class Writer(Protocol):
     """Never waits and never raises: what cannot be written now is buffered, and what is buffered is bounded.
 
-    `write` and `send` return True when more than the writer's bound is buffered: the reader is too slow, and the caller lets it go.
+    `write` and `send` return True when more than the writer's bound is buffered: the reader is too slow, and the caller
+    lets it go.
     """
 
     def write(self, batch: Batch) -> bool:
@@ -60,3 +67,6 @@ class Writer(Protocol):
 
     def is_closing(self) -> bool:
         """Whether nothing more can reach the client, whoever decided so."""
+
+    def is_gone(self) -> bool:
+        """Whether the transport has ended, and nothing has to be dropped any more."""

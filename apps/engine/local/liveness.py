@@ -1,7 +1,8 @@
 """Which workers live. Told by the kernel: a worker lives while it holds the lock on its own file.
 
-The lock is a `flock`, not a POSIX lock, which falls when any descriptor of the file is closed. The kernel drops it with the process,
-however that ends, and keeps it while the process is starved or stopped: nobody is declared dead by a clock.
+The lock is a `flock`, not a POSIX lock, which falls when any descriptor of the file is closed. The kernel drops it with
+the process, however that ends, and keeps it while the process is starved or stopped: nobody is declared dead by a
+clock.
 """
 
 from __future__ import annotations

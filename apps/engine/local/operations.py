@@ -1,7 +1,7 @@
 """What one group of the writer does inside its transaction: each operation is a small object with `run`.
 
-An operation is made on any thread, run in the writer's, and settled where its maker wants to hear of it. It may run twice (a group
-that failed because of a neighbour is repeated), so `run` keeps its result in itself and nowhere else.
+An operation is made on any thread, run in the writer's, and settled where its maker wants to hear of it. It may run
+twice (a group that failed because of a neighbour is repeated), so `run` keeps its result in itself and nowhere else.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any
 from apps.engine import errors, interface
 from apps.engine.local import schema, streams
 
-
 # Told of an operation's end on its loop: (operation, None) after the commit, (operation, error) if its group failed.
 Settled = Callable[[Any, errors.EngineError | None], None]
 
 
 class Group:
-    """One transaction: gives out ids and offsets, and collects the rows of the log so that they are written in one call."""
+    """One transaction: gives out ids and offsets, and collects the rows of the log so that they are written in one
+    call."""
 
     def __init__(self, cursor: sqlite3.Cursor, top: int, worker: str | None) -> None:
         self.cursor = cursor
@@ -158,7 +158,7 @@ class BlockingAppend(Append):
 
 
 class WorkerOperation(Operation):
-    """What only a worker does; settled on its loop through `settled(operation, error)`."""
+    """What only a worker does; its end is told to `settled`, on the worker's loop."""
 
     __slots__ = ("loop", "settled")
 
@@ -177,7 +177,7 @@ class Counts(WorkerOperation):
 
     __slots__ = ("counts",)
 
-    def __init__(self, loop: AbstractEventLoop, settled: Settled, counts: Mapping[tuple[str, str], int]) -> None:
+    def __init__(self, loop: AbstractEventLoop, counts: Mapping[tuple[str, str], int], settled: Settled) -> None:
         super().__init__(loop, settled)
         self.counts = counts
 
@@ -201,15 +201,15 @@ class Attach(WorkerOperation):
     def __init__(
         self,
         loop: AbstractEventLoop,
-        settled: Settled,
         app: str,
         channel: str,
         ready: interface.Ready,
+        *,
         socket_id: str | None,
         member: interface.Member | None,
         member_limit: int | None,
     ) -> None:
-        super().__init__(loop, settled)
+        super().__init__(loop)
         self.app = app
         self.channel = channel
         self.ready = ready
@@ -232,7 +232,9 @@ class Attach(WorkerOperation):
                 "SELECT COUNT(DISTINCT user_id) FROM members WHERE app = ? AND channel = ?", where
             ).fetchall()
             if users >= self.member_limit:
-                message = f"The maximum number of members of a presence channel is reached ({users} of {self.member_limit})"
+                message = (
+                    f"The maximum number of members of a presence channel is reached ({users} of {self.member_limit})"
+                )
                 self.refused = interface.Refused("member_limit", message, self.member_limit, users)
                 return
         cursor.execute(
@@ -249,8 +251,8 @@ class Leave(WorkerOperation):
 
     __slots__ = ("app", "channel", "failed", "key", "socket_id")
 
-    def __init__(self, loop: AbstractEventLoop, settled: Settled, app: str, channel: str, socket_id: str) -> None:
-        super().__init__(loop, settled)
+    def __init__(self, loop: AbstractEventLoop, app: str, channel: str, socket_id: str) -> None:
+        super().__init__(loop)
         self.app = app
         self.channel = channel
         self.socket_id = socket_id
@@ -270,10 +272,8 @@ class Admit(WorkerOperation):
 
     __slots__ = ("app", "limit", "ready", "refused")
 
-    def __init__(
-        self, loop: AbstractEventLoop, settled: Settled, app: str, limit: int, ready: interface.Ready
-    ) -> None:
-        super().__init__(loop, settled)
+    def __init__(self, loop: AbstractEventLoop, app: str, limit: int, ready: interface.Ready) -> None:
+        super().__init__(loop)
         self.app = app
         self.limit = limit
         self.ready = ready
@@ -291,11 +291,12 @@ class Admit(WorkerOperation):
 
 
 class Reap(WorkerOperation):
-    """A worker is gone (or says goodbye): its members, counts and its own row go, with what must be told, in one transaction."""
+    """A worker is gone (or says goodbye): its members, counts and its own row go, with what must be told, in one
+    transaction."""
 
     __slots__ = ("worker",)
 
-    def __init__(self, loop: AbstractEventLoop, settled: Settled, worker: str) -> None:
+    def __init__(self, loop: AbstractEventLoop, worker: str, settled: Settled | None = None) -> None:
         super().__init__(loop, settled)
         self.worker = worker
 
@@ -313,7 +314,7 @@ class Trim(WorkerOperation):
 
     __slots__ = ("more", "upto")
 
-    def __init__(self, loop: AbstractEventLoop, settled: Settled, upto: int) -> None:
+    def __init__(self, loop: AbstractEventLoop, upto: int, settled: Settled) -> None:
         super().__init__(loop, settled)
         self.upto = upto
         self.more = False  # whether another sweep would find more
@@ -335,8 +336,8 @@ class Touch(WorkerOperation):
 
     __slots__ = ("top",)
 
-    def __init__(self, loop: AbstractEventLoop, settled: Settled) -> None:
-        super().__init__(loop, settled)
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        super().__init__(loop)
         self.top = 0
 
     def run(self, group: Group) -> None:
@@ -354,7 +355,8 @@ def log_absent(group: Group, users: Sequence[tuple[str, str, str]]) -> None:
 
 
 def open_group(connection: sqlite3.Connection, worker: str | None) -> Group:
-    """Start a transaction. The first write after a clean goodbye takes the goodbye back, on the disk, before anything else."""
+    """Start a transaction. The first write after a clean goodbye takes the goodbye back, on the disk, before anything
+    else."""
     cursor = connection.cursor()
     cursor.execute("BEGIN IMMEDIATE")
     [(top, clean)] = cursor.execute("SELECT top, clean FROM state").fetchall()

@@ -13,7 +13,25 @@ from apps.engine import errors
 
 # SQLite's WAL needs shared memory and working locks between all processes; these do not give them to several machines.
 NETWORK_FILE_SYSTEMS = frozenset(
-    "nfs nfs4 cifs smb3 smbfs afs ceph glusterfs lustre ocfs2 gfs2 beegfs fuse.sshfs fuse.glusterfs fuse.s3fs fuse.rclone davfs".split()
+    [
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "afs",
+        "ceph",
+        "glusterfs",
+        "lustre",
+        "ocfs2",
+        "gfs2",
+        "beegfs",
+        "fuse.sshfs",
+        "fuse.glusterfs",
+        "fuse.s3fs",
+        "fuse.rclone",
+        "davfs",
+    ]
 )
 
 # sun_path is 108 bytes on Linux with its closing zero, 104 on macOS.
@@ -45,12 +63,15 @@ class Place:
             self.workers.mkdir(exist_ok=True, mode=0o700)
             self.sockets = self._socket_folder()
         except OSError as error:
-            raise errors.EngineMisconfigured(f"The log's folder {self.folder} cannot be made: {error.strerror}.") from error
+            raise errors.EngineMisconfigured(
+                f"The log's folder {self.folder} cannot be made: {error.strerror}."
+            ) from error
         for path in (self.folder, self.log):
             self._check_access(path)
 
     def identity(self) -> tuple[int, int] | None:
-        """(device, inode) of the log, or None if there is none. `stat`, because opening it would drop SQLite's own locks."""
+        """(device, inode) of the log, or None if there is none. `stat`, because opening it would drop SQLite's own
+        locks."""
         try:
             found = self.log.stat()
         except FileNotFoundError:

@@ -1,7 +1,7 @@
 """How a worker hears that there is something to read: a datagram without content on a Unix socket.
 
-A poke is a hint. It never blocks, it may be lost, and a full queue means that the other one is awake anyway; the log is the truth
-and is looked at on a timer too. Where there are no Unix sockets the timer is all there is.
+A poke is a hint. It never blocks, it may be lost, and a full queue means that the other one is awake anyway; the log is
+the truth and is looked at on a timer too. Where there are no Unix sockets the timer is all there is.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import socket
 from pathlib import Path
 
-logger = logging.getLogger("fanfare.engine")
+logger = logging.getLogger(__name__)
 
 _DRAIN = 64  # datagrams taken per wake-up; more than that only means that we are late, and one read serves them all
 
@@ -22,12 +22,12 @@ class Bell:
 
     def __init__(self, folder: Path, worker: str) -> None:
         self.path = folder / f"{worker}.sock"
-        self.socket: socket.socket | None = None
+        self._socket: socket.socket | None = None
 
-    def open(self) -> bool:
-        """False where the platform or the folder gives no such socket."""
+    def open(self) -> int | None:
+        """Its descriptor, to wait for; None where the platform or the folder gives no such socket."""
         if not hasattr(socket, "AF_UNIX"):
-            return False
+            return None
         bell = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         bell.setblocking(False)
         try:
@@ -35,20 +35,20 @@ class Bell:
         except OSError as error:
             bell.close()
             logger.warning("No socket at %s (%s): the log is read on a timer", self.path, error)
-            return False
-        self.socket = bell
-        return True
+            return None
+        self._socket = bell
+        return bell.fileno()
 
     def drain(self) -> None:
-        assert self.socket is not None
-        with contextlib.suppress(BlockingIOError):
-            for _ in range(_DRAIN):
-                self.socket.recv(1)
+        if self._socket is not None:
+            with contextlib.suppress(BlockingIOError):
+                for _ in range(_DRAIN):
+                    self._socket.recv(1)
 
     def close(self) -> None:
-        if self.socket is not None:
-            self.socket.close()
-            self.socket = None
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
             self.path.unlink(missing_ok=True)
 
 

@@ -1,5 +1,5 @@
-"""Questions about the whole deployment, asked in a thread of their own: a list of a hundred thousand channels must not hold up a
-delivery."""
+"""Questions about the whole deployment, asked in a thread of their own: a list of a hundred thousand channels must not
+hold up a delivery."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Queries:
     def channels(self, app: str, prefix: str) -> dict[str, interface.ChannelCounts]:
         connection, span = self._connect(), (app, prefix, prefix + _LAST_CHARACTER)
         subscriptions = connection.execute(
-            "SELECT channel, SUM(subscribers) FROM counts WHERE app = ? AND channel >= ? AND channel < ? AND channel <> ? "
-            "GROUP BY channel",
+            "SELECT channel, SUM(subscribers) FROM counts "
+            "WHERE app = ? AND channel >= ? AND channel < ? AND channel <> ? GROUP BY channel",
             (*span, interface.CONNECTIONS),
         ).fetchall()
         users = dict(
@@ -50,9 +50,10 @@ class Queries:
         return tail.members(self._connect(), app, channel)
 
     def read(
-        self, app: str, channel: str, after: int, limit: int, newest_first: bool
+        self, app: str, channel: str, after: int, limit: int, *, newest_first: bool
     ) -> tuple[list[interface.Entry], interface.Position | None]:
-        return streams.read(self._connect(), app, channel, after, limit, newest_first, int(time.time() * 1000))
+        now_ms = int(time.time() * 1000)
+        return streams.read(self._connect(), app, channel, after, limit, newest_first=newest_first, now_ms=now_ms)
 
     def close(self) -> None:
         if self._connection is not None:

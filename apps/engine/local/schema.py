@@ -98,7 +98,9 @@ CREATE INDEX members_worker ON members (worker);
 def connect(where: place.Place, *, create: bool = False) -> sqlite3.Connection:
     """Open the log for the calling thread. Raises sqlite3.OperationalError where it is missing and must not be made."""
     if sqlite3.sqlite_version_info < (3, 35):
-        raise errors.EngineMisconfigured(f"SQLite {sqlite3.sqlite_version} is too old for the log: 3.35 or later is needed.")
+        raise errors.EngineMisconfigured(
+            f"SQLite {sqlite3.sqlite_version} is too old for the log: 3.35 or later is needed."
+        )
     uri = f"{where.log.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
     return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_MS / 1000)
 
@@ -106,9 +108,10 @@ def connect(where: place.Place, *, create: bool = False) -> sqlite3.Connection:
 def prepare(connection: sqlite3.Connection, *, full_sync: bool) -> None:
     """Make the tables if there are none, check their version, and see whether the machine went down under the log.
 
-    A commit with synchronous=NORMAL survives the death of any process, but the last of them may be rolled back by a loss of power.
-    Offsets would then be given out a second time. So if the machine was booted since, and nobody said goodbye, every stream gets
-    a new epoch: no position from before can look like one of now. With `full_sync` nothing can be rolled back.
+    A commit with synchronous=NORMAL survives the death of any process, but the last of them may be rolled back by a
+    loss of power. Offsets would then be given out a second time. So if the machine was booted since, and nobody said
+    goodbye, every stream gets a new epoch: no position from before can look like one of now. With `full_sync` nothing
+    can be rolled back.
 
     Runs under the writers' queue. Raises EngineMisconfigured, sqlite3.Error.
     """
@@ -126,7 +129,7 @@ def prepare(connection: sqlite3.Connection, *, full_sync: bool) -> None:
         version, boot, clean = connection.execute("SELECT version, boot, clean FROM state").fetchone()
         if version != VERSION:
             raise errors.EngineMisconfigured(
-                f"The log has schema {version}, this code needs {VERSION}: stop every worker of the other release first."
+                f"The log has schema {version}, this code needs {VERSION}: stop all workers of the other release first."
             )
         if boot != boot_id() and not clean and not full_sync:
             connection.execute("UPDATE streams SET epoch = ?", (new_epoch(),))
@@ -157,7 +160,8 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def boot_id() -> str:
-    """Differs after each boot of the machine; constant, and so never a reason to doubt, where the system does not tell."""
+    """Differs after each boot of the machine; constant, and so never a reason to doubt, where the system does not
+    tell."""
     try:
         return _BOOT_ID.read_text().strip()
     except OSError:

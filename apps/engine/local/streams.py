@@ -1,7 +1,8 @@
 """The kept entries of channels: positions are given out here, and entries that are too many or too old go here.
 
-An append only gives out the next offset. What is over the bounds goes in sweeps, and never before the tail of the log was trimmed
-past it: an entry is an announcement first, and a worker may not have read it yet. A read applies both bounds exactly.
+An append only gives out the next offset. What is over the bounds goes in sweeps, and never before the tail of the log
+was trimmed past it: an entry is an announcement first, and a worker may not have read it yet. A read applies both
+bounds exactly.
 """
 
 from __future__ import annotations
@@ -64,8 +65,16 @@ class _Stream:
         self.retention = interface.Retention(1, 1)
 
 
+_KEPT = (
+    'SELECT id, kind, app, channel, "offset", user_id, exclude, body FROM log '
+    'WHERE app = ? AND channel = ? AND "offset" > ? AND created_ms >= ? ORDER BY "offset"'
+)
+_OLDEST = _KEPT + " LIMIT ?"
+_NEWEST = _KEPT + " DESC LIMIT ?"
+
+
 def read(
-    connection: sqlite3.Connection, app: str, channel: str, after: int, limit: int, newest_first: bool, now_ms: int
+    connection: sqlite3.Connection, app: str, channel: str, after: int, limit: int, *, newest_first: bool, now_ms: int
 ) -> tuple[list[interface.Entry], interface.Position | None]:
     """Kept entries with offset > `after`, within both bounds, and the top. One read transaction, so that they agree."""
     connection.execute("BEGIN")
@@ -76,10 +85,8 @@ def read(
         if not rows:
             return [], None
         epoch, top, size, seconds = rows[0]
-        order = "DESC" if newest_first else "ASC"
         entries = connection.execute(
-            'SELECT id, kind, app, channel, "offset", user_id, exclude, body FROM log '
-            f'WHERE app = ? AND channel = ? AND "offset" > ? AND created_ms >= ? ORDER BY "offset" {order} LIMIT ?',
+            _NEWEST if newest_first else _OLDEST,
             (app, channel, max(after, top - size), now_ms - seconds * 1000, limit),
         ).fetchall()
     finally:
@@ -91,11 +98,13 @@ def sweep(cursor: sqlite3.Cursor, now_ms: int, trimmed_to: int) -> bool:
     """Delete what is over the bounds in the streams whose time has come. True: there are more of them."""
     now_s = now_ms // 1000
     due = cursor.execute(
-        'SELECT app, channel, "offset", kept_from, size, seconds FROM streams WHERE sweep_s <= ? ORDER BY sweep_s LIMIT ?',
+        'SELECT app, channel, "offset", kept_from, size, seconds FROM streams '
+        "WHERE sweep_s <= ? ORDER BY sweep_s LIMIT ?",
         (now_s, SWEEP_STREAMS),
     ).fetchall()
-    for app, channel, top, kept_from, size, seconds in due:
-        if kept_from > top:  # it was empty a sweep ago, and nobody appended since: its position has been kept long enough
+    for app, channel, top, kept_before, size, seconds in due:
+        if kept_before > top:
+            # It was empty a sweep ago, and nobody appended since: its position has been kept long enough.
             cursor.execute("DELETE FROM streams WHERE app = ? AND channel = ?", (app, channel))
             continue
         young = cursor.execute(
@@ -112,7 +121,7 @@ def sweep(cursor: sqlite3.Cursor, now_ms: int, trimmed_to: int) -> bool:
             'SELECT MIN("offset") FROM log WHERE app = ? AND channel = ? AND "offset" IS NOT NULL', (app, channel)
         ).fetchall()
         kept_from = top + 1 if oldest is None else oldest
-        again_s = seconds * POSITION_OUTLIVES if kept_from > top else max(FULL_SWEEP_SECONDS, seconds // 4)
+        again_s = seconds * POSITION_OUTLIVES if oldest is None else max(FULL_SWEEP_SECONDS, seconds // 4)
         cursor.execute(
             "UPDATE streams SET kept_from = ?, sweep_s = ? WHERE app = ? AND channel = ?",
             (kept_from, now_s + again_s, app, channel),

@@ -1,8 +1,8 @@
 """How a worker reads the log back: on its event loop, in one synchronous step per read.
 
-A read of what is new takes some 20 µs and never waits for a writer (WAL), so it is done where the deliveries are made: there is no
-second thread to hand rows over, and nothing can come between a read and what follows from it. An attachment is settled in the read
-transaction that found nothing newer, so its snapshot stands exactly where the tail stands.
+A read of what is new takes some 20 µs and never waits for a writer (WAL), so it is done where the deliveries are made:
+there is no second thread to hand rows over, and nothing can come between a read and what follows from it. An attachment
+is settled in the read transaction that found nothing newer, so its snapshot stands exactly where the tail stands.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from collections.abc import Callable, Sequence
 from apps.engine import interface
 from apps.engine.local import operations, place, schema
 
-logger = logging.getLogger("fanfare.engine")
+logger = logging.getLogger(__name__)
 
-# One step of the loop delivers at most this: between two steps the sockets are flushed and other work gets its turn. The byte bound
-# keeps a burst of large events from filling the buffers (1 MiB by default) of readers that are not slow at all.
+# One step of the loop delivers at most this: between two steps the sockets are flushed and other work gets its turn.
+# The byte bound keeps a burst of large events from filling the buffers (1 MiB by default) of readers that are not slow
+# at all.
 STEP_ENTRIES = 512
 STEP_BYTES = 256 * 1024
 

@@ -1,8 +1,9 @@
 """Who writes to the log, and when: one thread per process, one group of operations per commit.
 
-What comes in while a commit runs goes into the next one, so the cost of a commit is shared exactly when there is something to share.
-Writers of different processes queue on the kernel's lock of a file beside the log: on SQLite's own busy handler, which polls, four
-saturated writers waited up to 2.4 s and got shares of 3:1; on the kernel's queue 17 ms, with equal shares.
+What comes in while a commit runs goes into the next one, so the cost of a commit is shared exactly when there is
+something to share. Writers of different processes queue on the kernel's lock of a file beside the log: on SQLite's own
+busy handler, which polls, four saturated writers waited up to 2.4 s and got shares of 3:1; on the kernel's queue 17 ms,
+with equal shares.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Callable, Sequence
 from apps.engine import errors
 from apps.engine.local import operations, place, schema
 
-logger = logging.getLogger("fanfare.engine")
+logger = logging.getLogger(__name__)
 
 # Bounds one commit to some tens of milliseconds, and so the wait of the other writers.
 GROUP_OPERATIONS = 2_000
@@ -67,19 +68,20 @@ class Writer:
             self._pending.remove(operation)
             return True
 
-    def expire(self, seconds: float) -> list[operations.Operation]:
-        """Take back what somebody waits for and has waited for longer than this."""
+    def expire(self, seconds: float) -> int:
+        """Refuse what somebody waits for and has waited for longer than this; answers how much that is."""
         born_before = time.monotonic() - seconds
         with self._changed:
             late: list[operations.Operation] = [
-                op for op in self._pending if op.born < born_before and isinstance(op, operations.AWAITED)
+                one for one in self._pending if one.born <= born_before and isinstance(one, operations.AWAITED)
             ]
             if late:
                 gone = set(late)
-                self._pending = [op for op in self._pending if op not in gone]
-            return late
+                self._pending = [one for one in self._pending if one not in gone]
+        settle(late, errors.EngineUnavailable(f"The log's queue did not move for {seconds:g} s"))
+        return len(late)
 
-    def stop(self, *, last: bool) -> None:
+    def stop(self, last: bool) -> None:
         """Write what is pending, then end the thread. `last`: no other worker lives, leave the log clean. Blocks."""
         with self._changed:
             self._stopping = True
@@ -88,7 +90,7 @@ class Writer:
         if self._thread is not None:
             self._thread.join(timeout=10)
 
-    # -- in the writer's thread -----------------------------------------------------------------------------------------------
+    # -- in the writer's thread ----------------------------------------------------------------------------------------
 
     def _work(self) -> None:
         while True:
@@ -233,7 +235,10 @@ class Writer:
 
 def _is_of_the_place(fault: Exception) -> bool:
     """Whether the file is the reason (locked, full, unreadable, corrupt) and not one operation's values."""
-    return isinstance(fault, (errors.EngineError, OSError, sqlite3.OperationalError)) or type(fault) is sqlite3.DatabaseError
+    return (
+        isinstance(fault, (errors.EngineError, OSError, sqlite3.OperationalError))
+        or type(fault) is sqlite3.DatabaseError
+    )
 
 
 def settle(group: Sequence[operations.Operation], error: errors.EngineError | None) -> None:

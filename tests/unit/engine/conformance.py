@@ -1,4 +1,5 @@
-"""What every engine must do, written against the interface alone. A test class of an engine inherits it and gives `hire`."""
+"""What every engine must do, written against the interface alone. A test class of an engine inherits it and gives
+`hire`."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ KEPT = interface.Retention(size=100, seconds=60)
 class Conformance:
     """`hire()` opens one more worker of the same world; all are closed after the test."""
 
-    # -- the log --------------------------------------------------------------------------------------------------------------
+    # -- the log -------------------------------------------------------------------------------------------------------
 
     async def test_a_publication_reaches_every_worker_its_own_included(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
@@ -26,7 +27,11 @@ class Conformance:
     async def test_all_workers_see_one_order(self, hire: Hire) -> None:
         workers = [await hire() for _ in range(3)]
         await asyncio.gather(
-            *(worker.publish("news", f"{index}-{n}".encode()) for n in range(50) for index, worker in enumerate(workers))
+            *(
+                worker.publish("news", f"{index}-{n}".encode())
+                for n in range(50)
+                for index, worker in enumerate(workers)
+            )
         )
         for worker in workers:
             await worker.until(lambda worker=worker: len(worker.entries) == 150, "all entries")
@@ -61,7 +66,7 @@ class Conformance:
         assert two.bodies("c") == bodies
         assert len(two.reads) > 1, "2 MB must not be one step of the loop"
 
-    # -- positions ------------------------------------------------------------------------------------------------------------
+    # -- positions -----------------------------------------------------------------------------------------------------
 
     async def test_offsets_of_a_kept_channel_are_gapless_over_workers(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
@@ -111,7 +116,7 @@ class Conformance:
         await two.until(lambda: two.bodies("d"), "the last entry")
         assert two.bodies("c") == [b"a"]
 
-    # -- presence -------------------------------------------------------------------------------------------------------------
+    # -- presence ------------------------------------------------------------------------------------------------------
 
     async def test_a_snapshot_holds_the_joiner_and_those_of_other_workers_in_order(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
@@ -135,7 +140,8 @@ class Conformance:
         ]
 
     async def test_a_snapshot_continues_into_the_tail_without_a_gap_or_a_repeat(self, hire: Hire) -> None:
-        """At `ready`, the members that were announced so far are exactly those of the snapshot; twenty joiners at once."""
+        """At `ready`, the members that were announced so far are exactly those of the snapshot; twenty joiners at
+        once."""
         one, two = await hire(), await hire()
         workers = [one, two]
         checked = 0
@@ -183,7 +189,7 @@ class Conformance:
         assert await one.join("presence-c", "ann", "1.1") == ["ann"]
         assert [entry.kind for entry in one.entries] == [1, 2, 1]
 
-    # -- counts ---------------------------------------------------------------------------------------------------------------
+    # -- counts --------------------------------------------------------------------------------------------------------
 
     async def test_counts_are_those_of_all_workers(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
@@ -234,7 +240,7 @@ class Conformance:
         await one.until(lambda: len(answers) == 4, "four answers")
         assert sorted(answers) == [False, True, True, True]
 
-    # -- life and death -------------------------------------------------------------------------------------------------------
+    # -- life and death ------------------------------------------------------------------------------------------------
 
     async def test_a_worker_that_closes_takes_its_members_and_counts_with_it(self, hire: Hire) -> None:
         one, two = await hire(), await hire()

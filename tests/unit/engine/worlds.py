@@ -37,7 +37,12 @@ class Worker:
         )
 
     async def attach(
-        self, channel: str, socket_id: str = "1.1", user_id: str | None = None, limit: int | None = None, info: str = "null"
+        self,
+        channel: str,
+        socket_id: str = "1.1",
+        user_id: str | None = None,
+        limit: int | None = None,
+        info: str = "null",
     ) -> interface.Attached | interface.Refused:
         """Attach and wait for the answer."""
         answered: asyncio.Future[interface.Attached | interface.Refused] = asyncio.get_running_loop().create_future()

@@ -1,0 +1,160 @@
+"""A writer that remembers, and an engine that answers when it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from typing import Any
+
+from apps.engine import interface
+from apps.hub import hub as hubs
+from apps.hub import writers
+
+APP = "1"
+
+
+class FakeWriter:
+    """Keeps what it is given. `full`: answer that too much is buffered."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        self.writes = 0
+        self.closed: tuple[int, str] | None = None
+        self.aborted = False
+        self.gone = False  # the server below has given up
+        self.full = False
+
+    def write(self, batch: writers.Batch) -> bool:
+        assert self.closed is None, "nothing is written after a close"
+        self.writes += 1
+        self.bodies += batch.bodies
+        return self.full
+
+    def send(self, body: bytes) -> bool:
+        return self.write(writers.Batch([body]))
+
+    def close(self, code: int, reason: str = "") -> None:
+        self.closed = self.closed or (code, reason)
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def buffered(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return self.gone or self.closed is not None
+
+    def is_gone(self) -> bool:
+        return self.aborted
+
+
+class ScriptedEngine(interface.Engine):
+    """Attachments wait in `attaching` until the test answers them."""
+
+    def __init__(self) -> None:
+        self.attaching: list[tuple[str, str | None, interface.Member | None, interface.Ready]] = []
+        self.admitting: list[tuple[int, interface.Ready]] = []
+        self.left: list[tuple[str, str]] = []
+        self.counts: dict[str, int] = {}
+        self.appended: list[interface.Publication] = []
+        self.deliver: interface.Deliver
+        self.fenced: interface.Fenced
+        self._id = 0
+
+    async def open(self, deliver: interface.Deliver, fenced: interface.Fenced) -> None:
+        self.deliver, self.fenced = deliver, fenced
+
+    def attach(
+        self,
+        app: str,
+        channel: str,
+        ready: interface.Ready,
+        *,
+        socket_id: str | None = None,
+        member: interface.Member | None = None,
+        member_limit: int | None = None,
+    ) -> None:
+        self.attaching.append((channel, socket_id, member, ready))
+
+    def answer(self, *members: interface.Member) -> None:
+        """Settle the oldest attachment."""
+        _, _, _, ready = self.attaching.pop(0)
+        ready(interface.Attached(members))
+
+    def refuse(self, code: str) -> None:
+        _, _, _, ready = self.attaching.pop(0)
+        ready(interface.Refused(code, "no"))
+
+    def entry(self, channel: str, body: bytes, **more: Any) -> interface.Entry:
+        self._id += 1
+        fields = {"kind": 0, "app": APP, "offset": None, "user_id": None, "exclude": None, **more}
+        return interface.Entry(id=self._id, channel=channel, body=body, **fields)
+
+    def leave(self, app: str, channel: str, socket_id: str) -> None:
+        self.left.append((channel, socket_id))
+
+    def admit(self, app: str, limit: int, ready: interface.Ready) -> None:
+        self.admitting.append((limit, ready))
+
+    def set_subscribers(self, app: str, channel: str, count: int) -> None:
+        self.counts[channel] = count
+
+    def append(self, publications: Sequence[interface.Publication]) -> Awaitable[list[interface.Receipt]]:
+        self.appended += publications
+        done: asyncio.Future[list[interface.Receipt]] = asyncio.get_running_loop().create_future()
+        done.set_result([interface.Receipt(1, None, duplicate=False)] * len(publications))
+        return done
+
+    def append_blocking(
+        self, publications: Sequence[interface.Publication], timeout: float | None = None
+    ) -> list[interface.Receipt]:
+        raise AssertionError("the hub never blocks")
+
+    async def close(self) -> None:
+        return
+
+    def health(self) -> interface.Health:
+        return interface.Health(True, "ok")
+
+    def statistics(self) -> dict[str, int | float]:
+        return {"position": self._id}
+
+    async def read(self, app: str, channel: str, after: int, limit: int, *, newest_first: bool = False) -> Any:
+        raise AssertionError("not used by the hub")
+
+    async def channels(self, app: str, prefix: str = "") -> dict[str, interface.ChannelCounts]:
+        raise AssertionError("not used by the hub")
+
+    async def channel(self, app: str, channel: str) -> interface.ChannelCounts:
+        raise AssertionError("not used by the hub")
+
+    async def members(self, app: str, channel: str) -> list[interface.Member]:
+        raise AssertionError("not used by the hub")
+
+
+class Client:
+    """A connection with a fake writer, and the answers it got."""
+
+    def __init__(self, hub: hubs.Hub, socket_id: str, app: str = APP) -> None:
+        self.hub = hub
+        self.writer = FakeWriter()
+        self.answers: list[tuple[str, interface.Attached | interface.Refused]] = []
+        self.connection = hubs.Connection(app, socket_id, self.writer, farewell=lambda code, text: b"bye %d" % code)
+        hub.connect(self.connection)
+
+    def subscribe(self, channel: str, user_id: str | None = None) -> None:
+        def ready(answer: interface.Attached | interface.Refused) -> None:
+            self.answers.append((channel, answer))
+            if isinstance(answer, interface.Attached):
+                self.connection.send(b"subscribed " + channel.encode())
+
+        member = None if user_id is None else interface.Member(user_id, "null")
+        self.hub.subscribe(self.connection, channel, ready, member=member)
+
+    def unsubscribe(self, channel: str) -> None:
+        self.hub.unsubscribe(self.connection, channel)
+
+    @property
+    def got(self) -> list[bytes]:
+        return self.writer.bodies

@@ -1,0 +1,328 @@
+"""The hub: subscriptions that race with everything, the fan-out, and connections that have to go."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from apps.engine import interface
+from apps.hub import hub as hubs
+from tests.harness import waiting
+from tests.unit.hub.doubles import APP, Client, ScriptedEngine
+
+
+@pytest.fixture
+def engine() -> ScriptedEngine:
+    return ScriptedEngine()
+
+
+@pytest.fixture
+async def hub(engine: ScriptedEngine) -> AsyncIterator[hubs.Hub]:
+    hub = hubs.Hub(engine)
+    await hub.start()
+    yield hub
+    await hub.stop()
+
+
+@pytest.fixture
+def client(hub: hubs.Hub) -> Callable[[], Client]:
+    numbers = itertools.count(1)
+    return lambda: Client(hub, f"1.{next(numbers)}")
+
+
+NewClient = Callable[[], Client]
+
+
+async def test_the_answer_comes_before_the_first_event_and_none_is_missed_after_it(
+    engine: ScriptedEngine, client: NewClient
+) -> None:
+    one = client()
+    one.subscribe("news")
+    engine.deliver([engine.entry("news", b"before")])
+    engine.answer()
+    engine.deliver([engine.entry("news", b"after")])
+    assert one.got == [b"subscribed news", b"after"]
+
+
+async def test_only_the_first_subscriber_of_a_channel_waits_for_the_engine(
+    engine: ScriptedEngine, client: NewClient
+) -> None:
+    one, two = client(), client()
+    one.subscribe("news")
+    engine.answer()
+    two.subscribe("news")
+    assert two.got == [b"subscribed news"]
+    assert engine.attaching == []
+    assert engine.counts["news"] == 2
+
+
+async def test_every_member_of_a_presence_channel_waits_for_the_engine(
+    engine: ScriptedEngine, client: NewClient
+) -> None:
+    one, two = client(), client()
+    one.subscribe("presence-c", "ann")
+    engine.answer()
+    two.subscribe("presence-c", "bob")
+    assert two.got == []
+    engine.answer(interface.Member("ann", "null"), interface.Member("bob", "null"))
+    assert two.answers[0][1] == interface.Attached((interface.Member("ann", "null"), interface.Member("bob", "null")))
+
+
+async def test_the_count_includes_those_who_wait(engine: ScriptedEngine, client: NewClient) -> None:
+    one, two = client(), client()
+    one.subscribe("news")
+    two.subscribe("news")
+    assert engine.counts["news"] == 2
+    engine.answer()
+    two.unsubscribe("news")
+    assert engine.counts["news"] == 1
+    engine.answer()
+    assert two.answers == []
+    one.unsubscribe("news")
+    assert engine.counts["news"] == 0
+
+
+async def test_who_unsubscribes_while_waiting_is_not_answered_and_leaves(
+    engine: ScriptedEngine, client: NewClient
+) -> None:
+    one = client()
+    one.subscribe("presence-c", "ann")
+    one.unsubscribe("presence-c")
+    engine.answer()
+    engine.deliver([engine.entry("presence-c", b"x")])
+    assert one.answers == []
+    assert one.got == []
+    assert engine.left == [("presence-c", "1.1")]
+
+
+async def test_subscribing_again_while_an_old_attachment_is_under_way_waits_for_the_new_one(
+    engine: ScriptedEngine, client: NewClient
+) -> None:
+    one = client()
+    one.subscribe("presence-c", "ann")
+    one.unsubscribe("presence-c")
+    one.subscribe("presence-c", "ann")
+    engine.answer()  # of the first
+    engine.deliver([engine.entry("presence-c", b"too early")])
+    assert one.got == []
+    engine.answer(interface.Member("ann", "null"))
+    engine.deliver([engine.entry("presence-c", b"x")])
+    assert one.got == [b"subscribed presence-c", b"x"]
+
+
+async def test_subscribing_twice_brings_a_second_answer_and_no_second_delivery(
+    engine: ScriptedEngine, client: NewClient
+) -> None:
+    one = client()
+    one.subscribe("presence-c", "ann")
+    engine.answer()
+    one.subscribe("presence-c", "ann")
+    engine.answer(interface.Member("ann", "null"))
+    engine.deliver([engine.entry("presence-c", b"x")])
+    assert one.got == [b"subscribed presence-c", b"subscribed presence-c", b"x"]
+    assert engine.counts["presence-c"] == 1
+
+
+async def test_a_refused_subscription_leaves_nothing_behind(
+    engine: ScriptedEngine, hub: hubs.Hub, client: NewClient
+) -> None:
+    one = client()
+    one.subscribe("presence-c", "ann")
+    engine.refuse("member_limit")
+    assert isinstance(one.answers[0][1], interface.Refused)
+    assert engine.counts["presence-c"] == 0
+    assert hub.statistics()["channels.now"] == 0
+    assert not hub.is_subscribed(one.connection, "presence-c")
+
+
+async def test_who_is_gone_is_not_answered(engine: ScriptedEngine, hub: hubs.Hub, client: NewClient) -> None:
+    one = client()
+    one.subscribe("presence-c", "ann")
+    hub.disconnect(one.connection)
+    hub.disconnect(one.connection)
+    engine.answer()
+    assert one.answers == []
+    assert engine.left == [("presence-c", "1.1")]
+    assert engine.counts == {"": 0, "presence-c": 0}
+
+
+async def test_an_excluded_socket_gets_the_rest_of_the_read(engine: ScriptedEngine, client: NewClient) -> None:
+    one, two = client(), client()
+    for each in (one, two):
+        each.subscribe("news")
+    engine.answer()
+    engine.answer()
+    engine.deliver(
+        [
+            engine.entry("news", b"1"),
+            engine.entry("news", b"2", exclude="1.1"),
+            engine.entry("news", b"3", exclude="9.9"),
+        ]
+    )
+    assert one.got[1:] == [b"1", b"3"]
+    assert two.got[1:] == [b"1", b"2", b"3"]
+
+
+async def test_one_read_is_one_write_for_each_connection_and_channel(engine: ScriptedEngine, client: NewClient) -> None:
+    one = client()
+    for channel in ("a", "b"):
+        one.subscribe(channel)
+        engine.answer()
+    before = one.writer.writes
+    engine.deliver([engine.entry(channel, f"{channel}{n}".encode()) for n in range(10) for channel in ("a", "b")])
+    assert one.writer.writes - before == 2
+    assert [body for body in one.got if body.startswith(b"a")] == [f"a{n}".encode() for n in range(10)]
+
+
+async def test_applications_do_not_hear_each_other(engine: ScriptedEngine, hub: hubs.Hub) -> None:
+    here, there = Client(hub, "1.1"), Client(hub, "2.1", app="2")
+    for each in (here, there):
+        each.subscribe("news")
+        engine.answer()
+    engine.deliver([engine.entry("news", b"x", app="2")])
+    assert here.got == [b"subscribed news"]
+    assert there.got == [b"subscribed news", b"x"]
+
+
+async def test_members_are_announced_as_the_protocol_has_it(engine: ScriptedEngine, client: NewClient) -> None:
+    one = client()
+    one.subscribe("presence-c", "ann")
+    engine.answer()
+    added, removed = interface.Kind.MEMBER_ADDED, interface.Kind.MEMBER_REMOVED
+    engine.deliver(
+        [
+            engine.entry("presence-c", b'{"n":1}', kind=added, user_id='b"b'),
+            engine.entry("presence-c", b"null", kind=added, user_id="7"),
+            engine.entry("presence-c", b"", kind=removed, user_id="7"),
+        ]
+    )
+    prefix = b'{"event":"pusher_internal:member_'
+    assert one.got[1:] == [
+        prefix + b'added","channel":"presence-c","data":"{\\"user_id\\":\\"b\\\\\\"b\\",\\"user_info\\":{\\"n\\":1}}"}',
+        prefix + b'added","channel":"presence-c","data":"{\\"user_id\\":\\"7\\"}"}',
+        prefix + b'removed","channel":"presence-c","data":"{\\"user_id\\":\\"7\\"}"}',
+    ]
+
+
+async def test_a_command_is_obeyed_after_what_came_before_it(
+    engine: ScriptedEngine, hub: hubs.Hub, client: NewClient
+) -> None:
+    one = client()
+    one.subscribe("news")
+    engine.answer()
+    hub.on_control("application.changed", lambda app, body: hub.close_application(body.decode(), 4003, "disabled"))
+    engine.deliver(
+        [
+            engine.entry("news", b"1"),
+            engine.entry("application.changed", APP.encode(), kind=interface.Kind.CONTROL),
+            engine.entry("news", b"2"),
+        ]
+    )
+    assert one.got[1:] == [b"1", b"bye 4003"]
+    assert one.writer.closed == (4003, "disabled")
+    assert hub.statistics()["connections.now"] == 0
+
+
+async def test_a_command_that_fails_does_not_stop_the_deliveries(
+    engine: ScriptedEngine, hub: hubs.Hub, client: NewClient
+) -> None:
+    one = client()
+    one.subscribe("news")
+    engine.answer()
+
+    def fail(app: str, body: bytes) -> None:
+        raise ValueError(body)
+
+    hub.on_control("broken", fail)
+    for command in ("broken", "unknown"):
+        engine.deliver([engine.entry(command, b"", kind=interface.Kind.CONTROL), engine.entry("news", b"x")])
+    assert one.got[1:] == [b"x", b"x"]
+    assert hub.statistics()["controls.failed"] == hub.statistics()["controls.unknown"] == 1
+
+
+async def test_a_slow_reader_is_gone_at_once_and_its_transport_soon(
+    engine: ScriptedEngine, hub: hubs.Hub, client: NewClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hubs, "EVICT_S", 0.0)
+    slow, quick = client(), client()
+    slow.subscribe("presence-c", "ann")
+    quick.subscribe("presence-c", "bob")
+    engine.answer()
+    engine.answer()
+    slow.writer.full = True
+    engine.deliver([engine.entry("presence-c", b"x")])
+    engine.deliver([engine.entry("presence-c", b"y")])
+    assert slow.got[-2:] == [b"x", b"bye 4100"]
+    assert slow.writer.closed is not None
+    assert slow.writer.closed[0] == 4100
+    assert engine.left == [("presence-c", "1.1")]
+    assert quick.got[-2:] == [b"x", b"y"]
+    assert hub.statistics()["evicted.slow"] == 1
+    await until(lambda: slow.writer.aborted)
+    assert hub.statistics()["closing.now"] == 0
+
+
+async def test_replies_count_against_the_bound_too(hub: hubs.Hub, client: NewClient) -> None:
+    one = client()
+    one.writer.full = True
+    one.connection.send(b"pong")
+    one.connection.send(b"pong")
+    assert one.got == [b"pong", b"bye 4100"]
+    assert hub.statistics()["connections.now"] == 0
+
+
+async def test_a_connection_that_the_server_gave_up_on_is_taken_out_by_the_timer(
+    engine: ScriptedEngine, hub: hubs.Hub, client: NewClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hubs, "SWEEP_TURNS", 1)
+    monkeypatch.setattr(hubs, "EVICT_S", 0.0)
+    one = client()
+    one.subscribe("presence-c", "ann")
+    engine.answer()
+    one.writer.gone = True
+    await until(lambda: engine.left == [("presence-c", "1.1")])
+    await until(lambda: one.writer.aborted)
+
+
+async def test_a_fence_closes_everybody_and_says_why(engine: ScriptedEngine, hub: hubs.Hub, client: NewClient) -> None:
+    one = client()
+    one.subscribe("presence-c", "ann")
+    engine.answer()
+    engine.fenced("trimmed")
+    assert one.writer.closed is not None
+    assert one.writer.closed[0] == 4200
+    assert engine.left == [("presence-c", "1.1")]
+    assert hub.statistics()["fenced.trimmed"] == 1
+
+
+async def test_an_admission_is_asked_with_the_connection_counted(
+    engine: ScriptedEngine, hub: hubs.Hub, client: NewClient
+) -> None:
+    one, two = client(), client()
+    answers: list[object] = []
+    for each in (one, two):
+        hub.admit(each.connection, 1, answers.append)
+    assert engine.counts[interface.CONNECTIONS] == 2
+    assert [limit for limit, _ in engine.admitting] == [1, 1]
+    hub.disconnect(two.connection)
+    for _, ready in engine.admitting:
+        ready(interface.Attached())
+    assert answers == [interface.Attached()]
+
+
+async def test_stopping_says_goodbye(engine: ScriptedEngine) -> None:
+    hub = hubs.Hub(engine)
+    await hub.start()
+    one = Client(hub, "1.1")
+    await hub.stop()
+    assert one.writer.closed is not None
+    assert one.writer.closed[0] == 4200
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async def look() -> object:
+        return condition()
+
+    await waiting.until_async(look, 5, "the timer of the hub")

@@ -1,0 +1,216 @@
+"""The writers: what they put on the wire, under the servers that they know and under any other."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvicorn
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import Frame
+
+from apps.hub import on_any, on_uvicorn, transports, writers
+from tests.harness import waiting
+
+BOUND = 256 * 1024
+App = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536, 200_000])
+def test_a_frame_is_the_one_that_the_rfc_describes(size: int) -> None:
+    from websockets.frames import Opcode
+
+    body = b"x" * size
+    assert writers.websocket_frame(body) == Frame(Opcode.TEXT, body).serialize(mask=False)
+
+
+def test_a_batch_is_its_frames_joined_and_encoded_once() -> None:
+    batch = writers.Batch([b"a", b"bc"])
+    assert batch.wire == b"\x81\x01a\x81\x02bc"
+    assert batch.wire is batch.wire
+
+
+@asynccontextmanager
+async def served(app: App, **options: Any) -> AsyncIterator[str]:
+    """A WebSocket URL under a real uvicorn in this loop."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, log_config=None, lifespan="off", **options)
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        await until(lambda: server.started)
+        yield f"ws://127.0.0.1:{listener.getsockname()[1]}/"
+    finally:
+        server.should_exit = True
+        await asyncio.wait_for(task, 5)
+        listener.close()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async def look() -> object:
+        return condition()
+
+    await waiting.until_async(look, 5, "the condition")
+
+
+class Accepting:
+    """An application that accepts, makes the writer, hands it to the test, and waits for the end."""
+
+    def __init__(self) -> None:
+        self.writer: asyncio.Future[writers.Writer] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        self.writer.set_result(transports.writer_for(send, max_buffer_bytes=BOUND))
+        while (message := await receive())["type"] != "websocket.disconnect":
+            pass
+        self.ended.set_result(message.get("code", 1005))
+
+
+SERVERS = {
+    "sansio": {"ws": "websockets-sansio"},
+    "sansio on asyncio's loop": {"ws": "websockets-sansio", "loop": "asyncio"},
+    "with deflate": {"ws": "websockets-sansio", "ws_per_message_deflate": True},
+    "wsproto": {"ws": "wsproto"},
+}
+
+
+@pytest.mark.parametrize("options", SERVERS.values(), ids=SERVERS)
+async def test_what_is_written_arrives_in_order_and_the_close_after_it(options: dict[str, Any]) -> None:
+    app = Accepting()
+    async with served(app, **options) as url, connect(url) as client:
+        writer = await app.writer
+        for n in range(5):
+            writer.write(writers.Batch([f"{n}a".encode(), f"{n}é".encode()]))
+            writer.send(str(n).encode())
+        writer.close(4200, "bye")
+        writer.close(4001, "again")
+        writer.send(b"never")
+        got: list[str | bytes] = []
+        with pytest.raises(ConnectionClosed) as closed:
+            while True:
+                got.append(await client.recv())
+        assert got == [text for n in range(5) for text in (f"{n}a", f"{n}é", str(n))]
+        assert closed.value.rcvd is not None
+        assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4200, "bye")
+        await asyncio.wait_for(app.ended, 5)
+
+
+async def test_the_known_class_gets_the_direct_writer_and_others_the_portable_one() -> None:
+    for options, kind in ((SERVERS["sansio"], on_uvicorn.UvicornWriter), (SERVERS["wsproto"], on_any.AsgiWriter)):
+        app = Accepting()
+        async with served(app, **options) as url, connect(url):
+            assert type(await app.writer) is kind
+
+
+@pytest.mark.parametrize("options", [SERVERS["sansio"], SERVERS["wsproto"]], ids=["sansio", "wsproto"])
+async def test_a_reader_that_does_not_read_goes_over_the_bound_and_can_be_dropped(options: dict[str, Any]) -> None:
+    app = Accepting()
+    async with served(app, **options) as url:
+        client = await stalled(url)
+        writer = await app.writer
+        body = b"x" * 50_000
+        written = 0
+        while not writer.send(body):
+            written += len(body)
+            assert written < 50_000_000, "the bound was never reached"
+            await asyncio.sleep(0)
+        assert writer.buffered() > BOUND
+        writer.close(4100, "too slow")
+        assert writer.is_closing()
+        writer.abort()
+        writer.abort()
+        await asyncio.wait_for(app.ended, 5)
+        client.close()
+
+
+async def stalled(url: str) -> socket.socket:
+    """A WebSocket that was opened and is never read."""
+    loop = asyncio.get_running_loop()
+    host, port = url.removeprefix("ws://").rstrip("/").split(":")
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.setblocking(False)
+    await loop.sock_connect(client, (host, int(port)))
+    request = (
+        "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    await loop.sock_sendall(client, request.encode())
+    assert (await loop.sock_recv(client, 4096)).startswith(b"HTTP/1.1 101")
+    return client
+
+
+async def test_a_client_that_is_gone_costs_nothing() -> None:
+    app = Accepting()
+    async with served(app) as url:
+        async with connect(url):
+            writer = await app.writer
+        await asyncio.wait_for(app.ended, 5)
+        assert writer.send(b"x") is False
+        assert writer.is_closing()
+        writer.close(4200)
+        writer.abort()
+        assert writer.buffered() == 0
+
+
+async def test_the_portable_writer_counts_bytes_and_not_characters() -> None:
+    sent: list[dict[str, Any]] = []
+    gate = asyncio.Event()
+
+    async def send(message: dict[str, Any]) -> None:
+        await gate.wait()
+        sent.append(message)
+
+    writer = on_any.AsgiWriter(send, 10)
+    assert writer.send("ééé".encode()) is False
+    assert writer.send("ééé".encode()) is True
+    assert writer.buffered() == 12
+    gate.set()
+    await until(lambda: len(sent) == 2)
+    await until(lambda: writer.buffered() == 0)
+
+
+def test_the_plain_command_gets_sane_values_and_flags_are_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["uvicorn", "x:app"])
+    config = uvicorn.Config("x:app")
+    on_uvicorn.tune(config, max_frame_bytes=1000, graceful_timeout_s=5)
+    assert (config.ws_per_message_deflate, config.ws_max_size, config.timeout_graceful_shutdown) == (False, 1000, 5)
+
+    monkeypatch.setattr("sys.argv", ["uvicorn", "x:app", "--ws-per-message-deflate=true"])
+    config = uvicorn.Config("x:app", ws_max_size=500, timeout_graceful_shutdown=9)
+    on_uvicorn.tune(config, max_frame_bytes=1000, graceful_timeout_s=5)
+    assert (config.ws_per_message_deflate, config.ws_max_size, config.timeout_graceful_shutdown) == (True, 500, 9)
+
+
+@pytest.fixture
+def quiet() -> on_uvicorn.QuietRefusals:
+    """The installed filter, as if nothing had been logged yet."""
+    transports.install_log_filters()
+    transports.install_log_filters()
+    [installed] = [one for one in logging.getLogger("uvicorn.error").filters if type(one) is on_uvicorn.QuietRefusals]
+    installed.forget()
+    return installed
+
+
+async def test_a_flood_of_invalid_text_is_one_line_without_a_traceback(
+    quiet: on_uvicorn.QuietRefusals, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Through the pinned uvicorn, so that a changed message of its log is found out."""
+    for _ in range(3):
+        app = Accepting()
+        async with served(app) as url, connect(url) as client:
+            await client.send(b"\xff\xfe", text=True)
+            assert await asyncio.wait_for(app.ended, 5) == 1007
+    records = [record for record in caplog.records if "Invalid UTF-8" in record.getMessage()]
+    assert len(records) == 1
+    assert records[0].exc_info is None
+    assert records[0].levelname == "WARNING"
