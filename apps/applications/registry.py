@@ -1,7 +1,7 @@
 """The applications as the hot path reads them: plain values in memory, no database.
 
-The row in Django's database is the truth. This is its copy in one worker, kept right by `application.changed` entries of the log
-and by a comparison of generations every few seconds (see `apps.applications.loading`).
+The row in Django's database is the truth. This is its copy in one worker, kept right by `application.changed` entries
+of the log and by a comparison of generations every few seconds (see `apps.applications.loading`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Application:
 
     id: str  # decimal digits: some SDKs turn the id of a URL into a number
     key: str
-    secret: str
+    secret: str = field(repr=False)  # never in a log, not by accident either
     name: str = ""
     enabled: bool = True
     client_events: bool = False
@@ -64,5 +64,6 @@ class Registry:
 
     def remove(self, app_id: str) -> None:
         application = self._by_id.pop(app_id, None)
-        if application is not None:
+        # While two applications change places, the key may be the other one's already.
+        if application is not None and self._by_key.get(application.key) is application:
             del self._by_key[application.key]

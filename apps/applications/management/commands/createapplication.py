@@ -1,0 +1,56 @@
+"""Create an application and print its credentials as shell lines."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from apps.applications import database, errors, models
+
+FLAGS = {"app_id": "--id", "key": "--key", "secret": "--secret", "name": "NAME"}
+
+
+class Command(BaseCommand):
+    help = "Create an application. Its id, key and secret go to standard output as shell lines, and nothing else does."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        # Values are read as text and judged by the model, so that a wrong one is one sentence here as everywhere.
+        parser.add_argument("name", metavar="NAME", help="what people call it; unique")
+        parser.add_argument("--id", dest="app_id", metavar="N", help="digits; generated if not given")
+        parser.add_argument("--key", metavar="K", help="what clients connect with; generated if not given")
+        parser.add_argument("--secret", metavar="S", help="what servers sign with; generated if not given")
+        parser.add_argument("--client-events", action="store_true", help="clients may send events to each other")
+        parser.add_argument("--max-connections", metavar="N", help="in the whole deployment; unbounded if not given")
+        parser.add_argument("--max-event-bytes", metavar="N", help="of an event's data; 102400 if not given")
+        parser.add_argument("--disabled", action="store_true", help="create it, but refuse everything for now")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        given = {
+            column: options[column]
+            for column in ("app_id", "key", "secret", "max_connections", "max_event_bytes")
+            if options[column] is not None
+        }
+        application = models.Application(
+            name=options["name"],
+            client_events=options["client_events"],
+            enabled=not options["disabled"],
+            **given,
+        )
+        try:
+            with database.explained():
+                application.full_clean()
+                application.save()
+        except ValidationError as error:
+            column, messages = next(iter(error.message_dict.items()))
+            raise CommandError(f"{FLAGS.get(column, '--' + column.replace('_', '-'))}: {messages[0]}") from None
+        except errors.DatabaseUnusableError as error:
+            raise CommandError(str(error)) from None
+        for variable, value in (
+            ("FANFARE_APP_ID", application.app_id),
+            ("FANFARE_APP_KEY", application.key),
+            ("FANFARE_APP_SECRET", application.secret),
+        ):
+            self.stdout.write(f"{variable}={shlex.quote(value)}")

@@ -1,0 +1,14 @@
+from __future__ import annotations
+
+import pytest
+
+from apps.engine import current
+from tests.unit.applications import fakes
+
+
+@pytest.fixture(autouse=True)
+def log(monkeypatch: pytest.MonkeyPatch) -> fakes.Log:
+    """What the applications announce goes here, not to an engine's files."""
+    log = fakes.Log()
+    monkeypatch.setattr(current, "current", lambda: log)
+    return log

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connection
+
+from apps.applications.models import Application
+from tests.unit.applications import fakes
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def create(*arguments: str) -> dict[str, str]:
+    """The printed credentials by variable."""
+    output = io.StringIO()
+    call_command("createapplication", *arguments, stdout=output)
+    return dict(line.split("=", 1) for line in output.getvalue().splitlines())
+
+
+def refusal(*arguments: str) -> str:
+    output = io.StringIO()
+    with pytest.raises(CommandError) as caught:
+        call_command("createapplication", *arguments, stdout=output)
+    assert output.getvalue() == ""
+    assert caught.value.returncode == 1
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_it_prints_the_credentials_as_shell_lines_and_nothing_else() -> None:
+    printed = create("Shop")
+    application = Application.objects.get()
+    assert printed == {
+        "FANFARE_APP_ID": application.app_id,
+        "FANFARE_APP_KEY": application.key,
+        "FANFARE_APP_SECRET": application.secret,
+    }
+
+
+def test_it_takes_what_is_given() -> None:
+    create(
+        *("Shop", "--id", "42", "--key", "k", "--secret", "a$b", "--client-events"),
+        *("--max-connections", "7", "--max-event-bytes", "2048", "--disabled"),
+    )
+    application = Application.objects.get(app_id="42")
+    assert (application.name, application.key, application.secret) == ("Shop", "k", "a$b")
+    assert (application.max_connections, application.max_event_bytes) == (7, 2048)
+    assert application.client_events
+    assert not application.enabled
+
+
+def test_a_secret_that_a_shell_would_change_is_quoted() -> None:
+    assert create("Shop", "--secret", "a$b")["FANFARE_APP_SECRET"] == "'a$b'"
+
+
+def test_a_running_server_is_told(log: fakes.Log) -> None:
+    create("Shop", "--id", "42")
+    assert log.announced == ["42"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["Another", "--id", "42"], "--id: Another application has this id."),
+        (["Another", "--key", "taken"], "--key: Another application has this key."),
+        (["Shop"], "NAME: Another application has this name."),
+        (["Another", "--max-connections", "0"], "--max-connections: 0 is less than 1, the least that is allowed."),
+        (["Another", "--max-connections", "many"], "--max-connections: “many” value must be an integer."),
+        (["Another", "--id", "x"], "--id: The id has 1 to 15 digits and starts with no zero."),
+        ([""], "NAME: This field cannot be blank."),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_sentence(arguments: list[str], sentence: str) -> None:
+    create("Shop", "--id", "42", "--key", "taken")
+    assert refusal(*arguments) == sentence
+    assert Application.objects.count() == 1
+
+
+def test_a_database_that_is_not_migrated_is_one_sentence() -> None:
+    call_command("migrate", "applications", "zero", verbosity=0)
+    try:
+        assert refusal("Shop") == "The database is not migrated: run `python manage.py migrate`."
+    finally:
+        call_command("migrate", "applications", verbosity=0)
+    assert Application._meta.db_table in connection.introspection.table_names()

@@ -1,0 +1,169 @@
+"""What an application may look like, and what every change of one does."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+import pytest
+from django.core import serializers
+from django.core.exceptions import ValidationError
+from django.db import transaction
+
+from apps.applications import credentials, limits, registry
+from apps.applications.models import Application, Generation
+from tests.unit.applications import fakes
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def problem(column: str, **values: object) -> str:
+    with pytest.raises(ValidationError) as caught:
+        Application(**{"name": "Shop", **values}).full_clean()
+    return caught.value.message_dict[column][0]
+
+
+class TestValues:
+    def test_a_name_is_enough(self) -> None:
+        application = Application(name="Shop")
+        application.full_clean()
+        application.save()
+        assert application.enabled
+        assert not application.client_events
+        assert credentials.ID.match(application.app_id)
+        assert len(application.key) == len(application.secret) == 20
+
+    def test_generated_ids_fit_in_a_small_integer_of_any_sdk(self) -> None:
+        assert all(10**8 <= int(credentials.generate_id()) < 2**31 for _ in range(1000))
+
+    @pytest.mark.parametrize("app_id", ["", "0", "042", "1" * 16, "12a", "-1", "1\n"])
+    def test_an_id_is_a_number_that_survives_a_double(self, app_id: str) -> None:
+        assert problem("app_id", app_id=app_id)
+
+    @pytest.mark.parametrize("key", ["", "a/b", "a:b", "a b", "..", "é", "k" * 65])
+    def test_a_key_fits_into_a_path_and_before_a_colon(self, key: str) -> None:
+        assert problem("key", key=key)
+
+    @pytest.mark.parametrize("secret", ["", "with space", "line\nbreak", "geheimé", "x" * 129])
+    def test_a_bad_secret_is_refused_without_being_shown(self, secret: str) -> None:
+        message = problem("secret", secret=secret)
+        assert not secret or secret not in message
+
+    @pytest.mark.parametrize(("column", "field"), [("app_id", "id"), ("key", "key"), ("name", "name")])
+    def test_id_key_and_name_belong_to_one_application(self, column: str, field: str) -> None:
+        first = Application.objects.create(name="First")
+        assert problem(column, **{column: getattr(first, column)}) == f"Another application has this {field}."
+
+    def test_a_bad_origin_is_named(self) -> None:
+        message = problem("allowed_origins", allowed_origins="https://good.example\nhttps://bad.example/path")
+        assert "'https://bad.example/path'" in message
+
+
+class TestLimits:
+    def test_every_limit_of_the_registry_has_a_column_and_bounds_around_its_default(self) -> None:
+        columns = {field.name for field in Application._meta.get_fields()}
+        for field in dataclasses.fields(registry.Limits):
+            assert field.name in columns
+            least, most = limits.BOUNDS[field.name]
+            assert field.default is None or least <= field.default <= most
+
+    @pytest.mark.parametrize("name", limits.NAMES)
+    def test_a_limit_out_of_bounds_is_refused_with_both_numbers(self, name: str) -> None:
+        least, most = limits.BOUNDS[name]
+        assert problem(name, **{name: most + 1}) == f"{most + 1} is more than {most}, the most that is allowed."
+        assert problem(name, **{name: least - 1}) == f"{least - 1} is less than {least}, the least that is allowed."
+
+    def test_a_limit_that_nobody_chose_stays_empty(self) -> None:
+        application = Application.objects.create(name="Shop")
+        application.refresh_from_db()
+        assert all(getattr(application, name) is None for name in limits.NAMES)
+
+
+class TestChanges:
+    def test_each_way_to_change_applications_raises_the_generation_and_announces_them(self, log: fakes.Log) -> None:
+        def check(*announced: str) -> None:
+            nonlocal generation
+            now = Generation.current()
+            assert now is not None
+            assert generation is None or now > generation
+            assert sorted(log.announced) == sorted(announced)
+            generation = now
+            log.publications.clear()
+
+        generation: int | None = None
+        first = Application.objects.create(name="First", app_id="1")
+        check("1")
+        second, _ = Application.objects.bulk_create(
+            [Application(name="Second", app_id="2"), Application(name="Third", app_id="3")]
+        )
+        check("2", "3")
+        first.client_events = True
+        first.save(update_fields=["client_events"])
+        check("1")
+        Application.objects.exclude(app_id="1").update(enabled=False)
+        check("2", "3")
+        second.name = "Second renamed"
+        Application.objects.bulk_update([second], ["name"])
+        check("2")
+        first.delete()
+        check("1")
+        Application.objects.filter(enabled=False).delete()
+        check("2", "3")
+
+    def test_a_loaded_fixture_is_a_change_too(self, log: fakes.Log) -> None:
+        text = serializers.serialize("json", [Application.objects.create(name="Shop", app_id="7")])
+        Application.objects.all().delete()
+        log.publications.clear()
+        before = Generation.current()
+        for loaded in serializers.deserialize("json", text):
+            with transaction.atomic():
+                loaded.save()
+        assert Generation.current() != before
+        assert log.announced == ["7"]
+
+    def test_the_entry_of_the_log_is_a_command_to_every_worker(self, log: fakes.Log) -> None:
+        Application.objects.create(name="Shop", app_id="42")
+        (publication,) = log.publications
+        assert publication.channel == "application.changed"
+        assert publication.body == b"42"
+        assert publication.kind.name == "CONTROL"
+
+    def test_a_transaction_announces_once_and_after_its_commit(self, log: fakes.Log) -> None:
+        with transaction.atomic():
+            application = Application.objects.create(name="Shop", app_id="1")
+            Application.objects.create(name="Other", app_id="2")
+            application.save()
+            assert log.announced == []
+        assert log.announced == ["1", "2"]
+        assert log.writes == 1
+
+    def test_a_rollback_leaves_the_generation_as_it_was(self, log: fakes.Log) -> None:
+        Application.objects.create(name="Shop")
+        before, announced = Generation.current(), len(log.announced)
+
+        def roll_back() -> None:
+            with transaction.atomic():
+                Application.objects.create(name="Other")
+                raise RuntimeError
+
+        with pytest.raises(RuntimeError):
+            roll_back()
+        assert Generation.current() == before
+        assert len(log.announced) == announced
+
+    def test_a_log_that_is_down_costs_a_warning_and_not_the_change(
+        self, log: fakes.Log, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        log.is_down = True
+        with caplog.at_level(logging.WARNING, "apps.applications"):
+            Application.objects.create(name="Shop", app_id="1")
+        assert Application.objects.filter(app_id="1").exists()
+        assert "the disk is full" in caplog.text
+
+    def test_an_emptied_table_does_not_repeat_a_generation(self) -> None:
+        Application.objects.create(name="Shop")
+        before = Generation.current()
+        Generation.objects.all().delete()
+        assert Generation.current() is None
+        Application.objects.create(name="Other")
+        assert Generation.current() != before

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from apps.applications.registry import Application, Registry
+
+
+def test_an_application_is_found_by_id_and_by_key() -> None:
+    applications = Registry()
+    shop = Application("1", "key", "secret")
+    applications.put(shop)
+    assert applications.by_id("1") is applications.by_key("key") is shop
+    assert applications.by_id("key") is None
+
+
+def test_a_replaced_key_is_forgotten() -> None:
+    applications = Registry()
+    applications.put(Application("1", "old", "secret"))
+    applications.put(Application("1", "new", "secret"))
+    assert applications.by_key("old") is None
+    assert len(applications.all()) == 1
+
+
+def test_two_applications_can_exchange_their_keys() -> None:
+    applications = Registry()
+    applications.put(Application("1", "a", "secret"))
+    applications.put(Application("2", "b", "secret"))
+    first, second = Application("1", "b", "secret"), Application("2", "a", "secret")
+    applications.put(first)
+    applications.put(second)
+    assert applications.by_key("b") is first
+    assert applications.by_key("a") is second
+    applications.remove("1")
+    applications.remove("2")
+    assert applications.by_key("a") is applications.by_key("b") is None
+
+
+def test_the_secret_is_not_in_the_representation() -> None:
+    assert "hunter2" not in repr(Application("1", "key", "hunter2"))
