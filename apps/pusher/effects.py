@@ -1,0 +1,65 @@
+"""What the protocol wants done, in this order. The shell does it (`apps.pusher.sessions`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from apps.engine import interface
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Give the client this frame (JSON text, UTF-8)."""
+
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Send `pusher:error` and close the WebSocket, both with this code. Nothing follows."""
+
+    code: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """Subscribe at the hub and tell the protocol the outcome.
+
+    On a channel that the connection is subscribed to, this asks for the snapshot anew: nobody joins a second time.
+    """
+
+    channel: str
+    member: interface.Member | None = None
+    member_limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    channel: str
+
+
+@dataclass(frozen=True, slots=True)
+class PublishClientEvent:
+    """Publish to the channel's other subscribers. `body`: the frame that they get. `user_id`: the sender's, if any."""
+
+    channel: str
+    event: str
+    body: bytes
+    user_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Something happened that an operator wants to see. `detail` is for the log: short, and safe to print."""
+
+    name: str
+    detail: str = ""
+
+
+Effect: TypeAlias = Send | Close | Subscribe | Unsubscribe | PublishClientEvent | Count
+Effects: TypeAlias = Sequence[Effect]
+
+NOTHING: Final[Effects] = ()

@@ -1,0 +1,59 @@
+"""The protocol's own frames, as JSON text in UTF-8. (Channel events are in `apps.hub.frames`.)
+
+Clients differ in what they parse: `data` of `pusher:error` and of `pusher:subscription_error` is an object, of
+everything else a string that holds JSON. Source: Pusher Channels protocol 7, and the clients' own sources where it is
+silent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import orjson
+
+from apps.engine import interface
+
+PING: Final = b'{"event":"pusher:ping","data":"{}"}'
+PONG: Final = b'{"event":"pusher:pong","data":"{}"}'
+
+
+def connection_established(socket_id: str, activity_timeout: int) -> bytes:
+    """The first frame. `activity_timeout`: seconds of silence before a client pings; without it pusher-js hangs."""
+    data = orjson.dumps({"socket_id": socket_id, "activity_timeout": activity_timeout}).decode()
+    return orjson.dumps({"event": "pusher:connection_established", "data": data})
+
+
+def error(code: int | None, message: str) -> bytes:
+    return orjson.dumps({"event": "pusher:error", "data": {"code": code, "message": message}})
+
+
+def subscription_succeeded(channel: str) -> bytes:
+    """For every channel but a presence channel."""
+    return _internal("subscription_succeeded", channel, "{}")
+
+
+def presence_subscription_succeeded(channel: str, members: Sequence[interface.Member]) -> bytes:
+    """With everybody who is there, the joiner included."""
+    # A member's info is JSON text since it joined: with 10,000 members, parsing it only to write it again would be most
+    # of the work.
+    presence: dict[str, Any] = {
+        "ids": [member.user_id for member in members],
+        "hash": {member.user_id: orjson.Fragment(member.info) for member in members},
+        "count": len(members),
+    }
+    return _internal("subscription_succeeded", channel, orjson.dumps({"presence": presence}).decode())
+
+
+def subscription_error(channel: str, kind: str, message: str, status: int) -> bytes:
+    return orjson.dumps(
+        {
+            "event": "pusher:subscription_error",
+            "channel": channel,
+            "data": {"type": kind, "error": message, "status": status},
+        }
+    )
+
+
+def _internal(name: str, channel: str, data: str) -> bytes:
+    return orjson.dumps({"event": f"pusher_internal:{name}", "channel": channel, "data": data})

@@ -1,0 +1,131 @@
+"""The channels of one connection, as far as the protocol knows: what it asked the hub for, and what the hub answered.
+
+JOINING     the hub was asked, and has not answered. Another subscribe gets the same answer.
+SUBSCRIBED  the hub answered, the client knows.
+REFRESHING  subscribed, and the client asked again for a presence channel: the hub reads a snapshot that is not
+            older than what was delivered. Nobody joins a second time.
+
+(none) --subscribe--> JOINING --subscribed--> SUBSCRIBED --subscribe (presence)--> REFRESHING --subscribed--> SUBSCRIBED
+   ^                     | refused                |                                    |
+   +---------------------+------ unsubscribe -----+------------------------------------+
+"""
+
+from __future__ import annotations
+
+import enum
+
+from apps.engine import interface
+from apps.pusher import effects, errors, frames
+
+
+class State(enum.Enum):
+    """See the module's docstring."""
+
+    JOINING = enum.auto()
+    SUBSCRIBED = enum.auto()
+    REFRESHING = enum.auto()
+
+
+class Subscription:
+    """`member`: as whom, on a presence channel. It is the first one's: a second subscribe does not change it."""
+
+    __slots__ = ("member", "state")
+
+    def __init__(self, member: interface.Member | None) -> None:
+        self.member = member
+        self.state = State.JOINING
+
+
+class Subscriptions:
+    """Asked by the client through `join` and `leave`, told by the hub through `subscribed` and `refused`."""
+
+    __slots__ = ("_by_channel",)
+
+    def __init__(self) -> None:
+        self._by_channel: dict[str, Subscription] = {}
+
+    def states(self) -> dict[str, State]:
+        """A copy, for looking inside."""
+        return {channel: subscription.state for channel, subscription in self._by_channel.items()}
+
+    def live(self, channel: str) -> Subscription | None:
+        """The subscription, if the hub delivers this channel's events to the connection."""
+        subscription = self._by_channel.get(channel)
+        return None if subscription is None or subscription.state is State.JOINING else subscription
+
+    def join(self, channel: str, member: interface.Member | None, member_limit: int) -> effects.Effects:
+        """The client may subscribe, as `member` if it is a presence channel; maybe it already has. Raises Unauthorized.
+
+        `member_limit`: distinct users of a presence channel.
+        """
+        subscription = self._by_channel.get(channel)
+        if subscription is None:
+            self._by_channel[channel] = Subscription(member)
+            return (_ask_hub(channel, member, member_limit),)
+        if member is not None and subscription.member is not None and member.user_id != subscription.member.user_id:
+            # One connection is one member: to become somebody else it has to leave first, so that the others see it.
+            raise errors.Unauthorized(
+                f"This connection is in {channel} as another user: unsubscribe first", reason="other_member"
+            )
+        if subscription.state is not State.SUBSCRIBED:
+            return effects.NOTHING
+        if subscription.member is None:
+            return (effects.Send(frames.subscription_succeeded(channel)),)
+        subscription.state = State.REFRESHING
+        return (_ask_hub(channel, subscription.member, member_limit),)
+
+    def leave(self, channel: str) -> effects.Effects:
+        if self._by_channel.pop(channel, None) is None:
+            return effects.NOTHING
+        return (effects.Unsubscribe(channel),)
+
+    def subscribed(self, channel: str, attached: interface.Attached) -> effects.Effects:
+        """The hub delivers from now on, and delivered nothing yet that is not in the snapshot."""
+        subscription = self._by_channel.get(channel)
+        if subscription is None:
+            return effects.NOTHING
+        subscription.state = State.SUBSCRIBED
+        if subscription.member is None:
+            return (effects.Send(frames.subscription_succeeded(channel)),)
+        return (effects.Send(frames.presence_subscription_succeeded(channel, attached.members)),)
+
+    def refused(self, channel: str, refusal: interface.Refused) -> effects.Effects:
+        """The hub did not subscribe the connection, or could not read the snapshot anew."""
+        subscription = self._by_channel.get(channel)
+        if subscription is None:
+            return effects.NOTHING
+        if subscription.state is State.REFRESHING:
+            subscription.state = State.SUBSCRIBED  # it still is: only the answer is missing
+            message = f"The members of {channel} cannot be read now: {refusal.message}"
+            return (effects.Send(frames.error(None, message)), effects.Count("pusher.refresh_failed", message))
+        del self._by_channel[channel]
+        return refuse(channel, _in_protocol_terms(channel, refusal))
+
+
+def refuse(channel: str, refusal: errors.SubscriptionRefused) -> effects.Effects:
+    """Two frames: the first reaches error callbacks in Java and Swift, the second those in JavaScript."""
+    return (
+        effects.Send(frames.error(refusal.code, refusal.message)),
+        effects.Send(frames.subscription_error(channel, refusal.kind, refusal.message, refusal.status)),
+        effects.Count(f"pusher.subscription_refused.{refusal.reason}", refusal.message),
+    )
+
+
+def _ask_hub(channel: str, member: interface.Member | None, member_limit: int) -> effects.Subscribe:
+    return effects.Subscribe(channel) if member is None else effects.Subscribe(channel, member, member_limit)
+
+
+def _in_protocol_terms(channel: str, refusal: interface.Refused) -> errors.SubscriptionRefused:
+    if refusal.code == "member_limit":
+        return errors.LimitReached(
+            f"The channel {channel} has {refusal.actual} members; {refusal.limit} are allowed",
+            code=errors.OVER_CAPACITY,
+            reason=refusal.code,
+        )
+    return errors.SubscriptionRefused(
+        f"The channel {channel} cannot be joined now: {refusal.message}",
+        code=None,
+        kind="Unavailable",
+        status=503,
+        reason=refusal.code,
+    )
