@@ -1,0 +1,114 @@
+"""The HTTP API as an ASGI application: Pusher's REST calls. No framework: publishing is a backend's hot path.
+
+Source: Pusher Channels REST API reference. A request goes through this module from top to bottom: its route, its
+application, its signature, its body, its operation. What is wrong is refused at the first step that sees it, so a
+request that nobody signed costs neither the reading of its body nor a question to the engine.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+from urllib.parse import unquote
+
+import orjson
+
+from apps.api import asgi, authentication, bodies, errors, query, refusals, requests, routing
+from apps.applications import registry as registries
+from apps.engine import errors as engine_errors
+from apps.hub import hub as hubs
+
+logger = logging.getLogger(__name__)
+
+
+class Response(NamedTuple):
+    status: int
+    body: bytes  # JSON, or nothing
+    headers: errors.Headers
+
+
+class Api:
+    """Answers `/apps/…`. `now` gives Unix seconds."""
+
+    def __init__(self, hub: hubs.Hub, registry: registries.Registry, *, now: Callable[[], float] = time.time) -> None:
+        self._hub = hub
+        self._registry = registry
+        self._now = now
+        self._refusals = refusals.RefusalLog(time.monotonic)
+
+    async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
+        self._hub.count("api.requests")
+        try:
+            response = await self._answer(scope, receive)
+        except errors.Disconnected:
+            self._hub.count("api.disconnected")
+            return
+        except errors.ApiError as error:
+            response = self._refuse(scope, error)
+        except engine_errors.EngineError as error:
+            response = self._refuse(scope, errors.Unavailable(str(error), code=error.code))
+        except Exception:
+            logger.exception("API request failed: %s %r", scope["method"], scope["path"])
+            self._hub.count("api.failed")
+            response = Response(500, _explain("The server failed to answer; its log says why.", "internal"), [])
+        await _send(response, send)
+
+    async def _answer(self, scope: asgi.Scope, receive: asgi.Receive) -> Response:
+        method: str = scope["method"]
+        path = _path(scope)
+        found = routing.find(path)
+        if found is None:
+            raise errors.NotFound("There is no such route.")
+        route, (app_id, *names) = found
+        if method == "OPTIONS":
+            return Response(204, b"", [(b"allow", route.allowed.encode())])
+        if method not in route.methods:
+            raise errors.MethodNotAllowed(f"{method[:20]} is not allowed here, but {route.allowed}.", route.allowed)
+
+        application = self._registry.by_id(app_id)
+        if application is None:
+            raise errors.NotFound("There is no application with this id.", code="unknown_application")
+        asked = query.parse(scope["query_string"])
+        body_md5 = authentication.verify(application, method, path, asked, self._now())
+        if not application.enabled:
+            raise errors.Forbidden(f"The application {application.id} is disabled.")
+
+        head = bodies.Head(scope["headers"])
+        body = await bodies.read(head, receive, method, route.body_limit(application.limits))
+        authentication.verify_body(method, body_md5, body)
+        request = requests.Request(
+            application=application,
+            names=tuple([unquote(name) for name in names]),
+            query=asked.arguments(),
+            body=body,
+            idempotency_key=head.idempotency_key,
+        )
+        return Response(200, await route.operation(self._hub, request), [])
+
+    def _refuse(self, scope: asgi.Scope, error: errors.ApiError) -> Response:
+        self._hub.count(f"api.refused.{error.status}")
+        self._refusals.note(error, scope)
+        return Response(error.status, _explain(str(error), error.code), error.headers())
+
+
+def _path(scope: asgi.Scope) -> str:
+    """The path as it was sent, below the place where this application is mounted."""
+    raw: bytes | None = scope.get("raw_path")
+    path: str = raw.decode("utf-8", "replace") if raw is not None else scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
+def _explain(message: str, code: str) -> bytes:
+    return orjson.dumps({"error": message, "code": code})
+
+
+async def _send(response: Response, send: asgi.Send) -> None:
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(response.body)),
+        *response.headers,
+    ]
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": response.body})

@@ -1,0 +1,32 @@
+"""A request that was let in: signed, its body read and verified."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from apps.api import errors
+from apps.applications import registry
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    application: registry.Application
+    names: tuple[str, ...]  # the parts of the path that vary, decoded, without the application's id
+    query: dict[str, Any]  # str or list[str], without what signed the request
+    body: bytes
+    idempotency_key: str | None  # the header's
+
+    def fields(self) -> dict[str, Any]:
+        """The parameters of an operation: the body's JSON object, over the query's. Raises Invalid."""
+        if not self.body:
+            return self.query
+        try:
+            value = orjson.loads(self.body)
+        except orjson.JSONDecodeError as error:
+            raise errors.Invalid(f"The request's body is not valid JSON: {error}.", code="invalid_json") from None
+        if not isinstance(value, dict):
+            raise errors.Invalid("The request's body must be a JSON object.", code="invalid_json")
+        return {**self.query, **value} if self.query else value

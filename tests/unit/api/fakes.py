@@ -1,0 +1,174 @@
+"""What stands in for a worker under the API's tests, and a client of it that needs no network."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import hmac
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from apps.api import application
+from apps.applications import registry
+from apps.engine import errors, interface
+
+NOW = 1_700_000_000  # Unix seconds, the API's clock in tests
+APPLICATION = registry.Application(id="3", key="278d425bdf160c739803", secret="7ad3773142a6692b25b8")
+
+
+@dataclass
+class Engine:
+    """Answers questions from two tables that a test fills."""
+
+    counts: dict[str, interface.ChannelCounts] = field(default_factory=dict)
+    present: dict[str, list[interface.Member]] = field(default_factory=dict)
+    down: str = ""  # the reason why nothing can be asked or published
+
+    async def channels(self, app: str, prefix: str = "") -> dict[str, interface.ChannelCounts]:
+        self._ask(app)
+        return {name: counts for name, counts in self.counts.items() if name.startswith(prefix)}
+
+    async def channel(self, app: str, channel: str) -> interface.ChannelCounts:
+        self._ask(app)
+        return self.counts.get(channel, interface.ChannelCounts(0, 0))
+
+    async def members(self, app: str, channel: str) -> list[interface.Member]:
+        self._ask(app)
+        return self.present.get(channel, [])
+
+    def _ask(self, app: str) -> None:
+        assert app == APPLICATION.id
+        if self.down:
+            raise errors.EngineUnavailable(self.down)
+
+
+@dataclass
+class Hub:
+    """Keeps what was published: one list for each call, because a call is what is atomic."""
+
+    engine: Engine = field(default_factory=Engine)
+    published: list[list[interface.Publication]] = field(default_factory=list)
+    engine_fails_after_publishing: str = ""
+    counters: collections.Counter[str] = field(default_factory=collections.Counter)
+
+    async def publish(self, publications: Sequence[interface.Publication]) -> list[interface.Receipt]:
+        if self.engine.down:
+            raise errors.EngineUnavailable(self.engine.down)
+        self.published.append(list(publications))
+        self.engine.down = self.engine_fails_after_publishing
+        return [interface.Receipt(id=1, position=None, duplicate=False) for _ in publications]
+
+    def count(self, name: str, n: int = 1) -> None:
+        self.counters[name] += n
+
+    @property
+    def frames(self) -> list[dict[str, Any]]:
+        """All that subscribers got, in order."""
+        return [json.loads(publication.body) for call in self.published for publication in call]
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Client:
+    """Speaks ASGI to the API. `received` counts how often the API asked for a piece of a body."""
+
+    def __init__(self, api: application.Api) -> None:
+        self.api = api
+        self.received = 0
+
+    async def request(
+        self,
+        method: str,
+        target: str,
+        body: bytes = b"",
+        *,
+        headers: Iterable[tuple[bytes, bytes]] = (),
+        chunks: Sequence[bytes] | None = None,
+        disconnects: bool = False,
+    ) -> Answer | None:
+        """`target`: path and query as in the request line; `chunks`: the body as it comes. None if nothing was sent."""
+        path, _, query = target.partition("?")
+        left = [body] if chunks is None else list(chunks)
+        sent: list[Any] = []
+        declared = [(b"content-length", b"%d" % len(body))] if chunks is None else [(b"transfer-encoding", b"chunked")]
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "raw_path": path.encode(),
+            "root_path": "",
+            "query_string": query.encode("utf-8", "surrogateescape"),
+            "headers": [*declared, *headers],
+            "client": ("192.0.2.1", 4711),
+        }
+
+        async def receive() -> Any:
+            self.received += 1
+            if not left:
+                assert disconnects, "the API reads on after the end of the body"
+                return {"type": "http.disconnect"}
+            return {"type": "http.request", "body": left.pop(0), "more_body": bool(left) or disconnects}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await self.api(scope, receive, send)
+        if not sent:
+            return None
+        start, end = sent
+        assert start["type"] == "http.response.start"
+        assert end["type"] == "http.response.body"
+        received_headers = {name.decode(): value.decode() for name, value in start["headers"]}
+        assert received_headers["content-length"] == str(len(end["body"]))
+        return Answer(start["status"], received_headers, end["body"])
+
+    async def post(self, route: str, body: Any, *, query: dict[str, str] | None = None, **options: Any) -> Answer:
+        """A signed POST to `/apps/3/` + route; `body` is bytes or becomes JSON."""
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        path = f"/apps/{APPLICATION.id}/{route}"
+        answer = await self.request("POST", signed("POST", path, raw, query=query), raw, **options)
+        assert answer is not None
+        return answer
+
+    async def get(self, route: str, **query: str) -> Answer:
+        """A signed GET of `/apps/3/` + route."""
+        answer = await self.request("GET", signed("GET", f"/apps/{APPLICATION.id}/{route}", query=query))
+        assert answer is not None
+        return answer
+
+
+def signature(text: str, secret: str = APPLICATION.secret) -> str:
+    return hmac.new(secret.encode(), text.encode(), hashlib.sha256).hexdigest()
+
+
+def parameters(body: bytes = b"", **changed: str | None) -> dict[str, str]:
+    """What signs a request, without the signature. None takes one away."""
+    values = {
+        "auth_key": APPLICATION.key,
+        "auth_timestamp": str(NOW),
+        "auth_version": "1.0",
+        "body_md5": hashlib.md5(body, usedforsecurity=False).hexdigest() if body else None,
+        **changed,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def signed(
+    method: str, path: str, body: bytes = b"", *, query: dict[str, str] | None = None, **changed: str | None
+) -> str:
+    """A request line's target. Nothing is escaped: what is in it needs no escaping, or the test is about that."""
+    pairs = sorted({**parameters(body, **changed), **(query or {})}.items())
+    joined = "&".join(f"{name}={value}" for name, value in pairs)
+    text = f"{method}\n{path}\n{joined}"
+    return f"{path}?{joined}&auth_signature={signature(text)}"

@@ -1,0 +1,98 @@
+"""GET channels, one channel, its users."""
+
+from __future__ import annotations
+
+import pytest
+
+from apps.engine import interface
+from tests.unit.api import fakes
+
+
+@pytest.fixture
+def hub() -> fakes.Hub:
+    engine = fakes.Engine(
+        counts={
+            "presence-room": interface.ChannelCounts(subscriptions=3, users=2),
+            "presence-hall": interface.ChannelCounts(subscriptions=1, users=1),
+            "news": interface.ChannelCounts(subscriptions=5, users=0),
+        },
+        present={"presence-room": [interface.Member("ann", '{"name":"Ann"}'), interface.Member("7", "null")]},
+    )
+    return fakes.Hub(engine)
+
+
+async def test_occupied_channels_are_listed(client: fakes.Client) -> None:
+    answer = await client.get("channels")
+    assert (answer.status, answer.json) == (200, {"channels": {"presence-room": {}, "presence-hall": {}, "news": {}}})
+
+
+async def test_channels_can_be_filtered_by_a_prefix_and_counted(client: fakes.Client) -> None:
+    answer = await client.get("channels", filter_by_prefix="presence-r", info="user_count,subscription_count")
+    assert answer.json == {"channels": {"presence-room": {"user_count": 2, "subscription_count": 3}}}
+
+
+async def test_no_channel_is_an_empty_object(client: fakes.Client) -> None:
+    assert (await client.get("channels", filter_by_prefix="private-")).json == {"channels": {}}
+
+
+@pytest.mark.parametrize("prefix", ["", "private-", "presence"])
+async def test_users_are_counted_only_under_a_presence_prefix(client: fakes.Client, prefix: str) -> None:
+    answer = await client.get("channels", filter_by_prefix=prefix, info="user_count")
+    assert (answer.status, answer.json["code"]) == (400, "attribute_not_available")
+
+
+async def test_a_prefix_that_is_a_list_is_refused(client: fakes.Client) -> None:
+    answer = await client.get("channels", **{"filter_by_prefix[]": "news"})
+    assert (answer.status, answer.json["code"]) == (400, "invalid_prefix")
+
+
+async def test_an_occupied_channel(client: fakes.Client) -> None:
+    assert (await client.get("channels/news")).json == {"occupied": True}
+    answer = await client.get("channels/news", info="subscription_count")
+    assert answer.json == {"occupied": True, "subscription_count": 5}
+    answer = await client.get("channels/presence-room", info="user_count,subscription_count")
+    assert answer.json == {"occupied": True, "user_count": 2, "subscription_count": 3}
+
+
+async def test_an_unoccupied_channel(client: fakes.Client) -> None:
+    assert (await client.get("channels/empty")).json == {"occupied": False}
+    answer = await client.get("channels/presence-empty", info="user_count,subscription_count")
+    assert answer.json == {"occupied": False, "user_count": 0, "subscription_count": 0}
+
+
+@pytest.mark.parametrize(
+    ("route", "info", "code"),
+    [
+        ("channels/news", "user_count", "attribute_not_available"),
+        ("channels/news", "colour", "unknown_attribute"),
+        ("channels", "colour", "unknown_attribute"),
+        ("channels/with%20space", "", "invalid_channel"),
+        ("channels/" + "x" * 201, "", "invalid_channel"),
+        ("channels/a%2Fb", "", "invalid_channel"),
+        ("channels/%ff", "", "invalid_channel"),
+        ("channels/news/users", "", "not_presence"),
+        ("channels/with%20space/users", "", "invalid_channel"),
+    ],
+)
+async def test_what_cannot_be_asked_is_a_400(client: fakes.Client, route: str, info: str, code: str) -> None:
+    answer = await client.get(route, info=info)
+    assert (answer.status, answer.json["code"]) == (400, code)
+
+
+async def test_the_users_of_a_presence_channel(client: fakes.Client) -> None:
+    assert (await client.get("channels/presence-room/users")).json == {"users": [{"id": "ann"}, {"id": "7"}]}
+    assert (await client.get("channels/presence-empty/users")).json == {"users": []}
+
+
+@pytest.mark.parametrize("route", ["channels", "channels/news", "channels/presence-room/users"])
+async def test_an_engine_that_is_away_is_a_503(client: fakes.Client, hub: fakes.Hub, route: str) -> None:
+    hub.engine.down = "no log"
+    answer = await client.get(route)
+    assert answer.status == 503
+    assert answer.headers["retry-after"] == "1"
+
+
+async def test_head_is_signed_and_answered_as_get_is(client: fakes.Client) -> None:
+    answer = await client.request("HEAD", fakes.signed("HEAD", "/apps/3/channels/news"))
+    assert answer is not None
+    assert answer.status == 200

@@ -1,0 +1,202 @@
+"""What happens before an operation: routes, methods, bodies, and what the log says of refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from apps.api import application, bodies, errors, events, refusals
+from apps.applications import registry
+from tests.unit.api import fakes
+
+EVENT = b'{"name":"created","channel":"news","data":"{}"}'
+EVENTS = "/apps/3/events"
+LIMIT = events.body_limit(fakes.APPLICATION.limits)
+
+
+async def ask(client: fakes.Client, method: str, target: str, body: bytes = b"", **options: object) -> fakes.Answer:
+    answer = await client.request(method, target, body, **options)  # type: ignore[arg-type]
+    assert answer is not None
+    return answer
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/apps", "/apps/3", "/apps/3/", "/apps//events", "/apps/3/events/", "/apps/3/channels//users", "/x"]
+)
+async def test_an_unknown_route_is_a_404(client: fakes.Client, path: str) -> None:
+    answer = await ask(client, "GET", path)
+    assert (answer.status, answer.json["code"]) == (404, "unknown_route")
+
+
+@pytest.mark.parametrize("app_id", ["4", "0", "%33%34", "03", "x" * 1_000])
+async def test_an_unknown_application_is_a_404(client: fakes.Client, app_id: str) -> None:
+    answer = await ask(client, "POST", f"/apps/{app_id}/events", EVENT)
+    assert (answer.status, answer.json["code"]) == (404, "unknown_application")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", EVENTS, "POST, OPTIONS"),
+        ("HEAD", EVENTS, "POST, OPTIONS"),
+        ("PUT", "/apps/3/batch_events", "POST, OPTIONS"),
+        ("POST", "/apps/3/channels", "GET, HEAD, OPTIONS"),
+        ("DELETE", "/apps/3/channels/news", "GET, HEAD, OPTIONS"),
+        ("BREW" * 100, "/apps/3/channels/presence-x/users", "GET, HEAD, OPTIONS"),
+    ],
+)
+async def test_a_wrong_method_is_told_the_right_ones(
+    client: fakes.Client, method: str, path: str, allowed: str
+) -> None:
+    answer = await ask(client, method, path)
+    assert (answer.status, answer.json["code"]) == (405, "method_not_allowed")
+    assert answer.headers["allow"] == allowed
+
+
+async def test_options_tells_the_methods_without_a_signature(client: fakes.Client) -> None:
+    answer = await ask(client, "OPTIONS", EVENTS)
+    assert (answer.status, answer.body, answer.headers["allow"]) == (204, b"", "POST, OPTIONS")
+
+
+async def test_the_place_where_the_api_is_mounted_is_not_a_part_of_its_routes(api: application.Api) -> None:
+    sent: list[dict[str, object]] = []
+
+    async def receive() -> dict[str, object]:
+        raise AssertionError("a GET without a body needs no reading")
+
+    async def send(message: object) -> None:
+        assert isinstance(message, dict)
+        sent.append(message)
+
+    target = fakes.signed("GET", "/apps/3/channels")
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/behind/apps/3/channels",
+        "root_path": "/behind",
+        "query_string": target.partition("?")[2].encode(),
+        "headers": [],
+    }
+    await api(scope, receive, send)
+    assert sent[0]["status"] == 200
+
+
+async def test_a_body_that_comes_in_pieces_is_put_together(client: fakes.Client, hub: fakes.Hub) -> None:
+    chunks = [EVENT[:10], b"", EVENT[10:20], EVENT[20:]]
+    assert (await ask(client, "POST", fakes.signed("POST", EVENTS, EVENT), chunks=chunks)).status == 200
+    assert len(hub.frames) == 1
+
+
+async def test_a_client_that_leaves_in_the_middle_is_not_answered(client: fakes.Client, hub: fakes.Hub) -> None:
+    answer = await client.request("POST", fakes.signed("POST", EVENTS, EVENT), chunks=[EVENT[:10]], disconnects=True)
+    assert answer is None
+    assert hub.published == []
+    assert hub.counters["api.disconnected"] == 1
+
+
+async def test_nothing_is_read_of_a_request_that_nobody_signed(client: fakes.Client) -> None:
+    assert (await ask(client, "POST", EVENTS + "?auth_key=x", b"x" * 1_000_000)).status == 401
+    assert client.received == 0
+
+
+async def test_a_body_just_over_the_bound_is_read_to_its_end_and_refused_with_both_numbers(
+    client: fakes.Client,
+) -> None:
+    body = b" " * (LIMIT + 1)
+    chunks = [body[:LIMIT], body[LIMIT:]]
+    answer = await ask(client, "POST", fakes.signed("POST", EVENTS, body), chunks=chunks)
+    assert (answer.status, answer.json["code"]) == (413, "body_too_large")
+    assert str(LIMIT) in answer.json["error"]
+    assert str(LIMIT + 1) in answer.json["error"]
+    assert "content of this event" in answer.json["error"]
+    assert "connection" not in answer.headers
+
+
+async def test_a_body_beyond_reason_is_refused_unread_when_its_length_is_declared(client: fakes.Client) -> None:
+    size = LIMIT + bodies.DRAIN_BYTES + 1
+    declared = [(b"content-length", b"%d" % size)]
+    target = fakes.signed("POST", EVENTS, EVENT)
+    answer = await ask(client, "POST", target, chunks=[b""], headers=declared)
+    assert answer.status == 413
+    assert str(size) in answer.json["error"]
+    assert answer.headers["connection"] == "close"
+    assert client.received == 0
+
+
+async def test_a_body_without_end_is_refused_while_it_comes(client: fakes.Client) -> None:
+    piece = b"x" * 1_048_576
+    target = fakes.signed("POST", EVENTS, EVENT)
+    answer = await ask(client, "POST", target, chunks=[piece] * 100)
+    assert answer.status == 413
+    assert answer.headers["connection"] == "close"
+    assert client.received < 10
+
+
+async def test_a_body_that_stops_coming_is_given_up(api: application.Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.01)
+    never = asyncio.Event()
+    sent: list[dict[str, object]] = []
+
+    async def receive() -> dict[str, object]:
+        await never.wait()
+        raise AssertionError
+
+    async def send(message: object) -> None:
+        assert isinstance(message, dict)
+        sent.append(message)
+
+    target = fakes.signed("POST", EVENTS, EVENT)
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": EVENTS,
+        "query_string": target.partition("?")[2].encode(),
+        "headers": [(b"content-length", b"47")],
+    }
+    await api(scope, receive, send)
+    assert sent[0]["status"] == 408
+    assert (b"connection", b"close") in sent[0]["headers"]  # type: ignore[operator]
+
+
+async def test_more_parameters_than_any_client_sends_are_refused(client: fakes.Client) -> None:
+    answer = await ask(client, "GET", "/apps/3/channels?" + "&".join(["a=b"] * 300))
+    assert (answer.status, answer.json["code"]) == (400, "too_many_parameters")
+    assert "300" in answer.json["error"]
+    assert "256" in answer.json["error"]
+
+
+def test_a_body_within_the_bounds_of_its_parts_is_within_the_bound_of_the_whole() -> None:
+    """However a client escapes: the worst is six bytes for one."""
+    limits = registry.Limits()
+
+    def escaped(size: int) -> str:
+        return "\\u0041" * size
+
+    channels = ",".join([f'"{escaped(limits.max_channel_name)}"'] * limits.max_channels_per_event)
+    name, data = escaped(limits.max_event_name), escaped(limits.max_event_bytes)
+    body = f'{{"name":"{name}","channels":[{channels}],"data":"{data}","socket_id":"1.1","info":"user_count"}}'
+    assert len(body) <= events.body_limit(limits)
+    item = f'{{"name":"{name}","channel":"{escaped(limits.max_channel_name)}","data":"{data}","socket_id":"1.1"}}'
+    batch = ",".join([item] * limits.max_batch_events)
+    assert len(f'{{"batch":[{batch}]}}') <= events.batch_body_limit(limits)
+
+
+def test_a_reason_is_logged_once_a_second_and_says_how_many_it_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    clock = 100.0
+    log = refusals.RefusalLog(lambda: clock)
+    scope = {"method": "POST", "path": "/apps/3/events\n" + "x" * 1_000, "query_string": b"auth_signature=abc"}
+    refusal = errors.Unauthorized("no", code="invalid_signature")
+    with caplog.at_level(logging.WARNING):
+        for _ in range(5):
+            log.note(refusal, scope)
+        log.note(errors.Invalid("no", code="invalid_json"), scope)
+        clock += refusals.SECONDS_PER_LINE
+        log.note(refusal, scope)
+    first, other, second = [record.getMessage() for record in caplog.records]
+    assert "invalid_signature (401) POST '/apps/3/events\\nxxx" in first
+    assert "invalid_json" in other
+    assert "4 more since" in second
+    assert len(first) < 400
+    assert "abc" not in caplog.text
