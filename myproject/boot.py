@@ -1,0 +1,29 @@
+"""Django's start inside a server process."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from django.core.exceptions import ImproperlyConfigured
+
+from myproject import interfaces
+
+# uvicorn's and gunicorn's code for "it cannot start": their supervisors give up instead of starting the worker again
+# and again.
+CANNOT_START = 3
+
+
+def django() -> interfaces.Application:
+    """Django as an ASGI application.
+
+    Wrong settings end the process with their one sentence, not with a page of traceback.
+    """
+    from django.core.asgi import get_asgi_application
+
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "myproject.settings")
+    try:
+        return get_asgi_application()
+    except ImproperlyConfigured as error:
+        print(error, file=sys.stderr, flush=True)
+        raise SystemExit(CANNOT_START) from None

@@ -1,0 +1,17 @@
+"""The pages that Django answers. What else this server answers stands in asgi.py."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from django.urls import include, path
+
+from myproject import views
+
+urlpatterns = [
+    path("", views.landing, name="landing"),
+    path("docs/", views.docs, name="docs"),
+    path("favicon.ico", views.favicon),
+    path("demo/", include("apps.demo.urls")),
+    path("pusher/", include("apps.realtime.urls")),
+    path("admin/", admin.site.urls),
+]
