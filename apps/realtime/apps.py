@@ -1,0 +1,14 @@
+from __future__ import annotations
+
+from django.apps import AppConfig
+from django.utils.module_loading import autodiscover_modules
+
+
+class RealtimeConfig(AppConfig):
+    name = "apps.realtime"
+    label = "realtime"
+    verbose_name = "Realtime"
+
+    def ready(self) -> None:
+        """Import the `channels` module of every app, as Django imports `admin`: importing it registers its rules."""
+        autodiscover_modules("channels")

@@ -1,0 +1,107 @@
+"""The exceptions of this package.
+
+    RealtimeError
+    ├── PublishError            the event cannot be published as it was given; nothing was sent
+    │   ├── InvalidName         a channel, an event or a socket id has a wrong form
+    │   ├── UnencodableData     the data has no JSON form
+    │   ├── DataTooLarge        the data is over the application's limit
+    │   ├── NoApplication       there is no such application, or it is disabled
+    │   └── CalledOnEventLoop   publish() would block the event loop; await apublish() instead
+    ├── RuleError               a channel rule is wrong; only its author can mend it
+    │   ├── InvalidPattern      the pattern cannot be read, or names channels that need no rule
+    │   ├── InvalidRule         the function cannot take what the pattern gives, or the pattern is taken
+    │   └── InvalidAnswer       the rule answered with something that is no answer
+    └── AccessRefused           this visitor may not join this channel
+        └── MalformedRequest    the page asked for it in a way that cannot be understood
+
+That the log could not be written is `apps.engine.errors.EngineUnavailable`.
+"""
+
+from __future__ import annotations
+
+
+class RealtimeError(Exception):
+    """Base class. `code` is for machines, the message for people."""
+
+    code = "realtime_error"
+
+
+class PublishError(RealtimeError):
+    """The event cannot be published as it was given. Trying again does not help."""
+
+    code = "publish_error"
+
+
+class InvalidName(PublishError):
+    """A channel name, an event name or a socket id has a wrong form."""
+
+    code = "invalid_name"
+
+
+class UnencodableData(PublishError):
+    """The data has no JSON form."""
+
+    code = "unencodable_data"
+
+
+class DataTooLarge(PublishError):
+    """`size` and `limit` are bytes of the data's UTF-8 text."""
+
+    code = "data_too_large"
+
+    def __init__(self, event: str, size: int, limit: int) -> None:
+        super().__init__(f"The data of {event!r} is {size} bytes; the application allows {limit}.")
+        self.size = size
+        self.limit = limit
+
+
+class NoApplication(PublishError):
+    """There is no such application, or it is disabled."""
+
+    code = "no_application"
+
+
+class CalledOnEventLoop(PublishError):
+    """publish() waits for the log, which would stop everything else on this event loop."""
+
+    code = "called_on_event_loop"
+
+
+class RuleError(RealtimeError):
+    """A channel rule is wrong; only its author can mend it."""
+
+    code = "rule_error"
+
+
+class InvalidPattern(RuleError):
+    """The pattern cannot be read, or names channels that need no rule."""
+
+    code = "invalid_pattern"
+
+
+class InvalidRule(RuleError):
+    """The function cannot take what the pattern gives, or the pattern is taken."""
+
+    code = "invalid_rule"
+
+
+class InvalidAnswer(RuleError):
+    """The rule answered with something that is no answer."""
+
+    code = "invalid_answer"
+
+
+class AccessRefused(RealtimeError):
+    """This visitor may not join. The message is for the developer of the page, `status` for the HTTP answer."""
+
+    status = 403
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class MalformedRequest(AccessRefused):
+    """The page asked for it in a way that cannot be understood."""
+
+    status = 400

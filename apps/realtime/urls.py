@@ -1,0 +1,11 @@
+"""Included at `pusher/`: the paths that pusher-js has as its defaults."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from apps.realtime import views
+
+app_name = "realtime"
+
+urlpatterns = [path("auth", views.auth, name="auth")]

@@ -1,0 +1,22 @@
+// The landing page is a client, too: it shows whether a WebSocket to this server opens.
+"use strict";
+
+const { key, options } = JSON.parse(document.getElementById("connection").textContent);
+const shown = document.getElementById("state");
+const socket = document.getElementById("socket");
+
+const words = {
+  initialized: "Connecting…",
+  connecting: "Connecting…",
+  connected: "This page is connected",
+  unavailable: "No connection. Trying again…",
+  failed: "This browser has no WebSockets",
+  disconnected: "Refused by the server",
+};
+
+const pusher = new Pusher(key, options);
+pusher.connection.bind("state_change", ({ current }) => {
+  shown.dataset.state = current;
+  shown.textContent = words[current];
+  socket.textContent = current === "connected" ? `socket ${pusher.connection.socket_id}` : "";
+});

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from apps.applications import models
+from apps.engine import current
+from apps.realtime import application as applications
+from apps.realtime import rules
+from tests.unit.realtime import recording
+
+
+@pytest.fixture(autouse=True)
+def log(monkeypatch: pytest.MonkeyPatch) -> recording.Recording:
+    """What is published goes here."""
+    log = recording.Recording()
+    monkeypatch.setattr(current, "current", lambda: log)
+    return log
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered() -> Iterator[None]:
+    """Each test has applications of its own."""
+    applications.forget()
+    yield
+    applications.forget()
+
+
+@pytest.fixture
+def application(db: None) -> models.Application:
+    """The only, and so the default one."""
+    return models.Application.objects.create(name="default", app_id="7", key="key-7", secret="secret-7")
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> rules.RuleSet:
+    """An empty set of rules in place of the project's."""
+    registered = rules.RuleSet()
+    monkeypatch.setattr(rules, "registered", registered)
+    return registered

@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from apps import realtime
+
+
+def test_importing_the_package_imports_no_models() -> None:
+    """Django imports it while it looks for apps, when no model can be imported yet."""
+    code = "import sys, apps.realtime; print(sorted(name for name in sys.modules if name.startswith('django')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", realtime.__all__)
+def test_every_promised_name_is_there(name: str) -> None:
+    assert getattr(realtime, name).__name__ == name
+
+
+def test_another_name_is_not() -> None:
+    with pytest.raises(AttributeError, match="unpublish"):
+        _ = realtime.unpublish
