@@ -18,6 +18,7 @@ All methods are called on the event loop that opened the engine, unless their do
 from __future__ import annotations
 
 import abc
+import asyncio
 import enum
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,11 @@ class Kind(enum.IntEnum):
     MEMBER_ADDED = 1  # user_id, body: the member's user_info as JSON text
     MEMBER_REMOVED = 2  # user_id, body: empty
     CONTROL = 3  # channel: the command's name, body: its argument; every worker acts on it
+    CLIENT_EVENT = 4  # an event that a client sent: body as for EVENT, exclude: its socket, user_id: who it is
+    OCCUPIED = 5  # the channel's first subscriber in the whole deployment came
+    VACATED = 6  # its last one went
+    COUNT = 7  # body: the number of subscribers in the whole deployment, decimal
+    CACHE_MISS = 8  # somebody subscribed to a cache channel that held nothing, for the first time since it did
 
 
 class Entry(NamedTuple):
@@ -83,6 +89,7 @@ class Publication:
     exclude: str | None = None
     retention: Retention | None = None
     idempotency_key: str | None = None
+    cache_seconds: int | None = None
 
 
 IDEMPOTENCY_SECONDS = 600  # longer than any SDK's retries, short enough that the table stays small
@@ -104,10 +111,45 @@ class Member(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Attachment:
+    """What a subscriber asks the engine for: to be a member, to be told things, and to start exactly there.
+
+    `durable`: the counts that were set before are written first.
+    `member`: its user is present from now on until `leave` with the same `socket_id`; a user's first connection appends
+    a MEMBER_ADDED entry, delivered before the answer. `member_limit` bounds distinct users. `cached`: the cached event
+    is wanted. `counted`: the number of subscribers is wanted. `watch`: which of these users are online is wanted.
+    """
+
+    app: str
+    channel: str
+    socket_id: str = ""
+    durable: bool = True
+    member: Member | None = None
+    member_limit: int | None = None
+    cached: bool = False
+    counted: bool = False
+    watch: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Attached:
-    """The answer to `attach`: `members` are the distinct users of the channel, the joiner included, oldest first."""
+    """The answer to an `Attachment`, as far as it was asked for.
+
+    `members`: the distinct users of the channel, the joiner included, oldest first. `cached`: the body of the cached
+    event, or None. `subscribers`: of the whole deployment. `online`: those of `watch` who are signed in somewhere.
+    """
 
     members: tuple[Member, ...] = ()
+    cached: bytes | None = None
+    subscribers: int = 0
+    online: tuple[str, ...] = ()
+
+
+class Cached(NamedTuple):
+    """A cache channel's event, and for how many more seconds it is kept."""
+
+    body: bytes
+    ttl: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,28 +235,19 @@ class Engine(abc.ABC):
     # -- presence and counts -------------------------------------------------------------------------------------------
 
     @abc.abstractmethod
-    def set_subscribers(self, app: str, channel: str, count: int) -> None:
+    def set_subscribers(self, app: str, channel: str, count: int, *, announce: bool = False) -> None:
         """Say how many subscribers this worker has on a channel: absolute, never a difference. Written soon, with
-        others."""
+        others.
+
+        A channel that was empty everywhere gets an OCCUPIED entry, one that is empty everywhere now a VACATED one. With
+        `announce` changes get COUNT entries: each of them up to `ANNOUNCE_ALWAYS` subscribers, then one in
+        `ANNOUNCE_SECONDS`.
+        """
 
     @abc.abstractmethod
-    def attach(
-        self,
-        app: str,
-        channel: str,
-        ready: Ready,
-        *,
-        socket_id: str | None = None,
-        member: Member | None = None,
-        member_limit: int | None = None,
-    ) -> None:
-        """Write the counts that were set before, and the member if one is given; then call `ready` (see the module's
-        docstring).
-
-        With `member`, its user is present until `leave` with the same `socket_id`; the first connection of a user
-        appends a MEMBER_ADDED entry, delivered before `ready`. `member_limit` bounds distinct users. `ready` may be
-        called with Refused.
-        """
+    def attach(self, wanted: Attachment, ready: Ready) -> None:
+        """Do what `wanted` says, and call `ready` with the answer (see the module's docstring), maybe before
+        returning."""
 
     @abc.abstractmethod
     def leave(self, app: str, channel: str, socket_id: str) -> None:
@@ -238,8 +271,53 @@ class Engine(abc.ABC):
         """The counts of one channel; zeros where nobody is subscribed."""
 
     @abc.abstractmethod
+    async def cached(self, app: str, channel: str) -> Cached | None:
+        """The event that a cache channel holds."""
+
+    @abc.abstractmethod
     async def members(self, app: str, channel: str) -> list[Member]:
         """The distinct users of a presence channel, oldest first."""
 
+    # -- consumers that must see every entry ---------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    async def lease(self, name: str) -> Lease:
+        """Wait until this worker is the one that holds `name`. When it dies another one that waits gets it."""
+
+    @abc.abstractmethod
+    async def entries(self, after: int, limit: int) -> list[Entry]:
+        """Entries of the log with id > `after`, oldest first; those that a cursor has not passed are there."""
+
+    @abc.abstractmethod
+    async def cursor(self, name: str) -> int:
+        """How far a named consumer has come; a new one starts at the present. Nothing after it is trimmed, for
+        `CURSOR_SECONDS`."""
+
+    @abc.abstractmethod
+    async def move_cursor(self, name: str, position: int) -> None:
+        """The consumer has kept what it needs of everything up to `position`."""
+
+    @abc.abstractmethod
+    async def drop_cursor(self, name: str) -> None:
+        """The consumer is no more: hold nothing back for it."""
+
+
+class Lease(abc.ABC):
+    """Held from when `Engine.lease` returned it. `lost` is set if another worker may hold it now."""
+
+    lost: asyncio.Event
+
+    @abc.abstractmethod
+    def release(self) -> None:
+        """Let another worker have it. Idempotent."""
+
 
 CONNECTIONS = ""  # the `channel` under which a worker counts an application's connections
+USERS = "#users"  # the `channel` whose members are the signed-in users of an application
+
+# Pusher's own bounds for pusher_internal:subscription_count.
+ANNOUNCE_ALWAYS = 100  # subscribers
+ANNOUNCE_SECONDS = 5
+
+# A consumer whose store is away (the database of the webhooks) may be this late before the log stops waiting for it.
+CURSOR_SECONDS = 24 * 3600

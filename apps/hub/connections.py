@@ -33,7 +33,19 @@ class Connection:
     that have one.
     """
 
-    __slots__ = ("app", "closing", "context", "farewell", "hub", "opened_s", "socket_id", "subscriptions", "writer")
+    __slots__ = (
+        "app",
+        "closing",
+        "context",
+        "farewell",
+        "hub",
+        "opened_s",
+        "socket_id",
+        "subscriptions",
+        "user_id",
+        "watchlist",
+        "writer",
+    )
 
     def __init__(
         self,
@@ -50,6 +62,8 @@ class Connection:
         self.farewell = farewell
         self.hub: Hub | None = None  # set by Hub.connect
         self.subscriptions: dict[str, Subscription] = {}
+        self.user_id: str | None = None  # as whom it signed in, set by Hub.sign_in
+        self.watchlist: tuple[str, ...] = ()  # the users that it hears of
         self.opened_s = time.time()
         self.closing = False  # nothing is written any more
 
@@ -74,11 +88,12 @@ class Connection:
 class Channel:
     """One channel on one worker. It exists while somebody here is on it or about to be."""
 
-    __slots__ = ("app", "connections", "name", "pending")
+    __slots__ = ("announce", "app", "connections", "name", "pending")
 
     def __init__(self, app: str, name: str) -> None:
         self.app = app
         self.name = name
+        self.announce = False  # whether its subscribers hear how many they are
         self.connections: dict[Connection, None] = {}  # the live ones, in the order of their subscriptions
         self.pending = 0  # those that wait for the engine
 

@@ -13,16 +13,20 @@ from collections.abc import Mapping, Sequence
 from apps.engine import interface
 from apps.hub import connections, frames, writers
 
-_EVENT, _ADDED = interface.Kind.EVENT.value, interface.Kind.MEMBER_ADDED.value
+_AS_PUBLISHED = (interface.Kind.EVENT.value, interface.Kind.CLIENT_EVENT.value)
 
 
-def body(entry: interface.Entry) -> bytes:
-    """The JSON text that subscribers get for an entry."""
-    if entry.kind == _EVENT:
+def body(entry: interface.Entry) -> bytes | None:
+    """The JSON text that subscribers get for an entry; None if it is not for them."""
+    if entry.kind in _AS_PUBLISHED:
         return entry.body
-    if entry.kind == _ADDED:
+    if entry.kind == interface.Kind.MEMBER_ADDED:
         return frames.member_added(entry.channel, entry.user_id or "", entry.body.decode())
-    return frames.member_removed(entry.channel, entry.user_id or "")
+    if entry.kind == interface.Kind.MEMBER_REMOVED:
+        return frames.member_removed(entry.channel, entry.user_id or "")
+    if entry.kind == interface.Kind.COUNT:
+        return frames.subscription_count(entry.channel, int(entry.body))
+    return None
 
 
 def write(
@@ -31,7 +35,9 @@ def write(
     by_socket: Mapping[str, connections.Connection],
 ) -> list[connections.Connection]:
     """Write entries of one channel, in their order, to everybody on it. Returns those that are too slow for it."""
-    bodies = [body(entry) for entry in entries]
+    bodies = [text for entry in entries if (text := body(entry)) is not None]
+    if not bodies:
+        return []
     batch = writers.Batch(bodies)
     excluded = {by_socket.get(entry.exclude) for entry in entries if entry.exclude is not None}
     if not excluded or excluded.isdisjoint(channel.connections):
@@ -44,7 +50,8 @@ def write(
     for connection in excluded:
         if connection is None or connection not in channel.connections:
             continue
-        rest = [text for text, entry in zip(bodies, entries, strict=True) if entry.exclude != connection.socket_id]
+        mine = [entry for entry in entries if entry.exclude != connection.socket_id]
+        rest = [text for entry in mine if (text := body(entry)) is not None]
         if rest and connection.writer.write(writers.Batch(rest)):
             slow.append(connection)
     return slow

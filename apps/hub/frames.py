@@ -7,6 +7,7 @@ data is relayed as it came, string or object.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -28,6 +29,18 @@ def member_added(channel: str, user_id: str, info: str) -> bytes:
 
 def member_removed(channel: str, user_id: str) -> bytes:
     return event("pusher_internal:member_removed", channel, f'{{"user_id":{_text(user_id)}}}')
+
+
+def subscription_count(channel: str, subscribers: int) -> bytes:
+    return event("pusher_internal:subscription_count", channel, f'{{"subscription_count":{subscribers}}}')
+
+
+def watchlist_events(online: Sequence[str] = (), offline: Sequence[str] = ()) -> bytes:
+    """What a client that watches users hears of them. pusher-js reads `events` of one frame without a channel."""
+    events = [{"name": name, "user_ids": users} for name, users in (("online", online), ("offline", offline)) if users]
+    return orjson.dumps(
+        {"event": "pusher_internal:watchlist_events", "data": orjson.dumps({"events": events}).decode()}
+    )
 
 
 def _text(value: str) -> str:

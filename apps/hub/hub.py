@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from apps.engine import interface
-from apps.hub import connections, fanout
+from apps.hub import connections, fanout, users
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class Hub:
         self._connections: dict[str, Connection] = {}  # by socket id
         self._applications: dict[str, dict[Connection, None]] = {}
         self._channels: dict[tuple[str, str], connections.Channel] = {}
+        self._users = users.Directory()
         self._closing: dict[Connection, float] = {}  # when to drop the transport, in the loop's time
         self._controls: dict[str, Control] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -107,6 +108,8 @@ class Hub:
             del self._applications[connection.app]
         for name in list(connection.subscriptions):
             self.unsubscribe(connection, name)
+        if self._users.remove(connection):
+            self.engine.leave(connection.app, interface.USERS, connection.socket_id)
         self.engine.set_subscribers(connection.app, interface.CONNECTIONS, len(mine))
 
     def evict(self, connection: Connection) -> None:
@@ -128,6 +131,44 @@ class Hub:
             self.counters[f"closed.{code}"] += 1
             connection.close(code, message)
 
+    # -- users ---------------------------------------------------------------------------------------------------------
+
+    def sign_in(
+        self, connection: Connection, user_id: str, ready: interface.Ready, *, watchlist: Sequence[str] = ()
+    ) -> None:
+        """Make a connection a user's. `ready` is told which users of the watchlist are online; changes follow it.
+
+        Not for a connection that is signed in already. `ready` is not called for one that went away meanwhile.
+        """
+        if connection.closing:
+            return
+        member = interface.Member(user_id, "null")
+
+        def answered(answer: interface.Attached | interface.Refused) -> None:
+            if connection.closing:
+                self.engine.leave(connection.app, interface.USERS, connection.socket_id)
+                return
+            if isinstance(answer, interface.Attached):
+                self._users.add(connection, user_id, watchlist)
+            else:  # it may have been written before the engine lost its place
+                self.engine.leave(connection.app, interface.USERS, connection.socket_id)
+            ready(answer)
+
+        self.engine.attach(
+            interface.Attachment(
+                connection.app,
+                interface.USERS,
+                connection.socket_id,
+                member=member,
+                watch=tuple(watchlist),
+            ),
+            answered,
+        )
+
+    def connections_of_user(self, app: str, user_id: str) -> list[Connection]:
+        """Those of this worker."""
+        return self._users.connections_of(app, user_id)
+
     # -- channels ------------------------------------------------------------------------------------------------------
 
     def subscribe(
@@ -138,13 +179,16 @@ class Hub:
         *,
         member: interface.Member | None = None,
         member_limit: int | None = None,
+        cached: bool = False,
+        announce: bool = False,
     ) -> None:
         """Put a connection on a channel. `ready` writes the answer; what it writes comes before every event that
         follows.
 
         `ready` is called once, maybe before this returns, and not at all if the connection left the channel or went
-        away meanwhile. A connection that is on the channel already gets a fresh snapshot and nothing else changes.
-        Raises nothing.
+        away meanwhile. A connection that is on the channel already gets a fresh answer and nothing else changes.
+        `cached`: the answer holds the cached event. `announce`: it holds the number of subscribers, whose changes
+        follow. Raises nothing.
         """
         if connection.closing:
             return
@@ -154,8 +198,9 @@ class Hub:
             if channel is None:
                 channel = self._channels[connection.app, name] = connections.Channel(connection.app, name)
             subscription = connection.subscriptions[name] = connections.Subscription(channel, member)
+            channel.announce = announce
             channel.pending += 1
-            self.engine.set_subscribers(connection.app, name, channel.count)
+            self._count(channel)
         joined = subscription
 
         def attached(answer: interface.Attached | interface.Refused) -> None:
@@ -170,18 +215,24 @@ class Hub:
             ready(answer)
 
         # Only the first subscriber of a channel here waits for the disk: the others change a number that is written
-        # soon.
-        if joined.member is None and joined.channel.connections:
+        # soon. Those who are told the number wait until it has theirs in it.
+        durable = announce or not joined.channel.connections
+        if joined.member is None and not durable and not cached:
             attached(interface.Attached())
-        else:
-            self.engine.attach(
+            return
+        self.engine.attach(
+            interface.Attachment(
                 connection.app,
                 name,
-                attached,
-                socket_id=connection.socket_id,
+                connection.socket_id,
+                durable=durable,
                 member=member if joined.member is not None else None,
                 member_limit=member_limit,
-            )
+                cached=cached,
+                counted=announce,
+            ),
+            attached,
+        )
 
     def unsubscribe(self, connection: Connection, name: str) -> None:
         """Nothing is delivered after this returns. Idempotent."""
@@ -210,7 +261,10 @@ class Hub:
             channel.pending -= 1
         if not channel.count:
             del self._channels[channel.app, channel.name]
-        self.engine.set_subscribers(channel.app, channel.name, channel.count)
+        self._count(channel)
+
+    def _count(self, channel: connections.Channel) -> None:
+        self.engine.set_subscribers(channel.app, channel.name, channel.count, announce=channel.announce)
 
     # -- events --------------------------------------------------------------------------------------------------------
 
@@ -237,6 +291,8 @@ class Hub:
             channel = self._channels.get((entry.app, entry.channel))
             if channel is not None and channel.connections:
                 batches.setdefault(channel, []).append(entry)
+            elif entry.channel == interface.USERS:
+                self._users.tell(entry)
         self._fan_out(batches)
 
     def _fan_out(self, batches: dict[connections.Channel, list[interface.Entry]]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from apps.engine import errors, interface
-from apps.engine.local import operations, place, pokes, queries, worker, writer
+from apps.engine.local import occupancy, place, pokes, presence, publishing, queries, upkeep, worker, writer
 
 T = TypeVar("T")
 
@@ -97,7 +97,7 @@ class LocalEngine(interface.Engine):
 
     def append(self, publications: Sequence[interface.Publication]) -> Awaitable[list[interface.Receipt]]:
         loop = asyncio.get_running_loop()
-        operation = operations.AwaitedAppend(publications, loop)
+        operation = publishing.AwaitedAppend(publications, loop)
         self._writer.submit(operation)
         if self._worker is None:  # whose timer would look after it
             timer = loop.call_later(self._append_timeout, self._writer.expire, self._append_timeout)
@@ -108,7 +108,7 @@ class LocalEngine(interface.Engine):
         self, publications: Sequence[interface.Publication], timeout: float | None = None
     ) -> list[interface.Receipt]:
         timeout = self._append_timeout if timeout is None else timeout
-        operation = operations.BlockingAppend(publications)
+        operation = publishing.BlockingAppend(publications)
         self._writer.submit(operation)
         if not operation.done.wait(timeout):
             if self._writer.withdraw(operation):
@@ -127,44 +127,25 @@ class LocalEngine(interface.Engine):
 
     # -- presence and counts -------------------------------------------------------------------------------------------
 
-    def set_subscribers(self, app: str, channel: str, count: int) -> None:
+    def set_subscribers(self, app: str, channel: str, count: int, *, announce: bool = False) -> None:
         if self._worker is not None:  # a worker that is gone has no subscribers any more
-            self._worker.subscribers.set(app, channel, count)
+            self._worker.subscribers.set(app, channel, count, announce=announce)
 
-    def attach(
-        self,
-        app: str,
-        channel: str,
-        ready: interface.Ready,
-        *,
-        socket_id: str | None = None,
-        member: interface.Member | None = None,
-        member_limit: int | None = None,
-    ) -> None:
+    def attach(self, wanted: interface.Attachment, ready: interface.Ready) -> None:
         if self._worker is None:
             ready(interface.Refused("engine_unavailable", "The engine is not open"))
         else:
-            self._worker.attach(
-                operations.Attach(
-                    self._worker.loop,
-                    app,
-                    channel,
-                    ready,
-                    socket_id=socket_id,
-                    member=member,
-                    member_limit=member_limit,
-                )
-            )
+            self._worker.attach(presence.Attach(self._worker.loop, wanted, ready))
 
     def leave(self, app: str, channel: str, socket_id: str) -> None:
         if self._worker is not None:  # it took its members with it
-            self._worker.leave(operations.Leave(self._worker.loop, app, channel, socket_id))
+            self._worker.leave(presence.Leave(self._worker.loop, app, channel, socket_id))
 
     def admit(self, app: str, limit: int, ready: interface.Ready) -> None:
         if self._worker is None:
             ready(interface.Refused("engine_unavailable", "The engine is not open"))
         else:
-            self._worker.admit(operations.Admit(self._worker.loop, app, limit, ready))
+            self._worker.admit(occupancy.Admit(self._worker.loop, app, limit, ready))
 
     # -- questions -----------------------------------------------------------------------------------------------------
 
@@ -177,7 +158,34 @@ class LocalEngine(interface.Engine):
     async def members(self, app: str, channel: str) -> list[interface.Member]:
         return await self._ask(lambda ask: ask.members(app, channel))
 
-    async def _ask(self, question: Callable[[queries.Queries], T]) -> T:
+    async def cached(self, app: str, channel: str) -> interface.Cached | None:
+        return await self._ask(lambda ask: ask.cached(app, channel))
+
+    # -- consumers that must see every entry ---------------------------------------------------------------------------
+
+    async def lease(self, name: str) -> interface.Lease:
+        return await self._opened().lease(name)
+
+    async def entries(self, after: int, limit: int) -> list[interface.Entry]:
+        return await self._ask(lambda ask: ask.entries(after, limit))
+
+    async def cursor(self, name: str) -> int:
+        here = self._opened()
+        found = await here.done(upkeep.Cursor(here.loop, name))
+        return found.position or 0
+
+    async def move_cursor(self, name: str, position: int) -> None:
+        here = self._opened()
+        await here.done(upkeep.Cursor(here.loop, name, position))
+
+    async def drop_cursor(self, name: str) -> None:
+        here = self._opened()
+        await here.done(upkeep.Cursor(here.loop, name, forget=True))
+
+    def _opened(self) -> worker.Worker:
         if self._worker is None:
             raise errors.EngineUnavailable("The engine is not open")
-        return await self._worker.ask(question)
+        return self._worker
+
+    async def _ask(self, question: Callable[[queries.Queries], T]) -> T:
+        return await self._opened().ask(question)

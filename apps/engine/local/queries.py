@@ -46,6 +46,22 @@ class Queries:
         ).fetchall()
         return interface.ChannelCounts(subscriptions, users)
 
+    def cached(self, app: str, channel: str) -> interface.Cached | None:
+        now_s = int(time.time())
+        rows = (
+            self._connect()
+            .execute(
+                "SELECT body, expires_s FROM cache "
+                "WHERE app = ? AND channel = ? AND expires_s > ? AND body IS NOT NULL",
+                (app, channel, now_s),
+            )
+            .fetchall()
+        )
+        return interface.Cached(rows[0][0], rows[0][1] - now_s) if rows else None
+
+    def entries(self, after: int, limit: int) -> list[interface.Entry]:
+        return tail.entries(self._connect(), after, limit)
+
     def members(self, app: str, channel: str) -> list[interface.Member]:
         return tail.members(self._connect(), app, channel)
 

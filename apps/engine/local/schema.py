@@ -68,6 +68,26 @@ CREATE TABLE idempotency (
     PRIMARY KEY (app, channel, key)
 ) WITHOUT ROWID;
 CREATE INDEX idempotency_expires ON idempotency (expires_s);
+CREATE TABLE cache (
+    app TEXT NOT NULL,
+    channel TEXT NOT NULL,
+    body BLOB,                    -- NULL: a miss was announced and nothing was published since
+    expires_s INTEGER NOT NULL,
+    PRIMARY KEY (app, channel)
+) WITHOUT ROWID;
+CREATE INDEX cache_expires ON cache (expires_s);
+CREATE TABLE announced (          -- the last COUNT entry of a channel
+    app TEXT NOT NULL,
+    channel TEXT NOT NULL,
+    subscribers INTEGER NOT NULL,
+    at_ms INTEGER NOT NULL,
+    PRIMARY KEY (app, channel)
+) WITHOUT ROWID;
+CREATE TABLE cursors (
+    name TEXT PRIMARY KEY,
+    position INTEGER NOT NULL,    -- everything up to this id is done with
+    moved_s INTEGER NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE workers (
     id TEXT PRIMARY KEY,          -- lives while it holds the lock on workers/<id>.lock
     pid INTEGER NOT NULL

@@ -10,11 +10,12 @@ from __future__ import annotations
 import collections
 import logging
 import sqlite3
+import time
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Sequence
 
 from apps.engine import interface
-from apps.engine.local import operations, place, schema
+from apps.engine.local import place, presence, schema
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 # at all.
 STEP_ENTRIES = 512
 STEP_BYTES = 256 * 1024
+
+_AFTER = 'SELECT id, kind, app, channel, "offset", user_id, exclude, body FROM log WHERE id > ? ORDER BY id LIMIT ?'
 
 _ROW_BYTES = 64  # what an entry weighs beside its body
 
@@ -48,7 +51,7 @@ class Tail:
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
         self._backlog: collections.deque[interface.Entry] = collections.deque()
-        self._waiting: list[operations.Attach] = []
+        self._waiting: list[presence.Attach] = []
         self._scheduled = False
         self._stepping = False
 
@@ -71,7 +74,7 @@ class Tail:
             self._connection = None
         self._backlog.clear()
 
-    def give_up(self) -> list[operations.Attach]:
+    def give_up(self) -> list[presence.Attach]:
         """The attachments that wait, which nobody will settle now."""
         waiting, self._waiting = self._waiting, []
         return waiting
@@ -82,7 +85,7 @@ class Tail:
             return []
         return [worker for (worker,) in self._connection.execute("SELECT id FROM workers").fetchall()]
 
-    def settle(self, attachment: operations.Attach) -> None:
+    def settle(self, attachment: presence.Attach) -> None:
         """Call its `ready` as soon as the tail has reached the end of the log (the caller advances)."""
         self._waiting.append(attachment)
 
@@ -111,7 +114,7 @@ class Tail:
             return None
         if self.where.identity() != self._identity:
             return "log_replaced"
-        settled: list[tuple[operations.Attach, interface.Attached]] = []
+        settled: list[tuple[presence.Attach, interface.Attached]] = []
         try:
             connection.execute("BEGIN")
             try:
@@ -121,16 +124,13 @@ class Tail:
                     return "trimmed"
                 rows: Sequence[tuple[object, ...]] = ()
                 if self.top > self.position:
-                    rows = connection.execute(
-                        'SELECT id, kind, app, channel, "offset", user_id, exclude, body FROM log '
-                        "WHERE id > ? ORDER BY id LIMIT ?",
-                        (self.position, STEP_ENTRIES),
-                    ).fetchall()
+                    rows = connection.execute(_AFTER, (self.position, STEP_ENTRIES)).fetchall()
                     self._backlog.extend(map(interface.Entry._make, rows))
                 weight = sum([len(entry.body) + _ROW_BYTES for entry in self._backlog])
                 if weight <= STEP_BYTES and self.position + len(rows) >= self.top and self._waiting:
                     waiting, self._waiting = self._waiting, []
-                    settled = [(attachment, snapshot(connection, attachment)) for attachment in waiting]
+                    now_s = int(time.time())
+                    settled = [(one, snapshot(connection, one.wanted, now_s)) for one in waiting]
             finally:
                 connection.execute("COMMIT")
         except sqlite3.Error as error:
@@ -139,8 +139,15 @@ class Tail:
         if self._backlog:
             self._hand_over()
         for attachment, attached in settled:
-            attachment.ready(attached)
+            self._answer(attachment, attached)
         return None
+
+    def _answer(self, attachment: presence.Attach, attached: interface.Attached) -> None:
+        try:
+            attachment.ready(attached)
+        except Exception:
+            # A mistake that concerns one client must not leave those behind it without an answer.
+            logger.exception("An attachment to %s could not be answered", attachment.wanted.channel)
 
     def _hand_over(self) -> None:
         """Deliver one step's worth of the backlog."""
@@ -155,10 +162,33 @@ class Tail:
         self._deliver(step)
 
 
-def snapshot(connection: sqlite3.Connection, attachment: operations.Attach) -> interface.Attached:
-    if attachment.member is None:
-        return interface.Attached()
-    return interface.Attached(tuple(members(connection, attachment.app, attachment.channel)))
+def snapshot(connection: sqlite3.Connection, wanted: interface.Attachment, now_s: int) -> interface.Attached:
+    """What is asked for, inside a read transaction."""
+    where = (wanted.app, wanted.channel)
+    cached = subscribers = None
+    if wanted.cached:
+        cached = connection.execute(
+            "SELECT body FROM cache WHERE app = ? AND channel = ? AND expires_s > ?", (*where, now_s)
+        ).fetchone()
+    if wanted.counted:
+        subscribers = connection.execute(
+            "SELECT COALESCE(SUM(subscribers), 0) FROM counts WHERE app = ? AND channel = ?", where
+        ).fetchone()
+    online: list[str] = []
+    if wanted.watch:
+        marks = ", ".join("?" * len(wanted.watch))
+        query = f"SELECT DISTINCT user_id FROM members WHERE app = ? AND channel = ? AND user_id IN ({marks})"  # noqa: S608
+        online = [user_id for (user_id,) in connection.execute(query, (wanted.app, interface.USERS, *wanted.watch))]
+    return interface.Attached(
+        members=tuple(members(connection, *where)) if wanted.member and wanted.channel != interface.USERS else (),
+        cached=cached[0] if cached else None,
+        subscribers=subscribers[0] if subscribers else 0,
+        online=tuple(online),
+    )
+
+
+def entries(connection: sqlite3.Connection, after: int, limit: int) -> list[interface.Entry]:
+    return [interface.Entry._make(row) for row in connection.execute(_AFTER, (after, limit)).fetchall()]
 
 
 def members(connection: sqlite3.Connection, app: str, channel: str) -> list[interface.Member]:

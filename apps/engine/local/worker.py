@@ -15,7 +15,20 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from apps.engine import errors, interface
-from apps.engine.local import liveness, operations, place, pokes, queries, subscribers, tail, writer
+from apps.engine.local import (
+    leases,
+    liveness,
+    occupancy,
+    operations,
+    place,
+    pokes,
+    presence,
+    queries,
+    subscribers,
+    tail,
+    upkeep,
+    writer,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -60,10 +73,11 @@ class Worker:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="fanfare-queries")
         self._queries = queries.Queries(where)
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._leaving: dict[tuple[str, str, str], operations.Leave] = {}  # submitted, or waiting for another try
+        self._leaving: dict[tuple[str, str, str], presence.Leave] = {}  # submitted, or waiting for another try
         self._reaping: dict[str, liveness.Lock] = {}
         self._samples: collections.deque[tuple[float, int]] = collections.deque()  # (monotonic time, the log's top)
         self._restarting: asyncio.Task[None] | None = None
+        self._leases: list[leases.LocalLease] = []
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
@@ -85,11 +99,14 @@ class Worker:
         self.closing = True
         for timer in self._timers.values():
             timer.cancel()
+        self.subscribers.stop()
+        for lease in self._leases:
+            lease.release()
         if self._restarting is not None:
             self._restarting.cancel()
         try:
             async with asyncio.timeout(GOODBYE_S):
-                await self.done(operations.Reap(self.loop, self.id))
+                await self.done(presence.Reap(self.loop, self.id))
         except (errors.EngineError, TimeoutError) as error:
             logger.warning("The worker could not say goodbye (%s): another one will do it", error)
         last = False
@@ -133,15 +150,29 @@ class Worker:
         await done
         return operation
 
-    def attach(self, operation: operations.Attach) -> None:
+    def attach(self, operation: presence.Attach) -> None:
+        wanted = operation.wanted
+        if wanted.cached:
+            operation.ready = self._noting_misses(wanted, operation.ready)
+        if not wanted.durable and wanted.member is None:  # nothing to write: only to be read where the tail stands
+            self.tail.settle(operation)
+            self.tail.advance()
+            return
         self.subscribers.write()
-        if operation.member is not None and operation.socket_id is not None:
-            # It came back: an old leave must not be tried again.
-            self._leaving.pop((operation.app, operation.channel, operation.socket_id), None)
+        # It came back: an old leave must not be tried again.
+        self._leaving.pop((wanted.app, wanted.channel, wanted.socket_id), None)
         operation.settled = self._attached
         self.submit(operation)
 
-    def _attached(self, operation: operations.Attach, error: errors.EngineError | None) -> None:
+    def _noting_misses(self, wanted: interface.Attachment, ready: interface.Ready) -> interface.Ready:
+        def answered(answer: interface.Attached | interface.Refused) -> None:
+            if isinstance(answer, interface.Attached) and answer.cached is None:
+                self.submit(presence.CacheMiss(self.loop, wanted.app, wanted.channel))
+            ready(answer)
+
+        return answered
+
+    def _attached(self, operation: presence.Attach, error: errors.EngineError | None) -> None:
         if error is not None:
             operation.ready(interface.Refused("engine_unavailable", str(error)))
         elif operation.refused is not None:
@@ -151,12 +182,12 @@ class Worker:
         else:
             self.tail.settle(operation)  # the writer wakes the tail after it has settled the group
 
-    def leave(self, operation: operations.Leave) -> None:
+    def leave(self, operation: presence.Leave) -> None:
         self._leaving[operation.key] = operation
         operation.settled = self._left
         self.submit(operation)
 
-    def _left(self, operation: operations.Leave, error: errors.EngineError | None) -> None:
+    def _left(self, operation: presence.Leave, error: errors.EngineError | None) -> None:
         if self._leaving.get(operation.key) is not operation:
             return
         if error is None:
@@ -165,12 +196,12 @@ class Worker:
             self.counters["leaves_retried"] += 1
             operation.failed = True
 
-    def admit(self, operation: operations.Admit) -> None:
+    def admit(self, operation: occupancy.Admit) -> None:
         self.subscribers.write()
         operation.settled = self._admitted
         self.submit(operation)
 
-    def _admitted(self, operation: operations.Admit, error: errors.EngineError | None) -> None:
+    def _admitted(self, operation: occupancy.Admit, error: errors.EngineError | None) -> None:
         if error is not None:
             operation.ready(interface.Refused("engine_unavailable", str(error)))
         else:
@@ -180,11 +211,16 @@ class Worker:
         """In the thread for questions, for one may be long. What this worker has not written yet is written first."""
         self.subscribers.write()
         if self.subscribers.writing:
-            await self.done(operations.Touch(self.loop))
+            await self.done(upkeep.Touch(self.loop))
         try:
             return await self.loop.run_in_executor(self._executor, question, self._queries)
         except sqlite3.Error as error:
             raise errors.EngineUnavailable(f"The log cannot be read: {error}") from error
+
+    async def lease(self, name: str) -> leases.LocalLease:
+        lease = await leases.acquire(self._where, name)
+        self._leases.append(lease)
+        return lease
 
     # -- following -----------------------------------------------------------------------------------------------------
 
@@ -201,7 +237,7 @@ class Worker:
 
     async def _follow(self) -> None:
         """Write this worker's row, which the writer does with any group, and follow from where the log stands then."""
-        touched = await self.done(operations.Touch(self.loop))
+        touched = await self.done(upkeep.Touch(self.loop))
         try:
             self.tail.follow(touched.top)
         except sqlite3.Error as error:
@@ -276,7 +312,7 @@ class Worker:
                 self._reaping[other] = lock
                 self.counters["reaped"] += 1
                 logger.warning("Worker %s is dead: its members and counts are taken away", other)
-                self.submit(operations.Reap(self.loop, other, self._reaped))
+                self.submit(presence.Reap(self.loop, other, self._reaped))
 
     def _old_locks(self) -> Sequence[str]:
         """Workers that the log may know nothing of, because it was deleted: what they left in the folders goes too. A
@@ -286,7 +322,7 @@ class Worker:
         with os.scandir(self._where.workers) as found:
             return [entry.name.removesuffix(".lock") for entry in found if entry.stat().st_mtime < before]
 
-    def _reaped(self, operation: operations.Reap, error: errors.EngineError | None) -> None:
+    def _reaped(self, operation: presence.Reap, error: errors.EngineError | None) -> None:
         if error is None:
             (self._where.sockets / f"{operation.worker}.sock").unlink(missing_ok=True)
         self._reaping.pop(operation.worker).release(remove=error is None)
@@ -314,8 +350,8 @@ class Worker:
         while self._samples and self._samples[0][0] <= now - self._log_seconds:
             upto = self._samples.popleft()[1]
         if upto:
-            self.submit(operations.Trim(self.loop, upto, self._trimmed))
+            self.submit(upkeep.Trim(self.loop, upto, self._trimmed))
 
-    def _trimmed(self, operation: operations.Trim, error: errors.EngineError | None) -> None:
+    def _trimmed(self, operation: upkeep.Trim, error: errors.EngineError | None) -> None:
         if error is None and operation.more:
-            self.submit(operations.Trim(self.loop, operation.upto, self._trimmed))
+            self.submit(upkeep.Trim(self.loop, operation.upto, self._trimmed))

@@ -18,12 +18,16 @@ from asyncio import AbstractEventLoop
 from collections.abc import Callable, Sequence
 
 from apps.engine import errors
-from apps.engine.local import operations, place, schema
+from apps.engine.local import occupancy, operations, place, presence, publishing, schema
 
 logger = logging.getLogger(__name__)
 
 # Bounds one commit to some tens of milliseconds, and so the wait of the other writers.
 GROUP_OPERATIONS = 2_000
+
+
+# What somebody waits for with a time-out; the other operations are kept until they are written.
+_AWAITED = (publishing.AwaitedAppend, presence.Attach, occupancy.Admit)
 
 
 class Writer:
@@ -73,7 +77,7 @@ class Writer:
         born_before = time.monotonic() - seconds
         with self._changed:
             late: list[operations.Operation] = [
-                one for one in self._pending if one.born <= born_before and isinstance(one, operations.AWAITED)
+                one for one in self._pending if one.born <= born_before and isinstance(one, _AWAITED)
             ]
             if late:
                 gone = set(late)

@@ -159,17 +159,17 @@ class Conformance:
         for n in range(40):
             worker = workers[n % 2]
             member = interface.Member(f"user-{n}", "null")
-            worker.engine.attach(APP, "presence-c", check(worker), socket_id=f"1.{n}", member=member)
+            worker.engine.attach(interface.Attachment(APP, "presence-c", f"1.{n}", member=member), check(worker))
             if n % 7 == 0:
                 await asyncio.sleep(0)
         await one.until(lambda: checked == 40, "all answers")
 
     async def test_the_limit_counts_users_and_not_their_connections(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
-        await one.join("presence-c", "ann", "1.1", limit=2)
-        await two.join("presence-c", "bob", "1.2", limit=2)
-        await one.join("presence-c", "bob", "1.3", limit=2)
-        refused = await two.attach("presence-c", "1.4", "cid", limit=2)
+        await one.join("presence-c", "ann", "1.1", member_limit=2)
+        await two.join("presence-c", "bob", "1.2", member_limit=2)
+        await one.join("presence-c", "bob", "1.3", member_limit=2)
+        refused = await two.attach("presence-c", "1.4", "cid", member_limit=2)
         assert isinstance(refused, interface.Refused)
         assert (refused.code, refused.limit, refused.actual) == ("member_limit", 2, 2)
         assert [member.user_id for member in await two.engine.members(APP, "presence-c")] == ["ann", "bob"]
@@ -240,6 +240,162 @@ class Conformance:
         await one.until(lambda: len(answers) == 4, "four answers")
         assert sorted(answers) == [False, True, True, True]
 
+    # -- what changes for the whole deployment -------------------------------------------------------------------------
+
+    async def test_a_channel_is_occupied_and_vacated_once_for_all_workers(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        for worker in (one, two):
+            worker.engine.set_subscribers(APP, "news", 1)
+            worker.engine.set_subscribers(APP, interface.CONNECTIONS, 1)
+            await worker.attach("news")
+        one.engine.set_subscribers(APP, "news", 2)
+        for worker in (one, two):
+            worker.engine.set_subscribers(APP, "news", 0)
+            await worker.engine.channels(APP)
+        await one.until(lambda: len(one.entries) >= 2, "both")
+        assert [(entry.kind, entry.channel) for entry in one.entries] == [
+            (interface.Kind.OCCUPIED, "news"),
+            (interface.Kind.VACATED, "news"),
+        ]
+
+    async def test_a_worker_that_goes_vacates_its_channels(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        for worker, channels in ((one, ("a", "b")), (two, ("b",))):
+            for channel in channels:
+                worker.engine.set_subscribers(APP, channel, 1)
+            await worker.attach(channels[0])
+        await one.engine.close()
+        await two.until(lambda: two.entries[-1].kind == interface.Kind.VACATED, "the end of a")
+        assert [entry.channel for entry in two.entries if entry.kind == interface.Kind.VACATED] == ["a"]
+
+    async def test_announced_counts_are_those_of_all_workers_and_said_when_they_change(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        for worker, count in ((one, 1), (two, 1), (one, 3), (one, 3), (two, 0)):
+            worker.engine.set_subscribers(APP, "news", count, announce=True)
+            await worker.attach("news", "1.1")
+        await one.until(lambda: len(counts(one)) == 4, "four counts")
+        assert counts(one) == [b"1", b"2", b"4", b"3"]
+
+    async def test_many_subscribers_hear_of_their_number_now_and_then_and_of_the_last_change(self, hire: Hire) -> None:
+        one = await hire()
+        for count in (150, 151, 152, 153):
+            one.engine.set_subscribers(APP, "news", count, announce=True)
+            await one.attach("news")
+        assert counts(one) == [b"150"]
+        await one.until(lambda: counts(one) == [b"150", b"153"], "the last change", within=10)
+
+    async def test_an_attachment_is_told_the_number_with_itself_in_it(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        for expected, worker in enumerate((one, two), 1):
+            worker.engine.set_subscribers(APP, "news", 1)
+            answer = await worker.attach("news", counted=True)
+            assert answer == interface.Attached(subscribers=expected)
+
+    # -- cached events -------------------------------------------------------------------------------------------------
+
+    async def test_a_cache_channel_holds_its_newest_event(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        for body in (b"old", b"new"):
+            await one.publish("cache-c", body, cache_seconds=60)
+        await one.publish("cache-c", b"not cached")
+        assert await two.attach("cache-c", cached=True) == interface.Attached(cached=b"new")
+        held = await two.engine.cached(APP, "cache-c")
+        assert held is not None
+        assert held.body == b"new"
+        assert 55 <= held.ttl <= 60
+        assert await two.engine.cached(APP, "cache-d") is None
+
+    async def test_a_cached_event_expires(self, hire: Hire) -> None:
+        one = await hire()
+        await one.publish("cache-c", b"x", cache_seconds=0)
+        assert await one.engine.cached(APP, "cache-c") is None
+        assert await one.attach("cache-c", cached=True) == interface.Attached()
+
+    async def test_a_snapshot_of_the_cache_continues_into_the_tail(self, hire: Hire) -> None:
+        """Whoever attaches while events are published gets the cached one and then exactly those after it."""
+        one, two = await hire(), await hire()
+        publishing = asyncio.ensure_future(
+            asyncio.gather(*(one.publish("cache-c", b"%d" % n, cache_seconds=60) for n in range(200)))
+        )
+        checked = 0
+        while not publishing.done():
+            heard: list[bytes | None] = []
+            mark = len(two.entries)
+
+            def ready(answer: object, heard: list[bytes | None] = heard) -> None:
+                assert isinstance(answer, interface.Attached)
+                heard.append(answer.cached)
+                heard.append(two.entries[-1].body if two.entries else None)
+
+            wanted = interface.Attachment(APP, "cache-c", durable=False, cached=True)
+            two.engine.attach(wanted, ready)
+            await two.until(lambda heard=heard: heard, "an answer")
+            if heard[0] is not None and len(two.entries) > mark:
+                assert heard[0] == heard[1]
+                checked += 1
+            await asyncio.sleep(0)
+        await publishing
+        assert checked
+
+    async def test_a_miss_is_announced_once_until_something_is_published(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        for worker in (one, two, one):
+            await worker.attach("cache-c", cached=True)
+        await one.publish("cache-c", b"x", cache_seconds=0)
+        await two.attach("cache-c", cached=True)
+        await one.publish("end", b"")
+        await one.until(lambda: one.bodies("end"), "the end")
+        assert [entry.kind for entry in one.entries] == [
+            interface.Kind.CACHE_MISS,
+            interface.Kind.EVENT,
+            interface.Kind.CACHE_MISS,
+            interface.Kind.EVENT,
+        ]
+
+    # -- users ---------------------------------------------------------------------------------------------------------
+
+    async def test_who_is_watched_is_online_while_a_connection_of_theirs_is_signed_in(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        watch = ("ann", "bob", "cid")
+        await one.join(interface.USERS, "ann", "1.1")
+        await one.join(interface.USERS, "ann", "1.2")
+        answer = await two.attach(interface.USERS, "2.1", "bob", watch=watch)
+        assert isinstance(answer, interface.Attached)
+        assert sorted(answer.online) == ["ann", "bob"]
+        assert answer.members == ()
+        for socket_id in ("1.1", "1.2"):
+            one.engine.leave(APP, interface.USERS, socket_id)
+        await two.until(lambda: two.entries[-1].kind == interface.Kind.MEMBER_REMOVED, "ann goes offline")
+        assert [entry.user_id for entry in two.entries] == ["ann", "bob", "ann"]
+        assert await two.engine.channels(APP) == {}
+
+    # -- consumers that must see every entry ---------------------------------------------------------------------------
+
+    async def test_a_cursor_starts_in_the_present_and_goes_on_where_it_was_moved_to(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        await one.publish("c", b"before")
+        start = await one.engine.cursor("outbox")
+        await one.publish("c", b"1", b"2", b"3")
+        entries = await two.engine.entries(start, 2)
+        assert [entry.body for entry in entries] == [b"1", b"2"]
+        await one.engine.move_cursor("outbox", entries[-1].id)
+        assert await two.engine.cursor("outbox") == entries[-1].id
+        await two.engine.drop_cursor("outbox")
+        assert await two.engine.cursor("outbox") == entries[-1].id + 1
+
+    async def test_one_worker_holds_a_lease_and_another_one_gets_it_after_it(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        held = await one.engine.lease("outbox")
+        waiting = asyncio.ensure_future(two.engine.lease("outbox"))
+        other = await two.engine.lease("another")
+        assert not waiting.done()
+        await one.engine.close()
+        taken = await asyncio.wait_for(waiting, 10)
+        assert not taken.lost.is_set()
+        held.release()
+        for lease in (taken, other):
+            lease.release()
+
     # -- life and death ------------------------------------------------------------------------------------------------
 
     async def test_a_worker_that_closes_takes_its_members_and_counts_with_it(self, hire: Hire) -> None:
@@ -248,8 +404,9 @@ class Conformance:
         await one.join("presence-c", "ann", "1.1")
         await two.join("presence-c", "bob", "1.2")
         await one.engine.close()
-        await two.until(lambda: two.entries[-1].kind == interface.Kind.MEMBER_REMOVED, "the departure")
-        assert two.entries[-1].user_id == "ann"
+        gone = interface.Kind.MEMBER_REMOVED
+        await two.until(lambda: any(entry.kind == gone for entry in two.entries), "the departure")
+        assert [entry.user_id for entry in two.entries if entry.kind == gone] == ["ann"]
         assert await two.engine.channel(APP, "presence-c") == interface.ChannelCounts(0, 1)
 
     async def test_a_blocking_append_from_another_thread_reaches_the_workers(self, hire: Hire) -> None:
@@ -275,3 +432,8 @@ class Conformance:
         await one.got("c", b"x")
         assert one.engine.health().ok
         assert one.engine.statistics()["entries"] == 1
+
+
+def counts(worker: Worker) -> list[bytes]:
+    """The COUNT entries that it was handed."""
+    return [entry.body for entry in worker.entries if entry.kind == interface.Kind.COUNT]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from apps.engine import interface
 from tests.harness import waiting
@@ -37,22 +38,17 @@ class Worker:
         )
 
     async def attach(
-        self,
-        channel: str,
-        socket_id: str = "1.1",
-        user_id: str | None = None,
-        limit: int | None = None,
-        info: str = "null",
+        self, channel: str, socket_id: str = "1.1", user_id: str | None = None, info: str = "null", **more: Any
     ) -> interface.Attached | interface.Refused:
-        """Attach and wait for the answer."""
+        """Attach and wait for the answer; `more` are fields of the Attachment."""
         answered: asyncio.Future[interface.Attached | interface.Refused] = asyncio.get_running_loop().create_future()
         member = None if user_id is None else interface.Member(user_id, info)
-        self.engine.attach(APP, channel, answered.set_result, socket_id=socket_id, member=member, member_limit=limit)
+        self.engine.attach(interface.Attachment(APP, channel, socket_id, member=member, **more), answered.set_result)
         return await asyncio.wait_for(answered, 5)
 
-    async def join(self, channel: str, user_id: str, socket_id: str, **more: object) -> list[str]:
+    async def join(self, channel: str, user_id: str, socket_id: str, **more: Any) -> list[str]:
         """Attach as a member; the ids in the snapshot."""
-        answer = await self.attach(channel, socket_id, user_id, **more)  # type: ignore[arg-type]
+        answer = await self.attach(channel, socket_id, user_id, **more)
         assert isinstance(answer, interface.Attached), answer
         return [member.user_id for member in answer.members]
 

@@ -53,7 +53,7 @@ class ScriptedEngine(interface.Engine):
     """Attachments wait in `attaching` until the test answers them."""
 
     def __init__(self) -> None:
-        self.attaching: list[tuple[str, str | None, interface.Member | None, interface.Ready]] = []
+        self.attaching: list[tuple[interface.Attachment, interface.Ready]] = []
         self.admitting: list[tuple[int, interface.Ready]] = []
         self.left: list[tuple[str, str]] = []
         self.counts: dict[str, int] = {}
@@ -65,25 +65,16 @@ class ScriptedEngine(interface.Engine):
     async def open(self, deliver: interface.Deliver, fenced: interface.Fenced) -> None:
         self.deliver, self.fenced = deliver, fenced
 
-    def attach(
-        self,
-        app: str,
-        channel: str,
-        ready: interface.Ready,
-        *,
-        socket_id: str | None = None,
-        member: interface.Member | None = None,
-        member_limit: int | None = None,
-    ) -> None:
-        self.attaching.append((channel, socket_id, member, ready))
+    def attach(self, wanted: interface.Attachment, ready: interface.Ready) -> None:
+        self.attaching.append((wanted, ready))
 
-    def answer(self, *members: interface.Member) -> None:
+    def answer(self, *members: interface.Member, **more: Any) -> None:
         """Settle the oldest attachment."""
-        _, _, _, ready = self.attaching.pop(0)
-        ready(interface.Attached(members))
+        _, ready = self.attaching.pop(0)
+        ready(interface.Attached(members, **more))
 
     def refuse(self, code: str) -> None:
-        _, _, _, ready = self.attaching.pop(0)
+        _, ready = self.attaching.pop(0)
         ready(interface.Refused(code, "no"))
 
     def entry(self, channel: str, body: bytes, **more: Any) -> interface.Entry:
@@ -97,7 +88,7 @@ class ScriptedEngine(interface.Engine):
     def admit(self, app: str, limit: int, ready: interface.Ready) -> None:
         self.admitting.append((limit, ready))
 
-    def set_subscribers(self, app: str, channel: str, count: int) -> None:
+    def set_subscribers(self, app: str, channel: str, count: int, *, announce: bool = False) -> None:
         self.counts[channel] = count
 
     def append(self, publications: Sequence[interface.Publication]) -> Awaitable[list[interface.Receipt]]:
@@ -127,6 +118,24 @@ class ScriptedEngine(interface.Engine):
         raise AssertionError("not used by the hub")
 
     async def channel(self, app: str, channel: str) -> interface.ChannelCounts:
+        raise AssertionError("not used by the hub")
+
+    async def cached(self, app: str, channel: str) -> interface.Cached | None:
+        raise AssertionError("not used by the hub")
+
+    async def lease(self, name: str) -> interface.Lease:
+        raise AssertionError("not used by the hub")
+
+    async def entries(self, after: int, limit: int) -> list[interface.Entry]:
+        raise AssertionError("not used by the hub")
+
+    async def cursor(self, name: str) -> int:
+        raise AssertionError("not used by the hub")
+
+    async def move_cursor(self, name: str, position: int) -> None:
+        raise AssertionError("not used by the hub")
+
+    async def drop_cursor(self, name: str) -> None:
         raise AssertionError("not used by the hub")
 
     async def members(self, app: str, channel: str) -> list[interface.Member]:

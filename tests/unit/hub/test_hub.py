@@ -286,6 +286,95 @@ async def test_a_connection_that_the_server_gave_up_on_is_taken_out_by_the_timer
     await until(lambda: one.writer.aborted)
 
 
+async def test_who_wants_the_cached_event_always_asks_the_engine(
+    engine: ScriptedEngine, hub: hubs.Hub, client: NewClient
+) -> None:
+    one, two = client(), client()
+    one.subscribe("cache-c")
+    engine.answer()
+    answers: list[interface.Attached | interface.Refused] = []
+    hub.subscribe(two.connection, "cache-c", answers.append, cached=True)
+    wanted, _ = engine.attaching[0]
+    assert (wanted.durable, wanted.cached) == (False, True)
+    engine.answer(cached=b"x")
+    assert answers == [interface.Attached(cached=b"x")]
+
+
+async def test_subscribers_who_hear_their_number_wait_until_they_are_in_it(
+    engine: ScriptedEngine, hub: hubs.Hub, client: NewClient
+) -> None:
+    one, two = client(), client()
+    for each in (one, two):
+        hub.subscribe(each.connection, "news", lambda answer: None, announce=True)
+        wanted, _ = engine.attaching[0]
+        assert (wanted.durable, wanted.counted) == (True, True)
+        engine.answer(subscribers=1)
+    engine.deliver([engine.entry("news", b"2", kind=interface.Kind.COUNT)])
+    assert one.got == [
+        b'{"event":"pusher_internal:subscription_count","channel":"news","data":"{\\"subscription_count\\":2}"}'
+    ]
+
+
+async def test_what_is_only_for_webhooks_is_not_delivered(engine: ScriptedEngine, client: NewClient) -> None:
+    one, two = client(), client()
+    one.subscribe("cache-c")
+    engine.answer()
+    two.subscribe("cache-c")
+    kinds = (interface.Kind.OCCUPIED, interface.Kind.CACHE_MISS, interface.Kind.VACATED)
+    engine.deliver([engine.entry("cache-c", b"", kind=kind) for kind in kinds])
+    engine.deliver(
+        [
+            engine.entry("cache-c", b"", kind=interface.Kind.CACHE_MISS),
+            engine.entry("cache-c", b"x", kind=interface.Kind.CLIENT_EVENT, exclude="1.1"),
+        ]
+    )
+    assert one.got == [b"subscribed cache-c"]
+    assert two.got == [b"subscribed cache-c", b"x"]
+
+
+async def test_a_watcher_hears_who_comes_and_goes_and_a_user_has_connections(
+    engine: ScriptedEngine, hub: hubs.Hub, client: NewClient
+) -> None:
+    ann, bob = client(), client()
+    answers: list[interface.Attached | interface.Refused] = []
+    hub.sign_in(ann.connection, "ann", answers.append, watchlist=["bob", "cid"])
+    wanted, _ = engine.attaching[0]
+    assert (wanted.channel, wanted.member, wanted.watch) == (
+        interface.USERS,
+        interface.Member("ann", "null"),
+        ("bob", "cid"),
+    )
+    engine.answer(online=("cid",))
+    assert answers == [interface.Attached(online=("cid",))]
+    hub.sign_in(bob.connection, "bob", answers.append)
+    engine.answer()
+    came, went = interface.Kind.MEMBER_ADDED, interface.Kind.MEMBER_REMOVED
+    engine.deliver([engine.entry(interface.USERS, b"null", kind=kind, user_id="bob") for kind in (came, went)])
+    engine.deliver([engine.entry(interface.USERS, b"null", kind=came, user_id="dan")])
+    assert ann.got == [
+        b'{"event":"pusher_internal:watchlist_events","data":"{\\"events\\":[{\\"name\\":\\"%b\\",'
+        b'\\"user_ids\\":[\\"bob\\"]}]}"}' % name
+        for name in (b"online", b"offline")
+    ]
+    assert bob.got == []
+    assert hub.connections_of_user(APP, "bob") == [bob.connection]
+    hub.disconnect(bob.connection)
+    assert engine.left == [(interface.USERS, "1.2")]
+    assert hub.connections_of_user(APP, "bob") == []
+
+
+async def test_who_goes_while_signing_in_is_not_left_online(
+    engine: ScriptedEngine, hub: hubs.Hub, client: NewClient
+) -> None:
+    one = client()
+    hub.sign_in(one.connection, "ann", one.answers.append)  # type: ignore[arg-type]
+    hub.disconnect(one.connection)
+    engine.answer()
+    assert one.answers == []
+    assert engine.left == [(interface.USERS, "1.1")]
+    assert hub.connections_of_user(APP, "ann") == []
+
+
 async def test_a_fence_closes_everybody_and_says_why(engine: ScriptedEngine, hub: hubs.Hub, client: NewClient) -> None:
     one = client()
     one.subscribe("presence-c", "ann")

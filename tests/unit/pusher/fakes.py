@@ -155,33 +155,26 @@ class Engine(interface.Engine):
     ) -> tuple[list[interface.Entry], interface.Position | None]:
         return [], None
 
-    def set_subscribers(self, app: str, channel: str, count: int) -> None:
+    def set_subscribers(self, app: str, channel: str, count: int, *, announce: bool = False) -> None:
         self._subscribers[app, channel] = count
 
-    def attach(
-        self,
-        app: str,
-        channel: str,
-        ready: interface.Ready,
-        *,
-        socket_id: str | None = None,
-        member: interface.Member | None = None,
-        member_limit: int | None = None,
-    ) -> None:
+    def attach(self, wanted: interface.Attachment, ready: interface.Ready) -> None:
+        channel, member, limit = wanted.channel, wanted.member, wanted.member_limit
+
         def act() -> None:
             if self.down:
                 ready(interface.Refused("engine_unavailable", self.down))
                 return
             present = self._present.setdefault(channel, {})
-            if member is not None and socket_id is not None:
+            if member is not None:
                 others = {one.user_id for one in present.values()} - {member.user_id}
-                if member_limit is not None and len(others) >= member_limit:
-                    ready(interface.Refused("member_limit", "full", member_limit, len(others)))
+                if limit is not None and len(others) >= limit:
+                    ready(interface.Refused("member_limit", "full", limit, len(others)))
                     return
                 if member.user_id not in {one.user_id for one in present.values()}:
                     kind, info = interface.Kind.MEMBER_ADDED, member.info.encode()
-                    self._append(interface.Publication(app, channel, info, kind, member.user_id, socket_id))
-                present[socket_id] = member
+                    self._append(interface.Publication(wanted.app, channel, info, kind, member.user_id))
+                present[wanted.socket_id] = member
             ready(interface.Attached(tuple({one.user_id: one for one in present.values()}.values())))
 
         self._soon(act)
@@ -201,6 +194,24 @@ class Engine(interface.Engine):
                 ready(interface.Attached())
 
         self._soon(act)
+
+    async def cached(self, app: str, channel: str) -> interface.Cached | None:
+        raise NotImplementedError
+
+    async def lease(self, name: str) -> interface.Lease:
+        raise NotImplementedError
+
+    async def entries(self, after: int, limit: int) -> list[interface.Entry]:
+        raise NotImplementedError
+
+    async def cursor(self, name: str) -> int:
+        raise NotImplementedError
+
+    async def move_cursor(self, name: str, position: int) -> None:
+        raise NotImplementedError
+
+    async def drop_cursor(self, name: str) -> None:
+        raise NotImplementedError
 
     async def channels(self, app: str, prefix: str = "") -> dict[str, interface.ChannelCounts]:
         raise NotImplementedError

@@ -1,0 +1,103 @@
+"""Operations: publications."""
+
+from __future__ import annotations
+
+import threading
+from asyncio import AbstractEventLoop, Future
+from collections.abc import Sequence
+
+from apps.engine import errors, interface
+from apps.engine.local import operations
+
+
+class Append(operations.Operation):
+    """Publications, all or none."""
+
+    __slots__ = ("publications", "receipts")
+
+    def __init__(self, publications: Sequence[interface.Publication]) -> None:
+        super().__init__()
+        self.publications = publications
+        self.receipts: list[interface.Receipt] = []
+
+    def run(self, group: operations.Group) -> None:
+        self.receipts = [self._one(group, publication) for publication in self.publications]
+
+    def _one(self, group: operations.Group, publication: interface.Publication) -> interface.Receipt:
+        if publication.idempotency_key is not None and (known := self._known(group, publication)) is not None:
+            return known
+        position = None
+        if publication.retention is not None:
+            position = group.streams.advance(publication.app, publication.channel, publication.retention)
+        entry_id = group.log(
+            publication.kind,
+            publication.app,
+            publication.channel,
+            publication.body,
+            offset=position and position.offset,
+            user_id=publication.user_id,
+            exclude=publication.exclude,
+        )
+        if publication.cache_seconds is not None:
+            group.cursor.execute(
+                "INSERT OR REPLACE INTO cache VALUES (?, ?, ?, ?)",
+                (
+                    publication.app,
+                    publication.channel,
+                    publication.body,
+                    group.now_ms // 1000 + publication.cache_seconds,
+                ),
+            )
+        if publication.idempotency_key is not None:
+            epoch, offset = position or (None, None)
+            expires_s = group.now_ms // 1000 + interface.IDEMPOTENCY_SECONDS
+            group.cursor.execute(
+                "INSERT OR REPLACE INTO idempotency VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (publication.app, publication.channel, publication.idempotency_key, entry_id, epoch, offset, expires_s),
+            )
+        return interface.Receipt(entry_id, position, duplicate=False)
+
+    def _known(self, group: operations.Group, publication: interface.Publication) -> interface.Receipt | None:
+        rows = group.cursor.execute(
+            'SELECT id, epoch, "offset" FROM idempotency WHERE app = ? AND channel = ? AND key = ? AND expires_s > ?',
+            (publication.app, publication.channel, publication.idempotency_key, group.now_ms // 1000),
+        ).fetchall()
+        if not rows:
+            return None
+        entry_id, epoch, offset = rows[0]
+        position = None if epoch is None else interface.Position(epoch, offset)
+        return interface.Receipt(entry_id, position, duplicate=True)
+
+
+class AwaitedAppend(Append):
+    """For a coroutine: settles a future on its loop."""
+
+    __slots__ = ("future", "loop")
+
+    def __init__(self, publications: Sequence[interface.Publication], loop: AbstractEventLoop) -> None:
+        super().__init__(publications)
+        self.loop = loop
+        self.future: Future[list[interface.Receipt]] = loop.create_future()
+
+    def settle(self, error: errors.EngineError | None) -> None:
+        if self.future.done():
+            return  # the caller was cancelled: nobody waits
+        if error is None:
+            self.future.set_result(self.receipts)
+        else:
+            self.future.set_exception(error)
+
+
+class BlockingAppend(Append):
+    """For a thread: sets an event."""
+
+    __slots__ = ("done", "error")
+
+    def __init__(self, publications: Sequence[interface.Publication]) -> None:
+        super().__init__(publications)
+        self.done = threading.Event()
+        self.error: errors.EngineError | None = None
+
+    def settle(self, error: errors.EngineError | None) -> None:
+        self.error = error
+        self.done.set()

@@ -1,0 +1,74 @@
+"""Operations: what keeps the log small, and those that consume it whole."""
+
+from __future__ import annotations
+
+from asyncio import AbstractEventLoop
+
+from apps.engine import interface
+from apps.engine.local import operations, streams
+
+
+class Trim(operations.WorkerOperation):
+    """Forget announcements up to `upto`, record that in the same transaction, and sweep what is too old elsewhere."""
+
+    __slots__ = ("more", "upto")
+
+    def __init__(self, loop: AbstractEventLoop, upto: int, settled: operations.Settled) -> None:
+        super().__init__(loop, settled)
+        self.upto = upto
+        self.more = False  # whether another sweep would find more
+
+    def run(self, group: operations.Group) -> None:
+        cursor = group.cursor
+        [(trimmed_to,)] = cursor.execute("SELECT trimmed_to FROM state").fetchall()
+        cursor.execute("DELETE FROM cursors WHERE moved_s < ?", (group.now_ms // 1000 - interface.CURSOR_SECONDS,))
+        [(held_at,)] = cursor.execute("SELECT MIN(position) FROM cursors").fetchall()
+        upto = self.upto if held_at is None else min(self.upto, held_at)
+        if upto > trimmed_to:
+            # Only the new part of the range: what is below holds nothing but kept entries.
+            cursor.execute('DELETE FROM log WHERE id > ? AND id <= ? AND "offset" IS NULL', (trimmed_to, upto))
+            cursor.execute("UPDATE state SET trimmed_to = ?", (upto,))
+            trimmed_to = upto
+        cursor.execute("DELETE FROM cache WHERE expires_s <= ?", (group.now_ms // 1000,))
+        cursor.execute("DELETE FROM idempotency WHERE expires_s <= ?", (group.now_ms // 1000,))
+        self.more = streams.sweep(cursor, group.now_ms, trimmed_to)
+
+
+class Cursor(operations.WorkerOperation):
+    """Where a consumer of the whole log stands. `position`: None only asks, and makes a new one at the present."""
+
+    __slots__ = ("forget", "name", "position")
+
+    def __init__(
+        self, loop: AbstractEventLoop, name: str, position: int | None = None, *, forget: bool = False
+    ) -> None:
+        super().__init__(loop)
+        self.name = name
+        self.position = position
+        self.forget = forget
+
+    def run(self, group: operations.Group) -> None:
+        cursor = group.cursor
+        if self.forget:
+            cursor.execute("DELETE FROM cursors WHERE name = ?", (self.name,))
+            return
+        if self.position is None:
+            known = cursor.execute("SELECT position FROM cursors WHERE name = ?", (self.name,)).fetchall()
+            # One that is ahead of the log belongs to a log that was deleted.
+            self.position = known[0][0] if known and known[0][0] <= group.top else group.top
+        cursor.execute(
+            "INSERT OR REPLACE INTO cursors VALUES (?, ?, ?)", (self.name, self.position, group.now_ms // 1000)
+        )
+
+
+class Touch(operations.WorkerOperation):
+    """Does nothing, durably: shows that what was submitted before is written, and where the log stands."""
+
+    __slots__ = ("top",)
+
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.top = 0
+
+    def run(self, group: operations.Group) -> None:
+        self.top = group.top
