@@ -38,6 +38,9 @@ UvicornWorker.CONFIG_KWARGS = {
 }
 
 graceful_timeout = _graceful + 5  # uvicorn's time and then that of the lifespan's end; after it gunicorn kills
+keepalive = (
+    75  # seconds; proxies and SDKs keep an idle connection for up to 60, and theirs must be the side that ends it
+)
 control_socket_disable = True  # a file in the home folder that containers may not write
 preload_app = False  # an engine holds threads and locks, which do not survive a fork
 
