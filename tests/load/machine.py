@@ -1,0 +1,82 @@
+"""This machine: its cores, what a process has used of them, and how to say what it is."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.load import errors
+
+TICK_S = 1 / os.sysconf("SC_CLK_TCK")  # the resolution of /proc/PID/stat, 10 ms as a rule: 0.3 % of a run of 3 s
+
+
+class Cores(NamedTuple):
+    server: int
+    client: int
+
+
+def cores() -> Cores:
+    """The first two cores that this process may use."""
+    usable = sorted(os.sched_getaffinity(0))
+    if len(usable) < 2:
+        raise errors.Unsuited("The benchmark needs two cores: one for the server, one for the client.")
+    return Cores(usable[0], usable[1])
+
+
+@contextlib.contextmanager
+def pinned(core: int) -> Iterator[None]:
+    """This process, and every child that it starts meanwhile, runs on this core alone."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of all threads of a process so far."""
+    # The name in parentheses may hold anything; after it come the fields from the third on (proc_pid_stat(5)).
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * TICK_S
+
+
+def core_seconds(pid: int) -> float:
+    """What the core of a pinned process has worked so far, for whomever, other guests of the same host included."""
+    (core,) = os.sched_getaffinity(pid)
+    line = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith(f"cpu{core} "))
+    user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(int, line.split()[1:])  # proc_stat(5)
+    return (user + nice + system + irq + softirq + steal) * TICK_S
+
+
+def allow_files(count: int) -> None:
+    """Let this process and its children open this many files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < count:
+        raise errors.Unsuited(f"The benchmark needs {count} open files; the hard limit of this machine is {hard}.")
+    if soft != resource.RLIM_INFINITY and soft < count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+
+
+def describe() -> str:
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
+    load = os.getloadavg()[0]
+    return f"{model}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, load before the run {load:.2f}"
+
+
+def versions(*distributions: str) -> str:
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return ", ".join([python, *(f"{name} {importlib.metadata.version(name)}" for name in distributions)])

@@ -1,0 +1,75 @@
+"""A server under load: a child process on a core of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.harness import servers, worlds
+from tests.load import errors, machine
+
+START_S = 30.0
+STOP_S = 3.0  # then by force: a server that is still busy with what nobody waits for would disturb the next one
+PAUSE_S = 0.05
+LOG_LINES = 30  # of the server's log, under what went wrong
+ROUTINE = ("WebSocket /", "connection open", "connection closed", 'HTTP/1.1" 200')
+
+
+class Process(NamedTuple):
+    pid: int
+    port: int
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str], port: int, environment: Mapping[str, str], *, core: int, log: Path
+) -> Iterator[Process]:
+    """A program of this Python's environment, once it listens on `port`. Ended at the end. Raises NotStarted."""
+    program, *arguments = command
+    with log.open("ab") as output, machine.pinned(core):
+        child = subprocess.Popen(
+            [str(Path(sys.executable).parent / program), *arguments],
+            cwd=worlds.REPOSITORY,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        _wait_until_listening(child, port, log)
+        yield Process(child.pid, port)
+    except Exception as error:
+        state = "runs" if child.poll() is None else f"ended with {child.returncode}"
+        error.add_note(f"The server {state}; its log ends:\n{_tail(log)}")
+        raise
+    finally:
+        child.terminate()
+        try:
+            child.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def _tail(log: Path) -> str:
+    """Without what every connection and every accepted request leaves there."""
+    lines = log.read_text(errors="replace").splitlines()
+    telling = [line for line in lines if not any(sign in line for sign in ROUTINE)]
+    return "\n".join(telling[-LOG_LINES:])
+
+
+def _wait_until_listening(child: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex((servers.HOST, port)) == 0:
+                return
+        if child.poll() is not None or time.monotonic() > deadline:
+            raise errors.NotStarted(f"{child.args!r} does not listen on port {port}\n{_tail(log)}")
+        time.sleep(PAUSE_S)

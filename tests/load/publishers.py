@@ -1,0 +1,149 @@
+"""Who publishes: each way of it behind one interface, driven by the loop that reads the subscribers.
+
+The publisher shares the client's core. It saturates the server but never runs ahead of the subscribers: the loop tells
+it how many events may be under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from apps.engine import interface
+from apps.engine.local import engine
+from apps.hub import frames
+from tests.harness import servers, signing, wire, worlds
+from tests.load import errors, events, subscribers
+
+
+class Publisher(Protocol):
+    def publish(self, first: int, room: int) -> int:
+        """Begin to publish at most `room` events, numbered from `first`. Returns how many; 0: not now."""
+
+    def watched(self) -> Mapping[int, subscribers.Ready]:
+        """What the loop must call when one of these file descriptors can be read."""
+
+    def close(self) -> None: ...
+
+
+class Http:
+    """Pusher's HTTP API, one request at a time on each connection: `events`, or with `batch` `batch_events`."""
+
+    def __init__(self, port: int, application: worlds.Application, connections: int, batch: int = 1) -> None:
+        self._application = application
+        self._batch = batch
+        self._route = f"/apps/{application.id}/{'events' if batch == 1 else 'batch_events'}"
+        self._connections = [_HttpConnection(port) for _ in range(connections)]
+
+    def publish(self, first: int, room: int) -> int:
+        begun = 0
+        for connection in self._connections:
+            count = min(self._batch, room - begun)
+            if not count:
+                break
+            if not connection.busy:
+                body = self._body(first + begun, count)
+                connection.post(signing.path(self._application, "POST", self._route, body), body)
+                begun += count
+        return begun
+
+    def watched(self) -> Mapping[int, subscribers.Ready]:
+        return {one.socket.fileno(): one.ready for one in self._connections}
+
+    def close(self) -> None:
+        for one in self._connections:
+            one.socket.close()
+
+    def _body(self, first: int, count: int) -> bytes:
+        numbers = range(first, first + count)
+        if self._batch == 1:
+            event = {"name": events.NAME, "channels": [events.CHANNEL], "data": events.data(first)}
+            return json.dumps(event).encode()
+        items = [{"name": events.NAME, "channel": events.CHANNEL, "data": events.data(number)} for number in numbers]
+        return json.dumps({"batch": items}).encode()
+
+
+class _HttpConnection:
+    def __init__(self, port: int) -> None:
+        self.busy = False
+        self.socket = socket.create_connection((servers.HOST, port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._answer = b""
+
+    def post(self, target: str, body: bytes) -> None:
+        head = f"POST {target} HTTP/1.1\r\nHost: {servers.HOST}\r\nContent-Length: {len(body)}\r\n\r\n"
+        self.socket.sendall(head.encode() + body)
+        self.busy = True
+
+    def ready(self) -> None:
+        """Something of the answer is there. Raises Refused unless it is a 200."""
+        received = self.socket.recv(65_536)
+        self._answer += received
+        head, end, body = self._answer.partition(b"\r\n\r\n")
+        if not received or (end and b" 200 " not in head[:16]):
+            raise errors.Refused(f"A publication was not accepted: {self._answer[:500]!r}")
+        if end and len(body) >= _content_length(head):
+            self._answer = b""
+            self.busy = False
+
+
+def _content_length(head: bytes) -> int:
+    for line in head.lower().split(b"\r\n"):
+        if line.startswith(b"content-length:"):
+            return int(line.partition(b":")[2])
+    raise errors.Refused(f"An answer without a length: {head!r}")
+
+
+class Log:
+    """Another process of the same world writes to the log, as a task worker does: only the fan-out is measured."""
+
+    GROUP = 10  # events of one append
+
+    def __init__(self, folder: Path, app: str) -> None:
+        self._app = app
+        self._engine = engine.LocalEngine(folder / "engine")
+
+    def publish(self, first: int, room: int) -> int:
+        count = min(self.GROUP, room)
+        publications = [
+            interface.Publication(
+                self._app, events.CHANNEL, frames.event(events.NAME, events.CHANNEL, events.data(number))
+            )
+            for number in range(first, first + count)
+        ]
+        if publications:
+            self._engine.append_blocking(publications)
+        return count
+
+    def watched(self) -> Mapping[int, subscribers.Ready]:
+        return {}
+
+    def close(self) -> None:
+        asyncio.run(self._engine.close())
+
+
+class WebSocket:
+    """One WebSocket; each text that it sends is an event."""
+
+    def __init__(self, port: int, target: str) -> None:
+        self._wire = wire.Wire(port, target)
+
+    def publish(self, first: int, room: int) -> int:
+        self._wire.send(*(wire.WireFrame(wire.TEXT, events.body(number)) for number in range(first, first + room)))
+        return room
+
+    def watched(self) -> Mapping[int, subscribers.Ready]:
+        return {self._wire.socket.fileno(): self._ready}
+
+    def close(self) -> None:
+        self._wire.__exit__()
+
+    def _ready(self) -> None:
+        frame = self._wire.receive()
+        if frame is None or frame.opcode != wire.PING:
+            raise errors.Refused(f"The publishing WebSocket got {frame}")
+        self._wire.send(wire.WireFrame(wire.PONG, frame.payload))

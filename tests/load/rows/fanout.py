@@ -1,0 +1,65 @@
+"""Fan-out at saturation: everybody is on one channel, and as much is published as gets through."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+from tests.load import machine, publishers, rooms
+
+WARM_UP_S = 0.3
+IDLE_WAIT_S = 0.1  # the longest wait for something to read, while publishing
+
+
+class Sample(NamedTuple):
+    deliveries: int
+    wall_s: float  # from the first publication to the last delivery
+    server_cpu_s: float  # user and system time of all threads of the server in that time
+    client_cpu_s: float  # of the client, publisher included
+    core_s: float  # what the server's core worked in that time, for whomever
+
+    @property
+    def cpu_us(self) -> float:
+        """CPU microseconds of the server per delivery."""
+        return self.server_cpu_s / self.deliveries * 1e6
+
+    @property
+    def per_second(self) -> float:
+        return self.deliveries / self.wall_s
+
+    @property
+    def server_busy(self) -> float:
+        return self.server_cpu_s / self.wall_s
+
+    @property
+    def others_busy(self) -> float:
+        """The share of the server's core that others took: the more, the less `per_second` says."""
+        return max(0.0, self.core_s - self.server_cpu_s) / self.wall_s
+
+    @property
+    def client_busy(self) -> float:
+        return self.client_cpu_s / self.wall_s
+
+
+def measure(room: rooms.Room, publisher: publishers.Publisher, window: int, pid: int, seconds: float) -> Sample:
+    """Publish for `seconds` after a warm-up, at most `window` events under way. Raises Lost where something is."""
+    _saturate(room, publisher, window, WARM_UP_S)
+    deliveries = room.subscribers.deliveries
+    before = _clocks(pid)
+    _saturate(room, publisher, window, seconds)
+    spent = [now - then for now, then in zip(_clocks(pid), before, strict=True)]
+    room.verify()
+    return Sample(room.subscribers.deliveries - deliveries, *spent)
+
+
+def _clocks(pid: int) -> tuple[float, float, float, float]:
+    """What a sample is made of, in its order."""
+    return time.perf_counter(), machine.cpu_seconds(pid), time.process_time(), machine.core_seconds(pid)
+
+
+def _saturate(room: rooms.Room, publisher: publishers.Publisher, window: int, seconds: float) -> None:
+    deadline = time.perf_counter() + seconds
+    while time.perf_counter() < deadline:
+        room.publish(publisher, window - room.under_way)
+        room.subscribers.read(IDLE_WAIT_S)
+    room.drain()

@@ -1,0 +1,45 @@
+"""Stock Channels on its in-memory layer, under the same uvicorn: what a Django developer has today."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from tests.harness import servers, wire, worlds
+from tests.load import machine, processes, publishers, subjects
+
+# One event keeps it busy for a quarter of a second, and it joins nothing: more would only wait. Its layer drops above
+# 100 for a consumer.
+WINDOW = 4
+
+
+class StockChannels:
+    name = subjects.STOCK
+
+    def absent(self) -> str | None:
+        return None
+
+    def versions(self) -> str:
+        return machine.versions("django", "channels", "uvicorn", "uvloop", "websockets")
+
+    @contextlib.contextmanager
+    def running(self, folder: Path, core: int) -> Iterator[Running]:
+        port = servers.free_port()
+        command = ["uvicorn", "tests.load.stock_channels:application", "--port", str(port), "--lifespan", "off"]
+        environment = {name: text for name, text in os.environ.items() if not name.startswith(worlds.OWN_PREFIXES)}
+        with processes.running(command, port, environment, core=core, log=folder / "log") as process:
+            yield Running(process)
+
+
+class Running:
+    def __init__(self, process: processes.Process) -> None:
+        self.pid = process.pid
+        self._port = process.port
+
+    def join(self, count: int) -> list[wire.Wire]:
+        return [wire.Wire(self._port, "/subscribe") for _ in range(count)]
+
+    def ways(self) -> Mapping[str, subjects.Way]:
+        return {"group_send": subjects.Way(lambda: publishers.WebSocket(self._port, "/publish"), WINDOW)}

@@ -1,0 +1,140 @@
+"""Many subscribers in one process, cheap enough not to be what is measured: one `recv` and two slices for a read.
+
+Nothing is taken on trust. Of every frame to every subscriber the head and the mark are compared with what the others
+got at the same place, so a frame that is missing, doubled, or out of order raises `Lost`. What the first subscriber got
+is kept whole, for the numbers of the events.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+
+from tests.harness import wire
+from tests.load import errors, events
+
+READ_BYTES = 256 * 1024
+TEXT_HEAD = b"\x81"  # FIN and the text opcode
+CONTROL = (wire.CLOSE, wire.PING, wire.PONG)
+
+Ready = Callable[[], None]
+
+
+class Subscribers:
+    """`wires` are subscribed and have nothing left to read. `layout` holds for every frame that follows."""
+
+    def __init__(self, wires: Sequence[wire.Wire], layout: events.Layout) -> None:
+        self.layout = layout
+        self.reference = bytearray()  # what the first subscriber got
+        self.arrivals: array[float] | None = None  # while it is one: (position, position behind, time) of each read
+        self._wires = wires
+        self._sockets = [one.socket for one in wires]
+        self._order = bytearray()  # the marks, in the order in which the server sent them
+        self._got = [0] * len(wires)  # bytes of events
+        self._total = 0
+        self._buffer = bytearray(READ_BYTES)
+        self._poll = select.epoll()
+        self._by_fd = {one.fileno(): index for index, one in enumerate(self._sockets)}
+        self._watched: dict[int, Ready] = {}
+        for one in self._sockets:
+            one.setblocking(False)
+            self._poll.register(one, select.EPOLLIN)
+
+    def __len__(self) -> int:
+        return len(self._wires)
+
+    @property
+    def deliveries(self) -> int:
+        """Whole events received, by all together."""
+        return self._total // self.layout.size
+
+    def watch(self, watched: Mapping[int, Ready]) -> None:
+        """Call these when their file descriptors can be read, and no longer those of before."""
+        for fd in self._watched:
+            self._poll.unregister(fd)
+        for fd in watched:
+            self._poll.register(fd, select.EPOLLIN)
+        self._watched = dict(watched)
+
+    def read(self, timeout_s: float) -> None:
+        """Wait for something to read, then read once from each that has something. Raises Lost."""
+        by_fd = self._by_fd
+        for fd, _ in self._poll.poll(timeout_s, len(by_fd) + len(self._watched)):
+            index = by_fd.get(fd)
+            if index is None:
+                self._watched[fd]()
+            else:
+                self._receive(index)
+
+    def close(self) -> None:
+        self._poll.close()
+        for one in self._wires:
+            one.__exit__()
+
+    def _receive(self, index: int) -> None:
+        buffer, got, (size, mark) = self._buffer, self._got[index], self.layout
+        try:
+            count = self._sockets[index].recv_into(buffer)
+        except ConnectionError as error:
+            raise errors.Lost(f"Subscriber {index}: {error}") from error
+        if not count:
+            raise errors.Lost(f"The server ended the connection of subscriber {index}")
+        phase = got % size
+        heads = buffer[-phase % size : count : size]
+        if heads.count(TEXT_HEAD) != len(heads):
+            count = self._take_control_frames(index, count, -phase % size)
+        marks = buffer[(mark - phase) % size : count : size]
+        at = (got - mark + size - 1) // size  # the position of the first event whose mark is in here
+        known = self._order[at : at + len(marks)]
+        if known != marks:
+            if not marks.startswith(known):
+                raise errors.Lost(f"Subscriber {index} got something else than the others after event {at}")
+            self._order += marks[len(known) :]
+        if index == 0:
+            self.reference += buffer[:count]
+        if self.arrivals is not None:
+            self.arrivals.extend((got // size, (got + count) // size, time.perf_counter()))
+        self._got[index] = got + count
+        self._total += count
+
+    def _take_control_frames(self, index: int, count: int, at: int) -> int:
+        """Answer what is no event and take it out of the buffer. `at`: the first head. Returns the bytes left."""
+        buffer = self._buffer
+        while at < count:
+            if buffer[at] == TEXT_HEAD[0]:
+                at += self.layout.size
+                continue
+            opcode = buffer[at] & 0x0F
+            if opcode not in CONTROL:
+                raise errors.Lost(f"Subscriber {index} got a frame of opcode {opcode}, or is out of step")
+            # The rest of it may still be on its way.
+            count = self._complete(index, count, at + 2)
+            end = at + 2 + buffer[at + 1]
+            count = self._complete(index, count, end)
+            payload = bytes(buffer[at + 2 : end])
+            buffer[at : count - (end - at)] = buffer[end:count]
+            count -= end - at
+            if opcode == wire.CLOSE:
+                raise errors.Lost(f"The server closed subscriber {index} with {int.from_bytes(payload[:2], 'big')}")
+            if opcode == wire.PING:
+                self._sockets[index].sendall(wire.encode(wire.WireFrame(wire.PONG, payload)))
+        return count
+
+    def _complete(self, index: int, count: int, needed: int) -> int:
+        """Have at least `needed` bytes in the buffer."""
+        if count >= needed:
+            return count
+        one = self._sockets[index]
+        one.setblocking(True)
+        try:
+            while count < needed:
+                more = one.recv(needed - count)
+                if not more:
+                    raise errors.Lost(f"The connection of subscriber {index} ended within a frame")
+                self._buffer[count : count + len(more)] = more
+                count += len(more)
+        finally:
+            one.setblocking(False)
+        return count
