@@ -24,3 +24,14 @@ class EngineMisconfigured(EngineError):
     """The engine refuses to start in this place; the message says what to change."""
 
     code = "engine_misconfigured"
+
+
+class OverBudget(EngineError):
+    """Nothing was published. `limit` and `actual` are publications in this second."""
+
+    code = "over_budget"
+
+    def __init__(self, limit: int, actual: int) -> None:
+        super().__init__(f"{actual} events would be published in this second; {limit} are allowed")
+        self.limit = limit
+        self.actual = actual

@@ -95,6 +95,13 @@ class Publication:
 IDEMPOTENCY_SECONDS = 600  # longer than any SDK's retries, short enough that the table stays small
 
 
+class Budget(NamedTuple):
+    """How many publications an application may make in one second, in the whole deployment."""
+
+    app: str
+    per_second: int
+
+
 class Receipt(NamedTuple):
     """The answer to a publication that is now in the log. `position` is None where no history is kept."""
 
@@ -111,6 +118,46 @@ class Member(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Rewind:
+    """The newest entries of a stream: at most `count`, none older than `seconds`; 0 for no bound of that kind."""
+
+    count: int
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Which part of a kept channel's past is wanted: all after a position, or the newest.
+
+    More than `max_entries` or `max_bytes` (of bodies) are refused as `too_many`. `continued`: this is the next chunk of
+    a replay that was granted.
+    """
+
+    after: Position | None = None
+    rewind: Rewind | None = None
+    max_entries: int = 300
+    max_bytes: int = 1_048_576
+    continued: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """The answer to a `History`.
+
+    `position`: the stream's top at this instant, None if nothing was ever kept. `entries`: the next chunk, oldest
+    first. `count`: how many entries there were to replay, this chunk included. `complete`: the chunk reaches the tail,
+    and delivery goes on from here; otherwise the subscriber is not attached yet, and asks again after its last entry.
+    `reason`: why nothing is replayed: `epoch_changed`, `position_expired` or `too_many`.
+    """
+
+    position: Position | None
+    entries: tuple[Entry, ...] = ()
+    count: int = 0
+    complete: bool = False
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Attachment:
     """What a subscriber asks the engine for: to be a member, to be told things, and to start exactly there.
 
@@ -118,6 +165,7 @@ class Attachment:
     `member`: its user is present from now on until `leave` with the same `socket_id`; a user's first connection appends
     a MEMBER_ADDED entry, delivered before the answer. `member_limit` bounds distinct users. `cached`: the cached event
     is wanted. `counted`: the number of subscribers is wanted. `watch`: which of these users are online is wanted.
+    `history`: the channel's past is wanted.
     """
 
     app: str
@@ -129,6 +177,7 @@ class Attachment:
     cached: bool = False
     counted: bool = False
     watch: tuple[str, ...] = ()
+    history: History | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +192,7 @@ class Attached:
     cached: bytes | None = None
     subscribers: int = 0
     online: tuple[str, ...] = ()
+    replayed: Replayed | None = None
 
 
 class Cached(NamedTuple):
@@ -213,11 +263,11 @@ class Engine(abc.ABC):
     # -- the log -------------------------------------------------------------------------------------------------------
 
     @abc.abstractmethod
-    def append(self, publications: Sequence[Publication]) -> Awaitable[list[Receipt]]:
+    def append(self, publications: Sequence[Publication], *, budget: Budget | None = None) -> Awaitable[list[Receipt]]:
         """Add publications, all of them or none, in this order. Done when they are durable.
 
-        Raises EngineUnavailable, after which none of them is in the log unless the time-out of the commit itself was
-        the reason.
+        Raises OverBudget if `budget` has no room for all of them, and EngineUnavailable, after which none of them is in
+        the log unless the time-out of the commit itself was the reason.
         """
 
     @abc.abstractmethod
@@ -227,10 +277,20 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     async def read(
-        self, app: str, channel: str, after: int, limit: int, *, newest_first: bool = False
+        self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
     ) -> tuple[list[Entry], Position | None]:
-        """Kept entries of a stream with offset > `after` (with `newest_first`: the newest ones), and the stream's
-        top."""
+        """Kept entries of a stream with offset > `after` and < `before`, and the stream's top.
+
+        The oldest of them first; with `newest_first` the newest.
+        """
+
+    @abc.abstractmethod
+    def save_session(self, app: str, token: str, record: bytes, seconds: int) -> None:
+        """Keep a client's record for so long after now, in place of the one before. Written soon; the last one wins."""
+
+    @abc.abstractmethod
+    async def load_session(self, app: str, token: str) -> bytes | None:
+        """The record, if it has not expired."""
 
     # -- presence and counts -------------------------------------------------------------------------------------------
 

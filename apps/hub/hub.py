@@ -268,10 +268,12 @@ class Hub:
 
     # -- events --------------------------------------------------------------------------------------------------------
 
-    def publish(self, publications: Sequence[interface.Publication]) -> Awaitable[list[interface.Receipt]]:
+    def publish(
+        self, publications: Sequence[interface.Publication], *, budget: interface.Budget | None = None
+    ) -> Awaitable[list[interface.Receipt]]:
         """See Engine.append. The deliveries come when the entries are read back."""
         self.counters["published"] += len(publications)
-        return self.engine.append(publications)
+        return self.engine.append(publications, budget=budget)
 
     def on_control(self, command: str, handler: Control) -> None:
         """`handler(app, body)` runs in every worker for each CONTROL entry of this command."""

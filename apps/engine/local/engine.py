@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from apps.engine import errors, interface
-from apps.engine.local import occupancy, place, pokes, presence, publishing, queries, upkeep, worker, writer
+from apps.engine.local import occupancy, place, pokes, presence, publishing, queries, streams, upkeep, worker, writer
 
 T = TypeVar("T")
 
@@ -83,6 +83,9 @@ class LocalEngine(interface.Engine):
             "reads": here.tail.reads,
             "entries": here.tail.delivered,
             "counts_retried": here.subscribers.retried,
+            "history_reads": here.tail.replays.reads,
+            "history_shared": here.tail.replays.shared,
+            "history_shared_bytes": here.tail.replays.bytes,
             **here.counters,
         }
 
@@ -95,9 +98,11 @@ class LocalEngine(interface.Engine):
 
     # -- the log -------------------------------------------------------------------------------------------------------
 
-    def append(self, publications: Sequence[interface.Publication]) -> Awaitable[list[interface.Receipt]]:
+    def append(
+        self, publications: Sequence[interface.Publication], *, budget: interface.Budget | None = None
+    ) -> Awaitable[list[interface.Receipt]]:
         loop = asyncio.get_running_loop()
-        operation = publishing.AwaitedAppend(publications, loop)
+        operation = publishing.AwaitedAppend(publications, loop, budget)
         self._writer.submit(operation)
         if self._worker is None:  # whose timer would look after it
             timer = loop.call_later(self._append_timeout, self._writer.expire, self._append_timeout)
@@ -121,9 +126,19 @@ class LocalEngine(interface.Engine):
         return operation.receipts
 
     async def read(
-        self, app: str, channel: str, after: int, limit: int, *, newest_first: bool = False
+        self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
     ) -> tuple[list[interface.Entry], interface.Position | None]:
-        return await self._ask(lambda ask: ask.read(app, channel, after, limit, newest_first=newest_first))
+        page = streams.Page(after, before, limit, newest_first)
+        return await self._ask(lambda ask: ask.read(app, channel, page))
+
+    def save_session(self, app: str, token: str, record: bytes, seconds: int) -> None:
+        if self._worker is not None:
+            self._worker.submit(upkeep.Session(self._worker.loop, app, token, record, seconds=seconds))
+
+    async def load_session(self, app: str, token: str) -> bytes | None:
+        here = self._opened()
+        await here.done(upkeep.Touch(here.loop))  # what this worker saved before is written now
+        return await self._ask(lambda ask: ask.session(app, token))
 
     # -- presence and counts -------------------------------------------------------------------------------------------
 

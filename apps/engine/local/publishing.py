@@ -13,15 +13,30 @@ from apps.engine.local import operations
 class Append(operations.Operation):
     """Publications, all or none."""
 
-    __slots__ = ("publications", "receipts")
+    __slots__ = ("budget", "publications", "receipts", "refused")
 
-    def __init__(self, publications: Sequence[interface.Publication]) -> None:
+    def __init__(self, publications: Sequence[interface.Publication], budget: interface.Budget | None = None) -> None:
         super().__init__()
         self.publications = publications
+        self.budget = budget
         self.receipts: list[interface.Receipt] = []
+        self.refused: errors.OverBudget | None = None
 
     def run(self, group: operations.Group) -> None:
-        self.receipts = [self._one(group, publication) for publication in self.publications]
+        self.refused = self._spend(group, self.budget) if self.budget is not None else None
+        self.receipts = [self._one(group, publication) for publication in self.publications if not self.refused]
+
+    def _spend(self, group: operations.Group, budget: interface.Budget) -> errors.OverBudget | None:
+        """Count these publications into this second, unless they are too many for it."""
+        second = group.now_ms // 1000
+        rows = group.cursor.execute(
+            "SELECT spent FROM budgets WHERE app = ? AND second = ?", (budget.app, second)
+        ).fetchall()
+        spent = (rows[0][0] if rows else 0) + len(self.publications)
+        if spent > budget.per_second:
+            return errors.OverBudget(budget.per_second, spent)
+        group.cursor.execute("INSERT OR REPLACE INTO budgets VALUES (?, ?, ?)", (budget.app, second, spent))
+        return None
 
     def _one(self, group: operations.Group, publication: interface.Publication) -> interface.Receipt:
         if publication.idempotency_key is not None and (known := self._known(group, publication)) is not None:
@@ -74,18 +89,24 @@ class AwaitedAppend(Append):
 
     __slots__ = ("future", "loop")
 
-    def __init__(self, publications: Sequence[interface.Publication], loop: AbstractEventLoop) -> None:
-        super().__init__(publications)
+    def __init__(
+        self,
+        publications: Sequence[interface.Publication],
+        loop: AbstractEventLoop,
+        budget: interface.Budget | None = None,
+    ) -> None:
+        super().__init__(publications, budget)
         self.loop = loop
         self.future: Future[list[interface.Receipt]] = loop.create_future()
 
     def settle(self, error: errors.EngineError | None) -> None:
         if self.future.done():
             return  # the caller was cancelled: nobody waits
-        if error is None:
+        failure = error or self.refused
+        if failure is None:
             self.future.set_result(self.receipts)
         else:
-            self.future.set_exception(error)
+            self.future.set_exception(failure)
 
 
 class BlockingAppend(Append):

@@ -66,10 +66,20 @@ class Queries:
         return tail.members(self._connect(), app, channel)
 
     def read(
-        self, app: str, channel: str, after: int, limit: int, *, newest_first: bool
+        self, app: str, channel: str, page: streams.Page
     ) -> tuple[list[interface.Entry], interface.Position | None]:
-        now_ms = int(time.time() * 1000)
-        return streams.read(self._connect(), app, channel, after, limit, newest_first=newest_first, now_ms=now_ms)
+        return streams.read(self._connect(), app, channel, page, int(time.time() * 1000))
+
+    def session(self, app: str, token: str) -> bytes | None:
+        rows = (
+            self._connect()
+            .execute(
+                "SELECT record FROM sessions WHERE app = ? AND token = ? AND expires_s > ?",
+                (app, token, int(time.time())),
+            )
+            .fetchall()
+        )
+        return rows[0][0] if rows else None
 
     def close(self) -> None:
         if self._connection is not None:

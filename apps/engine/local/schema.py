@@ -83,6 +83,19 @@ CREATE TABLE announced (          -- the last COUNT entry of a channel
     at_ms INTEGER NOT NULL,
     PRIMARY KEY (app, channel)
 ) WITHOUT ROWID;
+CREATE TABLE budgets (
+    app TEXT PRIMARY KEY,
+    second INTEGER NOT NULL,      -- Unix time
+    spent INTEGER NOT NULL        -- publications in it
+) WITHOUT ROWID;
+CREATE TABLE sessions (
+    app TEXT NOT NULL,
+    token TEXT NOT NULL,
+    record BLOB NOT NULL,
+    expires_s INTEGER NOT NULL,
+    PRIMARY KEY (app, token)
+) WITHOUT ROWID;
+CREATE INDEX sessions_expires ON sessions (expires_s);
 CREATE TABLE cursors (
     name TEXT PRIMARY KEY,
     position INTEGER NOT NULL,    -- everything up to this id is done with

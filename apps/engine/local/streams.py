@@ -8,6 +8,7 @@ bounds exactly.
 from __future__ import annotations
 
 import sqlite3
+from typing import NamedTuple
 
 from apps.engine import interface
 from apps.engine.local import schema
@@ -66,17 +67,26 @@ class _Stream:
 
 
 _KEPT = (
-    'SELECT id, kind, app, channel, "offset", user_id, exclude, body FROM log '
-    'WHERE app = ? AND channel = ? AND "offset" > ? AND created_ms >= ? ORDER BY "offset"'
+    'SELECT id, kind, app, channel, "offset", user_id, exclude, body FROM log WHERE app = ? AND channel = ? '
+    'AND "offset" > ? AND "offset" < ? AND created_ms >= ? ORDER BY "offset"'
 )
 _OLDEST = _KEPT + " LIMIT ?"
 _NEWEST = _KEPT + " DESC LIMIT ?"
 
 
+class Page(NamedTuple):
+    """Which entries of a stream are read: `after` < offset < `before`, at most `limit`."""
+
+    after: int
+    before: int | None
+    limit: int
+    newest_first: bool
+
+
 def read(
-    connection: sqlite3.Connection, app: str, channel: str, after: int, limit: int, *, newest_first: bool, now_ms: int
+    connection: sqlite3.Connection, app: str, channel: str, page: Page, now_ms: int
 ) -> tuple[list[interface.Entry], interface.Position | None]:
-    """Kept entries with offset > `after`, within both bounds, and the top. One read transaction, so that they agree."""
+    """Kept entries within both bounds of the stream, and its top. One read transaction, so that they agree."""
     connection.execute("BEGIN")
     try:
         rows = connection.execute(
@@ -85,9 +95,10 @@ def read(
         if not rows:
             return [], None
         epoch, top, size, seconds = rows[0]
+        before = top + 1 if page.before is None else page.before
         entries = connection.execute(
-            _NEWEST if newest_first else _OLDEST,
-            (app, channel, max(after, top - size), now_ms - seconds * 1000, limit),
+            _NEWEST if page.newest_first else _OLDEST,
+            (app, channel, max(page.after, top - size), before, now_ms - seconds * 1000, page.limit),
         ).fetchall()
     finally:
         connection.execute("COMMIT")

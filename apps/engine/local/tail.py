@@ -15,7 +15,7 @@ from asyncio import AbstractEventLoop
 from collections.abc import Callable, Sequence
 
 from apps.engine import interface
-from apps.engine.local import place, presence, schema
+from apps.engine.local import place, presence, replay, schema
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ class Tail:
         self.top = 0  # the newest id in the log, as last seen
         self.reads = 0
         self.delivered = 0
+        self.replays = replay.Replays()
         self._loop = loop
         self._deliver = deliver
         self._lost = lost
@@ -130,7 +131,7 @@ class Tail:
                 if weight <= STEP_BYTES and self.position + len(rows) >= self.top and self._waiting:
                     waiting, self._waiting = self._waiting, []
                     now_s = int(time.time())
-                    settled = [(one, snapshot(connection, one.wanted, now_s)) for one in waiting]
+                    settled = [(one, self._snapshot(connection, one.wanted, now_s)) for one in waiting]
             finally:
                 connection.execute("COMMIT")
         except sqlite3.Error as error:
@@ -149,6 +150,32 @@ class Tail:
             # A mistake that concerns one client must not leave those behind it without an answer.
             logger.exception("An attachment to %s could not be answered", attachment.wanted.channel)
 
+    def _snapshot(self, connection: sqlite3.Connection, wanted: interface.Attachment, now_s: int) -> interface.Attached:
+        """What is asked for, inside a read transaction."""
+        where = (wanted.app, wanted.channel)
+        cached = subscribers = None
+        if wanted.cached:
+            cached = connection.execute(
+                "SELECT body FROM cache WHERE app = ? AND channel = ? AND expires_s > ?", (*where, now_s)
+            ).fetchone()
+        if wanted.counted:
+            subscribers = connection.execute(
+                "SELECT COALESCE(SUM(subscribers), 0) FROM counts WHERE app = ? AND channel = ?", where
+            ).fetchone()
+        online: list[str] = []
+        if wanted.watch:
+            marks = ", ".join("?" * len(wanted.watch))
+            query = f"SELECT DISTINCT user_id FROM members WHERE app = ? AND channel = ? AND user_id IN ({marks})"  # noqa: S608
+            online = [user_id for (user_id,) in connection.execute(query, (wanted.app, interface.USERS, *wanted.watch))]
+        history = wanted.history
+        return interface.Attached(
+            members=tuple(members(connection, *where)) if wanted.member and wanted.channel != interface.USERS else (),
+            cached=cached[0] if cached else None,
+            subscribers=subscribers[0] if subscribers else 0,
+            online=tuple(online),
+            replayed=None if history is None else self.replays.answer(connection, wanted, history),
+        )
+
     def _hand_over(self) -> None:
         """Deliver one step's worth of the backlog."""
         step: list[interface.Entry] = []
@@ -160,31 +187,6 @@ class Tail:
         self.position = step[-1].id
         self.delivered += len(step)
         self._deliver(step)
-
-
-def snapshot(connection: sqlite3.Connection, wanted: interface.Attachment, now_s: int) -> interface.Attached:
-    """What is asked for, inside a read transaction."""
-    where = (wanted.app, wanted.channel)
-    cached = subscribers = None
-    if wanted.cached:
-        cached = connection.execute(
-            "SELECT body FROM cache WHERE app = ? AND channel = ? AND expires_s > ?", (*where, now_s)
-        ).fetchone()
-    if wanted.counted:
-        subscribers = connection.execute(
-            "SELECT COALESCE(SUM(subscribers), 0) FROM counts WHERE app = ? AND channel = ?", where
-        ).fetchone()
-    online: list[str] = []
-    if wanted.watch:
-        marks = ", ".join("?" * len(wanted.watch))
-        query = f"SELECT DISTINCT user_id FROM members WHERE app = ? AND channel = ? AND user_id IN ({marks})"  # noqa: S608
-        online = [user_id for (user_id,) in connection.execute(query, (wanted.app, interface.USERS, *wanted.watch))]
-    return interface.Attached(
-        members=tuple(members(connection, *where)) if wanted.member and wanted.channel != interface.USERS else (),
-        cached=cached[0] if cached else None,
-        subscribers=subscribers[0] if subscribers else 0,
-        online=tuple(online),
-    )
 
 
 def entries(connection: sqlite3.Connection, after: int, limit: int) -> list[interface.Entry]:

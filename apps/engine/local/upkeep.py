@@ -29,9 +29,28 @@ class Trim(operations.WorkerOperation):
             cursor.execute('DELETE FROM log WHERE id > ? AND id <= ? AND "offset" IS NULL', (trimmed_to, upto))
             cursor.execute("UPDATE state SET trimmed_to = ?", (upto,))
             trimmed_to = upto
-        cursor.execute("DELETE FROM cache WHERE expires_s <= ?", (group.now_ms // 1000,))
-        cursor.execute("DELETE FROM idempotency WHERE expires_s <= ?", (group.now_ms // 1000,))
+        for table in ("cache", "sessions", "idempotency"):
+            cursor.execute(f"DELETE FROM {table} WHERE expires_s <= ?", (group.now_ms // 1000,))  # noqa: S608
         self.more = streams.sweep(cursor, group.now_ms, trimmed_to)
+
+
+class Session(operations.WorkerOperation):
+    """A client's record, kept for a while."""
+
+    __slots__ = ("app", "record", "seconds", "token")
+
+    def __init__(self, loop: AbstractEventLoop, app: str, token: str, record: bytes, *, seconds: int) -> None:
+        super().__init__(loop)
+        self.app = app
+        self.token = token
+        self.record = record
+        self.seconds = seconds
+
+    def run(self, group: operations.Group) -> None:
+        group.cursor.execute(
+            "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?)",
+            (self.app, self.token, self.record, group.now_ms // 1000 + self.seconds),
+        )
 
 
 class Cursor(operations.WorkerOperation):

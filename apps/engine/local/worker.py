@@ -296,6 +296,7 @@ class Worker:
             self.submit(operation)
         self.subscribers.write()
         self.tail.advance()
+        self.tail.replays.clean()
 
     def _reap(self) -> None:
         """Take the lock of each worker that does not hold it any more; who has it, and nobody else, cleans up."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from apps.engine import errors, interface
 from tests.unit.engine.worlds import APP, Worker
@@ -105,6 +106,113 @@ class Conformance:
         assert top is not None
         assert top.offset == 7
 
+    async def test_history_is_read_before_an_offset_for_the_next_page(self, hire: Hire) -> None:
+        one = await hire()
+        await one.publish("kept", b"1", b"2", b"3", b"4", b"5", retention=KEPT)
+        entries, _ = await one.engine.read(APP, "kept", 0, 2, before=4, newest_first=True)
+        assert [entry.body for entry in entries] == [b"3", b"2"]
+
+    # -- replays -------------------------------------------------------------------------------------------------------
+
+    async def test_who_was_away_gets_exactly_what_it_missed_and_then_the_tail(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        receipts = await one.publish("kept", b"1", b"2", b"3", retention=KEPT)
+        position = receipts[0].position
+        assert position is not None
+        replayed = await replay(two, after=position)
+        assert [entry.body for entry in replayed.entries] == [b"2", b"3"]
+        assert (replayed.count, replayed.complete, replayed.reason) == (2, True, None)
+        assert replayed.position == receipts[2].position
+        assert (await replay(two, after=replayed.position)).entries == ()
+
+    async def test_a_replay_is_refused_and_never_partial(self, hire: Hire) -> None:
+        one = await hire()
+        receipts = await one.publish("kept", *[b"%d" % n for n in range(1, 11)], retention=interface.Retention(5, 60))
+        top = receipts[-1].position
+        assert top is not None
+        epoch = top.epoch
+        for after, more, reason in (
+            (interface.Position(epoch, 4), {}, "position_expired"),
+            (interface.Position("another_", 9), {}, "epoch_changed"),
+            (interface.Position(epoch, 11), {}, "epoch_changed"),
+            (interface.Position(epoch, 5), {"max_entries": 4}, "too_many"),
+            (interface.Position(epoch, 5), {"max_bytes": 5}, "too_many"),
+        ):
+            replayed = await replay(one, after=after, **more)
+            assert (replayed.reason, replayed.entries, replayed.position) == (reason, (), top)
+        assert (await replay(one, after=interface.Position(epoch, 5), max_entries=5)).count == 5
+        assert (await replay(one, channel="never", after=top)).reason == "epoch_changed"
+        assert await replay(one, channel="never") == interface.Replayed(None, complete=True)
+
+    async def test_what_is_too_old_is_not_replayed(self, hire: Hire) -> None:
+        one = await hire()
+        [receipt, _] = await one.publish("kept", b"1", b"2", retention=interface.Retention(10, 0))
+        assert receipt.position is not None
+        await asyncio.sleep(0.01)
+        assert (await replay(one, after=receipt.position)).reason == "position_expired"
+
+    async def test_a_rewind_gives_the_newest(self, hire: Hire) -> None:
+        one = await hire()
+        await one.publish("kept", b"1", b"2", b"3", retention=KEPT)
+        newest = await replay(one, rewind=interface.Rewind(count=2, seconds=0))
+        assert [entry.body for entry in newest.entries] == [b"2", b"3"]
+        assert newest.complete
+        assert len((await replay(one, rewind=interface.Rewind(count=0, seconds=60))).entries) == 3
+
+    async def test_a_long_replay_comes_in_chunks_while_more_is_published(self, hire: Hire) -> None:
+        """The last chunk reaches the tail: what comes after it is delivered, and nothing twice."""
+        one, two = await hire(), await hire()
+        retention = interface.Retention(10_000, 60)
+        [first] = await one.publish("kept", b"0", retention=retention)
+        await one.publish("kept", *[b"%d" % n + b" " * 2000 for n in range(1, 1500)], retention=retention)
+        publishing = asyncio.ensure_future(
+            asyncio.gather(*(one.publish("kept", b"%d" % n, retention=retention) for n in range(1500, 1800)))
+        )
+        got: list[int] = []
+        after, continued, chunks = first.position, False, 0
+        live_from = None
+        while live_from is None:
+            mark: list[int] = []
+            replayed = await replay(
+                two,
+                after=after,
+                continued=continued,
+                max_entries=10_000,
+                max_bytes=10_000_000,
+                at=lambda mark=mark: mark.append(len(two.entries)),
+            )
+            assert replayed.reason is None
+            got += [int(entry.body) for entry in replayed.entries]
+            assert after is not None
+            after, continued = interface.Position(after.epoch, got[-1] + 1), True
+            chunks += 1
+            if replayed.complete:
+                live_from = mark[0]
+        await publishing
+        await two.publish("kept", b"1800", retention=retention)
+        await two.until(lambda: int(two.entries[-1].body) == 1800, "the last one")
+        got += [int(entry.body) for entry in two.entries[live_from:]]
+        assert got == list(range(1, 1801))
+        assert chunks > 5
+
+    async def test_clients_that_come_back_together_share_their_reads(self, hire: Hire) -> None:
+        one = await hire()
+        [first, *_] = await one.publish("kept", *[b"x"] * 100, retention=KEPT)
+        answers = await asyncio.gather(*(replay(one, after=first.position) for _ in range(50)))
+        assert {len(answer.entries) for answer in answers} == {99}
+        assert one.engine.statistics()["history_reads"] == 1
+        assert one.engine.statistics()["history_shared"] == 49
+
+    async def test_a_session_is_kept_over_workers_until_it_expires(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        for record in (b"old", b"new"):
+            one.engine.save_session(APP, "token", record, 60)
+        assert await one.engine.load_session(APP, "token") == b"new"
+        assert await two.engine.load_session(APP, "token") == b"new"
+        assert await two.engine.load_session("2", "token") is None
+        one.engine.save_session(APP, "token", b"gone", 0)
+        assert await one.engine.load_session(APP, "token") is None
+
     async def test_a_key_publishes_once_and_answers_the_same(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
         [first] = await one.publish("c", b"a", idempotency_key="k", retention=KEPT)
@@ -115,6 +223,22 @@ class Conformance:
         assert not elsewhere.duplicate
         await two.until(lambda: two.bodies("d"), "the last entry")
         assert two.bodies("c") == [b"a"]
+
+    async def test_a_budget_holds_for_all_workers_and_refuses_whole_calls(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        budget = interface.Budget(APP, 10)
+        publications = [interface.Publication(APP, "c", b"x")] * 4
+        outcomes = await asyncio.gather(
+            *(worker.engine.append(publications, budget=budget) for worker in (one, two) for _ in range(6)),
+            return_exceptions=True,
+        )
+        refused = [outcome for outcome in outcomes if isinstance(outcome, errors.OverBudget)]
+        # Twelve calls of four within one second, or on both sides of its end.
+        assert len(refused) in (10, 8)
+        assert (refused[0].limit, refused[0].actual) == (10, 12)
+        await two.publish("end", b"")
+        await two.until(lambda: two.bodies("end"), "the end")
+        assert len(two.bodies("c")) == 4 * (12 - len(refused))
 
     # -- presence ------------------------------------------------------------------------------------------------------
 
@@ -435,3 +559,21 @@ class Conformance:
 def counts(worker: Worker) -> list[bytes]:
     """The COUNT entries that it was handed."""
     return [entry.body for entry in worker.entries if entry.kind == interface.Kind.COUNT]
+
+
+async def replay(
+    worker: Worker, *, channel: str = "kept", at: Callable[[], None] | None = None, **history: Any
+) -> interface.Replayed:
+    """Attach with a history; `at` is called at the instant of the answer."""
+    answered: asyncio.Future[interface.Replayed] = asyncio.get_running_loop().create_future()
+
+    def ready(answer: interface.Attached | interface.Refused) -> None:
+        assert isinstance(answer, interface.Attached)
+        assert answer.replayed is not None
+        if at is not None:
+            at()
+        answered.set_result(answer.replayed)
+
+    wanted = interface.Attachment(APP, channel, durable=False, history=interface.History(**history))
+    worker.engine.attach(wanted, ready)
+    return await asyncio.wait_for(answered, 5)

@@ -91,7 +91,9 @@ class ScriptedEngine(interface.Engine):
     def set_subscribers(self, app: str, channel: str, count: int, *, announce: bool = False) -> None:
         self.counts[channel] = count
 
-    def append(self, publications: Sequence[interface.Publication]) -> Awaitable[list[interface.Receipt]]:
+    def append(
+        self, publications: Sequence[interface.Publication], *, budget: interface.Budget | None = None
+    ) -> Awaitable[list[interface.Receipt]]:
         self.appended += publications
         done: asyncio.Future[list[interface.Receipt]] = asyncio.get_running_loop().create_future()
         done.set_result([interface.Receipt(1, None, duplicate=False)] * len(publications))
@@ -111,7 +113,15 @@ class ScriptedEngine(interface.Engine):
     def statistics(self) -> dict[str, int | float]:
         return {"position": self._id}
 
-    async def read(self, app: str, channel: str, after: int, limit: int, *, newest_first: bool = False) -> Any:
+    def save_session(self, app: str, token: str, record: bytes, seconds: int) -> None:
+        raise NotImplementedError
+
+    async def load_session(self, app: str, token: str) -> bytes | None:
+        raise NotImplementedError
+
+    async def read(
+        self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
+    ) -> Any:
         raise AssertionError("not used by the hub")
 
     async def channels(self, app: str, prefix: str = "") -> dict[str, interface.ChannelCounts]:

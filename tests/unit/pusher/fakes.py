@@ -126,7 +126,9 @@ class Engine(interface.Engine):
     def _soon(self, act: Callable[[], None]) -> None:
         self._waiting.append(act) if self.held else act()
 
-    def append(self, publications: Sequence[interface.Publication]) -> Awaitable[list[interface.Receipt]]:
+    def append(
+        self, publications: Sequence[interface.Publication], *, budget: interface.Budget | None = None
+    ) -> Awaitable[list[interface.Receipt]]:
         done: asyncio.Future[list[interface.Receipt]] = asyncio.get_running_loop().create_future()
 
         def act() -> None:
@@ -150,8 +152,14 @@ class Engine(interface.Engine):
     ) -> list[interface.Receipt]:
         return [self._append(publication) for publication in publications]
 
+    def save_session(self, app: str, token: str, record: bytes, seconds: int) -> None:
+        raise NotImplementedError
+
+    async def load_session(self, app: str, token: str) -> bytes | None:
+        raise NotImplementedError
+
     async def read(
-        self, app: str, channel: str, after: int, limit: int, *, newest_first: bool = False
+        self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
     ) -> tuple[list[interface.Entry], interface.Position | None]:
         return [], None
 
