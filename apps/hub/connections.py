@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from apps.engine import interface
@@ -15,14 +16,29 @@ if TYPE_CHECKING:
 Farewell = Callable[[int, str], bytes]
 
 
+@dataclass(frozen=True, slots=True)
+class Past:
+    """Which part of a channel's past a subscriber wants before the present.
+
+    `sent_as`: the socket ids that it had before; what it sent as one of them is not replayed to it. `lost(reason)` is
+    called if a long replay cannot be finished; the present follows all the same.
+    """
+
+    history: interface.History
+    sent_as: frozenset[str] = frozenset()
+    lost: Callable[[str], None] | None = None
+
+
 class Subscription:
-    """One connection on one channel. Live: events are delivered; before that it waits for the engine."""
+    """One connection on one channel. Live: events are delivered; before that it waits for the engine or catches up."""
 
-    __slots__ = ("channel", "live", "member")
+    __slots__ = ("caught_up_to", "channel", "live", "member", "past")
 
-    def __init__(self, channel: Channel, member: interface.Member | None) -> None:
+    def __init__(self, channel: Channel, member: interface.Member | None, past: Past | None) -> None:
         self.channel = channel
         self.member = member
+        self.past = past
+        self.caught_up_to = 0  # the offset of the last entry that was replayed
         self.live = False
 
 
@@ -40,6 +56,7 @@ class Connection:
         "farewell",
         "hub",
         "opened_s",
+        "positions",
         "socket_id",
         "subscriptions",
         "user_id",
@@ -64,6 +81,7 @@ class Connection:
         self.subscriptions: dict[str, Subscription] = {}
         self.user_id: str | None = None  # as whom it signed in, set by Hub.sign_in
         self.watchlist: tuple[str, ...] = ()  # the users that it hears of
+        self.positions = False  # whether its events carry their offsets
         self.opened_s = time.time()
         self.closing = False  # nothing is written any more
 
@@ -88,15 +106,35 @@ class Connection:
 class Channel:
     """One channel on one worker. It exists while somebody here is on it or about to be."""
 
-    __slots__ = ("announce", "app", "connections", "name", "pending")
+    __slots__ = (
+        "announce",
+        "app",
+        "catching_up",
+        "connections",
+        "epoch",
+        "name",
+        "offset",
+        "pending",
+        "positioned",
+    )
 
     def __init__(self, app: str, name: str) -> None:
         self.app = app
         self.name = name
         self.announce = False  # whether its subscribers hear how many they are
-        self.connections: dict[Connection, None] = {}  # the live ones, in the order of their subscriptions
+        # The live ones, in the order of their subscriptions; those who want offsets apart.
+        self.connections: dict[Connection, None] = {}
+        self.positioned: dict[Connection, None] = {}
+        self.catching_up: dict[Connection, None] = {}  # a part of those that are pending
         self.pending = 0  # those that wait for the engine
+        # The position of the newest entry that was delivered; "" until somebody asked for it.
+        self.epoch = ""
+        self.offset = 0
+
+    @property
+    def is_heard(self) -> bool:
+        return bool(self.connections or self.positioned or self.catching_up)
 
     @property
     def count(self) -> int:
-        return len(self.connections) + self.pending
+        return len(self.connections) + len(self.positioned) + self.pending

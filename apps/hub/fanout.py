@@ -8,12 +8,14 @@ channel and each connection is written to once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from apps.engine import interface
 from apps.hub import connections, frames, writers
 
 _AS_PUBLISHED = (interface.Kind.EVENT.value, interface.Kind.CLIENT_EVENT.value)
+
+Body = Callable[[interface.Entry], bytes | None]
 
 
 def body(entry: interface.Entry) -> bytes | None:
@@ -29,29 +31,52 @@ def body(entry: interface.Entry) -> bytes | None:
     return None
 
 
+def positioned_body(entry: interface.Entry) -> bytes | None:
+    """The same, with the entry's offset for those who asked for it."""
+    text = body(entry)
+    return text if entry.offset is None or text is None else frames.with_offset(text, entry.offset)
+
+
 def write(
     channel: connections.Channel,
     entries: Sequence[interface.Entry],
     by_socket: Mapping[str, connections.Connection],
 ) -> list[connections.Connection]:
     """Write entries of one channel, in their order, to everybody on it. Returns those that are too slow for it."""
-    bodies = [text for entry in entries if (text := body(entry)) is not None]
-    if not bodies:
-        return []
-    batch = writers.Batch(bodies)
+    last = entries[-1].offset
+    if last is not None:
+        channel.offset = last
     excluded = {by_socket.get(entry.exclude) for entry in entries if entry.exclude is not None}
-    if not excluded or excluded.isdisjoint(channel.connections):
-        return [connection for connection in channel.connections if connection.writer.write(batch)]
-    slow = [
-        connection
-        for connection in channel.connections
-        if connection not in excluded and connection.writer.write(batch)
-    ]
+    slow = _write(channel.connections, entries, excluded, body)
+    if channel.positioned:
+        slow += _write(channel.positioned, entries, excluded, positioned_body)
+    if channel.catching_up:
+        # What is kept comes with their replay; the rest has no place in it.
+        passing = [entry for entry in entries if entry.offset is None]
+        slow += _write(channel.catching_up, passing, excluded, body)
+    return slow
+
+
+def _write(
+    everybody: Mapping[connections.Connection, object],
+    entries: Sequence[interface.Entry],
+    excluded: set[connections.Connection | None],
+    encode: Body,
+) -> list[connections.Connection]:
+    batch = writers.Batch(encoded(entries, encode))
+    if not batch.bodies:
+        return []
+    if not excluded or excluded.isdisjoint(everybody):
+        return [connection for connection in everybody if connection.writer.write(batch)]
+    slow = [connection for connection in everybody if connection not in excluded and connection.writer.write(batch)]
     for connection in excluded:
-        if connection is None or connection not in channel.connections:
+        if connection is None or connection not in everybody:
             continue
-        mine = [entry for entry in entries if entry.exclude != connection.socket_id]
-        rest = [text for entry in mine if (text := body(entry)) is not None]
+        rest = encoded([entry for entry in entries if entry.exclude != connection.socket_id], encode)
         if rest and connection.writer.write(writers.Batch(rest)):
             slow.append(connection)
     return slow
+
+
+def encoded(entries: Iterable[interface.Entry], encode: Body) -> list[bytes]:
+    return [text for entry in entries if (text := encode(entry)) is not None]

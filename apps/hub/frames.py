@@ -21,6 +21,11 @@ def event(name: str, channel: str, data: Any, user_id: str | None = None) -> byt
     return orjson.dumps(frame)
 
 
+def with_offset(body: bytes, offset: int, *, replayed: bool = False) -> bytes:
+    """A channel event with its position, which clients that did not ask for it ignore."""
+    return b'%b,"offset":%d%b}' % (body[:-1], offset, b',"replay":true' if replayed else b"")
+
+
 def member_added(channel: str, user_id: str, info: str) -> bytes:
     """`info`: the member's user_info as JSON text. A member without one has no `user_info` in the frame."""
     data = f'{{"user_id":{_text(user_id)}}}' if info == "null" else f'{{"user_id":{_text(user_id)},"user_info":{info}}}'

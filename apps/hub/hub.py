@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from apps.engine import interface
-from apps.hub import connections, fanout, users
+from apps.hub import connections, fanout, replays, users
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ class Hub:
         self._applications: dict[str, dict[Connection, None]] = {}
         self._channels: dict[tuple[str, str], connections.Channel] = {}
         self._users = users.Directory()
+        self._replays = replays.Replays(self)
         self._closing: dict[Connection, float] = {}  # when to drop the transport, in the loop's time
         self._controls: dict[str, Control] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -63,6 +64,7 @@ class Hub:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._replays.stop()
         await self.engine.close()
 
     # -- connections ---------------------------------------------------------------------------------------------------
@@ -181,6 +183,7 @@ class Hub:
         member_limit: int | None = None,
         cached: bool = False,
         announce: bool = False,
+        past: connections.Past | None = None,
     ) -> None:
         """Put a connection on a channel. `ready` writes the answer; what it writes comes before every event that
         follows.
@@ -188,7 +191,8 @@ class Hub:
         `ready` is called once, maybe before this returns, and not at all if the connection left the channel or went
         away meanwhile. A connection that is on the channel already gets a fresh answer and nothing else changes.
         `cached`: the answer holds the cached event. `announce`: it holds the number of subscribers, whose changes
-        follow. Raises nothing.
+        follow. `past`: what was published before is delivered after `ready`, which is told what became of it. Raises
+        nothing.
         """
         if connection.closing:
             return
@@ -197,7 +201,7 @@ class Hub:
             channel = self._channels.get((connection.app, name))
             if channel is None:
                 channel = self._channels[connection.app, name] = connections.Channel(connection.app, name)
-            subscription = connection.subscriptions[name] = connections.Subscription(channel, member)
+            subscription = connection.subscriptions[name] = connections.Subscription(channel, member, past)
             channel.announce = announce
             channel.pending += 1
             self._count(channel)
@@ -207,8 +211,9 @@ class Hub:
             if connection.subscriptions.get(name) is not joined:
                 return
             if isinstance(answer, interface.Attached):
-                self._go_live(connection, joined)
-            elif not joined.live:
+                self._replays.begin(connection, joined, answer, ready)
+                return
+            if not joined.live:
                 self._drop(connection, name)
                 if joined.member is not None:  # it may have been written before the engine lost its place
                     self.engine.leave(connection.app, name, connection.socket_id)
@@ -216,8 +221,9 @@ class Hub:
 
         # Only the first subscriber of a channel here waits for the disk: the others change a number that is written
         # soon. Those who are told the number wait until it has theirs in it.
-        durable = announce or not joined.channel.connections
-        if joined.member is None and not durable and not cached:
+        durable = announce or joined.channel.count == joined.channel.pending
+        history = past.history if past is not None and not joined.live else None
+        if joined.member is None and not durable and not cached and history is None:
             attached(interface.Attached())
             return
         self.engine.attach(
@@ -230,6 +236,7 @@ class Hub:
                 member_limit=member_limit,
                 cached=cached,
                 counted=announce,
+                history=history,
             ),
             attached,
         )
@@ -246,18 +253,31 @@ class Hub:
         subscription = connection.subscriptions.get(name)
         return subscription is not None and subscription.live
 
-    def _go_live(self, connection: Connection, subscription: connections.Subscription) -> None:
+    def positions(self, connection: Connection) -> dict[str, interface.Position]:
+        """How far this connection has been sent each kept channel that it is on, as far as somebody asked for it."""
+        found = {}
+        for name, subscription in connection.subscriptions.items():
+            channel = subscription.channel
+            if channel.epoch:
+                offset = channel.offset if subscription.live else subscription.caught_up_to
+                found[name] = interface.Position(channel.epoch, offset)
+        return found
+
+    def go_live(self, connection: Connection, subscription: connections.Subscription) -> None:
+        """From now on the connection gets what comes to the channel."""
         if not subscription.live:
             subscription.live = True
-            subscription.channel.pending -= 1
-            subscription.channel.connections[connection] = None
+            channel = subscription.channel
+            channel.pending -= 1
+            (channel.positioned if connection.positions else channel.connections)[connection] = None
 
     def _drop(self, connection: Connection, name: str) -> None:
         subscription = connection.subscriptions.pop(name)
         channel = subscription.channel
         if subscription.live:
-            del channel.connections[connection]
+            del (channel.positioned if connection.positions else channel.connections)[connection]
         else:
+            channel.catching_up.pop(connection, None)
             channel.pending -= 1
         if not channel.count:
             del self._channels[channel.app, channel.name]
@@ -291,7 +311,7 @@ class Hub:
                 self._obey(entry)
                 continue
             channel = self._channels.get((entry.app, entry.channel))
-            if channel is not None and channel.connections:
+            if channel is not None and channel.is_heard:
                 batches.setdefault(channel, []).append(entry)
             elif entry.channel == interface.USERS:
                 self._users.tell(entry)
@@ -299,7 +319,7 @@ class Hub:
 
     def _fan_out(self, batches: dict[connections.Channel, list[interface.Entry]]) -> None:
         for channel, entries in batches.items():
-            self.counters["deliveries"] += len(channel.connections) * len(entries)
+            self.counters["deliveries"] += (channel.count - channel.pending) * len(entries)
             for connection in fanout.write(channel, entries, self._connections):
                 self.evict(connection)
 

@@ -23,6 +23,7 @@ class FakeWriter:
         self.aborted = False
         self.gone = False  # the server below has given up
         self.full = False
+        self.waiting = 0  # bytes that the client has not read
 
     def write(self, batch: writers.Batch) -> bool:
         assert self.closed is None, "nothing is written after a close"
@@ -40,7 +41,7 @@ class FakeWriter:
         self.aborted = True
 
     def buffered(self) -> int:
-        return 0
+        return self.waiting
 
     def is_closing(self) -> bool:
         return self.gone or self.closed is not None
