@@ -112,6 +112,7 @@ class Channel:
         "catching_up",
         "connections",
         "epoch",
+        "is_state",
         "name",
         "offset",
         "pending",
@@ -122,6 +123,7 @@ class Channel:
         self.app = app
         self.name = name
         self.announce = False  # whether its subscribers hear how many they are
+        self.is_state = False  # whether each event is worth something only until the next one
         # The live ones, in the order of their subscriptions; those who want offsets apart.
         self.connections: dict[Connection, None] = {}
         self.positioned: dict[Connection, None] = {}

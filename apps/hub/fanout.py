@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from apps.engine import interface
 from apps.hub import connections, frames, writers
 
-_AS_PUBLISHED = (interface.Kind.EVENT.value, interface.Kind.CLIENT_EVENT.value)
+AS_PUBLISHED = (interface.Kind.EVENT.value, interface.Kind.CLIENT_EVENT.value)
 
 Body = Callable[[interface.Entry], bytes | None]
 
 
 def body(entry: interface.Entry) -> bytes | None:
     """The JSON text that subscribers get for an entry; None if it is not for them."""
-    if entry.kind in _AS_PUBLISHED:
+    if entry.kind in AS_PUBLISHED:
         return entry.body
     if entry.kind == interface.Kind.MEMBER_ADDED:
         return frames.member_added(entry.channel, entry.user_id or "", entry.body.decode())
@@ -41,13 +41,21 @@ def write(
     channel: connections.Channel,
     entries: Sequence[interface.Entry],
     by_socket: Mapping[str, connections.Connection],
+    *,
+    but: frozenset[connections.Connection] = frozenset(),
 ) -> list[connections.Connection]:
-    """Write entries of one channel, in their order, to everybody on it. Returns those that are too slow for it."""
+    """Write entries of one channel, in their order, to everybody on it. Returns those that are too slow for it.
+
+    `but`: they are looked after by the caller.
+    """
     last = entries[-1].offset
     if last is not None:
         channel.offset = last
     excluded = {by_socket.get(entry.exclude) for entry in entries if entry.exclude is not None}
-    slow = _write(channel.connections, entries, excluded, body)
+    everybody = channel.connections
+    if but:
+        everybody = {connection: None for connection in everybody if connection not in but}
+    slow = _write(everybody, entries, excluded, body)
     if channel.positioned:
         slow += _write(channel.positioned, entries, excluded, positioned_body)
     if channel.catching_up:

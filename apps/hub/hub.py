@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from apps.engine import interface
-from apps.hub import connections, fanout, replays, users
+from apps.hub import conflation, connections, fanout, replays, users
 
 logger = logging.getLogger(__name__)
 
@@ -40,11 +40,12 @@ class Hub:
         self.engine = engine
         self.max_buffer_bytes = max_buffer_bytes
         self.counters: collections.Counter[str] = collections.Counter()
-        self._connections: dict[str, Connection] = {}  # by socket id
+        self.by_socket: dict[str, Connection] = {}  # every connection, by its socket id
         self._applications: dict[str, dict[Connection, None]] = {}
         self._channels: dict[tuple[str, str], connections.Channel] = {}
         self._users = users.Directory()
         self._replays = replays.Replays(self)
+        self._conflation = conflation.Conflation(self)
         self._closing: dict[Connection, float] = {}  # when to drop the transport, in the loop's time
         self._controls: dict[str, Control] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -59,19 +60,20 @@ class Hub:
 
     async def stop(self) -> None:
         """Say goodbye to whoever is left, then leave the engine."""
-        for connection in list(self._connections.values()):
+        for connection in list(self.by_socket.values()):
             connection.close(RECONNECT, "The server is restarting")
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._replays.stop()
+        self._conflation.stop()
         await self.engine.close()
 
     # -- connections ---------------------------------------------------------------------------------------------------
 
     def connect(self, connection: Connection) -> None:
         connection.hub = self
-        self._connections[connection.socket_id] = connection
+        self.by_socket[connection.socket_id] = connection
         mine = self._applications.setdefault(connection.app, {})
         mine[connection] = None
         self.counters["connections"] += 1
@@ -100,9 +102,9 @@ class Hub:
     def forget(self, connection: Connection) -> None:
         """Take a closing connection out of every channel and of presence, now; its transport gets `CLOSE_S` to end.
         Idempotent."""
-        if self._connections.get(connection.socket_id) is not connection:
+        if self.by_socket.get(connection.socket_id) is not connection:
             return
-        del self._connections[connection.socket_id]
+        del self.by_socket[connection.socket_id]
         self._closing.setdefault(connection, asyncio.get_running_loop().time() + CLOSE_S)
         mine = self._applications[connection.app]
         del mine[connection]
@@ -202,7 +204,7 @@ class Hub:
             if channel is None:
                 channel = self._channels[connection.app, name] = connections.Channel(connection.app, name)
             subscription = connection.subscriptions[name] = connections.Subscription(channel, member, past)
-            channel.announce = announce
+            channel.announce, channel.is_state = announce, cached
             channel.pending += 1
             self._count(channel)
         joined = subscription
@@ -320,7 +322,11 @@ class Hub:
     def _fan_out(self, batches: dict[connections.Channel, list[interface.Entry]]) -> None:
         for channel, entries in batches.items():
             self.counters["deliveries"] += (channel.count - channel.pending) * len(entries)
-            for connection in fanout.write(channel, entries, self._connections):
+            if channel.is_state:
+                slow = self._conflation.write(channel, entries)
+            else:
+                slow = fanout.write(channel, entries, self.by_socket)
+            for connection in slow:
                 self.evict(connection)
 
     def _obey(self, entry: interface.Entry) -> None:
@@ -339,7 +345,7 @@ class Hub:
     def _fenced(self, reason: str) -> None:
         """Events may have been missed: nobody may go on as if nothing had happened."""
         self.counters[f"fenced.{reason.partition(':')[0]}"] += 1
-        for connection in list(self._connections.values()):
+        for connection in list(self.by_socket.values()):
             connection.close(RECONNECT, "Events may have been missed; reconnect")
 
     # -- statistics and the timer --------------------------------------------------------------------------------------
@@ -352,7 +358,7 @@ class Hub:
         """Counters since the start, by dotted name, and what is there now."""
         return {
             **self.counters,
-            "connections.now": len(self._connections),
+            "connections.now": len(self.by_socket),
             "channels.now": len(self._channels),
             "closing.now": len(self._closing),
             **{f"engine.{name}": value for name, value in self.engine.statistics().items()},
@@ -365,7 +371,7 @@ class Hub:
         if self._turns % SWEEP_TURNS == 0:
             # A server below that gave up on a client (a ping without an answer) tells nobody while its buffer is not
             # empty.
-            for connection in [one for one in self._connections.values() if one.writer.is_closing()]:
+            for connection in [one for one in self.by_socket.values() if one.writer.is_closing()]:
                 self.counters["closed.by_server"] += 1
                 connection.closing = True
                 self._closing[connection] = loop.time() + EVICT_S

@@ -9,6 +9,7 @@ import pytest
 
 from apps.engine import interface
 from apps.hub import hub as hubs
+from apps.hub import replays
 from tests.harness import waiting
 from tests.unit.hub.doubles import APP, Client, ScriptedEngine
 
@@ -298,6 +299,29 @@ async def test_who_wants_the_cached_event_always_asks_the_engine(
     assert (wanted.durable, wanted.cached) == (False, True)
     engine.answer(cached=b"x")
     assert answers == [interface.Attached(cached=b"x")]
+
+
+async def test_a_slow_reader_of_a_state_channel_gets_the_newest_state_when_it_can_read_again(
+    engine: ScriptedEngine, hub: hubs.Hub, client: NewClient
+) -> None:
+    slow, quick = client(), client()
+    for each in (slow, quick):
+        hub.subscribe(each.connection, "cache-c", lambda answer: None, cached=True)
+        engine.answer()
+    slow.writer.waiting = replays.PACE_BYTES + 1
+    added = interface.Kind.MEMBER_ADDED
+    for number in range(1, 6):
+        engine.deliver([engine.entry("cache-c", b"%d" % number)])
+    engine.deliver([engine.entry("cache-c", b"null", kind=added, user_id="ann"), engine.entry("cache-c", b"6")])
+    engine.deliver([engine.entry("cache-c", b"mine", exclude="1.1")])
+    assert [body for body in slow.got if b"member" not in body] == []
+    assert len(slow.got) == 1
+    slow.writer.waiting = 0
+    await until(lambda: slow.got[-1] == b"6")
+    engine.deliver([engine.entry("cache-c", b"7")])
+    assert slow.got[1:] == [b"6", b"7"]
+    assert [body for body in quick.got if b"member" not in body] == [b"1", b"2", b"3", b"4", b"5", b"6", b"mine", b"7"]
+    assert hub.statistics()["conflated"] == 5
 
 
 async def test_subscribers_who_hear_their_number_wait_until_they_are_in_it(
