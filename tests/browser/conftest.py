@@ -1,0 +1,91 @@
+"""A real Chromium, and servers as a person meets them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+
+from tests.harness import parts, servers
+
+# What a fresh Chromium would do on its own must not be taken for what our pages do.
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    f"--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE {servers.HOST}",
+]
+
+PATIENCE_MS = 10_000
+
+OpenWindow = Callable[[], Page]
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """One for each module: Playwright's event loop would be in the way of tests that have a loop of their own."""
+    path = parts.executable(*parts.CHROMIUM_NAMES)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def debug(fleet: servers.Fleet) -> servers.Server:
+    """As `make run` serves it: uvicorn, with DEBUG."""
+    return fleet.start("uvicorn", fleet.world(FANFARE_DEBUG="1"))
+
+
+@pytest.fixture(scope="session")
+def production(fleet: servers.Fleet) -> servers.Server:
+    """As it is deployed: four workers, without DEBUG."""
+    return fleet.start("gunicorn")
+
+
+@pytest.fixture(scope="session")
+def daphne(fleet: servers.Fleet) -> servers.Server:
+    return fleet.start("daphne")
+
+
+@pytest.fixture
+def window(chromium: Browser) -> Iterator[OpenWindow]:
+    """`window()` opens a window of a visitor of its own. At the end none of them had an error or asked another host."""
+    problems: list[str] = []
+
+    def on_console(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            problems.append(f"console {message.type}: {message.text}")
+
+    def look_at(url: str) -> None:
+        address = urlsplit(url)
+        if address.hostname != servers.HOST and address.scheme not in ("data", "blob"):
+            problems.append(f"a request left the host: {url}")
+
+    def on_failure(request: Request) -> None:
+        if request.failure != "net::ERR_ABORTED":  # a visitor who leaves a page ends what it still loads
+            problems.append(f"failed: {request.url}: {request.failure}")
+
+    contexts: list[BrowserContext] = []
+
+    def open_window() -> Page:
+        context = chromium.new_context()
+        context.set_default_timeout(PATIENCE_MS)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", on_console)
+        page.on("request", lambda request: look_at(request.url))
+        page.on("websocket", lambda socket: look_at(socket.url))
+        page.on("pageerror", lambda error: problems.append(f"an exception in the page: {error}"))
+        page.on("requestfailed", on_failure)
+        return page
+
+    yield open_window
+    for context in contexts:
+        context.close()
+    assert problems == []

@@ -1,0 +1,110 @@
+"""The admin in a real browser: what an operator does to applications, and what their clients notice."""
+
+from __future__ import annotations
+
+import re
+from uuid import uuid4
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import OpenWindow
+from tests.harness import calls, servers, waiting, wire, worlds
+
+AT_ONCE = 3.0  # seconds
+
+
+@pytest.fixture
+def server(production: servers.Server) -> servers.Server:
+    """Four workers: the one that serves the admin is rarely the one that has the socket."""
+    return production
+
+
+@pytest.fixture
+def admin(server: servers.Server, window: OpenWindow) -> Page:
+    """A window that is logged in."""
+    page = window()
+    page.goto(server.url("/admin/"))
+    page.get_by_label("Username").fill(worlds.ADMIN_NAME)
+    page.get_by_label("Password").fill(worlds.ADMIN_PASSWORD)
+    page.get_by_role("button", name="Log in").click()
+    expect(page.locator("#user-tools")).to_contain_text(re.compile(worlds.ADMIN_NAME, re.IGNORECASE))
+    return page
+
+
+def create(admin: Page, server: servers.Server, name: str) -> worlds.Application:
+    """Create an application by hand; its credentials as the page shows them."""
+    admin.goto(server.url("/admin/applications/application/add/"))
+    admin.get_by_label("Name", exact=False).first.fill(name)
+    admin.get_by_role("button", name="Save and continue editing").click()
+    expect(admin.locator(".messagelist")).to_contain_text("was added successfully")
+    application = read(admin)
+    waiting.until(lambda: knows(server, application), AT_ONCE, "the workers take up the new application")
+    return application
+
+
+def read(admin: Page) -> worlds.Application:
+    """The credentials on an application's page."""
+    admin.locator("details.secret summary").click()
+    return worlds.Application(
+        id=admin.locator(".field-app_id .readonly").inner_text(),
+        key=admin.locator("#id_key").input_value(),
+        secret=admin.locator("details.secret code").inner_text(),
+    )
+
+
+def knows(server: servers.Server, application: worlds.Application) -> bool:
+    with calls.Caller(server, application) as caller:
+        return caller.signed("GET", "channels").status == 200
+
+
+def test_a_created_application_works_and_a_disabled_one_loses_its_sockets(server: servers.Server, admin: Page) -> None:
+    name = f"Shop {uuid4().hex[:6]}"
+    application = create(admin, server, name)
+    with wire.Wire(server.port, f"/app/{application.key}?protocol=7") as socket:
+        established = socket.receive()
+        assert established is not None
+        assert b"connection_established" in established.payload
+
+        admin.goto(server.url("/admin/applications/application/"))
+        row = admin.locator("#result_list tr", has_text=name)
+        row.locator('input[type="checkbox"][name$="-enabled"]').uncheck()
+        admin.get_by_role("button", name="Save", exact=True).click()
+        expect(admin.locator(".messagelist")).to_contain_text("changed successfully")
+
+        socket.socket.settimeout(AT_ONCE)
+        while (frame := socket.receive()) is not None and frame.opcode != wire.CLOSE:
+            continue
+        assert frame is not None
+        assert int.from_bytes(frame.payload[:2], "big") == 4003
+    with calls.Caller(server, application) as caller:
+        assert caller.signed("GET", "channels").status == 403
+
+
+def test_a_rotated_secret_replaces_the_old_one(server: servers.Server, admin: Page) -> None:
+    old = create(admin, server, f"Shop {uuid4().hex[:6]}")
+    admin.get_by_role("link", name="Rotate secret").click()
+    admin.get_by_role("button", name="Yes, rotate the secret").click()
+    expect(admin.locator(".messagelist")).to_contain_text("has a new secret")
+    new = read(admin)
+    assert (new.id, new.key) == (old.id, old.key)
+    assert new.secret != old.secret
+    waiting.until(lambda: knows(server, new), AT_ONCE, "the new secret is accepted")
+    waiting.until(lambda: not knows(server, old), AT_ONCE, "the old secret is refused")
+
+
+def test_a_deleted_application_is_unknown(server: servers.Server, admin: Page) -> None:
+    application = create(admin, server, f"Shop {uuid4().hex[:6]}")
+    admin.get_by_role("link", name="Delete").click()
+    admin.get_by_role("button", name="Yes, I").click()
+    expect(admin.locator(".messagelist")).to_contain_text("deleted successfully")
+    waiting.until(lambda: not knows(server, application), AT_ONCE, "its key is refused")
+
+
+def test_the_secret_is_hidden_until_it_is_asked_for(server: servers.Server, admin: Page) -> None:
+    application = create(admin, server, f"Shop {uuid4().hex[:6]}")
+    admin.reload()
+    secret = admin.locator("details.secret code")
+    expect(secret).not_to_be_visible()
+    admin.locator("details.secret summary").click()
+    expect(secret).to_have_text(application.secret)

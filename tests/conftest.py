@@ -1,0 +1,95 @@
+"""Fixtures of all tests that run real servers: the fleet, and the rule that a server's log holds no traceback."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Generator, Iterator
+from types import FrameType
+from uuid import uuid4
+
+import pytest
+
+from tests.harness import servers
+
+LOG_TAIL = 6_000  # characters of a server's log under a failed test: the last minute or so
+FLEET = pytest.StashKey[servers.Fleet]()
+LOGS_BEFORE = pytest.StashKey[dict[servers.Server, int]]()
+
+
+def pytest_configure() -> None:
+    """Told to end, pytest still runs the ends of its fixtures: no server outlives it."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would interrupt the cleaning up
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGTERM, end)
+
+
+@pytest.fixture(scope="session")
+def fleet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Fleet]:
+    """Starts servers; at the end of the session nothing of them is left."""
+    fleet = servers.Fleet(tmp_path_factory.mktemp("fleet"))
+    request.config.stash[FLEET] = fleet
+    yield fleet
+    fleet.stop()
+
+
+@pytest.fixture
+def start(fleet: servers.Fleet) -> Iterator[Callable[..., servers.Server]]:
+    """`start(command, world=None)`: a server of this test alone, stopped after it (a test may end it earlier)."""
+    begun: list[servers.Server] = []
+
+    def begin(*arguments: object, **options: object) -> servers.Server:
+        server = fleet.start(*arguments, **options)  # type: ignore[arg-type]
+        begun.append(server)
+        return server
+
+    yield begin
+    for server in begun:
+        if server.process.poll() is None or server.remaining_processes():
+            server.stop()
+
+
+@pytest.fixture
+def name() -> Callable[[str], str]:
+    """A channel name that no other test uses: servers are shared, channels are not."""
+
+    def unique(prefix: str) -> str:
+        return f"{prefix}-{uuid4().hex[:12]}"
+
+    return unique
+
+
+@pytest.fixture(autouse=True)
+def clean_logs(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No server wrote a traceback during this test, unless the test says why one must come."""
+    if "fleet" not in request.fixturenames:
+        yield
+        return
+    fleet: servers.Fleet = request.getfixturevalue("fleet")
+    before = request.node.stash[LOGS_BEFORE] = fleet.log_sizes()
+    yield
+    for server, written in _written_since(fleet, before):
+        if "Traceback (most recent call last)" in written and server.tracebacks_expected is None:
+            pytest.fail(f"a traceback in the log of {server.command}:\n{written[-LOG_TAIL:]}", pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Under a failed test stands what the servers wrote during it."""
+    report = yield
+    fleet = item.config.stash.get(FLEET, None)
+    if report.failed and fleet is not None:
+        for server, written in _written_since(fleet, item.stash.get(LOGS_BEFORE, {})):
+            report.sections.append((f"log of {server.command} on port {server.port}", written[-LOG_TAIL:]))
+    return report
+
+
+def _written_since(fleet: servers.Fleet, before: dict[servers.Server, int]) -> Iterator[tuple[servers.Server, str]]:
+    for server in fleet.servers:
+        written = server.log_text(before.get(server, 0))
+        if written:
+            yield server, written

@@ -1,0 +1,24 @@
+"""The vendor's Python SDK for backends (`pusher` on PyPI), pointed at a server under test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pusher
+
+from tests.harness import servers, worlds
+
+
+def client(server: servers.Server, application: worlds.Application | None = None, **options: Any) -> pusher.Pusher:
+    """`options`: more arguments of the SDK's own constructor."""
+    credentials = application or server.application
+    return pusher.Pusher(
+        app_id=credentials.id,
+        key=credentials.key,
+        secret=credentials.secret,
+        host=servers.HOST,
+        port=server.port,
+        ssl=False,
+        timeout=15,
+        **options,
+    )

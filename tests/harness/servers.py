@@ -1,0 +1,261 @@
+"""Real servers, started by the documented commands, from the repository's root, on a free port."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+from tests.harness import waiting, worlds
+
+HOST = "127.0.0.1"
+START_SECONDS = 40.0  # four workers that import Django on two busy cores take about 6
+STOP_SECONDS = 15.0
+
+APPLICATION = "myproject.asgi:application"
+UVICORN_WORKER = "uvicorn.workers.UvicornWorker"
+
+# The three commands of the README as they stand, with nothing but the port added.
+COMMANDS: dict[str, Callable[[int], list[str]]] = {
+    "uvicorn": lambda port: ["uvicorn", APPLICATION, "--port", str(port)],
+    "reload": lambda port: ["uvicorn", APPLICATION, "--reload", "--port", str(port)],
+    "gunicorn": lambda port: ["gunicorn", "-w", "4", "-k", UVICORN_WORKER, APPLICATION, "-b", f"{HOST}:{port}"],
+    "daphne": lambda port: ["daphne", APPLICATION, "-p", str(port)],
+    # Not ours: what uvicorn itself does, to compare with.
+    "echo": lambda port: ["uvicorn", "tests.harness.echo:application", "--port", str(port), "--lifespan", "off"],
+}
+
+
+class Server:
+    """One running deployment of a world. `command` is a name of COMMANDS."""
+
+    def __init__(self, command: str, world: worlds.World, log: Path, root: Path = worlds.REPOSITORY) -> None:
+        self.command = command
+        self.world = world
+        self.application = world.application
+        self.port = free_port()
+        self.log = log
+        self.tracebacks_expected: str | None = None  # a reason; otherwise a traceback in the log fails the test
+        self._output: IO[bytes] = log.open("ab")
+        self.process = self._spawn(root)
+
+    def _spawn(self, root: Path) -> subprocess.Popen[bytes]:
+        program, *arguments = COMMANDS[self.command](self.port)
+        return subprocess.Popen(
+            [str(Path(sys.executable).parent / program), *arguments],
+            cwd=root,
+            env=self.world.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a process group of its own: it can be ended as a whole, and nothing else with it
+        )
+
+    # -- where it is ------------------------------------------------------------------------------------------------
+
+    def url(self, path: str = "/") -> str:
+        return f"http://{HOST}:{self.port}{path}"
+
+    def socket_url(self, key: str | None = None, query: str = "protocol=7&client=tests&version=1.0.0") -> str:
+        return f"ws://{HOST}:{self.port}/app/{key or self.application.key}?{query}"
+
+    def health(self, path: str = "/health/ready") -> tuple[int, dict[str, Any]]:
+        """Status and body of a health page."""
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=5)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+        finally:
+            connection.close()
+
+    def is_ready(self) -> bool:
+        if self.command == "echo":
+            return self._listens()
+        try:
+            return self.health()[0] == 200
+        except (OSError, http.client.HTTPException, json.JSONDecodeError):
+            return False
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex((HOST, self.port)) == 0
+
+    def wait_until_ready(self) -> None:
+        """Ready, and with all its workers. Raises NotStarted with the log where the process ended instead."""
+
+        def ready() -> bool:
+            if self.process.poll() is not None:
+                raise NotStarted(f"{self.command} ended with {self.process.returncode}\n{self.log_text()[-4000:]}")
+            return len(self.workers()) == self.expected_workers and self.is_ready() and self._all_started()
+
+        waiting.until(ready, START_SECONDS, f"{self.command} is ready")
+
+    def _all_started(self) -> bool:
+        """One worker that answers does not say that the others are up; each says so itself in the log."""
+        log = self.log_text()
+        return self.command == "echo" or all(f"Fanfare: worker {pid}" in log for pid in self.workers())
+
+    # -- its processes ----------------------------------------------------------------------------------------------
+
+    @property
+    def expected_workers(self) -> int:
+        return 4 if self.command == "gunicorn" else 1
+
+    def workers(self) -> list[int]:
+        """Process ids of those that serve connections."""
+        if self.command in ("uvicorn", "daphne", "echo"):
+            return [self.process.pid]
+        try:
+            children = psutil.Process(self.process.pid).children()
+            return sorted(child.pid for child in children if is_alive(child) and "resource_tracker" not in _line(child))
+        except psutil.NoSuchProcess:
+            return []
+
+    def workers_of(self, client_ports: Collection[int]) -> dict[int, int]:
+        """Which worker holds the other end of the connections from these local ports: pids by port, where accepted."""
+        found: dict[int, int] = {}
+        for pid in self.workers():
+            try:
+                connections = psutil.Process(pid).net_connections(kind="tcp")
+            except psutil.NoSuchProcess:
+                continue
+            for connection in connections:
+                if connection.laddr.port == self.port and connection.raddr and connection.raddr.port in client_ports:
+                    found[connection.raddr.port] = pid
+        return found
+
+    def worker_of(self, client_port: int) -> int | None:
+        return self.workers_of([client_port]).get(client_port)
+
+    def remaining_processes(self) -> list[psutil.Process]:
+        """What lives of the process group that this server was started as."""
+        remaining = []
+        for process in psutil.process_iter():
+            try:
+                if os.getpgid(process.pid) == self.process.pid and is_alive(process):
+                    remaining.append(process)
+            except (ProcessLookupError, psutil.NoSuchProcess):
+                continue
+        return remaining
+
+    def send_signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def interrupt(self) -> None:
+        """Ctrl+C: the terminal sends it to all processes of the group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def wait_until_gone(self, within: float) -> None:
+        """The main process has ended and left nobody behind."""
+        try:
+            self.process.wait(within)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.command} still runs {within} s after it was told to stop") from None
+        waiting.until(lambda: not self.remaining_processes(), 2.0, f"{self.command} left no process behind")
+
+    def stop(self) -> None:
+        """End it as an operator would; by force where that fails, which fails the test."""
+        try:
+            if self.process.poll() is None:
+                self.send_signal(signal.SIGTERM)
+            self.wait_until_gone(STOP_SECONDS)
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        for process in self.remaining_processes():
+            process.kill()
+        self.process.wait(STOP_SECONDS)
+        self._output.close()
+
+    # -- what it says -----------------------------------------------------------------------------------------------
+
+    def log_size(self) -> int:
+        return self.log.stat().st_size
+
+    def log_text(self, start: int = 0) -> str:
+        """The log from this byte on."""
+        with self.log.open("rb") as file:
+            file.seek(start)
+            return file.read().decode(errors="replace")
+
+
+class NotStarted(AssertionError):
+    """The server's process ended before it was ready."""
+
+
+class Fleet:
+    """All servers of a test session. Knows who took which part of the log, so that a failed test can show it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.servers: list[Server] = []
+        self._template: worlds.World | None = None
+        self._worlds = 0
+
+    def world(self, **environment: str) -> worlds.World:
+        """A fresh world. `environment`: FANFARE_… settings of all its processes."""
+        if self._template is None:
+            self._template = worlds.template(self.folder / "template")
+        self._worlds += 1
+        return worlds.copy(self._template, self.folder / f"world-{self._worlds}", environment)
+
+    def start(self, command: str, world: worlds.World | None = None, root: Path = worlds.REPOSITORY) -> Server:
+        """A ready server. Another process may take the free port between the look and the bind: then on another one."""
+        world = world or self.world()
+        attempts = 3
+        for attempt in range(1, attempts + 1):
+            log = self.folder / f"{len(self.servers) + 1}-{command}.log"
+            server = Server(command, world, log, root)
+            self.servers.append(server)
+            try:
+                server.wait_until_ready()
+            except NotStarted:
+                server.kill()
+                if attempt == attempts or "address already in use" not in server.log_text().lower():
+                    raise
+            except BaseException:
+                server.kill()
+                raise
+            else:
+                return server
+        raise AssertionError("unreachable")
+
+    def log_sizes(self) -> dict[Server, int]:
+        return {server: server.log_size() for server in self.servers}
+
+    def stop(self) -> None:
+        """End what still runs."""
+        for server in self.servers:
+            if server.process.poll() is None or server.remaining_processes():
+                server.stop()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind((HOST, 0))
+        return int(listener.getsockname()[1])
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+        return ""

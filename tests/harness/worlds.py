@@ -1,0 +1,125 @@
+"""A world: one data folder with its database, log and applications. Servers that share a world are one deployment."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+# What the developer's shell says about a Fanfare of their own must not reach the servers under test.
+OWN_PREFIXES = ("FANFARE_", "UVICORN_", "GUNICORN_", "DJANGO_")
+OWN_NAMES = frozenset({"DATABASE_URL", "WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS", "SECRET_KEY", "PORT"})
+
+ADMIN_NAME = "admin"
+ADMIN_PASSWORD = "only-for-tests-7f3a"
+
+
+@dataclass(frozen=True)
+class Application:
+    """The credentials of a tenant, as `createapplication` prints them."""
+
+    id: str
+    key: str
+    secret: str = field(repr=False)
+
+
+class World:
+    """A migrated data folder, and the management commands that work on it."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str], application: Application) -> None:
+        self.folder = folder
+        self.application = application  # client events are on
+        self._environment = dict(environment)
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """The environment of a process of this world."""
+        return _environment(self.folder, {**self._environment, **more})
+
+    def manage(self, *arguments: str, **more: str) -> str:
+        """Run `manage.py`; its standard output. Raises with both outputs where it fails."""
+        return _manage(self.environment(**more), *arguments)
+
+    def shell(self, code: str) -> str:
+        """Run Python in a process of its own that has the project's models, as a person at `manage.py shell` would."""
+        prelude = "from apps.applications.models import Application\n"
+        return self.manage("shell", "--no-imports", "-c", prelude + code)
+
+    def log_files(self) -> list[Path]:
+        """The engine's log and what SQLite keeps beside it."""
+        found = sorted((self.folder / "engine").glob("log.sqlite3*"))
+        assert found, "the log is somewhere else"
+        return found
+
+    def create_application(self, name: str, *flags: str) -> Application:
+        return parse_credentials(self.manage("createapplication", name, *flags))
+
+
+def template(folder: Path) -> World:
+    """A world that others are copied from: migrating takes seconds, copying does not."""
+    folder.mkdir(mode=0o700)
+    environment = _environment(folder, {})
+    _manage(environment, "migrate", "--verbosity", "0")
+    _manage({**environment, "DJANGO_SUPERUSER_PASSWORD": ADMIN_PASSWORD}, *CREATE_ADMIN)
+    printed = _manage(environment, "createapplication", "Tests", "--client-events")
+    return World(folder, {}, parse_credentials(printed))
+
+
+CREATE_ADMIN = ("createsuperuser", "--noinput", "--username", ADMIN_NAME, "--email", "admin@example.com")
+
+
+def copy(original: World, folder: Path, environment: Mapping[str, str]) -> World:
+    """A world of its own with the same application. `environment`: FANFARE_… settings of all its processes."""
+    shutil.copytree(original.folder, folder)
+    return World(folder, environment, original.application)
+
+
+def parse_credentials(printed: str) -> Application:
+    """Read the shell lines of `createapplication`; it must print nothing else."""
+    values: dict[str, str] = {}
+    for line in printed.splitlines():
+        (assignment,) = shlex.split(line.removeprefix("export "))
+        name, _, value = assignment.partition("=")
+        values[name] = value
+    assert set(values) == {"FANFARE_APP_ID", "FANFARE_APP_KEY", "FANFARE_APP_SECRET"}, sorted(values)
+    return Application(values["FANFARE_APP_ID"], values["FANFARE_APP_KEY"], values["FANFARE_APP_SECRET"])
+
+
+def _environment(folder: Path, more: Mapping[str, str]) -> dict[str, str]:
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith(OWN_PREFIXES) and name not in OWN_NAMES
+    }
+    own = {"FANFARE_DATA_DIR": str(folder), "FANFARE_ENV_FILE": os.devnull, "PYTHONUNBUFFERED": "1"}
+    return {**inherited, **own, **more}
+
+
+def _manage(environment: Mapping[str, str], *arguments: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "manage.py", *arguments],
+        cwd=REPOSITORY,
+        env=dict(environment),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if result.returncode != 0:
+        raise CommandFailed(arguments, result.returncode, result.stdout, result.stderr)
+    return result.stdout
+
+
+class CommandFailed(AssertionError):
+    """A management command that ended with an error."""
+
+    def __init__(self, arguments: tuple[str, ...], code: int, stdout: str, stderr: str) -> None:
+        super().__init__(f"manage.py {shlex.join(arguments)} ended with {code}\n{stdout}\n{stderr}")
+        self.code = code
+        self.stdout = stdout
+        self.stderr = stderr

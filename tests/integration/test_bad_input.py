@@ -1,0 +1,477 @@
+"""Bad input gets the protocol's answer and costs nobody else anything: in every test a neighbour still receives."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from tests.harness import calls, servers, signing, sockets
+
+Name = Callable[[str], str]
+
+FRAME_LIMIT = 131_072  # bytes, the default of FANFARE_MAX_FRAME_BYTES
+
+
+@pytest.fixture(params=["uvicorn", "daphne"])
+def server(request: pytest.FixtureRequest) -> servers.Server:
+    """The transports differ; the number of workers does not matter here."""
+    chosen: servers.Server = request.getfixturevalue(request.param)
+    return chosen
+
+
+@pytest.fixture(autouse=True)
+async def neighbour(server: servers.Server, name: Name) -> AsyncIterator[sockets.Socket]:
+    """Subscribed before the bad input comes; after it, it has got nothing it should not and still gets events."""
+    channel = name("neighbour")
+    async with sockets.connect(server) as socket:
+        await socket.subscribe(channel)
+        yield socket
+        await asyncio.to_thread(calls.publish, server, channel, "still-here", "{}")
+        await socket.expect("still-here", channel)
+
+
+def error(frame: sockets.Frame) -> dict[str, Any]:
+    """The data of a pusher:error: an object, or SDKs in Swift drop it."""
+    assert (frame.event, frame.channel) == ("pusher:error", None), frame
+    assert isinstance(frame.data, dict)
+    assert set(frame.data) == {"code", "message"}
+    assert isinstance(frame.data["message"], str)
+    return frame.data
+
+
+# -- the connection ------------------------------------------------------------------------------------------------
+
+
+async def test_an_unknown_key_is_accepted_told_and_closed_with_4001(server: servers.Server) -> None:
+    """A refused upgrade looks like a network error to pusher-js, which would retry for ever."""
+    async with sockets.open_raw(server, server.socket_url("no-such-key")) as socket:
+        assert error(await socket.receive())["code"] == 4001
+        assert await socket.closed() == 4001
+
+
+async def test_a_disabled_application_is_told_and_closed_with_4003(server: servers.Server, name: Name) -> None:
+    application = await asyncio.to_thread(server.world.create_application, name("off"), "--disabled")
+
+    async with asyncio.timeout(15):
+        while True:  # until the running server has taken it up, its key is unknown
+            async with sockets.open_raw(server, server.socket_url(application.key)) as socket:
+                code = error(await socket.receive())["code"]
+                assert await socket.closed() == code
+            if code != 4001:
+                break
+    assert code == 4003
+
+
+async def test_an_unknown_path_is_closed_with_4005(server: servers.Server) -> None:
+    url = f"ws://{servers.HOST}:{server.port}/no/such/place"
+    async with sockets.open_raw(server, url) as socket:
+        assert error(await socket.receive())["code"] == 4005
+        assert await socket.closed() == 4005
+
+
+@pytest.mark.parametrize("version", ["1", "2", "3"])
+async def test_a_protocol_that_is_too_old_is_closed_with_4007(server: servers.Server, version: str) -> None:
+    async with sockets.open_raw(server, server.socket_url(query=f"protocol={version}")) as socket:
+        assert error(await socket.receive())["code"] == 4007
+        assert await socket.closed() == 4007
+
+
+@pytest.mark.parametrize("query", ["protocol=4", "protocol=5", "protocol=6", "protocol=7", "", "flash=true&x=%00"])
+async def test_what_sdks_send_in_the_query_is_taken(server: servers.Server, query: str) -> None:
+    async with sockets.connect(server, url=server.socket_url(query=query)) as socket:
+        await socket.expect_silence()
+
+
+async def test_a_path_with_a_prefix_is_taken(server: servers.Server) -> None:
+    """pusher-js puts its option `wsPath` before /app/."""
+    url = f"ws://{servers.HOST}:{server.port}/some/prefix/app/{server.application.key}?protocol=7"
+    async with sockets.connect(server, url=url) as socket:
+        await socket.expect_silence()
+
+
+# -- frames --------------------------------------------------------------------------------------------------------
+
+MALFORMED = {
+    "not JSON": "{",
+    "empty": "",
+    "a number": "7",
+    "null": "null",
+    "a list": '[{"event": "pusher:ping"}]',
+    "a string": '"pusher:ping"',
+    "no event": '{"data": {}}',
+    "an event that is no string": '{"event": 7}',
+    "an unknown pusher event": '{"event": "pusher:no-such-thing", "data": {}}',
+    "a server's event": '{"event": "pusher_internal:member_added", "channel": "presence-x", "data": "{}"}',
+    "an event that is neither": '{"event": "created", "channel": "news", "data": {}}',
+    "nesting without end": '{"event": "pusher:subscribe", "data": ' + "[" * 5_000 + "]" * 5_000 + "}",
+    "a huge integer": '{"event": "pusher:subscribe", "data": {"channel": 1' + "0" * 5_000 + "}}",
+    "NaN": '{"event": "pusher:subscribe", "data": {"channel": NaN}}',
+    "a lone surrogate": '{"event": "pusher:subscribe", "data": {"channel": "\\ud800"}}',
+    "a subscribe without data": '{"event": "pusher:subscribe"}',
+    "a subscribe without a channel": '{"event": "pusher:subscribe", "data": {}}',
+    "a subscribe to a number": '{"event": "pusher:subscribe", "data": {"channel": 7}}',
+    "a subscribe to null": '{"event": "pusher:subscribe", "data": {"channel": null}}',
+}
+
+
+@pytest.mark.parametrize("text", MALFORMED.values(), ids=MALFORMED.keys())
+async def test_a_malformed_frame_gets_an_error_and_the_connection_lives(server: servers.Server, text: str) -> None:
+    if text == "" and server.command == "daphne":
+        text = " "  # daphne itself does not pass empty messages on
+    async with sockets.connect(server) as socket:
+        await socket.send_text(text)
+        assert error(await socket.receive())["message"]
+        await socket.send({"event": "pusher:ping"})
+        await socket.skip_to("pusher:pong")
+
+
+async def test_a_binary_frame_gets_an_error_and_the_connection_lives(server: servers.Server) -> None:
+    async with sockets.connect(server) as socket:
+        await socket.websocket.send(b'{"event": "pusher:ping"}')
+        assert error(await socket.receive())["code"] is None
+        await socket.expect_silence()
+
+
+async def test_an_oversize_frame_closes_its_sender_with_1009(server: servers.Server) -> None:
+    async with sockets.connect(server) as socket:
+        await socket.send_text(json.dumps({"event": "pusher:ping", "data": "x" * FRAME_LIMIT}))
+        assert await socket.closed() == 1009
+
+
+async def test_a_frame_just_under_the_limit_is_read(server: servers.Server) -> None:
+    async with sockets.connect(server) as socket:
+        await socket.send_text(json.dumps({"event": "pusher:ping", "data": "x" * (FRAME_LIMIT - 200)}))
+        await socket.expect("pusher:pong")
+
+
+async def test_a_flood_of_errors_is_answered_sparingly_and_costs_no_connection(server: servers.Server) -> None:
+    async with sockets.connect(server) as socket:
+        for _ in range(1_000):
+            await socket.send_text("{")
+        await socket.send({"event": "pusher:ping"})
+        errors = 0
+        while (await socket.receive()).event != "pusher:pong":
+            errors += 1
+    assert 1 <= errors < 500
+
+
+@pytest.mark.parametrize("data", ["{}", '"{}"', '""', None])
+async def test_a_ping_of_any_sdk_is_answered(server: servers.Server, data: str | None) -> None:
+    async with sockets.connect(server) as socket:
+        await socket.send_text(
+            '{"event":"pusher:ping"}' if data is None else f'{{"event":"pusher:ping","data":{data}}}'
+        )
+        pong = await socket.expect("pusher:pong")
+    assert pong.data == "{}"
+
+
+async def test_data_may_be_a_string_of_json(server: servers.Server, name: Name) -> None:
+    channel = name("news")
+    async with sockets.connect(server) as socket:
+        await socket.send({"event": "pusher:subscribe", "data": json.dumps({"channel": channel})})
+        await socket.expect("pusher_internal:subscription_succeeded", channel)
+
+
+# -- subscriptions -------------------------------------------------------------------------------------------------
+
+
+async def refusal(socket: sockets.Socket, channel: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both frames of a refused subscription: one for the SDKs in Java and Swift, then one for pusher-js and Echo."""
+    general = error(await socket.receive())
+    specific = await socket.expect("pusher:subscription_error", channel)
+    assert set(specific.decoded) == {"type", "error", "status"}
+    return general, specific.decoded
+
+
+@pytest.mark.parametrize("channel", ["private-orders", "presence-room", "private-encrypted-orders"])
+async def test_a_wrong_signature_is_refused_softly_and_gives_nothing_away(server: servers.Server, channel: str) -> None:
+    async with sockets.connect(server) as socket:
+        member = {"user_id": "1"} if channel.startswith("presence-") else None
+        wrong = f"{server.application.key}:{'0' * 64}"
+        await socket.request_subscription(channel, auth=wrong, member=member)
+        general, specific = await refusal(socket, channel)
+        assert general["code"] == 4009
+        assert (specific["type"], specific["status"]) == ("AuthError", 401)
+        assert f"{socket.socket_id}:{channel}" in general["message"], "it helps to see what was signed"
+        data = None if member is None else json.dumps(member)
+        right = signing.subscription(server.application, socket.socket_id, channel, data).partition(":")[2]
+        assert right not in json.dumps([general, specific])
+        assert server.application.secret not in json.dumps([general, specific])
+        await socket.subscribe(channel, member=member)
+
+
+@pytest.mark.parametrize("auth", ["", "nonsense", ":", "other-key:" + "0" * 64, "é:ü", "KEY:"])
+async def test_an_auth_of_the_wrong_form_is_refused_softly(server: servers.Server, auth: str, name: Name) -> None:
+    channel = name("private-orders")
+    async with sockets.connect(server) as socket:
+        await socket.request_subscription(channel, auth=auth.replace("KEY", server.application.key))
+        _, specific = await refusal(socket, channel)
+        assert specific["status"] == 401
+        await socket.expect_silence()
+
+
+@pytest.mark.parametrize(
+    "channel", ["", "with space", "news/today", "a" * 201, "ünïcode", "new\nline", "#reserved", "#server-to-user-1"]
+)
+async def test_a_wrong_channel_name_is_refused_softly(server: servers.Server, channel: str) -> None:
+    async with sockets.connect(server) as socket:
+        await socket.request_subscription(channel)
+        assert error(await socket.receive())["message"]
+        await socket.send({"event": "pusher:ping"})
+        await socket.skip_to("pusher:pong")
+
+
+async def test_a_name_of_exactly_the_limit_is_taken(server: servers.Server, name: Name) -> None:
+    channel = name("news").ljust(200, "x")
+    async with sockets.connect(server) as socket:
+        await socket.subscribe(channel)
+
+
+async def test_a_second_subscribe_succeeds_again_and_delivers_once(server: servers.Server, name: Name) -> None:
+    channel = name("news")
+    async with sockets.connect(server) as socket:
+        await socket.subscribe(channel)
+        await socket.subscribe(channel)
+        await asyncio.to_thread(calls.publish, server, channel, "created", "{}")
+        await socket.expect("created", channel)
+        await socket.expect_silence()
+
+
+async def test_a_second_subscribe_to_a_presence_channel_adds_nobody(server: servers.Server, name: Name) -> None:
+    room = name("presence-room")
+    async with sockets.connect(server) as watcher, sockets.connect(server) as socket:
+        await watcher.subscribe(room, member={"user_id": "watcher"})
+        await socket.subscribe(room, member={"user_id": "ann"})
+        again = await socket.subscribe(room, member={"user_id": "ann"})
+        assert again.decoded["presence"]["count"] == 2
+        await watcher.expect("pusher_internal:member_added", room)
+        await asyncio.to_thread(calls.publish, server, room, "marker", "{}")
+        await watcher.expect("marker", room)
+
+
+@pytest.mark.parametrize("user_id", ["", None, True, 1.5, [], {}, "x" * 129])
+async def test_a_member_without_a_right_id_is_refused_softly(server: servers.Server, user_id: Any, name: Name) -> None:
+    room = name("presence-room")
+    async with sockets.connect(server) as socket:
+        await socket.request_subscription(room, member={"user_id": user_id})
+        await refusal(socket, room)
+        await socket.expect_silence()
+
+
+async def test_a_member_that_is_too_big_is_refused_with_both_numbers(server: servers.Server, name: Name) -> None:
+    room = name("presence-room")
+    member = {"user_id": "1", "user_info": {"name": "x" * 3_000}}
+    async with sockets.connect(server) as socket:
+        await socket.request_subscription(room, member=member)
+        general, specific = await refusal(socket, room)
+        assert (specific["type"], specific["status"]) == ("LimitReached", 4301)
+        assert "2048" in general["message"].replace(",", "").replace("_", "")
+        assert str(len(json.dumps(member))) in general["message"].replace(",", "")
+
+
+async def test_an_unsubscribe_from_what_one_is_not_in_is_ignored(server: servers.Server) -> None:
+    async with sockets.connect(server) as socket:
+        await socket.send({"event": "pusher:unsubscribe", "data": {"channel": "never-subscribed"}})
+        await socket.expect_silence()
+
+
+# -- client events -------------------------------------------------------------------------------------------------
+
+
+async def test_a_client_event_of_a_non_member_reaches_nobody(server: servers.Server, name: Name) -> None:
+    channel = name("private-room")
+    async with sockets.connect(server) as member, sockets.connect(server) as stranger:
+        await member.subscribe(channel)
+        await stranger.trigger(channel, "client-intrusion", {})
+        error(await stranger.receive())
+        await stranger.expect_silence()
+        await member.expect_silence()
+
+
+async def test_a_client_event_on_a_public_channel_is_refused(server: servers.Server, name: Name) -> None:
+    channel = name("news")
+    async with sockets.connect(server) as speaker, sockets.connect(server) as listener:
+        await speaker.subscribe(channel)
+        await listener.subscribe(channel)
+        await speaker.trigger(channel, "client-hello", {})
+        error(await speaker.receive())
+        await listener.expect_silence()
+
+
+async def test_a_client_event_cannot_claim_another_user(server: servers.Server, name: Name) -> None:
+    room = name("presence-room")
+    async with sockets.connect(server) as ann, sockets.connect(server) as mallory:
+        await ann.subscribe(room, member={"user_id": "ann"})
+        await mallory.subscribe(room, member={"user_id": "mallory"})
+        await ann.skip_to("pusher_internal:member_added", room)
+        await mallory.send({"event": "client-hello", "channel": room, "data": {}, "user_id": "ann"})
+        assert (await ann.expect("client-hello", room)).user_id == "mallory"
+
+
+async def test_client_events_over_the_rate_are_refused_with_4301(server: servers.Server, name: Name) -> None:
+    channel = name("private-room")
+    async with sockets.connect(server) as speaker:
+        await speaker.subscribe(channel)
+        for number in range(60):
+            await speaker.trigger(channel, "client-hello", {"n": number})
+        assert error(await speaker.receive())["code"] == 4301
+        await speaker.send({"event": "pusher:ping"})
+        await speaker.skip_to("pusher:pong")
+
+
+# -- the HTTP API --------------------------------------------------------------------------------------------------
+
+EVENT = {"name": "created", "channels": ["news"], "data": "{}"}
+
+
+def refused(answer: calls.Answer, status: int) -> str:
+    """The text of an error body, of which the form is asserted."""
+    assert answer.status == status, answer
+    assert set(answer.body) >= {"error", "code"}
+    assert answer.headers["content-type"] == "application/json"
+    return str(answer.body["error"])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"auth_signature": "0" * 64},
+        {"auth_signature": "ü"},
+        {"body_md5": "0" * 32},
+        {"auth_timestamp": str(int(time.time()) - 700)},
+        {"auth_timestamp": str(int(time.time()) + 700)},
+        {"auth_timestamp": "yesterday"},
+        {"auth_key": "no-such-key"},
+    ],
+    ids=" ".join,
+)
+def test_a_request_that_is_not_rightly_signed_is_401(server: servers.Server, overrides: dict[str, str]) -> None:
+    with calls.Caller(server) as caller:
+        answer = caller.signed("POST", "events", EVENT, None, **overrides)
+        text = refused(answer, 401)
+        assert server.application.secret not in text
+        assert caller.signed("POST", "events", EVENT).status == 200, "the connection is still good"
+
+
+def test_a_stale_timestamp_is_401_for_that_reason(server: servers.Server) -> None:
+    with calls.Caller(server) as caller:
+        answer = caller.signed("POST", "events", EVENT, auth_timestamp=str(int(time.time()) - 700))
+    assert "600" in refused(answer, 401)
+
+
+def test_an_unsigned_request_is_401(server: servers.Server) -> None:
+    with calls.Caller(server) as caller:
+        refused(caller.call("POST", f"/apps/{server.application.id}/events", b"{}"), 401)
+
+
+def test_a_body_that_was_changed_on_the_way_is_401(server: servers.Server) -> None:
+    route = f"/apps/{server.application.id}/events"
+    body = json.dumps(EVENT).encode()
+    with calls.Caller(server) as caller:
+        path = signing.path(server.application, "POST", route, body)
+        refused(caller.call("POST", path, body.replace(b"created", b"deleted")), 401)
+
+
+def test_an_unknown_application_or_route_is_404(server: servers.Server) -> None:
+    with calls.Caller(server) as caller:
+        refused(caller.call("GET", "/apps/999999999/channels"), 404)
+        refused(caller.signed("GET", "no-such-room"), 404)
+
+
+@pytest.mark.parametrize(
+    ("payload", "status"),
+    [
+        (b"{", 400),
+        (b"[]", 400),
+        (b"\xff\xfe", 400),
+        ({"channels": ["news"], "data": "{}"}, 400),
+        ({"name": "created", "data": "{}"}, 400),
+        ({"name": "created", "channels": [], "data": "{}"}, 400),
+        ({"name": "created", "channels": ["news"]}, 400),
+        ({**EVENT, "name": "x" * 201}, 400),
+        ({**EVENT, "channels": ["with space"]}, 400),
+        ({**EVENT, "channels": ["x" * 201]}, 400),
+        ({**EVENT, "channels": ["#reserved"]}, 400),
+        ({**EVENT, "channels": [f"news-{n}" for n in range(101)]}, 400),
+        ({**EVENT, "channels": ["private-encrypted-a", "news"]}, 400),
+        ({**EVENT, "socket_id": "not-a-socket-id"}, 400),
+        ({**EVENT, "data": "x" * 103_000}, 413),
+    ],
+)
+def test_a_wrong_event_is_refused(server: servers.Server, payload: object, status: int) -> None:
+    with calls.Caller(server) as caller:
+        refused(caller.signed("POST", "events", payload), status)
+        assert caller.signed("POST", "events", EVENT).status == 200
+
+
+def test_an_oversize_event_is_told_both_numbers(server: servers.Server) -> None:
+    with calls.Caller(server) as caller:
+        text = refused(caller.signed("POST", "events", {**EVENT, "data": "x" * 103_000}), 413)
+    assert "content of this event" in text
+    assert "102400" in text
+    assert "103000" in text
+
+
+def test_a_batch_with_too_many_events_is_refused_whole(server: servers.Server) -> None:
+    batch = [{"name": "created", "channel": "news", "data": "{}"}] * 11
+    with calls.Caller(server) as caller:
+        text = refused(caller.signed("POST", "batch_events", {"batch": batch}), 400)
+    assert "Batch too large" in text
+
+
+async def test_a_batch_with_one_wrong_event_publishes_none(server: servers.Server, name: Name) -> None:
+    channel = name("news")
+    batch = [{"name": "good", "channel": channel, "data": "{}"}, {"name": "bad", "channel": "with space", "data": "{}"}]
+    async with sockets.connect(server) as socket:
+        await socket.subscribe(channel)
+        with calls.Caller(server) as caller:
+            refused(await asyncio.to_thread(caller.signed, "POST", "batch_events", {"batch": batch}), 400)
+        await asyncio.to_thread(calls.publish, server, channel, "marker", "{}")
+        await socket.expect("marker", channel)
+
+
+def test_a_query_for_what_a_channel_has_not_is_400(server: servers.Server) -> None:
+    with calls.Caller(server) as caller:
+        refused(caller.signed("GET", "channels", None, {"info": "user_count"}), 400)
+        refused(caller.signed("GET", "channels/news", None, {"info": "user_count"}), 400)
+        refused(caller.signed("GET", "channels/news", None, {"info": "no_such_thing"}), 400)
+        refused(caller.signed("GET", "channels/news/users"), 400)
+
+
+def test_a_wrong_method_is_405_and_names_the_right_one(server: servers.Server) -> None:
+    with calls.Caller(server) as caller:
+        answer = caller.signed("DELETE", "events")
+    assert answer.status == 405
+    assert "POST" in answer.headers["allow"]
+
+
+# -- origins -------------------------------------------------------------------------------------------------------
+
+
+async def test_an_origin_that_the_application_does_not_allow_is_closed_with_4009(
+    server: servers.Server, name: Name
+) -> None:
+    application = await asyncio.to_thread(server.world.create_application, name("origins"))
+    await asyncio.to_thread(
+        server.world.shell,
+        f"application = Application.objects.get(app_id={application.id!r})\n"
+        "application.allowed_origins = 'https://good.example'\napplication.save()",
+    )
+
+    async def code(origin: str | None) -> int | None:
+        headers = {} if origin is None else {"Origin": origin}
+        url = server.socket_url(application.key)
+        async with sockets.open_raw(server, url, application, additional_headers=headers) as socket:
+            frame = await socket.receive()
+            return None if frame.event == "pusher:connection_established" else int(error(frame)["code"])
+
+    async with asyncio.timeout(15):
+        while await code("https://evil.example") != 4009:
+            continue
+    assert await code("https://good.example") is None
+    assert await code(None) is None, "a phone or a server sends no Origin"

@@ -1,0 +1,147 @@
+"""Starting, stopping and reloading with open sockets: prompt, told to the clients, and nobody is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.harness import calls, publishers, servers, sockets, waiting, worlds
+
+Name = Callable[[str], str]
+Start = Callable[..., servers.Server]
+
+PROMPT = 8.0  # seconds: well under the 10 s that process supervisors grant, on a busy machine
+COME_AGAIN = {1012, 4200}  # close codes after which every SDK reconnects
+
+
+async def _closed(everybody: list[sockets.Socket]) -> set[int]:
+    return set(await asyncio.gather(*(socket.closed() for socket in everybody)))
+
+
+@pytest.mark.parametrize("command", ["uvicorn", "gunicorn"])
+@pytest.mark.parametrize("how", ["SIGTERM", "Ctrl+C"])
+async def test_a_stop_with_open_sockets_is_prompt_and_tells_them(
+    start: Start, name: Name, command: str, how: str
+) -> None:
+    server = start(command)
+    async with contextlib.AsyncExitStack() as stack:
+        everybody = [await stack.enter_async_context(sockets.connect(server)) for _ in range(12)]
+        room = name("presence-room")
+        for place, socket in enumerate(everybody):
+            await socket.request_subscription(room, member={"user_id": str(place)})
+            await socket.skip_to("pusher_internal:subscription_succeeded", room)
+        if how == "SIGTERM":
+            server.send_signal(signal.SIGTERM)
+        else:
+            server.interrupt()
+        assert await _closed(everybody) <= COME_AGAIN
+        await asyncio.to_thread(server.wait_until_gone, PROMPT)
+
+
+async def test_daphne_stops_promptly_with_open_sockets(start: Start) -> None:
+    """It drops them without a word (platform's nature), but it must not hang."""
+    server = start("daphne")
+    async with sockets.connect(server) as socket:
+        await socket.subscribe("news")
+        server.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(server.wait_until_gone, PROMPT)
+        await socket.closed()
+
+
+async def test_members_of_a_stopped_server_are_gone_for_the_next_one(start: Start, name: Name) -> None:
+    room = name("presence-room")
+    first = start("uvicorn")
+    async with sockets.connect(first) as socket:
+        await socket.subscribe(room, member={"user_id": "old"})
+        await asyncio.to_thread(first.stop)
+    second = start("uvicorn", first.world)
+    async with sockets.connect(second) as socket:
+        snapshot = await socket.subscribe(room, member={"user_id": "new"})
+        assert snapshot.decoded["presence"]["ids"] == ["new"]
+
+
+async def test_a_hup_replaces_all_workers_under_open_sockets(start: Start, name: Name) -> None:
+    server = start("gunicorn")
+    channel = name("news")
+    async with contextlib.AsyncExitStack() as stack:
+        spread = await sockets.spread(server, stack, each=2)
+        everybody = [socket for found in spread.values() for socket in found]
+        server.send_signal(signal.SIGHUP)
+        assert await _closed(everybody) <= COME_AGAIN
+
+    def replaced() -> bool:
+        now = set(server.workers())
+        return len(now) == 4 and not now & set(spread)
+
+    await asyncio.to_thread(waiting.until, replaced, PROMPT * 2, "four new workers")
+    async with contextlib.AsyncExitStack() as stack:
+        spread = await sockets.spread(server, stack)
+        for found in spread.values():
+            await found[0].subscribe(channel)
+        await asyncio.to_thread(calls.publish, server, channel, "after", "{}")
+        for found in spread.values():
+            await found[0].expect("after", channel)
+
+
+async def test_no_request_is_refused_during_a_hup(start: Start, name: Name) -> None:
+    server = start("gunicorn")
+    old = set(server.workers())
+    async with publishers.publishing(server, name("news")) as publisher:
+        await publisher.reach(20)
+        server.send_signal(signal.SIGHUP)
+        await asyncio.to_thread(
+            waiting.until, lambda: len(set(server.workers()) - old) == 4, PROMPT * 2, "four new workers"
+        )
+        await publisher.reach(publisher.published + 20)
+
+
+async def test_workers_end_when_their_master_is_killed(start: Start) -> None:
+    """UvicornWorker itself does not look at its parent: it would serve for ever and hold the port."""
+    server = start("gunicorn")
+    async with sockets.connect(server) as socket:
+        os.kill(server.process.pid, signal.SIGKILL)
+        assert await socket.closed() in COME_AGAIN
+    await asyncio.to_thread(server.wait_until_gone, PROMPT)
+
+
+@pytest.fixture
+def copy_of_the_project(tmp_path: Path) -> Path:
+    """What a clone has, in a folder where a test may edit it."""
+    root = tmp_path / "clone"
+    root.mkdir()
+    for part in ("apps", "myproject"):
+        shutil.copytree(worlds.REPOSITORY / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(worlds.REPOSITORY / "manage.py", root)
+    return root
+
+
+async def test_an_edited_file_reloads_promptly_with_an_open_socket(
+    start: Start, copy_of_the_project: Path, name: Name
+) -> None:
+    server = start("reload", root=copy_of_the_project)
+    old = set(server.workers())
+    async with sockets.connect(server) as socket:
+        await socket.subscribe(name("news"))
+        edited = copy_of_the_project / "myproject" / "asgi.py"
+        edited.write_text(edited.read_text() + "\n# edited\n")
+        assert await socket.closed() in COME_AGAIN
+
+    def reloaded() -> bool:
+        return bool(set(server.workers()) - old) and server.is_ready()
+
+    await asyncio.to_thread(waiting.until, reloaded, PROMPT * 2, "the new code serves")
+
+
+def test_the_start_up_log_states_the_topology_in_one_line(server: servers.Server) -> None:
+    (line, *_) = [line for line in server.log_text().splitlines() if "engine local" in line]
+    assert str(server.world.folder) in line
+    if server.command != "daphne":
+        for word in ("uvloop", "httptools", "websockets-sansio"):
+            assert word in line

@@ -1,0 +1,105 @@
+"""Unmodified pusher-js in Node. What it shows to application code is what counts here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pusher
+
+from tests.harness import pusherjs, servers
+
+Name = Callable[[str], str]
+
+
+async def test_pusher_js_gets_events_decoded(
+    server: servers.Server, api: pusher.Pusher, pusher_js: pusherjs.Runtime, name: Name
+) -> None:
+    channel = name("news")
+    async with pusher_js.node() as node:
+        client = await node.connected(server)
+        await client.subscribe(channel)
+        await asyncio.to_thread(api.trigger, channel, "created", {"id": 7, "title": "日本 🎺"})
+        happening = await client.event(channel, "created")
+    assert happening["data"] == {"id": 7, "title": "日本 🎺"}
+
+
+async def test_pusher_js_authorizes_a_private_channel(
+    server: servers.Server, api: pusher.Pusher, pusher_js: pusherjs.Runtime, name: Name
+) -> None:
+    channel = name("private-orders")
+    async with pusher_js.node() as node:
+        client = await node.connected(server)
+        await client.subscribe(channel)
+        await asyncio.to_thread(api.trigger, channel, "created", {"id": 1})
+        assert (await client.event(channel, "created"))["data"] == {"id": 1}
+
+
+async def test_pusher_js_sees_members_come_and_go_once_per_user(
+    server: servers.Server, pusher_js: pusherjs.Runtime, name: Name
+) -> None:
+    room = name("presence-room")
+    ann = {"user_id": "ann", "user_info": {"name": "Ann"}}
+    bob = {"user_id": "bob", "user_info": {"name": "Bob"}}
+    async with pusher_js.node() as node:
+        watcher = await node.connected(server, member=ann)
+        succeeded = await watcher.subscribe(room)
+        assert succeeded["data"]["me"] == {"id": "ann", "info": {"name": "Ann"}}
+
+        first_tab = await node.connected(server, member=bob)
+        await first_tab.subscribe(room)
+        added = await watcher.event(room, "pusher:member_added")
+        assert added["data"] == {"id": "bob", "info": {"name": "Bob"}}
+
+        second_tab = await node.connected(server, member=bob)
+        await second_tab.subscribe(room)
+        assert (await second_tab.members(room))["count"] == 2
+        await first_tab.do("disconnect")
+        await second_tab.do("trigger", channel=room, event="client-marker", data={})
+        happening = await watcher.next(what="event", channel=room)
+        while happening["event"].startswith("pusher_internal:"):  # pusher-js shows those to bind_global too
+            assert happening["event"] != "pusher_internal:member_removed"
+            happening = await watcher.next(what="event", channel=room)
+        assert happening["event"] == "client-marker", "a user with another tab open was said to have come or gone"
+
+        await second_tab.do("disconnect")
+        removed = await watcher.event(room, "pusher:member_removed")
+        assert removed["data"]["id"] == "bob"
+        assert (await watcher.members(room))["members"] == {"ann": {"name": "Ann"}}
+
+
+async def test_a_client_event_reaches_the_others_and_says_who_sent_it(
+    server: servers.Server, pusher_js: pusherjs.Runtime, name: Name
+) -> None:
+    room = name("presence-room")
+    async with pusher_js.node() as node:
+        ann = await node.connected(server, member={"user_id": "ann"})
+        bob = await node.connected(server, member={"user_id": "bob"})
+        await ann.subscribe(room)
+        await bob.subscribe(room)
+        await ann.do("bind", channel=room, event="client-typing")
+        await ann.members(room)  # answered after it, so the handler is bound
+        await bob.do("trigger", channel=room, event="client-typing", data={"on": True})
+        typing = await ann.next(what="bound", channel=room, event="client-typing")
+    assert typing["data"] == {"on": True}
+    assert typing["metadata"] == {"user_id": "bob"}
+
+
+async def test_pusher_js_stops_for_good_at_an_unknown_key(server: servers.Server, pusher_js: pusherjs.Runtime) -> None:
+    async with pusher_js.node() as node:
+        client = await node.client(server, key="no-such-key")
+        error = await client.next(what="error")
+        assert error["data"]["code"] == 4001
+        await client.state("disconnected")
+
+
+async def test_a_refused_subscription_reaches_the_channels_error_handler(
+    server: servers.Server, pusher_js: pusherjs.Runtime, name: Name
+) -> None:
+    room = name("presence-room")
+    async with pusher_js.node() as node:
+        client = await node.connected(server, member={"user_id": ""})  # signed rightly, but it names nobody
+        await client.do("subscribe", channel=room)
+        failed = await client.event(room, "pusher:subscription_error")
+        assert failed["data"]["status"] == 401
+        await client.subscribe(name("news"))  # and the connection lives
