@@ -1,0 +1,71 @@
+"""Whatever stands in the documentation can be followed: its links, its files, its code."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.unit.docs import pages
+
+PAGES = pages.all_pages()
+PICTURE_BYTES = 300_000  # a README should open at once
+
+on_every_page = pytest.mark.parametrize("page", PAGES, ids=pages.name)
+
+
+@on_every_page
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for link in pages.links(page):
+        parts = urlsplit(link)
+        if parts.scheme:
+            continue
+        target = (page.parent / parts.path).resolve() if parts.path else page
+        assert target.exists(), f"{pages.name(page)} links to {link}, which is not there"
+        if parts.fragment:
+            assert parts.fragment in pages.anchors(target), f"{pages.name(page)} links to {link}: no such heading"
+
+
+@on_every_page
+def test_python_compiles_and_json_parses(page: Path) -> None:
+    for block in pages.blocks(page):
+        place = f"{pages.name(page)}:{block.line}"
+        if block.language == "python":
+            compile(block.text, place, "exec", dont_inherit=True)
+        elif block.language == "json":
+            json.loads(block.text)
+        else:
+            assert block.language, f"{place} does not say its language"
+
+
+def test_every_page_is_reached_from_the_index() -> None:
+    index = pages.ROOT / "docs/README.md"
+    linked = {(index.parent / link).resolve() for link in pages.links(index)}
+    assert {page for page in PAGES if pages.ROOT / "docs" in page.parents} - {index} == linked
+
+
+def test_the_pictures_are_small() -> None:
+    pictures = list(pages.ROOT.glob("docs/images/*.png"))
+    assert pictures
+    for picture in pictures:
+        assert picture.stat().st_size < PICTURE_BYTES, pages.name(picture)
+
+
+@on_every_page
+def test_the_make_targets_that_are_named_exist(page: Path) -> None:
+    targets = set(re.findall(r"^(\w+):", (pages.ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    text = page.read_text(encoding="utf-8")
+    named = set(re.findall(r"(?:^    |`)make (\w+)(?![=\w])", text, re.MULTILINE))
+    assert named <= targets
+
+
+@on_every_page
+def test_the_files_of_the_repository_that_are_named_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    made_by_the_reader = ("apps/board", "deploy/fanfare_apps")
+    for name in re.findall(r"`((?:apps|myproject|deploy|docs|tests)/[\w./-]+)`", text):
+        if not name.startswith(made_by_the_reader):
+            assert (pages.ROOT / name).exists(), f"{pages.name(page)} names {name}"

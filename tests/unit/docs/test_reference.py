@@ -1,0 +1,163 @@
+"""The reference says what the code does: settings, limits, codes, commands, counters."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from django.core.management import get_commands, load_command_class
+
+from apps.applications import limits, registry
+from apps.hub import hub
+from apps.pusher import errors
+from tests.unit.docs import pages
+
+REFERENCE = pages.ROOT / "docs/reference"
+SETTINGS = REFERENCE / "settings.md"
+
+
+# -- settings --------------------------------------------------------------------------------------------------------
+
+
+def documented_settings() -> dict[str, list[str]]:
+    headings = ("What people set", "Where things are", "How it behaves")
+    rows = [row for heading in headings for row in pages.table(SETTINGS, heading)]
+    return {name: rest for name, *rest in rows}
+
+
+def read_settings() -> dict[str, ast.Call]:
+    """What myproject/settings.py asks the environment for: the calls by the variable's name."""
+    tree = ast.parse((pages.ROOT / "myproject/settings.py").read_text(encoding="utf-8"))
+    return {
+        node.args[0].value: node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id == "environment"
+        and isinstance(node.args[0], ast.Constant)
+        and isinstance(node.args[0].value, str)
+    }
+
+
+def test_every_setting_is_documented_and_no_other() -> None:
+    assert set(documented_settings()) == set(read_settings())
+
+
+def test_the_example_has_every_setting_and_no_other() -> None:
+    example = (pages.ROOT / ".env.example").read_text(encoding="utf-8")
+    names = set(re.findall(r"^#?([A-Z][A-Z_]+)=", example, re.MULTILINE))
+    assert {name for name in names if not name.endswith("_FILE")} == set(read_settings())
+
+
+def test_defaults_and_bounds_of_settings_are_those_of_the_code() -> None:
+    documented = documented_settings()
+    checked = 0
+    for name, call in read_settings().items():
+        default, values, _ = documented[name]
+        if len(call.args) > 1 and isinstance(call.args[1], ast.Constant):
+            assert (
+                default == f"{call.args[1].value:g}"
+                if isinstance(call.args[1].value, float)
+                else default == str(call.args[1].value)
+            ), name
+            checked += 1
+        bounds = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg != "base"}
+        if "minimum" in bounds:
+            assert values == f"{bounds['minimum']:.15g} to {bounds['maximum']:.15g}", name
+            checked += 1
+        if len(call.args) > 2 and isinstance(call.args[2], ast.List):
+            assert values == ", ".join(ast.literal_eval(call.args[2])), name
+            checked += 1
+    assert checked > 10
+
+
+# -- limits ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_limit_is_documented_with_its_default_and_its_bounds() -> None:
+    documented = {name: rest[:3] for name, *rest in pages.table(REFERENCE / "limits.md", "Of an application")}
+    expected = {}
+    for field in dataclasses.fields(registry.Limits):
+        name, default, bounds = field.name, field.default, limits.BOUNDS[field.name]
+        expected[name] = ["none" if default is None else str(default), str(bounds.least), str(bounds.most)]
+    assert documented == expected
+
+
+# -- codes -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_code_is_documented_under_its_name() -> None:
+    page = REFERENCE / "codes.md"
+    rows = pages.table(page, "Close codes") + pages.table(page, "Errors on a connection that lives")
+    documented = {name: int(code) for code, name, *_ in rows if name}
+    constants = {
+        name: value
+        for name, value in vars(errors).items()
+        if name.isupper() and isinstance(value, int) and 1000 <= value < 5000
+    }
+    assert documented == {**constants, "RECONNECT": hub.RECONNECT}
+
+
+# -- commands --------------------------------------------------------------------------------------------------------
+
+
+def test_every_command_of_ours_is_documented() -> None:
+    ours = {name for name, app in get_commands().items() if str(app).startswith(("apps.", "myproject"))}
+    headings = set(re.findall(r"^### (\w+)$", (REFERENCE / "commands.md").read_text(encoding="utf-8"), re.MULTILINE))
+    assert headings == ours | {"check"}
+
+
+def test_every_flag_of_createapplication_is_documented() -> None:
+    command = load_command_class("apps.applications", "createapplication")
+    common = {"--help", "--version", "--verbosity", "--settings", "--pythonpath", "--traceback", "--no-color"}
+    common |= {"--force-color", "--skip-checks"}
+    parser = command.create_parser("manage.py", "createapplication")
+    flags = {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
+    documented = {row[0].split()[0] for row in pages.table(REFERENCE / "commands.md", "createapplication")}
+    assert documented == flags - common
+
+
+# -- counters --------------------------------------------------------------------------------------------------------
+
+
+def counters() -> Iterator[tuple[str, Path]]:
+    """The names that the code counts under; `*` where a part of one is computed."""
+    for path in sorted((pages.ROOT / "apps").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = None
+            if isinstance(node, ast.Call) and node.args and _is_count(node.func):
+                name = _text(node.args[0])
+            elif isinstance(node, ast.Subscript) and getattr(node.value, "attr", "") == "counters":
+                name = _text(node.slice)
+            if name is not None:
+                yield name, path
+
+
+def _is_count(function: ast.expr) -> bool:
+    if isinstance(function, ast.Attribute):  # hub.count("…"), effects.Count("…"), not text.count("&")
+        owner = getattr(function.value, "attr", getattr(function.value, "id", ""))
+        return function.attr == "Count" or (function.attr == "count" and owner.endswith("hub"))
+    return isinstance(function, ast.Name) and function.id == "_count"
+
+
+def _text(node: ast.expr) -> str | None:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "*" for part in node.values)
+    return None
+
+
+def test_every_counter_is_documented() -> None:
+    text = (REFERENCE / "statistics.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"^\| `([\w.*]+)` \|", text, re.MULTILINE))
+    families = {name.removesuffix("*") for name in documented if name.endswith(".*")}
+    found = dict(counters())
+    assert len(found) > 20
+    for name, path in found.items():
+        known = name in documented or any(family and name.startswith(family) for family in families)
+        assert known, f"{name} of {pages.name(path)} is not in statistics.md"
