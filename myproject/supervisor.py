@@ -48,6 +48,15 @@ async def watch(pid: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def obey_quit(config: Any) -> None:
+    """Let SIGQUIT, which gunicorn's master sends to its workers when it is interrupted, stop this worker as SIGTERM does.
+
+    uvicorn's class only notes that it should not be alive any more and goes on serving, until the master kills it.
+    """
+    if _gunicorn_worker(config) is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, os.kill, os.getpid(), signal.SIGTERM)
+
+
 def _gunicorn_worker(config: Any) -> Any | None:
     """gunicorn's object for this worker, to which uvicorn reports its heartbeat; None where gunicorn is not there."""
     return getattr(config.callback_notify, "__self__", None)

@@ -18,11 +18,10 @@ All methods are called on the event loop that opened the engine, unless their do
 from __future__ import annotations
 
 import abc
-import asyncio
 import enum
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 
 class Kind(enum.IntEnum):
@@ -362,10 +361,18 @@ class Engine(abc.ABC):
         """The consumer is no more: hold nothing back for it."""
 
 
+class Signal(Protocol):
+    """Something that happens once, like an asyncio.Event."""
+
+    def is_set(self) -> bool: ...
+
+    async def wait(self) -> object: ...
+
+
 class Lease(abc.ABC):
     """Held from when `Engine.lease` returned it. `lost` is set if another worker may hold it now."""
 
-    lost: asyncio.Event
+    lost: Signal
 
     @abc.abstractmethod
     def release(self) -> None:

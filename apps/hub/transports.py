@@ -9,6 +9,7 @@ from apps.hub import on_any, on_daphne, on_uvicorn, writers
 server_config = on_uvicorn.server_config
 tune = on_uvicorn.tune
 describe = on_uvicorn.describe
+mute_access_log = on_uvicorn.mute_access_log
 install_log_filters = on_uvicorn.install_log_filters
 
 
