@@ -17,4 +17,5 @@ class ApplicationsConfig(AppConfig):
         from apps.applications import declared, models
 
         checks.register(declared.check)
-        signals.post_save.connect(models.fixture_loaded, sender=models.Application)
+        for model in (models.Application, models.WebhookEndpoint, models.ChannelRule):
+            signals.post_save.connect(models.fixture_loaded, sender=model)

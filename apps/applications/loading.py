@@ -9,15 +9,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
+import math
 import random
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.db.models import QuerySet
 
-from apps.applications import announcements, database, declared, errors, limits, models, origins, registry
+from apps.applications import (
+    announcements,
+    database,
+    declarations,
+    declared,
+    errors,
+    limits,
+    models,
+    origins,
+    registry,
+    rules,
+)
 
 COMPARE_SECONDS = 10.0  # how long a worker may be wrong when the log could not be written; one small query per worker
 START_SECONDS = 10.0  # a database that answers later than this must not keep the worker from serving its health page
@@ -33,9 +47,12 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
-def snapshot(application: models.Application) -> registry.Application:
-    """The row as the hot path knows it."""
-    chosen = {name: getattr(application, name) for name in limits.NAMES}
+def snapshot(
+    application: models.Application,
+    webhooks: Iterable[models.WebhookEndpoint] = (),
+    channel_rules: Iterable[models.ChannelRule] = (),
+) -> registry.Application:
+    """The row as the hot path knows it. Asks no database: the webhooks and rules are those given, in their order."""
     return registry.Application(
         id=application.app_id,
         key=application.key,
@@ -43,15 +60,49 @@ def snapshot(application: models.Application) -> registry.Application:
         name=application.name,
         enabled=application.enabled,
         client_events=application.client_events,
+        subscription_counts=application.subscription_counts,
+        previous_secret=application.previous_secret,
+        previous_secret_until=_until(application),
         allowed_origins=origins.parse(application.allowed_origins),
-        limits=registry.Limits(**{name: value for name, value in chosen.items() if value is not None}),
+        limits=registry.Limits(**_chosen(application, limits.NAMES)),
+        rules=rules.Rules(tuple(_rule(channel_rule) for channel_rule in channel_rules)),
+        webhooks=tuple(_webhook(endpoint) for endpoint in webhooks),
+        **_chosen(application, limits.DURATIONS),
     )
 
 
+def _webhook(endpoint: models.WebhookEndpoint) -> registry.Webhook:
+    return registry.Webhook(
+        id=endpoint.pk,
+        url=endpoint.url,
+        event_types=frozenset(endpoint.event_types or registry.WEBHOOK_EVENTS),
+        channel_prefix=endpoint.channel_prefix,
+        headers=tuple(endpoint.headers.items()),
+        batching=endpoint.batching,
+        enabled=endpoint.enabled,
+    )
+
+
+def _rule(row: models.ChannelRule) -> rules.Rule:
+    return rules.Rule(**{field.name: getattr(row, field.name) for field in dataclasses.fields(rules.Rule)})
+
+
+def _until(application: models.Application) -> float:
+    """Unix time until which the old secret is good."""
+    if not application.previous_secret:
+        return 0.0
+    until = application.previous_secret_until
+    return math.inf if until is None else until.timestamp()
+
+
+def _chosen(application: models.Application, names: Iterable[str]) -> dict[str, Any]:
+    values = {name: getattr(application, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def fetch(app_id: str) -> registry.Application | None:
-    """One application from the database, for a process that has no registry. Enabled or not."""
-    row = models.Application.objects.filter(app_id=app_id).first()
-    return snapshot(row) if row is not None else None
+    """One application from the database, for a process that has no registry. Enabled or not; without its webhooks."""
+    return _publishing(models.Application.objects.filter(app_id=app_id))
 
 
 def fetch_default() -> registry.Application | None:
@@ -68,8 +119,13 @@ def fetch_default() -> registry.Application | None:
                 f"FANFARE_DEFAULT_APP is {app_id!r}, but there is no application with this id."
             )
         return application
-    row = models.Application.objects.filter(enabled=True).order_by("pk").first()
-    return snapshot(row) if row is not None else None
+    return _publishing(models.Application.objects.filter(enabled=True).order_by("pk"))
+
+
+def _publishing(rows: QuerySet[models.Application]) -> registry.Application | None:
+    """The first of the rows, with what a publisher must know."""
+    row = rows.prefetch_related("rules").first()
+    return None if row is None else snapshot(row, channel_rules=row.rules.all())
 
 
 class Hub(Protocol):
@@ -103,7 +159,7 @@ class Loader:
         self._start_seconds = start_seconds
         self._compare_seconds = compare_seconds
         self._first_retry_seconds = first_retry_seconds
-        self._declarations: Sequence[models.Application] = ()
+        self._declarations: Sequence[declarations.Declaration] = ()
         self._declarations_synced = False
         self._generation: int | None = None  # None: everything must be read
         self._changed: set[str] = set()  # ids that the log named since the last reading
@@ -115,7 +171,7 @@ class Loader:
 
         Raises ImproperlyConfigured (a DeclarationError above all) where a person must act first.
         """
-        self._declarations = declared.parse(settings.FANFARE_APPS)
+        self._declarations = declarations.parse(settings.FANFARE_APPS)
         self._hub.on_control(announcements.COMMAND, self._on_changed)
         first_try: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._follow(first_try), name="applications loader")
@@ -234,5 +290,8 @@ def _read_some(app_ids: Collection[str]) -> dict[str, registry.Application]:
     return _snapshots(models.Application.objects.filter(app_id__in=app_ids))
 
 
-def _snapshots(rows: Iterable[models.Application]) -> dict[str, registry.Application]:
-    return {row.app_id: snapshot(row) for row in rows}
+def _snapshots(rows: QuerySet[models.Application]) -> dict[str, registry.Application]:
+    return {
+        row.app_id: snapshot(row, row.webhooks.all(), row.rules.all())
+        for row in rows.prefetch_related("webhooks", "rules")
+    }

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from apps.applications import rules
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -24,6 +26,36 @@ class Limits:
     max_user_id: int = 128  # characters
     client_events_per_second: int = 10  # of one connection
     client_events_burst: int = 20
+    max_events_per_second: int | None = None  # published over HTTP, in the whole deployment; None: no bound
+    max_watchlist: int = 100  # users that one client watches
+
+
+# What a webhook may tell. Source: the protocol's "Webhooks".
+WEBHOOK_EVENTS = (
+    "channel_occupied",
+    "channel_vacated",
+    "member_added",
+    "member_removed",
+    "client_event",
+    "cache_miss",
+    "subscription_count",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """An address that is told what happens on the channels of an application."""
+
+    id: int  # of the row
+    url: str
+    event_types: frozenset[str] = frozenset(WEBHOOK_EVENTS)  # exactly those that it is told, never "empty: all"
+    channel_prefix: str = ""  # empty: every channel
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # sent along; there may be a token in them
+    batching: bool = False  # several events in one request, or exactly one
+    enabled: bool = True
+
+    def wants(self, event_type: str, channel: str) -> bool:
+        return self.enabled and event_type in self.event_types and channel.startswith(self.channel_prefix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +68,21 @@ class Application:
     name: str = ""
     enabled: bool = True
     client_events: bool = False
+    subscription_counts: bool = False  # whether subscribers hear how many they are
+    authorization_timeout: int | None = None  # seconds to sign in or join a channel that is not public; None: no need
+    cache_seconds: int = 1_800  # how long a cache channel holds its event
+    previous_secret: str = field(default="", repr=False)  # before the last rotation
+    previous_secret_until: float = 0.0  # Unix time until which it is still good
     allowed_origins: tuple[str, ...] = ()  # empty: any
     limits: Limits = field(default_factory=Limits)
+    rules: rules.Rules = field(default_factory=rules.Rules)  # which channels keep a history
+    webhooks: tuple[Webhook, ...] = ()  # oldest first; the disabled ones, too
+
+    def secrets(self, now: float) -> tuple[str, ...]:
+        """Those that a signature may have been made with at `now` (Unix time), the current one first."""
+        if self.previous_secret and now < self.previous_secret_until:
+            return (self.secret, self.previous_secret)
+        return (self.secret,)
 
 
 class Registry:

@@ -12,10 +12,28 @@ import orjson
 
 from apps.applications import registry
 from apps.hub import frames
-from apps.pusher import errors, names
+from apps.pusher import effects, errors, messages, names, subscriptions
 
 
-def check_allowed(application: registry.Application, channel: str, event: str) -> None:
+def relay(
+    application: registry.Application, mine: subscriptions.Subscriptions, message: messages.Message
+) -> effects.PublishClientEvent:
+    """What `message` makes the others of its channel get. `mine`: of the sender. Raises BadFrame and
+    ClientEventRejected."""
+    event, fields = message
+    channel = fields.get("channel")
+    if not isinstance(channel, str) or "data" not in fields:
+        raise errors.BadFrame("Invalid client event: it must contain channel and data", reason="invalid_client_event")
+    _check_allowed(application, channel, event)
+    subscription = mine.live(channel)
+    if subscription is None:
+        raise _not_subscribed(channel, event)
+    user_id = None if subscription.member is None else subscription.member.user_id
+    body = _encode(application.limits, channel, event, fields["data"], user_id)
+    return effects.PublishClientEvent(channel, event, body, user_id)
+
+
+def _check_allowed(application: registry.Application, channel: str, event: str) -> None:
     """Raise ClientEventRejected unless the application and the type of the channel allow client events at all."""
     if not application.client_events:
         raise errors.ClientEventRejected(
@@ -31,7 +49,7 @@ def check_allowed(application: registry.Application, channel: str, event: str) -
         )
 
 
-def not_subscribed(channel: str, event: str) -> errors.ClientEventRejected:
+def _not_subscribed(channel: str, event: str) -> errors.ClientEventRejected:
     return errors.ClientEventRejected(
         f"{_shown(channel, event)} rejected: this connection is not subscribed to the channel",
         code=errors.UNAUTHORIZED,
@@ -45,7 +63,7 @@ def over_rate() -> errors.ClientEventRejected:
     )
 
 
-def encode(limits: registry.Limits, channel: str, event: str, data: Any, user_id: str | None) -> bytes:
+def _encode(limits: registry.Limits, channel: str, event: str, data: Any, user_id: str | None) -> bytes:
     """The frame that the others get. Raises ClientEventRejected if it is too big.
 
     `data` is relayed as the JSON value that it was. `user_id` is that of the sender's subscription, never what the

@@ -79,6 +79,7 @@ class PusherConsumer(AsyncConsumer):
             handshake.new_socket_id(),
             activity_timeout=self._activity_timeout,
             clock=time.monotonic,
+            wall_clock=time.time,
         )
         connection = hubs.Connection(
             accepted.application.id, machine.socket_id, writer, accepted.client, farewell=frames.error

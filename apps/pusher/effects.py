@@ -28,17 +28,40 @@ class Close:
 class Subscribe:
     """Subscribe at the hub and tell the protocol the outcome.
 
-    On a channel that the connection is subscribed to, this asks for the snapshot anew: nobody joins a second time.
+    On a channel that the connection is subscribed to, this asks for the answer anew: nobody joins a second time.
+    `cached`: the answer should hold the channel's last event. `announce`: it should hold the number of subscribers.
     """
 
     channel: str
     member: interface.Member | None = None
     member_limit: int | None = None
+    cached: bool = False
+    announce: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Unsubscribe:
     channel: str
+
+
+@dataclass(frozen=True, slots=True)
+class SignIn:
+    """Make the connection this user's at the hub and tell the protocol the outcome."""
+
+    user_id: str
+    watchlist: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StartAuthorizationTimer:
+    """Tell the protocol after so many seconds that the time for it is over."""
+
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopAuthorizationTimer:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +82,17 @@ class Count:
     detail: str = ""
 
 
-Effect: TypeAlias = Send | Close | Subscribe | Unsubscribe | PublishClientEvent | Count
+Effect: TypeAlias = (
+    Send
+    | Close
+    | Subscribe
+    | Unsubscribe
+    | SignIn
+    | StartAuthorizationTimer
+    | StopAuthorizationTimer
+    | PublishClientEvent
+    | Count
+)
 Effects: TypeAlias = Sequence[Effect]
 
 NOTHING: Final[Effects] = ()

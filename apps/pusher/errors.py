@@ -5,9 +5,12 @@
     │   └── NameTooLong
     ├── ConnectionRefused       the handshake ends with a close code
     ├── BadFrame                what came is not a message of the protocol; the connection lives
+    ├── TooMuchHeld             more came than is kept until it can be answered; the connection ends
+    ├── WrongSignature          the auth string is not what the application's server would have made
     ├── SubscriptionRefused     answered with two frames; the connection lives
     │   ├── Unauthorized
     │   └── LimitReached
+    ├── SignInRefused           the connection lives, unless its application wants to know who everybody is
     └── ClientEventRejected     not relayed; the connection lives
 
 `reason` is for machines: it names the counter and stands in the log. The message is for the developer who reads it in a
@@ -29,7 +32,9 @@ INVALID_VERSION: Final = 4006
 UNSUPPORTED_PROTOCOL: Final = 4007
 UNAUTHORIZED: Final = 4009
 OVER_CAPACITY: Final = 4100
+RECONNECT: Final = 4200
 CLIENT_EVENT_REJECTED: Final = 4301
+WATCHLIST_TOO_LONG: Final = 4302
 FRAME_TOO_BIG: Final = 1009  # RFC 6455 §7.4.1
 
 QUOTED_CHARACTERS: Final = 100  # of a client's own text in a message: enough to recognise it, too little to be a burden
@@ -84,6 +89,23 @@ class BadFrame(PusherError):
     reason = "bad_frame"
 
 
+class TooMuchHeld(PusherError):
+    """`actual` and `limit` are bytes."""
+
+    reason = "too_much_held"
+
+    def __init__(self, actual: int, limit: int) -> None:
+        super().__init__(f"{actual} bytes wait for an earlier answer; {limit} are allowed")
+        self.actual = actual
+        self.limit = limit
+
+
+class WrongSignature(PusherError):
+    """No auth string, another application's, or not a signature of what it should sign."""
+
+    reason = "wrong_signature"
+
+
 class SubscriptionRefused(PusherError):
     """`code` goes into `pusher:error`, `kind` and `status` into `pusher:subscription_error`.
 
@@ -111,6 +133,12 @@ class LimitReached(SubscriptionRefused):
 
     def __init__(self, message: str, *, code: int, reason: str = "limit_reached") -> None:
         super().__init__(message, code=code, kind="LimitReached", status=code, reason=reason)
+
+
+class SignInRefused(PusherError):
+    """The client may not be that user, or not on this connection."""
+
+    reason = "sign_in_refused"
 
 
 class ClientEventRejected(PusherError):

@@ -1,4 +1,5 @@
-"""The protocol's own frames, as JSON text in UTF-8. (Channel events are in `apps.hub.frames`.)
+"""The protocol's own frames, as JSON text in UTF-8. (Channel events, counts and what is told of watched users are in
+`apps.hub.frames`.)
 
 Clients differ in what they parse: `data` of `pusher:error` and of `pusher:subscription_error` is an object, of
 everything else a string that holds JSON. Source: Pusher Channels protocol 7, and the clients' own sources where it is
@@ -43,6 +44,17 @@ def presence_subscription_succeeded(channel: str, members: Sequence[interface.Me
         "count": len(members),
     }
     return _internal("subscription_succeeded", channel, orjson.dumps({"presence": presence}).decode())
+
+
+def cache_miss(channel: str) -> bytes:
+    """Instead of the last event of a cache channel that holds none."""
+    return orjson.dumps({"event": "pusher:cache_miss", "channel": channel, "data": "{}"})
+
+
+def signin_success(user_data: str) -> bytes:
+    """`user_data`: the very text that was signed; pusher-js takes the user's id from it."""
+    data = orjson.dumps({"user_data": user_data}).decode()
+    return orjson.dumps({"event": "pusher:signin_success", "data": data})
 
 
 def subscription_error(channel: str, kind: str, message: str, status: int) -> bytes:

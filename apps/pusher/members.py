@@ -1,4 +1,7 @@
-"""Who joins a presence channel: the member that an application's server wrote into `channel_data` and signed."""
+"""Who joins a presence channel: the member that an application's server wrote into `channel_data` and signed.
+
+Where there is none, it is the user as whom the connection is signed in (`apps.pusher.users`).
+"""
 
 from __future__ import annotations
 
@@ -37,6 +40,17 @@ def parse(channel_data: str, limits: registry.Limits) -> interface.Member:
             reason="user_id_too_long",
         )
     return interface.Member(user_id, _info(data.get("user_info")))
+
+
+def check_info(info: str, limits: registry.Limits) -> None:
+    """Raise LimitReached if this user_info (JSON text) of a signed-in user is too much for a presence channel."""
+    size = len(info.encode())
+    if size > limits.max_member_bytes:
+        raise errors.LimitReached(
+            f"The user_info has {size} bytes; {limits.max_member_bytes} are allowed in a presence channel",
+            code=errors.CLIENT_EVENT_REJECTED,
+            reason="member_too_big",
+        )
 
 
 def _user_id(value: Any) -> str:

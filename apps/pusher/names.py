@@ -63,13 +63,18 @@ def is_cache(channel: str) -> bool:
     return channel.startswith(_CACHE_PREFIXES)
 
 
+def user_channel(user_id: str) -> str:
+    """The channel of what servers send to one user. Nobody else can subscribe to it."""
+    return f"{USER_PREFIX}{user_id}"
+
+
 def is_valid_socket_id(text: str) -> bool:
     """Whether `text` has the form that the SDKs insist on: digits, a dot, digits."""
     return _SOCKET_ID.match(text) is not None
 
 
 def check_channel(name: str, limit: int) -> None:
-    """Raise InvalidName or NameTooLong unless a client may subscribe to `name`. `limit` is in characters."""
+    """Raise InvalidName or NameTooLong unless `name` is one that anybody may choose. `limit` is in characters."""
     if len(name) > limit:
         raise errors.NameTooLong("channel", len(name), limit)
     if name.startswith(RESERVED_PREFIX):

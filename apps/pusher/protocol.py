@@ -7,22 +7,30 @@ is no I/O here and no waiting. What it has to know is what it was told.
 from __future__ import annotations
 
 import enum
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from apps.applications import registry
 from apps.engine import interface
-from apps.pusher import authorization, client_events, effects, errors, frames, messages, names, rates, subscriptions
+from apps.pusher import (
+    authorization,
+    client_events,
+    effects,
+    errors,
+    frames,
+    held,
+    identities,
+    messages,
+    names,
+    rates,
+    subscriptions,
+    users,
+)
 
 # A program that sends what is not the protocol mostly does so in a loop, and its tenth answer in a second tells its
 # developer nothing that the first did not. Answers to messages of the protocol are not bounded: each of them refuses
 # something in particular.
 ERRORS_PER_SECOND: Final = 10
-
-# Memory for what a client sends before it was told that it is connected. Asking whether there is room for it takes a
-# moment, and a hand-written client may not wait for the answer; this is some hundred subscriptions.
-EARLY_BYTES: Final = 65_536
 
 _PONG: Final[effects.Effects] = (effects.Send(frames.PONG),)
 
@@ -34,7 +42,7 @@ class _State(enum.Enum):
 
 
 class Protocol:
-    """`activity_timeout` in seconds; `clock` in seconds, never going back.
+    """`activity_timeout` in seconds; `clock` in seconds, never going back; `wall_clock` gives Unix time.
 
     The application is looked up for each frame that needs it, so that changed limits, a rotated secret or client events
     switched off hold for the next frame of every live connection; it costs one dictionary lookup. One that was deleted
@@ -48,10 +56,12 @@ class Protocol:
         "_client_event_tokens",
         "_clock",
         "_early",
-        "_early_bytes",
         "_error_tokens",
+        "_identity",
         "_state",
         "_subscriptions",
+        "_timer_runs",
+        "_wall_clock",
         "socket_id",
     )
 
@@ -63,17 +73,20 @@ class Protocol:
         *,
         activity_timeout: int,
         clock: Callable[[], float],
+        wall_clock: Callable[[], float],
     ) -> None:
         self.socket_id = socket_id
         self._applications = applications
         self._application = application
         self._activity_timeout = activity_timeout
         self._clock = clock
+        self._wall_clock = wall_clock
         self._state = _State.OPENING
-        self._early: list[str] = []
-        self._early_bytes = 0
         self._subscriptions = subscriptions.Subscriptions()
-        # Most connections never need these two.
+        self._timer_runs = False  # the application gave it a time to say who it is, and it has not
+        # Most connections never need these.
+        self._early: held.HeldFrames | None = None  # what came before the connection was open
+        self._identity: identities.Identity | None = None
         self._client_event_tokens: rates.TokenBucket | None = None
         self._error_tokens: rates.TokenBucket | None = None
 
@@ -82,6 +95,11 @@ class Protocol:
         """As it is now."""
         self._application = self._applications.by_id(self._application.id) or self._application
         return self._application
+
+    @property
+    def user(self) -> interface.Member | None:
+        """As whom the connection is signed in."""
+        return None if self._identity is None else self._identity.user
 
     def channels(self) -> dict[str, subscriptions.State]:
         """A copy, for looking inside."""
@@ -94,13 +112,15 @@ class Protocol:
         if self._state is not _State.OPENING:
             return effects.NOTHING
         self._state = _State.OPEN
-        early, self._early = self._early, []
         wanted: list[effects.Effect] = [
             effects.Send(frames.connection_established(self.socket_id, self._activity_timeout))
         ]
-        for text in early:
-            wanted += self.received(text)
-        return wanted
+        seconds = self.application.authorization_timeout
+        if seconds is not None:
+            self._timer_runs = True
+            wanted.append(effects.StartAuthorizationTimer(seconds))
+        early, self._early = self._early or (), None
+        return [*wanted, *self._answer_held(early)]
 
     def not_admitted(self, refusal: interface.Refused) -> effects.Effects:
         """There is no room for it. With this code clients come back after a second; 4004 keeps them away for good."""
@@ -110,19 +130,39 @@ class Protocol:
             message = f"The connection cannot be accepted now: {refusal.message}"
         return self._close(errors.OVER_CAPACITY, message)
 
+    def not_authorized_in_time(self) -> effects.Effects:
+        """The authorization timer ended."""
+        if not self._timer_runs:
+            return effects.NOTHING
+        self._timer_runs = False
+        if self.application.authorization_timeout is None:  # it does not want to know any more
+            return effects.NOTHING
+        return self._close(errors.UNAUTHORIZED, "Connection not authorized within timeout")
+
+    def _authorized(self) -> effects.Effects:
+        """The application's server vouched for this client; whether the hub has room for it does not matter here."""
+        if not self._timer_runs:
+            return effects.NOTHING
+        self._timer_runs = False
+        return (effects.StopAuthorizationTimer(),)
+
     def _close(self, code: int, message: str) -> effects.Effects:
         self._state = _State.CLOSED
-        self._early = []
+        self._early = self._identity = None
         return (effects.Close(code, message),)
 
     # -- from the client -----------------------------------------------------------------------------------------------
 
     def received(self, text: str) -> effects.Effects:
         """A text frame came. Never raises."""
-        if self._state is not _State.OPEN:
-            return self._received_early(text) if self._state is _State.OPENING else effects.NOTHING
         try:
-            return self._answer(messages.parse(text))
+            if self._state is not _State.OPEN:
+                return self._received_early(text) if self._state is _State.OPENING else effects.NOTHING
+            message = messages.parse(text)
+            if self._identity is not None and self._identity.awaited_by(message):
+                self._identity.hold(text, message)
+                return effects.NOTHING
+            return self._answer(message)
         except errors.BadFrame as error:
             return self._complain(error)
         except errors.ClientEventRejected as rejection:
@@ -130,6 +170,8 @@ class Protocol:
                 effects.Send(frames.error(rejection.code, rejection.message)),
                 effects.Count(f"pusher.client_event_rejected.{rejection.reason}", rejection.message),
             )
+        except errors.TooMuchHeld as error:
+            return self._close(errors.OVER_CAPACITY, error.message)
 
     def received_binary(self) -> effects.Effects:
         """A binary frame came."""
@@ -138,12 +180,13 @@ class Protocol:
         return self._complain(errors.BadFrame("Binary frames are not supported: send JSON as text", reason="binary"))
 
     def _received_early(self, text: str) -> effects.Effects:
-        self._early.append(text)
-        self._early_bytes += sys.getsizeof(text)
-        if self._early_bytes > EARLY_BYTES:
-            message = f"{self._early_bytes} bytes came before the connection was established; {EARLY_BYTES} are allowed"
-            return self._close(errors.OVER_CAPACITY, message)
+        if self._early is None:
+            self._early = held.HeldFrames()
+        self._early.add(text)
         return effects.NOTHING
+
+    def _answer_held(self, texts: Iterable[str]) -> effects.Effects:
+        return [effect for text in texts for effect in self.received(text)]
 
     def _answer(self, message: messages.Message) -> effects.Effects:
         match message.event:
@@ -154,8 +197,9 @@ class Protocol:
             case "pusher:subscribe":
                 return self._subscribe(message)
             case "pusher:unsubscribe":
-                channel, _ = messages.channel(message)
-                return self._subscriptions.leave(channel)
+                return self._unsubscribe(message)
+            case "pusher:signin":
+                return self._sign_in(message)
         if message.event.startswith(names.CLIENT_EVENT_PREFIX):
             return self._client_event(message)
         raise errors.BadFrame(
@@ -177,10 +221,26 @@ class Protocol:
         channel, data = messages.channel(message)
         application = self.application
         try:
-            member = authorization.authorize(application, self.socket_id, channel, data)
-            return self._subscriptions.join(channel, member, application.limits.max_presence_members)
+            member = authorization.authorize(
+                application, self.socket_id, channel, data, user=self.user, now=self._wall_clock()
+            )
+            joined = self._subscriptions.join(
+                channel,
+                member,
+                member_limit=application.limits.max_presence_members,
+                announce=application.subscription_counts,
+            )
         except errors.SubscriptionRefused as refusal:
             return subscriptions.refuse(channel, refusal)
+        if names.type_of(channel) is names.Type.PUBLIC:
+            return joined
+        return [*self._authorized(), *joined]
+
+    def _unsubscribe(self, message: messages.Message) -> effects.Effects:
+        channel, _ = messages.channel(message)
+        if self._identity is not None:
+            self._identity.unsubscribed(channel)
+        return self._subscriptions.leave(channel)
 
     def subscribed(self, channel: str, attached: interface.Attached) -> effects.Effects:
         """The hub did what `Subscribe` asked."""
@@ -190,25 +250,42 @@ class Protocol:
         """The hub did not do what `Subscribe` asked."""
         return self._subscriptions.refused(channel, refusal)
 
+    # -- users ---------------------------------------------------------------------------------------------------------
+
+    def _sign_in(self, message: messages.Message) -> effects.Effects:
+        application = self.application
+        try:
+            sign_in = users.authenticate(application, self.socket_id, messages.data(message), self._wall_clock())
+            if self._identity is None:
+                self._identity = identities.Identity()
+            claimed = self._identity.claim(sign_in)
+        except errors.SignInRefused as refusal:
+            count = effects.Count(f"pusher.sign_in_refused.{refusal.reason}", refusal.message)
+            if application.authorization_timeout is not None and self.user is None:
+                return [count, *self._close(errors.UNAUTHORIZED, refusal.message)]
+            return (effects.Send(frames.error(errors.UNAUTHORIZED, refusal.message)), count)
+        return [*self._authorized(), *claimed]
+
+    def signed_in(self, attached: interface.Attached) -> effects.Effects:
+        """The hub did what `SignIn` asked."""
+        if self._identity is None:
+            return effects.NOTHING
+        return [*self._identity.signed_in(attached), *self._answer_held(self._identity.release())]
+
+    def not_signed_in(self, refusal: interface.Refused) -> effects.Effects:
+        """The hub did not do what `SignIn` asked."""
+        if self._identity is None:
+            return effects.NOTHING
+        return [*self._identity.refused(refusal), *self._answer_held(self._identity.release())]
+
     # -- client events -------------------------------------------------------------------------------------------------
 
     def _client_event(self, message: messages.Message) -> effects.Effects:
-        event, fields = message
-        channel = fields.get("channel")
-        if not isinstance(channel, str) or "data" not in fields:
-            raise errors.BadFrame(
-                "Invalid client event: it must contain channel and data", reason="invalid_client_event"
-            )
         application = self.application
-        client_events.check_allowed(application, channel, event)
-        subscription = self._subscriptions.live(channel)
-        if subscription is None:
-            raise client_events.not_subscribed(channel, event)
-        user_id = None if subscription.member is None else subscription.member.user_id
-        body = client_events.encode(application.limits, channel, event, fields["data"], user_id)
+        publication = client_events.relay(application, self._subscriptions, message)
         if not self._take_client_event_token(application.limits):
             raise client_events.over_rate()
-        return (effects.PublishClientEvent(channel, event, body, user_id), effects.Count("pusher.client_events"))
+        return (publication, effects.Count("pusher.client_events"))
 
     def _take_client_event_token(self, limits: registry.Limits) -> bool:
         now = self._clock()

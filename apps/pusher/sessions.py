@@ -18,13 +18,14 @@ logger = logging.getLogger(__name__)
 class Session:
     """One connected client, from the accepted handshake to the end. `address` is for the log."""
 
-    __slots__ = ("_address", "_connection", "_hub", "_protocol")
+    __slots__ = ("_address", "_authorization_timer", "_connection", "_hub", "_protocol")
 
     def __init__(self, hub: hubs.Hub, connection: hubs.Connection, machine: protocol.Protocol, address: str) -> None:
         self._hub = hub
         self._connection = connection
         self._protocol = machine
         self._address = address
+        self._authorization_timer: asyncio.TimerHandle | None = None
 
     def open(self) -> None:
         """Take a place at the hub, and tell the client as soon as there is one."""
@@ -55,6 +56,7 @@ class Session:
         # connection already, and must go on watching its transport: told of its end it would let a stalled one stay.
         if not self._connection.closing:
             self._hub.disconnect(self._connection)
+        self._stop_authorization_timer()
 
     def _do(self, wanted: Sequence[effects.Effect]) -> None:
         connection = self._connection
@@ -62,11 +64,17 @@ class Session:
             match effect:
                 case effects.Send(body):
                     connection.send(body)
-                case effects.Subscribe(channel, member, member_limit):
-                    ready = functools.partial(self._answered, channel)
-                    self._hub.subscribe(connection, channel, ready, member=member, member_limit=member_limit)
+                case effects.Subscribe():
+                    self._subscribe(effect)
                 case effects.Unsubscribe(channel):
                     self._hub.unsubscribe(connection, channel)
+                case effects.SignIn(user_id, watchlist):
+                    self._hub.sign_in(connection, user_id, self._signed_in, watchlist=watchlist)
+                case effects.StartAuthorizationTimer(seconds):
+                    loop = asyncio.get_running_loop()
+                    self._authorization_timer = loop.call_later(seconds, self._not_authorized_in_time)
+                case effects.StopAuthorizationTimer():
+                    self._stop_authorization_timer()
                 case effects.PublishClientEvent():
                     self._publish(effect)
                 case effects.Count(name, detail):
@@ -75,6 +83,28 @@ class Session:
                         logger.debug("%s: %s: %s", connection.socket_id, name, detail)
                 case effects.Close(code, message):
                     self.close(code, message)
+
+    def _subscribe(self, effect: effects.Subscribe) -> None:
+        self._hub.subscribe(
+            self._connection,
+            effect.channel,
+            functools.partial(self._answered, effect.channel),
+            member=effect.member,
+            member_limit=effect.member_limit,
+            cached=effect.cached,
+            announce=effect.announce,
+        )
+
+    # -- the authorization timer ---------------------------------------------------------------------------------------
+
+    def _not_authorized_in_time(self) -> None:
+        self._authorization_timer = None
+        self._do(self._protocol.not_authorized_in_time())
+
+    def _stop_authorization_timer(self) -> None:
+        if self._authorization_timer is not None:
+            self._authorization_timer.cancel()
+            self._authorization_timer = None
 
     # -- what the hub answers ------------------------------------------------------------------------------------------
 
@@ -90,6 +120,12 @@ class Session:
         else:
             self._do(self._protocol.subscribed(channel, outcome))
 
+    def _signed_in(self, outcome: interface.Attached | interface.Refused) -> None:
+        if isinstance(outcome, interface.Refused):
+            self._do(self._protocol.not_signed_in(outcome))
+        else:
+            self._do(self._protocol.signed_in(outcome))
+
     # -- client events -------------------------------------------------------------------------------------------------
 
     def _publish(self, effect: effects.PublishClientEvent) -> None:
@@ -98,6 +134,7 @@ class Session:
             app=self._connection.app,
             channel=effect.channel,
             body=effect.body,
+            kind=interface.Kind.CLIENT_EVENT,
             user_id=effect.user_id,
             exclude=self._connection.socket_id,
         )

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Sequence
 
 from apps.pusher import errors, names
 
@@ -52,33 +53,38 @@ def user_auth(key: str, secret: str, socket_id: str, user_data: str) -> str:
 
 
 def check_subscription(
-    auth: str, key: str, secret: str, *, socket_id: str, channel: str, channel_data: str | None
+    auth: str, key: str, secrets: Sequence[str], *, socket_id: str, channel: str, channel_data: str | None
 ) -> None:
-    """Raise Unauthorized unless `auth` lets this socket into this channel."""
-    text = subscription_text(socket_id, channel, channel_data)
-    accepted = [text]
+    """Raise Unauthorized unless `auth` lets this socket into this channel. `secrets`: any of them may have signed."""
+    accepted = [subscription_text(socket_id, channel, channel_data)]
     if channel_data is not None and not names.is_presence(channel):
         accepted.append(subscription_text(socket_id, channel))
-    _check(auth, key, secret, accepted)
+    try:
+        _check("subscription", auth, key, secrets, accepted)
+    except errors.WrongSignature as error:
+        raise errors.Unauthorized(error.message, reason=error.reason) from None
 
 
-def check_user(auth: str, key: str, secret: str, *, socket_id: str, user_data: str) -> None:
-    """Raise Unauthorized unless `auth` lets this socket sign in with this data."""
-    _check(auth, key, secret, [user_text(socket_id, user_data)])
+def check_user(auth: str, key: str, secrets: Sequence[str], *, socket_id: str, user_data: str) -> None:
+    """Raise SignInRefused unless `auth` lets this socket sign in with this data."""
+    try:
+        _check("sign-in", auth, key, secrets, [user_text(socket_id, user_data)])
+    except errors.WrongSignature as error:
+        raise errors.SignInRefused(error.message, reason=error.reason) from None
 
 
-def _check(auth: str, key: str, secret: str, accepted: list[str]) -> None:
-    """`accepted`: the texts of which any may have been signed; a message shows the first."""
+def _check(what: str, auth: str, key: str, secrets: Sequence[str], accepted: Sequence[str]) -> None:
+    """`accepted`: the texts of which any may have been signed; a message shows the first. Raises WrongSignature."""
     if not auth:
-        raise errors.Unauthorized("An auth string of the form KEY:SIGNATURE is needed", reason="no_auth")
+        raise errors.WrongSignature("An auth string of the form KEY:SIGNATURE is needed", reason="no_auth")
     given_key, colon, signature = auth.partition(":")
     if not colon or given_key != key:
-        raise errors.Unauthorized(
-            f"Invalid key in subscription auth data: '{errors.quoted(given_key)}'", reason="wrong_key"
+        raise errors.WrongSignature(
+            f"Invalid key in {what} auth data: '{errors.quoted(given_key)}'", reason="wrong_key"
         )
-    if not any(matches(secret, text, signature) for text in accepted):
+    if not any(matches(secret, text, signature) for secret in secrets for text in accepted):
         signed = errors.quoted(accepted[0], _SHOWN_SIGNED_CHARACTERS)
-        raise errors.Unauthorized(
+        raise errors.WrongSignature(
             f"Invalid signature: Expected HMAC SHA256 hex digest of {signed}, but got {errors.quoted(signature)}",
             reason="wrong_signature",
         )

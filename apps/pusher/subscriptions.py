@@ -2,12 +2,13 @@
 
 JOINING     the hub was asked, and has not answered. Another subscribe gets the same answer.
 SUBSCRIBED  the hub answered, the client knows.
-REFRESHING  subscribed, and the client asked again for a presence channel: the hub reads a snapshot that is not
-            older than what was delivered. Nobody joins a second time.
+REFRESHING  subscribed, and the client asked again for a channel whose answer says more than yes: who is there, what
+            was last said, how many there are. The hub reads an answer that is not older than what was delivered.
+            Nobody joins a second time.
 
-(none) --subscribe--> JOINING --subscribed--> SUBSCRIBED --subscribe (presence)--> REFRESHING --subscribed--> SUBSCRIBED
-   ^                     | refused                |                                    |
-   +---------------------+------ unsubscribe -----+------------------------------------+
+(none) --subscribe--> JOINING --subscribed--> SUBSCRIBED --subscribe again--> REFRESHING --subscribed--> SUBSCRIBED
+   ^                     | refused                |                               |
+   +---------------------+------ unsubscribe -----+-------------------------------+
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from __future__ import annotations
 import enum
 
 from apps.engine import interface
-from apps.pusher import effects, errors, frames
+from apps.hub import frames as hub_frames
+from apps.pusher import effects, errors, frames, names
 
 
 class State(enum.Enum):
@@ -53,15 +55,18 @@ class Subscriptions:
         subscription = self._by_channel.get(channel)
         return None if subscription is None or subscription.state is State.JOINING else subscription
 
-    def join(self, channel: str, member: interface.Member | None, member_limit: int) -> effects.Effects:
+    def join(
+        self, channel: str, member: interface.Member | None, *, member_limit: int, announce: bool
+    ) -> effects.Effects:
         """The client may subscribe, as `member` if it is a presence channel; maybe it already has. Raises Unauthorized.
 
-        `member_limit`: distinct users of a presence channel.
+        `member_limit`: distinct users of a presence channel. `announce`: whether subscribers of other channels hear how
+        many they are.
         """
         subscription = self._by_channel.get(channel)
         if subscription is None:
             self._by_channel[channel] = Subscription(member)
-            return (_ask_hub(channel, member, member_limit),)
+            return (_ask_hub(channel, member, member_limit, announce=announce),)
         if member is not None and subscription.member is not None and member.user_id != subscription.member.user_id:
             # One connection is one member: to become somebody else it has to leave first, so that the others see it.
             raise errors.Unauthorized(
@@ -69,10 +74,11 @@ class Subscriptions:
             )
         if subscription.state is not State.SUBSCRIBED:
             return effects.NOTHING
-        if subscription.member is None:
+        wanted = _ask_hub(channel, subscription.member, member_limit, announce=announce)
+        if wanted == effects.Subscribe(channel):  # there is nothing to read
             return (effects.Send(frames.subscription_succeeded(channel)),)
         subscription.state = State.REFRESHING
-        return (_ask_hub(channel, subscription.member, member_limit),)
+        return (wanted,)
 
     def leave(self, channel: str) -> effects.Effects:
         if self._by_channel.pop(channel, None) is None:
@@ -86,17 +92,23 @@ class Subscriptions:
             return effects.NOTHING
         subscription.state = State.SUBSCRIBED
         if subscription.member is None:
-            return (effects.Send(frames.subscription_succeeded(channel)),)
-        return (effects.Send(frames.presence_subscription_succeeded(channel, attached.members)),)
+            told = [frames.subscription_succeeded(channel)]
+        else:
+            told = [frames.presence_subscription_succeeded(channel, attached.members)]
+        if names.is_cache(channel):
+            told.append(frames.cache_miss(channel) if attached.cached is None else attached.cached)
+        if attached.subscribers:  # 0 where the hub was not asked for them: this connection is one
+            told.append(hub_frames.subscription_count(channel, attached.subscribers))
+        return [effects.Send(frame) for frame in told]
 
     def refused(self, channel: str, refusal: interface.Refused) -> effects.Effects:
-        """The hub did not subscribe the connection, or could not read the snapshot anew."""
+        """The hub did not subscribe the connection, or could not read the answer anew."""
         subscription = self._by_channel.get(channel)
         if subscription is None:
             return effects.NOTHING
         if subscription.state is State.REFRESHING:
             subscription.state = State.SUBSCRIBED  # it still is: only the answer is missing
-            message = f"The members of {channel} cannot be read now: {refusal.message}"
+            message = f"The channel {channel} cannot be read now: {refusal.message}"
             return (effects.Send(frames.error(None, message)), effects.Count("pusher.refresh_failed", message))
         del self._by_channel[channel]
         return refuse(channel, _in_protocol_terms(channel, refusal))
@@ -111,8 +123,11 @@ def refuse(channel: str, refusal: errors.SubscriptionRefused) -> effects.Effects
     )
 
 
-def _ask_hub(channel: str, member: interface.Member | None, member_limit: int) -> effects.Subscribe:
-    return effects.Subscribe(channel) if member is None else effects.Subscribe(channel, member, member_limit)
+def _ask_hub(channel: str, member: interface.Member | None, member_limit: int, *, announce: bool) -> effects.Subscribe:
+    cached = names.is_cache(channel)
+    if member is None:
+        return effects.Subscribe(channel, cached=cached, announce=announce)
+    return effects.Subscribe(channel, member, member_limit, cached=cached)  # its members are known by name
 
 
 def _in_protocol_terms(channel: str, refusal: interface.Refused) -> errors.SubscriptionRefused:

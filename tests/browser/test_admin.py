@@ -81,16 +81,50 @@ def test_a_created_application_works_and_a_disabled_one_loses_its_sockets(server
         assert caller.signed("GET", "channels").status == 403
 
 
-def test_a_rotated_secret_replaces_the_old_one(server: servers.Server, admin: Page) -> None:
+def test_a_rotated_secret_leaves_the_old_one_a_grace_period_that_can_be_ended(
+    server: servers.Server, admin: Page
+) -> None:
     old = create(admin, server, f"Shop {uuid4().hex[:6]}")
     admin.get_by_role("link", name="Rotate secret").click()
+    expect(admin.locator("#content")).to_contain_text("The old secret works beside the new one for 1\xa0day, until 20")
     admin.get_by_role("button", name="Yes, rotate the secret").click()
-    expect(admin.locator(".messagelist")).to_contain_text("has a new secret")
+    expect(admin.locator(".messagelist")).to_contain_text("has a new secret. The old one works until 20")
     new = read(admin)
     assert (new.id, new.key) == (old.id, old.key)
     assert new.secret != old.secret
     waiting.until(lambda: knows(server, new), AT_ONCE, "the new secret is accepted")
+    assert knows(server, old)
+    admin.get_by_role("link", name="End old secret").click()
+    admin.get_by_role("button", name="Yes, end the old secret").click()
+    expect(admin.locator(".messagelist")).to_contain_text("works no more")
     waiting.until(lambda: not knows(server, old), AT_ONCE, "the old secret is refused")
+    assert knows(server, new)
+
+
+def test_a_secret_that_somebody_else_knows_is_refused_at_once(server: servers.Server, admin: Page) -> None:
+    old = create(admin, server, f"Shop {uuid4().hex[:6]}")
+    admin.get_by_role("link", name="Rotate secret").click()
+    admin.get_by_label("Somebody else knows the old secret").check()
+    admin.get_by_role("button", name="Yes, rotate the secret").click()
+    expect(admin.locator(".messagelist")).to_contain_text("has a new secret. The old one works no more.")
+    new = read(admin)
+    waiting.until(lambda: knows(server, new), AT_ONCE, "the new secret is accepted")
+    waiting.until(lambda: not knows(server, old), AT_ONCE, "the old secret is refused")
+
+
+def test_a_webhook_is_added_and_comes_back_as_it_was_written(server: servers.Server, admin: Page) -> None:
+    create(admin, server, f"Shop {uuid4().hex[:6]}")
+    admin.get_by_role("button", name="Add another Webhook").click()
+    webhook = admin.locator("#webhooks-0")
+    webhook.get_by_label("URL").fill("https://example.com/hook")
+    webhook.get_by_label("cache_miss").check()
+    webhook.get_by_label("Headers").fill("Authorization: Bearer abc")
+    admin.get_by_role("button", name="Save and continue editing").click()
+    expect(admin.locator(".messagelist")).to_contain_text("changed successfully")
+    expect(webhook.get_by_label("URL")).to_have_value("https://example.com/hook")
+    expect(webhook.get_by_label("cache_miss")).to_be_checked()
+    expect(webhook.get_by_label("client_event")).not_to_be_checked()
+    expect(webhook.get_by_label("Headers")).to_have_value("Authorization: Bearer abc")
 
 
 def test_a_deleted_application_is_unknown(server: servers.Server, admin: Page) -> None:

@@ -7,7 +7,8 @@ from django.db import migrations, models
 
 import apps.applications.credentials
 import apps.applications.limits
-import apps.applications.models
+import apps.applications.models.application
+import apps.applications.models.generation
 
 
 class Migration(migrations.Migration):
@@ -93,7 +94,7 @@ class Migration(migrations.Migration):
                         blank=True,
                         default="",
                         help_text="Whose pages may connect, one a line: https://example.com, example.com or *.example.com. Empty: any.",
-                        validators=[apps.applications.models.validate_origins],
+                        validators=[apps.applications.models.application.validate_origins],
                     ),
                 ),
                 (
@@ -236,7 +237,7 @@ class Migration(migrations.Migration):
             name="Generation",
             fields=[
                 ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
-                ("value", models.BigIntegerField(default=apps.applications.models.unrepeated_start)),
+                ("value", models.BigIntegerField(default=apps.applications.models.generation.unrepeated_start)),
             ],
         ),
     ]

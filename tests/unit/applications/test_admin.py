@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from html import unescape
 
 import pytest
@@ -10,9 +12,10 @@ from django.contrib.auth.models import Permission, User
 from django.http import HttpResponse
 from django.test import Client
 from django.urls import reverse
+from pytest_django import Settings
 
 from apps.applications import limits
-from apps.applications.models import Application
+from apps.applications.models import Application, ChannelRule, WebhookEndpoint
 from tests.unit.applications import fakes
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -21,6 +24,7 @@ LIST = "admin:applications_application_changelist"
 ADD = "admin:applications_application_add"
 CHANGE = "admin:applications_application_change"
 ROTATE = "admin:applications_application_rotate_secret"
+END = "admin:applications_application_end_old_secret"
 DELETE = "admin:applications_application_delete"
 
 
@@ -39,6 +43,7 @@ def viewer() -> Client:
     """Somebody who may look and not touch."""
     user = User.objects.create_user("viewer", is_staff=True)
     user.user_permissions.add(Permission.objects.get(codename="view_application"))
+    user.user_permissions.add(Permission.objects.get(codename="view_webhookendpoint"))
     client = Client()
     client.force_login(user)
     return client
@@ -48,13 +53,30 @@ def text(response: HttpResponse) -> str:
     return unescape(response.content.decode())
 
 
+def webhooks(*rows: dict[str, object], initial: int = 0) -> dict[str, object]:
+    """What a browser sends of the webhooks on that page."""
+    return formset("webhooks", rows, initial)
+
+
+def rules(*rows: dict[str, object], initial: int = 0) -> dict[str, object]:
+    """What a browser sends of the channel rules on that page."""
+    return formset("rules", rows, initial)
+
+
+def formset(prefix: str, rows: Sequence[dict[str, object]], initial: int) -> dict[str, object]:
+    form: dict[str, object] = {f"{prefix}-TOTAL_FORMS": len(rows), f"{prefix}-INITIAL_FORMS": initial}
+    return form | {f"{prefix}-{number}-{name}": value for number, row in enumerate(rows) for name, value in row.items()}
+
+
 def filled(application: Application, **values: object) -> dict[str, object]:
     """What a browser sends from the page of one application."""
     form: dict[str, object] = {
         "name": application.name,
         "key": application.key,
         "allowed_origins": application.allowed_origins,
-        **dict.fromkeys(limits.NAMES, ""),
+        **dict.fromkeys(limits.BOUNDS, ""),
+        **webhooks(),
+        **rules(),
     }
     form |= {"enabled": "on"} if application.enabled else {}
     return form | values
@@ -192,6 +214,173 @@ class TestOneApplication:
         assert not Application.objects.exists()
         assert log.announced == ["42"]
 
+    def test_a_switch_and_the_durations_can_be_chosen(self, admin_client: Client, shop: Application) -> None:
+        form = filled(shop, subscription_counts="on", authorization_timeout="30", cache_seconds="60")
+        admin_client.post(reverse(CHANGE, args=[shop.pk]), form)
+        shop.refresh_from_db()
+        assert (shop.subscription_counts, shop.authorization_timeout, shop.cache_seconds) == (True, 30, 60)
+
+    @pytest.mark.parametrize("name", limits.BOUNDS)
+    def test_a_number_out_of_bounds_is_refused_with_both_numbers(
+        self, admin_client: Client, shop: Application, name: str
+    ) -> None:
+        least, most = limits.BOUNDS[name]
+        page = reverse(CHANGE, args=[shop.pk])
+        too_many = admin_client.post(page, filled(shop, **{name: most + 1}))
+        assert f"{most + 1} is more than {most}, the most that is allowed." in text(too_many)
+        too_few = admin_client.post(page, filled(shop, **{name: least - 1}))
+        assert f"{least - 1} is less than {least}, the least that is allowed." in text(too_few)
+
+
+class TestWebhooks:
+    def test_one_is_added_with_its_filters_and_headers(
+        self, admin_client: Client, shop: Application, log: fakes.Log
+    ) -> None:
+        log.publications.clear()
+        row = {
+            "url": "https://example.com/hook",
+            "enabled": "on",
+            "event_types": ["channel_occupied", "cache_miss"],
+            "channel_prefix": "private-",
+            "batching": "on",
+            "headers": "Authorization: Bearer a:b\r\n\r\nX-From:  Shop ",
+        }
+        response = admin_client.post(reverse(CHANGE, args=[shop.pk]), filled(shop, **webhooks(row)))
+        assert response.status_code == 302
+        endpoint = shop.webhooks.get()
+        assert (endpoint.url, endpoint.enabled, endpoint.batching) == ("https://example.com/hook", True, True)
+        assert endpoint.event_types == ["channel_occupied", "cache_miss"]
+        assert endpoint.channel_prefix == "private-"
+        assert endpoint.headers == {"Authorization": "Bearer a:b", "X-From": "Shop"}
+        assert log.announced == ["42"]
+
+    def test_it_comes_back_as_it_was_written(self, admin_client: Client, shop: Application) -> None:
+        headers = {"Authorization": "Bearer abc", "X-From": "Shop"}
+        shop.webhooks.create(url="https://example.com/", event_types=["cache_miss"], headers=headers)
+        page = text(admin_client.get(reverse(CHANGE, args=[shop.pk])))
+        assert "Authorization: Bearer abc\nX-From: Shop</textarea>" in page
+        assert re.search(r'value="cache_miss"[^>]*checked', page)
+        assert not re.search(r'value="client_event"[^>]*checked', page)
+
+    def test_saving_the_page_unchanged_leaves_it_alone(self, admin_client: Client, shop: Application) -> None:
+        endpoint = shop.webhooks.create(url="https://example.com/", event_types=["cache_miss"], headers={"A": "b"})
+        before = endpoint.updated_at
+        row = {"id": endpoint.pk, "application": shop.pk, "url": endpoint.url, "enabled": "on"}
+        row |= {"event_types": ["cache_miss"], "headers": "A: b", "channel_prefix": ""}
+        form = filled(shop, **webhooks(row, initial=1))
+        assert admin_client.post(reverse(CHANGE, args=[shop.pk]), form).status_code == 302
+        endpoint.refresh_from_db()
+        assert endpoint.updated_at == before
+
+    @pytest.mark.parametrize(
+        ("field", "value", "sentence"),
+        [
+            ("url", "ftp://example.com/", "The URL must start with http:// or https://."),
+            ("url", "http://10.0.0.1/", "FANFARE_WEBHOOKS_ALLOW_PRIVATE=1"),
+            ("headers", "Authorization", "Line 1 is not a name, a colon and a value."),
+            ("headers", "A: 1\r\nA: 2", "The header A is there twice."),
+            ("headers", "X-Pusher-Key: mine", "The header X-Pusher-Key is the server's own."),
+            ("channel_prefix", "a b", "No channel's name has such a character"),
+            ("event_types", ["channel_filled"], "channel_filled is not one of the available choices"),
+        ],
+    )
+    def test_a_mistake_is_said_beside_its_field(
+        self, admin_client: Client, shop: Application, field: str, value: object, sentence: str
+    ) -> None:
+        row = {"url": "https://example.com/", "enabled": "on", field: value}
+        response = admin_client.post(reverse(CHANGE, args=[shop.pk]), filled(shop, **webhooks(row)))
+        assert sentence in text(response)
+        assert not WebhookEndpoint.objects.exists()
+
+    def test_who_may_only_look_does_not_see_the_headers(self, viewer: Client, shop: Application) -> None:
+        shop.webhooks.create(url="https://example.com/hook", headers={"Authorization": "hunter2"})
+        page = text(viewer.get(reverse(CHANGE, args=[shop.pk])))
+        assert "https://example.com/hook" in page
+        assert "hunter2" not in page
+
+    def test_those_of_a_declared_application_can_be_seen_and_not_changed(
+        self, admin_client: Client, declared: Application
+    ) -> None:
+        declared.webhooks.create(url="https://example.com/hook")
+        page = text(admin_client.get(reverse(CHANGE, args=[declared.pk])))
+        assert "https://example.com/hook" in page
+        assert 'name="webhooks-0-url"' not in page
+
+
+RULE: dict[str, object] = {
+    "pattern": "orders-*",
+    "position": "1",
+    "history_size": "1000",
+    "history_seconds": "3600",
+    "rewind_count": "0",
+    "rewind_seconds": "0",
+    "max_replay_entries": "300",
+    "max_replay_bytes": "1048576",
+}
+
+
+class TestChannelRules:
+    def test_one_is_added(self, admin_client: Client, shop: Application, log: fakes.Log) -> None:
+        log.publications.clear()
+        row = RULE | {"history_size": "200000", "client_events": "on"}
+        response = admin_client.post(reverse(CHANGE, args=[shop.pk]), filled(shop, **rules(row)))
+        assert response.status_code == 302
+        rule = shop.rules.get()
+        assert (rule.pattern, rule.history_size, rule.client_events) == ("orders-*", 200_000, True)
+        assert log.announced == ["42"]
+
+    def test_a_new_one_is_proposed_after_the_others_with_the_defaults(
+        self, admin_client: Client, shop: Application
+    ) -> None:
+        shop.rules.create(pattern="a", position=4)
+        page = admin_client.get(reverse(CHANGE, args=[shop.pk]))
+        (formset,) = [each.formset for each in page.context["inline_admin_formsets"] if each.formset.prefix == "rules"]
+        proposed = {name: field.initial for name, field in formset.empty_form.fields.items()}
+        assert proposed["position"] == 5
+        assert (proposed["history_size"], proposed["max_replay_bytes"]) == (1_000, 1_048_576)
+        assert "From 1 to 1,000,000." in text(page)
+
+    def test_their_order_can_be_changed(self, admin_client: Client, shop: Application) -> None:
+        first, second = (shop.rules.create(pattern=name, position=nth) for nth, name in enumerate(("a*", "ab")))
+        rows = [RULE | {"id": first.pk, "pattern": "a*", "position": "2"}, RULE | {"id": second.pk, "pattern": "ab"}]
+        rows = [row | {"application": shop.pk} for row in rows]
+        form = filled(shop, **rules(*rows, initial=2))
+        assert admin_client.post(reverse(CHANGE, args=[shop.pk]), form).status_code == 302
+        assert [rule.pattern for rule in shop.rules.all()] == ["ab", "a*"]
+
+    @pytest.mark.parametrize(
+        ("field", "value", "sentence"),
+        [
+            ("pattern", "a b", "No channel's name fits"),
+            ("pattern", "", "This field is required."),
+            ("history_size", "0", "0 is less than 1, the least that is allowed."),
+            ("history_seconds", "2592001", "2592001 is more than 2592000, the most that is allowed."),
+            ("rewind_count", "501", "501 is more than 500, the most that is allowed."),
+            ("max_replay_bytes", "1023", "1023 is less than 1024, the least that is allowed."),
+        ],
+    )
+    def test_a_mistake_is_said_beside_its_field(
+        self, admin_client: Client, shop: Application, field: str, value: object, sentence: str
+    ) -> None:
+        response = admin_client.post(reverse(CHANGE, args=[shop.pk]), filled(shop, **rules(RULE | {field: value})))
+        assert sentence in text(response)
+        assert not ChannelRule.objects.exists()
+
+    def test_a_pattern_is_there_once(self, admin_client: Client, shop: Application) -> None:
+        page = reverse(CHANGE, args=[shop.pk])
+        assert "duplicate" in text(admin_client.post(page, filled(shop, **rules(RULE, RULE))))
+        other = Application.objects.create(name="Other")
+        other.rules.create(pattern="orders-*")
+        assert admin_client.post(page, filled(shop, **rules(RULE))).status_code == 302
+
+    def test_those_of_a_declared_application_can_be_seen_and_not_changed(
+        self, admin_client: Client, declared: Application
+    ) -> None:
+        declared.rules.create(pattern="orders-*")
+        page = text(admin_client.get(reverse(CHANGE, args=[declared.pk])))
+        assert "orders-*" in page
+        assert 'name="rules-0-pattern"' not in page
+
 
 class TestRotation:
     def test_it_asks_first(self, admin_client: Client, shop: Application) -> None:
@@ -211,12 +400,59 @@ class TestRotation:
         assert shop.secret != "shop-secret"
         assert log.announced == ["42"]
         entry = LogEntry.objects.get()
-        assert entry.get_change_message() == "Rotated the secret."
+        assert entry.get_change_message().startswith("Rotated the secret. The old one works until 20")
         assert shop.secret not in entry.change_message
+
+    def test_it_states_until_when_the_old_secret_works(self, admin_client: Client, shop: Application) -> None:
+        page = text(admin_client.get(reverse(ROTATE, args=[shop.pk])))
+        assert re.search(r"beside the new one for 1\sday, until 20\d\d-\d\d-\d\d \d\d:\d\d UTC", page)
+        admin_client.post(reverse(ROTATE, args=[shop.pk]))
+        shop.refresh_from_db()
+        assert (shop.previous_secret, shop.previous_secret_works) == ("shop-secret", True)
+        page = text(admin_client.get(reverse(CHANGE, args=[shop.pk])))
+        assert f"Works until {shop.previous_secret_until:%Y-%m-%d %H:%M} UTC." in page
+        assert "shop-secret" not in page
+        assert "The secret before it still works now." in text(admin_client.get(reverse(ROTATE, args=[shop.pk])))
+
+    def test_a_secret_that_somebody_else_knows_is_refused_at_once(
+        self, admin_client: Client, shop: Application
+    ) -> None:
+        page = text(admin_client.post(reverse(ROTATE, args=[shop.pk]), {"end_old": "on"}, follow=True))
+        assert "The old one works no more." in page
+        shop.refresh_from_db()
+        assert shop.previous_secret == ""
+
+    def test_without_a_grace_period_the_page_says_so(
+        self, admin_client: Client, shop: Application, settings: Settings
+    ) -> None:
+        settings.FANFARE_SECRET_GRACE_SECONDS = 0
+        page = text(admin_client.get(reverse(ROTATE, args=[shop.pk])))
+        assert "The old secret is refused at once" in page
+        assert "end_old" not in page
+
+    def test_the_old_secret_can_be_ended_before_its_time(
+        self, admin_client: Client, shop: Application, log: fakes.Log
+    ) -> None:
+        admin_client.post(reverse(ROTATE, args=[shop.pk]))
+        log.publications.clear()
+        assert reverse(END, args=[shop.pk]) in text(admin_client.get(reverse(CHANGE, args=[shop.pk])))
+        assert "Yes, end the old secret" in text(admin_client.get(reverse(END, args=[shop.pk])))
+        shop.refresh_from_db()
+        assert shop.previous_secret_works
+        admin_client.post(reverse(END, args=[shop.pk]))
+        shop.refresh_from_db()
+        assert (shop.previous_secret, shop.previous_secret_until) == ("", None)
+        assert log.announced == ["42"]
+        assert reverse(END, args=[shop.pk]) not in text(admin_client.get(reverse(CHANGE, args=[shop.pk])))
+
+    def test_there_is_nothing_to_end_without_an_old_secret(self, admin_client: Client, shop: Application) -> None:
+        page = text(admin_client.get(reverse(END, args=[shop.pk]), follow=True))
+        assert "has no old secret that works" in page
 
     def test_it_needs_the_permission_to_change(self, viewer: Client, shop: Application) -> None:
         assert viewer.get(reverse(ROTATE, args=[shop.pk])).status_code == 403
         assert viewer.post(reverse(ROTATE, args=[shop.pk])).status_code == 403
+        assert viewer.post(reverse(END, args=[shop.pk])).status_code == 403
         shop.refresh_from_db()
         assert shop.secret == "shop-secret"
 

@@ -6,6 +6,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 
+from apps.applications import loading, rules
 from apps.applications.models import Application
 from tests.unit.applications import fakes
 
@@ -44,12 +45,40 @@ def test_it_takes_what_is_given() -> None:
     create(
         *("Shop", "--id", "42", "--key", "k", "--secret", "a$b", "--client-events"),
         *("--max-connections", "7", "--max-event-bytes", "2048", "--disabled"),
+        *("--subscription-counts", "--authorization-timeout", "30"),
     )
     application = Application.objects.get(app_id="42")
     assert (application.name, application.key, application.secret) == ("Shop", "k", "a$b")
     assert (application.max_connections, application.max_event_bytes) == (7, 2048)
     assert application.client_events
+    assert application.subscription_counts
+    assert application.authorization_timeout == 30
     assert not application.enabled
+
+
+def test_it_takes_several_webhooks(log: fakes.Log) -> None:
+    create("Shop", "--id", "42", "--webhook", "https://example.com/a", "--webhook", "http://example.org:8080/b")
+    urls = [endpoint.url for endpoint in Application.objects.get().webhooks.all()]
+    assert urls == ["https://example.com/a", "http://example.org:8080/b"]
+    assert log.announced == ["42"]
+    assert log.writes == 1
+
+
+def test_the_rules_of_channels_are_given_by_pattern(log: fakes.Log) -> None:
+    create(
+        *("Shop", "--id", "42"),
+        *("--history", "orders-*=200000,86400", "--history", "a=b,c-*=100, 60", "--history", "*=10,5"),
+        *("--replay", "orders-*=50000,33554432", "--rewind", "a=b,c-*=20", "--rewind", "*=5,30"),
+    )
+    application = loading.fetch("42")
+    assert application is not None
+    assert list(application.rules) == [
+        rules.Rule("orders-*", 200_000, 86_400, max_replay_entries=50_000, max_replay_bytes=33_554_432),
+        rules.Rule("a=b,c-*", 100, 60, rewind_count=20),
+        rules.Rule("*", 10, 5, rewind_count=5, rewind_seconds=30),
+    ]
+    assert log.announced == ["42"]
+    assert log.writes == 1
 
 
 def test_a_secret_that_a_shell_would_change_is_quoted() -> None:
@@ -70,6 +99,40 @@ def test_a_running_server_is_told(log: fakes.Log) -> None:
         (["Another", "--max-connections", "0"], "--max-connections: 0 is less than 1, the least that is allowed."),
         (["Another", "--max-connections", "many"], "--max-connections: “many” value must be an integer."),
         (["Another", "--id", "x"], "--id: The id has 1 to 15 digits and starts with no zero."),
+        (
+            ["Another", "--authorization-timeout", "4"],
+            "--authorization-timeout: 4 is less than 5, the least that is allowed.",
+        ),
+        (["Another", "--webhook", "example.com"], "--webhook: The URL must start with http:// or https://."),
+        (
+            ["Another", "--webhook", "https://example.com/", "--webhook", "https://"],
+            "--webhook, number 2: The URL has no host.",
+        ),
+        (["Another", "--history", "orders"], "--history: 'orders' is not PATTERN=COUNT,SECONDS."),
+        (["Another", "--history", "orders=1"], "--history: 'orders=1' is not PATTERN=COUNT,SECONDS."),
+        (["Another", "--rewind", "=1"], "--rewind: '=1' is not PATTERN=COUNT[,SECONDS]."),
+        (
+            ["Another", "--history", "a=0,60"],
+            "--history a=0,60: 0 is less than 1, the least that is allowed.",
+        ),
+        (
+            ["Another", "--history", "a=many,60"],
+            "--history a=many,60: “many” value must be an integer.",
+        ),
+        (
+            ["Another", "--history", "a b=1,60"],
+            "--history a b=1,60: No channel's name fits: letters, digits and _-=@,.; are possible, and * for any "
+            "characters.",
+        ),
+        (
+            ["Another", "--history", "a=1,60", "--replay", "a=1,1"],
+            "--replay a=1,1: 1 is less than 1024, the least that is allowed.",
+        ),
+        (
+            ["Another", "--history", "a=1,60", "--replay", "b=1,1024"],
+            "--replay b=1,1024: there is no --history with this pattern.",
+        ),
+        (["Another", "--history", "a=1,60", "--history", "a=2,60"], "--history: the pattern a is there twice."),
         ([""], "NAME: This field cannot be blank."),
     ],
 )
@@ -84,5 +147,5 @@ def test_a_database_that_is_not_migrated_is_one_sentence() -> None:
     try:
         assert refusal("Shop") == "The database is not migrated: run `python manage.py migrate`."
     finally:
-        call_command("migrate", "applications", verbosity=0)
+        call_command("migrate", verbosity=0)
     assert Application._meta.db_table in connection.introspection.table_names()

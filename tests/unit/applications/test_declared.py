@@ -13,14 +13,14 @@ from django.core.management.base import SystemCheckError
 from django.db import connections
 from pytest_django import Settings
 
-from apps.applications import declared, errors
-from apps.applications.models import Application, Generation
+from apps.applications import declarations, declared, errors, rotation
+from apps.applications.models import Application, Generation, WebhookEndpoint
 from tests.unit.applications import fakes
 
 
 def refusal(value: object) -> str:
     with pytest.raises(errors.DeclarationError) as caught:
-        declared.parse(value if isinstance(value, str) else json.dumps(value))
+        declarations.parse(value if isinstance(value, str) else json.dumps(value))
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -30,20 +30,24 @@ def entry(**values: object) -> dict[str, object]:
     return {"id": "1", "key": "key1", "secret": "secret1", **values}
 
 
+def parsed(text: str) -> list[Application]:
+    return [declaration.application for declaration in declarations.parse(text)]
+
+
 class TestReading:
     @pytest.mark.parametrize("text", ["", "  \n", "[]"])
     def test_nothing_declares_nothing(self, text: str) -> None:
-        assert declared.parse(text) == []
+        assert declarations.parse(text) == []
 
     def test_the_compact_form_has_id_key_secret_and_maybe_a_name(self) -> None:
-        first, second = declared.parse(" 1:key1:secret1 ,\n 2:key2:secret2:The shop: north,")
+        first, second = parsed(" 1:key1:secret1 ,\n 2:key2:secret2:The shop: north,")
         assert (first.app_id, first.key, first.secret, first.name) == ("1", "key1", "secret1", "Application 1")
         assert (second.app_id, second.name) == ("2", "The shop: north")
         assert first.enabled
         assert not first.client_events
 
     def test_the_json_form_takes_every_setting(self) -> None:
-        (application,) = declared.parse(
+        (application,) = parsed(
             json.dumps(
                 [
                     entry(
@@ -54,6 +58,10 @@ class TestReading:
                         allowed_origins=["https://example.com", "*.example.org"],
                         max_connections=500,
                         max_event_bytes=None,
+                        subscription_counts=True,
+                        authorization_timeout=30,
+                        cache_seconds=60,
+                        previous_secret="secret0",
                     )
                 ]
             )
@@ -62,9 +70,51 @@ class TestReading:
         assert application.client_events
         assert application.allowed_origins == "https://example.com\n*.example.org"
         assert (application.max_connections, application.max_event_bytes) == (500, None)
+        assert application.subscription_counts
+        assert (application.authorization_timeout, application.cache_seconds) == (30, 60)
+        assert (application.previous_secret, application.previous_secret_until) == ("secret0", None)
+
+    def test_a_webhook_is_a_url_or_an_object(self) -> None:
+        told = {
+            "url": "https://example.org/",
+            "events": ["cache_miss"],
+            "channel_prefix": "cache-",
+            "headers": {"Authorization": "Bearer abc"},
+            "batching": True,
+            "enabled": False,
+        }
+        (declaration,) = declarations.parse(json.dumps(entry(webhooks=["https://example.com/hook", told])))
+        first, second = declaration.webhooks
+        assert (first.url, first.event_types, first.headers) == ("https://example.com/hook", [], {})
+        assert (first.enabled, first.batching, first.channel_prefix) == (True, False, "")
+        assert (second.url, second.event_types, second.channel_prefix) == (
+            "https://example.org/",
+            ["cache_miss"],
+            "cache-",
+        )
+        assert second.headers == {"Authorization": "Bearer abc"}
+        assert (second.enabled, second.batching) == (False, True)
+
+    def test_a_rule_has_a_pattern_and_a_history(self) -> None:
+        short = {"pattern": "*", "history_size": 10, "history_seconds": 60}
+        whole = {
+            "pattern": "orders-*",
+            "history_size": 200_000,
+            "history_seconds": 86_400,
+            "rewind_count": 20,
+            "rewind_seconds": 30,
+            "client_events": True,
+            "max_replay_entries": 50_000,
+            "max_replay_bytes": 33_554_432,
+        }
+        (declaration,) = declarations.parse(json.dumps(entry(rules=[whole, short])))
+        first, second = declaration.rules
+        assert {field: getattr(first, field) for field in declarations.RULE_FIELDS} == whole
+        assert (second.pattern, second.history_size, second.max_replay_entries) == ("*", 10, 300)
+        assert first.position < second.position
 
     def test_one_json_object_is_one_application(self) -> None:
-        assert [application.app_id for application in declared.parse(json.dumps(entry()))] == ["1"]
+        assert [application.app_id for application in parsed(json.dumps(entry()))] == ["1"]
 
     @pytest.mark.parametrize(
         ("value", "sentence"),
@@ -79,6 +129,49 @@ class TestReading:
             ),
             ([entry(client_events="yes")], "entry 1 (id 1): client_events must be true or false."),
             ([entry(allowed_origins=[1])], "entry 1 (id 1): allowed_origins must be a list of texts."),
+            (
+                [entry(cache_seconds=0)],
+                "entry 1 (id 1): cache_seconds: 0 is less than 1, the least that is allowed.",
+            ),
+            (
+                [entry(webhooks="https://example.com")],
+                "entry 1 (id 1): webhooks must be a list of URLs, or of objects with a url.",
+            ),
+            (
+                [entry(webhooks=["https://example.com", "example.org"])],
+                "entry 1 (id 1): webhook 2: url: The URL must start with http:// or https://.",
+            ),
+            ([entry(webhooks=[{"events": []}])], "entry 1 (id 1): webhook 1: url is missing."),
+            (
+                [entry(webhooks=[{"url": "https://example.com", "batching": 1}])],
+                "entry 1 (id 1): webhook 1: batching must be true or false.",
+            ),
+            (
+                [entry(webhooks=[{"url": "https://example.com", "events": "cache_miss"}])],
+                "entry 1 (id 1): webhook 1: events: The event types must be a list of texts.",
+            ),
+            (
+                [entry(webhooks=[{"url": "https://example.com", "headers": {"A": 1}}])],
+                "entry 1 (id 1): webhook 1: headers: The headers must be an object whose values are texts.",
+            ),
+            ([entry(rules=["*"])], "entry 1 (id 1): rules must be a list of objects with a pattern."),
+            ([entry(rules=[{"pattern": "*"}])], "entry 1 (id 1): rule 1: history_size is missing."),
+            (
+                [entry(rules=[{"pattern": "*", "history_size": "1", "history_seconds": 1}])],
+                "entry 1 (id 1): rule 1: history_size must be a whole number.",
+            ),
+            (
+                [entry(rules=[{"pattern": "*", "history_size": 1, "history_seconds": 1, "client_events": 1}])],
+                "entry 1 (id 1): rule 1: client_events must be true or false.",
+            ),
+            (
+                [entry(rules=[{"pattern": "*", "history_size": 1, "history_seconds": 0}])],
+                "entry 1 (id 1): rule 1: history_seconds: 0 is less than 1, the least that is allowed.",
+            ),
+            (
+                [entry(rules=[{"pattern": "*", "history_size": 1, "history_seconds": 1}] * 2)],
+                "entry 1 (id 1): rules 1 and 2 have the same pattern.",
+            ),
             ([entry(), "2:b:c"], "entry 2 is not a JSON object."),
             ([{"id": "1", "key": "k"}], "entry 1 (id 1): secret is missing."),
             ([entry(), entry(id="2", secret="s")], "entries 1 and 2 have the same key."),
@@ -100,6 +193,10 @@ class TestReading:
             '[{"id": "1", "key": "k", "secret": "hunter2"',
             [entry(secret="hunter2 hunter2")],
             [entry(secret=["hunter2"])],
+            [entry(previous_secret="hunter2 hunter2")],
+            [entry(webhooks=["https://me:hunter2@example.com/"])],
+            [entry(webhooks=["https://10.0.0.1/?token=hunter2"])],
+            [entry(webhooks=[{"url": "https://example.com", "headers": {"Authorization": "hunter2\n"}}])],
             "hunter2:key:1",
             "1:hunter2 hunter2:key",
             [entry(secret="hunter2", key="")],
@@ -120,36 +217,75 @@ class TestReading:
 @pytest.mark.django_db(transaction=True)
 class TestWriting:
     def test_what_is_declared_is_there_afterwards(self) -> None:
-        declared.sync(declared.parse("1:key1:secret1:Shop"))
+        declared.sync(declarations.parse("1:key1:secret1:Shop"))
         application = Application.objects.get()
         assert (application.app_id, application.key, application.secret) == ("1", "key1", "secret1")
         assert application.declared
 
     def test_a_second_time_nothing_is_written(self, log: fakes.Log) -> None:
-        declared.sync(declared.parse("1:key1:secret1"))
+        declared.sync(declarations.parse("1:key1:secret1"))
         generation, announced = Generation.current(), len(log.announced)
-        declared.sync(declared.parse("1:key1:secret1"))
+        declared.sync(declarations.parse("1:key1:secret1"))
         assert Generation.current() == generation
         assert len(log.announced) == announced
 
     def test_a_changed_declaration_changes_the_row(self) -> None:
-        declared.sync(declared.parse(json.dumps(entry(client_events=True, max_connections=5))))
+        declared.sync(declarations.parse(json.dumps(entry(client_events=True, max_connections=5))))
         row = Application.objects.get()
-        declared.sync(declared.parse(json.dumps(entry(secret="another"))))
+        declared.sync(declarations.parse(json.dumps(entry(secret="another"))))
         changed = Application.objects.get()
         assert changed.pk == row.pk
         assert (changed.secret, changed.client_events, changed.max_connections) == ("another", False, None)
 
+    def test_the_webhooks_follow_and_one_whose_url_stays_keeps_its_row(self) -> None:
+        def declare(*webhooks: object) -> dict[str, WebhookEndpoint]:
+            declared.sync(declarations.parse(json.dumps(entry(webhooks=webhooks))))
+            return {endpoint.url: endpoint for endpoint in WebhookEndpoint.objects.all()}
+
+        first = declare("https://a.example", "https://b.example")
+        second = declare("https://c.example", {"url": "https://b.example", "batching": True})
+        assert set(second) == {"https://b.example", "https://c.example"}
+        assert second["https://b.example"].pk == first["https://b.example"].pk
+        assert second["https://b.example"].batching
+        assert declare() == {}
+
+    def test_the_order_of_the_webhooks_changes_nothing(self) -> None:
+        urls = ["https://a.example", "https://b.example"]
+        declared.sync(declarations.parse(json.dumps(entry(webhooks=urls))))
+        generation = Generation.current()
+        declared.sync(declarations.parse(json.dumps(entry(webhooks=urls[::-1]))))
+        assert Generation.current() == generation
+
+    def test_the_rules_follow_and_their_order_too(self) -> None:
+        def declare(*patterns: str) -> list[str]:
+            rules = [{"pattern": pattern, "history_size": 1, "history_seconds": 1} for pattern in patterns]
+            declared.sync(declarations.parse(json.dumps(entry(rules=rules))))
+            return [rule.pattern for rule in Application.objects.get().rules.all()]
+
+        assert declare("a", "b", "c") == ["a", "b", "c"]
+        generation = Generation.current()
+        assert declare("a", "b", "c") == ["a", "b", "c"]
+        assert Generation.current() == generation
+        assert declare("c", "d", "a") == ["c", "d", "a"]
+        assert declare() == []
+
+    def test_a_declaration_ends_the_grace_period_of_a_rotation_elsewhere(self) -> None:
+        row = Application.objects.create(name="By hand", app_id="1")
+        rotation.rotate_secret(row)
+        declared.sync(declarations.parse(json.dumps(entry(previous_secret="secret0"))))
+        row.refresh_from_db()
+        assert (row.previous_secret, row.previous_secret_until) == ("secret0", None)
+
     def test_what_is_not_declared_any_more_is_disabled_and_not_deleted(self) -> None:
-        declared.sync(declared.parse("1:key1:secret1,2:key2:secret2"))
-        declared.sync(declared.parse("2:key2:secret2"))
+        declared.sync(declarations.parse("1:key1:secret1,2:key2:secret2"))
+        declared.sync(declarations.parse("2:key2:secret2"))
         retired = Application.objects.get(app_id="1")
         assert not retired.enabled
         assert not retired.declared
         assert Application.objects.get(app_id="2").enabled
 
     def test_a_retired_application_belongs_to_the_admin_from_then_on(self) -> None:
-        declared.sync(declared.parse("1:key1:secret1"))
+        declared.sync(declarations.parse("1:key1:secret1"))
         declared.sync([])
         Application.objects.update(enabled=True)
         declared.sync([])
@@ -157,7 +293,7 @@ class TestWriting:
 
     def test_an_application_with_a_declared_id_is_taken_over(self) -> None:
         Application.objects.create(name="By hand", app_id="1", enabled=False)
-        declared.sync(declared.parse("1:key1:secret1:Declared"))
+        declared.sync(declarations.parse("1:key1:secret1:Declared"))
         application = Application.objects.get()
         assert (application.name, application.enabled, application.declared) == ("Declared", True, True)
 
@@ -165,20 +301,20 @@ class TestWriting:
     def test_a_key_or_name_of_an_application_made_by_hand_is_a_conflict(self, column: str) -> None:
         Application.objects.create(app_id="9", **{"name": "By hand", column: "taken"})
         with pytest.raises(errors.DeclarationError, match=rf"id 1 has the same {column} as application 9"):
-            declared.sync(declared.parse(json.dumps(entry(**{column: "taken"}))))
+            declared.sync(declarations.parse(json.dumps(entry(**{column: "taken"}))))
         assert Application.objects.count() == 1
 
     def test_declared_applications_can_exchange_keys_and_names(self) -> None:
-        declared.sync(declared.parse("1:a:s:First,2:b:s:Second"))
-        declared.sync(declared.parse("1:b:s:Second,2:a:s:First"))
+        declared.sync(declarations.parse("1:a:s:First,2:b:s:Second"))
+        declared.sync(declarations.parse("1:b:s:Second,2:a:s:First"))
         assert list(Application.objects.order_by("app_id").values_list("app_id", "key", "name")) == [
             ("1", "b", "Second"),
             ("2", "a", "First"),
         ]
 
     def test_a_new_id_can_take_the_key_of_the_one_that_it_replaces(self) -> None:
-        declared.sync(declared.parse("1:key:s:Shop"))
-        declared.sync(declared.parse("2:key:s:Shop"))
+        declared.sync(declarations.parse("1:key:s:Shop"))
+        declared.sync(declarations.parse("2:key:s:Shop"))
         assert Application.objects.get(key="key", name="Shop").app_id == "2"
         assert not Application.objects.get(app_id="1").enabled
 
@@ -189,7 +325,7 @@ class TestWriting:
         def work() -> None:
             together.wait()
             try:
-                declared.sync(declared.parse("1:key1:secret1,2:key2:secret2"))
+                declared.sync(declarations.parse("1:key1:secret1,2:key2:secret2"))
             finally:
                 connections.close_all()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import logging
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,9 +15,10 @@ import pytest
 from django import db
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
+from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
-from apps.applications import database, errors, loading, registry
+from apps.applications import database, errors, loading, registry, rules
 from apps.applications.models import Application
 from apps.engine import current, interface
 from apps.engine.local.engine import LocalEngine
@@ -69,6 +71,76 @@ class TestSnapshot:
         assert application.allowed_origins == ("a.example", "*.b.example")
         assert (application.id, application.key, application.secret) == (row.app_id, row.key, row.secret)
 
+    def test_the_switches_and_durations_are_kept(self) -> None:
+        row = create(name="Shop", subscription_counts=True, authorization_timeout=30, cache_seconds=60)
+        application = loading.snapshot(row)
+        assert application.subscription_counts
+        assert (application.authorization_timeout, application.cache_seconds) == (30, 60)
+        default = loading.snapshot(create(name="Other"))
+        assert default == registry.Application(default.id, default.key, default.secret, "Other")
+
+    def test_an_old_secret_is_good_until_its_time(self) -> None:
+        until = dt.datetime(2030, 1, 1, tzinfo=dt.UTC)
+        row = create(name="Shop", secret="new", previous_secret="old", previous_secret_until=until)
+        application = loading.snapshot(row)
+        assert application.secrets(until.timestamp() - 1) == ("new", "old")
+        assert application.secrets(until.timestamp()) == ("new",)
+
+    def test_an_old_secret_without_a_time_is_good_for_ever(self) -> None:
+        application = loading.snapshot(create(name="Shop", secret="new", previous_secret="old"))
+        assert application.secrets(1e12) == ("new", "old")
+
+    def test_webhooks_are_the_oldest_first_and_know_their_events(self) -> None:
+        row = create(name="Shop")
+        first = row.webhooks.create(url="https://b.example/", enabled=False)
+        second = row.webhooks.create(
+            url="https://a.example/",
+            event_types=["cache_miss"],
+            channel_prefix="private-",
+            headers={"A": "b"},
+            batching=True,
+        )
+        assert loading.snapshot(row, row.webhooks.all()).webhooks == (
+            registry.Webhook(first.pk, "https://b.example/", enabled=False),
+            registry.Webhook(
+                second.pk, "https://a.example/", frozenset({"cache_miss"}), "private-", (("A", "b"),), batching=True
+            ),
+        )
+
+    def test_rules_are_those_given_in_their_order(self) -> None:
+        row = create(name="Shop")
+        row.rules.create(pattern="*", position=2, history_size=10, history_seconds=60)
+        row.rules.create(
+            pattern="orders-*",
+            position=1,
+            history_size=200_000,
+            history_seconds=86_400,
+            rewind_count=20,
+            rewind_seconds=30,
+            client_events=True,
+            max_replay_entries=50_000,
+            max_replay_bytes=33_554_432,
+        )
+        assert tuple(loading.snapshot(row, channel_rules=row.rules.all()).rules) == (
+            rules.Rule("orders-*", 200_000, 86_400, 20, 30, True, 50_000, 33_554_432),
+            rules.Rule("*", 10, 60),
+        )
+        assert not tuple(loading.snapshot(row).rules)
+
+    def test_a_publisher_without_a_registry_knows_the_rules(self) -> None:
+        create(name="Shop", app_id="42").rules.create(pattern="orders-*", history_size=10, history_seconds=60)
+        for application in (loading.fetch("42"), loading.fetch_default()):
+            assert application is not None
+            rule = application.rules.of("orders-7")
+            assert rule is not None
+            assert rule.retention == (10, 60)
+
+    def test_it_asks_no_database_so_that_an_event_loop_may_take_one(self) -> None:
+        row = create(name="Shop")
+        with CaptureQueriesContext(db.connection) as asked:
+            loading.snapshot(row)
+        assert not asked.captured_queries
+
     def test_one_application_is_fetched_by_its_id(self) -> None:
         create(name="Shop", app_id="42")
         application = loading.fetch("42")
@@ -115,6 +187,22 @@ class TestFollowing:
         async with worker.running():
             await run(create, name="Shop", app_id="1")
             await until(lambda: worker.registry.by_id("1"))
+
+    async def test_a_rule_reaches_a_running_worker(self, log: fakes.Log) -> None:
+        row = await run(create, name="Shop", app_id="1")
+        worker = Worker(log)
+
+        def rule() -> rules.Rule | None:
+            application = worker.registry.by_id("1")
+            return application.rules.of("orders-7") if application else None
+
+        async with worker.running():
+            assert rule() is None
+            await run(row.rules.create, pattern="orders-*")
+            await until(rule)
+            await run(row.rules.all().delete)
+            await until(lambda: rule() is None)
+            assert worker.hub.closed == []
 
     async def test_disabling_closes_the_connections_with_4003(self, log: fakes.Log) -> None:
         await run(create, name="Shop", app_id="1")
@@ -175,6 +263,24 @@ class TestFollowing:
             await run(Application.objects.filter(app_id="2").delete)
             await until(lambda: worker.registry.by_id("2") is None)
 
+    async def test_a_webhook_is_taken_up_and_given_up(self, log: fakes.Log) -> None:
+        row = await run(create, name="Shop", app_id="1")
+        worker = Worker(log)
+
+        def urls() -> list[str]:
+            application = worker.registry.by_id("1")
+            return [webhook.url for webhook in application.webhooks] if application else []
+
+        async with worker.running():
+            endpoint = await run(row.webhooks.create, url="https://example.com/")
+            await until(lambda: urls() == ["https://example.com/"])
+            endpoint.url = "https://example.org/"
+            await run(endpoint.save)
+            await until(lambda: urls() == ["https://example.org/"])
+            await run(endpoint.delete)
+            await until(lambda: urls() == [])
+            assert worker.hub.closed == []
+
     async def test_every_worker_follows(self, log: fakes.Log) -> None:
         first, second = Worker(log), Worker(log)
         async with first.running(), second.running():
@@ -221,11 +327,11 @@ class TestTrouble:
                     assert loader.problem == "The database is not migrated: run `python manage.py migrate`."
                     assert not loader.loaded
                     assert worker.registry.all() == []
-                    await run(call_command, "migrate", "applications", verbosity=0)
+                    await run(call_command, "migrate", verbosity=0)
                     await until(lambda: loader.loaded)
                     assert loader.problem is None
         finally:
-            await run(call_command, "migrate", "applications", verbosity=0)
+            await run(call_command, "migrate", verbosity=0)
         assert caplog.text.count("not migrated") == 1
         assert "The applications are loaded" in caplog.text
 

@@ -10,8 +10,8 @@ from django.core import serializers
 from django.core.exceptions import ValidationError
 from django.db import transaction
 
-from apps.applications import credentials, limits, registry
-from apps.applications.models import Application, Generation
+from apps.applications import credentials, limits, rules
+from apps.applications.models import Application, ChannelRule, Generation, WebhookEndpoint
 from tests.unit.applications import fakes
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -62,21 +62,28 @@ class TestValues:
 class TestLimits:
     def test_every_limit_of_the_registry_has_a_column_and_bounds_around_its_default(self) -> None:
         columns = {field.name for field in Application._meta.get_fields()}
-        for field in dataclasses.fields(registry.Limits):
-            assert field.name in columns
-            least, most = limits.BOUNDS[field.name]
-            assert field.default is None or least <= field.default <= most
+        assert set(limits.BOUNDS) == {*limits.NAMES, *limits.DURATIONS} <= columns
+        for name, (least, most) in limits.BOUNDS.items():
+            default = limits.DEFAULTS[name]
+            assert default is None or least <= default <= most
 
-    @pytest.mark.parametrize("name", limits.NAMES)
+    @pytest.mark.parametrize("name", limits.BOUNDS)
     def test_a_limit_out_of_bounds_is_refused_with_both_numbers(self, name: str) -> None:
         least, most = limits.BOUNDS[name]
         assert problem(name, **{name: most + 1}) == f"{most + 1} is more than {most}, the most that is allowed."
         assert problem(name, **{name: least - 1}) == f"{least - 1} is less than {least}, the least that is allowed."
 
+    def test_every_number_of_a_rule_has_bounds_around_its_default(self) -> None:
+        columns = {field.name for field in ChannelRule._meta.get_fields()}
+        numbers = {field.name for field in dataclasses.fields(rules.Rule)} - {"pattern", "client_events"}
+        assert set(limits.RULE_BOUNDS) == set(limits.RULE_DEFAULTS) == numbers <= columns
+        for name, (least, most) in limits.RULE_BOUNDS.items():
+            assert least <= limits.RULE_DEFAULTS[name] <= most
+
     def test_a_limit_that_nobody_chose_stays_empty(self) -> None:
         application = Application.objects.create(name="Shop")
         application.refresh_from_db()
-        assert all(getattr(application, name) is None for name in limits.NAMES)
+        assert all(getattr(application, name) is None for name in limits.BOUNDS)
 
 
 class TestChanges:
@@ -109,6 +116,83 @@ class TestChanges:
         check("1")
         Application.objects.filter(enabled=False).delete()
         check("2", "3")
+
+    def test_each_way_to_change_webhooks_announces_their_application(self, log: fakes.Log) -> None:
+        def check() -> None:
+            nonlocal generation
+            now = Generation.current()
+            assert now is not None
+            assert now > generation
+            assert log.announced == ["1"]
+            generation = now
+            log.publications.clear()
+
+        application = Application.objects.create(name="Shop", app_id="1")
+        Application.objects.create(name="Other", app_id="2")
+        generation = Generation.current() or 0
+        log.publications.clear()
+        first = application.webhooks.create(url="https://a.example")
+        check()
+        (second,) = WebhookEndpoint.objects.bulk_create(
+            [WebhookEndpoint(application=application, url="https://b.example")]
+        )
+        check()
+        first.batching = True
+        first.save()
+        check()
+        WebhookEndpoint.objects.filter(pk=first.pk).update(enabled=False)
+        check()
+        second.channel_prefix = "private-"
+        WebhookEndpoint.objects.bulk_update([second], ["channel_prefix"])
+        check()
+        first.delete()
+        check()
+        WebhookEndpoint.objects.all().delete()
+        check()
+
+    def test_each_way_to_change_rules_announces_their_application(self, log: fakes.Log) -> None:
+        def check() -> None:
+            nonlocal generation
+            now = Generation.current()
+            assert now is not None
+            assert now > generation
+            assert log.announced == ["1"]
+            generation = now
+            log.publications.clear()
+
+        application = Application.objects.create(name="Shop", app_id="1")
+        generation = Generation.current() or 0
+        log.publications.clear()
+        rule = application.rules.create(pattern="a-*")
+        check()
+        rule.history_size = 5
+        rule.save()
+        check()
+        ChannelRule.objects.bulk_create([ChannelRule(application=application, pattern="b-*")])
+        check()
+        ChannelRule.objects.filter(pattern="b-*").update(position=1)
+        check()
+        rule.delete()
+        check()
+        ChannelRule.objects.all().delete()
+        check()
+
+    def test_a_fixture_may_bring_a_webhook_before_its_application(self, log: fakes.Log) -> None:
+        application = Application.objects.create(name="Shop", app_id="7")
+        text = serializers.serialize("json", [application.webhooks.create(url="https://a.example"), application])
+        Application.objects.all().delete()
+        log.publications.clear()
+        with transaction.atomic():
+            for loaded in serializers.deserialize("json", text):
+                loaded.save()
+        assert log.announced == ["7"]
+        assert Application.objects.get().webhooks.count() == 1
+
+    def test_a_deleted_application_takes_its_webhooks_along(self) -> None:
+        application = Application.objects.create(name="Shop")
+        application.webhooks.create(url="https://a.example")
+        application.delete()
+        assert not WebhookEndpoint.objects.exists()
 
     def test_a_loaded_fixture_is_a_change_too(self, log: fakes.Log) -> None:
         text = serializers.serialize("json", [Application.objects.create(name="Shop", app_id="7")])

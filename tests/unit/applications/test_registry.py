@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from apps.applications.registry import Application, Registry
+import pytest
+
+from apps.applications.registry import WEBHOOK_EVENTS, Application, Registry, Webhook
 
 
 def test_an_application_is_found_by_id_and_by_key() -> None:
@@ -34,4 +36,23 @@ def test_two_applications_can_exchange_their_keys() -> None:
 
 
 def test_the_secret_is_not_in_the_representation() -> None:
-    assert "hunter2" not in repr(Application("1", "key", "hunter2"))
+    assert "hunter2" not in repr(Application("1", "key", "hunter2", previous_secret="hunter2"))
+
+
+def test_a_webhook_headers_are_not_in_the_representation() -> None:
+    assert "hunter2" not in repr(Webhook(1, "https://example.com/", headers=(("Authorization", "hunter2"),)))
+
+
+@pytest.mark.parametrize(
+    ("webhook", "wanted"),
+    [
+        (Webhook(1, "u"), True),
+        (Webhook(1, "u", enabled=False), False),
+        (Webhook(1, "u", event_types=frozenset({"cache_miss"})), True),
+        (Webhook(1, "u", event_types=frozenset(WEBHOOK_EVENTS) - {"cache_miss"}), False),
+        (Webhook(1, "u", channel_prefix="cache-"), True),
+        (Webhook(1, "u", channel_prefix="private-"), False),
+    ],
+)
+def test_a_webhook_wants_what_its_filters_let_through(webhook: Webhook, wanted: bool) -> None:
+    assert webhook.wants("cache_miss", "cache-prices") is wanted

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import datetime as dt
+
 import pytest
+from django.utils import timezone
+from pytest_django import Settings
 
 from apps.applications import credentials, errors, rotation
 from apps.applications.models import Application
@@ -9,21 +13,82 @@ from tests.unit.applications import fakes
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def test_the_secret_is_replaced_and_nothing_else(log: fakes.Log) -> None:
-    application = Application.objects.create(name="Shop", app_id="1")
-    before, key = application.secret, application.key
+@pytest.fixture
+def application() -> Application:
+    return Application.objects.create(name="Shop", app_id="1", secret="first")
+
+
+def test_the_secret_is_replaced_and_the_key_is_not(application: Application, log: fakes.Log) -> None:
+    key = application.key
     rotation.rotate_secret(application)
     application.refresh_from_db()
-    assert application.secret != before
+    assert application.secret != "first"
     assert credentials.SECRET.match(application.secret)
     assert application.key == key
     assert log.announced == ["1", "1"]
 
 
-def test_the_secret_of_a_declared_application_is_changed_where_it_is_declared() -> None:
-    application = Application.objects.create(name="Shop", app_id="1", secret="given", declared=True)
-    with pytest.raises(errors.DeclaredApplicationError, match="FANFARE_APPS") as caught:
-        rotation.rotate_secret(application)
-    assert "given" not in str(caught.value)
+def test_the_old_secret_works_for_the_grace_period(application: Application, settings: Settings) -> None:
+    settings.FANFARE_SECRET_GRACE_SECONDS = 600
+    before = timezone.now()
+    rotation.rotate_secret(application)
     application.refresh_from_db()
-    assert application.secret == "given"
+    assert application.previous_secret == "first"
+    assert application.previous_secret_works
+    until = application.previous_secret_until
+    assert until is not None
+    assert before <= until - dt.timedelta(seconds=600) <= timezone.now()
+
+
+def test_after_the_grace_period_it_works_no_more(application: Application) -> None:
+    rotation.rotate_secret(application)
+    application.previous_secret_until = timezone.now()
+    assert not application.previous_secret_works
+
+
+def test_a_second_rotation_ends_the_secret_before_the_old_one(application: Application) -> None:
+    rotation.rotate_secret(application)
+    second = application.secret
+    rotation.rotate_secret(application)
+    assert application.previous_secret == second
+
+
+def test_of_two_rotations_at_once_the_second_makes_the_secret_of_the_first_the_old_one(
+    application: Application,
+) -> None:
+    stale = Application.objects.get()
+    rotation.rotate_secret(application)
+    rotation.rotate_secret(stale)
+    assert stale.previous_secret == application.secret
+
+
+@pytest.mark.parametrize(("seconds", "end_old"), [(0, False), (600, True)])
+def test_without_a_grace_period_the_old_secret_is_refused_at_once(
+    application: Application, settings: Settings, seconds: int, end_old: bool
+) -> None:
+    rotation.rotate_secret(application)
+    settings.FANFARE_SECRET_GRACE_SECONDS = seconds
+    rotation.rotate_secret(application, end_old=end_old)
+    application.refresh_from_db()
+    assert (application.previous_secret, application.previous_secret_until) == ("", None)
+
+
+def test_the_grace_period_can_be_ended(application: Application, log: fakes.Log) -> None:
+    rotation.rotate_secret(application)
+    log.publications.clear()
+    rotation.end_previous_secret(application)
+    application.refresh_from_db()
+    assert (application.previous_secret, application.previous_secret_until) == ("", None)
+    assert log.announced == ["1"]
+
+
+def test_the_secrets_of_a_declared_application_are_changed_where_they_are_declared() -> None:
+    application = Application.objects.create(
+        name="Shop", app_id="1", secret="given", previous_secret="before", declared=True
+    )
+    for change in (rotation.rotate_secret, rotation.end_previous_secret):
+        with pytest.raises(errors.DeclaredApplicationError, match="FANFARE_APPS") as caught:
+            change(application)
+        assert "given" not in str(caught.value)
+    application.refresh_from_db()
+    assert (application.secret, application.previous_secret) == ("given", "before")

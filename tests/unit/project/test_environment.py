@@ -93,3 +93,28 @@ def test_a_relative_path_starts_at_the_project(monkeypatch, tmp_path: Path):
     assert environment.path(NAME, "var", base=tmp_path) == tmp_path / "data"
     monkeypatch.setenv(NAME, "/srv/data")
     assert environment.path(NAME, "var", base=tmp_path) == Path("/srv/data")
+
+
+def test_origins_get_the_form_that_browsers_send(monkeypatch):
+    monkeypatch.setenv(NAME, "https://Shop.example.com:443, http://localhost:3000,http://[::1]:80")
+    assert environment.origins(NAME) == ["https://shop.example.com", "http://localhost:3000", "http://[::1]"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "shop.example.com",
+        "https://a/",
+        "https://a/b",
+        "*",
+        "https://a:port",
+        "ftp://a",
+        "https://u@a",
+        "https://a?x",
+        "null",
+    ],
+)
+def test_what_is_no_origin_is_refused_by_name(monkeypatch, value):
+    monkeypatch.setenv(NAME, value)
+    with pytest.raises(ImproperlyConfigured, match=NAME):
+        environment.origins(NAME)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
@@ -23,11 +24,12 @@ Fields = dict[str, Any]
 
 def application(**changes: Any) -> registry.Application:
     """APPLICATION, with other limits too: `application(max_event_bytes=10, enabled=False)`."""
-    fields = {"enabled", "client_events", "allowed_origins", "key", "secret"}
-    limits = registry.Limits(**{name: value for name, value in changes.items() if name not in fields})
-    own = {name: value for name, value in changes.items() if name in fields}
-    base = {"id": "3", "key": APPLICATION.key, "secret": APPLICATION.secret, "client_events": True}
-    return registry.Application(**{**base, **own}, limits=limits)
+    limits = {field.name for field in dataclasses.fields(registry.Limits)}
+    return dataclasses.replace(
+        APPLICATION,
+        limits=registry.Limits(**{name: value for name, value in changes.items() if name in limits}),
+        **{name: value for name, value in changes.items() if name not in limits},
+    )
 
 
 def auth(channel: str, channel_data: str | None = None, *, socket_id: str = SOCKET_ID) -> str:
@@ -50,6 +52,12 @@ def unsubscribe(channel: str) -> str:
     return text({"event": "pusher:unsubscribe", "data": {"channel": channel}})
 
 
+def signin(user_data: str, /, *, socket_id: str = SOCKET_ID, **changes: Any) -> str:
+    """The frame of a client that may sign in, unless `changes` to its data spoil it."""
+    signature = signatures.user_auth(APPLICATION.key, APPLICATION.secret, socket_id, user_data)
+    return text({"event": "pusher:signin", "data": {"auth": signature, "user_data": user_data, **changes}})
+
+
 def client_event(channel: str, data: Any = None, event: str = "client-x") -> str:
     return text({"event": event, "channel": channel, "data": data})
 
@@ -63,9 +71,17 @@ class Machine:
 
     def __init__(self, app: registry.Application = APPLICATION, *, opened: bool = True) -> None:
         self.now = 0.0
+        self.wall_now = 1_700_000_000.0
         self.registry = registry.Registry()
         self.registry.put(app)
-        self.protocol = protocol.Protocol(self.registry, app, SOCKET_ID, activity_timeout=120, clock=lambda: self.now)
+        self.protocol = protocol.Protocol(
+            self.registry,
+            app,
+            SOCKET_ID,
+            activity_timeout=120,
+            clock=lambda: self.now,
+            wall_clock=lambda: self.wall_now,
+        )
         if opened:
             self.protocol.established()
 
@@ -77,6 +93,11 @@ class Machine:
         """Subscribed to, with the hub's answer."""
         self.protocol.received(subscribe(channel, channel_data))
         self.protocol.subscribed(channel, interface.Attached(members))
+
+    def sign_in(self, user_data: str, *online: str) -> list[effects.Effect]:
+        """Signed in, with the hub's answer; what the protocol wants done then, without the counts."""
+        self.protocol.received(signin(user_data))
+        return without_counts(self.protocol.signed_in(interface.Attached(online=online)))
 
 
 def without_counts(wanted: Sequence[effects.Effect]) -> list[effects.Effect]:
@@ -99,6 +120,8 @@ class Engine(interface.Engine):
         self.held = False
         self.down = ""  # the reason why nothing can be published or joined
         self.published: list[interface.Publication] = []
+        self.last_events: dict[str, bytes] = {}  # what cache channels hold
+        self._announced: dict[tuple[str, str], int] = {}
         self._present: dict[str, dict[str, interface.Member]] = {}
         self._subscribers: dict[tuple[str, str], int] = {}
         self._waiting: list[Callable[[], None]] = []
@@ -118,17 +141,17 @@ class Engine(interface.Engine):
         return {}
 
     def release(self) -> None:
+        """What is wanted meanwhile comes after what waits."""
+        while self._waiting:
+            self._waiting.pop(0)()
         self.held = False
-        waiting, self._waiting = self._waiting, []
-        for act in waiting:
-            act()
 
     def _soon(self, act: Callable[[], None]) -> None:
         self._waiting.append(act) if self.held else act()
 
     def append(
         self, publications: Sequence[interface.Publication], *, budget: interface.Budget | None = None
-    ) -> Awaitable[list[interface.Receipt]]:
+    ) -> asyncio.Future[list[interface.Receipt]]:
         done: asyncio.Future[list[interface.Receipt]] = asyncio.get_running_loop().create_future()
 
         def act() -> None:
@@ -142,6 +165,8 @@ class Engine(interface.Engine):
 
     def _append(self, one: interface.Publication) -> interface.Receipt:
         self.published.append(one)
+        if one.cache_seconds is not None:
+            self.last_events[one.channel] = one.body
         entry = interface.Entry(self._next_id, one.kind, one.app, one.channel, None, one.user_id, one.exclude, one.body)
         self._next_id += 1
         self._deliver([entry])
@@ -165,6 +190,12 @@ class Engine(interface.Engine):
 
     def set_subscribers(self, app: str, channel: str, count: int, *, announce: bool = False) -> None:
         self._subscribers[app, channel] = count
+        if announce and self._announced.get((app, channel)) != count:
+            self._announced[app, channel] = count
+            self._soon(lambda: self._announce(app, channel, count))
+
+    def _announce(self, app: str, channel: str, count: int) -> None:
+        self._append(interface.Publication(app, channel, str(count).encode(), interface.Kind.COUNT))
 
     def attach(self, wanted: interface.Attachment, ready: interface.Ready) -> None:
         channel, member, limit = wanted.channel, wanted.member, wanted.member_limit
@@ -183,15 +214,26 @@ class Engine(interface.Engine):
                     kind, info = interface.Kind.MEMBER_ADDED, member.info.encode()
                     self._append(interface.Publication(wanted.app, channel, info, kind, member.user_id))
                 present[wanted.socket_id] = member
-            ready(interface.Attached(tuple({one.user_id: one for one in present.values()}.values())))
+            members = {one.user_id: one for one in present.values()}
+            ready(
+                interface.Attached(
+                    tuple(members.values()),
+                    cached=self.last_events.get(channel) if wanted.cached else None,
+                    subscribers=self._subscribers[wanted.app, channel] if wanted.counted else 0,
+                    online=tuple(user_id for user_id in wanted.watch if user_id in members),
+                )
+            )
 
         self._soon(act)
 
     def leave(self, app: str, channel: str, socket_id: str) -> None:
-        present = self._present.get(channel, {})
-        gone = present.pop(socket_id, None)
-        if gone is not None and gone.user_id not in {one.user_id for one in present.values()}:
-            self._append(interface.Publication(app, channel, b"", interface.Kind.MEMBER_REMOVED, gone.user_id))
+        def act() -> None:
+            present = self._present.get(channel, {})
+            gone = present.pop(socket_id, None)
+            if gone is not None and gone.user_id not in {one.user_id for one in present.values()}:
+                self._append(interface.Publication(app, channel, b"", interface.Kind.MEMBER_REMOVED, gone.user_id))
+
+        self._soon(act)
 
     def admit(self, app: str, limit: int, ready: interface.Ready) -> None:
         def act() -> None:
@@ -220,6 +262,18 @@ class Engine(interface.Engine):
 
     async def drop_cursor(self, name: str) -> None:
         raise NotImplementedError
+
+    def present(self) -> dict[tuple[str, str], str]:
+        """Who is a member: user ids by channel and socket id."""
+        return {
+            (channel, socket_id): member.user_id
+            for channel, present in self._present.items()
+            for socket_id, member in present.items()
+        }
+
+    def subscribers(self) -> dict[str, int]:
+        """How many there are, by channel, where there are any."""
+        return {channel: count for (_, channel), count in self._subscribers.items() if count}
 
     async def channels(self, app: str, prefix: str = "") -> dict[str, interface.ChannelCounts]:
         raise NotImplementedError
@@ -278,6 +332,10 @@ class Browser:
         self.socket_id = orjson.loads(frame["data"])["socket_id"]
         return self
 
+    def events(self) -> list[str]:
+        """The names of all frames, oldest first."""
+        return [frame["event"] for frame in self.frames]
+
     async def drained(self) -> None:
         """All that was said until now has been answered: a ping comes back after it."""
         pongs = sum(frame["event"] == "pusher:pong" for frame in self.frames)
@@ -292,6 +350,10 @@ class Browser:
                 for frame in self.frames
             )
         )
+
+    async def sign_in(self, user_data: str) -> None:
+        self.send(signin(user_data, socket_id=self.socket_id))
+        await self.frame("pusher:signin_success")
 
     def send(self, frame: str) -> None:
         self.say({"type": "websocket.receive", "text": frame})

@@ -4,52 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 import pytest
 
-from apps.applications import registry
 from apps.engine import errors
-from apps.hub import hub
 from apps.pusher import consumers, refusals, throttled
 from tests.unit.pusher import fakes
+from tests.unit.pusher.workers import Worker
 
 ANN, BOB = '{"user_id":"42","user_info":{"name":"Ann"}}', '{"user_id":"7"}'
-
-
-class Worker:
-    """A worker with one application, and the browsers that connected to it."""
-
-    def __init__(self) -> None:
-        self.engine = fakes.Engine()
-        self.hub = hub.Hub(self.engine)
-        self.registry = registry.Registry()
-        self.registry.put(fakes.APPLICATION)
-        self.application = consumers.PusherConsumer.as_asgi(
-            hub=self.hub, registry=self.registry, activity_timeout=77, max_frame_bytes=1_000
-        )
-        self.browsers: list[fakes.Browser] = []
-
-    def browser(self, *arguments: Any, **options: Any) -> fakes.Browser:
-        browser = fakes.Browser(self.application, *arguments, **options)
-        self.browsers.append(browser)
-        return browser
-
-    async def connected(self) -> fakes.Browser:
-        return await self.browser().connected()
-
-
-@pytest.fixture
-async def worker() -> AsyncIterator[Worker]:
-    worker = Worker()
-    await worker.hub.start()
-    yield worker
-    for browser in worker.browsers:
-        if not browser.task.done():
-            await browser.leave()
-    await worker.hub.stop()
 
 
 async def test_the_first_frame_is_connection_established(worker: Worker) -> None:

@@ -31,6 +31,19 @@ def test_a_subscription_error_names_its_channel() -> None:
     }
 
 
+def test_a_cache_miss_names_its_channel() -> None:
+    assert orjson.loads(frames.cache_miss("cache-x")) == {
+        "event": "pusher:cache_miss",
+        "channel": "cache-x",
+        "data": "{}",
+    }
+
+
+def test_a_sign_in_succeeds_with_json_in_json_in_json() -> None:
+    frame = orjson.loads(frames.signin_success('{"id": "42"}'))
+    assert frame == {"event": "pusher:signin_success", "data": '{"user_data":"{\\"id\\": \\"42\\"}"}'}
+
+
 def test_ping_and_pong_carry_an_empty_object_as_a_string() -> None:
     assert orjson.loads(frames.PING) == {"event": "pusher:ping", "data": "{}"}
     assert orjson.loads(frames.PONG) == {"event": "pusher:pong", "data": "{}"}

@@ -7,12 +7,11 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from apps.engine import interface
-from apps.pusher import effects, frames, protocol, subscriptions
+from apps.pusher import effects, frames, protocol
 from tests.unit.pusher import fakes
 
 PONG = [effects.Send(frames.PONG)]
@@ -124,7 +123,6 @@ DEEP = "[" * 2_000 + "]" * 2_000
         ('{"event":"pusher:ping","event":5}', "event is not a string"),
         ('{"event":""}', "Unsupported event received on socket: ''"),
         ('{"event":"pusher:nothing"}', "Unsupported event received on socket: 'pusher:nothing'"),
-        ('{"event":"pusher:signin","data":{}}', "Unsupported event received on socket: 'pusher:signin'"),
         ('{"event":"pusher_internal:member_added","data":{}}', "Unsupported event"),
         ('{"event":"Client-x","channel":"private-x","data":1}', "Unsupported event"),
         ('{"event":"' + "x" * 10_000 + '"}', "…"),
@@ -226,83 +224,6 @@ def test_no_frame_raises_and_every_answer_is_a_frame(sent_by_client: list[str]) 
     for frame in sent_by_client:
         for answer in fakes.sent(machine.receive(frame)):
             assert answer["event"].startswith("pusher")
-
-
-class AnyOrder(RuleBasedStateMachine):
-    """A client that may do everything, a hub that answers whenever it likes: they agree on who is subscribed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.machine = fakes.Machine(
-            fakes.application(client_events_per_second=1_000_000, client_events_burst=1_000_000)
-        )
-        self.hub: dict[str, bool] = {}  # channel → live, as a hub that obeys sees it
-        self.asked: list[str] = []  # answers that are due
-
-    def obey(self, wanted: list[effects.Effect]) -> None:
-        for effect in wanted:
-            match effect:
-                case effects.Subscribe(channel):
-                    assert channel not in self.asked, "one question at a time"
-                    self.hub.setdefault(channel, False)
-                    self.asked.append(channel)
-                case effects.Unsubscribe(channel):
-                    assert channel in self.hub
-                    del self.hub[channel]
-                    self.asked = [one for one in self.asked if one != channel]
-                case effects.PublishClientEvent(channel):
-                    assert self.hub[channel], "only who is subscribed may speak"
-
-    @rule(channel=st.sampled_from(["news", "private-x"]))
-    def subscribe(self, channel: str) -> None:
-        self.obey(self.machine.receive(fakes.subscribe(channel)))
-
-    @rule(user=st.sampled_from(["1", "2"]))
-    def join(self, user: str) -> None:
-        self.obey(self.machine.receive(fakes.subscribe("presence-x", f'{{"user_id":"{user}"}}')))
-
-    @rule(channel=st.sampled_from(["news", "private-x", "presence-x"]))
-    def unsubscribe(self, channel: str) -> None:
-        self.obey(self.machine.receive(fakes.unsubscribe(channel)))
-
-    @rule(channel=st.sampled_from(["private-x", "presence-x"]))
-    def speak(self, channel: str) -> None:
-        self.obey(self.machine.receive(fakes.client_event(channel)))
-
-    @rule(frame=frames_of_clients)
-    def say_anything(self, frame: str) -> None:
-        self.obey(self.machine.receive(frame))
-
-    @rule(data=st.data())
-    def hub_answers(self, data: st.DataObject) -> None:
-        if self.asked:
-            channel = data.draw(st.sampled_from(self.asked))
-            self.asked.remove(channel)
-            self.hub[channel] = True
-            answer = self.machine.protocol.subscribed(channel, interface.Attached((fakes.member("1"),)))
-            (frame,) = fakes.sent(answer)
-            assert (frame["event"], frame["channel"]) == ("pusher_internal:subscription_succeeded", channel)
-
-    @rule(data=st.data())
-    def hub_refuses(self, data: st.DataObject) -> None:
-        if self.asked:
-            channel = data.draw(st.sampled_from(self.asked))
-            self.asked.remove(channel)
-            if not self.hub[channel]:
-                del self.hub[channel]
-            answer = self.machine.protocol.refused(channel, interface.Refused("engine_unavailable", "away"))
-            assert fakes.sent(answer)[0]["event"] == "pusher:error"
-
-    @invariant()
-    def both_agree(self) -> None:
-        states = self.machine.protocol.channels()
-        assert {channel: state is not subscriptions.State.JOINING for channel, state in states.items()} == self.hub
-        for channel, state in states.items():
-            assert (state is subscriptions.State.SUBSCRIBED) is (channel not in self.asked)
-
-
-AnyOrder.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
-TestAnyOrder = AnyOrder.TestCase
 
 
 def test_orjson_reads_what_the_strategies_write() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +24,7 @@ REQUEST = (
 
 
 def check(auth: str, channel: str, channel_data: str | None = None) -> None:
-    signatures.check_subscription(auth, KEY, SECRET, socket_id=SOCKET_ID, channel=channel, channel_data=channel_data)
+    signatures.check_subscription(auth, KEY, [SECRET], socket_id=SOCKET_ID, channel=channel, channel_data=channel_data)
 
 
 @pytest.mark.parametrize(
@@ -96,9 +98,17 @@ def test_a_refusal_shows_what_was_signed_and_never_the_signature_that_was_expect
 
 
 def test_a_user_is_checked_against_the_signature_of_the_user_data() -> None:
-    signatures.check_user(f"{KEY}:{USER}", KEY, SECRET, socket_id=SOCKET_ID, user_data='{"id":"12345"}')
+    signatures.check_user(f"{KEY}:{USER}", KEY, [SECRET], socket_id=SOCKET_ID, user_data='{"id":"12345"}')
+    with pytest.raises(errors.SignInRefused):
+        signatures.check_user(f"{KEY}:{USER}", KEY, [SECRET], socket_id=SOCKET_ID, user_data='{"id":"12346"}')
+
+
+def test_any_of_several_secrets_may_have_signed() -> None:
+    auth = signatures.subscription_auth(KEY, "the old one", SOCKET_ID, "private-foobar")
+    options: dict[str, Any] = {"socket_id": SOCKET_ID, "channel": "private-foobar", "channel_data": None}
+    signatures.check_subscription(auth, KEY, [SECRET, "the old one"], **options)
     with pytest.raises(errors.Unauthorized):
-        signatures.check_user(f"{KEY}:{USER}", KEY, SECRET, socket_id=SOCKET_ID, user_data='{"id":"12346"}')
+        signatures.check_subscription(auth, KEY, [SECRET], **options)
 
 
 @given(st.text(), st.text(), st.text())

@@ -44,22 +44,21 @@ def test_a_public_channel_needs_nothing(data: Any, encode: Any) -> None:
     machine = fakes.Machine()
     asked = machine.receive(fakes.text({"event": "pusher:subscribe", "data": encode(data)}))
     assert asked == [effects.Subscribe("news")]
-    assert machine.protocol.subscribed("news", interface.Attached()) == tuple(succeeded("news"))
+    assert machine.protocol.subscribed("news", interface.Attached()) == succeeded("news")
 
 
-@pytest.mark.parametrize("channel", ["private-x", "private-encrypted-x", "private-cache-x"])
+@pytest.mark.parametrize("channel", ["private-x", "private-encrypted-x"])
 def test_a_private_channel_needs_a_signature(channel: str) -> None:
     machine = fakes.Machine()
     assert machine.receive(fakes.subscribe(channel)) == [effects.Subscribe(channel)]
-    assert machine.protocol.subscribed(channel, interface.Attached()) == tuple(succeeded(channel))
+    assert machine.protocol.subscribed(channel, interface.Attached()) == succeeded(channel)
 
 
-@pytest.mark.parametrize("channel", ["presence-x", "presence-cache-x"])
-def test_a_presence_channel_is_joined_as_a_member_and_answered_with_everybody(channel: str) -> None:
+def test_a_presence_channel_is_joined_as_a_member_and_answered_with_everybody() -> None:
     machine = fakes.Machine()
     limit = fakes.APPLICATION.limits.max_presence_members
-    assert machine.receive(fakes.subscribe(channel, ANN)) == [effects.Subscribe(channel, ANN_MEMBER, limit)]
-    (frame,) = fakes.sent(machine.protocol.subscribed(channel, interface.Attached((BOB_MEMBER, ANN_MEMBER))))
+    assert machine.receive(fakes.subscribe("presence-x", ANN)) == [effects.Subscribe("presence-x", ANN_MEMBER, limit)]
+    (frame,) = fakes.sent(machine.protocol.subscribed("presence-x", interface.Attached((BOB_MEMBER, ANN_MEMBER))))
     presence = orjson.loads(frame["data"])["presence"]
     assert presence == {"ids": ["7", "42"], "hash": {"7": None, "42": {"name": "Ann"}}, "count": 2}
 
@@ -105,7 +104,8 @@ def test_who_may_not_subscribe_is_told_and_stays_connected(channel: str, changes
         ("x" * 201, None, "LimitReached", 4009, "201 characters; 200 are allowed"),
         ("a b", None, "InvalidChannel", 4009, ""),
         ("", None, "InvalidChannel", 4009, ""),
-        ("#server-to-user-1", None, "InvalidChannel", 4009, "reserved"),
+        ("#server-to-user-1", None, "AuthError", 401, "signed in as that user"),
+        ("#other", None, "InvalidChannel", 4009, "reserved"),
         ("news\n", None, "InvalidChannel", 4009, ""),
         ("presence-x", fakes.text({"user_id": "1", "user_info": "x" * 2048}), "LimitReached", 4301, "2048 are allowed"),
         ("presence-x", fakes.text({"user_id": "1" * 129}), "LimitReached", 4301, "129 characters; 128 are allowed"),
@@ -153,7 +153,7 @@ def test_a_second_subscribe_while_joining_gets_the_answer_of_the_first() -> None
     machine = fakes.Machine()
     machine.receive(fakes.subscribe("private-x"))
     assert machine.receive(fakes.subscribe("private-x")) == []
-    assert machine.protocol.subscribed("private-x", interface.Attached()) == tuple(succeeded("private-x"))
+    assert machine.protocol.subscribed("private-x", interface.Attached()) == succeeded("private-x")
 
 
 def test_a_second_subscribe_with_a_bad_signature_is_refused_and_the_first_stands() -> None:
@@ -201,6 +201,92 @@ def test_a_connection_cannot_be_two_members_of_a_channel(answered: bool) -> None
     ]
 
 
+# -- cache channels ----------------------------------------------------------------------------------------------------
+
+CACHE_CHANNELS = ["cache-x", "private-cache-x", "private-encrypted-cache-x"]
+LAST_EVENT = b'{"event":"price","channel":"cache-x","data":"17"}'
+
+
+@pytest.mark.parametrize("channel", CACHE_CHANNELS)
+def test_a_cache_channel_is_answered_with_its_last_event_after_the_success(channel: str) -> None:
+    machine = fakes.Machine()
+    assert machine.receive(fakes.subscribe(channel)) == [effects.Subscribe(channel, cached=True)]
+    answer = machine.protocol.subscribed(channel, interface.Attached(cached=LAST_EVENT))
+    assert answer == [*succeeded(channel), effects.Send(LAST_EVENT)]
+
+
+@pytest.mark.parametrize("channel", CACHE_CHANNELS)
+def test_an_empty_cache_channel_is_answered_with_a_miss_after_the_success(channel: str) -> None:
+    machine = fakes.Machine()
+    machine.receive(fakes.subscribe(channel))
+    success, miss = fakes.sent(machine.protocol.subscribed(channel, interface.Attached()))
+    assert success["event"] == "pusher_internal:subscription_succeeded"
+    assert miss == {"event": "pusher:cache_miss", "channel": channel, "data": "{}"}
+
+
+def test_a_presence_cache_channel_answers_with_everybody_first_and_its_last_event_then() -> None:
+    machine = fakes.Machine()
+    asked = machine.receive(fakes.subscribe("presence-cache-x", ANN))
+    assert asked == [effects.Subscribe("presence-cache-x", ANN_MEMBER, 100, cached=True)]
+    success, event = fakes.sent(
+        machine.protocol.subscribed("presence-cache-x", interface.Attached((ANN_MEMBER,), cached=LAST_EVENT))
+    )
+    assert orjson.loads(success["data"])["presence"]["count"] == 1
+    assert event["event"] == "price"
+
+
+def test_a_second_subscribe_to_a_cache_channel_gets_the_event_that_is_last_by_then() -> None:
+    machine = fakes.Machine()
+    machine.join("cache-x")
+    assert machine.receive(fakes.subscribe("cache-x")) == [effects.Subscribe("cache-x", cached=True)]
+    assert machine.receive(fakes.subscribe("cache-x")) == []  # its answer is on the way
+    answer = machine.protocol.subscribed("cache-x", interface.Attached(cached=LAST_EVENT))
+    assert answer == [*succeeded("cache-x"), effects.Send(LAST_EVENT)]
+
+
+# -- subscription counts -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channel", ["news", "private-x", "private-encrypted-x"])
+def test_subscribers_hear_how_many_they_are_where_the_application_wants_it(channel: str) -> None:
+    machine = fakes.Machine(fakes.application(subscription_counts=True))
+    assert machine.receive(fakes.subscribe(channel)) == [effects.Subscribe(channel, announce=True)]
+    success, count = fakes.sent(machine.protocol.subscribed(channel, interface.Attached(subscribers=17)))
+    assert success["event"] == "pusher_internal:subscription_succeeded"
+    assert count == {
+        "event": "pusher_internal:subscription_count",
+        "channel": channel,
+        "data": '{"subscription_count":17}',
+    }
+
+
+def test_the_count_comes_after_the_last_event_of_a_cache_channel() -> None:
+    machine = fakes.Machine(fakes.application(subscription_counts=True))
+    assert machine.receive(fakes.subscribe("cache-x")) == [effects.Subscribe("cache-x", cached=True, announce=True)]
+    answer = machine.protocol.subscribed("cache-x", interface.Attached(cached=LAST_EVENT, subscribers=2))
+    assert [frame["event"] for frame in fakes.sent(answer)] == [
+        "pusher_internal:subscription_succeeded",
+        "price",
+        "pusher_internal:subscription_count",
+    ]
+
+
+def test_members_of_a_presence_channel_hear_who_they_are_and_not_how_many() -> None:
+    machine = fakes.Machine(fakes.application(subscription_counts=True))
+    assert machine.receive(fakes.subscribe("presence-x", ANN)) == [effects.Subscribe("presence-x", ANN_MEMBER, 100)]
+
+
+def test_a_second_subscribe_tells_the_count_as_it_is_by_then() -> None:
+    machine = fakes.Machine(fakes.application(subscription_counts=True))
+    machine.join("news")
+    assert machine.receive(fakes.subscribe("news")) == [effects.Subscribe("news", announce=True)]
+    _, count = fakes.sent(machine.protocol.subscribed("news", interface.Attached(subscribers=3)))
+    assert count["data"] == '{"subscription_count":3}'
+
+
+# -- leaving, and changes ----------------------------------------------------------------------------------------------
+
+
 def test_an_unsubscribe_has_no_answer() -> None:
     machine = fakes.Machine()
     machine.join("news")
@@ -224,7 +310,7 @@ def test_leaving_and_joining_again_quickly_joins_again() -> None:
     machine.receive(fakes.unsubscribe("news"))
     assert machine.receive(fakes.subscribe("news")) == [effects.Subscribe("news")]
     assert machine.protocol.channels() == {"news": subscriptions.State.JOINING}
-    assert machine.protocol.subscribed("news", interface.Attached()) == tuple(succeeded("news"))
+    assert machine.protocol.subscribed("news", interface.Attached()) == succeeded("news")
 
 
 def test_a_rotated_secret_and_changed_limits_hold_for_the_next_frame() -> None:
@@ -235,6 +321,19 @@ def test_a_rotated_secret_and_changed_limits_hold_for_the_next_frame() -> None:
     assert refusal(machine.receive(fakes.subscribe("private-x")))["type"] == "AuthError"
     machine.registry.remove(fakes.APPLICATION.id)
     assert refusal(machine.receive(fakes.subscribe("private-x")))["type"] == "AuthError"
+
+
+def test_what_the_secret_before_the_last_rotation_signed_is_good_until_its_time_is_over() -> None:
+    machine = fakes.Machine(
+        fakes.application(
+            secret="the new one", previous_secret=fakes.APPLICATION.secret, previous_secret_until=1_700_000_100.0
+        )
+    )
+    machine.wall_now = 1_700_000_099.0
+    assert machine.receive(fakes.subscribe("private-x")) == [effects.Subscribe("private-x")]
+    assert machine.receive(fakes.signin('{"id":"42"}')) == [effects.SignIn("42")]
+    machine.wall_now = 1_700_000_100.0
+    assert refusal(machine.receive(fakes.subscribe("private-y")))["type"] == "AuthError"
 
 
 def test_every_refusal_has_a_counter() -> None:

@@ -1,4 +1,4 @@
-"""Applications in the admin: the list with its switches, one application with its credentials, a new secret."""
+"""Applications in the admin: the list with its switches, and the page of one application."""
 
 from __future__ import annotations
 
@@ -6,23 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
 from django.db.models import Field, QuerySet
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
-from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.http import HttpRequest
 from django.utils import timezone
-from django.utils.html import format_html
-from django.utils.safestring import SafeString
 
-from apps.applications import limits, models, rotation
+from apps.applications import limits, models
+from apps.applications.admin.forms import SwitchForm
+from apps.applications.admin.rules import ChannelRuleInline
+from apps.applications.admin.secrets import SecretAdmin
+from apps.applications.admin.webhooks import WebhookInline
 
 if TYPE_CHECKING:  # Django's classes take a type parameter only in their stubs
     ModelForm = forms.ModelForm[models.Application]
-    ModelAdmin = admin.ModelAdmin[models.Application]
 else:
     ModelForm = forms.ModelForm
-    ModelAdmin = admin.ModelAdmin
 
 UNITS = {
     "max_connections": "In the whole deployment.",
@@ -34,27 +31,25 @@ UNITS = {
     "max_presence_members": "Distinct users of one presence channel.",
     "max_member_bytes": "Bytes of what a member tells about itself.",
     "max_user_id": "Characters.",
+    "max_watchlist": "Users that one client watches.",
+    "max_events_per_second": "Published over HTTP, in the whole deployment.",
     "client_events_per_second": "Of one connection, on average.",
     "client_events_burst": "Of one connection, at once.",
+    "authorization_timeout": (
+        "Seconds in which a client must sign in or join a private or presence channel; otherwise it is disconnected."
+    ),
+    "cache_seconds": "Seconds that a cache channel holds its last event.",
 }
 
 
-class SwitchForm(ModelForm):
-    """A row of the list, where `enabled` can be switched."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if self.instance.declared and "enabled" in self.fields:
-            self.fields["enabled"].disabled = True
-
-
 @admin.register(models.Application)
-class ApplicationAdmin(ModelAdmin):
+class ApplicationAdmin(SecretAdmin):
     list_display = ("name", "app_id", "key", "enabled", "client_events", "created_at")
     list_editable = ("enabled",)
     search_fields = ("name", "app_id", "key")
     ordering = ("name",)
     actions = ("enable", "disable")
+    inlines = (ChannelRuleInline, WebhookInline)
 
     class Media:
         css = {"all": ("applications/credentials.css",)}  # noqa: RUF012  (Django reads the attribute of the class)
@@ -63,7 +58,7 @@ class ApplicationAdmin(ModelAdmin):
     # -- what is shown ------------------------------------------------------------------------------------------------
 
     def get_fieldsets(self, request: HttpRequest, obj: models.Application | None = None) -> Any:
-        settings = ("name", "enabled", "client_events", "allowed_origins")
+        settings = ("name", "enabled", "client_events", "subscription_counts", "allowed_origins", *limits.DURATIONS)
         if obj is None:
             credentials = {
                 "fields": ("app_id", "key", "secret"),
@@ -72,8 +67,9 @@ class ApplicationAdmin(ModelAdmin):
             return (None, {"fields": settings}), ("Credentials", credentials), self._limits()
         # The secret is enough to publish, so who may only look does not see it.
         secret = ("hidden_secret",) if super().has_change_permission(request, obj) else ()
+        old_secret = ("old_secret",) if obj.previous_secret_works else ()
         credentials = {
-            "fields": ("app_id", "key", *secret),
+            "fields": ("app_id", "key", *secret, *old_secret),
             "description": "Clients have the key; servers have the id, the key and the secret.",
         }
         return (
@@ -86,30 +82,22 @@ class ApplicationAdmin(ModelAdmin):
         return "Limits", {"fields": limits.NAMES, "description": "Empty: the default."}
 
     def get_readonly_fields(self, request: HttpRequest, obj: models.Application | None = None) -> tuple[str, ...]:
-        return () if obj is None else ("app_id", "hidden_secret", "source", "created_at", "updated_at")
+        return () if obj is None else ("app_id", "hidden_secret", "old_secret", "source", "created_at", "updated_at")
 
     def formfield_for_dbfield(
         self, db_field: Field[Any, Any], request: HttpRequest, **kwargs: Any
     ) -> forms.Field | None:
         if db_field.name == "allowed_origins":
             kwargs["widget"] = forms.Textarea({"class": "vLargeTextField", "rows": 4})
-        if db_field.name not in limits.NAMES:
+        if db_field.name not in limits.BOUNDS:
             return super().formfield_for_dbfield(db_field, request, **kwargs)
         least, most = limits.BOUNDS[db_field.name]
-        default = getattr(limits.DEFAULTS, db_field.name)
-        widget = forms.NumberInput(
-            {"class": "vBigIntegerField", "min": least, "max": most, "placeholder": default or "unlimited"}
-        )
+        default = limits.DEFAULTS[db_field.name] or ("off" if db_field.name in limits.DURATIONS else "unlimited")
+        widget = forms.NumberInput({"class": "vBigIntegerField", "min": least, "max": most, "placeholder": default})
         return db_field.formfield(
             widget=widget,
             min_value=None,  # the model's validators know both bounds and say them
             help_text=f"{UNITS[db_field.name]} From {least:,} to {most:,}.",
-        )
-
-    @admin.display(description="secret")
-    def hidden_secret(self, application: models.Application) -> SafeString:
-        return format_html(
-            '<details class="secret"><summary>Show</summary><code data-copy>{}</code></details>', application.secret
         )
 
     @admin.display(description="managed in")
@@ -154,35 +142,3 @@ class ApplicationAdmin(ModelAdmin):
         self.message_user(request, f"{word.capitalize()}: {len(changing)}.", messages.SUCCESS)
         if declared:
             self.message_user(request, f"Managed in FANFARE_APPS, so left alone: {declared}.", messages.WARNING)
-
-    # -- the secret ---------------------------------------------------------------------------------------------------
-
-    def get_urls(self) -> list[URLPattern]:
-        rotate = path(
-            "<path:object_id>/rotate-secret/",
-            self.admin_site.admin_view(self.rotate_secret),
-            name="applications_application_rotate_secret",
-        )
-        return [rotate, *super().get_urls()]
-
-    def rotate_secret(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """GET asks, POST does."""
-        application = self.get_object(request, object_id)
-        if application is None:
-            raise Http404
-        if not self.has_change_permission(request, application):
-            raise PermissionDenied
-        page = reverse("admin:applications_application_change", args=(application.pk,))
-        if request.method == "POST":
-            rotation.rotate_secret(application)
-            self.log_change(request, application, "Rotated the secret.")
-            self.message_user(request, f"{application} has a new secret.", messages.SUCCESS)
-            return HttpResponseRedirect(page)
-        context = {
-            **self.admin_site.each_context(request),
-            "title": "Rotate the secret",
-            "opts": self.opts,
-            "original": application,
-            "page": page,
-        }
-        return TemplateResponse(request, "admin/applications/application/rotate_secret.html", context)

@@ -1,0 +1,129 @@
+"""Two sockets with one token: the newer one has it.
+
+A page has one socket, so a second one means that the first is dead and nobody has noticed, or that the token is not a
+page's own: somebody pasted it for everybody. In the first case the older socket is closed, and comes back if it was
+alive after all. In the second they would throw each other out for ever; so a token that changes hands twice within
+`SHARED_SECONDS` is given to nobody, and nobody is closed.
+
+The workers tell each other through the log: `resume.taken` (this socket has the token now), `resume.evicted` (it was
+taken from a living one), `resume.shared` (it is given to nobody).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+import orjson
+
+from apps.engine import errors as engine_errors
+from apps.engine import interface
+from apps.hub import hub as hubs
+
+logger = logging.getLogger(__name__)
+
+SHARED_SECONDS = 10.0
+REFUSED_SECONDS = 60.0  # how long a shared token gets nothing; then somebody may have mended the page
+
+TAKEN, EVICTED, SHARED = "resume.taken", "resume.evicted", "resume.shared"
+
+
+class Holder(Protocol):
+    """A connected page."""
+
+    socket_id: str
+
+    def evict(self) -> None:
+        """Keep its progress, and close it so that it comes back."""
+
+    def forget_token(self) -> None:
+        """Go on without a token."""
+
+
+class Takeovers:
+    """The tokens of one worker's sockets. `clock`: monotonic seconds."""
+
+    def __init__(self, hub: hubs.Hub, clock: Callable[[], float]) -> None:
+        self._hub = hub
+        self._clock = clock
+        self._holders: dict[tuple[str, str], Holder] = {}
+        self._evicted: dict[tuple[str, str], float] = {}  # when a living socket lost the token
+        self._refused: dict[tuple[str, str], float] = {}  # until when it is given to nobody
+        self._tasks: set[asyncio.Future[list[interface.Receipt]]] = set()
+        hub.on_control(TAKEN, self._taken)
+        hub.on_control(EVICTED, self._note_eviction)
+        hub.on_control(SHARED, self._note_shared)
+
+    def take(self, app: str, token: str, holder: Holder) -> bool:
+        """`holder` has the token from now on. False: nobody gets this one."""
+        key = (app, token)
+        if self._refused.get(key, 0.0) > self._clock():
+            self._hub.count("resume.token_shared")
+            return False
+        before = self._holders.get(key)
+        self._holders[key] = holder
+        if before is not None:
+            self._replace(key, before)
+        self._tell(TAKEN, app, {"token": token, "socket": holder.socket_id})
+        return True
+
+    def release(self, app: str, token: str, holder: Holder) -> None:
+        if self._holders.get((app, token)) is holder:
+            del self._holders[app, token]
+
+    def _replace(self, key: tuple[str, str], before: Holder) -> None:
+        app, token = key
+        if self._clock() - self._evicted.get(key, float("-inf")) < SHARED_SECONDS:
+            before.forget_token()
+            self._tell(SHARED, app, {"token": token})
+            return
+        self._note_eviction(app, orjson.dumps({"token": token}))
+        self._hub.count("resume.evicted")
+        before.evict()
+        self._tell(EVICTED, app, {"token": token})
+
+    # -- from the log --------------------------------------------------------------------------------------------------
+
+    def _taken(self, app: str, body: bytes) -> None:
+        said = orjson.loads(body)
+        key = (app, said["token"])
+        holder = self._holders.get(key)
+        if holder is not None and holder.socket_id != said["socket"]:
+            del self._holders[key]
+            self._replace(key, holder)
+
+    def _note_eviction(self, app: str, body: bytes) -> None:
+        now = self._clock()
+        for old in [key for key, when in self._evicted.items() if now - when > SHARED_SECONDS]:
+            del self._evicted[old]
+        self._evicted[app, orjson.loads(body)["token"]] = now
+
+    def _note_shared(self, app: str, body: bytes) -> None:
+        now = self._clock()
+        for old in [key for key, until in self._refused.items() if until < now]:
+            del self._refused[old]
+        key = (app, orjson.loads(body)["token"])
+        self._refused[key] = now + REFUSED_SECONDS
+        logger.warning("A resume token of application %s is used by several pages: they get no resume", app)
+        holder = self._holders.pop(key, None)
+        if holder is not None:
+            self._hub.count("resume.token_shared")
+            holder.forget_token()
+
+    def _tell(self, command: str, app: str, body: dict[str, str]) -> None:
+        publication = interface.Publication(app, command, orjson.dumps(body), interface.Kind.CONTROL)
+        try:
+            told = asyncio.ensure_future(self._hub.publish([publication]))
+        except engine_errors.EngineError as error:
+            logger.warning("%s could not be told: %s", command, error)
+            return
+        self._tasks.add(told)
+        told.add_done_callback(self._told)
+
+    def _told(self, told: asyncio.Future[list[interface.Receipt]]) -> None:
+        self._tasks.discard(told)
+        if not told.cancelled() and isinstance(told.exception(), engine_errors.EngineError):
+            # The older socket stays until it is found dead: more may be sent twice, nothing is lost.
+            logger.warning("Another worker could not be told of a token: %s", told.exception())

@@ -1,0 +1,140 @@
+"""What a webhook may be."""
+
+from __future__ import annotations
+
+import pytest
+from pytest_django import Settings
+
+from apps.applications import endpoints, registry
+from apps.applications.models import WebhookEndpoint
+
+
+class TestUrls:
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "https://example.com",
+            "http://example.com:8080/hook?token=abc%20d",
+            "https://xn--bcher-kva.example/",
+            "https://hooks.example.com./a",
+            "http://backend/hook",
+            "http://my_service.internal:8000/",
+            "https://93.184.216.34/",
+            "https://[2606:2800:220:1:248:1893:25c8:1946]:8443/",
+        ],
+    )
+    def test_an_address_of_the_internet_or_a_name_is_good(self, url: str) -> None:
+        assert endpoints.url_fault(url, allow_private=False) is None
+
+    @pytest.mark.parametrize(
+        ("url", "part"),
+        [
+            ("", "space or a character outside ASCII"),
+            ("https://exa mple.com", "space or a character outside ASCII"),
+            ("https://example.com/\r\nHost: x", "space or a character outside ASCII"),
+            ("https://bücher.example", "space or a character outside ASCII"),
+            ("example.com/hook", "must start with http"),
+            ("ftp://example.com", "must start with http"),
+            ("javascript:alert(1)", "must start with http"),
+            ("https://", "no host"),
+            ("https:///hook", "no host"),
+            ("https://me:hunter2@example.com", "user name or password"),
+            ("https://@example.com", "user name or password"),
+            ("https://example.com/#part", "after #"),
+            ("https://example.com:0/", "no port 0"),
+            ("https://example.com:65536/", "not a URL"),
+            ("https://[::1", "not a URL"),
+            ("https://-a.example", "not a name"),
+            ("https://a..example", "not a name"),
+            ("https://127.1/", "IPv4 address of four decimal numbers"),
+            ("https://2130706433/", "IPv4 address of four decimal numbers"),
+            ("https://0x7f.0.0.0x1/", "IPv4 address of four decimal numbers"),
+            ("https://256.1.1.1/", "IPv4 address of four decimal numbers"),
+        ],
+    )
+    def test_what_is_wrong_is_one_sentence(self, url: str, part: str) -> None:
+        fault = endpoints.url_fault(url, allow_private=True)
+        assert fault is not None
+        assert part in fault
+        assert "hunter2" not in fault
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "http://127.0.0.1:8000/",
+            "http://10.1.2.3/",
+            "http://169.254.169.254/latest/meta-data/",
+            "http://[::1]/",
+            "http://[::ffff:127.0.0.1]/",
+            "http://localhost:8000/hook",
+            "http://app.localhost/",
+        ],
+    )
+    def test_an_address_inside_the_network_needs_the_setting(self, url: str, settings: Settings) -> None:
+        endpoint = WebhookEndpoint(url=url)
+        settings.FANFARE_WEBHOOKS_ALLOW_PRIVATE = False
+        assert "FANFARE_WEBHOOKS_ALLOW_PRIVATE=1" in endpoint.problems()["url"]
+        settings.FANFARE_WEBHOOKS_ALLOW_PRIVATE = True
+        assert endpoint.problems() == {}
+
+    def test_one_that_is_too_long_is_told_both_numbers(self) -> None:
+        problem = WebhookEndpoint(url="https://example.com/" + "a" * 2_000).problems()["url"]
+        assert "2000" in problem
+        assert "2020" in problem
+
+
+class TestEventTypes:
+    @pytest.mark.parametrize("value", [[], ["cache_miss"], list(registry.WEBHOOK_EVENTS)])
+    def test_any_of_the_seven_can_be_chosen(self, value: list[str]) -> None:
+        assert endpoints.event_types_fault(value) is None
+
+    @pytest.mark.parametrize("value", ["cache_miss", {}, None, [1], ["cache_hit"]])
+    def test_anything_else_is_refused(self, value: object) -> None:
+        assert endpoints.event_types_fault(value)
+
+    def test_an_unknown_one_is_answered_with_the_known_ones(self) -> None:
+        fault = endpoints.event_types_fault(["cache_hit"]) or ""
+        assert all(name in fault for name in ("'cache_hit'", *registry.WEBHOOK_EVENTS))
+
+
+class TestChannelPrefixes:
+    @pytest.mark.parametrize("prefix", ["", "private-", "#server-to-user-", "a_=@,.;"])
+    def test_what_a_channel_can_start_with_is_good(self, prefix: str) -> None:
+        assert endpoints.channel_prefix_fault(prefix) is None
+
+    @pytest.mark.parametrize("prefix", [" ", "private *", "ä", "a/b"])
+    def test_what_no_channel_starts_with_is_refused(self, prefix: str) -> None:
+        assert endpoints.channel_prefix_fault(prefix)
+
+
+class TestHeaders:
+    @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer a b"}, {"x-a": "1", "x-b": "2\t3"}])
+    def test_ordinary_ones_are_good(self, headers: dict[str, str]) -> None:
+        assert endpoints.headers_fault(headers) is None
+
+    @pytest.mark.parametrize(
+        ("headers", "part"),
+        [
+            ([], "must be an object"),
+            ({"A": 1}, "must be an object"),
+            ({"": "x"}, "not a header's name"),
+            ({"A B": "x"}, "not a header's name"),
+            ({"A:": "x"}, "not a header's name"),
+            ({"A\n": "x"}, "not a header's name"),
+            ({"host": "x"}, "the server's own"),
+            ({"Content-Length": "1"}, "the server's own"),
+            ({"content-type": "text/plain"}, "the server's own"),
+            ({"Transfer-Encoding": "chunked"}, "the server's own"),
+            ({"X-Pusher-Signature": "x"}, "the server's own"),
+            ({"A": ""}, "printable ASCII"),
+            ({"A": " x"}, "printable ASCII"),
+            ({"A": "x\r\nB: y"}, "printable ASCII"),
+            ({"A": "x\n"}, "printable ASCII"),
+            ({"A": "é"}, "printable ASCII"),
+            ({"A": "1", "a": "2"}, "twice"),
+            ({f"A{number}": "x" for number in range(21)}, "21 headers; at most 20"),
+            ({"A": "x" * 4097}, "4097 characters; at most 4096"),
+        ],
+    )
+    def test_what_would_break_the_request_is_refused(self, headers: object, part: str) -> None:
+        assert part in (endpoints.headers_fault(headers) or "")
