@@ -3,6 +3,10 @@
 Source: Pusher Channels REST API reference. A request goes through this module from top to bottom: its route, its
 application, its signature, its body, its operation. What is wrong is refused at the first step that sees it, so a
 request that nobody signed costs neither the reading of its body nor a question to the engine.
+
+Browsers. A page must not hold an application's secret, but a backend can hand it a request that is already signed,
+good for ten minutes. What a request may do stands in its signature alone, never in a cookie or in where it comes from,
+so pages of any origin may send it and read the answer.
 """
 
 from __future__ import annotations
@@ -21,6 +25,9 @@ from apps.engine import errors as engine_errors
 from apps.hub import hub as hubs
 
 logger = logging.getLogger(__name__)
+
+ANY_ORIGIN = (b"access-control-allow-origin", b"*")
+PREFLIGHT_SECONDS = 7_200  # how long a browser remembers the answer to OPTIONS; Chromium keeps it no longer
 
 
 class Response(NamedTuple):
@@ -47,6 +54,8 @@ class Api:
             return
         except errors.ApiError as error:
             response = self._refuse(scope, error)
+        except engine_errors.OverBudget as error:
+            response = self._refuse(scope, errors.TooMany(error.limit, error.actual))
         except engine_errors.EngineError as error:
             response = self._refuse(scope, errors.Unavailable(str(error), code=error.code))
         except Exception:
@@ -61,16 +70,14 @@ class Api:
         found = routing.find(path)
         if found is None:
             raise errors.NotFound("There is no such route.")
-        route, (app_id, *names) = found
+        route, names = found
         if method == "OPTIONS":
-            return Response(204, b"", [(b"allow", route.allowed.encode())])
+            return Response(204, b"", _preflight(route))
         if method not in route.methods:
             raise errors.MethodNotAllowed(f"{method[:20]} is not allowed here, but {route.allowed}.", route.allowed)
 
-        application = self._registry.by_id(app_id)
-        if application is None:
-            raise errors.NotFound("There is no application with this id.", code="unknown_application")
         asked = query.parse(scope["query_string"])
+        application = self._application(names, asked)
         body_md5 = authentication.verify(application, method, path, asked, self._now())
         if not application.enabled:
             raise errors.Forbidden(f"The application {application.id} is disabled.")
@@ -80,12 +87,25 @@ class Api:
         authentication.verify_body(method, body_md5, body)
         request = requests.Request(
             application=application,
-            names=tuple([unquote(name) for name in names]),
+            names={name: unquote(value) for name, value in names.items()},
             query=asked.arguments(),
             body=body,
             idempotency_key=head.idempotency_key,
         )
-        return Response(200, await route.operation(self._hub, request), [])
+        return Response(route.status, await route.operation(self._hub, request), [])
+
+    def _application(self, names: dict[str, str], asked: query.Query) -> registries.Application:
+        """The one of the path, or where a route names none, that of the key. Raises NotFound or Unauthorized."""
+        if "app_id" in names:
+            application = self._registry.by_id(names["app_id"])
+            if application is None:
+                raise errors.NotFound("There is no application with this id.", code="unknown_application")
+            return application
+        key = authentication.key(asked)
+        application = self._registry.by_key(key)
+        if application is None:
+            raise errors.Unauthorized("There is no application with this auth_key.", code="invalid_key")
+        return application
 
     def _refuse(self, scope: asgi.Scope, error: errors.ApiError) -> Response:
         self._hub.count(f"api.refused.{error.status}")
@@ -100,15 +120,23 @@ def _path(scope: asgi.Scope) -> str:
     return path.removeprefix(scope.get("root_path", ""))
 
 
+def _preflight(route: routing.Route) -> errors.Headers:
+    methods = route.allowed.encode()
+    return [
+        (b"allow", methods),
+        (b"access-control-allow-methods", methods),
+        (b"access-control-allow-headers", b"content-type, idempotency-key"),
+        (b"access-control-max-age", b"%d" % PREFLIGHT_SECONDS),
+    ]
+
+
 def _explain(message: str, code: str) -> bytes:
     return orjson.dumps({"error": message, "code": code})
 
 
 async def _send(response: Response, send: asgi.Send) -> None:
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(response.body)),
-        *response.headers,
-    ]
+    headers = [ANY_ORIGIN, *response.headers]
+    if response.status != 204:
+        headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(response.body))]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     await send({"type": "http.response.body", "body": response.body})

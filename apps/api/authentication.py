@@ -1,4 +1,4 @@
-"""Whether a request was signed with the application's secret.
+"""Whether a request was signed with the application's secret, or, for a while after a rotation, with its last one.
 
 Source: Pusher Channels REST API, "Authentication". The client sends `auth_key`, `auth_timestamp` (Unix seconds),
 `auth_version`, `body_md5` (if there is a body) and `auth_signature`, the hexadecimal HMAC-SHA256 of three lines:
@@ -30,18 +30,23 @@ TIMESTAMP_DIGITS = 12  # enough until the year 33658; int() of a longer text is 
 SHOWN_CHARACTERS = 2_000  # of the signed string, in an answer
 
 
+def key(asked: query.Query) -> str:
+    """The key that a request says it was signed for. Raises Unauthorized if it says none."""
+    return _required(asked.authentication(), "auth_key")
+
+
 def verify(application: registry.Application, method: str, path: str, asked: query.Query, now: float) -> str | None:
     """The body's MD5 that was signed with the request line, None if there was none.
 
     `path` is the one that was sent, not decoded; `now` is in Unix seconds. Raises Unauthorized with the reason.
     """
     given = asked.authentication()
-    key = _required(given, "auth_key")
+    given_key = _required(given, "auth_key")
     timestamp = _required(given, "auth_timestamp")
     signature = _required(given, "auth_signature")
-    if key != application.key:
+    if given_key != application.key:
         raise errors.Unauthorized(
-            f"The auth_key {_shown(key)} is not the key of application {application.id}.", code="invalid_key"
+            f"The auth_key {_shown(given_key)} is not the key of application {application.id}.", code="invalid_key"
         )
     version = given.get("auth_version", "1.0")
     if version != "1.0":
@@ -49,8 +54,9 @@ def verify(application: registry.Application, method: str, path: str, asked: que
     _verify_timestamp(timestamp, now)
 
     first = ""
+    secrets = application.secrets(now)
     for text in _signed_strings(method, path, asked):
-        if signatures.matches(application.secret, text, signature):
+        if any(signatures.matches(secret, text, signature) for secret in secrets):
             return given.get("body_md5")
         first = first or text
     raise errors.Unauthorized(

@@ -7,7 +7,9 @@
     ├── NotFound           404  no such route or application
     ├── MethodNotAllowed   405
     ├── BodyTimeout        408  the body did not come in time
+    ├── Gone               410  the history that a position belongs to is no more
     ├── TooLarge           413  an event's data, or the whole body
+    ├── TooMany            429  more events in this second than the application may publish
     └── Unavailable        503  the engine cannot answer now; nothing was published
 
     Disconnected           the client went away while its body was read; there is nobody to answer
@@ -78,6 +80,11 @@ class BodyTimeout(ApiError):
         return [(b"connection", b"close")]  # the rest of the body may still come, and is not the next request
 
 
+class Gone(ApiError):
+    status = 410
+    code = "epoch_changed"
+
+
 class TooLarge(ApiError):
     status = 413
     code = "event_too_large"
@@ -88,6 +95,20 @@ class TooLarge(ApiError):
 
     def headers(self) -> Headers:
         return [(b"connection", b"close")] if self.close else []
+
+
+class TooMany(ApiError):
+    status = 429
+    code = "too_many_events"
+
+    def __init__(self, limit: int, actual: int) -> None:
+        super().__init__(
+            f"Too many events in this second: with this request they are {actual}, the allowed maximum is {limit}. "
+            "An event counts once for each of its channels. Nothing was published."
+        )
+
+    def headers(self) -> Headers:
+        return [(b"retry-after", b"1")]  # seconds; each second has its own count
 
 
 class Unavailable(ApiError):

@@ -1,4 +1,4 @@
-"""Publishing: `POST /apps/{id}/events` and `POST /apps/{id}/batch_events`.
+"""Publishing: `POST /apps/{id}/events`, `…/batch_events`, and the older `…/channels/{name}/events`.
 
 A request becomes one call of `hub.publish`, whatever the number of its channels or events: all of it gets into the log,
 or nothing.
@@ -6,18 +6,20 @@ or nothing.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import orjson
 
-from apps.api import attributes, errors, requests, validation
+from apps.api import answers, attributes, errors, requests, validation
 from apps.applications import registry
 from apps.engine import errors as engine_errors
 from apps.engine import interface
 from apps.hub import frames
 from apps.hub import hub as hubs
+from apps.pusher import names
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +44,11 @@ async def trigger(hub: hubs.Hub, request: requests.Request) -> bytes:
     fields = request.fields()
     limits = request.application.limits
     event = _event(fields, validation.channel_names(fields, limits), limits, request.idempotency_key)
-    await _publish(hub, request.application, [event])
+    (receipts,) = await _publish(hub, request.application, [event])
     if not event.attributes:
         return EMPTY
-    return orjson.dumps({"channels": await _describe(hub, request.application, event)})
+    answer: answers.Triggered = {"channels": await _describe(hub, request.application, event, receipts)}
+    return orjson.dumps(answer)
 
 
 async def trigger_batch(hub: hubs.Hub, request: requests.Request) -> bytes:
@@ -60,11 +63,32 @@ async def trigger_batch(hub: hubs.Hub, request: requests.Request) -> bytes:
             code="batch_too_large",
         )
     events = [_item(index, fields, limits, request.idempotency_key) for index, fields in enumerate(batch)]
-    await _publish(hub, request.application, events)
+    receipts = await _publish(hub, request.application, events)
     if not any(event.attributes for event in events):
         return EMPTY
-    described = [(await _describe(hub, request.application, event)).get(event.channels[0], {}) for event in events]
-    return orjson.dumps({"batch": described})
+    answer: answers.BatchTriggered = {
+        "batch": [
+            (await _describe(hub, request.application, event, own))[event.channels[0]]
+            for event, own in zip(events, receipts, strict=True)
+        ]
+    }
+    return orjson.dumps(answer)
+
+
+async def trigger_on_channel(hub: hubs.Hub, request: requests.Request) -> bytes:
+    """One event to the channel of the path: the body is its data, the query has its `name` and `socket_id`."""
+    limits = request.application.limits
+    fields: dict[str, Any] = {name: request.query.get(name) for name in ("name", "socket_id")}
+    if request.body:
+        try:
+            fields["data"] = request.body.decode()
+        except UnicodeDecodeError as error:
+            raise errors.Invalid(
+                f"The request's body, the event's data, is not UTF-8: {error}.", code="invalid_data"
+            ) from None
+    channel = validation.channel_name(request.names["channel"], limits)
+    await _publish(hub, request.application, [_event(fields, [channel], limits, request.idempotency_key)])
+    return EMPTY
 
 
 def body_limit(limits: registry.Limits) -> int:
@@ -109,45 +133,61 @@ def _event(fields: dict[str, Any], channels: list[str], limits: registry.Limits,
         channels=channels,
         data=validation.event_data(fields, limits),
         exclude=validation.socket_id(fields.get("socket_id")),
-        attributes=attributes.parse(fields.get("info")),
+        attributes=attributes.parse(fields.get("info"), attributes.OF_PUBLICATION),
         idempotency_key=validation.idempotency_key(idempotency_key if own_key is None else own_key),
     )
 
 
-async def _publish(hub: hubs.Hub, application: registry.Application, events: Sequence[Event]) -> None:
+async def _publish(
+    hub: hubs.Hub, application: registry.Application, events: Sequence[Event]
+) -> list[list[interface.Receipt]]:
+    """All of them or none. For each event the receipts of its channels."""
     publications = [publication for event in events for publication in _publications(application, event)]
-    if publications:
-        await hub.publish(publications)
-        hub.count("api.published", len(publications))
+    if not publications:
+        return []
+    per_second = application.limits.max_events_per_second
+    budget = None if per_second is None else interface.Budget(application.id, per_second)
+    receipts = iter(await hub.publish(publications, budget=budget))
+    hub.count("api.published", len(publications))
+    return [list(itertools.islice(receipts, len(event.channels))) for event in events]
 
 
 def _publications(application: registry.Application, event: Event) -> list[interface.Publication]:
     # The data is the large part: for several channels it is encoded once, and then only copied.
     data = event.data if len(event.channels) == 1 else orjson.Fragment(orjson.dumps(event.data))
-    return [
-        interface.Publication(
-            app=application.id,
-            channel=channel,
-            body=frames.event(event.name, channel, data),
-            exclude=event.exclude,
-            idempotency_key=event.idempotency_key,
-        )
-        for channel in event.channels
-    ]
+    return [_publication(application, event, channel, data) for channel in event.channels]
 
 
-async def _describe(hub: hubs.Hub, application: registry.Application, event: Event) -> dict[str, dict[str, int]]:
-    """The counts of the event's channels. Where they cannot be had they are missing, for the event itself is published:
-    an error would make its publisher send it again.
+def _publication(application: registry.Application, event: Event, channel: str, data: Any) -> interface.Publication:
+    rule = application.rules.of(channel)
+    return interface.Publication(
+        app=application.id,
+        channel=channel,
+        body=frames.event(event.name, channel, data),
+        exclude=event.exclude,
+        retention=None if rule is None else rule.retention,
+        idempotency_key=event.idempotency_key,
+        cache_seconds=application.cache_seconds if names.is_cache(channel) else None,
+    )
+
+
+async def _describe(
+    hub: hubs.Hub, application: registry.Application, event: Event, receipts: Sequence[interface.Receipt]
+) -> dict[str, answers.Published]:
+    """What the event's `info` asked for, by channel. Where counts cannot be had they are missing, for the event itself
+    is published: an error would make its publisher send it again.
     """
-    if not event.attributes:
-        return {}
-    described: dict[str, dict[str, int]] = {channel: {} for channel in event.channels}
-    try:
-        for channel in event.channels:
-            counts = await hub.engine.channel(application.id, channel)
-            described[channel] = attributes.describe(channel, counts, event.attributes)
-    except engine_errors.EngineUnavailable as error:
-        hub.count("api.info_unavailable")
-        logger.warning("published, but the counts that were asked for are not known: %s", error)
+    described: dict[str, answers.Published] = {channel: {} for channel in event.channels}
+    if attributes.OFFSET in event.attributes:
+        for channel, receipt in zip(event.channels, receipts, strict=True):
+            if receipt.position is not None:
+                described[channel] = {"offset": receipt.position.offset, "epoch": receipt.position.epoch}
+    if not set(attributes.COUNTS).isdisjoint(event.attributes):
+        try:
+            for channel in event.channels:
+                counts = await hub.engine.channel(application.id, channel)
+                described[channel] = {**described[channel], **attributes.describe(channel, counts, event.attributes)}
+        except engine_errors.EngineUnavailable as error:
+            hub.count("api.info_unavailable")
+            logger.warning("published, but the counts that were asked for are not known: %s", error)
     return described

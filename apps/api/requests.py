@@ -10,11 +10,17 @@ import orjson
 from apps.api import errors
 from apps.applications import registry
 
+SMALL_BODY_BYTES = 1_024  # what has no parameters in its body: some clients send an empty JSON object
+
+
+def small_body_limit(limits: registry.Limits) -> int:
+    return SMALL_BODY_BYTES
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
     application: registry.Application
-    names: tuple[str, ...]  # the parts of the path that vary, decoded, without the application's id
+    names: dict[str, str]  # the parts of the path that vary, decoded
     query: dict[str, Any]  # str or list[str], without what signed the request
     body: bytes
     idempotency_key: str | None  # the header's

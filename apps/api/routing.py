@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
-from apps.api import events, queries, requests
+from apps.api import events, history, queries, requests, users
 from apps.applications import registry
 from apps.hub import hub as hubs
 
 Operation = Callable[[hubs.Hub, requests.Request], Awaitable[bytes]]
 
+READ = ("GET", "HEAD")
+WRITE = ("POST",)
 
-class Route(NamedTuple):
-    """`path` matches a path as it was sent, so an escaped slash is in a name. Its first group: the application's id."""
+_PARAMETER = re.compile(r"{(\w+)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """`path` as OpenAPI writes it; without an `app_id` in it the application is that of the request's key.
+
+    `pattern` matches a path as it was sent, so an escaped slash is in a name.
+    """
 
     methods: tuple[str, ...]
-    path: re.Pattern[str]
+    path: str
     operation: Operation
     body_limit: Callable[[registry.Limits], int]  # bytes
+    status: int = 200  # of a good answer
+    pattern: re.Pattern[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pattern", re.compile(_PARAMETER.sub(r"(?P<\1>[^/]+)", self.path)))
 
     @property
     def allowed(self) -> str:
@@ -27,23 +41,29 @@ class Route(NamedTuple):
         return ", ".join((*self.methods, "OPTIONS"))
 
 
-READ = ("GET", "HEAD")
-WRITE = ("POST",)
-
-
+# fmt: off
 ROUTES = (
-    Route(WRITE, re.compile(r"/apps/([^/]+)/events"), events.trigger, events.body_limit),
-    Route(WRITE, re.compile(r"/apps/([^/]+)/batch_events"), events.trigger_batch, events.batch_body_limit),
-    Route(READ, re.compile(r"/apps/([^/]+)/channels"), queries.channels, queries.body_limit),
-    Route(READ, re.compile(r"/apps/([^/]+)/channels/([^/]+)"), queries.channel, queries.body_limit),
-    Route(READ, re.compile(r"/apps/([^/]+)/channels/([^/]+)/users"), queries.users, queries.body_limit),
+    Route(WRITE, "/apps/{app_id}/events", events.trigger, events.body_limit),
+    Route(WRITE, "/apps/{app_id}/batch_events", events.trigger_batch, events.batch_body_limit),
+    Route(READ, "/apps/{app_id}/channels", queries.channels, requests.small_body_limit),
+    Route(READ, "/apps/{app_id}/channels/{channel}", queries.channel, requests.small_body_limit),
+    Route(READ, "/apps/{app_id}/channels/{channel}/users", queries.users, requests.small_body_limit),
+    Route(READ, "/apps/{app_id}/channels/{channel}/history", history.history, requests.small_body_limit),
+    Route(WRITE, "/apps/{app_id}/users/{user_id}/terminate_connections", users.terminate,
+          requests.small_body_limit),
+    # Where the vendor's Python library sends it.
+    Route(WRITE, "/users/{user_id}/terminate_connections", users.terminate, requests.small_body_limit),
+    # Out of use since 2012; there are clients that still call them.
+    Route(WRITE, "/apps/{app_id}/channels/{channel}/events", events.trigger_on_channel, events.body_limit, status=202),
+    Route(READ, "/apps/{app_id}/channels/{channel}/stats", queries.stats, requests.small_body_limit),
 )
+# fmt: on
 
 
-def find(path: str) -> tuple[Route, tuple[str, ...]] | None:
-    """The route of a path and what its groups matched, not decoded."""
+def find(path: str) -> tuple[Route, dict[str, str]] | None:
+    """The route of a path, and the parts of the path that vary, not decoded."""
     for route in ROUTES:
-        match = route.path.fullmatch(path)
+        match = route.pattern.fullmatch(path)
         if match is not None:
-            return route, match.groups()
+            return route, match.groupdict()
     return None

@@ -1,4 +1,4 @@
-"""What each parameter of a publication may be. A function takes the raw value and returns the good one, or raises."""
+"""What each parameter of a request may be. A function takes the raw value and returns the good one, or raises."""
 
 from __future__ import annotations
 
@@ -9,12 +9,19 @@ import orjson
 
 from apps.api import errors
 from apps.applications import registry
+from apps.engine import interface
 from apps.pusher import errors as pusher_errors
 from apps.pusher import names
 
 MAX_IDEMPOTENCY_KEY = 128  # characters
 MAX_SOCKET_ID = 64  # characters; a connection's own has at most 33, and a longer one is only stored for nothing
 
+_ON = ("1", "true", 1, True)
+_OFF = (None, "", "0", "false", 0, False)
+
+MOST_DIGITS = 15  # of an offset: a number that every JSON reader takes as it is
+
+_POSITION = re.compile(rf"([0-9A-Za-z]{{1,64}}):([0-9]{{1,{MOST_DIGITS}}})", re.ASCII)
 _IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]+")
 
 
@@ -99,6 +106,52 @@ def socket_id(value: Any) -> str | None:
         shown = pusher_errors.quoted(value)
         raise errors.Invalid(f'Invalid socket_id "{shown}": it has the form 1234.1234.', code="invalid_socket_id")
     return value
+
+
+def user_id(value: str, limits: registry.Limits) -> str:
+    """What somebody may sign in as; any characters. It stands in a path, so it is never empty."""
+    if len(value) > limits.max_user_id:
+        raise errors.Invalid(
+            f"The user id has {len(value)} characters and exceeds the allowed maximum ({limits.max_user_id}).",
+            code="invalid_user_id",
+        )
+    return value
+
+
+def flag(name: str, value: Any) -> bool:
+    """A parameter that is on or off; off where it is missing."""
+    if value in _OFF:
+        return False
+    if value in _ON:
+        return True
+    raise errors.Invalid(f"The parameter {name} must be 1 or 0.", code="invalid_flag")
+
+
+def number(name: str, value: Any, default: int, most: int) -> int:
+    """A whole number of at least 1; `default` where it is missing."""
+    if value is None or value == "":
+        return default
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= MOST_DIGITS:
+        value = int(value)
+    if type(value) is not int or not 1 <= value <= most:
+        shown = pusher_errors.quoted(str(value))
+        raise errors.Invalid(
+            f'The parameter {name} must be a whole number from 1 to {most}, and is "{shown}".', code=f"invalid_{name}"
+        )
+    return value
+
+
+def position(name: str, value: Any) -> interface.Position | None:
+    """A place in a channel's history, as it was answered before."""
+    if value is None or value == "":
+        return None
+    match = _POSITION.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        shown = pusher_errors.quoted(str(value))
+        raise errors.Invalid(
+            f'The parameter {name} must be a position, EPOCH:OFFSET, and is "{shown}".', code="invalid_position"
+        )
+    return interface.Position(match[1], int(match[2]))
 
 
 def idempotency_key(value: Any) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import hashlib
 import hmac
@@ -20,11 +21,15 @@ APPLICATION = registry.Application(id="3", key="278d425bdf160c739803", secret="7
 
 @dataclass
 class Engine:
-    """Answers questions from two tables that a test fills."""
+    """Answers questions from tables that a test fills."""
 
     counts: dict[str, interface.ChannelCounts] = field(default_factory=dict)
     present: dict[str, list[interface.Member]] = field(default_factory=dict)
+    holding: dict[str, interface.Cached] = field(default_factory=dict)
+    kept: dict[str, list[interface.Entry]] = field(default_factory=dict)  # the oldest first, with offsets from 1
+    epoch: str = "e"
     down: str = ""  # the reason why nothing can be asked or published
+    broken: bool = False  # a fault that nobody foresaw
 
     async def channels(self, app: str, prefix: str = "") -> dict[str, interface.ChannelCounts]:
         self._ask(app)
@@ -34,31 +39,81 @@ class Engine:
         self._ask(app)
         return self.counts.get(channel, interface.ChannelCounts(0, 0))
 
+    async def cached(self, app: str, channel: str) -> interface.Cached | None:
+        self._ask(app)
+        return self.holding.get(channel)
+
     async def members(self, app: str, channel: str) -> list[interface.Member]:
         self._ask(app)
         return self.present.get(channel, [])
 
+    async def read(
+        self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
+    ) -> tuple[list[interface.Entry], interface.Position | None]:
+        self._ask(app)
+        if channel not in self.kept:
+            return [], None
+        top = len(self.kept[channel])
+        entries = [entry for entry in self.kept[channel] if after < (entry.offset or 0) < (before or top + 1)]
+        return entries[:: -1 if newest_first else 1][:limit], interface.Position(self.epoch, top)
+
+    def keep(self, channel: str, *bodies: bytes, user_id: str | None = None) -> None:
+        kept = self.kept.setdefault(channel, [])
+        for body in bodies:
+            offset = len(kept) + 1
+            kept.append(interface.Entry(offset, 0, APPLICATION.id, channel, offset, user_id, None, body))
+
     def _ask(self, app: str) -> None:
         assert app == APPLICATION.id
+        self.work()
+
+    def work(self) -> None:
         if self.down:
             raise errors.EngineUnavailable(self.down)
+        if self.broken:
+            raise ZeroDivisionError
 
 
 @dataclass
 class Hub:
-    """Keeps what was published: one list for each call, because a call is what is atomic."""
+    """Keeps what was published: one list for each call, because a call is what is atomic.
+
+    An idempotency key that was there is answered as a duplicate. All publications are made in the same second.
+    """
 
     engine: Engine = field(default_factory=Engine)
     published: list[list[interface.Publication]] = field(default_factory=list)
     engine_fails_after_publishing: str = ""
     counters: collections.Counter[str] = field(default_factory=collections.Counter)
+    spent: collections.Counter[str] = field(default_factory=collections.Counter)  # publications under a budget
+    tops: collections.Counter[str] = field(default_factory=collections.Counter)  # offsets, by channel
 
-    async def publish(self, publications: Sequence[interface.Publication]) -> list[interface.Receipt]:
-        if self.engine.down:
-            raise errors.EngineUnavailable(self.engine.down)
+    async def publish(
+        self, publications: Sequence[interface.Publication], *, budget: interface.Budget | None = None
+    ) -> list[interface.Receipt]:
+        self.engine.work()
+        if budget is not None:
+            spent = self.spent[budget.app] + len(publications)
+            if spent > budget.per_second:
+                raise errors.OverBudget(budget.per_second, spent)
+            self.spent[budget.app] = spent
+        known = {(each.channel, each.idempotency_key) for call in self.published for each in call}
         self.published.append(list(publications))
         self.engine.down = self.engine_fails_after_publishing
-        return [interface.Receipt(id=1, position=None, duplicate=False) for _ in publications]
+        return [
+            interface.Receipt(
+                id=1,
+                position=self._position(each),
+                duplicate=each.idempotency_key is not None and (each.channel, each.idempotency_key) in known,
+            )
+            for each in publications
+        ]
+
+    def _position(self, publication: interface.Publication) -> interface.Position | None:
+        if publication.retention is None:
+            return None
+        self.tops[publication.channel] += 1
+        return interface.Position("e", self.tops[publication.channel])
 
     def count(self, name: str, n: int = 1) -> None:
         self.counters[name] += n
@@ -96,8 +151,11 @@ class Client:
         headers: Iterable[tuple[bytes, bytes]] = (),
         chunks: Sequence[bytes] | None = None,
         disconnects: bool = False,
+        stalls: bool = False,
     ) -> Answer | None:
-        """`target`: path and query as in the request line; `chunks`: the body as it comes. None if nothing was sent."""
+        """`target`: path and query as in the request line; `chunks`: the body as it comes, after which the client may
+        go away or say nothing more. None if nothing was sent.
+        """
         path, _, query = target.partition("?")
         left = [body] if chunks is None else list(chunks)
         sent: list[Any] = []
@@ -115,10 +173,12 @@ class Client:
 
         async def receive() -> Any:
             self.received += 1
+            if not left and stalls:
+                await asyncio.Event().wait()
             if not left:
                 assert disconnects, "the API reads on after the end of the body"
                 return {"type": "http.disconnect"}
-            return {"type": "http.request", "body": left.pop(0), "more_body": bool(left) or disconnects}
+            return {"type": "http.request", "body": left.pop(0), "more_body": bool(left) or disconnects or stalls}
 
         async def send(message: Any) -> None:
             sent.append(message)
@@ -130,7 +190,7 @@ class Client:
         assert start["type"] == "http.response.start"
         assert end["type"] == "http.response.body"
         received_headers = {name.decode(): value.decode() for name, value in start["headers"]}
-        assert received_headers["content-length"] == str(len(end["body"]))
+        assert received_headers.get("content-length") == (None if start["status"] == 204 else str(len(end["body"])))
         return Answer(start["status"], received_headers, end["body"])
 
     async def post(self, route: str, body: Any, *, query: dict[str, str] | None = None, **options: Any) -> Answer:
@@ -138,6 +198,12 @@ class Client:
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         path = f"/apps/{APPLICATION.id}/{route}"
         answer = await self.request("POST", signed("POST", path, raw, query=query), raw, **options)
+        assert answer is not None
+        return answer
+
+    async def ask(self, method: str, path: str, **options: Any) -> Answer:
+        """A signed request without a body for any path."""
+        answer = await self.request(method, signed(method, path, **options))
         assert answer is not None
         return answer
 

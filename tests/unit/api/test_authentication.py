@@ -95,6 +95,25 @@ async def test_another_version_of_the_scheme_is_refused(client: fakes.Client) ->
     assert (answer.status, answer.json["code"]) == (401, "invalid_version")
 
 
+@pytest.mark.parametrize(("seconds_left", "status"), [(1, 200), (0, 401)])
+async def test_the_secret_before_a_rotation_is_good_until_its_grace_period_ends(
+    client: fakes.Client, applications: registry.Registry, seconds_left: int, status: int
+) -> None:
+    old = fakes.signed("GET", CHANNELS)
+    rotated = dataclasses.replace(
+        fakes.APPLICATION,
+        secret="new",
+        previous_secret=fakes.APPLICATION.secret,
+        previous_secret_until=fakes.NOW + seconds_left,
+    )
+    applications.put(rotated)
+    assert (await ask(client, "GET", old)).status == status
+    unsigned, _, _ = old.rpartition("&")
+    text = f"GET\n{CHANNELS}\n{unsigned.partition('?')[2]}"
+    new = f"{unsigned}&auth_signature={fakes.signature(text, rotated.secret)}"
+    assert (await ask(client, "GET", new)).status == 200
+
+
 async def test_a_parameter_of_the_signature_that_is_there_twice_is_refused(client: fakes.Client) -> None:
     answer = await ask(client, "GET", fakes.signed("GET", CHANNELS) + "&auth_key=another")
     assert (answer.status, answer.json["code"]) == (401, "repeated_parameter")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
 import pytest
 
+from apps.applications import registry, rules
 from apps.engine import interface
 from tests.unit.api import fakes
 
@@ -187,6 +189,26 @@ async def test_counts_are_answered_where_they_were_asked_for(client: fakes.Clien
     }
 
 
+async def test_where_a_history_is_kept_an_event_goes_into_it_and_its_place_can_be_asked_for(
+    client: fakes.Client, hub: fakes.Hub, applications: registry.Registry
+) -> None:
+    kept = rules.Rules((rules.Rule("room-*", history_size=50, history_seconds=60),))
+    applications.put(dataclasses.replace(fakes.APPLICATION, rules=kept))
+    event = {**EVENT, "channels": ["news", "room-1"], "info": "offset,subscription_count"}
+    answer = await client.post("events", event)
+    assert [publication.retention for publication in hub.published[0]] == [None, interface.Retention(50, 60)]
+    assert answer.json == {
+        "channels": {
+            "news": {"subscription_count": 0},
+            "room-1": {"offset": 1, "epoch": "e", "subscription_count": 0},
+        }
+    }
+    batch = [{**BATCH[0], "channel": channel, "info": "offset"} for channel in ("room-1", "news", "room-2", "room-1")]
+    answer = await client.post("batch_events", {"batch": [BATCH[0], *batch]})
+    places = [each.get("offset") for each in answer.json["batch"]]
+    assert places == [None, 2, None, 1, 3]
+
+
 async def test_an_idempotency_key_is_passed_on_from_the_header_or_the_body(
     client: fakes.Client, hub: fakes.Hub
 ) -> None:
@@ -200,6 +222,86 @@ async def test_an_idempotency_key_in_the_header_is_checked_too(client: fakes.Cli
     for key in [b"\xe4", b"x" * 129]:
         answer = await client.post("events", EVENT, headers=[(b"idempotency-key", key)])
         assert (answer.status, answer.json["code"]) == (400, "invalid_idempotency_key")
+    assert hub.published == []
+
+
+async def test_a_duplicate_is_answered_as_the_first_one_was(client: fakes.Client, hub: fakes.Hub) -> None:
+    hub.engine.counts = {"news": interface.ChannelCounts(subscriptions=3, users=0)}
+    for event in [EVENT, {**EVENT, "info": "subscription_count"}]:
+        header = [(b"idempotency-key", b"order-%d" % len(event))]
+        first = await client.post("events", event, headers=header)
+        second = await client.post("events", event, headers=header)
+        assert (first.status, first.body) == (second.status, second.body)
+        assert first.status == 200
+
+
+@pytest.mark.parametrize("channel", ["cache-a", "private-cache-a", "private-encrypted-cache-a", "presence-cache-a"])
+async def test_a_cache_channel_holds_its_event_for_as_long_as_the_application_says(
+    client: fakes.Client, hub: fakes.Hub, applications: registry.Registry, channel: str
+) -> None:
+    applications.put(dataclasses.replace(fakes.APPLICATION, cache_seconds=60))
+    await client.post("events", {**EVENT, "channels": [channel]})
+    await client.post("batch_events", {"batch": [{**BATCH[0], "channel": channel}, BATCH[0]]})
+    held = [publication.cache_seconds for call in hub.published for publication in call]
+    assert held == [60, 60, None]
+
+
+@pytest.mark.parametrize("channel", ["news", "caches-a", "private-a", "presence-cached", "#server-to-user-7"])
+async def test_no_other_channel_holds_an_event(client: fakes.Client, hub: fakes.Hub, channel: str) -> None:
+    await client.post("events", {**EVENT, "channels": [channel]})
+    assert hub.published[0][0].cache_seconds is None
+
+
+async def test_more_events_in_a_second_than_allowed_are_refused_with_both_numbers(
+    client: fakes.Client, hub: fakes.Hub, applications: registry.Registry
+) -> None:
+    """An event counts once for each channel, wherever it came from; what was refused does not count."""
+    limits = registry.Limits(max_events_per_second=7)
+    applications.put(dataclasses.replace(fakes.APPLICATION, limits=limits))
+    assert (await client.post("events", {**EVENT, "channels": ["a", "b"]})).status == 200
+    assert (await client.post("batch_events", {"batch": BATCH})).status == 200
+    answer = await client.post("batch_events", {"batch": BATCH})
+    assert (answer.status, answer.json["code"]) == (429, "too_many_events")
+    assert answer.headers["retry-after"] == "1"
+    assert "they are 8, the allowed maximum is 7" in answer.json["error"]
+    assert (await client.post("events", {**EVENT, "channels": ["a", "b"]})).status == 200
+    assert len(hub.published) == 3
+    assert hub.counters["api.refused.429"] == 1
+    assert hub.counters["api.published"] == 7
+
+
+async def test_an_application_without_such_a_limit_has_no_budget(client: fakes.Client, hub: fakes.Hub) -> None:
+    for _ in range(20):
+        assert (await client.post("batch_events", {"batch": BATCH})).status == 200
+    assert not hub.spent
+
+
+@pytest.mark.parametrize("body", [b'{"id":7}', "not JSON, but Ärger".encode(), b'"a"'])
+async def test_the_older_call_takes_the_body_as_the_data(client: fakes.Client, hub: fakes.Hub, body: bytes) -> None:
+    query = {"name": "created", "socket_id": "1.2"}
+    answer = await client.post("channels/cache-news/events", body, query=query)
+    assert (answer.status, answer.body) == (202, b"{}")
+    assert hub.frames == [{"event": "created", "channel": "cache-news", "data": body.decode()}]
+    assert hub.published[0][0].exclude == "1.2"
+    assert hub.published[0][0].cache_seconds == fakes.APPLICATION.cache_seconds
+
+
+@pytest.mark.parametrize(
+    ("channel", "query", "body", "status", "code"),
+    [
+        ("news", {}, b"{}", 400, "missing_name"),
+        ("news", {"name": "x"}, b"", 400, "missing_data"),
+        ("news", {"name": "x"}, b"\xff", 400, "invalid_data"),
+        ("news", {"name": "x", "socket_id": "1"}, b"{}", 400, "invalid_socket_id"),
+        ("with*star", {"name": "x"}, b"{}", 400, "invalid_channel"),
+        ("news", {"name": "x"}, b"x" * 102_401, 413, "event_too_large"),
+    ],
+)
+async def test_the_older_call_refuses_what_the_other_one_does(
+    client: fakes.Client, hub: fakes.Hub, channel: str, query: dict[str, str], body: bytes, status: int, code: str
+) -> None:
+    answer = await client.post(f"channels/{channel}/events", body, query=query)
+    assert (answer.status, answer.json["code"]) == (status, code)
     assert hub.published == []
 
 

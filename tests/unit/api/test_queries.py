@@ -16,6 +16,7 @@ def hub() -> fakes.Hub:
             "presence-hall": interface.ChannelCounts(subscriptions=1, users=1),
             "news": interface.ChannelCounts(subscriptions=5, users=0),
         },
+        holding={"cache-price": interface.Cached(b'{"event":"e","channel":"cache-price","data":"{\\"eur\\":7}"}', 60)},
         present={"presence-room": [interface.Member("ann", '{"name":"Ann"}'), interface.Member("7", "null")]},
     )
     return fakes.Hub(engine)
@@ -65,6 +66,10 @@ async def test_an_unoccupied_channel(client: fakes.Client) -> None:
     [
         ("channels/news", "user_count", "attribute_not_available"),
         ("channels/news", "colour", "unknown_attribute"),
+        ("channels/news", "cache", "attribute_not_available"),
+        ("channels/presence-room", "user_count,cache", "attribute_not_available"),
+        ("channels/cache-price", "user_count", "attribute_not_available"),
+        ("channels", "cache", "unknown_attribute"),
         ("channels", "colour", "unknown_attribute"),
         ("channels/with%20space", "", "invalid_channel"),
         ("channels/" + "x" * 201, "", "invalid_channel"),
@@ -82,6 +87,28 @@ async def test_what_cannot_be_asked_is_a_400(client: fakes.Client, route: str, i
 async def test_the_users_of_a_presence_channel(client: fakes.Client) -> None:
     assert (await client.get("channels/presence-room/users")).json == {"users": [{"id": "ann"}, {"id": "7"}]}
     assert (await client.get("channels/presence-empty/users")).json == {"users": []}
+
+
+async def test_what_is_known_of_the_users_is_told_where_it_was_asked_for(client: fakes.Client) -> None:
+    answer = await client.get("channels/presence-room/users", with_user_info="1")
+    assert answer.json == {"users": [{"id": "ann", "user_info": {"name": "Ann"}}, {"id": "7", "user_info": None}]}
+    answer = await client.get("channels/presence-room/users", with_user_info="0")
+    assert answer.json == {"users": [{"id": "ann"}, {"id": "7"}]}
+    answer = await client.get("channels/presence-room/users", with_user_info="maybe")
+    assert (answer.status, answer.json["code"]) == (400, "invalid_flag")
+
+
+async def test_the_event_that_a_cache_channel_holds(client: fakes.Client) -> None:
+    answer = await client.get("channels/cache-price", info="cache,subscription_count")
+    assert answer.json == {"occupied": False, "subscription_count": 0, "cache": {"data": '{"eur":7}', "ttl": 60}}
+    assert (await client.get("channels/private-cache-x", info="cache")).json == {"occupied": False, "cache": None}
+    assert "cache" not in (await client.get("channels/cache-price")).json
+
+
+async def test_the_older_question_about_a_channel(client: fakes.Client) -> None:
+    assert (await client.get("channels/news/stats")).json == {"occupied": True, "connection_count": 5}
+    answer = await client.get("channels/presence-room/stats")
+    assert answer.json == {"occupied": True, "connection_count": 3, "user_count": 2}
 
 
 @pytest.mark.parametrize("route", ["channels", "channels/news", "channels/presence-room/users"])

@@ -58,6 +58,18 @@ async def test_a_wrong_method_is_told_the_right_ones(
 async def test_options_tells_the_methods_without_a_signature(client: fakes.Client) -> None:
     answer = await ask(client, "OPTIONS", EVENTS)
     assert (answer.status, answer.body, answer.headers["allow"]) == (204, b"", "POST, OPTIONS")
+    assert "content-type" not in answer.headers
+
+
+async def test_a_page_of_any_origin_may_send_what_its_backend_signed(client: fakes.Client) -> None:
+    preflight = await ask(client, "OPTIONS", EVENTS)
+    assert preflight.headers["access-control-allow-methods"] == "POST, OPTIONS"
+    assert preflight.headers["access-control-allow-headers"] == "content-type, idempotency-key"
+    good = await ask(client, "POST", fakes.signed("POST", EVENTS, EVENT), EVENT)
+    refused = await ask(client, "GET", "/apps/3/channels")
+    for answer in (preflight, good, refused):
+        assert answer.headers["access-control-allow-origin"] == "*"
+        assert "access-control-allow-credentials" not in answer.headers
 
 
 async def test_the_place_where_the_api_is_mounted_is_not_a_part_of_its_routes(api: application.Api) -> None:

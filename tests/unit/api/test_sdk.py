@@ -73,6 +73,12 @@ def test_it_sends_to_a_user(sdk: pusher.Pusher, hub: fakes.Hub) -> None:
     assert hub.frames == [{"event": "created", "channel": "#server-to-user-ann", "data": "x"}]
 
 
+def test_it_ends_a_users_connections(sdk: pusher.Pusher, hub: fakes.Hub) -> None:
+    """It sends that to a path without the application's id."""
+    assert sdk.terminate_user_connections("ann@example") == {}
+    assert json.loads(hub.published[0][0].body) == {"user_id": "ann@example", "code": 4009}
+
+
 def test_it_asks_for_channels_a_channel_and_its_users(sdk: pusher.Pusher, hub: fakes.Hub) -> None:
     """All of them are GETs that sign the MD5 of an empty body."""
     hub.engine.counts = {"presence-a@,;=.b": interface.ChannelCounts(3, 2)}

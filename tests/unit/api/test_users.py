@@ -1,0 +1,88 @@
+"""POST users/…/terminate_connections, under its own path and where the Python library sends it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from apps.applications import registry
+from apps.engine import interface
+from apps.pusher import termination
+from tests.unit.api import fakes
+
+
+@pytest.mark.parametrize("prefix", ["/apps/3", ""])
+@pytest.mark.parametrize(
+    ("query", "code"), [({}, 4009), ({"reconnect": "0"}, 4009), ({"reconnect": "1"}, 4200)], ids=["", "0", "1"]
+)
+async def test_every_worker_is_told_to_end_the_users_connections(
+    client: fakes.Client, hub: fakes.Hub, prefix: str, query: dict[str, str], code: int
+) -> None:
+    answer = await client.ask("POST", f"{prefix}/users/ann/terminate_connections", query=query)
+    assert (answer.status, answer.body) == (200, b"{}")
+    ((command,),) = hub.published
+    assert (command.app, command.kind, command.channel) == ("3", interface.Kind.CONTROL, termination.COMMAND)
+    assert json.loads(command.body) == {"user_id": "ann", "code": code}
+
+
+@pytest.mark.parametrize(
+    ("sent", "user_id"), [("ann@example.org", "ann@example.org"), ("a%2Fb", "a/b"), ("%C3%A4", "ä"), ("a%20b", "a b")]
+)
+async def test_a_user_may_have_any_id(client: fakes.Client, hub: fakes.Hub, sent: str, user_id: str) -> None:
+    answer = await client.ask("POST", f"/apps/3/users/{sent}/terminate_connections")
+    assert answer.status == 200
+    assert json.loads(hub.published[0][0].body)["user_id"] == user_id
+
+
+async def test_an_id_that_nobody_can_have_is_refused_with_both_numbers(client: fakes.Client, hub: fakes.Hub) -> None:
+    limit = fakes.APPLICATION.limits.max_user_id
+    assert (await client.ask("POST", f"/apps/3/users/{'x' * limit}/terminate_connections")).status == 200
+    answer = await client.ask("POST", f"/apps/3/users/{'x' * (limit + 1)}/terminate_connections")
+    assert (answer.status, answer.json["code"]) == (400, "invalid_user_id")
+    assert str(limit) in answer.json["error"]
+    assert str(limit + 1) in answer.json["error"]
+    assert len(hub.published) == 1
+
+
+async def test_reconnect_is_on_or_off(client: fakes.Client, hub: fakes.Hub) -> None:
+    answer = await client.ask("POST", "/users/ann/terminate_connections", query={"reconnect": "soon"})
+    assert (answer.status, answer.json["code"]) == (400, "invalid_flag")
+    assert hub.published == []
+
+
+async def test_it_is_no_event_of_the_applications_budget(
+    client: fakes.Client, hub: fakes.Hub, applications: registry.Registry
+) -> None:
+    applications.put(dataclasses.replace(fakes.APPLICATION, limits=registry.Limits(max_events_per_second=1)))
+    for _ in range(3):
+        assert (await client.ask("POST", "/apps/3/users/ann/terminate_connections")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("changed", "code"),
+    [({"auth_key": None}, "missing_parameter"), ({"auth_key": "x"}, "invalid_key")],
+    ids=["no key", "unknown key"],
+)
+async def test_without_an_application_in_the_path_the_key_must_be_one_that_is_known(
+    client: fakes.Client, hub: fakes.Hub, changed: dict[str, str | None], code: str
+) -> None:
+    answer = await client.ask("POST", "/users/ann/terminate_connections", **changed)
+    assert (answer.status, answer.json["code"]) == (401, code)
+    assert hub.published == []
+
+
+async def test_an_application_ends_only_connections_of_its_own_users(
+    client: fakes.Client, hub: fakes.Hub, applications: registry.Registry
+) -> None:
+    applications.put(registry.Application(id="4", key="other-key", secret="other-secret"))
+    answer = await client.ask("POST", "/users/ann/terminate_connections", auth_key="other-key")
+    assert (answer.status, answer.json["code"]) == (401, "invalid_signature")
+    assert hub.published == []
+
+
+async def test_an_engine_that_is_away_is_a_503(client: fakes.Client, hub: fakes.Hub) -> None:
+    hub.engine.down = "the disk is full"
+    answer = await client.ask("POST", "/apps/3/users/ann/terminate_connections")
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
