@@ -49,7 +49,8 @@ async def watch(pid: int) -> None:
 
 
 def obey_quit(config: Any) -> None:
-    """Let SIGQUIT, which gunicorn's master sends to its workers when it is interrupted, stop this worker as SIGTERM does.
+    """Let SIGQUIT, which gunicorn's master sends to its workers when it is interrupted, stop this worker as SIGTERM
+    does.
 
     uvicorn's class only notes that it should not be alive any more and goes on serving, until the master kills it.
     """

@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from apps.hub import writers
@@ -178,6 +180,38 @@ def mute_access_log(send: Any) -> None:
         cycle.access_log = False  # type: ignore[union-attr]
 
 
+# -- its end -----------------------------------------------------------------------------------------------------------
+
+
+class _AtShutdown:
+    """A stopping uvicorn calls `shutdown` of everything in its set of connections, and then waits until the set is
+    empty.
+    """
+
+    def __init__(self, connections: set[Any], callback: Callable[[], None]) -> None:
+        self._connections = connections
+        self._callback = callback
+
+    def shutdown(self) -> None:
+        self._connections.discard(self)
+        self._callback()
+
+
+def at_shutdown(send: Any, callback: Callable[[], None]) -> bool:
+    """Call `callback` when the server begins to stop, whatever the reason. `send`: of one of its HTTP requests.
+
+    uvicorn tells a WebSocket that it is stopping, and a response nothing: it waits for it, before the lifespan hears of
+    the stop. False: another server.
+    """
+    cycle = getattr(send, "__self__", None)
+    protocol = getattr(getattr(cycle, "on_response", None), "__self__", None)
+    connections = getattr(getattr(protocol, "server_state", None), "connections", None)
+    if not isinstance(connections, set) or not type(protocol).__module__.startswith("uvicorn."):
+        return False
+    connections.add(_AtShutdown(connections, callback))
+    return True
+
+
 # -- its log -----------------------------------------------------------------------------------------------------------
 
 
@@ -214,8 +248,22 @@ class QuietRefusals(logging.Filter):
         return True
 
 
+class RedactTokens(logging.Filter):
+    """uvicorn logs the path of each WebSocket that it accepts, and a page's resume token is in it."""
+
+    TOKEN = re.compile(r"/s/[A-Za-z0-9_-]{16,128}/")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple) and "WebSocket" in record.msg:
+            record.args = tuple(
+                self.TOKEN.sub("/s/…/", argument) if isinstance(argument, str) else argument for argument in record.args
+            )
+        return True
+
+
 def install_log_filters() -> None:
     """Idempotent."""
     target = logging.getLogger("uvicorn.error")
-    if not any(isinstance(one, QuietRefusals) for one in target.filters):
-        target.addFilter(QuietRefusals())
+    for kind in (QuietRefusals, RedactTokens):
+        if not any(isinstance(one, kind) for one in target.filters):
+            target.addFilter(kind())

@@ -12,7 +12,7 @@ from channels.consumer import AsyncConsumer
 from apps.applications import registry as registries
 from apps.hub import hub as hubs
 from apps.hub import transports, writers
-from apps.pusher import errors, frames, handshake, protocol, refusals, sessions
+from apps.pusher import errors, frames, handshake, protocol, refusals, resumes, sessions, takeovers
 
 DEFAULT_ACTIVITY_TIMEOUT: Final = 120  # seconds, as Pusher; less behind a proxy that cuts idle connections
 DEFAULT_MAX_FRAME_BYTES: Final = 131_072  # a client event of the default 102,400 bytes fits, with escapes and envelope
@@ -41,8 +41,15 @@ class PusherConsumer(AsyncConsumer):
         registry: registries.Registry,
         activity_timeout: int = DEFAULT_ACTIVITY_TIMEOUT,
         max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES,
+        tokens: takeovers.Takeovers | None = None,
+        resume: resumes.Options | None = None,
     ) -> None:
-        """`activity_timeout`: seconds of silence after which clients ping. `max_frame_bytes`: of a client's message."""
+        """`activity_timeout`: seconds of silence after which clients ping. `max_frame_bytes`: of a client's message.
+
+        `tokens`: those of this worker's pages, one object for all consumers of a hub; without it no page is resumed.
+        """
+        self._tokens = tokens
+        self._resume_options = resume or resumes.Options()
         self._hub = hub
         self._registry = registry
         self._activity_timeout = activity_timeout
@@ -80,11 +87,16 @@ class PusherConsumer(AsyncConsumer):
             activity_timeout=self._activity_timeout,
             clock=time.monotonic,
             wall_clock=time.time,
+            window=self._resume_options.window if accepted.positions else None,
         )
         connection = hubs.Connection(
             accepted.application.id, machine.socket_id, writer, accepted.client, farewell=frames.error
         )
-        return sessions.Session(self._hub, connection, machine, address)
+        connection.positions = accepted.positions
+        resume = None
+        if accepted.token is not None and self._tokens is not None:
+            resume = resumes.Resume(self._hub, self._tokens, connection, accepted.token, self._resume_options)
+        return sessions.Session(self._hub, connection, machine, address, resume)
 
     def websocket_receive(self, message: WebSocketReceiveEvent, session: sessions.Session) -> None:
         text = message.get("text")

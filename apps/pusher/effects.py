@@ -37,6 +37,23 @@ class Subscribe:
     member_limit: int | None = None
     cached: bool = False
     announce: bool = False
+    history: interface.History | None = None  # which part of the channel's past comes first
+    sent_as: tuple[str, ...] = ()  # the socket ids that the client had before
+
+
+@dataclass(frozen=True, slots=True)
+class Ponged:
+    """The client has dispatched what was sent before the oldest ping that it had not answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadHistory:
+    """Read a page of a channel's history, the newest entries first, and send it with `rid`."""
+
+    channel: str
+    before: interface.Position | None
+    limit: int
+    rid: str | int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +104,8 @@ Effect: TypeAlias = (
     | Close
     | Subscribe
     | Unsubscribe
+    | Ponged
+    | ReadHistory
     | SignIn
     | StartAuthorizationTimer
     | StopAuthorizationTimer

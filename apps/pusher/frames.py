@@ -19,9 +19,15 @@ PING: Final = b'{"event":"pusher:ping","data":"{}"}'
 PONG: Final = b'{"event":"pusher:pong","data":"{}"}'
 
 
-def connection_established(socket_id: str, activity_timeout: int) -> bytes:
-    """The first frame. `activity_timeout`: seconds of silence before a client pings; without it pusher-js hangs."""
-    data = orjson.dumps({"socket_id": socket_id, "activity_timeout": activity_timeout}).decode()
+def connection_established(socket_id: str, activity_timeout: int, *, window: int | None = None) -> bytes:
+    """The first frame. `activity_timeout`: seconds of silence before a client pings; without it pusher-js hangs.
+
+    `window`: for a client that asked for positions: how many seconds it may be away.
+    """
+    told: dict[str, Any] = {"socket_id": socket_id, "activity_timeout": activity_timeout}
+    if window is not None:
+        told["rt"] = {"v": 1, "window": window}
+    data = orjson.dumps(told).decode()
     return orjson.dumps({"event": "pusher:connection_established", "data": data})
 
 
@@ -29,12 +35,15 @@ def error(code: int | None, message: str) -> bytes:
     return orjson.dumps({"event": "pusher:error", "data": {"code": code, "message": message}})
 
 
-def subscription_succeeded(channel: str) -> bytes:
-    """For every channel but a presence channel."""
-    return _internal("subscription_succeeded", channel, "{}")
+def subscription_succeeded(channel: str, stream: dict[str, Any] | None = None) -> bytes:
+    """For every channel but a presence channel. `stream`: for a client that asked for positions."""
+    data = "{}" if stream is None else orjson.dumps({"stream": stream}).decode()
+    return _internal("subscription_succeeded", channel, data)
 
 
-def presence_subscription_succeeded(channel: str, members: Sequence[interface.Member]) -> bytes:
+def presence_subscription_succeeded(
+    channel: str, members: Sequence[interface.Member], stream: dict[str, Any] | None = None
+) -> bytes:
     """With everybody who is there, the joiner included."""
     # A member's info is JSON text since it joined: with 10,000 members, parsing it only to write it again would be most
     # of the work.
@@ -43,7 +52,8 @@ def presence_subscription_succeeded(channel: str, members: Sequence[interface.Me
         "hash": {member.user_id: orjson.Fragment(member.info) for member in members},
         "count": len(members),
     }
-    return _internal("subscription_succeeded", channel, orjson.dumps({"presence": presence}).decode())
+    data = {"presence": presence} if stream is None else {"presence": presence, "stream": stream}
+    return _internal("subscription_succeeded", channel, orjson.dumps(data).decode())
 
 
 def cache_miss(channel: str) -> bytes:

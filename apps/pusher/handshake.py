@@ -19,6 +19,9 @@ from apps.pusher import errors, origins
 
 # `wsPath` of pusher-js and `path` of Swift put any prefix before /app/.
 _PATH: Final = re.compile(r"\A(?P<prefix>.*)/app/(?P<key>[^/]+)\Z", re.DOTALL)
+# The end of the prefix of a page that wants to be resumed. It grants nothing, but who knows it can make trouble for the
+# page, so it is long, and in no log.
+_TOKEN: Final = re.compile(r"(?:\A|/)s/(?P<token>[A-Za-z0-9_-]{16,128})\Z")
 _VERSION: Final = re.compile(r"\A[0-9]+\Z")
 
 OLDEST_PROTOCOL: Final = 4  # before it, channel authorization and presence looked different
@@ -37,8 +40,13 @@ class Client(NamedTuple):
 
 
 class Handshake(NamedTuple):
+    """`token`: what the page's earlier sockets came with, too; None if it asked for no resume. `positions`: it wants to
+    be told the positions of events."""
+
     application: registry.Application
     client: Client
+    token: str | None
+    positions: bool
 
 
 def accept(
@@ -63,7 +71,14 @@ def accept(
             errors.UNAUTHORIZED, f'The origin "{errors.quoted(origin or "")}" is not allowed for this application'
         )
     name, version = parameters.get("client", "")[:CLIENT_CHARACTERS], parameters.get("version", "")[:CLIENT_CHARACTERS]
-    return Handshake(application, Client(name, version, match["prefix"], address))
+    found = _TOKEN.search(match["prefix"])
+    prefix = match["prefix"] if found is None else match["prefix"][: found.start("token")] + "…"
+    return Handshake(
+        application,
+        Client(name, version, prefix, address),
+        found["token"] if found is not None else None,
+        parameters.get("rt") == "1",
+    )
 
 
 def new_socket_id() -> str:

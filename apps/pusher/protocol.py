@@ -22,7 +22,9 @@ from apps.pusher import (
     identities,
     messages,
     names,
+    pasts,
     rates,
+    resumption,
     subscriptions,
     users,
 )
@@ -32,7 +34,12 @@ from apps.pusher import (
 # something in particular.
 ERRORS_PER_SECOND: Final = 10
 
+# Of entries in one answer to pusher:history; a page shows fewer at a time.
+HISTORY_LIMIT: Final = 100
+DEFAULT_HISTORY_LIMIT: Final = 50
+
 _PONG: Final[effects.Effects] = (effects.Send(frames.PONG),)
+_PONGED: Final[effects.Effects] = (effects.Ponged(),)
 
 
 class _State(enum.Enum):
@@ -47,6 +54,8 @@ class Protocol:
     The application is looked up for each frame that needs it, so that changed limits, a rotated secret or client events
     switched off hold for the next frame of every live connection; it costs one dictionary lookup. One that was deleted
     stays as it last was: its connections are about to be closed.
+
+    `window`: seconds that a client may be away, for one that asked for the positions of events; None for the others.
     """
 
     __slots__ = (
@@ -62,6 +71,8 @@ class Protocol:
         "_subscriptions",
         "_timer_runs",
         "_wall_clock",
+        "_window",
+        "resumption",
         "socket_id",
     )
 
@@ -74,7 +85,10 @@ class Protocol:
         activity_timeout: int,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
+        window: int | None = None,
     ) -> None:
+        self._window = window
+        self.resumption: resumption.Resumption | None = None  # of a page that came with a token
         self.socket_id = socket_id
         self._applications = applications
         self._application = application
@@ -113,7 +127,7 @@ class Protocol:
             return effects.NOTHING
         self._state = _State.OPEN
         wanted: list[effects.Effect] = [
-            effects.Send(frames.connection_established(self.socket_id, self._activity_timeout))
+            effects.Send(frames.connection_established(self.socket_id, self._activity_timeout, window=self._window))
         ]
         seconds = self.application.authorization_timeout
         if seconds is not None:
@@ -189,22 +203,20 @@ class Protocol:
         return [effect for text in texts for effect in self.received(text)]
 
     def _answer(self, message: messages.Message) -> effects.Effects:
-        match message.event:
-            case "pusher:ping":
-                return _PONG
-            case "pusher:pong":
-                return effects.NOTHING
-            case "pusher:subscribe":
-                return self._subscribe(message)
-            case "pusher:unsubscribe":
-                return self._unsubscribe(message)
-            case "pusher:signin":
-                return self._sign_in(message)
+        answer = _ANSWERS.get(message.event)
+        if answer is not None:
+            return answer(self, message)
         if message.event.startswith(names.CLIENT_EVENT_PREFIX):
             return self._client_event(message)
         raise errors.BadFrame(
             f"Unsupported event received on socket: '{errors.quoted(message.event)}'", reason="unsupported_event"
         )
+
+    def _ping(self, _: messages.Message) -> effects.Effects:
+        return _PONG
+
+    def _pong(self, _: messages.Message) -> effects.Effects:
+        return effects.NOTHING if self.resumption is None else _PONGED
 
     def _complain(self, error: errors.BadFrame) -> effects.Effects:
         count = effects.Count(f"pusher.error.{error.reason}", error.message)
@@ -229,6 +241,13 @@ class Protocol:
                 member,
                 member_limit=application.limits.max_presence_members,
                 announce=application.subscription_counts,
+                past=pasts.wanted(
+                    application.rules.of(channel),
+                    data,
+                    channel,
+                    told=self._window is not None,
+                    resumed=self.resumption,
+                ),
             )
         except errors.SubscriptionRefused as refusal:
             return subscriptions.refuse(channel, refusal)
@@ -241,6 +260,23 @@ class Protocol:
         if self._identity is not None:
             self._identity.unsubscribed(channel)
         return self._subscriptions.leave(channel)
+
+    def replay_lost(self, channel: str, position: interface.Position | None, reason: str) -> effects.Effects:
+        """A replay that the hub had begun cannot be finished; the present follows all the same."""
+        return self._subscriptions.replay_lost(channel, position, reason)
+
+    def _history(self, message: messages.Message) -> effects.Effects:
+        channel, data = messages.channel(message)
+        if self._subscriptions.live(channel) is None:
+            raise errors.BadFrame(
+                f"The history of {errors.quoted(channel)} is for its subscribers", reason="history_not_subscribed"
+            )
+        if self.application.rules.of(channel) is None:
+            raise errors.BadFrame(f"The channel {channel} keeps no history", reason="history_not_enabled")
+        limit, rid = data.get("limit"), data.get("rid")
+        limit = limit if type(limit) is int and 0 < limit <= HISTORY_LIMIT else DEFAULT_HISTORY_LIMIT
+        before = pasts.position_of(data.get("before"))
+        return (effects.ReadHistory(channel, before, limit, rid if isinstance(rid, str | int) else None),)
 
     def subscribed(self, channel: str, attached: interface.Attached) -> effects.Effects:
         """The hub did what `Subscribe` asked."""
@@ -298,3 +334,13 @@ class Protocol:
         event = errors.quoted(publication.event)
         text = f'Client event "{event}" on channel "{publication.channel}" was lost: {message}'
         return (effects.Send(frames.error(None, text)), effects.Count("pusher.client_event_rejected.unavailable", text))
+
+
+_ANSWERS: Final[dict[str, Callable[[Protocol, messages.Message], effects.Effects]]] = {
+    "pusher:ping": Protocol._ping,
+    "pusher:pong": Protocol._pong,
+    "pusher:subscribe": Protocol._subscribe,
+    "pusher:unsubscribe": Protocol._unsubscribe,
+    "pusher:signin": Protocol._sign_in,
+    "pusher:history": Protocol._history,
+}

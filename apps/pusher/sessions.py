@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from apps.engine import errors as engine_errors
 from apps.engine import interface
+from apps.hub import connections
 from apps.hub import hub as hubs
-from apps.pusher import effects, protocol, refusals
+from apps.pusher import effects, frames, pasts, protocol, refusals, resumes
 
 logger = logging.getLogger(__name__)
 
@@ -18,9 +20,18 @@ logger = logging.getLogger(__name__)
 class Session:
     """One connected client, from the accepted handshake to the end. `address` is for the log."""
 
-    __slots__ = ("_address", "_authorization_timer", "_connection", "_hub", "_protocol")
+    __slots__ = ("_address", "_authorization_timer", "_connection", "_hub", "_protocol", "_reading", "_resume")
 
-    def __init__(self, hub: hubs.Hub, connection: hubs.Connection, machine: protocol.Protocol, address: str) -> None:
+    def __init__(
+        self,
+        hub: hubs.Hub,
+        connection: hubs.Connection,
+        machine: protocol.Protocol,
+        address: str,
+        resume: resumes.Resume | None = None,
+    ) -> None:
+        self._resume = resume
+        self._reading: asyncio.Task[None] | None = None  # of a page of history: one at a time
         self._hub = hub
         self._connection = connection
         self._protocol = machine
@@ -30,6 +41,17 @@ class Session:
     def open(self) -> None:
         """Take a place at the hub, and tell the client as soon as there is one."""
         self._hub.connect(self._connection)
+        if self._resume is None:
+            self._admit()
+        else:
+            self._resume.begin(self._looked_up)
+
+    def _looked_up(self) -> None:
+        if self._resume is not None:
+            self._protocol.resumption = self._resume.resumption
+        self._admit()
+
+    def _admit(self) -> None:
         limit = self._protocol.application.limits.max_connections
         if limit is None:
             self._do(self._protocol.established())
@@ -57,51 +79,65 @@ class Session:
         if not self._connection.closing:
             self._hub.disconnect(self._connection)
         self._stop_authorization_timer()
+        if self._resume is not None:
+            self._resume.end()
+        if self._reading is not None:
+            self._reading.cancel()
 
     def _do(self, wanted: Sequence[effects.Effect]) -> None:
-        connection = self._connection
         for effect in wanted:
-            match effect:
-                case effects.Send(body):
-                    connection.send(body)
-                case effects.Subscribe():
-                    self._subscribe(effect)
-                case effects.Unsubscribe(channel):
-                    self._hub.unsubscribe(connection, channel)
-                case effects.SignIn(user_id, watchlist):
-                    self._hub.sign_in(connection, user_id, self._signed_in, watchlist=watchlist)
-                case effects.StartAuthorizationTimer(seconds):
-                    loop = asyncio.get_running_loop()
-                    self._authorization_timer = loop.call_later(seconds, self._not_authorized_in_time)
-                case effects.StopAuthorizationTimer():
-                    self._stop_authorization_timer()
-                case effects.PublishClientEvent():
-                    self._publish(effect)
-                case effects.Count(name, detail):
-                    self._hub.count(name)
-                    if detail:
-                        logger.debug("%s: %s: %s", connection.socket_id, name, detail)
-                case effects.Close(code, message):
-                    self.close(code, message)
+            _DO[type(effect)](self, effect)
+
+    def _send(self, effect: effects.Send) -> None:
+        self._connection.send(effect.body)
+
+    def _close(self, effect: effects.Close) -> None:
+        self.close(effect.code, effect.message)
+
+    def _count(self, effect: effects.Count) -> None:
+        self._hub.count(effect.name)
+        if effect.detail:
+            logger.debug("%s: %s: %s", self._connection.socket_id, effect.name, effect.detail)
+
+    def _sign_in(self, effect: effects.SignIn) -> None:
+        self._hub.sign_in(self._connection, effect.user_id, self._signed_in, watchlist=effect.watchlist)
+
+    def _unsubscribe(self, effect: effects.Unsubscribe) -> None:
+        self._hub.unsubscribe(self._connection, effect.channel)
+        if self._resume is not None:
+            self._resume.left(effect.channel)
+
+    def _ponged(self, _: effects.Ponged) -> None:
+        if self._resume is not None:
+            self._resume.ponged()
 
     def _subscribe(self, effect: effects.Subscribe) -> None:
+        past = None
+        if effect.history is not None:
+            lost = functools.partial(self._replay_lost, effect.channel)
+            past = connections.Past(effect.history, frozenset(effect.sent_as), lost)
         self._hub.subscribe(
             self._connection,
             effect.channel,
-            functools.partial(self._answered, effect.channel),
+            functools.partial(self._answered, effect.channel, effect.history),
             member=effect.member,
             member_limit=effect.member_limit,
             cached=effect.cached,
             announce=effect.announce,
+            past=past,
         )
 
     # -- the authorization timer ---------------------------------------------------------------------------------------
+
+    def _start_authorization_timer(self, effect: effects.StartAuthorizationTimer) -> None:
+        loop = asyncio.get_running_loop()
+        self._authorization_timer = loop.call_later(effect.seconds, self._not_authorized_in_time)
 
     def _not_authorized_in_time(self) -> None:
         self._authorization_timer = None
         self._do(self._protocol.not_authorized_in_time())
 
-    def _stop_authorization_timer(self) -> None:
+    def _stop_authorization_timer(self, _: effects.StopAuthorizationTimer | None = None) -> None:
         if self._authorization_timer is not None:
             self._authorization_timer.cancel()
             self._authorization_timer = None
@@ -114,11 +150,51 @@ class Session:
         else:
             self._do(self._protocol.established())
 
-    def _answered(self, channel: str, outcome: interface.Attached | interface.Refused) -> None:
+    def _answered(
+        self,
+        channel: str,
+        history: interface.History | None,
+        outcome: interface.Attached | interface.Refused,
+    ) -> None:
         if isinstance(outcome, interface.Refused):
             self._do(self._protocol.refused(channel, outcome))
+            return
+        self._do(self._protocol.subscribed(channel, outcome))
+        if self._resume is not None and history is not None:
+            self._resume.answered(channel, outcome.replayed, history.after)
+
+    def _replay_lost(self, channel: str, reason: str) -> None:
+        position = self._hub.positions(self._connection).get(channel)
+        self._do(self._protocol.replay_lost(channel, position, reason))
+        if self._resume is not None:
+            self._resume.lost(channel)
+
+    # -- history -------------------------------------------------------------------------------------------------------
+
+    def _read_history(self, effect: effects.ReadHistory) -> None:
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.get_running_loop().create_task(self._send_history(effect))
         else:
-            self._do(self._protocol.subscribed(channel, outcome))
+            self._connection.send(frames.error(None, "The history is being read: wait for its answer"))
+
+    async def _send_history(self, effect: effects.ReadHistory) -> None:
+        before = effect.before
+        try:
+            entries, top = await self._hub.engine.read(
+                self._connection.app,
+                effect.channel,
+                0,
+                effect.limit,
+                before=before.offset if before is not None else None,
+                newest_first=True,
+            )
+        except engine_errors.EngineError as error:
+            self._connection.send(frames.error(None, f"The history of {effect.channel} cannot be read: {error}"))
+            return
+        if before is not None and (top is None or top.epoch != before.epoch):
+            self._connection.send(pasts.stream_reset(effect.channel, top, "epoch_changed"))
+            return
+        self._connection.send(pasts.history(effect.channel, effect.rid, entries, top))
 
     def _signed_in(self, outcome: interface.Attached | interface.Refused) -> None:
         if isinstance(outcome, interface.Refused):
@@ -130,6 +206,7 @@ class Session:
 
     def _publish(self, effect: effects.PublishClientEvent) -> None:
         """Nobody waits: the client's next frame is read while the engine writes, and the log keeps their order."""
+        rule = self._protocol.application.rules.of(effect.channel)
         publication = interface.Publication(
             app=self._connection.app,
             channel=effect.channel,
@@ -137,6 +214,7 @@ class Session:
             kind=interface.Kind.CLIENT_EVENT,
             user_id=effect.user_id,
             exclude=self._connection.socket_id,
+            retention=rule.retention if rule is not None and rule.client_events else None,
         )
         try:
             done = asyncio.ensure_future(self._hub.publish([publication]))
@@ -152,3 +230,18 @@ class Session:
             done.result()  # an error that is not the engine's is a fault here, and the event loop reports it
         except engine_errors.EngineError as error:
             self._do(self._protocol.not_published(effect, str(error)))
+
+
+_DO: dict[type, Callable[[Session, Any], None]] = {
+    effects.Send: Session._send,
+    effects.Close: Session._close,
+    effects.Count: Session._count,
+    effects.Subscribe: Session._subscribe,
+    effects.Unsubscribe: Session._unsubscribe,
+    effects.SignIn: Session._sign_in,
+    effects.Ponged: Session._ponged,
+    effects.ReadHistory: Session._read_history,
+    effects.PublishClientEvent: Session._publish,
+    effects.StartAuthorizationTimer: Session._start_authorization_timer,
+    effects.StopAuthorizationTimer: Session._stop_authorization_timer,
+}

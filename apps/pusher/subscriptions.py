@@ -13,11 +13,12 @@ REFRESHING  subscribed, and the client asked again for a channel whose answer sa
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 
 from apps.engine import interface
 from apps.hub import frames as hub_frames
-from apps.pusher import effects, errors, frames, names
+from apps.pusher import effects, errors, frames, names, pasts
 
 
 class State(enum.Enum):
@@ -31,10 +32,11 @@ class State(enum.Enum):
 class Subscription:
     """`member`: as whom, on a presence channel. It is the first one's: a second subscribe does not change it."""
 
-    __slots__ = ("member", "state")
+    __slots__ = ("member", "past", "state")
 
-    def __init__(self, member: interface.Member | None) -> None:
+    def __init__(self, member: interface.Member | None, past: pasts.Wanted) -> None:
         self.member = member
+        self.past = past
         self.state = State.JOINING
 
 
@@ -56,17 +58,24 @@ class Subscriptions:
         return None if subscription is None or subscription.state is State.JOINING else subscription
 
     def join(
-        self, channel: str, member: interface.Member | None, *, member_limit: int, announce: bool
+        self,
+        channel: str,
+        member: interface.Member | None,
+        *,
+        member_limit: int,
+        announce: bool,
+        past: pasts.Wanted = pasts.NOTHING,
     ) -> effects.Effects:
         """The client may subscribe, as `member` if it is a presence channel; maybe it already has. Raises Unauthorized.
 
         `member_limit`: distinct users of a presence channel. `announce`: whether subscribers of other channels hear how
-        many they are.
+        many they are. `past`: what the client asks for of the channel's past; only its first subscribe gets it.
         """
         subscription = self._by_channel.get(channel)
         if subscription is None:
-            self._by_channel[channel] = Subscription(member)
-            return (_ask_hub(channel, member, member_limit, announce=announce),)
+            self._by_channel[channel] = Subscription(member, past)
+            wanted = _ask_hub(channel, member, member_limit, announce=announce)
+            return (dataclasses.replace(wanted, history=past.history, sent_as=past.sent_as),)
         if member is not None and subscription.member is not None and member.user_id != subscription.member.user_id:
             # One connection is one member: to become somebody else it has to leave first, so that the others see it.
             raise errors.Unauthorized(
@@ -91,15 +100,36 @@ class Subscriptions:
         if subscription is None:
             return effects.NOTHING
         subscription.state = State.SUBSCRIBED
+        past, replayed = subscription.past, attached.replayed
+        stream = pasts.stream(past, replayed) if past.told else None
         if subscription.member is None:
-            told = [frames.subscription_succeeded(channel)]
+            told = [frames.subscription_succeeded(channel, stream)]
         else:
-            told = [frames.presence_subscription_succeeded(channel, attached.members)]
+            told = [frames.presence_subscription_succeeded(channel, attached.members, stream)]
+            if stream is not None:
+                told.append(pasts.stream_frame(channel, stream))
         if names.is_cache(channel):
             told.append(frames.cache_miss(channel) if attached.cached is None else attached.cached)
         if attached.subscribers:  # 0 where the hub was not asked for them: this connection is one
             told.append(hub_frames.subscription_count(channel, attached.subscribers))
-        return [effects.Send(frame) for frame in told]
+        failed = replayed.reason if replayed is not None and past.recovering else None
+        if failed is not None and stream is None:
+            told.append(pasts.resume_failed(channel, failed))
+        done: list[effects.Effect] = [effects.Send(frame) for frame in told]
+        if failed is not None:
+            done.append(effects.Count(f"resume.failed.{failed}"))
+        return done
+
+    def replay_lost(self, channel: str, position: interface.Position | None, reason: str) -> effects.Effects:
+        """A replay that was granted could not be finished."""
+        subscription = self._by_channel.get(channel)
+        if subscription is None:
+            return effects.NOTHING
+        if subscription.past.told:
+            frame = pasts.stream_reset(channel, position, reason)
+        else:
+            frame = pasts.resume_failed(channel, reason)
+        return (effects.Send(frame), effects.Count(f"resume.failed.{reason}"))
 
     def refused(self, channel: str, refusal: interface.Refused) -> effects.Effects:
         """The hub did not subscribe the connection, or could not read the answer anew."""

@@ -49,6 +49,7 @@ class Takeovers:
         self._hub = hub
         self._clock = clock
         self._holders: dict[tuple[str, str], Holder] = {}
+        self._confirmed: set[tuple[str, str]] = set()  # whose taking has been read back from the log
         self._evicted: dict[tuple[str, str], float] = {}  # when a living socket lost the token
         self._refused: dict[tuple[str, str], float] = {}  # until when it is given to nobody
         self._tasks: set[asyncio.Future[list[interface.Receipt]]] = set()
@@ -64,6 +65,7 @@ class Takeovers:
             return False
         before = self._holders.get(key)
         self._holders[key] = holder
+        self._confirmed.discard(key)
         if before is not None:
             self._replace(key, before)
         self._tell(TAKEN, app, {"token": token, "socket": holder.socket_id})
@@ -71,7 +73,11 @@ class Takeovers:
 
     def release(self, app: str, token: str, holder: Holder) -> None:
         if self._holders.get((app, token)) is holder:
-            del self._holders[app, token]
+            self._drop((app, token))
+
+    def _drop(self, key: tuple[str, str]) -> None:
+        del self._holders[key]
+        self._confirmed.discard(key)
 
     def _replace(self, key: tuple[str, str], before: Holder) -> None:
         app, token = key
@@ -90,9 +96,14 @@ class Takeovers:
         said = orjson.loads(body)
         key = (app, said["token"])
         holder = self._holders.get(key)
-        if holder is not None and holder.socket_id != said["socket"]:
-            del self._holders[key]
+        if holder is None:
+            return
+        if holder.socket_id == said["socket"]:
+            self._confirmed.add(key)
+        elif key in self._confirmed:
+            self._drop(key)
             self._replace(key, holder)
+        # Otherwise the log has our own socket's word still to come, so ours is the newer one.
 
     def _note_eviction(self, app: str, body: bytes) -> None:
         now = self._clock()
@@ -107,8 +118,9 @@ class Takeovers:
         key = (app, orjson.loads(body)["token"])
         self._refused[key] = now + REFUSED_SECONDS
         logger.warning("A resume token of application %s is used by several pages: they get no resume", app)
-        holder = self._holders.pop(key, None)
+        holder = self._holders.get(key)
         if holder is not None:
+            self._drop(key)
             self._hub.count("resume.token_shared")
             holder.forget_token()
 

@@ -1,0 +1,141 @@
+"""The shell around `resumption`: pings, records and the token of one connected page."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from apps.engine import errors as engine_errors
+from apps.engine import interface
+from apps.hub import hub as hubs
+from apps.pusher import frames, resumption, takeovers
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 1.0  # how often a page's progress is looked at
+PING_AFTER_EVENTS = 100  # so many events are asked about before their time
+RECONNECT = 4200
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """`window`: how many seconds a page may be away. `ack_interval`: seconds between two questions what it has seen."""
+
+    window: int = 120
+    ack_interval: float = 5.0
+
+
+class Resume:
+    """One page's socket that has a token. `resumption` is None from when the token turned out to be shared."""
+
+    def __init__(
+        self,
+        hub: hubs.Hub,
+        tokens: takeovers.Takeovers,
+        connection: hubs.Connection,
+        token: str,
+        options: Options,
+    ) -> None:
+        self.socket_id = connection.socket_id
+        self.resumption: resumption.Resumption | None = None
+        self._hub = hub
+        self._tokens = tokens
+        self._connection = connection
+        self._token = token
+        self._options = options
+        self._loading: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._asked_s = self._saved_s = 0.0
+
+    def begin(self, ready: Callable[[], None]) -> None:
+        """Find out where the page stands, then call `ready`: with a token or, where that cannot be, without."""
+        self._loading = asyncio.get_running_loop().create_task(self._load(ready))
+
+    async def _load(self, ready: Callable[[], None]) -> None:
+        app = self._connection.app
+        try:
+            record = await self._hub.engine.load_session(app, self._token)
+        except engine_errors.EngineError as error:
+            logger.warning("A resume token could not be looked up: %s", error)
+            self._hub.count("resume.not_looked_up")
+        else:
+            if not self._connection.closing and self._tokens.take(app, self._token, self):
+                self.resumption = resumption.Resumption(self._token, self.socket_id, record)
+                self._hub.count("resume.opened" if record is None else "resume.resumed")
+                self._look()
+        if not self._connection.closing:
+            ready()
+
+    def end(self) -> None:
+        """The socket is gone; what is known of the page stays for its window."""
+        if self._loading is not None:
+            self._loading.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self.resumption is not None:
+            self._save(self._options.window)
+            self._tokens.release(self._connection.app, self._token, self)
+
+    # -- what the page has seen ----------------------------------------------------------------------------------------
+
+    def answered(self, channel: str, replayed: interface.Replayed | None, after: interface.Position | None) -> None:
+        """A subscribe was answered; `after` is where its replay began, if one did."""
+        if self.resumption is None or replayed is None or replayed.position is None:
+            return
+        first = replayed.entries[0].offset if replayed.entries else None
+        if replayed.reason is None and (after is not None or first is not None):
+            begin = after or interface.Position(replayed.position.epoch, (first or 1) - 1)
+            self.resumption.replaying(channel, begin)
+        else:
+            self.resumption.subscribed(channel, replayed.position)
+        self._save(2 * self._options.window)
+
+    def lost(self, channel: str) -> None:
+        """Its replay could not be finished: it begins anew where it stands."""
+        position = self._hub.positions(self._connection).get(channel)
+        if self.resumption is not None and position is not None:
+            self.resumption.subscribed(channel, position)
+
+    def left(self, channel: str) -> None:
+        if self.resumption is not None:
+            self.resumption.left(channel)
+
+    def ponged(self) -> None:
+        if self.resumption is not None and self.resumption.ponged():
+            self._save(2 * self._options.window)
+
+    def _look(self) -> None:
+        """Ask what the page has seen, if there is something new to ask about; keep its record from expiring."""
+        if self._connection.closing or self.resumption is None:
+            return
+        self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)
+        now = time.monotonic()
+        changed = self.resumption.expire(now)
+        sent = self._hub.positions(self._connection)
+        if self.resumption.wants_ping(sent):
+            due = now - self._asked_s >= self._options.ack_interval
+            if due or self.resumption.unseen(sent) >= PING_AFTER_EVENTS:
+                self._asked_s = now
+                self.resumption.pinged(sent, now)
+                self._connection.send(frames.PING)
+        if changed or now - self._saved_s > self._options.window / 2:
+            self._save(2 * self._options.window)
+
+    def _save(self, seconds: int) -> None:
+        if self.resumption is not None:
+            self._saved_s = time.monotonic()
+            self._hub.engine.save_session(self._connection.app, self._token, self.resumption.record(), seconds)
+
+    # -- the token -----------------------------------------------------------------------------------------------------
+
+    def evict(self) -> None:
+        """A newer socket has the token."""
+        self._save(self._options.window)
+        self.resumption = None
+        self._connection.close(RECONNECT, "Another connection of this page took over")
+
+    def forget_token(self) -> None:
+        self.resumption = None

@@ -1,0 +1,117 @@
+"""A token changes hands; one that does so again and again belongs to nobody."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from apps.engine.local import engine
+from apps.hub import hub as hubs
+from apps.pusher import takeovers
+from tests.harness import waiting
+
+TOKEN = "token-token-token"
+
+
+class Page:
+    """A connected page that remembers what was done to it."""
+
+    def __init__(self, socket_id: str) -> None:
+        self.socket_id = socket_id
+        self.evicted = False
+        self.without_token = False
+
+    def evict(self) -> None:
+        self.evicted = True
+
+    def forget_token(self) -> None:
+        self.without_token = True
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def workers(tmp_path: Path, clock: Clock) -> AsyncIterator[list[takeovers.Takeovers]]:
+    """Two workers of one deployment."""
+    mine = [hubs.Hub(engine.LocalEngine(tmp_path)) for _ in range(2)]
+    tokens = [takeovers.Takeovers(hub, clock) for hub in mine]
+    for hub in mine:
+        await hub.start()
+    yield tokens
+    for hub in mine:
+        await hub.stop()
+
+
+async def until(condition: object, within: float = 5) -> None:
+    async def look() -> object:
+        return condition()  # type: ignore[operator]
+
+    await waiting.until_async(look, within, "the other worker to hear of it")
+
+
+async def test_the_newer_socket_has_the_token_wherever_the_older_one_is(workers: list[takeovers.Takeovers]) -> None:
+    here, there = workers
+    for number, (first, second) in enumerate(((here, here), (here, there))):
+        token = f"{TOKEN}-{number}"
+        old, new = Page("1.1"), Page("1.2")
+        assert first.take("1", token, old)
+        assert second.take("1", token, new)
+        await until(lambda old=old: old.evicted)
+        assert not new.evicted
+        first.release("1", token, old)
+        assert second.take("1", token, Page("1.3"))
+        await until(lambda new=new: new.evicted or new.without_token)
+
+
+async def test_a_page_that_comes_back_after_it_was_gone_evicts_nobody(workers: list[takeovers.Takeovers]) -> None:
+    here, there = workers
+    for number in range(5):
+        page = Page(f"1.{number}")
+        worker = (here, there)[number % 2]
+        assert worker.take("1", TOKEN, page)
+        worker.release("1", TOKEN, page)
+        assert not page.evicted
+
+
+async def test_a_token_that_changes_hands_twice_in_a_short_time_is_given_to_nobody(
+    workers: list[takeovers.Takeovers], clock: Clock
+) -> None:
+    here, there = workers
+    pages = [Page(f"1.{number}") for number in range(3)]
+    assert here.take("1", TOKEN, pages[0])
+    assert there.take("1", TOKEN, pages[1])
+    await until(lambda: pages[0].evicted)
+    assert here.take("1", TOKEN, pages[2])
+    await until(lambda: pages[1].without_token and pages[2].without_token)
+    assert not pages[1].evicted
+    assert not pages[2].evicted
+    assert not here.take("1", TOKEN, Page("1.9"))
+    await until(lambda: not there.take("1", TOKEN, Page("1.8")))
+    assert here.take("2", TOKEN, Page("1.7")), "another application's token is another token"
+    clock.now += takeovers.REFUSED_SECONDS + 1
+    assert here.take("1", TOKEN, Page("1.6"))
+
+
+async def test_the_same_after_a_while_is_an_ordinary_takeover(workers: list[takeovers.Takeovers], clock: Clock) -> None:
+    here, there = workers
+    pages = [Page(f"1.{number}") for number in range(3)]
+    for worker, page, older in zip((here, there, here), pages, (None, *pages), strict=False):
+        assert worker.take("1", TOKEN, page)
+        if older is not None:
+            await until(lambda older=older: older.evicted)
+            await until(lambda: all(("1", TOKEN) in one._evicted for one in workers))
+        clock.now += takeovers.SHARED_SECONDS + 1
+    assert not pages[2].evicted
+    assert not pages[1].without_token
