@@ -2,8 +2,12 @@
 
 lifespan                       the start and the stop of this worker                 lifespan.py
 websocket                      the Pusher protocol                                   apps/pusher
-http   /apps/…                 the HTTP API                                          apps/api
+websocket   of the apps        a team's own consumers                                consumers.py
+http   /apps/…, /users/…       the HTTP API                                          apps/api
+http   /api/openapi.json       its description, which /api/docs shows                apps/api/openapi
+http   /sse/KEY                event streams                                         apps/sse
 http   /health/live, /ready    whether this worker lives, and whether it can work    health.py
+both   FANFARE_ASGI_MOUNTS     other ASGI applications under their prefixes           mounts.py
 http   everything else         static files, then Django's pages                     static_files.py, urls.py
 """
 
@@ -16,29 +20,52 @@ django = boot.django()
 from django.conf import settings  # noqa: E402
 
 from apps.api.application import Api  # noqa: E402
+from apps.api.openapi.serving import Described  # noqa: E402
+from apps.pusher import resumes  # noqa: E402
 from apps.pusher.consumers import PusherConsumer  # noqa: E402
-from myproject import health, proxies, routing, static_files  # noqa: E402
+from apps.sse.answers import not_started  # noqa: E402
+from apps.sse.application import Sse  # noqa: E402
+from apps.sse.streams import Times  # noqa: E402
+from myproject import consumers, health, interfaces, mounts, proxies, routing, static_files  # noqa: E402
 from myproject.lifespan import Server  # noqa: E402
 
 server = Server()
 
+api = routing.Started(server, Api(server.hub, server.registry))
+pusher = PusherConsumer.as_asgi(
+    hub=server.hub,
+    registry=server.registry,
+    activity_timeout=settings.FANFARE_ACTIVITY_TIMEOUT,
+    max_frame_bytes=settings.FANFARE_MAX_FRAME_BYTES,
+    tokens=server.tokens,
+    resume=resumes.Options(settings.FANFARE_RESUME_WINDOW, settings.FANFARE_RESUME_ACK_SECONDS),
+)
+event_streams = routing.Started(
+    server,
+    Sse(
+        server.hub,
+        server.registry,
+        times=Times(heartbeat=settings.FANFARE_SSE_HEARTBEAT, life=settings.FANFARE_SSE_LIFE),
+    ),
+    refuse=not_started,
+)
+rooms: dict[str, interfaces.Application] = {
+    "/apps/": api,
+    "/users/": api,
+    "/api/openapi.json": Described(),
+    "/sse/": event_streams,
+    "/health/": health.Health(server),
+}
+
+with boot.or_end():
+    server.mounts = mounts.Mounts(settings.FANFARE_ASGI_MOUNTS, taken=[consumers.PROTOCOL, *rooms])
+    sockets = routing.Started(server, consumers.Consumers(consumers.discover()).before(pusher))
+
 application = proxies.trusting(
     routing.Router(
         lifespan=server.lifespan,
-        websocket=routing.Started(
-            server,
-            PusherConsumer.as_asgi(
-                hub=server.hub,
-                registry=server.registry,
-                activity_timeout=settings.FANFARE_ACTIVITY_TIMEOUT,
-                max_frame_bytes=settings.FANFARE_MAX_FRAME_BYTES,
-            ),
-        ),
-        http={
-            "/apps/": routing.Started(server, Api(server.hub, server.registry)),
-            "/health/": health.Health(server),
-            "/": static_files.StaticFiles(django),
-        },
+        websocket=server.mounts.before(sockets),
+        http={**rooms, "/": server.mounts.before(static_files.StaticFiles(django))},
     ),
     settings.FANFARE_TRUSTED_PROXIES,
 )

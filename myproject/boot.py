@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -15,15 +17,19 @@ CANNOT_START = 3
 
 
 def django() -> interfaces.Application:
-    """Django as an ASGI application.
-
-    Wrong settings end the process with their one sentence, not with a page of traceback.
-    """
+    """Django as an ASGI application. Wrong settings end the process."""
     from django.core.asgi import get_asgi_application
 
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "myproject.settings")
-    try:
+    with or_end():
         return get_asgi_application()
+
+
+@contextlib.contextmanager
+def or_end() -> Iterator[None]:
+    """End the process on wrong settings with their one sentence, not with a page of traceback."""
+    try:
+        yield
     except ImproperlyConfigured as error:
         print(error, file=sys.stderr, flush=True)
         raise SystemExit(CANNOT_START) from None

@@ -10,12 +10,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import dotenv
 from django.core.exceptions import ImproperlyConfigured
 
 TRUE = frozenset({"1", "true", "yes", "on"})
 FALSE = frozenset({"0", "false", "no", "off"})
+
+_WEB_PORTS = {"http": 80, "https": 443}  # which a browser leaves out of an origin
 
 
 def load(path: Path) -> None:
@@ -100,6 +103,23 @@ def listed(name: str, default: Sequence[str] = ()) -> list[str]:
     if value is None:
         return list(default)
     return [item for item in (part.strip() for part in value.split(",")) if item]
+
+
+def origins(name: str) -> list[str]:
+    """A list of web origins, in the form that a browser's `Origin` header has."""
+    return [_origin(name, item) for item in listed(name)]
+
+
+def _origin(name: str, text: str) -> str:
+    try:
+        parts = urlsplit(text.lower())
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    if parts.scheme not in _WEB_PORTS or not parts.hostname or parts.path or parts.query or parts.username:
+        raise ImproperlyConfigured(f"{name} names {text!r}; an origin looks like https://shop.example.com.")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}" + ("" if port in (None, _WEB_PORTS[parts.scheme]) else f":{port}")
 
 
 def path(name: str, default: str, *, base: Path) -> Path:

@@ -1,7 +1,8 @@
 """The project's exceptions.
 
 ServerError
-└── NotStarted   the worker's parts are not there; the message says why
+└── NotStarted          the worker's parts are not there; the message says why
+    └── MountFailed     a mounted application did not start
 """
 
 from __future__ import annotations
@@ -17,3 +18,9 @@ class NotStarted(ServerError):
     """The worker cannot serve now; it tries again by itself."""
 
     code = "not_started"
+
+
+class MountFailed(NotStarted):
+    """A mounted application's own start went wrong."""
+
+    code = "mount_failed"

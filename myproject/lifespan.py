@@ -21,7 +21,10 @@ from apps.applications import loading, registry
 from apps.engine import current
 from apps.engine import errors as engine_errors
 from apps.hub import hub, transports
-from myproject import errors, proxies, supervisor
+from apps.layer import office
+from apps.pusher import takeovers, termination
+from apps.webhooks import service as webhooks
+from myproject import errors, mounts, proxies, supervisor
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +41,10 @@ class Server:
         self.hub = hub.Hub(self.engine, max_buffer_bytes=settings.FANFARE_BUFFER_BYTES)
         self.registry = registry.Registry()
         self.loader = loading.Loader(self.registry, self.hub)
+        self.webhooks = webhooks.Webhooks(self.hub, self.registry, lambda: self.loader.loaded)
+        termination.register(self.hub)
+        self.tokens = takeovers.Takeovers(self.hub, time.monotonic)
+        self.mounts = mounts.Mounts()  # asgi.py fills it
         self.running = False  # read on every connection and request
         self.problem = "The worker has not been started yet."  # why it does not run, for people; empty while it runs
         self.hopeless = False  # nothing but a person can mend the problem
@@ -74,6 +81,7 @@ class Server:
         self.running = False
         self.problem = "The worker is stopping."
         try:
+            await self.webhooks.stop()
             await self.loader.stop()
         finally:
             await self.hub.stop()
@@ -82,9 +90,11 @@ class Server:
         """One attempt. Never raises: what went wrong is in the log and in `problem`."""
         try:
             transports.install_log_filters()
+            office.here.serve(self.hub)  # before the first entry comes
             await self.hub.start()
             try:
                 await self.loader.start()  # after the hub: what changes from here on arrives through the log
+                await self.webhooks.start()
             except BaseException:
                 await self.hub.stop()
                 raise
@@ -136,8 +146,15 @@ class Server:
                 await send({"type": "lifespan.startup.failed", "message": str(error)})
                 return
             self._tasks.append(asyncio.create_task(self._keep_trying(), name="retried start of the worker"))
+        try:
+            await self.mounts.start()  # after our own: they may publish while they start
+        except errors.MountFailed as error:
+            await self.stop()
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
         await send({"type": "lifespan.startup.complete"})
         await receive()
+        await self.mounts.stop()
         await self.stop()
         await send({"type": "lifespan.shutdown.complete"})
 
@@ -154,6 +171,7 @@ class Server:
         proxies.take_over(config)
         self._workers = supervisor.workers(config)
         self._transport = transports.describe(config)
+        supervisor.obey_quit(config)
         parent = supervisor.of(config)
         if parent is not None:
             self._tasks.append(asyncio.create_task(supervisor.watch(parent), name="watch over the supervisor"))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
 
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 
@@ -14,6 +14,7 @@ RETRY_AFTER_SECONDS = 1
 OVER_CAPACITY = 4100
 # The reason itself may hold a path or an address of this machine, which is not everybody's business.
 REFUSED = "This server cannot work now"
+HEALTH = "/health/ready"  # where it stands
 
 
 class Router:
@@ -47,39 +48,58 @@ class Router:
             await self.lifespan(scope, receive, send)
 
 
-class Startable(Protocol):
-    """What `Started` waits for; lifespan.Server in a worker."""
+# (scope, code, message, send)
+Refuse = Callable[[Any, str, str, Any], Awaitable[None]]
 
-    running: bool
+
+class Startable(Protocol):
+    """What `Started` waits for: lifespan.Server in a worker, a mount on a server without a lifespan."""
+
+    @property
+    def running(self) -> bool: ...
 
     async def started(self) -> None:
         """Raises errors.NotStarted."""
 
 
 class Started:
-    """Lets through to what needs a started worker, and starts it first where the server below runs no lifespan."""
+    """Lets through to what needs a started worker, and starts it first where the server below runs no lifespan.
 
-    def __init__(self, server: Startable, application: interfaces.Application) -> None:
+    `refuse`: answers a request in another way than with a plain 503, which some clients take for the end of all.
+    """
+
+    def __init__(
+        self,
+        server: Startable,
+        application: interfaces.Application,
+        *,
+        reason_in: str = HEALTH,
+        refuse: Refuse | None = None,
+    ) -> None:
         self.server = server
         self.application = application
+        self.reason_in = reason_in
+        self.refuse = refuse or _refuse_http
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if not self.server.running:
             try:
                 await self.server.started()
             except errors.NotStarted as error:
-                refuse = _refuse_websocket if scope["type"] == "websocket" else _refuse_http
-                await refuse(error.code, receive, send)
+                if scope["type"] == "websocket":
+                    await _refuse_websocket(receive, send)
+                else:
+                    await self.refuse(scope, error.code, f"{REFUSED}; {self.reason_in} says why.", send)
                 return
         await self.application(scope, receive, send)
 
 
-async def _refuse_http(code: str, _receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+async def _refuse_http(_scope: Scope, code: str, message: str, send: ASGISendCallable) -> None:
     retry_after = (b"retry-after", str(RETRY_AFTER_SECONDS).encode())
-    await responses.json(send, 503, {"error": f"{REFUSED}; /health/ready says why.", "code": code}, [retry_after])
+    await responses.json(send, 503, {"error": message, "code": code}, [retry_after])
 
 
-async def _refuse_websocket(_code: str, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+async def _refuse_websocket(receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
     """Accepted, then closed: a refused handshake has no code, and the code is what decides how a client comes back."""
     await receive()
     await send({"type": "websocket.accept", "subprotocol": None, "headers": []})

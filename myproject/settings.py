@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from myproject import data_folder, databases, environment, proxies
+from myproject import data_folder, databases, environment, mounts, proxies
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 environment.load(BASE_DIR / ".env")
@@ -35,6 +35,13 @@ FANFARE_MAX_FRAME_BYTES = environment.integer("FANFARE_MAX_FRAME_BYTES", 131_072
 FANFARE_BUFFER_BYTES = environment.integer("FANFARE_BUFFER_BYTES", 1_048_576, minimum=65_536, maximum=268_435_456)
 # Seconds of silence after which a client sends a ping.
 FANFARE_ACTIVITY_TIMEOUT = environment.integer("FANFARE_ACTIVITY_TIMEOUT", 120, minimum=5, maximum=3600)
+# Seconds of silence after which an event stream gets a comment, so that proxies do not take it for dead.
+FANFARE_SSE_HEARTBEAT = environment.seconds("FANFARE_SSE_HEARTBEAT", 15.0, minimum=0.1, maximum=300.0)
+# Seconds, a fifth more or less, after which an event stream ends and its client comes back, maybe to another worker.
+FANFARE_SSE_LIFE = environment.seconds("FANFARE_SSE_LIFE", 600.0, minimum=1.0, maximum=86_400.0)
+# How many seconds a page that has a resume token may be away, and how often it is asked what it has seen.
+FANFARE_RESUME_WINDOW = environment.integer("FANFARE_RESUME_WINDOW", 120, minimum=10, maximum=86_400)
+FANFARE_RESUME_ACK_SECONDS = environment.seconds("FANFARE_RESUME_ACK_SECONDS", 5.0, minimum=0.1, maximum=60.0)
 # Seconds that a stopping worker waits for open connections.
 FANFARE_GRACEFUL_TIMEOUT = environment.integer("FANFARE_GRACEFUL_TIMEOUT", 5, minimum=1, maximum=300)
 
@@ -43,8 +50,29 @@ FANFARE_APPS = environment.text("FANFARE_APPS")
 # The id of the application that `publish()` uses; by default the oldest one.
 FANFARE_DEFAULT_APP = environment.text("FANFARE_DEFAULT_APP")
 
+# How long an application's old secret works after a rotation, beside the new one; 0: not at all.
+FANFARE_SECRET_GRACE_SECONDS = environment.integer("FANFARE_SECRET_GRACE_SECONDS", 86_400, minimum=0, maximum=2_592_000)
+
+# Whether webhooks may go to addresses inside the network. Off, because who edits an application is not always who may
+# talk to everything that this machine can reach.
+FANFARE_WEBHOOKS_ALLOW_PRIVATE = environment.flag("FANFARE_WEBHOOKS_ALLOW_PRIVATE", default=False)
+# How long an event is tried before it is given up; the protocol promises five minutes.
+FANFARE_WEBHOOKS_RETRY_SECONDS = environment.integer(
+    "FANFARE_WEBHOOKS_RETRY_SECONDS", 3_600, minimum=300, maximum=604_800
+)
+# What one request may take, from the look-up of the name to the answer.
+FANFARE_WEBHOOKS_TIMEOUT = environment.seconds("FANFARE_WEBHOOKS_TIMEOUT", 10.0, minimum=0.1, maximum=60.0)
+# How long what was delivered or given up can be looked at in the admin, and how much of it.
+FANFARE_WEBHOOKS_KEEP_SECONDS = environment.integer(
+    "FANFARE_WEBHOOKS_KEEP_SECONDS", 259_200, minimum=60, maximum=31_536_000
+)
+FANFARE_WEBHOOKS_KEEP_ROWS = environment.integer("FANFARE_WEBHOOKS_KEEP_ROWS", 100_000, minimum=0, maximum=10_000_000)
+
 # Who may say for whom they speak: addresses, networks, or `unix` for a peer on a Unix socket.
 FANFARE_TRUSTED_PROXIES = proxies.Trusted(environment.listed("FANFARE_TRUSTED_PROXIES"))
+
+# Other ASGI applications in this process, each under a prefix: /shop=shop.main:app. Here it may be a dict, too.
+FANFARE_ASGI_MOUNTS = mounts.parse(environment.text("FANFARE_ASGI_MOUNTS"))
 
 # Where `make run` serves.
 FANFARE_HOST = environment.text("FANFARE_HOST", "127.0.0.1")
@@ -56,6 +84,8 @@ DEBUG = environment.flag("FANFARE_DEBUG", default=False)
 SECRET_KEY = environment.text("FANFARE_SECRET_KEY") or data_folder.secret_key(FANFARE_DATA_DIR)
 ALLOWED_HOSTS = environment.listed("FANFARE_ALLOWED_HOSTS", ["localhost", ".localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS = environment.listed("FANFARE_CSRF_TRUSTED_ORIGINS")
+# Other hosts whose pages may use the auth endpoints with a visitor's session; see apps/realtime/cors.py.
+FANFARE_CORS_ORIGINS = environment.origins("FANFARE_CORS_ORIGINS")
 
 # Whether browsers reach this server by https. The server in front does the redirecting, so SECURE_SSL_REDIRECT stays
 # off: behind a proxy that is not in FANFARE_TRUSTED_PROXIES every request looks like http, and the redirect would never
@@ -91,6 +121,7 @@ AUTH_PASSWORD_VALIDATORS = [
 INSTALLED_APPS = [
     "myproject",
     "apps.applications",
+    "apps.webhooks",
     "apps.realtime",
     "apps.demo",
     "channels",

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from django.contrib import admin
 from django.urls import include, path
+from django.views.generic import RedirectView
 
 from myproject import views
 
 urlpatterns = [
     path("", views.landing, name="landing"),
     path("docs/", views.docs, name="docs"),
+    path("api/docs", views.api_docs, name="api_docs"),
+    path("api/docs/", views.api_docs),
+    path("api/", RedirectView.as_view(pattern_name="api_docs")),
     path("favicon.ico", views.favicon),
     path("demo/", include("apps.demo.urls")),
     path("pusher/", include("apps.realtime.urls")),

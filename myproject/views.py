@@ -1,4 +1,4 @@
-"""The project's own pages: the landing page and the quick start."""
+"""The project's own pages: the landing page, the quick start and the reference of the HTTP API."""
 
 from __future__ import annotations
 
@@ -24,6 +24,12 @@ def landing(request: HttpRequest) -> HttpResponse:
 def docs(request: HttpRequest) -> HttpResponse:
     """The quick start. With DEBUG its snippets work as they stand, without they have placeholders."""
     return render(request, "docs.html", _connection(request))
+
+
+@require_safe
+def api_docs(request: HttpRequest) -> HttpResponse:
+    """The reference of the HTTP API, drawn in the browser from the description that apps.api.openapi serves."""
+    return render(request, "api_docs.html")
 
 
 @require_safe

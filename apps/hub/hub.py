@@ -6,6 +6,7 @@ import asyncio
 import collections
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 
 from apps.engine import interface
 from apps.hub import conflation, connections, fanout, replays, users
@@ -30,6 +31,16 @@ OVER_CAPACITY = 4100
 Control = Callable[[str, bytes], None]
 
 
+class Observer(Protocol):
+    """Sees every entry that this worker's tail reads. Called on the hub's loop; it must be quick and never raise."""
+
+    def delivered(self, entries: Sequence[interface.Entry], /) -> None:
+        """The entries of one read, at least one, after they were delivered."""
+
+    def fenced(self) -> None:
+        """Entries may have been missed; the next ones are from the present."""
+
+
 class Hub:
     """One per worker. All methods are called on its loop.
 
@@ -48,6 +59,7 @@ class Hub:
         self._conflation = conflation.Conflation(self)
         self._closing: dict[Connection, float] = {}  # when to drop the transport, in the loop's time
         self._controls: dict[str, Control] = {}
+        self._observer: Observer | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._turns = 0
 
@@ -301,6 +313,10 @@ class Hub:
         """`handler(app, body)` runs in every worker for each CONTROL entry of this command."""
         self._controls[command] = handler
 
+    def observe(self, observer: Observer | None) -> None:
+        """Show every entry to `observer`, and to nobody else; None ends it."""
+        self._observer = observer
+
     def _deliver(self, entries: Sequence[interface.Entry]) -> None:
         """One read of the log. No await in here: nothing is delivered after an unsubscribe or before a subscription
         went live."""
@@ -318,6 +334,8 @@ class Hub:
             elif entry.channel == interface.USERS:
                 self._users.tell(entry)
         self._fan_out(batches)
+        if self._observer is not None and entries:
+            self._observer.delivered(entries)
 
     def _fan_out(self, batches: dict[connections.Channel, list[interface.Entry]]) -> None:
         for channel, entries in batches.items():
@@ -345,6 +363,8 @@ class Hub:
     def _fenced(self, reason: str) -> None:
         """Events may have been missed: nobody may go on as if nothing had happened."""
         self.counters[f"fenced.{reason.partition(':')[0]}"] += 1
+        if self._observer is not None:
+            self._observer.fenced()
         for connection in list(self.by_socket.values()):
             connection.close(RECONNECT, "Events may have been missed; reconnect")
 

@@ -16,7 +16,7 @@ from django.core.exceptions import ValidationError
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 
-from apps.applications import database, declared, loading, models
+from apps.applications import database, declarations, declared, loading, models
 
 ADMIN = "admin"
 PASSWORD_BYTES = 15  # of randomness: 20 characters
@@ -69,7 +69,7 @@ def create_admin() -> str | None:
 def create_application() -> None:
     """Those that FANFARE_APPS declares, or one to begin with."""
     if settings.FANFARE_APPS:
-        declared.sync(declared.parse(settings.FANFARE_APPS))
+        declared.sync(declarations.parse(settings.FANFARE_APPS))
     elif not models.Application.objects.exists():
         application = models.Application(name="First application", client_events=True)
         application.full_clean()

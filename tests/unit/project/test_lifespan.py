@@ -36,6 +36,9 @@ class FakePart:
     async def stop(self):
         self.log.append(f"{self.name} stopped")
 
+    def on_control(self, command, handler):
+        """A hub takes handlers; here no command ever comes."""
+
 
 @pytest.fixture
 def log():
@@ -47,6 +50,7 @@ def server(log, monkeypatch):
     monkeypatch.setattr(lifespan.current, "current", FakeEngine)
     monkeypatch.setattr(lifespan.hub, "Hub", lambda engine, **_: FakePart(log, "hub"))
     monkeypatch.setattr(lifespan.loading, "Loader", lambda registry, hub: FakePart(log, "loader"))
+    monkeypatch.setattr(lifespan.webhooks, "Webhooks", lambda hub, registry, loaded: FakePart(log, "webhooks"))
     monkeypatch.setattr(lifespan, "RETRY_SECONDS", 0.0)
     return lifespan.Server()
 
@@ -70,7 +74,10 @@ async def test_the_parts_start_before_the_first_connection_and_stop_in_reverse(s
     assert (await protocol.say("shutdown"))["type"] == "lifespan.shutdown.complete"
     await protocol.task
     assert not server.running
-    assert log == ["hub started", "loader started", "loader stopped", "hub stopped"]
+    assert log == [
+        *("hub started", "loader started", "webhooks started"),
+        *("webhooks stopped", "loader stopped", "hub stopped"),
+    ]
 
 
 async def test_the_topology_is_one_line_of_the_log(server, caplog):
@@ -88,7 +95,7 @@ async def test_many_connections_at_once_start_the_worker_once(server, log):
     await asyncio.sleep(0)
     server.hub.gate.set()
     await asyncio.gather(*waiting)
-    assert log == ["hub started", "loader started"]
+    assert log == ["hub started", "loader started", "webhooks started"]
 
 
 async def test_the_first_connection_may_hang_up_without_taking_the_start_with_it(server, log):

@@ -1,0 +1,1 @@
+"""Webhooks: a durable outbox of what happens on channels, and its deliverer."""

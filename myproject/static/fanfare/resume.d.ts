@@ -1,0 +1,73 @@
+// Exact resume for pusher-js 8 and later. For resume.js (CommonJS, and the global of the classic script).
+
+export as namespace FanfareResume;
+
+/** Where a channel stands: `epoch` names its stream, `offset` is that of the last event. */
+export interface Position {
+  epoch: string;
+  offset: number;
+}
+
+/**
+ * Why events of a channel may be missing: `position_expired` (older than what is kept), `epoch_changed` (another
+ * stream), `too_many` (more than is replayed), `gap`, `engine_unavailable`, `not_enabled`; later servers may know more.
+ */
+export type ResetReason =
+  | "position_expired"
+  | "epoch_changed"
+  | "too_many"
+  | "gap"
+  | "engine_unavailable"
+  | "not_enabled"
+  | (string & {});
+
+export interface HistoryItem {
+  offset: number;
+  event: string;
+  data: unknown;
+  [field: string]: unknown;
+}
+
+export interface HistoryPage {
+  items: HistoryItem[];
+  /** Hand it over as `before` for the page before this one; null at the end. */
+  next: Position | null;
+}
+
+export interface Options {
+  /** A reconnect waits for a random time up to this, in ms. Default 2000, 0 for none; less than 10000 is wise. */
+  jitter?: number;
+  /** Not everything that was missed could be replayed: load the channel's state anew. Default: a warning. */
+  onReset?: (channel: string, reason: ResetReason) => void;
+  /** How much of a channel's past a first subscribe brings: the last `count` events, or those of the last `seconds`. */
+  rewind?: (channel: string) => { count: number } | { seconds: number } | null | undefined;
+  /** Keeps positions over a reload of the page, for instance `sessionStorage`. Default: none. */
+  storage?: Pick<Storage, "getItem" | "setItem"> | null;
+}
+
+/** A Pusher object; for Laravel Echo `echo.connector.pusher`. */
+export interface PusherClient {
+  channel(name: string): unknown;
+}
+
+/** The class that pusher-js exports. */
+export interface PusherClass {
+  Runtime: unknown;
+  instances: PusherClient[];
+}
+
+export interface Handle {
+  /** A page of a channel's past, newest first. The client must be subscribed. Rejects after 10 s without an answer. */
+  history(
+    pusher: PusherClient,
+    channel: string,
+    page?: { before?: Position | null; limit?: number },
+  ): Promise<HistoryPage>;
+  /** By channel; those of one client, or of all together. */
+  positions(pusher?: PusherClient): Record<string, Position>;
+  /** Back to the plain pusher-js. Connections that are open stay as they are. */
+  uninstall(): void;
+}
+
+/** Call it once, before the first `new Pusher`. Throws a TypeError for anything that is not pusher-js 8 or later. */
+export function install(Pusher: PusherClass, options?: Options): Handle;

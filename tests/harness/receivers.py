@@ -1,0 +1,149 @@
+"""A receiver of webhooks: a real HTTP server in threads, that misbehaves as it is told."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, NamedTuple
+
+from tests.harness import servers
+
+
+class Request(NamedTuple):
+    """One POST as it came."""
+
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+    accepted: bool
+    at: float  # Unix time
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return json.loads(self.body)["events"]
+
+
+Answer = Callable[[BaseHTTPRequestHandler, list[dict[str, Any]]], bool]
+"""Answers a request; whether it was accepted."""
+
+
+def accept(handler: BaseHTTPRequestHandler, _events: list[dict[str, Any]]) -> bool:
+    return say(handler, 200)
+
+
+def say(handler: BaseHTTPRequestHandler, status: int, text: bytes = b"", **headers: str) -> bool:
+    handler.send_response(status)
+    if status != 200:
+        headers["Connection"] = "close"
+    for name, value in {**headers, "Content-Length": str(len(text))}.items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    handler.wfile.write(text)
+    return 200 <= status < 300
+
+
+def refuse(handler: BaseHTTPRequestHandler, _events: list[dict[str, Any]]) -> bool:
+    return say(handler, 500, b"not today")
+
+
+def hang(handler: BaseHTTPRequestHandler, _events: list[dict[str, Any]]) -> bool:
+    """Until the other side gives up."""
+    handler.connection.settimeout(30)
+    handler.connection.recv(1)
+    return False
+
+
+def reset(handler: BaseHTTPRequestHandler, _events: list[dict[str, Any]]) -> bool:
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    handler.connection.close()
+    return False
+
+
+class Receiver:
+    """`answer` may be changed at any time."""
+
+    def __init__(self, answer: Answer = accept, host: str = servers.HOST) -> None:
+        self.host = host
+        self.answer = answer
+        self.requests: list[Request] = []
+        self.together = 0  # requests that are answered right now
+        self.most_together = 0
+        self._lock = threading.Lock()
+        self._server = ThreadingHTTPServer((host, 0), self._handler())
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self._server.server_address[1]}/hook"
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    @property
+    def accepted(self) -> list[Request]:
+        return [request for request in self.requests if request.accepted]
+
+    def events(self, name: str | None = None, channel: str | None = None) -> list[dict[str, Any]]:
+        """The events that were accepted, in the order in which they were."""
+        return [
+            event
+            for request in self.accepted
+            for event in request.events
+            if name in (None, event["name"]) and channel in (None, event["channel"])
+        ]
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                with receiver._lock:
+                    receiver.together += 1
+                    receiver.most_together = max(receiver.most_together, receiver.together)
+                try:
+                    accepted = receiver.answer(self, json.loads(body)["events"])
+                except OSError:
+                    accepted = False
+                self.close_connection = not accepted
+                with receiver._lock:
+                    receiver.together -= 1
+                    receiver.requests.append(Request(self.path, dict(self.headers), body, accepted, time.time()))
+
+            def handle(self) -> None:
+                try:
+                    super().handle()
+                except (OSError, ValueError):  # it was reset, by us or by them
+                    return
+
+            def finish(self) -> None:
+                try:
+                    super().finish()
+                except (OSError, ValueError):
+                    return
+
+            def log_message(self, *_: object) -> None:
+                return
+
+        return Handler
+
+
+@contextmanager
+def receiver(answer: Answer = accept, host: str = servers.HOST) -> Iterator[Receiver]:
+    made = Receiver(answer, host)
+    try:
+        yield made
+    finally:
+        made.stop()
