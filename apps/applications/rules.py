@@ -91,7 +91,7 @@ class Rules:
 def pattern_fault(pattern: str) -> str | None:
     """What is wrong with a pattern as a person wrote it, in one sentence. None: nothing."""
     if not _PATTERN.fullmatch(pattern):
-        return "No channel's name fits: letters, digits and _-=@,.; are possible, and * for any characters."
+        return "No channel's name fits: a pattern has letters, digits, _-=@,.; and *."
     if pattern.count("*") > MOST_STARS:
         return f"The pattern has {pattern.count('*')} stars; at most {MOST_STARS} are allowed."
     return None

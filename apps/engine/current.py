@@ -49,7 +49,12 @@ def current() -> interface.Engine:
     """The engine of this process. A forked child gets one of its own: threads and locks do not survive a fork."""
     global _engine, _pid
     if _engine is None or _pid != os.getpid():
-        if _make is None:
-            raise errors.EngineMisconfigured("No engine is configured: apps.engine.current.configure was not called")
-        _engine, _pid = _make(), os.getpid()
+        _engine, _pid = another(), os.getpid()
     return _engine
+
+
+def another() -> interface.Engine:
+    """One more engine of the same world, for who opens and closes one of its own."""
+    if _make is None:
+        raise errors.EngineMisconfigured("No engine is configured: apps.engine.current.configure was not called")
+    return _make()

@@ -143,10 +143,11 @@ class History:
 class Replayed:
     """The answer to a `History`.
 
-    `position`: the stream's top at this instant, None if nothing was ever kept. `entries`: the next chunk, oldest
-    first. `count`: how many entries there were to replay, this chunk included. `complete`: the chunk reaches the tail,
-    and delivery goes on from here; otherwise the subscriber is not attached yet, and asks again after its last entry.
-    `reason`: why nothing is replayed: `epoch_changed`, `position_expired` or `too_many`.
+    `position`: the stream's top at this instant; a channel that never kept anything has one too, at offset 0, so that
+    whoever came before its first entry can come back. `entries`: the next chunk, oldest first. `count`: how many
+    entries there were to replay, this chunk included. `complete`: the chunk reaches the tail, and delivery goes on from
+    here; otherwise the subscriber is not attached yet, and asks again after its last entry. `reason`: why nothing is
+    replayed: `epoch_changed`, `position_expired` or `too_many`.
     """
 
     position: Position | None

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from apps.engine import interface
-from apps.hub import connections, fanout, replays, writers
+from apps.hub import connections, fanout, replays
 
 if TYPE_CHECKING:
     from apps.hub.hub import Hub
@@ -42,7 +42,7 @@ class Conflation:
         slow = fanout.write(channel, entries, self._hub.by_socket, but=frozenset(behind))
         passing = [entry for entry in entries if entry.kind not in fanout.AS_PUBLISHED]
         for connection in behind:
-            if passing and connection.writer.write(writers.Batch(fanout.encoded(passing, fanout.body))):
+            if passing and connection.writer.write(fanout.batch_of(passing)):
                 slow.append(connection)
             for entry in entries:
                 if entry.kind in fanout.AS_PUBLISHED and entry.exclude != connection.socket_id:
@@ -66,4 +66,4 @@ class Conflation:
         if not reads:
             self._hub.evict(connection)
         elif connection in channel.connections:
-            connection.writer.write(writers.Batch([entry.body]))
+            connection.writer.write(fanout.batch_of([entry]))

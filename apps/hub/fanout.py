@@ -8,7 +8,7 @@ channel and each connection is written to once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from apps.engine import interface
 from apps.hub import connections, frames, writers
@@ -48,7 +48,7 @@ def write(
 
     `but`: they are looked after by the caller.
     """
-    last = entries[-1].offset
+    last = next((entry.offset for entry in reversed(entries) if entry.offset is not None), None)
     if last is not None:
         channel.offset = last
     excluded = {by_socket.get(entry.exclude) for entry in entries if entry.exclude is not None}
@@ -71,7 +71,7 @@ def _write(
     excluded: set[connections.Connection | None],
     encode: Body,
 ) -> list[connections.Connection]:
-    batch = writers.Batch(encoded(entries, encode))
+    batch = batch_of(entries, encode)
     if not batch.bodies:
         return []
     if not excluded or excluded.isdisjoint(everybody):
@@ -80,11 +80,15 @@ def _write(
     for connection in excluded:
         if connection is None or connection not in everybody:
             continue
-        rest = encoded([entry for entry in entries if entry.exclude != connection.socket_id], encode)
-        if rest and connection.writer.write(writers.Batch(rest)):
+        rest = batch_of([entry for entry in entries if entry.exclude != connection.socket_id], encode)
+        if rest.bodies and connection.writer.write(rest):
             slow.append(connection)
     return slow
 
 
-def encoded(entries: Iterable[interface.Entry], encode: Body) -> list[bytes]:
-    return [text for entry in entries if (text := encode(entry)) is not None]
+def batch_of(entries: Sequence[interface.Entry], encode: Body = body) -> writers.Batch:
+    """What subscribers get of these entries."""
+    bodies = [text for entry in entries if (text := encode(entry)) is not None]
+    if len(bodies) != len(entries):
+        entries = [entry for entry in entries if encode(entry) is not None]
+    return writers.Batch(bodies, entries)

@@ -6,6 +6,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+MODULES = ("daphne.ws_protocol", "daphne.http_protocol")
+
 
 class Daphne:
     """The server below one connection."""
@@ -13,7 +15,7 @@ class Daphne:
     __slots__ = ("_protocol",)
 
     def __init__(self, protocol: Any) -> None:
-        self._protocol = protocol  # daphne.ws_protocol.WebSocketProtocol
+        self._protocol = protocol  # daphne.ws_protocol.WebSocketProtocol, or daphne.http_protocol.WebRequest
 
     def buffered(self) -> int:
         """Bytes that Twisted has not given to the kernel yet."""
@@ -38,4 +40,4 @@ def below(send: Any) -> Daphne | None:
     if not isinstance(send, functools.partial) or not send.args:
         return None
     protocol = send.args[0]
-    return Daphne(protocol) if type(protocol).__module__ == "daphne.ws_protocol" else None
+    return Daphne(protocol) if type(protocol).__module__ in MODULES else None

@@ -142,8 +142,9 @@ def chunk(
     mine = past.sent_as | {connection.socket_id}
     theirs = [entry for entry in entries if entry.exclude not in mine]
     if not connection.positions:
-        return writers.Batch(fanout.encoded(theirs, fanout.body))
-    return writers.Batch([frames.with_offset(entry.body, entry.offset or 0, replayed=True) for entry in theirs])
+        return fanout.batch_of(theirs)
+    bodies = [frames.with_offset(entry.body, entry.offset or 0, replayed=True) for entry in theirs]
+    return writers.Batch(bodies, theirs)
 
 
 def is_behind(connection: connections.Connection) -> bool:

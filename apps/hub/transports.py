@@ -11,6 +11,12 @@ tune = on_uvicorn.tune
 describe = on_uvicorn.describe
 mute_access_log = on_uvicorn.mute_access_log
 install_log_filters = on_uvicorn.install_log_filters
+at_shutdown = on_uvicorn.at_shutdown
+
+
+def below(send: Any) -> on_any.Below | None:
+    """What is known of the server below one connection, a WebSocket or a request."""
+    return on_daphne.below(send) or on_uvicorn.below(send)
 
 
 def writer_for(send: Any, *, max_buffer_bytes: int) -> writers.Writer:
@@ -18,4 +24,4 @@ def writer_for(send: Any, *, max_buffer_bytes: int) -> writers.Writer:
     protocol = on_uvicorn.protocol_of(send)
     if protocol is not None:
         return on_uvicorn.UvicornWriter(protocol, max_buffer_bytes)
-    return on_any.AsgiWriter(send, max_buffer_bytes, on_daphne.below(send) or on_uvicorn.below(send))
+    return on_any.AsgiWriter(send, max_buffer_bytes, below(send))

@@ -7,17 +7,22 @@ closes too: with two paths a paused one is overtaken by the other, and a client 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Sequence
 from typing import Protocol
+
+from apps.engine import interface
 
 
 class Batch:
     """The frames of one channel that one tick brought, encoded at most once per form, whoever asks for it first."""
 
-    __slots__ = ("_wire", "bodies")
+    __slots__ = ("_forms", "_wire", "bodies", "entries")
 
-    def __init__(self, bodies: list[bytes]) -> None:
+    def __init__(self, bodies: list[bytes], entries: Sequence[interface.Entry] = ()) -> None:
         self.bodies = bodies  # JSON texts, UTF-8, in the log's order
+        self.entries = entries  # what each of them is in the log, or nothing: a reply is not in the log
         self._wire: bytes | None = None
+        self._forms: dict[Hashable, bytes] | None = None
 
     @property
     def wire(self) -> bytes:
@@ -25,6 +30,16 @@ class Batch:
         if self._wire is None:
             self._wire = b"".join([websocket_frame(body) for body in self.bodies])
         return self._wire
+
+    def form(self, name: Hashable, encode: Callable[[Batch], bytes]) -> bytes:
+        """The same for transports that are not WebSockets; clients that get equal bytes give equal names."""
+        if self._forms is None:
+            self._forms = {}
+        try:
+            return self._forms[name]
+        except KeyError:
+            encoded = self._forms[name] = encode(self)
+            return encoded
 
 
 def websocket_frame(body: bytes, opcode: int = 0x1) -> bytes:

@@ -13,6 +13,7 @@ import orjson
 
 from apps.applications import rules
 from apps.engine import interface
+from apps.hub import history as kept
 from apps.pusher import names, resumption
 
 EPOCH_CHARACTERS = 32
@@ -96,14 +97,13 @@ def stream_reset(channel: str, position: interface.Position | None, reason: str)
     return _frame("pusher:stream_reset", channel, {**told, "reason": reason})
 
 
-def history(channel: str, rid: object, entries: list[interface.Entry], top: interface.Position | None) -> bytes:
+def history(channel: str, rid: object, page: kept.Page) -> bytes:
     """A page of a channel's history, the newest first. `next`: ask before it for the following page."""
-    items = [
-        {**orjson.loads(entry.body), "offset": entry.offset} for entry in entries
-    ]  # event, channel, data, maybe user_id
-    following = None
-    if entries and top is not None and (entries[-1].offset or 0) > 1:
-        following = {"epoch": top.epoch, "offset": entries[-1].offset}
+    items = []
+    for one in page.events:
+        item = {"offset": one.offset, "event": one.event, "data": one.data}
+        items.append(item if one.user_id is None else {**item, "user_id": one.user_id})
+    following = None if page.next is None else {"epoch": page.next.epoch, "offset": page.next.offset}
     return _frame("pusher:history", channel, {"rid": rid, "items": items, "next": following})
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from apps.engine import errors as engine_errors
 from apps.engine import interface
-from apps.hub import connections
+from apps.hub import connections, history
 from apps.hub import hub as hubs
 from apps.pusher import effects, frames, pasts, protocol, refusals, resumes
 
@@ -153,15 +153,15 @@ class Session:
     def _answered(
         self,
         channel: str,
-        history: interface.History | None,
+        past: interface.History | None,
         outcome: interface.Attached | interface.Refused,
     ) -> None:
         if isinstance(outcome, interface.Refused):
             self._do(self._protocol.refused(channel, outcome))
             return
         self._do(self._protocol.subscribed(channel, outcome))
-        if self._resume is not None and history is not None:
-            self._resume.answered(channel, outcome.replayed, history.after)
+        if self._resume is not None and past is not None:
+            self._resume.answered(channel, outcome.replayed, past.after)
 
     def _replay_lost(self, channel: str, reason: str) -> None:
         position = self._hub.positions(self._connection).get(channel)
@@ -178,23 +178,18 @@ class Session:
             self._connection.send(frames.error(None, "The history is being read: wait for its answer"))
 
     async def _send_history(self, effect: effects.ReadHistory) -> None:
-        before = effect.before
+        wanted = history.Range(before=effect.before, limit=effect.limit)
         try:
-            entries, top = await self._hub.engine.read(
-                self._connection.app,
-                effect.channel,
-                0,
-                effect.limit,
-                before=before.offset if before is not None else None,
-                newest_first=True,
-            )
+            page = await history.read(self._hub.engine, self._connection.app, effect.channel, wanted)
         except engine_errors.EngineError as error:
             self._connection.send(frames.error(None, f"The history of {effect.channel} cannot be read: {error}"))
             return
-        if before is not None and (top is None or top.epoch != before.epoch):
-            self._connection.send(pasts.stream_reset(effect.channel, top, "epoch_changed"))
-            return
-        self._connection.send(pasts.history(effect.channel, effect.rid, entries, top))
+        if page.reason is not None:
+            self._connection.send(pasts.stream_reset(effect.channel, page.position, page.reason))
+        else:
+            self._connection.send(pasts.history(effect.channel, effect.rid, page))
+
+    # -- users ---------------------------------------------------------------------------------------------------------
 
     def _signed_in(self, outcome: interface.Attached | interface.Refused) -> None:
         if isinstance(outcome, interface.Refused):

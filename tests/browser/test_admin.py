@@ -127,6 +127,27 @@ def test_a_webhook_is_added_and_comes_back_as_it_was_written(server: servers.Ser
     expect(webhook.get_by_label("Headers")).to_have_value("Authorization: Bearer abc")
 
 
+def test_a_channel_rule_is_added_after_the_others_and_reaches_the_workers(server: servers.Server, admin: Page) -> None:
+    application = create(admin, server, f"Shop {uuid4().hex[:6]}")
+    for number, pattern in enumerate(("orders-*", "*")):
+        admin.get_by_role("button", name="Add another Channel rule").click()
+        rule = admin.locator(f"#rules-{number}")
+        rule.get_by_label("Pattern").fill(pattern)
+        rule.get_by_label("History size").fill("50")
+        admin.get_by_role("button", name="Save and continue editing").click()
+        expect(admin.locator(".messagelist")).to_contain_text("changed successfully")
+        expect(rule.get_by_label("Pattern")).to_have_value(pattern)
+        expect(rule.get_by_label("Position")).to_have_value(str(number + 1))
+        expect(rule.get_by_label("History size")).to_have_value("50")
+        expect(rule.get_by_label("Max replay entries")).to_have_value("300")
+
+    def keeps() -> bool:
+        with calls.Caller(server, application) as caller:
+            return caller.signed("GET", "channels/orders-7/history").status == 200
+
+    waiting.until(keeps, AT_ONCE, "the workers know the rule")
+
+
 def test_a_deleted_application_is_unknown(server: servers.Server, admin: Page) -> None:
     application = create(admin, server, f"Shop {uuid4().hex[:6]}")
     admin.get_by_role("link", name="Delete").click()

@@ -50,7 +50,7 @@ class ChannelRuleInline(inlines.FollowsDeclaration, StackedInline):
             return super().formfield_for_dbfield(db_field, request, **kwargs)
         least, most = limits.RULE_BOUNDS[db_field.name]
         return db_field.formfield(
-            widget=forms.NumberInput({"class": "vIntegerField", "min": least, "max": most}),
+            widget=forms.NumberInput({"class": "vBigIntegerField", "min": least, "max": most}),
             min_value=None,  # the model's validators know both bounds and say them
             help_text=f"{db_field.help_text} From {least:,} to {most:,}.",
         )

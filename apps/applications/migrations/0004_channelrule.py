@@ -58,7 +58,7 @@ class Migration(migrations.Migration):
                     "rewind_count",
                     models.PositiveIntegerField(
                         default=0,
-                        help_text="What each new subscriber gets of them, the newest. 0: see the next number.",
+                        help_text="What each new subscriber gets of them, the newest. 0: as many as the next number lets through.",
                         validators=[
                             apps.applications.limits.AtLeast("rewind_count"),
                             apps.applications.limits.AtMost("rewind_count"),

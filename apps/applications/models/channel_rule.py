@@ -45,7 +45,9 @@ class ChannelRule(announced.Announced):
     )
     history_size = _number("history_size", "Events that are kept of each channel.")
     history_seconds = _number("history_seconds", "No event is kept for longer.")
-    rewind_count = _number("rewind_count", "What each new subscriber gets of them, the newest. 0: see the next number.")
+    rewind_count = _number(
+        "rewind_count", "What each new subscriber gets of them, the newest. 0: as many as the next number lets through."
+    )
     rewind_seconds = _number(
         "rewind_seconds", "Of them, none that is older. 0: whatever their age. Both 0: a new subscriber gets nothing."
     )

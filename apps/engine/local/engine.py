@@ -26,8 +26,12 @@ class LocalEngine(interface.Engine):
         self._log_seconds = log_seconds
         self._append_timeout = append_timeout
         self._ringer = pokes.Ringer()
-        self._writer = writer.Writer(self.place, full_sync=full_sync, committed=self._committed)
+        self._full_sync = full_sync
+        self._writer = self._new_writer()
         self._worker: worker.Worker | None = None
+
+    def _new_writer(self) -> writer.Writer:
+        return writer.Writer(self.place, full_sync=self._full_sync, committed=self._committed)
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
@@ -35,6 +39,8 @@ class LocalEngine(interface.Engine):
         if self._worker is not None:
             raise errors.EngineMisconfigured("This engine is open already")
         self.place.prepare()
+        if self._writer.stopped:  # a life before this one ended, or could not begin
+            self._writer = self._new_writer()
         self._worker = worker.Worker(
             self.place,
             self._writer,

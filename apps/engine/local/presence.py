@@ -49,6 +49,20 @@ class Attach(operations.WorkerOperation):
             group.log(interface.Kind.MEMBER_ADDED, *where, info.encode(), user_id=user_id)
 
 
+class OpenStream(operations.WorkerOperation):
+    """Somebody asked for the past of a channel that has none: from now on it has a position."""
+
+    __slots__ = ("app", "channel")
+
+    def __init__(self, loop: AbstractEventLoop, app: str, channel: str, settled: operations.Settled) -> None:
+        super().__init__(loop, settled)
+        self.app = app
+        self.channel = channel
+
+    def run(self, group: operations.Group) -> None:
+        group.streams.open(self.app, self.channel)
+
+
 class CacheMiss(operations.WorkerOperation):
     """Somebody found a cache channel empty: said once until something is published to it."""
 

@@ -18,6 +18,9 @@ POSITION_OUTLIVES = 10
 
 SWEEP_STREAMS = 100  # in one transaction, which other writers wait for
 
+# How long a stream that keeps nothing yet waits for its first entry after the last subscriber has gone.
+EMPTY_SECONDS = 3600
+
 FULL_SWEEP_SECONDS = 5  # until a stream that is over its size is swept: a few seconds of extra rows, and few sweeps
 
 
@@ -37,6 +40,14 @@ class Streams:
         stream.retention = retention
         stream.offset += 1
         return interface.Position(stream.epoch, stream.offset)
+
+    def open(self, app: str, channel: str) -> None:
+        """Give a stream its epoch before its first entry: somebody is about to wait for it."""
+        if (app, channel) not in self._touched:
+            self._cursor.execute(
+                "INSERT OR IGNORE INTO streams VALUES (?, ?, ?, 0, 1, 1, ?, ?)",
+                (app, channel, schema.new_epoch(), EMPTY_SECONDS // POSITION_OUTLIVES, self._now_s + EMPTY_SECONDS),
+            )
 
     def finish(self) -> None:
         for (app, channel), stream in self._touched.items():
@@ -114,7 +125,7 @@ def sweep(cursor: sqlite3.Cursor, now_ms: int, trimmed_to: int) -> bool:
         (now_s, SWEEP_STREAMS),
     ).fetchall()
     for app, channel, top, kept_before, size, seconds in due:
-        if kept_before > top:
+        if kept_before > top and not _is_awaited(cursor, app, channel):
             # It was empty a sweep ago, and nobody appended since: its position has been kept long enough.
             cursor.execute("DELETE FROM streams WHERE app = ? AND channel = ?", (app, channel))
             continue
@@ -138,3 +149,8 @@ def sweep(cursor: sqlite3.Cursor, now_ms: int, trimmed_to: int) -> bool:
             (kept_from, now_s + again_s, app, channel),
         )
     return len(due) == SWEEP_STREAMS
+
+
+def _is_awaited(cursor: sqlite3.Cursor, app: str, channel: str) -> bool:
+    """Whether somebody is on the channel, whose position must go on being one."""
+    return bool(cursor.execute("SELECT 1 FROM counts WHERE app = ? AND channel = ? LIMIT 1", (app, channel)).fetchall())

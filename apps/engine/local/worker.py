@@ -154,6 +154,8 @@ class Worker:
         wanted = operation.wanted
         if wanted.cached:
             operation.ready = self._noting_misses(wanted, operation.ready)
+        if wanted.history is not None:
+            operation.ready = self._opening_streams(operation, operation.ready)
         if not wanted.durable and wanted.member is None:  # nothing to write: only to be read where the tail stands
             self.tail.settle(operation)
             self.tail.advance()
@@ -169,6 +171,22 @@ class Worker:
             if isinstance(answer, interface.Attached) and answer.cached is None:
                 self.submit(presence.CacheMiss(self.loop, wanted.app, wanted.channel))
             ready(answer)
+
+        return answered
+
+    def _opening_streams(self, operation: presence.Attach, ready: interface.Ready) -> interface.Ready:
+        """A stream that was never written to has no epoch, and so nobody could come back to it: make it, ask again."""
+
+        def opened(_: presence.OpenStream, error: errors.EngineError | None) -> None:
+            self._attached(operation, error)
+
+        def answered(answer: interface.Attached | interface.Refused) -> None:
+            replayed = answer.replayed if isinstance(answer, interface.Attached) else None
+            if replayed is None or replayed.position is not None:
+                ready(answer)
+                return
+            wanted = operation.wanted
+            self.submit(presence.OpenStream(self.loop, wanted.app, wanted.channel, opened))
 
         return answered
 

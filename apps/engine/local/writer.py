@@ -64,6 +64,10 @@ class Writer:
             else:
                 self._changed.notify()
 
+    @property
+    def stopped(self) -> bool:
+        return self._stopping
+
     def withdraw(self, operation: operations.Operation) -> bool:
         """Take back what no transaction has begun with. False: it is too late."""
         with self._changed:

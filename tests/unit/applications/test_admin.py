@@ -352,7 +352,6 @@ class TestChannelRules:
         ("field", "value", "sentence"),
         [
             ("pattern", "a b", "No channel's name fits"),
-            ("pattern", "", "This field is required."),
             ("history_size", "0", "0 is less than 1, the least that is allowed."),
             ("history_seconds", "2592001", "2592001 is more than 2592000, the most that is allowed."),
             ("rewind_count", "501", "501 is more than 500, the most that is allowed."),

@@ -121,8 +121,7 @@ def test_a_running_server_is_told(log: fakes.Log) -> None:
         ),
         (
             ["Another", "--history", "a b=1,60"],
-            "--history a b=1,60: No channel's name fits: letters, digits and _-=@,.; are possible, and * for any "
-            "characters.",
+            "--history a b=1,60: No channel's name fits: a pattern has letters, digits, _-=@,.; and *.",
         ),
         (
             ["Another", "--history", "a=1,60", "--replay", "a=1,1"],

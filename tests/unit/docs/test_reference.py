@@ -87,6 +87,14 @@ def test_every_limit_is_documented_with_its_default_and_its_bounds() -> None:
     assert documented == expected
 
 
+def test_every_number_of_a_channel_rule_is_documented_with_its_default_and_its_bounds() -> None:
+    documented = {name: rest[:3] for name, *rest in pages.table(REFERENCE / "limits.md", "Of a channel rule")}
+    assert documented == {
+        name: [str(limits.RULE_DEFAULTS[name]), str(bounds.least), str(bounds.most)]
+        for name, bounds in limits.RULE_BOUNDS.items()
+    }
+
+
 # -- codes -----------------------------------------------------------------------------------------------------------
 
 

@@ -110,7 +110,7 @@ def test_the_app_of_the_tutorial_works_as_it_says(project: Path) -> None:
     assert seen["ann may listen"] == 200
     assert seen["a stranger may listen"] == 403
     assert seen["cards"] == 1
-    assert seen["published"] == {"published": 1, "failed_after_commit": 0}
+    assert seen["published"] == {"published": 1, "duplicates": 0, "failed_after_commit": 0}
 
 
 def json_line(output: str) -> dict[str, Any]:

@@ -244,6 +244,25 @@ async def test_a_log_that_cannot_be_written_refuses_and_recovers(
     await one.until(lambda: one.engine.health().ok, "health")
 
 
+async def test_a_worker_that_could_not_start_starts_when_the_cause_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "BUSY_TIMEOUT_MS", 50)
+    first = await Worker(engine.LocalEngine(tmp_path)).open()
+    await first.engine.close()
+    one = Worker(engine.LocalEngine(tmp_path))
+    with contextlib.closing(sqlite3.connect(tmp_path / "log.sqlite3", isolation_level=None)) as thief:
+        thief.execute("BEGIN IMMEDIATE")
+        for _ in range(2):
+            with pytest.raises(errors.EngineUnavailable, match="locked"):
+                await one.open()
+        thief.execute("ROLLBACK")
+    await one.open()
+    await one.publish("c", b"x")
+    await one.got("c", b"x")
+    await one.engine.close()
+
+
 async def test_a_publisher_does_not_wait_for_ever_for_a_held_queue(tmp_path: Path, hire: conformance.Hire) -> None:
     one = await hire(append_timeout=0.2)
     await one.publish("c", b"1")

@@ -23,6 +23,7 @@ class FakePart:
 
     def __init__(self, log, name):
         self.log, self.name = log, name
+        self.loaded, self.problem = True, None
         self.failures = []
         self.gate = asyncio.Event()
         self.gate.set()
@@ -187,3 +188,14 @@ async def test_a_wrong_configuration_makes_uvicorn_give_up(server):
     below = LifespanOn(uvicorn.Config(server.lifespan, log_config=None, interface="asgi3"))
     await below.startup()
     assert below.should_exit
+
+
+async def test_a_worker_that_knows_no_application_yet_refuses_instead_of_denying_them(server):
+    """4001 sends a client away for good; a database that is late must not."""
+    server.loader.loaded, server.loader.problem = False, "The database is away."
+    with pytest.raises(errors.NotStarted, match="The database is away"):
+        await server.started()
+    assert not server.running
+    server.loader.loaded = True
+    await server.started()
+    assert server.running

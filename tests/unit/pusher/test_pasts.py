@@ -9,6 +9,7 @@ import pytest
 
 from apps.applications import rules
 from apps.engine import interface
+from apps.hub import history
 from apps.pusher import pasts, resumption
 
 RULE = rules.Rule("c*", history_size=10, history_seconds=60, max_replay_entries=7, max_replay_bytes=700)
@@ -112,12 +113,16 @@ def test_positions_that_cannot_be_had_are_said_to_be_none() -> None:
 
 
 def test_a_page_of_history_says_where_the_next_one_begins() -> None:
-    entries = [
-        interface.Entry(n, 0, "1", "c", n, None, None, b'{"event":"e","channel":"c","data":"x"}') for n in (9, 8)
-    ]
-    frame = orjson.loads(pasts.history("c", "r", entries, interface.Position("E", 9)))
+    events = (history.Event(9, "e", "x", None), history.Event(8, "client-e", {"n": 1}, "ann"))
+    page = history.Page(events, interface.Position("E", 9), next=interface.Position("E", 8))
+    frame = orjson.loads(pasts.history("c", "r", page))
     assert frame["event"] == "pusher:history"
-    data = orjson.loads(frame["data"])
-    assert [(item["offset"], item["event"], item["data"]) for item in data["items"]] == [(9, "e", "x"), (8, "e", "x")]
-    assert (data["rid"], data["next"]) == ("r", {"epoch": "E", "offset": 8})
-    assert orjson.loads(orjson.loads(pasts.history("c", None, [], None))["data"])["next"] is None
+    assert orjson.loads(frame["data"]) == {
+        "rid": "r",
+        "items": [
+            {"offset": 9, "event": "e", "data": "x"},
+            {"offset": 8, "event": "client-e", "data": {"n": 1}, "user_id": "ann"},
+        ],
+        "next": {"epoch": "E", "offset": 8},
+    }
+    assert orjson.loads(orjson.loads(pasts.history("c", None, history.Page((), None)))["data"])["next"] is None

@@ -15,15 +15,9 @@ from django.test import Client
 
 from apps.applications import models
 from apps.realtime import Member, channel, rules
+from tests.unit.realtime import oracles
 
 SOCKET = "1234.5678"
-
-
-class Compact(json.JSONEncoder):
-    """The library writes spaces; with this it writes the text that we write, so that the signatures can be compared."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{**options, "separators": (",", ":"), "ensure_ascii": False})
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +32,7 @@ def ann(db: None) -> User:
 
 @pytest.fixture
 def oracle(application: models.Application) -> pusher.Pusher:
-    return pusher.Pusher(application.app_id, application.key, application.secret, json_encoder=Compact)
+    return oracles.pusher_of(application.app_id, application.key, application.secret)
 
 
 def ask(client: Client, name: str, socket_id: str = SOCKET, **more: Any) -> HttpResponse:
@@ -54,7 +48,7 @@ def debug(settings: Any) -> None:
     settings.DEBUG = True
 
 
-# -- Private channels -------------------------------------------------------------------------------------------------
+# -- Private channels --------------------------------------------------------------------------------------------------
 
 
 def test_who_may_join_gets_the_signature_and_nothing_else(client: Client, ann: User, oracle: pusher.Pusher) -> None:
@@ -143,7 +137,7 @@ def test_nobody_joins_a_private_channel_because_an_object_is_true(
     assert any(record.levelno == logging.ERROR and "True or False" in record.getMessage() for record in caplog.records)
 
 
-# -- Presence channels ------------------------------------------------------------------------------------------------
+# -- Presence channels -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -216,7 +210,7 @@ def test_a_member_that_the_server_would_refuse_is_the_rules_mistake(
         assert part in message
 
 
-# -- Requests that cannot be answered ---------------------------------------------------------------------------------
+# -- Requests that cannot be answered ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -285,7 +279,7 @@ def test_a_rotated_secret_signs_at_once(client: Client, application: models.Appl
     assert after == pusher.Pusher("7", "key-7", "another").authenticate("private-a", SOCKET)
 
 
-# -- CSRF -------------------------------------------------------------------------------------------------------------
+# -- CSRF --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -12,14 +12,16 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
+from django.contrib.auth.models import AnonymousUser, User
 from django.db import connections, transaction
 from django.utils.safestring import mark_safe
 from django.utils.translation import gettext_lazy
 
-from apps.applications import models
+from apps.applications import models, registry, rules
 from apps.engine import current, interface
 from apps.engine import errors as engine_errors
 from apps.engine.local import engine as local_engine
+from apps.realtime import application as applications
 from apps.realtime import apublish, errors, publish, publishing
 from tests.unit.engine import worlds
 from tests.unit.realtime import recording
@@ -174,6 +176,111 @@ def test_data_over_the_limit_is_refused_with_both_numbers(application: models.Ap
     assert (caught.value.size, caught.value.limit) == (1026, 1024)
 
 
+# -- Model instances --------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Account:
+    name: str
+    iban: str = "secret"
+
+    def __realtime__(self) -> dict[str, Any]:
+        return {"name": self.name, "opened": dt.date(2026, 1, 2)}
+
+
+def test_a_class_says_what_subscribers_get_of_its_objects(
+    log: recording.Recording, monkeypatch: pytest.MonkeyPatch, application: models.Application
+) -> None:
+    monkeypatch.setattr(models.Application, "__realtime__", lambda self: {"name": self.name}, raising=False)
+    publish("orders", "created", [application, Account("Ann")])
+    assert [event.data for event in log.events] == ['[{"name":"default"},{"name":"Ann","opened":"2026-01-02"}]']
+
+
+def test_a_model_that_does_not_say_it_is_not_sent(log: recording.Recording, application: models.Application) -> None:
+    with pytest.raises(errors.UnencodableData, match="Application has no method __realtime__"):
+        publish("orders", "created", {"application": application})
+    assert log.events == []
+
+
+# -- To a user --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("user", [User(pk=42), 42, "42"])
+def test_an_event_for_a_user_goes_to_the_users_own_channel(log: recording.Recording, user: Any) -> None:
+    publish(None, "paid", 1, to_user=user)
+    assert [event.channel for event in log.events] == ["#server-to-user-42"]
+
+
+async def test_apublish_knows_users_too(log: recording.Recording) -> None:
+    await apublish(None, "paid", 1, to_user=7)
+    assert [event.channel for event in log.events] == ["#server-to-user-7"]
+
+
+@pytest.mark.parametrize("user", [AnonymousUser(), User(), True, 1.5, ""])
+def test_who_has_no_id_is_no_user(user: Any) -> None:
+    with pytest.raises(errors.InvalidUser):
+        publish(None, "paid", 1, to_user=user)
+
+
+def test_an_event_has_one_target() -> None:
+    with pytest.raises(errors.InvalidTarget, match="needs a channel"):
+        publish(None, "paid", 1)
+    with pytest.raises(errors.InvalidTarget, match="not to both"):
+        publish("orders", "paid", 1, to_user=7)
+
+
+# -- Once -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_travels_with_the_event(log: recording.Recording) -> None:
+    publish("orders", "created", 1, idempotency_key="order 7")
+    assert [publication.idempotency_key for publication in log.publications][-1] == "order 7"
+
+
+@pytest.mark.parametrize("key", ["", "ä", "a\n", "k" * 129])
+def test_a_key_that_the_http_api_would_refuse_is_refused(key: str) -> None:
+    with pytest.raises(errors.InvalidName, match="idempotency key"):
+        publish("orders", "created", 1, idempotency_key=key)
+
+
+def test_the_same_key_again_sends_nothing_and_is_counted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, application: models.Application
+) -> None:
+    engine = local_engine.LocalEngine(tmp_path / "engine")
+    monkeypatch.setattr(current, "current", lambda: engine)
+    before = publishing.statistics()
+    for _ in range(3):
+        publish("orders", "created", 1, idempotency_key="k", app=application)
+    asyncio.run(engine.close())
+    after = publishing.statistics()
+    assert (after["published"] - before["published"], after["duplicates"] - before["duplicates"]) == (1, 2)
+
+
+# -- Channels that keep a history -------------------------------------------------------------------------------------
+
+
+def test_what_is_kept_is_kept_by_the_rule_of_the_channel(
+    monkeypatch: pytest.MonkeyPatch, log: recording.Recording
+) -> None:
+    keeping = registry.Application("7", "key", "secret", rules=rules.Rules((rules.Rule("kept-*", 10, 60),)))
+    monkeypatch.setattr(applications, "resolve", lambda app: keeping)
+    publish("kept-a", "created", 1)
+    publish("other", "created", 1)
+    assert [publication.retention for publication in log.publications][-2:] == [interface.Retention(10, 60), None]
+
+
+@pytest.mark.parametrize("form", [lambda row: None, lambda row: row, lambda row: row.app_id])
+def test_the_rules_are_those_of_the_database_however_the_application_is_named(
+    log: recording.Recording,
+    application: models.Application,
+    form: Callable[[models.Application], models.Application | str | None],
+) -> None:
+    application.rules.create(pattern="kept-*", history_size=10, history_seconds=60)
+    applications.forget()
+    publish("kept-a", "created", 1, app=form(application))
+    assert log.publications[-1].retention == interface.Retention(10, 60)
+
+
 # -- To whom ----------------------------------------------------------------------------------------------------------
 
 
@@ -312,3 +419,13 @@ async def test_a_view_publishes_in_a_worker_whose_loop_runs_the_hub(
         b'{"event":"created","channel":"orders","data":"1"}',
         b'{"event":"again","channel":"orders","data":"2"}',
     ]
+
+
+def test_a_cache_channel_holds_its_event_for_as_long_as_the_application_says(
+    application: models.Application, log: recording.Recording
+) -> None:
+    application.cache_seconds = 60
+    for channel in ("cache-price", "private-cache-price", "price"):
+        publish(channel, "changed", 7, app=application)
+    events = [entry for entry in log.publications if entry.kind is interface.Kind.EVENT]
+    assert [event.cache_seconds for event in events] == [60, 60, None]

@@ -1,0 +1,75 @@
+"""One worker: a real engine, a real hub, and the application over them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apps.applications import registry, rules
+from apps.engine import interface
+from apps.engine.local import engine
+from apps.hub import frames
+from apps.hub import hub as hubs
+from apps.sse import application, streams, tokens
+
+APP, SECRET = "1", "0123456789abcdef0123"
+NOW = 1_800_000_000.0
+KEPT = interface.Retention(1_000, 60)
+
+RULES = rules.Rules(
+    (
+        rules.Rule("*kept*", KEPT.size, KEPT.seconds, max_replay_entries=500),
+        rules.Rule("rewound", KEPT.size, KEPT.seconds, rewind_count=2),
+        rules.Rule("short", 3, KEPT.seconds),
+    )
+)
+
+
+class World:
+    def __init__(self, folder: Path, buffer: int) -> None:
+        self.hub = hubs.Hub(engine.LocalEngine(folder), max_buffer_bytes=buffer)
+        self.registry = registry.Registry()
+        self.application = self.serve()
+        self.put()
+
+    def put(self, **changes: Any) -> None:
+        fields = {"id": APP, "key": "key", "secret": SECRET, "rules": RULES, **changes}
+        self.registry.put(registry.Application(**fields))
+
+    def serve(self, **times: float) -> application.Sse:
+        return application.Sse(self.hub, self.registry, times=streams.Times(**times), now=lambda: NOW)
+
+    def token(self, *channels: str, seconds: float = 60) -> str:
+        return tokens.sign(SECRET, tokens.Grant(channels, NOW + seconds))
+
+    async def publish(self, *numbers: int, channel: str = "kept", pad: int = 0) -> None:
+        rule = RULES.of(channel)
+        cached = 60 if "cache-" in channel else None
+        await self.hub.publish(
+            [
+                interface.Publication(
+                    APP,
+                    channel,
+                    frames.event("n", channel, str(number) + " " * pad),
+                    retention=rule.retention if rule else None,
+                    cache_seconds=cached,
+                )
+                for number in numbers
+            ]
+        )
+
+
+@pytest.fixture
+def buffer() -> int:
+    return 1024 * 1024
+
+
+@pytest.fixture
+async def world(tmp_path: Path, buffer: int) -> AsyncIterator[World]:
+    world = World(tmp_path / "engine", buffer)
+    await world.hub.start()
+    yield world
+    await world.hub.stop()
