@@ -111,7 +111,7 @@ async def test_the_same_after_a_while_is_an_ordinary_takeover(workers: list[take
         assert worker.take("1", TOKEN, page)
         if older is not None:
             await until(lambda older=older: older.evicted)
-            await until(lambda: all(("1", TOKEN) in one._evicted for one in workers))
+            await until(lambda: all(one._evicted.get(("1", TOKEN)) == clock.now for one in workers))
         clock.now += takeovers.SHARED_SECONDS + 1
     assert not pages[2].evicted
     assert not pages[1].without_token
