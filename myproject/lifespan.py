@@ -45,7 +45,7 @@ class Server:
         termination.register(self.hub)
         self.tokens = takeovers.Takeovers(self.hub, time.monotonic)
         self.mounts = mounts.Mounts()  # asgi.py fills it
-        self.running = False  # read on every connection and request
+        self._up = False  # the parts are started; the loader may still be trying
         self.problem = "The worker has not been started yet."  # why it does not run, for people; empty while it runs
         self.hopeless = False  # nothing but a person can mend the problem
         self._starting: asyncio.Task[None] | None = None
@@ -56,10 +56,19 @@ class Server:
 
     # -- start and stop ------------------------------------------------------------------------------------------------
 
+    @property
+    def running(self) -> bool:
+        """Read on every connection and request. A worker that knows no application yet must not say that there is none:
+        that sends clients away for good.
+        """
+        return self._up and self.loader.loaded
+
     async def started(self) -> None:
         """Return when the worker runs; start it if nobody did. Raises errors.NotStarted; a later call tries again."""
         if self.running:
             return
+        if self._up:
+            raise errors.NotStarted(self.loader.problem or self.problem)
         if self._starting is None:
             if time.monotonic() - self._failed_at < RETRY_SECONDS:
                 raise errors.NotStarted(self.problem)
@@ -67,7 +76,7 @@ class Server:
         # Shielded: the one that came first may hang up, and the others wait for the same start.
         await asyncio.shield(self._starting)
         if not self.running:
-            raise errors.NotStarted(self.problem)
+            raise errors.NotStarted(self.problem or self.loader.problem or "")
 
     async def stop(self) -> None:
         """Leave: what this worker holds for others goes now and not when somebody notices. Idempotent."""
@@ -76,15 +85,16 @@ class Server:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if not self.running:
+        if not self._up:
             return
-        self.running = False
+        self._up = False
         self.problem = "The worker is stopping."
         try:
             await self.webhooks.stop()
             await self.loader.stop()
         finally:
             await self.hub.stop()
+            office.here.leave()
 
     async def _start(self) -> None:
         """One attempt. Never raises: what went wrong is in the log and in `problem`."""
@@ -108,7 +118,7 @@ class Server:
             self._failed(f"The worker cannot start: {type(error).__name__}: {error}", hopeless=True)
             logger.exception("The worker cannot start.")
         else:
-            self.running, self.problem, self.hopeless = True, "", False
+            self._up, self.problem, self.hopeless = True, "", False
             logger.info("%s", self.topology())
         finally:
             self._starting = None

@@ -11,17 +11,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from apps.realtime.broadcasts import broadcast
     from apps.realtime.members import Member
     from apps.realtime.publishing import apublish, publish
     from apps.realtime.rules import channel
+    from apps.realtime.sign_in import UserData, user_data
+    from apps.realtime.tokens import sse_token
 
-__all__ = ["Member", "apublish", "channel", "publish"]
+__all__ = ["Member", "UserData", "apublish", "broadcast", "channel", "publish", "sse_token", "user_data"]
 
 _HOMES = {
     "Member": "apps.realtime.members",
+    "UserData": "apps.realtime.sign_in",
     "apublish": "apps.realtime.publishing",
+    "broadcast": "apps.realtime.broadcasts",
     "channel": "apps.realtime.rules",
     "publish": "apps.realtime.publishing",
+    "sse_token": "apps.realtime.tokens",
+    "user_data": "apps.realtime.sign_in",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 from apps.applications import errors as application_errors
@@ -18,11 +19,14 @@ _cache: dict[str | None, tuple[float, registry.Application]] = {}
 def resolve(app: models.Application | str | int | None = None) -> registry.Application:
     """An application, given as a row, by its id, or (None) the default one. Raises NoApplication.
 
-    The values of a row are those it has; the others are at most CACHE_SECONDS old.
+    The values of a row are those it has; its channel rules, and the others' values, are at most CACHE_SECONDS old.
     """
     if isinstance(app, models.Application):
-        return _enabled(loading.snapshot(app))
-    app_id = None if app is None else str(app)
+        return _enabled(dataclasses.replace(loading.snapshot(app), rules=_cached(app.app_id).rules))
+    return _cached(None if app is None else str(app))
+
+
+def _cached(app_id: str | None) -> registry.Application:
     cached = _cache.get(app_id)
     now = time.monotonic()
     if cached is None or now - cached[0] > CACHE_SECONDS:

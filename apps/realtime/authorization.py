@@ -17,13 +17,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from django.contrib.auth.models import AnonymousUser
-from django.core.exceptions import ObjectDoesNotExist, PermissionDenied
-from django.http import Http404, HttpRequest
+from django.http import HttpRequest
 
 from apps.applications import registry
 from apps.pusher import names
-from apps.realtime import errors, members, patterns, rules
+from apps.realtime import errors, members, patterns, rules, visitors
 
 
 def authorize(request: HttpRequest, channel: str, limits: registry.Limits) -> str | None:
@@ -41,9 +39,8 @@ def authorize(request: HttpRequest, channel: str, limits: registry.Limits) -> st
             "no_rule", f"No rule fits {channel}. Write one with @channel in an app's channels.py."
         )
     rule, parameters = found
-    # `or` asks for its truth, which loads a lazy user: a coroutine could not.
-    user = getattr(request, "user", None) or AnonymousUser()
-    answer = _ask(rule, user, parameters, request)
+    user = visitors.user_of(request)
+    answer = rule.function.ask(user, parameters, request)
     if answer is None or answer is False:
         raise errors.AccessRefused("refused", f"{rule.name} answered {answer} for {channel}.")
     if names.is_presence(channel):
@@ -52,13 +49,6 @@ def authorize(request: HttpRequest, channel: str, limits: registry.Limits) -> st
         kind = type(answer).__name__
         raise errors.InvalidAnswer(f"{rule.name} answered {kind}; for a private channel it is True or False.")
     return None
-
-
-def _ask(rule: rules.Rule, user: Any, parameters: dict[str, Any], request: HttpRequest) -> Any:
-    try:
-        return rule.ask(user, parameters, request)
-    except (PermissionDenied, Http404, ObjectDoesNotExist) as error:
-        raise errors.AccessRefused("refused", f"{rule.name} raised {type(error).__name__}: {error}") from error
 
 
 def _member(answer: Any, user: Any, rule: rules.Rule) -> members.Member:
@@ -75,4 +65,4 @@ def _member(answer: Any, user: Any, rule: rules.Rule) -> members.Member:
             f"{rule.name} lets a visitor in who is not signed in, so there is no user to be the member. "
             "Answer False, or Member(id, info) to say who it is.",
         )
-    return members.Member(str(user.pk), {"name": str(user)} if answer is True else answer)
+    return members.of_user(user, answer)

@@ -2,7 +2,9 @@
 
     RealtimeError
     ├── PublishError            the event cannot be published as it was given; nothing was sent
-    │   ├── InvalidName         a channel, an event or a socket id has a wrong form
+    │   ├── InvalidName         a channel, an event, a socket id or an idempotency key has a wrong form
+    │   ├── InvalidUser         there is no such user: not signed in, not saved, or not a user at all
+    │   ├── InvalidTarget       neither a channel nor a user is given, or both
     │   ├── UnencodableData     the data has no JSON form
     │   ├── DataTooLarge        the data is over the application's limit
     │   ├── NoApplication       there is no such application, or it is disabled
@@ -11,6 +13,7 @@
     │   ├── InvalidPattern      the pattern cannot be read, or names channels that need no rule
     │   ├── InvalidRule         the function cannot take what the pattern gives, or the pattern is taken
     │   └── InvalidAnswer       the rule answered with something that is no answer
+    ├── InvalidBroadcast        a model cannot be broadcast in the way that it says
     └── AccessRefused           this visitor may not join this channel
         └── MalformedRequest    the page asked for it in a way that cannot be understood
 
@@ -33,9 +36,21 @@ class PublishError(RealtimeError):
 
 
 class InvalidName(PublishError):
-    """A channel name, an event name or a socket id has a wrong form."""
+    """A channel name, an event name, a socket id or an idempotency key has a wrong form."""
 
     code = "invalid_name"
+
+
+class InvalidUser(PublishError):
+    """There is no such user: not signed in, not saved, or not a user at all."""
+
+    code = "invalid_user"
+
+
+class InvalidTarget(PublishError):
+    """An event goes to a channel or to a user."""
+
+    code = "invalid_target"
 
 
 class UnencodableData(PublishError):
@@ -89,6 +104,12 @@ class InvalidAnswer(RuleError):
     """The rule answered with something that is no answer."""
 
     code = "invalid_answer"
+
+
+class InvalidBroadcast(RealtimeError):
+    """A model cannot be broadcast in the way that it says; only its author can mend it."""
+
+    code = "invalid_broadcast"
 
 
 class AccessRefused(RealtimeError):

@@ -8,16 +8,22 @@ was raised. Sent after a commit, the data is saved already, and raising would tu
 log that cannot be written is then reported at level ERROR by the logger `apps.realtime`, with the channel, the event
 and the reason, and counted in `statistics()`. Who must know publishes after the `atomic` block, where the error is
 raised. A process that dies between the commit and the log sends nothing.
+
+With an idempotency key a caller may try again: for `interface.IDEMPOTENCY_SECONDS` a second event with the same key on
+the same channel is not sent.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
+import orjson
 from asgiref.sync import sync_to_async
 from django.db import DEFAULT_DB_ALIAS, transaction
 
@@ -27,86 +33,117 @@ from apps.engine import errors as engine_errors
 from apps.hub import frames
 from apps.pusher import errors as pusher_errors
 from apps.pusher import names
-from apps.realtime import application, encoding, errors
+from apps.realtime import application, encoding, errors, users
 
 logger = logging.getLogger("apps.realtime")
+
+# The bounds of the HTTP API, so that a key may come from there.
+MAX_IDEMPOTENCY_KEY = 128  # characters
+_IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]+")
 
 _counts: Counter[str] = Counter()
 _counts_lock = threading.Lock()  # += on a Counter is not atomic, and every view has its own thread
 
 
 def publish(
-    channel: str,
+    channel: str | None,
     event: str,
     data: Any,
     *,
+    to_user: users.User | None = None,
     app: models.Application | str | int | None = None,
     exclude: str | None = None,
+    idempotency_key: str | None = None,
     on_commit: bool = True,
     using: str = DEFAULT_DB_ALIAS,
 ) -> None:
-    """Send an event to the subscribers of a channel.
+    """Send an event to the subscribers of a channel, or to every connection that is signed in as a user.
 
-    `data`: a str is sent as it is, anything else as JSON: what Django's encoder knows, and dataclasses. `app`: an
-    application or its id; by default the project's default application. `exclude`: the socket id of a client that must
-    not get it. With `on_commit=False` it leaves at once, whatever becomes of the transaction. `using`: the database
-    whose transaction is meant.
+        publish("orders", "created", {"id": order.pk})
+        publish(None, "paid", order, to_user=order.customer)
+
+    `data`: a str is sent as it is, anything else as JSON (see `apps.realtime.encoding`). `to_user`: a user or its id;
+    the channel is None then. `app`: an application or its id; by default the project's default application. `exclude`:
+    the socket id of a client that must not get it. `idempotency_key`: 1 to 128 printable ASCII characters. With
+    `on_commit=False` it leaves at once, whatever becomes of the transaction. `using`: the database whose transaction is
+    meant.
 
     Raises a PublishError if the event cannot be published as it is, and EngineUnavailable if it should leave at once
     and the log cannot be written (try again). Blocks, as a rule for less than FANFARE_APPEND_TIMEOUT seconds; on an
     event loop it refuses: `await apublish()` there.
     """
-    _refuse_event_loop()
-    publication = _prepare(channel, event, data, app, exclude)
-    if not _defer(publication, event, on_commit, using):
-        _append(publication)
+    refuse_event_loop("publish", "apublish")
+    publication = prepare(
+        channel, event, data, to_user=to_user, app=app, exclude=exclude, idempotency_key=idempotency_key
+    )
+    if not defer([publication], on_commit, using):
+        append([publication])
 
 
 async def apublish(
-    channel: str,
+    channel: str | None,
     event: str,
     data: Any,
     *,
+    to_user: users.User | None = None,
     app: models.Application | str | int | None = None,
     exclude: str | None = None,
+    idempotency_key: str | None = None,
     on_commit: bool = True,
     using: str = DEFAULT_DB_ALIAS,
 ) -> None:
     """`publish` for coroutines. If it is cancelled, the event may or may not be sent."""
 
-    def prepare() -> interface.Publication | None:
-        publication = _prepare(channel, event, data, app, exclude)
-        return None if _defer(publication, event, on_commit, using) else publication
+    def prepared() -> interface.Publication | None:
+        publication = prepare(
+            channel, event, data, to_user=to_user, app=app, exclude=exclude, idempotency_key=idempotency_key
+        )
+        return None if defer([publication], on_commit, using) else publication
 
     # The transaction, if any, belongs to the thread that runs this context's database calls. Waiting for the log does
     # not: there it would hold up every other database call that shares the thread.
-    publication = await sync_to_async(prepare, thread_sensitive=True)()
+    publication = await sync_to_async(prepared, thread_sensitive=True)()
     if publication is not None:
-        await sync_to_async(_append, thread_sensitive=False)(publication)
+        await sync_to_async(append, thread_sensitive=False)([publication])
 
 
 def statistics() -> dict[str, int]:
-    """Counters since the start of this process: events `published`, and `failed_after_commit`."""
+    """Counters since the start of this process: events `published`, `duplicates` that were not, and those that
+    `failed_after_commit`."""
     with _counts_lock:
-        return {name: _counts[name] for name in ("published", "failed_after_commit")}
+        return {name: _counts[name] for name in ("published", "duplicates", "failed_after_commit")}
 
 
-def _refuse_event_loop() -> None:
+# -- the parts of it, for others in this package ---------------------------------------------------------------------
+
+
+def refuse_event_loop(name: str, instead: str) -> None:
+    """Raise CalledOnEventLoop where the call of `name` would block a loop."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return
     raise errors.CalledOnEventLoop(
-        "publish() would stop this event loop until the log answers. Write `await apublish(…)` with the same arguments."
+        f"{name}() would stop this event loop until the log answers. "
+        f"Write `await {instead}(…)` with the same arguments."
     )
 
 
-def _prepare(
-    channel: str, event: str, data: Any, app: models.Application | str | int | None, exclude: str | None
+def prepare(
+    channel: str | None,
+    event: str,
+    data: Any,
+    *,
+    to_user: users.User | None = None,
+    app: models.Application | str | int | None = None,
+    exclude: str | None = None,
+    idempotency_key: str | None = None,
 ) -> interface.Publication:
-    """Everything that can be wrong with the call is found here."""
+    """What is sent. Everything that can be wrong with a call is found here."""
     target = application.resolve(app)
+    channel = _channel(channel, to_user)
     _check_names(channel, event, exclude, target.limits)
+    _check_key(idempotency_key)
     try:
         text = data if isinstance(data, str) else encoding.json_text(data)
         size = len(text.encode())
@@ -114,9 +151,62 @@ def _prepare(
         raise errors.UnencodableData(f"The data of {event!r} has no JSON form: {error}") from error
     if size > target.limits.max_event_bytes:
         raise errors.DataTooLarge(event, size, target.limits.max_event_bytes)
+    rule = target.rules.of(channel)
     return interface.Publication(
-        app=target.id, channel=channel, body=frames.event(event, channel, text), exclude=exclude
+        app=target.id,
+        channel=channel,
+        body=frames.event(event, channel, text),
+        exclude=exclude,
+        retention=None if rule is None else rule.retention,
+        idempotency_key=idempotency_key,
+        cache_seconds=target.cache_seconds if names.is_cache(channel) else None,
     )
+
+
+def defer(publications: Sequence[interface.Publication], on_commit: bool, using: str) -> bool:
+    """Leave them to the end of the transaction, if there is one to wait for."""
+    if not on_commit:
+        return False
+    if not transaction.get_connection(using).in_atomic_block and transaction.get_autocommit(using):
+        return False
+    # Where autocommit is off without an atomic block, nobody can tell when the commit comes: Django raises.
+    transaction.on_commit(lambda: append_or_report(publications), using=using, robust=True)
+    return True
+
+
+def append(publications: Sequence[interface.Publication]) -> None:
+    """All of them or none. Raises EngineError."""
+    receipts = current.current().append_blocking(publications)
+    duplicates = sum(receipt.duplicate for receipt in receipts)
+    count("published", len(receipts) - duplicates)
+    count("duplicates", duplicates)
+
+
+def append_or_report(publications: Sequence[interface.Publication]) -> None:
+    """For data that is saved already: nothing is raised."""
+    try:
+        append(publications)
+    except engine_errors.EngineError as error:
+        count("failed_after_commit", len(publications))
+        for publication in publications:
+            logger.error(  # noqa: TRY400  the error says why; a trace through the commit says nothing
+                "Not published after the commit: event %r on channel %r of application %s: %s (%s)",
+                orjson.loads(publication.body)["event"],
+                publication.channel,
+                publication.app,
+                error,
+                error.code,
+            )
+
+
+def _channel(channel: str | None, to_user: users.User | None) -> str:
+    if to_user is None:
+        if channel is None:
+            raise errors.InvalidTarget("An event needs a channel, or a user in `to_user`.")
+        return channel
+    if channel is not None:
+        raise errors.InvalidTarget(f"An event goes to the channel {channel!r} or to a user, not to both.")
+    return names.user_channel(users.user_id(to_user))
 
 
 def _check_names(channel: str, event: str, exclude: str | None, limits: registry.Limits) -> None:
@@ -137,37 +227,16 @@ def _check_names(channel: str, event: str, exclude: str | None, limits: registry
         raise errors.InvalidName(f"{exclude!r} is not a socket id; one looks like '1234.5678'.")
 
 
-def _defer(publication: interface.Publication, event: str, on_commit: bool, using: str) -> bool:
-    """Leave it to the end of the transaction, if there is one to wait for."""
-    if not on_commit:
-        return False
-    if not transaction.get_connection(using).in_atomic_block and transaction.get_autocommit(using):
-        return False
-    # Where autocommit is off without an atomic block, nobody can tell when the commit comes: Django raises.
-    transaction.on_commit(lambda: _append_after_commit(publication, event), using=using, robust=True)
-    return True
-
-
-def _append(publication: interface.Publication) -> None:
-    current.current().append_blocking([publication])
-    _count("published")
-
-
-def _append_after_commit(publication: interface.Publication, event: str) -> None:
-    try:
-        _append(publication)
-    except engine_errors.EngineError as error:
-        _count("failed_after_commit")
-        logger.error(  # noqa: TRY400  the error says why; a trace through the commit says nothing
-            "Not published after the commit: event %r on channel %r of application %s: %s (%s)",
-            event,
-            publication.channel,
-            publication.app,
-            error,
-            error.code,
+def _check_key(idempotency_key: str | None) -> None:
+    if idempotency_key is None:
+        return
+    if not _IDEMPOTENCY_KEY.fullmatch(idempotency_key) or len(idempotency_key) > MAX_IDEMPOTENCY_KEY:
+        raise errors.InvalidName(
+            f"{idempotency_key!r} is not an idempotency key: "
+            f"it has 1 to {MAX_IDEMPOTENCY_KEY} printable ASCII characters."
         )
 
 
-def _count(name: str) -> None:
+def count(name: str, n: int = 1) -> None:
     with _counts_lock:
-        _counts[name] += 1
+        _counts[name] += n

@@ -15,17 +15,11 @@ one that was registered first. Only one rule is asked. A channel without a rule 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-from asgiref.sync import async_to_sync, iscoroutinefunction
-from django.http import HttpRequest
-
-from apps.realtime import errors, patterns
-
-Function = TypeVar("Function", bound=Callable[..., Any])
+from apps.realtime import errors, patterns, visitors
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,23 +27,11 @@ class Rule:
     """A pattern and the function that is asked about its channels."""
 
     pattern: patterns.Pattern
-    function: Callable[..., Any]
-    wants_request: bool
+    function: visitors.Function
 
     @property
     def name(self) -> str:
-        return f"{self.function.__module__}.{self.function.__qualname__}"
-
-    def ask(self, user: Any, parameters: dict[str, Any], request: HttpRequest) -> Any:
-        """The function's answer, as it is. Blocks; not for an event loop.
-
-        `user` is loaded and not lazy: a coroutine could not load it.
-        """
-        if self.wants_request:
-            parameters = {**parameters, "request": request}
-        if iscoroutinefunction(self.function):
-            return async_to_sync(self.function)(user, **parameters)
-        return self.function(user, **parameters)
+        return self.function.name
 
 
 class RuleSet:
@@ -60,8 +42,8 @@ class RuleSet:
 
     def add(self, pattern: str, function: Callable[..., Any]) -> None:
         """Raises InvalidPattern or InvalidRule. The same function again replaces itself (its module was reloaded)."""
-        rule = Rule(patterns.Pattern(pattern), function, _takes(function, "request"))
-        _check_signature(rule)
+        compiled = patterns.Pattern(pattern)
+        rule = Rule(compiled, visitors.Function(function, compiled.parameters))
         for other in self._rules:
             if other.pattern.shape == rule.pattern.shape:
                 if other.name != rule.name:
@@ -83,35 +65,14 @@ class RuleSet:
 registered = RuleSet()  # those of the project, filled when Django starts
 
 
-def channel(pattern: str) -> Callable[[Function], Function]:
+def channel(pattern: str) -> Callable[[visitors.FunctionType], visitors.FunctionType]:
     """Make the function decide who joins the channels of this pattern.
 
     Raises InvalidPattern or InvalidRule, when the module is imported.
     """
 
-    def register(function: Function) -> Function:
+    def register(function: visitors.FunctionType) -> visitors.FunctionType:
         registered.add(pattern, function)
         return function
 
     return register
-
-
-def _takes(function: Callable[..., Any], name: str) -> bool:
-    return name in inspect.signature(function).parameters
-
-
-def _check_signature(rule: Rule) -> None:
-    """A rule that cannot be called is found when the project starts, not when the first visitor comes."""
-    signature = inspect.signature(rule.function)
-    first = next(iter(signature.parameters), None)
-    if first is None or first == "request" or first in rule.pattern.parameters:
-        raise errors.InvalidRule(f"{rule.name}: the first parameter of a channel rule is the user.")
-    if "request" in rule.pattern.parameters:
-        raise errors.InvalidRule(f"{rule.name}: a parameter of a pattern cannot be called 'request'.")
-    given = dict.fromkeys(rule.pattern.parameters)
-    if rule.wants_request:
-        given["request"] = None
-    try:
-        signature.bind(None, **given)
-    except TypeError as error:
-        raise errors.InvalidRule(f"{rule.name} does not fit {rule.pattern.text!r}: {error}.") from error

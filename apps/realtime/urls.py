@@ -8,4 +8,7 @@ from apps.realtime import views
 
 app_name = "realtime"
 
-urlpatterns = [path("auth", views.auth, name="auth")]
+urlpatterns = [
+    path("auth", views.auth, name="auth"),
+    path("user-auth", views.user_auth, name="user_auth"),
+]

@@ -1,25 +1,30 @@
-"""The endpoint that pusher-js asks before it joins a private or a presence channel.
+"""The endpoints that pusher-js asks: before it joins a private or a presence channel, and when it signs in.
 
-`POST /pusher/auth`, form-encoded `socket_id` and `channel_name`, with Django's session and CSRF token:
+`POST /pusher/auth`, form-encoded `socket_id` and `channel_name`; `POST /pusher/user-auth`, form-encoded `socket_id`.
+Both with Django's session and CSRF token, or with whatever else sets `request.user`:
 
     new Pusher(key, {
         channelAuthorization: { endpoint: "/pusher/auth", headersProvider: () => ({ "X-CSRFToken": csrfToken }) },
+        userAuthentication: { endpoint: "/pusher/user-auth", headersProvider: () => ({ "X-CSRFToken": csrfToken }) },
         …
     });
 
-Whatever else the page sends (`params`) reaches the rule in `request.POST`. The answer is 200 with `auth`, and with
-`channel_data` for a presence channel; 400 if the request is malformed, 403 if the rule refuses, 503 if there is no
-application to sign for. A refusal is `{"error": …, "code": …}`. Why, it says only with DEBUG; the log says it always.
-Source: Pusher Channels, "Authorizing users".
+Whatever else the page sends (`params`) reaches the project's functions in `request.POST`. The answer is 200 with
+`auth`, and with `channel_data` for a presence channel or `user_data` for a user; 400 if the request is malformed, 403
+if the visitor is refused, 503 if there is no application to sign for. A refusal is `{"error": …, "code": …}`. Why, it
+says only with DEBUG; the log says it always. Source: Pusher Channels, "Authorizing users", "Authenticating users".
 """
 
 from __future__ import annotations
 
+import functools
 import logging
+from collections.abc import Callable
 from http import HTTPStatus
+from typing import Any
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseForbidden, JsonResponse
 from django.middleware.csrf import CsrfViewMiddleware
 from django.utils.decorators import decorator_from_middleware
 from django.views.decorators.cache import never_cache
@@ -28,47 +33,58 @@ from django.views.decorators.http import require_POST
 
 from apps.pusher import errors as pusher_errors
 from apps.pusher import names, signatures
-from apps.realtime import application, authorization, errors
+from apps.realtime import application, authorization, cors, errors, sign_in
 
 logger = logging.getLogger("apps.realtime.auth")
 
 _FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
-_CSRF_HINT = "Give pusher-js channelAuthorization.headersProvider: () => ({'X-CSRFToken': token})."
+_CSRF_HINT = "Give pusher-js headersProvider: () => ({'X-CSRFToken': token}), beside the endpoint."
 
 
 class _JsonCsrfMiddleware(CsrfViewMiddleware):
     """Django's own check, with an answer for a script: an HTML page tells the developer of a client nothing."""
 
+    def process_view(
+        self, request: HttpRequest, callback: Any, callback_args: Any, callback_kwargs: Any
+    ) -> HttpResponseForbidden | None:
+        if cors.is_trusted(request) or cors.carries_token(request):
+            return None
+        return super().process_view(request, callback, callback_args, callback_kwargs)
+
     def _reject(self, request: HttpRequest, reason: str) -> HttpResponse:
         return _refusal(403, "csrf", f"{reason} {_CSRF_HINT}")
 
 
-# Exempt from the site's middleware only because the inner decorator does the same check.
-@csrf_exempt
-@require_POST
-@never_cache
-@decorator_from_middleware(_JsonCsrfMiddleware)
-def auth(request: HttpRequest) -> HttpResponse:
+def _endpoint(sign: Callable[[HttpRequest], dict[str, str]]) -> cors.View:
+    """A view of a function that answers with the body of a 200, or raises a RealtimeError."""
+
+    # Exempt from the site's middleware only because the inner decorator does the same check.
+    @csrf_exempt
+    @cors.answering
+    @require_POST
+    @never_cache
+    @decorator_from_middleware(_JsonCsrfMiddleware)
+    @functools.wraps(sign)
+    def view(request: HttpRequest) -> HttpResponse:
+        try:
+            return JsonResponse(sign(request))
+        except errors.AccessRefused as error:
+            return _refusal(error.status, error.code, str(error))
+        except errors.NoApplication as error:
+            return _refusal(503, error.code, str(error))
+        except errors.RuleError as error:
+            # The project's function has returned: a trace would show us.
+            logger.error("The project says wrongly who may join: %s", error)  # noqa: TRY400
+            return _refusal(403, error.code, str(error))
+
+    return view
+
+
+@_endpoint
+def auth(request: HttpRequest) -> dict[str, str]:
     """Ask the channel's rule and sign its answer."""
-    try:
-        return JsonResponse(_authorized(request))
-    except errors.AccessRefused as error:
-        return _refusal(error.status, error.code, str(error))
-    except errors.NoApplication as error:
-        return _refusal(503, error.code, str(error))
-    except errors.RuleError as error:
-        logger.error("A channel rule is wrong: %s", error)  # noqa: TRY400  the rule has returned; a trace would show us
-        return _refusal(403, error.code, str(error))
-
-
-def _authorized(request: HttpRequest) -> dict[str, str]:
-    """The body of a 200. Raises AccessRefused, NoApplication, RuleError."""
-    if request.content_type not in _FORM_TYPES:
-        raise errors.MalformedRequest("content_type", f"Send a form; this is {request.content_type or 'of no type'}.")
-    socket_id = request.POST.get("socket_id", "")
+    socket_id = _socket_id(request)
     channel = request.POST.get("channel_name", "")
-    if not names.is_valid_socket_id(socket_id):
-        raise errors.MalformedRequest("socket_id", "socket_id is missing or malformed; one looks like 1234.5678.")
     target = application.fetch_default()  # read anew: a secret that was rotated a second ago must not sign
     try:
         names.check_channel(channel, target.limits.max_channel_name)
@@ -77,6 +93,28 @@ def _authorized(request: HttpRequest) -> dict[str, str]:
     channel_data = authorization.authorize(request, channel, target.limits)
     auth = signatures.subscription_auth(target.key, target.secret, socket_id, channel, channel_data)
     return {"auth": auth} if channel_data is None else {"auth": auth, "channel_data": channel_data}
+
+
+@_endpoint
+def user_auth(request: HttpRequest) -> dict[str, str]:
+    """Say who the visitor is, and sign it."""
+    socket_id = _socket_id(request)
+    target = application.fetch_default()
+    user_data = sign_in.authenticate(request, target.limits)
+    return {
+        "auth": signatures.user_auth(target.key, target.secret, socket_id, user_data),
+        "user_data": user_data,
+    }
+
+
+def _socket_id(request: HttpRequest) -> str:
+    """Raises MalformedRequest, where there is no form or no such thing in it."""
+    if request.content_type not in _FORM_TYPES:
+        raise errors.MalformedRequest("content_type", f"Send a form; this is {request.content_type or 'of no type'}.")
+    socket_id = request.POST.get("socket_id", "")
+    if not names.is_valid_socket_id(socket_id):
+        raise errors.MalformedRequest("socket_id", "socket_id is missing or malformed; one looks like 1234.5678.")
+    return socket_id
 
 
 def _refusal(status: int, code: str, reason: str) -> JsonResponse:

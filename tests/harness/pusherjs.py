@@ -1,4 +1,7 @@
-"""pusher-js in Node, driven from Python. The JavaScript side is tests/clients/driver.mjs."""
+"""SDKs of npm in Node, driven from Python: pusher-js, Laravel Echo, and `pusher` for backends.
+
+The JavaScript side is tests/clients/driver.mjs.
+"""
 
 from __future__ import annotations
 
@@ -20,20 +23,21 @@ Happening = dict[str, Any]  # one line of the driver's output
 
 
 class Runtime:
-    """Node with pusher-js installed; what is missing is installed from the lock file once."""
+    """Node with the SDKs of tests/clients installed; what is missing is installed from the lock file once."""
 
     def __init__(self) -> None:
-        self._node = parts.executable("node", "nodejs")
+        self.executable = parts.executable("node", "nodejs")
 
     def __enter__(self) -> Self:
-        if not (CLIENTS / "node_modules" / "pusher-js").is_dir():
+        wanted = json.loads((CLIENTS / "package.json").read_text())["dependencies"]
+        if not all((CLIENTS / "node_modules" / package).is_dir() for package in wanted):
             npm = parts.executable("npm")
             command = [npm, "ci", "--no-audit", "--no-fund"]
             installed = subprocess.run(
                 command, cwd=CLIENTS, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False
             )
             if installed.returncode != 0:
-                parts.absent(f"pusher-js could not be installed: {installed.stderr.strip()[-500:]}")
+                parts.absent(f"the client SDKs could not be installed: {installed.stderr.strip()[-500:]}")
         return self
 
     def __exit__(self, *_: object) -> None: ...
@@ -42,7 +46,7 @@ class Runtime:
     async def node(self) -> AsyncIterator[Node]:
         """A Node process in which a test makes its clients."""
         process = await asyncio.create_subprocess_exec(
-            self._node,
+            self.executable,
             str(CLIENTS / "driver.mjs"),
             cwd=CLIENTS,
             stdin=subprocess.PIPE,
@@ -57,30 +61,59 @@ class Runtime:
 
 
 class Node:
-    """One Node process with any number of pusher-js clients."""
+    """One Node process with any number of objects of the SDKs."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self._clients: dict[str, Client] = {}
         self._reader = asyncio.create_task(self._read())
 
-    async def client(self, server: servers.Server, member: dict[str, Any] | None = None, key: str = "") -> Client:
-        """A new client, not waited for. `member`: its channel_data on presence channels."""
+    async def client(self, server: servers.Server, **options: Any) -> Client:
+        """A new pusher-js client, not waited for. Options: see `_make`."""
+        return await self._make("connect", server, **options)
+
+    async def connected(self, server: servers.Server, **options: Any) -> Client:
+        """A new pusher-js client that has a socket id."""
+        return await self._with_socket_id(await self.client(server, **options))
+
+    async def echo(self, server: servers.Server, **options: Any) -> Client:
+        """A new Laravel Echo that has a socket id."""
+        return await self._with_socket_id(await self._make("echo", server, **options))
+
+    async def backend(self, server: servers.Server, **options: Any) -> Client:
+        """The SDK for backends."""
+        return await self._make("backend", server, **options)
+
+    async def _make(
+        self,
+        kind: str,
+        server: servers.Server,
+        *,
+        member: dict[str, Any] | None = None,
+        user: dict[str, Any] | None = None,
+        master_key: str = "",
+        key: str = "",
+    ) -> Client:
+        """`member`: the channel_data on presence channels. `user`: who signs in. `master_key`: base64, of encrypted
+        channels. `key`: another than the application's.
+        """
         identifier = str(len(self._clients) + 1)
         client = self._clients[identifier] = Client(self, identifier)
         await client.do(
-            "connect",
+            kind,
             host=servers.HOST,
             port=server.port,
+            application=server.application.id,
             key=key or server.application.key,
             secret=server.application.secret,
             member=member,
+            user=user,
+            master_key=master_key,
         )
         return client
 
-    async def connected(self, server: servers.Server, member: dict[str, Any] | None = None) -> Client:
-        """A new client that has a socket id."""
-        client = await self.client(server, member)
+    @staticmethod
+    async def _with_socket_id(client: Client) -> Client:
         client.socket_id = (await client.state("connected"))["socket_id"]
         return client
 
@@ -108,7 +141,7 @@ class Node:
 
 
 class Client:
-    """One pusher-js client. What happened to it is read in order, and what a test does not ask for is passed over."""
+    """One object of an SDK. What happened to it is read in order, and what a test does not ask for is passed over."""
 
     def __init__(self, node: Node, identifier: str) -> None:
         self._node = node
@@ -142,3 +175,21 @@ class Client:
         """pusher-js's own list of who is in a presence channel."""
         await self.do("members", channel=channel)
         return await self.next(what="members", channel=channel)
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """Of the SDK for backends: what a call answers, {"status", "body"} of a request. Raises Refused."""
+        await self.do("call", call=method, **{"with": arguments})
+        async with asyncio.timeout(sockets.PATIENCE):
+            happening = await self.happenings.get()
+        if happening["what"] == "refused":
+            raise Refused(happening)
+        return happening["answer"]
+
+
+class Refused(Exception):
+    """The SDK raised: `status` of the answer, where there was one, and its `body`."""
+
+    def __init__(self, happening: Happening) -> None:
+        super().__init__(happening["message"])
+        self.status: int | None = happening["status"]
+        self.body: str | None = happening["body"]

@@ -63,8 +63,8 @@ class Subscription:
         assert not connection.is_alive(), "the server did not answer the close"
 
 
-@pytest.fixture
-def subscribe(server: servers.Server) -> Iterator[Subscribe]:
+@contextlib.contextmanager
+def subscribing(server: servers.Server) -> Iterator[Subscribe]:
     """`subscribe(channel, *events, member=None)`: each with a client of its own."""
     with contextlib.ExitStack() as stack:
 
@@ -81,6 +81,12 @@ def subscribe(server: servers.Server) -> Iterator[Subscribe]:
             stack.callback(subscription.leave)
             return subscription
 
+        yield begin
+
+
+@pytest.fixture
+def subscribe(server: servers.Server) -> Iterator[Subscribe]:
+    with subscribing(server) as begin:
         yield begin
 
 

@@ -18,17 +18,21 @@ export type ResetReason =
   | "too_many"
   | "gap"
   | "engine_unavailable"
+  | "invalid_position"
   | "not_enabled"
   | (string & {});
 
+/** `data`: as a handler gets it, but still encrypted on encrypted channels. `user_id`: of the client that sent it. */
 export interface HistoryItem {
   offset: number;
   event: string;
+  channel: string;
   data: unknown;
-  [field: string]: unknown;
+  user_id?: string;
 }
 
 export interface HistoryPage {
+  /** The newest first. */
   items: HistoryItem[];
   /** Hand it over as `before` for the page before this one; null at the end. */
   next: Position | null;
@@ -57,7 +61,7 @@ export interface PusherClass {
 }
 
 export interface Handle {
-  /** A page of a channel's past, newest first. The client must be subscribed. Rejects after 10 s without an answer. */
+  /** A page of a channel's past. The client must be subscribed. Rejects after 10 s without an answer. */
   history(
     pusher: PusherClient,
     channel: string,

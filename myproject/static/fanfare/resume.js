@@ -8,9 +8,9 @@
 // `install` from resume.mjs. Without a server that keeps the channels' history it changes nothing but the reconnects'
 // jitter.
 //
-// How: pusher-js opens every WebSocket through the public Pusher.Runtime.createWebSocket. What it gets here is an object
-// that behaves like the WebSocket and reads along. It learns where each channel stands (an epoch, which names the
-// stream, and the offset of the last event), says so when pusher-js subscribes again, and holds back what came already.
+// How: pusher-js opens every WebSocket through the public Pusher.Runtime.createWebSocket. Here it gets an object that
+// behaves like the WebSocket and reads along. It learns where each channel stands (an epoch, which names the stream, and
+// the offset of the last event), says so when pusher-js subscribes again, and holds back what came already.
 (() => {
   "use strict";
 
@@ -29,13 +29,13 @@
   const CLOSED = 3;
   const ABNORMAL = { code: 1006, reason: "", wasClean: false }; // what a WebSocket that never opened reports
 
-  /** JSON of the protocol: `data` comes as a string that holds JSON. Whatever is no JSON is not ours to judge. */
-  function parse(text) {
+  /** As pusher-js reads it: JSON, and what is none stays text. */
+  function decode(text) {
     if (typeof text !== "string") return text;
     try {
       return JSON.parse(text);
     } catch {
-      return null;
+      return text;
     }
   }
 
@@ -115,7 +115,7 @@
     #restore() {
       let stored = null;
       try {
-        stored = parse(this.storage?.getItem(this.#key()) ?? null);
+        stored = JSON.parse(this.storage?.getItem(this.#key()) ?? null);
       } catch (error) {
         console.warn("FanfareResume: the positions could not be read.", error);
       }
@@ -239,7 +239,7 @@
     }
 
     #outgoing(text) {
-      const frame = this.#client && parse(text);
+      const frame = this.#client && decode(text);
       const channel = frame?.data?.channel;
       if (frame?.event === "pusher:unsubscribe") {
         this.#settled(channel);
@@ -262,9 +262,9 @@
 
     #incoming(event) {
       if (this.#closing) return;
-      const frame = parse(event.data);
+      const frame = decode(event.data);
       const channel = frame?.channel;
-      const data = () => parse(frame.data) ?? {};
+      const data = () => decode(frame.data) ?? {};
       let lost = null;
       switch (frame?.event) {
         case "pusher:connection_established":
@@ -352,13 +352,13 @@
       this.#frames.delete(channel);
     }
 
-    #answered({ rid, error, ...page }) {
+    #answered({ rid, error, items = [], next = null }) {
       const question = this.#questions.get(rid);
       if (!question) return;
       this.#questions.delete(rid);
       clearTimeout(question.timer);
       if (error) question.reject(new Error(error.message ?? String(error)));
-      else question.resolve(page);
+      else question.resolve({ items: items.map((item) => ({ ...item, data: decode(item.data) })), next });
     }
   }
 

@@ -65,7 +65,7 @@ def test_the_make_targets_that_are_named_exist(page: Path) -> None:
 @on_every_page
 def test_the_files_of_the_repository_that_are_named_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    made_by_the_reader = ("apps/board", "deploy/fanfare_apps")
+    made_by_the_reader = ("apps/board", "apps/chat", "apps/shop", "deploy/fanfare_apps")
     for name in re.findall(r"`((?:apps|myproject|deploy|docs|tests)/[\w./-]+)`", text):
         if not name.startswith(made_by_the_reader):
             assert (pages.ROOT / name).exists(), f"{pages.name(page)} names {name}"

@@ -54,6 +54,12 @@ async def workers(tmp_path: Path, clock: Clock) -> AsyncIterator[list[takeovers.
         await hub.stop()
 
 
+async def taken(worker: takeovers.Takeovers, page: Page, token: str = TOKEN) -> None:
+    """Take it, and wait until the log says so: between two that do it at once the log decides."""
+    assert worker.take("1", token, page)
+    await until(lambda: ("1", token) in worker._confirmed)
+
+
 async def until(condition: object, within: float = 5) -> None:
     async def look() -> object:
         return condition()  # type: ignore[operator]
@@ -66,8 +72,8 @@ async def test_the_newer_socket_has_the_token_wherever_the_older_one_is(workers:
     for number, (first, second) in enumerate(((here, here), (here, there))):
         token = f"{TOKEN}-{number}"
         old, new = Page("1.1"), Page("1.2")
-        assert first.take("1", token, old)
-        assert second.take("1", token, new)
+        await taken(first, old, token)
+        await taken(second, new, token)
         await until(lambda old=old: old.evicted)
         assert not new.evicted
         first.release("1", token, old)
@@ -90,8 +96,8 @@ async def test_a_token_that_changes_hands_twice_in_a_short_time_is_given_to_nobo
 ) -> None:
     here, there = workers
     pages = [Page(f"1.{number}") for number in range(3)]
-    assert here.take("1", TOKEN, pages[0])
-    assert there.take("1", TOKEN, pages[1])
+    await taken(here, pages[0])
+    await taken(there, pages[1])
     await until(lambda: pages[0].evicted)
     assert here.take("1", TOKEN, pages[2])
     await until(lambda: pages[1].without_token and pages[2].without_token)
@@ -108,7 +114,7 @@ async def test_the_same_after_a_while_is_an_ordinary_takeover(workers: list[take
     here, there = workers
     pages = [Page(f"1.{number}") for number in range(3)]
     for worker, page, older in zip((here, there, here), pages, (None, *pages), strict=False):
-        assert worker.take("1", TOKEN, page)
+        await taken(worker, page)
         if older is not None:
             await until(lambda older=older: older.evicted)
             await until(lambda: all(one._evicted.get(("1", TOKEN)) == clock.now for one in workers))
