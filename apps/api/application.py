@@ -23,6 +23,7 @@ from apps.api import asgi, authentication, bodies, errors, query, refusals, requ
 from apps.applications import registry as registries
 from apps.engine import errors as engine_errors
 from apps.hub import hub as hubs
+from apps.hub import transports
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Api:
 
     async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
         self._hub.count("api.requests")
+        transports.keep_out_of_log(send)  # the query holds a signature that is good for minutes
         try:
             response = await self._answer(scope, receive)
         except errors.Disconnected:

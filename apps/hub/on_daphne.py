@@ -4,6 +4,8 @@ it."""
 from __future__ import annotations
 
 import functools
+import re
+from collections.abc import Callable
 from typing import Any
 
 MODULES = ("daphne.ws_protocol", "daphne.http_protocol")
@@ -41,3 +43,30 @@ def below(send: Any) -> Daphne | None:
         return None
     protocol = send.args[0]
     return Daphne(protocol) if type(protocol).__module__ in MODULES else None
+
+
+class _Redacted:
+    """Daphne's log of requests without what is secret in their paths."""
+
+    def __init__(self, log: Callable[[Any, str, dict[str, Any]], None]) -> None:
+        self._log = log
+
+    def __call__(self, protocol: Any, action: str, details: dict[str, Any]) -> None:
+        path = details.get("path")
+        if isinstance(path, str):
+            path = _SIGNATURE.sub(r"\1…", _TOKEN.sub("/s/…/", path))
+        self._log(protocol, action, {**details, "path": path})
+
+
+_SIGNATURE = re.compile(r"(auth_signature=)[^&]*")
+_TOKEN = re.compile(r"/s/[A-Za-z0-9_-]{16,128}/")
+
+
+def redact_log(send: Any) -> None:
+    """From the first request on, which Daphne logs when it was answered, this process's log shows no signature."""
+    if not isinstance(send, functools.partial) or not send.args:
+        return
+    server = getattr(send.args[0], "server", None)
+    log = getattr(server, "action_logger", None)
+    if server is not None and log is not None and not isinstance(log, _Redacted):
+        server.action_logger = _Redacted(log)

@@ -9,7 +9,6 @@ from apps.hub import on_any, on_daphne, on_uvicorn, writers
 server_config = on_uvicorn.server_config
 tune = on_uvicorn.tune
 describe = on_uvicorn.describe
-mute_access_log = on_uvicorn.mute_access_log
 install_log_filters = on_uvicorn.install_log_filters
 at_shutdown = on_uvicorn.at_shutdown
 
@@ -25,3 +24,9 @@ def writer_for(send: Any, *, max_buffer_bytes: int) -> writers.Writer:
     if protocol is not None:
         return on_uvicorn.UvicornWriter(protocol, max_buffer_bytes)
     return on_any.AsgiWriter(send, max_buffer_bytes, below(send))
+
+
+def keep_out_of_log(send: Any) -> None:
+    """An HTTP request whose query holds a signature: see the servers' own modules for what they would write of it."""
+    on_uvicorn.mute_access_log(send)
+    on_daphne.redact_log(send)

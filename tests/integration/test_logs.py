@@ -1,0 +1,21 @@
+"""What a server writes into its log, and what it must not."""
+
+from __future__ import annotations
+
+import re
+
+from tests.harness import sdk, servers, sockets
+
+
+async def test_no_signature_and_no_resume_token_is_in_the_log(server: servers.Server) -> None:
+    """Whoever reads the log could repeat a signed request for ten minutes, and take a page's place for ever."""
+    start = server.log_size()
+    token = "a-token-of-a-page-0123456789"
+    sdk.client(server).trigger("news", "e", {"n": 1})
+    url = server.socket_url().replace("/app/", f"/s/{token}/app/")
+    async with sockets.connect(server, url=url) as socket:
+        await socket.subscribe("news")
+    text = server.log_text(start)
+    assert re.search("auth_signature=[0-9a-f]", text) is None
+    assert token not in text
+    assert "/app/" in text, "the connection itself is in the log"
