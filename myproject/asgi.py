@@ -2,7 +2,7 @@
 
 lifespan                       the start and the stop of this worker                 lifespan.py
 websocket                      the Pusher protocol                                   apps/pusher
-websocket   of the apps        a team's own consumers                                consumers.py
+websocket of an app            a team's own consumers                                consumers.py
 http   /apps/…, /users/…       the HTTP API                                          apps/api
 http   /api/openapi.json       its description, which /api/docs shows                apps/api/openapi
 http   /sse/KEY                event streams                                         apps/sse

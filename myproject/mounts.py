@@ -99,7 +99,7 @@ class Mount:
 
     def __init__(self, prefix: str, target: str) -> None:
         self.prefix = prefix.rstrip("/")
-        self.target = target
+        self.target = str(target)  # a dict in the settings may hold anything; then it is shown as it looks
         if not _PREFIX.fullmatch(self.prefix):
             raise ImproperlyConfigured(
                 f"{SETTING} has the prefix {prefix!r}; it is a path such as /shop, of letters, digits, '.', '-', '_' "

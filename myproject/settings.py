@@ -74,7 +74,7 @@ FANFARE_TRUSTED_PROXIES = proxies.Trusted(environment.listed("FANFARE_TRUSTED_PR
 # Other ASGI applications in this process, each under a prefix: /shop=shop.main:app. Here it may be a dict, too.
 FANFARE_ASGI_MOUNTS = mounts.parse(environment.text("FANFARE_ASGI_MOUNTS"))
 
-# Where `make run` serves.
+# Where `make run` and `manage.py runserver` serve.
 FANFARE_HOST = environment.text("FANFARE_HOST", "127.0.0.1")
 FANFARE_PORT = environment.integer("FANFARE_PORT", 8000, minimum=1, maximum=65_535)
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import abc
 import enum
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -338,6 +339,14 @@ class Engine(abc.ABC):
     async def members(self, app: str, channel: str) -> list[Member]:
         """The distinct users of a presence channel, oldest first."""
 
+    @abc.abstractmethod
+    def questions(self) -> AbstractContextManager[Questions]:
+        """The same questions, and the past, for any thread of any process, with or without `open`.
+
+        The answers are what the workers have written: a count that changed this instant may be missing. Raises
+        EngineUnavailable, inside the block too.
+        """
+
     # -- consumers that must see every entry ---------------------------------------------------------------------------
 
     @abc.abstractmethod
@@ -360,6 +369,23 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     async def drop_cursor(self, name: str) -> None:
         """The consumer is no more: hold nothing back for it."""
+
+
+class Questions(Protocol):
+    """Answers at once, in the thread that asks. Each is `Engine`'s method of the same name, `present` aside."""
+
+    def channels(self, app: str, prefix: str = "") -> dict[str, ChannelCounts]: ...
+
+    def channel(self, app: str, channel: str) -> ChannelCounts: ...
+
+    def members(self, app: str, channel: str) -> list[Member]: ...
+
+    def present(self, app: str, channel: str, user_ids: Sequence[str]) -> set[str]:
+        """Those of these users who are members of a channel; of USERS: who are signed in."""
+
+    def read(
+        self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
+    ) -> tuple[list[Entry], Position | None]: ...
 
 
 class Signal(Protocol):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import contextlib
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from apps.engine import errors, interface
-from apps.engine.local import occupancy, place, pokes, presence, publishing, queries, streams, upkeep, worker, writer
+from apps.engine.local import occupancy, place, pokes, presence, publishing, queries, upkeep, worker, writer
 
 T = TypeVar("T")
 
@@ -134,8 +136,9 @@ class LocalEngine(interface.Engine):
     async def read(
         self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
     ) -> tuple[list[interface.Entry], interface.Position | None]:
-        page = streams.Page(after, before, limit, newest_first)
-        return await self._ask(lambda ask: ask.read(app, channel, page))
+        return await self._ask(
+            lambda ask: ask.read(app, channel, after, limit, before=before, newest_first=newest_first)
+        )
 
     def save_session(self, app: str, token: str, record: bytes, seconds: int) -> None:
         if self._worker is not None:
@@ -181,6 +184,18 @@ class LocalEngine(interface.Engine):
 
     async def cached(self, app: str, channel: str) -> interface.Cached | None:
         return await self._ask(lambda ask: ask.cached(app, channel))
+
+    @contextlib.contextmanager
+    def questions(self) -> Iterator[interface.Questions]:
+        if self.place.identity() is None:
+            self.append_blocking([])  # makes an empty log, which has an answer to everything
+        asked = queries.Queries(self.place)
+        try:
+            yield asked
+        except sqlite3.Error as error:
+            raise errors.EngineUnavailable(f"The log cannot be read: {error}") from error
+        finally:
+            asked.close()
 
     # -- consumers that must see every entry ---------------------------------------------------------------------------
 

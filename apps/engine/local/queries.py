@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Sequence
 
 from apps.engine import errors, interface
 from apps.engine.local import place, schema, streams, tail
@@ -12,7 +13,10 @@ from apps.engine.local import place, schema, streams, tail
 _LAST_CHARACTER = "\U0010ffff"
 
 
-class Queries:
+_VARIABLES = 500  # of one statement; SQLite allows 999 in its oldest versions
+
+
+class Queries(interface.Questions):
     """One read connection, used by one thread."""
 
     def __init__(self, where: place.Place) -> None:
@@ -20,7 +24,7 @@ class Queries:
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
 
-    def channels(self, app: str, prefix: str) -> dict[str, interface.ChannelCounts]:
+    def channels(self, app: str, prefix: str = "") -> dict[str, interface.ChannelCounts]:
         connection, span = self._connect(), (app, prefix, prefix + _LAST_CHARACTER)
         subscriptions = connection.execute(
             "SELECT channel, SUM(subscribers) FROM counts "
@@ -65,9 +69,25 @@ class Queries:
     def members(self, app: str, channel: str) -> list[interface.Member]:
         return tail.members(self._connect(), app, channel)
 
+    def present(self, app: str, channel: str, user_ids: Sequence[str]) -> set[str]:
+        connection = self._connect()
+        found: set[str] = set()
+        for begin in range(0, len(user_ids), _VARIABLES):
+            some = user_ids[begin : begin + _VARIABLES]
+            marks = ",".join("?" * len(some))
+            found.update(
+                user_id
+                for (user_id,) in connection.execute(
+                    f"SELECT DISTINCT user_id FROM members WHERE app = ? AND channel = ? AND user_id IN ({marks})",  # noqa: S608
+                    (app, channel, *some),
+                ).fetchall()
+            )
+        return found
+
     def read(
-        self, app: str, channel: str, page: streams.Page
+        self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
     ) -> tuple[list[interface.Entry], interface.Position | None]:
+        page = streams.Page(after, before, limit, newest_first)
         return streams.read(self._connect(), app, channel, page, int(time.time() * 1000))
 
     def session(self, app: str, token: str) -> bytes | None:

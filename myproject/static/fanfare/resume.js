@@ -9,8 +9,8 @@
 // jitter.
 //
 // How: pusher-js opens every WebSocket through the public Pusher.Runtime.createWebSocket. Here it gets an object that
-// behaves like the WebSocket and reads along. It learns where each channel stands (an epoch, which names the stream, and
-// the offset of the last event), says so when pusher-js subscribes again, and holds back what came already.
+// behaves like the WebSocket and reads along. It learns where each channel stands (an epoch, which names the stream,
+// and the offset of the last event), says so when pusher-js subscribes again, and holds back what came already.
 (() => {
   "use strict";
 

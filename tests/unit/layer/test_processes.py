@@ -198,7 +198,7 @@ async def test_the_sender_learns_that_nothing_was_sent_and_the_channel_is_as_it_
         raise engine_errors.EngineUnavailable("the disk is full")
 
     with monkeypatch.context() as away:
-        away.setattr(here._office._engine, "append", unavailable)
+        away.setattr(here._office._own, "append", unavailable)
         for _ in range(2 * here.capacity):
             with pytest.raises(engine_errors.EngineUnavailable):
                 await here.send(channel, {"type": "hello"})
@@ -252,3 +252,16 @@ async def test_what_is_no_envelope_costs_nobody_else_anything(here, caplog):
     await current.current().append([publication])
     await nothing_comes(here, channel)
     assert "could not be handed over" in caplog.text
+
+
+async def test_a_server_that_starts_in_a_process_that_receives_already_brings_nothing_twice(process):
+    one = process()
+    layer = one.layer()
+    channel = await layer.new_channel()
+    async with serving(one):
+        await layer.group_add("group", channel)
+        await layer.group_send("group", {"type": "hello"})
+        assert await received(layer, channel) == {"type": "hello"}
+        await nothing_comes(layer, channel)
+        await layer.close()
+        await nothing_comes(layer, channel)

@@ -81,6 +81,24 @@ async def test_the_parts_start_before_the_first_connection_and_stop_in_reverse(s
     ]
 
 
+async def test_mounted_applications_start_after_the_workers_parts_and_end_before_them(server, log):
+    server.mounts = FakePart(log, "mounts")
+    protocol = Protocol(server)
+    await protocol.say("startup")
+    assert log[-1] == "mounts started"
+    del log[:]
+    await protocol.say("shutdown")
+    assert log[0] == "mounts stopped"
+
+
+async def test_a_mounted_application_that_does_not_start_stops_the_server_with_a_sentence(server, log):
+    server.mounts = FakePart(log, "mounts")
+    server.mounts.failures = [errors.MountFailed("The till is empty.")]
+    answer = await Protocol(server).say("startup")
+    assert answer == {"type": "lifespan.startup.failed", "message": "The till is empty."}
+    assert log[-1] == "hub stopped"
+
+
 async def test_the_topology_is_one_line_of_the_log(server, caplog):
     with caplog.at_level(logging.INFO, "myproject"):
         await server.started()

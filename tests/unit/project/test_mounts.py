@@ -100,6 +100,10 @@ app = fastapi.FastAPI(lifespan=lifespan)
 """
 
 
+async def otherwise(scope, receive, send):
+    scope["answered by"] = "otherwise"
+
+
 @pytest.fixture(autouse=True)
 def modules(tmp_path, monkeypatch):
     """Modules that a person could have beside manage.py. Each test has fresh ones."""
@@ -112,10 +116,6 @@ def modules(tmp_path, monkeypatch):
 
 def module(name):
     return importlib.import_module(f"guest_{name}")
-
-
-async def otherwise(scope, receive, send):
-    scope["answered by"] = "otherwise"
 
 
 async def get(application, path, **scope):
@@ -180,6 +180,7 @@ def test_a_text_that_cannot_be_read_is_refused_by_name_and_value(text, sentence)
         ("/shop", "guest_needy:app", "the module 'guest_needy' imports 'nowhere_to_be_found', which is not there."),
         ("/shop", "guest_shop", "has '/shop=guest_shop'; an entry looks like /shop=main:app."),
         ("/shop", "guest_shop:", "an entry looks like"),
+        ("/shop", otherwise, "an entry looks like"),
         ("shop", "guest_shop:app", "has the prefix 'shop'; it is a path such as /shop"),
         ("/", "guest_shop:app", "has the prefix '/'"),
         ("/a//b", "guest_shop:app", "has the prefix '/a//b'"),

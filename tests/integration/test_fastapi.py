@@ -1,0 +1,206 @@
+"""A FastAPI application beside Fanfare and inside of it: the files and commands of docs/how-to/fastapi.md, as they
+stand there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness import servers, sockets, waiting, worlds
+from tests.unit.docs import pages
+
+Start = Callable[..., servers.Server]
+
+PAGE = pages.ROOT / "docs/how-to/fastapi.md"
+TEXT = PAGE.read_text(encoding="utf-8")
+FILES = {block.file: block.text for block in pages.blocks(PAGE)}
+BESIDE, SAME = FILES["main.py"], FILES["apps/shop/main.py"]
+(MOUNTS,) = re.findall(r"^    FANFARE_ASGI_MOUNTS=(.+)$", TEXT, re.MULTILINE)
+
+START_SECONDS = 20.0
+STOP_SECONDS = 15.0
+CANNOT_START = 3  # the exit code of uvicorn and of gunicorn
+
+
+def commands(program: str) -> list[list[str]]:
+    return [line.split() for line in re.findall(rf"^    ({program} .+)$", TEXT, re.MULTILINE)]
+
+
+def order(address: str, item: str) -> object:
+    """What the page's `curl` sends. Raises where the answer is no success."""
+    request = urllib.request.Request(
+        address, data=json.dumps({"item": item}).encode(), headers={"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=15) as response:
+        return json.load(response)
+
+
+@contextlib.contextmanager
+def running(command: list[str], folder: Path, environment: dict[str, str], port: int) -> Iterator[None]:
+    """A server that somebody else wrote, for as long as the block."""
+    program, *arguments = command
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [str(Path(sys.executable).parent / program), *arguments],
+            cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+        def answers() -> bool:
+            assert process.poll() is None, (folder / "log").read_text()
+            try:
+                with urllib.request.urlopen(f"http://{servers.HOST}:{port}/openapi.json", timeout=2) as response:
+                    return bool(response.status == 200)
+            except OSError:
+                return False
+
+        try:
+            waiting.until(answers, START_SECONDS, " ".join(command))
+            yield
+        finally:
+            process.terminate()
+            process.wait(STOP_SECONDS)
+
+
+# -- beside ----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_application_with_a_server_of_its_own_publishes_over_http(
+    uvicorn: servers.Server, tmp_path: Path
+) -> None:
+    (tmp_path / "main.py").write_text(BESIDE)
+    command, _ = commands("uvicorn")
+    assert command[:-1] == ["uvicorn", "main:app", "--reload", "--port"]
+    port = servers.free_port()
+    credentials = {
+        "FANFARE_APP_ID": uvicorn.application.id,
+        "FANFARE_APP_KEY": uvicorn.application.key,
+        "FANFARE_APP_SECRET": uvicorn.application.secret,
+        "FANFARE_PORT": str(uvicorn.port),
+    }
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(worlds.OWN_PREFIXES)}
+    async with sockets.connect(uvicorn) as socket:
+        await socket.subscribe("orders")
+        with running([*command[:-1], str(port)], tmp_path, {**inherited, **credentials}, port):
+            assert await asyncio.to_thread(order, f"http://{servers.HOST}:{port}/orders", "tea") == {"item": "tea"}
+        assert (await socket.expect("created", "orders")).decoded == {"item": "tea"}
+
+
+# -- mounted ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A clone with the page's app in it."""
+    root = tmp_path / "clone"
+    root.mkdir()
+    for part in ("apps", "myproject"):
+        shutil.copytree(worlds.REPOSITORY / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for part in ("manage.py", "gunicorn.conf.py"):
+        shutil.copy(worlds.REPOSITORY / part, root)
+    (root / "apps/shop").mkdir()
+    (root / "apps/shop/main.py").write_text(SAME)
+    return root
+
+
+def test_the_page_starts_the_server_as_always() -> None:
+    _, command = commands("uvicorn")
+    assert command == ["uvicorn", servers.APPLICATION, "--reload"]
+    assert servers.COMMANDS["reload"](8000)[: len(command)] == command
+
+
+@pytest.mark.parametrize("command", ["reload", "gunicorn", "daphne"])
+async def test_a_mounted_application_publishes_in_process(
+    start: Start, fleet: servers.Fleet, project: Path, command: str
+) -> None:
+    server = start(command, fleet.world(FANFARE_ASGI_MOUNTS=MOUNTS), root=project)
+    items = [f"tea {number}" for number in range(8)]
+    async with sockets.connect(server) as socket:
+        await socket.subscribe("orders")
+        for item in items:
+            assert await asyncio.to_thread(order, server.url("/shop/orders"), item) == {"item": item}
+            assert (await socket.expect("created", "orders")).decoded == {"item": item}
+    with urllib.request.urlopen(server.url("/shop/docs"), timeout=15) as response:
+        assert "/shop/openapi.json" in response.read().decode()
+
+
+LIFESPAN = """
+import asyncio
+import contextlib
+
+from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+
+from apps.realtime import apublish
+
+
+@contextlib.asynccontextmanager
+async def lifespan(app):
+    await apublish("orders", "opened", {})
+    yield {"greeting": "hello"}
+    print("the shop is closed", flush=True)
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.websocket("/talk")
+async def talk(socket: WebSocket):
+    await socket.accept()
+    await socket.send_text(socket.state.greeting)
+    with contextlib.suppress(WebSocketDisconnect):
+        await socket.receive_text()
+"""
+
+
+@pytest.mark.parametrize("command", ["uvicorn", "gunicorn"])
+async def test_its_lifespan_is_run_in_every_worker(
+    start: Start, fleet: servers.Fleet, project: Path, command: str
+) -> None:
+    (project / "apps/shop/main.py").write_text(LIFESPAN)
+    server = start(command, fleet.world(FANFARE_ASGI_MOUNTS=MOUNTS), root=project)
+    async with sockets.open_raw(server, f"ws://{servers.HOST}:{server.port}/shop/talk") as socket:
+        assert await socket.websocket.recv() == "hello"
+        await asyncio.to_thread(server.stop)
+    assert server.log_text().count("the shop is closed") == server.expected_workers
+
+
+@pytest.mark.parametrize("command", ["uvicorn", "gunicorn"])
+@pytest.mark.parametrize(
+    ("main", "mounts", "sentence"),
+    [
+        (SAME, "/shop=apps.shop.man:app", "FANFARE_ASGI_MOUNTS has '/shop=apps.shop.man:app': there is no module"),
+        (
+            LIFESPAN.replace("await apublish", "raise RuntimeError('the till is empty')\n    await apublish"),
+            MOUNTS,
+            "FANFARE_ASGI_MOUNTS: /shop=apps.shop.main:app did not start: RuntimeError: the till is empty",
+        ),
+    ],
+    ids=["no such module", "a start that fails"],
+)
+def test_what_cannot_be_mounted_stops_the_server_with_a_sentence(
+    fleet: servers.Fleet, project: Path, command: str, main: str, mounts: str, sentence: str
+) -> None:
+    (project / "apps/shop/main.py").write_text(main)
+    program, *arguments = servers.COMMANDS[command](servers.free_port())
+    ended = subprocess.run(
+        [str(Path(sys.executable).parent / program), *arguments],
+        cwd=project,
+        env=fleet.world().environment(FANFARE_ASGI_MOUNTS=mounts),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == CANNOT_START
+    assert sentence in ended.stderr + ended.stdout
