@@ -48,7 +48,7 @@ class Router:
             await self.lifespan(scope, receive, send)
 
 
-# (scope, code, message, send)
+# What it is called with: the scope, a code, a message, and `send`.
 Refuse = Callable[[Any, str, str, Any], Awaitable[None]]
 
 

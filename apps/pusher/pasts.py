@@ -107,6 +107,11 @@ def history(channel: str, rid: object, page: kept.Page) -> bytes:
     return _frame("pusher:history", channel, {"rid": rid, "items": items, "next": following})
 
 
+def no_history(channel: str, rid: object, message: str) -> bytes:
+    """Why there is no page: with the caller's `rid`, so that it need not wait for its time to be over."""
+    return _frame("pusher:history", channel, {"rid": rid, "error": {"message": message}})
+
+
 def position_of(value: object) -> interface.Position | None:
     """`{"epoch": "…", "offset": 41}` from a client; None if it is none."""
     return _position(value)[0]

@@ -267,16 +267,14 @@ class Protocol:
 
     def _history(self, message: messages.Message) -> effects.Effects:
         channel, data = messages.channel(message)
-        if self._subscriptions.live(channel) is None:
-            raise errors.BadFrame(
-                f"The history of {errors.quoted(channel)} is for its subscribers", reason="history_not_subscribed"
-            )
-        if self.application.rules.of(channel) is None:
-            raise errors.BadFrame(f"The channel {channel} keeps no history", reason="history_not_enabled")
         limit, rid = data.get("limit"), data.get("rid")
+        rid = rid if isinstance(rid, str | int) else None
+        if self._subscriptions.live(channel) is None:
+            return _no_history(channel, rid, "The history of a channel is for its subscribers", "not_subscribed")
+        if self.application.rules.of(channel) is None:
+            return _no_history(channel, rid, "This channel keeps no history", "not_enabled")
         limit = limit if type(limit) is int and 0 < limit <= HISTORY_LIMIT else DEFAULT_HISTORY_LIMIT
-        before = pasts.position_of(data.get("before"))
-        return (effects.ReadHistory(channel, before, limit, rid if isinstance(rid, str | int) else None),)
+        return (effects.ReadHistory(channel, pasts.position_of(data.get("before")), limit, rid),)
 
     def subscribed(self, channel: str, attached: interface.Attached) -> effects.Effects:
         """The hub did what `Subscribe` asked."""
@@ -334,6 +332,13 @@ class Protocol:
         event = errors.quoted(publication.event)
         text = f'Client event "{event}" on channel "{publication.channel}" was lost: {message}'
         return (effects.Send(frames.error(None, text)), effects.Count("pusher.client_event_rejected.unavailable", text))
+
+
+def _no_history(channel: str, rid: str | int | None, message: str, reason: str) -> effects.Effects:
+    return (
+        effects.Send(pasts.no_history(channel, rid, message)),
+        effects.Count(f"pusher.history_refused.{reason}", message),
+    )
 
 
 _ANSWERS: Final[dict[str, Callable[[Protocol, messages.Message], effects.Effects]]] = {

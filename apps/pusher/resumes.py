@@ -15,7 +15,9 @@ from apps.pusher import frames, resumption, takeovers
 
 logger = logging.getLogger(__name__)
 
-LOOK_S = 1.0  # how often a page's progress is looked at
+# How often a page's progress is looked at. A new connection is looked at sooner, for it may not live for long: where each
+# one broke before the first look, a page would be sent the same events again and again.
+LOOK_S, FIRST_LOOK_S = 1.0, 0.1
 PING_AFTER_EVENTS = 100  # so many events are asked about before their time
 RECONNECT = 4200
 
@@ -49,6 +51,7 @@ class Resume:
         self._loading: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._asked_s = self._saved_s = 0.0
+        self._look_s = FIRST_LOOK_S
 
     def begin(self, ready: Callable[[], None]) -> None:
         """Find out where the page stands, then call `ready`: with a token or, where that cannot be, without."""
@@ -111,7 +114,8 @@ class Resume:
         """Ask what the page has seen, if there is something new to ask about; keep its record from expiring."""
         if self._connection.closing or self.resumption is None:
             return
-        self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)
+        self._timer = asyncio.get_running_loop().call_later(self._look_s, self._look)
+        self._look_s = min(2 * self._look_s, LOOK_S)
         now = time.monotonic()
         changed = self.resumption.expire(now)
         sent = self._hub.positions(self._connection)

@@ -12,7 +12,7 @@ from apps.engine import errors as engine_errors
 from apps.engine import interface
 from apps.hub import connections, history
 from apps.hub import hub as hubs
-from apps.pusher import effects, frames, pasts, protocol, refusals, resumes
+from apps.pusher import effects, pasts, protocol, refusals, resumes
 
 logger = logging.getLogger(__name__)
 
@@ -175,17 +175,19 @@ class Session:
         if self._reading is None or self._reading.done():
             self._reading = asyncio.get_running_loop().create_task(self._send_history(effect))
         else:
-            self._connection.send(frames.error(None, "The history is being read: wait for its answer"))
+            message = "Another page of history is being read: wait for it"
+            self._connection.send(pasts.no_history(effect.channel, effect.rid, message))
 
     async def _send_history(self, effect: effects.ReadHistory) -> None:
         wanted = history.Range(before=effect.before, limit=effect.limit)
         try:
             page = await history.read(self._hub.engine, self._connection.app, effect.channel, wanted)
         except engine_errors.EngineError as error:
-            self._connection.send(frames.error(None, f"The history of {effect.channel} cannot be read: {error}"))
+            message = f"The history cannot be read: {error}"
+            self._connection.send(pasts.no_history(effect.channel, effect.rid, message))
             return
         if page.reason is not None:
-            self._connection.send(pasts.stream_reset(effect.channel, page.position, page.reason))
+            self._connection.send(pasts.no_history(effect.channel, effect.rid, page.reason))
         else:
             self._connection.send(pasts.history(effect.channel, effect.rid, page))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import orjson
@@ -283,6 +284,9 @@ class Engine(interface.Engine):
 
     async def members(self, app: str, channel: str) -> list[interface.Member]:
         return list(self._present.get(channel, {}).values())
+
+    def questions(self) -> AbstractContextManager[interface.Questions]:
+        raise AssertionError("not used by a worker")
 
 
 class Browser:
