@@ -1,0 +1,129 @@
+"""The browser plugin in Chromium: as a classic script and as a module, over connections that break."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from tests.browser.conftest import PATIENCE_MS
+from tests.harness import servers, streams
+
+CUTS = 3
+EVENTS_A_CUT = 200
+
+CLASSIC = {"url": "/static/fanfare/resume.js"}
+MODULE = {
+    "type": "module",
+    "content": 'import { install } from "/static/fanfare/resume.mjs"; window.FanfareResume = { install };',
+}
+FOLLOW = """
+([port, storage]) => {
+  window.numbers = [];
+  window.subscriptions = 0;
+  window.resets = [];
+  window.plugin = FanfareResume.install(Pusher, {
+    jitter: 100,
+    onReset: (...reset) => resets.push(reset),
+    storage: storage ? sessionStorage : null,
+  });
+  window.pusher = new Pusher("key", {
+    cluster: "", wsHost: "127.0.0.1", wsPort: port, forceTLS: false, enabledTransports: ["ws"],
+  });
+  const channel = pusher.subscribe("orders");
+  channel.bind("counted", ({ n }) => numbers.push(n));
+  channel.bind("pusher:subscription_succeeded", () => { subscriptions += 1; });
+}
+"""
+
+
+@pytest.fixture
+def stream() -> Iterator[streams.InThread]:
+    with streams.in_thread() as stream:
+        yield stream
+
+
+@pytest.fixture
+def page(chromium: Browser, debug: servers.Server) -> Iterator[Page]:
+    """Of Fanfare's origin, so that the plugin comes as it is served. Its connections break: their errors are wanted."""
+    context = chromium.new_context()
+    context.set_default_timeout(PATIENCE_MS)
+    page = context.new_page()
+    page.add_init_script("window.exceptions = []; addEventListener('error', (e) => exceptions.push(e.message));")
+    yield page
+    assert page.evaluate("exceptions") == []
+    context.close()
+
+
+def follow(
+    page: Page,
+    server: servers.Server,
+    stream: streams.InThread,
+    script: Mapping[str, str] = CLASSIC,
+    *,
+    storage: bool = False,
+) -> None:
+    page.goto(server.url("/static/fanfare/site.css"))  # a document of this origin with no script of its own
+    page.add_script_tag(url="/static/vendor/pusher-js/pusher.min.js")
+    page.add_script_tag(**script)
+    page.wait_for_function("window.FanfareResume")
+    page.evaluate(FOLLOW, [stream.server.port, storage])
+    page.wait_for_function("subscriptions === 1")
+
+
+def publish(stream: streams.InThread, count: int) -> int:
+    """So many events at about 1,000 a second; the last one's number."""
+    log = stream.server.logs["orders"]
+    for _ in range(count):
+        stream.do(lambda: stream.server.publish("orders", {"n": len(log) + 1}))
+        time.sleep(0.001)
+    return len(log)
+
+
+@pytest.mark.parametrize("script", [CLASSIC, MODULE], ids=["classic script", "module"])
+def test_over_connections_that_break_every_event_comes_once_and_in_order(
+    page: Page, debug: servers.Server, stream: streams.InThread, script: Mapping[str, str]
+) -> None:
+    follow(page, debug, stream, script)
+    for cut in range(1, CUTS + 1):
+        publish(stream, EVENTS_A_CUT)
+        stream.do(stream.server.reset_connections)
+        publish(stream, EVENTS_A_CUT)  # to nobody
+        page.wait_for_function("cut => subscriptions === cut + 1", arg=cut)
+    last = publish(stream, 1)
+    page.wait_for_function("last => numbers.includes(last)", arg=last)
+    assert page.evaluate("numbers") == list(range(1, last + 1))
+    assert page.evaluate("resets") == []
+    assert page.evaluate("plugin.positions()") == {"orders": {"epoch": "epoch001", "offset": last}}
+
+
+def test_with_a_storage_a_reload_of_the_page_misses_nothing(
+    page: Page, debug: servers.Server, stream: streams.InThread
+) -> None:
+    follow(page, debug, stream, storage=True)
+    page.wait_for_function("last => numbers.includes(last)", arg=publish(stream, 5))
+    page.goto("about:blank")
+    last = publish(stream, 5)
+    follow(page, debug, stream, storage=True)
+    page.wait_for_function("last => numbers.includes(last)", arg=last)
+    assert page.evaluate("numbers") == list(range(6, last + 1))
+
+
+def test_history_is_read_page_by_page(page: Page, debug: servers.Server, stream: streams.InThread) -> None:
+    follow(page, debug, stream)
+    publish(stream, 5)
+    read = """
+    async () => {
+      const pages = [];
+      let before = null;
+      do {
+        const page = await plugin.history(pusher, "orders", { before, limit: 2 });
+        pages.push(page.items.map(({ data }) => data.n));
+        before = page.next;
+      } while (before);
+      return pages;
+    }
+    """
+    assert page.evaluate(read) == [[5, 4], [3, 2], [1]]

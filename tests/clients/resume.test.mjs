@@ -1,0 +1,434 @@
+// The plugin, one behaviour after the other: real pusher-js, over WebSockets whose server is the test. `node --test`.
+
+import assert from "node:assert/strict";
+import { afterEach, beforeEach, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import FanfareResume, { install } from "../../myproject/static/fanfare/resume.mjs";
+import { Pusher } from "./subscriber.mjs";
+
+let opened; // all the WebSockets of this test
+let clients;
+let handle;
+let resets;
+let hosts = 0;
+
+class PlayedSocket {
+  readyState = 0;
+  sent = [];
+
+  constructor(url) {
+    this.url = url;
+    this.openedAt = performance.now();
+    opened.push(this);
+    this.socketId = `${opened.length}.1`;
+    setTimeout(() => {
+      if (this.readyState !== 0) return;
+      this.readyState = 1;
+      this.onopen?.({});
+      this.gets("pusher:connection_established", { socket_id: this.socketId, activity_timeout: 120 });
+    });
+  }
+
+  send(text) {
+    this.sent.push(JSON.parse(text));
+  }
+
+  close() {
+    this.lose(1000);
+  }
+
+  gets(event, data, channel, fields = {}) {
+    this.onmessage?.({ data: JSON.stringify({ event, channel, data: JSON.stringify(data), ...fields }) });
+  }
+
+  event(offset, fields) {
+    this.gets("counted", { n: offset }, "orders", { offset, ...fields });
+  }
+
+  takes(stream, channel = "orders") {
+    this.gets("pusher_internal:subscription_succeeded", { stream }, channel);
+  }
+
+  lose(code = 4200) {
+    if (this.readyState === 3) return;
+    this.readyState = 3;
+    setTimeout(() => this.onclose?.({ code, reason: "", wasClean: false }));
+  }
+
+  subscribes(channel = "orders") {
+    return this.sent.filter((frame) => frame.event === "pusher:subscribe" && frame.data.channel === channel);
+  }
+}
+
+async function until(condition) {
+  for (let tries = 0; tries < 1000; tries += 1) {
+    const found = condition();
+    if (found) return found;
+    await sleep(5);
+  }
+  throw new assert.AssertionError({ message: `in 5 s it was never so: ${condition}` });
+}
+
+function start(options) {
+  handle = install(Pusher, { jitter: 0, onReset: (...reset) => resets.push(reset), ...options });
+}
+
+function client(host = `host-${(hosts += 1)}`) {
+  const options = { cluster: "", wsHost: host, wsPort: 80, forceTLS: false, enabledTransports: ["ws"] };
+  const made = new Pusher("key", options);
+  clients.push(made);
+  return made;
+}
+
+/** A subscription, the numbers that its handler gets, and the WebSocket that it is on. */
+async function following(made, stream = { epoch: "a", offset: 0, replayed: 0 }) {
+  const numbers = [];
+  made.subscribe("orders").bind("counted", ({ n }) => numbers.push(n));
+  const socket = await subscribed();
+  socket.takes(stream);
+  return { numbers, socket };
+}
+
+/** The newest WebSocket, once it asked for the channel. */
+function subscribed(count = opened.length) {
+  return until(() => opened.length >= count && opened.at(-1)?.subscribes().length && opened.at(-1));
+}
+
+function again() {
+  return subscribed(opened.length + 1);
+}
+
+beforeEach(() => {
+  [opened, clients, resets] = [[], [], []];
+  Pusher.Runtime.getWebSocketAPI = () => PlayedSocket;
+});
+
+afterEach(async () => {
+  await sleep(10); // disconnect() does not stop a retry that pusher-js has begun at a close with 4200: let it begin
+  for (const made of clients) made.disconnect();
+  handle?.uninstall();
+  handle = null;
+});
+
+test("asks every server for positions, and names none at first", async () => {
+  start();
+  const { socket } = await following(client());
+  assert.match(socket.url, /\?protocol=7&.*&rt=1$/);
+  assert.deepEqual(socket.subscribes()[0].data, { auth: "", channel: "orders" });
+});
+
+test("what came already is held back, what has no position is not", async () => {
+  start();
+  const { numbers, socket } = await following(client(), { epoch: "a", offset: 4, replayed: 0 });
+  for (const offset of [4, 5, 5, 3, 6]) socket.event(offset);
+  socket.gets("counted", { n: 0 }, "orders");
+  assert.deepEqual(numbers, [5, 6, 0]);
+  assert.deepEqual(handle.positions(), { orders: { epoch: "a", offset: 6 } });
+});
+
+test("a reconnect names the position and the connection that it was reached on", async () => {
+  start();
+  const { numbers, socket } = await following(client());
+  socket.event(1);
+  const coming = again();
+  socket.lose();
+  const second = await coming;
+  assert.deepEqual(second.subscribes()[0].data.resume, { epoch: "a", offset: 1, socket_id: "1.1" });
+  second.takes({ epoch: "a", offset: 4, was_recovering: true, recovered: true, replayed: 3 });
+  second.event(2, { replay: true });
+  const third = again();
+  second.lose(); // in the middle of the replay
+  assert.deepEqual((await third).subscribes()[0].data.resume, { epoch: "a", offset: 2, socket_id: "2.1" });
+  opened.at(-1).takes({ epoch: "a", offset: 4, was_recovering: true, recovered: true, replayed: 2 });
+  for (const offset of [3, 4, 5]) opened.at(-1).event(offset);
+  assert.deepEqual(numbers, [1, 2, 3, 4, 5]);
+  assert.deepEqual(resets, []);
+});
+
+test("a replay that never began leaves the position where it was", async () => {
+  start();
+  const { socket } = await following(client());
+  socket.event(1);
+  const second = again();
+  socket.lose();
+  (await second).takes({ epoch: "a", offset: 2, was_recovering: true, recovered: true, replayed: 1 });
+  const third = again();
+  opened.at(-1).lose();
+  assert.deepEqual((await third).subscribes()[0].data.resume, { epoch: "a", offset: 1, socket_id: "1.1" });
+});
+
+test("a resume that failed is told, and counting begins anew", async () => {
+  start();
+  const { numbers, socket } = await following(client(), { epoch: "a", offset: 90, replayed: 0 });
+  const second = again();
+  socket.lose();
+  const stream = { epoch: "b", offset: 2, was_recovering: true, recovered: false, replayed: 0 };
+  (await second).takes({ ...stream, reason: "epoch_changed" });
+  opened.at(-1).event(3);
+  assert.deepEqual(resets, [["orders", "epoch_changed"]]);
+  assert.deepEqual(numbers, [3]);
+});
+
+test("a channel whose history was switched off is told, and all its events come", async () => {
+  start();
+  const { numbers, socket } = await following(client(), { epoch: "a", offset: 90, replayed: 0 });
+  const second = again();
+  socket.lose();
+  (await second).takes(undefined);
+  opened.at(-1).event(1);
+  assert.deepEqual(resets, [["orders", "not_enabled"]]);
+  assert.deepEqual(numbers, [1]);
+  assert.deepEqual(handle.positions(), {});
+});
+
+test("a reset of the stream is told, to the page and to the channel's handlers", async () => {
+  start();
+  const made = client();
+  const { numbers, socket } = await following(made, { epoch: "a", offset: 90, replayed: 0 });
+  const seen = [];
+  made.channel("orders").bind("pusher:stream_reset", ({ reason }) => seen.push(reason));
+  socket.gets("pusher:stream_reset", { epoch: "b", offset: 5, reason: "gap" }, "orders");
+  for (const offset of [5, 6]) socket.event(offset);
+  assert.deepEqual(resets, [["orders", "gap"]]);
+  assert.deepEqual(seen, ["gap"]);
+  assert.deepEqual(numbers, [6]);
+});
+
+test("a page whose handler throws is told of the loss all the same", async () => {
+  start();
+  const made = client();
+  const { socket } = await following(made);
+  made.channel("orders").bind("pusher:stream_reset", () => {
+    throw new Error("the page's own");
+  });
+  assert.throws(() => socket.gets("pusher:stream_reset", { epoch: "b", offset: 5, reason: "gap" }, "orders"), /own/);
+  assert.deepEqual(resets, [["orders", "gap"]]);
+});
+
+test("a presence channel is told its position in a frame of its own, and counted once", async () => {
+  start();
+  const handler = (_params, callback) => callback(null, { auth: "key:s", channel_data: '{"user_id":"ann"}' });
+  const made = client();
+  made.config.channelAuthorizer = handler;
+  const numbers = [];
+  made.subscribe("presence-room").bind("counted", ({ n }) => numbers.push(n));
+  const socket = await until(() => opened[0]?.subscribes("presence-room").length && opened[0]);
+  const stream = { epoch: "a", offset: 3, replayed: 0 };
+  const presence = { ids: ["ann"], hash: { ann: null }, count: 1 };
+  socket.gets("pusher_internal:subscription_succeeded", { presence, stream }, "presence-room");
+  socket.gets("counted", { n: 4 }, "presence-room", { offset: 4 });
+  socket.gets("pusher:stream", stream, "presence-room");
+  socket.gets("counted", { n: 4 }, "presence-room", { offset: 4 });
+  assert.deepEqual(numbers, [4]);
+});
+
+test("a rewind is asked for at the first subscribe, and comes whole", async () => {
+  start({ rewind: (channel) => (channel === "orders" ? { count: 3 } : null) });
+  const { numbers, socket } = await following(client(), { epoch: "a", offset: 9, replayed: 3 });
+  assert.deepEqual(socket.subscribes()[0].data.rewind, { count: 3 });
+  for (const offset of [5, 7, 9, 10]) socket.event(offset, { replay: offset < 10 }); // 6 and 8: the client's own
+  assert.deepEqual(numbers, [5, 7, 9, 10]);
+  const second = again();
+  socket.lose();
+  assert.equal((await second).subscribes()[0].data.rewind, undefined);
+});
+
+test("whoever unsubscribed begins anew", async () => {
+  start();
+  const made = client();
+  const { socket } = await following(made);
+  socket.event(1);
+  made.unsubscribe("orders");
+  await until(() => !handle.positions().orders);
+  made.subscribe("orders");
+  await until(() => socket.subscribes().length === 2);
+  assert.equal(socket.subscribes()[1].data.resume, undefined);
+});
+
+test("whoever unsubscribed without a connection begins anew", async () => {
+  start({ jitter: 100 });
+  const made = client();
+  const { socket } = await following(made);
+  socket.event(1);
+  const second = again();
+  socket.lose();
+  await until(() => made.connection.state === "connecting");
+  made.unsubscribe("orders");
+  made.subscribe("orders");
+  assert.equal((await second).subscribes()[0].data.resume, undefined);
+});
+
+test("what a connection still brings after its end is not counted as delivered", async () => {
+  start();
+  const made = client();
+  const { numbers, socket } = await following(made);
+  socket.event(1);
+  made.disconnect();
+  socket.event(2);
+  assert.deepEqual(numbers, [1]);
+  assert.equal(handle.positions().orders.offset, 1);
+});
+
+test("two clients of one address have nothing in common", async () => {
+  start();
+  const [one, other] = [client("same"), client("same")];
+  const numbers = [];
+  for (const made of [one, other]) made.subscribe("orders").bind("counted", ({ n }) => numbers.push(n));
+  await until(() => opened.length === 2 && opened.every((socket) => socket.subscribes().length));
+  for (const socket of opened) socket.takes({ epoch: "a", offset: 0, replayed: 0 });
+  for (const socket of opened) socket.event(1);
+  assert.deepEqual(numbers, [1, 1]);
+  opened[0].event(2);
+  assert.equal(handle.positions(one).orders.offset + handle.positions(other).orders.offset, 3);
+  for (const socket of [...opened]) socket.lose();
+  await until(() => opened.length === 4 && opened.slice(2).every((socket) => socket.subscribes().length));
+  const resumed = opened.slice(2).map((socket) => socket.subscribes()[0].data.resume);
+  assert.deepEqual(resumed.map(({ offset, socket_id: id }) => `${offset} on ${id}`).sort(), ["1 on 2.1", "2 on 1.1"]);
+});
+
+test("a subscription that the server could not take now is asked for again", async () => {
+  start();
+  const made = client();
+  const { socket } = await following(made);
+  socket.event(1);
+  const second = again();
+  socket.lose();
+  const refusal = { type: "EngineUnavailable", error: "not now", status: 503 };
+  (await second).gets("pusher:subscription_error", refusal, "orders");
+  const asked = await until(() => opened.at(-1).subscribes()[1]);
+  assert.deepEqual(asked, opened.at(-1).subscribes()[0]);
+  opened.at(-1).takes({ epoch: "a", offset: 1, was_recovering: true, recovered: true, replayed: 0 });
+  assert.equal(made.channel("orders").subscribed, true);
+});
+
+test("a subscription that is not allowed is not asked for again", async () => {
+  start();
+  client().subscribe("orders");
+  const socket = await subscribed();
+  socket.gets("pusher:subscription_error", { type: "AuthError", error: "no", status: 403 }, "orders");
+  await sleep(1100);
+  assert.equal(socket.subscribes().length, 1);
+});
+
+test("a reconnect waits, the first connection does not", async (context) => {
+  context.mock.method(Math, "random", () => 0.5);
+  start({ jitter: 2_000 });
+  const begun = performance.now();
+  const { socket } = await following(client());
+  assert.ok(socket.openedAt - begun < 900);
+  const lost = performance.now();
+  const second = again();
+  socket.lose();
+  const waited = (await second).openedAt - lost;
+  assert.ok(waited >= 999 && waited < 1_900, `${waited} ms`);
+});
+
+test("a first connection does not wait because one to another server is lost", async (context) => {
+  context.mock.method(Math, "random", () => 1);
+  start({ jitter: 60_000 });
+  const made = client();
+  const { socket } = await following(made);
+  socket.lose();
+  await until(() => made.connection.state === "connecting");
+  const other = client();
+  await until(() => other.connection.state === "connected");
+});
+
+test("a WebSocket that pusher-js gives up while it waits hands its rest of the wait to the next", async (context) => {
+  context.mock.method(Math, "random", () => 0.5);
+  start({ jitter: 2_000 });
+  const made = client();
+  const { socket } = await following(made);
+  const lost = performance.now();
+  socket.lose();
+  await until(() => made.connection.state === "connecting");
+  await sleep(600);
+  const early = Pusher.Runtime.createWebSocket(socket.url.replace("&rt=1", ""));
+  assert.equal(early.readyState, 0);
+  const closed = new Promise((resolve) => (early.onclose = resolve));
+  early.close();
+  assert.deepEqual([(await closed).code, early.readyState], [1006, 3]);
+  const later = Pusher.Runtime.createWebSocket(early.url);
+  await until(() => later.readyState === 1 && made.connection.state === "connected");
+  assert.equal(opened.length, 3); // never the early one
+  for (const { openedAt } of opened.slice(1)) {
+    assert.ok(openedAt - lost >= 999 && openedAt - lost < 1_590, `${openedAt - lost} ms`);
+  }
+  later.close();
+});
+
+test("whoever disconnects and connects again does not wait", async (context) => {
+  context.mock.method(Math, "random", () => 1);
+  start({ jitter: 60_000 });
+  const made = client();
+  const { socket } = await following(made);
+  socket.event(1);
+  made.disconnect();
+  const second = again();
+  made.connect();
+  assert.deepEqual((await second).subscribes()[0].data.resume, { epoch: "a", offset: 1, socket_id: "1.1" });
+});
+
+test("history comes page by page", async () => {
+  start();
+  const made = client();
+  const { socket } = await following(made);
+  const page = handle.history(made, "orders", { limit: 2 });
+  const asked = await until(() => socket.sent.find(({ event }) => event === "pusher:history"));
+  const { rid, ...rest } = asked.data;
+  assert.deepEqual(rest, { channel: "orders", before: null, limit: 2 });
+  const items = ['{"n":9}', "no JSON"].map((data, back) => ({ offset: 9 - back, event: "counted", data }));
+  socket.gets("pusher:history", { rid, items, next: { epoch: "a", offset: 8 } }, "orders");
+  const { items: read, next } = await page;
+  assert.deepEqual(read.map(({ offset, data }) => [offset, data]), [[9, { n: 9 }], [8, "no JSON"]]);
+  assert.deepEqual(next, { epoch: "a", offset: 8 });
+});
+
+test("history that is refused, or whose connection is lost, or has none, is an error", async () => {
+  start();
+  const made = client();
+  await assert.rejects(handle.history(made, "orders"), /no connection/);
+  const { socket } = await following(made);
+  const refused = handle.history(made, "orders");
+  const { rid } = socket.sent.at(-1).data;
+  socket.gets("pusher:history", { rid, error: { message: "not subscribed" } }, "orders");
+  await assert.rejects(refused, /not subscribed/);
+  const cut = handle.history(made, "orders");
+  socket.lose();
+  await assert.rejects(cut, /connection was lost/);
+});
+
+test("a storage carries the positions over to the next page", async () => {
+  const items = new Map();
+  const storage = { getItem: (key) => items.get(key) ?? null, setItem: (key, value) => items.set(key, value) };
+  start({ storage });
+  const made = client("stored");
+  const { socket } = await following(made);
+  socket.event(1);
+  made.disconnect();
+  await until(() => items.size);
+  handle.uninstall();
+  start({ storage });
+  const second = again();
+  client("stored").subscribe("orders");
+  assert.deepEqual((await second).subscribes()[0].data.resume, { epoch: "a", offset: 1, socket_id: "1.1" });
+});
+
+test("after uninstall pusher-js is as it was", async () => {
+  const before = Pusher.Runtime.createWebSocket;
+  start();
+  assert.notEqual(Pusher.Runtime.createWebSocket, before);
+  handle.uninstall();
+  assert.equal(Pusher.Runtime.createWebSocket, before);
+  client().subscribe("orders");
+  const socket = await subscribed();
+  assert.doesNotMatch(socket.url, /rt=1/);
+});
+
+test("install refuses what it cannot work with", () => {
+  assert.throws(() => install({}), TypeError);
+  assert.throws(() => install(Pusher, { jitter: -1 }), RangeError);
+  start();
+  assert.throws(() => install(Pusher), /uninstall/);
+  assert.equal(FanfareResume.install, install);
+});

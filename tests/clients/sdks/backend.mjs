@@ -1,0 +1,48 @@
+// The vendor's SDK for backends in Node: npm's `pusher`. It also answers for the backend that pusher-js and Echo ask.
+
+import Backend from "pusher";
+
+export function backendOf({ host, port, application, key, secret, master_key: masterKey }) {
+  return new Backend({
+    appId: application,
+    key,
+    secret,
+    host,
+    port,
+    useTLS: false,
+    ...(masterKey && { encryptionMasterKeyBase64: masterKey }),
+  });
+}
+
+// `member`: the channel_data on presence channels; without one the signed-in user is the member.
+export function authorizer(command) {
+  const backend = backendOf(command);
+  return ({ channelName, socketId }, callback) => {
+    const member = channelName.startsWith("presence-") ? command.member : undefined;
+    callback(null, backend.authorizeChannel(socketId, channelName, member));
+  };
+}
+
+export function authenticator(command) {
+  const backend = backendOf(command);
+  return ({ socketId }, callback) => callback(null, backend.authenticateUser(socketId, command.user));
+}
+
+// What a test is told of a result: of an answer its status and body, of a webhook what the SDK makes of it.
+async function plain(result) {
+  if (typeof result?.isValid === "function") return { valid: result.isValid(), events: result.getEvents() };
+  if (typeof result?.json === "function") return { status: result.status, body: await result.json() };
+  return result;
+}
+
+export const actions = {
+  backend: backendOf,
+  // {"call": a method of the SDK, "with": its arguments}
+  call: async (backend, command, tell) => {
+    try {
+      tell("answer", { answer: await plain(await backend[command.call](...command.with)) });
+    } catch (error) {
+      tell("refused", { status: error.status ?? null, message: error.message, body: error.body ?? null });
+    }
+  },
+};

@@ -1,0 +1,219 @@
+"""A small server of the protocol that keeps every channel's history and whose connections can be made to break.
+
+It is for the browser plugin alone: what it says, when, and what it gets wrong, is the test's choice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import socket
+import struct
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, TypeVar
+
+from websockets.asyncio import server as websockets_server
+from websockets.exceptions import ConnectionClosed
+
+from tests.harness import servers
+
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s; the peer gets a TCP reset
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(eq=False)
+class Subscriber:
+    websocket: websockets_server.ServerConnection
+    socket_id: str
+    resumes: bool  # asked with `rt=1`
+    channels: set[str] = dataclasses.field(default_factory=set)
+
+    def send(self, event: str, data: Any, channel: str | None = None, **fields: Any) -> None:
+        frame = {"event": event, "channel": channel, "data": json.dumps(data), **fields}
+        websockets_server.broadcast([self.websocket], json.dumps(frame))  # at once, and never waits
+
+
+class StreamServer:
+    """`stutters`: every event comes twice, as it must not."""
+
+    def __init__(self, *, stutters: bool = False) -> None:
+        self.epoch = "epoch001"
+        self.logs: dict[str, list[Any]] = {}  # by channel; an event's offset is its index + 1
+        self.subscribers: set[Subscriber] = set()
+        self.asked: list[dict[str, Any]] = []  # `data` of every subscribe
+        self.connections = 0
+        self.unavailable = 0  # so many subscribes are answered with 503
+        self._stutters = stutters
+        self._server: websockets_server.Server | None = None
+
+    @property
+    def port(self) -> int:
+        assert self._server is not None
+        return int(next(iter(self._server.sockets)).getsockname()[1])
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[StreamServer]:
+        async with websockets_server.serve(self._serve, servers.HOST, 0, compression=None, max_queue=None) as server:
+            self._server = server
+            yield self
+
+    # -- what a test does to it ----------------------------------------------------------------------------------------
+
+    def publish(self, channel: str, data: Any) -> None:
+        log = self.logs.setdefault(channel, [])
+        log.append(data)
+        for subscriber in self.subscribers:
+            if channel in subscriber.channels:
+                self._send(subscriber, channel, len(log))
+
+    def reset_connections(self) -> None:
+        """What a lost network looks like at its end: a TCP reset, no close frame."""
+        for subscriber in list(self.subscribers):
+            transport = subscriber.websocket.transport
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            transport.abort()
+            self.subscribers.discard(subscriber)
+
+    async def close_connections(self, code: int = 4200) -> None:
+        leaving = list(self.subscribers)
+        self.subscribers.clear()
+        for subscriber in leaving:
+            await subscriber.websocket.close(code)
+
+    def reset_stream(self, channel: str, reason: str = "gap") -> None:
+        """What was published before is nobody's past any more."""
+        for subscriber in self.subscribers:
+            data = {"epoch": self.epoch, "offset": len(self.logs.get(channel, [])), "reason": reason}
+            subscriber.send("pusher:stream_reset", data, channel)
+
+    # -- the protocol --------------------------------------------------------------------------------------------------
+
+    async def _serve(self, websocket: websockets_server.ServerConnection) -> None:
+        assert websocket.request is not None
+        self.connections += 1
+        subscriber = Subscriber(websocket, f"{self.connections}.{self.connections}", "rt=1" in websocket.request.path)
+        established: dict[str, Any] = {"socket_id": subscriber.socket_id, "activity_timeout": 120}
+        if subscriber.resumes:
+            established["rt"] = {"v": 1, "window": 120}
+        self.subscribers.add(subscriber)
+        subscriber.send("pusher:connection_established", established)
+        try:
+            async for text in websocket:
+                frame = json.loads(text)
+                self._answer(subscriber, frame["event"], frame.get("data"))
+        except ConnectionClosed:
+            pass  # most of them end so: that is what this server is for
+        finally:
+            self.subscribers.discard(subscriber)
+
+    def _answer(self, subscriber: Subscriber, event: str, data: Any) -> None:
+        if event == "pusher:ping":
+            subscriber.send("pusher:pong", {})
+        elif event == "pusher:subscribe":
+            self.asked.append(data)
+            self._subscribe(subscriber, data["channel"], data.get("resume"), data.get("rewind"))
+        elif event == "pusher:unsubscribe":
+            subscriber.channels.discard(data["channel"])
+        elif event == "pusher:history":
+            self._history(subscriber, **data)
+
+    def _subscribe(
+        self, subscriber: Subscriber, channel: str, resume: dict[str, Any] | None, rewind: dict[str, int] | None
+    ) -> None:
+        if self.unavailable:
+            self.unavailable -= 1
+            refusal = {"type": "EngineUnavailable", "error": "The log cannot be read now", "status": 503}
+            subscriber.send("pusher:subscription_error", refusal, channel)
+            return
+        log = self.logs.setdefault(channel, [])
+        stream: dict[str, Any] = {"epoch": self.epoch, "offset": len(log), "was_recovering": resume is not None}
+        recovered = resume is not None and resume["epoch"] == self.epoch
+        first = len(log)
+        if resume is not None and recovered:
+            first = resume["offset"]
+        elif resume is not None:
+            stream["reason"] = "epoch_changed"
+        elif rewind is not None:
+            first = max(0, len(log) - rewind["count"])
+        stream |= {"recovered": recovered, "replayed": len(log) - first}
+        told = {"stream": stream} if subscriber.resumes else {}
+        if channel.startswith("presence-"):
+            me = "me"
+            subscriber.send(
+                "pusher_internal:subscription_succeeded",
+                {"presence": {"ids": [me], "hash": {me: None}, "count": 1}, **told},
+                channel,
+            )
+            if told:
+                subscriber.send("pusher:stream", stream, channel)
+        else:
+            subscriber.send("pusher_internal:subscription_succeeded", told, channel)
+        for offset in range(first + 1, len(log) + 1):
+            self._send(subscriber, channel, offset, replay=True)
+        subscriber.channels.add(channel)
+
+    def _history(
+        self, subscriber: Subscriber, channel: str, before: dict[str, Any] | None, limit: int, rid: str
+    ) -> None:
+        end = before["offset"] - 1 if before else len(self.logs[channel])
+        offsets = range(end, max(0, end - limit), -1)
+        items = [
+            {
+                "event": "counted",
+                "channel": channel,
+                "data": json.dumps(self.logs[channel][offset - 1]),
+                "offset": offset,
+            }
+            for offset in offsets
+        ]
+        following = {"epoch": self.epoch, "offset": offsets[-1]} if items and offsets[-1] > 1 else None
+        subscriber.send("pusher:history", {"rid": rid, "items": items, "next": following}, channel)
+
+    def _send(self, subscriber: Subscriber, channel: str, offset: int, **fields: Any) -> None:
+        if subscriber.resumes:
+            fields["offset"] = offset
+        for _ in range(2 if self._stutters and subscriber.resumes else 1):
+            subscriber.send("counted", self.logs[channel][offset - 1], channel, **fields)
+
+
+class InThread:
+    """A StreamServer with a thread and an event loop of its own, for tests that have none."""
+
+    def __init__(self, server: StreamServer, loop: asyncio.AbstractEventLoop) -> None:
+        self.server = server
+        self._loop = loop
+
+    def do(self, action: Callable[[], T]) -> T:
+        """Run this in the server's thread."""
+
+        async def act() -> T:
+            return action()
+
+        return asyncio.run_coroutine_threadsafe(act(), self._loop).result(5)
+
+
+@contextlib.contextmanager
+def in_thread() -> Iterator[InThread]:
+    server = StreamServer()
+    ready = threading.Event()
+    loop = asyncio.new_event_loop()
+    stop = asyncio.Event()
+
+    async def serve() -> None:
+        async with server.running():
+            ready.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    try:
+        assert ready.wait(5)
+        yield InThread(server, loop)
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(5)
+        loop.close()

@@ -1,0 +1,160 @@
+"""The browser plugin with real pusher-js and real Laravel Echo in Node, over connections that break."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import subprocess
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from tests.harness import pusherjs, servers, streams
+
+PATIENCE_S = 30.0
+CUTS = 4
+
+
+class Follower:
+    """A process of tests/clients that follows one channel, and what it told."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+        self.told: list[dict[str, Any]] = []
+        self._changed = asyncio.Condition()
+
+    async def read(self, stream: asyncio.StreamReader) -> None:
+        while line := await stream.readline():
+            said = json.loads(line)
+            async with self._changed:
+                if "n" in said:
+                    self.numbers.append(said["n"])
+                else:
+                    self.told.append(said)
+                self._changed.notify_all()
+
+    def of(self, field: str) -> list[Any]:
+        return [said[field] for said in self.told if field in said]
+
+    async def until_number(self, number: int) -> None:
+        await self._until(lambda: number in self.numbers[-100:])
+
+    async def until_told(self, field: str, times: int = 1) -> None:
+        await self._until(lambda: len(self.of(field)) >= times)
+
+    async def _until(self, condition: Any) -> None:
+        async with asyncio.timeout(PATIENCE_S), self._changed:
+            await self._changed.wait_for(condition)
+
+
+@contextlib.asynccontextmanager
+async def following(
+    runtime: pusherjs.Runtime, script: str, server: streams.StreamServer, channel: str, **environment: str
+) -> AsyncIterator[Follower]:
+    process = await asyncio.create_subprocess_exec(
+        runtime.executable,
+        str(pusherjs.CLIENTS / script),
+        cwd=pusherjs.CLIENTS,
+        stdout=subprocess.PIPE,
+        env={
+            **os.environ,
+            "HOST": servers.HOST,
+            "PORT": str(server.port),
+            "KEY": "key",
+            "CHANNEL": channel,
+            "AUTH": "secret",
+            "JITTER": "100",
+            **environment,
+        },
+    )
+    assert process.stdout is not None
+    follower = Follower()
+    reader = asyncio.create_task(follower.read(process.stdout))
+    try:
+        await follower.until_told("subscribed")
+        yield follower
+    finally:
+        process.kill()
+        await process.wait()
+        await reader
+
+
+async def count_and_cut(server: streams.StreamServer, channel: str, follower: Follower) -> int:
+    """Publish 1, 2, 3, …, about 1,000 a second, while the connection breaks again and again; how many."""
+    published = 0
+    for cut in range(CUTS):
+        subscriptions = len(follower.of("subscribed"))
+        for _ in range(random.randint(100, 400)):
+            published += 1
+            server.publish(channel, {"n": published})
+            await asyncio.sleep(0.001)
+        if cut % 2:
+            await server.close_connections(4200)  # pusher-js returns at once
+        else:
+            server.reset_connections()  # pusher-js waits for a second
+        while len(follower.of("subscribed")) == subscriptions:
+            published += 1
+            server.publish(channel, {"n": published})
+            await asyncio.sleep(0.001)
+    published += 1
+    server.publish(channel, {"n": published})
+    return published
+
+
+@pytest.mark.parametrize("channel", ["orders", "private-orders", "presence-orders"])
+@pytest.mark.parametrize("environment", [{}, {"ECHO": "1"}], ids=["pusher-js", "Echo"])
+async def test_over_connections_that_break_every_event_comes_once_and_in_order(
+    pusher_js: pusherjs.Runtime, channel: str, environment: dict[str, str]
+) -> None:
+    async with (
+        streams.StreamServer(stutters=True).running() as server,
+        following(pusher_js, "l3.mjs", server, channel, **environment) as follower,
+    ):
+        published = await count_and_cut(server, channel, follower)
+        await follower.until_number(published)
+    assert follower.numbers == list(range(1, published + 1))
+    assert [stream["recovered"] for stream in follower.of("stream")] == [False] + [True] * CUTS
+    assert follower.of("reset") == []
+
+
+async def test_the_plugin_itself(pusher_js: pusherjs.Runtime) -> None:
+    """tests/clients/resume.test.mjs: one behaviour after the other, with pusher-js over WebSockets that are played."""
+    process = await asyncio.create_subprocess_exec(
+        pusher_js.executable, "--test", "resume.test.mjs", cwd=pusherjs.CLIENTS, stdout=subprocess.PIPE
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+
+
+async def test_without_the_plugin_the_same_connections_lose_events(pusher_js: pusherjs.Runtime) -> None:
+    """The tests above would show a loss."""
+    async with (
+        streams.StreamServer().running() as server,
+        following(pusher_js, "l2.mjs", server, "orders") as follower,
+    ):
+        published = await count_and_cut(server, "orders", follower)
+        await follower.until_number(published)
+    assert len(set(follower.numbers)) < published
+
+
+async def test_a_client_that_was_away_for_another_stream_is_told_so(pusher_js: pusherjs.Runtime) -> None:
+    async with (
+        streams.StreamServer().running() as server,
+        following(pusher_js, "l3.mjs", server, "orders") as follower,
+    ):
+        for number in range(1, 6):
+            server.publish("orders", {"n": number})
+        await follower.until_number(5)
+        server.epoch, server.logs["orders"] = "epoch002", [{"n": 100}]
+        server.reset_connections()
+        await follower.until_told("reset")
+        server.publish("orders", {"n": 101})  # offset 2 of the new stream: not a repetition of 2
+        await follower.until_number(101)
+    assert follower.numbers == [1, 2, 3, 4, 5, 101]
+    assert [(said["reset"], said["reason"]) for said in follower.told if "reset" in said] == [
+        ("orders", "epoch_changed")
+    ]
