@@ -48,9 +48,10 @@ def write(
 
     `but`: they are looked after by the caller.
     """
-    last = next((entry.offset for entry in reversed(entries) if entry.offset is not None), None)
-    if last is not None:
-        channel.offset = last
+    for entry in reversed(entries):  # the last one may be a count, which has no place in the stream
+        if entry.offset is not None:
+            channel.offset = entry.offset
+            break
     excluded = {by_socket.get(entry.exclude) for entry in entries if entry.exclude is not None}
     everybody = channel.connections
     if but:

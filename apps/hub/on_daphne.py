@@ -58,7 +58,7 @@ class _Redacted:
         self._log(protocol, action, {**details, "path": path})
 
 
-_SIGNATURE = re.compile(r"(auth_signature=)[^&]*")
+_SIGNATURE = re.compile(r"((?:auth_signature|token)=)[^&]*")
 _TOKEN = re.compile(r"/s/[A-Za-z0-9_-]{16,128}/")
 
 

@@ -34,11 +34,11 @@ def sse_token(
     `user_id`: whose it is, for whoever reads it. `app`: an application or its id; by default the project's default
     application. Raises InvalidName, ValueError and NoApplication.
     """
-    patterns = (channels,) if isinstance(channels, str) else tuple(channels)
+    patterns = (channels,) if isinstance(channels, str) else tuple(map(str, channels))
     if not patterns or len(patterns) > tokens.MAX_PATTERNS:
         raise errors.InvalidName(f"A token has 1 to {tokens.MAX_PATTERNS} channels; here are {len(patterns)}.")
     for pattern in patterns:
-        if not isinstance(pattern, str) or _PATTERN.match(pattern) is None:
+        if _PATTERN.match(pattern) is None:
             raise errors.InvalidName(f"{pattern!r} is not a channel name, with * for any characters.")
     if seconds < 1:
         raise ValueError(f"A token is good for at least a second; here are {seconds}.")

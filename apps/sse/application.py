@@ -48,7 +48,7 @@ class Sse:
         self._is_stopping = False
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        transports.mute_access_log(send)  # there may be a token in the URL
+        transports.keep_out_of_log(send)  # there may be a token in the URL
         head = requests.head(scope)
         application: registries.Application | None = None
         try:

@@ -152,7 +152,10 @@ class Conformance:
         assert (await replay(two, channel="new")).position == before.position
         receipts = await two.publish("new", b"1", b"2", retention=KEPT)
         assert receipts[-1].position == interface.Position(before.position.epoch, 2)
-        assert [entry.body for entry in (await replay(one, channel="new", after=before.position)).entries] == [b"1", b"2"]
+        assert [entry.body for entry in (await replay(one, channel="new", after=before.position)).entries] == [
+            b"1",
+            b"2",
+        ]
 
     async def test_what_is_too_old_is_not_replayed(self, hire: Hire) -> None:
         one = await hire()
@@ -373,6 +376,30 @@ class Conformance:
                 worker.engine.admit(APP, 3, lambda answer: answers.append(isinstance(answer, interface.Attached)))
         await one.until(lambda: len(answers) == 4, "four answers")
         assert sorted(answers) == [False, True, True, True]
+
+    async def test_any_thread_asks_with_or_without_an_open_engine(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        for worker, user in ((one, "ann"), (two, "bob")):
+            worker.engine.set_subscribers(APP, "presence-c", 1)
+            await worker.join("presence-c", user, f"1.{user}")
+        await one.publish("kept", b"1", b"2", b"3", retention=KEPT)
+
+        def ask(engine: interface.Engine) -> None:
+            with engine.questions() as questions:
+                assert questions.channel(APP, "presence-c") == interface.ChannelCounts(2, 2)
+                assert questions.channels(APP, "presence-") == {"presence-c": interface.ChannelCounts(2, 2)}
+                assert [member.user_id for member in questions.members(APP, "presence-c")] == ["ann", "bob"]
+                assert questions.present(APP, "presence-c", ["bob", "cid"]) == {"bob"}
+                assert questions.present(APP, "presence-c", [str(n) for n in range(2_000)] + ["ann"]) == {"ann"}
+                assert questions.present("2", "presence-c", ["bob"]) == set()
+                entries, top = questions.read(APP, "kept", 0, 2, before=3, newest_first=True)
+                assert [entry.body for entry in entries] == [b"2", b"1"]
+                assert top is not None
+                assert top.offset == 3
+
+        await asyncio.gather(*(asyncio.to_thread(ask, worker.engine) for worker in (one, two) for _ in range(3)))
+        await one.engine.close()
+        await two.got("kept", b"1", b"2", b"3")  # that others read and closed did not disturb it
 
     # -- what changes for the whole deployment -------------------------------------------------------------------------
 

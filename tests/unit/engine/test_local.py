@@ -44,6 +44,23 @@ class TestConformance(conformance.Conformance):
     """All of it."""
 
 
+def test_before_the_first_worker_nobody_is_there(tmp_path: Path) -> None:
+    here = engine.LocalEngine(tmp_path / "engine")
+    with here.questions() as questions:
+        assert questions.channels(APP) == {}
+        assert questions.members(APP, "presence-c") == []
+        assert questions.read(APP, "kept", 0, 10) == ([], None)
+    asyncio.run(here.close())
+
+
+def test_a_log_that_cannot_be_read_is_unavailable(tmp_path: Path) -> None:
+    here = engine.LocalEngine(tmp_path / "engine")
+    here.place.prepare()
+    here.place.log.write_bytes(b"no database" * 100)
+    with pytest.raises(errors.EngineUnavailable, match="cannot be read"), here.questions() as questions:
+        questions.members(APP, "presence-c")
+
+
 # -- another process ---------------------------------------------------------------------------------------------------
 
 

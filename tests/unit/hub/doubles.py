@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from apps.engine import interface
@@ -150,6 +151,9 @@ class ScriptedEngine(interface.Engine):
         raise AssertionError("not used by the hub")
 
     async def members(self, app: str, channel: str) -> list[interface.Member]:
+        raise AssertionError("not used by the hub")
+
+    def questions(self) -> AbstractContextManager[interface.Questions]:
         raise AssertionError("not used by the hub")
 
 

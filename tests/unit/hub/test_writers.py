@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -214,3 +215,17 @@ async def test_a_flood_of_invalid_text_is_one_line_without_a_traceback(
     assert len(records) == 1
     assert records[0].exc_info is None
     assert records[0].levelname == "WARNING"
+
+
+def test_a_form_of_a_batch_is_encoded_once_for_all_who_want_the_same() -> None:
+    batch = writers.Batch([b"a", b"bc"])
+    asked: list[str] = []
+
+    def encode(name: str, of: writers.Batch) -> bytes:
+        asked.append(name)
+        return name.encode() + b"".join(of.bodies)
+
+    for _ in range(2):
+        for name in ("x", "y"):
+            assert batch.form(name, functools.partial(encode, name)) == name.encode() + b"abc"
+    assert asked == ["x", "y"]
