@@ -15,8 +15,8 @@ from apps.pusher import frames, resumption, takeovers
 
 logger = logging.getLogger(__name__)
 
-# How often a page's progress is looked at. A new connection is looked at sooner, for it may not live for long: where each
-# one broke before the first look, a page would be sent the same events again and again.
+# How often a page's progress is looked at. A new connection is looked at sooner, for it may not live for long: where
+# each one broke before the first look, a page would be sent the same events again and again.
 LOOK_S, FIRST_LOOK_S = 1.0, 0.1
 PING_AFTER_EVENTS = 100  # so many events are asked about before their time
 RECONNECT = 4200
