@@ -23,6 +23,7 @@ from apps.engine import errors as engine_errors
 from apps.hub import hub, transports
 from apps.layer import office
 from apps.pusher import takeovers, termination
+from apps.realtime import runner
 from apps.webhooks import service as webhooks
 from myproject import errors, mounts, proxies, supervisor
 
@@ -42,6 +43,7 @@ class Server:
         self.registry = registry.Registry()
         self.loader = loading.Loader(self.registry, self.hub)
         self.webhooks = webhooks.Webhooks(self.hub, self.registry, lambda: self.loader.loaded)
+        self.background = runner.Runner(self.hub)
         termination.register(self.hub)
         self.tokens = takeovers.Takeovers(self.hub, time.monotonic)
         self.mounts = mounts.Mounts()  # asgi.py fills it
@@ -90,6 +92,7 @@ class Server:
         self._up = False
         self.problem = "The worker is stopping."
         try:
+            await self.background.stop()
             await self.webhooks.stop()
             await self.loader.stop()
         finally:
@@ -105,6 +108,7 @@ class Server:
             try:
                 await self.loader.start()  # after the hub: what changes from here on arrives through the log
                 await self.webhooks.start()
+                await self.background.start()
             except BaseException:
                 await self.hub.stop()
                 raise

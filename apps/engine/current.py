@@ -3,8 +3,9 @@ writer."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from apps.engine import errors, interface
@@ -58,3 +59,14 @@ def another() -> interface.Engine:
     if _make is None:
         raise errors.EngineMisconfigured("No engine is configured: apps.engine.current.configure was not called")
     return _make()
+
+
+@contextlib.contextmanager
+def replaced(engine: interface.Engine) -> Iterator[None]:
+    """Let `current` answer with `engine` inside the block: for tests."""
+    global _engine, _pid
+    before, _engine, _pid = (_engine, _pid), engine, os.getpid()
+    try:
+        yield
+    finally:
+        _engine, _pid = before

@@ -12,20 +12,34 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from apps.realtime.broadcasts import broadcast
+    from apps.realtime.jobs import background, periodic
     from apps.realtime.members import Member
     from apps.realtime.publishing import apublish, publish
     from apps.realtime.rules import channel
     from apps.realtime.sign_in import UserData, user_data
     from apps.realtime.tokens import sse_token
 
-__all__ = ["Member", "UserData", "apublish", "broadcast", "channel", "publish", "sse_token", "user_data"]
+__all__ = [
+    "Member",
+    "UserData",
+    "apublish",
+    "background",
+    "broadcast",
+    "channel",
+    "periodic",
+    "publish",
+    "sse_token",
+    "user_data",
+]
 
 _HOMES = {
     "Member": "apps.realtime.members",
     "UserData": "apps.realtime.sign_in",
     "apublish": "apps.realtime.publishing",
+    "background": "apps.realtime.jobs",
     "broadcast": "apps.realtime.broadcasts",
     "channel": "apps.realtime.rules",
+    "periodic": "apps.realtime.jobs",
     "publish": "apps.realtime.publishing",
     "sse_token": "apps.realtime.tokens",
     "user_data": "apps.realtime.sign_in",

@@ -10,5 +10,6 @@ class RealtimeConfig(AppConfig):
     verbose_name = "Realtime"
 
     def ready(self) -> None:
-        """Import the `channels` module of every app, as Django imports `admin`: importing it registers its rules."""
-        autodiscover_modules("channels")
+        """Import the modules `channels` and `background` of every app, as Django imports `admin`: importing them
+        registers what they declare."""
+        autodiscover_modules("channels", "background")

@@ -1,10 +1,11 @@
 """The exceptions of this package.
 
     RealtimeError
-    ├── PublishError            the event cannot be published as it was given; nothing was sent
+    ├── PublishError            the call cannot be done as it was made; nothing was sent
     │   ├── InvalidName         a channel, an event, a socket id or an idempotency key has a wrong form
     │   ├── InvalidUser         there is no such user: not signed in, not saved, or not a user at all
     │   ├── InvalidTarget       neither a channel nor a user is given, or both
+    │   ├── InvalidLimit        so many events are not answered at once
     │   ├── UnencodableData     the data has no JSON form
     │   ├── DataTooLarge        the data is over the application's limit
     │   ├── NoApplication       there is no such application, or it is disabled
@@ -14,6 +15,7 @@
     │   ├── InvalidRule         the function cannot take what the pattern gives, or the pattern is taken
     │   └── InvalidAnswer       the rule answered with something that is no answer
     ├── InvalidBroadcast        a model cannot be broadcast in the way that it says
+    ├── InvalidJob              background work cannot be done in the way that it says
     └── AccessRefused           this visitor may not join this channel
         └── MalformedRequest    the page asked for it in a way that cannot be understood
 
@@ -30,7 +32,7 @@ class RealtimeError(Exception):
 
 
 class PublishError(RealtimeError):
-    """The event cannot be published as it was given. Trying again does not help."""
+    """The call cannot be done as it was made. Trying again does not help."""
 
     code = "publish_error"
 
@@ -51,6 +53,12 @@ class InvalidTarget(PublishError):
     """An event goes to a channel or to a user."""
 
     code = "invalid_target"
+
+
+class InvalidLimit(PublishError):
+    """So many events are not answered at once."""
+
+    code = "invalid_limit"
 
 
 class UnencodableData(PublishError):
@@ -110,6 +118,12 @@ class InvalidBroadcast(RealtimeError):
     """A model cannot be broadcast in the way that it says; only its author can mend it."""
 
     code = "invalid_broadcast"
+
+
+class InvalidJob(RealtimeError):
+    """Background work cannot be done in the way that it says; only its author can mend it."""
+
+    code = "invalid_job"
 
 
 class AccessRefused(RealtimeError):

@@ -163,14 +163,29 @@ def prepare(
     )
 
 
+class Deferred:
+    """What waits for a commit, which calls it."""
+
+    def __init__(self, publications: Sequence[interface.Publication]) -> None:
+        self.publications = publications
+
+    def __call__(self) -> None:
+        append_or_report(self.publications)
+
+
 def defer(publications: Sequence[interface.Publication], on_commit: bool, using: str) -> bool:
     """Leave them to the end of the transaction, if there is one to wait for."""
     if not on_commit:
         return False
-    if not transaction.get_connection(using).in_atomic_block and transaction.get_autocommit(using):
+    connection = transaction.get_connection(using)
+    # A thread that never used it is in no transaction. Asking it would open it, and outside of Django's requests (a
+    # mounted application, a thread of somebody's pool) nobody would close it.
+    if connection.connection is None and not connection.in_atomic_block:
+        return False
+    if not connection.in_atomic_block and transaction.get_autocommit(using):
         return False
     # Where autocommit is off without an atomic block, nobody can tell when the commit comes: Django raises.
-    transaction.on_commit(lambda: append_or_report(publications), using=using, robust=True)
+    transaction.on_commit(Deferred(publications), using=using, robust=True)
     return True
 
 
@@ -178,7 +193,7 @@ def append(publications: Sequence[interface.Publication]) -> None:
     """All of them or none. Raises EngineError."""
     receipts = current.current().append_blocking(publications)
     duplicates = sum(receipt.duplicate for receipt in receipts)
-    count("published", len(receipts) - duplicates)
+    count("published", sum(publication.kind is interface.Kind.EVENT for publication in publications) - duplicates)
     count("duplicates", duplicates)
 
 
@@ -190,13 +205,18 @@ def append_or_report(publications: Sequence[interface.Publication]) -> None:
         count("failed_after_commit", len(publications))
         for publication in publications:
             logger.error(  # noqa: TRY400  the error says why; a trace through the commit says nothing
-                "Not published after the commit: event %r on channel %r of application %s: %s (%s)",
-                orjson.loads(publication.body)["event"],
-                publication.channel,
+                "Not published after the commit: %s of application %s: %s (%s)",
+                _described(publication),
                 publication.app,
                 error,
                 error.code,
             )
+
+
+def _described(publication: interface.Publication) -> str:
+    if publication.kind is not interface.Kind.EVENT:
+        return f"command {publication.channel!r}"
+    return f"event {orjson.loads(publication.body)['event']!r} on channel {publication.channel!r}"
 
 
 def _channel(channel: str | None, to_user: users.User | None) -> str:

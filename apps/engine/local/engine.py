@@ -79,6 +79,7 @@ class LocalEngine(interface.Engine):
             "groups": self._writer.groups,
             "operations": self._writer.operations,
             "reopened": self._writer.reopened,
+            "set_aside": self._writer.set_aside,
         }
         here = self._worker
         if here is None:

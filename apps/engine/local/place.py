@@ -7,6 +7,7 @@ import hashlib
 import os
 import stat
 import tempfile
+import time
 from pathlib import Path
 
 from apps.engine import errors
@@ -36,6 +37,13 @@ NETWORK_FILE_SYSTEMS = frozenset(
 
 # sun_path is 108 bytes on Linux with its closing zero, 104 on macOS.
 SOCKET_PATH_BYTES = 103
+
+REMAINS = ("-wal", "-shm")  # what SQLite keeps beside a file
+
+# A damaged log is kept for a person to look at. More than these, and the disk is at fault: a person must act, and more
+# copies would only fill it.
+DAMAGED = ".damaged-"
+SET_ASIDE_AT_MOST = 3
 
 _MOUNTS = Path("/proc/self/mounts")
 
@@ -80,8 +88,26 @@ class Place:
 
     def clear_remains(self) -> None:
         """The log is gone: what SQLite kept beside it must not be taken for a part of the next one."""
-        for suffix in ("-wal", "-shm"):
+        for suffix in REMAINS:
             self.log.with_name(self.log.name + suffix).unlink(missing_ok=True)
+
+    def set_aside(self) -> Path:
+        """Move a damaged log out of the way, with what SQLite keeps beside it; where to. Under the writers' queue only.
+
+        Raises EngineUnavailable where this has happened too often.
+        """
+        before = [path for path in self.folder.glob(f"{self.log.name}{DAMAGED}*") if not path.name.endswith(REMAINS)]
+        if len(before) >= SET_ASIDE_AT_MOST:
+            raise errors.EngineUnavailable(
+                f"The log is damaged, and so were the {len(before)} before it, which are beside it as {before[0].name} "
+                "and so on: check the disk, then move them away."
+            )
+        aside = self.log.with_name(f"{self.log.name}{DAMAGED}{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
+        # The log itself first: the other workers tell by it, and none of them makes a new one before this is done.
+        for suffix in ("", *REMAINS):
+            with contextlib.suppress(FileNotFoundError):
+                self.log.with_name(self.log.name + suffix).rename(aside.with_name(aside.name + suffix))
+        return aside
 
     def _check_access(self, path: Path) -> None:
         try:

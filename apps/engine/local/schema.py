@@ -21,6 +21,8 @@ BUSY_TIMEOUT_MS = 5_000
 # 8 MB of WAL between checkpoints: a commit that checkpoints takes milliseconds, so let it be one in thousands.
 CHECKPOINT_PAGES = 2_000
 
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _ALPHABET = string.digits + string.ascii_letters
 
@@ -170,6 +172,27 @@ def prepare(connection: sqlite3.Connection, *, full_sync: bool) -> None:
             connection.execute("UPDATE state SET boot = ?, clean = 0", (boot_id(),))
     if not full_sync:
         connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def is_damage(fault: BaseException) -> bool:
+    """Whether SQLite found something in the file that it cannot have written itself."""
+    # The low byte is the kind of an error, what is above it a detail.
+    return isinstance(fault, sqlite3.DatabaseError) and getattr(fault, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
+
+
+def is_sound(where: place.Place) -> bool:
+    """Read all of the log, on a connection of its own: what one connection took for damage may have been in its memory
+    only. Takes seconds for a large one. Raises sqlite3.Error where it cannot be read for another reason.
+    """
+    if where.log.stat().st_size == 0:
+        return False  # SQLite takes it for a new one, and waits for ever until nobody has the old one open
+    try:
+        with contextlib.closing(connect(where)) as connection:
+            return connection.execute("PRAGMA integrity_check(1)").fetchall() == [("ok",)]
+    except sqlite3.DatabaseError as fault:
+        if is_damage(fault):
+            return False
+        raise
 
 
 def mark_clean(connection: sqlite3.Connection) -> None:

@@ -39,6 +39,7 @@ class Tail:
         loop: AbstractEventLoop,
         deliver: interface.Deliver,
         lost: Callable[[str], None],
+        damaged: Callable[[], None],
     ) -> None:
         self.where = where
         self.position = 0  # the id of the newest entry that was delivered
@@ -49,6 +50,7 @@ class Tail:
         self._loop = loop
         self._deliver = deliver
         self._lost = lost
+        self._damaged = damaged
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
         self._backlog: collections.deque[interface.Entry] = collections.deque()
@@ -123,6 +125,8 @@ class Tail:
                 [(self.top, trimmed_to)] = connection.execute("SELECT top, trimmed_to FROM state").fetchall()
                 if trimmed_to > self.position:
                     return "trimmed"
+                if self.top < self.position:  # an older copy was put in its place
+                    return "log_replaced"
                 rows: Sequence[tuple[object, ...]] = ()
                 if self.top > self.position:
                     rows = connection.execute(_AFTER, (self.position, STEP_ENTRIES)).fetchall()
@@ -135,7 +139,9 @@ class Tail:
             finally:
                 connection.execute("COMMIT")
         except sqlite3.Error as error:
-            logger.exception("The log cannot be read")
+            logger.error("The log cannot be read: %s", error)  # noqa: TRY400 - where in here says nothing
+            if schema.is_damage(error):
+                self._damaged()
             return f"log_unreadable: {error}"
         if self._backlog:
             self._hand_over()

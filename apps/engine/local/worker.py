@@ -24,6 +24,7 @@ from apps.engine.local import (
     pokes,
     presence,
     queries,
+    schema,
     subscribers,
     tail,
     upkeep,
@@ -60,7 +61,7 @@ class Worker:
         self.workers = 0  # how many live, as last seen
         self.closing = False
         self.counters: collections.Counter[str] = collections.Counter()
-        self.tail = tail.Tail(where, self.loop, deliver, self._lost)
+        self.tail = tail.Tail(where, self.loop, deliver, self._lost, writes.suspect)
         self.subscribers = subscribers.Subscribers(self.loop, self.submit)
         self._where = where
         self._writer = writes
@@ -233,7 +234,13 @@ class Worker:
         try:
             return await self.loop.run_in_executor(self._executor, question, self._queries)
         except sqlite3.Error as error:
+            self._look_for_damage(error)
             raise errors.EngineUnavailable(f"The log cannot be read: {error}") from error
+
+    def _look_for_damage(self, error: sqlite3.Error) -> None:
+        if schema.is_damage(error):
+            self._writer.suspect()
+            self.submit(upkeep.Touch(self.loop))
 
     async def lease(self, name: str) -> leases.LocalLease:
         lease = await leases.acquire(self._where, name)
@@ -259,6 +266,7 @@ class Worker:
         try:
             self.tail.follow(touched.top)
         except sqlite3.Error as error:
+            self._look_for_damage(error)
             raise errors.EngineUnavailable(f"The log cannot be read: {error}") from error
 
     def _lost(self, reason: str) -> None:

@@ -40,6 +40,8 @@ class Writer:
         self.groups = 0
         self.operations = 0
         self.reopened = 0
+        self.set_aside = 0  # damaged logs
+        self._suspected = False  # somebody found damage in the log
         self._full_sync = full_sync
         self._committed = committed
         self._changed = threading.Condition(threading.Lock())
@@ -75,6 +77,10 @@ class Writer:
                 return False
             self._pending.remove(operation)
             return True
+
+    def suspect(self) -> None:
+        """Somebody who reads found damage: the log is looked at before the next group is written."""
+        self._suspected = True
 
     def expire(self, seconds: float) -> int:
         """Refuse what somebody waits for and has waited for longer than this; answers how much that is."""
@@ -128,6 +134,7 @@ class Writer:
             error = found
         except (sqlite3.Error, OSError) as found:
             error = errors.EngineUnavailable(f"The log cannot be written: {found}")
+            self._suspected |= schema.is_damage(found)
         except Exception as found:  # this thread must outlive every mistake: somebody waits for each operation
             logger.exception("The writer failed")
             error = errors.EngineUnavailable(f"The writer failed: {found!r}")
@@ -202,6 +209,8 @@ class Writer:
 
     def _connect(self) -> sqlite3.Connection:
         """The connection to the file that is at the log's path now."""
+        if self._suspected:
+            self._replace_if_damaged()
         if self._connection is not None and self.where.identity() == self._identity:
             return self._connection
         if self._connection is not None:
@@ -219,6 +228,21 @@ class Writer:
             raise
         self._connection, self._identity, self._registered = connection, self.where.identity(), None
         return connection
+
+    def _replace_if_damaged(self) -> None:
+        """A log that is damaged would be of no use to anybody until a person came; a new one is of use at once. Its
+        streams have new epochs, so everybody who comes back is told that events are missing.
+        """
+        self._disconnect()
+        if self.where.identity() is not None and not schema.is_sound(self.where):
+            aside = self.where.set_aside()
+            self.set_aside += 1
+            logger.critical(
+                "The log was damaged: it is kept as %s, and a new one is begun. Histories, positions and resume tokens "
+                "are lost, and who comes back is told so. Check the disk.",
+                aside,
+            )
+        self._suspected = False
 
     def _disconnect(self) -> None:
         if self._connection is not None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from django.core.management import get_commands, load_command_class
 
+from apps.api import errors as api_errors
+from apps.api import routing
 from apps.applications import limits, registry
 from apps.hub import hub
 from apps.pusher import errors
@@ -108,6 +110,24 @@ def test_every_code_is_documented_under_its_name() -> None:
         if name.isupper() and isinstance(value, int) and 1000 <= value < 5000
     }
     assert documented == {**constants, "RECONNECT": hub.RECONNECT}
+
+
+# -- the HTTP API ----------------------------------------------------------------------------------------------------
+
+
+def test_every_call_of_the_http_api_is_documented() -> None:
+    text = (REFERENCE / "http-api.md").read_text(encoding="utf-8")
+    for route in routing.ROUTES:
+        path = route.path.replace("{app_id}", "{id}").replace("{channel}", "{name}")
+        assert path in text, path
+
+
+def test_every_status_of_a_refusal_is_documented() -> None:
+    documented = {int(status) for status, _ in pages.table(REFERENCE / "http-api.md", "Refusals")}
+    raised = {
+        error.status for error in vars(api_errors).values() if isinstance(error, type) and hasattr(error, "status")
+    }
+    assert raised - {500} == documented
 
 
 # -- commands --------------------------------------------------------------------------------------------------------

@@ -12,11 +12,11 @@ from tests.unit.realtime import recording
 
 
 @pytest.fixture(autouse=True)
-def log(monkeypatch: pytest.MonkeyPatch) -> recording.Recording:
+def log() -> Iterator[recording.Recording]:
     """What is published goes here."""
     log = recording.Recording()
-    monkeypatch.setattr(current, "current", lambda: log)
-    return log
+    with current.replaced(log):  # type: ignore[arg-type]
+        yield log
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,73 @@
+"""The template tag's client in a real page, under a content security policy that allows nothing inline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.template import RequestContext, Template
+from django.test import RequestFactory
+from playwright.sync_api import Browser, sync_playwright
+
+from apps.applications import registry
+from apps.realtime import application
+from tests.browser import conftest
+from tests.harness import parts, servers
+
+NONCE = "bm9uY2U"
+
+# Chromium takes a page that a test answers for one from outside, which may not talk to this machine.
+LET_IT_TALK = "--disable-features=LocalNetworkAccessChecks"
+
+JOIN = """
+new Promise((done, fail) => {
+  const room = fanfare.subscribe("presence-demo");
+  room.bind("pusher:subscription_succeeded", (members) => done(members.count));
+  room.bind("pusher:subscription_error", ({ status }) => fail(new Error(`refused with ${status}`)));
+  setTimeout(() => fail(new Error(`no answer while ${fanfare.connection.state}`)), 10000);
+})
+"""
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    path = parts.executable(*parts.CHROMIUM_NAMES)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=[*conftest.ARGUMENTS, LET_IT_TALK])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def html(monkeypatch: pytest.MonkeyPatch, settings: Any, debug: servers.Server) -> Any:
+    """`html(params)`: the tag as a page of that server would render it."""
+    key = registry.Application(debug.application.id, debug.application.key, "")
+    monkeypatch.setattr(application, "resolve", lambda: key)
+    settings.ALLOWED_HOSTS = [servers.HOST]
+
+    def render(params: dict[str, str]) -> str:
+        request = RequestFactory().get("/tag/", headers={"Host": f"{servers.HOST}:{debug.port}"})
+        tag = "{% load fanfare %}<!doctype html><title>t</title>{% fanfare_client nonce=nonce params=params %}"
+        return Template(tag).render(RequestContext(request, {"nonce": NONCE, "params": params}))
+
+    return render
+
+
+def test_the_client_connects_and_joins_with_the_session_of_the_page(
+    debug: servers.Server, window: conftest.OpenWindow, html: Any
+) -> None:
+    page = window()
+    page.goto(debug.url("/demo/"))  # gives the visitor a token against forgery, and a guest
+    guest = json.loads(page.locator("#config").text_content() or "")["guest"]["token"]
+    policy = f"default-src 'none'; script-src 'nonce-{NONCE}'; connect-src 'self' ws://{servers.HOST}:{debug.port}"
+    page.route(
+        "**/tag/",
+        lambda route: route.fulfill(
+            body=html({"guest": guest}), content_type="text/html", headers={"Content-Security-Policy": policy}
+        ),
+    )
+    page.goto(debug.url("/tag/"))
+    assert page.evaluate(JOIN) == 1
+    assert page.evaluate("typeof fanfareResume.positions") == "function"

@@ -1,0 +1,173 @@
+"""A log that is damaged is kept for a person, and a new one is begun: nobody waits until that person comes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from apps.engine import errors, interface
+from apps.engine.local import engine, place, schema
+from tests.harness import waiting
+from tests.unit.engine import conformance
+from tests.unit.engine.worlds import APP, Worker
+
+PAGE_BYTES = 4096
+
+Damage = Callable[[Path], None]
+
+
+@pytest.fixture
+async def hire(tmp_path: Path) -> AsyncIterator[conformance.Hire]:
+    hired: list[Worker] = []
+
+    async def one() -> Worker:
+        worker = Worker(engine.LocalEngine(tmp_path / "engine"))
+        hired.append(await worker.open())
+        return worker
+
+    yield one
+    for worker in hired:
+        await worker.engine.close()
+
+
+# In another process: a close in this one would drop SQLite's locks.
+OVERWRITE = (
+    "import sys; file = open(sys.argv[1], 'r+b'); file.seek(int(sys.argv[2])); file.write(b'?' * int(sys.argv[3]))"
+)
+
+
+def overwrite(log: Path, start: int, end: int | None = None) -> None:
+    """As a disk does that fails, or a program that runs wild."""
+    count = (log.stat().st_size if end is None else end) - start
+    subprocess.run([sys.executable, "-S", "-c", OVERWRITE, log, str(start), str(count)], check=True)
+
+
+def spoil_the_header(log: Path) -> None:
+    overwrite(log, 0, 100)
+
+
+def spoil_every_page_but_the_first(log: Path) -> None:
+    overwrite(log, PAGE_BYTES)
+
+
+def empty(log: Path) -> None:
+    os.truncate(log, 0)
+
+
+def checkpoint(log: Path) -> None:
+    """What is only in the WAL cannot be spoilt in the log."""
+    with contextlib.closing(sqlite3.connect(log)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def set_aside(folder: Path) -> list[Path]:
+    return [path for path in folder.glob(f"*{place.DAMAGED}*") if not path.name.endswith(place.REMAINS)]
+
+
+async def publish_again_and_again(worker: Worker, body: bytes) -> interface.Position:
+    """As a publisher does that is told to come again."""
+    found: list[interface.Position] = []
+
+    async def acknowledged() -> object:
+        with contextlib.suppress(errors.EngineUnavailable):
+            [receipt] = await worker.publish("kept", body, retention=conformance.KEPT)
+            assert receipt.position is not None
+            found.append(receipt.position)
+        return found
+
+    await waiting.until_async(acknowledged, 10, "an acknowledged publication")
+    return found[0]
+
+
+@pytest.mark.parametrize("damage", [spoil_the_header, spoil_every_page_but_the_first, empty])
+async def test_damage_under_running_workers_gets_them_a_new_log(
+    tmp_path: Path, hire: conformance.Hire, damage: Damage
+) -> None:
+    one, two = await hire(), await hire()
+    before = None
+    for number in range(200):
+        [receipt] = await one.publish("kept", b"%d" % number * 100, retention=conformance.KEPT)
+        before = receipt.position
+    log = tmp_path / "engine" / "log.sqlite3"
+    checkpoint(log)
+    damage(log)
+    after = await publish_again_and_again(one, b"after")
+    for worker in (one, two):
+        await worker.until(lambda worker=worker: worker.fences, "the fence")
+        await worker.until(lambda worker=worker: worker.engine.health().ok, "health")
+    again = await publish_again_and_again(two, b"again")
+    await one.until(lambda: b"again" in one.bodies("kept"), "the entry of the other worker")
+    assert before is not None
+    assert after.epoch == again.epoch != before.epoch
+    assert len(set_aside(tmp_path / "engine")) == 1
+    assert one.engine.statistics()["set_aside"] + two.engine.statistics()["set_aside"] == 1
+
+
+async def test_damage_that_only_a_reader_meets_gets_a_new_log_too(tmp_path: Path, hire: conformance.Hire) -> None:
+    one = await hire()
+    await one.publish("kept", b"x", retention=conformance.KEPT)
+    one.engine._writer.suspect()
+    checkpoint(tmp_path / "engine" / "log.sqlite3")
+    spoil_every_page_but_the_first(tmp_path / "engine" / "log.sqlite3")
+    with pytest.raises(errors.EngineUnavailable):
+        await one.engine.members(APP, "presence-c")
+    await one.until(lambda: set_aside(tmp_path / "engine"), "the damaged log is set aside")
+    await one.until(lambda: one.engine.health().ok, "health")
+    assert await one.engine.members(APP, "presence-c") == []
+
+
+async def test_a_log_that_was_damaged_while_nobody_ran_is_set_aside_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "engine").mkdir()
+    (tmp_path / "engine" / "log.sqlite3").write_bytes(b"no database" * 1_000)
+    first = Worker(engine.LocalEngine(tmp_path / "engine"))
+    with pytest.raises(errors.EngineUnavailable, match="not a database"):  # the server tries again by itself
+        await first.open()
+    second = await Worker(engine.LocalEngine(tmp_path / "engine")).open()
+    await second.publish("news", b"x")
+    assert len(set_aside(tmp_path / "engine")) == 1
+    await second.engine.close()
+
+
+async def test_a_sound_log_is_never_set_aside(tmp_path: Path, hire: conformance.Hire) -> None:
+    one = await hire()
+    one.engine._writer.suspect()
+    [receipt] = await one.publish("kept", b"x", retention=conformance.KEPT)
+    assert receipt.position is not None
+    assert set_aside(tmp_path / "engine") == []
+    assert one.fences == []
+
+
+async def test_where_logs_are_damaged_again_and_again_a_person_must_act(tmp_path: Path, hire: conformance.Hire) -> None:
+    one = await hire()
+    for number in range(place.SET_ASIDE_AT_MOST):
+        (tmp_path / "engine" / f"log.sqlite3{place.DAMAGED}{number}").touch()
+    checkpoint(tmp_path / "engine" / "log.sqlite3")
+    spoil_every_page_but_the_first(tmp_path / "engine" / "log.sqlite3")
+
+    async def told() -> bool:
+        with contextlib.suppress(errors.EngineUnavailable):
+            await one.publish("kept", b"x", retention=conformance.KEPT)
+        return "check the disk" in one.engine.health().reason
+
+    await waiting.until_async(told, 10, "a reason that says what to do")
+    for path in set_aside(tmp_path / "engine"):
+        path.unlink()
+    await one.until(lambda: one.engine.health().ok, "health", within=10)
+    await publish_again_and_again(one, b"after")
+
+
+def test_only_damage_is_taken_for_damage(tmp_path: Path) -> None:
+    where = place.Place(tmp_path)
+    with contextlib.closing(schema.connect(where, create=True)) as connection:
+        schema.prepare(connection, full_sync=False)
+        with pytest.raises(sqlite3.OperationalError) as no_table:
+            connection.execute("SELECT * FROM nothing")
+        assert not schema.is_damage(no_table.value)
+        assert schema.is_sound(where)

@@ -1,0 +1,56 @@
+"""What holds for the code as a whole: which codes it may send, how it compares signatures, what it does without."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+
+# Of the vendor's codes, those that clients take as they are meant here. 4004 (over quota) and 4000 (TLS only) are not
+# among them: after either, pusher-js stays away for good.
+CODES = {4001, 4003, 4005, 4006, 4007, 4009, 4100, 4200, 4301, 4302}
+
+NO_CODE = 4096  # bytes of a page
+
+SECRET_TEXT = re.compile(r"signature|digest|hmac", re.IGNORECASE)
+
+
+def modules() -> Iterator[tuple[Path, ast.Module]]:
+    for path in sorted((ROOT / "apps").rglob("*.py")):
+        yield path, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def test_no_close_code_is_sent_but_those_of_the_policy() -> None:
+    found = {
+        node.value
+        for _, tree in modules()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and type(node.value) is int and 4000 <= node.value < 4400
+    }
+    assert found - {NO_CODE} == CODES
+
+
+def test_signatures_are_compared_in_constant_time() -> None:
+    for path, tree in modules():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Compare) and any(isinstance(op, ast.Eq | ast.NotEq) for op in node.ops):
+                names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+                names |= {part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute)}
+                assert not any(map(SECRET_TEXT.search, names)), f"{path.relative_to(ROOT)}:{node.lineno}"
+    for module in ("apps/pusher/signatures.py", "apps/api/authentication.py"):
+        assert "hmac.compare_digest(" in (ROOT / module).read_text(encoding="utf-8")
+
+
+def test_the_server_needs_no_sdk() -> None:
+    imported = set()
+    for _, tree in modules():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                imported |= {name.name.partition(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                imported.add(str(node.module).partition(".")[0])
+    assert "apps" in imported
+    assert not imported & {"pusher", "pysher", "nacl"}
