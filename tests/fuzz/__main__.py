@@ -1,0 +1,44 @@
+"""Send a million mutated frames to a server of its own, and print what became of it.
+
+Ends with 1 where harm was done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.fuzz import campaign
+from tests.harness import servers
+
+FRAMES = 1_000_000
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("--frames", type=int, default=FRAMES, help="how many (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="another one, other frames (default: %(default)s)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="fanfare-fuzz-") as folder:
+        fleet = servers.Fleet(Path(folder))
+        world = fleet.world()
+        tenant = campaign.application(world)
+        server = fleet.start("gunicorn", world)
+        try:
+            print(asyncio.run(campaign.run(server, tenant, options.frames, options.seed)))
+        except AssertionError as error:
+            print(f"{error}\n{server.log_text()[-4_000:]}", file=sys.stderr)
+            return 1
+        finally:
+            fleet.stop()
+        if "Traceback" in server.log_text():
+            print(server.log_text()[-4_000:], file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
