@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,10 +36,18 @@ COMMANDS: dict[str, Callable[[int], list[str]]] = {
 
 
 class Server:
-    """One running deployment of a world. `command` is a name of COMMANDS."""
+    """One running deployment of a world. `command` is a name of COMMANDS. `under`: a program that runs it."""
 
-    def __init__(self, command: str, world: worlds.World, log: Path, root: Path = worlds.REPOSITORY) -> None:
+    def __init__(
+        self,
+        command: str,
+        world: worlds.World,
+        log: Path,
+        root: Path = worlds.REPOSITORY,
+        under: Sequence[str] = (),
+    ) -> None:
         self.command = command
+        self._under = under
         self.world = world
         self.application = world.application
         self.port = free_port()
@@ -51,7 +59,7 @@ class Server:
     def _spawn(self, root: Path) -> subprocess.Popen[bytes]:
         program, *arguments = COMMANDS[self.command](self.port)
         return subprocess.Popen(
-            [str(Path(sys.executable).parent / program), *arguments],
+            [*self._under, str(Path(sys.executable).parent / program), *arguments],
             cwd=root,
             env=self.world.environment(),
             stdin=subprocess.DEVNULL,
@@ -210,13 +218,19 @@ class Fleet:
         self._worlds += 1
         return worlds.copy(self._template, self.folder / f"world-{self._worlds}", environment)
 
-    def start(self, command: str, world: worlds.World | None = None, root: Path = worlds.REPOSITORY) -> Server:
+    def start(
+        self,
+        command: str,
+        world: worlds.World | None = None,
+        root: Path = worlds.REPOSITORY,
+        under: Sequence[str] = (),
+    ) -> Server:
         """A ready server. Another process may take the free port between the look and the bind: then on another one."""
         world = world or self.world()
         attempts = 3
         for attempt in range(1, attempts + 1):
             log = self.folder / f"{len(self.servers) + 1}-{command}.log"
-            server = Server(command, world, log, root)
+            server = Server(command, world, log, root, under)
             self.servers.append(server)
             try:
                 server.wait_until_ready()

@@ -67,6 +67,8 @@ class LocalEngine(interface.Engine):
 
     def health(self) -> interface.Health:
         here = self._worker
+        if here is not None:
+            here.probe()  # the next answer knows
         details = {"workers": here.workers if here else 0, "log": str(self.place.log)}
         if self._writer.failure is not None:
             return interface.Health(False, self._writer.failure, details)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import stat
@@ -38,6 +39,9 @@ NETWORK_FILE_SYSTEMS = frozenset(
 # sun_path is 108 bytes on Linux with its closing zero, 104 on macOS.
 SOCKET_PATH_BYTES = 103
 
+# What is wrong with a disk today, and with no setting.
+_PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
 REMAINS = ("-wal", "-shm")  # what SQLite keeps beside a file
 
 # A damaged log is kept for a person to look at. More than these, and the disk is at fault: a person must act, and more
@@ -59,7 +63,8 @@ class Place:
         self.sockets = folder / "sockets"  # may move, see prepare
 
     def prepare(self) -> None:
-        """Make the folders, or say in one sentence why the log cannot live here. Raises EngineMisconfigured."""
+        """Make the folders, or say in one sentence why the log cannot live here. Raises EngineMisconfigured, or
+        EngineUnavailable where that may pass by itself."""
         kind = file_system(self.folder)
         if kind in NETWORK_FILE_SYSTEMS:
             raise errors.EngineMisconfigured(
@@ -71,9 +76,8 @@ class Place:
             self.workers.mkdir(exist_ok=True, mode=0o700)
             self.sockets = self._socket_folder()
         except OSError as error:
-            raise errors.EngineMisconfigured(
-                f"The log's folder {self.folder} cannot be made: {error.strerror}."
-            ) from error
+            refusal = errors.EngineUnavailable if error.errno in _PASSING else errors.EngineMisconfigured
+            raise refusal(f"The log's folder {self.folder} cannot be made: {error.strerror}.") from error
         for path in (self.folder, self.log):
             self._check_access(path)
 
@@ -114,11 +118,15 @@ class Place:
             found = path.stat()
         except FileNotFoundError:
             return
-        if not os.access(path, os.R_OK | os.W_OK):
-            raise errors.EngineMisconfigured(
-                f"{path} belongs to user {found.st_uid} (mode {stat.filemode(found.st_mode)}) and cannot be written by "
-                f"user {os.geteuid()}: run every worker as one user, or give it the folder."
-            )
+        if os.access(path, os.R_OK | os.W_OK):
+            return
+        mode = stat.filemode(found.st_mode)
+        if found.st_uid == os.geteuid():  # a disk that was made read-only after an error can be written again later
+            raise errors.EngineUnavailable(f"{path} (mode {mode}) cannot be written: it, or its disk, is read-only.")
+        raise errors.EngineMisconfigured(
+            f"{path} belongs to user {found.st_uid} (mode {mode}) and cannot be written by user {os.geteuid()}: run "
+            "every worker as one user, or give it the folder."
+        )
 
     def _socket_folder(self) -> Path:
         """Beside the log, or a folder with a short name of its own where the path would be too long for a socket."""

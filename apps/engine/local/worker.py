@@ -39,6 +39,8 @@ Op = TypeVar("Op", bound=operations.WorkerOperation)
 TICK_S = 1.0  # how soon a dead worker, a lost poke or a deleted log is noticed
 BLIND_TICK_S = 0.02  # the same where there are no sockets to poke through
 TRIM_S = 2.0
+PROBE_S = 2.0  # between two writes that only show that writing works
+PROBE_KEPT_S = 60
 REMAINS_S = 60.0  # how old a lock must be before it is looked at without a row in the log
 GOODBYE_S = 5.0  # a worker that cannot write its own leave in this time leaves it to the others
 
@@ -79,6 +81,7 @@ class Worker:
         self._samples: collections.deque[tuple[float, int]] = collections.deque()  # (monotonic time, the log's top)
         self._restarting: asyncio.Task[None] | None = None
         self._leases: list[leases.LocalLease] = []
+        self._probed_s = float("-inf")
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
@@ -236,6 +239,14 @@ class Worker:
         except sqlite3.Error as error:
             self._look_for_damage(error)
             raise errors.EngineUnavailable(f"The log cannot be read: {error}") from error
+
+    def probe(self) -> None:
+        """Write something, so that `writer.failure` tells how it is now, also where nobody publishes."""
+        now = time.monotonic()
+        if now - self._probed_s >= PROBE_S:
+            self._probed_s = now
+            record = str(now).encode()  # another one each time: SQLite writes no page that stays as it is
+            self.submit(upkeep.Session(self.loop, "", f"#probe-{self.id}", record, seconds=PROBE_KEPT_S))
 
     def _look_for_damage(self, error: sqlite3.Error) -> None:
         if schema.is_damage(error):

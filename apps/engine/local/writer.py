@@ -36,7 +36,7 @@ class Writer:
     def __init__(self, where: place.Place, *, full_sync: bool, committed: Callable[[], None]) -> None:
         self.where = where
         self.worker: str | None = None  # set before `start` in a process that is a worker
-        self.failure: str | None = None  # why the last group failed; None after one that did not
+        self.failure: str | None = None  # why a group failed; None after one that changed something
         self.groups = 0
         self.operations = 0
         self.reopened = 0
@@ -53,6 +53,7 @@ class Writer:
         self._identity: tuple[int, int] | None = None
         self._registered: str | None = None  # the worker whose row is in this file
         self._queue_fd = -1
+        self._changed_rows = False  # by the last group
 
     def submit(self, operation: operations.Operation) -> None:
         with self._changed:
@@ -147,7 +148,8 @@ class Writer:
 
     def _finish(self, group: Sequence[operations.Operation], error: errors.EngineError | None) -> None:
         if error is None:
-            self.failure = None
+            if self._changed_rows:  # on a full disk all goes well as long as there is nothing to write
+                self.failure = None
             self.groups += 1
             self.operations += len(group)
         elif self.failure != str(error):
@@ -159,6 +161,7 @@ class Writer:
 
     def _write(self, group: list[operations.Operation]) -> None:
         connection = self._connect()
+        changes = connection.total_changes
         try:
             self._transact(connection, group)
         except Exception as fault:
@@ -168,6 +171,7 @@ class Writer:
             logger.exception("An operation of a group of %d failed; each is tried alone", len(group))
             for operation in list(group):
                 self._try(connection, operation, group)
+        self._changed_rows = connection.total_changes > changes
         if self.where.identity() != self._identity:
             # What was just written is in a file that nobody else will ever open: it must not be acknowledged.
             raise errors.EngineUnavailable("The log was deleted or replaced while it was written")

@@ -412,6 +412,10 @@ def test_a_network_file_system_is_refused_by_name(tmp_path: Path, monkeypatch: p
 
 def test_a_log_of_somebody_else_is_refused_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(errors.EngineUnavailable, match="read-only"):
+        place.Place(tmp_path).prepare()
+    somebody_else = os.geteuid() + 1
+    monkeypatch.setattr(os, "geteuid", lambda: somebody_else)
     with pytest.raises(errors.EngineMisconfigured, match="run every worker as one user"):
         place.Place(tmp_path).prepare()
 

@@ -217,11 +217,14 @@ async def test_a_job_that_does_not_stop_is_left_behind_and_counted(
 
     registered.add(job, "worker", None)
     working = await hire()
-    await until(lambda: status(working, "job").state is runner.State.RUNNING, "it runs")
-    await working.stop()
-    assert count(working, "background.left_behind") == 1
-    assert "did not stop" in caplog.text
-    release.set()
+    try:
+        await until(lambda: status(working, "job").state is runner.State.RUNNING, "it runs")
+        await working.stop()
+        # On a busy machine others may need longer than this, too.
+        assert count(working, "background.left_behind") >= 1
+        assert any("job did not stop" in record.getMessage() for record in caplog.records)
+    finally:
+        release.set()  # or the test's own loop would wait for it for ever
 
 
 # -- declarations -----------------------------------------------------------------------------------------------------
