@@ -26,6 +26,11 @@ class Conflation:
         self._newest: dict[tuple[connections.Channel, connections.Connection], interface.Entry] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def waiting(self) -> int:
+        """States that go out when their readers have read."""
+        return len(self._newest)
+
     def stop(self) -> None:
         for task in self._tasks:
             task.cancel()

@@ -381,6 +381,8 @@ class Hub:
             "connections.now": len(self.by_socket),
             "channels.now": len(self._channels),
             "closing.now": len(self._closing),
+            "replays.now": self._replays.waiting,
+            "conflated.now": self._conflation.waiting,
             **{f"engine.{name}": value for name, value in self.engine.statistics().items()},
         }
 

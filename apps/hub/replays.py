@@ -31,6 +31,11 @@ class Replays:
         self._hub = hub
         self._tasks: set[asyncio.Task[None]] = set()  # those that wait for their readers
 
+    @property
+    def waiting(self) -> int:
+        """Replays that go on when their readers have read."""
+        return len(self._tasks)
+
     def stop(self) -> None:
         for task in self._tasks:
             task.cancel()

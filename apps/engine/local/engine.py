@@ -97,6 +97,7 @@ class LocalEngine(interface.Engine):
             "history_reads": here.tail.replays.reads,
             "history_shared": here.tail.replays.shared,
             "history_shared_bytes": here.tail.replays.bytes,
+            **here.sizes,
             **here.counters,
         }
 

@@ -90,6 +90,14 @@ class Place:
             return None
         return found.st_dev, found.st_ino
 
+    def size(self) -> int:
+        """Bytes of the log, with what SQLite keeps beside it."""
+        total = 0
+        for suffix in ("", *REMAINS):
+            with contextlib.suppress(FileNotFoundError):
+                total += self.log.with_name(self.log.name + suffix).stat().st_size
+        return total
+
     def clear_remains(self) -> None:
         """The log is gone: what SQLite kept beside it must not be taken for a part of the next one."""
         for suffix in REMAINS:

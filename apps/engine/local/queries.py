@@ -101,6 +101,23 @@ class Queries(interface.Questions):
         )
         return rows[0][0] if rows else None
 
+    def sizes(self) -> dict[str, int]:
+        """How much is kept for those who come back. Reads two whole tables, of a row for each stream and each page."""
+        connection = self._connect()
+        [(streams_, kept)] = connection.execute(
+            'SELECT COUNT(*), TOTAL("offset" - kept_from + 1) FROM streams'
+        ).fetchall()
+        [(sessions, sessions_bytes)] = connection.execute(
+            "SELECT COUNT(*), TOTAL(LENGTH(record)) FROM sessions WHERE app <> ''"
+        ).fetchall()
+        return {
+            "streams": streams_,
+            "kept": int(kept),
+            "sessions": sessions,
+            "sessions_bytes": int(sessions_bytes),
+            "log_bytes": self._where.size(),
+        }
+
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()

@@ -39,6 +39,7 @@ Op = TypeVar("Op", bound=operations.WorkerOperation)
 TICK_S = 1.0  # how soon a dead worker, a lost poke or a deleted log is noticed
 BLIND_TICK_S = 0.02  # the same where there are no sockets to poke through
 TRIM_S = 2.0
+MEASURE_S = 10.0
 PROBE_S = 2.0  # between two writes that only show that writing works
 PROBE_KEPT_S = 60
 REMAINS_S = 60.0  # how old a lock must be before it is looked at without a row in the log
@@ -82,6 +83,8 @@ class Worker:
         self._restarting: asyncio.Task[None] | None = None
         self._leases: list[leases.LocalLease] = []
         self._probed_s = float("-inf")
+        self.sizes: dict[str, int] = {}  # of what is kept, as last measured
+        self._measuring: asyncio.Task[None] | None = None
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
@@ -96,6 +99,7 @@ class Worker:
         self._every("tick", BLIND_TICK_S if self._bell_fd is None else TICK_S, self._tick)
         self._every("reap", TICK_S, self._reap)
         self._every("trim", TRIM_S, self._trim)
+        self._every("measure", MEASURE_S, self._measure)
         self._reap()
 
     async def close(self) -> bool:
@@ -106,8 +110,9 @@ class Worker:
         self.subscribers.stop()
         for lease in self._leases:
             lease.release()
-        if self._restarting is not None:
-            self._restarting.cancel()
+        for task in (self._restarting, self._measuring):
+            if task is not None:
+                task.cancel()
         try:
             async with asyncio.timeout(GOODBYE_S):
                 await self.done(presence.Reap(self.loop, self.id))
@@ -373,6 +378,16 @@ class Worker:
         self._lock = liveness.Lock(self._where.workers / f"{self.id}.lock")
         self._lock.acquire()
         self._lost("worker_unknown")
+
+    def _measure(self) -> None:
+        if self.tail.following and (self._measuring is None or self._measuring.done()):
+            self._measuring = self.loop.create_task(self._measured())
+
+    async def _measured(self) -> None:
+        try:
+            self.sizes = await self.ask(queries.Queries.sizes)
+        except errors.EngineError as error:
+            logger.debug("The sizes are not known: %s", error)
 
     def _trim(self) -> None:
         """Forget what every worker has had `log_seconds` to read.

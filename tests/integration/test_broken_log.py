@@ -1,0 +1,327 @@
+"""The disk is full, the log is read-only, the log is damaged: publishers hear of it and clients stay, nothing that was
+acknowledged is lost, and when the cause is gone everything goes on by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import stat
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness import calls, event_streams, parts, pusherjs, servers, waiting, worlds
+from tests.kills import chaos, followers, proxy, publisher, rounds
+
+Start = Callable[..., servers.Server]
+
+CHANNEL = "counts"
+PAD = "x" * 5_000  # so that few events fill what is left
+SOON_S = 15.0  # in which a worker finds out by itself, either way
+
+KEEPING = ("--history", "c*=10000,600", "--replay", "c*=10000,67108864")
+
+
+class Backend:
+    """Publishes 1, 2, 3, …, each once, and remembers which of them were acknowledged."""
+
+    def __init__(self, caller: calls.Caller) -> None:
+        self.acknowledged: list[int] = []
+        self._caller = caller
+        self._number = 0
+
+    def publish(self) -> calls.Answer:
+        self._number += 1
+        event = {"name": "tick", "channels": [CHANNEL], "data": f"{self._number:06}", "info": "offset"}
+        # The number is all of the data that a reader takes; the rest only weighs.
+        answer = self._caller.signed("POST", "events", {**event, "data": f"{self._number:06} {PAD}"})
+        if answer.status == 200:
+            self.acknowledged.append(self._number)
+        return answer
+
+    def until_refused(self) -> calls.Answer:
+        return waiting.until(lambda: self._published(503), SOON_S, "a publication is refused")
+
+    def until_acknowledged(self) -> calls.Answer:
+        return waiting.until(lambda: self._published(200), SOON_S, "a publication is acknowledged")
+
+    def _published(self, wanted: int) -> calls.Answer | None:
+        answer = self.publish()
+        assert answer.status in (200, 503), answer
+        return answer if answer.status == wanted else None
+
+
+def number_of(event: event_streams.Event) -> int:
+    return int(event.data["data"].split()[0])
+
+
+@pytest.fixture
+def keeping(fleet: servers.Fleet) -> worlds.World:
+    world = fleet.world()
+    world.application = world.create_application("Broken", *KEEPING)
+    return world
+
+
+def engine_check(caller: calls.Caller) -> dict[str, Any]:
+    answer = caller.call("GET", "/health/ready")
+    check: dict[str, Any] = answer.body["checks"].get("engine") or answer.body["checks"]["worker"]
+    assert (answer.status == 200) is check["ok"]
+    return check
+
+
+# -- a full disk -------------------------------------------------------------------------------------------------------
+
+
+class FileSizeLimit:
+    """The kernel lets no process of the server write a file beyond so many bytes."""
+
+    BYTES = 400_000  # what the log may still need for itself and a few events
+
+    def __init__(self, world: worlds.World) -> None:
+        self._log = world.folder / "engine" / "log.sqlite3-wal"
+        self._before: dict[int, tuple[int, int]] = {}
+
+    @contextlib.contextmanager
+    def mounted(self) -> Iterator[None]:
+        yield
+
+    def fill(self, server: servers.Server) -> None:
+        for pid in server.workers():
+            self._before[pid] = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+            most = self._log.stat().st_size + self.BYTES
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (most, self._before[pid][1]))
+
+    def free(self) -> None:
+        for pid, limits in self._before.items():
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
+
+
+class SmallDisk:
+    """A file system in memory, that a large file fills."""
+
+    BYTES = 16 * 1024 * 1024
+
+    def __init__(self, world: worlds.World) -> None:
+        self._folder = world.folder / "engine"
+
+    @contextlib.contextmanager
+    def mounted(self) -> Iterator[None]:
+        for path in self._folder.iterdir():
+            path.unlink() if path.is_file() else None
+        self._folder.mkdir(exist_ok=True, mode=0o700)
+        options = f"size={self.BYTES},mode=0700"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", self._folder], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run(["umount", "--lazy", self._folder], check=True)
+
+    def fill(self, _server: servers.Server) -> None:
+        block = b"\0" * 65_536
+        with contextlib.suppress(OSError), (self._folder / "filler").open("wb", buffering=0) as file:
+            while file.write(block) == len(block):
+                continue
+
+    def free(self) -> None:
+        (self._folder / "filler").unlink()
+
+
+def can_mount() -> bool:
+    """Whether this is a machine where a test may have a disk of its own."""
+    if os.geteuid() != 0:
+        return False
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        subprocess.run(["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], check=True, capture_output=True)
+        return True
+    return False
+
+
+DISKS = [FileSizeLimit, SmallDisk] if can_mount() else [FileSizeLimit]
+
+
+@pytest.mark.parametrize("disk_of", DISKS)
+async def test_a_full_disk_is_told_to_publishers_and_health_checks_and_passes(
+    start: Start, keeping: worlds.World, disk_of: type[FileSizeLimit | SmallDisk]
+) -> None:
+    disk = disk_of(keeping)
+    with disk.mounted():
+        server = start("gunicorn", keeping)
+        async with event_streams.listen(server, keeping.application, CHANNEL) as listener:
+            await listener.statement()
+            with calls.Caller(server) as caller, calls.to_each_worker(server) as workers:
+                backend = Backend(caller)
+                for _ in range(20):
+                    assert backend.publish().status == 200
+                disk.fill(server)
+                refused = await asyncio.to_thread(backend.until_refused)
+                assert refused.body["code"] == "engine_unavailable"
+                assert "cannot be written" in refused.body["error"]
+                assert "retry-after" in refused.headers
+                for worker in workers.values():
+
+                    def tells(worker: calls.Caller = worker) -> bool:
+                        return "cannot be written" in engine_check(worker)["reason"]
+
+                    await asyncio.to_thread(waiting.until, tells, SOON_S, "the worker tells of the full disk")
+                disk.free()
+                await asyncio.to_thread(backend.until_acknowledged)
+                for worker in workers.values():
+
+                    def is_ready(worker: calls.Caller = worker) -> bool:
+                        return bool(engine_check(worker)["ok"])
+
+                    await asyncio.to_thread(waiting.until, is_ready, SOON_S, "the worker is ready again")
+                for _ in range(20):
+                    assert backend.publish().status == 200
+            assert [number_of(await listener.next()) for _ in backend.acknowledged] == backend.acknowledged
+        await everything_is_kept(server, backend)
+        await asyncio.to_thread(server.stop)
+
+
+async def everything_is_kept(server: servers.Server, backend: Backend) -> None:
+    """For who comes only now."""
+    async with event_streams.listen(server, server.application, CHANNEL, last_event_id="earliest") as latecomer:
+        await latecomer.statement()
+        assert [number_of(await latecomer.next()) for _ in backend.acknowledged] == backend.acknowledged
+
+
+# -- a log that is read-only -------------------------------------------------------------------------------------------
+
+
+def read_only(world: worlds.World, is_so: bool) -> None:
+    for path in world.log_files():
+        path.chmod(stat.S_IRUSR if is_so else stat.S_IRUSR | stat.S_IWUSR)
+
+
+def without_privileges() -> list[str]:
+    """For the server: root may write what is read-only."""
+    if os.geteuid() != 0:
+        return []
+    return [parts.executable("setpriv"), "--bounding-set=-dac_override"]
+
+
+async def test_a_worker_that_finds_the_log_read_only_says_so_and_the_others_go_on(
+    start: Start, keeping: worlds.World
+) -> None:
+    server = start("gunicorn", keeping, under=without_privileges())
+    with calls.to_each_worker(server) as workers:
+        (victim, _), (survivor, caller), *_ = workers.items()
+        backend = Backend(caller)
+        assert backend.publish().status == 200
+        read_only(keeping, True)
+        os.kill(victim, signal.SIGKILL)
+        new = await asyncio.to_thread(replacement, server, set(workers))
+        assert survivor in server.workers()
+        newcomer = await asyncio.to_thread(waiting.until, lambda: caller_of(server, new), SOON_S, "it serves")
+        with newcomer:
+            assert "read-only" in engine_check(newcomer)["reason"]
+            answer = await asyncio.to_thread(Backend(newcomer).publish)
+            assert (answer.status, "retry-after" in answer.headers) == (503, True)
+            assert backend.publish().status == 200, "who has it open goes on"
+            read_only(keeping, False)
+            await asyncio.to_thread(
+                waiting.until, lambda: engine_check(newcomer)["ok"], SOON_S, "the new worker is ready"
+            )
+            backend._caller = newcomer
+            assert backend.publish().status == 200
+    await everything_is_kept(server, backend)
+
+
+def replacement(server: servers.Server, old: set[int]) -> int:
+    (new,) = waiting.until(
+        lambda: set(server.workers()) - old if len(server.workers()) == len(old) else set(), SOON_S, "a new worker"
+    )
+    return new
+
+
+def caller_of(server: servers.Server, worker: int) -> calls.Caller | None:
+    """A connection to this worker, if it answers one."""
+    for _ in range(16):
+        caller = calls.Caller(server)
+        with contextlib.suppress(OSError):
+            if server.worker_of(caller.local_port()) == worker:
+                return caller
+        caller.__exit__()
+    return None
+
+
+async def test_a_server_whose_log_is_read_only_comes_up_and_waits(
+    fleet: servers.Fleet, start: Start, keeping: worlds.World
+) -> None:
+    server = start("uvicorn", keeping)
+    with calls.Caller(server) as caller:
+        backend = Backend(caller)
+        assert backend.publish().status == 200
+    await asyncio.to_thread(server.stop)
+    read_only(keeping, True)
+    server = servers.Server("uvicorn", keeping, fleet.folder / "read-only.log", under=without_privileges())
+    fleet.servers.append(server)
+    try:
+        await asyncio.to_thread(waiting.until, lambda: is_listening(server), servers.START_SECONDS, "it answers")
+        with calls.Caller(server) as caller:
+            assert "read-only" in engine_check(caller)["reason"]
+            backend._caller = caller
+            assert backend.publish().status == 503
+            read_only(keeping, False)
+            await asyncio.to_thread(backend.until_acknowledged)
+        await everything_is_kept(server, backend)
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
+def is_listening(server: servers.Server) -> bool:
+    with contextlib.suppress(OSError):
+        return server.health()[0] == 503
+    return False
+
+
+# -- a log that is damaged ---------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def everybody(
+    world: worlds.World, deployment: chaos.Deployment, runtime: pusherjs.Runtime
+) -> AsyncIterator[tuple[list[followers.Follower], publisher.Publisher]]:
+    async with contextlib.AsyncExitStack() as stack:
+        clients = []
+        for kind in (followers.SESSION, followers.PLUGIN, followers.SSE):
+            to = await stack.enter_async_context(proxy.Proxy(lambda: deployment.port).running())
+            one = followers.Follower(kind, CHANNEL, to, world.application)
+            clients.append(await stack.enter_async_context(one.following(runtime)))
+        to = await stack.enter_async_context(proxy.Proxy(lambda: deployment.port).running())
+        yield clients, publisher.Publisher(to, world.application, [CHANNEL], 100)
+
+
+async def test_a_damaged_log_is_kept_for_a_person_and_everybody_goes_on_with_a_new_one(
+    fleet: servers.Fleet, start: Start, keeping: worlds.World, pusher_js: pusherjs.Runtime
+) -> None:
+    server = start("gunicorn", keeping)
+    deployment = chaos.Deployment(fleet, server)
+    async with everybody(keeping, deployment, pusher_js) as (clients, backend):
+        await backend.run(0.5)
+        await rounds.arrival(clients, backend)
+        damage(keeping.folder / "engine" / "log.sqlite3")
+        await backend.run(1.5)
+        assert backend.retries["503"] > 0
+        await rounds.arrival(clients, backend)
+        for client in clients:
+            assert client.transcript.reasons == ["epoch_changed"], client.kind
+            assert client.transcript.recoveries == 0, client.kind
+            assert client.transcript.examine(backend.acknowledged).silent == 0, client.kind
+    assert len(list((keeping.folder / "engine").glob("log.sqlite3.damaged-*Z"))) == 1
+    assert "CRITICAL" in server.log_text()
+    await asyncio.to_thread(waiting.until, server.is_ready, SOON_S, "it is ready")
+
+
+def damage(log: Path) -> None:
+    """As a disk does that fails: every page, and what waits in the WAL."""
+    for path in (log, log.with_name(f"{log.name}-wal")):
+        size = path.stat().st_size
+        with path.open("r+b") as file:  # this process does not have it open with SQLite
+            file.write(b"?" * size)

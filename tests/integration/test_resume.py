@@ -1,0 +1,101 @@
+"""Pages that come back: over connections that break and servers that die, and after the log was lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from tests.harness import pusherjs, servers, worlds
+from tests.kills import chaos, followers, proxy, publisher, rounds
+
+RESUMING = (followers.SESSION, followers.PLUGIN, followers.SSE)
+
+
+@pytest.mark.parametrize(
+    ("this", "seconds"),
+    [
+        pytest.param(rounds.WHOLE, 14.0, id="with room for it nothing is lost"),
+        pytest.param(rounds.BOUNDED, 7.0, id="without room nothing is lost in silence"),
+    ],
+)
+async def test_over_a_bad_day(
+    fleet: servers.Fleet, pusher_js: pusherjs.Runtime, this: rounds.Round, seconds: float
+) -> None:
+    """The short form of `python -m tests.kills`."""
+    result = await rounds.play(this, fleet, pusher_js, seconds=seconds, per_second=1_000, every_s=1.5)
+    assert result.published >= seconds * 1_000
+    assert result.done
+    assert result.faults == []
+
+
+@contextlib.asynccontextmanager
+async def following(
+    kinds: Sequence[str],
+    application: worlds.Application,
+    deployment: chaos.Deployment,
+    runtime: pusherjs.Runtime,
+    life_s: tuple[float, float] | None = None,
+) -> AsyncIterator[list[followers.Follower]]:
+    async with contextlib.AsyncExitStack() as stack:
+        clients = []
+        for kind in kinds:
+            to = await stack.enter_async_context(proxy.Proxy(lambda: deployment.port, life_s).running())
+            one = followers.Follower(kind, "counts", to, application)
+            clients.append(await stack.enter_async_context(one.following(runtime)))
+        yield clients
+
+
+@contextlib.asynccontextmanager
+async def publishing(
+    application: worlds.Application, deployment: chaos.Deployment, per_second: int
+) -> AsyncIterator[publisher.Publisher]:
+    async with proxy.Proxy(lambda: deployment.port).running() as to:
+        yield publisher.Publisher(to, application, ["counts"], per_second)
+
+
+async def test_a_page_whose_connections_never_live_long_gets_on(
+    fleet: servers.Fleet, four_workers: servers.Server, pusher_js: pusherjs.Runtime
+) -> None:
+    """What it has seen is asked soon after it came, or each connection would bring the same events again, and in the
+    end too many of them."""
+    application = await asyncio.to_thread(
+        four_workers.world.create_application, "Tunnels", "--history", "c*=100000,600", "--replay", "c*=2500,33554432"
+    )
+    deployment = chaos.Deployment(fleet, four_workers)
+    async with (
+        following([followers.SESSION], application, deployment, pusher_js, (0.4, 0.8)) as (page,),
+        publishing(application, deployment, 500) as backend,
+    ):
+        await backend.run(10)
+        page.proxy.life_s = None
+        await rounds.arrival([page], backend)
+        assert page.transcript.connections > 5
+        assert rounds.faults_of(page.kind, page.transcript.examine(backend.acknowledged), ()) == []
+
+
+async def test_when_the_log_is_deleted_everybody_hears_of_it_and_nobody_is_told_to_be_whole(
+    fleet: servers.Fleet, pusher_js: pusherjs.Runtime
+) -> None:
+    world = fleet.world()
+    application = await asyncio.to_thread(world.create_application, "Deleted", "--history", "c*=100000,600")
+    deployment = chaos.Deployment(fleet, await asyncio.to_thread(fleet.start, "gunicorn", world))
+    try:
+        async with (
+            following(RESUMING * 2, application, deployment, pusher_js) as clients,
+            publishing(application, deployment, 100) as backend,
+        ):
+            await backend.run(0.5)
+            await rounds.arrival(clients, backend)
+            for path in world.log_files():
+                path.unlink()
+            await backend.run(1.5)
+            await rounds.arrival(clients, backend)
+            for client in clients:
+                assert client.transcript.reasons == ["epoch_changed"], client.kind
+                assert client.transcript.recoveries == 0, client.kind
+                assert client.transcript.examine(backend.acknowledged).silent == 0, client.kind
+    finally:
+        await asyncio.to_thread(deployment.server.stop)

@@ -1,0 +1,83 @@
+"""What goes wrong, one thing after the other, at even distances."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import os
+import random
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+
+from tests.harness import servers
+from tests.kills import proxy
+
+KILL, TERM, STOP, RELOAD = "worker SIGKILL", "worker SIGTERM", "worker SIGSTOP and SIGCONT", "gunicorn SIGHUP"
+RESTART, CRASH = "restart of the server", "SIGKILL to all processes"
+
+ORDER = (KILL, STOP, TERM, RESTART, KILL, RELOAD, STOP, CRASH)
+
+LOG_SECONDS = 1  # announcements are kept for so long; trimmed every 2 s
+STOPPED_S = 4.0  # more than both: a worker that sleeps so long has missed events, and must find out
+
+
+class Deployment:
+    """The server of this moment, which is another one after a restart."""
+
+    def __init__(self, fleet: servers.Fleet, server: servers.Server) -> None:
+        self.server = server
+        self._fleet = fleet
+
+    @property
+    def port(self) -> int:
+        return self.server.port
+
+    async def restart(self, end: Callable[[servers.Server], None]) -> None:
+        world = self.server.world
+        await asyncio.to_thread(end, self.server)
+        self.server = await asyncio.to_thread(self._fleet.start, "gunicorn", world)
+
+
+class Chaos:
+    """`victims`: the proxies of the clients, so that a signal hits a worker that has one of them."""
+
+    def __init__(self, deployment: Deployment, victims: Sequence[proxy.Proxy]) -> None:
+        self.done: collections.Counter[str] = collections.Counter()
+        self._deployment = deployment
+        self._victims = victims
+        self._acts: dict[str, Callable[[], Awaitable[None]]] = {
+            KILL: lambda: self._signal(signal.SIGKILL),
+            TERM: lambda: self._signal(signal.SIGTERM),
+            STOP: self._stop_and_continue,
+            RELOAD: self._reload,
+            RESTART: lambda: self._deployment.restart(servers.Server.stop),
+            CRASH: lambda: self._deployment.restart(servers.Server.kill),
+        }
+
+    async def run(self, every_s: float, order: Sequence[str] = ORDER) -> None:
+        """Until it is cancelled."""
+        while True:
+            for act in order:
+                await asyncio.sleep(every_s)
+                await self._acts[act]()
+                self.done[act] += 1
+
+    async def _signal(self, number: signal.Signals) -> None:
+        os.kill(await self._victim(), number)
+
+    async def _stop_and_continue(self) -> None:
+        worker = await self._victim()
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(STOPPED_S)
+        finally:
+            os.kill(worker, signal.SIGCONT)
+
+    async def _reload(self) -> None:
+        self._deployment.server.send_signal(signal.SIGHUP)
+
+    async def _victim(self) -> int:
+        server = self._deployment.server
+        ports = [one.upstream_ports[-1] for one in self._victims if one.upstream_ports]
+        found = await asyncio.to_thread(server.workers_of, ports)
+        return random.choice(list(found.values()) or await asyncio.to_thread(server.workers))

@@ -1,0 +1,114 @@
+"""The backend: counts, and tries each call again with the same idempotency keys until it is acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import json
+import time
+from collections.abc import Sequence
+from uuid import uuid4
+
+from tests.harness import servers, signing
+from tests.harness.worlds import Application
+from tests.kills import proxy
+
+EVENT = "counted"
+BATCH = 10  # events of one call, the most that the API takes where nobody chose otherwise
+ANSWER_S = 5.0  # then the call is tried again
+AGAIN_S = 0.05
+RETRIED = (429, 503)  # the statuses that ask for another attempt
+
+
+class Refused(AssertionError):
+    """A publication was refused for good."""
+
+
+class Publisher:
+    """One call at a time, so that the numbers are in the log in their order. `acknowledged`: the last such number."""
+
+    def __init__(self, to: proxy.Proxy, application: Application, channels: Sequence[str], per_second: int) -> None:
+        self.acknowledged = 0
+        self.retries: collections.Counter[str] = collections.Counter()  # by reason
+        self.longest_s = 0.0  # that one call took, with all its attempts
+        self._to = to
+        self._application = application
+        self._channels = channels
+        self._per_second = per_second
+        self._route = f"/apps/{application.id}/batch_events"
+        self._stream = uuid4().hex
+        self._connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def run(self, seconds: float) -> None:
+        """Publish what is due at each moment, so that what was held up is made up for. May be called again."""
+        start = time.monotonic()
+        most = max(1, BATCH // len(self._channels))
+        before = self.acknowledged
+        total = before + int(seconds * self._per_second)
+        while self.acknowledged < total:
+            due = min(total, before + int((time.monotonic() - start) * self._per_second))
+            if due > self.acknowledged:
+                await self._publish(range(self.acknowledged + 1, min(due, self.acknowledged + most) + 1))
+            else:
+                await asyncio.sleep(1 / self._per_second)
+        self._hang_up()
+
+    async def publish_one(self) -> None:
+        await self._publish(range(self.acknowledged + 1, self.acknowledged + 2))
+        self._hang_up()
+
+    async def _publish(self, numbers: range) -> None:
+        began = time.monotonic()
+        items = [
+            {
+                "name": EVENT,
+                "channel": channel,
+                "data": json.dumps({"n": number}),
+                "idempotency_key": f"{self._stream}-{number}",
+            }
+            for number in numbers
+            for channel in self._channels
+        ]
+        body = json.dumps({"batch": items}).encode()
+        while (fault := await self._attempt(body)) is not None:
+            self.retries[fault] += 1
+            self._hang_up()
+            await asyncio.sleep(AGAIN_S)
+        self.acknowledged = numbers[-1]
+        self.longest_s = max(self.longest_s, time.monotonic() - began)
+
+    async def _attempt(self, body: bytes) -> str | None:
+        """Why it must be tried again, or None."""
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                status, answer = await self._post(body)
+        except TimeoutError:
+            return "no answer"
+        except (OSError, asyncio.IncompleteReadError):
+            return "connection lost"  # whether it had published, the keys decide
+        if status == 200:
+            return None
+        if status not in RETRIED:
+            raise Refused(f"{status} {answer!r}")
+        return str(status)
+
+    async def _post(self, body: bytes) -> tuple[int, bytes]:
+        if self._connection is None:
+            self._connection = await asyncio.open_connection(servers.HOST, self._to.port)
+        reader, writer = self._connection
+        target = signing.path(self._application, "POST", self._route, body)
+        head = f"POST {target} HTTP/1.1\r\nHost: {servers.HOST}\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").rstrip().split("\r\n")
+        headers = dict(line.lower().split(": ", 1) for line in lines)
+        answer = await reader.readexactly(int(headers["content-length"]))
+        if headers.get("connection") == "close":
+            self._hang_up()
+        return int(first.split()[1]), answer
+
+    def _hang_up(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(OSError):
+                self._connection[1].close()
+            self._connection = None

@@ -1,0 +1,192 @@
+"""The two halves of the promise: with room for it nothing is lost, and without room nothing is lost in silence."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from tests.harness import pusherjs, servers
+from tests.kills import chaos, followers, proxy, publisher, transcripts
+
+# So long a connection lives.
+CLIENT_LIFE_S = (1.0, 2.0)
+PUBLISHER_LIFE_S = (3.0, 6.0)
+
+ARRIVAL_S = 45.0  # for the last event, after the last failure: a server that was just restarted needs most of it
+LOOK_S = 0.5  # how often it is looked at what has arrived
+WATCH_S = 0.5  # how often it is looked at which worker has whom
+
+# An event that came again had come no longer than this before its connection was lost: the interval of the
+# acknowledgements, the second in which they are looked at, and one for a busy machine.
+ACK_S = 5.0
+OLDEST_REPEATED_S = ACK_S + 1.0 + 1.0
+
+
+class Round(NamedTuple):
+    """`flags` of createapplication make the channel rules. `reasons`: by channel, what a client may be told that it
+    lost; none where it must lose nothing."""
+
+    title: str
+    flags: tuple[str, ...]
+    reasons: Mapping[str, tuple[str, ...]]
+    kinds: tuple[str, ...]
+
+    def only(self, parts: Sequence[str]) -> Round:
+        """With those kinds of clients whose names have one of these parts; no parts: all."""
+        return self._replace(kinds=tuple(kind for kind in self.kinds if not parts or any(one in kind for one in parts)))
+
+
+WHOLE = Round(
+    "History of 200,000 events, replays of up to 50,000 or 32 MiB",
+    ("--history", "c*=200000,600", "--replay", "c*=50000,33554432"),
+    {"counts": ()},
+    (followers.SESSION, followers.PLUGIN, followers.SSE, followers.PLAIN),
+)
+BOUNDED = Round(
+    "`few`: history of 100 events; `many`: of 200,000, and replays as they are where nobody chose (300)",
+    ("--history", "few=100,600", "--history", "many=200000,600"),
+    {"few": ("position_expired",), "many": ("too_many",)},
+    (followers.SESSION, followers.PLUGIN, followers.SSE),
+)
+
+
+@dataclass
+class Row:
+    """One client. `moves`: how often it came back on another worker. `faults`: the promises that were broken."""
+
+    kind: str
+    channel: str
+    resets: int
+    moves: int
+    findings: transcripts.Findings
+    faults: list[str]
+
+
+@dataclass
+class Result:
+    round: Round
+    published: int
+    longest_s: float
+    retries: collections.Counter[str]
+    done: collections.Counter[str]
+    rows: list[Row]
+
+    @property
+    def faults(self) -> list[str]:
+        return [f"{row.kind} on {row.channel}: {fault}" for row in self.rows for fault in row.faults]
+
+
+async def play(
+    this: Round, fleet: servers.Fleet, runtime: pusherjs.Runtime, *, seconds: float, per_second: int, every_s: float
+) -> Result:
+    """`every_s`: seconds between two failures."""
+    world = fleet.world(FANFARE_LOG_SECONDS=str(chaos.LOG_SECONDS), FANFARE_RESUME_ACK_SECONDS=str(ACK_S))
+    application = await asyncio.to_thread(world.create_application, "Kills", *this.flags)
+    deployment = chaos.Deployment(fleet, await asyncio.to_thread(fleet.start, "gunicorn", world))
+    try:
+        async with contextlib.AsyncExitStack() as stack:
+            clients: list[followers.Follower] = []
+            for channel in this.reasons:
+                for kind in this.kinds:
+                    to = await stack.enter_async_context(proxy.Proxy(lambda: deployment.port, CLIENT_LIFE_S).running())
+                    one = followers.Follower(kind, channel, to, application)
+                    clients.append(await stack.enter_async_context(one.following(runtime)))
+            to = await stack.enter_async_context(proxy.Proxy(lambda: deployment.port, PUBLISHER_LIFE_S).running())
+            backend = publisher.Publisher(to, application, list(this.reasons), per_second)
+            storm = chaos.Chaos(deployment, [one.proxy for one in clients])
+            census = Census(deployment, [one.proxy for one in clients])
+            with _in_background(
+                storm.run(every_s),
+                census.run(),
+            ) as background:
+                await backend.run(seconds)
+                for task in background:
+                    if task.done():
+                        task.result()
+                for one in clients:
+                    one.proxy.life_s = None
+            await _calm(deployment)
+            whole = [one for one in clients if one.kind != followers.PLAIN]
+            await arrival(whole, backend, and_more=any(this.reasons.values()))
+            rows = [_row(this, one, census, backend.acknowledged) for one in clients]
+    finally:
+        await asyncio.to_thread(deployment.server.stop)
+    return Result(this, backend.acknowledged, backend.longest_s, backend.retries, storm.done, rows)
+
+
+class Census:
+    """Which worker has which connection."""
+
+    def __init__(self, deployment: chaos.Deployment, proxies: Sequence[proxy.Proxy]) -> None:
+        self._deployment = deployment
+        self._proxies = proxies
+        self._workers: dict[int, int] = {}  # by port
+
+    async def run(self) -> None:
+        while True:
+            ports = [one.upstream_ports[-1] for one in self._proxies if one.upstream_ports]
+            self._workers |= await asyncio.to_thread(self._deployment.server.workers_of, ports)
+            await asyncio.sleep(WATCH_S)
+
+    def moves(self, of: proxy.Proxy) -> int:
+        workers = [self._workers[port] for port in of.upstream_ports if port in self._workers]
+        return sum(one != other for one, other in itertools.pairwise(workers))
+
+
+@contextlib.contextmanager
+def _in_background(*coroutines: object) -> Iterator[list[asyncio.Task[None]]]:
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]  # type: ignore[call-overload]
+    try:
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def _calm(deployment: chaos.Deployment) -> None:
+    """The last failure may have been a restart that was broken off, or has left a worker that is not there yet."""
+    if deployment.server.process.poll() is not None:
+        await deployment.restart(servers.Server.kill)
+
+
+async def arrival(
+    clients: Sequence[followers.Follower], backend: publisher.Publisher, *, and_more: bool = False
+) -> None:
+    """Wait until they have the last event; in vain for those who miss it. `and_more`: publish more of them meanwhile,
+    for who has honestly lost the last one has nothing to wait for."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + ARRIVAL_S
+    while any(one.transcript.highest < backend.acknowledged for one in clients) and loop.time() < deadline:
+        await asyncio.sleep(LOOK_S)
+        if and_more and any(one.transcript.highest < backend.acknowledged for one in clients):
+            await backend.publish_one()
+
+
+def _row(this: Round, one: followers.Follower, census: Census, last: int) -> Row:
+    found = one.transcript.examine(last)
+    faults = faults_of(one.kind, found, this.reasons[one.channel])
+    return Row(one.kind, one.channel, one.proxy.resets, census.moves(one.proxy), found, faults)
+
+
+def faults_of(kind: str, found: transcripts.Findings, reasons: Sequence[str]) -> list[str]:
+    """`reasons`: what may be told to be lost, and must be; none where nothing may be lost."""
+    if kind == followers.PLAIN:
+        return [] if found.silent else ["it missed nothing, so this run shows nothing"]
+    faults = []
+    if found.silent:
+        faults.append(f"{found.silent} events are missing in silence")
+    if found.disordered:
+        faults.append(f"{found.disordered} events came after a later one")
+    if kind != followers.SESSION and found.repeated:
+        faults.append(f"{found.repeated} events came again")
+    if found.oldest_s > OLDEST_REPEATED_S:
+        faults.append(f"an event came again {found.oldest_s:.1f} s after it came; {OLDEST_REPEATED_S:g} s are allowed")
+    faults += [f"{count} events are missing: {why}" for why, count in found.told.items() if why not in reasons]
+    if reasons and not found.told:
+        faults.append("it lost nothing, so this run shows nothing")
+    return faults

@@ -1,0 +1,352 @@
+"""A subscribe races with publications at every point where something else can come in between.
+
+The hub, the worker, the tail and the writer are the real ones, over a real log. Only what decides their order is
+replaced: the event loop runs one callback when it is told to, and the writer's thread is a call. So everything that can
+happen next is a choice, and all orders of choices are tried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import functools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apps.engine import interface
+from apps.engine.local import engine, operations, place, publishing, replay, upkeep, worker, writer
+from apps.hub import connections, frames
+from apps.hub import hub as hubs
+from tests.unit.hub.doubles import APP, Client
+
+KEPT = interface.Retention(size=100, seconds=600)
+BEFORE = 3  # events in the stream before the client comes, of which it has seen the first
+MEANWHILE = 2  # that are published while it comes
+
+
+class Choices:
+    """One order of things: at each point the number of what was chosen there."""
+
+    def __init__(self, path: Sequence[int]) -> None:
+        self._path = list(path)
+        self._widths: list[int] = []
+
+    def choose(self, options: Sequence[str]) -> str:
+        at = len(self._widths)
+        if at == len(self._path):
+            self._path.append(0)
+        self._widths.append(len(options))
+        return options[self._path[at]]
+
+    def next_path(self) -> list[int] | None:
+        """The order that comes after this one; None after the last."""
+        path = self._path[: len(self._widths)]
+        while path:
+            if path[-1] + 1 < self._widths[len(path) - 1]:
+                return [*path[:-1], path[-1] + 1]
+            path.pop()
+        return None
+
+
+def all_orders() -> Iterator[Choices]:
+    path: list[int] | None = []
+    while path is not None:
+        choices = Choices(path)
+        yield choices
+        path = choices.next_path()
+
+
+class StepLoop(asyncio.AbstractEventLoop):
+    """Runs one callback at a time, in the order in which they came, as an event loop does; a timer counts as due."""
+
+    def __init__(self) -> None:
+        self._ready: collections.deque[asyncio.Handle] = collections.deque()
+
+    def call_soon(self, callback: Callable[..., object], *args: object, context: Any = None) -> asyncio.Handle:
+        self._ready.append(asyncio.Handle(callback, args, self, context))  # type: ignore[arg-type]
+        return self._ready[-1]
+
+    call_soon_threadsafe = call_soon  # type: ignore[assignment]
+
+    def call_at(
+        self, when: float, callback: Callable[..., object], *args: object, context: Any = None
+    ) -> asyncio.TimerHandle:
+        handle = asyncio.TimerHandle(when, callback, args, self, context)  # type: ignore[arg-type]
+        self._ready.append(handle)
+        return handle
+
+    def call_later(
+        self, delay: float, callback: Callable[..., object], *args: object, context: Any = None
+    ) -> asyncio.TimerHandle:
+        return self.call_at(delay, callback, *args, context=context)
+
+    def create_task(self, coroutine: Any, **_: Any) -> asyncio.Task[Any]:
+        return asyncio.Task(coroutine, loop=self)
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """It is passed over when its turn comes."""
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return asyncio.Future(loop=self)
+
+    def time(self) -> float:
+        return 0.0
+
+    def get_debug(self) -> bool:
+        return False
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        raise context["exception"]
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._ready
+
+    def step(self) -> None:
+        handle = self._ready.popleft()
+        if not handle.cancelled():
+            handle._run()
+
+
+class StepWriter(writer.Writer):
+    """Writes one group when it is told to."""
+
+    def submit(self, operation: operations.Operation) -> None:
+        self._pending.append(operation)
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._pending
+
+    def step(self) -> None:
+        self._turn()
+
+
+class World:
+    """A worker, and another process that publishes to the same log."""
+
+    def __init__(self, folder: Path) -> None:
+        self.loop = StepLoop()
+        asyncio._set_running_loop(self.loop)
+        where = place.Place(folder)
+        where.prepare()
+        self._elsewhere = StepWriter(where, full_sync=False, committed=lambda: None)
+        engine_ = engine.LocalEngine(folder)
+        self.hub = hubs.Hub(engine_)
+        self.writer = engine_._writer = StepWriter(where, full_sync=False, committed=self._committed)
+        engine_._worker = self._worker = worker.Worker(
+            where,
+            self.writer,
+            self.hub._deliver,
+            self.hub._fenced,
+            log_seconds=20,
+            append_timeout=5,
+        )
+        self.channel = ""
+        self.published = 0
+        self._clients = 0
+
+    def _committed(self) -> None:
+        self._worker.committed()
+
+    def open(self) -> None:
+        self._worker._lock.acquire()
+        self.writer.worker = self._worker.id
+        touch = upkeep.Touch(self.loop)
+        self.writer.submit(touch)
+        self.writer.step()
+        self._worker.tail.follow(touch.top)
+        self.settle()
+
+    def close(self) -> None:
+        self._worker.tail.close()
+        self._worker.release()
+        for one in (self.writer, self._elsewhere):
+            one._close()
+        asyncio._set_running_loop(None)
+
+    def begin(self, channel: str) -> interface.Position:
+        """A stream with some events in it; where the first of them stands."""
+        self.channel, self.published = channel, 0
+        for _ in range(BEFORE):
+            self.publish()
+        self.settle()
+        answers: list[Any] = []
+        wanted = interface.Attachment(APP, channel, durable=False, history=interface.History())
+        self.hub.engine.attach(wanted, answers.append)
+        return interface.Position(answers[0].replayed.position.epoch, 1)
+
+    def client(self) -> Client:
+        self._clients += 1
+        client = Client(self.hub, f"1.{self._clients}")
+        self.settle()
+        return client
+
+    def publish(self) -> None:
+        """Committed by another process, whose poke is lost."""
+        self.published += 1
+        body = frames.event("n", self.channel, str(self.published))
+        publication = interface.Publication(APP, self.channel, body, retention=KEPT)
+        self._elsewhere.submit(publishing.BlockingAppend([publication]))
+        self._elsewhere.step()
+
+    def advance(self) -> None:
+        """A poke, or the timer."""
+        self._worker.tail.advance()
+
+    def settle(self) -> None:
+        """Until nothing is left to do."""
+        while not (self.loop.is_idle and self.writer.is_idle):
+            if self.loop.is_idle:
+                self.writer.step()
+            else:
+                self.loop.step()
+        self.advance()
+        while not self.loop.is_idle:
+            self.loop.step()
+
+
+def subscribe(world: World, client: Client, past: connections.Past | None, member: interface.Member | None) -> None:
+    def ready(answer: interface.Attached | interface.Refused) -> None:
+        client.answers.append((world.channel, answer))
+        client.connection.send(b'{"event":"subscribed"}')
+
+    world.hub.subscribe(client.connection, world.channel, ready, member=member, past=past)
+
+
+def numbers(client: Client) -> list[int]:
+    texts = [json.loads(body) for body in client.got]
+    assert texts[0]["event"] == "subscribed", "nothing comes before the answer"
+    return [int(text["data"]) for text in texts[1:] if text["event"] == "n"]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path / "engine")
+    world.open()
+    yield world
+    world.close()
+
+
+def follow(world: World, choices: Choices, come: Callable[[], None], meanwhile: int) -> None:
+    """Publish and come in one of the possible orders, until all is done."""
+    left = {"publish": meanwhile, "come": 1, "poke": 1}
+    does = {
+        "publish": world.publish,
+        "come": come,
+        "poke": world.advance,
+        "write": world.writer.step,
+        "run": world.loop.step,
+    }
+    while left["publish"] or left["come"]:
+        options = [name for name, count in left.items() if count]
+        options += ["write"] * (not world.writer.is_idle)
+        options += ["run"] * (not world.loop.is_idle)
+        chosen = choices.choose(options)
+        if chosen in left:
+            left[chosen] -= 1
+        does[chosen]()
+    # What was under way comes to its end in every order too.
+    while not (world.writer.is_idle and world.loop.is_idle):
+        options = ["write"] * (not world.writer.is_idle) + ["run"] * (not world.loop.is_idle)
+        does[choices.choose(options)]()
+    world.settle()
+
+
+def play(
+    world: World,
+    history: Callable[[interface.Position], interface.History | None],
+    *,
+    meanwhile: int = MEANWHILE,
+    others: bool = False,
+    member: bool = False,
+) -> Iterator[Client]:
+    """The client of every order, each on a channel of its own. `others`: somebody is on it already. `member`: it is
+    one."""
+    for order, choices in enumerate(all_orders()):
+        seen = world.begin(f"kept-{order}")
+        here = [world.client(), world.client()]
+        if others:
+            subscribe(world, here[1], None, None)
+            world.settle()
+        asked = history(seen)
+        past = None if asked is None else connections.Past(asked)
+        who = interface.Member("ann", "null") if member else None
+        follow(world, choices, functools.partial(subscribe, world, here[0], past, who), meanwhile)
+        assert world.published == BEFORE + meanwhile
+        yield here[0]
+        for client in here:
+            world.hub.unsubscribe(client.connection, world.channel)
+        world.settle()
+
+
+def resume(seen: interface.Position) -> interface.History:
+    return interface.History(after=seen)
+
+
+def rewind(_: interface.Position) -> interface.History:
+    return interface.History(rewind=interface.Rewind(count=100, seconds=0))
+
+
+HOW = [
+    pytest.param({}, id="first on the channel here"),
+    pytest.param({"others": True}, id="others are on it"),
+    pytest.param({"member": True}, id="as a member"),
+]
+
+
+MORE = [*HOW, pytest.param({"others": True, "meanwhile": 3}, id="others are on it, and more events come")]
+
+
+@pytest.mark.parametrize("how", MORE)
+@pytest.mark.parametrize(("history", "first"), [(resume, 2), (rewind, 1)])
+def test_in_every_order_the_past_and_the_present_come_once_and_without_a_gap(
+    world: World, how: dict[str, Any], history: Callable[[interface.Position], Any], first: int
+) -> None:
+    orders = 0
+    for client in play(world, history, **how):
+        orders += 1
+        assert numbers(client) == list(range(first, world.published + 1))
+    assert orders > 100
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_in_every_order_a_past_in_many_chunks_comes_once_and_without_a_gap(
+    world: World, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two chunks of a long replay everything else goes on, and each chunk is an attach of its own."""
+    monkeypatch.setattr(replay, "CHUNK_ENTRIES", 1)
+    monkeypatch.setattr(replay, "SHARED_SECONDS", 0.0)
+    orders = 0
+    for client in play(world, resume, **how):
+        orders += 1
+        assert numbers(client) == list(range(2, world.published + 1))
+    assert orders > 100
+
+
+@pytest.mark.parametrize("how", MORE)
+def test_in_every_order_who_asks_for_no_past_gets_all_that_comes_after_its_answer(
+    world: World, how: dict[str, Any]
+) -> None:
+    beginnings = set()
+    for client in play(world, lambda _: None, **how):
+        got = numbers(client)
+        assert got == list(range(world.published + 1 - len(got), world.published + 1))
+        beginnings.add(len(got))
+    assert beginnings == set(range(how.get("meanwhile", MEANWHILE) + 1)), "the orders differ"
+
+
+def test_a_hub_that_went_live_before_its_tail_arrived_would_be_found(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not all orders are harmless: what is read at once, and not where the tail stands, comes again."""
+
+    def settle_at_once(self: Any, attachment: Any) -> None:
+        attachment.ready(self._snapshot(self._connection, attachment.wanted, 0))
+
+    monkeypatch.setattr("apps.engine.local.tail.Tail.settle", settle_at_once)
+    assert any(numbers(client) != [2, 3, 4, 5] for client in play(world, resume, others=True))
