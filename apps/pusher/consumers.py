@@ -95,7 +95,14 @@ class PusherConsumer(AsyncConsumer):
         connection.positions = accepted.positions
         resume = None
         if accepted.token is not None and self._tokens is not None:
-            resume = resumes.Resume(self._hub, self._tokens, connection, accepted.token, self._resume_options)
+            resume = resumes.Resume(
+                self._hub,
+                self._tokens,
+                connection,
+                accepted.token,
+                options=self._resume_options,
+                keeps_history=machine.keeps_history,
+            )
         return sessions.Session(self._hub, connection, machine, address, resume)
 
     def websocket_receive(self, message: WebSocketReceiveEvent, session: sessions.Session) -> None:

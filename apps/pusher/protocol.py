@@ -115,6 +115,9 @@ class Protocol:
         """As whom the connection is signed in."""
         return None if self._identity is None else self._identity.user
 
+    def keeps_history(self, channel: str) -> bool:
+        return self.application.rules.of(channel) is not None
+
     def channels(self) -> dict[str, subscriptions.State]:
         """A copy, for looking inside."""
         return self._subscriptions.states()
@@ -271,7 +274,7 @@ class Protocol:
         rid = rid if isinstance(rid, str | int) else None
         if self._subscriptions.live(channel) is None:
             return _no_history(channel, rid, "The history of a channel is for its subscribers", "not_subscribed")
-        if self.application.rules.of(channel) is None:
+        if not self.keeps_history(channel):
             return _no_history(channel, rid, "This channel keeps no history", "not_enabled")
         limit = limit if type(limit) is int and 0 < limit <= HISTORY_LIMIT else DEFAULT_HISTORY_LIMIT
         return (effects.ReadHistory(channel, pasts.position_of(data.get("before")), limit, rid),)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from apps.engine import errors as engine_errors
 from apps.engine import interface
 from apps.hub import hub as hubs
-from apps.pusher import frames, resumption, takeovers
+from apps.pusher import frames, pasts, resumption, takeovers
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +39,14 @@ class Resume:
         tokens: takeovers.Takeovers,
         connection: hubs.Connection,
         token: str,
+        *,
         options: Options,
+        keeps_history: Callable[[str], bool],
     ) -> None:
+        self._keeps_history = keeps_history
         self.socket_id = connection.socket_id
         self.resumption: resumption.Resumption | None = None
+        self.shared = False  # several pages came with this token, so none of them is resumed
         self._hub = hub
         self._tokens = tokens
         self._connection = connection
@@ -65,7 +69,10 @@ class Resume:
             logger.warning("A resume token could not be looked up: %s", error)
             self._hub.count("resume.not_looked_up")
         else:
-            if not self._connection.closing and self._tokens.take(app, self._token, self):
+            if self._connection.closing:
+                return
+            self.shared = not self._tokens.take(app, self._token, self)
+            if not self.shared:
                 self.resumption = resumption.Resumption(self._token, self.socket_id, record)
                 self._hub.count("resume.opened" if record is None else "resume.resumed")
                 self._look()
@@ -143,3 +150,11 @@ class Resume:
 
     def forget_token(self) -> None:
         self.resumption = None
+        self.shared = True
+        for channel in list(self._connection.subscriptions):
+            self.tell_shared(channel)
+
+    def tell_shared(self, channel: str) -> None:
+        """On a channel that keeps a history: the page thinks that it is resumed, and is not."""
+        if self._keeps_history(channel):
+            self._connection.send(pasts.resume_failed(channel, "token_shared"))
