@@ -307,8 +307,8 @@ async def test_a_damaged_log_is_kept_for_a_person_and_everybody_goes_on_with_a_n
         await backend.run(0.5)
         await rounds.arrival(clients, backend)
         damage(keeping.folder / "engine" / "log.sqlite3")
+        # Whether a publisher meets the damage, and gets its 503, or a reader does first, is chance.
         await backend.run(1.5)
-        assert backend.retries["503"] > 0
         await rounds.arrival(clients, backend)
         for client in clients:
             assert client.transcript.reasons == ["epoch_changed"], client.kind
