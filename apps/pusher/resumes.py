@@ -152,7 +152,8 @@ class Resume:
         self.resumption = None
         self.shared = True
         for channel in list(self._connection.subscriptions):
-            self.tell_shared(channel)
+            if self._hub.is_subscribed(self._connection, channel):  # the others are told with their answer
+                self.tell_shared(channel)
 
     def tell_shared(self, channel: str) -> None:
         """On a channel that keeps a history: the page thinks that it is resumed, and is not."""
