@@ -194,7 +194,6 @@ LOGGING = {
     "root": {"handlers": ["console"], "level": "WARNING"},
     "loggers": {
         "apps": {"level": FANFARE_LOG_LEVEL.upper()},
-        "fanfare": {"level": FANFARE_LOG_LEVEL.upper()},
         "myproject": {"level": FANFARE_LOG_LEVEL.upper()},
         # Django's default sends errors to a console only with DEBUG, and otherwise by mail to nobody.
         "django": {"handlers": [], "level": "INFO", "propagate": True},

@@ -13,7 +13,6 @@ from apps.engine import interface
 from apps.pusher import errors as pusher_errors
 from apps.pusher import names
 
-MAX_IDEMPOTENCY_KEY = 128  # characters
 MAX_SOCKET_ID = 64  # characters; a connection's own has at most 33, and a longer one is only stored for nothing
 
 _ON = ("1", "true", 1, True)
@@ -159,9 +158,10 @@ def idempotency_key(value: Any) -> str | None:
         return None
     if not isinstance(value, str) or not _IDEMPOTENCY_KEY.fullmatch(value):
         raise errors.Invalid("The idempotency key must be printable ASCII, not empty.", code="invalid_idempotency_key")
-    if len(value) > MAX_IDEMPOTENCY_KEY:
+    most = interface.MAX_IDEMPOTENCY_KEY
+    if len(value) > most:
         raise errors.Invalid(
-            f"The idempotency key has {len(value)} characters and exceeds the allowed maximum ({MAX_IDEMPOTENCY_KEY}).",
+            f"The idempotency key has {len(value)} characters and exceeds the allowed maximum ({most}).",
             code="invalid_idempotency_key",
         )
     return value

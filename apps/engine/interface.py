@@ -92,6 +92,7 @@ class Publication:
     cache_seconds: int | None = None
 
 
+MAX_IDEMPOTENCY_KEY = 128  # characters, of printable ASCII
 IDEMPOTENCY_SECONDS = 600  # longer than any SDK's retries, short enough that the table stays small
 
 

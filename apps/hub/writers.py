@@ -42,15 +42,17 @@ class Batch:
             return encoded
 
 
-def websocket_frame(body: bytes, opcode: int = 0x1) -> bytes:
-    """One final, unmasked frame, as a server sends it."""
+_TEXT = 0x81  # a final frame of text
+
+
+def websocket_frame(body: bytes) -> bytes:
+    """One final, unmasked text frame, as a server sends it."""
     size = len(body)
-    first = 0x80 | opcode
     if size < 126:
-        return bytes((first, size)) + body
+        return bytes((_TEXT, size)) + body
     if size < 65536:
-        return bytes((first, 126)) + size.to_bytes(2, "big") + body
-    return bytes((first, 127)) + size.to_bytes(8, "big") + body
+        return bytes((_TEXT, 126)) + size.to_bytes(2, "big") + body
+    return bytes((_TEXT, 127)) + size.to_bytes(8, "big") + body
 
 
 def close_reason(text: str) -> str:

@@ -38,7 +38,6 @@ from apps.realtime import application, encoding, errors, users
 logger = logging.getLogger("apps.realtime")
 
 # The bounds of the HTTP API, so that a key may come from there.
-MAX_IDEMPOTENCY_KEY = 128  # characters
 _IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]+")
 
 _counts: Counter[str] = Counter()
@@ -250,10 +249,10 @@ def _check_names(channel: str, event: str, exclude: str | None, limits: registry
 def _check_key(idempotency_key: str | None) -> None:
     if idempotency_key is None:
         return
-    if not _IDEMPOTENCY_KEY.fullmatch(idempotency_key) or len(idempotency_key) > MAX_IDEMPOTENCY_KEY:
+    if not _IDEMPOTENCY_KEY.fullmatch(idempotency_key) or len(idempotency_key) > interface.MAX_IDEMPOTENCY_KEY:
         raise errors.InvalidName(
             f"{idempotency_key!r} is not an idempotency key: "
-            f"it has 1 to {MAX_IDEMPOTENCY_KEY} printable ASCII characters."
+            f"it has 1 to {interface.MAX_IDEMPOTENCY_KEY} printable ASCII characters."
         )
 
 

@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 
 from apps.api import attributes, validation
 from apps.applications import registry
+from apps.engine import interface
 
 LIMITS = registry.Limits()
 
@@ -94,7 +95,7 @@ IdempotencyKey = Annotated[
     str,
     Field(
         pattern=IDEMPOTENCY_KEY_PATTERN,
-        max_length=validation.MAX_IDEMPOTENCY_KEY,
+        max_length=interface.MAX_IDEMPOTENCY_KEY,
         description="Events with the same key for the same channel are published once in ten minutes.",
         examples=["order-7-created"],
     ),

@@ -47,6 +47,7 @@ class Writer:
         self._changed = threading.Condition(threading.Lock())
         self._pending: list[operations.Operation] = []
         self._stopping = False
+        self._last = False  # no other worker lives: leave the log clean
         self._thread: threading.Thread | None = None
         # The writer's thread only:
         self._connection: sqlite3.Connection | None = None
@@ -265,8 +266,6 @@ class Writer:
             if self._queue_fd >= 0:
                 os.close(self._queue_fd)
                 self._queue_fd = -1
-
-    _last = False
 
 
 def _is_of_the_place(fault: Exception) -> bool:
