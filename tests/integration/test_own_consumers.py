@@ -25,7 +25,8 @@ Start = Callable[..., servers.Server]
 
 PAGE = pages.ROOT / "docs/how-to/own-consumers.md"
 PATIENCE = 10.0
-SOCKETS = 24  # spread by the kernel: enough that every one of four workers has some
+# The kernel spreads sockets over the workers unevenly, so rounds of them are opened until each worker has some.
+ROUND, ROUNDS = 8, 50
 
 # As `runworker` needs it: a consumer of a plain name, which answers the channel that a message names.
 WORKER = """
@@ -87,6 +88,17 @@ async def chat(server: servers.Server, **headers: str) -> AsyncIterator[ClientCo
         yield socket
 
 
+async def chats(server: servers.Server, stack: contextlib.AsyncExitStack) -> list[ClientConnection]:
+    """Enough sockets that every worker has one."""
+    everybody: list[ClientConnection] = []
+    for _ in range(ROUNDS):
+        everybody += [await stack.enter_async_context(chat(server)) for _ in range(ROUND)]
+        ports = [socket.local_address[1] for socket in everybody]
+        if set(server.workers_of(ports).values()) == set(server.workers()):
+            return everybody
+    raise AssertionError(f"{len(everybody)} sockets did not reach every worker")
+
+
 async def hears(socket: ClientConnection) -> dict[str, Any]:
     said: dict[str, Any] = json.loads(await asyncio.wait_for(socket.recv(), PATIENCE))
     return said
@@ -109,10 +121,8 @@ def manage(server: servers.Server, project: Path, *arguments: str) -> None:
 async def test_a_chat_of_ones_own_reaches_everybody_on_every_worker(start: Start, project: Path, command: str) -> None:
     server = start(command, root=project)
     async with contextlib.AsyncExitStack() as stack:
-        everybody = [await stack.enter_async_context(chat(server)) for _ in range(SOCKETS)]
-        ports = [socket.local_address[1] for socket in everybody]
-        assert set(server.workers_of(ports).values()) == set(server.workers())
-        for number in (0, SOCKETS - 1):
+        everybody = await chats(server, stack)
+        for number in (0, len(everybody) - 1):
             await everybody[number].send(json.dumps({"text": f"hello {number}"}))
             for socket in everybody:
                 assert await hears(socket) == {"who": "AnonymousUser", "text": f"hello {number}"}

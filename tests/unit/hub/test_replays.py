@@ -76,9 +76,9 @@ def after(position: interface.Position, **more: Any) -> interface.History:
 
 
 def numbers(client: Client, channel: str = "kept") -> list[int]:
-    """What it got on a channel, after the answer."""
+    """What it got on a channel, after the answer: nothing before it."""
     texts = [json.loads(body) for body in client.got]
-    assert texts[0]["event"] == "subscribed"
+    assert all(text["event"] == "subscribed" for text in texts[:1])
     return [int(text["data"]) for text in texts if text.get("channel") == channel and text["event"] == "n"]
 
 
