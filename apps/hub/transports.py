@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from apps.hub import on_any, on_daphne, on_uvicorn, writers
+from apps.sockets import exchange, protocol
 
 server_config = on_uvicorn.server_config
 tune = on_uvicorn.tune
@@ -20,10 +21,29 @@ def below(send: Any) -> on_any.Below | None:
 
 def writer_for(send: Any, *, max_buffer_bytes: int) -> writers.Writer:
     """The one writer of a WebSocket that was just accepted. `send`: what the ASGI server gave for this connection."""
-    protocol = on_uvicorn.protocol_of(send)
-    if protocol is not None:
-        return on_uvicorn.UvicornWriter(protocol, max_buffer_bytes)
+    socket = _own(send)
+    if socket is not None:
+        return socket.bound(max_buffer_bytes)
+    uvicorns = on_uvicorn.protocol_of(send)
+    if uvicorns is not None:
+        return on_uvicorn.UvicornWriter(uvicorns, max_buffer_bytes)
     return on_any.AsgiWriter(send, max_buffer_bytes, below(send))
+
+
+def listen(send: Any, listener: protocol.Listener) -> bool:
+    """Hand an accepted WebSocket over to `listener`, where the server below can do that: its application then returns.
+
+    False: nothing has changed, and the application goes on to receive.
+    """
+    socket = _own(send)
+    if socket is not None:
+        socket.listen(listener)
+    return socket is not None
+
+
+def _own(send: Any) -> protocol.WebSocketProtocol | None:
+    of = getattr(send, "__self__", None)
+    return of.socket if isinstance(of, exchange.Exchange) else None
 
 
 def keep_out_of_log(send: Any) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Protocol
 
 from apps.engine import interface
+from apps.sockets import frames
 
 
 class Batch:
@@ -28,7 +29,7 @@ class Batch:
     def wire(self) -> bytes:
         """All of them as unmasked, uncompressed WebSocket text frames (RFC 6455 §5.2), joined."""
         if self._wire is None:
-            self._wire = b"".join([websocket_frame(body) for body in self.bodies])
+            self._wire = b"".join([frames.text(body) for body in self.bodies])
         return self._wire
 
     def form(self, name: Hashable, encode: Callable[[Batch], bytes]) -> bytes:
@@ -40,19 +41,6 @@ class Batch:
         except KeyError:
             encoded = self._forms[name] = encode(self)
             return encoded
-
-
-_TEXT = 0x81  # a final frame of text
-
-
-def websocket_frame(body: bytes) -> bytes:
-    """One final, unmasked text frame, as a server sends it."""
-    size = len(body)
-    if size < 126:
-        return bytes((_TEXT, size)) + body
-    if size < 65536:
-        return bytes((_TEXT, 126)) + size.to_bytes(2, "big") + body
-    return bytes((_TEXT, 127)) + size.to_bytes(8, "big") + body
 
 
 def close_reason(text: str) -> str:

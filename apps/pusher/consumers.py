@@ -62,11 +62,16 @@ class PusherConsumer(AsyncConsumer):
         session = await self.websocket_connect(receive)
         if session is None:
             return
+        listening = False
         try:
             session.open()
-            await self._read(receive, session)
+            # Where the server below can call the session for each message, this task is over.
+            listening = transports.listen(send, session)
+            if not listening:
+                await self._read(receive, session)
         finally:
-            session.end()
+            if not listening:
+                session.end()
 
     async def websocket_connect(self, receive: ASGIReceiveCallable) -> sessions.Session | None:
         """Shake hands. None if the client was refused and is gone."""

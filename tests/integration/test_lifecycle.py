@@ -143,5 +143,5 @@ def test_the_start_up_log_states_the_topology_in_one_line(server: servers.Server
     (line, *_) = [line for line in server.log_text().splitlines() if "engine local" in line]
     assert str(server.world.folder) in line
     if server.command != "daphne":
-        for word in ("uvloop", "httptools", "websockets-sansio"):
+        for word in ("uvloop", "httptools", "fanfare"):
             assert word in line

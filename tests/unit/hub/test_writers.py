@@ -14,21 +14,12 @@ import pytest
 import uvicorn
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
-from websockets.frames import Frame
 
 from apps.hub import on_any, on_uvicorn, transports, writers
 from tests.harness import waiting
 
 BOUND = 256 * 1024
 App = Callable[[Any, Any, Any], Awaitable[None]]
-
-
-@pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536, 200_000])
-def test_a_frame_is_the_one_that_the_rfc_describes(size: int) -> None:
-    from websockets.frames import Opcode
-
-    body = b"x" * size
-    assert writers.websocket_frame(body) == Frame(Opcode.TEXT, body).serialize(mask=False)
 
 
 def test_a_batch_is_its_frames_joined_and_encoded_once() -> None:
