@@ -89,3 +89,16 @@ def hosts(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.Chec
             id="fanfare.W003",
         )
     ]
+
+
+@checks.register(checks.Tags.security, deploy=True)
+def demo(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.CheckMessage]:
+    if not settings.FANFARE_DEMO:
+        return []
+    return [
+        checks.Warning(
+            "The demo is on: whoever finds /demo/ may write in it.",
+            hint="Set FANFARE_DEMO=0 once you have seen that everything works.",
+            id="fanfare.W004",
+        )
+    ]

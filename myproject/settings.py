@@ -50,6 +50,13 @@ FANFARE_APPS = environment.text("FANFARE_APPS")
 # The id of the application that `publish()` uses; by default the oldest one.
 FANFARE_DEFAULT_APP = environment.text("FANFARE_DEFAULT_APP")
 
+# Whether an event that waits for a commit waits in the database, too, so that it survives the death of its process; and
+# how long one that cannot be sent stays there for people.
+FANFARE_OUTBOX = environment.flag("FANFARE_OUTBOX", default=False)
+FANFARE_OUTBOX_KEEP_SECONDS = environment.integer(
+    "FANFARE_OUTBOX_KEEP_SECONDS", 604_800, minimum=60, maximum=31_536_000
+)
+
 # How long an application's old secret works after a rotation, beside the new one; 0: not at all.
 FANFARE_SECRET_GRACE_SECONDS = environment.integer("FANFARE_SECRET_GRACE_SECONDS", 86_400, minimum=0, maximum=2_592_000)
 
@@ -81,6 +88,8 @@ FANFARE_PORT = environment.integer("FANFARE_PORT", 8000, minimum=1, maximum=65_5
 # -- Security ----------------------------------------------------------------------------------------------------------
 
 DEBUG = environment.flag("FANFARE_DEBUG", default=False)
+# The live room at /demo/, where anybody may write: to see that a deployment works, and then to be turned off.
+FANFARE_DEMO = environment.flag("FANFARE_DEMO", default=True)
 SECRET_KEY = environment.text("FANFARE_SECRET_KEY") or data_folder.secret_key(FANFARE_DATA_DIR)
 ALLOWED_HOSTS = environment.listed("FANFARE_ALLOWED_HOSTS", ["localhost", ".localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS = environment.listed("FANFARE_CSRF_TRUSTED_ORIGINS")
@@ -132,6 +141,8 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
 ]
+if not FANFARE_DEMO:
+    INSTALLED_APPS.remove("apps.demo")
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.apps import apps
 from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
@@ -15,7 +16,9 @@ urlpatterns = [
     path("api/docs/", views.api_docs),
     path("api/", RedirectView.as_view(pattern_name="api_docs")),
     path("favicon.ico", views.favicon),
-    path("demo/", include("apps.demo.urls")),
     path("pusher/", include("apps.realtime.urls")),
     path("admin/", admin.site.urls),
 ]
+
+if apps.is_installed("apps.demo"):
+    urlpatterns.append(path("demo/", include("apps.demo.urls")))

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 from django import forms
 
-from apps.demo import models
+from apps.demo import channels
 
 
 class MessageForm(forms.Form):
-    text = forms.CharField(max_length=models.Message.MAX_CHARACTERS)
+    guest = forms.ChoiceField(choices=channels.GUESTS.items, widget=forms.HiddenInput)
+    text = forms.CharField(max_length=500)

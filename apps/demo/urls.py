@@ -8,5 +8,5 @@ app_name = "demo"
 
 urlpatterns = [
     path("", views.room, name="room"),
-    path("messages/", views.messages, name="messages"),
+    path("messages/", views.say, name="say"),
 ]

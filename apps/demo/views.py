@@ -1,62 +1,51 @@
-"""The room's page and its messages. Everything realtime about it is one call of publish()."""
+"""The room's page, and what is said in it. The channel's history is where it is kept."""
 
 from __future__ import annotations
 
-from django.conf import settings
-from django.db import transaction
+import secrets
+
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.shortcuts import render
-from django.urls import reverse
+from django.shortcuts import redirect, render
+from django.utils import timezone
 from django.views.decorators.cache import never_cache
-from django.views.decorators.csrf import ensure_csrf_cookie
-from django.views.decorators.http import require_GET, require_http_methods
+from django.views.decorators.http import require_POST, require_safe
 
-from apps.demo import channels, forms, guests, models
-from apps.realtime import clients, errors, publish
+from apps.demo import channels, forms
+from apps.engine import errors as engine_errors
+from apps.realtime import errors, presence, publish
 
 
-@require_GET
+@require_safe
 @never_cache
-@ensure_csrf_cookie
 def room(request: HttpRequest) -> HttpResponse:
-    """The page. Without an application it says how to make one."""
+    """The page of the guest that the address names; who has no name yet gets one that nobody here has."""
     try:
-        connection = clients.pusher_options(request)
-    except errors.NoApplication as error:
-        return render(request, "demo/closed.html", {"reason": str(error)}, status=503)
-    guest = guests.invent()
-    config = {
-        **connection,
-        "authEndpoint": reverse("realtime:auth"),
-        "channel": channels.ROOM,
-        "csrfCookie": settings.CSRF_COOKIE_NAME,
-        "guest": {"id": guest.id, "name": guest.name, "token": guest.token},
-    }
-    return render(request, "demo/room.html", {"config": config, "max_characters": models.Message.MAX_CHARACTERS})
+        here = {member.id for member in presence.members(channels.ROOM)}
+    except (errors.NoApplication, engine_errors.EngineUnavailable) as error:
+        return render(request, "demo/closed.html", {"reason": error}, status=503)
+    guest = request.GET.get("guest", "")
+    if guest not in channels.GUESTS:
+        free = [one for one in channels.GUESTS if one not in here] or list(channels.GUESTS)
+        return redirect(f"{request.path}?guest={secrets.choice(free)}")
+    return render(
+        request,
+        "demo/room.html",
+        {
+            "channel": channels.ROOM,
+            "name": channels.GUESTS[guest],
+            "params": {"guest": guest},
+            "form": forms.MessageForm(),
+        },
+    )
 
 
-@require_http_methods(["GET", "POST"])
-@never_cache
-def messages(request: HttpRequest) -> JsonResponse:
-    """GET `?after=ID`: the messages that came later, oldest first. POST `guest` and `text`: say something."""
-    if request.method == "POST":
-        return _say(request)
-    after = request.GET.get("after", "0")
-    if not after.isdecimal() or len(after) > 18:  # more digits may not fit the database's integer
-        return JsonResponse({"error": "after is the id of a message."}, status=400)
-    newer = models.Message.objects.filter(pk__gt=int(after))
-    return JsonResponse({"messages": [message.as_data() for message in newer]})
-
-
-def _say(request: HttpRequest) -> JsonResponse:
-    guest = guests.recognise(request.POST.get("guest", ""))
-    if guest is None:
-        return JsonResponse({"error": "You are not a guest of this room. Reload the page."}, status=403)
+@require_POST
+def say(request: HttpRequest) -> HttpResponse:
+    """Everybody in the room gets it from the channel, the speaker too."""
     form = forms.MessageForm(request.POST)
     if not form.is_valid():
-        return JsonResponse({"error": " ".join(map(str, form.errors["text"]))}, status=400)
-    with transaction.atomic():
-        message = models.Message.objects.create(author_id=guest.id, author=guest.name, text=form.cleaned_data["text"])
-        models.Message.forget_old()
-        publish(channels.ROOM, "message", message.as_data())
-    return JsonResponse(message.as_data(), status=201)
+        problems = [str(problem) for field in form.errors.values() for problem in field]
+        return JsonResponse({"error": " ".join(problems)}, status=400)
+    name = channels.GUESTS[form.cleaned_data["guest"]]
+    publish(channels.ROOM, "message", {**form.cleaned_data, "name": name, "at": timezone.now()})
+    return HttpResponse(status=204)

@@ -18,7 +18,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
 PICTURE = Path(__file__).with_name("demo.png")
-WINDOW: ViewportSize = {"width": 660, "height": 580}
+WINDOW: ViewportSize = {"width": 660, "height": 640}
 SCALE = 1.5  # sharp on a dense screen, and still a small file
 MOST_BYTES = 300_000  # a README should open at once
 
@@ -40,7 +40,7 @@ def main(address: str) -> None:
         second.locator("#text").press_sequentially("Good, I will te")
         first.locator("#typing", has_text="is typing").wait_for()
         shots = [base64.b64encode(page.screenshot()).decode() for page in (first, second)]
-        both = browser.new_page(viewport={"width": 1400, "height": 640}, device_scale_factor=SCALE)
+        both = browser.new_page(viewport={"width": 1400, "height": 700}, device_scale_factor=SCALE)
         both.set_content(BOTH % tuple(shots))
         both.locator("body").screenshot(path=PICTURE)
         browser.close()
@@ -51,7 +51,7 @@ def main(address: str) -> None:
 
 
 def visitor(browser: Browser, address: str) -> Page:
-    page = browser.new_page(viewport=WINDOW, device_scale_factor=SCALE, color_scheme="light")
+    page = browser.new_page(viewport=WINDOW, device_scale_factor=SCALE, color_scheme="light", reduced_motion="reduce")
     page.goto(f"{address.rstrip('/')}/demo/")
     page.locator("#text:enabled").wait_for()
     return page

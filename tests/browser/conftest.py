@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from tests.harness import parts, servers
 
@@ -22,6 +22,7 @@ ARGUMENTS = [
 ]
 
 PATIENCE_MS = 10_000
+expect.set_options(timeout=PATIENCE_MS)
 
 OpenWindow = Callable[[], Page]
 

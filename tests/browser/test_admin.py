@@ -163,3 +163,26 @@ def test_the_secret_is_hidden_until_it_is_asked_for(server: servers.Server, admi
     expect(secret).not_to_be_visible()
     admin.locator("details.secret summary").click()
     expect(secret).to_have_text(application.secret)
+
+
+def test_an_event_that_cannot_be_sent_is_seen_in_the_outbox_and_sent_again(admin: Page, server: servers.Server) -> None:
+    channel = f"outbox-{uuid4().hex[:8]}"
+    frame = f'{{"event":"created","channel":"{channel}","data":"1"}}'
+    server.world.shell(
+        "from apps.realtime import models, outbox\n"
+        f"row = models.OutboxEvent.objects.create(app_id={server.application.id!r}, channel={channel!r}, "
+        f"frame={frame!r})\n"
+        "outbox.fail('default', row.pk, 'The data is too large.')"
+    )
+    admin.goto(server.url(f"/admin/realtime/outboxevent/?q={channel}"))
+    expect(admin.locator("#result_list tbody tr")).to_contain_text("The data is too large.")
+    admin.locator("#result_list .action-select").check()
+    admin.get_by_label("Action:").select_option("retry")
+    admin.get_by_role("button", name="Go").click()
+    expect(admin.locator(".messagelist")).to_contain_text("To be sent again: 1.")
+
+    def is_sent() -> bool:
+        admin.reload()
+        return admin.locator("#result_list tbody tr").count() == 0
+
+    waiting.until(is_sent, 30.0, "the relay has sent it")

@@ -147,14 +147,7 @@ class Server:
 
     def remaining_processes(self) -> list[psutil.Process]:
         """What lives of the process group that this server was started as."""
-        remaining = []
-        for process in psutil.process_iter():
-            try:
-                if os.getpgid(process.pid) == self.process.pid and is_alive(process):
-                    remaining.append(process)
-            except (ProcessLookupError, psutil.NoSuchProcess):
-                continue
-        return remaining
+        return processes_of_group(self.process.pid)
 
     def send_signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -259,6 +252,18 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind((HOST, 0))
         return int(listener.getsockname()[1])
+
+
+def processes_of_group(group: int) -> list[psutil.Process]:
+    """What lives of a process group."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) == group and is_alive(process):
+                found.append(process)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return found
 
 
 def is_alive(process: psutil.Process) -> bool:

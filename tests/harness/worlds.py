@@ -67,9 +67,11 @@ def template(folder: Path) -> World:
     environment = _environment(folder, {})
     _manage(environment, "migrate", "--verbosity", "0")
     _manage({**environment, "DJANGO_SUPERUSER_PASSWORD": ADMIN_PASSWORD}, *CREATE_ADMIN)
-    printed = _manage(environment, "createapplication", "Tests", "--client-events")
+    printed = _manage(environment, "createapplication", "Tests", "--client-events", *DEMO_RULE)
     return World(folder, {}, parse_credentials(printed))
 
+
+DEMO_RULE = ("--history", "presence-demo=50,86400", "--rewind", "presence-demo=50")  # as `manage.py setup` makes it
 
 CREATE_ADMIN = ("createsuperuser", "--noinput", "--username", ADMIN_NAME, "--email", "admin@example.com")
 

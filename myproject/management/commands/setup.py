@@ -21,6 +21,9 @@ from apps.applications import database, declarations, declared, loading, models
 ADMIN = "admin"
 PASSWORD_BYTES = 15  # of randomness: 20 characters
 
+# What was said in the demo's room is there for who comes later. Without the demo it costs nothing.
+DEMO_RULE = {"pattern": "presence-demo", "history_size": 50, "history_seconds": 86_400, "rewind_count": 50}
+
 
 class Command(BaseCommand):
     help = (
@@ -74,6 +77,7 @@ def create_application() -> None:
         application = models.Application(name="First application", client_events=True)
         application.full_clean()
         application.save()
+        models.ChannelRule(application=application, **DEMO_RULE).save()
 
 
 def url(host: str, port: int) -> str:

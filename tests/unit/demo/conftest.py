@@ -4,26 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from apps.applications import models
-from apps.engine import current
-from apps.realtime import application as applications
-from tests.unit.realtime import recording
-
-
-@pytest.fixture(autouse=True)
-def log(monkeypatch: pytest.MonkeyPatch) -> recording.Recording:
-    log = recording.Recording()
-    monkeypatch.setattr(current, "current", lambda: log)
-    return log
-
-
-@pytest.fixture(autouse=True)
-def nothing_remembered() -> Iterator[None]:
-    applications.forget()
-    yield
-    applications.forget()
+from apps.realtime import testing
 
 
 @pytest.fixture
-def application(db: None) -> models.Application:
-    return models.Application.objects.create(name="default", app_id="7", key="key-7", secret="secret-7")
+def events(db: None) -> Iterator[testing.Events]:
+    with testing.captured_events() as events:
+        yield events

@@ -1,116 +1,178 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from django.test import Client
+from django.utils.dateparse import parse_datetime
 
-from apps.applications import models as applications
-from apps.demo import guests, models
-from tests.unit.realtime import recording
+from apps.applications import models
+from apps.demo import channels, views
+from apps.engine.errors import EngineUnavailable
+from apps.realtime import Member, application, presence, testing
+from myproject.management.commands import setup
+from tests.unit.docs import pages
 
+ROOM = "/demo/"
+ANN = "/demo/?guest=amber-harp"
 MESSAGES = "/demo/messages/"
 
 
-@pytest.fixture(autouse=True)
-def default(application: applications.Application) -> applications.Application:
-    return application
+@pytest.mark.usefixtures("events")
+class TestThePage:
+    def test_has_what_its_client_needs_and_no_secret(self, client: Client) -> None:
+        response = client.get(ANN)
+        assert response.status_code == 200
+        assert "no-store" in response.headers["Cache-Control"]
+        assert "csrftoken" in response.cookies
+        page = response.content.decode()
+        assert f'"key": "{testing.STAND_IN.key}"' in page
+        assert '"params": {"guest": "amber-harp"}' in page
+        assert "secret" not in page
+        assert "Amber Harp" in page
+
+    def test_has_no_script_or_style_of_its_own_for_a_policy_to_forbid(self, client: Client) -> None:
+        page = client.get(ANN).content.decode()
+        assert "style=" not in page
+        assert "<style" not in page
+        scripts = page.split("<script")[1:]
+        assert scripts
+        assert all('type="application/json"' in script or " src=" in script.partition(">")[0] for script in scripts)
+
+    @pytest.mark.parametrize("address", [ROOM, "/demo/?guest=", "/demo/?guest=somebody", "/demo/?guest=Amber Harp"])
+    def test_gives_a_name_to_who_has_none(self, client: Client, address: str) -> None:
+        response = client.get(address)
+        assert response.status_code == 302
+        path, _, guest = response.headers["Location"].partition("?guest=")
+        assert path == ROOM
+        assert guest in channels.GUESTS
+        assert channels.GUESTS[guest] in client.get(response.headers["Location"]).content.decode()
+
+    def test_gives_nobody_the_name_of_somebody_who_is_here(
+        self, client: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first, *others = channels.GUESTS
+        monkeypatch.setattr(presence, "members", lambda channel: [Member(guest) for guest in others])
+        assert client.get(ROOM).headers["Location"] == f"{ROOM}?guest={first}"
+
+    def test_gives_a_name_also_where_all_are_taken(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(presence, "members", lambda channel: [Member(guest) for guest in channels.GUESTS])
+        assert client.get(ROOM).status_code == 302
+
+    def test_says_that_the_log_cannot_be_read(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        def unavailable(channel: str) -> list[Member]:
+            raise EngineUnavailable("The log cannot be read.")
+
+        monkeypatch.setattr(views.presence, "members", unavailable)
+        response = client.get(ANN)
+        assert response.status_code == 503
+        assert b"The log cannot be read." in response.content
 
 
-@pytest.fixture
-def ann() -> guests.Guest:
-    return guests.Guest("1", "Amber Harp")
-
-
-def test_the_page_has_what_its_script_needs_and_no_secret(client: Client) -> None:
-    response = client.get("/demo/")
-    assert response.status_code == 200
-    page = response.content.decode()
-    config = response.context["config"]
-    assert config["key"] == "key-7"
-    assert guests.recognise(config["guest"]["token"]) == (config["guest"]["id"], config["guest"]["name"])
-    assert "secret-7" not in page
-    assert "csrftoken" in response.cookies
-    assert "no-store" in response.headers["Cache-Control"]
-
-
-def test_the_page_has_no_script_or_style_of_its_own_for_a_policy_to_forbid(client: Client) -> None:
-    page = client.get("/demo/").content.decode()
-    assert "style=" not in page
-    assert "<style" not in page
-    scripts = page.split("<script")[1:]
-    assert scripts
-    assert all('type="application/json"' in script or " src=" in script.partition(">")[0] for script in scripts)
-
-
-def test_each_window_is_a_guest_of_its_own(client: Client) -> None:
-    first, second = (client.get("/demo/").context["config"]["guest"] for _ in range(2))
-    assert first["id"] != second["id"]
-
-
-def test_without_an_application_the_room_says_how_to_make_one(
-    client: Client, application: applications.Application
-) -> None:
-    application.delete()
-    response = client.get("/demo/")
+@pytest.mark.django_db
+def test_without_an_application_the_room_says_how_to_make_one(client: Client) -> None:
+    application.forget()
+    response = client.get(ROOM)
     assert response.status_code == 503
     assert b"createapplication" in response.content
 
 
-@pytest.mark.django_db(transaction=True)
-def test_what_is_said_is_saved_and_published(client: Client, log: recording.Recording, ann: guests.Guest) -> None:
-    response = client.post(MESSAGES, {"guest": ann.token, "text": " Hello "})
-    assert response.status_code == 201
-    [event] = log.events
+# -- what is said ------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_said_is_published(client: Client, events: testing.Events) -> None:
+    response = client.post(MESSAGES, {"guest": "amber-harp", "text": " Hello "})
+    assert (response.status_code, response.content) == (204, b"")
+    [event] = events
     assert (event.channel, event.name) == ("presence-demo", "message")
-    assert json.loads(event.data) == response.json() == client.get(MESSAGES).json()["messages"][0]
-    assert (response.json()["author"], response.json()["text"]) == ("Amber Harp", "Hello")
+    assert parse_datetime(event.data.pop("at"))
+    assert event.data == {"guest": "amber-harp", "name": "Amber Harp", "text": "Hello"}
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [("", "required"), ("   ", "required"), ("x" * 501, "500 characters (it has 501)"), ("a\0b", "Null")],
 )
-def test_what_cannot_be_said_gets_the_reason(
-    client: Client, log: recording.Recording, ann: guests.Guest, text: str, reason: str
-) -> None:
-    response = client.post(MESSAGES, {"guest": ann.token, "text": text})
+def test_what_cannot_be_said_gets_the_reason(client: Client, events: testing.Events, text: str, reason: str) -> None:
+    response = client.post(MESSAGES, {"guest": "amber-harp", "text": text})
     assert response.status_code == 400
     assert reason in response.json()["error"]
-    assert log.events == []
-    assert not models.Message.objects.exists()
+    assert not events
 
 
-@pytest.mark.parametrize("token", ["", "x", guests.invent().token + "x"])
-def test_only_guests_of_the_room_may_speak(client: Client, token: str) -> None:
-    assert client.post(MESSAGES, {"guest": token, "text": "Hello"}).status_code == 403
+@pytest.mark.parametrize("guest", ["", "somebody"])
+def test_only_guests_may_speak(client: Client, events: testing.Events, guest: str) -> None:
+    assert client.post(MESSAGES, {"guest": guest, "text": "Hello"}).status_code == 400
+    assert not events
 
 
-def test_a_window_reads_what_came_after_what_it_has(client: Client) -> None:
-    rows = [models.Message.objects.create(author_id="1", author="A", text=text) for text in ("one", "two", "three")]
-    later = client.get(MESSAGES, {"after": rows[0].pk}).json()["messages"]
-    assert [message["text"] for message in later] == ["two", "three"]
+# -- who may join ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("after", ["", "-1", "x", "9" * 19])
-def test_a_wrong_position_is_refused(client: Client, after: str) -> None:
-    assert client.get(MESSAGES, {"after": after}).status_code == 400
-
-
-def test_only_the_newest_messages_are_kept(client: Client, ann: guests.Guest) -> None:
-    old = models.Message(author_id="1", author="A", text="old")
-    models.Message.objects.bulk_create([old] * 3)
-    for number in range(models.KEPT_MESSAGES):
-        models.Message.objects.create(author_id="1", author="A", text=str(number))
-    client.post(MESSAGES, {"guest": ann.token, "text": "newest"})
-    texts = list(models.Message.objects.values_list("text", flat=True))
-    assert len(texts) == models.KEPT_MESSAGES
-    assert (texts[0], texts[-1]) == ("1", "newest")
-
-
-def test_a_guest_may_join_and_is_named(client: Client, ann: guests.Guest) -> None:
-    form: dict[str, Any] = {"socket_id": "1.2", "channel_name": "presence-demo", "guest": ann.token}
+@pytest.mark.usefixtures("events")
+def test_a_guest_may_join_and_is_named(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(application, "fetch_default", lambda: testing.STAND_IN)  # the endpoint reads the row itself
+    form = {"socket_id": "1.2", "channel_name": "presence-demo", "guest": "amber-harp"}
     response = client.post("/pusher/auth", form)
-    assert json.loads(response.json()["channel_data"]) == {"user_id": "1", "user_info": {"name": "Amber Harp"}}
+    assert json.loads(response.json()["channel_data"]) == {"user_id": "amber-harp", "user_info": {"name": "Amber Harp"}}
     assert client.post("/pusher/auth", {**form, "guest": "somebody"}).status_code == 403
+
+
+def test_there_are_more_names_than_members_of_a_channel() -> None:
+    assert len(channels.GUESTS) > testing.STAND_IN.limits.max_presence_members
+
+
+@pytest.mark.django_db
+def test_the_application_of_setup_keeps_what_is_said_in_the_room() -> None:
+    setup.create_application()
+    rule = models.ChannelRule.objects.get()
+    assert rule.problems() == {}
+    assert rule.pattern == channels.ROOM
+    assert rule.rewind_count == rule.history_size > 0
+
+
+# -- FANFARE_DEMO ------------------------------------------------------------------------------------------------------
+
+ASK = """
+import json
+from django.test import Client
+from apps.realtime import rules, testing
+client = Client()
+with testing.captured_events():
+    print(json.dumps([
+        client.get("/demo/?guest=amber-harp").status_code == 200,
+        b'href="/demo/"' in client.get("/").content,
+        rules.registered.find("presence-demo") is not None,
+    ]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, True),
+        ({"FANFARE_DEMO": "0"}, False),
+        ({"FANFARE_DEBUG": "1", "FANFARE_DEMO": "0"}, False),
+    ],
+    ids=["by default", "turned off", "turned off in debug"],
+)
+def test_the_demo_with_its_rule_and_its_links_is_there_or_not(
+    tmp_path: Path, environment: dict[str, str], expected: bool
+) -> None:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("FANFARE_", "DJANGO_"))}
+    own = {"FANFARE_ENV_FILE": os.devnull, "FANFARE_DATA_DIR": str(tmp_path), "FANFARE_ALLOWED_HOSTS": "testserver"}
+    done = subprocess.run(
+        [sys.executable, "manage.py", "shell", "--no-imports", "-c", ASK],
+        cwd=pages.ROOT,
+        env={**inherited, **own, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout.strip().splitlines()[-1]) == [expected] * 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,10 @@ ROOT = Path(__file__).resolve().parents[3]
 
 # What is fenced or indented as code has no links, and its text is not prose.
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_STEP = re.compile(
+    r"^## (?P<heading>[^\n]+)$|^```(?P<language>\w*)\n(?P<code>.*?)^```$|(?P<commands>(?:^    \S[^\n]*\n)+)",
+    re.MULTILINE | re.DOTALL,
+)
 _FILE = re.compile(r"^`([\w./-]+)`\n+\Z", re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
@@ -40,6 +45,34 @@ def blocks(page: Path) -> Iterator[Block]:
         above = _FILE.search(text, 0, match.start())
         file = above[1] if above else file
         yield Block(match[1], match[2], file, text.count("\n", 0, match.start()) + 1)
+
+
+def steps(page: Path) -> Iterator[tuple[str, Block]]:
+    """What a page has its reader do, in its order, each with the heading that it stands under: a fenced block is a file
+    or a change of one, an indented one is commands (its language is `shell`, it has no file)."""
+    text = page.read_text(encoding="utf-8")
+    heading = file = ""
+    for match in _STEP.finditer(text):
+        heading = match["heading"] or heading
+        line = text.count("\n", 0, match.start()) + 1
+        if match["commands"]:
+            yield heading, Block("shell", textwrap.dedent(match["commands"]), "", line)
+        elif match["code"] is not None:
+            above = _FILE.search(text, 0, match.start())
+            file = above[1] if above else file
+            yield heading, Block(match["language"], match["code"], file, line)
+
+
+def apply(file: Path, block: Block) -> None:
+    """Write the file that the block is; or, if it is a diff, add its lines around the one that is there already."""
+    if block.language != "diff":
+        file.write_text(block.text, encoding="utf-8")
+        return
+    (known,) = [line[1:].strip() for line in block.text.splitlines() if not line.startswith("+")]
+    text = file.read_text(encoding="utf-8")
+    (margin,) = re.findall(rf"^( *){re.escape(known)}$", text, re.MULTILINE)
+    wanted = "\n".join(margin + line[1:].strip() for line in block.text.splitlines())
+    file.write_text(text.replace(margin + known, wanted), encoding="utf-8")
 
 
 def links(page: Path) -> list[str]:

@@ -67,7 +67,11 @@ def test_defaults_and_bounds_of_settings_are_those_of_the_code() -> None:
                 else default == str(call.args[1].value)
             ), name
             checked += 1
-        bounds = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg != "base"}
+        bounds = {
+            keyword.arg: ast.literal_eval(keyword.value)
+            for keyword in call.keywords
+            if keyword.arg not in ("base", "default")
+        }
         if "minimum" in bounds:
             assert values == f"{bounds['minimum']:.15g} to {bounds['maximum']:.15g}", name
             checked += 1

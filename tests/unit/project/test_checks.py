@@ -55,6 +55,13 @@ def test_a_deployment_that_only_this_machine_can_reach_is_a_warning(settings):
     assert checks.hosts(None) == []
 
 
+def test_a_demo_where_the_world_can_come_is_a_warning(settings):
+    settings.FANFARE_DEMO = True
+    assert ids(checks.demo(None)) == ["fanfare.W004"]
+    settings.FANFARE_DEMO = False
+    assert checks.demo(None) == []
+
+
 def test_the_checks_of_a_deployment_run_with_deploy_only(settings):
     settings.FANFARE_TLS = False
     assert "fanfare.W002" not in ids(django_checks.run_checks())
