@@ -75,6 +75,9 @@ def _postgresql(parts: urllib.parse.SplitResult, port: int | None) -> dict[str, 
         # Under ASGI each request has a thread of its own, so a connection that stays open is never used again. The pool
         # keeps them.
         "CONN_MAX_AGE": 0,
+        # The pool looks whether a connection lives before it gives it out (an empty query). Otherwise, after a restart
+        # of the database, each dead one would be a visitor's error page.
+        "CONN_HEALTH_CHECKS": True,
         "OPTIONS": {**options, "pool": pool},
     }
 

@@ -193,7 +193,7 @@ class Broadcast:
             publishing.count("failed_after_commit")
             logger.error("Not broadcast: %s of %s: %s", event, sender.__name__, error)  # noqa: TRY400
             return
-        if found and not publishing.defer(found, on_commit=True, using=using):
+        if found and not publishing.defer(found, on_commit=True, using=using, outbox=None):
             publishing.append_or_report(found)  # the row is saved already
 
     # -- by hand -------------------------------------------------------------------------------------------------------
@@ -205,7 +205,7 @@ class Broadcast:
         remaining = iter(objects)
         while chunk := list(islice(remaining, CHUNK)):
             found = [publication for one in chunk for publication in self._publications(event, one)]
-            if found and not publishing.defer(found, on_commit=True, using=using):
+            if found and not publishing.defer(found, on_commit=True, using=using, outbox=None):
                 publishing.append(found)
 
     def _publications(self, event: str, instance: models.Model) -> Iterator[interface.Publication]:

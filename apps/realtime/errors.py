@@ -5,6 +5,7 @@
     │   ├── InvalidName         a channel, an event, a socket id or an idempotency key has a wrong form
     │   ├── InvalidUser         there is no such user: not signed in, not saved, or not a user at all
     │   ├── InvalidTarget       neither a channel nor a user is given, or both
+    │   ├── InvalidTiming       at once, and through the outbox
     │   ├── InvalidLimit        so many events are not answered at once
     │   ├── UnencodableData     the data has no JSON form
     │   ├── DataTooLarge        the data is over the application's limit
@@ -53,6 +54,12 @@ class InvalidTarget(PublishError):
     """An event goes to a channel or to a user."""
 
     code = "invalid_target"
+
+
+class InvalidTiming(PublishError):
+    """An event leaves at once, or with its transaction through the outbox."""
+
+    code = "invalid_timing"
 
 
 class InvalidLimit(PublishError):

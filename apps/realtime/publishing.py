@@ -9,6 +9,9 @@ log that cannot be written is then reported at level ERROR by the logger `apps.r
 and the reason, and counted in `statistics()`. Who must know publishes after the `atomic` block, where the error is
 raised. A process that dies between the commit and the log sends nothing.
 
+With `outbox=True`, or the setting FANFARE_OUTBOX, an event that waits for a commit is also written into the database by
+its transaction. Then neither of the two loses it: `apps.realtime.relay` sends what was left behind.
+
 With an idempotency key a caller may try again: for `interface.IDEMPOTENCY_SECONDS` a second event with the same key on
 the same channel is not sent.
 """
@@ -25,7 +28,8 @@ from typing import Any
 
 import orjson
 from asgiref.sync import sync_to_async
-from django.db import DEFAULT_DB_ALIAS, transaction
+from django.db import DEFAULT_DB_ALIAS, Error, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from apps.applications import models, registry
 from apps.engine import current, interface
@@ -34,11 +38,25 @@ from apps.hub import frames
 from apps.pusher import errors as pusher_errors
 from apps.pusher import names
 from apps.realtime import application, encoding, errors, users
+from apps.realtime import outbox as outboxes
 
 logger = logging.getLogger("apps.realtime")
 
 # The bounds of the HTTP API, so that a key may come from there.
 _IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]+")
+
+COUNTERS = (
+    "published",
+    "duplicates",
+    "failed_after_commit",
+    "outbox_left",
+    "outbox_relayed",
+    "outbox_late",
+    "outbox_failed",
+)
+
+# Events of one transaction that are written together: some 100 kB of rows, and other writers wait for a millisecond.
+JOINED = 200
 
 _counts: Counter[str] = Counter()
 _counts_lock = threading.Lock()  # += on a Counter is not atomic, and every view has its own thread
@@ -54,6 +72,7 @@ def publish(
     exclude: str | None = None,
     idempotency_key: str | None = None,
     on_commit: bool = True,
+    outbox: bool | None = None,
     using: str = DEFAULT_DB_ALIAS,
 ) -> None:
     """Send an event to the subscribers of a channel, or to every connection that is signed in as a user.
@@ -64,18 +83,19 @@ def publish(
     `data`: a str is sent as it is, anything else as JSON (see `apps.realtime.encoding`). `to_user`: a user or its id;
     the channel is None then. `app`: an application or its id; by default the project's default application. `exclude`:
     the socket id of a client that must not get it. `idempotency_key`: 1 to 128 printable ASCII characters. With
-    `on_commit=False` it leaves at once, whatever becomes of the transaction. `using`: the database whose transaction is
-    meant.
+    `on_commit=False` it leaves at once, whatever becomes of the transaction. `outbox`: whether it waits for the commit
+    in the database, too; by default as FANFARE_OUTBOX says. `using`: the database whose transaction is meant.
 
     Raises a PublishError if the event cannot be published as it is, and EngineUnavailable if it should leave at once
     and the log cannot be written (try again). Blocks, as a rule for less than FANFARE_APPEND_TIMEOUT seconds; on an
     event loop it refuses: `await apublish()` there.
     """
     refuse_event_loop("publish", "apublish")
+    _check_timing(on_commit, outbox)
     publication = prepare(
         channel, event, data, to_user=to_user, app=app, exclude=exclude, idempotency_key=idempotency_key
     )
-    if not defer([publication], on_commit, using):
+    if not defer([publication], on_commit, using, outbox):
         append([publication])
 
 
@@ -89,15 +109,17 @@ async def apublish(
     exclude: str | None = None,
     idempotency_key: str | None = None,
     on_commit: bool = True,
+    outbox: bool | None = None,
     using: str = DEFAULT_DB_ALIAS,
 ) -> None:
     """`publish` for coroutines. If it is cancelled, the event may or may not be sent."""
+    _check_timing(on_commit, outbox)
 
     def prepared() -> interface.Publication | None:
         publication = prepare(
             channel, event, data, to_user=to_user, app=app, exclude=exclude, idempotency_key=idempotency_key
         )
-        return None if defer([publication], on_commit, using) else publication
+        return None if defer([publication], on_commit, using, outbox) else publication
 
     # The transaction, if any, belongs to the thread that runs this context's database calls. Waiting for the log does
     # not: there it would hold up every other database call that shares the thread.
@@ -107,13 +129,12 @@ async def apublish(
 
 
 def statistics() -> dict[str, int]:
-    """Counters since the start of this process: events `published`, `duplicates` that were not, and those that
-    `failed_after_commit`."""
+    """Counters since the start of this process; docs/reference/statistics.md says what each is."""
     with _counts_lock:
-        return {name: _counts[name] for name in ("published", "duplicates", "failed_after_commit")}
+        return {name: _counts[name] for name in COUNTERS}
 
 
-# -- the parts of it, for others in this package ---------------------------------------------------------------------
+# -- the parts of it, for others in this package -----------------------------------------------------------------------
 
 
 def refuse_event_loop(name: str, instead: str) -> None:
@@ -166,14 +187,42 @@ class Deferred:
     """What waits for a commit, which calls it."""
 
     def __init__(self, publications: Sequence[interface.Publication]) -> None:
-        self.publications = publications
+        self.publications = list(publications)
+        self.engine = current.made()  # that of a test's block sends nothing of before it
+        self.called = False
 
     def __call__(self) -> None:
+        self.called = True
         append_or_report(self.publications)
 
 
-def defer(publications: Sequence[interface.Publication], on_commit: bool, using: str) -> bool:
-    """Leave them to the end of the transaction, if there is one to wait for."""
+class Outboxed(Deferred):
+    """What waits in the outbox, too. The first one of a transaction that is called sends them all."""
+
+    def __init__(self, publications: Sequence[interface.Publication], batch: outboxes.Batch) -> None:
+        super().__init__(publications)
+        self.batch = batch
+
+    def __call__(self) -> None:
+        self.called = True
+        left = len(self.batch)
+        try:
+            rows = self.batch.committed()
+            left = len(rows)
+            for chunk in outboxes.chunks(rows):
+                append([row.publication for row in chunk])
+                left -= len(chunk)
+                outboxes.discard(self.batch.using, [row.id for row in chunk])
+        except (engine_errors.EngineError, Error) as error:
+            count("outbox_left", left)
+            logger.warning("%d events are left to the relay of the outbox in %r: %s", left, self.batch.using, error)
+
+
+def defer(
+    publications: Sequence[interface.Publication], on_commit: bool, using: str, outbox: bool | None = False
+) -> bool:
+    """Leave them to the end of the transaction, if there is one to wait for. `outbox`: None for what the setting
+    says."""
     if not on_commit:
         return False
     connection = transaction.get_connection(using)
@@ -183,9 +232,37 @@ def defer(publications: Sequence[interface.Publication], on_commit: bool, using:
         return False
     if not connection.in_atomic_block and transaction.get_autocommit(using):
         return False
+    if not outboxes.is_wanted(outbox) and _joined(publications, connection):
+        return True
     # Where autocommit is off without an atomic block, nobody can tell when the commit comes: Django raises.
-    transaction.on_commit(Deferred(publications), using=using, robust=True)
+    callback = Deferred(publications)
+    if connection.in_atomic_block and outboxes.is_wanted(outbox):
+        batch = _batch(connection)
+        batch.write(publications)
+        callback = Outboxed(publications, batch)
+    transaction.on_commit(callback, using=using, robust=True)
     return True
+
+
+def _joined(publications: Sequence[interface.Publication], connection: BaseDatabaseWrapper) -> bool:
+    """Let them go with those just before them, if a rollback would take both and nothing else was to happen in between.
+
+    Twenty events of one transaction are then one commit of the log: 105,000 instead of 10,500 events/s.
+    """
+    if not connection.run_on_commit or _is_of_a_test(connection):
+        return False
+    savepoints, last, *_ = connection.run_on_commit[-1]
+    if type(last) is not Deferred or last.called or last.engine is not current.made():
+        return False
+    if savepoints != set(connection.savepoint_ids) or len(last.publications) + len(publications) > JOINED:
+        return False
+    last.publications.extend(publications)
+    return True
+
+
+def _is_of_a_test(connection: BaseDatabaseWrapper) -> bool:
+    """Whether the innermost transaction is a TestCase's, which watches callbacks come and go one by one."""
+    return any(getattr(block, "_from_testcase", False) for block in connection.atomic_blocks[-1:])
 
 
 def append(publications: Sequence[interface.Publication]) -> None:
@@ -210,6 +287,14 @@ def append_or_report(publications: Sequence[interface.Publication]) -> None:
                 error,
                 error.code,
             )
+
+
+def _batch(connection: BaseDatabaseWrapper) -> outboxes.Batch:
+    """That of the connection's transaction: Django forgets the callbacks of one that is rolled back."""
+    for _, callback, *_ in reversed(connection.run_on_commit):
+        if isinstance(callback, Outboxed):
+            return callback.batch
+    return outboxes.Batch(connection.alias)
 
 
 def _described(publication: interface.Publication) -> str:
@@ -244,6 +329,11 @@ def _check_names(channel: str, event: str, exclude: str | None, limits: registry
         raise errors.InvalidName(str(error)) from error
     if exclude is not None and not names.is_valid_socket_id(exclude):
         raise errors.InvalidName(f"{exclude!r} is not a socket id; one looks like '1234.5678'.")
+
+
+def _check_timing(on_commit: bool, outbox: bool | None) -> None:
+    if outbox and not on_commit:
+        raise errors.InvalidTiming("An event that leaves at once (`on_commit=False`) does not go through the outbox.")
 
 
 def _check_key(idempotency_key: str | None) -> None:

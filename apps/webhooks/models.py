@@ -70,7 +70,7 @@ class Departure(models.Model):
     due_at = models.DateTimeField(db_index=True)
 
     class Meta:
-        constraints = (models.UniqueConstraint(fields=("app_id", "key"), name="webhooks_departure"),)
+        constraints = (models.UniqueConstraint(fields=("app_id", "key"), name="webhooks_departure_who"),)
 
     def __str__(self) -> str:
         return f"{self.event} of {self.channel}"

@@ -34,7 +34,7 @@ class Migration(migrations.Migration):
                 ("due_at", models.DateTimeField(db_index=True)),
             ],
             options={
-                "constraints": [models.UniqueConstraint(fields=("app_id", "key"), name="webhooks_departure")],
+                "constraints": [models.UniqueConstraint(fields=("app_id", "key"), name="webhooks_departure_who")],
             },
         ),
         migrations.CreateModel(

@@ -40,6 +40,7 @@ def test_a_postgresql_url_has_a_pool_and_no_persistent_connections():
         "HOST": "db.example",
         "PORT": "5433",
         "CONN_MAX_AGE": 0,
+        "CONN_HEALTH_CHECKS": True,
         "OPTIONS": {"sslmode": "require", "pool": {"min_size": 1, "max_size": 9, "timeout": 10}},
     }
 

@@ -197,7 +197,7 @@ async def test_under_uvicorn_the_plain_command_is_put_right_before_the_first_con
     assert config.ws_max_size == settings.FANFARE_MAX_FRAME_BYTES
     assert config.timeout_graceful_shutdown == settings.FANFARE_GRACEFUL_TIMEOUT
     assert "127.0.0.1" not in config.loaded_app.trusted_hosts
-    assert "websockets websockets-sansio" in caplog.text
+    assert "websockets fanfare" in caplog.text
     await below.shutdown()
     assert not server.running
 

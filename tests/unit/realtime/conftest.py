@@ -3,11 +3,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from django.db.models import signals
 
 from apps.applications import models
 from apps.engine import current
 from apps.realtime import application as applications
-from apps.realtime import rules
+from apps.realtime import broadcasts, rules
 from tests.unit.realtime import recording
 
 
@@ -39,3 +40,14 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> rules.RuleSet:
     registered = rules.RuleSet()
     monkeypatch.setattr(rules, "registered", registered)
     return registered
+
+
+@pytest.fixture
+def broadcast(monkeypatch: pytest.MonkeyPatch) -> Iterator[broadcasts.Broadcast]:
+    """A registration of this test alone."""
+    for signal in (signals.post_save, signals.post_delete):
+        monkeypatch.setattr(signal, "receivers", list(signal.receivers))
+        signal.sender_receivers_cache.clear()
+    yield broadcasts.Broadcast()
+    for signal in (signals.post_save, signals.post_delete):
+        signal.sender_receivers_cache.clear()

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ from django.contrib.auth.models import Group, Permission, User
 from django.contrib.contenttypes.models import ContentType
 from django.core import serializers
 from django.db import transaction
-from django.db.models import signals
 
 from apps.applications import models
 from apps.engine import errors as engine_errors
@@ -25,17 +23,6 @@ pytestmark = pytest.mark.django_db(transaction=True)  # commits and rollbacks ar
 @pytest.fixture(autouse=True)
 def default(application: models.Application) -> models.Application:
     return application
-
-
-@pytest.fixture
-def broadcast(monkeypatch: pytest.MonkeyPatch) -> Iterator[broadcasts.Broadcast]:
-    """A registration of this test alone."""
-    for signal in (signals.post_save, signals.post_delete):
-        monkeypatch.setattr(signal, "receivers", list(signal.receivers))
-        signal.sender_receivers_cache.clear()
-    yield broadcasts.Broadcast()
-    for signal in (signals.post_save, signals.post_delete):
-        signal.sender_receivers_cache.clear()
 
 
 def said(log: recording.Recording) -> list[tuple[str, str, Any]]:

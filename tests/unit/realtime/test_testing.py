@@ -15,10 +15,10 @@ from apps.realtime import apublish, errors, history, presence, publish
 from apps.realtime.testing import Event, captured_events
 
 
-def place_order() -> None:
+def place_order(*, outbox: bool | None = None) -> None:
     """Some code of a project."""
     with transaction.atomic():
-        publish("orders", "created", {"id": 1, "on": dt.date(2026, 1, 2)})
+        publish("orders", "created", {"id": 1, "on": dt.date(2026, 1, 2)}, outbox=outbox)
 
 
 class InATestCase(TestCase):
@@ -43,6 +43,23 @@ class InATestCase(TestCase):
                 _ = 1 / 0
             assert len(events) == 0
         assert list(events) == []
+
+    def test_an_outbox_changes_nothing(self) -> None:
+        with captured_events() as events, self.settings(FANFARE_OUTBOX=True):
+            with transaction.atomic():
+                publish("orders", "created", 1)
+                publish("orders", "keyed", 1, idempotency_key="mine")
+            with pytest.raises(ZeroDivisionError), transaction.atomic():
+                publish("orders", "undone", 1)
+                _ = 1 / 0
+            assert events.names == ["created", "keyed"]
+        assert [event.idempotency_key for event in events] == [None, "mine"]
+
+    def test_callbacks_that_the_test_runs_itself_send_once(self) -> None:
+        for outbox in (False, True):
+            with captured_events() as events, self.captureOnCommitCallbacks(execute=True):
+                place_order(outbox=outbox)
+            assert events.names == ["created"]
 
     def test_what_was_published_before_the_block_is_not_its_business(self) -> None:
         with captured_events():

@@ -1,0 +1,281 @@
+"""What becomes of an event when the process that publishes it is killed around its commit, with an outbox and without.
+
+The processes are real, and so are the kills: each ends itself with SIGKILL at the moment that is meant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness import calls, postgresql, servers, sockets, waiting, worlds
+
+Start = Callable[..., servers.Server]
+
+RELAYED_S = 30.0  # the relay looks once a second; on a loaded machine a look may take a while
+
+PRELUDE = """
+import os, signal
+from django.contrib.auth.models import Group
+from django.db import connection, transaction
+from apps.realtime import publish
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def dying_at(statement):
+    def wrapper(execute, sql, *rest):
+        if sql.startswith(statement):
+            die()
+        return execute(sql, *rest)
+    return connection.execute_wrapper(wrapper)
+
+"""
+
+# On the channel NAME, with the outbox USED.
+COMMITTED = """
+with transaction.atomic():
+    publish(NAME, "first", 1, outbox=USED)
+    publish(NAME, "second", 2, outbox=USED)
+"""
+ROLLED_BACK = """
+with transaction.atomic():
+    publish(NAME, "undone", 1, outbox=USED)
+    transaction.set_rollback(True)
+"""
+KILLED_BEFORE_THE_COMMIT = """
+with transaction.atomic():
+    publish(NAME, "undone", 1, outbox=USED)
+    die()
+"""
+KILLED_AFTER_THE_COMMIT = """
+with transaction.atomic():
+    transaction.on_commit(die)  # the first that is called
+    publish(NAME, "first", 1, outbox=USED)
+    publish(NAME, "second", 2, outbox=USED)
+"""
+KILLED_AFTER_SENDING = """
+with dying_at("DELETE"), transaction.atomic():
+    publish(NAME, "first", 1, outbox=USED)
+    publish(NAME, "second", 2, outbox=USED)
+"""
+
+
+def run(world: worlds.World, code: str, channel: str, *, outbox: bool) -> None:
+    """In a process of its own, which must end as the code says."""
+    text = f"{PRELUDE}NAME, USED = {channel!r}, {outbox}\n{code}"
+    if "die" not in code and "dying_at" not in code:
+        world.shell(text)
+        return
+    with pytest.raises(worlds.CommandFailed) as caught:
+        world.shell(text)
+    assert caught.value.code == -signal.SIGKILL
+
+
+Connect = Callable[[], Any]  # to Django's database, past Django
+
+
+def sqlite(world: worlds.World) -> Connect:
+    return lambda: sqlite3.connect(world.folder / "db.sqlite3", timeout=10)
+
+
+def query(connect: Connect, sql: str) -> list[tuple[Any, ...]]:
+    with contextlib.closing(connect()) as connection:
+        rows: list[tuple[Any, ...]] = connection.execute(sql).fetchall()
+        return rows
+
+
+async def outbox_is_empty(connect: Connect) -> None:
+    def look() -> bool:
+        return query(connect, "SELECT count(*) FROM realtime_outboxevent") == [(0,)]
+
+    await asyncio.to_thread(waiting.until, look, RELAYED_S, "the outbox is empty")
+
+
+async def events(server: servers.Server, socket: sockets.Socket, channel: str, connect: Connect) -> list[str]:
+    """All that came on the channel, once the outbox has nothing left for it."""
+    await outbox_is_empty(connect)
+    await asyncio.to_thread(calls.publish, server, channel, "end", "")
+    found = []
+    while (frame := await socket.receive()).event != "end":
+        found.append(frame.event)
+    return found
+
+
+@contextlib.asynccontextmanager
+async def subscribed(server: servers.Server, channel: str) -> AsyncIterator[sockets.Socket]:
+    async with sockets.connect(server) as socket:
+        await socket.subscribe(channel)
+        yield socket
+
+
+async def happens(
+    server: servers.Server, code: str, channel: str, *, outbox: bool, connect: Connect | None = None
+) -> list[str]:
+    async with subscribed(server, channel) as socket:
+        await asyncio.to_thread(run, server.world, code, channel, outbox=outbox)
+        return await events(server, socket, channel, connect or sqlite(server.world))
+
+
+# -- with an outbox ----------------------------------------------------------------------------------------------------
+
+
+async def test_killed_right_after_the_commit_everything_arrives_exactly_once(
+    server: servers.Server, name: Callable[[str], str]
+) -> None:
+    assert await happens(server, KILLED_AFTER_THE_COMMIT, name("outbox"), outbox=True) == ["first", "second"]
+
+
+WITH_AN_OUTBOX = pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        pytest.param(COMMITTED, ["first", "second"], id="committed"),
+        pytest.param(ROLLED_BACK, [], id="rolled back"),
+        pytest.param(KILLED_BEFORE_THE_COMMIT, [], id="killed before the commit"),
+        pytest.param(KILLED_AFTER_THE_COMMIT, ["first", "second"], id="killed after the commit"),
+        pytest.param(KILLED_AFTER_SENDING, ["first", "second"], id="killed after sending"),
+    ],
+)
+
+
+@WITH_AN_OUTBOX
+async def test_with_an_outbox_what_is_committed_arrives_exactly_once(
+    four_workers: servers.Server, name: Callable[[str], str], code: str, expected: list[str]
+) -> None:
+    assert await happens(four_workers, code, name("outbox"), outbox=True) == expected
+
+
+@pytest.fixture(scope="module")
+def on_postgresql(fleet: servers.Fleet) -> Iterator[tuple[servers.Server, Connect]]:
+    with postgresql.running() as cluster:
+        cluster.create("outbox")
+        world = fleet.world(DATABASE_URL=cluster.url("outbox"))
+        world.manage("migrate", "--verbosity", "0")
+        world.application = world.create_application("Outbox")
+        server = fleet.start("uvicorn", world)
+        yield server, lambda: cluster.connect("outbox")
+        server.stop()
+
+
+@WITH_AN_OUTBOX
+async def test_so_it_is_with_postgresql(
+    on_postgresql: tuple[servers.Server, Connect], name: Callable[[str], str], code: str, expected: list[str]
+) -> None:
+    server, connect = on_postgresql
+    assert await happens(server, code, name("outbox"), outbox=True, connect=connect) == expected
+
+
+async def test_what_was_left_while_no_worker_ran_is_sent_when_one_does(
+    fleet: servers.Fleet, start: Start, name: Callable[[str], str]
+) -> None:
+    world = fleet.world()
+    world.application = world.create_application("Kept", "--history", "kept-*=100,600")
+    channel = name("kept")
+    code = KILLED_AFTER_THE_COMMIT.replace("outbox=USED", f"outbox=USED, app={world.application.id}")
+    await asyncio.to_thread(run, world, code, channel, outbox=True)
+    server = await asyncio.to_thread(start, "gunicorn", world)
+    await outbox_is_empty(sqlite(world))
+    with calls.Caller(server) as caller:
+        kept = caller.signed("GET", f"channels/{channel}/history", query={"direction": "forwards"}).body["items"]
+    assert [(item["offset"], item["data"]) for item in kept] == [(1, "1"), (2, "2")]
+
+
+# -- without -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        pytest.param(COMMITTED, ["first", "second"], id="committed"),
+        pytest.param(ROLLED_BACK, [], id="rolled back"),
+        pytest.param(KILLED_BEFORE_THE_COMMIT, [], id="killed before the commit"),
+        pytest.param(KILLED_AFTER_THE_COMMIT, [], id="killed after the commit: it is lost, as the page says"),
+    ],
+)
+async def test_without_an_outbox_what_is_committed_arrives_at_most_once(
+    four_workers: servers.Server, name: Callable[[str], str], code: str, expected: list[str]
+) -> None:
+    assert await happens(four_workers, code, name("plain"), outbox=False) == expected
+
+
+# -- at any moment -----------------------------------------------------------------------------------------------------
+
+PROCESSES = 3
+ROUNDS = 3
+SAVED = 25  # rows of a process before it is killed; where in its work that finds it is chance
+
+SAVING = """
+import itertools
+for number in itertools.count():
+    with transaction.atomic():
+        Group.objects.create(name=f"{NAME}/{TAG}/{number}")
+        publish(NAME, "saved", f"{TAG}/{number}")
+"""
+
+
+def saved(world: worlds.World, start: str) -> list[str]:
+    found = query(sqlite(world), f"SELECT name FROM auth_group WHERE name LIKE '{start}/%' ORDER BY id")
+    return [name.partition("/")[2] for (name,) in found]
+
+
+async def test_processes_that_are_killed_at_any_moment_lose_nothing_and_repeat_nothing(
+    four_workers: servers.Server, name: Callable[[str], str], tmp_path: Path
+) -> None:
+    world, channel = four_workers.world, name("saved")
+    tags = [f"{process}-{round_}" for round_ in range(ROUNDS) for process in range(PROCESSES)]
+    async with subscribed(four_workers, channel) as socket:
+        for first in range(0, len(tags), PROCESSES):
+            with contextlib.ExitStack() as stack:
+                running = {
+                    tag: stack.enter_context(saving(world, channel, tag, tmp_path))
+                    for tag in tags[first : first + PROCESSES]
+                }
+                for tag, process in running.items():
+
+                    def enough(tag: str = tag, process: subprocess.Popen[bytes] = process) -> bool:
+                        assert process.poll() is None, (tmp_path / f"{tag}.log").read_text()
+                        return len(saved(world, f"{channel}/{tag}")) >= SAVED
+
+                    await asyncio.to_thread(waiting.until, enough, 60, "it has saved")
+                    os.kill(process.pid, signal.SIGKILL)
+        await outbox_is_empty(sqlite(world))
+        await asyncio.to_thread(calls.publish, four_workers, channel, "end", "")
+        received = []
+        while (frame := await socket.receive()).event != "end":
+            received.append(str(frame.data))
+    committed = saved(world, channel)
+    assert len(committed) >= PROCESSES * ROUNDS * SAVED
+    assert sorted(received) == sorted(committed)
+    for tag in tags:
+        own = [text for text in received if text.startswith(f"{tag}/")]
+        assert own == [f"{tag}/{number}" for number in range(len(own))], "one process, one order"
+
+
+@contextlib.contextmanager
+def saving(world: worlds.World, channel: str, tag: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that saves and publishes until it is killed, with the setting on."""
+    code = f"{PRELUDE}NAME, TAG = {channel!r}, {tag!r}\n{SAVING}"
+    with (folder / f"{tag}.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "manage.py", "shell", "--no-imports", "-c", code],
+            cwd=worlds.REPOSITORY,
+            env=world.environment(FANFARE_OUTBOX="on"),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
