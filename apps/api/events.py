@@ -6,7 +6,6 @@ or nothing.
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -44,7 +43,7 @@ async def trigger(hub: hubs.Hub, request: requests.Request) -> bytes:
     fields = request.fields()
     limits = request.application.limits
     event = _event(fields, validation.channel_names(fields, limits), limits, request.idempotency_key)
-    (receipts,) = await _publish(hub, request.application, [event])
+    receipts = await _publish(hub, request.application, [event])
     if not event.attributes:
         return EMPTY
     answer: answers.Triggered = {"channels": await _describe(hub, request.application, event, receipts)}
@@ -68,8 +67,8 @@ async def trigger_batch(hub: hubs.Hub, request: requests.Request) -> bytes:
         return EMPTY
     answer: answers.BatchTriggered = {
         "batch": [
-            (await _describe(hub, request.application, event, own))[event.channels[0]]
-            for event, own in zip(events, receipts, strict=True)
+            (await _describe(hub, request.application, event, [receipt]))[event.channels[0]]
+            for event, receipt in zip(events, receipts, strict=True)
         ]
     }
     return orjson.dumps(answer)
@@ -140,35 +139,36 @@ def _event(fields: dict[str, Any], channels: list[str], limits: registry.Limits,
 
 async def _publish(
     hub: hubs.Hub, application: registry.Application, events: Sequence[Event]
-) -> list[list[interface.Receipt]]:
-    """All of them or none. For each event the receipts of its channels."""
-    publications = [publication for event in events for publication in _publications(application, event)]
+) -> list[interface.Receipt]:
+    """All of them or none. A receipt for each channel of each event."""
+    publications = _publications(application, events)
     if not publications:
         return []
     per_second = application.limits.max_events_per_second
     budget = None if per_second is None else interface.Budget(application.id, per_second)
-    receipts = iter(await hub.publish(publications, budget=budget))
+    receipts = await hub.publish(publications, budget=budget)
     hub.count("api.published", len(publications))
-    return [list(itertools.islice(receipts, len(event.channels))) for event in events]
+    return receipts
 
 
-def _publications(application: registry.Application, event: Event) -> list[interface.Publication]:
-    # The data is the large part: for several channels it is encoded once, and then only copied.
-    data = event.data if len(event.channels) == 1 else orjson.Fragment(orjson.dumps(event.data))
-    return [_publication(application, event, channel, data) for channel in event.channels]
-
-
-def _publication(application: registry.Application, event: Event, channel: str, data: Any) -> interface.Publication:
-    rule = application.rules.of(channel)
-    return interface.Publication(
-        app=application.id,
-        channel=channel,
-        body=frames.event(event.name, channel, data),
-        exclude=event.exclude,
-        retention=None if rule is None else rule.retention,
-        idempotency_key=event.idempotency_key,
-        cache_seconds=application.cache_seconds if names.is_cache(channel) else None,
-    )
+def _publications(application: registry.Application, events: Sequence[Event]) -> list[interface.Publication]:
+    publications = []
+    for event in events:
+        # The data is the large part: for several channels it is encoded once, and then only copied.
+        data: Any = event.data if len(event.channels) == 1 else orjson.Fragment(orjson.dumps(event.data))
+        for channel in event.channels:
+            rule = application.rules.of(channel)
+            publication = interface.Publication(
+                app=application.id,
+                channel=channel,
+                body=frames.event(event.name, channel, data),
+                exclude=event.exclude,
+                retention=None if rule is None else rule.retention,
+                idempotency_key=event.idempotency_key,
+                cache_seconds=application.cache_seconds if names.is_cache(channel) else None,
+            )
+            publications.append(publication)
+    return publications
 
 
 async def _describe(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import unquote, unquote_plus
 
 from apps.api import errors
@@ -15,8 +15,7 @@ AUTHENTICATION = frozenset({"auth_key", "auth_timestamp", "auth_version", "auth_
 ARRAYS = frozenset({"channels"})  # a list even when the name came once and without brackets
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(NamedTuple):
     """`sent`: names in lower case, nothing decoded. `decoded`: the same list where there is no percent and no plus."""
 
     sent: Pairs

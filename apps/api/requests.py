@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -17,8 +16,7 @@ def small_body_limit(limits: registry.Limits) -> int:
     return SMALL_BODY_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     application: registry.Application
     names: dict[str, str]  # the parts of the path that vary, decoded
     query: dict[str, Any]  # str or list[str], without what signed the request

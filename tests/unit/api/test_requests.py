@@ -172,6 +172,55 @@ async def test_a_body_that_stops_coming_is_given_up(api: application.Api, monkey
     assert (b"connection", b"close") in sent[0]["headers"]  # type: ignore[operator]
 
 
+class Slow:
+    """A client whose body comes when the test says so. `asked`: how often the API waited for more of it."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = list(pieces)
+        self.more = asyncio.Event()
+        self.asked = asyncio.Semaphore(0)
+        self.sent: list[dict[str, object]] = []
+        self.scope = {
+            "type": "http",
+            "method": "POST",
+            "path": EVENTS,
+            "query_string": fakes.signed("POST", EVENTS, b"".join(pieces)).partition("?")[2].encode(),
+            "headers": [(b"content-length", b"%d" % sum(map(len, pieces)))],
+        }
+
+    async def receive(self) -> dict[str, object]:
+        self.asked.release()
+        await self.more.wait()
+        self.more.clear()
+        return {"type": "http.request", "body": self.pieces.pop(0), "more_body": bool(self.pieces)}
+
+    async def send(self, message: object) -> None:
+        assert isinstance(message, dict)
+        self.sent.append(message)
+
+
+async def test_a_body_that_comes_late_and_in_pieces_is_waited_for(api: application.Api, hub: fakes.Hub) -> None:
+    slow = Slow(EVENT[:10], EVENT[10:20], EVENT[20:])
+    request = asyncio.create_task(api(slow.scope, slow.receive, slow.send))
+    for _ in range(3):
+        await slow.asked.acquire()
+        slow.more.set()
+    await request
+    assert slow.sent[0]["status"] == 200
+    assert len(hub.frames) == 1
+
+
+async def test_a_request_whose_body_is_waited_for_can_be_cancelled(api: application.Api, hub: fakes.Hub) -> None:
+    slow = Slow(EVENT)
+    request = asyncio.create_task(api(slow.scope, slow.receive, slow.send))
+    await slow.asked.acquire()
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    assert slow.sent == []
+    assert hub.published == []
+
+
 async def test_more_parameters_than_any_client_sends_are_refused(client: fakes.Client) -> None:
     answer = await ask(client, "GET", "/apps/3/channels?" + "&".join(["a=b"] * 300))
     assert (answer.status, answer.json["code"]) == (400, "too_many_parameters")
