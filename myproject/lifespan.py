@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
+import threading
 import time
 
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
@@ -166,6 +168,7 @@ class Server:
             await self.stop()
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
+        self._settle_in()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self.mounts.stop()
@@ -189,6 +192,16 @@ class Server:
         parent = supervisor.of(config)
         if parent is not None:
             self._tasks.append(asyncio.create_task(supervisor.watch(parent), name="watch over the supervisor"))
+
+    def _settle_in(self) -> None:
+        """What is loaded by now stays for the life of the process: the garbage collector need not look at it again.
+
+        It looked at some 80,000 objects of Django and its kind whenever a quarter as many had come: 13 % of the CPU of
+        a publication, 20 % of a batch. Not in a thread: there a test's process is around the server.
+        """
+        if self._transport and threading.current_thread() is threading.main_thread():
+            gc.collect()
+            gc.freeze()
 
     async def _keep_trying(self) -> None:
         while not self.running:
