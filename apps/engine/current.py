@@ -54,6 +54,11 @@ def current() -> interface.Engine:
     return _engine
 
 
+def made() -> interface.Engine | None:
+    """What `current` answered last, if it answered."""
+    return _engine
+
+
 def another() -> interface.Engine:
     """One more engine of the same world, for who opens and closes one of its own."""
     if _make is None:

@@ -33,7 +33,7 @@ class LocalEngine(interface.Engine):
         self._worker: worker.Worker | None = None
 
     def _new_writer(self) -> writer.Writer:
-        return writer.Writer(self.place, full_sync=self._full_sync, committed=self._committed)
+        return writer.Writer(self.place, full_sync=self._full_sync, logged=self._logged)
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
@@ -101,12 +101,12 @@ class LocalEngine(interface.Engine):
             **here.counters,
         }
 
-    def _committed(self) -> None:
-        """In the writer's thread, after a commit: wake the others, and this worker's own loop."""
+    def _logged(self) -> None:
+        """There is something to read: wake the others, and this worker's own loop. In the thread that wrote."""
         here = self._worker
         self._ringer.ring(self.place.sockets, but=here.id if here else None)
         if here is not None:
-            here.committed()
+            here.logged()
 
     # -- the log -------------------------------------------------------------------------------------------------------
 
@@ -126,12 +126,12 @@ class LocalEngine(interface.Engine):
     ) -> list[interface.Receipt]:
         timeout = self._append_timeout if timeout is None else timeout
         operation = publishing.BlockingAppend(publications)
-        self._writer.submit(operation)
-        if not operation.done.wait(timeout):
+        self._writer.write(operation)
+        if not operation.wait(timeout):
             if self._writer.withdraw(operation):
                 raise errors.EngineUnavailable(f"The log's queue did not move for {timeout:g} s")
             # Its transaction has begun: it ends within SQLite's busy time-out, one way or the other.
-            if not operation.done.wait(timeout + 5):
+            if not operation.wait(timeout + 5):
                 raise errors.EngineUnavailable(f"The commit takes longer than {2 * timeout + 5:g} s; it may yet happen")
         if operation.error is not None:
             raise operation.error

@@ -58,6 +58,18 @@ class Lock:
         self._fd = -1
 
 
+def is_held(path: Path) -> bool:
+    """Whether somebody lives who holds the lock on this file."""
+    lock = Lock(path)
+    try:
+        free = lock.acquire()
+    except FileNotFoundError:
+        return False
+    if free:
+        lock.release(remove=False)
+    return not free
+
+
 def _forget_all() -> None:
     for lock in list(_held):
         lock.forget()

@@ -1,7 +1,8 @@
 """What one group of the writer does inside its transaction: each operation is a small object with `run`.
 
-An operation is made on any thread, run in the writer's, and settled where its maker wants to hear of it. It may run
-twice (a group that failed because of a neighbour is repeated), so `run` keeps its result in itself and nowhere else.
+An operation is made on any thread, run in the one that writes, and settled where its maker wants to hear of it.
+It may run twice (a group that failed because of a neighbour is repeated), so `run` keeps its result in itself and
+nowhere else.
 
 The operations themselves are in `publishing`, `occupancy`, `presence` and `upkeep`.
 """
@@ -20,6 +21,9 @@ from apps.engine.local import schema, streams
 
 # Told of an operation's end on its loop: (operation, None) after the commit, (operation, error) if its group failed.
 Settled = Callable[[Any, errors.EngineError | None], None]
+
+
+_TOP_AND_CLEAN = f"SELECT {schema.TOP}, clean FROM state"  # noqa: S608
 
 
 class Group:
@@ -49,11 +53,14 @@ class Group:
         self._rows.append((self.top, kind, app, channel, offset, user_id, exclude, body, self.now_ms))
         return self.top
 
+    @property
+    def has_entries(self) -> bool:
+        return bool(self._rows)
+
     def finish(self) -> None:
         """Write what was collected; the commit is the caller's."""
         if self._rows:
             self.cursor.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", self._rows)
-            self.cursor.execute("UPDATE state SET top = ?", (self.top,))
         self.streams.finish()
 
 
@@ -62,7 +69,7 @@ def open_group(connection: sqlite3.Connection, worker: str | None) -> Group:
     else."""
     cursor = connection.cursor()
     cursor.execute("BEGIN IMMEDIATE")
-    [(top, clean)] = cursor.execute("SELECT top, clean FROM state").fetchall()
+    [(top, clean)] = cursor.execute(_TOP_AND_CLEAN).fetchall()
     if clean:
         cursor.execute("ROLLBACK")
         [(mode,)] = cursor.execute("PRAGMA synchronous").fetchall()
@@ -71,7 +78,7 @@ def open_group(connection: sqlite3.Connection, worker: str | None) -> Group:
             cursor.execute("UPDATE state SET clean = 0")
         cursor.execute(f"PRAGMA synchronous={mode}")
         cursor.execute("BEGIN IMMEDIATE")
-        [(top,)] = cursor.execute("SELECT top FROM state").fetchall()
+        [(top, _)] = cursor.execute(_TOP_AND_CLEAN).fetchall()
     return Group(cursor, top, worker)
 
 
@@ -80,7 +87,7 @@ class Operation(abc.ABC):
 
     __slots__ = ("born",)
 
-    loop: AbstractEventLoop | None = None  # where `settle` must be called; None: in the writer's thread
+    loop: AbstractEventLoop | None = None  # where `settle` must be called; None: in the thread that wrote
 
     def __init__(self) -> None:
         self.born = time.monotonic()

@@ -31,11 +31,16 @@ class Attach(operations.WorkerOperation):
             return
         cursor, where = group.cursor, (wanted.app, wanted.channel)
         user_id, info = wanted.member
+        # A socket that was somebody else, whose leave could not be written.
+        gone = cursor.execute(
+            "DELETE FROM members WHERE app = ? AND channel = ? AND socket_id = ? AND user_id <> ? "
+            "RETURNING app, channel, user_id",
+            (*where, wanted.socket_id, user_id),
+        ).fetchall()
+        log_absent(group, gone)
         present = _is_present(cursor, *where, user_id)
         if not present and wanted.member_limit is not None:
-            [(users,)] = cursor.execute(
-                "SELECT COUNT(DISTINCT user_id) FROM members WHERE app = ? AND channel = ?", where
-            ).fetchall()
+            users = users_of(cursor, *where)
             if users >= wanted.member_limit:
                 message = f"The channel has {users} members; {wanted.member_limit} are allowed"
                 self.refused = interface.Refused("member_limit", message, wanted.member_limit, users)
@@ -46,6 +51,9 @@ class Attach(operations.WorkerOperation):
             (*where, user_id, wanted.socket_id, group.worker, info),
         )
         if not present:
+            cursor.execute(
+                "INSERT INTO users VALUES (?, ?, 1) ON CONFLICT (app, channel) DO UPDATE SET users = users + 1", where
+            )
             group.log(interface.Kind.MEMBER_ADDED, *where, info.encode(), user_id=user_id)
 
 
@@ -125,6 +133,12 @@ class Reap(operations.WorkerOperation):
         group.cursor.execute("DELETE FROM workers WHERE id = ?", (self.worker,))
 
 
+def users_of(reader: sqlite3.Cursor | sqlite3.Connection, app: str, channel: str) -> int:
+    """How many distinct users a channel has: counted where they come and go, because a channel may have many."""
+    rows = reader.execute("SELECT users FROM users WHERE app = ? AND channel = ?", (app, channel)).fetchall()
+    return rows[0][0] if rows else 0
+
+
 def _is_present(cursor: sqlite3.Cursor, app: str, channel: str, user_id: str) -> bool:
     return bool(
         cursor.execute(
@@ -135,6 +149,9 @@ def _is_present(cursor: sqlite3.Cursor, app: str, channel: str, user_id: str) ->
 
 def log_absent(group: operations.Group, users: Sequence[tuple[str, str, str]]) -> None:
     """Announce those of (app, channel, user_id) whose last connection is gone."""
+    cursor = group.cursor
     for app, channel, user_id in users:
-        if not _is_present(group.cursor, app, channel, user_id):
+        if not _is_present(cursor, app, channel, user_id):
+            cursor.execute("UPDATE users SET users = users - 1 WHERE app = ? AND channel = ?", (app, channel))
+            cursor.execute("DELETE FROM users WHERE app = ? AND channel = ? AND users = 0", (app, channel))
             group.log(interface.Kind.MEMBER_REMOVED, app, channel, b"", user_id=user_id)

@@ -110,15 +110,22 @@ class AwaitedAppend(Append):
 
 
 class BlockingAppend(Append):
-    """For a thread: sets an event."""
+    """For a thread that waits."""
 
-    __slots__ = ("done", "error")
+    __slots__ = ("_end", "error", "settled")
 
     def __init__(self, publications: Sequence[interface.Publication]) -> None:
         super().__init__(publications)
-        self.done = threading.Event()
         self.error: errors.EngineError | None = None
+        self.settled = False
+        self._end = threading.Lock()  # held until the end: a tenth of the cost of an Event
+        self._end.acquire()
+
+    def wait(self, timeout: float) -> bool:
+        """Whether it is settled, `timeout` seconds from now at the latest."""
+        return self.settled or self._end.acquire(timeout=timeout)
 
     def settle(self, error: errors.EngineError | None) -> None:
         self.error = error
-        self.done.set()
+        self.settled = True
+        self._end.release()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from apps.engine import errors, interface
-from apps.engine.local import place, schema, streams, tail
+from apps.engine.local import place, presence, schema, streams, tail
 
 _LAST_CHARACTER = "\U0010ffff"
 
@@ -33,9 +33,7 @@ class Queries(interface.Questions):
         ).fetchall()
         users = dict(
             connection.execute(
-                "SELECT channel, COUNT(DISTINCT user_id) FROM members WHERE app = ? AND channel >= ? AND channel < ? "
-                "GROUP BY channel",
-                span,
+                "SELECT channel, users FROM users WHERE app = ? AND channel >= ? AND channel < ?", span
             ).fetchall()
         )
         return {channel: interface.ChannelCounts(count, users.get(channel, 0)) for channel, count in subscriptions}
@@ -45,10 +43,7 @@ class Queries(interface.Questions):
         [(subscriptions,)] = connection.execute(
             "SELECT COALESCE(SUM(subscribers), 0) FROM counts WHERE app = ? AND channel = ?", (app, channel)
         ).fetchall()
-        [(users,)] = connection.execute(
-            "SELECT COUNT(DISTINCT user_id) FROM members WHERE app = ? AND channel = ?", (app, channel)
-        ).fetchall()
-        return interface.ChannelCounts(subscriptions, users)
+        return interface.ChannelCounts(subscriptions, presence.users_of(connection, app, channel))
 
     def cached(self, app: str, channel: str) -> interface.Cached | None:
         now_s = int(time.time())

@@ -27,6 +27,8 @@ STEP_BYTES = 256 * 1024
 
 _AFTER = 'SELECT id, kind, app, channel, "offset", user_id, exclude, body FROM log WHERE id > ? ORDER BY id LIMIT ?'
 
+_STATE = f"SELECT {schema.TOP}, trimmed_to FROM state"  # noqa: S608
+
 _ROW_BYTES = 64  # what an entry weighs beside its body
 
 
@@ -57,6 +59,7 @@ class Tail:
         self._waiting: list[presence.Attach] = []
         self._scheduled = False
         self._stepping = False
+        self._asked = False  # to look at the log, since it was last read
 
     def follow(self, position: int) -> None:
         """(Re)open the log and go on after `position`. What waits goes on waiting. Raises sqlite3.Error."""
@@ -94,6 +97,7 @@ class Tail:
 
     def advance(self) -> None:
         """Read what is new, deliver it, settle what waits. Tells `lost` when entries may have been missed."""
+        self._asked = True
         if self._stepping or self._connection is None:
             return
         self._stepping = True
@@ -103,7 +107,7 @@ class Tail:
             self._stepping = False
         if reason is not None:
             self._lost(reason)
-        elif (self._backlog or self.position < self.top) and not self._scheduled:
+        elif (self._backlog or self.position < self.top or self._asked) and not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._continue)
 
@@ -122,7 +126,8 @@ class Tail:
             connection.execute("BEGIN")
             try:
                 self.reads += 1
-                [(self.top, trimmed_to)] = connection.execute("SELECT top, trimmed_to FROM state").fetchall()
+                self._asked = False
+                [(self.top, trimmed_to)] = connection.execute(_STATE).fetchall()
                 if trimmed_to > self.position:
                     return "trimmed"
                 if self.top < self.position:  # an older copy was put in its place

@@ -170,7 +170,7 @@ async def test_where_logs_are_damaged_again_and_again_a_person_must_act(tmp_path
 def test_only_damage_is_taken_for_damage(tmp_path: Path) -> None:
     where = place.Place(tmp_path)
     with contextlib.closing(schema.connect(where, create=True)) as connection:
-        schema.prepare(connection, full_sync=False)
+        schema.prepare(connection, where, full_sync=False)
         with pytest.raises(sqlite3.OperationalError) as no_table:
             connection.execute("SELECT * FROM nothing")
         assert not schema.is_damage(no_table.value)

@@ -429,6 +429,39 @@ async def test_another_schema_is_refused(tmp_path: Path) -> None:
         await Worker(engine.LocalEngine(tmp_path)).open()
 
 
+VERSION_1 = """
+ALTER TABLE state ADD COLUMN top INTEGER NOT NULL DEFAULT 0;
+UPDATE state SET top = 3, version = 1;
+DROP TABLE users;
+INSERT INTO log VALUES (3, 0, '1', 'kept', 1, NULL, NULL, x'7b7d', 0);
+INSERT INTO workers VALUES ('old', 1);
+INSERT INTO members VALUES (1, '1', 'presence-c', 'ann', '1.1', 'old', 'null');
+INSERT INTO members VALUES (2, '1', 'presence-c', 'ann', '1.2', 'old', 'null');
+INSERT INTO members VALUES (3, '1', 'presence-c', 'bob', '1.3', 'old', 'null');
+"""
+
+
+async def test_a_log_of_the_release_before_goes_on_when_its_workers_are_gone(tmp_path: Path) -> None:
+    worker = await Worker(engine.LocalEngine(tmp_path)).open()
+    await worker.engine.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "log.sqlite3")) as connection:
+        connection.executescript(VERSION_1)
+    old = liveness.Lock(tmp_path / "workers" / "old.lock")
+    assert old.acquire()
+    with pytest.raises(errors.EngineError, match="schema 1, this code needs 2: stop all workers"):
+        await Worker(engine.LocalEngine(tmp_path)).open()
+    old.release(remove=False)
+
+    worker = await Worker(engine.LocalEngine(tmp_path)).open()
+    await worker.publish("c", b"x")
+    await worker.until(lambda: len(worker.entries) == 3, "the event, and that its members are gone with the old worker")
+    assert sorted(entry.id for entry in worker.entries) == [4, 5, 6]
+    assert {entry.user_id for entry in worker.entries} == {"ann", "bob", None}
+    assert await worker.engine.members("1", "presence-c") == []
+    assert (await worker.engine.channel("1", "presence-c")).users == 0
+    await worker.engine.close()
+
+
 async def test_the_log_is_not_opened_as_a_plain_file(tmp_path: Path, hire: conformance.Hire) -> None:
     """Closing any other descriptor of the file would drop SQLite's locks on it."""
     one = await hire()
