@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import re
 import sys
 import time
@@ -26,6 +27,7 @@ SANSIO = "uvicorn.protocols.websockets.websockets_sansio_impl"
 CLASS_FLAG = "--ws"
 DEFLATE_FLAG = "--ws-per-message-deflate"
 CLASS_BY_DEFAULT = "auto"
+NO = ("", "0", "f", "false", "n", "no", "off")  # as click reads them, with which uvicorn reads its variables
 
 # A backend publishes through a pool of connections. uvicorn drops an idle one after 5 s, just when the next request may
 # be on its way; 75 s is what proxies and SDKs expect.
@@ -161,7 +163,12 @@ def tune(config: Any, *, max_frame_bytes: int, graceful_timeout_s: int) -> None:
 
 
 def _is_given(flag: str) -> bool:
-    return any(argument == flag or argument.startswith(f"{flag}=") for argument in sys.argv)
+    """On the command line, or in the variable that uvicorn reads for it; gunicorn's worker class reads neither, and so
+    a variable counts that is set to anything but no.
+    """
+    variable = "UVICORN_" + flag.removeprefix("--").replace("-", "_").upper()
+    given = any(argument == flag or argument.startswith(f"{flag}=") for argument in sys.argv)
+    return given or os.environ.get(variable, "").lower() not in NO
 
 
 def describe(config: Any) -> dict[str, str]:

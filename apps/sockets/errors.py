@@ -1,4 +1,4 @@
-"""What a client's bytes can be wrong in."""
+"""What a client's bytes, and an application's answers, can be wrong in."""
 
 from __future__ import annotations
 
@@ -24,3 +24,11 @@ class HandshakeRefused(SocketError):
         self.status = status
         self.reason = reason
         self.headers = headers
+
+
+class HeaderInvalid(SocketError):
+    """The application gave a header that cannot be sent: it would not end where it should."""
+
+
+class UnexpectedMessage(SocketError, RuntimeError):
+    """The application sent what ASGI does not allow at this point. uvicorn's own classes raise RuntimeError."""

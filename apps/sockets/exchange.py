@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import collections
+import logging
 from typing import TYPE_CHECKING, Any, Final
 
-from uvicorn.protocols.utils import ClientDisconnected
+from uvicorn.protocols.utils import ClientDisconnected, get_client_addr, get_path_with_query_string
 
-from apps.sockets import frames
+from apps.sockets import errors, frames
 
 if TYPE_CHECKING:
     from apps.sockets.protocol import WebSocketProtocol
 
+logger = logging.getLogger("uvicorn.error")  # where uvicorn's own classes write the lines of their connections
+
 FORBIDDEN: Final = 403
+FIRST_WORDS: Final = "'websocket.accept', 'websocket.close' or 'websocket.http.response.start'"
 
 
 class Exchange:
@@ -23,82 +26,118 @@ class Exchange:
     its task with it. One message waits for the application at a time; meanwhile nothing is read from the client.
     """
 
-    __slots__ = ("_closed", "_denial", "_messages", "_over", "_waiter", "_writable", "socket")
+    __slots__ = ("_arrived", "_closed", "_denial", "_greeted", "_messages", "_over", "_scope", "_writable", "socket")
 
-    def __init__(self, socket: WebSocketProtocol) -> None:
+    def __init__(self, socket: WebSocketProtocol, scope: dict[str, Any]) -> None:
         self.socket = socket
-        self._messages: collections.deque[dict[str, Any]] = collections.deque([{"type": "websocket.connect"}])
-        self._waiter: asyncio.Future[None] | None = None  # a `receive` that has nothing yet
-        self._writable: asyncio.Future[None] | None = None  # a `send` that waits for the client to read
+        self._scope = scope
+        self._messages: list[dict[str, Any]] = []  # two at most, and one of them the last
+        # Events and not futures, for an application may wait in two tasks, and cancel one of them. Made when they are
+        # waited for: an application that hands its connection over waits for neither.
+        self._arrived: asyncio.Event | None = None
+        self._writable: asyncio.Event | None = None
+        self._greeted = False  # the application took websocket.connect
         self._closed = False  # by the application
-        self._over = False  # the application was told that nothing more comes
+        self._over = False  # the last message was put
         self._denial: tuple[int, list[tuple[bytes, bytes]], bytearray] | None = None
 
     # -- the application's side ----------------------------------------------------------------------------------------
 
     async def receive(self) -> dict[str, Any]:
+        if not self._greeted:
+            self._greeted = True
+            return {"type": "websocket.connect"}
         while not self._messages:
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        message = self._messages.popleft()
+            if self._arrived is None:
+                self._arrived = asyncio.Event()
+            self._arrived.clear()
+            await self._arrived.wait()
+        message = self._messages.pop(0)
         if not self._messages:
-            self.socket.release()
+            self.socket.read_on()
         return message
 
     async def send(self, message: Any) -> None:
-        while self.socket.is_paused and not self.socket.is_gone():
+        socket = self.socket
+        while socket.is_paused and not socket.is_gone():
             if self._writable is None:
-                self._writable = asyncio.get_running_loop().create_future()
-            await self._writable
-        if self.socket.is_gone():
+                self._writable = asyncio.Event()
+            self._writable.clear()
+            await self._writable.wait()
+        if socket.is_gone():
             raise ClientDisconnected
+        if socket.is_connecting:
+            if self._denial is None:
+                self._answer(message)
+            else:
+                self._deny_further(message, *self._denial)
+        elif not socket.is_closing():
+            self._send(message)
+        elif self._closed:
+            raise errors.UnexpectedMessage(f"Unexpected ASGI message '{message['type']}', after the application's end.")
+        else:
+            raise ClientDisconnected
+
+    def _send(self, message: Any) -> None:
         kind = message["type"]
-        if self._denial is not None:
-            self._deny_further(message, *self._denial)
-        elif self.socket.is_connecting:
-            self._answer(message)
-        elif self.socket.is_closing():
-            if self._closed:
-                raise RuntimeError(f"Unexpected ASGI message '{kind}', after sending 'websocket.close'.")
-            raise ClientDisconnected
-        elif kind == "websocket.send":
+        if kind == "websocket.send":
             data, text = message.get("bytes"), message.get("text")
             frame = frames.frame(frames.BINARY, data) if data is not None else frames.text((text or "").encode())
             self.socket.write_frame(frame)
         elif kind == "websocket.close":
+            code = message.get("code") or frames.NORMAL
+            if code != frames.NO_CODE and not frames.may_be_sent(code):
+                raise errors.UnexpectedMessage(f"A WebSocket cannot be closed with {code}: RFC 6455, section 7.4.")
             self._closed = True
-            self.socket.close(message.get("code", frames.NORMAL), message.get("reason") or "")
+            self.socket.close(code, message.get("reason") or "")
         else:
-            raise RuntimeError(f"Expected ASGI message 'websocket.send' or 'websocket.close', but got '{kind}'.")
+            raise errors.UnexpectedMessage(f"Expected 'websocket.send' or 'websocket.close', but got '{kind}'.")
 
     def _answer(self, message: Any) -> None:
         """The application's first word decides what the client's request becomes."""
         kind = message["type"]
         if kind == "websocket.accept":
             self.socket.accept(message.get("subprotocol"), message.get("headers") or ())
+            self._log("[accepted]")
         elif kind == "websocket.close":
-            self._closed = True
-            self.socket.deny(FORBIDDEN, [], b"")
+            self._deny(FORBIDDEN, [], b"")
         elif kind == "websocket.http.response.start":
             status = message["status"]
             if not 200 <= status < 600:
-                raise RuntimeError(f"Invalid HTTP status code '{status}' in response.")
+                raise errors.UnexpectedMessage(f"{status} is no status of a response.")
             self._denial = status, list(message.get("headers") or ()), bytearray()
         else:
-            raise RuntimeError(
-                "Expected ASGI message 'websocket.accept', 'websocket.close' or 'websocket.http.response.start', "
-                f"but got '{kind}'."
-            )
+            raise errors.UnexpectedMessage(f"Expected {FIRST_WORDS}, but got '{kind}'.")
 
     def _deny_further(self, message: Any, status: int, headers: list[tuple[bytes, bytes]], body: bytearray) -> None:
         if message["type"] != "websocket.http.response.body":
-            raise RuntimeError(f"Expected ASGI message 'websocket.http.response.body' but got '{message['type']}'.")
+            raise errors.UnexpectedMessage(f"Expected 'websocket.http.response.body', but got '{message['type']}'.")
         body += message.get("body", b"")
         if not message.get("more_body", False):
-            self.socket.deny(status, headers, bytes(body))
+            self._deny(status, headers, bytes(body))
+
+    def _deny(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        self.socket.deny(status, headers, body)
+        self._closed = True
+        self._log(str(status))
+
+    def _log(self, outcome: str) -> None:
+        if self.socket.is_logged and logger.isEnabledFor(logging.INFO):
+            address, path = get_client_addr(self._scope), get_path_with_query_string(self._scope)  # type: ignore[arg-type]
+            logger.info('%s - "WebSocket %s" %s', address, path, outcome)
+
+    async def run(self, application: Any) -> None:
+        """The application's task."""
+        code = frames.INTERNAL_ERROR
+        try:
+            await application(self._scope, self.receive, self.send)
+            code = frames.NORMAL
+        except ClientDisconnected:
+            code = frames.NORMAL
+        except Exception:
+            logger.exception("Exception in ASGI application")
+        finally:
+            self.socket.application_ended(self, code)
 
     # -- the client's side ---------------------------------------------------------------------------------------------
 
@@ -108,14 +147,17 @@ class Exchange:
             return
         self._over = message["type"] == "websocket.disconnect"
         self._messages.append(message)
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._arrived is not None:
+            self._arrived.set()
+
+    def is_full(self) -> bool:
+        """Whether a message waits for the application."""
+        return bool(self._messages)
 
     def writable(self) -> None:
         """The client reads again, or never will."""
-        if self._writable is not None and not self._writable.done():
-            self._writable.set_result(None)
-        self._writable = None
+        if self._writable is not None:
+            self._writable.set()
 
     def waiting(self) -> list[dict[str, Any]]:
         """What came and was not taken by the application."""

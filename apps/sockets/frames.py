@@ -33,6 +33,8 @@ TOO_BIG: Final = 1009
 INTERNAL_ERROR: Final = 1011
 SERVICE_RESTART: Final = 1012
 
+FRAGMENT: Final = (CONTINUATION, b"")  # what Reader.take says of a part of a message
+
 MAX_CONTROL_BYTES: Final = 125
 MAX_REASON_BYTES: Final = MAX_CONTROL_BYTES - 2
 
@@ -45,7 +47,8 @@ _SMALLEST: Final = 2  # the bytes of a header that tell how long the header is
 class Reader:
     """Bytes in, messages out: `feed`, then `take` until it has nothing more.
 
-    A message larger than `max_bytes` is refused before its bytes are kept.
+    A message larger than `max_bytes` is refused as soon as a header says so, before its bytes are kept. Whatever the
+    pieces that bytes come in, each is copied a bounded number of times.
     """
 
     __slots__ = ("_buffer", "_max_bytes", "_message", "_opcode", "_start", "_wanted")
@@ -71,7 +74,9 @@ class Reader:
     def take(self) -> tuple[int, bytes] | None:
         """The next message or control frame, as its opcode and its payload. None: more bytes are needed.
 
-        Raises errors.ProtocolViolation with the code to close with. Nothing can be taken after that.
+        A fragment that does not end its message is FRAGMENT: whoever counts frames has to see each of them, for one
+        read from a socket can hold 40,000. Raises errors.ProtocolViolation with the code to close with; nothing can be
+        taken after that.
         """
         while len(self._buffer) - self._start >= self._wanted:
             frame = self._take_frame()
@@ -81,16 +86,19 @@ class Reader:
             opcode = first & 0x0F
             if opcode >= CLOSE:
                 return opcode, payload
-            if first & _FINAL and opcode != CONTINUATION:
-                return opcode, payload
             if opcode != CONTINUATION:
+                if first & _FINAL:
+                    return opcode, payload
                 self._opcode, self._message = opcode, bytearray(payload)
-                continue
+                return FRAGMENT
             self._message += payload
-            if first & _FINAL:
-                opcode, payload = self._opcode, bytes(self._message)
-                self._opcode, self._message = CONTINUATION, b""
-                return opcode, payload
+            if not first & _FINAL:
+                return FRAGMENT
+            opcode, payload = self._opcode, bytes(self._message)
+            self._opcode, self._message = CONTINUATION, b""
+            return opcode, payload
+        if self._start:  # what was taken is let go: an idle connection keeps no more than the frame that it began
+            self._buffer, self._start = self._buffer[self._start :], 0
         return None
 
     def _take_frame(self) -> tuple[int, bytes] | None:
@@ -163,7 +171,8 @@ def close(code: int, reason: str = "") -> bytes:
     """A close frame; of `reason`, as much as it has room for. NO_CODE and ABNORMAL make one without a code."""
     if code in (NO_CODE, ABNORMAL):
         return frame(CLOSE, b"")
-    cut = reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
+    # It may quote what a client sent, and JSON can hold half a surrogate pair.
+    cut = reason.encode(errors="replace")[:MAX_REASON_BYTES].decode(errors="ignore")
     return frame(CLOSE, code.to_bytes(2, "big") + cut.encode())
 
 
@@ -172,7 +181,7 @@ def read_close(payload: bytes) -> tuple[int, str]:
     if not payload:
         return NO_CODE, ""
     code = int.from_bytes(payload[:2], "big")
-    if len(payload) == 1 or not _may_be_sent(code):
+    if len(payload) == 1 or not may_be_sent(code):
         raise errors.ProtocolViolation(PROTOCOL_ERROR, "The close code is not valid")
     try:
         return code, payload[2:].decode()
@@ -180,5 +189,6 @@ def read_close(payload: bytes) -> tuple[int, str]:
         raise errors.ProtocolViolation(INVALID_TEXT, "The close reason is not UTF-8") from None
 
 
-def _may_be_sent(code: int) -> bool:
-    return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
+def may_be_sent(code: int) -> bool:
+    """Whether a close frame may hold this code: RFC 6455 §7.4, and the registry that it founds."""
+    return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code < 5000

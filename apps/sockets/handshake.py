@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 import http
+import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
@@ -19,10 +20,13 @@ Headers = list[tuple[bytes, bytes]]
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 §1.3
 _VERSION: Final = b"13"
 _SWITCHING: Final = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 §5.6.2
+_NOT_IN_A_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # a line break here would begin a header of its own
+_OWN_HEADERS: Final = (b"content-length", b"transfer-encoding", b"connection")  # of a response: ours alone
 
 
 class Request(NamedTuple):
-    """`target`: path and query as they came. `headers`: names in lower case, in the order of the request."""
+    """`target`: as it came. `headers`: names in lower case, in the order of the request."""
 
     method: bytes
     target: bytes
@@ -34,6 +38,15 @@ class Request(NamedTuple):
     def tokens(self, name: bytes) -> list[bytes]:
         """A list header, joined over its lines and split at its commas."""
         return [token for value in self.values(name) for part in value.split(b",") if (token := part.strip())]
+
+    def resource(self) -> tuple[bytes, bytes]:
+        """Path, still quoted, and query. A target may be a whole URL too (RFC 6455 §4.2.1)."""
+        target = self.target
+        if not target.startswith(b"/"):
+            _authority, slash, rest = target.partition(b"://")[2].partition(b"/")
+            target = (slash + rest) or b"/"
+        path, _, query = target.partition(b"?")
+        return path, query
 
 
 def read(head: bytes) -> Request:
@@ -51,6 +64,8 @@ def key(request: Request) -> bytes:
     """The client's key, of a request that is a handshake. Raises errors.HandshakeRefused."""
     if request.method != b"GET":
         raise errors.HandshakeRefused(405, "A WebSocket begins with GET", ((b"allow", b"GET"),))
+    if not request.target.isascii():
+        raise errors.HandshakeRefused(400, "The target is not ASCII")
     if b"upgrade" not in [token.lower() for token in request.tokens(b"connection")]:
         raise errors.HandshakeRefused(426, "Connection: Upgrade is missing", ((b"upgrade", b"websocket"),))
     if [token.lower() for token in request.tokens(b"upgrade")] != [b"websocket"]:
@@ -71,19 +86,26 @@ def switching(client_key: bytes, headers: Iterable[tuple[bytes, bytes]]) -> byte
 
 
 def response(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bytes:
-    """Any other answer, whole. `headers`: without the length and the connection, which are added."""
+    """Any other answer, whole. Its framing is added; what `headers` say of that is left out."""
     try:
         phrase = http.HTTPStatus(status).phrase
     except ValueError:
         phrase = ""
     line = f"HTTP/1.1 {status} {phrase}\r\n".encode()
-    given = [(name, value) for name, value in headers if name.lower() not in (b"content-length", b"connection")]
+    given = [(name, value) for name, value in headers if name.lower() not in _OWN_HEADERS]
     ending = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
     return line + _lines(given) + ending + body
 
 
 def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    return b"".join([b"%b: %b\r\n" % (name, value) for name, value in headers])
+    lines = []
+    for name, value in headers:
+        if not _TOKEN.fullmatch(name):
+            raise errors.HeaderInvalid(f"{name!r} is no name of a header")
+        if _NOT_IN_A_VALUE.search(value):
+            raise errors.HeaderInvalid(f"The header {name!r} has a control character in its value")
+        lines.append(b"%b: %b\r\n" % (name, value))
+    return b"".join(lines)
 
 
 def _is_key(value: bytes) -> bool:

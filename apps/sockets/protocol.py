@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from uvicorn.protocols.utils import ClientDisconnected
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from apps.sockets import errors, exchange, frames, handshake, pings
 
@@ -27,12 +27,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger("uvicorn.error")
 
 CLOSE_S: Final = 10.0  # that a client has to answer a close frame, as in uvicorn
-LINGER_S: Final = 2.0  # that it has to read why it was dropped: closing on unread bytes resets what it has not read
-MESSAGES_PER_TURN: Final = 64  # then others get the loop: one read from a socket can hold thousands of small frames
+FLUSH_S: Final = 10.0  # that it has to read what was written before the end, which it has seen itself
+LINGER_S: Final = 2.0  # that it has to read why it was dropped, or that the server stops
+FRAMES_PER_TURN: Final = 64  # then others get the loop: one read from a socket can hold 40,000 small frames
 
 
 class Listener(Protocol):
-    """Who gets the messages of a connection that was handed over. Its methods do not raise."""
+    """Who gets the messages of a connection that was handed over. It never makes the client wait.
+
+    It may write, close and abort while it is called. What it raises is logged and ends the connection with 1011.
+    """
 
     def received(self, text: str) -> None: ...
     def received_binary(self) -> None: ...
@@ -44,11 +48,14 @@ class State(enum.IntEnum):
     CONNECTING = 0  # the application has not answered yet
     OPEN = 1
     CLOSING = 2  # we sent a close frame, and wait for the client's
-    ENDING = 3  # nothing is written any more, and what comes is not read
-    GONE = 4
+    ENDING = 3  # nothing is written any more, and what comes is not looked at
+    GONE = 4  # the transport has ended, and may raise when it is touched
 
 
-OPEN: Final = State.OPEN  # the hot path asks for it
+# The hot path asks for them, and a member of an enum costs twice a global.
+OPEN: Final = State.OPEN
+CLOSING: Final = State.CLOSING
+ENDING: Final = State.ENDING
 
 
 class Shared:
@@ -62,7 +69,7 @@ class Shared:
         self.server_state = weakref.ref(server_state)
         self.root_path = config.root_path
         interval, timeout = config.ws_ping_interval, config.ws_ping_timeout
-        self.wheel = pings.Wheel(interval, timeout) if interval else None
+        self.wheel = pings.Wheel(interval, timeout) if interval is not None and interval > 0 else None
 
 
 _shared: weakref.WeakKeyDictionary[ServerState, Shared] = weakref.WeakKeyDictionary()
@@ -82,6 +89,7 @@ class WebSocketProtocol(asyncio.Protocol):
         "_key",
         "_listener",
         "_max_buffer_bytes",
+        "_pong",
         "_reader",
         "_shared",
         "_state",
@@ -112,12 +120,13 @@ class WebSocketProtocol(asyncio.Protocol):
         self._key = b""  # of the request, until it is answered
         self._state = State.CONNECTING
         self._timer: asyncio.TimerHandle | None = None
-        self._held = False  # reading is stopped, because what came has to be dealt with first
+        self._held = False  # the transport does not read, because what came has to be dealt with first
+        self._pong: bytes | None = None  # an answer that waits until the client reads
         self._max_buffer_bytes = 0
         self.is_paused = False  # the client does not read: more than the transport's mark is buffered
         self.heard = False
         self.pinged_at = pings.NOT_PINGED
-        self.slot = pings.NOWHERE
+        self.slot: set[pings.Pinged] | None = None
 
     # -- the transport's side ------------------------------------------------------------------------------------------
 
@@ -127,32 +136,36 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard = True
-        if self._app_state is not None:
-            self._begin(handshake.read(data))
-        elif self._state < State.ENDING:
+        if self._state is OPEN or self._state is CLOSING:
             self._reader.feed(data)
-            if self._state is State.CONNECTING:
-                self.hold()  # it should have waited for the answer
-            else:
-                self._read()
+            self._read()
+        elif self._app_state is not None:
+            self._begin(handshake.read(data))
+        elif self._state is State.CONNECTING:
+            self._reader.feed(data)  # it should have waited for the answer
+            self._hold()
 
     def eof_received(self) -> None:
-        """The transport closes by itself."""
+        """The client writes no more, and a WebSocket has no half that could go on alone."""
+        self._ended(frames.ABNORMAL, "")
+        self._end(FLUSH_S)
 
     def pause_writing(self) -> None:
         self.is_paused = True
 
     def resume_writing(self) -> None:
         self.is_paused = False
+        if self._pong is not None:
+            pong, self._pong = self._pong, None
+            self.write_frame(pong)
         if self._exchange is not None:
             self._exchange.writable()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._shared.connections.discard(self)
         self._stop_timers()
-        opened = self._state is not State.CONNECTING
         self._state = State.GONE
-        self._ended(frames.NO_CODE if opened and exc is None else frames.ABNORMAL, "")
+        self._ended(frames.ABNORMAL, "")
         if self._exchange is not None:
             self._exchange.writable()
 
@@ -166,7 +179,7 @@ class WebSocketProtocol(asyncio.Protocol):
         if self._state is OPEN:
             self._transport.write(frames.close(frames.SERVICE_RESTART))
             self._ended(frames.SERVICE_RESTART, "")
-        self._end()
+        self._end(LINGER_S)
 
     # -- the handshake -------------------------------------------------------------------------------------------------
 
@@ -180,21 +193,21 @@ class WebSocketProtocol(asyncio.Protocol):
             headers = [*refusal.headers, (b"content-type", b"text/plain; charset=utf-8")]
             self.deny(refusal.status, headers, refusal.reason.encode())
             return
-        self._exchange = exchange.Exchange(self)
-        task = asyncio.get_running_loop().create_task(_run(self._exchange, self._scope(request, app_state)))
+        self._exchange = exchange.Exchange(self, self._scope(request, app_state))
+        task = asyncio.get_running_loop().create_task(self._exchange.run(shared.app))
         shared.tasks.add(task)
         task.add_done_callback(shared.tasks.discard)
 
     def _scope(self, request: handshake.Request, app_state: dict[str, Any]) -> dict[str, Any]:
-        path, _, query = request.target.partition(b"?")
+        path, query = request.resource()
         transport, root_path = self._transport, self._shared.root_path
         return {
             "type": "websocket",
             "asgi": {"version": self._shared.config.asgi_version, "spec_version": "2.4"},
             "http_version": "1.1",
-            "scheme": "wss" if transport.get_extra_info("sslcontext") else "ws",
-            "server": _address(transport.get_extra_info("sockname")),
-            "client": _address(transport.get_extra_info("peername")),
+            "scheme": "wss" if is_ssl(transport) else "ws",
+            "server": get_local_addr(transport),
+            "client": get_remote_addr(transport),
             "root_path": root_path,
             "path": root_path + urllib.parse.unquote(path.decode("ascii")),
             "raw_path": root_path.encode("ascii") + path,
@@ -206,8 +219,9 @@ class WebSocketProtocol(asyncio.Protocol):
         }
 
     @property
-    def application(self) -> Any:
-        return self._shared.app
+    def is_logged(self) -> bool:
+        """Whether connections have a line in the log: not with `--no-access-log`."""
+        return self._shared.config.access_log
 
     @property
     def is_connecting(self) -> bool:
@@ -224,7 +238,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._state = OPEN
         if self._shared.wheel is not None:
             self._shared.wheel.add(self)
-        self.release()
+        self.read_on()
 
     def deny(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         """Answer the request with something else than a WebSocket."""
@@ -232,54 +246,65 @@ class WebSocketProtocol(asyncio.Protocol):
         given = [*(state.default_headers if state is not None else ()), *headers]
         self._transport.write(handshake.response(status, given, body))
         self._ended(frames.ABNORMAL, "")
-        self._end()
+        self._end(FLUSH_S)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    def hold(self) -> None:
-        """Read no more until `release`."""
-        if not self._held and self._state < State.ENDING:
-            self._held = True
-            self._transport.pause_reading()
-
-    def release(self) -> None:
-        if self._held and self._state < State.ENDING:
-            self._held = False
-            self._transport.resume_reading()
+    def read_on(self) -> None:
+        """What stood in the way of the next message is gone."""
+        if self._held:
             self._read()
 
     def listen(self, listener: Listener) -> None:
         """Hand the connection over: each message goes to `listener` as it comes, and the ASGI application is done.
 
-        For an accepted connection, called by its application, which then returns.
+        For an accepted connection, called by its application, which then returns. What came before is delivered here,
+        before this returns, and where the connection has ended meanwhile, the end follows in the same turn of the loop.
         """
+        if self._state is State.CONNECTING or self._exchange is None:
+            raise errors.UnexpectedMessage("Only an accepted connection can be handed over, and only once.")
         before, self._exchange = self._exchange, None
         self._listener = listener
-        for message in before.waiting() if before is not None else ():
-            if message["type"] == "websocket.disconnect":
-                self._listener = None
-                listener.end()
-                return
-            if message.get("text") is not None:
-                listener.received(message["text"])
-            else:
-                listener.received_binary()
-        self.release()
+        for message in before.waiting():
+            if message["type"] == "websocket.receive":
+                self._tell(message.get("text"))
+        if self._state is OPEN:
+            self.read_on()
+        else:
+            self._ended(frames.ABNORMAL, "")
 
     def _read(self) -> None:
-        taken = 0
+        """Deal with what came, for a turn at most, and let the transport read only if nothing is left to deal with."""
         try:
-            while not self._held and State.CONNECTING < self._state < State.ENDING:
-                message = self._reader.take()
-                if message is None:
+            for _ in range(FRAMES_PER_TURN):
+                if self._state is OPEN:
+                    if self._exchange is not None and self._exchange.is_full():
+                        self._hold()
+                        return
+                elif self._state is not CLOSING:
                     return
-                self._handle(*message)
-                taken += 1
-                if taken == MESSAGES_PER_TURN:
-                    self.hold()
-                    asyncio.get_running_loop().call_soon(self.release)
+                frame = self._reader.take()
+                if frame is None:
+                    self._release()
+                    return
+                self._handle(*frame)
         except errors.ProtocolViolation as violation:
+            logger.debug("A WebSocket was ended with %d: %s", violation.code, violation.reason)
             self._fail(violation.code, violation.reason)
+            return
+        if self._state < ENDING:
+            self._hold()
+            asyncio.get_running_loop().call_soon(self._read)
+
+    def _hold(self) -> None:
+        if not self._held:
+            self._held = True
+            self._transport.pause_reading()
+
+    def _release(self) -> None:
+        if self._held:
+            self._held = False
+            self._transport.resume_reading()
 
     def _handle(self, opcode: int, payload: bytes) -> None:
         if opcode == frames.CLOSE:
@@ -291,25 +316,43 @@ class WebSocketProtocol(asyncio.Protocol):
                 text = payload.decode()
             except UnicodeDecodeError:
                 raise errors.ProtocolViolation(frames.INVALID_TEXT, "The text is not UTF-8") from None
-            if self._listener is not None:
-                self._listener.received(text)
-            elif self._exchange is not None:
+            if self._exchange is None:
+                self._tell(text)
+            else:
                 self._exchange.put({"type": "websocket.receive", "text": text})
-                self.hold()
         elif opcode == frames.BINARY:
-            if self._listener is not None:
-                self._listener.received_binary()
-            elif self._exchange is not None:
+            if self._exchange is None:
+                self._tell(None)
+            else:
                 self._exchange.put({"type": "websocket.receive", "bytes": payload})
-                self.hold()
         elif opcode == frames.PING:
-            self._transport.write(frames.frame(frames.PONG, payload))
+            pong = frames.frame(frames.PONG, payload)
+            if self.is_paused:
+                self._pong = (
+                    pong  # the last one answers them all (RFC 6455 §5.5.3); or pongs pile up for who never reads
+                )
+            else:
+                self._transport.write(pong)
+
+    def _tell(self, text: str | None) -> None:
+        """The listener, if it has not closed. `text`: None stands for a binary message."""
+        listener = self._listener
+        if listener is None:
+            return
+        try:
+            if text is not None:
+                listener.received(text)
+            else:
+                listener.received_binary()
+        except Exception:
+            logger.exception("A WebSocket's listener failed")
+            self._fail(frames.INTERNAL_ERROR, "")
 
     def _close_received(self, code: int, reason: str) -> None:
         if self._state is OPEN:
             self._transport.write(frames.close(code))
             self._ended(code, reason)
-        self._end()
+        self._end(FLUSH_S)
 
     # -- writing: the hub's one way to this client ---------------------------------------------------------------------
 
@@ -337,15 +380,16 @@ class WebSocketProtocol(asyncio.Protocol):
         if self._state is not OPEN:
             return
         self._transport.write(frames.close(code, reason))
-        self._state = State.CLOSING
+        self._stop_timers()
+        self._state = CLOSING
         self._start_timer(CLOSE_S)
         self._ended(code, reason)
-        if self._held:
-            self.release()  # the client's close frame is behind what waits
+        if self._held:  # the client's close frame is behind what waits; and the caller may be in the midst of it
+            asyncio.get_running_loop().call_soon(self._read)
 
     def abort(self) -> None:
         if self._state is not State.GONE:
-            self._state = State.ENDING
+            self._state = ENDING
             with contextlib.suppress(RuntimeError):  # uvloop: the handle is closed
                 self._transport.abort()
 
@@ -353,7 +397,8 @@ class WebSocketProtocol(asyncio.Protocol):
         return 0 if self._state is State.GONE else int(self._transport.get_write_buffer_size())
 
     def is_closing(self) -> bool:
-        return self._state >= State.CLOSING
+        # asyncio's transport notices a dead client while it writes, and says so a turn later.
+        return self._state >= CLOSING or bool(self._transport.is_closing())
 
     def is_gone(self) -> bool:
         return self._state is State.GONE
@@ -364,31 +409,32 @@ class WebSocketProtocol(asyncio.Protocol):
         self._transport.write(_PING)
 
     def timed_out(self) -> None:
-        self._fail(frames.INTERNAL_ERROR, "keepalive ping timeout")
+        if self._held and self._shared.wheel is not None:
+            self._shared.wheel.add(self)  # its answer may be there, behind a message that the application has not taken
+        else:
+            self._fail(frames.INTERNAL_ERROR, "keepalive ping timeout")
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def _fail(self, code: int, reason: str) -> None:
-        """The connection cannot go on (RFC 6455 §7.1.7)."""
+        """The connection cannot go on (RFC 6455 §7.1.7).
+
+        Bytes of the client may be on their way. To close on them would reset the connection, and what we say with it;
+        so only our half is closed, and theirs read. TLS has no halves: there it is closed, and may be reset.
+        """
         if self._state is OPEN:
             self._transport.write(frames.close(code, reason))
             self._ended(code, reason)
-        self._end(unread=True)
+        self._end(LINGER_S, unread=True)
 
-    def _end(self, *, unread: bool = False) -> None:
-        """Everything was said. The client gets a moment to read it.
-
-        `unread`: bytes of the client may be on their way. To close on them would reset the connection, and what we said
-        with it; so only our half is closed.
-        """
-        if self._state >= State.ENDING:
+    def _end(self, within: float, *, unread: bool = False) -> None:
+        """Everything was said. The client gets `within` seconds to read it."""
+        if self._state >= ENDING:
             return
         self._stop_timers()
-        if self._held:
-            self._held = False
-            self._transport.resume_reading()
-        self._state = State.ENDING
-        self._start_timer(LINGER_S)
+        self._release()
+        self._state = ENDING
+        self._start_timer(within)
         if unread and self._transport.can_write_eof():
             self._transport.write_eof()
         else:
@@ -413,36 +459,16 @@ class WebSocketProtocol(asyncio.Protocol):
             self._shared.wheel.remove(self)
 
     def application_ended(self, of: exchange.Exchange, code: int) -> None:
-        """The application returned. What it left open is closed, unless a listener has it."""
+        """The application is over. What it left open is closed with `code`, unless a listener has it."""
         if self._exchange is not of:
             return
         self._exchange = None
         if self._state is State.CONNECTING:
-            logger.error("The ASGI application ended without an answer to the handshake")
+            if code == frames.NORMAL:
+                logger.error("The ASGI application returned without an answer to the handshake")
             self.deny(500, [], b"Internal Server Error")
         else:
             self.close(code)
 
 
 _PING: Final = frames.frame(frames.PING, b"")
-
-
-async def _run(of: exchange.Exchange, scope: dict[str, Any]) -> None:
-    """The application's task."""
-    code = frames.INTERNAL_ERROR
-    try:
-        await of.socket.application(scope, of.receive, of.send)
-        code = frames.NORMAL
-    except ClientDisconnected:
-        code = frames.NORMAL
-    except Exception:
-        logger.exception("Exception in ASGI application")
-    finally:
-        of.socket.application_ended(of, code)
-
-
-def _address(name: Any) -> tuple[str, int | None] | None:
-    """As ASGI wants it, of what the transport tells."""
-    if isinstance(name, str):
-        return (name, None) if name else None
-    return (str(name[0]), int(name[1])) if isinstance(name, tuple) else None

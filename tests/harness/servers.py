@@ -23,6 +23,9 @@ STOP_SECONDS = 15.0
 
 APPLICATION = "myproject.asgi:application"
 UVICORN_WORKER = "uvicorn.workers.UvicornWorker"
+ECHO = "tests.harness.echo:application"
+STOCK_SOCKETS = "websockets-sansio"
+OWN_SOCKETS = "apps.sockets.protocol:WebSocketProtocol"
 
 # The three commands of the README as they stand, with nothing but the port added.
 COMMANDS: dict[str, Callable[[int], list[str]]] = {
@@ -30,9 +33,13 @@ COMMANDS: dict[str, Callable[[int], list[str]]] = {
     "reload": lambda port: ["uvicorn", APPLICATION, "--reload", "--port", str(port)],
     "gunicorn": lambda port: ["gunicorn", "-w", "4", "-k", UVICORN_WORKER, APPLICATION, "-b", f"{HOST}:{port}"],
     "daphne": lambda port: ["daphne", APPLICATION, "-p", str(port)],
-    # Not ours: what uvicorn itself does, to compare with.
-    "echo": lambda port: ["uvicorn", "tests.harness.echo:application", "--port", str(port), "--lifespan", "off"],
+    # The same with uvicorn's own WebSocket class.
+    "stock": lambda port: ["uvicorn", APPLICATION, "--ws", STOCK_SOCKETS, "--port", str(port)],
+    # No Fanfare: what uvicorn itself does, to compare with, and what our WebSocket class does by itself.
+    "echo": lambda port: ["uvicorn", ECHO, "--ws", STOCK_SOCKETS, "--port", str(port), "--lifespan", "off"],
+    "own echo": lambda port: ["uvicorn", ECHO, "--ws", OWN_SOCKETS, "--port", str(port), "--lifespan", "off"],
 }
+ECHOES = ("echo", "own echo")
 
 
 class Server:
@@ -87,7 +94,7 @@ class Server:
             connection.close()
 
     def is_ready(self) -> bool:
-        if self.command == "echo":
+        if self.command in ECHOES:
             return self._listens()
         try:
             return self.health()[0] == 200
@@ -111,7 +118,7 @@ class Server:
     def _all_started(self) -> bool:
         """One worker that answers does not say that the others are up; each says so itself in the log."""
         log = self.log_text()
-        return self.command == "echo" or all(f"Fanfare: worker {pid}" in log for pid in self.workers())
+        return self.command in ECHOES or all(f"Fanfare: worker {pid}" in log for pid in self.workers())
 
     # -- its processes ----------------------------------------------------------------------------------------------
 
@@ -121,7 +128,7 @@ class Server:
 
     def workers(self) -> list[int]:
         """Process ids of those that serve connections."""
-        if self.command in ("uvicorn", "daphne", "echo"):
+        if self.command in ("uvicorn", "stock", "daphne", *ECHOES):
             return [self.process.pid]
         try:
             children = psutil.Process(self.process.pid).children()

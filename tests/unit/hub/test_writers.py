@@ -16,6 +16,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from apps.hub import on_any, on_uvicorn, transports, writers
+from apps.sockets import protocol as own
 from tests.harness import waiting
 
 BOUND = 256 * 1024
@@ -67,7 +68,10 @@ class Accepting:
         self.ended.set_result(message.get("code", 1005))
 
 
+OWN = "apps.sockets.protocol:WebSocketProtocol"
 SERVERS = {
+    "own": {"ws": OWN},
+    "own on asyncio's loop": {"ws": OWN, "loop": "asyncio"},
     "sansio": {"ws": "websockets-sansio"},
     "sansio on asyncio's loop": {"ws": "websockets-sansio", "loop": "asyncio"},
     "with deflate": {"ws": "websockets-sansio", "ws_per_message_deflate": True},
@@ -96,14 +100,47 @@ async def test_what_is_written_arrives_in_order_and_the_close_after_it(options: 
         await asyncio.wait_for(app.ended, 5)
 
 
-async def test_the_known_class_gets_the_direct_writer_and_others_the_portable_one() -> None:
-    for options, kind in ((SERVERS["sansio"], on_uvicorn.UvicornWriter), (SERVERS["wsproto"], on_any.AsgiWriter)):
-        app = Accepting()
-        async with served(app, **options) as url, connect(url):
-            assert type(await app.writer) is kind
+KINDS = {"own": own.WebSocketProtocol, "sansio": on_uvicorn.UvicornWriter, "wsproto": on_any.AsgiWriter}
 
 
-@pytest.mark.parametrize("options", [SERVERS["sansio"], SERVERS["wsproto"]], ids=["sansio", "wsproto"])
+@pytest.mark.parametrize("server", KINDS)
+async def test_a_known_class_gets_its_direct_writer_and_others_the_portable_one(server: str) -> None:
+    app = Accepting()
+    async with served(app, **SERVERS[server]) as url, connect(url):
+        assert type(await app.writer) is KINDS[server]
+
+
+@pytest.mark.parametrize("server", KINDS)
+async def test_a_connection_is_handed_over_where_the_server_can_do_that(server: str) -> None:
+    ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    received: list[str] = []
+
+    class Listener:
+        def received(self, text: str) -> None:
+            received.append(text)
+
+        def received_binary(self) -> None:
+            raise AssertionError("nothing binary is sent here")
+
+        def end(self) -> None:
+            ended.set_result(None)
+
+    async def app(_scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        if not transports.listen(send, Listener()):
+            received.append((await receive())["text"])
+            await receive()
+            ended.set_result(None)
+
+    async with served(app, **SERVERS[server]) as url, connect(url) as client:
+        await client.send("hello")
+        await until(lambda: received)
+    await asyncio.wait_for(ended, 5)
+    assert received == ["hello"]
+
+
+@pytest.mark.parametrize("options", [SERVERS[name] for name in KINDS], ids=KINDS)
 async def test_a_reader_that_does_not_read_goes_over_the_bound_and_can_be_dropped(options: dict[str, Any]) -> None:
     app = Accepting()
     async with served(app, **options) as url:
@@ -141,9 +178,10 @@ async def stalled(url: str) -> socket.socket:
     return client
 
 
-async def test_a_client_that_is_gone_costs_nothing() -> None:
+@pytest.mark.parametrize("options", [SERVERS["own"], SERVERS["sansio"]], ids=["own", "sansio"])
+async def test_a_client_that_is_gone_costs_nothing(options: dict[str, Any]) -> None:
     app = Accepting()
-    async with served(app) as url:
+    async with served(app, **options) as url:
         async with connect(url):
             writer = await app.writer
         await asyncio.wait_for(app.ended, 5)
@@ -183,6 +221,38 @@ def test_the_plain_command_gets_sane_values_and_flags_are_obeyed(monkeypatch: py
     assert (config.ws_per_message_deflate, config.ws_max_size, config.timeout_graceful_shutdown) == (True, 500, 9)
 
 
+STOCK = "uvicorn.protocols.websockets.websockets_sansio_impl:WebSocketsSansIOProtocol"
+CHOICES: dict[str, tuple[list[str], dict[str, str], dict[str, Any], str]] = {
+    "nothing": ([], {}, {}, OWN),
+    "--ws": (["--ws", "websockets-sansio"], {}, {"ws": "websockets-sansio"}, STOCK),
+    "--ws auto": (["--ws=auto"], {}, {}, STOCK),
+    "UVICORN_WS": ([], {"UVICORN_WS": "auto"}, {}, STOCK),
+    "CONFIG_KWARGS of a worker": ([], {}, {"ws": "websockets-sansio"}, STOCK),
+    "deflate": (["--ws-per-message-deflate", "true"], {}, {"ws_per_message_deflate": True}, STOCK),
+    "deflate by environment": ([], {"UVICORN_WS_PER_MESSAGE_DEFLATE": "1"}, {"ws_per_message_deflate": True}, STOCK),
+    "no deflate by environment": ([], {"UVICORN_WS_PER_MESSAGE_DEFLATE": "False"}, {}, OWN),
+    "no deflate": (["--ws-per-message-deflate", "false"], {}, {"ws_per_message_deflate": False}, OWN),
+}
+
+
+@pytest.mark.parametrize(("arguments", "environment", "options", "chosen"), CHOICES.values(), ids=CHOICES)
+def test_our_class_takes_the_sockets_unless_somebody_has_decided(
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    environment: dict[str, str],
+    options: dict[str, Any],
+    chosen: str,
+) -> None:
+    monkeypatch.setattr("sys.argv", ["uvicorn", "x:app", *arguments])
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    config = uvicorn.Config(until, **options)  # any callable
+    config.load()
+    on_uvicorn.tune(config, max_frame_bytes=1000, graceful_timeout_s=5)
+    cls: Any = config.ws_protocol_class
+    assert f"{cls.__module__}:{cls.__name__}" == chosen
+
+
 @pytest.fixture
 def quiet() -> on_uvicorn.QuietRefusals:
     """The installed filter, as if nothing had been logged yet."""
@@ -199,7 +269,7 @@ async def test_a_flood_of_invalid_text_is_one_line_without_a_traceback(
     """Through the pinned uvicorn, so that a changed message of its log is found out."""
     for _ in range(3):
         app = Accepting()
-        async with served(app) as url, connect(url) as client:
+        async with served(app, ws="websockets-sansio") as url, connect(url) as client:
             await client.send(b"\xff\xfe", text=True)
             assert await asyncio.wait_for(app.ended, 5) == 1007
     records = [record for record in caplog.records if "Invalid UTF-8" in record.getMessage()]

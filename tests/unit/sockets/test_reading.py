@@ -1,0 +1,267 @@
+"""When the class reads and when it does not, on a transport that a test can look into."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import uvicorn
+from uvicorn.protocols import utils
+from uvicorn.server import ServerState
+
+from apps.sockets import exchange, protocol
+from tests.harness.wire import CLOSE, CONTINUATION, PING, PONG, TEXT, WireFrame, encode
+
+HEAD = (
+    b"GET / HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"
+    b"sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\nsec-websocket-version: 13\r\n\r\n"
+)
+
+
+class Transport(asyncio.Transport):
+    """Keeps what is written, as if the client read nothing of it, and counts what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.reading = True
+        self.changes = 0  # of reading
+        self.closed = self.half_closed = self.aborted = False
+
+    def write(self, data: Any) -> None:
+        assert not self.closed
+        assert not self.half_closed
+        self.written += data
+
+    def is_closing(self) -> bool:
+        return self.closed or self.aborted
+
+    def get_write_buffer_size(self) -> int:
+        return len(self.written)
+
+    def pause_reading(self) -> None:
+        self.reading = False
+        self.changes += 1
+
+    def resume_reading(self) -> None:
+        assert not self.closed
+        self.reading = True
+        self.changes += 1
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.half_closed = True
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def received(self, text: str) -> None:
+        self.told.append(text)
+
+    def received_binary(self) -> None:
+        raise AssertionError("nothing binary is sent here")
+
+    def end(self) -> None:
+        self.told.append("the end")
+
+
+class Connection:
+    """One in the test's own loop. `listener`: None leaves it to an application that waits for `self.may_go`."""
+
+    def __init__(self, listener: Listener | None = None, **options: Any) -> None:
+        self.listener = listener
+        self.received: list[Any] = []
+        self.may_receive = asyncio.Semaphore(0)
+        self.transport = Transport()
+        self.state = ServerState()
+        config = uvicorn.Config(self._application, interface="asgi3", log_config=None, **options)
+        config.load()
+        self.protocol = protocol.WebSocketProtocol(config, self.state, {})
+        self.protocol.connection_made(self.transport)
+        self.protocol.data_received(HEAD)
+
+    async def _application(self, scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        if self.listener is not None:
+            assert isinstance(send.__self__, exchange.Exchange)
+            send.__self__.socket.listen(self.listener)
+            return
+        while not self.received or self.received[-1]["type"] != "websocket.disconnect":
+            await self.may_receive.acquire()
+            self.received.append(await receive())
+
+    async def opened(self) -> Connection:
+        await turns(5)
+        assert self.transport.written.startswith(b"HTTP/1.1 101 ")
+        self.transport.written = b""
+        return self
+
+    def feed(self, *frames: WireFrame) -> None:
+        assert self.transport.reading
+        self.protocol.data_received(b"".join(map(encode, frames)))
+
+    async def lost(self) -> None:
+        self.protocol.connection_lost(None)
+        for _ in range(5):
+            self.may_receive.release()
+        await turns(5)
+        assert not self.state.connections
+        assert not self.state.tasks
+
+
+async def turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+FLOODS = {
+    "messages": [WireFrame(TEXT, b"x")] * 1_000,
+    "empty fragments": [WireFrame(TEXT, b"", fin=False)] + [WireFrame(CONTINUATION, b"", fin=False)] * 999,
+    "pings": [WireFrame(PING, b"")] * 1_000,
+    "pongs": [WireFrame(PONG, b"")] * 1_000,
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS)
+async def test_others_get_the_loop_between_64_frames_of_one_client(flood: list[WireFrame]) -> None:
+    connection = await Connection(listener := Listener()).opened()
+    connection.feed(*flood)
+    passed = 0
+    while not connection.transport.reading:
+        assert len(listener.told) <= (passed + 1) * protocol.FRAMES_PER_TURN
+        passed += 1
+        await turns(1)
+    assert passed == 1_000 // protocol.FRAMES_PER_TURN
+    assert connection.transport.changes == 2  # stopped once, and begun once
+    await connection.lost()
+
+
+async def test_a_flood_of_pings_around_messages_puts_no_second_message_before_the_application() -> None:
+    connection = await Connection().opened()
+    connection.feed(*([WireFrame(PING, b"")] * 63 + [WireFrame(TEXT, b"x")]) * 10)
+    await turns(50)
+    taken = connection.protocol._exchange
+    assert taken is not None
+    assert len(taken.waiting()) == 1
+    assert not connection.transport.reading
+    for n in range(10):
+        connection.may_receive.release()
+        await turns(10)
+        assert len(connection.received) == n + 1
+        assert len(taken.waiting()) <= 1
+    assert connection.transport.reading
+    await connection.lost()
+
+
+async def test_a_backlog_is_worked_off_without_touching_the_transport() -> None:
+    connection = await Connection().opened()
+    connection.feed(*[WireFrame(TEXT, b"x")] * 100)
+    for _ in range(100):
+        connection.may_receive.release()
+        await turns(3)
+    assert len(connection.received) == 100
+    assert connection.transport.reading
+    assert connection.transport.changes == 2
+    await connection.lost()
+
+
+async def test_pings_of_a_client_that_does_not_read_are_answered_once_when_it_does() -> None:
+    connection = await Connection(Listener()).opened()
+    connection.protocol.pause_writing()
+    for n in range(1_000):
+        connection.feed(WireFrame(PING, b"%d" % n))
+    assert connection.transport.written == b""
+    connection.protocol.resume_writing()
+    assert connection.transport.written == b"\x8a\x03999"
+    connection.protocol.resume_writing()
+    assert connection.transport.written == b"\x8a\x03999"
+    await connection.lost()
+
+
+async def test_what_comes_before_the_accept_stops_the_reading_and_waits() -> None:
+    connection = Connection(listener := Listener())
+    connection.feed(WireFrame(TEXT, b"early"))
+    assert not connection.transport.reading
+    await connection.opened()
+    assert listener.told == ["early"]
+    assert connection.transport.reading
+    await connection.lost()
+
+
+async def test_after_a_violation_only_our_half_is_closed_and_the_rest_is_read_and_dropped() -> None:
+    connection = await Connection(listener := Listener()).opened()
+    connection.feed(WireFrame(TEXT, b"1"), WireFrame(3, b""), WireFrame(TEXT, b"2"))
+    assert (connection.transport.written[:1], connection.transport.written[2:4]) == (b"\x88", b"\x03\xea")
+    assert connection.transport.half_closed
+    assert not connection.transport.closed
+    connection.feed(WireFrame(TEXT, b"3"))
+    await turns(1)
+    assert listener.told == ["1", "the end"]
+    connection.protocol.eof_received()
+    await connection.lost()
+    assert listener.told == ["1", "the end"]
+
+
+async def test_no_ping_follows_a_close_frame() -> None:
+    connection = await Connection(Listener(), ws_ping_interval=0.25).opened()
+    assert connection.protocol.slot is not None
+    connection.protocol.close(4000)
+    assert connection.protocol.slot is None
+    connection.feed(WireFrame(CLOSE, b"\x0f\xa0"))
+    assert connection.transport.closed
+    await connection.lost()
+
+
+async def test_a_connection_that_is_lost_leaves_no_timer() -> None:
+    loop = asyncio.get_running_loop()
+    connection = await Connection(Listener(), ws_ping_interval=20).opened()
+    connection.protocol.close(4000)
+    await connection.lost()
+    waiting = [timer for timer in loop._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]
+    assert waiting == []
+
+
+@pytest.mark.parametrize("moment", ["connecting", "open", "closing", "ending"])
+async def test_a_lost_transport_is_never_touched_again(moment: str) -> None:
+    """uvloop's raises then."""
+    connection = Connection(Listener())
+    if moment != "connecting":
+        await connection.opened()
+    if moment == "closing":
+        connection.protocol.close(4000)
+    if moment == "ending":
+        connection.protocol.eof_received()
+    await connection.lost()
+    connection.protocol._transport = None
+    of = connection.protocol
+    of.send(b"x")
+    of.close(4000)
+    of.abort()
+    of.read_on()
+    of.shutdown()
+    assert of.buffered() == 0
+    assert of.is_gone()
+
+
+async def test_a_send_to_a_transport_that_is_closing_raises_at_once() -> None:
+    """asyncio's transport tells of a dead client a turn later: an application that only sends would never let it."""
+    connection = await Connection().opened()
+    connection.transport.aborted = True
+    taken = connection.protocol._exchange
+    assert taken is not None
+    with pytest.raises(utils.ClientDisconnected):
+        await taken.send({"type": "websocket.send", "text": "x"})
+    assert connection.protocol.is_closing()
+    await connection.lost()
