@@ -7,6 +7,7 @@ shares.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import logging
@@ -25,6 +26,12 @@ logger = logging.getLogger(__name__)
 TRIES = 20
 PAUSE_S = 20e-6
 
+# Some 8 MB of WAL: a checkpoint takes as long as hundreds of commits.
+CHECKPOINT_PAGES = 2_000
+COMMIT_PAGES = 6  # of a small commit: the last pages of the tables and indexes that it changes
+PAGE_BYTES = 4_096
+LONG_PAGES = 8_000  # 32 MB: other writers never paused
+
 Fault = Callable[[operations.Operation, errors.EngineError], None]
 
 
@@ -40,6 +47,9 @@ class Commits:
         self.changed_rows = False  # by the last group
         self.committed = False  # whether all of the last group is in the log
         self.logged = False  # whether it added entries, which the workers want to read
+        self.checkpoints = 0
+        self._uncopied = 0  # pages since the last one, as far as they can be guessed
+        self._weight = 0  # bytes of the last group's entries
         self._full_sync = full_sync
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
@@ -49,21 +59,32 @@ class Commits:
         # can raise, and then every writer of the machine would wait for this process.
         self.leave: Callable[[], object] = _nothing
 
-    def enter(self, *, wait: bool) -> bool:
-        """Take the turn among all writers. Without `wait` False after about a millisecond."""
+    @property
+    def is_open(self) -> bool:
+        """Whether the next group finds the log opened, and nobody doubts that it is sound."""
+        return self._connection is not None and not self.suspected
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it is time for a checkpoint, of what this process wrote."""
+        return self._uncopied >= CHECKPOINT_PAGES
+
+    def enter(self, *, tries: int | None) -> bool:
+        """Take the turn among all writers. None: block for it, however long. False: it was taken at each try."""
         self.committed = self.logged = False
         if self._queue_fd < 0:
             self.where.prepare()
             self._queue_fd = os.open(self.where.queue, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self.leave = functools.partial(fcntl.flock, self._queue_fd, fcntl.LOCK_UN)
-        if wait:
+        if tries is None:
             fcntl.flock(self._queue_fd, fcntl.LOCK_EX)
             return True
-        for _ in range(TRIES):
+        for left in reversed(range(tries)):
             try:
                 fcntl.flock(self._queue_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                time.sleep(PAUSE_S)
+                if left:
+                    time.sleep(PAUSE_S)
             else:
                 return True
         return False
@@ -90,6 +111,27 @@ class Commits:
             # What was just written is in a file that nobody else will ever open: it must not be acknowledged.
             raise errors.EngineUnavailable("The log was deleted or replaced while it was written")
         self.committed = True
+        self._uncopied += COMMIT_PAGES + self._weight // PAGE_BYTES
+
+    def checkpoint(self) -> None:
+        """Bring what the WAL holds into the log itself, and both to the disk: milliseconds, on a slow disk many. In any
+        thread.
+
+        Others go on writing meanwhile, and the WAL begins anew once nothing of it is left to copy. Where they write so
+        fast that this never happens, a last part is copied in their turn. Raises sqlite3.Error, OSError, EngineError.
+        """
+        self._uncopied = 0
+        self.checkpoints += 1
+        with contextlib.closing(schema.connect(self.where)) as connection:
+            _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            if pages < LONG_PAGES:
+                return
+            queue = os.open(self.where.queue, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)  # a turn beside `enter`'s
+            try:
+                fcntl.flock(queue, fcntl.LOCK_EX)
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            finally:
+                os.close(queue)
 
     def disconnect(self) -> None:
         if self._connection is not None:
@@ -100,7 +142,7 @@ class Commits:
         """`last`: no other worker lives, leave the log clean."""
         try:
             if last and self._connection is not None and self.where.identity() == self._identity:
-                self.enter(wait=True)
+                self.enter(tries=None)
                 schema.mark_clean(self._connection)
         except (sqlite3.Error, OSError, errors.EngineError) as error:
             logger.warning("The log could not be left clean: %s", error)
@@ -124,6 +166,7 @@ class Commits:
             connection.execute("COMMIT")
             self._registered = worker
             self.logged |= transaction.has_entries
+            self._weight = transaction.weight
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")

@@ -82,6 +82,7 @@ class LocalEngine(interface.Engine):
             "operations": self._writer.operations,
             "reopened": self._writer.reopened,
             "set_aside": self._writer.set_aside,
+            "checkpoints": self._writer.checkpoints,
         }
         here = self._worker
         if here is None:

@@ -35,6 +35,7 @@ class Group:
         self.top = top
         self.worker = worker  # whose members and counts are written; None in a process that is no worker
         self.now_ms = int(time.time() * 1000)
+        self.weight = 0  # bytes of the bodies
         self.streams = streams.Streams(cursor, self.now_ms)
         self._rows: list[tuple[int, int, str, str, int | None, str | None, str | None, bytes, int]] = []
 
@@ -50,6 +51,7 @@ class Group:
         exclude: str | None = None,
     ) -> int:
         self.top += 1
+        self.weight += len(body)
         self._rows.append((self.top, kind, app, channel, offset, user_id, exclude, body, self.now_ms))
         return self.top
 

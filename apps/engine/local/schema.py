@@ -18,8 +18,9 @@ VERSION = 2
 # The net below the queue of `writer`: only a writer that bypasses the queue is ever waited for here.
 BUSY_TIMEOUT_MS = 5_000
 
-# 8 MB of WAL between checkpoints: a commit that checkpoints takes milliseconds, so let it be one in thousands.
-CHECKPOINT_PAGES = 2_000
+# Checkpoints are made beside the commits (`commits.Commits.checkpoint`). If those do not keep up (80 MB of WAL), the
+# one who commits makes them.
+CHECKPOINT_PAGES = 20_000
 
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 

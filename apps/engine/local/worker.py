@@ -290,7 +290,10 @@ class Worker:
             return  # what comes reads these, too
         self._coming = True
         try:
-            self.loop.call_soon_threadsafe(self._look_for_own)
+            if _is_running(self.loop):
+                self.loop.call_soon(self._look_for_own)
+            else:
+                self.loop.call_soon_threadsafe(self._look_for_own)
         except RuntimeError:
             logger.debug("The loop was closed before the last commit")
 
@@ -473,3 +476,11 @@ class Worker:
     def _trimmed(self, operation: upkeep.Trim, error: errors.EngineError | None) -> None:
         if error is None and operation.more:
             self.submit(upkeep.Trim(self.loop, operation.upto, self._trimmed))
+
+
+def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether it is the one of this thread."""
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False

@@ -5,8 +5,10 @@ something to share.
 
 A thread that waits for its own operation writes it itself where nobody else is writing: handing it to another thread
 and being woken again costs more than the commit (55 µs against 20 µs of CPU, measured with single commits). An event
-loop must not block, so what it submits is written by a thread of the writer's own. That thread has also the patience
-for the kernel's queue that a publisher with a time-out cannot have.
+loop does the same at the end of a turn with what came in during it. That is one commit to the kernel's page cache,
+while the way to a thread and back, which fights with the loop for the interpreter's lock, was 40 % of the CPU of many
+small rooms. What can take longer is left to a thread of the writer's own: to open the log, to queue behind other
+writers, to bring what was committed to the disk, and everything for a while after a commit that was slow.
 """
 
 from __future__ import annotations
@@ -25,6 +27,11 @@ logger = logging.getLogger(__name__)
 
 # Bounds one commit to some tens of milliseconds, and so the wait of the other writers.
 GROUP_OPERATIONS = 2_000
+HERE_OPERATIONS = 256  # the same on an event loop: some milliseconds
+
+# A disk that makes commits wait must not make an event loop wait. Two looks at a clock for each commit tell.
+SLOW_S = 0.02
+REST_S = 5.0
 
 # What somebody waits for with a time-out; the other operations are kept until they are written.
 _AWAITED = (publishing.AwaitedAppend, presence.Attach, occupancy.Admit)
@@ -46,6 +53,9 @@ class Writer:
         self._logged = logged
         self._changed = threading.Condition(threading.Lock())
         self._pending: list[operations.Operation] = []
+        self._soon: AbstractEventLoop | None = None  # writes at the end of its turn
+        self._rest_until = 0.0  # until then no event loop writes
+        self._full_sync = full_sync
         self._writing = False  # somebody does: only they touch `_commits`, and they look at `_pending` again afterwards
         self._stopping = False
         self._last = False  # no other worker lives: leave the log clean
@@ -68,15 +78,25 @@ class Writer:
         return self._commits.set_aside
 
     @property
+    def checkpoints(self) -> int:
+        return self._commits.checkpoints
+
+    @property
     def stopped(self) -> bool:
         return self._stopping
 
     def submit(self, operation: operations.Operation) -> None:
-        """Have it written, without waiting."""
+        """Have it written, without waiting. On the loop of the operation, if it has one."""
         with self._changed:
             self._append(operation)
-            if not self._writing:
+            loop = operation.loop
+            if self._writing or (loop is not None and loop is self._soon):
+                return
+            if loop is None or self._soon is not None or not self._may_write_here():
                 self._wake()
+                return
+            self._soon = loop
+        loop.call_soon(self._write_here, loop)
 
     def write(self, operation: operations.Operation) -> None:
         """Write it in this thread, with what else is pending, if nobody is writing and the turn comes at once; else
@@ -88,11 +108,11 @@ class Writer:
                 return
             self._writing = True
         try:
-            self._turn(wait=False)
+            self._turn(tries=commits.TRIES)
         finally:
             with self._changed:
                 self._writing = False
-                if self._pending or self._stopping:
+                if self._pending or self._stopping or self._commits.is_long:
                     self._wake()
 
     def withdraw(self, operation: operations.Operation) -> bool:
@@ -131,6 +151,33 @@ class Writer:
         if self._thread is not None:
             self._thread.join(STOP_S)
 
+    def _may_write_here(self) -> bool:
+        return self._commits.is_open and not self._full_sync and time.monotonic() >= self._rest_until
+
+    def _write_here(self, loop: AbstractEventLoop) -> None:
+        """In an event loop, after the callbacks of its turn."""
+        with self._changed:
+            self._soon = None
+            if self._writing or not self._pending:
+                return
+            self._writing = True
+        began = time.monotonic()
+        got = False
+        try:
+            got = self._turn(tries=1, here=loop)
+        finally:
+            with self._changed:
+                self._writing = False
+                if time.monotonic() - began > SLOW_S:
+                    self._rest_until = began + REST_S
+                again = got and bool(self._pending) and not self._stopping and self._may_write_here()
+                if again:
+                    self._soon = loop
+                if self._commits.is_long or (not again and (self._pending or self._stopping)):
+                    self._wake()
+        if again:
+            loop.call_soon(self._write_here, loop)
+
     def _append(self, operation: operations.Operation) -> None:
         if self._stopping:
             raise errors.EngineUnavailable("The engine is closed")
@@ -148,31 +195,50 @@ class Writer:
         """The writer's own thread."""
         while True:
             with self._changed:
-                while self._writing or not (self._pending or self._stopping):
+                while not self._has_work():
                     self._changed.wait()
-                if not self._pending:
+                copying = self._commits.is_long
+                if not copying and not self._pending:
                     break
-                self._writing = True
-            self._turn(wait=True)
+                self._writing |= not copying
+            if copying:
+                self._checkpoint()
+                continue
+            self._turn(tries=None)
             with self._changed:
                 self._writing = False
         self._commits.close(last=self._last)
 
+    def _has_work(self) -> bool:
+        return self._commits.is_long or (not self._writing and (bool(self._pending) or self._stopping))
+
+    def _checkpoint(self) -> None:
+        """While others write. What goes wrong is not lost: it is in the WAL, and the next one copies it."""
+        try:
+            self._commits.checkpoint()
+        except (sqlite3.Error, OSError, errors.EngineError) as found:
+            logger.warning("The log could not be brought up to date with its WAL: %s", found)
+            self._commits.suspected |= schema.is_damage(found)
+
     # -- by whoever is writing -----------------------------------------------------------------------------------------
 
-    def _turn(self, *, wait: bool) -> None:
-        """Get the turn among all writers, then write one group. Without `wait` nothing may come of it."""
+    def _turn(self, *, tries: int | None, here: AbstractEventLoop | None = None) -> bool:
+        """Get the turn among all writers, then write one group. False: somebody else had it at each try.
+
+        `here`: the loop that this runs on.
+        """
         group: list[operations.Operation] = []
         error: errors.EngineError | None = None
         try:
             try:
-                if not self._commits.enter(wait=wait):
-                    return
+                if not self._commits.enter(tries=tries):
+                    return False
                 # Taken only now: what waits for the turn can still be withdrawn.
+                size = GROUP_OPERATIONS if here is None else HERE_OPERATIONS
                 with self._changed:
-                    group, self._pending = self._pending[:GROUP_OPERATIONS], self._pending[GROUP_OPERATIONS:]
+                    group, self._pending = self._pending[:size], self._pending[size:]
                 if not group:
-                    return
+                    return True
                 self._commits.write(group, _settle_one)
             finally:
                 self._commits.leave()
@@ -194,9 +260,15 @@ class Writer:
             if not group:  # the lock or the folder itself failed: nobody may wait for ever
                 with self._changed:
                     group, self._pending = self._pending, []
-        self._finish(group, error)
+        self._finish(group, error, here)
+        return True
 
-    def _finish(self, group: Sequence[operations.Operation], error: errors.EngineError | None) -> None:
+    def _finish(
+        self,
+        group: Sequence[operations.Operation],
+        error: errors.EngineError | None,
+        here: AbstractEventLoop | None,
+    ) -> None:
         if error is None:
             if self._commits.changed_rows:  # on a full disk all goes well as long as there is nothing to write
                 self.failure = None
@@ -205,21 +277,22 @@ class Writer:
         elif self.failure != str(error):
             self.failure = str(error)
             logger.error("%s", error)
-        settle(group, error)
+        settle(group, error, here)
         if error is None and self._commits.logged:
             self._logged()
 
 
-def settle(group: Sequence[operations.Operation], error: errors.EngineError | None) -> None:
-    """Tell the makers, those of one loop with one wake-up of it."""
-    here = [operation for operation in group if operation.loop is None]
-    for operation in here:
-        operation.settle(error)
-    if len(here) == len(group):
+def settle(
+    group: Sequence[operations.Operation], error: errors.EngineError | None, here: AbstractEventLoop | None = None
+) -> None:
+    """Tell the makers: those of one loop with one wake-up of it, those of the loop `here` and of no loop at once."""
+    at_once = [operation for operation in group if operation.loop is here or operation.loop is None]
+    _settle_all(at_once, error)
+    if len(at_once) == len(group):
         return
     by_loop: dict[AbstractEventLoop, list[operations.Operation]] = {}
     for operation in group:
-        if operation.loop is not None:
+        if operation.loop is not None and operation.loop is not here:
             by_loop.setdefault(operation.loop, []).append(operation)
     for loop, mine in by_loop.items():
         try:
@@ -234,4 +307,8 @@ def _settle_one(operation: operations.Operation, error: errors.EngineError) -> N
 
 def _settle_all(group: Sequence[operations.Operation], error: errors.EngineError | None) -> None:
     for operation in group:
-        operation.settle(error)
+        try:
+            operation.settle(error)
+        except Exception:
+            # Whoever is told second must not pay for whoever is told first.
+            logger.exception("The end of an operation could not be told")

@@ -6,14 +6,15 @@ import asyncio
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from apps.engine import errors, interface
-from apps.engine.local import engine, operations, publishing
+from apps.engine.local import commits, engine, operations, publishing, schema, writer
 from tests.harness import waiting
 from tests.unit.engine.worlds import APP, Worker
 
@@ -73,6 +74,131 @@ async def test_a_loop_and_threads_write_together(tmp_path: Path) -> None:
     )
     assert sorted(receipt.id for (receipt,) in one) == list(range(1, 101))
     await worker.until(lambda: len(worker.entries) == 100, "all entries")
+    await worker.engine.close()
+
+
+class Noting(operations.Operation):
+    """Notes the thread that writes it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None, *, slow_s: float = 0) -> None:
+        super().__init__()
+        self.loop = loop
+        self.slow_s = slow_s
+        self.thread = ""
+        self.settled = threading.Event()
+
+    def run(self, group: operations.Group) -> None:
+        time.sleep(self.slow_s)
+        self.thread = threading.current_thread().name
+
+    def settle(self, error: errors.EngineError | None) -> None:
+        assert error is None
+        self.settled.set()
+
+    async def written_by(self, worker: Worker) -> str:
+        await idle(worker)
+        worker.engine._writer.submit(self)
+        await worker.until(self.settled.is_set, "it is written")
+        return self.thread
+
+
+HERE, WRITER = "MainThread", "fanfare-writer"
+
+
+async def idle(worker: Worker) -> None:
+    """What comes while the thread writes is the thread's, too."""
+    here = worker.engine._writer
+    await worker.until(lambda: not here._writing and not here._pending, "nobody writes")
+
+
+@pytest.fixture
+async def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Worker]:
+    """On a disk that is never slow, however busy the machine is."""
+    monkeypatch.setattr(writer, "SLOW_S", 60.0)
+    worker = await Worker(engine.LocalEngine(tmp_path / "engine")).open()
+    await idle(worker)
+    yield worker
+    await worker.engine.close()
+
+
+async def test_an_event_loop_writes_what_came_in_its_turn_as_one_group(worker: Worker) -> None:
+    before = worker.engine.statistics()["groups"]
+    noting = Noting(asyncio.get_running_loop())
+    worker.engine._writer.submit(noting)
+    await asyncio.gather(*(worker.engine.append([event()]) for _ in range(20)))
+    assert noting.thread == HERE
+    assert worker.engine.statistics()["groups"] == before + 1
+
+
+async def test_a_flood_is_written_in_parts_and_the_loop_turns_between_them(worker: Worker) -> None:
+    count = 4 * writer.HERE_OPERATIONS
+    before = worker.engine.statistics()["groups"]
+    turns = 0
+    flood = asyncio.gather(*(worker.engine.append([event()]) for _ in range(count)))
+    while not flood.done():
+        turns += 1
+        await asyncio.sleep(0)
+    assert [receipt.id for (receipt,) in flood.result()] == list(range(1, count + 1))
+    assert worker.engine.statistics()["groups"] >= before + 4
+    assert turns >= 4
+
+
+async def test_an_event_loop_does_not_wait_for_the_turn(worker: Worker, tmp_path: Path) -> None:
+    with (tmp_path / "engine" / "log.lock").open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        noting = Noting(asyncio.get_running_loop())
+        worker.engine._writer.submit(noting)
+        await worker.until(lambda: not worker.engine._writer._soon, "the loop has tried")
+        assert not noting.settled.is_set()
+        fcntl.flock(held, fcntl.LOCK_UN)
+        await worker.until(noting.settled.is_set, "the thread has written it")
+    assert noting.thread == WRITER
+    assert await Noting(asyncio.get_running_loop()).written_by(worker) == HERE
+
+
+async def test_after_a_slow_commit_the_thread_writes(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(writer, "SLOW_S", 0.01)
+    assert await Noting(loop, slow_s=0.02).written_by(worker) == HERE
+    assert await Noting(loop).written_by(worker) == WRITER
+
+
+async def test_what_must_be_on_the_disk_is_not_waited_for_by_the_loop(tmp_path: Path) -> None:
+    worker = await Worker(engine.LocalEngine(tmp_path / "engine", full_sync=True)).open()
+    assert await Noting(asyncio.get_running_loop()).written_by(worker) == WRITER
+    await worker.engine.close()
+
+
+async def test_a_loop_that_ended_before_it_wrote_stops_nobody_else(worker: Worker) -> None:
+    async def hasty() -> None:
+        worker.engine._writer.submit(Noting(asyncio.get_running_loop()))
+
+    await asyncio.to_thread(asyncio.run, hasty())
+    [receipt] = await asyncio.wait_for(worker.engine.append([event()]), 10)
+    assert receipt.id == 1
+
+
+async def test_one_who_fails_to_hear_of_the_end_does_not_keep_it_from_the_others(worker: Worker) -> None:
+    class Failing(Noting):
+        def settle(self, error: errors.EngineError | None) -> None:
+            raise ValueError
+
+    worker.engine._writer.submit(Failing(asyncio.get_running_loop()))
+    [receipt] = await asyncio.wait_for(worker.engine.append([event()]), 10)
+    assert receipt.id == 1
+    await worker.until(lambda: worker.entries, "the entry")
+
+
+async def test_the_wal_begins_anew_while_a_loop_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints are made beside the loop, and what they have copied is written over."""
+    monkeypatch.setattr(schema, "CHECKPOINT_PAGES", 0)  # no commit makes one
+    worker = await Worker(engine.LocalEngine(tmp_path / "engine")).open()
+    body = b"x" * 64 * 1024
+    total = 4 * commits.LONG_PAGES * commits.PAGE_BYTES
+    for _ in range(total // len(body)):
+        await worker.engine.append([event(body)])
+    assert worker.engine.statistics()["checkpoints"] > 1
+    assert (tmp_path / "engine" / "log.sqlite3-wal").stat().st_size < 0.75 * total
     await worker.engine.close()
 
 

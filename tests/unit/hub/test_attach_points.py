@@ -126,7 +126,7 @@ class StepWriter(writer.Writer):
         return not self._pending
 
     def step(self) -> None:
-        self._turn(wait=True)
+        self._turn(tries=None)
 
 
 class World:
