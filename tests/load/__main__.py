@@ -1,75 +1,87 @@
-"""Run the benchmark and print its tables. Ends with 1 where a bar is missed, with 2 where it could not run."""
+"""Run the benchmark and print its tables.
+
+Ends with 1 where a bar is missed or this project's server failed, with 2 where nothing could be measured.
+"""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import tempfile
+import time
 from pathlib import Path
 
-from tests.load import bars, errors, figures, machine, report, rooms, subjects
-from tests.load.rows import fanout, latency
+from tests.load import bars, errors, figures, machine, picture, report, rows, subjects
 
-ROWS = ("fanout", "latency")
-SPARE_FILES = 256  # besides one for each subscriber
+SPARE_FILES = 512  # besides one for each connection
 
 
 def main() -> int:
     options = _options()
+    started = time.monotonic()
     try:
         cores = machine.cores()
-        machine.allow_files(options.subscribers + SPARE_FILES)
         chosen = _chosen(options.subject)
-        print(_heading(options, chosen, cores), flush=True)
+        plan = rows.Plan(cores, options.subscribers, options.crowd, options.seconds, options.calm_seconds)
+        machine.allow_files(max(plan.subscribers, plan.crowd) + SPARE_FILES)
+        heading = _heading(options, chosen, cores)
+        print(heading, flush=True)
         found = figures.Figures()
         with tempfile.TemporaryDirectory(prefix="fanfare-load-") as folder, machine.pinned(cores.client):
-            for run in range(1, options.runs + 1):
-                for number, subject in enumerate(chosen):
-                    _note(f"run {run} of {options.runs}: {subject.name}")
-                    place = Path(folder) / f"{run}-{number}"
-                    place.mkdir()
-                    with subject.running(place, cores.server) as running:
-                        _measure(subject, running, options, found)
-    except (errors.LoadError, OSError, AssertionError) as error:  # the test harness asserts what it needs
-        _note("\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])]))
+            _measure_all(options, chosen, plan, Path(folder), found)
+    except errors.Unsuited as error:
+        _note(str(error))
         return 2
-    verdicts = bars.verdicts(found)
-    _print(found, verdicts, options)
-    return 0 if all(verdict.reached for verdict in verdicts) else 1
+    for row in options.row:
+        if found.keys(row.NAME):
+            print(f"\n### {row.TITLE}\n\n{report.row_table(row, found)}")
+    print(f"\n### Bars\n\n{report.verdict_list(found)}\n\nTook {(time.monotonic() - started) / 60:.1f} minutes.")
+    if options.picture:
+        options.picture.write_text(picture.drawn(found, heading.splitlines()[0].lstrip("- ")))
+    if not found.samples:
+        return 2
+    ours_failed = any(name in where for where in found.failures for name in subjects.OURS)
+    return 1 if ours_failed or not all(verdict.reached for verdict in bars.verdicts(found)) else 0
 
 
-def _measure(
-    subject: subjects.Subject, running: subjects.Running, options: argparse.Namespace, found: figures.Figures
+def _measure_all(
+    options: argparse.Namespace, chosen: list[subjects.Subject], plan: rows.Plan, folder: Path, found: figures.Figures
 ) -> None:
-    with rooms.opened(running, options.subscribers) as room:
-        ways = running.ways()
-        if "fanout" in options.row:
-            for name, way in ways.items():
-                with room.publisher(way) as publisher:
-                    sample = fanout.measure(room, publisher, way.window, running.pid, options.seconds)
-                found.fanout.setdefault(figures.Key(subject.name, name, way.saturates), []).append(sample)
-                _note(f"  {name}: {sample.cpu_us:.2f} µs, {sample.per_second:,.0f}/s")
-        if "latency" in options.row:
-            name, way = next(iter(ways.items()))
-            with room.publisher(way) as publisher:
-                calm = latency.measure(room, publisher, options.calm_seconds)
-            found.latency.setdefault(figures.Key(subject.name, name), []).append(calm)
-            _note(f"  calm: p50 {calm.p50 * 1e3:.1f} ms, p99 {calm.p99 * 1e3:.1f} ms, behind {calm.behind}")
+    """Rivals run beside each other in time, and each has a fresh process for each row. Who fails is not asked again."""
+    places = (folder / str(number) for number in itertools.count())
+    for run, row, subject in itertools.product(range(1, options.runs + 1), options.row, chosen):
+        where = f"{row.NAME}, {subject.name}"
+        if where in found.failures or not row.takes(subject):
+            continue
+        _note(f"run {run} of {options.runs}: {where}")
+        place = next(places)
+        place.mkdir()
+        try:
+            for way, sample, saturates in row.measure(subject, place, plan):
+                found.add(figures.Key(row.NAME, subject.name, way, saturates), sample)
+                _note(f"  {way}: " + ", ".join(f"{one.head} {one.value(sample):,.2f}" for one in row.COLUMNS))
+        except (errors.LoadError, OSError, AssertionError) as error:  # the test harness asserts what it needs
+            found.failures[where] = str(error).partition("\n")[0]
+            _note("\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])]))
 
 
 def _options() -> argparse.Namespace:
+    known = {row.NAME: row for row in rows.all_rows()}
     parser = argparse.ArgumentParser(prog="python -m tests.load", description=__doc__)
-    parser.add_argument("row", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; all by default")
+    parser.add_argument("row", nargs="*", metavar="ROW", help=f"of {', '.join(known)}; all by default")
     parser.add_argument("--runs", type=int, default=3, help="samples of each figure (3)")
     parser.add_argument("--subscribers", type=int, default=1_000, help="of the one channel (1000)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of publishing, for a sample of the fan-out (3)")
-    parser.add_argument("--calm-seconds", type=float, default=5.0, help="the same for the latency (5)")
+    parser.add_argument("--crowd", type=int, default=10_000, help="the same in the rows that have many (10000)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of a sample at saturation (2)")
+    parser.add_argument("--calm-seconds", type=float, default=4.0, help="of a sample of the latency (4)")
     parser.add_argument("--subject", action="append", default=[], help="part of the name of a server; all by default")
+    parser.add_argument("--picture", type=Path, help="where to write a picture of the figures (SVG)")
     options = parser.parse_args()
-    options.row = options.row or list(ROWS)
-    unknown = set(options.row) - set(ROWS)
+    unknown = [name for name in options.row if name not in known]
     if unknown:
-        parser.error(f"unknown rows: {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
+        parser.error(f"unknown rows: {', '.join(unknown)}; there are {', '.join(known)}")
+    options.row = [row for name, row in known.items() if name in (options.row or known)]
     return options
 
 
@@ -96,14 +108,6 @@ def _heading(options: argparse.Namespace, chosen: list[subjects.Subject], cores:
         *(f"{subject.name}: {subject.versions()}." for subject in chosen),
     ]
     return "\n".join(f"- {line}" for line in lines)
-
-
-def _print(found: figures.Figures, verdicts: list[bars.Verdict], options: argparse.Namespace) -> None:
-    if found.fanout:
-        print(f"\n### Fan-out at saturation, {options.seconds:g} s a run\n\n{report.fanout_table(found)}")
-    if found.latency:
-        print(f"\n### {report.LATENCY_TITLE}, {options.calm_seconds:g} s a run\n\n{report.latency_table(found)}")
-    print(f"\n### Bars\n\n{report.verdict_list(verdicts)}")
 
 
 def _note(text: str) -> None:

@@ -16,13 +16,19 @@ BODY_BYTES = 150  # of JSON, in Pusher's form: a chat message, a price, a positi
 
 ALPHABET = string.digits + string.ascii_letters + "-_"  # of the marks: 64 characters that JSON does not escape
 DIGITS = 8
+PADDING = "."
 _FRAME = '{"event":"%s","channel":"%s","data":"%s"}'
-_PADDING = "." * (BODY_BYTES - len(_FRAME % (NAME, CHANNEL, "")) - 1 - DIGITS)
+DATA_BYTES = BODY_BYTES - len(_FRAME % (NAME, CHANNEL, ""))
 
 
 def data(number: int) -> str:
     """The event's data: padding, mark, number."""
-    return f"{_PADDING}{ALPHABET[number % len(ALPHABET)]}{number:0{DIGITS}}"
+    return padded(number, DATA_BYTES)
+
+
+def padded(number: int, size: int) -> str:
+    """The same in `size` bytes, for servers whose frame around it has another size."""
+    return f"{ALPHABET[number % len(ALPHABET)]}{number:0{DIGITS}}".rjust(size, PADDING)
 
 
 def body(number: int) -> bytes:
@@ -45,4 +51,4 @@ class Layout(NamedTuple):
 def layout(payload: bytes) -> Layout:
     """The layout of a server's frames (RFC 6455 §5.2, not masked), from the payload of one of them."""
     head = 2 if len(payload) < 126 else 4 if len(payload) < 65_536 else 10
-    return Layout(head + len(payload), head + payload.rindex(_PADDING[:2].encode()) + 2)
+    return Layout(head + len(payload), head + payload.rindex(PADDING.encode()) + 1)

@@ -1,18 +1,17 @@
-"""What came out, by subject and way of publishing: the samples of all runs, and their median with the range."""
+"""What came out: the samples of all runs by row, subject and way, and their median with the range."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from tests.load.rows import fanout, latency
-
-T = TypeVar("T")
+from tests.load import rows
 
 
 class Key(NamedTuple):
+    row: str
     subject: str
     way: str
     saturates: bool = True  # whether the bars of saturation hold for this way
@@ -25,20 +24,38 @@ class Spread(NamedTuple):
     least: float
     most: float
 
-    def scaled(self, factor: float) -> Spread:
-        return Spread(self.median * factor, self.least * factor, self.most * factor)
 
-
-def spread(samples: Iterable[T], value: Callable[[T], float]) -> Spread:
-    values = [value(sample) for sample in samples]
-    return Spread(statistics.median(values), min(values), max(values))
+def spread(values: Iterable[float]) -> Spread:
+    known = list(values)
+    return Spread(statistics.median(known), min(known), max(known))
 
 
 @dataclass
 class Figures:
-    fanout: dict[Key, list[fanout.Sample]] = field(default_factory=dict)
-    latency: dict[Key, list[latency.Sample]] = field(default_factory=dict)
+    samples: dict[Key, list[Any]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)  # what went wrong, by row and subject
 
-    def cpu_us(self, key: Key) -> float:
-        """The median over the runs."""
-        return spread(self.fanout[key], lambda sample: sample.cpu_us).median
+    def add(self, key: Key, sample: Any) -> None:
+        self.samples.setdefault(key, []).append(sample)
+
+    def keys(self, row: str, subject: str | None = None) -> list[Key]:
+        return [key for key in self.samples if key.row == row and subject in (None, key.subject)]
+
+    def spread(self, key: Key, column: rows.Column) -> Spread:
+        return spread(column.value(sample) for sample in self.samples[key])
+
+    def median(self, key: Key, column: rows.Column) -> float:
+        return self.spread(key, column).median
+
+    def rival(self, row: rows.Row, subject: str, way: str) -> float | None:
+        """What this way is compared with: the same way of the other subject, or else its best one."""
+        same = [key for key in self.keys(row.NAME, subject) if key.way == way]
+        return self.median(same[0], row.COMPARED) if same else self.best(row, subject)
+
+    def best(self, row: rows.Row, subject: str) -> float | None:
+        """A subject's best median of the compared column over its ways of saturation."""
+        medians = [self.median(key, row.COMPARED) for key in self.keys(row.NAME, subject) if key.saturates]
+        known = [value for value in medians if value == value]  # NaN: not measured in this way
+        if not known:
+            return None
+        return min(known) if row.LESS_IS_BETTER else max(known)

@@ -15,6 +15,8 @@ from tests.load import errors
 
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")  # the resolution of /proc/PID/stat, 10 ms as a rule: 0.3 % of a run of 3 s
 
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
 
 class Cores(NamedTuple):
     server: int
@@ -30,10 +32,10 @@ def cores() -> Cores:
 
 
 @contextlib.contextmanager
-def pinned(core: int) -> Iterator[None]:
-    """This process, and every child that it starts meanwhile, runs on this core alone."""
+def pinned(core: int | None) -> Iterator[None]:
+    """This process, and every child that it starts meanwhile, runs on this core alone. None: on all of them."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, range(os.cpu_count() or 1) if core is None else {core})
     try:
         yield
     finally:
@@ -45,6 +47,11 @@ def cpu_seconds(pid: int) -> float:
     # The name in parentheses may hold anything; after it come the fields from the third on (proc_pid_stat(5)).
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) * TICK_S
+
+
+def resident_bytes(pid: int) -> int:
+    """The memory that a process occupies."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
 
 
 def core_seconds(pid: int) -> float:
@@ -73,8 +80,8 @@ def describe() -> str:
         ),
         platform.machine(),
     )
-    load = os.getloadavg()[0]
-    return f"{model}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, load before the run {load:.2f}"
+    load, kernel = os.getloadavg()[0], platform.release().partition("-")[0]
+    return f"{model}, {os.cpu_count()} cores, {platform.system()} {kernel}, load before the run {load:.2f}"
 
 
 def versions(*distributions: str) -> str:

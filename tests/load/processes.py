@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,8 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
+
 from tests.harness import servers, worlds
 from tests.load import errors, machine
+
+RIVALS = Path(__file__).parent / "rivals"  # what npm installs, a folder each
 
 START_S = 30.0
 STOP_S = 3.0  # then by force: a server that is still busy with what nobody waits for would disturb the next one
@@ -28,13 +34,12 @@ class Process(NamedTuple):
 
 @contextlib.contextmanager
 def running(
-    command: Sequence[str], port: int, environment: Mapping[str, str], *, core: int, log: Path
+    command: Sequence[str], port: int, environment: Mapping[str, str], *, core: int | None, log: Path
 ) -> Iterator[Process]:
-    """A program of this Python's environment, once it listens on `port`. Ended at the end. Raises NotStarted."""
-    program, *arguments = command
+    """A program, once it listens on `port`. Ended at the end. Raises NotStarted. `core`: None is all of them."""
     with log.open("ab") as output, machine.pinned(core):
         child = subprocess.Popen(
-            [str(Path(sys.executable).parent / program), *arguments],
+            command,
             cwd=worlds.REPOSITORY,
             env=dict(environment),
             stdin=subprocess.DEVNULL,
@@ -55,6 +60,36 @@ def running(
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+
+
+def own(command: Sequence[str]) -> list[str]:
+    """With a program of this Python's environment."""
+    program, *arguments = command
+    return [str(Path(sys.executable).parent / program), *arguments]
+
+
+def only_child(process: Process) -> Process:
+    """The one worker of a server that has a master."""
+    deadline = time.monotonic() + START_S
+    while len(children := psutil.Process(process.pid).children()) != 1:
+        if time.monotonic() > deadline:
+            raise errors.NotStarted(f"A server has {len(children)} workers and should have one")
+        time.sleep(PAUSE_S)
+    return Process(children[0].pid, process.port)
+
+
+def output(program: str, *arguments: str) -> str:
+    """What a program says, on either of its outputs; nothing where there is no such program."""
+    path = shutil.which(program)
+    if path is None:
+        return ""
+    said = subprocess.run([path, *arguments], capture_output=True, text=True, timeout=START_S, check=False)
+    return (said.stdout or said.stderr).strip()
+
+
+def relative(folder: Path) -> str:
+    """As one writes it in the repository's root."""
+    return os.path.relpath(folder, worlds.REPOSITORY)
 
 
 def _tail(log: Path) -> str:

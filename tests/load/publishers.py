@@ -7,16 +7,16 @@ it how many events may be under way.
 from __future__ import annotations
 
 import asyncio
-import json
+import select
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from apps.engine import interface
 from apps.engine.local import engine
 from apps.hub import frames
-from tests.harness import servers, signing, wire, worlds
+from tests.harness import servers, wire
 from tests.load import errors, events, subscribers
 
 
@@ -31,13 +31,12 @@ class Publisher(Protocol):
 
 
 class Http:
-    """Pusher's HTTP API, one request at a time on each connection: `events`, or with `batch` `batch_events`."""
+    """One request at a time on each of the connections. `request`: of the first number, and of how many events."""
 
-    def __init__(self, port: int, application: worlds.Application, connections: int, batch: int = 1) -> None:
-        self._application = application
+    def __init__(self, port: int, request: Callable[[int, int], bytes], connections: int, batch: int = 1) -> None:
+        self._request = request
         self._batch = batch
-        self._route = f"/apps/{application.id}/{'events' if batch == 1 else 'batch_events'}"
-        self._connections = [_HttpConnection(port) for _ in range(connections)]
+        self._connections = [HttpConnection(port) for _ in range(connections)]
 
     def publish(self, first: int, room: int) -> int:
         begun = 0
@@ -46,49 +45,63 @@ class Http:
             if not count:
                 break
             if not connection.busy:
-                body = self._body(first + begun, count)
-                connection.post(signing.path(self._application, "POST", self._route, body), body)
+                connection.send(self._request(first + begun, count))
                 begun += count
         return begun
 
     def watched(self) -> Mapping[int, subscribers.Ready]:
-        return {one.socket.fileno(): one.ready for one in self._connections}
+        return {one.fileno(): one.ready for one in self._connections}
 
     def close(self) -> None:
         for one in self._connections:
-            one.socket.close()
-
-    def _body(self, first: int, count: int) -> bytes:
-        numbers = range(first, first + count)
-        if self._batch == 1:
-            event = {"name": events.NAME, "channels": [events.CHANNEL], "data": events.data(first)}
-            return json.dumps(event).encode()
-        items = [{"name": events.NAME, "channel": events.CHANNEL, "data": events.data(number)} for number in numbers]
-        return json.dumps({"batch": items}).encode()
+            one.close()
 
 
-class _HttpConnection:
+def post(target: str, body: bytes) -> bytes:
+    """A request with a body."""
+    head = f"POST {target} HTTP/1.1\r\nHost: {servers.HOST}\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+class HttpConnection:
+    """Keep-alive. To a server that ends the connection with each answer, a new one for each request."""
+
     def __init__(self, port: int) -> None:
         self.busy = False
-        self.socket = socket.create_connection((servers.HOST, port))
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._port = port
         self._answer = b""
+        self._poll = select.epoll(1)  # the socket may change; who watches us watches this
+        self._connect()
 
-    def post(self, target: str, body: bytes) -> None:
-        head = f"POST {target} HTTP/1.1\r\nHost: {servers.HOST}\r\nContent-Length: {len(body)}\r\n\r\n"
-        self.socket.sendall(head.encode() + body)
+    def fileno(self) -> int:
+        return self._poll.fileno()
+
+    def send(self, request: bytes) -> None:
+        self.socket.sendall(request)
         self.busy = True
 
     def ready(self) -> None:
-        """Something of the answer is there. Raises Refused unless it is a 200."""
+        """Something of the answer is there. Raises Refused unless it is a success."""
         received = self.socket.recv(65_536)
         self._answer += received
         head, end, body = self._answer.partition(b"\r\n\r\n")
-        if not received or (end and b" 200 " not in head[:16]):
+        if not received or (end and b" 20" not in head[:16]):
             raise errors.Refused(f"A publication was not accepted: {self._answer[:500]!r}")
         if end and len(body) >= _content_length(head):
             self._answer = b""
             self.busy = False
+            if b"connection: close" in head.lower():
+                self.socket.close()
+                self._connect()
+
+    def close(self) -> None:
+        self._poll.close()
+        self.socket.close()
+
+    def _connect(self) -> None:
+        self.socket = socket.create_connection((servers.HOST, self._port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._poll.register(self.socket, select.EPOLLIN)
 
 
 def _content_length(head: bytes) -> int:

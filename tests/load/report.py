@@ -1,78 +1,64 @@
-"""The figures as Markdown tables."""
+"""The figures as Markdown: a table for each row, with the ratio to each rival of the same run, and the bars."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 
-from tests.load import bars, figures, subjects
-from tests.load.rows import latency
+from tests.load import bars, figures, rows, subjects
 
 
-def fanout_table(found: figures.Figures) -> str:
-    rivals = [found.cpu_us(key) for key in found.fanout if key.subject == subjects.STOCK]
-    rows = []
-    for key, samples in found.fanout.items():
-        ratio = f"{min(rivals) / found.cpu_us(key):.0f}" if rivals else "—"
-        rows.append(
-            (
-                f"{key.subject}: {key.way}",
-                _spread(figures.spread(samples, lambda sample: sample.cpu_us), 2),
-                _spread(figures.spread(samples, lambda sample: sample.per_second / 1e3), 0),
-                _percent(figures.spread(samples, lambda sample: sample.server_busy).median),
-                _percent(figures.spread(samples, lambda sample: sample.others_busy).median),
-                _percent(figures.spread(samples, lambda sample: sample.client_busy).median),
-                ratio,
-            )
-        )
-    head = (
-        "server",
-        "CPU µs per delivery",
-        "1,000 deliveries/s",
-        "server's share of its core",
-        "others' share of it",
-        "client's core",
-        "times less CPU than stock",
-    )
-    return _table(head, rows)
+def row_table(row: rows.Row, found: figures.Figures) -> str:
+    keys = found.keys(row.NAME)
+    columns = [column for column in row.COLUMNS if any(_is_known(found.spread(key, column)) for key in keys)]
+    names = dict.fromkeys(key.subject for key in keys if key.subject not in subjects.OURS)
+    head = ["server", *(column.head for column in columns), *(f"vs {_short(name)}" for name in names)]
+    lines = [
+        [
+            f"{key.subject}: {key.way}",
+            *(_cell(found.spread(key, column), column) for column in columns),
+            *(_ratio(_against(found, row, key, name)) for name in names),
+        ]
+        for key in keys
+    ]
+    return _table(head, lines)
 
 
-def latency_table(found: figures.Figures) -> str:
-    rows = []
-    for key, samples in found.latency.items():
-        behind = max(sample.behind for sample in samples)
-        if behind:
-            cells = [f"does not keep up: {behind} events behind at the end"] + ["—"] * 2
-        else:
-            spreads = (
-                figures.spread(samples, lambda sample: sample.p50),
-                figures.spread(samples, lambda sample: sample.p99),
-                figures.spread(samples, lambda sample: sample.worst),
-            )
-            cells = [_spread(one.scaled(1e3), 1) for one in spreads]
-        rows.append((f"{key.subject}: {key.way}", *cells))
-    return _table(("server", "p50 ms", "p99 ms", "worst ms"), rows)
+def verdict_list(found: figures.Figures) -> str:
+    lines = [f"- {'reached' if one.reached else 'MISSED'}: {one.text}" for one in bars.verdicts(found)]
+    lines += [f"- not judged: {text}" for text in bars.not_judged(found)]
+    lines += [f"- FAILED: {where}: {why}" for where, why in found.failures.items()]
+    return "\n".join(lines)
 
 
-def verdict_list(verdicts: Sequence[bars.Verdict]) -> str:
-    if not verdicts:
-        return "No bar was judged: its figures were not measured."
-    return "\n".join(f"- {'reached' if verdict.reached else 'MISSED'}: {verdict.text}" for verdict in verdicts)
+def _against(found: figures.Figures, row: rows.Row, key: figures.Key, rival: str) -> float:
+    value = found.rival(row, rival, key.way)
+    return math.nan if value is None else bars.times_better(row, found.median(key, row.COMPARED), value)
 
 
-LATENCY_TITLE = f"Latency at {latency.PER_SECOND} events/s, from the moment an event is due to each receipt"
+def _short(name: str) -> str:
+    return name.partition(",")[0]
 
 
-def _spread(value: figures.Spread, digits: int) -> str:
+def _is_known(value: figures.Spread) -> bool:
+    return not math.isnan(value.median)
+
+
+def _cell(value: figures.Spread, column: rows.Column) -> str:
     if not math.isfinite(value.median):
         return "—"
-    return f"{value.median:,.{digits}f} ({value.least:,.{digits}f}-{value.most:,.{digits}f})"
+    if column.percent:
+        return f"{value.median:.0%}"
+    low, high = f"{value.least:,.{column.digits}f}", f"{value.most:,.{column.digits}f}"
+    middle = f"{value.median:,.{column.digits}f}"
+    return middle if low == high else f"{middle} ({low}-{high})"
 
 
-def _percent(share: float) -> str:
-    return f"{share:.0%}"
+def _ratio(value: float) -> str:
+    if not math.isfinite(value):
+        return "—"
+    return f"{value:.0f}" if value >= 10 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *lines])

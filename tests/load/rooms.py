@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 
-from tests.load import errors, events, publishers, subjects, subscribers
+from tests.load import connections, errors, events, publishers, subjects, subscribers
 
 PATIENCE_S = 20.0  # for events that are under way: what is later than this is missing
 
@@ -61,22 +61,16 @@ class Room:
 @contextlib.contextmanager
 def opened(running: subjects.Running, count: int) -> Iterator[Room]:
     """`count` subscribers; event 0 was published and read by all: it tells what this server's frames look like."""
-    wires = running.join(count)
-    joined: subscribers.Subscribers | None = None
-    try:
+    clients = connections.opened(running.port, running.target, running.joining, count)
+    with contextlib.ExitStack() as stack:
+        for one in clients:
+            stack.callback(one.close)
         publisher = next(iter(running.ways().values())).open()
+        stack.callback(publisher.close)
         publisher.publish(0, 1)
-        frames = {wires[0].receive()} | {one.receive() for one in wires[1:]}
-        publisher.close()
-        frame = frames.pop()
-        if frames or frame is None:
-            raise errors.Lost(f"Subscribers do not agree about the first event: {frame}, {frames}")
-        layout = events.layout(frame.payload)
-        joined = subscribers.Subscribers(wires, layout)
+        payload = clients[0].receive()
+        if any(one.receive() != payload for one in clients[1:]):
+            raise errors.Lost(f"Not every subscriber got {payload!r} as the first event")
+        joined = subscribers.Subscribers(clients, events.layout(payload))
+        stack.callback(joined.close)
         yield Room(joined)
-    finally:
-        if joined is not None:
-            joined.close()
-        else:
-            for one in wires:
-                one.__exit__()

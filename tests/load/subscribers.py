@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 
 from tests.harness import wire
-from tests.load import errors, events
+from tests.load import connections, errors, events
 
 READ_BYTES = 256 * 1024
 TEXT_HEAD = b"\x81"  # FIN and the text opcode
@@ -23,16 +23,16 @@ Ready = Callable[[], None]
 
 
 class Subscribers:
-    """`wires` are subscribed and have nothing left to read. `layout` holds for every frame that follows."""
+    """`joined` are subscribed and have nothing left to read. `layout` holds for every frame that follows."""
 
-    def __init__(self, wires: Sequence[wire.Wire], layout: events.Layout) -> None:
+    def __init__(self, joined: Sequence[connections.Connection], layout: events.Layout) -> None:
         self.layout = layout
         self.reference = bytearray()  # what the first subscriber got
         self.arrivals: array[float] | None = None  # while it is one: (position, position behind, time) of each read
-        self._wires = wires
-        self._sockets = [one.socket for one in wires]
+        self._joined = joined
+        self._sockets = [one.socket for one in joined]
         self._order = bytearray()  # the marks, in the order in which the server sent them
-        self._got = [0] * len(wires)  # bytes of events
+        self._got = [0] * len(joined)  # bytes of events
         self._total = 0
         self._buffer = bytearray(READ_BYTES)
         self._poll = select.epoll()
@@ -43,7 +43,7 @@ class Subscribers:
             self._poll.register(one, select.EPOLLIN)
 
     def __len__(self) -> int:
-        return len(self._wires)
+        return len(self._joined)
 
     @property
     def deliveries(self) -> int:
@@ -70,8 +70,8 @@ class Subscribers:
 
     def close(self) -> None:
         self._poll.close()
-        for one in self._wires:
-            one.__exit__()
+        for one in self._joined:
+            one.close()
 
     def _receive(self, index: int) -> None:
         buffer, got, (size, mark) = self._buffer, self._got[index], self.layout

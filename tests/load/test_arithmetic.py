@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import sys
@@ -10,23 +11,24 @@ import time
 from array import array
 from collections.abc import Iterator
 from typing import cast
+from xml.etree import ElementTree as ET
 
 import pytest
 
-from tests.harness import wire
-from tests.load import bars, errors, events, figures, machine, subjects, subscribers
-from tests.load.rows import fanout, latency
+from tests.harness import wire, worlds
+from tests.load import bars, connections, errors, events, figures, machine, picture, report, subjects, subscribers
+from tests.load.rows import crowd, fanout, latency, posts, small_rooms
 
 LAYOUT = events.layout(events.body(0))
 
 
 class Pipe:
-    """What Subscribers needs of a wire: a socket. Its other end is the server's."""
+    """What Subscribers needs of a connection: a socket. Its other end is the server's."""
 
     def __init__(self) -> None:
         self.socket, self.server = socket.socketpair()
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self.socket.close()
         self.server.close()
 
@@ -34,7 +36,7 @@ class Pipe:
 class Audience:
     def __init__(self, count: int) -> None:
         self.pipes = [Pipe() for _ in range(count)]
-        self.subscribers = subscribers.Subscribers([cast(wire.Wire, one) for one in self.pipes], LAYOUT)
+        self.subscribers = subscribers.Subscribers([cast(connections.Connection, one) for one in self.pipes], LAYOUT)
 
     def send(self, data: bytes, *indices: int) -> None:
         for index in indices:
@@ -60,12 +62,17 @@ def frames(*numbers: int) -> bytes:
     return b"".join(frame(number) for number in numbers)
 
 
-def key(subject: str, *, saturates: bool = True) -> figures.Key:
-    return figures.Key(subject, "a way", saturates)
+def key(subject: str, *, row: str = fanout.NAME, saturates: bool = True) -> figures.Key:
+    return figures.Key(row, subject, "a way", saturates)
 
 
 def sample(cpu_us: float) -> fanout.Sample:
     return fanout.Sample(1_000_000, 2.0, cpu_us, 1.0, 1.5)
+
+
+def found(**costs: float) -> figures.Figures:
+    """Of the fan-out, by the names of the constants in `subjects`."""
+    return figures.Figures({key(getattr(subjects, name)): [sample(cost)] for name, cost in costs.items()})
 
 
 # -- events -------------------------------------------------------------------------------------------------------
@@ -180,22 +187,188 @@ def test_one_read_of_several_events_delays_each_from_its_own_due_time() -> None:
     assert latency.delays(arrivals, [9.0, 9.5, 9.75]) == [1.0, 0.5, 1.25]
 
 
+# -- connections --------------------------------------------------------------------------------------------------
+
+
+def server_frame(payload: bytes, opcode: int = wire.TEXT) -> bytes:
+    return wire.encode(wire.WireFrame(opcode, payload), masked=False)
+
+
+@pytest.mark.parametrize("step", [1, 3, 200, 100_000])
+def test_frames_are_cut_out_of_a_stream_wherever_it_was_cut(step: int) -> None:
+    payloads = [b"", b"short", b"x" * 125, b"y" * 126, b"z" * 70_000]
+    stream = b"".join(map(server_frame, payloads)) + PING
+    frames = connections.Frames()
+    got = [one for at in range(0, len(stream), step) for one in frames.feed(stream[at : at + step])]
+    assert got == payloads
+    assert frames.rest == b""
+    assert frames.pings == [b"life"]
+
+
+@pytest.mark.parametrize(
+    "data", [b"", server_frame(b"\x10\x04", wire.CLOSE), b"\xc1\x01a"], ids=["end", "close", "deflated"]
+)
+def test_a_stream_that_is_not_what_was_agreed_is_noticed(data: bytes) -> None:
+    with pytest.raises(errors.Lost):
+        connections.Frames().feed(data)
+
+
+def test_a_pong_is_a_whole_masked_frame() -> None:
+    assert connections.pong(b"life") == bytes((0x80 | wire.PONG, 0x80 | 4, 0, 0, 0, 0)) + b"life"
+
+
+@pytest.mark.parametrize("size", [0, 125, 126, 65_535])
+def test_a_text_of_a_client_is_masked_with_zeros(size: int) -> None:
+    frame = connections.text(b"a" * size)
+    assert frame[1] & 0x80
+    assert frame.endswith(bytes(4) + b"a" * size)
+    assert int.from_bytes(frame[2:4], "big") == size if size > 125 else frame[1] & 0x7F == size
+
+
+# -- small rooms --------------------------------------------------------------------------------------------------
+
+
+class House:
+    """One server's end for each member and visitor of a small_rooms.House, which only ever has its first room."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(small_rooms, "ROOMS", 1)
+        self.pipes = [Pipe() for _ in range(small_rooms.SEATS + 1)]
+        clients = [connections.Connection(one.socket) for one in self.pipes]
+        application = worlds.Application("1", "key", "secret")
+        seats = small_rooms.SEATS
+        self.house = small_rooms.House(application, clients[:seats], clients[seats:], ["1.1"])
+
+    def answer(self, *receivers: int, text: bytes) -> None:
+        for one in receivers:
+            self.pipes[one].server.sendall(server_frame(text))
+
+    def close(self) -> None:
+        self.house.close()
+        for one in self.pipes:
+            one.close()
+
+
+@pytest.fixture
+def house(monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+    one = House(monkeypatch)
+    yield one
+    one.close()
+
+
+def tick(number: int) -> bytes:
+    return f'{{"event":"client-tick","channel":"presence-room-0000","data":"number={number:08}..."}}'.encode()
+
+
+def test_a_member_answers_pings(house: House) -> None:
+    assert house.house.begin()
+    house.pipes[0].server.sendall(PING)
+    house.answer(0, 2, 3, 4, text=tick(1))
+    house.house.live_for(0)
+    assert house.pipes[0].server.recv(100) == connections.pong(b"life")
+
+
+def test_a_client_event_is_delivered_when_the_four_others_have_it(house: House) -> None:
+    assert house.house.begin()
+    house.answer(0, 2, 3, 4, text=tick(1))  # member 1 speaks first
+    house.house.live_for(0)
+    assert house.house.deliveries == 4
+    assert b"client-tick" in house.pipes[1].server.recv(1_000)
+
+
+@pytest.mark.parametrize(
+    ("receivers", "number"), [((0, 0), 1), ((0,), 2), ((1,), 1)], ids=["doubled", "another", "its own"]
+)
+def test_a_client_event_that_should_not_have_come_is_noticed(
+    house: House, receivers: tuple[int, ...], number: int
+) -> None:
+    assert house.house.begin()
+    house.answer(*receivers, text=tick(number))
+    with pytest.raises(errors.Lost):
+        house.house.live_for(0)
+
+
 # -- figures and bars ---------------------------------------------------------------------------------------------
 
 
 def test_a_spread_is_the_median_and_the_range() -> None:
-    assert figures.spread([3.0, 1.0, 10.0], float) == (3.0, 1.0, 10.0)
+    assert figures.spread([3.0, 1.0, 10.0]) == (3.0, 1.0, 10.0)
 
 
-def test_bars_are_judged_on_medians_and_on_the_same_run() -> None:
-    found = figures.Figures(
-        {key(subjects.FANFARE): [sample(9), sample(3), sample(2)], key(subjects.STOCK): [sample(150)]}
-    )
-    assert [verdict.reached for verdict in bars.verdicts(found)] == [True, True]
-    found.fanout[key(subjects.FANFARE)] = [sample(3.1)]
-    assert [verdict.reached for verdict in bars.verdicts(found)] == [False, False]
+def test_the_best_of_a_subject_is_by_its_row_the_least_or_the_most() -> None:
+    figure = figures.Figures()
+    for way, count in (("a", 1_000), ("b", 3_000)):
+        figure.add(figures.Key(posts.NAME, "x", way), posts.Sample(count, 1.0, 1.0, 1.0))
+        figure.add(figures.Key(fanout.NAME, "x", way), fanout.Sample(count, 1.0, 1.0, 1.0, 1.0))
+    assert figure.best(posts, "x") == 3_000
+    assert figure.best(fanout, "x") == pytest.approx(1e6 / 3_000)
+    assert figure.best(fanout, "y") is None
+
+
+@pytest.mark.parametrize(("cpu_us", "reached"), [(1.3, True), (1.4, False)])
+def test_a_limit_is_judged_on_the_median_of_the_worst_way(cpu_us: float, reached: bool) -> None:
+    figure = found(FANFARE=0.5)
+    figure.samples[figures.Key(fanout.NAME, subjects.FANFARE, "another")] = [sample(9), sample(cpu_us), sample(1)]
+    bar = bars.Limit(fanout, fanout.COMPARED, at_most=1.3)
+    assert [verdict.reached for verdict in bar.judge(figure)] == [reached]
+
+
+@pytest.mark.parametrize(("rival", "reached"), [(2.0, True), (1.9, False)])
+def test_a_ratio_is_judged_on_the_same_run(rival: float, reached: bool) -> None:
+    bar = bars.Times(fanout, 2, subjects.NCHAN)
+    assert [verdict.reached for verdict in bar.judge(found(FANFARE=1.0, NCHAN=rival))] == [reached]
+
+
+def test_where_more_is_better_the_ratio_is_turned_round() -> None:
+    assert bars.times_better(fanout, 2.0, 8.0) == 4
+    assert bars.times_better(posts, 8.0, 2.0) == 4
+
+
+def test_more_subscribers_may_cost_a_little_more() -> None:
+    figure = found(FANFARE=1.0)
+    figure.samples[key(subjects.FANFARE, row=crowd.NAME)] = [sample(1.25)]
+    assert [one.reached for one in bars.Grows(crowd, fanout, 1.2).judge(figure)] == [False]
+    assert [one.reached for one in bars.Grows(crowd, fanout, 1.3).judge(figure)] == [True]
+
+
+def test_a_server_that_does_not_keep_up_is_worse_than_any_that_does() -> None:
+    slow, quick = latency.Sample(math.inf, math.inf, math.inf, 50), latency.Sample(0.1, 0.2, 0.3, 0)
+    bar = bars.Times(latency, 1, subjects.NCHAN)
+    for ours, rival, reached in ((quick, slow, True), (slow, quick, False)):
+        figure = figures.Figures({key(subjects.FANFARE, row=latency.NAME): [ours]})
+        figure.add(key(subjects.NCHAN, row=latency.NAME), rival)
+        assert [one.reached for one in bar.judge(figure)] == [reached]
 
 
 def test_a_publisher_that_does_not_saturate_is_not_judged() -> None:
-    found = figures.Figures({key(subjects.FANFARE, saturates=False): [sample(9)], key(subjects.STOCK): [sample(150)]})
-    assert bars.verdicts(found) == []
+    figure = figures.Figures({key(subjects.FANFARE, saturates=False): [sample(9)], key(subjects.STOCK): [sample(150)]})
+    assert bars.verdicts(figure) == []
+
+
+def test_a_bar_without_figures_is_said_to_be_not_judged() -> None:
+    assert len(bars.not_judged(figures.Figures())) == len(bars.BARS)
+
+
+# -- report and picture -------------------------------------------------------------------------------------------
+
+
+def test_a_table_has_the_ratio_to_each_rival() -> None:
+    table = report.row_table(fanout, found(FANFARE=0.5, NCHAN=2.0, SOKETI=8.0))
+    assert "| vs nchan | vs soketi |" in table
+    assert next(line for line in table.splitlines() if line.startswith("| Fanfare")).endswith("| 4.0 | 16 |")
+
+
+def test_a_missed_bar_is_printed_as_missed() -> None:
+    assert "MISSED: Fanfare, a way: 9 CPU µs per delivery" in report.verdict_list(found(FANFARE=9))
+
+
+def test_a_bar_far_beyond_the_others_is_cut() -> None:
+    assert picture.lengths([1.0, 2.0, 4.0], 100) == [(25, False), (50, False), (100, False)]
+    assert picture.lengths([1.0, 10.0, 300.0], 100) == [(8, False), (80, False), (100, True)]
+    assert picture.lengths([5.0, math.inf], 100) == [(100, False), (100, True)]
+
+
+def test_the_picture_is_an_image_that_names_every_server() -> None:
+    drawn = ET.fromstring(picture.drawn(found(FANFARE=0.5, STOCK=200), "a machine of <2 cores"))
+    texts = {one.text for one in drawn.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"Fanfare", "stock Channels", "0.50", "200.00", "a machine of <2 cores"} <= texts

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-from tests.load import machine, publishers, rooms
+from tests.load import machine, publishers, rooms, rows, subjects
+
+NAME = "fanout"
+TITLE = "Fan-out at saturation"
 
 WARM_UP_S = 0.3
 IDLE_WAIT_S = 0.1  # the longest wait for something to read, while publishing
@@ -41,7 +46,29 @@ class Sample(NamedTuple):
         return self.client_cpu_s / self.wall_s
 
 
-def measure(room: rooms.Room, publisher: publishers.Publisher, window: int, pid: int, seconds: float) -> Sample:
+COMPARED = rows.Column("CPU µs per delivery", lambda sample: sample.cpu_us, digits=2)
+LESS_IS_BETTER = True
+COLUMNS: Sequence[rows.Column] = (
+    COMPARED,
+    rows.Column("1,000 deliveries/s", lambda sample: sample.per_second / 1e3),
+    rows.Column("server's share of its core", lambda sample: sample.server_busy, percent=True),
+    rows.Column("others' share of it", lambda sample: sample.others_busy, percent=True),
+    rows.Column("client's core", lambda sample: sample.client_busy, percent=True),
+)
+
+
+def takes(subject: subjects.Subject) -> bool:
+    return subject.one_frame_each
+
+
+def measure(subject: subjects.Subject, folder: Path, plan: rows.Plan) -> Iterator[rows.Measured]:
+    with subject.running(folder, plan.cores.server) as running, rooms.opened(running, plan.subscribers) as room:
+        for name, way in running.ways().items():
+            with room.publisher(way) as publisher:
+                yield rows.Measured(name, sample(room, publisher, way.window, running.pid, plan.seconds), way.saturates)
+
+
+def sample(room: rooms.Room, publisher: publishers.Publisher, window: int, pid: int, seconds: float) -> Sample:
     """Publish for `seconds` after a warm-up, at most `window` events under way. Raises Lost where something is."""
     _saturate(room, publisher, window, WARM_UP_S)
     deliveries = room.subscribers.deliveries

@@ -9,13 +9,18 @@ from __future__ import annotations
 import math
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-from tests.load import errors, publishers, rooms
+from tests.load import errors, publishers, rooms, rows, subjects
+
+NAME = "latency"
 
 PER_SECOND = 20
+WARM_UP_S = 0.5
 SPIN_S = 0.001  # the resolution of epoll's time-out: less than this before an event is due, do not sleep
+TITLE = f"Latency at {PER_SECOND} events/s, from the moment an event is due to each receipt"
 ALLOWED_BEHIND = 2 * PER_SECOND  # events under way at the end; more, and the server does not keep up
 
 
@@ -28,7 +33,29 @@ class Sample(NamedTuple):
     behind: int
 
 
-def measure(room: rooms.Room, publisher: publishers.Publisher, seconds: float) -> Sample:
+COMPARED = rows.Column("p99 ms", lambda sample: sample.p99 * 1e3, digits=1)
+LESS_IS_BETTER = True
+COLUMNS: Sequence[rows.Column] = (
+    rows.Column("p50 ms", lambda sample: sample.p50 * 1e3, digits=1),
+    COMPARED,
+    rows.Column("worst ms", lambda sample: sample.worst * 1e3, digits=1),
+    rows.Column("events behind at the end", lambda sample: sample.behind),
+)
+
+
+def takes(subject: subjects.Subject) -> bool:
+    return subject.one_frame_each and subject.name != subjects.FANFARE_OTHER
+
+
+def measure(subject: subjects.Subject, folder: Path, plan: rows.Plan) -> Iterator[rows.Measured]:
+    with subject.running(folder, plan.cores.server) as running, rooms.opened(running, plan.subscribers) as room:
+        name, way = next(iter(running.ways().items()))
+        with room.publisher(way) as publisher:
+            sample(room, publisher, WARM_UP_S)
+            yield rows.Measured(name, sample(room, publisher, plan.calm_seconds))
+
+
+def sample(room: rooms.Room, publisher: publishers.Publisher, seconds: float) -> Sample:
     room.drain()
     room.subscribers.arrivals = array("d")
     first = room.published + 1

@@ -1,4 +1,4 @@
-"""The servers that are compared, a module each. A new one is a class with this interface and a line in `ALL`."""
+"""The servers that are compared, a module each. A new one is a class like `Subject` and a line in `all_subjects`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from tests.harness import wire
-from tests.load import publishers
+from tests.load import connections, publishers
 
-# The two that the bars speak of.
+# Those that the bars speak of.
 FANFARE = "Fanfare"
+FANFARE_OTHER = "Fanfare on uvicorn's WebSocket class"
 STOCK = "stock Channels, in-memory layer"
+NCHAN = "nchan"
+SOKETI = "soketi"
+OURS = (FANFARE, FANFARE_OTHER)
 
 
 class Way(NamedTuple):
@@ -29,10 +32,15 @@ class Way(NamedTuple):
 class Running(Protocol):
     """A subject that was started."""
 
-    pid: int
+    pid: int  # of the process that serves connections
+    port: int
+    target: str  # where a client connects: path and query
 
-    def join(self, count: int) -> list[wire.Wire]:
-        """This many subscribers of the one channel, with nothing left to read."""
+    def greeting(self) -> connections.Dialogue:
+        """Until a client is connected."""
+
+    def joining(self) -> connections.Dialogue:
+        """Until a client is subscribed to the one channel, with nothing left to read."""
 
     def ways(self) -> Mapping[str, Way]:
         """How one publishes to it, by a name for the table. The first is also the one of the calm rows."""
@@ -40,9 +48,12 @@ class Running(Protocol):
 
 class Subject(Protocol):
     name: str
+    # Whether each event comes in a frame of its own. Centrifugo puts up to four into one, as lines; the client of the
+    # fan-out rows, which finds events by their size, does not take them apart.
+    one_frame_each: bool
 
     def absent(self) -> str | None:
-        """Why it cannot run here; None if it can."""
+        """Why it cannot run here, in one sentence; None if it can."""
 
     def versions(self) -> str: ...
 
@@ -52,6 +63,15 @@ class Subject(Protocol):
 
 def all_subjects() -> list[Subject]:
     """In the order of the tables."""
-    from tests.load.subjects import channels, fanfare  # each of them needs what is above
+    from tests.load.subjects import centrifugo, channels, fanfare, nchan, relays, soketi  # they need what is above
 
-    return [fanfare.Fanfare(), channels.StockChannels()]
+    return [
+        fanfare.Fanfare(),
+        fanfare.OtherClass(),
+        nchan.Nchan(),
+        soketi.Soketi(),
+        relays.Relay("ws", "ws"),
+        relays.Relay("Socket.IO", "socket.io"),
+        centrifugo.Centrifugo(),
+        channels.StockChannels(),
+    ]

@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tests.harness import servers, wire, worlds
-from tests.load import machine, processes, publishers, subjects
+from tests.harness import servers, worlds
+from tests.load import connections, machine, processes, publishers, subjects
 
 # One event keeps it busy for a quarter of a second, and it joins nothing: more would only wait. Its layer drops above
 # 100 for a consumer.
@@ -17,6 +17,7 @@ WINDOW = 4
 
 class StockChannels:
     name = subjects.STOCK
+    one_frame_each = True
 
     def absent(self) -> str | None:
         return None
@@ -29,17 +30,23 @@ class StockChannels:
         port = servers.free_port()
         command = ["uvicorn", "tests.load.stock_channels:application", "--port", str(port), "--lifespan", "off"]
         environment = {name: text for name, text in os.environ.items() if not name.startswith(worlds.OWN_PREFIXES)}
-        with processes.running(command, port, environment, core=core, log=folder / "log") as process:
+        log = folder / "log"
+        with processes.running(processes.own(command), port, environment, core=core, log=log) as process:
             yield Running(process)
 
 
 class Running:
+    target = "/subscribe"
+
     def __init__(self, process: processes.Process) -> None:
         self.pid = process.pid
-        self._port = process.port
+        self.port = process.port
 
-    def join(self, count: int) -> list[wire.Wire]:
-        return [wire.Wire(self._port, "/subscribe") for _ in range(count)]
+    def greeting(self) -> connections.Dialogue:
+        return connections.silent()
+
+    def joining(self) -> connections.Dialogue:
+        return self.greeting()
 
     def ways(self) -> Mapping[str, subjects.Way]:
-        return {"group_send": subjects.Way(lambda: publishers.WebSocket(self._port, "/publish"), WINDOW)}
+        return {"group_send": subjects.Way(lambda: publishers.WebSocket(self.port, "/publish"), WINDOW)}

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tests.harness import servers, wire, worlds
-from tests.load import errors, events, machine, processes, publishers, subjects
-
-# More than all connections together carry, so that the server has the next request while its subscribers read; and
-# 10 kB for each subscriber, far below the 1 MiB at which a slow one is let go.
-WINDOW = 64
-
-SUBSCRIBE = json.dumps({"event": "pusher:subscribe", "data": {"channel": events.CHANNEL}}).encode()
+from tests.harness import servers, worlds
+from tests.load import machine, processes, publishers, subjects
+from tests.load.subjects import pusher
 
 
 class Fanfare:
     name = subjects.FANFARE
+    one_frame_each = True
+    flags: tuple[str, ...] = ()
 
     def absent(self) -> str | None:
         return None
@@ -27,47 +23,40 @@ class Fanfare:
         return machine.versions("django", "channels", "uvicorn", "uvloop", "websockets", "orjson")
 
     @contextlib.contextmanager
-    def running(self, folder: Path, core: int) -> Iterator[Running]:
+    def running(self, folder: Path, core: int) -> Iterator[pusher.Running]:
         world = worlds.template(folder / "data")
         port = servers.free_port()
-        command = servers.COMMANDS["uvicorn"](port)
-        with processes.running(command, port, world.environment(), core=core, log=folder / "log") as process:
-            yield Running(process, world)
+        command = [*servers.COMMANDS["uvicorn"](port), *self.flags]
+        log = folder / "log"
+        with processes.running(processes.own(command), port, world.environment(), core=core, log=log) as process:
+            yield self._running(process, world)
+
+    def _running(self, process: processes.Process, world: worlds.World) -> pusher.Running:
+        return Running(process, world)
 
 
-class Running:
+class OtherClass(Fanfare):
+    """With a WebSocket class that uvicorn brings, chosen by its flag: in some rows, to show what the own one does."""
+
+    name = subjects.FANFARE_OTHER
+    flags = ("--ws", "websockets-sansio")
+
+    def _running(self, process: processes.Process, world: worlds.World) -> pusher.Running:
+        return pusher.Running(process, world.application)
+
+
+class Running(pusher.Running):
     def __init__(self, process: processes.Process, world: worlds.World) -> None:
-        self.pid = process.pid
-        self._port = process.port
+        super().__init__(process, world.application)
         self._world = world
 
-    def join(self, count: int) -> list[wire.Wire]:
-        target = f"/app/{self._world.application.key}?protocol=7&client=load&version=1.0.0"
-        wires = [wire.Wire(self._port, target) for _ in range(count)]
-        for one in wires:
-            _expect(one, "pusher:connection_established")
-            one.send(wire.WireFrame(wire.TEXT, SUBSCRIBE))
-        for one in wires:
-            _expect(one, "pusher_internal:subscription_succeeded")
-        return wires
-
     def ways(self) -> Mapping[str, subjects.Way]:
-        port, application, folder = self._port, self._world.application, self._world.folder
+        folder, app = self._world.folder, self._world.application.id
         return {
-            "POST events, 16 connections": subjects.Way(lambda: publishers.Http(port, application, 16), WINDOW),
-            "POST batch_events of 10, 4 connections": subjects.Way(
-                lambda: publishers.Http(port, application, 4, batch=10), WINDOW
-            ),
-            "from the log, groups of 10": subjects.Way(lambda: publishers.Log(folder, application.id), WINDOW),
+            **super().ways(),
+            "POST batch_events of 10, 4 connections": subjects.Way(lambda: self.http(4, batch=10), pusher.WINDOW),
+            "from the log, groups of 10": subjects.Way(lambda: publishers.Log(folder, app), pusher.WINDOW),
             # Each request waits for the answer to the last: there is next to nothing to join, and each event pays for a
             # system call of its own to each subscriber.
-            "POST events, 1 connection": subjects.Way(
-                lambda: publishers.Http(port, application, 1), WINDOW, saturates=False
-            ),
+            "POST events, 1 connection": subjects.Way(lambda: self.http(1), pusher.WINDOW, saturates=False),
         }
-
-
-def _expect(one: wire.Wire, event: str) -> None:
-    frame = one.receive()
-    if frame is None or json.loads(frame.payload).get("event") != event:
-        raise errors.Lost(f"Expected {event}, got {frame}")

@@ -1,0 +1,67 @@
+"""The project's application, with doors at which the benchmark makes its workers publish from Python.
+
+    GET /load/publish?threads=4&begin=T&end=T   as many as they can, in each of so many threads
+    GET /load/pace?count=100&every=0.01         one at a time, with the moment of the call as data
+
+Times are of the monotonic clock, which all processes of a machine share. Threads, for that is where Django runs views.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qsl
+
+from apps import realtime
+from myproject.asgi import application as project
+from tests.load import events
+
+PREFIX = "/load/"
+CLOCK = time.CLOCK_MONOTONIC
+
+
+async def application(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] != "http" or not scope["path"].startswith(PREFIX):
+        await project(scope, receive, send)
+        return
+    query = {name: float(value) for name, value in parse_qsl(scope["query_string"].decode())}
+    published = await asyncio.to_thread(DOORS[scope["path"].removeprefix(PREFIX)], **query)
+    body = json.dumps({"pid": os.getpid(), "published": published}).encode()
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _publish(threads: float, begin: float, end: float) -> int:
+    counts = [0] * int(threads)
+    data = events.data(0)
+
+    def run(number: int) -> None:
+        time.sleep(max(0.0, begin - time.clock_gettime(CLOCK)))
+        while time.clock_gettime(CLOCK) < end:
+            realtime.publish(events.CHANNEL, events.NAME, data)
+            counts[number] += 1
+
+    running = [threading.Thread(target=run, args=(number,)) for number in range(len(counts))]
+    for one in running:
+        one.start()
+    for one in running:
+        one.join()
+    return sum(counts)
+
+
+def _pace(count: float, every: float) -> int:
+    due = time.clock_gettime(CLOCK)
+    for _ in range(int(count)):
+        due += every
+        time.sleep(max(0.0, due - time.clock_gettime(CLOCK)))
+        realtime.publish(events.CHANNEL, events.NAME, {"at": time.clock_gettime(CLOCK)})
+    return int(count)
+
+
+DOORS: dict[str, Callable[..., int]] = {"publish": _publish, "pace": _pace}

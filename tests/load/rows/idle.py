@@ -1,0 +1,110 @@
+"""Connections that only exist: what one occupies, what it costs to open, and what ten thousand cost to keep.
+
+Clients offer permessage-deflate and send a browser's headers. A connection is opened when the server has greeted it; it
+subscribes to nothing, except on servers where connecting is subscribing.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.load import connections, machine, rows, subjects
+from tests.load.subjects import fanfare, soketi
+
+NAME = "idle"
+TITLE = "Idle connections"
+FEW, MANY = 1_000, 5_000  # memory is read at both: what the first ones warm up is no connection's
+SETTLE_S = 1.0  # after the last handshake: what it left behind is freed
+
+# As pusher-js does: it pings after the seconds of silence that the server names, 120 with both that are asked. Servers
+# may ping themselves: uvicorn does every 20 s, so a sample takes that long.
+CLIENT_PING_S = 120.0
+CLIENT_PING = connections.text(b'{"event":"pusher:ping","data":{}}')
+
+
+class Sample(NamedTuple):
+    bytes_each: float  # resident memory of the server's process
+    connect_us: float  # CPU of the server for each connect
+    accepted_per_second: float
+    client_busy: float  # while it connected
+    share: float  # of a core, for all of the crowd; NaN where it was not measured
+
+    @property
+    def accepted_per_cpu_second(self) -> float:
+        return 1e6 / self.connect_us
+
+
+COMPARED = rows.Column("kB each", lambda sample: sample.bytes_each / 1e3, digits=1)
+LESS_IS_BETTER = True
+COLUMNS: Sequence[rows.Column] = (
+    COMPARED,
+    rows.Column("CPU µs per connect", lambda sample: sample.connect_us),
+    rows.Column("accepted per CPU second", lambda sample: sample.accepted_per_cpu_second),
+    rows.Column("accepted/s", lambda sample: sample.accepted_per_second),
+    rows.Column("client's core meanwhile", lambda sample: sample.client_busy, percent=True),
+    rows.Column("% of a core for 10,000", lambda sample: sample.share * 100, digits=2),
+)
+WAY = "connected"
+
+
+def takes(subject: subjects.Subject) -> bool:
+    return True
+
+
+def measure(subject: subjects.Subject, folder: Path, plan: rows.Plan) -> Iterator[rows.Measured]:
+    with subject.running(folder, plan.cores.server) as running:
+        opened: list[connections.Connection] = []
+
+        def connect(count: int) -> None:
+            opened.extend(
+                connections.opened(running.port, running.target, running.greeting, count, headers=connections.BROWSER)
+            )
+
+        try:
+            connect(FEW)
+            _settle()
+            memory = machine.resident_bytes(running.pid)
+            before = time.perf_counter(), machine.cpu_seconds(running.pid), time.process_time()
+            connect(MANY - FEW)
+            after = time.perf_counter(), machine.cpu_seconds(running.pid), time.process_time()
+            _settle()
+            memory = machine.resident_bytes(running.pid) - memory
+            share = math.nan
+            if isinstance(subject, fanfare.Fanfare | soketi.Soketi):
+                connect(plan.crowd - MANY)
+                _settle()
+                share = _share(running.pid, opened, plan.idle_seconds)
+        finally:
+            for one in opened:
+                one.close()
+    wall, server, client = (now - then for now, then in zip(after, before, strict=True))
+    count = MANY - FEW
+    yield rows.Measured(WAY, Sample(memory / count, server / count * 1e6, count / wall, client / wall, share))
+
+
+def _settle() -> None:
+    time.sleep(SETTLE_S)
+
+
+def _share(pid: int, opened: list[connections.Connection], seconds: float) -> float:
+    before = time.perf_counter(), machine.cpu_seconds(pid)
+    connections.read_for(opened, seconds, _pings(opened))
+    return (machine.cpu_seconds(pid) - before[1]) / (time.perf_counter() - before[0])
+
+
+def _pings(opened: list[connections.Connection]) -> Callable[[float], None]:
+    """Every connection in its turn, so that each pings once in CLIENT_PING_S."""
+    pinged = 0
+
+    def beat(passed: float) -> None:
+        nonlocal pinged
+        due = int(passed / CLIENT_PING_S * len(opened))
+        while pinged < due:
+            opened[pinged % len(opened)].send(CLIENT_PING)
+            pinged += 1
+
+    return beat

@@ -1,0 +1,120 @@
+"""Signed requests that publish to a channel without a subscriber: the HTTP side and the log, and no fan-out.
+
+soketi ends the connection with each answer, so to it every request is a connection of its own.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.load import errors, machine, publishers, rows, subjects
+from tests.load.subjects import fanfare, pusher, soketi
+
+NAME = "posts"
+TITLE = "Signed POST /events without a subscriber"
+CONNECTIONS = 32
+WARM_UP_S = 0.3
+PATIENCE_S = 5.0
+
+# Signing costs about as much as answering, so requests are made before, and sent again and again. Both servers check
+# every signature; neither remembers one.
+PREPARED = 1_000
+BATCH = 10
+
+
+class Sample(NamedTuple):
+    events: int  # of requests that were answered
+    wall_s: float
+    server_cpu_s: float
+    client_cpu_s: float
+
+    @property
+    def per_cpu_second(self) -> float:
+        """Events for each CPU second of the server: what one core can do."""
+        return self.events / self.server_cpu_s
+
+    @property
+    def per_second(self) -> float:
+        return self.events / self.wall_s
+
+
+COMPARED = rows.Column("events per CPU second", lambda sample: sample.per_cpu_second)
+LESS_IS_BETTER = False
+COLUMNS: Sequence[rows.Column] = (
+    COMPARED,
+    rows.Column("events/s", lambda sample: sample.per_second),
+    rows.Column("server's share of its core", lambda sample: sample.server_cpu_s / sample.wall_s, percent=True),
+    rows.Column("client's core", lambda sample: sample.client_cpu_s / sample.wall_s, percent=True),
+)
+SINGLE = f"POST events, {CONNECTIONS} connections"
+BATCHED = f"POST batch_events of {BATCH}, {CONNECTIONS} connections"
+
+
+def takes(subject: subjects.Subject) -> bool:
+    return subject.name in (subjects.FANFARE, subjects.SOKETI)
+
+
+def measure(subject: fanfare.Fanfare | soketi.Soketi, folder: Path, plan: rows.Plan) -> Iterator[rows.Measured]:
+    with subject.running(folder, plan.cores.server) as running:
+        for name, batch in ((SINGLE, 1), (BATCHED, BATCH)):
+            request = pusher.requests(running.application, batch)
+            prepared = [request(number * batch, batch) for number in range(PREPARED)]
+            load = _Load(running.port, prepared)
+            load.send_for(WARM_UP_S)
+            answered = load.answered
+            before = time.perf_counter(), machine.cpu_seconds(running.pid), time.process_time()
+            load.send_for(plan.seconds)
+            after = time.perf_counter(), machine.cpu_seconds(running.pid), time.process_time()
+            load.close()
+            spent = [now - then for now, then in zip(after, before, strict=True)]
+            yield rows.Measured(name, Sample((load.answered - answered) * batch, *spent))
+
+
+class _Load:
+    """Keep-alive connections, each with one request under way."""
+
+    def __init__(self, port: int, prepared: list[bytes]) -> None:
+        self.answered = 0
+        self._prepared = prepared
+        self._poll = select.epoll()
+        self._connections: dict[int, publishers.HttpConnection] = {}
+        for _ in range(CONNECTIONS):
+            one = publishers.HttpConnection(port)
+            self._connections[one.fileno()] = one
+            self._poll.register(one, select.EPOLLIN)
+        self._sent = 0
+
+    def send_for(self, seconds: float) -> None:
+        """Until then, and then until the last answer. Raises Refused, or Lost where none comes."""
+        deadline = time.perf_counter() + seconds
+        for one in self._connections.values():
+            self._send(one)
+        under_way = len(self._connections)
+        while under_way:
+            ready = self._poll.poll(PATIENCE_S)
+            if not ready:
+                raise errors.Lost(f"{under_way} requests got no answer for {PATIENCE_S:g} s")
+            go_on = time.perf_counter() < deadline
+            for fd, _ in ready:
+                one = self._connections[fd]
+                one.ready()
+                if one.busy:
+                    continue
+                self.answered += 1
+                if go_on:
+                    self._send(one)
+                else:
+                    under_way -= 1
+
+    def close(self) -> None:
+        self._poll.close()
+        for one in self._connections.values():
+            one.close()
+
+    def _send(self, one: publishers.HttpConnection) -> None:
+        one.send(self._prepared[self._sent % len(self._prepared)])
+        self._sent += 1

@@ -1,0 +1,153 @@
+"""publish() in the workers of `gunicorn -w 4`, as views call it: how much goes into the log, and how soon it is read.
+
+Throughput: each of the four workers calls `publish()` in a loop, in one thread or in several; an event counts when the
+call has returned, that is, when it is committed. Nobody is subscribed, but each worker reads back the whole log.
+
+Latency: one worker calls `publish()` at a calm pace; a subscriber of another worker reads the event from its WebSocket.
+Measured from just before the call to just after the read, so that everything is in it: encoding, the commit, the
+wake-up of the other process, the fan-out, loopback, and the wake-up of the client.
+
+The four workers and the client share all cores of the machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+
+from tests.harness import servers, worlds
+from tests.load import connections, errors, events, machine, processes, publishers, rows, subjects
+from tests.load.rows import latency
+from tests.load.subjects import fanfare, pusher
+
+NAME = "publish"
+TITLE = "publish() from Python in 4 gunicorn workers"
+APPLICATION = "tests.load.publishing:application"  # it says what the doors are; importing it would start the project
+CLOCK = time.CLOCK_MONOTONIC  # one for all processes of a machine
+WORKERS = 4
+THREADS = (1, 4, 16)
+PACE_S = 0.005
+WARM_UP = 40  # events
+PATIENCE_S = 20.0
+ATTEMPTS = 200  # connections, until every worker has one: the kernel spreads them as it likes
+
+
+class Sample(NamedTuple):
+    """What was not measured in this way is NaN."""
+
+    per_second: float = math.nan
+    cpu_us: float = math.nan  # of all workers, per event
+    p50: float = math.nan
+    p99: float = math.nan
+    worst: float = math.nan
+
+
+COMPARED = rows.Column("events/s into the log", lambda sample: sample.per_second)
+LESS_IS_BETTER = False
+COLUMNS: Sequence[rows.Column] = (
+    COMPARED,
+    rows.Column("CPU µs of all workers per event", lambda sample: sample.cpu_us, digits=1),
+    rows.Column("p50 ms", lambda sample: sample.p50 * 1e3, digits=2),
+    rows.Column("p99 ms", lambda sample: sample.p99 * 1e3, digits=2),
+    rows.Column("worst ms", lambda sample: sample.worst * 1e3, digits=1),
+)
+CALM = f"to a subscriber of another worker, {1 / PACE_S:g} events/s"
+
+
+def takes(subject: subjects.Subject) -> bool:
+    return subject.name == subjects.FANFARE
+
+
+def measure(subject: fanfare.Fanfare, folder: Path, plan: rows.Plan) -> Iterator[rows.Measured]:
+    world = worlds.template(folder / "data")
+    port = servers.free_port()
+    bind = ["-w", str(WORKERS), "-k", servers.UVICORN_WORKER, APPLICATION]
+    command = processes.own(["gunicorn", *bind, "-b", f"{servers.HOST}:{port}"])
+    with (
+        processes.running(command, port, world.environment(), core=None, log=folder / "log") as process,
+        machine.pinned(None),
+        _doors(process.port) as doors,
+    ):
+        for threads in THREADS:
+            yield rows.Measured(f"{threads} thread{'s' * (threads > 1)} in each", _saturated(doors, threads, plan))
+        yield rows.Measured(CALM, _calm(doors, pusher.Running(process, world.application), plan))
+
+
+def _saturated(doors: dict[int, publishers.HttpConnection], threads: int, plan: rows.Plan) -> Sample:
+    begin = time.clock_gettime(CLOCK) + 0.2
+    before = sum(map(machine.cpu_seconds, doors))
+    for door in doors.values():
+        _ask(door, f"publish?threads={threads}&begin={begin!r}&end={begin + plan.seconds!r}")
+    published = sum(_answer(door)["published"] for door in doors.values())
+    cpu = sum(map(machine.cpu_seconds, doors)) - before
+    return Sample(per_second=published / plan.seconds, cpu_us=cpu / published * 1e6)
+
+
+def _calm(doors: dict[int, publishers.HttpConnection], running: pusher.Running, plan: rows.Plan) -> Sample:
+    publisher, *others = doors
+    with contextlib.ExitStack() as stack:
+        subscriber = _subscriber(running, others, stack)
+        count = int(plan.calm_seconds / PACE_S) + WARM_UP
+        _ask(doors[publisher], f"pace?count={count}&every={PACE_S}")
+        frames = connections.Frames()
+        delays: list[float] = []
+        subscriber.socket.settimeout(PATIENCE_S)
+        while len(delays) < count:
+            payloads = frames.feed(subscriber.socket.recv(connections.READ_BYTES))
+            now = time.clock_gettime(CLOCK)
+            delays += [now - json.loads(pusher.expect(payload, events.NAME))["at"] for payload in payloads]
+        _answer(doors[publisher])
+    ordered = sorted(delays[WARM_UP:])
+    return Sample(p50=latency.percentile(ordered, 50), p99=latency.percentile(ordered, 99), worst=ordered[-1])
+
+
+@contextlib.contextmanager
+def _doors(port: int) -> Iterator[dict[int, publishers.HttpConnection]]:
+    """A connection to each worker, by its process id."""
+    found: dict[int, publishers.HttpConnection] = {}
+    deadline = time.monotonic() + PATIENCE_S
+    with contextlib.ExitStack() as stack:
+        while len(found) < WORKERS:
+            if time.monotonic() > deadline:
+                raise errors.NotStarted(f"{len(found)} of {WORKERS} workers answered within {PATIENCE_S:g} s")
+            # Several at a time: the first worker that wakes up takes one.
+            for door in [publishers.HttpConnection(port) for _ in range(WORKERS)]:
+                stack.callback(door.close)
+                _ask(door, "pace?count=0&every=0")
+                found.setdefault(_answer(door)["pid"], door)
+        yield found
+
+
+def _subscriber(running: pusher.Running, workers: list[int], stack: contextlib.ExitStack) -> connections.Connection:
+    """Of one of these workers."""
+    for _ in range(ATTEMPTS):
+        (one,) = connections.opened(running.port, running.target, running.joining, 1)
+        stack.callback(one.close)
+        own = one.socket.getsockname()[1]
+        for pid in workers:
+            for connection in psutil.Process(pid).net_connections(kind="tcp"):
+                if connection.raddr and connection.raddr.port == own:
+                    return one
+    raise errors.Unsuited(f"{ATTEMPTS} connections all went to the worker that publishes")
+
+
+def _ask(door: publishers.HttpConnection, what: str) -> None:
+    door.socket.sendall(f"GET /load/{what} HTTP/1.1\r\nHost: {servers.HOST}\r\n\r\n".encode())
+
+
+def _answer(door: publishers.HttpConnection) -> Any:
+    door.socket.settimeout(PATIENCE_S)
+    received = b""
+    while not received.endswith(b"}"):
+        part = door.socket.recv(connections.READ_BYTES)
+        if not part:
+            raise errors.Refused(f"A worker did not publish: {received!r}")
+        received += part
+    return json.loads(received.partition(b"\r\n\r\n")[2])

@@ -1,0 +1,272 @@
+"""Many small rooms: presence channels of five, whose members talk to each other while visitors come and go.
+
+A fixed mix, so that two servers do the same work: in turn through the rooms, ten client events and a visit. A client
+event of one member goes to the four others. A visit is a connection that joins a room and leaves it again: all five are
+told twice. In a room one thing happens at a time, in all of them together as many as keep the server busy. So
+everything that must come is known, to the number and to its order, and is checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import select
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.harness import signing, worlds
+from tests.load import connections, errors, machine, rows, subjects
+from tests.load.subjects import fanfare, pusher, soketi
+
+NAME = "small-rooms"
+TITLE = "2,000 presence channels of 5: client events, and visitors who come and go"
+
+ROOMS, SEATS = 2_000, 5
+VISITORS = 64
+EVENTS_PER_VISIT = 10
+UNDER_WAY = 256  # rooms in which something happens: one in eight
+WARM_UP_S = 0.5
+QUIET_S = 1.0
+PATIENCE_S = 10.0
+
+EVENT = "client-tick"
+NUMBER = b"number="
+DIGITS = 8
+DATA = NUMBER.decode() + "%0*d" + "." * 55  # about 150 bytes with what is around it
+
+# As the protocol names them; `user` is the id of every visitor and nobody else's.
+ADDED, REMOVED = b'"pusher_internal:member_added"', b'"pusher_internal:member_removed"'
+SUCCEEDED = b'"pusher_internal:subscription_succeeded"'
+
+
+class Sample(NamedTuple):
+    deliveries: int
+    wall_s: float
+    server_cpu_s: float
+    client_cpu_s: float
+
+    @property
+    def per_cpu_second(self) -> float:
+        return self.deliveries / self.server_cpu_s
+
+
+COMPARED = rows.Column("deliveries per CPU second", lambda sample: sample.per_cpu_second)
+LESS_IS_BETTER = False
+COLUMNS: Sequence[rows.Column] = (
+    COMPARED,
+    rows.Column("deliveries/s", lambda sample: sample.deliveries / sample.wall_s),
+    rows.Column("server's share of its core", lambda sample: sample.server_cpu_s / sample.wall_s, percent=True),
+    rows.Column("client's core", lambda sample: sample.client_cpu_s / sample.wall_s, percent=True),
+)
+
+
+def takes(subject: subjects.Subject) -> bool:
+    return subject.name in (subjects.FANFARE, subjects.SOKETI)
+
+
+def measure(subject: fanfare.Fanfare | soketi.Soketi, folder: Path, plan: rows.Plan) -> Iterator[rows.Measured]:
+    with subject.running(folder, plan.cores.server) as running, opened(running) as house:
+        house.live_for(WARM_UP_S)
+        deliveries = house.deliveries
+        before = time.perf_counter(), machine.cpu_seconds(running.pid), time.process_time()
+        house.live_for(plan.seconds)
+        after = time.perf_counter(), machine.cpu_seconds(running.pid), time.process_time()
+        spent = [now - then for now, then in zip(after, before, strict=True)]
+        yield rows.Measured("client events and visits", Sample(house.deliveries - deliveries, *spent))
+
+
+@contextlib.contextmanager
+def opened(running: pusher.Running) -> Iterator[House]:
+    """Everybody is in, and has read that the others are."""
+    members = [_member(running.application, index // SEATS, index % SEATS) for index in range(ROOMS * SEATS)]
+    socket_ids: list[str] = []
+    visitors = [_visitor(socket_ids) for _ in range(VISITORS)]
+    with contextlib.ExitStack() as stack:
+        present = connections.each(running.port, running.target, members)
+        for one in present:
+            stack.callback(one.close)
+        # One after the other, so that the ids are in their order.
+        coming = connections.each(running.port, running.target, visitors, at_once=1)
+        for one in coming:
+            stack.callback(one.close)
+        house = House(running.application, present, coming, socket_ids)
+        stack.callback(house.close)
+        house.become_quiet()
+        yield house
+
+
+class House:
+    """All the rooms, and what happens in them."""
+
+    def __init__(
+        self,
+        application: worlds.Application,
+        members: Sequence[connections.Connection],
+        visitors: Sequence[connections.Connection],
+        socket_ids: Sequence[str],
+    ) -> None:
+        self.deliveries = 0  # to members: client events, and who came and went
+        self._application = application
+        self._members = members
+        self._visitors = visitors
+        self._socket_ids = socket_ids
+        self._rooms = [_Room(number) for number in range(ROOMS)]
+        self._seen = [0] * len(members)  # the number of the last client event of each
+        self._frames = [connections.Frames() for _ in (*members, *visitors)]
+        self._by_fd = {one.socket.fileno(): index for index, one in enumerate((*members, *visitors))}
+        self._away = deque(range(len(visitors)))
+        self._where: dict[int, _Room] = {}  # of each visitor who is not away
+        self._begun = 0
+        self._under_way = 0
+        self._poll = select.epoll()
+        for fd in self._by_fd:
+            self._poll.register(fd, select.EPOLLIN)
+
+    def close(self) -> None:
+        self._poll.close()
+
+    def become_quiet(self) -> None:
+        """Read what is left of the arrivals."""
+        while ready := self._poll.poll(QUIET_S):
+            for fd, _ in ready:
+                self._payloads(self._by_fd[fd])
+
+    def live_for(self, seconds: float) -> None:
+        """Until then, and then until everything has arrived. Raises Lost."""
+        deadline = time.perf_counter() + seconds
+        while True:
+            if time.perf_counter() < deadline:
+                while self._under_way < UNDER_WAY and self.begin():
+                    continue
+            elif not self._under_way:
+                return
+            ready = self._poll.poll(PATIENCE_S)
+            if not ready:
+                raise errors.Lost(f"In {self._under_way} rooms something did not arrive for {PATIENCE_S:g} s")
+            for fd, _ in ready:
+                index = self._by_fd[fd]
+                for payload in self._payloads(index):
+                    if index < len(self._members):
+                        self._to_member(index, payload)
+                    else:
+                        self._to_visitor(index - len(self._members), payload)
+
+    # -- what happens -------------------------------------------------------------------------------------------------
+
+    def begin(self) -> bool:
+        """The next thing of the mix. False where it has to wait: for its room, or for a visitor."""
+        room = self._rooms[self._begun % ROOMS]
+        is_visit = self._begun % (EVENTS_PER_VISIT + 1) == EVENTS_PER_VISIT
+        if room.awaited or (is_visit and not self._away):
+            return False
+        self._begun += 1
+        self._under_way += 1
+        if is_visit:
+            self._visit(room)
+        else:
+            self._speak(room)
+        return True
+
+    def _speak(self, room: _Room) -> None:
+        room.number += 1
+        room.expect(SEATS - 1, b'"%s"' % EVENT.encode())
+        speaker = room.index * SEATS + room.number % SEATS
+        data = DATA % (DIGITS, room.number)
+        message = f'{{"event":"{EVENT}","channel":"{room.channel}","data":"{data}"}}'
+        self._seen[speaker] = room.number
+        self._members[speaker].send(connections.text(message.encode()))
+
+    def _visit(self, room: _Room) -> None:
+        room.expect(SEATS + 1, ADDED)  # and the visitor's own answer
+        room.visitor = visitor = self._away.popleft()
+        self._where[visitor] = room
+        subscribe = _subscribe(self._application, self._socket_ids[visitor], room.channel, f"visitor-{visitor}")
+        self._visitors[visitor].send(subscribe)
+
+    def _leave(self, room: _Room, visitor: int) -> None:
+        room.expect(SEATS, REMOVED)
+        message = {"event": "pusher:unsubscribe", "data": {"channel": room.channel}}
+        self._visitors[visitor].send(connections.text(json.dumps(message).encode()))
+
+    # -- what arrives -------------------------------------------------------------------------------------------------
+
+    def _payloads(self, index: int) -> list[bytes]:
+        one = self._members[index] if index < len(self._members) else self._visitors[index - len(self._members)]
+        frames = self._frames[index]
+        payloads = frames.feed(one.socket.recv(connections.READ_BYTES))
+        while frames.pings:
+            one.send(connections.pong(frames.pings.pop()))
+        return payloads
+
+    def _to_member(self, index: int, payload: bytes) -> None:
+        room = self._rooms[index // SEATS]
+        if not room.awaited or room.event not in payload:
+            raise errors.Lost(f"A member of {room.channel} got {payload!r} and should get {room.event!r}")
+        at = payload.find(NUMBER)
+        if at >= 0:
+            number = int(payload[at + len(NUMBER) : at + len(NUMBER) + DIGITS])
+            if number != room.number or self._seen[index] == number:
+                raise errors.Lost(f"A member of {room.channel} got {number} after {self._seen[index]}")
+            self._seen[index] = number
+        self.deliveries += 1
+        self._arrived(room)
+
+    def _to_visitor(self, visitor: int, payload: bytes) -> None:
+        if SUCCEEDED not in payload or visitor not in self._where:
+            raise errors.Lost(f"A visitor got {payload!r}")
+        self._arrived(self._where[visitor])
+
+    def _arrived(self, room: _Room) -> None:
+        room.awaited -= 1
+        if room.awaited:
+            return
+        visitor = room.visitor
+        if visitor is not None and room.event is ADDED:
+            self._leave(room, visitor)
+            return
+        if visitor is not None:
+            room.visitor = None
+            del self._where[visitor]
+            self._away.append(visitor)
+        self._under_way -= 1
+
+
+class _Room:
+    __slots__ = ("awaited", "channel", "event", "index", "number", "visitor")
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.channel = _channel(index)
+        self.number = 0  # of the last client event
+        self.event = b""  # what its members get now
+        self.awaited = 0  # how many arrivals of it are to come
+        self.visitor: int | None = None
+
+    def expect(self, arrivals: int, event: bytes) -> None:
+        self.awaited, self.event = arrivals, event
+
+
+def _channel(room: int) -> str:
+    return f"presence-room-{room:04}"
+
+
+def _member(application: worlds.Application, room: int, seat: int) -> connections.Dialogue:
+    data = pusher.expect((yield b""), "pusher:connection_established")
+    socket_id = json.loads(data)["socket_id"]
+    answer = yield _subscribe(application, socket_id, _channel(room), f"{room}-{seat}")
+    pusher.expect(answer, "pusher_internal:subscription_succeeded")
+
+
+def _visitor(socket_ids: list[str]) -> connections.Dialogue:
+    data = pusher.expect((yield b""), "pusher:connection_established")
+    socket_ids.append(json.loads(data)["socket_id"])
+
+
+def _subscribe(application: worlds.Application, socket_id: str, channel: str, user: str) -> bytes:
+    who = json.dumps({"user_id": user, "user_info": {"name": user}})
+    auth = signing.subscription(application, socket_id, channel, who)
+    message = {"event": "pusher:subscribe", "data": {"channel": channel, "auth": auth, "channel_data": who}}
+    return connections.text(json.dumps(message).encode())

@@ -1,0 +1,60 @@
+"""Centrifugo, where its program is on the PATH. Only idle connections: see `Subject.one_frame_each`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from tests.harness import servers
+from tests.load import connections, errors, processes, subjects
+
+CONNECT = connections.text(b'{"id":1,"connect":{}}')
+
+
+class Centrifugo:
+    name = "Centrifugo"
+    one_frame_each = False
+
+    def absent(self) -> str | None:
+        return None if shutil.which("centrifugo") else "there is no `centrifugo` on the PATH."
+
+    def versions(self) -> str:
+        return processes.output("centrifugo", "version")
+
+    @contextlib.contextmanager
+    def running(self, folder: Path, core: int) -> Iterator[Running]:
+        port = servers.free_port()
+        file = folder / "config.json"
+        configuration = {
+            "http_server": {"address": servers.HOST, "port": port},
+            "client": {"insecure": True, "allowed_origins": ["*"]},
+            "log": {"level": "error"},
+        }
+        file.write_text(json.dumps(configuration))
+        command = [shutil.which("centrifugo") or "centrifugo", "--config", str(file)]
+        environment = {**os.environ, "GOMAXPROCS": "1"}
+        with processes.running(command, port, environment, core=core, log=folder / "log") as process:
+            yield Running(process)
+
+
+class Running:
+    target = "/connection/websocket"
+
+    def __init__(self, process: processes.Process) -> None:
+        self.pid = process.pid
+        self.port = process.port
+
+    def greeting(self) -> connections.Dialogue:
+        reply = yield CONNECT
+        if b'"connect"' not in reply:
+            raise errors.Lost(f"Centrifugo did not let a client in: {reply!r}")
+
+    def joining(self) -> connections.Dialogue:
+        return self.greeting()
+
+    def ways(self) -> Mapping[str, subjects.Way]:
+        return {}

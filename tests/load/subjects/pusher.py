@@ -1,0 +1,71 @@
+"""What the servers that speak Pusher's protocol have in common: one client fits them all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tests.harness import signing, worlds
+from tests.load import connections, errors, events, processes, publishers, subjects
+
+# More than all connections together carry, so that the server has the next request while its subscribers read; and
+# 10 kB for each subscriber, far below the 1 MiB at which Fanfare lets a slow one go.
+WINDOW = 64
+
+SUBSCRIBE = connections.text(json.dumps({"event": "pusher:subscribe", "data": {"channel": events.CHANNEL}}).encode())
+
+
+class Running:
+    """One process that serves one application, which allows client events."""
+
+    def __init__(self, process: processes.Process, application: worlds.Application) -> None:
+        self.pid = process.pid
+        self.port = process.port
+        self.application = application
+        self.target = f"/app/{application.key}?protocol=7&client=js&version=8.4.0&flash=false"
+
+    def greeting(self) -> connections.Dialogue:
+        yield from connected()
+
+    def joining(self) -> connections.Dialogue:
+        yield from connected()
+        expect((yield SUBSCRIBE), "pusher_internal:subscription_succeeded")
+
+    def ways(self) -> Mapping[str, subjects.Way]:
+        return {"POST events, 16 connections": subjects.Way(lambda: self.http(16), WINDOW)}
+
+    def http(self, connections: int, batch: int = 1) -> publishers.Http:
+        return publishers.Http(self.port, requests(self.application, batch), connections, batch)
+
+
+def requests(application: worlds.Application, batch: int = 1) -> Callable[[int, int], bytes]:
+    """Signed requests to `events`, or with `batch` to `batch_events`: of the first number and how many."""
+    route = f"/apps/{application.id}/{'events' if batch == 1 else 'batch_events'}"
+
+    def request(first: int, count: int) -> bytes:
+        body = json.dumps(_event(first) if batch == 1 else _batch(first, count)).encode()
+        return publishers.post(signing.path(application, "POST", route, body), body)
+
+    return request
+
+
+def connected() -> connections.Dialogue:
+    expect((yield b""), "pusher:connection_established")
+
+
+def expect(payload: bytes, event: str) -> Any:
+    """The data of this event. Raises Lost where it is another."""
+    message = json.loads(payload)
+    if message.get("event") != event:
+        raise errors.Lost(f"Expected {event}, got {payload!r}")
+    return message.get("data")
+
+
+def _event(number: int) -> dict[str, Any]:
+    return {"name": events.NAME, "channels": [events.CHANNEL], "data": events.data(number)}
+
+
+def _batch(first: int, count: int) -> dict[str, Any]:
+    numbers = range(first, first + count)
+    return {"batch": [{"name": events.NAME, "channel": events.CHANNEL, "data": events.data(one)} for one in numbers]}
