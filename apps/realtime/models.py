@@ -32,7 +32,7 @@ class OutboxEvent(models.Model):
         verbose_name = "outbox event"
         ordering = ("id",)
         indexes = (
-            # What the relay reads, once a second: nothing, as a rule.
+            # What the relay reads, every few seconds: nothing, as a rule.
             models.Index(fields=("id",), condition=models.Q(failed_at=None), name="realtime_outbox_waiting"),
             models.Index(
                 fields=("failed_at",), condition=models.Q(failed_at__isnull=False), name="realtime_outbox_failed"

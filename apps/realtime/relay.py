@@ -1,8 +1,9 @@
 """The relay of the outbox: it sends what the process that wrote it did not.
 
-One worker of the deployment does it. It looks at each database once a second, and sends the rows that were there at the
-last look already: by then the process that wrote them has sent and deleted them, or it is late or dead. One that is
-late does no harm: the log checks the row's idempotency key, so the event is there once.
+One worker of the deployment does it. It looks at each database every few seconds, a second after it has seen something
+there, and sends the rows that were there at the last look already: by then the process that wrote them has sent and
+deleted them, or it is late or dead. One that is late does no harm: the log checks the row's idempotency key, so the
+event is there once.
 
 The log knows a key for `interface.IDEMPOTENCY_SECONDS`. Of a row that is older nobody can tell whether it was sent
 before its process died. It is sent, because an event that comes twice can be mended and a lost one cannot; it is
@@ -33,7 +34,8 @@ from apps.realtime import errors, jobs, models, outbox, publishing
 
 logger = logging.getLogger("apps.realtime.outbox")
 
-LOOK_S = 1.0  # an empty look is one query of one index
+# An empty look is one query of one index, but with SQLite also the opening of a database: a millisecond.
+LOOK_S, IDLE_LOOK_S = 1.0, 5.0
 TRIM_S = 60.0
 # A row that the log refuses so often, while it takes others, is at fault itself.
 REFUSALS = 5
@@ -78,7 +80,7 @@ class Relay:
                 self._trim_at = time.monotonic() + TRIM_S
             for alias in outbox.databases():
                 await self._patiently(alias, trim)
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(LOOK_S if any(self._tops.values()) else IDLE_LOOK_S)
 
     async def look(self, alias: str) -> None:
         """Send what was there at the last look, and remember what is there now.

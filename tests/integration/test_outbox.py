@@ -22,7 +22,7 @@ from tests.harness import calls, postgresql, servers, sockets, waiting, worlds
 
 Start = Callable[..., servers.Server]
 
-RELAYED_S = 30.0  # the relay looks once a second; on a loaded machine a look may take a while
+RELAYED_S = 30.0  # the relay looks every five seconds; on a loaded machine a look may take a while
 
 PRELUDE = """
 import os, signal

@@ -386,6 +386,7 @@ async def test_it_looks_again_and_again(
     worker: worlds.Worker, relaying: relay.Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relay, "LOOK_S", 0.02)
+    monkeypatch.setattr(relay, "IDLE_LOOK_S", 0.02)
     running = asyncio.create_task(relaying.run())
     try:
         for event in ("a", "b"):
