@@ -66,7 +66,8 @@ class BestOf(NamedTuple):
 
 
 class Times(NamedTuple):
-    """So many times better than a rival in the same run: the worst of our ways that saturate, the best of its.
+    """So many times better than a rival in the same run, by each of our ways that saturate: than it is by the same way,
+    or else by its best.
 
     1 is no worse.
     """
@@ -76,18 +77,12 @@ class Times(NamedTuple):
     rival: str
 
     def judge(self, found: figures.Figures) -> Iterator[Verdict]:
-        rival = found.best(self.row, self.rival)
-        if rival is None:
-            return
         for subject in subjects.OURS:
-            ratios = [
-                (times_better(self.row, found.median(key, self.row.COMPARED), rival), key.way)
-                for key in found.keys(self.row.NAME, subject)
-                if key.saturates
-            ]
-            if ratios:
-                ratio, way = min(ratios)
-                yield Verdict(ratio >= self.times, f"{subject}, {way}: {_number(ratio)} {self}")
+            for key in found.keys(self.row.NAME, subject):
+                rival = found.rival(self.row, self.rival, key.way)
+                if key.saturates and rival is not None:
+                    ratio = times_better(self.row, found.median(key, self.row.COMPARED), rival)
+                    yield Verdict(ratio >= self.times, f"{subject}, {key.way}: {_number(ratio)} {self}")
 
     def __str__(self) -> str:
         return f"times better than {self.rival} in {self.row.COMPARED.head} ({self.row.NAME}), at least {self.times:g}"

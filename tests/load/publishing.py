@@ -1,7 +1,9 @@
 """The project's application, with doors at which the benchmark makes its workers publish from Python.
 
-    GET /load/publish?threads=4&begin=T&end=T   as many as they can, in each of so many threads
-    GET /load/pace?count=100&every=0.01         one at a time, with the moment of the call as data
+    GET /load/publish?threads=4&together=1&begin=T&end=T   as many as they can, in each of so many threads
+    GET /load/pace?count=100&every=0.01                    one at a time, with the moment of the call as data
+
+`together`: so many calls in one `transaction.atomic()`, or 1 for calls outside of any transaction.
 
 Times are of the monotonic clock, which all processes of a machine share. Threads, for that is where Django runs views.
 """
@@ -16,6 +18,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl
+
+from django.db import connection, transaction
 
 from apps import realtime
 from myproject.asgi import application as project
@@ -37,15 +41,28 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def _publish(threads: float, begin: float, end: float) -> int:
+def _publish(threads: float, together: float, begin: float, end: float) -> int:
     counts = [0] * int(threads)
     data = events.data(0)
 
+    def once() -> None:
+        realtime.publish(events.CHANNEL, events.NAME, data)
+
+    def group() -> None:
+        with transaction.atomic():
+            for _ in range(int(together)):
+                once()
+
+    step = once if together == 1 else group
+
     def run(number: int) -> None:
         time.sleep(max(0.0, begin - time.clock_gettime(CLOCK)))
-        while time.clock_gettime(CLOCK) < end:
-            realtime.publish(events.CHANNEL, events.NAME, data)
-            counts[number] += 1
+        try:
+            while time.clock_gettime(CLOCK) < end:
+                step()
+                counts[number] += int(together)
+        finally:
+            connection.close()  # at the end of a request Django would
 
     running = [threading.Thread(target=run, args=(number,)) for number in range(len(counts))]
     for one in running:

@@ -1,7 +1,10 @@
 """publish() in the workers of `gunicorn -w 4`, as views call it: how much goes into the log, and how soon it is read.
 
 Throughput: each of the four workers calls `publish()` in a loop, in one thread or in several; an event counts when the
-call has returned, that is, when it is committed. Nobody is subscribed, but each worker reads back the whole log.
+call has returned, that is, when it is committed. Or, as an application publishes many at once: a loop of twenty calls
+inside `transaction.atomic()`, which become one commit of the log; they count when the block has ended. The transaction
+is one of the project's database (SQLite here) and has nothing else in it. Nobody is subscribed, but each worker reads
+back the whole log.
 
 Latency: one worker calls `publish()` at a calm pace; a subscriber of another worker reads the event from its WebSocket.
 Measured from just before the call to just after the read, so that everything is in it: encoding, the commit, the
@@ -32,7 +35,23 @@ TITLE = "publish() from Python in 4 gunicorn workers"
 APPLICATION = "tests.load.publishing:application"  # it says what the doors are; importing it would start the project
 CLOCK = time.CLOCK_MONOTONIC  # one for all processes of a machine
 WORKERS = 4
-THREADS = (1, 4, 16)
+TOGETHER = 20  # the groups of the design's prototype, which the bar comes from
+
+
+class Way(NamedTuple):
+    """How the workers publish: in each of `threads` threads, `together` events with each commit."""
+
+    threads: int
+    together: int = 1
+
+    def __str__(self) -> str:
+        threads = f"{self.threads} thread{'s' * (self.threads > 1)} in each worker"
+        if self.together == 1:
+            return f"one publish() at a time, {threads}"
+        return f"{self.together} publish() in one transaction.atomic(), {threads}"
+
+
+WAYS = (Way(1), Way(4), Way(16), Way(1, TOGETHER), Way(4, TOGETHER))
 PACE_S = 0.005
 WARM_UP = 40  # events
 PATIENCE_S = 20.0
@@ -75,16 +94,17 @@ def measure(subject: fanfare.Fanfare, folder: Path, plan: rows.Plan) -> Iterator
         machine.pinned(None),
         _doors(process.port) as doors,
     ):
-        for threads in THREADS:
-            yield rows.Measured(f"{threads} thread{'s' * (threads > 1)} in each", _saturated(doors, threads, plan))
+        for way in WAYS:
+            yield rows.Measured(str(way), _saturated(doors, way, plan))
         yield rows.Measured(CALM, _calm(doors, pusher.Running(process, world.application), plan))
 
 
-def _saturated(doors: dict[int, publishers.HttpConnection], threads: int, plan: rows.Plan) -> Sample:
+def _saturated(doors: dict[int, publishers.HttpConnection], way: Way, plan: rows.Plan) -> Sample:
     begin = time.clock_gettime(CLOCK) + 0.2
     before = sum(map(machine.cpu_seconds, doors))
     for door in doors.values():
-        _ask(door, f"publish?threads={threads}&begin={begin!r}&end={begin + plan.seconds!r}")
+        times = f"begin={begin!r}&end={begin + plan.seconds!r}"
+        _ask(door, f"publish?threads={way.threads}&together={way.together}&{times}")
     published = sum(_answer(door)["published"] for door in doors.values())
     cpu = sum(map(machine.cpu_seconds, doors)) - before
     return Sample(per_second=published / plan.seconds, cpu_us=cpu / published * 1e6)
