@@ -202,5 +202,6 @@ def test_what_cannot_be_mounted_stops_the_server_with_a_sentence(
         timeout=60,
         check=False,
     )
-    assert ended.returncode == CANNOT_START
+    # gunicorn ends from the handler of a signal: where that comes while it forks, its own exception is a plain 1.
+    assert ended.returncode in ((CANNOT_START, 1) if command == "gunicorn" else (CANNOT_START,))
     assert sentence in ended.stderr + ended.stdout
