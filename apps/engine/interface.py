@@ -73,8 +73,7 @@ class Position(NamedTuple):
         return f"{self.epoch}:{self.offset}"
 
 
-@dataclass(frozen=True, slots=True)
-class Publication:
+class Publication(NamedTuple):
     """What a publisher gives to the log. With `retention` it gets an offset and is kept; without, it lives for seconds.
 
     `idempotency_key` is scoped to (app, channel): a second publication with the same key within `IDEMPOTENCY_SECONDS`
@@ -263,6 +262,13 @@ class Engine(abc.ABC):
         """Counters since the start of this process, by name."""
 
     # -- the log -------------------------------------------------------------------------------------------------------
+
+    def skip_unheard(self, skip: bool) -> None:  # noqa: B027 - who cannot tell them delivers them all
+        """Whether the engine may leave out of deliveries what nobody on this worker can hear: all but commands, the
+        entries of USERS, and those of channels that have subscribers here, as `set_subscribers` said before.
+
+        Not from inside a delivery. After it was taken back every entry is delivered, from the next one on.
+        """
 
     @abc.abstractmethod
     def append(self, publications: Sequence[Publication], *, budget: Budget | None = None) -> Awaitable[list[Receipt]]:

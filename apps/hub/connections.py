@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from apps.hub.hub import Hub
 
 Farewell = Callable[[int, str], bytes]
+Moved = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,7 @@ class Channel:
         "offset",
         "pending",
         "positioned",
+        "watchers",
     )
 
     def __init__(self, app: str, name: str) -> None:
@@ -132,10 +134,24 @@ class Channel:
         # The position of the newest entry that was delivered; "" until somebody asked for it.
         self.epoch = ""
         self.offset = 0
+        self.watchers: dict[Connection, Moved] = {}  # who is told, once, that this position moves
+
+    def move_to(self, offset: int) -> None:
+        """What has this offset is being delivered."""
+        self.offset = offset
+        if self.watchers:
+            watchers, self.watchers = self.watchers, {}
+            for moved in watchers.values():
+                moved(self.name)
 
     @property
     def is_heard(self) -> bool:
         return bool(self.connections or self.positioned or self.catching_up)
+
+    @property
+    def audience(self) -> int:
+        """How many get what comes to it."""
+        return len(self.connections) + len(self.positioned)
 
     @property
     def count(self) -> int:

@@ -48,11 +48,15 @@ def write(
 
     `but`: they are looked after by the caller.
     """
-    for entry in reversed(entries):  # the last one may be a count, which has no place in the stream
+    offset = None  # the newest one: what comes last may be a count, which has no place in the stream
+    excluded: set[connections.Connection | None] = set()
+    for entry in entries:
         if entry.offset is not None:
-            channel.offset = entry.offset
-            break
-    excluded = {by_socket.get(entry.exclude) for entry in entries if entry.exclude is not None}
+            offset = entry.offset
+        if entry.exclude is not None:
+            excluded.add(by_socket.get(entry.exclude))
+    if offset is not None:
+        channel.move_to(offset)
     everybody = channel.connections
     if but:
         everybody = {connection: None for connection in everybody if connection not in but}
@@ -75,14 +79,14 @@ def _write(
     batch = batch_of(entries, encode)
     if not batch.bodies:
         return []
-    if not excluded or excluded.isdisjoint(everybody):
+    # A set's isdisjoint would look at everybody.
+    senders = [connection for connection in excluded if connection is not None and connection in everybody]
+    if not senders:
         return [connection for connection in everybody if connection.writer.write(batch)]
     slow = [connection for connection in everybody if connection not in excluded and connection.writer.write(batch)]
-    for connection in excluded:
-        if connection is None or connection not in everybody:
-            continue
-        rest = batch_of([entry for entry in entries if entry.exclude != connection.socket_id], encode)
-        if rest.bodies and connection.writer.write(rest):
+    for connection in senders:
+        rest = [entry for entry in entries if entry.exclude != connection.socket_id]
+        if rest and connection.writer.write(batch_of(rest, encode)):
             slow.append(connection)
     return slow
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
+from apps.engine import errors as engine_errors
 from apps.engine import interface
 from apps.hub import conflation, connections, fanout, replays, users
 
@@ -27,6 +29,8 @@ EVICT_S = 1.0
 # 4100-4199.
 RECONNECT = 4200
 OVER_CAPACITY = 4100
+
+CONTROL = interface.Kind.CONTROL.value
 
 Control = Callable[[str, bytes], None]
 
@@ -59,6 +63,7 @@ class Hub:
         self._conflation = conflation.Conflation(self)
         self._closing: dict[Connection, float] = {}  # when to drop the transport, in the loop's time
         self._controls: dict[str, Control] = {}
+        self._read: dict[connections.Channel, list[interface.Entry]] = {}  # what is to be delivered of this read
         self._observer: Observer | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._turns = 0
@@ -67,6 +72,7 @@ class Hub:
 
     async def start(self) -> None:
         """Raises what Engine.open raises."""
+        self.engine.skip_unheard(self._observer is None)
         await self.engine.open(self._deliver, self._fenced)
         self._timer = asyncio.get_running_loop().call_later(TIMER_S, self._turn)
 
@@ -267,15 +273,20 @@ class Hub:
         subscription = connection.subscriptions.get(name)
         return subscription is not None and subscription.live
 
-    def positions(self, connection: Connection) -> dict[str, interface.Position]:
-        """How far this connection has been sent each kept channel that it is on, as far as somebody asked for it."""
-        found = {}
-        for name, subscription in connection.subscriptions.items():
-            channel = subscription.channel
-            if channel.epoch:
-                offset = channel.offset if subscription.live else subscription.caught_up_to
-                found[name] = interface.Position(channel.epoch, offset)
-        return found
+    def position(self, connection: Connection, name: str) -> interface.Position | None:
+        """How far this connection has been sent a kept channel that it is on. None where nobody here asked for the
+        channel's past."""
+        subscription = connection.subscriptions.get(name)
+        if subscription is None or not subscription.channel.epoch:
+            return None
+        channel = subscription.channel
+        return interface.Position(channel.epoch, channel.offset if subscription.live else subscription.caught_up_to)
+
+    def when_moved(self, connection: Connection, name: str, moved: connections.Moved) -> None:
+        """Call `moved(name)` once, when the next kept event of a channel is delivered that this connection is live on.
+        Not if the connection leaves the channel before."""
+        if self.is_subscribed(connection, name):
+            connection.subscriptions[name].channel.watchers[connection] = moved
 
     def go_live(self, connection: Connection, subscription: connections.Subscription) -> None:
         """From now on the connection gets what comes to the channel."""
@@ -293,6 +304,7 @@ class Hub:
         else:
             channel.catching_up.pop(connection, None)
             channel.pending -= 1
+        channel.watchers.pop(connection, None)
         if not channel.count:
             del self._channels[channel.app, channel.name]
         self._count(channel)
@@ -309,37 +321,54 @@ class Hub:
         self.counters["published"] += len(publications)
         return self.engine.append(publications, budget=budget)
 
+    def post(self, publication: interface.Publication, failed: Callable[[str], None]) -> None:
+        """Publish what nobody waits for. `failed(why)` is called if the engine does not take it."""
+        try:
+            done = asyncio.ensure_future(self.publish([publication]))
+        except engine_errors.EngineError as error:
+            failed(str(error))
+        else:
+            done.add_done_callback(functools.partial(_tell_failure, failed))
+
     def on_control(self, command: str, handler: Control) -> None:
-        """`handler(app, body)` runs in every worker for each CONTROL entry of this command."""
+        """`handler(app, body)` runs in every worker for each CONTROL entry of this command.
+
+        The events of the same read come after it, joined, even those that were published before: else a storm of
+        clients, each with its command, would have every event written alone. A handler that ends connections calls
+        `flush` first.
+        """
         self._controls[command] = handler
+
+    def flush(self) -> None:
+        """Deliver now what this read of the log has brought so far. Nothing where none is under way."""
+        batches, self._read = self._read, {}
+        self._fan_out(batches)
 
     def observe(self, observer: Observer | None) -> None:
         """Show every entry to `observer`, and to nobody else; None ends it."""
         self._observer = observer
+        self.engine.skip_unheard(observer is None)
 
     def _deliver(self, entries: Sequence[interface.Entry]) -> None:
         """One read of the log. No await in here: nothing is delivered after an unsubscribe or before a subscription
         went live."""
-        batches: dict[connections.Channel, list[interface.Entry]] = {}
+        self._read = {}
         for entry in entries:
-            if entry.kind == interface.Kind.CONTROL:
-                # What was published before a command is delivered before it is obeyed.
-                self._fan_out(batches)
-                batches = {}
+            if entry.kind == CONTROL:
                 self._obey(entry)
                 continue
             channel = self._channels.get((entry.app, entry.channel))
             if channel is not None and channel.is_heard:
-                batches.setdefault(channel, []).append(entry)
+                self._read.setdefault(channel, []).append(entry)
             elif entry.channel == interface.USERS:
                 self._users.tell(entry)
-        self._fan_out(batches)
+        self.flush()
         if self._observer is not None and entries:
             self._observer.delivered(entries)
 
     def _fan_out(self, batches: dict[connections.Channel, list[interface.Entry]]) -> None:
         for channel, entries in batches.items():
-            self.counters["deliveries"] += (channel.count - channel.pending) * len(entries)
+            self.counters["deliveries"] += channel.audience * len(entries)
             if channel.is_state:
                 slow = self._conflation.write(channel, entries)
             else:
@@ -405,3 +434,12 @@ class Hub:
                 del self._closing[connection]
                 if not gone:
                     connection.writer.abort()
+
+
+def _tell_failure(failed: Callable[[str], None], done: asyncio.Future[list[interface.Receipt]]) -> None:
+    if done.cancelled():
+        return
+    try:
+        done.result()  # an error that is not the engine's is a fault here, and the event loop reports it
+    except engine_errors.EngineError as error:
+        failed(str(error))

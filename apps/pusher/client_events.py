@@ -30,7 +30,9 @@ def relay(
         raise _not_subscribed(channel, event)
     user_id = None if subscription.member is None else subscription.member.user_id
     body = _encode(application.limits, channel, event, fields["data"], user_id)
-    return effects.PublishClientEvent(channel, event, body, user_id)
+    rule = application.rules.of(channel)
+    retention = rule.retention if rule is not None and rule.client_events else None
+    return effects.PublishClientEvent(channel, event, body, user_id, retention)
 
 
 def _check_allowed(application: registry.Application, channel: str, event: str) -> None:
@@ -77,7 +79,11 @@ def _encode(limits: registry.Limits, channel: str, event: str, data: Any, user_i
             reason="name_too_long",
         )
     try:
-        size = len(data.encode()) if isinstance(data, str) else len(orjson.dumps(data))
+        if isinstance(data, str):
+            size = len(data) if data.isascii() else len(data.encode())
+        else:
+            encoded = orjson.dumps(data)
+            size, data = len(encoded), orjson.Fragment(encoded)
         body = frames.event(event, channel, data, user_id)
     except orjson.JSONEncodeError:  # it reads deeper nesting than it writes
         raise errors.ClientEventRejected(

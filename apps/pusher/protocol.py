@@ -322,7 +322,7 @@ class Protocol:
         publication = client_events.relay(application, self._subscriptions, message)
         if not self._take_client_event_token(application.limits):
             raise client_events.over_rate()
-        return (publication, effects.Count("pusher.client_events"))
+        return (publication,)
 
     def _take_client_event_token(self, limits: registry.Limits) -> bool:
         now = self._clock()

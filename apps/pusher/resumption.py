@@ -11,6 +11,7 @@ The token grants nothing: each channel is authorised anew, as on any socket.
 from __future__ import annotations
 
 import collections
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,7 +31,7 @@ class Resumption:
     """One page's progress, in memory while its socket is here and as a record in between. Times in seconds, any
     clock."""
 
-    __slots__ = ("_pings", "_seen", "_start", "earlier_sockets", "socket_id", "token")
+    __slots__ = ("_asked", "_pings", "_seen", "_start", "earlier_sockets", "socket_id", "token")
 
     def __init__(self, token: str, socket_id: str, record: bytes | None = None) -> None:
         self.token = token
@@ -38,6 +39,9 @@ class Resumption:
         self._seen: Positions = {}
         # Where the channels of the last socket stand, until this one has subscribed to them.
         self._start: Positions = {}
+        # The newest position of each channel that a ping asks or asked about; and of each ping that has no answer, when
+        # it was sent, and what it asks about that none before it did.
+        self._asked: Positions = {}
         self._pings: collections.deque[tuple[float, Positions]] = collections.deque()
         known = _read(record)
         self.earlier_sockets: tuple[str, ...] = tuple(known.get("sockets", ()))[-REMEMBERED_SOCKETS:]
@@ -50,35 +54,31 @@ class Resumption:
 
     def subscribed(self, channel: str, position: interface.Position) -> None:
         """Its present begins here: everything up to `position` was seen, or was said to be lost."""
-        self._start.pop(channel, None)
-        self._seen[channel] = position
+        self._begin(channel, position)
 
     def replaying(self, channel: str, after: interface.Position) -> None:
         """What follows `after` is on its way to the page."""
-        self._start.pop(channel, None)
-        self._seen[channel] = after
+        self._begin(channel, after)
 
     def left(self, channel: str) -> None:
         """The page left the channel: it wants nothing more of it."""
-        self._start.pop(channel, None)
-        self._seen.pop(channel, None)
+        for positions in (self._start, self._asked, self._seen):
+            positions.pop(channel, None)
 
-    def wants_ping(self, sent: Mapping[str, interface.Position]) -> bool:
-        """Whether something was sent that no ping asks about yet."""
-        asked = self._pings[-1][1] if self._pings else self._seen
-        return any(position != asked.get(channel) for channel, position in sent.items() if channel in self._seen)
-
-    def unseen(self, sent: Mapping[str, interface.Position]) -> int:
-        """How many events were sent since the last ping."""
-        asked = self._pings[-1][1] if self._pings else self._seen
-        return sum(
-            position.offset - asked[channel].offset
-            for channel, position in sent.items()
-            if channel in asked and asked[channel].epoch == position.epoch
-        )
+    def unasked(self, channel: str, sent: interface.Position) -> int:
+        """How many events of a channel that stands at `sent` no ping asks about yet."""
+        asked = self._asked.get(channel) or self._seen.get(channel)
+        return 0 if asked is None or asked.epoch != sent.epoch else sent.offset - asked.offset
 
     def pinged(self, sent: Mapping[str, interface.Position], now: float) -> None:
+        """A ping asks about `sent`: channels that moved since the one before it. The others may be left out."""
+        self._asked.update(sent)
         self._pings.append((now, dict(sent)))
+
+    @property
+    def expires(self) -> float:
+        """When `expire` has something to do; infinity if no ping waits for its answer."""
+        return self._pings[0][0] + UNANSWERED_SECONDS if self._pings else math.inf
 
     def ponged(self) -> bool:
         """The client has dispatched what was sent before its oldest unanswered ping. True: that is news."""
@@ -96,6 +96,11 @@ class Resumption:
         sockets = (*self.earlier_sockets, self.socket_id)[-REMEMBERED_SOCKETS:]
         seen = {channel: list(position) for channel, position in (self._start | self._seen).items()}
         return orjson.dumps({"sockets": sockets, "seen": seen})
+
+    def _begin(self, channel: str, position: interface.Position) -> None:
+        self._start.pop(channel, None)
+        self._asked.pop(channel, None)
+        self._seen[channel] = position
 
     def _advance(self, sent: Positions) -> bool:
         changed = False

@@ -166,7 +166,7 @@ class Session:
             self._resume.answered(channel, outcome.replayed, past.after)
 
     def _replay_lost(self, channel: str, reason: str) -> None:
-        position = self._hub.positions(self._connection).get(channel)
+        position = self._hub.position(self._connection, channel)
         self._do(self._protocol.replay_lost(channel, position, reason))
         if self._resume is not None:
             self._resume.lost(channel)
@@ -205,30 +205,20 @@ class Session:
 
     def _publish(self, effect: effects.PublishClientEvent) -> None:
         """Nobody waits: the client's next frame is read while the engine writes, and the log keeps their order."""
-        rule = self._protocol.application.rules.of(effect.channel)
+        self._hub.count("pusher.client_events")
         publication = interface.Publication(
-            app=self._connection.app,
-            channel=effect.channel,
-            body=effect.body,
-            kind=interface.Kind.CLIENT_EVENT,
-            user_id=effect.user_id,
+            self._connection.app,
+            effect.channel,
+            effect.body,
+            interface.Kind.CLIENT_EVENT,
+            effect.user_id,
             exclude=self._connection.socket_id,
-            retention=rule.retention if rule is not None and rule.client_events else None,
+            retention=effect.retention,
         )
-        try:
-            done = asyncio.ensure_future(self._hub.publish([publication]))
-        except engine_errors.EngineError as error:
-            self._do(self._protocol.not_published(effect, str(error)))
-        else:
-            done.add_done_callback(functools.partial(self._published, effect))
+        self._hub.post(publication, functools.partial(self._not_published, effect))
 
-    def _published(self, effect: effects.PublishClientEvent, done: asyncio.Future[list[interface.Receipt]]) -> None:
-        if done.cancelled():
-            return
-        try:
-            done.result()  # an error that is not the engine's is a fault here, and the event loop reports it
-        except engine_errors.EngineError as error:
-            self._do(self._protocol.not_published(effect, str(error)))
+    def _not_published(self, effect: effects.PublishClientEvent, why: str) -> None:
+        self._do(self._protocol.not_published(effect, why))
 
 
 _DO: dict[type, Callable[[Session, Any], None]] = {

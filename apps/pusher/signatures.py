@@ -13,7 +13,6 @@ Source: Pusher Channels, "Generating authentication signatures".
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Sequence
 
@@ -24,7 +23,7 @@ _SHOWN_SIGNED_CHARACTERS = 500  # of the signed text in a message: a member's da
 
 def sign(secret: str, text: str) -> str:
     """The signature of `text`, 64 lower-case hex digits."""
-    return hmac.new(_bytes(secret), _bytes(text), hashlib.sha256).hexdigest()
+    return hmac.digest(_bytes(secret), _bytes(text), "sha256").hex()
 
 
 def matches(secret: str, text: str, signature: str) -> bool:

@@ -13,7 +13,6 @@ REFRESHING  subscribed, and the client asked again for a channel whose answer sa
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 
 from apps.engine import interface
@@ -74,8 +73,7 @@ class Subscriptions:
         subscription = self._by_channel.get(channel)
         if subscription is None:
             self._by_channel[channel] = Subscription(member, past)
-            wanted = _ask_hub(channel, member, member_limit, announce=announce)
-            return (dataclasses.replace(wanted, history=past.history, sent_as=past.sent_as),)
+            return (_ask_hub(channel, member, member_limit, announce=announce, past=past),)
         if member is not None and subscription.member is not None and member.user_id != subscription.member.user_id:
             # One connection is one member: to become somebody else it has to leave first, so that the others see it.
             raise errors.Unauthorized(
@@ -153,11 +151,23 @@ def refuse(channel: str, refusal: errors.SubscriptionRefused) -> effects.Effects
     )
 
 
-def _ask_hub(channel: str, member: interface.Member | None, member_limit: int, *, announce: bool) -> effects.Subscribe:
-    cached = names.is_cache(channel)
-    if member is None:
-        return effects.Subscribe(channel, cached=cached, announce=announce)
-    return effects.Subscribe(channel, member, member_limit, cached=cached)  # its members are known by name
+def _ask_hub(
+    channel: str,
+    member: interface.Member | None,
+    member_limit: int,
+    *,
+    announce: bool,
+    past: pasts.Wanted = pasts.NOTHING,
+) -> effects.Subscribe:
+    return effects.Subscribe(
+        channel,
+        member,
+        member_limit if member is not None else None,
+        cached=names.is_cache(channel),
+        announce=announce and member is None,  # the members of a presence channel are known by name
+        history=past.history,
+        sent_as=past.sent_as,
+    )
 
 
 def _in_protocol_terms(channel: str, refusal: interface.Refused) -> errors.SubscriptionRefused:

@@ -12,6 +12,7 @@ taken from a living one), `resume.shared` (it is given to nobody).
 from __future__ import annotations
 
 import asyncio
+import collections
 import logging
 from collections.abc import Callable
 from typing import Protocol
@@ -21,6 +22,7 @@ import orjson
 from apps.engine import errors as engine_errors
 from apps.engine import interface
 from apps.hub import hub as hubs
+from apps.pusher import wheel
 
 logger = logging.getLogger(__name__)
 
@@ -42,16 +44,23 @@ class Holder(Protocol):
         """Go on without a token."""
 
 
+Key = tuple[str, str]  # application, token
+# When something happened to a token, or until when it holds: oldest first, and what is over leaves at the front. (A
+# plain dict would pass by all that left before.)
+Times = collections.OrderedDict[Key, float]
+
+
 class Takeovers:
-    """The tokens of one worker's sockets. `clock`: monotonic seconds."""
+    """The tokens of one worker's sockets. `clock`: monotonic seconds. In the `wheel` stand the pages that have one."""
 
     def __init__(self, hub: hubs.Hub, clock: Callable[[], float]) -> None:
         self._hub = hub
         self._clock = clock
-        self._holders: dict[tuple[str, str], Holder] = {}
-        self._confirmed: set[tuple[str, str]] = set()  # whose taking has been read back from the log
-        self._evicted: dict[tuple[str, str], float] = {}  # when a living socket lost the token
-        self._refused: dict[tuple[str, str], float] = {}  # until when it is given to nobody
+        self.wheel = wheel.Wheel()
+        self._holders: dict[Key, Holder] = {}
+        self._confirmed: set[Key] = set()  # whose taking has been read back from the log
+        self._evicted: Times = Times()  # when a living socket lost the token
+        self._refused: Times = Times()  # until when it is given to nobody
         self._tasks: set[asyncio.Future[list[interface.Receipt]]] = set()
         hub.on_control(TAKEN, self._taken)
         hub.on_control(EVICTED, self._note_eviction)
@@ -75,11 +84,11 @@ class Takeovers:
         if self._holders.get((app, token)) is holder:
             self._drop((app, token))
 
-    def _drop(self, key: tuple[str, str]) -> None:
+    def _drop(self, key: Key) -> None:
         del self._holders[key]
         self._confirmed.discard(key)
 
-    def _replace(self, key: tuple[str, str], before: Holder) -> None:
+    def _replace(self, key: Key, before: Holder) -> None:
         app, token = key
         if self._clock() - self._evicted.get(key, float("-inf")) < SHARED_SECONDS:
             before.forget_token()
@@ -87,6 +96,7 @@ class Takeovers:
             return
         self._note_eviction(app, orjson.dumps({"token": token}))
         self._hub.count("resume.evicted")
+        self._hub.flush()  # what was published before is not lost to a page that is alive after all
         before.evict()
         self._tell(EVICTED, app, {"token": token})
 
@@ -107,16 +117,14 @@ class Takeovers:
 
     def _note_eviction(self, app: str, body: bytes) -> None:
         now = self._clock()
-        for old in [key for key, when in self._evicted.items() if now - when > SHARED_SECONDS]:
-            del self._evicted[old]
-        self._evicted[app, orjson.loads(body)["token"]] = now
+        _forget(self._evicted, now - SHARED_SECONDS)
+        _note(self._evicted, (app, orjson.loads(body)["token"]), now)
 
     def _note_shared(self, app: str, body: bytes) -> None:
         now = self._clock()
-        for old in [key for key, until in self._refused.items() if until < now]:
-            del self._refused[old]
+        _forget(self._refused, now)
         key = (app, orjson.loads(body)["token"])
-        self._refused[key] = now + REFUSED_SECONDS
+        _note(self._refused, key, now + REFUSED_SECONDS)
         logger.warning("A resume token of application %s is used by several pages: they get no resume", app)
         holder = self._holders.get(key)
         if holder is not None:
@@ -139,3 +147,13 @@ class Takeovers:
         if not told.cancelled() and isinstance(told.exception(), engine_errors.EngineError):
             # The older socket stays until it is found dead: more may be sent twice, nothing is lost.
             logger.warning("Another worker could not be told of a token: %s", told.exception())
+
+
+def _note(times: Times, key: Key, when: float) -> None:
+    times[key] = when
+    times.move_to_end(key)
+
+
+def _forget(times: Times, before: float) -> None:
+    while times and next(iter(times.values())) < before:
+        times.popitem(last=False)

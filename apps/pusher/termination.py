@@ -35,6 +35,8 @@ def register(hub: hubs.Hub) -> None:
 
 def _terminate(hub: hubs.Hub, app: str, argument: bytes) -> None:
     command = orjson.loads(argument)
+    if hub.connections_of_user(app, command["user_id"]):
+        hub.flush()  # what was published before still reaches them
     for connection in hub.connections_of_user(app, command["user_id"]):
         hub.count("pusher.terminated")
         connection.close(command["code"], MESSAGE)

@@ -6,7 +6,6 @@ process that wrote it or the relay, and however often, it is in the log once; fo
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 import uuid
 from collections.abc import Collection, Iterator, Sequence
@@ -50,7 +49,7 @@ class Batch:
         rows = Model.objects.using(self.using).bulk_create([_row(publication) for publication in publications])
         for row, publication in zip(rows, publications, strict=True):
             key = publication.idempotency_key or key_of(row.uid)
-            self._rows[row.pk] = row.uid, dataclasses.replace(publication, idempotency_key=key)
+            self._rows[row.pk] = row.uid, publication._replace(idempotency_key=key)
 
     def committed(self) -> list[Row]:
         """After the commit, once: what of it is there. What a savepoint took back is not."""

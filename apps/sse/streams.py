@@ -166,7 +166,7 @@ class Stream:
         """A long replay could not be finished. What follows is the present."""
         statement = {"recovered": False, "was_recovering": self._asked.is_back, "replayed": 0, "reason": reason}
         self._count(statement)
-        self._writer.state(name, statement, self._hub.positions(self.connection).get(name))
+        self._writer.state(name, statement, self._hub.position(self.connection, name))
 
     def _beat(self) -> None:
         self._timers[1] = asyncio.get_running_loop().call_later(self._times.heartbeat, self._beat)

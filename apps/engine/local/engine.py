@@ -31,6 +31,7 @@ class LocalEngine(interface.Engine):
         self._full_sync = full_sync
         self._writer = self._new_writer()
         self._worker: worker.Worker | None = None
+        self._skipping = False
 
     def _new_writer(self) -> writer.Writer:
         return writer.Writer(self.place, full_sync=self._full_sync, logged=self._logged)
@@ -51,6 +52,7 @@ class LocalEngine(interface.Engine):
             log_seconds=self._log_seconds,
             append_timeout=self._append_timeout,
         )
+        self._worker.tail.skip_unheard(self._skipping)
         try:
             await self._worker.open()
         except BaseException:
@@ -111,13 +113,19 @@ class LocalEngine(interface.Engine):
 
     # -- the log -------------------------------------------------------------------------------------------------------
 
+    def skip_unheard(self, skip: bool) -> None:
+        self._skipping = skip
+        if self._worker is not None:
+            self._worker.tail.skip_unheard(skip)
+
     def append(
         self, publications: Sequence[interface.Publication], *, budget: interface.Budget | None = None
     ) -> Awaitable[list[interface.Receipt]]:
-        loop = asyncio.get_running_loop()
+        here = self._worker
+        loop = asyncio.get_running_loop() if here is None else here.loop  # that is a system call, up to Python 3.11
         operation = publishing.AwaitedAppend(publications, loop, budget)
         self._writer.submit(operation)
-        if self._worker is None:  # whose timer would look after it
+        if here is None:  # whose timer would look after it
             timer = loop.call_later(self._append_timeout, self._writer.expire, self._append_timeout)
             operation.future.add_done_callback(lambda _: timer.cancel())
         return operation.future
@@ -158,6 +166,7 @@ class LocalEngine(interface.Engine):
 
     def set_subscribers(self, app: str, channel: str, count: int, *, announce: bool = False) -> None:
         if self._worker is not None:  # a worker that is gone has no subscribers any more
+            self._worker.tail.heard.set(app, channel, count > 0)
             self._worker.subscribers.set(app, channel, count, announce=announce)
 
     def attach(self, wanted: interface.Attachment, ready: interface.Ready) -> None:

@@ -12,10 +12,10 @@ import logging
 import sqlite3
 import time
 from asyncio import AbstractEventLoop
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from apps.engine import interface
-from apps.engine.local import place, presence, replay, schema
+from apps.engine.local import heard, place, presence, replay, schema
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +26,14 @@ STEP_ENTRIES = 512
 STEP_BYTES = 256 * 1024
 
 _AFTER = 'SELECT id, kind, app, channel, "offset", user_id, exclude, body FROM log WHERE id > ? ORDER BY id LIMIT ?'
+
+# What a worker acts on if nobody wants to see the rest: one step looks at no more than `SCAN_ENTRIES` for it, 1 ms.
+SCAN_ENTRIES = 8_192
+_HEARD_AFTER = (
+    f'SELECT id, kind, app, channel, "offset", user_id, exclude, body FROM log WHERE id > ? AND id <= ? '  # noqa: S608
+    f"AND (kind = {interface.Kind.CONTROL.value} OR channel = '{interface.USERS}' OR {heard.IS_HEARD}) "
+    "ORDER BY id LIMIT ?"
+)
 
 _STATE = f"SELECT {schema.TOP}, trimmed_to FROM state"  # noqa: S608
 
@@ -49,6 +57,8 @@ class Tail:
         self.reads = 0
         self.delivered = 0
         self.replays = replay.Replays()
+        self.heard = heard.Heard()
+        self._skipping = False  # entries that nobody here hears
         self._loop = loop
         self._deliver = deliver
         self._lost = lost
@@ -56,6 +66,7 @@ class Tail:
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
         self._backlog: collections.deque[interface.Entry] = collections.deque()
+        self._read_to = 0  # where the tail stands once the backlog is delivered
         self._waiting: list[presence.Attach] = []
         self._scheduled = False
         self._stepping = False
@@ -65,7 +76,7 @@ class Tail:
         """(Re)open the log and go on after `position`. What waits goes on waiting. Raises sqlite3.Error."""
         self.close()
         self._connection = schema.connect(self.where)
-        self._connection.execute("PRAGMA query_only=1")
+        self.heard.open(self._connection)
         self._identity = self.where.identity()
         self.position = self.top = position
         self.advance()
@@ -90,6 +101,12 @@ class Tail:
         if self._connection is None:
             return []
         return [worker for (worker,) in self._connection.execute("SELECT id FROM workers").fetchall()]
+
+    def skip_unheard(self, skip: bool) -> None:
+        """See Engine.skip_unheard."""
+        if self._skipping and not skip:
+            self._backlog.clear()  # it lacks entries, which are wanted now: all is read again
+        self._skipping = skip
 
     def settle(self, attachment: presence.Attach) -> None:
         """Call its `ready` as soon as the tail has reached the end of the log (the caller advances)."""
@@ -123,6 +140,7 @@ class Tail:
             return "log_replaced"
         settled: list[tuple[presence.Attach, interface.Attached]] = []
         try:
+            self.heard.update(connection)
             connection.execute("BEGIN")
             try:
                 self.reads += 1
@@ -132,12 +150,9 @@ class Tail:
                     return "trimmed"
                 if self.top < self.position:  # an older copy was put in its place
                     return "log_replaced"
-                rows: Sequence[tuple[object, ...]] = ()
-                if self.top > self.position:
-                    rows = connection.execute(_AFTER, (self.position, STEP_ENTRIES)).fetchall()
-                    self._backlog.extend(map(interface.Entry._make, rows))
+                self._read(connection)
                 weight = sum([len(entry.body) + _ROW_BYTES for entry in self._backlog])
-                if weight <= STEP_BYTES and self.position + len(rows) >= self.top and self._waiting:
+                if weight <= STEP_BYTES and self._read_to >= self.top and self._waiting:
                     waiting, self._waiting = self._waiting, []
                     now_s = int(time.time())
                     settled = [(one, self._snapshot(connection, one.wanted, now_s)) for one in waiting]
@@ -150,9 +165,25 @@ class Tail:
             return f"log_unreadable: {error}"
         if self._backlog:
             self._hand_over()
+        else:
+            self.position = self._read_to
         for attachment, attached in settled:
             self._answer(attachment, attached)
         return None
+
+    def _read(self, connection: sqlite3.Connection) -> None:
+        """The next entries into the backlog, which is empty."""
+        self._read_to = self.top
+        if self.top <= self.position:
+            return
+        if self._skipping:
+            self._read_to = min(self.top, self.position + SCAN_ENTRIES)
+            rows = connection.execute(_HEARD_AFTER, (self.position, self._read_to, STEP_ENTRIES)).fetchall()
+        else:
+            rows = connection.execute(_AFTER, (self.position, STEP_ENTRIES)).fetchall()
+        self._backlog.extend(map(interface.Entry._make, rows))
+        if len(rows) == STEP_ENTRIES:
+            self._read_to = self._backlog[-1].id
 
     def _answer(self, attachment: presence.Attach, attached: interface.Attached) -> None:
         try:
@@ -195,7 +226,7 @@ class Tail:
             entry = self._backlog.popleft()
             weight += len(entry.body) + _ROW_BYTES
             step.append(entry)
-        self.position = step[-1].id
+        self.position = step[-1].id if self._backlog else self._read_to
         self.delivered += len(step)
         self._deliver(step)
 

@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -69,6 +70,7 @@ class Worker:
         append_timeout: float,
     ) -> None:
         self.loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()  # the loop's
         self.id = secrets.token_hex(8)
         self.workers = 0  # how many live, as last seen
         self.closing = False
@@ -108,6 +110,8 @@ class Worker:
         await self._follow()
         self._bell_fd = self._bell.open()
         self._hear(True)
+        self._bell.listen()
+        self.tail.advance()  # what came since `_follow` poked nobody
         self._every("tick", BLIND_TICK_S if self._bell_fd is None else TICK_S, self._tick)
         self._every("reap", TICK_S, self._reap)
         self._every("trim", TRIM_S, self._trim)
@@ -290,7 +294,7 @@ class Worker:
             return  # what comes reads these, too
         self._coming = True
         try:
-            if _is_running(self.loop):
+            if threading.get_ident() == self._thread:
                 self.loop.call_soon(self._look_for_own)
             else:
                 self.loop.call_soon_threadsafe(self._look_for_own)
@@ -311,12 +315,14 @@ class Worker:
         self._looks += 1
         if self._looks <= WINDOW_LOOKS:
             self._coming = False  # first: a group that is written during the read is not in it
+            self._bell.listen()
             self.tail.advance()
         else:
             self._rest()
 
     def _rest(self) -> None:
         self._coming = True
+        self._bell.mute()
         self._hear(False)
         self._resting = self.loop.call_later(REST_S, self._rested)
 
@@ -336,7 +342,7 @@ class Worker:
                 self._poked()  # only now, so that nothing falls between the read and the listening
 
     def _hear(self, hear: bool) -> None:
-        """Listen to pokes, or let them pile up: a full queue costs the others nothing, and us no wake-ups."""
+        """Let pokes wake us, or not: not all who poke look at our byte first."""
         if self._bell_fd is None:
             return
         if hear:
@@ -405,6 +411,8 @@ class Worker:
             operation.failed = False
             self.submit(operation)
         self.subscribers.write()
+        if self._resting is None:
+            self._bell.listen()
         self.tail.advance()
         self.tail.replays.clean()
 
@@ -435,7 +443,7 @@ class Worker:
 
     def _reaped(self, operation: presence.Reap, error: errors.EngineError | None) -> None:
         if error is None:
-            (self._where.sockets / f"{operation.worker}.sock").unlink(missing_ok=True)
+            pokes.remove(self._where.sockets / f"{operation.worker}{pokes.SOCKET}")
         self._reaping.pop(operation.worker).release(remove=error is None)
 
     def _be_born_again(self) -> None:
@@ -476,11 +484,3 @@ class Worker:
     def _trimmed(self, operation: upkeep.Trim, error: errors.EngineError | None) -> None:
         if error is None and operation.more:
             self.submit(upkeep.Trim(self.loop, operation.upto, self._trimmed))
-
-
-def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether it is the one of this thread."""
-    try:
-        return asyncio.get_running_loop() is loop
-    except RuntimeError:
-        return False

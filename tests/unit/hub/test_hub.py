@@ -207,23 +207,71 @@ async def test_members_are_announced_as_the_protocol_has_it(engine: ScriptedEngi
     ]
 
 
-async def test_a_command_is_obeyed_after_what_came_before_it(
+async def test_a_command_that_ends_connections_lets_them_have_what_came_before_it(
     engine: ScriptedEngine, hub: hubs.Hub, client: NewClient
 ) -> None:
     one = client()
     one.subscribe("news")
     engine.answer()
-    hub.on_control("application.changed", lambda app, body: hub.close_application(body.decode(), 4003, "disabled"))
+
+    def close(app: str, body: bytes) -> None:
+        hub.flush()
+        hub.close_application(body.decode(), 4003, "disabled")
+
+    hub.on_control("close", close)
     engine.deliver(
         [
             engine.entry("news", b"1"),
-            engine.entry("application.changed", APP.encode(), kind=interface.Kind.CONTROL),
+            engine.entry("close", APP.encode(), kind=interface.Kind.CONTROL),
             engine.entry("news", b"2"),
         ]
     )
     assert one.got[1:] == [b"1", b"bye 4003"]
     assert one.writer.closed == (4003, "disabled")
     assert hub.statistics()["connections.now"] == 0
+
+
+async def test_any_other_command_leaves_the_events_of_a_read_joined(
+    engine: ScriptedEngine, hub: hubs.Hub, client: NewClient
+) -> None:
+    one = client()
+    one.subscribe("news")
+    engine.answer()
+    obeyed: list[bytes] = []
+    hub.on_control("taken", lambda app, body: obeyed.append(body))
+    before = one.writer.writes
+    engine.deliver(
+        [
+            engine.entry("news", b"1"),
+            engine.entry("taken", b"token", kind=interface.Kind.CONTROL),
+            engine.entry("news", b"2"),
+        ]
+    )
+    assert one.got[1:] == [b"1", b"2"]
+    assert one.writer.writes == before + 1
+    assert obeyed == [b"token"]
+
+
+async def test_who_asks_hears_once_that_a_channel_moved(
+    engine: ScriptedEngine, hub: hubs.Hub, client: NewClient
+) -> None:
+    one, other = client(), client()
+    moved: list[str] = []
+    hub.when_moved(one.connection, "news", moved.append)
+    one.subscribe("news")
+    hub.when_moved(one.connection, "news", moved.append)
+    engine.answer()
+    other.subscribe("news")
+    engine.deliver([engine.entry("news", b"1", offset=1)])
+    assert moved == [], "it asked when it was not live"
+    hub.when_moved(one.connection, "news", moved.append)
+    hub.when_moved(other.connection, "news", moved.append)
+    engine.deliver([engine.entry("news", b"3", kind=interface.Kind.COUNT)])
+    assert moved == [], "what is not kept moves nothing"
+    other.unsubscribe("news")
+    engine.deliver([engine.entry("news", b"2", offset=2), engine.entry("news", b"3", offset=3)])
+    engine.deliver([engine.entry("news", b"4", offset=4)])
+    assert moved == ["news"]
 
 
 async def test_a_command_that_fails_does_not_stop_the_deliveries(

@@ -100,7 +100,7 @@ async def test_a_client_that_comes_back_gets_what_it_missed_and_what_follows(wor
         await asyncio.sleep(0)
     await until(lambda: len(numbers(client)) >= 98)
     assert numbers(client) == list(range(2, 100))
-    assert world.hub.positions(client.connection) == {"kept": interface.Position(position.epoch, 99)}
+    assert world.hub.position(client.connection, "kept") == interface.Position(position.epoch, 99)
 
 
 async def test_subscribing_at_any_moment_of_a_stream_loses_and_repeats_nothing(world: World) -> None:

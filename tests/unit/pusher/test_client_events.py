@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
+from apps.applications import rules
 from apps.pusher import effects
 from tests.unit.pusher import fakes
 
@@ -163,10 +164,22 @@ def test_an_event_that_the_engine_did_not_take_is_reported_to_its_sender() -> No
     assert "the disk is full" in said["message"]
 
 
-def test_they_are_counted() -> None:
+def test_they_are_kept_where_a_rule_says_so_as_it_is_now() -> None:
+    keeps = rules.Rule("private-*", history_size=10, history_seconds=60, client_events=True)
+    other = rules.Rule("private-*", history_size=10, history_seconds=60)
     machine = fakes.Machine()
     machine.join("private-x")
-    assert fakes.counts(machine.protocol.received(fakes.client_event("private-x"))) == ["pusher.client_events"]
+    for rule, retention in ((keeps, keeps.retention), (other, None), (keeps, keeps.retention)):
+        machine.registry.put(fakes.application(rules=rules.Rules((rule,))))
+        machine.now += 1
+        [effect] = machine.receive(fakes.client_event("private-x"))
+        assert isinstance(effect, effects.PublishClientEvent)
+        assert effect.retention == retention
+
+
+def test_refusals_are_counted() -> None:
+    machine = fakes.Machine()
+    machine.join("private-x")
     assert fakes.counts(machine.protocol.received(fakes.client_event("private-y"))) == [
         "pusher.client_event_rejected.not_subscribed"
     ]

@@ -171,6 +171,7 @@ async def test_a_client_event_reaches_the_others_with_the_members_id_and_not_its
     await ann.drained()
     assert not any(frame["event"] == "client-x" for frame in ann.frames)
     assert worker.engine.published[-1].exclude == ann.socket_id
+    assert worker.hub.statistics()["pusher.client_events"] == 1
 
 
 async def test_a_client_event_that_the_engine_refuses_is_reported_and_the_connection_lives(worker: Worker) -> None:

@@ -43,9 +43,9 @@ def test_a_replay_that_was_sent_is_not_seen_before_it_is_acknowledged() -> None:
     one = page()
     one.replaying("c", at(5))
     assert one.start_of("c") == at(5)
-    assert one.wants_ping({"c": at(9)})
+    assert one.unasked("c", at(9)) == 4
     one.pinged({"c": at(9)}, now=0)
-    assert not one.wants_ping({"c": at(9)})
+    assert one.unasked("c", at(9)) == 0
     one.ponged()
     assert one.start_of("c") == at(9)
 
@@ -53,9 +53,22 @@ def test_a_replay_that_was_sent_is_not_seen_before_it_is_acknowledged() -> None:
 def test_nothing_is_asked_about_what_was_asked_about_or_is_not_followed() -> None:
     one = page()
     one.subscribed("c", at(5))
-    assert not one.wants_ping({"c": at(5), "other": at(3)})
-    assert one.wants_ping({"c": at(6)})
-    assert one.unseen({"c": at(105), "other": at(3)}) == 100
+    assert one.unasked("c", at(5)) == one.unasked("other", at(3)) == 0
+    assert one.unasked("c", at(105)) == 100
+
+
+def test_a_ping_about_one_channel_takes_back_nothing_of_another() -> None:
+    one = page()
+    one.subscribed("c", at(5))
+    one.subscribed("d", at(1))
+    one.pinged({"c": at(7)}, now=0)
+    one.pinged({"d": at(2)}, now=1)
+    assert one.unasked("c", at(7)) == one.unasked("d", at(2)) == 0
+    one.subscribed("c", at(6))
+    assert one.unasked("c", at(7)) == 1, "it subscribed anew: of this nobody asked yet"
+    one.ponged()
+    one.ponged()
+    assert (one.start_of("c"), one.start_of("d")) == (at(7), at(2))
 
 
 def test_a_channel_that_was_left_is_forgotten_and_a_late_pong_does_not_bring_it_back() -> None:
@@ -83,6 +96,7 @@ def test_a_client_that_never_answers_is_taken_to_have_seen_what_is_old() -> None
     one.subscribed("c", at(5))
     one.pinged({"c": at(7)}, now=0)
     one.pinged({"c": at(8)}, now=30)
+    assert one.expires == resumption.UNANSWERED_SECONDS
     assert not one.expire(now=resumption.UNANSWERED_SECONDS)
     assert one.expire(now=resumption.UNANSWERED_SECONDS + 1)
     assert one.start_of("c") == at(7)

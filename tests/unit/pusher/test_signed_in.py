@@ -144,6 +144,21 @@ async def test_a_terminated_user_can_be_told_to_come_back(worker: Worker) -> Non
     await (await worker.connected()).sign_in(ANN)
 
 
+async def test_a_terminated_user_still_gets_what_was_published_before_and_nothing_after(worker: Worker) -> None:
+    browser = await worker.connected()
+    await browser.sign_in(ANN)
+    await browser.subscribe("news")
+    events = [hub_frames.event(name, "news", "data") for name in ("before", "after")]
+    command = termination.body("42")
+    kinds = (interface.Kind.EVENT, interface.Kind.CONTROL, interface.Kind.EVENT)
+    bodies = zip(("news", termination.COMMAND, "news"), kinds, (events[0], command, events[1]), strict=True)
+    worker.engine.deliver(
+        [interface.Entry(1, kind, "3", channel, None, None, None, body) for channel, kind, body in bodies]
+    )
+    await browser.until(lambda: browser.closed)
+    assert browser.events()[-2:] == ["before", "pusher:error"]
+
+
 async def test_terminating_a_user_who_is_not_there_is_no_error(worker: Worker) -> None:
     terminate(worker, "nobody")
     assert "controls.failed" not in worker.hub.counters

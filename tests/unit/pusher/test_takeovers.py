@@ -121,3 +121,17 @@ async def test_the_same_after_a_while_is_an_ordinary_takeover(workers: list[take
         clock.now += takeovers.SHARED_SECONDS + 1
     assert not pages[2].evicted
     assert not pages[1].without_token
+
+
+async def test_what_is_over_is_forgotten_and_what_happened_again_is_not(
+    workers: list[takeovers.Takeovers], clock: Clock
+) -> None:
+    here, _ = workers
+    for seconds, token in ((0, "a"), (5, "b"), (6, "a"), (4.5, "c")):
+        clock.now += seconds
+        await taken(here, Page(f"1.{seconds}"), token)
+        await taken(here, Page(f"2.{seconds}"), token)
+        await until(lambda: all(clock.now in one._evicted.values() for one in workers))
+        for key in list(here._holders):
+            here._drop(key)
+    assert [token for _, token in here._evicted] == ["a", "c"]

@@ -1,0 +1,212 @@
+"""A page with a token: asked about what was sent, left alone otherwise."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import orjson
+import pytest
+
+from apps.applications import registry, rules
+from apps.engine import interface
+from apps.engine.local import engine
+from apps.hub import hub as hubs
+from apps.hub import replays
+from apps.pusher import frames, protocol, resumes, sessions, takeovers
+from tests.harness import waiting
+from tests.unit.hub.doubles import FakeWriter
+
+KEPT = rules.Rule("kept*", history_size=1_000, history_seconds=60)
+APPLICATION = registry.Application("1", "k", "s", rules=rules.Rules((KEPT,)))
+NEVER_S = 3_600.0
+
+
+class RememberingEngine(engine.LocalEngine):
+    """`saved`: for how many seconds, each time."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.saved: list[int] = []
+
+    def save_session(self, app: str, token: str, record: bytes, seconds: int) -> None:
+        self.saved.append(seconds)
+        super().save_session(app, token, record, seconds)
+
+
+def publication(number: int, channel: str) -> interface.Publication:
+    return interface.Publication("1", channel, b'{"n":%d}' % number, retention=KEPT.retention)
+
+
+class World:
+    """One worker."""
+
+    def __init__(self, folder: Path) -> None:
+        self.engine = RememberingEngine(folder)
+        self.hub = hubs.Hub(self.engine)
+        self.tokens = takeovers.Takeovers(self.hub, time.monotonic)
+        self.applications = registry.Registry()
+        self.applications.put(APPLICATION)
+        self.pages = 0
+
+    async def publish(self, *numbers: int, channel: str = "kept") -> None:
+        await self.hub.publish([publication(number, channel) for number in numbers])
+
+
+class Page:
+    """A socket of the page."""
+
+    def __init__(self, world: World, ack_interval: float = 0.0, token: str = "token-token-token") -> None:
+        world.pages += 1
+        self.world = world
+        self.writer = FakeWriter()
+        machine = protocol.Protocol(
+            world.applications,
+            APPLICATION,
+            f"1.{world.pages}",
+            activity_timeout=120,
+            clock=time.monotonic,
+            wall_clock=time.time,
+        )
+        connection = hubs.Connection("1", machine.socket_id, self.writer)
+        options = resumes.Options(window=100, ack_interval=ack_interval)
+        self.resume = resumes.Resume(
+            world.hub, world.tokens, connection, token, options=options, keeps_history=machine.keeps_history
+        )
+        self.session = sessions.Session(world.hub, connection, machine, "", self.resume)
+        self.session.open()
+
+    def say(self, event: str, **data: object) -> None:
+        self.session.received(orjson.dumps({"event": event, "data": data}).decode())
+
+    async def subscribed(self, channel: str = "kept") -> None:
+        """And all was asked about that there is."""
+        self.say("pusher:subscribe", channel=channel)
+        await until(lambda: any(b"subscription_succeeded" in body for body in self.writer.bodies))
+        await until(lambda: self.is_settled)
+
+    @property
+    def is_settled(self) -> bool:
+        return self.resume.resumption is not None and not self.resume._unasked
+
+    @property
+    def pings(self) -> int:
+        return self.writer.bodies.count(frames.PING)
+
+    def numbers(self) -> list[int]:
+        return [orjson.loads(body)["n"] for body in self.writer.bodies if body.startswith(b'{"n"')]
+
+    def seen(self, channel: str = "kept") -> int:
+        """As far as is known."""
+        assert self.resume.resumption is not None
+        start = self.resume.resumption.start_of(channel)
+        return start.offset if start is not None else -1
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async def look() -> object:
+        return condition()
+
+    await waiting.until_async(look, 10, "the condition")
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    world = World(tmp_path)
+    await world.hub.start()
+    yield world
+    await world.hub.stop()
+
+
+async def test_each_thing_that_is_sent_is_asked_about_once(world: World) -> None:
+    page = Page(world)
+    await page.subscribed()
+    assert page.pings == 0
+    for number in range(1, 4):
+        await world.publish(number)
+        await until(lambda number=number: page.pings == number)
+        page.say("pusher:pong")
+        assert page.seen() == number
+        for _ in range(3):
+            page.resume.look()
+        assert page.pings == number
+        assert page.is_settled
+    page.session.end()
+
+
+async def test_one_ping_asks_about_all_channels(world: World) -> None:
+    page = Page(world)
+    await page.subscribed("kept-1")
+    await page.subscribed("kept-2")
+    await world.hub.publish([publication(1, "kept-1"), publication(1, "kept-2"), publication(2, "kept-2")])
+    await until(lambda: page.pings)
+    page.resume.look()
+    page.say("pusher:pong")
+    assert (page.pings, page.seen("kept-1"), page.seen("kept-2")) == (1, 1, 2)
+    page.session.end()
+
+
+async def test_many_events_are_asked_about_before_their_time(world: World) -> None:
+    page = Page(world, ack_interval=NEVER_S)
+    await page.subscribed()
+    await world.publish(1)
+    await until(lambda: page.pings == 1)
+    await world.publish(*range(2, resumes.PING_AFTER_EVENTS + 1))
+    await until(lambda: len(page.numbers()) == resumes.PING_AFTER_EVENTS)
+    page.resume.look()
+    assert page.pings == 1
+    await world.publish(resumes.PING_AFTER_EVENTS + 1)
+    await until(lambda: page.pings == 2)
+    page.session.end()
+
+
+async def test_a_replay_is_asked_about_when_it_has_come_though_nothing_follows(world: World) -> None:
+    await world.publish(1)
+    first = Page(world)
+    await first.subscribed()
+    first.session.end()
+    await world.publish(2, 3)
+    page = Page(world)
+    page.writer.waiting = replays.PACE_BYTES + 1  # it is not reading yet
+    page.say("pusher:subscribe", channel="kept")
+    await until(lambda: world.hub.statistics()["replays.now"])
+    page.resume.look()
+    assert not page.is_settled
+    assert (page.pings, page.numbers()) == (0, [])
+    page.writer.waiting = 0
+    await until(lambda: page.pings)
+    assert page.numbers() == [2, 3]
+    page.say("pusher:pong")
+    assert page.seen() == 3
+    page.session.end()
+
+
+async def test_a_channel_that_was_left_wakes_nobody(world: World) -> None:
+    page = Page(world)
+    await page.subscribed()
+    other = Page(world, token="token-token-other")
+    await other.subscribed()
+    page.say("pusher:unsubscribe", channel="kept")
+    await world.publish(1)
+    await until(lambda: other.pings)
+    assert page.is_settled
+    assert page.pings == 0
+    for one in (page, other):
+        one.session.end()
+        assert one.resume.slot is None
+
+
+async def test_the_record_of_a_page_to_which_nothing_is_sent_is_kept_from_expiring(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert max(resumes.REFRESHED) <= resumes.KEPT - 1, "a window is left of it when the worker dies"
+    monkeypatch.setattr(resumes, "REFRESHED", (0.001, 0.002))
+    page = Page(world)
+    await page.subscribed()
+    so_far = len(world.engine.saved)
+    await until(lambda: len(world.engine.saved) >= so_far + 3)
+    assert set(world.engine.saved) == {resumes.KEPT * 100}
+    assert page.pings == 0
+    page.session.end()
+    assert world.engine.saved[-1] == 100
