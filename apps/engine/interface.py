@@ -18,11 +18,15 @@ All methods are called on the event loop that opened the engine, unless their do
 from __future__ import annotations
 
 import abc
+import asyncio
 import enum
+import functools
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
+
+from apps.engine import errors
 
 
 class Kind(enum.IntEnum):
@@ -270,6 +274,17 @@ class Engine(abc.ABC):
         Not from inside a delivery. After it was taken back every entry is delivered, from the next one on.
         """
 
+    def post(self, publication: Publication, failed: Callable[[str], None]) -> None:
+        """`append` for one publication that nobody waits for, in the order of both calls. `failed(why)` is called if it
+        is not in the log, maybe before this returns.
+        """
+        try:
+            done = asyncio.ensure_future(self.append([publication]))
+        except errors.EngineError as error:
+            failed(str(error))
+        else:
+            done.add_done_callback(functools.partial(_tell_failure, failed))
+
     @abc.abstractmethod
     def append(self, publications: Sequence[Publication], *, budget: Budget | None = None) -> Awaitable[list[Receipt]]:
         """Add publications, all of them or none, in this order. Done when they are durable.
@@ -422,3 +437,12 @@ ANNOUNCE_SECONDS = 5
 
 # A consumer whose store is away (the database of the webhooks) may be this late before the log stops waiting for it.
 CURSOR_SECONDS = 24 * 3600
+
+
+def _tell_failure(failed: Callable[[str], None], done: asyncio.Future[list[Receipt]]) -> None:
+    if done.cancelled():
+        return
+    try:
+        done.result()  # an error that is not the engine's is a fault here, and the event loop reports it
+    except errors.EngineError as error:
+        failed(str(error))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import functools
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from apps.engine import errors as engine_errors
 from apps.engine import interface
 from apps.hub import conflation, connections, fanout, replays, users
 
@@ -323,12 +321,8 @@ class Hub:
 
     def post(self, publication: interface.Publication, failed: Callable[[str], None]) -> None:
         """Publish what nobody waits for. `failed(why)` is called if the engine does not take it."""
-        try:
-            done = asyncio.ensure_future(self.publish([publication]))
-        except engine_errors.EngineError as error:
-            failed(str(error))
-        else:
-            done.add_done_callback(functools.partial(_tell_failure, failed))
+        self.counters["published"] += 1
+        self.engine.post(publication, failed)
 
     def on_control(self, command: str, handler: Control) -> None:
         """`handler(app, body)` runs in every worker for each CONTROL entry of this command.
@@ -434,12 +428,3 @@ class Hub:
                 del self._closing[connection]
                 if not gone:
                     connection.writer.abort()
-
-
-def _tell_failure(failed: Callable[[str], None], done: asyncio.Future[list[interface.Receipt]]) -> None:
-    if done.cancelled():
-        return
-    try:
-        done.result()  # an error that is not the engine's is a fault here, and the event loop reports it
-    except engine_errors.EngineError as error:
-        failed(str(error))

@@ -39,6 +39,10 @@ HISTORY_LIMIT: Final = 100
 DEFAULT_HISTORY_LIMIT: Final = 50
 
 _PONG: Final[effects.Effects] = (effects.Send(frames.PONG),)
+
+# As the vendor's clients write it. Of an idle connection it is all that ever comes, to a processor that has forgotten
+# the way by then: the less there is of it, the better.
+PING: Final = '{"event":"pusher:ping","data":{}}'
 _PONGED: Final[effects.Effects] = (effects.Ponged(),)
 
 
@@ -175,11 +179,7 @@ class Protocol:
         try:
             if self._state is not _State.OPEN:
                 return self._received_early(text) if self._state is _State.OPENING else effects.NOTHING
-            message = messages.parse(text)
-            if self._identity is not None and self._identity.awaited_by(message):
-                self._identity.hold(text, message)
-                return effects.NOTHING
-            return self._answer(message)
+            return _PONG if text == PING else self._read(text)
         except errors.BadFrame as error:
             return self._complain(error)
         except errors.ClientEventRejected as rejection:
@@ -189,6 +189,13 @@ class Protocol:
             )
         except errors.TooMuchHeld as error:
             return self._close(errors.OVER_CAPACITY, error.message)
+
+    def _read(self, text: str) -> effects.Effects:
+        message = messages.parse(text)
+        if self._identity is not None and self._identity.awaited_by(message):
+            self._identity.hold(text, message)
+            return effects.NOTHING
+        return self._answer(message)
 
     def received_binary(self) -> effects.Effects:
         """A binary frame came."""

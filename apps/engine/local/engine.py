@@ -130,6 +130,16 @@ class LocalEngine(interface.Engine):
             operation.future.add_done_callback(lambda _: timer.cancel())
         return operation.future
 
+    def post(self, publication: interface.Publication, failed: Callable[[str], None]) -> None:
+        here = self._worker
+        if here is None:
+            super().post(publication, failed)
+            return
+        try:
+            self._writer.submit(publishing.PostedAppend(publication, here.loop, failed))
+        except errors.EngineError as error:
+            failed(str(error))
+
     def append_blocking(
         self, publications: Sequence[interface.Publication], timeout: float | None = None
     ) -> list[interface.Receipt]:

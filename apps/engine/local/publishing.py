@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from asyncio import AbstractEventLoop, Future
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from apps.engine import errors, interface
 from apps.engine.local import operations
@@ -107,6 +107,23 @@ class AwaitedAppend(Append):
             self.future.set_result(self.receipts)
         else:
             self.future.set_exception(failure)
+
+
+class PostedAppend(Append):
+    """For who only wants to hear of a failure: a third of the cost of a future and its callbacks."""
+
+    __slots__ = ("failed", "loop")
+
+    def __init__(
+        self, publication: interface.Publication, loop: AbstractEventLoop, failed: Callable[[str], None]
+    ) -> None:
+        super().__init__([publication])
+        self.loop = loop
+        self.failed = failed
+
+    def settle(self, error: errors.EngineError | None) -> None:
+        if error is not None:
+            self.failed(str(error))
 
 
 class BlockingAppend(Append):

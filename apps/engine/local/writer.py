@@ -34,7 +34,7 @@ SLOW_S = 0.02
 REST_S = 5.0
 
 # What somebody waits for with a time-out; the other operations are kept until they are written.
-_AWAITED = (publishing.AwaitedAppend, presence.Attach, occupancy.Admit)
+_AWAITED = (publishing.AwaitedAppend, publishing.PostedAppend, presence.Attach, occupancy.Admit)
 
 STOP_S = 10.0  # for what is pending to be written
 

@@ -67,6 +67,20 @@ class Conformance:
         assert two.bodies("c") == bodies
         assert len(two.reads) > 1, "2 MB must not be one step of the loop"
 
+    async def test_what_nobody_waits_for_keeps_its_place_and_only_its_failure_is_told(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        failures: list[str] = []
+        for number in range(10):
+            one.engine.post(interface.Publication(APP, "c", b"posted %d" % number), failures.append)
+            await one.publish("c", b"published %d" % number)
+        await two.until(lambda: len(two.entries) == 20, "all entries")
+        assert two.bodies("c") == [b"%b %d" % (way, n) for n in range(10) for way in (b"posted", b"published")]
+        assert failures == []
+        await one.engine.close()
+        one.engine.post(interface.Publication(APP, "c", b"late"), failures.append)
+        await one.until(lambda: failures, "the failure")
+        assert len(failures) == 1
+
     # -- positions -----------------------------------------------------------------------------------------------------
 
     async def test_offsets_of_a_kept_channel_are_gapless_over_workers(self, hire: Hire) -> None:

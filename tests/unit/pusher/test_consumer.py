@@ -188,9 +188,9 @@ async def test_an_engine_that_refuses_at_once_is_reported_too(worker: Worker, mo
     def refuse(publications: object) -> None:
         raise errors.EngineUnavailable("the log is closed")
 
-    monkeypatch.setattr(worker.hub, "publish", refuse)
     browser = await worker.connected()
     await browser.subscribe("private-x")
+    monkeypatch.setattr(worker.engine, "append", refuse)
     browser.send(fakes.client_event("private-x"))
     assert "the log is closed" in (await browser.frame("pusher:error"))["data"]["message"]
 
