@@ -274,6 +274,10 @@ class Engine(abc.ABC):
         Not from inside a delivery. After it was taken back every entry is delivered, from the next one on.
         """
 
+    def present(self) -> int | None:
+        """The newest entry that this worker has read, delivered or left out. None: the engine does not know."""
+        return None
+
     def post(self, publication: Publication, failed: Callable[[str], None]) -> None:
         """`append` for one publication that nobody waits for, in the order of both calls. `failed(why)` is called if it
         is not in the log, maybe before this returns.

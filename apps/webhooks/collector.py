@@ -86,18 +86,11 @@ class Collector:
         the cursor knows better."""
         if self._is_wanted():
             return None
-        marker = feed.Marker()
         marks: collections.deque[int] = collections.deque(maxlen=LOOK_BACK)
-        self._hub.observe(marker)
-        try:
-            while not self._is_wanted():
-                if self._loaded():
-                    present = await self._present() if marker.tail is None else marker.tail
-                    marker.tail = marker.tail or present
-                    marks.append(present)
-                await asyncio.sleep(LOOK_S)
-        finally:
-            self._hub.observe(None)
+        while not self._is_wanted():
+            if self._loaded():
+                marks.append(self._engine.present() or await self._present())
+            await asyncio.sleep(LOOK_S)
         return marks[0] if marks else None
 
     async def _present(self) -> int:

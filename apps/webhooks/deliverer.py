@@ -16,6 +16,7 @@ from apps.webhooks import breaker, courier, lanes, options, outbox, recorder
 logger = logging.getLogger(__name__)
 
 LOOK_S = 2.0  # how soon what somebody else put into the outbox (a redelivery) is noticed
+IDLE_LOOK_S = 10.0  # the same where no application has an endpoint: a look takes a millisecond
 TRIM_S = 60.0
 
 
@@ -57,7 +58,7 @@ class Deliverer:
             try:
                 if time.monotonic() >= look_at:
                     self._woken.update(await database.run(outbox.waiting_endpoints))
-                    look_at = time.monotonic() + LOOK_S
+                    look_at = time.monotonic() + (LOOK_S if self._is_used() else IDLE_LOOK_S)
                 if time.monotonic() >= trim_at:
                     more = await database.run(outbox.trim, self._options.keep_seconds, self._options.keep_rows)
                     trim_at = time.monotonic() + (LOOK_S if more else TRIM_S)
@@ -76,6 +77,9 @@ class Deliverer:
                     await self._wake.wait()
             except TimeoutError:
                 continue
+
+    def _is_used(self) -> bool:
+        return bool(self._lanes) or any(application.webhooks for application in self._registry.all())
 
     def _lane(self, endpoint: int, posting: courier.Courier, records: recorder.Recorder) -> lanes.Lane:
         known = self._lanes.get(endpoint)

@@ -20,19 +20,6 @@ Read = Callable[[int, int], Awaitable[list[interface.Entry]]]
 """`interface.Engine.entries`."""
 
 
-class Marker:
-    """An observer of the hub that only remembers where the tail stands; None: it has not said yet."""
-
-    def __init__(self) -> None:
-        self.tail: int | None = None
-
-    def delivered(self, entries: Sequence[interface.Entry]) -> None:
-        self.tail = entries[-1].id
-
-    def fenced(self) -> None:
-        self.tail = None
-
-
 class Feed:
     """Give it to the hub as its observer. `position`: everything up to this id was given out by `next`."""
 

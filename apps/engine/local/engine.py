@@ -130,6 +130,10 @@ class LocalEngine(interface.Engine):
             operation.future.add_done_callback(lambda _: timer.cancel())
         return operation.future
 
+    def present(self) -> int | None:
+        here = self._worker
+        return here.tail.position if here is not None and here.tail.following else None
+
     def post(self, publication: interface.Publication, failed: Callable[[str], None]) -> None:
         here = self._worker
         if here is None:
