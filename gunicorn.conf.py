@@ -16,9 +16,8 @@ from django.core.exceptions import ImproperlyConfigured
 from myproject import environment
 
 with warnings.catch_warnings():
-    warnings.simplefilter(
-        "ignore", DeprecationWarning
-    )  # the module says that it will be removed one day; the pin decides when
+    # The module says that it will be removed one day; the pin decides when.
+    warnings.simplefilter("ignore", DeprecationWarning)
     from uvicorn.workers import UvicornWorker
 
 try:
@@ -38,9 +37,8 @@ UvicornWorker.CONFIG_KWARGS = {
 }
 
 graceful_timeout = _graceful + 5  # uvicorn's time and then that of the lifespan's end; after it gunicorn kills
-keepalive = (
-    75  # seconds; proxies and SDKs keep an idle connection for up to 60, and theirs must be the side that ends it
-)
+# Seconds. Proxies and SDKs keep an idle connection for up to 60, and theirs must be the side that ends it.
+keepalive = 75
 control_socket_disable = True  # a file in the home folder that containers may not write
 preload_app = False  # an engine holds threads and locks, which do not survive a fork
 

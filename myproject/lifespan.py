@@ -31,9 +31,8 @@ from myproject import errors, mounts, proxies, supervisor
 
 logger = logging.getLogger(__name__)
 
-RETRY_SECONDS = (
-    1.0  # between two attempts to start: an engine that is away is asked once a second, not once per connection
-)
+# Between two attempts to start: an engine that is away is asked once a second, not once per connection.
+RETRY_SECONDS = 1.0
 
 
 class Server:

@@ -18,15 +18,11 @@ All methods are called on the event loop that opened the engine, unless their do
 from __future__ import annotations
 
 import abc
-import asyncio
 import enum
-import functools
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
-
-from apps.engine import errors
 
 
 class Kind(enum.IntEnum):
@@ -278,16 +274,11 @@ class Engine(abc.ABC):
         """The newest entry that this worker has read, delivered or left out. None: the engine does not know."""
         return None
 
+    @abc.abstractmethod
     def post(self, publication: Publication, failed: Callable[[str], None]) -> None:
         """`append` for one publication that nobody waits for, in the order of both calls. `failed(why)` is called if it
         is not in the log, maybe before this returns.
         """
-        try:
-            done = asyncio.ensure_future(self.append([publication]))
-        except errors.EngineError as error:
-            failed(str(error))
-        else:
-            done.add_done_callback(functools.partial(_tell_failure, failed))
 
     @abc.abstractmethod
     def append(self, publications: Sequence[Publication], *, budget: Budget | None = None) -> Awaitable[list[Receipt]]:
@@ -441,12 +432,3 @@ ANNOUNCE_SECONDS = 5
 
 # A consumer whose store is away (the database of the webhooks) may be this late before the log stops waiting for it.
 CURSOR_SECONDS = 24 * 3600
-
-
-def _tell_failure(failed: Callable[[str], None], done: asyncio.Future[list[Receipt]]) -> None:
-    if done.cancelled():
-        return
-    try:
-        done.result()  # an error that is not the engine's is a fault here, and the event loop reports it
-    except errors.EngineError as error:
-        failed(str(error))

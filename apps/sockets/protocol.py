@@ -328,9 +328,8 @@ class WebSocketProtocol(asyncio.Protocol):
         elif opcode == frames.PING:
             pong = frames.frame(frames.PONG, payload)
             if self.is_paused:
-                self._pong = (
-                    pong  # the last one answers them all (RFC 6455 §5.5.3); or pongs pile up for who never reads
-                )
+                # The last one answers them all (RFC 6455 §5.5.3); or pongs pile up for who never reads.
+                self._pong = pong
             else:
                 self._transport.write(pong)
 

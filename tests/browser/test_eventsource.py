@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from tests.browser.conftest import PATIENCE_MS
-from tests.harness import calls, event_streams, relays, servers
+from tests.harness import calls, event_streams, relays, servers, waiting
 
 CHANNEL = "kept-news"
 APART_S = 0.01  # between two events: a busy channel
@@ -130,13 +130,14 @@ def test_a_killed_worker_is_nothing_to_a_browser(page: Page, server: servers.Ser
     wait_for(page, "statements.length === 1")
     calls.publish(server, channel, "tick", "0")
     wait_for(page, "numbers.length === 1")
-    for worker in server.workers():
+    before = server.workers()
+    for worker in before:
         os.kill(worker, signal.SIGTERM)
     wait_for(page, "source.readyState === EventSource.CONNECTING")
     publisher = Publisher(server, channel)
-    deadline = time.monotonic() + 20
-    while not server.is_ready() and time.monotonic() < deadline:
-        time.sleep(0.1)
+    # One that stops still answers, and then ends the publisher's connection.
+    waiting.until(lambda: not set(before) & set(server.workers()), 30, "the workers are gone")
+    server.wait_until_ready()
     publisher.published = 1
     publisher.start()
     wait_for(page, "statements.length === 2 && numbers.length > 20")

@@ -251,8 +251,9 @@ test("whoever unsubscribed without a connection begins anew", async () => {
   const { socket } = await following(made);
   socket.event(1);
   const second = again();
+  const connecting = new Promise((resolve) => made.connection.bind("connecting", resolve));
   socket.lose();
-  await until(() => made.connection.state === "connecting");
+  await connecting;
   made.unsubscribe("orders");
   made.subscribe("orders");
   assert.equal((await second).subscribes()[0].data.resume, undefined);

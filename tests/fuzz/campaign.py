@@ -21,7 +21,9 @@ WARM_UP = 0.1  # of the frames: caches, arenas and lazy imports are filled by th
 # Bytes that a worker may grow by after the warm-up. It gets a quarter of the frames: of 200,000 frames, 80 bytes each
 # that stay are over it. In runs of a million, arenas grew by less than 2.5 MB.
 GROWTH = 4_000_000
-SPARE_FILES = 5  # of a worker: what it opens when it is first used
+# Of a worker: what it opens when it is first used, a byte of each other worker's among it, which it maps. Far less than
+# the connections that came and went.
+SPARE_FILES = 12
 CONNECTIONS = 200  # the application's limit, all of which must be free again at the end
 
 

@@ -136,11 +136,9 @@ class LocalEngine(interface.Engine):
 
     def post(self, publication: interface.Publication, failed: Callable[[str], None]) -> None:
         here = self._worker
-        if here is None:
-            super().post(publication, failed)
-            return
+        loop = asyncio.get_running_loop() if here is None else here.loop
         try:
-            self._writer.submit(publishing.PostedAppend(publication, here.loop, failed))
+            self._writer.submit(publishing.PostedAppend(publication, loop, failed))
         except errors.EngineError as error:
             failed(str(error))
 

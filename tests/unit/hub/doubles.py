@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -92,6 +92,9 @@ class ScriptedEngine(interface.Engine):
 
     def set_subscribers(self, app: str, channel: str, count: int, *, announce: bool = False) -> None:
         self.counts[channel] = count
+
+    def post(self, publication: interface.Publication, failed: Callable[[str], None]) -> None:
+        self.appended.append(publication)
 
     def append(
         self, publications: Sequence[interface.Publication], *, budget: interface.Budget | None = None

@@ -154,6 +154,14 @@ class Engine(interface.Engine):
     def _soon(self, act: Callable[[], None]) -> None:
         self._waiting.append(act) if self.held else act()
 
+    def post(self, publication: interface.Publication, failed: Callable[[str], None]) -> None:
+        try:
+            done = self.append([publication])
+        except errors.EngineError as error:
+            failed(str(error))
+        else:
+            done.add_done_callback(lambda done: failed(str(done.exception())) if done.exception() else None)
+
     def append(
         self, publications: Sequence[interface.Publication], *, budget: interface.Budget | None = None
     ) -> asyncio.Future[list[interface.Receipt]]:
