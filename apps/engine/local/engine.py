@@ -121,11 +121,10 @@ class LocalEngine(interface.Engine):
     def append(
         self, publications: Sequence[interface.Publication], *, budget: interface.Budget | None = None
     ) -> Awaitable[list[interface.Receipt]]:
-        here = self._worker
-        loop = asyncio.get_running_loop() if here is None else here.loop  # that is a system call, up to Python 3.11
+        loop = self._loop()
         operation = publishing.AwaitedAppend(publications, loop, budget)
         self._writer.submit(operation)
-        if here is None:  # whose timer would look after it
+        if self._worker is None:  # whose timer would look after it
             timer = loop.call_later(self._append_timeout, self._writer.expire, self._append_timeout)
             operation.future.add_done_callback(lambda _: timer.cancel())
         return operation.future
@@ -135,12 +134,15 @@ class LocalEngine(interface.Engine):
         return here.tail.position if here is not None and here.tail.following else None
 
     def post(self, publication: interface.Publication, failed: Callable[[str], None]) -> None:
-        here = self._worker
-        loop = asyncio.get_running_loop() if here is None else here.loop
         try:
-            self._writer.submit(publishing.PostedAppend(publication, loop, failed))
+            self._writer.submit(publishing.PostedAppend(publication, self._loop(), failed))
         except errors.EngineError as error:
             failed(str(error))
+
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        """The caller's: the worker's, as a rule, and then without the system call that asking is up to Python 3.11."""
+        here = self._worker
+        return here.loop if here is not None and here.is_home() else asyncio.get_running_loop()
 
     def append_blocking(
         self, publications: Sequence[interface.Publication], timeout: float | None = None

@@ -153,6 +153,10 @@ class Worker:
         """The last act: from now on the kernel tells the others that this worker is gone."""
         self._lock.release(remove=True)
 
+    def is_home(self) -> bool:
+        """Whether this is the thread of the worker's loop."""
+        return threading.get_ident() == self._thread
+
     # -- operations ----------------------------------------------------------------------------------------------------
 
     def submit(self, operation: operations.WorkerOperation) -> None:
@@ -294,7 +298,7 @@ class Worker:
             return  # what comes reads these, too
         self._coming = True
         try:
-            if threading.get_ident() == self._thread:
+            if self.is_home():
                 self.loop.call_soon(self._look_for_own)
             else:
                 self.loop.call_soon_threadsafe(self._look_for_own)

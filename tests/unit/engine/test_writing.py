@@ -178,6 +178,14 @@ async def test_a_loop_that_ended_before_it_wrote_stops_nobody_else(worker: Worke
     assert receipt.id == 1
 
 
+async def test_a_loop_of_another_thread_publishes_through_the_worker_of_its_process(worker: Worker) -> None:
+    async def elsewhere() -> int:
+        [receipt] = await asyncio.wait_for(worker.engine.append([event()]), 10)
+        return receipt.id
+
+    assert await asyncio.to_thread(asyncio.run, elsewhere()) == 1
+
+
 async def test_one_who_fails_to_hear_of_the_end_does_not_keep_it_from_the_others(worker: Worker) -> None:
     class Failing(Noting):
         def settle(self, error: errors.EngineError | None) -> None:
