@@ -24,7 +24,6 @@ DATA_OPCODES: Final = (TEXT, BINARY)
 CONTROL_OPCODES: Final = (CLOSE, PING, PONG)
 
 NORMAL: Final = 1000
-GOING_AWAY: Final = 1001
 PROTOCOL_ERROR: Final = 1002
 NO_CODE: Final = 1005  # stands for a close frame that has none; never on the wire
 ABNORMAL: Final = 1006  # stands for a connection that ended without a close frame; never on the wire

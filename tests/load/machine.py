@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 import resource
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -52,6 +53,21 @@ def cpu_seconds(pid: int) -> float:
 def resident_bytes(pid: int) -> int:
     """The memory that a process occupies."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
+
+
+class Clocks(NamedTuple):
+    """Seconds: of the wall, of a server's CPU, and of this process's own, which is the client."""
+
+    wall_s: float
+    server_s: float
+    client_s: float
+
+    def since(self, before: Clocks) -> Clocks:
+        return Clocks(*(now - then for now, then in zip(self, before, strict=True)))
+
+
+def clocks(pid: int) -> Clocks:
+    return Clocks(time.perf_counter(), cpu_seconds(pid), time.process_time())
 
 
 def core_seconds(pid: int) -> float:

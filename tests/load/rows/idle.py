@@ -68,9 +68,9 @@ def measure(subject: subjects.Subject, folder: Path, plan: rows.Plan) -> Iterato
             connect(FEW)
             _settle()
             memory = machine.resident_bytes(running.pid)
-            before = time.perf_counter(), machine.cpu_seconds(running.pid), time.process_time()
+            before = machine.clocks(running.pid)
             connect(MANY - FEW)
-            after = time.perf_counter(), machine.cpu_seconds(running.pid), time.process_time()
+            wall, server, client = machine.clocks(running.pid).since(before)
             _settle()
             memory = machine.resident_bytes(running.pid) - memory
             share = math.nan
@@ -81,7 +81,6 @@ def measure(subject: subjects.Subject, folder: Path, plan: rows.Plan) -> Iterato
         finally:
             for one in opened:
                 one.close()
-    wall, server, client = (now - then for now, then in zip(after, before, strict=True))
     count = MANY - FEW
     yield rows.Measured(WAY, Sample(memory / count, server / count * 1e6, count / wall, client / wall, share))
 
@@ -91,9 +90,10 @@ def _settle() -> None:
 
 
 def _share(pid: int, opened: list[connections.Connection], seconds: float) -> float:
-    before = time.perf_counter(), machine.cpu_seconds(pid)
+    before = machine.clocks(pid)
     connections.read_for(opened, seconds, _pings(opened))
-    return (machine.cpu_seconds(pid) - before[1]) / (time.perf_counter() - before[0])
+    spent = machine.clocks(pid).since(before)
+    return spent.server_s / spent.wall_s
 
 
 def _pings(opened: list[connections.Connection]) -> Callable[[float], None]:

@@ -66,11 +66,10 @@ def measure(subject: fanfare.Fanfare | soketi.Soketi, folder: Path, plan: rows.P
             load = _Load(running.port, prepared)
             load.send_for(WARM_UP_S)
             answered = load.answered
-            before = time.perf_counter(), machine.cpu_seconds(running.pid), time.process_time()
+            before = machine.clocks(running.pid)
             load.send_for(plan.seconds)
-            after = time.perf_counter(), machine.cpu_seconds(running.pid), time.process_time()
+            spent = machine.clocks(running.pid).since(before)
             load.close()
-            spent = [now - then for now, then in zip(after, before, strict=True)]
             yield rows.Measured(name, Sample((load.answered - answered) * batch, *spent))
 
 

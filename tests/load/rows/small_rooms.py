@@ -77,10 +77,9 @@ def measure(subject: fanfare.Fanfare | soketi.Soketi, folder: Path, plan: rows.P
             house.speakers = speakers
             house.live_for(WARM_UP_S)
             deliveries = house.deliveries
-            before = time.perf_counter(), machine.cpu_seconds(running.pid), time.process_time()
+            before = machine.clocks(running.pid)
             house.live_for(plan.seconds)
-            after = time.perf_counter(), machine.cpu_seconds(running.pid), time.process_time()
-            spent = [now - then for now, then in zip(after, before, strict=True)]
+            spent = machine.clocks(running.pid).since(before)
             yield rows.Measured(name, Sample(house.deliveries - deliveries, *spent))
 
 

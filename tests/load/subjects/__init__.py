@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from tests.load import connections, publishers
+from tests.load import connections, processes, publishers
 
 # Those that the bars speak of.
 FANFARE = "Fanfare"
@@ -44,6 +44,20 @@ class Running(Protocol):
 
     def ways(self) -> Mapping[str, Way]:
         """How one publishes to it, by a name for the table. The first is also the one of the calm rows."""
+
+
+class Silent:
+    """What is common to those that greet nobody, and on which whoever is connected is subscribed."""
+
+    def __init__(self, process: processes.Process) -> None:
+        self.pid = process.pid
+        self.port = process.port
+
+    def greeting(self) -> connections.Dialogue:
+        return connections.silent()
+
+    def joining(self) -> connections.Dialogue:
+        return self.greeting()
 
 
 class Subject(Protocol):

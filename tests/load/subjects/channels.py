@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tests.harness import servers, worlds
-from tests.load import connections, machine, processes, publishers, subjects
+from tests.load import machine, processes, publishers, subjects
 
 # One event keeps it busy for a quarter of a second, and it joins nothing: more would only wait. Its layer drops above
 # 100 for a consumer.
@@ -35,18 +35,8 @@ class StockChannels:
             yield Running(process)
 
 
-class Running:
+class Running(subjects.Silent):
     target = "/subscribe"
-
-    def __init__(self, process: processes.Process) -> None:
-        self.pid = process.pid
-        self.port = process.port
-
-    def greeting(self) -> connections.Dialogue:
-        return connections.silent()
-
-    def joining(self) -> connections.Dialogue:
-        return self.greeting()
 
     def ways(self) -> Mapping[str, subjects.Way]:
         return {"group_send": subjects.Way(lambda: publishers.WebSocket(self.port, "/publish"), WINDOW)}

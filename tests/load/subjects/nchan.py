@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tests.harness import servers
-from tests.load import connections, events, processes, publishers, subjects
+from tests.load import events, processes, publishers, subjects
 from tests.load.subjects import pusher
 
 MODULES = (Path("/usr/lib/nginx/modules"), Path("/usr/share/nginx/modules"), Path("/usr/lib64/nginx/modules"))
@@ -82,18 +82,8 @@ class Nchan:
             yield Running(processes.only_child(process))
 
 
-class Running:
+class Running(subjects.Silent):
     target = "/sub"
-
-    def __init__(self, process: processes.Process) -> None:
-        self.pid = process.pid
-        self.port = process.port
-
-    def greeting(self) -> connections.Dialogue:
-        return connections.silent()
-
-    def joining(self) -> connections.Dialogue:
-        return self.greeting()
 
     def ways(self) -> Mapping[str, subjects.Way]:
         def request(first: int, count: int) -> bytes:

@@ -47,19 +47,9 @@ class Relay:
         return FOLDER / "node_modules" / self._package
 
 
-class Running:
+class Running(subjects.Silent):
     target = "/"
     body = staticmethod(events.body)
-
-    def __init__(self, process: processes.Process) -> None:
-        self.pid = process.pid
-        self.port = process.port
-
-    def greeting(self) -> connections.Dialogue:
-        return connections.silent()
-
-    def joining(self) -> connections.Dialogue:
-        return self.greeting()
 
     def ways(self) -> Mapping[str, subjects.Way]:
         def request(first: int, count: int) -> bytes:
