@@ -246,7 +246,8 @@ class Engine(abc.ABC):
 
         `deliver` gets the entries in the log's order, in one synchronous call per read. `fenced` is called with a
         reason when entries may have been missed: the caller must drop all that it has attached; delivery then starts
-        again from the present. Raises EngineMisconfigured or EngineUnavailable.
+        again from the present, and not before the call of a `when_written` that was asked for in `fenced`. Raises
+        EngineMisconfigured or EngineUnavailable.
         """
 
     @abc.abstractmethod
@@ -309,6 +310,11 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     async def load_session(self, app: str, token: str) -> bytes | None:
         """The record, if it has not expired."""
+
+    @abc.abstractmethod
+    def when_written(self, then: Callable[[], None]) -> None:
+        """Call `then` when all that this worker asked to be written before is written, or could not be; maybe before
+        this returns."""
 
     # -- presence and counts -------------------------------------------------------------------------------------------
 

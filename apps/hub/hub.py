@@ -63,6 +63,7 @@ class Hub:
         self._controls: dict[str, Control] = {}
         self._read: dict[connections.Channel, list[interface.Entry]] = {}  # what is to be delivered of this read
         self._observer: Observer | None = None
+        self._keepers: list[Callable[[], None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._turns = 0
 
@@ -333,6 +334,12 @@ class Hub:
         """
         self._controls[command] = handler
 
+    def on_fence(self, keep: Callable[[], None]) -> None:
+        """`keep` runs when entries may have been missed. What it has the engine write is written before the clients are
+        told to come back: the log may be another one, which lacks what is needed then.
+        """
+        self._keepers.append(keep)
+
     def flush(self) -> None:
         """Deliver now what this read of the log has brought so far. Nothing where none is under way."""
         batches, self._read = self._read, {}
@@ -388,6 +395,11 @@ class Hub:
         self.counters[f"fenced.{reason.partition(':')[0]}"] += 1
         if self._observer is not None:
             self._observer.fenced()
+        for keep in self._keepers:
+            keep()
+        self.engine.when_written(self._send_away)
+
+    def _send_away(self) -> None:
         for connection in list(self.by_socket.values()):
             connection.close(RECONNECT, "Events may have been missed; reconnect")
 

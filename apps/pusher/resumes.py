@@ -32,6 +32,8 @@ PING_AFTER_EVENTS = 100  # so many events are asked about before their time
 KEPT, REFRESHED = 4, (2.0, 2.75)
 RECONNECT = 4200
 
+SHARED = "token_shared"  # several pages came with this token, so none of them is resumed
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -42,7 +44,8 @@ class Options:
 
 
 class Resume:
-    """One page's socket that has a token. `resumption` is None from when the token turned out to be shared."""
+    """One page's socket that has a token. `resumption` is None until the token was looked up, and once that `failed`
+    or the token turned out to be shared."""
 
     def __init__(
         self,
@@ -57,7 +60,7 @@ class Resume:
         self._keeps_history = keeps_history
         self.socket_id = connection.socket_id
         self.resumption: resumption.Resumption | None = None
-        self.shared = False  # several pages came with this token, so none of them is resumed
+        self.failed: str | None = None  # why the page is not resumed
         self._hub = hub
         self._tokens = tokens
         self._connection = connection
@@ -79,11 +82,13 @@ class Resume:
         except engine_errors.EngineError as error:
             logger.warning("A resume token could not be looked up: %s", error)
             self._hub.count("resume.not_looked_up")
+            self.failed = "engine_unavailable"
         else:
             if self._connection.closing:
                 return
-            self.shared = not self._tokens.take(app, self._token, self)
-            if not self.shared:
+            if not self._tokens.take(app, self._token, self):
+                self.failed = SHARED
+            else:
                 self.resumption = resumption.Resumption(self._token, self.socket_id, record)
                 self._hub.count("resume.opened" if record is None else "resume.resumed")
                 self._began_s = time.monotonic()
@@ -113,7 +118,7 @@ class Resume:
         else:
             self.resumption.subscribed(channel, replayed.position)
         self._moved(channel)
-        self._refresh()
+        self.keep()
 
     def lost(self, channel: str) -> None:
         """Its replay could not be finished: it begins anew where it stands."""
@@ -128,7 +133,7 @@ class Resume:
 
     def ponged(self) -> None:
         if self.resumption is not None and self.resumption.ponged():
-            self._refresh()
+            self.keep()
 
     def _moved(self, channel: str) -> None:
         """Something of this channel is being sent."""
@@ -148,7 +153,7 @@ class Resume:
         now = time.monotonic()
         self._ask(self.resumption, now)
         if self.resumption.expire(now) or now >= self._refresh_s:
-            self._refresh()
+            self.keep()
         next_s = now + self._pause() if self._unasked else min(self._refresh_s, self.resumption.expires)
         self._tokens.wheel.put(self, next_s - now)
 
@@ -172,7 +177,7 @@ class Resume:
         for channel in settled:
             self._hub.when_moved(self._connection, channel, self._moved)
 
-    def _refresh(self) -> None:
+    def keep(self) -> None:
         """Keep the record while the page is here."""
         if self.resumption is not None:
             self._refresh_s = time.monotonic() + self._options.window * random.uniform(*REFRESHED)  # noqa: S311
@@ -192,12 +197,12 @@ class Resume:
 
     def forget_token(self) -> None:
         self.resumption = None
-        self.shared = True
+        self.failed = SHARED
         for channel in list(self._connection.subscriptions):
             if self._hub.is_subscribed(self._connection, channel):  # the others are told with their answer
-                self.tell_shared(channel)
+                self.tell(channel)
 
-    def tell_shared(self, channel: str) -> None:
-        """On a channel that keeps a history: the page thinks that it is resumed, and is not."""
-        if self._keeps_history(channel):
-            self._connection.send(pasts.resume_failed(channel, "token_shared"))
+    def tell(self, channel: str) -> None:
+        """Whether the page, which thinks that it is resumed on a channel that keeps a history, is not."""
+        if self.failed is not None and self._keeps_history(channel):
+            self._connection.send(pasts.resume_failed(channel, self.failed))

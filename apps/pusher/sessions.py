@@ -160,9 +160,10 @@ class Session:
             self._do(self._protocol.refused(channel, outcome))
             return
         self._do(self._protocol.subscribed(channel, outcome))
-        if self._resume is not None and self._resume.shared:
-            self._resume.tell_shared(channel)
-        if self._resume is not None and past is not None:
+        if self._resume is None:
+            return
+        self._resume.tell(channel)
+        if past is not None:
             self._resume.answered(channel, outcome.replayed, past.after)
 
     def _replay_lost(self, channel: str, reason: str) -> None:

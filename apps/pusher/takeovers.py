@@ -37,6 +37,9 @@ class Holder(Protocol):
 
     socket_id: str
 
+    def keep(self) -> None:
+        """Write down its progress."""
+
     def evict(self) -> None:
         """Keep its progress, and close it so that it comes back."""
 
@@ -65,6 +68,7 @@ class Takeovers:
         hub.on_control(TAKEN, self._taken)
         hub.on_control(EVICTED, self._note_eviction)
         hub.on_control(SHARED, self._note_shared)
+        hub.on_fence(self._keep)
 
     def take(self, app: str, token: str, holder: Holder) -> bool:
         """`holder` has the token from now on. False: nobody gets this one."""
@@ -83,6 +87,12 @@ class Takeovers:
     def release(self, app: str, token: str, holder: Holder) -> None:
         if self._holders.get((app, token)) is holder:
             self._drop((app, token))
+
+    def _keep(self) -> None:
+        """The log may be a new one that knows nothing of these pages. Who came back to that would pass for a page that
+        has just been opened, and not hear of its loss."""
+        for holder in self._holders.values():
+            holder.keep()
 
     def _drop(self, key: Key) -> None:
         del self._holders[key]

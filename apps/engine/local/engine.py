@@ -176,6 +176,12 @@ class LocalEngine(interface.Engine):
         await here.done(upkeep.Touch(here.loop))  # what this worker saved before is written now
         return await self._ask(lambda ask: ask.session(app, token))
 
+    def when_written(self, then: Callable[[], None]) -> None:
+        if self._worker is None:
+            then()
+        else:
+            self._worker.submit(upkeep.Touch(self._worker.loop, lambda _operation, _error: then()))
+
     # -- presence and counts -------------------------------------------------------------------------------------------
 
     def set_subscribers(self, app: str, channel: str, count: int, *, announce: bool = False) -> None:

@@ -85,8 +85,8 @@ class Touch(operations.WorkerOperation):
 
     __slots__ = ("top",)
 
-    def __init__(self, loop: AbstractEventLoop) -> None:
-        super().__init__(loop)
+    def __init__(self, loop: AbstractEventLoop, settled: operations.Settled | None = None) -> None:
+        super().__init__(loop, settled)
         self.top = 0
 
     def run(self, group: operations.Group) -> None:

@@ -240,6 +240,14 @@ class Conformance:
         one.engine.save_session(APP, "token", b"gone", 0)
         assert await one.engine.load_session(APP, "token") is None
 
+    async def test_one_is_told_when_what_was_asked_for_is_written(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        one.engine.save_session(APP, "token", b"record", 60)
+        written = asyncio.Event()
+        one.engine.when_written(written.set)
+        await asyncio.wait_for(written.wait(), 5)
+        assert await two.engine.load_session(APP, "token") == b"record"
+
     async def test_a_key_publishes_once_and_answers_the_same(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
         [first] = await one.publish("c", b"a", idempotency_key="k", retention=KEPT)

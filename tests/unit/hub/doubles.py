@@ -124,6 +124,9 @@ class ScriptedEngine(interface.Engine):
     async def load_session(self, app: str, token: str) -> bytes | None:
         raise NotImplementedError
 
+    def when_written(self, then: Callable[[], None]) -> None:
+        then()
+
     async def read(
         self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
     ) -> Any:

@@ -196,6 +196,9 @@ class Engine(interface.Engine):
     async def load_session(self, app: str, token: str) -> bytes | None:
         raise NotImplementedError
 
+    def when_written(self, then: Callable[[], None]) -> None:
+        then()
+
     async def read(
         self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
     ) -> tuple[list[interface.Entry], interface.Position | None]:

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from apps.applications import registry, rules
-from apps.engine import interface
+from apps.engine import errors, interface
 from apps.engine.local import engine
 from apps.hub import hub as hubs
 from apps.hub import replays
@@ -96,6 +96,11 @@ class Page:
 
     def numbers(self) -> list[int]:
         return [orjson.loads(body)["n"] for body in self.writer.bodies if body.startswith(b'{"n"')]
+
+    def failures(self) -> list[tuple[str, str]]:
+        """The channels and reasons of what the page is told to have lost."""
+        told = [orjson.loads(body) for body in self.writer.bodies if b"pusher:resume_failed" in body]
+        return [(frame["channel"], orjson.loads(frame["data"])["reason"]) for frame in told]
 
     def seen(self, channel: str = "kept") -> int:
         """As far as is known."""
@@ -210,3 +215,39 @@ async def test_the_record_of_a_page_to_which_nothing_is_sent_is_kept_from_expiri
     assert page.pings == 0
     page.session.end()
     assert world.engine.saved[-1] == 100
+
+
+async def test_the_progress_of_a_page_is_in_the_new_log_before_the_page_is_sent_away(world: World) -> None:
+    page = Page(world)
+    await page.subscribed()
+    await world.publish(1)
+    await until(lambda: page.pings)
+    page.say("pusher:pong")
+    assert page.seen() == 1
+    assert await world.engine.load_session("1", "token-token-token") is not None
+    world.engine.place.log.unlink()
+    await world.publish(2)
+    await until(lambda: page.writer.closed)
+    assert page.writer.closed == (4200, "Events may have been missed; reconnect")
+    assert page.numbers() == [1]
+    back = Page(world)  # sooner than the server below tells of the end of the first socket
+    await back.subscribed()
+    assert back.failures() == [("kept", "epoch_changed")]
+    for one in (page, back):
+        one.session.end()
+
+
+async def test_a_page_that_cannot_be_looked_up_is_told_that_it_is_not_resumed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(app: str, token: str) -> bytes | None:
+        raise errors.EngineUnavailable("The log cannot be read")
+
+    monkeypatch.setattr(world.engine, "load_session", fail)
+    page = Page(world)
+    for channel in ("kept", "plain"):
+        page.say("pusher:subscribe", channel=channel)
+    await until(page.failures)
+    assert page.failures() == [("kept", "engine_unavailable")]
+    assert world.hub.statistics()["resume.not_looked_up"] == 1
+    page.session.end()

@@ -26,6 +26,9 @@ class Page:
     def evict(self) -> None:
         self.evicted = True
 
+    def keep(self) -> None:
+        pass
+
     def forget_token(self) -> None:
         self.without_token = True
 
