@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import threading
@@ -27,7 +26,7 @@ from apps.layer import office
 from apps.pusher import takeovers, termination
 from apps.realtime import runner
 from apps.webhooks import service as webhooks
-from myproject import errors, mounts, proxies, supervisor
+from myproject import errors, memory, mounts, proxies, supervisor
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +166,8 @@ class Server:
             await self.stop()
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
-        self._settle_in()
+        if self._transport and threading.current_thread() is threading.main_thread():
+            memory.settle_in()  # not in a thread: there a test's process is around the server
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self.mounts.stop()
@@ -191,16 +191,6 @@ class Server:
         parent = supervisor.of(config)
         if parent is not None:
             self._tasks.append(asyncio.create_task(supervisor.watch(parent), name="watch over the supervisor"))
-
-    def _settle_in(self) -> None:
-        """What is loaded by now stays for the life of the process: the garbage collector need not look at it again.
-
-        It looked at some 80,000 objects of Django and its kind whenever a quarter as many had come: 13 % of the CPU of
-        a publication, 20 % of a batch. Not in a thread: there a test's process is around the server.
-        """
-        if self._transport and threading.current_thread() is threading.main_thread():
-            gc.collect()
-            gc.freeze()
 
     async def _keep_trying(self) -> None:
         while not self.running:

@@ -23,6 +23,11 @@ from apps.engine.local import schema, streams
 Settled = Callable[[Any, errors.EngineError | None], None]
 
 
+# For each parameter that is no exact str, int, float or bytearray Python's sqlite3 goes through the adapters, and up to
+# 3.11 formats an error on the way: None, bytes and an IntEnum made a row cost 3.1 µs instead of 0.8.
+_PLAIN = "INSERT INTO log VALUES (?, ?, ?, ?, NULL, NULL, NULL, ?, ?)"
+_WHOLE = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
 _TOP_AND_CLEAN = f"SELECT {schema.TOP}, clean FROM state"  # noqa: S608
 
 
@@ -37,7 +42,8 @@ class Group:
         self.now_ms = int(time.time() * 1000)
         self.weight = 0  # bytes of the bodies
         self.streams = streams.Streams(cursor, self.now_ms)
-        self._rows: list[tuple[int, int, str, str, int | None, str | None, str | None, bytes, int]] = []
+        self._plain: list[tuple[int, int, str, str, bytearray, int]] = []
+        self._whole: list[tuple[int, int, str, str, int | None, str | None, str | None, bytearray, int]] = []
 
     def log(
         self,
@@ -52,17 +58,23 @@ class Group:
     ) -> int:
         self.top += 1
         self.weight += len(body)
-        self._rows.append((self.top, kind, app, channel, offset, user_id, exclude, body, self.now_ms))
+        blob = bytearray(body)
+        if offset is None and user_id is None and exclude is None:
+            self._plain.append((self.top, int(kind), app, channel, blob, self.now_ms))
+        else:
+            self._whole.append((self.top, int(kind), app, channel, offset, user_id, exclude, blob, self.now_ms))
         return self.top
 
     @property
     def has_entries(self) -> bool:
-        return bool(self._rows)
+        return bool(self._plain or self._whole)
 
     def finish(self) -> None:
         """Write what was collected; the commit is the caller's."""
-        if self._rows:
-            self.cursor.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", self._rows)
+        if self._plain:
+            self.cursor.executemany(_PLAIN, self._plain)
+        if self._whole:
+            self.cursor.executemany(_WHOLE, self._whole)
         self.streams.finish()
 
 

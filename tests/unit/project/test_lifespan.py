@@ -40,6 +40,9 @@ class FakePart:
     def on_control(self, command, handler):
         """A hub takes handlers; here no command ever comes."""
 
+    def on_fence(self, keep):
+        """Nor is anything ever missed."""
+
 
 @pytest.fixture
 def log():
