@@ -85,8 +85,8 @@ def _write(
         return [connection for connection in everybody if connection.writer.write(batch)]
     slow = [connection for connection in everybody if connection not in excluded and connection.writer.write(batch)]
     for connection in senders:
-        rest = [entry for entry in entries if entry.exclude != connection.socket_id]
-        if rest and connection.writer.write(batch_of(rest, encode)):
+        rest = batch.without(connection.socket_id)
+        if rest.bodies and connection.writer.write(rest):
             slow.append(connection)
     return slow
 

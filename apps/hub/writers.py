@@ -17,20 +17,35 @@ from apps.sockets import frames
 class Batch:
     """The frames of one channel that one tick brought, encoded at most once per form, whoever asks for it first."""
 
-    __slots__ = ("_forms", "_wire", "bodies", "entries")
+    __slots__ = ("_forms", "_frames", "_wire", "bodies", "entries")
 
     def __init__(self, bodies: list[bytes], entries: Sequence[interface.Entry] = ()) -> None:
         self.bodies = bodies  # JSON texts, UTF-8, in the log's order
         self.entries = entries  # what each of them is in the log, or nothing: a reply is not in the log
+        self._frames: list[bytes] | None = None
         self._wire: bytes | None = None
         self._forms: dict[Hashable, bytes] | None = None
 
     @property
+    def frames(self) -> list[bytes]:
+        """Each as an unmasked, uncompressed WebSocket text frame (RFC 6455 §5.2)."""
+        if self._frames is None:
+            self._frames = [frames.text(body) for body in self.bodies]
+        return self._frames
+
+    @property
     def wire(self) -> bytes:
-        """All of them as unmasked, uncompressed WebSocket text frames (RFC 6455 §5.2), joined."""
+        """These frames, joined."""
         if self._wire is None:
-            self._wire = b"".join([frames.text(body) for body in self.bodies])
+            self._wire = b"".join(self.frames)
         return self._wire
+
+    def without(self, socket_id: str) -> Batch:
+        """What is left of it for the connection that must not get some of the entries."""
+        kept = [index for index, entry in enumerate(self.entries) if entry.exclude != socket_id]
+        rest = Batch([self.bodies[index] for index in kept], [self.entries[index] for index in kept])
+        rest._frames = [self.frames[index] for index in kept]
+        return rest
 
     def form(self, name: Hashable, encode: Callable[[Batch], bytes]) -> bytes:
         """The same for transports that are not WebSockets; clients that get equal bytes give equal names."""

@@ -23,8 +23,8 @@ Positions = dict[str, interface.Position]
 
 REMEMBERED_SOCKETS = 8  # whose own events are not replayed; a page that was cut off more often gets a few of them back
 # A client that does not answer pings is told nothing by them; its events count as seen after this time, in which the
-# WebSocket's own ping (20 s) and its time-out (20 s) would have found it gone.
-UNANSWERED_SECONDS = 40.0
+# WebSocket's own ping (30 s) and its time-out (15 s) would have found it gone.
+UNANSWERED_SECONDS = 45.0
 
 
 class Resumption:

@@ -21,7 +21,7 @@ class Plan(NamedTuple):
     crowd: int = 10_000
     seconds: float = 2.0
     calm_seconds: float = 5.0
-    idle_seconds: float = 20.0
+    idle_seconds: float = 30.0
 
 
 class Column(NamedTuple):

@@ -21,7 +21,7 @@ FEW, MANY = 1_000, 5_000  # memory is read at both: what the first ones warm up 
 SETTLE_S = 1.0  # after the last handshake: what it left behind is freed
 
 # As pusher-js does: it pings after the seconds of silence that the server names, 120 with both that are asked. Servers
-# may ping themselves: uvicorn does every 20 s, so a sample takes that long.
+# may ping themselves: ours does every 30 s, so a sample takes that long.
 CLIENT_PING_S = 120.0
 CLIENT_PING = connections.text(b'{"event":"pusher:ping","data":{}}')
 

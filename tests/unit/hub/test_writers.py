@@ -214,11 +214,17 @@ def test_the_plain_command_gets_sane_values_and_flags_are_obeyed(monkeypatch: py
     config = uvicorn.Config("x:app")
     on_uvicorn.tune(config, max_frame_bytes=1000, graceful_timeout_s=5)
     assert (config.ws_per_message_deflate, config.ws_max_size, config.timeout_graceful_shutdown) == (False, 1000, 5)
+    assert (config.ws_ping_interval, config.ws_ping_timeout) == (30, 15)
 
-    monkeypatch.setattr("sys.argv", ["uvicorn", "x:app", "--ws-per-message-deflate=true"])
-    config = uvicorn.Config("x:app", ws_max_size=500, timeout_graceful_shutdown=9)
+    monkeypatch.setattr("sys.argv", ["uvicorn", "x:app", "--ws-per-message-deflate=true", "--ws-ping-interval", "20"])
+    config = uvicorn.Config("x:app", ws_max_size=500, timeout_graceful_shutdown=9, ws_ping_timeout=7)
     on_uvicorn.tune(config, max_frame_bytes=1000, graceful_timeout_s=5)
     assert (config.ws_per_message_deflate, config.ws_max_size, config.timeout_graceful_shutdown) == (True, 500, 9)
+    assert (config.ws_ping_interval, config.ws_ping_timeout) == (20, 7)
+
+    config = uvicorn.Config("x:app", ws_ping_interval=None, ws_ping_timeout=None)
+    on_uvicorn.tune(config, max_frame_bytes=1000, graceful_timeout_s=5)
+    assert (config.ws_ping_interval, config.ws_ping_timeout) == (None, None)
 
 
 STOCK = "uvicorn.protocols.websockets.websockets_sansio_impl:WebSocketsSansIOProtocol"
