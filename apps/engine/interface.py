@@ -305,11 +305,12 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def save_session(self, app: str, token: str, record: bytes, seconds: int) -> None:
-        """Keep a client's record for so long after now, in place of the one before. Written soon; the last one wins."""
+        """Keep a client's record in place of the one before: for so long after now, and for `LATE_SECONDS` more while
+        there is room, which is for `LATE_SESSIONS`. Written soon; the last one wins."""
 
     @abc.abstractmethod
     async def load_session(self, app: str, token: str) -> bytes | None:
-        """The record, if it has not expired."""
+        """The record, if it is still kept."""
 
     @abc.abstractmethod
     def when_written(self, then: Callable[[], None]) -> None:
@@ -435,6 +436,11 @@ USERS = "#users"  # the `channel` whose members are the signed-in users of an ap
 # Pusher's own bounds for pusher_internal:subscription_count.
 ANNOUNCE_ALWAYS = 100  # subscribers
 ANNOUNCE_SECONDS = 5
+
+# Who comes back later than it may is no newcomer: as long as its record is there it gets what the history still has, or
+# is told that events are lost. A record has some 300 bytes.
+LATE_SECONDS = 24 * 3600
+LATE_SESSIONS = 100_000
 
 # A consumer whose store is away (the database of the webhooks) may be this late before the log stops waiting for it.
 CURSOR_SECONDS = 24 * 3600

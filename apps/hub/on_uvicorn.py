@@ -153,8 +153,8 @@ def tune(config: Any, *, max_frame_bytes: int, graceful_timeout_s: int) -> None:
 
     Deflate costs 40 kB a connection and most of the CPU of a fan-out, so it is off unless a flag asks for it. Without
     it, and where no flag chooses another, this project's own WebSocket class takes the connections: an idle one costs
-    it 3 kB instead of 23, and a connect a third of the CPU. A client is pinged after `PING_S` and has `PONG_S` to answer.
-    A frame larger than `max_frame_bytes` closes its connection with 1009 (uvicorn: 16 MiB). A stop waits for
+    it 3 kB instead of 23, and a connect a third of the CPU. A client is pinged every `PING_S` and has `PONG_S` to
+    answer. A frame larger than `max_frame_bytes` closes its connection with 1009 (uvicorn: 16 MiB). A stop waits for
     `graceful_timeout_s` (uvicorn: for ever).
     """
     if not _is_given(DEFLATE_FLAG):

@@ -90,7 +90,7 @@ class Queries(interface.Questions):
             self._connect()
             .execute(
                 "SELECT record FROM sessions WHERE app = ? AND token = ? AND expires_s > ?",
-                (app, token, int(time.time())),
+                (app, token, int(time.time()) - interface.LATE_SECONDS),
             )
             .fetchall()
         )
@@ -105,13 +105,29 @@ class Queries(interface.Questions):
         [(sessions, sessions_bytes)] = connection.execute(
             "SELECT COUNT(*), TOTAL(LENGTH(record)) FROM sessions WHERE app <> ''"
         ).fetchall()
+        [(late,)] = connection.execute(
+            "SELECT COUNT(*) FROM sessions WHERE expires_s <= ?", (int(time.time()),)
+        ).fetchall()
         return {
             "streams": streams_,
             "kept": int(kept),
             "sessions": sessions,
+            "sessions_late": late,
             "sessions_bytes": int(sessions_bytes),
             "log_bytes": self._where.size(),
         }
+
+    def too_late(self) -> int:
+        """When the time of the newest record was over that is one too many; 0 if none is."""
+        rows = (
+            self._connect()
+            .execute(
+                "SELECT expires_s FROM sessions WHERE expires_s <= ? ORDER BY expires_s DESC LIMIT 1 OFFSET ?",
+                (int(time.time()), interface.LATE_SESSIONS),
+            )
+            .fetchall()
+        )
+        return rows[0][0] if rows else 0
 
     def close(self) -> None:
         if self._connection is not None:

@@ -7,6 +7,8 @@ from asyncio import AbstractEventLoop
 from apps.engine import interface
 from apps.engine.local import operations, streams
 
+SWEEP_SESSIONS = 10_000  # in one transaction, which other writers wait for
+
 
 class Trim(operations.WorkerOperation):
     """Forget announcements up to `upto`, record that in the same transaction, and sweep what is too old elsewhere."""
@@ -29,8 +31,13 @@ class Trim(operations.WorkerOperation):
             cursor.execute('DELETE FROM log WHERE id > ? AND id <= ? AND "offset" IS NULL', (trimmed_to, upto))
             cursor.execute("UPDATE state SET trimmed_to = ?", (upto,))
             trimmed_to = upto
-        for table in ("cache", "sessions", "idempotency"):
-            cursor.execute(f"DELETE FROM {table} WHERE expires_s <= ?", (group.now_ms // 1000,))  # noqa: S608
+        now_s = group.now_ms // 1000
+        for table, expired_s in (
+            ("cache", now_s),
+            ("sessions", now_s - interface.LATE_SECONDS),
+            ("idempotency", now_s),
+        ):
+            cursor.execute(f"DELETE FROM {table} WHERE expires_s <= ?", (expired_s,))  # noqa: S608
         self.more = streams.sweep(cursor, group.now_ms, trimmed_to)
 
 
@@ -50,6 +57,23 @@ class Session(operations.WorkerOperation):
         group.cursor.execute(
             "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?)",
             (self.app, self.token, self.record, group.now_ms // 1000 + self.seconds),
+        )
+
+
+class Forget(operations.WorkerOperation):
+    """Records of clients whose time was over at `expired_s`, the first `SWEEP_SESSIONS` of them."""
+
+    __slots__ = ("expired_s",)
+
+    def __init__(self, loop: AbstractEventLoop, expired_s: int) -> None:
+        super().__init__(loop)
+        self.expired_s = expired_s
+
+    def run(self, group: operations.Group) -> None:
+        group.cursor.execute(
+            "DELETE FROM sessions WHERE (app, token) IN "
+            "(SELECT app, token FROM sessions WHERE expires_s <= ? ORDER BY expires_s LIMIT ?)",
+            (self.expired_s, SWEEP_SESSIONS),
         )
 
 

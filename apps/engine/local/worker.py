@@ -466,6 +466,10 @@ class Worker:
     async def _measured(self) -> None:
         try:
             self.sizes = await self.ask(queries.Queries.sizes)
+            if self.sizes["sessions_late"] > interface.LATE_SESSIONS:
+                # Up to an instant, and not so and so many: every worker looks, and asks for the same.
+                expired_s = await self.ask(queries.Queries.too_late)
+                self.submit(upkeep.Forget(self.loop, expired_s))
         except errors.EngineError as error:
             logger.debug("The sizes are not known: %s", error)
 

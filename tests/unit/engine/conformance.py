@@ -237,7 +237,9 @@ class Conformance:
         assert await one.engine.load_session(APP, "token") == b"new"
         assert await two.engine.load_session(APP, "token") == b"new"
         assert await two.engine.load_session("2", "token") is None
-        one.engine.save_session(APP, "token", b"gone", 0)
+        one.engine.save_session(APP, "token", b"late", 0)
+        assert await one.engine.load_session(APP, "token") == b"late"
+        one.engine.save_session(APP, "token", b"gone", -interface.LATE_SECONDS)
         assert await one.engine.load_session(APP, "token") is None
 
     async def test_one_is_told_when_what_was_asked_for_is_written(self, hire: Hire) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from apps.engine import interface
-from apps.engine.local import engine, worker
+from apps.engine.local import engine, upkeep, worker
 from tests.unit.engine.worlds import APP, Worker
 
 
@@ -22,8 +22,27 @@ async def test_the_statistics_show_how_much_is_kept(tmp_path: Path, monkeypatch:
 
     def is_seen() -> bool:
         seen = one.engine.statistics()
-        return [seen.get(name) for name in ("streams", "kept", "sessions", "sessions_bytes")] == [2, 7, 1, 5]
+        names = ("streams", "kept", "sessions", "sessions_late", "sessions_bytes")
+        return [seen.get(name) for name in names] == [2, 7, 1, 0, 5]
 
     await one.until(is_seen, "the sizes")
     assert one.engine.statistics()["log_bytes"] > 0
+    await one.engine.close()
+
+
+async def test_of_pages_that_are_late_only_the_last_ones_are_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "MEASURE_S", 0.01)
+    monkeypatch.setattr(upkeep, "SWEEP_SESSIONS", 2)
+    monkeypatch.setattr(interface, "LATE_SESSIONS", 3)
+    one = await Worker(engine.LocalEngine(tmp_path)).open()
+    for number in range(10):
+        one.engine.save_session(APP, f"late-{number}", b"record", number - 20)
+        one.engine.save_session(APP, f"here-{number}", b"record", 60)
+    await one.until(lambda: one.engine.statistics().get("sessions") == 13, "the end of the others")
+    assert one.engine.statistics()["sessions_late"] == 3
+    kept = [number for number in range(10) if await one.engine.load_session(APP, f"late-{number}")]
+    assert kept == [7, 8, 9]
+    assert await one.engine.load_session(APP, "here-0") == b"record"
     await one.engine.close()

@@ -57,7 +57,9 @@ class World:
 class Page:
     """A socket of the page."""
 
-    def __init__(self, world: World, ack_interval: float = 0.0, token: str = "token-token-token") -> None:
+    def __init__(
+        self, world: World, ack_interval: float = 0.0, token: str = "token-token-token", window: int = 100
+    ) -> None:
         world.pages += 1
         self.world = world
         self.writer = FakeWriter()
@@ -70,7 +72,7 @@ class Page:
             wall_clock=time.time,
         )
         connection = hubs.Connection("1", machine.socket_id, self.writer)
-        options = resumes.Options(window=100, ack_interval=ack_interval)
+        options = resumes.Options(window=window, ack_interval=ack_interval)
         self.resume = resumes.Resume(
             world.hub, world.tokens, connection, token, options=options, keeps_history=machine.keeps_history
         )
@@ -251,3 +253,17 @@ async def test_a_page_that_cannot_be_looked_up_is_told_that_it_is_not_resumed(
     assert page.failures() == [("kept", "engine_unavailable")]
     assert world.hub.statistics()["resume.not_looked_up"] == 1
     page.session.end()
+
+
+async def test_a_page_that_comes_back_too_late_is_no_new_page(world: World) -> None:
+    first = Page(world, window=-1)
+    await first.subscribed()
+    await world.publish(1)
+    await until(lambda: first.pings)
+    first.say("pusher:pong")
+    first.session.end()
+    await world.publish(2)
+    late = Page(world)
+    await late.subscribed()
+    assert late.numbers() == [2]
+    late.session.end()
