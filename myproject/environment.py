@@ -2,11 +2,13 @@
 
 A variable is looked for as `NAME`, then as `NAME_FILE`, the path of a file that holds the value (container secrets come
 that way). An empty value counts as not given. A bad value raises ImproperlyConfigured with one sentence that names the
-variable and the value. `text` never shows what it read: secrets come through it.
+variable and the value. `text` and `secret_key` never show what they read: secrets come through them.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,6 +88,20 @@ def seconds(name: str, default: float, *, minimum: float, maximum: float) -> flo
     if not minimum <= number <= maximum:  # NaN is refused here, too
         raise ImproperlyConfigured(f"{name} is {value!r}; {bounds}.")
     return number
+
+
+def secret_key(name: str, *, size: int) -> bytes:
+    """A key of `size` bytes, given in base64; nothing where it is not given."""
+    value = given(name)
+    if value is None:
+        return b""
+    try:
+        key = base64.b64decode(value, validate=True)
+    except binascii.Error:
+        key = b""
+    if len(key) != size:
+        raise ImproperlyConfigured(f"{name} must be {size} bytes in base64, as `openssl rand -base64 {size}` prints.")
+    return key
 
 
 def choice(name: str, default: str, options: Sequence[str]) -> str:

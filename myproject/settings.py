@@ -60,6 +60,9 @@ FANFARE_OUTBOX_KEEP_SECONDS = environment.integer(
 # How long an application's old secret works after a rotation, beside the new one; 0: not at all.
 FANFARE_SECRET_GRACE_SECONDS = environment.integer("FANFARE_SECRET_GRACE_SECONDS", 86_400, minimum=0, maximum=2_592_000)
 
+# What the keys of encrypted channels are made of: 32 bytes in base64. Whoever publishes to them has the same.
+FANFARE_ENCRYPTION_MASTER_KEY = environment.secret_key("FANFARE_ENCRYPTION_MASTER_KEY", size=32)
+
 # Whether webhooks may go to addresses inside the network. Off, because who edits an application is not always who may
 # talk to everything that this machine can reach.
 FANFARE_WEBHOOKS_ALLOW_PRIVATE = environment.flag("FANFARE_WEBHOOKS_ALLOW_PRIVATE", default=False)

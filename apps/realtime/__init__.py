@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from apps.realtime.broadcasts import broadcast
+    from apps.realtime.encryption import decrypt
     from apps.realtime.jobs import background, periodic
     from apps.realtime.members import Member
     from apps.realtime.publishing import apublish, publish
@@ -26,6 +27,7 @@ __all__ = [
     "background",
     "broadcast",
     "channel",
+    "decrypt",
     "periodic",
     "publish",
     "sse_token",
@@ -39,6 +41,7 @@ _HOMES = {
     "background": "apps.realtime.jobs",
     "broadcast": "apps.realtime.broadcasts",
     "channel": "apps.realtime.rules",
+    "decrypt": "apps.realtime.encryption",
     "periodic": "apps.realtime.jobs",
     "publish": "apps.realtime.publishing",
     "sse_token": "apps.realtime.tokens",

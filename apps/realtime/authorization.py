@@ -31,8 +31,6 @@ def authorize(request: HttpRequest, channel: str, limits: registry.Limits) -> st
     """
     if not channel.startswith(patterns.GUARDED_PREFIXES):
         raise errors.AccessRefused("public_channel", f"{channel} is a public channel: it is joined without asking.")
-    if names.is_encrypted(channel):
-        raise errors.AccessRefused("encrypted_channel", f"{channel}: rules do not support encrypted channels yet.")
     found = rules.registered.find(channel)
     if found is None:
         raise errors.AccessRefused(

@@ -10,6 +10,7 @@
     │   ├── UnencodableData     the data has no JSON form
     │   ├── DataTooLarge        the data is over the application's limit
     │   ├── NoApplication       there is no such application, or it is disabled
+    │   ├── NoMasterKey         the channel is encrypted, and the project has no key
     │   └── CalledOnEventLoop   publish() would block the event loop; await apublish() instead
     ├── RuleError               a channel rule is wrong; only its author can mend it
     │   ├── InvalidPattern      the pattern cannot be read, or names channels that need no rule
@@ -17,6 +18,7 @@
     │   └── InvalidAnswer       the rule answered with something that is no answer
     ├── InvalidBroadcast        a model cannot be broadcast in the way that it says
     ├── InvalidJob              background work cannot be done in the way that it says
+    ├── Undecipherable          data of an encrypted channel that the master key cannot read
     └── AccessRefused           this visitor may not join this channel
         └── MalformedRequest    the page asked for it in a way that cannot be understood
 
@@ -91,6 +93,12 @@ class NoApplication(PublishError):
     code = "no_application"
 
 
+class NoMasterKey(PublishError):
+    """The channel is encrypted, and the project has no key to do it with."""
+
+    code = "no_master_key"
+
+
 class CalledOnEventLoop(PublishError):
     """publish() waits for the log, which would stop everything else on this event loop."""
 
@@ -131,6 +139,12 @@ class InvalidJob(RealtimeError):
     """Background work cannot be done in the way that it says; only its author can mend it."""
 
     code = "invalid_job"
+
+
+class Undecipherable(RealtimeError):
+    """Data of an encrypted channel that the master key cannot read."""
+
+    code = "undecipherable"
 
 
 class AccessRefused(RealtimeError):

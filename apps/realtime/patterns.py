@@ -9,6 +9,9 @@ A parameter has one of four types:
 
 Numbers and UUIDs match only in the one way that Python writes them, so that one object has one channel.
 
+An encrypted channel fits only a pattern that begins with `private-encrypted-`: who lets visitors into channels with
+wide names did not mean to hand out keys.
+
 A name must be readable in one way only, or `private-{org}-{room}` would let the members of one organisation into the
 room of another. So there is a dash between two parameters, and at most one parameter of a pattern is a slug.
 """
@@ -50,7 +53,7 @@ class Pattern:
     parameters match almost anything.
     """
 
-    __slots__ = ("_converters", "_regex", "literals", "open_parameters", "parameters", "text")
+    __slots__ = ("_converters", "_regex", "is_encrypted", "literals", "open_parameters", "parameters", "text")
 
     def __init__(self, text: str) -> None:
         """Raises InvalidPattern."""
@@ -58,9 +61,8 @@ class Pattern:
             raise errors.InvalidPattern(
                 f"{text!r} starts with neither 'private-' nor 'presence-': everybody may join the other channels."
             )
-        if names.is_encrypted(text):
-            raise errors.InvalidPattern(f"{text!r}: rules do not support encrypted channels yet.")
         self.text = text
+        self.is_encrypted = names.is_encrypted(text)
         self.literals = 0
         self._converters: dict[str, _Converter] = {}
         regex = []
@@ -104,6 +106,6 @@ class Pattern:
     def match(self, channel: str) -> dict[str, Any] | None:
         """The parameters' values, or None where the pattern does not fit."""
         found = self._regex.match(channel)
-        if found is None:
+        if found is None or names.is_encrypted(channel) is not self.is_encrypted:
             return None
         return {name: self._converters[name].to_python(value) for name, value in found.groupdict().items()}

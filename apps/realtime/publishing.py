@@ -37,7 +37,7 @@ from apps.engine import errors as engine_errors
 from apps.hub import frames
 from apps.pusher import errors as pusher_errors
 from apps.pusher import names
-from apps.realtime import application, encoding, errors, users
+from apps.realtime import application, encoding, encryption, errors, users
 from apps.realtime import outbox as outboxes
 
 logger = logging.getLogger("apps.realtime")
@@ -167,6 +167,9 @@ def prepare(
         size = len(text.encode())
     except (TypeError, UnicodeEncodeError) as error:
         raise errors.UnencodableData(f"The data of {event!r} has no JSON form: {error}") from error
+    if names.is_encrypted(channel):
+        text = encryption.encrypt(channel, text)
+        size = len(text)
     if size > target.limits.max_event_bytes:
         raise errors.DataTooLarge(event, size, target.limits.max_event_bytes)
     rule = target.rules.of(channel)

@@ -10,9 +10,10 @@ Both with Django's session and CSRF token, or with whatever else sets `request.u
     });
 
 Whatever else the page sends (`params`) reaches the project's functions in `request.POST`. The answer is 200 with
-`auth`, and with `channel_data` for a presence channel or `user_data` for a user; 400 if the request is malformed, 403
-if the visitor is refused, 503 if there is no application to sign for. A refusal is `{"error": …, "code": …}`. Why, it
-says only with DEBUG; the log says it always. Source: Pusher Channels, "Authorizing users", "Authenticating users".
+`auth`, and with `channel_data` for a presence channel, `shared_secret` for an encrypted one, or `user_data` for a user;
+400 if the request is malformed, 403 if the visitor is refused, 503 if there is no application to sign for, no key to
+encrypt with, or no database to ask. A refusal is `{"error": …, "code": …}`. Why, it says only with DEBUG; the log says
+it always. Source: Pusher Channels, "Authorizing users", "Authenticating users", "Encrypted channels".
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from http import HTTPStatus
 from typing import Any
 
 from django.conf import settings
+from django.db import OperationalError
 from django.http import HttpRequest, HttpResponse, HttpResponseForbidden, JsonResponse
 from django.middleware.csrf import CsrfViewMiddleware
 from django.utils.decorators import decorator_from_middleware
@@ -33,7 +35,7 @@ from django.views.decorators.http import require_POST
 
 from apps.pusher import errors as pusher_errors
 from apps.pusher import names, signatures
-from apps.realtime import application, authorization, cors, errors, sign_in
+from apps.realtime import application, authorization, cors, encryption, errors, sign_in
 
 logger = logging.getLogger("apps.realtime.auth")
 
@@ -70,8 +72,12 @@ def _endpoint(sign: Callable[[HttpRequest], dict[str, str]]) -> cors.View:
             return JsonResponse(sign(request))
         except errors.AccessRefused as error:
             return _refusal(error.status, error.code, str(error))
-        except errors.NoApplication as error:
+        except (errors.NoApplication, errors.NoMasterKey) as error:
             return _refusal(503, error.code, str(error))
+        except OperationalError as error:
+            # Away, or its pool is used up: a page may try again, and a trace for each visitor helps nobody.
+            logger.error("The database could not be asked who may join: %s", error)  # noqa: TRY400
+            return _refusal(503, "database_unavailable", str(error))
         except errors.RuleError as error:
             # The project's function has returned: a trace would show us.
             logger.error("The project says wrongly who may join: %s", error)  # noqa: TRY400
@@ -91,8 +97,12 @@ def auth(request: HttpRequest) -> dict[str, str]:
     except pusher_errors.InvalidName as error:
         raise errors.MalformedRequest("channel_name", str(error)) from error
     channel_data = authorization.authorize(request, channel, target.limits)
-    auth = signatures.subscription_auth(target.key, target.secret, socket_id, channel, channel_data)
-    return {"auth": auth} if channel_data is None else {"auth": auth, "channel_data": channel_data}
+    answer = {"auth": signatures.subscription_auth(target.key, target.secret, socket_id, channel, channel_data)}
+    if channel_data is not None:
+        answer["channel_data"] = channel_data
+    if names.is_encrypted(channel):
+        answer["shared_secret"] = encryption.shared_secret(channel)
+    return answer
 
 
 @_endpoint

@@ -84,6 +84,17 @@ def test_events_of_every_kind_of_channel_reach_the_page(
         assert sees(page, channel, "created") == {"title": "日本 🎺"}, kind
 
 
+def test_what_a_django_project_encrypts_is_read_by_the_page(
+    window: OpenWindow, production: servers.Server, backend: pusher.Pusher
+) -> None:
+    page = connected(window(), production, backend, {"id": "ann"})
+    channel = unique("private-encrypted-orders")
+    join(page, channel)
+    code = f"from apps.realtime import publish; publish({channel!r}, 'created', {{'title': '日本 🎺'}})"
+    production.world.manage("shell", "--no-imports", "-c", code, FANFARE_ENCRYPTION_MASTER_KEY=backends.MASTER_KEY)
+    assert sees(page, channel, "created") == {"title": "日本 🎺"}
+
+
 def test_members_see_each_other(window: OpenWindow, production: servers.Server, backend: pusher.Pusher) -> None:
     room = unique("presence-room")
     ann = connected(window(), production, backend, {"id": "ann"})

@@ -34,11 +34,13 @@ def fanfare_client(
     nonce: str = "",
     resume: bool = True,
     sign_in: bool = False,
+    encrypted: bool = False,
     params: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A client of the project's default application. `nonce`: of the page's content security policy. `resume`: whether
-    it catches up after a reconnect. `sign_in`: whether it signs in as the visitor. `params`: what else reaches the
-    project's rules, in `request.POST`.
+    it catches up after a reconnect. `sign_in`: whether it signs in as the visitor. `encrypted`: whether it reads
+    encrypted channels, with a script that is half as large again. `params`: what else reaches the project's rules, in
+    `request.POST`.
 
     Without an application there is no client, and the rest of the page is as it is: the reason is logged as an error.
     """
@@ -62,4 +64,5 @@ def fanfare_client(
         "params": params or {},
         "signIn": sign_in,
     }
-    return {"config": config, "nonce": nonce, "resume": resume}
+    library = "pusher-with-encryption" if encrypted else "pusher"
+    return {"config": config, "nonce": nonce, "resume": resume, "library": f"vendor/pusher-js/{library}.min.js"}

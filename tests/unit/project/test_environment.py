@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,20 @@ def test_a_bad_value_is_refused_with_the_name_and_the_value(monkeypatch, read, v
     assert NAME in str(caught.value)
     assert repr(value) in str(caught.value)
     assert str(caught.value).count(". ") == 0, "it is one sentence"
+
+
+@pytest.mark.parametrize("value", ["hush", "aHVzaA==", "%%%%", base64.b64encode(bytes(33)).decode()])
+def test_a_key_of_another_length_is_refused_and_not_shown(monkeypatch, value):
+    monkeypatch.setenv(NAME, value)
+    with pytest.raises(ImproperlyConfigured, match=f"{NAME} must be 32 bytes in base64") as caught:
+        environment.secret_key(NAME, size=32)
+    assert value not in str(caught.value)
+
+
+def test_a_key_is_read_from_base64(monkeypatch):
+    assert environment.secret_key(NAME, size=32) == b""
+    monkeypatch.setenv(NAME, base64.b64encode(bytes(range(32))).decode())
+    assert environment.secret_key(NAME, size=32) == bytes(range(32))
 
 
 def test_a_list_has_no_empty_items(monkeypatch):

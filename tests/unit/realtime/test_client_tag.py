@@ -52,6 +52,11 @@ def test_its_scripts_are_files_of_this_server_in_the_order_in_which_they_need_ea
         assert finders.find(name), name
 
 
+def test_a_page_with_encrypted_channels_gets_the_build_that_decrypts() -> None:
+    assert scripts(rendered("encrypted=True"))[0] == "vendor/pusher-js/pusher-with-encryption.min.js"
+    assert finders.find("vendor/pusher-js/pusher-with-encryption.min.js")
+
+
 def test_the_resume_plugin_can_be_left_out() -> None:
     assert "fanfare/resume.js" not in scripts(rendered("resume=False"))
 

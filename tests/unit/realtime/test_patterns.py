@@ -44,6 +44,8 @@ def test_a_name_that_fits_gives_the_parameters(pattern: str, channel: str, param
         ("presence-team-{team:slug}", "presence-team-a.b"),
         ("private-file-{file:uuid}", f"private-file-{str(ID).upper()}"),
         ("private-file-{file:uuid}", f"private-file-{ID.hex}"),
+        ("private-{name:slug}", "private-encrypted-a"),
+        ("private-{kind}-{name}", "private-encrypted-a"),
     ],
 )
 def test_a_name_that_does_not_fit_wholly_is_no_match(pattern: str, channel: str) -> None:
@@ -55,7 +57,6 @@ def test_a_name_that_does_not_fit_wholly_is_no_match(pattern: str, channel: str)
     [
         ("news", "everybody may join"),
         ("private", "everybody may join"),
-        ("private-encrypted-{name}", "encrypted"),
         ("private-{}", "not a parameter name"),
         ("private-{1st}", "not a parameter name"),
         ("private-{a}-{a}", "twice"),
