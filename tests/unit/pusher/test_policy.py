@@ -52,4 +52,11 @@ def test_the_server_needs_no_sdk() -> None:
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 imported.add(str(node.module).partition(".")[0])
     assert "apps" in imported
-    assert not imported & {"pusher", "pysher", "nacl"}
+    assert not imported & {"pusher", "pysher"}
+
+
+def test_nothing_but_the_projects_own_side_can_read_encrypted_channels() -> None:
+    texts = {path.relative_to(ROOT): path.read_text(encoding="utf-8") for path, _ in modules()}
+    assert {str(path) for path, text in texts.items() if re.search(r"^\s*(from|import) nacl", text, re.MULTILINE)} == {
+        "apps/realtime/encryption.py"
+    }
