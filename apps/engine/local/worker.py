@@ -21,6 +21,7 @@ from apps.engine.local import (
     liveness,
     occupancy,
     operations,
+    pace,
     place,
     pokes,
     presence,
@@ -40,14 +41,6 @@ Op = TypeVar("Op", bound=operations.WorkerOperation)
 TICK_S = 1.0  # how soon a dead worker, a lost poke or a deleted log is noticed
 BLIND_TICK_S = 0.02  # the same where there are no sockets to poke through
 TRIM_S = 2.0
-
-# A read costs 45 µs however little it finds, and there is one per commit and worker. From 2,000 commits/s on, which is
-# a tenth of a core for each worker, it rests for a millisecond in between: what comes is read together, and subscribers
-# get it in one write.
-WINDOW_S = 0.01
-WINDOW_LOOKS = 20
-REST_S = 0.001
-REST_ENTRIES = 2
 
 MEASURE_S = 10.0
 PROBE_S = 2.0  # between two writes that only show that writing works
@@ -83,14 +76,9 @@ class Worker:
         self._log_seconds = log_seconds
         self._append_timeout = append_timeout
         self._lock = liveness.Lock(where.lock_of(self.id))
-        self._bell = pokes.Bell(where.sockets, self.id)
-        self._bell_fd: int | None = None
+        self._pace = pace.Pace(self.loop, pokes.Bell(where.sockets, self.id), self.tail)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="fanfare-queries")
         self._queries = queries.Queries(where)
-        self._coming = False  # a read that has not begun yet
-        self._window = 0.0  # when the counting of looks began, in the loop's time
-        self._looks = 0
-        self._resting: asyncio.TimerHandle | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._leaving: dict[tuple[str, str, str], presence.Leave] = {}  # submitted, or waiting for another try
         self._reaping: dict[str, liveness.Lock] = {}
@@ -108,11 +96,8 @@ class Worker:
             raise errors.EngineUnavailable(f"{self._where.workers} gave no lock for a new worker")
         self._writer.worker = self.id
         await self._follow()
-        self._bell_fd = self._bell.open()
-        self._hear(True)
-        self._bell.listen()
-        self.tail.advance()  # what came since `_follow` poked nobody
-        self._every("tick", BLIND_TICK_S if self._bell_fd is None else TICK_S, self._tick)
+        self._pace.open()
+        self._every("tick", TICK_S if self._pace.is_poked else BLIND_TICK_S, self._tick)
         self._every("reap", TICK_S, self._reap)
         self._every("trim", TRIM_S, self._trim)
         self._every("measure", MEASURE_S, self._measure)
@@ -139,11 +124,7 @@ class Worker:
             last = self.tail.following and not self.tail.workers()
         self.tail.close()
         self._refuse_waiting("The worker is closing")
-        if self._resting is not None:
-            self._resting.cancel()
-        self._hear(False)
-        self._bell_fd = None
-        self._bell.close()
+        self._pace.close()
         await self.loop.run_in_executor(self._executor, self._queries.close)
         self._executor.shutdown()
         self._writer.worker = None
@@ -156,6 +137,10 @@ class Worker:
     def is_home(self) -> bool:
         """Whether this is the thread of the worker's loop."""
         return threading.get_ident() == self._thread
+
+    def logged(self) -> None:
+        """This process added entries. From any thread."""
+        self._pace.logged()
 
     # -- operations ----------------------------------------------------------------------------------------------------
 
@@ -230,7 +215,7 @@ class Worker:
             operation.ready(interface.Refused("engine_unavailable", "The worker is closing"))
         else:
             self.tail.settle(operation)
-            self.logged()  # one read for all attachments of a group
+            self._pace.logged()  # one read for all attachments of a group
 
     def leave(self, operation: presence.Leave) -> None:
         self._leaving[operation.key] = operation
@@ -287,72 +272,6 @@ class Worker:
         return lease
 
     # -- following -----------------------------------------------------------------------------------------------------
-
-    def _poked(self) -> None:
-        self._bell.drain()
-        self._look()
-
-    def logged(self) -> None:
-        """This process added entries. From any thread."""
-        if self._coming:
-            return  # what comes reads these, too
-        self._coming = True
-        try:
-            if self.is_home():
-                self.loop.call_soon(self._look_for_own)
-            else:
-                self.loop.call_soon_threadsafe(self._look_for_own)
-        except RuntimeError:
-            logger.debug("The loop was closed before the last commit")
-
-    def _look_for_own(self) -> None:
-        if self._coming:
-            self._look()
-
-    def _look(self) -> None:
-        """Read what is new: at once, or after a rest where that was asked for very often."""
-        if self._resting is not None:
-            return
-        now = self.loop.time()
-        if now - self._window >= WINDOW_S:
-            self._window, self._looks = now, 0
-        self._looks += 1
-        if self._looks <= WINDOW_LOOKS:
-            self._coming = False  # first: a group that is written during the read is not in it
-            self._bell.listen()
-            self.tail.advance()
-        else:
-            self._rest()
-
-    def _rest(self) -> None:
-        self._coming = True
-        self._bell.mute()
-        self._hear(False)
-        self._resting = self.loop.call_later(REST_S, self._rested)
-
-    def _rested(self) -> None:
-        """Go on resting between two reads as long as they find a lot."""
-        self._resting = None
-        before = self.tail.position
-        self._coming = False
-        try:
-            self.tail.advance()
-        finally:  # a delivery that fails must not leave this worker deaf
-            if self.tail.position - before >= REST_ENTRIES:
-                self._rest()
-            else:
-                self._looks = 0
-                self._hear(True)
-                self._poked()  # only now, so that nothing falls between the read and the listening
-
-    def _hear(self, hear: bool) -> None:
-        """Let pokes wake us, or not: not all who poke look at our byte first."""
-        if self._bell_fd is None:
-            return
-        if hear:
-            self.loop.add_reader(self._bell_fd, self._poked)
-        else:
-            self.loop.remove_reader(self._bell_fd)
 
     async def _follow(self) -> None:
         """Write this worker's row, which the writer does with any group, and follow from where the log stands then."""
@@ -415,9 +334,7 @@ class Worker:
             operation.failed = False
             self.submit(operation)
         self.subscribers.write()
-        if self._resting is None:
-            self._bell.listen()
-        self.tail.advance()
+        self._pace.tick()
         self.tail.replays.clean()
 
     def _reap(self) -> None:

@@ -107,7 +107,7 @@ async def test_a_poke_that_was_promised_and_never_sent_costs_a_tick_at_most(
     one = await Worker(here).open()
     assert here._worker is not None
     for number in range(3):
-        here._worker._bell.mute()
+        here._worker._pace._bell.mute()
         await other.publish("c", b"%d" % number)
         await one.got("c", *[b"%d" % done for done in range(number + 1)])
     await here.close()

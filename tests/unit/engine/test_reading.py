@@ -107,7 +107,7 @@ async def test_a_worker_that_rests_hears_again_when_it_is_calm(here: Worker, oth
     assert isinstance(local, engine.LocalEngine)
     assert local._worker is not None
     for number in range(5):
-        local._worker._rest()
+        local._worker._pace._rest()
         await other.publish("c", b"%d" % number)
         await here.got("c", *[b"%d" % one for one in range(number + 1)])
 
@@ -117,7 +117,7 @@ async def test_a_worker_closes_while_it_rests(tmp_path: Path) -> None:
     local = opened.engine
     assert isinstance(local, engine.LocalEngine)
     assert local._worker is not None
-    local._worker._rest()
+    local._worker._pace._rest()
     await local.close()
     assert opened.fences == []
 
