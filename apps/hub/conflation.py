@@ -35,7 +35,12 @@ class Conflation:
         for task in self._tasks:
             task.cancel()
 
-    def write(self, channel: connections.Channel, entries: Sequence[interface.Entry]) -> list[connections.Connection]:
+    def write(
+        self,
+        channel: connections.Channel,
+        entries: Sequence[interface.Entry],
+        gathered: fanout.Gathered | None,
+    ) -> list[connections.Connection]:
         """What `fanout.write` does, for a state channel. Returns those that are too slow even for this."""
         behind = [
             connection
@@ -43,8 +48,8 @@ class Conflation:
             if (channel, connection) in self._newest or replays.is_behind(connection)
         ]
         if not behind:
-            return fanout.write(channel, entries, self._hub.by_socket)
-        slow = fanout.write(channel, entries, self._hub.by_socket, but=frozenset(behind))
+            return fanout.write(channel, entries, self._hub.by_socket, gathered=gathered)
+        slow = fanout.write(channel, entries, self._hub.by_socket, but=frozenset(behind), gathered=gathered)
         passing = [entry for entry in entries if entry.kind not in fanout.AS_PUBLISHED]
         for connection in behind:
             if passing and connection.writer.write(fanout.batch_of(passing)):

@@ -17,6 +17,10 @@ AS_PUBLISHED = (interface.Kind.EVENT.value, interface.Kind.CLIENT_EVENT.value)
 
 Body = Callable[[interface.Entry], bytes | None]
 
+# What a connection on several channels gets of one read: a system call for each of them would be the cost of as many
+# deliveries.
+Gathered = dict[connections.Connection, list[writers.Batch]]
+
 
 def body(entry: interface.Entry) -> bytes | None:
     """The JSON text that subscribers get for an entry; None if it is not for them."""
@@ -43,10 +47,12 @@ def write(
     by_socket: Mapping[str, connections.Connection],
     *,
     but: frozenset[connections.Connection] = frozenset(),
+    gathered: Gathered | None = None,
 ) -> list[connections.Connection]:
     """Write entries of one channel, in their order, to everybody on it. Returns those that are too slow for it.
 
-    `but`: they are looked after by the caller.
+    `but`: they are looked after by the caller. `gathered`: where to put what is for connections on several channels,
+    for the caller to write.
     """
     offset = None  # the newest one: what comes last may be a count, which has no place in the stream
     excluded: set[connections.Connection | None] = set()
@@ -60,13 +66,13 @@ def write(
     everybody = channel.connections
     if but:
         everybody = {connection: None for connection in everybody if connection not in but}
-    slow = _write(everybody, entries, excluded, body)
+    slow = _write(everybody, entries, excluded, body, gathered)
     if channel.positioned:
-        slow += _write(channel.positioned, entries, excluded, positioned_body)
+        slow += _write(channel.positioned, entries, excluded, positioned_body, gathered)
     if channel.catching_up:
         # What is kept comes with their replay; the rest has no place in it.
         passing = [entry for entry in entries if entry.offset is None]
-        slow += _write(channel.catching_up, passing, excluded, body)
+        slow += _write(channel.catching_up, passing, excluded, body, gathered)
     return slow
 
 
@@ -75,20 +81,29 @@ def _write(
     entries: Sequence[interface.Entry],
     excluded: set[connections.Connection | None],
     encode: Body,
+    gathered: Gathered | None,
 ) -> list[connections.Connection]:
     batch = batch_of(entries, encode)
     if not batch.bodies:
         return []
     # A set's isdisjoint would look at everybody.
     senders = [connection for connection in excluded if connection is not None and connection in everybody]
-    if not senders:
+    if gathered is None and not senders:
         return [connection for connection in everybody if connection.writer.write(batch)]
-    slow = [connection for connection in everybody if connection not in excluded and connection.writer.write(batch)]
+    slow = [connection for connection in everybody if connection not in excluded and _put(connection, batch, gathered)]
     for connection in senders:
         rest = batch.without(connection.socket_id)
-        if rest.bodies and connection.writer.write(rest):
+        if rest.bodies and _put(connection, rest, gathered):
             slow.append(connection)
     return slow
+
+
+def _put(connection: connections.Connection, batch: writers.Batch, gathered: Gathered | None) -> bool:
+    """True: it is too slow for it."""
+    if gathered is None or len(connection.subscriptions) == 1:
+        return connection.writer.write(batch)
+    gathered.setdefault(connection, []).append(batch)
+    return False
 
 
 def batch_of(entries: Sequence[interface.Entry], encode: Body = body) -> writers.Batch:

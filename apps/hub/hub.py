@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from apps.engine import interface
-from apps.hub import conflation, connections, fanout, replays, users
+from apps.hub import conflation, connections, fanout, replays, users, writers
 
 logger = logging.getLogger(__name__)
 
@@ -368,14 +368,19 @@ class Hub:
             self._observer.delivered(entries)
 
     def _fan_out(self, batches: dict[connections.Channel, list[interface.Entry]]) -> None:
+        gathered: fanout.Gathered | None = {} if len(batches) > 1 else None
         for channel, entries in batches.items():
             self.counters["deliveries"] += channel.audience * len(entries)
             if channel.is_state:
-                slow = self._conflation.write(channel, entries)
+                slow = self._conflation.write(channel, entries, gathered)
             else:
-                slow = fanout.write(channel, entries, self.by_socket)
+                slow = fanout.write(channel, entries, self.by_socket, gathered=gathered)
             for connection in slow:
                 self.evict(connection)
+        if gathered:
+            for connection, several in gathered.items():
+                if not connection.closing and connection.writer.write(writers.Batch.joined(several)):
+                    self.evict(connection)
 
     def _obey(self, entry: interface.Entry) -> None:
         handler = self._controls.get(entry.channel)

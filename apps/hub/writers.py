@@ -40,6 +40,18 @@ class Batch:
             self._wire = b"".join(self.frames)
         return self._wire
 
+    @classmethod
+    def joined(cls, batches: Sequence[Batch]) -> Batch:
+        """All of them, one after the other, for a connection that is on several channels."""
+        if len(batches) == 1:
+            return batches[0]
+        whole = cls(
+            [body for batch in batches for body in batch.bodies],
+            [entry for batch in batches for entry in batch.entries],
+        )
+        whole._wire = b"".join([batch.wire for batch in batches])
+        return whole
+
     def without(self, socket_id: str) -> Batch:
         """What is left of it for the connection that must not get some of the entries."""
         kept = [index for index, entry in enumerate(self.entries) if entry.exclude != socket_id]
