@@ -5,22 +5,35 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from apps.engine import errors as engine_errors
 from apps.engine import interface
 from apps.hub import connections, history
 from apps.hub import hub as hubs
-from apps.pusher import effects, pasts, protocol, refusals, resumes
+from apps.pusher import effects, frames, pasts, protocol, refusals, resumes
+from apps.sockets import frames as sockets
 
 logger = logging.getLogger(__name__)
+
+# Of an open connection. Before that a client's ping has to wait, for nothing may come before the greeting.
+READY_ANSWERS = {protocol.PING.encode(): sockets.text(frames.PONG)}
 
 
 class Session:
     """One connected client, from the accepted handshake to the end. `address` is for the log."""
 
-    __slots__ = ("_address", "_authorization_timer", "_connection", "_hub", "_protocol", "_reading", "_resume")
+    __slots__ = (
+        "_address",
+        "_authorization_timer",
+        "_connection",
+        "_hub",
+        "_protocol",
+        "_reading",
+        "_resume",
+        "answers",
+    )
 
     def __init__(
         self,
@@ -30,6 +43,7 @@ class Session:
         address: str,
         resume: resumes.Resume | None = None,
     ) -> None:
+        self.answers: Mapping[bytes, bytes] = {}  # see apps.sockets.protocol.Listener
         self._resume = resume
         self._reading: asyncio.Task[None] | None = None  # of a page of history: one at a time
         self._hub = hub
@@ -54,9 +68,13 @@ class Session:
     def _admit(self) -> None:
         limit = self._protocol.application.limits.max_connections
         if limit is None:
-            self._do(self._protocol.established())
+            self._established()
         else:
             self._hub.admit(self._connection, limit, self._admitted)
+
+    def _established(self) -> None:
+        self._do(self._protocol.established())
+        self.answers = READY_ANSWERS
 
     def received(self, text: str) -> None:
         if not self._connection.closing:
@@ -148,7 +166,7 @@ class Session:
         if isinstance(outcome, interface.Refused):
             self._do(self._protocol.not_admitted(outcome))
         else:
-            self._do(self._protocol.established())
+            self._established()
 
     def _answered(
         self,

@@ -8,7 +8,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import uvicorn
@@ -27,6 +27,14 @@ def test_a_batch_is_its_frames_joined_and_encoded_once() -> None:
     batch = writers.Batch([b"a", b"bc"])
     assert batch.wire == b"\x81\x01a\x81\x02bc"
     assert batch.wire is batch.wire
+
+
+def test_batches_of_several_channels_are_one_and_none_is_encoded_twice() -> None:
+    batches = [writers.Batch([b"a"]), writers.Batch([b"b", b"c"])]
+    whole = writers.Batch.joined(batches)
+    assert whole.bodies == [b"a", b"b", b"c"]
+    assert whole.wire == batches[0].wire + batches[1].wire
+    assert writers.Batch.joined(batches[:1]) is batches[0]
 
 
 @asynccontextmanager
@@ -116,6 +124,8 @@ async def test_a_connection_is_handed_over_where_the_server_can_do_that(server: 
     received: list[str] = []
 
     class Listener:
+        answers: ClassVar[dict[bytes, bytes]] = {}
+
         def received(self, text: str) -> None:
             received.append(text)
 

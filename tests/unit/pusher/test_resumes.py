@@ -13,7 +13,7 @@ from apps.applications import registry, rules
 from apps.engine import errors, interface
 from apps.engine.local import engine
 from apps.hub import hub as hubs
-from apps.hub import replays
+from apps.hub import replays, writers
 from apps.pusher import frames, protocol, resumes, sessions, takeovers
 from tests.harness import waiting
 from tests.unit.hub.doubles import FakeWriter
@@ -267,3 +267,13 @@ async def test_a_page_that_comes_back_too_late_is_no_new_page(world: World) -> N
     await late.subscribed()
     assert late.numbers() == [2]
     late.session.end()
+
+
+async def test_a_ping_has_a_ready_answer_once_the_client_was_greeted(world: World) -> None:
+    page = Page(world)  # its token is being looked up
+    assert page.session.answers == {}
+    await until(lambda: page.writer.bodies)
+    [ping, answer] = [*page.session.answers.keys(), *page.session.answers.values()]
+    page.session.received(ping.decode())
+    assert writers.Batch(page.writer.bodies[-1:]).wire == answer
+    page.session.end()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from apps.sockets import errors, exchange, protocol
+from apps.sockets import errors, exchange, frames, protocol
 from tests.harness import waiting
 from tests.harness.wire import BINARY, CLOSE, PING, TEXT, Wire, WireFrame
 from tests.unit.sockets.hosting import PATIENCE, Hosted
@@ -42,6 +42,7 @@ class Handing:
     """An application that accepts, hands over to itself, and notes all that it is told."""
 
     def __init__(self) -> None:
+        self.answers: dict[bytes, bytes] = {}
         self.told: list[str | None] = []  # None: a binary message, END: the end
         self.on_message: Callable[[protocol.WebSocketProtocol], None] = lambda _: None
         self.handed_over = threading.Event()
@@ -93,6 +94,24 @@ def test_each_message_is_a_call(hosted: Hosted) -> None:
     with on(hosted, application) as client:
         client.send(WireFrame(TEXT, "κόσμε".encode()), WireFrame(BINARY, b"\xff"), WireFrame(TEXT, b""))
         application.until("κόσμε", None, "")
+
+
+def test_what_has_a_ready_answer_is_no_call(hosted: Hosted) -> None:
+    application = Handing()
+    application.answers = {b"ping": frames.text(b"pong")}
+    with on(hosted, application) as client:
+        client.send(WireFrame(TEXT, b"ping"), WireFrame(TEXT, b"pin"), WireFrame(BINARY, b"ping"))
+        assert client.receive() == WireFrame(TEXT, b"pong")
+        application.until("pin", None)
+
+
+def test_a_client_that_does_not_read_gets_no_ready_answers(hosted: Hosted) -> None:
+    application = Handing()
+    application.answers = {b"ping": frames.text(b"pong")}
+    with on(hosted, application) as client:
+        application.socket.is_paused = True  # as the transport says it
+        client.send(WireFrame(TEXT, b"ping"))
+        application.until("ping")
 
 
 def test_what_came_before_it_was_handed_over_comes_first(hosted: Hosted) -> None:

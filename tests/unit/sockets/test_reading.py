@@ -64,6 +64,7 @@ class Transport(asyncio.Transport):
 
 class Listener:
     def __init__(self) -> None:
+        self.answers: dict[bytes, bytes] = {}
         self.told: list[str] = []
 
     def received(self, text: str) -> None:
