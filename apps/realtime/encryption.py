@@ -8,7 +8,6 @@ webhooks and whoever carries the frames see a ciphertext. Source: Pusher Channel
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 
 import orjson
@@ -38,7 +37,7 @@ def decrypt(channel: str, data: str) -> str:
         parts = orjson.loads(data)
         nonce, ciphertext = (base64.b64decode(parts[name], validate=True) for name in ("nonce", "ciphertext"))
         return box.decrypt(ciphertext, nonce).decode()
-    except (exceptions.CryptoError, ValueError, KeyError, TypeError, binascii.Error) as error:
+    except (exceptions.CryptoError, ValueError, KeyError, TypeError) as error:
         raise errors.Undecipherable(f"This is no data of {channel} that the master key can read.") from error
 
 

@@ -161,15 +161,39 @@ def prepare(
     target = application.resolve(app)
     channel = _channel(channel, to_user)
     _check_names(channel, event, exclude, target.limits)
-    _check_key(idempotency_key)
     try:
         text = data if isinstance(data, str) else encoding.json_text(data)
-        size = len(text.encode())
+        if names.is_encrypted(channel):
+            text = encryption.encrypt(channel, text)
     except (TypeError, UnicodeEncodeError) as error:
-        raise errors.UnencodableData(f"The data of {event!r} has no JSON form: {error}") from error
-    if names.is_encrypted(channel):
-        text = encryption.encrypt(channel, text)
-        size = len(text)
+        raise _unencodable(event, error) from error
+    return _publication(target, channel, event, text, exclude=exclude, idempotency_key=idempotency_key)
+
+
+def restore(
+    channel: str, event: str, text: str, *, app: str, exclude: str | None, idempotency_key: str
+) -> interface.Publication:
+    """What `prepare` made before, of the text that subscribers get: that of an encrypted channel is a ciphertext. By
+    the application as it is now; raises a PublishError."""
+    target = application.resolve(app)
+    _check_names(channel, event, exclude, target.limits)
+    return _publication(target, channel, event, text, exclude=exclude, idempotency_key=idempotency_key)
+
+
+def _publication(
+    target: registry.Application,
+    channel: str,
+    event: str,
+    text: str,
+    *,
+    exclude: str | None,
+    idempotency_key: str | None,
+) -> interface.Publication:
+    _check_key(idempotency_key)
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise _unencodable(event, error) from error
     if size > target.limits.max_event_bytes:
         raise errors.DataTooLarge(event, size, target.limits.max_event_bytes)
     rule = target.rules.of(channel)
@@ -182,6 +206,10 @@ def prepare(
         idempotency_key=idempotency_key,
         cache_seconds=target.cache_seconds if names.is_cache(channel) else None,
     )
+
+
+def _unencodable(event: str, error: Exception) -> errors.UnencodableData:
+    return errors.UnencodableData(f"The data of {event!r} has no JSON form: {error}")
 
 
 class Deferred:

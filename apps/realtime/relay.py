@@ -187,7 +187,7 @@ class Relay:
 
 def _publication(row: models.OutboxEvent) -> interface.Publication:
     """What publish() would send now. Raises a PublishError."""
-    return publishing.prepare(
+    return publishing.restore(
         row.channel,
         row.event,
         row.data,

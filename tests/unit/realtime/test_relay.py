@@ -20,7 +20,7 @@ from apps.engine import current, interface
 from apps.engine import errors as engine_errors
 from apps.engine.local import engine as local_engine
 from apps.realtime import application as applications
-from apps.realtime import jobs, models, outbox, publish, publishing, relay
+from apps.realtime import decrypt, jobs, models, outbox, publish, publishing, relay
 from tests.harness import waiting
 from tests.unit.engine import worlds
 from tests.unit.realtime import recording
@@ -195,6 +195,18 @@ async def test_to_a_user_and_by_the_channels_rule_of_now(
         ("#server-to-user-42", None),
         ("kept-orders", 1),
     ]
+
+
+async def test_what_was_encrypted_when_it_was_written_is_not_encrypted_again(
+    worker: worlds.Worker, relaying: relay.Relay, settings: Any
+) -> None:
+    settings.FANFARE_ENCRYPTION_MASTER_KEY = bytes(32)
+    await leave("created", channel="private-encrypted-orders", data="secret")
+    settings.FANFARE_ENCRYPTION_MASTER_KEY = b""  # whoever relays needs no key
+    await look_twice(relaying)
+    await told(worker, "created")
+    settings.FANFARE_ENCRYPTION_MASTER_KEY = bytes(32)
+    assert decrypt("private-encrypted-orders", orjson.loads(worker.entries[0].body)["data"]) == "secret"
 
 
 async def test_what_is_older_than_the_logs_memory_is_sent_and_said_to_be_so(
