@@ -8,7 +8,6 @@ variable and the value. `text` and `secret_key` never show what they read: secre
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,7 +96,7 @@ def secret_key(name: str, *, size: int) -> bytes:
         return b""
     try:
         key = base64.b64decode(value, validate=True)
-    except binascii.Error:
+    except ValueError:  # not base64, or not even ASCII
         key = b""
     if len(key) != size:
         raise ImproperlyConfigured(f"{name} must be {size} bytes in base64, as `openssl rand -base64 {size}` prints.")

@@ -52,7 +52,7 @@ def test_a_bad_value_is_refused_with_the_name_and_the_value(monkeypatch, read, v
     assert str(caught.value).count(". ") == 0, "it is one sentence"
 
 
-@pytest.mark.parametrize("value", ["hush", "aHVzaA==", "%%%%", base64.b64encode(bytes(33)).decode()])
+@pytest.mark.parametrize("value", ["hush", "aHVzaA==", "%%%%", "é" * 44, base64.b64encode(bytes(33)).decode()])
 def test_a_key_of_another_length_is_refused_and_not_shown(monkeypatch, value):
     monkeypatch.setenv(NAME, value)
     with pytest.raises(ImproperlyConfigured, match=f"{NAME} must be 32 bytes in base64") as caught:
