@@ -40,9 +40,6 @@ DEFAULT_HISTORY_LIMIT: Final = 50
 
 _PONG: Final[effects.Effects] = (effects.Send(frames.PONG),)
 
-# As the vendor's clients write it. Of an idle connection it is all that ever comes, to a processor that has forgotten
-# the way by then: the less there is of it, the better.
-PING: Final = '{"event":"pusher:ping","data":{}}'
 _PONGED: Final[effects.Effects] = (effects.Ponged(),)
 
 
@@ -179,7 +176,7 @@ class Protocol:
         try:
             if self._state is not _State.OPEN:
                 return self._received_early(text) if self._state is _State.OPENING else effects.NOTHING
-            return _PONG if text == PING else self._read(text)
+            return self._read(text)
         except errors.BadFrame as error:
             return self._complain(error)
         except errors.ClientEventRejected as rejection:

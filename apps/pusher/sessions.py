@@ -17,8 +17,9 @@ from apps.sockets import frames as sockets
 
 logger = logging.getLogger(__name__)
 
-# Of an open connection. Before that a client's ping has to wait, for nothing may come before the greeting.
-READY_ANSWERS = {protocol.PING.encode(): sockets.text(frames.PONG)}
+# A ping as the vendor's clients write it: of an idle connection it is all that ever comes. Before the connection is
+# open it has to wait, for nothing may come before the greeting.
+READY_ANSWERS = {b'{"event":"pusher:ping","data":{}}': sockets.text(frames.PONG)}
 
 
 class Session:
