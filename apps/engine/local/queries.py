@@ -106,7 +106,7 @@ class Queries(interface.Questions):
             "SELECT COUNT(*), TOTAL(LENGTH(record)) FROM sessions WHERE app <> ''"
         ).fetchall()
         [(late,)] = connection.execute(
-            "SELECT COUNT(*) FROM sessions WHERE expires_s <= ?", (int(time.time()),)
+            "SELECT COUNT(*) FROM sessions WHERE expires_s <= ? AND app <> ''", (int(time.time()),)
         ).fetchall()
         return {
             "streams": streams_,
