@@ -62,6 +62,8 @@ class ScriptedEngine(interface.Engine):
         self.appended: list[interface.Publication] = []
         self.deliver: interface.Deliver
         self.fenced: interface.Fenced
+        self.slow_to_write = False
+        self.writing: list[Callable[[], None]] = []  # what waits for that
         self._id = 0
 
     async def open(self, deliver: interface.Deliver, fenced: interface.Fenced) -> None:
@@ -125,7 +127,7 @@ class ScriptedEngine(interface.Engine):
         raise NotImplementedError
 
     def when_written(self, then: Callable[[], None]) -> None:
-        then()
+        self.writing.append(then) if self.slow_to_write else then()
 
     async def read(
         self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False

@@ -493,6 +493,20 @@ async def test_a_fence_closes_everybody_and_says_why(engine: ScriptedEngine, hub
     assert hub.statistics()["fenced.trimmed"] == 1
 
 
+async def test_a_fence_sends_nobody_away_before_what_is_kept_for_them_is_written(
+    engine: ScriptedEngine, hub: hubs.Hub, client: NewClient
+) -> None:
+    one = client()
+    told: list[str] = []
+    hub.on_fence(lambda: told.append("keep"))
+    engine.slow_to_write = True
+    engine.fenced("log_replaced")
+    assert (told, one.writer.closed) == (["keep"], None)
+    [then] = engine.writing
+    then()
+    assert one.writer.closed is not None
+
+
 async def test_an_admission_is_asked_with_the_connection_counted(
     engine: ScriptedEngine, hub: hubs.Hub, client: NewClient
 ) -> None:
