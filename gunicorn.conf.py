@@ -13,7 +13,7 @@ from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
 
-from myproject import environment
+from fanfare import environment
 
 with warnings.catch_warnings():
     # The module says that it will be removed one day; the pin decides when.
@@ -33,7 +33,7 @@ UvicornWorker.CONFIG_KWARGS = {
     "ws_max_size": _max_frame,
     "ws_per_message_deflate": False,  # 40 kB for each idle connection, and CPU for each event
     "timeout_graceful_shutdown": _graceful,  # uvicorn's default waits for ever
-    "proxy_headers": False,  # FANFARE_TRUSTED_PROXIES decides (myproject/proxies.py)
+    "proxy_headers": False,  # FANFARE_TRUSTED_PROXIES decides (apps/fanfare/server/proxies.py)
 }
 
 graceful_timeout = _graceful + 5  # uvicorn's time and then that of the lifespan's end; after it gunicorn kills

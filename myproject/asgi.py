@@ -1,11 +1,11 @@
 """Who answers what.
 
 lifespan                       the start and the stop of this worker                 lifespan.py
-websocket                      the Pusher protocol                                   apps/pusher
+websocket                      the Pusher protocol                                   apps/fanfare/protocol
 websocket of an app            a team's own consumers                                consumers.py
-http   /apps/…, /users/…       the HTTP API                                          apps/api
-http   /api/openapi.json       its description, which /api/docs shows                apps/api/openapi
-http   /sse/KEY                event streams                                         apps/sse
+http   /apps/…, /users/…       the HTTP API                                          apps/fanfare/api
+http   /api/openapi.json       its description, which /api/docs shows                apps/fanfare/api/openapi
+http   /sse/KEY                event streams                                         apps/fanfare/sse
 http   /health/live, /ready    whether this worker lives, and whether it can work    health.py
 both   FANFARE_ASGI_MOUNTS     other ASGI applications under their prefixes           mounts.py
 http   everything else         static files, then Django's pages                     static_files.py, urls.py
@@ -13,21 +13,21 @@ http   everything else         static files, then Django's pages                
 
 from __future__ import annotations
 
-from myproject import boot
+from fanfare.server import boot
 
 django = boot.django()
 
 from django.conf import settings  # noqa: E402
 
-from apps.api.application import Api  # noqa: E402
-from apps.api.openapi.serving import Described  # noqa: E402
-from apps.pusher import resumes  # noqa: E402
-from apps.pusher.consumers import PusherConsumer  # noqa: E402
-from apps.sse.answers import not_started  # noqa: E402
-from apps.sse.application import Sse  # noqa: E402
-from apps.sse.streams import Times  # noqa: E402
-from myproject import consumers, health, interfaces, mounts, proxies, routing, static_files  # noqa: E402
-from myproject.lifespan import Server  # noqa: E402
+from fanfare.api.application import Api  # noqa: E402
+from fanfare.api.openapi.serving import Described  # noqa: E402
+from fanfare.protocol import resumes  # noqa: E402
+from fanfare.protocol.consumers import PusherConsumer  # noqa: E402
+from fanfare.server import consumers, health, interfaces, mounts, proxies, routing, static_files  # noqa: E402
+from fanfare.server.lifespan import Server  # noqa: E402
+from fanfare.sse.answers import not_started  # noqa: E402
+from fanfare.sse.application import Sse  # noqa: E402
+from fanfare.sse.streams import Times  # noqa: E402
 
 server = Server()
 

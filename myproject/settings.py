@@ -8,7 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from myproject import data_folder, databases, environment, mounts, proxies
+from fanfare import data_folder, environment
+from fanfare.server import mounts, proxies
+from myproject import databases
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 environment.load(BASE_DIR / ".env")
@@ -45,7 +47,7 @@ FANFARE_RESUME_ACK_SECONDS = environment.seconds("FANFARE_RESUME_ACK_SECONDS", 5
 # Seconds that a stopping worker waits for open connections.
 FANFARE_GRACEFUL_TIMEOUT = environment.integer("FANFARE_GRACEFUL_TIMEOUT", 5, minimum=1, maximum=300)
 
-# Applications that are declared here and not in the admin, for containers; apps.applications reads the text.
+# Applications that are declared here and not in the admin, for containers; fanfare.applications reads the text.
 FANFARE_APPS = environment.text("FANFARE_APPS")
 # The id of the application that `publish()` uses; by default the oldest one.
 FANFARE_DEFAULT_APP = environment.text("FANFARE_DEFAULT_APP")
@@ -96,7 +98,7 @@ FANFARE_DEMO = environment.flag("FANFARE_DEMO", default=True)
 SECRET_KEY = environment.text("FANFARE_SECRET_KEY") or data_folder.secret_key(FANFARE_DATA_DIR)
 ALLOWED_HOSTS = environment.listed("FANFARE_ALLOWED_HOSTS", ["localhost", ".localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS = environment.listed("FANFARE_CSRF_TRUSTED_ORIGINS")
-# Other hosts whose pages may use the auth endpoints with a visitor's session; see apps/realtime/cors.py.
+# Other hosts whose pages may use the auth endpoints with a visitor's session; see apps/fanfare/integration/cors.py.
 FANFARE_CORS_ORIGINS = environment.origins("FANFARE_CORS_ORIGINS")
 
 # Whether browsers reach this server by https. The server in front does the redirecting, so SECURE_SSL_REDIRECT stays
@@ -132,10 +134,8 @@ AUTH_PASSWORD_VALIDATORS = [
 
 INSTALLED_APPS = [
     "myproject",
-    "apps.applications",
-    "apps.webhooks",
-    "apps.realtime",
-    "apps.demo",
+    "fanfare",
+    "demo",
     "channels",
     "django.contrib.admin",
     "django.contrib.auth",
@@ -145,7 +145,7 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
 ]
 if not FANFARE_DEMO:
-    INSTALLED_APPS.remove("apps.demo")
+    INSTALLED_APPS.remove("demo")
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
@@ -207,7 +207,8 @@ LOGGING = {
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": "WARNING"},
     "loggers": {
-        "apps": {"level": FANFARE_LOG_LEVEL.upper()},
+        "fanfare": {"level": FANFARE_LOG_LEVEL.upper()},
+        "demo": {"level": FANFARE_LOG_LEVEL.upper()},
         "myproject": {"level": FANFARE_LOG_LEVEL.upper()},
         # Django's default sends errors to a console only with DEBUG, and otherwise by mail to nobody.
         "django": {"handlers": [], "level": "INFO", "propagate": True},

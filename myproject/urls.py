@@ -16,9 +16,9 @@ urlpatterns = [
     path("api/docs/", views.api_docs),
     path("api/", RedirectView.as_view(pattern_name="api_docs")),
     path("favicon.ico", views.favicon),
-    path("pusher/", include("apps.realtime.urls")),
+    path("pusher/", include("fanfare.integration.urls")),
     path("admin/", admin.site.urls),
 ]
 
-if apps.is_installed("apps.demo"):
-    urlpatterns.append(path("demo/", include("apps.demo.urls")))
+if apps.is_installed("demo"):
+    urlpatterns.append(path("demo/", include("demo.urls")))

@@ -11,7 +11,7 @@ from django.shortcuts import redirect, render
 from django.templatetags.static import static
 from django.views.decorators.http import require_safe
 
-from apps.realtime import application, clients, errors
+from fanfare.integration import application, clients, errors
 
 
 @require_safe
@@ -28,7 +28,7 @@ def docs(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def api_docs(request: HttpRequest) -> HttpResponse:
-    """The reference of the HTTP API, drawn in the browser from the description that apps.api.openapi serves."""
+    """The reference of the HTTP API, drawn in the browser from the description that fanfare.api.openapi serves."""
     return render(request, "api_docs.html")
 
 

@@ -4,6 +4,6 @@ from django.apps import AppConfig
 
 
 class DemoConfig(AppConfig):
-    name = "apps.demo"
+    name = "demo"
     label = "demo"
     verbose_name = "Demo"

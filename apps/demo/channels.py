@@ -11,7 +11,7 @@ from typing import Any
 
 from django.http import HttpRequest
 
-from apps.realtime import Member, channel
+from fanfare import Member, channel
 
 ROOM = "presence-demo"
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django import forms
 
-from apps.demo import channels
+from demo import channels
 
 
 class MessageForm(forms.Form):

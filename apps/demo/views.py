@@ -10,9 +10,10 @@ from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 
-from apps.demo import channels, forms
-from apps.engine import errors as engine_errors
-from apps.realtime import errors, presence, publish
+from demo import channels, forms
+from fanfare import publish
+from fanfare.engine import errors as engine_errors
+from fanfare.integration import errors, presence
 
 
 @require_safe

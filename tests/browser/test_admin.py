@@ -169,7 +169,7 @@ def test_an_event_that_cannot_be_sent_is_seen_in_the_outbox_and_sent_again(admin
     channel = f"outbox-{uuid4().hex[:8]}"
     frame = f'{{"event":"created","channel":"{channel}","data":"1"}}'
     server.world.shell(
-        "from apps.realtime import models, outbox\n"
+        "from fanfare.integration import models, outbox\n"
         f"row = models.OutboxEvent.objects.create(app_id={server.application.id!r}, channel={channel!r}, "
         f"frame={frame!r})\n"
         "outbox.fail('default', row.pk, 'The data is too large.')"

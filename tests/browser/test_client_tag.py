@@ -10,8 +10,8 @@ from django.template import RequestContext, Template
 from django.test import RequestFactory
 from playwright.sync_api import Browser, sync_playwright
 
-from apps.applications import registry
-from apps.realtime import application
+from fanfare.applications import registry
+from fanfare.integration import application
 from tests.browser import conftest
 from tests.harness import parts, servers
 

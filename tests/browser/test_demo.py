@@ -153,7 +153,7 @@ def test_what_is_refused_is_told_and_not_lost(debug: servers.Server, visitors: l
 
 SPEAK = """
 from django.utils import timezone
-from apps.realtime import publish
+from fanfare import publish
 guest = {"guest": "jade-lute", "name": "Jade Lute"}
 publish("presence-demo", "message", {**guest, "text": "Said while no server ran", "at": timezone.now()})
 """

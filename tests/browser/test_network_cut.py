@@ -74,7 +74,7 @@ class Lines:
         server, application = self._publisher.server, self._publisher.application
         self._page.goto(server.url("/static/fanfare/site.css"))  # a document of this origin without a script of its own
         self._page.expose_function("sign", lambda socket_id: signing.subscription(application, socket_id, CHANNEL))
-        self._page.add_script_tag(url="/static/vendor/pusher-js/pusher.min.js")
+        self._page.add_script_tag(url="/static/fanfare/vendor/pusher-js/pusher.min.js")
         self._page.add_script_tag(url="/static/fanfare/resume.js")
         self._page.evaluate(FOLLOW, [application.key, server.port, path, plugin])
         self._page.wait_for_function("subscriptions === 1")

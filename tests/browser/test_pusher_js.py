@@ -90,7 +90,7 @@ def test_what_a_django_project_encrypts_is_read_by_the_page(
     page = connected(window(), production, backend, {"id": "ann"})
     channel = unique("private-encrypted-orders")
     join(page, channel)
-    code = f"from apps.realtime import publish; publish({channel!r}, 'created', {{'title': '日本 🎺'}})"
+    code = f"from fanfare.integration import publish; publish({channel!r}, 'created', {{'title': '日本 🎺'}})"
     production.world.manage("shell", "--no-imports", "-c", code, FANFARE_ENCRYPTION_MASTER_KEY=backends.MASTER_KEY)
     assert sees(page, channel, "created") == {"title": "日本 🎺"}
 

@@ -66,7 +66,7 @@ def follow(
     storage: bool = False,
 ) -> None:
     page.goto(server.url("/static/fanfare/site.css"))  # a document of this origin with no script of its own
-    page.add_script_tag(url="/static/vendor/pusher-js/pusher.min.js")
+    page.add_script_tag(url="/static/fanfare/vendor/pusher-js/pusher.min.js")
     page.add_script_tag(**script)
     page.wait_for_function("window.FanfareResume")
     page.evaluate(FOLLOW, [stream.server.port, storage])

@@ -25,7 +25,7 @@ APPLICATION = "myproject.asgi:application"
 UVICORN_WORKER = "uvicorn.workers.UvicornWorker"
 ECHO = "tests.harness.echo:application"
 STOCK_SOCKETS = "websockets-sansio"
-OWN_SOCKETS = "apps.sockets.protocol:WebSocketProtocol"
+OWN_SOCKETS = "fanfare.sockets.protocol:WebSocketProtocol"
 
 # The three commands of the README as they stand, with nothing but the port added.
 COMMANDS: dict[str, Callable[[int], list[str]]] = {

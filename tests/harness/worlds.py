@@ -48,7 +48,7 @@ class World:
 
     def shell(self, code: str) -> str:
         """Run Python in a process of its own that has the project's models, as a person at `manage.py shell` would."""
-        prelude = "from apps.applications.models import Application\n"
+        prelude = "from fanfare.applications.models import Application\n"
         return self.manage("shell", "--no-imports", "-c", prelude + code)
 
     def log_files(self) -> list[Path]:

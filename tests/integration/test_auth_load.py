@@ -30,7 +30,7 @@ from myproject.settings import *
 INSTALLED_APPS = [*INSTALLED_APPS, "orders"]
 """
 RULE = """
-from apps.realtime import channel
+from fanfare import channel
 
 
 @channel("private-orders-{number:int}")

@@ -140,7 +140,7 @@ import contextlib
 
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 
-from apps.realtime import apublish
+from fanfare import apublish
 
 
 @contextlib.asynccontextmanager
@@ -178,11 +178,11 @@ async def test_its_lifespan_is_run_in_every_worker(
 @pytest.mark.parametrize(
     ("main", "mounts", "sentence"),
     [
-        (SAME, "/shop=apps.shop.man:app", "FANFARE_ASGI_MOUNTS has '/shop=apps.shop.man:app': there is no module"),
+        (SAME, "/shop=shop.man:app", "FANFARE_ASGI_MOUNTS has '/shop=shop.man:app': there is no module"),
         (
             LIFESPAN.replace("await apublish", "raise RuntimeError('the till is empty')\n    await apublish"),
             MOUNTS,
-            "FANFARE_ASGI_MOUNTS: /shop=apps.shop.main:app did not start: RuntimeError: the till is empty",
+            "FANFARE_ASGI_MOUNTS: /shop=shop.main:app did not start: RuntimeError: the till is empty",
         ),
     ],
     ids=["no such module", "a start that fails"],

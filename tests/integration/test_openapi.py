@@ -16,7 +16,7 @@ import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.specs.openapi import checks
 
-from apps.api.openapi import description
+from fanfare.api.openapi import description
 from tests.harness import servers, signing, worlds
 
 EXAMPLES = 40  # for each of the nine operations: all of them in about 20 s

@@ -28,7 +28,7 @@ PRELUDE = """
 import os, signal
 from django.contrib.auth.models import Group
 from django.db import connection, transaction
-from apps.realtime import publish
+from fanfare import publish
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -97,7 +97,7 @@ def query(connect: Connect, sql: str) -> list[tuple[Any, ...]]:
 
 async def outbox_is_empty(connect: Connect) -> None:
     def look() -> bool:
-        return query(connect, "SELECT count(*) FROM realtime_outboxevent") == [(0,)]
+        return query(connect, "SELECT count(*) FROM fanfare_outboxevent") == [(0,)]
 
     await asyncio.to_thread(waiting.until, look, RELAYED_S, "the outbox is empty")
 

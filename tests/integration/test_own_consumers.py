@@ -44,7 +44,7 @@ class Thumbnails(AsyncConsumer):
 ROUTER = """
 from channels.routing import ChannelNameRouter, ProtocolTypeRouter
 
-from apps.chat.workers import Thumbnails
+from chat.workers import Thumbnails
 
 application = ProtocolTypeRouter({"channel": ChannelNameRouter({"thumbnails": Thumbnails.as_asgi()})})
 """
@@ -161,7 +161,7 @@ async def test_jobs_for_a_plain_name_are_shared_by_the_runworkers(start: Start, 
     server = start("gunicorn", root=project)
     environment = server.world.environment(DJANGO_SETTINGS_MODULE="worker_settings")
     (project / "worker_settings.py").write_text(
-        "from myproject.settings import *\nASGI_APPLICATION = 'apps.chat.asgi.application'\n"
+        "from myproject.settings import *\nASGI_APPLICATION = 'chat.asgi.application'\n"
     )
     with contextlib.ExitStack() as stack:
         for number in range(2):

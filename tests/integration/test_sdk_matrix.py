@@ -330,12 +330,12 @@ def receiver(server: servers.Server) -> Iterator[receivers.Receiver]:
     """An endpoint of the application, for all seven types."""
     with receivers.receiver() as made:
         server.world.shell(
-            "from apps.applications.models import WebhookEndpoint\n"
+            "from fanfare.applications.models import WebhookEndpoint\n"
             f"WebhookEndpoint.objects.create(application=Application.objects.get(), url={made.url!r})"
         )
         yield made
         server.world.shell(
-            "from apps.applications.models import WebhookEndpoint\nWebhookEndpoint.objects.all().delete()"
+            "from fanfare.applications.models import WebhookEndpoint\nWebhookEndpoint.objects.all().delete()"
         )
 
 

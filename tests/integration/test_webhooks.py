@@ -45,20 +45,22 @@ def told(server: servers.Server, receiver: receivers.Receiver) -> Iterator[recei
 
 def add(server: servers.Server, url: str, **values: Any) -> None:
     server.world.shell(
-        "from apps.applications.models import WebhookEndpoint\n"
+        "from fanfare.applications.models import WebhookEndpoint\n"
         f"application = Application.objects.get(app_id={server.application.id!r})\n"
         f"WebhookEndpoint.objects.create(application=application, url={url!r}, **{values!r})"
     )
 
 
 def remove(server: servers.Server) -> None:
-    server.world.shell("from apps.applications.models import WebhookEndpoint\nWebhookEndpoint.objects.all().delete()")
+    server.world.shell(
+        "from fanfare.applications.models import WebhookEndpoint\nWebhookEndpoint.objects.all().delete()"
+    )
 
 
 def rows(server: servers.Server) -> list[dict[str, Any]]:
     """The log of deliveries, as the admin would show it."""
     printed = server.world.shell(
-        "import json\nfrom apps.webhooks.models import Delivery\n"
+        "import json\nfrom fanfare.webhooks.models import Delivery\n"
         "fields = ('event', 'channel', 'state', 'attempts', 'status', 'error')\n"
         "print(json.dumps(list(Delivery.objects.order_by('id').values(*fields))))"
     )

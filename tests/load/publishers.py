@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from apps.engine import interface
-from apps.engine.local import engine
-from apps.hub import frames
+from fanfare.engine import interface
+from fanfare.engine.local import engine
+from fanfare.hub import frames
 from tests.harness import servers, wire
 from tests.load import errors, events, subscribers
 

@@ -16,7 +16,7 @@ from django.core.exceptions import ValidationError
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 
-from apps.applications import database, declarations, declared, loading, models
+from fanfare.applications import database, declarations, declared, loading, models
 
 ADMIN = "admin"
 PASSWORD_BYTES = 15  # of randomness: 20 characters

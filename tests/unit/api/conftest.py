@@ -6,9 +6,9 @@ from typing import cast
 
 import pytest
 
-from apps.api import application
-from apps.applications import registry
-from apps.hub import hub as hubs
+from fanfare.api import application
+from fanfare.applications import registry
+from fanfare.hub import hub as hubs
 from tests.unit.api import fakes
 
 

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from apps.api import application
-from apps.applications import registry
-from apps.engine import errors, interface
+from fanfare.api import application
+from fanfare.applications import registry
+from fanfare.engine import errors, interface
 
 NOW = 1_700_000_000  # Unix seconds, the API's clock in tests
 APPLICATION = registry.Application(id="3", key="278d425bdf160c739803", secret="7ad3773142a6692b25b8")

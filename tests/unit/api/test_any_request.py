@@ -8,9 +8,9 @@ from typing import Any, cast
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from apps.api import application
-from apps.applications import registry
-from apps.hub import hub as hubs
+from fanfare.api import application
+from fanfare.applications import registry
+from fanfare.hub import hub as hubs
 from tests.unit.api import fakes
 
 quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 import pytest
 
-from apps.api import application
-from apps.applications import registry
+from fanfare.api import application
+from fanfare.applications import registry
 from tests.unit.api import fakes
 
 EVENT = b'{"name":"created","channel":"news","data":"{}"}'

@@ -17,14 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typing_extensions import is_typeddict
 
-from apps.api import answers, bodies, routing, validation
-from apps.api import errors as api_errors
-from apps.api.openapi import description, payloads, serving, texts
-from apps.applications import registry, rules
-from apps.engine import interface
-from apps.hub import frames
-from apps.pusher import errors as pusher_errors
-from apps.pusher import names
+from fanfare.api import answers, bodies, routing, validation
+from fanfare.api import errors as api_errors
+from fanfare.api.openapi import description, payloads, serving, texts
+from fanfare.applications import registry, rules
+from fanfare.engine import interface
+from fanfare.hub import frames
+from fanfare.protocol import errors as pusher_errors
+from fanfare.protocol import names
 from tests.unit.api import fakes
 
 SCHEMA: dict[str, Any] = description.Description().openapi()
@@ -301,7 +301,7 @@ async def get(app: serving.Described) -> tuple[int, dict[str, str], bytes]:
 
 def test_a_worker_imports_no_framework_for_the_api_until_the_description_is_asked_for() -> None:
     code = (
-        "import sys; import apps.api.application, apps.api.openapi.serving\n"
+        "import sys; import fanfare.api.application, fanfare.api.openapi.serving\n"
         "print([name for name in ('fastapi', 'pydantic', 'starlette') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)

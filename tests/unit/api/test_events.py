@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from apps.applications import registry, rules
-from apps.engine import interface
+from fanfare.applications import registry, rules
+from fanfare.engine import interface
 from tests.unit.api import fakes
 
 EVENT: dict[str, Any] = {"name": "created", "channels": ["news"], "data": '{"id":7}'}

@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from apps.api import validation
-from apps.applications import registry, rules
-from apps.hub import frames, history
+from fanfare.api import validation
+from fanfare.applications import registry, rules
+from fanfare.hub import frames, history
 from tests.unit.api import fakes
 
 ROUTE = "channels/room-1/history"

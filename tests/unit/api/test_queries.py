@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from apps.engine import interface
+from fanfare.engine import interface
 from tests.unit.api import fakes
 
 

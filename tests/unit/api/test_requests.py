@@ -7,8 +7,8 @@ import logging
 
 import pytest
 
-from apps.api import application, bodies, errors, events, refusals
-from apps.applications import registry
+from fanfare.api import application, bodies, errors, events, refusals
+from fanfare.applications import registry
 from tests.unit.api import fakes
 
 EVENT = b'{"name":"created","channel":"news","data":"{}"}'

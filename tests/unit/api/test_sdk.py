@@ -16,10 +16,10 @@ import pytest
 import uvicorn
 from pusher.errors import PusherBadAuth, PusherBadRequest, PusherBadStatus
 
-from apps.api import application
-from apps.applications import registry
-from apps.engine import interface
-from apps.hub import hub as hubs
+from fanfare.api import application
+from fanfare.applications import registry
+from fanfare.engine import interface
+from fanfare.hub import hub as hubs
 from tests.unit.api import fakes
 
 STARTUP_SECONDS = 10

@@ -7,9 +7,9 @@ import json
 
 import pytest
 
-from apps.applications import registry
-from apps.engine import interface
-from apps.pusher import termination
+from fanfare.applications import registry
+from fanfare.engine import interface
+from fanfare.protocol import termination
 from tests.unit.api import fakes
 
 

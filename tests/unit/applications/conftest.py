@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from apps.engine import current
+from fanfare.engine import current
 from tests.unit.applications import fakes
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from apps.engine import errors, interface
+from fanfare.engine import errors, interface
 
 
 class Log:

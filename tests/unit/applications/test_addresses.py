@@ -4,7 +4,7 @@ import ipaddress
 
 import pytest
 
-from apps.applications import addresses
+from fanfare.applications import addresses
 
 
 @pytest.mark.parametrize(

@@ -14,18 +14,18 @@ from django.test import Client
 from django.urls import reverse
 from pytest_django import Settings
 
-from apps.applications import limits
-from apps.applications.models import Application, ChannelRule, WebhookEndpoint
+from fanfare.applications import limits
+from fanfare.applications.models import Application, ChannelRule, WebhookEndpoint
 from tests.unit.applications import fakes
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-LIST = "admin:applications_application_changelist"
-ADD = "admin:applications_application_add"
-CHANGE = "admin:applications_application_change"
-ROTATE = "admin:applications_application_rotate_secret"
-END = "admin:applications_application_end_old_secret"
-DELETE = "admin:applications_application_delete"
+LIST = "admin:fanfare_application_changelist"
+ADD = "admin:fanfare_application_add"
+CHANGE = "admin:fanfare_application_change"
+ROTATE = "admin:fanfare_application_rotate_secret"
+END = "admin:fanfare_application_end_old_secret"
+DELETE = "admin:fanfare_application_delete"
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 
-from apps.applications import loading, rules
-from apps.applications.models import Application
+from fanfare.applications import loading, rules
+from fanfare.applications.models import Application
 from tests.unit.applications import fakes
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -142,7 +142,7 @@ def test_what_cannot_be_is_refused_in_one_sentence(arguments: list[str], sentenc
 
 
 def test_a_database_that_is_not_migrated_is_one_sentence() -> None:
-    call_command("migrate", "applications", "zero", verbosity=0)
+    call_command("migrate", "fanfare", "zero", verbosity=0)
     try:
         assert refusal("Shop") == "The database is not migrated: run `python manage.py migrate`."
     finally:

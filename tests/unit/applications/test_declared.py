@@ -13,8 +13,8 @@ from django.core.management.base import SystemCheckError
 from django.db import connections
 from pytest_django import Settings
 
-from apps.applications import declarations, declared, errors, rotation
-from apps.applications.models import Application, Generation, WebhookEndpoint
+from fanfare.applications import declarations, declared, errors, rotation
+from fanfare.applications.models import Application, Generation, WebhookEndpoint
 from tests.unit.applications import fakes
 
 

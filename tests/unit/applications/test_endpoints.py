@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pytest_django import Settings
 
-from apps.applications import endpoints, registry
-from apps.applications.models import WebhookEndpoint
+from fanfare.applications import endpoints, registry
+from fanfare.applications.models import WebhookEndpoint
 
 
 class TestUrls:

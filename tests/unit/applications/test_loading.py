@@ -18,10 +18,10 @@ from django.core.management import call_command
 from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
-from apps.applications import database, errors, loading, registry, rules
-from apps.applications.models import Application
-from apps.engine import current, interface
-from apps.engine.local.engine import LocalEngine
+from fanfare.applications import database, errors, loading, registry, rules
+from fanfare.applications.models import Application
+from fanfare.engine import current, interface
+from fanfare.engine.local.engine import LocalEngine
 from tests.unit.applications import fakes
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -319,10 +319,10 @@ class TestTrouble:
     async def test_a_database_that_is_not_migrated_is_a_problem_and_not_a_crash(
         self, log: fakes.Log, caplog: pytest.LogCaptureFixture
     ) -> None:
-        await run(call_command, "migrate", "applications", "zero", verbosity=0)
+        await run(call_command, "migrate", "fanfare", "zero", verbosity=0)
         worker = Worker(log)
         try:
-            with caplog.at_level(logging.INFO, "apps.applications"):
+            with caplog.at_level(logging.INFO, "fanfare.applications"):
                 async with worker.running(first_retry_seconds=OFTEN_S) as loader:
                     assert loader.problem == "The database is not migrated: run `python manage.py migrate`."
                     assert not loader.loaded

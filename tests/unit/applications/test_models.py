@@ -10,8 +10,8 @@ from django.core import serializers
 from django.core.exceptions import ValidationError
 from django.db import transaction
 
-from apps.applications import credentials, limits, rules
-from apps.applications.models import Application, ChannelRule, Generation, WebhookEndpoint
+from fanfare.applications import credentials, limits, rules
+from fanfare.applications.models import Application, ChannelRule, Generation, WebhookEndpoint
 from tests.unit.applications import fakes
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -239,7 +239,7 @@ class TestChanges:
         self, log: fakes.Log, caplog: pytest.LogCaptureFixture
     ) -> None:
         log.is_down = True
-        with caplog.at_level(logging.WARNING, "apps.applications"):
+        with caplog.at_level(logging.WARNING, "fanfare.applications"):
             Application.objects.create(name="Shop", app_id="1")
         assert Application.objects.filter(app_id="1").exists()
         assert "the disk is full" in caplog.text

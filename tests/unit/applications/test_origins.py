@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from apps.applications import origins
+from fanfare.applications import origins
 
 
 @pytest.mark.parametrize(

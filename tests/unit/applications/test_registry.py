@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from apps.applications.registry import WEBHOOK_EVENTS, Application, Registry, Webhook
+from fanfare.applications.registry import WEBHOOK_EVENTS, Application, Registry, Webhook
 
 
 def test_an_application_is_found_by_id_and_by_key() -> None:

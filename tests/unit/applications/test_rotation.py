@@ -6,8 +6,8 @@ import pytest
 from django.utils import timezone
 from pytest_django import Settings
 
-from apps.applications import credentials, errors, rotation
-from apps.applications.models import Application
+from fanfare.applications import credentials, errors, rotation
+from fanfare.applications.models import Application
 from tests.unit.applications import fakes
 
 pytestmark = pytest.mark.django_db(transaction=True)

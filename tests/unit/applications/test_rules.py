@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apps.applications import rules
-from apps.engine import interface
+from fanfare.applications import rules
+from fanfare.engine import interface
 
 
 def rule(pattern: str) -> rules.Rule:

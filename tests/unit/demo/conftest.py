@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from apps.realtime import testing
+from fanfare.integration import testing
 
 
 @pytest.fixture

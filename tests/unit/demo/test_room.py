@@ -10,10 +10,11 @@ import pytest
 from django.test import Client
 from django.utils.dateparse import parse_datetime
 
-from apps.applications import models
-from apps.demo import channels, views
-from apps.engine.errors import EngineUnavailable
-from apps.realtime import Member, application, presence, testing
+from demo import channels, views
+from fanfare import Member
+from fanfare.applications import models
+from fanfare.engine.errors import EngineUnavailable
+from fanfare.integration import application, presence, testing
 from myproject.management.commands import setup
 from tests.unit.docs import pages
 
@@ -140,7 +141,7 @@ def test_the_application_of_setup_keeps_what_is_said_in_the_room() -> None:
 ASK = """
 import json
 from django.test import Client
-from apps.realtime import rules, testing
+from fanfare.integration import rules, testing
 client = Client()
 with testing.captured_events():
     print(json.dumps([

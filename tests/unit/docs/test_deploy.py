@@ -6,8 +6,8 @@ import re
 
 import yaml
 
-from apps.api import events
-from apps.applications import registry
+from fanfare.api import events
+from fanfare.applications import registry
 from tests.unit.docs import pages
 
 DEPLOY = pages.ROOT / "deploy"

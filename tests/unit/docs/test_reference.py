@@ -10,11 +10,11 @@ from pathlib import Path
 
 from django.core.management import get_commands, load_command_class
 
-from apps.api import errors as api_errors
-from apps.api import routing
-from apps.applications import limits, registry
-from apps.hub import hub
-from apps.pusher import errors
+from fanfare.api import errors as api_errors
+from fanfare.api import routing
+from fanfare.applications import limits, registry
+from fanfare.hub import hub
+from fanfare.protocol import errors
 from tests.unit.docs import pages
 
 REFERENCE = pages.ROOT / "docs/reference"
@@ -138,13 +138,13 @@ def test_every_status_of_a_refusal_is_documented() -> None:
 
 
 def test_every_command_of_ours_is_documented() -> None:
-    ours = {name for name, app in get_commands().items() if str(app).startswith(("apps.", "myproject"))}
+    ours = {name for name, app in get_commands().items() if str(app).startswith(("fanfare", "myproject"))}
     headings = set(re.findall(r"^### (\w+)$", (REFERENCE / "commands.md").read_text(encoding="utf-8"), re.MULTILINE))
     assert headings == ours | {"check"}
 
 
 def test_every_flag_of_createapplication_is_documented() -> None:
-    command = load_command_class("apps.applications", "createapplication")
+    command = load_command_class("fanfare", "createapplication")
     common = {"--help", "--version", "--verbosity", "--settings", "--pythonpath", "--traceback", "--no-color"}
     common |= {"--force-color", "--skip-checks"}
     parser = command.create_parser("manage.py", "createapplication")

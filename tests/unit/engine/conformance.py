@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from apps.engine import errors, interface
+from fanfare.engine import errors, interface
 from tests.unit.engine.worlds import APP, Worker
 
 Hire = Callable[[], Awaitable[Worker]]

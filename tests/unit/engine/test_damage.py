@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from apps.engine import errors, interface
-from apps.engine.local import engine, place, schema
+from fanfare.engine import errors, interface
+from fanfare.engine.local import engine, place, schema
 from tests.harness import waiting
 from tests.unit.engine import conformance
 from tests.unit.engine.worlds import APP, Worker

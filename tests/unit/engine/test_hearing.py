@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from apps.engine import interface
-from apps.engine.local import engine, tail
-from apps.hub import hub
+from fanfare.engine import interface
+from fanfare.engine.local import engine, tail
+from fanfare.hub import hub
 from tests.harness import waiting
 from tests.unit.engine import worlds
 from tests.unit.engine.worlds import APP

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from apps.engine import current, errors, interface
-from apps.engine.local import engine, liveness, place, pokes, schema
+from fanfare.engine import current, errors, interface
+from fanfare.engine.local import engine, liveness, place, pokes, schema
 from tests.unit.engine import conformance
 from tests.unit.engine.worlds import APP, Worker
 
@@ -72,8 +72,8 @@ def process(folder: Path, body: str) -> Iterator[subprocess.Popen[str]]:
         """
         import asyncio, sys
         from pathlib import Path
-        from apps.engine import interface
-        from apps.engine.local import engine
+        from fanfare.engine import interface
+        from fanfare.engine.local import engine
         from tests.unit.engine.worlds import APP, Worker
 
         async def main():
@@ -511,8 +511,8 @@ def test_writers_of_several_processes_wait_about_as_long_as_each_other(tmp_path:
         """
         import sys, time
         from pathlib import Path
-        from apps.engine import interface
-        from apps.engine.local import engine
+        from fanfare.engine import interface
+        from fanfare.engine.local import engine
 
         publisher = engine.LocalEngine(Path(sys.argv[1]))
         publication = interface.Publication("1", "c", b"x" * 150)

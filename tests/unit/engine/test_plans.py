@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from apps.engine import interface
-from apps.engine.local import engine, heard, place, schema
+from fanfare.engine import interface
+from fanfare.engine.local import engine, heard, place, schema
 from tests.unit.engine.worlds import APP, Worker
 
 # Of one row, of a row for each worker, of a row for each consumer of the whole log.

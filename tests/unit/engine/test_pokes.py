@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from apps.engine.local import engine, pokes, worker
+from fanfare.engine.local import engine, pokes, worker
 from tests.unit.engine.worlds import Worker
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from apps.engine import interface
-from apps.engine.local import engine, publishing, tail, worker
+from fanfare.engine import interface
+from fanfare.engine.local import engine, publishing, tail, worker
 from tests.harness import waiting
 from tests.unit.engine.worlds import APP, Worker
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from apps.engine import interface
-from apps.engine.local import engine, upkeep, worker
+from fanfare.engine import interface
+from fanfare.engine.local import engine, upkeep, worker
 from tests.unit.engine.worlds import APP, Worker
 
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apps.engine import interface
-from apps.engine.local import operations, place, presence, schema
+from fanfare.engine import interface
+from fanfare.engine.local import operations, place, presence, schema
 from tests.unit.engine.worlds import APP
 
 CHANNELS = ("presence-a", "presence-ab", interface.USERS)

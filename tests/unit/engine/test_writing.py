@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from apps.engine import errors, interface
-from apps.engine.local import commits, engine, operations, publishing, schema, writer
+from fanfare.engine import errors, interface
+from fanfare.engine.local import commits, engine, operations, publishing, schema, writer
 from tests.harness import waiting
 from tests.unit.engine.worlds import APP, Worker
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from apps.engine import interface
+from fanfare.engine import interface
 from tests.harness import waiting
 
 APP = "1"

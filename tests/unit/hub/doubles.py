@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from apps.engine import interface
-from apps.hub import hub as hubs
-from apps.hub import writers
+from fanfare.engine import interface
+from fanfare.hub import hub as hubs
+from fanfare.hub import writers
 
 APP = "1"
 

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from apps.engine import interface
-from apps.engine.local import engine, operations, place, publishing, replay, upkeep, worker, writer
-from apps.hub import connections, frames
-from apps.hub import hub as hubs
+from fanfare.engine import interface
+from fanfare.engine.local import engine, operations, place, publishing, replay, upkeep, worker, writer
+from fanfare.hub import connections, frames
+from fanfare.hub import hub as hubs
 from tests.unit.hub.doubles import APP, Client
 
 KEPT = interface.Retention(size=100, seconds=600)
@@ -351,5 +351,5 @@ def test_a_hub_that_went_live_before_its_tail_arrived_would_be_found(
     def settle_at_once(self: Any, attachment: Any) -> None:
         attachment.ready(self._snapshot(self._connection, attachment.wanted, 0))
 
-    monkeypatch.setattr("apps.engine.local.tail.Tail.settle", settle_at_once)
+    monkeypatch.setattr("fanfare.engine.local.tail.Tail.settle", settle_at_once)
     assert any(numbers(client) != [2, 3, 4, 5] for client in play(world, resume, others=True))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from apps.engine import interface
-from apps.engine.local import engine
-from apps.hub import frames, history
+from fanfare.engine import interface
+from fanfare.engine.local import engine
+from fanfare.hub import frames, history
 
 APP, CHANNEL = "1", "orders"
 

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from apps.engine import interface
-from apps.hub import hub as hubs
-from apps.hub import replays
+from fanfare.engine import interface
+from fanfare.hub import hub as hubs
+from fanfare.hub import replays
 from tests.harness import waiting
 from tests.unit.hub.doubles import APP, Client, ScriptedEngine
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from apps.engine import interface
-from apps.hub import hub as hubs
+from fanfare.engine import interface
+from fanfare.hub import hub as hubs
 from tests.unit.hub.doubles import ScriptedEngine
 
 

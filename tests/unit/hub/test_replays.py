@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from apps.engine import interface
-from apps.engine.local import engine
-from apps.hub import connections, frames, replays
-from apps.hub import hub as hubs
+from fanfare.engine import interface
+from fanfare.engine.local import engine
+from fanfare.hub import connections, frames, replays
+from fanfare.hub import hub as hubs
 from tests.harness import waiting
 from tests.unit.hub.doubles import APP, Client
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from apps.hub import transports
+from fanfare.hub import transports
 from tests.harness import waiting
 
 

@@ -15,8 +15,8 @@ import uvicorn
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from apps.hub import on_any, on_uvicorn, transports, writers
-from apps.sockets import protocol as own
+from fanfare.hub import on_any, on_uvicorn, transports, writers
+from fanfare.sockets import protocol as own
 from tests.harness import waiting
 
 BOUND = 256 * 1024
@@ -76,7 +76,7 @@ class Accepting:
         self.ended.set_result(message.get("code", 1005))
 
 
-OWN = "apps.sockets.protocol:WebSocketProtocol"
+OWN = "fanfare.sockets.protocol:WebSocketProtocol"
 SERVERS = {
     "own": {"ws": OWN},
     "own on asyncio's loop": {"ws": OWN, "loop": "asyncio"},

@@ -14,7 +14,7 @@ import uvicorn
 from tests.harness import servers, waiting
 
 PATIENCE = 20.0  # seconds: a busy machine may take its time
-OWN = "apps.sockets.protocol:WebSocketProtocol"
+OWN = "fanfare.sockets.protocol:WebSocketProtocol"
 STOCK = "websockets-sansio"
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import CLIENT, OPEN, SERVER
 from websockets.protocol import Protocol as Oracle
 
-from apps.sockets import errors, frames
+from fanfare.sockets import errors, frames
 from tests.harness import wire
 from tests.harness.wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, WireFrame
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from apps.sockets import errors, handshake
+from fanfare.sockets import errors, handshake
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="  # of the example in RFC 6455 §1.3
 ASKED = {

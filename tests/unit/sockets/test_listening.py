@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from apps.sockets import errors, exchange, frames, protocol
+from fanfare.sockets import errors, exchange, frames, protocol
 from tests.harness import waiting
 from tests.harness.wire import BINARY, CLOSE, PING, TEXT, Wire, WireFrame
 from tests.unit.sockets.hosting import PATIENCE, Hosted

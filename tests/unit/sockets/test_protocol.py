@@ -19,7 +19,7 @@ import pytest
 from uvicorn.protocols import utils
 from websockets.sync.client import connect, unix_connect
 
-from apps.sockets import protocol
+from fanfare.sockets import protocol
 from tests.harness import servers, waiting
 from tests.harness.wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Wire, WireFrame, encode
 from tests.unit.sockets.hosting import PATIENCE, STOCK, Hosted, ask

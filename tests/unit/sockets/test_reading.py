@@ -10,7 +10,7 @@ import uvicorn
 from uvicorn.protocols import utils
 from uvicorn.server import ServerState
 
-from apps.sockets import exchange, protocol
+from fanfare.sockets import exchange, protocol
 from tests.harness.wire import CLOSE, CONTINUATION, PING, PONG, TEXT, WireFrame, encode
 
 HEAD = (

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from apps.applications import registry, rules
-from apps.engine import interface
-from apps.engine.local import engine
-from apps.hub import frames
-from apps.hub import hub as hubs
-from apps.sse import application, streams, tokens
+from fanfare.applications import registry, rules
+from fanfare.engine import interface
+from fanfare.engine.local import engine
+from fanfare.hub import frames
+from fanfare.hub import hub as hubs
+from fanfare.sse import application, streams, tokens
 
 APP, SECRET = "1", "0123456789abcdef0123"
 NOW = 1_800_000_000.0

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from apps.sse import answers
+from fanfare.sse import answers
 from tests.unit.sse.clients import Response, asking, until
 from tests.unit.sse.conftest import SECRET, World
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apps.engine import interface
-from apps.sse import cursors, errors
+from fanfare.engine import interface
+from fanfare.sse import cursors, errors
 
 A, B = interface.Position("aZ3kP0Qx", 57), interface.Position("Bq9xT1Lm", 0)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from apps.sse import errors, requests
+from fanfare.sse import errors, requests
 
 
 def scope(query: str = "channels=a", path: str = "/sse/key", **headers: str) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from apps.engine import interface
-from apps.hub import hub as hubs
+from fanfare.engine import interface
+from fanfare.hub import hub as hubs
 from tests.unit.sse.clients import Response, asking, until
 from tests.unit.sse.conftest import APP, World
 

@@ -10,7 +10,7 @@ from typing import Any
 import jwt
 import pytest
 
-from apps.sse import errors, tokens
+from fanfare.sse import errors, tokens
 
 SECRET = "0123456789abcdef0123"  # as long as those that are generated
 NOW = 1_800_000_000.0

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from apps.applications.models import Application, WebhookEndpoint
-from apps.engine import current
+from fanfare.applications.models import Application, WebhookEndpoint
+from fanfare.engine import current
 from tests.unit.applications import fakes
 
 

@@ -11,15 +11,15 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from apps.applications.models import WebhookEndpoint
-from apps.webhooks import courier, models, outbox
+from fanfare.applications.models import WebhookEndpoint
+from fanfare.webhooks import courier, models, outbox
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-LIST = "admin:webhooks_delivery_changelist"
-PAGE = "admin:webhooks_delivery_change"
-REDELIVER = "admin:webhooks_delivery_redeliver"
-HEALTH = "admin:webhooks_health_changelist"
+LIST = "admin:fanfare_delivery_changelist"
+PAGE = "admin:fanfare_delivery_change"
+REDELIVER = "admin:fanfare_delivery_redeliver"
+HEALTH = "admin:fanfare_health_changelist"
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_who_may_only_look_cannot_redeliver(viewer: Client, failed: models.Deliv
 
 
 def test_nobody_adds_or_edits_a_delivery(admin_client: Client, failed: models.Delivery) -> None:
-    assert admin_client.get(reverse("admin:webhooks_delivery_add")).status_code == 403
+    assert admin_client.get(reverse("admin:fanfare_delivery_add")).status_code == 403
     assert admin_client.post(reverse(PAGE, args=(failed.pk,)), {"channel": "other"}).status_code == 403
 
 
@@ -118,4 +118,4 @@ def test_the_health_of_an_endpoint_is_shown(viewer: Client, failed: models.Deliv
     assert '<td class="field-waiting">1</td>' in page
     assert 'alt="False"' in page
     health = models.Health.objects.get()
-    assert viewer.get(reverse("admin:webhooks_health_change", args=(health.pk,))).status_code == 200
+    assert viewer.get(reverse("admin:fanfare_health_change", args=(health.pk,))).status_code == 200

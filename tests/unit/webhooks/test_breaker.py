@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from apps.webhooks import breaker
+from fanfare.webhooks import breaker
 
 
 def test_pauses_double_up_to_a_minute_and_differ() -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from apps.applications import database, registry
-from apps.applications.models import WebhookEndpoint
-from apps.engine import interface
-from apps.engine.local.engine import LocalEngine
-from apps.hub import hub as hubs
-from apps.webhooks import collector, models
+from fanfare.applications import database, registry
+from fanfare.applications.models import WebhookEndpoint
+from fanfare.engine import interface
+from fanfare.engine.local.engine import LocalEngine
+from fanfare.hub import hub as hubs
+from fanfare.webhooks import collector, models
 from tests.harness import waiting
 
 pytestmark = pytest.mark.django_db(transaction=True)

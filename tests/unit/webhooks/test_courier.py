@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Iterator
 import orjson
 import pytest
 
-from apps.applications import registry
-from apps.webhooks import courier, errors, sockets
+from fanfare.applications import registry
+from fanfare.webhooks import courier, errors, sockets
 from tests.harness import receivers, waiting
 
 APPLICATION = registry.Application(id="42", key="shop-key", secret="shop-secret")

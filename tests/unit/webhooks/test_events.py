@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 import pytest
 
-from apps.engine import interface
-from apps.webhooks import events
+from fanfare.engine import interface
+from fanfare.webhooks import events
 
 
 def entry(kind: interface.Kind, channel: str = "news", **more: Any) -> interface.Entry:

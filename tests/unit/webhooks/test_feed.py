@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from apps.engine import interface
-from apps.webhooks import feed
+from fanfare.engine import interface
+from fanfare.webhooks import feed
 
 
 class Log:

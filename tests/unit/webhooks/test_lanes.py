@@ -13,9 +13,9 @@ import orjson
 import pytest
 from django.utils import timezone
 
-from apps.applications import database, registry
-from apps.applications.models import WebhookEndpoint
-from apps.webhooks import breaker, courier, lanes, models, outbox, recorder
+from fanfare.applications import database, registry
+from fanfare.applications.models import WebhookEndpoint
+from fanfare.webhooks import breaker, courier, lanes, models, outbox, recorder
 from tests.harness import waiting
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -7,9 +7,9 @@ import datetime as dt
 import pytest
 from django.utils import timezone
 
-from apps.applications import registry
-from apps.applications.models import WebhookEndpoint
-from apps.webhooks import courier, errors, events, models, outbox
+from fanfare.applications import registry
+from fanfare.applications.models import WebhookEndpoint
+from fanfare.webhooks import courier, errors, events, models, outbox
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -1,7 +1,0 @@
-"""The tenants in the admin."""
-
-from __future__ import annotations
-
-from apps.applications.admin.applications import ApplicationAdmin
-
-__all__ = ["ApplicationAdmin"]

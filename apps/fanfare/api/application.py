@@ -1,0 +1,151 @@
+"""The HTTP API as an ASGI application: Pusher's REST calls. No framework: publishing is a backend's hot path.
+
+Source: Pusher Channels REST API reference. A request goes through this module from top to bottom: its route, its
+application, its signature, its body, its operation. What is wrong is refused at the first step that sees it, so a
+request that nobody signed costs neither the reading of its body nor a question to the engine.
+
+Cost. Of a signed event without subscribers uvicorn takes 23 µs of CPU for itself (as much as for an application that
+reads the body and answers `{}`), this package 17 µs, and the log the rest. So a body that is there already gets no
+timer (3 µs), and what is made for each request is a named tuple and not a frozen dataclass (0.3 µs each).
+
+Browsers. A page must not hold an application's secret, but a backend can hand it a request that is already signed,
+good for ten minutes. What a request may do stands in its signature alone, never in a cookie or in where it comes from,
+so pages of any origin may send it and read the answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+from urllib.parse import unquote
+
+import orjson
+
+from fanfare.api import asgi, authentication, bodies, errors, query, refusals, requests, routing
+from fanfare.applications import registry as registries
+from fanfare.engine import errors as engine_errors
+from fanfare.hub import hub as hubs
+from fanfare.hub import transports
+
+logger = logging.getLogger(__name__)
+
+ANY_ORIGIN = (b"access-control-allow-origin", b"*")
+JSON = (b"content-type", b"application/json")
+PREFLIGHT_SECONDS = 7_200  # how long a browser remembers the answer to OPTIONS; Chromium keeps it no longer
+
+
+class Response(NamedTuple):
+    status: int
+    body: bytes  # JSON, or nothing
+    headers: errors.Headers
+
+
+class Api:
+    """Answers `/apps/…`. `now` gives Unix seconds."""
+
+    def __init__(self, hub: hubs.Hub, registry: registries.Registry, *, now: Callable[[], float] = time.time) -> None:
+        self._hub = hub
+        self._registry = registry
+        self._now = now
+        self._refusals = refusals.RefusalLog(time.monotonic)
+
+    async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
+        self._hub.count("api.requests")
+        transports.keep_out_of_log(send)  # the query holds a signature that is good for minutes
+        try:
+            response = await self._answer(scope, receive)
+        except errors.Disconnected:
+            self._hub.count("api.disconnected")
+            return
+        except errors.ApiError as error:
+            response = self._refuse(scope, error)
+        except engine_errors.OverBudget as error:
+            response = self._refuse(scope, errors.TooMany(error.limit, error.actual))
+        except engine_errors.EngineError as error:
+            response = self._refuse(scope, errors.Unavailable(str(error), code=error.code))
+        except Exception:
+            logger.exception("API request failed: %s %r", scope["method"], scope["path"])
+            self._hub.count("api.failed")
+            response = Response(500, _explain("The server failed to answer; its log says why.", "internal"), [])
+        await _send(response, send)
+
+    async def _answer(self, scope: asgi.Scope, receive: asgi.Receive) -> Response:
+        method: str = scope["method"]
+        path = _path(scope)
+        found = routing.find(path)
+        if found is None:
+            raise errors.NotFound("There is no such route.")
+        route, names = found
+        if method == "OPTIONS":
+            return Response(204, b"", _preflight(route))
+        if method not in route.methods:
+            raise errors.MethodNotAllowed(f"{method[:20]} is not allowed here, but {route.allowed}.", route.allowed)
+
+        asked = query.parse(scope["query_string"])
+        application = self._application(names, asked)
+        body_md5 = authentication.verify(application, method, path, asked, self._now())
+        if not application.enabled:
+            raise errors.Forbidden(f"The application {application.id} is disabled.")
+
+        head = bodies.Head(scope["headers"])
+        body = await bodies.read(head, receive, method, route.body_limit(application.limits))
+        authentication.verify_body(method, body_md5, body)
+        request = requests.Request(
+            application=application,
+            names={name: unquote(value) for name, value in names.items()},
+            query=asked.arguments(),
+            body=body,
+            idempotency_key=head.idempotency_key,
+        )
+        return Response(route.status, await route.operation(self._hub, request), [])
+
+    def _application(self, names: dict[str, str], asked: query.Query) -> registries.Application:
+        """The one of the path, or where a route names none, that of the key. Raises NotFound or Unauthorized."""
+        if "app_id" in names:
+            application = self._registry.by_id(names["app_id"])
+            if application is None:
+                raise errors.NotFound("There is no application with this id.", code="unknown_application")
+            return application
+        key = authentication.key(asked)
+        application = self._registry.by_key(key)
+        if application is None:
+            raise errors.Unauthorized("There is no application with this auth_key.", code="invalid_key")
+        return application
+
+    def _refuse(self, scope: asgi.Scope, error: errors.ApiError) -> Response:
+        self._hub.count(f"api.refused.{error.status}")
+        self._refusals.note(error, scope)
+        return Response(error.status, _explain(str(error), error.code), error.headers())
+
+
+def _path(scope: asgi.Scope) -> str:
+    """The path as it was sent, below the place where this application is mounted."""
+    raw: bytes | None = scope.get("raw_path")
+    path: str = raw.decode("utf-8", "replace") if raw is not None else scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
+def _preflight(route: routing.Route) -> errors.Headers:
+    methods = route.allowed.encode()
+    return [
+        (b"allow", methods),
+        (b"access-control-allow-methods", methods),
+        (b"access-control-allow-headers", b"content-type, idempotency-key"),
+        (b"access-control-max-age", b"%d" % PREFLIGHT_SECONDS),
+    ]
+
+
+def _explain(message: str, code: str) -> bytes:
+    return orjson.dumps({"error": message, "code": code})
+
+
+async def _send(response: Response, send: asgi.Send) -> None:
+    status, body, headers = response
+    if status == 204:
+        headers = [ANY_ORIGIN, *headers]
+    else:
+        headers = [ANY_ORIGIN, JSON, (b"content-length", b"%d" % len(body)), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,7 @@
+"""The tenants in the admin."""
+
+from __future__ import annotations
+
+from fanfare.applications.admin.applications import ApplicationAdmin
+
+__all__ = ["ApplicationAdmin"]

@@ -1,0 +1,134 @@
+"""A tenant."""
+
+from __future__ import annotations
+
+from django.core import validators
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.utils import timezone
+
+from fanfare.applications import credentials, limits, origins
+from fanfare.applications.models import announced
+
+
+def validate_origins(text: str) -> None:
+    faults = origins.faults(text)
+    if faults:
+        raise ValidationError(faults)
+
+
+_SECRET_VALIDATOR = validators.RegexValidator(
+    credentials.SECRET, "The secret has 1 to 128 printable ASCII characters and no space."
+)
+
+
+def _number(name: str) -> models.PositiveIntegerField[int | None, int | None]:
+    return models.PositiveIntegerField(null=True, blank=True, validators=[limits.AtLeast(name), limits.AtMost(name)])
+
+
+class ApplicationQuerySet(announced.AnnouncedQuerySet["Application"]):
+    pass
+
+
+class Application(announced.Announced):
+    """A tenant: its clients connect with the key, its servers sign with the secret, nobody else sees its channels."""
+
+    APP_ID = "app_id"
+
+    app_id = models.CharField(
+        "app id",
+        max_length=15,
+        unique=True,
+        default=credentials.generate_id,
+        validators=[validators.RegexValidator(credentials.ID, "The id has 1 to 15 digits and starts with no zero.")],
+        error_messages={"unique": "Another application has this id."},
+        help_text="Part of the URL that servers publish to. It cannot be changed later.",
+    )
+    key = models.CharField(
+        max_length=64,
+        unique=True,
+        default=credentials.generate_key,
+        validators=[
+            validators.RegexValidator(
+                credentials.KEY,
+                "The key has 1 to 64 letters, digits, dots, dashes or underscores; no dot or dash first.",
+            )
+        ],
+        error_messages={"unique": "Another application has this key."},
+        help_text="Public: clients connect with it.",
+    )
+    secret = models.CharField(
+        max_length=128,
+        default=credentials.generate_secret,
+        validators=[_SECRET_VALIDATOR],
+        help_text="Who has it can publish to every channel. It belongs on servers only.",
+    )
+    # The one before the last rotation, good beside the new one until the time that follows; without it, until somebody
+    # ends it.
+    previous_secret = models.CharField(
+        max_length=128, blank=True, default="", editable=False, validators=[_SECRET_VALIDATOR]
+    )
+    previous_secret_until = models.DateTimeField(null=True, blank=True, editable=False)
+    name = models.CharField(
+        max_length=100,
+        unique=True,
+        error_messages={"unique": "Another application has this name."},
+    )
+    enabled = models.BooleanField(
+        default=True, help_text="A disabled application refuses everything; its connections are closed at once."
+    )
+    client_events = models.BooleanField(
+        default=False, help_text="Clients may send events to each other on private and presence channels."
+    )
+    subscription_counts = models.BooleanField(
+        default=False,
+        help_text="Subscribers of a channel that is not a presence channel hear how many they are.",
+    )
+    allowed_origins = models.TextField(
+        blank=True,
+        default="",
+        validators=[validate_origins],
+        help_text="Whose pages may connect, one a line: https://example.com, example.com or *.example.com. Empty: any.",
+    )
+
+    # NULL: the default of registry.Application.
+    authorization_timeout = _number("authorization_timeout")
+    cache_seconds = _number("cache_seconds")
+
+    # NULL: the default of registry.Limits.
+    max_connections = _number("max_connections")
+    max_event_bytes = _number("max_event_bytes")
+    max_channels_per_event = _number("max_channels_per_event")
+    max_batch_events = _number("max_batch_events")
+    max_channel_name = _number("max_channel_name")
+    max_event_name = _number("max_event_name")
+    max_presence_members = _number("max_presence_members")
+    max_member_bytes = _number("max_member_bytes")
+    max_user_id = _number("max_user_id")
+    max_watchlist = _number("max_watchlist")
+    max_events_per_second = _number("max_events_per_second")
+    client_events_per_second = _number("client_events_per_second")
+    client_events_burst = _number("client_events_burst")
+
+    declared = models.BooleanField(
+        default=False, editable=False, help_text="FANFARE_APPS is the truth of this application; the row follows it."
+    )
+    created_at = models.DateTimeField("created", auto_now_add=True)
+    updated_at = models.DateTimeField("updated", auto_now=True)
+
+    objects = ApplicationQuerySet.as_manager()
+
+    class Meta:
+        ordering = ("name",)
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def announced_app_id(self) -> str:
+        return self.app_id
+
+    @property
+    def previous_secret_works(self) -> bool:
+        until = self.previous_secret_until
+        return bool(self.previous_secret) and (until is None or timezone.now() < until)

@@ -1,0 +1,90 @@
+"""Where an application's webhooks go."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.db import models
+
+from fanfare.applications import endpoints, limits
+from fanfare.applications.models import announced
+from fanfare.applications.models.application import Application
+
+
+def validate_url(url: str) -> None:
+    fault = endpoints.url_fault(url, allow_private=settings.FANFARE_WEBHOOKS_ALLOW_PRIVATE)
+    if fault:
+        raise ValidationError(fault)
+
+
+def validate_event_types(value: Any) -> None:
+    fault = endpoints.event_types_fault(value)
+    if fault:
+        raise ValidationError(fault)
+
+
+def validate_channel_prefix(prefix: str) -> None:
+    fault = endpoints.channel_prefix_fault(prefix)
+    if fault:
+        raise ValidationError(fault)
+
+
+def validate_headers(value: Any) -> None:
+    fault = endpoints.headers_fault(value)
+    if fault:
+        raise ValidationError(fault)
+
+
+class WebhookEndpointQuerySet(announced.AnnouncedQuerySet["WebhookEndpoint"]):
+    pass
+
+
+class WebhookEndpoint(announced.Announced):
+    """A URL that is told what happens on the channels of an application, and what of it."""
+
+    APP_ID = "application__app_id"
+
+    application = models.ForeignKey(Application, models.CASCADE, related_name="webhooks")
+    url = models.CharField(
+        "URL",
+        max_length=endpoints.MOST_URL,
+        validators=[validate_url],
+        help_text="http or https. Every request is signed with the application's secret.",
+    )
+    enabled = models.BooleanField(default=True, help_text="A disabled webhook is told nothing of what happens now.")
+    event_types = models.JSONField(
+        default=list, blank=True, validators=[validate_event_types], help_text="None chosen: all of them."
+    )
+    channel_prefix = models.CharField(
+        max_length=limits.BOUNDS["max_channel_name"].most,
+        blank=True,
+        default="",
+        validators=[validate_channel_prefix],
+        help_text="Only channels whose name starts so: presence- or private-orders. Empty: all.",
+    )
+    headers = models.JSONField(
+        default=dict,
+        blank=True,
+        validators=[validate_headers],
+        help_text="Sent with every request, one a line: Authorization: Bearer abc.",
+    )
+    batching = models.BooleanField(
+        default=False, help_text="Several events in one request. Otherwise every request has exactly one."
+    )
+    created_at = models.DateTimeField("created", auto_now_add=True)
+    updated_at = models.DateTimeField("updated", auto_now=True)
+
+    objects = WebhookEndpointQuerySet.as_manager()
+
+    class Meta:
+        ordering = ("pk",)
+        verbose_name = "webhook"
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def announced_app_id(self) -> str:
+        return self.application.app_id

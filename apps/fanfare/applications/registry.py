@@ -1,0 +1,114 @@
+"""The applications as the hot path reads them: plain values in memory, no database.
+
+The row in Django's database is the truth. This is its copy in one worker, kept right by `application.changed` entries
+of the log and by a comparison of generations every few seconds (see `fanfare.applications.loading`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fanfare.applications import rules
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The bounds of one application. The defaults are those of docs/reference/limits.md."""
+
+    max_connections: int | None = None  # in the whole deployment; None: no bound
+    max_event_bytes: int = 102_400  # of an event's data
+    max_channels_per_event: int = 100
+    max_batch_events: int = 10
+    max_channel_name: int = 200  # characters
+    max_event_name: int = 200  # characters
+    max_presence_members: int = 100  # distinct users of a channel
+    max_member_bytes: int = 2_048  # of channel_data
+    max_user_id: int = 128  # characters
+    client_events_per_second: int = 10  # of one connection
+    client_events_burst: int = 20
+    max_events_per_second: int | None = None  # published over HTTP, in the whole deployment; None: no bound
+    max_watchlist: int = 100  # users that one client watches
+
+
+# What a webhook may tell. Source: the protocol's "Webhooks".
+WEBHOOK_EVENTS = (
+    "channel_occupied",
+    "channel_vacated",
+    "member_added",
+    "member_removed",
+    "client_event",
+    "cache_miss",
+    "subscription_count",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """An address that is told what happens on the channels of an application."""
+
+    id: int  # of the row
+    url: str
+    event_types: frozenset[str] = frozenset(WEBHOOK_EVENTS)  # exactly those that it is told, never "empty: all"
+    channel_prefix: str = ""  # empty: every channel
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # sent along; there may be a token in them
+    batching: bool = False  # several events in one request, or exactly one
+    enabled: bool = True
+
+    def wants(self, event_type: str, channel: str) -> bool:
+        return self.enabled and event_type in self.event_types and channel.startswith(self.channel_prefix)
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """A tenant, as a worker knows it."""
+
+    id: str  # decimal digits: some SDKs turn the id of a URL into a number
+    key: str
+    secret: str = field(repr=False)  # never in a log, not by accident either
+    name: str = ""
+    enabled: bool = True
+    client_events: bool = False
+    subscription_counts: bool = False  # whether subscribers hear how many they are
+    authorization_timeout: int | None = None  # seconds to sign in or join a channel that is not public; None: no need
+    cache_seconds: int = 1_800  # how long a cache channel holds its event
+    previous_secret: str = field(default="", repr=False)  # before the last rotation
+    previous_secret_until: float = 0.0  # Unix time until which it is still good
+    allowed_origins: tuple[str, ...] = ()  # empty: any
+    limits: Limits = field(default_factory=Limits)
+    rules: rules.Rules = field(default_factory=rules.Rules)  # which channels keep a history
+    webhooks: tuple[Webhook, ...] = ()  # oldest first; the disabled ones, too
+
+    def secrets(self, now: float) -> tuple[str, ...]:
+        """Those that a signature may have been made with at `now` (Unix time), the current one first."""
+        if self.previous_secret and now < self.previous_secret_until:
+            return (self.secret, self.previous_secret)
+        return (self.secret,)
+
+
+class Registry:
+    """Applications by id and by key."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, Application] = {}
+        self._by_key: dict[str, Application] = {}
+
+    def by_id(self, app_id: str) -> Application | None:
+        return self._by_id.get(app_id)
+
+    def by_key(self, key: str) -> Application | None:
+        return self._by_key.get(key)
+
+    def all(self) -> list[Application]:
+        return list(self._by_id.values())
+
+    def put(self, application: Application) -> None:
+        """Add or replace; a changed key takes the old one away."""
+        self.remove(application.id)
+        self._by_id[application.id] = application
+        self._by_key[application.key] = application
+
+    def remove(self, app_id: str) -> None:
+        application = self._by_id.pop(app_id, None)
+        # While two applications change places, the key may be the other one's already.
+        if application is not None and self._by_key.get(application.key) is application:
+            del self._by_key[application.key]

@@ -1,0 +1,77 @@
+"""The engine of this process: one object, made at first use, so that everything in a process publishes through the same
+writer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from fanfare.engine import errors, interface
+
+_make: Callable[[], interface.Engine] | None = None
+_engine: interface.Engine | None = None
+_pid = 0
+
+
+def configure(
+    name: str, folder: Path, *, sync: str = "normal", log_seconds: float = 20.0, append_timeout: float = 5.0
+) -> None:
+    """Say which engine this process will use. Touches nothing.
+
+    `name`: `local`. `folder`: the data folder. `sync`: `normal` (an acknowledged event survives the death of any
+    process) or `full` (and the loss of power). `log_seconds`: how long an announcement stays for a worker that is late;
+    one that is later starts again. `append_timeout`: seconds. Raises EngineMisconfigured for a value that it does not
+    know.
+    """
+    if name != "local":
+        raise errors.EngineMisconfigured(f"FANFARE_ENGINE={name!r}: the engines are: local")
+    if sync not in ("normal", "full"):
+        raise errors.EngineMisconfigured(f"FANFARE_SYNC={sync!r}: it is normal or full")
+
+    def make() -> interface.Engine:
+        from fanfare.engine.local import engine
+
+        return engine.LocalEngine(
+            folder / "engine", full_sync=sync == "full", log_seconds=log_seconds, append_timeout=append_timeout
+        )
+
+    use(make)
+
+
+def use(make: Callable[[], interface.Engine]) -> None:
+    """Let `current` call `make` at its next use: for tests and for engines of other packages."""
+    global _make, _engine
+    _make, _engine = make, None
+
+
+def current() -> interface.Engine:
+    """The engine of this process. A forked child gets one of its own: threads and locks do not survive a fork."""
+    global _engine, _pid
+    if _engine is None or _pid != os.getpid():
+        _engine, _pid = another(), os.getpid()
+    return _engine
+
+
+def made() -> interface.Engine | None:
+    """What `current` answered last, if it answered."""
+    return _engine
+
+
+def another() -> interface.Engine:
+    """One more engine of the same world, for who opens and closes one of its own."""
+    if _make is None:
+        raise errors.EngineMisconfigured("No engine is configured: fanfare.engine.current.configure was not called")
+    return _make()
+
+
+@contextlib.contextmanager
+def replaced(engine: interface.Engine) -> Iterator[None]:
+    """Let `current` answer with `engine` inside the block: for tests."""
+    global _engine, _pid
+    before, _engine, _pid = (_engine, _pid), engine, os.getpid()
+    try:
+        yield
+    finally:
+        _engine, _pid = before

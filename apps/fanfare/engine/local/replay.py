@@ -1,0 +1,190 @@
+"""What an attachment gets of a kept channel's past: everything after a position, or an honest no.
+
+A replay is whole or it is refused. It is handed over in chunks, each read where the tail stands, so that a long one
+needs no memory: the caller sends a chunk, waits for its reader, and asks for the next. The last chunk reaches the tail,
+and delivery goes on from there.
+
+Clients that come back together ask for the same entries. What was read for one is kept for a second, and the others
+are served from it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from typing import NamedTuple
+
+from fanfare.engine import interface
+
+CHUNK_ENTRIES = 512
+CHUNK_BYTES = 256 * 1024
+
+SHARED_SECONDS = 1.0  # clients that were cut off together are back within their second of delay
+SHARED_BYTES = 8 * 1024 * 1024  # of bodies, in all channels together
+
+_ENTRY = 'id, kind, app, channel, "offset", user_id, exclude, body'
+_KEPT = f'SELECT {_ENTRY} FROM log WHERE app = ? AND channel = ? AND "offset" > ?'  # noqa: S608
+_FORWARD = _KEPT + ' ORDER BY "offset" LIMIT ?'
+_NEWEST = _KEPT + ' AND created_ms >= ? ORDER BY "offset" DESC LIMIT ?'
+
+
+class Stream(NamedTuple):
+    epoch: str
+    top: int
+    size: int
+    seconds: int
+
+
+class _Window(NamedTuple):
+    """Entries of one stream, without a gap: the first one's offset is `after` + 1."""
+
+    epoch: str
+    after: int
+    entries: list[interface.Entry]
+    read_s: float  # monotonic
+
+
+class Replays:
+    """Answers attachments inside the tail's read transactions. Raises sqlite3.Error."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+        self.shared = 0  # chunks that cost no read
+        self.bytes = 0  # held for sharing
+        self._windows: dict[tuple[str, str], _Window] = {}
+
+    def answer(
+        self, connection: sqlite3.Connection, wanted: interface.Attachment, history: interface.History
+    ) -> interface.Replayed:
+        """What `history` asks for. The stream's top is the position in any case."""
+        stream = _stream(connection, wanted.app, wanted.channel)
+        if stream is None:
+            # Nothing was ever kept: a position can only be one of a log that is gone.
+            reason = None if history.after is None else "epoch_changed"
+            return interface.Replayed(None, reason=reason, complete=True)
+        position = interface.Position(stream.epoch, stream.top)
+        if history.after is not None:
+            return self._after(connection, wanted, history, history.after, stream)
+        if history.rewind is not None:
+            entries = _newest(connection, wanted, history.rewind, stream)
+            return interface.Replayed(position, entries=entries, count=len(entries), complete=True)
+        return interface.Replayed(position, complete=True)
+
+    def _after(
+        self,
+        connection: sqlite3.Connection,
+        wanted: interface.Attachment,
+        history: interface.History,
+        after: interface.Position,
+        stream: Stream,
+    ) -> interface.Replayed:
+        position = interface.Position(stream.epoch, stream.top)
+        missed = stream.top - after.offset
+        if after.epoch != stream.epoch or missed < 0:
+            return interface.Replayed(position, reason="epoch_changed", complete=True)
+        if missed == 0:
+            return interface.Replayed(position, complete=True)
+        if not _is_kept(connection, wanted, after.offset + 1, stream):
+            return interface.Replayed(position, reason="position_expired", complete=True)
+        if not history.continued and not _fits(connection, wanted, after.offset, missed, history):
+            return interface.Replayed(position, reason="too_many", complete=True)
+        entries = self._chunk(connection, wanted, after.offset, stream)
+        reached = entries[-1].offset if entries else after.offset
+        return interface.Replayed(position, entries=entries, count=missed, complete=reached == stream.top)
+
+    def _chunk(
+        self, connection: sqlite3.Connection, wanted: interface.Attachment, after: int, stream: Stream
+    ) -> tuple[interface.Entry, ...]:
+        """The next entries of the stream, from memory if somebody else has just asked for them."""
+        key = (wanted.app, wanted.channel)
+        now = time.monotonic()
+        window = self._windows.get(key)
+        if window is not None and now - window.read_s > SHARED_SECONDS:
+            self._forget(key)
+            window = None
+        if window is not None and window.epoch == stream.epoch and window.after <= after:
+            entries = window.entries[after - window.after :]
+            if entries and (len(entries) >= CHUNK_ENTRIES or entries[-1].offset == stream.top):
+                self.shared += 1
+                return _bounded(entries)
+        self.reads += 1
+        rows = connection.execute(_FORWARD, (*key, after, CHUNK_ENTRIES)).fetchall()
+        entries = [interface.Entry._make(row) for row in rows]
+        self._share(key, _Window(stream.epoch, after, entries, now))
+        return _bounded(entries)
+
+    def _share(self, key: tuple[str, str], window: _Window) -> None:
+        self._forget(key)
+        weight = _weight(window)
+        if self.bytes + weight > SHARED_BYTES:
+            for other in list(self._windows):
+                self._forget(other)
+        self._windows[key] = window
+        self.bytes += weight
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        window = self._windows.pop(key, None)
+        if window is not None:
+            self.bytes -= _weight(window)
+
+    def clean(self) -> None:
+        """Give back what nobody asked for in time."""
+        old = time.monotonic() - SHARED_SECONDS
+        for key in [key for key, window in self._windows.items() if window.read_s < old]:
+            self._forget(key)
+
+
+def _stream(connection: sqlite3.Connection, app: str, channel: str) -> Stream | None:
+    rows = connection.execute(
+        'SELECT epoch, "offset", size, seconds FROM streams WHERE app = ? AND channel = ?', (app, channel)
+    ).fetchall()
+    return Stream(*rows[0]) if rows else None
+
+
+def _is_kept(connection: sqlite3.Connection, wanted: interface.Attachment, offset: int, stream: Stream) -> bool:
+    """Whether this entry, and so every later one, is still there and within its bounds."""
+    if offset <= stream.top - stream.size:
+        return False
+    rows = connection.execute(
+        'SELECT created_ms FROM log WHERE app = ? AND channel = ? AND "offset" = ?',
+        (wanted.app, wanted.channel, offset),
+    ).fetchall()
+    return bool(rows) and rows[0][0] >= int(time.time() * 1000) - stream.seconds * 1000
+
+
+def _fits(
+    connection: sqlite3.Connection, wanted: interface.Attachment, after: int, missed: int, history: interface.History
+) -> bool:
+    if missed > history.max_entries:
+        return False
+    [(size,)] = connection.execute(
+        'SELECT TOTAL(LENGTH(body)) FROM log WHERE app = ? AND channel = ? AND "offset" > ?',
+        (wanted.app, wanted.channel, after),
+    ).fetchall()
+    return bool(size <= history.max_bytes)
+
+
+def _newest(
+    connection: sqlite3.Connection, wanted: interface.Attachment, rewind: interface.Rewind, stream: Stream
+) -> tuple[interface.Entry, ...]:
+    seconds = min(stream.seconds, rewind.seconds or stream.seconds)
+    count = min(rewind.count or CHUNK_ENTRIES, CHUNK_ENTRIES)
+    rows = connection.execute(
+        _NEWEST,
+        (wanted.app, wanted.channel, stream.top - stream.size, int(time.time() * 1000) - seconds * 1000, count),
+    ).fetchall()
+    newest = [interface.Entry._make(row) for row in rows]  # newest first: what is over the bound is the oldest
+    return tuple(reversed(_bounded(newest)))
+
+
+def _bounded(entries: list[interface.Entry]) -> tuple[interface.Entry, ...]:
+    weight = 0
+    for index, entry in enumerate(entries[:CHUNK_ENTRIES]):
+        weight += len(entry.body)
+        if weight > CHUNK_BYTES and index:
+            return tuple(entries[:index])
+    return tuple(entries[:CHUNK_ENTRIES])
+
+
+def _weight(window: _Window) -> int:
+    return sum([len(entry.body) for entry in window.entries])

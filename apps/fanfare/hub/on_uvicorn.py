@@ -1,0 +1,297 @@
+"""What is known of uvicorn, and nowhere else. Tested against the pinned release; another class gets the portable
+writer.
+
+uvicorn hands the application a bound method of its protocol object, and that object has the transport. Writing a
+finished frame there costs 5.6 µs against 8.8-10 µs through ASGI `send`, can be joined with others, and never waits for
+the reader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from fanfare.hub import writers
+from fanfare.sockets import protocol as own
+
+SANSIO = "uvicorn.protocols.websockets.websockets_sansio_impl"
+
+# Whoever gives one of these flags has decided; uvicorn's default cannot be told from its value.
+CLASS_FLAG = "--ws"
+DEFLATE_FLAG = "--ws-per-message-deflate"
+PING_FLAG, PONG_FLAG = "--ws-ping-interval", "--ws-ping-timeout"
+CLASS_BY_DEFAULT = "auto"
+NO = ("", "0", "f", "false", "n", "no", "off")  # as click reads them, with which uvicorn reads its variables
+
+# A backend publishes through a pool of connections. uvicorn drops an idle one after 5 s, just when the next request may
+# be on its way; 75 s is what proxies and SDKs expect.
+UVICORN_KEEP_ALIVE_S, KEEP_ALIVE_S = 5, 75
+
+# The pings of idle clients wake their phones, and are a third of what 10,000 of them cost: fewer, and nearly as soon it
+# is known who is gone, after 45 s instead of 40.
+UVICORN_PING_S, PING_S, PONG_S = 20.0, 30.0, 15.0
+
+
+def protocol_of(send: Any) -> Any | None:
+    """The protocol object behind a connection's `send`, if it is of the class that this module knows."""
+    protocol = getattr(send, "__self__", None)
+    known = protocol is not None and any(
+        cls.__module__ == SANSIO and cls.__name__ == "WebSocketsSansIOProtocol" for cls in type(protocol).__mro__
+    )
+    return protocol if known else None
+
+
+class Uvicorn:
+    """What uvicorn's other WebSocket classes can do beside ASGI: be dropped."""
+
+    __slots__ = ("_transport",)
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+
+    def buffered(self) -> int:
+        return 0  # its `send` waits for the reader, so nothing piles up here
+
+    def close(self, code: int, reason: str) -> bool:
+        return False
+
+    def abort(self) -> None:
+        _abort(self._transport)
+
+    def is_gone(self) -> bool:
+        return False
+
+
+def below(send: Any) -> Uvicorn | None:
+    protocol = getattr(send, "__self__", None)
+    transport = getattr(protocol, "transport", None)
+    return Uvicorn(transport) if transport is not None and type(protocol).__module__.startswith("uvicorn.") else None
+
+
+def _abort(transport: Any) -> None:
+    with contextlib.suppress(RuntimeError):  # uvloop: the handle is closed
+        transport.abort()
+
+
+class UvicornWriter:
+    """Writes frames to the transport of a WebSocketsSansIOProtocol."""
+
+    __slots__ = ("_closed", "_max_bytes", "_protocol", "_transport", "_writable")
+
+    def __init__(self, protocol: Any, max_buffer_bytes: int) -> None:
+        self._protocol = protocol
+        self._transport = protocol.transport
+        self._writable = protocol.writable  # an asyncio.Event, cleared above the transport's 64 KiB mark
+        self._max_bytes = max_buffer_bytes
+        self._closed = False
+
+    def write(self, batch: writers.Batch) -> bool:
+        transport = self._transport
+        if self._closed or transport.is_closing():
+            return False
+        transport.write(batch.wire)
+        return not self._writable.is_set() and transport.get_write_buffer_size() > self._max_bytes
+
+    def send(self, body: bytes) -> bool:
+        return self.write(writers.Batch([body]))
+
+    def close(self, code: int, reason: str = "") -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._transport.is_closing():
+            return
+        # uvicorn's own close, so that its state stays its own; but it waits for a reader that is slow, and we must not.
+        # Nobody else waits for this event: everything to this client came through here.
+        self._writable.set()
+        closing = self._protocol.send({"type": "websocket.close", "code": code, "reason": writers.close_reason(reason)})
+        try:
+            closing.send(None)
+        except StopIteration:
+            return
+        except Exception as error:  # noqa: BLE001 - ClientDisconnected, InvalidState: it is closed already, as was asked for
+            logging.getLogger(__name__).debug("Close %d came too late: %r", code, error)
+            return
+        closing.close()
+        self._transport.abort()
+
+    def abort(self) -> None:
+        self._closed = True
+        _abort(self._transport)
+
+    def buffered(self) -> int:
+        return 0 if self._transport.is_closing() else int(self._transport.get_write_buffer_size())
+
+    def is_closing(self) -> bool:
+        return self._closed or bool(self._transport.is_closing())
+
+    def is_gone(self) -> bool:
+        return bool(self._protocol.disconnected)  # set by connection_lost
+
+
+# -- its configuration, where no flag can be given ---------------------------------------------------------------------
+
+
+def server_config(callable_: Any) -> Any | None:
+    """uvicorn's Config behind an ASGI `receive` or `send` of its lifespan or of a connection; None under another
+    server."""
+    owner = getattr(callable_, "__self__", None)
+    if owner is None or not type(owner).__module__.startswith("uvicorn."):
+        return None
+    return getattr(owner, "config", None)
+
+
+def tune(config: Any, *, max_frame_bytes: int, graceful_timeout_s: int) -> None:
+    """Make the plain commands right: the connections that come after this read these values.
+
+    Deflate costs 40 kB a connection and most of the CPU of a fan-out, so it is off unless a flag asks for it. Without
+    it, and where no flag chooses another, this project's own WebSocket class takes the connections: an idle one costs
+    it 3 kB instead of 23, and a connect a third of the CPU. A client is pinged every `PING_S` and has `PONG_S` to
+    answer. A frame larger than `max_frame_bytes` closes its connection with 1009 (uvicorn: 16 MiB). A stop waits for
+    `graceful_timeout_s` (uvicorn: for ever).
+    """
+    if not _is_given(DEFLATE_FLAG):
+        config.ws_per_message_deflate = False
+    if config.ws == CLASS_BY_DEFAULT and not _is_given(CLASS_FLAG) and not config.ws_per_message_deflate:
+        config.ws_protocol_class = own.WebSocketProtocol
+    if config.ws_ping_interval == UVICORN_PING_S and not _is_given(PING_FLAG):
+        config.ws_ping_interval = PING_S
+    if config.ws_ping_timeout == UVICORN_PING_S and not _is_given(PONG_FLAG):
+        config.ws_ping_timeout = PONG_S
+    if config.timeout_keep_alive == UVICORN_KEEP_ALIVE_S:
+        config.timeout_keep_alive = KEEP_ALIVE_S
+    config.ws_max_size = min(config.ws_max_size, max_frame_bytes)
+    if config.timeout_graceful_shutdown is None:
+        config.timeout_graceful_shutdown = graceful_timeout_s
+
+
+def _is_given(flag: str) -> bool:
+    """On the command line, or in the variable that uvicorn reads for it; gunicorn's worker class reads neither, and so
+    a variable counts that is set to anything but no.
+    """
+    variable = "UVICORN_" + flag.removeprefix("--").replace("-", "_").upper()
+    given = any(argument == flag or argument.startswith(f"{flag}=") for argument in sys.argv)
+    return given or os.environ.get(variable, "").lower() not in NO
+
+
+def describe(config: Any) -> dict[str, str]:
+    """What the server runs on, for the start-up line: `loop`, `http`, `websockets`."""
+
+    def short(cls: Any) -> str:
+        module = getattr(cls, "__module__", "") or "none"
+        return str(module).rpartition(".")[2].removesuffix("_impl").replace("_", "-")
+
+    sockets = getattr(config, "ws_protocol_class", None)
+    loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
+    return {
+        "loop": loop,
+        "http": short(getattr(config, "http_protocol_class", None)),
+        "websockets": "fanfare" if sockets is own.WebSocketProtocol else short(sockets),
+    }
+
+
+def mute_access_log(send: Any) -> None:
+    """Keep one HTTP request out of uvicorn's access log.
+
+    A signed request carries its signature in the query, and whoever reads it can repeat the request for ten minutes. It
+    also is 23 % of the CPU of a publication.
+    """
+    cycle = getattr(send, "__self__", None)
+    if getattr(cycle, "access_log", False):
+        cycle.access_log = False  # type: ignore[union-attr]
+
+
+# -- its end -----------------------------------------------------------------------------------------------------------
+
+
+class _AtShutdown:
+    """A stopping uvicorn calls `shutdown` of everything in its set of connections, and then waits until the set is
+    empty.
+    """
+
+    def __init__(self, connections: set[Any], callback: Callable[[], None]) -> None:
+        self._connections = connections
+        self._callback = callback
+
+    def shutdown(self) -> None:
+        self._connections.discard(self)
+        self._callback()
+
+
+def at_shutdown(send: Any, callback: Callable[[], None]) -> bool:
+    """Call `callback` when the server begins to stop, whatever the reason. `send`: of one of its HTTP requests.
+
+    uvicorn tells a WebSocket that it is stopping, and a response nothing: it waits for it, before the lifespan hears of
+    the stop. False: another server.
+    """
+    cycle = getattr(send, "__self__", None)
+    protocol = getattr(getattr(cycle, "on_response", None), "__self__", None)
+    connections = getattr(getattr(protocol, "server_state", None), "connections", None)
+    if not isinstance(connections, set) or not type(protocol).__module__.startswith("uvicorn."):
+        return False
+    connections.add(_AtShutdown(connections, callback))
+    return True
+
+
+# -- its log -----------------------------------------------------------------------------------------------------------
+
+
+class QuietRefusals(logging.Filter):
+    """uvicorn logs a whole traceback for each message with invalid UTF-8: a client that sends them all day would fill
+    the disk.
+
+    One line a minute, with the number of those that were left out.
+    """
+
+    MESSAGE = "Invalid UTF-8 sequence received from client."
+    EVERY_S = 60.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forget()
+
+    def forget(self) -> None:
+        self._next_s = 0.0
+        self._left_out = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.msg != self.MESSAGE:
+            return True
+        now = time.monotonic()
+        if now < self._next_s:
+            self._left_out += 1
+            return False
+        self._next_s = now + self.EVERY_S
+        record.exc_info = record.exc_text = None
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        record.msg, record.args = "%s (%d more since the last line)", (self.MESSAGE, self._left_out)
+        self._left_out = 0
+        return True
+
+
+class RedactTokens(logging.Filter):
+    """uvicorn logs the path of each WebSocket that it accepts, and a page's resume token is in it."""
+
+    TOKEN = re.compile(r"/s/[A-Za-z0-9_-]{16,128}/")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple) and "WebSocket" in record.msg:
+            record.args = tuple(
+                self.TOKEN.sub("/s/…/", argument) if isinstance(argument, str) else argument for argument in record.args
+            )
+        return True
+
+
+def install_log_filters() -> None:
+    """Idempotent."""
+    target = logging.getLogger("uvicorn.error")
+    for kind in (QuietRefusals, RedactTokens):
+        if not any(isinstance(one, kind) for one in target.filters):
+            target.addFilter(kind())

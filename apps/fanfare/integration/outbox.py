@@ -1,0 +1,135 @@
+"""What is done to the tables of the outbox. Synchronous, and with the database that is named.
+
+A row says what `publish` was asked for. It carries the idempotency key that the log checks, so whoever sends it, the
+process that wrote it or the relay, and however often, it is in the log once; for as long as the log knows the key.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple, TypeVar
+
+from django.conf import settings
+from django.db import connections, router
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from fanfare.engine import interface
+from fanfare.integration import models
+
+T = TypeVar("T")
+
+CHUNK = 500  # rows that are read, sent and deleted together: few statements, and few megabytes
+KEY_PREFIX = "outbox-"
+
+Model = models.OutboxEvent
+
+
+class Row(NamedTuple):
+    """A row that may be sent."""
+
+    id: int
+    publication: interface.Publication
+
+
+class Batch:
+    """The rows that one transaction writes, to be sent together by the process that wrote them."""
+
+    def __init__(self, using: str) -> None:
+        self.using = using
+        self._rows: dict[int, tuple[uuid.UUID, interface.Publication]] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def write(self, publications: Sequence[interface.Publication]) -> None:
+        """In the transaction that the thread is in. Raises django.db.Error, where the table is missing for example."""
+        rows = Model.objects.using(self.using).bulk_create([_row(publication) for publication in publications])
+        for row, publication in zip(rows, publications, strict=True):
+            key = publication.idempotency_key or key_of(row.uid)
+            self._rows[row.pk] = row.uid, publication._replace(idempotency_key=key)
+
+    def committed(self) -> list[Row]:
+        """After the commit, once: what of it is there. What a savepoint took back is not."""
+        rows, self._rows = list(self._rows.items()), {}
+        found = []
+        for chunk in chunks(rows):
+            waiting = _waiting(self.using).filter(pk__in=[pk for pk, _ in chunk])
+            there = dict(waiting.values_list("pk", "uid"))
+            found += [Row(pk, publication) for pk, (uid, publication) in chunk if there.get(pk) == uid]
+        return found
+
+
+def chunks(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
+
+
+def is_wanted(outbox: bool | None) -> bool:
+    """What a call says, or else the setting."""
+    return bool(settings.FANFARE_OUTBOX) if outbox is None else outbox
+
+
+def key_of(uid: uuid.UUID) -> str:
+    """The idempotency key of a row whose publisher gave none."""
+    return f"{KEY_PREFIX}{uid.hex}"
+
+
+def is_own_key(key: str | None) -> bool:
+    return key is not None and key.startswith(KEY_PREFIX)
+
+
+def databases() -> list[str]:
+    """The aliases of those that may have an outbox: where the project's router lets one be made, replicas aside."""
+    return [
+        alias
+        for alias in connections
+        if router.allow_migrate_model(alias, Model) and not connections.settings[alias]["TEST"]["MIRROR"]
+    ]
+
+
+def top(using: str) -> int:
+    """The id of the newest row that waits; 0 where none does."""
+    return _waiting(using).order_by("-pk").values_list("pk", flat=True).first() or 0
+
+
+def waiting(using: str, after: int, upto: int) -> list[models.OutboxEvent]:
+    """The next rows, in the order in which they were written."""
+    return list(_waiting(using).filter(pk__gt=after, pk__lte=upto).order_by("pk")[:CHUNK])
+
+
+def discard(using: str, ids: Collection[int]) -> None:
+    """They are in the log."""
+    Model.objects.using(using).filter(pk__in=ids).delete()
+
+
+def fail(using: str, id_: int, reason: str) -> None:
+    """It cannot be sent as it is."""
+    Model.objects.using(using).filter(pk=id_).update(failed_at=timezone.now(), reason=reason)
+
+
+def retry(using: str, ids: Collection[int]) -> int:
+    """Let the relay try failed rows again; how many there were."""
+    failed = Model.objects.using(using).filter(pk__in=ids, failed_at__isnull=False)
+    return failed.update(failed_at=None, reason="")
+
+
+def trim(using: str, keep_seconds: float) -> int:
+    """Forget what failed so long ago; how many rows that were."""
+    before = timezone.now() - dt.timedelta(seconds=keep_seconds)
+    return Model.objects.using(using).filter(failed_at__lt=before).delete()[0]
+
+
+def _waiting(using: str) -> QuerySet[models.OutboxEvent]:
+    return Model.objects.using(using).filter(failed_at=None)
+
+
+def _row(publication: interface.Publication) -> models.OutboxEvent:
+    return Model(
+        app_id=publication.app,
+        channel=publication.channel,
+        frame=publication.body.decode(),
+        exclude=publication.exclude or "",
+        idempotency_key=publication.idempotency_key or "",
+    )

@@ -1,0 +1,34 @@
+"""Print a token for event streams, to try them with curl."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from fanfare.integration import errors, tokens
+
+
+class Command(BaseCommand):
+    help = "Print a token that lets EventSource or curl read these channels, which need not be public."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("channels", metavar="CHANNEL", nargs="+", help="a name; * stands for any characters")
+        parser.add_argument("--user", metavar="ID", help="whose token it is")
+        parser.add_argument(
+            "--seconds",
+            metavar="N",
+            type=int,
+            default=tokens.DEFAULT_SECONDS,
+            help=f"how long it is good; {tokens.DEFAULT_SECONDS} if not given",
+        )
+        parser.add_argument("--app", metavar="ID", help="an application's id; the default application if not given")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            token = tokens.sse_token(
+                options["channels"], user_id=options["user"], seconds=options["seconds"], app=options["app"]
+            )
+        except (errors.RealtimeError, ValueError) as error:
+            raise CommandError(str(error)) from error
+        self.stdout.write(token)

@@ -1,0 +1,104 @@
+"""Events that a client sends to the other subscribers of a channel ("Triggering client events").
+
+The server checks and relays them; it does not look into their data. They are off until an application turns them on,
+because with them any subscriber can make the others' pages do whatever those pages do on that event.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from fanfare.applications import registry
+from fanfare.hub import frames
+from fanfare.protocol import effects, errors, messages, names, subscriptions
+
+
+def relay(
+    application: registry.Application, mine: subscriptions.Subscriptions, message: messages.Message
+) -> effects.PublishClientEvent:
+    """What `message` makes the others of its channel get. `mine`: of the sender. Raises BadFrame and
+    ClientEventRejected."""
+    event, fields = message
+    channel = fields.get("channel")
+    if not isinstance(channel, str) or "data" not in fields:
+        raise errors.BadFrame("Invalid client event: it must contain channel and data", reason="invalid_client_event")
+    _check_allowed(application, channel, event)
+    subscription = mine.live(channel)
+    if subscription is None:
+        raise _not_subscribed(channel, event)
+    user_id = None if subscription.member is None else subscription.member.user_id
+    body = _encode(application.limits, channel, event, fields["data"], user_id)
+    rule = application.rules.of(channel)
+    retention = rule.retention if rule is not None and rule.client_events else None
+    return effects.PublishClientEvent(channel, event, body, user_id, retention)
+
+
+def _check_allowed(application: registry.Application, channel: str, event: str) -> None:
+    """Raise ClientEventRejected unless the application and the type of the channel allow client events at all."""
+    if not application.client_events:
+        raise errors.ClientEventRejected(
+            "To send client events, you must enable this feature in the settings of the application",
+            code=None,
+            reason="disabled",
+        )
+    if names.type_of(channel) not in (names.Type.PRIVATE, names.Type.PRESENCE):
+        raise errors.ClientEventRejected(
+            f"{_shown(channel, event)} rejected: it takes a private or presence channel that is not encrypted",
+            code=None,
+            reason="channel_type",
+        )
+
+
+def _not_subscribed(channel: str, event: str) -> errors.ClientEventRejected:
+    return errors.ClientEventRejected(
+        f"{_shown(channel, event)} rejected: this connection is not subscribed to the channel",
+        code=errors.UNAUTHORIZED,
+        reason="not_subscribed",
+    )
+
+
+def over_rate() -> errors.ClientEventRejected:
+    return errors.ClientEventRejected(
+        "Client event rejected due to rate limit", code=errors.CLIENT_EVENT_REJECTED, reason="rate_limited"
+    )
+
+
+def _encode(limits: registry.Limits, channel: str, event: str, data: Any, user_id: str | None) -> bytes:
+    """The frame that the others get. Raises ClientEventRejected if it is too big.
+
+    `data` is relayed as the JSON value that it was. `user_id` is that of the sender's subscription, never what the
+    sender says.
+    """
+    if len(event) > limits.max_event_name:
+        raise errors.ClientEventRejected(
+            f"{_shown(channel, event)} rejected: "
+            f"its name has {len(event)} characters; {limits.max_event_name} are allowed",
+            code=errors.CLIENT_EVENT_REJECTED,
+            reason="name_too_long",
+        )
+    try:
+        if isinstance(data, str):
+            size = len(data) if data.isascii() else len(data.encode())
+        else:
+            encoded = orjson.dumps(data)
+            size, data = len(encoded), orjson.Fragment(encoded)
+        body = frames.event(event, channel, data, user_id)
+    except orjson.JSONEncodeError:  # it reads deeper nesting than it writes
+        raise errors.ClientEventRejected(
+            f"{_shown(channel, event)} rejected: its data is nested too deeply",
+            code=errors.CLIENT_EVENT_REJECTED,
+            reason="too_deep",
+        ) from None
+    if size > limits.max_event_bytes:
+        raise errors.ClientEventRejected(
+            f"{_shown(channel, event)} rejected: its data has {size} bytes; {limits.max_event_bytes} are allowed",
+            code=errors.CLIENT_EVENT_REJECTED,
+            reason="too_big",
+        )
+    return body
+
+
+def _shown(channel: str, event: str) -> str:
+    return f'Client event "{errors.quoted(event)}" on channel "{errors.quoted(channel)}"'

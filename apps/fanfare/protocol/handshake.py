@@ -1,0 +1,111 @@
+"""Who may connect: the URL and the headers of the WebSocket handshake, judged before a connection exists.
+
+    ws[s]://HOST[PREFIX]/app/KEY?protocol=7&client=js&version=8.6.0
+
+Source: Pusher Channels protocol 7, "WebSocket connection". The HTTP upgrade itself is always accepted: what a browser's
+script learns of a refused upgrade is 1006, and pusher-js then tries again for ever. So a refusal is a `pusher:error`
+and a close code.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Final, NamedTuple
+from urllib.parse import parse_qsl
+
+from fanfare.applications import registry
+from fanfare.protocol import errors, origins
+
+# `wsPath` of pusher-js and `path` of Swift put any prefix before /app/.
+_PATH: Final = re.compile(r"\A(?P<prefix>.*)/app/(?P<key>[^/]+)\Z", re.DOTALL)
+# The end of the prefix of a page that wants to be resumed. It grants nothing, but who knows it can make trouble for the
+# page, so it is long, and in no log.
+_TOKEN: Final = re.compile(r"(?:\A|/)s/(?P<token>[A-Za-z0-9_-]{16,128})\Z")
+_VERSION: Final = re.compile(r"\A[0-9]+\Z")
+
+OLDEST_PROTOCOL: Final = 4  # before it, channel authorization and presence looked different
+NEWEST_PROTOCOL: Final = 7
+CLIENT_CHARACTERS: Final = 40  # of what a client says about itself: it is kept as long as the connection lives
+SOCKET_ID_RANGE: Final = 10**10  # of each half: below 2**53, so exact in every client; both together cannot be guessed
+
+
+class Client(NamedTuple):
+    """What is known of a client besides its application; the console shows it."""
+
+    name: str  # "js"; "" if it did not say
+    version: str  # "8.6.0"; "" if it did not say
+    prefix: str  # of the path, "" mostly
+    address: str  # of the peer, or of the client behind a trusted proxy
+
+
+class Handshake(NamedTuple):
+    """`token`: what the page's earlier sockets came with, too; None if it asked for no resume. `positions`: it wants to
+    be told the positions of events."""
+
+    application: registry.Application
+    client: Client
+    token: str | None
+    positions: bool
+
+
+def accept(
+    applications: registry.Registry, *, path: str, query: bytes, origin: str | None, address: str = ""
+) -> Handshake:
+    """The application that is meant and the client that means it. `path` is decoded. Raises ConnectionRefused."""
+    match = _PATH.match(path)
+    if match is None:
+        raise errors.ConnectionRefused(errors.UNKNOWN_PATH, f'There is nothing at "{errors.quoted(path)}"')
+    key = match["key"]
+    application = applications.by_key(key)
+    if application is None:
+        raise errors.ConnectionRefused(
+            errors.UNKNOWN_APPLICATION, f"App key {errors.quoted(key, 40)} does not exist on this server"
+        )
+    if not application.enabled:
+        raise errors.ConnectionRefused(errors.APPLICATION_DISABLED, "This application is disabled")
+    parameters = _parameters(query)
+    _check_protocol(parameters.get("protocol", ""))
+    if not origins.is_allowed(application.allowed_origins, origin):
+        raise errors.ConnectionRefused(
+            errors.UNAUTHORIZED, f'The origin "{errors.quoted(origin or "")}" is not allowed for this application'
+        )
+    name, version = parameters.get("client", "")[:CLIENT_CHARACTERS], parameters.get("version", "")[:CLIENT_CHARACTERS]
+    found = _TOKEN.search(match["prefix"])
+    prefix = match["prefix"] if found is None else match["prefix"][: found.start("token")] + "…"
+    return Handshake(
+        application,
+        Client(name, version, prefix, address),
+        found["token"] if found is not None else None,
+        parameters.get("rt") == "1",
+    )
+
+
+def new_socket_id() -> str:
+    """Who knows a socket id can exclude that socket from events, so it must not be guessable."""
+    return f"{secrets.randbelow(SOCKET_ID_RANGE)}.{secrets.randbelow(SOCKET_ID_RANGE)}"
+
+
+def _parameters(query: bytes) -> dict[str, str]:
+    """The first value of each parameter."""
+    parameters: dict[str, str] = {}
+    for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+        parameters.setdefault(name, value)
+    return parameters
+
+
+def _check_protocol(version: str) -> None:
+    """Versions 4 to 7 are the same to this server, and none given is 7."""
+    if not version:
+        return
+    if _VERSION.match(version) is None:
+        raise errors.ConnectionRefused(
+            errors.INVALID_VERSION, f'Invalid protocol version "{errors.quoted(version, 40)}": a number is expected'
+        )
+    digits = version.lstrip("0")  # compared as text first: int() refuses thousands of digits
+    if len(digits) > 1 or not OLDEST_PROTOCOL <= int(digits or "0") <= NEWEST_PROTOCOL:
+        raise errors.ConnectionRefused(
+            errors.UNSUPPORTED_PROTOCOL,
+            f"Protocol version {errors.quoted(version, 40)} is not supported: "
+            f"this server speaks {OLDEST_PROTOCOL} to {NEWEST_PROTOCOL}",
+        )

@@ -1,0 +1,94 @@
+"""HMAC-SHA256 signatures: made by an application's own server, checked here.
+
+An auth string is `KEY:SIGNATURE`, and the signature is the lower-case hex HMAC-SHA256 of a text, with the application's
+secret:
+
+    a private channel       SOCKET_ID:CHANNEL
+    a presence channel      SOCKET_ID:CHANNEL:CHANNEL_DATA     (the very characters of channel_data, not its meaning)
+    a user who signs in     SOCKET_ID::user::USER_DATA
+
+A private channel may carry channel_data too; some SDKs sign it and some do not, so both signatures are good there.
+Source: Pusher Channels, "Generating authentication signatures".
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Sequence
+
+from fanfare.protocol import errors, names
+
+_SHOWN_SIGNED_CHARACTERS = 500  # of the signed text in a message: a member's data is part of it and can be long
+
+
+def sign(secret: str, text: str) -> str:
+    """The signature of `text`, 64 lower-case hex digits."""
+    return hmac.digest(_bytes(secret), _bytes(text), "sha256").hex()
+
+
+def matches(secret: str, text: str, signature: str) -> bool:
+    """Whether `signature` is that of `text`; takes the same time whatever it is."""
+    return hmac.compare_digest(_bytes(sign(secret, text)), _bytes(signature))
+
+
+def subscription_text(socket_id: str, channel: str, channel_data: str | None = None) -> str:
+    """What is signed to subscribe one socket to one channel."""
+    return f"{socket_id}:{channel}" if channel_data is None else f"{socket_id}:{channel}:{channel_data}"
+
+
+def user_text(socket_id: str, user_data: str) -> str:
+    """What is signed to sign a user in on one socket."""
+    return f"{socket_id}::user::{user_data}"
+
+
+def subscription_auth(key: str, secret: str, socket_id: str, channel: str, channel_data: str | None = None) -> str:
+    """The auth string with which the socket may subscribe."""
+    return f"{key}:{sign(secret, subscription_text(socket_id, channel, channel_data))}"
+
+
+def user_auth(key: str, secret: str, socket_id: str, user_data: str) -> str:
+    """The auth string with which the socket may sign in."""
+    return f"{key}:{sign(secret, user_text(socket_id, user_data))}"
+
+
+def check_subscription(
+    auth: str, key: str, secrets: Sequence[str], *, socket_id: str, channel: str, channel_data: str | None
+) -> None:
+    """Raise Unauthorized unless `auth` lets this socket into this channel. `secrets`: any of them may have signed."""
+    accepted = [subscription_text(socket_id, channel, channel_data)]
+    if channel_data is not None and not names.is_presence(channel):
+        accepted.append(subscription_text(socket_id, channel))
+    try:
+        _check("subscription", auth, key, secrets, accepted)
+    except errors.WrongSignature as error:
+        raise errors.Unauthorized(error.message, reason=error.reason) from None
+
+
+def check_user(auth: str, key: str, secrets: Sequence[str], *, socket_id: str, user_data: str) -> None:
+    """Raise SignInRefused unless `auth` lets this socket sign in with this data."""
+    try:
+        _check("sign-in", auth, key, secrets, [user_text(socket_id, user_data)])
+    except errors.WrongSignature as error:
+        raise errors.SignInRefused(error.message, reason=error.reason) from None
+
+
+def _check(what: str, auth: str, key: str, secrets: Sequence[str], accepted: Sequence[str]) -> None:
+    """`accepted`: the texts of which any may have been signed; a message shows the first. Raises WrongSignature."""
+    if not auth:
+        raise errors.WrongSignature("An auth string of the form KEY:SIGNATURE is needed", reason="no_auth")
+    given_key, colon, signature = auth.partition(":")
+    if not colon or given_key != key:
+        raise errors.WrongSignature(
+            f"Invalid key in {what} auth data: '{errors.quoted(given_key)}'", reason="wrong_key"
+        )
+    if not any(matches(secret, text, signature) for secret in secrets for text in accepted):
+        signed = errors.quoted(accepted[0], _SHOWN_SIGNED_CHARACTERS)
+        raise errors.WrongSignature(
+            f"Invalid signature: Expected HMAC SHA256 hex digest of {signed}, but got {errors.quoted(signature)}",
+            reason="wrong_signature",
+        )
+
+
+def _bytes(text: str) -> bytes:
+    # A lone surrogate cannot be signed by anybody, so it must only not raise.
+    return text.encode(errors="surrogatepass")

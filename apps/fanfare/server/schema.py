@@ -1,0 +1,46 @@
+"""Whether Django's database is there and has every migration, for the health page."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from django import db
+
+from fanfare.applications import database
+
+REMEMBERED_SECONDS = 2.0  # so that a health check every few milliseconds costs the database nothing
+PATIENCE_SECONDS = 0.5  # a probe gives up after a second; a pool waits ten seconds for a database that is away
+
+
+class Schema:
+    """The database's state, remembered for a moment. However many ask, one question is under way at a time."""
+
+    def __init__(self) -> None:
+        self.was_complete = False  # every migration was there once; the code of a running process asks for no new ones
+        self._question: asyncio.Future[str] | None = None
+        self._answered_at = float("-inf")  # time.monotonic()
+
+    async def problem(self) -> str:
+        """What is wrong, in one sentence; empty when all is well."""
+        question = self._question
+        if question is None or (question.done() and time.monotonic() - self._answered_at > REMEMBERED_SECONDS):
+            question = self._question = asyncio.ensure_future(database.run(self._ask))
+        await asyncio.wait([question], timeout=PATIENCE_SECONDS)
+        return question.result() if question.done() else "The database does not answer."
+
+    def _ask(self) -> str:
+        try:
+            return self._answer()
+        except db.Error as error:
+            return database.explain(error)
+        finally:
+            self._answered_at = time.monotonic()
+
+    def _answer(self) -> str:
+        if self.was_complete:
+            with db.connection.cursor() as cursor:
+                cursor.execute("SELECT 1")
+            return ""
+        self.was_complete = database.is_migrated()
+        return "" if self.was_complete else "The database is not migrated: run `python manage.py migrate`."

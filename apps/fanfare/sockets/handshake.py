@@ -1,0 +1,115 @@
+"""The opening handshake: RFC 6455 §4.2. No I/O.
+
+The request comes from uvicorn's HTTP parser, which has checked its syntax; here it is checked for what it asks.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import http
+import re
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from fanfare.sockets import errors
+
+Headers = list[tuple[bytes, bytes]]
+
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 §1.3
+_VERSION: Final = b"13"
+_SWITCHING: Final = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 §5.6.2
+_NOT_IN_A_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # a line break here would begin a header of its own
+_OWN_HEADERS: Final = (b"content-length", b"transfer-encoding", b"connection")  # of a response: ours alone
+
+
+class Request(NamedTuple):
+    """`target`: as it came. `headers`: names in lower case, in the order of the request."""
+
+    method: bytes
+    target: bytes
+    headers: Headers
+
+    def values(self, name: bytes) -> list[bytes]:
+        return [value for known, value in self.headers if known == name]
+
+    def tokens(self, name: bytes) -> list[bytes]:
+        """A list header, joined over its lines and split at its commas."""
+        return [token for value in self.values(name) for part in value.split(b",") if (token := part.strip())]
+
+    def resource(self) -> tuple[bytes, bytes]:
+        """Path, still quoted, and query. A target may be a whole URL too (RFC 6455 §4.2.1)."""
+        target = self.target
+        if not target.startswith(b"/"):
+            _authority, slash, rest = target.partition(b"://")[2].partition(b"/")
+            target = (slash + rest) or b"/"
+        path, _, query = target.partition(b"?")
+        return path, query
+
+
+def read(head: bytes) -> Request:
+    """A request's head, as uvicorn writes it down again for the class that takes over from its parser."""
+    first, *lines = head[: head.index(b"\r\n\r\n")].split(b"\r\n")
+    method, target, _version = first.split(b" ", 2)
+    headers = []
+    for line in lines:
+        name, _, value = line.partition(b":")
+        headers.append((name.lower(), value.strip(b" \t")))
+    return Request(method, target, headers)
+
+
+def key(request: Request) -> bytes:
+    """The client's key, of a request that is a handshake. Raises errors.HandshakeRefused."""
+    if request.method != b"GET":
+        raise errors.HandshakeRefused(405, "A WebSocket begins with GET", ((b"allow", b"GET"),))
+    if not request.target.isascii():
+        raise errors.HandshakeRefused(400, "The target is not ASCII")
+    if b"upgrade" not in [token.lower() for token in request.tokens(b"connection")]:
+        raise errors.HandshakeRefused(426, "Connection: Upgrade is missing", ((b"upgrade", b"websocket"),))
+    if [token.lower() for token in request.tokens(b"upgrade")] != [b"websocket"]:
+        raise errors.HandshakeRefused(426, "Upgrade: websocket is missing", ((b"upgrade", b"websocket"),))
+    keys = request.values(b"sec-websocket-key")
+    if len(keys) != 1 or not _is_key(keys[0]):
+        raise errors.HandshakeRefused(400, "Sec-WebSocket-Key must be there once, 16 bytes in base64")
+    if request.values(b"sec-websocket-version") != [_VERSION]:
+        version = ((b"sec-websocket-version", _VERSION), (b"upgrade", b"websocket"))
+        raise errors.HandshakeRefused(426, "Sec-WebSocket-Version must be there once, and be 13", version)
+    return keys[0]
+
+
+def switching(client_key: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The answer that opens the WebSocket."""
+    accepted = base64.b64encode(hashlib.sha1(client_key + _GUID, usedforsecurity=False).digest())
+    return b"%bSec-WebSocket-Accept: %b\r\n%b\r\n" % (_SWITCHING, accepted, _lines(headers))
+
+
+def response(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bytes:
+    """Any other answer, whole. Its framing is added; what `headers` say of that is left out."""
+    try:
+        phrase = http.HTTPStatus(status).phrase
+    except ValueError:
+        phrase = ""
+    line = f"HTTP/1.1 {status} {phrase}\r\n".encode()
+    given = [(name, value) for name, value in headers if name.lower() not in _OWN_HEADERS]
+    ending = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+    return line + _lines(given) + ending + body
+
+
+def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    lines = []
+    for name, value in headers:
+        if not _TOKEN.fullmatch(name):
+            raise errors.HeaderInvalid(f"{name!r} is no name of a header")
+        if _NOT_IN_A_VALUE.search(value):
+            raise errors.HeaderInvalid(f"The header {name!r} has a control character in its value")
+        lines.append(b"%b: %b\r\n" % (name, value))
+    return b"".join(lines)
+
+
+def _is_key(value: bytes) -> bool:
+    try:
+        return len(base64.b64decode(value, validate=True)) == 16
+    except binascii.Error:
+        return False

@@ -1,0 +1,103 @@
+"""Every answer: its headers, and the whole of those that are not a stream.
+
+A native EventSource gives up for good when it gets any status but 200. That is right for what will be wrong the next
+time too, and wrong for an overload: so "not now" is a 503 with `Retry-After` for programs, and for those that say that
+they read event streams a stream of one event, `unavailable`, which ends. They come back by themselves with the cursor
+that they had.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import orjson
+
+from fanfare.applications import registry
+from fanfare.sse import encoding, errors, requests
+
+Headers = list[tuple[bytes, bytes]]
+
+METHODS: Final = b"GET, HEAD, OPTIONS"
+RETRY_AFTER_S: Final = 2
+PREFLIGHT_S: Final = 7_200  # how long a browser remembers the answer to OPTIONS; Chromium keeps it no longer
+
+
+def cors(application: registry.Application | None, head: requests.Head) -> Headers:
+    """Which pages may read the answer: those of the application's origins. What is unknown is no secret."""
+    if application is None or not application.allowed_origins:
+        allowed: Headers = [(b"access-control-allow-origin", b"*")]
+    else:
+        origin = (head.origin or "null").encode("latin-1")  # a page of another origin may read its refusal
+        allowed = [(b"access-control-allow-origin", origin), (b"vary", b"origin")]
+    return [*allowed, (b"access-control-expose-headers", b"last-event-id, retry-after")]
+
+
+async def stream_begins(send: Any, headers: Headers) -> None:
+    """`no-transform` and `X-Accel-Buffering` are for proxies: they must neither compress the stream nor collect it."""
+    await _start(
+        send,
+        200,
+        [
+            (b"content-type", encoding.CONTENT_TYPE),
+            (b"cache-control", b"no-store, no-transform"),
+            (b"x-accel-buffering", b"no"),
+            *headers,
+        ],
+    )
+
+
+async def head_only(send: Any, headers: Headers) -> None:
+    await stream_begins(send, headers)
+    await _end(send)
+
+
+async def preflight(send: Any, headers: Headers) -> None:
+    allowed: Headers = [
+        (b"allow", METHODS),
+        (b"access-control-allow-methods", METHODS),
+        (b"access-control-allow-headers", b"authorization, cache-control, last-event-id"),
+        (b"access-control-max-age", b"%d" % PREFLIGHT_S),
+    ]
+    await _start(send, 204, [*allowed, *headers])
+    await _end(send)
+
+
+async def stop_for_good(send: Any, headers: Headers) -> None:
+    """204: the standard's word for "do not come back", which the old libraries understand too."""
+    await _start(send, 204, [(b"cache-control", b"no-store"), *headers])
+    await _end(send)
+
+
+async def refusal(send: Any, error: errors.SseError, head: requests.Head, headers: Headers) -> None:
+    """JSON, or where the client would give up though it should not, a stream that says so and ends."""
+    is_temporary = isinstance(error, errors.Unavailable)
+    if is_temporary and head.wants_stream and head.method == "GET":
+        await stream_begins(send, headers)
+        await _end(send, encoding.unavailable(error.code, str(error)))
+        return
+    body = orjson.dumps({"error": str(error), "code": error.code})
+    more: Headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"),
+    ]
+    if is_temporary:
+        more.append((b"retry-after", b"%d" % RETRY_AFTER_S))
+    if isinstance(error, errors.MethodNotAllowed):
+        more.append((b"allow", METHODS))
+    await _start(send, error.status, [*more, *headers])
+    await _end(send, b"" if head.method == "HEAD" else body)
+
+
+async def not_started(scope: Any, code: str, message: str, send: Any) -> None:
+    """The worker is not ready: the same "not now", from before any application is known."""
+    head = requests.head(scope)
+    await refusal(send, errors.Unavailable(code, message), head, cors(None, head))
+
+
+async def _start(send: Any, status: int, headers: Headers) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+async def _end(send: Any, body: bytes = b"") -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": False})

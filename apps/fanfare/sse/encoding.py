@@ -1,0 +1,53 @@
+"""The text of an event stream.
+
+Source: the HTML standard, "Server-sent events". An event ends with an empty line; an `id:` is remembered by the client
+and comes back as `Last-Event-ID`; a line that starts with a colon is a comment. A frame is one line of JSON, so it is
+one `data:` line.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any, Final
+
+import orjson
+
+from fanfare.sse import cursors
+
+CONTENT_TYPE: Final = b"text/event-stream; charset=utf-8"
+HEARTBEAT: Final = b": hb\n\n"
+
+# A client waits so long before it comes back, and each one differently: those that a worker loses at one instant do not
+# all return at one instant.
+RETRY_MS: Final = (1_000, 5_000)
+
+
+def frame(body: bytes) -> bytes:
+    """A frame without a position."""
+    return b"data: %b\n\n" % body
+
+
+def positioned_frame(body: bytes, cursor: str) -> bytes:
+    """A frame, and where the client stands after it."""
+    return b"id: %b\ndata: %b\n\n" % (cursor.encode(), body)
+
+
+def statement(channels: dict[str, Any], places: cursors.Places) -> bytes:
+    """What became of each channel's past. What follows comes after these places."""
+    return b"id: %b\nevent: stream\ndata: %b\n\n" % (
+        cursors.text(places).encode(),
+        orjson.dumps({"channels": channels}),
+    )
+
+
+def retry() -> bytes:
+    return b"retry: %d\n\n" % random.randint(*RETRY_MS)  # noqa: S311  it spreads load, nothing else
+
+
+def unavailable(code: str, message: str) -> bytes:
+    """A whole stream, for a client that would take a status for the end of all."""
+    return b"%bevent: unavailable\ndata: %b\n\n" % (retry(), orjson.dumps({"code": code, "error": message}))
+
+
+def comment(text: str) -> bytes:
+    return b": %b\n\n" % " ".join(text.split()).encode()

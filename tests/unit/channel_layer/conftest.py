@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from fanfare.engine import current
+from fanfare.engine.local import engine
+from tests.unit.channel_layer import processes
+
+
+@pytest.fixture
+async def process(tmp_path, monkeypatch) -> AsyncIterator[Callable[[], processes.Process]]:
+    """Makes processes that share a log; their engines are closed after the test."""
+    monkeypatch.setattr(current, "_make", lambda: engine.LocalEngine(tmp_path / "engine"))
+    monkeypatch.setattr(current, "_engine", None)
+    made: list[processes.Process] = []
+
+    def make() -> processes.Process:
+        made.append(processes.Process())
+        return made[-1]
+
+    yield make
+    for one in made:
+        await one.office.close()
+    await current.current().close()
+
+
+@pytest.fixture
+async def layer(process):
+    """A layer in a process that receives."""
+    layer = process().layer(capacity=3)
+    await layer.new_channel()
+    return layer

@@ -1,0 +1,267 @@
+"""The layer between the processes of a deployment."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+from asgiref.sync import async_to_sync
+
+from fanfare.channel_layer import envelopes, errors
+from fanfare.engine import current, interface
+from fanfare.engine import errors as engine_errors
+from fanfare.hub import hub
+from tests.unit.channel_layer.test_specification import nothing_comes, received
+
+
+@pytest.fixture
+async def here(process):
+    layer = process().layer()
+    await layer.new_channel()
+    return layer
+
+
+@pytest.fixture
+async def there(process):
+    layer = process().layer()
+    await layer.new_channel()
+    return layer
+
+
+async def test_a_group_reaches_its_members_in_every_process(here, there):
+    members = [(layer, await layer.new_channel()) for layer in (here, there, there)]
+    for layer, channel in members:
+        await layer.group_add("group", channel)
+    await here.group_send("group", {"type": "hello"})
+    for layer, channel in members:
+        assert await received(layer, channel) == {"type": "hello"}
+
+
+async def test_everybody_sees_the_messages_of_a_group_in_one_order(here, there):
+    members = [(layer, await layer.new_channel()) for layer in (here, there)]
+    for layer, channel in members:
+        await layer.group_add("group", channel)
+    await asyncio.gather(
+        *(layer.group_send("group", {"type": "n", "n": number}) for number in range(20) for layer in (here, there))
+    )
+    seen = [[(await received(layer, channel))["n"] for _ in range(40)] for layer, channel in members]
+    assert seen[0] == seen[1]
+
+
+async def test_what_is_sent_to_a_process_local_channel_arrives_at_its_owner_only(here, there):
+    channel = await there.new_channel()
+    await here.send(channel, {"type": "hello"})
+    assert await received(there, channel) == {"type": "hello"}
+    assert channel not in here._boxes
+
+
+async def test_a_message_to_a_plain_name_is_taken_once_in_the_whole_deployment(here, there):
+    """Both processes have two receivers; twenty messages make twenty."""
+    got = []
+
+    async def work(layer):
+        while True:
+            got.append((await layer.receive("thumbnails"))["n"])
+
+    async with asyncio.timeout(20):
+        workers = [asyncio.create_task(work(layer)) for layer in (here, there) for _ in range(2)]
+        for number in range(20):
+            await here.send("thumbnails", {"type": "n", "n": number})
+        while len(got) < 20:
+            await asyncio.sleep(0.01)
+        # Whatever would still come has come when these have.
+        for layer in (here, there):
+            own = await layer.new_channel()
+            await nothing_comes(layer, own)
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+    assert sorted(got) == list(range(20))
+
+
+async def test_what_was_taken_in_one_process_takes_no_room_in_another(here, there):
+    for _ in range(2 * here.capacity):
+        await here.send("thumbnails", {"type": "n"})
+        await received(there, "thumbnails")
+        channel = await here.new_channel()
+        await nothing_comes(here, channel)
+    assert "thumbnails" not in here._boxes
+
+
+async def test_a_plain_name_that_is_a_member_gets_a_message_once_and_the_other_members_theirs(here, there):
+    channel = await here.new_channel()
+    for name in ("thumbnails", "statistics", channel):
+        await here.group_add("uploads", name)
+    await there.group_send("uploads", {"type": "hello"})
+    assert await received(here, channel) == {"type": "hello"}
+    assert await received(there, "thumbnails") == {"type": "hello"}
+    assert await received(here, "statistics") == {"type": "hello"}
+    await nothing_comes(here, "thumbnails")
+
+
+async def test_a_member_can_be_added_and_discarded_from_another_process(here, there):
+    channel = await there.new_channel()
+    await here.group_add("group", channel)
+    await here.group_send("group", {"type": "hello"})
+    assert await received(there, channel) == {"type": "hello"}
+    await here.group_discard("group", channel)
+    await here.group_send("group", {"type": "hello"})
+    await nothing_comes(there, channel)
+
+
+async def test_a_flush_is_one_for_all(here, there):
+    channel = await there.new_channel()
+    await there.group_add("group", channel)
+    await here.flush()
+    await here.group_send("group", {"type": "hello"})
+    await nothing_comes(there, channel)
+
+
+async def test_layers_with_another_prefix_are_another_world(process):
+    one = process()
+    first, second = one.layer(prefix="first"), one.layer(prefix="second")
+    members = [(layer, await layer.new_channel()) for layer in (first, second)]
+    for layer, channel in members:
+        await layer.group_add("group", channel)
+    await first.group_send("group", {"type": "hello"})
+    assert await received(*members[0]) == {"type": "hello"}
+    await nothing_comes(*members[1])
+
+
+async def test_a_process_that_only_sends_opens_nothing(process, there):
+    channel = await there.new_channel()
+    await there.group_add("group", channel)
+    sender = process()
+    await sender.layer().group_send("group", {"type": "hello"})
+    await sender.layer().send(channel, {"type": "and.you"})
+    assert await received(there, channel) == {"type": "hello"}
+    assert await received(there, channel) == {"type": "and.you"}
+    assert sender.office.loop is None
+
+
+async def test_synchronous_code_sends_from_a_thread_of_its_own(process, there):
+    channel = await there.new_channel()
+    await there.group_add("group", channel)
+
+    def view():
+        async_to_sync(process().layer().group_send)("group", {"type": "hello"})
+
+    await asyncio.get_running_loop().run_in_executor(None, view)
+    assert await received(there, channel) == {"type": "hello"}
+
+
+async def test_synchronous_code_of_the_process_itself_may_add_members(here):
+    channel = await here.new_channel()
+
+    def elsewhere():
+        asyncio.run(here.group_add("group", channel))
+        asyncio.run(here.group_send("group", {"type": "hello"}))
+        asyncio.run(here.send(channel, {"type": "and.you"}))
+
+    await asyncio.get_running_loop().run_in_executor(None, elsewhere)
+    assert await received(here, channel) == {"type": "hello"}
+    assert await received(here, channel) == {"type": "and.you"}
+
+
+async def test_a_process_receives_on_one_loop(here):
+    def elsewhere():
+        asyncio.run(here.receive("plain"))
+
+    with pytest.raises(errors.WrongLoop):
+        await asyncio.get_running_loop().run_in_executor(None, elsewhere)
+
+
+async def test_many_first_receivers_open_the_log_once_and_the_first_may_give_up(process):
+    layer = process().layer()
+    first, *others = [asyncio.create_task(layer.new_channel()) for _ in range(5)]
+    await asyncio.sleep(0)
+    first.cancel()
+    channels = await asyncio.gather(*others)
+    await layer.send(channels[0], {"type": "hello"})
+    assert await received(layer, channels[0]) == {"type": "hello"}
+
+
+async def test_after_a_close_it_receives_again(process):
+    layer = process().layer()
+    await layer.new_channel()
+    await layer.close()
+    await layer.close()
+    channel = await layer.new_channel()
+    await nothing_comes(layer, channel)
+
+
+async def test_the_sender_learns_that_nothing_was_sent_and_the_channel_is_as_it_was(here, monkeypatch):
+    channel = await here.new_channel()
+
+    async def unavailable(*_, **__):
+        raise engine_errors.EngineUnavailable("the disk is full")
+
+    with monkeypatch.context() as away:
+        away.setattr(here._office._own, "append", unavailable)
+        for _ in range(2 * here.capacity):
+            with pytest.raises(engine_errors.EngineUnavailable):
+                await here.send(channel, {"type": "hello"})
+    await nothing_comes(here, channel)
+
+
+# -- in a worker of the server -----------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def serving(process):
+    """A worker: the hub reads the log."""
+    worker = hub.Hub(current.another())
+    process.office.serve(worker)
+    await worker.start()
+    try:
+        yield worker
+    finally:
+        await worker.stop()
+        process.office.leave()
+
+
+async def test_in_a_worker_the_hub_hands_over_what_is_for_the_layer(process, there):
+    one = process()
+    async with serving(one) as worker:
+        layer = one.layer()
+        channel = await layer.new_channel()
+        await layer.group_add("group", channel)
+        await there.group_send("group", {"type": "hello"})
+        assert await received(layer, channel) == {"type": "hello"}
+        assert worker.statistics()["engine.workers"] == 2, "no second engine was opened"
+        assert "controls.unknown" not in worker.counters
+
+
+async def test_what_is_dropped_is_counted_among_the_workers_own(process):
+    one = process()
+    async with serving(one) as worker:
+        layer = one.layer(capacity=1)
+        full, other = await layer.new_channel(), await layer.new_channel()
+        for channel in (full, other):
+            await layer.group_add("group", channel)
+        for _ in range(3):
+            await layer.group_send("group", {"type": "hello"})
+            await received(layer, other)
+        assert worker.counters["layer.full"] == 2
+
+
+async def test_what_is_no_envelope_costs_nobody_else_anything(here, caplog):
+    channel = await here.new_channel()
+    publication = interface.Publication(app="", channel=envelopes.COMMAND, body=b"\xc1", kind=interface.Kind.CONTROL)
+    await current.current().append([publication])
+    await nothing_comes(here, channel)
+    assert "could not be handed over" in caplog.text
+
+
+async def test_a_server_that_starts_in_a_process_that_receives_already_brings_nothing_twice(process):
+    one = process()
+    layer = one.layer()
+    channel = await layer.new_channel()
+    async with serving(one):
+        await layer.group_add("group", channel)
+        await layer.group_send("group", {"type": "hello"})
+        assert await received(layer, channel) == {"type": "hello"}
+        await nothing_comes(layer, channel)
+        await layer.close()
+        await nothing_comes(layer, channel)

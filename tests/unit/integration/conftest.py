@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from django.db.models import signals
+
+from fanfare.applications import models
+from fanfare.engine import current
+from fanfare.integration import application as applications
+from fanfare.integration import broadcasts, rules
+from tests.unit.integration import recording
+
+
+@pytest.fixture(autouse=True)
+def log() -> Iterator[recording.Recording]:
+    """What is published goes here."""
+    log = recording.Recording()
+    with current.replaced(log):  # type: ignore[arg-type]
+        yield log
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered() -> Iterator[None]:
+    """Each test has applications of its own."""
+    applications.forget()
+    yield
+    applications.forget()
+
+
+@pytest.fixture
+def application(db: None) -> models.Application:
+    """The only, and so the default one."""
+    return models.Application.objects.create(name="default", app_id="7", key="key-7", secret="secret-7")
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> rules.RuleSet:
+    """An empty set of rules in place of the project's."""
+    registered = rules.RuleSet()
+    monkeypatch.setattr(rules, "registered", registered)
+    return registered
+
+
+@pytest.fixture
+def broadcast(monkeypatch: pytest.MonkeyPatch) -> Iterator[broadcasts.Broadcast]:
+    """A registration of this test alone."""
+    for signal in (signals.post_save, signals.post_delete):
+        monkeypatch.setattr(signal, "receivers", list(signal.receivers))
+        signal.sender_receivers_cache.clear()
+    yield broadcasts.Broadcast()
+    for signal in (signals.post_save, signals.post_delete):
+        signal.sender_receivers_cache.clear()

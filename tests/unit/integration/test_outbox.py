@@ -1,0 +1,231 @@
+"""publish() through the outbox, in the process that calls it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.contrib.auth.models import Group
+from django.db import OperationalError, connection, transaction
+from pytest_django.fixtures import Settings
+
+from fanfare import apublish, publish
+from fanfare.applications import models as application_models
+from fanfare.integration import broadcasts, errors, models, outbox, publishing
+from tests.unit.integration import recording
+
+pytestmark = pytest.mark.django_db(transaction=True)  # commits and rollbacks are the subject here
+
+
+@pytest.fixture(autouse=True)
+def default(application: application_models.Application) -> application_models.Application:
+    return application
+
+
+def rows() -> list[tuple[str, str]]:
+    return [(row.channel, row.event) for row in models.OutboxEvent.objects.all()]
+
+
+class Counting:
+    """What the counters grow by."""
+
+    def __init__(self) -> None:
+        self._before = publishing.statistics()
+
+    def __getitem__(self, name: str) -> int:
+        return publishing.statistics()[name] - self._before[name]
+
+
+# -- the way of an event -----------------------------------------------------------------------------------------------
+
+
+def test_an_event_waits_in_the_database_leaves_with_the_commit_and_is_gone(log: recording.Recording) -> None:
+    with transaction.atomic():
+        publish("orders", "created", {"id": 1}, exclude="1.2", outbox=True)
+        assert rows() == [("orders", "created")]
+        assert log.events == []
+    assert log.events == [recording.Event("7", "orders", "created", '{"id":1}', "1.2")]
+    assert rows() == []
+
+
+def test_a_rolled_back_transaction_leaves_no_row_and_sends_nothing(log: recording.Recording) -> None:
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        publish("orders", "created", 1, outbox=True)
+        _ = 1 / 0
+    with transaction.atomic():
+        publish("orders", "later", 1, outbox=True)
+    assert log.names == ["later"]
+    assert rows() == []
+
+
+def test_a_rolled_back_savepoint_takes_its_rows_with_it_and_the_rest_is_sent_in_order(
+    log: recording.Recording,
+) -> None:
+    with transaction.atomic():
+        publish("orders", "first", 1, outbox=True)
+        with pytest.raises(ZeroDivisionError), transaction.atomic():
+            publish("orders", "undone", 1, outbox=True)
+            _ = 1 / 0
+        publish("orders", "second", 1, outbox=True)  # SQLite gives it the id of the one that was undone
+        with transaction.atomic():
+            publish("orders", "third", 1, outbox=True)
+    assert log.names == ["first", "second", "third"]
+    assert rows() == []
+
+
+def test_what_a_savepoint_by_hand_took_back_is_not_sent_either(log: recording.Recording) -> None:
+    """Django runs callbacks of such a savepoint all the same: the rows are what counts."""
+    with transaction.atomic():
+        publish("orders", "kept", 1, outbox=True)
+        savepoint = transaction.savepoint()
+        publish("orders", "undone", 1, outbox=True)
+        transaction.savepoint_rollback(savepoint)
+    assert log.names == ["kept"]
+
+
+def test_the_events_of_a_transaction_are_one_write_to_the_log(
+    log: recording.Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes = log.writes
+    with transaction.atomic():
+        for number in range(20):
+            publish("orders", f"event {number}", 1, outbox=True)
+    assert log.writes - writes == 1
+    monkeypatch.setattr(outbox, "CHUNK", 8)
+    with transaction.atomic():
+        for number in range(20, 40):
+            publish("orders", f"event {number}", 1, outbox=True)
+    assert log.writes - writes == 4
+    assert log.names == [f"event {number}" for number in range(40)]
+    assert rows() == []
+
+
+def test_each_event_carries_a_key_that_the_log_checks(log: recording.Recording) -> None:
+    with transaction.atomic():
+        publish("orders", "a", 1, outbox=True)
+        publish("orders", "b", 1, outbox=True)
+        publish("orders", "c", 1, outbox=True, idempotency_key="mine")
+    first, second, third = (sent.idempotency_key for sent in log.publications[-3:])
+    assert outbox.is_own_key(first)
+    assert outbox.is_own_key(second)
+    assert first != second
+    assert third == "mine"
+
+
+@pytest.mark.parametrize("text", ["\0", '"\\', "\u2028 € 😀", "<b>"])
+def test_any_text_survives_the_database(log: recording.Recording, text: str) -> None:
+    with transaction.atomic():
+        publish("orders", text, text, outbox=True)
+        [row] = models.OutboxEvent.objects.all()
+        assert (row.event, row.data) == (text, text)
+        assert "\0" not in row.frame, "PostgreSQL refuses it"
+    assert [(event.name, event.data) for event in log.events] == [(text, text)]
+
+
+def test_apublish_goes_through_it_too(log: recording.Recording) -> None:
+    with transaction.atomic():
+        async_to_sync(apublish)("orders", "created", 1, outbox=True)
+        assert rows() == [("orders", "created")]
+    assert log.names == ["created"]
+    assert rows() == []
+
+
+# -- when it is used ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("setting", "argument", "used"), [(False, None, 0), (True, None, 1), (True, False, 0)])
+def test_the_setting_says_it_and_a_call_may_say_otherwise(
+    settings: Settings, log: recording.Recording, setting: bool, argument: bool | None, used: int
+) -> None:
+    settings.FANFARE_OUTBOX = setting
+    with transaction.atomic():
+        publish("orders", "created", 1, outbox=argument)
+        assert len(rows()) == used
+    assert log.names == ["created"]
+
+
+def test_without_a_transaction_the_event_leaves_at_once_and_the_caller_is_told(log: recording.Recording) -> None:
+    publish("orders", "created", 1, outbox=True)
+    assert log.names == ["created"]
+    assert log.publications[-1].idempotency_key is None
+
+
+def test_at_once_and_through_the_outbox_is_refused(settings: Settings, log: recording.Recording) -> None:
+    with transaction.atomic():
+        for call in (publish, async_to_sync(apublish)):
+            with pytest.raises(errors.InvalidTiming, match="on_commit=False"):
+                call("orders", "created", 1, on_commit=False, outbox=True)
+        settings.FANFARE_OUTBOX = True
+        publish("orders", "at once", 1, on_commit=False)
+        assert log.names == ["at once"]
+
+
+def test_broadcasts_of_models_follow_the_setting(
+    settings: Settings, log: recording.Recording, broadcast: broadcasts.Broadcast
+) -> None:
+    broadcast(Group, channels=["groups"], fields=["name"])
+    settings.FANFARE_OUTBOX = True
+    with transaction.atomic():
+        Group.objects.create(name="staff")
+        assert rows() == [("groups", "group.created")]
+    assert log.names == ["group.created"]
+
+
+# -- when something is in the way --------------------------------------------------------------------------------------
+
+
+def test_a_log_that_is_away_leaves_the_rows_to_the_relay(
+    log: recording.Recording, caplog: pytest.LogCaptureFixture
+) -> None:
+    grown = Counting()
+    log.is_down = True
+    with transaction.atomic():
+        publish("orders", "a", 1, outbox=True)
+        publish("orders", "b", 1, outbox=True)
+    assert rows() == [("orders", "a"), ("orders", "b")]
+    assert (grown["outbox_left"], grown["failed_after_commit"]) == (2, 0)
+    [record] = [record for record in caplog.records if record.name == "fanfare.integration"]
+    assert record.levelno == logging.WARNING
+    assert "disk is full" in record.getMessage()
+
+
+def test_a_row_that_cannot_be_deleted_is_left_to_the_relay(
+    log: recording.Recording, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(execute: Callable[..., Any], sql: str, *rest: Any) -> Any:
+        if sql.startswith("DELETE"):
+            raise OperationalError("database is locked")
+        return execute(sql, *rest)
+
+    grown = Counting()
+    with connection.execute_wrapper(refuse), transaction.atomic():
+        publish("orders", "created", 1, outbox=True)
+    assert log.names == ["created"]
+    assert rows() == [("orders", "created")]
+    assert grown["outbox_left"] == 0, "it is in the log"
+    assert "database is locked" in caplog.text
+
+
+def test_rows_of_two_threads_are_not_mixed_up(log: recording.Recording) -> None:
+    def other() -> None:
+        try:
+            with transaction.atomic():
+                publish("orders", "other", 1, outbox=True)
+        finally:
+            connection.close()
+
+    with transaction.atomic():
+        publish("orders", "mine", 1, outbox=True)
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        publish("orders", "undone", 1, outbox=True)
+        _ = 1 / 0
+    with transaction.atomic():
+        publish("orders", "mine again", 1, outbox=True)
+    assert log.names == ["mine", "other", "mine again"]

@@ -1,0 +1,194 @@
+"""Presence and history, asked as a shell or a task would: the workers are other engines on the same log."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync, sync_to_async
+from django.contrib.auth.models import AnonymousUser, User
+from django.db import transaction
+
+from fanfare import Member
+from fanfare.applications import models
+from fanfare.engine import current, interface
+from fanfare.engine import errors as engine_errors
+from fanfare.engine.local import engine as local_engine
+from fanfare.hub import frames
+from fanfare.integration import errors, history, presence
+from fanfare.protocol import termination
+from tests.unit.engine import worlds
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+KEPT = interface.Retention(100, 60)
+
+
+@pytest.fixture(autouse=True)
+def default(application: models.Application) -> models.Application:
+    return application
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log: Any) -> Iterator[local_engine.LocalEngine]:
+    """The engine of this process, which is no worker."""
+    here = local_engine.LocalEngine(tmp_path / "engine")
+    monkeypatch.setattr(current, "current", lambda: here)
+    yield here
+    async_to_sync(here.close)()
+
+
+@pytest.fixture
+async def worker(here: local_engine.LocalEngine, tmp_path: Path) -> AsyncIterator[worlds.Worker]:
+    """A worker of the deployment."""
+    worker = await worlds.Worker(local_engine.LocalEngine(tmp_path / "engine")).open()
+    yield worker
+    await worker.engine.close()
+
+
+async def join(worker: worlds.Worker, channel: str, user_id: str, socket_id: str, info: str = "null") -> None:
+    ready = asyncio.get_running_loop().create_future()
+    attachment = interface.Attachment("7", channel, socket_id, member=interface.Member(user_id, info))
+    worker.engine.attach(attachment, ready.set_result)
+    assert isinstance(await ready, interface.Attached)
+
+
+# -- who is there -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_user_is_online_while_signed_in(worker: worlds.Worker) -> None:
+    await join(worker, interface.USERS, "42", "1.1")
+    assert [await presence.ais_online(user) for user in (User(pk=42), 42, "42", 43)] == [True, True, True, False]
+    assert await sync_to_async(presence.is_online)(42)
+    worker.engine.leave("7", interface.USERS, "1.1")
+    await worker.until(lambda: worker.entries[-1].kind == interface.Kind.MEMBER_REMOVED, "the departure")
+    assert not await presence.ais_online(42)
+
+
+async def test_a_member_of_a_channel_is_not_signed_in_by_that(worker: worlds.Worker) -> None:
+    await join(worker, "presence-room", "42", "1.1")
+    assert not await presence.ais_online(42)
+
+
+async def test_members_are_those_of_the_deployment_with_their_info(worker: worlds.Worker) -> None:
+    await join(worker, "presence-room", "ann", "1.1", '{"name":"Änn"}')
+    await join(worker, "presence-room", "bob", "1.2")
+    expected = [Member("ann", {"name": "Änn"}), Member("bob")]
+    assert await presence.amembers("presence-room") == expected
+    assert await sync_to_async(presence.members)("presence-room") == expected
+    assert await presence.amembers("presence-empty") == []
+    assert await presence.amembers("presence-room", app=await models.Application.objects.acreate(name="other")) == []
+
+
+async def test_subscribers_are_counted_over_workers(worker: worlds.Worker) -> None:
+    worker.engine.set_subscribers("7", "orders", 3)
+    await worker.attach("unrelated")
+    assert await presence.asubscribers("orders") == 3
+    assert await sync_to_async(presence.subscribers)("orders") == 3
+    assert await presence.asubscribers("nobody") == 0
+
+
+def test_before_the_first_worker_nobody_is_there(here: local_engine.LocalEngine) -> None:
+    assert not presence.is_online(42)
+    assert presence.members("presence-room") == []
+    assert presence.subscribers("orders") == 0
+    assert history.events("orders") == []
+
+
+# -- ending connections -----------------------------------------------------------------------------------------------
+
+
+async def test_a_user_is_disconnected_by_a_command_to_every_worker(worker: worlds.Worker) -> None:
+    await presence.adisconnect(42)
+    await sync_to_async(presence.disconnect)(User(pk=43), reconnect=True)
+    await worker.until(lambda: len(worker.entries) == 2, "both commands")
+    assert [(entry.kind, entry.app, entry.channel) for entry in worker.entries] == [
+        (interface.Kind.CONTROL, "7", termination.COMMAND)
+    ] * 2
+    assert [json.loads(entry.body) for entry in worker.entries] == [
+        {"user_id": "42", "code": 4009},
+        {"user_id": "43", "code": 4200},
+    ]
+
+
+def test_a_user_is_disconnected_when_the_transaction_commits(log: Any) -> None:
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        presence.disconnect(41)
+        _ = 1 / 0
+    with transaction.atomic():
+        presence.disconnect(42)
+        assert commands(log) == []
+    assert commands(log) == ["42"]
+
+
+def test_a_command_that_could_not_be_written_after_the_commit_is_reported(
+    log: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    log.is_down = True
+    with transaction.atomic():
+        presence.disconnect(42)
+    assert "command 'user.terminate' of application 7" in caplog.text
+
+
+def commands(log: Any) -> list[str]:
+    kind = interface.Kind.CONTROL
+    found = [one for one in log.publications if one.kind == kind and one.channel == termination.COMMAND]
+    return [json.loads(one.body)["user_id"] for one in found]
+
+
+# -- the past ---------------------------------------------------------------------------------------------------------
+
+
+async def test_the_past_of_a_channel_is_read_page_by_page(worker: worlds.Worker) -> None:
+    bodies = [frames.event("tick", "kept", str(n)) for n in range(1, 6)]
+    bodies.append(frames.event("client-said", "kept", {"text": "hi"}, "ann"))
+    senders = [None] * 5 + ["ann"]
+    await worker.engine.append(
+        [
+            interface.Publication("7", "kept", body, retention=KEPT, user_id=sender)
+            for body, sender in zip(bodies, senders, strict=True)
+        ]
+    )
+    newest = await history.aevents("kept", limit=2)
+    assert newest == [history.Event(5, "tick", "5"), history.Event(6, "client-said", '{"text":"hi"}', "ann")]
+    before = await sync_to_async(history.events)("kept", limit=3, before=newest[0].offset)
+    assert [event.offset for event in before] == [2, 3, 4]
+
+
+# -- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+def test_a_question_that_makes_no_sense_is_refused(here: local_engine.LocalEngine) -> None:
+    for question in (lambda: presence.subscribers("a b"), lambda: presence.members("orders")):
+        with pytest.raises(errors.InvalidName):
+            question()
+    with pytest.raises(errors.InvalidUser):
+        presence.is_online(AnonymousUser())
+    with pytest.raises(errors.NoApplication):
+        presence.is_online(42, app=9)
+    for limit in (0, history.MOST + 1):
+        with pytest.raises(errors.InvalidLimit):
+            history.events("orders", limit=limit)
+
+
+async def test_on_an_event_loop_the_twin_is_named() -> None:
+    for question, name in (
+        (lambda: presence.is_online(1), "ais_online"),
+        (lambda: presence.members("presence-a"), "amembers"),
+        (lambda: presence.subscribers("a"), "asubscribers"),
+        (lambda: presence.disconnect(1), "adisconnect"),
+        (lambda: history.events("a"), "aevents"),
+    ):
+        with pytest.raises(errors.CalledOnEventLoop, match=f"await {name}"):
+            question()
+
+
+def test_a_log_that_cannot_be_read_is_an_error_and_not_an_empty_room(here: local_engine.LocalEngine) -> None:
+    here.place.prepare()
+    here.place.log.write_bytes(b"no database" * 100)
+    with pytest.raises(engine_errors.EngineUnavailable):
+        presence.members("presence-room")

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fanfare import channel
+from fanfare.integration import errors, rules
+
+
+def ruling(registered: rules.RuleSet, name: str) -> str | None:
+    """Which function decides about a channel."""
+    found = registered.find(name)
+    return found and found[0].name.rpartition(".")[2]
+
+
+def test_the_most_literal_pattern_decides_whatever_the_order(registered: rules.RuleSet) -> None:
+    @channel("private-{anything:slug}")
+    def anything(user: Any, anything: str) -> bool:
+        return True
+
+    @channel("private-orders-{name}")
+    def by_name(user: Any, name: str) -> bool:
+        return True
+
+    @channel("private-orders-{order_id:int}")
+    def by_number(user: Any, order_id: int) -> bool:
+        return True
+
+    @channel("private-orders-all")
+    def everything(user: Any) -> bool:
+        return True
+
+    names = ["private-x", "private-orders-x", "private-orders-7", "private-orders-all", "presence-x"]
+    assert [ruling(registered, name) for name in names] == ["anything", "by_name", "by_number", "everything", None]
+
+
+def test_of_two_equal_patterns_that_differ_the_first_one_decides(registered: rules.RuleSet) -> None:
+    @channel("private-{a}-x")
+    def first(user: Any, a: str) -> bool:
+        return True
+
+    @channel("private-y-{b}")
+    def second(user: Any, b: str) -> bool:
+        return True
+
+    assert ruling(registered, "private-y-x") == "first"
+
+
+def test_a_pattern_has_one_rule(registered: rules.RuleSet) -> None:
+    @channel("private-orders-{order_id:int}")
+    def one(user: Any, order_id: int) -> bool:
+        return True
+
+    with pytest.raises(errors.InvalidRule, match="one decides about"):
+
+        @channel("private-orders-{number:int}")
+        def other(user: Any, number: int) -> bool:
+            return True
+
+
+def test_a_module_that_is_loaded_again_replaces_its_rules(registered: rules.RuleSet) -> None:
+    def load() -> Any:
+        @channel("private-a")
+        def rule(user: Any) -> bool:
+            return True
+
+        return rule
+
+    load()
+    newer = load()
+    found = registered.find("private-a")
+    assert found is not None
+    assert found[0].function.original is newer
+
+
+def test_the_decorator_leaves_the_function_as_it_is(registered: rules.RuleSet) -> None:
+    @channel("private-a")
+    def rule(user: Any) -> bool:
+        return user == "ann"
+
+    assert rule("ann") is True
+
+
+def no_user() -> bool:
+    return True
+
+
+def no_parameter(user: Any) -> bool:
+    return True
+
+
+def request_first(request: Any, order_id: int) -> bool:
+    return True
+
+
+def one_too_many(user: Any, order_id: int, colour: str) -> bool:
+    return True
+
+
+def parameter_first(order_id: int) -> bool:
+    return True
+
+
+@pytest.mark.parametrize("function", [no_user, no_parameter, request_first, one_too_many, parameter_first])
+def test_a_function_that_cannot_be_called_with_the_parameters_is_refused_at_once(
+    registered: rules.RuleSet, function: Any
+) -> None:
+    with pytest.raises(errors.InvalidRule, match=function.__name__):
+        channel("private-orders-{order_id:int}")(function)
+
+
+def test_a_function_may_take_whatever_comes(registered: rules.RuleSet) -> None:
+    @channel("private-orders-{order_id:int}")
+    def rule(user: Any, **parameters: Any) -> bool:
+        return parameters == {"order_id": 1}
+
+    found = registered.find("private-orders-1")
+    assert found is not None
+    assert found[0].function.ask("ann", found[1], None) is True  # type: ignore[arg-type]
+
+
+def test_the_rules_of_every_app_are_found_when_django_starts() -> None:
+    assert ruling(rules.registered, "presence-demo") == "may_join"

@@ -1,0 +1,186 @@
+"""Signals, sent by real workers on one log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django import db
+from django.contrib.auth.models import Group
+
+from fanfare.engine import interface
+from fanfare.engine.local import engine as local_engine
+from fanfare.hub import frames
+from fanfare.hub import hub as hubs
+from fanfare.integration import dispatcher, jobs, runner, signals
+from tests.harness import waiting
+
+APP = "7"
+Heard = list[tuple[str, dict[str, Any]]]
+
+
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch) -> Iterator[Heard]:
+    """What the signals say, by their names."""
+    heard: Heard = []
+    receivers = []
+    for name in ("connected", "disconnected", "joined", "left", "occupied", "vacated", "client_event"):
+
+        def receive(_name: str = name, **said: Any) -> None:
+            heard.append((_name, {key: value for key, value in said.items() if key not in ("signal", "sender")}))
+
+        receivers.append((getattr(signals, name), receive))
+        getattr(signals, name).connect(receive)
+    yield heard
+    for signal, receive in receivers:
+        signal.disconnect(receive)
+
+
+Hire = Callable[[], Any]
+
+
+@pytest.fixture
+async def hire(tmp_path: Path) -> AsyncIterator[Hire]:
+    """Start one more worker of this test's world."""
+    hired: list[tuple[runner.Runner, hubs.Hub]] = []
+
+    async def one() -> tuple[runner.Runner, hubs.Hub]:
+        hub = hubs.Hub(local_engine.LocalEngine(tmp_path / "engine"))
+        await hub.start()
+        working = runner.Runner(hub, jobs.Jobs())
+        hired.append((working, hub))
+        await working.start()
+        return working, hub
+
+    yield one
+    for working, hub in hired:
+        await working.stop()
+        await hub.stop()
+
+
+async def running(*workers: tuple[runner.Runner, hubs.Hub]) -> tuple[runner.Runner, hubs.Hub]:
+    """The worker that sends the signals, once one does and its cursor is there."""
+    found: list[tuple[runner.Runner, hubs.Hub]] = []
+
+    async def look() -> bool:
+        found[:] = [one for one in workers if one[0].statuses[0].state is runner.State.RUNNING]
+        return bool(found)
+
+    await waiting.until_async(look, 10, "one worker sends")
+    await found[0][1].engine.cursor(dispatcher.NAME)
+    return found[0]
+
+
+async def until(condition: Callable[[], object], what: str) -> None:
+    async def look() -> object:
+        return condition()
+
+    await waiting.until_async(look, 10, what)
+
+
+async def join(hub: hubs.Hub, channel: str, user_id: str, socket_id: str, info: str = "null") -> None:
+    ready: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+    wanted = interface.Attachment(APP, channel, socket_id, member=interface.Member(user_id, info))
+    hub.engine.attach(wanted, ready.set_result)
+    assert isinstance(await ready, interface.Attached)
+
+
+async def test_what_happens_is_told_once_in_the_deployment_and_in_order(heard: Heard, hire: Hire) -> None:
+    one, two = await hire(), await hire()
+    await running(one, two)
+    for _, hub in (one, two):
+        hub.engine.set_subscribers(APP, "presence-room", 1)
+    await join(one[1], interface.USERS, "ann", "1.1")
+    await join(one[1], "presence-room", "ann", "1.1", '{"name":"Ann"}')
+    await join(two[1], "presence-room", "ann", "1.2", '{"name":"Ann"}')
+    body = frames.event("client-said", "presence-room", {"text": "hi"}, "ann")
+    said = interface.Publication(
+        APP, "presence-room", body, kind=interface.Kind.CLIENT_EVENT, user_id="ann", exclude="1.1"
+    )
+    await one[1].engine.append([said, interface.Publication(APP, "presence-room", frames.event("e", "c", "1"))])
+    for (_, hub), socket_id in ((one, "1.1"), (two, "1.2")):
+        hub.engine.leave(APP, "presence-room", socket_id)
+        hub.engine.set_subscribers(APP, "presence-room", 0)
+    one[1].engine.leave(APP, interface.USERS, "1.1")
+    await until(lambda: len(heard) >= 7, "all signals")
+    await asyncio.sleep(2 * dispatcher.POLL_S)
+    room = {"app": APP, "channel": "presence-room"}
+    assert sorted(name for name, _ in heard) == sorted(
+        ["connected", "occupied", "joined", "client_event", "left", "vacated", "disconnected"]
+    )
+    by_name = dict(heard)
+    assert by_name["connected"] == by_name["disconnected"] == {"app": APP, "user_id": "ann"}
+    assert by_name["joined"] == {**room, "user_id": "ann", "info": {"name": "Ann"}}
+    assert by_name["left"] == {**room, "user_id": "ann"}
+    assert by_name["occupied"] == by_name["vacated"] == room
+    assert by_name["client_event"] == {
+        **room,
+        "event": "client-said",
+        "data": {"text": "hi"},
+        "user_id": "ann",
+        "socket_id": "1.1",
+    }
+    order = [name for name, _ in heard]
+    assert order.index("joined") < order.index("client_event") < order.index("left")
+
+
+async def test_another_worker_goes_on_where_the_first_one_stopped(heard: Heard, hire: Hire) -> None:
+    one = await hire()
+    await running(one)
+    await join(one[1], "presence-a", "ann", "1.1")
+    await until(lambda: [name for name, _ in heard] == ["joined"], "the first signal")
+    two = await hire()
+    await one[0].stop()
+    await join(two[1], "presence-a", "bob", "1.2")  # while nobody sends, or just somebody else
+    await until(lambda: len(heard) >= 2, "the second signal")
+    assert [said["user_id"] for _, said in heard] == ["ann", "bob"]
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_receiver_uses_the_database_and_one_that_raises_holds_up_nobody(
+    heard: Heard, hire: Hire, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_before: list[bool] = []
+
+    def broken(**_: Any) -> None:
+        raise ZeroDivisionError
+
+    def saving(user_id: str, **_: Any) -> None:
+        open_before.append(db.connection.connection is not None)
+        Group.objects.create(name=user_id)
+
+    signals.joined.connect(broken)
+    signals.joined.connect(saving)
+    try:
+        one = await hire()
+        _, hub = await running(one)
+        for n, user in enumerate(("ann", "bob")):
+            await join(hub, "presence-a", user, f"1.{n}")
+            await until(lambda n=n: len(open_before) == n + 1, "the receiver")
+        await until(lambda: hub.counters["signals.sent"] == 2, "both were sent")
+    finally:
+        signals.joined.disconnect(broken)
+        signals.joined.disconnect(saving)
+    assert open_before == [False, False]
+    assert hub.counters["signals.failed"] == 2
+    assert "ZeroDivisionError" in caplog.text
+    assert [name for name, _ in heard] == ["joined", "joined"]
+    assert await Group.objects.acount() == 2
+
+
+async def test_where_nobody_listens_the_log_forgets(hire: Hire, tmp_path: Path) -> None:
+    assert not signals.are_wanted()
+    [working, hub] = await hire()
+    await until(lambda: working.statuses[0].state is runner.State.DONE, "the cursor is dropped")
+    before = await hub.engine.cursor("another")
+    await hub.engine.append([interface.Publication(APP, "c", b"{}")])
+    assert await hub.engine.cursor(dispatcher.NAME) == before + 1  # a new one, at the present
+
+
+def test_what_is_the_servers_own_is_not_told() -> None:
+    for channel in ("#server-to-user-1", interface.CONNECTIONS):
+        assert signals.of(interface.Entry(1, interface.Kind.OCCUPIED, APP, channel, None, None, None, b"")) is None
+    assert signals.of(interface.Entry(1, interface.Kind.EVENT, APP, "c", None, None, None, b"{}")) is None

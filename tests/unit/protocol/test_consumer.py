@@ -1,0 +1,351 @@
+"""The shell: a WebSocket on one side, a real hub on the other."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+import pytest
+
+from fanfare.engine import errors
+from fanfare.protocol import consumers, refusals, throttled
+from tests.unit.protocol import fakes
+from tests.unit.protocol.workers import Worker
+
+ANN, BOB = '{"user_id":"42","user_info":{"name":"Ann"}}', '{"user_id":"7"}'
+
+
+async def test_the_first_frame_is_connection_established(worker: Worker) -> None:
+    browser = await worker.connected()
+    (frame,) = browser.frames
+    assert orjson.loads(frame["data"]) == {"socket_id": browser.socket_id, "activity_timeout": 77}
+
+
+async def test_the_hub_knows_what_the_client_said_of_itself(worker: Worker) -> None:
+    await worker.browser(path=f"/s/token/app/{fakes.APPLICATION.key}").connected()
+    (connection,) = worker.hub.connections_of("3")
+    assert connection.context == ("js", "8.6.0", "/s/token", "192.0.2.7")
+
+
+async def test_the_headers_are_not_kept_as_long_as_the_connection(worker: Worker) -> None:
+    browser = await worker.browser(headers=[(b"origin", b"https://example.com"), (b"cookie", b"secret")]).connected()
+    assert browser.scope["headers"] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "origin", "code"),
+    [
+        ("/app/unknown", b"", b"", 4001),
+        ("/nothing", b"", b"", 4005),
+        (f"/app/{fakes.APPLICATION.key}", b"protocol=x", b"", 4006),
+        (f"/app/{fakes.APPLICATION.key}", b"protocol=3", b"", 4007),
+        (f"/app/{fakes.APPLICATION.key}", b"protocol=7", b"https://evil.example", 4009),
+    ],
+)
+async def test_a_refused_handshake_is_accepted_explained_and_closed(
+    worker: Worker, path: str, query: bytes, origin: bytes, code: int
+) -> None:
+    worker.registry.put(fakes.application(allowed_origins=("https://example.com",)))
+    browser = worker.browser(path, query, [(b"origin", origin)] if origin else [])
+    await browser.until(lambda: browser.closed)
+    (frame,) = browser.frames
+    assert frame["event"] == "pusher:error"
+    assert frame["data"]["code"] == code
+    assert browser.closed == (code, frame["data"]["message"])
+    assert worker.hub.counters[f"pusher.refused.{code}"] == 1
+    browser.send('{"event":"pusher:ping"}')  # nothing comes after the close
+    await browser.leave()
+    assert browser.frames == [frame]
+
+
+async def test_a_disabled_application_is_refused_with_4003(worker: Worker) -> None:
+    worker.registry.put(fakes.application(enabled=False))
+    browser = worker.browser()
+    await browser.until(lambda: browser.closed)
+    assert browser.closed is not None
+    assert browser.closed[0] == 4003
+
+
+async def test_a_refused_client_that_does_not_answer_the_close_is_dropped(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumers, "FAREWELL_SECONDS", 0.01)
+    browser = worker.browser("/app/unknown")
+    async with asyncio.timeout(fakes.DEADLINE_S):
+        await browser.task
+
+
+async def test_refusals_are_logged_but_cannot_fill_the_log(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = throttled.Log(logging.getLogger(refusals.__name__), 2, lambda: 0.0)
+    monkeypatch.setattr(refusals, "_log", log)
+    with caplog.at_level(logging.INFO, refusals.__name__):
+        for _ in range(5):
+            browser = worker.browser("/app/x\x1b[31m\nforged")
+            await browser.until(lambda one=browser: one.closed)
+    line = "Connection from 192.0.2.7 refused with 4001: App key x�[31m�forged does not exist on this server"
+    assert caplog.messages == [line, line]
+    assert worker.hub.counters["pusher.refused.4001"] == 5
+
+
+async def test_every_frame_of_a_burst_is_answered_in_order(worker: Worker) -> None:
+    browser = await worker.connected()
+    for number in range(200):
+        browser.send(fakes.subscribe(f"news-{number}"))
+    await browser.drained()
+    answered = [frame["channel"] for frame in browser.frames if "channel" in frame]
+    assert answered == [f"news-{number}" for number in range(200)]
+
+
+async def test_a_busy_client_leaves_the_loop_to_others(worker: Worker) -> None:
+    browser = await worker.connected()
+    for _ in range(consumers.FRAMES_PER_TURN * 4):
+        browser.send('{"event":"pusher:pong"}')
+    turns = 0
+    browser.send('{"event":"pusher:ping"}')
+    while len(browser.frames) == 1:
+        turns += 1
+        await asyncio.sleep(0)
+    assert turns >= 4
+
+
+async def test_a_presence_channel_tells_each_who_is_there_and_the_others_who_came_and_went(worker: Worker) -> None:
+    ann, bob = await worker.connected(), await worker.connected()
+    await ann.subscribe("presence-x", ANN)
+    await bob.subscribe("presence-x", BOB)
+    snapshot = orjson.loads((await bob.frame("pusher_internal:subscription_succeeded"))["data"])["presence"]
+    assert snapshot == {"ids": ["42", "7"], "hash": {"42": {"name": "Ann"}, "7": None}, "count": 2}
+    added = await ann.frame("pusher_internal:member_added")
+    assert orjson.loads(added["data"]) == {"user_id": "7"}
+    assert not any(frame["event"] == "pusher_internal:member_added" for frame in bob.frames)
+    await bob.leave()
+    removed = await ann.frame("pusher_internal:member_removed")
+    assert orjson.loads(removed["data"]) == {"user_id": "7"}
+
+
+async def test_subscribing_twice_to_a_presence_channel_tells_nobody_else(worker: Worker) -> None:
+    ann, bob = await worker.connected(), await worker.connected()
+    await ann.subscribe("presence-x", ANN)
+    await bob.subscribe("presence-x", BOB)
+    before = len(ann.frames)
+    await bob.subscribe("presence-x", BOB)
+    await bob.drained()
+    await ann.drained()
+    assert [frame["event"] for frame in ann.frames[before:]] == ["pusher:pong"]
+    assert sum(frame["event"] == "pusher_internal:subscription_succeeded" for frame in bob.frames) == 2
+
+
+async def test_leaving_and_joining_again_at_once_is_joining_once(worker: Worker) -> None:
+    browser = await worker.connected()
+    worker.engine.held = True
+    auth = fakes.auth("presence-x", ANN, socket_id=browser.socket_id)
+    for frame in (
+        fakes.subscribe("presence-x", ANN, auth=auth),
+        fakes.unsubscribe("presence-x"),
+        fakes.subscribe("presence-x", ANN, auth=auth),
+    ):
+        browser.send(frame)
+    await browser.drained()
+    worker.engine.release()
+    await browser.frame("pusher_internal:subscription_succeeded")
+    await browser.drained()
+    assert sum(frame["event"] == "pusher_internal:subscription_succeeded" for frame in browser.frames) == 1
+    assert worker.hub.is_subscribed(worker.hub.connections_of("3")[0], "presence-x")
+
+
+async def test_a_client_event_reaches_the_others_with_the_members_id_and_not_its_sender(worker: Worker) -> None:
+    ann, bob = await worker.connected(), await worker.connected()
+    await ann.subscribe("presence-x", ANN)
+    await bob.subscribe("presence-x", BOB)
+    ann.send(fakes.client_event("presence-x", {"on": True}))
+    assert await bob.frame("client-x") == {
+        "event": "client-x",
+        "channel": "presence-x",
+        "data": {"on": True},
+        "user_id": "42",
+    }
+    await ann.drained()
+    assert not any(frame["event"] == "client-x" for frame in ann.frames)
+    assert worker.engine.published[-1].exclude == ann.socket_id
+    assert worker.hub.statistics()["pusher.client_events"] == 1
+
+
+async def test_a_client_event_that_the_engine_refuses_is_reported_and_the_connection_lives(worker: Worker) -> None:
+    browser = await worker.connected()
+    await browser.subscribe("private-x")
+    worker.engine.down = "the disk is full"
+    browser.send(fakes.client_event("private-x"))
+    assert "the disk is full" in (await browser.frame("pusher:error"))["data"]["message"]
+    worker.engine.down = ""
+    await browser.drained()
+
+
+async def test_an_engine_that_refuses_at_once_is_reported_too(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(publications: object) -> None:
+        raise errors.EngineUnavailable("the log is closed")
+
+    browser = await worker.connected()
+    await browser.subscribe("private-x")
+    monkeypatch.setattr(worker.engine, "append", refuse)
+    browser.send(fakes.client_event("private-x"))
+    assert "the log is closed" in (await browser.frame("pusher:error"))["data"]["message"]
+
+
+async def test_a_subscription_that_the_engine_refuses_is_reported_and_can_be_tried_again(worker: Worker) -> None:
+    browser = await worker.connected()
+    worker.engine.down = "the disk is full"
+    browser.send(fakes.subscribe("news"))
+    refused = await browser.frame("pusher:subscription_error")
+    assert (refused["channel"], refused["data"]["status"]) == ("news", 503)
+    worker.engine.down = ""
+    await browser.subscribe("news")
+
+
+async def test_client_events_that_are_under_way_when_their_sender_leaves_disturb_nobody(worker: Worker) -> None:
+    browser = await worker.connected()
+    await browser.subscribe("private-x")
+    worker.engine.held = True
+    browser.send(fakes.client_event("private-x"))
+    await browser.drained()
+    await browser.leave()
+    worker.engine.down = "the disk is full"
+    worker.engine.release()
+    other = await worker.connected()
+    await other.drained()
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"type": "websocket.receive", "text": "x" * 1_001},
+        {"type": "websocket.receive", "text": "ü" * 501},
+        {"type": "websocket.receive", "bytes": b"x" * 1_001},
+        {"type": "websocket.receive", "bytes": b"x" * 1_001, "text": None},
+    ],
+)
+async def test_a_frame_that_is_too_big_closes_with_1009_and_both_numbers(worker: Worker, event: dict[str, Any]) -> None:
+    browser = await worker.connected()
+    browser.say(event)
+    await browser.until(lambda: browser.closed)
+    size = 1_002 if "ü" in (event.get("text") or "") else 1_001
+    assert browser.closed == (1009, f"The message has {size} bytes; 1000 are allowed")
+    assert worker.hub.connections_of("3") == []
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"type": "websocket.receive", "bytes": b'{"event":"pusher:ping"}'},
+        {"type": "websocket.receive", "bytes": b"", "text": None},
+        {"type": "websocket.receive", "text": ""},
+        {"type": "websocket.receive", "text": "x" * 1_000},
+    ],
+)
+async def test_a_bad_frame_is_answered_and_the_connection_and_its_neighbour_live(
+    worker: Worker, event: dict[str, Any]
+) -> None:
+    browser, neighbour = await worker.connected(), await worker.connected()
+    browser.say(event)
+    assert (await browser.frame("pusher:error"))["data"]["code"] is None
+    await browser.drained()
+    await neighbour.drained()
+    assert [frame["event"] for frame in neighbour.frames] == ["pusher:connection_established", "pusher:pong"]
+
+
+async def test_connections_over_the_limit_are_closed_with_4100_and_both_numbers(worker: Worker) -> None:
+    worker.registry.put(fakes.application(max_connections=1))
+    first = await worker.connected()
+    second = worker.browser()
+    await second.until(lambda: second.closed)
+    assert second.closed == (4100, "The application has 2 connections; 1 are allowed")
+    assert [frame["event"] for frame in second.frames] == ["pusher:error"]
+    assert second.frames[0]["data"]["code"] == 4100
+    await first.drained()
+    await first.leave()
+    await worker.connected()
+
+
+async def test_what_a_client_sends_before_it_is_admitted_is_answered_after_it(worker: Worker) -> None:
+    worker.registry.put(fakes.application(max_connections=1))
+    worker.engine.held = True
+    browser = worker.browser()
+    browser.send(fakes.subscribe("news"))
+    while not worker.hub.connections_of("3"):
+        await asyncio.sleep(0)
+    worker.engine.release()
+    await browser.frame("pusher_internal:subscription_succeeded")
+    assert [frame["event"] for frame in browser.frames] == [
+        "pusher:connection_established",
+        "pusher_internal:subscription_succeeded",
+    ]
+
+
+async def test_a_client_that_leaves_before_it_is_admitted_is_forgotten_at_once(worker: Worker) -> None:
+    worker.registry.put(fakes.application(max_connections=1))
+    worker.engine.held = True
+    browser = worker.browser()
+    await browser.leave()
+    assert worker.hub.connections_of("3") == []
+    worker.engine.release()
+    assert browser.frames == []
+
+
+async def test_a_client_that_leaves_is_out_of_the_hub_when_its_handler_ends(worker: Worker) -> None:
+    browser = await worker.connected()
+    await browser.subscribe("presence-x", ANN)
+    await browser.leave()
+    assert worker.hub.connections_of("3") == []
+    assert await worker.engine.members("3", "presence-x") == []
+
+
+async def test_a_handler_that_is_cancelled_leaves_the_hub(worker: Worker) -> None:
+    browser = await worker.connected()
+    browser.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await browser.task
+    assert worker.hub.connections_of("3") == []
+
+
+async def test_the_hub_closes_a_connection_with_an_error_frame_first(worker: Worker) -> None:
+    browser = await worker.connected()
+    worker.hub.close_application("3", 4003, "This application is disabled")
+    await browser.until(lambda: browser.closed)
+    assert browser.closed == (4003, "This application is disabled")
+    assert browser.frames[-1] == {
+        "event": "pusher:error",
+        "data": {"code": 4003, "message": "This application is disabled"},
+    }
+    before = list(browser.frames)
+    browser.send('{"event":"pusher:ping"}')
+    browser.say({"type": "websocket.receive", "text": "x" * 2_000})
+    await browser.leave()
+    assert browser.frames == before
+
+
+async def test_a_connection_that_the_hub_closed_is_still_watched_when_its_handler_ends(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """uvicorn reports the end right after a close of our own; a client that does not read is there for ever."""
+    told: list[object] = []
+    monkeypatch.setattr(worker.hub, "disconnect", told.append)
+    evicted, gone = await worker.connected(), await worker.connected()
+    connection = worker.hub.connections_of("3")[0]
+    worker.hub.evict(connection)
+    await evicted.leave()
+    assert told == []
+    await gone.leave()
+    assert len(told) == 1
+
+
+async def test_no_message_goes_through_channels_thread(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hop(*arguments: object) -> Callable[..., None]:
+        raise AssertionError("a message was taken to a thread")
+
+    monkeypatch.setattr("channels.consumer.aclose_old_connections", hop)
+    monkeypatch.setattr("channels.consumer.await_many_dispatch", hop)
+    browser = await worker.connected()
+    await browser.drained()

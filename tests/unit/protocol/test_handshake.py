@@ -1,0 +1,165 @@
+"""Who may connect: path, key, protocol version, origin."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fanfare.applications import registry
+from fanfare.protocol import errors, handshake, names, origins
+from tests.unit.protocol import fakes
+
+KEY = fakes.APPLICATION.key
+
+
+def accept(
+    app: registry.Application = fakes.APPLICATION,
+    *,
+    path: str = f"/app/{KEY}",
+    query: bytes = b"",
+    origin: str | None = None,
+) -> handshake.Handshake:
+    applications = registry.Registry()
+    applications.put(app)
+    return handshake.accept(applications, path=path, query=query, origin=origin, address="192.0.2.7")
+
+
+def refusal(*arguments: registry.Application, **options: object) -> errors.ConnectionRefused:
+    with pytest.raises(errors.ConnectionRefused) as caught:
+        accept(*arguments, **options)  # type: ignore[arg-type]
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("path", "prefix"), [(f"/app/{KEY}", ""), (f"/s/token/app/{KEY}", "/s/token"), (f"/app/x/app/{KEY}", "/app/x")]
+)
+def test_the_key_follows_the_last_app_of_the_path_after_any_prefix(path: str, prefix: str) -> None:
+    accepted = accept(path=path)
+    assert accepted.application is fakes.APPLICATION or accepted.application == fakes.APPLICATION
+    assert accepted.client.prefix == prefix
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "", "/app", "/app/", f"/app/{KEY}/", f"/app/{KEY}/x", f"app/{KEY}", f"/apps/{KEY}", "/x\ny"]
+)
+def test_another_path_is_refused_with_4005(path: str) -> None:
+    assert refusal(path=path).code == 4005
+
+
+@pytest.mark.parametrize("key", ["x", f"{KEY}\n", KEY.upper(), "\0", "ü"])
+def test_an_unknown_key_is_refused_with_4001_and_named(key: str) -> None:
+    refused = refusal(path=f"/app/{key}")
+    assert refused.code == 4001
+    assert refused.message == f"App key {errors.quoted(key)} does not exist on this server"
+
+
+def test_a_long_key_is_shortened_in_the_message() -> None:
+    assert len(refusal(path="/app/" + "k" * 10_000).message) < 120
+
+
+def test_a_disabled_application_is_refused_with_4003() -> None:
+    assert refusal(fakes.application(enabled=False)).code == 4003
+
+
+@pytest.mark.parametrize(
+    "query", [b"", b"protocol=", b"flash=false&x=%ff"] + [b"protocol=%d" % n for n in (4, 5, 6, 7)]
+)
+def test_protocols_4_to_7_and_none_are_accepted(query: bytes) -> None:
+    accept(query=query)
+
+
+@pytest.mark.parametrize(
+    ("version", "code"),
+    [
+        (b"0", 4007),
+        (b"1", 4007),
+        (b"3", 4007),
+        (b"8", 4007),
+        (b"9" * 5_000, 4007),
+        (b"abc", 4006),
+        (b"-7", 4006),
+        (b"7.0", 4006),
+        (b"%D9%A7", 4006),
+    ],
+)
+def test_another_protocol_is_refused(version: bytes, code: int) -> None:
+    assert refusal(query=b"protocol=" + version).code == code
+
+
+def test_what_a_client_says_of_itself_is_kept_and_shortened() -> None:
+    client = accept(query=b"client=js&version=" + b"8" * 100).client
+    assert client == ("js", "8" * 40, "", "192.0.2.7")
+    assert accept().client[:2] == ("", "")
+
+
+def test_a_page_of_another_origin_is_refused_with_4009() -> None:
+    app = fakes.application(allowed_origins=("https://example.com",))
+    accept(app, origin="https://example.com")
+    accept(app, origin=None)
+    assert refusal(app, origin="https://evil.example").code == 4009
+
+
+@given(st.text(), st.binary(), st.none() | st.text())
+def test_no_handshake_raises_anything_but_a_refusal(path: str, query: bytes, origin: str | None) -> None:
+    app = fakes.application(allowed_origins=("https://example.com", "[", "*.x"))
+    for tried in (path, f"{path}/app/{KEY}"):
+        try:
+            accept(app, path=tried, query=query, origin=origin)
+        except errors.ConnectionRefused as refused:
+            assert len(errors.close_reason(refused.message).encode()) <= 123
+
+
+@pytest.mark.parametrize(
+    ("pattern", "allowed", "refused"),
+    [
+        (
+            "https://example.com",
+            ["https://example.com", "https://EXAMPLE.com", "https://example.com:443"],
+            [
+                "http://example.com",
+                "https://example.com:8443",
+                "https://a.example.com",
+                "https://example.com.evil",
+                "null",
+            ],
+        ),
+        ("https://example.com:8443", ["https://example.com:8443"], ["https://example.com"]),
+        (
+            "https://*.example.com",
+            ["https://a.example.com", "https://b.a.example.com"],
+            ["https://example.com", "http://a.example.com", "https://aexample.com", "https://.example.com"],
+        ),
+        ("example.com", ["http://example.com", "https://example.com:8443"], ["http://a.example.com", "example.com"]),
+        ("*.example.com", ["http://a.example.com:81"], ["http://example.com"]),
+        ("example.com:8000", ["http://example.com:8000"], ["http://example.com"]),
+        ("http://[::1]:8000", ["http://[::1]:8000"], ["http://[::1]"]),
+        ("capacitor://localhost", ["capacitor://localhost"], ["http://localhost"]),
+        ("*", ["https://anything.example", "null"], []),
+    ],
+)
+def test_a_pattern_allows_its_origins(pattern: str, allowed: list[str], refused: list[str]) -> None:
+    assert [one for one in allowed if not origins.is_allowed([pattern], one)] == []
+    assert [one for one in refused if origins.is_allowed([pattern], one)] == []
+
+
+def test_no_patterns_and_no_origin_are_allowed() -> None:
+    assert origins.is_allowed((), "https://anything.example")
+    assert origins.is_allowed(("https://example.com",), None)
+
+
+def test_socket_ids_have_the_form_that_the_sdks_insist_on_and_differ() -> None:
+    made = {handshake.new_socket_id() for _ in range(1_000)}
+    assert len(made) == 1_000
+    assert all(names.is_valid_socket_id(one) and re.fullmatch(r"\d{1,10}\.\d{1,10}", one) for one in made)
+
+
+def test_a_quotation_is_printable_and_short() -> None:
+    assert errors.quoted("a\x1b[31mb") == "a\N{REPLACEMENT CHARACTER}[31mb"
+    assert errors.quoted("x" * 101) == "x" * 100 + "…"
+
+
+def test_a_close_reason_is_cut_between_characters() -> None:
+    assert errors.close_reason("ü" * 100) == "ü" * 61

@@ -1,0 +1,97 @@
+"""pusher:history over the socket, from the frame to the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+import pytest
+
+from fanfare.applications import registry, rules
+from fanfare.engine import interface
+from fanfare.engine.local import engine
+from fanfare.hub import frames as hub_frames
+from fanfare.hub import hub as hubs
+from fanfare.protocol import protocol, sessions
+from tests.harness import waiting
+from tests.unit.hub.doubles import FakeWriter
+
+KEPT = rules.Rule("kept*", history_size=100, history_seconds=60)
+
+
+class Client:
+    """A connected client of an application that keeps the history of `kept…`."""
+
+    def __init__(self, hub: hubs.Hub) -> None:
+        applications = registry.Registry()
+        application = registry.Application("1", "k", "s", rules=rules.Rules((KEPT,)))
+        applications.put(application)
+        self.writer = FakeWriter()
+        machine = protocol.Protocol(
+            applications, application, "1.1", activity_timeout=120, clock=lambda: 0.0, wall_clock=lambda: 0.0
+        )
+        connection = hubs.Connection("1", "1.1", self.writer)
+        self.session = sessions.Session(hub, connection, machine, "")
+        self.session.open()
+
+    def send(self, event: str, **data: object) -> None:
+        self.session.received(orjson.dumps({"event": event, "data": data}).decode())
+
+    async def answer(self, number: int) -> dict[str, object]:
+        """The data of the so many-th pusher:history that came."""
+
+        def found() -> list[dict[str, object]]:
+            frames = [orjson.loads(body) for body in self.writer.bodies]
+            return [orjson.loads(frame["data"]) for frame in frames if frame["event"] == "pusher:history"]
+
+        async def look() -> object:
+            return len(found()) > number
+
+        await waiting.until_async(look, 5, "the answer")
+        return found()[number]
+
+    async def subscribe(self, channel: str) -> None:
+        self.send("pusher:subscribe", channel=channel)
+
+        async def look() -> object:
+            return any(b"subscription_succeeded" in body and channel.encode() in body for body in self.writer.bodies)
+
+        await waiting.until_async(look, 5, "the subscription")
+
+
+@pytest.fixture
+async def client(tmp_path: Path):
+    hub = hubs.Hub(engine.LocalEngine(tmp_path))
+    await hub.start()
+    await hub.publish(
+        [
+            interface.Publication("1", "kept", hub_frames.event("n", "kept", str(n)), retention=KEPT.retention)
+            for n in range(1, 6)
+        ]
+    )
+    yield Client(hub)
+    await hub.stop()
+
+
+async def test_a_subscriber_pages_back_through_the_history(client: Client) -> None:
+    await client.subscribe("kept")
+    client.send("pusher:history", channel="kept", limit=2, rid="a")
+    first = await client.answer(0)
+    assert (first["rid"], [item["data"] for item in first["items"]]) == ("a", ["5", "4"])
+    client.send("pusher:history", channel="kept", limit=10, rid=2, before=first["next"])
+    second = await client.answer(1)
+    assert (second["rid"], [item["data"] for item in second["items"]], second["next"]) == (2, ["3", "2", "1"], None)
+
+
+async def test_a_refused_page_says_why_with_the_callers_mark(client: Client) -> None:
+    client.send("pusher:history", channel="kept", rid="a")
+    assert await client.answer(0) == {
+        "rid": "a",
+        "error": {"message": "The history of a channel is for its subscribers"},
+    }
+    await client.subscribe("plain")
+    client.send("pusher:history", channel="plain", rid=["not a mark"])
+    assert await client.answer(1) == {"rid": None, "error": {"message": "This channel keeps no history"}}
+    await client.subscribe("kept")
+    client.send("pusher:history", channel="kept", rid="b", before={"epoch": "another", "offset": 3})
+    assert await client.answer(2) == {"rid": "b", "error": {"message": "epoch_changed"}}

@@ -1,0 +1,256 @@
+"""What signed-in users, watched users, counts and last events look like through a real hub."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import orjson
+import pytest
+
+from fanfare.engine import interface
+from fanfare.hub import frames as hub_frames
+from fanfare.protocol import termination
+from tests.unit.protocol import fakes
+from tests.unit.protocol.workers import Worker
+
+ANN, BOB = '{"id":"42","user_info":{"name":"Ann"}}', '{"id":"7"}'
+OWN = "#server-to-user-42"
+
+
+def publish(worker: Worker, channel: str, event: str, **more: Any) -> None:
+    body = hub_frames.event(event, channel, "data")
+    worker.engine.append([interface.Publication("3", channel, body, **more)])
+
+
+def terminate(worker: Worker, user_id: str, code: int = termination.FOR_GOOD) -> None:
+    body = termination.body(user_id, code)
+    worker.engine.append([interface.Publication("3", termination.COMMAND, body, kind=interface.Kind.CONTROL)])
+
+
+def watchlist_events(browser: fakes.Browser) -> list[tuple[str, list[str]]]:
+    found = [frame for frame in browser.frames if frame["event"] == "pusher_internal:watchlist_events"]
+    return [(one["name"], one["user_ids"]) for frame in found for one in orjson.loads(frame["data"])["events"]]
+
+
+def counts(browser: fakes.Browser) -> list[int]:
+    found = [frame for frame in browser.frames if frame["event"] == "pusher_internal:subscription_count"]
+    return [orjson.loads(frame["data"])["subscription_count"] for frame in found]
+
+
+# -- users -------------------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_sent_to_a_user_reaches_all_its_connections_and_nobody_else(worker: Worker) -> None:
+    first, second, bob = await worker.connected(), await worker.connected(), await worker.connected()
+    for browser, user in ((first, ANN), (second, ANN), (bob, BOB)):
+        browser.send(fakes.signin(user, socket_id=browser.socket_id))
+        browser.send(fakes.subscribe(f"#server-to-user-{orjson.loads(user)['id']}", auth=""))
+        await browser.frame("pusher_internal:subscription_succeeded")
+    publish(worker, OWN, "invoice")
+    assert await first.frame("invoice") == {"event": "invoice", "channel": OWN, "data": "data"}
+    await second.frame("invoice")
+    await bob.drained()
+    assert "invoice" not in bob.events()
+
+
+async def test_frames_that_follow_a_sign_in_at_once_work_when_the_engine_takes_its_time(worker: Worker) -> None:
+    browser = await worker.connected()
+    worker.engine.held = True
+    auth = fakes.auth("presence-x", socket_id=browser.socket_id)
+    for frame in (
+        fakes.signin(ANN, socket_id=browser.socket_id),
+        fakes.subscribe(OWN, auth=""),
+        fakes.subscribe("presence-x", auth=auth),
+    ):
+        browser.send(frame)
+    await browser.drained()
+    assert browser.events() == ["pusher:connection_established", "pusher:pong"]
+    worker.engine.release()
+    await browser.until(lambda: len(browser.frames) == 5)
+    assert browser.events()[2:] == ["pusher:signin_success", *["pusher_internal:subscription_succeeded"] * 2]
+    presence = orjson.loads(browser.frames[-1]["data"])["presence"]
+    assert presence == {"ids": ["42"], "hash": {"42": {"name": "Ann"}}, "count": 1}
+
+
+async def test_a_client_that_leaves_before_it_is_signed_in_is_no_user(worker: Worker) -> None:
+    browser = await worker.connected()
+    worker.engine.held = True
+    browser.send(fakes.signin(ANN, socket_id=browser.socket_id))
+    await browser.drained()
+    await browser.leave()
+    worker.engine.release()
+    assert worker.engine.present() == {}
+    assert worker.hub.connections_of_user("3", "42") == []
+
+
+async def test_who_watches_a_user_hears_when_the_first_connection_comes_and_the_last_one_goes(worker: Worker) -> None:
+    watcher, first, second = await worker.connected(), await worker.connected(), await worker.connected()
+    await watcher.sign_in('{"id":"1","watchlist":["42","7"]}')
+    await first.sign_in(ANN)
+    await second.sign_in(ANN)
+    await first.leave()
+    await watcher.drained()
+    assert watchlist_events(watcher) == [("offline", ["42", "7"]), ("online", ["42"])]
+    await second.leave()
+    await watcher.drained()
+    assert watchlist_events(watcher)[2:] == [("offline", ["42"])]
+
+
+async def test_who_is_online_already_is_told_after_the_sign_in(worker: Worker) -> None:
+    ann, watcher = await worker.connected(), await worker.connected()
+    await ann.sign_in(ANN)
+    await watcher.sign_in('{"id":"1","watchlist":["7","42","1"]}')
+    await watcher.drained()
+    assert watchlist_events(watcher) == [("online", ["42", "1"]), ("offline", ["7"])]
+
+
+async def test_a_sign_in_that_the_engine_refuses_is_reported_and_can_be_tried_again(worker: Worker) -> None:
+    browser = await worker.connected()
+    worker.engine.down = "the disk is full"
+    browser.send(fakes.signin(ANN, socket_id=browser.socket_id))
+    assert "the disk is full" in (await browser.frame("pusher:error"))["data"]["message"]
+    worker.engine.down = ""
+    await browser.sign_in(ANN)
+
+
+# -- termination -------------------------------------------------------------------------------------------------------
+
+
+async def test_terminating_a_user_closes_its_connections_and_leaves_all_others(worker: Worker) -> None:
+    first, second, bob, member = [await worker.connected() for _ in range(4)]
+    for browser, user in ((first, ANN), (second, ANN), (bob, BOB)):
+        await browser.sign_in(user)
+    await member.subscribe("presence-x", '{"user_id":"42"}')
+    terminate(worker, "42")
+    for browser in (first, second):
+        await browser.until(lambda one=browser: one.closed)
+        assert browser.closed == (4009, "The application ended this user's connections")
+        assert browser.frames[-1]["event"] == "pusher:error"
+        assert browser.frames[-1]["data"]["code"] == 4009
+    for browser in (bob, member):
+        await browser.drained()
+    assert worker.hub.connections_of_user("3", "42") == []
+    assert worker.hub.counters["pusher.terminated"] == 2
+
+
+async def test_a_terminated_user_can_be_told_to_come_back(worker: Worker) -> None:
+    browser = await worker.connected()
+    await browser.sign_in(ANN)
+    terminate(worker, "42", termination.TO_RECONNECT)
+    await browser.until(lambda: browser.closed)
+    assert browser.closed is not None
+    assert browser.closed[0] == 4200
+    await (await worker.connected()).sign_in(ANN)
+
+
+async def test_a_terminated_user_still_gets_what_was_published_before_and_nothing_after(worker: Worker) -> None:
+    browser = await worker.connected()
+    await browser.sign_in(ANN)
+    await browser.subscribe("news")
+    events = [hub_frames.event(name, "news", "data") for name in ("before", "after")]
+    command = termination.body("42")
+    kinds = (interface.Kind.EVENT, interface.Kind.CONTROL, interface.Kind.EVENT)
+    bodies = zip(("news", termination.COMMAND, "news"), kinds, (events[0], command, events[1]), strict=True)
+    worker.engine.deliver(
+        [interface.Entry(1, kind, "3", channel, None, None, None, body) for channel, kind, body in bodies]
+    )
+    await browser.until(lambda: browser.closed)
+    assert browser.events()[-2:] == ["before", "pusher:error"]
+
+
+async def test_terminating_a_user_who_is_not_there_is_no_error(worker: Worker) -> None:
+    terminate(worker, "nobody")
+    assert "controls.failed" not in worker.hub.counters
+
+
+# -- authorized connections --------------------------------------------------------------------------------------------
+
+
+async def test_a_connection_that_says_nothing_in_time_is_closed(worker: Worker) -> None:
+    worker.registry.put(fakes.application(authorization_timeout=0))
+    browser = await worker.connected()
+    await browser.until(lambda: browser.closed)
+    assert browser.closed == (4009, "Connection not authorized within timeout")
+    assert browser.frames[-1]["data"] == {"code": 4009, "message": "Connection not authorized within timeout"}
+    assert worker.hub.counters["pusher.refused.4009"] == 1
+
+
+@pytest.mark.parametrize("end", ["leave", "sign in", "join"])
+async def test_the_timer_ends_with_its_reason(worker: Worker, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    loop = asyncio.get_running_loop()
+    start, timers = loop.call_later, []
+
+    def call_later(delay: float, *arguments: Any, **options: Any) -> asyncio.TimerHandle:
+        timer = start(delay, *arguments, **options)
+        if delay == 3600:
+            timers.append(timer)
+        return timer
+
+    monkeypatch.setattr(loop, "call_later", call_later)
+    worker.registry.put(fakes.application(authorization_timeout=3600))
+    browser = await worker.connected()
+    (timer,) = timers
+    assert not timer.cancelled()
+    if end == "leave":
+        await browser.leave()
+    elif end == "sign in":
+        await browser.sign_in(ANN)
+    else:
+        await browser.subscribe("private-x")
+    assert timer.cancelled()
+
+
+async def test_an_application_without_a_timeout_has_no_timers(worker: Worker) -> None:
+    browser = await worker.connected()
+    await browser.drained()
+    assert browser.closed is None
+    assert worker.hub.statistics().get("pusher.refused.4009") is None
+
+
+# -- cache channels and counts -----------------------------------------------------------------------------------------
+
+
+async def test_a_cache_channel_tells_its_last_event_to_whoever_comes_later(worker: Worker) -> None:
+    early, late = await worker.connected(), await worker.connected()
+    await early.subscribe("private-cache-x")
+    assert await early.frame("pusher:cache_miss") == {
+        "event": "pusher:cache_miss",
+        "channel": "private-cache-x",
+        "data": "{}",
+    }
+    publish(worker, "private-cache-x", "price", cache_seconds=60)
+    await early.frame("price")
+    await late.subscribe("private-cache-x")
+    assert await late.frame("price") == await early.frame("price")
+    assert "pusher:cache_miss" not in late.events()
+
+
+async def test_client_events_are_marked_as_such_and_not_remembered(worker: Worker) -> None:
+    browser = await worker.connected()
+    await browser.subscribe("private-cache-x")
+    browser.send(fakes.client_event("private-cache-x"))
+    await browser.drained()
+    published = worker.engine.published[-1]
+    assert published.kind is interface.Kind.CLIENT_EVENT
+    assert published.cache_seconds is None
+    assert worker.engine.last_events == {}
+
+
+async def test_every_subscriber_hears_how_many_they_are(worker: Worker) -> None:
+    worker.registry.put(fakes.application(subscription_counts=True))
+    first, second = await worker.connected(), await worker.connected()
+    await first.subscribe("news")
+    await second.subscribe("news")
+    await second.leave()
+    await first.drained()
+    assert counts(first) == [1, 2, 1]
+    assert counts(second) == [2]
+
+
+async def test_counts_are_nobodys_business_unless_the_application_says_so(worker: Worker) -> None:
+    first, second = await worker.connected(), await worker.connected()
+    await first.subscribe("news")
+    await second.subscribe("news")
+    await first.drained()
+    assert counts(first) == []

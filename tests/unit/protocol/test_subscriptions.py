@@ -1,0 +1,346 @@
+"""Subscribe and unsubscribe, in every order that a client and a hub can choose."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from fanfare.engine import interface
+from fanfare.protocol import effects, frames, subscriptions
+from tests.unit.protocol import fakes
+
+ANN = '{"user_id":"42","user_info":{"name":"Ann"}}'
+ANN_MEMBER = fakes.member("42", '{"name":"Ann"}')
+BOB_MEMBER = fakes.member("7")
+
+
+def succeeded(channel: str) -> list[effects.Effect]:
+    return [effects.Send(frames.subscription_succeeded(channel))]
+
+
+def refusal(wanted: list[effects.Effect]) -> dict[str, Any]:
+    """What both frames of a refused subscription say, in their order."""
+    error, subscription_error = fakes.sent(wanted)
+    assert len(wanted) == 2
+    assert error["event"] == "pusher:error"
+    assert subscription_error["event"] == "pusher:subscription_error"
+    assert error["data"]["message"] == subscription_error["data"]["error"]
+    return {"channel": subscription_error["channel"], **subscription_error["data"], "code": error["data"]["code"]}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"channel": "news"},
+        {"channel": "news", "auth": ""},
+        {"channel": "news", "auth": "whatever", "channel_data": 5},
+        {"channel": "news", "auth": None},
+    ],
+)
+@pytest.mark.parametrize("encode", [lambda data: data, fakes.text])
+def test_a_public_channel_needs_nothing(data: Any, encode: Any) -> None:
+    machine = fakes.Machine()
+    asked = machine.receive(fakes.text({"event": "pusher:subscribe", "data": encode(data)}))
+    assert asked == [effects.Subscribe("news")]
+    assert machine.protocol.subscribed("news", interface.Attached()) == succeeded("news")
+
+
+@pytest.mark.parametrize("channel", ["private-x", "private-encrypted-x"])
+def test_a_private_channel_needs_a_signature(channel: str) -> None:
+    machine = fakes.Machine()
+    assert machine.receive(fakes.subscribe(channel)) == [effects.Subscribe(channel)]
+    assert machine.protocol.subscribed(channel, interface.Attached()) == succeeded(channel)
+
+
+def test_a_presence_channel_is_joined_as_a_member_and_answered_with_everybody() -> None:
+    machine = fakes.Machine()
+    limit = fakes.APPLICATION.limits.max_presence_members
+    assert machine.receive(fakes.subscribe("presence-x", ANN)) == [effects.Subscribe("presence-x", ANN_MEMBER, limit)]
+    (frame,) = fakes.sent(machine.protocol.subscribed("presence-x", interface.Attached((BOB_MEMBER, ANN_MEMBER))))
+    presence = orjson.loads(frame["data"])["presence"]
+    assert presence == {"ids": ["7", "42"], "hash": {"7": None, "42": {"name": "Ann"}}, "count": 2}
+
+
+def test_a_wrong_signature_is_answered_twice_and_shows_what_was_signed() -> None:
+    machine = fakes.Machine()
+    said = refusal(machine.receive(fakes.subscribe("private-x", auth=f"{fakes.APPLICATION.key}:52aab")))
+    assert said == {
+        "channel": "private-x",
+        "type": "AuthError",
+        "error": "Invalid signature: Expected HMAC SHA256 hex digest of 1234.1234:private-x, but got 52aab",
+        "status": 401,
+        "code": 4009,
+    }
+    assert machine.protocol.channels() == {}
+
+
+@pytest.mark.parametrize(
+    ("channel", "changes"),
+    [
+        ("private-x", {"auth": None}),
+        ("private-x", {"auth": ""}),
+        ("private-x", {"auth": 5}),
+        ("private-x", {"auth": ["x"]}),
+        ("private-x", {"auth": fakes.auth("private-x", socket_id="99.99")}),
+        ("private-x", {"auth": fakes.auth("private-y")}),
+        ("private-x", {"channel_data": {"user_id": "1"}}),
+        ("presence-x", {}),
+        ("presence-x", {"channel_data": {"user_id": "1"}}),
+        ("presence-x", {"channel_data": ANN, "auth": fakes.auth("presence-x")}),
+    ],
+)
+def test_who_may_not_subscribe_is_told_and_stays_connected(channel: str, changes: dict[str, Any]) -> None:
+    machine = fakes.Machine()
+    said = refusal(machine.receive(fakes.subscribe(channel, **changes)))
+    assert (said["type"], said["status"], said["code"], said["channel"]) == ("AuthError", 401, 4009, channel)
+    assert machine.receive('{"event":"pusher:ping"}') == [effects.Send(frames.PONG)]
+
+
+@pytest.mark.parametrize(
+    ("channel", "channel_data", "kind", "status", "numbers"),
+    [
+        ("x" * 201, None, "LimitReached", 4009, "201 characters; 200 are allowed"),
+        ("a b", None, "InvalidChannel", 4009, ""),
+        ("", None, "InvalidChannel", 4009, ""),
+        ("#server-to-user-1", None, "AuthError", 401, "signed in as that user"),
+        ("#other", None, "InvalidChannel", 4009, "reserved"),
+        ("news\n", None, "InvalidChannel", 4009, ""),
+        ("presence-x", fakes.text({"user_id": "1", "user_info": "x" * 2048}), "LimitReached", 4301, "2048 are allowed"),
+        ("presence-x", fakes.text({"user_id": "1" * 129}), "LimitReached", 4301, "129 characters; 128 are allowed"),
+        ("presence-x", '{"user_id":true}', "AuthError", 401, ""),
+    ],
+)
+def test_a_bad_name_and_a_bad_member_are_refused_with_their_kind(
+    channel: str, channel_data: str | None, kind: str, status: int, numbers: str
+) -> None:
+    machine = fakes.Machine()
+    said = refusal(machine.receive(fakes.subscribe(channel, channel_data)))
+    assert (said["channel"], said["type"], said["status"]) == (channel, kind, status)
+    assert numbers in said["error"]
+    assert machine.protocol.channels() == {}
+
+
+def test_a_full_presence_channel_is_refused_with_both_numbers() -> None:
+    machine = fakes.Machine()
+    machine.receive(fakes.subscribe("presence-x", ANN))
+    said = refusal(
+        fakes.without_counts(machine.protocol.refused("presence-x", interface.Refused("member_limit", "full", 2, 2)))
+    )
+    assert (said["type"], said["status"], said["code"]) == ("LimitReached", 4100, 4100)
+    assert "has 2 members; 2 are allowed" in said["error"]
+    assert machine.protocol.channels() == {}
+
+
+def test_a_subscription_that_the_engine_cannot_make_now_can_be_tried_again() -> None:
+    machine = fakes.Machine()
+    machine.receive(fakes.subscribe("news"))
+    away = interface.Refused("engine_unavailable", "the disk is full")
+    said = refusal(fakes.without_counts(machine.protocol.refused("news", away)))
+    assert (said["type"], said["status"], said["code"]) == ("Unavailable", 503, None)
+    assert "the disk is full" in said["error"]
+    assert machine.receive(fakes.subscribe("news")) == [effects.Subscribe("news")]
+
+
+def test_a_second_subscribe_is_answered_again_and_joins_nothing() -> None:
+    machine = fakes.Machine()
+    machine.join("private-x")
+    assert machine.receive(fakes.subscribe("private-x")) == succeeded("private-x")
+
+
+def test_a_second_subscribe_while_joining_gets_the_answer_of_the_first() -> None:
+    machine = fakes.Machine()
+    machine.receive(fakes.subscribe("private-x"))
+    assert machine.receive(fakes.subscribe("private-x")) == []
+    assert machine.protocol.subscribed("private-x", interface.Attached()) == succeeded("private-x")
+
+
+def test_a_second_subscribe_with_a_bad_signature_is_refused_and_the_first_stands() -> None:
+    machine = fakes.Machine()
+    machine.join("private-x")
+    assert refusal(machine.receive(fakes.subscribe("private-x", auth="no")))["type"] == "AuthError"
+    assert machine.protocol.channels() == {"private-x": subscriptions.State.SUBSCRIBED}
+
+
+def test_a_second_subscribe_to_a_presence_channel_asks_for_a_fresh_snapshot_as_the_same_member() -> None:
+    machine = fakes.Machine()
+    machine.join("presence-x", ANN, ANN_MEMBER)
+    renamed = '{"user_id":42,"user_info":{"name":"Anna"}}'
+    asked = machine.receive(fakes.subscribe("presence-x", renamed))
+    assert asked == [effects.Subscribe("presence-x", ANN_MEMBER, 100)]
+    assert machine.receive(fakes.subscribe("presence-x", ANN)) == []  # its answer is on the way
+    assert machine.receive(fakes.client_event("presence-x"))  # and meanwhile the subscription stands
+    (frame,) = fakes.sent(machine.protocol.subscribed("presence-x", interface.Attached((ANN_MEMBER, BOB_MEMBER))))
+    assert orjson.loads(frame["data"])["presence"]["count"] == 2
+    assert machine.protocol.channels() == {"presence-x": subscriptions.State.SUBSCRIBED}
+
+
+def test_a_fresh_snapshot_that_cannot_be_read_leaves_the_subscription_as_it_is() -> None:
+    machine = fakes.Machine()
+    machine.join("presence-x", ANN, ANN_MEMBER)
+    machine.receive(fakes.subscribe("presence-x", ANN))
+    (frame,) = fakes.sent(machine.protocol.refused("presence-x", interface.Refused("engine_unavailable", "away")))
+    assert frame["event"] == "pusher:error"
+    assert machine.protocol.channels() == {"presence-x": subscriptions.State.SUBSCRIBED}
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_connection_cannot_be_two_members_of_a_channel(answered: bool) -> None:
+    machine = fakes.Machine()
+    machine.receive(fakes.subscribe("presence-x", ANN))
+    if answered:
+        machine.protocol.subscribed("presence-x", interface.Attached((ANN_MEMBER,)))
+    before = machine.protocol.channels()
+    said = refusal(machine.receive(fakes.subscribe("presence-x", '{"user_id":"7"}')))
+    assert "another user" in said["error"]
+    assert machine.protocol.channels() == before
+    assert machine.receive(fakes.unsubscribe("presence-x")) == [effects.Unsubscribe("presence-x")]
+    assert machine.receive(fakes.subscribe("presence-x", '{"user_id":"7"}')) == [
+        effects.Subscribe("presence-x", BOB_MEMBER, 100)
+    ]
+
+
+# -- cache channels ----------------------------------------------------------------------------------------------------
+
+CACHE_CHANNELS = ["cache-x", "private-cache-x", "private-encrypted-cache-x"]
+LAST_EVENT = b'{"event":"price","channel":"cache-x","data":"17"}'
+
+
+@pytest.mark.parametrize("channel", CACHE_CHANNELS)
+def test_a_cache_channel_is_answered_with_its_last_event_after_the_success(channel: str) -> None:
+    machine = fakes.Machine()
+    assert machine.receive(fakes.subscribe(channel)) == [effects.Subscribe(channel, cached=True)]
+    answer = machine.protocol.subscribed(channel, interface.Attached(cached=LAST_EVENT))
+    assert answer == [*succeeded(channel), effects.Send(LAST_EVENT)]
+
+
+@pytest.mark.parametrize("channel", CACHE_CHANNELS)
+def test_an_empty_cache_channel_is_answered_with_a_miss_after_the_success(channel: str) -> None:
+    machine = fakes.Machine()
+    machine.receive(fakes.subscribe(channel))
+    success, miss = fakes.sent(machine.protocol.subscribed(channel, interface.Attached()))
+    assert success["event"] == "pusher_internal:subscription_succeeded"
+    assert miss == {"event": "pusher:cache_miss", "channel": channel, "data": "{}"}
+
+
+def test_a_presence_cache_channel_answers_with_everybody_first_and_its_last_event_then() -> None:
+    machine = fakes.Machine()
+    asked = machine.receive(fakes.subscribe("presence-cache-x", ANN))
+    assert asked == [effects.Subscribe("presence-cache-x", ANN_MEMBER, 100, cached=True)]
+    success, event = fakes.sent(
+        machine.protocol.subscribed("presence-cache-x", interface.Attached((ANN_MEMBER,), cached=LAST_EVENT))
+    )
+    assert orjson.loads(success["data"])["presence"]["count"] == 1
+    assert event["event"] == "price"
+
+
+def test_a_second_subscribe_to_a_cache_channel_gets_the_event_that_is_last_by_then() -> None:
+    machine = fakes.Machine()
+    machine.join("cache-x")
+    assert machine.receive(fakes.subscribe("cache-x")) == [effects.Subscribe("cache-x", cached=True)]
+    assert machine.receive(fakes.subscribe("cache-x")) == []  # its answer is on the way
+    answer = machine.protocol.subscribed("cache-x", interface.Attached(cached=LAST_EVENT))
+    assert answer == [*succeeded("cache-x"), effects.Send(LAST_EVENT)]
+
+
+# -- subscription counts -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channel", ["news", "private-x", "private-encrypted-x"])
+def test_subscribers_hear_how_many_they_are_where_the_application_wants_it(channel: str) -> None:
+    machine = fakes.Machine(fakes.application(subscription_counts=True))
+    assert machine.receive(fakes.subscribe(channel)) == [effects.Subscribe(channel, announce=True)]
+    success, count = fakes.sent(machine.protocol.subscribed(channel, interface.Attached(subscribers=17)))
+    assert success["event"] == "pusher_internal:subscription_succeeded"
+    assert count == {
+        "event": "pusher_internal:subscription_count",
+        "channel": channel,
+        "data": '{"subscription_count":17}',
+    }
+
+
+def test_the_count_comes_after_the_last_event_of_a_cache_channel() -> None:
+    machine = fakes.Machine(fakes.application(subscription_counts=True))
+    assert machine.receive(fakes.subscribe("cache-x")) == [effects.Subscribe("cache-x", cached=True, announce=True)]
+    answer = machine.protocol.subscribed("cache-x", interface.Attached(cached=LAST_EVENT, subscribers=2))
+    assert [frame["event"] for frame in fakes.sent(answer)] == [
+        "pusher_internal:subscription_succeeded",
+        "price",
+        "pusher_internal:subscription_count",
+    ]
+
+
+def test_members_of_a_presence_channel_hear_who_they_are_and_not_how_many() -> None:
+    machine = fakes.Machine(fakes.application(subscription_counts=True))
+    assert machine.receive(fakes.subscribe("presence-x", ANN)) == [effects.Subscribe("presence-x", ANN_MEMBER, 100)]
+
+
+def test_a_second_subscribe_tells_the_count_as_it_is_by_then() -> None:
+    machine = fakes.Machine(fakes.application(subscription_counts=True))
+    machine.join("news")
+    assert machine.receive(fakes.subscribe("news")) == [effects.Subscribe("news", announce=True)]
+    _, count = fakes.sent(machine.protocol.subscribed("news", interface.Attached(subscribers=3)))
+    assert count["data"] == '{"subscription_count":3}'
+
+
+# -- leaving, and changes ----------------------------------------------------------------------------------------------
+
+
+def test_an_unsubscribe_has_no_answer() -> None:
+    machine = fakes.Machine()
+    machine.join("news")
+    assert machine.receive(fakes.unsubscribe("news")) == [effects.Unsubscribe("news")]
+    assert machine.receive(fakes.unsubscribe("news")) == []
+    assert machine.receive(fakes.unsubscribe("never heard of")) == []
+
+
+def test_an_answer_that_comes_after_an_unsubscribe_is_not_told() -> None:
+    machine = fakes.Machine()
+    machine.receive(fakes.subscribe("news"))
+    assert machine.receive(fakes.unsubscribe("news")) == [effects.Unsubscribe("news")]
+    assert machine.protocol.subscribed("news", interface.Attached()) == ()
+    assert machine.protocol.refused("news", interface.Refused("engine_unavailable", "away")) == ()
+    assert machine.protocol.channels() == {}
+
+
+def test_leaving_and_joining_again_quickly_joins_again() -> None:
+    machine = fakes.Machine()
+    machine.receive(fakes.subscribe("news"))
+    machine.receive(fakes.unsubscribe("news"))
+    assert machine.receive(fakes.subscribe("news")) == [effects.Subscribe("news")]
+    assert machine.protocol.channels() == {"news": subscriptions.State.JOINING}
+    assert machine.protocol.subscribed("news", interface.Attached()) == succeeded("news")
+
+
+def test_a_rotated_secret_and_changed_limits_hold_for_the_next_frame() -> None:
+    machine = fakes.Machine()
+    machine.registry.put(fakes.application(max_channel_name=3, secret="another"))
+    assert refusal(machine.receive(fakes.subscribe("news")))["type"] == "LimitReached"
+    machine.registry.put(fakes.application(secret="another"))
+    assert refusal(machine.receive(fakes.subscribe("private-x")))["type"] == "AuthError"
+    machine.registry.remove(fakes.APPLICATION.id)
+    assert refusal(machine.receive(fakes.subscribe("private-x")))["type"] == "AuthError"
+
+
+def test_what_the_secret_before_the_last_rotation_signed_is_good_until_its_time_is_over() -> None:
+    machine = fakes.Machine(
+        fakes.application(
+            secret="the new one", previous_secret=fakes.APPLICATION.secret, previous_secret_until=1_700_000_100.0
+        )
+    )
+    machine.wall_now = 1_700_000_099.0
+    assert machine.receive(fakes.subscribe("private-x")) == [effects.Subscribe("private-x")]
+    assert machine.receive(fakes.signin('{"id":"42"}')) == [effects.SignIn("42")]
+    machine.wall_now = 1_700_000_100.0
+    assert refusal(machine.receive(fakes.subscribe("private-y")))["type"] == "AuthError"
+
+
+def test_every_refusal_has_a_counter() -> None:
+    machine = fakes.Machine()
+    assert fakes.counts(machine.protocol.received(fakes.subscribe("private-x", auth="no"))) == [
+        "pusher.subscription_refused.wrong_key"
+    ]
+    assert fakes.counts(machine.protocol.received(fakes.subscribe("a b"))) == [
+        "pusher.subscription_refused.invalid_name"
+    ]

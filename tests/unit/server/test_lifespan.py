@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+import uvicorn
+from django.core.exceptions import ImproperlyConfigured
+from uvicorn.lifespan.on import LifespanOn
+
+from fanfare.engine import errors as engine_errors
+from fanfare.engine import interface
+from fanfare.server import errors, lifespan
+
+
+class FakeEngine:
+    def health(self):
+        return interface.Health(True, "ok", {"workers": 4})
+
+
+class FakePart:
+    """A hub or a loader: counts what happens to it, fails as it is told."""
+
+    def __init__(self, log, name):
+        self.log, self.name = log, name
+        self.loaded, self.problem = True, None
+        self.failures = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def start(self):
+        await self.gate.wait()
+        if self.failures:
+            raise self.failures.pop(0)
+        self.log.append(f"{self.name} started")
+
+    async def stop(self):
+        self.log.append(f"{self.name} stopped")
+
+    def on_control(self, command, handler):
+        """A hub takes handlers; here no command ever comes."""
+
+    def on_fence(self, keep):
+        """Nor is anything ever missed."""
+
+
+@pytest.fixture
+def log():
+    return []
+
+
+@pytest.fixture
+def server(log, monkeypatch):
+    monkeypatch.setattr(lifespan.current, "current", FakeEngine)
+    monkeypatch.setattr(lifespan.hub, "Hub", lambda engine, **_: FakePart(log, "hub"))
+    monkeypatch.setattr(lifespan.loading, "Loader", lambda registry, hub: FakePart(log, "loader"))
+    monkeypatch.setattr(lifespan.webhooks, "Webhooks", lambda hub, registry, loaded: FakePart(log, "webhooks"))
+    monkeypatch.setattr(lifespan.runner, "Runner", lambda hub: FakePart(log, "background"))
+    monkeypatch.setattr(lifespan, "RETRY_SECONDS", 0.0)
+    return lifespan.Server()
+
+
+class Protocol:
+    """A server's side of the ASGI lifespan."""
+
+    def __init__(self, server):
+        self.inbox, self.outbox = asyncio.Queue(), asyncio.Queue()
+        self.task = asyncio.create_task(server.lifespan({"type": "lifespan"}, self.inbox.get, self.outbox.put))
+
+    async def say(self, kind):
+        await self.inbox.put({"type": f"lifespan.{kind}"})
+        return await asyncio.wait_for(self.outbox.get(), 5)
+
+
+async def test_the_parts_start_before_the_first_connection_and_stop_in_reverse(server, log):
+    protocol = Protocol(server)
+    assert (await protocol.say("startup"))["type"] == "lifespan.startup.complete"
+    assert server.running
+    assert (await protocol.say("shutdown"))["type"] == "lifespan.shutdown.complete"
+    await protocol.task
+    assert not server.running
+    assert log == [
+        *("hub started", "loader started", "webhooks started", "background started"),
+        *("background stopped", "webhooks stopped", "loader stopped", "hub stopped"),
+    ]
+
+
+async def test_mounted_applications_start_after_the_workers_parts_and_end_before_them(server, log):
+    server.mounts = FakePart(log, "mounts")
+    protocol = Protocol(server)
+    await protocol.say("startup")
+    assert log[-1] == "mounts started"
+    del log[:]
+    await protocol.say("shutdown")
+    assert log[0] == "mounts stopped"
+
+
+async def test_a_mounted_application_that_does_not_start_stops_the_server_with_a_sentence(server, log):
+    server.mounts = FakePart(log, "mounts")
+    server.mounts.failures = [errors.MountFailed("The till is empty.")]
+    answer = await Protocol(server).say("startup")
+    assert answer == {"type": "lifespan.startup.failed", "message": "The till is empty."}
+    assert log[-1] == "hub stopped"
+
+
+async def test_the_topology_is_one_line_of_the_log(server, caplog):
+    with caplog.at_level(logging.INFO, "myproject"):
+        await server.started()
+    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("Fanfare: ")]
+    assert len(lines) == 1
+    assert ", workers 1, engine local, data folder " in lines[0]
+    await server.stop()
+
+
+async def test_many_connections_at_once_start_the_worker_once(server, log):
+    server.hub.gate.clear()
+    waiting = [asyncio.create_task(server.started()) for _ in range(50)]
+    await asyncio.sleep(0)
+    server.hub.gate.set()
+    await asyncio.gather(*waiting)
+    assert log == ["hub started", "loader started", "webhooks started", "background started"]
+
+
+async def test_the_first_connection_may_hang_up_without_taking_the_start_with_it(server, log):
+    server.hub.gate.clear()
+    first, second = (asyncio.create_task(server.started()) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    server.hub.gate.set()
+    await second
+    assert first.cancelled()
+    assert server.running
+
+
+async def test_a_failed_start_is_tried_again_on_the_next_use(server, log):
+    server.hub.failures = [engine_errors.EngineUnavailable("The disk is full.")]
+    with pytest.raises(errors.NotStarted, match=r"The disk is full\."):
+        await server.started()
+    await server.started()
+    assert server.running
+
+
+async def test_a_failure_is_not_repeated_for_every_connection_of_a_crowd(server, monkeypatch):
+    monkeypatch.setattr(lifespan, "RETRY_SECONDS", 60.0)
+    server.hub.failures = [engine_errors.EngineUnavailable("The disk is full.")]
+    for _ in range(3):
+        with pytest.raises(errors.NotStarted, match=r"The disk is full\."):
+            await server.started()
+    assert not server.running
+
+
+async def test_what_was_started_before_the_failure_is_stopped(server, log):
+    server.loader.failures = [engine_errors.EngineUnavailable("The disk is full.")]
+    with pytest.raises(errors.NotStarted):
+        await server.started()
+    assert log == ["hub started", "hub stopped"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        engine_errors.EngineMisconfigured("The folder is on NFS."),
+        ImproperlyConfigured("FANFARE_APPS is wrong."),
+        RuntimeError("a bug"),
+    ],
+)
+async def test_what_only_a_person_can_mend_stops_the_server_with_a_sentence(server, error, log):
+    server.loader.failures = [error]
+    answer = await Protocol(server).say("startup")
+    assert answer["type"] == "lifespan.startup.failed"
+    assert str(error) in answer["message"]
+    assert log[-1] == "hub stopped"
+
+
+async def test_an_engine_that_is_away_at_the_start_is_waited_for(server):
+    server.hub.failures = [engine_errors.EngineUnavailable("The disk is full.")] * 3
+    protocol = Protocol(server)
+    assert (await protocol.say("startup"))["type"] == "lifespan.startup.complete"
+    async with asyncio.timeout(5):
+        while not server.running:
+            await asyncio.sleep(0)
+    assert server.problem == ""
+    await protocol.say("shutdown")
+
+
+async def test_a_worker_that_never_started_stops_without_a_word(server, log):
+    server.hub.failures = [engine_errors.EngineUnavailable("The disk is full.")] * 100_000
+    protocol = Protocol(server)
+    await protocol.say("startup")
+    assert (await protocol.say("shutdown"))["type"] == "lifespan.shutdown.complete"
+    assert log == []
+
+
+async def test_under_uvicorn_the_plain_command_is_put_right_before_the_first_connection(server, settings, caplog):
+    config = uvicorn.Config(server.lifespan, log_config=None, interface="asgi3")
+    below = LifespanOn(config)
+    with caplog.at_level(logging.INFO, "myproject"):
+        await below.startup()
+    assert config.ws_per_message_deflate is False
+    assert config.ws_max_size == settings.FANFARE_MAX_FRAME_BYTES
+    assert config.timeout_graceful_shutdown == settings.FANFARE_GRACEFUL_TIMEOUT
+    assert "127.0.0.1" not in config.loaded_app.trusted_hosts
+    assert "websockets fanfare" in caplog.text
+    await below.shutdown()
+    assert not server.running
+
+
+async def test_a_wrong_configuration_makes_uvicorn_give_up(server):
+    server.hub.failures = [engine_errors.EngineMisconfigured("The folder is on NFS.")]
+    below = LifespanOn(uvicorn.Config(server.lifespan, log_config=None, interface="asgi3"))
+    await below.startup()
+    assert below.should_exit
+
+
+async def test_a_worker_that_knows_no_application_yet_refuses_instead_of_denying_them(server):
+    """4001 sends a client away for good; a database that is late must not."""
+    server.loader.loaded, server.loader.problem = False, "The database is away."
+    with pytest.raises(errors.NotStarted, match="The database is away"):
+        await server.started()
+    assert not server.running
+    server.loader.loaded = True
+    await server.started()
+    assert server.running

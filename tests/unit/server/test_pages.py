@@ -1,0 +1,112 @@
+"""The project's own pages and its error pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse
+from django.test import Client
+from django.urls import path
+
+from fanfare.applications import models
+from fanfare.engine import current
+from fanfare.integration import application as applications
+from myproject import urls
+from tests.unit.applications import fakes
+
+
+@pytest.fixture(autouse=True)
+def separate(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    log = fakes.Log()
+    monkeypatch.setattr(current, "current", lambda: log)
+    applications.forget()
+    yield
+    applications.forget()
+
+
+@pytest.fixture
+def application(db: None) -> models.Application:
+    return models.Application.objects.create(name="shop", app_id="7", key="the-key", secret="the-secret")
+
+
+@pytest.mark.parametrize("page", ["/", "/docs/"])
+def test_with_debug_the_snippets_can_be_pasted(
+    client: Client, settings: Any, application: models.Application, page: str
+) -> None:
+    settings.DEBUG = True
+    text = client.get(page, headers={"Host": "localhost:8123"}).content.decode()
+    for value in ("the-key", '"localhost"', "8123", "forceTLS: false"):
+        assert value in text.replace("&quot;", '"')
+    assert "the-secret" not in text
+
+
+@pytest.mark.parametrize("page", ["/", "/docs/"])
+def test_without_debug_there_are_no_credentials_and_no_queries(
+    client: Client, django_assert_num_queries: Any, application: models.Application, page: str
+) -> None:
+    with django_assert_num_queries(0):
+        text = client.get(page).content.decode()
+    assert "the-key" not in text
+    assert "the-secret" not in text
+
+
+def test_the_landing_page_leads_on(client: Client) -> None:
+    text = client.get("/").content.decode()
+    for target in ("/demo/", "/docs/", "/admin/"):
+        assert f'href="{target}"' in text
+
+
+@pytest.mark.django_db
+def test_without_an_application_the_page_says_how_to_make_one(client: Client, settings: Any) -> None:
+    settings.DEBUG = True
+    response = client.get("/")
+    assert response.status_code == 200
+    assert b"createapplication" in response.content
+
+
+def denied(request: HttpRequest) -> HttpResponse:
+    raise PermissionDenied
+
+
+def broken(request: HttpRequest) -> HttpResponse:
+    raise ZeroDivisionError
+
+
+class Urls:
+    urlpatterns = (*urls.urlpatterns, path("denied/", denied), path("broken/", broken))
+
+
+@pytest.mark.parametrize(
+    ("address", "status", "heading"),
+    [
+        ("/nothing/", 404, "Nothing is played here."),
+        ("/denied/", 403, "This page is not for you."),
+        ("/broken/", 500, "A wrong note."),
+    ],
+)
+def test_an_error_page_has_the_projects_look(settings: Any, address: str, status: int, heading: str) -> None:
+    settings.ROOT_URLCONF = Urls
+    response = Client(raise_request_exception=False).get(address)
+    assert response.status_code == status
+    assert heading in response.content.decode()
+    assert "/static/fanfare/site.css" in response.content.decode()
+
+
+def test_a_form_without_its_token_gets_a_page_that_says_so() -> None:
+    response = Client(enforce_csrf_checks=True).post("/demo/messages/")
+    assert response.status_code == 403
+    assert b"The form could not be trusted." in response.content
+
+
+def test_an_unknown_host_gets_a_page_that_says_what_to_set(client: Client) -> None:
+    response = client.get("/demo/", headers={"Host": "elsewhere.example"})
+    assert response.status_code == 400
+    assert b"FANFARE_ALLOWED_HOSTS" in response.content
+
+
+def test_the_pages_that_name_no_icon_get_one(client: Client) -> None:
+    response = client.get("/favicon.ico")
+    assert (response.status_code, response.headers["Location"]) == (302, "/static/fanfare/logo.svg")

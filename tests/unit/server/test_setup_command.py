@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import io
+import re
+import socket
+
+import pytest
+from django.contrib.auth import authenticate, get_user_model
+from django.core.management import CommandError, call_command
+
+from fanfare.applications import models
+from myproject.management.commands import develop, setup
+
+
+def run():
+    out = io.StringIO()
+    call_command("setup", stdout=out)
+    return out.getvalue()
+
+
+@pytest.fixture
+def database(db, settings):
+    settings.FANFARE_APPS = ""
+
+
+@pytest.mark.usefixtures("database")
+def test_setup_creates_an_application_and_an_admin_and_says_how_to_connect():
+    said = run()
+    application = models.Application.objects.get()
+    assert application.enabled
+    assert application.client_events
+    assert f"FANFARE_APP_ID={application.app_id}\n" in said
+    assert f"FANFARE_APP_KEY={application.key}\n" in said
+    assert f"FANFARE_APP_SECRET={application.secret}\n" in said
+    password = re.search(r"password (\S+)", said)
+    assert password
+    user = authenticate(username="admin", password=password[1])
+    assert user is not None
+    assert user.is_superuser
+
+
+@pytest.mark.usefixtures("database")
+def test_setup_again_changes_nothing_and_shows_the_credentials_but_no_password():
+    first = run()
+    rows = list(models.Application.objects.values()), list(get_user_model().objects.values())
+    second = run()
+    assert (list(models.Application.objects.values()), list(get_user_model().objects.values())) == rows
+    assert "password" in first
+    assert "password" not in second
+    assert models.Application.objects.get().secret in second
+
+
+@pytest.mark.usefixtures("database")
+def test_setup_leaves_an_installation_with_its_own_admin_and_applications_alone():
+    get_user_model().objects.create_superuser("root", password="x")
+    models.Application.objects.create(name="Ours")
+    said = run()
+    assert models.Application.objects.count() == get_user_model().objects.count() == 1
+    assert "Application Ours" in said
+
+
+@pytest.mark.usefixtures("database")
+def test_setup_takes_the_applications_that_the_environment_declares(settings):
+    settings.FANFARE_APPS = "1001:declared-key:declared-secret:Declared"
+    assert "FANFARE_APP_KEY=declared-key" in run()
+    assert models.Application.objects.count() == 1
+
+
+@pytest.mark.usefixtures("database")
+def test_setup_says_so_where_every_application_is_disabled():
+    models.Application.objects.create(name="Ours", enabled=False)
+    assert "none is enabled" in run()
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [("127.0.0.1", "http://127.0.0.1:80/"), ("0.0.0.0", "http://127.0.0.1:80/"), ("::1", "http://[::1]:80/")],
+)
+def test_the_address_is_one_that_a_browser_can_open(host, url):
+    assert setup.url(host, 80) == url
+
+
+def test_a_taken_port_is_one_sentence_before_anything_is_done(settings, monkeypatch):
+    monkeypatch.setattr(develop, "call_command", lambda *_, **__: pytest.fail("set up already"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        settings.FANFARE_HOST, settings.FANFARE_PORT = listener.getsockname()
+        with pytest.raises(
+            CommandError, match=rf"^Port {settings.FANFARE_PORT} of 127\.0\.0\.1 is taken: .*FANFARE_PORT"
+        ):
+            call_command("develop")
+
+
+def test_a_host_that_is_not_ours_is_one_sentence():
+    assert "Nothing can listen on 192.0.2.1" in (develop.listening_problem("192.0.2.1", 8000) or "")
+
+
+@pytest.mark.usefixtures("database")
+def test_develop_sets_up_and_then_becomes_uvicorn_with_debug(settings, monkeypatch):
+    class Replaced(Exception):
+        pass
+
+    started = []
+
+    def execv(path, arguments):
+        started.append((arguments, develop.os.environ["FANFARE_DEBUG"]))
+        raise Replaced
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    settings.FANFARE_PORT = port
+    monkeypatch.setattr(develop.os, "execv", execv)
+    monkeypatch.setattr(develop.os, "chdir", lambda path: None)
+    monkeypatch.setenv("FANFARE_DEBUG", "")
+    monkeypatch.delenv("FANFARE_DEBUG")
+    out = io.StringIO()
+    with pytest.raises(Replaced):
+        call_command("develop", stdout=out)
+    assert started == [
+        (
+            [
+                develop.sys.executable,
+                "-m",
+                "uvicorn",
+                "myproject.asgi:application",
+                "--reload",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(port),
+            ],
+            "1",
+        )
+    ]
+    assert models.Application.objects.get().secret in out.getvalue()
