@@ -1,4 +1,4 @@
-"""Questions about channels: `GET /apps/{id}/channels`, `…/channels/{name}`, `…/channels/{name}/users`.
+"""Queries about channels: `GET /apps/{id}/channels`, `…/channels/{name}`, `…/channels/{name}/users`.
 
 The answers are those of the whole deployment. A channel exists while somebody is subscribed to it: asked for by name,
 an empty one is answered with `"occupied": false`; in a list it does not stand.

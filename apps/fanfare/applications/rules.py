@@ -50,9 +50,9 @@ class Rule:
 
     def history(
         self, after: interface.Position | None = None, rewind: interface.Rewind | None = None
-    ) -> interface.History:
+    ) -> interface.RecoveryRequest:
         """What a subscriber may ask for: all after a position, or the newest, within this rule's bounds."""
-        return interface.History(after, rewind, self.max_replay_entries, self.max_replay_bytes)
+        return interface.RecoveryRequest(after, rewind, self.max_replay_entries, self.max_replay_bytes)
 
 
 class Rules:

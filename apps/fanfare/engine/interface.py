@@ -126,7 +126,7 @@ class Rewind:
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class RecoveryRequest:
     """Which part of a kept channel's past is wanted: all after a position, or the newest.
 
     More than `max_entries` or `max_bytes` (of bodies) are refused as `too_many`. `continued`: this is the next chunk of
@@ -141,8 +141,8 @@ class History:
 
 
 @dataclass(frozen=True, slots=True)
-class Replayed:
-    """The answer to a `History`.
+class RecoveryResult:
+    """The answer to a `RecoveryRequest`.
 
     `position`: the stream's top at this instant; a channel that never kept anything has one too, at offset 0, so that
     whoever came before its first entry can come back. `entries`: the next chunk, oldest first. `count`: how many
@@ -159,7 +159,7 @@ class Replayed:
 
 
 @dataclass(frozen=True, slots=True)
-class Attachment:
+class SubscribeRequest:
     """What a subscriber asks the engine for: to be a member, to be told things, and to start exactly there.
 
     `durable`: the counts that were set before are written first.
@@ -178,12 +178,12 @@ class Attachment:
     cached: bool = False
     counted: bool = False
     watch: tuple[str, ...] = ()
-    history: History | None = None
+    history: RecoveryRequest | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Attached:
-    """The answer to an `Attachment`, as far as it was asked for.
+class SubscribeResult:
+    """The answer to an `SubscribeRequest`, as far as it was asked for.
 
     `members`: the distinct users of the channel, the joiner included, oldest first. `cached`: the body of the cached
     event, or None. `subscribers`: of the whole deployment. `online`: those of `watch` who are signed in somewhere.
@@ -193,7 +193,7 @@ class Attached:
     cached: bytes | None = None
     subscribers: int = 0
     online: tuple[str, ...] = ()
-    replayed: Replayed | None = None
+    replayed: RecoveryResult | None = None
 
 
 class Cached(NamedTuple):
@@ -230,8 +230,8 @@ class Health:
 
 
 Deliver = Callable[[Sequence[Entry]], None]
-Fenced = Callable[[str], None]
-Ready = Callable[[Attached | Refused], None]
+OnGap = Callable[[str], None]
+Ready = Callable[[SubscribeResult | Refused], None]
 
 
 class Engine(abc.ABC):
@@ -241,12 +241,12 @@ class Engine(abc.ABC):
     # -- life ----------------------------------------------------------------------------------------------------------
 
     @abc.abstractmethod
-    async def open(self, deliver: Deliver, fenced: Fenced) -> None:
+    async def open(self, deliver: Deliver, on_gap: OnGap) -> None:
         """Become a worker: be known to the others, follow the log from its present end.
 
-        `deliver` gets the entries in the log's order, in one synchronous call per read. `fenced` is called with a
+        `deliver` gets the entries in the log's order, in one synchronous call per read. `on_gap` is called with a
         reason when entries may have been missed: the caller must drop all that it has attached; delivery then starts
-        again from the present, and not before the call of a `when_written` that was asked for in `fenced`. Raises
+        again from the present, and not before the call of a `when_written` that was asked for in `on_gap`. Raises
         EngineMisconfigured or EngineUnavailable.
         """
 
@@ -330,7 +330,7 @@ class Engine(abc.ABC):
         """
 
     @abc.abstractmethod
-    def attach(self, wanted: Attachment, ready: Ready) -> None:
+    def attach(self, wanted: SubscribeRequest, ready: Ready) -> None:
         """Do what `wanted` says, and call `ready` with the answer (see the module's docstring), maybe before
         returning."""
 
@@ -364,7 +364,7 @@ class Engine(abc.ABC):
         """The distinct users of a presence channel, oldest first."""
 
     @abc.abstractmethod
-    def questions(self) -> AbstractContextManager[Questions]:
+    def questions(self) -> AbstractContextManager[Queries]:
         """The same questions, and the past, for any thread of any process, with or without `open`.
 
         The answers are what the workers have written: a count that changed this instant may be missing. Raises
@@ -395,7 +395,7 @@ class Engine(abc.ABC):
         """The consumer is no more: hold nothing back for it."""
 
 
-class Questions(Protocol):
+class Queries(Protocol):
     """Answers at once, in the thread that asks. Each is `Engine`'s method of the same name, `present` aside."""
 
     def channels(self, app: str, prefix: str = "") -> dict[str, ChannelCounts]: ...

@@ -25,7 +25,7 @@ class Past:
     called if a long replay cannot be finished; the present follows all the same.
     """
 
-    history: interface.History
+    history: interface.RecoveryRequest
     sent_as: frozenset[str] = frozenset()
     lost: Callable[[str], None] | None = None
 

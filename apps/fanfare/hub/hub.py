@@ -39,7 +39,7 @@ class Observer(Protocol):
     def delivered(self, entries: Sequence[interface.Entry], /) -> None:
         """The entries of one read, at least one, after they were delivered."""
 
-    def fenced(self) -> None:
+    def gap_detected(self) -> None:
         """Entries may have been missed; the next ones are from the present."""
 
 
@@ -72,7 +72,7 @@ class Hub:
     async def start(self) -> None:
         """Raises what Engine.open raises."""
         self.engine.skip_unheard(self._observer is None)
-        await self.engine.open(self._deliver, self._fenced)
+        await self.engine.open(self._deliver, self._on_gap)
         self._timer = asyncio.get_running_loop().call_later(TIMER_S, self._turn)
 
     async def stop(self) -> None:
@@ -102,7 +102,7 @@ class Hub:
         `ready` is not called for a connection that went away meanwhile.
         """
 
-        def answered(answer: interface.Attached | interface.Refused) -> None:
+        def answered(answer: interface.SubscribeResult | interface.Refused) -> None:
             if not connection.closing:
                 ready(answer)
 
@@ -165,18 +165,18 @@ class Hub:
             return
         member = interface.Member(user_id, "null")
 
-        def answered(answer: interface.Attached | interface.Refused) -> None:
+        def answered(answer: interface.SubscribeResult | interface.Refused) -> None:
             if connection.closing:
                 self.engine.leave(connection.app, interface.USERS, connection.socket_id)
                 return
-            if isinstance(answer, interface.Attached):
+            if isinstance(answer, interface.SubscribeResult):
                 self._users.add(connection, user_id, watchlist)
             else:  # it may have been written before the engine lost its place
                 self.engine.leave(connection.app, interface.USERS, connection.socket_id)
             ready(answer)
 
         self.engine.attach(
-            interface.Attachment(
+            interface.SubscribeRequest(
                 connection.app,
                 interface.USERS,
                 connection.socket_id,
@@ -226,10 +226,10 @@ class Hub:
             self._count(channel)
         joined = subscription
 
-        def attached(answer: interface.Attached | interface.Refused) -> None:
+        def attached(answer: interface.SubscribeResult | interface.Refused) -> None:
             if connection.subscriptions.get(name) is not joined:
                 return
-            if isinstance(answer, interface.Attached):
+            if isinstance(answer, interface.SubscribeResult):
                 self._replays.begin(connection, joined, answer, ready)
                 return
             if not joined.live:
@@ -243,10 +243,10 @@ class Hub:
         durable = announce or joined.channel.count == joined.channel.pending
         history = past.history if past is not None and not joined.live else None
         if joined.member is None and not durable and not cached and history is None:
-            attached(interface.Attached())
+            attached(interface.SubscribeResult())
             return
         self.engine.attach(
-            interface.Attachment(
+            interface.SubscribeRequest(
                 connection.app,
                 name,
                 connection.socket_id,
@@ -334,7 +334,7 @@ class Hub:
         """
         self._controls[command] = handler
 
-    def on_fence(self, keep: Callable[[], None]) -> None:
+    def on_gap(self, keep: Callable[[], None]) -> None:
         """`keep` runs when entries may have been missed. What it has the engine write is written before the clients are
         told to come back: the log may be another one, which lacks what is needed then.
         """
@@ -395,11 +395,11 @@ class Hub:
             self.counters["controls.failed"] += 1
             logger.exception("The command %r failed", entry.channel)
 
-    def _fenced(self, reason: str) -> None:
+    def _on_gap(self, reason: str) -> None:
         """Events may have been missed: nobody may go on as if nothing had happened."""
-        self.counters[f"fenced.{reason.partition(':')[0]}"] += 1
+        self.counters[f"gaps.{reason.partition(':')[0]}"] += 1
         if self._observer is not None:
-            self._observer.fenced()
+            self._observer.gap_detected()
         for keep in self._keepers:
             keep()
         self.engine.when_written(self._send_away)

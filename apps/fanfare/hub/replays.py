@@ -44,7 +44,7 @@ class Replays:
         self,
         connection: connections.Connection,
         subscription: connections.Subscription,
-        answer: interface.Attached,
+        answer: interface.SubscribeResult,
         ready: interface.Ready,
     ) -> None:
         """The engine answered: say so, and then the past and the present, in this order."""
@@ -86,10 +86,10 @@ class Replays:
             self._hub.evict(connection)
             return
 
-        def attached(answer: interface.Attached | interface.Refused) -> None:
+        def attached(answer: interface.SubscribeResult | interface.Refused) -> None:
             if connection.subscriptions.get(channel.name) is not subscription:
                 return
-            replayed = answer.replayed if isinstance(answer, interface.Attached) else None
+            replayed = answer.replayed if isinstance(answer, interface.SubscribeResult) else None
             if replayed is None or replayed.reason is not None:
                 reason = "engine_unavailable" if replayed is None else replayed.reason
                 self._hub.counters[f"replays.lost.{reason}"] += 1
@@ -106,7 +106,7 @@ class Replays:
         after = interface.Position(channel.epoch, subscription.caught_up_to)
         history = dataclasses.replace(past.history, after=after, rewind=None, continued=True)
         self._hub.engine.attach(
-            interface.Attachment(connection.app, channel.name, durable=False, history=history), attached
+            interface.SubscribeRequest(connection.app, channel.name, durable=False, history=history), attached
         )
 
     def _advance(
@@ -114,13 +114,13 @@ class Replays:
         connection: connections.Connection,
         subscription: connections.Subscription,
         past: connections.Past,
-        replayed: interface.Replayed,
+        replayed: interface.RecoveryResult,
     ) -> None:
         self._write_past(connection, past, replayed)
         subscription.caught_up_to = replayed.entries[-1].offset or 0
 
     def _write_past(
-        self, connection: connections.Connection, past: connections.Past, replayed: interface.Replayed
+        self, connection: connections.Connection, past: connections.Past, replayed: interface.RecoveryResult
     ) -> None:
         batch = chunk(connection, past, replayed.entries)
         if batch.bodies and not connection.closing:
@@ -131,7 +131,7 @@ class Replays:
         self,
         connection: connections.Connection,
         subscription: connections.Subscription,
-        replayed: interface.Replayed | None,
+        replayed: interface.RecoveryResult | None,
     ) -> None:
         channel = subscription.channel
         channel.catching_up.pop(connection, None)

@@ -55,7 +55,7 @@ def _events(
     if not 1 <= limit <= MOST:
         raise errors.InvalidLimit(f"A limit of {limit} events: it is 1 to {MOST}.")
 
-    def question(ask: interface.Questions) -> list[Event]:
+    def question(ask: interface.Queries) -> list[Event]:
         entries, _ = ask.read(target.id, name, 0, limit, before=before, newest_first=True)
         return [_event(entry) for entry in reversed(entries)]
 

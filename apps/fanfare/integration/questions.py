@@ -16,7 +16,7 @@ from fanfare.protocol import names
 T = TypeVar("T")
 
 Application = models.Application | str | int | None
-Question = Callable[[interface.Questions], T]
+Question = Callable[[interface.Queries], T]
 
 
 def ask(name: str, app: Application, question: Callable[[registry.Application], Question[T]]) -> T:

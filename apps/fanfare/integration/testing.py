@@ -118,7 +118,7 @@ class _Log:
         return sync_to_async(self.append_blocking, thread_sensitive=False)(publications)
 
     @contextlib.contextmanager
-    def questions(self) -> Iterator[interface.Questions]:
+    def questions(self) -> Iterator[interface.Queries]:
         yield _Nobody()
 
     def sent(self) -> list[interface.Publication]:
@@ -150,7 +150,7 @@ class _Log:
         ]
 
 
-class _Nobody(interface.Questions):
+class _Nobody(interface.Queries):
     """The answers of a deployment without a worker."""
 
     def channels(self, app: str, prefix: str = "") -> dict[str, interface.ChannelCounts]:

@@ -38,7 +38,7 @@ class Subscribe(NamedTuple):
     member_limit: int | None = None
     cached: bool = False
     announce: bool = False
-    history: interface.History | None = None  # which part of the channel's past comes first
+    history: interface.RecoveryRequest | None = None  # which part of the channel's past comes first
     sent_as: tuple[str, ...] = ()  # the socket ids that the client had before
 
 

@@ -41,7 +41,7 @@ class Identity:
         # The first sign-in stands, its user_info and its watchlist too.
         return (effects.Send(frames.signin_success(sign_in.user_data)),)
 
-    def signed_in(self, attached: interface.Attached) -> effects.Effects:
+    def signed_in(self, attached: interface.SubscribeResult) -> effects.Effects:
         """The hub did what `SignIn` asked."""
         pending, self._pending = self._pending, None
         if pending is None:

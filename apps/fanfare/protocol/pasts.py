@@ -27,7 +27,7 @@ class Wanted(NamedTuple):
     the socket ids that the client had before.
     """
 
-    history: interface.History | None = None
+    history: interface.RecoveryRequest | None = None
     recovering: bool = False
     told: bool = False
     reason: str | None = None
@@ -65,7 +65,7 @@ def _resumed(rule: rules.Rule, resume: object) -> Wanted:
     return Wanted(rule.history(after), recovering=True, told=True, sent_as=(socket_id,) if socket_id else ())
 
 
-def stream(asked: Wanted, replayed: interface.Replayed | None) -> dict[str, Any]:
+def stream(asked: Wanted, replayed: interface.RecoveryResult | None) -> dict[str, Any]:
     """What a client that asked for positions is told in the answer to its subscribe."""
     reason = asked.reason or (replayed.reason if replayed is not None else None)
     position = replayed.position if replayed is not None else None

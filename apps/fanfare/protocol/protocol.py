@@ -283,7 +283,7 @@ class Protocol:
         limit = limit if type(limit) is int and 0 < limit <= HISTORY_LIMIT else DEFAULT_HISTORY_LIMIT
         return (effects.ReadHistory(channel, pasts.position_of(data.get("before")), limit, rid),)
 
-    def subscribed(self, channel: str, attached: interface.Attached) -> effects.Effects:
+    def subscribed(self, channel: str, attached: interface.SubscribeResult) -> effects.Effects:
         """The hub did what `Subscribe` asked."""
         return self._subscriptions.subscribed(channel, attached)
 
@@ -307,7 +307,7 @@ class Protocol:
             return (effects.Send(frames.error(errors.UNAUTHORIZED, refusal.message)), count)
         return [*self._authorized(), *claimed]
 
-    def signed_in(self, attached: interface.Attached) -> effects.Effects:
+    def signed_in(self, attached: interface.SubscribeResult) -> effects.Effects:
         """The hub did what `SignIn` asked."""
         if self._identity is None:
             return effects.NOTHING

@@ -107,7 +107,9 @@ class Resume:
 
     # -- what the page has seen ----------------------------------------------------------------------------------------
 
-    def answered(self, channel: str, replayed: interface.Replayed | None, after: interface.Position | None) -> None:
+    def answered(
+        self, channel: str, replayed: interface.RecoveryResult | None, after: interface.Position | None
+    ) -> None:
         """A subscribe was answered; `after` is where its replay began, if one did."""
         if self.resumption is None or replayed is None or replayed.position is None:
             return

@@ -163,7 +163,7 @@ class Session:
 
     # -- what the hub answers ------------------------------------------------------------------------------------------
 
-    def _admitted(self, outcome: interface.Attached | interface.Refused) -> None:
+    def _admitted(self, outcome: interface.SubscribeResult | interface.Refused) -> None:
         if isinstance(outcome, interface.Refused):
             self._do(self._protocol.not_admitted(outcome))
         else:
@@ -172,8 +172,8 @@ class Session:
     def _answered(
         self,
         channel: str,
-        past: interface.History | None,
-        outcome: interface.Attached | interface.Refused,
+        past: interface.RecoveryRequest | None,
+        outcome: interface.SubscribeResult | interface.Refused,
     ) -> None:
         if isinstance(outcome, interface.Refused):
             self._do(self._protocol.refused(channel, outcome))
@@ -215,7 +215,7 @@ class Session:
 
     # -- users ---------------------------------------------------------------------------------------------------------
 
-    def _signed_in(self, outcome: interface.Attached | interface.Refused) -> None:
+    def _signed_in(self, outcome: interface.SubscribeResult | interface.Refused) -> None:
         if isinstance(outcome, interface.Refused):
             self._do(self._protocol.not_signed_in(outcome))
         else:

@@ -92,7 +92,7 @@ class Subscriptions:
             return effects.NOTHING
         return (effects.Unsubscribe(channel),)
 
-    def subscribed(self, channel: str, attached: interface.Attached) -> effects.Effects:
+    def subscribed(self, channel: str, attached: interface.SubscribeResult) -> effects.Effects:
         """The hub delivers from now on, and delivered nothing yet that is not in the snapshot."""
         subscription = self._by_channel.get(channel)
         if subscription is None:

@@ -68,7 +68,7 @@ class Takeovers:
         hub.on_control(TAKEN, self._taken)
         hub.on_control(EVICTED, self._note_eviction)
         hub.on_control(SHARED, self._note_shared)
-        hub.on_fence(self._keep)
+        hub.on_gap(self._keep)
 
     def take(self, app: str, token: str, holder: Holder) -> bool:
         """`holder` has the token from now on. False: nobody gets this one."""

@@ -24,7 +24,7 @@ class Wish:
     that it stopped. `reason`: why it cannot come back to there, if that is clear before the engine is asked.
     """
 
-    history: interface.History | None = None
+    history: interface.RecoveryRequest | None = None
     place: interface.Position | None = None
     reason: str | None = None
 
@@ -73,7 +73,7 @@ def _return(rule: rules.Rule, places: tuple[interface.Position | None, ...] | No
     return Wish(rule.history(after=place), place)
 
 
-async def _everything(hub: hubs.Hub, app: str, channel: str, rule: rules.Rule) -> interface.History:
+async def _everything(hub: hubs.Hub, app: str, channel: str, rule: rules.Rule) -> interface.RecoveryRequest:
     """All that is kept. What is published, or goes, between this look and the attach changes nothing: the first is
     replayed, and of the second the engine says so.
     """
@@ -91,7 +91,7 @@ def _rewind(rule: rules.Rule, count: int | None) -> interface.Rewind | None:
     return interface.Rewind(min(count, rule.max_replay_entries), 0)
 
 
-def outcome(wish: Wish, replayed: interface.Replayed | None, *, is_back: bool) -> Outcome:
+def outcome(wish: Wish, replayed: interface.RecoveryResult | None, *, is_back: bool) -> Outcome:
     """What became of a wish."""
     reason = wish.reason
     count = 0
@@ -107,7 +107,7 @@ def outcome(wish: Wish, replayed: interface.Replayed | None, *, is_back: bool) -
     return Outcome(place, statement)
 
 
-def _before(wish: Wish, replayed: interface.Replayed) -> interface.Position | None:
+def _before(wish: Wish, replayed: interface.RecoveryResult) -> interface.Position | None:
     """The place that the first replayed entry follows."""
     if replayed.reason is None and wish.place is not None:
         return wish.place

@@ -22,7 +22,7 @@ from fanfare.sse import cursors, encoding, errors, pasts, requests, writer
 LIFE_SPREAD: Final = 0.2
 
 
-_Answer = asyncio.Future[interface.Attached | interface.Refused]
+_Answer = asyncio.Future[interface.SubscribeResult | interface.Refused]
 
 
 class Over(Exception):
@@ -134,8 +134,8 @@ class Stream:
             raise errors.Unavailable(answer.code, answer.message)
 
     def _subscribe(self, name: str, wish: pasts.Wish, ready: interface.Ready) -> None:
-        def subscribed(answer: interface.Attached | interface.Refused) -> None:
-            if isinstance(answer, interface.Attached):
+        def subscribed(answer: interface.SubscribeResult | interface.Refused) -> None:
+            if isinstance(answer, interface.SubscribeResult):
                 self._subscribed(name, wish, answer)
             ready(answer)
 
@@ -151,7 +151,7 @@ class Stream:
             past=past,
         )
 
-    def _subscribed(self, name: str, wish: pasts.Wish, answer: interface.Attached) -> None:
+    def _subscribed(self, name: str, wish: pasts.Wish, answer: interface.SubscribeResult) -> None:
         """Called at the instant from which the channel is delivered."""
         outcome = self._outcomes[name] = pasts.outcome(wish, answer.replayed, is_back=self._asked.is_back)
         # The state of a cache channel, unless the client has it, or gets it with its past.

@@ -43,9 +43,9 @@ class Feed:
             self._waiting += found
             self._wake.set()
             if len(self._waiting) > MOST_WAITING:
-                self.fenced()
+                self.gap_detected()
 
-    def fenced(self) -> None:
+    def gap_detected(self) -> None:
         """The tail may have missed entries: read them from the log."""
         self._live = False
         self._waiting = []

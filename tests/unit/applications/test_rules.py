@@ -103,5 +103,5 @@ def test_it_says_what_to_keep_and_what_to_give_back() -> None:
     after = interface.Position("e", 7)
     assert whole.retention == interface.Retention(1_000, 60)
     assert whole.rewind == interface.Rewind(20, 30)
-    assert whole.history(after) == interface.History(after, None, 500, 2_048)
+    assert whole.history(after) == interface.RecoveryRequest(after, None, 500, 2_048)
     assert rule("*").rewind is None

@@ -307,10 +307,10 @@ class Conformance:
         workers = [one, two]
         checked = 0
 
-        def check(worker: Worker) -> Callable[[interface.Attached | interface.Refused], None]:
-            def ready(answer: interface.Attached | interface.Refused) -> None:
+        def check(worker: Worker) -> Callable[[interface.SubscribeResult | interface.Refused], None]:
+            def ready(answer: interface.SubscribeResult | interface.Refused) -> None:
                 nonlocal checked
-                assert isinstance(answer, interface.Attached)
+                assert isinstance(answer, interface.SubscribeResult)
                 announced = [entry.user_id for entry in worker.entries if entry.kind == interface.Kind.MEMBER_ADDED]
                 assert announced == [member.user_id for member in answer.members]
                 checked += 1
@@ -320,7 +320,7 @@ class Conformance:
         for n in range(40):
             worker = workers[n % 2]
             member = interface.Member(f"user-{n}", "null")
-            worker.engine.attach(interface.Attachment(APP, "presence-c", f"1.{n}", member=member), check(worker))
+            worker.engine.attach(interface.SubscribeRequest(APP, "presence-c", f"1.{n}", member=member), check(worker))
             if n % 7 == 0:
                 await asyncio.sleep(0)
         await one.until(lambda: checked == 40, "all answers")
@@ -397,7 +397,9 @@ class Conformance:
         for worker in (one, two):
             for count in (1, 2):
                 worker.engine.set_subscribers(APP, interface.CONNECTIONS, count)
-                worker.engine.admit(APP, 3, lambda answer: answers.append(isinstance(answer, interface.Attached)))
+                worker.engine.admit(
+                    APP, 3, lambda answer: answers.append(isinstance(answer, interface.SubscribeResult))
+                )
         await one.until(lambda: len(answers) == 4, "four answers")
         assert sorted(answers) == [False, True, True, True]
 
@@ -474,7 +476,7 @@ class Conformance:
         for expected, worker in enumerate((one, two), 1):
             worker.engine.set_subscribers(APP, "news", 1)
             answer = await worker.attach("news", counted=True)
-            assert answer == interface.Attached(subscribers=expected)
+            assert answer == interface.SubscribeResult(subscribers=expected)
 
     # -- cached events -------------------------------------------------------------------------------------------------
 
@@ -483,7 +485,7 @@ class Conformance:
         for body in (b"old", b"new"):
             await one.publish("cache-c", body, cache_seconds=60)
         await one.publish("cache-c", b"not cached")
-        assert await two.attach("cache-c", cached=True) == interface.Attached(cached=b"new")
+        assert await two.attach("cache-c", cached=True) == interface.SubscribeResult(cached=b"new")
         held = await two.engine.cached(APP, "cache-c")
         assert held is not None
         assert held.body == b"new"
@@ -494,7 +496,7 @@ class Conformance:
         one = await hire()
         await one.publish("cache-c", b"x", cache_seconds=0)
         assert await one.engine.cached(APP, "cache-c") is None
-        assert await one.attach("cache-c", cached=True) == interface.Attached()
+        assert await one.attach("cache-c", cached=True) == interface.SubscribeResult()
 
     async def test_a_snapshot_of_the_cache_continues_into_the_tail(self, hire: Hire) -> None:
         """Whoever attaches while events are published gets the newest one that was delivered, and then those after
@@ -510,12 +512,12 @@ class Conformance:
         compared: list[tuple[bytes | None, bytes]] = []
 
         def ready(answer: object) -> None:
-            assert isinstance(answer, interface.Attached)
+            assert isinstance(answer, interface.SubscribeResult)
             compared.append((answer.cached, (two.bodies("cache-c") or [b"0"])[-1]))
 
         asked = 0
         while not publishing.done():
-            two.engine.attach(interface.Attachment(APP, "cache-c", durable=asked % 2 == 0, cached=True), ready)
+            two.engine.attach(interface.SubscribeRequest(APP, "cache-c", durable=asked % 2 == 0, cached=True), ready)
             asked += 1
             await asyncio.sleep(0)
         await publishing
@@ -544,7 +546,7 @@ class Conformance:
         await one.join(interface.USERS, "ann", "1.1")
         await one.join(interface.USERS, "ann", "1.2")
         answer = await two.attach(interface.USERS, "2.1", "bob", watch=watch)
-        assert isinstance(answer, interface.Attached)
+        assert isinstance(answer, interface.SubscribeResult)
         assert sorted(answer.online) == ["ann", "bob"]
         assert answer.members == ()
         for socket_id in ("1.1", "1.2"):
@@ -633,17 +635,17 @@ def counts(worker: Worker) -> list[bytes]:
 
 async def replay(
     worker: Worker, *, channel: str = "kept", at: Callable[[], None] | None = None, **history: Any
-) -> interface.Replayed:
+) -> interface.RecoveryResult:
     """Attach with a history; `at` is called at the instant of the answer."""
-    answered: asyncio.Future[interface.Replayed] = asyncio.get_running_loop().create_future()
+    answered: asyncio.Future[interface.RecoveryResult] = asyncio.get_running_loop().create_future()
 
-    def ready(answer: interface.Attached | interface.Refused) -> None:
-        assert isinstance(answer, interface.Attached)
+    def ready(answer: interface.SubscribeResult | interface.Refused) -> None:
+        assert isinstance(answer, interface.SubscribeResult)
         assert answer.replayed is not None
         if at is not None:
             at()
         answered.set_result(answer.replayed)
 
-    wanted = interface.Attachment(APP, channel, durable=False, history=interface.History(**history))
+    wanted = interface.SubscribeRequest(APP, channel, durable=False, history=interface.RecoveryRequest(**history))
     worker.engine.attach(wanted, ready)
     return await asyncio.wait_for(answered, 5)

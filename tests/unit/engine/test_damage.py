@@ -100,7 +100,7 @@ async def test_damage_under_running_workers_gets_them_a_new_log(
     damage(log)
     after = await publish_again_and_again(one, b"after")
     for worker in (one, two):
-        await worker.until(lambda worker=worker: worker.fences, "the fence")
+        await worker.until(lambda worker=worker: worker.gaps, "the fence")
         await worker.until(lambda worker=worker: worker.engine.health().ok, "health")
     again = await publish_again_and_again(two, b"again")
     await one.until(lambda: b"again" in one.bodies("kept"), "the entry of the other worker")
@@ -145,7 +145,7 @@ async def test_a_sound_log_is_never_set_aside(tmp_path: Path, hire: conformance.
     [receipt] = await one.publish("kept", b"x", retention=conformance.KEPT)
     assert receipt.position is not None
     assert set_aside(tmp_path / "engine") == []
-    assert one.fences == []
+    assert one.gaps == []
 
 
 async def test_where_logs_are_damaged_again_and_again_a_person_must_act(tmp_path: Path, hire: conformance.Hire) -> None:

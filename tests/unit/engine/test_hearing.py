@@ -90,8 +90,8 @@ async def test_from_its_attachment_on_a_subscriber_misses_nothing(here: Worker) 
     while not done.is_set():
         rounds += 1
         local.set_subscribers(APP, "c", 1)
-        attached = await here.attach("c", f"1.{rounds}", history=interface.History())
-        assert isinstance(attached, interface.Attached)
+        attached = await here.attach("c", f"1.{rounds}", history=interface.RecoveryRequest())
+        assert isinstance(attached, interface.SubscribeResult)
         assert attached.replayed is not None
         assert attached.replayed.position is not None
         start = attached.replayed.position.offset
@@ -125,7 +125,7 @@ async def test_an_attachment_behind_entries_that_nobody_hears_is_answered(
     appended = asyncio.ensure_future(
         here.engine.append([interface.Publication(APP, "c" if number % 5 else "d", b"x") for number in range(50)])
     )
-    assert isinstance(await here.attach("c"), interface.Attached)
+    assert isinstance(await here.attach("c"), interface.SubscribeResult)
     await appended
     await here.until(lambda: len(here.bodies("c")) == 40, "what is heard")
 
@@ -178,7 +178,7 @@ class Observer:
     def delivered(self, entries: Sequence[interface.Entry]) -> None:
         self.channels += [entry.channel for entry in entries]
 
-    def fenced(self) -> None:
+    def gap_detected(self) -> None:
         raise AssertionError("nothing was missed")
 
 

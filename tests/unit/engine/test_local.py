@@ -82,9 +82,9 @@ def process(folder: Path, body: str) -> Iterator[subprocess.Popen[str]]:
             print("ready", flush=True)
             while True:
                 await asyncio.sleep(0.05)
-                if worker.fences:
-                    print("fenced", worker.fences[0], flush=True)
-                    worker.fences.clear()
+                if worker.gaps:
+                    print("gap", worker.gaps[0], flush=True)
+                    worker.gaps.clear()
 
         asyncio.run(main())
         """
@@ -147,8 +147,8 @@ async def test_a_worker_that_slept_past_the_trim_fences_itself(tmp_path: Path, h
         await one.until(lambda: rows(tmp_path) == 0, "the trim", within=10)
         other.send_signal(signal.SIGCONT)
         assert other.stdout is not None
-        assert await asyncio.to_thread(other.stdout.readline) == "fenced trimmed\n"
-    assert one.fences == []
+        assert await asyncio.to_thread(other.stdout.readline) == "gap trimmed\n"
+    assert one.gaps == []
 
 
 def rows(tmp_path: Path) -> int:
@@ -177,13 +177,13 @@ async def test_a_lease_passes_on_when_its_holder_is_killed(tmp_path: Path, hire:
         (await asyncio.wait_for(waiting, 10)).release()
 
 
-async def test_a_worker_that_is_only_late_is_not_fenced(hire: conformance.Hire) -> None:
+async def test_a_worker_that_is_only_late_is_not_told_of_a_gap(hire: conformance.Hire) -> None:
     one, two = await hire(log_seconds=0.5), await hire(log_seconds=0.5)
     for n in range(20):
         await one.publish("news", str(n).encode())
         await asyncio.sleep(0.1)
     await two.until(lambda: len(two.entries) == 20, "all entries")
-    assert one.fences == two.fences == []
+    assert one.gaps == two.gaps == []
 
 
 # -- a log that is deleted ---------------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ async def test_a_deleted_log_fences_everybody_and_one_new_log_follows(
     for suffix in remains:
         (tmp_path / "engine" / f"log.sqlite3{suffix}").unlink(missing_ok=True)
     for worker in (one, two):
-        await worker.until(lambda worker=worker: worker.fences == ["log_replaced"], "the fence")
+        await worker.until(lambda worker=worker: worker.gaps == ["log_replaced"], "the fence")
         await worker.until(lambda worker=worker: worker.engine.health().ok, "health")
     [after] = await one.publish("kept", b"new", retention=conformance.KEPT)
     await two.until(lambda: b"new" in two.bodies("kept"), "the new entry")

@@ -90,12 +90,12 @@ async def _join_and_leave(worker: Worker, other: Worker) -> None:
     await other.join("presence-c", "ann", "1.2")
     await worker.join(interface.USERS, "ann", "1.1")
     await worker.attach("watched", watch=("ann", "bob"))
-    await worker.attach("kept", history=interface.History(rewind=interface.Rewind(5, 0)))
+    await worker.attach("kept", history=interface.RecoveryRequest(rewind=interface.Rewind(5, 0)))
     top = (await here.read(APP, "kept", 0, 1))[1]
     assert top is not None
     back = interface.Position(top.epoch, top.offset - 1)
-    await worker.attach("kept", history=interface.History(after=back))
-    await worker.attach("never-kept", history=interface.History())
+    await worker.attach("kept", history=interface.RecoveryRequest(after=back))
+    await worker.attach("never-kept", history=interface.RecoveryRequest())
     admitted: list[object] = []
     here.admit(APP, 5, admitted.append)
     await worker.until(lambda: admitted, "an answer")

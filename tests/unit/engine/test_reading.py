@@ -39,9 +39,9 @@ async def test_an_attachment_that_is_made_while_another_is_answered_is_answered_
 
     def again(_: object) -> None:
         answers.append("first")
-        here.engine.attach(interface.Attachment(APP, "c", durable=False), lambda _: answers.append("second"))
+        here.engine.attach(interface.SubscribeRequest(APP, "c", durable=False), lambda _: answers.append("second"))
 
-    here.engine.attach(interface.Attachment(APP, "c", durable=False), again)
+    here.engine.attach(interface.SubscribeRequest(APP, "c", durable=False), again)
     await here.until(lambda: answers == ["first", "second"], "both answers")
 
 
@@ -49,7 +49,7 @@ async def test_an_attachment_that_is_made_by_a_delivery_is_answered(tmp_path: Pa
     local, answers = engine.LocalEngine(tmp_path / "engine"), list[str]()
 
     def deliver(entries: Sequence[interface.Entry]) -> None:
-        local.attach(interface.Attachment(APP, "c", durable=False), lambda _: answers.append("attached"))
+        local.attach(interface.SubscribeRequest(APP, "c", durable=False), lambda _: answers.append("attached"))
 
     await local.open(deliver, lambda reason: None)
     await local.append([interface.Publication(APP, "c", b"")])
@@ -119,7 +119,7 @@ async def test_a_worker_closes_while_it_rests(tmp_path: Path) -> None:
     assert local._worker is not None
     local._worker._pace._rest()
     await local.close()
-    assert opened.fences == []
+    assert opened.gaps == []
 
 
 async def test_a_commit_that_adds_no_entry_wakes_nobody(here: Worker, other: Worker) -> None:

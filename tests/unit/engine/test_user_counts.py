@@ -74,7 +74,7 @@ def test_the_counter_is_the_slow_count_whatever_happens(groups: list[list[NamedT
 def _operation(loop: asyncio.AbstractEventLoop, step: NamedTuple) -> operations.Operation:
     if isinstance(step, Join):
         member = interface.Member(step.user_id, "null")
-        wanted = interface.Attachment(APP, step.channel, step.socket_id, member=member, member_limit=step.limit)
+        wanted = interface.SubscribeRequest(APP, step.channel, step.socket_id, member=member, member_limit=step.limit)
         return presence.Attach(loop, wanted, lambda _: None)
     if isinstance(step, Leave):
         return presence.Leave(loop, APP, step.channel, step.socket_id)

@@ -19,10 +19,10 @@ class Worker:
         self.engine = engine
         self.entries: list[interface.Entry] = []
         self.reads: list[Sequence[interface.Entry]] = []
-        self.fences: list[str] = []
+        self.gaps: list[str] = []
 
     async def open(self) -> Worker:
-        await self.engine.open(self._deliver, self.fences.append)
+        await self.engine.open(self._deliver, self.gaps.append)
         return self
 
     def _deliver(self, entries: Sequence[interface.Entry]) -> None:
@@ -39,17 +39,21 @@ class Worker:
 
     async def attach(
         self, channel: str, socket_id: str = "1.1", user_id: str | None = None, info: str = "null", **more: Any
-    ) -> interface.Attached | interface.Refused:
-        """Attach and wait for the answer; `more` are fields of the Attachment."""
-        answered: asyncio.Future[interface.Attached | interface.Refused] = asyncio.get_running_loop().create_future()
+    ) -> interface.SubscribeResult | interface.Refused:
+        """Attach and wait for the answer; `more` are fields of the SubscribeRequest."""
+        answered: asyncio.Future[interface.SubscribeResult | interface.Refused] = (
+            asyncio.get_running_loop().create_future()
+        )
         member = None if user_id is None else interface.Member(user_id, info)
-        self.engine.attach(interface.Attachment(APP, channel, socket_id, member=member, **more), answered.set_result)
+        self.engine.attach(
+            interface.SubscribeRequest(APP, channel, socket_id, member=member, **more), answered.set_result
+        )
         return await asyncio.wait_for(answered, 5)
 
     async def join(self, channel: str, user_id: str, socket_id: str, **more: Any) -> list[str]:
         """Attach as a member; the ids in the snapshot."""
         answer = await self.attach(channel, socket_id, user_id, **more)
-        assert isinstance(answer, interface.Attached), answer
+        assert isinstance(answer, interface.SubscribeResult), answer
         return [member.user_id for member in answer.members]
 
     async def got(self, channel: str, *bodies: bytes) -> None:

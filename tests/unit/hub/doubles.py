@@ -55,27 +55,27 @@ class ScriptedEngine(interface.Engine):
     """Attachments wait in `attaching` until the test answers them."""
 
     def __init__(self) -> None:
-        self.attaching: list[tuple[interface.Attachment, interface.Ready]] = []
+        self.attaching: list[tuple[interface.SubscribeRequest, interface.Ready]] = []
         self.admitting: list[tuple[int, interface.Ready]] = []
         self.left: list[tuple[str, str]] = []
         self.counts: dict[str, int] = {}
         self.appended: list[interface.Publication] = []
         self.deliver: interface.Deliver
-        self.fenced: interface.Fenced
+        self.on_gap: interface.OnGap
         self.slow_to_write = False
         self.writing: list[Callable[[], None]] = []  # what waits for that
         self._id = 0
 
-    async def open(self, deliver: interface.Deliver, fenced: interface.Fenced) -> None:
-        self.deliver, self.fenced = deliver, fenced
+    async def open(self, deliver: interface.Deliver, on_gap: interface.OnGap) -> None:
+        self.deliver, self.on_gap = deliver, on_gap
 
-    def attach(self, wanted: interface.Attachment, ready: interface.Ready) -> None:
+    def attach(self, wanted: interface.SubscribeRequest, ready: interface.Ready) -> None:
         self.attaching.append((wanted, ready))
 
     def answer(self, *members: interface.Member, **more: Any) -> None:
         """Settle the oldest attachment."""
         _, ready = self.attaching.pop(0)
-        ready(interface.Attached(members, **more))
+        ready(interface.SubscribeResult(members, **more))
 
     def refuse(self, code: str) -> None:
         _, ready = self.attaching.pop(0)
@@ -161,7 +161,7 @@ class ScriptedEngine(interface.Engine):
     async def members(self, app: str, channel: str) -> list[interface.Member]:
         raise AssertionError("not used by the hub")
 
-    def questions(self) -> AbstractContextManager[interface.Questions]:
+    def questions(self) -> AbstractContextManager[interface.Queries]:
         raise AssertionError("not used by the hub")
 
 
@@ -171,14 +171,14 @@ class Client:
     def __init__(self, hub: hubs.Hub, socket_id: str, app: str = APP) -> None:
         self.hub = hub
         self.writer = FakeWriter()
-        self.answers: list[tuple[str, interface.Attached | interface.Refused]] = []
+        self.answers: list[tuple[str, interface.SubscribeResult | interface.Refused]] = []
         self.connection = hubs.Connection(app, socket_id, self.writer, farewell=lambda code, text: b"bye %d" % code)
         hub.connect(self.connection)
 
     def subscribe(self, channel: str, user_id: str | None = None) -> None:
-        def ready(answer: interface.Attached | interface.Refused) -> None:
+        def ready(answer: interface.SubscribeResult | interface.Refused) -> None:
             self.answers.append((channel, answer))
-            if isinstance(answer, interface.Attached):
+            if isinstance(answer, interface.SubscribeResult):
                 self.connection.send(b"subscribed " + channel.encode())
 
         member = None if user_id is None else interface.Member(user_id, "null")

@@ -145,7 +145,7 @@ class World:
             where,
             self.writer,
             self.hub._deliver,
-            self.hub._fenced,
+            self.hub._on_gap,
             log_seconds=20,
             append_timeout=5,
         )
@@ -179,7 +179,7 @@ class World:
             self.publish()
         self.settle()
         answers: list[Any] = []
-        wanted = interface.Attachment(APP, channel, durable=False, history=interface.History())
+        wanted = interface.SubscribeRequest(APP, channel, durable=False, history=interface.RecoveryRequest())
         self.hub.engine.attach(wanted, answers.append)
         return interface.Position(answers[0].replayed.position.epoch, 1)
 
@@ -214,7 +214,7 @@ class World:
 
 
 def subscribe(world: World, client: Client, past: connections.Past | None, member: interface.Member | None) -> None:
-    def ready(answer: interface.Attached | interface.Refused) -> None:
+    def ready(answer: interface.SubscribeResult | interface.Refused) -> None:
         client.answers.append((world.channel, answer))
         client.connection.send(b'{"event":"subscribed"}')
 
@@ -262,7 +262,7 @@ def follow(world: World, choices: Choices, come: Callable[[], None], meanwhile: 
 
 def play(
     world: World,
-    history: Callable[[interface.Position], interface.History | None],
+    history: Callable[[interface.Position], interface.RecoveryRequest | None],
     *,
     meanwhile: int = MEANWHILE,
     others: bool = False,
@@ -287,12 +287,12 @@ def play(
         world.settle()
 
 
-def resume(seen: interface.Position) -> interface.History:
-    return interface.History(after=seen)
+def resume(seen: interface.Position) -> interface.RecoveryRequest:
+    return interface.RecoveryRequest(after=seen)
 
 
-def rewind(_: interface.Position) -> interface.History:
-    return interface.History(rewind=interface.Rewind(count=100, seconds=0))
+def rewind(_: interface.Position) -> interface.RecoveryRequest:
+    return interface.RecoveryRequest(rewind=interface.Rewind(count=100, seconds=0))
 
 
 HOW = [

@@ -103,7 +103,9 @@ async def test_every_member_of_a_presence_channel_waits_for_the_engine(
     two.subscribe("presence-c", "bob")
     assert two.got == []
     engine.answer(interface.Member("ann", "null"), interface.Member("bob", "null"))
-    assert two.answers[0][1] == interface.Attached((interface.Member("ann", "null"), interface.Member("bob", "null")))
+    assert two.answers[0][1] == interface.SubscribeResult(
+        (interface.Member("ann", "null"), interface.Member("bob", "null"))
+    )
 
 
 async def test_the_count_includes_those_who_wait(engine: ScriptedEngine, client: NewClient) -> None:
@@ -376,12 +378,12 @@ async def test_who_wants_the_cached_event_always_asks_the_engine(
     one, two = client(), client()
     one.subscribe("cache-c")
     engine.answer()
-    answers: list[interface.Attached | interface.Refused] = []
+    answers: list[interface.SubscribeResult | interface.Refused] = []
     hub.subscribe(two.connection, "cache-c", answers.append, cached=True)
     wanted, _ = engine.attaching[0]
     assert (wanted.durable, wanted.cached) == (False, True)
     engine.answer(cached=b"x")
-    assert answers == [interface.Attached(cached=b"x")]
+    assert answers == [interface.SubscribeResult(cached=b"x")]
 
 
 async def test_a_slow_reader_of_a_state_channel_gets_the_newest_state_when_it_can_read_again(
@@ -443,7 +445,7 @@ async def test_a_watcher_hears_who_comes_and_goes_and_a_user_has_connections(
     engine: ScriptedEngine, hub: hubs.Hub, client: NewClient
 ) -> None:
     ann, bob = client(), client()
-    answers: list[interface.Attached | interface.Refused] = []
+    answers: list[interface.SubscribeResult | interface.Refused] = []
     hub.sign_in(ann.connection, "ann", answers.append, watchlist=["bob", "cid"])
     wanted, _ = engine.attaching[0]
     assert (wanted.channel, wanted.member, wanted.watch) == (
@@ -452,7 +454,7 @@ async def test_a_watcher_hears_who_comes_and_goes_and_a_user_has_connections(
         ("bob", "cid"),
     )
     engine.answer(online=("cid",))
-    assert answers == [interface.Attached(online=("cid",))]
+    assert answers == [interface.SubscribeResult(online=("cid",))]
     hub.sign_in(bob.connection, "bob", answers.append)
     engine.answer()
     came, went = interface.Kind.MEMBER_ADDED, interface.Kind.MEMBER_REMOVED
@@ -486,11 +488,11 @@ async def test_a_fence_closes_everybody_and_says_why(engine: ScriptedEngine, hub
     one = client()
     one.subscribe("presence-c", "ann")
     engine.answer()
-    engine.fenced("trimmed")
+    engine.on_gap("trimmed")
     assert one.writer.closed is not None
     assert one.writer.closed[0] == 4200
     assert engine.left == [("presence-c", "1.1")]
-    assert hub.statistics()["fenced.trimmed"] == 1
+    assert hub.statistics()["gaps.trimmed"] == 1
 
 
 async def test_a_fence_sends_nobody_away_before_what_is_kept_for_them_is_written(
@@ -498,9 +500,9 @@ async def test_a_fence_sends_nobody_away_before_what_is_kept_for_them_is_written
 ) -> None:
     one = client()
     told: list[str] = []
-    hub.on_fence(lambda: told.append("keep"))
+    hub.on_gap(lambda: told.append("keep"))
     engine.slow_to_write = True
-    engine.fenced("log_replaced")
+    engine.on_gap("log_replaced")
     assert (told, one.writer.closed) == (["keep"], None)
     [then] = engine.writing
     then()
@@ -518,8 +520,8 @@ async def test_an_admission_is_asked_with_the_connection_counted(
     assert [limit for limit, _ in engine.admitting] == [1, 1]
     hub.disconnect(two.connection)
     for _, ready in engine.admitting:
-        ready(interface.Attached())
-    assert answers == [interface.Attached()]
+        ready(interface.SubscribeResult())
+    assert answers == [interface.SubscribeResult()]
 
 
 async def test_stopping_says_goodbye(engine: ScriptedEngine) -> None:

@@ -16,7 +16,7 @@ class Observer:
     def delivered(self, entries: Sequence[interface.Entry]) -> None:
         self.seen += [entry.channel for entry in entries]
 
-    def fenced(self) -> None:
+    def gap_detected(self) -> None:
         self.seen.append("fence")
 
 
@@ -28,7 +28,7 @@ async def test_an_observer_sees_all_kinds_and_fences_until_it_is_taken_away() ->
     hub.observe(observer)
     engine.deliver([engine.entry("news", b"1"), engine.entry("command", b"", kind=interface.Kind.CONTROL)])
     engine.deliver([engine.entry("room", b"", kind=interface.Kind.OCCUPIED)])
-    engine.fenced("suspended: for a minute")
+    engine.on_gap("suspended: for a minute")
     hub.observe(None)
     engine.deliver([engine.entry("news", b"2")])
     await hub.stop()

@@ -18,7 +18,7 @@ from tests.harness import waiting
 from tests.unit.hub.doubles import APP, Client
 
 KEPT = interface.Retention(size=10_000, seconds=60)
-LONG = interface.History(max_entries=10_000, max_bytes=64 * 1024 * 1024)
+LONG = interface.RecoveryRequest(max_entries=10_000, max_bytes=64 * 1024 * 1024)
 
 
 class World:
@@ -49,13 +49,13 @@ class World:
     def subscribe(
         self,
         client: Client,
-        history: interface.History,
+        history: interface.RecoveryRequest,
         *,
         channel: str = "kept",
         lost: Callable[[str], None] | None = None,
         **more: Any,
     ) -> None:
-        def ready(answer: interface.Attached | interface.Refused) -> None:
+        def ready(answer: interface.SubscribeResult | interface.Refused) -> None:
             client.answers.append((channel, answer))
             client.connection.send(b'{"event":"subscribed"}')
 
@@ -71,8 +71,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     await hub.stop()
 
 
-def after(position: interface.Position, **more: Any) -> interface.History:
-    return interface.History(after=position, max_entries=10_000, max_bytes=64 * 1024 * 1024, **more)
+def after(position: interface.Position, **more: Any) -> interface.RecoveryRequest:
+    return interface.RecoveryRequest(after=position, max_entries=10_000, max_bytes=64 * 1024 * 1024, **more)
 
 
 def numbers(client: Client, channel: str = "kept") -> list[int]:
@@ -167,7 +167,7 @@ async def test_a_long_replay_waits_for_its_reader_and_ends_in_the_present(world:
     await until(lambda: numbers(client)[-1:] == [1212])
     assert numbers(client) == list(range(2, 1213))
     [(_, answer)] = client.answers
-    assert isinstance(answer, interface.Attached)
+    assert isinstance(answer, interface.SubscribeResult)
     assert answer.replayed is not None
     assert (answer.replayed.count, answer.replayed.reason) == (1200, None)
 
@@ -246,7 +246,7 @@ async def test_a_refused_past_is_told_and_the_present_follows(world: World) -> N
     world.subscribe(client, after(interface.Position("elsewhere", 1)))
     await until(lambda: client.answers)
     [(_, answer)] = client.answers
-    assert isinstance(answer, interface.Attached)
+    assert isinstance(answer, interface.SubscribeResult)
     assert answer.replayed is not None
     assert answer.replayed.reason == "epoch_changed"
     await world.publish(4)
@@ -256,7 +256,7 @@ async def test_a_refused_past_is_told_and_the_present_follows(world: World) -> N
 async def test_a_rewind_comes_before_the_present(world: World) -> None:
     await world.publish(1, 2, 3)
     client = world.client()
-    world.subscribe(client, interface.History(rewind=interface.Rewind(count=2, seconds=0)))
+    world.subscribe(client, interface.RecoveryRequest(rewind=interface.Rewind(count=2, seconds=0)))
     await until(lambda: client.answers)
     await world.publish(4)
     await until(lambda: numbers(client) == [2, 3, 4])

@@ -52,9 +52,9 @@ async def worker(here: local_engine.LocalEngine, tmp_path: Path) -> AsyncIterato
 
 async def join(worker: worlds.Worker, channel: str, user_id: str, socket_id: str, info: str = "null") -> None:
     ready = asyncio.get_running_loop().create_future()
-    attachment = interface.Attachment("7", channel, socket_id, member=interface.Member(user_id, info))
+    attachment = interface.SubscribeRequest("7", channel, socket_id, member=interface.Member(user_id, info))
     worker.engine.attach(attachment, ready.set_result)
-    assert isinstance(await ready, interface.Attached)
+    assert isinstance(await ready, interface.SubscribeResult)
 
 
 # -- who is there -----------------------------------------------------------------------------------------------------

@@ -83,9 +83,9 @@ async def until(condition: Callable[[], object], what: str) -> None:
 
 async def join(hub: hubs.Hub, channel: str, user_id: str, socket_id: str, info: str = "null") -> None:
     ready: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-    wanted = interface.Attachment(APP, channel, socket_id, member=interface.Member(user_id, info))
+    wanted = interface.SubscribeRequest(APP, channel, socket_id, member=interface.Member(user_id, info))
     hub.engine.attach(wanted, ready.set_result)
-    assert isinstance(await ready, interface.Attached)
+    assert isinstance(await ready, interface.SubscribeResult)
 
 
 async def test_what_happens_is_told_once_in_the_deployment_and_in_order(heard: Heard, hire: Hire) -> None:

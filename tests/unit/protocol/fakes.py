@@ -93,12 +93,12 @@ class Machine:
     def join(self, channel: str, channel_data: str | None = None, *members: interface.Member) -> None:
         """Subscribed to, with the hub's answer."""
         self.protocol.received(subscribe(channel, channel_data))
-        self.protocol.subscribed(channel, interface.Attached(members))
+        self.protocol.subscribed(channel, interface.SubscribeResult(members))
 
     def sign_in(self, user_data: str, *online: str) -> list[effects.Effect]:
         """Signed in, with the hub's answer; what the protocol wants done then, without the counts."""
         self.protocol.received(signin(user_data))
-        return without_counts(self.protocol.signed_in(interface.Attached(online=online)))
+        return without_counts(self.protocol.signed_in(interface.SubscribeResult(online=online)))
 
 
 def without_counts(wanted: Sequence[effects.Effect]) -> list[effects.Effect]:
@@ -129,7 +129,7 @@ class Engine(interface.Engine):
         self._deliver: interface.Deliver = lambda entries: None
         self._next_id = 1
 
-    async def open(self, deliver: interface.Deliver, fenced: interface.Fenced) -> None:
+    async def open(self, deliver: interface.Deliver, on_gap: interface.OnGap) -> None:
         self._deliver = deliver
 
     async def close(self) -> None:
@@ -213,7 +213,7 @@ class Engine(interface.Engine):
     def _announce(self, app: str, channel: str, count: int) -> None:
         self._append(interface.Publication(app, channel, str(count).encode(), interface.Kind.COUNT))
 
-    def attach(self, wanted: interface.Attachment, ready: interface.Ready) -> None:
+    def attach(self, wanted: interface.SubscribeRequest, ready: interface.Ready) -> None:
         channel, member, limit = wanted.channel, wanted.member, wanted.member_limit
 
         def act() -> None:
@@ -232,7 +232,7 @@ class Engine(interface.Engine):
                 present[wanted.socket_id] = member
             members = {one.user_id: one for one in present.values()}
             ready(
-                interface.Attached(
+                interface.SubscribeResult(
                     tuple(members.values()),
                     cached=self.last_events.get(channel) if wanted.cached else None,
                     subscribers=self._subscribers[wanted.app, channel] if wanted.counted else 0,
@@ -257,7 +257,7 @@ class Engine(interface.Engine):
             if now > limit:
                 ready(interface.Refused("connection_limit", "full", limit, now))
             else:
-                ready(interface.Attached())
+                ready(interface.SubscribeResult())
 
         self._soon(act)
 
@@ -300,7 +300,7 @@ class Engine(interface.Engine):
     async def members(self, app: str, channel: str) -> list[interface.Member]:
         return list(self._present.get(channel, {}).values())
 
-    def questions(self) -> AbstractContextManager[interface.Questions]:
+    def questions(self) -> AbstractContextManager[interface.Queries]:
         raise AssertionError("not used by a worker")
 
 

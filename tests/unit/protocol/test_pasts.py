@@ -36,7 +36,7 @@ def test_a_plain_client_on_a_plain_channel_asks_for_nothing() -> None:
 
 def test_a_client_that_says_where_it_stands_gets_what_follows_within_the_rule() -> None:
     data = {"resume": {"epoch": "E", "offset": 5, "socket_id": "9.9"}}
-    history = interface.History(AT, max_entries=7, max_bytes=700)
+    history = interface.RecoveryRequest(AT, max_entries=7, max_bytes=700)
     assert wanted(data=data) == pasts.Wanted(history, recovering=True, told=True, sent_as=("9.9",))
 
 
@@ -58,7 +58,7 @@ def test_a_client_that_says_where_it_stands_gets_what_follows_within_the_rule() 
 def test_a_position_that_is_none_is_said_to_be_one(resume: object) -> None:
     asked = wanted(data={"resume": resume})
     assert (asked.recovering, asked.reason) == (True, "invalid_position")
-    assert pasts.stream(asked, interface.Replayed(AT, complete=True)) == {
+    assert pasts.stream(asked, interface.RecoveryResult(AT, complete=True)) == {
         "epoch": "E",
         "offset": 5,
         "was_recovering": True,

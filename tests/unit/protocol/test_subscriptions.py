@@ -44,21 +44,23 @@ def test_a_public_channel_needs_nothing(data: Any, encode: Any) -> None:
     machine = fakes.Machine()
     asked = machine.receive(fakes.text({"event": "pusher:subscribe", "data": encode(data)}))
     assert asked == [effects.Subscribe("news")]
-    assert machine.protocol.subscribed("news", interface.Attached()) == succeeded("news")
+    assert machine.protocol.subscribed("news", interface.SubscribeResult()) == succeeded("news")
 
 
 @pytest.mark.parametrize("channel", ["private-x", "private-encrypted-x"])
 def test_a_private_channel_needs_a_signature(channel: str) -> None:
     machine = fakes.Machine()
     assert machine.receive(fakes.subscribe(channel)) == [effects.Subscribe(channel)]
-    assert machine.protocol.subscribed(channel, interface.Attached()) == succeeded(channel)
+    assert machine.protocol.subscribed(channel, interface.SubscribeResult()) == succeeded(channel)
 
 
 def test_a_presence_channel_is_joined_as_a_member_and_answered_with_everybody() -> None:
     machine = fakes.Machine()
     limit = fakes.APPLICATION.limits.max_presence_members
     assert machine.receive(fakes.subscribe("presence-x", ANN)) == [effects.Subscribe("presence-x", ANN_MEMBER, limit)]
-    (frame,) = fakes.sent(machine.protocol.subscribed("presence-x", interface.Attached((BOB_MEMBER, ANN_MEMBER))))
+    (frame,) = fakes.sent(
+        machine.protocol.subscribed("presence-x", interface.SubscribeResult((BOB_MEMBER, ANN_MEMBER)))
+    )
     presence = orjson.loads(frame["data"])["presence"]
     assert presence == {"ids": ["7", "42"], "hash": {"7": None, "42": {"name": "Ann"}}, "count": 2}
 
@@ -153,7 +155,7 @@ def test_a_second_subscribe_while_joining_gets_the_answer_of_the_first() -> None
     machine = fakes.Machine()
     machine.receive(fakes.subscribe("private-x"))
     assert machine.receive(fakes.subscribe("private-x")) == []
-    assert machine.protocol.subscribed("private-x", interface.Attached()) == succeeded("private-x")
+    assert machine.protocol.subscribed("private-x", interface.SubscribeResult()) == succeeded("private-x")
 
 
 def test_a_second_subscribe_with_a_bad_signature_is_refused_and_the_first_stands() -> None:
@@ -171,7 +173,9 @@ def test_a_second_subscribe_to_a_presence_channel_asks_for_a_fresh_snapshot_as_t
     assert asked == [effects.Subscribe("presence-x", ANN_MEMBER, 100)]
     assert machine.receive(fakes.subscribe("presence-x", ANN)) == []  # its answer is on the way
     assert machine.receive(fakes.client_event("presence-x"))  # and meanwhile the subscription stands
-    (frame,) = fakes.sent(machine.protocol.subscribed("presence-x", interface.Attached((ANN_MEMBER, BOB_MEMBER))))
+    (frame,) = fakes.sent(
+        machine.protocol.subscribed("presence-x", interface.SubscribeResult((ANN_MEMBER, BOB_MEMBER)))
+    )
     assert orjson.loads(frame["data"])["presence"]["count"] == 2
     assert machine.protocol.channels() == {"presence-x": subscriptions.State.SUBSCRIBED}
 
@@ -190,7 +194,7 @@ def test_a_connection_cannot_be_two_members_of_a_channel(answered: bool) -> None
     machine = fakes.Machine()
     machine.receive(fakes.subscribe("presence-x", ANN))
     if answered:
-        machine.protocol.subscribed("presence-x", interface.Attached((ANN_MEMBER,)))
+        machine.protocol.subscribed("presence-x", interface.SubscribeResult((ANN_MEMBER,)))
     before = machine.protocol.channels()
     said = refusal(machine.receive(fakes.subscribe("presence-x", '{"user_id":"7"}')))
     assert "another user" in said["error"]
@@ -211,7 +215,7 @@ LAST_EVENT = b'{"event":"price","channel":"cache-x","data":"17"}'
 def test_a_cache_channel_is_answered_with_its_last_event_after_the_success(channel: str) -> None:
     machine = fakes.Machine()
     assert machine.receive(fakes.subscribe(channel)) == [effects.Subscribe(channel, cached=True)]
-    answer = machine.protocol.subscribed(channel, interface.Attached(cached=LAST_EVENT))
+    answer = machine.protocol.subscribed(channel, interface.SubscribeResult(cached=LAST_EVENT))
     assert answer == [*succeeded(channel), effects.Send(LAST_EVENT)]
 
 
@@ -219,7 +223,7 @@ def test_a_cache_channel_is_answered_with_its_last_event_after_the_success(chann
 def test_an_empty_cache_channel_is_answered_with_a_miss_after_the_success(channel: str) -> None:
     machine = fakes.Machine()
     machine.receive(fakes.subscribe(channel))
-    success, miss = fakes.sent(machine.protocol.subscribed(channel, interface.Attached()))
+    success, miss = fakes.sent(machine.protocol.subscribed(channel, interface.SubscribeResult()))
     assert success["event"] == "pusher_internal:subscription_succeeded"
     assert miss == {"event": "pusher:cache_miss", "channel": channel, "data": "{}"}
 
@@ -229,7 +233,7 @@ def test_a_presence_cache_channel_answers_with_everybody_first_and_its_last_even
     asked = machine.receive(fakes.subscribe("presence-cache-x", ANN))
     assert asked == [effects.Subscribe("presence-cache-x", ANN_MEMBER, 100, cached=True)]
     success, event = fakes.sent(
-        machine.protocol.subscribed("presence-cache-x", interface.Attached((ANN_MEMBER,), cached=LAST_EVENT))
+        machine.protocol.subscribed("presence-cache-x", interface.SubscribeResult((ANN_MEMBER,), cached=LAST_EVENT))
     )
     assert orjson.loads(success["data"])["presence"]["count"] == 1
     assert event["event"] == "price"
@@ -240,7 +244,7 @@ def test_a_second_subscribe_to_a_cache_channel_gets_the_event_that_is_last_by_th
     machine.join("cache-x")
     assert machine.receive(fakes.subscribe("cache-x")) == [effects.Subscribe("cache-x", cached=True)]
     assert machine.receive(fakes.subscribe("cache-x")) == []  # its answer is on the way
-    answer = machine.protocol.subscribed("cache-x", interface.Attached(cached=LAST_EVENT))
+    answer = machine.protocol.subscribed("cache-x", interface.SubscribeResult(cached=LAST_EVENT))
     assert answer == [*succeeded("cache-x"), effects.Send(LAST_EVENT)]
 
 
@@ -251,7 +255,7 @@ def test_a_second_subscribe_to_a_cache_channel_gets_the_event_that_is_last_by_th
 def test_subscribers_hear_how_many_they_are_where_the_application_wants_it(channel: str) -> None:
     machine = fakes.Machine(fakes.application(subscription_counts=True))
     assert machine.receive(fakes.subscribe(channel)) == [effects.Subscribe(channel, announce=True)]
-    success, count = fakes.sent(machine.protocol.subscribed(channel, interface.Attached(subscribers=17)))
+    success, count = fakes.sent(machine.protocol.subscribed(channel, interface.SubscribeResult(subscribers=17)))
     assert success["event"] == "pusher_internal:subscription_succeeded"
     assert count == {
         "event": "pusher_internal:subscription_count",
@@ -263,7 +267,7 @@ def test_subscribers_hear_how_many_they_are_where_the_application_wants_it(chann
 def test_the_count_comes_after_the_last_event_of_a_cache_channel() -> None:
     machine = fakes.Machine(fakes.application(subscription_counts=True))
     assert machine.receive(fakes.subscribe("cache-x")) == [effects.Subscribe("cache-x", cached=True, announce=True)]
-    answer = machine.protocol.subscribed("cache-x", interface.Attached(cached=LAST_EVENT, subscribers=2))
+    answer = machine.protocol.subscribed("cache-x", interface.SubscribeResult(cached=LAST_EVENT, subscribers=2))
     assert [frame["event"] for frame in fakes.sent(answer)] == [
         "pusher_internal:subscription_succeeded",
         "price",
@@ -280,7 +284,7 @@ def test_a_second_subscribe_tells_the_count_as_it_is_by_then() -> None:
     machine = fakes.Machine(fakes.application(subscription_counts=True))
     machine.join("news")
     assert machine.receive(fakes.subscribe("news")) == [effects.Subscribe("news", announce=True)]
-    _, count = fakes.sent(machine.protocol.subscribed("news", interface.Attached(subscribers=3)))
+    _, count = fakes.sent(machine.protocol.subscribed("news", interface.SubscribeResult(subscribers=3)))
     assert count["data"] == '{"subscription_count":3}'
 
 
@@ -299,7 +303,7 @@ def test_an_answer_that_comes_after_an_unsubscribe_is_not_told() -> None:
     machine = fakes.Machine()
     machine.receive(fakes.subscribe("news"))
     assert machine.receive(fakes.unsubscribe("news")) == [effects.Unsubscribe("news")]
-    assert machine.protocol.subscribed("news", interface.Attached()) == ()
+    assert machine.protocol.subscribed("news", interface.SubscribeResult()) == ()
     assert machine.protocol.refused("news", interface.Refused("engine_unavailable", "away")) == ()
     assert machine.protocol.channels() == {}
 
@@ -310,7 +314,7 @@ def test_leaving_and_joining_again_quickly_joins_again() -> None:
     machine.receive(fakes.unsubscribe("news"))
     assert machine.receive(fakes.subscribe("news")) == [effects.Subscribe("news")]
     assert machine.protocol.channels() == {"news": subscriptions.State.JOINING}
-    assert machine.protocol.subscribed("news", interface.Attached()) == succeeded("news")
+    assert machine.protocol.subscribed("news", interface.SubscribeResult()) == succeeded("news")
 
 
 def test_a_rotated_secret_and_changed_limits_hold_for_the_next_frame() -> None:

@@ -46,7 +46,7 @@ def watching(*user_ids: Any) -> str:
 def test_user_data_comes_back_as_the_very_text_that_was_signed(user_data: str) -> None:
     machine = fakes.Machine()
     assert machine.receive(fakes.signin(user_data)) == [effects.SignIn("42")]
-    (frame,) = fakes.sent(machine.protocol.signed_in(interface.Attached()))
+    (frame,) = fakes.sent(machine.protocol.signed_in(interface.SubscribeResult()))
     assert frame["event"] == "pusher:signin_success"
     assert orjson.loads(frame["data"]) == {"user_data": user_data}
 
@@ -151,10 +151,10 @@ def test_a_connection_cannot_become_another_user() -> None:
 
 def test_outcomes_that_nobody_waits_for_say_nothing() -> None:
     machine = fakes.Machine()
-    assert machine.protocol.signed_in(interface.Attached()) == ()
+    assert machine.protocol.signed_in(interface.SubscribeResult()) == ()
     assert machine.protocol.not_signed_in(AWAY) == ()
     machine.sign_in(ANN)
-    assert list(machine.protocol.signed_in(interface.Attached())) == []
+    assert list(machine.protocol.signed_in(interface.SubscribeResult())) == []
 
 
 # -- the watchlist -----------------------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ def test_outcomes_that_nobody_waits_for_say_nothing() -> None:
 def test_who_is_online_and_who_is_not_comes_in_one_frame_after_the_success() -> None:
     machine = fakes.Machine()
     assert machine.receive(fakes.signin(watching("1", "2", "3"))) == [effects.SignIn("42", ("1", "2", "3"))]
-    success, watchlist = fakes.sent(machine.protocol.signed_in(interface.Attached(online=("2",))))
+    success, watchlist = fakes.sent(machine.protocol.signed_in(interface.SubscribeResult(online=("2",))))
     assert success["event"] == "pusher:signin_success"
     assert set(watchlist) == {"event", "data"}
     assert watchlist["event"] == "pusher_internal:watchlist_events"
@@ -189,7 +189,7 @@ def test_a_user_is_watched_once() -> None:
 def test_of_a_long_watchlist_the_first_are_watched_and_both_numbers_are_told_after_the_success() -> None:
     machine = fakes.Machine(fakes.application(max_watchlist=2))
     assert machine.receive(fakes.signin(watching("1", "2", "3"))) == [effects.SignIn("42", ("1", "2"))]
-    success, cut, watchlist = fakes.sent(machine.protocol.signed_in(interface.Attached()))
+    success, cut, watchlist = fakes.sent(machine.protocol.signed_in(interface.SubscribeResult()))
     assert success["event"] == "pusher:signin_success"
     assert cut["event"] == "pusher:error"
     assert cut["data"]["code"] == 4302
@@ -211,7 +211,7 @@ def test_a_signed_in_connection_may_subscribe_to_its_users_channel() -> None:
     machine.sign_in(ANN)
     asked = machine.receive(fakes.subscribe("#server-to-user-42", auth=""))
     assert asked == [effects.Subscribe("#server-to-user-42")]
-    (frame,) = fakes.sent(machine.protocol.subscribed("#server-to-user-42", interface.Attached()))
+    (frame,) = fakes.sent(machine.protocol.subscribed("#server-to-user-42", interface.SubscribeResult()))
     assert frame["event"] == "pusher_internal:subscription_succeeded"
 
 
@@ -295,7 +295,7 @@ def test_what_depends_on_the_user_waits_for_the_answer_and_keeps_its_order() -> 
         fakes.signin(ANN),
     ):
         assert machine.receive(frame) == []
-    success, own, presence, other, again = fakes.without_counts(machine.protocol.signed_in(interface.Attached()))
+    success, own, presence, other, again = fakes.without_counts(machine.protocol.signed_in(interface.SubscribeResult()))
     assert own == effects.Subscribe("#server-to-user-42")
     assert presence == effects.Subscribe("presence-x", ANN_MEMBER, 100)
     assert "signed in as" in error([other])["message"]
@@ -332,7 +332,7 @@ def test_a_sign_in_that_waited_for_one_that_failed_is_tried() -> None:
     machine.receive(fakes.signin(BOB))
     machine.receive(fakes.subscribe("#server-to-user-7", auth=""))
     assert effects.SignIn("7") in machine.protocol.not_signed_in(AWAY)
-    assert effects.Subscribe("#server-to-user-7") in machine.protocol.signed_in(interface.Attached())
+    assert effects.Subscribe("#server-to-user-7") in machine.protocol.signed_in(interface.SubscribeResult())
 
 
 def test_who_leaves_what_it_waits_for_does_not_join_it_later() -> None:
@@ -341,7 +341,7 @@ def test_who_leaves_what_it_waits_for_does_not_join_it_later() -> None:
     machine.receive(fakes.subscribe("presence-x"))
     machine.receive(fakes.subscribe("presence-y"))
     assert machine.receive(fakes.unsubscribe("presence-x")) == []
-    wanted = machine.protocol.signed_in(interface.Attached())
+    wanted = machine.protocol.signed_in(interface.SubscribeResult())
     assert [effect.channel for effect in wanted if isinstance(effect, effects.Subscribe)] == ["presence-y"]
 
 
@@ -350,7 +350,7 @@ def test_subscribes_to_one_channel_keep_their_order() -> None:
     machine.receive(fakes.signin(ANN))
     machine.receive(fakes.subscribe("presence-x"))
     assert machine.receive(fakes.subscribe("presence-x", '{"user_id":"7"}')) == []
-    _, first, *refused = fakes.without_counts(machine.protocol.signed_in(interface.Attached()))
+    _, first, *refused = fakes.without_counts(machine.protocol.signed_in(interface.SubscribeResult()))
     assert first == effects.Subscribe("presence-x", ANN_MEMBER, 100)
     assert "another user" in fakes.sent(refused)[0]["data"]["message"]
 
@@ -363,7 +363,7 @@ def test_whoever_sends_too_much_while_it_is_signed_in_is_closed_with_both_number
     assert isinstance(closed, effects.Close)
     assert closed.code == 4100
     assert f"{held.LIMIT_BYTES} are allowed" in closed.message
-    assert machine.protocol.signed_in(interface.Attached()) == ()
+    assert machine.protocol.signed_in(interface.SubscribeResult()) == ()
 
 
 def test_a_sign_in_that_came_before_the_connection_was_open_is_made_after_it() -> None:
@@ -373,7 +373,7 @@ def test_a_sign_in_that_came_before_the_connection_was_open_is_made_after_it() -
     established, sign_in = machine.protocol.established()
     assert fakes.sent([established])[0]["event"] == "pusher:connection_established"
     assert sign_in == effects.SignIn("42")
-    assert effects.Subscribe("#server-to-user-42") in machine.protocol.signed_in(interface.Attached())
+    assert effects.Subscribe("#server-to-user-42") in machine.protocol.signed_in(interface.SubscribeResult())
 
 
 # -- authorized connections --------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ class FakePart:
     def on_control(self, command, handler):
         """A hub takes handlers; here no command ever comes."""
 
-    def on_fence(self, keep):
+    def on_gap(self, keep):
         """Nor is anything ever missed."""
 
 

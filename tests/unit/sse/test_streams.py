@@ -367,7 +367,7 @@ async def test_a_stop_ends_every_stream_and_begins_no_other(world: World) -> Non
 async def test_a_fence_ends_a_stream_and_its_client_comes_back_whole(world: World) -> None:
     async with asking(world.application, "channels=kept") as first:
         await opened(first)
-        world.hub._fenced("test")
+        world.hub._on_gap("test")
         await until(lambda: first.complete, "the end")
     await world.publish(1)
     async with asking(world.application, "channels=kept", last_event_id=first.cursor) as second:
@@ -395,11 +395,11 @@ async def test_a_replay_that_cannot_be_finished_is_told_in_the_stream(world: Wor
 
     attach = world.hub.engine.attach
 
-    def lose_the_rest(wanted: interface.Attachment, ready: interface.Ready) -> None:
+    def lose_the_rest(wanted: interface.SubscribeRequest, ready: interface.Ready) -> None:
         if wanted.history is not None and wanted.history.continued:
             epoch = first.cursor.split(".")[1].split(":")[0]
-            lost = interface.Replayed(interface.Position(epoch, 300), reason="position_expired", complete=True)
-            ready(interface.Attached(replayed=lost))
+            lost = interface.RecoveryResult(interface.Position(epoch, 300), reason="position_expired", complete=True)
+            ready(interface.SubscribeResult(replayed=lost))
         else:
             attach(wanted, ready)
 

@@ -56,7 +56,7 @@ async def test_after_a_fence_the_log_is_read_again() -> None:
     log.write()
     log.write()
     log.tail = 3  # the tail missed them
-    entries.fenced()
+    entries.gap_detected()
     assert [entry.id for entry in await entries.next(1.0)] == [2, 3]
 
 
@@ -91,7 +91,7 @@ async def test_whatever_the_order_of_events_each_entry_comes_once_and_in_order()
                 case _:
                     if chance.random() < 0.1:
                         log.tail = len(log.entries)
-                        entries.fenced()
+                        entries.gap_detected()
         log.deliver(entries)
         for _ in range(4):
             found += await entries.next(0.0)

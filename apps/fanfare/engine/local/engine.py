@@ -38,7 +38,7 @@ class LocalEngine(interface.Engine):
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
-    async def open(self, deliver: interface.Deliver, fenced: interface.Fenced) -> None:
+    async def open(self, deliver: interface.Deliver, on_gap: interface.OnGap) -> None:
         if self._worker is not None:
             raise errors.EngineMisconfigured("This engine is open already")
         self.place.prepare()
@@ -48,7 +48,7 @@ class LocalEngine(interface.Engine):
             self.place,
             self._writer,
             deliver,
-            fenced,
+            on_gap,
             log_seconds=self._log_seconds,
             append_timeout=self._append_timeout,
         )
@@ -189,7 +189,7 @@ class LocalEngine(interface.Engine):
             self._worker.tail.heard.set(app, channel, count > 0)
             self._worker.subscribers.set(app, channel, count, announce=announce)
 
-    def attach(self, wanted: interface.Attachment, ready: interface.Ready) -> None:
+    def attach(self, wanted: interface.SubscribeRequest, ready: interface.Ready) -> None:
         if self._worker is None:
             ready(interface.Refused("engine_unavailable", "The engine is not open"))
         else:
@@ -220,7 +220,7 @@ class LocalEngine(interface.Engine):
         return await self._ask(lambda ask: ask.cached(app, channel))
 
     @contextlib.contextmanager
-    def questions(self) -> Iterator[interface.Questions]:
+    def questions(self) -> Iterator[interface.Queries]:
         if self.place.identity() is None:
             self.append_blocking([])  # makes an empty log, which has an answer to everything
         asked = queries.Queries(self.place)

@@ -18,7 +18,7 @@ class Attach(operations.WorkerOperation):
 
     __slots__ = ("ready", "refused", "wanted")
 
-    def __init__(self, loop: AbstractEventLoop, wanted: interface.Attachment, ready: interface.Ready) -> None:
+    def __init__(self, loop: AbstractEventLoop, wanted: interface.SubscribeRequest, ready: interface.Ready) -> None:
         super().__init__(loop)
         self.wanted = wanted
         self.ready = ready

@@ -1,4 +1,4 @@
-"""Questions about the whole deployment, asked in a thread of their own: a list of a hundred thousand channels must not
+"""Queries about the whole deployment, asked in a thread of their own: a list of a hundred thousand channels must not
 hold up a delivery."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _LAST_CHARACTER = "\U0010ffff"
 _VARIABLES = 500  # of one statement; SQLite allows 999 in its oldest versions
 
 
-class Queries(interface.Questions):
+class Queries(interface.Queries):
     """One read connection, used by one thread."""
 
     def __init__(self, where: place.Place) -> None:

@@ -54,46 +54,46 @@ class Replays:
         self._windows: dict[tuple[str, str], _Window] = {}
 
     def answer(
-        self, connection: sqlite3.Connection, wanted: interface.Attachment, history: interface.History
-    ) -> interface.Replayed:
+        self, connection: sqlite3.Connection, wanted: interface.SubscribeRequest, history: interface.RecoveryRequest
+    ) -> interface.RecoveryResult:
         """What `history` asks for. The stream's top is the position in any case."""
         stream = _stream(connection, wanted.app, wanted.channel)
         if stream is None:
             # Nothing was ever kept: a position can only be one of a log that is gone.
             reason = None if history.after is None else "epoch_changed"
-            return interface.Replayed(None, reason=reason, complete=True)
+            return interface.RecoveryResult(None, reason=reason, complete=True)
         position = interface.Position(stream.epoch, stream.top)
         if history.after is not None:
             return self._after(connection, wanted, history, history.after, stream)
         if history.rewind is not None:
             entries = _newest(connection, wanted, history.rewind, stream)
-            return interface.Replayed(position, entries=entries, count=len(entries), complete=True)
-        return interface.Replayed(position, complete=True)
+            return interface.RecoveryResult(position, entries=entries, count=len(entries), complete=True)
+        return interface.RecoveryResult(position, complete=True)
 
     def _after(
         self,
         connection: sqlite3.Connection,
-        wanted: interface.Attachment,
-        history: interface.History,
+        wanted: interface.SubscribeRequest,
+        history: interface.RecoveryRequest,
         after: interface.Position,
         stream: Stream,
-    ) -> interface.Replayed:
+    ) -> interface.RecoveryResult:
         position = interface.Position(stream.epoch, stream.top)
         missed = stream.top - after.offset
         if after.epoch != stream.epoch or missed < 0:
-            return interface.Replayed(position, reason="epoch_changed", complete=True)
+            return interface.RecoveryResult(position, reason="epoch_changed", complete=True)
         if missed == 0:
-            return interface.Replayed(position, complete=True)
+            return interface.RecoveryResult(position, complete=True)
         if not _is_kept(connection, wanted, after.offset + 1, stream):
-            return interface.Replayed(position, reason="position_expired", complete=True)
+            return interface.RecoveryResult(position, reason="position_expired", complete=True)
         if not history.continued and not _fits(connection, wanted, after.offset, missed, history):
-            return interface.Replayed(position, reason="too_many", complete=True)
+            return interface.RecoveryResult(position, reason="too_many", complete=True)
         entries = self._chunk(connection, wanted, after.offset, stream)
         reached = entries[-1].offset if entries else after.offset
-        return interface.Replayed(position, entries=entries, count=missed, complete=reached == stream.top)
+        return interface.RecoveryResult(position, entries=entries, count=missed, complete=reached == stream.top)
 
     def _chunk(
-        self, connection: sqlite3.Connection, wanted: interface.Attachment, after: int, stream: Stream
+        self, connection: sqlite3.Connection, wanted: interface.SubscribeRequest, after: int, stream: Stream
     ) -> tuple[interface.Entry, ...]:
         """The next entries of the stream, from memory if somebody else has just asked for them."""
         key = (wanted.app, wanted.channel)
@@ -141,7 +141,7 @@ def _stream(connection: sqlite3.Connection, app: str, channel: str) -> Stream | 
     return Stream(*rows[0]) if rows else None
 
 
-def _is_kept(connection: sqlite3.Connection, wanted: interface.Attachment, offset: int, stream: Stream) -> bool:
+def _is_kept(connection: sqlite3.Connection, wanted: interface.SubscribeRequest, offset: int, stream: Stream) -> bool:
     """Whether this entry, and so every later one, is still there and within its bounds."""
     if offset <= stream.top - stream.size:
         return False
@@ -153,7 +153,11 @@ def _is_kept(connection: sqlite3.Connection, wanted: interface.Attachment, offse
 
 
 def _fits(
-    connection: sqlite3.Connection, wanted: interface.Attachment, after: int, missed: int, history: interface.History
+    connection: sqlite3.Connection,
+    wanted: interface.SubscribeRequest,
+    after: int,
+    missed: int,
+    history: interface.RecoveryRequest,
 ) -> bool:
     if missed > history.max_entries:
         return False
@@ -165,7 +169,7 @@ def _fits(
 
 
 def _newest(
-    connection: sqlite3.Connection, wanted: interface.Attachment, rewind: interface.Rewind, stream: Stream
+    connection: sqlite3.Connection, wanted: interface.SubscribeRequest, rewind: interface.Rewind, stream: Stream
 ) -> tuple[interface.Entry, ...]:
     seconds = min(stream.seconds, rewind.seconds or stream.seconds)
     count = min(rewind.count or CHUNK_ENTRIES, CHUNK_ENTRIES)

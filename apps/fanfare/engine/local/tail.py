@@ -138,7 +138,7 @@ class Tail:
             return None
         if self.where.identity() != self._identity:
             return "log_replaced"
-        settled: list[tuple[presence.Attach, interface.Attached]] = []
+        settled: list[tuple[presence.Attach, interface.SubscribeResult]] = []
         try:
             self.heard.update(connection)
             connection.execute("BEGIN")
@@ -185,14 +185,16 @@ class Tail:
         if len(rows) == STEP_ENTRIES:
             self._read_to = self._backlog[-1].id
 
-    def _answer(self, attachment: presence.Attach, attached: interface.Attached) -> None:
+    def _answer(self, attachment: presence.Attach, attached: interface.SubscribeResult) -> None:
         try:
             attachment.ready(attached)
         except Exception:
             # A mistake that concerns one client must not leave those behind it without an answer.
             logger.exception("An attachment to %s could not be answered", attachment.wanted.channel)
 
-    def _snapshot(self, connection: sqlite3.Connection, wanted: interface.Attachment, now_s: int) -> interface.Attached:
+    def _snapshot(
+        self, connection: sqlite3.Connection, wanted: interface.SubscribeRequest, now_s: int
+    ) -> interface.SubscribeResult:
         """What is asked for, inside a read transaction."""
         where = (wanted.app, wanted.channel)
         cached = subscribers = None
@@ -210,7 +212,7 @@ class Tail:
             query = f"SELECT DISTINCT user_id FROM members WHERE app = ? AND channel = ? AND user_id IN ({marks})"  # noqa: S608
             online = [user_id for (user_id,) in connection.execute(query, (wanted.app, interface.USERS, *wanted.watch))]
         history = wanted.history
-        return interface.Attached(
+        return interface.SubscribeResult(
             members=tuple(members(connection, *where)) if wanted.member and wanted.channel != interface.USERS else (),
             cached=cached[0] if cached else None,
             subscribers=subscribers[0] if subscribers else 0,

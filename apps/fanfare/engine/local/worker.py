@@ -57,7 +57,7 @@ class Worker:
         where: place.Place,
         writes: writer.Writer,
         deliver: interface.Deliver,
-        fenced: interface.Fenced,
+        on_gap: interface.OnGap,
         *,
         log_seconds: float,
         append_timeout: float,
@@ -72,7 +72,7 @@ class Worker:
         self.subscribers = subscribers.Subscribers(self.loop, self.submit)
         self._where = where
         self._writer = writes
-        self._fenced = fenced
+        self._on_gap = on_gap
         self._log_seconds = log_seconds
         self._append_timeout = append_timeout
         self._lock = liveness.Lock(where.lock_of(self.id))
@@ -182,9 +182,9 @@ class Worker:
         operation.settled = self._attached
         self.submit(operation)
 
-    def _noting_misses(self, wanted: interface.Attachment, ready: interface.Ready) -> interface.Ready:
-        def answered(answer: interface.Attached | interface.Refused) -> None:
-            if isinstance(answer, interface.Attached) and answer.cached is None:
+    def _noting_misses(self, wanted: interface.SubscribeRequest, ready: interface.Ready) -> interface.Ready:
+        def answered(answer: interface.SubscribeResult | interface.Refused) -> None:
+            if isinstance(answer, interface.SubscribeResult) and answer.cached is None:
                 self.submit(presence.CacheMiss(self.loop, wanted.app, wanted.channel))
             ready(answer)
 
@@ -196,8 +196,8 @@ class Worker:
         def opened(_: presence.OpenStream, error: errors.EngineError | None) -> None:
             self._attached(operation, error)
 
-        def answered(answer: interface.Attached | interface.Refused) -> None:
-            replayed = answer.replayed if isinstance(answer, interface.Attached) else None
+        def answered(answer: interface.SubscribeResult | interface.Refused) -> None:
+            replayed = answer.replayed if isinstance(answer, interface.SubscribeResult) else None
             if replayed is None or replayed.position is not None:
                 ready(answer)
                 return
@@ -240,7 +240,7 @@ class Worker:
         if error is not None:
             operation.ready(interface.Refused("engine_unavailable", str(error)))
         else:
-            operation.ready(operation.refused or interface.Attached())
+            operation.ready(operation.refused or interface.SubscribeResult())
 
     async def ask(self, question: Callable[[queries.Queries], T]) -> T:
         """In the thread for questions, for one may be long. What this worker has not written yet is written first."""
@@ -284,13 +284,13 @@ class Worker:
 
     def _lost(self, reason: str) -> None:
         """Entries may have been missed: say so, and start again from the present."""
-        self.counters["fenced"] += 1
+        self.counters["gaps"] += 1
         logger.error("Entries of the log may have been missed (%s): starting again from the present", reason)
         self.tail.close()
         self._samples.clear()
         self._refuse_waiting("The worker starts again")
         self._executor.submit(self._queries.close)
-        self._fenced(reason)
+        self._on_gap(reason)
         if self._restarting is None:
             self._restarting = self.loop.create_task(self._restart())
 
