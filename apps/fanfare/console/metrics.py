@@ -1,0 +1,199 @@
+"""`GET /metrics`: the figures of all workers in the text format of Prometheus.
+
+Whichever worker answers, the figures are the sums over the deployment. No label has unbounded values: a channel, a
+user or a socket never becomes one.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from prometheus_client import CollectorRegistry, exposition
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from fanfare.console import reports
+
+PATH: Final = "/metrics"
+FORWARDED: Final = (b"forwarded", b"x-forwarded-")  # a request with such a header came through a proxy
+
+
+class Family(NamedTuple):
+    """A counter's metric. `name` without the prefix `fanfare_` and the suffix `_total`. With `label`, the rest of the
+    counter's name after `source` is the label's value."""
+
+    source: str
+    name: str
+    help: str
+    label: str = ""
+
+
+class Level(NamedTuple):
+    """A gauge's metric. `shared`: every worker reports the same thing, so the largest value counts and not the sum."""
+
+    source: str
+    name: str
+    help: str
+    shared: bool = False
+
+
+COUNTERS: Final = (
+    Family("connections", "connections_opened", "Connections that were accepted."),
+    Family("published", "events_published", "Events that the workers were given to publish."),
+    Family("deliveries", "deliveries", "Events times the connections that they were written to."),
+    Family("replayed", "events_recovered", "Kept events that were sent to clients that subscribed later or came back."),
+    Family("pusher.client_events", "client_events", "Client events that were relayed."),
+    Family("conflated", "events_conflated", "Events of a cache channel that a slow reader was spared."),
+    Family("api.requests", "api_requests", "Requests of the HTTP API."),
+    Family("api.published", "api_events_published", "Events that the HTTP API published, one for each channel."),
+    Family("api.failed", "api_errors", "Requests of the HTTP API that ended with an internal error."),
+    Family("api.refused.", "api_refusals", "Requests of the HTTP API that were refused, by status.", "status"),
+    Family("closed.", "connections_closed", "Connections that the server closed, by reason or close code.", "reason"),
+    Family("pusher.refused.", "connections_refused", "Connections that were refused, by close code.", "code"),
+    Family(
+        "pusher.subscription_refused.", "subscription_refusals", "Subscriptions that were refused, by reason.", "reason"
+    ),
+    Family("pusher.sign_in_refused.", "sign_in_refusals", "Sign-ins that were refused, by reason.", "reason"),
+    Family(
+        "pusher.client_event_rejected.",
+        "client_event_refusals",
+        "Client events that were refused, by reason.",
+        "reason",
+    ),
+    Family("pusher.history_refused.", "history_refusals", "History requests that were refused, by reason.", "reason"),
+    Family(
+        "pusher.error.", "protocol_errors", "Frames that are no valid message of the protocol, by reason.", "reason"
+    ),
+    Family("resume.failed.", "recoveries_failed", "Channels that a client could not recover, by reason.", "reason"),
+    Family("replays.lost.", "recoveries_lost", "Recoveries that broke off, by reason.", "reason"),
+    Family("resume.", "resume_tokens", "Pages with a resume token, by what became of it.", "outcome"),
+    Family("sse.opened", "sse_opened", "Event streams that were opened."),
+    Family("sse.refused.", "sse_refusals", "Event streams that were refused, by reason.", "reason"),
+    Family("sse.ended.", "sse_ended", "Event streams that the server ended, by reason.", "reason"),
+    Family("sse.lost.", "sse_recoveries_lost", "Channels of event streams that could not be recovered.", "reason"),
+    Family("sse.", "sse", "What happened to event streams.", "event"),
+    Family("gaps.", "gaps", "Times that a worker may have missed entries of the log, by reason.", "reason"),
+    Family("webhooks.requests", "webhook_attempts", "Requests to webhook endpoints."),
+    Family("webhooks.", "webhooks", "What happened to events for webhooks.", "outcome"),
+    Family("background.", "background_tasks", "What happened to background tasks.", "outcome"),
+    Family("signals.", "signals", "What happened to Django signals.", "outcome"),
+    Family("layer.", "channel_layer_dropped", "Messages of the channel layer that were dropped, by reason.", "reason"),
+    Family("controls.", "commands_failed", "Commands of the log that a worker could not follow.", "reason"),
+    Family("engine.", "engine", "What the engine did.", "operation"),
+)
+OTHER: Final = Family("", "other", "Counters without a metric of their own.", "name")
+
+GAUGES: Final = (
+    Level("connections.now", "connections", "Open connections."),
+    Level("channels.now", "channels", "Channels with a subscription, each counted once per worker."),
+    Level("subscriptions.now", "subscriptions", "Subscriptions of open connections."),
+    Level("closing.now", "connections_closing", "Connections whose transport has not ended after their close."),
+    Level("replays.now", "recoveries", "Recoveries that wait for their readers."),
+    Level("conflated.now", "conflated", "States that wait for slow readers of cache channels."),
+    Level("memory.bytes", "resident_memory_bytes", "Resident memory of all workers."),
+    Level("engine.behind", "engine_lag_entries", "Entries of the log that were written and not read yet."),
+    Level("engine.log_bytes", "engine_log_bytes", "Size of the log on disk.", shared=True),
+    Level("engine.streams", "engine_streams", "Channels with a position.", shared=True),
+    Level("engine.kept", "engine_kept_entries", "Entries that are kept for histories.", shared=True),
+    Level("engine.sessions", "engine_sessions", "Pages whose progress is kept under a resume token.", shared=True),
+    Level("engine.sessions_bytes", "engine_sessions_bytes", "Size of these records.", shared=True),
+    Level("engine.ok", "engine_up", "Whether every worker can publish and read what it publishes: 1 or 0."),
+)
+
+
+class _Families(Collector):
+    def __init__(self, collected: reports.Collection) -> None:
+        self._collected = collected
+
+    def collect(self) -> Iterator[Metric]:
+        reported = self._collected.reports
+        yield _gauge("workers", "Workers that answered.", len(reported))
+        yield _gauge("workers_expected", "Workers that the engine knows.", self._collected.expected)
+        versions = GaugeMetricFamily("fanfare_build_info", "Workers by version.", labels=["version"])
+        for version in sorted({report.version for report in reported}):
+            versions.add_metric([version], sum(report.version == version for report in reported))
+        yield versions
+        for level in GAUGES:
+            values = [report.gauges[level.source] for report in reported if level.source in report.gauges]
+            if not values:
+                continue
+            if level.source == "engine.ok":
+                yield _gauge(level.name, level.help, min(values))
+            else:
+                yield _gauge(level.name, level.help, max(values) if level.shared else sum(values))
+        yield from counters(self._collected.counters)
+
+
+def counters(values: Mapping[str, int | float]) -> Iterator[Metric]:
+    """The metrics of named counters. A counter belongs to the first family whose `source` is its name or prefix."""
+    found: dict[Family, list[tuple[str, float]]] = {family: [] for family in (*COUNTERS, OTHER)}
+    for name, value in sorted(values.items()):
+        family = next((family for family in COUNTERS if _belongs(name, family)), OTHER)
+        found[family].append((name.removeprefix(family.source), value))
+    for family, samples in found.items():
+        if family.label and not samples:
+            continue
+        metric = CounterMetricFamily(
+            f"fanfare_{family.name}", family.help, labels=[family.label] if family.label else None
+        )
+        for label, value in samples or [("", 0.0)]:
+            metric.add_metric([label] if family.label else [], value)
+        yield metric
+
+
+def _belongs(name: str, family: Family) -> bool:
+    return name.startswith(family.source) if family.label else name == family.source
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"fanfare_{name}", text, value=value)
+
+
+def render(collected: reports.Collection, accept: str = "") -> tuple[bytes, str]:
+    """The body and its content type, in the format that the scraper asks for."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Families(collected))
+    encode, content_type = exposition.choose_encoder(accept)
+    return encode(registry), content_type
+
+
+def may_read(scope: Mapping[str, Any], token: str) -> bool:
+    """Whether a request may read the metrics: from this machine and not through a proxy, or with the token."""
+    headers: Sequence[tuple[bytes, bytes]] = scope["headers"]
+    if token:
+        sent = next((value for name, value in headers if name == b"authorization"), b"")
+        if secrets.compare_digest(sent, b"Bearer " + token.encode()):
+            return True
+    if any(name.startswith(FORWARDED) for name, _ in headers):
+        return False
+    client = scope.get("client")
+    try:
+        return client is not None and ipaddress.ip_address(client[0]).is_loopback
+    except ValueError:
+        return False
+
+
+class Metrics:
+    """The ASGI application of `/metrics`. A request that may not read it goes to `otherwise`."""
+
+    def __init__(self, source: reports.Reports, token: str, otherwise: Any) -> None:
+        self._source = source
+        self._token = token
+        self._otherwise = otherwise
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["method"] not in {"GET", "HEAD"} or not may_read(scope, self._token):
+            await self._otherwise(scope, receive, send)
+            return
+        accept = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"accept"), "")
+        body, content_type = render(await self._source.collect(), accept)
+        headers = [
+            (b"content-type", content_type.encode()),
+            (b"content-length", str(len(body)).encode()),
+            (b"cache-control", b"no-store"),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body if scope["method"] == "GET" else b""})
