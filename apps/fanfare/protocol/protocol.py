@@ -1,7 +1,7 @@
 """One connection's side of the Pusher Channels protocol, version 7: a state machine.
 
-A frame or an outcome goes in, effects come out, and the shell does them in their order (`fanfare.protocol.sessions`). There
-is no I/O here and no waiting. What it has to know is what it was told.
+A frame or an outcome goes in, effects come out, and the shell does them in their order
+(`fanfare.protocol.sessions`). There is no I/O here and no waiting. What it has to know is what it was told.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The description of the HTTP API that machines read (OpenAPI 3.1).
 
 FastAPI makes it from the functions of this module. They are never called: a publication is too frequent for a
-framework, so `fanfare.api.application` answers these routes. What ties the two together is that the operations are typed
-with the answers that are described here, and tests that hold every route and every status of one against the other.
+framework, so `fanfare.api.application` answers these routes. What ties the two together is that the operations are
+typed with the answers that are described here, and tests that hold every route and every status of one against the other.
 """
 
 from __future__ import annotations
