@@ -6,8 +6,8 @@ transaction has committed; if it rolls back, nothing is sent. Without a transact
 What a return means. Sent at once, the event is in the log of all workers when the call returns, or EngineUnavailable
 was raised. Sent after a commit, the data is saved already, and raising would turn a saved order into an error page: a
 log that cannot be written is then reported at level ERROR by the logger `fanfare.integration`, with the channel, the
-event and the reason, and counted in `statistics()`. Who must know publishes after the `atomic` block, where the error is
-raised. A process that dies between the commit and the log sends nothing.
+event and the reason, and counted in `statistics()`. Who must know publishes after the `atomic` block, where the error
+is raised. A process that dies between the commit and the log sends nothing.
 
 With `outbox=True`, or the setting FANFARE_OUTBOX, an event that waits for a commit is also written into the database by
 its transaction. Then neither of the two loses it: `fanfare.integration.relay` sends what was left behind.
@@ -81,10 +81,10 @@ def publish(
         publish(None, "paid", order, to_user=order.customer)
 
     `data`: a str is sent as it is, anything else as JSON (see `fanfare.integration.encoding`). `to_user`: a user or its
-    id; the channel is None then. `app`: an application or its id; by default the project's default application. `exclude`:
-    the socket id of a client that must not get it. `idempotency_key`: 1 to 128 printable ASCII characters. With
-    `on_commit=False` it leaves at once, whatever becomes of the transaction. `outbox`: whether it waits for the commit
-    in the database, too; by default as FANFARE_OUTBOX says. `using`: the database whose transaction is meant.
+    id; the channel is None then. `app`: an application or its id; by default the project's default application.
+    `exclude`: the socket id of a client that must not get it. `idempotency_key`: 1 to 128 printable ASCII characters.
+    With `on_commit=False` it leaves at once, whatever becomes of the transaction. `outbox`: whether it waits for the
+    commit in the database, too; by default as FANFARE_OUTBOX says. `using`: the database whose transaction is meant.
 
     Raises a PublishError if the event cannot be published as it is, and EngineUnavailable if it should leave at once
     and the log cannot be written (try again). Blocks, as a rule for less than FANFARE_APPEND_TIMEOUT seconds; on an

@@ -2,7 +2,8 @@
 
 FastAPI makes it from the functions of this module. They are never called: a publication is too frequent for a
 framework, so `fanfare.api.application` answers these routes. What ties the two together is that the operations are
-typed with the answers that are described here, and tests that hold every route and every status of one against the other.
+typed with the answers that are described here, and tests that hold every route and every status of one against the
+other.
 """
 
 from __future__ import annotations
