@@ -37,7 +37,7 @@ def fleet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def start(fleet: servers.Fleet) -> Iterator[Callable[..., servers.Server]]:
-    """`start(command, world=None)`: a server of this test alone, stopped after it (a test may end it earlier)."""
+    """`start(command, deployment=None)`: a server of this test alone, stopped after it (a test may end it earlier)."""
     begun: list[servers.Server] = []
 
     def begin(*arguments: object, **options: object) -> servers.Server:

@@ -1,4 +1,4 @@
-"""The project's settings in a world of their own: a test never reads a developer's `.env` and never touches `var/`."""
+"""The project's settings with a temporary data folder: tests read no developer's `.env` and do not touch `var/`."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def chromium() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def debug(fleet: servers.Fleet) -> servers.Server:
     """As `make run` serves it: uvicorn, with DEBUG."""
-    return fleet.start("uvicorn", fleet.world(FANFARE_DEBUG="1"))
+    return fleet.start("uvicorn", fleet.deployment(FANFARE_DEBUG="1"))
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import OpenWindow
-from tests.harness import calls, servers, waiting, wire, worlds
+from tests.harness import calls, deployments, servers, waiting, wire
 
 AT_ONCE = 3.0  # seconds
 
@@ -25,14 +25,14 @@ def admin(server: servers.Server, window: OpenWindow) -> Page:
     """A window that is logged in."""
     page = window()
     page.goto(server.url("/admin/"))
-    page.get_by_label("Username").fill(worlds.ADMIN_NAME)
-    page.get_by_label("Password").fill(worlds.ADMIN_PASSWORD)
+    page.get_by_label("Username").fill(deployments.ADMIN_NAME)
+    page.get_by_label("Password").fill(deployments.ADMIN_PASSWORD)
     page.get_by_role("button", name="Log in").click()
-    expect(page.locator("#user-tools")).to_contain_text(re.compile(worlds.ADMIN_NAME, re.IGNORECASE))
+    expect(page.locator("#user-tools")).to_contain_text(re.compile(deployments.ADMIN_NAME, re.IGNORECASE))
     return page
 
 
-def create(admin: Page, server: servers.Server, name: str) -> worlds.Application:
+def create(admin: Page, server: servers.Server, name: str) -> deployments.Application:
     """Create an application by hand; its credentials as the page shows them."""
     admin.goto(server.url("/admin/applications/application/add/"))
     admin.get_by_label("Name", exact=False).first.fill(name)
@@ -43,17 +43,17 @@ def create(admin: Page, server: servers.Server, name: str) -> worlds.Application
     return application
 
 
-def read(admin: Page) -> worlds.Application:
+def read(admin: Page) -> deployments.Application:
     """The credentials on an application's page."""
     admin.locator("details.secret summary").click()
-    return worlds.Application(
+    return deployments.Application(
         id=admin.locator(".field-app_id .readonly").inner_text(),
         key=admin.locator("#id_key").input_value(),
         secret=admin.locator("details.secret code").inner_text(),
     )
 
 
-def knows(server: servers.Server, application: worlds.Application) -> bool:
+def knows(server: servers.Server, application: deployments.Application) -> bool:
     with calls.Caller(server, application) as caller:
         return caller.signed("GET", "channels").status == 200
 
@@ -168,7 +168,7 @@ def test_the_secret_is_hidden_until_it_is_asked_for(server: servers.Server, admi
 def test_an_event_that_cannot_be_sent_is_seen_in_the_outbox_and_sent_again(admin: Page, server: servers.Server) -> None:
     channel = f"outbox-{uuid4().hex[:8]}"
     frame = f'{{"event":"created","channel":"{channel}","data":"1"}}'
-    server.world.shell(
+    server.deployment.shell(
         "from fanfare.integration import models, outbox\n"
         f"row = models.OutboxEvent.objects.create(app_id={server.application.id!r}, channel={channel!r}, "
         f"frame={frame!r})\n"

@@ -165,8 +165,8 @@ def test_a_restart_of_the_server_loses_no_message(
     visitors: list[Page],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    world = fleet.world()
-    server = start("uvicorn", world)
+    deployment = fleet.deployment()
+    server = start("uvicorn", deployment)
     for page in visitors:
         enter(page, server)
     say(visitors[0], "Before the restart")
@@ -175,9 +175,9 @@ def test_a_restart_of_the_server_loses_no_message(
     server.stop()
     for page in visitors:
         expect(page.locator("#text")).to_be_disabled()
-    world.shell(SPEAK)
+    deployment.shell(SPEAK)
     monkeypatch.setattr(servers, "free_port", lambda: server.port)
-    start("uvicorn", world)
+    start("uvicorn", deployment)
     for page in visitors:
         expect(page.locator("#text")).to_be_enabled(timeout=AFTER_A_RESTART_MS)
     say(visitors[0], "After the restart")

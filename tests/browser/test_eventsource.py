@@ -33,11 +33,11 @@ url => {
 
 @pytest.fixture(scope="module")
 def server(fleet: servers.Fleet) -> Iterator[servers.Server]:
-    world = fleet.world(FANFARE_SSE_LIFE="60")
-    world.application = world.create_application(
+    deployment = fleet.deployment(FANFARE_SSE_LIFE="60")
+    deployment.application = deployment.create_application(
         "Streams", "--history=*kept-*=200000,600", "--replay=*kept-*=50000,33554432", "--max-connections=2"
     )
-    server = fleet.start("gunicorn", world)
+    server = fleet.start("gunicorn", deployment)
     yield server
     server.stop()
 

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, CDPSession, Page
 
 from tests.browser.conftest import PATIENCE_MS
-from tests.harness import calls, servers, signing, worlds
+from tests.harness import calls, deployments, servers, signing
 
 CUTS = 3
 EVENTS_A_CUT = 50
@@ -42,10 +42,10 @@ FOLLOW = """
 
 
 @pytest.fixture(scope="module")
-def application(production: servers.Server) -> worlds.Application:
+def application(production: servers.Server) -> deployments.Application:
     """Keeps what the private channels had in the last hour, and replays all of it."""
     flags = ["--history", "private-*=1000,3600", "--replay", "private-*=1000,1048576"]
-    return production.world.create_application("Streams", *flags)
+    return production.deployment.create_application("Streams", *flags)
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ class Lines:
 
 @pytest.fixture
 def lines(
-    page: Page, network: CDPSession, production: servers.Server, application: worlds.Application
+    page: Page, network: CDPSession, production: servers.Server, application: deployments.Application
 ) -> Iterator[Lines]:
     with calls.Caller(production, application) as publisher:
         yield Lines(page, network, publisher)

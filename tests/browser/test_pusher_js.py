@@ -91,7 +91,7 @@ def test_what_a_django_project_encrypts_is_read_by_the_page(
     channel = unique("private-encrypted-orders")
     join(page, channel)
     code = f"from fanfare.integration import publish; publish({channel!r}, 'created', {{'title': '日本 🎺'}})"
-    production.world.manage("shell", "--no-imports", "-c", code, FANFARE_ENCRYPTION_MASTER_KEY=backends.MASTER_KEY)
+    production.deployment.manage("shell", "--no-imports", "-c", code, FANFARE_ENCRYPTION_MASTER_KEY=backends.MASTER_KEY)
     assert sees(page, channel, "created") == {"title": "日本 🎺"}
 
 

@@ -26,7 +26,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from playwright.sync_api import TimeoutError as TooSlow
 
 from tests.browser.conftest import PATIENCE_MS
-from tests.harness import parts, servers, waiting, worlds
+from tests.harness import deployments, parts, servers, waiting
 from tests.unit.docs import pages
 
 TUTORIAL = pages.ROOT / "docs/tutorial/first-steps.md"
@@ -54,9 +54,9 @@ class Reader:
         self._server: subprocess.Popen[bytes] | None = None
         self._log = folder.parent / "server.log"
         self._steps = list(pages.steps(TUTORIAL))
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(worlds.OWN_PREFIXES)}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(deployments.OWN_PREFIXES)}
         self._environment = {
-            **{name: value for name, value in inherited.items() if name not in worlds.OWN_NAMES},
+            **{name: value for name, value in inherited.items() if name not in deployments.OWN_NAMES},
             "FANFARE_PORT": str(port),
             "GUNICORN_CMD_ARGS": f"--bind {servers.HOST}:{port}",
             "PYTHONUNBUFFERED": "1",

@@ -24,9 +24,9 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fanfare-fuzz-") as folder:
         fleet = servers.Fleet(Path(folder))
-        world = fleet.world()
-        tenant = campaign.application(world)
-        server = fleet.start("gunicorn", world)
+        deployment = fleet.deployment()
+        tenant = campaign.application(deployment)
+        server = fleet.start("gunicorn", deployment)
         try:
             print(asyncio.run(campaign.run(server, tenant, options.frames, options.seed)))
         except AssertionError as error:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from tests.fuzz import frames
-from tests.harness import servers, wire, worlds
+from tests.harness import deployments, servers, wire
 
 BATCH = 50  # frames in one write; then a ping, whose answer says that all of them were worked off
 PATIENCE = 60.0  # seconds for that answer, while eight attackers and two neighbours share two cores
@@ -36,7 +36,9 @@ class Tally:
         return self.frames >= self.total
 
 
-async def attack(server: servers.Server, application: worlds.Application, tally: Tally, chance: random.Random) -> None:
+async def attack(
+    server: servers.Server, application: deployments.Application, tally: Tally, chance: random.Random
+) -> None:
     """One attacker, until the tally is full."""
     while not tally.is_over:
         reader, writer = await asyncio.open_connection(servers.HOST, server.port, limit=2**22)
@@ -97,7 +99,7 @@ class _Connection:
         self._writer = writer
         self._tally = tally
 
-    async def attack(self, application: worlds.Application, chance: random.Random) -> None:
+    async def attack(self, application: deployments.Application, chance: random.Random) -> None:
         first = await self._receive()
         if first is None:
             return

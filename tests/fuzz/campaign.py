@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import psutil
 
 from tests.fuzz import attackers, frames
-from tests.harness import calls, servers, signing, sockets, waiting, worlds
+from tests.harness import calls, deployments, servers, signing, sockets, waiting
 
 ATTACKERS = 8
 CHANNEL = "steady"  # no frame of an attacker names it
@@ -59,13 +59,13 @@ def _counted(counter: dict[str, int] | dict[int, int]) -> str:
     return ", ".join(f"{name} ({count:,} times)" for name, count in sorted(counter.items(), key=str)) or "none"
 
 
-def application(world: worlds.World) -> worlds.Application:
+def application(deployment: deployments.Deployment) -> deployments.Application:
     """One that has everything switched on."""
     flags = ("--client-events", "--subscription-counts", "--max-connections", str(CONNECTIONS))
-    return world.create_application("Fuzz", *flags, "--history", f"{frames.KEPT}=100,60")
+    return deployment.create_application("Fuzz", *flags, "--history", f"{frames.KEPT}=100,60")
 
 
-async def run(server: servers.Server, tenant: worlds.Application, total: int, seed: int) -> Findings:
+async def run(server: servers.Server, tenant: deployments.Application, total: int, seed: int) -> Findings:
     """Raises AssertionError where a worker, a neighbour or the state of the deployment took harm."""
     workers = server.workers()
     files = {pid: psutil.Process(pid).num_fds() for pid in workers}
@@ -108,14 +108,14 @@ async def _next_tick(neighbour: sockets.Socket) -> sockets.Frame:
 
 
 async def _attack(
-    server: servers.Server, tenant: worlds.Application, tally: attackers.Tally, chance: random.Random
+    server: servers.Server, tenant: deployments.Application, tally: attackers.Tally, chance: random.Random
 ) -> None:
     async with asyncio.TaskGroup() as group:
         for _ in range(ATTACKERS):
             group.create_task(attackers.attack(server, tenant, tally, random.Random(chance.random())))
 
 
-async def _publish(server: servers.Server, tenant: worlds.Application, stop: asyncio.Event) -> int:
+async def _publish(server: servers.Server, tenant: deployments.Application, stop: asyncio.Event) -> int:
     """0, 1, 2, … to the neighbours; how many."""
     number = 0
     with calls.Caller(server, tenant) as caller:
@@ -126,7 +126,7 @@ async def _publish(server: servers.Server, tenant: worlds.Application, stop: asy
     return number
 
 
-async def _nobody_is_left(server: servers.Server, tenant: worlds.Application) -> None:
+async def _nobody_is_left(server: servers.Server, tenant: deployments.Application) -> None:
     """No channel, no member, no subscriber, no connection of the application; as the deployment itself says."""
 
     def occupied() -> dict[str, object]:
@@ -145,7 +145,7 @@ async def _nobody_is_left(server: servers.Server, tenant: worlds.Application) ->
         assert not online, f"{online} are said to be online"
 
 
-async def _online(socket: sockets.Socket, tenant: worlds.Application) -> list[str]:
+async def _online(socket: sockets.Socket, tenant: deployments.Application) -> list[str]:
     """Which of the attackers' users the server takes for online."""
     users = [str(number) for number in range(frames.USERS)]
     user_data = json.dumps({"id": "watcher", "watchlist": users})

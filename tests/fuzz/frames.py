@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from tests.harness import signing, wire, worlds
+from tests.harness import deployments, signing, wire
 
 KEPT = "kept-*"  # channels that keep a history
 ROOMS = 12  # channels of each kind: few enough that attackers meet in them
@@ -33,7 +33,7 @@ Template = Callable[[], dict[str, Any]]
 class Forge:
     """Makes the frames of one connection. What it makes depends on `random` and on the socket id alone."""
 
-    def __init__(self, chance: random.Random, application: worlds.Application, socket_id: str) -> None:
+    def __init__(self, chance: random.Random, application: deployments.Application, socket_id: str) -> None:
         self._chance = chance
         self._application = application
         self._socket_id = socket_id

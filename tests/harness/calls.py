@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Self
 
 from tests.harness import servers, signing
-from tests.harness.worlds import Application
+from tests.harness.deployments import Application
 
 
 class Answer(NamedTuple):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from tests.harness import servers
-from tests.harness.worlds import Application
+from tests.harness.deployments import Application
 
 PATIENCE = 10.0  # seconds for an event on a loaded two-core machine; a right server needs milliseconds
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Self
 
 from tests.harness import parts, servers, sockets
-from tests.harness.worlds import REPOSITORY
+from tests.harness.deployments import REPOSITORY
 
 CLIENTS = REPOSITORY / "tests" / "clients"
 INSTALL_SECONDS = 120

@@ -6,10 +6,10 @@ from typing import Any
 
 import pusher
 
-from tests.harness import servers, worlds
+from tests.harness import deployments, servers
 
 
-def client(server: servers.Server, application: worlds.Application | None = None, **options: Any) -> pusher.Pusher:
+def client(server: servers.Server, application: deployments.Application | None = None, **options: Any) -> pusher.Pusher:
     """`options`: more arguments of the SDK's own constructor."""
     credentials = application or server.application
     return pusher.Pusher(

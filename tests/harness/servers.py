@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import psutil
 
-from tests.harness import waiting, worlds
+from tests.harness import deployments, waiting
 
 HOST = "127.0.0.1"
 START_SECONDS = 40.0  # four workers that import Django on two busy cores take about 6
@@ -43,20 +43,20 @@ ECHOES = ("echo", "own echo")
 
 
 class Server:
-    """One running deployment of a world. `command` is a name of COMMANDS. `under`: a program that runs it."""
+    """One running server of a deployment. `command` is a name of COMMANDS. `under`: a program that runs it."""
 
     def __init__(
         self,
         command: str,
-        world: worlds.World,
+        deployment: deployments.Deployment,
         log: Path,
-        root: Path = worlds.REPOSITORY,
+        root: Path = deployments.REPOSITORY,
         under: Sequence[str] = (),
     ) -> None:
         self.command = command
         self._under = under
-        self.world = world
-        self.application = world.application
+        self.deployment = deployment
+        self.application = deployment.application
         self.port = free_port()
         self.log = log
         self.tracebacks_expected: str | None = None  # a reason; otherwise a traceback in the log fails the test
@@ -68,7 +68,7 @@ class Server:
         return subprocess.Popen(
             [*self._under, str(Path(sys.executable).parent / program), *arguments],
             cwd=root,
-            env=self.world.environment(),
+            env=self.deployment.environment(),
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=subprocess.STDOUT,
@@ -208,29 +208,29 @@ class Fleet:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.servers: list[Server] = []
-        self._template: worlds.World | None = None
-        self._worlds = 0
+        self._template: deployments.Deployment | None = None
+        self._deployments = 0
 
-    def world(self, **environment: str) -> worlds.World:
-        """A fresh world. `environment`: FANFARE_… settings of all its processes."""
+    def deployment(self, **environment: str) -> deployments.Deployment:
+        """A new deployment. `environment`: FANFARE_… settings of all its processes."""
         if self._template is None:
-            self._template = worlds.template(self.folder / "template")
-        self._worlds += 1
-        return worlds.copy(self._template, self.folder / f"world-{self._worlds}", environment)
+            self._template = deployments.template(self.folder / "template")
+        self._deployments += 1
+        return deployments.copy(self._template, self.folder / f"deployment-{self._deployments}", environment)
 
     def start(
         self,
         command: str,
-        world: worlds.World | None = None,
-        root: Path = worlds.REPOSITORY,
+        deployment: deployments.Deployment | None = None,
+        root: Path = deployments.REPOSITORY,
         under: Sequence[str] = (),
     ) -> Server:
         """A ready server. Another process may take the free port between the look and the bind: then on another one."""
-        world = world or self.world()
+        deployment = deployment or self.deployment()
         attempts = 3
         for attempt in range(1, attempts + 1):
             log = self.folder / f"{len(self.servers) + 1}-{command}.log"
-            server = Server(command, world, log, root, under)
+            server = Server(command, deployment, log, root, under)
             self.servers.append(server)
             try:
                 server.wait_until_ready()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from urllib.parse import urlencode
 
-from tests.harness.worlds import Application
+from tests.harness.deployments import Application
 
 
 def hexadecimal(secret: str, text: str) -> str:

@@ -13,7 +13,7 @@ from websockets.asyncio.client import connect as connect_websocket
 from websockets.exceptions import ConnectionClosed
 
 from tests.harness import servers, signing
-from tests.harness.worlds import Application
+from tests.harness.deployments import Application
 
 PATIENCE = 10.0  # seconds for an answer on a loaded two-core machine; a right server needs milliseconds
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.harness import calls, sdk, servers, sockets, waiting, worlds
+from tests.harness import calls, deployments, sdk, servers, sockets, waiting
 
 Name = Callable[[str], str]
 
@@ -22,7 +22,7 @@ def server(request: pytest.FixtureRequest) -> servers.Server:
     return chosen
 
 
-async def _taken_up(server: servers.Server, application: worlds.Application) -> None:
+async def _taken_up(server: servers.Server, application: deployments.Application) -> None:
     """Wait until every worker knows it: each is asked over a connection of its own."""
     with calls.to_each_worker(server) as callers:
         for caller in callers.values():
@@ -35,14 +35,14 @@ async def _taken_up(server: servers.Server, application: worlds.Application) -> 
 
 
 async def _on_every_worker(
-    server: servers.Server, application: worlds.Application, stack: contextlib.AsyncExitStack
+    server: servers.Server, application: deployments.Application, stack: contextlib.AsyncExitStack
 ) -> list[sockets.Socket]:
     spread = await sockets.spread(server, stack, application=application)
     return [socket for found in spread.values() for socket in found]
 
 
 async def test_a_created_application_is_served_at_once(server: servers.Server, name: Name) -> None:
-    application = await asyncio.to_thread(server.world.create_application, name("created"))
+    application = await asyncio.to_thread(server.deployment.create_application, name("created"))
     await _taken_up(server, application)
     async with contextlib.AsyncExitStack() as stack:
         for socket in await _on_every_worker(server, application, stack):
@@ -51,7 +51,7 @@ async def test_a_created_application_is_served_at_once(server: servers.Server, n
 
 
 async def test_a_disabled_applications_sockets_are_closed_in_all_workers(server: servers.Server, name: Name) -> None:
-    application = await asyncio.to_thread(server.world.create_application, name("disabled"))
+    application = await asyncio.to_thread(server.deployment.create_application, name("disabled"))
     await _taken_up(server, application)
     async with contextlib.AsyncExitStack() as stack:
         opened = await _on_every_worker(server, application, stack)
@@ -65,17 +65,17 @@ async def test_a_disabled_applications_sockets_are_closed_in_all_workers(server:
 
 
 async def test_a_deleted_applications_sockets_are_closed_in_all_workers(server: servers.Server, name: Name) -> None:
-    application = await asyncio.to_thread(server.world.create_application, name("deleted"))
+    application = await asyncio.to_thread(server.deployment.create_application, name("deleted"))
     await _taken_up(server, application)
     async with contextlib.AsyncExitStack() as stack:
         opened = await _on_every_worker(server, application, stack)
-        await asyncio.to_thread(server.world.shell, f"Application.objects.get(app_id={application.id!r}).delete()")
+        await asyncio.to_thread(server.deployment.shell, f"Application.objects.get(app_id={application.id!r}).delete()")
         codes = await asyncio.gather(*(socket.closed(within=AT_ONCE) for socket in opened))
     assert set(codes) == {4001}
 
 
 async def test_a_rotated_secret_counts_at_once_and_closes_no_socket(server: servers.Server, name: Name) -> None:
-    application = await asyncio.to_thread(server.world.create_application, name("rotated"))
+    application = await asyncio.to_thread(server.deployment.create_application, name("rotated"))
     await _taken_up(server, application)
     async with contextlib.AsyncExitStack() as stack:
         opened = await _on_every_worker(server, application, stack)
@@ -90,7 +90,7 @@ async def test_a_rotated_secret_counts_at_once_and_closes_no_socket(server: serv
 
 async def test_connections_are_limited_over_all_workers(server: servers.Server, name: Name) -> None:
     flags = ("--max-connections", "5")
-    application = await asyncio.to_thread(server.world.create_application, name("limited"), *flags)
+    application = await asyncio.to_thread(server.deployment.create_application, name("limited"), *flags)
     await _taken_up(server, application)
     async with contextlib.AsyncExitStack() as stack:
         admitted = [await stack.enter_async_context(sockets.connect(server, application)) for _ in range(5)]
@@ -112,14 +112,14 @@ async def test_connections_are_limited_over_all_workers(server: servers.Server, 
 
 
 def test_a_duplicate_is_refused_in_one_sentence(uvicorn: servers.Server) -> None:
-    with pytest.raises(worlds.CommandFailed) as refused:
-        uvicorn.world.create_application("Another", "--id", uvicorn.application.id)
+    with pytest.raises(deployments.CommandFailed) as refused:
+        uvicorn.deployment.create_application("Another", "--id", uvicorn.application.id)
     assert refused.value.stdout == ""
     assert "Traceback" not in refused.value.stderr
     assert len(refused.value.stderr.strip().splitlines()) == 1
 
 
-def _change(server: servers.Server, application: worlds.Application, assignment: str) -> None:
+def _change(server: servers.Server, application: deployments.Application, assignment: str) -> None:
     """Change an application as the admin does, in a process of its own."""
     found = f"application = Application.objects.get(app_id={application.id!r})"
-    server.world.shell(f"{found}\napplication.{assignment}\napplication.save()")
+    server.deployment.shell(f"{found}\napplication.{assignment}\napplication.save()")

@@ -55,7 +55,7 @@ async def test_an_unknown_key_is_accepted_told_and_closed_with_4001(server: serv
 
 
 async def test_a_disabled_application_is_told_and_closed_with_4003(server: servers.Server, name: Name) -> None:
-    application = await asyncio.to_thread(server.world.create_application, name("off"), "--disabled")
+    application = await asyncio.to_thread(server.deployment.create_application, name("off"), "--disabled")
 
     async with asyncio.timeout(15):
         while True:  # until the running server has taken it up, its key is unknown
@@ -460,9 +460,9 @@ def test_a_wrong_method_is_405_and_names_the_right_one(server: servers.Server) -
 async def test_an_origin_that_the_application_does_not_allow_is_closed_with_4009(
     server: servers.Server, name: Name
 ) -> None:
-    application = await asyncio.to_thread(server.world.create_application, name("origins"))
+    application = await asyncio.to_thread(server.deployment.create_application, name("origins"))
     await asyncio.to_thread(
-        server.world.shell,
+        server.deployment.shell,
         f"application = Application.objects.get(app_id={application.id!r})\n"
         "application.allowed_origins = 'https://good.example'\napplication.save()",
     )

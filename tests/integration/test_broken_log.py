@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness import calls, event_streams, parts, pusherjs, servers, waiting, worlds
+from tests.harness import calls, deployments, event_streams, parts, pusherjs, servers, waiting
 from tests.kills import chaos, followers, proxy, publisher, rounds
 
 Start = Callable[..., servers.Server]
@@ -62,10 +62,10 @@ def number_of(event: event_streams.Event) -> int:
 
 
 @pytest.fixture
-def keeping(fleet: servers.Fleet) -> worlds.World:
-    world = fleet.world()
-    world.application = world.create_application("Broken", *KEEPING)
-    return world
+def keeping(fleet: servers.Fleet) -> deployments.Deployment:
+    deployment = fleet.deployment()
+    deployment.application = deployment.create_application("Broken", *KEEPING)
+    return deployment
 
 
 def engine_check(caller: calls.Caller) -> dict[str, Any]:
@@ -83,8 +83,8 @@ class FileSizeLimit:
 
     BYTES = 400_000  # what the log may still need for itself and a few events
 
-    def __init__(self, world: worlds.World) -> None:
-        self._log = world.folder / "engine" / "log.sqlite3-wal"
+    def __init__(self, deployment: deployments.Deployment) -> None:
+        self._log = deployment.folder / "engine" / "log.sqlite3-wal"
         self._before: dict[int, tuple[int, int]] = {}
 
     @contextlib.contextmanager
@@ -107,8 +107,8 @@ class SmallDisk:
 
     BYTES = 16 * 1024 * 1024
 
-    def __init__(self, world: worlds.World) -> None:
-        self._folder = world.folder / "engine"
+    def __init__(self, deployment: deployments.Deployment) -> None:
+        self._folder = deployment.folder / "engine"
 
     @contextlib.contextmanager
     def mounted(self) -> Iterator[None]:
@@ -147,7 +147,7 @@ DISKS = [FileSizeLimit, SmallDisk] if can_mount() else [FileSizeLimit]
 
 @pytest.mark.parametrize("disk_of", DISKS)
 async def test_a_full_disk_is_told_to_publishers_and_health_checks_and_passes(
-    start: Start, keeping: worlds.World, disk_of: type[FileSizeLimit | SmallDisk]
+    start: Start, keeping: deployments.Deployment, disk_of: type[FileSizeLimit | SmallDisk]
 ) -> None:
     disk = disk_of(keeping)
     with disk.mounted():
@@ -194,8 +194,8 @@ async def everything_is_kept(server: servers.Server, backend: Backend) -> None:
 # -- a log that is read-only -------------------------------------------------------------------------------------------
 
 
-def read_only(world: worlds.World, is_so: bool) -> None:
-    for path in world.log_files():
+def read_only(deployment: deployments.Deployment, is_so: bool) -> None:
+    for path in deployment.log_files():
         path.chmod(stat.S_IRUSR if is_so else stat.S_IRUSR | stat.S_IWUSR)
 
 
@@ -207,7 +207,7 @@ def without_privileges() -> list[str]:
 
 
 async def test_a_worker_that_finds_the_log_read_only_says_so_and_the_others_go_on(
-    start: Start, keeping: worlds.World
+    start: Start, keeping: deployments.Deployment
 ) -> None:
     server = start("gunicorn", keeping, under=without_privileges())
     with calls.to_each_worker(server) as workers:
@@ -252,7 +252,7 @@ def caller_of(server: servers.Server, worker: int) -> calls.Caller | None:
 
 
 async def test_a_server_whose_log_is_read_only_comes_up_and_waits(
-    fleet: servers.Fleet, start: Start, keeping: worlds.World
+    fleet: servers.Fleet, start: Start, keeping: deployments.Deployment
 ) -> None:
     server = start("uvicorn", keeping)
     with calls.Caller(server) as caller:
@@ -286,24 +286,24 @@ def is_listening(server: servers.Server) -> bool:
 
 @contextlib.asynccontextmanager
 async def everybody(
-    world: worlds.World, deployment: chaos.Deployment, runtime: pusherjs.Runtime
+    deployment: deployments.Deployment, restartable: chaos.RestartableServer, runtime: pusherjs.Runtime
 ) -> AsyncIterator[tuple[list[followers.Follower], publisher.Publisher]]:
     async with contextlib.AsyncExitStack() as stack:
         clients = []
         for kind in (followers.SESSION, followers.PLUGIN, followers.SSE):
-            to = await stack.enter_async_context(proxy.Proxy(lambda: deployment.port).running())
-            one = followers.Follower(kind, CHANNEL, to, world.application)
+            to = await stack.enter_async_context(proxy.Proxy(lambda: restartable.port).running())
+            one = followers.Follower(kind, CHANNEL, to, deployment.application)
             clients.append(await stack.enter_async_context(one.following(runtime)))
-        to = await stack.enter_async_context(proxy.Proxy(lambda: deployment.port).running())
-        yield clients, publisher.Publisher(to, world.application, [CHANNEL], 100)
+        to = await stack.enter_async_context(proxy.Proxy(lambda: restartable.port).running())
+        yield clients, publisher.Publisher(to, deployment.application, [CHANNEL], 100)
 
 
 async def test_a_damaged_log_is_kept_for_a_person_and_everybody_goes_on_with_a_new_one(
-    fleet: servers.Fleet, start: Start, keeping: worlds.World, pusher_js: pusherjs.Runtime
+    fleet: servers.Fleet, start: Start, keeping: deployments.Deployment, pusher_js: pusherjs.Runtime
 ) -> None:
     server = start("gunicorn", keeping)
-    deployment = chaos.Deployment(fleet, server)
-    async with everybody(keeping, deployment, pusher_js) as (clients, backend):
+    restartable = chaos.RestartableServer(fleet, server)
+    async with everybody(keeping, restartable, pusher_js) as (clients, backend):
         await backend.run(0.5)
         await rounds.arrival(clients, backend)
         damage(keeping.folder / "engine" / "log.sqlite3")

@@ -8,14 +8,14 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from websockets.typing import Subprotocol
 
-from tests.harness import calls, pusherjs, servers, sockets, waiting, worlds
+from tests.harness import calls, deployments, pusherjs, servers, sockets, waiting
 
 Name = Callable[[str], str]
 
 
 @pytest.fixture(scope="module")
 def server(fleet: servers.Fleet) -> servers.Server:
-    return fleet.start("gunicorn", fleet.world(FANFARE_ACTIVITY_TIMEOUT="30"))
+    return fleet.start("gunicorn", fleet.deployment(FANFARE_ACTIVITY_TIMEOUT="30"))
 
 
 @pytest.fixture
@@ -24,11 +24,11 @@ async def node(pusher_js: pusherjs.Runtime) -> AsyncIterator[pusherjs.Node]:
         yield node
 
 
-async def created(server: servers.Server, name: str, *flags: str) -> worlds.Application:
+async def created(server: servers.Server, name: str, *flags: str) -> deployments.Application:
     """A new application that every worker knows, as it does within moments."""
 
-    def create() -> worlds.Application:
-        application = server.world.create_application(name, *flags)
+    def create() -> deployments.Application:
+        application = server.deployment.create_application(name, *flags)
         with calls.to_each_worker(server) as callers:
             for caller in callers.values():
                 caller.application = application

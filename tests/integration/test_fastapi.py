@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import servers, sockets, waiting, worlds
+from tests.harness import deployments, servers, sockets, waiting
 from tests.unit.docs import pages
 
 Start = Callable[..., servers.Server]
@@ -88,7 +88,7 @@ async def test_an_application_with_a_server_of_its_own_publishes_over_http(
         "FANFARE_APP_SECRET": uvicorn.application.secret,
         "FANFARE_PORT": str(uvicorn.port),
     }
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(worlds.OWN_PREFIXES)}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(deployments.OWN_PREFIXES)}
     async with sockets.connect(uvicorn) as socket:
         await socket.subscribe("orders")
         with running([*command[:-1], str(port)], tmp_path, {**inherited, **credentials}, port):
@@ -105,9 +105,9 @@ def project(tmp_path: Path) -> Path:
     root = tmp_path / "clone"
     root.mkdir()
     for part in ("apps", "myproject"):
-        shutil.copytree(worlds.REPOSITORY / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(deployments.REPOSITORY / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
     for part in ("manage.py", "gunicorn.conf.py"):
-        shutil.copy(worlds.REPOSITORY / part, root)
+        shutil.copy(deployments.REPOSITORY / part, root)
     (root / "apps/shop").mkdir()
     (root / "apps/shop/main.py").write_text(SAME)
     return root
@@ -123,7 +123,7 @@ def test_the_page_starts_the_server_as_always() -> None:
 async def test_a_mounted_application_publishes_in_process(
     start: Start, fleet: servers.Fleet, project: Path, command: str
 ) -> None:
-    server = start(command, fleet.world(FANFARE_ASGI_MOUNTS=MOUNTS), root=project)
+    server = start(command, fleet.deployment(FANFARE_ASGI_MOUNTS=MOUNTS), root=project)
     items = [f"tea {number}" for number in range(8)]
     async with sockets.connect(server) as socket:
         await socket.subscribe("orders")
@@ -167,7 +167,7 @@ async def test_its_lifespan_is_run_in_every_worker(
     start: Start, fleet: servers.Fleet, project: Path, command: str
 ) -> None:
     (project / "apps/shop/main.py").write_text(LIFESPAN)
-    server = start(command, fleet.world(FANFARE_ASGI_MOUNTS=MOUNTS), root=project)
+    server = start(command, fleet.deployment(FANFARE_ASGI_MOUNTS=MOUNTS), root=project)
     async with sockets.open_raw(server, f"ws://{servers.HOST}:{server.port}/shop/talk") as socket:
         assert await socket.websocket.recv() == "hello"
         await asyncio.to_thread(server.stop)
@@ -195,7 +195,7 @@ def test_what_cannot_be_mounted_stops_the_server_with_a_sentence(
     ended = subprocess.run(
         [str(Path(sys.executable).parent / program), *arguments],
         cwd=project,
-        env=fleet.world().environment(FANFARE_ASGI_MOUNTS=mounts),
+        env=fleet.deployment().environment(FANFARE_ASGI_MOUNTS=mounts),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -14,9 +14,9 @@ SEED = int(os.environ.get("FUZZ_SEED", "1"))
 
 async def test_mutated_frames_do_no_harm(fleet: servers.Fleet, start: Callable[..., servers.Server]) -> None:
     """No traceback in the log either, which every test of a server is checked for."""
-    world = fleet.world()
-    tenant = campaign.application(world)
-    server = start("gunicorn", world)
+    deployment = fleet.deployment()
+    tenant = campaign.application(deployment)
+    server = start("gunicorn", deployment)
     findings = await campaign.run(server, tenant, FRAMES, SEED)
     assert findings.tally.connections > FRAMES / 1_000
     assert findings.tally.received > FRAMES / 10, "frames that reach nothing test nothing"

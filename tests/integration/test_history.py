@@ -6,19 +6,19 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.harness import calls, servers, waiting, worlds
+from tests.harness import calls, deployments, servers, waiting
 
 Name = Callable[[str], str]
 
 
 @pytest.fixture
-def keeping(four_workers: servers.Server, name: Name) -> worlds.Application:
+def keeping(four_workers: servers.Server, name: Name) -> deployments.Application:
     """An application whose channels `kept-*` have a history."""
-    return four_workers.world.create_application(name("keeping"), "--history", "kept-*=1000,600")
+    return four_workers.deployment.create_application(name("keeping"), "--history", "kept-*=1000,600")
 
 
 @pytest.fixture
-def callers(four_workers: servers.Server, keeping: worlds.Application) -> Iterator[list[calls.Caller]]:
+def callers(four_workers: servers.Server, keeping: deployments.Application) -> Iterator[list[calls.Caller]]:
     """One for each worker, all of which know the application."""
     with calls.to_each_worker(four_workers) as found:
         callers = list(found.values())
@@ -35,7 +35,7 @@ def read(caller: calls.Caller, channel: str, **query: str) -> calls.Answer:
 
 
 def test_whoever_publishes_and_whoever_asks_there_is_one_history_without_a_gap(
-    four_workers: servers.Server, keeping: worlds.Application, callers: list[calls.Caller], name: Name
+    four_workers: servers.Server, keeping: deployments.Application, callers: list[calls.Caller], name: Name
 ) -> None:
     channel = f"kept-{name('orders')}"
     positions = [
@@ -43,7 +43,7 @@ def test_whoever_publishes_and_whoever_asks_there_is_one_history_without_a_gap(
         for number, caller in enumerate(callers, start=1)
     ]
     assert [position["offset"] for position in positions] == [1, 2, 3, 4]
-    four_workers.world.shell(
+    four_workers.deployment.shell(
         f"from fanfare.integration import publish\npublish({channel!r}, 'created', '5', app={keeping.id!r})"
     )
     first, *others = [read(caller, channel, direction="forwards").body for caller in callers]
@@ -53,7 +53,7 @@ def test_whoever_publishes_and_whoever_asks_there_is_one_history_without_a_gap(
 
 
 def test_a_rule_that_is_made_and_taken_away_reaches_every_worker(
-    four_workers: servers.Server, keeping: worlds.Application, callers: list[calls.Caller], name: Name
+    four_workers: servers.Server, keeping: deployments.Application, callers: list[calls.Caller], name: Name
 ) -> None:
     channel = name("later")
     row = f"Application.objects.get(app_id={keeping.id!r})"
@@ -62,7 +62,7 @@ def test_a_rule_that_is_made_and_taken_away_reaches_every_worker(
         return {read(caller, channel).status for caller in callers}
 
     assert statuses() == {400}
-    four_workers.world.shell(f"{row}.rules.create(pattern='*', position=9)")
+    four_workers.deployment.shell(f"{row}.rules.create(pattern='*', position=9)")
     waiting.until(lambda: statuses() == {200}, 5.0, "the rule is known everywhere")
-    four_workers.world.shell(f"{row}.rules.filter(pattern='*').delete()")
+    four_workers.deployment.shell(f"{row}.rules.filter(pattern='*').delete()")
     waiting.until(lambda: statuses() == {400}, 5.0, "its end is known everywhere")

@@ -68,10 +68,10 @@ async def test_every_worker_answers_with_the_event_that_a_cache_channel_holds(
 async def test_the_workers_share_one_budget_and_its_refusal_has_both_numbers(
     four_workers: servers.Server, name: Name
 ) -> None:
-    application = await asyncio.to_thread(four_workers.world.create_application, name("bounded"))
+    application = await asyncio.to_thread(four_workers.deployment.create_application, name("bounded"))
     change = f"Application.objects.filter(app_id={application.id!r}).get()"
     code = f"one = {change}\none.max_events_per_second = 10\none.save()"
-    await asyncio.to_thread(four_workers.world.shell, code)
+    await asyncio.to_thread(four_workers.deployment.shell, code)
     event = {"name": "e", "channels": ["a", "b", "c", "d", "e"], "data": ""}
     with calls.to_each_worker(four_workers) as callers:
         for caller in callers.values():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import calls, publishers, servers, sockets, waiting, worlds
+from tests.harness import calls, deployments, publishers, servers, sockets, waiting
 
 Name = Callable[[str], str]
 Start = Callable[..., servers.Server]
@@ -61,7 +61,7 @@ async def test_members_of_a_stopped_server_are_gone_for_the_next_one(start: Star
     async with sockets.connect(first) as socket:
         await socket.subscribe(room, member={"user_id": "old"})
         await asyncio.to_thread(first.stop)
-    second = start("uvicorn", first.world)
+    second = start("uvicorn", first.deployment)
     async with sockets.connect(second) as socket:
         snapshot = await socket.subscribe(room, member={"user_id": "new"})
         assert snapshot.decoded["presence"]["ids"] == ["new"]
@@ -117,8 +117,8 @@ def copy_of_the_project(tmp_path: Path) -> Path:
     root = tmp_path / "clone"
     root.mkdir()
     for part in ("apps", "myproject"):
-        shutil.copytree(worlds.REPOSITORY / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(worlds.REPOSITORY / "manage.py", root)
+        shutil.copytree(deployments.REPOSITORY / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(deployments.REPOSITORY / "manage.py", root)
     return root
 
 
@@ -141,7 +141,7 @@ async def test_an_edited_file_reloads_promptly_with_an_open_socket(
 
 def test_the_start_up_log_states_the_topology_in_one_line(server: servers.Server) -> None:
     (line, *_) = [line for line in server.log_text().splitlines() if "engine local" in line]
-    assert str(server.world.folder) in line
+    assert str(server.deployment.folder) in line
     if server.command != "daphne":
         for word in ("uvloop", "httptools", "fanfare"):
             assert word in line

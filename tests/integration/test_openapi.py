@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from schemathesis.specs.openapi import checks
 
 from fanfare.api.openapi import description
-from tests.harness import servers, signing, worlds
+from tests.harness import deployments, servers, signing
 
 EXAMPLES = 40  # for each of the nine operations: all of them in about 20 s
 
@@ -34,7 +34,7 @@ schema = schemathesis.openapi.from_dict(description.Description().openapi())
 class Signature(requests.auth.AuthBase):
     """Signs what is really sent, after schemathesis has written it down."""
 
-    def __init__(self, application: worlds.Application) -> None:
+    def __init__(self, application: deployments.Application) -> None:
         self.application = application
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:

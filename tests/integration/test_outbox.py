@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness import calls, postgresql, servers, sockets, waiting, worlds
+from tests.harness import calls, deployments, postgresql, servers, sockets, waiting
 
 Start = Callable[..., servers.Server]
 
@@ -71,22 +71,22 @@ with dying_at("DELETE"), transaction.atomic():
 """
 
 
-def run(world: worlds.World, code: str, channel: str, *, outbox: bool) -> None:
+def run(deployment: deployments.Deployment, code: str, channel: str, *, outbox: bool) -> None:
     """In a process of its own, which must end as the code says."""
     text = f"{PRELUDE}NAME, USED = {channel!r}, {outbox}\n{code}"
     if "die" not in code and "dying_at" not in code:
-        world.shell(text)
+        deployment.shell(text)
         return
-    with pytest.raises(worlds.CommandFailed) as caught:
-        world.shell(text)
+    with pytest.raises(deployments.CommandFailed) as caught:
+        deployment.shell(text)
     assert caught.value.code == -signal.SIGKILL
 
 
 Connect = Callable[[], Any]  # to Django's database, past Django
 
 
-def sqlite(world: worlds.World) -> Connect:
-    return lambda: sqlite3.connect(world.folder / "db.sqlite3", timeout=10)
+def sqlite(deployment: deployments.Deployment) -> Connect:
+    return lambda: sqlite3.connect(deployment.folder / "db.sqlite3", timeout=10)
 
 
 def query(connect: Connect, sql: str) -> list[tuple[Any, ...]]:
@@ -123,8 +123,8 @@ async def happens(
     server: servers.Server, code: str, channel: str, *, outbox: bool, connect: Connect | None = None
 ) -> list[str]:
     async with subscribed(server, channel) as socket:
-        await asyncio.to_thread(run, server.world, code, channel, outbox=outbox)
-        return await events(server, socket, channel, connect or sqlite(server.world))
+        await asyncio.to_thread(run, server.deployment, code, channel, outbox=outbox)
+        return await events(server, socket, channel, connect or sqlite(server.deployment))
 
 
 # -- with an outbox ----------------------------------------------------------------------------------------------------
@@ -159,10 +159,10 @@ async def test_with_an_outbox_what_is_committed_arrives_exactly_once(
 def on_postgresql(fleet: servers.Fleet) -> Iterator[tuple[servers.Server, Connect]]:
     with postgresql.running() as cluster:
         cluster.create("outbox")
-        world = fleet.world(DATABASE_URL=cluster.url("outbox"))
-        world.manage("migrate", "--verbosity", "0")
-        world.application = world.create_application("Outbox")
-        server = fleet.start("uvicorn", world)
+        deployment = fleet.deployment(DATABASE_URL=cluster.url("outbox"))
+        deployment.manage("migrate", "--verbosity", "0")
+        deployment.application = deployment.create_application("Outbox")
+        server = fleet.start("uvicorn", deployment)
         yield server, lambda: cluster.connect("outbox")
         server.stop()
 
@@ -178,13 +178,13 @@ async def test_so_it_is_with_postgresql(
 async def test_what_was_left_while_no_worker_ran_is_sent_when_one_does(
     fleet: servers.Fleet, start: Start, name: Callable[[str], str]
 ) -> None:
-    world = fleet.world()
-    world.application = world.create_application("Kept", "--history", "kept-*=100,600")
+    deployment = fleet.deployment()
+    deployment.application = deployment.create_application("Kept", "--history", "kept-*=100,600")
     channel = name("kept")
-    code = KILLED_AFTER_THE_COMMIT.replace("outbox=USED", f"outbox=USED, app={world.application.id}")
-    await asyncio.to_thread(run, world, code, channel, outbox=True)
-    server = await asyncio.to_thread(start, "gunicorn", world)
-    await outbox_is_empty(sqlite(world))
+    code = KILLED_AFTER_THE_COMMIT.replace("outbox=USED", f"outbox=USED, app={deployment.application.id}")
+    await asyncio.to_thread(run, deployment, code, channel, outbox=True)
+    server = await asyncio.to_thread(start, "gunicorn", deployment)
+    await outbox_is_empty(sqlite(deployment))
     with calls.Caller(server) as caller:
         kept = caller.signed("GET", f"channels/{channel}/history", query={"direction": "forwards"}).body["items"]
     assert [(item["offset"], item["data"]) for item in kept] == [(1, "1"), (2, "2")]
@@ -223,37 +223,37 @@ for number in itertools.count():
 """
 
 
-def saved(world: worlds.World, start: str) -> list[str]:
-    found = query(sqlite(world), f"SELECT name FROM auth_group WHERE name LIKE '{start}/%' ORDER BY id")
+def saved(deployment: deployments.Deployment, start: str) -> list[str]:
+    found = query(sqlite(deployment), f"SELECT name FROM auth_group WHERE name LIKE '{start}/%' ORDER BY id")
     return [name.partition("/")[2] for (name,) in found]
 
 
 async def test_processes_that_are_killed_at_any_moment_lose_nothing_and_repeat_nothing(
     four_workers: servers.Server, name: Callable[[str], str], tmp_path: Path
 ) -> None:
-    world, channel = four_workers.world, name("saved")
+    deployment, channel = four_workers.deployment, name("saved")
     tags = [f"{process}-{round_}" for round_ in range(ROUNDS) for process in range(PROCESSES)]
     async with subscribed(four_workers, channel) as socket:
         for first in range(0, len(tags), PROCESSES):
             with contextlib.ExitStack() as stack:
                 running = {
-                    tag: stack.enter_context(saving(world, channel, tag, tmp_path))
+                    tag: stack.enter_context(saving(deployment, channel, tag, tmp_path))
                     for tag in tags[first : first + PROCESSES]
                 }
                 for tag, process in running.items():
 
                     def enough(tag: str = tag, process: subprocess.Popen[bytes] = process) -> bool:
                         assert process.poll() is None, (tmp_path / f"{tag}.log").read_text()
-                        return len(saved(world, f"{channel}/{tag}")) >= SAVED
+                        return len(saved(deployment, f"{channel}/{tag}")) >= SAVED
 
                     await asyncio.to_thread(waiting.until, enough, 60, "it has saved")
                     os.kill(process.pid, signal.SIGKILL)
-        await outbox_is_empty(sqlite(world))
+        await outbox_is_empty(sqlite(deployment))
         await asyncio.to_thread(calls.publish, four_workers, channel, "end", "")
         received = []
         while (frame := await socket.receive()).event != "end":
             received.append(str(frame.data))
-    committed = saved(world, channel)
+    committed = saved(deployment, channel)
     assert len(committed) >= PROCESSES * ROUNDS * SAVED
     assert sorted(received) == sorted(committed)
     for tag in tags:
@@ -262,14 +262,16 @@ async def test_processes_that_are_killed_at_any_moment_lose_nothing_and_repeat_n
 
 
 @contextlib.contextmanager
-def saving(world: worlds.World, channel: str, tag: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def saving(
+    deployment: deployments.Deployment, channel: str, tag: str, folder: Path
+) -> Iterator[subprocess.Popen[bytes]]:
     """A process that saves and publishes until it is killed, with the setting on."""
     code = f"{PRELUDE}NAME, TAG = {channel!r}, {tag!r}\n{SAVING}"
     with (folder / f"{tag}.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "manage.py", "shell", "--no-imports", "-c", code],
-            cwd=worlds.REPOSITORY,
-            env=world.environment(FANFARE_OUTBOX="on"),
+            cwd=deployments.REPOSITORY,
+            env=deployment.environment(FANFARE_OUTBOX="on"),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -18,7 +18,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
-from tests.harness import servers, sockets, waiting, worlds
+from tests.harness import deployments, servers, sockets, waiting
 from tests.unit.docs import pages
 
 Start = Callable[..., servers.Server]
@@ -60,9 +60,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("own") / "clone"
     root.mkdir()
     for part in ("apps", "myproject"):
-        shutil.copytree(worlds.REPOSITORY / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(deployments.REPOSITORY / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
     for part in ("manage.py", "gunicorn.conf.py"):
-        shutil.copy(worlds.REPOSITORY / part, root)
+        shutil.copy(deployments.REPOSITORY / part, root)
     (root / "apps/chat").mkdir()
     (root / "apps/chat/__init__.py").touch()
     (root / "apps/chat/workers.py").write_text(WORKER)
@@ -108,7 +108,7 @@ def manage(server: servers.Server, project: Path, *arguments: str) -> None:
     done = subprocess.run(
         [sys.executable, "manage.py", *arguments],
         cwd=project,
-        env=server.world.environment(),
+        env=server.deployment.environment(),
         capture_output=True,
         text=True,
         timeout=60,
@@ -159,7 +159,7 @@ async def test_a_stop_with_open_consumers_is_prompt(start: Start, project: Path)
 
 async def test_jobs_for_a_plain_name_are_shared_by_the_runworkers(start: Start, project: Path, tmp_path: Path) -> None:
     server = start("gunicorn", root=project)
-    environment = server.world.environment(DJANGO_SETTINGS_MODULE="worker_settings")
+    environment = server.deployment.environment(DJANGO_SETTINGS_MODULE="worker_settings")
     (project / "worker_settings.py").write_text(
         "from myproject.settings import *\nASGI_APPLICATION = 'chat.asgi.application'\n"
     )
@@ -187,4 +187,4 @@ async def test_jobs_for_a_plain_name_are_shared_by_the_runworkers(start: Start, 
 
 def _members(server: servers.Server) -> int:
     """How many processes hold the lock of a worker."""
-    return len(list((server.world.folder / "engine" / "workers").iterdir()))
+    return len(list((server.deployment.folder / "engine" / "workers").iterdir()))

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from tests.harness import pusherjs, servers, worlds
+from tests.harness import deployments, pusherjs, servers
 from tests.kills import chaos, followers, proxy, publisher, rounds
 
 RESUMING = (followers.SESSION, followers.PLUGIN, followers.SSE)
@@ -34,15 +34,15 @@ async def test_over_a_bad_day(
 @contextlib.asynccontextmanager
 async def following(
     kinds: Sequence[str],
-    application: worlds.Application,
-    deployment: chaos.Deployment,
+    application: deployments.Application,
+    restartable: chaos.RestartableServer,
     runtime: pusherjs.Runtime,
     life_s: tuple[float, float] | None = None,
 ) -> AsyncIterator[list[followers.Follower]]:
     async with contextlib.AsyncExitStack() as stack:
         clients = []
         for kind in kinds:
-            to = await stack.enter_async_context(proxy.Proxy(lambda: deployment.port, life_s).running())
+            to = await stack.enter_async_context(proxy.Proxy(lambda: restartable.port, life_s).running())
             one = followers.Follower(kind, "counts", to, application)
             clients.append(await stack.enter_async_context(one.following(runtime)))
         yield clients
@@ -50,9 +50,9 @@ async def following(
 
 @contextlib.asynccontextmanager
 async def publishing(
-    application: worlds.Application, deployment: chaos.Deployment, per_second: int
+    application: deployments.Application, restartable: chaos.RestartableServer, per_second: int
 ) -> AsyncIterator[publisher.Publisher]:
-    async with proxy.Proxy(lambda: deployment.port).running() as to:
+    async with proxy.Proxy(lambda: restartable.port).running() as to:
         yield publisher.Publisher(to, application, ["counts"], per_second)
 
 
@@ -62,12 +62,17 @@ async def test_a_page_whose_connections_never_live_long_gets_on(
     """What it has seen is asked soon after it came, or each connection would bring the same events again, and in the
     end too many of them."""
     application = await asyncio.to_thread(
-        four_workers.world.create_application, "Tunnels", "--history", "c*=100000,600", "--replay", "c*=2500,33554432"
+        four_workers.deployment.create_application,
+        "Tunnels",
+        "--history",
+        "c*=100000,600",
+        "--replay",
+        "c*=2500,33554432",
     )
-    deployment = chaos.Deployment(fleet, four_workers)
+    restartable = chaos.RestartableServer(fleet, four_workers)
     async with (
-        following([followers.SESSION], application, deployment, pusher_js, (0.4, 0.8)) as (page,),
-        publishing(application, deployment, 500) as backend,
+        following([followers.SESSION], application, restartable, pusher_js, (0.4, 0.8)) as (page,),
+        publishing(application, restartable, 500) as backend,
     ):
         await backend.run(10)
         page.proxy.life_s = None
@@ -79,17 +84,17 @@ async def test_a_page_whose_connections_never_live_long_gets_on(
 async def test_when_the_log_is_deleted_everybody_hears_of_it_and_nobody_is_told_to_be_whole(
     fleet: servers.Fleet, pusher_js: pusherjs.Runtime
 ) -> None:
-    world = fleet.world()
-    application = await asyncio.to_thread(world.create_application, "Deleted", "--history", "c*=100000,600")
-    deployment = chaos.Deployment(fleet, await asyncio.to_thread(fleet.start, "gunicorn", world))
+    deployment = fleet.deployment()
+    application = await asyncio.to_thread(deployment.create_application, "Deleted", "--history", "c*=100000,600")
+    restartable = chaos.RestartableServer(fleet, await asyncio.to_thread(fleet.start, "gunicorn", deployment))
     try:
         async with (
-            following(RESUMING * 2, application, deployment, pusher_js) as clients,
-            publishing(application, deployment, 100) as backend,
+            following(RESUMING * 2, application, restartable, pusher_js) as clients,
+            publishing(application, restartable, 100) as backend,
         ):
             await backend.run(0.5)
             await rounds.arrival(clients, backend)
-            for path in world.log_files():
+            for path in deployment.log_files():
                 path.unlink()
             await backend.run(1.5)
             await rounds.arrival(clients, backend)
@@ -98,4 +103,4 @@ async def test_when_the_log_is_deleted_everybody_hears_of_it_and_nobody_is_told_
                 assert client.transcript.recoveries == 0, client.kind
                 assert client.transcript.examine(backend.acknowledged).silent == 0, client.kind
     finally:
-        await asyncio.to_thread(deployment.server.stop)
+        await asyncio.to_thread(restartable.server.stop)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import calls, servers, sockets, waiting, worlds
+from tests.harness import calls, deployments, servers, sockets, waiting
 
 Start = Callable[..., servers.Server]
 
@@ -33,17 +33,17 @@ def project(tmp_path: Path) -> Path:
     root = tmp_path / "clone"
     root.mkdir()
     for part in ("apps", "myproject"):
-        shutil.copytree(worlds.REPOSITORY / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(worlds.REPOSITORY / "manage.py", root)
+        shutil.copytree(deployments.REPOSITORY / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(deployments.REPOSITORY / "manage.py", root)
     return root
 
 
-def run(world: worlds.World, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(deployment: deployments.Deployment, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """A start that is expected to end by itself."""
     return subprocess.run(
         [sys.executable, "manage.py", "runserver", *arguments],
-        cwd=worlds.REPOSITORY,
-        env=world.environment(**environment),
+        cwd=deployments.REPOSITORY,
+        env=deployment.environment(**environment),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -109,8 +109,8 @@ def test_without_reload_it_is_one_process(fleet: servers.Fleet, tmp_path: Path) 
         log = stack.enter_context((tmp_path / "log").open("wb"))
         process = subprocess.Popen(
             [sys.executable, "manage.py", "runserver", f"localhost:{port}", "--noreload"],
-            cwd=worlds.REPOSITORY,
-            env=fleet.world().environment(),
+            cwd=deployments.REPOSITORY,
+            env=fleet.deployment().environment(),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -124,7 +124,7 @@ def test_without_reload_it_is_one_process(fleet: servers.Fleet, tmp_path: Path) 
 
 
 def test_a_port_that_is_taken_is_one_sentence(fleet: servers.Fleet, taken: int) -> None:
-    ended = run(fleet.world(), str(taken))
+    ended = run(fleet.deployment(), str(taken))
     assert ended.returncode == 1
     assert f"Port {taken} of 127.0.0.1 is taken" in ended.stderr
     assert "`runserver PORT`" in ended.stderr
@@ -132,19 +132,19 @@ def test_a_port_that_is_taken_is_one_sentence(fleet: servers.Fleet, taken: int) 
 
 
 def test_without_an_address_it_is_that_of_the_settings(fleet: servers.Fleet, taken: int) -> None:
-    ended = run(fleet.world(), FANFARE_PORT=str(taken))
+    ended = run(fleet.deployment(), FANFARE_PORT=str(taken))
     assert f"Port {taken} of 127.0.0.1 is taken" in ended.stderr
 
 
 @pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:", "8000x"])
 def test_what_is_no_address_is_refused_as_django_refuses_it(fleet: servers.Fleet, address: str) -> None:
-    ended = run(fleet.world(), address)
+    ended = run(fleet.deployment(), address)
     assert ended.returncode == 1
     assert f'"{address}" is not a valid port number or address:port pair.' in ended.stderr
 
 
 def test_wrong_settings_are_one_sentence(fleet: servers.Fleet) -> None:
-    ended = run(fleet.world(), str(servers.free_port()), FANFARE_ACTIVITY_TIMEOUT="soon")
+    ended = run(fleet.deployment(), str(servers.free_port()), FANFARE_ACTIVITY_TIMEOUT="soon")
     assert ended.returncode != 0
     assert "FANFARE_ACTIVITY_TIMEOUT is 'soon'" in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -154,7 +154,7 @@ def test_a_failed_check_stops_it(fleet: servers.Fleet, tmp_path: Path) -> None:
     (tmp_path / "broken_settings.py").write_text(
         "from myproject.settings import *\nDATABASES['default']['CONN_MAX_AGE'] = 60\n"
     )
-    path = os.pathsep.join([str(tmp_path), str(worlds.REPOSITORY)])
-    ended = run(fleet.world(), str(servers.free_port()), DJANGO_SETTINGS_MODULE="broken_settings", PYTHONPATH=path)
+    path = os.pathsep.join([str(tmp_path), str(deployments.REPOSITORY)])
+    ended = run(fleet.deployment(), str(servers.free_port()), DJANGO_SETTINGS_MODULE="broken_settings", PYTHONPATH=path)
     assert ended.returncode == 1
     assert "fanfare.E001" in ended.stderr

@@ -21,9 +21,9 @@ BOB: dict[str, Any] = {"user_id": "bob", "user_info": {"name": "Bob"}}
 
 @pytest.fixture(scope="module")
 def server(fleet: servers.Fleet) -> servers.Server:
-    world = fleet.world(FANFARE_WEBHOOKS_ALLOW_PRIVATE="1")
-    world.shell("Application.objects.update(subscription_counts=True)")
-    return fleet.start("gunicorn", world)
+    deployment = fleet.deployment(FANFARE_WEBHOOKS_ALLOW_PRIVATE="1")
+    deployment.shell("Application.objects.update(subscription_counts=True)")
+    return fleet.start("gunicorn", deployment)
 
 
 @pytest.fixture
@@ -329,12 +329,12 @@ async def test_pysher_and_pusher_js_are_members_of_one_room(
 def receiver(server: servers.Server) -> Iterator[receivers.Receiver]:
     """An endpoint of the application, for all seven types."""
     with receivers.receiver() as made:
-        server.world.shell(
+        server.deployment.shell(
             "from fanfare.applications.models import WebhookEndpoint\n"
             f"WebhookEndpoint.objects.create(application=Application.objects.get(), url={made.url!r})"
         )
         yield made
-        server.world.shell(
+        server.deployment.shell(
             "from fanfare.applications.models import WebhookEndpoint\nWebhookEndpoint.objects.all().delete()"
         )
 

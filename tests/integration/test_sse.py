@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import calls, event_streams, parts, publishers, servers, waiting, worlds
+from tests.harness import calls, deployments, event_streams, parts, publishers, servers, waiting
 
 Name = Callable[[str], str]
 Start = Callable[..., servers.Server]
@@ -24,15 +24,15 @@ PROMPT = 3.0  # seconds for a stop with open streams
 COMMANDS = ["uvicorn", "gunicorn", "daphne"]
 
 
-def keeping(fleet: servers.Fleet, **settings: str) -> worlds.World:
-    """A world whose application keeps what is published to `kept-…` and `private-kept-…`."""
-    world = fleet.world(**settings)
-    world.application = world.create_application(
+def keeping(fleet: servers.Fleet, **settings: str) -> deployments.Deployment:
+    """A deployment whose application keeps what is published to `kept-…` and `private-kept-…`."""
+    deployment = fleet.deployment(**settings)
+    deployment.application = deployment.create_application(
         "Streams",
         "--history=*kept-*=200000,600",
         "--replay=*kept-*=50000,33554432",
     )
-    return world
+    return deployment
 
 
 @pytest.fixture(scope="module", params=COMMANDS)
@@ -105,7 +105,7 @@ async def test_a_token_opens_a_channel_and_its_end_closes_it(any_server: servers
 async def test_the_printed_token_is_one(any_server: servers.Server, name: Name) -> None:
     channel = name("private-kept")
     printed = await asyncio.to_thread(
-        any_server.world.manage, "ssetoken", "private-*", "--app", any_server.application.id
+        any_server.deployment.manage, "ssetoken", "private-*", "--app", any_server.application.id
     )
     async with event_streams.listen(any_server, any_server.application, channel, token=printed.strip()) as stream:
         assert channel in await stream.statement()
@@ -211,7 +211,7 @@ async def test_a_deleted_log_is_never_called_recovered(start: Start, fleet: serv
         await asyncio.to_thread(calls.publish, server, channel, "tick", "0")
         for stream in streams:
             assert await stream.numbers(1) == [0]
-        for path in server.world.log_files():
+        for path in server.deployment.log_files():
             path.unlink()
         for attempt in itertools.count():
             with calls.Caller(server) as caller:
@@ -230,16 +230,16 @@ async def test_a_deleted_log_is_never_called_recovered(start: Start, fleet: serv
 
 
 async def test_a_history_outlives_the_restart_of_everything(start: Start, fleet: servers.Fleet, name: Name) -> None:
-    world = keeping(fleet)
+    deployment = keeping(fleet)
     channel = name("kept")
-    first = start("uvicorn", world)
+    first = start("uvicorn", deployment)
     async with event_streams.listen(first, first.application, channel) as stream:
         await stream.statement()
         await asyncio.to_thread(calls.publish, first, channel, "tick", "1")
         assert await stream.numbers(1) == [1]
         await asyncio.to_thread(calls.publish, first, channel, "tick", "2")
         await asyncio.to_thread(first.stop)
-    second = start("gunicorn", world)
+    second = start("gunicorn", deployment)
     cursor = f"{str(stream.last_event_id).rpartition(':')[0]}:1"
     async with event_streams.listen(second, second.application, channel, last_event_id=cursor) as stream:
         assert (await stream.statement())[channel]["recovered"]
@@ -293,7 +293,7 @@ async def test_an_edited_file_reloads_promptly_with_an_open_stream(
     root = tmp_path / "clone"
     root.mkdir()
     for part in ("apps", "myproject"):
-        shutil.copytree(worlds.REPOSITORY / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(deployments.REPOSITORY / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
     server = start("reload", keeping(fleet), root=root)
     old = set(server.workers())
     channel = name("kept")

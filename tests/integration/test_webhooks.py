@@ -24,9 +24,9 @@ DEBOUNCE = 3.0
 
 @pytest.fixture(scope="module")
 def server(fleet: servers.Fleet) -> servers.Server:
-    world = fleet.world(FANFARE_WEBHOOKS_ALLOW_PRIVATE="1", FANFARE_WEBHOOKS_TIMEOUT="1")
-    world.shell("Application.objects.update(subscription_counts=True)")
-    return fleet.start("gunicorn", world)
+    deployment = fleet.deployment(FANFARE_WEBHOOKS_ALLOW_PRIVATE="1", FANFARE_WEBHOOKS_TIMEOUT="1")
+    deployment.shell("Application.objects.update(subscription_counts=True)")
+    return fleet.start("gunicorn", deployment)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def told(server: servers.Server, receiver: receivers.Receiver) -> Iterator[recei
 
 
 def add(server: servers.Server, url: str, **values: Any) -> None:
-    server.world.shell(
+    server.deployment.shell(
         "from fanfare.applications.models import WebhookEndpoint\n"
         f"application = Application.objects.get(app_id={server.application.id!r})\n"
         f"WebhookEndpoint.objects.create(application=application, url={url!r}, **{values!r})"
@@ -52,14 +52,14 @@ def add(server: servers.Server, url: str, **values: Any) -> None:
 
 
 def remove(server: servers.Server) -> None:
-    server.world.shell(
+    server.deployment.shell(
         "from fanfare.applications.models import WebhookEndpoint\nWebhookEndpoint.objects.all().delete()"
     )
 
 
 def rows(server: servers.Server) -> list[dict[str, Any]]:
     """The log of deliveries, as the admin would show it."""
-    printed = server.world.shell(
+    printed = server.deployment.shell(
         "import json\nfrom fanfare.webhooks.models import Delivery\n"
         "fields = ('event', 'channel', 'state', 'attempts', 'status', 'error')\n"
         "print(json.dumps(list(Delivery.objects.order_by('id').values(*fields))))"
@@ -169,8 +169,8 @@ async def test_nothing_is_lost_or_reordered_through_failures_and_a_killed_server
     fleet: servers.Fleet, receiver: receivers.Receiver, name: Name
 ) -> None:
     """500, hang, reset, redirect in turn, and in the middle of it every process of the server is killed."""
-    world = fleet.world(FANFARE_WEBHOOKS_ALLOW_PRIVATE="1", FANFARE_WEBHOOKS_TIMEOUT="1")
-    server = fleet.start("gunicorn", world)
+    deployment = fleet.deployment(FANFARE_WEBHOOKS_ALLOW_PRIVATE="1", FANFARE_WEBHOOKS_TIMEOUT="1")
+    server = fleet.start("gunicorn", deployment)
     add(server, receiver.url, event_types=["client_event"])
     turn = itertools.count()
 
@@ -203,7 +203,7 @@ async def test_nothing_is_lost_or_reordered_through_failures_and_a_killed_server
         assert {frame.event for frame in heard} == {"client-count"}
         await until(lambda: len(receiver.requests) >= 3, SOON, "some were tried")
         await asyncio.to_thread(server.kill)
-    server = await asyncio.to_thread(fleet.start, "gunicorn", world)
+    server = await asyncio.to_thread(fleet.start, "gunicorn", deployment)
     async with sockets.connect(server) as socket:
         for channel in channels:
             await socket.subscribe(channel)

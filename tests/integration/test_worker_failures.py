@@ -15,7 +15,7 @@ Name = Callable[[str], str]
 Start = Callable[..., servers.Server]
 
 REAPED_WITHIN = 10.0  # seconds: the promise for a dead worker's members
-LOG_SECONDS = 2  # how long entries are kept in the worlds that let a worker oversleep them
+LOG_SECONDS = 2  # how long entries are kept where a worker is stopped for longer than that
 
 
 async def test_a_killed_worker_takes_nothing_from_the_others(start: Start, name: Name) -> None:
@@ -65,7 +65,7 @@ async def _the_replacement_serves(
 async def test_a_worker_that_overslept_the_log_fences_itself_and_disturbs_nobody(
     start: Start, fleet: servers.Fleet, name: Name
 ) -> None:
-    server = start("gunicorn", fleet.world(FANFARE_LOG_SECONDS=str(LOG_SECONDS)))
+    server = start("gunicorn", fleet.deployment(FANFARE_LOG_SECONDS=str(LOG_SECONDS)))
     channel = name("news")
     async with contextlib.AsyncExitStack() as stack:
         spread = await sockets.spread(server, stack, each=2)
@@ -160,7 +160,7 @@ async def test_when_the_log_is_deleted_all_workers_say_so_and_agree_again(start:
         for socket in everybody:
             await socket.subscribe(channel)
 
-        for path in server.world.log_files():
+        for path in server.deployment.log_files():
             path.unlink()
         for attempt in itertools.count():  # a publisher tries again on 503, as an SDK's user does
             with calls.Caller(server) as caller:

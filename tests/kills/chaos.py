@@ -21,7 +21,7 @@ LOG_SECONDS = 1  # announcements are kept for so long; trimmed every 2 s
 STOPPED_S = 4.0  # more than both: a worker that sleeps so long has missed events, and must find out
 
 
-class Deployment:
+class RestartableServer:
     """The server of this moment, which is another one after a restart."""
 
     def __init__(self, fleet: servers.Fleet, server: servers.Server) -> None:
@@ -33,25 +33,25 @@ class Deployment:
         return self.server.port
 
     async def restart(self, end: Callable[[servers.Server], None]) -> None:
-        world = self.server.world
+        deployment = self.server.deployment
         await asyncio.to_thread(end, self.server)
-        self.server = await asyncio.to_thread(self._fleet.start, "gunicorn", world)
+        self.server = await asyncio.to_thread(self._fleet.start, "gunicorn", deployment)
 
 
 class Chaos:
     """`victims`: the proxies of the clients, so that a signal hits a worker that has one of them."""
 
-    def __init__(self, deployment: Deployment, victims: Sequence[proxy.Proxy]) -> None:
+    def __init__(self, restartable: RestartableServer, victims: Sequence[proxy.Proxy]) -> None:
         self.done: collections.Counter[str] = collections.Counter()
-        self._deployment = deployment
+        self._server = restartable
         self._victims = victims
         self._acts: dict[str, Callable[[], Awaitable[None]]] = {
             KILL: lambda: self._signal(signal.SIGKILL),
             TERM: lambda: self._signal(signal.SIGTERM),
             STOP: self._stop_and_continue,
             RELOAD: self._reload,
-            RESTART: lambda: self._deployment.restart(servers.Server.stop),
-            CRASH: lambda: self._deployment.restart(servers.Server.kill),
+            RESTART: lambda: self._server.restart(servers.Server.stop),
+            CRASH: lambda: self._server.restart(servers.Server.kill),
         }
 
     async def run(self, every_s: float, order: Sequence[str] = ORDER) -> None:
@@ -74,10 +74,10 @@ class Chaos:
             os.kill(worker, signal.SIGCONT)
 
     async def _reload(self) -> None:
-        self._deployment.server.send_signal(signal.SIGHUP)
+        self._server.server.send_signal(signal.SIGHUP)
 
     async def _victim(self) -> int:
-        server = self._deployment.server
+        server = self._server.server
         ports = [one.upstream_ports[-1] for one in self._victims if one.upstream_ports]
         found = await asyncio.to_thread(server.workers_of, ports)
         return random.choice(list(found.values()) or await asyncio.to_thread(server.workers))

@@ -13,7 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 from tests.harness import event_streams, pusherjs, servers
-from tests.harness.worlds import Application
+from tests.harness.deployments import Application
 from tests.kills import proxy, transcripts
 
 PLAIN, SESSION, PLUGIN, SSE = "pusher-js", "pusher-js with a token", "pusher-js with the plugin", "SSE"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from uuid import uuid4
 
 from tests.harness import servers, signing
-from tests.harness.worlds import Application
+from tests.harness.deployments import Application
 from tests.kills import proxy
 
 EVENT = "counted"

@@ -85,21 +85,21 @@ async def play(
     this: Round, fleet: servers.Fleet, runtime: pusherjs.Runtime, *, seconds: float, per_second: int, every_s: float
 ) -> Result:
     """`every_s`: seconds between two failures."""
-    world = fleet.world(FANFARE_LOG_SECONDS=str(chaos.LOG_SECONDS), FANFARE_RESUME_ACK_SECONDS=str(ACK_S))
-    application = await asyncio.to_thread(world.create_application, "Kills", *this.flags)
-    deployment = chaos.Deployment(fleet, await asyncio.to_thread(fleet.start, "gunicorn", world))
+    deployment = fleet.deployment(FANFARE_LOG_SECONDS=str(chaos.LOG_SECONDS), FANFARE_RESUME_ACK_SECONDS=str(ACK_S))
+    application = await asyncio.to_thread(deployment.create_application, "Kills", *this.flags)
+    restartable = chaos.RestartableServer(fleet, await asyncio.to_thread(fleet.start, "gunicorn", deployment))
     try:
         async with contextlib.AsyncExitStack() as stack:
             clients: list[followers.Follower] = []
             for channel in this.reasons:
                 for kind in this.kinds:
-                    to = await stack.enter_async_context(proxy.Proxy(lambda: deployment.port, CLIENT_LIFE_S).running())
+                    to = await stack.enter_async_context(proxy.Proxy(lambda: restartable.port, CLIENT_LIFE_S).running())
                     one = followers.Follower(kind, channel, to, application)
                     clients.append(await stack.enter_async_context(one.following(runtime)))
-            to = await stack.enter_async_context(proxy.Proxy(lambda: deployment.port, PUBLISHER_LIFE_S).running())
+            to = await stack.enter_async_context(proxy.Proxy(lambda: restartable.port, PUBLISHER_LIFE_S).running())
             backend = publisher.Publisher(to, application, list(this.reasons), per_second)
-            storm = chaos.Chaos(deployment, [one.proxy for one in clients])
-            census = Census(deployment, [one.proxy for one in clients])
+            storm = chaos.Chaos(restartable, [one.proxy for one in clients])
+            census = Census(restartable, [one.proxy for one in clients])
             with _in_background(
                 storm.run(every_s),
                 census.run(),
@@ -110,27 +110,27 @@ async def play(
                         task.result()
                 for one in clients:
                     one.proxy.life_s = None
-            await _calm(deployment)
+            await _calm(restartable)
             whole = [one for one in clients if one.kind != followers.PLAIN]
             await arrival(whole, backend, and_more=any(this.reasons.values()))
             rows = [_row(this, one, census, backend.acknowledged) for one in clients]
     finally:
-        await asyncio.to_thread(deployment.server.stop)
+        await asyncio.to_thread(restartable.server.stop)
     return Result(this, backend.acknowledged, backend.longest_s, backend.retries, storm.done, rows)
 
 
 class Census:
     """Which worker has which connection."""
 
-    def __init__(self, deployment: chaos.Deployment, proxies: Sequence[proxy.Proxy]) -> None:
-        self._deployment = deployment
+    def __init__(self, restartable: chaos.RestartableServer, proxies: Sequence[proxy.Proxy]) -> None:
+        self._server = restartable
         self._proxies = proxies
         self._workers: dict[int, int] = {}  # by port
 
     async def run(self) -> None:
         while True:
             ports = [one.upstream_ports[-1] for one in self._proxies if one.upstream_ports]
-            self._workers |= await asyncio.to_thread(self._deployment.server.workers_of, ports)
+            self._workers |= await asyncio.to_thread(self._server.server.workers_of, ports)
             await asyncio.sleep(WATCH_S)
 
     def moves(self, of: proxy.Proxy) -> int:
@@ -148,10 +148,10 @@ def _in_background(*coroutines: object) -> Iterator[list[asyncio.Task[None]]]:
             task.cancel()
 
 
-async def _calm(deployment: chaos.Deployment) -> None:
+async def _calm(restartable: chaos.RestartableServer) -> None:
     """The last failure may have been a restart that was broken off, or has left a worker that is not there yet."""
-    if deployment.server.process.poll() is not None:
-        await deployment.restart(servers.Server.kill)
+    if restartable.server.process.poll() is not None:
+        await restartable.restart(servers.Server.kill)
 
 
 async def arrival(

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import psutil
 
-from tests.harness import servers, worlds
+from tests.harness import deployments, servers
 from tests.load import errors, machine
 
 RIVALS = Path(__file__).parent / "rivals"  # what npm installs, a folder each
@@ -40,7 +40,7 @@ def running(
     with log.open("ab") as output, machine.pinned(core):
         child = subprocess.Popen(
             command,
-            cwd=worlds.REPOSITORY,
+            cwd=deployments.REPOSITORY,
             env=dict(environment),
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -89,7 +89,7 @@ def output(program: str, *arguments: str) -> str:
 
 def relative(folder: Path) -> str:
     """As one writes it in the repository's root."""
-    return os.path.relpath(folder, worlds.REPOSITORY)
+    return os.path.relpath(folder, deployments.REPOSITORY)
 
 
 def _tail(log: Path) -> str:

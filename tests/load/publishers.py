@@ -112,7 +112,7 @@ def _content_length(head: bytes) -> int:
 
 
 class Log:
-    """Another process of the same world writes to the log, as a task worker does: only the fan-out is measured."""
+    """Another process of the same deployment writes to the log, as a task worker does: only the fan-out is measured."""
 
     GROUP = 10  # events of one append
 

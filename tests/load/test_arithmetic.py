@@ -15,7 +15,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from tests.harness import wire, worlds
+from tests.harness import deployments, wire
 from tests.load import bars, connections, errors, events, figures, machine, picture, report, subjects, subscribers
 from tests.load.rows import crowd, fanout, latency, posts, small_rooms
 
@@ -235,7 +235,7 @@ class House:
         monkeypatch.setattr(small_rooms, "ROOMS", 1)
         self.pipes = [Pipe() for _ in range(small_rooms.SEATS + 1)]
         clients = [connections.Connection(one.socket) for one in self.pipes]
-        application = worlds.Application("1", "key", "secret")
+        application = deployments.Application("1", "key", "secret")
         seats = small_rooms.SEATS
         self.house = small_rooms.House(application, clients[:seats], clients[seats:], ["1.1"])
 

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from tests.harness import servers, worlds
+from tests.harness import deployments, servers
 from tests.load import connections, errors, events, machine, processes, publishers, rows, subjects
 from tests.load.rows import latency
 from tests.load.subjects import fanfare, pusher
@@ -85,18 +85,18 @@ def takes(subject: subjects.Subject) -> bool:
 
 
 def measure(subject: fanfare.Fanfare, folder: Path, plan: rows.Plan) -> Iterator[rows.Measured]:
-    world = worlds.template(folder / "data")
+    deployment = deployments.template(folder / "data")
     port = servers.free_port()
     bind = ["-w", str(WORKERS), "-k", servers.UVICORN_WORKER, APPLICATION]
     command = processes.own(["gunicorn", *bind, "-b", f"{servers.HOST}:{port}"])
     with (
-        processes.running(command, port, world.environment(), core=None, log=folder / "log") as process,
+        processes.running(command, port, deployment.environment(), core=None, log=folder / "log") as process,
         machine.pinned(None),
         _doors(process.port) as doors,
     ):
         for way in WAYS:
             yield rows.Measured(str(way), _saturated(doors, way, plan))
-        yield rows.Measured(CALM, _calm(doors, pusher.Running(process, world.application), plan))
+        yield rows.Measured(CALM, _calm(doors, pusher.Running(process, deployment.application), plan))
 
 
 def _saturated(doors: dict[int, publishers.HttpConnection], way: Way, plan: rows.Plan) -> Sample:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.harness import signing, worlds
+from tests.harness import deployments, signing
 from tests.load import connections, errors, machine, rows, subjects
 from tests.load.subjects import fanfare, pusher, soketi
 
@@ -108,7 +108,7 @@ class House:
 
     def __init__(
         self,
-        application: worlds.Application,
+        application: deployments.Application,
         members: Sequence[connections.Connection],
         visitors: Sequence[connections.Connection],
         socket_ids: Sequence[str],
@@ -263,7 +263,7 @@ def _channel(room: int) -> str:
     return f"presence-room-{room:04}"
 
 
-def _member(application: worlds.Application, room: int, seat: int) -> connections.Dialogue:
+def _member(application: deployments.Application, room: int, seat: int) -> connections.Dialogue:
     data = pusher.expect((yield b""), "pusher:connection_established")
     socket_id = json.loads(data)["socket_id"]
     answer = yield _subscribe(application, socket_id, _channel(room), f"{room}-{seat}")
@@ -275,7 +275,7 @@ def _visitor(socket_ids: list[str]) -> connections.Dialogue:
     socket_ids.append(json.loads(data)["socket_id"])
 
 
-def _subscribe(application: worlds.Application, socket_id: str, channel: str, user: str) -> bytes:
+def _subscribe(application: deployments.Application, socket_id: str, channel: str, user: str) -> bytes:
     who = json.dumps({"user_id": user, "user_info": {"name": user}})
     auth = signing.subscription(application, socket_id, channel, who)
     message = {"event": "pusher:subscribe", "data": {"channel": channel, "auth": auth, "channel_data": who}}

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tests.harness import servers, worlds
+from tests.harness import deployments, servers
 from tests.load import machine, processes, publishers, subjects
 
 # One event keeps it busy for a quarter of a second, and it joins nothing: more would only wait. Its layer drops above
@@ -29,7 +29,7 @@ class StockChannels:
     def running(self, folder: Path, core: int) -> Iterator[Running]:
         port = servers.free_port()
         command = ["uvicorn", "tests.load.stock_channels:application", "--port", str(port), "--lifespan", "off"]
-        environment = {name: text for name, text in os.environ.items() if not name.startswith(worlds.OWN_PREFIXES)}
+        environment = {name: text for name, text in os.environ.items() if not name.startswith(deployments.OWN_PREFIXES)}
         log = folder / "log"
         with processes.running(processes.own(command), port, environment, core=core, log=log) as process:
             yield Running(process)

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tests.harness import servers, worlds
+from tests.harness import deployments, servers
 from tests.load import machine, processes, publishers, subjects
 from tests.load.subjects import pusher
 
@@ -24,15 +24,15 @@ class Fanfare:
 
     @contextlib.contextmanager
     def running(self, folder: Path, core: int) -> Iterator[pusher.Running]:
-        world = worlds.template(folder / "data")
+        deployment = deployments.template(folder / "data")
         port = servers.free_port()
         command = [*servers.COMMANDS["uvicorn"](port), *self.flags]
         log = folder / "log"
-        with processes.running(processes.own(command), port, world.environment(), core=core, log=log) as process:
-            yield self._running(process, world)
+        with processes.running(processes.own(command), port, deployment.environment(), core=core, log=log) as process:
+            yield self._running(process, deployment)
 
-    def _running(self, process: processes.Process, world: worlds.World) -> pusher.Running:
-        return Running(process, world)
+    def _running(self, process: processes.Process, deployment: deployments.Deployment) -> pusher.Running:
+        return Running(process, deployment)
 
 
 class OtherClass(Fanfare):
@@ -41,17 +41,17 @@ class OtherClass(Fanfare):
     name = subjects.FANFARE_OTHER
     flags = ("--ws", "websockets-sansio")
 
-    def _running(self, process: processes.Process, world: worlds.World) -> pusher.Running:
-        return pusher.Running(process, world.application)
+    def _running(self, process: processes.Process, deployment: deployments.Deployment) -> pusher.Running:
+        return pusher.Running(process, deployment.application)
 
 
 class Running(pusher.Running):
-    def __init__(self, process: processes.Process, world: worlds.World) -> None:
-        super().__init__(process, world.application)
-        self._world = world
+    def __init__(self, process: processes.Process, deployment: deployments.Deployment) -> None:
+        super().__init__(process, deployment.application)
+        self._deployment = deployment
 
     def ways(self) -> Mapping[str, subjects.Way]:
-        folder, app = self._world.folder, self._world.application.id
+        folder, app = self._deployment.folder, self._deployment.application.id
         return {
             **super().ways(),
             "POST batch_events of 10, 4 connections": subjects.Way(lambda: self.http(4, batch=10), pusher.WINDOW),

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tests.harness import signing, worlds
+from tests.harness import deployments, signing
 from tests.load import connections, errors, events, processes, publishers, subjects
 
 # More than all connections together carry, so that the server has the next request while its subscribers read; and
@@ -19,7 +19,7 @@ SUBSCRIBE = connections.text(json.dumps({"event": "pusher:subscribe", "data": {"
 class Running:
     """One process that serves one application, which allows client events."""
 
-    def __init__(self, process: processes.Process, application: worlds.Application) -> None:
+    def __init__(self, process: processes.Process, application: deployments.Application) -> None:
         self.pid = process.pid
         self.port = process.port
         self.application = application
@@ -39,7 +39,7 @@ class Running:
         return publishers.Http(self.port, requests(self.application, batch), connections, batch)
 
 
-def requests(application: worlds.Application, batch: int = 1) -> Callable[[int, int], bytes]:
+def requests(application: deployments.Application, batch: int = 1) -> Callable[[int, int], bytes]:
     """Signed requests to `events`, or with `batch` to `batch_events`: of the first number and how many."""
     route = f"/apps/{application.id}/{'events' if batch == 1 else 'batch_events'}"
 

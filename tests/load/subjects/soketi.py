@@ -13,14 +13,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.harness import servers, worlds
+from tests.harness import deployments, servers
 from tests.load import processes, subjects
 from tests.load.subjects import pusher
 
 FOLDER = processes.RIVALS / "soketi"
 SERVER = FOLDER / "node_modules" / "@soketi" / "soketi"
 
-APPLICATION = worlds.Application("load", "load-key", "load-secret")
+APPLICATION = deployments.Application("load", "load-key", "load-secret")
 ENVIRONMENT = {
     "SOKETI_HOST": servers.HOST,
     "SOKETI_DEFAULT_APP_ID": APPLICATION.id,

@@ -118,7 +118,7 @@ async def test_a_flush_is_one_for_all(here, there):
     await nothing_comes(there, channel)
 
 
-async def test_layers_with_another_prefix_are_another_world(process):
+async def test_layers_with_different_prefixes_are_separate(process):
     one = process()
     first, second = one.layer(prefix="first"), one.layer(prefix="second")
     members = [(layer, await layer.new_channel()) for layer in (first, second)]

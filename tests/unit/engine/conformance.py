@@ -8,14 +8,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fanfare.engine import errors, interface
-from tests.unit.engine.worlds import APP, Worker
+from tests.unit.engine.workers import APP, Worker
 
 Hire = Callable[[], Awaitable[Worker]]
 KEPT = interface.Retention(size=100, seconds=60)
 
 
 class Conformance:
-    """`hire()` opens one more worker of the same world; all are closed after the test."""
+    """`hire()` opens one more worker of the same deployment; all are closed after the test."""
 
     # -- the log -------------------------------------------------------------------------------------------------------
 

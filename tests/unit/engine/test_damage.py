@@ -16,7 +16,7 @@ from fanfare.engine import errors, interface
 from fanfare.engine.local import engine, place, schema
 from tests.harness import waiting
 from tests.unit.engine import conformance
-from tests.unit.engine.worlds import APP, Worker
+from tests.unit.engine.workers import APP, Worker
 
 PAGE_BYTES = 4096
 

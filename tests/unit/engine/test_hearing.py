@@ -12,13 +12,13 @@ from fanfare.engine import interface
 from fanfare.engine.local import engine, tail
 from fanfare.hub import hub
 from tests.harness import waiting
-from tests.unit.engine import worlds
-from tests.unit.engine.worlds import APP
+from tests.unit.engine import workers
+from tests.unit.engine.workers import APP
 
 KEPT = interface.Retention(size=10_000, seconds=60)
 
 
-class Worker(worlds.Worker):
+class Worker(workers.Worker):
     def bodies(self, channel: str) -> list[bytes]:
         """Of events: what tells that the channel is occupied has none."""
         return [one.body for one in self.entries if one.channel == channel and one.kind == interface.Kind.EVENT]

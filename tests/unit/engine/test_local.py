@@ -20,14 +20,14 @@ import pytest
 from fanfare.engine import current, errors, interface
 from fanfare.engine.local import engine, liveness, place, pokes, schema
 from tests.unit.engine import conformance
-from tests.unit.engine.worlds import APP, Worker
+from tests.unit.engine.workers import APP, Worker
 
 ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
 async def hire(tmp_path: Path) -> AsyncIterator[conformance.Hire]:
-    """Open one more worker of this test's world."""
+    """Open one more worker of this test's deployment."""
     hired: list[Worker] = []
 
     async def one(**options: object) -> Worker:
@@ -74,7 +74,7 @@ def process(folder: Path, body: str) -> Iterator[subprocess.Popen[str]]:
         from pathlib import Path
         from fanfare.engine import interface
         from fanfare.engine.local import engine
-        from tests.unit.engine.worlds import APP, Worker
+        from tests.unit.engine.workers import APP, Worker
 
         async def main():
             worker = await Worker(engine.LocalEngine(Path(sys.argv[1]), log_seconds=0.5)).open()
@@ -365,7 +365,7 @@ async def test_kept_entries_survive_the_trim_and_go_by_their_own_rule(tmp_path: 
 # -- the place ---------------------------------------------------------------------------------------------------------
 
 
-async def test_two_worlds_never_meet(tmp_path: Path) -> None:
+async def test_data_directories_are_separate_deployments(tmp_path: Path) -> None:
     here = await Worker(engine.LocalEngine(tmp_path / "here")).open()
     there = await Worker(engine.LocalEngine(tmp_path / "there")).open()
     await here.publish("c", b"x")

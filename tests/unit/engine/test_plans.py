@@ -11,7 +11,7 @@ import pytest
 
 from fanfare.engine import interface
 from fanfare.engine.local import engine, heard, place, schema
-from tests.unit.engine.worlds import APP, Worker
+from tests.unit.engine.workers import APP, Worker
 
 # Of one row, of a row for each worker, of a row for each consumer of the whole log.
 SMALL = ("state", "workers", "cursors")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fanfare.engine.local import engine, pokes, worker
-from tests.unit.engine.worlds import Worker
+from tests.unit.engine.workers import Worker
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from fanfare.engine import interface
 from fanfare.engine.local import engine, publishing, tail, worker
 from tests.harness import waiting
-from tests.unit.engine.worlds import APP, Worker
+from tests.unit.engine.workers import APP, Worker
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from fanfare.engine import interface
 from fanfare.engine.local import engine, upkeep, worker
-from tests.unit.engine.worlds import APP, Worker
+from tests.unit.engine.workers import APP, Worker
 
 
 async def test_the_statistics_show_how_much_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fanfare.engine import interface
 from fanfare.engine.local import operations, place, presence, schema
-from tests.unit.engine.worlds import APP
+from tests.unit.engine.workers import APP
 
 CHANNELS = ("presence-a", "presence-ab", interface.USERS)
 WORKERS = ("w1", "w2")

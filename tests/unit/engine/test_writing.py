@@ -16,7 +16,7 @@ import pytest
 from fanfare.engine import errors, interface
 from fanfare.engine.local import commits, engine, operations, publishing, schema, writer
 from tests.harness import waiting
-from tests.unit.engine.worlds import APP, Worker
+from tests.unit.engine.workers import APP, Worker
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ class StepWriter(writer.Writer):
         self._turn(tries=None)
 
 
-class World:
+class Deployment:
     """A worker, and another process that publishes to the same log."""
 
     def __init__(self, folder: Path) -> None:
@@ -213,12 +213,14 @@ class World:
             self.loop.step()
 
 
-def subscribe(world: World, client: Client, past: connections.Past | None, member: interface.Member | None) -> None:
+def subscribe(
+    deployment: Deployment, client: Client, past: connections.Past | None, member: interface.Member | None
+) -> None:
     def ready(answer: interface.SubscribeResult | interface.Refused) -> None:
-        client.answers.append((world.channel, answer))
+        client.answers.append((deployment.channel, answer))
         client.connection.send(b'{"event":"subscribed"}')
 
-    world.hub.subscribe(client.connection, world.channel, ready, member=member, past=past)
+    deployment.hub.subscribe(client.connection, deployment.channel, ready, member=member, past=past)
 
 
 def numbers(client: Client) -> list[int]:
@@ -228,40 +230,40 @@ def numbers(client: Client) -> list[int]:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    world = World(tmp_path / "engine")
-    world.open()
-    yield world
-    world.close()
+def deployment(tmp_path: Path) -> Iterator[Deployment]:
+    deployment = Deployment(tmp_path / "engine")
+    deployment.open()
+    yield deployment
+    deployment.close()
 
 
-def follow(world: World, choices: Choices, come: Callable[[], None], meanwhile: int) -> None:
+def follow(deployment: Deployment, choices: Choices, come: Callable[[], None], meanwhile: int) -> None:
     """Publish and come in one of the possible orders, until all is done."""
     left = {"publish": meanwhile, "come": 1, "poke": 1}
     does = {
-        "publish": world.publish,
+        "publish": deployment.publish,
         "come": come,
-        "poke": world.advance,
-        "write": world.writer.step,
-        "run": world.loop.step,
+        "poke": deployment.advance,
+        "write": deployment.writer.step,
+        "run": deployment.loop.step,
     }
     while left["publish"] or left["come"]:
         options = [name for name, count in left.items() if count]
-        options += ["write"] * (not world.writer.is_idle)
-        options += ["run"] * (not world.loop.is_idle)
+        options += ["write"] * (not deployment.writer.is_idle)
+        options += ["run"] * (not deployment.loop.is_idle)
         chosen = choices.choose(options)
         if chosen in left:
             left[chosen] -= 1
         does[chosen]()
     # What was under way comes to its end in every order too.
-    while not (world.writer.is_idle and world.loop.is_idle):
-        options = ["write"] * (not world.writer.is_idle) + ["run"] * (not world.loop.is_idle)
+    while not (deployment.writer.is_idle and deployment.loop.is_idle):
+        options = ["write"] * (not deployment.writer.is_idle) + ["run"] * (not deployment.loop.is_idle)
         does[choices.choose(options)]()
-    world.settle()
+    deployment.settle()
 
 
 def play(
-    world: World,
+    deployment: Deployment,
     history: Callable[[interface.Position], interface.RecoveryRequest | None],
     *,
     meanwhile: int = MEANWHILE,
@@ -271,20 +273,20 @@ def play(
     """The client of every order, each on a channel of its own. `others`: somebody is on it already. `member`: it is
     one."""
     for order, choices in enumerate(all_orders()):
-        seen = world.begin(f"kept-{order}")
-        here = [world.client(), world.client()]
+        seen = deployment.begin(f"kept-{order}")
+        here = [deployment.client(), deployment.client()]
         if others:
-            subscribe(world, here[1], None, None)
-            world.settle()
+            subscribe(deployment, here[1], None, None)
+            deployment.settle()
         asked = history(seen)
         past = None if asked is None else connections.Past(asked)
         who = interface.Member("ann", "null") if member else None
-        follow(world, choices, functools.partial(subscribe, world, here[0], past, who), meanwhile)
-        assert world.published == BEFORE + meanwhile
+        follow(deployment, choices, functools.partial(subscribe, deployment, here[0], past, who), meanwhile)
+        assert deployment.published == BEFORE + meanwhile
         yield here[0]
         for client in here:
-            world.hub.unsubscribe(client.connection, world.channel)
-        world.settle()
+            deployment.hub.unsubscribe(client.connection, deployment.channel)
+        deployment.settle()
 
 
 def resume(seen: interface.Position) -> interface.RecoveryRequest:
@@ -308,43 +310,43 @@ MORE = [*HOW, pytest.param({"others": True, "meanwhile": 3}, id="others are on i
 @pytest.mark.parametrize("how", MORE)
 @pytest.mark.parametrize(("history", "first"), [(resume, 2), (rewind, 1)])
 def test_in_every_order_the_past_and_the_present_come_once_and_without_a_gap(
-    world: World, how: dict[str, Any], history: Callable[[interface.Position], Any], first: int
+    deployment: Deployment, how: dict[str, Any], history: Callable[[interface.Position], Any], first: int
 ) -> None:
     orders = 0
-    for client in play(world, history, **how):
+    for client in play(deployment, history, **how):
         orders += 1
-        assert numbers(client) == list(range(first, world.published + 1))
+        assert numbers(client) == list(range(first, deployment.published + 1))
     assert orders > 80
 
 
 @pytest.mark.parametrize("how", HOW)
 def test_in_every_order_a_past_in_many_chunks_comes_once_and_without_a_gap(
-    world: World, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    deployment: Deployment, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between two chunks of a long replay everything else goes on, and each chunk is an attach of its own."""
     monkeypatch.setattr(replay, "CHUNK_ENTRIES", 1)
     monkeypatch.setattr(replay, "SHARED_SECONDS", 0.0)
     orders = 0
-    for client in play(world, resume, **how):
+    for client in play(deployment, resume, **how):
         orders += 1
-        assert numbers(client) == list(range(2, world.published + 1))
+        assert numbers(client) == list(range(2, deployment.published + 1))
     assert orders > 100
 
 
 @pytest.mark.parametrize("how", MORE)
 def test_in_every_order_who_asks_for_no_past_gets_all_that_comes_after_its_answer(
-    world: World, how: dict[str, Any]
+    deployment: Deployment, how: dict[str, Any]
 ) -> None:
     beginnings = set()
-    for client in play(world, lambda _: None, **how):
+    for client in play(deployment, lambda _: None, **how):
         got = numbers(client)
-        assert got == list(range(world.published + 1 - len(got), world.published + 1))
+        assert got == list(range(deployment.published + 1 - len(got), deployment.published + 1))
         beginnings.add(len(got))
     assert beginnings == set(range(how.get("meanwhile", MEANWHILE) + 1)), "the orders differ"
 
 
 def test_a_hub_that_went_live_before_its_tail_arrived_would_be_found(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not all orders are harmless: what is read at once, and not where the tail stands, comes again."""
 
@@ -352,4 +354,4 @@ def test_a_hub_that_went_live_before_its_tail_arrived_would_be_found(
         attachment.ready(self._snapshot(self._connection, attachment.wanted, 0))
 
     monkeypatch.setattr("fanfare.engine.local.tail.Tail.settle", settle_at_once)
-    assert any(numbers(client) != [2, 3, 4, 5] for client in play(world, resume, others=True))
+    assert any(numbers(client) != [2, 3, 4, 5] for client in play(deployment, resume, others=True))

@@ -21,7 +21,7 @@ KEPT = interface.Retention(size=10_000, seconds=60)
 LONG = interface.RecoveryRequest(max_entries=10_000, max_bytes=64 * 1024 * 1024)
 
 
-class World:
+class Deployment:
     """One worker: its hub, and a publisher."""
 
     def __init__(self, hub: hubs.Hub) -> None:
@@ -64,10 +64,10 @@ class World:
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def deployment(tmp_path: Path) -> AsyncIterator[Deployment]:
     hub = hubs.Hub(engine.LocalEngine(tmp_path / "engine"))
     await hub.start()
-    yield World(hub)
+    yield Deployment(hub)
     await hub.stop()
 
 
@@ -89,57 +89,57 @@ async def until(condition: Callable[[], object], within: float = 5) -> None:
     await waiting.until_async(look, within, "the condition")
 
 
-async def test_a_client_that_comes_back_gets_what_it_missed_and_what_follows(world: World) -> None:
-    position = await world.publish(1)
-    await world.publish(2, 3)
-    client = world.client()
-    publishing = asyncio.ensure_future(asyncio.gather(*(world.publish(number) for number in range(4, 100))))
+async def test_a_client_that_comes_back_gets_what_it_missed_and_what_follows(deployment: Deployment) -> None:
+    position = await deployment.publish(1)
+    await deployment.publish(2, 3)
+    client = deployment.client()
+    publishing = asyncio.ensure_future(asyncio.gather(*(deployment.publish(number) for number in range(4, 100))))
     while not publishing.done():
         if not client.answers and not client.connection.subscriptions:
-            world.subscribe(client, after(position))
+            deployment.subscribe(client, after(position))
         await asyncio.sleep(0)
     await until(lambda: len(numbers(client)) >= 98)
     assert numbers(client) == list(range(2, 100))
-    assert world.hub.position(client.connection, "kept") == interface.Position(position.epoch, 99)
+    assert deployment.hub.position(client.connection, "kept") == interface.Position(position.epoch, 99)
 
 
-async def test_subscribing_at_any_moment_of_a_stream_loses_and_repeats_nothing(world: World) -> None:
+async def test_subscribing_at_any_moment_of_a_stream_loses_and_repeats_nothing(deployment: Deployment) -> None:
     """A hundred clients, each with its own position and its own moment."""
-    position = await world.publish(1)
+    position = await deployment.publish(1)
     clients: list[Client] = []
     for number in range(2, 102):
-        await world.publish(number)
-        client = world.client()
+        await deployment.publish(number)
+        client = deployment.client()
         clients.append(client)
-        world.subscribe(client, after(interface.Position(position.epoch, 1 + number // 2)))
+        deployment.subscribe(client, after(interface.Position(position.epoch, 1 + number // 2)))
         if number % 3 == 0:
             await asyncio.sleep(0)
     await until(lambda: all(client.answers for client in clients))
-    await world.publish(102)
+    await deployment.publish(102)
     for number, client in enumerate(clients, 2):
         await until(lambda client=client: numbers(client)[-1:] == [102])
         assert numbers(client) == list(range(2 + number // 2, 103))
 
 
-async def test_a_client_does_not_get_back_what_it_sent_itself(world: World) -> None:
-    position = await world.publish(1)
-    await world.publish(2, exclude="9.9")
-    await world.publish(3, exclude="8.8")
-    await world.publish(4)
-    client = world.client()
-    world.subscribe(client, after(position), sent_as=frozenset({"9.9"}))
+async def test_a_client_does_not_get_back_what_it_sent_itself(deployment: Deployment) -> None:
+    position = await deployment.publish(1)
+    await deployment.publish(2, exclude="9.9")
+    await deployment.publish(3, exclude="8.8")
+    await deployment.publish(4)
+    client = deployment.client()
+    deployment.subscribe(client, after(position), sent_as=frozenset({"9.9"}))
     await until(lambda: client.answers)
     assert numbers(client) == [3, 4]
 
 
-async def test_offsets_and_replays_are_marked_for_those_who_asked(world: World) -> None:
-    position = await world.publish(1)
-    await world.publish(2)
-    plain, positioned = world.client(), world.client(positions=True)
+async def test_offsets_and_replays_are_marked_for_those_who_asked(deployment: Deployment) -> None:
+    position = await deployment.publish(1)
+    await deployment.publish(2)
+    plain, positioned = deployment.client(), deployment.client(positions=True)
     for client in (plain, positioned):
-        world.subscribe(client, after(position))
+        deployment.subscribe(client, after(position))
     await until(lambda: plain.answers and positioned.answers)
-    await world.publish(3)
+    await deployment.publish(3)
     await until(lambda: len(plain.got) == len(positioned.got) == 3)
     assert plain.got[1:] == [frames.event("n", "kept", "2"), frames.event("n", "kept", "3")]
     assert [json.loads(body) for body in positioned.got[1:]] == [
@@ -148,22 +148,22 @@ async def test_offsets_and_replays_are_marked_for_those_who_asked(world: World) 
     ]
 
 
-async def test_a_long_replay_waits_for_its_reader_and_ends_in_the_present(world: World) -> None:
-    position = await world.publish(1)
-    await world.publish(*range(2, 1202), pad=1000)
-    client = world.client()
-    world.subscribe(client, after(position))
+async def test_a_long_replay_waits_for_its_reader_and_ends_in_the_present(deployment: Deployment) -> None:
+    position = await deployment.publish(1)
+    await deployment.publish(*range(2, 1202), pad=1000)
+    client = deployment.client()
+    deployment.subscribe(client, after(position))
     client.writer.waiting = replays.PACE_BYTES + 1
     await until(lambda: client.answers)
     assert numbers(client) == [], "what waits for the client already goes first"
     for number in range(1202, 1212):
         client.writer.waiting = 0
-        await world.publish(number)
+        await deployment.publish(number)
         client.writer.waiting = replays.PACE_BYTES + 1
         await asyncio.sleep(0.01)
     client.writer.waiting = 0
     await until(lambda: numbers(client)[-1:] == [1211])
-    await world.publish(1212)
+    await deployment.publish(1212)
     await until(lambda: numbers(client)[-1:] == [1212])
     assert numbers(client) == list(range(2, 1213))
     [(_, answer)] = client.answers
@@ -172,52 +172,52 @@ async def test_a_long_replay_waits_for_its_reader_and_ends_in_the_present(world:
     assert (answer.replayed.count, answer.replayed.reason) == (1200, None)
 
 
-async def test_what_is_not_kept_reaches_a_client_that_is_catching_up(world: World) -> None:
-    position = await world.publish(1)
-    await world.publish(2)
-    client = world.client()
+async def test_what_is_not_kept_reaches_a_client_that_is_catching_up(deployment: Deployment) -> None:
+    position = await deployment.publish(1)
+    await deployment.publish(2)
+    client = deployment.client()
     client.writer.waiting = replays.PACE_BYTES + 1
-    world.subscribe(client, after(position))
+    deployment.subscribe(client, after(position))
     await until(lambda: client.answers)
-    await world.hub.publish([interface.Publication(APP, "kept", frames.event("client-x", "kept", "passing"))])
+    await deployment.hub.publish([interface.Publication(APP, "kept", frames.event("client-x", "kept", "passing"))])
     await until(lambda: any(b"passing" in body for body in client.got))
     client.writer.waiting = 0
     await until(lambda: numbers(client) == [2])
 
 
-async def test_who_leaves_while_catching_up_gets_no_more(world: World) -> None:
-    position = await world.publish(1)
-    await world.publish(2)
-    client = world.client()
+async def test_who_leaves_while_catching_up_gets_no_more(deployment: Deployment) -> None:
+    position = await deployment.publish(1)
+    await deployment.publish(2)
+    client = deployment.client()
     client.writer.waiting = replays.PACE_BYTES + 1
-    world.subscribe(client, after(position))
+    deployment.subscribe(client, after(position))
     await until(lambda: client.answers)
     client.unsubscribe("kept")
     client.writer.waiting = 0
-    await world.publish(3)
-    probe = world.client()
-    world.subscribe(probe, after(position))
+    await deployment.publish(3)
+    probe = deployment.client()
+    deployment.subscribe(probe, after(position))
     await until(lambda: probe.answers and numbers(probe) == [2, 3])
     assert numbers(client) == []
-    assert world.hub.statistics()["channels.now"] == 1
+    assert deployment.hub.statistics()["channels.now"] == 1
 
 
-async def test_a_replay_that_cannot_be_finished_says_so_and_goes_on_in_the_present(world: World) -> None:
+async def test_a_replay_that_cannot_be_finished_says_so_and_goes_on_in_the_present(deployment: Deployment) -> None:
     short = interface.Retention(size=20, seconds=60)
 
     async def publish(number: int) -> interface.Position:
         body = frames.event("n", "kept", str(number))
-        [receipt] = await world.hub.publish([interface.Publication(APP, "kept", body, retention=short)])
+        [receipt] = await deployment.hub.publish([interface.Publication(APP, "kept", body, retention=short)])
         assert receipt.position is not None
         return receipt.position
 
     position = await publish(1)
     for number in range(2, 12):
         await publish(number)
-    client = world.client()
+    client = deployment.client()
     client.writer.waiting = replays.PACE_BYTES + 1
     reasons: list[str] = []
-    world.subscribe(client, after(position), lost=reasons.append)
+    deployment.subscribe(client, after(position), lost=reasons.append)
     await until(lambda: client.answers)
     for number in range(12, 40):
         await publish(number)
@@ -225,38 +225,38 @@ async def test_a_replay_that_cannot_be_finished_says_so_and_goes_on_in_the_prese
     await until(lambda: reasons == ["position_expired"])
     await publish(40)
     await until(lambda: numbers(client) == [40])
-    assert world.hub.statistics()["replays.lost.position_expired"] == 1
+    assert deployment.hub.statistics()["replays.lost.position_expired"] == 1
 
 
-async def test_who_never_reads_its_replay_is_let_go(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_never_reads_its_replay_is_let_go(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replays, "STALL_S", 0.05)
-    position = await world.publish(1)
-    await world.publish(2)
-    client = world.client()
+    position = await deployment.publish(1)
+    await deployment.publish(2)
+    client = deployment.client()
     client.writer.waiting = replays.PACE_BYTES + 1
-    world.subscribe(client, after(position))
+    deployment.subscribe(client, after(position))
     await until(lambda: client.writer.closed is not None)
     assert client.writer.closed is not None
     assert client.writer.closed[0] == 4100
 
 
-async def test_a_refused_past_is_told_and_the_present_follows(world: World) -> None:
-    await world.publish(1, 2, 3)
-    client = world.client()
-    world.subscribe(client, after(interface.Position("elsewhere", 1)))
+async def test_a_refused_past_is_told_and_the_present_follows(deployment: Deployment) -> None:
+    await deployment.publish(1, 2, 3)
+    client = deployment.client()
+    deployment.subscribe(client, after(interface.Position("elsewhere", 1)))
     await until(lambda: client.answers)
     [(_, answer)] = client.answers
     assert isinstance(answer, interface.SubscribeResult)
     assert answer.replayed is not None
     assert answer.replayed.reason == "epoch_changed"
-    await world.publish(4)
+    await deployment.publish(4)
     await until(lambda: numbers(client) == [4])
 
 
-async def test_a_rewind_comes_before_the_present(world: World) -> None:
-    await world.publish(1, 2, 3)
-    client = world.client()
-    world.subscribe(client, interface.RecoveryRequest(rewind=interface.Rewind(count=2, seconds=0)))
+async def test_a_rewind_comes_before_the_present(deployment: Deployment) -> None:
+    await deployment.publish(1, 2, 3)
+    client = deployment.client()
+    deployment.subscribe(client, interface.RecoveryRequest(rewind=interface.Rewind(count=2, seconds=0)))
     await until(lambda: client.answers)
-    await world.publish(4)
+    await deployment.publish(4)
     await until(lambda: numbers(client) == [2, 3, 4])

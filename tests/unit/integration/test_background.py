@@ -36,7 +36,7 @@ def registered() -> jobs.Jobs:  # type: ignore[override]
 
 @pytest.fixture
 async def hire(tmp_path: Path, registered: jobs.Jobs) -> AsyncIterator[Hire]:
-    """Start one more worker of this test's world."""
+    """Start one more worker of this test's deployment."""
     hired: list[tuple[runner.Runner, hubs.Hub]] = []
 
     async def one() -> runner.Runner:

@@ -15,7 +15,7 @@ from fanfare.applications import database
 from fanfare.applications import models as application_models
 from fanfare.engine.local import engine as local_engine
 from fanfare.integration import models, outbox, relay
-from tests.unit.engine import worlds
+from tests.unit.engine import workers
 from tests.unit.integration import recording
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "second"])
@@ -69,7 +69,7 @@ async def test_the_relay_looks_at_each(tmp_path: Path) -> None:
             publish("orders", f"in {using}", 1, outbox=True, using=using)
             connections[using].run_on_commit.clear()
 
-    worker = await worlds.Worker(local_engine.LocalEngine(tmp_path / "engine")).open()
+    worker = await workers.Worker(local_engine.LocalEngine(tmp_path / "engine")).open()
     try:
         relaying = relay.Relay(worker.engine)
         assert outbox.databases() == ["default", "second"]

@@ -21,7 +21,7 @@ from fanfare.engine.local import engine as local_engine
 from fanfare.hub import frames
 from fanfare.integration import errors, history, presence
 from fanfare.protocol import termination
-from tests.unit.engine import worlds
+from tests.unit.engine import workers
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -43,14 +43,14 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log: Any) -> Iterator[
 
 
 @pytest.fixture
-async def worker(here: local_engine.LocalEngine, tmp_path: Path) -> AsyncIterator[worlds.Worker]:
+async def worker(here: local_engine.LocalEngine, tmp_path: Path) -> AsyncIterator[workers.Worker]:
     """A worker of the deployment."""
-    worker = await worlds.Worker(local_engine.LocalEngine(tmp_path / "engine")).open()
+    worker = await workers.Worker(local_engine.LocalEngine(tmp_path / "engine")).open()
     yield worker
     await worker.engine.close()
 
 
-async def join(worker: worlds.Worker, channel: str, user_id: str, socket_id: str, info: str = "null") -> None:
+async def join(worker: workers.Worker, channel: str, user_id: str, socket_id: str, info: str = "null") -> None:
     ready = asyncio.get_running_loop().create_future()
     attachment = interface.SubscribeRequest("7", channel, socket_id, member=interface.Member(user_id, info))
     worker.engine.attach(attachment, ready.set_result)
@@ -60,7 +60,7 @@ async def join(worker: worlds.Worker, channel: str, user_id: str, socket_id: str
 # -- who is there -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_user_is_online_while_signed_in(worker: worlds.Worker) -> None:
+async def test_a_user_is_online_while_signed_in(worker: workers.Worker) -> None:
     await join(worker, interface.USERS, "42", "1.1")
     assert [await presence.ais_online(user) for user in (User(pk=42), 42, "42", 43)] == [True, True, True, False]
     assert await sync_to_async(presence.is_online)(42)
@@ -69,12 +69,12 @@ async def test_a_user_is_online_while_signed_in(worker: worlds.Worker) -> None:
     assert not await presence.ais_online(42)
 
 
-async def test_a_member_of_a_channel_is_not_signed_in_by_that(worker: worlds.Worker) -> None:
+async def test_a_member_of_a_channel_is_not_signed_in_by_that(worker: workers.Worker) -> None:
     await join(worker, "presence-room", "42", "1.1")
     assert not await presence.ais_online(42)
 
 
-async def test_members_are_those_of_the_deployment_with_their_info(worker: worlds.Worker) -> None:
+async def test_members_are_those_of_the_deployment_with_their_info(worker: workers.Worker) -> None:
     await join(worker, "presence-room", "ann", "1.1", '{"name":"Änn"}')
     await join(worker, "presence-room", "bob", "1.2")
     expected = [Member("ann", {"name": "Änn"}), Member("bob")]
@@ -84,7 +84,7 @@ async def test_members_are_those_of_the_deployment_with_their_info(worker: world
     assert await presence.amembers("presence-room", app=await models.Application.objects.acreate(name="other")) == []
 
 
-async def test_subscribers_are_counted_over_workers(worker: worlds.Worker) -> None:
+async def test_subscribers_are_counted_over_workers(worker: workers.Worker) -> None:
     worker.engine.set_subscribers("7", "orders", 3)
     await worker.attach("unrelated")
     assert await presence.asubscribers("orders") == 3
@@ -102,7 +102,7 @@ def test_before_the_first_worker_nobody_is_there(here: local_engine.LocalEngine)
 # -- ending connections -----------------------------------------------------------------------------------------------
 
 
-async def test_a_user_is_disconnected_by_a_command_to_every_worker(worker: worlds.Worker) -> None:
+async def test_a_user_is_disconnected_by_a_command_to_every_worker(worker: workers.Worker) -> None:
     await presence.adisconnect(42)
     await sync_to_async(presence.disconnect)(User(pk=43), reconnect=True)
     await worker.until(lambda: len(worker.entries) == 2, "both commands")
@@ -143,7 +143,7 @@ def commands(log: Any) -> list[str]:
 # -- the past ---------------------------------------------------------------------------------------------------------
 
 
-async def test_the_past_of_a_channel_is_read_page_by_page(worker: worlds.Worker) -> None:
+async def test_the_past_of_a_channel_is_read_page_by_page(worker: workers.Worker) -> None:
     bodies = [frames.event("tick", "kept", str(n)) for n in range(1, 6)]
     bodies.append(frames.event("client-said", "kept", {"text": "hi"}, "ann"))
     senders = [None] * 5 + ["ann"]

@@ -24,7 +24,7 @@ from fanfare.engine import errors as engine_errors
 from fanfare.engine.local import engine as local_engine
 from fanfare.integration import application as applications
 from fanfare.integration import errors, publishing
-from tests.unit.engine import worlds
+from tests.unit.engine import workers
 from tests.unit.integration import recording
 
 pytestmark = pytest.mark.django_db(transaction=True)  # commits and rollbacks are the subject here
@@ -409,7 +409,7 @@ async def test_a_view_publishes_in_a_worker_whose_loop_runs_the_hub(
         finally:
             connections.close_all()
 
-    worker = await worlds.Worker(engine).open()
+    worker = await workers.Worker(engine).open()
     try:
         await asyncio.to_thread(view)
         await apublish("orders", "again", 2, app=application)

@@ -23,7 +23,7 @@ from fanfare.engine.local import engine as local_engine
 from fanfare.integration import application as applications
 from fanfare.integration import jobs, models, outbox, publishing, relay
 from tests.harness import waiting
-from tests.unit.engine import worlds
+from tests.unit.engine import workers
 from tests.unit.integration import recording
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -52,14 +52,14 @@ def grown() -> Counting:
 
 
 @pytest.fixture
-async def worker(tmp_path: Path) -> AsyncIterator[worlds.Worker]:
-    worker = await worlds.Worker(local_engine.LocalEngine(tmp_path / "engine")).open()
+async def worker(tmp_path: Path) -> AsyncIterator[workers.Worker]:
+    worker = await workers.Worker(local_engine.LocalEngine(tmp_path / "engine")).open()
     yield worker
     await worker.engine.close()
 
 
 @pytest.fixture
-def relaying(worker: worlds.Worker) -> relay.Relay:
+def relaying(worker: workers.Worker) -> relay.Relay:
     return relay.Relay(worker.engine)
 
 
@@ -94,11 +94,11 @@ async def age(seconds: float) -> None:
     await database.run(lambda: models.OutboxEvent.objects.update(created_at=born))
 
 
-def names(worker: worlds.Worker) -> list[str]:
+def names(worker: workers.Worker) -> list[str]:
     return [orjson.loads(entry.body)["event"] for entry in worker.entries]
 
 
-async def told(worker: worlds.Worker, *expected: str) -> None:
+async def told(worker: workers.Worker, *expected: str) -> None:
     """Exactly these came, in this order."""
     await worker.publish("end", orjson.dumps({"event": "end"}))
     await worker.until(lambda: "end" in names(worker), "what was sent before")
@@ -109,7 +109,7 @@ async def told(worker: worlds.Worker, *expected: str) -> None:
 
 
 async def test_what_was_left_is_sent_once_in_its_order_and_deleted(
-    worker: worlds.Worker, relaying: relay.Relay, grown: Counting, caplog: pytest.LogCaptureFixture
+    worker: workers.Worker, relaying: relay.Relay, grown: Counting, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "fanfare.integration")
     await leave("a", "b", "c", exclude="1.2")
@@ -124,7 +124,9 @@ async def test_what_was_left_is_sent_once_in_its_order_and_deleted(
     assert "Sent 3 events" in caplog.text
 
 
-async def test_the_process_that_wrote_it_gets_until_the_next_look(worker: worlds.Worker, relaying: relay.Relay) -> None:
+async def test_the_process_that_wrote_it_gets_until_the_next_look(
+    worker: workers.Worker, relaying: relay.Relay
+) -> None:
     await leave("a")
     await relaying.look(DEFAULT)
     await leave("b")
@@ -136,7 +138,7 @@ async def test_the_process_that_wrote_it_gets_until_the_next_look(worker: worlds
 
 
 async def test_what_was_sent_and_not_deleted_is_not_sent_again(
-    worker: worlds.Worker, relaying: relay.Relay, grown: Counting
+    worker: workers.Worker, relaying: relay.Relay, grown: Counting
 ) -> None:
     def dies_before_it_deletes() -> None:
         undeletable = connections[DEFAULT].execute_wrapper(refusing("DELETE"))
@@ -152,7 +154,7 @@ async def test_what_was_sent_and_not_deleted_is_not_sent_again(
     assert grown["outbox_relayed"] == 0
 
 
-async def test_a_process_that_is_late_sends_nothing_twice(worker: worlds.Worker, relaying: relay.Relay) -> None:
+async def test_a_process_that_is_late_sends_nothing_twice(worker: workers.Worker, relaying: relay.Relay) -> None:
     """The relay comes between its commit and its own sending."""
     found: list[outbox.Row] = []
 
@@ -171,7 +173,7 @@ async def test_a_process_that_is_late_sends_nothing_twice(worker: worlds.Worker,
 
 
 async def test_more_than_one_chunk(
-    worker: worlds.Worker, relaying: relay.Relay, monkeypatch: pytest.MonkeyPatch
+    worker: workers.Worker, relaying: relay.Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox, "CHUNK", 3)
     events = [f"event-{number}" for number in range(10)]
@@ -182,7 +184,7 @@ async def test_more_than_one_chunk(
 
 
 async def test_to_a_user_and_by_the_channels_rule_of_now(
-    worker: worlds.Worker, relaying: relay.Relay, application: application_models.Application
+    worker: workers.Worker, relaying: relay.Relay, application: application_models.Application
 ) -> None:
     await leave("paid", channel=None, to_user=42)
     await leave("kept", channel="kept-orders")
@@ -199,7 +201,7 @@ async def test_to_a_user_and_by_the_channels_rule_of_now(
 
 
 async def test_what_was_encrypted_when_it_was_written_is_not_encrypted_again(
-    worker: worlds.Worker, relaying: relay.Relay, settings: Any
+    worker: workers.Worker, relaying: relay.Relay, settings: Any
 ) -> None:
     settings.FANFARE_ENCRYPTION_MASTER_KEY = bytes(32)
     await leave("created", channel="private-encrypted-orders", data="secret")
@@ -211,7 +213,7 @@ async def test_what_was_encrypted_when_it_was_written_is_not_encrypted_again(
 
 
 async def test_what_is_older_than_the_logs_memory_is_sent_and_said_to_be_so(
-    worker: worlds.Worker, relaying: relay.Relay, grown: Counting, caplog: pytest.LogCaptureFixture
+    worker: workers.Worker, relaying: relay.Relay, grown: Counting, caplog: pytest.LogCaptureFixture
 ) -> None:
     await leave("old")
     await age(interface.IDEMPOTENCY_SECONDS + 1)
@@ -228,7 +230,7 @@ async def test_what_is_older_than_the_logs_memory_is_sent_and_said_to_be_so(
 
 
 async def test_a_row_that_cannot_be_sent_holds_up_nobody(
-    worker: worlds.Worker,
+    worker: workers.Worker,
     relaying: relay.Relay,
     grown: Counting,
     caplog: pytest.LogCaptureFixture,
@@ -259,7 +261,7 @@ async def test_a_row_that_cannot_be_sent_holds_up_nobody(
 
 
 async def test_a_failed_row_is_sent_when_somebody_says_so(
-    worker: worlds.Worker, relaying: relay.Relay, application: application_models.Application
+    worker: workers.Worker, relaying: relay.Relay, application: application_models.Application
 ) -> None:
     await leave("a")
 
@@ -297,7 +299,7 @@ class Choosy:
         return self._engine.health()
 
 
-async def test_a_row_that_the_log_itself_refuses_is_given_up_after_a_few_looks(worker: worlds.Worker) -> None:
+async def test_a_row_that_the_log_itself_refuses_is_given_up_after_a_few_looks(worker: workers.Worker) -> None:
     relaying = relay.Relay(Choosy(worker.engine, "poison"))  # type: ignore[arg-type]
     await leave("before", "poison", "behind")
     await look_twice(relaying)
@@ -337,7 +339,7 @@ def refusing(start: str) -> Callable[..., Any]:
 
 
 async def test_a_database_that_can_be_read_only_gets_no_event_twice_however_long_it_lasts(
-    worker: worlds.Worker, relaying: relay.Relay, monkeypatch: pytest.MonkeyPatch
+    worker: workers.Worker, relaying: relay.Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await leave("a")
     with monkeypatch.context() as patched:
@@ -360,7 +362,7 @@ def raised(error: Exception) -> None:
 
 
 async def test_it_says_once_what_is_in_the_way_and_goes_on_when_it_is_gone(
-    worker: worlds.Worker,
+    worker: workers.Worker,
     relaying: relay.Relay,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -396,7 +398,7 @@ class Away:
 
 
 async def test_it_looks_again_and_again(
-    worker: worlds.Worker, relaying: relay.Relay, monkeypatch: pytest.MonkeyPatch
+    worker: workers.Worker, relaying: relay.Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relay, "LOOK_S", 0.02)
     monkeypatch.setattr(relay, "IDLE_LOOK_S", 0.02)

@@ -44,7 +44,7 @@ Hire = Callable[[], Any]
 
 @pytest.fixture
 async def hire(tmp_path: Path) -> AsyncIterator[Hire]:
-    """Start one more worker of this test's world."""
+    """Start one more worker of this test's deployment."""
     hired: list[tuple[runner.Runner, hubs.Hub]] = []
 
     async def one() -> tuple[runner.Runner, hubs.Hub]:

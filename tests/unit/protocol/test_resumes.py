@@ -39,7 +39,7 @@ def publication(number: int, channel: str) -> interface.Publication:
     return interface.Publication("1", channel, b'{"n":%d}' % number, retention=KEPT.retention)
 
 
-class World:
+class Deployment:
     """One worker."""
 
     def __init__(self, folder: Path) -> None:
@@ -58,15 +58,15 @@ class Page:
     """A socket of the page."""
 
     def __init__(
-        self, world: World, ack_interval: float = 0.0, token: str = "token-token-token", window: int = 100
+        self, deployment: Deployment, ack_interval: float = 0.0, token: str = "token-token-token", window: int = 100
     ) -> None:
-        world.pages += 1
-        self.world = world
+        deployment.pages += 1
+        self.deployment = deployment
         self.writer = FakeWriter()
         machine = protocol.Protocol(
-            world.applications,
+            deployment.applications,
             APPLICATION,
-            f"1.{world.pages}",
+            f"1.{deployment.pages}",
             activity_timeout=120,
             clock=time.monotonic,
             wall_clock=time.time,
@@ -74,9 +74,9 @@ class Page:
         connection = hubs.Connection("1", machine.socket_id, self.writer)
         options = resumes.Options(window=window, ack_interval=ack_interval)
         self.resume = resumes.Resume(
-            world.hub, world.tokens, connection, token, options=options, keeps_history=machine.keeps_history
+            deployment.hub, deployment.tokens, connection, token, options=options, keeps_history=machine.keeps_history
         )
-        self.session = sessions.Session(world.hub, connection, machine, "", self.resume)
+        self.session = sessions.Session(deployment.hub, connection, machine, "", self.resume)
         self.session.open()
 
     def say(self, event: str, **data: object) -> None:
@@ -119,19 +119,19 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    world = World(tmp_path)
-    await world.hub.start()
-    yield world
-    await world.hub.stop()
+async def deployment(tmp_path: Path) -> AsyncIterator[Deployment]:
+    deployment = Deployment(tmp_path)
+    await deployment.hub.start()
+    yield deployment
+    await deployment.hub.stop()
 
 
-async def test_each_thing_that_is_sent_is_asked_about_once(world: World) -> None:
-    page = Page(world)
+async def test_each_thing_that_is_sent_is_asked_about_once(deployment: Deployment) -> None:
+    page = Page(deployment)
     await page.subscribed()
     assert page.pings == 0
     for number in range(1, 4):
-        await world.publish(number)
+        await deployment.publish(number)
         await until(lambda number=number: page.pings == number)
         page.say("pusher:pong")
         assert page.seen() == number
@@ -142,11 +142,11 @@ async def test_each_thing_that_is_sent_is_asked_about_once(world: World) -> None
     page.session.end()
 
 
-async def test_one_ping_asks_about_all_channels(world: World) -> None:
-    page = Page(world)
+async def test_one_ping_asks_about_all_channels(deployment: Deployment) -> None:
+    page = Page(deployment)
     await page.subscribed("kept-1")
     await page.subscribed("kept-2")
-    await world.hub.publish([publication(1, "kept-1"), publication(1, "kept-2"), publication(2, "kept-2")])
+    await deployment.hub.publish([publication(1, "kept-1"), publication(1, "kept-2"), publication(2, "kept-2")])
     await until(lambda: page.pings)
     page.resume.look()
     page.say("pusher:pong")
@@ -154,30 +154,30 @@ async def test_one_ping_asks_about_all_channels(world: World) -> None:
     page.session.end()
 
 
-async def test_many_events_are_asked_about_before_their_time(world: World) -> None:
-    page = Page(world, ack_interval=NEVER_S)
+async def test_many_events_are_asked_about_before_their_time(deployment: Deployment) -> None:
+    page = Page(deployment, ack_interval=NEVER_S)
     await page.subscribed()
-    await world.publish(1)
+    await deployment.publish(1)
     await until(lambda: page.pings == 1)
-    await world.publish(*range(2, resumes.PING_AFTER_EVENTS + 1))
+    await deployment.publish(*range(2, resumes.PING_AFTER_EVENTS + 1))
     await until(lambda: len(page.numbers()) == resumes.PING_AFTER_EVENTS)
     page.resume.look()
     assert page.pings == 1
-    await world.publish(resumes.PING_AFTER_EVENTS + 1)
+    await deployment.publish(resumes.PING_AFTER_EVENTS + 1)
     await until(lambda: page.pings == 2)
     page.session.end()
 
 
-async def test_a_replay_is_asked_about_when_it_has_come_though_nothing_follows(world: World) -> None:
-    await world.publish(1)
-    first = Page(world)
+async def test_a_replay_is_asked_about_when_it_has_come_though_nothing_follows(deployment: Deployment) -> None:
+    await deployment.publish(1)
+    first = Page(deployment)
     await first.subscribed()
     first.session.end()
-    await world.publish(2, 3)
-    page = Page(world)
+    await deployment.publish(2, 3)
+    page = Page(deployment)
     page.writer.waiting = replays.PACE_BYTES + 1  # it is not reading yet
     page.say("pusher:subscribe", channel="kept")
-    await until(lambda: world.hub.statistics()["replays.now"])
+    await until(lambda: deployment.hub.statistics()["replays.now"])
     page.resume.look()
     assert not page.is_settled
     assert (page.pings, page.numbers()) == (0, [])
@@ -189,13 +189,13 @@ async def test_a_replay_is_asked_about_when_it_has_come_though_nothing_follows(w
     page.session.end()
 
 
-async def test_a_channel_that_was_left_wakes_nobody(world: World) -> None:
-    page = Page(world)
+async def test_a_channel_that_was_left_wakes_nobody(deployment: Deployment) -> None:
+    page = Page(deployment)
     await page.subscribed()
-    other = Page(world, token="token-token-other")
+    other = Page(deployment, token="token-token-other")
     await other.subscribed()
     page.say("pusher:unsubscribe", channel="kept")
-    await world.publish(1)
+    await deployment.publish(1)
     await until(lambda: other.pings)
     assert page.is_settled
     assert page.pings == 0
@@ -205,34 +205,34 @@ async def test_a_channel_that_was_left_wakes_nobody(world: World) -> None:
 
 
 async def test_the_record_of_a_page_to_which_nothing_is_sent_is_kept_from_expiring(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert max(resumes.REFRESHED) <= resumes.KEPT - 1, "a window is left of it when the worker dies"
     monkeypatch.setattr(resumes, "REFRESHED", (0.001, 0.002))
-    page = Page(world)
+    page = Page(deployment)
     await page.subscribed()
-    so_far = len(world.engine.saved)
-    await until(lambda: len(world.engine.saved) >= so_far + 3)
-    assert set(world.engine.saved) == {resumes.KEPT * 100}
+    so_far = len(deployment.engine.saved)
+    await until(lambda: len(deployment.engine.saved) >= so_far + 3)
+    assert set(deployment.engine.saved) == {resumes.KEPT * 100}
     assert page.pings == 0
     page.session.end()
-    assert world.engine.saved[-1] == 100
+    assert deployment.engine.saved[-1] == 100
 
 
-async def test_the_progress_of_a_page_is_in_the_new_log_before_the_page_is_sent_away(world: World) -> None:
-    page = Page(world)
+async def test_the_progress_of_a_page_is_in_the_new_log_before_the_page_is_sent_away(deployment: Deployment) -> None:
+    page = Page(deployment)
     await page.subscribed()
-    await world.publish(1)
+    await deployment.publish(1)
     await until(lambda: page.pings)
     page.say("pusher:pong")
     assert page.seen() == 1
-    assert await world.engine.load_session("1", "token-token-token") is not None
-    world.engine.place.log.unlink()
-    await world.publish(2)
+    assert await deployment.engine.load_session("1", "token-token-token") is not None
+    deployment.engine.place.log.unlink()
+    await deployment.publish(2)
     await until(lambda: page.writer.closed)
     assert page.writer.closed == (4200, "Events may have been missed; reconnect")
     assert page.numbers() == [1]
-    back = Page(world)  # sooner than the server below tells of the end of the first socket
+    back = Page(deployment)  # sooner than the server below tells of the end of the first socket
     await back.subscribed()
     assert back.failures() == [("kept", "epoch_changed")]
     for one in (page, back):
@@ -240,37 +240,37 @@ async def test_the_progress_of_a_page_is_in_the_new_log_before_the_page_is_sent_
 
 
 async def test_a_page_that_cannot_be_looked_up_is_told_that_it_is_not_resumed(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(app: str, token: str) -> bytes | None:
         raise errors.EngineUnavailable("The log cannot be read")
 
-    monkeypatch.setattr(world.engine, "load_session", fail)
-    page = Page(world)
+    monkeypatch.setattr(deployment.engine, "load_session", fail)
+    page = Page(deployment)
     for channel in ("kept", "plain"):
         page.say("pusher:subscribe", channel=channel)
     await until(page.failures)
     assert page.failures() == [("kept", "engine_unavailable")]
-    assert world.hub.statistics()["resume.not_looked_up"] == 1
+    assert deployment.hub.statistics()["resume.not_looked_up"] == 1
     page.session.end()
 
 
-async def test_a_page_that_comes_back_too_late_is_no_new_page(world: World) -> None:
-    first = Page(world, window=-1)
+async def test_a_page_that_comes_back_too_late_is_no_new_page(deployment: Deployment) -> None:
+    first = Page(deployment, window=-1)
     await first.subscribed()
-    await world.publish(1)
+    await deployment.publish(1)
     await until(lambda: first.pings)
     first.say("pusher:pong")
     first.session.end()
-    await world.publish(2)
-    late = Page(world)
+    await deployment.publish(2)
+    late = Page(deployment)
     await late.subscribed()
     assert late.numbers() == [2]
     late.session.end()
 
 
-async def test_a_ping_has_a_ready_answer_once_the_client_was_greeted(world: World) -> None:
-    page = Page(world)  # its token is being looked up
+async def test_a_ping_has_a_ready_answer_once_the_client_was_greeted(deployment: Deployment) -> None:
+    page = Page(deployment)  # its token is being looked up
     assert page.session.answers == {}
     await until(lambda: page.writer.bodies)
     [ping, answer] = [*page.session.answers.keys(), *page.session.answers.values()]

@@ -55,7 +55,7 @@ def test_a_deployment_that_only_this_machine_can_reach_is_a_warning(settings):
     assert checks.hosts(None) == []
 
 
-def test_a_demo_where_the_world_can_come_is_a_warning(settings):
+def test_public_demo_is_a_warning(settings):
     settings.FANFARE_DEMO = True
     assert ids(checks.demo(None)) == ["fanfare.W004"]
     settings.FANFARE_DEMO = False

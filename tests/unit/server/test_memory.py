@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from tests.harness import worlds
+from tests.harness import deployments
 
 CODE = """
 import gc
@@ -20,6 +20,6 @@ print("settled")
 
 def test_a_server_settles_in_once_all_is_loaded() -> None:
     ended = subprocess.run(
-        [sys.executable, "-c", CODE], cwd=worlds.REPOSITORY, capture_output=True, text=True, check=False
+        [sys.executable, "-c", CODE], cwd=deployments.REPOSITORY, capture_output=True, text=True, check=False
     )
     assert (ended.stdout, ended.stderr) == ("settled\n", "")

@@ -41,7 +41,7 @@ def test_the_defaults_are_safe(tmp_path):
     assert found["DATABASES"]["default"]["NAME"] == str(tmp_path / "var" / "db.sqlite3")
     assert "CHANNEL_LAYERS" not in found
     assert read(tmp_path / "var")["SECRET_KEY"] == found["SECRET_KEY"], "made once"
-    assert read(tmp_path / "other")["SECRET_KEY"] != found["SECRET_KEY"], "another folder is another world"
+    assert read(tmp_path / "other")["SECRET_KEY"] != found["SECRET_KEY"], "each data directory is a separate deployment"
 
 
 def test_templates_are_cached_without_debug_only(tmp_path):

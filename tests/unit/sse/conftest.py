@@ -28,7 +28,7 @@ RULES = rules.Rules(
 )
 
 
-class World:
+class Deployment:
     def __init__(self, folder: Path, buffer: int) -> None:
         self.hub = hubs.Hub(engine.LocalEngine(folder), max_buffer_bytes=buffer)
         self.registry = registry.Registry()
@@ -68,8 +68,8 @@ def buffer() -> int:
 
 
 @pytest.fixture
-async def world(tmp_path: Path, buffer: int) -> AsyncIterator[World]:
-    world = World(tmp_path / "engine", buffer)
-    await world.hub.start()
-    yield world
-    await world.hub.stop()
+async def deployment(tmp_path: Path, buffer: int) -> AsyncIterator[Deployment]:
+    deployment = Deployment(tmp_path / "engine", buffer)
+    await deployment.hub.start()
+    yield deployment
+    await deployment.hub.stop()

@@ -12,7 +12,7 @@ import pytest
 from fanfare.engine import interface
 from fanfare.hub import hub as hubs
 from tests.unit.sse.clients import Response, asking, until
-from tests.unit.sse.conftest import APP, World
+from tests.unit.sse.conftest import APP, Deployment
 
 
 async def opened(response: Response) -> None:
@@ -26,8 +26,8 @@ async def got(response: Response, count: int) -> None:
 # -- what a stream looks like ------------------------------------------------------------------------------------------
 
 
-async def test_a_first_visit_gets_headers_a_statement_and_then_every_event(world: World) -> None:
-    async with asking(world.application, "channels=kept") as response:
+async def test_a_first_visit_gets_headers_a_statement_and_then_every_event(deployment: Deployment) -> None:
+    async with asking(deployment.application, "channels=kept") as response:
         await opened(response)
         assert response.status == 200
         assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
@@ -39,115 +39,118 @@ async def test_a_first_visit_gets_headers_a_statement_and_then_every_event(world
         assert first is not None
         assert 1_000 <= int(first[1]) <= 5_000
         assert response.headers["last-event-id"] == first[2]
-        await world.publish(1, 2)
+        await deployment.publish(1, 2)
         await got(response, 2)
         epoch = first[2].removesuffix(":0")
         assert [(event.id, event.data) for event in response.messages] == [
             (f"{epoch}:{number}", {"event": "n", "channel": "kept", "data": str(number)}) for number in (1, 2)
         ]
-    assert world.hub.statistics()["connections.now"] == 0
-    assert world.hub.statistics()["sse.opened"] == 1
+    assert deployment.hub.statistics()["connections.now"] == 0
+    assert deployment.hub.statistics()["sse.opened"] == 1
 
 
-async def test_the_data_of_an_event_is_what_a_websocket_gets(world: World) -> None:
-    async with asking(world.application, "channels=plain") as response:
+async def test_the_data_of_an_event_is_what_a_websocket_gets(deployment: Deployment) -> None:
+    async with asking(deployment.application, "channels=plain") as response:
         await opened(response)
-        await world.publish(1, channel="plain")
+        await deployment.publish(1, channel="plain")
         await got(response, 1)
         assert response.text.endswith('\n\ndata: {"event":"n","channel":"plain","data":"1"}\n\n')
 
 
-async def test_a_channel_without_a_history_has_no_place(world: World) -> None:
-    async with asking(world.application, "channels=kept,plain") as response:
+async def test_a_channel_without_a_history_has_no_place(deployment: Deployment) -> None:
+    async with asking(deployment.application, "channels=kept,plain") as response:
         await opened(response)
         assert re.fullmatch(r"1\.\w{8}:0\.-", response.cursor)
-        await world.publish(1, channel="plain")
-        await world.publish(2)
+        await deployment.publish(1, channel="plain")
+        await deployment.publish(2)
         await got(response, 2)
         assert [event.id for event in response.messages] == [None, response.cursor]
         assert response.cursor.endswith(":1.-")
 
 
-async def test_streams_that_read_the_same_get_the_same_bytes(world: World) -> None:
-    async with asking(world.application, "channels=kept") as one, asking(world.application, "channels=kept") as two:
+async def test_streams_that_read_the_same_get_the_same_bytes(deployment: Deployment) -> None:
+    async with (
+        asking(deployment.application, "channels=kept") as one,
+        asking(deployment.application, "channels=kept") as two,
+    ):
         await opened(one)
         await opened(two)
         for number in range(50):
-            await world.publish(number)
+            await deployment.publish(number)
         await got(one, 50)
         await got(two, 50)
         assert one.text.partition("event: stream")[2] == two.text.partition("event: stream")[2]
         assert one.numbers == list(range(50))
 
 
-async def test_subscribers_are_counted_whatever_they_connect_with(world: World) -> None:
-    async with asking(world.application, "channels=kept,plain") as response:
+async def test_subscribers_are_counted_whatever_they_connect_with(deployment: Deployment) -> None:
+    async with asking(deployment.application, "channels=kept,plain") as response:
         await opened(response)
-        assert (await world.hub.engine.channel(APP, "plain")).subscriptions == 1
-    assert (await world.hub.engine.channel(APP, "plain")).subscriptions == 0
+        assert (await deployment.hub.engine.channel(APP, "plain")).subscriptions == 1
+    assert (await deployment.hub.engine.channel(APP, "plain")).subscriptions == 0
 
 
 # -- coming back -------------------------------------------------------------------------------------------------------
 
 
-async def test_who_comes_back_gets_exactly_what_it_missed_and_then_the_present(world: World) -> None:
-    async with asking(world.application, "channels=kept") as first:
+async def test_who_comes_back_gets_exactly_what_it_missed_and_then_the_present(deployment: Deployment) -> None:
+    async with asking(deployment.application, "channels=kept") as first:
         await opened(first)
-        await world.publish(1, 2)
+        await deployment.publish(1, 2)
         await got(first, 2)
-    await world.publish(3, 4, 5)
-    async with asking(world.application, "channels=kept", last_event_id=first.cursor) as second:
+    await deployment.publish(3, 4, 5)
+    async with asking(deployment.application, "channels=kept", last_event_id=first.cursor) as second:
         await opened(second)
         assert second.statement == {"kept": {"recovered": True, "was_recovering": True, "replayed": 3}}
         assert second.headers["last-event-id"] == first.cursor, "what follows comes after what it had"
-        await world.publish(6)
+        await deployment.publish(6)
         await got(second, 4)
     assert first.numbers + second.numbers == [1, 2, 3, 4, 5, 6]
-    assert world.hub.statistics()["sse.recovered"] == 1
+    assert deployment.hub.statistics()["sse.recovered"] == 1
 
 
-async def test_a_client_cut_off_after_any_event_loses_and_repeats_nothing(world: World) -> None:
+async def test_a_client_cut_off_after_any_event_loses_and_repeats_nothing(deployment: Deployment) -> None:
     """Two channels; the cursor of each event in turn, also of the statement and of replayed ones."""
     query = "channels=kept-a,kept-b"
-    async with asking(world.application, query) as whole:
+    async with asking(deployment.application, query) as whole:
         await opened(whole)
         for number in range(1, 9):
-            await world.publish(number, channel="kept-a" if number % 3 else "kept-b")
+            await deployment.publish(number, channel="kept-a" if number % 3 else "kept-b")
         await got(whole, 8)
     cursors = [event.id for event in whole.events]
     for seen, cursor in enumerate(cursors):
         assert cursor is not None
-        async with asking(world.application, query, last_event_id=cursor) as again:
+        async with asking(deployment.application, query, last_event_id=cursor) as again:
             await opened(again)
             assert all(told["recovered"] for told in again.statement.values())
             await got(again, 8 - seen)
             assert sorted(whole.numbers[:seen] + again.numbers) == list(range(1, 9))
             for middle, event in enumerate(again.events):
-                async with asking(world.application, query, last_event_id=str(event.id)) as third:
+                async with asking(deployment.application, query, last_event_id=str(event.id)) as third:
                     await opened(third)
                     await got(third, 8 - seen - middle)
                     assert sorted(whole.numbers[:seen] + again.numbers[:middle] + third.numbers) == list(range(1, 9))
 
 
-async def test_who_came_before_the_first_event_can_come_back(world: World) -> None:
-    async with asking(world.application, "channels=kept") as first:
+async def test_who_came_before_the_first_event_can_come_back(deployment: Deployment) -> None:
+    async with asking(deployment.application, "channels=kept") as first:
         await opened(first)
-    await world.publish(1)
-    async with asking(world.application, "channels=kept", last_event_id=first.cursor) as second:
+    await deployment.publish(1)
+    async with asking(deployment.application, "channels=kept", last_event_id=first.cursor) as second:
         await got(second, 1)
         assert second.statement["kept"]["recovered"]
         assert second.numbers == [1]
 
 
-async def test_coming_back_in_the_middle_of_a_stream_of_events(world: World) -> None:
+async def test_coming_back_in_the_middle_of_a_stream_of_events(deployment: Deployment) -> None:
     """Hang up and return at every moment of a busy channel: in the end, 1..N."""
     stop = 300
-    publishing = asyncio.create_task(_publish_each(world, stop))
+    publishing = asyncio.create_task(_publish_each(deployment, stop))
     numbers: list[int] = []
     cursor = None
     while len(numbers) < stop:
         headers = {} if cursor is None else {"last_event_id": cursor}
-        async with asking(world.application, "channels=kept&last_event_id=earliest", **headers) as response:
+        async with asking(deployment.application, "channels=kept&last_event_id=earliest", **headers) as response:
             await opened(response)
             had = len(numbers)
             await until(lambda response=response, had=had: had + len(response.numbers) >= min(had + 7, stop))
@@ -158,9 +161,9 @@ async def test_coming_back_in_the_middle_of_a_stream_of_events(world: World) -> 
     assert numbers == list(range(1, stop + 1))
 
 
-async def _publish_each(world: World, stop: int) -> None:
+async def _publish_each(deployment: Deployment, stop: int) -> None:
     for number in range(1, stop + 1):
-        await world.publish(number)
+        await deployment.publish(number)
         await asyncio.sleep(0)
 
 
@@ -177,30 +180,30 @@ async def _publish_each(world: World, stop: int) -> None:
     ],
 )
 async def test_what_cannot_be_recovered_is_said_and_the_present_follows(
-    world: World, cursor: Callable[[str], str], channel: str, reason: str
+    deployment: Deployment, cursor: Callable[[str], str], channel: str, reason: str
 ) -> None:
-    await world.publish(1, 2, 3, 4, 5, 6, channel="short")
-    _, top = await world.hub.engine.read(APP, "short", 0, 1)
+    await deployment.publish(1, 2, 3, 4, 5, 6, channel="short")
+    _, top = await deployment.hub.engine.read(APP, "short", 0, 1)
     assert top is not None
-    async with asking(world.application, f"channels={channel}", last_event_id=cursor(top.epoch)) as response:
+    async with asking(deployment.application, f"channels={channel}", last_event_id=cursor(top.epoch)) as response:
         await opened(response)
         told = {"recovered": False, "was_recovering": True, "replayed": 0, "reason": reason}
         assert response.statement == {channel: told}
-        await world.publish(7, channel=channel)
+        await deployment.publish(7, channel=channel)
         await got(response, 1)
         assert response.numbers == [7], "nothing of a past that is not whole"
-    assert world.hub.statistics()[f"sse.lost.{reason}"] == 1
+    assert deployment.hub.statistics()[f"sse.lost.{reason}"] == 1
     if channel == "short":
-        async with asking(world.application, "channels=short", last_event_id=response.cursor) as again:
+        async with asking(deployment.application, "channels=short", last_event_id=response.cursor) as again:
             await opened(again)
             assert again.statement["short"]["recovered"], "the loss was told once"
 
 
-async def test_too_much_is_refused_whole(world: World) -> None:
-    async with asking(world.application, "channels=kept") as first:
+async def test_too_much_is_refused_whole(deployment: Deployment) -> None:
+    async with asking(deployment.application, "channels=kept") as first:
         await opened(first)
-    await world.publish(*range(501))
-    async with asking(world.application, "channels=kept", last_event_id=first.cursor) as second:
+    await deployment.publish(*range(501))
+    async with asking(deployment.application, "channels=kept", last_event_id=first.cursor) as second:
         await opened(second)
         assert second.statement["kept"] == {
             "recovered": False,
@@ -210,28 +213,28 @@ async def test_too_much_is_refused_whole(world: World) -> None:
         }
 
 
-async def test_one_channel_may_recover_while_another_does_not(world: World) -> None:
-    await world.publish(1, 2)
-    async with asking(world.application, "channels=kept,short") as first:
+async def test_one_channel_may_recover_while_another_does_not(deployment: Deployment) -> None:
+    await deployment.publish(1, 2)
+    async with asking(deployment.application, "channels=kept,short") as first:
         await opened(first)
-        await world.publish(3)
-        await world.publish(1, 2, 3, 4, 5, channel="short")
+        await deployment.publish(3)
+        await deployment.publish(1, 2, 3, 4, 5, channel="short")
         await got(first, 6)
     cursor = next(event.id for event in first.messages if event.number == 3 and event.data["channel"] == "kept")
-    async with asking(world.application, "channels=kept,short", last_event_id=str(cursor)) as second:
+    async with asking(deployment.application, "channels=kept,short", last_event_id=str(cursor)) as second:
         await opened(second)
         assert second.statement["kept"]["recovered"]
         assert second.statement["short"]["reason"] == "position_expired"
 
 
-async def test_a_long_past_comes_at_the_pace_of_its_reader(world: World) -> None:
-    async with asking(world.application, "channels=kept") as first:
+async def test_a_long_past_comes_at_the_pace_of_its_reader(deployment: Deployment) -> None:
+    async with asking(deployment.application, "channels=kept") as first:
         await opened(first)
-    await world.publish(*range(1, 401), pad=2_000)
-    async with asking(world.application, "channels=kept", last_event_id=first.cursor) as second:
+    await deployment.publish(*range(1, 401), pad=2_000)
+    async with asking(deployment.application, "channels=kept", last_event_id=first.cursor) as second:
         await opened(second)
         second.reads.clear()
-        await world.publish(401)
+        await deployment.publish(401)
         second.reads.set()
         await got(second, 401)
         assert second.numbers == list(range(1, 402))
@@ -254,52 +257,54 @@ async def test_a_long_past_comes_at_the_pace_of_its_reader(world: World) -> None
         ("channels=plain&rewind=2", []),
     ],
 )
-async def test_a_first_visit_begins_where_it_says(world: World, query: str, numbers: list[int]) -> None:
+async def test_a_first_visit_begins_where_it_says(deployment: Deployment, query: str, numbers: list[int]) -> None:
     channel = query.partition("&")[0].partition("=")[2]
-    await world.publish(1, 2, 3, 4, 5, channel=channel)
-    async with asking(world.application, query) as response:
+    await deployment.publish(1, 2, 3, 4, 5, channel=channel)
+    async with asking(deployment.application, query) as response:
         await opened(response)
         assert response.statement[channel]["replayed"] == len(numbers)
-        await world.publish(6, channel=channel)
+        await deployment.publish(6, channel=channel)
         await got(response, len(numbers) + 1)
         assert response.numbers == [*numbers, 6]
 
 
 @pytest.mark.parametrize("kept", [[], [1, 2]])
-async def test_earliest_misses_nothing_that_is_published_while_it_is_looked_for(world: World, kept: list[int]) -> None:
+async def test_earliest_misses_nothing_that_is_published_while_it_is_looked_for(
+    deployment: Deployment, kept: list[int]
+) -> None:
     """There is an await between the look at what is kept and the attach: publish in it."""
-    await world.publish(*kept)
-    read = world.hub.engine.read
+    await deployment.publish(*kept)
+    read = deployment.hub.engine.read
 
     async def read_and_publish(*where: Any) -> Any:
         answer = await read(*where)
-        await world.publish(3, 4)
+        await deployment.publish(3, 4)
         return answer
 
-    replaced: Any = world.hub.engine
+    replaced: Any = deployment.hub.engine
     replaced.read = read_and_publish
-    async with asking(world.application, "channels=kept&last_event_id=earliest") as response:
+    async with asking(deployment.application, "channels=kept&last_event_id=earliest") as response:
         await got(response, len(kept) + 2)
         assert response.numbers == [*kept, 3, 4]
 
 
-async def test_a_rewind_can_be_resumed_in_its_middle(world: World) -> None:
-    await world.publish(1, 2, 3, 4)
-    async with asking(world.application, "channels=kept&rewind=3") as first:
+async def test_a_rewind_can_be_resumed_in_its_middle(deployment: Deployment) -> None:
+    await deployment.publish(1, 2, 3, 4)
+    async with asking(deployment.application, "channels=kept&rewind=3") as first:
         await got(first, 3)
     start, *after_each = [event.id for event in first.events]
     for cursor, missing in ((start, [2, 3, 4]), (after_each[1], [4])):
-        async with asking(world.application, "channels=kept&rewind=3", last_event_id=str(cursor)) as again:
+        async with asking(deployment.application, "channels=kept&rewind=3", last_event_id=str(cursor)) as again:
             await got(again, len(missing))
             assert again.numbers == missing
 
 
-async def test_a_cache_channel_begins_with_its_state(world: World) -> None:
-    async with asking(world.application, "channels=cache-price") as empty:
+async def test_a_cache_channel_begins_with_its_state(deployment: Deployment) -> None:
+    async with asking(deployment.application, "channels=cache-price") as empty:
         await got(empty, 1)
         assert empty.messages[0].data["event"] == "pusher:cache_miss"
-    await world.publish(7, channel="cache-price")
-    async with asking(world.application, "channels=cache-price") as response:
+    await deployment.publish(7, channel="cache-price")
+    async with asking(deployment.application, "channels=cache-price") as response:
         await got(response, 1)
         assert response.numbers == [7]
 
@@ -307,93 +312,96 @@ async def test_a_cache_channel_begins_with_its_state(world: World) -> None:
 # -- the end -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_stream_ends_after_its_time_and_goes_on_in_the_next_one(world: World) -> None:
-    application = world.serve(life=0.1)
+async def test_a_stream_ends_after_its_time_and_goes_on_in_the_next_one(deployment: Deployment) -> None:
+    application = deployment.serve(life=0.1)
     async with asking(application, "channels=kept") as first:
         await until(lambda: first.complete, "the end")
-    await world.publish(1)
+    await deployment.publish(1)
     async with asking(application, "channels=kept", last_event_id=first.cursor) as second:
         await got(second, 1)
         assert second.numbers == [1]
-    assert world.hub.statistics()["sse.ended.life"] >= 1
+    assert deployment.hub.statistics()["sse.ended.life"] >= 1
 
 
-async def test_a_stream_is_silent_for_no_longer_than_a_heartbeat(world: World) -> None:
-    async with asking(world.serve(heartbeat=0.02), "channels=kept") as response:
+async def test_a_stream_is_silent_for_no_longer_than_a_heartbeat(deployment: Deployment) -> None:
+    async with asking(deployment.serve(heartbeat=0.02), "channels=kept") as response:
         await until(lambda: response.text.count(": hb\n\n") >= 3, "heartbeats")
         assert len(response.events) == 1
 
 
-async def test_a_stream_ends_with_its_token(world: World) -> None:
-    token = world.token("private-kept", seconds=1)
-    async with asking(world.application, f"channels=private-kept&token={token}") as response:
+async def test_a_stream_ends_with_its_token(deployment: Deployment) -> None:
+    token = deployment.token("private-kept", seconds=1)
+    async with asking(deployment.application, f"channels=private-kept&token={token}") as response:
         await opened(response)
         await until(lambda: response.complete, "the end")
 
 
 @pytest.mark.parametrize("buffer", [65_536])
-async def test_who_does_not_read_is_let_go(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_does_not_read_is_let_go(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hubs, "EVICT_S", 0.0)
-    async with asking(world.application, "channels=kept") as stalled, asking(world.application, "channels=kept") as ok:
+    async with (
+        asking(deployment.application, "channels=kept") as stalled,
+        asking(deployment.application, "channels=kept") as ok,
+    ):
         await opened(stalled)
         await opened(ok)
         stalled.reads.clear()
-        await world.publish(1)
+        await deployment.publish(1)
         for number in range(2, 42):
-            await world.publish(number, pad=4_000)
-        await until(lambda: world.hub.statistics().get("evicted.slow") == 1, "the eviction")
+            await deployment.publish(number, pad=4_000)
+        await until(lambda: deployment.hub.statistics().get("evicted.slow") == 1, "the eviction")
         await got(ok, 41)
-        await until(lambda: world.hub.statistics()["connections.now"] == 1, "it is forgotten")
+        await until(lambda: deployment.hub.statistics()["connections.now"] == 1, "it is forgotten")
 
 
-async def test_who_hangs_up_is_forgotten_at_once(world: World) -> None:
-    async with asking(world.application, "channels=kept") as response:
+async def test_who_hangs_up_is_forgotten_at_once(deployment: Deployment) -> None:
+    async with asking(deployment.application, "channels=kept") as response:
         await opened(response)
         response.hang_up()
-        await until(lambda: world.hub.statistics()["connections.now"] == 0, "it is forgotten")
-    assert world.hub.statistics()["closing.now"] == 0
+        await until(lambda: deployment.hub.statistics()["connections.now"] == 0, "it is forgotten")
+    assert deployment.hub.statistics()["closing.now"] == 0
 
 
-async def test_a_stop_ends_every_stream_and_begins_no_other(world: World) -> None:
-    async with asking(world.application, "channels=kept") as response:
+async def test_a_stop_ends_every_stream_and_begins_no_other(deployment: Deployment) -> None:
+    async with asking(deployment.application, "channels=kept") as response:
         await opened(response)
-        world.application.stop()
+        deployment.application.stop()
         await until(lambda: response.complete, "the end")
-    async with asking(world.application, "channels=kept") as late:
+    async with asking(deployment.application, "channels=kept") as late:
         await until(lambda: late.complete, "the refusal")
         assert (late.status, late.json["code"]) == (503, "restarting")
 
 
-async def test_a_fence_ends_a_stream_and_its_client_comes_back_whole(world: World) -> None:
-    async with asking(world.application, "channels=kept") as first:
+async def test_a_fence_ends_a_stream_and_its_client_comes_back_whole(deployment: Deployment) -> None:
+    async with asking(deployment.application, "channels=kept") as first:
         await opened(first)
-        world.hub._on_gap("test")
+        deployment.hub._on_gap("test")
         await until(lambda: first.complete, "the end")
-    await world.publish(1)
-    async with asking(world.application, "channels=kept", last_event_id=first.cursor) as second:
+    await deployment.publish(1)
+    async with asking(deployment.application, "channels=kept", last_event_id=first.cursor) as second:
         await got(second, 1)
         assert second.statement["kept"]["recovered"]
 
 
-async def test_a_closed_application_ends_its_streams_and_their_clients_stay_away(world: World) -> None:
-    async with asking(world.application, "channels=kept") as response:
+async def test_a_closed_application_ends_its_streams_and_their_clients_stay_away(deployment: Deployment) -> None:
+    async with asking(deployment.application, "channels=kept") as response:
         await opened(response)
-        world.put(enabled=False)
-        world.hub.close_application(APP, 4003, "This application is disabled")
+        deployment.put(enabled=False)
+        deployment.hub.close_application(APP, 4003, "This application is disabled")
         await until(lambda: response.complete, "the end")
         assert response.text.endswith(": This application is disabled\n\n")
-    async with asking(world.application, "channels=kept") as late:
+    async with asking(deployment.application, "channels=kept") as late:
         await until(lambda: late.complete)
         assert (late.status, late.json["code"]) == (403, "application_disabled")
 
 
-async def test_a_replay_that_cannot_be_finished_is_told_in_the_stream(world: World) -> None:
+async def test_a_replay_that_cannot_be_finished_is_told_in_the_stream(deployment: Deployment) -> None:
     """The engine gives up in the middle: what is said then is the present's place."""
-    async with asking(world.application, "channels=kept") as first:
+    async with asking(deployment.application, "channels=kept") as first:
         await opened(first)
-    await world.publish(*range(1, 301), pad=2_000)
+    await deployment.publish(*range(1, 301), pad=2_000)
 
-    attach = world.hub.engine.attach
+    attach = deployment.hub.engine.attach
 
     def lose_the_rest(wanted: interface.SubscribeRequest, ready: interface.Ready) -> None:
         if wanted.history is not None and wanted.history.continued:
@@ -403,12 +411,12 @@ async def test_a_replay_that_cannot_be_finished_is_told_in_the_stream(world: Wor
         else:
             attach(wanted, ready)
 
-    replaced: Any = world.hub.engine
+    replaced: Any = deployment.hub.engine
     replaced.attach = lose_the_rest
-    async with asking(world.application, "channels=kept", last_event_id=first.cursor) as second:
+    async with asking(deployment.application, "channels=kept", last_event_id=first.cursor) as second:
         await until(lambda: [event for event in second.events[1:] if event.name == "stream"], "the second statement")
         told = [event for event in second.events if event.name == "stream"][-1]
         assert told.data["channels"]["kept"]["reason"] == "position_expired"
         assert str(told.id).endswith(":300")
-        await world.publish(301)
+        await deployment.publish(301)
         await until(lambda: second.numbers[-1] == 301, "the present")

@@ -20,7 +20,7 @@ from tests.harness import waiting
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-class World:
+class Deployment:
     """A worker with a log in `folder`, whose registry is what the test puts there."""
 
     def __init__(self, folder: Path, endpoint: WebhookEndpoint) -> None:
@@ -74,8 +74,8 @@ async def _channels() -> list[str]:
 
 
 @pytest.fixture
-def world(tmp_path: Path, endpoint: WebhookEndpoint) -> World:
-    return World(tmp_path / "engine", endpoint)
+def deployment(tmp_path: Path, endpoint: WebhookEndpoint) -> Deployment:
+    return Deployment(tmp_path / "engine", endpoint)
 
 
 @pytest.fixture(autouse=True)
@@ -84,88 +84,88 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collector, "CURSOR_S", 0.0)
 
 
-async def test_what_happens_is_collected_and_the_endpoint_woken(world: World) -> None:
-    world.know()
-    async with world.running(), world.collecting():
-        world.occupy("a", "b")
-        await world.collected("a", "b")
-        world.occupy("c")
-        await world.collected("a", "b", "c")
-        await waiting.until_async(_true(lambda: world.woken), 5, "the endpoint was woken")
+async def test_what_happens_is_collected_and_the_endpoint_woken(deployment: Deployment) -> None:
+    deployment.know()
+    async with deployment.running(), deployment.collecting():
+        deployment.occupy("a", "b")
+        await deployment.collected("a", "b")
+        deployment.occupy("c")
+        await deployment.collected("a", "b", "c")
+        await waiting.until_async(_true(lambda: deployment.woken), 5, "the endpoint was woken")
 
 
 async def test_the_first_endpoint_hears_of_what_came_before_it_was_noticed(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The log was silent, and the event came before the collector looked again."""
-    async with world.running(), world.collecting():
+    async with deployment.running(), deployment.collecting():
         await asyncio.sleep(0.2)
         monkeypatch.setattr(collector, "LOOK_S", 0.3)
         await asyncio.sleep(0.1)
-        world.know()
-        world.occupy("a")
-        await world.collected("a")
+        deployment.know()
+        deployment.occupy("a")
+        await deployment.collected("a")
 
 
-async def test_an_empty_registry_that_was_not_loaded_yet_lets_nothing_be_forgotten(world: World) -> None:
-    world.know()
-    async with world.running():
-        async with world.collecting():
-            world.occupy("a")
-            await world.collected("a")
-        world.occupy("b")
-        world.registry.remove("42")
-        world.loaded = False
-        async with world.collecting():
+async def test_an_empty_registry_that_was_not_loaded_yet_lets_nothing_be_forgotten(deployment: Deployment) -> None:
+    deployment.know()
+    async with deployment.running():
+        async with deployment.collecting():
+            deployment.occupy("a")
+            await deployment.collected("a")
+        deployment.occupy("b")
+        deployment.registry.remove("42")
+        deployment.loaded = False
+        async with deployment.collecting():
             await asyncio.sleep(0.2)
-            world.know()
-            await world.collected("a", "b")
+            deployment.know()
+            await deployment.collected("a", "b")
 
 
-async def test_a_death_between_the_rows_and_the_cursor_makes_nothing_twice(world: World) -> None:
-    world.know()
-    async with world.running():
-        async with world.collecting():
-            world.occupy("a", "b")
-            await world.collected("a", "b")
-        await world.engine.move_cursor(collector.CURSOR, 0)
-        async with world.collecting():
-            world.occupy("c")
-            await world.collected("a", "b", "c")
+async def test_a_death_between_the_rows_and_the_cursor_makes_nothing_twice(deployment: Deployment) -> None:
+    deployment.know()
+    async with deployment.running():
+        async with deployment.collecting():
+            deployment.occupy("a", "b")
+            await deployment.collected("a", "b")
+        await deployment.engine.move_cursor(collector.CURSOR, 0)
+        async with deployment.collecting():
+            deployment.occupy("c")
+            await deployment.collected("a", "b", "c")
 
 
 async def test_the_position_of_a_log_that_was_deleted_hides_nothing_of_the_new_one(
-    world: World, tmp_path: Path, endpoint: WebhookEndpoint
+    deployment: Deployment, tmp_path: Path, endpoint: WebhookEndpoint
 ) -> None:
-    world.know()
-    async with world.running(), world.collecting():
-        world.occupy(*(f"old-{number}" for number in range(50)))
+    deployment.know()
+    async with deployment.running(), deployment.collecting():
+        deployment.occupy(*(f"old-{number}" for number in range(50)))
         await waiting.until_async(_has_rows(50), 10, "the old log was collected")
     await database.run(models.Delivery.objects.all().delete)
-    fresh = World(tmp_path / "another", endpoint)
+    fresh = Deployment(tmp_path / "another", endpoint)
     fresh.know()
     async with fresh.running(), fresh.collecting():
         fresh.occupy("new")
         await fresh.collected("new")
 
 
-async def test_an_entry_that_cannot_be_read_stops_nothing(world: World) -> None:
-    world.know()
-    async with world.running(), world.collecting():
-        await world.engine.append(
+async def test_an_entry_that_cannot_be_read_stops_nothing(deployment: Deployment) -> None:
+    deployment.know()
+    async with deployment.running(), deployment.collecting():
+        await deployment.engine.append(
             [interface.Publication("42", "private-a", b"not JSON", kind=interface.Kind.CLIENT_EVENT)]
         )
-        world.occupy("b")
-        await world.collected("b")
-    assert world.hub.counters["webhooks.unreadable"] == 1
+        deployment.occupy("b")
+        await deployment.collected("b")
+    assert deployment.hub.counters["webhooks.unreadable"] == 1
 
 
-async def test_events_of_applications_without_an_endpoint_cost_no_row(world: World) -> None:
-    world.know()
-    async with world.running(), world.collecting():
-        world.engine.set_subscribers("43", "theirs", 1)
-        world.occupy("ours")
-        await world.collected("ours")
+async def test_events_of_applications_without_an_endpoint_cost_no_row(deployment: Deployment) -> None:
+    deployment.know()
+    async with deployment.running(), deployment.collecting():
+        deployment.engine.set_subscribers("43", "theirs", 1)
+        deployment.occupy("ours")
+        await deployment.collected("ours")
 
 
 def _true(condition):  # type: ignore[no-untyped-def]

@@ -25,7 +25,7 @@ ACCEPTED = courier.Outcome(200, "", "", 1)
 REFUSED = courier.Outcome(500, "HTTP 500", "", 1)
 
 
-class World:
+class Deployment:
     """A lane, its outbox and its other side."""
 
     def __init__(self, endpoint: WebhookEndpoint) -> None:
@@ -98,8 +98,8 @@ class World:
 
 
 @pytest.fixture
-def world(endpoint: WebhookEndpoint) -> World:
-    return World(endpoint)
+def deployment(endpoint: WebhookEndpoint) -> Deployment:
+    return Deployment(endpoint)
 
 
 @pytest.fixture(autouse=True)
@@ -108,126 +108,128 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(breaker, "LONGEST_PAUSE_S", 0.2)
 
 
-async def put(world: World, *told: str) -> None:
-    await database.run(world.put, *told)
+async def put(deployment: Deployment, *told: str) -> None:
+    await database.run(deployment.put, *told)
 
 
-async def test_each_request_has_one_event_and_a_channel_has_one_request_at_a_time(world: World) -> None:
-    await put(world, *(f"{channel} {number}" for number in range(30) for channel in "abc"))
-    async with world.running():
-        await world.states(delivered=90)
-    assert all(len(request) == 1 for request in world.requests)
+async def test_each_request_has_one_event_and_a_channel_has_one_request_at_a_time(deployment: Deployment) -> None:
+    await put(deployment, *(f"{channel} {number}" for number in range(30) for channel in "abc"))
+    async with deployment.running():
+        await deployment.states(delivered=90)
+    assert all(len(request) == 1 for request in deployment.requests)
     for channel in "abc":
-        assert [text for text in world.tried if text[0] == channel] == [f"{channel} {n}" for n in range(30)]
-    assert world.most_together == 3
-    assert world.counters["webhooks.delivered"] == 90
+        assert [text for text in deployment.tried if text[0] == channel] == [f"{channel} {n}" for n in range(30)]
+    assert deployment.most_together == 3
+    assert deployment.counters["webhooks.delivered"] == 90
 
 
-async def test_a_refused_event_holds_its_channel_and_no_other(world: World) -> None:
-    await put(world, "a 1", "a 2", "b 1", "b 2")
-    world.refuses = lambda told: told == ["a 1"]
-    async with world.running():
-        await world.states(delivered=2, pending=2)
-        assert set(world.tried) == {"a 1", "b 1", "b 2"}
-        world.refuses = lambda _: False
-        await world.states(delivered=4)
-    assert world.tried.index("a 2") > world.tried.index("a 1")
+async def test_a_refused_event_holds_its_channel_and_no_other(deployment: Deployment) -> None:
+    await put(deployment, "a 1", "a 2", "b 1", "b 2")
+    deployment.refuses = lambda told: told == ["a 1"]
+    async with deployment.running():
+        await deployment.states(delivered=2, pending=2)
+        assert set(deployment.tried) == {"a 1", "b 1", "b 2"}
+        deployment.refuses = lambda _: False
+        await deployment.states(delivered=4)
+    assert deployment.tried.index("a 2") > deployment.tried.index("a 1")
 
 
-async def test_the_pause_of_an_event_outlives_its_worker(world: World) -> None:
-    await put(world, "a 1", "b 1")
+async def test_the_pause_of_an_event_outlives_its_worker(deployment: Deployment) -> None:
+    await put(deployment, "a 1", "b 1")
 
     def postpone() -> None:
         outbox.postponed([models.Delivery.objects.get(channel="a").pk], REFUSED, time.time() + 60)
 
     await database.run(postpone)
-    async with world.running():
-        await world.states(delivered=1, pending=1)
-    assert world.tried == ["b 1"]
+    async with deployment.running():
+        await deployment.states(delivered=1, pending=1)
+    assert deployment.tried == ["b 1"]
 
 
-async def test_batches_hold_many_events_of_many_channels_in_order(world: World) -> None:
-    world.webhook = dataclasses.replace(world.webhook, batching=True)
-    await put(world, *(f"{channel} {number}" for number in range(30) for channel in "abcd"))
-    async with world.running():
-        await world.states(delivered=120)
-    assert len(world.requests) <= 6
-    assert max(map(len, world.requests)) == lanes.BATCH_EVENTS
+async def test_batches_hold_many_events_of_many_channels_in_order(deployment: Deployment) -> None:
+    deployment.webhook = dataclasses.replace(deployment.webhook, batching=True)
+    await put(deployment, *(f"{channel} {number}" for number in range(30) for channel in "abcd"))
+    async with deployment.running():
+        await deployment.states(delivered=120)
+    assert len(deployment.requests) <= 6
+    assert max(map(len, deployment.requests)) == lanes.BATCH_EVENTS
     for channel in "abcd":
-        assert [text for text in world.tried if text[0] == channel] == [f"{channel} {n}" for n in range(30)]
+        assert [text for text in deployment.tried if text[0] == channel] == [f"{channel} {n}" for n in range(30)]
 
 
-async def test_an_event_that_spoils_its_batch_holds_up_nothing_but_its_channel(world: World) -> None:
-    world.webhook = dataclasses.replace(world.webhook, batching=True)
-    await put(world, "a 1", "b 1", "bad 1", "c 1", "bad 2")
-    world.refuses = lambda told: "bad 1" in told
-    async with world.running():
-        await world.states(delivered=3, pending=2)
-        assert "bad 2" not in [text for request in world.requests[1:] for text in request]
+async def test_an_event_that_spoils_its_batch_holds_up_nothing_but_its_channel(deployment: Deployment) -> None:
+    deployment.webhook = dataclasses.replace(deployment.webhook, batching=True)
+    await put(deployment, "a 1", "b 1", "bad 1", "c 1", "bad 2")
+    deployment.refuses = lambda told: "bad 1" in told
+    async with deployment.running():
+        await deployment.states(delivered=3, pending=2)
+        assert "bad 2" not in [text for request in deployment.requests[1:] for text in request]
 
 
-async def test_a_dead_endpoint_is_probed_with_one_event_and_everything_flows_when_it_is_back(world: World) -> None:
-    await put(world, *(f"{channel} 1" for channel in "abcdefghijkl"))
-    world.refuses = lambda _: True
-    async with world.running():
+async def test_a_dead_endpoint_is_probed_with_one_event_and_everything_flows_when_it_is_back(
+    deployment: Deployment,
+) -> None:
+    await put(deployment, *(f"{channel} 1" for channel in "abcdefghijkl"))
+    deployment.refuses = lambda _: True
+    async with deployment.running():
         await waiting.until_async(lambda: _health(is_open=True), 10, "the circuit is open")
-        await waiting.until_async(_no_longer(lambda: world.together), 10, "what was under way has ended")
-        world.most_together, tried = 0, len(world.requests)
-        await waiting.until_async(_has(lambda: len(world.requests) > tried + 3), 10, "it is probed")
-        assert world.most_together == 1
-        world.refuses = lambda _: False
-        await world.states(delivered=12)
+        await waiting.until_async(_no_longer(lambda: deployment.together), 10, "what was under way has ended")
+        deployment.most_together, tried = 0, len(deployment.requests)
+        await waiting.until_async(_has(lambda: len(deployment.requests) > tried + 3), 10, "it is probed")
+        assert deployment.most_together == 1
+        deployment.refuses = lambda _: False
+        await deployment.states(delivered=12)
         await waiting.until_async(lambda: _health(is_open=False, failures=0), 10, "the circuit is closed")
-    assert world.counters["webhooks.circuit_opened"] == world.counters["webhooks.circuit_closed"] == 1
+    assert deployment.counters["webhooks.circuit_opened"] == deployment.counters["webhooks.circuit_closed"] == 1
 
 
-async def test_an_event_that_was_tried_long_enough_is_given_up_and_the_next_one_goes(world: World) -> None:
-    await put(world, "a 1", "a 2")
-    world.refuses = lambda told: told == ["a 1"]
-    async with world.running(retry_seconds=0.1):
-        await world.states(failed=1, delivered=1)
-    assert world.tried.count("a 1") > 1
-    assert world.counters["webhooks.failed"] == 1
+async def test_an_event_that_was_tried_long_enough_is_given_up_and_the_next_one_goes(deployment: Deployment) -> None:
+    await put(deployment, "a 1", "a 2")
+    deployment.refuses = lambda told: told == ["a 1"]
+    async with deployment.running(retry_seconds=0.1):
+        await deployment.states(failed=1, delivered=1)
+    assert deployment.tried.count("a 1") > 1
+    assert deployment.counters["webhooks.failed"] == 1
 
 
-async def test_what_waited_too_long_behind_a_dead_endpoint_is_given_up_with_it(world: World) -> None:
-    await put(world, *(f"{channel} {number}" for channel in "abcdefgh" for number in range(5)))
-    world.refuses = lambda _: True
-    async with world.running(retry_seconds=0.3):
-        await world.states(failed=40)
-    assert world.counters["webhooks.failed"] == 40
+async def test_what_waited_too_long_behind_a_dead_endpoint_is_given_up_with_it(deployment: Deployment) -> None:
+    await put(deployment, *(f"{channel} {number}" for channel in "abcdefgh" for number in range(5)))
+    deployment.refuses = lambda _: True
+    async with deployment.running(retry_seconds=0.3):
+        await deployment.states(failed=40)
+    assert deployment.counters["webhooks.failed"] == 40
 
 
-async def test_what_is_old_when_a_worker_starts_is_still_tried(world: World) -> None:
-    await put(world, "a 1")
+async def test_what_is_old_when_a_worker_starts_is_still_tried(deployment: Deployment) -> None:
+    await put(deployment, "a 1")
     await database.run(lambda: models.Delivery.objects.update(created_at="2026-01-01T00:00:00Z"))
-    world.refuses = lambda _: len(world.requests) == 1
-    async with world.running():
-        await world.states(delivered=1)
-    assert world.tried == ["a 1", "a 1"]
+    deployment.refuses = lambda _: len(deployment.requests) == 1
+    async with deployment.running():
+        await deployment.states(delivered=1)
+    assert deployment.tried == ["a 1", "a 1"]
 
 
-async def test_a_disabled_endpoint_gets_nothing_until_it_is_enabled(world: World) -> None:
-    webhook = world.webhook
-    world.webhook = dataclasses.replace(webhook, enabled=False)
-    await put(world, "a 1")
-    async with world.running() as lane:
+async def test_a_disabled_endpoint_gets_nothing_until_it_is_enabled(deployment: Deployment) -> None:
+    webhook = deployment.webhook
+    deployment.webhook = dataclasses.replace(webhook, enabled=False)
+    await put(deployment, "a 1")
+    async with deployment.running() as lane:
         lane.wake()
         await asyncio.sleep(0)
-        await world.states(pending=1)
-        assert world.requests == []
-        world.webhook = webhook
+        await deployment.states(pending=1)
+        assert deployment.requests == []
+        deployment.webhook = webhook
         lane.wake()
-        await world.states(delivered=1)
+        await deployment.states(delivered=1)
 
 
-async def test_what_is_under_way_when_the_worker_stops_may_end(world: World) -> None:
-    await put(world, "a 1")
-    world.gate.clear()
-    async with world.running():
-        await waiting.until_async(_has(lambda: world.together == 1), 10, "the request is under way")
-        asyncio.get_running_loop().call_later(0.05, world.gate.set)
-    await world.states(delivered=1)
+async def test_what_is_under_way_when_the_worker_stops_may_end(deployment: Deployment) -> None:
+    await put(deployment, "a 1")
+    deployment.gate.clear()
+    async with deployment.running():
+        await waiting.until_async(_has(lambda: deployment.together == 1), 10, "the request is under way")
+        asyncio.get_running_loop().call_later(0.05, deployment.gate.set)
+    await deployment.states(delivered=1)
 
 
 async def _health(**expected: object) -> bool:

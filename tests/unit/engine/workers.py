@@ -1,4 +1,4 @@
-"""Workers of one world in one process: each an engine of its own with what it was handed."""
+"""Several workers of one deployment in one process: each has an engine of its own and records its deliveries."""
 
 from __future__ import annotations
 

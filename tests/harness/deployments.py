@@ -1,4 +1,4 @@
-"""A world: one data folder with its database, log and applications. Servers that share a world are one deployment."""
+"""A deployment: one data folder with its database, log and applications, and the servers that share it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Application:
     secret: str = field(repr=False)
 
 
-class World:
+class Deployment:
     """A migrated data folder, and the management commands that work on it."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str], application: Application) -> None:
@@ -39,7 +39,7 @@ class World:
         self._environment = dict(environment)
 
     def environment(self, **more: str) -> dict[str, str]:
-        """The environment of a process of this world."""
+        """The environment of a process of this deployment."""
         return _environment(self.folder, {**self._environment, **more})
 
     def manage(self, *arguments: str, **more: str) -> str:
@@ -61,14 +61,14 @@ class World:
         return parse_credentials(self.manage("createapplication", name, *flags))
 
 
-def template(folder: Path) -> World:
-    """A world that others are copied from: migrating takes seconds, copying does not."""
+def template(folder: Path) -> Deployment:
+    """A deployment to copy from: migrating takes seconds, copying does not."""
     folder.mkdir(mode=0o700)
     environment = _environment(folder, {})
     _manage(environment, "migrate", "--verbosity", "0")
     _manage({**environment, "DJANGO_SUPERUSER_PASSWORD": ADMIN_PASSWORD}, *CREATE_ADMIN)
     printed = _manage(environment, "createapplication", "Tests", "--client-events", *DEMO_RULE)
-    return World(folder, {}, parse_credentials(printed))
+    return Deployment(folder, {}, parse_credentials(printed))
 
 
 DEMO_RULE = ("--history", "presence-demo=50,86400", "--rewind", "presence-demo=50")  # as `manage.py setup` makes it
@@ -76,10 +76,10 @@ DEMO_RULE = ("--history", "presence-demo=50,86400", "--rewind", "presence-demo=5
 CREATE_ADMIN = ("createsuperuser", "--noinput", "--username", ADMIN_NAME, "--email", "admin@example.com")
 
 
-def copy(original: World, folder: Path, environment: Mapping[str, str]) -> World:
-    """A world of its own with the same application. `environment`: FANFARE_… settings of all its processes."""
+def copy(original: Deployment, folder: Path, environment: Mapping[str, str]) -> Deployment:
+    """A copy of `original`, with the same application. `environment`: FANFARE_… settings of all its processes."""
     shutil.copytree(original.folder, folder)
-    return World(folder, environment, original.application)
+    return Deployment(folder, environment, original.application)
 
 
 def parse_credentials(printed: str) -> Application:
