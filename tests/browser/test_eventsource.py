@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from tests.browser.conftest import PATIENCE_MS
-from tests.harness import calls, event_streams, relays, servers, waiting
+from tests.harness import calls, event_streams, proxies, servers, waiting
 
 CHANNEL = "kept-news"
 APART_S = 0.01  # between two events: a busy channel
@@ -97,10 +97,10 @@ def wait_for(page: Page, expression: str, within_s: float = 20.0) -> None:
 def test_a_cut_network_loses_and_repeats_nothing(page: Page, server: servers.Server) -> None:
     """Chromium's own switch refuses what is new and leaves an open stream alone, so that one is reset."""
     publisher = Publisher(server, CHANNEL)
-    with relays.relayed(server) as relay:
-        page.goto(relay.url("/health/live"))
+    with proxies.in_front_of(server) as proxy:
+        page.goto(proxy.url("/health/live"))
         network = Network(page)
-        page.evaluate(LISTEN, relay.url(event_streams.path(server.application, [CHANNEL])))
+        page.evaluate(LISTEN, proxy.url(event_streams.path(server.application, [CHANNEL])))
         wait_for(page, "statements.length === 1")
         publisher.start()
         try:
@@ -108,7 +108,7 @@ def test_a_cut_network_loses_and_repeats_nothing(page: Page, server: servers.Ser
                 wait_for(page, f"numbers.length > {50 * cut}")
                 seen = publisher.published
                 network.switch(on=False)
-                relay.cut()
+                proxy.reset_all()
                 wait_for(page, "source.readyState === EventSource.CONNECTING")
                 while publisher.published < seen + 50:
                     time.sleep(APART_S)
@@ -172,7 +172,7 @@ def test_a_full_application_keeps_the_browser_trying(page: Page, server: servers
 
 def test_a_page_of_another_origin_may_read(page: Page, server: servers.Server) -> None:
     """An application without a list of origins is open to all of them."""
-    with relays.relayed(server) as elsewhere:
+    with proxies.in_front_of(server) as elsewhere:
         page.goto(elsewhere.url("/health/live"))
         listen(page, server, CHANNEL)
         wait_for(page, "statements.length === 1")

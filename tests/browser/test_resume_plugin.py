@@ -9,7 +9,9 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from tests.browser.conftest import PATIENCE_MS
-from tests.harness import servers, streams
+from tests.harness import servers, streams, threads
+
+Stream = threads.InThread[streams.StreamServer]
 
 CUTS = 3
 EVENTS_A_CUT = 200
@@ -40,8 +42,8 @@ FOLLOW = """
 
 
 @pytest.fixture
-def stream() -> Iterator[streams.InThread]:
-    with streams.in_thread() as stream:
+def stream() -> Iterator[Stream]:
+    with threads.in_thread(streams.StreamServer().running()) as stream:
         yield stream
 
 
@@ -60,7 +62,7 @@ def page(chromium: Browser, debug: servers.Server) -> Iterator[Page]:
 def follow(
     page: Page,
     server: servers.Server,
-    stream: streams.InThread,
+    stream: Stream,
     script: Mapping[str, str] = CLASSIC,
     *,
     storage: bool = False,
@@ -69,27 +71,27 @@ def follow(
     page.add_script_tag(url="/static/fanfare/vendor/pusher-js/pusher.min.js")
     page.add_script_tag(**script)
     page.wait_for_function("window.FanfareResume")
-    page.evaluate(FOLLOW, [stream.server.port, storage])
+    page.evaluate(FOLLOW, [stream.resource.port, storage])
     page.wait_for_function("subscriptions === 1")
 
 
-def publish(stream: streams.InThread, count: int) -> int:
+def publish(stream: Stream, count: int) -> int:
     """So many events at about 1,000 a second; the last one's number."""
-    log = stream.server.logs["orders"]
+    log = stream.resource.logs["orders"]
     for _ in range(count):
-        stream.do(lambda: stream.server.publish("orders", {"n": len(log) + 1}))
+        stream.do(lambda: stream.resource.publish("orders", {"n": len(log) + 1}))
         time.sleep(0.001)
     return len(log)
 
 
 @pytest.mark.parametrize("script", [CLASSIC, MODULE], ids=["classic script", "module"])
 def test_over_connections_that_break_every_event_comes_once_and_in_order(
-    page: Page, debug: servers.Server, stream: streams.InThread, script: Mapping[str, str]
+    page: Page, debug: servers.Server, stream: Stream, script: Mapping[str, str]
 ) -> None:
     follow(page, debug, stream, script)
     for cut in range(1, CUTS + 1):
         publish(stream, EVENTS_A_CUT)
-        stream.do(stream.server.reset_connections)
+        stream.do(stream.resource.reset_connections)
         publish(stream, EVENTS_A_CUT)  # to nobody
         page.wait_for_function("cut => subscriptions === cut + 1", arg=cut)
     last = publish(stream, 1)
@@ -99,9 +101,7 @@ def test_over_connections_that_break_every_event_comes_once_and_in_order(
     assert page.evaluate("plugin.positions()") == {"orders": {"epoch": "epoch001", "offset": last}}
 
 
-def test_with_a_storage_a_reload_of_the_page_misses_nothing(
-    page: Page, debug: servers.Server, stream: streams.InThread
-) -> None:
+def test_with_a_storage_a_reload_of_the_page_misses_nothing(page: Page, debug: servers.Server, stream: Stream) -> None:
     follow(page, debug, stream, storage=True)
     page.wait_for_function("last => numbers.includes(last)", arg=publish(stream, 5))
     page.goto("about:blank")
@@ -111,7 +111,7 @@ def test_with_a_storage_a_reload_of_the_page_misses_nothing(
     assert page.evaluate("numbers") == list(range(6, last + 1))
 
 
-def test_history_is_read_page_by_page(page: Page, debug: servers.Server, stream: streams.InThread) -> None:
+def test_history_is_read_page_by_page(page: Page, debug: servers.Server, stream: Stream) -> None:
     follow(page, debug, stream)
     publish(stream, 5)
     read = """

@@ -2,7 +2,7 @@
 // More lines: {"reset": channel, "reason"}.
 
 import Echo from "laravel-echo";
-import { install } from "../../myproject/static/fanfare/resume.mjs";
+import { install } from "../../apps/fanfare/static/fanfare/resume.mjs";
 import { Pusher, follow, options, tell } from "./subscriber.mjs";
 
 const { KEY, ECHO, JITTER } = process.env;

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import FanfareResume, { install } from "../../myproject/static/fanfare/resume.mjs";
+import FanfareResume, { install } from "../../apps/fanfare/static/fanfare/resume.mjs";
 import { Pusher } from "./subscriber.mjs";
 
 let opened; // all the WebSockets of this test

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +11,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
-from tests.harness import servers
+from tests.harness import proxies, servers
 
 
 class Request(NamedTuple):
@@ -60,7 +59,7 @@ def hang(handler: BaseHTTPRequestHandler, _events: list[dict[str, Any]]) -> bool
 
 
 def reset(handler: BaseHTTPRequestHandler, _events: list[dict[str, Any]]) -> bool:
-    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, proxies.RESET_ON_CLOSE)
     handler.connection.close()
     return False
 

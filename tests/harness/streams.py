@@ -5,24 +5,17 @@ It is for the browser plugin alone: what it says, when, and what it gets wrong, 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
 import json
 import socket
-import struct
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
+from typing import Any
 
 from websockets.asyncio import server as websockets_server
 from websockets.exceptions import ConnectionClosed
 
-from tests.harness import servers
-
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s; the peer gets a TCP reset
-
-T = TypeVar("T")
+from tests.harness import proxies, servers
 
 
 @dataclasses.dataclass(eq=False)
@@ -74,7 +67,7 @@ class StreamServer:
         """What a lost network looks like at its end: a TCP reset, no close frame."""
         for subscriber in list(self.subscribers):
             transport = subscriber.websocket.transport
-            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, proxies.RESET_ON_CLOSE)
             transport.abort()
             self.subscribers.discard(subscriber)
 
@@ -178,42 +171,3 @@ class StreamServer:
             fields["offset"] = offset
         for _ in range(2 if self._stutters and subscriber.resumes else 1):
             subscriber.send("counted", self.logs[channel][offset - 1], channel, **fields)
-
-
-class InThread:
-    """A StreamServer with a thread and an event loop of its own, for tests that have none."""
-
-    def __init__(self, server: StreamServer, loop: asyncio.AbstractEventLoop) -> None:
-        self.server = server
-        self._loop = loop
-
-    def do(self, action: Callable[[], T]) -> T:
-        """Run this in the server's thread."""
-
-        async def act() -> T:
-            return action()
-
-        return asyncio.run_coroutine_threadsafe(act(), self._loop).result(5)
-
-
-@contextlib.contextmanager
-def in_thread() -> Iterator[InThread]:
-    server = StreamServer()
-    ready = threading.Event()
-    loop = asyncio.new_event_loop()
-    stop = asyncio.Event()
-
-    async def serve() -> None:
-        async with server.running():
-            ready.set()
-            await stop.wait()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    try:
-        assert ready.wait(5)
-        yield InThread(server, loop)
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(5)
-        loop.close()

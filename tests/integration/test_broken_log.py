@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.harness import calls, deployments, event_streams, parts, pusherjs, servers, waiting
-from tests.kills import chaos, followers, proxy, publisher, rounds
+from tests.kills import chaos, followers, publisher, rounds
 
 Start = Callable[..., servers.Server]
 
@@ -291,10 +291,10 @@ async def everybody(
     async with contextlib.AsyncExitStack() as stack:
         clients = []
         for kind in (followers.SESSION, followers.PLUGIN, followers.SSE):
-            to = await stack.enter_async_context(proxy.Proxy(lambda: restartable.port).running())
+            to = await stack.enter_async_context(restartable.proxy().running())
             one = followers.Follower(kind, CHANNEL, to, deployment.application)
             clients.append(await stack.enter_async_context(one.following(runtime)))
-        to = await stack.enter_async_context(proxy.Proxy(lambda: restartable.port).running())
+        to = await stack.enter_async_context(restartable.proxy().running())
         yield clients, publisher.Publisher(to, deployment.application, [CHANNEL], 100)
 
 

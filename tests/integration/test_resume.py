@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from tests.harness import deployments, pusherjs, servers
-from tests.kills import chaos, followers, proxy, publisher, rounds
+from tests.kills import chaos, followers, publisher, rounds
 
 RESUMING = (followers.SESSION, followers.PLUGIN, followers.SSE)
 
@@ -42,7 +42,7 @@ async def following(
     async with contextlib.AsyncExitStack() as stack:
         clients = []
         for kind in kinds:
-            to = await stack.enter_async_context(proxy.Proxy(lambda: restartable.port, life_s).running())
+            to = await stack.enter_async_context(restartable.proxy(life_s).running())
             one = followers.Follower(kind, "counts", to, application)
             clients.append(await stack.enter_async_context(one.following(runtime)))
         yield clients
@@ -52,7 +52,7 @@ async def following(
 async def publishing(
     application: deployments.Application, restartable: chaos.RestartableServer, per_second: int
 ) -> AsyncIterator[publisher.Publisher]:
-    async with proxy.Proxy(lambda: restartable.port).running() as to:
+    async with restartable.proxy().running() as to:
         yield publisher.Publisher(to, application, ["counts"], per_second)
 
 

@@ -9,8 +9,7 @@ import random
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 
-from tests.harness import servers
-from tests.kills import proxy
+from tests.harness import proxies, servers
 
 KILL, TERM, STOP, RELOAD = "worker SIGKILL", "worker SIGTERM", "worker SIGSTOP and SIGCONT", "gunicorn SIGHUP"
 RESTART, CRASH = "restart of the server", "SIGKILL to all processes"
@@ -22,15 +21,15 @@ STOPPED_S = 4.0  # more than both: a worker that sleeps so long has missed event
 
 
 class RestartableServer:
-    """The server of this moment, which is another one after a restart."""
+    """A server that tests restart: `server` is the running one, and it has another port after each restart."""
 
     def __init__(self, fleet: servers.Fleet, server: servers.Server) -> None:
         self.server = server
         self._fleet = fleet
 
-    @property
-    def port(self) -> int:
-        return self.server.port
+    def proxy(self, life_s: tuple[float, float] | None = None) -> proxies.TcpProxy:
+        """A new proxy to this server, which follows its restarts. `life_s`: see TcpProxy."""
+        return proxies.TcpProxy(lambda: self.server.port, life_s)
 
     async def restart(self, end: Callable[[servers.Server], None]) -> None:
         deployment = self.server.deployment
@@ -41,7 +40,7 @@ class RestartableServer:
 class Chaos:
     """`victims`: the proxies of the clients, so that a signal hits a worker that has one of them."""
 
-    def __init__(self, restartable: RestartableServer, victims: Sequence[proxy.Proxy]) -> None:
+    def __init__(self, restartable: RestartableServer, victims: Sequence[proxies.TcpProxy]) -> None:
         self.done: collections.Counter[str] = collections.Counter()
         self._server = restartable
         self._victims = victims

@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
-from tests.harness import event_streams, pusherjs, servers
+from tests.harness import event_streams, proxies, pusherjs, servers
 from tests.harness.deployments import Application
-from tests.kills import proxy, transcripts
+from tests.kills import transcripts
 
 PLAIN, SESSION, PLUGIN, SSE = "pusher-js", "pusher-js with a token", "pusher-js with the plugin", "SSE"
 
@@ -27,7 +27,7 @@ READY_S = 30.0
 class Follower:
     """`kind`: one of those above."""
 
-    def __init__(self, kind: str, channel: str, to: proxy.Proxy, application: Application) -> None:
+    def __init__(self, kind: str, channel: str, to: proxies.TcpProxy, application: Application) -> None:
         self.kind = kind
         self.channel = channel
         self.proxy = to

@@ -10,9 +10,8 @@ import time
 from collections.abc import Sequence
 from uuid import uuid4
 
-from tests.harness import servers, signing
+from tests.harness import proxies, servers, signing
 from tests.harness.deployments import Application
-from tests.kills import proxy
 
 EVENT = "counted"
 BATCH = 10  # events of one call, the most that the API takes where nobody chose otherwise
@@ -28,7 +27,9 @@ class Refused(AssertionError):
 class Publisher:
     """One call at a time, so that the numbers are in the log in their order. `acknowledged`: the last such number."""
 
-    def __init__(self, to: proxy.Proxy, application: Application, channels: Sequence[str], per_second: int) -> None:
+    def __init__(
+        self, to: proxies.TcpProxy, application: Application, channels: Sequence[str], per_second: int
+    ) -> None:
         self.acknowledged = 0
         self.retries: collections.Counter[str] = collections.Counter()  # by reason
         self.longest_s = 0.0  # that one call took, with all its attempts

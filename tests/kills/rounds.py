@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tests.harness import pusherjs, servers
-from tests.kills import chaos, followers, proxy, publisher, transcripts
+from tests.harness import proxies, pusherjs, servers
+from tests.kills import chaos, followers, publisher, transcripts
 
 # So long a connection lives.
 CLIENT_LIFE_S = (1.0, 2.0)
@@ -93,10 +93,10 @@ async def play(
             clients: list[followers.Follower] = []
             for channel in this.reasons:
                 for kind in this.kinds:
-                    to = await stack.enter_async_context(proxy.Proxy(lambda: restartable.port, CLIENT_LIFE_S).running())
+                    to = await stack.enter_async_context(restartable.proxy(CLIENT_LIFE_S).running())
                     one = followers.Follower(kind, channel, to, application)
                     clients.append(await stack.enter_async_context(one.following(runtime)))
-            to = await stack.enter_async_context(proxy.Proxy(lambda: restartable.port, PUBLISHER_LIFE_S).running())
+            to = await stack.enter_async_context(restartable.proxy(PUBLISHER_LIFE_S).running())
             backend = publisher.Publisher(to, application, list(this.reasons), per_second)
             storm = chaos.Chaos(restartable, [one.proxy for one in clients])
             census = Census(restartable, [one.proxy for one in clients])
@@ -122,7 +122,7 @@ async def play(
 class Census:
     """Which worker has which connection."""
 
-    def __init__(self, restartable: chaos.RestartableServer, proxies: Sequence[proxy.Proxy]) -> None:
+    def __init__(self, restartable: chaos.RestartableServer, proxies: Sequence[proxies.TcpProxy]) -> None:
         self._server = restartable
         self._proxies = proxies
         self._workers: dict[int, int] = {}  # by port
@@ -133,7 +133,7 @@ class Census:
             self._workers |= await asyncio.to_thread(self._server.server.workers_of, ports)
             await asyncio.sleep(WATCH_S)
 
-    def moves(self, of: proxy.Proxy) -> int:
+    def moves(self, of: proxies.TcpProxy) -> int:
         workers = [self._workers[port] for port in of.upstream_ports if port in self._workers]
         return sum(one != other for one, other in itertools.pairwise(workers))
 

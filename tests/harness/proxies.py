@@ -1,4 +1,4 @@
-"""A TCP proxy between one client and the server, whose connections break when they are told to."""
+"""A TCP proxy between a client and a server whose connections a test can reset."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ import contextlib
 import random
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
-from tests.harness import servers
+from tests.harness import servers, threads
 
 CHUNK_BYTES = 65_536
 
-# As a load balancer holds a connection while its server restarts. pusher-js does nothing for 15 s after an attempt that
-# was refused, and a client that is away is not tested.
-HELD_S = 10.0
-AGAIN_S = 0.1
+# While the server restarts, the proxy holds new connections and tries again, as a load balancer does. pusher-js waits
+# 15 s after a refused attempt, and the tests are not about that wait.
+CONNECT_SECONDS = 10.0
+RETRY_SECONDS = 0.1
 
-# A close sends a reset and throws away what is under way in both directions, as a middlebox does that forgot a
-# connection.
-RESET = struct.pack("ii", 1, 0)
-
-Port = Callable[[], int]
+# SO_LINGER on with 0 s: close() sends a TCP reset and drops what is in the buffers of both directions, as a middlebox
+# does that lost its connection table.
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
-class Proxy:
-    """`target`: the server's port of this moment; it has another one after a restart. `life_s`: a connection is reset
-    after a random time between these."""
+class TcpProxy:
+    """Forwards connections to `target()`, the server's current port: it changes when the server restarts.
 
-    def __init__(self, target: Port, life_s: tuple[float, float] | None = None) -> None:
+    `life_s`: each connection is reset after a random time in this range; None means never.
+    """
+
+    def __init__(self, target: Callable[[], int], life_s: tuple[float, float] | None = None) -> None:
         self.port = 0
         self.resets = 0
         self.life_s = life_s
-        self.upstream_ports: list[int] = []  # our own ports of the connections to the server, in their order
+        self.upstream_ports: list[int] = []  # local ports of the connections to the server, oldest first
         self._target = target
         self._open: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[Proxy]:
+    async def running(self) -> AsyncIterator[TcpProxy]:
         server = await asyncio.start_server(self._accepted, servers.HOST, 0, limit=CHUNK_BYTES)
         self.port = server.sockets[0].getsockname()[1]
         try:
@@ -48,14 +48,18 @@ class Proxy:
             self.reset_all()
             await asyncio.gather(*self._open, return_exceptions=True)
 
+    def url(self, path: str) -> str:
+        return f"http://{servers.HOST}:{self.port}{path}"
+
     def reset_all(self) -> None:
+        """Reset every open connection. New ones are accepted."""
         for ends in self._open.values():
             self._reset(ends)
 
     def _reset(self, ends: list[asyncio.StreamWriter]) -> None:
         self.resets += bool(ends)
         for end in ends:
-            end.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            end.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             end.transport.abort()
         ends.clear()
 
@@ -65,7 +69,7 @@ class Proxy:
         ends = self._open[task] = [writer]
         try:
             up_reader, up_writer = await self._connect()
-            if not ends:  # it was cut meanwhile
+            if not ends:  # reset_all() ran while this was connecting
                 up_writer.transport.abort()
                 return
             ends.append(up_writer)
@@ -79,21 +83,21 @@ class Proxy:
                 pump.cancel()
             await asyncio.wait(pumps)
         except OSError:
-            pass  # the server stays away: the client is told by the end of its connection
+            pass  # the server did not come back; the client sees its connection close
         finally:
             del self._open[task]
             for end in ends:
                 end.close()
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        deadline = asyncio.get_running_loop().time() + HELD_S
+        deadline = asyncio.get_running_loop().time() + CONNECT_SECONDS
         while True:
             try:
                 return await asyncio.open_connection(servers.HOST, self._target(), limit=CHUNK_BYTES)
             except OSError:
                 if asyncio.get_running_loop().time() > deadline:
                     raise
-            await asyncio.sleep(AGAIN_S)
+            await asyncio.sleep(RETRY_SECONDS)
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -101,3 +105,23 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         while chunk := await reader.read(CHUNK_BYTES):
             writer.write(chunk)
             await writer.drain()
+
+
+class ThreadedProxy:
+    """A TcpProxy for synchronous tests."""
+
+    def __init__(self, running: threads.InThread[TcpProxy]) -> None:
+        self._running = running
+
+    def url(self, path: str) -> str:
+        return self._running.resource.url(path)
+
+    def reset_all(self) -> None:
+        self._running.do(self._running.resource.reset_all)
+
+
+@contextlib.contextmanager
+def in_front_of(server: servers.Server) -> Iterator[ThreadedProxy]:
+    """A running proxy to `server`, in a thread of its own."""
+    with threads.in_thread(TcpProxy(lambda: server.port).running()) as running:
+        yield ThreadedProxy(running)
