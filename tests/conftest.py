@@ -1,4 +1,4 @@
-"""Fixtures of all tests that run real servers: the fleet, and the rule that a server's log holds no traceback."""
+"""Fixtures for tests with real servers: the fleet, and the check that no server logs a traceback."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import pytest
 
 from tests.harness import servers
 
-LOG_TAIL = 6_000  # characters of a server's log under a failed test: the last minute or so
+LOG_TAIL = 6_000  # characters of a server's log in the report of a failed test: about the last minute
 FLEET = pytest.StashKey[servers.Fleet]()
 LOGS_BEFORE = pytest.StashKey[dict[servers.Server, int]]()
 
 
 def pytest_configure() -> None:
-    """Told to end, pytest still runs the ends of its fixtures: no server outlives it."""
+    """On SIGTERM, pytest still tears down its fixtures, so that no server keeps running."""
 
     def end(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would interrupt the cleaning up
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second SIGTERM must not interrupt the teardown
         signal.default_int_handler(number, frame)
 
     signal.signal(signal.SIGTERM, end)
@@ -28,7 +28,7 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session")
 def fleet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Fleet]:
-    """Starts servers; at the end of the session nothing of them is left."""
+    """Starts servers and stops all of them at the end of the session."""
     fleet = servers.Fleet(tmp_path_factory.mktemp("fleet"))
     request.config.stash[FLEET] = fleet
     yield fleet
@@ -37,7 +37,7 @@ def fleet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def start(fleet: servers.Fleet) -> Iterator[Callable[..., servers.Server]]:
-    """`start(command, deployment=None)`: a server of this test alone, stopped after it (a test may end it earlier)."""
+    """`start(command, deployment=None)`: a server for this test alone, stopped after it unless the test stops it."""
     begun: list[servers.Server] = []
 
     def begin(*arguments: object, **options: object) -> servers.Server:
@@ -53,7 +53,7 @@ def start(fleet: servers.Fleet) -> Iterator[Callable[..., servers.Server]]:
 
 @pytest.fixture
 def name() -> Callable[[str], str]:
-    """A channel name that no other test uses: servers are shared, channels are not."""
+    """Unique channel names, because tests share servers."""
 
     def unique(prefix: str) -> str:
         return f"{prefix}-{uuid4().hex[:12]}"
@@ -63,7 +63,7 @@ def name() -> Callable[[str], str]:
 
 @pytest.fixture(autouse=True)
 def clean_logs(request: pytest.FixtureRequest) -> Iterator[None]:
-    """No server wrote a traceback during this test, unless the test says why one must come."""
+    """Fail the test if a server logs a traceback during it, unless `tracebacks_expected` gives a reason."""
     if "fleet" not in request.fixturenames:
         yield
         return
@@ -72,14 +72,14 @@ def clean_logs(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     for server, written in _written_since(fleet, before):
         if "Traceback (most recent call last)" in written and server.tracebacks_expected is None:
-            pytest.fail(f"a traceback in the log of {server.command}:\n{written[-LOG_TAIL:]}", pytrace=False)
+            pytest.fail(f"traceback in the log of {server.command}:\n{written[-LOG_TAIL:]}", pytrace=False)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Under a failed test stands what the servers wrote during it."""
+    """Add what the servers logged during a failed test to its report."""
     report = yield
     fleet = item.config.stash.get(FLEET, None)
     if report.failed and fleet is not None:

@@ -1,1 +1,1 @@
-"""What the integration and browser tests stand on: real server processes, and clients to talk to them."""
+"""Real server processes, and the clients that the integration and browser tests use against them."""

@@ -1,4 +1,4 @@
-"""The vendor's SDKs for backends, `pusher` of PyPI and `pusher` of npm, behind one face: what a test asks of either."""
+"""One interface to both backend SDKs of the vendor: `pusher` from PyPI and `pusher` from npm."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any, Protocol
 
 from tests.harness import pusherjs, receivers, sdk, servers
 
-MASTER_KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="  # 32 bytes in base64, known to nobody but the tests
+MASTER_KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="  # 32 bytes in base64
 
 Json = Any
 
 
 class Backend(Protocol):
     async def trigger(self, channels: str | list[str], event: str, data: Json, socket_id: str | None = None) -> Json:
-        """The body of the answer, as of all these."""
+        """The response body; every method returns it unless it says otherwise."""
         ...
 
     async def trigger_batch(self, batch: list[dict[str, Any]]) -> Json: ...
@@ -28,11 +28,11 @@ class Backend(Protocol):
     async def channels(self, prefix: str, *attributes: str) -> Json: ...
 
     async def users(self, channel: str) -> list[str]:
-        """Ids, sorted."""
+        """User ids, sorted."""
         ...
 
     async def webhook(self, request: receivers.Request) -> list[dict[str, Any]] | None:
-        """The events of a delivery, None where the SDK takes it for a forgery."""
+        """The events of a webhook delivery; None if the SDK finds the signature invalid."""
         ...
 
 
@@ -69,7 +69,7 @@ class PyPi:
 
 
 class Npm:
-    """`client`: from `Node.backend`, with MASTER_KEY."""
+    """`client`: from `Node.backend`, created with MASTER_KEY."""
 
     def __init__(self, client: pusherjs.Client) -> None:
         self._client = client

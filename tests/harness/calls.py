@@ -1,4 +1,4 @@
-"""Calls of the HTTP API over one connection, for what no SDK lets a test do: choose the worker, forge a signature."""
+"""HTTP API calls that no SDK can make: through a chosen worker, or with a forged signature."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Caller:
         self._connection.close()
 
     def call(self, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
-        """A request as it is, signed or not."""
+        """Send the request as given; nothing is signed."""
         self._connection.request(method, target, body or None, {"Content-Type": "application/json", **(headers or {})})
         response = self._connection.getresponse()
         text = response.read()
@@ -43,37 +43,39 @@ class Caller:
     def signed(
         self,
         method: str,
-        room: str,
+        route: str,
         payload: object = None,
         query: Mapping[str, str] | None = None,
         **overrides: str,
     ) -> Answer:
-        """`room`: what comes after /apps/ID/. `payload`: sent as JSON, bytes as is. `overrides`: see signing.path."""
+        """Send a signed request to /apps/ID/`route`. `payload`: bytes are sent as is, other values as JSON.
+        `overrides`: see signing.path.
+        """
         body = b"" if payload is None else payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-        route = f"/apps/{self.application.id}/{room}"
-        return self.call(method, signing.path(self.application, method, route, body, query, **overrides), body)
+        path = f"/apps/{self.application.id}/{route}"
+        return self.call(method, signing.path(self.application, method, path, body, query, **overrides), body)
 
     def publish(self, channel: str, event: str, data: str, **more: object) -> Answer:
-        """One event; 200 is asserted."""
+        """Publish one event; the response must be 200."""
         answer = self.signed("POST", "events", {"name": event, "channels": [channel], "data": data, **more})
         assert answer.status == 200, answer
         return answer
 
     def local_port(self) -> int:
-        """Opens the connection first: until something was answered, nobody may have accepted it."""
+        """Make a request first: an open connection has no worker until one accepts it."""
         self.call("GET", "/health/live")
         return int(self._connection.sock.getsockname()[1])
 
 
 def publish(server: servers.Server, channel: str, event: str, data: str, **more: object) -> Answer:
-    """One event over a connection of its own, so through any worker."""
+    """Publish one event over a new connection, so through any worker."""
     with Caller(server) as caller:
         return caller.publish(channel, event, data, **more)
 
 
 @contextlib.contextmanager
 def to_each_worker(server: servers.Server) -> Iterator[dict[int, Caller]]:
-    """A connection to every worker, by worker."""
+    """A connection to each worker, by pid."""
     workers = server.workers()
     chosen: dict[int, Caller] = {}
     with contextlib.ExitStack() as stack:
@@ -85,10 +87,11 @@ def to_each_worker(server: servers.Server) -> Iterator[dict[int, Caller]]:
             if set(workers) <= set(chosen):
                 break
         else:
-            raise AssertionError(f"{ROUNDS * ROUND} connections reached only {sorted(chosen)} of {workers}")
+            raise AssertionError(f"{ROUNDS * ROUND} connections reached only the workers {sorted(chosen)} of {workers}")
         yield chosen
 
 
-# The kernel wakes all workers and one of them wins: uneven, but none is left out for long.
+# The kernel wakes all workers for a new connection and one accepts it: the distribution is uneven, but every worker
+# gets one soon.
 ROUND = 8
 ROUNDS = 50

@@ -13,7 +13,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-# What the developer's shell says about a Fanfare of their own must not reach the servers under test.
+# Variables of the developer's own Fanfare, which must not reach the servers under test.
 OWN_PREFIXES = ("FANFARE_", "UVICORN_", "GUNICORN_", "DJANGO_")
 OWN_NAMES = frozenset({"DATABASE_URL", "WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS", "SECRET_KEY", "PORT"})
 
@@ -23,7 +23,7 @@ ADMIN_PASSWORD = "only-for-tests-7f3a"
 
 @dataclass(frozen=True)
 class Application:
-    """The credentials of a tenant, as `createapplication` prints them."""
+    """An application's credentials, as `createapplication` prints them."""
 
     id: str
     key: str
@@ -31,30 +31,30 @@ class Application:
 
 
 class Deployment:
-    """A migrated data folder, and the management commands that work on it."""
+    """A data folder with a migrated database, and the management commands that run on it."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str], application: Application) -> None:
         self.folder = folder
-        self.application = application  # client events are on
+        self.application = application  # client events are enabled
         self._environment = dict(environment)
 
     def environment(self, **more: str) -> dict[str, str]:
-        """The environment of a process of this deployment."""
+        """The environment variables of a process of this deployment."""
         return _environment(self.folder, {**self._environment, **more})
 
     def manage(self, *arguments: str, **more: str) -> str:
-        """Run `manage.py`; its standard output. Raises with both outputs where it fails."""
+        """Run `manage.py` and return its standard output. Raises CommandFailed."""
         return _manage(self.environment(**more), *arguments)
 
     def shell(self, code: str) -> str:
-        """Run Python in a process of its own that has the project's models, as a person at `manage.py shell` would."""
+        """Run Python code in `manage.py shell`, with the Application model imported."""
         prelude = "from fanfare.applications.models import Application\n"
         return self.manage("shell", "--no-imports", "-c", prelude + code)
 
     def log_files(self) -> list[Path]:
-        """The engine's log and what SQLite keeps beside it."""
+        """The local engine's log and its WAL and shared-memory files."""
         found = sorted((self.folder / "engine").glob("log.sqlite3*"))
-        assert found, "the log is somewhere else"
+        assert found, f"no log in {self.folder / 'engine'}"
         return found
 
     def create_application(self, name: str, *flags: str) -> Application:
@@ -71,7 +71,7 @@ def template(folder: Path) -> Deployment:
     return Deployment(folder, {}, parse_credentials(printed))
 
 
-DEMO_RULE = ("--history", "presence-demo=50,86400", "--rewind", "presence-demo=50")  # as `manage.py setup` makes it
+DEMO_RULE = ("--history", "presence-demo=50,86400", "--rewind", "presence-demo=50")  # as in `manage.py setup`
 
 CREATE_ADMIN = ("createsuperuser", "--noinput", "--username", ADMIN_NAME, "--email", "admin@example.com")
 
@@ -83,7 +83,7 @@ def copy(original: Deployment, folder: Path, environment: Mapping[str, str]) -> 
 
 
 def parse_credentials(printed: str) -> Application:
-    """Read the shell lines of `createapplication`; it must print nothing else."""
+    """Parse the output of `createapplication`, which must be its three shell assignments and nothing else."""
     values: dict[str, str] = {}
     for line in printed.splitlines():
         (assignment,) = shlex.split(line.removeprefix("export "))
@@ -118,7 +118,7 @@ def _manage(environment: Mapping[str, str], *arguments: str) -> str:
 
 
 class CommandFailed(AssertionError):
-    """A management command that ended with an error."""
+    """A management command exited with an error. `stdout` and `stderr` are in the message too."""
 
     def __init__(self, arguments: tuple[str, ...], code: int, stdout: str, stderr: str) -> None:
         super().__init__(f"manage.py {shlex.join(arguments)} ended with {code}\n{stdout}\n{stderr}")

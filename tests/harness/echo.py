@@ -1,4 +1,4 @@
-"""A trivial ASGI application that echoes: what plain uvicorn does with a WebSocket, to compare ours with."""
+"""A minimal ASGI echo application, to compare Fanfare's WebSocket class with uvicorn's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small client of event streams: HTTP over a socket, line by line, so that a test decides when to read and to go."""
+"""A small SSE client over a plain socket, so that a test decides when to read and when to disconnect."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from urllib.parse import urlencode
 from tests.harness import servers
 from tests.harness.deployments import Application
 
-PATIENCE = 10.0  # seconds for an event on a loaded two-core machine; a right server needs milliseconds
+PATIENCE = 10.0  # seconds to wait for an event; a loaded two-core machine needs some, an idle one milliseconds
 
 
 class Event(NamedTuple):
-    name: str  # "message" where the stream names none
-    id: str | None  # its own, not the remembered one
+    name: str  # "message" if the event has no name field
+    id: str | None  # this event's own id field, not the last one seen
     data: Any  # decoded JSON
 
     @property
     def number(self) -> int:
-        """Of a `tick` that tests publish."""
+        """The number in a `tick` event, as the tests publish them."""
         return int(self.data["data"])
 
 
 class Ended(Exception):
-    """The stream is over. `cleanly`: with HTTP's last chunk."""
+    """The stream ended. `cleanly`: with the final HTTP chunk."""
 
     def __init__(self, *, cleanly: bool) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Ended(Exception):
 
 
 class EventStream:
-    """`last_event_id`: what a browser would come back with."""
+    """One response. `last_event_id`: what a browser would send when it reconnects."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -61,7 +61,7 @@ class EventStream:
         self.headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
     async def next(self, within: float = PATIENCE) -> Event:
-        """The next event, comments left out. Raises Ended."""
+        """The next event; comments are skipped. Raises Ended."""
         async with asyncio.timeout(within):
             while True:
                 block = await self._block()
@@ -72,7 +72,7 @@ class EventStream:
                     return Event(fields.get("event", "message"), fields.get("id"), json.loads(fields["data"]))
 
     async def statement(self) -> dict[str, Any]:
-        """The first event: what became of each channel's past."""
+        """Read the first event, `stream`: the recovery result of each channel."""
         event = await self.next()
         assert event.name == "stream", event
         channels: dict[str, Any] = event.data["channels"]
@@ -82,7 +82,7 @@ class EventStream:
         return [(await self.next()).number for _ in range(count)]
 
     async def ended(self, within: float = PATIENCE) -> bool:
-        """Read to the end. True: it was a clean one."""
+        """Read to the end; whether the stream ended cleanly."""
         async with asyncio.timeout(within):
             while True:
                 try:
@@ -107,11 +107,11 @@ class EventStream:
         return chunk
 
     def reset(self) -> None:
-        """Go without a word, as a phone in a tunnel does."""
+        """Drop the connection without closing it, as a phone in a tunnel does."""
         self._writer.transport.abort()
 
     def stop_reading(self) -> None:
-        """What comes stays in the buffers between here and the server."""
+        """Stop reading from the socket; what the server sends stays in the buffers in between."""
         transport = self._writer.transport
         assert isinstance(transport, asyncio.ReadTransport)
         transport.pause_reading()
@@ -128,7 +128,7 @@ def path(application: Application, channels: Sequence[str], **more: str) -> str:
 
 @contextlib.asynccontextmanager
 async def request(server: servers.Server, target: str, **headers: str | None) -> AsyncIterator[EventStream]:
-    """The answer's head was read. `headers`: `last_event_id` is sent as Last-Event-ID; None is not sent."""
+    """Send a GET and read the response head. `headers`: `last_event_id` becomes Last-Event-ID; None is left out."""
     reader, writer = await asyncio.open_connection(servers.HOST, server.port, limit=2**22)
     lines = [f"GET {target} HTTP/1.1", f"Host: {servers.HOST}", "Accept: text/event-stream"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items() if value is not None]
@@ -152,7 +152,7 @@ async def listen(
 
 
 def token(application: Application, *channels: str, seconds: float = 60) -> str:
-    """As a backend in any language makes one: RFC 7519, without the server's code."""
+    """A JWT (RFC 7519) signed without the server's code."""
 
     def part(value: bytes) -> bytes:
         return base64.urlsafe_b64encode(value).rstrip(b"=")

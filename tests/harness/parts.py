@@ -1,4 +1,4 @@
-"""Outside parts (Node, Chromium): a test without its part is skipped with the reason, or fails when REQUIRE_ALL=1."""
+"""External programs (Node, Chromium, PostgreSQL): a test is skipped without them, or fails if REQUIRE_ALL=1."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrom
 
 
 def executable(*names: str) -> str:
-    """The path of the first of these programs that is installed."""
+    """The path of the first of these programs that is installed; otherwise see `absent`."""
     for name in names:
         path = shutil.which(name)
         if path is not None:
@@ -23,6 +23,7 @@ def executable(*names: str) -> str:
 
 
 def absent(reason: str) -> NoReturn:
+    """Skip the test, or fail it if REQUIRE_ALL is set."""
     if REQUIRE_ALL:
         pytest.fail(f"REQUIRE_ALL is set, and {reason}", pytrace=False)
     pytest.skip(reason)

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of a test's own: made by `initdb` in a new folder, reached through a Unix socket there."""
+"""A private PostgreSQL server: `initdb` in a temporary folder, reached through a Unix socket in it."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ import psycopg
 
 from tests.harness import parts, waiting
 
-OWNER = "postgres"  # who runs it where the tests run as root: PostgreSQL refuses to
+OWNER = "postgres"  # the account that runs the server if the tests run as root, which PostgreSQL refuses
 SUPERUSER = "fanfare"
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
 
 
 class Cluster:
-    """A running server. `url`: for DATABASE_URL, of a database that exists."""
+    """A running server."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def url(self, database: str, **options: object) -> str:
-        """`options` go into the query."""
+        """A DATABASE_URL of an existing database. `options` become its query."""
         query = "".join(f"&{name}={quote(str(value), safe='')}" for name, value in options.items())
         return f"postgres://{SUPERUSER}@/{database}?host={quote(str(self.folder), safe='')}{query}"
 
     def connect(self, database: str = "postgres") -> psycopg.Connection[Any]:
-        """Of the test itself; the caller closes it."""
+        """A connection for the test; the caller closes it."""
         return psycopg.connect(host=str(self.folder), user=SUPERUSER, dbname=database, autocommit=True)
 
     def create(self, database: str) -> None:
@@ -46,57 +46,57 @@ class Cluster:
 
 @contextlib.contextmanager
 def running() -> Iterator[Cluster]:
-    """Make it, start it, stop it, and leave nothing behind."""
+    """Create and start a server; stop and delete it at the end."""
     programs = _programs()
-    # Not below pytest's folder, which its owner alone may enter; and the path of a socket is short.
+    # Not in pytest's folder: only its owner may enter that, and a socket's path must be short.
     folder = Path(tempfile.mkdtemp(prefix="fanfare-pg-"))
     try:
-        who = _owner()
-        if who:
-            os.chown(folder, who["user"], who["group"])
-        _make(programs / "initdb", folder, who)
+        account = _account()
+        if account:
+            os.chown(folder, account["user"], account["group"])
+        _initdb(programs / "initdb", folder, account)
         log = folder / "log"
         command = [str(programs / "postgres"), "-D", str(folder / "data"), "-k", str(folder)]
-        # No port to be taken by others; and what a test writes need not survive a loss of power.
+        # No TCP port, so none can be in use; no fsync, as test data need not survive a loss of power.
         command += ["-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=100"]
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, **who
+                command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, **account
             )
         try:
             cluster = Cluster(folder)
-            waiting.until(lambda: _answers(cluster, process, log), START_SECONDS, "PostgreSQL answers")
+            waiting.until(lambda: _answers(cluster, process, log), START_SECONDS, "PostgreSQL accepts connections")
             yield cluster
         finally:
-            process.send_signal(signal.SIGINT)  # "fast": connections are ended
+            process.send_signal(signal.SIGINT)  # "fast" shutdown: closes the connections
             try:
                 process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGQUIT)  # "immediate"
+                process.send_signal(signal.SIGQUIT)  # "immediate" shutdown
                 process.wait(STOP_SECONDS)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _programs() -> Path:
-    """The folder of initdb and postgres. Debian keeps them off the PATH, one folder for each version."""
+    """The folder of initdb and postgres. Debian has one per version, none of them on the PATH."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     return found[-1].parent if found else Path(parts.executable("initdb", "postgres")).parent
 
 
-def _owner() -> dict[str, Any]:
-    """Arguments of Popen."""
+def _account() -> dict[str, Any]:
+    """Arguments for Popen that switch from root to OWNER; empty if the tests do not run as root."""
     if os.geteuid() != 0:
         return {}
     try:
         entry = pwd.getpwnam(OWNER)
     except KeyError:
-        parts.absent(f"there is no user {OWNER} who could run PostgreSQL")
+        parts.absent(f"there is no account {OWNER} to run PostgreSQL")
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
 
-def _make(initdb: Path, folder: Path, who: dict[str, Any]) -> None:
-    command = [str(initdb), "-D", str(folder / "data"), "-U", SUPERUSER, "--auth=trust", "-E", "UTF8"]
+def _initdb(program: Path, folder: Path, account: dict[str, Any]) -> None:
+    command = [str(program), "-D", str(folder / "data"), "-U", SUPERUSER, "--auth=trust", "-E", "UTF8"]
     made = subprocess.run(
         [*command, "--locale=C", "--no-sync"],
         cwd=folder,
@@ -105,7 +105,7 @@ def _make(initdb: Path, folder: Path, who: dict[str, Any]) -> None:
         text=True,
         timeout=120,
         check=False,
-        **who,
+        **account,
     )
     assert made.returncode == 0, made.stdout + made.stderr
 

@@ -1,4 +1,4 @@
-"""A publisher as a backend is one: it tries again, with the same idempotency key, until each event is acknowledged."""
+"""A publisher that retries each event, with the same idempotency key, until the server acknowledges it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from uuid import uuid4
 
 from tests.harness import calls, servers
 
-PAUSE = 0.01  # seconds between two events: about a hundred a second, a busy channel
+PAUSE = 0.01  # seconds between two events: at most 100 a second
 RETRY_SECONDS = 0.05
-RETRIED = (429, 503)  # the statuses that ask for another attempt
+RETRIED = (429, 503)  # statuses after which a client tries again
 
 
 class Publisher:
-    """Publishes 0, 1, 2, … as the data of `tick`, one after the other. `published` of them were acknowledged."""
+    """Publishes `tick` events with the data 0, 1, 2, … in turn. `published`: how many were acknowledged."""
 
     def __init__(self, server: servers.Server, channel: str) -> None:
         self.published = 0
@@ -34,7 +34,7 @@ class Publisher:
             await asyncio.sleep(PAUSE)
 
     async def reach(self, count: int, within: float = 30.0) -> None:
-        """Wait until this many were acknowledged."""
+        """Wait until `count` events are acknowledged."""
         async with asyncio.timeout(within):
             while self.published < count:
                 await asyncio.sleep(PAUSE)
@@ -43,7 +43,7 @@ class Publisher:
         self._stop = True
 
     def _publish(self, number: int) -> None:
-        """On a new connection each time, so through every worker, and until it is acknowledged."""
+        """Publish until acknowledged. Each attempt opens a new connection, so all workers get some."""
         key = f"{self._stream}-{number}"
         event = {"name": "tick", "channels": [self._channel], "data": str(number), "idempotency_key": key}
         while True:
@@ -51,7 +51,7 @@ class Publisher:
                 with calls.Caller(self._server) as caller:
                     answer = caller.signed("POST", "events", event)
             except (OSError, http.client.HTTPException):
-                pass  # the worker died before it answered: whether it had published, the key decides
+                pass  # the worker died before it answered; the idempotency key prevents a duplicate
             else:
                 if answer.status == 200:
                     return
@@ -62,7 +62,7 @@ class Publisher:
 
 @contextlib.asynccontextmanager
 async def publishing(server: servers.Server, channel: str) -> AsyncIterator[Publisher]:
-    """A publisher at work; at the end its last event is acknowledged."""
+    """A running publisher; it stops at the end, after its last event is acknowledged."""
     publisher = Publisher(server, channel)
     task = asyncio.create_task(publisher.run())
     try:

@@ -1,4 +1,4 @@
-"""SDKs of npm in Node, driven from Python: pusher-js, Laravel Echo, and `pusher` for backends.
+"""The npm SDKs in Node, driven from Python: pusher-js, Laravel Echo and the backend SDK `pusher`.
 
 The JavaScript side is tests/clients/driver.mjs.
 """
@@ -17,13 +17,13 @@ from tests.harness.deployments import REPOSITORY
 
 CLIENTS = REPOSITORY / "tests" / "clients"
 INSTALL_SECONDS = 120
-LINE_BYTES = 4 * 1024 * 1024  # a line of output may hold a whole event or a large presence snapshot
+LINE_BYTES = 4 * 1024 * 1024  # one line of output can hold a large event or presence snapshot
 
-Happening = dict[str, Any]  # one line of the driver's output
+Report = dict[str, Any]  # one line of the driver's output
 
 
 class Runtime:
-    """Node with the SDKs of tests/clients installed; what is missing is installed from the lock file once."""
+    """Node with the packages of tests/clients; missing ones are installed from the lock file."""
 
     def __init__(self) -> None:
         self.executable = parts.executable("node", "nodejs")
@@ -44,7 +44,7 @@ class Runtime:
 
     @contextlib.asynccontextmanager
     async def node(self) -> AsyncIterator[Node]:
-        """A Node process in which a test makes its clients."""
+        """A new Node process for a test's clients."""
         process = await asyncio.create_subprocess_exec(
             self.executable,
             str(CLIENTS / "driver.mjs"),
@@ -61,7 +61,7 @@ class Runtime:
 
 
 class Node:
-    """One Node process with any number of objects of the SDKs."""
+    """One Node process with any number of SDK clients."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -69,19 +69,19 @@ class Node:
         self._reader = asyncio.create_task(self._read())
 
     async def client(self, server: servers.Server, **options: Any) -> Client:
-        """A new pusher-js client, not waited for. Options: see `_make`."""
+        """A new pusher-js client, which may not be connected yet. Options: see `_make`."""
         return await self._make("connect", server, **options)
 
     async def connected(self, server: servers.Server, **options: Any) -> Client:
-        """A new pusher-js client that has a socket id."""
+        """A new pusher-js client that is connected."""
         return await self._with_socket_id(await self.client(server, **options))
 
     async def echo(self, server: servers.Server, **options: Any) -> Client:
-        """A new Laravel Echo that has a socket id."""
+        """A new Laravel Echo client that is connected."""
         return await self._with_socket_id(await self._make("echo", server, **options))
 
     async def backend(self, server: servers.Server, **options: Any) -> Client:
-        """The SDK for backends."""
+        """A new client of the backend SDK."""
         return await self._make("backend", server, **options)
 
     async def _make(
@@ -94,8 +94,8 @@ class Node:
         master_key: str = "",
         key: str = "",
     ) -> Client:
-        """`member`: the channel_data on presence channels. `user`: who signs in. `master_key`: base64, of encrypted
-        channels. `key`: another than the application's.
+        """`member`: the channel_data for presence channels. `user`: the user data for sign-in. `master_key`: base64,
+        for encrypted channels. `key`: replaces the application's key.
         """
         identifier = str(len(self._clients) + 1)
         client = self._clients[identifier] = Client(self, identifier)
@@ -125,8 +125,8 @@ class Node:
     async def _read(self) -> None:
         assert self._process.stdout is not None
         while line := await self._process.stdout.readline():
-            happening = json.loads(line)
-            self._clients[happening["id"]].happenings.put_nowait(happening)
+            report = json.loads(line)
+            self._clients[report["id"]].reports.put_nowait(report)
 
     async def close(self) -> None:
         assert self._process.stdin is not None
@@ -141,55 +141,55 @@ class Node:
 
 
 class Client:
-    """One object of an SDK. What happened to it is read in order, and what a test does not ask for is passed over."""
+    """One SDK client. A test reads its reports in order and skips those it does not ask for."""
 
     def __init__(self, node: Node, identifier: str) -> None:
         self._node = node
         self._identifier = identifier
         self.socket_id = ""
-        self.happenings: asyncio.Queue[Happening] = asyncio.Queue()
+        self.reports: asyncio.Queue[Report] = asyncio.Queue()
 
     async def do(self, action: str, **arguments: Any) -> None:
         await self._node.write({"do": action, "id": self._identifier, **arguments})
 
-    async def next(self, within: float = sockets.PATIENCE, **wanted: Any) -> Happening:
-        """The next happening that has all these fields."""
+    async def next(self, within: float = sockets.PATIENCE, **wanted: Any) -> Report:
+        """The next report that has all these fields."""
         async with asyncio.timeout(within):
             while True:
-                happening = await self.happenings.get()
-                if all(happening.get(field) == value for field, value in wanted.items()):
-                    return happening
+                report = await self.reports.get()
+                if all(report.get(field) == value for field, value in wanted.items()):
+                    return report
 
-    async def state(self, state: str, within: float = sockets.PATIENCE) -> Happening:
+    async def state(self, state: str, within: float = sockets.PATIENCE) -> Report:
         return await self.next(within, what="state", state=state)
 
-    async def event(self, channel: str, event: str) -> Happening:
+    async def event(self, channel: str, event: str) -> Report:
         return await self.next(what="event", channel=channel, event=event)
 
-    async def subscribe(self, channel: str) -> Happening:
-        """Subscribe and wait for the success."""
+    async def subscribe(self, channel: str) -> Report:
+        """Subscribe and wait for `pusher:subscription_succeeded`."""
         await self.do("subscribe", channel=channel)
         return await self.event(channel, "pusher:subscription_succeeded")
 
-    async def members(self, channel: str) -> Happening:
-        """pusher-js's own list of who is in a presence channel."""
+    async def members(self, channel: str) -> Report:
+        """The members of a presence channel as pusher-js holds them."""
         await self.do("members", channel=channel)
         return await self.next(what="members", channel=channel)
 
     async def call(self, method: str, *arguments: Any) -> Any:
-        """Of the SDK for backends: what a call answers, {"status", "body"} of a request. Raises Refused."""
+        """Call a method of the backend SDK; a request returns {"status", "body"}. Raises Refused."""
         await self.do("call", call=method, **{"with": arguments})
         async with asyncio.timeout(sockets.PATIENCE):
-            happening = await self.happenings.get()
-        if happening["what"] == "refused":
-            raise Refused(happening)
-        return happening["answer"]
+            report = await self.reports.get()
+        if report["what"] == "refused":
+            raise Refused(report)
+        return report["answer"]
 
 
 class Refused(Exception):
-    """The SDK raised: `status` of the answer, where there was one, and its `body`."""
+    """The SDK raised. `status` and `body` of the response, None if there was none."""
 
-    def __init__(self, happening: Happening) -> None:
-        super().__init__(happening["message"])
-        self.status: int | None = happening["status"]
-        self.body: str | None = happening["body"]
+    def __init__(self, report: Report) -> None:
+        super().__init__(report["message"])
+        self.status: int | None = report["status"]
+        self.body: str | None = report["body"]

@@ -1,4 +1,4 @@
-"""A receiver of webhooks: a real HTTP server in threads, that misbehaves as it is told."""
+"""A webhook receiver: an HTTP server in threads that can refuse, hang and reset."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.harness import proxies, servers
 
 
 class Request(NamedTuple):
-    """One POST as it came."""
+    """One POST as received."""
 
     path: str
     headers: Mapping[str, str]
@@ -29,7 +29,7 @@ class Request(NamedTuple):
 
 
 Answer = Callable[[BaseHTTPRequestHandler, list[dict[str, Any]]], bool]
-"""Answers a request; whether it was accepted."""
+"""Answers a request; returns whether it accepted the events."""
 
 
 def accept(handler: BaseHTTPRequestHandler, _events: list[dict[str, Any]]) -> bool:
@@ -48,11 +48,11 @@ def say(handler: BaseHTTPRequestHandler, status: int, text: bytes = b"", **heade
 
 
 def refuse(handler: BaseHTTPRequestHandler, _events: list[dict[str, Any]]) -> bool:
-    return say(handler, 500, b"not today")
+    return say(handler, 500, b"refused by the test")
 
 
 def hang(handler: BaseHTTPRequestHandler, _events: list[dict[str, Any]]) -> bool:
-    """Until the other side gives up."""
+    """Answer nothing until the sender gives up."""
     handler.connection.settimeout(30)
     handler.connection.recv(1)
     return False
@@ -65,13 +65,13 @@ def reset(handler: BaseHTTPRequestHandler, _events: list[dict[str, Any]]) -> boo
 
 
 class Receiver:
-    """`answer` may be changed at any time."""
+    """A running receiver. `answer` may be replaced at any time."""
 
     def __init__(self, answer: Answer = accept, host: str = servers.HOST) -> None:
         self.host = host
         self.answer = answer
         self.requests: list[Request] = []
-        self.together = 0  # requests that are answered right now
+        self.together = 0  # requests in progress
         self.most_together = 0
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer((host, 0), self._handler())
@@ -93,7 +93,7 @@ class Receiver:
         return [request for request in self.requests if request.accepted]
 
     def events(self, name: str | None = None, channel: str | None = None) -> list[dict[str, Any]]:
-        """The events that were accepted, in the order in which they were."""
+        """The accepted events, in the order of their requests."""
         return [
             event
             for request in self.accepted
@@ -124,7 +124,7 @@ class Receiver:
             def handle(self) -> None:
                 try:
                     super().handle()
-                except (OSError, ValueError):  # it was reset, by us or by them
+                except (OSError, ValueError):  # either side reset the connection
                     return
 
             def finish(self) -> None:

@@ -1,4 +1,4 @@
-"""The vendor's Python SDK for backends (`pusher` on PyPI), pointed at a server under test."""
+"""The vendor's Python backend SDK (`pusher` on PyPI), configured for a server under test."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.harness import deployments, servers
 
 
 def client(server: servers.Server, application: deployments.Application | None = None, **options: Any) -> pusher.Pusher:
-    """`options`: more arguments of the SDK's own constructor."""
+    """`options`: further arguments of the SDK's constructor."""
     credentials = application or server.application
     return pusher.Pusher(
         app_id=credentials.id,

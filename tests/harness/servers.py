@@ -1,4 +1,4 @@
-"""Real servers, started by the documented commands, from the repository's root, on a free port."""
+"""Real servers, started with the documented commands on a free port."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import psutil
 from tests.harness import deployments, waiting
 
 HOST = "127.0.0.1"
-START_SECONDS = 40.0  # four workers that import Django on two busy cores take about 6
+START_SECONDS = 40.0  # four workers on two busy cores take about 6 s to import Django
 STOP_SECONDS = 15.0
 
 APPLICATION = "myproject.asgi:application"
@@ -27,15 +27,15 @@ ECHO = "tests.harness.echo:application"
 STOCK_SOCKETS = "websockets-sansio"
 OWN_SOCKETS = "fanfare.sockets.protocol:WebSocketProtocol"
 
-# The three commands of the README as they stand, with nothing but the port added.
+# The commands of the README, with the port added.
 COMMANDS: dict[str, Callable[[int], list[str]]] = {
     "uvicorn": lambda port: ["uvicorn", APPLICATION, "--port", str(port)],
     "reload": lambda port: ["uvicorn", APPLICATION, "--reload", "--port", str(port)],
     "gunicorn": lambda port: ["gunicorn", "-w", "4", "-k", UVICORN_WORKER, APPLICATION, "-b", f"{HOST}:{port}"],
     "daphne": lambda port: ["daphne", APPLICATION, "-p", str(port)],
-    # The same with uvicorn's own WebSocket class.
+    # Fanfare with uvicorn's own WebSocket class.
     "stock": lambda port: ["uvicorn", APPLICATION, "--ws", STOCK_SOCKETS, "--port", str(port)],
-    # No Fanfare: what uvicorn itself does, to compare with, and what our WebSocket class does by itself.
+    # Without Fanfare, to compare: an echo application with uvicorn's WebSocket class, and with ours.
     "echo": lambda port: ["uvicorn", ECHO, "--ws", STOCK_SOCKETS, "--port", str(port), "--lifespan", "off"],
     "own echo": lambda port: ["uvicorn", ECHO, "--ws", OWN_SOCKETS, "--port", str(port), "--lifespan", "off"],
 }
@@ -43,7 +43,7 @@ ECHOES = ("echo", "own echo")
 
 
 class Server:
-    """One running server of a deployment. `command` is a name of COMMANDS. `under`: a program that runs it."""
+    """One running server of a deployment. `command`: a name of COMMANDS. `under`: a wrapper command."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Server:
         self.application = deployment.application
         self.port = free_port()
         self.log = log
-        self.tracebacks_expected: str | None = None  # a reason; otherwise a traceback in the log fails the test
+        self.tracebacks_expected: str | None = None  # the reason; if None, a traceback in the log fails the test
         self._output: IO[bytes] = log.open("ab")
         self.process = self._spawn(root)
 
@@ -72,10 +72,10 @@ class Server:
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # a process group of its own: it can be ended as a whole, and nothing else with it
+            start_new_session=True,  # a process group of its own, so that it can be stopped as a whole
         )
 
-    # -- where it is ------------------------------------------------------------------------------------------------
+    # -- its address ------------------------------------------------------------------------------------------------
 
     def url(self, path: str = "/") -> str:
         return f"http://{HOST}:{self.port}{path}"
@@ -106,7 +106,7 @@ class Server:
             return probe.connect_ex((HOST, self.port)) == 0
 
     def wait_until_ready(self) -> None:
-        """Ready, and with all its workers. Raises NotStarted with the log where the process ended instead."""
+        """Wait until the server is ready with all its workers. Raises NotStarted, with the log, if the process ends."""
 
         def ready() -> bool:
             if self.process.poll() is not None:
@@ -116,7 +116,7 @@ class Server:
         waiting.until(ready, START_SECONDS, f"{self.command} is ready")
 
     def _all_started(self) -> bool:
-        """One worker that answers does not say that the others are up; each says so itself in the log."""
+        """A health page is answered by one worker; each worker logs its own start."""
         log = self.log_text()
         return self.command in ECHOES or all(f"Fanfare: worker {pid}" in log for pid in self.workers())
 
@@ -127,7 +127,7 @@ class Server:
         return 4 if self.command == "gunicorn" else 1
 
     def workers(self) -> list[int]:
-        """Process ids of those that serve connections."""
+        """Process ids of the processes that serve connections."""
         if self.command in ("uvicorn", "stock", "daphne", *ECHOES):
             return [self.process.pid]
         try:
@@ -137,7 +137,9 @@ class Server:
             return []
 
     def workers_of(self, client_ports: Collection[int]) -> dict[int, int]:
-        """Which worker holds the other end of the connections from these local ports: pids by port, where accepted."""
+        """The workers that hold the other ends of connections from these local ports: pids by port. A connection that
+        no worker has accepted yet is missing.
+        """
         found: dict[int, int] = {}
         for pid in self.workers():
             try:
@@ -153,26 +155,26 @@ class Server:
         return self.workers_of([client_port]).get(client_port)
 
     def remaining_processes(self) -> list[psutil.Process]:
-        """What lives of the process group that this server was started as."""
+        """The live processes of this server's process group."""
         return processes_of_group(self.process.pid)
 
     def send_signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
     def interrupt(self) -> None:
-        """Ctrl+C: the terminal sends it to all processes of the group."""
+        """Ctrl+C: SIGINT to every process of the group, as a terminal sends it."""
         os.killpg(self.process.pid, signal.SIGINT)
 
     def wait_until_gone(self, within: float) -> None:
-        """The main process has ended and left nobody behind."""
+        """Wait until the main process and its children have ended."""
         try:
             self.process.wait(within)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"{self.command} still runs {within} s after it was told to stop") from None
-        waiting.until(lambda: not self.remaining_processes(), 2.0, f"{self.command} left no process behind")
+            raise AssertionError(f"{self.command} still runs {within} s after the signal to stop") from None
+        waiting.until(lambda: not self.remaining_processes(), 2.0, f"{self.command} has no process left")
 
     def stop(self) -> None:
-        """End it as an operator would; by force where that fails, which fails the test."""
+        """Stop it with SIGTERM. If it does not stop in time, kill it and raise AssertionError."""
         try:
             if self.process.poll() is None:
                 self.send_signal(signal.SIGTERM)
@@ -186,24 +188,24 @@ class Server:
         self.process.wait(STOP_SECONDS)
         self._output.close()
 
-    # -- what it says -----------------------------------------------------------------------------------------------
+    # -- its log ----------------------------------------------------------------------------------------------------
 
     def log_size(self) -> int:
         return self.log.stat().st_size
 
     def log_text(self, start: int = 0) -> str:
-        """The log from this byte on."""
+        """The log from byte `start` on."""
         with self.log.open("rb") as file:
             file.seek(start)
             return file.read().decode(errors="replace")
 
 
 class NotStarted(AssertionError):
-    """The server's process ended before it was ready."""
+    """The server's process ended before the server was ready."""
 
 
 class Fleet:
-    """All servers of a test session. Knows who took which part of the log, so that a failed test can show it."""
+    """All servers of a test session, with their logs, so that a failed test can show them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -225,7 +227,7 @@ class Fleet:
         root: Path = deployments.REPOSITORY,
         under: Sequence[str] = (),
     ) -> Server:
-        """A ready server. Another process may take the free port between the look and the bind: then on another one."""
+        """Start a server and wait until it is ready. Tries another port if this one is taken meanwhile."""
         deployment = deployment or self.deployment()
         attempts = 3
         for attempt in range(1, attempts + 1):
@@ -249,7 +251,7 @@ class Fleet:
         return {server: server.log_size() for server in self.servers}
 
     def stop(self) -> None:
-        """End what still runs."""
+        """Stop the servers that still run."""
         for server in self.servers:
             if server.process.poll() is None or server.remaining_processes():
                 server.stop()
@@ -262,7 +264,7 @@ def free_port() -> int:
 
 
 def processes_of_group(group: int) -> list[psutil.Process]:
-    """What lives of a process group."""
+    """The live processes of a process group."""
     found = []
     for process in psutil.process_iter():
         try:

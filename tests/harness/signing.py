@@ -1,4 +1,4 @@
-"""Signatures as a client or a backend makes them. Written from the protocol's text, not with the server's code."""
+"""Client and backend signatures, written from the protocol's specification and without the server's code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def hexadecimal(secret: str, text: str) -> str:
 
 
 def subscription(application: Application, socket_id: str, channel: str, channel_data: str | None = None) -> str:
-    """The `auth` of a subscribe."""
+    """The `auth` field of a subscribe."""
     text = f"{socket_id}:{channel}" if channel_data is None else f"{socket_id}:{channel}:{channel_data}"
     return f"{application.key}:{hexadecimal(application.secret, text)}"
 

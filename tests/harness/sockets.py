@@ -1,4 +1,4 @@
-"""A small client of the protocol that hides nothing: what the server sent is what a test sees, frame by frame."""
+"""A small protocol client that shows every frame the server sends."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from websockets.exceptions import ConnectionClosed
 from tests.harness import servers, signing
 from tests.harness.deployments import Application
 
-PATIENCE = 10.0  # seconds for an answer on a loaded two-core machine; a right server needs milliseconds
+PATIENCE = 10.0  # seconds to wait for a frame; a loaded two-core machine needs some, an idle one milliseconds
 
 
 class Frame(NamedTuple):
-    """One frame from the server. `data` is as it came: a string for channel events, an object for errors."""
+    """One frame from the server. `data` as received: a string for channel events, an object for errors."""
 
     event: str
     channel: str | None
@@ -28,12 +28,12 @@ class Frame(NamedTuple):
 
     @property
     def decoded(self) -> Any:
-        """`data` with the protocol's second layer of JSON taken off."""
+        """`data` with the protocol's second layer of JSON decoded."""
         return json.loads(self.data) if isinstance(self.data, str) else self.data
 
 
 class Socket:
-    """One WebSocket. Made by `connect` (which reads the handshake) or `open_raw` (which reads nothing)."""
+    """One WebSocket, opened by `connect` (reads `pusher:connection_established`) or `open_raw` (reads nothing)."""
 
     def __init__(self, websocket: ClientConnection, application: Application) -> None:
         self.websocket = websocket
@@ -47,7 +47,7 @@ class Socket:
     # -- reading ----------------------------------------------------------------------------------------------------
 
     async def receive(self, within: float = PATIENCE) -> Frame:
-        """The next frame, whatever it is."""
+        """The next frame of any kind."""
         async with asyncio.timeout(within):
             text = await self.websocket.recv()
         assert isinstance(text, str), "the protocol has text frames only"
@@ -55,13 +55,13 @@ class Socket:
         return Frame(frame["event"], frame.get("channel"), frame.get("data"), frame.get("user_id"))
 
     async def expect(self, event: str, channel: str | None = None, within: float = PATIENCE) -> Frame:
-        """The next frame, which must be this one."""
+        """The next frame, which must be this event on this channel."""
         frame = await self.receive(within)
         assert (frame.event, frame.channel) == (event, channel), frame
         return frame
 
     async def skip_to(self, event: str, channel: str | None = None, within: float = PATIENCE) -> Frame:
-        """The next frame of this name; those before it are dropped."""
+        """The next frame with this event and channel; earlier frames are dropped."""
         async with asyncio.timeout(within):
             while True:
                 frame = await self.receive(within)
@@ -69,12 +69,12 @@ class Socket:
                     return frame
 
     async def expect_silence(self) -> None:
-        """Nothing was sent before now: the answer to a ping comes next."""
+        """Assert that the server sent nothing: the answer to a ping is the next frame."""
         await self.send({"event": "pusher:ping", "data": {}})
         await self.expect("pusher:pong")
 
     async def closed(self, within: float = PATIENCE) -> int:
-        """Wait until the server has closed it, passing over what comes before; the close code (1006: none)."""
+        """Drop frames until the server closes the connection; the close code (1006 if none came)."""
         async with asyncio.timeout(within):
             try:
                 while True:
@@ -93,7 +93,7 @@ class Socket:
     async def request_subscription(
         self, channel: str, *, auth: str | None = None, member: dict[str, Any] | None = None
     ) -> None:
-        """Send a subscribe, rightly signed unless `auth` is given. `member`: the channel_data of a presence channel."""
+        """Send a subscribe with a valid signature, or with `auth`. `member`: the channel_data of a presence channel."""
         data: dict[str, Any] = {"channel": channel}
         channel_data = None
         if member is not None:
@@ -106,18 +106,18 @@ class Socket:
         await self.send({"event": "pusher:subscribe", "data": data})
 
     async def subscribe(self, channel: str, *, member: dict[str, Any] | None = None) -> Frame:
-        """Subscribe and read the success, which must be the next frame."""
+        """Subscribe; `subscription_succeeded` must be the next frame."""
         await self.request_subscription(channel, member=member)
         return await self.expect("pusher_internal:subscription_succeeded", channel)
 
     async def unsubscribe(self, channel: str) -> None:
-        """Unsubscribe, and wait until the server has acted on it: it answers nothing, but it answers in order."""
+        """Unsubscribe and wait until the server has handled it: an unsubscribe has no answer, so a ping follows."""
         await self.send({"event": "pusher:unsubscribe", "data": {"channel": channel}})
         await self.send({"event": "pusher:ping", "data": {}})
         await self.skip_to("pusher:pong")
 
     async def trigger(self, channel: str, event: str, data: object) -> None:
-        """A client event."""
+        """Send a client event."""
         await self.send({"event": event, "channel": channel, "data": data})
 
 
@@ -125,7 +125,7 @@ class Socket:
 async def open_raw(
     server: servers.Server, url: str | None = None, application: Application | None = None, **options: Any
 ) -> AsyncIterator[Socket]:
-    """An open WebSocket of which nothing was read yet."""
+    """An open WebSocket from which nothing was read yet."""
     application = application or server.application
     websocket = await connect_websocket(
         url or server.socket_url(application.key),
@@ -133,7 +133,7 @@ async def open_raw(
         ping_interval=None,
         proxy=None,
         max_size=None,
-        max_queue=None,  # the test reads everything: the client must never be the one that is slow
+        max_queue=None,  # unbounded, so that this client is never the slow side
         close_timeout=2,
         **options,
     )
@@ -147,7 +147,7 @@ async def open_raw(
 async def connect(
     server: servers.Server, application: Application | None = None, url: str | None = None, **options: Any
 ) -> AsyncIterator[Socket]:
-    """An established connection: the handshake's frame was read and is right."""
+    """An established connection: `pusher:connection_established` was read and checked."""
     async with open_raw(server, url, application, **options) as socket:
         await establish(socket)
         yield socket
@@ -155,7 +155,7 @@ async def connect(
 
 async def establish(socket: Socket) -> None:
     frame = await socket.expect("pusher:connection_established")
-    assert isinstance(frame.data, str), "SDKs in Java cast it to a string"
+    assert isinstance(frame.data, str), "the Java SDK casts it to a string"
     assert frame.decoded["activity_timeout"] > 0
     socket.socket_id = frame.decoded["socket_id"]
 
@@ -167,7 +167,7 @@ async def spread(
     workers: Collection[int] | None = None,
     application: Application | None = None,
 ) -> dict[int, list[Socket]]:
-    """Connections to every worker, or to these `workers`: at least `each` to each, by worker. `stack` closes them."""
+    """At least `each` connections to every worker, or to each of `workers`, by pid. `stack` closes them."""
     wanted = workers or server.workers()
     found: dict[int, list[Socket]] = {pid: [] for pid in wanted}
     for _ in range(ROUNDS):
@@ -182,6 +182,7 @@ async def spread(
     raise AssertionError(f"{ROUNDS * ROUND} connections were not enough for {each} on every worker: {counts}")
 
 
-# The kernel wakes all workers and one of them wins: uneven, but none is left out for long.
+# The kernel wakes all workers for a new connection and one accepts it: the distribution is uneven, but every worker
+# gets one soon.
 ROUND = 8
 ROUNDS = 50

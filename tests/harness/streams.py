@@ -1,6 +1,6 @@
-"""A small server of the protocol that keeps every channel's history and whose connections can be made to break.
+"""A small protocol server with history, whose connections a test can break.
 
-It is for the browser plugin alone: what it says, when, and what it gets wrong, is the test's choice.
+It is for tests of the browser plugin alone: the test decides what the server sends, when, and which mistakes it makes.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from tests.harness import proxies, servers
 class Subscriber:
     websocket: websockets_server.ServerConnection
     socket_id: str
-    resumes: bool  # asked with `rt=1`
+    resumes: bool  # connected with `rt=1`
     channels: set[str] = dataclasses.field(default_factory=set)
 
     def send(self, event: str, data: Any, channel: str | None = None, **fields: Any) -> None:
         frame = {"event": event, "channel": channel, "data": json.dumps(data), **fields}
-        websockets_server.broadcast([self.websocket], json.dumps(frame))  # at once, and never waits
+        websockets_server.broadcast([self.websocket], json.dumps(frame))  # writes at once and does not wait
 
 
 class StreamServer:
-    """`stutters`: every event comes twice, as it must not."""
+    """`duplicates`: send every event twice, which a correct server does not do."""
 
-    def __init__(self, *, stutters: bool = False) -> None:
+    def __init__(self, *, duplicates: bool = False) -> None:
         self.epoch = "epoch001"
         self.logs: dict[str, list[Any]] = {}  # by channel; an event's offset is its index + 1
         self.subscribers: set[Subscriber] = set()
-        self.asked: list[dict[str, Any]] = []  # `data` of every subscribe
+        self.subscribes: list[dict[str, Any]] = []  # `data` of each subscribe
         self.connections = 0
-        self.unavailable = 0  # so many subscribes are answered with 503
-        self._stutters = stutters
+        self.unavailable = 0  # how many of the next subscribes are refused with 503
+        self._duplicates = duplicates
         self._server: websockets_server.Server | None = None
 
     @property
@@ -54,7 +54,7 @@ class StreamServer:
             self._server = server
             yield self
 
-    # -- what a test does to it ----------------------------------------------------------------------------------------
+    # -- for tests ------------ ----------------------------------------------------------------------------------------
 
     def publish(self, channel: str, data: Any) -> None:
         log = self.logs.setdefault(channel, [])
@@ -64,7 +64,7 @@ class StreamServer:
                 self._send(subscriber, channel, len(log))
 
     def reset_connections(self) -> None:
-        """What a lost network looks like at its end: a TCP reset, no close frame."""
+        """End every connection with a TCP reset and without a close frame, as a lost network does."""
         for subscriber in list(self.subscribers):
             transport = subscriber.websocket.transport
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, proxies.RESET_ON_CLOSE)
@@ -78,7 +78,7 @@ class StreamServer:
             await subscriber.websocket.close(code)
 
     def reset_stream(self, channel: str, reason: str = "gap") -> None:
-        """What was published before is nobody's past any more."""
+        """Tell every subscriber that events published before now cannot be recovered."""
         for subscriber in self.subscribers:
             data = {"epoch": self.epoch, "offset": len(self.logs.get(channel, [])), "reason": reason}
             subscriber.send("pusher:stream_reset", data, channel)
@@ -99,7 +99,7 @@ class StreamServer:
                 frame = json.loads(text)
                 self._answer(subscriber, frame["event"], frame.get("data"))
         except ConnectionClosed:
-            pass  # most of them end so: that is what this server is for
+            pass  # the usual end here: tests break the connections
         finally:
             self.subscribers.discard(subscriber)
 
@@ -107,7 +107,7 @@ class StreamServer:
         if event == "pusher:ping":
             subscriber.send("pusher:pong", {})
         elif event == "pusher:subscribe":
-            self.asked.append(data)
+            self.subscribes.append(data)
             self._subscribe(subscriber, data["channel"], data.get("resume"), data.get("rewind"))
         elif event == "pusher:unsubscribe":
             subscriber.channels.discard(data["channel"])
@@ -133,18 +133,18 @@ class StreamServer:
         elif rewind is not None:
             first = max(0, len(log) - rewind["count"])
         stream |= {"recovered": recovered, "replayed": len(log) - first}
-        told = {"stream": stream} if subscriber.resumes else {}
+        extra = {"stream": stream} if subscriber.resumes else {}
         if channel.startswith("presence-"):
             me = "me"
             subscriber.send(
                 "pusher_internal:subscription_succeeded",
-                {"presence": {"ids": [me], "hash": {me: None}, "count": 1}, **told},
+                {"presence": {"ids": [me], "hash": {me: None}, "count": 1}, **extra},
                 channel,
             )
-            if told:
+            if extra:
                 subscriber.send("pusher:stream", stream, channel)
         else:
-            subscriber.send("pusher_internal:subscription_succeeded", told, channel)
+            subscriber.send("pusher_internal:subscription_succeeded", extra, channel)
         for offset in range(first + 1, len(log) + 1):
             self._send(subscriber, channel, offset, replay=True)
         subscriber.channels.add(channel)
@@ -169,5 +169,5 @@ class StreamServer:
     def _send(self, subscriber: Subscriber, channel: str, offset: int, **fields: Any) -> None:
         if subscriber.resumes:
             fields["offset"] = offset
-        for _ in range(2 if self._stutters and subscriber.resumes else 1):
+        for _ in range(2 if self._duplicates and subscriber.resumes else 1):
             subscriber.send("counted", self.logs[channel][offset - 1], channel, **fields)

@@ -1,4 +1,4 @@
-"""Wait for a condition, never for a time."""
+"""Wait for a condition instead of sleeping."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-PAUSE = 0.02  # seconds between two looks: short beside a human's patience, long beside one look
+PAUSE = 0.02  # seconds between two checks
 
 
 def until(condition: Callable[[], T], within: float, what: str) -> T:
-    """The first true value of `condition`. `within` in seconds; AssertionError says `what` did not happen."""
+    """The first true value of `condition`. After `within` seconds, AssertionError names `what` did not happen."""
     deadline = time.monotonic() + within
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > deadline:
-            raise AssertionError(f"{what}: not within {within} s, last seen {value!r}")
+            raise AssertionError(f"timed out after {within} s: {what}; last value {value!r}")
         time.sleep(PAUSE)
 
 
 async def until_async(condition: Callable[[], Awaitable[T]], within: float, what: str) -> T:
-    """`until` for a condition that is awaited."""
+    """`until` for an asynchronous condition."""
     deadline = time.monotonic() + within
     while True:
         value = await condition()
         if value:
             return value
         if time.monotonic() > deadline:
-            raise AssertionError(f"{what}: not within {within} s, last seen {value!r}")
+            raise AssertionError(f"timed out after {within} s: {what}; last value {value!r}")
         await asyncio.sleep(PAUSE)

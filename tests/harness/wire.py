@@ -1,4 +1,4 @@
-"""WebSocket to the byte (RFC 6455): a client that can send what no library would."""
+"""A raw WebSocket client (RFC 6455) that can send invalid frames."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class WireFrame(NamedTuple):
 
 
 class Wire:
-    """One raw, blocking connection after the upgrade. `receive_buffer`: bytes, for those who will not read."""
+    """One blocking connection after the upgrade. `receive_buffer`: SO_RCVBUF in bytes, for a slow client."""
 
     def __init__(self, port: int, target: str, receive_buffer: int | None = None) -> None:
         self.socket = socket.socket()
@@ -60,14 +60,14 @@ class Wire:
             continue
 
     def send(self, *frames: WireFrame, masked: bool = True) -> None:
-        """All of them in one write."""
+        """Send all frames in one write."""
         self.socket.sendall(b"".join(encode(frame, masked=masked) for frame in frames))
 
     def send_bytes(self, data: bytes) -> None:
         self.socket.sendall(data)
 
     def receive(self) -> WireFrame | None:
-        """The next frame; None when the connection has ended, in peace or not."""
+        """The next frame; None if the connection ended, cleanly or not."""
         try:
             head = self._reader.read(2)
             if len(head) < 2:

@@ -1,4 +1,4 @@
-"""The servers that the integration tests share, one of each kind for the whole session."""
+"""Servers that the integration tests share: one per command and session."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def daphne(fleet: servers.Fleet) -> servers.Server:
 
 @pytest.fixture(params=["uvicorn", "four_workers", "daphne"])
 def server(request: pytest.FixtureRequest) -> servers.Server:
-    """Each of the three documented ways to run Fanfare."""
+    """Each of the three documented server commands."""
     chosen: servers.Server = request.getfixturevalue(request.param)
     return chosen
 
 
 @pytest.fixture
 def api(server: servers.Server) -> pusher.Pusher:
-    """The vendor's Python SDK, pointed at the server under test."""
+    """The vendor's Python SDK, configured for the server under test."""
     return sdk.client(server)
 
 
 @pytest.fixture(scope="session")
 def pusher_js() -> Iterator[pusherjs.Runtime]:
-    """pusher-js in Node, as npm delivers it."""
+    """Node with the pusher-js of npm."""
     with pusherjs.Runtime() as runtime:
         yield runtime

@@ -111,7 +111,7 @@ async def test_over_connections_that_break_every_event_comes_once_and_in_order(
     pusher_js: pusherjs.Runtime, channel: str, environment: dict[str, str]
 ) -> None:
     async with (
-        streams.StreamServer(stutters=True).running() as server,
+        streams.StreamServer(duplicates=True).running() as server,
         following(pusher_js, "l3.mjs", server, channel, **environment) as follower,
     ):
         published = await count_and_cut(server, channel, follower)
