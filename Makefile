@@ -1,8 +1,8 @@
-# make run      everything, from nothing to a page: http://127.0.0.1:8000/
-# make setup    the part of it before serving
-# make test     every test; ARGS="-k presence" for some of them, REQUIRE_ALL=1 where a skipped one is a failure
-# make lint     style, types, arrows, migrations
-# make format   put the style right
+# make run      set up and serve: http://127.0.0.1:8000/
+# make setup    set up without serving
+# make test     all tests; ARGS="-k presence" selects some, REQUIRE_ALL=1 fails skipped tests
+# make lint     style, types, import contracts, words, migrations
+# make format   fix the style
 
 PYTHON ?= python3
 ARGS ?=
@@ -25,6 +25,7 @@ lint: .venv-tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.lint.words --count
 	$(BIN)/python manage.py makemigrations --check --dry-run
 	$(BIN)/python manage.py check
 
@@ -32,7 +33,7 @@ format: .venv-tests
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Both do nothing when what they install has not changed.
+# Both do nothing if the requirements have not changed.
 .PHONY: .venv-server .venv-tests
 .venv-server:
 	$(PYTHON) -m myproject.bootstrap requirements.txt
