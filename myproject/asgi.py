@@ -21,7 +21,7 @@ from django.conf import settings  # noqa: E402
 
 from fanfare.api.application import Api  # noqa: E402
 from fanfare.api.openapi.serving import Described  # noqa: E402
-from fanfare.protocol import resumes  # noqa: E402
+from fanfare.protocol import page_sessions  # noqa: E402
 from fanfare.protocol.consumers import PusherConsumer  # noqa: E402
 from fanfare.server import consumers, health, interfaces, mounts, proxies, routing, static_files  # noqa: E402
 from fanfare.server.lifespan import Server  # noqa: E402
@@ -38,7 +38,7 @@ pusher = PusherConsumer.as_asgi(
     activity_timeout=settings.FANFARE_ACTIVITY_TIMEOUT,
     max_frame_bytes=settings.FANFARE_MAX_FRAME_BYTES,
     tokens=server.tokens,
-    resume=resumes.Options(settings.FANFARE_RESUME_WINDOW, settings.FANFARE_RESUME_ACK_SECONDS),
+    resume=page_sessions.Options(settings.FANFARE_RESUME_WINDOW, settings.FANFARE_RESUME_ACK_SECONDS),
 )
 event_streams = routing.Started(
     server,

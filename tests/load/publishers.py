@@ -15,7 +15,7 @@ from typing import Protocol
 
 from fanfare.engine import interface
 from fanfare.engine.local import engine
-from fanfare.hub import frames
+from fanfare.hub import event_frames
 from tests.harness import servers, wire
 from tests.load import errors, events, subscribers
 
@@ -124,7 +124,7 @@ class Log:
         count = min(self.GROUP, room)
         publications = [
             interface.Publication(
-                self._app, events.CHANNEL, frames.event(events.NAME, events.CHANNEL, events.data(number))
+                self._app, events.CHANNEL, event_frames.event(events.NAME, events.CHANNEL, events.data(number))
             )
             for number in range(first, first + count)
         ]

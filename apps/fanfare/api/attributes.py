@@ -6,8 +6,7 @@ from typing import Any
 
 from fanfare.api import answers, errors
 from fanfare.engine import interface
-from fanfare.protocol import errors as pusher_errors
-from fanfare.protocol import names
+from fanfare.protocol import names, refusals
 
 USER_COUNT = "user_count"  # distinct users, presence channels only
 SUBSCRIPTION_COUNT = "subscription_count"  # connections
@@ -29,7 +28,7 @@ def parse(value: Any, known: tuple[str, ...]) -> tuple[str, ...]:
     attributes = tuple([attribute.strip() for attribute in asked if attribute])
     for attribute in attributes:
         if attribute not in known:
-            shown = pusher_errors.quoted(attribute)
+            shown = refusals.quoted(attribute)
             message = f'Unknown attribute "{shown}" in info; known here are {", ".join(known)}.'
             raise errors.Invalid(message, code="unknown_attribute")
     return attributes

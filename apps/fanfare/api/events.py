@@ -16,7 +16,7 @@ from fanfare.api import answers, attributes, errors, requests, validation
 from fanfare.applications import registry
 from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
-from fanfare.hub import frames
+from fanfare.hub import event_frames
 from fanfare.hub import hub as hubs
 from fanfare.protocol import names
 
@@ -161,7 +161,7 @@ def _publications(application: registry.Application, events: Sequence[Event]) ->
             publication = interface.Publication(
                 app=application.id,
                 channel=channel,
-                body=frames.event(event.name, channel, data),
+                body=event_frames.event(event.name, channel, data),
                 exclude=event.exclude,
                 retention=None if rule is None else rule.retention,
                 idempotency_key=event.idempotency_key,

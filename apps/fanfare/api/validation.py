@@ -10,8 +10,7 @@ import orjson
 from fanfare.api import errors
 from fanfare.applications import registry
 from fanfare.engine import interface
-from fanfare.protocol import errors as pusher_errors
-from fanfare.protocol import names
+from fanfare.protocol import names, refusals
 
 MAX_SOCKET_ID = 64  # characters; a connection's own has at most 33, and a longer one is only stored for nothing
 
@@ -31,7 +30,7 @@ def event_name(value: Any, limits: registry.Limits) -> str:
         raise errors.Invalid("The parameter name must be a string.", code="invalid_name")
     try:
         names.check_event(value, limits.max_event_name)
-    except pusher_errors.InvalidName as error:
+    except refusals.InvalidName as error:
         raise errors.Invalid(str(error), code="invalid_name") from None
     return value
 
@@ -64,7 +63,7 @@ def channel_name(value: Any, limits: registry.Limits) -> str:
         raise errors.Invalid("A channel's name must be a string.", code="invalid_channel")
     try:
         names.check_publishable_channel(value, limits.max_channel_name)
-    except pusher_errors.InvalidName as error:
+    except refusals.InvalidName as error:
         raise errors.Invalid(str(error), code="invalid_channel") from None
     return value
 
@@ -102,7 +101,7 @@ def socket_id(value: Any) -> str | None:
     if not isinstance(value, str):
         raise errors.Invalid("The parameter socket_id must be a string.", code="invalid_socket_id")
     if len(value) > MAX_SOCKET_ID or not names.is_valid_socket_id(value):
-        shown = pusher_errors.quoted(value)
+        shown = refusals.quoted(value)
         raise errors.Invalid(f'Invalid socket_id "{shown}": it has the form 1234.1234.', code="invalid_socket_id")
     return value
 
@@ -133,7 +132,7 @@ def number(name: str, value: Any, default: int, most: int) -> int:
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= MOST_DIGITS:
         value = int(value)
     if type(value) is not int or not 1 <= value <= most:
-        shown = pusher_errors.quoted(str(value))
+        shown = refusals.quoted(str(value))
         raise errors.Invalid(
             f'The parameter {name} must be a whole number from 1 to {most}, and is "{shown}".', code=f"invalid_{name}"
         )
@@ -146,7 +145,7 @@ def position(name: str, value: Any) -> interface.Position | None:
         return None
     match = _POSITION.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        shown = pusher_errors.quoted(str(value))
+        shown = refusals.quoted(str(value))
         raise errors.Invalid(
             f'The parameter {name} must be a position, EPOCH:OFFSET, and is "{shown}".', code="invalid_position"
         )

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fanfare.engine import interface
-from fanfare.hub import connections, fanout, replays
+from fanfare.hub import connections, fanout, recovery
 
 if TYPE_CHECKING:
     from fanfare.hub.hub import Hub
@@ -45,7 +45,7 @@ class Conflation:
         behind = [
             connection
             for connection in channel.connections
-            if (channel, connection) in self._newest or replays.is_behind(connection)
+            if (channel, connection) in self._newest or recovery.is_behind(connection)
         ]
         if not behind:
             return fanout.write(channel, entries, self._hub.by_socket, gathered=gathered)
@@ -71,7 +71,7 @@ class Conflation:
             task.add_done_callback(self._tasks.discard)
 
     async def _when_drained(self, channel: connections.Channel, connection: connections.Connection) -> None:
-        reads = await replays.drained(connection)
+        reads = await recovery.drained(connection)
         entry = self._newest.pop((channel, connection))
         if not reads:
             self._hub.evict(connection)

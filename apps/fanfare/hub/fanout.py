@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from fanfare.engine import interface
-from fanfare.hub import connections, frames, writers
+from fanfare.hub import connections, event_frames, writers
 
 AS_PUBLISHED = (interface.Kind.EVENT.value, interface.Kind.CLIENT_EVENT.value)
 
@@ -27,18 +27,18 @@ def body(entry: interface.Entry) -> bytes | None:
     if entry.kind in AS_PUBLISHED:
         return entry.body
     if entry.kind == interface.Kind.MEMBER_ADDED:
-        return frames.member_added(entry.channel, entry.user_id or "", entry.body.decode())
+        return event_frames.member_added(entry.channel, entry.user_id or "", entry.body.decode())
     if entry.kind == interface.Kind.MEMBER_REMOVED:
-        return frames.member_removed(entry.channel, entry.user_id or "")
+        return event_frames.member_removed(entry.channel, entry.user_id or "")
     if entry.kind == interface.Kind.COUNT:
-        return frames.subscription_count(entry.channel, int(entry.body))
+        return event_frames.subscription_count(entry.channel, int(entry.body))
     return None
 
 
 def positioned_body(entry: interface.Entry) -> bytes | None:
     """The same, with the entry's offset for those who asked for it."""
     text = body(entry)
-    return text if entry.offset is None or text is None else frames.with_offset(text, entry.offset)
+    return text if entry.offset is None or text is None else event_frames.with_offset(text, entry.offset)
 
 
 def write(

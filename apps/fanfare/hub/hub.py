@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from fanfare.engine import interface
-from fanfare.hub import conflation, connections, fanout, replays, users, writers
+from fanfare.hub import conflation, connections, fanout, recovery, user_directory, writers
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +56,8 @@ class Hub:
         self.by_socket: dict[str, Connection] = {}  # every connection, by its socket id
         self._applications: dict[str, dict[Connection, None]] = {}
         self._channels: dict[tuple[str, str], connections.Channel] = {}
-        self._users = users.Directory()
-        self._replays = replays.Replays(self)
+        self._users = user_directory.Directory()
+        self._replays = recovery.Replays(self)
         self._conflation = conflation.Conflation(self)
         self._closing: dict[Connection, float] = {}  # when to drop the transport, in the loop's time
         self._controls: dict[str, Control] = {}

@@ -34,11 +34,10 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from fanfare.applications import models, registry
 from fanfare.engine import current, interface
 from fanfare.engine import errors as engine_errors
-from fanfare.hub import frames
+from fanfare.hub import event_frames
 from fanfare.integration import application, encoding, encryption, errors, users
 from fanfare.integration import outbox as outboxes
-from fanfare.protocol import errors as pusher_errors
-from fanfare.protocol import names
+from fanfare.protocol import names, refusals
 
 logger = logging.getLogger("fanfare.integration")
 
@@ -200,7 +199,7 @@ def _publication(
     return interface.Publication(
         app=target.id,
         channel=channel,
-        body=frames.event(event, channel, text),
+        body=event_frames.event(event, channel, text),
         exclude=exclude,
         retention=None if rule is None else rule.retention,
         idempotency_key=idempotency_key,
@@ -360,7 +359,7 @@ def _check_names(channel: str, event: str, exclude: str | None, limits: registry
         names.check_publishable_channel(channel, limits.max_channel_name)
         names.check_event(event, limits.max_event_name)
         event.encode()
-    except (pusher_errors.InvalidName, UnicodeEncodeError) as error:
+    except (refusals.InvalidName, UnicodeEncodeError) as error:
         raise errors.InvalidName(str(error)) from error
     if exclude is not None and not names.is_valid_socket_id(exclude):
         raise errors.InvalidName(f"{exclude!r} is not a socket id; one looks like '1234.5678'.")

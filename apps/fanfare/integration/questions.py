@@ -10,8 +10,7 @@ from asgiref.sync import sync_to_async
 from fanfare.applications import models, registry
 from fanfare.engine import current, interface
 from fanfare.integration import application, errors, publishing
-from fanfare.protocol import errors as pusher_errors
-from fanfare.protocol import names
+from fanfare.protocol import names, refusals
 
 T = TypeVar("T")
 
@@ -38,7 +37,7 @@ def checked(channel: str, limits: registry.Limits) -> str:
     """Raises InvalidName for what can be no channel: a wrong name must not look like an empty channel."""
     try:
         names.check_publishable_channel(channel, limits.max_channel_name)
-    except pusher_errors.InvalidName as error:
+    except refusals.InvalidName as error:
         raise errors.InvalidName(str(error)) from error
     return channel
 

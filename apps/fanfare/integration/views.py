@@ -34,8 +34,7 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 
 from fanfare.integration import application, authorization, cors, encryption, errors, sign_in
-from fanfare.protocol import errors as pusher_errors
-from fanfare.protocol import names, signatures
+from fanfare.protocol import names, refusals, signatures
 
 logger = logging.getLogger("fanfare.integration.auth")
 
@@ -94,7 +93,7 @@ def auth(request: HttpRequest) -> dict[str, str]:
     target = application.fetch_default()  # read anew: a secret that was rotated a second ago must not sign
     try:
         names.check_channel(channel, target.limits.max_channel_name)
-    except pusher_errors.InvalidName as error:
+    except refusals.InvalidName as error:
         raise errors.MalformedRequest("channel_name", str(error)) from error
     channel_data = authorization.authorize(request, channel, target.limits)
     answer = {"auth": signatures.subscription_auth(target.key, target.secret, socket_id, channel, channel_data)}

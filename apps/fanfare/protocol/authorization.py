@@ -7,7 +7,7 @@ from typing import Any
 
 from fanfare.applications import registry
 from fanfare.engine import interface
-from fanfare.protocol import errors, members, names, signatures
+from fanfare.protocol import members, names, refusals, signatures
 
 
 def authorize(
@@ -35,7 +35,7 @@ def authorize(
     auth = _text(data, "auth") or ""
     channel_data = _text(data, "channel_data")
     if type_ is names.Type.PRESENCE and channel_data is None and user is None:
-        raise errors.Unauthorized(
+        raise refusals.Unauthorized(
             "A presence channel needs channel_data with a user_id, or a connection that is signed in",
             reason="invalid_member",
         )
@@ -58,8 +58,8 @@ def authorize(
 
 def _check_is_own(channel: str, user: interface.Member | None) -> None:
     if user is None or channel != names.user_channel(user.user_id):
-        raise errors.Unauthorized(
-            f'Only a connection that is signed in as that user may subscribe to "{errors.quoted(channel)}"',
+        raise refusals.Unauthorized(
+            f'Only a connection that is signed in as that user may subscribe to "{refusals.quoted(channel)}"',
             reason="other_user",
         )
 
@@ -67,14 +67,14 @@ def _check_is_own(channel: str, user: interface.Member | None) -> None:
 def _check_name(channel: str, limit: int) -> None:
     try:
         names.check_channel(channel, limit)
-    except errors.NameTooLong as error:
-        raise errors.LimitReached(error.message, code=errors.UNAUTHORIZED, reason=error.reason) from None
-    except errors.InvalidName as error:
-        raise errors.SubscriptionRefused(
+    except refusals.NameTooLong as error:
+        raise refusals.LimitReached(error.message, code=refusals.UNAUTHORIZED, reason=error.reason) from None
+    except refusals.InvalidName as error:
+        raise refusals.SubscriptionRefused(
             error.message,
-            code=errors.UNAUTHORIZED,
+            code=refusals.UNAUTHORIZED,
             kind="InvalidChannel",
-            status=errors.UNAUTHORIZED,
+            status=refusals.UNAUTHORIZED,
             reason=error.reason,
         ) from None
 
@@ -84,6 +84,6 @@ def _text(data: Mapping[str, Any], name: str) -> str | None:
     value = data.get(name)
     if value is None or isinstance(value, str):
         return value
-    raise errors.Unauthorized(
+    raise refusals.Unauthorized(
         f"{name} must be a string", reason="invalid_member" if name == "channel_data" else "no_auth"
     )

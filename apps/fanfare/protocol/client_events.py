@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 
 from fanfare.applications import registry
-from fanfare.hub import frames
-from fanfare.protocol import effects, errors, messages, names, subscriptions
+from fanfare.hub import event_frames
+from fanfare.protocol import effects, messages, names, refusals, subscriptions
 
 
 def relay(
@@ -23,7 +23,7 @@ def relay(
     event, fields = message
     channel = fields.get("channel")
     if not isinstance(channel, str) or "data" not in fields:
-        raise errors.BadFrame("Invalid client event: it must contain channel and data", reason="invalid_client_event")
+        raise refusals.BadFrame("Invalid client event: it must contain channel and data", reason="invalid_client_event")
     _check_allowed(application, channel, event)
     subscription = mine.live(channel)
     if subscription is None:
@@ -38,30 +38,30 @@ def relay(
 def _check_allowed(application: registry.Application, channel: str, event: str) -> None:
     """Raise ClientEventRejected unless the application and the type of the channel allow client events at all."""
     if not application.client_events:
-        raise errors.ClientEventRejected(
+        raise refusals.ClientEventRejected(
             "To send client events, you must enable this feature in the settings of the application",
             code=None,
             reason="disabled",
         )
     if names.type_of(channel) not in (names.Type.PRIVATE, names.Type.PRESENCE):
-        raise errors.ClientEventRejected(
+        raise refusals.ClientEventRejected(
             f"{_shown(channel, event)} rejected: it takes a private or presence channel that is not encrypted",
             code=None,
             reason="channel_type",
         )
 
 
-def _not_subscribed(channel: str, event: str) -> errors.ClientEventRejected:
-    return errors.ClientEventRejected(
+def _not_subscribed(channel: str, event: str) -> refusals.ClientEventRejected:
+    return refusals.ClientEventRejected(
         f"{_shown(channel, event)} rejected: this connection is not subscribed to the channel",
-        code=errors.UNAUTHORIZED,
+        code=refusals.UNAUTHORIZED,
         reason="not_subscribed",
     )
 
 
-def over_rate() -> errors.ClientEventRejected:
-    return errors.ClientEventRejected(
-        "Client event rejected due to rate limit", code=errors.CLIENT_EVENT_REJECTED, reason="rate_limited"
+def over_rate() -> refusals.ClientEventRejected:
+    return refusals.ClientEventRejected(
+        "Client event rejected due to rate limit", code=refusals.CLIENT_EVENT_REJECTED, reason="rate_limited"
     )
 
 
@@ -72,10 +72,10 @@ def _encode(limits: registry.Limits, channel: str, event: str, data: Any, user_i
     sender says.
     """
     if len(event) > limits.max_event_name:
-        raise errors.ClientEventRejected(
+        raise refusals.ClientEventRejected(
             f"{_shown(channel, event)} rejected: "
             f"its name has {len(event)} characters; {limits.max_event_name} are allowed",
-            code=errors.CLIENT_EVENT_REJECTED,
+            code=refusals.CLIENT_EVENT_REJECTED,
             reason="name_too_long",
         )
     try:
@@ -84,21 +84,21 @@ def _encode(limits: registry.Limits, channel: str, event: str, data: Any, user_i
         else:
             encoded = orjson.dumps(data)
             size, data = len(encoded), orjson.Fragment(encoded)
-        body = frames.event(event, channel, data, user_id)
+        body = event_frames.event(event, channel, data, user_id)
     except orjson.JSONEncodeError:  # it reads deeper nesting than it writes
-        raise errors.ClientEventRejected(
+        raise refusals.ClientEventRejected(
             f"{_shown(channel, event)} rejected: its data is nested too deeply",
-            code=errors.CLIENT_EVENT_REJECTED,
+            code=refusals.CLIENT_EVENT_REJECTED,
             reason="too_deep",
         ) from None
     if size > limits.max_event_bytes:
-        raise errors.ClientEventRejected(
+        raise refusals.ClientEventRejected(
             f"{_shown(channel, event)} rejected: its data has {size} bytes; {limits.max_event_bytes} are allowed",
-            code=errors.CLIENT_EVENT_REJECTED,
+            code=refusals.CLIENT_EVENT_REJECTED,
             reason="too_big",
         )
     return body
 
 
 def _shown(channel: str, event: str) -> str:
-    return f'Client event "{errors.quoted(event)}" on channel "{errors.quoted(channel)}"'
+    return f'Client event "{refusals.quoted(event)}" on channel "{refusals.quoted(channel)}"'

@@ -12,7 +12,16 @@ from channels.consumer import AsyncConsumer
 from fanfare.applications import registry as registries
 from fanfare.hub import hub as hubs
 from fanfare.hub import transports, writers
-from fanfare.protocol import errors, frames, handshake, protocol, refusals, resumes, sessions, takeovers
+from fanfare.protocol import (
+    handshake,
+    page_sessions,
+    refusal_log,
+    refusals,
+    server_frames,
+    session_owners,
+    sessions,
+    state_machine,
+)
 
 DEFAULT_ACTIVITY_TIMEOUT: Final = 120  # seconds, as Pusher; less behind a proxy that cuts idle connections
 DEFAULT_MAX_FRAME_BYTES: Final = 131_072  # a client event of the default 102,400 bytes fits, with escapes and envelope
@@ -41,15 +50,15 @@ class PusherConsumer(AsyncConsumer):
         registry: registries.Registry,
         activity_timeout: int = DEFAULT_ACTIVITY_TIMEOUT,
         max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES,
-        tokens: takeovers.Takeovers | None = None,
-        resume: resumes.Options | None = None,
+        tokens: session_owners.SessionOwners | None = None,
+        resume: page_sessions.Options | None = None,
     ) -> None:
         """`activity_timeout`: seconds of silence after which clients ping. `max_frame_bytes`: of a client's message.
 
         `tokens`: those of this worker's pages, one object for all consumers of a hub; without it no page is resumed.
         """
         self._tokens = tokens
-        self._resume_options = resume or resumes.Options()
+        self._resume_options = resume or page_sessions.Options()
         self._hub = hub
         self._registry = registry
         self._activity_timeout = activity_timeout
@@ -81,11 +90,11 @@ class PusherConsumer(AsyncConsumer):
         address = client[0] if client else ""
         try:
             accepted = self._shake_hands(address)
-        except errors.ConnectionRefused as refusal:
-            refusals.note(self._hub, refusal.code, refusal.message, address)
+        except refusals.ConnectionRefused as refusal:
+            refusal_log.note(self._hub, refusal.code, refusal.message, address)
             await _dismiss(writer, refusal, receive)
             return None
-        machine = protocol.Protocol(
+        machine = state_machine.StateMachine(
             self._registry,
             accepted.application,
             handshake.new_socket_id(),
@@ -95,12 +104,12 @@ class PusherConsumer(AsyncConsumer):
             window=self._resume_options.window if accepted.positions else None,
         )
         connection = hubs.Connection(
-            accepted.application.id, machine.socket_id, writer, accepted.client, farewell=frames.error
+            accepted.application.id, machine.socket_id, writer, accepted.client, farewell=server_frames.error
         )
         connection.positions = accepted.positions
         resume = None
         if accepted.token is not None and self._tokens is not None:
-            resume = resumes.Resume(
+            resume = page_sessions.PageSession(
                 self._hub,
                 self._tokens,
                 connection,
@@ -114,7 +123,7 @@ class PusherConsumer(AsyncConsumer):
         text = message.get("text")
         size = len(message.get("bytes") or b"") if text is None else _size(text)
         if size > self._max_frame_bytes:
-            session.close(errors.FRAME_TOO_BIG, f"The message has {size} bytes; {self._max_frame_bytes} are allowed")
+            session.close(refusals.FRAME_TOO_BIG, f"The message has {size} bytes; {self._max_frame_bytes} are allowed")
         elif text is None:
             session.received_binary()
         else:
@@ -148,10 +157,10 @@ class PusherConsumer(AsyncConsumer):
                 await asyncio.sleep(0)
 
 
-async def _dismiss(writer: writers.Writer, refusal: errors.ConnectionRefused, receive: ASGIReceiveCallable) -> None:
+async def _dismiss(writer: writers.Writer, refusal: refusals.ConnectionRefused, receive: ASGIReceiveCallable) -> None:
     """Say why, and close. The hub never hears of such a client, so its end is watched here."""
-    writer.send(frames.error(refusal.code, refusal.message))
-    writer.close(refusal.code, errors.close_reason(refusal.message))
+    writer.send(server_frames.error(refusal.code, refusal.message))
+    writer.close(refusal.code, refusals.close_reason(refusal.message))
     try:
         async with asyncio.timeout(FAREWELL_SECONDS):
             while (await receive())["type"] != "websocket.disconnect":

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from urllib.parse import parse_qsl
 
 from fanfare.applications import registry
-from fanfare.protocol import errors, origins
+from fanfare.protocol import origins, refusals
 
 # `wsPath` of pusher-js and `path` of Swift put any prefix before /app/.
 _PATH: Final = re.compile(r"\A(?P<prefix>.*)/app/(?P<key>[^/]+)\Z", re.DOTALL)
@@ -55,20 +55,20 @@ def accept(
     """The application that is meant and the client that means it. `path` is decoded. Raises ConnectionRefused."""
     match = _PATH.match(path)
     if match is None:
-        raise errors.ConnectionRefused(errors.UNKNOWN_PATH, f'There is nothing at "{errors.quoted(path)}"')
+        raise refusals.ConnectionRefused(refusals.UNKNOWN_PATH, f'There is nothing at "{refusals.quoted(path)}"')
     key = match["key"]
     application = applications.by_key(key)
     if application is None:
-        raise errors.ConnectionRefused(
-            errors.UNKNOWN_APPLICATION, f"App key {errors.quoted(key, 40)} does not exist on this server"
+        raise refusals.ConnectionRefused(
+            refusals.UNKNOWN_APPLICATION, f"App key {refusals.quoted(key, 40)} does not exist on this server"
         )
     if not application.enabled:
-        raise errors.ConnectionRefused(errors.APPLICATION_DISABLED, "This application is disabled")
+        raise refusals.ConnectionRefused(refusals.APPLICATION_DISABLED, "This application is disabled")
     parameters = _parameters(query)
     _check_protocol(parameters.get("protocol", ""))
     if not origins.is_allowed(application.allowed_origins, origin):
-        raise errors.ConnectionRefused(
-            errors.UNAUTHORIZED, f'The origin "{errors.quoted(origin or "")}" is not allowed for this application'
+        raise refusals.ConnectionRefused(
+            refusals.UNAUTHORIZED, f'The origin "{refusals.quoted(origin or "")}" is not allowed for this application'
         )
     name, version = parameters.get("client", "")[:CLIENT_CHARACTERS], parameters.get("version", "")[:CLIENT_CHARACTERS]
     found = _TOKEN.search(match["prefix"])
@@ -99,13 +99,13 @@ def _check_protocol(version: str) -> None:
     if not version:
         return
     if _VERSION.match(version) is None:
-        raise errors.ConnectionRefused(
-            errors.INVALID_VERSION, f'Invalid protocol version "{errors.quoted(version, 40)}": a number is expected'
+        raise refusals.ConnectionRefused(
+            refusals.INVALID_VERSION, f'Invalid protocol version "{refusals.quoted(version, 40)}": a number is expected'
         )
     digits = version.lstrip("0")  # compared as text first: int() refuses thousands of digits
     if len(digits) > 1 or not OLDEST_PROTOCOL <= int(digits or "0") <= NEWEST_PROTOCOL:
-        raise errors.ConnectionRefused(
-            errors.UNSUPPORTED_PROTOCOL,
-            f"Protocol version {errors.quoted(version, 40)} is not supported: "
+        raise refusals.ConnectionRefused(
+            refusals.UNSUPPORTED_PROTOCOL,
+            f"Protocol version {refusals.quoted(version, 40)} is not supported: "
             f"this server speaks {OLDEST_PROTOCOL} to {NEWEST_PROTOCOL}",
         )

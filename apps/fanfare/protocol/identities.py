@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from fanfare.engine import interface
-from fanfare.protocol import effects, errors, frames, held, messages, names, users
+from fanfare.protocol import effects, messages, names, pending_frames, refusals, server_frames, users
 
 
 class Identity:
@@ -27,7 +27,7 @@ class Identity:
     def __init__(self) -> None:
         self.user: interface.Member | None = None
         self._pending: users.SignIn | None = None  # the hub was asked, and has not answered
-        self._held: held.HeldFrames | None = None
+        self._held: pending_frames.PendingFrames | None = None
 
     def claim(self, sign_in: users.SignIn) -> effects.Effects:
         """The client may sign in; maybe it already has. Raises SignInRefused."""
@@ -35,11 +35,11 @@ class Identity:
             self._pending = sign_in
             return (effects.SignIn(sign_in.user.user_id, sign_in.watchlist),)
         if self.user.user_id != sign_in.user.user_id:
-            raise errors.SignInRefused(
-                f'This connection is signed in as "{errors.quoted(self.user.user_id)}" already', reason="other_user"
+            raise refusals.SignInRefused(
+                f'This connection is signed in as "{refusals.quoted(self.user.user_id)}" already', reason="other_user"
             )
         # The first sign-in stands, its user_info and its watchlist too.
-        return (effects.Send(frames.signin_success(sign_in.user_data)),)
+        return (effects.Send(server_frames.signin_success(sign_in.user_data)),)
 
     def signed_in(self, attached: interface.SubscribeResult) -> effects.Effects:
         """The hub did what `SignIn` asked."""
@@ -54,7 +54,7 @@ class Identity:
         self._pending = None
         message = f"Signing in is not possible now: {refusal.message}"
         return (
-            effects.Send(frames.error(None, message)),
+            effects.Send(server_frames.error(None, message)),
             effects.Count(f"pusher.sign_in_refused.{refusal.code}", message),
         )
 
@@ -76,10 +76,10 @@ class Identity:
         )
 
     def hold(self, text: str, message: messages.Message) -> None:
-        """Raises TooMuchHeld."""
+        """Raises TooManyPendingFrames."""
         channel = messages.channel(message)[0] if message.event == "pusher:subscribe" else ""
         if self._held is None:
-            self._held = held.HeldFrames()
+            self._held = pending_frames.PendingFrames()
         self._held.add(text, channel)
 
     def unsubscribed(self, channel: str) -> None:

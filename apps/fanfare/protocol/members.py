@@ -11,7 +11,7 @@ import orjson
 
 from fanfare.applications import registry
 from fanfare.engine import interface
-from fanfare.protocol import errors
+from fanfare.protocol import refusals
 
 
 def parse(channel_data: str, limits: registry.Limits) -> interface.Member:
@@ -21,22 +21,22 @@ def parse(channel_data: str, limits: registry.Limits) -> interface.Member:
     """
     size = len(channel_data.encode(errors="surrogatepass"))
     if size > limits.max_member_bytes:
-        raise errors.LimitReached(
+        raise refusals.LimitReached(
             f"The channel_data has {size} bytes; {limits.max_member_bytes} are allowed",
-            code=errors.CLIENT_EVENT_REJECTED,
+            code=refusals.CLIENT_EVENT_REJECTED,
             reason="member_too_big",
         )
     try:
         data = orjson.loads(channel_data)
     except orjson.JSONDecodeError as error:
-        raise errors.Unauthorized(f"The channel_data is not JSON: {error}", reason="invalid_member") from None
+        raise refusals.Unauthorized(f"The channel_data is not JSON: {error}", reason="invalid_member") from None
     if not isinstance(data, dict):
-        raise errors.Unauthorized("The channel_data must be a JSON object with a user_id", reason="invalid_member")
+        raise refusals.Unauthorized("The channel_data must be a JSON object with a user_id", reason="invalid_member")
     user_id = _user_id(data.get("user_id"))
     if len(user_id) > limits.max_user_id:
-        raise errors.LimitReached(
+        raise refusals.LimitReached(
             f"The user_id has {len(user_id)} characters; {limits.max_user_id} are allowed",
-            code=errors.CLIENT_EVENT_REJECTED,
+            code=refusals.CLIENT_EVENT_REJECTED,
             reason="user_id_too_long",
         )
     return interface.Member(user_id, _info(data.get("user_info")))
@@ -46,9 +46,9 @@ def check_info(info: str, limits: registry.Limits) -> None:
     """Raise LimitReached if this user_info (JSON text) of a signed-in user is too much for a presence channel."""
     size = len(info.encode())
     if size > limits.max_member_bytes:
-        raise errors.LimitReached(
+        raise refusals.LimitReached(
             f"The user_info has {size} bytes; {limits.max_member_bytes} are allowed in a presence channel",
-            code=errors.CLIENT_EVENT_REJECTED,
+            code=refusals.CLIENT_EVENT_REJECTED,
             reason="member_too_big",
         )
 
@@ -58,7 +58,7 @@ def _user_id(value: Any) -> str:
         return str(value)
     if isinstance(value, str) and value:
         return value
-    raise errors.Unauthorized(
+    raise refusals.Unauthorized(
         "The channel_data must have a user_id that is an integer or a string with at least one character",
         reason="invalid_member",
     )
@@ -68,4 +68,4 @@ def _info(value: Any) -> str:
     try:
         return orjson.dumps(value).decode()
     except orjson.JSONEncodeError:  # it reads deeper nesting than it writes
-        raise errors.Unauthorized("The user_info is nested too deeply", reason="invalid_member") from None
+        raise refusals.Unauthorized("The user_info is nested too deeply", reason="invalid_member") from None

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from fanfare.protocol import errors
+from fanfare.protocol import refusals
 
 
 class Message(NamedTuple):
@@ -19,12 +19,12 @@ def parse(text: str) -> Message:
     try:
         fields = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise errors.BadFrame(f"Invalid message: it is not JSON ({error})", reason="malformed_json") from None
+        raise refusals.BadFrame(f"Invalid message: it is not JSON ({error})", reason="malformed_json") from None
     if not isinstance(fields, dict):
-        raise errors.BadFrame("Invalid message: it is not a JSON object", reason="not_an_object")
+        raise refusals.BadFrame("Invalid message: it is not a JSON object", reason="not_an_object")
     event = fields.get("event")
     if not isinstance(event, str):
-        raise errors.BadFrame("Invalid message: its event is not a string", reason="no_event")
+        raise refusals.BadFrame("Invalid message: its event is not a string", reason="no_event")
     return Message(event, fields)
 
 
@@ -38,13 +38,13 @@ def data(message: Message) -> dict[str, Any]:
         try:
             value = orjson.loads(value)
         except orjson.JSONDecodeError as error:
-            raise errors.BadFrame(
+            raise refusals.BadFrame(
                 f"The data of {message.event} is not JSON ({error})", reason="malformed_json"
             ) from None
     if value is None or value == "":
         return {}
     if not isinstance(value, dict):
-        raise errors.BadFrame(f"The data of {message.event} is not a JSON object", reason="not_an_object")
+        raise refusals.BadFrame(f"The data of {message.event} is not a JSON object", reason="not_an_object")
     return value
 
 
@@ -53,5 +53,5 @@ def channel(message: Message) -> tuple[str, dict[str, Any]]:
     fields = data(message)
     name = fields.get("channel")
     if not isinstance(name, str):
-        raise errors.BadFrame(f"The data of {message.event} names no channel", reason="no_channel")
+        raise refusals.BadFrame(f"The data of {message.event} names no channel", reason="no_channel")
     return name, fields

@@ -12,7 +12,7 @@ import enum
 import re
 from typing import Final
 
-from fanfare.protocol import errors
+from fanfare.protocol import refusals
 
 # \A…\Z and not ^…$: `$` also matches before a newline at the end, and the newline would be part of the name.
 _CHANNEL: Final = re.compile(r"\A[-A-Za-z0-9_=@,.;]+\Z")
@@ -76,12 +76,12 @@ def is_valid_socket_id(text: str) -> bool:
 def check_channel(name: str, limit: int) -> None:
     """Raise InvalidName or NameTooLong unless `name` is one that anybody may choose. `limit` is in characters."""
     if len(name) > limit:
-        raise errors.NameTooLong("channel", len(name), limit)
+        raise refusals.NameTooLong("channel", len(name), limit)
     if name.startswith(RESERVED_PREFIX):
-        raise errors.InvalidName(f'Channel names that start with "#" are reserved: "{errors.quoted(name)}"')
+        raise refusals.InvalidName(f'Channel names that start with "#" are reserved: "{refusals.quoted(name)}"')
     if _CHANNEL.match(name) is None:
-        raise errors.InvalidName(
-            f'Invalid channel name "{errors.quoted(name)}": allowed are letters, digits and any of _ - = @ , . ;'
+        raise refusals.InvalidName(
+            f'Invalid channel name "{refusals.quoted(name)}": allowed are letters, digits and any of _ - = @ , . ;'
         )
 
 
@@ -89,9 +89,9 @@ def check_publishable_channel(name: str, limit: int) -> None:
     """`check_channel` for a publisher, who may also write to a user: `#server-to-user-ID`, as `send_to_user` does."""
     if name.startswith(USER_PREFIX):
         if len(name) > limit:
-            raise errors.NameTooLong("channel", len(name), limit)
+            raise refusals.NameTooLong("channel", len(name), limit)
         if _CHANNEL.match(name.removeprefix(USER_PREFIX)) is None:
-            raise errors.InvalidName(f'Invalid user id in the channel name "{errors.quoted(name)}"')
+            raise refusals.InvalidName(f'Invalid user id in the channel name "{refusals.quoted(name)}"')
         return
     check_channel(name, limit)
 
@@ -99,6 +99,6 @@ def check_publishable_channel(name: str, limit: int) -> None:
 def check_event(name: str, limit: int) -> None:
     """Raise InvalidName or NameTooLong unless an event may have this name. `limit` is in characters."""
     if not name:
-        raise errors.InvalidName("The event name is empty")
+        raise refusals.InvalidName("The event name is empty")
     if len(name) > limit:
-        raise errors.NameTooLong("event", len(name), limit)
+        raise refusals.NameTooLong("event", len(name), limit)

@@ -1,20 +1,164 @@
-"""Connections that were refused: counted, and told to the log."""
+"""What the protocol refuses, and how it says so.
+
+    PusherError
+    ├── InvalidName             a channel or an event cannot be called that
+    │   └── NameTooLong
+    ├── ConnectionRefused       the handshake ends with a close code
+    ├── BadFrame                what came is not a message of the protocol; the connection lives
+    ├── TooManyPendingFrames             more came than is kept until it can be answered; the connection ends
+    ├── WrongSignature          the auth string is not what the application's server would have made
+    ├── SubscriptionRefused     answered with two frames; the connection lives
+    │   ├── Unauthorized
+    │   └── LimitReached
+    ├── SignInRefused           the connection lives, unless its application wants to know who everybody is
+    └── ClientEventRejected     not relayed; the connection lives
+
+`reason` is for machines: it names the counter and stands in the log. The message is for the developer who reads it in a
+console, so it may quote what the client sent (shortened) and what was signed, never a secret and never the signature
+that was expected.
+"""
 
 from __future__ import annotations
 
-import logging
-import time
 from typing import Final
 
-from fanfare.hub import hub as hubs
-from fanfare.protocol import throttled
+# Close codes and `pusher:error` codes (Pusher Channels protocol 7, "Error codes"). A client that is closed with 4000 to
+# 4099 stays away until its page calls connect(); with 4100 to 4199 it comes back after a second; with 4200 to 4299 at
+# once.
+UNKNOWN_APPLICATION: Final = 4001
+APPLICATION_DISABLED: Final = 4003
+UNKNOWN_PATH: Final = 4005
+INVALID_VERSION: Final = 4006
+UNSUPPORTED_PROTOCOL: Final = 4007
+UNAUTHORIZED: Final = 4009
+OVER_CAPACITY: Final = 4100
+RECONNECT: Final = 4200
+CLIENT_EVENT_REJECTED: Final = 4301
+WATCHLIST_TOO_LONG: Final = 4302
+FRAME_TOO_BIG: Final = 1009  # RFC 6455 §7.4.1
 
-LOGGED_PER_SECOND: Final = 10  # of a whole worker: a thousand clients with an old key come back every second
+QUOTED_CHARACTERS: Final = 100  # of a client's own text in a message: enough to recognise it, too little to be a burden
+CLOSE_REASON_BYTES: Final = 123  # RFC 6455 §5.5: 125 bytes of a control frame, less the code
 
-_log = throttled.Log(logging.getLogger(__name__), LOGGED_PER_SECOND, time.monotonic)
+
+class PusherError(Exception):
+    """Base class."""
+
+    reason = "error"
+
+    def __init__(self, message: str, *, reason: str | None = None) -> None:
+        super().__init__(message)
+        if reason is not None:
+            self.reason = reason
+
+    @property
+    def message(self) -> str:
+        return str(self)
 
 
-def note(hub: hubs.Hub, code: int, message: str, address: str) -> None:
-    """`code`: the close code. `message` may quote what the client sent, made printable. `address`: of the client."""
-    hub.count(f"pusher.refused.{code}")
-    _log.info("Connection from %s refused with %d: %s", address or "an unknown address", code, message)
+class InvalidName(PusherError):
+    """A channel or event name with a character that is not allowed, or empty, or reserved."""
+
+    reason = "invalid_name"
+
+
+class NameTooLong(InvalidName):
+    """`actual` and `limit` are characters."""
+
+    reason = "name_too_long"
+
+    def __init__(self, what: str, actual: int, limit: int) -> None:
+        super().__init__(f"The {what} name has {actual} characters; {limit} are allowed")
+        self.actual = actual
+        self.limit = limit
+
+
+class ConnectionRefused(PusherError):
+    """`code` goes into the `pusher:error` frame and into the close frame after it."""
+
+    reason = "connection_refused"
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class BadFrame(PusherError):
+    """Answered with `pusher:error`, code null."""
+
+    reason = "bad_frame"
+
+
+class TooManyPendingFrames(PusherError):
+    """`actual` and `limit` are bytes."""
+
+    reason = "too_many_pending_frames"
+
+    def __init__(self, actual: int, limit: int) -> None:
+        super().__init__(f"{actual} bytes wait for an earlier answer; {limit} are allowed")
+        self.actual = actual
+        self.limit = limit
+
+
+class WrongSignature(PusherError):
+    """No auth string, another application's, or not a signature of what it should sign."""
+
+    reason = "wrong_signature"
+
+
+class SubscriptionRefused(PusherError):
+    """`code` goes into `pusher:error`, `kind` and `status` into `pusher:subscription_error`.
+
+    The kinds `AuthError` and `LimitReached` and their statuses are those that clients of soketi know.
+    """
+
+    reason = "subscription_refused"
+
+    def __init__(self, message: str, *, code: int | None, kind: str, status: int, reason: str | None = None) -> None:
+        super().__init__(message, reason=reason)
+        self.code = code
+        self.kind = kind
+        self.status = status
+
+
+class Unauthorized(SubscriptionRefused):
+    """The client may not be there, or not as the member that it says it is."""
+
+    def __init__(self, message: str, *, reason: str = "unauthorized") -> None:
+        super().__init__(message, code=UNAUTHORIZED, kind="AuthError", status=401, reason=reason)
+
+
+class LimitReached(SubscriptionRefused):
+    """`code` is also the status: 4009 name too long, 4100 channel full, 4301 member too big."""
+
+    def __init__(self, message: str, *, code: int, reason: str = "limit_reached") -> None:
+        super().__init__(message, code=code, kind="LimitReached", status=code, reason=reason)
+
+
+class SignInRefused(PusherError):
+    """The client may not be that user, or not on this connection."""
+
+    reason = "sign_in_refused"
+
+
+class ClientEventRejected(PusherError):
+    """`code` goes into `pusher:error`."""
+
+    reason = "client_event_rejected"
+
+    def __init__(self, message: str, *, code: int | None, reason: str) -> None:
+        super().__init__(message, reason=reason)
+        self.code = code
+
+
+def quoted(text: str, limit: int = QUOTED_CHARACTERS) -> str:
+    """A client's text as it may stand in a message: at most `limit` characters, nothing that a terminal would obey."""
+    shown = text[:limit]
+    if not shown.isprintable():
+        shown = "".join([character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in shown])
+    return shown if len(text) <= limit else f"{shown}…"
+
+
+def close_reason(message: str) -> str:
+    """A message cut to what fits into a close frame."""
+    return message.encode()[:CLOSE_REASON_BYTES].decode(errors="ignore")

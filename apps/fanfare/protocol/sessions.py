@@ -10,16 +10,16 @@ from typing import Any
 
 from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
-from fanfare.hub import connections, history
+from fanfare.hub import connections, history_pages
 from fanfare.hub import hub as hubs
-from fanfare.protocol import effects, frames, pasts, protocol, refusals, resumes
+from fanfare.protocol import effects, page_sessions, recovery, refusal_log, server_frames, state_machine
 from fanfare.sockets import frames as sockets
 
 logger = logging.getLogger(__name__)
 
 # A ping as the vendor's clients write it: of an idle connection it is all that ever comes. Before the connection is
 # open it has to wait, for nothing may come before the greeting.
-READY_ANSWERS = {b'{"event":"pusher:ping","data":{}}': sockets.text(frames.PONG)}
+READY_ANSWERS = {b'{"event":"pusher:ping","data":{}}': sockets.text(server_frames.PONG)}
 
 
 class Session:
@@ -40,9 +40,9 @@ class Session:
         self,
         hub: hubs.Hub,
         connection: hubs.Connection,
-        machine: protocol.Protocol,
+        machine: state_machine.StateMachine,
         address: str,
-        resume: resumes.Resume | None = None,
+        resume: page_sessions.PageSession | None = None,
     ) -> None:
         self.answers: Mapping[bytes, bytes] = {}  # see fanfare.sockets.protocol.Listener
         self._resume = resume
@@ -88,7 +88,7 @@ class Session:
     def close(self, code: int, message: str) -> None:
         """Say why in a `pusher:error`, and close the WebSocket."""
         if not self._connection.closing:
-            refusals.note(self._hub, code, message, self._address)
+            refusal_log.note(self._hub, code, message, self._address)
             self._connection.close(code, message)
 
     def end(self) -> None:
@@ -198,20 +198,20 @@ class Session:
             self._reading = asyncio.get_running_loop().create_task(self._send_history(effect))
         else:
             message = "Another page of history is being read: wait for it"
-            self._connection.send(pasts.no_history(effect.channel, effect.rid, message))
+            self._connection.send(recovery.no_history(effect.channel, effect.rid, message))
 
     async def _send_history(self, effect: effects.ReadHistory) -> None:
-        wanted = history.Range(before=effect.before, limit=effect.limit)
+        wanted = history_pages.Range(before=effect.before, limit=effect.limit)
         try:
-            page = await history.read(self._hub.engine, self._connection.app, effect.channel, wanted)
+            page = await history_pages.read(self._hub.engine, self._connection.app, effect.channel, wanted)
         except engine_errors.EngineError as error:
             message = f"The history cannot be read: {error}"
-            self._connection.send(pasts.no_history(effect.channel, effect.rid, message))
+            self._connection.send(recovery.no_history(effect.channel, effect.rid, message))
             return
         if page.reason is not None:
-            self._connection.send(pasts.no_history(effect.channel, effect.rid, page.reason))
+            self._connection.send(recovery.no_history(effect.channel, effect.rid, page.reason))
         else:
-            self._connection.send(pasts.history(effect.channel, effect.rid, page))
+            self._connection.send(recovery.history(effect.channel, effect.rid, page))
 
     # -- users ---------------------------------------------------------------------------------------------------------
 

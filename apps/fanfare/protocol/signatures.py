@@ -16,7 +16,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Sequence
 
-from fanfare.protocol import errors, names
+from fanfare.protocol import names, refusals
 
 _SHOWN_SIGNED_CHARACTERS = 500  # of the signed text in a message: a member's data is part of it and can be long
 
@@ -60,31 +60,31 @@ def check_subscription(
         accepted.append(subscription_text(socket_id, channel))
     try:
         _check("subscription", auth, key, secrets, accepted)
-    except errors.WrongSignature as error:
-        raise errors.Unauthorized(error.message, reason=error.reason) from None
+    except refusals.WrongSignature as error:
+        raise refusals.Unauthorized(error.message, reason=error.reason) from None
 
 
 def check_user(auth: str, key: str, secrets: Sequence[str], *, socket_id: str, user_data: str) -> None:
     """Raise SignInRefused unless `auth` lets this socket sign in with this data."""
     try:
         _check("sign-in", auth, key, secrets, [user_text(socket_id, user_data)])
-    except errors.WrongSignature as error:
-        raise errors.SignInRefused(error.message, reason=error.reason) from None
+    except refusals.WrongSignature as error:
+        raise refusals.SignInRefused(error.message, reason=error.reason) from None
 
 
 def _check(what: str, auth: str, key: str, secrets: Sequence[str], accepted: Sequence[str]) -> None:
     """`accepted`: the texts of which any may have been signed; a message shows the first. Raises WrongSignature."""
     if not auth:
-        raise errors.WrongSignature("An auth string of the form KEY:SIGNATURE is needed", reason="no_auth")
+        raise refusals.WrongSignature("An auth string of the form KEY:SIGNATURE is needed", reason="no_auth")
     given_key, colon, signature = auth.partition(":")
     if not colon or given_key != key:
-        raise errors.WrongSignature(
-            f"Invalid key in {what} auth data: '{errors.quoted(given_key)}'", reason="wrong_key"
+        raise refusals.WrongSignature(
+            f"Invalid key in {what} auth data: '{refusals.quoted(given_key)}'", reason="wrong_key"
         )
     if not any(matches(secret, text, signature) for secret in secrets for text in accepted):
-        signed = errors.quoted(accepted[0], _SHOWN_SIGNED_CHARACTERS)
-        raise errors.WrongSignature(
-            f"Invalid signature: Expected HMAC SHA256 hex digest of {signed}, but got {errors.quoted(signature)}",
+        signed = refusals.quoted(accepted[0], _SHOWN_SIGNED_CHARACTERS)
+        raise refusals.WrongSignature(
+            f"Invalid signature: Expected HMAC SHA256 hex digest of {signed}, but got {refusals.quoted(signature)}",
             reason="wrong_signature",
         )
 

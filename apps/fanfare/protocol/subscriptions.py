@@ -16,8 +16,8 @@ from __future__ import annotations
 import enum
 
 from fanfare.engine import interface
-from fanfare.hub import frames as hub_frames
-from fanfare.protocol import effects, errors, frames, names, pasts
+from fanfare.hub import event_frames
+from fanfare.protocol import effects, names, recovery, refusals, server_frames
 
 
 class State(enum.Enum):
@@ -33,7 +33,7 @@ class Subscription:
 
     __slots__ = ("member", "past", "state")
 
-    def __init__(self, member: interface.Member | None, past: pasts.Wanted) -> None:
+    def __init__(self, member: interface.Member | None, past: recovery.Wanted) -> None:
         self.member = member
         self.past = past
         self.state = State.JOINING
@@ -63,7 +63,7 @@ class Subscriptions:
         *,
         member_limit: int,
         announce: bool,
-        past: pasts.Wanted = pasts.NOTHING,
+        past: recovery.Wanted = recovery.NOTHING,
     ) -> effects.Effects:
         """The client may subscribe, as `member` if it is a presence channel; maybe it already has. Raises Unauthorized.
 
@@ -76,14 +76,14 @@ class Subscriptions:
             return (_ask_hub(channel, member, member_limit, announce=announce, past=past),)
         if member is not None and subscription.member is not None and member.user_id != subscription.member.user_id:
             # One connection is one member: to become somebody else it has to leave first, so that the others see it.
-            raise errors.Unauthorized(
+            raise refusals.Unauthorized(
                 f"This connection is in {channel} as another user: unsubscribe first", reason="other_member"
             )
         if subscription.state is not State.SUBSCRIBED:
             return effects.NOTHING
         wanted = _ask_hub(channel, subscription.member, member_limit, announce=announce)
         if wanted == effects.Subscribe(channel):  # there is nothing to read
-            return (effects.Send(frames.subscription_succeeded(channel)),)
+            return (effects.Send(server_frames.subscription_succeeded(channel)),)
         subscription.state = State.REFRESHING
         return (wanted,)
 
@@ -99,20 +99,20 @@ class Subscriptions:
             return effects.NOTHING
         subscription.state = State.SUBSCRIBED
         past, replayed = subscription.past, attached.replayed
-        stream = pasts.stream(past, replayed) if past.told else None
+        stream = recovery.stream(past, replayed) if past.told else None
         if subscription.member is None:
-            told = [frames.subscription_succeeded(channel, stream)]
+            told = [server_frames.subscription_succeeded(channel, stream)]
         else:
-            told = [frames.presence_subscription_succeeded(channel, attached.members, stream)]
+            told = [server_frames.presence_subscription_succeeded(channel, attached.members, stream)]
             if stream is not None:
-                told.append(pasts.stream_frame(channel, stream))
+                told.append(recovery.stream_frame(channel, stream))
         if names.is_cache(channel):
-            told.append(frames.cache_miss(channel) if attached.cached is None else attached.cached)
+            told.append(server_frames.cache_miss(channel) if attached.cached is None else attached.cached)
         if attached.subscribers:  # 0 where the hub was not asked for them: this connection is one
-            told.append(hub_frames.subscription_count(channel, attached.subscribers))
+            told.append(event_frames.subscription_count(channel, attached.subscribers))
         failed = replayed.reason if replayed is not None and past.recovering else None
         if failed is not None and stream is None:
-            told.append(pasts.resume_failed(channel, failed))
+            told.append(recovery.resume_failed(channel, failed))
         done: list[effects.Effect] = [effects.Send(frame) for frame in told]
         if failed is not None:
             done.append(effects.Count(f"resume.failed.{failed}"))
@@ -124,9 +124,9 @@ class Subscriptions:
         if subscription is None:
             return effects.NOTHING
         if subscription.past.told:
-            frame = pasts.stream_reset(channel, position, reason)
+            frame = recovery.stream_reset(channel, position, reason)
         else:
-            frame = pasts.resume_failed(channel, reason)
+            frame = recovery.resume_failed(channel, reason)
         return (effects.Send(frame), effects.Count(f"resume.failed.{reason}"))
 
     def refused(self, channel: str, refusal: interface.Refused) -> effects.Effects:
@@ -137,16 +137,16 @@ class Subscriptions:
         if subscription.state is State.REFRESHING:
             subscription.state = State.SUBSCRIBED  # it still is: only the answer is missing
             message = f"The channel {channel} cannot be read now: {refusal.message}"
-            return (effects.Send(frames.error(None, message)), effects.Count("pusher.refresh_failed", message))
+            return (effects.Send(server_frames.error(None, message)), effects.Count("pusher.refresh_failed", message))
         del self._by_channel[channel]
         return refuse(channel, _in_protocol_terms(channel, refusal))
 
 
-def refuse(channel: str, refusal: errors.SubscriptionRefused) -> effects.Effects:
+def refuse(channel: str, refusal: refusals.SubscriptionRefused) -> effects.Effects:
     """Two frames: the first reaches error callbacks in Java and Swift, the second those in JavaScript."""
     return (
-        effects.Send(frames.error(refusal.code, refusal.message)),
-        effects.Send(frames.subscription_error(channel, refusal.kind, refusal.message, refusal.status)),
+        effects.Send(server_frames.error(refusal.code, refusal.message)),
+        effects.Send(server_frames.subscription_error(channel, refusal.kind, refusal.message, refusal.status)),
         effects.Count(f"pusher.subscription_refused.{refusal.reason}", refusal.message),
     )
 
@@ -157,7 +157,7 @@ def _ask_hub(
     member_limit: int,
     *,
     announce: bool,
-    past: pasts.Wanted = pasts.NOTHING,
+    past: recovery.Wanted = recovery.NOTHING,
 ) -> effects.Subscribe:
     return effects.Subscribe(
         channel,
@@ -170,14 +170,14 @@ def _ask_hub(
     )
 
 
-def _in_protocol_terms(channel: str, refusal: interface.Refused) -> errors.SubscriptionRefused:
+def _in_protocol_terms(channel: str, refusal: interface.Refused) -> refusals.SubscriptionRefused:
     if refusal.code == "member_limit":
-        return errors.LimitReached(
+        return refusals.LimitReached(
             f"The channel {channel} has {refusal.actual} members; {refusal.limit} are allowed",
-            code=errors.OVER_CAPACITY,
+            code=refusals.OVER_CAPACITY,
             reason=refusal.code,
         )
-    return errors.SubscriptionRefused(
+    return refusals.SubscriptionRefused(
         f"The channel {channel} cannot be joined now: {refusal.message}",
         code=None,
         kind="Unavailable",

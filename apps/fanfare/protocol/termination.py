@@ -13,14 +13,14 @@ from typing import Final
 import orjson
 
 from fanfare.hub import hub as hubs
-from fanfare.protocol import errors
+from fanfare.protocol import refusals
 
 COMMAND: Final = "user.terminate"
 MESSAGE: Final = "The application ended this user's connections"
 
 # pusher-js stays away after the first until its page calls connect(), and is back at once after the second.
-FOR_GOOD: Final = errors.UNAUTHORIZED
-TO_RECONNECT: Final = errors.RECONNECT
+FOR_GOOD: Final = refusals.UNAUTHORIZED
+TO_RECONNECT: Final = refusals.RECONNECT
 
 
 def body(user_id: str, code: int = FOR_GOOD) -> bytes:

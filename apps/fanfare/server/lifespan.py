@@ -24,7 +24,7 @@ from fanfare.engine import current
 from fanfare.engine import errors as engine_errors
 from fanfare.hub import hub, transports
 from fanfare.integration import runner
-from fanfare.protocol import takeovers, termination
+from fanfare.protocol import session_owners, termination
 from fanfare.server import errors, memory, mounts, proxies, supervisor
 from fanfare.webhooks import service as webhooks
 
@@ -45,7 +45,7 @@ class Server:
         self.webhooks = webhooks.Webhooks(self.hub, self.registry, lambda: self.loader.loaded)
         self.background = runner.Runner(self.hub)
         termination.register(self.hub)
-        self.tokens = takeovers.Takeovers(self.hub, time.monotonic)
+        self.tokens = session_owners.SessionOwners(self.hub, time.monotonic)
         self.mounts = mounts.Mounts()  # asgi.py fills it
         self._up = False  # the parts are started; the loader may still be trying
         self.problem = "The worker has not been started yet."  # why it does not run, for people; empty while it runs

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
-from fanfare.protocol import errors as pusher_errors
-from fanfare.protocol import names
+from fanfare.protocol import names, refusals
 from fanfare.sse import cursors, errors
 
 MAX_CHANNELS: Final = 16  # the `id:` line of every event names all of them
@@ -102,7 +101,7 @@ def _channels(pairs: list[tuple[str, str]], max_channel_name: int) -> tuple[str,
     for channel in found:
         try:
             names.check_channel(channel, max_channel_name)
-        except pusher_errors.InvalidName as error:
+        except refusals.InvalidName as error:
             raise errors.BadRequest("invalid_channel", str(error)) from error
         if names.is_presence(channel):
             # Its members see who else is there; somebody who reads without being seen would break that promise.

@@ -12,11 +12,10 @@ from typing import Any, Final
 from fanfare.applications import registry as registries
 from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
-from fanfare.hub import connections
-from fanfare.hub import frames as hub_frames
+from fanfare.hub import connections, event_frames
 from fanfare.hub import hub as hubs
-from fanfare.protocol import frames, handshake, names
-from fanfare.sse import cursors, encoding, errors, pasts, requests, writer
+from fanfare.protocol import handshake, names, server_frames
+from fanfare.sse import cursors, encoding, errors, recovery, requests, writer
 
 # Streams that began together do not end together.
 LIFE_SPREAD: Final = 0.2
@@ -62,7 +61,7 @@ class Stream:
         self._writer = to_client
         self._times = times
         self._life_limit = life_limit
-        self._outcomes: dict[str, pasts.Outcome] = {}
+        self._outcomes: dict[str, recovery.Outcome] = {}
         self._timers: list[asyncio.TimerHandle] = []
         self.connection = hubs.Connection(
             application.id,
@@ -83,7 +82,7 @@ class Stream:
         if limit is not None:
             await self._answered(self._ask(functools.partial(self._hub.admit, self.connection, limit)))
         try:
-            wishes = await pasts.wishes(self._hub, self.connection.app, self._application.rules, self._asked)
+            wishes = await recovery.wishes(self._hub, self.connection.app, self._application.rules, self._asked)
         except engine_errors.EngineError as error:
             raise errors.Unavailable(error.code, str(error)) from error
         for answer in [self._ask(functools.partial(self._subscribe, name, wish)) for name, wish in wishes.items()]:
@@ -133,7 +132,7 @@ class Stream:
         if isinstance(answer, interface.Refused):
             raise errors.Unavailable(answer.code, answer.message)
 
-    def _subscribe(self, name: str, wish: pasts.Wish, ready: interface.Ready) -> None:
+    def _subscribe(self, name: str, wish: recovery.Wish, ready: interface.Ready) -> None:
         def subscribed(answer: interface.SubscribeResult | interface.Refused) -> None:
             if isinstance(answer, interface.SubscribeResult):
                 self._subscribed(name, wish, answer)
@@ -151,14 +150,14 @@ class Stream:
             past=past,
         )
 
-    def _subscribed(self, name: str, wish: pasts.Wish, answer: interface.SubscribeResult) -> None:
+    def _subscribed(self, name: str, wish: recovery.Wish, answer: interface.SubscribeResult) -> None:
         """Called at the instant from which the channel is delivered."""
-        outcome = self._outcomes[name] = pasts.outcome(wish, answer.replayed, is_back=self._asked.is_back)
+        outcome = self._outcomes[name] = recovery.outcome(wish, answer.replayed, is_back=self._asked.is_back)
         # The state of a cache channel, unless the client has it, or gets it with its past.
         if names.is_cache(name) and not outcome.statement["recovered"] and not outcome.statement["replayed"]:
-            self._writer.send(frames.cache_miss(name) if answer.cached is None else answer.cached)
+            self._writer.send(server_frames.cache_miss(name) if answer.cached is None else answer.cached)
         if answer.subscribers:
-            self._writer.send(hub_frames.subscription_count(name, answer.subscribers))
+            self._writer.send(event_frames.subscription_count(name, answer.subscribers))
 
     # -- the middle ----------------------------------------------------------------------------------------------------
 

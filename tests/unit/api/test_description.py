@@ -22,9 +22,8 @@ from fanfare.api import errors as api_errors
 from fanfare.api.openapi import description, payloads, serving, texts
 from fanfare.applications import registry, rules
 from fanfare.engine import interface
-from fanfare.hub import frames
-from fanfare.protocol import errors as pusher_errors
-from fanfare.protocol import names
+from fanfare.hub import event_frames
+from fanfare.protocol import names, refusals
 from tests.unit.api import fakes
 
 SCHEMA: dict[str, Any] = description.Description().openapi()
@@ -161,7 +160,9 @@ def hub() -> fakes.Hub:
         present={channel: [interface.Member("ann", '{"name":"Ann"}')]},
         holding={channel: interface.Cached(b'{"event":"e","channel":"presence-cache-a","data":"x"}', 60)},
     )
-    engine.keep("news", frames.event("e", "news", "x", "ann"), frames.event("e", "news", "y"), user_id="ann")
+    engine.keep(
+        "news", event_frames.event("e", "news", "x", "ann"), event_frames.event("e", "news", "y"), user_id="ann"
+    )
     return fakes.Hub(engine)
 
 
@@ -220,7 +221,7 @@ def test_every_answer_is_closed_and_explained() -> None:
 def test_the_pattern_of_a_channel_is_what_the_protocol_takes(name: str) -> None:
     try:
         names.check_publishable_channel(name, len(name))
-    except pusher_errors.InvalidName:
+    except refusals.InvalidName:
         taken = False
     else:
         taken = True

@@ -8,7 +8,7 @@ import pytest
 
 from fanfare.api import validation
 from fanfare.applications import registry, rules
-from fanfare.hub import frames, history
+from fanfare.hub import event_frames, history_pages
 from tests.unit.api import fakes
 
 ROUTE = "channels/room-1/history"
@@ -25,7 +25,7 @@ def applications() -> registry.Registry:
 @pytest.fixture
 def hub() -> fakes.Hub:
     engine = fakes.Engine()
-    engine.keep("room-1", *(frames.event(f"event {number}", "room-1", str(number)) for number in range(1, 6)))
+    engine.keep("room-1", *(event_frames.event(f"event {number}", "room-1", str(number)) for number in range(1, 6)))
     return fakes.Hub(engine)
 
 
@@ -62,7 +62,7 @@ async def test_both_ends_can_be_given_and_neither_is_included(client: fakes.Clie
 
 @pytest.mark.parametrize("channel", ["private-encrypted-a", "presence-a", "private-cache-a", "#server-to-user-7"])
 async def test_any_type_of_channel_can_have_one(client: fakes.Client, hub: fakes.Hub, channel: str) -> None:
-    hub.engine.keep(channel, frames.event("client-x", channel, {"a": [1]}, "ann"), user_id="ann")
+    hub.engine.keep(channel, event_frames.event("client-x", channel, {"a": [1]}, "ann"), user_id="ann")
     answer = await client.get(f"channels/{channel.replace('#', '%23')}/history")
     assert answer.json["items"] == [{"offset": 1, "event": "client-x", "data": {"a": [1]}, "user_id": "ann"}]
 
@@ -95,7 +95,7 @@ async def test_a_position_of_a_channel_that_has_none_is_gone(client: fakes.Clien
     ("name", "value", "code"),
     [
         ("limit", "0", "invalid_limit"),
-        ("limit", str(history.MOST + 1), "invalid_limit"),
+        ("limit", str(history_pages.MOST + 1), "invalid_limit"),
         ("limit", "many", "invalid_limit"),
         ("limit", "9" * 30, "invalid_limit"),
         ("after", "7", "invalid_position"),

@@ -14,7 +14,7 @@ from fanfare.api import errors as api_errors
 from fanfare.api import routing
 from fanfare.applications import limits, registry
 from fanfare.hub import hub
-from fanfare.protocol import errors
+from fanfare.protocol import refusals
 from tests.unit.docs import pages
 
 REFERENCE = pages.ROOT / "docs/reference"
@@ -110,7 +110,7 @@ def test_every_code_is_documented_under_its_name() -> None:
     documented = {name: int(code) for code, name, *_ in rows if name}
     constants = {
         name: value
-        for name, value in vars(errors).items()
+        for name, value in vars(refusals).items()
         if name.isupper() and isinstance(value, int) and 1000 <= value < 5000
     }
     assert documented == {**constants, "RECONNECT": hub.RECONNECT}

@@ -19,7 +19,7 @@ import pytest
 
 from fanfare.engine import interface
 from fanfare.engine.local import engine, operations, place, publishing, replay, upkeep, worker, writer
-from fanfare.hub import connections, frames
+from fanfare.hub import connections, event_frames
 from fanfare.hub import hub as hubs
 from tests.unit.hub.doubles import APP, Client
 
@@ -192,7 +192,7 @@ class Deployment:
     def publish(self) -> None:
         """Committed by another process, whose poke is lost."""
         self.published += 1
-        body = frames.event("n", self.channel, str(self.published))
+        body = event_frames.event("n", self.channel, str(self.published))
         publication = interface.Publication(APP, self.channel, body, retention=KEPT)
         self._elsewhere.submit(publishing.BlockingAppend([publication]))
         self._elsewhere.step()

@@ -9,7 +9,7 @@ import pytest
 
 from fanfare.engine import interface
 from fanfare.hub import hub as hubs
-from fanfare.hub import replays
+from fanfare.hub import recovery
 from tests.harness import waiting
 from tests.unit.hub.doubles import APP, Client, ScriptedEngine
 
@@ -393,7 +393,7 @@ async def test_a_slow_reader_of_a_state_channel_gets_the_newest_state_when_it_ca
     for each in (slow, quick):
         hub.subscribe(each.connection, "cache-c", lambda answer: None, cached=True)
         engine.answer()
-    slow.writer.waiting = replays.PACE_BYTES + 1
+    slow.writer.waiting = recovery.PACE_BYTES + 1
     added = interface.Kind.MEMBER_ADDED
     for number in range(1, 6):
         engine.deliver([engine.entry("cache-c", b"%d" % number)])

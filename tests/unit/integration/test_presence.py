@@ -18,7 +18,7 @@ from fanfare.applications import models
 from fanfare.engine import current, interface
 from fanfare.engine import errors as engine_errors
 from fanfare.engine.local import engine as local_engine
-from fanfare.hub import frames
+from fanfare.hub import event_frames
 from fanfare.integration import errors, history, presence
 from fanfare.protocol import termination
 from tests.unit.engine import workers
@@ -144,8 +144,8 @@ def commands(log: Any) -> list[str]:
 
 
 async def test_the_past_of_a_channel_is_read_page_by_page(worker: workers.Worker) -> None:
-    bodies = [frames.event("tick", "kept", str(n)) for n in range(1, 6)]
-    bodies.append(frames.event("client-said", "kept", {"text": "hi"}, "ann"))
+    bodies = [event_frames.event("tick", "kept", str(n)) for n in range(1, 6)]
+    bodies.append(event_frames.event("client-said", "kept", {"text": "hi"}, "ann"))
     senders = [None] * 5 + ["ann"]
     await worker.engine.append(
         [

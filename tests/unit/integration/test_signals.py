@@ -13,7 +13,7 @@ from django.contrib.auth.models import Group
 
 from fanfare.engine import interface
 from fanfare.engine.local import engine as local_engine
-from fanfare.hub import frames
+from fanfare.hub import event_frames
 from fanfare.hub import hub as hubs
 from fanfare.integration import dispatcher, jobs, runner, signals
 from tests.harness import waiting
@@ -96,11 +96,11 @@ async def test_what_happens_is_told_once_in_the_deployment_and_in_order(heard: H
     await join(one[1], interface.USERS, "ann", "1.1")
     await join(one[1], "presence-room", "ann", "1.1", '{"name":"Ann"}')
     await join(two[1], "presence-room", "ann", "1.2", '{"name":"Ann"}')
-    body = frames.event("client-said", "presence-room", {"text": "hi"}, "ann")
+    body = event_frames.event("client-said", "presence-room", {"text": "hi"}, "ann")
     said = interface.Publication(
         APP, "presence-room", body, kind=interface.Kind.CLIENT_EVENT, user_id="ann", exclude="1.1"
     )
-    await one[1].engine.append([said, interface.Publication(APP, "presence-room", frames.event("e", "c", "1"))])
+    await one[1].engine.append([said, interface.Publication(APP, "presence-room", event_frames.event("e", "c", "1"))])
     for (_, hub), socket_id in ((one, "1.1"), (two, "1.2")):
         hub.engine.leave(APP, "presence-room", socket_id)
         hub.engine.set_subscribers(APP, "presence-room", 0)

@@ -12,7 +12,7 @@ import orjson
 
 from fanfare.applications import registry
 from fanfare.engine import errors, interface
-from fanfare.protocol import effects, protocol, signatures
+from fanfare.protocol import effects, signatures, state_machine
 
 SOCKET_ID = "1234.1234"
 APPLICATION = registry.Application(
@@ -75,7 +75,7 @@ class Machine:
         self.wall_now = 1_700_000_000.0
         self.registry = registry.Registry()
         self.registry.put(app)
-        self.protocol = protocol.Protocol(
+        self.protocol = state_machine.StateMachine(
             self.registry,
             app,
             SOCKET_ID,

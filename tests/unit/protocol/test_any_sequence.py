@@ -18,12 +18,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from fanfare.applications import registry
 from fanfare.engine import interface
-from fanfare.hub import frames as hub_frames
-from fanfare.hub import hub
-from fanfare.protocol import frames, protocol, sessions, subscriptions, termination
+from fanfare.hub import event_frames, hub
+from fanfare.protocol import server_frames, sessions, state_machine, subscriptions, termination
 from tests.unit.hub import doubles
 from tests.unit.protocol import fakes
-from tests.unit.protocol.test_protocol import frames_of_clients
+from tests.unit.protocol.test_state_machine import frames_of_clients
 
 APP = fakes.APPLICATION.id
 CLIENTS = 3
@@ -42,7 +41,7 @@ class Client:
     def __init__(self, worker: hub.Hub, applications: registry.Registry, number: int) -> None:
         self.socket_id = f"{number}.{number}"
         self.writer = doubles.FakeWriter()
-        self.protocol = protocol.Protocol(
+        self.protocol = state_machine.StateMachine(
             applications,
             fakes.APPLICATION,
             self.socket_id,
@@ -50,7 +49,7 @@ class Client:
             clock=lambda: 0.0,
             wall_clock=lambda: 0.0,
         )
-        self.connection = hub.Connection(APP, self.socket_id, self.writer, farewell=frames.error)
+        self.connection = hub.Connection(APP, self.socket_id, self.writer, farewell=server_frames.error)
         self.session = sessions.Session(worker, self.connection, self.protocol, "192.0.2.7")
 
     def counts_heard(self) -> dict[str, int]:
@@ -139,7 +138,7 @@ class AnySequence(RuleBasedStateMachine):
 
     @rule(channel=st.sampled_from(PLAIN + PRESENCE + OWN))
     def publish(self, channel: str) -> None:
-        body = hub_frames.event("x", channel, "data")
+        body = event_frames.event("x", channel, "data")
         seconds = 60 if "cache-" in channel else None
         self.append(interface.Publication(APP, channel, body, cache_seconds=seconds))
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fanfare.applications import registry
-from fanfare.protocol import errors, handshake, names, origins
+from fanfare.protocol import handshake, names, origins, refusals
 from tests.unit.protocol import fakes
 
 KEY = fakes.APPLICATION.key
@@ -27,8 +27,8 @@ def accept(
     return handshake.accept(applications, path=path, query=query, origin=origin, address="192.0.2.7")
 
 
-def refusal(*arguments: registry.Application, **options: object) -> errors.ConnectionRefused:
-    with pytest.raises(errors.ConnectionRefused) as caught:
+def refusal(*arguments: registry.Application, **options: object) -> refusals.ConnectionRefused:
+    with pytest.raises(refusals.ConnectionRefused) as caught:
         accept(*arguments, **options)  # type: ignore[arg-type]
     return caught.value
 
@@ -53,7 +53,7 @@ def test_another_path_is_refused_with_4005(path: str) -> None:
 def test_an_unknown_key_is_refused_with_4001_and_named(key: str) -> None:
     refused = refusal(path=f"/app/{key}")
     assert refused.code == 4001
-    assert refused.message == f"App key {errors.quoted(key)} does not exist on this server"
+    assert refused.message == f"App key {refusals.quoted(key)} does not exist on this server"
 
 
 def test_a_long_key_is_shortened_in_the_message() -> None:
@@ -108,8 +108,8 @@ def test_no_handshake_raises_anything_but_a_refusal(path: str, query: bytes, ori
     for tried in (path, f"{path}/app/{KEY}"):
         try:
             accept(app, path=tried, query=query, origin=origin)
-        except errors.ConnectionRefused as refused:
-            assert len(errors.close_reason(refused.message).encode()) <= 123
+        except refusals.ConnectionRefused as refused:
+            assert len(refusals.close_reason(refused.message).encode()) <= 123
 
 
 @pytest.mark.parametrize(
@@ -157,9 +157,9 @@ def test_socket_ids_have_the_form_that_the_sdks_insist_on_and_differ() -> None:
 
 
 def test_a_quotation_is_printable_and_short() -> None:
-    assert errors.quoted("a\x1b[31mb") == "a\N{REPLACEMENT CHARACTER}[31mb"
-    assert errors.quoted("x" * 101) == "x" * 100 + "…"
+    assert refusals.quoted("a\x1b[31mb") == "a\N{REPLACEMENT CHARACTER}[31mb"
+    assert refusals.quoted("x" * 101) == "x" * 100 + "…"
 
 
 def test_a_close_reason_is_cut_between_characters() -> None:
-    assert errors.close_reason("ü" * 100) == "ü" * 61
+    assert refusals.close_reason("ü" * 100) == "ü" * 61

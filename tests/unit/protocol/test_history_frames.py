@@ -10,9 +10,9 @@ import pytest
 from fanfare.applications import registry, rules
 from fanfare.engine import interface
 from fanfare.engine.local import engine
-from fanfare.hub import frames as hub_frames
+from fanfare.hub import event_frames
 from fanfare.hub import hub as hubs
-from fanfare.protocol import protocol, sessions
+from fanfare.protocol import sessions, state_machine
 from tests.harness import waiting
 from tests.unit.hub.doubles import FakeWriter
 
@@ -27,7 +27,7 @@ class Client:
         application = registry.Application("1", "k", "s", rules=rules.Rules((KEPT,)))
         applications.put(application)
         self.writer = FakeWriter()
-        machine = protocol.Protocol(
+        machine = state_machine.StateMachine(
             applications, application, "1.1", activity_timeout=120, clock=lambda: 0.0, wall_clock=lambda: 0.0
         )
         connection = hubs.Connection("1", "1.1", self.writer)
@@ -65,7 +65,7 @@ async def client(tmp_path: Path):
     await hub.start()
     await hub.publish(
         [
-            interface.Publication("1", "kept", hub_frames.event("n", "kept", str(n)), retention=KEPT.retention)
+            interface.Publication("1", "kept", event_frames.event("n", "kept", str(n)), retention=KEPT.retention)
             for n in range(1, 6)
         ]
     )

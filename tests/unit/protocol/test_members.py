@@ -6,7 +6,7 @@ import pytest
 
 from fanfare.applications import registry
 from fanfare.engine import interface
-from fanfare.protocol import errors, members
+from fanfare.protocol import members, refusals
 
 LIMITS = registry.Limits(max_member_bytes=300, max_user_id=10)
 
@@ -35,24 +35,24 @@ def test_a_member_has_an_id_that_is_text_and_info_that_is_json(channel_data: str
     + ['{"user_id":18446744073709551616}', '{"user_id":"\\ud800"}', '{"user_id":"\ud800"}'],
 )
 def test_what_names_nobody_is_refused(channel_data: str) -> None:
-    with pytest.raises(errors.Unauthorized) as refusal:
+    with pytest.raises(refusals.Unauthorized) as refusal:
         members.parse(channel_data, LIMITS)
     assert (refusal.value.reason, refusal.value.status) == ("invalid_member", 401)
 
 
 def test_info_that_is_nested_too_deeply_is_refused() -> None:
     deep = "[" * 500 + "]" * 500
-    with pytest.raises(errors.Unauthorized, match="too deeply"):
+    with pytest.raises(refusals.Unauthorized, match="too deeply"):
         members.parse(f'{{"user_id":"1","user_info":{deep}}}', registry.Limits())
 
 
 def test_channel_data_that_is_too_big_is_refused_with_both_numbers_in_bytes() -> None:
     data = '{"user_id":"1","user_info":"' + "ü" * 150 + '"}'
-    with pytest.raises(errors.LimitReached, match=r"330 bytes; 300 are allowed") as refusal:
+    with pytest.raises(refusals.LimitReached, match=r"330 bytes; 300 are allowed") as refusal:
         members.parse(data, LIMITS)
     assert refusal.value.status == 4301
 
 
 def test_a_user_id_that_is_too_long_is_refused_with_both_numbers() -> None:
-    with pytest.raises(errors.LimitReached, match=r"11 characters; 10 are allowed"):
+    with pytest.raises(refusals.LimitReached, match=r"11 characters; 10 are allowed"):
         members.parse('{"user_id":"12345678901"}', LIMITS)

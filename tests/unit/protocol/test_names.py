@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fanfare.protocol import errors, names
+from fanfare.protocol import names, refusals
 
 LIMIT = 200
 
@@ -42,14 +42,14 @@ def test_a_good_channel_name_passes(name: str) -> None:
     "name", ["", "a b", "news\n", "\nnews", "a/b", "a:b", "ä", "x\0", "\ud800", "#x", "#server-to-user-1"]
 )
 def test_a_bad_channel_name_is_refused(name: str) -> None:
-    with pytest.raises(errors.InvalidName):
+    with pytest.raises(refusals.InvalidName):
         names.check_channel(name, LIMIT)
 
 
 def test_a_long_name_is_refused_with_both_numbers() -> None:
-    with pytest.raises(errors.NameTooLong, match="201 characters; 200 are allowed"):
+    with pytest.raises(refusals.NameTooLong, match="201 characters; 200 are allowed"):
         names.check_channel("x" * (LIMIT + 1), LIMIT)
-    with pytest.raises(errors.NameTooLong, match="201 characters; 200 are allowed"):
+    with pytest.raises(refusals.NameTooLong, match="201 characters; 200 are allowed"):
         names.check_event("x" * (LIMIT + 1), LIMIT)
 
 
@@ -57,15 +57,15 @@ def test_a_publisher_may_write_to_a_user_and_to_no_other_reserved_channel() -> N
     names.check_publishable_channel("#server-to-user-42", LIMIT)
     names.check_publishable_channel("news", LIMIT)
     for name in ("#server-to-user-", "#server-to-user-a b", "#other"):
-        with pytest.raises(errors.InvalidName):
+        with pytest.raises(refusals.InvalidName):
             names.check_publishable_channel(name, LIMIT)
-    with pytest.raises(errors.NameTooLong):
+    with pytest.raises(refusals.NameTooLong):
         names.check_publishable_channel("#server-to-user-" + "x" * LIMIT, LIMIT)
 
 
 def test_an_event_must_have_a_name() -> None:
     names.check_event("x", LIMIT)
-    with pytest.raises(errors.InvalidName):
+    with pytest.raises(refusals.InvalidName):
         names.check_event("", LIMIT)
 
 

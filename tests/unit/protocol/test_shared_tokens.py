@@ -10,7 +10,7 @@ import orjson
 from fanfare.applications import registry, rules
 from fanfare.engine.local import engine
 from fanfare.hub import hub as hubs
-from fanfare.protocol import protocol, resumes, sessions, takeovers
+from fanfare.protocol import page_sessions, session_owners, sessions, state_machine
 from tests.harness import waiting
 from tests.unit.hub.doubles import FakeWriter
 
@@ -21,17 +21,17 @@ TOKEN = "token-token-token"
 class Page:
     """A connection with the token."""
 
-    def __init__(self, hub: hubs.Hub, tokens: takeovers.Takeovers, socket_id: str) -> None:
+    def __init__(self, hub: hubs.Hub, tokens: session_owners.SessionOwners, socket_id: str) -> None:
         applications = registry.Registry()
         application = registry.Application("1", "k", "s", rules=rules.Rules((KEPT,)))
         applications.put(application)
         self.writer = FakeWriter()
-        machine = protocol.Protocol(
+        machine = state_machine.StateMachine(
             applications, application, socket_id, activity_timeout=120, clock=time.monotonic, wall_clock=time.time
         )
         connection = hubs.Connection("1", socket_id, self.writer)
-        self.resume = resumes.Resume(
-            hub, tokens, connection, TOKEN, options=resumes.Options(), keeps_history=machine.keeps_history
+        self.resume = page_sessions.PageSession(
+            hub, tokens, connection, TOKEN, options=page_sessions.Options(), keeps_history=machine.keeps_history
         )
         self.session = sessions.Session(hub, connection, machine, "", self.resume)
         self.session.open()
@@ -57,7 +57,7 @@ async def until(condition: object) -> None:
 
 async def test_pages_with_one_token_are_told_and_closed_only_once(tmp_path: Path) -> None:
     hub = hubs.Hub(engine.LocalEngine(tmp_path))
-    tokens = takeovers.Takeovers(hub, time.monotonic)
+    tokens = session_owners.SessionOwners(hub, time.monotonic)
     await hub.start()
     pages = []
     for number in range(4):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanfare.protocol import errors, signatures
+from fanfare.protocol import refusals, signatures
 
 KEY, SECRET, SOCKET_ID = "278d425bdf160c739803", "7ad3773142a6692b25b8", "1234.1234"
 
@@ -63,7 +63,7 @@ def test_a_private_channel_may_have_channel_data_signed_or_not() -> None:
 
 
 def test_a_presence_channel_must_have_its_channel_data_signed() -> None:
-    with pytest.raises(errors.Unauthorized):
+    with pytest.raises(refusals.Unauthorized):
         check(signatures.subscription_auth(KEY, SECRET, SOCKET_ID, "presence-foobar"), "presence-foobar", CHANNEL_DATA)
 
 
@@ -84,13 +84,13 @@ def test_a_presence_channel_must_have_its_channel_data_signed() -> None:
     ],
 )
 def test_a_wrong_auth_string_is_refused_with_its_reason(auth: str, reason: str) -> None:
-    with pytest.raises(errors.Unauthorized) as refusal:
+    with pytest.raises(refusals.Unauthorized) as refusal:
         check(auth, "private-foobar")
     assert refusal.value.reason == reason
 
 
 def test_a_refusal_shows_what_was_signed_and_never_the_signature_that_was_expected() -> None:
-    with pytest.raises(errors.Unauthorized) as refusal:
+    with pytest.raises(refusals.Unauthorized) as refusal:
         check(f"{KEY}:52aab", "private-foobar")
     assert str(refusal.value) == (
         "Invalid signature: Expected HMAC SHA256 hex digest of 1234.1234:private-foobar, but got 52aab"
@@ -100,7 +100,7 @@ def test_a_refusal_shows_what_was_signed_and_never_the_signature_that_was_expect
 
 def test_a_user_is_checked_against_the_signature_of_the_user_data() -> None:
     signatures.check_user(f"{KEY}:{USER}", KEY, [SECRET], socket_id=SOCKET_ID, user_data='{"id":"12345"}')
-    with pytest.raises(errors.SignInRefused):
+    with pytest.raises(refusals.SignInRefused):
         signatures.check_user(f"{KEY}:{USER}", KEY, [SECRET], socket_id=SOCKET_ID, user_data='{"id":"12346"}')
 
 
@@ -108,11 +108,11 @@ def test_any_of_several_secrets_may_have_signed() -> None:
     auth = signatures.subscription_auth(KEY, "the old one", SOCKET_ID, "private-foobar")
     options: dict[str, Any] = {"socket_id": SOCKET_ID, "channel": "private-foobar", "channel_data": None}
     signatures.check_subscription(auth, KEY, [SECRET, "the old one"], **options)
-    with pytest.raises(errors.Unauthorized):
+    with pytest.raises(refusals.Unauthorized):
         signatures.check_subscription(auth, KEY, [SECRET], **options)
 
 
 @given(st.text(), st.text(), st.text())
 def test_no_text_makes_a_check_raise_anything_but_a_refusal(auth: str, channel: str, channel_data: str) -> None:
-    with pytest.raises(errors.Unauthorized):
+    with pytest.raises(refusals.Unauthorized):
         check(f"{KEY}:{auth}", channel, channel_data)

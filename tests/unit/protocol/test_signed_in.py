@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from fanfare.engine import interface
-from fanfare.hub import frames as hub_frames
+from fanfare.hub import event_frames
 from fanfare.protocol import termination
 from tests.unit.protocol import fakes
 from tests.unit.protocol.workers import Worker
@@ -19,7 +19,7 @@ OWN = "#server-to-user-42"
 
 
 def publish(worker: Worker, channel: str, event: str, **more: Any) -> None:
-    body = hub_frames.event(event, channel, "data")
+    body = event_frames.event(event, channel, "data")
     worker.engine.append([interface.Publication("3", channel, body, **more)])
 
 
@@ -148,7 +148,7 @@ async def test_a_terminated_user_still_gets_what_was_published_before_and_nothin
     browser = await worker.connected()
     await browser.sign_in(ANN)
     await browser.subscribe("news")
-    events = [hub_frames.event(name, "news", "data") for name in ("before", "after")]
+    events = [event_frames.event(name, "news", "data") for name in ("before", "after")]
     command = termination.body("42")
     kinds = (interface.Kind.EVENT, interface.Kind.CONTROL, interface.Kind.EVENT)
     bodies = zip(("news", termination.COMMAND, "news"), kinds, (events[0], command, events[1]), strict=True)

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from fanfare.engine import interface
-from fanfare.protocol import effects, frames, subscriptions
+from fanfare.protocol import effects, server_frames, subscriptions
 from tests.unit.protocol import fakes
 
 ANN = '{"user_id":"42","user_info":{"name":"Ann"}}'
@@ -17,7 +17,7 @@ BOB_MEMBER = fakes.member("7")
 
 
 def succeeded(channel: str) -> list[effects.Effect]:
-    return [effects.Send(frames.subscription_succeeded(channel))]
+    return [effects.Send(server_frames.subscription_succeeded(channel))]
 
 
 def refusal(wanted: list[effects.Effect]) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def test_who_may_not_subscribe_is_told_and_stays_connected(channel: str, changes
     machine = fakes.Machine()
     said = refusal(machine.receive(fakes.subscribe(channel, **changes)))
     assert (said["type"], said["status"], said["code"], said["channel"]) == ("AuthError", 401, 4009, channel)
-    assert machine.receive('{"event":"pusher:ping"}') == [effects.Send(frames.PONG)]
+    assert machine.receive('{"event":"pusher:ping"}') == [effects.Send(server_frames.PONG)]
 
 
 @pytest.mark.parametrize(

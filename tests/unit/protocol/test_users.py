@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from fanfare.engine import interface
-from fanfare.protocol import effects, held
+from fanfare.protocol import effects, pending_frames
 from tests.unit.protocol import fakes
 
 ANN = '{"id":"42","user_info":{"name":"Ann"}}'
@@ -362,7 +362,7 @@ def test_whoever_sends_too_much_while_it_is_signed_in_is_closed_with_both_number
     (closed,) = wanted
     assert isinstance(closed, effects.Close)
     assert closed.code == 4100
-    assert f"{held.LIMIT_BYTES} are allowed" in closed.message
+    assert f"{pending_frames.LIMIT_BYTES} are allowed" in closed.message
     assert machine.protocol.signed_in(interface.SubscribeResult()) == ()
 
 

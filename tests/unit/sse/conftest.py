@@ -11,7 +11,7 @@ import pytest
 from fanfare.applications import registry, rules
 from fanfare.engine import interface
 from fanfare.engine.local import engine
-from fanfare.hub import frames
+from fanfare.hub import event_frames
 from fanfare.hub import hub as hubs
 from fanfare.sse import application, streams, tokens
 
@@ -53,7 +53,7 @@ class Deployment:
                 interface.Publication(
                     APP,
                     channel,
-                    frames.event("n", channel, str(number) + " " * pad),
+                    event_frames.event("n", channel, str(number) + " " * pad),
                     retention=rule.retention if rule else None,
                     cache_seconds=cached,
                 )

@@ -17,7 +17,7 @@ from typing_extensions import is_typeddict
 
 from fanfare.api import answers, attributes
 from fanfare.api.openapi import payloads, texts
-from fanfare.hub import history as pages
+from fanfare.hub import history_pages
 
 VERSION = "1.0"  # that of the signing scheme, `auth_version`: it tells clients which one to speak
 
@@ -157,7 +157,9 @@ def history(
     app_id: AppId,
     channel: ChannelName,
     *,
-    limit: Annotated[int, fastapi.Query(ge=1, le=pages.MOST, description="Events of a page.")] = pages.LIMIT,
+    limit: Annotated[
+        int, fastapi.Query(ge=1, le=history_pages.MOST, description="Events of a page.")
+    ] = history_pages.LIMIT,
     after: Annotated[payloads.Position, fastapi.Query()] = "",
     before: Annotated[payloads.Position, fastapi.Query()] = "",
     direction: Annotated[

@@ -11,7 +11,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from fanfare.engine import interface
-from fanfare.hub import connections, fanout, frames, writers
+from fanfare.hub import connections, event_frames, fanout, writers
 
 if TYPE_CHECKING:
     from fanfare.hub.hub import Hub
@@ -148,7 +148,7 @@ def chunk(
     theirs = [entry for entry in entries if entry.exclude not in mine]
     if not connection.positions:
         return fanout.batch_of(theirs)
-    bodies = [frames.with_offset(entry.body, entry.offset or 0, replayed=True) for entry in theirs]
+    bodies = [event_frames.with_offset(entry.body, entry.offset or 0, replayed=True) for entry in theirs]
     return writers.Batch(bodies, theirs)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
 from fanfare.hub import hub as hubs
-from fanfare.protocol import frames, pasts, resumption, takeovers, wheel
+from fanfare.protocol import ack_tracker, recovery, server_frames, session_owners, wheel
 
 logger = logging.getLogger(__name__)
 
@@ -43,14 +43,14 @@ class Options:
     ack_interval: float = 5.0
 
 
-class Resume:
+class PageSession:
     """One page's socket that has a token. `resumption` is None until the token was looked up, and once that `failed`
     or the token turned out to be shared."""
 
     def __init__(
         self,
         hub: hubs.Hub,
-        tokens: takeovers.Takeovers,
+        tokens: session_owners.SessionOwners,
         connection: hubs.Connection,
         token: str,
         *,
@@ -59,7 +59,7 @@ class Resume:
     ) -> None:
         self._keeps_history = keeps_history
         self.socket_id = connection.socket_id
-        self.resumption: resumption.Resumption | None = None
+        self.resumption: ack_tracker.AckTracker | None = None
         self.failed: str | None = None  # why the page is not resumed
         self._hub = hub
         self._tokens = tokens
@@ -89,7 +89,7 @@ class Resume:
             if not self._tokens.take(app, self._token, self):
                 self.failed = SHARED
             else:
-                self.resumption = resumption.Resumption(self._token, self.socket_id, record)
+                self.resumption = ack_tracker.AckTracker(self._token, self.socket_id, record)
                 self._hub.count("resume.opened" if record is None else "resume.resumed")
                 self._began_s = time.monotonic()
                 self._tokens.wheel.put(self, FIRST_LOOK_S)
@@ -159,8 +159,8 @@ class Resume:
         next_s = now + self._pause() if self._unasked else min(self._refresh_s, self.resumption.expires)
         self._tokens.wheel.put(self, next_s - now)
 
-    def _ask(self, progress: resumption.Resumption, now: float) -> None:
-        sent: resumption.Positions = {}
+    def _ask(self, progress: ack_tracker.AckTracker, now: float) -> None:
+        sent: ack_tracker.Positions = {}
         events = 0
         for channel in self._unasked:
             position = self._hub.position(self._connection, channel)
@@ -172,7 +172,7 @@ class Resume:
                 return
             self._asked_s = now
             progress.pinged(sent, now)
-            self._connection.send(frames.PING)
+            self._connection.send(server_frames.PING)
         # All was asked about. The hub tells what comes next of a channel that is live, and not how a replay gets on.
         settled = {channel for channel in self._unasked if self._hub.is_subscribed(self._connection, channel)}
         self._unasked -= settled
@@ -207,4 +207,4 @@ class Resume:
     def tell(self, channel: str) -> None:
         """Whether the page, which thinks that it is resumed on a channel that keeps a history, is not."""
         if self.failed is not None and self._keeps_history(channel):
-            self._connection.send(pasts.resume_failed(channel, self.failed))
+            self._connection.send(recovery.resume_failed(channel, self.failed))

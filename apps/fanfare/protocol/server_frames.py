@@ -1,5 +1,5 @@
 """The protocol's own frames, as JSON text in UTF-8. (Channel events, counts and what is told of watched users are in
-`fanfare.hub.frames`.)
+`fanfare.hub.event_frames`.)
 
 Clients differ in what they parse: `data` of `pusher:error` and of `pusher:subscription_error` is an object, of
 everything else a string that holds JSON. Source: Pusher Channels protocol 7, and the clients' own sources where it is

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fanfare.engine import interface
-from fanfare.protocol import effects, frames, protocol
+from fanfare.protocol import effects, server_frames, state_machine
 from tests.unit.protocol import fakes
 
-PONG = [effects.Send(frames.PONG)]
+PONG = [effects.Send(server_frames.PONG)]
 
 
 def error(wanted: list[effects.Effect]) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def error(wanted: list[effects.Effect]) -> dict[str, Any]:
 
 def test_connection_established_is_the_first_frame_and_comes_once() -> None:
     machine = fakes.Machine(opened=False)
-    assert machine.protocol.established() == [effects.Send(frames.connection_established(fakes.SOCKET_ID, 120))]
+    assert machine.protocol.established() == [effects.Send(server_frames.connection_established(fakes.SOCKET_ID, 120))]
     assert machine.protocol.established() == ()
 
 
@@ -163,12 +163,14 @@ def test_a_binary_frame_is_answered_with_an_error() -> None:
 def test_errors_are_bounded_and_the_rest_is_counted() -> None:
     machine = fakes.Machine()
     wanted = [effect for _ in range(1_000) for effect in machine.protocol.received("nonsense")]
-    assert len(fakes.sent(wanted)) == protocol.ERRORS_PER_SECOND
+    assert len(fakes.sent(wanted)) == state_machine.ERRORS_PER_SECOND
     names = fakes.counts(wanted)
     assert names.count("pusher.error.malformed_json") == 1_000
     assert names.count("pusher.error.rate_limited") == 990
     machine.now += 0.5
-    assert len([frame for _ in range(100) for frame in machine.receive("nonsense")]) == protocol.ERRORS_PER_SECOND / 2
+    assert (
+        len([frame for _ in range(100) for frame in machine.receive("nonsense")]) == state_machine.ERRORS_PER_SECOND / 2
+    )
 
 
 def test_nonsense_does_not_silence_the_answers_to_sense() -> None:

@@ -13,8 +13,8 @@ import orjson
 
 from fanfare.applications import rules
 from fanfare.engine import interface
-from fanfare.hub import history as kept
-from fanfare.protocol import names, resumption
+from fanfare.hub import history_pages
+from fanfare.protocol import ack_tracker, names
 
 EPOCH_CHARACTERS = 32
 OFFSET_BOUND = 2**53
@@ -38,7 +38,7 @@ NOTHING = Wanted()
 
 
 def wanted(
-    rule: rules.Rule | None, data: dict[str, Any], channel: str, *, told: bool, resumed: resumption.Resumption | None
+    rule: rules.Rule | None, data: dict[str, Any], channel: str, *, told: bool, resumed: ack_tracker.AckTracker | None
 ) -> Wanted:
     """`data`: of the subscribe frame. `told`: the connection asked for positions."""
     resume, rewind = data.get("resume"), data.get("rewind")
@@ -97,7 +97,7 @@ def stream_reset(channel: str, position: interface.Position | None, reason: str)
     return _frame("pusher:stream_reset", channel, {**told, "reason": reason})
 
 
-def history(channel: str, rid: object, page: kept.Page) -> bytes:
+def history(channel: str, rid: object, page: history_pages.Page) -> bytes:
     """A page of a channel's history, the newest first. `next`: ask before it for the following page."""
     items = []
     for one in page.events:

@@ -12,7 +12,7 @@ import pytest
 
 from fanfare.engine import interface
 from fanfare.engine.local import engine
-from fanfare.hub import connections, frames, replays
+from fanfare.hub import connections, event_frames, recovery
 from fanfare.hub import hub as hubs
 from tests.harness import waiting
 from tests.unit.hub.doubles import APP, Client
@@ -37,7 +37,7 @@ class Deployment:
     async def publish(self, *numbers: int, channel: str = "kept", pad: int = 0, **more: Any) -> interface.Position:
         publications = [
             interface.Publication(
-                APP, channel, frames.event("n", channel, str(number) + " " * pad), retention=KEPT, **more
+                APP, channel, event_frames.event("n", channel, str(number) + " " * pad), retention=KEPT, **more
             )
             for number in numbers
         ]
@@ -141,7 +141,7 @@ async def test_offsets_and_replays_are_marked_for_those_who_asked(deployment: De
     await until(lambda: plain.answers and positioned.answers)
     await deployment.publish(3)
     await until(lambda: len(plain.got) == len(positioned.got) == 3)
-    assert plain.got[1:] == [frames.event("n", "kept", "2"), frames.event("n", "kept", "3")]
+    assert plain.got[1:] == [event_frames.event("n", "kept", "2"), event_frames.event("n", "kept", "3")]
     assert [json.loads(body) for body in positioned.got[1:]] == [
         {"event": "n", "channel": "kept", "data": "2", "offset": 2, "replay": True},
         {"event": "n", "channel": "kept", "data": "3", "offset": 3},
@@ -153,13 +153,13 @@ async def test_a_long_replay_waits_for_its_reader_and_ends_in_the_present(deploy
     await deployment.publish(*range(2, 1202), pad=1000)
     client = deployment.client()
     deployment.subscribe(client, after(position))
-    client.writer.waiting = replays.PACE_BYTES + 1
+    client.writer.waiting = recovery.PACE_BYTES + 1
     await until(lambda: client.answers)
     assert numbers(client) == [], "what waits for the client already goes first"
     for number in range(1202, 1212):
         client.writer.waiting = 0
         await deployment.publish(number)
-        client.writer.waiting = replays.PACE_BYTES + 1
+        client.writer.waiting = recovery.PACE_BYTES + 1
         await asyncio.sleep(0.01)
     client.writer.waiting = 0
     await until(lambda: numbers(client)[-1:] == [1211])
@@ -176,10 +176,12 @@ async def test_what_is_not_kept_reaches_a_client_that_is_catching_up(deployment:
     position = await deployment.publish(1)
     await deployment.publish(2)
     client = deployment.client()
-    client.writer.waiting = replays.PACE_BYTES + 1
+    client.writer.waiting = recovery.PACE_BYTES + 1
     deployment.subscribe(client, after(position))
     await until(lambda: client.answers)
-    await deployment.hub.publish([interface.Publication(APP, "kept", frames.event("client-x", "kept", "passing"))])
+    await deployment.hub.publish(
+        [interface.Publication(APP, "kept", event_frames.event("client-x", "kept", "passing"))]
+    )
     await until(lambda: any(b"passing" in body for body in client.got))
     client.writer.waiting = 0
     await until(lambda: numbers(client) == [2])
@@ -189,7 +191,7 @@ async def test_who_leaves_while_catching_up_gets_no_more(deployment: Deployment)
     position = await deployment.publish(1)
     await deployment.publish(2)
     client = deployment.client()
-    client.writer.waiting = replays.PACE_BYTES + 1
+    client.writer.waiting = recovery.PACE_BYTES + 1
     deployment.subscribe(client, after(position))
     await until(lambda: client.answers)
     client.unsubscribe("kept")
@@ -206,7 +208,7 @@ async def test_a_replay_that_cannot_be_finished_says_so_and_goes_on_in_the_prese
     short = interface.Retention(size=20, seconds=60)
 
     async def publish(number: int) -> interface.Position:
-        body = frames.event("n", "kept", str(number))
+        body = event_frames.event("n", "kept", str(number))
         [receipt] = await deployment.hub.publish([interface.Publication(APP, "kept", body, retention=short)])
         assert receipt.position is not None
         return receipt.position
@@ -215,7 +217,7 @@ async def test_a_replay_that_cannot_be_finished_says_so_and_goes_on_in_the_prese
     for number in range(2, 12):
         await publish(number)
     client = deployment.client()
-    client.writer.waiting = replays.PACE_BYTES + 1
+    client.writer.waiting = recovery.PACE_BYTES + 1
     reasons: list[str] = []
     deployment.subscribe(client, after(position), lost=reasons.append)
     await until(lambda: client.answers)
@@ -229,11 +231,11 @@ async def test_a_replay_that_cannot_be_finished_says_so_and_goes_on_in_the_prese
 
 
 async def test_who_never_reads_its_replay_is_let_go(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replays, "STALL_S", 0.05)
+    monkeypatch.setattr(recovery, "STALL_S", 0.05)
     position = await deployment.publish(1)
     await deployment.publish(2)
     client = deployment.client()
-    client.writer.waiting = replays.PACE_BYTES + 1
+    client.writer.waiting = recovery.PACE_BYTES + 1
     deployment.subscribe(client, after(position))
     await until(lambda: client.writer.closed is not None)
     assert client.writer.closed is not None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fanfare.engine import interface
-from fanfare.hub import connections, frames
+from fanfare.hub import connections, event_frames
 
 Users = dict[tuple[str, str], dict[connections.Connection, None]]  # by application and user
 
@@ -47,7 +47,11 @@ class Directory:
         watching = self._watching.get((entry.app, user_id))
         if watching:
             came = entry.kind == interface.Kind.MEMBER_ADDED
-            frame = frames.watchlist_events(online=[user_id]) if came else frames.watchlist_events(offline=[user_id])
+            frame = (
+                event_frames.watchlist_events(online=[user_id])
+                if came
+                else event_frames.watchlist_events(offline=[user_id])
+            )
             for connection in list(watching):
                 connection.send(frame)
 

@@ -9,35 +9,35 @@ import pytest
 
 from fanfare.applications import rules
 from fanfare.engine import interface
-from fanfare.hub import history
-from fanfare.protocol import pasts, resumption
+from fanfare.hub import history_pages
+from fanfare.protocol import ack_tracker, recovery
 
 RULE = rules.Rule("c*", history_size=10, history_seconds=60, max_replay_entries=7, max_replay_bytes=700)
 REWINDING = rules.Rule("c*", history_size=10, history_seconds=60, rewind_count=3)
 AT = interface.Position("E", 5)
 
 
-def resumed(channel: str = "c") -> resumption.Resumption:
-    one = resumption.Resumption("token-token-token", "1.1")
+def resumed(channel: str = "c") -> ack_tracker.AckTracker:
+    one = ack_tracker.AckTracker("token-token-token", "1.1")
     one.subscribed(channel, AT)
-    return resumption.Resumption("token-token-token", "1.2", one.record())
+    return ack_tracker.AckTracker("token-token-token", "1.2", one.record())
 
 
-def wanted(rule: rules.Rule | None = RULE, /, **options: Any) -> pasts.Wanted:
+def wanted(rule: rules.Rule | None = RULE, /, **options: Any) -> recovery.Wanted:
     data = options.pop("data", {})
-    return pasts.wanted(rule, data, "c", **{"told": False, "resumed": None, **options})
+    return recovery.wanted(rule, data, "c", **{"told": False, "resumed": None, **options})
 
 
 def test_a_plain_client_on_a_plain_channel_asks_for_nothing() -> None:
-    assert wanted(None) == pasts.NOTHING
-    assert wanted(RULE) == pasts.NOTHING, "a position costs a read, and nobody wants this one"
-    assert wanted(None, resumed=resumed()) == pasts.NOTHING
+    assert wanted(None) == recovery.NOTHING
+    assert wanted(RULE) == recovery.NOTHING, "a position costs a read, and nobody wants this one"
+    assert wanted(None, resumed=resumed()) == recovery.NOTHING
 
 
 def test_a_client_that_says_where_it_stands_gets_what_follows_within_the_rule() -> None:
     data = {"resume": {"epoch": "E", "offset": 5, "socket_id": "9.9"}}
     history = interface.RecoveryRequest(AT, max_entries=7, max_bytes=700)
-    assert wanted(data=data) == pasts.Wanted(history, recovering=True, told=True, sent_as=("9.9",))
+    assert wanted(data=data) == recovery.Wanted(history, recovering=True, told=True, sent_as=("9.9",))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_client_that_says_where_it_stands_gets_what_follows_within_the_rule() 
 def test_a_position_that_is_none_is_said_to_be_one(resume: object) -> None:
     asked = wanted(data={"resume": resume})
     assert (asked.recovering, asked.reason) == (True, "invalid_position")
-    assert pasts.stream(asked, interface.RecoveryResult(AT, complete=True)) == {
+    assert recovery.stream(asked, interface.RecoveryResult(AT, complete=True)) == {
         "epoch": "E",
         "offset": 5,
         "was_recovering": True,
@@ -101,7 +101,7 @@ def test_a_rule_rewinds_whoever_is_new() -> None:
 
 def test_positions_that_cannot_be_had_are_said_to_be_none() -> None:
     asked = wanted(None, told=True, data={"resume": {"epoch": "E", "offset": 5}})
-    assert pasts.stream(asked, None) == {
+    assert recovery.stream(asked, None) == {
         "epoch": None,
         "offset": 0,
         "was_recovering": True,
@@ -109,13 +109,13 @@ def test_positions_that_cannot_be_had_are_said_to_be_none() -> None:
         "replayed": 0,
         "reason": "not_enabled",
     }
-    assert "reason" not in pasts.stream(wanted(None, told=True), None)
+    assert "reason" not in recovery.stream(wanted(None, told=True), None)
 
 
 def test_a_page_of_history_says_where_the_next_one_begins() -> None:
-    events = (history.Event(9, "e", "x", None), history.Event(8, "client-e", {"n": 1}, "ann"))
-    page = history.Page(events, interface.Position("E", 9), next=interface.Position("E", 8))
-    frame = orjson.loads(pasts.history("c", "r", page))
+    events = (history_pages.Event(9, "e", "x", None), history_pages.Event(8, "client-e", {"n": 1}, "ann"))
+    page = history_pages.Page(events, interface.Position("E", 9), next=interface.Position("E", 8))
+    frame = orjson.loads(recovery.history("c", "r", page))
     assert frame["event"] == "pusher:history"
     assert orjson.loads(frame["data"]) == {
         "rid": "r",
@@ -125,4 +125,4 @@ def test_a_page_of_history_says_where_the_next_one_begins() -> None:
         ],
         "next": {"epoch": "E", "offset": 8},
     }
-    assert orjson.loads(orjson.loads(pasts.history("c", None, history.Page((), None)))["data"])["next"] is None
+    assert orjson.loads(orjson.loads(recovery.history("c", None, history_pages.Page((), None)))["data"])["next"] is None

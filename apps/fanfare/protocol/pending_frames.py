@@ -6,14 +6,14 @@ import sys
 from collections.abc import Iterator
 from typing import Final
 
-from fanfare.protocol import errors
+from fanfare.protocol import refusals
 
 # Nothing is held for longer than the engine takes to answer, and a hand-written client that does not wait for the
 # answer sends some hundred subscriptions meanwhile.
 LIMIT_BYTES: Final = 65_536  # of memory
 
 
-class HeldFrames:
+class PendingFrames:
     """Iterates over the frames' texts, oldest first."""
 
     __slots__ = ("_bytes", "_frames")
@@ -26,11 +26,11 @@ class HeldFrames:
         return iter([text for text, _ in self._frames])
 
     def add(self, text: str, channel: str = "") -> None:
-        """`channel`: the one that the frame subscribes to, where that matters. Raises TooMuchHeld."""
+        """`channel`: the one that the frame subscribes to, where that matters. Raises TooManyPendingFrames."""
         self._frames.append((text, channel))
         self._bytes += sys.getsizeof(text)
         if self._bytes > LIMIT_BYTES:
-            raise errors.TooMuchHeld(self._bytes, LIMIT_BYTES)
+            raise refusals.TooManyPendingFrames(self._bytes, LIMIT_BYTES)
 
     def concern(self, channel: str) -> bool:
         """Whether one of them subscribes to this channel."""

@@ -9,7 +9,7 @@ import pytest
 
 from fanfare.engine import interface
 from fanfare.engine.local import engine
-from fanfare.hub import frames, history
+from fanfare.hub import event_frames, history_pages
 
 APP, CHANNEL = "1", "orders"
 
@@ -29,7 +29,7 @@ async def keep(log: interface.Engine, *numbers: int, size: int = 100) -> list[in
             interface.Publication(
                 APP,
                 CHANNEL,
-                frames.event("n", CHANNEL, str(number)),
+                event_frames.event("n", CHANNEL, str(number)),
                 retention=interface.Retention(size, 60),
             )
             for number in numbers
@@ -41,14 +41,14 @@ async def keep(log: interface.Engine, *numbers: int, size: int = 100) -> list[in
 async def walk(log: interface.Engine, limit: int, *, newest_first: bool) -> list[list[int]]:
     """The offsets of all pages."""
     pages: list[list[int]] = []
-    wanted = history.Range(limit=limit, newest_first=newest_first)
+    wanted = history_pages.Range(limit=limit, newest_first=newest_first)
     while True:
-        page = await history.read(log, APP, CHANNEL, wanted)
+        page = await history_pages.read(log, APP, CHANNEL, wanted)
         pages.append([event.offset for event in page.events])
         if page.next is None:
             return pages
         end = {"before": page.next} if newest_first else {"after": page.next}
-        wanted = history.Range(limit=limit, newest_first=newest_first, **end)
+        wanted = history_pages.Range(limit=limit, newest_first=newest_first, **end)
 
 
 async def test_pages_hold_every_event_once_in_either_direction(log: interface.Engine) -> None:
@@ -60,31 +60,33 @@ async def test_pages_hold_every_event_once_in_either_direction(log: interface.En
 
 async def test_an_event_is_told_as_subscribers_got_it(log: interface.Engine) -> None:
     (position,) = await keep(log, 7)
-    assert await history.read(log, APP, CHANNEL, history.Range()) == history.Page(
-        (history.Event(1, "n", "7", None),), position
+    assert await history_pages.read(log, APP, CHANNEL, history_pages.Range()) == history_pages.Page(
+        (history_pages.Event(1, "n", "7", None),), position
     )
 
 
 async def test_what_is_not_kept_any_more_shows_in_the_offsets(log: interface.Engine) -> None:
     first, *_ = await keep(log, *range(1, 8), size=3)
-    page = await history.read(log, APP, CHANNEL, history.Range(after=first, newest_first=False))
+    page = await history_pages.read(log, APP, CHANNEL, history_pages.Range(after=first, newest_first=False))
     assert [event.offset for event in page.events] == [5, 6, 7]
 
 
 async def test_a_channel_that_kept_nothing_has_no_position(log: interface.Engine) -> None:
-    assert await history.read(log, APP, CHANNEL, history.Range()) == history.Page((), None)
+    assert await history_pages.read(log, APP, CHANNEL, history_pages.Range()) == history_pages.Page((), None)
 
 
 @pytest.mark.parametrize("end", ["after", "before"])
 async def test_a_position_of_another_stream_is_said_and_nothing_is_shown(log: interface.Engine, end: str) -> None:
     (position,) = await keep(log, 1)
-    other = history.Range(**{end: interface.Position("other", 0)})
-    assert await history.read(log, APP, CHANNEL, other) == history.Page((), position, reason="epoch_changed")
-    nothing = await history.read(log, APP, "empty", history.Range(**{end: position}))
-    assert nothing == history.Page((), None, reason="epoch_changed")
+    other = history_pages.Range(**{end: interface.Position("other", 0)})
+    assert await history_pages.read(log, APP, CHANNEL, other) == history_pages.Page(
+        (), position, reason="epoch_changed"
+    )
+    nothing = await history_pages.read(log, APP, "empty", history_pages.Range(**{end: position}))
+    assert nothing == history_pages.Page((), None, reason="epoch_changed")
 
 
 async def test_the_top_of_what_is_there_has_nothing_after_it(log: interface.Engine) -> None:
     (position,) = await keep(log, 1)
-    page = await history.read(log, APP, CHANNEL, history.Range(after=position, newest_first=False))
-    assert page == history.Page((), position)
+    page = await history_pages.read(log, APP, CHANNEL, history_pages.Range(after=position, newest_first=False))
+    assert page == history_pages.Page((), position)

@@ -53,7 +53,7 @@ Key = tuple[str, str]  # application, token
 Times = collections.OrderedDict[Key, float]
 
 
-class Takeovers:
+class SessionOwners:
     """The tokens of one worker's sockets. `clock`: monotonic seconds. In the `wheel` stand the pages that have one."""
 
     def __init__(self, hub: hubs.Hub, clock: Callable[[], float]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from fanfare.engine.local import engine
 from fanfare.hub import hub as hubs
-from fanfare.protocol import takeovers
+from fanfare.protocol import session_owners
 from tests.harness import waiting
 
 TOKEN = "token-token-token"
@@ -46,10 +46,10 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def workers(tmp_path: Path, clock: Clock) -> AsyncIterator[list[takeovers.Takeovers]]:
+async def workers(tmp_path: Path, clock: Clock) -> AsyncIterator[list[session_owners.SessionOwners]]:
     """Two workers of one deployment."""
     mine = [hubs.Hub(engine.LocalEngine(tmp_path)) for _ in range(2)]
-    tokens = [takeovers.Takeovers(hub, clock) for hub in mine]
+    tokens = [session_owners.SessionOwners(hub, clock) for hub in mine]
     for hub in mine:
         await hub.start()
     yield tokens
@@ -57,7 +57,7 @@ async def workers(tmp_path: Path, clock: Clock) -> AsyncIterator[list[takeovers.
         await hub.stop()
 
 
-async def taken(worker: takeovers.Takeovers, page: Page, token: str = TOKEN) -> None:
+async def taken(worker: session_owners.SessionOwners, page: Page, token: str = TOKEN) -> None:
     """Take it, and wait until the log says so: between two that do it at once the log decides."""
     assert worker.take("1", token, page)
     await until(lambda: ("1", token) in worker._confirmed)
@@ -70,7 +70,9 @@ async def until(condition: object, within: float = 5) -> None:
     await waiting.until_async(look, within, "the other worker to hear of it")
 
 
-async def test_the_newer_socket_has_the_token_wherever_the_older_one_is(workers: list[takeovers.Takeovers]) -> None:
+async def test_the_newer_socket_has_the_token_wherever_the_older_one_is(
+    workers: list[session_owners.SessionOwners],
+) -> None:
     here, there = workers
     for number, (first, second) in enumerate(((here, here), (here, there))):
         token = f"{TOKEN}-{number}"
@@ -84,7 +86,9 @@ async def test_the_newer_socket_has_the_token_wherever_the_older_one_is(workers:
         await until(lambda new=new: new.evicted or new.without_token)
 
 
-async def test_a_page_that_comes_back_after_it_was_gone_evicts_nobody(workers: list[takeovers.Takeovers]) -> None:
+async def test_a_page_that_comes_back_after_it_was_gone_evicts_nobody(
+    workers: list[session_owners.SessionOwners],
+) -> None:
     here, there = workers
     for number in range(5):
         page = Page(f"1.{number}")
@@ -95,7 +99,7 @@ async def test_a_page_that_comes_back_after_it_was_gone_evicts_nobody(workers: l
 
 
 async def test_a_token_that_changes_hands_twice_in_a_short_time_is_given_to_nobody(
-    workers: list[takeovers.Takeovers], clock: Clock
+    workers: list[session_owners.SessionOwners], clock: Clock
 ) -> None:
     here, there = workers
     pages = [Page(f"1.{number}") for number in range(3)]
@@ -109,11 +113,13 @@ async def test_a_token_that_changes_hands_twice_in_a_short_time_is_given_to_nobo
     assert not here.take("1", TOKEN, Page("1.9"))
     await until(lambda: not there.take("1", TOKEN, Page("1.8")))
     assert here.take("2", TOKEN, Page("1.7")), "another application's token is another token"
-    clock.now += takeovers.REFUSED_SECONDS + 1
+    clock.now += session_owners.REFUSED_SECONDS + 1
     assert here.take("1", TOKEN, Page("1.6"))
 
 
-async def test_the_same_after_a_while_is_an_ordinary_takeover(workers: list[takeovers.Takeovers], clock: Clock) -> None:
+async def test_the_same_after_a_while_is_an_ordinary_takeover(
+    workers: list[session_owners.SessionOwners], clock: Clock
+) -> None:
     here, there = workers
     pages = [Page(f"1.{number}") for number in range(3)]
     for worker, page, older in zip((here, there, here), pages, (None, *pages), strict=False):
@@ -121,13 +127,13 @@ async def test_the_same_after_a_while_is_an_ordinary_takeover(workers: list[take
         if older is not None:
             await until(lambda older=older: older.evicted)
             await until(lambda: all(one._evicted.get(("1", TOKEN)) == clock.now for one in workers))
-        clock.now += takeovers.SHARED_SECONDS + 1
+        clock.now += session_owners.SHARED_SECONDS + 1
     assert not pages[2].evicted
     assert not pages[1].without_token
 
 
 async def test_what_is_over_is_forgotten_and_what_happened_again_is_not(
-    workers: list[takeovers.Takeovers], clock: Clock
+    workers: list[session_owners.SessionOwners], clock: Clock
 ) -> None:
     here, _ = workers
     for seconds, token in ((0, "a"), (5, "b"), (6, "a"), (4.5, "c")):

@@ -13,18 +13,18 @@ from typing import Final
 from fanfare.applications import registry
 from fanfare.engine import interface
 from fanfare.protocol import (
+    ack_tracker,
     authorization,
     client_events,
     effects,
-    errors,
-    frames,
-    held,
     identities,
     messages,
     names,
-    pasts,
+    pending_frames,
     rates,
-    resumption,
+    recovery,
+    refusals,
+    server_frames,
     subscriptions,
     users,
 )
@@ -38,7 +38,7 @@ ERRORS_PER_SECOND: Final = 10
 HISTORY_LIMIT: Final = 100
 DEFAULT_HISTORY_LIMIT: Final = 50
 
-_PONG: Final[effects.Effects] = (effects.Send(frames.PONG),)
+_PONG: Final[effects.Effects] = (effects.Send(server_frames.PONG),)
 
 _PONGED: Final[effects.Effects] = (effects.Ponged(),)
 
@@ -49,7 +49,7 @@ class _State(enum.Enum):
     CLOSED = enum.auto()
 
 
-class Protocol:
+class StateMachine:
     """`activity_timeout` in seconds; `clock` in seconds, never going back; `wall_clock` gives Unix time.
 
     The application is looked up for each frame that needs it, so that changed limits, a rotated secret or client events
@@ -89,7 +89,7 @@ class Protocol:
         window: int | None = None,
     ) -> None:
         self._window = window
-        self.resumption: resumption.Resumption | None = None  # of a page that came with a token
+        self.resumption: ack_tracker.AckTracker | None = None  # of a page that came with a token
         self.socket_id = socket_id
         self._applications = applications
         self._application = application
@@ -100,7 +100,7 @@ class Protocol:
         self._subscriptions = subscriptions.Subscriptions()
         self._timer_runs = False  # the application gave it a time to say who it is, and it has not
         # Most connections never need these.
-        self._early: held.HeldFrames | None = None  # what came before the connection was open
+        self._early: pending_frames.PendingFrames | None = None  # what came before the connection was open
         self._identity: identities.Identity | None = None
         self._client_event_tokens: rates.TokenBucket | None = None
         self._error_tokens: rates.TokenBucket | None = None
@@ -131,7 +131,9 @@ class Protocol:
             return effects.NOTHING
         self._state = _State.OPEN
         wanted: list[effects.Effect] = [
-            effects.Send(frames.connection_established(self.socket_id, self._activity_timeout, window=self._window))
+            effects.Send(
+                server_frames.connection_established(self.socket_id, self._activity_timeout, window=self._window)
+            )
         ]
         seconds = self.application.authorization_timeout
         if seconds is not None:
@@ -146,7 +148,7 @@ class Protocol:
             message = f"The application has {refusal.actual} connections; {refusal.limit} are allowed"
         else:
             message = f"The connection cannot be accepted now: {refusal.message}"
-        return self._close(errors.OVER_CAPACITY, message)
+        return self._close(refusals.OVER_CAPACITY, message)
 
     def not_authorized_in_time(self) -> effects.Effects:
         """The authorization timer ended."""
@@ -155,7 +157,7 @@ class Protocol:
         self._timer_runs = False
         if self.application.authorization_timeout is None:  # it does not want to know any more
             return effects.NOTHING
-        return self._close(errors.UNAUTHORIZED, "Connection not authorized within timeout")
+        return self._close(refusals.UNAUTHORIZED, "Connection not authorized within timeout")
 
     def _authorized(self) -> effects.Effects:
         """The application's server vouched for this client; whether the hub has room for it does not matter here."""
@@ -177,15 +179,15 @@ class Protocol:
             if self._state is not _State.OPEN:
                 return self._received_early(text) if self._state is _State.OPENING else effects.NOTHING
             return self._read(text)
-        except errors.BadFrame as error:
+        except refusals.BadFrame as error:
             return self._complain(error)
-        except errors.ClientEventRejected as rejection:
+        except refusals.ClientEventRejected as rejection:
             return (
-                effects.Send(frames.error(rejection.code, rejection.message)),
+                effects.Send(server_frames.error(rejection.code, rejection.message)),
                 effects.Count(f"pusher.client_event_rejected.{rejection.reason}", rejection.message),
             )
-        except errors.TooMuchHeld as error:
-            return self._close(errors.OVER_CAPACITY, error.message)
+        except refusals.TooManyPendingFrames as error:
+            return self._close(refusals.OVER_CAPACITY, error.message)
 
     def _read(self, text: str) -> effects.Effects:
         message = messages.parse(text)
@@ -198,11 +200,11 @@ class Protocol:
         """A binary frame came."""
         if self._state is not _State.OPEN:
             return (effects.Count("pusher.error.binary"),)
-        return self._complain(errors.BadFrame("Binary frames are not supported: send JSON as text", reason="binary"))
+        return self._complain(refusals.BadFrame("Binary frames are not supported: send JSON as text", reason="binary"))
 
     def _received_early(self, text: str) -> effects.Effects:
         if self._early is None:
-            self._early = held.HeldFrames()
+            self._early = pending_frames.PendingFrames()
         self._early.add(text)
         return effects.NOTHING
 
@@ -215,8 +217,8 @@ class Protocol:
             return answer(self, message)
         if message.event.startswith(names.CLIENT_EVENT_PREFIX):
             return self._client_event(message)
-        raise errors.BadFrame(
-            f"Unsupported event received on socket: '{errors.quoted(message.event)}'", reason="unsupported_event"
+        raise refusals.BadFrame(
+            f"Unsupported event received on socket: '{refusals.quoted(message.event)}'", reason="unsupported_event"
         )
 
     def _ping(self, _: messages.Message) -> effects.Effects:
@@ -225,14 +227,14 @@ class Protocol:
     def _pong(self, _: messages.Message) -> effects.Effects:
         return effects.NOTHING if self.resumption is None else _PONGED
 
-    def _complain(self, error: errors.BadFrame) -> effects.Effects:
+    def _complain(self, error: refusals.BadFrame) -> effects.Effects:
         count = effects.Count(f"pusher.error.{error.reason}", error.message)
         now = self._clock()
         if self._error_tokens is None:
             self._error_tokens = rates.TokenBucket(ERRORS_PER_SECOND, now)
         if not self._error_tokens.take(ERRORS_PER_SECOND, ERRORS_PER_SECOND, now):
             return (count, effects.Count("pusher.error.rate_limited"))
-        return (effects.Send(frames.error(None, error.message)), count)
+        return (effects.Send(server_frames.error(None, error.message)), count)
 
     # -- subscriptions -------------------------------------------------------------------------------------------------
 
@@ -248,7 +250,7 @@ class Protocol:
                 member,
                 member_limit=application.limits.max_presence_members,
                 announce=application.subscription_counts,
-                past=pasts.wanted(
+                past=recovery.wanted(
                     application.rules.of(channel),
                     data,
                     channel,
@@ -256,7 +258,7 @@ class Protocol:
                     resumed=self.resumption,
                 ),
             )
-        except errors.SubscriptionRefused as refusal:
+        except refusals.SubscriptionRefused as refusal:
             return subscriptions.refuse(channel, refusal)
         if names.type_of(channel) is names.Type.PUBLIC:
             return joined
@@ -281,7 +283,7 @@ class Protocol:
         if not self.keeps_history(channel):
             return _no_history(channel, rid, "This channel keeps no history", "not_enabled")
         limit = limit if type(limit) is int and 0 < limit <= HISTORY_LIMIT else DEFAULT_HISTORY_LIMIT
-        return (effects.ReadHistory(channel, pasts.position_of(data.get("before")), limit, rid),)
+        return (effects.ReadHistory(channel, recovery.position_of(data.get("before")), limit, rid),)
 
     def subscribed(self, channel: str, attached: interface.SubscribeResult) -> effects.Effects:
         """The hub did what `Subscribe` asked."""
@@ -300,11 +302,11 @@ class Protocol:
             if self._identity is None:
                 self._identity = identities.Identity()
             claimed = self._identity.claim(sign_in)
-        except errors.SignInRefused as refusal:
+        except refusals.SignInRefused as refusal:
             count = effects.Count(f"pusher.sign_in_refused.{refusal.reason}", refusal.message)
             if application.authorization_timeout is not None and self.user is None:
-                return [count, *self._close(errors.UNAUTHORIZED, refusal.message)]
-            return (effects.Send(frames.error(errors.UNAUTHORIZED, refusal.message)), count)
+                return [count, *self._close(refusals.UNAUTHORIZED, refusal.message)]
+            return (effects.Send(server_frames.error(refusals.UNAUTHORIZED, refusal.message)), count)
         return [*self._authorized(), *claimed]
 
     def signed_in(self, attached: interface.SubscribeResult) -> effects.Effects:
@@ -336,23 +338,26 @@ class Protocol:
 
     def not_published(self, publication: effects.PublishClientEvent, message: str) -> effects.Effects:
         """The engine did not take a client event: its sender is told, for nobody else knows of it."""
-        event = errors.quoted(publication.event)
+        event = refusals.quoted(publication.event)
         text = f'Client event "{event}" on channel "{publication.channel}" was lost: {message}'
-        return (effects.Send(frames.error(None, text)), effects.Count("pusher.client_event_rejected.unavailable", text))
+        return (
+            effects.Send(server_frames.error(None, text)),
+            effects.Count("pusher.client_event_rejected.unavailable", text),
+        )
 
 
 def _no_history(channel: str, rid: str | int | None, message: str, reason: str) -> effects.Effects:
     return (
-        effects.Send(pasts.no_history(channel, rid, message)),
+        effects.Send(recovery.no_history(channel, rid, message)),
         effects.Count(f"pusher.history_refused.{reason}", message),
     )
 
 
-_ANSWERS: Final[dict[str, Callable[[Protocol, messages.Message], effects.Effects]]] = {
-    "pusher:ping": Protocol._ping,
-    "pusher:pong": Protocol._pong,
-    "pusher:subscribe": Protocol._subscribe,
-    "pusher:unsubscribe": Protocol._unsubscribe,
-    "pusher:signin": Protocol._sign_in,
-    "pusher:history": Protocol._history,
+_ANSWERS: Final[dict[str, Callable[[StateMachine, messages.Message], effects.Effects]]] = {
+    "pusher:ping": StateMachine._ping,
+    "pusher:pong": StateMachine._pong,
+    "pusher:subscribe": StateMachine._subscribe,
+    "pusher:unsubscribe": StateMachine._unsubscribe,
+    "pusher:signin": StateMachine._sign_in,
+    "pusher:history": StateMachine._history,
 }

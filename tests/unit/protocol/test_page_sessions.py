@@ -13,8 +13,8 @@ from fanfare.applications import registry, rules
 from fanfare.engine import errors, interface
 from fanfare.engine.local import engine
 from fanfare.hub import hub as hubs
-from fanfare.hub import replays, writers
-from fanfare.protocol import frames, protocol, resumes, sessions, takeovers
+from fanfare.hub import recovery, writers
+from fanfare.protocol import page_sessions, server_frames, session_owners, sessions, state_machine
 from tests.harness import waiting
 from tests.unit.hub.doubles import FakeWriter
 
@@ -45,7 +45,7 @@ class Deployment:
     def __init__(self, folder: Path) -> None:
         self.engine = RememberingEngine(folder)
         self.hub = hubs.Hub(self.engine)
-        self.tokens = takeovers.Takeovers(self.hub, time.monotonic)
+        self.tokens = session_owners.SessionOwners(self.hub, time.monotonic)
         self.applications = registry.Registry()
         self.applications.put(APPLICATION)
         self.pages = 0
@@ -63,7 +63,7 @@ class Page:
         deployment.pages += 1
         self.deployment = deployment
         self.writer = FakeWriter()
-        machine = protocol.Protocol(
+        machine = state_machine.StateMachine(
             deployment.applications,
             APPLICATION,
             f"1.{deployment.pages}",
@@ -72,8 +72,8 @@ class Page:
             wall_clock=time.time,
         )
         connection = hubs.Connection("1", machine.socket_id, self.writer)
-        options = resumes.Options(window=window, ack_interval=ack_interval)
-        self.resume = resumes.Resume(
+        options = page_sessions.Options(window=window, ack_interval=ack_interval)
+        self.resume = page_sessions.PageSession(
             deployment.hub, deployment.tokens, connection, token, options=options, keeps_history=machine.keeps_history
         )
         self.session = sessions.Session(deployment.hub, connection, machine, "", self.resume)
@@ -94,7 +94,7 @@ class Page:
 
     @property
     def pings(self) -> int:
-        return self.writer.bodies.count(frames.PING)
+        return self.writer.bodies.count(server_frames.PING)
 
     def numbers(self) -> list[int]:
         return [orjson.loads(body)["n"] for body in self.writer.bodies if body.startswith(b'{"n"')]
@@ -159,11 +159,11 @@ async def test_many_events_are_asked_about_before_their_time(deployment: Deploym
     await page.subscribed()
     await deployment.publish(1)
     await until(lambda: page.pings == 1)
-    await deployment.publish(*range(2, resumes.PING_AFTER_EVENTS + 1))
-    await until(lambda: len(page.numbers()) == resumes.PING_AFTER_EVENTS)
+    await deployment.publish(*range(2, page_sessions.PING_AFTER_EVENTS + 1))
+    await until(lambda: len(page.numbers()) == page_sessions.PING_AFTER_EVENTS)
     page.resume.look()
     assert page.pings == 1
-    await deployment.publish(resumes.PING_AFTER_EVENTS + 1)
+    await deployment.publish(page_sessions.PING_AFTER_EVENTS + 1)
     await until(lambda: page.pings == 2)
     page.session.end()
 
@@ -175,7 +175,7 @@ async def test_a_replay_is_asked_about_when_it_has_come_though_nothing_follows(d
     first.session.end()
     await deployment.publish(2, 3)
     page = Page(deployment)
-    page.writer.waiting = replays.PACE_BYTES + 1  # it is not reading yet
+    page.writer.waiting = recovery.PACE_BYTES + 1  # it is not reading yet
     page.say("pusher:subscribe", channel="kept")
     await until(lambda: deployment.hub.statistics()["replays.now"])
     page.resume.look()
@@ -207,13 +207,13 @@ async def test_a_channel_that_was_left_wakes_nobody(deployment: Deployment) -> N
 async def test_the_record_of_a_page_to_which_nothing_is_sent_is_kept_from_expiring(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert max(resumes.REFRESHED) <= resumes.KEPT - 1, "a window is left of it when the worker dies"
-    monkeypatch.setattr(resumes, "REFRESHED", (0.001, 0.002))
+    assert max(page_sessions.REFRESHED) <= page_sessions.KEPT - 1, "a window is left of it when the worker dies"
+    monkeypatch.setattr(page_sessions, "REFRESHED", (0.001, 0.002))
     page = Page(deployment)
     await page.subscribed()
     so_far = len(deployment.engine.saved)
     await until(lambda: len(deployment.engine.saved) >= so_far + 3)
-    assert set(deployment.engine.saved) == {resumes.KEPT * 100}
+    assert set(deployment.engine.saved) == {page_sessions.KEPT * 100}
     assert page.pings == 0
     page.session.end()
     assert deployment.engine.saved[-1] == 100

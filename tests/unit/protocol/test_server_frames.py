@@ -7,24 +7,24 @@ import time
 import orjson
 
 from fanfare.engine import interface
-from fanfare.protocol import frames
+from fanfare.protocol import server_frames
 
 
 def test_connection_established_carries_its_data_as_a_string() -> None:
-    frame = orjson.loads(frames.connection_established("1.2", 120))
+    frame = orjson.loads(server_frames.connection_established("1.2", 120))
     assert frame["event"] == "pusher:connection_established"
     assert frame["data"] == '{"socket_id":"1.2","activity_timeout":120}'
 
 
 def test_an_error_carries_its_data_as_an_object() -> None:
-    assert orjson.loads(frames.error(None, 'it "is"')) == {
+    assert orjson.loads(server_frames.error(None, 'it "is"')) == {
         "event": "pusher:error",
         "data": {"code": None, "message": 'it "is"'},
     }
 
 
 def test_a_subscription_error_names_its_channel() -> None:
-    assert orjson.loads(frames.subscription_error("private-x", "AuthError", "no", 401)) == {
+    assert orjson.loads(server_frames.subscription_error("private-x", "AuthError", "no", 401)) == {
         "event": "pusher:subscription_error",
         "channel": "private-x",
         "data": {"type": "AuthError", "error": "no", "status": 401},
@@ -32,7 +32,7 @@ def test_a_subscription_error_names_its_channel() -> None:
 
 
 def test_a_cache_miss_names_its_channel() -> None:
-    assert orjson.loads(frames.cache_miss("cache-x")) == {
+    assert orjson.loads(server_frames.cache_miss("cache-x")) == {
         "event": "pusher:cache_miss",
         "channel": "cache-x",
         "data": "{}",
@@ -40,17 +40,17 @@ def test_a_cache_miss_names_its_channel() -> None:
 
 
 def test_a_sign_in_succeeds_with_json_in_json_in_json() -> None:
-    frame = orjson.loads(frames.signin_success('{"id": "42"}'))
+    frame = orjson.loads(server_frames.signin_success('{"id": "42"}'))
     assert frame == {"event": "pusher:signin_success", "data": '{"user_data":"{\\"id\\": \\"42\\"}"}'}
 
 
 def test_ping_and_pong_carry_an_empty_object_as_a_string() -> None:
-    assert orjson.loads(frames.PING) == {"event": "pusher:ping", "data": "{}"}
-    assert orjson.loads(frames.PONG) == {"event": "pusher:pong", "data": "{}"}
+    assert orjson.loads(server_frames.PING) == {"event": "pusher:ping", "data": "{}"}
+    assert orjson.loads(server_frames.PONG) == {"event": "pusher:pong", "data": "{}"}
 
 
 def test_a_subscription_succeeds_with_an_empty_object_as_a_string() -> None:
-    assert orjson.loads(frames.subscription_succeeded("news")) == {
+    assert orjson.loads(server_frames.subscription_succeeded("news")) == {
         "event": "pusher_internal:subscription_succeeded",
         "channel": "news",
         "data": "{}",
@@ -59,7 +59,7 @@ def test_a_subscription_succeeds_with_an_empty_object_as_a_string() -> None:
 
 def test_a_presence_subscription_succeeds_with_everybody_who_is_there() -> None:
     members = [interface.Member("42", '{"name":"Ann"}'), interface.Member('7"', "null")]
-    frame = orjson.loads(frames.presence_subscription_succeeded("presence-room", members))
+    frame = orjson.loads(server_frames.presence_subscription_succeeded("presence-room", members))
     assert frame["event"] == "pusher_internal:subscription_succeeded"
     assert frame["channel"] == "presence-room"
     assert orjson.loads(frame["data"]) == {
@@ -70,6 +70,6 @@ def test_a_presence_subscription_succeeds_with_everybody_who_is_there() -> None:
 def test_a_snapshot_of_ten_thousand_members_takes_milliseconds() -> None:
     members = [interface.Member(str(number), f'{{"name":"user {number}"}}') for number in range(10_000)]
     begin = time.process_time()
-    body = frames.presence_subscription_succeeded("presence-room", members)
+    body = server_frames.presence_subscription_succeeded("presence-room", members)
     assert time.process_time() - begin < 0.2  # it is about 0.01; parsing every info again would be far more
     assert orjson.loads(orjson.loads(body)["data"])["presence"]["count"] == 10_000

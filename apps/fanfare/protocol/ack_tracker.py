@@ -27,7 +27,7 @@ REMEMBERED_SOCKETS = 8  # whose own events are not replayed; a page that was cut
 UNANSWERED_SECONDS = 45.0
 
 
-class Resumption:
+class AckTracker:
     """One page's progress, in memory while its socket is here and as a record in between. Times in seconds, any
     clock."""
 

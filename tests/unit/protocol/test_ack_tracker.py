@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from fanfare.engine import interface
-from fanfare.protocol import resumption
+from fanfare.protocol import ack_tracker
 
 
 def at(offset: int, epoch: str = "E") -> interface.Position:
     return interface.Position(epoch, offset)
 
 
-def page(record: bytes | None = None, socket_id: str = "1.1") -> resumption.Resumption:
-    return resumption.Resumption("token-token-token", socket_id, record)
+def page(record: bytes | None = None, socket_id: str = "1.1") -> ack_tracker.AckTracker:
+    return ack_tracker.AckTracker("token-token-token", socket_id, record)
 
 
 def test_a_pong_says_that_what_was_sent_before_its_ping_was_seen() -> None:
@@ -96,9 +96,9 @@ def test_a_client_that_never_answers_is_taken_to_have_seen_what_is_old() -> None
     one.subscribed("c", at(5))
     one.pinged({"c": at(7)}, now=0)
     one.pinged({"c": at(8)}, now=30)
-    assert one.expires == resumption.UNANSWERED_SECONDS
-    assert not one.expire(now=resumption.UNANSWERED_SECONDS)
-    assert one.expire(now=resumption.UNANSWERED_SECONDS + 1)
+    assert one.expires == ack_tracker.UNANSWERED_SECONDS
+    assert not one.expire(now=ack_tracker.UNANSWERED_SECONDS)
+    assert one.expire(now=ack_tracker.UNANSWERED_SECONDS + 1)
     assert one.start_of("c") == at(7)
 
 
