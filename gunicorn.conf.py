@@ -11,6 +11,7 @@ import time
 import warnings
 from pathlib import Path
 
+import dotenv
 from django.core.exceptions import ImproperlyConfigured
 
 from fanfare import environment
@@ -21,7 +22,8 @@ with warnings.catch_warnings():
     from uvicorn.workers import UvicornWorker
 
 try:
-    environment.load(Path(__file__).resolve().parent / ".env")
+    _env_file = os.environ.get("FANFARE_ENV_FILE") or Path(__file__).resolve().parent / ".env"
+    dotenv.load_dotenv(_env_file, override=False, interpolate=False)
     _graceful = environment.integer("FANFARE_GRACEFUL_TIMEOUT", 5, minimum=1, maximum=300)
     _max_frame = environment.integer("FANFARE_MAX_FRAME_BYTES", 131_072, minimum=1_024, maximum=16_777_216)
 except ImproperlyConfigured as error:

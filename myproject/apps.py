@@ -9,3 +9,6 @@ class ProjectConfig(AppConfig):
     name = "myproject"
     label = "myproject"
     verbose_name = "Project"
+
+    def ready(self) -> None:
+        from myproject import checks  # noqa: F401  (registers them)

@@ -17,8 +17,7 @@ from fanfare.server import boot
 
 django = boot.django()
 
-from django.conf import settings  # noqa: E402
-
+from fanfare import conf  # noqa: E402
 from fanfare.api.application import Api  # noqa: E402
 from fanfare.api.openapi.serving import Described  # noqa: E402
 from fanfare.protocol import page_sessions  # noqa: E402
@@ -35,17 +34,17 @@ api = routing.Started(server, Api(server.hub, server.registry))
 pusher = PusherConsumer.as_asgi(
     hub=server.hub,
     registry=server.registry,
-    activity_timeout=settings.FANFARE_ACTIVITY_TIMEOUT,
-    max_frame_bytes=settings.FANFARE_MAX_FRAME_BYTES,
+    activity_timeout=conf.settings.ACTIVITY_TIMEOUT,
+    max_frame_bytes=conf.settings.MAX_FRAME_BYTES,
     tokens=server.tokens,
-    resume=page_sessions.Options(settings.FANFARE_RESUME_WINDOW, settings.FANFARE_RESUME_ACK_SECONDS),
+    resume=page_sessions.Options(conf.settings.RESUME_WINDOW, conf.settings.RESUME_ACK_SECONDS),
 )
 event_streams = routing.Started(
     server,
     Sse(
         server.hub,
         server.registry,
-        times=Times(heartbeat=settings.FANFARE_SSE_HEARTBEAT, life=settings.FANFARE_SSE_LIFE),
+        times=Times(heartbeat=conf.settings.SSE_HEARTBEAT, life=conf.settings.SSE_LIFE),
     ),
     refuse=not_started,
 )
@@ -58,7 +57,7 @@ rooms: dict[str, interfaces.Application] = {
 }
 
 with boot.or_end():
-    server.mounts = mounts.Mounts(settings.FANFARE_ASGI_MOUNTS, taken=[consumers.PROTOCOL, *rooms])
+    server.mounts = mounts.Mounts(conf.settings.ASGI_MOUNTS, taken=[consumers.PROTOCOL, *rooms])
     sockets = routing.Started(server, consumers.Consumers(consumers.discover()).before(pusher))
 
 application = proxies.trusting(
@@ -67,5 +66,5 @@ application = proxies.trusting(
         websocket=server.mounts.before(sockets),
         http={**rooms, "/": server.mounts.before(static_files.StaticFiles(django))},
     ),
-    settings.FANFARE_TRUSTED_PROXIES,
+    proxies.Trusted(conf.settings.TRUSTED_PROXIES),
 )

@@ -15,18 +15,19 @@ class FanfareConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from django.conf import settings
 
         from fanfare import checks as fanfare_checks  # noqa: F401  (registers them)
+        from fanfare import conf
         from fanfare.applications import declared, models
         from fanfare.engine import current
 
+        conf.settings.validate()
         current.configure(
-            settings.FANFARE_ENGINE,
-            settings.FANFARE_DATA_DIR,
-            sync=settings.FANFARE_SYNC,
-            log_seconds=settings.FANFARE_LOG_SECONDS,
-            append_timeout=settings.FANFARE_APPEND_TIMEOUT,
+            conf.settings.ENGINE,
+            conf.settings.DATA_DIR,
+            sync=conf.settings.SYNC,
+            log_seconds=conf.settings.LOG_SECONDS,
+            append_timeout=conf.settings.APPEND_TIMEOUT,
         )
         checks.register(declared.check)
         for model in (models.Application, models.WebhookEndpoint, models.ChannelRule):

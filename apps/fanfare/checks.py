@@ -1,10 +1,11 @@
-"""Django system checks: what is allowed and still a mistake.
+"""Django system checks: configurations that are allowed and lead to trouble.
 
 Those of a deployment run with `manage.py check --deploy`.
 """
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Sequence
 from typing import Any
@@ -13,10 +14,10 @@ from django.apps import AppConfig
 from django.conf import settings
 from django.core import checks
 
+from fanfare import conf
 from fanfare.engine.local import place
 
-# A connection is a file; a server with the usual 1,024 is full at a thousand of them.
-OPEN_FILES = 4_096
+OPEN_FILES = 4_096  # every connection is an open file; the usual limit of 1,024 is reached at a thousand connections
 
 
 @checks.register(checks.Tags.database)
@@ -37,13 +38,13 @@ def persistent_connections(app_configs: Sequence[AppConfig] | None, **_: Any) ->
 @checks.register(checks.Tags.files)
 def data_folder_is_local(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.CheckMessage]:
     """The log is a SQLite file in WAL mode, which needs shared memory and locks that hold."""
-    kind = place.file_system(settings.FANFARE_DATA_DIR)
-    if settings.FANFARE_ENGINE != "local" or kind not in place.NETWORK_FILE_SYSTEMS:
+    folder = conf.settings.DATA_DIR
+    kind = place.file_system(folder)
+    if conf.settings.ENGINE != "local" or kind not in place.NETWORK_FILE_SYSTEMS:
         return []
     return [
         checks.Error(
-            f"FANFARE_DATA_DIR {str(settings.FANFARE_DATA_DIR)!r} is on a network file system ({kind}), where the log "
-            "would be damaged.",
+            f"FANFARE_DATA_DIR {str(folder)!r} is on a network file system ({kind}), where the log would be damaged.",
             hint="Set FANFARE_DATA_DIR to a folder on a local disk.",
             id="fanfare.E002",
         )
@@ -57,48 +58,34 @@ def open_files(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks
         return []
     return [
         checks.Warning(
-            f"A process may open {soft} files, and every connection is one.",
-            hint="Raise it: `ulimit -n 65536`, or LimitNOFILE=65536 in a systemd unit.",
+            f"A process may open {soft} files, and every connection is an open file.",
+            hint="Raise the limit: `ulimit -n 65536`, or LimitNOFILE=65536 in a systemd unit.",
             id="fanfare.W001",
         )
     ]
 
 
-@checks.register(checks.Tags.security, deploy=True)
-def encryption(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.CheckMessage]:
-    if settings.FANFARE_TLS:
-        return []
+@checks.register
+def misspelt_variables(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.CheckMessage]:
     return [
         checks.Warning(
-            "FANFARE_TLS is off: cookies travel without encryption, and browsers are not told to insist on it.",
-            hint="Put TLS in front, name the proxy in FANFARE_TRUSTED_PROXIES and set FANFARE_TLS=1.",
-            id="fanfare.W002",
+            f"The environment variable {name} is not a setting of Fanfare and has no effect.",
+            hint=suggestion or "docs/reference/settings.md lists all settings.",
+            id="fanfare.W005",
         )
+        for name, suggestion in conf.unknown_variables(os.environ)
     ]
 
 
-@checks.register(checks.Tags.security, deploy=True)
-def hosts(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.CheckMessage]:
-    loopback = {"localhost", ".localhost", "127.0.0.1", "[::1]"}
-    if set(settings.ALLOWED_HOSTS) - loopback:
-        return []
+@checks.register
+def settings_outside_the_dict(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.CheckMessage]:
+    """`FANFARE_OUTBOX = True` in a settings module: that name is for the environment."""
     return [
         checks.Warning(
-            "FANFARE_ALLOWED_HOSTS names only this machine: pages that are asked for by another name answer 400.",
-            hint="Set FANFARE_ALLOWED_HOSTS to the names that people use, with commas between them.",
-            id="fanfare.W003",
+            f"{setting.variable} in the settings module has no effect.",
+            hint=f'Write FANFARE = {{"{setting.name}": …}}, or set the environment variable {setting.variable}.',
+            id="fanfare.W006",
         )
-    ]
-
-
-@checks.register(checks.Tags.security, deploy=True)
-def demo(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.CheckMessage]:
-    if not settings.FANFARE_DEMO:
-        return []
-    return [
-        checks.Warning(
-            "The demo is on: whoever finds /demo/ may write in it.",
-            hint="Set FANFARE_DEMO=0 once you have seen that everything works.",
-            id="fanfare.W004",
-        )
+        for setting in conf.settings
+        if hasattr(settings, setting.variable)
     ]

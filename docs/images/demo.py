@@ -5,8 +5,6 @@
 Needs Chromium, and the packages that `make test` installs. The picture is made smaller by pngquant where there is one.
 """
 
-# ruff: noqa: INP001
-
 from __future__ import annotations
 
 import base64

@@ -11,10 +11,10 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
-from django.conf import settings
 from django.core import checks
 from django.db import transaction
 
+from fanfare import conf
 from fanfare.applications import credentials, declarations, errors, limits, models
 
 _UNIQUE = ("key", "name")
@@ -46,7 +46,7 @@ def sync(wanted: Sequence[declarations.Declaration]) -> None:
 def check(**_: object) -> list[checks.CheckMessage]:
     """The system check: what would stop a worker, said by `manage.py check` already."""
     try:
-        declarations.parse(settings.FANFARE_APPS)
+        declarations.parse(conf.settings.APPS)
     except errors.DeclarationError as error:
         return [checks.Error(str(error), id="applications.E001")]
     return []

@@ -16,10 +16,10 @@ import random
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db.models import QuerySet
 
+from fanfare import conf
 from fanfare.applications import (
     announcements,
     database,
@@ -111,7 +111,7 @@ def fetch_default() -> registry.Application | None:
     It is the one of FANFARE_DEFAULT_APP, enabled or not, or else the oldest enabled one; None if there is none. Raises
     DefaultApplicationError where the setting names one that does not exist.
     """
-    app_id: str = settings.FANFARE_DEFAULT_APP
+    app_id = conf.settings.DEFAULT_APP
     if app_id:
         application = fetch(app_id)
         if application is None:
@@ -171,7 +171,7 @@ class Loader:
 
         Raises ImproperlyConfigured (a DeclarationError above all) where a person must act first.
         """
-        self._declarations = declarations.parse(settings.FANFARE_APPS)
+        self._declarations = declarations.parse(conf.settings.APPS)
         self._hub.on_control(announcements.COMMAND, self._on_changed)
         first_try: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._follow(first_try), name="applications loader")

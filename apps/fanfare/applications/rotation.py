@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import datetime as dt
 
-from django.conf import settings
 from django.db import router, transaction
 from django.utils import timezone
 
+from fanfare import conf
 from fanfare.applications import credentials, errors, models
 
 
 def grace() -> dt.timedelta:
     """How long the old secret works after a rotation; zero: not at all."""
-    return dt.timedelta(seconds=settings.FANFARE_SECRET_GRACE_SECONDS)
+    return dt.timedelta(seconds=conf.settings.SECRET_GRACE_SECONDS)
 
 
 def rotate_secret(application: models.Application, *, end_old: bool = False) -> None:

@@ -19,10 +19,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 
-from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.cache import patch_vary_headers
+
+from fanfare import conf
 
 View = Callable[..., HttpResponseBase]
 
@@ -32,7 +33,7 @@ _ADDED_BY_BROWSERS = ("basic", "digest", "negotiate", "ntlm")
 
 def is_trusted(request: HttpRequest) -> bool:
     """Whether the page that sends this is one of those whose origin is named."""
-    return request.headers.get("Origin") in settings.FANFARE_CORS_ORIGINS
+    return request.headers.get("Origin") in conf.settings.CORS_ORIGINS
 
 
 def carries_token(request: HttpRequest) -> bool:

@@ -11,9 +11,9 @@ import base64
 import hashlib
 
 import orjson
-from django.conf import settings
 from nacl import exceptions, secret
 
+from fanfare import conf
 from fanfare.integration import errors
 
 
@@ -42,7 +42,7 @@ def decrypt(channel: str, data: str) -> str:
 
 
 def _key(channel: str) -> bytes:
-    master: bytes = settings.FANFARE_ENCRYPTION_MASTER_KEY
+    master = conf.settings.ENCRYPTION_MASTER_KEY
     if not master:
         raise errors.NoMasterKey(
             f"{channel} is encrypted, and there is no key: set FANFARE_ENCRYPTION_MASTER_KEY to what "

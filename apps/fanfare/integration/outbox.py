@@ -11,11 +11,11 @@ import uuid
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
-from django.conf import settings
 from django.db import connections, router
 from django.db.models import QuerySet
 from django.utils import timezone
 
+from fanfare import conf
 from fanfare.engine import interface
 from fanfare.integration import models
 
@@ -68,7 +68,7 @@ def chunks(rows: Sequence[T]) -> Iterator[Sequence[T]]:
 
 def is_wanted(outbox: bool | None) -> bool:
     """What a call says, or else the setting."""
-    return bool(settings.FANFARE_OUTBOX) if outbox is None else outbox
+    return conf.settings.OUTBOX if outbox is None else outbox
 
 
 def key_of(uid: uuid.UUID) -> str:

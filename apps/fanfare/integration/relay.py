@@ -23,10 +23,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from django.conf import settings
 from django.db import Error
 from django.utils import timezone
 
+from fanfare import conf
 from fanfare.applications import database
 from fanfare.engine import current, interface
 from fanfare.engine import errors as engine_errors
@@ -180,7 +180,7 @@ class Relay:
         await database.run(self._discard, alias, [row.id for row in rows])
 
     async def _trim(self, alias: str) -> None:
-        gone = await database.run(outbox.trim, alias, settings.FANFARE_OUTBOX_KEEP_SECONDS)
+        gone = await database.run(outbox.trim, alias, conf.settings.OUTBOX_KEEP_SECONDS)
         if gone:
             logger.info("Forgot %d failed events of the outbox of %r", gone, alias)
 

@@ -15,9 +15,9 @@ import threading
 import time
 
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
-from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
+from fanfare import conf
 from fanfare.applications import loading, registry
 from fanfare.channel_layer import office
 from fanfare.engine import current
@@ -39,7 +39,7 @@ class Server:
 
     def __init__(self) -> None:
         self.engine = current.current()
-        self.hub = hub.Hub(self.engine, max_buffer_bytes=settings.FANFARE_BUFFER_BYTES)
+        self.hub = hub.Hub(self.engine, max_buffer_bytes=conf.settings.BUFFER_BYTES)
         self.registry = registry.Registry()
         self.loader = loading.Loader(self.registry, self.hub)
         self.webhooks = webhooks.Webhooks(self.hub, self.registry, lambda: self.loader.loaded)
@@ -136,8 +136,8 @@ class Server:
         parts = {
             "worker": str(os.getpid()),
             "workers": str(self._workers),
-            "engine": settings.FANFARE_ENGINE,
-            "data folder": str(settings.FANFARE_DATA_DIR),
+            "engine": conf.settings.ENGINE,
+            "data folder": str(conf.settings.DATA_DIR),
             **self._transport,
         }
         return "Fanfare: " + ", ".join(f"{name} {value}" for name, value in parts.items())
@@ -181,8 +181,8 @@ class Server:
             return
         transports.tune(
             config,
-            max_frame_bytes=settings.FANFARE_MAX_FRAME_BYTES,
-            graceful_timeout_s=settings.FANFARE_GRACEFUL_TIMEOUT,
+            max_frame_bytes=conf.settings.MAX_FRAME_BYTES,
+            graceful_timeout_s=conf.settings.GRACEFUL_TIMEOUT,
         )
         proxies.take_over(config)
         self._workers = supervisor.workers(config)

@@ -2,10 +2,10 @@
 
     FANFARE_ASGI_MOUNTS='/shop=shop.main:app,/metrics=metrics:application'
 
-or, in the settings file, a dict of the same. A mounted application sees the whole path and, in `root_path`, the part of
-it that led there (ASGI's HTTP specification, "root_path"; what Starlette's Mount does). Its lifespan is run: its start
-after that of the worker, so that it can publish in it, its end before, and what it puts in the lifespan's state is in
-the scope of its requests.
+or, in the settings module, FANFARE = {"ASGI_MOUNTS": {"/shop": "shop.main:app"}}. A mounted application sees the whole
+path and, in `root_path`, the part of it that led there (ASGI's HTTP specification, "root_path"; what Starlette's Mount
+does). Its lifespan is run: its start after that of the worker, so that it can publish in it, its end before, and what
+it puts in the lifespan's state is in the scope of its requests.
 """
 
 from __future__ import annotations
@@ -34,23 +34,11 @@ _PREFIX = re.compile(r"(?:/[\w.~-]+)+", re.ASCII)
 _TARGET = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 
 
-def parse(text: str) -> dict[str, str]:
-    """`MODULE:ATTRIBUTE` by prefix, from `PREFIX=MODULE:ATTRIBUTE` with commas between. Raises ImproperlyConfigured."""
-    found: dict[str, str] = {}
-    for item in filter(None, (part.strip() for part in text.split(","))):
-        prefix, equals, target = (part.strip() for part in item.partition("="))
-        if not equals:
-            raise ImproperlyConfigured(f"{SETTING} has {item!r}; an entry looks like {EXAMPLE}.")
-        if prefix in found:
-            raise ImproperlyConfigured(f"{SETTING} names {prefix!r} twice.")
-        found[prefix] = target
-    return found
-
-
 class Mounts:
-    """The mounted applications of a worker. `entries` as `parse` gives them; `taken`: prefixes that are the server's.
+    """The mounted applications of a worker.
 
-    Imports them. Raises ImproperlyConfigured with the name and the value of what is wrong.
+    `entries`: MODULE:ATTRIBUTE by prefix. `taken`: prefixes that are the server's. Imports the
+    applications. Raises ImproperlyConfigured with the name and the value of a wrong entry.
     """
 
     def __init__(self, entries: Mapping[str, str] | None = None, *, taken: Collection[str] = ()) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from django.conf import settings
+from fanfare import conf
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +21,9 @@ class Options:
 
 def from_settings() -> Options:
     return Options(
-        retry_seconds=settings.FANFARE_WEBHOOKS_RETRY_SECONDS,
-        keep_seconds=settings.FANFARE_WEBHOOKS_KEEP_SECONDS,
-        keep_rows=settings.FANFARE_WEBHOOKS_KEEP_ROWS,
-        timeout_seconds=settings.FANFARE_WEBHOOKS_TIMEOUT,
-        allow_private=settings.FANFARE_WEBHOOKS_ALLOW_PRIVATE,
+        retry_seconds=conf.settings.WEBHOOKS_RETRY_SECONDS,
+        keep_seconds=conf.settings.WEBHOOKS_KEEP_SECONDS,
+        keep_rows=conf.settings.WEBHOOKS_KEEP_ROWS,
+        timeout_seconds=conf.settings.WEBHOOKS_TIMEOUT,
+        allow_private=conf.settings.WEBHOOKS_ALLOW_PRIVATE,
     )

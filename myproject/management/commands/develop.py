@@ -10,6 +10,7 @@ from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 
+from fanfare import conf
 from fanfare.server.listening import listening_problem
 
 
@@ -19,7 +20,7 @@ class Command(BaseCommand):
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        host, port = settings.FANFARE_HOST, settings.FANFARE_PORT
+        host, port = conf.settings.HOST, conf.settings.PORT
         problem = listening_problem(host, port)
         if problem:
             raise CommandError(problem)

@@ -10,12 +10,12 @@ import shlex
 from typing import Any
 
 from django import db
-from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 
+from fanfare import conf
 from fanfare.applications import database, declarations, declared, loading, models
 
 ADMIN = "admin"
@@ -41,7 +41,7 @@ class Command(BaseCommand):
         except ValidationError as error:
             raise CommandError("; ".join(error.messages)) from None
 
-        address = url(settings.FANFARE_HOST, settings.FANFARE_PORT)
+        address = url(conf.settings.HOST, conf.settings.PORT)
         lines = [f"Fanfare     {address}", f"Admin       {address}admin/"]
         if password is not None:
             lines.append(f"            user {ADMIN}, password {password} (shown this once; change it in the admin)")
@@ -71,8 +71,8 @@ def create_admin() -> str | None:
 
 def create_application() -> None:
     """Those that FANFARE_APPS declares, or one to begin with."""
-    if settings.FANFARE_APPS:
-        declared.sync(declarations.parse(settings.FANFARE_APPS))
+    if conf.settings.APPS:
+        declared.sync(declarations.parse(conf.settings.APPS))
     elif not models.Application.objects.exists():
         application = models.Application(name="First application", client_events=True)
         application.full_clean()

@@ -424,7 +424,7 @@ class TestRotation:
     def test_without_a_grace_period_the_page_says_so(
         self, admin_client: Client, shop: Application, settings: Settings
     ) -> None:
-        settings.FANFARE_SECRET_GRACE_SECONDS = 0
+        settings.FANFARE = {"SECRET_GRACE_SECONDS": 0}
         page = text(admin_client.get(reverse(ROTATE, args=[shop.pk])))
         assert "The old secret is refused at once" in page
         assert "end_old" not in page

@@ -206,7 +206,7 @@ class TestReading:
         assert "hunter2" not in refusal(value)
 
     def test_a_mistake_stops_the_system_check(self, settings: Settings) -> None:
-        settings.FANFARE_APPS = "1:key"
+        settings.FANFARE = {"APPS": "1:key"}
         with pytest.raises(SystemCheckError, match=r"applications\.E001.*entry 1 is not id:key:secret"):
             call_command("check")
 

@@ -72,9 +72,9 @@ class TestUrls:
     )
     def test_an_address_inside_the_network_needs_the_setting(self, url: str, settings: Settings) -> None:
         endpoint = WebhookEndpoint(url=url)
-        settings.FANFARE_WEBHOOKS_ALLOW_PRIVATE = False
+        settings.FANFARE = {"WEBHOOKS_ALLOW_PRIVATE": False}
         assert "FANFARE_WEBHOOKS_ALLOW_PRIVATE=1" in endpoint.problems()["url"]
-        settings.FANFARE_WEBHOOKS_ALLOW_PRIVATE = True
+        settings.FANFARE = {"WEBHOOKS_ALLOW_PRIVATE": True}
         assert endpoint.problems() == {}
 
     def test_one_that_is_too_long_is_told_both_numbers(self) -> None:

@@ -160,13 +160,13 @@ class TestSnapshot:
     def test_the_setting_names_another_default(self, settings: Settings) -> None:
         create(name="First")
         create(name="Second", app_id="42")
-        settings.FANFARE_DEFAULT_APP = "42"
+        settings.FANFARE = {"DEFAULT_APP": "42"}
         application = loading.fetch_default()
         assert application is not None
         assert application.name == "Second"
 
     def test_a_default_that_does_not_exist_is_a_wrong_configuration(self, settings: Settings) -> None:
-        settings.FANFARE_DEFAULT_APP = "42"
+        settings.FANFARE = {"DEFAULT_APP": "42"}
         with pytest.raises(errors.DefaultApplicationError, match="'42'"):
             loading.fetch_default()
 
@@ -393,19 +393,19 @@ class TestTrouble:
 
 class TestDeclarations:
     async def test_a_worker_starts_with_the_declared_applications(self, log: fakes.Log, settings: Settings) -> None:
-        settings.FANFARE_APPS = "1:key1:secret1"
+        settings.FANFARE = {"APPS": "1:key1:secret1"}
         worker = Worker(log)
         async with worker.running():
             assert worker.registry.by_key("key1") is not None
 
     async def test_a_mistake_stops_the_start(self, log: fakes.Log, settings: Settings) -> None:
-        settings.FANFARE_APPS = "1:key1"
+        settings.FANFARE = {"APPS": "1:key1"}
         with pytest.raises(ImproperlyConfigured, match="entry 1"):
             await loading.Loader(registry.Registry(), fakes.Hub(log)).start()
 
     async def test_a_conflict_with_the_database_stops_the_start(self, log: fakes.Log, settings: Settings) -> None:
         await run(create, name="By hand", key="key1")
-        settings.FANFARE_APPS = "1:key1:secret1"
+        settings.FANFARE = {"APPS": "1:key1:secret1"}
         with pytest.raises(ImproperlyConfigured, match="has the same key"):
             await loading.Loader(registry.Registry(), fakes.Hub(log)).start()
         assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]

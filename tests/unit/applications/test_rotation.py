@@ -29,7 +29,7 @@ def test_the_secret_is_replaced_and_the_key_is_not(application: Application, log
 
 
 def test_the_old_secret_works_for_the_grace_period(application: Application, settings: Settings) -> None:
-    settings.FANFARE_SECRET_GRACE_SECONDS = 600
+    settings.FANFARE = {"SECRET_GRACE_SECONDS": 600}
     before = timezone.now()
     rotation.rotate_secret(application)
     application.refresh_from_db()
@@ -67,7 +67,7 @@ def test_without_a_grace_period_the_old_secret_is_refused_at_once(
     application: Application, settings: Settings, seconds: int, end_old: bool
 ) -> None:
     rotation.rotate_secret(application)
-    settings.FANFARE_SECRET_GRACE_SECONDS = seconds
+    settings.FANFARE = {"SECRET_GRACE_SECONDS": seconds}
     rotation.rotate_secret(application, end_old=end_old)
     application.refresh_from_db()
     assert (application.previous_secret, application.previous_secret_until) == ("", None)

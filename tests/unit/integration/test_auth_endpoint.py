@@ -78,7 +78,7 @@ def test_who_may_join_an_encrypted_channel_gets_its_key(
         return order_id == 7
 
     assert code(ask(client, "private-encrypted-orders-7")) == (503, "no_master_key")
-    settings.FANFARE_ENCRYPTION_MASTER_KEY = bytes(range(32))
+    settings.FANFARE = {"ENCRYPTION_MASTER_KEY": bytes(range(32))}
     vendor = pusher.Pusher(
         application.app_id,
         application.key,

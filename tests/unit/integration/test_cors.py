@@ -19,7 +19,7 @@ on_both = pytest.mark.parametrize("path", PATHS)
 
 @pytest.fixture(autouse=True)
 def named(settings: Any, application: models.Application) -> None:
-    settings.FANFARE_CORS_ORIGINS = [SHOP]
+    settings.FANFARE = {"CORS_ORIGINS": [SHOP]}
 
 
 @pytest.fixture

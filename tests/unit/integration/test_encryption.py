@@ -21,7 +21,7 @@ KEY = bytes(range(32))
 
 @pytest.fixture(autouse=True)
 def master_key(settings: Any) -> None:
-    settings.FANFARE_ENCRYPTION_MASTER_KEY = KEY
+    settings.FANFARE = {"ENCRYPTION_MASTER_KEY": KEY}
 
 
 @pytest.mark.parametrize("text", ['{"id":7}', "", "plain", "é☃\U0001f600", "x" * 5_000])
@@ -79,13 +79,13 @@ def test_an_event_leaves_as_a_ciphertext(log: recording.Recording, application: 
 def test_other_channels_stay_as_they_are(
     log: recording.Recording, application: models.Application, settings: Any
 ) -> None:
-    settings.FANFARE_ENCRYPTION_MASTER_KEY = b""
+    settings.FANFARE = {"ENCRYPTION_MASTER_KEY": b""}
     publish("private-orders-7", "created", {"id": 7}, on_commit=False)
     assert [event.data for event in log.events] == ['{"id":7}']
 
 
 def test_without_a_key_nothing_leaves(log: recording.Recording, application: models.Application, settings: Any) -> None:
-    settings.FANFARE_ENCRYPTION_MASTER_KEY = b""
+    settings.FANFARE = {"ENCRYPTION_MASTER_KEY": b""}
     with pytest.raises(errors.NoMasterKey, match="FANFARE_ENCRYPTION_MASTER_KEY"):
         publish(NAME, "created", {"id": 7}, on_commit=False)
     assert log.events == []

@@ -141,7 +141,7 @@ def test_apublish_goes_through_it_too(log: recording.Recording) -> None:
 def test_the_setting_says_it_and_a_call_may_say_otherwise(
     settings: Settings, log: recording.Recording, setting: bool, argument: bool | None, used: int
 ) -> None:
-    settings.FANFARE_OUTBOX = setting
+    settings.FANFARE = {"OUTBOX": setting}
     with transaction.atomic():
         publish("orders", "created", 1, outbox=argument)
         assert len(rows()) == used
@@ -159,7 +159,7 @@ def test_at_once_and_through_the_outbox_is_refused(settings: Settings, log: reco
         for call in (publish, async_to_sync(apublish)):
             with pytest.raises(errors.InvalidTiming, match="on_commit=False"):
                 call("orders", "created", 1, on_commit=False, outbox=True)
-        settings.FANFARE_OUTBOX = True
+        settings.FANFARE = {"OUTBOX": True}
         publish("orders", "at once", 1, on_commit=False)
         assert log.names == ["at once"]
 
@@ -168,7 +168,7 @@ def test_broadcasts_of_models_follow_the_setting(
     settings: Settings, log: recording.Recording, broadcast: broadcasts.Broadcast
 ) -> None:
     broadcast(Group, channels=["groups"], fields=["name"])
-    settings.FANFARE_OUTBOX = True
+    settings.FANFARE = {"OUTBOX": True}
     with transaction.atomic():
         Group.objects.create(name="staff")
         assert rows() == [("groups", "group.created")]

@@ -203,12 +203,12 @@ async def test_to_a_user_and_by_the_channels_rule_of_now(
 async def test_what_was_encrypted_when_it_was_written_is_not_encrypted_again(
     worker: workers.Worker, relaying: relay.Relay, settings: Any
 ) -> None:
-    settings.FANFARE_ENCRYPTION_MASTER_KEY = bytes(32)
+    settings.FANFARE = {"ENCRYPTION_MASTER_KEY": bytes(32)}
     await leave("created", channel="private-encrypted-orders", data="secret")
-    settings.FANFARE_ENCRYPTION_MASTER_KEY = b""  # whoever relays needs no key
+    settings.FANFARE = {"ENCRYPTION_MASTER_KEY": b""}  # whoever relays needs no key
     await look_twice(relaying)
     await told(worker, "created")
-    settings.FANFARE_ENCRYPTION_MASTER_KEY = bytes(32)
+    settings.FANFARE = {"ENCRYPTION_MASTER_KEY": bytes(32)}
     assert decrypt("private-encrypted-orders", orjson.loads(worker.entries[0].body)["data"]) == "secret"
 
 

@@ -8,6 +8,7 @@ import uvicorn
 from django.core.exceptions import ImproperlyConfigured
 from uvicorn.lifespan.on import LifespanOn
 
+from fanfare import conf
 from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
 from fanfare.server import errors, lifespan
@@ -191,14 +192,14 @@ async def test_a_worker_that_never_started_stops_without_a_word(server, log):
     assert log == []
 
 
-async def test_under_uvicorn_the_plain_command_is_put_right_before_the_first_connection(server, settings, caplog):
+async def test_under_uvicorn_the_plain_command_is_put_right_before_the_first_connection(server, caplog):
     config = uvicorn.Config(server.lifespan, log_config=None, interface="asgi3")
     below = LifespanOn(config)
     with caplog.at_level(logging.INFO, "myproject"):
         await below.startup()
     assert config.ws_per_message_deflate is False
-    assert config.ws_max_size == settings.FANFARE_MAX_FRAME_BYTES
-    assert config.timeout_graceful_shutdown == settings.FANFARE_GRACEFUL_TIMEOUT
+    assert config.ws_max_size == conf.settings.MAX_FRAME_BYTES
+    assert config.timeout_graceful_shutdown == conf.settings.GRACEFUL_TIMEOUT
     assert "127.0.0.1" not in config.loaded_app.trusted_hosts
     assert "websockets fanfare" in caplog.text
     await below.shutdown()

@@ -151,24 +151,6 @@ async def get(application, path, **scope):
 # -- what is written in the setting ----------------------------------------------------------------------------------
 
 
-def test_the_text_names_prefixes_and_where_the_applications_are():
-    assert mounts.parse("/shop=main:app, /a/b=x.y:make.app ,") == {"/shop": "main:app", "/a/b": "x.y:make.app"}
-    assert mounts.parse("") == {}
-
-
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        ("/shop", "FANFARE_ASGI_MOUNTS has '/shop'; an entry looks like /shop=main:app."),
-        ("/a=x:y,/a=z:y", "FANFARE_ASGI_MOUNTS names '/a' twice."),
-    ],
-)
-def test_a_text_that_cannot_be_read_is_refused_by_name_and_value(text, sentence):
-    with pytest.raises(ImproperlyConfigured) as caught:
-        mounts.parse(text)
-    assert str(caught.value) == sentence
-
-
 @pytest.mark.parametrize(
     ("prefix", "target", "part"),
     [

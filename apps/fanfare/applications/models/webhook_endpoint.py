@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import models
 
+from fanfare import conf
 from fanfare.applications import endpoints, limits
 from fanfare.applications.models import announced
 from fanfare.applications.models.application import Application
 
 
 def validate_url(url: str) -> None:
-    fault = endpoints.url_fault(url, allow_private=settings.FANFARE_WEBHOOKS_ALLOW_PRIVATE)
+    fault = endpoints.url_fault(url, allow_private=conf.settings.WEBHOOKS_ALLOW_PRIVATE)
     if fault:
         raise ValidationError(fault)
 

@@ -15,6 +15,7 @@ from django.core.management.commands import runserver
 from django.db import connections
 from django.utils import autoreload
 
+from fanfare import conf
 from fanfare.server.listening import listening_problem
 
 EVERYWHERE = {"0": "0.0.0.0"}  # noqa: S104  (Django's short form)
@@ -35,7 +36,7 @@ class Command(runserver.Command):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        self.default_addr, self.default_port = settings.FANFARE_HOST, str(settings.FANFARE_PORT)
+        self.default_addr, self.default_port = conf.settings.HOST, str(conf.settings.PORT)
         super().handle(*args, **options)
 
     def run(self, **options: Any) -> None:

@@ -36,7 +36,6 @@ def test_the_defaults_are_safe(tmp_path):
     found = read(tmp_path / "var")
     assert found["DEBUG"] is False
     assert found["ALLOWED_HOSTS"] == ["localhost", ".localhost", "127.0.0.1", "[::1]"]
-    assert found["FANFARE_ENGINE"] == "local"
     assert len(found["SECRET_KEY"]) >= 50
     assert found["DATABASES"]["default"]["NAME"] == str(tmp_path / "var" / "db.sqlite3")
     assert "CHANNEL_LAYERS" not in found

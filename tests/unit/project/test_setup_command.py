@@ -20,7 +20,7 @@ def run():
 
 @pytest.fixture
 def database(db, settings):
-    settings.FANFARE_APPS = ""
+    settings.FANFARE = {"APPS": ""}
 
 
 @pytest.mark.usefixtures("database")
@@ -61,7 +61,7 @@ def test_setup_leaves_an_installation_with_its_own_admin_and_applications_alone(
 
 @pytest.mark.usefixtures("database")
 def test_setup_takes_the_applications_that_the_environment_declares(settings):
-    settings.FANFARE_APPS = "1001:declared-key:declared-secret:Declared"
+    settings.FANFARE = {"APPS": "1001:declared-key:declared-secret:Declared"}
     assert "FANFARE_APP_KEY=declared-key" in run()
     assert models.Application.objects.count() == 1
 
@@ -83,10 +83,9 @@ def test_the_address_is_one_that_a_browser_can_open(host, url):
 def test_a_taken_port_is_one_sentence_before_anything_is_done(settings, monkeypatch):
     monkeypatch.setattr(develop, "call_command", lambda *_, **__: pytest.fail("set up already"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        settings.FANFARE_HOST, settings.FANFARE_PORT = listener.getsockname()
-        with pytest.raises(
-            CommandError, match=rf"^Port {settings.FANFARE_PORT} of 127\.0\.0\.1 is taken: .*FANFARE_PORT"
-        ):
+        host, port = listener.getsockname()
+        settings.FANFARE = {"HOST": host, "PORT": port}
+        with pytest.raises(CommandError, match=rf"^Port {port} of 127\.0\.0\.1 is taken: .*FANFARE_PORT"):
             call_command("develop")
 
 
@@ -107,7 +106,7 @@ def test_develop_sets_up_and_then_becomes_uvicorn_with_debug(settings, monkeypat
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    settings.FANFARE_PORT = port
+    settings.FANFARE = {"PORT": port}
     monkeypatch.setattr(develop.os, "execv", execv)
     monkeypatch.setattr(develop.os, "chdir", lambda path: None)
     monkeypatch.setenv("FANFARE_DEBUG", "")

@@ -8,6 +8,8 @@ import pytest
 from django.conf import settings
 from uvicorn.workers import UvicornWorker
 
+from fanfare import conf
+
 
 @pytest.fixture
 def load(monkeypatch):
@@ -24,7 +26,7 @@ def test_the_documented_command_needs_no_flag(load):
     options = UvicornWorker.CONFIG_KWARGS
     assert options["loop"] == "auto", "what uvicorn chose stays"
     assert options["ws_per_message_deflate"] is False
-    assert options["ws_max_size"] == settings.FANFARE_MAX_FRAME_BYTES
+    assert options["ws_max_size"] == conf.settings.MAX_FRAME_BYTES
     assert options["proxy_headers"] is False
     assert found["preload_app"] is False
     assert found["control_socket_disable"] is True

@@ -1,0 +1,408 @@
+"""Every setting of Fanfare: its default, its type and bounds, its environment variable and what it means.
+
+    from fanfare import conf
+
+    conf.settings.BUFFER_BYTES
+
+A value comes from the environment variable `FANFARE_BUFFER_BYTES` (or the file that `FANFARE_BUFFER_BYTES_FILE` names),
+else from the entry `"BUFFER_BYTES"` of the dict `FANFARE` in the project's settings module, else it is the default. It
+is read once; a change of `settings.FANFARE` in a test (`override_settings(FANFARE={...})`) makes it be read again.
+
+To add a setting, add one entry to a group below and run `python docs/reference/settings.py`, which writes its row of
+the reference and its lines of `.env.example`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Generic, TypeVar, overload
+
+from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+
+from fanfare import environment
+from fanfare.setting_types import (
+    Choice,
+    Declarations,
+    Flag,
+    Folder,
+    Integer,
+    Key,
+    Mounts,
+    Networks,
+    Origins,
+    Port,
+    Refused,
+    Seconds,
+    Text,
+    Type,
+    Url,
+    UrlPath,
+)
+
+T = TypeVar("T")
+
+PREFIX = "FANFARE_"  # of environment variables
+DICT = "FANFARE"  # the name of the dict in the settings module
+
+# Variables that other programs read, or that are read before the settings.
+FOREIGN = frozenset({"FANFARE_APP_ID", "FANFARE_APP_KEY", "FANFARE_APP_SECRET", "FANFARE_ENV_FILE"})
+# Kubernetes and Docker set these for a service that is called `fanfare`.
+_LINKED = ("FANFARE_SERVICE_", "FANFARE_PORT_")
+
+
+class Setting(Generic[T]):
+    """One entry of `Settings`. Read from an instance of `Settings`, it is the value.
+
+    `help`: what it means, in sentences for an operator. `unset`: what the default means, where its text does not say
+    it. `example`: a value for `.env.example`, where the default is empty. `page`: the documentation's page about it.
+    """
+
+    name: str  # without the prefix
+
+    def __init__(
+        self, type_: Type[T], default: T, help_: str, *, unset: str = "", example: str = "", page: str = ""
+    ) -> None:
+        self.type = type_
+        self.default = default
+        self.help = help_
+        self.unset = unset
+        self.example = example
+        self.page = page
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type[Settings]) -> Setting[T]: ...
+    @overload
+    def __get__(self, instance: Settings, owner: type[Settings]) -> T: ...
+    def __get__(self, instance: Settings | None, owner: type[Settings]) -> Setting[T] | T:
+        if instance is None:
+            return self
+        # The instance's own attribute comes before this descriptor, so a value is read once.
+        value = vars(instance)[self.name] = self.read(instance.declared)
+        return value
+
+    @property
+    def variable(self) -> str:
+        return PREFIX + self.name
+
+    def read(self, declared: Mapping[str, Any]) -> T:
+        """The value; `declared` is the dict of the settings module. Raises ImproperlyConfigured."""
+        try:
+            text = environment.given(self.variable)
+            if text is not None:
+                return self.finish(self.type.from_text(text))
+        except Refused as refused:
+            raise ImproperlyConfigured(f"{self.variable} {refused}.") from None
+        try:
+            return self.finish(self.type.from_value(declared[self.name]) if self.name in declared else self.default)
+        except Refused as refused:
+            raise ImproperlyConfigured(f'{DICT}["{self.name}"] {refused}.') from None
+
+    def finish(self, value: T) -> T:
+        return value
+
+
+class FolderSetting(Setting[Path]):
+    def finish(self, value: Path) -> Path:
+        return base_folder() / value
+
+
+class Places:
+    """Where things are."""
+
+    DATA_DIR = FolderSetting(
+        Folder(),
+        Path("var"),
+        "The folder for everything that this deployment writes: log, sockets, secret key and, unless DATABASE_URL is "
+        "set, the database. Each data folder is a separate deployment. It must be on a local disk. A relative path "
+        "starts at the project's BASE_DIR.",
+        unset="`var` beside manage.py",
+    )
+    HOST = Setting(Text(), "127.0.0.1", "The address that `manage.py runserver` and `make run` listen on.")
+    PORT = Setting(Port(), 8000, "The port that `manage.py runserver` and `make run` listen on.")
+    URL_PREFIX = Setting(
+        UrlPath(),
+        "/",
+        "The path below which Fanfare answers: `/realtime/` moves the API to `/realtime/apps/…` and the sockets to "
+        "`/realtime/app/KEY`.",
+        example="/realtime/",
+    )
+    PUBLIC_URL = Setting(
+        Url(),
+        "",
+        "The URL at which browsers reach the sockets, where that is not the host of the page: Fanfare runs as another "
+        "process or on another host.",
+        unset="the host of the page",
+        example="https://realtime.example.com",
+    )
+    ASGI_MOUNTS = Setting(
+        Mounts(),
+        {},
+        "Other ASGI applications in the same process, each under a prefix.",
+        example="/shop=shop.main:app",
+        page="how-to/fastapi.md",
+    )
+
+
+class Applications:
+    """Applications."""
+
+    APPS = Setting(
+        Declarations(),
+        "",
+        "Applications that the environment declares, for containers. They appear in the admin and cannot be changed "
+        "there.",
+        example="1001:my-key:my-secret:My application",
+        page="how-to/declare-applications.md",
+    )
+    DEFAULT_APP = Setting(
+        Text(),
+        "",
+        "The id of the application that `publish()` and the auth endpoints use.",
+        unset="the oldest enabled application",
+        example="1001",
+    )
+    SECRET_GRACE_SECONDS = Setting(
+        Integer(0, 2_592_000),
+        86_400,
+        "Seconds for which the old secret of an application stays valid after a rotation. 0 refuses it at once.",
+    )
+    ENCRYPTION_MASTER_KEY = Setting(
+        Key(32),
+        b"",
+        "The master key of encrypted channels; all servers that publish to them need the same one. Create it with "
+        "`openssl rand -base64 32`.",
+        page="how-to/encrypted-channels.md",
+    )
+
+
+class Access:
+    """Who may connect."""
+
+    TRUSTED_PROXIES = Setting(
+        Networks(),
+        [],
+        "Proxies whose X-Forwarded-For and X-Forwarded-Proto headers are used: addresses, networks, or `unix` for a "
+        "proxy that connects over a Unix socket.",
+        example="127.0.0.1,10.0.0.0/8",
+        page="how-to/nginx-and-tls.md",
+    )
+    CORS_ORIGINS = Setting(
+        Origins(),
+        [],
+        "Origins of other hosts whose pages may call `/pusher/auth` and `/pusher/user-auth` with a visitor's session.",
+        example="https://shop.example.com",
+        page="how-to/sign-in-users.md",
+    )
+
+
+class Engine:
+    """The engine."""
+
+    ENGINE = Setting(
+        Choice(["local"]),
+        "local",
+        "What the workers share. `local` serves one machine with any number of workers and needs no other service.",
+    )
+    SYNC = Setting(
+        Choice(["normal", "full"]),
+        "normal",
+        "What a published event survives once the publisher has its 200: `normal`, the end of any process; `full`, "
+        "loss of power too, at about a third of the commits per second.",
+    )
+    LOG_SECONDS = Setting(
+        Integer(1, 3_600),
+        20,
+        "Seconds for which the log keeps events of channels without history. A worker that was suspended for longer "
+        "closes its connections, and its clients subscribe again.",
+    )
+    APPEND_TIMEOUT = Setting(
+        Seconds(0.1, 60.0), 5.0, "Seconds that a publisher waits for the log before it gets a 503."
+    )
+
+
+class Connections:
+    """Connections."""
+
+    MAX_FRAME_BYTES = Setting(
+        Integer(1_024, 16_777_216),
+        131_072,
+        "Bytes of the largest WebSocket message that a client may send. A larger one closes the connection with 1009.",
+    )
+    BUFFER_BYTES = Setting(
+        Integer(65_536, 268_435_456),
+        1_048_576,
+        "Bytes that may wait for one slow client. Above it the client is disconnected with 4100.",
+    )
+    ACTIVITY_TIMEOUT = Setting(Integer(5, 3_600), 120, "Seconds of silence after which a client sends a ping.")
+    GRACEFUL_TIMEOUT = Setting(Integer(1, 300), 5, "Seconds that a stopping worker waits for its connections to close.")
+    RESUME_WINDOW = Setting(
+        Integer(10, 86_400),
+        120,
+        "Seconds for which a client with a resume token may be away and still receive every missed event.",
+        page="how-to/resume.md",
+    )
+    RESUME_ACK_SECONDS = Setting(
+        Seconds(0.1, 60.0),
+        5.0,
+        "Seconds between two requests to such a client to acknowledge what it has received. Events since the last "
+        "acknowledgement may arrive twice after a reconnect.",
+    )
+    SSE_HEARTBEAT = Setting(
+        Seconds(0.1, 300.0),
+        15.0,
+        "Seconds of silence after which an event stream gets a comment, so that proxies keep it open.",
+        page="how-to/sse.md",
+    )
+    SSE_LIFE = Setting(
+        Seconds(1.0, 86_400.0),
+        600.0,
+        "Seconds, give or take a fifth, after which an event stream ends and its client reconnects.",
+    )
+
+
+class Publishing:
+    """Publishing."""
+
+    OUTBOX = Setting(
+        Flag(),
+        False,
+        "`publish()` in a transaction writes the event to an outbox table in the same transaction, so that it survives "
+        "the end of the process.",
+        page="how-to/outbox.md",
+    )
+    OUTBOX_KEEP_SECONDS = Setting(
+        Integer(60, 31_536_000), 604_800, "Seconds for which an outbox event that cannot be sent stays in the admin."
+    )
+    REMOTE_URL = Setting(
+        Url(),
+        "",
+        "The URL of another Fanfare deployment. `publish()` then sends events to it over HTTP, as the application that "
+        "FANFARE_REMOTE_APP_ID, FANFARE_REMOTE_KEY and FANFARE_REMOTE_SECRET name.",
+        unset="publish to this deployment",
+        example="https://realtime.example.com",
+    )
+    REMOTE_APP_ID = Setting(Text(), "", "The application's id at FANFARE_REMOTE_URL.", example="1001")
+    REMOTE_KEY = Setting(Text(), "", "The application's key at FANFARE_REMOTE_URL.", example="my-key")
+    REMOTE_SECRET = Setting(
+        Text(secret=True), "", "The application's secret at FANFARE_REMOTE_URL.", example="my-secret"
+    )
+
+
+class Webhooks:
+    """Webhooks."""
+
+    WEBHOOKS_ALLOW_PRIVATE = Setting(
+        Flag(),
+        False,
+        "Webhooks may go to addresses inside the network: localhost, 10.0.0.0/8 and the like.",
+        page="how-to/webhooks.md",
+    )
+    WEBHOOKS_RETRY_SECONDS = Setting(
+        Integer(300, 604_800), 3_600, "Seconds for which a delivery is retried before it is given up."
+    )
+    WEBHOOKS_TIMEOUT = Setting(
+        Seconds(0.1, 60.0), 10.0, "Seconds that one request to a webhook may take, redirects included."
+    )
+    WEBHOOKS_KEEP_SECONDS = Setting(
+        Integer(60, 31_536_000), 259_200, "Seconds for which a finished delivery stays in the admin."
+    )
+    WEBHOOKS_KEEP_ROWS = Setting(Integer(0, 10_000_000), 100_000, "Finished deliveries that stay in the admin.")
+
+
+class Settings(Places, Applications, Access, Engine, Connections, Publishing, Webhooks):
+    """The settings, typed. Read them from `conf.settings`."""
+
+    @property
+    def declared(self) -> Mapping[str, Any]:
+        """The dict `FANFARE` of the settings module. Raises ImproperlyConfigured for a key that is no setting."""
+        declared = getattr(django_settings, DICT, {})
+        if not isinstance(declared, Mapping):
+            raise ImproperlyConfigured(
+                f'{DICT} in the settings is {declared!r}; it must be a dict such as {{"OUTBOX": True}}.'
+            )
+        for key in declared:
+            if key not in _all:
+                raise ImproperlyConfigured(
+                    f"{DICT}[{key!r}] is not a setting of Fanfare. {_suggestion(key, _all)}".rstrip()
+                )
+        return declared
+
+    def validate(self) -> None:
+        """Read all settings. Raises ImproperlyConfigured for the first one that is wrong."""
+        for name in _all:
+            getattr(self, name)
+        if self.REMOTE_URL:
+            for name in ("REMOTE_APP_ID", "REMOTE_KEY", "REMOTE_SECRET"):
+                if not getattr(self, name):
+                    raise ImproperlyConfigured(
+                        f"FANFARE_REMOTE_URL is set and {PREFIX}{name} is not: the remote deployment needs the id, the "
+                        "key and the secret of an application."
+                    )
+
+    def reload(self) -> None:
+        """Forget what was read: the environment or the settings have changed."""
+        vars(self).clear()
+
+    def __iter__(self) -> Iterator[Setting[Any]]:
+        """The declarations, in the order in which they are declared."""
+        return iter(_all.values())
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"Settings cannot be assigned; in a test write override_settings({DICT}={{{name!r}: …}}).")
+
+
+def base_folder() -> Path:
+    """The folder at which relative paths start: the settings' BASE_DIR.
+
+    Without BASE_DIR it is the folder that contains the package of the settings module, and without a settings module
+    the current folder.
+    """
+    base = getattr(django_settings, "BASE_DIR", None)
+    if base is not None:
+        return Path(base)
+    package, _, inner = os.environ.get("DJANGO_SETTINGS_MODULE", "").partition(".")
+    file = getattr(sys.modules.get(package), "__file__", None)
+    if file is None:
+        return Path.cwd()
+    return Path(file).resolve().parent.parent if inner else Path(file).resolve().parent
+
+
+def unknown_variables(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The environment variables among `names` that look like settings and are not, each with a suggestion."""
+    known = {setting.variable for setting in settings} | environment.names_read
+    known |= {f"{name}_FILE" for name in known}
+    for name in sorted(names):
+        if name.startswith(PREFIX) and not name.startswith(_LINKED) and name not in known | FOREIGN:
+            yield name, _suggestion(name, known)
+
+
+def _suggestion(name: object, known: Iterable[str]) -> str:
+    by_short_name = {full.removeprefix(PREFIX): full for full in known}
+    near = difflib.get_close_matches(str(name).upper().removeprefix(PREFIX), by_short_name, n=1)
+    return f"Did you mean {by_short_name[near[0]]}?" if near else ""
+
+
+GROUPS: dict[str, list[Setting[Any]]] = {
+    str(group.__doc__).rstrip("."): [entry for entry in vars(group).values() if isinstance(entry, Setting)]
+    for group in Settings.__bases__
+}
+_all = {setting.name: setting for group in GROUPS.values() for setting in group}
+
+settings = Settings()
+
+
+def _reload(*, setting: str, **_: object) -> None:
+    if setting in (DICT, "BASE_DIR"):
+        settings.reload()
+
+
+setting_changed.connect(_reload, dispatch_uid="fanfare.conf")

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import resource
+import types
+
+import pytest
+from django.core.management import call_command
+
+from fanfare import checks
+from fanfare.engine.local import place
+
+
+def ids(found):
+    return [message.id for message in found]
+
+
+def test_project_as_it_comes_has_no_issues(capsys):
+    call_command("check")
+    assert "no issues" in capsys.readouterr().out
+
+
+def test_persistent_connections_are_an_error(monkeypatch):
+    assert checks.persistent_connections(None) == []
+    database = {"ENGINE": "django.db.backends.postgresql", "CONN_MAX_AGE": 60}
+    monkeypatch.setattr(checks, "settings", types.SimpleNamespace(DATABASES={"default": database}))
+    found = checks.persistent_connections(None)
+    assert ids(found) == ["fanfare.E001"]
+    assert "CONN_MAX_AGE=60" in found[0].msg
+
+
+def test_data_folder_on_a_network_file_system_is_an_error(monkeypatch):
+    assert checks.data_folder_is_local(None) == []
+    monkeypatch.setattr(place, "file_system", lambda path: "nfs4")
+    assert ids(checks.data_folder_is_local(None)) == ["fanfare.E002"]
+
+
+@pytest.mark.parametrize(("limit", "found"), [(1024, ["fanfare.W001"]), (65536, []), (resource.RLIM_INFINITY, [])])
+def test_low_limit_of_open_files_is_a_warning(monkeypatch, limit, found):
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (limit, resource.RLIM_INFINITY))
+    assert ids(checks.open_files(None)) == found
+
+
+def test_misspelt_variable_is_a_warning(monkeypatch):
+    assert checks.misspelt_variables(None) == []
+    monkeypatch.setenv("FANFARE_OUTBOXX", "1")
+    (found,) = checks.misspelt_variables(None)
+    assert found.id == "fanfare.W005"
+    assert "FANFARE_OUTBOXX" in found.msg
+    assert found.hint == "Did you mean FANFARE_OUTBOX?"
+
+
+def test_setting_outside_of_the_dict_is_a_warning(settings):
+    assert checks.settings_outside_the_dict(None) == []
+    settings.FANFARE_OUTBOX = True
+    (found,) = checks.settings_outside_the_dict(None)
+    assert found.id == "fanfare.W006"
+    assert 'FANFARE = {"OUTBOX": …}' in found.hint
