@@ -1,7 +1,7 @@
 # make run      set up and serve: http://127.0.0.1:8000/
 # make setup    set up without serving
 # make test     all tests; ARGS="-k presence" selects some, REQUIRE_ALL=1 fails skipped tests
-# make lint     style, types, import contracts, words, migrations
+# make lint     style, types, import contracts, words, tasks, migrations
 # make format   fix the style
 
 PYTHON ?= python3
@@ -26,6 +26,7 @@ lint: .venv-tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.lint.words --count
+	$(BIN)/python -m tests.lint.tasks
 	$(BIN)/python manage.py makemigrations --check --dry-run
 	$(BIN)/python manage.py check
 

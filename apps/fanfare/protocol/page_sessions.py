@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
 from fanfare.hub import hub as hubs
-from fanfare.protocol import ack_tracker, recovery, server_frames, session_owners, wheel
+from fanfare.protocol import ack_tracker, recovery, server_frames, session_owners
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class PageSession:
         self._loading: asyncio.Task[None] | None = None
         self._unasked: set[str] = set()  # channels of which something was sent that no ping asks about, it may be
         self._began_s = self._asked_s = self._refresh_s = float("-inf")
-        self.slot: set[wheel.Page] | None = None
+        self.slot: set[session_owners.Holder] | None = None
 
     def begin(self, ready: Callable[[], None]) -> None:
         """Find out where the page stands, then call `ready`: with a token or, where that cannot be, without."""
@@ -92,7 +92,7 @@ class PageSession:
                 self.resumption = ack_tracker.AckTracker(self._token, self.socket_id, record)
                 self._hub.count("resume.opened" if record is None else "resume.resumed")
                 self._began_s = time.monotonic()
-                self._tokens.wheel.put(self, FIRST_LOOK_S)
+                self._tokens.wheel.schedule(self, FIRST_LOOK_S)
         if not self._connection.closing:
             ready()
 
@@ -100,7 +100,7 @@ class PageSession:
         """The socket is gone; what is known of the page stays for its window."""
         if self._loading is not None:
             self._loading.cancel()
-        self._tokens.wheel.remove(self)
+        self._tokens.wheel.cancel(self)
         if self.resumption is not None:
             self._save(self._options.window)
             self._tokens.release(self._connection.app, self._token, self)
@@ -141,7 +141,7 @@ class PageSession:
         """Something of this channel is being sent."""
         if not self._unasked:
             # What moves one page moves many: they are not all asked in the same instant.
-            self._tokens.wheel.put(self, random.uniform(FIRST_LOOK_S, self._pause()))  # noqa: S311
+            self._tokens.wheel.schedule(self, random.uniform(FIRST_LOOK_S, self._pause()))  # noqa: S311
         self._unasked.add(channel)
 
     def _pause(self) -> float:
@@ -157,7 +157,7 @@ class PageSession:
         if self.resumption.expire(now) or now >= self._refresh_s:
             self.keep()
         next_s = now + self._pause() if self._unasked else min(self._refresh_s, self.resumption.expires)
-        self._tokens.wheel.put(self, next_s - now)
+        self._tokens.wheel.schedule(self, next_s - now)
 
     def _ask(self, progress: ack_tracker.AckTracker, now: float) -> None:
         sent: ack_tracker.Positions = {}

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import Final
 
 from fanfare.hub import hub as hubs
-from fanfare.protocol import throttled
+from fanfare.runtime.log_throttle import LogThrottle
 
 LOGGED_PER_SECOND: Final = 10  # of a whole worker: a thousand clients with an old key come back every second
 
-_log = throttled.Log(logging.getLogger(__name__), LOGGED_PER_SECOND, time.monotonic)
+_log = LogThrottle(logging.getLogger(__name__), 1.0, burst=LOGGED_PER_SECOND)
 
 
 def note(hub: hubs.Hub, code: int, message: str, address: str) -> None:

@@ -22,11 +22,12 @@ import orjson
 from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
 from fanfare.hub import hub as hubs
-from fanfare.protocol import wheel
+from fanfare.runtime import timer_wheel
 
 logger = logging.getLogger(__name__)
 
 SHARED_SECONDS = 10.0
+TURN_S = 0.1  # of the wheel: how finely the times of pages that came together are spread
 REFUSED_SECONDS = 60.0  # how long a shared token gets nothing; then somebody may have mended the page
 
 TAKEN, EVICTED, SHARED = "resume.taken", "resume.evicted", "resume.shared"
@@ -36,6 +37,10 @@ class Holder(Protocol):
     """A connected page."""
 
     socket_id: str
+    slot: set[Holder] | None  # of the timer wheel
+
+    def look(self) -> None:
+        """The time that was set in the wheel has come."""
 
     def keep(self) -> None:
         """Write down its progress."""
@@ -59,7 +64,9 @@ class SessionOwners:
     def __init__(self, hub: hubs.Hub, clock: Callable[[], float]) -> None:
         self._hub = hub
         self._clock = clock
-        self.wheel = wheel.Wheel()
+        self.wheel: timer_wheel.TimerWheel[Holder] = timer_wheel.TimerWheel(
+            "resume tokens", TURN_S, lambda holder: holder.look()
+        )
         self._holders: dict[Key, Holder] = {}
         self._confirmed: set[Key] = set()  # whose taking has been read back from the log
         self._evicted: Times = Times()  # when a living socket lost the token

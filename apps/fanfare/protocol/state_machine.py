@@ -21,13 +21,13 @@ from fanfare.protocol import (
     messages,
     names,
     pending_frames,
-    rates,
     recovery,
     refusals,
     server_frames,
     subscriptions,
     users,
 )
+from fanfare.runtime import token_bucket
 
 # A program that sends what is not the protocol mostly does so in a loop, and its tenth answer in a second tells its
 # developer nothing that the first did not. Answers to messages of the protocol are not bounded: each of them refuses
@@ -102,8 +102,8 @@ class StateMachine:
         # Most connections never need these.
         self._early: pending_frames.PendingFrames | None = None  # what came before the connection was open
         self._identity: identities.Identity | None = None
-        self._client_event_tokens: rates.TokenBucket | None = None
-        self._error_tokens: rates.TokenBucket | None = None
+        self._client_event_tokens: token_bucket.TokenBucket | None = None
+        self._error_tokens: token_bucket.TokenBucket | None = None
 
     @property
     def application(self) -> registry.Application:
@@ -231,7 +231,7 @@ class StateMachine:
         count = effects.Count(f"pusher.error.{error.reason}", error.message)
         now = self._clock()
         if self._error_tokens is None:
-            self._error_tokens = rates.TokenBucket(ERRORS_PER_SECOND, now)
+            self._error_tokens = token_bucket.TokenBucket(ERRORS_PER_SECOND, now)
         if not self._error_tokens.take(ERRORS_PER_SECOND, ERRORS_PER_SECOND, now):
             return (count, effects.Count("pusher.error.rate_limited"))
         return (effects.Send(server_frames.error(None, error.message)), count)
@@ -333,7 +333,7 @@ class StateMachine:
     def _take_client_event_token(self, limits: registry.Limits) -> bool:
         now = self._clock()
         if self._client_event_tokens is None:
-            self._client_event_tokens = rates.TokenBucket(limits.client_events_burst, now)
+            self._client_event_tokens = token_bucket.TokenBucket(limits.client_events_burst, now)
         return self._client_event_tokens.take(limits.client_events_per_second, limits.client_events_burst, now)
 
     def not_published(self, publication: effects.PublishClientEvent, message: str) -> effects.Effects:

@@ -18,14 +18,15 @@ from typing import Any, Final
 from fanfare.applications import registry as registries
 from fanfare.hub import hub as hubs
 from fanfare.hub import transports
-from fanfare.protocol import names, origins, throttled
+from fanfare.protocol import names, origins
+from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.sse import answers, errors, requests, streams, tokens, writer
 
 # A stopping server gives readers this long for what they have not read: it waits for open responses before all else.
 FAREWELL_S: Final = 1.0
 LOGGED_PER_SECOND: Final = 10
 
-_log = throttled.Log(logging.getLogger(__name__), LOGGED_PER_SECOND, time.monotonic)
+_log = LogThrottle(logging.getLogger(__name__), 1.0, burst=LOGGED_PER_SECOND)
 
 
 class Sse:

@@ -11,7 +11,8 @@ import orjson
 import pytest
 
 from fanfare.engine import errors
-from fanfare.protocol import consumers, refusal_log, throttled
+from fanfare.protocol import consumers, refusal_log
+from fanfare.runtime.log_throttle import LogThrottle
 from tests.unit.protocol import fakes
 from tests.unit.protocol.workers import Worker
 
@@ -81,7 +82,7 @@ async def test_a_refused_client_that_does_not_answer_the_close_is_dropped(
 async def test_refusals_are_logged_but_cannot_fill_the_log(
     worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    log = throttled.Log(logging.getLogger(refusal_log.__name__), 2, lambda: 0.0)
+    log = LogThrottle(logging.getLogger(refusal_log.__name__), 1.0, burst=2, clock=lambda: 0.0)
     monkeypatch.setattr(refusal_log, "_log", log)
     with caplog.at_level(logging.INFO, refusal_log.__name__):
         for _ in range(5):

@@ -22,6 +22,10 @@ class Page:
         self.socket_id = socket_id
         self.evicted = False
         self.without_token = False
+        self.slot: set[session_owners.Holder] | None = None
+
+    def look(self) -> None:
+        pass
 
     def evict(self) -> None:
         self.evicted = True

@@ -1,13 +1,13 @@
-"""How often somebody may do something."""
+"""Token-bucket rate limiter."""
 
 from __future__ import annotations
 
 
 class TokenBucket:
-    """Holds at most `burst` tokens and gains `rate` a second; who takes one may go on.
+    """Holds at most `burst` tokens and gains `rate` tokens a second; one token pays for one action.
 
-    Rate and burst are given with each call, because an application's limits can change while its clients are connected.
-    Times are seconds of any clock that does not go back.
+    Rate and burst are arguments of each call, because an application's limits can change while its clients are
+    connected. Times are seconds of a clock that never goes back.
     """
 
     __slots__ = ("_tokens", "_updated")
@@ -17,7 +17,7 @@ class TokenBucket:
         self._updated = now
 
     def take(self, rate: float, burst: float, now: float) -> bool:
-        """Take one token, if there is one."""
+        """Take one token. False: the bucket is empty."""
         self._tokens = min(burst, self._tokens + (now - self._updated) * rate)
         self._updated = now
         if self._tokens < 1:

@@ -1,0 +1,116 @@
+"""Log lines whose number a client or a broken service must not decide."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+INTERVAL_S = 60.0
+MAX_KEYS = 1_000  # windows that are kept; a caller may use values from outside as keys
+
+
+@dataclass(slots=True)
+class _Window:
+    """One interval of one key. `last`: the newest line that was left out."""
+
+    end_s: float
+    logged: int = 0
+    left_out: int = 0
+    last: tuple[int, str, tuple[object, ...]] = (0, "", ())
+
+
+class LogThrottle:
+    """Writes the first line of a kind at once, and then one line per interval that counts the others.
+
+    A kind is a `key`, by default the message before its arguments are filled in. `burst` lines per interval are written
+    as they come. The summary line is the newest one that was left out, with the number of all. Where an event loop
+    runs, it comes at the end of the interval; in a thread, with the next line. Thread-safe.
+    """
+
+    def __init__(
+        self,
+        logger: logging.Logger,
+        interval_s: float = INTERVAL_S,
+        *,
+        burst: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._logger = logger
+        self._interval_s = interval_s
+        self._burst = burst
+        self._clock = clock
+        self._windows: dict[object, _Window] = {}  # oldest first
+        self._lock = threading.Lock()
+
+    def info(self, message: str, *args: object, key: object = None) -> None:
+        self.log(logging.INFO, message, *args, key=key)
+
+    def warning(self, message: str, *args: object, key: object = None) -> None:
+        self.log(logging.WARNING, message, *args, key=key)
+
+    def error(self, message: str, *args: object, key: object = None, error: BaseException | None = None) -> None:
+        """With the traceback of `error`, which only a line that is written at once has."""
+        self.log(logging.ERROR, message, *args, key=key, error=error)
+
+    def log(
+        self, level: int, message: str, *args: object, key: object = None, error: BaseException | None = None
+    ) -> None:
+        key = message if key is None else key
+        now = self._clock()
+        with self._lock:
+            window = self._windows.get(key)
+            if window is None or now >= window.end_s:
+                left_out = 0 if window is None else window.left_out
+                window = self._open(key, now)
+            else:
+                left_out = 0
+            if window.logged >= self._burst:
+                window.left_out += 1
+                window.last = (level, message, args)
+                if window.left_out == 1:
+                    self._summarize_later(key, window, window.end_s - now)
+                return
+            window.logged += 1
+        if left_out:
+            message, args = f"{message} (%d more since the last line)", (*args, left_out)
+        self._logger.log(level, message, *args, exc_info=error)
+
+    def _open(self, key: object, now: float) -> _Window:
+        self._windows.pop(key, None)
+        while len(self._windows) >= MAX_KEYS:
+            del self._windows[next(iter(self._windows))]
+        window = self._windows[key] = _Window(now + self._interval_s)
+        return window
+
+    def _summarize_later(self, key: object, window: _Window, seconds: float) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        loop.call_later(seconds, self._summarize, key, window)
+
+    def _summarize(self, key: object, window: _Window) -> None:
+        with self._lock:
+            left_out, window.left_out = window.left_out, 0
+            if not left_out or self._windows.get(key) is not window:
+                return
+            # The summary opens the next interval: a flood gets one line per interval, and not two.
+            self._open(key, self._clock()).logged = self._burst
+        level, message, args = window.last
+        message, args = f"{message} (%d such lines in %g s)", (*args, left_out, self._interval_s)
+        self._logger.log(level, message, *args)
+
+
+def exception_line(error: BaseException) -> str:
+    """The class and the message of an exception, for one line."""
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+Count = Callable[[str], Any]
+"""Adds one to a counter with this name: `Hub.count`."""
