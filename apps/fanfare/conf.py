@@ -195,6 +195,12 @@ class Access:
         example="127.0.0.1,10.0.0.0/8",
         page="how-to/nginx-and-tls.md",
     )
+    METRICS_TOKEN = Setting(
+        Text(secret=True),
+        "",
+        "The token with which Prometheus reads `/metrics` from another host, in the header `Authorization: Bearer "
+        "TOKEN`. Requests from this machine that come through no proxy need none.",
+    )
     CORS_ORIGINS = Setting(
         Origins(),
         [],
