@@ -4,7 +4,7 @@ lifespan                       the start and the stop of this worker            
 websocket                      the Pusher protocol                                   apps/fanfare/protocol
 websocket of an app            a team's own consumers                                consumers.py
 http   /apps/…, /users/…       the HTTP API                                          apps/fanfare/api
-http   /api/openapi.json       its description, which /api/docs shows                apps/fanfare/api/openapi
+http   /api/openapi.json       its description, which /api/docs shows                apps/fanfare/api/openapi.py
 http   /sse/KEY                event streams                                         apps/fanfare/sse
 http   /health/live, /ready    whether this worker lives, and whether it can work    health.py
 both   FANFARE_ASGI_MOUNTS     other ASGI applications under their prefixes           mounts.py
@@ -18,8 +18,8 @@ from fanfare.server import boot
 django = boot.django()
 
 from fanfare import conf  # noqa: E402
-from fanfare.api.application import Api  # noqa: E402
-from fanfare.api.openapi.serving import Described  # noqa: E402
+from fanfare.api.asgi import Api  # noqa: E402
+from fanfare.api.openapi import Description  # noqa: E402
 from fanfare.protocol import page_sessions  # noqa: E402
 from fanfare.protocol.consumers import PusherConsumer  # noqa: E402
 from fanfare.server import consumers, health, interfaces, mounts, proxies, routing, static_files  # noqa: E402
@@ -51,7 +51,7 @@ event_streams = routing.Started(
 rooms: dict[str, interfaces.Application] = {
     "/apps/": api,
     "/users/": api,
-    "/api/openapi.json": Described(),
+    "/api/openapi.json": Description(),
     "/sse/": event_streams,
     "/health/": health.Health(server),
 }

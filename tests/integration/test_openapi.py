@@ -16,7 +16,7 @@ import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.specs.openapi import checks
 
-from fanfare.api.openapi import description
+from fanfare.api import openapi
 from tests.harness import deployments, servers, signing
 
 EXAMPLES = 40  # for each of the nine operations: all of them in about 20 s
@@ -28,7 +28,7 @@ NOT_FOR_US = [
     checks.positive_data_acceptance,  # which attributes a channel has depends on its name; no schema says that
 ]
 
-schema = schemathesis.openapi.from_dict(description.Description().openapi())
+schema = schemathesis.openapi.from_dict(openapi.document())
 
 
 class Signature(requests.auth.AuthBase):

@@ -1,11 +1,150 @@
-"""The types of an ASGI HTTP application (version 3.0 of the interface), as this package uses them."""
+"""The HTTP API as an ASGI application: Pusher's REST calls. No framework: publishing is a backend's hot path.
+
+Source: Pusher Channels REST API reference. `_answer` takes a request through its steps: route, application, signature,
+body, operation. The first step that fails refuses the request, so an unsigned request costs neither the reading of its
+body nor a query to the engine.
+
+Cost. Of a signed event without subscribers uvicorn takes 23 µs of CPU for itself (as much as for an application that
+reads the body and answers `{}`), this package 17 µs, and the log the rest. So a body that has arrived already gets no
+timer (3 µs), and per-request objects are named tuples instead of frozen dataclasses (0.3 µs each).
+
+Browsers. A page must not hold an application's secret, but its backend can give it a signed request, valid for ten
+minutes. A request's rights come from its signature alone, never from a cookie or an origin, so pages of any origin may
+send it and read the answer.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+import logging
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+from urllib.parse import unquote
 
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+import orjson
+
+from fanfare.api import authentication, operations, refusals, requests
+from fanfare.applications import registry as registries
+from fanfare.engine import errors as engine_errors
+from fanfare.hub import hub as hubs
+from fanfare.hub import transports
+
+logger = logging.getLogger(__name__)
+
+ANY_ORIGIN = (b"access-control-allow-origin", b"*")
+JSON = (b"content-type", b"application/json")
+PREFLIGHT_SECONDS = 7_200  # how long a browser caches the answer to OPTIONS; Chromium's own maximum
+
+
+class Response(NamedTuple):
+    status: int
+    body: bytes  # JSON, or empty
+    headers: refusals.Headers
+
+
+class Api:
+    """Answers `/apps/…` and `/users/…`. `now` gives Unix seconds."""
+
+    def __init__(self, hub: hubs.Hub, registry: registries.Registry, *, now: Callable[[], float] = time.time) -> None:
+        self._hub = hub
+        self._registry = registry
+        self._now = now
+        self._refusals = refusals.RefusalLog(time.monotonic)
+
+    async def __call__(self, scope: requests.Scope, receive: requests.Receive, send: requests.Send) -> None:
+        self._hub.count("api.requests")
+        transports.keep_out_of_log(send)  # the query holds a signature that is valid for minutes
+        try:
+            response = await self._answer(scope, receive)
+        except refusals.Disconnected:
+            self._hub.count("api.disconnected")
+            return
+        except refusals.ApiError as error:
+            response = self._refuse(scope, error)
+        except engine_errors.OverBudget as error:
+            response = self._refuse(scope, refusals.TooMany(error.limit, error.actual))
+        except engine_errors.EngineError as error:
+            response = self._refuse(scope, refusals.Unavailable(str(error), code=error.code))
+        except Exception:
+            logger.exception("API request failed: %s %r", scope["method"], scope["path"])
+            self._hub.count("api.failed")
+            response = Response(500, _explain("The server failed to answer; its log says why.", "internal"), [])
+        await _send(response, send)
+
+    async def _answer(self, scope: requests.Scope, receive: requests.Receive) -> Response:
+        method: str = scope["method"]
+        path = _path(scope)
+        found = operations.find(path)
+        if found is None:
+            raise refusals.NotFound("The API has no such route.")
+        route, names = found
+        if method == "OPTIONS":
+            return Response(204, b"", _preflight(route))
+        if method not in route.methods:
+            raise refusals.MethodNotAllowed(f"{method[:20]} is not allowed here, but {route.allowed}.", route.allowed)
+
+        query = requests.parse_query(scope["query_string"])
+        application = self._application(names, query)
+        body_md5 = authentication.verify(application, method, path, query, self._now())
+        if not application.enabled:
+            raise refusals.Forbidden(f"The application {application.id} is disabled.")
+
+        head = requests.Head(scope["headers"])
+        body = await requests.read_body(head, receive, method, route.body_limit(application.limits))
+        authentication.verify_body(method, body_md5, body)
+        request = requests.Request(
+            application=application,
+            names={name: unquote(value) for name, value in names.items()},
+            query=query.arguments(),
+            body=body,
+            idempotency_key=head.idempotency_key,
+        )
+        return Response(route.status, await route.operation(self._hub, request), [])
+
+    def _application(self, names: dict[str, str], query: requests.Query) -> registries.Application:
+        """The application of the path, or for a route without one, of the key. Raises NotFound or Unauthorized."""
+        if "app_id" in names:
+            application = self._registry.by_id(names["app_id"])
+            if application is None:
+                raise refusals.NotFound("There is no application with this id.", code="unknown_application")
+            return application
+        application = self._registry.by_key(authentication.key(query))
+        if application is None:
+            raise refusals.Unauthorized("There is no application with this auth_key.", code="invalid_key")
+        return application
+
+    def _refuse(self, scope: requests.Scope, error: refusals.ApiError) -> Response:
+        self._hub.count(f"api.refused.{error.status}")
+        self._refusals.note(error, scope)
+        return Response(error.status, _explain(str(error), error.code), error.headers())
+
+
+def _path(scope: requests.Scope) -> str:
+    """The path as it was sent, below the prefix where this application is mounted."""
+    raw: bytes | None = scope.get("raw_path")
+    path: str = raw.decode("utf-8", "replace") if raw is not None else scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
+def _preflight(route: operations.Route) -> refusals.Headers:
+    methods = route.allowed.encode()
+    return [
+        (b"allow", methods),
+        (b"access-control-allow-methods", methods),
+        (b"access-control-allow-headers", b"content-type, idempotency-key"),
+        (b"access-control-max-age", b"%d" % PREFLIGHT_SECONDS),
+    ]
+
+
+def _explain(message: str, code: str) -> bytes:
+    return orjson.dumps({"error": message, "code": code})
+
+
+async def _send(response: Response, send: requests.Send) -> None:
+    status, body, headers = response
+    if status == 204:
+        headers = [ANY_ORIGIN, *headers]
+    else:
+        headers = [ANY_ORIGIN, JSON, (b"content-length", b"%d" % len(body)), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

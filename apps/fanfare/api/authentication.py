@@ -1,4 +1,4 @@
-"""Whether a request was signed with the application's secret, or, for a while after a rotation, with its last one.
+"""Verifies that a request was signed with the application's secret, or during a rotation with the previous one.
 
 Source: Pusher Channels REST API, "Authentication". The client sends `auth_key`, `auth_timestamp` (Unix seconds),
 `auth_version`, `body_md5` (if there is a body) and `auth_signature`, the hexadecimal HMAC-SHA256 of three lines:
@@ -7,11 +7,10 @@ Source: Pusher Channels REST API, "Authentication". The client sends `auth_key`,
     path
     name=value&name=value…      all but auth_signature, names in lower case and sorted, values not escaped
 
-The signature covers the body through its MD5, so `verify` needs no body: what is not signed is refused before a byte
-of it is read, and `verify_body` follows when it is there.
+The signature covers the body through its MD5, so `verify` runs before the body is read, and `verify_body` after it.
 
-Clients do not agree about what "not escaped" means, so every form that one of them signs is tried, the most frequent
-first: the path and the values as they were sent or decoded, arrays as they were sent or joined by commas.
+Clients disagree about "not escaped", so `verify` tries every form that one of them signs, the most frequent first: the
+path and the values as they were sent or decoded, arrays as they were sent or joined by commas.
 """
 
 from __future__ import annotations
@@ -22,68 +21,68 @@ import operator
 from collections.abc import Iterator
 from urllib.parse import unquote
 
-from fanfare.api import errors, query
+from fanfare.api import refusals, requests
 from fanfare.applications import registry
 from fanfare.protocol import signatures
 
-TIMESTAMP_SECONDS = 600  # how far a client's clock may be from ours, either way: what Pusher enforces
-TIMESTAMP_DIGITS = 12  # enough until the year 33658; int() of a longer text is work for nothing
+TIMESTAMP_SECONDS = 600  # the largest difference between a client's clock and ours, as Pusher enforces it
+TIMESTAMP_DIGITS = 12  # enough until the year 33658
 SHOWN_CHARACTERS = 2_000  # of the signed string, in an answer
 
 _NAME = operator.itemgetter(0)  # of a pair
 
 
-def key(asked: query.Query) -> str:
-    """The key that a request says it was signed for. Raises Unauthorized if it says none."""
-    return _required(asked.authentication(), "auth_key")
+def key(query: requests.Query) -> str:
+    """The request's `auth_key`. Raises Unauthorized if it is missing."""
+    return _required(query.authentication(), "auth_key")
 
 
-def verify(application: registry.Application, method: str, path: str, asked: query.Query, now: float) -> str | None:
-    """The body's MD5 that was signed with the request line, None if there was none.
+def verify(application: registry.Application, method: str, path: str, query: requests.Query, now: float) -> str | None:
+    """Verify the signature. Returns the signed MD5 of the body, None if the request has none.
 
-    `path` is the one that was sent, not decoded; `now` is in Unix seconds. Raises Unauthorized with the reason.
+    `path` as it was sent, not decoded; `now` in Unix seconds. Raises Unauthorized with the reason.
     """
-    given = asked.authentication()
+    given = query.authentication()
     given_key = _required(given, "auth_key")
     timestamp = _required(given, "auth_timestamp")
     signature = _required(given, "auth_signature")
     if given_key != application.key:
-        raise errors.Unauthorized(
+        raise refusals.Unauthorized(
             f"The auth_key {_shown(given_key)} is not the key of application {application.id}.", code="invalid_key"
         )
     version = given.get("auth_version", "1.0")
     if version != "1.0":
-        raise errors.Unauthorized(f"The auth_version is {_shown(version)}, it must be 1.0.", code="invalid_version")
+        raise refusals.Unauthorized(f"The auth_version is {_shown(version)}, it must be 1.0.", code="invalid_version")
     _verify_timestamp(timestamp, now)
 
     first = ""
     secrets = application.secrets(now)
-    for text in _signed_strings(method, path, asked):
+    for text in _signed_strings(method, path, query):
         for secret in secrets:
             if signatures.matches(secret, text, signature):
                 return given.get("body_md5")
         first = first or text
-    raise errors.Unauthorized(
+    raise refusals.Unauthorized(
         f"Invalid signature: it must be the hexadecimal HMAC-SHA256, with the application's secret, of {_shown(first)}",
         code="invalid_signature",
     )
 
 
 def verify_body(method: str, body_md5: str | None, body: bytes) -> None:
-    """Raise Unauthorized unless `body` is the one that was signed.
+    """Raise Unauthorized unless `body` has the signed MD5.
 
-    Some clients sign an empty body's MD5 with every GET, so there may be one without a body; it is then no more than a
-    part of what was signed. But a POST that lost its body on the way is refused.
+    Some clients sign the MD5 of an empty body with every GET, so a GET may have a `body_md5` and no body. A POST whose
+    body was lost is refused.
     """
     if not body and method != "POST":
         return
     if body_md5 is None:
         if body:
-            raise errors.Unauthorized("The request has a body but no body_md5 parameter.", code="missing_body_md5")
+            raise refusals.Unauthorized("The request has a body but no body_md5 parameter.", code="missing_body_md5")
         return
     digest = hashlib.md5(body, usedforsecurity=False).hexdigest()
     if not hmac.compare_digest(digest.encode(), body_md5.lower().encode()):
-        raise errors.Unauthorized(
+        raise refusals.Unauthorized(
             f"The body_md5 is {_shown(body_md5)}, but the body of {len(body)} bytes has the MD5 {digest}.",
             code="invalid_body_md5",
         )
@@ -92,29 +91,29 @@ def verify_body(method: str, body_md5: str | None, body: bytes) -> None:
 def _required(given: dict[str, str], name: str) -> str:
     value = given.get(name)
     if not value:
-        raise errors.Unauthorized(f"The request is not signed: it has no {name} parameter.", code="missing_parameter")
+        raise refusals.Unauthorized(f"The request is not signed: it has no {name} parameter.", code="missing_parameter")
     return value
 
 
 def _verify_timestamp(timestamp: str, now: float) -> None:
     if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= TIMESTAMP_DIGITS):
-        raise errors.Unauthorized(
+        raise refusals.Unauthorized(
             f"The auth_timestamp {_shown(timestamp)} is not a number of seconds since 1970.", code="invalid_timestamp"
         )
     distance = int(timestamp) - now
     if abs(distance) > TIMESTAMP_SECONDS:
-        raise errors.Unauthorized(
+        raise refusals.Unauthorized(
             f"The auth_timestamp {timestamp} is {abs(distance):.0f} s {'ahead of' if distance > 0 else 'behind'} "
             f"the server's clock ({now:.0f}); the allowed maximum is {TIMESTAMP_SECONDS} s.",
             code="expired_timestamp",
         )
 
 
-def _signed_strings(method: str, path: str, asked: query.Query) -> Iterator[str]:
-    """The strings that a client may have signed, without repetition. An ordinary request has one."""
+def _signed_strings(method: str, path: str, query: requests.Query) -> Iterator[str]:
+    """The strings that a client may have signed, without repetition. A request without escapes has one."""
     paths = (unquote(path), path) if "%" in path else (path,)
     seen = set()
-    for pairs in _signed_pairs(asked):
+    for pairs in _signed_pairs(query):
         ordered = sorted(pairs, key=_NAME)
         parameters = "&".join([f"{name}={value}" for name, value in ordered if name != "auth_signature"])
         if parameters not in seen:
@@ -123,17 +122,17 @@ def _signed_strings(method: str, path: str, asked: query.Query) -> Iterator[str]
                 yield f"{method}\n{each}\n{parameters}"
 
 
-def _signed_pairs(asked: query.Query) -> Iterator[query.Pairs]:
-    yield asked.decoded
-    if asked.decoded is not asked.sent:
-        yield asked.sent
-        yield asked.percent_decoded
-    if any("[" in name for name, _ in asked.decoded):
-        yield _joined(asked.decoded)
+def _signed_pairs(query: requests.Query) -> Iterator[requests.Pairs]:
+    yield query.decoded
+    if query.decoded is not query.sent:
+        yield query.sent
+        yield query.percent_decoded
+    if any("[" in name for name, _ in query.decoded):
+        yield _joined(query.decoded)
 
 
-def _joined(pairs: query.Pairs) -> query.Pairs:
-    """`name[0]=a&name[1]=b` as `name=a,b`: how the PHP library signs an array, which it sends with brackets."""
+def _joined(pairs: requests.Pairs) -> requests.Pairs:
+    """`name[0]=a&name[1]=b` as `name=a,b`: the PHP library signs an array so, and sends it with brackets."""
     values: dict[str, list[str]] = {}
     for name, value in pairs:
         values.setdefault(name.partition("[")[0], []).append(value)
@@ -141,5 +140,5 @@ def _joined(pairs: query.Pairs) -> query.Pairs:
 
 
 def _shown(text: str) -> str:
-    """Quoted, with line feeds as \\n, and not without end."""
+    """Quoted, with line feeds as \\n, cut to SHOWN_CHARACTERS."""
     return repr(text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…")

@@ -1,16 +1,136 @@
-"""What was refused, in the log: with its reason, and never so often that a bad client fills the disk."""
+"""The API's refusals: exceptions that are HTTP answers, with a status, a code for machines and a sentence for people.
+
+    ApiError
+    ├── Invalid            400  the request cannot be carried out as it is
+    ├── Unauthorized       401  not signed, or not with this application's secret
+    ├── Forbidden          403  the application is disabled
+    ├── NotFound           404  no such route or application
+    ├── MethodNotAllowed   405
+    ├── BodyTimeout        408  the body did not arrive in time
+    ├── Gone               410  the position belongs to a history that was reset
+    ├── TooLarge           413  an event's data, or the whole body
+    ├── TooMany            429  more events in this second than the application may publish
+    └── Unavailable        503  the engine cannot answer now; nothing was published
+
+    Disconnected           the client closed the connection while its body was read; no answer is sent
+
+A message about a limit carries both numbers. No message carries a secret, or a signature that would have been valid.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
-
-from fanfare.api import asgi, errors
+from typing import Any, ClassVar
 
 logger = logging.getLogger(__name__)
 
-SECONDS_PER_LINE = 1.0  # for each reason code: there are about thirty of them, so at most thirty lines a second
+Headers = list[tuple[bytes, bytes]]
+
+
+class ApiError(Exception):
+    """Base class. `code` narrows that of the class."""
+
+    status: ClassVar[int]
+    code: str
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
+
+    def headers(self) -> Headers:
+        """The answer's headers besides those of its content."""
+        return []
+
+
+class Invalid(ApiError):
+    status = 400
+    code = "invalid"
+
+
+class Unauthorized(ApiError):
+    status = 401
+    code = "unauthorized"
+
+
+class Forbidden(ApiError):
+    status = 403
+    code = "application_disabled"
+
+
+class NotFound(ApiError):
+    status = 404
+    code = "unknown_route"
+
+
+class MethodNotAllowed(ApiError):
+    status = 405
+    code = "method_not_allowed"
+
+    def __init__(self, message: str, allowed: str) -> None:
+        super().__init__(message)
+        self.allowed = allowed  # the Allow header: "GET, HEAD, OPTIONS"
+
+    def headers(self) -> Headers:
+        return [(b"allow", self.allowed.encode())]
+
+
+class BodyTimeout(ApiError):
+    status = 408
+    code = "body_timeout"
+
+    def headers(self) -> Headers:
+        return [(b"connection", b"close")]  # the rest of the body may still arrive, and is not the next request
+
+
+class Gone(ApiError):
+    status = 410
+    code = "epoch_changed"
+
+
+class TooLarge(ApiError):
+    status = 413
+    code = "event_too_large"
+
+    def __init__(self, message: str, *, code: str | None = None, close: bool = False) -> None:
+        super().__init__(message, code=code)
+        self.close = close  # the rest of the body was not read
+
+    def headers(self) -> Headers:
+        return [(b"connection", b"close")] if self.close else []
+
+
+class TooMany(ApiError):
+    status = 429
+    code = "too_many_events"
+
+    def __init__(self, limit: int, actual: int) -> None:
+        super().__init__(
+            f"Too many events in this second: with this request they are {actual}, the allowed maximum is {limit}. "
+            "An event counts once for each of its channels. Nothing was published."
+        )
+
+    def headers(self) -> Headers:
+        return [(b"retry-after", b"1")]  # seconds; each second has its own budget
+
+
+class Unavailable(ApiError):
+    status = 503
+    code = "engine_unavailable"
+
+    def headers(self) -> Headers:
+        return [(b"retry-after", b"1")]  # seconds; an unavailable engine is tried again at least this often
+
+
+class Disconnected(Exception):
+    """Not an ApiError: it has no answer."""
+
+
+# -- the log -----------------------------------------------------------------------------------------------------------
+
+SECONDS_PER_LINE = 1.0  # for each code; there are about thirty codes, so at most thirty lines a second
 SHOWN_CHARACTERS = 200  # of the path
 
 
@@ -21,14 +141,16 @@ class _Reason:
 
 
 class RefusalLog:
-    """`now`: seconds of any clock that does not stop."""
+    """Logs refusals, at most one line a second for each code. `now`: seconds of a monotonic clock."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._reasons: dict[str, _Reason] = {}
 
-    def note(self, error: errors.ApiError, scope: asgi.Scope) -> None:
-        """Log a refusal, or count it for the next line of its reason. The query is left out: it can be used again."""
+    def note(self, error: ApiError, scope: MutableMapping[str, Any]) -> None:
+        """Log a refusal, or count it for the next line of its code. The query is left out: its signature is valid for
+        minutes.
+        """
         now = self._now()
         reason = self._reasons.get(error.code)
         if reason is None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import abc
 import enum
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -71,6 +72,18 @@ class Position(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.epoch}:{self.offset}"
+
+    @classmethod
+    def parse(cls, text: str) -> Position:
+        """Read `EPOCH:OFFSET`, what `str` writes. Raises ValueError for anything else."""
+        match = _POSITION.fullmatch(text)
+        if match is None:
+            raise ValueError("A position is EPOCH:OFFSET: up to 64 letters and digits, a colon and a whole number")
+        return cls(match[1], int(match[2]))
+
+
+# At most 18 digits: the log's integers have 63 bits.
+_POSITION = re.compile(r"([0-9A-Za-z]{1,64}):(0|[1-9][0-9]{0,17})")
 
 
 class Publication(NamedTuple):

@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-from fanfare.api import application
+from fanfare.api import asgi
 from fanfare.applications import registry
 from fanfare.hub import hub as hubs
 from tests.unit.api import fakes
@@ -25,10 +25,10 @@ def applications() -> registry.Registry:
 
 
 @pytest.fixture
-def api(hub: fakes.Hub, applications: registry.Registry) -> application.Api:
-    return application.Api(cast("hubs.Hub", hub), applications, now=lambda: fakes.NOW)
+def api(hub: fakes.Hub, applications: registry.Registry) -> asgi.Api:
+    return asgi.Api(cast("hubs.Hub", hub), applications, now=lambda: fakes.NOW)
 
 
 @pytest.fixture
-def client(api: application.Api) -> fakes.Client:
+def client(api: asgi.Api) -> fakes.Client:
     return fakes.Client(api)

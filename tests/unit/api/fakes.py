@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fanfare.api import application
+from fanfare.api import asgi
 from fanfare.applications import registry
 from fanfare.engine import errors, interface
 
@@ -138,7 +138,7 @@ class Answer:
 class Client:
     """Speaks ASGI to the API. `received` counts how often the API asked for a piece of a body."""
 
-    def __init__(self, api: application.Api) -> None:
+    def __init__(self, api: asgi.Api) -> None:
         self.api = api
         self.received = 0
 

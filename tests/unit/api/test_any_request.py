@@ -8,7 +8,7 @@ from typing import Any, cast
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fanfare.api import application
+from fanfare.api import asgi
 from fanfare.applications import registry
 from fanfare.hub import hub as hubs
 from tests.unit.api import fakes
@@ -40,12 +40,12 @@ def make() -> tuple[fakes.Hub, fakes.Client]:
     hub = fakes.Hub()
     applications = registry.Registry()
     applications.put(fakes.APPLICATION)
-    return hub, fakes.Client(application.Api(cast("hubs.Hub", hub), applications, now=lambda: fakes.NOW))
+    return hub, fakes.Client(asgi.Api(cast("hubs.Hub", hub), applications, now=lambda: fakes.NOW))
 
 
 @quick
 @given(body=fields, route=st.sampled_from(["events", "batch_events"]), in_batch=st.booleans())
-async def test_a_signed_post_of_any_json_is_answered_below_500(body: Any, route: str, in_batch: bool) -> None:
+async def test_signed_post_of_any_json_is_answered_below_500(body: Any, route: str, in_batch: bool) -> None:
     hub, client = make()
     answer = await client.post(route, {"batch": [body, body]} if in_batch else body)
     assert answer.status in {200, 400, 413}
@@ -55,7 +55,7 @@ async def test_a_signed_post_of_any_json_is_answered_below_500(body: Any, route:
 
 @quick
 @given(body=st.binary(max_size=200))
-async def test_a_signed_post_of_any_bytes_is_answered_below_500(body: bytes) -> None:
+async def test_signed_post_of_any_bytes_is_answered_below_500(body: bytes) -> None:
     _, client = make()
     assert (await client.post("events", body)).status in {200, 400}
 
@@ -69,7 +69,7 @@ async def test_a_signed_post_of_any_bytes_is_answered_below_500(body: bytes) -> 
     query=st.binary(max_size=80) | st.text(alphabet="auth_keysignr=&%+[]0123", max_size=60).map(str.encode),
     body=st.binary(max_size=20),
 )
-async def test_an_unsigned_request_of_any_shape_publishes_nothing(
+async def test_unsigned_request_of_any_shape_publishes_nothing(
     method: str, segments: list[str], query: bytes, body: bytes
 ) -> None:
     hub, client = make()
@@ -82,7 +82,7 @@ async def test_an_unsigned_request_of_any_shape_publishes_nothing(
 
 @quick
 @given(data=st.data())
-async def test_a_signed_request_that_was_changed_in_one_place_publishes_nothing_else(data: st.DataObject) -> None:
+async def test_changed_signed_request_publishes_nothing_else(data: st.DataObject) -> None:
     """A change may be without meaning, as the case of an MD5 is; then what was signed is published, and only that."""
     hub, client = make()
     body = json.dumps({"name": "created", "channel": "news", "data": "x"}).encode()

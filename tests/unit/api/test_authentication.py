@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
-from fanfare.api import application
+from fanfare.api import asgi
 from fanfare.applications import registry
 from tests.unit.api import fakes
 
@@ -23,11 +23,11 @@ async def ask(client: fakes.Client, method: str, target: str, body: bytes = b"")
     return answer
 
 
-async def test_the_vector_of_the_vendors_documentation_is_accepted(
+async def test_example_of_the_vendors_documentation_is_accepted(
     hub: fakes.Hub, applications: registry.Registry
 ) -> None:
     body = b'{"name":"foo","channels":["project-3"],"data":"{\\"some\\":\\"data\\"}"}'
-    api = application.Api(hub, applications, now=lambda: 1353088179)  # type: ignore[arg-type]
+    api = asgi.Api(hub, applications, now=lambda: 1353088179)  # type: ignore[arg-type]
     answer = await ask(
         fakes.Client(api),
         "POST",
@@ -41,13 +41,13 @@ async def test_the_vector_of_the_vendors_documentation_is_accepted(
 
 
 @pytest.mark.parametrize("distance", [-600, 0, 600])
-async def test_a_clock_may_be_ten_minutes_off(client: fakes.Client, distance: int) -> None:
+async def test_timestamp_within_600_s_is_accepted(client: fakes.Client, distance: int) -> None:
     target = fakes.signed("GET", CHANNELS, auth_timestamp=str(fakes.NOW + distance))
     assert (await ask(client, "GET", target)).status == 200
 
 
 @pytest.mark.parametrize(("distance", "word"), [(-601, "behind"), (601, "ahead")])
-async def test_a_clock_that_is_further_off_is_refused_with_both_numbers(
+async def test_timestamp_beyond_600_s_is_refused_with_both_numbers(
     client: fakes.Client, distance: int, word: str
 ) -> None:
     answer = await ask(client, "GET", fakes.signed("GET", CHANNELS, auth_timestamp=str(fakes.NOW + distance)))
@@ -58,30 +58,30 @@ async def test_a_clock_that_is_further_off_is_refused_with_both_numbers(
 
 
 @pytest.mark.parametrize("timestamp", ["soon", "-1", "1e9", "17.5", "\N{ARABIC-INDIC DIGIT ONE}", "9" * 5_000])
-async def test_a_timestamp_that_is_no_number_is_refused(client: fakes.Client, timestamp: str) -> None:
+async def test_timestamp_that_is_not_a_number_is_refused(client: fakes.Client, timestamp: str) -> None:
     answer = await ask(client, "GET", fakes.signed("GET", CHANNELS, auth_timestamp=timestamp))
     assert (answer.status, answer.json["code"]) == (401, "invalid_timestamp")
 
 
 @pytest.mark.parametrize("missing", ["auth_key", "auth_timestamp"])
-async def test_a_missing_parameter_is_named(client: fakes.Client, missing: str) -> None:
+async def test_missing_signature_parameter_is_named(client: fakes.Client, missing: str) -> None:
     answer = await ask(client, "GET", fakes.signed("GET", CHANNELS, **{missing: None}))
     assert (answer.status, answer.json["code"]) == (401, "missing_parameter")
     assert missing in answer.json["error"]
 
 
-async def test_a_request_without_any_signature_is_refused(client: fakes.Client) -> None:
+async def test_unsigned_request_is_refused(client: fakes.Client) -> None:
     assert (await ask(client, "GET", CHANNELS)).status == 401
     answer = await ask(client, "GET", CHANNELS + "?auth_key=278d425bdf160c739803&auth_timestamp=1700000000")
     assert "auth_signature" in answer.json["error"]
 
 
-async def test_another_key_with_the_right_secret_is_refused(client: fakes.Client) -> None:
+async def test_wrong_key_with_the_right_secret_is_refused(client: fakes.Client) -> None:
     answer = await ask(client, "GET", fakes.signed("GET", CHANNELS, auth_key="another"))
     assert (answer.status, answer.json["code"]) == (401, "invalid_key")
 
 
-async def test_an_application_cannot_sign_for_another_one(
+async def test_application_cannot_sign_for_another_application(
     client: fakes.Client, applications: registry.Registry, hub: fakes.Hub
 ) -> None:
     applications.put(registry.Application(id="4", key="other-key", secret="other-secret"))
@@ -90,13 +90,13 @@ async def test_an_application_cannot_sign_for_another_one(
     assert hub.published == []
 
 
-async def test_another_version_of_the_scheme_is_refused(client: fakes.Client) -> None:
+async def test_unknown_auth_version_is_refused(client: fakes.Client) -> None:
     answer = await ask(client, "GET", fakes.signed("GET", CHANNELS, auth_version="2.0"))
     assert (answer.status, answer.json["code"]) == (401, "invalid_version")
 
 
 @pytest.mark.parametrize(("seconds_left", "status"), [(1, 200), (0, 401)])
-async def test_the_secret_before_a_rotation_is_good_until_its_grace_period_ends(
+async def test_previous_secret_is_valid_until_its_grace_period_ends(
     client: fakes.Client, applications: registry.Registry, seconds_left: int, status: int
 ) -> None:
     old = fakes.signed("GET", CHANNELS)
@@ -114,13 +114,13 @@ async def test_the_secret_before_a_rotation_is_good_until_its_grace_period_ends(
     assert (await ask(client, "GET", new)).status == 200
 
 
-async def test_a_parameter_of_the_signature_that_is_there_twice_is_refused(client: fakes.Client) -> None:
+async def test_repeated_signature_parameter_is_refused(client: fakes.Client) -> None:
     answer = await ask(client, "GET", fakes.signed("GET", CHANNELS) + "&auth_key=another")
     assert (answer.status, answer.json["code"]) == (401, "repeated_parameter")
 
 
 @pytest.mark.parametrize("wrong", ["0" * 64, "", "é", "%00", "x" * 10_000])
-async def test_a_wrong_signature_is_told_what_should_have_been_signed_and_no_secret(
+async def test_refusal_of_a_signature_shows_the_string_to_sign_and_no_secret(
     client: fakes.Client, hub: fakes.Hub, wrong: str
 ) -> None:
     right = fakes.signed("POST", EVENTS, EVENT)
@@ -140,43 +140,43 @@ async def test_a_wrong_signature_is_told_what_should_have_been_signed_and_no_sec
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", EVENTS), ("POST", "/apps/3/batch_events")], ids=["method", "path"]
 )
-async def test_a_signature_is_good_for_one_method_and_one_path(client: fakes.Client, method: str, path: str) -> None:
+async def test_signature_is_valid_for_one_method_and_one_path(client: fakes.Client, method: str, path: str) -> None:
     query = fakes.signed(method, path, EVENT).partition("?")[2]
     answer = await ask(client, "POST", f"{EVENTS}?{query}", EVENT)
     assert (answer.status, answer.json["code"]) == (401, "invalid_signature")
 
 
-async def test_a_body_that_was_changed_is_refused(client: fakes.Client, hub: fakes.Hub) -> None:
+async def test_changed_body_is_refused(client: fakes.Client, hub: fakes.Hub) -> None:
     answer = await ask(client, "POST", fakes.signed("POST", EVENTS, EVENT), EVENT.replace(b"created", b"deleted"))
     assert (answer.status, answer.json["code"]) == (401, "invalid_body_md5")
     assert hub.published == []
 
 
-async def test_a_body_that_was_lost_is_refused(client: fakes.Client, hub: fakes.Hub) -> None:
+async def test_lost_body_is_refused(client: fakes.Client, hub: fakes.Hub) -> None:
     arguments = {"name": "created", "channel": "news", "data": "x"}
     answer = await ask(client, "POST", fakes.signed("POST", EVENTS, EVENT, query=arguments))
     assert (answer.status, answer.json["code"]) == (401, "invalid_body_md5")
     assert hub.published == []
 
 
-async def test_a_body_without_an_md5_is_refused(client: fakes.Client) -> None:
+async def test_body_without_body_md5_is_refused(client: fakes.Client) -> None:
     answer = await ask(client, "POST", fakes.signed("POST", EVENTS, EVENT, body_md5=None), EVENT)
     assert (answer.status, answer.json["code"]) == (401, "missing_body_md5")
 
 
-async def test_the_md5_of_an_empty_body_may_be_part_of_what_a_get_signs(client: fakes.Client) -> None:
+async def test_get_may_sign_the_md5_of_an_empty_body(client: fakes.Client) -> None:
     empty = hashlib.md5(b"", usedforsecurity=False).hexdigest()
     assert (await ask(client, "GET", fakes.signed("GET", CHANNELS, body_md5=empty))).status == 200
 
 
-async def test_names_of_parameters_are_signed_in_lower_case(client: fakes.Client) -> None:
+async def test_parameter_names_are_signed_in_lower_case(client: fakes.Client) -> None:
     target = fakes.signed("GET", CHANNELS, query={"filter_by_prefix": "news"})
     assert (await ask(client, "GET", target.replace("filter_by_prefix", "Filter_By_Prefix"))).status == 200
 
 
 @pytest.mark.parametrize("signs_raw", [False, True], ids=["signs decoded", "signs what is sent"])
 @pytest.mark.parametrize("sends_escaped", [False, True], ids=["sends it plain", "sends it escaped"])
-async def test_a_channels_name_in_the_path_may_be_escaped_or_not(
+async def test_channel_in_the_path_may_be_escaped_or_not(
     client: fakes.Client, signs_raw: bool, sends_escaped: bool
 ) -> None:
     name = "news@,;=.x"
@@ -190,7 +190,7 @@ async def test_a_channels_name_in_the_path_may_be_escaped_or_not(
 @pytest.mark.parametrize(
     ("sent", "value"), [("a%40b", "a@b"), ("a+b", "a b"), ("a+b", "a+b"), ("a%20b", "a b"), ("a,b", "a,b")]
 )
-async def test_a_value_in_the_query_may_be_escaped_or_not(
+async def test_value_in_the_query_may_be_escaped_or_not(
     client: fakes.Client, signs_raw: bool, sent: str, value: str
 ) -> None:
     joined = f"auth_key={fakes.APPLICATION.key}&auth_timestamp={fakes.NOW}&auth_version=1.0&filter_by_prefix="
@@ -208,7 +208,7 @@ async def test_a_value_in_the_query_may_be_escaped_or_not(
         ("channels%5B0%5D=a&channels%5B1%5D=b", "channels=a,b"),
     ],
 )
-async def test_an_array_may_be_signed_as_it_is_sent_or_joined_by_commas(
+async def test_array_may_be_signed_as_sent_or_joined_by_commas(
     client: fakes.Client, hub: fakes.Hub, sent: str, signed: str
 ) -> None:
     before = f"auth_key={fakes.APPLICATION.key}&auth_timestamp={fakes.NOW}&auth_version=1.0"
@@ -219,7 +219,7 @@ async def test_an_array_may_be_signed_as_it_is_sent_or_joined_by_commas(
     assert [frame["channel"] for frame in hub.frames] == ["a", "b"]
 
 
-async def test_a_disabled_application_is_refused_once_it_is_known_to_be_the_caller(
+async def test_disabled_application_gets_403_after_its_signature_was_verified(
     client: fakes.Client, applications: registry.Registry, hub: fakes.Hub
 ) -> None:
     applications.put(dataclasses.replace(fakes.APPLICATION, enabled=False))

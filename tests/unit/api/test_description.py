@@ -1,8 +1,7 @@
-"""The OpenAPI description says what the API does: each route, each parameter, each status, each answer."""
+"""The OpenAPI description agrees with the API: each route, each parameter, each status, each answer."""
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
 import subprocess
@@ -11,22 +10,21 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import pydantic
+import jsonschema_rs
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from typing_extensions import is_typeddict
 
-from fanfare.api import answers, bodies, routing, validation
-from fanfare.api import errors as api_errors
-from fanfare.api.openapi import description, payloads, serving, texts
+from fanfare.api import openapi, operations, parameters, refusals, requests
 from fanfare.applications import registry, rules
 from fanfare.engine import interface
 from fanfare.hub import event_frames
-from fanfare.protocol import names, refusals
+from fanfare.protocol import names, publications
+from fanfare.protocol import refusals as protocol_refusals
 from tests.unit.api import fakes
 
-SCHEMA: dict[str, Any] = description.Description().openapi()
+SCHEMA: dict[str, Any] = json.loads(orjson.dumps(openapi.document()))
 OPERATIONS: dict[tuple[str, str], dict[str, Any]] = {
     (method.upper(), path): operation
     for path, methods in SCHEMA["paths"].items()
@@ -39,22 +37,22 @@ def ids(key: tuple[str, str]) -> str:
     return " ".join(key)
 
 
-def test_every_route_is_described_and_nothing_else() -> None:
-    """HEAD is what HTTP makes of GET, and the introduction names it."""
-    served = {(method, route.path) for route in routing.ROUTES for method in route.methods if method != "HEAD"}
+def test_description_has_exactly_the_served_routes() -> None:
+    """HEAD follows from GET; the introduction names it."""
+    served = {(method, route.path) for route in operations.ROUTES for method in route.methods if method != "HEAD"}
     assert set(OPERATIONS) == served
 
 
-@pytest.mark.parametrize("route", routing.ROUTES, ids=lambda route: route.path)
-def test_the_good_answer_is_the_one_that_the_route_gives(route: routing.Route) -> None:
+@pytest.mark.parametrize("route", operations.ROUTES, ids=lambda route: route.path)
+def test_described_success_status_is_the_routes(route: operations.Route) -> None:
     good = [status for status in OPERATIONS[route.methods[0], route.path]["responses"] if status.startswith("2")]
     assert good == [str(route.status)]
 
 
 def test_every_refusal_is_described() -> None:
     """MethodNotAllowed belongs to no operation: there is none for that method."""
-    raised = {each.status for each in vars(api_errors).values() if isinstance(each, type) and hasattr(each, "status")}
-    assert raised - {405} | {500} == set(texts.REFUSALS)
+    raised = {each.status for each in vars(refusals).values() if isinstance(each, type) and hasattr(each, "status")}
+    assert raised - {405} | {500} == set(openapi.REFUSALS)
 
 
 # What makes a request fail with each status. Each gets the API, a client, and a request that would be good.
@@ -175,10 +173,10 @@ def applications() -> registry.Registry:
 
 @pytest.mark.parametrize("status", CAUSES)
 @pytest.mark.parametrize("key", OPERATIONS, ids=ids)
-async def test_a_refusal_comes_exactly_where_it_is_described(
+async def test_each_refusal_status_is_described_exactly_where_it_occurs(
     key: tuple[str, str], status: int, client: fakes.Client, hub: fakes.Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.01)
+    monkeypatch.setattr(requests, "BODY_SECONDS", 0.01)
     operation = OPERATIONS[key]
     path, body, query = GOOD[operation["operationId"]]
     answer = await CAUSES[status](client, hub, (key[0], path, body, query))
@@ -192,7 +190,7 @@ async def test_a_refusal_comes_exactly_where_it_is_described(
 
 
 @pytest.mark.parametrize("key", OPERATIONS, ids=ids)
-async def test_a_good_answer_has_the_shape_that_is_described(key: tuple[str, str], client: fakes.Client) -> None:
+async def test_successful_answer_matches_its_schema(key: tuple[str, str], client: fakes.Client) -> None:
     operation = OPERATIONS[key]
     path, body, query = GOOD[operation["operationId"]]
     answer = await signed(client, (key[0], path, body, query))
@@ -206,78 +204,83 @@ async def test_a_good_answer_has_the_shape_that_is_described(key: tuple[str, str
 
 
 def shape(name: str, value: Any) -> None:
-    """Raises if `value` is not what `answers` says; unknown fields are errors, too."""
-    pydantic.TypeAdapter(getattr(answers, name)).validate_python(value, strict=True)
+    """Raise if `value` does not match the schema; unknown fields are errors, too."""
+    jsonschema_rs.validate({"$ref": f"#/components/schemas/{name}", "components": SCHEMA["components"]}, value)
 
 
-def test_every_answer_is_closed_and_explained() -> None:
+def test_every_schema_is_explained_and_every_answer_is_closed() -> None:
+    bodies = {"Event", "BatchEvent", "Batch"}
     for name, schema in SCHEMA["components"]["schemas"].items():
         assert schema.get("description"), name
-        if is_typeddict(getattr(answers, name, None)):
-            assert schema["additionalProperties"] is False, name
+        assert (schema.get("additionalProperties") is False) == (name not in bodies), name
 
 
-@given(name=st.text(max_size=8) | st.from_regex(payloads.CHANNEL_PATTERN, fullmatch=True))
-def test_the_pattern_of_a_channel_is_what_the_protocol_takes(name: str) -> None:
+@given(name=st.text(max_size=8) | st.from_regex(openapi.CHANNEL_PATTERN, fullmatch=True))
+def test_channel_pattern_agrees_with_the_protocol(name: str) -> None:
     try:
         names.check_publishable_channel(name, len(name))
-    except refusals.InvalidName:
+    except protocol_refusals.InvalidName:
         taken = False
     else:
         taken = True
-    assert matches(payloads.ChannelName, name) == taken
+    assert matches(openapi.CHANNEL_NAME, name) == taken
 
 
-@given(text=st.text(max_size=8) | st.from_regex(payloads.SOCKET_ID_PATTERN, fullmatch=True))
-def test_the_pattern_of_a_socket_id_is_what_is_taken(text: str) -> None:
-    assert matches(payloads.SocketId, text) == accepts(validation.socket_id, text)
+@given(text=st.text(max_size=8) | st.from_regex(openapi.SOCKET_ID_PATTERN, fullmatch=True))
+def test_socket_id_pattern_agrees_with_the_api(text: str) -> None:
+    assert matches(openapi.SOCKET_ID, text) == accepts(parameters.socket_id, text)
 
 
-@given(text=st.text(min_size=1, max_size=8) | st.from_regex(payloads.POSITION_PATTERN, fullmatch=True))
-def test_the_pattern_of_a_position_is_what_is_taken(text: str) -> None:
-    assert matches(payloads.Position, text) == accepts(lambda value: validation.position("after", value), text)
+@given(text=st.text(min_size=1, max_size=8) | st.from_regex(openapi.POSITION_PATTERN, fullmatch=True))
+def test_position_pattern_agrees_with_the_api(text: str) -> None:
+    assert matches(openapi.POSITION, text) == accepts(lambda value: parameters.position("after", value), text)
 
 
 @given(text=st.text(max_size=8))
-def test_the_pattern_of_an_idempotency_key_is_what_is_taken(text: str) -> None:
-    assert matches(payloads.IdempotencyKey, text) == accepts(validation.idempotency_key, text)
+def test_idempotency_key_pattern_agrees_with_the_api(text: str) -> None:
+    assert matches(openapi.IDEMPOTENCY_KEY, text) == accepts(parameters.idempotency_key, text)
 
 
-def matches(annotated: Any, value: str) -> bool:
+@given(prefix=st.sampled_from(["", "pusher:", "pusher_internal:", "pusher"]), rest=st.text(min_size=1, max_size=8))
+def test_event_name_schema_agrees_with_the_protocol(prefix: str, rest: str) -> None:
+    name = prefix + rest
     try:
-        pydantic.TypeAdapter(annotated).validate_python(value)
-    except pydantic.ValidationError:
-        return False
-    return True
+        publications.check_event_name(name, registry.Limits())
+    except protocol_refusals.InvalidName:
+        taken = False
+    else:
+        taken = True
+    assert matches(openapi.EVENT_NAME, name) == taken
+
+
+def matches(schema: dict[str, Any], value: str) -> bool:
+    return jsonschema_rs.Draft202012Validator(schema).is_valid(value)
 
 
 def accepts(judge: Callable[[Any], Any], value: str) -> bool:
     try:
         judge(value)
-    except api_errors.Invalid:
+    except refusals.Invalid:
         return False
     return True
 
 
-def test_an_operation_without_a_signature_is_not_described() -> None:
+def test_every_operation_requires_a_signature() -> None:
     schemes = SCHEMA["components"]["securitySchemes"]
     for key, operation in OPERATIONS.items():
         (required,) = operation["security"]
-        assert set(texts.SIGNATURE) <= set(required) <= set(schemes), key
+        assert set(openapi.SIGNATURE) <= set(required) <= set(schemes), key
         assert ("body_md5" in required) == ("requestBody" in operation), key
 
 
-async def test_the_description_is_served_to_tools_of_any_origin() -> None:
-    described = serving.Described()
-    first, second = await asyncio.gather(get(described), get(described))
-    assert first == second
-    status, headers, body = first
+async def test_description_is_readable_from_any_origin() -> None:
+    status, headers, body = await get()
     assert status == 200
     assert headers["access-control-allow-origin"] == "*"
     assert json.loads(body) == SCHEMA
 
 
-async def get(app: serving.Described) -> tuple[int, dict[str, str], bytes]:
+async def get(method: str = "GET", path: str = openapi.PATH) -> tuple[int, dict[str, str], bytes]:
     sent: list[Any] = []
 
     async def receive() -> Any:
@@ -288,22 +291,34 @@ async def get(app: serving.Described) -> tuple[int, dict[str, str], bytes]:
 
     scope = {
         "type": "http",
-        "method": "GET",
-        "path": texts.PATH,
-        "raw_path": texts.PATH.encode(),
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
         "root_path": "",
         "query_string": b"",
         "headers": [(b"origin", b"https://tools.example")],
     }
-    await app(scope, receive, send)
+    await openapi.Description()(scope, receive, send)
     headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
     return sent[0]["status"], headers, b"".join(message.get("body", b"") for message in sent[1:])
 
 
-def test_a_worker_imports_no_framework_for_the_api_until_the_description_is_asked_for() -> None:
+async def test_description_answers_head_and_preflight_and_refuses_other_methods_and_paths() -> None:
+    whole = await get()
+    assert await get("HEAD") == (200, whole[1], b"")
+    status, headers, body = await get("OPTIONS")
+    assert (status, body, headers["access-control-allow-methods"]) == (204, b"", "GET, HEAD, OPTIONS")
+    status, headers, _ = await get("POST")
+    assert (status, headers["allow"]) == (405, "GET, HEAD, OPTIONS")
+    assert (await get(path="/api/openapi.jsonx"))[0] == 404
+
+
+def test_description_needs_no_framework() -> None:
     code = (
-        "import sys; import fanfare.api.application, fanfare.api.openapi.serving\n"
+        "import sys; from fanfare.api import asgi, openapi; openapi.document()\n"
         "print([name for name in ('fastapi', 'pydantic', 'starlette') if name in sys.modules])"
     )
-    result = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY / "apps", capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == "[]"

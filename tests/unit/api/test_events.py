@@ -15,7 +15,7 @@ from tests.unit.api import fakes
 EVENT: dict[str, Any] = {"name": "created", "channels": ["news"], "data": '{"id":7}'}
 
 
-async def test_an_event_becomes_one_publication_and_an_empty_object(client: fakes.Client, hub: fakes.Hub) -> None:
+async def test_event_becomes_one_publication_and_the_answer_is_empty(client: fakes.Client, hub: fakes.Hub) -> None:
     answer = await client.post("events", EVENT)
     assert (answer.status, answer.body) == (200, b"{}")
     assert answer.headers["content-type"] == "application/json"
@@ -29,7 +29,9 @@ async def test_an_event_becomes_one_publication_and_an_empty_object(client: fake
     assert hub.counters == {"api.requests": 1, "api.published": 1}
 
 
-async def test_several_channels_are_published_in_one_call_each_once(client: fakes.Client, hub: fakes.Hub) -> None:
+async def test_event_for_several_channels_is_one_call_with_each_channel_once(
+    client: fakes.Client, hub: fakes.Hub
+) -> None:
     await client.post("events", {**EVENT, "channels": ["a", "b", "a", "private-c"], "socket_id": "12.34"})
     (call,) = hub.published
     assert [publication.channel for publication in call] == ["a", "b", "private-c"]
@@ -39,7 +41,7 @@ async def test_several_channels_are_published_in_one_call_each_once(client: fake
 
 
 @pytest.mark.parametrize("name", ["channel", "channels"])
-async def test_a_single_channel_may_be_named_alone(client: fakes.Client, hub: fakes.Hub, name: str) -> None:
+async def test_single_channel_parameter_is_accepted(client: fakes.Client, hub: fakes.Hub, name: str) -> None:
     value = "news" if name == "channel" else ["news"]
     await client.post("events", {"name": "created", "data": "x", name: value})
     assert hub.frames == [{"event": "created", "channel": "news", "data": "x"}]
@@ -57,7 +59,7 @@ async def test_a_single_channel_may_be_named_alone(client: fakes.Client, hub: fa
         ("Ärger, 日本, 🎺\u2028\0", "Ärger, 日本, 🎺\u2028\0"),
     ],
 )
-async def test_data_that_is_no_string_becomes_its_json_text(
+async def test_data_that_is_not_a_string_becomes_its_json_text(
     client: fakes.Client, hub: fakes.Hub, data: Any, text: str
 ) -> None:
     await client.post("events", {**EVENT, "data": data})
@@ -71,12 +73,12 @@ async def test_parameters_may_be_in_the_query(client: fakes.Client, hub: fakes.H
     assert hub.published[0][0].exclude == "1.2"
 
 
-async def test_the_body_holds_where_the_query_says_otherwise(client: fakes.Client, hub: fakes.Hub) -> None:
+async def test_body_takes_precedence_over_the_query(client: fakes.Client, hub: fakes.Hub) -> None:
     await client.post("events", EVENT, query={"name": "deleted"})
     assert hub.frames[0]["event"] == "created"
 
 
-async def test_a_users_own_channel_can_be_published_to(client: fakes.Client, hub: fakes.Hub) -> None:
+async def test_event_can_be_published_to_a_users_own_channel(client: fakes.Client, hub: fakes.Hub) -> None:
     assert (await client.post("events", {**EVENT, "channels": ["#server-to-user-7"]})).status == 200
     assert hub.frames[0]["channel"] == "#server-to-user-7"
 
@@ -110,6 +112,8 @@ async def test_a_users_own_channel_can_be_published_to(client: fakes.Client, hub
         ({"socket_id": ""}, "invalid_socket_id"),
         ({"socket_id": 12.34}, "invalid_socket_id"),
         ({"socket_id": "1" * 100 + ".1"}, "invalid_socket_id"),
+        ({"name": "pusher:subscription_succeeded"}, "reserved_name"),
+        ({"name": "pusher_internal:member_added"}, "reserved_name"),
         ({"info": "colour"}, "unknown_attribute"),
         ({"info": 7}, "invalid_info"),
         ({"info": ["user_count", {}]}, "invalid_info"),
@@ -119,7 +123,7 @@ async def test_a_users_own_channel_can_be_published_to(client: fakes.Client, hub
         ({"idempotency_key": 7}, "invalid_idempotency_key"),
     ],
 )
-async def test_a_bad_parameter_is_refused_and_nothing_is_published(
+async def test_invalid_parameter_is_refused_and_nothing_is_published(
     client: fakes.Client, hub: fakes.Hub, change: dict[str, Any], code: str
 ) -> None:
     answer = await client.post("events", {**EVENT, **change})
@@ -127,11 +131,28 @@ async def test_a_bad_parameter_is_refused_and_nothing_is_published(
     assert hub.published == []
 
 
+@pytest.mark.parametrize("name", ["pusher", "pusher_internal", "client-x", "my-pusher:x", "Pusher:x", "laravel:x"])
+async def test_names_that_only_resemble_reserved_ones_are_published(
+    client: fakes.Client, hub: fakes.Hub, name: str
+) -> None:
+    assert (await client.post("events", {**EVENT, "name": name})).status == 200
+    assert hub.frames[0]["event"] == name
+
+
+async def test_refusal_of_a_reserved_name_says_the_reason(client: fakes.Client) -> None:
+    for call, body in (("events", EVENT), ("batch_events", {"batch": [BATCH[0], BATCH[0]]})):
+        named = {**EVENT, "name": "pusher:x"} if call == "events" else {"batch": [{**BATCH[0], "name": "pusher:x"}]}
+        answer = await client.post(call, named)
+        assert answer.status == 400
+        assert 'names that start with "pusher:" or "pusher_internal:"' in answer.json["error"]
+        assert (await client.post(call, body)).status == 200
+
+
 @pytest.mark.parametrize(
     "name", ["name", "channel", "channels", "data", "socket_id", "info", "idempotency_key", "batch", "other"]
 )
 @pytest.mark.parametrize("depth", [200, 400, 1_000])
-async def test_no_parameter_is_nested_too_deeply_to_be_answered(client: fakes.Client, name: str, depth: int) -> None:
+async def test_deeply_nested_parameter_is_answered(client: fakes.Client, name: str, depth: int) -> None:
     fields = {"name": b'"created"', "channel": b'"news"', "data": b'""', name: b"[" * depth + b"]" * depth}
     body = b"{" + b",".join([b'"%s":%s' % (key.encode(), value) for key, value in fields.items()]) + b"}"
     for route in ["events", "batch_events"]:
@@ -148,19 +169,19 @@ async def test_missing_data_is_refused(client: fakes.Client) -> None:
     [b"{", b"[]", b'"x"', b"null", b"\xff\xfe", b'{"name":NaN}', b'{"name":"\\ud800"}', b"[" * 100_000],
     ids=["half", "list", "text", "null", "not UTF-8", "NaN", "half a character", "deep"],
 )
-async def test_a_body_that_is_no_json_object_is_refused(client: fakes.Client, body: bytes) -> None:
+async def test_body_that_is_not_a_json_object_is_refused(client: fakes.Client, body: bytes) -> None:
     answer = await client.post("events", body)
     assert (answer.status, answer.json["code"]) == (400, "invalid_json")
 
 
-async def test_data_that_is_nested_too_deeply_to_be_encoded_is_refused(client: fakes.Client) -> None:
+async def test_data_nested_too_deeply_to_encode_is_refused(client: fakes.Client) -> None:
     body = b'{"name":"created","channel":"news","data":' + b"[" * 600 + b"]" * 600 + b"}"
     answer = await client.post("events", body)
     assert (answer.status, answer.json["code"]) == (400, "invalid_data")
 
 
 @pytest.mark.parametrize(("character", "size"), [("x", 1), ("ä", 2), ("\0", 1)])
-async def test_the_bound_of_an_events_data_counts_bytes_not_how_they_were_escaped(
+async def test_data_limit_counts_bytes_before_escaping(
     client: fakes.Client, hub: fakes.Hub, character: str, size: int
 ) -> None:
     limit = fakes.APPLICATION.limits.max_event_bytes
@@ -173,7 +194,7 @@ async def test_the_bound_of_an_events_data_counts_bytes_not_how_they_were_escape
     assert hub.published == []
 
 
-async def test_counts_are_answered_where_they_were_asked_for(client: fakes.Client, hub: fakes.Hub) -> None:
+async def test_counts_of_info_are_answered(client: fakes.Client, hub: fakes.Hub) -> None:
     hub.engine.counts = {
         "presence-a": interface.ChannelCounts(subscriptions=51, users=42),
         "b": interface.ChannelCounts(subscriptions=13, users=0),
@@ -189,7 +210,7 @@ async def test_counts_are_answered_where_they_were_asked_for(client: fakes.Clien
     }
 
 
-async def test_where_a_history_is_kept_an_event_goes_into_it_and_its_place_can_be_asked_for(
+async def test_event_of_a_channel_with_history_has_an_offset(
     client: fakes.Client, hub: fakes.Hub, applications: registry.Registry
 ) -> None:
     kept = rules.Rules((rules.Rule("room-*", history_size=50, history_seconds=60),))
@@ -209,23 +230,21 @@ async def test_where_a_history_is_kept_an_event_goes_into_it_and_its_place_can_b
     assert places == [None, 2, None, 1, 3]
 
 
-async def test_an_idempotency_key_is_passed_on_from_the_header_or_the_body(
-    client: fakes.Client, hub: fakes.Hub
-) -> None:
+async def test_idempotency_key_is_taken_from_the_header_or_the_body(client: fakes.Client, hub: fakes.Hub) -> None:
     header = [(b"idempotency-key", b"order-7")]
     await client.post("events", {**EVENT, "channels": ["a", "b"]}, headers=header)
     await client.post("events", {**EVENT, "idempotency_key": "own"}, headers=header)
     assert [[each.idempotency_key for each in call] for call in hub.published] == [["order-7", "order-7"], ["own"]]
 
 
-async def test_an_idempotency_key_in_the_header_is_checked_too(client: fakes.Client, hub: fakes.Hub) -> None:
+async def test_idempotency_key_in_the_header_is_checked(client: fakes.Client, hub: fakes.Hub) -> None:
     for key in [b"\xe4", b"x" * 129]:
         answer = await client.post("events", EVENT, headers=[(b"idempotency-key", key)])
         assert (answer.status, answer.json["code"]) == (400, "invalid_idempotency_key")
     assert hub.published == []
 
 
-async def test_a_duplicate_is_answered_as_the_first_one_was(client: fakes.Client, hub: fakes.Hub) -> None:
+async def test_duplicate_is_answered_like_the_first_event(client: fakes.Client, hub: fakes.Hub) -> None:
     hub.engine.counts = {"news": interface.ChannelCounts(subscriptions=3, users=0)}
     for event in [EVENT, {**EVENT, "info": "subscription_count"}]:
         header = [(b"idempotency-key", b"order-%d" % len(event))]
@@ -236,7 +255,7 @@ async def test_a_duplicate_is_answered_as_the_first_one_was(client: fakes.Client
 
 
 @pytest.mark.parametrize("channel", ["cache-a", "private-cache-a", "private-encrypted-cache-a", "presence-cache-a"])
-async def test_a_cache_channel_holds_its_event_for_as_long_as_the_application_says(
+async def test_cache_channel_holds_its_event_for_cache_seconds(
     client: fakes.Client, hub: fakes.Hub, applications: registry.Registry, channel: str
 ) -> None:
     applications.put(dataclasses.replace(fakes.APPLICATION, cache_seconds=60))
@@ -247,12 +266,12 @@ async def test_a_cache_channel_holds_its_event_for_as_long_as_the_application_sa
 
 
 @pytest.mark.parametrize("channel", ["news", "caches-a", "private-a", "presence-cached", "#server-to-user-7"])
-async def test_no_other_channel_holds_an_event(client: fakes.Client, hub: fakes.Hub, channel: str) -> None:
+async def test_other_channels_hold_no_event(client: fakes.Client, hub: fakes.Hub, channel: str) -> None:
     await client.post("events", {**EVENT, "channels": [channel]})
     assert hub.published[0][0].cache_seconds is None
 
 
-async def test_more_events_in_a_second_than_allowed_are_refused_with_both_numbers(
+async def test_events_over_the_rate_limit_are_refused_with_both_numbers(
     client: fakes.Client, hub: fakes.Hub, applications: registry.Registry
 ) -> None:
     """An event counts once for each channel, wherever it came from; what was refused does not count."""
@@ -270,14 +289,14 @@ async def test_more_events_in_a_second_than_allowed_are_refused_with_both_number
     assert hub.counters["api.published"] == 7
 
 
-async def test_an_application_without_such_a_limit_has_no_budget(client: fakes.Client, hub: fakes.Hub) -> None:
+async def test_application_without_a_rate_limit_has_no_budget(client: fakes.Client, hub: fakes.Hub) -> None:
     for _ in range(20):
         assert (await client.post("batch_events", {"batch": BATCH})).status == 200
     assert not hub.spent
 
 
 @pytest.mark.parametrize("body", [b'{"id":7}', "not JSON, but Ärger".encode(), b'"a"'])
-async def test_the_older_call_takes_the_body_as_the_data(client: fakes.Client, hub: fakes.Hub, body: bytes) -> None:
+async def test_deprecated_call_takes_the_body_as_the_data(client: fakes.Client, hub: fakes.Hub, body: bytes) -> None:
     query = {"name": "created", "socket_id": "1.2"}
     answer = await client.post("channels/cache-news/events", body, query=query)
     assert (answer.status, answer.body) == (202, b"{}")
@@ -297,7 +316,7 @@ async def test_the_older_call_takes_the_body_as_the_data(client: fakes.Client, h
         ("news", {"name": "x"}, b"x" * 102_401, 413, "event_too_large"),
     ],
 )
-async def test_the_older_call_refuses_what_the_other_one_does(
+async def test_deprecated_call_refuses_invalid_parameters(
     client: fakes.Client, hub: fakes.Hub, channel: str, query: dict[str, str], body: bytes, status: int, code: str
 ) -> None:
     answer = await client.post(f"channels/{channel}/events", body, query=query)
@@ -305,7 +324,7 @@ async def test_the_older_call_refuses_what_the_other_one_does(
     assert hub.published == []
 
 
-async def test_an_engine_that_is_away_is_a_503_with_its_reason(client: fakes.Client, hub: fakes.Hub) -> None:
+async def test_unavailable_engine_is_a_503_with_its_reason(client: fakes.Client, hub: fakes.Hub) -> None:
     hub.engine.down = "the disk is full"
     answer = await client.post("events", EVENT)
     assert (answer.status, answer.json["code"]) == (503, "engine_unavailable")
@@ -314,16 +333,14 @@ async def test_an_engine_that_is_away_is_a_503_with_its_reason(client: fakes.Cli
     assert hub.counters["api.published"] == 0
 
 
-async def test_an_engine_that_goes_away_after_the_event_was_published_does_not_make_it_fail(
-    client: fakes.Client, hub: fakes.Hub
-) -> None:
+async def test_engine_failure_after_publishing_leaves_the_info_out(client: fakes.Client, hub: fakes.Hub) -> None:
     hub.engine_fails_after_publishing = "the disk is full"
     answer = await client.post("events", {**EVENT, "info": "subscription_count"})
     assert (answer.status, answer.json) == (200, {"channels": {"news": {}}})
     assert hub.counters["api.info_unavailable"] == 1
 
 
-async def test_a_fault_of_the_server_is_a_500_that_says_nothing_of_its_inside(
+async def test_500_does_not_show_the_exception(
     client: fakes.Client, hub: fakes.Hub, caplog: pytest.LogCaptureFixture
 ) -> None:
     hub.engine.counts = None  # type: ignore[assignment]
@@ -341,7 +358,7 @@ BATCH = [
 ]
 
 
-async def test_a_batch_is_published_in_its_order_and_in_one_call(client: fakes.Client, hub: fakes.Hub) -> None:
+async def test_batch_is_published_in_order_and_in_one_call(client: fakes.Client, hub: fakes.Hub) -> None:
     answer = await client.post("batch_events", {"batch": BATCH})
     assert (answer.status, answer.body) == (200, b"{}")
     assert len(hub.published) == 1
@@ -354,20 +371,20 @@ async def test_a_batch_is_published_in_its_order_and_in_one_call(client: fakes.C
     assert hub.counters["api.published"] == 3
 
 
-async def test_the_counts_of_a_batch_stand_where_their_events_stand(client: fakes.Client, hub: fakes.Hub) -> None:
+async def test_info_of_a_batch_is_in_the_order_of_its_events(client: fakes.Client, hub: fakes.Hub) -> None:
     hub.engine.counts = {"presence-b": interface.ChannelCounts(subscriptions=3, users=2)}
     batch = [*BATCH[:2], {**BATCH[2], "info": "user_count"}]
     answer = await client.post("batch_events", {"batch": batch})
     assert answer.json == {"batch": [{}, {}, {"user_count": 2}]}
 
 
-async def test_an_empty_batch_publishes_nothing(client: fakes.Client, hub: fakes.Hub) -> None:
+async def test_empty_batch_publishes_nothing(client: fakes.Client, hub: fakes.Hub) -> None:
     answer = await client.post("batch_events", {"batch": []})
     assert (answer.status, answer.body) == (200, b"{}")
     assert hub.published == []
 
 
-async def test_a_batch_that_is_too_large_is_refused_with_both_numbers(client: fakes.Client, hub: fakes.Hub) -> None:
+async def test_batch_over_the_limit_is_refused_with_both_numbers(client: fakes.Client, hub: fakes.Hub) -> None:
     answer = await client.post("batch_events", {"batch": [BATCH[0]] * 11})
     assert (answer.status, answer.json["code"]) == (400, "batch_too_large")
     assert "Batch too large" in answer.json["error"]
@@ -386,7 +403,7 @@ async def test_a_batch_that_is_too_large_is_refused_with_both_numbers(client: fa
         ({"name": "x", "channel": "a", "data": "x" * 102_401}, 413, "event_too_large"),
     ],
 )
-async def test_one_bad_event_stops_the_whole_batch_and_is_told_by_its_place(
+async def test_one_invalid_event_refuses_the_batch_and_its_index_is_named(
     client: fakes.Client, hub: fakes.Hub, item: Any, status: int, code: str
 ) -> None:
     answer = await client.post("batch_events", {"batch": [BATCH[0], item]})
@@ -397,12 +414,12 @@ async def test_one_bad_event_stops_the_whole_batch_and_is_told_by_its_place(
 
 
 @pytest.mark.parametrize("body", [{}, {"batch": None}, {"batch": "x"}, {"batch": {"0": BATCH[0]}}])
-async def test_a_batch_that_is_no_list_is_refused(client: fakes.Client, body: dict[str, Any]) -> None:
+async def test_batch_that_is_not_a_list_is_refused(client: fakes.Client, body: dict[str, Any]) -> None:
     answer = await client.post("batch_events", body)
     assert (answer.status, answer.json["code"]) == (400, "missing_batch")
 
 
-async def test_the_key_of_a_batch_becomes_one_for_each_event(client: fakes.Client, hub: fakes.Hub) -> None:
+async def test_idempotency_key_of_a_batch_becomes_one_for_each_event(client: fakes.Client, hub: fakes.Hub) -> None:
     """Two events of a batch for one channel must not be taken for one event that was sent twice."""
     batch = [BATCH[0], {**BATCH[1], "idempotency_key": "own"}, BATCH[2]]
     body = json.dumps({"batch": batch}).encode()

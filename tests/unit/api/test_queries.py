@@ -32,22 +32,22 @@ async def test_channels_can_be_filtered_by_a_prefix_and_counted(client: fakes.Cl
     assert answer.json == {"channels": {"presence-room": {"user_count": 2, "subscription_count": 3}}}
 
 
-async def test_no_channel_is_an_empty_object(client: fakes.Client) -> None:
+async def test_no_occupied_channel_is_an_empty_object(client: fakes.Client) -> None:
     assert (await client.get("channels", filter_by_prefix="private-")).json == {"channels": {}}
 
 
 @pytest.mark.parametrize("prefix", ["", "private-", "presence"])
-async def test_users_are_counted_only_under_a_presence_prefix(client: fakes.Client, prefix: str) -> None:
+async def test_user_count_needs_a_presence_prefix(client: fakes.Client, prefix: str) -> None:
     answer = await client.get("channels", filter_by_prefix=prefix, info="user_count")
     assert (answer.status, answer.json["code"]) == (400, "attribute_not_available")
 
 
-async def test_a_prefix_that_is_a_list_is_refused(client: fakes.Client) -> None:
+async def test_list_as_prefix_is_refused(client: fakes.Client) -> None:
     answer = await client.get("channels", **{"filter_by_prefix[]": "news"})
     assert (answer.status, answer.json["code"]) == (400, "invalid_prefix")
 
 
-async def test_an_occupied_channel(client: fakes.Client) -> None:
+async def test_occupied_channel_is_described(client: fakes.Client) -> None:
     assert (await client.get("channels/news")).json == {"occupied": True}
     answer = await client.get("channels/news", info="subscription_count")
     assert answer.json == {"occupied": True, "subscription_count": 5}
@@ -55,7 +55,7 @@ async def test_an_occupied_channel(client: fakes.Client) -> None:
     assert answer.json == {"occupied": True, "user_count": 2, "subscription_count": 3}
 
 
-async def test_an_unoccupied_channel(client: fakes.Client) -> None:
+async def test_unoccupied_channel_is_described(client: fakes.Client) -> None:
     assert (await client.get("channels/empty")).json == {"occupied": False}
     answer = await client.get("channels/presence-empty", info="user_count,subscription_count")
     assert answer.json == {"occupied": False, "user_count": 0, "subscription_count": 0}
@@ -79,17 +79,17 @@ async def test_an_unoccupied_channel(client: fakes.Client) -> None:
         ("channels/with%20space/users", "", "invalid_channel"),
     ],
 )
-async def test_what_cannot_be_asked_is_a_400(client: fakes.Client, route: str, info: str, code: str) -> None:
+async def test_unavailable_attribute_is_a_400(client: fakes.Client, route: str, info: str, code: str) -> None:
     answer = await client.get(route, info=info)
     assert (answer.status, answer.json["code"]) == (400, code)
 
 
-async def test_the_users_of_a_presence_channel(client: fakes.Client) -> None:
+async def test_users_of_a_presence_channel_are_listed(client: fakes.Client) -> None:
     assert (await client.get("channels/presence-room/users")).json == {"users": [{"id": "ann"}, {"id": "7"}]}
     assert (await client.get("channels/presence-empty/users")).json == {"users": []}
 
 
-async def test_what_is_known_of_the_users_is_told_where_it_was_asked_for(client: fakes.Client) -> None:
+async def test_user_info_is_listed_with_with_user_info(client: fakes.Client) -> None:
     answer = await client.get("channels/presence-room/users", with_user_info="1")
     assert answer.json == {"users": [{"id": "ann", "user_info": {"name": "Ann"}}, {"id": "7", "user_info": None}]}
     answer = await client.get("channels/presence-room/users", with_user_info="0")
@@ -98,28 +98,28 @@ async def test_what_is_known_of_the_users_is_told_where_it_was_asked_for(client:
     assert (answer.status, answer.json["code"]) == (400, "invalid_flag")
 
 
-async def test_the_event_that_a_cache_channel_holds(client: fakes.Client) -> None:
+async def test_event_of_a_cache_channel_is_described(client: fakes.Client) -> None:
     answer = await client.get("channels/cache-price", info="cache,subscription_count")
     assert answer.json == {"occupied": False, "subscription_count": 0, "cache": {"data": '{"eur":7}', "ttl": 60}}
     assert (await client.get("channels/private-cache-x", info="cache")).json == {"occupied": False, "cache": None}
     assert "cache" not in (await client.get("channels/cache-price")).json
 
 
-async def test_the_older_question_about_a_channel(client: fakes.Client) -> None:
+async def test_stats_describe_a_channel(client: fakes.Client) -> None:
     assert (await client.get("channels/news/stats")).json == {"occupied": True, "connection_count": 5}
     answer = await client.get("channels/presence-room/stats")
     assert answer.json == {"occupied": True, "connection_count": 3, "user_count": 2}
 
 
 @pytest.mark.parametrize("route", ["channels", "channels/news", "channels/presence-room/users"])
-async def test_an_engine_that_is_away_is_a_503(client: fakes.Client, hub: fakes.Hub, route: str) -> None:
+async def test_unavailable_engine_is_a_503(client: fakes.Client, hub: fakes.Hub, route: str) -> None:
     hub.engine.down = "no log"
     answer = await client.get(route)
     assert answer.status == 503
     assert answer.headers["retry-after"] == "1"
 
 
-async def test_head_is_signed_and_answered_as_get_is(client: fakes.Client) -> None:
+async def test_head_is_signed_and_answered_like_get(client: fakes.Client) -> None:
     answer = await client.request("HEAD", fakes.signed("HEAD", "/apps/3/channels/news"))
     assert answer is not None
     assert answer.status == 200

@@ -7,13 +7,13 @@ import logging
 
 import pytest
 
-from fanfare.api import application, bodies, errors, events, refusals
+from fanfare.api import asgi, operations, refusals, requests
 from fanfare.applications import registry
 from tests.unit.api import fakes
 
 EVENT = b'{"name":"created","channel":"news","data":"{}"}'
 EVENTS = "/apps/3/events"
-LIMIT = events.body_limit(fakes.APPLICATION.limits)
+LIMIT = operations.body_limit(fakes.APPLICATION.limits)
 
 
 async def ask(client: fakes.Client, method: str, target: str, body: bytes = b"", **options: object) -> fakes.Answer:
@@ -25,13 +25,13 @@ async def ask(client: fakes.Client, method: str, target: str, body: bytes = b"",
 @pytest.mark.parametrize(
     "path", ["/", "/apps", "/apps/3", "/apps/3/", "/apps//events", "/apps/3/events/", "/apps/3/channels//users", "/x"]
 )
-async def test_an_unknown_route_is_a_404(client: fakes.Client, path: str) -> None:
+async def test_unknown_route_is_a_404(client: fakes.Client, path: str) -> None:
     answer = await ask(client, "GET", path)
     assert (answer.status, answer.json["code"]) == (404, "unknown_route")
 
 
 @pytest.mark.parametrize("app_id", ["4", "0", "%33%34", "03", "x" * 1_000])
-async def test_an_unknown_application_is_a_404(client: fakes.Client, app_id: str) -> None:
+async def test_unknown_application_is_a_404(client: fakes.Client, app_id: str) -> None:
     answer = await ask(client, "POST", f"/apps/{app_id}/events", EVENT)
     assert (answer.status, answer.json["code"]) == (404, "unknown_application")
 
@@ -47,7 +47,7 @@ async def test_an_unknown_application_is_a_404(client: fakes.Client, app_id: str
         ("BREW" * 100, "/apps/3/channels/presence-x/users", "GET, HEAD, OPTIONS"),
     ],
 )
-async def test_a_wrong_method_is_told_the_right_ones(
+async def test_wrong_method_gets_405_with_the_allowed_methods(
     client: fakes.Client, method: str, path: str, allowed: str
 ) -> None:
     answer = await ask(client, method, path)
@@ -55,13 +55,13 @@ async def test_a_wrong_method_is_told_the_right_ones(
     assert answer.headers["allow"] == allowed
 
 
-async def test_options_tells_the_methods_without_a_signature(client: fakes.Client) -> None:
+async def test_options_needs_no_signature(client: fakes.Client) -> None:
     answer = await ask(client, "OPTIONS", EVENTS)
     assert (answer.status, answer.body, answer.headers["allow"]) == (204, b"", "POST, OPTIONS")
     assert "content-type" not in answer.headers
 
 
-async def test_a_page_of_any_origin_may_send_what_its_backend_signed(client: fakes.Client) -> None:
+async def test_page_of_any_origin_may_send_a_signed_request(client: fakes.Client) -> None:
     preflight = await ask(client, "OPTIONS", EVENTS)
     assert preflight.headers["access-control-allow-methods"] == "POST, OPTIONS"
     assert preflight.headers["access-control-allow-headers"] == "content-type, idempotency-key"
@@ -72,7 +72,7 @@ async def test_a_page_of_any_origin_may_send_what_its_backend_signed(client: fak
         assert "access-control-allow-credentials" not in answer.headers
 
 
-async def test_the_place_where_the_api_is_mounted_is_not_a_part_of_its_routes(api: application.Api) -> None:
+async def test_root_path_is_not_a_part_of_the_routes(api: asgi.Api) -> None:
     sent: list[dict[str, object]] = []
 
     async def receive() -> dict[str, object]:
@@ -95,25 +95,25 @@ async def test_the_place_where_the_api_is_mounted_is_not_a_part_of_its_routes(ap
     assert sent[0]["status"] == 200
 
 
-async def test_a_body_that_comes_in_pieces_is_put_together(client: fakes.Client, hub: fakes.Hub) -> None:
+async def test_body_in_several_pieces_is_joined(client: fakes.Client, hub: fakes.Hub) -> None:
     chunks = [EVENT[:10], b"", EVENT[10:20], EVENT[20:]]
     assert (await ask(client, "POST", fakes.signed("POST", EVENTS, EVENT), chunks=chunks)).status == 200
     assert len(hub.frames) == 1
 
 
-async def test_a_client_that_leaves_in_the_middle_is_not_answered(client: fakes.Client, hub: fakes.Hub) -> None:
+async def test_client_that_disconnects_during_its_body_gets_no_answer(client: fakes.Client, hub: fakes.Hub) -> None:
     answer = await client.request("POST", fakes.signed("POST", EVENTS, EVENT), chunks=[EVENT[:10]], disconnects=True)
     assert answer is None
     assert hub.published == []
     assert hub.counters["api.disconnected"] == 1
 
 
-async def test_nothing_is_read_of_a_request_that_nobody_signed(client: fakes.Client) -> None:
+async def test_body_of_an_unsigned_request_is_not_read(client: fakes.Client) -> None:
     assert (await ask(client, "POST", EVENTS + "?auth_key=x", b"x" * 1_000_000)).status == 401
     assert client.received == 0
 
 
-async def test_a_body_just_over_the_bound_is_read_to_its_end_and_refused_with_both_numbers(
+async def test_body_slightly_over_the_limit_is_drained_and_refused_with_both_numbers(
     client: fakes.Client,
 ) -> None:
     body = b" " * (LIMIT + 1)
@@ -126,8 +126,8 @@ async def test_a_body_just_over_the_bound_is_read_to_its_end_and_refused_with_bo
     assert "connection" not in answer.headers
 
 
-async def test_a_body_beyond_reason_is_refused_unread_when_its_length_is_declared(client: fakes.Client) -> None:
-    size = LIMIT + bodies.DRAIN_BYTES + 1
+async def test_body_far_over_the_limit_is_refused_unread_by_its_declared_length(client: fakes.Client) -> None:
+    size = LIMIT + requests.DRAIN_BYTES + 1
     declared = [(b"content-length", b"%d" % size)]
     target = fakes.signed("POST", EVENTS, EVENT)
     answer = await ask(client, "POST", target, chunks=[b""], headers=declared)
@@ -137,7 +137,7 @@ async def test_a_body_beyond_reason_is_refused_unread_when_its_length_is_declare
     assert client.received == 0
 
 
-async def test_a_body_without_end_is_refused_while_it_comes(client: fakes.Client) -> None:
+async def test_endless_body_is_refused_while_it_arrives(client: fakes.Client) -> None:
     piece = b"x" * 1_048_576
     target = fakes.signed("POST", EVENTS, EVENT)
     answer = await ask(client, "POST", target, chunks=[piece] * 100)
@@ -146,8 +146,8 @@ async def test_a_body_without_end_is_refused_while_it_comes(client: fakes.Client
     assert client.received < 10
 
 
-async def test_a_body_that_stops_coming_is_given_up(api: application.Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.01)
+async def test_stalled_body_times_out_with_408(api: asgi.Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "BODY_SECONDS", 0.01)
     never = asyncio.Event()
     sent: list[dict[str, object]] = []
 
@@ -199,7 +199,7 @@ class Slow:
         self.sent.append(message)
 
 
-async def test_a_body_that_comes_late_and_in_pieces_is_waited_for(api: application.Api, hub: fakes.Hub) -> None:
+async def test_late_body_in_several_pieces_is_awaited(api: asgi.Api, hub: fakes.Hub) -> None:
     slow = Slow(EVENT[:10], EVENT[10:20], EVENT[20:])
     request = asyncio.create_task(api(slow.scope, slow.receive, slow.send))
     for _ in range(3):
@@ -210,7 +210,7 @@ async def test_a_body_that_comes_late_and_in_pieces_is_waited_for(api: applicati
     assert len(hub.frames) == 1
 
 
-async def test_a_request_whose_body_is_waited_for_can_be_cancelled(api: application.Api, hub: fakes.Hub) -> None:
+async def test_request_that_awaits_its_body_can_be_cancelled(api: asgi.Api, hub: fakes.Hub) -> None:
     slow = Slow(EVENT)
     request = asyncio.create_task(api(slow.scope, slow.receive, slow.send))
     await slow.asked.acquire()
@@ -221,14 +221,14 @@ async def test_a_request_whose_body_is_waited_for_can_be_cancelled(api: applicat
     assert hub.published == []
 
 
-async def test_more_parameters_than_any_client_sends_are_refused(client: fakes.Client) -> None:
+async def test_query_with_too_many_parameters_is_refused_with_both_numbers(client: fakes.Client) -> None:
     answer = await ask(client, "GET", "/apps/3/channels?" + "&".join(["a=b"] * 300))
     assert (answer.status, answer.json["code"]) == (400, "too_many_parameters")
     assert "300" in answer.json["error"]
     assert "256" in answer.json["error"]
 
 
-def test_a_body_within_the_bounds_of_its_parts_is_within_the_bound_of_the_whole() -> None:
+def test_body_limit_admits_parts_at_their_own_limits() -> None:
     """However a client escapes: the worst is six bytes for one."""
     limits = registry.Limits()
 
@@ -238,21 +238,21 @@ def test_a_body_within_the_bounds_of_its_parts_is_within_the_bound_of_the_whole(
     channels = ",".join([f'"{escaped(limits.max_channel_name)}"'] * limits.max_channels_per_event)
     name, data = escaped(limits.max_event_name), escaped(limits.max_event_bytes)
     body = f'{{"name":"{name}","channels":[{channels}],"data":"{data}","socket_id":"1.1","info":"user_count"}}'
-    assert len(body) <= events.body_limit(limits)
+    assert len(body) <= operations.body_limit(limits)
     item = f'{{"name":"{name}","channel":"{escaped(limits.max_channel_name)}","data":"{data}","socket_id":"1.1"}}'
     batch = ",".join([item] * limits.max_batch_events)
-    assert len(f'{{"batch":[{batch}]}}') <= events.batch_body_limit(limits)
+    assert len(f'{{"batch":[{batch}]}}') <= operations.batch_body_limit(limits)
 
 
-def test_a_reason_is_logged_once_a_second_and_says_how_many_it_left_out(caplog: pytest.LogCaptureFixture) -> None:
+def test_refusals_of_one_code_are_logged_once_a_second_with_their_number(caplog: pytest.LogCaptureFixture) -> None:
     clock = 100.0
     log = refusals.RefusalLog(lambda: clock)
     scope = {"method": "POST", "path": "/apps/3/events\n" + "x" * 1_000, "query_string": b"auth_signature=abc"}
-    refusal = errors.Unauthorized("no", code="invalid_signature")
+    refusal = refusals.Unauthorized("no", code="invalid_signature")
     with caplog.at_level(logging.WARNING):
         for _ in range(5):
             log.note(refusal, scope)
-        log.note(errors.Invalid("no", code="invalid_json"), scope)
+        log.note(refusals.Invalid("no", code="invalid_json"), scope)
         clock += refusals.SECONDS_PER_LINE
         log.note(refusal, scope)
     first, other, second = [record.getMessage() for record in caplog.records]

@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 from pusher.errors import PusherBadAuth, PusherBadRequest, PusherBadStatus
 
-from fanfare.api import application
+from fanfare.api import asgi
 from fanfare.applications import registry
 from fanfare.engine import interface
 from fanfare.hub import hub as hubs
@@ -28,7 +28,7 @@ STARTUP_SECONDS = 10
 @pytest.fixture
 def port(hub: fakes.Hub, applications: registry.Registry) -> Iterator[int]:
     """Where uvicorn serves the API, with the true time."""
-    api = application.Api(cast("hubs.Hub", hub), applications)
+    api = asgi.Api(cast("hubs.Hub", hub), applications)
     server = uvicorn.Server(uvicorn.Config(api, lifespan="off", ws="none", log_level="warning", access_log=False))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -56,30 +56,30 @@ def sdk(port: int) -> Iterator[pusher.Pusher]:
     client._pusher_client.http.session.close()
 
 
-def test_it_triggers_an_event(sdk: pusher.Pusher, hub: fakes.Hub) -> None:
+def test_sdk_triggers_an_event(sdk: pusher.Pusher, hub: fakes.Hub) -> None:
     assert sdk.trigger(["news", "a@,;=.b"], "created", {"title": "Ärger, 日本"}, "12.34") == {}
     assert [frame["channel"] for frame in hub.frames] == ["news", "a@,;=.b"]
     assert json.loads(hub.frames[0]["data"]) == {"title": "Ärger, 日本"}
     assert hub.published[0][0].exclude == "12.34"
 
 
-def test_it_triggers_a_batch(sdk: pusher.Pusher, hub: fakes.Hub) -> None:
+def test_sdk_triggers_a_batch(sdk: pusher.Pusher, hub: fakes.Hub) -> None:
     assert sdk.trigger_batch([{"channel": "a", "name": f"e{n}", "data": {"n": n}} for n in range(3)]) == {}
     assert [frame["event"] for frame in hub.frames] == ["e0", "e1", "e2"]
 
 
-def test_it_sends_to_a_user(sdk: pusher.Pusher, hub: fakes.Hub) -> None:
+def test_sdk_sends_to_a_user(sdk: pusher.Pusher, hub: fakes.Hub) -> None:
     assert sdk.send_to_user("ann", "created", "x") == {}
     assert hub.frames == [{"event": "created", "channel": "#server-to-user-ann", "data": "x"}]
 
 
-def test_it_ends_a_users_connections(sdk: pusher.Pusher, hub: fakes.Hub) -> None:
+def test_sdk_terminates_a_users_connections(sdk: pusher.Pusher, hub: fakes.Hub) -> None:
     """It sends that to a path without the application's id."""
     assert sdk.terminate_user_connections("ann@example") == {}
     assert json.loads(hub.published[0][0].body) == {"user_id": "ann@example", "code": 4009}
 
 
-def test_it_asks_for_channels_a_channel_and_its_users(sdk: pusher.Pusher, hub: fakes.Hub) -> None:
+def test_sdk_queries_channels_a_channel_and_its_users(sdk: pusher.Pusher, hub: fakes.Hub) -> None:
     """All of them are GETs that sign the MD5 of an empty body."""
     hub.engine.counts = {"presence-a@,;=.b": interface.ChannelCounts(3, 2)}
     hub.engine.present = {"presence-a@,;=.b": [interface.Member("ann", "null")]}
@@ -91,7 +91,7 @@ def test_it_asks_for_channels_a_channel_and_its_users(sdk: pusher.Pusher, hub: f
     assert sdk.users_info("presence-a@,;=.b") == {"users": [{"id": "ann"}]}
 
 
-def test_its_typed_errors_are_raised(sdk: pusher.Pusher, port: int, hub: fakes.Hub) -> None:
+def test_sdk_raises_its_typed_errors(sdk: pusher.Pusher, port: int, hub: fakes.Hub) -> None:
     with pytest.raises(PusherBadRequest, match="user_count"):
         sdk.channels_info(attributes=["user_count"])
     hub.engine.down = "the disk is full"
@@ -103,14 +103,14 @@ def test_its_typed_errors_are_raised(sdk: pusher.Pusher, port: int, hub: fakes.H
     wrong._pusher_client.http.session.close()
 
 
-def test_its_encrypted_data_passes_through(port: int, hub: fakes.Hub) -> None:
+def test_encrypted_data_of_the_sdk_is_relayed(port: int, hub: fakes.Hub) -> None:
     client = library(port, encryption_master_key_base64=base64.b64encode(bytes(32)).decode())
     client.trigger("private-encrypted-a", "created", {"seen": "by nobody"})
     client._pusher_client.http.session.close()
     assert set(json.loads(hub.frames[0]["data"])) == {"nonce", "ciphertext"}
 
 
-def test_one_connection_serves_good_and_refused_requests_in_turn(port: int, hub: fakes.Hub) -> None:
+def test_one_connection_serves_accepted_and_refused_requests_in_turn(port: int, hub: fakes.Hub) -> None:
     """A refusal before the body is read must not take the body for the next request."""
     body = json.dumps({"name": "created", "channel": "news", "data": "x" * 50_000}).encode()
     too_large = b" " * 1_000_000

@@ -17,7 +17,7 @@ from tests.unit.api import fakes
 @pytest.mark.parametrize(
     ("query", "code"), [({}, 4009), ({"reconnect": "0"}, 4009), ({"reconnect": "1"}, 4200)], ids=["", "0", "1"]
 )
-async def test_every_worker_is_told_to_end_the_users_connections(
+async def test_terminate_publishes_a_command_for_every_worker(
     client: fakes.Client, hub: fakes.Hub, prefix: str, query: dict[str, str], code: int
 ) -> None:
     answer = await client.ask("POST", f"{prefix}/users/ann/terminate_connections", query=query)
@@ -30,13 +30,13 @@ async def test_every_worker_is_told_to_end_the_users_connections(
 @pytest.mark.parametrize(
     ("sent", "user_id"), [("ann@example.org", "ann@example.org"), ("a%2Fb", "a/b"), ("%C3%A4", "ä"), ("a%20b", "a b")]
 )
-async def test_a_user_may_have_any_id(client: fakes.Client, hub: fakes.Hub, sent: str, user_id: str) -> None:
+async def test_user_id_may_have_any_characters(client: fakes.Client, hub: fakes.Hub, sent: str, user_id: str) -> None:
     answer = await client.ask("POST", f"/apps/3/users/{sent}/terminate_connections")
     assert answer.status == 200
     assert json.loads(hub.published[0][0].body)["user_id"] == user_id
 
 
-async def test_an_id_that_nobody_can_have_is_refused_with_both_numbers(client: fakes.Client, hub: fakes.Hub) -> None:
+async def test_user_id_over_the_limit_is_refused_with_both_numbers(client: fakes.Client, hub: fakes.Hub) -> None:
     limit = fakes.APPLICATION.limits.max_user_id
     assert (await client.ask("POST", f"/apps/3/users/{'x' * limit}/terminate_connections")).status == 200
     answer = await client.ask("POST", f"/apps/3/users/{'x' * (limit + 1)}/terminate_connections")
@@ -46,13 +46,13 @@ async def test_an_id_that_nobody_can_have_is_refused_with_both_numbers(client: f
     assert len(hub.published) == 1
 
 
-async def test_reconnect_is_on_or_off(client: fakes.Client, hub: fakes.Hub) -> None:
+async def test_reconnect_is_a_switch(client: fakes.Client, hub: fakes.Hub) -> None:
     answer = await client.ask("POST", "/users/ann/terminate_connections", query={"reconnect": "soon"})
     assert (answer.status, answer.json["code"]) == (400, "invalid_flag")
     assert hub.published == []
 
 
-async def test_it_is_no_event_of_the_applications_budget(
+async def test_terminate_does_not_count_against_the_event_budget(
     client: fakes.Client, hub: fakes.Hub, applications: registry.Registry
 ) -> None:
     applications.put(dataclasses.replace(fakes.APPLICATION, limits=registry.Limits(max_events_per_second=1)))
@@ -65,7 +65,7 @@ async def test_it_is_no_event_of_the_applications_budget(
     [({"auth_key": None}, "missing_parameter"), ({"auth_key": "x"}, "invalid_key")],
     ids=["no key", "unknown key"],
 )
-async def test_without_an_application_in_the_path_the_key_must_be_one_that_is_known(
+async def test_route_without_app_id_needs_a_known_key(
     client: fakes.Client, hub: fakes.Hub, changed: dict[str, str | None], code: str
 ) -> None:
     answer = await client.ask("POST", "/users/ann/terminate_connections", **changed)
@@ -73,7 +73,7 @@ async def test_without_an_application_in_the_path_the_key_must_be_one_that_is_kn
     assert hub.published == []
 
 
-async def test_an_application_ends_only_connections_of_its_own_users(
+async def test_application_terminates_only_its_own_users(
     client: fakes.Client, hub: fakes.Hub, applications: registry.Registry
 ) -> None:
     applications.put(registry.Application(id="4", key="other-key", secret="other-secret"))
@@ -82,7 +82,7 @@ async def test_an_application_ends_only_connections_of_its_own_users(
     assert hub.published == []
 
 
-async def test_an_engine_that_is_away_is_a_503(client: fakes.Client, hub: fakes.Hub) -> None:
+async def test_unavailable_engine_is_a_503(client: fakes.Client, hub: fakes.Hub) -> None:
     hub.engine.down = "the disk is full"
     answer = await client.ask("POST", "/apps/3/users/ann/terminate_connections")
     assert (answer.status, answer.headers["retry-after"]) == (503, "1")

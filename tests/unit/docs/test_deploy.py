@@ -6,7 +6,7 @@ import re
 
 import yaml
 
-from fanfare.api import events
+from fanfare.api import operations
 from fanfare.applications import registry
 from tests.unit.docs import pages
 
@@ -24,7 +24,7 @@ def test_unit_and_image_start_the_documented_server() -> None:
 
 def test_nginx_takes_every_batch_that_the_default_limits_allow() -> None:
     (megabytes,) = re.findall(r"client_max_body_size (\d+)m;", NGINX)
-    assert int(megabytes) * 1024**2 >= events.batch_body_limit(registry.Limits())
+    assert int(megabytes) * 1024**2 >= operations.batch_body_limit(registry.Limits())
 
 
 def test_nginx_waits_longer_than_a_quiet_client() -> None:

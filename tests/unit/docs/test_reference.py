@@ -12,8 +12,8 @@ from pathlib import Path
 from django.core.management import get_commands, load_command_class
 
 from fanfare import conf
-from fanfare.api import errors as api_errors
-from fanfare.api import routing
+from fanfare.api import operations
+from fanfare.api import refusals as api_refusals
 from fanfare.applications import limits, registry
 from fanfare.hub import hub
 from fanfare.protocol import refusals
@@ -108,7 +108,7 @@ def test_every_code_is_documented_under_its_name() -> None:
 
 def test_every_call_of_the_http_api_is_documented() -> None:
     text = (REFERENCE / "http-api.md").read_text(encoding="utf-8")
-    for route in routing.ROUTES:
+    for route in operations.ROUTES:
         path = route.path.replace("{app_id}", "{id}").replace("{channel}", "{name}")
         assert path in text, path
 
@@ -116,7 +116,7 @@ def test_every_call_of_the_http_api_is_documented() -> None:
 def test_every_status_of_a_refusal_is_documented() -> None:
     documented = {int(status) for status, _ in pages.table(REFERENCE / "http-api.md", "Refusals")}
     raised = {
-        error.status for error in vars(api_errors).values() if isinstance(error, type) and hasattr(error, "status")
+        error.status for error in vars(api_refusals).values() if isinstance(error, type) and hasattr(error, "status")
     }
     assert raised - {500} == documented
 

@@ -1,0 +1,385 @@
+"""The operations of the HTTP API: one function for each route, and the table of routes.
+
+An operation takes the hub and a signed request, and returns the answer's JSON text. `fanfare.api.openapi` describes
+the parameters and answers; the tests hold the two against each other.
+
+Publishing makes one call of `hub.publish` for a request, whatever the number of its channels or events: either all of
+it is in the log, or nothing. Queries answer for the whole deployment.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import orjson
+
+from fanfare.api import parameters, refusals, requests
+from fanfare.applications import registry
+from fanfare.engine import errors as engine_errors
+from fanfare.engine import interface
+from fanfare.hub import history_pages
+from fanfare.hub import hub as hubs
+from fanfare.protocol import names, publications, termination
+
+logger = logging.getLogger(__name__)
+
+ESCAPED_BYTES = 6  # the most that a JSON encoder makes of one byte, \u0000; a character is at most two of these
+ITEM_BYTES = 1_024  # of JSON around an event's name, data and channels: socket_id, info, idempotency key, punctuation
+BODY_BYTES = 4_096  # around all of it, white space included
+
+EMPTY = b"{}"
+
+BACKWARDS = "backwards"
+FORWARDS = "forwards"
+DIRECTIONS = (BACKWARDS, FORWARDS)
+
+
+# -- publishing --------------------------------------------------------------------------------------------------------
+
+
+class Event(NamedTuple):
+    name: str
+    channels: list[str]
+    data: str
+    exclude: str | None
+    attributes: tuple[str, ...]
+    idempotency_key: str | None
+
+
+async def trigger(hub: hubs.Hub, request: requests.Request) -> bytes:
+    """Publish one event to one or several channels."""
+    fields = request.fields()
+    limits = request.application.limits
+    event = _event(fields, parameters.channel_names(fields, limits), limits, request.idempotency_key)
+    receipts = await _publish(hub, request.application, [event])
+    if not event.attributes:
+        return EMPTY
+    return orjson.dumps({"channels": await _describe(hub, request.application, event, receipts)})
+
+
+async def trigger_batch(hub: hubs.Hub, request: requests.Request) -> bytes:
+    """Publish several events, each to one channel, in order."""
+    batch = request.fields().get("batch")
+    limits = request.application.limits
+    if not isinstance(batch, list):
+        raise refusals.Invalid("The parameter batch is missing: a list of events.", code="missing_batch")
+    if len(batch) > limits.max_batch_events:
+        raise refusals.Invalid(
+            f"Batch too large: it has {len(batch)} events, the allowed maximum is {limits.max_batch_events}.",
+            code="batch_too_large",
+        )
+    events = [_item(index, fields, limits, request.idempotency_key) for index, fields in enumerate(batch)]
+    receipts = await _publish(hub, request.application, events)
+    if not any(event.attributes for event in events):
+        return EMPTY
+    described = [
+        (await _describe(hub, request.application, event, [receipt]))[event.channels[0]]
+        for event, receipt in zip(events, receipts, strict=True)
+    ]
+    return orjson.dumps({"batch": described})
+
+
+async def trigger_on_channel(hub: hubs.Hub, request: requests.Request) -> bytes:
+    """Publish to the channel of the path: the body is the event's data, the query has its `name` and `socket_id`."""
+    limits = request.application.limits
+    fields: dict[str, Any] = {name: request.query.get(name) for name in ("name", "socket_id")}
+    if request.body:
+        try:
+            fields["data"] = request.body.decode()
+        except UnicodeDecodeError as error:
+            raise refusals.Invalid(
+                f"The request's body, the event's data, is not UTF-8: {error}.", code="invalid_data"
+            ) from None
+    channel = parameters.channel_name(request.names["channel"], limits)
+    await _publish(hub, request.application, [_event(fields, [channel], limits, request.idempotency_key)])
+    return EMPTY
+
+
+def _item(index: int, fields: Any, limits: registry.Limits, idempotency_key: str | None) -> Event:
+    """One event of a batch. A key for the whole batch becomes one for each event: two events for the same channel are
+    not duplicates.
+    """
+    if not isinstance(fields, dict):
+        raise refusals.Invalid(f"Event {index} of the batch: It must be a JSON object.", code="invalid_batch")
+    try:
+        event = _event(fields, [parameters.channel_name(fields.get("channel"), limits)], limits, None)
+    except (refusals.Invalid, refusals.TooLarge) as error:
+        raise type(error)(f"Event {index} of the batch: {error}", code=error.code) from None
+    if event.idempotency_key is None and idempotency_key is not None:
+        return event._replace(idempotency_key=f"{parameters.idempotency_key(idempotency_key)}:{index}")
+    return event
+
+
+def _event(fields: dict[str, Any], channels: list[str], limits: registry.Limits, idempotency_key: str | None) -> Event:
+    own_key = fields.get("idempotency_key")
+    return Event(
+        name=parameters.event_name(fields.get("name"), limits),
+        channels=channels,
+        data=parameters.event_data(fields, limits),
+        exclude=parameters.socket_id(fields.get("socket_id")),
+        attributes=parameters.info(fields.get("info"), parameters.PUBLICATION_ATTRIBUTES),
+        idempotency_key=parameters.idempotency_key(idempotency_key if own_key is None else own_key),
+    )
+
+
+async def _publish(
+    hub: hubs.Hub, application: registry.Application, events: Sequence[Event]
+) -> list[interface.Receipt]:
+    """Publish all of them or none. Returns a receipt for each channel of each event."""
+    batch = _publications(application, events)
+    if not batch:
+        return []
+    per_second = application.limits.max_events_per_second
+    budget = None if per_second is None else interface.Budget(application.id, per_second)
+    receipts = await hub.publish(batch, budget=budget)
+    hub.count("api.published", len(batch))
+    return receipts
+
+
+def _publications(application: registry.Application, events: Sequence[Event]) -> list[interface.Publication]:
+    batch = []
+    for event in events:
+        # The data is the large part: for several channels it is encoded once, and then copied.
+        data: Any = event.data if len(event.channels) == 1 else publications.encoded(event.data)
+        batch += [
+            publications.build(
+                application, channel, event.name, data, exclude=event.exclude, idempotency_key=event.idempotency_key
+            )
+            for channel in event.channels
+        ]
+    return batch
+
+
+async def _describe(
+    hub: hubs.Hub, application: registry.Application, event: Event, receipts: Sequence[interface.Receipt]
+) -> dict[str, dict[str, Any]]:
+    """The attributes that the event's `info` asks for, by channel.
+
+    Counts that cannot be read are left out: the event is published, and after an error its publisher would repeat it.
+    """
+    described: dict[str, dict[str, Any]] = {channel: {} for channel in event.channels}
+    if parameters.OFFSET in event.attributes:
+        for channel, receipt in zip(event.channels, receipts, strict=True):
+            if receipt.position is not None:
+                described[channel] = {"offset": receipt.position.offset, "epoch": receipt.position.epoch}
+    if not set(parameters.COUNTS).isdisjoint(event.attributes):
+        try:
+            for channel in event.channels:
+                counts = await hub.engine.channel(application.id, channel)
+                described[channel] |= _counts(channel, counts, event.attributes)
+        except engine_errors.EngineUnavailable as error:
+            hub.count("api.info_unavailable")
+            logger.warning("An event was published, but its info could not be read: %s", error)
+    return described
+
+
+# -- channels ----------------------------------------------------------------------------------------------------------
+
+
+async def channels(hub: hubs.Hub, request: requests.Request) -> bytes:
+    """List the occupied channels. Parameters: `filter_by_prefix`, `info`."""
+    fields = request.fields()
+    prefix = fields.get("filter_by_prefix") or ""
+    if not isinstance(prefix, str):
+        raise refusals.Invalid("The parameter filter_by_prefix must be a string.", code="invalid_prefix")
+    attributes = parameters.info(fields.get("info"), parameters.COUNTS)
+    if parameters.USER_COUNT in attributes and not names.is_presence(prefix):
+        raise refusals.Invalid(
+            f"The attribute {parameters.USER_COUNT} needs a filter_by_prefix that begins with presence-: "
+            "only presence channels have users.",
+            code="attribute_not_available",
+        )
+    occupied = await hub.engine.channels(request.application.id, prefix)
+    return orjson.dumps({"channels": {name: _counts(name, counts, attributes) for name, counts in occupied.items()}})
+
+
+async def channel(hub: hubs.Hub, request: requests.Request) -> bytes:
+    """Describe one channel. Parameter: `info`."""
+    app, name = request.application.id, _channel(request)
+    attributes = parameters.info(request.fields().get("info"), parameters.CHANNEL_ATTRIBUTES)
+    parameters.require_available(name, attributes)
+    counts = await hub.engine.channel(app, name)
+    answer = {"occupied": counts.subscriptions > 0, **_counts(name, counts, attributes)}
+    if parameters.CACHE in attributes:
+        cached = await hub.engine.cached(app, name)
+        answer["cache"] = None if cached is None else {"data": orjson.loads(cached.body)["data"], "ttl": cached.ttl}
+    return orjson.dumps(answer)
+
+
+async def users(hub: hubs.Hub, request: requests.Request) -> bytes:
+    """List the distinct users of a presence channel. Parameter: `with_user_info`."""
+    name = _channel(request)
+    if not names.is_presence(name):
+        raise refusals.Invalid(f"{name} is not a presence channel, so it has no users.", code="not_presence")
+    with_info = parameters.flag("with_user_info", request.fields().get("with_user_info"))
+    members = await hub.engine.members(request.application.id, name)
+    return orjson.dumps({"users": [_user(member, with_info=with_info) for member in members]})
+
+
+async def history(hub: hubs.Hub, request: requests.Request) -> bytes:
+    """Return a page of a channel's history; an extension. Parameters: `limit`, `after`, `before`, `direction`."""
+    application, name = request.application, _channel(request)
+    wanted = _range(request.fields())
+    if application.rules.of(name) is None:
+        raise refusals.Invalid(f"{name} keeps no history: no channel rule matches it.", code="not_enabled")
+    page = await history_pages.read(hub.engine, application.id, name, wanted)
+    if page.reason is not None:
+        raise refusals.Gone(
+            f"The history of {name} was reset, so it has no events at the position of the request. "
+            f"Its position now is {page.position or 'none'}.",
+            code=page.reason,
+        )
+    return orjson.dumps(
+        {
+            "items": [_history_item(event) for event in page.events],
+            "position": None if page.position is None else str(page.position),
+            "next": None if page.next is None else str(page.next),
+        }
+    )
+
+
+async def stats(hub: hubs.Hub, request: requests.Request) -> bytes:
+    """Describe one channel in the form of the API before 2012; no parameters."""
+    name = _channel(request)
+    counts = await hub.engine.channel(request.application.id, name)
+    answer: dict[str, Any] = {"occupied": counts.subscriptions > 0, "connection_count": counts.subscriptions}
+    if names.is_presence(name):
+        answer["user_count"] = counts.users
+    return orjson.dumps(answer)
+
+
+def _channel(request: requests.Request) -> str:
+    return parameters.channel_name(request.names["channel"], request.application.limits)
+
+
+def _counts(channel: str, counts: interface.ChannelCounts, attributes: tuple[str, ...]) -> dict[str, Any]:
+    """The counts of one channel. A count that the channel's type does not have is left out: an event can go to several
+    types.
+    """
+    values: dict[str, Any] = {}
+    if parameters.USER_COUNT in attributes and names.is_presence(channel):
+        values["user_count"] = counts.users
+    if parameters.SUBSCRIPTION_COUNT in attributes:
+        values["subscription_count"] = counts.subscriptions
+    return values
+
+
+def _user(member: interface.Member, *, with_info: bool) -> dict[str, Any]:
+    if not with_info:
+        return {"id": member.user_id}
+    return {"id": member.user_id, "user_info": orjson.Fragment(member.info)}
+
+
+def _range(fields: dict[str, Any]) -> history_pages.Range:
+    direction = fields.get("direction") or BACKWARDS
+    if direction not in DIRECTIONS:
+        raise refusals.Invalid(f"The parameter direction must be {' or '.join(DIRECTIONS)}.", code="invalid_direction")
+    return history_pages.Range(
+        after=parameters.position("after", fields.get("after")),
+        before=parameters.position("before", fields.get("before")),
+        limit=parameters.number("limit", fields.get("limit"), history_pages.LIMIT, history_pages.MOST),
+        newest_first=direction == BACKWARDS,
+    )
+
+
+def _history_item(event: history_pages.Event) -> dict[str, Any]:
+    item = {"offset": event.offset, "event": event.event, "data": event.data}
+    return item if event.user_id is None else {**item, "user_id": event.user_id}
+
+
+# -- users -------------------------------------------------------------------------------------------------------------
+
+
+async def terminate(hub: hubs.Hub, request: requests.Request) -> bytes:
+    """Close all connections that are signed in as a user, in every worker. Parameter: `reconnect`, an extension.
+
+    Returns when the command is in the log. A user without connections is no error.
+    """
+    user_id = parameters.user_id(request.names["user_id"], request.application.limits)
+    reconnects = parameters.flag("reconnect", request.fields().get("reconnect"))
+    code = termination.TO_RECONNECT if reconnects else termination.FOR_GOOD
+    command = interface.Publication(
+        app=request.application.id,
+        channel=termination.COMMAND,
+        body=termination.body(user_id, code),
+        kind=interface.Kind.CONTROL,
+    )
+    await hub.publish([command])
+    return EMPTY
+
+
+# -- routes ------------------------------------------------------------------------------------------------------------
+
+
+def body_limit(limits: registry.Limits) -> int:
+    """Bytes that the body of one event can have if each of its parts is within its own limit."""
+    return BODY_BYTES + _event_bytes(limits, limits.max_channels_per_event)
+
+
+def batch_body_limit(limits: registry.Limits) -> int:
+    """Bytes that the body of a batch can have if each of its parts is within its own limit."""
+    return BODY_BYTES + limits.max_batch_events * _event_bytes(limits, 1)
+
+
+def _event_bytes(limits: registry.Limits, channels: int) -> int:
+    text = limits.max_event_bytes + limits.max_event_name * 2 + channels * (limits.max_channel_name + 3)
+    return ESCAPED_BYTES * text + ITEM_BYTES
+
+
+_PARAMETER = re.compile(r"{(\w+)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """`path` as OpenAPI writes it. A path without `app_id` belongs to the application of the request's key.
+
+    `pattern` matches a path as it was sent, so an escaped slash is a part of a name.
+    """
+
+    methods: tuple[str, ...]
+    path: str
+    operation: Callable[[hubs.Hub, requests.Request], Awaitable[bytes]]
+    body_limit: Callable[[registry.Limits], int] = requests.small_body_limit  # bytes
+    status: int = 200  # of a successful answer
+    pattern: re.Pattern[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pattern", re.compile(_PARAMETER.sub(r"(?P<\1>[^/]+)", self.path)))
+
+    @property
+    def allowed(self) -> str:
+        """The Allow header."""
+        return ", ".join((*self.methods, "OPTIONS"))
+
+
+READ = ("GET", "HEAD")
+WRITE = ("POST",)
+
+# fmt: off
+ROUTES = (
+    Route(WRITE, "/apps/{app_id}/events", trigger, body_limit),
+    Route(WRITE, "/apps/{app_id}/batch_events", trigger_batch, batch_body_limit),
+    Route(READ, "/apps/{app_id}/channels", channels),
+    Route(READ, "/apps/{app_id}/channels/{channel}", channel),
+    Route(READ, "/apps/{app_id}/channels/{channel}/users", users),
+    Route(READ, "/apps/{app_id}/channels/{channel}/history", history),
+    Route(WRITE, "/apps/{app_id}/users/{user_id}/terminate_connections", terminate),
+    Route(WRITE, "/users/{user_id}/terminate_connections", terminate),  # the vendor's Python library calls this one
+    # Replaced in 2012; some clients still call them.
+    Route(WRITE, "/apps/{app_id}/channels/{channel}/events", trigger_on_channel, body_limit, status=202),
+    Route(READ, "/apps/{app_id}/channels/{channel}/stats", stats),
+)
+# fmt: on
+
+
+def find(path: str) -> tuple[Route, dict[str, str]] | None:
+    """The route of a path, and the variable parts of the path, not decoded."""
+    for route in ROUTES:
+        match = route.pattern.fullmatch(path)
+        if match is not None:
+            return route, match.groupdict()
+    return None
