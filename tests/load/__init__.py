@@ -1,6 +1,5 @@
 """The benchmark: `python -m tests.load`. One server at a time on one core, the client on another, all on loopback.
 
-Read in this order: `events` (what is published), `subscribers` (who receives and checks it), `publishers` (who sends
-it), `subjects` (the servers, a module each), `rows` (what is measured, a module each), `bars` (what must be reached),
-`report`.
+Reading order: `events` (the published data), `subscribers` (receive and check it), `publishers`, `subjects` (the
+servers, one module each), `rows` (the measurements, one module each), `targets`, `report`.
 """

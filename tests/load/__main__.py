@@ -1,6 +1,6 @@
 """Run the benchmark and print its tables.
 
-Ends with 1 where a bar is missed or this project's server failed, with 2 where nothing could be measured.
+Exits with 1 if a target is missed or Fanfare failed, with 2 if nothing could be measured.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.load import bars, errors, figures, machine, picture, report, rows, subjects
+from tests.load import errors, figures, machine, picture, report, rows, subjects, targets
 
-SPARE_FILES = 512  # besides one for each connection
+SPARE_FILES = 512  # open files besides the connections
 
 
 def main() -> int:
@@ -23,7 +23,7 @@ def main() -> int:
     try:
         cores = machine.cores()
         chosen = _chosen(options.subject)
-        plan = rows.Plan(cores, options.subscribers, options.crowd, options.seconds, options.calm_seconds)
+        plan = rows.Plan(cores, options.subscribers, options.crowd, options.seconds, options.latency_seconds)
         machine.allow_files(max(plan.subscribers, plan.crowd) + SPARE_FILES)
         heading = _heading(options, chosen, cores)
         print(heading, flush=True)
@@ -36,19 +36,19 @@ def main() -> int:
     for row in options.row:
         if found.keys(row.NAME):
             print(f"\n### {row.TITLE}\n\n{report.row_table(row, found)}")
-    print(f"\n### Bars\n\n{report.verdict_list(found)}\n\nTook {(time.monotonic() - started) / 60:.1f} minutes.")
+    print(f"\n### Targets\n\n{report.verdict_list(found)}\n\nTook {(time.monotonic() - started) / 60:.1f} minutes.")
     if options.picture:
         options.picture.write_text(picture.drawn(found, heading.splitlines()[0].lstrip("- ")))
     if not found.samples:
         return 2
     ours_failed = any(name in where for where in found.failures for name in subjects.OURS)
-    return 1 if ours_failed or not all(verdict.reached for verdict in bars.verdicts(found)) else 0
+    return 1 if ours_failed or not all(verdict.reached for verdict in targets.verdicts(found)) else 0
 
 
 def _measure_all(
     options: argparse.Namespace, chosen: list[subjects.Subject], plan: rows.Plan, folder: Path, found: figures.Figures
 ) -> None:
-    """Rivals run beside each other in time, and each has a fresh process for each row. Who fails is not asked again."""
+    """Measure every row of every subject in each run. A subject that fails a row is not measured in it again."""
     places = (folder / str(number) for number in itertools.count())
     for run, row, subject in itertools.product(range(1, options.runs + 1), options.row, chosen):
         where = f"{row.NAME}, {subject.name}"
@@ -61,7 +61,7 @@ def _measure_all(
             for way, sample, saturates in row.measure(subject, place, plan):
                 found.add(figures.Key(row.NAME, subject.name, way, saturates), sample)
                 _note(f"  {way}: " + ", ".join(f"{one.head} {one.value(sample):,.2f}" for one in row.COLUMNS))
-        except (errors.LoadError, OSError, AssertionError) as error:  # the test harness asserts what it needs
+        except (errors.LoadError, OSError, AssertionError) as error:  # the test harness raises AssertionError
             found.failures[where] = str(error).partition("\n")[0]
             _note("\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])]))
 
@@ -69,18 +69,20 @@ def _measure_all(
 def _options() -> argparse.Namespace:
     known = {row.NAME: row for row in rows.all_rows()}
     parser = argparse.ArgumentParser(prog="python -m tests.load", description=__doc__)
-    parser.add_argument("row", nargs="*", metavar="ROW", help=f"of {', '.join(known)}; all by default")
-    parser.add_argument("--runs", type=int, default=3, help="samples of each figure (3)")
-    parser.add_argument("--subscribers", type=int, default=1_000, help="of the one channel (1000)")
-    parser.add_argument("--crowd", type=int, default=10_000, help="the same in the rows that have many (10000)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of a sample at saturation (2)")
-    parser.add_argument("--calm-seconds", type=float, default=4.0, help="of a sample of the latency (4)")
-    parser.add_argument("--subject", action="append", default=[], help="part of the name of a server; all by default")
-    parser.add_argument("--picture", type=Path, help="where to write a picture of the figures (SVG)")
+    parser.add_argument("row", nargs="*", metavar="ROW", help=f"{', '.join(known)}; all by default")
+    parser.add_argument("--runs", type=int, default=3, help="samples per figure (3)")
+    parser.add_argument("--subscribers", type=int, default=1_000, help="subscribers of the channel (1000)")
+    parser.add_argument("--crowd", type=int, default=10_000, help="connections in the rows crowd and idle (10000)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="duration of a sample at saturation (2)")
+    parser.add_argument("--latency-seconds", type=float, default=4.0, help="duration of a latency sample (4)")
+    parser.add_argument(
+        "--subject", action="append", default=[], help="servers whose name contains this; all by default"
+    )
+    parser.add_argument("--picture", type=Path, help="write the figures as an SVG picture to this path")
     options = parser.parse_args()
     unknown = [name for name in options.row if name not in known]
     if unknown:
-        parser.error(f"unknown rows: {', '.join(unknown)}; there are {', '.join(known)}")
+        parser.error(f"unknown rows: {', '.join(unknown)}; known rows: {', '.join(known)}")
     options.row = [row for name, row in known.items() if name in (options.row or known)]
     return options
 
@@ -94,9 +96,9 @@ def _chosen(names: list[str]) -> list[subjects.Subject]:
         if reason is None:
             chosen.append(subject)
         else:
-            _note(f"{subject.name} is left out: {reason}")
+            _note(f"{subject.name} is skipped: {reason}")
     if not chosen:
-        raise errors.Unsuited(f"No server is called {' or '.join(names)}")
+        raise errors.Unsuited(f"no server has a name with {' or '.join(names)}")
     return chosen
 
 

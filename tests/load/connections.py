@@ -1,7 +1,7 @@
-"""WebSocket connections by the thousand: many handshakes under way at once, from one thread.
+"""Thousands of WebSocket connections from one thread, with many handshakes in progress at once.
 
-What a server and its client say to each other before the first event is a `Dialogue`, a generator: it yields bytes to
-send, gets the payload of the next frame, and ends when the connection is ready.
+A `Dialogue` is the exchange of a server and its client before the first event: a generator that yields bytes to send,
+receives the payload of the next frame, and returns when the connection is ready.
 """
 
 from __future__ import annotations
@@ -15,16 +15,14 @@ from collections.abc import Callable, Generator, Sequence, Sized
 from tests.harness import servers, wire
 from tests.load import errors
 
-AT_ONCE = 64  # handshakes under way: enough to keep a server busy, fewer than any listen queue holds
-PATIENCE_S = 20.0  # without progress on any of them
+AT_ONCE = 64  # handshakes in progress: enough to keep a server busy, fewer than a listen queue holds
+PATIENCE_S = 20.0  # without progress of any handshake
 READ_BYTES = 65_536
-STRICT_MASK = (
-    b"\0\0\0\0"  # a mask of zeros is one (RFC 6455 §5.3 asks clients to be unpredictable; nobody listens here)
-)
+STRICT_MASK = b"\0\0\0\0"  # valid; RFC 6455 §5.3 asks for unpredictable masks, which loopback does not need
 
 Dialogue = Generator[bytes, bytes, None]
 
-# As a browser sends them, besides what RFC 6455 needs.
+# The further headers of a browser.
 BROWSER = (
     "Pragma: no-cache",
     "Cache-Control: no-cache",
@@ -37,24 +35,24 @@ BROWSER = (
 
 
 class Connection:
-    """After the handshake. Its socket does not block; `receive` waits all the same."""
+    """A connection after the handshake. Its socket is non-blocking; `receive` waits nevertheless."""
 
     def __init__(self, one: socket.socket) -> None:
         self.socket = one
 
     def receive(self) -> bytes:
-        """The payload of the next frame, where nothing follows it yet. Raises Lost."""
+        """The payload of the next frame, which must be the only one so far. Raises Lost."""
         self.socket.settimeout(PATIENCE_S)
         try:
             frames = Frames()
             while not (payloads := frames.feed(self.socket.recv(READ_BYTES))):
                 continue
         except OSError as error:
-            raise errors.Lost(f"No frame came: {error}") from error
+            raise errors.Lost(f"no frame received: {error}") from error
         finally:
             self.socket.setblocking(False)
         if len(payloads) > 1 or frames.rest:
-            raise errors.Lost(f"More than one frame came: {payloads}")
+            raise errors.Lost(f"more than one frame received: {payloads}")
         return payloads[0]
 
     def send(self, data: bytes) -> None:
@@ -65,16 +63,16 @@ class Connection:
 
 
 class Frames:
-    """Cuts a server's stream into frames."""
+    """Splits a server's byte stream into frames."""
 
     def __init__(self) -> None:
-        self.rest = b""  # of a frame that is not whole
-        self.pings: list[bytes] = []  # payloads of pings that wait for an answer
+        self.rest = b""  # an incomplete frame
+        self.pings: list[bytes] = []  # payloads of unanswered pings
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The payloads of the text frames that are whole now. Raises Lost at the end of the stream, or a close."""
+        """The payloads of the text frames completed by `data`. Raises Lost at a close or the end of the stream."""
         if not data:
-            raise errors.Lost("The server ended the connection")
+            raise errors.Lost("the server closed the connection")
         stream = self.rest + data if self.rest else data
         payloads = []
         at, end = 0, len(stream)
@@ -88,13 +86,13 @@ class Frames:
                 break
             first = stream[at]
             if first == 0x80 | wire.CLOSE:
-                raise errors.Lost(f"The server closed with {stream[start : start + size]!r}")
+                raise errors.Lost(f"the server closed with {stream[start : start + size]!r}")
             if first == 0x80 | wire.TEXT:
                 payloads.append(stream[start : start + size])
             elif first == 0x80 | wire.PING:
                 self.pings.append(stream[start : start + size])
             else:
-                raise errors.Lost(f"A frame that begins with {first:#x}: the client is out of step")
+                raise errors.Lost(f"unexpected first byte {first:#x} of a frame")
             at = start + size
         self.rest = stream[at:]
         return payloads
@@ -108,12 +106,12 @@ def text(payload: bytes) -> bytes:
 
 
 def pong(payload: bytes) -> bytes:
-    """A client's answer to a ping."""
+    """A client's pong frame."""
     return bytes((0x80 | wire.PONG, 0x80 | len(payload))) + STRICT_MASK + payload
 
 
 def silent() -> Dialogue:
-    """The upgrade is all there is."""
+    """No exchange after the upgrade."""
     yield from ()
 
 
@@ -126,7 +124,7 @@ def opened(
     headers: Sequence[str] = (),
     at_once: int = AT_ONCE,
 ) -> list[Connection]:
-    """This many connections whose dialogue is over. Raises Lost; none is left open then."""
+    """`count` connections whose dialogue is complete. If one fails, closes all and raises Lost."""
     dialogues = (dialogue() for _ in range(count))
     return each(port, target, list(dialogues), headers=headers, at_once=at_once)
 
@@ -134,39 +132,39 @@ def opened(
 def each(
     port: int, target: str, dialogues: Sequence[Dialogue], *, headers: Sequence[str] = (), at_once: int = AT_ONCE
 ) -> list[Connection]:
-    """A connection for each dialogue, in this order."""
+    """A connection for each dialogue, in their order."""
     request = _request(port, target, headers)
     sockets: list[socket.socket] = []
-    under_way: dict[int, _Handshake] = {}
+    in_progress: dict[int, _Handshake] = {}
     with select.epoll() as poll:
         try:
-            while len(sockets) < len(dialogues) or under_way:
-                while len(sockets) < len(dialogues) and len(under_way) < at_once:
+            while len(sockets) < len(dialogues) or in_progress:
+                while len(sockets) < len(dialogues) and len(in_progress) < at_once:
                     one = socket.socket()
                     sockets.append(one)
                     one.connect((servers.HOST, port))
                     one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     one.sendall(request)
                     one.setblocking(False)
-                    under_way[one.fileno()] = _Handshake(one, dialogues[len(sockets) - 1])
+                    in_progress[one.fileno()] = _Handshake(one, dialogues[len(sockets) - 1])
                     poll.register(one, select.EPOLLIN)
                 ready = poll.poll(PATIENCE_S, at_once)
-                _check_progress(ready, under_way)
+                _check_progress(ready, in_progress)
                 for fd, _ in ready:
-                    if under_way[fd].proceed():
+                    if in_progress[fd].proceed():
                         poll.unregister(fd)
-                        del under_way[fd]
+                        del in_progress[fd]
         except BaseException as error:
             for one in sockets:
                 one.close()
             if isinstance(error, OSError):
-                raise errors.Lost(f"Connection {len(sockets)}: {error}") from error
+                raise errors.Lost(f"connection {len(sockets)}: {error}") from error
             raise
     return [Connection(one) for one in sockets]
 
 
 def read_for(connections: Sequence[Connection], seconds: float, beat: Callable[[float], None]) -> None:
-    """Keep idle connections alive: answer pings. `beat` is called every few milliseconds with the seconds so far."""
+    """Answer the pings of idle connections. Calls `beat` every few milliseconds with the seconds passed."""
     by_fd = {one.socket.fileno(): one for one in connections}
     with select.epoll() as poll:
         for fd in by_fd:
@@ -177,18 +175,18 @@ def read_for(connections: Sequence[Connection], seconds: float, beat: Callable[[
             for fd, _ in poll.poll(0.01):
                 data = by_fd[fd].socket.recv(READ_BYTES)
                 if not data:
-                    raise errors.Lost("The server ended an idle connection")
+                    raise errors.Lost("the server closed an idle connection")
                 if data[0] == 0x80 | wire.PING:
                     by_fd[fd].send(pong(data[2 : 2 + data[1]]))
 
 
-def _check_progress(ready: Sized, under_way: Sized) -> None:
+def _check_progress(ready: Sized, in_progress: Sized) -> None:
     if not ready:
-        raise errors.Lost(f"{len(under_way)} handshakes got no answer for {PATIENCE_S:g} s")
+        raise errors.Lost(f"{len(in_progress)} handshakes got no answer for {PATIENCE_S:g} s")
 
 
 class _Handshake:
-    """Of one connection: the answer to the upgrade, then the dialogue."""
+    """One connection's handshake: the response to the upgrade, then the dialogue."""
 
     def __init__(self, one: socket.socket, dialogue: Dialogue) -> None:
         self._socket = one
@@ -197,17 +195,17 @@ class _Handshake:
         self._head = b""
 
     def proceed(self) -> bool:
-        """Something can be read. Returns whether the dialogue is over."""
+        """Read what is available. Returns whether the dialogue is complete."""
         data = self._socket.recv(READ_BYTES)
         if not data:
-            raise errors.Lost(f"The server ended a handshake after {self._head!r}")
+            raise errors.Lost(f"the server closed the connection during a handshake, after {self._head!r}")
         if self._frames is None:
             self._head += data
             head, end, data = self._head.partition(b"\r\n\r\n")
             if not end:
                 return False
             if b" 101 " not in head[:16]:
-                raise errors.Lost(f"The upgrade was refused: {head!r}")
+                raise errors.Lost(f"the server refused the upgrade: {head!r}")
             self._frames = Frames()
             if self._step(None):
                 return True

@@ -1,22 +1,22 @@
-"""What makes a measurement worthless. To go on after one of these would be to print a number that means nothing."""
+"""Errors that make a measurement invalid."""
 
 from __future__ import annotations
 
 
 class LoadError(Exception):
-    """The root of this tree."""
+    """Base class."""
 
 
 class Unsuited(LoadError):
-    """This machine cannot run the benchmark: too few cores, too few files."""
+    """This machine cannot run the benchmark: too few cores or open files."""
 
 
 class NotStarted(LoadError):
-    """A server did not come up."""
+    """A server did not start."""
 
 
 class Lost(LoadError):
-    """A connection ended, or something was delivered twice, in another order, damaged or not at all."""
+    """A connection ended, or an event was duplicated, reordered, damaged or lost."""
 
 
 class Refused(LoadError):

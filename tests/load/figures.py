@@ -1,4 +1,4 @@
-"""What came out: the samples of all runs by row, subject and way, and their median with the range."""
+"""The results: the samples of all runs by row, subject and method, with median and range."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Key(NamedTuple):
     row: str
     subject: str
     way: str
-    saturates: bool = True  # whether the bars of saturation hold for this way
+    saturates: bool = True  # whether the targets for saturation apply
 
 
 class Spread(NamedTuple):
-    """Of several runs."""
+    """Median and range of several runs."""
 
     median: float
     least: float
@@ -33,7 +33,7 @@ def spread(values: Iterable[float]) -> Spread:
 @dataclass
 class Figures:
     samples: dict[Key, list[Any]] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)  # what went wrong, by row and subject
+    failures: dict[str, str] = field(default_factory=dict)  # error messages by row and subject
 
     def add(self, key: Key, sample: Any) -> None:
         self.samples.setdefault(key, []).append(sample)
@@ -48,14 +48,14 @@ class Figures:
         return self.spread(key, column).median
 
     def rival(self, row: rows.Row, subject: str, way: str) -> float | None:
-        """What this way is compared with: the same way of the other subject, or else its best one."""
+        """The rival's figure to compare with: of the same method, otherwise of its best one."""
         same = [key for key in self.keys(row.NAME, subject) if key.way == way]
         return self.median(same[0], row.COMPARED) if same else self.best(row, subject)
 
     def best(self, row: rows.Row, subject: str) -> float | None:
-        """A subject's best median of the compared column over its ways of saturation."""
+        """A subject's best median of the compared column over its saturating methods."""
         medians = [self.median(key, row.COMPARED) for key in self.keys(row.NAME, subject) if key.saturates]
-        known = [value for value in medians if value == value]  # NaN: not measured in this way
+        known = [value for value in medians if value == value]  # NaN: not measured with this method
         if not known:
             return None
         return min(known) if row.LESS_IS_BETTER else max(known)

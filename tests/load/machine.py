@@ -1,4 +1,4 @@
-"""This machine: its cores, what a process has used of them, and how to say what it is."""
+"""This machine: its cores, the CPU time and memory of processes, and its description."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from tests.load import errors
 
-TICK_S = 1 / os.sysconf("SC_CLK_TCK")  # the resolution of /proc/PID/stat, 10 ms as a rule: 0.3 % of a run of 3 s
+TICK_S = 1 / os.sysconf("SC_CLK_TCK")  # the resolution of /proc/PID/stat, usually 10 ms: 0.3 % of a run of 3 s
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -25,16 +25,16 @@ class Cores(NamedTuple):
 
 
 def cores() -> Cores:
-    """The first two cores that this process may use."""
+    """The first two cores that this process may run on."""
     usable = sorted(os.sched_getaffinity(0))
     if len(usable) < 2:
-        raise errors.Unsuited("The benchmark needs two cores: one for the server, one for the client.")
+        raise errors.Unsuited("The benchmark needs two cores, one for the server and one for the client.")
     return Cores(usable[0], usable[1])
 
 
 @contextlib.contextmanager
 def pinned(core: int | None) -> Iterator[None]:
-    """This process, and every child that it starts meanwhile, runs on this core alone. None: on all of them."""
+    """Pin this process, and the children it starts meanwhile, to one core. None: allow all cores."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, range(os.cpu_count() or 1) if core is None else {core})
     try:
@@ -44,19 +44,19 @@ def pinned(core: int | None) -> Iterator[None]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of all threads of a process so far."""
-    # The name in parentheses may hold anything; after it come the fields from the third on (proc_pid_stat(5)).
+    """User and system time of all threads of a process."""
+    # The process name in parentheses may contain any character; field 3 follows it (proc_pid_stat(5)).
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) * TICK_S
 
 
 def resident_bytes(pid: int) -> int:
-    """The memory that a process occupies."""
+    """The resident memory of a process."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
 
 
 class Clocks(NamedTuple):
-    """Seconds: of the wall, of a server's CPU, and of this process's own, which is the client."""
+    """Seconds: wall time, the server's CPU time, and the CPU time of this process, the client."""
 
     wall_s: float
     server_s: float
@@ -71,7 +71,7 @@ def clocks(pid: int) -> Clocks:
 
 
 def core_seconds(pid: int) -> float:
-    """What the core of a pinned process has worked so far, for whomever, other guests of the same host included."""
+    """The busy time of a pinned process's core, for all processes and including time stolen by other guests."""
     (core,) = os.sched_getaffinity(pid)
     line = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith(f"cpu{core} "))
     user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(int, line.split()[1:])  # proc_stat(5)
@@ -79,7 +79,7 @@ def core_seconds(pid: int) -> float:
 
 
 def allow_files(count: int) -> None:
-    """Let this process and its children open this many files."""
+    """Raise the limit of open files of this process and its children to `count`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < count:
         raise errors.Unsuited(f"The benchmark needs {count} open files; the hard limit of this machine is {hard}.")

@@ -1,6 +1,6 @@
-"""The figures as a picture for the docs: a panel for each row that has a rival, a bar for each server.
+"""The figures as an SVG picture: a panel for each row that has a rival, a bar for each server.
 
-SVG without scripts; its colours follow the reader's light or dark theme, also where a page shows it as an image.
+The SVG has no scripts, and its colours follow the reader's light or dark theme, also when used as an image.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from tests.load import figures, rows, subjects
 
 WIDTH, MARGIN, GAP = 920, 24, 40
 PANEL = (WIDTH - 2 * MARGIN - GAP) / 2
-LABEL, VALUE = 112, 84  # px on both sides of a bar
+LABEL, VALUE = 112, 84  # px left and right of a bar
 LINE, BAR = 23, 15
-HEAD = 48  # of a panel: its title, and what is better
+HEAD = 48  # px of a panel: its title and note
 TITLE = 66
 
-# A bar that is this many times longer than the next one is cut, or the others could not be told apart.
+# A bar more than this many times as long as the next one is cut, so that the others stay distinguishable.
 CUT = 4
 
 STYLE = """
@@ -53,7 +53,7 @@ class Panel(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """What a panel shows of a row: its compared column, or the one with this head."""
+    """The column of a row that a panel shows: the compared one, or the one with this heading."""
 
     row: str
     title: str
@@ -65,14 +65,14 @@ SHOWN = (
     Shown("fanout", "CPU µs per delivery", "fan-out to 1,000 subscribers, at saturation; less is better"),
     Shown("latency", "Latency, p99 ms", "1,000 subscribers, 20 events/s; less is better"),
     Shown("small-rooms", "1,000 deliveries per CPU second", "2,000 presence channels of 5; more is better"),
-    Shown("posts", "1,000 signed POST /events per CPU second", "nobody is subscribed; more is better"),
+    Shown("posts", "1,000 signed POST /events per CPU second", "no subscribers; more is better"),
     Shown("idle", "Memory of an idle connection, kB", "less is better"),
     Shown("idle", "1,000 connections accepted per CPU second", "more is better", "accepted per CPU second"),
 )
 
 
 def panels(found: figures.Figures) -> list[Panel]:
-    """Of each server the first way of a row, which is how an application publishes: one event, one request."""
+    """One panel per entry of SHOWN. It shows each server's first method: one event per request."""
     drawn = []
     known = {row.NAME: row for row in rows.all_rows()}
     for name, title, note, head in SHOWN:
@@ -90,7 +90,7 @@ def panels(found: figures.Figures) -> list[Panel]:
 
 
 def lengths(values: Sequence[float], most: float) -> list[tuple[float, bool]]:
-    """The length of each bar, and whether it is cut: what is far beyond the next one ends where the panel does."""
+    """The length of each bar, and whether it is cut at the end of the panel."""
     finite = sorted(value for value in values if math.isfinite(value))
     longest = finite[-1] if finite else 1.0
     for shorter, longer in itertools.pairwise(finite):
@@ -101,7 +101,7 @@ def lengths(values: Sequence[float], most: float) -> list[tuple[float, bool]]:
 
 
 def drawn(found: figures.Figures, machine: str) -> str:
-    """The whole picture. `machine`: one line that says where the figures are from."""
+    """The whole picture. `machine`: one line that describes the machine."""
     shown = panels(found)
     columns: tuple[list[str], list[str]] = ([], [])
     bottoms = [float(TITLE), float(TITLE)]

@@ -1,4 +1,4 @@
-"""A server under load: a child process on a core of its own."""
+"""A server under load: a child process pinned to one core."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ import psutil
 from tests.harness import deployments, servers
 from tests.load import errors, machine
 
-RIVALS = Path(__file__).parent / "rivals"  # what npm installs, a folder each
+RIVALS = Path(__file__).parent / "rivals"  # npm packages, one folder each
 
 START_S = 30.0
-STOP_S = 3.0  # then by force: a server that is still busy with what nobody waits for would disturb the next one
+STOP_S = 3.0  # then SIGKILL: a server that is still busy would disturb the next measurement
 PAUSE_S = 0.05
-LOG_LINES = 30  # of the server's log, under what went wrong
+LOG_LINES = 30  # of the server's log, in the error message
 ROUTINE = ("WebSocket /", "connection open", "connection closed", 'HTTP/1.1" 200')
 
 
@@ -36,7 +36,7 @@ class Process(NamedTuple):
 def running(
     command: Sequence[str], port: int, environment: Mapping[str, str], *, core: int | None, log: Path
 ) -> Iterator[Process]:
-    """A program, once it listens on `port`. Ended at the end. Raises NotStarted. `core`: None is all of them."""
+    """A program that listens on `port`; terminated at the end. Raises NotStarted. `core`: None means all cores."""
     with log.open("ab") as output, machine.pinned(core):
         child = subprocess.Popen(
             command,
@@ -51,7 +51,7 @@ def running(
         yield Process(child.pid, port)
     except Exception as error:
         state = "runs" if child.poll() is None else f"ended with {child.returncode}"
-        error.add_note(f"The server {state}; its log ends:\n{_tail(log)}")
+        error.add_note(f"the server {state}; its log ends with:\n{_tail(log)}")
         raise
     finally:
         child.terminate()
@@ -63,23 +63,23 @@ def running(
 
 
 def own(command: Sequence[str]) -> list[str]:
-    """With a program of this Python's environment."""
+    """`command` with its program from this Python environment."""
     program, *arguments = command
     return [str(Path(sys.executable).parent / program), *arguments]
 
 
 def only_child(process: Process) -> Process:
-    """The one worker of a server that has a master."""
+    """The only worker of a server with a master process."""
     deadline = time.monotonic() + START_S
     while len(children := psutil.Process(process.pid).children()) != 1:
         if time.monotonic() > deadline:
-            raise errors.NotStarted(f"A server has {len(children)} workers and should have one")
+            raise errors.NotStarted(f"the server has {len(children)} workers instead of one")
         time.sleep(PAUSE_S)
     return Process(children[0].pid, process.port)
 
 
 def output(program: str, *arguments: str) -> str:
-    """What a program says, on either of its outputs; nothing where there is no such program."""
+    """The output of a program; empty if the program does not exist."""
     path = shutil.which(program)
     if path is None:
         return ""
@@ -88,12 +88,12 @@ def output(program: str, *arguments: str) -> str:
 
 
 def relative(folder: Path) -> str:
-    """As one writes it in the repository's root."""
+    """`folder` relative to the repository."""
     return os.path.relpath(folder, deployments.REPOSITORY)
 
 
 def _tail(log: Path) -> str:
-    """Without what every connection and every accepted request leaves there."""
+    """The end of a log without the lines for each connection and request."""
     lines = log.read_text(errors="replace").splitlines()
     telling = [line for line in lines if not any(sign in line for sign in ROUTINE)]
     return "\n".join(telling[-LOG_LINES:])

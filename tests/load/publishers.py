@@ -1,7 +1,7 @@
-"""Who publishes: each way of it behind one interface, driven by the loop that reads the subscribers.
+"""Publishers: one interface for each method of publishing, driven by the loop that reads the subscribers.
 
-The publisher shares the client's core. It saturates the server but never runs ahead of the subscribers: the loop tells
-it how many events may be under way.
+The publisher shares the client's core. It saturates the server but does not run ahead of the subscribers: the loop
+limits the number of events in flight.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from tests.load import errors, events, subscribers
 
 class Publisher(Protocol):
     def publish(self, first: int, room: int) -> int:
-        """Begin to publish at most `room` events, numbered from `first`. Returns how many; 0: not now."""
+        """Start to publish at most `room` events, numbered from `first`. Returns how many it started, maybe 0."""
 
     def watched(self) -> Mapping[int, subscribers.Ready]:
-        """What the loop must call when one of these file descriptors can be read."""
+        """The functions to call when these file descriptors are readable."""
 
     def close(self) -> None: ...
 
 
 class Http:
-    """One request at a time on each of the connections. `request`: of the first number, and of how many events."""
+    """One request at a time per connection. `request(first, count)` makes the bytes for `count` events from `first`."""
 
     def __init__(self, port: int, request: Callable[[int, int], bytes], connections: int, batch: int = 1) -> None:
         self._request = request
@@ -58,19 +58,19 @@ class Http:
 
 
 def post(target: str, body: bytes) -> bytes:
-    """A request with a body."""
+    """A POST request."""
     head = f"POST {target} HTTP/1.1\r\nHost: {servers.HOST}\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 class HttpConnection:
-    """Keep-alive. To a server that ends the connection with each answer, a new one for each request."""
+    """A keep-alive connection; reconnects if the server closes it after a response."""
 
     def __init__(self, port: int) -> None:
         self.busy = False
         self._port = port
         self._answer = b""
-        self._poll = select.epoll(1)  # the socket may change; who watches us watches this
+        self._poll = select.epoll(1)  # stays valid when the socket changes
         self._connect()
 
     def fileno(self) -> int:
@@ -81,12 +81,12 @@ class HttpConnection:
         self.busy = True
 
     def ready(self) -> None:
-        """Something of the answer is there. Raises Refused unless it is a success."""
+        """Read a part of the response. Raises Refused unless its status is 200 or 201."""
         received = self.socket.recv(65_536)
         self._answer += received
         head, end, body = self._answer.partition(b"\r\n\r\n")
         if not received or (end and b" 20" not in head[:16]):
-            raise errors.Refused(f"A publication was not accepted: {self._answer[:500]!r}")
+            raise errors.Refused(f"the server refused a publication: {self._answer[:500]!r}")
         if end and len(body) >= _content_length(head):
             self._answer = b""
             self.busy = False
@@ -108,13 +108,13 @@ def _content_length(head: bytes) -> int:
     for line in head.lower().split(b"\r\n"):
         if line.startswith(b"content-length:"):
             return int(line.partition(b":")[2])
-    raise errors.Refused(f"An answer without a length: {head!r}")
+    raise errors.Refused(f"response without Content-Length: {head!r}")
 
 
 class Log:
-    """Another process of the same deployment writes to the log, as a task worker does: only the fan-out is measured."""
+    """Appends to the log from this process, as a task worker would. The server does the fan-out only."""
 
-    GROUP = 10  # events of one append
+    GROUP = 10  # events per append
 
     def __init__(self, folder: Path, app: str) -> None:
         self._app = app
@@ -140,7 +140,7 @@ class Log:
 
 
 class WebSocket:
-    """One WebSocket; each text that it sends is an event."""
+    """One WebSocket; the server publishes each text frame."""
 
     def __init__(self, port: int, target: str) -> None:
         self._wire = wire.Wire(port, target)
@@ -158,5 +158,5 @@ class WebSocket:
     def _ready(self) -> None:
         frame = self._wire.receive()
         if frame is None or frame.opcode != wire.PING:
-            raise errors.Refused(f"The publishing WebSocket got {frame}")
+            raise errors.Refused(f"the publishing WebSocket received {frame}")
         self._wire.send(wire.WireFrame(wire.PONG, frame.payload))

@@ -1,11 +1,11 @@
-"""The project's application, with doors at which the benchmark makes its workers publish from Python.
+"""The project's application with two more endpoints, at which its workers publish from Python for the benchmark.
 
-    GET /load/publish?threads=4&together=1&begin=T&end=T   as many as they can, in each of so many threads
-    GET /load/pace?count=100&every=0.01                    one at a time, with the moment of the call as data
+    GET /load/publish?threads=4&together=1&begin=T&end=T   publish in a loop, in each of `threads` threads
+    GET /load/pace?count=100&every=0.01                    publish at intervals, with the time of the call as data
 
-`together`: so many calls in one `transaction.atomic()`, or 1 for calls outside of any transaction.
+`together`: the number of calls in each `transaction.atomic()`; 1 means no transaction.
 
-Times are of the monotonic clock, which all processes of a machine share. Threads, for that is where Django runs views.
+Times are CLOCK_MONOTONIC, which all processes of a machine share. Threads, because Django runs views in threads.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl
 
 from django.db import connection, transaction
 
-from apps import realtime
+import fanfare
 from myproject.asgi import application as project
 from tests.load import events
 
@@ -34,7 +34,7 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
         await project(scope, receive, send)
         return
     query = {name: float(value) for name, value in parse_qsl(scope["query_string"].decode())}
-    published = await asyncio.to_thread(DOORS[scope["path"].removeprefix(PREFIX)], **query)
+    published = await asyncio.to_thread(ENDPOINTS[scope["path"].removeprefix(PREFIX)], **query)
     body = json.dumps({"pid": os.getpid(), "published": published}).encode()
     headers = [(b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -46,7 +46,7 @@ def _publish(threads: float, together: float, begin: float, end: float) -> int:
     data = events.data(0)
 
     def once() -> None:
-        realtime.publish(events.CHANNEL, events.NAME, data)
+        fanfare.publish(events.CHANNEL, events.NAME, data)
 
     def group() -> None:
         with transaction.atomic():
@@ -62,7 +62,7 @@ def _publish(threads: float, together: float, begin: float, end: float) -> int:
                 step()
                 counts[number] += int(together)
         finally:
-            connection.close()  # at the end of a request Django would
+            connection.close()  # as Django does at the end of a request
 
     running = [threading.Thread(target=run, args=(number,)) for number in range(len(counts))]
     for one in running:
@@ -77,8 +77,8 @@ def _pace(count: float, every: float) -> int:
     for _ in range(int(count)):
         due += every
         time.sleep(max(0.0, due - time.clock_gettime(CLOCK)))
-        realtime.publish(events.CHANNEL, events.NAME, {"at": time.clock_gettime(CLOCK)})
+        fanfare.publish(events.CHANNEL, events.NAME, {"at": time.clock_gettime(CLOCK)})
     return int(count)
 
 
-DOORS: dict[str, Callable[..., int]] = {"publish": _publish, "pace": _pace}
+ENDPOINTS: dict[str, Callable[..., int]] = {"publish": _publish, "pace": _pace}

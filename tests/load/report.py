@@ -1,11 +1,11 @@
-"""The figures as Markdown: a table for each row, with the ratio to each rival of the same run, and the bars."""
+"""The figures as Markdown: a table for each row, with the ratio to each rival, and the targets."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 
-from tests.load import bars, figures, rows, subjects
+from tests.load import figures, rows, subjects, targets
 
 
 def row_table(row: rows.Row, found: figures.Figures) -> str:
@@ -25,15 +25,15 @@ def row_table(row: rows.Row, found: figures.Figures) -> str:
 
 
 def verdict_list(found: figures.Figures) -> str:
-    lines = [f"- {'reached' if one.reached else 'MISSED'}: {one.text}" for one in bars.verdicts(found)]
-    lines += [f"- not judged: {text}" for text in bars.not_judged(found)]
+    lines = [f"- {'reached' if one.reached else 'MISSED'}: {one.text}" for one in targets.verdicts(found)]
+    lines += [f"- not judged: {text}" for text in targets.not_judged(found)]
     lines += [f"- FAILED: {where}: {why}" for where, why in found.failures.items()]
     return "\n".join(lines)
 
 
 def _against(found: figures.Figures, row: rows.Row, key: figures.Key, rival: str) -> float:
     value = found.rival(row, rival, key.way)
-    return math.nan if value is None else bars.times_better(row, found.median(key, row.COMPARED), value)
+    return math.nan if value is None else targets.times_better(row, found.median(key, row.COMPARED), value)
 
 
 def _short(name: str) -> str:

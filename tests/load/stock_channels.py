@@ -1,7 +1,7 @@
-"""A Channels project as its tutorial has it: a consumer in a group, `group_send`, the in-memory layer.
+"""A Channels project as in its tutorial: a consumer in a group, `group_send`, the in-memory layer.
 
-`/subscribe` joins the group. What a client sends on `/publish` goes to the group as it is. That is the least work it
-can do: nothing is parsed and nothing is encoded.
+`/subscribe` joins the group. `/publish` sends each text frame to the group, without parsing or encoding it: the least
+work possible.
 """
 
 from __future__ import annotations
@@ -42,6 +42,6 @@ class Publisher(AsyncWebsocketConsumer):
         await self.channel_layer.group_send(GROUP, {"type": "tick", "text": text_data})
 
 
-# The stubs of Channels do not know Django's own `path`, which its documentation has here.
+# The stubs of Channels reject Django's `path`, which the documentation of Channels uses here.
 routes = [path("subscribe", Subscriber.as_asgi()), path("publish", Publisher.as_asgi())]  # type: ignore[arg-type]
 application = ProtocolTypeRouter({"websocket": URLRouter(routes)})  # type: ignore[arg-type]

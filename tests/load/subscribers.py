@@ -1,8 +1,8 @@
-"""Many subscribers in one process, cheap enough not to be what is measured: one `recv` and two slices for a read.
+"""Many subscribers in one process, so cheap that the client is not the bottleneck: one `recv` and two slices per read.
 
-Nothing is taken on trust. Of every frame to every subscriber the head and the mark are compared with what the others
-got at the same place, so a frame that is missing, doubled, or out of order raises `Lost`. What the first subscriber got
-is kept whole, for the numbers of the events.
+Every frame to every subscriber is checked: its first byte and its mark are compared with the other subscribers' frames
+at the same position, so a missing, duplicate or reordered frame raises `Lost`. The first subscriber's stream is kept
+whole, for the numbers of the events.
 """
 
 from __future__ import annotations
@@ -23,16 +23,18 @@ Ready = Callable[[], None]
 
 
 class Subscribers:
-    """`joined` are subscribed and have nothing left to read. `layout` holds for every frame that follows."""
+    """`joined` are subscribed and have no unread frames. `layout` applies to every further frame."""
 
     def __init__(self, joined: Sequence[connections.Connection], layout: events.Layout) -> None:
         self.layout = layout
-        self.reference = bytearray()  # what the first subscriber got
-        self.arrivals: array[float] | None = None  # while it is one: (position, position behind, time) of each read
+        self.reference = bytearray()  # the stream of the first subscriber
+        self.arrivals: array[float] | None = (
+            None  # if set: first position, position after the last, and time of each read
+        )
         self._joined = joined
         self._sockets = [one.socket for one in joined]
-        self._order = bytearray()  # the marks, in the order in which the server sent them
-        self._got = [0] * len(joined)  # bytes of events
+        self._order = bytearray()  # the marks in the order of delivery
+        self._got = [0] * len(joined)  # bytes of events received
         self._total = 0
         self._buffer = bytearray(READ_BYTES)
         self._poll = select.epoll()
@@ -47,11 +49,11 @@ class Subscribers:
 
     @property
     def deliveries(self) -> int:
-        """Whole events received, by all together."""
+        """Complete events received by all subscribers together."""
         return self._total // self.layout.size
 
     def watch(self, watched: Mapping[int, Ready]) -> None:
-        """Call these when their file descriptors can be read, and no longer those of before."""
+        """Replace the functions that are called when their file descriptors are readable."""
         for fd in self._watched:
             self._poll.unregister(fd)
         for fd in watched:
@@ -59,7 +61,7 @@ class Subscribers:
         self._watched = dict(watched)
 
     def read(self, timeout_s: float) -> None:
-        """Wait for something to read, then read once from each that has something. Raises Lost."""
+        """Wait until a socket is readable, then read once from each readable one. Raises Lost."""
         by_fd = self._by_fd
         for fd, _ in self._poll.poll(timeout_s, len(by_fd) + len(self._watched)):
             index = by_fd.get(fd)
@@ -78,19 +80,19 @@ class Subscribers:
         try:
             count = self._sockets[index].recv_into(buffer)
         except ConnectionError as error:
-            raise errors.Lost(f"Subscriber {index}: {error}") from error
+            raise errors.Lost(f"subscriber {index}: {error}") from error
         if not count:
-            raise errors.Lost(f"The server ended the connection of subscriber {index}")
+            raise errors.Lost(f"the server closed the connection of subscriber {index}")
         phase = got % size
         heads = buffer[-phase % size : count : size]
         if heads.count(TEXT_HEAD) != len(heads):
             count = self._take_control_frames(index, count, -phase % size)
         marks = buffer[(mark - phase) % size : count : size]
-        at = (got - mark + size - 1) // size  # the position of the first event whose mark is in here
+        at = (got - mark + size - 1) // size  # the position of the first event whose mark is in this read
         known = self._order[at : at + len(marks)]
         if known != marks:
             if not marks.startswith(known):
-                raise errors.Lost(f"Subscriber {index} got something else than the others after event {at}")
+                raise errors.Lost(f"subscriber {index} received other events than the rest after event {at}")
             self._order += marks[len(known) :]
         if index == 0:
             self.reference += buffer[:count]
@@ -100,7 +102,7 @@ class Subscribers:
         self._total += count
 
     def _take_control_frames(self, index: int, count: int, at: int) -> int:
-        """Answer what is no event and take it out of the buffer. `at`: the first head. Returns the bytes left."""
+        """Answer control frames and remove them from the buffer. `at`: the first frame. Returns the new size."""
         buffer = self._buffer
         while at < count:
             if buffer[at] == TEXT_HEAD[0]:
@@ -108,8 +110,8 @@ class Subscribers:
                 continue
             opcode = buffer[at] & 0x0F
             if opcode not in CONTROL:
-                raise errors.Lost(f"Subscriber {index} got a frame of opcode {opcode}, or is out of step")
-            # The rest of it may still be on its way.
+                raise errors.Lost(f"subscriber {index} received opcode {opcode} where a frame must start")
+            # The rest of the frame may not have arrived yet.
             count = self._complete(index, count, at + 2)
             end = at + 2 + buffer[at + 1]
             count = self._complete(index, count, end)
@@ -117,13 +119,13 @@ class Subscribers:
             buffer[at : count - (end - at)] = buffer[end:count]
             count -= end - at
             if opcode == wire.CLOSE:
-                raise errors.Lost(f"The server closed subscriber {index} with {int.from_bytes(payload[:2], 'big')}")
+                raise errors.Lost(f"the server closed subscriber {index} with {int.from_bytes(payload[:2], 'big')}")
             if opcode == wire.PING:
                 self._sockets[index].sendall(wire.encode(wire.WireFrame(wire.PONG, payload)))
         return count
 
     def _complete(self, index: int, count: int, needed: int) -> int:
-        """Have at least `needed` bytes in the buffer."""
+        """Read until the buffer has at least `needed` bytes."""
         if count >= needed:
             return count
         one = self._sockets[index]
@@ -132,7 +134,7 @@ class Subscribers:
             while count < needed:
                 more = one.recv(needed - count)
                 if not more:
-                    raise errors.Lost(f"The connection of subscriber {index} ended within a frame")
+                    raise errors.Lost(f"the connection of subscriber {index} ended within a frame")
                 self._buffer[count : count + len(more)] = more
                 count += len(more)
         finally:

@@ -1,4 +1,4 @@
-"""The benchmark's own arithmetic: a wrong one would print numbers that look right."""
+"""The benchmark's arithmetic: an error there would produce plausible but wrong figures."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from tests.harness import deployments, wire
-from tests.load import bars, connections, errors, events, figures, machine, picture, report, subjects, subscribers
+from tests.load import connections, errors, events, figures, machine, picture, report, subjects, subscribers, targets
 from tests.load.rows import crowd, fanout, latency, posts, small_rooms
 
 LAYOUT = events.layout(events.body(0))
 
 
 class Pipe:
-    """What Subscribers needs of a connection: a socket. Its other end is the server's."""
+    """A connection for Subscribers: a socket pair, whose other end is the server."""
 
     def __init__(self) -> None:
         self.socket, self.server = socket.socketpair()
@@ -71,7 +71,7 @@ def sample(cpu_us: float) -> fanout.Sample:
 
 
 def found(**costs: float) -> figures.Figures:
-    """Of the fan-out, by the names of the constants in `subjects`."""
+    """Figures of the fan-out row, by the names of the constants in `subjects`."""
     return figures.Figures({key(getattr(subjects, name)): [sample(cost)] for name, cost in costs.items()})
 
 
@@ -104,7 +104,7 @@ def test_deliveries_are_counted_over_all_subscribers(audience: Audience) -> None
     assert audience.subscribers.deliveries == 6
 
 
-def test_a_stream_may_be_cut_anywhere(audience: Audience) -> None:
+def test_stream_may_be_split_anywhere(audience: Audience) -> None:
     stream = frames(*range(1, 6))
     audience.send(stream, 0)
     for at in range(0, len(stream), 41):
@@ -112,15 +112,15 @@ def test_a_stream_may_be_cut_anywhere(audience: Audience) -> None:
     assert audience.subscribers.deliveries == 10
 
 
-def test_a_server_may_choose_another_order_than_the_publisher_but_one_for_all(audience: Audience) -> None:
+def test_all_subscribers_must_get_one_order_but_not_the_publishers(audience: Audience) -> None:
     audience.send(frames(2, 1, 3), 0, 1)
     assert LAYOUT.numbers(audience.subscribers.reference) == [2, 1, 3]
 
 
 @pytest.mark.parametrize("wrong", [(1, 3), (2, 1), (1, 1, 2)], ids=["missing", "swapped", "doubled"])
-def test_what_differs_between_subscribers_is_noticed(audience: Audience, wrong: tuple[int, ...]) -> None:
+def test_different_events_for_two_subscribers_raise_lost(audience: Audience, wrong: tuple[int, ...]) -> None:
     audience.send(frames(1, 2, 3), 0)
-    with pytest.raises(errors.Lost, match="something else"):
+    with pytest.raises(errors.Lost, match="other events"):
         audience.send(frames(*wrong), 1)
 
 
@@ -134,7 +134,7 @@ def test_a_ping_between_events_is_answered_and_not_counted(audience: Audience) -
 
 
 @pytest.mark.parametrize("cut", [1, 2, 4])
-def test_a_ping_may_be_cut_anywhere(audience: Audience, cut: int) -> None:
+def test_ping_may_be_split_anywhere(audience: Audience, cut: int) -> None:
     server = audience.pipes[0].server
     rest = threading.Timer(0.05, server.sendall, [PING[cut:]])
     rest.start()
@@ -144,30 +144,30 @@ def test_a_ping_may_be_cut_anywhere(audience: Audience, cut: int) -> None:
     assert LAYOUT.numbers(audience.subscribers.reference) == [1, 2]
 
 
-def test_an_end_of_a_connection_is_noticed(audience: Audience) -> None:
+def test_the_end_of_a_connection_raises_lost(audience: Audience) -> None:
     close = wire.encode(wire.WireFrame(wire.CLOSE, (4100).to_bytes(2, "big")), masked=False)
     with pytest.raises(errors.Lost, match="4100"):
         audience.send(frame(1) + close, 0)
     audience.pipes[1].server.close()
-    with pytest.raises(errors.Lost, match="ended"):
+    with pytest.raises(errors.Lost, match="closed the connection"):
         audience.subscribers.read(1.0)
 
 
 # -- rows ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_sample_tells_the_cost_of_a_delivery_the_rate_and_who_was_busy() -> None:
+def test_sample_has_cost_per_delivery_rate_and_core_shares() -> None:
     one = fanout.Sample(deliveries=2_000_000, wall_s=4.0, server_cpu_s=3.0, client_cpu_s=2.0, core_s=3.5)
     assert (one.cpu_us, one.per_second) == (1.5, 500_000)
     assert (one.server_busy, one.others_busy, one.client_busy) == (0.75, 0.125, 0.5)
 
 
-def test_ticks_that_were_rounded_differently_are_not_a_negative_share() -> None:
+def test_clock_rounding_gives_no_negative_share() -> None:
     assert fanout.Sample(1, 1.0, 1.0, 0.5, core_s=0.99).others_busy == 0
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the benchmark reads /proc")
-def test_a_process_that_works_is_seen_to_work() -> None:
+def test_cpu_seconds_count_the_work_of_a_process() -> None:
     before = machine.cpu_seconds(os.getpid())
     deadline = time.process_time() + 0.1
     while time.process_time() < deadline:
@@ -175,14 +175,14 @@ def test_a_process_that_works_is_seen_to_work() -> None:
     assert 0.05 < machine.cpu_seconds(os.getpid()) - before < 0.5
 
 
-def test_a_percentile_is_the_nearest_rank() -> None:
+def test_percentile_uses_the_nearest_rank() -> None:
     values = [float(value) for value in range(1, 201)]
     assert latency.percentile(values, 50) == 100
     assert latency.percentile(values, 99) == 198
     assert latency.percentile([3.0], 99) == 3.0
 
 
-def test_one_read_of_several_events_delays_each_from_its_own_due_time() -> None:
+def test_events_of_one_read_are_delayed_from_their_own_due_times() -> None:
     arrivals = array("d", (0, 2, 10.0, 2, 3, 11.0, 3, 3, 12.0))
     assert latency.delays(arrivals, [9.0, 9.5, 9.75]) == [1.0, 0.5, 1.25]
 
@@ -195,7 +195,7 @@ def server_frame(payload: bytes, opcode: int = wire.TEXT) -> bytes:
 
 
 @pytest.mark.parametrize("step", [1, 3, 200, 100_000])
-def test_frames_are_cut_out_of_a_stream_wherever_it_was_cut(step: int) -> None:
+def test_frames_are_parsed_however_the_stream_is_split(step: int) -> None:
     payloads = [b"", b"short", b"x" * 125, b"y" * 126, b"z" * 70_000]
     stream = b"".join(map(server_frame, payloads)) + PING
     frames = connections.Frames()
@@ -208,7 +208,7 @@ def test_frames_are_cut_out_of_a_stream_wherever_it_was_cut(step: int) -> None:
 @pytest.mark.parametrize(
     "data", [b"", server_frame(b"\x10\x04", wire.CLOSE), b"\xc1\x01a"], ids=["end", "close", "deflated"]
 )
-def test_a_stream_that_is_not_what_was_agreed_is_noticed(data: bytes) -> None:
+def test_invalid_stream_raises_lost(data: bytes) -> None:
     with pytest.raises(errors.Lost):
         connections.Frames().feed(data)
 
@@ -218,7 +218,7 @@ def test_a_pong_is_a_whole_masked_frame() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 125, 126, 65_535])
-def test_a_text_of_a_client_is_masked_with_zeros(size: int) -> None:
+def test_client_text_frame_is_masked_with_zeros(size: int) -> None:
     frame = connections.text(b"a" * size)
     assert frame[1] & 0x80
     assert frame.endswith(bytes(4) + b"a" * size)
@@ -229,7 +229,7 @@ def test_a_text_of_a_client_is_masked_with_zeros(size: int) -> None:
 
 
 class House:
-    """One server's end for each member and visitor of a small_rooms.House, which only ever has its first room."""
+    """The server's ends of the connections of a small_rooms.House with one room."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(small_rooms, "ROOMS", 1)
@@ -268,9 +268,9 @@ def test_a_member_answers_pings(house: House) -> None:
     assert house.pipes[0].server.recv(100) == connections.pong(b"life")
 
 
-def test_a_client_event_is_delivered_when_the_four_others_have_it(house: House) -> None:
+def test_client_event_counts_four_deliveries(house: House) -> None:
     assert house.house.begin()
-    house.answer(0, 2, 3, 4, text=tick(1))  # member 1 speaks first
+    house.answer(0, 2, 3, 4, text=tick(1))  # member 1 sends first
     house.house.live_for(0)
     assert house.house.deliveries == 4
     assert b"client-tick" in house.pipes[1].server.recv(1_000)
@@ -279,23 +279,21 @@ def test_a_client_event_is_delivered_when_the_four_others_have_it(house: House) 
 @pytest.mark.parametrize(
     ("receivers", "number"), [((0, 0), 1), ((0,), 2), ((1,), 1)], ids=["doubled", "another", "its own"]
 )
-def test_a_client_event_that_should_not_have_come_is_noticed(
-    house: House, receivers: tuple[int, ...], number: int
-) -> None:
+def test_unexpected_client_event_raises_lost(house: House, receivers: tuple[int, ...], number: int) -> None:
     assert house.house.begin()
     house.answer(*receivers, text=tick(number))
     with pytest.raises(errors.Lost):
         house.house.live_for(0)
 
 
-# -- figures and bars ---------------------------------------------------------------------------------------------
+# -- figures and targets ---------------------------------------------------------------------------------------------
 
 
 def test_a_spread_is_the_median_and_the_range() -> None:
     assert figures.spread([3.0, 1.0, 10.0]) == (3.0, 1.0, 10.0)
 
 
-def test_the_best_of_a_subject_is_by_its_row_the_least_or_the_most() -> None:
+def test_best_figure_is_least_or_most_as_the_row_says() -> None:
     figure = figures.Figures()
     for way, count in (("a", 1_000), ("b", 3_000)):
         figure.add(figures.Key(posts.NAME, "x", way), posts.Sample(count, 1.0, 1.0, 1.0))
@@ -306,47 +304,47 @@ def test_the_best_of_a_subject_is_by_its_row_the_least_or_the_most() -> None:
 
 
 @pytest.mark.parametrize(("cpu_us", "reached"), [(1.3, True), (1.4, False)])
-def test_a_limit_is_judged_on_the_median_of_the_worst_way(cpu_us: float, reached: bool) -> None:
+def test_limit_is_judged_on_the_median_of_the_worst_method(cpu_us: float, reached: bool) -> None:
     figure = found(FANFARE=0.5)
     figure.samples[figures.Key(fanout.NAME, subjects.FANFARE, "another")] = [sample(9), sample(cpu_us), sample(1)]
-    bar = bars.Limit(fanout, fanout.COMPARED, at_most=1.3)
-    assert [verdict.reached for verdict in bar.judge(figure)] == [reached]
+    target = targets.Limit(fanout, fanout.COMPARED, at_most=1.3)
+    assert [verdict.reached for verdict in target.judge(figure)] == [reached]
 
 
 @pytest.mark.parametrize(("rival", "reached"), [(2.0, True), (1.9, False)])
-def test_a_ratio_is_judged_on_the_same_run(rival: float, reached: bool) -> None:
-    bar = bars.Times(fanout, 2, subjects.NCHAN)
-    assert [verdict.reached for verdict in bar.judge(found(FANFARE=1.0, NCHAN=rival))] == [reached]
+def test_ratio_is_judged_within_one_run(rival: float, reached: bool) -> None:
+    target = targets.Times(fanout, 2, subjects.NCHAN)
+    assert [verdict.reached for verdict in target.judge(found(FANFARE=1.0, NCHAN=rival))] == [reached]
 
 
-def test_where_more_is_better_the_ratio_is_turned_round() -> None:
-    assert bars.times_better(fanout, 2.0, 8.0) == 4
-    assert bars.times_better(posts, 8.0, 2.0) == 4
+def test_ratio_is_inverted_if_more_is_better() -> None:
+    assert targets.times_better(fanout, 2.0, 8.0) == 4
+    assert targets.times_better(posts, 8.0, 2.0) == 4
 
 
-def test_more_subscribers_may_cost_a_little_more() -> None:
+def test_growth_with_subscribers_is_bounded() -> None:
     figure = found(FANFARE=1.0)
     figure.samples[key(subjects.FANFARE, row=crowd.NAME)] = [sample(1.25)]
-    assert [one.reached for one in bars.Grows(crowd, fanout, 1.2).judge(figure)] == [False]
-    assert [one.reached for one in bars.Grows(crowd, fanout, 1.3).judge(figure)] == [True]
+    assert [one.reached for one in targets.Grows(crowd, fanout, 1.2).judge(figure)] == [False]
+    assert [one.reached for one in targets.Grows(crowd, fanout, 1.3).judge(figure)] == [True]
 
 
-def test_a_server_that_does_not_keep_up_is_worse_than_any_that_does() -> None:
+def test_server_that_falls_behind_is_worse_than_any_other() -> None:
     slow, quick = latency.Sample(math.inf, math.inf, math.inf, 50), latency.Sample(0.1, 0.2, 0.3, 0)
-    bar = bars.Times(latency, 1, subjects.NCHAN)
+    target = targets.Times(latency, 1, subjects.NCHAN)
     for ours, rival, reached in ((quick, slow, True), (slow, quick, False)):
         figure = figures.Figures({key(subjects.FANFARE, row=latency.NAME): [ours]})
         figure.add(key(subjects.NCHAN, row=latency.NAME), rival)
-        assert [one.reached for one in bar.judge(figure)] == [reached]
+        assert [one.reached for one in target.judge(figure)] == [reached]
 
 
-def test_a_publisher_that_does_not_saturate_is_not_judged() -> None:
+def test_method_without_saturation_is_not_judged() -> None:
     figure = figures.Figures({key(subjects.FANFARE, saturates=False): [sample(9)], key(subjects.STOCK): [sample(150)]})
-    assert bars.verdicts(figure) == []
+    assert targets.verdicts(figure) == []
 
 
-def test_a_bar_without_figures_is_said_to_be_not_judged() -> None:
-    assert len(bars.not_judged(figures.Figures())) == len(bars.BARS)
+def test_target_without_figures_is_listed_as_not_judged() -> None:
+    assert len(targets.not_judged(figures.Figures())) == len(targets.TARGETS)
 
 
 # -- report and picture -------------------------------------------------------------------------------------------
@@ -358,7 +356,7 @@ def test_a_table_has_the_ratio_to_each_rival() -> None:
     assert next(line for line in table.splitlines() if line.startswith("| Fanfare")).endswith("| 4.0 | 16 |")
 
 
-def test_a_missed_bar_is_printed_as_missed() -> None:
+def test_missed_target_is_printed() -> None:
     assert "MISSED: Fanfare, a way: 9 CPU µs per delivery" in report.verdict_list(found(FANFARE=9))
 
 

@@ -1,7 +1,7 @@
-"""What is measured, a module each.
+"""The measurements, one module each.
 
-A row measures one subject once and yields a sample for each way of doing it. The report has the samples' columns, as
-medians of all runs; one of the columns is compared with the same column of the rivals.
+A row measures one server once and yields a sample for each method. The report shows the samples' columns as medians of
+all runs; one column is compared with the same column of the rivals.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from tests.load import machine, subjects
 
 
 class Plan(NamedTuple):
-    """How long, and where. Seconds are those of one sample."""
+    """The cores, sizes, and seconds per sample."""
 
     cores: machine.Cores
     subscribers: int = 1_000
     crowd: int = 10_000
     seconds: float = 2.0
-    calm_seconds: float = 5.0
+    latency_seconds: float = 5.0
     idle_seconds: float = 30.0
 
 
 class Column(NamedTuple):
-    """`value`: of a sample. `digits` behind the point, or `percent`."""
+    """`value`: computes it from a sample. `digits`: after the decimal point."""
 
     head: str
     value: Callable[[Any], float]
@@ -35,12 +35,12 @@ class Column(NamedTuple):
 
 class Measured(NamedTuple):
     way: str
-    sample: Any  # of the row's own type
+    sample: Any  # of the row's type
     saturates: bool = True
 
 
 class Row(Protocol):
-    """As a module: these names at its top."""
+    """A module with these names."""
 
     NAME: str  # on the command line
     TITLE: str
@@ -49,14 +49,14 @@ class Row(Protocol):
     LESS_IS_BETTER: bool
 
     def takes(self, subject: subjects.Subject) -> bool:
-        """Whether this subject can be measured so."""
+        """Whether the row applies to this server."""
 
     def measure(self, subject: Any, folder: Path, plan: Plan) -> Iterator[Measured]:
-        """Of a subject that `takes` let through; `folder` is empty. Raises LoadError where a figure would be wrong."""
+        """Measure a server that `takes` accepts. `folder` is empty. Raises LoadError instead of a wrong figure."""
 
 
 def all_rows() -> list[Row]:
     """In the order of the tables."""
-    from tests.load.rows import crowd, fanout, idle, latency, posts, publish, small_rooms  # they need what is above
+    from tests.load.rows import crowd, fanout, idle, latency, posts, publish, small_rooms  # they import this module
 
     return [fanout, crowd, latency, small_rooms, posts, publish, idle]

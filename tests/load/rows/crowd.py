@@ -1,4 +1,4 @@
-"""The same fan-out to ten times as many: the cost of a delivery should not know how many there are."""
+"""Fan-out to ten times as many subscribers: the cost per delivery should stay the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fan-out at saturation: everybody is on one channel, and as much is published as gets through."""
+"""Fan-out at saturation: all subscribers on one channel, and as many events as the server can deliver."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ NAME = "fanout"
 TITLE = "Fan-out at saturation"
 
 WARM_UP_S = 0.3
-IDLE_WAIT_S = 0.1  # the longest wait for something to read, while publishing
+IDLE_WAIT_S = 0.1  # the longest wait for readable sockets while publishing
 
 
 class Sample(NamedTuple):
     deliveries: int
     wall_s: float  # from the first publication to the last delivery
-    server_cpu_s: float  # user and system time of all threads of the server in that time
-    client_cpu_s: float  # of the client, publisher included
-    core_s: float  # what the server's core worked in that time, for whomever
+    server_cpu_s: float  # user and system time of all threads of the server
+    client_cpu_s: float  # of the client, including the publisher
+    core_s: float  # busy time of the server's core, for all processes
 
     @property
     def cpu_us(self) -> float:
@@ -38,7 +38,7 @@ class Sample(NamedTuple):
 
     @property
     def others_busy(self) -> float:
-        """The share of the server's core that others took: the more, the less `per_second` says."""
+        """The share of the server's core that other processes took; a high share makes `per_second` unreliable."""
         return max(0.0, self.core_s - self.server_cpu_s) / self.wall_s
 
     @property
@@ -69,7 +69,7 @@ def measure(subject: subjects.Subject, folder: Path, plan: rows.Plan) -> Iterato
 
 
 def sample(room: rooms.Room, publisher: publishers.Publisher, window: int, pid: int, seconds: float) -> Sample:
-    """Publish for `seconds` after a warm-up, at most `window` events under way. Raises Lost where something is."""
+    """Publish for `seconds` after a warm-up, with at most `window` events in flight. Raises Lost."""
     _saturate(room, publisher, window, WARM_UP_S)
     deliveries = room.subscribers.deliveries
     before = _clocks(pid)
@@ -80,13 +80,13 @@ def sample(room: rooms.Room, publisher: publishers.Publisher, window: int, pid: 
 
 
 def _clocks(pid: int) -> tuple[float, float, float, float]:
-    """What a sample is made of, in its order."""
+    """The clocks of a sample, in the order of its fields."""
     return time.perf_counter(), machine.cpu_seconds(pid), time.process_time(), machine.core_seconds(pid)
 
 
 def _saturate(room: rooms.Room, publisher: publishers.Publisher, window: int, seconds: float) -> None:
     deadline = time.perf_counter() + seconds
     while time.perf_counter() < deadline:
-        room.publish(publisher, window - room.under_way)
+        room.publish(publisher, window - room.in_flight)
         room.subscribers.read(IDLE_WAIT_S)
     room.drain()

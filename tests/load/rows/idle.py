@@ -1,7 +1,7 @@
-"""Connections that only exist: what one occupies, what it costs to open, and what ten thousand cost to keep.
+"""Idle connections: memory per connection, CPU per connect, and the CPU share of ten thousand of them.
 
-Clients offer permessage-deflate and send a browser's headers. A connection is opened when the server has greeted it; it
-subscribes to nothing, except on servers where connecting is subscribing.
+Clients offer permessage-deflate and send a browser's headers. A connection counts as open when the server has sent its
+first message. It subscribes to nothing, except on servers where every connection is a subscriber.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from tests.load.subjects import fanfare, soketi
 
 NAME = "idle"
 TITLE = "Idle connections"
-FEW, MANY = 1_000, 5_000  # memory is read at both: what the first ones warm up is no connection's
-SETTLE_S = 1.0  # after the last handshake: what it left behind is freed
+FEW, MANY = 1_000, 5_000  # memory is the difference, without what the first connections allocate once
+SETTLE_S = 1.0  # after the last handshake, until its memory is freed
 
-# As pusher-js does: it pings after the seconds of silence that the server names, 120 with both that are asked. Servers
-# may ping themselves: ours does every 30 s, so a sample takes that long.
+# pusher-js pings after the seconds of silence that the server announces: 120 with both measured servers. Fanfare also
+# pings every 30 s, so a sample takes that long.
 CLIENT_PING_S = 120.0
 CLIENT_PING = connections.text(b'{"event":"pusher:ping","data":{}}')
 
 
 class Sample(NamedTuple):
-    bytes_each: float  # resident memory of the server's process
-    connect_us: float  # CPU of the server for each connect
+    bytes_each: float  # resident memory of the server process
+    connect_us: float  # CPU time of the server per connect
     accepted_per_second: float
-    client_busy: float  # while it connected
-    share: float  # of a core, for all of the crowd; NaN where it was not measured
+    client_busy: float  # during the connects
+    share: float  # of a core, for all connections of the crowd; NaN if not measured
 
     @property
     def accepted_per_cpu_second(self) -> float:
@@ -97,7 +97,7 @@ def _share(pid: int, opened: list[connections.Connection], seconds: float) -> fl
 
 
 def _pings(opened: list[connections.Connection]) -> Callable[[float], None]:
-    """Every connection in its turn, so that each pings once in CLIENT_PING_S."""
+    """Ping from each connection in turn, so that each pings once in CLIENT_PING_S."""
     pinged = 0
 
     def beat(passed: float) -> None:

@@ -1,7 +1,7 @@
-"""Latency on a calm channel: a few events a second on a fixed schedule, from the moment one is due to each receipt.
+"""Latency at a low rate: a few events a second on a fixed schedule, from the time an event is due to each receipt.
 
-The moment it is due and not the moment it was sent: a client that waits for a slow server would otherwise forgive it
-(coordinated omission). The time in which the client reads its thousand sockets is in it, the same for every subject.
+It starts at the due time and not at the time of sending, because a client that waits for a slow server would otherwise
+hide the delay (coordinated omission). It includes the time in which the client reads its thousand sockets.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ NAME = "latency"
 
 PER_SECOND = 20
 WARM_UP_S = 0.5
-SPIN_S = 0.001  # the resolution of epoll's time-out: less than this before an event is due, do not sleep
+SPIN_S = 0.001  # epoll's timeout resolution; closer to the due time, do not sleep
 TITLE = f"Latency at {PER_SECOND} events/s, from the moment an event is due to each receipt"
-ALLOWED_BEHIND = 2 * PER_SECOND  # events under way at the end; more, and the server does not keep up
+ALLOWED_BEHIND = 2 * PER_SECOND  # events in flight at the end; with more, the server does not keep up
 
 
 class Sample(NamedTuple):
-    """Percentiles in seconds. `behind`: events under way at the end, where the server could not keep up; else 0."""
+    """Percentiles in seconds. `behind`: events in flight at the end if the server could not keep up, otherwise 0."""
 
     p50: float
     p99: float
@@ -52,7 +52,7 @@ def measure(subject: subjects.Subject, folder: Path, plan: rows.Plan) -> Iterato
         name, way = next(iter(running.ways().items()))
         with room.publisher(way) as publisher:
             sample(room, publisher, WARM_UP_S)
-            yield rows.Measured(name, sample(room, publisher, plan.calm_seconds))
+            yield rows.Measured(name, sample(room, publisher, plan.latency_seconds))
 
 
 def sample(room: rooms.Room, publisher: publishers.Publisher, seconds: float) -> Sample:
@@ -66,7 +66,7 @@ def sample(room: rooms.Room, publisher: publishers.Publisher, seconds: float) ->
         if wait <= 0:
             room.publish(publisher, 1)
         room.subscribers.read(max(0.0, wait - SPIN_S))
-    behind = room.under_way
+    behind = room.in_flight
     if behind > ALLOWED_BEHIND:
         room.subscribers.arrivals = None
         return Sample(math.inf, math.inf, math.inf, behind)
@@ -82,7 +82,7 @@ def sample(room: rooms.Room, publisher: publishers.Publisher, seconds: float) ->
 
 
 def delays(arrivals: array[float], due_at: Sequence[float]) -> list[float]:
-    """One value for each delivery. `arrivals`: see Subscribers; `due_at`: by the event's position."""
+    """One delay per delivery. `arrivals`: see Subscribers. `due_at`: by the event's position."""
     return [
         arrivals[at + 2] - due_at[position]
         for at in range(0, len(arrivals), 3)

@@ -1,6 +1,6 @@
-"""Signed requests that publish to a channel without a subscriber: the HTTP side and the log, and no fan-out.
+"""Signed publish requests to a channel without subscribers: HTTP, signature and log, without fan-out.
 
-soketi ends the connection with each answer, so to it every request is a connection of its own.
+soketi closes the connection after each response, so each of its requests opens a new one.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ CONNECTIONS = 32
 WARM_UP_S = 0.3
 PATIENCE_S = 5.0
 
-# Signing costs about as much as answering, so requests are made before, and sent again and again. Both servers check
-# every signature; neither remembers one.
+# Signing costs about as much as answering, so the requests are made before and sent repeatedly. Both servers verify
+# every signature; neither caches one.
 PREPARED = 1_000
 BATCH = 10
 
 
 class Sample(NamedTuple):
-    events: int  # of requests that were answered
+    events: int  # in the answered requests
     wall_s: float
     server_cpu_s: float
     client_cpu_s: float
 
     @property
     def per_cpu_second(self) -> float:
-        """Events for each CPU second of the server: what one core can do."""
+        """Events per CPU second of the server: the capacity of one core."""
         return self.events / self.server_cpu_s
 
     @property
@@ -74,7 +74,7 @@ def measure(subject: fanfare.Fanfare | soketi.Soketi, folder: Path, plan: rows.P
 
 
 class _Load:
-    """Keep-alive connections, each with one request under way."""
+    """Keep-alive connections with one request in progress on each."""
 
     def __init__(self, port: int, prepared: list[bytes]) -> None:
         self.answered = 0
@@ -88,15 +88,15 @@ class _Load:
         self._sent = 0
 
     def send_for(self, seconds: float) -> None:
-        """Until then, and then until the last answer. Raises Refused, or Lost where none comes."""
+        """Send requests for `seconds`, then wait for the last response. Raises Refused or Lost."""
         deadline = time.perf_counter() + seconds
         for one in self._connections.values():
             self._send(one)
-        under_way = len(self._connections)
-        while under_way:
+        in_progress = len(self._connections)
+        while in_progress:
             ready = self._poll.poll(PATIENCE_S)
             if not ready:
-                raise errors.Lost(f"{under_way} requests got no answer for {PATIENCE_S:g} s")
+                raise errors.Lost(f"{in_progress} requests got no response for {PATIENCE_S:g} s")
             go_on = time.perf_counter() < deadline
             for fd, _ in ready:
                 one = self._connections[fd]
@@ -107,7 +107,7 @@ class _Load:
                 if go_on:
                     self._send(one)
                 else:
-                    under_way -= 1
+                    in_progress -= 1
 
     def close(self) -> None:
         self._poll.close()

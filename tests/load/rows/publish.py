@@ -1,14 +1,13 @@
-"""publish() in the workers of `gunicorn -w 4`, as views call it: how much goes into the log, and how soon it is read.
+"""publish() in the workers of `gunicorn -w 4`, as views call it: throughput and latency.
 
-Throughput: each of the four workers calls `publish()` in a loop, in one thread or in several; an event counts when the
-call has returned, that is, when it is committed. Or, as an application publishes many at once: a loop of twenty calls
-inside `transaction.atomic()`, which become one commit of the log; they count when the block has ended. The transaction
-is one of the project's database (SQLite here) and has nothing else in it. Nobody is subscribed, but each worker reads
-back the whole log.
+Throughput: each of the four workers calls `publish()` in a loop, in one or more threads. An event counts when the call
+returns, that is, when it is committed. Alternatively twenty calls are made in one `transaction.atomic()`, which becomes
+one commit of the log; they count when the block ends. The transaction is on the project's database (SQLite here) and
+does nothing else. There are no subscribers, but each worker reads the whole log.
 
-Latency: one worker calls `publish()` at a calm pace; a subscriber of another worker reads the event from its WebSocket.
-Measured from just before the call to just after the read, so that everything is in it: encoding, the commit, the
-wake-up of the other process, the fan-out, loopback, and the wake-up of the client.
+Latency: one worker calls `publish()` at a low rate, and a subscriber of another worker reads the event from its
+WebSocket. The time from just before the call to just after the read includes encoding, the commit, the wake-up of the
+other process, the fan-out, loopback, and the wake-up of the client.
 
 The four workers and the client share all cores of the machine.
 """
@@ -32,14 +31,14 @@ from tests.load.subjects import fanfare, pusher
 
 NAME = "publish"
 TITLE = "publish() from Python in 4 gunicorn workers"
-APPLICATION = "tests.load.publishing:application"  # it says what the doors are; importing it would start the project
-CLOCK = time.CLOCK_MONOTONIC  # one for all processes of a machine
+APPLICATION = "tests.load.publishing:application"  # not imported here: importing it loads the project
+CLOCK = time.CLOCK_MONOTONIC  # the same in all processes of a machine
 WORKERS = 4
-TOGETHER = 20  # the groups of the design's prototype, which the bar comes from
+TOGETHER = 20  # as in the prototype that set the target
 
 
 class Way(NamedTuple):
-    """How the workers publish: in each of `threads` threads, `together` events with each commit."""
+    """A method: each of `threads` threads publishes `together` events per commit."""
 
     threads: int
     together: int = 1
@@ -55,14 +54,14 @@ WAYS = (Way(1), Way(4), Way(16), Way(1, TOGETHER), Way(4, TOGETHER))
 PACE_S = 0.005
 WARM_UP = 40  # events
 PATIENCE_S = 20.0
-ATTEMPTS = 200  # connections, until every worker has one: the kernel spreads them as it likes
+ATTEMPTS = 200  # connections until one reaches another worker; the kernel distributes them
 
 
 class Sample(NamedTuple):
-    """What was not measured in this way is NaN."""
+    """A figure that the method does not measure is NaN."""
 
     per_second: float = math.nan
-    cpu_us: float = math.nan  # of all workers, per event
+    cpu_us: float = math.nan  # of all workers per event
     p50: float = math.nan
     p99: float = math.nan
     worst: float = math.nan
@@ -77,7 +76,7 @@ COLUMNS: Sequence[rows.Column] = (
     rows.Column("p99 ms", lambda sample: sample.p99 * 1e3, digits=2),
     rows.Column("worst ms", lambda sample: sample.worst * 1e3, digits=1),
 )
-CALM = f"to a subscriber of another worker, {1 / PACE_S:g} events/s"
+PACED = f"to a subscriber of another worker, {1 / PACE_S:g} events/s"
 
 
 def takes(subject: subjects.Subject) -> bool:
@@ -92,30 +91,30 @@ def measure(subject: fanfare.Fanfare, folder: Path, plan: rows.Plan) -> Iterator
     with (
         processes.running(command, port, deployment.environment(), core=None, log=folder / "log") as process,
         machine.pinned(None),
-        _doors(process.port) as doors,
+        _endpoints(process.port) as endpoints,
     ):
         for way in WAYS:
-            yield rows.Measured(str(way), _saturated(doors, way, plan))
-        yield rows.Measured(CALM, _calm(doors, pusher.Running(process, deployment.application), plan))
+            yield rows.Measured(str(way), _saturated(endpoints, way, plan))
+        yield rows.Measured(PACED, _paced(endpoints, pusher.Running(process, deployment.application), plan))
 
 
-def _saturated(doors: dict[int, publishers.HttpConnection], way: Way, plan: rows.Plan) -> Sample:
+def _saturated(endpoints: dict[int, publishers.HttpConnection], way: Way, plan: rows.Plan) -> Sample:
     begin = time.clock_gettime(CLOCK) + 0.2
-    before = sum(map(machine.cpu_seconds, doors))
-    for door in doors.values():
+    before = sum(map(machine.cpu_seconds, endpoints))
+    for endpoint in endpoints.values():
         times = f"begin={begin!r}&end={begin + plan.seconds!r}"
-        _ask(door, f"publish?threads={way.threads}&together={way.together}&{times}")
-    published = sum(_answer(door)["published"] for door in doors.values())
-    cpu = sum(map(machine.cpu_seconds, doors)) - before
+        _ask(endpoint, f"publish?threads={way.threads}&together={way.together}&{times}")
+    published = sum(_answer(endpoint)["published"] for endpoint in endpoints.values())
+    cpu = sum(map(machine.cpu_seconds, endpoints)) - before
     return Sample(per_second=published / plan.seconds, cpu_us=cpu / published * 1e6)
 
 
-def _calm(doors: dict[int, publishers.HttpConnection], running: pusher.Running, plan: rows.Plan) -> Sample:
-    publisher, *others = doors
+def _paced(endpoints: dict[int, publishers.HttpConnection], running: pusher.Running, plan: rows.Plan) -> Sample:
+    publisher, *others = endpoints
     with contextlib.ExitStack() as stack:
         subscriber = _subscriber(running, others, stack)
-        count = int(plan.calm_seconds / PACE_S) + WARM_UP
-        _ask(doors[publisher], f"pace?count={count}&every={PACE_S}")
+        count = int(plan.latency_seconds / PACE_S) + WARM_UP
+        _ask(endpoints[publisher], f"pace?count={count}&every={PACE_S}")
         frames = connections.Frames()
         delays: list[float] = []
         subscriber.socket.settimeout(PATIENCE_S)
@@ -123,30 +122,30 @@ def _calm(doors: dict[int, publishers.HttpConnection], running: pusher.Running, 
             payloads = frames.feed(subscriber.socket.recv(connections.READ_BYTES))
             now = time.clock_gettime(CLOCK)
             delays += [now - json.loads(pusher.expect(payload, events.NAME))["at"] for payload in payloads]
-        _answer(doors[publisher])
+        _answer(endpoints[publisher])
     ordered = sorted(delays[WARM_UP:])
     return Sample(p50=latency.percentile(ordered, 50), p99=latency.percentile(ordered, 99), worst=ordered[-1])
 
 
 @contextlib.contextmanager
-def _doors(port: int) -> Iterator[dict[int, publishers.HttpConnection]]:
-    """A connection to each worker, by its process id."""
+def _endpoints(port: int) -> Iterator[dict[int, publishers.HttpConnection]]:
+    """A connection to each worker, by pid."""
     found: dict[int, publishers.HttpConnection] = {}
     deadline = time.monotonic() + PATIENCE_S
     with contextlib.ExitStack() as stack:
         while len(found) < WORKERS:
             if time.monotonic() > deadline:
                 raise errors.NotStarted(f"{len(found)} of {WORKERS} workers answered within {PATIENCE_S:g} s")
-            # Several at a time: the first worker that wakes up takes one.
-            for door in [publishers.HttpConnection(port) for _ in range(WORKERS)]:
-                stack.callback(door.close)
-                _ask(door, "pace?count=0&every=0")
-                found.setdefault(_answer(door)["pid"], door)
+            # Several at a time, because the first worker that wakes up accepts one.
+            for endpoint in [publishers.HttpConnection(port) for _ in range(WORKERS)]:
+                stack.callback(endpoint.close)
+                _ask(endpoint, "pace?count=0&every=0")
+                found.setdefault(_answer(endpoint)["pid"], endpoint)
         yield found
 
 
 def _subscriber(running: pusher.Running, workers: list[int], stack: contextlib.ExitStack) -> connections.Connection:
-    """Of one of these workers."""
+    """A subscriber connected to one of these workers."""
     for _ in range(ATTEMPTS):
         (one,) = connections.opened(running.port, running.target, running.joining, 1)
         stack.callback(one.close)
@@ -155,19 +154,19 @@ def _subscriber(running: pusher.Running, workers: list[int], stack: contextlib.E
             for connection in psutil.Process(pid).net_connections(kind="tcp"):
                 if connection.raddr and connection.raddr.port == own:
                     return one
-    raise errors.Unsuited(f"{ATTEMPTS} connections all went to the worker that publishes")
+    raise errors.Unsuited(f"all of {ATTEMPTS} connections reached the publishing worker")
 
 
-def _ask(door: publishers.HttpConnection, what: str) -> None:
-    door.socket.sendall(f"GET /load/{what} HTTP/1.1\r\nHost: {servers.HOST}\r\n\r\n".encode())
+def _ask(endpoint: publishers.HttpConnection, what: str) -> None:
+    endpoint.socket.sendall(f"GET /load/{what} HTTP/1.1\r\nHost: {servers.HOST}\r\n\r\n".encode())
 
 
-def _answer(door: publishers.HttpConnection) -> Any:
-    door.socket.settimeout(PATIENCE_S)
+def _answer(endpoint: publishers.HttpConnection) -> Any:
+    endpoint.socket.settimeout(PATIENCE_S)
     received = b""
     while not received.endswith(b"}"):
-        part = door.socket.recv(connections.READ_BYTES)
+        part = endpoint.socket.recv(connections.READ_BYTES)
         if not part:
-            raise errors.Refused(f"A worker did not publish: {received!r}")
+            raise errors.Refused(f"a worker did not publish: {received!r}")
         received += part
     return json.loads(received.partition(b"\r\n\r\n")[2])

@@ -1,12 +1,12 @@
-"""Many small rooms: presence channels of five, whose members talk to each other while visitors come and go.
+"""Many small rooms: presence channels of five members that send client events, while visitors join and leave.
 
-A fixed mix, so that two servers do the same work: in turn through the rooms, ten rounds of client events and a visit.
-A client event of one member goes to the four others. A visit is a connection that joins a room and leaves it again: all
-five are told twice. In a room one thing happens at a time, in all of them together as many as keep the server busy. So
-everything that must come is known, to the number, and is checked.
+The mix is fixed, so that all servers do the same work: in turn through the rooms, ten rounds of client events and one
+visit. A client event is delivered to the four other members. A visit is a connection that joins a room and leaves it;
+the members are notified of both. Each room has one action in progress at a time, and enough rooms are active to keep
+the server busy. So every expected delivery is known exactly and is checked.
 
-Once one member of a room speaks at a time, so that each delivery is a write of its own, which costs the kernel more
-than the server; and once all five do in the same moment, when a server that joins what it has for a client can.
+The row is measured with one sender at a time per room, where each delivery is a separate write, and with all five
+members sending at once, where a server can join the frames for a client.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from tests.load import connections, errors, machine, rows, subjects
 from tests.load.subjects import fanfare, pusher, soketi
 
 NAME = "small-rooms"
-TITLE = "2,000 presence channels of 5: client events, and visitors who come and go"
+TITLE = "2,000 presence channels of 5: client events and visits"
 
 ROOMS, SEATS = 2_000, 5
 VISITORS = 64
 EVENTS_PER_VISIT = 10
-WAYS = {"one speaks at a time": 1, "all five speak at once": SEATS}
-UNDER_WAY = 256  # rooms in which something happens: one in eight
+WAYS = {"one sends at a time": 1, "all five send at once": SEATS}
+ACTIVE_ROOMS = 256  # one in eight
 WARM_UP_S = 0.5
 QUIET_S = 1.0
 PATIENCE_S = 10.0
@@ -39,9 +39,9 @@ PATIENCE_S = 10.0
 EVENT = "client-tick"
 NUMBER = b"number="
 DIGITS = 8
-DATA = NUMBER.decode() + "%0*d" + "." * 55  # about 150 bytes with what is around it
+DATA = NUMBER.decode() + "%0*d" + "." * 55  # about 150 bytes with its envelope
 
-# As the protocol names them; `user` is the id of every visitor and nobody else's.
+# The protocol's names of the events that members and visitors receive.
 ADDED, REMOVED = b'"pusher_internal:member_added"', b'"pusher_internal:member_removed"'
 SUCCEEDED = b'"pusher_internal:subscription_succeeded"'
 
@@ -85,7 +85,7 @@ def measure(subject: fanfare.Fanfare | soketi.Soketi, folder: Path, plan: rows.P
 
 @contextlib.contextmanager
 def opened(running: pusher.Running) -> Iterator[House]:
-    """Everybody is in, and has read that the others are."""
+    """All members have joined, and have read the joins of the others."""
     members = [_member(running.application, index // SEATS, index % SEATS) for index in range(ROOMS * SEATS)]
     socket_ids: list[str] = []
     visitors = [_visitor(socket_ids) for _ in range(VISITORS)]
@@ -93,7 +93,7 @@ def opened(running: pusher.Running) -> Iterator[House]:
         present = connections.each(running.port, running.target, members)
         for one in present:
             stack.callback(one.close)
-        # One after the other, so that the ids are in their order.
+        # One at a time, so that the socket ids are in the order of the connections.
         coming = connections.each(running.port, running.target, visitors, at_once=1)
         for one in coming:
             stack.callback(one.close)
@@ -104,7 +104,7 @@ def opened(running: pusher.Running) -> Iterator[House]:
 
 
 class House:
-    """All the rooms, and what happens in them."""
+    """All rooms with their members, visitors and expected deliveries."""
 
     def __init__(
         self,
@@ -113,20 +113,20 @@ class House:
         visitors: Sequence[connections.Connection],
         socket_ids: Sequence[str],
     ) -> None:
-        self.speakers = 1  # of a room, in the same moment
-        self.deliveries = 0  # to members: client events, and who came and went
+        self.speakers = 1  # members of a room that send at the same moment
+        self.deliveries = 0  # to members: client events, joins and leaves
         self._application = application
         self._members = members
         self._visitors = visitors
         self._socket_ids = socket_ids
         self._rooms = [_Room(number) for number in range(ROOMS)]
-        self._due = [0] * len(members)  # client events that are still to come to each
+        self._due = [0] * len(members)  # client events that each member must still receive
         self._frames = [connections.Frames() for _ in (*members, *visitors)]
         self._by_fd = {one.socket.fileno(): index for index, one in enumerate((*members, *visitors))}
         self._away = deque(range(len(visitors)))
-        self._where: dict[int, _Room] = {}  # of each visitor who is not away
+        self._where: dict[int, _Room] = {}  # by visitor, while it is in a room
         self._begun = 0
-        self._under_way = 0
+        self._active = 0
         self._poll = select.epoll()
         for fd in self._by_fd:
             self._poll.register(fd, select.EPOLLIN)
@@ -135,23 +135,23 @@ class House:
         self._poll.close()
 
     def become_quiet(self) -> None:
-        """Read what is left of the arrivals."""
+        """Read until no frame arrives for QUIET_S."""
         while ready := self._poll.poll(QUIET_S):
             for fd, _ in ready:
                 self._payloads(self._by_fd[fd])
 
     def live_for(self, seconds: float) -> None:
-        """Until then, and then until everything has arrived. Raises Lost."""
+        """Start actions for `seconds`, then wait for their deliveries. Raises Lost."""
         deadline = time.perf_counter() + seconds
         while True:
             if time.perf_counter() < deadline:
-                while self._under_way < UNDER_WAY and self.begin():
+                while self._active < ACTIVE_ROOMS and self.begin():
                     continue
-            elif not self._under_way:
+            elif not self._active:
                 return
             ready = self._poll.poll(PATIENCE_S)
             if not ready:
-                raise errors.Lost(f"In {self._under_way} rooms something did not arrive for {PATIENCE_S:g} s")
+                raise errors.Lost(f"deliveries in {self._active} rooms are missing for {PATIENCE_S:g} s")
             for fd, _ in ready:
                 index = self._by_fd[fd]
                 for payload in self._payloads(index):
@@ -160,16 +160,16 @@ class House:
                     else:
                         self._to_visitor(index - len(self._members), payload)
 
-    # -- what happens -------------------------------------------------------------------------------------------------
+    # -- actions ------------------------------------------------------------------------------------------------------
 
     def begin(self) -> bool:
-        """The next thing of the mix. False where it has to wait: for its room, or for a visitor."""
+        """Start the next action of the mix. False if its room is still active or no visitor is free."""
         room = self._rooms[self._begun % ROOMS]
         is_visit = self._begun % (EVENTS_PER_VISIT + 1) == EVENTS_PER_VISIT
         if room.awaited or (is_visit and not self._away):
             return False
         self._begun += 1
-        self._under_way += 1
+        self._active += 1
         if is_visit:
             self._visit(room)
         else:
@@ -190,7 +190,7 @@ class House:
             self._members[speaker].send(frame)
 
     def _visit(self, room: _Room) -> None:
-        room.expect(SEATS + 1, ADDED)  # and the visitor's own answer
+        room.expect(SEATS + 1, ADDED)  # one more for the visitor's subscription_succeeded
         room.visitor = visitor = self._away.popleft()
         self._where[visitor] = room
         subscribe = _subscribe(self._application, self._socket_ids[visitor], room.channel, f"visitor-{visitor}")
@@ -201,7 +201,7 @@ class House:
         message = {"event": "pusher:unsubscribe", "data": {"channel": room.channel}}
         self._visitors[visitor].send(connections.text(json.dumps(message).encode()))
 
-    # -- what arrives -------------------------------------------------------------------------------------------------
+    # -- deliveries ---------------------------------------------------------------------------------------------------
 
     def _payloads(self, index: int) -> list[bytes]:
         one = self._members[index] if index < len(self._members) else self._visitors[index - len(self._members)]
@@ -214,19 +214,21 @@ class House:
     def _to_member(self, index: int, payload: bytes) -> None:
         room = self._rooms[index // SEATS]
         if not room.awaited or room.event not in payload:
-            raise errors.Lost(f"A member of {room.channel} got {payload!r} and should get {room.event!r}")
+            raise errors.Lost(f"a member of {room.channel} received {payload!r} instead of {room.event!r}")
         at = payload.find(NUMBER)
         if at >= 0:
             number = int(payload[at + len(NUMBER) : at + len(NUMBER) + DIGITS])
             if number != room.number or not self._due[index]:
-                raise errors.Lost(f"A member of {room.channel} got {number} and should get {room.number} no more")
+                raise errors.Lost(
+                    f"a member of {room.channel} received event {number}, not expected in round {room.number}"
+                )
             self._due[index] -= 1
         self.deliveries += 1
         self._arrived(room)
 
     def _to_visitor(self, visitor: int, payload: bytes) -> None:
         if SUCCEEDED not in payload or visitor not in self._where:
-            raise errors.Lost(f"A visitor got {payload!r}")
+            raise errors.Lost(f"a visitor received {payload!r}")
         self._arrived(self._where[visitor])
 
     def _arrived(self, room: _Room) -> None:
@@ -241,7 +243,7 @@ class House:
             room.visitor = None
             del self._where[visitor]
             self._away.append(visitor)
-        self._under_way -= 1
+        self._active -= 1
 
 
 class _Room:
@@ -250,9 +252,9 @@ class _Room:
     def __init__(self, index: int) -> None:
         self.index = index
         self.channel = _channel(index)
-        self.number = 0  # of the last client event
-        self.event = b""  # what its members get now
-        self.awaited = 0  # how many arrivals of it are to come
+        self.number = 0  # of the current round of client events
+        self.event = b""  # the event that its members must receive
+        self.awaited = 0  # outstanding deliveries of it
         self.visitor: int | None = None
 
     def expect(self, arrivals: int, event: bytes) -> None:
@@ -276,7 +278,7 @@ def _visitor(socket_ids: list[str]) -> connections.Dialogue:
 
 
 def _subscribe(application: deployments.Application, socket_id: str, channel: str, user: str) -> bytes:
-    who = json.dumps({"user_id": user, "user_info": {"name": user}})
-    auth = signing.subscription(application, socket_id, channel, who)
-    message = {"event": "pusher:subscribe", "data": {"channel": channel, "auth": auth, "channel_data": who}}
+    member = json.dumps({"user_id": user, "user_info": {"name": user}})
+    auth = signing.subscription(application, socket_id, channel, member)
+    message = {"event": "pusher:subscribe", "data": {"channel": channel, "auth": auth, "channel_data": member}}
     return connections.text(json.dumps(message).encode())

@@ -1,4 +1,4 @@
-"""The servers that are compared, a module each. A new one is a class like `Subject` and a line in `all_subjects`."""
+"""The compared servers, one module each. To add one, write a class like `Subject` and add it to `all_subjects`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from tests.load import connections, processes, publishers
 
-# Those that the bars speak of.
+# The names that the targets use.
 FANFARE = "Fanfare"
 FANFARE_OTHER = "Fanfare on uvicorn's WebSocket class"
 STOCK = "stock Channels, in-memory layer"
@@ -19,9 +19,9 @@ OURS = (FANFARE, FANFARE_OTHER)
 
 
 class Way(NamedTuple):
-    """A way of publishing. `window`: how many events may be under way, enough to keep the server busy.
+    """A method of publishing. `window`: the number of events in flight, enough to keep the server busy.
 
-    `saturates`: it publishes without waiting for what it has published, so the bars of saturation hold for it.
+    `saturates`: it publishes without waiting for earlier events, so the targets for saturation apply.
     """
 
     open: Callable[[], publishers.Publisher]
@@ -30,24 +30,24 @@ class Way(NamedTuple):
 
 
 class Running(Protocol):
-    """A subject that was started."""
+    """A running server."""
 
     pid: int  # of the process that serves connections
     port: int
-    target: str  # where a client connects: path and query
+    target: str  # path and query for clients
 
     def greeting(self) -> connections.Dialogue:
-        """Until a client is connected."""
+        """The dialogue until a client is connected."""
 
     def joining(self) -> connections.Dialogue:
-        """Until a client is subscribed to the one channel, with nothing left to read."""
+        """The dialogue until a client is subscribed to the channel and has no unread frames."""
 
     def ways(self) -> Mapping[str, Way]:
-        """How one publishes to it, by a name for the table. The first is also the one of the calm rows."""
+        """The methods of publishing by their names in the tables. Latency is measured with the first one."""
 
 
 class Silent:
-    """What is common to those that greet nobody, and on which whoever is connected is subscribed."""
+    """A server without a first message, on which every connection is a subscriber."""
 
     def __init__(self, process: processes.Process) -> None:
         self.pid = process.pid
@@ -62,22 +62,22 @@ class Silent:
 
 class Subject(Protocol):
     name: str
-    # Whether each event comes in a frame of its own. Centrifugo puts up to four into one, as lines; the client of the
-    # fan-out rows, which finds events by their size, does not take them apart.
+    # Whether each event has its own frame. Centrifugo joins up to four in one frame, as lines, and the client of the
+    # fan-out rows cannot split them, because it finds events by their size.
     one_frame_each: bool
 
     def absent(self) -> str | None:
-        """Why it cannot run here, in one sentence; None if it can."""
+        """The reason why it cannot run here; None if it can."""
 
     def versions(self) -> str: ...
 
     def running(self, folder: Path, core: int) -> AbstractContextManager[Running]:
-        """Started in an empty folder, pinned to a core, ended at the end. Raises NotStarted."""
+        """Start the server in an empty folder, pinned to a core; stop it at the end. Raises NotStarted."""
 
 
 def all_subjects() -> list[Subject]:
     """In the order of the tables."""
-    from tests.load.subjects import centrifugo, channels, fanfare, nchan, relays, soketi  # they need what is above
+    from tests.load.subjects import centrifugo, channels, fanfare, nchan, relays, soketi  # they import this module
 
     return [
         fanfare.Fanfare(),

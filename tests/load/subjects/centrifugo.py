@@ -1,4 +1,4 @@
-"""Centrifugo, where its program is on the PATH. Only idle connections: see `Subject.one_frame_each`."""
+"""Centrifugo, if it is on the PATH. Idle connections only: see `Subject.one_frame_each`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Running:
     def greeting(self) -> connections.Dialogue:
         reply = yield CONNECT
         if b'"connect"' not in reply:
-            raise errors.Lost(f"Centrifugo did not let a client in: {reply!r}")
+            raise errors.Lost(f"Centrifugo refused a client: {reply!r}")
 
     def joining(self) -> connections.Dialogue:
         return self.greeting()

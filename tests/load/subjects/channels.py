@@ -1,4 +1,4 @@
-"""Stock Channels on its in-memory layer, under the same uvicorn: what a Django developer has today."""
+"""Stock Channels with its in-memory layer, under the same uvicorn."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from tests.harness import deployments, servers
 from tests.load import machine, processes, publishers, subjects
 
-# One event keeps it busy for a quarter of a second, and it joins nothing: more would only wait. Its layer drops above
-# 100 for a consumer.
+# One event keeps it busy for a quarter of a second, so more would only wait; its layer drops messages above 100 per
+# consumer.
 WINDOW = 4
 
 

@@ -1,4 +1,4 @@
-"""This server: one uvicorn worker, started by the documented command."""
+"""Fanfare: one uvicorn worker, started with the documented command."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Fanfare:
 
 
 class OtherClass(Fanfare):
-    """With a WebSocket class that uvicorn brings, chosen by its flag: in some rows, to show what the own one does."""
+    """Fanfare with uvicorn's WebSocket class, in some rows, to show the effect of Fanfare's own."""
 
     name = subjects.FANFARE_OTHER
     flags = ("--ws", "websockets-sansio")
@@ -56,7 +56,7 @@ class Running(pusher.Running):
             **super().ways(),
             "POST batch_events of 10, 4 connections": subjects.Way(lambda: self.http(4, batch=10), pusher.WINDOW),
             "from the log, groups of 10": subjects.Way(lambda: publishers.Log(folder, app), pusher.WINDOW),
-            # Each request waits for the answer to the last: there is next to nothing to join, and each event pays for a
-            # system call of its own to each subscriber.
+            # Each request waits for the response to the last one: there are hardly any frames to join, so each event
+            # costs a system call per subscriber.
             "POST events, 1 connection": subjects.Way(lambda: self.http(1), pusher.WINDOW, saturates=False),
         }

@@ -1,4 +1,4 @@
-"""nginx with the module nchan, from the system's packages: one worker, no access log, messages in its own memory."""
+"""nginx with the nchan module from the system's packages: one worker, no access log, messages in memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.load.subjects import pusher
 MODULES = (Path("/usr/lib/nginx/modules"), Path("/usr/share/nginx/modules"), Path("/usr/lib64/nginx/modules"))
 MODULE = "ngx_nchan_module.so"
 
-# A message is kept only for those who are about to get it: nobody asks for old ones, and memory for them would count.
+# Messages are kept only until they are delivered: old ones are not requested, and would count as memory.
 CONFIGURATION = """\
 load_module {module};
 user {user};
@@ -73,7 +73,7 @@ class Nchan:
     def running(self, folder: Path, core: int) -> Iterator[Running]:
         port = servers.free_port()
         file = folder / "nginx.conf"
-        user = "root" if os.getuid() == 0 else "nobody"  # without root nginx ignores it: the worker runs as we do
+        user = "root" if os.getuid() == 0 else "nobody"  # nginx ignores it without root
         file.write_text(
             CONFIGURATION.format(module=_module(), user=user, files=FILES, folder=folder, host=servers.HOST, port=port)
         )

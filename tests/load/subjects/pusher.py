@@ -1,4 +1,4 @@
-"""What the servers that speak Pusher's protocol have in common: one client fits them all."""
+"""The client for all servers with the Pusher protocol."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 from tests.harness import deployments, signing
 from tests.load import connections, errors, events, processes, publishers, subjects
 
-# More than all connections together carry, so that the server has the next request while its subscribers read; and
-# 10 kB for each subscriber, far below the 1 MiB at which Fanfare lets a slow one go.
+# More than all connections carry together, so that the server has a next request while the subscribers read; and 10 kB
+# per subscriber, far below the 1 MiB at which Fanfare disconnects a slow one.
 WINDOW = 64
 
 SUBSCRIBE = connections.text(json.dumps({"event": "pusher:subscribe", "data": {"channel": events.CHANNEL}}).encode())
 
 
 class Running:
-    """One process that serves one application, which allows client events."""
+    """One server process with one application that allows client events."""
 
     def __init__(self, process: processes.Process, application: deployments.Application) -> None:
         self.pid = process.pid
@@ -40,7 +40,7 @@ class Running:
 
 
 def requests(application: deployments.Application, batch: int = 1) -> Callable[[int, int], bytes]:
-    """Signed requests to `events`, or with `batch` to `batch_events`: of the first number and how many."""
+    """A function that makes signed requests to `events`, or to `batch_events` if `batch` is more than 1."""
     route = f"/apps/{application.id}/{'events' if batch == 1 else 'batch_events'}"
 
     def request(first: int, count: int) -> bytes:
@@ -55,10 +55,10 @@ def connected() -> connections.Dialogue:
 
 
 def expect(payload: bytes, event: str) -> Any:
-    """The data of this event. Raises Lost where it is another."""
+    """The data of a message, which must be this event. Raises Lost."""
     message = json.loads(payload)
     if message.get("event") != event:
-        raise errors.Lost(f"Expected {event}, got {payload!r}")
+        raise errors.Lost(f"expected {event}, received {payload!r}")
     return message.get("data")
 
 

@@ -1,4 +1,4 @@
-"""`ws` and Socket.IO in Node: no protocol of channels, only a text to everybody who is connected (rivals/node)."""
+"""`ws` and Socket.IO in Node, without channels: each text goes to all connections (rivals/node)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Relay:
 
     def absent(self) -> str | None:
         if shutil.which("node") is None:
-            return "there is no `node` on the PATH."
+            return "`node` is not on the PATH."
         if not self._folder.exists():
             return f"`npm ci --prefix {processes.relative(FOLDER)}` was not run."
         return None
@@ -61,11 +61,11 @@ class Running(subjects.Silent):
 class SocketIo(Running):
     target = "/socket.io/?EIO=4&transport=websocket"
 
-    # What it sends is `42["tick","…"]`: 13 bytes, and the text, in which nothing may need an escape.
+    # Socket.IO sends `42["tick","…"]`: 13 bytes and the text, which must not need escapes.
     body = staticmethod(lambda number: events.padded(number, events.BODY_BYTES - len('42["tick",""]')).encode())
 
     def greeting(self) -> connections.Dialogue:
         for sent, expected in ((b"", b"0{"), (connections.text(b"40"), b"40{")):
             payload = yield sent
             if not payload.startswith(expected):
-                raise errors.Lost(f"Expected {expected!r}, got {payload!r}")
+                raise errors.Lost(f"expected {expected!r}, received {payload!r}")

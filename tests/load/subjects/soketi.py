@@ -1,7 +1,7 @@
-"""soketi: Pusher's protocol in Node, on the C++ of uWebSockets. One process, no limits, no metrics.
+"""soketi: the Pusher protocol in Node, on uWebSockets. One process, no limits, no metrics.
 
-It names uWebSockets.js by a git address. Where npm installs it for this benchmark (rivals/soketi), it gets a copy from
-npm instead, which somebody else has built; one that was installed otherwise is taken from the PATH.
+soketi depends on uWebSockets.js by a git address. In rivals/soketi, npm installs a third-party build of it instead. A
+soketi that was installed otherwise is used from the PATH.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ENVIRONMENT = {
     "SOKETI_DEFAULT_APP_KEY": APPLICATION.key,
     "SOKETI_DEFAULT_APP_SECRET": APPLICATION.secret,
     "SOKETI_DEFAULT_APP_ENABLE_CLIENT_MESSAGES": "true",
-    # -1 is no limit; its default is 100 connections.
+    # -1 means no limit; the default is 100 connections.
     "SOKETI_DEFAULT_APP_MAX_CONNECTIONS": "-1",
     "SOKETI_DEFAULT_APP_MAX_BACKEND_EVENTS_PER_SEC": "-1",
     "SOKETI_DEFAULT_APP_MAX_CLIENT_EVENTS_PER_SEC": "-1",
@@ -58,7 +58,7 @@ class Soketi:
     @contextlib.contextmanager
     def running(self, folder: Path, core: int) -> Iterator[pusher.Running]:
         port = servers.free_port()
-        # It listens on a second port, metrics or not.
+        # soketi always listens on a second port, also without metrics.
         ports = {"SOKETI_PORT": str(port), "SOKETI_METRICS_SERVER_PORT": str(servers.free_port())}
         environment = {**os.environ, **ENVIRONMENT, **ports}
         command = [*(_program() or ()), "start"]

@@ -1,4 +1,4 @@
-"""What must be reached. A bar whose figures were not measured has no verdict, and the report says so."""
+"""The targets. A target whose figures were not measured has no verdict; the report lists it as not judged."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class Verdict(NamedTuple):
     text: str
 
 
-class Bar(Protocol):
+class Target(Protocol):
     def judge(self, found: figures.Figures) -> Iterator[Verdict]: ...
 
     def __str__(self) -> str:
-        """What must be, for a bar that was not judged."""
+        """The requirement, for the list of targets without figures."""
 
 
 class Limit(NamedTuple):
-    """A column of ours: the worst of the ways that saturate, or one way."""
+    """A bound on a column of Fanfare's: of the worst saturating method, or of one method."""
 
     row: rows.Row
     column: rows.Column
@@ -50,7 +50,7 @@ class Limit(NamedTuple):
 
 
 class BestOf(NamedTuple):
-    """The compared column of ours by the best of the ways: a choice that the user has."""
+    """A bound on Fanfare's best method, for a figure whose method the user chooses."""
 
     row: rows.Row
     at_least: float
@@ -59,17 +59,15 @@ class BestOf(NamedTuple):
         for subject in subjects.OURS:
             value = found.best(self.row, subject)
             if value is not None:
-                yield Verdict(value >= self.at_least, f"{subject}, the best of the ways: {_number(value)} {self}")
+                yield Verdict(value >= self.at_least, f"{subject}, best method: {_number(value)} {self}")
 
     def __str__(self) -> str:
         return f"{self.row.COMPARED.head} ({self.row.NAME}), at least {_number(self.at_least)}"
 
 
 class Times(NamedTuple):
-    """So many times better than a rival in the same run, by each of our ways that saturate: than it is by the same way,
-    or else by its best.
-
-    1 is no worse.
+    """Fanfare is at least `times` times better than a rival in the same run, with each saturating method. The rival's
+    figure is from the same method if it has it, otherwise from its best one. 1 means no worse.
     """
 
     row: rows.Row
@@ -89,7 +87,7 @@ class Times(NamedTuple):
 
 
 class Grows(NamedTuple):
-    """A row against another one, by the same way: at most so many times the cost."""
+    """A row costs at most `times` times as much as another row, with the same method."""
 
     row: rows.Row
     beside: rows.Row
@@ -106,14 +104,14 @@ class Grows(NamedTuple):
         return f"times the cost of {self.beside.NAME} ({self.row.NAME}), at most {self.times:g}"
 
 
-PLAIN = (subjects.FANFARE,)  # the command as written, which takes this project's own WebSocket class
+PLAIN = (subjects.FANFARE,)  # the documented command, with Fanfare's own WebSocket class
 
 
 def _column(row: rows.Row, head: str) -> rows.Column:
     return next(column for column in row.COLUMNS if column.head == head)
 
 
-BARS: tuple[Bar, ...] = (
+TARGETS: tuple[Target, ...] = (
     Limit(fanout, fanout.COMPARED, at_most=1.3),
     Times(fanout, 2, subjects.NCHAN),
     Times(fanout, 7, subjects.SOKETI),
@@ -135,15 +133,15 @@ BARS: tuple[Bar, ...] = (
 
 
 def verdicts(found: figures.Figures) -> list[Verdict]:
-    return [verdict for bar in BARS for verdict in bar.judge(found)]
+    return [verdict for target in TARGETS for verdict in target.judge(found)]
 
 
 def not_judged(found: figures.Figures) -> list[str]:
-    return [str(bar) for bar in BARS if not any(True for _ in bar.judge(found))]
+    return [str(target) for target in TARGETS if not any(True for _ in target.judge(found))]
 
 
 def times_better(row: rows.Row, ours: float, rival: float) -> float:
-    """How many times better ours is: by as much less, or by as much more."""
+    """How many times better our figure is: less or more, as the row says."""
     if row.LESS_IS_BETTER:
         return rival / ours if ours else math.inf
     return ours / rival if rival else math.inf
