@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fanfare.integration.broadcasts import broadcast
     from fanfare.integration.encryption import decrypt
-    from fanfare.integration.jobs import background, periodic
     from fanfare.integration.members import Member
     from fanfare.integration.publishing import apublish, publish
     from fanfare.integration.rules import channel
     from fanfare.integration.sign_in import UserData, user_data
     from fanfare.integration.tokens import sse_token
+    from fanfare.jobs.declarations import background, periodic
 
 __all__ = [
     "Member",
@@ -38,11 +38,11 @@ _HOMES = {
     "Member": "fanfare.integration.members",
     "UserData": "fanfare.integration.sign_in",
     "apublish": "fanfare.integration.publishing",
-    "background": "fanfare.integration.jobs",
+    "background": "fanfare.jobs.declarations",
     "broadcast": "fanfare.integration.broadcasts",
     "channel": "fanfare.integration.rules",
     "decrypt": "fanfare.integration.encryption",
-    "periodic": "fanfare.integration.jobs",
+    "periodic": "fanfare.jobs.declarations",
     "publish": "fanfare.integration.publishing",
     "sse_token": "fanfare.integration.tokens",
     "user_data": "fanfare.integration.sign_in",

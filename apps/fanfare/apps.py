@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import importlib
-
 from django.apps import AppConfig
 from django.core import checks
 from django.db.models import signals
@@ -35,4 +33,3 @@ class FanfareConfig(AppConfig):
         # Import the modules `channels` and `background` of every app, as Django imports `admin`: importing them
         # registers the channel rules and the background tasks that they declare.
         autodiscover_modules("channels", "background")
-        importlib.import_module("fanfare.integration.relay")

@@ -26,7 +26,6 @@ PENDING = frozenset(
         "apps/fanfare/hub/conflation.py",
         "apps/fanfare/hub/on_any.py",
         "apps/fanfare/hub/recovery.py",
-        "apps/fanfare/integration/runner.py",
         "apps/fanfare/protocol/page_sessions.py",
         "apps/fanfare/protocol/sessions.py",
         "apps/fanfare/protocol/session_owners.py",
@@ -38,7 +37,6 @@ PENDING = frozenset(
         "apps/fanfare/sse/writer.py",
         "apps/fanfare/webhooks/deliverer.py",
         "apps/fanfare/webhooks/lanes.py",
-        "apps/fanfare/webhooks/service.py",
     }
 )
 

@@ -1,7 +1,7 @@
 """Django's database, asked from an event loop.
 
-Not through asgiref: on its one shared thread a worker's own questions would wait behind every query of every consumer.
-These few threads belong to the server, and hold a connection only while a function runs.
+asgiref's thread-sensitive executor is one shared thread, where a worker's own queries would wait behind those of every
+consumer. These threads belong to the server, and hold a connection only while a function runs.
 """
 
 from __future__ import annotations
@@ -16,26 +16,49 @@ from django import db
 from django.db.migrations.executor import MigrationExecutor
 
 from fanfare.applications import errors
+from fanfare.runtime import text
 
 THREADS = 2  # one may wait for a database that does not answer, and the health page still gets its answer
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Starts no thread before its first use, so importing this module before a fork is safe.
-_threads = futures.ThreadPoolExecutor(THREADS, thread_name_prefix="fanfare-database")
+
+class Threads:
+    """So many threads, which ask one database. No thread starts before the first use: a fork before that is safe."""
+
+    def __init__(self, threads: int, name: str) -> None:
+        self._executor = futures.ThreadPoolExecutor(threads, thread_name_prefix=name)
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function that uses the ORM. Its connections are closed afterwards.
+
+        A call that is cancelled before a thread is free never runs; one that runs already ends in its thread.
+        """
+
+        def call() -> T:
+            try:
+                return function(*args, **kwargs)
+            finally:
+                db.connections.close_all()
+
+        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+
+    def close(self) -> None:
+        """Let the threads end when their calls do."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
 
 
-async def run(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a function that uses the ORM, in a thread of its own, with connections that are closed afterwards."""
+_shared = Threads(THREADS, "fanfare-database")
+run = _shared.run
 
-    def call() -> T:
-        try:
-            return function(*args, **kwargs)
-        finally:
-            db.connections.close_all()
 
-    return await asyncio.get_running_loop().run_in_executor(_threads, call)
+def is_refusal_of_data(error: BaseException) -> bool:
+    """Whether the database, or its driver, refuses these values: other rows may be written, and a retry cannot help.
+
+    All other errors (no connection, a lock, a missing table, a full disk) concern any row and may pass.
+    """
+    return isinstance(error, db.DataError | db.IntegrityError) or not isinstance(error, db.Error | OSError)
 
 
 @contextlib.contextmanager
@@ -54,8 +77,12 @@ def explain(error: db.Error) -> str:
             return "The database is not migrated: run `python manage.py migrate`."
     except db.Error as another:
         error = another
-    reason = str(error).strip().partition("\n")[0] or type(error).__name__
-    return f"The database cannot be used: {reason.rstrip('.')}."
+    return f"The database cannot be used: {reason(error).rstrip('.')}."
+
+
+def reason(error: BaseException) -> str:
+    """The first line of a database's message."""
+    return text.clean(str(error).strip().partition("\n")[0]) or type(error).__name__
 
 
 def is_migrated() -> bool:

@@ -17,12 +17,12 @@
     │   ├── InvalidRule         the function cannot take what the pattern gives, or the pattern is taken
     │   └── InvalidAnswer       the rule answered with something that is no answer
     ├── InvalidBroadcast        a model cannot be broadcast in the way that it says
-    ├── InvalidJob              background work cannot be done in the way that it says
     ├── Undecipherable          data of an encrypted channel that the master key cannot read
     └── AccessRefused           this visitor may not join this channel
         └── MalformedRequest    the page asked for it in a way that cannot be understood
 
-That the log could not be written is `fanfare.engine.errors.EngineUnavailable`.
+`fanfare.engine.errors.EngineUnavailable`: the log could not be written. `fanfare.jobs.errors.InvalidJob`: a background
+job is declared wrongly.
 """
 
 from __future__ import annotations
@@ -133,12 +133,6 @@ class InvalidBroadcast(RealtimeError):
     """A model cannot be broadcast in the way that it says; only its author can mend it."""
 
     code = "invalid_broadcast"
-
-
-class InvalidJob(RealtimeError):
-    """Background work cannot be done in the way that it says; only its author can mend it."""
-
-    code = "invalid_job"
 
 
 class Undecipherable(RealtimeError):

@@ -1,26 +1,23 @@
-"""Django signals for what happens in the whole deployment, each sent once in it.
+"""Django signals for what happens in the whole deployment; each is sent once.
 
     @receiver(signals.joined)
     def note(app, channel, user_id, info, **_): ...
 
-| signal         | arguments                                              | when |
-|----------------|--------------------------------------------------------|------------------------------------------------|
-| `connected`    | `app`, `user_id`                                       | a user signed in on a first connection | |
-`disconnected` | `app`, `user_id`                                       | the last of the user's connections is gone | |
-`joined`       | `app`, `channel`, `user_id`, `info`                    | a user's first connection joined a presence |
-|                |                                                        | channel | | `left`         | `app`,
-`channel`, `user_id`                            | the last one left it | | `occupied`     | `app`, `channel` | a channel
-got its first subscriber | | `vacated`      | `app`, `channel`                                       | its last one is
-gone | | `client_event` | `app`, `channel`, `event`, `data`, `user_id`, `socket_id` | a client sent an event to its
-channel |
+- `connected` (`app`, `user_id`): a user signed in on a first connection.
+- `disconnected` (`app`, `user_id`): the last connection of the user is closed.
+- `joined` (`app`, `channel`, `user_id`, `info`): the first connection of a user joined a presence channel.
+- `left` (`app`, `channel`, `user_id`): the user's last connection left it.
+- `occupied` (`app`, `channel`): a channel got its first subscriber.
+- `vacated` (`app`, `channel`): a channel lost its last subscriber.
+- `client_event` (`app`, `channel`, `event`, `data`, `user_id`, `socket_id`): a client sent an event to its channel.
 
-`app` is the application's id, `sender` is None. `info` and `data` are values as JSON has them; a client's `data` that
-was a string is that string. Who connects without signing in is told by no signal.
+`app` is the id of the application; `sender` is None. `info` and `data` are JSON values; `data` that a client sent as a
+string stays that string. Connections without sign-in send no signals.
 
-One worker sends them, in the log's order, `dispatcher.POLL_S` after they happened at the latest. Receivers run one
-after another in a thread with database connections of its own; one that takes long holds up those that follow. One that
-raises is logged, counted and not called again for it. After a crash, and only then, the signals of the last moment may
-be sent a second time; none is left out unless no worker runs for `interface.CURSOR_SECONDS`.
+One worker sends the signals, in the order of the log. Receivers run one after another in a thread with database
+connections of its own, so a slow receiver delays those after it. A receiver that raises is logged and counted, and is
+not called again for that signal. After a crash the signals of the last moment may be sent a second time. A signal is
+lost only if no worker runs for `interface.CURSOR_SECONDS`.
 """
 
 from __future__ import annotations
@@ -43,8 +40,8 @@ client_event = Signal()
 ALL = (connected, disconnected, joined, left, occupied, vacated, client_event)
 
 
-def are_wanted() -> bool:
-    """Whether anybody listens."""
+def have_receivers() -> bool:
+    """Whether any signal has a receiver."""
     return any(signal.receivers for signal in ALL)
 
 
@@ -56,18 +53,20 @@ _OF_CHANNELS = {
     interface.Kind.VACATED: vacated,
     interface.Kind.CLIENT_EVENT: client_event,
 }
-Told = tuple[Signal, dict[str, Any]]
+KINDS = frozenset(_OF_CHANNELS)
+
+Call = tuple[Signal, dict[str, Any]]
 
 
-def of(entry: interface.Entry) -> Told | None:
-    """What an entry of the log is told by, with the arguments; None for what is told by no signal."""
+def call_of(entry: interface.Entry) -> Call | None:
+    """The signal of an entry and its arguments; None for an entry without a signal."""
     kind = interface.Kind(entry.kind)
     if entry.channel == interface.USERS:
         signal = _OF_USERS.get(kind)
         return None if signal is None else (signal, {"app": entry.app, "user_id": entry.user_id})
     signal = _OF_CHANNELS.get(kind)
     if signal is None or entry.channel.startswith("#") or entry.channel == interface.CONNECTIONS:
-        return None  # such channels are the server's own
+        return None  # internal channels of the server
     arguments: dict[str, Any] = {"app": entry.app, "channel": entry.channel}
     if signal not in (occupied, vacated):
         arguments["user_id"] = entry.user_id

@@ -30,6 +30,7 @@ class State(enum.Enum):
     """Of a long-running task."""
 
     RUNNING = "running"
+    WAITING = "waiting"  # for its turn: another worker has the lease
     PAUSING = "pausing"  # it failed, and is restarted at `retry_at`
     DONE = "done"  # it returned
     STOPPED = "stopped"
@@ -37,7 +38,10 @@ class State(enum.Enum):
 
 @dataclass(slots=True)
 class Status:
-    """A long-running task, for people. Times are Unix seconds. `error`: its last failure; empty if there was none."""
+    """A long-running task, for people. Times are Unix seconds. `error`: its last failure; empty if there was none.
+
+    `runs`: calls of its function, the repetitions of a periodic one included.
+    """
 
     name: str
     state: State = State.RUNNING
@@ -113,28 +117,41 @@ class Supervisor:
         *,
         expected: Expected = (),
         backoff: Backoff | None = None,
+        status: Status | None = None,
     ) -> asyncio.Task[None]:
         """Call `function`, and again after a growing pause whenever it raises. One that returns is done.
 
-        `expected`: failures of the outside (an engine that is away), which are logged without a traceback. The names
-        of the tasks that run at the same time differ: raises ValueError.
+        `expected`: failures of the outside (an engine that is away), which are logged without a traceback. `status`: a
+        new one, in which the function itself enters the states of its runs. The names of the tasks that run at the same
+        time differ: raises ValueError.
         """
         known = self._statuses.get(name)
-        if known is not None and known.state in (State.RUNNING, State.PAUSING):
+        if known is not None and known.state not in (State.DONE, State.STOPPED):
             raise ValueError(f"A task named {name!r} runs already")
-        status = self._statuses[name] = Status(name)
-        task = self.spawn(name, self._supervise(status, function, expected, backoff or Backoff()))
+        is_ours = status is None
+        status = self._statuses[name] = status or Status(name)
+        task = self.spawn(name, self._supervise(status, function, expected, backoff or Backoff(), is_ours))
         task.add_done_callback(lambda _: None if status.state is State.DONE else status.enter(State.STOPPED))
         return task
 
+    def forget(self, name: str) -> None:
+        """Drop the status of a task that has ended."""
+        self._statuses.pop(name, None)
+
     async def _supervise(
-        self, status: Status, function: Callable[[], Awaitable[object]], expected: Expected, backoff: Backoff
+        self,
+        status: Status,
+        function: Callable[[], Awaitable[object]],
+        expected: Expected,
+        backoff: Backoff,
+        is_ours: bool,
     ) -> None:
         loop = asyncio.get_running_loop()
         while True:
             started = loop.time()
-            status.enter(State.RUNNING)
-            status.runs += 1
+            if is_ours:
+                status.enter(State.RUNNING)
+                status.runs += 1
             error = await self._once(function)
             if error is None:
                 status.enter(State.DONE)

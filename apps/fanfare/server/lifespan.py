@@ -23,10 +23,11 @@ from fanfare.channel_layer import office
 from fanfare.engine import current
 from fanfare.engine import errors as engine_errors
 from fanfare.hub import hub, transports
-from fanfare.integration import runner
+from fanfare.integration import relay, signal_sender
+from fanfare.jobs import runner
 from fanfare.protocol import session_owners, termination
 from fanfare.server import errors, memory, mounts, proxies, supervisor
-from fanfare.webhooks import service as webhooks
+from fanfare.webhooks import service
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +43,9 @@ class Server:
         self.hub = hub.Hub(self.engine, max_buffer_bytes=conf.settings.BUFFER_BYTES)
         self.registry = registry.Registry()
         self.loader = loading.Loader(self.registry, self.hub)
-        self.webhooks = webhooks.Webhooks(self.hub, self.registry, lambda: self.loader.loaded)
-        self.background = runner.Runner(self.hub)
+        webhooks = service.Webhooks(self.hub, self.registry, lambda: self.loader.loaded)
+        built_in = (webhooks.job(), signal_sender.SignalSender(self.hub).job(), relay.job())
+        self.background = runner.Runner(self.hub, built_in)
         termination.register(self.hub)
         self.tokens = session_owners.SessionOwners(self.hub, time.monotonic)
         self.mounts = mounts.Mounts()  # asgi.py fills it
@@ -93,7 +95,6 @@ class Server:
         self.problem = "The worker is stopping."
         try:
             await self.background.stop()
-            await self.webhooks.stop()
             await self.loader.stop()
         finally:
             await self.hub.stop()
@@ -107,7 +108,6 @@ class Server:
             await self.hub.start()
             try:
                 await self.loader.start()  # after the hub: what changes from here on arrives through the log
-                await self.webhooks.start()
                 await self.background.start()
             except BaseException:
                 await self.hub.stop()

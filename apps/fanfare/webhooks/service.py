@@ -1,79 +1,53 @@
-"""Webhooks as a part of a worker: it waits for the lease, and does the deployment's work while it holds it."""
+"""Webhooks: a job of one worker of the deployment, which turns log entries into deliveries and sends them."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
 
 from fanfare.applications import registry
 from fanfare.engine import errors as engine_errors
-from fanfare.engine import interface
 from fanfare.hub import hub as hubs
-from fanfare.webhooks import breaker, collector, deliverer, errors, options
+from fanfare.jobs import declarations
+from fanfare.runtime import supervisor
+from fanfare.webhooks import collector, deliverer, errors, options
 
 logger = logging.getLogger(__name__)
 
-LEASE = "webhooks"
-STEADY_S = 60.0  # a part that ran so long before it failed starts again at once
+NAME = "webhooks"
+EXPECTED = (engine_errors.EngineUnavailable, errors.Overtaken)
 
 
 class Webhooks:
-    """One per worker. `loaded`: whether the registry has ever been right; before, no endpoint means nothing."""
+    """One per worker. `loaded`: whether the registry was ever loaded; before that, an empty one says nothing."""
 
     def __init__(self, hub: hubs.Hub, applications: registry.Registry, loaded: Callable[[], bool]) -> None:
         self._hub = hub
         self._registry = applications
         self._loaded = loaded
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: supervisor.Supervisor | None = None
 
-    async def start(self) -> None:
-        """The hub must run. Returns at once; nothing that is away keeps the worker from starting."""
-        self._task = asyncio.create_task(self._again("webhooks", self._hold), name="webhooks")
+    def job(self) -> declarations.Job:
+        return declarations.Job(NAME, self.run, "deployment", parts=lambda: self.statuses)
 
-    async def stop(self) -> None:
-        """Requests that are under way get a few seconds. Idempotent."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+    @property
+    def statuses(self) -> Sequence[supervisor.Status]:
+        """Of the tasks of the worker that holds the lease."""
+        return () if self._tasks is None else self._tasks.statuses
 
-    async def _hold(self) -> None:
-        lease = await self._hub.engine.lease(LEASE)
-        try:
-            await self._work(lease)
-        finally:
-            lease.release()
-
-    async def _work(self, lease: interface.Lease) -> None:
+    async def run(self) -> None:
+        """Work until it is cancelled. Requests in progress then have a few seconds to end."""
         chosen = options.from_settings()
         delivering = deliverer.Deliverer(self._hub, self._registry, chosen)
         collecting = collector.Collector(
             self._hub, self._registry, self._loaded, delivering.wake, debounce_seconds=chosen.debounce_seconds
         )
-        parts = [
-            asyncio.create_task(self._again("collector of webhooks", collecting.run), name="webhooks collector"),
-            asyncio.create_task(self._again("deliverer of webhooks", delivering.run), name="webhooks deliverer"),
-        ]
+        tasks = self._tasks = supervisor.Supervisor(logger, count=self._hub.count, prefix="webhooks")
+        tasks.run("webhooks collector", collecting.run, expected=EXPECTED)
+        tasks.run("webhooks deliverer", delivering.run, expected=EXPECTED)
         try:
-            await lease.lost.wait()
-            logger.warning("Another worker may hold the lease of the webhooks now")
+            await asyncio.Event().wait()
         finally:
-            for part in parts:
-                part.cancel()
-            await asyncio.gather(*parts, return_exceptions=True)
-
-    async def _again(self, what: str, run: Callable[[], Awaitable[None]]) -> None:
-        """Run it, and when it breaks off, say so and run it again."""
-        loop, failures = asyncio.get_running_loop(), 0
-        while True:
-            started = loop.time()
-            try:
-                await run()
-            except (engine_errors.EngineUnavailable, errors.Overtaken) as error:
-                logger.warning("The %s starts again: %s", what, error)
-            except Exception:
-                logger.exception("The %s broke off and starts again", what)
-            self._hub.count("webhooks.restarted")
-            failures = 1 if loop.time() - started > STEADY_S else failures + 1
-            await asyncio.sleep(breaker.pause(failures))
+            await tasks.stop(supervisor.STOP_S + 1.0)
+            self._tasks = None

@@ -71,12 +71,12 @@ async def test_the_relay_looks_at_each(tmp_path: Path) -> None:
 
     worker = await workers.Worker(local_engine.LocalEngine(tmp_path / "engine")).open()
     try:
-        relaying = relay.Relay(worker.engine)
         assert outbox.databases() == ["default", "second"]
         for using in outbox.databases():
             await database.run(leave, using)
-            await relaying.look(using)
-            await relaying.look(using)
+            relaying = relay.Outbox(worker.engine, using)
+            await relaying.look()
+            await relaying.look()
             assert await database.run(left, using) == []
         await worker.until(lambda: len(worker.entries) == 2, "both events")
     finally:

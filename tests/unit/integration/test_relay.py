@@ -21,7 +21,7 @@ from fanfare.engine import current, interface
 from fanfare.engine import errors as engine_errors
 from fanfare.engine.local import engine as local_engine
 from fanfare.integration import application as applications
-from fanfare.integration import jobs, models, outbox, publishing, relay
+from fanfare.integration import models, outbox, publishing, relay
 from tests.harness import waiting
 from tests.unit.engine import workers
 from tests.unit.integration import recording
@@ -59,14 +59,14 @@ async def worker(tmp_path: Path) -> AsyncIterator[workers.Worker]:
 
 
 @pytest.fixture
-def relaying(worker: workers.Worker) -> relay.Relay:
-    return relay.Relay(worker.engine)
+def relaying(worker: workers.Worker) -> relay.Outbox:
+    return relay.Outbox(worker.engine, DEFAULT)
 
 
-async def look_twice(relaying: relay.Relay) -> None:
+async def look_twice(relaying: relay.Outbox) -> None:
     """The first look leaves what it finds to the process that wrote it."""
-    await relaying.look(DEFAULT)
-    await relaying.look(DEFAULT)
+    await relaying.look()
+    await relaying.look()
 
 
 async def leave(*events: str, channel: str | None = "orders", data: str = "data", **more: Any) -> None:
@@ -109,7 +109,7 @@ async def told(worker: workers.Worker, *expected: str) -> None:
 
 
 async def test_what_was_left_is_sent_once_in_its_order_and_deleted(
-    worker: workers.Worker, relaying: relay.Relay, grown: Counting, caplog: pytest.LogCaptureFixture
+    worker: workers.Worker, relaying: relay.Outbox, grown: Counting, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "fanfare.integration")
     await leave("a", "b", "c", exclude="1.2")
@@ -125,20 +125,20 @@ async def test_what_was_left_is_sent_once_in_its_order_and_deleted(
 
 
 async def test_the_process_that_wrote_it_gets_until_the_next_look(
-    worker: workers.Worker, relaying: relay.Relay
+    worker: workers.Worker, relaying: relay.Outbox
 ) -> None:
     await leave("a")
-    await relaying.look(DEFAULT)
+    await relaying.look()
     await leave("b")
     assert len(await rows()) == 2
-    await relaying.look(DEFAULT)
+    await relaying.look()
     assert await left() == [("b", "")]
-    await relaying.look(DEFAULT)
+    await relaying.look()
     await told(worker, "a", "b")
 
 
 async def test_what_was_sent_and_not_deleted_is_not_sent_again(
-    worker: workers.Worker, relaying: relay.Relay, grown: Counting
+    worker: workers.Worker, relaying: relay.Outbox, grown: Counting
 ) -> None:
     def dies_before_it_deletes() -> None:
         undeletable = connections[DEFAULT].execute_wrapper(refusing("DELETE"))
@@ -154,7 +154,7 @@ async def test_what_was_sent_and_not_deleted_is_not_sent_again(
     assert grown["outbox_relayed"] == 0
 
 
-async def test_a_process_that_is_late_sends_nothing_twice(worker: workers.Worker, relaying: relay.Relay) -> None:
+async def test_a_process_that_is_late_sends_nothing_twice(worker: workers.Worker, relaying: relay.Outbox) -> None:
     """The relay comes between its commit and its own sending."""
     found: list[outbox.Row] = []
 
@@ -173,7 +173,7 @@ async def test_a_process_that_is_late_sends_nothing_twice(worker: workers.Worker
 
 
 async def test_more_than_one_chunk(
-    worker: workers.Worker, relaying: relay.Relay, monkeypatch: pytest.MonkeyPatch
+    worker: workers.Worker, relaying: relay.Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox, "CHUNK", 3)
     events = [f"event-{number}" for number in range(10)]
@@ -184,7 +184,7 @@ async def test_more_than_one_chunk(
 
 
 async def test_to_a_user_and_by_the_channels_rule_of_now(
-    worker: workers.Worker, relaying: relay.Relay, application: application_models.Application
+    worker: workers.Worker, relaying: relay.Outbox, application: application_models.Application
 ) -> None:
     await leave("paid", channel=None, to_user=42)
     await leave("kept", channel="kept-orders")
@@ -201,7 +201,7 @@ async def test_to_a_user_and_by_the_channels_rule_of_now(
 
 
 async def test_what_was_encrypted_when_it_was_written_is_not_encrypted_again(
-    worker: workers.Worker, relaying: relay.Relay, settings: Any
+    worker: workers.Worker, relaying: relay.Outbox, settings: Any
 ) -> None:
     settings.FANFARE = {"ENCRYPTION_MASTER_KEY": bytes(32)}
     await leave("created", channel="private-encrypted-orders", data="secret")
@@ -213,7 +213,7 @@ async def test_what_was_encrypted_when_it_was_written_is_not_encrypted_again(
 
 
 async def test_what_is_older_than_the_logs_memory_is_sent_and_said_to_be_so(
-    worker: workers.Worker, relaying: relay.Relay, grown: Counting, caplog: pytest.LogCaptureFixture
+    worker: workers.Worker, relaying: relay.Outbox, grown: Counting, caplog: pytest.LogCaptureFixture
 ) -> None:
     await leave("old")
     await age(interface.IDEMPOTENCY_SECONDS + 1)
@@ -231,7 +231,7 @@ async def test_what_is_older_than_the_logs_memory_is_sent_and_said_to_be_so(
 
 async def test_a_row_that_cannot_be_sent_holds_up_nobody(
     worker: workers.Worker,
-    relaying: relay.Relay,
+    relaying: relay.Outbox,
     grown: Counting,
     caplog: pytest.LogCaptureFixture,
     application: application_models.Application,
@@ -261,7 +261,7 @@ async def test_a_row_that_cannot_be_sent_holds_up_nobody(
 
 
 async def test_a_failed_row_is_sent_when_somebody_says_so(
-    worker: workers.Worker, relaying: relay.Relay, application: application_models.Application
+    worker: workers.Worker, relaying: relay.Outbox, application: application_models.Application
 ) -> None:
     await leave("a")
 
@@ -300,19 +300,19 @@ class Choosy:
 
 
 async def test_a_row_that_the_log_itself_refuses_is_given_up_after_a_few_looks(worker: workers.Worker) -> None:
-    relaying = relay.Relay(Choosy(worker.engine, "poison"))  # type: ignore[arg-type]
+    relaying = relay.Outbox(Choosy(worker.engine, "poison"), DEFAULT)  # type: ignore[arg-type]
     await leave("before", "poison", "behind")
     await look_twice(relaying)
     assert await left() == [("poison", "")]
     for _ in range(relay.REFUSALS):
-        await relaying.look(DEFAULT)
+        await relaying.look()
     [(event, reason)] = await left()
     assert event == "poison"
     assert "The engine failed" in reason
     await told(worker, "before", "behind")
 
 
-async def test_failed_rows_are_forgotten_after_their_time(relaying: relay.Relay) -> None:
+async def test_failed_rows_are_forgotten_after_their_time(relaying: relay.Outbox) -> None:
     await leave("a", "b", "waiting")
 
     def fail() -> None:
@@ -339,7 +339,7 @@ def refusing(start: str) -> Callable[..., Any]:
 
 
 async def test_a_database_that_can_be_read_only_gets_no_event_twice_however_long_it_lasts(
-    worker: workers.Worker, relaying: relay.Relay, monkeypatch: pytest.MonkeyPatch
+    worker: workers.Worker, relaying: relay.Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await leave("a")
     with monkeypatch.context() as patched:
@@ -348,11 +348,11 @@ async def test_a_database_that_can_be_read_only_gets_no_event_twice_however_long
         numbers = iter(range(100))
         for _ in range(5):
             try:
-                await relaying.look(DEFAULT)
+                await relaying.look()
             except OperationalError:
                 continue
     assert len(await rows()) == 1
-    await relaying.look(DEFAULT)
+    await relaying.look()
     await told(worker, "a")
     assert await left() == []
 
@@ -363,7 +363,7 @@ def raised(error: Exception) -> None:
 
 async def test_it_says_once_what_is_in_the_way_and_goes_on_when_it_is_gone(
     worker: workers.Worker,
-    relaying: relay.Relay,
+    relaying: relay.Outbox,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -372,11 +372,11 @@ async def test_it_says_once_what_is_in_the_way_and_goes_on_when_it_is_gone(
         log = recording.Recording()
         patched.setattr(relaying, "_engine", Away(log))
         for _ in range(4):
-            await relaying._patiently(DEFAULT, False)
+            await relaying._look_patiently()
         assert [record.getMessage() for record in caplog.records] == [
             "The outbox in the database 'default' waits: the disk is full"
         ]
-    await relaying._patiently(DEFAULT, False)
+    await relaying._look_patiently()
     await told(worker, "a", "b")
 
 
@@ -398,7 +398,7 @@ class Away:
 
 
 async def test_it_looks_again_and_again(
-    worker: workers.Worker, relaying: relay.Relay, monkeypatch: pytest.MonkeyPatch
+    worker: workers.Worker, relaying: relay.Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relay, "LOOK_S", 0.02)
     monkeypatch.setattr(relay, "IDLE_LOOK_S", 0.02)
@@ -418,5 +418,4 @@ async def gone() -> bool:
 
 
 def test_the_workers_do_it_once_in_the_deployment() -> None:
-    [job] = [job for job in jobs.registered.all() if job.name == "fanfare.integration.relay.relay_outbox"]
-    assert job.once_per == "deployment"
+    assert relay.job().once_per == "deployment"

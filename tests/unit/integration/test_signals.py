@@ -15,7 +15,9 @@ from fanfare.engine import interface
 from fanfare.engine.local import engine as local_engine
 from fanfare.hub import event_frames
 from fanfare.hub import hub as hubs
-from fanfare.integration import dispatcher, jobs, runner, signals
+from fanfare.integration import signal_sender, signals
+from fanfare.jobs import declarations, log_consumer, runner
+from fanfare.runtime.supervisor import State
 from tests.harness import waiting
 
 APP = "7"
@@ -50,7 +52,7 @@ async def hire(tmp_path: Path) -> AsyncIterator[Hire]:
     async def one() -> tuple[runner.Runner, hubs.Hub]:
         hub = hubs.Hub(local_engine.LocalEngine(tmp_path / "engine"))
         await hub.start()
-        working = runner.Runner(hub, jobs.Jobs())
+        working = runner.Runner(hub, [signal_sender.SignalSender(hub).job()], declarations.Jobs())
         hired.append((working, hub))
         await working.start()
         return working, hub
@@ -66,11 +68,11 @@ async def running(*workers: tuple[runner.Runner, hubs.Hub]) -> tuple[runner.Runn
     found: list[tuple[runner.Runner, hubs.Hub]] = []
 
     async def look() -> bool:
-        found[:] = [one for one in workers if one[0].statuses[0].state is runner.State.RUNNING]
+        found[:] = [one for one in workers if one[0].statuses[0].state is State.RUNNING]
         return bool(found)
 
     await waiting.until_async(look, 10, "one worker sends")
-    await found[0][1].engine.cursor(dispatcher.NAME)
+    await found[0][1].engine.cursor(signal_sender.NAME)
     return found[0]
 
 
@@ -106,7 +108,7 @@ async def test_what_happens_is_told_once_in_the_deployment_and_in_order(heard: H
         hub.engine.set_subscribers(APP, "presence-room", 0)
     one[1].engine.leave(APP, interface.USERS, "1.1")
     await until(lambda: len(heard) >= 7, "all signals")
-    await asyncio.sleep(2 * dispatcher.POLL_S)
+    await asyncio.sleep(2 * log_consumer.POLL_S)
     room = {"app": APP, "channel": "presence-room"}
     assert sorted(name for name, _ in heard) == sorted(
         ["connected", "occupied", "joined", "client_event", "left", "vacated", "disconnected"]
@@ -172,15 +174,15 @@ async def test_a_receiver_uses_the_database_and_one_that_raises_holds_up_nobody(
 
 
 async def test_where_nobody_listens_the_log_forgets(hire: Hire, tmp_path: Path) -> None:
-    assert not signals.are_wanted()
+    assert not signals.have_receivers()
     [working, hub] = await hire()
-    await until(lambda: working.statuses[0].state is runner.State.DONE, "the cursor is dropped")
+    await until(lambda: working.statuses[0].state is State.DONE, "the cursor is dropped")
     before = await hub.engine.cursor("another")
     await hub.engine.append([interface.Publication(APP, "c", b"{}")])
-    assert await hub.engine.cursor(dispatcher.NAME) == before + 1  # a new one, at the present
+    assert await hub.engine.cursor(signal_sender.NAME) == before + 1  # a new one, at the present
 
 
 def test_what_is_the_servers_own_is_not_told() -> None:
     for channel in ("#server-to-user-1", interface.CONNECTIONS):
-        assert signals.of(interface.Entry(1, interface.Kind.OCCUPIED, APP, channel, None, None, None, b"")) is None
-    assert signals.of(interface.Entry(1, interface.Kind.EVENT, APP, "c", None, None, None, b"{}")) is None
+        assert signals.call_of(interface.Entry(1, interface.Kind.OCCUPIED, APP, channel, None, None, None, b"")) is None
+    assert signals.call_of(interface.Entry(1, interface.Kind.EVENT, APP, "c", None, None, None, b"{}")) is None

@@ -55,8 +55,7 @@ def server(log, monkeypatch):
     monkeypatch.setattr(lifespan.current, "current", FakeEngine)
     monkeypatch.setattr(lifespan.hub, "Hub", lambda engine, **_: FakePart(log, "hub"))
     monkeypatch.setattr(lifespan.loading, "Loader", lambda registry, hub: FakePart(log, "loader"))
-    monkeypatch.setattr(lifespan.webhooks, "Webhooks", lambda hub, registry, loaded: FakePart(log, "webhooks"))
-    monkeypatch.setattr(lifespan.runner, "Runner", lambda hub: FakePart(log, "background"))
+    monkeypatch.setattr(lifespan.runner, "Runner", lambda hub, built_in: FakePart(log, "background"))
     monkeypatch.setattr(lifespan, "RETRY_SECONDS", 0.0)
     return lifespan.Server()
 
@@ -81,8 +80,8 @@ async def test_the_parts_start_before_the_first_connection_and_stop_in_reverse(s
     await protocol.task
     assert not server.running
     assert log == [
-        *("hub started", "loader started", "webhooks started", "background started"),
-        *("background stopped", "webhooks stopped", "loader stopped", "hub stopped"),
+        *("hub started", "loader started", "background started"),
+        *("background stopped", "loader stopped", "hub stopped"),
     ]
 
 
@@ -119,7 +118,7 @@ async def test_many_connections_at_once_start_the_worker_once(server, log):
     await asyncio.sleep(0)
     server.hub.gate.set()
     await asyncio.gather(*waiting)
-    assert log == ["hub started", "loader started", "webhooks started", "background started"]
+    assert log == ["hub started", "loader started", "background started"]
 
 
 async def test_the_first_connection_may_hang_up_without_taking_the_start_with_it(server, log):
