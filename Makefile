@@ -37,6 +37,6 @@ format: .venv-tests
 # Both do nothing if the requirements have not changed.
 .PHONY: .venv-server .venv-tests
 .venv-server:
-	$(PYTHON) -m myproject.bootstrap requirements.txt
+	$(PYTHON) deploy/bootstrap.py requirements.txt
 .venv-tests:
-	$(PYTHON) -m myproject.bootstrap requirements-dev.txt
+	$(PYTHON) deploy/bootstrap.py requirements-dev.txt

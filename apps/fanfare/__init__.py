@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from fanfare.integration.tokens import sse_token
     from fanfare.jobs.declarations import background, periodic
 
+__version__ = "0.2.0.dev0"
+
 __all__ = [
     "Member",
     "UserData",

@@ -7,6 +7,7 @@ it does not ignore. The packages are not downloaded again: `.venv` is there alre
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -38,12 +39,6 @@ AFTER_A_RESTART_MS = 60_000  # pusher-js waits for 15 s after an attempt that fo
 QUICK_MS = 3_000  # for what takes milliseconds on a quiet machine
 
 BEA = "a-password-for-bea"
-
-INSTALLED = """
-from myproject import bootstrap
-stamp = bootstrap.FOLDER / "installed-requirements"
-stamp.write_text(bootstrap.fingerprint([bootstrap.ROOT / "requirements.txt"]))
-"""
 
 
 class Reader:
@@ -185,7 +180,13 @@ def borrow_packages(clone: Path) -> None:
     _, _, script = (Path(sys.executable).parent / "gunicorn").read_text(encoding="utf-8").partition("\n")
     (clone / ".venv/bin/gunicorn").write_text(f"#!{python}\n{script}", encoding="utf-8")
     (clone / ".venv/bin/gunicorn").chmod(0o755)
-    subprocess.run([python, "-c", INSTALLED], cwd=clone, check=True)
+    # What `pip install --no-deps --editable .` leaves, which bootstrap.py looks for.
+    information = own / "django_fanfare-0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: django-fanfare\nVersion: 0\n", encoding="utf-8")
+    source = {"url": clone.as_uri(), "dir_info": {"editable": True}}
+    (information / "direct_url.json").write_text(json.dumps(source), encoding="utf-8")
+    (own / "django_fanfare.pth").write_text(str(clone / "apps"), encoding="utf-8")
 
 
 class Visitor:

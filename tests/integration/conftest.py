@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pusher
 import pytest
 
-from tests.harness import pusherjs, sdk, servers
+from tests.harness import packages, pusherjs, sdk, servers
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +43,29 @@ def pusher_js() -> Iterator[pusherjs.Runtime]:
     """Node with the pusher-js of npm."""
     with pusherjs.Runtime() as runtime:
         yield runtime
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> packages.Built:
+    """The wheel and the source distribution of this checkout."""
+    return packages.Built(tmp_path_factory.mktemp("dist"))
+
+
+@pytest.fixture(scope="session")
+def lts_site(built: packages.Built, tmp_path_factory: pytest.TempPathFactory) -> packages.Site:
+    """The wheel with the oldest Django that it supports, on the Python that runs the tests."""
+    return packages.Site(tmp_path_factory.mktemp("lts") / "venv", [str(built.wheel), "django~=5.2.0"])
+
+
+@pytest.fixture(scope="session")
+def newest_site(built: packages.Built, tmp_path_factory: pytest.TempPathFactory) -> packages.Site:
+    """The wheel with the newest Django, on the newest Python of this machine."""
+    python = packages.newest_python()
+    return packages.Site(tmp_path_factory.mktemp("newest") / "venv", [str(built.wheel), "django"], python=python)
+
+
+@pytest.fixture(params=["lts_site", "newest_site"])
+def site(request: pytest.FixtureRequest) -> packages.Site:
+    """A fresh virtual environment with the wheel, for each Django."""
+    chosen: packages.Site = request.getfixturevalue(request.param)
+    return chosen

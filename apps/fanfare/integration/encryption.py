@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from typing import TYPE_CHECKING
 
 import orjson
-from nacl import exceptions, secret
+from django.core.exceptions import ImproperlyConfigured
 
 from fanfare import conf
 from fanfare.integration import errors
+
+if TYPE_CHECKING:
+    from nacl import secret
 
 
 def shared_secret(channel: str) -> str:
@@ -24,7 +28,7 @@ def shared_secret(channel: str) -> str:
 
 def encrypt(channel: str, text: str) -> str:
     """The data of an encrypted event: JSON, an object with `nonce` and `ciphertext` in base64. Raises NoMasterKey."""
-    sealed = secret.SecretBox(_key(channel)).encrypt(text.encode())
+    sealed = _box(channel).encrypt(text.encode())
     parts = {"nonce": sealed.nonce, "ciphertext": sealed.ciphertext}
     return orjson.dumps({name: base64.b64encode(part).decode() for name, part in parts.items()}).decode()
 
@@ -32,13 +36,26 @@ def encrypt(channel: str, text: str) -> str:
 def decrypt(channel: str, data: str) -> str:
     """What `encrypt` was given: for the data of `history()`. Raises NoMasterKey, and Undecipherable if it was encrypted
     with another key or for another channel."""
-    box = secret.SecretBox(_key(channel))
+    box = _box(channel)
+    from nacl import exceptions
+
     try:
         parts = orjson.loads(data)
         nonce, ciphertext = (base64.b64decode(parts[name], validate=True) for name in ("nonce", "ciphertext"))
         return box.decrypt(ciphertext, nonce).decode()
     except (exceptions.CryptoError, ValueError, KeyError, TypeError) as error:
         raise errors.Undecipherable(f"This is no data of {channel} that the master key can read.") from error
+
+
+def _box(channel: str) -> secret.SecretBox:
+    key = _key(channel)
+    try:
+        from nacl import secret
+    except ModuleNotFoundError:
+        raise ImproperlyConfigured(
+            'Publishing to encrypted channels needs PyNaCl: pip install "django-fanfare[encryption]".'
+        ) from None
+    return secret.SecretBox(key)
 
 
 def _key(channel: str) -> bytes:

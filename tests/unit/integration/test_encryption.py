@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from typing import Any
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 from nacl import secret
 from pusher import crypto
 
@@ -95,3 +97,11 @@ def test_the_limit_is_for_what_is_sent(log: recording.Recording, application: mo
     with pytest.raises(errors.DataTooLarge) as caught:
         publish(NAME, "created", "x" * 90_000, on_commit=False)
     assert caught.value.size > 120_000
+
+
+def test_missing_pynacl_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nacl", None)
+    for call in (encryption.encrypt, encryption.decrypt):
+        with pytest.raises(ImproperlyConfigured, match=r'needs PyNaCl: pip install "django-fanfare\[encryption\]"'):
+            call(NAME, "{}")
+    assert encryption.shared_secret(NAME), "a visitor is authorized without it"
