@@ -1,0 +1,486 @@
+-- The functions of the PostgreSQL engine. Their names end with the version of their form: releases that run side by
+-- side each call their own. {schema} is replaced by the schema's quoted name, {kinds...} by the numbers of entry kinds.
+
+CREATE OR REPLACE FUNCTION {schema}.new_epoch_1() RETURNS text LANGUAGE sql VOLATILE AS $$
+    -- Eight characters of base 62 from random bytes of a UUID.
+    SELECT string_agg(
+        substr('0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz', 1 + get_byte(bytes, place) % 62, 1), '')
+    FROM (SELECT uuid_send(gen_random_uuid()) AS bytes) AS random,
+         unnest(ARRAY[0, 1, 2, 3, 10, 11, 12, 13]) AS place
+$$;
+
+-- Adds one entry; the caller holds the lock. Returns its id.
+CREATE OR REPLACE FUNCTION {schema}.log_1(p_kind integer, p_app text, p_channel text, p_body bytea, p_user text)
+RETURNS bigint LANGUAGE sql VOLATILE AS $$
+    INSERT INTO {schema}.log (id, kind, app, channel, user_id, body, created)
+    VALUES (nextval('{schema}.log_id'), p_kind, p_app, p_channel, p_user, p_body, clock_timestamp())
+    RETURNING id
+$$;
+
+-- A channel's number of subscribers, announced if it is news and its time has come. Returns the milliseconds to wait
+-- otherwise.
+CREATE OR REPLACE FUNCTION {schema}.announce_count_1(p_app text, p_channel text) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    v_total bigint;
+    v_last {schema}.announced%ROWTYPE;
+    v_wait bigint;
+BEGIN
+    SELECT COALESCE(SUM(subscribers), 0) INTO v_total FROM {schema}.counts WHERE app = p_app AND channel = p_channel;
+    SELECT * INTO v_last FROM {schema}.announced WHERE app = p_app AND channel = p_channel;
+    IF v_total = 0 OR v_last.subscribers = v_total THEN
+        RETURN 0;
+    END IF;
+    IF v_last.subscribers IS NOT NULL AND v_total > {announce_always} THEN
+        v_wait := {announce_ms} - (EXTRACT(EPOCH FROM clock_timestamp() - v_last.at) * 1000)::bigint;
+        IF v_wait > 0 AND v_wait <= {announce_ms} THEN
+            RETURN v_wait;
+        END IF;
+    END IF;
+    PERFORM {schema}.log_1({kind_count}, p_app, p_channel, convert_to(v_total::text, 'UTF8'), NULL);
+    INSERT INTO {schema}.announced VALUES (p_app, p_channel, v_total, clock_timestamp())
+    ON CONFLICT (app, channel) DO UPDATE SET subscribers = excluded.subscribers, at = excluded.at;
+    RETURN 0;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION {schema}.vacate_1(p_app text, p_channel text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM {schema}.log_1({kind_vacated}, p_app, p_channel, '', NULL);
+    DELETE FROM {schema}.announced WHERE app = p_app AND channel = p_channel;
+END
+$$;
+
+-- A user's connection has gone from a channel: the departure is announced with the user's last one.
+CREATE OR REPLACE FUNCTION {schema}.depart_1(p_app text, p_channel text, p_user text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT 1 FROM {schema}.members WHERE app = p_app AND channel = p_channel AND user_id = p_user) THEN
+        RETURN;
+    END IF;
+    UPDATE {schema}.users SET users = users - 1 WHERE app = p_app AND channel = p_channel;
+    DELETE FROM {schema}.users WHERE app = p_app AND channel = p_channel AND users <= 0;
+    PERFORM {schema}.log_1({kind_member_removed}, p_app, p_channel, '', p_user);
+END
+$$;
+
+-- Everything that one worker holds goes, with what has to be announced.
+CREATE OR REPLACE FUNCTION {schema}.remove_worker_1(p_worker text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    r record;
+BEGIN
+    FOR r IN WITH gone AS (DELETE FROM {schema}.members WHERE worker = p_worker RETURNING app, channel, user_id)
+             SELECT DISTINCT app, channel, user_id FROM gone ORDER BY app, channel, user_id LOOP
+        PERFORM {schema}.depart_1(r.app, r.channel, r.user_id);
+    END LOOP;
+    FOR r IN WITH gone AS (DELETE FROM {schema}.counts WHERE worker = p_worker RETURNING app, channel)
+             SELECT app, channel FROM gone WHERE channel <> '' ORDER BY app, channel LOOP
+        IF NOT EXISTS (SELECT 1 FROM {schema}.counts WHERE app = r.app AND channel = r.channel) THEN
+            PERFORM {schema}.vacate_1(r.app, r.channel);
+        ELSIF EXISTS (SELECT 1 FROM {schema}.announced WHERE app = r.app AND channel = r.channel) THEN
+            PERFORM {schema}.announce_count_1(r.app, r.channel);
+        END IF;
+    END LOOP;
+    DELETE FROM {schema}.leases WHERE worker = p_worker;
+    DELETE FROM {schema}.workers WHERE id = p_worker;
+END
+$$;
+
+-- Runs the operations of one group in their order, under the lock that makes commit order id order. The arrays are
+-- parallel; an operation reads the columns that it needs:
+--
+--   append     app, channel, body, n = kind, user_id, exclude, size and seconds (retention), key, cache (seconds)
+--   budget     app, n = the most publications of a second, size = how many of the next appends it is for
+--   join       app, channel, key = socket id, user_id, exclude = info, size = the most members or NULL
+--   leave      app, channel, key = socket id
+--   counts     app, channel, n = subscribers, size = 1: announce changes
+--   announce   app, channel
+--   admit      app, n = the most connections
+--   session    app, key = token, body, n = seconds
+--   stream     app, channel: gives it an epoch before its first entry
+--   miss       app, channel, n = seconds until the next miss is announced
+--   cursor     key = name, n = position or NULL (only ask), size = 1: forget it
+--   remove     key = worker
+--   trim       n = id
+--   touch      nothing
+--
+-- For example, a client event after a join is one call with ('join', …) and ('append', …); both are committed or
+-- neither is. A row of the result belongs to the operation at `ord`.
+CREATE OR REPLACE FUNCTION {schema}.apply_1(
+    p_worker text, p_notify boolean, p_op text[], p_app text[], p_channel text[], p_body bytea[], p_n bigint[],
+    p_user text[], p_exclude text[], p_size integer[], p_seconds integer[], p_key text[], p_cache integer[]
+) RETURNS TABLE (ord integer, id bigint, epoch text, "offset" bigint, flag boolean, limit_ bigint, actual bigint)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    v_count integer := cardinality(p_op);
+    v_i integer := 1;
+    v_j integer;
+    v_k integer;
+    v_skip boolean[];
+    v_base bigint;
+    v_rows bigint;
+    v_spent bigint;
+    v_second bigint;
+    v_user text;
+    v_present boolean;
+    v_number bigint;
+    r record;
+BEGIN
+    PERFORM pg_advisory_xact_lock({lock_class}, {lock_key});
+    WHILE v_i <= v_count LOOP
+        IF p_op[v_i] NOT IN ('append', 'budget') THEN
+            ord := v_i; id := NULL; epoch := NULL; "offset" := NULL; flag := false; limit_ := NULL; actual := NULL;
+            CASE p_op[v_i]
+            WHEN 'join' THEN
+                -- A socket that was another user, whose leave could not be written.
+                DELETE FROM {schema}.members m
+                WHERE m.app = p_app[v_i] AND m.channel = p_channel[v_i] AND m.socket_id = p_key[v_i]
+                  AND m.user_id <> p_user[v_i] RETURNING m.user_id INTO v_user;
+                IF FOUND THEN
+                    PERFORM {schema}.depart_1(p_app[v_i], p_channel[v_i], v_user);
+                END IF;
+                v_present := EXISTS (SELECT 1 FROM {schema}.members m WHERE m.app = p_app[v_i]
+                                     AND m.channel = p_channel[v_i] AND m.user_id = p_user[v_i]);
+                IF NOT v_present AND p_size[v_i] IS NOT NULL THEN
+                    SELECT COALESCE(MAX(u.users), 0) INTO v_number FROM {schema}.users u
+                    WHERE u.app = p_app[v_i] AND u.channel = p_channel[v_i];
+                    IF v_number >= p_size[v_i] THEN
+                        flag := true; limit_ := p_size[v_i]; actual := v_number;
+                    END IF;
+                END IF;
+                IF NOT flag THEN
+                    INSERT INTO {schema}.members (app, channel, user_id, socket_id, worker, info)
+                    VALUES (p_app[v_i], p_channel[v_i], p_user[v_i], p_key[v_i], p_worker, p_exclude[v_i])
+                    ON CONFLICT (app, channel, socket_id) DO UPDATE SET info = excluded.info, worker = excluded.worker;
+                    IF NOT v_present THEN
+                        INSERT INTO {schema}.users AS u VALUES (p_app[v_i], p_channel[v_i], 1)
+                        ON CONFLICT (app, channel) DO UPDATE SET users = u.users + 1;
+                        PERFORM {schema}.log_1({kind_member_added}, p_app[v_i], p_channel[v_i],
+                                               convert_to(p_exclude[v_i], 'UTF8'), p_user[v_i]);
+                    END IF;
+                END IF;
+            WHEN 'leave' THEN
+                DELETE FROM {schema}.members m WHERE m.app = p_app[v_i] AND m.channel = p_channel[v_i]
+                    AND m.socket_id = p_key[v_i] RETURNING m.user_id INTO v_user;
+                IF FOUND THEN
+                    PERFORM {schema}.depart_1(p_app[v_i], p_channel[v_i], v_user);
+                END IF;
+            WHEN 'counts' THEN
+                v_present := EXISTS (SELECT 1 FROM {schema}.counts c
+                                     WHERE c.app = p_app[v_i] AND c.channel = p_channel[v_i]);
+                IF p_n[v_i] > 0 THEN
+                    INSERT INTO {schema}.counts VALUES (p_app[v_i], p_channel[v_i], p_worker, p_n[v_i])
+                    ON CONFLICT (app, channel, worker) DO UPDATE SET subscribers = excluded.subscribers;
+                    IF NOT v_present AND p_channel[v_i] <> '' THEN
+                        PERFORM {schema}.log_1({kind_occupied}, p_app[v_i], p_channel[v_i], '', NULL);
+                    END IF;
+                ELSIF v_present THEN
+                    DELETE FROM {schema}.counts c WHERE c.app = p_app[v_i] AND c.channel = p_channel[v_i]
+                        AND c.worker = p_worker;
+                    IF FOUND AND p_channel[v_i] <> '' AND NOT EXISTS (SELECT 1 FROM {schema}.counts c
+                            WHERE c.app = p_app[v_i] AND c.channel = p_channel[v_i]) THEN
+                        PERFORM {schema}.vacate_1(p_app[v_i], p_channel[v_i]);
+                    END IF;
+                END IF;
+                IF p_size[v_i] = 1 THEN
+                    actual := {schema}.announce_count_1(p_app[v_i], p_channel[v_i]);
+                END IF;
+            WHEN 'announce' THEN
+                actual := {schema}.announce_count_1(p_app[v_i], p_channel[v_i]);
+            WHEN 'admit' THEN
+                SELECT COALESCE(SUM(c.subscribers), 0) - 1 INTO v_number FROM {schema}.counts c
+                WHERE c.app = p_app[v_i] AND c.channel = '';
+                flag := v_number >= p_n[v_i]; limit_ := p_n[v_i]; actual := v_number;
+            WHEN 'session' THEN
+                INSERT INTO {schema}.sessions
+                VALUES (p_app[v_i], p_key[v_i], p_body[v_i], clock_timestamp() + p_n[v_i] * interval '1 second')
+                ON CONFLICT (app, token) DO UPDATE SET record = excluded.record, expires = excluded.expires;
+            WHEN 'stream' THEN
+                INSERT INTO {schema}.streams
+                VALUES (p_app[v_i], p_channel[v_i], {schema}.new_epoch_1(), 0, 1, 1, {empty_stream_seconds},
+                        clock_timestamp() + interval '1 hour') ON CONFLICT DO NOTHING;
+            WHEN 'miss' THEN
+                INSERT INTO {schema}.cache AS c
+                VALUES (p_app[v_i], p_channel[v_i], NULL, clock_timestamp() + p_n[v_i] * interval '1 second')
+                ON CONFLICT (app, channel) DO UPDATE SET body = NULL, expires = excluded.expires
+                WHERE c.expires <= clock_timestamp();
+                IF FOUND THEN
+                    PERFORM {schema}.log_1({kind_cache_miss}, p_app[v_i], p_channel[v_i], '', NULL);
+                END IF;
+            WHEN 'cursor' THEN
+                IF p_size[v_i] = 1 THEN
+                    DELETE FROM {schema}.cursors c WHERE c.name = p_key[v_i];
+                ELSE
+                    v_number := p_n[v_i];
+                    IF v_number IS NULL THEN
+                        SELECT GREATEST(s.trimmed_to, COALESCE((SELECT MAX(l.id) FROM {schema}.log l), 0)) INTO v_base
+                        FROM {schema}.state s;
+                        SELECT c.position INTO v_number FROM {schema}.cursors c WHERE c.name = p_key[v_i];
+                        -- One that is ahead of the log belongs to a log that was replaced.
+                        IF v_number IS NULL OR v_number > v_base THEN
+                            v_number := v_base;
+                        END IF;
+                    END IF;
+                    INSERT INTO {schema}.cursors VALUES (p_key[v_i], v_number, clock_timestamp())
+                    ON CONFLICT (name) DO UPDATE SET position = excluded.position, moved = excluded.moved;
+                    actual := v_number;
+                END IF;
+            WHEN 'remove' THEN
+                PERFORM {schema}.remove_worker_1(p_key[v_i]);
+            WHEN 'touch' THEN
+                SELECT GREATEST(s.trimmed_to, COALESCE((SELECT MAX(l.id) FROM {schema}.log l), 0)) INTO actual
+                FROM {schema}.state s;
+            ELSE
+                RAISE EXCEPTION 'fanfare: unknown operation %', p_op[v_i];
+            END CASE;
+            RETURN NEXT;
+            v_i := v_i + 1;
+            CONTINUE;
+        END IF;
+
+        -- A run of publications is written as a whole: one statement for all of them.
+        v_j := v_i;
+        v_skip := '{}';
+        WHILE v_j <= v_count AND p_op[v_j] IN ('append', 'budget') LOOP
+            IF p_op[v_j] = 'budget' THEN
+                v_second := EXTRACT(EPOCH FROM clock_timestamp())::bigint;
+                SELECT COALESCE(MAX(b.spent), 0) INTO v_spent FROM {schema}.budgets b
+                WHERE b.app = p_app[v_j] AND b.second = v_second;
+                IF v_spent + p_size[v_j] > p_n[v_j] THEN
+                    FOR v_k IN 1 .. p_size[v_j] LOOP
+                        v_skip[v_j + v_k] := true;
+                    END LOOP;
+                    ord := v_j; id := NULL; epoch := NULL; "offset" := NULL; flag := true;
+                    limit_ := p_n[v_j]; actual := v_spent + p_size[v_j];
+                    RETURN NEXT;
+                ELSE
+                    INSERT INTO {schema}.budgets VALUES (p_app[v_j], v_second, v_spent + p_size[v_j])
+                    ON CONFLICT (app) DO UPDATE SET second = excluded.second, spent = excluded.spent;
+                END IF;
+            END IF;
+            v_j := v_j + 1;
+        END LOOP;
+        SELECT last_value + CASE WHEN is_called THEN 1 ELSE 0 END INTO v_base FROM {schema}.log_id;
+        v_rows := 0;
+        FOR r IN
+            WITH input AS MATERIALIZED (
+                SELECT t.n::integer AS ord, p_app[t.n] AS app, p_channel[t.n] AS channel, p_body[t.n] AS body,
+                       p_n[t.n]::smallint AS kind, p_user[t.n] AS user_id, p_exclude[t.n] AS exclude,
+                       p_size[t.n] AS size, p_seconds[t.n] AS seconds, p_key[t.n] AS key, p_cache[t.n] AS cache
+                FROM generate_series(v_i, v_j - 1) AS t(n)
+                WHERE p_op[t.n] = 'append' AND v_skip[t.n] IS NOT true
+            ), marked AS MATERIALIZED (
+                SELECT i.*, k.id AS known_id, k.epoch AS known_epoch, k."offset" AS known_offset,
+                       k.key IS NOT NULL AS known,
+                       i.key IS NOT NULL
+                           AND row_number() OVER (PARTITION BY i.app, i.channel, i.key ORDER BY i.ord) > 1 AS repeated
+                FROM input i LEFT JOIN {schema}.idempotency k
+                ON k.app = i.app AND k.channel = i.channel AND k.key = i.key AND k.expires > clock_timestamp()
+            ), fresh AS MATERIALIZED (
+                SELECT m.*, v_base - 1 + row_number() OVER (ORDER BY m.ord) AS id,
+                       count(m.size) OVER (PARTITION BY m.app, m.channel ORDER BY m.ord) AS nth,
+                       count(m.size) OVER (PARTITION BY m.app, m.channel) AS kept
+                FROM marked m WHERE NOT m.known AND NOT m.repeated
+            ), moved AS (
+                INSERT INTO {schema}.streams AS s
+                SELECT DISTINCT ON (f.app, f.channel) f.app, f.channel, {schema}.new_epoch_1(), f.kept, 1, f.size,
+                       f.seconds, clock_timestamp() + {sweep_seconds} * interval '1 second'
+                FROM fresh f WHERE f.size IS NOT NULL ORDER BY f.app, f.channel, f.ord DESC
+                ON CONFLICT (app, channel) DO UPDATE
+                SET "offset" = s."offset" + excluded."offset", size = excluded.size, seconds = excluded.seconds,
+                    sweep = CASE WHEN s."offset" + excluded."offset" - s.kept_from >= excluded.size * 1.1 + 16
+                                 THEN LEAST(s.sweep, excluded.sweep) ELSE s.sweep END
+                RETURNING s.app, s.channel, s.epoch, s."offset"
+            ), positioned AS MATERIALIZED (
+                SELECT f.*, CASE WHEN f.size IS NOT NULL THEN s.epoch END AS epoch,
+                       CASE WHEN f.size IS NOT NULL THEN s."offset" - f.kept + f.nth END AS "offset"
+                FROM fresh f LEFT JOIN moved s ON s.app = f.app AND s.channel = f.channel
+            ), logged AS (
+                INSERT INTO {schema}.log (id, kind, app, channel, "offset", user_id, exclude, body, created)
+                SELECT p.id, p.kind, p.app, p.channel, p."offset", p.user_id, p.exclude, p.body, clock_timestamp()
+                FROM positioned p ORDER BY p.id
+            ), cached AS (
+                INSERT INTO {schema}.cache
+                SELECT DISTINCT ON (p.app, p.channel) p.app, p.channel, p.body,
+                       clock_timestamp() + p.cache * interval '1 second'
+                FROM positioned p WHERE p.cache IS NOT NULL ORDER BY p.app, p.channel, p.ord DESC
+                ON CONFLICT (app, channel) DO UPDATE SET body = excluded.body, expires = excluded.expires
+            ), keyed AS (
+                INSERT INTO {schema}.idempotency
+                SELECT p.app, p.channel, p.key, p.id, p.epoch, p."offset",
+                       clock_timestamp() + {idempotency_seconds} * interval '1 second'
+                FROM positioned p WHERE p.key IS NOT NULL
+                ON CONFLICT (app, channel, key) DO UPDATE
+                SET id = excluded.id, epoch = excluded.epoch, "offset" = excluded."offset", expires = excluded.expires
+            )
+            SELECT m.ord, COALESCE(m.known_id, p.id) AS id,
+                   CASE WHEN m.known THEN m.known_epoch ELSE p.epoch END AS epoch,
+                   CASE WHEN m.known THEN m.known_offset ELSE p."offset" END AS "offset",
+                   m.known OR m.repeated AS duplicate
+            FROM marked m LEFT JOIN positioned p
+            ON p.ord = m.ord OR (m.repeated AND p.app = m.app AND p.channel = m.channel AND p.key = m.key)
+            ORDER BY m.ord
+        LOOP
+            ord := r.ord; id := r.id; epoch := r.epoch; "offset" := r."offset"; flag := r.duplicate;
+            limit_ := NULL; actual := NULL;
+            RETURN NEXT;
+            v_rows := GREATEST(v_rows, CASE WHEN r.duplicate THEN 0 ELSE r.id - v_base + 1 END);
+        END LOOP;
+        IF v_rows > 0 THEN
+            PERFORM setval('{schema}.log_id', v_base + v_rows - 1);
+        END IF;
+        v_i := v_j;
+    END LOOP;
+    IF p_notify THEN
+        PERFORM pg_notify({topic}, '');
+    END IF;
+END
+$$;
+
+-- The heartbeat of a worker: renews its life and its leases, and answers the generation and the workers that are dead.
+-- `known` is false when the others have taken this worker for dead.
+CREATE OR REPLACE FUNCTION {schema}.beat_1(p_worker text, p_seconds integer)
+RETURNS TABLE (known boolean, generation text, workers bigint, dead text[]) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    UPDATE {schema}.workers w SET until = clock_timestamp() + p_seconds * interval '1 second' WHERE w.id = p_worker;
+    known := FOUND;
+    UPDATE {schema}.leases l SET until = clock_timestamp() + p_seconds * interval '1 second' WHERE l.worker = p_worker;
+    SELECT s.generation INTO generation FROM {schema}.state s;
+    SELECT count(*) FILTER (WHERE w.until >= clock_timestamp()),
+           COALESCE(array_agg(w.id) FILTER (WHERE w.until < clock_timestamp()), '{}')
+    INTO workers, dead FROM {schema}.workers w;
+    RETURN NEXT;
+END
+$$;
+
+-- Removes a worker whose time is over; false if it renewed meanwhile or another worker removed it.
+CREATE OR REPLACE FUNCTION {schema}.reap_1(p_worker text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock({lock_class}, {lock_key});
+    PERFORM 1 FROM {schema}.workers w WHERE w.id = p_worker AND w.until < clock_timestamp() FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM {schema}.remove_worker_1(p_worker);
+    PERFORM pg_notify({topic}, '');
+    RETURN true;
+END
+$$;
+
+-- Takes a lease that is free, or whose holder's time is over. NULL: another worker holds it.
+CREATE OR REPLACE FUNCTION {schema}.lease_1(p_name text, p_worker text, p_seconds integer) RETURNS bigint
+LANGUAGE sql AS $$
+    INSERT INTO {schema}.leases AS l VALUES (p_name, p_worker, 1, clock_timestamp() + p_seconds * interval '1 second')
+    ON CONFLICT (name) DO UPDATE
+    SET worker = excluded.worker, until = excluded.until,
+        term = CASE WHEN l.worker = excluded.worker THEN l.term ELSE l.term + 1 END
+    WHERE l.worker = excluded.worker OR l.until < clock_timestamp()
+    RETURNING term
+$$;
+
+-- Deletes what is too old: announcements up to an id that no consumer holds back, expired rows, and entries over the
+-- bounds of their streams. At most `p_rows` of each, so that the lock is never held for long. True: there is more.
+CREATE OR REPLACE FUNCTION {schema}.trim_1(p_upto bigint, p_rows integer) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    v_trimmed bigint;
+    v_upto bigint;
+    v_last bigint;
+    v_more boolean := false;
+    v_from bigint;
+    v_oldest bigint;
+    r record;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock({lock_class}, {lock_key}) THEN
+        RETURN true;
+    END IF;
+    DELETE FROM {schema}.cursors WHERE moved < clock_timestamp() - {cursor_seconds} * interval '1 second';
+    SELECT trimmed_to INTO v_trimmed FROM {schema}.state;
+    SELECT LEAST(p_upto, MIN(position)) INTO v_upto FROM {schema}.cursors;
+    IF v_upto > v_trimmed THEN
+        SELECT MAX(id), COUNT(*) = p_rows INTO v_last, v_more FROM (
+            SELECT id FROM {schema}.log WHERE "offset" IS NULL AND id > v_trimmed AND id <= v_upto ORDER BY id LIMIT p_rows
+        ) AS batch;
+        IF NOT v_more THEN
+            v_last := v_upto;
+        END IF;
+        DELETE FROM {schema}.log WHERE "offset" IS NULL AND id > v_trimmed AND id <= v_last;
+        UPDATE {schema}.state SET trimmed_to = v_last;
+        v_trimmed := v_last;
+    END IF;
+    DELETE FROM {schema}.cache WHERE (app, channel) IN (
+        SELECT app, channel FROM {schema}.cache WHERE expires <= clock_timestamp() LIMIT p_rows);
+    DELETE FROM {schema}.idempotency WHERE (app, channel, key) IN (
+        SELECT app, channel, key FROM {schema}.idempotency WHERE expires <= clock_timestamp() LIMIT p_rows);
+    DELETE FROM {schema}.sessions WHERE (app, token) IN (
+        SELECT app, token FROM {schema}.sessions
+        WHERE expires <= clock_timestamp() - {late_seconds} * interval '1 second' LIMIT p_rows);
+    DELETE FROM {schema}.sessions WHERE (app, token) IN (
+        SELECT app, token FROM {schema}.sessions WHERE expires <= clock_timestamp()
+        ORDER BY expires DESC OFFSET {late_sessions} LIMIT p_rows);
+    FOR r IN SELECT * FROM {schema}.streams WHERE sweep <= clock_timestamp() ORDER BY sweep LIMIT 100 LOOP
+        IF r.kept_from > r."offset" AND NOT EXISTS (
+            SELECT 1 FROM {schema}.counts WHERE app = r.app AND channel = r.channel) THEN
+            -- It was empty a sweep ago, and nothing was appended since: its position has been kept long enough.
+            DELETE FROM {schema}.streams WHERE app = r.app AND channel = r.channel;
+            CONTINUE;
+        END IF;
+        SELECT MIN("offset") INTO v_from FROM {schema}.log WHERE app = r.app AND channel = r.channel
+            AND "offset" > r."offset" - r.size AND created >= clock_timestamp() - r.seconds * interval '1 second';
+        v_from := COALESCE(v_from, r."offset" + 1);
+        DELETE FROM {schema}.log WHERE app = r.app AND channel = r.channel AND "offset" < v_from AND id <= v_trimmed;
+        SELECT MIN("offset") INTO v_oldest FROM {schema}.log
+        WHERE app = r.app AND channel = r.channel AND "offset" IS NOT NULL;
+        UPDATE {schema}.streams
+        SET kept_from = COALESCE(v_oldest, r."offset" + 1),
+            sweep = clock_timestamp() + interval '1 second' * CASE
+                WHEN v_oldest IS NULL THEN r.seconds * {position_outlives}
+                ELSE GREATEST({sweep_seconds}, r.seconds / 4) END
+        WHERE app = r.app AND channel = r.channel;
+    END LOOP;
+    RETURN v_more;
+END
+$$;
+
+-- Which part of a stream a subscriber gets: the stream's top, and either the reason why nothing is replayed, or how
+-- many entries there are. The entries themselves are read with `kept_1`.
+CREATE OR REPLACE FUNCTION {schema}.recovery_1(
+    p_app text, p_channel text, p_epoch text, p_after bigint, p_entries bigint, p_bytes bigint, p_continued boolean
+) RETURNS TABLE (epoch text, "offset" bigint, size integer, seconds integer, reason text, missed bigint)
+LANGUAGE plpgsql STABLE AS $$
+#variable_conflict use_column
+DECLARE
+    v_created timestamptz;
+    v_bytes bigint;
+BEGIN
+    SELECT s.epoch, s."offset", s.size, s.seconds INTO epoch, "offset", size, seconds FROM {schema}.streams s
+    WHERE s.app = p_app AND s.channel = p_channel;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    missed := 0;
+    IF p_epoch IS NOT NULL THEN
+        missed := "offset" - p_after;
+        IF p_epoch <> epoch OR missed < 0 THEN
+            reason := 'epoch_changed';
+        ELSIF missed > 0 THEN
+            SELECT l.created INTO v_created FROM {schema}.log l
+            WHERE l.app = p_app AND l.channel = p_channel AND l."offset" = p_after + 1;
+            IF v_created IS NULL OR p_after + 1 <= "offset" - size
+               OR v_created < clock_timestamp() - seconds * interval '1 second' THEN
+                reason := 'position_expired';
+            ELSIF NOT p_continued THEN
+                IF missed > p_entries THEN
+                    reason := 'too_many';
+                ELSE
+                    SELECT SUM(length(l.body)) INTO v_bytes FROM {schema}.log l
+                    WHERE l.app = p_app AND l.channel = p_channel AND l."offset" > p_after;
+                    IF v_bytes > p_bytes THEN
+                        reason := 'too_many';
+                    END IF;
+                END IF;
+            END IF;
+        END IF;
+    END IF;
+    RETURN NEXT;
+END
+$$;
