@@ -1,0 +1,208 @@
+"""The database of the engine: its address, its connections, its tables and functions."""
+
+from __future__ import annotations
+
+import importlib.resources
+import re
+import secrets
+import string
+import urllib.parse
+import zlib
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psycopg
+from psycopg import sql
+
+from fanfare.engine import errors, interface
+
+VERSION: Final = 1  # of the tables
+OLDEST_SERVER: Final = 140_000
+
+DEFAULT_SCHEMA: Final = "fanfare"
+LOCK_CLASS: Final = 0x66_66  # of the advisory locks, beside the schema's own number
+
+SWEEP_SECONDS: Final = 5  # until a stream that is over its size is swept
+POSITION_OUTLIVES: Final = 10  # a stream's position outlives its entries this many times
+EMPTY_STREAM_SECONDS: Final = 360
+
+CONNECT_SECONDS: Final = 5
+_ALPHABET: Final = string.digits + string.ascii_letters
+
+AsyncConnection = psycopg.AsyncConnection[tuple[Any, ...]]
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the log is. `conninfo` holds the password: only `public` may be shown."""
+
+    conninfo: str
+    schema: str
+    public: str
+
+    @property
+    def topic(self) -> str:
+        """The name of the notifications."""
+        return f"fanfare_{self.schema}"
+
+    @property
+    def lock_key(self) -> int:
+        """The schema's number among the advisory locks: 31 bits of a hash of its name."""
+        return zlib.crc32(self.schema.encode()) & 0x7FFF_FFFF
+
+
+def parse(url: str) -> Address:
+    """Read `postgres://user:password@host:port/database?schema=fanfare`; every other option is passed to libpq.
+
+    Raises EngineMisconfigured, without the password in its message.
+    """
+    parts = urllib.parse.urlsplit(url)
+    options = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True))
+    schema = options.pop("schema", DEFAULT_SCHEMA)
+    if not re.fullmatch(r"[a-z_][a-z0-9_]{0,50}", schema):
+        raise errors.EngineMisconfigured(
+            f"FANFARE_ENGINE: schema={schema!r} is not a name of lower-case letters, digits and underscores."
+        )
+    user = f"{parts.username}@" if parts.username else ""
+    host = parts.netloc.rpartition("@")[2] or options.get("host", "")
+    conninfo = urllib.parse.urlunsplit(
+        ("postgresql", parts.netloc, parts.path, urllib.parse.urlencode(options), parts.fragment)
+    )
+    try:
+        psycopg.conninfo.conninfo_to_dict(conninfo)
+    except psycopg.ProgrammingError:
+        raise errors.EngineMisconfigured(
+            "FANFARE_ENGINE is not a valid PostgreSQL URL; expected "
+            "postgres://user:password@host:port/database?schema=fanfare."
+        ) from None
+    return Address(conninfo, schema, f"postgres://{user}{host}{parts.path} (schema {schema})")
+
+
+async def connect(address: Address, name: str) -> AsyncConnection:
+    """A connection in autocommit mode. Raises psycopg.Error."""
+    return await psycopg.AsyncConnection.connect(
+        address.conninfo,
+        autocommit=True,
+        prepare_threshold=1,
+        connect_timeout=CONNECT_SECONDS,
+        application_name=f"fanfare {name}",
+        **_KEEPALIVE,
+    )
+
+
+def connect_blocking(address: Address, name: str) -> Connection:
+    """The same for a thread. Raises psycopg.Error."""
+    return psycopg.connect(
+        address.conninfo,
+        autocommit=True,
+        prepare_threshold=1,
+        connect_timeout=CONNECT_SECONDS,
+        application_name=f"fanfare {name}",
+        **_KEEPALIVE,
+    )
+
+
+# A server that is cut off is noticed by the kernel too, and not only by a call that gets no answer.
+_KEEPALIVE: Final[dict[str, Any]] = {
+    "keepalives": 1,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+
+
+def prepare(connection: Connection, address: Address) -> None:
+    """Create or check the tables and functions, and begin a new generation where acknowledged entries may be gone.
+
+    Raises EngineMisconfigured, psycopg.Error.
+    """
+    version = connection.info.server_version
+    if version < OLDEST_SERVER:
+        raise errors.EngineMisconfigured(
+            f"PostgreSQL {version // 10_000} is too old for the engine: {OLDEST_SERVER // 10_000} or later is needed."
+        )
+    [(recovery,)] = connection.execute("SELECT pg_is_in_recovery()").fetchall()
+    if recovery:
+        raise errors.EngineUnavailable(f"{address.public} is a standby: the engine needs the primary.")
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (LOCK_CLASS, address.lock_key))
+        known = connection.execute(
+            "SELECT 1 FROM information_schema.tables WHERE table_schema = %s AND table_name = 'state'",
+            (address.schema,),
+        ).fetchall()
+        if not known:
+            connection.execute(_script("schema.sql", address))
+            connection.execute(
+                sql.SQL("INSERT INTO {}.state VALUES (true, %s, %s, %s, 0)").format(sql.Identifier(address.schema)),
+                (VERSION, new_generation(), server_identity(connection)),
+            )
+        [(found,)] = connection.execute(
+            sql.SQL("SELECT version FROM {}.state").format(sql.Identifier(address.schema))
+        ).fetchall()
+        if found != VERSION:
+            raise errors.EngineMisconfigured(
+                f"The log in {address.public} has version {found}; this release of Fanfare reads version {VERSION}. "
+                "Install the release that wrote it, or name another schema."
+            )
+        # A release that runs beside this one calls functions of the same text or of another name.
+        connection.execute(_script("functions.sql", address))
+        check_generation(connection, address)
+
+
+def check_generation(connection: Connection, address: Address) -> None:
+    """Compare the server with the one that wrote last. After a restore or a promoted standby the newest entries may be
+    gone and their offsets free again, so every stream gets a new epoch. Raises psycopg.Error."""
+    schema = sql.Identifier(address.schema)
+    identity = server_identity(connection)
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (LOCK_CLASS, address.lock_key))
+        changed = connection.execute(
+            sql.SQL("UPDATE {}.state SET server = %s, generation = %s WHERE server <> %s").format(schema),
+            (identity, new_generation(), identity),
+        )
+        if changed.rowcount:
+            connection.execute(sql.SQL("UPDATE {0}.streams SET epoch = {0}.new_epoch_1()").format(schema))
+
+
+def server_identity(connection: Connection) -> str:
+    """The system identifier and the timeline. The timeline is that of the current WAL position: the control file
+    follows a promotion later."""
+    [(identity,)] = connection.execute(
+        "SELECT system_identifier::text || ':' || left(pg_walfile_name(pg_current_wal_lsn()), 8) "
+        "FROM pg_control_system()"
+    ).fetchall()
+    return str(identity)
+
+
+def new_generation() -> str:
+    return "".join(secrets.choice(_ALPHABET) for _ in range(12))
+
+
+def _script(name: str, address: Address) -> bytes:
+    """One of the SQL files beside this module, with its placeholders filled in."""
+    kinds = interface.Kind
+    values = {
+        "schema": f'"{address.schema}"',
+        "topic": f"'{address.topic}'",
+        "lock_class": LOCK_CLASS,
+        "lock_key": address.lock_key,
+        "kind_count": kinds.COUNT.value,
+        "kind_vacated": kinds.VACATED.value,
+        "kind_occupied": kinds.OCCUPIED.value,
+        "kind_member_added": kinds.MEMBER_ADDED.value,
+        "kind_member_removed": kinds.MEMBER_REMOVED.value,
+        "kind_cache_miss": kinds.CACHE_MISS.value,
+        "announce_always": interface.ANNOUNCE_ALWAYS,
+        "announce_ms": interface.ANNOUNCE_SECONDS * 1000,
+        "idempotency_seconds": interface.IDEMPOTENCY_SECONDS,
+        "cursor_seconds": interface.CURSOR_SECONDS,
+        "late_seconds": interface.LATE_SECONDS,
+        "late_sessions": interface.LATE_SESSIONS,
+        "sweep_seconds": SWEEP_SECONDS,
+        "position_outlives": POSITION_OUTLIVES,
+        "empty_stream_seconds": EMPTY_STREAM_SECONDS,
+    }
+    text = importlib.resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return re.sub(r"\{(\w+)\}", lambda found: str(values[found[1]]), text).encode()

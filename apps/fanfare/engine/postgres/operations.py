@@ -1,0 +1,105 @@
+"""What a worker asks the function `apply_1` to do: one operation is one row of its arrays."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from fanfare.engine import errors, interface
+
+
+class Row(NamedTuple):
+    """The answer to one operation; which fields mean something depends on the operation (functions.sql)."""
+
+    ord: int
+    id: int | None
+    epoch: str | None
+    offset: int | None
+    flag: bool
+    limit: int | None
+    actual: int | None
+
+
+class Operation(NamedTuple):
+    """The columns of `apply_1`, in their order."""
+
+    name: str
+    app: str = ""
+    channel: str = ""
+    body: bytes | None = None
+    n: int | None = None
+    user: str | None = None
+    exclude: str | None = None
+    size: int | None = None
+    seconds: int | None = None
+    key: str | None = None
+    cache: int | None = None
+
+
+# Called once: with the rows by the position of the operation in the call, or with the error.
+Settled = Callable[[dict[int, Row], errors.EngineError | None], None]
+
+
+@dataclass(slots=True)
+class Call:
+    """Operations that are committed together, in their order. `born`: monotonic time, for those that wait too long."""
+
+    operations: Sequence[Operation]
+    settled: Settled
+    born: float = field(default_factory=time.monotonic)
+    logs: bool = True  # whether it may add entries
+
+
+APPLY = (
+    "SELECT * FROM {}.apply_1(%s::text, %s::boolean, %s::text[], %s::text[], %s::text[], %b::bytea[], %s::bigint[], "
+    "%s::text[], %s::text[], %s::integer[], %s::integer[], %s::text[], %s::integer[])"
+)
+
+
+def arguments(worker: str | None, operations: Sequence[Operation], *, notify: bool) -> list[Any]:
+    """The parameters of `APPLY`."""
+    return [worker, notify, *map(list, zip(*operations, strict=True))]
+
+
+def append(publications: Sequence[interface.Publication], budget: interface.Budget | None) -> list[Operation]:
+    """Publications, all or none."""
+    found = []
+    if budget is not None:
+        found.append(Operation("budget", budget.app, n=budget.per_second, size=len(publications)))
+    for one in publications:
+        size, seconds = one.retention or (None, None)
+        found.append(
+            Operation(
+                "append",
+                one.app,
+                one.channel,
+                one.body,
+                int(one.kind),
+                one.user_id,
+                one.exclude,
+                size,
+                seconds,
+                one.idempotency_key,
+                one.cache_seconds,
+            )
+        )
+    return found
+
+
+def receipts(
+    operations: Sequence[Operation], rows: dict[int, Row]
+) -> tuple[list[interface.Receipt], errors.OverBudget | None]:
+    """What `append` came to."""
+    found: list[interface.Receipt] = []
+    for index, operation in enumerate(operations):
+        if operation.name == "budget":
+            refusal = rows.get(index)
+            if refusal is not None and refusal.flag:
+                return [], errors.OverBudget(refusal.limit or 0, refusal.actual or 0)
+            continue
+        row = rows[index]
+        position = None if row.epoch is None else interface.Position(row.epoch, row.offset or 0)
+        found.append(interface.Receipt(row.id or 0, position, duplicate=row.flag))
+    return found, None

@@ -1,0 +1,182 @@
+"""Questions about the whole deployment, for any thread: with connections of their own."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import psycopg
+import psycopg_pool
+from psycopg import sql
+
+from fanfare.engine import errors, interface
+from fanfare.engine.postgres import database, operations, writer
+
+_COLUMNS = 'l.id, l.kind, l.app, l.channel, l."offset", l.user_id, l.exclude, l.body'
+
+
+class Pool:
+    """The connections of a process for callers that block. It is opened at its first use, so it survives a fork that
+    comes before."""
+
+    def __init__(self, address: database.Address, *, size: int, timeout_s: float) -> None:
+        self._address = address
+        self._size = size
+        self._timeout_s = timeout_s
+        self._pool: psycopg_pool.ConnectionPool[database.Connection] | None = None
+
+    @contextlib.contextmanager
+    def connection(self, timeout_s: float | None = None) -> Iterator[database.Connection]:
+        """Raises EngineUnavailable, inside the block too."""
+        try:
+            with self._opened().connection(timeout_s or self._timeout_s) as connection:
+                yield connection
+        except (psycopg.Error, psycopg_pool.PoolTimeout, OSError) as error:
+            raise errors.EngineUnavailable(f"The database cannot be reached: {writer.describe(error)}") from error
+
+    def close(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close(timeout=1.0)
+
+    def _opened(self) -> psycopg_pool.ConnectionPool[database.Connection]:
+        if self._pool is None:
+            with psycopg.connect(self._address.conninfo, autocommit=True, connect_timeout=5) as connection:
+                database.prepare(connection, self._address)
+            self._pool = psycopg_pool.ConnectionPool(
+                self._address.conninfo,
+                min_size=0,
+                max_size=self._size,
+                max_idle=60.0,
+                timeout=self._timeout_s,
+                kwargs={"autocommit": True, "prepare_threshold": 1, "connect_timeout": 5},
+                check=psycopg_pool.ConnectionPool.check_connection,
+                open=True,
+            )
+        return self._pool
+
+
+class Queries(interface.Queries):
+    """The questions, on one connection."""
+
+    def __init__(self, connection: database.Connection, address: database.Address) -> None:
+        self._connection = connection
+        self._schema = sql.Identifier(address.schema)
+
+    def _ask(self, text: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        return self._connection.execute(sql.SQL(text).format(self._schema), parameters).fetchall()
+
+    def channels(self, app: str, prefix: str = "") -> dict[str, interface.ChannelCounts]:
+        pattern = prefix.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
+        users = dict(self._ask("SELECT channel, users FROM {0}.users WHERE app = %s AND channel LIKE %s", app, pattern))
+        counts = self._ask(
+            "SELECT channel, SUM(subscribers)::bigint FROM {0}.counts "
+            "WHERE app = %s AND channel LIKE %s AND channel <> '' GROUP BY channel",
+            app,
+            pattern,
+        )
+        return {channel: interface.ChannelCounts(count, users.get(channel, 0)) for channel, count in counts}
+
+    def channel(self, app: str, channel: str) -> interface.ChannelCounts:
+        [(subscriptions, users)] = self._ask(
+            "SELECT (SELECT COALESCE(SUM(subscribers), 0)::bigint FROM {0}.counts WHERE app = %s AND channel = %s), "
+            "(SELECT COALESCE(MAX(users), 0) FROM {0}.users WHERE app = %s AND channel = %s)",
+            app,
+            channel,
+            app,
+            channel,
+        )
+        return interface.ChannelCounts(subscriptions, users)
+
+    def cached(self, app: str, channel: str) -> interface.Cached | None:
+        rows = self._ask(
+            "SELECT body, ceil(EXTRACT(EPOCH FROM expires - clock_timestamp()))::integer FROM {0}.cache "
+            "WHERE app = %s AND channel = %s AND expires > clock_timestamp() AND body IS NOT NULL",
+            app,
+            channel,
+        )
+        return interface.Cached(*rows[0]) if rows else None
+
+    def members(self, app: str, channel: str) -> list[interface.Member]:
+        rows = self._ask(
+            "SELECT user_id, info FROM {0}.members WHERE app = %s AND channel = %s ORDER BY seq", app, channel
+        )
+        return [interface.Member(user_id, info) for user_id, info in dict(rows).items()]
+
+    def present(self, app: str, channel: str, user_ids: Sequence[str]) -> set[str]:
+        rows = self._ask(
+            "SELECT DISTINCT user_id FROM {0}.members WHERE app = %s AND channel = %s AND user_id = ANY(%s::text[])",
+            app,
+            channel,
+            list(user_ids),
+        )
+        return {user_id for (user_id,) in rows}
+
+    def read(
+        self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
+    ) -> tuple[list[interface.Entry], interface.Position | None]:
+        order = "DESC" if newest_first else "ASC"
+        rows = self._ask(
+            f'SELECT s.epoch, s."offset", {_COLUMNS} FROM {{0}}.streams s LEFT JOIN LATERAL ('
+            'SELECT * FROM {0}.log l WHERE l.app = s.app AND l.channel = s.channel AND l."offset" > %s '
+            'AND l."offset" > s."offset" - s.size AND l."offset" < COALESCE(%s, s."offset" + 1) '
+            "AND l.created >= clock_timestamp() - s.seconds * interval '1 second' "
+            f'ORDER BY l."offset" {order} LIMIT %s) l ON true WHERE s.app = %s AND s.channel = %s '
+            f'ORDER BY l."offset" {order}',
+            after,
+            before,
+            limit,
+            app,
+            channel,
+        )
+        if not rows:
+            return [], None
+        entries = [interface.Entry._make(row[2:]) for row in rows if row[2] is not None]
+        return entries, interface.Position(rows[0][0], rows[0][1])
+
+    def session(self, app: str, token: str) -> bytes | None:
+        rows = self._ask(
+            "SELECT record FROM {0}.sessions WHERE app = %s AND token = %s "
+            "AND expires > clock_timestamp() - %s * interval '1 second'",
+            app,
+            token,
+            interface.LATE_SECONDS,
+        )
+        return bytes(rows[0][0]) if rows else None
+
+    def entries(self, after: int, limit: int) -> list[interface.Entry]:
+        rows = self._ask(f"SELECT {_COLUMNS} FROM {{0}}.log l WHERE l.id > %s ORDER BY l.id LIMIT %s", after, limit)
+        return [interface.Entry._make(row) for row in rows]
+
+    def sizes(self) -> dict[str, int]:
+        """How much is kept. Read from statistics where a count would read a whole table."""
+        [(streams, kept, sessions, sessions_bytes, late, log_bytes)] = self._ask(
+            "SELECT (SELECT count(*) FROM {0}.streams), "
+            '(SELECT COALESCE(SUM("offset" - kept_from + 1), 0)::bigint FROM {0}.streams), '
+            "(SELECT count(*) FROM {0}.sessions WHERE app <> ''), "
+            "(SELECT COALESCE(SUM(length(record)), 0)::bigint FROM {0}.sessions WHERE app <> ''), "
+            "(SELECT count(*) FROM {0}.sessions WHERE app <> '' AND expires <= clock_timestamp()), "
+            "(SELECT SUM(pg_total_relation_size(c.oid))::bigint FROM pg_class c JOIN pg_namespace n "
+            "ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relkind = 'r')",
+            self._schema.as_string(None).strip('"'),
+        )
+        return {
+            "streams": streams,
+            "kept": kept,
+            "sessions": sessions,
+            "sessions_bytes": sessions_bytes,
+            "sessions_late": late,
+            "log_bytes": log_bytes or 0,
+        }
+
+
+def append(
+    connection: database.Connection, address: database.Address, publications: Sequence[interface.Publication]
+) -> list[interface.Receipt]:
+    """Publish from a thread, as a group of one. Raises psycopg.Error."""
+    wanted = operations.append(publications, None)
+    query = sql.SQL(operations.APPLY).format(sql.Identifier(address.schema))
+    rows = connection.execute(query, operations.arguments(None, wanted, notify=True)).fetchall()
+    receipts, _ = operations.receipts(wanted, {row[0] - 1: operations.Row._make(row) for row in rows})
+    return receipts

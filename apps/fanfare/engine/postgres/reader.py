@@ -1,0 +1,409 @@
+"""How a worker follows the log: one look at a time, awaited, and one synchronous step with what it brought.
+
+A look reads the new entries that this worker has subscribers for. Where subscribers wait, the same repeatable-read
+transaction reads their snapshots, so a snapshot stands exactly where the entries end: the step that delivers the last
+of them also answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psycopg
+from psycopg import sql
+
+from fanfare.engine import interface
+from fanfare.engine.postgres import database, writer
+
+logger = logging.getLogger(__name__)
+
+POLL_S: Final = 0.5  # the timer below the notifications
+LOOK_S: Final = 0.005  # looks are at least so far apart: each costs the server some 0.2 ms
+LOOK_TIMEOUT_S: Final = 5.0
+
+# One step of the loop delivers at most this much: between two steps the sockets are flushed.
+STEP_ENTRIES: Final = 512
+STEP_BYTES: Final = 256 * 1024
+CHUNK_ENTRIES: Final = 512
+CHUNK_BYTES: Final = 256 * 1024
+SHARED_SECONDS: Final = 1.0
+
+_COLUMNS = 'l.id, l.kind, l.app, l.channel, l."offset", l.user_id, l.exclude, l.body'
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A subscriber that waits for its answer."""
+
+    wanted: interface.SubscribeRequest
+    ready: interface.Ready
+
+
+@dataclass(slots=True)
+class Look:
+    """What one look brought. `snapshots`: by what was asked for; None where the end of the log was not reached."""
+
+    generation: str
+    trimmed_to: int
+    top: int
+    entries: list[interface.Entry]
+    snapshots: dict[Any, list[Any]] | None
+
+
+class Reader:
+    """This worker's position in the log, and the subscribers that wait for it."""
+
+    def __init__(
+        self, address: database.Address, deliver: interface.Deliver, on_gap: Callable[[str], None], name: str
+    ) -> None:
+        self.position = 0  # the id of the newest entry that was delivered or passed over
+        self.top = 0
+        self.generation = ""
+        self.reads = 0
+        self.delivered = 0
+        self.history_reads = 0
+        self.history_shared = 0
+        self.failure: str | None = "The worker does not follow the log yet"
+        self.skipping = False  # entries without a local subscription
+        self.following = False
+        self._address = address
+        self._deliver = deliver
+        self._on_gap = on_gap
+        self._name = name
+        self._connection: database.AsyncConnection | None = None
+        self._wake = asyncio.Event()
+        self._waiting: list[Waiting] = []
+        self._interest: set[tuple[str, str]] = set()
+        self._changed: set[tuple[str, str]] = set()  # since the last look
+        self._queries = _Queries(address.schema)
+
+    # -- from the engine -----------------------------------------------------------------------------------------------
+
+    def hint(self) -> None:
+        """There may be something new."""
+        self._wake.set()
+
+    def settle(self, wanted: interface.SubscribeRequest, ready: interface.Ready) -> None:
+        """Answer when the end of the log is reached."""
+        self._waiting.append(Waiting(wanted, ready))
+        self._wake.set()
+
+    def give_up(self, why: str) -> None:
+        """Refuse the subscribers that wait."""
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            _answer(one, interface.Refused("engine_unavailable", why))
+
+    def interest(self, app: str, channel: str, wanted: bool) -> None:
+        """Whether entries of a channel are delivered, from the next look on."""
+        key = (app, channel)
+        if wanted is not (key in self._interest):
+            (self._interest.add if wanted else self._interest.discard)(key)
+            self._changed.add(key)
+
+    def follow(self, position: int, generation: str) -> None:
+        """Go on after an entry."""
+        self.position = self.top = position
+        self.generation = generation
+        self.following = True
+        self._wake.set()
+
+    # -- the tasks -----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Look when there is a hint, and on a timer. Raises psycopg.Error when the connection breaks: the supervisor
+        runs it again, and it goes on where it was."""
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(POLL_S):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+                self._wake.clear()
+                if self.following:
+                    await self._look_and_deliver()
+                    await asyncio.sleep(LOOK_S)
+        finally:
+            await self._disconnect()
+
+    async def listen(self) -> None:
+        """Turn notifications into hints. Raises psycopg.Error when the connection breaks."""
+        connection = await database.connect(self._address, f"listener {self._name}")
+        try:
+            await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._address.topic)))
+            self._wake.set()  # what came before the LISTEN notified no one
+            async for _ in connection.notifies():
+                self._wake.set()
+        finally:
+            await connection.close()
+
+    async def _look_and_deliver(self) -> None:
+        while self.following:
+            waiting = list(self._waiting)
+            try:
+                async with asyncio.timeout(LOOK_TIMEOUT_S):
+                    look = await self._look(waiting)
+            except (psycopg.Error, OSError, TimeoutError) as error:
+                self.failure = f"The log cannot be read: {writer.describe(error)}"
+                raise
+            self.failure = None
+            if self._is_lost():
+                return
+            reason = self._gap(look)
+            if reason is not None:
+                self.following = False
+                self._on_gap(reason)
+                return
+            self.top = look.top
+            more = await self._step(look, waiting)
+            if not more:
+                return
+
+    def _is_lost(self) -> bool:
+        """Whether a gap was found while the look was under way."""
+        return not self.following
+
+    def _gap(self, look: Look) -> str | None:
+        if look.generation != self.generation:
+            return "generation_changed"
+        if look.trimmed_to > self.position:
+            return "trimmed"
+        if look.top < self.position:
+            return "log_replaced"
+        return None
+
+    async def _step(self, look: Look, waiting: Sequence[Waiting]) -> bool:
+        """Deliver, then answer. True: there is more to read."""
+        entries, start = look.entries, 0
+        while start < len(entries):
+            end, weight = start, 0
+            while end < len(entries) and (end == start or weight < STEP_BYTES):
+                weight += len(entries[end].body) + 64
+                end += 1
+            step = entries[start:end]
+            self.position = step[-1].id
+            self.delivered += len(step)
+            if end < len(entries):
+                self._deliver(step)
+                await asyncio.sleep(0)  # the sockets are flushed between two steps
+                if self._is_lost():
+                    return False
+            start = end
+        # The last step and the answers belong together: nothing comes between them.
+        if entries:
+            self._deliver(step)
+        if look.snapshots is None:
+            return True
+        self.position = max(self.position, look.top)
+        answered = set(map(id, waiting))
+        self._waiting = [one for one in self._waiting if id(one) not in answered]
+        for one in waiting:
+            _answer(one, self._result(one.wanted, look.snapshots))
+        return bool(self._waiting)
+
+    # -- one look ------------------------------------------------------------------------------------------------------
+
+    async def _look(self, waiting: Sequence[Waiting]) -> Look:
+        connection = await self._connect()
+        await self._update_interest(connection)
+        self.reads += 1
+        query = self._queries.interesting if self.skipping else self._queries.all
+        if not waiting:
+            cursor = await connection.execute(query, (self.position, STEP_ENTRIES + 1))
+            return self._read(await cursor.fetchall(), {})
+        asked = {key: question for one in waiting for key, question in self._questions(one.wanted)}
+        async with connection.pipeline():
+            await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            cursor = await connection.execute(query, (self.position, STEP_ENTRIES + 1))
+            cursors = {key: await connection.execute(*question) for key, question in asked.items()}
+            await connection.execute("COMMIT")
+            rows = await cursor.fetchall()
+            found = {key: await one.fetchall() for key, one in cursors.items()}
+        self.history_reads += sum(key[0] == "kept" for key in found)
+        self.history_shared += sum(
+            one.wanted.history is not None and one.wanted.history.after is not None for one in waiting
+        ) - sum(key[0] == "kept" for key in found)
+        return self._read(rows, found)
+
+    def _read(self, rows: list[tuple[Any, ...]], found: dict[Any, list[Any]]) -> Look:
+        generation, trimmed_to, top = rows[0][:3]
+        entries = [interface.Entry._make(row[3:]) for row in rows if row[3] is not None]
+        if len(entries) > STEP_ENTRIES:
+            return Look(generation, trimmed_to, top, entries[:STEP_ENTRIES], None)
+        return Look(generation, trimmed_to, top, entries, found)
+
+    def _questions(self, wanted: interface.SubscribeRequest) -> list[tuple[Any, tuple[Any, Any]]]:
+        """What has to be read for a request, by a key: equal questions are asked once."""
+        where = (wanted.app, wanted.channel)
+        asked: list[tuple[Any, tuple[Any, Any]]] = []
+        if wanted.member and wanted.channel != interface.USERS:
+            asked.append((("members", *where), (self._queries.members, where)))
+        if wanted.cached:
+            asked.append((("cached", *where), (self._queries.cached, where)))
+        if wanted.counted:
+            asked.append((("counted", *where), (self._queries.counted, where)))
+        if wanted.watch:
+            key = ("watch", wanted.app, wanted.watch)
+            asked.append((key, (self._queries.watch, (wanted.app, interface.USERS, list(wanted.watch)))))
+        history = wanted.history
+        if history is not None:
+            after = history.after or interface.Position("", 0)
+            arguments = (
+                *where,
+                None if history.after is None else after.epoch,
+                after.offset,
+                history.max_entries,
+                history.max_bytes,
+                history.continued,
+            )
+            asked.append((("recovery", *arguments), (self._queries.recovery, arguments)))
+            if history.after is not None:
+                asked.append(
+                    (("kept", *where, after.offset), (self._queries.kept, (*where, after.offset, CHUNK_ENTRIES)))
+                )
+            elif history.rewind is not None:
+                limit = min(history.rewind.count or CHUNK_ENTRIES, CHUNK_ENTRIES)
+                newest = (*where, history.rewind.seconds, history.rewind.seconds, limit)
+                asked.append((("newest", *newest), (self._queries.newest, newest)))
+        return asked
+
+    def _result(self, wanted: interface.SubscribeRequest, found: dict[Any, list[Any]]) -> interface.SubscribeResult:
+        where = (wanted.app, wanted.channel)
+        members = dict(found.get(("members", *where), ()))
+        cached = found.get(("cached", *where))
+        counted = found.get(("counted", *where))
+        online = found.get(("watch", wanted.app, wanted.watch), ())
+        return interface.SubscribeResult(
+            members=tuple(interface.Member(*one) for one in members.items()) if wanted.member else (),
+            cached=cached[0][0] if cached else None,
+            subscribers=int(counted[0][0]) if counted else 0,
+            online=tuple(user for (user,) in online),
+            replayed=None if wanted.history is None else self._recovered(wanted, wanted.history, found),
+        )
+
+    def _recovered(
+        self, wanted: interface.SubscribeRequest, history: interface.RecoveryRequest, found: dict[Any, list[Any]]
+    ) -> interface.RecoveryResult:
+        questions = dict(self._questions(wanted))
+        rows = next(found[key] for key in questions if key[0] == "recovery")
+        if not rows:
+            reason = None if history.after is None else "epoch_changed"
+            return interface.RecoveryResult(None, reason=reason, complete=True)
+        epoch, top, _size, _seconds, reason, missed = rows[0]
+        position = interface.Position(epoch, top)
+        if reason is not None:
+            return interface.RecoveryResult(position, reason=reason, complete=True)
+        if history.after is not None:
+            kept = next(found[key] for key in questions if key[0] == "kept")
+            entries = _bounded([interface.Entry._make(row) for row in kept])
+            reached = entries[-1].offset if entries else history.after.offset
+            return interface.RecoveryResult(position, entries, missed, complete=reached == top)
+        if history.rewind is not None:
+            newest = next(found[key] for key in questions if key[0] == "newest")
+            entries = tuple(reversed(_bounded([interface.Entry._make(row) for row in newest])))
+            return interface.RecoveryResult(position, entries, len(entries), complete=True)
+        return interface.RecoveryResult(position, complete=True)
+
+    async def _update_interest(self, connection: database.AsyncConnection) -> None:
+        if not self._changed:
+            return
+        changed, self._changed = self._changed, set()
+        try:
+            came = [key for key in changed if key in self._interest]
+            went = [key for key in changed if key not in self._interest]
+            if came:
+                await connection.execute(self._queries.hear, tuple(map(list, zip(*came, strict=True))))
+            if went:
+                await connection.execute(self._queries.ignore, tuple(map(list, zip(*went, strict=True))))
+        except BaseException:
+            self._changed |= changed
+            raise
+
+    # -- the connection ------------------------------------------------------------------------------------------------
+
+    async def _connect(self) -> database.AsyncConnection:
+        if self._connection is None or self._connection.closed:
+            connection = await database.connect(self._address, f"reader {self._name}")
+            try:
+                await connection.execute(
+                    "CREATE TEMP TABLE interest (app text NOT NULL, channel text NOT NULL, PRIMARY KEY (app, channel))"
+                )
+            except BaseException:
+                await connection.close()
+                raise
+            self._changed = set(self._interest)
+            self._connection = connection
+        return self._connection
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+
+class _Queries:
+    """The statements of one schema."""
+
+    def __init__(self, schema: str) -> None:
+        name = sql.Identifier(schema)
+
+        def make(text: str) -> sql.Composed:
+            return sql.SQL(text).format(name)
+
+        look = (
+            "SELECT s.generation, s.trimmed_to, GREATEST(s.trimmed_to, COALESCE((SELECT MAX(id) FROM {0}.log), 0)), "
+            f"{_COLUMNS} FROM {{0}}.state s LEFT JOIN LATERAL ("
+            "SELECT * FROM {0}.log l WHERE l.id > %s CONDITION ORDER BY l.id LIMIT %s) l ON true ORDER BY l.id"
+        )
+        heard = (
+            f"AND (l.kind = {interface.Kind.CONTROL.value} OR l.channel = '{interface.USERS}' OR EXISTS ("
+            "SELECT 1 FROM pg_temp.interest i WHERE i.app = l.app AND i.channel = l.channel))"
+        )
+        self.all = make(look.replace("CONDITION", ""))
+        self.interesting = make(look.replace("CONDITION", heard))
+        self.hear = sql.SQL(
+            "INSERT INTO pg_temp.interest SELECT * FROM unnest(%s::text[], %s::text[]) ON CONFLICT DO NOTHING"
+        )
+        self.ignore = sql.SQL(
+            "DELETE FROM pg_temp.interest i USING unnest(%s::text[], %s::text[]) AS gone(app, channel) "
+            "WHERE i.app = gone.app AND i.channel = gone.channel"
+        )
+        self.members = make("SELECT user_id, info FROM {0}.members WHERE app = %s AND channel = %s ORDER BY seq")
+        self.cached = make("SELECT body FROM {0}.cache WHERE app = %s AND channel = %s AND expires > clock_timestamp()")
+        self.counted = make("SELECT COALESCE(SUM(subscribers), 0) FROM {0}.counts WHERE app = %s AND channel = %s")
+        self.watch = make(
+            "SELECT DISTINCT user_id FROM {0}.members WHERE app = %s AND channel = %s AND user_id = ANY(%s::text[])"
+        )
+        self.recovery = make("SELECT * FROM {0}.recovery_1(%s, %s, %s::text, %s, %s, %s, %s)")
+        self.kept = make(
+            f"SELECT {_COLUMNS} FROM {{0}}.log l WHERE l.app = %s AND l.channel = %s "
+            'AND l."offset" > %s ORDER BY l."offset" LIMIT %s'
+        )
+        self.newest = make(
+            f"SELECT {_COLUMNS} FROM {{0}}.log l JOIN {{0}}.streams s ON s.app = l.app AND s.channel = l.channel "
+            'WHERE l.app = %s AND l.channel = %s AND l."offset" > s."offset" - s.size AND l.created >= '
+            "clock_timestamp() - interval '1 second' * CASE WHEN %s > 0 THEN LEAST(s.seconds, %s) ELSE s.seconds END "
+            'ORDER BY l."offset" DESC LIMIT %s'
+        )
+
+
+def _bounded(entries: list[interface.Entry]) -> tuple[interface.Entry, ...]:
+    weight = 0
+    for index, entry in enumerate(entries):
+        weight += len(entry.body)
+        if weight > CHUNK_BYTES and index:
+            return tuple(entries[:index])
+    return tuple(entries)
+
+
+def _answer(one: Waiting, answer: interface.SubscribeResult | interface.Refused) -> None:
+    try:
+        one.ready(answer)
+    except Exception:
+        # A mistake that concerns one client must not leave the others without an answer.
+        logger.exception("A subscription to %s could not be answered", one.wanted.channel)

@@ -1,0 +1,241 @@
+"""The writing side of a worker: what is asked for while one group is under way is the next group."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import psycopg
+from psycopg import sql
+
+from fanfare.engine import errors
+from fanfare.engine.postgres import database, operations
+from fanfare.runtime.backoff import Backoff
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+GROUP_OPERATIONS: Final = 1_000
+# A notification wakes every worker: some 0.2 ms of the server's CPU for each. So they are sent at most this often.
+NOTIFY_S: Final = 0.005
+LONGEST_PAUSE_S: Final = 2.0
+MOST_PENDING: Final = 100_000  # calls; beyond it the engine refuses at once
+
+
+class Writer:
+    """One per worker, on its loop. `worker` is the id under which members and counts are written.
+
+    `reconnected` runs on each new connection before anything is written with it.
+    """
+
+    def __init__(
+        self,
+        address: database.Address,
+        *,
+        timeout_s: float,
+        reconnected: Callable[[], Awaitable[None]],
+        logged: Callable[[], None],
+    ) -> None:
+        self.worker = ""
+        self.failure: str | None = "The worker has not connected to the database yet"
+        self.groups = 0
+        self.operations = 0
+        self.expired = 0
+        self.reconnects = 0
+        self._address = address
+        self._timeout_s = timeout_s
+        self._reconnected = reconnected
+        self._logged = logged
+        self._pending: list[operations.Call] = []
+        self._wake = asyncio.Event()
+        self._connection: database.AsyncConnection | None = None
+        self._busy = asyncio.Lock()  # one statement at a time
+        self._notified_s = 0.0
+        self._stopping = False
+        self._apply = sql.SQL(operations.APPLY).format(sql.Identifier(address.schema))
+        self._notify = sql.SQL("SELECT pg_notify({}, '')").format(sql.Literal(address.topic))
+
+    # -- what is asked for ---------------------------------------------------------------------------------------------
+
+    def submit(self, call: operations.Call) -> None:
+        """Raises EngineUnavailable where too much waits already, or the writer has stopped."""
+        if self._stopping:
+            raise errors.EngineUnavailable("The engine is closed")
+        if len(self._pending) >= MOST_PENDING:
+            raise errors.EngineUnavailable(
+                f"{len(self._pending)} writes wait for the database; at most {MOST_PENDING} may"
+            )
+        self._pending.append(call)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Write groups until the task is cancelled. A failure of the database is waited out here."""
+        backoff = Backoff(first_s=0.05, longest_s=LONGEST_PAUSE_S)
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._pending:
+                try:
+                    await self._write_group()
+                except errors.EngineError as error:
+                    self._failed(str(error))
+                    await asyncio.sleep(backoff.failed())
+                else:
+                    backoff.succeeded()
+
+    async def ask(self, query: Any, parameters: Sequence[Any] = (), *, timeout_s: float | None = None) -> list[Any]:
+        """A statement between two groups. Raises EngineUnavailable."""
+        async with self._busy:
+            try:
+                async with asyncio.timeout(timeout_s or self._timeout_s):
+                    connection = await self._connect()
+                    cursor = await connection.execute(query, parameters)
+                    return await cursor.fetchall()
+            except (psycopg.Error, OSError, TimeoutError) as error:
+                await self._disconnect()
+                self._failed(describe(error))
+                raise errors.EngineUnavailable(f"The database cannot be reached: {describe(error)}") from error
+
+    def expire(self) -> int:
+        """Refuse what has waited for longer than the time-out. The number of calls."""
+        before = time.monotonic() - self._timeout_s
+        late = [call for call in self._pending if call.born < before]
+        if late:
+            self._pending = [call for call in self._pending if call.born >= before]
+            _settle(late, errors.EngineUnavailable(f"Timed out after {self._timeout_s:g} s waiting for the database"))
+        self.expired += len(late)
+        return len(late)
+
+    async def stop(self) -> None:
+        """Refuse what waits, and close the connection. Idempotent."""
+        self._stopping = True
+        waiting, self._pending = self._pending, []
+        _settle(waiting, errors.EngineUnavailable("The engine is closed"))
+        await self._disconnect()
+
+    async def flush(self) -> None:
+        """Write what waits, as far as the database is there. Raises EngineUnavailable."""
+        while self._pending:
+            await self._write_group()
+
+    def reopen(self) -> None:
+        self._stopping = False
+
+    # -- groups --------------------------------------------------------------------------------------------------------
+
+    async def _write_group(self) -> None:
+        async with self._busy:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    connection = await self._connect()
+            except (psycopg.Error, OSError, TimeoutError) as error:
+                await self._disconnect()
+                self.expire()
+                raise errors.EngineUnavailable(f"The database cannot be reached: {describe(error)}") from error
+            group: list[operations.Call] = []
+            size = 0
+            while self._pending and (not group or size + len(self._pending[0].operations) <= GROUP_OPERATIONS):
+                group.append(self._pending.pop(0))
+                size += len(group[-1].operations)
+            if group:
+                await self._apply_group(connection, group)
+
+    async def _apply_group(self, connection: database.AsyncConnection, group: list[operations.Call]) -> None:
+        try:
+            rows = await self._execute(connection, [one for call in group for one in call.operations])
+        except (psycopg.DataError, psycopg.ProgrammingError, psycopg.IntegrityError, ValueError) as error:
+            # One operation that the database does not take must not fail its neighbours.
+            if len(group) == 1:
+                logger.error("An operation was refused by the database: %s", describe(error))  # noqa: TRY400
+                _settle(group, errors.EngineUnavailable(f"The database refused it: {describe(error)}"))
+                return
+            for call in group:
+                await self._apply_group(connection, [call])
+            return
+        except (psycopg.Error, OSError, TimeoutError) as error:
+            await self._disconnect()
+            failure = errors.EngineUnavailable(f"The database did not acknowledge: {describe(error)}")
+            _settle(group, failure)
+            raise failure from error
+        except BaseException:
+            # The task was cancelled: the operations may have been committed or not.
+            _settle(group, errors.EngineUnavailable("The engine is closing"))
+            raise
+        self.failure = None
+        self.groups += 1
+        self.operations += len(rows)
+        _distribute(group, rows)
+        if any(call.logs for call in group):
+            self._logged()
+
+    async def _execute(
+        self, connection: database.AsyncConnection, wanted: Sequence[operations.Operation]
+    ) -> dict[int, operations.Row]:
+        now = time.monotonic()
+        notify = now - self._notified_s >= NOTIFY_S
+        if notify:
+            self._notified_s = now
+        elif not self._pending:
+            asyncio.get_running_loop().call_later(NOTIFY_S, self._notify_later)
+        async with asyncio.timeout(self._timeout_s):
+            cursor = await connection.execute(self._apply, operations.arguments(self.worker, wanted, notify=notify))
+            return {row[0] - 1: operations.Row._make(row) for row in await cursor.fetchall()}
+
+    def _notify_later(self) -> None:
+        """Send the notification that was left out of the last group, with a group of its own."""
+        if not self._stopping and not self._pending and time.monotonic() - self._notified_s >= NOTIFY_S:
+            self.submit(operations.Call([operations.Operation("touch")], lambda _rows, _error: None, logs=False))
+
+    # -- the connection ------------------------------------------------------------------------------------------------
+
+    async def _connect(self) -> database.AsyncConnection:
+        if self._connection is None or self._connection.closed:
+            self._connection = None
+            await self._reconnected()
+            self._connection = await database.connect(self._address, f"writer {self.worker}")
+            self.reconnects += 1
+        return self._connection
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    def _failed(self, why: str) -> None:
+        if self.failure != why:
+            self.failure = why
+            logger.error("%s", why)
+
+
+def _distribute(group: Sequence[operations.Call], rows: dict[int, operations.Row]) -> None:
+    start = 0
+    for call in group:
+        end = start + len(call.operations)
+        mine = {index - start: rows[index] for index in range(start, end) if index in rows}
+        _settle_one(call, mine, None)
+        start = end
+
+
+def _settle(calls: Sequence[operations.Call], error: errors.EngineError) -> None:
+    for call in calls:
+        _settle_one(call, {}, error)
+
+
+def _settle_one(call: operations.Call, rows: dict[int, operations.Row], error: errors.EngineError | None) -> None:
+    try:
+        call.settled(rows, error)
+    except Exception:
+        # A mistake of one caller must not leave the others without an answer.
+        logger.exception("The end of %s could not be handled", call.operations[0].name)
+
+
+def describe(error: BaseException) -> str:
+    """The first line of a database error: the others hold the statement, and may hold data."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]
