@@ -29,6 +29,7 @@ from fanfare import environment
 from fanfare.setting_types import (
     Choice,
     Declarations,
+    EngineName,
     Flag,
     Folder,
     Integer,
@@ -214,9 +215,11 @@ class Engine:
     """The engine."""
 
     ENGINE = Setting(
-        Choice(["local"]),
+        EngineName(["postgres", "postgresql"]),
         "local",
-        "What the workers share. `local` serves one machine with any number of workers and needs no other service.",
+        "What the workers share. `local` serves one machine with any number of workers and needs no other service. "
+        "`postgres://user:password@host:5432/database` serves any number of machines; `?schema=NAME` names the schema "
+        "(`fanfare`).",
     )
     SYNC = Setting(
         Choice(["normal", "full"]),

@@ -185,6 +185,30 @@ class Choice(Type[str]):
         return self.from_text(value)
 
 
+@dataclass(frozen=True)
+class EngineName(Type[str]):
+    """`local`, or the URL of a database. A URL may hold a password, so no message shows it."""
+
+    schemes: Sequence[str]
+    secret: bool = True
+
+    def allowed(self) -> str:
+        return ", ".join(["`local`", *(f"`{scheme}://…`" for scheme in self.schemes)])
+
+    def from_text(self, text: str) -> str:
+        if text.lower() == "local":
+            return "local"
+        if text.partition("://")[0] not in self.schemes or "://" not in text:
+            schemes = " or ".join(f"{scheme}://…" for scheme in self.schemes)
+            raise Refused(f"must be local or a URL such as {schemes}")
+        return text
+
+    def from_value(self, value: object) -> str:
+        if not isinstance(value, str):
+            raise Refused("must be a str")
+        return self.from_text(value)
+
+
 class _List(Type[list[str]]):
     """Items with commas between them in an environment variable, a list or a tuple in the settings module."""
 

@@ -20,13 +20,16 @@ def configure(
 ) -> None:
     """Say which engine this process will use. Touches nothing.
 
-    `name`: `local`. `folder`: the data folder. `sync`: `normal` (an acknowledged event survives the death of any
-    process) or `full` (and the loss of power). `log_seconds`: how long an announcement stays for a worker that is late;
-    one that is later starts again. `append_timeout`: seconds. Raises EngineMisconfigured for a value that it does not
-    know.
+    `name`: `local`, or the URL of a PostgreSQL database. `folder`: the data folder. `sync`: `normal` (an acknowledged
+    event survives the death of any process) or `full` (and the loss of power). `log_seconds`: how long an announcement
+    stays for a worker that is late; one that is later starts again. `append_timeout`: seconds. Raises
+    EngineMisconfigured for a value that it does not know.
     """
+    if name.startswith(("postgres://", "postgresql://")):
+        use(lambda: _postgres(name, log_seconds=log_seconds, append_timeout=append_timeout))
+        return
     if name != "local":
-        raise errors.EngineMisconfigured(f"FANFARE_ENGINE={name!r}: the engines are: local")
+        raise errors.EngineMisconfigured(f"FANFARE_ENGINE={public_name(name)!r}: the engines are: local, postgres://…")
     if sync not in ("normal", "full"):
         raise errors.EngineMisconfigured(f"FANFARE_SYNC={sync!r}: it is normal or full")
 
@@ -38,6 +41,22 @@ def configure(
         )
 
     use(make)
+
+
+def public_name(name: str) -> str:
+    """The name of an engine without the user and the password of a URL, for messages and pages."""
+    scheme, separator, rest = name.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}" if separator else name
+
+
+def _postgres(url: str, *, log_seconds: float, append_timeout: float) -> interface.Engine:
+    try:
+        from fanfare.engine.postgres import engine
+    except ImportError as error:
+        raise errors.EngineMisconfigured(
+            f"FANFARE_ENGINE names PostgreSQL, and {error.name} is not installed: pip install django-fanfare[postgres]"
+        ) from error
+    return engine.PostgresEngine(url, log_seconds=log_seconds, append_timeout=append_timeout)
 
 
 def use(make: Callable[[], interface.Engine]) -> None:

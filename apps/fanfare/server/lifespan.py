@@ -136,7 +136,7 @@ class Server:
         parts = {
             "worker": str(os.getpid()),
             "workers": str(self._workers),
-            "engine": conf.settings.ENGINE,
+            "engine": current.public_name(conf.settings.ENGINE),
             "data folder": str(conf.settings.DATA_DIR),
             **self._transport,
         }
