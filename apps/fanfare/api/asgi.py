@@ -28,11 +28,14 @@ from fanfare.applications import registry as registries
 from fanfare.engine import errors as engine_errors
 from fanfare.hub import hub as hubs
 from fanfare.hub import transports
+from fanfare.runtime.log_throttle import LogThrottle
 
 logger = logging.getLogger(__name__)
 
 ANY_ORIGIN = (b"access-control-allow-origin", b"*")
 JSON = (b"content-type", b"application/json")
+LOG_INTERVAL_S = 1.0  # for each code of a refusal; there are about thirty codes
+LOGGED_PATH_CHARACTERS = 200
 PREFLIGHT_SECONDS = 7_200  # how long a browser caches the answer to OPTIONS; Chromium's own maximum
 
 
@@ -49,7 +52,7 @@ class Api:
         self._hub = hub
         self._registry = registry
         self._now = now
-        self._refusals = refusals.RefusalLog(time.monotonic)
+        self._log = LogThrottle(logger, LOG_INTERVAL_S)
 
     async def __call__(self, scope: requests.Scope, receive: requests.Receive, send: requests.Send) -> None:
         self._hub.count("api.requests")
@@ -115,7 +118,17 @@ class Api:
 
     def _refuse(self, scope: requests.Scope, error: refusals.ApiError) -> Response:
         self._hub.count(f"api.refused.{error.status}")
-        self._refusals.note(error, scope)
+        client = scope.get("client")
+        self._log.warning(  # without the query, whose signature is valid for minutes
+            "API request refused: %s (%d) %.20s %.*r from %s",
+            error.code,
+            error.status,
+            scope["method"],
+            LOGGED_PATH_CHARACTERS,
+            scope["path"],
+            client[0] if client else "unknown",
+            key=error.code,
+        )
         return Response(error.status, _explain(str(error), error.code), error.headers())
 
 

@@ -19,12 +19,7 @@ A message about a limit carries both numbers. No message carries a secret, or a 
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
-
-logger = logging.getLogger(__name__)
+from typing import ClassVar
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -126,50 +121,3 @@ class Unavailable(ApiError):
 
 class Disconnected(Exception):
     """Not an ApiError: it has no answer."""
-
-
-# -- the log -----------------------------------------------------------------------------------------------------------
-
-SECONDS_PER_LINE = 1.0  # for each code; there are about thirty codes, so at most thirty lines a second
-SHOWN_CHARACTERS = 200  # of the path
-
-
-@dataclass(slots=True)
-class _Reason:
-    logged_at: float
-    left_out: int = 0
-
-
-class RefusalLog:
-    """Logs refusals, at most one line a second for each code. `now`: seconds of a monotonic clock."""
-
-    def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
-        self._reasons: dict[str, _Reason] = {}
-
-    def note(self, error: ApiError, scope: MutableMapping[str, Any]) -> None:
-        """Log a refusal, or count it for the next line of its code. The query is left out: its signature is valid for
-        minutes.
-        """
-        now = self._now()
-        reason = self._reasons.get(error.code)
-        if reason is None:
-            left_out = 0
-            self._reasons[error.code] = _Reason(now)
-        elif now - reason.logged_at < SECONDS_PER_LINE:
-            reason.left_out += 1
-            return
-        else:
-            left_out = reason.left_out
-            reason.logged_at, reason.left_out = now, 0
-        client = scope.get("client")
-        logger.warning(
-            "API request refused: %s (%d) %s %.*r from %s; %d more since the last such line",
-            error.code,
-            error.status,
-            scope["method"],
-            SHOWN_CHARACTERS,
-            scope["path"],
-            client[0] if client else "unknown",
-            left_out,
-        )

@@ -1,4 +1,4 @@
-"""What happens before an operation: routes, methods, bodies, and what the log says of refusals."""
+"""The steps before an operation: routes, methods, bodies, and the log of refusals."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from fanfare.api import asgi, operations, refusals, requests
+from fanfare.api import asgi, operations, requests
 from fanfare.applications import registry
 from tests.unit.api import fakes
 
@@ -244,20 +244,14 @@ def test_body_limit_admits_parts_at_their_own_limits() -> None:
     assert len(f'{{"batch":[{batch}]}}') <= operations.batch_body_limit(limits)
 
 
-def test_refusals_of_one_code_are_logged_once_a_second_with_their_number(caplog: pytest.LogCaptureFixture) -> None:
-    clock = 100.0
-    log = refusals.RefusalLog(lambda: clock)
-    scope = {"method": "POST", "path": "/apps/3/events\n" + "x" * 1_000, "query_string": b"auth_signature=abc"}
-    refusal = refusals.Unauthorized("no", code="invalid_signature")
+async def test_refusals_are_logged_without_the_query_and_once_a_second_for_each_code(
+    client: fakes.Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with caplog.at_level(logging.WARNING):
         for _ in range(5):
-            log.note(refusal, scope)
-        log.note(refusals.Invalid("no", code="invalid_json"), scope)
-        clock += refusals.SECONDS_PER_LINE
-        log.note(refusal, scope)
-    first, other, second = [record.getMessage() for record in caplog.records]
-    assert "invalid_signature (401) POST '/apps/3/events\\nxxx" in first
-    assert "invalid_json" in other
-    assert "4 more since" in second
-    assert len(first) < 400
-    assert "abc" not in caplog.text
+            await ask(client, "POST", "/apps/3/events?auth_key=abc")
+        await ask(client, "GET", "/apps/3/" + "x" * 1_000)
+    unsigned, unknown = [record.getMessage() for record in caplog.records]
+    assert unsigned == "API request refused: missing_parameter (401) POST '/apps/3/events' from 192.0.2.1"
+    assert "unknown_route (404) GET '/apps/3/xxx" in unknown
+    assert len(unknown) < 400
