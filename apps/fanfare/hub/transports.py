@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fanfare.hub import on_any, on_daphne, on_uvicorn, writers
-from fanfare.sockets import exchange, protocol
+from fanfare.sockets import asgi, protocol
 
 server_config = on_uvicorn.server_config
 tune = on_uvicorn.tune
@@ -43,7 +43,7 @@ def listen(send: Any, listener: protocol.Listener) -> bool:
 
 def _own(send: Any) -> protocol.WebSocketProtocol | None:
     of = getattr(send, "__self__", None)
-    return of.socket if isinstance(of, exchange.Exchange) else None
+    return of.socket if isinstance(of, asgi.AsgiConnection) else None
 
 
 def keep_out_of_log(send: Any) -> None:

@@ -1,9 +1,9 @@
-"""WebSockets below ASGI: a protocol class for uvicorn that costs an idle connection next to nothing.
+"""Connections below ASGI, for uvicorn: a WebSocket class, and limits for HTTP connections.
 
     uvicorn myproject.asgi:application --ws fanfare.sockets.protocol:WebSocketProtocol
 
-It is an ordinary ASGI WebSocket server, and it offers one thing more: an application may hand its connection over to a
-listener and return, and is then called for each message, with no task, no queue and no scope kept.
+The WebSocket class is an ordinary ASGI server with one addition: an application may hand its connection over to a
+listener and return. The listener is then called for each message, and no task, queue or scope is kept.
 
-No Django, and nothing of the rooms above: uvicorn loads it before the project.
+uvicorn imports this package before the project, so it imports no Django and nothing of the layers above.
 """

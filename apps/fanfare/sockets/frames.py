@@ -1,17 +1,15 @@
 """WebSocket frames as a server reads and writes them: RFC 6455 §5 without extensions. No I/O.
 
-Unmasking is done in C by `websockets`, which uvicorn brings along.
+`websockets`, which uvicorn requires, unmasks them in C.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from fanfare.sockets import errors
-
 try:
     from websockets.speedups import apply_mask
-except ImportError:  # no wheel for this machine: the same in Python
+except ImportError:  # no binary for this platform: the same in Python
     from websockets.utils import apply_mask
 
 CONTINUATION: Final = 0x0
@@ -25,14 +23,14 @@ CONTROL_OPCODES: Final = (CLOSE, PING, PONG)
 
 NORMAL: Final = 1000
 PROTOCOL_ERROR: Final = 1002
-NO_CODE: Final = 1005  # stands for a close frame that has none; never on the wire
-ABNORMAL: Final = 1006  # stands for a connection that ended without a close frame; never on the wire
+NO_CODE: Final = 1005  # stands for a close frame without a code; never sent
+ABNORMAL: Final = 1006  # stands for a connection that ended without a close frame; never sent
 INVALID_TEXT: Final = 1007
 TOO_BIG: Final = 1009
 INTERNAL_ERROR: Final = 1011
 SERVICE_RESTART: Final = 1012
 
-FRAGMENT: Final = (CONTINUATION, b"")  # what Reader.take says of a part of a message
+FRAGMENT: Final = (CONTINUATION, b"")  # Reader.take returns it for a part of a message
 
 MAX_CONTROL_BYTES: Final = 125
 MAX_REASON_BYTES: Final = MAX_CONTROL_BYTES - 2
@@ -40,24 +38,33 @@ MAX_REASON_BYTES: Final = MAX_CONTROL_BYTES - 2
 _FINAL: Final = 0x80
 _RESERVED: Final = 0x70
 _MASKED: Final = 0x80
-_SMALLEST: Final = 2  # the bytes of a header that tell how long the header is
+_SMALLEST: Final = 2  # the bytes of a header that say how long the header is
+
+
+class ProtocolViolation(Exception):
+    """The client violated RFC 6455, or its message is too large. `code`: the close code."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
 
 
 class Reader:
-    """Bytes in, messages out: `feed`, then `take` until it has nothing more.
+    """Bytes in, messages out: call `feed`, then `take` until it returns None.
 
-    A message larger than `max_bytes` is refused as soon as a header says so, before its bytes are kept. Whatever the
-    pieces that bytes come in, each is copied a bounded number of times.
+    A message larger than `max_bytes` is refused as soon as a header says so, before its bytes are stored. Each byte is
+    copied a bounded number of times, whatever the sizes of the pieces.
     """
 
     __slots__ = ("_buffer", "_max_bytes", "_message", "_opcode", "_start", "_wanted")
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._buffer: bytes | bytearray = b""  # what was fed; a bytearray only while a frame comes in pieces
+        self._buffer: bytes | bytearray = b""  # unread bytes; a bytearray only while a frame arrives in pieces
         self._start = 0  # of the next frame in it
-        self._wanted = _SMALLEST  # bytes from there without which the next frame says nothing new
-        self._opcode = CONTINUATION  # of the fragmented message that is under way; CONTINUATION: there is none
+        self._wanted = _SMALLEST  # bytes from there that the next step needs
+        self._opcode = CONTINUATION  # of the incomplete fragmented message; CONTINUATION: none
         self._message: bytes | bytearray = b""  # its fragments so far
 
     def feed(self, data: bytes) -> None:
@@ -73,9 +80,8 @@ class Reader:
     def take(self) -> tuple[int, bytes] | None:
         """The next message or control frame, as its opcode and its payload. None: more bytes are needed.
 
-        A fragment that does not end its message is FRAGMENT: whoever counts frames has to see each of them, for one
-        read from a socket can hold 40,000. Raises errors.ProtocolViolation with the code to close with; nothing can be
-        taken after that.
+        For a fragment that does not end its message it returns FRAGMENT, so that the caller can count frames: one read
+        from a socket can hold 40,000. Raises ProtocolViolation; nothing can be taken after that.
         """
         while len(self._buffer) - self._start >= self._wanted:
             frame = self._take_frame()
@@ -96,12 +102,12 @@ class Reader:
             opcode, payload = self._opcode, bytes(self._message)
             self._opcode, self._message = CONTINUATION, b""
             return opcode, payload
-        if self._start:  # what was taken is let go: an idle connection keeps no more than the frame that it began
+        if self._start:  # an idle connection keeps no more than its incomplete frame
             self._buffer, self._start = self._buffer[self._start :], 0
         return None
 
     def _take_frame(self) -> tuple[int, bytes] | None:
-        """The first byte and the payload of the next frame. None: `_wanted` says now how many bytes it needs."""
+        """The first byte and the payload of the next frame. None: it needs `_wanted` bytes."""
         buffer, start = self._buffer, self._start
         first, second = buffer[start], buffer[start + 1]
         size = second & 0x7F
@@ -109,7 +115,7 @@ class Reader:
         if size >= 126:
             header = 8 if size == 126 else 14
             if len(buffer) - start < header:
-                self._check_header(first, second, size)  # what is wrong already need not be waited for
+                self._check_header(first, second, size)  # refuse it before the rest of the header arrives
                 self._wanted = header
                 return None
             size = int.from_bytes(buffer[start + 2 : start + header - 4], "big")
@@ -130,24 +136,24 @@ class Reader:
     def _check_header(self, first: int, second: int, size: int) -> None:
         opcode = first & 0x0F
         if first & _RESERVED:
-            raise errors.ProtocolViolation(PROTOCOL_ERROR, "A reserved bit is set")
+            raise ProtocolViolation(PROTOCOL_ERROR, "A reserved bit is set")
         if not second & _MASKED:
-            raise errors.ProtocolViolation(PROTOCOL_ERROR, "A client's frames are masked")
+            raise ProtocolViolation(PROTOCOL_ERROR, "A client's frames are masked")
         if opcode in CONTROL_OPCODES:
             if not first & _FINAL:
-                raise errors.ProtocolViolation(PROTOCOL_ERROR, "A control frame is fragmented")
+                raise ProtocolViolation(PROTOCOL_ERROR, "A control frame is fragmented")
             if size > MAX_CONTROL_BYTES:
-                raise errors.ProtocolViolation(PROTOCOL_ERROR, f"A control frame is over {MAX_CONTROL_BYTES} bytes")
+                raise ProtocolViolation(PROTOCOL_ERROR, f"A control frame is over {MAX_CONTROL_BYTES} bytes")
         elif opcode in DATA_OPCODES:
             if self._opcode != CONTINUATION:
-                raise errors.ProtocolViolation(PROTOCOL_ERROR, "A message begins inside another one")
+                raise ProtocolViolation(PROTOCOL_ERROR, "A message begins inside another one")
         elif opcode != CONTINUATION:
-            raise errors.ProtocolViolation(PROTOCOL_ERROR, f"Opcode {opcode} is not known")
+            raise ProtocolViolation(PROTOCOL_ERROR, f"Opcode {opcode} is not known")
         elif self._opcode == CONTINUATION:
-            raise errors.ProtocolViolation(PROTOCOL_ERROR, "A continuation of nothing")
+            raise ProtocolViolation(PROTOCOL_ERROR, "A continuation of nothing")
         total = size + (len(self._message) if opcode == CONTINUATION else 0)
         if total > self._max_bytes:
-            raise errors.ProtocolViolation(TOO_BIG, f"{total} bytes, at most {self._max_bytes}")
+            raise ProtocolViolation(TOO_BIG, f"{total} bytes, at most {self._max_bytes}")
 
 
 def frame(opcode: int, payload: bytes) -> bytes:
@@ -167,27 +173,27 @@ def text(payload: bytes) -> bytes:
 
 
 def close(code: int, reason: str = "") -> bytes:
-    """A close frame; of `reason`, as much as it has room for. NO_CODE and ABNORMAL make one without a code."""
+    """A close frame with `reason`, cut to MAX_REASON_BYTES. NO_CODE and ABNORMAL make one without a code."""
     if code in (NO_CODE, ABNORMAL):
         return frame(CLOSE, b"")
-    # It may quote what a client sent, and JSON can hold half a surrogate pair.
+    # The reason may quote a client, and JSON can hold half a surrogate pair.
     cut = reason.encode(errors="replace")[:MAX_REASON_BYTES].decode(errors="ignore")
     return frame(CLOSE, code.to_bytes(2, "big") + cut.encode())
 
 
 def read_close(payload: bytes) -> tuple[int, str]:
-    """Code and reason of a client's close frame. Raises errors.ProtocolViolation (RFC 6455 §7.4)."""
+    """Code and reason of a client's close frame. Raises ProtocolViolation (RFC 6455 §7.4)."""
     if not payload:
         return NO_CODE, ""
     code = int.from_bytes(payload[:2], "big")
     if len(payload) == 1 or not may_be_sent(code):
-        raise errors.ProtocolViolation(PROTOCOL_ERROR, "The close code is not valid")
+        raise ProtocolViolation(PROTOCOL_ERROR, "The close code is not valid")
     try:
         return code, payload[2:].decode()
     except UnicodeDecodeError:
-        raise errors.ProtocolViolation(INVALID_TEXT, "The close reason is not UTF-8") from None
+        raise ProtocolViolation(INVALID_TEXT, "The close reason is not UTF-8") from None
 
 
 def may_be_sent(code: int) -> bool:
-    """Whether a close frame may hold this code: RFC 6455 §7.4, and the registry that it founds."""
+    """Whether a close frame may have this code: RFC 6455 §7.4 and its IANA registry."""
     return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code < 5000

@@ -1,6 +1,6 @@
 """The opening handshake: RFC 6455 §4.2. No I/O.
 
-The request comes from uvicorn's HTTP parser, which has checked its syntax; here it is checked for what it asks.
+uvicorn's HTTP parser has checked the request's syntax; this module checks that it is a WebSocket handshake.
 """
 
 from __future__ import annotations
@@ -13,20 +13,32 @@ import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from fanfare.sockets import errors
-
 Headers = list[tuple[bytes, bytes]]
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 §1.3
 _VERSION: Final = b"13"
 _SWITCHING: Final = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 §5.6.2
-_NOT_IN_A_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # a line break here would begin a header of its own
-_OWN_HEADERS: Final = (b"content-length", b"transfer-encoding", b"connection")  # of a response: ours alone
+_NOT_IN_A_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # a line break would begin another header
+_OWN_HEADERS: Final = (b"content-length", b"transfer-encoding", b"connection")  # of a response: set here only
+
+
+class HandshakeRefused(Exception):
+    """The request is not a WebSocket handshake. `status`, `headers`: of the answer."""
+
+    def __init__(self, status: int, reason: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+
+
+class HeaderInvalid(Exception):
+    """The application gave a header that cannot be sent: a name or a value with a character that HTTP forbids."""
 
 
 class Request(NamedTuple):
-    """`target`: as it came. `headers`: names in lower case, in the order of the request."""
+    """`target`: as it was sent. `headers`: names in lower case, in the order of the request."""
 
     method: bytes
     target: bytes
@@ -50,7 +62,7 @@ class Request(NamedTuple):
 
 
 def read(head: bytes) -> Request:
-    """A request's head, as uvicorn writes it down again for the class that takes over from its parser."""
+    """Parse a request's head, which uvicorn serializes again for the WebSocket class."""
     first, *lines = head[: head.index(b"\r\n\r\n")].split(b"\r\n")
     method, target, _version = first.split(b" ", 2)
     headers = []
@@ -61,21 +73,21 @@ def read(head: bytes) -> Request:
 
 
 def key(request: Request) -> bytes:
-    """The client's key, of a request that is a handshake. Raises errors.HandshakeRefused."""
+    """The client's key. Raises HandshakeRefused if the request is not a handshake."""
     if request.method != b"GET":
-        raise errors.HandshakeRefused(405, "A WebSocket begins with GET", ((b"allow", b"GET"),))
+        raise HandshakeRefused(405, "A WebSocket begins with GET", ((b"allow", b"GET"),))
     if not request.target.isascii():
-        raise errors.HandshakeRefused(400, "The target is not ASCII")
+        raise HandshakeRefused(400, "The target is not ASCII")
     if b"upgrade" not in [token.lower() for token in request.tokens(b"connection")]:
-        raise errors.HandshakeRefused(426, "Connection: Upgrade is missing", ((b"upgrade", b"websocket"),))
+        raise HandshakeRefused(426, "Connection: Upgrade is missing", ((b"upgrade", b"websocket"),))
     if [token.lower() for token in request.tokens(b"upgrade")] != [b"websocket"]:
-        raise errors.HandshakeRefused(426, "Upgrade: websocket is missing", ((b"upgrade", b"websocket"),))
+        raise HandshakeRefused(426, "Upgrade: websocket is missing", ((b"upgrade", b"websocket"),))
     keys = request.values(b"sec-websocket-key")
     if len(keys) != 1 or not _is_key(keys[0]):
-        raise errors.HandshakeRefused(400, "Sec-WebSocket-Key must be there once, 16 bytes in base64")
+        raise HandshakeRefused(400, "Sec-WebSocket-Key must appear once, with 16 bytes in base64")
     if request.values(b"sec-websocket-version") != [_VERSION]:
         version = ((b"sec-websocket-version", _VERSION), (b"upgrade", b"websocket"))
-        raise errors.HandshakeRefused(426, "Sec-WebSocket-Version must be there once, and be 13", version)
+        raise HandshakeRefused(426, "Sec-WebSocket-Version must appear once, with 13", version)
     return keys[0]
 
 
@@ -86,7 +98,7 @@ def switching(client_key: bytes, headers: Iterable[tuple[bytes, bytes]]) -> byte
 
 
 def response(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bytes:
-    """Any other answer, whole. Its framing is added; what `headers` say of that is left out."""
+    """A complete HTTP response. Framing headers are added here; those in `headers` are dropped."""
     try:
         phrase = http.HTTPStatus(status).phrase
     except ValueError:
@@ -101,9 +113,9 @@ def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     lines = []
     for name, value in headers:
         if not _TOKEN.fullmatch(name):
-            raise errors.HeaderInvalid(f"{name!r} is no name of a header")
+            raise HeaderInvalid(f"{name!r} is not a header name")
         if _NOT_IN_A_VALUE.search(value):
-            raise errors.HeaderInvalid(f"The header {name!r} has a control character in its value")
+            raise HeaderInvalid(f"The header {name!r} has a control character in its value")
         lines.append(b"%b: %b\r\n" % (name, value))
     return b"".join(lines)
 

@@ -1,8 +1,8 @@
-"""One WebSocket on one transport, as uvicorn makes it from an HTTP request that asks for one.
+"""One WebSocket on one transport, which uvicorn creates from an HTTP upgrade request.
 
-What it costs, beside the class that uvicorn picks by itself, is in docs/explanation/performance.md. The savings: no
-task, queue, scope and header objects once the connection is handed over; no timers of its own; no parser state between
-frames; no compression, which is not offered.
+docs/explanation/performance.md compares its cost with uvicorn's default class. The savings: no task, queue, scope and
+header objects once the connection is handed over; no timer for each connection; no parser state between frames; no
+compression.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import enum
 import logging
 import urllib.parse
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
-from fanfare.sockets import errors, exchange, frames, handshake, pings
+from fanfare.runtime.supervisor import Supervisor
+from fanfare.sockets import asgi, frames, handshake, keepalive
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
@@ -26,18 +27,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("uvicorn.error")
 
-CLOSE_S: Final = 10.0  # that a client has to answer a close frame, as in uvicorn
-FLUSH_S: Final = 10.0  # that it has to read what was written before the end, which it has seen itself
-LINGER_S: Final = 2.0  # that it has to read why it was dropped, or that the server stops
-FRAMES_PER_TURN: Final = 64  # then others get the loop: one read from a socket can hold 40,000 small frames
+HANDSHAKE_S: Final = 30.0  # for the application's answer to the handshake
+CLOSE_S: Final = 10.0  # for the client's answer to a close frame, as in uvicorn
+FLUSH_S: Final = 10.0  # for the client to read the remaining bytes after it has ended the connection itself
+LINGER_S: Final = 2.0  # for the client to read the reason after the server has ended the connection
+FRAMES_PER_TURN: Final = 64  # then other connections get the loop: one read can hold 40,000 small frames
 
 
 class Listener(Protocol):
-    """Who gets the messages of a connection that was handed over. It never makes the client wait.
+    """Gets the messages of a connection that was handed over, synchronously.
 
-    It may write, close and abort while it is called. What it raises is logged and ends the connection with 1011.
-    `answers`: texts that are answered with a ready frame and without a call, both in bytes. Of 10,000 idle clients that
-    ping, every ping meets a processor that has forgotten the way; this is half of it.
+    Its methods may write, close and abort. An exception is logged and closes the connection with 1011. `answers`: the
+    frame to send, by text, both in bytes, for texts that are answered without a call. With 10,000 idle clients the CPU
+    caches are cold at every ping; this halves the cost of the answer.
     """
 
     answers: Mapping[bytes, bytes]
@@ -45,50 +47,51 @@ class Listener(Protocol):
     def received(self, text: str) -> None: ...
     def received_binary(self) -> None: ...
     def end(self) -> None:
-        """Nothing more comes: one side closed, or the connection is gone. Called once."""
+        """The connection was closed by one side, or is lost. Called once, after the last message."""
 
 
 class State(enum.IntEnum):
-    CONNECTING = 0  # the application has not answered yet
+    CONNECTING = 0  # the application has not answered the handshake yet
     OPEN = 1
-    CLOSING = 2  # we sent a close frame, and wait for the client's
-    ENDING = 3  # nothing is written any more, and what comes is not looked at
-    GONE = 4  # the transport has ended, and may raise when it is touched
+    CLOSING = 2  # the server has sent a close frame and waits for the client's
+    ENDING = 3  # nothing more is written, and bytes from the client are ignored
+    GONE = 4  # the transport has ended, and may raise when it is used
 
 
-# The hot path asks for them, and a member of an enum costs twice a global.
+# For the hot path: an enum member costs twice as much as a global.
 OPEN: Final = State.OPEN
 CLOSING: Final = State.CLOSING
 ENDING: Final = State.ENDING
 
 
 class Shared:
-    """What all connections of one server share, so that none of them holds more than one reference."""
+    """State that all connections of one server share through one reference each."""
 
     def __init__(self, config: Config, server_state: ServerState) -> None:
         self.config = config
         self.app: Any = config.loaded_app
         self.connections: set[Any] = server_state.connections
-        self.tasks = server_state.tasks
+        self.tasks = server_state.tasks  # uvicorn waits for them when it stops
+        self.supervisor = Supervisor(logger)
         self.server_state = weakref.ref(server_state)
         self.root_path = config.root_path
         interval, timeout = config.ws_ping_interval, config.ws_ping_timeout
-        self.wheel = pings.Wheel(interval, timeout) if interval is not None and interval > 0 else None
+        self.keepalive = keepalive.Keepalive(interval, timeout) if interval is not None and interval > 0 else None
 
 
 _shared: weakref.WeakKeyDictionary[ServerState, Shared] = weakref.WeakKeyDictionary()
 
 
 class WebSocketProtocol(asyncio.Protocol):
-    """uvicorn's interface of a WebSocket class above, an ASGI application or a Listener below.
+    """A WebSocket class for uvicorn, with an ASGI application or a Listener above it.
 
-    It is the writer of its own connection too: see `fanfare.hub.writers.Writer` for what `write` to `is_gone` promise.
+    It is also the writer of its connection: `write` to `is_gone` implement `fanfare.hub.writers.Writer`.
     """
 
     __slots__ = (
         "__weakref__",
         "_app_state",
-        "_exchange",
+        "_asgi",
         "_held",
         "_key",
         "_listener",
@@ -118,19 +121,19 @@ class WebSocketProtocol(asyncio.Protocol):
         self._shared = shared
         self._transport: Any = None
         self._reader = frames.Reader(shared.config.ws_max_size)
-        self._exchange: exchange.Exchange | None = None
+        self._asgi: asgi.AsgiConnection | None = None
         self._listener: Listener | None = None
-        self._app_state: dict[str, Any] | None = app_state  # until the request is read
-        self._key = b""  # of the request, until it is answered
+        self._app_state: dict[str, Any] | None = app_state  # None once the request was read
+        self._key = b""  # of the handshake, until it is answered
         self._state = State.CONNECTING
         self._timer: asyncio.TimerHandle | None = None
-        self._held = False  # the transport does not read, because what came has to be dealt with first
-        self._pong: bytes | None = None  # an answer that waits until the client reads
+        self._held = False  # the transport does not read, because earlier bytes wait for the application
+        self._pong: bytes | None = None  # waits until the client reads
         self._max_buffer_bytes = 0
-        self.is_paused = False  # the client does not read: more than the transport's mark is buffered
+        self.is_paused = False  # the client reads slowly: the write buffer is above the transport's high-water mark
         self.heard = False
-        self.pinged_at = pings.NOT_PINGED
-        self.slot: set[pings.Pinged] | None = None
+        self.pinged_at = keepalive.NOT_PINGED
+        self.slot: set[Any] | None = None
 
     # -- the transport's side ------------------------------------------------------------------------------------------
 
@@ -146,11 +149,11 @@ class WebSocketProtocol(asyncio.Protocol):
         elif self._app_state is not None:
             self._begin(handshake.read(data))
         elif self._state is State.CONNECTING:
-            self._reader.feed(data)  # it should have waited for the answer
+            self._reader.feed(data)  # sent before the handshake was answered
             self._hold()
 
     def eof_received(self) -> None:
-        """The client writes no more, and a WebSocket has no half that could go on alone."""
+        """The client sends nothing more. A WebSocket cannot go on in one direction."""
         self._ended(frames.ABNORMAL, "")
         self._end(FLUSH_S)
 
@@ -162,21 +165,21 @@ class WebSocketProtocol(asyncio.Protocol):
         if self._pong is not None:
             pong, self._pong = self._pong, None
             self.write_frame(pong)
-        if self._exchange is not None:
-            self._exchange.writable()
+        if self._asgi is not None:
+            self._asgi.writable()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._shared.connections.discard(self)
         self._stop_timers()
         self._state = State.GONE
         self._ended(frames.ABNORMAL, "")
-        if self._exchange is not None:
-            self._exchange.writable()
+        if self._asgi is not None:
+            self._asgi.writable()
 
     # -- uvicorn's side ------------------------------------------------------------------------------------------------
 
     def shutdown(self) -> None:
-        """The server stops: say so, and go."""
+        """uvicorn stops: close the connection with 1012."""
         if self._state is State.CONNECTING:
             self.deny(503, [], b"")
             return
@@ -192,13 +195,14 @@ class WebSocketProtocol(asyncio.Protocol):
         app_state, self._app_state = self._app_state or {}, None
         try:
             self._key = handshake.key(request)
-        except errors.HandshakeRefused as refusal:
-            logger.info("A WebSocket was refused with %d: %s", refusal.status, refusal.reason)
+        except handshake.HandshakeRefused as refusal:
+            logger.debug("A WebSocket handshake was refused with %d: %s", refusal.status, refusal.reason)
             headers = [*refusal.headers, (b"content-type", b"text/plain; charset=utf-8")]
             self.deny(refusal.status, headers, refusal.reason.encode())
             return
-        self._exchange = exchange.Exchange(self, self._scope(request, app_state))
-        task = asyncio.get_running_loop().create_task(self._exchange.run(shared.app))
+        self._asgi = asgi.AsgiConnection(self, self._scope(request, app_state))
+        self._start_timer(HANDSHAKE_S, self._handshake_timed_out)
+        task = shared.supervisor.spawn("WebSocket application", self._asgi.run(shared.app))
         shared.tasks.add(task)
         task.add_done_callback(shared.tasks.discard)
 
@@ -224,7 +228,7 @@ class WebSocketProtocol(asyncio.Protocol):
 
     @property
     def is_logged(self) -> bool:
-        """Whether connections have a line in the log: not with `--no-access-log`."""
+        """Whether connections are logged: not with `--no-access-log`."""
         return self._shared.config.access_log
 
     @property
@@ -232,20 +236,21 @@ class WebSocketProtocol(asyncio.Protocol):
         return self._state is State.CONNECTING
 
     def accept(self, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Open the WebSocket. What the client sends may come from now on."""
+        """Open the WebSocket and read the client's frames."""
         state = self._shared.server_state()
         given = [*(state.default_headers if state is not None else ()), *headers]
         if subprotocol:
             given.append((b"sec-websocket-protocol", subprotocol.encode("latin-1")))
         self._transport.write(handshake.switching(self._key, given))
         self._key = b""
+        self._stop_timers()
         self._state = OPEN
-        if self._shared.wheel is not None:
-            self._shared.wheel.add(self)
+        if self._shared.keepalive is not None:
+            self._shared.keepalive.add(self)
         self.read_on()
 
     def deny(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-        """Answer the request with something else than a WebSocket."""
+        """Answer the handshake with an HTTP response."""
         state = self._shared.server_state()
         given = [*(state.default_headers if state is not None else ()), *headers]
         self._transport.write(handshake.response(status, given, body))
@@ -255,19 +260,19 @@ class WebSocketProtocol(asyncio.Protocol):
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def read_on(self) -> None:
-        """What stood in the way of the next message is gone."""
+        """Read on: the application has received its message."""
         if self._held:
             self._read()
 
     def listen(self, listener: Listener) -> None:
-        """Hand the connection over: each message goes to `listener` as it comes, and the ASGI application is done.
+        """Hand the connection over: from now on each message is a call of `listener`.
 
-        For an accepted connection, called by its application, which then returns. What came before is delivered here,
-        before this returns, and where the connection has ended meanwhile, the end follows in the same turn of the loop.
+        The application of an accepted connection calls it and then returns. Messages that have arrived already are
+        delivered before this returns. If the connection has ended already, `end` follows in the same turn of the loop.
         """
-        if self._state is State.CONNECTING or self._exchange is None:
-            raise errors.UnexpectedMessage("Only an accepted connection can be handed over, and only once.")
-        before, self._exchange = self._exchange, None
+        if self._state is State.CONNECTING or self._asgi is None:
+            raise asgi.UnexpectedMessage("Only an accepted connection can be handed over, and only once.")
+        before, self._asgi = self._asgi, None
         self._listener = listener
         for message in before.waiting():
             if message["type"] == "websocket.receive":
@@ -278,11 +283,11 @@ class WebSocketProtocol(asyncio.Protocol):
             self._ended(frames.ABNORMAL, "")
 
     def _read(self) -> None:
-        """Deal with what came, for a turn at most, and let the transport read only if nothing is left to deal with."""
+        """Handle up to FRAMES_PER_TURN frames. The transport reads again when all of them are handled."""
         try:
             for _ in range(FRAMES_PER_TURN):
                 if self._state is OPEN:
-                    if self._exchange is not None and self._exchange.is_full():
+                    if self._asgi is not None and self._asgi.is_full():
                         self._hold()
                         return
                 elif self._state is not CLOSING:
@@ -292,8 +297,8 @@ class WebSocketProtocol(asyncio.Protocol):
                     self._release()
                     return
                 self._handle(*frame)
-        except errors.ProtocolViolation as violation:
-            logger.debug("A WebSocket was ended with %d: %s", violation.code, violation.reason)
+        except frames.ProtocolViolation as violation:
+            logger.debug("A WebSocket was closed with %d: %s", violation.code, violation.reason)
             self._fail(violation.code, violation.reason)
             return
         if self._state < ENDING:
@@ -314,39 +319,39 @@ class WebSocketProtocol(asyncio.Protocol):
         if opcode == frames.CLOSE:
             self._close_received(*frames.read_close(payload))
         elif self._state is not OPEN:
-            return  # of what comes after our close, only the client's close matters
+            return  # after the server's close frame only the client's matters
         elif opcode == frames.TEXT:
             listener = self._listener
-            # One that does not read its answers is the listener's to let go.
+            # A client that does not read goes to the listener, which disconnects it.
             if listener is not None and not self.is_paused and payload in listener.answers:
                 self._transport.write(listener.answers[payload])
                 return
             try:
                 text = payload.decode()
             except UnicodeDecodeError:
-                raise errors.ProtocolViolation(frames.INVALID_TEXT, "The text is not UTF-8") from None
-            if self._exchange is None:
+                raise frames.ProtocolViolation(frames.INVALID_TEXT, "The text is not UTF-8") from None
+            if self._asgi is None:
                 self._tell(text)
             else:
-                self._exchange.put({"type": "websocket.receive", "text": text})
+                self._asgi.put({"type": "websocket.receive", "text": text})
         elif opcode == frames.BINARY:
-            if self._exchange is None:
+            if self._asgi is None:
                 self._tell(None)
             else:
-                self._exchange.put({"type": "websocket.receive", "bytes": payload})
+                self._asgi.put({"type": "websocket.receive", "bytes": payload})
         elif opcode == frames.PING:
             self._ping_received(payload)
 
     def _ping_received(self, payload: bytes) -> None:
         pong = frames.frame(frames.PONG, payload)
         if self.is_paused:
-            # The last one answers them all (RFC 6455 §5.5.3); or pongs pile up for who never reads.
+            # The last pong answers all pings (RFC 6455 §5.5.3): pongs must not accumulate for a client that never reads.
             self._pong = pong
         else:
             self._transport.write(pong)
 
     def _tell(self, text: str | None) -> None:
-        """The listener, if it has not closed. `text`: None stands for a binary message."""
+        """Call the listener, unless it has closed the connection. `text`: None for a binary message."""
         listener = self._listener
         if listener is None:
             return
@@ -365,10 +370,10 @@ class WebSocketProtocol(asyncio.Protocol):
             self._ended(code, reason)
         self._end(FLUSH_S)
 
-    # -- writing: the hub's one way to this client ---------------------------------------------------------------------
+    # -- writing, for the hub ------------------------------------------------------------------------------------------
 
     def bound(self, max_buffer_bytes: int) -> WebSocketProtocol:
-        """Above so many buffered bytes `write` calls the client slow."""
+        """Set the number of buffered bytes above which `write` returns True."""
         self._max_buffer_bytes = max_buffer_bytes
         return self
 
@@ -395,7 +400,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._state = CLOSING
         self._start_timer(CLOSE_S)
         self._ended(code, reason)
-        if self._held:  # the client's close frame is behind what waits; and the caller may be in the midst of it
+        if self._held:  # the client's close frame may be behind the waiting bytes; the caller may be in `_read`
             asyncio.get_running_loop().call_soon(self._read)
 
     def abort(self) -> None:
@@ -408,7 +413,7 @@ class WebSocketProtocol(asyncio.Protocol):
         return 0 if self._state is State.GONE else int(self._transport.get_write_buffer_size())
 
     def is_closing(self) -> bool:
-        # asyncio's transport notices a dead client while it writes, and says so a turn later.
+        # asyncio's transport detects a lost client while it writes, and reports it one turn later.
         return self._state >= CLOSING or bool(self._transport.is_closing())
 
     def is_gone(self) -> bool:
@@ -420,18 +425,19 @@ class WebSocketProtocol(asyncio.Protocol):
         self._transport.write(_PING)
 
     def timed_out(self) -> None:
-        if self._held and self._shared.wheel is not None:
-            self._shared.wheel.add(self)  # its answer may be there, behind a message that the application has not taken
+        if self._held and self._shared.keepalive is not None:
+            self._shared.keepalive.add(self)  # the answer may be behind a message that the application has not received
         else:
             self._fail(frames.INTERNAL_ERROR, "keepalive ping timeout")
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def _fail(self, code: int, reason: str) -> None:
-        """The connection cannot go on (RFC 6455 §7.1.7).
+        """Fail the connection (RFC 6455 §7.1.7).
 
-        Bytes of the client may be on their way. To close on them would reset the connection, and what we say with it;
-        so only our half is closed, and theirs read. TLS has no halves: there it is closed, and may be reset.
+        The client may still be sending. Closing the socket with unread bytes would reset the connection before the
+        client reads the close frame, so only the sending half is closed, and the rest is read. TLS has no half-close:
+        there the connection is closed, and may be reset.
         """
         if self._state is OPEN:
             self._transport.write(frames.close(code, reason))
@@ -439,7 +445,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._end(LINGER_S, unread=True)
 
     def _end(self, within: float, *, unread: bool = False) -> None:
-        """Everything was said. The client gets `within` seconds to read it."""
+        """Close after the last write. The client has `within` seconds to read it."""
         if self._state >= ENDING:
             return
         self._stop_timers()
@@ -452,28 +458,33 @@ class WebSocketProtocol(asyncio.Protocol):
             self._transport.close()
 
     def _ended(self, code: int, reason: str) -> None:
-        """Tell whoever reads. Later in the turn, because it may be the one who is closing."""
+        """Notify the listener or the application. The listener later in the turn, because it may be the caller."""
         if self._listener is not None:
             asyncio.get_running_loop().call_soon(self._listener.end)
             self._listener = None
-        elif self._exchange is not None:
-            self._exchange.put({"type": "websocket.disconnect", "code": code, "reason": reason})
+        elif self._asgi is not None:
+            self._asgi.put({"type": "websocket.disconnect", "code": code, "reason": reason})
 
-    def _start_timer(self, seconds: float) -> None:
-        self._timer = asyncio.get_running_loop().call_later(seconds, self.abort)
+    def _start_timer(self, seconds: float, callback: Callable[[], None] | None = None) -> None:
+        """`callback`: `abort` by default."""
+        self._timer = asyncio.get_running_loop().call_later(seconds, callback or self.abort)
+
+    def _handshake_timed_out(self) -> None:
+        logger.warning("A WebSocket handshake was refused: the application has not answered within %g s", HANDSHAKE_S)
+        self.deny(503, [(b"retry-after", b"1")], b"The application did not answer in time")
 
     def _stop_timers(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._shared.wheel is not None:
-            self._shared.wheel.remove(self)
+        if self._shared.keepalive is not None:
+            self._shared.keepalive.remove(self)
 
-    def application_ended(self, of: exchange.Exchange, code: int) -> None:
-        """The application is over. What it left open is closed with `code`, unless a listener has it."""
-        if self._exchange is not of:
+    def application_ended(self, of: asgi.AsgiConnection, code: int) -> None:
+        """The application has returned: close the connection with `code`, unless a listener has it."""
+        if self._asgi is not of:
             return
-        self._exchange = None
+        self._asgi = None
         if self._state is State.CONNECTING:
             if code == frames.NORMAL:
                 logger.error("The ASGI application returned without an answer to the handshake")

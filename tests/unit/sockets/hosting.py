@@ -1,4 +1,4 @@
-"""A uvicorn in a thread of this process, on any event loop, and what a test asks of it."""
+"""A uvicorn in a thread of this process, on any event loop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class Hosted:
-    """`application` may be replaced at any time: it is asked for each connection. `options`: of uvicorn.Config."""
+    """`application` may be replaced at any time: it is read for each connection. `options`: of uvicorn.Config."""
 
     def __init__(self, application: Application | None = None, **options: Any) -> None:
         self.application = application
@@ -53,7 +53,7 @@ class Hosted:
         self.stop()
 
     def stop(self) -> None:
-        """As a signal does. Idempotent."""
+        """Stop like a signal does. Idempotent."""
         self.server.should_exit = True
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive(), "the server did not stop"
@@ -61,7 +61,7 @@ class Hosted:
             self._listener.close()
 
     def call(self, function: Callable[[], T]) -> T:
-        """Its result, in the server's loop."""
+        """The function's result, called in the server's loop."""
         assert self._loop is not None
 
         async def run() -> T:

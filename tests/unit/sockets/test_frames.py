@@ -14,7 +14,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import CLIENT, OPEN, SERVER
 from websockets.protocol import Protocol as Oracle
 
-from fanfare.sockets import errors, frames
+from fanfare.sockets import frames
 from tests.harness import wire
 from tests.harness.wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, WireFrame
 
@@ -44,7 +44,7 @@ def ours(pieces: list[bytes], max_bytes: int = MAX_BYTES) -> Heard:
                     heard.messages.append(taken)
                 if taken[0] == CLOSE:
                     return heard
-    except errors.ProtocolViolation as violation:
+    except frames.ProtocolViolation as violation:
         heard.code = violation.code
     return heard
 
@@ -129,19 +129,21 @@ def split(data: bytes, cuts: list[int]) -> list[bytes]:
 
 @PATIENT
 @given(interleaved(), st.lists(st.integers(0, 2_000), max_size=12))
-def test_any_split_of_the_bytes_gives_what_the_parser_of_websockets_makes_of_them(sent: bytes, cuts: list[int]) -> None:
+def test_frames_are_parsed_like_websockets_parses_them_however_the_bytes_are_split(
+    sent: bytes, cuts: list[int]
+) -> None:
     assert ours(split(sent, cuts)) == theirs([sent])
 
 
 @PATIENT
 @given(interleaved())
-def test_a_stream_that_comes_byte_by_byte_is_read_as_if_it_came_at_once(sent: bytes) -> None:
+def test_stream_in_single_bytes_is_parsed_like_the_whole(sent: bytes) -> None:
     assert ours([sent[n : n + 1] for n in range(len(sent))]) == ours([sent])
 
 
 @PATIENT
 @given(st.lists(st.binary(min_size=1, max_size=40), max_size=6))
-def test_garbage_is_refused_where_the_parser_of_websockets_refuses_it_or_earlier(pieces: list[bytes]) -> None:
+def test_invalid_bytes_are_refused_no_later_than_by_websockets(pieces: list[bytes]) -> None:
     """Earlier: it waits for the whole frame before it says what was wrong with its header."""
     mine, oracles = ours(pieces), theirs(pieces)
     assert mine.messages == oracles.messages
@@ -151,7 +153,7 @@ def test_garbage_is_refused_where_the_parser_of_websockets_refuses_it_or_earlier
 
 @PATIENT
 @given(interleaved(), st.lists(st.integers(0, 2_000), max_size=6))
-def test_a_drained_reader_keeps_no_more_than_what_was_begun(sent: bytes, cuts: list[int]) -> None:
+def test_drained_reader_keeps_only_an_incomplete_frame(sent: bytes, cuts: list[int]) -> None:
     reader = frames.Reader(MAX_BYTES)
     try:
         for piece in split(sent, cuts):
@@ -160,13 +162,13 @@ def test_a_drained_reader_keeps_no_more_than_what_was_begun(sent: bytes, cuts: l
                 continue
             assert reader._start == 0
             assert len(reader._buffer) < MAX_BYTES + 14
-    except errors.ProtocolViolation:
+    except frames.ProtocolViolation:
         return
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 128, 65_535, 65_536, 70_000])
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
-def test_a_frame_of_each_kind_of_length_is_written_as_it_is_read(size: int, opcode: int) -> None:
+def test_frame_of_each_length_form_is_written_as_it_is_read(size: int, opcode: int) -> None:
     payload = b"x" * size
     client = Oracle(CLIENT, state=OPEN, max_size=None)
     client.receive_data(frames.frame(opcode, payload))
@@ -177,7 +179,7 @@ def test_a_frame_of_each_kind_of_length_is_written_as_it_is_read(size: int, opco
 
 
 @pytest.mark.parametrize("size", [130, 70_000])
-def test_a_message_may_have_as_many_bytes_as_the_limit_and_not_one_more(size: int) -> None:
+def test_message_at_the_limit_is_accepted_and_one_byte_more_is_refused(size: int) -> None:
     halves = [WireFrame(TEXT, b"x" * (size // 2), fin=False), WireFrame(CONTINUATION, b"x" * (size // 2))]
     assert ours([wire.encode(frame) for frame in halves], size).code is None
     assert ours([wire.encode(frame) for frame in halves], size - 1).code == frames.TOO_BIG
@@ -185,22 +187,22 @@ def test_a_message_may_have_as_many_bytes_as_the_limit_and_not_one_more(size: in
     assert ours([wire.encode(WireFrame(TEXT, b"x" * (size + 1)))], size).code == frames.TOO_BIG
 
 
-def test_a_message_that_is_too_big_is_refused_at_its_header() -> None:
+def test_message_over_the_limit_is_refused_at_its_header() -> None:
     reader = frames.Reader(1_000)
     reader.feed(wire.encode(WireFrame(TEXT, b"x" * 1_001))[:8])
-    with pytest.raises(errors.ProtocolViolation) as refusal:
+    with pytest.raises(frames.ProtocolViolation) as refusal:
         reader.take()
     assert refusal.value.code == frames.TOO_BIG
     assert "1001" in refusal.value.reason
     assert "1000" in refusal.value.reason
 
 
-def test_control_frames_do_not_count_towards_the_limit_of_the_message_they_interrupt() -> None:
+def test_control_frames_do_not_count_towards_the_message_limit() -> None:
     parts = [WireFrame(TEXT, b"x" * 100, fin=False), WireFrame(PING, b"y" * 125), WireFrame(CONTINUATION, b"x" * 30)]
     assert ours([wire.encode(frame) for frame in parts], 130).messages == [(PING, b"y" * 125), (TEXT, b"x" * 130)]
 
 
-def test_each_fragment_is_seen_by_whoever_counts_frames() -> None:
+def test_each_fragment_is_returned_so_that_frames_can_be_counted() -> None:
     reader = frames.Reader(10)
     reader.feed(wire.encode(WireFrame(TEXT, b"", fin=False)) + wire.encode(WireFrame(CONTINUATION, b"", fin=False)) * 2)
     assert [reader.take() for _ in range(4)] == [frames.FRAGMENT] * 3 + [None]
@@ -217,7 +219,7 @@ def cpu_of_reading(pieces: list[bytes]) -> float:
 
 
 @pytest.mark.parametrize("shape", ["pieces of one frame", "fragments", "a frame and the start of the next"])
-def test_the_cost_of_a_message_grows_with_its_size_and_not_with_its_square(shape: str) -> None:
+def test_cost_of_a_message_is_linear_in_its_size(shape: str) -> None:
     """Four times the pieces: 4 times the CPU if each byte is copied a few times, 16 if all with each piece."""
 
     def of(count: int) -> list[bytes]:
@@ -235,23 +237,23 @@ def test_the_cost_of_a_message_grows_with_its_size_and_not_with_its_square(shape
 
 
 @pytest.mark.parametrize("code", [1000, 1003, 1007, 1014, 3000, 4999])
-def test_a_close_frame_is_read_as_it_is_written(code: int) -> None:
+def test_close_frame_is_read_as_it_is_written(code: int) -> None:
     written = frames.close(code, "because")
     assert frames.read_close(written[2:]) == (code, "because")
 
 
-def test_a_close_frame_without_a_code_has_no_payload() -> None:
+def test_close_frame_without_a_code_has_no_payload() -> None:
     assert frames.close(frames.NO_CODE, "lost") == frames.close(frames.ABNORMAL) == b"\x88\x00"
     assert frames.read_close(b"") == (frames.NO_CODE, "")
 
 
 @PATIENT
 @given(st.text(st.characters(), max_size=200))
-def test_a_reason_is_cut_to_the_room_that_a_close_frame_has(reason: str) -> None:
+def test_close_reason_is_cut_to_the_size_of_a_control_frame(reason: str) -> None:
     written = frames.close(1000, reason)
     assert len(written) <= 2 + 125
     assert reason.encode(errors="replace").decode().startswith(frames.read_close(written[2:])[1])
 
 
-def test_a_reason_may_quote_half_a_surrogate_pair() -> None:
+def test_close_reason_may_contain_half_a_surrogate_pair() -> None:
     assert frames.read_close(frames.close(1000, "no \ud800")[2:]) == (1000, "no ?")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fanfare.sockets import errors, handshake
+from fanfare.sockets import handshake
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="  # of the example in RFC 6455 §1.3
 ASKED = {
@@ -26,7 +26,7 @@ def request(
     )
 
 
-def test_a_head_is_read_as_uvicorn_writes_it() -> None:
+def test_head_is_read_as_uvicorn_serializes_it() -> None:
     read = handshake.read(b"GET /a%20b?c=d HTTP/1.1\r\nhost: x\r\nX-Twice: 1 \r\nx-twice:\t2\r\nempty: \r\n\r\n")
     assert read.method == b"GET"
     assert read.target == b"/a%20b?c=d"
@@ -43,11 +43,11 @@ def test_a_head_is_read_as_uvicorn_writes_it() -> None:
         (b"wss://example.com", (b"/", b"")),
     ],
 )
-def test_a_target_may_be_a_path_or_a_url(target: bytes, resource: tuple[bytes, bytes]) -> None:
+def test_target_may_be_a_path_or_a_url(target: bytes, resource: tuple[bytes, bytes]) -> None:
     assert request(target=target).resource() == resource
 
 
-def test_a_right_request_is_answered_as_in_the_specification() -> None:
+def test_handshake_is_answered_as_in_the_example_of_the_rfc() -> None:
     assert handshake.key(request()) == KEY
     assert handshake.switching(KEY, [(b"x-more", b"1")]) == (
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -75,24 +75,24 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("asked", "status"), REFUSED.values(), ids=REFUSED)
-def test_what_is_no_handshake_is_refused(asked: handshake.Request, status: int) -> None:
-    with pytest.raises(errors.HandshakeRefused) as refusal:
+def test_request_that_is_not_a_handshake_is_refused(asked: handshake.Request, status: int) -> None:
+    with pytest.raises(handshake.HandshakeRefused) as refusal:
         handshake.key(asked)
     assert refusal.value.status == status
 
 
-def test_a_refused_version_is_told_the_right_one() -> None:
-    with pytest.raises(errors.HandshakeRefused) as refusal:
+def test_refused_version_gets_426_with_the_supported_version() -> None:
+    with pytest.raises(handshake.HandshakeRefused) as refusal:
         handshake.key(request(sec_websocket_version=b"8"))
     assert (b"sec-websocket-version", b"13") in refusal.value.headers
 
 
-def test_lists_are_joined_over_their_lines() -> None:
+def test_list_header_is_joined_over_several_lines() -> None:
     asked = request(more=((b"sec-websocket-protocol", b"a, b"), (b"sec-websocket-protocol", b",c ")))
     assert asked.tokens(b"sec-websocket-protocol") == [b"a", b"b", b"c"]
 
 
-def test_a_response_has_one_length_and_ends_its_connection() -> None:
+def test_response_has_one_content_length_and_closes_the_connection() -> None:
     given = [
         (b"Content-Length", b"99"),
         (b"transfer-encoding", b"chunked"),
@@ -104,14 +104,14 @@ def test_a_response_has_one_length_and_ends_its_connection() -> None:
     )
 
 
-def test_a_status_without_a_name_is_answered_too() -> None:
+def test_status_without_a_phrase_is_sent() -> None:
     assert handshake.response(599, [], b"").startswith(b"HTTP/1.1 599 \r\n")
 
 
 @pytest.mark.parametrize(
     "header", [(b"x", b"1\r\nSet-Cookie: a=b"), (b"x: 1\r\ny", b"2"), (b"", b"1"), (b"x", b"\x00")]
 )
-def test_a_header_cannot_bring_another_one_along(header: tuple[bytes, bytes]) -> None:
+def test_header_with_a_line_break_is_refused(header: tuple[bytes, bytes]) -> None:
     for write in (lambda: handshake.switching(KEY, [header]), lambda: handshake.response(403, [header], b"")):
-        with pytest.raises(errors.HeaderInvalid):
+        with pytest.raises(handshake.HeaderInvalid):
             write()

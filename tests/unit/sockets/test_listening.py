@@ -1,4 +1,4 @@
-"""A connection that was handed over: each message is a call, the end is one call, and nothing else is kept."""
+"""A handed-over connection: each message is a call, the end is one call, and scope and task are freed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from fanfare.sockets import errors, exchange, frames, protocol
+from fanfare.sockets import asgi, frames, protocol
 from tests.harness import waiting
 from tests.harness.wire import BINARY, CLOSE, PING, TEXT, Wire, WireFrame
 from tests.unit.sockets.hosting import PATIENCE, Hosted
@@ -34,16 +34,16 @@ def hosted(request: pytest.FixtureRequest) -> Iterator[Hosted]:
 
 def socket_of(send: Any) -> protocol.WebSocketProtocol:
     owner = send.__self__
-    assert isinstance(owner, exchange.Exchange)
+    assert isinstance(owner, asgi.AsgiConnection)
     return owner.socket
 
 
 class Handing:
-    """An application that accepts, hands over to itself, and notes all that it is told."""
+    """An application that accepts, hands the connection over to itself, and records the calls."""
 
     def __init__(self) -> None:
         self.answers: dict[bytes, bytes] = {}
-        self.told: list[str | None] = []  # None: a binary message, END: the end
+        self.calls: list[str | None] = []  # None: a binary message, END: the end
         self.on_message: Callable[[protocol.WebSocketProtocol], None] = lambda _: None
         self.handed_over = threading.Event()
         self.socket: Any = None
@@ -57,22 +57,22 @@ class Handing:
         self.handed_over.set()
 
     async def before(self, receive: Any) -> None:
-        """Between the accept and the handing over."""
+        """Runs between the accept and the hand-over."""
 
     def received(self, text: str) -> None:
-        self.told.append(text)
+        self.calls.append(text)
         self.on_message(self.socket)
 
     def received_binary(self) -> None:
-        self.told.append(None)
+        self.calls.append(None)
 
     def end(self) -> None:
-        self.told.append(END)
+        self.calls.append(END)
 
-    def until(self, *told: str | None) -> None:
-        """It was told this, and then, for a turn of the loop and more, nothing else."""
-        waiting.until(lambda: len(self.told) >= len(told), PATIENCE, f"{told} were told")
-        assert self.told == list(told)
+    def until(self, *calls: str | None) -> None:
+        """Wait for these calls; no other may have happened."""
+        waiting.until(lambda: len(self.calls) >= len(calls), PATIENCE, f"the calls {calls} happened")
+        assert self.calls == list(calls)
 
 
 END = "the end"
@@ -89,14 +89,14 @@ def close_frame(code: int) -> WireFrame:
     return WireFrame(CLOSE, code.to_bytes(2, "big"))
 
 
-def test_each_message_is_a_call(hosted: Hosted) -> None:
+def test_each_message_is_a_call_of_the_listener(hosted: Hosted) -> None:
     application = Handing()
     with on(hosted, application) as client:
         client.send(WireFrame(TEXT, "κόσμε".encode()), WireFrame(BINARY, b"\xff"), WireFrame(TEXT, b""))
         application.until("κόσμε", None, "")
 
 
-def test_what_has_a_ready_answer_is_no_call(hosted: Hosted) -> None:
+def test_text_with_a_ready_answer_is_answered_without_a_call(hosted: Hosted) -> None:
     application = Handing()
     application.answers = {b"ping": frames.text(b"pong")}
     with on(hosted, application) as client:
@@ -105,7 +105,7 @@ def test_what_has_a_ready_answer_is_no_call(hosted: Hosted) -> None:
         application.until("pin", None)
 
 
-def test_a_client_that_does_not_read_gets_no_ready_answers(hosted: Hosted) -> None:
+def test_client_that_does_not_read_gets_no_ready_answers(hosted: Hosted) -> None:
     application = Handing()
     application.answers = {b"ping": frames.text(b"pong")}
     with on(hosted, application) as client:
@@ -114,7 +114,7 @@ def test_a_client_that_does_not_read_gets_no_ready_answers(hosted: Hosted) -> No
         application.until("ping")
 
 
-def test_what_came_before_it_was_handed_over_comes_first(hosted: Hosted) -> None:
+def test_messages_from_before_the_hand_over_are_delivered_first(hosted: Hosted) -> None:
     gate = threading.Event()
 
     class Late(Handing):
@@ -135,7 +135,7 @@ def held(hosted: Hosted) -> bool:
 
 
 @pytest.mark.parametrize("message_first", [True, False])
-def test_a_client_that_left_before_it_was_handed_over_is_told_too(hosted: Hosted, message_first: bool) -> None:
+def test_end_is_called_for_a_client_that_left_before_the_hand_over(hosted: Hosted, message_first: bool) -> None:
     gate = threading.Event()
 
     class Late(Handing):
@@ -156,10 +156,10 @@ def test_a_client_that_left_before_it_was_handed_over_is_told_too(hosted: Hosted
 def test_only_an_accepted_connection_can_be_handed_over_and_only_once(hosted: Hosted) -> None:
     class Early(Handing):
         async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-            with pytest.raises(errors.UnexpectedMessage):
+            with pytest.raises(asgi.UnexpectedMessage):
                 socket_of(send).listen(self)
             await super().__call__(scope, receive, send)
-            with pytest.raises(errors.UnexpectedMessage):
+            with pytest.raises(asgi.UnexpectedMessage):
                 socket_of(send).listen(self)
 
     application = Early()
@@ -168,7 +168,7 @@ def test_only_an_accepted_connection_can_be_handed_over_and_only_once(hosted: Ho
         application.until("1")
 
 
-# -- the end, once, whoever brings it about ----------------------------------------------------------------------------
+# -- the end: one call, whichever side closes --------------------------------------------------------------------------
 
 
 def vanish(client: Wire, _: Handing) -> None:
@@ -189,7 +189,7 @@ ENDS: dict[str, Callable[[Wire, Handing], None]] = {
 
 
 @pytest.mark.parametrize("how", ENDS.values(), ids=ENDS)
-def test_the_client_ends_it(hosted: Hosted, how: Callable[[Wire, Handing], None]) -> None:
+def test_close_of_the_client_calls_end_once(hosted: Hosted, how: Callable[[Wire, Handing], None]) -> None:
     application = Handing()
     client = on(hosted, application)
     how(client, application)
@@ -218,7 +218,7 @@ DURING: dict[str, Callable[[protocol.WebSocketProtocol], None]] = {
 
 
 @pytest.mark.parametrize("act", DURING.values(), ids=DURING)
-def test_the_listener_ends_it_while_it_is_called(hosted: Hosted, act: Callable[[Any], None]) -> None:
+def test_listener_may_close_while_it_is_called(hosted: Hosted, act: Callable[[Any], None]) -> None:
     application = Handing()
     application.on_message = act
     client = on(hosted, application)
@@ -228,7 +228,9 @@ def test_the_listener_ends_it_while_it_is_called(hosted: Hosted, act: Callable[[
 
 
 @pytest.mark.parametrize("act", DURING.values(), ids=DURING)
-def test_the_listener_ends_it_over_a_message_from_before(hosted: Hosted, act: Callable[[Any], None]) -> None:
+def test_listener_may_close_over_a_message_from_before_the_hand_over(
+    hosted: Hosted, act: Callable[[Any], None]
+) -> None:
     gate = threading.Event()
 
     class Late(Handing):
@@ -246,7 +248,7 @@ def test_the_listener_ends_it_over_a_message_from_before(hosted: Hosted, act: Ca
     application.until("1", END)
 
 
-def test_a_listener_that_raises_closes_with_1011(hosted: Hosted, caplog: pytest.LogCaptureFixture) -> None:
+def test_exception_of_a_listener_closes_with_1011(hosted: Hosted, caplog: pytest.LogCaptureFixture) -> None:
     application = Handing()
     application.on_message = raising
     with on(hosted, application) as client:
@@ -255,7 +257,7 @@ def test_a_listener_that_raises_closes_with_1011(hosted: Hosted, caplog: pytest.
     assert [record.exc_info is not None for record in caplog.records if record.levelname == "ERROR"] == [True]
 
 
-def test_a_close_reads_on_to_the_clients_answer(hosted: Hosted) -> None:
+def test_server_close_waits_for_the_clients_close_frame(hosted: Hosted) -> None:
     """What comes before it is dropped, though there be more than a turn's frames."""
     application = Handing()
     application.on_message = lambda of: of.close(4000)
@@ -266,7 +268,7 @@ def test_a_close_reads_on_to_the_clients_answer(hosted: Hosted) -> None:
     application.until("x", END)
 
 
-def test_silence_ends_it() -> None:
+def test_silent_client_is_disconnected() -> None:
     application = Handing()
     with Hosted(**INTERVALS) as server, on(server, application) as client:
         while (frame := client.receive()) is not None and frame.opcode == PING:
@@ -277,7 +279,7 @@ def test_silence_ends_it() -> None:
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_a_stop_of_the_server_ends_it_and_waits_for_nobody(options: dict[str, Any]) -> None:
+def test_server_stop_closes_with_1012_and_does_not_wait(options: dict[str, Any]) -> None:
     application = Handing()
     with Hosted(application, timeout_graceful_shutdown=PATIENCE, **options) as server:
         clients = [Wire(server.port, "/") for _ in range(20)]
@@ -289,10 +291,10 @@ def test_a_stop_of_the_server_ends_it_and_waits_for_nobody(options: dict[str, An
             with client:
                 assert client.receive() == close_frame(1012)
                 assert client.receive() is None
-    assert application.told == [END] * 20
+    assert application.calls == [END] * 20
 
 
-def test_a_stop_waits_two_seconds_for_who_does_not_read() -> None:
+def test_server_stop_waits_two_seconds_for_a_client_that_does_not_read() -> None:
     application = Handing()
     with (
         Hosted(application, timeout_graceful_shutdown=PATIENCE) as server,
@@ -303,7 +305,7 @@ def test_a_stop_waits_two_seconds_for_who_does_not_read() -> None:
         began = time.monotonic()
         server.stop()
         assert time.monotonic() - began < protocol.LINGER_S + PATIENCE / 4
-    assert application.told == [END]
+    assert application.calls == [END]
 
 
 # -- what it costs -----------------------------------------------------------------------------------------------------
@@ -313,7 +315,7 @@ class Marker:
     """Something of the scope, or of a task's context, that a test can look for."""
 
 
-def test_nothing_of_the_scope_and_the_task_is_kept(hosted: Hosted) -> None:
+def test_scope_and_task_are_freed_after_the_hand_over(hosted: Hosted) -> None:
     kept: list[weakref.ref[Any]] = []
 
     class Marking(Handing):
@@ -330,12 +332,12 @@ def test_nothing_of_the_scope_and_the_task_is_kept(hosted: Hosted) -> None:
         hosted.call(lambda: None)
         gc.collect()
         assert [reference() for reference in kept] == [None, None]
-        assert not any(isinstance(held, exchange.Exchange) for held in gc.get_referents(application.socket))
+        assert not any(isinstance(held, asgi.AsgiConnection) for held in gc.get_referents(application.socket))
         client.send(WireFrame(TEXT, b"still heard"))
         application.until("still heard")
 
 
-def test_an_ended_connection_is_not_kept(hosted: Hosted) -> None:
+def test_closed_connection_is_freed(hosted: Hosted) -> None:
     application = Handing()
     client = on(hosted, application)
     kept, application.socket = weakref.ref(application.socket), None
@@ -348,7 +350,7 @@ def test_an_ended_connection_is_not_kept(hosted: Hosted) -> None:
     waiting.until(collected, PATIENCE, "it is collected")
 
 
-def test_a_client_that_does_not_read_is_called_slow_and_never_waited_for(hosted: Hosted) -> None:
+def test_write_reports_a_slow_client_and_never_blocks(hosted: Hosted) -> None:
     application = hosted.application = Handing()
     bound = 1 << 20
     with Wire(hosted.port, "/", receive_buffer=4_096):

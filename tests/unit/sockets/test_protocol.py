@@ -1,6 +1,6 @@
-"""The class under a real uvicorn, and uvicorn's own beside it: an application sees the same from both.
+"""The class under a real uvicorn, and uvicorn's own class beside it: applications observe the same behaviour.
 
-What ours does better stands in tests of its own, marked so.
+Tests of one class alone use the fixture `own`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def own(request: pytest.FixtureRequest) -> Iterator[Hosted]:
 
 
 class Application:
-    """Accepts, notes what it receives, and does what a subclass's `talk` says."""
+    """Accepts, records the messages, and runs `talk`."""
 
     def __init__(self) -> None:
         self.received: list[dict[str, Any]] = []
@@ -89,7 +89,7 @@ def close_frame(code: int, reason: bytes = b"") -> WireFrame:
 
 
 def reset(client: Wire) -> None:
-    """Vanish: the kernel says RST instead of goodbye."""
+    """Close with RST, as a lost client does."""
     client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client._reader.close()
     client.socket.close()
@@ -104,7 +104,7 @@ def none_left(hosted: Hosted) -> None:
 # -- the handshake -----------------------------------------------------------------------------------------------------
 
 
-def test_an_accept_carries_its_subprotocol_and_headers(hosted: Hosted) -> None:
+def test_accept_sends_its_subprotocol_and_headers(hosted: Hosted) -> None:
     class Choosing(Application):
         async def answer(self, receive: Any, send: Any) -> None:
             await receive()
@@ -122,7 +122,7 @@ def test_an_accept_carries_its_subprotocol_and_headers(hosted: Hosted) -> None:
     none_left(hosted)
 
 
-def test_each_answer_is_a_line_in_the_log(hosted: Hosted, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_accept_is_logged(hosted: Hosted, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "uvicorn.error")
     hosted.application = Application()
     with Wire(hosted.port, "/a%20b?c=d") as client:
@@ -132,7 +132,7 @@ def test_each_answer_is_a_line_in_the_log(hosted: Hosted, caplog: pytest.LogCapt
     assert lines == [f'{address} - "WebSocket /a%20b?c=d" [accepted]']
 
 
-def test_without_an_access_log_connections_have_no_line(caplog: pytest.LogCaptureFixture) -> None:
+def test_connections_are_not_logged_without_an_access_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "uvicorn.error")
     with Hosted(Application(), access_log=False) as server:
         assert ask(server.port)[0] == 101
@@ -140,7 +140,7 @@ def test_without_an_access_log_connections_have_no_line(caplog: pytest.LogCaptur
     assert not [record for record in caplog.records if "WebSocket" in record.msg]
 
 
-def test_the_scope_tells_what_was_asked(hosted: Hosted) -> None:
+def test_scope_describes_the_request(hosted: Hosted) -> None:
     application = hosted.application = Application()
     assert ask(hosted.port, "/caf%C3%A9/%2F?a=b%20c", Sec_WebSocket_Protocol="a, b", X_More="1")[0] == 101
     scope = application.scope
@@ -158,7 +158,7 @@ def test_the_scope_tells_what_was_asked(hosted: Hosted) -> None:
     none_left(hosted)
 
 
-def test_a_close_instead_of_an_accept_is_a_403(hosted: Hosted) -> None:
+def test_close_before_accept_is_a_403(hosted: Hosted) -> None:
     class Refusing(Application):
         async def answer(self, receive: Any, send: Any) -> None:
             await receive()
@@ -170,7 +170,7 @@ def test_a_close_instead_of_an_accept_is_a_403(hosted: Hosted) -> None:
     none_left(hosted)
 
 
-def test_a_denial_is_any_response(hosted: Hosted) -> None:
+def test_denial_may_be_any_response(hosted: Hosted) -> None:
     class Denying(Application):
         async def answer(self, receive: Any, send: Any) -> None:
             await receive()
@@ -188,7 +188,7 @@ def test_a_denial_is_any_response(hosted: Hosted) -> None:
 
 
 @pytest.mark.parametrize("fault", ["raises", "returns"])
-def test_an_application_without_an_answer_is_a_500(
+def test_application_that_returns_without_an_answer_is_a_500(
     hosted: Hosted, fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Failing(Application):
@@ -207,14 +207,14 @@ def test_an_application_without_an_answer_is_a_500(
     assert [level for level in said if level != "INFO"] == ["ERROR"], said
 
 
-def test_a_request_that_is_no_handshake_is_refused_before_the_application(hosted: Hosted) -> None:
+def test_invalid_handshake_is_refused_before_the_application(hosted: Hosted) -> None:
     application = hosted.application = Application()
     assert ask(hosted.port, Sec_WebSocket_Version="8")[0] in (426, 400)  # 400: uvicorn's class
     assert application.scope == {}
     none_left(hosted)
 
 
-def test_a_target_that_is_not_ascii_leaves_nothing_behind(own: Hosted) -> None:
+def test_target_that_is_not_ascii_leaves_no_task(own: Hosted) -> None:
     """uvicorn's class raises here, and its server counts the connection for ever."""
     own.application = Application()
     with socket.create_connection((servers.HOST, own.port), PATIENCE) as client:
@@ -226,7 +226,7 @@ def test_a_target_that_is_not_ascii_leaves_nothing_behind(own: Hosted) -> None:
     none_left(own)
 
 
-def test_an_accept_with_a_line_break_in_a_header_is_a_fault_of_the_application(own: Hosted) -> None:
+def test_accept_with_a_line_break_in_a_header_raises_in_the_application(own: Hosted) -> None:
     class Injecting(Application):
         async def answer(self, receive: Any, send: Any) -> None:
             await receive()
@@ -249,7 +249,7 @@ class Echo(Application):
         self.received.append(message)
 
 
-def test_messages_go_both_ways_as_they_are(hosted: Hosted) -> None:
+def test_messages_are_relayed_unchanged_in_both_directions(hosted: Hosted) -> None:
     with on(hosted, Echo()) as client:
         sent = [WireFrame(TEXT, "κόσμε".encode()), WireFrame(BINARY, b"\x00\xff"), WireFrame(TEXT, b"")]
         client.send(*sent)
@@ -257,7 +257,7 @@ def test_messages_go_both_ways_as_they_are(hosted: Hosted) -> None:
     none_left(hosted)
 
 
-def test_what_came_before_the_accept_is_received_after_it(hosted: Hosted) -> None:
+def test_message_sent_before_the_accept_is_received_after_it(hosted: Hosted) -> None:
     gate = threading.Event()
 
     class Late(Echo):
@@ -282,7 +282,7 @@ def test_what_came_before_the_accept_is_received_after_it(hosted: Hosted) -> Non
     none_left(hosted)
 
 
-def test_a_message_over_the_limit_closes_with_1009_and_the_largest_does_not(hosted: Hosted) -> None:
+def test_message_over_the_limit_closes_with_1009(hosted: Hosted) -> None:
     with on(hosted, Echo()) as client:
         client.send(WireFrame(TEXT, b"x" * 100_000))
         assert client.receive() == WireFrame(TEXT, b"x" * 100_000)
@@ -293,7 +293,7 @@ def test_a_message_over_the_limit_closes_with_1009_and_the_largest_does_not(host
     none_left(hosted)
 
 
-def test_a_message_that_comes_byte_by_byte_is_one(hosted: Hosted) -> None:
+def test_message_in_single_bytes_is_one_message(hosted: Hosted) -> None:
     sent = encode(WireFrame(TEXT, b"hello"))
     with on(hosted, Echo()) as client:
         client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -303,7 +303,7 @@ def test_a_message_that_comes_byte_by_byte_is_one(hosted: Hosted) -> None:
     none_left(hosted)
 
 
-def test_one_message_waits_for_a_busy_application_and_the_client_feels_it(hosted: Hosted) -> None:
+def test_busy_application_pauses_reading_after_one_message(hosted: Hosted) -> None:
     gate = threading.Event()
     size, count = 50_000, 400
 
@@ -328,7 +328,7 @@ def test_one_message_waits_for_a_busy_application_and_the_client_feels_it(hosted
     none_left(hosted)
 
 
-def test_send_waits_for_a_client_that_does_not_read(hosted: Hosted) -> None:
+def test_send_waits_while_the_client_does_not_read(hosted: Hosted) -> None:
     size, count = 100_000, 200
     sent: list[int] = []
 
@@ -363,7 +363,7 @@ def steady(count: Any) -> int:
 
 
 @pytest.mark.parametrize("how", ["reset", "end"])
-def test_a_send_that_waits_is_told_that_the_client_is_gone(hosted: Hosted, how: str) -> None:
+def test_waiting_send_raises_when_the_client_is_gone(hosted: Hosted, how: str) -> None:
     class Sending(Application):
         async def talk(self, receive: Any, send: Any) -> None:
             while True:
@@ -381,7 +381,7 @@ def test_a_send_that_waits_is_told_that_the_client_is_gone(hosted: Hosted, how: 
     none_left(hosted)
 
 
-def test_a_cancelled_send_does_not_spoil_the_next_one(own: Hosted) -> None:
+def test_send_works_after_a_cancelled_send(own: Hosted) -> None:
     """uvicorn's class passes too; ours once kept a future, which was then cancelled for all."""
     outcomes: list[str] = []
 
@@ -405,7 +405,7 @@ def test_a_cancelled_send_does_not_spoil_the_next_one(own: Hosted) -> None:
     assert outcomes == ["waited", "sent"]
 
 
-def test_a_cancelled_receive_takes_nothing_along(hosted: Hosted) -> None:
+def test_cancelled_receive_loses_no_message(hosted: Hosted) -> None:
     class Twice(Application):
         async def talk(self, receive: Any, send: Any) -> None:
             first = asyncio.ensure_future(receive())
@@ -427,7 +427,7 @@ def test_a_cancelled_receive_takes_nothing_along(hosted: Hosted) -> None:
 # -- the end -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_close_of_the_client_is_told_and_answered(hosted: Hosted) -> None:
+def test_close_of_the_client_is_delivered_and_answered(hosted: Hosted) -> None:
     application = Application()
     with on(hosted, application) as client:
         client.send(close_frame(3001, b"enough"))
@@ -439,7 +439,7 @@ def test_a_close_of_the_client_is_told_and_answered(hosted: Hosted) -> None:
     none_left(hosted)
 
 
-def test_a_close_of_the_application_carries_its_code_and_reason(hosted: Hosted) -> None:
+def test_close_of_the_application_sends_its_code_and_reason(hosted: Hosted) -> None:
     class Closing(Application):
         async def talk(self, receive: Any, send: Any) -> None:
             await send({"type": "websocket.close", "code": 3002, "reason": "done"})
@@ -456,7 +456,7 @@ def test_a_close_of_the_application_carries_its_code_and_reason(hosted: Hosted) 
     none_left(hosted)
 
 
-def test_a_close_goes_through_though_a_message_waits_for_the_application(hosted: Hosted) -> None:
+def test_close_is_sent_while_a_message_waits_for_the_application(hosted: Hosted) -> None:
     """The client's answer is behind that message."""
 
     class Deaf(Application):
@@ -475,7 +475,7 @@ def test_a_close_goes_through_though_a_message_waits_for_the_application(hosted:
 
 
 @pytest.mark.parametrize(("fault", "code"), [("raises", 1011), ("returns", 1000), ("is cancelled", 1011)])
-def test_what_an_application_leaves_open_is_closed(own: Hosted, fault: str, code: int) -> None:
+def test_connection_is_closed_when_its_application_returns(own: Hosted, fault: str, code: int) -> None:
     """uvicorn's class drops the transport, and the client learns nothing."""
 
     class Leaving(Application):
@@ -495,7 +495,7 @@ def test_what_an_application_leaves_open_is_closed(own: Hosted, fault: str, code
 
 
 @pytest.mark.parametrize("how", ["reset", "end", "half"])
-def test_a_client_that_goes_without_a_word_is_noticed(hosted: Hosted, how: str) -> None:
+def test_lost_client_is_delivered_as_1006(hosted: Hosted, how: str) -> None:
     application = Application()
     client = on(hosted, application)
     if how == "reset":
@@ -509,16 +509,14 @@ def test_a_client_that_goes_without_a_word_is_noticed(hosted: Hosted, how: str) 
     none_left(hosted)
 
 
-def test_no_close_frame_is_told_as_1006(own: Hosted) -> None:
+def test_end_without_a_close_frame_is_delivered_as_1006(own: Hosted) -> None:
     application = Application()
     reset(on(own, application))
     assert application.ended() == {"type": "websocket.disconnect", "code": 1006, "reason": ""}
 
 
 @pytest.mark.parametrize("reads", [True, False])
-def test_half_a_connection_is_none_whether_or_not_the_client_reads(
-    own: Hosted, reads: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_half_closed_connection_is_closed(own: Hosted, reads: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """With uvicorn's class a client that sends FIN and does not read stays, as long as something is to be read."""
     monkeypatch.setattr(protocol, "FLUSH_S", 0.3)
 
@@ -538,7 +536,7 @@ def test_half_a_connection_is_none_whether_or_not_the_client_reads(
     client.__exit__()
 
 
-def test_an_application_that_never_receives_is_still_told_by_its_next_send(hosted: Hosted) -> None:
+def test_send_raises_for_a_lost_client_without_a_receive(hosted: Hosted) -> None:
     left = threading.Event()
 
     class Deaf(Application):
@@ -572,7 +570,7 @@ def test_an_application_that_never_receives_is_still_told_by_its_next_send(hoste
         {"type": "http.response.start"},
     ],
 )
-def test_what_asgi_does_not_allow_is_an_error_of_the_application(own: Hosted, message: dict[str, Any]) -> None:
+def test_message_that_asgi_does_not_allow_raises_in_the_application(own: Hosted, message: dict[str, Any]) -> None:
     class Wrong(Application):
         async def talk(self, receive: Any, send: Any) -> None:
             with pytest.raises(RuntimeError):
@@ -593,7 +591,7 @@ def pinging(request: pytest.FixtureRequest) -> Iterator[Hosted]:
         yield server
 
 
-def test_a_client_that_does_not_answer_is_closed_with_1011(pinging: Hosted) -> None:
+def test_client_without_a_pong_is_closed_with_1011(pinging: Hosted) -> None:
     application = Application()
     with on(pinging, application) as client:
         ping = client.receive()
@@ -605,7 +603,7 @@ def test_a_client_that_does_not_answer_is_closed_with_1011(pinging: Hosted) -> N
     none_left(pinging)
 
 
-def test_a_client_that_answers_is_pinged_on(pinging: Hosted) -> None:
+def test_client_with_pongs_is_pinged_again(pinging: Hosted) -> None:
     with on(pinging, Echo()) as client:
         for _ in range(4):
             ping = client.receive()
@@ -619,8 +617,8 @@ def test_a_client_that_answers_is_pinged_on(pinging: Hosted) -> None:
     none_left(pinging)
 
 
-def test_a_busy_application_is_no_silence_of_its_client() -> None:
-    """The client's pongs are behind a message that nobody took: uvicorn's class ends such a connection."""
+def test_busy_application_does_not_time_its_client_out() -> None:
+    """The client's pongs are behind a message that the application has not received: uvicorn's class closes here."""
     gate = threading.Event()
 
     class Busy(Echo):
@@ -646,7 +644,7 @@ def test_a_busy_application_is_no_silence_of_its_client() -> None:
 
 
 @pytest.mark.parametrize("interval", [0, None, -1.0])
-def test_without_an_interval_nobody_is_pinged(interval: float | None) -> None:
+def test_without_an_interval_no_ping_is_sent(interval: float | None) -> None:
     with Hosted(ws_ping_interval=interval) as server, on(server, Echo()) as client:
         server.call(lambda: None)
         [connection] = server.server.server_state.connections
@@ -660,7 +658,7 @@ def test_without_an_interval_nobody_is_pinged(interval: float | None) -> None:
 
 
 @pytest.mark.parametrize("options", SERVERS.values(), ids=SERVERS)
-def test_a_stop_of_the_server_is_told_to_both_sides(options: dict[str, Any]) -> None:
+def test_server_stop_closes_with_1012_on_both_sides(options: dict[str, Any]) -> None:
     application = Application()
     server = Hosted(**options)
     with server, on(server, application) as client:
@@ -672,7 +670,7 @@ def test_a_stop_of_the_server_is_told_to_both_sides(options: dict[str, Any]) -> 
         assert application.ended()["code"] == 1012
 
 
-def test_a_stop_answers_those_who_wait_for_an_accept() -> None:
+def test_server_stop_answers_pending_handshakes_with_503() -> None:
     began = threading.Event()
 
     class Waiting(Application):
@@ -697,7 +695,7 @@ def test_a_stop_answers_those_who_wait_for_an_accept() -> None:
     assert application.ended()["code"] == 1006
 
 
-def test_a_task_that_outlives_the_graceful_timeout_is_cancelled() -> None:
+def test_task_that_outlives_the_graceful_timeout_is_cancelled() -> None:
     class Stubborn(Application):
         async def talk(self, receive: Any, send: Any) -> None:
             await asyncio.Event().wait()
@@ -714,7 +712,7 @@ def test_a_task_that_outlives_the_graceful_timeout_is_cancelled() -> None:
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-def test_it_speaks_over_a_unix_socket(tmp_path: Path, loop: str) -> None:
+def test_unix_socket_works(tmp_path: Path, loop: str) -> None:
     path = tmp_path / "s"
     application = Echo()
     with Hosted(application, uds=str(path), loop=loop), unix_connect(str(path)) as client:
@@ -756,7 +754,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-def test_it_speaks_over_tls(certificate: Path, loop: str) -> None:
+def test_tls_works(certificate: Path, loop: str) -> None:
     trusted = ssl.create_default_context(cafile=str(certificate))
     application = Echo()
     with (
@@ -773,7 +771,7 @@ def test_it_speaks_over_tls(certificate: Path, loop: str) -> None:
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-def test_a_violation_over_tls_is_closed_with_its_code(certificate: Path, loop: str) -> None:
+def test_violation_over_tls_is_closed_with_its_code(certificate: Path, loop: str) -> None:
     trusted = ssl.create_default_context(cafile=str(certificate))
     application = Application()
     with (

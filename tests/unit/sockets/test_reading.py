@@ -10,7 +10,7 @@ import uvicorn
 from uvicorn.protocols import utils
 from uvicorn.server import ServerState
 
-from fanfare.sockets import exchange, protocol
+from fanfare.sockets import asgi, protocol
 from tests.harness.wire import CLOSE, CONTINUATION, PING, PONG, TEXT, WireFrame, encode
 
 HEAD = (
@@ -20,7 +20,7 @@ HEAD = (
 
 
 class Transport(asyncio.Transport):
-    """Keeps what is written, as if the client read nothing of it, and counts what it is told."""
+    """Keeps the written bytes, like a client that does not read, and counts calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,16 +65,16 @@ class Transport(asyncio.Transport):
 class Listener:
     def __init__(self) -> None:
         self.answers: dict[bytes, bytes] = {}
-        self.told: list[str] = []
+        self.calls: list[str] = []
 
     def received(self, text: str) -> None:
-        self.told.append(text)
+        self.calls.append(text)
 
     def received_binary(self) -> None:
         raise AssertionError("nothing binary is sent here")
 
     def end(self) -> None:
-        self.told.append("the end")
+        self.calls.append("the end")
 
 
 class Connection:
@@ -96,7 +96,7 @@ class Connection:
         await receive()
         await send({"type": "websocket.accept"})
         if self.listener is not None:
-            assert isinstance(send.__self__, exchange.Exchange)
+            assert isinstance(send.__self__, asgi.AsgiConnection)
             send.__self__.socket.listen(self.listener)
             return
         while not self.received or self.received[-1]["type"] != "websocket.disconnect":
@@ -136,12 +136,12 @@ FLOODS = {
 
 
 @pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS)
-async def test_others_get_the_loop_between_64_frames_of_one_client(flood: list[WireFrame]) -> None:
+async def test_other_tasks_run_between_64_frames_of_one_client(flood: list[WireFrame]) -> None:
     connection = await Connection(listener := Listener()).opened()
     connection.feed(*flood)
     passed = 0
     while not connection.transport.reading:
-        assert len(listener.told) <= (passed + 1) * protocol.FRAMES_PER_TURN
+        assert len(listener.calls) <= (passed + 1) * protocol.FRAMES_PER_TURN
         passed += 1
         await turns(1)
     assert passed == 1_000 // protocol.FRAMES_PER_TURN
@@ -149,11 +149,11 @@ async def test_others_get_the_loop_between_64_frames_of_one_client(flood: list[W
     await connection.lost()
 
 
-async def test_a_flood_of_pings_around_messages_puts_no_second_message_before_the_application() -> None:
+async def test_flood_of_pings_queues_no_second_message_for_the_application() -> None:
     connection = await Connection().opened()
     connection.feed(*([WireFrame(PING, b"")] * 63 + [WireFrame(TEXT, b"x")]) * 10)
     await turns(50)
-    taken = connection.protocol._exchange
+    taken = connection.protocol._asgi
     assert taken is not None
     assert len(taken.waiting()) == 1
     assert not connection.transport.reading
@@ -166,7 +166,7 @@ async def test_a_flood_of_pings_around_messages_puts_no_second_message_before_th
     await connection.lost()
 
 
-async def test_a_backlog_is_worked_off_without_touching_the_transport() -> None:
+async def test_backlog_is_handled_without_pausing_the_transport_again() -> None:
     connection = await Connection().opened()
     connection.feed(*[WireFrame(TEXT, b"x")] * 100)
     for _ in range(100):
@@ -178,7 +178,7 @@ async def test_a_backlog_is_worked_off_without_touching_the_transport() -> None:
     await connection.lost()
 
 
-async def test_pings_of_a_client_that_does_not_read_are_answered_once_when_it_does() -> None:
+async def test_pings_of_a_client_that_does_not_read_get_one_pong_later() -> None:
     connection = await Connection(Listener()).opened()
     connection.protocol.pause_writing()
     for n in range(1_000):
@@ -191,17 +191,17 @@ async def test_pings_of_a_client_that_does_not_read_are_answered_once_when_it_do
     await connection.lost()
 
 
-async def test_what_comes_before_the_accept_stops_the_reading_and_waits() -> None:
+async def test_bytes_before_the_accept_pause_reading() -> None:
     connection = Connection(listener := Listener())
     connection.feed(WireFrame(TEXT, b"early"))
     assert not connection.transport.reading
     await connection.opened()
-    assert listener.told == ["early"]
+    assert listener.calls == ["early"]
     assert connection.transport.reading
     await connection.lost()
 
 
-async def test_after_a_violation_only_our_half_is_closed_and_the_rest_is_read_and_dropped() -> None:
+async def test_violation_closes_the_sending_half_and_drops_the_rest() -> None:
     connection = await Connection(listener := Listener()).opened()
     connection.feed(WireFrame(TEXT, b"1"), WireFrame(3, b""), WireFrame(TEXT, b"2"))
     assert (connection.transport.written[:1], connection.transport.written[2:4]) == (b"\x88", b"\x03\xea")
@@ -209,13 +209,13 @@ async def test_after_a_violation_only_our_half_is_closed_and_the_rest_is_read_an
     assert not connection.transport.closed
     connection.feed(WireFrame(TEXT, b"3"))
     await turns(1)
-    assert listener.told == ["1", "the end"]
+    assert listener.calls == ["1", "the end"]
     connection.protocol.eof_received()
     await connection.lost()
-    assert listener.told == ["1", "the end"]
+    assert listener.calls == ["1", "the end"]
 
 
-async def test_no_ping_follows_a_close_frame() -> None:
+async def test_no_ping_is_sent_after_a_close_frame() -> None:
     connection = await Connection(Listener(), ws_ping_interval=0.25).opened()
     assert connection.protocol.slot is not None
     connection.protocol.close(4000)
@@ -225,7 +225,7 @@ async def test_no_ping_follows_a_close_frame() -> None:
     await connection.lost()
 
 
-async def test_a_connection_that_is_lost_leaves_no_timer() -> None:
+async def test_lost_connection_leaves_no_timer() -> None:
     loop = asyncio.get_running_loop()
     connection = await Connection(Listener(), ws_ping_interval=20).opened()
     connection.protocol.close(4000)
@@ -235,7 +235,7 @@ async def test_a_connection_that_is_lost_leaves_no_timer() -> None:
 
 
 @pytest.mark.parametrize("moment", ["connecting", "open", "closing", "ending"])
-async def test_a_lost_transport_is_never_touched_again(moment: str) -> None:
+async def test_lost_transport_is_not_used_again(moment: str) -> None:
     """uvloop's raises then."""
     connection = Connection(Listener())
     if moment != "connecting":
@@ -256,11 +256,11 @@ async def test_a_lost_transport_is_never_touched_again(moment: str) -> None:
     assert of.is_gone()
 
 
-async def test_a_send_to_a_transport_that_is_closing_raises_at_once() -> None:
+async def test_send_to_a_closing_transport_raises_at_once() -> None:
     """asyncio's transport tells of a dead client a turn later: an application that only sends would never let it."""
     connection = await Connection().opened()
     connection.transport.aborted = True
-    taken = connection.protocol._exchange
+    taken = connection.protocol._asgi
     assert taken is not None
     with pytest.raises(utils.ClientDisconnected):
         await taken.send({"type": "websocket.send", "text": "x"})

@@ -1,51 +1,58 @@
-"""The ASGI application of one connection: https://asgi.readthedocs.io/en/latest/specs/www.html#websocket"""
+"""The ASGI application of one WebSocket: https://asgi.readthedocs.io/en/latest/specs/www.html#websocket"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from uvicorn.protocols.utils import ClientDisconnected, get_client_addr, get_path_with_query_string
 
-from fanfare.sockets import errors, frames
+from fanfare.sockets import frames
 
 if TYPE_CHECKING:
     from fanfare.sockets.protocol import WebSocketProtocol
 
-logger = logging.getLogger("uvicorn.error")  # where uvicorn's own classes write the lines of their connections
+logger = logging.getLogger("uvicorn.error")  # where uvicorn's own classes log their connections
 
 FORBIDDEN: Final = 403
-FIRST_WORDS: Final = "'websocket.accept', 'websocket.close' or 'websocket.http.response.start'"
+FIRST_MESSAGES: Final = "'websocket.accept', 'websocket.close' or 'websocket.http.response.start'"
+
+Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 
-class Exchange:
-    """`receive` and `send` of one connection, and what waits between them.
+class UnexpectedMessage(RuntimeError):
+    """The application sent a message that ASGI does not allow in this state. uvicorn's classes raise RuntimeError."""
 
-    It goes when the application hands the connection over to a listener (`WebSocketProtocol.listen`), and its scope and
-    its task with it. One message waits for the application at a time; meanwhile nothing is read from the client.
+
+class AsgiConnection:
+    """`receive` and `send` of one connection, and the messages that wait between them.
+
+    It is dropped when the application hands the connection over to a listener (`WebSocketProtocol.listen`), and its
+    scope and its task with it. At most one message waits for the application; meanwhile the client is not read.
     """
 
-    __slots__ = ("_arrived", "_closed", "_denial", "_greeted", "_messages", "_over", "_scope", "_writable", "socket")
+    __slots__ = ("_arrived", "_closed", "_connected", "_denial", "_messages", "_over", "_scope", "_writable", "socket")
 
     def __init__(self, socket: WebSocketProtocol, scope: dict[str, Any]) -> None:
         self.socket = socket
         self._scope = scope
-        self._messages: list[dict[str, Any]] = []  # two at most, and one of them the last
-        # Events and not futures, for an application may wait in two tasks, and cancel one of them. Made when they are
-        # waited for: an application that hands its connection over waits for neither.
+        self._messages: list[dict[str, Any]] = []  # at most two, and one of them is the disconnect
+        # Events instead of futures, because an application may wait in two tasks and cancel one of them. They are
+        # created on first use: an application that hands its connection over uses neither.
         self._arrived: asyncio.Event | None = None
         self._writable: asyncio.Event | None = None
-        self._greeted = False  # the application took websocket.connect
-        self._closed = False  # by the application
-        self._over = False  # the last message was put
+        self._connected = False  # the application has received websocket.connect
+        self._closed = False  # the application has closed or denied the connection
+        self._over = False  # the disconnect was put
         self._denial: tuple[int, list[tuple[bytes, bytes]], bytearray] | None = None
 
     # -- the application's side ----------------------------------------------------------------------------------------
 
     async def receive(self) -> dict[str, Any]:
-        if not self._greeted:
-            self._greeted = True
+        if not self._connected:
+            self._connected = True
             return {"type": "websocket.connect"}
         while not self._messages:
             if self._arrived is None:
@@ -74,7 +81,7 @@ class Exchange:
         elif not socket.is_closing():
             self._send(message)
         elif self._closed:
-            raise errors.UnexpectedMessage(f"Unexpected ASGI message '{message['type']}', after the application's end.")
+            raise UnexpectedMessage(f"Unexpected ASGI message '{message['type']}' after 'websocket.close'.")
         else:
             raise ClientDisconnected
 
@@ -87,14 +94,14 @@ class Exchange:
         elif kind == "websocket.close":
             code = message.get("code") or frames.NORMAL
             if code != frames.NO_CODE and not frames.may_be_sent(code):
-                raise errors.UnexpectedMessage(f"A WebSocket cannot be closed with {code}: RFC 6455, section 7.4.")
+                raise UnexpectedMessage(f"A WebSocket cannot be closed with {code}: RFC 6455, section 7.4.")
             self._closed = True
             self.socket.close(code, message.get("reason") or "")
         else:
-            raise errors.UnexpectedMessage(f"Expected 'websocket.send' or 'websocket.close', but got '{kind}'.")
+            raise UnexpectedMessage(f"Expected 'websocket.send' or 'websocket.close', but got '{kind}'.")
 
     def _answer(self, message: Any) -> None:
-        """The application's first word decides what the client's request becomes."""
+        """The application's first message answers the handshake."""
         kind = message["type"]
         if kind == "websocket.accept":
             self.socket.accept(message.get("subprotocol"), message.get("headers") or ())
@@ -104,14 +111,14 @@ class Exchange:
         elif kind == "websocket.http.response.start":
             status = message["status"]
             if not 200 <= status < 600:
-                raise errors.UnexpectedMessage(f"{status} is no status of a response.")
+                raise UnexpectedMessage(f"{status} is not the status of a final response.")
             self._denial = status, list(message.get("headers") or ()), bytearray()
         else:
-            raise errors.UnexpectedMessage(f"Expected {FIRST_WORDS}, but got '{kind}'.")
+            raise UnexpectedMessage(f"Expected {FIRST_MESSAGES}, but got '{kind}'.")
 
     def _deny_further(self, message: Any, status: int, headers: list[tuple[bytes, bytes]], body: bytearray) -> None:
         if message["type"] != "websocket.http.response.body":
-            raise errors.UnexpectedMessage(f"Expected 'websocket.http.response.body', but got '{message['type']}'.")
+            raise UnexpectedMessage(f"Expected 'websocket.http.response.body', but got '{message['type']}'.")
         body += message.get("body", b"")
         if not message.get("more_body", False):
             self._deny(status, headers, bytes(body))
@@ -127,7 +134,7 @@ class Exchange:
             logger.info('%s - "WebSocket %s" %s', address, path, outcome)
 
     async def run(self, application: Any) -> None:
-        """The application's task."""
+        """Run the application to its end."""
         code = frames.INTERNAL_ERROR
         try:
             await application(self._scope, self.receive, self.send)
@@ -142,7 +149,7 @@ class Exchange:
     # -- the client's side ---------------------------------------------------------------------------------------------
 
     def put(self, message: dict[str, Any]) -> None:
-        """Nothing after a disconnect."""
+        """Give a message to the application. Messages after a disconnect are dropped."""
         if self._over:
             return
         self._over = message["type"] == "websocket.disconnect"
@@ -155,10 +162,43 @@ class Exchange:
         return bool(self._messages)
 
     def writable(self) -> None:
-        """The client reads again, or never will."""
+        """Wake `send`: the client reads again, or is gone."""
         if self._writable is not None:
             self._writable.set()
 
     def waiting(self) -> list[dict[str, Any]]:
-        """What came and was not taken by the application."""
+        """The messages that the application has not received."""
         return list(self._messages)
+
+
+def deliver_disconnect(application: Application) -> Application:
+    """Wrap a WebSocket application so that a send to a client that is gone does nothing.
+
+    ASGI servers raise OSError then. In a Channels consumer it would end the consumer before `disconnect()` is called,
+    and the consumer would stay in its groups. Without the exception the consumer goes on to receive
+    `websocket.disconnect`, on every server.
+    """
+
+    async def wrapped(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "websocket":
+            await application(scope, receive, send)
+            return
+        is_disconnected = False
+
+        async def receive_message() -> Any:
+            nonlocal is_disconnected
+            message = await receive()
+            is_disconnected = is_disconnected or message["type"] == "websocket.disconnect"
+            return message
+
+        async def send_message(message: Any) -> None:
+            if is_disconnected:
+                return
+            try:
+                await send(message)
+            except OSError:
+                logger.debug("%s was dropped: the client is gone", message["type"])
+
+        await application(scope, receive_message, send_message)
+
+    return wrapped
