@@ -21,6 +21,7 @@ from django.urls import Resolver404
 from django.utils.module_loading import module_has_submodule
 
 from fanfare.server import interfaces
+from fanfare.sockets import asgi
 
 MODULE = "routing"
 PATTERNS = "websocket_urlpatterns"
@@ -53,7 +54,7 @@ class Consumers:
         self._patterns = patterns
         # The router's own __init__ makes a pattern of a nested router a prefix, so it comes before the first match.
         router: Any = URLRouter(patterns)
-        self._application: interfaces.Application = AllowedOrigins(AuthMiddlewareStack(router))
+        self._application: interfaces.Application = AllowedOrigins(asgi.deliver_disconnect(AuthMiddlewareStack(router)))
 
     def before(self, otherwise: interfaces.Application) -> interfaces.Application:
         """An application that gives WebSockets to the patterns that match, and the others to `otherwise`."""

@@ -345,7 +345,7 @@ class WebSocketProtocol(asyncio.Protocol):
     def _ping_received(self, payload: bytes) -> None:
         pong = frames.frame(frames.PONG, payload)
         if self.is_paused:
-            # The last pong answers all pings (RFC 6455 §5.5.3): pongs must not accumulate for a client that never reads.
+            # The last pong answers all pings (RFC 6455 §5.5.3): they must not accumulate for a client that never reads.
             self._pong = pong
         else:
             self._transport.write(pong)
