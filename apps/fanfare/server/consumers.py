@@ -54,7 +54,8 @@ class Consumers:
         self._patterns = patterns
         # The router's own __init__ makes a pattern of a nested router a prefix, so it comes before the first match.
         router: Any = URLRouter(patterns)
-        self._application: interfaces.Application = AllowedOrigins(asgi.deliver_disconnect(AuthMiddlewareStack(router)))
+        authenticated: Any = AuthMiddlewareStack(router)
+        self._application: interfaces.Application = AllowedOrigins(asgi.deliver_disconnect(authenticated))
 
     def before(self, otherwise: interfaces.Application) -> interfaces.Application:
         """An application that gives WebSockets to the patterns that match, and the others to `otherwise`."""
