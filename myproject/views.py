@@ -1,4 +1,4 @@
-"""The project's own pages: the landing page, the quick start and the reference of the HTTP API."""
+"""The project's pages: landing page, quick start, and the HTTP API reference."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from fanfare.integration import application, clients, errors
 
 @require_safe
 def landing(request: HttpRequest) -> HttpResponse:
-    """What this is. With DEBUG also how to connect to it; without, nothing that only its owner should know."""
+    """The landing page. With DEBUG it shows an application's id and key in ready-made snippets."""
     return render(request, "landing.html", _connection(request))
 
 
 @require_safe
 def docs(request: HttpRequest) -> HttpResponse:
-    """The quick start. With DEBUG its snippets work as they stand, without they have placeholders."""
+    """The quick start. Its snippets contain an application's values with DEBUG, otherwise placeholders."""
     return render(request, "docs.html", _connection(request))
 
 
 @require_safe
 def api_docs(request: HttpRequest) -> HttpResponse:
-    """The reference of the HTTP API, drawn in the browser from the description that fanfare.api.openapi serves."""
+    """The HTTP API reference, rendered in the browser from /api/openapi.json."""
     return render(request, "api_docs.html")
 
 
 @require_safe
 def favicon(request: HttpRequest) -> HttpResponse:
-    """For the pages that name no icon, the admin's."""
+    """Redirect for pages without an icon link, such as the admin."""
     return redirect(static("fanfare/logo.svg"))
 
 
 def _connection(request: HttpRequest) -> dict[str, Any]:
-    """`connection` is None where the snippets must have placeholders; then `problem` may say why."""
+    """Template context: `connection` with an application's values, or None and perhaps a `problem` that says why."""
     if not settings.DEBUG:
         return {"connection": None, "problem": None}
     try:

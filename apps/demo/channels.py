@@ -1,7 +1,7 @@
-"""Who may join the room: everybody, as the guest that the page's address names.
+"""The rule of the demo room: every visitor may join, as the guest named in the page's URL.
 
-Nobody signs in here, so two windows of one browser are two guests, and a guest who reloads the page stays who it is.
-An app with accounts needs neither names nor addresses: its rule answers `True`, and the member is the signed-in user.
+The demo has no accounts, so two windows of one browser are two guests, and a reload keeps the guest. An app with
+accounts needs no guest names: its rule returns `True`, and the member is the signed-in user.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ INSTRUMENTS = (
 )
 # fmt: on
 
-# By id, which is what the address has: {"amber-harp": "Amber Harp", …}
+# By id, as in the URL: {"amber-harp": "Amber Harp", …}
 GUESTS = {
     f"{colour}-{instrument}".lower(): f"{colour} {instrument}" for colour, instrument in product(COLOURS, INSTRUMENTS)
 }

@@ -1,4 +1,4 @@
-"""The room's page, and what is said in it. The channel's history is where it is kept."""
+"""The demo room and its messages, which are kept in the channel's history."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fanfare.integration import errors, presence
 @require_safe
 @never_cache
 def room(request: HttpRequest) -> HttpResponse:
-    """The page of the guest that the address names; who has no name yet gets one that nobody here has."""
+    """The page of the guest named in the URL. Without a name, redirect to one that no member uses."""
     try:
         here = {member.id for member in presence.members(channels.ROOM)}
     except (errors.NoApplication, engine_errors.EngineUnavailable) as error:
@@ -42,7 +42,7 @@ def room(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 def say(request: HttpRequest) -> HttpResponse:
-    """Everybody in the room gets it from the channel, the speaker too."""
+    """Publish a message. The sender receives it from the channel like all other members."""
     form = forms.MessageForm(request.POST)
     if not form.is_valid():
         problems = [str(problem) for field in form.errors.values() for problem in field]

@@ -1,4 +1,4 @@
-"""A real Chromium, and servers as a person meets them."""
+"""Fixtures for tests in Chromium."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, R
 
 from tests.harness import parts, servers
 
-# What a fresh Chromium would do on its own must not be taken for what our pages do.
+# Turn off Chromium's own requests, so that only requests of the pages are seen.
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -29,7 +29,7 @@ OpenWindow = Callable[[], Page]
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """One for each module: Playwright's event loop would be in the way of tests that have a loop of their own."""
+    """One browser per module: Playwright's running event loop would block asynchronous tests of other modules."""
     path = parts.executable(*parts.CHROMIUM_NAMES)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
@@ -39,13 +39,13 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def debug(fleet: servers.Fleet) -> servers.Server:
-    """As `make run` serves it: uvicorn, with DEBUG."""
+    """The server of `make run`: uvicorn with DEBUG."""
     return fleet.start("uvicorn", fleet.deployment(FANFARE_DEBUG="1"))
 
 
 @pytest.fixture(scope="session")
 def production(fleet: servers.Fleet) -> servers.Server:
-    """As it is deployed: four workers, without DEBUG."""
+    """A production server: four workers without DEBUG."""
     return fleet.start("gunicorn")
 
 
@@ -56,7 +56,9 @@ def daphne(fleet: servers.Fleet) -> servers.Server:
 
 @pytest.fixture
 def window(chromium: Browser) -> Iterator[OpenWindow]:
-    """`window()` opens a window of a visitor of its own. At the end none of them had an error or asked another host."""
+    """`window()` opens a page with its own browser context. At the end, no page may have had an error or a request to
+    another host.
+    """
     problems: list[str] = []
 
     def on_console(message: ConsoleMessage) -> None:
@@ -66,11 +68,11 @@ def window(chromium: Browser) -> Iterator[OpenWindow]:
     def look_at(url: str) -> None:
         address = urlsplit(url)
         if address.hostname != servers.HOST and address.scheme not in ("data", "blob"):
-            problems.append(f"a request left the host: {url}")
+            problems.append(f"request to another host: {url}")
 
     def on_failure(request: Request) -> None:
-        if request.failure != "net::ERR_ABORTED":  # a visitor who leaves a page ends what it still loads
-            problems.append(f"failed: {request.url}: {request.failure}")
+        if request.failure != "net::ERR_ABORTED":  # leaving a page aborts its pending requests
+            problems.append(f"failed request: {request.url}: {request.failure}")
 
     contexts: list[BrowserContext] = []
 
@@ -82,7 +84,7 @@ def window(chromium: Browser) -> Iterator[OpenWindow]:
         page.on("console", on_console)
         page.on("request", lambda request: look_at(request.url))
         page.on("websocket", lambda socket: look_at(socket.url))
-        page.on("pageerror", lambda error: problems.append(f"an exception in the page: {error}"))
+        page.on("pageerror", lambda error: problems.append(f"exception in the page: {error}"))
         page.on("requestfailed", on_failure)
         return page
 

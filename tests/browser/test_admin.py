@@ -34,7 +34,7 @@ def admin(server: servers.Server, window: OpenWindow) -> Page:
 
 def create(admin: Page, server: servers.Server, name: str) -> deployments.Application:
     """Create an application by hand; its credentials as the page shows them."""
-    admin.goto(server.url("/admin/applications/application/add/"))
+    admin.goto(server.url("/admin/fanfare/application/add/"))
     admin.get_by_label("Name", exact=False).first.fill(name)
     admin.get_by_role("button", name="Save and continue editing").click()
     expect(admin.locator(".messagelist")).to_contain_text("was added successfully")
@@ -66,7 +66,7 @@ def test_a_created_application_works_and_a_disabled_one_loses_its_sockets(server
         assert established is not None
         assert b"connection_established" in established.payload
 
-        admin.goto(server.url("/admin/applications/application/"))
+        admin.goto(server.url("/admin/fanfare/application/"))
         row = admin.locator("#result_list tr", has_text=name)
         row.locator('input[type="checkbox"][name$="-enabled"]').uncheck()
         admin.get_by_role("button", name="Save", exact=True).click()
@@ -174,7 +174,7 @@ def test_an_event_that_cannot_be_sent_is_seen_in_the_outbox_and_sent_again(admin
         f"frame={frame!r})\n"
         "outbox.fail('default', row.pk, 'The data is too large.')"
     )
-    admin.goto(server.url(f"/admin/realtime/outboxevent/?q={channel}"))
+    admin.goto(server.url(f"/admin/fanfare/outboxevent/?q={channel}"))
     expect(admin.locator("#result_list tbody tr")).to_contain_text("The data is too large.")
     admin.locator("#result_list .action-select").check()
     admin.get_by_label("Action:").select_option("retry")

@@ -1,4 +1,4 @@
-"""The demo's room in a real browser: two windows side by side, with pusher-js as it is vendored."""
+"""The demo room in two Chromium windows, with the included pusher-js."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from tests.browser.conftest import OpenWindow
 from tests.harness import servers
 
-AFTER_A_RESTART_MS = 60_000  # pusher-js waits for 15 s after an attempt that found nobody, and the machine is busy
+AFTER_A_RESTART_MS = 60_000  # pusher-js waits 15 s after a refused attempt, and the machine may be busy
 
 
 @pytest.fixture(params=["debug", "production", "daphne"])
@@ -20,7 +20,7 @@ def server(request: pytest.FixtureRequest) -> servers.Server:
 
 
 def enter(page: Page, server: servers.Server) -> str:
-    """Join the room; the name that the guest was given."""
+    """Join the room; returns the guest's name."""
     page.goto(server.url("/demo/"))
     expect(page.locator("#text")).to_be_enabled()
     expect(page.locator("#state")).to_have_text("Connected")
@@ -36,7 +36,7 @@ def said(page: Page, text: str) -> Locator:
     return page.locator("#messages .said", has_text=text)
 
 
-def test_what_one_says_the_other_reads(server: servers.Server, window: OpenWindow) -> None:
+def test_messages_reach_the_other_window_and_the_sender_once(server: servers.Server, window: OpenWindow) -> None:
     ann, bob = window(), window()
     enter(ann, server)
     name = enter(bob, server)
@@ -48,7 +48,7 @@ def test_what_one_says_the_other_reads(server: servers.Server, window: OpenWindo
     expect(said(ann, "Hello from the first window")).to_have_count(1)
 
 
-def test_what_looks_like_html_is_shown_as_it_was_typed(server: servers.Server, window: OpenWindow) -> None:
+def test_html_in_a_message_is_shown_as_text(server: servers.Server, window: OpenWindow) -> None:
     ann, bob = window(), window()
     enter(ann, server)
     enter(bob, server)
@@ -58,7 +58,7 @@ def test_what_looks_like_html_is_shown_as_it_was_typed(server: servers.Server, w
     expect(bob.locator("#messages img")).to_have_count(0)
 
 
-def test_each_sees_who_is_here_and_who_has_left(server: servers.Server, window: OpenWindow) -> None:
+def test_member_list_follows_joins_and_leaves(server: servers.Server, window: OpenWindow) -> None:
     ann = window()
     enter(ann, server)
     expect(ann.locator("#count")).to_have_text("1")
@@ -72,7 +72,7 @@ def test_each_sees_who_is_here_and_who_has_left(server: servers.Server, window: 
     expect(ann.locator("#members")).not_to_contain_text(name)
 
 
-def test_who_reloads_the_page_is_still_the_same(server: servers.Server, window: OpenWindow) -> None:
+def test_reload_keeps_the_guest(server: servers.Server, window: OpenWindow) -> None:
     ann, bob = window(), window()
     enter(ann, server)
     name = enter(bob, server)
@@ -83,7 +83,7 @@ def test_who_reloads_the_page_is_still_the_same(server: servers.Server, window: 
     expect(bob.locator("#members li")).to_have_count(2)
 
 
-def test_the_others_see_who_is_typing(server: servers.Server, window: OpenWindow) -> None:
+def test_typing_indicator_names_the_other_guest(server: servers.Server, window: OpenWindow) -> None:
     ann, bob = window(), window()
     enter(ann, server)
     name = enter(bob, server)
@@ -92,7 +92,7 @@ def test_the_others_see_who_is_typing(server: servers.Server, window: OpenWindow
     expect(bob.locator("#typing")).to_have_text("")
 
 
-def test_one_who_comes_later_reads_what_was_said(server: servers.Server, window: OpenWindow) -> None:
+def test_later_guest_and_reloaded_page_see_earlier_messages(server: servers.Server, window: OpenWindow) -> None:
     ann = window()
     enter(ann, server)
     say(ann, "Before you came")
@@ -104,7 +104,7 @@ def test_one_who_comes_later_reads_what_was_said(server: servers.Server, window:
     expect(said(bob, "Before you came")).to_have_count(1)
 
 
-def test_who_was_away_gets_what_was_said_meanwhile(server: servers.Server, window: OpenWindow) -> None:
+def test_messages_during_a_disconnect_are_recovered_in_order(server: servers.Server, window: OpenWindow) -> None:
     ann, bob = window(), window()
     enter(ann, server)
     enter(bob, server)
@@ -121,45 +121,45 @@ def test_who_was_away_gets_what_was_said_meanwhile(server: servers.Server, windo
     assert bob.locator("#messages .said").all_inner_texts()[-2:] == ["Are you there?", "I see that you are not."]
 
 
-def test_an_empty_room_says_so(start: Callable[..., servers.Server], fleet: servers.Fleet, window: OpenWindow) -> None:
+def test_empty_room_has_a_hint(start: Callable[..., servers.Server], fleet: servers.Fleet, window: OpenWindow) -> None:
     server = start("uvicorn")
     ann = window()
     enter(ann, server)
-    expect(ann.get_by_text("Nobody has said anything yet.")).to_be_visible()
+    expect(ann.get_by_text("No messages yet.")).to_be_visible()
     say(ann, "Hello")
-    expect(ann.get_by_text("Nobody has said anything yet.")).not_to_be_visible()
+    expect(ann.get_by_text("No messages yet.")).not_to_be_visible()
 
 
-# -- what goes wrong ---------------------------------------------------------------------------------------------------
+# -- failures --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def visitors(chromium: Browser) -> Iterator[list[Page]]:
-    """Two windows in which something goes wrong, as their consoles may say."""
+    """Two windows that may have errors in their consoles."""
     contexts = [chromium.new_context() for _ in range(2)]
     yield [context.new_page() for context in contexts]
     for context in contexts:
         context.close()
 
 
-def test_what_is_refused_is_told_and_not_lost(debug: servers.Server, visitors: list[Page]) -> None:
+def test_refused_message_shows_the_reason_and_keeps_the_text(debug: servers.Server, visitors: list[Page]) -> None:
     ann, _ = visitors
     enter(ann, debug)
     ann.route("**/messages/", lambda route: route.fulfill(status=400, json={"error": "Not so loud."}))
-    say(ann, "Is anybody there?")
+    say(ann, "Is this too loud?")
     expect(ann.get_by_role("alert")).to_have_text("Not so loud.")
-    expect(ann.locator("#text")).to_have_value("Is anybody there?")
+    expect(ann.locator("#text")).to_have_value("Is this too loud?")
 
 
 SPEAK = """
 from django.utils import timezone
 from fanfare import publish
 guest = {"guest": "jade-lute", "name": "Jade Lute"}
-publish("presence-demo", "message", {**guest, "text": "Said while no server ran", "at": timezone.now()})
+publish("presence-demo", "message", {**guest, "text": "Published while no server ran", "at": timezone.now()})
 """
 
 
-def test_a_restart_of_the_server_loses_no_message(
+def test_restart_of_the_server_loses_no_message(
     start: Callable[..., servers.Server],
     fleet: servers.Fleet,
     visitors: list[Page],
@@ -184,4 +184,4 @@ def test_a_restart_of_the_server_loses_no_message(
     for page in visitors:
         expect(said(page, "After the restart")).to_have_count(1)
         texts = page.locator("#messages .said").all_inner_texts()
-        assert texts == ["Before the restart", "Said while no server ran", "After the restart"]
+        assert texts == ["Before the restart", "Published while no server ran", "After the restart"]

@@ -1,4 +1,4 @@
-"""A browser's own EventSource, and a network that goes and comes back."""
+"""Chromium's EventSource over a network that fails and returns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.browser.conftest import PATIENCE_MS
 from tests.harness import calls, event_streams, proxies, servers, waiting
 
 CHANNEL = "kept-news"
-APART_S = 0.01  # between two events: a busy channel
+APART_S = 0.01  # between two events
 
 LISTEN = """
 url => {
@@ -44,7 +44,7 @@ def server(fleet: servers.Fleet) -> Iterator[servers.Server]:
 
 @pytest.fixture
 def page(chromium: Browser, server: servers.Server) -> Iterator[Page]:
-    """A page of the server's own. Its console is not looked at: a browser reports there that the network is gone."""
+    """A page of the server's origin. Its console is not checked, because the browser reports network errors there."""
     context = chromium.new_context()
     context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
@@ -54,7 +54,7 @@ def page(chromium: Browser, server: servers.Server) -> Iterator[Page]:
 
 
 class Publisher(threading.Thread):
-    """Publishes 0, 1, 2, … until it is stopped."""
+    """Publishes 0, 1, 2, … until `stop`."""
 
     def __init__(self, server: servers.Server, channel: str) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ def listen(page: Page, server: servers.Server, *channels: str, **query: str) -> 
 
 
 class Network:
-    """The page's network, through one DevTools session: what one session switched off, another cannot switch on."""
+    """The page's network, switched through one DevTools session: another session could not switch it on again."""
 
     def __init__(self, page: Page) -> None:
         self._session = page.context.new_cdp_session(page)
@@ -94,8 +94,8 @@ def wait_for(page: Page, expression: str, within_s: float = 20.0) -> None:
     page.wait_for_function(expression, timeout=within_s * 1000)
 
 
-def test_a_cut_network_loses_and_repeats_nothing(page: Page, server: servers.Server) -> None:
-    """Chromium's own switch refuses what is new and leaves an open stream alone, so that one is reset."""
+def test_lost_network_neither_loses_nor_repeats_events(page: Page, server: servers.Server) -> None:
+    """Chromium's offline mode refuses new connections only, so the proxy resets the open stream."""
     publisher = Publisher(server, CHANNEL)
     with proxies.in_front_of(server) as proxy:
         page.goto(proxy.url("/health/live"))
@@ -112,7 +112,7 @@ def test_a_cut_network_loses_and_repeats_nothing(page: Page, server: servers.Ser
                 wait_for(page, "source.readyState === EventSource.CONNECTING")
                 while publisher.published < seen + 50:
                     time.sleep(APART_S)
-                assert page.evaluate("numbers.length") < seen + 50, "the network is really gone"
+                assert page.evaluate("numbers.length") < seen + 50, "the page is offline"
                 network.switch(on=True)
                 wait_for(page, f"statements.length === {cut + 1}")
         finally:
@@ -121,10 +121,10 @@ def test_a_cut_network_loses_and_repeats_nothing(page: Page, server: servers.Ser
     assert page.evaluate("numbers") == list(range(publisher.published))
     told = page.evaluate("statements")
     assert [one["recovered"] for one in told] == [False, True, True, True]
-    assert all(one["replayed"] > 0 for one in told[1:]), "events came while the network was away"
+    assert all(one["replayed"] > 0 for one in told[1:]), "events were published while the page was offline"
 
 
-def test_a_killed_worker_is_nothing_to_a_browser(page: Page, server: servers.Server) -> None:
+def test_browser_recovers_after_all_workers_were_replaced(page: Page, server: servers.Server) -> None:
     channel = "kept-killed"
     listen(page, server, channel)
     wait_for(page, "statements.length === 1")
@@ -135,8 +135,8 @@ def test_a_killed_worker_is_nothing_to_a_browser(page: Page, server: servers.Ser
         os.kill(worker, signal.SIGTERM)
     wait_for(page, "source.readyState === EventSource.CONNECTING")
     publisher = Publisher(server, channel)
-    # One that stops still answers, and then ends the publisher's connection.
-    waiting.until(lambda: not set(before) & set(server.workers()), 30, "the workers are gone")
+    # A stopping worker still answers and then closes the connection, so wait before publishing.
+    waiting.until(lambda: not set(before) & set(server.workers()), 30, "the old workers have stopped")
     server.wait_until_ready()
     publisher.published = 1
     publisher.start()
@@ -146,7 +146,7 @@ def test_a_killed_worker_is_nothing_to_a_browser(page: Page, server: servers.Ser
     assert page.evaluate("numbers") == list(range(publisher.published))
 
 
-def test_an_expired_token_stops_the_browser_for_good(page: Page, server: servers.Server) -> None:
+def test_expired_token_closes_the_event_source(page: Page, server: servers.Server) -> None:
     channel = "private-kept-1"
     token = event_streams.token(server.application, "private-kept-*", seconds=2)
     listen(page, server, channel, token=token)
@@ -156,8 +156,8 @@ def test_an_expired_token_stops_the_browser_for_good(page: Page, server: servers
     wait_for(page, "source.readyState === EventSource.CLOSED")
 
 
-def test_a_full_application_keeps_the_browser_trying(page: Page, server: servers.Server) -> None:
-    """It would give up for good on a 503."""
+def test_connection_limit_keeps_the_event_source_retrying(page: Page, server: servers.Server) -> None:
+    """A 503 would close the EventSource permanently."""
     page.evaluate(
         "urls => { window.others = urls.map(url => new EventSource(url)); }",
         [server.url(event_streams.path(server.application, [name])) for name in ("a", "b")],
@@ -170,8 +170,8 @@ def test_a_full_application_keeps_the_browser_trying(page: Page, server: servers
     wait_for(page, "statements.length === 1")
 
 
-def test_a_page_of_another_origin_may_read(page: Page, server: servers.Server) -> None:
-    """An application without a list of origins is open to all of them."""
+def test_page_of_another_origin_can_subscribe(page: Page, server: servers.Server) -> None:
+    """An application without allowed origins accepts all origins."""
     with proxies.in_front_of(server) as elsewhere:
         page.goto(elsewhere.url("/health/live"))
         listen(page, server, CHANNEL)

@@ -1,4 +1,4 @@
-"""Chromium loses its network while events flow, and finds nothing missing: as pusher-js is, and with the plugin."""
+"""Chromium loses its network while events are published: plain pusher-js, with a token, and with the plugin."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHANNEL = "private-orders"
 OFFLINE = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
 ONLINE = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
 
-# A client notices a dead connection when a ping is not answered: here after half a second.
+# The client detects a dead connection by an unanswered ping, here after half a second.
 FOLLOW = """
 ([key, port, path, plugin]) => {
   Object.assign(window, { numbers: [], subscriptions: 0, losses: [] });
@@ -43,7 +43,7 @@ FOLLOW = """
 
 @pytest.fixture(scope="module")
 def application(production: servers.Server) -> deployments.Application:
-    """Keeps what the private channels had in the last hour, and replays all of it."""
+    """An application whose private channels keep and replay an hour of history."""
     flags = ["--history", "private-*=1000,3600", "--replay", "private-*=1000,1048576"]
     return production.deployment.create_application("Streams", *flags)
 
@@ -63,8 +63,8 @@ def network(page: Page) -> CDPSession:
     return session
 
 
-class Lines:
-    """The page's network, the backend's publisher, and how the two stand."""
+class Traffic:
+    """Publishes events while the page's network is switched off and on."""
 
     def __init__(self, page: Page, network: CDPSession, publisher: calls.Caller) -> None:
         self.published = 0
@@ -72,7 +72,7 @@ class Lines:
 
     def follow(self, path: str, *, plugin: bool) -> None:
         server, application = self._publisher.server, self._publisher.application
-        self._page.goto(server.url("/static/fanfare/site.css"))  # a document of this origin without a script of its own
+        self._page.goto(server.url("/static/fanfare/site.css"))  # a document of this origin without a script
         self._page.expose_function("sign", lambda socket_id: signing.subscription(application, socket_id, CHANNEL))
         self._page.add_script_tag(url="/static/fanfare/vendor/pusher-js/pusher.min.js")
         self._page.add_script_tag(url="/static/fanfare/resume.js")
@@ -85,7 +85,7 @@ class Lines:
             data = json.dumps({"n": self.published})
             assert self._publisher.publish(CHANNEL, "counted", data).status == 200
 
-    def cut_again_and_again(self) -> None:
+    def cut_repeatedly(self) -> None:
         for cut in range(1, CUTS + 1):
             self.publish()
             self._network.send("Network.emulateNetworkConditions", OFFLINE)
@@ -103,31 +103,31 @@ class Lines:
 
 
 @pytest.fixture
-def lines(
+def traffic(
     page: Page, network: CDPSession, production: servers.Server, application: deployments.Application
-) -> Iterator[Lines]:
+) -> Iterator[Traffic]:
     with calls.Caller(production, application) as publisher:
-        yield Lines(page, network, publisher)
+        yield Traffic(page, network, publisher)
 
 
-def test_with_the_plugin_every_event_comes_once_and_in_order(page: Page, lines: Lines) -> None:
-    lines.follow("", plugin=True)
-    lines.cut_again_and_again()
-    assert page.evaluate("numbers") == lines.expected
+def test_plugin_delivers_every_event_once_and_in_order(page: Page, traffic: Traffic) -> None:
+    traffic.follow("", plugin=True)
+    traffic.cut_repeatedly()
+    assert page.evaluate("numbers") == traffic.expected
     assert page.evaluate("losses") == []
 
 
-def test_plain_pusher_js_with_a_token_in_its_path_misses_nothing(page: Page, lines: Lines) -> None:
-    """What came since the last acknowledgement comes again."""
-    lines.follow(f"/s/{uuid4().hex}", plugin=False)
-    lines.cut_again_and_again()
+def test_plain_pusher_js_with_a_token_in_its_path_misses_no_event(page: Page, traffic: Traffic) -> None:
+    """Events since the last acknowledgement are delivered again."""
+    traffic.follow(f"/s/{uuid4().hex}", plugin=False)
+    traffic.cut_repeatedly()
     first_seen = list(dict.fromkeys(page.evaluate("numbers")))
-    assert first_seen == lines.expected
+    assert first_seen == traffic.expected
     assert page.evaluate("losses") == []
 
 
-def test_pusher_js_alone_misses_what_came_meanwhile(page: Page, lines: Lines) -> None:
-    """So the cuts are real."""
-    lines.follow("", plugin=False)
-    lines.cut_again_and_again()
-    assert set(page.evaluate("numbers")) < set(lines.expected)
+def test_pusher_js_without_token_misses_events(page: Page, traffic: Traffic) -> None:
+    """Shows that the cuts are effective."""
+    traffic.follow("", plugin=False)
+    traffic.cut_repeatedly()
+    assert set(page.evaluate("numbers")) < set(traffic.expected)

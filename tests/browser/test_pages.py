@@ -1,4 +1,4 @@
-"""The pages that a newcomer opens first."""
+"""The landing page and the pages it links to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.browser.conftest import OpenWindow
 from tests.harness import servers
 
 
-def test_the_landing_page_connects_and_shows_what_to_paste(debug: servers.Server, window: OpenWindow) -> None:
+def test_landing_page_connects_and_shows_snippets_with_the_key(debug: servers.Server, window: OpenWindow) -> None:
     page = window()
     page.goto(debug.url("/"))
     expect(page.get_by_role("heading", level=1)).to_be_visible()
@@ -22,7 +22,7 @@ def test_the_landing_page_connects_and_shows_what_to_paste(debug: servers.Server
     assert debug.application.secret not in page.content()
 
 
-def test_the_landing_page_of_a_deployment_shows_no_credentials(production: servers.Server, window: OpenWindow) -> None:
+def test_landing_page_without_debug_shows_no_credentials(production: servers.Server, window: OpenWindow) -> None:
     page = window()
     page.goto(production.url("/"))
     expect(page.get_by_role("heading", level=1)).to_be_visible()
@@ -31,7 +31,7 @@ def test_the_landing_page_of_a_deployment_shows_no_credentials(production: serve
 
 
 @pytest.mark.parametrize("kind", ["debug", "production", "daphne"])
-def test_the_landing_page_leads_to_the_demo_the_docs_and_the_admin(
+def test_landing_page_links_to_styled_demo_docs_and_admin(
     request: pytest.FixtureRequest, kind: str, window: OpenWindow
 ) -> None:
     server: servers.Server = request.getfixturevalue(kind)
@@ -45,11 +45,11 @@ def test_the_landing_page_leads_to_the_demo_the_docs_and_the_admin(
 
 
 def is_styled(rules: list[int]) -> bool:
-    """The stylesheets came and hold something: without DEBUG a static file is easily lost."""
+    """All stylesheets were loaded and have rules; without DEBUG, a missing static file is easily overlooked."""
     return bool(rules) and all(rules)
 
 
-def test_the_landing_page_has_no_sideways_scroll_on_a_phone(debug: servers.Server, window: OpenWindow) -> None:
+def test_pages_have_no_horizontal_scroll_on_a_phone(debug: servers.Server, window: OpenWindow) -> None:
     page = window()
     page.set_viewport_size({"width": 375, "height": 800})
     for path in ("/", "/demo/", "/docs/"):

@@ -1,4 +1,4 @@
-"""pusher-js in Chromium, with encryption, as npm delivers it: what it shows to a page that a backend SDK signs for."""
+"""pusher-js with encryption from npm, in Chromium, with a backend SDK that signs for the page."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CONNECT = """
 
 @pytest.fixture(scope="module")
 def backend(production: servers.Server) -> Iterator[pusher.Pusher]:
-    with pusherjs.Runtime():  # what npm delivers is there
+    with pusherjs.Runtime():  # installs the npm packages
         yield sdk.client(production, encryption_master_key_base64=backends.MASTER_KEY)
 
 
@@ -47,10 +47,10 @@ def connected(page: Page, server: servers.Server, backend: pusher.Pusher, user: 
         member = {"user_id": user["id"], "user_info": {"of": "Chromium"}} if channel.startswith("presence-") else None
         answer = backend.authenticate(channel=channel, socket_id=socket_id, custom_data=member)
         if "shared_secret" in answer:
-            answer["shared_secret"] = answer["shared_secret"].decode()  # the SDK gives bytes, which are no JSON
+            answer["shared_secret"] = answer["shared_secret"].decode()  # JSON cannot encode the SDK's bytes
         return answer
 
-    page.goto(server.url("/static/fanfare/site.css"))  # a document of this origin with no script of its own
+    page.goto(server.url("/static/fanfare/site.css"))  # a document of this origin without a script
     page.add_script_tag(path=SCRIPT)
     page.expose_function("authorize", authorize)
     page.expose_function("authenticate", backend.authenticate_user)
@@ -90,7 +90,7 @@ def test_what_a_django_project_encrypts_is_read_by_the_page(
     page = connected(window(), production, backend, {"id": "ann"})
     channel = unique("private-encrypted-orders")
     join(page, channel)
-    code = f"from fanfare.integration import publish; publish({channel!r}, 'created', {{'title': '日本 🎺'}})"
+    code = f"from fanfare import publish; publish({channel!r}, 'created', {{'title': '日本 🎺'}})"
     production.deployment.manage("shell", "--no-imports", "-c", code, FANFARE_ENCRYPTION_MASTER_KEY=backends.MASTER_KEY)
     assert sees(page, channel, "created") == {"title": "日本 🎺"}
 
@@ -108,7 +108,7 @@ def test_members_see_each_other(window: OpenWindow, production: servers.Server, 
     assert sees(ann, room, "pusher:member_removed")["id"] == "bob"
 
 
-def test_a_user_signs_in_is_watched_is_sent_to_and_is_sent_away(
+def test_signed_in_user_is_watched_gets_events_and_is_terminated(
     window: OpenWindow, production: servers.Server, backend: pusher.Pusher
 ) -> None:
     name = unique("bob")

@@ -1,4 +1,4 @@
-"""The browser plugin in Chromium: as a classic script and as a module, over connections that break."""
+"""The browser plugin in Chromium, as a classic script and as a module, over breaking connections."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def stream() -> Iterator[Stream]:
 
 @pytest.fixture
 def page(chromium: Browser, debug: servers.Server) -> Iterator[Page]:
-    """Of Fanfare's origin, so that the plugin comes as it is served. Its connections break: their errors are wanted."""
+    """A page of Fanfare's origin, which serves the plugin. Connection errors are expected, exceptions are not."""
     context = chromium.new_context()
     context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
@@ -67,7 +67,7 @@ def follow(
     *,
     storage: bool = False,
 ) -> None:
-    page.goto(server.url("/static/fanfare/site.css"))  # a document of this origin with no script of its own
+    page.goto(server.url("/static/fanfare/site.css"))  # a document of this origin without a script
     page.add_script_tag(url="/static/fanfare/vendor/pusher-js/pusher.min.js")
     page.add_script_tag(**script)
     page.wait_for_function("window.FanfareResume")
@@ -76,7 +76,7 @@ def follow(
 
 
 def publish(stream: Stream, count: int) -> int:
-    """So many events at about 1,000 a second; the last one's number."""
+    """Publish `count` events at about 1,000 a second; returns the number of the last one."""
     log = stream.resource.logs["orders"]
     for _ in range(count):
         stream.do(lambda: stream.resource.publish("orders", {"n": len(log) + 1}))
@@ -85,14 +85,14 @@ def publish(stream: Stream, count: int) -> int:
 
 
 @pytest.mark.parametrize("script", [CLASSIC, MODULE], ids=["classic script", "module"])
-def test_over_connections_that_break_every_event_comes_once_and_in_order(
+def test_every_event_is_delivered_once_and_in_order_over_breaking_connections(
     page: Page, debug: servers.Server, stream: Stream, script: Mapping[str, str]
 ) -> None:
     follow(page, debug, stream, script)
     for cut in range(1, CUTS + 1):
         publish(stream, EVENTS_A_CUT)
         stream.do(stream.resource.reset_connections)
-        publish(stream, EVENTS_A_CUT)  # to nobody
+        publish(stream, EVENTS_A_CUT)  # to no subscriber
         page.wait_for_function("cut => subscriptions === cut + 1", arg=cut)
     last = publish(stream, 1)
     page.wait_for_function("last => numbers.includes(last)", arg=last)
@@ -101,7 +101,7 @@ def test_over_connections_that_break_every_event_comes_once_and_in_order(
     assert page.evaluate("plugin.positions()") == {"orders": {"epoch": "epoch001", "offset": last}}
 
 
-def test_with_a_storage_a_reload_of_the_page_misses_nothing(page: Page, debug: servers.Server, stream: Stream) -> None:
+def test_reload_with_storage_misses_no_event(page: Page, debug: servers.Server, stream: Stream) -> None:
     follow(page, debug, stream, storage=True)
     page.wait_for_function("last => numbers.includes(last)", arg=publish(stream, 5))
     page.goto("about:blank")

@@ -44,7 +44,7 @@ def test_whoever_publishes_and_whoever_asks_there_is_one_history_without_a_gap(
     ]
     assert [position["offset"] for position in positions] == [1, 2, 3, 4]
     four_workers.deployment.shell(
-        f"from fanfare.integration import publish\npublish({channel!r}, 'created', '5', app={keeping.id!r})"
+        f"from fanfare import publish\npublish({channel!r}, 'created', '5', app={keeping.id!r})"
     )
     first, *others = [read(caller, channel, direction="forwards").body for caller in callers]
     assert [(item["offset"], item["data"]) for item in first["items"]] == [(n, str(n)) for n in range(1, 6)]

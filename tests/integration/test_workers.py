@@ -1,4 +1,4 @@
-"""Four workers are one server: whatever goes in through any of them comes out of all, in one order, counted once."""
+"""Four workers act as one server: one order of events, and counts and presence of all workers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Sockets = dict[int, list[sockets.Socket]]
 
 @pytest.fixture
 async def spread(four_workers: servers.Server) -> AsyncIterator[Sockets]:
-    """At least two connections on each of the four workers."""
+    """At least two connections to each of the four workers."""
     async with contextlib.AsyncExitStack() as stack:
         found = await sockets.spread(four_workers, stack, each=2)
         assert len(found) == 4
@@ -25,30 +25,30 @@ async def spread(four_workers: servers.Server) -> AsyncIterator[Sockets]:
 
 @pytest.fixture
 def callers(four_workers: servers.Server) -> Iterator[dict[int, calls.Caller]]:
-    """A connection of the HTTP API to each of the four workers."""
+    """An HTTP connection to each of the four workers."""
     with calls.to_each_worker(four_workers) as found:
         yield found
 
 
-async def test_an_event_published_through_any_worker_reaches_the_subscribers_of_all(
+async def test_event_published_through_any_worker_reaches_subscribers_of_all(
     spread: Sockets, callers: dict[int, calls.Caller], name: Name
 ) -> None:
     channel = name("news")
-    everybody = [socket for found in spread.values() for socket in found]
-    for socket in everybody:
+    subscribers = [socket for found in spread.values() for socket in found]
+    for socket in subscribers:
         await socket.subscribe(channel)
     for worker, caller in callers.items():
         await asyncio.to_thread(caller.publish, channel, "created", str(worker))
-        for socket in everybody:
+        for socket in subscribers:
             assert (await socket.expect("created", channel)).data == str(worker)
 
 
-async def test_every_subscriber_sees_the_same_order_whoever_published(
+async def test_all_subscribers_see_one_order_of_concurrent_publishers(
     spread: Sockets, callers: dict[int, calls.Caller], name: Name
 ) -> None:
     channel = name("news")
-    everybody = [socket for found in spread.values() for socket in found]
-    for socket in everybody:
+    subscribers = [socket for found in spread.values() for socket in found]
+    for socket in subscribers:
         await socket.subscribe(channel)
 
     def publish(caller: calls.Caller, worker: int) -> None:
@@ -58,15 +58,17 @@ async def test_every_subscriber_sees_the_same_order_whoever_published(
     async with asyncio.TaskGroup() as group:
         for worker, caller in callers.items():
             group.create_task(asyncio.to_thread(publish, caller, worker))
-    orders = [[(await socket.receive()).data for _ in range(200)] for socket in everybody]
+    orders = [[(await socket.receive()).data for _ in range(200)] for socket in subscribers]
     assert all(order == orders[0] for order in orders)
     assert len(set(orders[0])) == 200
     for worker in callers:
         own = [text for text in orders[0] if text.startswith(f"{worker}:")]
-        assert own == [f"{worker}:{n}" for n in range(50)], "one publisher's events keep their order"
+        assert own == [f"{worker}:{n}" for n in range(50)], "each publisher's events keep their order"
 
 
-async def test_exclusion_works_across_workers(spread: Sockets, callers: dict[int, calls.Caller], name: Name) -> None:
+async def test_excluded_socket_of_another_worker_gets_no_event(
+    spread: Sockets, callers: dict[int, calls.Caller], name: Name
+) -> None:
     channel = name("news")
     (home, (sender, *_)), *_others = spread.items()
     foreign = next(caller for worker, caller in callers.items() if worker != home)
@@ -81,16 +83,16 @@ async def test_exclusion_works_across_workers(spread: Sockets, callers: dict[int
         await socket.expect("second", channel)
 
 
-async def test_a_client_event_crosses_workers_and_spares_its_sender(spread: Sockets, name: Name) -> None:
+async def test_client_event_reaches_all_workers_but_not_its_sender(spread: Sockets, name: Name) -> None:
     room = name("presence-room")
-    everybody = [found[0] for found in spread.values()]
-    for number, socket in enumerate(everybody):
+    subscribers = [found[0] for found in spread.values()]
+    for number, socket in enumerate(subscribers):
         await socket.subscribe(room, member={"user_id": str(number)})
-    for number, socket in enumerate(everybody):  # each saw those who came after
-        for later in range(number + 1, len(everybody)):
+    for number, socket in enumerate(subscribers):  # each member saw the later ones join
+        for later in range(number + 1, len(subscribers)):
             added = await socket.expect("pusher_internal:member_added", room)
             assert added.decoded == {"user_id": str(later)}
-    first, second, *others = everybody
+    first, second, *others = subscribers
     await first.trigger(room, "client-typing", {"on": True})
     for socket in (second, *others):
         typing = await socket.expect("client-typing", room)
@@ -101,7 +103,7 @@ async def test_a_client_event_crosses_workers_and_spares_its_sender(spread: Sock
     await second.expect_silence()
 
 
-async def test_a_user_with_tabs_on_several_workers_comes_once_and_goes_once(
+async def test_user_with_connections_on_several_workers_joins_and_leaves_once(
     four_workers: servers.Server, spread: Sockets, callers: dict[int, calls.Caller], name: Name
 ) -> None:
     room = name("presence-room")
@@ -128,16 +130,16 @@ async def test_a_user_with_tabs_on_several_workers_comes_once_and_goes_once(
         await socket.unsubscribe(room)
     caller = next(iter(callers.values()))
 
-    async def only_one_tab_is_left() -> bool:
+    async def one_tab_remains() -> bool:
         query = {"info": "subscription_count"}
         answer = await asyncio.to_thread(caller.signed, "GET", f"channels/{room}", None, query)
         return bool(answer.body["subscription_count"] == 5)
 
-    await waiting.until_async(only_one_tab_is_left, 5.0, "three tabs have left")
+    await waiting.until_async(one_tab_remains, 5.0, "three tabs have unsubscribed")
     await asyncio.to_thread(caller.publish, room, "marker", "")
     for socket in watchers:
         await socket.expect("pusher_internal:member_added", room)
-        await socket.expect("marker", room)  # so nobody was said to have left
+        await socket.expect("marker", room)  # so no member_removed came before
 
     await last.unsubscribe(room)
     for socket in watchers:
@@ -145,9 +147,7 @@ async def test_a_user_with_tabs_on_several_workers_comes_once_and_goes_once(
         assert removed.decoded == {"user_id": "ann"}
 
 
-async def test_channels_are_those_of_the_whole_machine(
-    spread: Sockets, callers: dict[int, calls.Caller], name: Name
-) -> None:
+async def test_channel_list_covers_all_workers(spread: Sockets, callers: dict[int, calls.Caller], name: Name) -> None:
     prefix = name("news")
     channels: dict[str, dict[str, int]] = {}
     for worker, found in spread.items():
@@ -158,10 +158,10 @@ async def test_channels_are_those_of_the_whole_machine(
         assert answer.body == {"channels": channels}
 
 
-async def test_two_projects_on_one_machine_never_meet(
+async def test_data_folders_are_separate_deployments(
     four_workers: servers.Server, uvicorn: servers.Server, name: Name
 ) -> None:
-    """Same application, same channel, another data folder."""
+    """The same application and channel in another data folder."""
     channel = name("news")
     assert uvicorn.application.id == four_workers.application.id
     async with sockets.connect(uvicorn) as here, sockets.connect(four_workers) as there:

@@ -1,4 +1,4 @@
-// A "Copy" button in the header of each snippet. Without the clipboard (plain http on another host) there is none.
+// A "Copy" button in the header of each snippet. Browsers have no clipboard on plain-http pages of other hosts; then there is no button.
 "use strict";
 
 if (navigator.clipboard) {

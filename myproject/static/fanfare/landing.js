@@ -1,4 +1,4 @@
-// The landing page is a client, too: it shows whether a WebSocket to this server opens.
+// Connects the landing page to this server and shows the state of the connection.
 "use strict";
 
 const { key, options } = JSON.parse(document.getElementById("connection").textContent);
@@ -10,7 +10,7 @@ const words = {
   connecting: "Connecting…",
   connected: "This page is connected",
   unavailable: "No connection. Trying again…",
-  failed: "This browser has no WebSockets",
+  failed: "This browser does not support WebSockets",
   disconnected: "Refused by the server",
 };
 

@@ -82,9 +82,9 @@ class Urls:
 @pytest.mark.parametrize(
     ("address", "status", "heading"),
     [
-        ("/nothing/", 404, "Nothing is played here."),
-        ("/denied/", 403, "This page is not for you."),
-        ("/broken/", 500, "A wrong note."),
+        ("/nothing/", 404, "Page not found."),
+        ("/denied/", 403, "You do not have access to this page."),
+        ("/broken/", 500, "Something went wrong."),
     ],
 )
 def test_an_error_page_has_the_projects_look(settings: Any, address: str, status: int, heading: str) -> None:
@@ -98,7 +98,7 @@ def test_an_error_page_has_the_projects_look(settings: Any, address: str, status
 def test_a_form_without_its_token_gets_a_page_that_says_so() -> None:
     response = Client(enforce_csrf_checks=True).post("/demo/messages/")
     assert response.status_code == 403
-    assert b"The form could not be trusted." in response.content
+    assert b"The form could not be verified." in response.content
 
 
 def test_an_unknown_host_gets_a_page_that_says_what_to_set(client: Client) -> None:

@@ -1,5 +1,5 @@
-// The live room. {% fanfare_client %} has put a connected client in `window.fanfare`; the rest is the page's own.
-// Whatever somebody wrote is put in as text, never as HTML.
+// The demo room. {% fanfare_client %} provides the connected client `window.fanfare`. Messages are inserted as text,
+// never as HTML.
 "use strict";
 
 const [form, input, send, plug, state, problem, log, messages, typing, members, count] = [
@@ -8,13 +8,13 @@ const [form, input, send, plug, state, problem, log, messages, typing, members, 
 const me = form.elements.guest.value;
 const room = fanfare.subscribe(form.dataset.channel);
 
-// -- The connection: lost ones come back by themselves, with what was said meanwhile ----------------------------------
+// -- Connection: it reconnects by itself and recovers missed messages ----------------------------------------------------
 
 const words = {
   connecting: "Connecting…",
   connected: "Connected",
   unavailable: "No connection. Trying again…",
-  failed: "This browser has no WebSockets",
+  failed: "This browser does not support WebSockets",
   disconnected: "Disconnected",
 };
 fanfare.connection.bind("state_change", ({ current }) => {
@@ -29,21 +29,21 @@ plug.addEventListener("click", () => {
 });
 
 room.bind("pusher:subscription_succeeded", () => setOpen(true));
-room.bind("pusher:subscription_error", ({ status }) => complain(`The room did not let you in (${status}).`));
-document.addEventListener("fanfare:reset", () => location.reload()); // more was said meanwhile than is kept
+room.bind("pusher:subscription_error", ({ status }) => complain(`You cannot join the room (status ${status}).`));
+document.addEventListener("fanfare:reset", () => location.reload()); // more messages were missed than the history has
 
 function setOpen(isOpen) {
   input.disabled = send.disabled = !isOpen;
-  if (isOpen) setTimeout(() => (log.ariaBusy = "false")); // what was said before is not read aloud
+  if (isOpen) setTimeout(() => (log.ariaBusy = "false")); // screen readers skip the history
 }
 
 function complain(text) {
   problem.textContent = text;
 }
 
-// -- Messages: they leave as a form and come as events, one's own too ---------------------------------------------------
+// -- Messages: sent with a form, received as events, including one's own ------------------------------------------------
 
-let waiting = null; // my message on its way: its text, and when it left
+let waiting = null; // my unconfirmed message: its text and send time
 
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
@@ -59,9 +59,9 @@ form.addEventListener("submit", async (event) => {
     const response = await fetch(form.action, { method: "POST", body });
     if (response.ok) return;
     const { error } = await response.json().catch(() => ({}));
-    complain(error ?? `The message was not accepted (${response.status}).`);
+    complain(error ?? `The server refused the message (status ${response.status}).`);
   } catch {
-    complain("The server cannot be reached. Your message is still here.");
+    complain("The server cannot be reached. Your message was not sent.");
   }
   input.value ||= text;
 });
@@ -83,7 +83,7 @@ room.bind("message", ({ guest, name, text, at }) => {
   setTyping(guest, false);
 });
 
-// -- Who is here ------------------------------------------------------------------------------------------------------------
+// -- Members ----------------------------------------------------------------------------------------------------------------
 
 for (const change of ["pusher:subscription_succeeded", "pusher:member_added", "pusher:member_removed"]) {
   room.bind(change, () => {
@@ -93,12 +93,12 @@ for (const change of ["pusher:subscription_succeeded", "pusher:member_added", "p
   });
 }
 
-// -- Who is typing: events from browser to browser --------------------------------------------------------------------------
+// -- Typing indicator: client events between browsers ------------------------------------------------------------------------
 
-const TYPING_EVERY_MS = 1500; // an application allows ten such events a second; nobody needs more than this
+const TYPING_EVERY_MS = 1500; // far below the default limit of ten client events a second
 const TYPING_LASTS_MS = 4000;
 let lastTyped = 0;
-const typists = new Map(); // id → the timer that ends it
+const typists = new Map(); // guest id → timer that clears it
 
 input.addEventListener("input", () => {
   if (!input.value || Date.now() - lastTyped < TYPING_EVERY_MS) return;
@@ -118,7 +118,7 @@ function setTyping(guest, isTyping) {
 
 // -- DOM ---------------------------------------------------------------------------------------------------------------------
 
-/** A copy of a template, for somebody; the style sheet knows the colours of the names. */
+/** A filled copy of a template. room.css has the colours of the names. */
 function draw(template, guest, name) {
   const entry = document.getElementById(template).content.firstElementChild.cloneNode(true);
   entry.dataset.guest = guest;
