@@ -25,10 +25,12 @@ STOP_SECONDS = 20.0
 
 
 class Cluster:
-    """A running server."""
+    """A server. `start` starts it, `stop` stops it; both may be called again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, account: dict[str, Any]) -> None:
         self.folder = folder
+        self._account = account
+        self._process: subprocess.Popen[bytes] | None = None
 
     def url(self, database: str, **options: object) -> str:
         """A DATABASE_URL of an existing database. `options` become its query."""
@@ -43,37 +45,62 @@ class Cluster:
         with contextlib.closing(self.connect()) as connection:
             connection.execute(f'CREATE DATABASE "{database}"')  # type: ignore[call-overload]
 
+    def start(self) -> None:
+        """Start the server and wait until it accepts connections."""
+        command = [str(_programs() / "postgres"), "-D", str(self.folder / "data"), "-k", str(self.folder)]
+        # No TCP port, so none can be in use; no fsync, as test data need not survive a loss of power.
+        command += ["-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=100"]
+        log = self.folder / "log"
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                **self._account,
+            )
+        self._process = process
+        waiting.until(lambda: _answers(self, process, log), START_SECONDS, "PostgreSQL accepts connections")
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> None:
+        """End the server. SIGINT is a "fast" shutdown, SIGQUIT an "immediate" one, as after a crash. Idempotent."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(number)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGQUIT)
+            process.wait(STOP_SECONDS)
+
+    @contextlib.contextmanager
+    def stopped(self, number: signal.Signals = signal.SIGINT) -> Iterator[None]:
+        """Stop the server for the block."""
+        self.stop(number)
+        try:
+            yield
+        finally:
+            self.start()
+
 
 @contextlib.contextmanager
 def running() -> Iterator[Cluster]:
     """Create and start a server; stop and delete it at the end."""
-    programs = _programs()
     # Not in pytest's folder: only its owner may enter that, and a socket's path must be short.
     folder = Path(tempfile.mkdtemp(prefix="fanfare-pg-"))
     try:
         account = _account()
         if account:
             os.chown(folder, account["user"], account["group"])
-        _initdb(programs / "initdb", folder, account)
-        log = folder / "log"
-        command = [str(programs / "postgres"), "-D", str(folder / "data"), "-k", str(folder)]
-        # No TCP port, so none can be in use; no fsync, as test data need not survive a loss of power.
-        command += ["-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=100"]
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, **account
-            )
+        _initdb(_programs() / "initdb", folder, account)
+        cluster = Cluster(folder, account)
         try:
-            cluster = Cluster(folder)
-            waiting.until(lambda: _answers(cluster, process, log), START_SECONDS, "PostgreSQL accepts connections")
+            cluster.start()
             yield cluster
         finally:
-            process.send_signal(signal.SIGINT)  # "fast" shutdown: closes the connections
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGQUIT)  # "immediate" shutdown
-                process.wait(STOP_SECONDS)
+            cluster.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

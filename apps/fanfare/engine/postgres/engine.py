@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import functools
 import logging
 import os
 import secrets
@@ -19,6 +20,7 @@ from psycopg import sql
 
 from fanfare.engine import errors, interface
 from fanfare.engine.postgres import database, operations, queries, reader, writer
+from fanfare.runtime.backoff import Backoff
 from fanfare.runtime.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
@@ -35,6 +37,7 @@ COUNTS_S: Final = 0.02
 MISS_SECONDS: Final = 3600
 LEASE_POLL_S: Final = 1.0
 GOODBYE_S: Final = 5.0
+LONGEST_PAUSE_S: Final = 2.0
 POOL_SIZE: Final = 4
 _RETRIED: Final = (psycopg.Error, OSError, TimeoutError, errors.EngineUnavailable)
 
@@ -313,11 +316,30 @@ class _Worker:
     async def open(self) -> None:
         await asyncio.to_thread(self._engine.prepare)
         await self._join()
-        self._supervisor.run("The writer", self.writer.run, expected=_RETRIED)
-        self._supervisor.run("The reader", self.reader.run, expected=_RETRIED)
-        self._supervisor.run("The listener", self.reader.listen, expected=_RETRIED)
-        self._supervisor.run("The heartbeat", self._beat, expected=_RETRIED)
-        self._supervisor.run("The upkeep", self._upkeep, expected=_RETRIED)
+        for name, function in (
+            ("The writer", self.writer.run),
+            ("The reader", self.reader.run),
+            ("The listener", self.reader.listen),
+            ("The heartbeat", self._beat),
+            ("The upkeep", self._upkeep),
+        ):
+            self._supervisor.run(name, functools.partial(self._persist, function))
+
+    async def _persist(self, function: Callable[[], Awaitable[None]]) -> None:
+        """Run it, and again while the database is away. The heartbeat reports that once; a mistake of the code goes to
+        the supervisor."""
+        backoff = Backoff(first_s=0.1, longest_s=LONGEST_PAUSE_S)
+        while True:
+            started = time.monotonic()
+            try:
+                await function()
+            except _RETRIED as error:
+                logger.debug("%s: %s", getattr(function, "__name__", ""), writer.describe(error))
+                if time.monotonic() - started > LONGEST_PAUSE_S:
+                    backoff.succeeded()
+                await asyncio.sleep(backoff.failed())
+            else:
+                return
 
     async def _join(self) -> None:
         """Become known under a new id, and follow from the present. Raises EngineUnavailable."""
@@ -651,6 +673,7 @@ class _Worker:
                 await asyncio.sleep(BEAT_S / 2)
                 continue
             self._beaten_s = sent
+            self.writer.recovered()
             self._expire_leases()
             self.counters["expired"] += self.writer.expire()
             if not known or (self.reader.following and generation != self.reader.generation):
@@ -721,7 +744,7 @@ class _Worker:
         self._samples.clear()
         self.reader.give_up("The worker starts again")
         self._on_gap(reason)
-        self._supervisor.run(f"The restart after {reason} {self.counters['gaps']}", self._restart, expected=_RETRIED)
+        self._supervisor.run(f"Restart {self.counters['gaps']}", functools.partial(self._persist, self._restart))
 
     async def _restart(self) -> None:
         for lease in self._leases:

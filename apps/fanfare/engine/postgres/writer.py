@@ -205,10 +205,16 @@ class Writer:
         if connection is not None:
             await connection.close()
 
+    def recovered(self) -> None:
+        """The database takes writes again."""
+        if self.failure is not None:
+            logger.info("The database takes writes again")
+            self.failure = None
+
     def _failed(self, why: str) -> None:
-        if self.failure != why:
-            self.failure = why
-            logger.error("%s", why)
+        if self.failure is None:
+            logger.error("The database cannot be written: %s", why)
+        self.failure = why
 
 
 def _distribute(group: Sequence[operations.Call], rows: dict[int, operations.Row]) -> None:
