@@ -11,7 +11,8 @@ from django.shortcuts import redirect, render
 from django.templatetags.static import static
 from django.views.decorators.http import require_safe
 
-from fanfare.integration import application, clients, errors
+from fanfare import errors
+from fanfare.integration import clients, target
 
 
 @require_safe
@@ -43,7 +44,7 @@ def _connection(request: HttpRequest) -> dict[str, Any]:
     if not settings.DEBUG:
         return {"connection": None, "problem": None}
     try:
-        target = application.resolve()
+        application = target.application()
         client = clients.pusher_options(request)
     except errors.NoApplication as error:
         return {"connection": None, "problem": str(error)}
@@ -52,4 +53,4 @@ def _connection(request: HttpRequest) -> dict[str, Any]:
             "connection": None,
             "problem": "The database cannot be read yet. Run `make setup`, or `python manage.py migrate`.",
         }
-    return {"connection": {"app_id": target.id, "name": target.name, **client}, "problem": None}
+    return {"connection": {"app_id": application.id, "name": application.name, **client}, "problem": None}

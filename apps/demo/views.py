@@ -11,9 +11,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 
 from demo import channels, forms
-from fanfare import publish
-from fanfare.engine import errors as engine_errors
-from fanfare.integration import errors, presence
+from fanfare import EngineUnavailable, NoApplication, presence, publish
 
 
 @require_safe
@@ -22,7 +20,7 @@ def room(request: HttpRequest) -> HttpResponse:
     """The page of the guest named in the URL. Without a name, redirect to one that no member uses."""
     try:
         here = {member.id for member in presence.members(channels.ROOM)}
-    except (errors.NoApplication, engine_errors.EngineUnavailable) as error:
+    except (NoApplication, EngineUnavailable) as error:
         return render(request, "demo/closed.html", {"reason": error}, status=503)
     guest = request.GET.get("guest", "")
     if guest not in channels.GUESTS:

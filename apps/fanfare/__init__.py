@@ -1,8 +1,23 @@
-"""Realtime for Django code: publish events, and say who may join a channel.
+"""Fanfare: realtime for Django projects. Everything that a project imports:
 
-    from fanfare import Member, apublish, channel, publish
+    from fanfare import publish, channel, presence
 
-The names are loaded on first use: importing this package must not import models, for Django imports it to find the app.
+| names                                                     | purpose                                                |
+|-----------------------------------------------------------|--------------------------------------------------------|
+| `publish`, `apublish`                                     | publish an event to a channel or to a user             |
+| `broadcast`                                               | publish the changes of a model                         |
+| `channel`, `Member`                                       | decide who may join private and presence channels      |
+| `user_data`, `UserData`                                   | decide who a page signs in as                          |
+| `presence`, `history`                                     | query members, users, subscribers and past events      |
+| `signals`                                                 | Django signals for what happens on channels            |
+| `background`, `periodic`                                  | run coroutines beside the server                       |
+| `sse_token`, `decrypt`                                    | tokens for event streams, encrypted data               |
+| `EngineUnavailable`, `PublishError`, `NoApplication`, …   | the exceptions; `fanfare.errors` shows the whole tree  |
+
+`fanfare.testing` has the tools for a project's tests.
+
+The names are loaded at first use and import no models, so they can be imported anywhere: in settings, in a package's
+`__init__`, in apps and models modules.
 """
 
 from __future__ import annotations
@@ -11,49 +26,116 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fanfare import errors as errors
+    from fanfare.engine.errors import EngineError, EngineUnavailable
+    from fanfare.errors import (
+        AccessRefused,
+        CalledOnEventLoop,
+        DataTooLarge,
+        DecryptionFailed,
+        FanfareError,
+        InvalidAnswer,
+        InvalidBroadcast,
+        InvalidJob,
+        InvalidLimit,
+        InvalidName,
+        InvalidPattern,
+        InvalidRule,
+        InvalidTarget,
+        InvalidTiming,
+        InvalidUser,
+        NoApplication,
+        NoMasterKey,
+        PublishError,
+        RuleError,
+        UnencodableData,
+    )
+    from fanfare.integration import history as history
+    from fanfare.integration import presence as presence
+    from fanfare.integration import signals as signals
     from fanfare.integration.broadcasts import broadcast
-    from fanfare.integration.encryption import decrypt
-    from fanfare.integration.members import Member
+    from fanfare.integration.clients import sse_token
+    from fanfare.integration.payloads import decrypt
     from fanfare.integration.publishing import apublish, publish
     from fanfare.integration.rules import channel
-    from fanfare.integration.sign_in import UserData, user_data
-    from fanfare.integration.tokens import sse_token
+    from fanfare.integration.users import Member, UserData, user_data
     from fanfare.jobs.declarations import background, periodic
 
 __version__ = "0.2.0.dev0"
 
+_MODULES = {
+    "errors": "fanfare.errors",
+    "history": "fanfare.integration.history",
+    "presence": "fanfare.integration.presence",
+    "signals": "fanfare.integration.signals",
+}
+_HOMES = {
+    "apublish": "fanfare.integration.publishing",
+    "background": "fanfare.jobs.declarations",
+    "broadcast": "fanfare.integration.broadcasts",
+    "channel": "fanfare.integration.rules",
+    "decrypt": "fanfare.integration.payloads",
+    "EngineError": "fanfare.engine.errors",
+    "EngineUnavailable": "fanfare.engine.errors",
+    "Member": "fanfare.integration.users",
+    "periodic": "fanfare.jobs.declarations",
+    "publish": "fanfare.integration.publishing",
+    "sse_token": "fanfare.integration.clients",
+    "user_data": "fanfare.integration.users",
+    "UserData": "fanfare.integration.users",
+}
+
 __all__ = [
+    "AccessRefused",
+    "CalledOnEventLoop",
+    "DataTooLarge",
+    "DecryptionFailed",
+    "EngineError",
+    "EngineUnavailable",
+    "FanfareError",
+    "InvalidAnswer",
+    "InvalidBroadcast",
+    "InvalidJob",
+    "InvalidLimit",
+    "InvalidName",
+    "InvalidPattern",
+    "InvalidRule",
+    "InvalidTarget",
+    "InvalidTiming",
+    "InvalidUser",
     "Member",
+    "NoApplication",
+    "NoMasterKey",
+    "PublishError",
+    "RuleError",
+    "UnencodableData",
     "UserData",
     "apublish",
     "background",
     "broadcast",
     "channel",
     "decrypt",
+    "errors",
+    "history",
     "periodic",
+    "presence",
     "publish",
+    "signals",
     "sse_token",
     "user_data",
 ]
 
-_HOMES = {
-    "Member": "fanfare.integration.members",
-    "UserData": "fanfare.integration.sign_in",
-    "apublish": "fanfare.integration.publishing",
-    "background": "fanfare.jobs.declarations",
-    "broadcast": "fanfare.integration.broadcasts",
-    "channel": "fanfare.integration.rules",
-    "decrypt": "fanfare.integration.encryption",
-    "periodic": "fanfare.jobs.declarations",
-    "publish": "fanfare.integration.publishing",
-    "sse_token": "fanfare.integration.tokens",
-    "user_data": "fanfare.integration.sign_in",
-}
-
 
 def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
+    if name in _MODULES:
+        value: Any = importlib.import_module(_MODULES[name])
+    elif name in __all__:
+        value = getattr(importlib.import_module(_HOMES.get(name, "fanfare.errors")), name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(home), name)
+    globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -11,7 +11,7 @@ from django.test import RequestFactory
 from playwright.sync_api import Browser, sync_playwright
 
 from fanfare.applications import registry
-from fanfare.integration import application
+from fanfare.integration import target
 from tests.browser import conftest
 from tests.harness import parts, servers
 
@@ -43,7 +43,7 @@ def chromium() -> Iterator[Browser]:
 def html(monkeypatch: pytest.MonkeyPatch, settings: Any, debug: servers.Server) -> Any:
     """`html(params)`: the tag as a page of that server would render it."""
     key = registry.Application(debug.application.id, debug.application.key, "")
-    monkeypatch.setattr(application, "resolve", lambda: key)
+    monkeypatch.setattr(target, "application", lambda: key)
     settings.ALLOWED_HOSTS = [servers.HOST]
 
     def render(params: dict[str, str]) -> str:

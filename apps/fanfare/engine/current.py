@@ -13,6 +13,7 @@ from fanfare.engine import errors, interface
 _make: Callable[[], interface.Engine] | None = None
 _engine: interface.Engine | None = None
 _pid = 0
+_replaced: list[interface.Engine] = []  # by the blocks of `replaced` that are entered
 
 
 def configure(
@@ -90,7 +91,14 @@ def replaced(engine: interface.Engine) -> Iterator[None]:
     """Let `current` answer with `engine` inside the block: for tests."""
     global _engine, _pid
     before, _engine, _pid = (_engine, _pid), engine, os.getpid()
+    _replaced.append(engine)
     try:
         yield
     finally:
         _engine, _pid = before
+        _replaced.pop()
+
+
+def is_replaced() -> bool:
+    """Whether a test has put an engine of its own in place."""
+    return bool(_replaced)

@@ -7,8 +7,10 @@ EngineError
 
 from __future__ import annotations
 
+from fanfare.errors import FanfareError
 
-class EngineError(Exception):
+
+class EngineError(FanfareError):
     """Base class. `code` is for machines, the message for people."""
 
     code = "engine_error"

@@ -1,89 +1,109 @@
-"""Model broadcasts: which changes of a model go to which channels, said once.
+"""Model broadcasts: a declaration of which changes of a model are published to which channels.
 
     broadcast(Order, channels=lambda order: [f"private-orders-{order.customer_id}"], fields=["id", "state"])
 
 From then on every `save()`, `create()` and `delete()` of an order publishes `order.created`, `order.updated` or
-`order.deleted`, after the transaction commits, with the fields as they were when it was saved. Write it in the
-`channels` module of any app, or over the class as `@broadcast(channels=…, fields=…)`.
+`order.deleted` when the transaction commits, with the values that the row had after that statement.
 
-It follows Django's signals, so what sends none is not broadcast: `QuerySet.update()`, `bulk_create()`, `bulk_update()`,
-raw SQL, and changes of many-to-many relations. Say it yourself there: `broadcast.updated(Order.objects.filter(…))`.
-`QuerySet.delete()` and cascades do send signals. Loading fixtures is no change. A proxy or a child of a model is
-another model: register it, too.
+Broadcasts follow Django's signals. `QuerySet.update()`, `bulk_create()`, `bulk_update()`, raw SQL and changes of
+many-to-many relations send no signal: call `broadcast.updated(Order.objects.filter(…))` after them.
+`QuerySet.delete()` and cascades do send signals. Loading a fixture is no change. A proxy or a child of a model is
+another model with a declaration of its own.
 
-A broadcast is a by-product, so what is not the declaration's fault does not fail the save: without an application, or
-with a log that cannot be written, it is reported at level ERROR by the logger `fanfare.integration` and counted as
-`failed_after_commit`. A mistake (a bad channel name, data that has no JSON form or is too large) is raised by the save.
+A save does not fail because of the deployment: if there is no application, or the log cannot be written, the logger
+`fanfare.integration` reports it at level ERROR and `failed_after_commit` is counted. An error of the declaration (a bad
+channel name, data that has no JSON form or is too large) is raised by the save.
 """
 
 from __future__ import annotations
 
+import copy
+import datetime as dt
+import decimal
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar, overload
 
+import django
 from asgiref.sync import sync_to_async
+from django.conf import settings
 from django.core.exceptions import FieldDoesNotExist
-from django.db import DEFAULT_DB_ALIAS, models
+from django.db import DEFAULT_DB_ALIAS, connections, models
 from django.db.models import signals
+from django.db.models.fields.files import FieldFile
+from django.utils import timezone
 
-from fanfare.applications import models as application_models
+from fanfare import errors
 from fanfare.engine import interface
-from fanfare.integration import encoding, errors, publishing
+from fanfare.integration import payloads, publishing, target
 
 logger = logging.getLogger("fanfare.integration")
 
 ModelType = TypeVar("ModelType", bound=type[models.Model])
 Channels = Callable[[Any], Iterable[str]] | Sequence[str]
-Application = application_models.Application | str | int | None
 
 CREATED, UPDATED, DELETED = EVENTS = ("created", "updated", "deleted")
 
 # Objects of one explicit broadcast whose events are written together: some 100 kB of rows, and one commit.
 CHUNK = 200
 
+_EXAMPLE = 'broadcast(Order, channels=["orders"], fields=["id", "state"])'
+
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """What was said about one model. `fields`: their names, or None where the class has `__realtime__`."""
+    """What one call of `broadcast` declares. `fields`: names, or None if the class has `__realtime__`."""
 
     model: type[models.Model]
     channels: Channels
     fields: tuple[str, ...] | None
     events: frozenset[str]
     name: str
-    app: Application
+    app: target.App
 
     def concerns(self, update_fields: Iterable[str] | None) -> bool:
-        """Whether a save of only these fields can change what subscribers see."""
+        """Whether a save of only these fields can change what subscribers get."""
         if update_fields is None or self.fields is None:
             return True
-        seen = {name for field in self.fields for name in _names_of(self.model, field)}
-        return None in seen or not seen.isdisjoint(update_fields)
+        published = {name for field in self.fields for name in _names_of(self.model, field)}
+        return None in published or not published.isdisjoint(update_fields)
 
-    def publications(self, event: str, instance: models.Model) -> Iterator[interface.Publication]:
-        """One for each channel. Raises a PublishError."""
+    def columns(self) -> set[str]:
+        """The columns among its fields."""
+        columns = [_field(self.model, name) for name in self.fields or ()]
+        return {column.attname for column in columns if column is not None}
+
+    def publications(
+        self, event: str, instance: models.Model, using: str, *, is_saved: bool = False
+    ) -> Iterator[interface.Publication]:
+        """One for each channel. `is_saved`: `save()` has just written the instance. Raises a PublishError."""
+        instance = _as_stored(instance, using, event, self.columns(), is_saved=is_saved)
         channels = self.channels(instance) if callable(self.channels) else self.channels
         if isinstance(channels, str):
-            raise errors.InvalidName(f"{self.name}: `channels` answered {channels!r}; it must be a list of names.")
+            raise errors.InvalidName(
+                f"The broadcast of {self.model.__name__}: `channels` returned the str {channels!r}; return "
+                f"[{channels!r}]."
+            )
         channels = list(channels)
         if not channels:
             return
         try:
-            data = encoding.json_text(self._data(instance))
+            data = payloads.json_text(self._data(instance, using))
         except TypeError as error:
-            raise errors.UnencodableData(f"{self.name}.{event} has no JSON form: {error}") from error
+            raise errors.UnencodableData(
+                f"The data of the broadcast {self.name}.{event} has no JSON form: {error}."
+            ) from error
         for channel in channels:
             yield publishing.prepare(channel, f"{self.name}.{event}", data, app=self.app)
 
-    def _data(self, instance: models.Model) -> Any:
-        return instance if self.fields is None else {name: _value(instance, name) for name in self.fields}
+    def _data(self, instance: models.Model, using: str) -> Any:
+        return instance if self.fields is None else {name: _value(instance, name, using) for name in self.fields}
 
 
 class Broadcast:
-    """`broadcast`, the registration, with the calls for what Django sends no signal for."""
+    """The type of `broadcast`: a declaration when it is called, and methods for what Django sends no signal for."""
 
     def __init__(self) -> None:
         self._declared: dict[type[models.Model], list[Declaration]] = {}
@@ -97,7 +117,7 @@ class Broadcast:
         fields: Sequence[str] | None = None,
         events: Sequence[str] = EVENTS,
         name: str | None = None,
-        app: Application = None,
+        app: target.App = None,
     ) -> ModelType: ...
 
     @overload
@@ -108,29 +128,43 @@ class Broadcast:
         fields: Sequence[str] | None = None,
         events: Sequence[str] = EVENTS,
         name: str | None = None,
-        app: Application = None,
+        app: target.App = None,
     ) -> Callable[[ModelType], ModelType]: ...
 
     def __call__(
         self,
-        model: type[models.Model] | None = None,
+        model: Any = None,
         *,
-        channels: Channels,
+        channels: Channels | None = None,
         fields: Sequence[str] | None = None,
         events: Sequence[str] = EVENTS,
         name: str | None = None,
-        app: Application = None,
+        app: target.App = None,
     ) -> Any:
-        """Broadcast the changes of a model; without one, this is a decorator for its class.
+        """Publish the changes of a model. Without a model it is a decorator for its class.
 
-        `channels`: a list of names, or a function of the instance that returns one (an empty one sends nothing).
-        `fields`: what subscribers get, names of fields or of other attributes; a relation is the primary key behind it.
-        Without it the class says it in `__realtime__`. `events`: some of `created`, `updated`, `deleted`. `name`: what
-        stands before the dot in the events' names, by default the model's name in lower case. `app`: as in `publish`.
-        Raises InvalidBroadcast.
+            broadcast(Order, channels=lambda order: [f"private-orders-{order.customer_id}"], fields=["id", "state"])
+
+        `channels`: a list of names, or a function of the instance that returns one; an empty list publishes nothing.
+        `fields`: a list of fields or other attributes, which become an object with these names; a relation is the
+        primary key behind it, a method is called. Without `fields` the method `__realtime__` of the class returns the
+        data. `events`: some of "created", "updated", "deleted". `name`: the part of the event's name before the dot, by
+        default the model's name in lower case. `app`: an application or its id, by default the default application.
+
+        Raises InvalidBroadcast for a declaration that cannot work.
         """
+        if model is not None and not (isinstance(model, type) and issubclass(model, models.Model)):
+            shown = f"the instance {model!r}" if isinstance(model, models.Model) else repr(model)
+            raise errors.InvalidBroadcast(f"broadcast() takes a model class, not {shown}: write {_EXAMPLE}.")
+        if channels is None:
+            shown = "Order" if model is None else model.__name__
+            raise errors.InvalidBroadcast(
+                f"broadcast() needs `channels`: write {_EXAMPLE.replace('Order', shown)}, or over the class "
+                '@broadcast(channels=["orders"], fields=["id", "state"]).'
+            )
 
         def register(model: type[models.Model]) -> type[models.Model]:
+            _check_lists(model, channels=channels, fields=fields, events=events)
             chosen = None if fields is None else tuple(fields)
             self._add(Declaration(model, channels, chosen, frozenset(events), name or _event_name(model), app))
             return model
@@ -138,24 +172,34 @@ class Broadcast:
         return register if model is None else register(model)
 
     def created(self, objects: Iterable[models.Model], *, using: str = DEFAULT_DB_ALIAS) -> None:
-        """Broadcast objects that were created in bulk."""
+        """Publish `created` for each object: after `bulk_create()`. `using`: the database whose transaction is meant.
+
+        Raises InvalidBroadcast for objects whose model has no declaration, and what `publish` raises. 200 objects are
+        written at a time; after an error the chunks before it are published.
+        """
         self._send(CREATED, objects, using)
 
     def updated(self, objects: Iterable[models.Model], *, using: str = DEFAULT_DB_ALIAS) -> None:
-        """Broadcast objects that were changed in bulk; read after the change."""
+        """Publish `updated` for each object: after `update()`, `bulk_update()`, or a change of a many-to-many relation.
+
+        The objects are read after the change. Otherwise like `created`.
+        """
         self._send(UPDATED, objects, using)
 
     def deleted(self, objects: Iterable[models.Model], *, using: str = DEFAULT_DB_ALIAS) -> None:
-        """Broadcast objects that were deleted with raw SQL; read before the deletion."""
+        """Publish `deleted` for each object: before raw SQL that deletes them. Otherwise like `created`."""
         self._send(DELETED, objects, using)
 
     async def acreated(self, objects: Iterable[models.Model], *, using: str = DEFAULT_DB_ALIAS) -> None:
+        """`created` for coroutines."""
         await sync_to_async(self.created)(objects, using=using)
 
     async def aupdated(self, objects: Iterable[models.Model], *, using: str = DEFAULT_DB_ALIAS) -> None:
+        """`updated` for coroutines."""
         await sync_to_async(self.updated)(objects, using=using)
 
     async def adeleted(self, objects: Iterable[models.Model], *, using: str = DEFAULT_DB_ALIAS) -> None:
+        """`deleted` for coroutines."""
         await sync_to_async(self.deleted)(objects, using=using)
 
     # -- from the signals ----------------------------------------------------------------------------------------------
@@ -188,7 +232,11 @@ class Broadcast:
         publishing.refuse_event_loop(f"{sender.__name__}.save", f"{sender.__name__}.asave")
         concerned = [one for one in self._declared[sender] if event in one.events and one.concerns(update_fields)]
         try:
-            found = [publication for one in concerned for publication in one.publications(event, instance)]
+            found = [
+                publication
+                for one in concerned
+                for publication in one.publications(event, instance, using, is_saved=True)
+            ]
         except errors.NoApplication as error:
             publishing.count("failed_after_commit")
             logger.error("Not broadcast: %s of %s: %s", event, sender.__name__, error)  # noqa: TRY400
@@ -196,25 +244,30 @@ class Broadcast:
         if found and not publishing.defer(found, on_commit=True, using=using, outbox=None):
             publishing.append_or_report(found)  # the row is saved already
 
-    # -- by hand -------------------------------------------------------------------------------------------------------
+    # -- explicit ------------------------------------------------------------------------------------------------------
 
     def _send(self, event: str, objects: Iterable[models.Model], using: str) -> None:
-        """Raises InvalidBroadcast for objects whose model is not broadcast, and what `publish` raises: then the chunks
-        before were sent."""
         publishing.refuse_event_loop(f"broadcast.{event}", f"broadcast.a{event}")
+        if isinstance(objects, models.Model):
+            raise errors.InvalidBroadcast(
+                f"broadcast.{event}() takes a list or a queryset of objects: write broadcast.{event}([instance])."
+            )
         remaining = iter(objects)
         while chunk := list(islice(remaining, CHUNK)):
-            found = [publication for one in chunk for publication in self._publications(event, one)]
+            found = [publication for one in chunk for publication in self._publications(event, one, using)]
             if found and not publishing.defer(found, on_commit=True, using=using, outbox=None):
                 publishing.append(found)
 
-    def _publications(self, event: str, instance: models.Model) -> Iterator[interface.Publication]:
+    def _publications(self, event: str, instance: models.Model, using: str) -> Iterator[interface.Publication]:
         declared = self._declared.get(type(instance))
         if declared is None:
-            raise errors.InvalidBroadcast(f"{type(instance).__name__} is not broadcast: register it with broadcast().")
+            kind = type(instance).__name__
+            raise errors.InvalidBroadcast(
+                f"The model {kind} has no broadcast: declare it first, {_EXAMPLE.replace('Order', kind)}."
+            )
         for one in declared:
             if event in one.events:
-                yield from one.publications(event, instance)
+                yield from one.publications(event, instance, using)
 
     def _add(self, declaration: Declaration) -> None:
         _check(declaration)
@@ -222,7 +275,7 @@ class Broadcast:
         known = self._declared.setdefault(model, [])
         if not known:
             signals.post_save.connect(self._saved, sender=model, dispatch_uid=(id(self), "saved", model))
-            # Django deletes a row without reading it where nobody listens; from here on it reads it.
+            # Without a receiver Django deletes rows unread; from here on it reads them first.
             signals.post_delete.connect(self._deleted, sender=model, dispatch_uid=(id(self), "deleted", model))
         known.append(declaration)
 
@@ -230,32 +283,47 @@ class Broadcast:
 broadcast = Broadcast()
 
 
+# -- checks of a declaration -------------------------------------------------------------------------------------------
+
+
 def _event_name(model: type[models.Model]) -> str:
     return model._meta.model_name or model.__name__.lower()
+
+
+def _check_lists(model: type[models.Model], **arguments: Any) -> None:
+    """A str is a sequence of letters, which is never meant."""
+    for argument, value in arguments.items():
+        if isinstance(value, str):
+            raise errors.InvalidBroadcast(
+                f"The broadcast of {model.__name__}: `{argument}` is the str {value!r}; write {argument}=[{value!r}]."
+            )
 
 
 def _check(declaration: Declaration) -> None:
     model, name = declaration.model, declaration.model.__name__
     if model._meta.abstract:
-        raise errors.InvalidBroadcast(f"{name} is abstract: register the models that inherit from it.")
+        raise errors.InvalidBroadcast(
+            f"{name} is an abstract model and has no rows: declare the broadcast of the models that inherit from it."
+        )
     if not declaration.events or not declaration.events <= set(EVENTS):
-        wrong = ", ".join(sorted(declaration.events - set(EVENTS))) or "none"
-        raise errors.InvalidBroadcast(f"{name}: the events are some of {', '.join(EVENTS)}, not {wrong}.")
-    if isinstance(declaration.channels, str):
-        raise errors.InvalidBroadcast(f"{name}: `channels` is a list of names or a function that returns one.")
+        wrong = ", ".join(sorted(declaration.events - set(EVENTS))) or "empty"
+        raise errors.InvalidBroadcast(
+            f"The broadcast of {name}: `events` has some of {', '.join(EVENTS)}; this one is {wrong}."
+        )
     if declaration.fields is None:
-        if not hasattr(model, encoding.HOOK):
+        if not hasattr(model, payloads.HOOK):
             raise errors.InvalidBroadcast(
-                f"{name}: say in `fields` what subscribers get, or give it a method {encoding.HOOK}."
+                f'The broadcast of {name} does not say what subscribers get: add fields=["id", …], or give {name} a '
+                f"method {payloads.HOOK}."
             )
         return
     for field in declaration.fields:
-        if not _is_field(model, field) and not hasattr(model, field):
-            raise errors.InvalidBroadcast(f"{name} has no field or attribute {field!r}.")
+        if _field(model, field) is None and not hasattr(model, field):
+            hint = " A value of a related object needs a property of the model." if "__" in field else ""
+            raise errors.InvalidBroadcast(f"The broadcast of {name}: {name} has no field or attribute {field!r}.{hint}")
 
 
-def _is_field(model: type[models.Model], name: str) -> bool:
-    return _field(model, name) is not None
+# -- values ------------------------------------------------------------------------------------------------------------
 
 
 def _field(model: type[models.Model], name: str) -> models.Field[Any, Any] | None:
@@ -270,12 +338,67 @@ def _field(model: type[models.Model], name: str) -> models.Field[Any, Any] | Non
 
 
 def _names_of(model: type[models.Model], name: str) -> tuple[str | None, ...]:
-    """What `update_fields` may call it; None for an attribute that may depend on anything."""
+    """The names that `update_fields` may have for it; None for an attribute, which may depend on anything."""
     field = _field(model, name)
     return (None,) if field is None else (field.name, field.attname)
 
 
-def _value(instance: models.Model, name: str) -> Any:
+def _as_stored(instance: models.Model, using: str, event: str, columns: set[str], *, is_saved: bool) -> models.Model:
+    """The instance itself, or a copy with the values that only the database knows.
+
+    After `order.views = F("views") + 1; order.save()` the attribute is still the expression, and a generated column has
+    its old value (before Django 6.0). Of these, and of deferred columns, `columns` are read in one query; the others
+    are deferred, so code of the project that reads one gets the right value. The usual instance costs no query. The
+    instance itself stays as it is: to change it is for Django, not for a receiver of its signals.
+    """
+    known = instance.__dict__
+    stale_generated = is_saved and _are_generated_columns_stale(event, using)
+    unknown = {
+        field.attname
+        for field in instance._meta.concrete_fields
+        if hasattr(known.get(field.attname), "resolve_expression")
+        or (stale_generated and field.generated)
+        or (field.attname in columns and field.attname not in known)
+    }
+    if not unknown:
+        return instance
+    stored = type(instance).__new__(type(instance))
+    stored.__dict__.update({name: value for name, value in known.items() if name not in unknown})
+    stored._state = copy.copy(instance._state)
+    stored._state.db = using
+    if event == DELETED:  # the row is gone
+        stored.__dict__.update(dict.fromkeys(unknown))
+    elif needed := unknown & columns:
+        rows = type(instance)._base_manager.using(using).filter(pk=instance.pk)
+        stored.__dict__.update(rows.values(*needed).first() or dict.fromkeys(needed))
+    return stored
+
+
+def _are_generated_columns_stale(event: str, using: str) -> bool:
+    """Whether `save()` left the attributes of generated columns as they were."""
+    if event == CREATED:
+        return not connections[using].features.can_return_columns_from_insert
+    return event == UPDATED and django.VERSION < (6, 0)
+
+
+def _value(instance: models.Model, name: str, using: str) -> Any:
     field = _field(type(instance), name)
-    value = getattr(instance, name if field is None else field.attname)
-    return value() if field is None and callable(value) else value
+    if field is None:
+        value = getattr(instance, name)
+        return value() if callable(value) else value
+    return _normalised(field, getattr(instance, field.attname), using)
+
+
+def _normalised(field: models.Field[Any, Any], value: Any, using: str) -> Any:
+    """The value as a reload from the database would give it: a Decimal with its places, a date that was a str."""
+    if value is None:
+        return None
+    if isinstance(value, FieldFile):
+        return value.name
+    value = field.to_python(value)
+    if isinstance(field, models.DecimalField) and isinstance(value, decimal.Decimal) and value.is_finite():
+        return value.quantize(decimal.Decimal(1).scaleb(-field.decimal_places), context=field.context)
+    if isinstance(value, dt.datetime) and settings.USE_TZ:
+        aware = timezone.make_aware(value) if timezone.is_naive(value) else value
+        return aware.astimezone(connections[using].timezone or dt.UTC)
+    return value

@@ -1,11 +1,12 @@
-"""What was published on a channel that keeps a history, from any process of the project.
+"""The events of channels that keep a history, from any process of the project.
 
-    from fanfare.integration import history
+    from fanfare import history
 
     for event in history.events("orders", limit=20):
         print(event.offset, event.name, event.data)
 
-A channel keeps what its rule says; one without a rule keeps nothing. The twin for coroutines is `aevents`.
+A channel keeps the number of events that its channel rule says; a channel without a rule keeps none. The async twin is
+`aevents`.
 """
 
 from __future__ import annotations
@@ -14,17 +15,23 @@ from dataclasses import dataclass
 
 import orjson
 
+from fanfare import errors
 from fanfare.applications import registry
 from fanfare.engine import interface
-from fanfare.integration import errors, questions
+from fanfare.integration import queries, target
+
+__all__ = ["Event", "aevents", "events"]
 
 MOST = 1_000  # events of one answer
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """`offset`: its place in the channel's stream. `data`: the text that subscribers got, JSON where an object was
-    published. `user_id`: of the member who sent it, for a client event."""
+    """An event of a history.
+
+    `offset`: its position in the channel, 1, 2, 3, … without a gap. `name`: the event's name. `data`: the text that
+    subscribers got: JSON, unless a str was published. `user_id`: the member who sent it, for client events only.
+    """
 
     offset: int
     name: str
@@ -32,34 +39,34 @@ class Event:
     user_id: str | None = None
 
 
-def events(
-    channel: str, *, limit: int = 100, before: int | None = None, app: questions.Application = None
-) -> list[Event]:
-    """The newest `limit` events (1 to 1,000), oldest first; `before` an offset for the page before.
+def events(channel: str, *, limit: int = 100, before: int | None = None, app: target.App = None) -> list[Event]:
+    """The newest `limit` events of a channel, the oldest of them first.
 
-    Raises what the questions of `fanfare.integration.presence` raise, and InvalidLimit.
+    `limit`: 1 to 1,000. `before`: an offset; only events before it are returned, for the previous page. `app`: an
+    application or its id, by default the project's default application.
+
+    Raises InvalidName, InvalidLimit, NoApplication, EngineUnavailable, CalledOnEventLoop.
     """
-    return questions.ask("events", app, lambda target: _events(target, channel, limit, before))
+    return queries.ask("history.events", app, lambda application: _events(application, channel, limit, before))
 
 
-async def aevents(
-    channel: str, *, limit: int = 100, before: int | None = None, app: questions.Application = None
-) -> list[Event]:
-    return await questions.aask(app, lambda target: _events(target, channel, limit, before))
+async def aevents(channel: str, *, limit: int = 100, before: int | None = None, app: target.App = None) -> list[Event]:
+    """`events` for coroutines."""
+    return await queries.aask(app, lambda application: _events(application, channel, limit, before))
 
 
 def _events(
-    target: registry.Application, channel: str, limit: int, before: int | None
-) -> questions.Question[list[Event]]:
-    name = questions.checked(channel, target.limits)
+    application: registry.Application, channel: str, limit: int, before: int | None
+) -> queries.Query[list[Event]]:
+    queries.check_channel(channel, application.limits)
     if not 1 <= limit <= MOST:
-        raise errors.InvalidLimit(f"A limit of {limit} events: it is 1 to {MOST}.")
+        raise errors.InvalidLimit(f"`limit` is {limit}; it is 1 to {MOST}. Read earlier events with `before=OFFSET`.")
 
-    def question(ask: interface.Queries) -> list[Event]:
-        entries, _ = ask.read(target.id, name, 0, limit, before=before, newest_first=True)
+    def query(ask: interface.Queries) -> list[Event]:
+        entries, _ = ask.read(application.id, channel, 0, limit, before=before, newest_first=True)
         return [_event(entry) for entry in reversed(entries)]
 
-    return question
+    return query
 
 
 def _event(entry: interface.Entry) -> Event:

@@ -15,7 +15,6 @@ from django.db import connections, router
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from fanfare import conf
 from fanfare.engine import interface
 from fanfare.integration import models
 
@@ -64,11 +63,6 @@ class Batch:
 
 def chunks(rows: Sequence[T]) -> Iterator[Sequence[T]]:
     return (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
-
-
-def is_wanted(outbox: bool | None) -> bool:
-    """What a call says, or else the setting."""
-    return conf.settings.OUTBOX if outbox is None else outbox
 
 
 def key_of(uid: uuid.UUID) -> str:

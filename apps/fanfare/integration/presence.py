@@ -1,16 +1,15 @@
-"""Who is there, in the whole deployment, from any process of the project: a view, a task, a shell.
+"""Who is connected, in the whole deployment, from any process of the project: a view, a task, a shell.
 
-    from fanfare.integration import presence
+    from fanfare import presence
 
-    presence.is_online(user)                 whether the user is signed in on any connection
-    presence.members("presence-room")        who is in a presence channel, oldest first
-    presence.subscribers("orders")           how many connections are on a channel
-    presence.disconnect(user)                end all connections of a user
+    presence.is_online(user)                     whether a user is signed in on a connection
+    presence.members("presence-room")            the members of a presence channel
+    presence.subscriber_count("orders")          the number of connections on a channel
+    presence.disconnect_user(user)               close all connections of a user
 
-Each has a twin for coroutines, whose name begins with `a`. They raise EngineUnavailable if the log cannot be read or
-written, NoApplication if there is none, and InvalidName for what can be no channel. `app` is an application or its id;
-by default the project's default application. The answers are right at the instant of the question, give or take what a
-worker is just writing.
+Each has an async twin: `ais_online`, `amembers`, `asubscriber_count`, `adisconnect_user`. The blocking form raises
+CalledOnEventLoop in a coroutine. All of them raise EngineUnavailable if the log cannot be read or written, so that a
+failure never looks like an empty channel, and NoApplication.
 """
 
 from __future__ import annotations
@@ -19,54 +18,79 @@ import orjson
 from asgiref.sync import sync_to_async
 from django.db import DEFAULT_DB_ALIAS
 
+from fanfare import errors
 from fanfare.applications import registry
 from fanfare.engine import interface
-from fanfare.integration import application, errors, publishing, questions, users
-from fanfare.integration.members import Member
+from fanfare.integration import publishing, queries, target, users
+from fanfare.integration.users import Member
 from fanfare.protocol import names, termination
 
-# -- users -----------------------------------------------------------------------------------------------------------
+__all__ = [
+    "Member",
+    "adisconnect_user",
+    "ais_online",
+    "amembers",
+    "asubscriber_count",
+    "disconnect_user",
+    "is_online",
+    "members",
+    "subscriber_count",
+]
 
 
-def is_online(user: users.User, *, app: questions.Application = None) -> bool:
-    """Whether a user, or the one with this id, is signed in on a connection at least. Raises InvalidUser.
+# -- users -------------------------------------------------------------------------------------------------------------
 
-    A page signs in with `pusher.signin()`. Who is only a member of a presence channel is not signed in.
+
+def is_online(user: users.User, *, app: target.App = None) -> bool:
+    """Whether a user is signed in on at least one connection, in any worker.
+
+    `user`: a saved user, its primary key, or a `UserData` with another id. `app`: an application or its id, by default
+    the project's default application. A page signs in with `pusher.signin()`; a member of a presence channel who did
+    not sign in does not count.
+
+    Raises InvalidUser, NoApplication, EngineUnavailable, CalledOnEventLoop.
     """
-    return questions.ask("is_online", app, lambda target: _is_online(target, user))
+    return queries.ask("presence.is_online", app, lambda application: _is_online(application, user))
 
 
-async def ais_online(user: users.User, *, app: questions.Application = None) -> bool:
-    return await questions.aask(app, lambda target: _is_online(target, user))
+async def ais_online(user: users.User, *, app: target.App = None) -> bool:
+    """`is_online` for coroutines."""
+    return await queries.aask(app, lambda application: _is_online(application, user))
 
 
-def disconnect(
+def disconnect_user(
     user: users.User,
     *,
     reconnect: bool = False,
-    app: questions.Application = None,
+    app: target.App = None,
     on_commit: bool = True,
     using: str = DEFAULT_DB_ALIAS,
 ) -> None:
-    """End every connection that is signed in as a user, in every worker. Raises InvalidUser.
+    """Close every connection and event stream of a user, in every worker.
 
-    The clients stay away until their pages connect again; with `reconnect` they are back at once, and ask the auth
-    endpoints anew. As with `publish`, it happens when the surrounding transaction commits (`on_commit`, `using`).
+    `user`, `app`: as for `is_online`. Their clients stay away until the page connects again; with `reconnect=True` they
+    reconnect at once and ask the auth endpoints anew. The connections are closed when the surrounding transaction of
+    the database `using` commits, or at once with `on_commit=False`.
+
+    Raises InvalidUser, NoApplication, EngineUnavailable, CalledOnEventLoop. Source: Pusher Channels, "Terminating user
+    connections".
     """
-    publishing.refuse_event_loop("disconnect", "adisconnect")
+    publishing.refuse_event_loop("presence.disconnect_user", "presence.adisconnect_user")
     command = _termination(user, reconnect, app)
     if not publishing.defer([command], on_commit, using):
         publishing.append([command])
 
 
-async def adisconnect(
+async def adisconnect_user(
     user: users.User,
     *,
     reconnect: bool = False,
-    app: questions.Application = None,
+    app: target.App = None,
     on_commit: bool = True,
     using: str = DEFAULT_DB_ALIAS,
 ) -> None:
+    """`disconnect_user` for coroutines."""
+
     def prepared() -> interface.Publication | None:
         command = _termination(user, reconnect, app)
         return None if publishing.defer([command], on_commit, using) else command
@@ -76,49 +100,65 @@ async def adisconnect(
         await sync_to_async(publishing.append, thread_sensitive=False)([command])
 
 
-def _is_online(target: registry.Application, user: users.User) -> questions.Question[bool]:
+def _is_online(application: registry.Application, user: users.User) -> queries.Query[bool]:
     user_id = users.user_id(user)
-    return lambda ask: bool(ask.present(target.id, interface.USERS, [user_id]))
+    return lambda ask: bool(ask.present(application.id, interface.USERS, [user_id]))
 
 
-def _termination(user: users.User, reconnect: bool, app: questions.Application) -> interface.Publication:
+def _termination(user: users.User, reconnect: bool, app: target.App) -> interface.Publication:
     code = termination.TO_RECONNECT if reconnect else termination.FOR_GOOD
     return interface.Publication(
-        app=application.resolve(app).id,
+        app=target.application(app).id,
         channel=termination.COMMAND,
         body=termination.body(users.user_id(user), code),
         kind=interface.Kind.CONTROL,
     )
 
 
-# -- channels --------------------------------------------------------------------------------------------------------
+# -- channels ----------------------------------------------------------------------------------------------------------
 
 
-def members(channel: str, *, app: questions.Application = None) -> list[Member]:
-    """The distinct users of a presence channel, oldest first: `id` as a string, `info` as it was signed."""
-    return questions.ask("members", app, lambda target: _members(target, channel))
+def members(channel: str, *, app: target.App = None) -> list[Member]:
+    """The distinct members of a presence channel, the one who joined first comes first.
+
+    Each is a `Member`: `id` is a str, `info` is a dict or None as it was signed. `app`: an application or its id, by
+    default the project's default application.
+
+    Raises InvalidName for another channel, NoApplication, EngineUnavailable, CalledOnEventLoop.
+    """
+    return queries.ask("presence.members", app, lambda application: _members(application, channel))
 
 
-async def amembers(channel: str, *, app: questions.Application = None) -> list[Member]:
-    return await questions.aask(app, lambda target: _members(target, channel))
+async def amembers(channel: str, *, app: target.App = None) -> list[Member]:
+    """`members` for coroutines."""
+    return await queries.aask(app, lambda application: _members(application, channel))
 
 
-def subscribers(channel: str, *, app: questions.Application = None) -> int:
-    """How many connections are on a channel; 0 where nobody is."""
-    return questions.ask("subscribers", app, lambda target: _subscribers(target, channel))
+def subscriber_count(channel: str, *, app: target.App = None) -> int:
+    """The number of connections that are subscribed to a channel, in all workers; 0 for an empty channel.
+
+    `app`: an application or its id, by default the project's default application.
+
+    Raises InvalidName, NoApplication, EngineUnavailable, CalledOnEventLoop.
+    """
+    return queries.ask("presence.subscriber_count", app, lambda application: _subscriber_count(application, channel))
 
 
-async def asubscribers(channel: str, *, app: questions.Application = None) -> int:
-    return await questions.aask(app, lambda target: _subscribers(target, channel))
+async def asubscriber_count(channel: str, *, app: target.App = None) -> int:
+    """`subscriber_count` for coroutines."""
+    return await queries.aask(app, lambda application: _subscriber_count(application, channel))
 
 
-def _members(target: registry.Application, channel: str) -> questions.Question[list[Member]]:
-    name = questions.checked(channel, target.limits)
-    if not names.is_presence(name):
-        raise errors.InvalidName(f"{name} is not a presence channel, so it has no members.")
-    return lambda ask: [Member(one.user_id, orjson.loads(one.info)) for one in ask.members(target.id, name)]
+def _members(application: registry.Application, channel: str) -> queries.Query[list[Member]]:
+    queries.check_channel(channel, application.limits)
+    if not names.is_presence(channel):
+        raise errors.InvalidName(
+            f"{channel} is not a presence channel, so it has no members: its name begins with 'presence-'. "
+            "presence.subscriber_count() counts the connections of any channel."
+        )
+    return lambda ask: [Member(one.user_id, orjson.loads(one.info)) for one in ask.members(application.id, channel)]
 
 
-def _subscribers(target: registry.Application, channel: str) -> questions.Question[int]:
-    name = questions.checked(channel, target.limits)
-    return lambda ask: ask.channel(target.id, name).subscriptions
+def _subscriber_count(application: registry.Application, channel: str) -> queries.Query[int]:
+    queries.check_channel(channel, application.limits)
+    return lambda ask: ask.channel(application.id, channel).subscriptions

@@ -1,19 +1,19 @@
-"""publish(): one call, inside your transaction, from any process of the project.
+"""publish(): one call, in a transaction, from any process of the project.
 
-The call checks and encodes at once, so a mistake is raised where it was made. The event leaves when the surrounding
-transaction has committed; if it rolls back, nothing is sent. Without a transaction it leaves at once.
+The call checks and encodes its arguments at once, so an error is raised where it was made. The event is sent when the
+surrounding transaction commits; after a rollback nothing is sent. Without a transaction it is sent at once.
 
-What a return means. Sent at once, the event is in the log of all workers when the call returns, or EngineUnavailable
-was raised. Sent after a commit, the data is saved already, and raising would turn a saved order into an error page: a
-log that cannot be written is then reported at level ERROR by the logger `fanfare.integration`, with the channel, the
-event and the reason, and counted in `statistics()`. Who must know publishes after the `atomic` block, where the error
-is raised. A process that dies between the commit and the log sends nothing.
+An event that is sent at once is in the log of all workers when the call returns, or EngineUnavailable was raised. An
+event that is sent after a commit cannot raise any more: the data is saved, and an exception would turn a saved order
+into an error page. If the log cannot be written then, the logger `fanfare.integration` reports the channel, the event
+and the reason at level ERROR, and `failed_after_commit` is counted in `statistics()`. Code that must know publishes
+after the `atomic` block. A process that dies between the commit and the log sends nothing.
 
-With `outbox=True`, or the setting FANFARE_OUTBOX, an event that waits for a commit is also written into the database by
-its transaction. Then neither of the two loses it: `fanfare.integration.relay` sends what was left behind.
+With `outbox=True`, or the setting FANFARE_OUTBOX, the transaction also writes the event into a table of the database,
+and the relay sends what a failed process left there.
 
-With an idempotency key a caller may try again: for `interface.IDEMPOTENCY_SECONDS` a second event with the same key on
-the same channel is not sent.
+With an idempotency key a caller may try again: a second event with the same key on the same channel is dropped for
+`interface.IDEMPOTENCY_SECONDS`.
 """
 
 from __future__ import annotations
@@ -23,21 +23,24 @@ import logging
 import re
 import threading
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from asgiref.sync import sync_to_async
 from django.db import DEFAULT_DB_ALIAS, Error, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from fanfare.applications import models, registry
+from fanfare import conf, errors
+from fanfare.applications import registry
 from fanfare.engine import current, interface
 from fanfare.engine import errors as engine_errors
 from fanfare.hub import event_frames
-from fanfare.integration import application, encoding, encryption, errors, users
-from fanfare.integration import outbox as outboxes
+from fanfare.integration import payloads, target, users
 from fanfare.protocol import names, refusals
+
+if TYPE_CHECKING:  # the outbox is a model, and this module is imported before models can be
+    from fanfare.integration import outbox as outboxes
 
 logger = logging.getLogger("fanfare.integration")
 
@@ -67,27 +70,35 @@ def publish(
     data: Any,
     *,
     to_user: users.User | None = None,
-    app: models.Application | str | int | None = None,
+    app: target.App = None,
     exclude: str | None = None,
     idempotency_key: str | None = None,
     on_commit: bool = True,
     outbox: bool | None = None,
     using: str = DEFAULT_DB_ALIAS,
 ) -> None:
-    """Send an event to the subscribers of a channel, or to every connection that is signed in as a user.
+    """Publish an event to the subscribers of a channel, or to all connections of a user.
 
         publish("orders", "created", {"id": order.pk})
-        publish(None, "paid", order, to_user=order.customer)
+        publish(None, "paid", {"id": order.pk}, to_user=order.customer)
 
-    `data`: a str is sent as it is, anything else as JSON (see `fanfare.integration.encoding`). `to_user`: a user or its
-    id; the channel is None then. `app`: an application or its id; by default the project's default application.
-    `exclude`: the socket id of a client that must not get it. `idempotency_key`: 1 to 128 printable ASCII characters.
-    With `on_commit=False` it leaves at once, whatever becomes of the transaction. `outbox`: whether it waits for the
-    commit in the database, too; by default as FANFARE_OUTBOX says. `using`: the database whose transaction is meant.
+    `channel`: 1 to 200 letters, digits and `_ - = @ , . ;` (the application's `max_channel_name`), or None together
+    with `to_user`. `event`: 1 to 200 characters, not `pusher:…` or `pusher_internal:…`. `data`: a str is sent as it is,
+    anything else as JSON: dicts, lists, numbers, dates, `Decimal`, `UUID`, dataclasses, Pydantic models, and objects
+    whose class has a method `__realtime__`. At most 102,400 bytes of text (`max_event_bytes`).
 
-    Raises a PublishError if the event cannot be published as it is, and EngineUnavailable if it should leave at once
-    and the log cannot be written (try again). Blocks, as a rule for less than FANFARE_APPEND_TIMEOUT seconds; on an
-    event loop it refuses: `await apublish()` there.
+    `to_user`: a saved user, its primary key, or a `UserData` with another id; it reaches the connections that are
+    signed in as that user. `app`: an application or its id, by default the project's default application. `exclude`:
+    the socket id of a client that does not get the event, such as `"1234.5678"`. `idempotency_key`: 1 to 128 printable
+    ASCII characters; a second event with the same key on the same channel is dropped for 10 minutes. `on_commit`: send
+    when the transaction commits (True), or at once whatever becomes of it (False). `outbox`: whether the transaction
+    also stores the event in the database, so that it survives the process; by default as FANFARE_OUTBOX says. `using`:
+    the database whose transaction is meant.
+
+    Raises a PublishError for a wrong argument, and EngineUnavailable if the event is sent at once and the log cannot
+    be written within FANFARE_APPEND_TIMEOUT (default 5 s): nothing was sent, try again. Blocks for a millisecond as a
+    rule; on an event loop it raises CalledOnEventLoop: `await apublish(…)` there.
+    Source: Pusher Channels, "Publishing events".
     """
     refuse_event_loop("publish", "apublish")
     _check_timing(on_commit, outbox)
@@ -104,14 +115,14 @@ async def apublish(
     data: Any,
     *,
     to_user: users.User | None = None,
-    app: models.Application | str | int | None = None,
+    app: target.App = None,
     exclude: str | None = None,
     idempotency_key: str | None = None,
     on_commit: bool = True,
     outbox: bool | None = None,
     using: str = DEFAULT_DB_ALIAS,
 ) -> None:
-    """`publish` for coroutines. If it is cancelled, the event may or may not be sent."""
+    """`publish` for coroutines, with the same arguments and errors. A cancelled call may have sent the event."""
     _check_timing(on_commit, outbox)
 
     def prepared() -> interface.Publication | None:
@@ -120,28 +131,28 @@ async def apublish(
         )
         return None if defer([publication], on_commit, using, outbox) else publication
 
-    # The transaction, if any, belongs to the thread that runs this context's database calls. Waiting for the log does
-    # not: there it would hold up every other database call that shares the thread.
+    # The transaction, if any, belongs to the thread that runs this context's database calls. Waiting for the log there
+    # would hold up every other database call that shares the thread, so it has another one.
     publication = await sync_to_async(prepared, thread_sensitive=True)()
     if publication is not None:
         await sync_to_async(append, thread_sensitive=False)([publication])
 
 
 def statistics() -> dict[str, int]:
-    """Counters since the start of this process; docs/reference/statistics.md says what each is."""
+    """Counters since the start of this process; docs/reference/statistics.md explains each."""
     with _counts_lock:
         return {name: _counts[name] for name in COUNTERS}
 
 
-# -- the parts of it, for others in this package -----------------------------------------------------------------------
+# -- its parts, for other modules of this package ----------------------------------------------------------------------
 
 
 def refuse_event_loop(name: str, instead: str) -> None:
-    """Raise CalledOnEventLoop where the call of `name` would block a loop."""
+    """Raise CalledOnEventLoop if a blocking call of `name` would stop an event loop."""
     if asyncio._get_running_loop() is None:  # `get_running_loop` raises, which costs five times as much
         return
     raise errors.CalledOnEventLoop(
-        f"{name}() would stop this event loop until the log answers. "
+        f"{name}() was called in a coroutine and would stop its event loop until the log answers. "
         f"Write `await {instead}(…)` with the same arguments."
     )
 
@@ -152,35 +163,35 @@ def prepare(
     data: Any,
     *,
     to_user: users.User | None = None,
-    app: models.Application | str | int | None = None,
+    app: target.App = None,
     exclude: str | None = None,
     idempotency_key: str | None = None,
 ) -> interface.Publication:
-    """What is sent. Everything that can be wrong with a call is found here."""
-    target = application.resolve(app)
+    """The publication of a call. All errors of its arguments are raised here."""
+    application = target.application(app)
     channel = _channel(channel, to_user)
-    _check_names(channel, event, exclude, target.limits)
+    _check_names(channel, event, exclude, application.limits)
     try:
-        text = data if isinstance(data, str) else encoding.json_text(data)
+        text = data if isinstance(data, str) else payloads.json_text(data)
         if names.is_encrypted(channel):
-            text = encryption.encrypt(channel, text)
+            text = payloads.encrypt(channel, text)
     except (TypeError, UnicodeEncodeError) as error:
         raise _unencodable(event, error) from error
-    return _publication(target, channel, event, text, exclude=exclude, idempotency_key=idempotency_key)
+    return _publication(application, channel, event, text, exclude=exclude, idempotency_key=idempotency_key)
 
 
 def restore(
     channel: str, event: str, text: str, *, app: str, exclude: str | None, idempotency_key: str
 ) -> interface.Publication:
-    """What `prepare` made before, of the text that subscribers get: that of an encrypted channel is a ciphertext. By
-    the application as it is now; raises a PublishError."""
-    target = application.resolve(app)
-    _check_names(channel, event, exclude, target.limits)
-    return _publication(target, channel, event, text, exclude=exclude, idempotency_key=idempotency_key)
+    """A publication of the text that subscribers get, which `prepare` made earlier: the ciphertext, if the channel is
+    encrypted. It is checked against the application as it is now; raises a PublishError."""
+    application = target.application(app)
+    _check_names(channel, event, exclude, application.limits)
+    return _publication(application, channel, event, text, exclude=exclude, idempotency_key=idempotency_key)
 
 
 def _publication(
-    target: registry.Application,
+    application: registry.Application,
     channel: str,
     event: str,
     text: str,
@@ -193,31 +204,40 @@ def _publication(
         size = len(text.encode())
     except UnicodeEncodeError as error:
         raise _unencodable(event, error) from error
-    if size > target.limits.max_event_bytes:
-        raise errors.DataTooLarge(event, size, target.limits.max_event_bytes)
-    rule = target.rules.of(channel)
+    if size > application.limits.max_event_bytes:
+        raise errors.DataTooLarge(event, size, application.limits.max_event_bytes)
+    rule = application.rules.of(channel)
     return interface.Publication(
-        app=target.id,
+        app=application.id,
         channel=channel,
         body=event_frames.event(event, channel, text),
         exclude=exclude,
         retention=None if rule is None else rule.retention,
         idempotency_key=idempotency_key,
-        cache_seconds=target.cache_seconds if names.is_cache(channel) else None,
+        cache_seconds=application.cache_seconds if names.is_cache(channel) else None,
     )
 
 
 def _unencodable(event: str, error: Exception) -> errors.UnencodableData:
-    return errors.UnencodableData(f"The data of {event!r} has no JSON form: {error}")
+    return errors.UnencodableData(f"The data of the event {event!r} has no JSON form: {error}.")
+
+
+# -- after the commit --------------------------------------------------------------------------------------------------
+
+# Called with each Deferred that is made: how `captured_events` learns of them, whichever thread makes them.
+observers: list[Callable[[Deferred], None]] = []
 
 
 class Deferred:
-    """What waits for a commit, which calls it."""
+    """Publications that wait for a commit, which calls this object. `connection`: whose transaction is meant."""
 
-    def __init__(self, publications: Sequence[interface.Publication]) -> None:
+    def __init__(self, publications: Sequence[interface.Publication], connection: BaseDatabaseWrapper) -> None:
         self.publications = list(publications)
+        self.connection = connection
         self.engine = current.made()  # that of a test's block sends nothing of before it
         self.called = False
+        for observe in observers:
+            observe(self)
 
     def __call__(self) -> None:
         self.called = True
@@ -225,13 +245,17 @@ class Deferred:
 
 
 class Outboxed(Deferred):
-    """What waits in the outbox, too. The first one of a transaction that is called sends them all."""
+    """Publications that also wait in the outbox. The first one of a transaction that is called sends them all."""
 
-    def __init__(self, publications: Sequence[interface.Publication], batch: outboxes.Batch) -> None:
-        super().__init__(publications)
+    def __init__(
+        self, publications: Sequence[interface.Publication], connection: BaseDatabaseWrapper, batch: outboxes.Batch
+    ) -> None:
+        super().__init__(publications, connection)
         self.batch = batch
 
     def __call__(self) -> None:
+        from fanfare.integration import outbox as outboxes
+
         self.called = True
         left = len(self.batch)
         try:
@@ -243,38 +267,41 @@ class Outboxed(Deferred):
                 outboxes.discard(self.batch.using, [row.id for row in chunk])
         except (engine_errors.EngineError, Error) as error:
             count("outbox_left", left)
-            logger.warning("%d events are left to the relay of the outbox in %r: %s", left, self.batch.using, error)
+            logger.warning("The relay sends %d events from the outbox in %r: %s", left, self.batch.using, error)
 
 
 def defer(
     publications: Sequence[interface.Publication], on_commit: bool, using: str, outbox: bool | None = False
 ) -> bool:
-    """Leave them to the end of the transaction, if there is one to wait for. `outbox`: None for what the setting
-    says."""
+    """Send the publications when the transaction commits; False if there is none to wait for.
+
+    `outbox`: None for what FANFARE_OUTBOX says.
+    """
     if not on_commit:
         return False
     connection = transaction.get_connection(using)
-    # A thread that never used it is in no transaction. Asking it would open it, and outside of Django's requests (a
-    # mounted application, a thread of somebody's pool) nobody would close it.
+    # A connection that this thread never used is in no transaction. Asking it would open it, and outside of Django's
+    # requests (a mounted application, a thread of the project's pool) nothing would close it.
     if connection.connection is None and not connection.in_atomic_block:
         return False
     if not connection.in_atomic_block and connection.get_autocommit():
         return False
-    through_outbox = outboxes.is_wanted(outbox)
+    through_outbox = conf.settings.OUTBOX if outbox is None else outbox
     if not through_outbox and _joined(publications, connection):
         return True
-    # Where autocommit is off without an atomic block, nobody can tell when the commit comes: Django raises.
-    callback = Deferred(publications)
+    # With autocommit off and no atomic block the commit cannot be noticed: Django raises in `on_commit`.
     if connection.in_atomic_block and through_outbox:
         batch = _batch(connection)
         batch.write(publications)
-        callback = Outboxed(publications, batch)
+        callback: Deferred = Outboxed(publications, connection, batch)
+    else:
+        callback = Deferred(publications, connection)
     transaction.on_commit(callback, using=using, robust=True)
     return True
 
 
 def _joined(publications: Sequence[interface.Publication], connection: BaseDatabaseWrapper) -> bool:
-    """Let them go with those just before them, if a rollback would take both and nothing else was to happen in between.
+    """Add the publications to those just before them, if one rollback would drop both and no callback lies between.
 
     Twenty events of one transaction are then one commit of the log: 105,000 instead of 10,500 events/s.
     """
@@ -292,14 +319,14 @@ def _joined(publications: Sequence[interface.Publication], connection: BaseDatab
 
 
 def _is_of_a_test(connection: BaseDatabaseWrapper) -> bool:
-    """Whether the innermost transaction is a TestCase's, which watches callbacks come and go one by one."""
+    """Whether the innermost transaction is that of a TestCase, whose assertions count callbacks one by one."""
     blocks = connection.atomic_blocks
     return bool(blocks) and getattr(blocks[-1], "_from_testcase", False)
 
 
 def append(publications: Sequence[interface.Publication]) -> None:
-    """All of them or none. Raises EngineError."""
-    receipts = current.current().append_blocking(publications)
+    """Write all of them or none into the log. Raises EngineError."""
+    receipts = target.engine().append_blocking(publications)
     duplicates = sum([receipt.duplicate for receipt in receipts])
     events = sum([publication.kind is interface.Kind.EVENT for publication in publications])
     with _counts_lock:
@@ -308,7 +335,7 @@ def append(publications: Sequence[interface.Publication]) -> None:
 
 
 def append_or_report(publications: Sequence[interface.Publication]) -> None:
-    """For data that is saved already: nothing is raised."""
+    """`append` for data that is saved already: an error is logged, not raised."""
     try:
         append(publications)
     except engine_errors.EngineError as error:
@@ -324,7 +351,9 @@ def append_or_report(publications: Sequence[interface.Publication]) -> None:
 
 
 def _batch(connection: BaseDatabaseWrapper) -> outboxes.Batch:
-    """That of the connection's transaction: Django forgets the callbacks of one that is rolled back."""
+    """That of the connection's transaction. Django drops the callbacks of a transaction that is rolled back."""
+    from fanfare.integration import outbox as outboxes
+
     for _, callback, *_ in reversed(connection.run_on_commit):
         if isinstance(callback, Outboxed):
             return callback.batch
@@ -337,23 +366,38 @@ def _described(publication: interface.Publication) -> str:
     return f"event {orjson.loads(publication.body)['event']!r} on channel {publication.channel!r}"
 
 
+# -- checks of the arguments -------------------------------------------------------------------------------------------
+
+
 def _channel(channel: str | None, to_user: users.User | None) -> str:
     if to_user is None:
         if channel is None:
-            raise errors.InvalidTarget("An event needs a channel, or a user in `to_user`.")
+            raise errors.InvalidTarget(
+                'The channel is None and there is no `to_user`: write publish("orders", …) or '
+                "publish(None, …, to_user=user)."
+            )
         return channel
     if channel is not None:
-        raise errors.InvalidTarget(f"An event goes to the channel {channel!r} or to a user, not to both.")
+        raise errors.InvalidTarget(
+            f"The event goes to the channel {channel!r} or to a user, not to both: write "
+            "publish(None, …, to_user=user) and, for the channel, a second publish()."
+        )
     return names.user_channel(users.user_id(to_user))
 
 
-def _check_names(channel: str, event: str, exclude: str | None, limits: registry.Limits) -> None:
-    for name in (channel, event):
+def _check_names(channel: Any, event: Any, exclude: Any, limits: registry.Limits) -> None:
+    if isinstance(channel, list | tuple | set):
+        raise errors.InvalidName(f"The channel is a {type(channel).__name__}: call publish() once for each channel.")
+    for what, name in (("channel", channel), ("event", event)):
         if not isinstance(name, str):
-            raise errors.InvalidName(f"A channel and an event are strings; this is {type(name).__name__}: {name!r}")
+            raise errors.InvalidName(
+                f"The {what} is of type {type(name).__name__}, it must be a str: publish(channel, event, data), as in "
+                'publish("orders", "created", {"id": 1}).'
+            )
     if event.startswith((names.PROTOCOL_PREFIX, names.INTERNAL_PREFIX)):
         raise errors.InvalidName(
-            f"{event!r}: names that start with 'pusher:' or 'pusher_internal:' are the protocol's."
+            f"The event {event!r} has a name of the protocol's: those that begin with 'pusher:' or 'pusher_internal:' "
+            "come from the server only."
         )
     try:
         names.check_publishable_channel(channel, limits.max_channel_name)
@@ -361,22 +405,30 @@ def _check_names(channel: str, event: str, exclude: str | None, limits: registry
         event.encode()
     except (refusals.InvalidName, UnicodeEncodeError) as error:
         raise errors.InvalidName(str(error)) from error
-    if exclude is not None and not names.is_valid_socket_id(exclude):
-        raise errors.InvalidName(f"{exclude!r} is not a socket id; one looks like '1234.5678'.")
+    if exclude is not None and not (isinstance(exclude, str) and names.is_valid_socket_id(exclude)):
+        raise errors.InvalidName(
+            f"`exclude` is {exclude!r}, which is not a socket id such as '1234.5678'; pass None to exclude no client."
+        )
 
 
 def _check_timing(on_commit: bool, outbox: bool | None) -> None:
     if outbox and not on_commit:
-        raise errors.InvalidTiming("An event that leaves at once (`on_commit=False`) does not go through the outbox.")
+        raise errors.InvalidTiming(
+            "`on_commit=False` sends at once and `outbox=True` sends after the commit: leave one of them out."
+        )
 
 
-def _check_key(idempotency_key: str | None) -> None:
+def _check_key(idempotency_key: Any) -> None:
     if idempotency_key is None:
         return
-    if not _IDEMPOTENCY_KEY.fullmatch(idempotency_key) or len(idempotency_key) > interface.MAX_IDEMPOTENCY_KEY:
+    if (
+        not isinstance(idempotency_key, str)
+        or not _IDEMPOTENCY_KEY.fullmatch(idempotency_key)
+        or len(idempotency_key) > interface.MAX_IDEMPOTENCY_KEY
+    ):
         raise errors.InvalidName(
-            f"{idempotency_key!r} is not an idempotency key: "
-            f"it has 1 to {interface.MAX_IDEMPOTENCY_KEY} printable ASCII characters."
+            f"The idempotency key is {idempotency_key!r}; it is a str of 1 to {interface.MAX_IDEMPOTENCY_KEY} "
+            "printable ASCII characters."
         )
 
 

@@ -27,11 +27,11 @@ from typing import NamedTuple
 from django.db import Error
 from django.utils import timezone
 
-from fanfare import conf
+from fanfare import conf, errors
 from fanfare.applications import database
 from fanfare.engine import current, interface
 from fanfare.engine import errors as engine_errors
-from fanfare.integration import errors, models, outbox, publishing
+from fanfare.integration import models, outbox, publishing
 from fanfare.jobs import declarations
 from fanfare.runtime import supervisor, text
 from fanfare.runtime.log_throttle import exception_line

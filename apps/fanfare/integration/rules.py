@@ -1,33 +1,172 @@
-"""Channel rules: who may join a private or a presence channel, said in Python.
+"""Channel rules: Python functions that decide who may join private and presence channels.
 
-A rule is a function in the `channels` module of any app. It gets the user, the parameters of its pattern by name, and
-the request if it has a parameter `request`:
+A rule is a function with the decorator `@channel(pattern)`, in the `channels` module of any app:
 
     @channel("private-orders-{order_id:int}")
     def may_see_order(user, order_id):
         return user.is_authenticated and Order.objects.filter(pk=order_id, customer=user).exists()
 
-What it may answer stands in `fanfare.integration.authorization`. It may be an `async def`.
+A parameter of a pattern has one of four types:
 
-Where several patterns fit a name, the most literal one is asked: the one with the most characters outside of
-parameters, then the one with the fewest parameters that match almost anything (`int` and `uuid` are narrow), then the
-one that was registered first. Only one rule is asked. A channel without a rule cannot be joined."""
+    {name}        letters, digits and `_ = @ , . ;`: every character of a channel name but the dash
+    {name:slug}   letters, digits, `_` and the dash
+    {name:int}    a whole number as `str` writes it (no sign, no leading zero), at most 18 digits; passed as int
+    {name:uuid}   a UUID as `str` writes it (lower case, with dashes); passed as UUID
+
+Numbers and UUIDs match in their one canonical form only, so that one object has one channel. A channel name must have
+one reading only, or `private-{org}-{room}` would admit the members of one organisation to the rooms of another: there
+is a dash between two parameters, and at most one parameter is a slug. An encrypted channel matches only a pattern that
+begins with `private-encrypted-`, since its rule hands out a key.
+
+If several patterns match, the most specific one decides: the pattern with the most literal characters, then the one
+with the fewest parameters of the wide types (no type, slug), then the one that was registered first. A channel that no
+pattern matches cannot be joined. What a rule may return:
+
+| returned value   | private channel | presence channel                                                       |
+|------------------|-----------------|------------------------------------------------------------------------|
+| `False`, `None`  | refused         | refused                                                                |
+| `True`           | admitted        | admitted as the signed-in user, with the info `{"name": str(user)}`    |
+| a `dict`         | InvalidAnswer   | admitted as the signed-in user, with this info                         |
+| a `Member`       | InvalidAnswer   | admitted as this member, signed in or not                              |
+| anything else    | InvalidAnswer   | InvalidAnswer                                                          |
+
+Raising `PermissionDenied`, `Http404` or a model's `DoesNotExist` refuses. Other values are refused even if they are
+true, so that a forgotten `.exists()` admits no one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from fanfare.integration import errors, patterns, visitors
+from django.http import HttpRequest
+
+from fanfare import errors
+from fanfare.applications import registry
+from fanfare.integration import users
+from fanfare.protocol import names
+
+GUARDED_PREFIXES = (names.PRIVATE_PREFIX, names.PRESENCE_PREFIX)  # other channels are joined without a signature
+
+
+class _Converter(NamedTuple):
+    regex: str
+    to_python: Callable[[str], Any]
+    is_wide: bool  # a pattern with a narrower one is more specific
+
+
+_CONVERTERS = {
+    "": _Converter(r"[A-Za-z0-9_=@,.;]+", str, True),
+    "slug": _Converter(r"[A-Za-z0-9_-]+", str, True),
+    # 18 digits fit a database's signed 64-bit integer; a query with 19 may fail.
+    "int": _Converter(r"(?:0|[1-9][0-9]{0,17})", int, False),
+    "uuid": _Converter(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", uuid.UUID, False),
+}
+_TYPES = ", ".join(sorted(filter(None, _CONVERTERS)))
+_PARAMETER = re.compile(r"\{([^{}]*)\}")
+_LITERAL = re.compile(r"\A[-A-Za-z0-9_=@,.;]*\Z")
+_PATH_PARAMETER = re.compile(r"<(?:(\w+):)?(\w+)>")  # as in Django's path()
+
+
+class Pattern:
+    """A compiled pattern.
+
+    `parameters`: their names, in order. `literals`: the number of characters outside of parameters. `wide_parameters`:
+    the number of parameters of a wide type.
+    """
+
+    __slots__ = ("_converters", "_regex", "is_encrypted", "literals", "parameters", "text", "wide_parameters")
+
+    def __init__(self, text: str) -> None:
+        """Raises InvalidPattern."""
+        if not text.startswith(GUARDED_PREFIXES):
+            raise errors.InvalidPattern(
+                f"The pattern {text!r} begins with neither 'private-' nor 'presence-'. Any visitor may join other "
+                "channels, so they have no rule; a channel with a rule is called 'private-…' or 'presence-…'."
+            )
+        self.text = text
+        self.is_encrypted = names.is_encrypted(text)
+        self.literals = 0
+        self._converters: dict[str, _Converter] = {}
+        regex = []
+        # split() with one group returns: literal, parameter, literal, parameter, …, literal
+        parts = _PARAMETER.split(text)
+        for index, part in enumerate(parts):
+            if index % 2:
+                regex.append(self._parameter(part))
+                continue
+            if not _LITERAL.match(part):
+                raise errors.InvalidPattern(_wrong_characters(text, part))
+            if 0 < index < len(parts) - 1 and "-" not in part:
+                raise errors.InvalidPattern(
+                    f"The pattern {text!r} has two parameters without a '-' between them, so a channel name could be "
+                    "read in two ways."
+                )
+            self.literals += len(part)
+            regex.append(re.escape(part))
+        if text.count(":slug}") > 1:
+            raise errors.InvalidPattern(
+                f"The pattern {text!r} has more than one slug, so a channel name could be read in two ways. Drop "
+                "':slug' from all but one: a parameter without a type takes no dash."
+            )
+        self._regex = re.compile(rf"\A{''.join(regex)}\Z")
+        self.parameters = tuple(self._converters)
+        self.wide_parameters = sum(converter.is_wide for converter in self._converters.values())
+
+    def _parameter(self, part: str) -> str:
+        name, _, kind = part.partition(":")
+        if not name.isidentifier() or not name.isascii():
+            raise errors.InvalidPattern(
+                f"The pattern {self.text!r} has a parameter {{{part}}}; write {{name}} or {{name:TYPE}} with a TYPE of "
+                f"{_TYPES}."
+            )
+        if name in self._converters:
+            raise errors.InvalidPattern(f"The pattern {self.text!r} has the parameter {name!r} twice.")
+        if kind not in _CONVERTERS:
+            swapped = f" Write {{{kind}:{name}}}." if name in _CONVERTERS else ""
+            raise errors.InvalidPattern(
+                f"The pattern {self.text!r} has a parameter of the type {kind!r}; the types are {_TYPES}.{swapped}"
+            )
+        converter = self._converters[name] = _CONVERTERS[kind]
+        return f"(?P<{name}>{converter.regex})"
+
+    @property
+    def shape(self) -> str:
+        """Equal for two patterns that match the same names, whatever their parameters are called."""
+        return re.sub(r"\(\?P<\w+>", "(", self._regex.pattern)
+
+    def match(self, channel: str) -> dict[str, Any] | None:
+        """The values of the parameters; None if the pattern does not match."""
+        found = self._regex.match(channel)
+        if found is None or names.is_encrypted(channel) is not self.is_encrypted:
+            return None
+        return {name: self._converters[name].to_python(value) for name, value in found.groupdict().items()}
+
+
+def _wrong_characters(text: str, part: str) -> str:
+    wrong = f"The pattern {text!r} has {part!r}, which cannot be part of a channel name."
+    if _PATH_PARAMETER.search(text):
+        right = _PATH_PARAMETER.sub(
+            lambda found: f"{{{found[2]}:{found[1]}}}" if found[1] in _CONVERTERS else f"{{{found[2]}}}", text
+        )
+        return f"{wrong} Parameters stand in braces: write {right!r}."
+    if part.endswith("*"):
+        return f"{wrong} For any ending write {text.removesuffix('*') + '{name:slug}'!r}."
+    return f"{wrong} Parameters stand in braces, as in 'private-orders-{{order_id:int}}'."
+
+
+# -- the rules of the project ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A pattern and the function that is asked about its channels."""
+    """A pattern and the function that decides about its channels."""
 
-    pattern: patterns.Pattern
-    function: visitors.Function
+    pattern: Pattern
+    function: users.ProjectFunction
 
     @property
     def name(self) -> str:
@@ -35,23 +174,27 @@ class Rule:
 
 
 class RuleSet:
-    """Rules in the order in which they are asked."""
+    """Rules, the most specific ones first."""
 
     def __init__(self) -> None:
         self._rules: list[Rule] = []
 
     def add(self, pattern: str, function: Callable[..., Any]) -> None:
-        """Raises InvalidPattern or InvalidRule. The same function again replaces itself (its module was reloaded)."""
-        compiled = patterns.Pattern(pattern)
-        rule = Rule(compiled, visitors.Function(function, compiled.parameters))
+        """Raises InvalidPattern or InvalidRule. The same function again replaces itself, since its module may have been
+        reloaded."""
+        compiled = Pattern(pattern)
+        rule = Rule(compiled, users.ProjectFunction(function, compiled.parameters))
         for other in self._rules:
             if other.pattern.shape == rule.pattern.shape:
                 if other.name != rule.name:
-                    raise errors.InvalidRule(f"{rule.name}: {other.name} decides about {pattern!r} already.")
+                    raise errors.InvalidRule(
+                        f"The pattern {pattern!r} is on {rule.name} and, as {other.pattern.text!r}, on {other.name}; "
+                        "one rule decides about a channel."
+                    )
                 self._rules.remove(other)
                 break
         self._rules.append(rule)
-        self._rules.sort(key=lambda rule: (-rule.pattern.literals, rule.pattern.open_parameters))
+        self._rules.sort(key=lambda rule: (-rule.pattern.literals, rule.pattern.wide_parameters))
 
     def find(self, channel: str) -> tuple[Rule, dict[str, Any]] | None:
         """The rule that decides about a channel, with the values of its parameters."""
@@ -62,17 +205,89 @@ class RuleSet:
         return None
 
 
-registered = RuleSet()  # those of the project, filled when Django starts
+registered = RuleSet()  # filled when Django imports the `channels` modules
 
 
-def channel(pattern: str) -> Callable[[visitors.FunctionType], visitors.FunctionType]:
-    """Make the function decide who joins the channels of this pattern.
+def channel(pattern: str) -> Callable[[users.FunctionType], users.FunctionType]:
+    """Make the function decide who may join the channels of a pattern. Write it in the `channels` module of any app.
 
-    Raises InvalidPattern or InvalidRule, when the module is imported.
+        @channel("private-orders-{order_id:int}")
+        def may_see_order(user, order_id):
+            return user.is_authenticated and Order.objects.filter(pk=order_id, customer=user).exists()
+
+    `pattern`: a channel name that begins with `private-` or `presence-`, with parameters `{name}`, `{name:slug}`,
+    `{name:int}` or `{name:uuid}`. The function takes the user (maybe an anonymous one), the parameters by name, and the
+    request if it has a parameter `request`; it may be an `async def`. It returns True or False; on a presence channel
+    also a dict, the info of the signed-in user, or a `Member`. Raising PermissionDenied, Http404 or DoesNotExist
+    refuses the visitor.
+
+    Raises InvalidPattern, or InvalidRule for a function with other parameters, when the module is imported.
+    Source: Pusher Channels, "Authorizing users".
     """
+    _check_is_pattern(pattern)
 
-    def register(function: visitors.FunctionType) -> visitors.FunctionType:
+    def register(function: users.FunctionType) -> users.FunctionType:
         registered.add(pattern, function)
         return function
 
     return register
+
+
+def _check_is_pattern(pattern: Any) -> None:
+    if not isinstance(pattern, str):
+        shown = getattr(pattern, "__name__", "may_join")
+        raise errors.InvalidPattern(
+            f"@channel takes the pattern of the channels, a str, not {type(pattern).__name__}: write "
+            f'@channel("private-orders-{{order_id:int}}") above def {shown}(user, order_id).'
+        )
+
+
+# -- decisions ---------------------------------------------------------------------------------------------------------
+
+
+def authorize(request: HttpRequest, channel: str, limits: registry.Limits) -> str | None:
+    """Ask the rule of a channel. Returns the member's `channel_data` for a presence channel, None for a private one.
+
+    Raises AccessRefused, or RuleError if the rule itself is wrong.
+    """
+    if not channel.startswith(GUARDED_PREFIXES):
+        raise errors.AccessRefused(
+            "public_channel", f"{channel} is a public channel: clients subscribe to it without /pusher/auth."
+        )
+    found = registered.find(channel)
+    if found is None:
+        raise errors.AccessRefused(
+            "no_rule", f'No channel rule matches {channel}. Write one, @channel("{channel}"), in an app\'s channels.py.'
+        )
+    rule, parameters = found
+    user = users.visitor(request)
+    answer = rule.function(user, parameters, request)
+    if answer is None or answer is False:
+        raise errors.AccessRefused("refused", f"{rule.name} returned {answer} for {channel}.")
+    if names.is_presence(channel):
+        return users.channel_data(_member(answer, user, rule), limits)
+    if answer is not True:
+        kind = type(answer).__name__
+        raise errors.InvalidAnswer(
+            f"{rule.name} returned an object of type {kind} for the private channel {channel}; return True or False"
+            + (", for example with .exists()." if kind.endswith("QuerySet") else ", for example bool(…).")
+        )
+    return None
+
+
+def _member(answer: Any, user: Any, rule: Rule) -> users.Member:
+    if isinstance(answer, users.Member):
+        return answer
+    if answer is not True and not isinstance(answer, Mapping):
+        kind = type(answer).__name__
+        raise errors.InvalidAnswer(
+            f"{rule.name} returned an object of type {kind}; for a presence channel return True, False, a dict or "
+            "Member(id, info)."
+        )
+    if not user.is_authenticated:
+        raise errors.AccessRefused(
+            "anonymous",
+            f"{rule.name} admits a visitor who is not signed in, so the member has no id. Return False, or "
+            "Member(id, info) with an id of your own.",
+        )
+    return users.member_of(user, answer)

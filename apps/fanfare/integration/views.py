@@ -33,7 +33,8 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 
-from fanfare.integration import application, authorization, cors, encryption, errors, sign_in
+from fanfare import errors
+from fanfare.integration import cors, payloads, rules, target, users
 from fanfare.protocol import names, refusals, signatures
 
 logger = logging.getLogger("fanfare.integration.auth")
@@ -57,7 +58,7 @@ class _JsonCsrfMiddleware(CsrfViewMiddleware):
 
 
 def _endpoint(sign: Callable[[HttpRequest], dict[str, str]]) -> cors.View:
-    """A view of a function that answers with the body of a 200, or raises a RealtimeError."""
+    """A view of a function that answers with the body of a 200, or raises a FanfareError."""
 
     # Exempt from the site's middleware only because the inner decorator does the same check.
     @csrf_exempt
@@ -90,17 +91,19 @@ def auth(request: HttpRequest) -> dict[str, str]:
     """Ask the channel's rule and sign its answer."""
     socket_id = _socket_id(request)
     channel = request.POST.get("channel_name", "")
-    target = application.fetch_default()  # read anew: a secret that was rotated a second ago must not sign
+    application = target.fetch_default()  # read anew: a secret that was rotated a second ago must not sign
     try:
-        names.check_channel(channel, target.limits.max_channel_name)
+        names.check_channel(channel, application.limits.max_channel_name)
     except refusals.InvalidName as error:
         raise errors.MalformedRequest("channel_name", str(error)) from error
-    channel_data = authorization.authorize(request, channel, target.limits)
-    answer = {"auth": signatures.subscription_auth(target.key, target.secret, socket_id, channel, channel_data)}
+    channel_data = rules.authorize(request, channel, application.limits)
+    answer = {
+        "auth": signatures.subscription_auth(application.key, application.secret, socket_id, channel, channel_data)
+    }
     if channel_data is not None:
         answer["channel_data"] = channel_data
     if names.is_encrypted(channel):
-        answer["shared_secret"] = encryption.shared_secret(channel)
+        answer["shared_secret"] = payloads.shared_secret(channel)
     return answer
 
 
@@ -108,10 +111,10 @@ def auth(request: HttpRequest) -> dict[str, str]:
 def user_auth(request: HttpRequest) -> dict[str, str]:
     """Say who the visitor is, and sign it."""
     socket_id = _socket_id(request)
-    target = application.fetch_default()
-    user_data = sign_in.authenticate(request, target.limits)
+    application = target.fetch_default()
+    user_data = users.authenticate(request, application.limits)
     return {
-        "auth": signatures.user_auth(target.key, target.secret, socket_id, user_data),
+        "auth": signatures.user_auth(application.key, application.secret, socket_id, user_data),
         "user_data": user_data,
     }
 

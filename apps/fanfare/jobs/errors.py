@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-
-class InvalidJob(Exception):
-    """A function cannot be a background job in the way that it is declared. `code` is for machines."""
-
-    code = "invalid_job"
+from fanfare.errors import InvalidJob as InvalidJob
 
 
 class LeaseLost(Exception):

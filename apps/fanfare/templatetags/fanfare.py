@@ -20,7 +20,8 @@ from django.http import HttpRequest
 from django.middleware.csrf import get_token
 from django.urls import reverse
 
-from fanfare.integration import clients, errors
+from fanfare import errors
+from fanfare.integration import clients
 
 logger = logging.getLogger("fanfare.integration")
 

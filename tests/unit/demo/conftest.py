@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fanfare.integration import testing
+from fanfare import testing
 
 
 @pytest.fixture

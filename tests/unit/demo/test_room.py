@@ -11,11 +11,13 @@ from django.test import Client
 from django.utils.dateparse import parse_datetime
 
 from demo import channels, views
-from fanfare import Member
+from fanfare import Member, presence, testing
 from fanfare.applications import models
+from fanfare.engine import current
 from fanfare.engine.errors import EngineUnavailable
-from fanfare.integration import application, presence, testing
+from fanfare.integration import target
 from myproject.management.commands import setup
+from tests.unit.applications import fakes
 from tests.unit.docs import pages
 
 ROOM = "/demo/"
@@ -31,7 +33,7 @@ class TestThePage:
         assert "no-store" in response.headers["Cache-Control"]
         assert "csrftoken" in response.cookies
         page = response.content.decode()
-        assert f'"key": "{testing.STAND_IN.key}"' in page
+        assert f'"key": "{target.IN_TESTS.key}"' in page
         assert '"params": {"guest": "amber-harp"}' in page
         assert "secret" not in page
         assert "Amber Harp" in page
@@ -76,8 +78,9 @@ class TestThePage:
 
 @pytest.mark.django_db
 def test_without_an_application_the_room_says_how_to_make_one(client: Client) -> None:
-    application.forget()
-    response = client.get(ROOM)
+    target.forget()
+    with current.replaced(fakes.Log()):  # type: ignore[arg-type]
+        response = client.get(ROOM)
     assert response.status_code == 503
     assert b"createapplication" in response.content
 
@@ -115,8 +118,7 @@ def test_only_guests_may_speak(client: Client, events: testing.Events, guest: st
 
 
 @pytest.mark.usefixtures("events")
-def test_a_guest_may_join_and_is_named(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(application, "fetch_default", lambda: testing.STAND_IN)  # the endpoint reads the row itself
+def test_a_guest_may_join_and_is_named(client: Client) -> None:
     form = {"socket_id": "1.2", "channel_name": "presence-demo", "guest": "amber-harp"}
     response = client.post("/pusher/auth", form)
     assert json.loads(response.json()["channel_data"]) == {"user_id": "amber-harp", "user_info": {"name": "Amber Harp"}}
@@ -124,7 +126,7 @@ def test_a_guest_may_join_and_is_named(client: Client, monkeypatch: pytest.Monke
 
 
 def test_there_are_more_names_than_members_of_a_channel() -> None:
-    assert len(channels.GUESTS) > testing.STAND_IN.limits.max_presence_members
+    assert len(channels.GUESTS) > target.IN_TESTS.limits.max_presence_members
 
 
 @pytest.mark.django_db
@@ -141,7 +143,8 @@ def test_the_application_of_setup_keeps_what_is_said_in_the_room() -> None:
 ASK = """
 import json
 from django.test import Client
-from fanfare.integration import rules, testing
+from fanfare.integration import rules
+from fanfare import testing
 client = Client()
 with testing.captured_events():
     print(json.dumps([

@@ -7,8 +7,7 @@ from django.db.models import signals
 
 from fanfare.applications import models
 from fanfare.engine import current
-from fanfare.integration import application as applications
-from fanfare.integration import broadcasts, rules
+from fanfare.integration import broadcasts, rules, target
 from tests.unit.integration import recording
 
 
@@ -23,9 +22,9 @@ def log() -> Iterator[recording.Recording]:
 @pytest.fixture(autouse=True)
 def nothing_remembered() -> Iterator[None]:
     """Each test has applications of its own."""
-    applications.forget()
+    target.forget()
     yield
-    applications.forget()
+    target.forget()
 
 
 @pytest.fixture

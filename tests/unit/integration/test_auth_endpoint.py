@@ -54,7 +54,9 @@ def debug(settings: Any) -> None:
 # -- Private channels --------------------------------------------------------------------------------------------------
 
 
-def test_who_may_join_gets_the_signature_and_nothing_else(client: Client, ann: User, oracle: pusher.Pusher) -> None:
+def test_admitted_visitor_gets_the_signature_of_the_vendor_library(
+    client: Client, ann: User, oracle: pusher.Pusher
+) -> None:
     asked: list[tuple[Any, Any]] = []
 
     @channel("private-orders-{order_id:int}")
@@ -70,7 +72,7 @@ def test_who_may_join_gets_the_signature_and_nothing_else(client: Client, ann: U
     assert asked == [(42, 7)]
 
 
-def test_who_may_join_an_encrypted_channel_gets_its_key(
+def test_encrypted_channel_is_answered_with_its_key(
     client: Client, debug: None, application: models.Application, settings: Any
 ) -> None:
     @channel("private-encrypted-orders-{order_id:int}")
@@ -91,9 +93,7 @@ def test_who_may_join_an_encrypted_channel_gets_its_key(
     assert code(ask(client, "private-encrypted-orders-8")) == (403, "refused")
 
 
-def test_while_the_database_is_away_a_page_may_try_again(
-    client: Client, debug: None, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_database_outage_is_answered_with_503(client: Client, debug: None, caplog: pytest.LogCaptureFixture) -> None:
     @channel("private-orders")
     def rule(user: Any) -> bool:
         raise OperationalError("the pool is used up")
@@ -102,7 +102,7 @@ def test_while_the_database_is_away_a_page_may_try_again(
     assert "the pool is used up" in caplog.text
 
 
-def test_an_answer_is_never_kept_by_a_cache(client: Client) -> None:
+def test_responses_are_not_cacheable(client: Client) -> None:
     @channel("private-a")
     def rule(user: Any) -> bool:
         return True
@@ -111,7 +111,7 @@ def test_an_answer_is_never_kept_by_a_cache(client: Client) -> None:
     assert "no-store" in ask(client, "private-b").headers["Cache-Control"]
 
 
-def test_a_rule_gets_the_request_if_it_asks_for_it(client: Client) -> None:
+def test_rule_with_a_request_parameter_gets_the_request(client: Client) -> None:
     @channel("private-a")
     def rule(user: Any, request: HttpRequest) -> bool:
         return request.POST["ticket"] == "5"
@@ -120,7 +120,7 @@ def test_a_rule_gets_the_request_if_it_asks_for_it(client: Client) -> None:
     assert ask(client, "private-a", ticket="6").status_code == 403
 
 
-def test_a_rule_may_be_a_coroutine(client: Client, ann: User) -> None:
+def test_rule_may_be_a_coroutine_function(client: Client, ann: User) -> None:
     @channel("private-a")
     async def rule(user: AbstractUser) -> bool:
         return await User.objects.filter(pk=user.pk).aexists()
@@ -131,18 +131,18 @@ def test_a_rule_may_be_a_coroutine(client: Client, ann: User) -> None:
 
 
 @pytest.mark.parametrize("answer", [False, None])
-def test_who_may_not_join_is_refused(client: Client, debug: None, answer: Any) -> None:
+def test_rule_that_returns_false_or_none_refuses_with_403(client: Client, debug: None, answer: Any) -> None:
     @channel("private-a")
     def rule(user: Any) -> Any:
         return answer
 
     response = ask(client, "private-a")
     assert code(response) == (403, "refused")
-    assert f"answered {answer}" in response.content.decode()
+    assert f"returned {answer}" in response.content.decode()
 
 
 @pytest.mark.parametrize("error", [PermissionDenied("no"), Http404("gone"), User.DoesNotExist("nobody")])
-def test_a_rule_may_refuse_as_a_view_does(client: Client, debug: None, error: Exception) -> None:
+def test_rule_that_raises_like_a_view_refuses_with_403(client: Client, debug: None, error: Exception) -> None:
     @channel("private-a")
     def rule(user: Any) -> bool:
         raise error
@@ -150,7 +150,7 @@ def test_a_rule_may_refuse_as_a_view_does(client: Client, debug: None, error: Ex
     assert code(ask(client, "private-a")) == (403, "refused")
 
 
-def test_a_rule_that_breaks_lets_nobody_in(client: Client) -> None:
+def test_exception_in_a_rule_is_a_500(client: Client) -> None:
     @channel("private-a")
     def rule(user: Any) -> bool:
         raise ZeroDivisionError
@@ -160,7 +160,7 @@ def test_a_rule_that_breaks_lets_nobody_in(client: Client) -> None:
 
 
 @pytest.mark.parametrize("answer", [1, "yes", [1], {"name": "Ann"}, Member(1)])
-def test_nobody_joins_a_private_channel_because_an_object_is_true(
+def test_true_object_does_not_admit_to_a_private_channel(
     client: Client, debug: None, ann: User, answer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     @channel("private-a")
@@ -184,7 +184,7 @@ def test_nobody_joins_a_private_channel_because_an_object_is_true(
         (Member(9), {"user_id": "9"}),
     ],
 )
-def test_a_member_is_who_the_rule_says(
+def test_presence_member_has_the_id_and_info_of_the_rule(
     client: Client, ann: User, oracle: pusher.Pusher, answer: Any, data: dict[str, Any]
 ) -> None:
     @channel("presence-{room}")
@@ -197,7 +197,7 @@ def test_a_member_is_who_the_rule_says(
     assert json.loads(response.content) == oracle.authenticate("presence-kitchen", SOCKET, data)
 
 
-def test_a_visitor_without_an_account_can_be_a_member(client: Client, oracle: pusher.Pusher) -> None:
+def test_visitor_without_an_account_can_be_a_member(client: Client, oracle: pusher.Pusher) -> None:
     @channel("presence-a")
     def rule(user: Any) -> Member:
         return Member("guest-1", {"name": "Guest"})
@@ -207,7 +207,7 @@ def test_a_visitor_without_an_account_can_be_a_member(client: Client, oracle: pu
 
 
 @pytest.mark.parametrize("answer", [True, {"name": "Somebody"}])
-def test_nobody_in_particular_cannot_be_a_member(client: Client, debug: None, answer: Any) -> None:
+def test_anonymous_visitor_without_an_id_is_refused(client: Client, debug: None, answer: Any) -> None:
     @channel("presence-a")
     def rule(user: Any) -> Any:
         return answer
@@ -220,17 +220,17 @@ def test_nobody_in_particular_cannot_be_a_member(client: Client, debug: None, an
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        ("ann", "True, False, a dict or a Member"),
-        (Member(""), "this one has 0"),
-        (Member("x" * 129), "1 to 128 characters; this one has 129"),
-        (Member(True), "not bool"),
-        (Member(1.5), "not float"),  # type: ignore[arg-type]
-        (Member(1, "Ann"), "a dict or None, not str"),  # type: ignore[arg-type]
+        ("ann", "True, False, a dict or Member"),
+        (Member(""), "is no id"),
+        (Member("x" * 129), "129 characters; the application allows 128"),
+        (Member(True), "of type bool"),
+        (Member(1.5), "of type float"),  # type: ignore[arg-type]
+        (Member(1, "Ann"), "or None, not str"),  # type: ignore[arg-type]
         (Member(1, {"x": object()}), "no JSON form"),
-        (Member(1, {"x": "y" * 3000}), "3036 bytes.* 2048"),
+        (Member(1, {"x": "y" * 3000}), "3036 bytes.*2048"),
     ],
 )
-def test_a_member_that_the_server_would_refuse_is_the_rules_mistake(
+def test_invalid_member_is_refused_with_the_reason(
     client: Client, debug: None, ann: User, answer: Any, reason: str
 ) -> None:
     @channel("presence-a")
@@ -264,13 +264,13 @@ def test_a_member_that_the_server_would_refuse_is_the_rules_mistake(
         ("private-a", "1.2\n", (400, "socket_id")),
     ],
 )
-def test_a_request_that_makes_no_sense_gets_the_reason(
+def test_malformed_request_is_refused_with_a_code(
     client: Client, debug: None, name: str, socket_id: str, answer: tuple[int, str]
 ) -> None:
     assert code(ask(client, name, socket_id)) == answer
 
 
-def test_a_wide_pattern_signs_no_encrypted_channel(client: Client, debug: None) -> None:
+def test_wide_pattern_does_not_match_an_encrypted_channel(client: Client, debug: None) -> None:
     @channel("private-{name:slug}")
     def rule(user: Any, name: str) -> bool:
         return True
@@ -278,30 +278,30 @@ def test_a_wide_pattern_signs_no_encrypted_channel(client: Client, debug: None) 
     assert code(ask(client, "private-encrypted-a")) == (403, "no_rule")
 
 
-def test_only_a_form_is_read(client: Client, debug: None) -> None:
+def test_json_body_is_refused(client: Client, debug: None) -> None:
     response = client.post("/pusher/auth", {"socket_id": SOCKET}, content_type="application/json")
     assert code(response) == (400, "content_type")
 
 
-def test_only_post_is_answered(client: Client) -> None:
+def test_get_is_not_allowed(client: Client) -> None:
     assert client.get("/pusher/auth").status_code == 405
 
 
-def test_strangers_are_not_told_why(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+def test_reason_is_logged_and_not_sent_without_debug(client: Client, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="fanfare.integration.auth"):
         response = ask(client, "private-nobody")
     assert json.loads(response.content) == {"error": "Forbidden", "code": "refused"}
-    assert "No rule fits private-nobody" in caplog.text
+    assert "No channel rule matches private-nobody" in caplog.text
 
 
-def test_without_an_application_there_is_nothing_to_sign_with(
-    client: Client, debug: None, application: models.Application
-) -> None:
+def test_missing_application_is_answered_with_503(client: Client, debug: None, application: models.Application) -> None:
     application.delete()
     assert code(ask(client, "private-a")) == (503, "no_application")
 
 
-def test_a_rotated_secret_signs_at_once(client: Client, application: models.Application, oracle: pusher.Pusher) -> None:
+def test_rotated_secret_is_used_for_the_next_request(
+    client: Client, application: models.Application, oracle: pusher.Pusher
+) -> None:
     @channel("private-a")
     def rule(user: Any) -> bool:
         return True
@@ -322,13 +322,13 @@ def strict() -> Client:
     return Client(enforce_csrf_checks=True)
 
 
-def test_without_its_token_a_page_is_refused_with_a_hint(strict: Client, debug: None) -> None:
+def test_missing_csrf_token_is_refused_with_a_hint(strict: Client, debug: None) -> None:
     response = ask(strict, "private-a")
     assert code(response) == (403, "csrf")
     assert "X-CSRFToken" in response.content.decode()
 
 
-def test_the_token_in_the_header_is_enough(strict: Client) -> None:
+def test_csrf_token_in_the_header_is_accepted(strict: Client) -> None:
     @channel("private-a")
     def rule(user: Any) -> bool:
         return True

@@ -11,10 +11,10 @@ from django.contrib.contenttypes.models import ContentType
 from django.core import serializers
 from django.db import transaction
 
+from fanfare import errors
 from fanfare.applications import models
 from fanfare.engine import errors as engine_errors
-from fanfare.integration import application as applications
-from fanfare.integration import broadcasts, errors, publishing
+from fanfare.integration import broadcasts, publishing, target
 from tests.unit.integration import recording
 
 pytestmark = pytest.mark.django_db(transaction=True)  # commits and rollbacks are the subject here
@@ -32,7 +32,7 @@ def said(log: recording.Recording) -> list[tuple[str, str, Any]]:
 # -- What Django tells -------------------------------------------------------------------------------------------------
 
 
-def test_what_happens_to_an_object_is_told_to_its_channels(
+def test_create_save_and_delete_are_published_to_each_channel(
     log: recording.Recording, broadcast: broadcasts.Broadcast
 ) -> None:
     broadcast(Group, channels=lambda group: ["groups", f"private-group-{group.pk}"], fields=["id", "name"])
@@ -53,7 +53,7 @@ def test_what_happens_to_an_object_is_told_to_its_channels(
     assert log.writes >= 3
 
 
-def test_it_leaves_with_the_commit_and_carries_what_was_saved(
+def test_event_is_sent_at_commit_with_the_saved_values(
     log: recording.Recording, broadcast: broadcasts.Broadcast
 ) -> None:
     broadcast(Group, channels=["groups"], fields=["name"])
@@ -64,7 +64,7 @@ def test_it_leaves_with_the_commit_and_carries_what_was_saved(
     assert said(log) == [("groups", "group.created", {"name": "saved"})]
 
 
-def test_a_rollback_tells_nothing(log: recording.Recording, broadcast: broadcasts.Broadcast) -> None:
+def test_rollback_publishes_nothing(log: recording.Recording, broadcast: broadcasts.Broadcast) -> None:
     broadcast(Group, channels=["groups"], fields=["name"])
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         Group.objects.create(name="undone")
@@ -72,16 +72,14 @@ def test_a_rollback_tells_nothing(log: recording.Recording, broadcast: broadcast
     assert log.events == []
 
 
-def test_only_the_chosen_changes_are_told_under_the_chosen_name(
-    log: recording.Recording, broadcast: broadcasts.Broadcast
-) -> None:
+def test_events_and_name_of_the_declaration_are_used(log: recording.Recording, broadcast: broadcasts.Broadcast) -> None:
     broadcast(Group, channels=["groups"], fields=["name"], events=["deleted"], name="team")
     Group.objects.create(name="cooks").save()
     Group.objects.all().delete()
     assert said(log) == [("groups", "team.deleted", {"name": "cooks"})]
 
 
-def test_deletions_of_a_queryset_are_told_one_by_one(log: recording.Recording, broadcast: broadcasts.Broadcast) -> None:
+def test_queryset_delete_publishes_each_object(log: recording.Recording, broadcast: broadcasts.Broadcast) -> None:
     broadcast(Group, channels=["groups"], fields=["name"], events=["deleted"])
     for name in ("a", "b"):
         Group.objects.create(name=name)
@@ -89,22 +87,20 @@ def test_deletions_of_a_queryset_are_told_one_by_one(log: recording.Recording, b
     assert sorted(data["name"] for _, _, data in said(log)) == ["a", "b"]
 
 
-def test_a_function_may_answer_that_nobody_is_told(log: recording.Recording, broadcast: broadcasts.Broadcast) -> None:
+def test_empty_list_of_channels_publishes_nothing(log: recording.Recording, broadcast: broadcasts.Broadcast) -> None:
     broadcast(Group, channels=lambda group: [], fields=["name"])
     Group.objects.create(name="secret")
     assert log.events == []
 
 
-def test_loading_a_fixture_tells_nothing(log: recording.Recording, broadcast: broadcasts.Broadcast) -> None:
+def test_loading_a_fixture_publishes_nothing(log: recording.Recording, broadcast: broadcasts.Broadcast) -> None:
     broadcast(Group, channels=["groups"], fields=["name"])
     for loaded in serializers.deserialize("json", '[{"model": "auth.group", "pk": 1, "fields": {"name": "a"}}]'):
         loaded.save()
     assert log.events == []
 
 
-async def test_the_async_api_of_models_broadcasts_too(
-    log: recording.Recording, broadcast: broadcasts.Broadcast
-) -> None:
+async def test_async_model_api_is_broadcast(log: recording.Recording, broadcast: broadcasts.Broadcast) -> None:
     broadcast(Group, channels=["groups"], fields=["name"])
     group = await Group.objects.acreate(name="cooks")
     await group.adelete()
@@ -114,7 +110,7 @@ async def test_the_async_api_of_models_broadcasts_too(
 # -- What subscribers get ----------------------------------------------------------------------------------------------
 
 
-def test_a_relation_is_the_key_behind_it_and_a_method_is_called(
+def test_relation_is_published_as_its_key_and_a_method_is_called(
     log: recording.Recording, broadcast: broadcasts.Broadcast
 ) -> None:
     broadcast(Permission, channels=["p"], fields=["pk", "content_type", "content_type_id", "__str__"])
@@ -129,7 +125,7 @@ def test_a_relation_is_the_key_behind_it_and_a_method_is_called(
     }
 
 
-def test_a_class_may_say_it_itself_and_decorate_itself(
+def test_decorated_class_with_the_hook_needs_no_fields(
     log: recording.Recording, broadcast: broadcasts.Broadcast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Group, "__realtime__", lambda group: {"called": group.name}, raising=False)
@@ -148,7 +144,7 @@ def test_a_class_may_say_it_itself_and_decorate_itself(
         (["username"], None, True),
     ],
 )
-def test_a_save_of_other_fields_tells_nothing(
+def test_save_with_update_fields_publishes_only_relevant_changes(
     log: recording.Recording, broadcast: broadcasts.Broadcast, fields: list[str], update_fields: Any, told: bool
 ) -> None:
     broadcast(User, channels=["users"], fields=fields, events=["updated"])
@@ -159,7 +155,7 @@ def test_a_save_of_other_fields_tells_nothing(
 # -- What Django does not tell -----------------------------------------------------------------------------------------
 
 
-def test_a_bulk_operation_tells_nothing_until_it_is_told(
+def test_bulk_operations_are_broadcast_explicitly_in_chunks(
     log: recording.Recording, broadcast: broadcasts.Broadcast
 ) -> None:
     broadcast(Group, channels=["groups"], fields=["name"])
@@ -176,7 +172,7 @@ def test_a_bulk_operation_tells_nothing_until_it_is_told(
     assert log.names[-1] == "group.deleted"
 
 
-async def test_it_is_told_from_a_coroutine(log: recording.Recording, broadcast: broadcasts.Broadcast) -> None:
+async def test_explicit_broadcast_in_a_coroutine(log: recording.Recording, broadcast: broadcasts.Broadcast) -> None:
     broadcast(Group, channels=["groups"], fields=["name"])
     await Group.objects.abulk_create([Group(name="cooks")])
     await broadcast.acreated(Group.objects.all())
@@ -186,8 +182,8 @@ async def test_it_is_told_from_a_coroutine(log: recording.Recording, broadcast: 
         broadcast.updated(groups)
 
 
-def test_only_what_is_registered_can_be_told(broadcast: broadcasts.Broadcast) -> None:
-    with pytest.raises(errors.InvalidBroadcast, match="Group is not broadcast"):
+def test_explicit_broadcast_of_an_undeclared_model_is_refused(broadcast: broadcasts.Broadcast) -> None:
+    with pytest.raises(errors.InvalidBroadcast, match="The model Group has no broadcast"):
         broadcast.updated([Group(name="cooks")])
 
 
@@ -195,7 +191,7 @@ def test_only_what_is_registered_can_be_told(broadcast: broadcasts.Broadcast) ->
 
 
 @pytest.mark.parametrize("in_transaction", [True, False])
-def test_a_log_that_is_away_does_not_fail_the_save(
+def test_save_succeeds_while_the_log_is_unavailable(
     log: recording.Recording, broadcast: broadcasts.Broadcast, caplog: pytest.LogCaptureFixture, in_transaction: bool
 ) -> None:
     broadcast(Group, channels=["groups"], fields=["name"])
@@ -213,12 +209,12 @@ def test_a_log_that_is_away_does_not_fail_the_save(
         broadcast.updated(Group.objects.all())
 
 
-def test_a_project_without_an_application_saves_all_the_same(
+def test_save_succeeds_without_an_application(
     broadcast: broadcasts.Broadcast, application: models.Application, caplog: pytest.LogCaptureFixture
 ) -> None:
     broadcast(Group, channels=["groups"], fields=["name"])
     application.delete()
-    applications.forget()
+    target.forget()
     with caplog.at_level(logging.ERROR, logger="fanfare.integration"):
         Group.objects.create(name="cooks")
     assert Group.objects.count() == 1
@@ -226,7 +222,7 @@ def test_a_project_without_an_application_saves_all_the_same(
 
 
 @pytest.mark.parametrize("channels", [["a b"], lambda group: "groups", lambda group: [1]])
-def test_a_mistake_of_the_declaration_is_raised_by_the_save(
+def test_invalid_channel_of_a_declaration_is_raised_by_the_save(
     log: recording.Recording, broadcast: broadcasts.Broadcast, channels: Any
 ) -> None:
     broadcast(Group, channels=channels, fields=["name"])
@@ -241,12 +237,12 @@ def test_a_mistake_of_the_declaration_is_raised_by_the_save(
     [
         ({"fields": ["colour"]}, "no field or attribute 'colour'"),
         ({}, "__realtime__"),
-        ({"fields": ["name"], "events": ["saved"]}, "not saved"),
-        ({"fields": ["name"], "events": []}, "not none"),
-        ({"fields": ["name"], "channels": "groups"}, "a list of names"),
+        ({"fields": ["name"], "events": ["saved"]}, "this one is saved"),
+        ({"fields": ["name"], "events": []}, "this one is empty"),
+        ({"fields": ["name"], "channels": "groups"}, r"write channels=\['groups'\]"),
     ],
 )
-def test_a_wrong_declaration_is_refused_when_it_is_made(
+def test_wrong_declaration_is_refused_with_the_line_to_write(
     broadcast: broadcasts.Broadcast, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(errors.InvalidBroadcast, match=message):

@@ -34,7 +34,7 @@ def allowed(settings: Any, application: models.Application) -> None:
     settings.ALLOWED_HOSTS = ["live.example.com"]
 
 
-def test_the_page_gets_all_that_a_client_needs_and_no_secret(application: models.Application) -> None:
+def test_config_has_what_a_client_needs_and_no_secret(application: models.Application) -> None:
     html = rendered()
     found = config(html)
     assert found["key"] == "key-7"
@@ -45,36 +45,36 @@ def test_the_page_gets_all_that_a_client_needs_and_no_secret(application: models
     assert application.secret not in html
 
 
-def test_its_scripts_are_files_of_this_server_in_the_order_in_which_they_need_each_other() -> None:
+def test_scripts_are_static_files_in_order_of_dependency() -> None:
     names = scripts(rendered())
     assert names == ["fanfare/vendor/pusher-js/pusher.min.js", "fanfare/resume.js", "fanfare/client.js"]
     for name in names:
         assert finders.find(name), name
 
 
-def test_a_page_with_encrypted_channels_gets_the_build_that_decrypts() -> None:
+def test_encrypted_selects_the_build_that_decrypts() -> None:
     assert scripts(rendered("encrypted=True"))[0] == "fanfare/vendor/pusher-js/pusher-with-encryption.min.js"
     assert finders.find("fanfare/vendor/pusher-js/pusher-with-encryption.min.js")
 
 
-def test_the_resume_plugin_can_be_left_out() -> None:
+def test_resume_plugin_can_be_left_out() -> None:
     assert "fanfare/resume.js" not in scripts(rendered("resume=False"))
 
 
-def test_every_script_that_runs_carries_the_nonce() -> None:
+def test_every_script_has_the_nonce() -> None:
     html = rendered("nonce=nonce", nonce='a"b')
     assert html.count('nonce="a&quot;b"') == html.count("<script src=") == 3
     assert "nonce" not in rendered()
 
 
-def test_what_the_page_adds_cannot_end_the_script() -> None:
+def test_params_are_escaped_in_the_config() -> None:
     html = rendered("params=params sign_in=True", params={"guest": "</script><script>alert(1)</script>"})
     assert "alert(1)</script>" not in html
     assert config(html)["params"]["guest"].endswith("</script>")
     assert config(html)["signIn"] is True
 
 
-def test_where_the_token_lives_in_the_session_no_cookie_is_looked_for(settings: Any) -> None:
+def test_csrf_token_in_the_session_is_not_read_from_a_cookie(settings: Any) -> None:
     settings.CSRF_USE_SESSIONS = True
     request = RequestFactory().get("/", headers={"Host": "live.example.com"})
     request.session = {}
@@ -82,7 +82,7 @@ def test_where_the_token_lives_in_the_session_no_cookie_is_looked_for(settings: 
     assert config(html)["csrfCookie"] == ""
 
 
-def test_without_an_application_the_rest_of_the_page_stands(
+def test_missing_application_leaves_the_page_without_a_client(
     application: models.Application, caplog: pytest.LogCaptureFixture
 ) -> None:
     application.delete()
@@ -90,6 +90,6 @@ def test_without_an_application_the_rest_of_the_page_stands(
     assert "No client on /page/" in caplog.text
 
 
-def test_without_the_request_it_says_what_is_missing() -> None:
+def test_missing_request_is_refused_with_the_context_processor() -> None:
     with pytest.raises(TemplateSyntaxError, match="needs the request"):
         Template("{% load fanfare %}{% fanfare_client %}").render(Context())

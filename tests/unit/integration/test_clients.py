@@ -20,7 +20,7 @@ from fanfare.integration import clients
         ("[::1]", False, ("[::1]", 80, False)),
     ],
 )
-def test_a_page_connects_to_the_host_that_its_browser_asked(
+def test_options_name_the_host_and_port_of_the_request(
     application: models.Application, host: str, secure: bool, address: tuple[str, int, bool]
 ) -> None:
     request = RequestFactory().get("/", secure=secure, headers={"Host": host})

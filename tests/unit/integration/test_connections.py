@@ -11,8 +11,7 @@ from asgiref.sync import sync_to_async
 from django import db
 
 from fanfare.applications import models
-from fanfare.integration import application as applications
-from fanfare.integration import publishing
+from fanfare.integration import publishing, target
 from tests.unit.integration import recording
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -35,7 +34,7 @@ def is_open() -> bool:
     return db.connection.connection is not None
 
 
-def test_a_thread_that_publishes_has_no_connection_afterwards(
+def test_thread_that_publishes_leaves_no_connection_open(
     thread: futures.ThreadPoolExecutor, log: recording.Recording
 ) -> None:
     for _ in range(2):  # the second time the application is remembered
@@ -43,17 +42,17 @@ def test_a_thread_that_publishes_has_no_connection_afterwards(
         assert not thread.submit(is_open).result()
 
 
-def test_a_connection_that_was_open_stays_open(thread: futures.ThreadPoolExecutor) -> None:
+def test_connection_that_was_open_stays_open(thread: futures.ThreadPoolExecutor) -> None:
     def work() -> bool:
         models.Application.objects.count()
-        applications.forget()
+        target.forget()
         publishing.publish("news", "hello", {})
         return is_open()
 
     assert thread.submit(work).result()
 
 
-def test_a_coroutine_outside_of_a_request_leaves_none(log: recording.Recording) -> None:
+def test_coroutine_outside_a_request_leaves_no_connection_open(log: recording.Recording) -> None:
     async def route() -> bool:
         await sync_to_async(db.connections.close_all)()  # the thread is the process's: other tests had it before
         await publishing.apublish("news", "hello", {})

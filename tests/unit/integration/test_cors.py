@@ -44,7 +44,7 @@ def preflight(browser: Client, path: str, origin: str) -> HttpResponse:
     return browser.options(path, headers=headers)  # type: ignore[return-value]
 
 
-def test_a_page_of_a_named_origin_signs_in_with_the_session_and_no_token(browser: Client) -> None:
+def test_page_of_a_listed_origin_needs_no_csrf_token(browser: Client) -> None:
     response = post(browser, "/pusher/user-auth", Origin=SHOP)
     assert response.status_code == 200
     assert response["Access-Control-Allow-Origin"] == SHOP
@@ -52,7 +52,7 @@ def test_a_page_of_a_named_origin_signs_in_with_the_session_and_no_token(browser
 
 
 @on_both
-def test_it_reads_a_refusal_too(path: str) -> None:
+def test_page_of_a_listed_origin_can_read_a_refusal(path: str) -> None:
     response = post(Client(enforce_csrf_checks=True), path, Origin=SHOP)
     assert response.status_code == 403
     assert response["Access-Control-Allow-Origin"] == SHOP
@@ -60,19 +60,19 @@ def test_it_reads_a_refusal_too(path: str) -> None:
 
 @on_both
 @pytest.mark.parametrize("origin", ["https://evil.example.com", "http://shop.example.com", "null", SHOP + ".evil.com"])
-def test_pages_of_other_origins_are_checked_and_read_nothing(browser: Client, path: str, origin: str) -> None:
+def test_page_of_another_origin_is_refused(browser: Client, path: str, origin: str) -> None:
     response = post(browser, path, Origin=origin)
     assert response.status_code == 403
     assert "Access-Control-Allow-Origin" not in response
 
 
 @on_both
-def test_without_an_origin_the_token_is_needed(browser: Client, path: str) -> None:
+def test_request_without_an_origin_needs_a_csrf_token(browser: Client, path: str) -> None:
     assert post(browser, path).status_code == 403
 
 
 @on_both
-def test_a_preflight_of_a_named_origin_allows_what_it_asks_for(browser: Client, path: str) -> None:
+def test_preflight_of_a_listed_origin_allows_the_requested_headers(browser: Client, path: str) -> None:
     response = preflight(browser, path, SHOP)
     assert response.status_code == 204
     assert response["Access-Control-Allow-Origin"] == SHOP
@@ -81,14 +81,14 @@ def test_a_preflight_of_a_named_origin_allows_what_it_asks_for(browser: Client, 
 
 
 @on_both
-def test_a_preflight_of_another_origin_is_refused(browser: Client, path: str) -> None:
+def test_preflight_of_another_origin_is_refused(browser: Client, path: str) -> None:
     response = preflight(browser, path, "https://evil.example.com")
     assert response.status_code == 405
     assert not [name for name in response.headers if name.startswith("Access-Control")]
 
 
 @on_both
-def test_answers_depend_on_the_origin_and_caches_are_told(browser: Client, path: str) -> None:
+def test_responses_vary_by_origin(browser: Client, path: str) -> None:
     for headers in ({}, {"Origin": SHOP}):
         assert "Origin" in post(browser, path, **headers)["Vary"]
 
@@ -97,7 +97,5 @@ def test_answers_depend_on_the_origin_and_caches_are_told(browser: Client, path:
     ("authorization", "status"),
     [("Bearer abc", 200), ("Token abc", 200), ("Basic YTpi", 403), ("negotiate x", 403), ("", 403)],
 )
-def test_a_token_that_no_browser_adds_stands_for_the_one_against_forgery(
-    browser: Client, authorization: str, status: int
-) -> None:
+def test_authorization_token_replaces_the_csrf_token(browser: Client, authorization: str, status: int) -> None:
     assert post(browser, "/pusher/user-auth", Authorization=authorization).status_code == status

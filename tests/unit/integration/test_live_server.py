@@ -12,10 +12,10 @@ from django.core.exceptions import ImproperlyConfigured
 from django.test import Client
 from websockets.sync.client import connect
 
-from fanfare import publish
-from fanfare.integration import live_server, presence, testing
+from fanfare import presence, publish, testing
+from fanfare.testing import live_server
 
-pytest_plugins = ["fanfare.integration.pytest_plugin"]
+pytest_plugins = ["fanfare.testing.pytest_plugin"]
 
 
 def heard(socket: Any) -> tuple[str, Any]:
@@ -23,19 +23,19 @@ def heard(socket: Any) -> tuple[str, Any]:
     return frame["event"], frame.get("data")
 
 
-def test_what_the_test_publishes_reaches_a_client_and_sessions_are_good_there(
-    realtime_server: live_server.RunningServer,
+def test_events_of_the_test_reach_a_client_and_its_session_is_valid(
+    fanfare_server: live_server.RunningServer,
 ) -> None:
     client = Client()
     client.force_login(User.objects.create_user("ann", pk=42))
-    with connect(realtime_server.socket_url) as socket:
+    with connect(fanfare_server.socket_url) as socket:
         event, data = heard(socket)
         assert event == "pusher:connection_established"
         socket_id = json.loads(data)["socket_id"]
         cookies = f"sessionid={client.cookies['sessionid'].value}"
         form = f"socket_id={socket_id}".encode()
         ask = urllib.request.Request(
-            realtime_server.url("/pusher/user-auth"),
+            fanfare_server.url("/pusher/user-auth"),
             form,
             {"Cookie": f"{cookies}; csrftoken={'a' * 32}", "X-CSRFToken": "a" * 32},
         )
@@ -46,17 +46,17 @@ def test_what_the_test_publishes_reaches_a_client_and_sessions_are_good_there(
         socket.send(json.dumps({"event": "pusher:subscribe", "data": {"channel": "orders"}}))
         assert heard(socket)[0] == "pusher_internal:subscription_succeeded"
         assert presence.is_online(42)
-        assert presence.subscribers("orders") == 1
+        assert presence.subscriber_count("orders") == 1
         publish("orders", "created", {"id": 1})
         assert heard(socket) == ("created", '{"id":1}')
 
 
-def test_events_are_captured_by_a_fixture(realtime_events: testing.Events) -> None:
+def test_fixture_captures_events(fanfare_events: testing.Events) -> None:
     publish("orders", "created", 1, on_commit=False)
-    assert realtime_events.names == ["created"]
+    assert fanfare_events.names == ["created"]
 
 
-def test_a_database_in_memory_is_refused_with_a_hint() -> None:
+def test_database_in_memory_is_refused_with_a_hint() -> None:
     with pytest.raises(ImproperlyConfigured, match="Give it a file"):
         live_server._database_url({"ENGINE": "django.db.backends.sqlite3", "NAME": "file:m?mode=memory&cache=shared"})
 
@@ -64,7 +64,7 @@ def test_a_database_in_memory_is_refused_with_a_hint() -> None:
 @pytest.mark.parametrize(
     ("host", "port", "user"), [("db.example.com", "5433", "me"), ("/run/postgresql", "", ""), ("", "", "a@b:c/d")]
 )
-def test_a_database_is_handed_on_as_it_is(host: str, port: str, user: str) -> None:
+def test_database_settings_survive_as_a_url(host: str, port: str, user: str) -> None:
     from myproject import databases
 
     values = {

@@ -13,9 +13,9 @@ from django.contrib.auth.models import Group
 from django.db import OperationalError, connection, transaction
 from pytest_django.fixtures import Settings
 
-from fanfare import apublish, publish
+from fanfare import apublish, errors, publish
 from fanfare.applications import models as application_models
-from fanfare.integration import broadcasts, errors, models, outbox, publishing
+from fanfare.integration import broadcasts, models, outbox, publishing
 from tests.unit.integration import recording
 
 pytestmark = pytest.mark.django_db(transaction=True)  # commits and rollbacks are the subject here

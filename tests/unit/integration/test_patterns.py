@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from fanfare.integration import errors, patterns
+from fanfare import errors
+from fanfare.integration import rules
 
 ID = uuid.UUID("8d8c9f3e-2a43-4a35-9b39-7e0a5a2b9c11")
 
@@ -24,8 +25,8 @@ ID = uuid.UUID("8d8c9f3e-2a43-4a35-9b39-7e0a5a2b9c11")
         ("private-v1.2-{name}", "private-v1.2-x", {"name": "x"}),
     ],
 )
-def test_a_name_that_fits_gives_the_parameters(pattern: str, channel: str, parameters: dict[str, Any]) -> None:
-    assert patterns.Pattern(pattern).match(channel) == parameters
+def test_matching_name_gives_the_parameters(pattern: str, channel: str, parameters: dict[str, Any]) -> None:
+    assert rules.Pattern(pattern).match(channel) == parameters
 
 
 @pytest.mark.parametrize(
@@ -48,27 +49,32 @@ def test_a_name_that_fits_gives_the_parameters(pattern: str, channel: str, param
         ("private-{kind}-{name}", "private-encrypted-a"),
     ],
 )
-def test_a_name_that_does_not_fit_wholly_is_no_match(pattern: str, channel: str) -> None:
-    assert patterns.Pattern(pattern).match(channel) is None
+def test_name_that_differs_does_not_match(pattern: str, channel: str) -> None:
+    assert rules.Pattern(pattern).match(channel) is None
 
 
 @pytest.mark.parametrize(
     ("pattern", "reason"),
     [
-        ("news", "everybody may join"),
-        ("private", "everybody may join"),
-        ("private-{}", "not a parameter name"),
-        ("private-{1st}", "not a parameter name"),
+        ("news", "Any visitor may join"),
+        ("private", "Any visitor may join"),
+        ("private-{}", "write {name}"),
+        ("private-{1st}", "write {name}"),
         ("private-{a}-{a}", "twice"),
         ("private-{a:float}", "the types are int, slug, uuid"),
         ("private-{a", "cannot be part"),
         ("private-a b", "cannot be part"),
+        ("private-o-<int:id>", "write 'private-o-{id:int}'"),
+        ("private-o-<id>", "write 'private-o-{id}'"),
+        ("private-o-<str:id>", "write 'private-o-{id}'"),
+        ("private-o-*", "write 'private-o-{name:slug}'"),
+        ("private-o-{int:id}", "Write {id:int}"),
         ("private-{a}{b}", "'-' between"),
         ("private-{a}x{b}", "'-' between"),
-        ("private-{a:slug}-{b:slug}", "only one parameter can be a slug"),
+        ("private-{a:slug}-{b:slug}", "more than one slug"),
     ],
 )
-def test_a_pattern_that_is_wrong_or_has_two_readings_is_refused_by_name(pattern: str, reason: str) -> None:
+def test_wrong_pattern_is_refused_with_the_remedy(pattern: str, reason: str) -> None:
     with pytest.raises(errors.InvalidPattern, match=reason) as caught:
-        patterns.Pattern(pattern)
+        rules.Pattern(pattern)
     assert pattern in str(caught.value)

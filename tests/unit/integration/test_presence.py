@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,12 @@ from asgiref.sync import async_to_sync, sync_to_async
 from django.contrib.auth.models import AnonymousUser, User
 from django.db import transaction
 
-from fanfare import Member
+from fanfare import Member, errors, history, presence
 from fanfare.applications import models
 from fanfare.engine import current, interface
 from fanfare.engine import errors as engine_errors
 from fanfare.engine.local import engine as local_engine
 from fanfare.hub import event_frames
-from fanfare.integration import errors, history, presence
 from fanfare.protocol import termination
 from tests.unit.engine import workers
 
@@ -60,7 +60,7 @@ async def join(worker: workers.Worker, channel: str, user_id: str, socket_id: st
 # -- who is there -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_user_is_online_while_signed_in(worker: workers.Worker) -> None:
+async def test_user_is_online_while_signed_in(worker: workers.Worker) -> None:
     await join(worker, interface.USERS, "42", "1.1")
     assert [await presence.ais_online(user) for user in (User(pk=42), 42, "42", 43)] == [True, True, True, False]
     assert await sync_to_async(presence.is_online)(42)
@@ -69,12 +69,12 @@ async def test_a_user_is_online_while_signed_in(worker: workers.Worker) -> None:
     assert not await presence.ais_online(42)
 
 
-async def test_a_member_of_a_channel_is_not_signed_in_by_that(worker: workers.Worker) -> None:
+async def test_member_of_a_channel_is_not_online(worker: workers.Worker) -> None:
     await join(worker, "presence-room", "42", "1.1")
     assert not await presence.ais_online(42)
 
 
-async def test_members_are_those_of_the_deployment_with_their_info(worker: workers.Worker) -> None:
+async def test_members_of_all_workers_are_returned_with_their_info(worker: workers.Worker) -> None:
     await join(worker, "presence-room", "ann", "1.1", '{"name":"Änn"}')
     await join(worker, "presence-room", "bob", "1.2")
     expected = [Member("ann", {"name": "Änn"}), Member("bob")]
@@ -84,27 +84,27 @@ async def test_members_are_those_of_the_deployment_with_their_info(worker: worke
     assert await presence.amembers("presence-room", app=await models.Application.objects.acreate(name="other")) == []
 
 
-async def test_subscribers_are_counted_over_workers(worker: workers.Worker) -> None:
+async def test_subscribers_of_all_workers_are_counted(worker: workers.Worker) -> None:
     worker.engine.set_subscribers("7", "orders", 3)
     await worker.attach("unrelated")
-    assert await presence.asubscribers("orders") == 3
-    assert await sync_to_async(presence.subscribers)("orders") == 3
-    assert await presence.asubscribers("nobody") == 0
+    assert await presence.asubscriber_count("orders") == 3
+    assert await sync_to_async(presence.subscriber_count)("orders") == 3
+    assert await presence.asubscriber_count("nobody") == 0
 
 
-def test_before_the_first_worker_nobody_is_there(here: local_engine.LocalEngine) -> None:
+def test_deployment_without_a_worker_is_empty(here: local_engine.LocalEngine) -> None:
     assert not presence.is_online(42)
     assert presence.members("presence-room") == []
-    assert presence.subscribers("orders") == 0
+    assert presence.subscriber_count("orders") == 0
     assert history.events("orders") == []
 
 
 # -- ending connections -----------------------------------------------------------------------------------------------
 
 
-async def test_a_user_is_disconnected_by_a_command_to_every_worker(worker: workers.Worker) -> None:
-    await presence.adisconnect(42)
-    await sync_to_async(presence.disconnect)(User(pk=43), reconnect=True)
+async def test_disconnect_user_sends_a_command_to_every_worker(worker: workers.Worker) -> None:
+    await presence.adisconnect_user(42)
+    await sync_to_async(presence.disconnect_user)(User(pk=43), reconnect=True)
     await worker.until(lambda: len(worker.entries) == 2, "both commands")
     assert [(entry.kind, entry.app, entry.channel) for entry in worker.entries] == [
         (interface.Kind.CONTROL, "7", termination.COMMAND)
@@ -115,22 +115,20 @@ async def test_a_user_is_disconnected_by_a_command_to_every_worker(worker: worke
     ]
 
 
-def test_a_user_is_disconnected_when_the_transaction_commits(log: Any) -> None:
+def test_disconnect_user_waits_for_the_commit(log: Any) -> None:
     with pytest.raises(ZeroDivisionError), transaction.atomic():
-        presence.disconnect(41)
+        presence.disconnect_user(41)
         _ = 1 / 0
     with transaction.atomic():
-        presence.disconnect(42)
+        presence.disconnect_user(42)
         assert commands(log) == []
     assert commands(log) == ["42"]
 
 
-def test_a_command_that_could_not_be_written_after_the_commit_is_reported(
-    log: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_command_that_fails_after_the_commit_is_logged(log: Any, caplog: pytest.LogCaptureFixture) -> None:
     log.is_down = True
     with transaction.atomic():
-        presence.disconnect(42)
+        presence.disconnect_user(42)
     assert "command 'user.terminate' of application 7" in caplog.text
 
 
@@ -143,7 +141,7 @@ def commands(log: Any) -> list[str]:
 # -- the past ---------------------------------------------------------------------------------------------------------
 
 
-async def test_the_past_of_a_channel_is_read_page_by_page(worker: workers.Worker) -> None:
+async def test_history_is_read_page_by_page(worker: workers.Worker) -> None:
     bodies = [event_frames.event("tick", "kept", str(n)) for n in range(1, 6)]
     bodies.append(event_frames.event("client-said", "kept", {"text": "hi"}, "ann"))
     senders = [None] * 5 + ["ann"]
@@ -162,8 +160,8 @@ async def test_the_past_of_a_channel_is_read_page_by_page(worker: workers.Worker
 # -- what goes wrong --------------------------------------------------------------------------------------------------
 
 
-def test_a_question_that_makes_no_sense_is_refused(here: local_engine.LocalEngine) -> None:
-    for question in (lambda: presence.subscribers("a b"), lambda: presence.members("orders")):
+def test_invalid_arguments_are_refused(here: local_engine.LocalEngine) -> None:
+    for question in (lambda: presence.subscriber_count("a b"), lambda: presence.members("orders")):
         with pytest.raises(errors.InvalidName):
             question()
     with pytest.raises(errors.InvalidUser):
@@ -175,19 +173,19 @@ def test_a_question_that_makes_no_sense_is_refused(here: local_engine.LocalEngin
             history.events("orders", limit=limit)
 
 
-async def test_on_an_event_loop_the_twin_is_named() -> None:
+async def test_call_on_an_event_loop_names_the_async_twin() -> None:
     for question, name in (
-        (lambda: presence.is_online(1), "ais_online"),
-        (lambda: presence.members("presence-a"), "amembers"),
-        (lambda: presence.subscribers("a"), "asubscribers"),
-        (lambda: presence.disconnect(1), "adisconnect"),
-        (lambda: history.events("a"), "aevents"),
+        (lambda: presence.is_online(1), "presence.ais_online"),
+        (lambda: presence.members("presence-a"), "presence.amembers"),
+        (lambda: presence.subscriber_count("a"), "presence.asubscriber_count"),
+        (lambda: presence.disconnect_user(1), "presence.adisconnect_user"),
+        (lambda: history.events("a"), "history.aevents"),
     ):
-        with pytest.raises(errors.CalledOnEventLoop, match=f"await {name}"):
+        with pytest.raises(errors.CalledOnEventLoop, match=f"await {re.escape(name)}"):
             question()
 
 
-def test_a_log_that_cannot_be_read_is_an_error_and_not_an_empty_room(here: local_engine.LocalEngine) -> None:
+def test_unreadable_log_raises_engine_unavailable(here: local_engine.LocalEngine) -> None:
     here.place.prepare()
     here.place.log.write_bytes(b"no database" * 100)
     with pytest.raises(engine_errors.EngineUnavailable):

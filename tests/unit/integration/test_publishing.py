@@ -17,13 +17,12 @@ from django.db import connections, transaction
 from django.utils.safestring import mark_safe
 from django.utils.translation import gettext_lazy
 
-from fanfare import apublish, publish
+from fanfare import apublish, errors, publish
 from fanfare.applications import models, registry, rules
 from fanfare.engine import current, interface
 from fanfare.engine import errors as engine_errors
 from fanfare.engine.local import engine as local_engine
-from fanfare.integration import application as applications
-from fanfare.integration import errors, publishing
+from fanfare.integration import publishing, target
 from tests.unit.engine import workers
 from tests.unit.integration import recording
 
@@ -38,12 +37,12 @@ def default(application: models.Application) -> models.Application:
 # -- When it leaves ---------------------------------------------------------------------------------------------------
 
 
-def test_without_a_transaction_the_event_leaves_at_once(log: recording.Recording) -> None:
+def test_event_outside_a_transaction_is_sent_at_once(log: recording.Recording) -> None:
     publish("orders", "created", {"id": 1})
     assert log.events == [recording.Event("7", "orders", "created", '{"id":1}', None)]
 
 
-def test_in_a_transaction_it_leaves_once_when_it_commits(log: recording.Recording) -> None:
+def test_event_in_a_transaction_is_sent_once_at_commit(log: recording.Recording) -> None:
     with transaction.atomic():
         with transaction.atomic():
             publish("orders", "created", 1)
@@ -51,7 +50,7 @@ def test_in_a_transaction_it_leaves_once_when_it_commits(log: recording.Recordin
     assert log.names == ["created"]
 
 
-def test_a_rolled_back_transaction_sends_nothing(log: recording.Recording) -> None:
+def test_rolled_back_transaction_sends_nothing(log: recording.Recording) -> None:
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         publish("orders", "created", 1)
         _ = 1 / 0
@@ -60,7 +59,7 @@ def test_a_rolled_back_transaction_sends_nothing(log: recording.Recording) -> No
     assert log.names == ["later"]
 
 
-def test_a_rolled_back_savepoint_sends_nothing_and_the_rest_does(log: recording.Recording) -> None:
+def test_rolled_back_savepoint_drops_only_its_own_events(log: recording.Recording) -> None:
     with transaction.atomic():
         publish("orders", "first", 1)
         with pytest.raises(ZeroDivisionError), transaction.atomic():
@@ -70,14 +69,14 @@ def test_a_rolled_back_savepoint_sends_nothing_and_the_rest_does(log: recording.
     assert log.names == ["first", "second"]
 
 
-def test_it_leaves_at_once_if_it_is_told_to(log: recording.Recording) -> None:
+def test_on_commit_false_sends_at_once(log: recording.Recording) -> None:
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         publish("orders", "attempted", 1, on_commit=False)
         _ = 1 / 0
     assert log.names == ["attempted"]
 
 
-def test_where_nobody_can_tell_the_commit_it_is_refused(log: recording.Recording) -> None:
+def test_autocommit_off_without_an_atomic_block_is_refused(log: recording.Recording) -> None:
     transaction.set_autocommit(False)
     try:
         with pytest.raises(transaction.TransactionManagementError):
@@ -115,14 +114,12 @@ class Point:
         (Point(3), '{"x":3}'),
     ],
 )
-def test_a_string_is_sent_as_it_is_and_the_rest_as_django_encodes_it(
-    log: recording.Recording, data: Any, text: str
-) -> None:
+def test_str_is_sent_as_it_is_and_other_values_as_json(log: recording.Recording, data: Any, text: str) -> None:
     publish("orders", "created", data)
     assert [event.data for event in log.events] == [text]
 
 
-def test_a_client_can_be_left_out(log: recording.Recording) -> None:
+def test_excluded_client_travels_with_the_event(log: recording.Recording) -> None:
     publish("orders", "created", 1, exclude="12.34")
     assert [event.exclude for event in log.events] == ["12.34"]
 
@@ -149,13 +146,13 @@ LOOP.append(LOOP)
         (("orders", "pusher_internal:member_added", 1), errors.InvalidName, "protocol's"),
         (("orders", "created", object()), errors.UnencodableData, "object"),
         (("orders", "created", b"bytes"), errors.UnencodableData, "bytes"),
-        (("orders", "created", 2**64), errors.UnencodableData, "64-bit"),
+        (("orders", "created", 2**64), errors.UnencodableData, "64 bits"),
         (("orders", "created", LOOP), errors.UnencodableData, "created"),
         (("orders", "created", "\ud800"), errors.UnencodableData, "surrogates"),
-        (("orders", "created", ["\ud800"]), errors.UnencodableData, "surrogates"),
+        (("orders", "created", ["\ud800"]), errors.UnencodableData, r"data\[0\] has a lone surrogate"),
     ],
 )
-def test_a_mistake_is_raised_where_it_is_made(
+def test_wrong_argument_is_refused_at_the_call(
     log: recording.Recording, arguments: tuple[Any, Any, Any], error: type[Exception], message: str
 ) -> None:
     with transaction.atomic(), pytest.raises(error, match=message):
@@ -163,8 +160,8 @@ def test_a_mistake_is_raised_where_it_is_made(
     assert log.events == []
 
 
-def test_a_malformed_socket_id_is_refused(log: recording.Recording) -> None:
-    with pytest.raises(errors.InvalidName, match="'me' is not a socket id"):
+def test_malformed_socket_id_is_refused(log: recording.Recording) -> None:
+    with pytest.raises(errors.InvalidName, match="'me', which is not a socket id"):
         publish("orders", "created", 1, exclude="me")
 
 
@@ -189,7 +186,7 @@ class Account:
         return {"name": self.name, "opened": dt.date(2026, 1, 2)}
 
 
-def test_a_class_says_what_subscribers_get_of_its_objects(
+def test_hook_of_a_class_returns_what_is_sent(
     log: recording.Recording, monkeypatch: pytest.MonkeyPatch, application: models.Application
 ) -> None:
     monkeypatch.setattr(models.Application, "__realtime__", lambda self: {"name": self.name}, raising=False)
@@ -197,8 +194,10 @@ def test_a_class_says_what_subscribers_get_of_its_objects(
     assert [event.data for event in log.events] == ['[{"name":"default"},{"name":"Ann","opened":"2026-01-02"}]']
 
 
-def test_a_model_that_does_not_say_it_is_not_sent(log: recording.Recording, application: models.Application) -> None:
-    with pytest.raises(errors.UnencodableData, match="Application has no method __realtime__"):
+def test_model_without_the_hook_is_refused(log: recording.Recording, application: models.Application) -> None:
+    with pytest.raises(
+        errors.UnencodableData, match=r"data\['application'\] is an instance of the model Application.*__realtime__"
+    ):
         publish("orders", "created", {"application": application})
     assert log.events == []
 
@@ -207,24 +206,24 @@ def test_a_model_that_does_not_say_it_is_not_sent(log: recording.Recording, appl
 
 
 @pytest.mark.parametrize("user", [User(pk=42), 42, "42"])
-def test_an_event_for_a_user_goes_to_the_users_own_channel(log: recording.Recording, user: Any) -> None:
+def test_event_for_a_user_goes_to_the_channel_of_the_user(log: recording.Recording, user: Any) -> None:
     publish(None, "paid", 1, to_user=user)
     assert [event.channel for event in log.events] == ["#server-to-user-42"]
 
 
-async def test_apublish_knows_users_too(log: recording.Recording) -> None:
+async def test_apublish_to_a_user(log: recording.Recording) -> None:
     await apublish(None, "paid", 1, to_user=7)
     assert [event.channel for event in log.events] == ["#server-to-user-7"]
 
 
 @pytest.mark.parametrize("user", [AnonymousUser(), User(), True, 1.5, ""])
-def test_who_has_no_id_is_no_user(user: Any) -> None:
+def test_user_without_an_id_is_refused(user: Any) -> None:
     with pytest.raises(errors.InvalidUser):
         publish(None, "paid", 1, to_user=user)
 
 
-def test_an_event_has_one_target() -> None:
-    with pytest.raises(errors.InvalidTarget, match="needs a channel"):
+def test_event_needs_exactly_one_target() -> None:
+    with pytest.raises(errors.InvalidTarget, match="no `to_user`"):
         publish(None, "paid", 1)
     with pytest.raises(errors.InvalidTarget, match="not to both"):
         publish("orders", "paid", 1, to_user=7)
@@ -233,18 +232,18 @@ def test_an_event_has_one_target() -> None:
 # -- Once -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_key_travels_with_the_event(log: recording.Recording) -> None:
+def test_idempotency_key_travels_with_the_event(log: recording.Recording) -> None:
     publish("orders", "created", 1, idempotency_key="order 7")
     assert [publication.idempotency_key for publication in log.publications][-1] == "order 7"
 
 
 @pytest.mark.parametrize("key", ["", "ä", "a\n", "k" * 129])
-def test_a_key_that_the_http_api_would_refuse_is_refused(key: str) -> None:
+def test_idempotency_key_that_the_http_api_refuses_is_refused(key: str) -> None:
     with pytest.raises(errors.InvalidName, match="idempotency key"):
         publish("orders", "created", 1, idempotency_key=key)
 
 
-def test_the_same_key_again_sends_nothing_and_is_counted(
+def test_repeated_idempotency_key_is_dropped_and_counted(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any, application: models.Application
 ) -> None:
     engine = local_engine.LocalEngine(tmp_path / "engine")
@@ -260,24 +259,22 @@ def test_the_same_key_again_sends_nothing_and_is_counted(
 # -- Channels that keep a history -------------------------------------------------------------------------------------
 
 
-def test_what_is_kept_is_kept_by_the_rule_of_the_channel(
-    monkeypatch: pytest.MonkeyPatch, log: recording.Recording
-) -> None:
+def test_retention_is_that_of_the_channel_rule(monkeypatch: pytest.MonkeyPatch, log: recording.Recording) -> None:
     keeping = registry.Application("7", "key", "secret", rules=rules.Rules((rules.Rule("kept-*", 10, 60),)))
-    monkeypatch.setattr(applications, "resolve", lambda app: keeping)
+    monkeypatch.setattr(target, "application", lambda app: keeping)
     publish("kept-a", "created", 1)
     publish("other", "created", 1)
     assert [publication.retention for publication in log.publications][-2:] == [interface.Retention(10, 60), None]
 
 
 @pytest.mark.parametrize("form", [lambda row: None, lambda row: row, lambda row: row.app_id])
-def test_the_rules_are_those_of_the_database_however_the_application_is_named(
+def test_channel_rules_hold_for_every_form_of_the_application_argument(
     log: recording.Recording,
     application: models.Application,
     form: Callable[[models.Application], models.Application | str | None],
 ) -> None:
     application.rules.create(pattern="kept-*", history_size=10, history_seconds=60)
-    applications.forget()
+    target.forget()
     publish("kept-a", "created", 1, app=form(application))
     assert log.publications[-1].retention == interface.Retention(10, 60)
 
@@ -286,7 +283,7 @@ def test_the_rules_are_those_of_the_database_however_the_application_is_named(
 
 
 @pytest.mark.parametrize("form", [lambda row: row, lambda row: row.app_id, lambda row: int(row.app_id)])
-def test_another_application_can_be_named(
+def test_app_argument_selects_the_application(
     log: recording.Recording, form: Callable[[models.Application], models.Application | str | int]
 ) -> None:
     other = models.Application.objects.create(name="other", app_id="8")
@@ -294,7 +291,7 @@ def test_another_application_can_be_named(
     assert [event.app for event in log.events] == ["8"]
 
 
-def test_an_application_that_is_not_there_or_disabled_is_refused(application: models.Application) -> None:
+def test_missing_or_disabled_application_is_refused(application: models.Application) -> None:
     with pytest.raises(errors.NoApplication, match="'9'"):
         publish("orders", "created", 1, app=9)
     application.enabled = False
@@ -305,7 +302,7 @@ def test_an_application_that_is_not_there_or_disabled_is_refused(application: mo
         publish("orders", "created", 1)
 
 
-def test_the_application_is_not_read_for_every_event(django_assert_num_queries: Any) -> None:
+def test_application_is_cached(django_assert_num_queries: Any) -> None:
     publish("orders", "created", 1)
     with django_assert_num_queries(0):
         publish("orders", "created", 1)
@@ -314,15 +311,13 @@ def test_the_application_is_not_read_for_every_event(django_assert_num_queries: 
 # -- When the log is away ---------------------------------------------------------------------------------------------
 
 
-def test_at_once_the_caller_is_told_that_the_log_is_away(log: recording.Recording) -> None:
+def test_unavailable_log_raises_if_the_event_is_sent_at_once(log: recording.Recording) -> None:
     log.is_down = True
     with pytest.raises(engine_errors.EngineUnavailable):
         publish("orders", "created", 1)
 
 
-def test_after_a_commit_it_is_reported_and_the_request_goes_on(
-    log: recording.Recording, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unavailable_log_is_logged_after_a_commit(log: recording.Recording, caplog: pytest.LogCaptureFixture) -> None:
     done: list[str] = []
     failed_before = publishing.statistics()["failed_after_commit"]
     log.is_down = True
@@ -342,7 +337,7 @@ def test_after_a_commit_it_is_reported_and_the_request_goes_on(
 # -- From coroutines --------------------------------------------------------------------------------------------------
 
 
-async def test_on_an_event_loop_publish_is_refused_and_names_apublish(log: recording.Recording) -> None:
+async def test_publish_on_an_event_loop_names_apublish(log: recording.Recording) -> None:
     with pytest.raises(errors.CalledOnEventLoop, match="await apublish"):
         publish("orders", "created", 1)
     assert log.events == []
@@ -353,7 +348,7 @@ async def test_apublish_sends(log: recording.Recording) -> None:
     assert log.events == [recording.Event("7", "orders", "created", '{"id":1}', "1.2")]
 
 
-async def test_apublish_raises_what_publish_raises(log: recording.Recording) -> None:
+async def test_apublish_raises_the_errors_of_publish(log: recording.Recording) -> None:
     with pytest.raises(errors.InvalidName):
         await apublish("a b", "created", 1)
     log.is_down = True
@@ -361,7 +356,7 @@ async def test_apublish_raises_what_publish_raises(log: recording.Recording) -> 
         await apublish("orders", "created", 1)
 
 
-def test_apublish_belongs_to_the_transaction_of_the_code_around_it(log: recording.Recording) -> None:
+def test_apublish_waits_for_the_surrounding_transaction(log: recording.Recording) -> None:
     with transaction.atomic():
         async_to_sync(apublish)("orders", "kept", 1)
         assert log.events == []
@@ -371,7 +366,7 @@ def test_apublish_belongs_to_the_transaction_of_the_code_around_it(log: recordin
     assert log.names == ["kept"]
 
 
-async def test_while_apublish_waits_for_the_log_the_database_thread_is_free(
+async def test_database_thread_is_free_while_apublish_waits_for_the_log(
     monkeypatch: pytest.MonkeyPatch, log: recording.Recording
 ) -> None:
     begun, go_on = threading.Event(), threading.Event()
@@ -396,7 +391,7 @@ async def test_while_apublish_waits_for_the_log_the_database_thread_is_free(
 # -- With the real log ------------------------------------------------------------------------------------------------
 
 
-async def test_a_view_publishes_in_a_worker_whose_loop_runs_the_hub(
+async def test_view_and_coroutine_publish_in_a_worker_process(
     monkeypatch: pytest.MonkeyPatch, application: models.Application, tmp_path: Any
 ) -> None:
     engine = local_engine.LocalEngine(tmp_path / "engine")
@@ -422,7 +417,7 @@ async def test_a_view_publishes_in_a_worker_whose_loop_runs_the_hub(
     ]
 
 
-def test_a_cache_channel_holds_its_event_for_as_long_as_the_application_says(
+def test_cache_channel_uses_cache_seconds_of_the_application(
     application: models.Application, log: recording.Recording
 ) -> None:
     application.cache_seconds = 60

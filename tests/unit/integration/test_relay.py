@@ -20,8 +20,7 @@ from fanfare.applications import models as application_models
 from fanfare.engine import current, interface
 from fanfare.engine import errors as engine_errors
 from fanfare.engine.local import engine as local_engine
-from fanfare.integration import application as applications
-from fanfare.integration import models, outbox, publishing, relay
+from fanfare.integration import models, outbox, publishing, relay, target
 from tests.harness import waiting
 from tests.unit.engine import workers
 from tests.unit.integration import recording
@@ -191,7 +190,7 @@ async def test_to_a_user_and_by_the_channels_rule_of_now(
     await database.run(
         lambda: application.rules.create(pattern="kept-*", history_size=10, history_seconds=60)  # after the event
     )
-    applications.forget()
+    target.forget()
     await look_twice(relaying)
     await told(worker, "paid", "kept")
     assert [(entry.channel, entry.offset) for entry in worker.entries[:2]] == [
@@ -248,7 +247,7 @@ async def test_a_row_that_cannot_be_sent_holds_up_nobody(
         application.save()
 
     await database.run(change)
-    applications.forget()
+    target.forget()
     await look_twice(relaying)
     await look_twice(relaying)
     await told(worker, "before", "behind")
@@ -268,7 +267,7 @@ async def test_a_failed_row_is_sent_when_somebody_says_so(
     def switch(enabled: bool) -> None:
         application.enabled = enabled
         application.save()
-        applications.forget()
+        target.forget()
 
     await database.run(switch, False)
     await look_twice(relaying)

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from fanfare import channel
-from fanfare.integration import errors, rules
+from fanfare import channel, errors
+from fanfare.integration import rules
 
 
 def ruling(registered: rules.RuleSet, name: str) -> str | None:
@@ -14,7 +14,7 @@ def ruling(registered: rules.RuleSet, name: str) -> str | None:
     return found and found[0].name.rpartition(".")[2]
 
 
-def test_the_most_literal_pattern_decides_whatever_the_order(registered: rules.RuleSet) -> None:
+def test_most_specific_pattern_decides_whatever_the_order(registered: rules.RuleSet) -> None:
     @channel("private-{anything:slug}")
     def anything(user: Any, anything: str) -> bool:
         return True
@@ -35,7 +35,7 @@ def test_the_most_literal_pattern_decides_whatever_the_order(registered: rules.R
     assert [ruling(registered, name) for name in names] == ["anything", "by_name", "by_number", "everything", None]
 
 
-def test_of_two_equal_patterns_that_differ_the_first_one_decides(registered: rules.RuleSet) -> None:
+def test_first_of_two_equally_specific_patterns_decides(registered: rules.RuleSet) -> None:
     @channel("private-{a}-x")
     def first(user: Any, a: str) -> bool:
         return True
@@ -47,19 +47,19 @@ def test_of_two_equal_patterns_that_differ_the_first_one_decides(registered: rul
     assert ruling(registered, "private-y-x") == "first"
 
 
-def test_a_pattern_has_one_rule(registered: rules.RuleSet) -> None:
+def test_second_rule_for_a_pattern_is_refused(registered: rules.RuleSet) -> None:
     @channel("private-orders-{order_id:int}")
     def one(user: Any, order_id: int) -> bool:
         return True
 
-    with pytest.raises(errors.InvalidRule, match="one decides about"):
+    with pytest.raises(errors.InvalidRule, match="one rule decides about a channel"):
 
         @channel("private-orders-{number:int}")
         def other(user: Any, number: int) -> bool:
             return True
 
 
-def test_a_module_that_is_loaded_again_replaces_its_rules(registered: rules.RuleSet) -> None:
+def test_reloaded_module_replaces_its_rules(registered: rules.RuleSet) -> None:
     def load() -> Any:
         @channel("private-a")
         def rule(user: Any) -> bool:
@@ -74,7 +74,7 @@ def test_a_module_that_is_loaded_again_replaces_its_rules(registered: rules.Rule
     assert found[0].function.original is newer
 
 
-def test_the_decorator_leaves_the_function_as_it_is(registered: rules.RuleSet) -> None:
+def test_decorator_returns_the_function_unchanged(registered: rules.RuleSet) -> None:
     @channel("private-a")
     def rule(user: Any) -> bool:
         return user == "ann"
@@ -103,22 +103,20 @@ def parameter_first(order_id: int) -> bool:
 
 
 @pytest.mark.parametrize("function", [no_user, no_parameter, request_first, one_too_many, parameter_first])
-def test_a_function_that_cannot_be_called_with_the_parameters_is_refused_at_once(
-    registered: rules.RuleSet, function: Any
-) -> None:
+def test_function_with_other_parameters_is_refused_at_import(registered: rules.RuleSet, function: Any) -> None:
     with pytest.raises(errors.InvalidRule, match=function.__name__):
         channel("private-orders-{order_id:int}")(function)
 
 
-def test_a_function_may_take_whatever_comes(registered: rules.RuleSet) -> None:
+def test_function_with_keyword_parameters_is_accepted(registered: rules.RuleSet) -> None:
     @channel("private-orders-{order_id:int}")
     def rule(user: Any, **parameters: Any) -> bool:
         return parameters == {"order_id": 1}
 
     found = registered.find("private-orders-1")
     assert found is not None
-    assert found[0].function.ask("ann", found[1], None) is True  # type: ignore[arg-type]
+    assert found[0].function("ann", found[1], None) is True  # type: ignore[arg-type]
 
 
-def test_the_rules_of_every_app_are_found_when_django_starts() -> None:
+def test_channels_modules_of_apps_are_imported_at_start() -> None:
     assert ruling(rules.registered, "presence-demo") == "may_join"

@@ -11,6 +11,7 @@ import pytest
 from django import db
 from django.contrib.auth.models import Group
 
+from fanfare import signals
 from fanfare.engine import interface
 from fanfare.engine.local import engine as local_engine
 from fanfare.hub import event_frames

@@ -10,10 +10,9 @@ from django.contrib.auth.models import User
 from django.db import transaction
 from django.test import SimpleTestCase, TestCase, TransactionTestCase
 
-from fanfare import apublish, publish
+from fanfare import apublish, errors, history, presence, publish
 from fanfare.engine import current
-from fanfare.integration import errors, history, presence
-from fanfare.integration.testing import Event, captured_events
+from fanfare.testing import Event, captured_events
 
 
 def place_order(*, outbox: bool | None = None) -> None:
@@ -25,7 +24,7 @@ def place_order(*, outbox: bool | None = None) -> None:
 class InATestCase(TestCase):
     """Its transaction never commits."""
 
-    def test_what_would_be_sent_is_there_during_the_block_and_after_it(self) -> None:
+    def test_events_are_there_during_the_block_and_after_it(self) -> None:
         with captured_events() as events:
             assert list(events) == []
             place_order()
@@ -36,7 +35,7 @@ class InATestCase(TestCase):
             Event("orders", "shipped", "no JSON", exclude="1.2"),
         ]
 
-    def test_before_its_commit_nothing_is_there_and_after_a_rollback_neither(self) -> None:
+    def test_uncommitted_and_rolled_back_events_are_not_there(self) -> None:
         with captured_events() as events:
             with pytest.raises(ZeroDivisionError), transaction.atomic():
                 publish("orders", "undone", 1)
@@ -45,8 +44,8 @@ class InATestCase(TestCase):
             assert len(events) == 0
         assert list(events) == []
 
-    def test_an_outbox_changes_nothing(self) -> None:
-        with captured_events() as events, self.settings(FANFARE_OUTBOX=True):
+    def test_outbox_makes_no_difference(self) -> None:
+        with captured_events() as events, self.settings(FANFARE={"OUTBOX": True}):
             with transaction.atomic():
                 publish("orders", "created", 1)
                 publish("orders", "keyed", 1, idempotency_key="mine")
@@ -56,13 +55,13 @@ class InATestCase(TestCase):
             assert events.names == ["created", "keyed"]
         assert [event.idempotency_key for event in events] == [None, "mine"]
 
-    def test_callbacks_that_the_test_runs_itself_send_once(self) -> None:
+    def test_on_commit_callbacks_run_by_the_test_send_once(self) -> None:
         for outbox in (False, True):
             with captured_events() as events, self.captureOnCommitCallbacks(execute=True):
                 place_order(outbox=outbox)
             assert events.names == ["created"]
 
-    def test_what_was_published_before_the_block_is_not_its_business(self) -> None:
+    def test_events_before_the_block_are_not_there(self) -> None:
         with captured_events():
             pass
         with captured_events() as outer:
@@ -72,12 +71,12 @@ class InATestCase(TestCase):
             assert events.names == ["inside"]
         assert outer.names == ["before"]
 
-    def test_events_are_found_by_channel_and_by_user(self) -> None:
+    def test_events_are_selected_by_channel_and_by_user(self) -> None:
         ann = User.objects.create_user("ann")
         with captured_events() as events:
             publish("orders", "created", 1)
             publish(None, "paid", 2, to_user=ann)
-            presence.disconnect(ann)
+            presence.disconnect_user(ann)
         assert [event.name for event in events.on("orders")] == ["created"]
         assert [(event.data, event.to_user) for event in events.to(ann)] == [(2, str(ann.pk))]
         assert events.disconnected == [str(ann.pk)]
@@ -86,7 +85,7 @@ class InATestCase(TestCase):
 
 
 class InATransactionTestCase(TransactionTestCase):
-    def test_what_is_committed_is_sent(self) -> None:
+    def test_committed_events_are_there(self) -> None:
         with captured_events() as events:
             with transaction.atomic():
                 publish("orders", "created", 1)
@@ -96,36 +95,36 @@ class InATransactionTestCase(TransactionTestCase):
 
 
 class WithoutADatabase(SimpleTestCase):
-    def test_no_application_is_asked_for(self) -> None:
+    def test_no_database_is_needed(self) -> None:
         with captured_events() as events:
             publish("orders", "created", 1, on_commit=False, app=7)
             assert not presence.is_online(1)
             assert presence.members("presence-a") == []
-            assert presence.subscribers("a") == 0
+            assert presence.subscriber_count("a") == 0
             assert history.events("a") == []
         assert [event.app for event in events] == ["7"]
 
 
-def test_the_same_key_is_sent_once() -> None:
+def test_repeated_idempotency_key_is_captured_once() -> None:
     with captured_events() as events:
         for _ in range(2):
             publish("orders", "created", 1, idempotency_key="k", on_commit=False)
     assert [event.idempotency_key for event in events] == ["k"]
 
 
-def test_mistakes_are_raised_as_ever() -> None:
+def test_wrong_arguments_are_raised() -> None:
     with captured_events(), pytest.raises(errors.InvalidName):
         publish("a b", "created", 1, on_commit=False)
 
 
 @pytest.mark.django_db
-async def test_coroutines_are_captured_too() -> None:
+async def test_events_of_coroutines_are_captured() -> None:
     with captured_events() as events:
         await apublish("orders", "created", 1, on_commit=False)
     assert events.names == ["created"]
 
 
-def test_after_the_block_everything_is_as_before(log: Any) -> None:
+def test_engine_is_restored_after_the_block(log: Any) -> None:
     engine = current.current()
     with pytest.raises(ZeroDivisionError), captured_events():
         _ = 1 / 0

@@ -6,24 +6,23 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
-from fanfare import sse_token
+from fanfare import errors, sse_token
 from fanfare.applications import models
-from fanfare.integration import errors
 from fanfare.sse import tokens
 
 
-def test_a_token_names_channels_a_user_and_its_end(application: models.Application) -> None:
+def test_token_has_channels_user_and_expiry(application: models.Application) -> None:
     grant = tokens.verify(sse_token(["private-orders-*"], user_id="42", seconds=60), (application.secret,), time.time())
     assert (grant.channels, grant.user_id) == (("private-orders-*",), "42")
     assert 55 < grant.expires - time.time() <= 60
 
 
-def test_one_channel_is_a_list_of_one(application: models.Application) -> None:
+def test_single_channel_may_be_a_str(application: models.Application) -> None:
     grant = tokens.verify(sse_token("private-a"), (application.secret,), time.time())
     assert grant.channels == ("private-a",)
 
 
-def test_a_token_is_of_the_application_that_is_meant(application: models.Application) -> None:
+def test_app_argument_selects_the_secret(application: models.Application) -> None:
     other = models.Application.objects.create(name="other", app_id="8", key="key-8", secret="secret-8")
     for app in (other, "8"):
         assert tokens.verify(sse_token("private-a", app=app), ("secret-8",), time.time())
@@ -32,19 +31,17 @@ def test_a_token_is_of_the_application_that_is_meant(application: models.Applica
 
 
 @pytest.mark.parametrize("channels", [[], ["private a"], [""], ["private-a"] * 101, ["x" * 200] * 50])
-def test_what_is_no_channel_is_refused_where_it_was_written(application: models.Application, channels: Any) -> None:
+def test_invalid_channels_are_refused(application: models.Application, channels: Any) -> None:
     with pytest.raises(errors.InvalidName):
         sse_token(channels)
 
 
-def test_a_token_that_was_never_good_is_not_made(application: models.Application) -> None:
-    with pytest.raises(ValueError, match="a second"):
+def test_token_without_a_lifetime_is_refused(application: models.Application) -> None:
+    with pytest.raises(ValueError, match="at least 1 second"):
         sse_token("private-a", seconds=0)
 
 
-def test_the_command_prints_a_token_and_nothing_else(
-    application: models.Application, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_prints_the_token(application: models.Application, capsys: pytest.CaptureFixture[str]) -> None:
     call_command("ssetoken", "private-a", "private-b", "--user", "42", "--seconds", "60")
     grant = tokens.verify(capsys.readouterr().out.strip(), (application.secret,), time.time())
     assert (grant.channels, grant.user_id) == (("private-a", "private-b"), "42")

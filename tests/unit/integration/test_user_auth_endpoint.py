@@ -12,9 +12,9 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.test import Client
 
-from fanfare import UserData, user_data
+from fanfare import UserData, errors, user_data
 from fanfare.applications import loading, models
-from fanfare.integration import errors, sign_in
+from fanfare.integration import users
 from fanfare.protocol import users as protocol
 from tests.unit.integration import oracles
 
@@ -24,7 +24,7 @@ SOCKET = "1234.5678"
 @pytest.fixture(autouse=True)
 def unsaid(monkeypatch: pytest.MonkeyPatch, application: models.Application, settings: Any) -> None:
     """No function of the project says who signs in; a developer is told the reasons."""
-    monkeypatch.setattr(sign_in, "registered", sign_in.Source())
+    monkeypatch.setattr(users, "registered", users.UserDataSource())
     settings.DEBUG = True
 
 
@@ -55,22 +55,22 @@ def refused(response: HttpResponse) -> tuple[int, str]:
     return response.status_code, json.loads(response.content)["code"]
 
 
-def test_a_visitor_is_the_user_of_the_session(client: Client, ann: User) -> None:
+def test_visitor_signs_in_as_the_session_user(client: Client, ann: User) -> None:
     assert said(ask(client)) == {"id": "42", "user_info": {"name": "ann"}}
 
 
-def test_the_signature_is_that_of_the_vendors_library(client: Client, ann: User) -> None:
+def test_signature_is_that_of_the_vendor_library(client: Client, ann: User) -> None:
     expected = oracles.pusher_of("7", "key-7", "secret-7").authenticate_user(
         SOCKET, {"id": "42", "user_info": {"name": "ann"}}
     )
     assert json.loads(ask(client).content) == expected
 
 
-def test_nobody_is_nobody(client: Client) -> None:
+def test_anonymous_visitor_is_refused(client: Client) -> None:
     assert refused(ask(client)) == (403, "anonymous")
 
 
-def test_the_project_says_who_it_is(client: Client, ann: User) -> None:
+def test_user_data_function_returns_id_info_and_watchlist(client: Client, ann: User) -> None:
     bob = User.objects.create_user("bob", pk=7)
 
     @user_data
@@ -81,7 +81,7 @@ def test_the_project_says_who_it_is(client: Client, ann: User) -> None:
     assert said(ask(client, team="red")) == expected
 
 
-def test_the_project_may_only_change_the_info(client: Client, ann: User) -> None:
+def test_user_data_function_may_return_only_the_info(client: Client, ann: User) -> None:
     @user_data
     def who(user: AbstractUser) -> dict[str, Any]:
         return {"level": 3}
@@ -89,7 +89,7 @@ def test_the_project_may_only_change_the_info(client: Client, ann: User) -> None
     assert said(ask(client)) == {"id": "42", "user_info": {"level": 3}}
 
 
-def test_a_visitor_without_an_account_can_be_somebody(client: Client) -> None:
+def test_visitor_without_an_account_can_sign_in(client: Client) -> None:
     @user_data
     def who(user: Any) -> UserData:
         return UserData("guest-1")
@@ -98,7 +98,7 @@ def test_a_visitor_without_an_account_can_be_somebody(client: Client) -> None:
 
 
 @pytest.mark.parametrize("answer", [False, None, PermissionDenied("no")])
-def test_the_project_may_refuse(client: Client, ann: User, answer: Any) -> None:
+def test_user_data_function_may_refuse(client: Client, ann: User, answer: Any) -> None:
     @user_data
     def who(user: Any) -> Any:
         if isinstance(answer, Exception):
@@ -111,19 +111,18 @@ def test_the_project_may_refuse(client: Client, ann: User, answer: Any) -> None:
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        ("ann", "True, False, a dict or a UserData"),
-        (UserData(""), "at least one character"),
+        ("ann", "True, False, a dict or UserData"),
+        (UserData(""), "is no id"),
         (UserData(None), "no primary key"),
-        (UserData("x" * 129), "1 to 128 characters"),
+        (UserData("x" * 129), "129 characters; the application allows 128"),
         (UserData(1, {"x": object()}), "no JSON form"),
-        (UserData(1, "Ann"), "a dict or None"),  # type: ignore[arg-type]
+        (UserData(1, "Ann"), "or None, not str"),  # type: ignore[arg-type]
         (UserData(1, {"x": "y" * 3000}), "2048"),
-        (UserData(1, watchlist=["x" * 129]), "1 to 128 characters"),
+        (UserData(1, watchlist=["x" * 129]), "watchlist has 129 characters"),
+        (UserData(1, watchlist="ann"), "['ann']"),
     ],
 )
-def test_an_answer_that_the_server_would_refuse_is_a_mistake(
-    client: Client, ann: User, answer: Any, reason: str
-) -> None:
+def test_invalid_user_data_is_refused_with_the_reason(client: Client, ann: User, answer: Any, reason: str) -> None:
     @user_data
     def who(user: Any) -> Any:
         return answer
@@ -133,20 +132,20 @@ def test_an_answer_that_the_server_would_refuse_is_a_mistake(
     assert reason in json.loads(response.content)["error"]
 
 
-def test_one_function_of_a_project_says_it() -> None:
+def test_second_user_data_function_is_refused() -> None:
     @user_data
     def who(user: Any) -> bool:
         return True
 
-    with pytest.raises(errors.InvalidRule, match="who signs in already"):
+    with pytest.raises(errors.InvalidRule, match="a project has one such function"):
 
         @user_data
         def another(user: Any) -> bool:
             return True
 
 
-def test_a_function_that_wants_more_than_there_is_is_refused_at_once() -> None:
-    with pytest.raises(errors.InvalidRule, match="does not fit"):
+def test_user_data_function_with_other_parameters_is_refused_at_import() -> None:
+    with pytest.raises(errors.InvalidRule, match=r"write def who\(user\)"):
 
         @user_data
         def who(user: Any, channel: str) -> bool:
@@ -154,5 +153,5 @@ def test_a_function_that_wants_more_than_there_is_is_refused_at_once() -> None:
 
 
 @pytest.mark.parametrize("socket_id", ["", "12", "1.2:x"])
-def test_a_malformed_request_is_refused(client: Client, ann: User, socket_id: str) -> None:
+def test_malformed_request_is_refused(client: Client, ann: User, socket_id: str) -> None:
     assert refused(ask(client, socket_id=socket_id)) == (400, "socket_id")

@@ -13,18 +13,17 @@ from django.urls import path
 
 from fanfare.applications import models
 from fanfare.engine import current
-from fanfare.integration import application as applications
+from fanfare.integration import target
 from myproject import urls
 from tests.unit.applications import fakes
 
 
 @pytest.fixture(autouse=True)
-def separate(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    log = fakes.Log()
-    monkeypatch.setattr(current, "current", lambda: log)
-    applications.forget()
-    yield
-    applications.forget()
+def separate() -> Iterator[None]:
+    target.forget()
+    with current.replaced(fakes.Log()):  # type: ignore[arg-type]
+        yield
+    target.forget()
 
 
 @pytest.fixture
@@ -55,8 +54,8 @@ def test_without_debug_there_are_no_credentials_and_no_queries(
 
 def test_the_landing_page_leads_on(client: Client) -> None:
     text = client.get("/").content.decode()
-    for target in ("/demo/", "/docs/", "/admin/"):
-        assert f'href="{target}"' in text
+    for page in ("/demo/", "/docs/", "/admin/"):
+        assert f'href="{page}"' in text
 
 
 @pytest.mark.django_db

@@ -6,7 +6,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from fanfare.integration import errors, tokens
+from fanfare import errors
+from fanfare.integration import clients
 
 
 class Command(BaseCommand):
@@ -19,16 +20,16 @@ class Command(BaseCommand):
             "--seconds",
             metavar="N",
             type=int,
-            default=tokens.DEFAULT_SECONDS,
-            help=f"how long it is good; {tokens.DEFAULT_SECONDS} if not given",
+            default=clients.TOKEN_SECONDS,
+            help=f"how long it is good; {clients.TOKEN_SECONDS} if not given",
         )
         parser.add_argument("--app", metavar="ID", help="an application's id; the default application if not given")
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            token = tokens.sse_token(
+            token = clients.sse_token(
                 options["channels"], user_id=options["user"], seconds=options["seconds"], app=options["app"]
             )
-        except (errors.RealtimeError, ValueError) as error:
+        except (errors.FanfareError, ValueError) as error:
             raise CommandError(str(error)) from error
         self.stdout.write(token)

@@ -1,11 +1,12 @@
-"""For the tests of a project: what would have been sent, without a server, a log or an application.
+"""captured_events(): what code of a project publishes, without a server, a log or an application.
 
     with captured_events() as events:
         client.post("/orders/", {...})
     assert [(event.channel, event.name, event.data) for event in events] == [("orders", "created", {"id": 1})]
 
-It works in Django's TestCase and with pytest's `db`, whose transactions never commit: an event counts as sent when the
-test's own transaction is the only one left around it. What was rolled back is not there.
+The transaction of a TestCase, or of pytest's `db`, never commits, so an event counts as sent when only transactions of
+the test itself remain around it. Events of a transaction that is rolled back are not there. It makes no difference
+which thread publishes: an async test runs its database calls in another one than itself.
 """
 
 from __future__ import annotations
@@ -17,19 +18,18 @@ from typing import Any, NamedTuple, cast, overload
 
 import orjson
 from asgiref.sync import sync_to_async
-from django.db import connections
 
-from fanfare.applications import registry
 from fanfare.engine import current, interface
-from fanfare.integration import application, outbox, publishing, users
+from fanfare.integration import publishing, target, users
 from fanfare.protocol import names, termination
-
-STAND_IN = registry.Application(id="1", key="test", secret="test", name="Test")  # noqa: S106  no secret at all
 
 
 class Event(NamedTuple):
-    """`data`: what was published, as a page would have it after parsing the JSON; text that is no JSON is that text.
-    `to_user`: the user's id, where the event is for a user."""
+    """An event that was published.
+
+    `data`: as the page would have it after parsing the JSON; text that is not JSON is that text. `to_user`: the user's
+    id, None for an event to a channel. The other fields are the arguments of `publish`; `app` is the application's id.
+    """
 
     channel: str
     name: str
@@ -37,11 +37,11 @@ class Event(NamedTuple):
     to_user: str | None = None
     exclude: str | None = None
     idempotency_key: str | None = None
-    app: str = STAND_IN.id
+    app: str = target.IN_TESTS.id
 
 
 class Events(Sequence[Event]):
-    """What was sent since the block began, in order; it grows while the block runs."""
+    """The events since the block began, in order. It grows while the block runs and is complete after it."""
 
     def __init__(self, log: _Log) -> None:
         self._log = log
@@ -67,7 +67,7 @@ class Events(Sequence[Event]):
 
     @property
     def disconnected(self) -> list[str]:
-        """The ids of users whose connections were ended."""
+        """The ids of users whose connections `disconnect_user` closed."""
         return [
             orjson.loads(sent.body)["user_id"]
             for sent in self._log.sent()
@@ -75,9 +75,11 @@ class Events(Sequence[Event]):
         ]
 
     def on(self, channel: str) -> list[Event]:
+        """Those of a channel."""
         return [event for event in self if event.channel == channel]
 
     def to(self, user: users.User) -> list[Event]:
+        """Those to a user."""
         user_id = users.user_id(user)
         return [event for event in self if event.to_user == user_id]
 
@@ -87,25 +89,31 @@ class Events(Sequence[Event]):
 
 @contextlib.contextmanager
 def captured_events() -> Iterator[Events]:
-    """Keep what this process publishes inside the block, in place of sending it.
+    """Keep what this process publishes inside the block, in place of sending it. Yields `Events`.
 
-    Nobody is online, and no channel has a past. An application need not exist.
+    Members and histories are empty, and the database needs no application. Works in SimpleTestCase, TestCase and
+    TransactionTestCase, in their `async def` methods, with pytest, and with a LiveServerTestCase, whose server is a
+    thread of this process. Events of other processes are not there.
     """
     log = _Log()
-    with current.replaced(cast("interface.Engine", log)), application.standing_in(STAND_IN):
-        try:
-            yield Events(log)
-        finally:
-            log.settle()
+    publishing.observers.append(log.note)
+    try:
+        with current.replaced(cast("interface.Engine", log)), target.standing_in(target.IN_TESTS):
+            try:
+                yield Events(log)
+            finally:
+                log.settle()
+    finally:
+        publishing.observers.remove(log.note)
 
 
-class _Log:
-    """As much of an engine as a process needs that is no worker."""
+class _Log(target.Sink):
+    """The part of an engine that a process needs which is no worker. It keeps what it is given."""
 
     def __init__(self) -> None:
         self._sent: list[interface.Publication] = []
         self._keys: set[tuple[str, str, str]] = set()
-        self._earlier = [deferred for _, deferred in _deferred()]  # of code before the block
+        self._deferred: list[publishing.Deferred] = []  # whatever waits for a commit, or has waited
 
     def append_blocking(
         self, publications: Sequence[interface.Publication], timeout: float | None = None
@@ -117,17 +125,18 @@ class _Log:
     ) -> Awaitable[list[interface.Receipt]]:
         return sync_to_async(self.append_blocking, thread_sensitive=False)(publications)
 
-    @contextlib.contextmanager
-    def questions(self) -> Iterator[interface.Queries]:
-        yield _Nobody()
+    def note(self, deferred: publishing.Deferred) -> None:
+        if cast("Any", deferred.engine) is self:
+            self._deferred.append(deferred)
 
     def sent(self) -> list[interface.Publication]:
-        waiting = [one for _, deferred in self._as_good_as_committed() for one in deferred.publications]
+        waiting = [one for deferred in self._as_good_as_committed() for one in deferred.publications]
         return [*self._sent, *waiting]
 
     def settle(self) -> None:
-        """The test's own transaction is rolled back after the block: what is as good as committed is kept now."""
-        for connection, deferred in self._as_good_as_committed():
+        """Keep what is as good as committed, since the test rolls its own transaction back after the block."""
+        for deferred in self._as_good_as_committed():
+            connection = deferred.connection
             connection.run_on_commit = [one for one in connection.run_on_commit if one[1] is not deferred]
             self.append_blocking(deferred.publications)
 
@@ -140,48 +149,23 @@ class _Log:
         self._sent.append(publication)
         return interface.Receipt(len(self._sent), None, duplicate=False)
 
-    def _as_good_as_committed(self) -> list[tuple[Any, publishing.Deferred]]:
+    def _as_good_as_committed(self) -> list[publishing.Deferred]:
+        """Those that wait for nothing but the test's own transactions, in order.
+
+        Django's `captureOnCommitCallbacks(execute=True)` calls them and leaves them where they were.
+        """
         return [
-            (connection, deferred)
-            for connection, deferred in _deferred()
-            if deferred not in self._earlier
-            and not deferred.called  # by the test itself: Django's captureOnCommitCallbacks leaves it where it was
-            and all(block._from_testcase for block in connection.atomic_blocks)
+            deferred
+            for deferred in self._deferred
+            if not deferred.called
+            and any(callback is deferred for _, callback, *_ in deferred.connection.run_on_commit)
+            and all(getattr(block, "_from_testcase", False) for block in deferred.connection.atomic_blocks)
         ]
 
 
-class _Nobody(interface.Queries):
-    """The answers of a deployment without a worker."""
-
-    def channels(self, app: str, prefix: str = "") -> dict[str, interface.ChannelCounts]:
-        return {}
-
-    def channel(self, app: str, channel: str) -> interface.ChannelCounts:
-        return interface.ChannelCounts(0, 0)
-
-    def members(self, app: str, channel: str) -> list[interface.Member]:
-        return []
-
-    def present(self, app: str, channel: str, user_ids: Sequence[str]) -> set[str]:
-        return set()
-
-    def read(
-        self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
-    ) -> tuple[list[interface.Entry], interface.Position | None]:
-        return [], None
-
-
-def _deferred() -> list[tuple[Any, publishing.Deferred]]:
-    """What waits for a commit in this thread, with its connection."""
-    return [
-        (connection, callback)
-        for connection in connections.all(initialized_only=True)
-        for _, callback, *_ in connection.run_on_commit
-        if isinstance(callback, publishing.Deferred)
-    ]
-
-
 def _event(sent: interface.Publication) -> Event:
+    from fanfare.integration import outbox
+
     frame = orjson.loads(sent.body)
     to_user = sent.channel.removeprefix(names.USER_PREFIX) if sent.channel.startswith(names.USER_PREFIX) else None
     key = None if outbox.is_own_key(sent.idempotency_key) else sent.idempotency_key

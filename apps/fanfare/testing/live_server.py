@@ -23,16 +23,18 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 
-from fanfare.applications import models
 from fanfare.engine import current, interface
 from fanfare.engine.local import engine as local_engine
+
+if TYPE_CHECKING:
+    from fanfare.applications.models import Application
 
 HOST = "127.0.0.1"
 START_S = 40.0  # importing Django on a busy machine takes seconds
@@ -46,7 +48,7 @@ class RunningServer:
     """`application`: the one whose key clients connect with. `log`: the file that the server writes to."""
 
     port: int
-    application: models.Application
+    application: Application
     log: Path
 
     def url(self, path: str = "/") -> str:
@@ -65,6 +67,8 @@ def running_server(folder: Path) -> Iterator[RunningServer]:
     Where the database has no application, it gets one. Raises ImproperlyConfigured for a database that no other process
     can open, and RuntimeError with the end of the server's log if it does not start.
     """
+    from fanfare.applications import models
+
     environment = _environment(folder)
     engine = local_engine.LocalEngine(folder / "engine")
     with current.replaced(engine):

@@ -1,0 +1,208 @@
+"""The target of a call: the application that it means, as plain values, and the engine that takes its events.
+
+Reads of the database are cached for CACHE_SECONDS, since a publisher asks for the same application again and again.
+
+In Django's test environment (a test runner has called `setup_test_environment`, as it does for mails) nothing leaves
+the process: `publish` checks its arguments and drops the event, queries find an empty deployment, and the database
+needs no application. `captured_events` and `running_server` replace that; so does a worker in the test's own process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from django import db
+from django.core import mail
+
+from fanfare import errors
+from fanfare.applications import errors as application_errors
+from fanfare.applications import registry
+from fanfare.engine import current, interface
+
+if TYPE_CHECKING:
+    from fanfare.applications import models
+
+App: TypeAlias = "models.Application | str | int | None"
+"""An application, its id, or None for the default one."""
+
+CACHE_SECONDS = 2.0  # how long a change may go unnoticed
+
+# By id, None for the default one: when it was read, and its values.
+_cache: dict[str | None, tuple[float, registry.Application]] = {}
+
+# What `standing_in` put in place of the database; the last one is used.
+_stand_ins: list[registry.Application] = []
+
+# The application of tests, whose database has none.
+IN_TESTS = registry.Application(id="1", key="test", secret="test", name="Test")  # noqa: S106  not a secret
+
+
+def application(app: App = None) -> registry.Application:
+    """The values of an application. Raises NoApplication.
+
+    Those of a row are what the row has; its channel rules, and everything of an application that is given by its id,
+    are at most CACHE_SECONDS old.
+    """
+    if app is None or isinstance(app, str | int):
+        stand_in = _stand_in()
+        if stand_in is not None:
+            return stand_in if app is None else dataclasses.replace(stand_in, id=str(app))
+        return _cached(None if app is None else str(app))
+    from fanfare.applications import loading, models
+
+    if not isinstance(app, models.Application):
+        raise errors.NoApplication(f"`app` is an Application or its id, not {type(app).__name__}.")
+    if _discards():
+        return loading.snapshot(app)
+    return _enabled(dataclasses.replace(loading.snapshot(app), rules=_cached(app.app_id).rules))
+
+
+def _cached(app_id: str | None) -> registry.Application:
+    cached = _cache.get(app_id)
+    now = time.monotonic()
+    if cached is None or now - cached[0] > CACHE_SECONDS:
+        with _connection_left_as_found():
+            cached = _cache[app_id] = (now, fetch_default() if app_id is None else _fetch(app_id))
+    return cached[1]
+
+
+@contextlib.contextmanager
+def _connection_left_as_found() -> Iterator[None]:
+    """Close the thread's database connection if it was opened in the block.
+
+    Django closes connections at the end of its own requests. In other threads (a route of a mounted FastAPI, a pool of
+    the project's) this one would stay open: broken after the database's next restart, and missing from its pool.
+    """
+    from fanfare.applications import models
+
+    connection = db.connections[db.router.db_for_read(models.Application)]
+    was_open = connection.connection is not None
+    try:
+        yield
+    finally:
+        if not was_open and not connection.in_atomic_block:
+            connection.close()
+
+
+def fetch_default() -> registry.Application:
+    """The default application as the database has it now. Raises NoApplication."""
+    from fanfare.applications import loading
+
+    if _stand_ins:
+        return _stand_ins[-1]
+    try:
+        found = loading.fetch_default()
+    except application_errors.DefaultApplicationError as error:
+        raise errors.NoApplication(str(error)) from error
+    if found is None and _discards():
+        return IN_TESTS
+    if found is None:
+        raise errors.NoApplication(
+            "There is no enabled application. Create one in the admin, or with "
+            "`python manage.py createapplication NAME`."
+        )
+    return _enabled(found)
+
+
+def page_application() -> registry.Application:
+    """The default application, for a page: in a test that of its database, if there is one. Raises NoApplication."""
+    return fetch_default() if _discards() else application()
+
+
+@contextlib.contextmanager
+def standing_in(application: registry.Application) -> Iterator[None]:
+    """Inside the block every id stands for this application, and the database is not read. For tests."""
+    _stand_ins.append(application)
+    try:
+        yield
+    finally:
+        _stand_ins.pop()
+
+
+def _stand_in() -> registry.Application | None:
+    return _stand_ins[-1] if _stand_ins else IN_TESTS if _discards() else None
+
+
+def forget() -> None:
+    """Empty the cache: for tests, whose applications come and go."""
+    _cache.clear()
+
+
+def _fetch(app_id: str) -> registry.Application:
+    from fanfare.applications import loading
+
+    found = loading.fetch(app_id)
+    if found is None:
+        raise errors.NoApplication(f"There is no application with the id {app_id!r}.")
+    return _enabled(found)
+
+
+def _enabled(application: registry.Application) -> registry.Application:
+    if not application.enabled:
+        raise errors.NoApplication(f"The application {application.id} ({application.name}) is disabled.")
+    return application
+
+
+# -- the engine --------------------------------------------------------------------------------------------------------
+
+
+class Outlet(Protocol):
+    """The part of an engine that a process needs which is no worker."""
+
+    def append_blocking(
+        self, publications: Sequence[interface.Publication], timeout: float | None = None
+    ) -> list[interface.Receipt]: ...
+
+    def questions(self) -> contextlib.AbstractContextManager[interface.Queries]: ...
+
+
+def engine() -> Outlet:
+    """Where this process publishes to, and what it queries."""
+    return _sink if _discards() else current.current()
+
+
+def _discards() -> bool:
+    """Whether this is a test that has said nothing about realtime."""
+    if not hasattr(mail, "outbox") or current.is_replaced():
+        return False
+    made = current.made()
+    return made is None or made.present() is None  # a worker knows how far it has read
+
+
+class Sink:
+    """A deployment without workers and without a log: it accepts events and drops them."""
+
+    def append_blocking(
+        self, publications: Sequence[interface.Publication], timeout: float | None = None
+    ) -> list[interface.Receipt]:
+        return [interface.Receipt(0, None, duplicate=False) for _ in publications]
+
+    @contextlib.contextmanager
+    def questions(self) -> Iterator[interface.Queries]:
+        yield _Empty()
+
+
+class _Empty(interface.Queries):
+    def channels(self, app: str, prefix: str = "") -> dict[str, interface.ChannelCounts]:
+        return {}
+
+    def channel(self, app: str, channel: str) -> interface.ChannelCounts:
+        return interface.ChannelCounts(0, 0)
+
+    def members(self, app: str, channel: str) -> list[interface.Member]:
+        return []
+
+    def present(self, app: str, channel: str, user_ids: Sequence[str]) -> set[str]:
+        return set()
+
+    def read(
+        self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
+    ) -> tuple[list[interface.Entry], interface.Position | None]:
+        return [], None
+
+
+_sink = Sink()
