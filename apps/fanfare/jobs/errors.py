@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fanfare.errors import InvalidJob as InvalidJob
+from fanfare.errors import InvalidJob
+
+__all__ = ["InvalidJob", "LeaseLost"]
 
 
 class LeaseLost(Exception):

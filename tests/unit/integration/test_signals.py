@@ -16,7 +16,7 @@ from fanfare.engine import interface
 from fanfare.engine.local import engine as local_engine
 from fanfare.hub import event_frames
 from fanfare.hub import hub as hubs
-from fanfare.integration import signal_sender, signals
+from fanfare.integration import signal_sender
 from fanfare.jobs import declarations, log_consumer, runner
 from fanfare.runtime.supervisor import State
 from tests.harness import waiting
