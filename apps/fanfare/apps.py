@@ -15,7 +15,7 @@ class FanfareConfig(AppConfig):
     def ready(self) -> None:
 
         from fanfare import checks as fanfare_checks  # noqa: F401  (registers them)
-        from fanfare import conf
+        from fanfare import conf, older_layout
         from fanfare.applications import declared, models
         from fanfare.engine import current
 
@@ -27,6 +27,7 @@ class FanfareConfig(AppConfig):
             log_seconds=conf.settings.LOG_SECONDS,
             append_timeout=conf.settings.APPEND_TIMEOUT,
         )
+        signals.pre_migrate.connect(older_layout.refuse, sender=self)
         checks.register(declared.check)
         for model in (models.Application, models.WebhookEndpoint, models.ChannelRule):
             signals.post_save.connect(models.fixture_loaded, sender=model)
