@@ -1,53 +1,91 @@
-"""What makes `gunicorn -w 4 -k uvicorn.workers.UvicornWorker myproject.asgi:application` right without a flag.
+"""Settings of gunicorn for `gunicorn -w 4 -k uvicorn.workers.UvicornWorker myproject.asgi:application`.
 
-gunicorn reads this file from the current folder. Flags and GUNICORN_CMD_ARGS win over it.
+gunicorn reads this file from the current folder, and again at each reload. Flags and GUNICORN_CMD_ARGS win over it.
+What concerns one worker (the largest frame, compression, its own time-out, proxy headers) Fanfare sets in the worker
+when it starts, with or without this file.
+
+The master process outlives releases: `systemctl reload` starts workers of the new code from a master of the old. So
+this file imports the standard library only, and workers drop modules of the project that an older version of it
+imported.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
+import re
 import sys
 import time
-import warnings
 from pathlib import Path
+from typing import Any
 
-import dotenv
-from django.core.exceptions import ImproperlyConfigured
+# gunicorn's exit codes of a worker that cannot start. They make the master stop, and with it the healthy workers.
+CANNOT_START = (3, 4)
+PAUSE_S = 1.0  # before such a worker is started again, once the master has had a worker that served
 
-from fanfare import environment
+PROJECT_MODULES = frozenset({"apps", "asgiref", "demo", "django", "dotenv", "fanfare", "myproject"})
 
-with warnings.catch_warnings():
-    # The module says that it will be removed one day; the pin decides when.
-    warnings.simplefilter("ignore", DeprecationWarning)
-    from uvicorn.workers import UvicornWorker
 
-try:
-    _env_file = os.environ.get("FANFARE_ENV_FILE") or Path(__file__).resolve().parent / ".env"
-    dotenv.load_dotenv(_env_file, override=False, interpolate=False)
-    _graceful = environment.integer("FANFARE_GRACEFUL_TIMEOUT", 5, minimum=1, maximum=300)
-    _max_frame = environment.integer("FANFARE_MAX_FRAME_BYTES", 131_072, minimum=1_024, maximum=16_777_216)
-except ImproperlyConfigured as error:
-    sys.exit(str(error))
+def graceful_seconds() -> int:
+    """FANFARE_GRACEFUL_TIMEOUT as it stands in the environment or in .env; 5 if it is wrong, which a worker reports."""
+    name = "FANFARE_GRACEFUL_TIMEOUT"
+    text = os.environ.get(name, "")
+    if not text:
+        env_file = Path(os.environ.get("FANFARE_ENV_FILE") or Path(__file__).resolve().parent / ".env")
+        try:
+            lines = env_file.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            lines = ""
+        text = next(reversed(re.findall(rf"^\s*(?:export\s+)?{name}\s*=(.*)$", lines, re.MULTILINE)), "")
+    number = re.match(r"\s*[\"']?(\d{1,3})\b", text)
+    return int(number[1]) if number else 5
 
-# gunicorn hands few of its settings on to uvicorn; these are uvicorn's own.
-UvicornWorker.CONFIG_KWARGS = {
-    **UvicornWorker.CONFIG_KWARGS,
-    "ws_max_size": _max_frame,
-    "ws_per_message_deflate": False,  # 40 kB for each idle connection, and CPU for each event
-    "timeout_graceful_shutdown": _graceful,  # uvicorn's default waits for ever
-    "proxy_headers": False,  # FANFARE_TRUSTED_PROXIES decides (apps/fanfare/server/proxies.py)
-}
 
-graceful_timeout = _graceful + 5  # uvicorn's time and then that of the lifespan's end; after it gunicorn kills
-# Seconds. Proxies and SDKs keep an idle connection for up to 60, and theirs must be the side that ends it.
+graceful_timeout = (
+    graceful_seconds() + 5
+)  # uvicorn's time for connections, then the lifespan's end; then gunicorn kills
+# Seconds. Proxies and SDKs keep an idle connection for up to 60, and theirs must be the side that closes it.
 keepalive = 75
-control_socket_disable = True  # a file in the home folder that containers may not write
+control_socket_disable = True  # a file in the home folder, which containers may not write
 preload_app = False  # an engine holds threads and locks, which do not survive a fork
 
-# A worker proves that it lives by touching a file; on a busy disk that may block, in memory it does not.
+# A worker's heartbeat is a file's time; on a busy disk writing it may block, in memory it does not.
 if os.access("/dev/shm", os.W_OK):  # noqa: S108
     worker_tmp_dir = "/dev/shm"  # noqa: S108
 
-# Django sets the workers' zone to UTC. The master's log lines should carry the same.
+# Django sets the workers' time zone to UTC; the master's log lines get the same.
 os.environ["TZ"] = "UTC"
 time.tzset()
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    """Give the workers one shared byte, for as long as this master runs: whether any of them has served."""
+    if not hasattr(server, "fanfare_served"):
+        server.fanfare_served = mmap.mmap(-1, 1)
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] in PROJECT_MODULES]:
+        del sys.modules[name]
+
+    heartbeat = worker.notify  # uvicorn's worker calls it once it serves
+
+    def served() -> None:
+        server.fanfare_served[0] = 1
+        worker.notify = heartbeat
+        heartbeat()
+
+    worker.notify = served
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """Let a worker that cannot start stop the master at its first start only.
+
+    Wrong settings then end the command with their sentence. Later, an unreadable folder or a mistake in a new release
+    must not end the workers that serve: the master starts the failed one again.
+    """
+    end = sys.exc_info()[1]
+    if isinstance(end, SystemExit) and end.code in CANNOT_START and server.fanfare_served[0]:
+        server.log.error("The worker could not start (see above); trying again in %g s.", PAUSE_S)
+        time.sleep(PAUSE_S)
+        os._exit(1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import re
 import sys
@@ -155,7 +156,7 @@ def tune(config: Any, *, max_frame_bytes: int, graceful_timeout_s: int) -> None:
     it, and where no flag chooses another, this project's own WebSocket class takes the connections: an idle one costs
     it 3 kB instead of 23, and a connect a third of the CPU. A client is pinged every `PING_S` and has `PONG_S` to
     answer. A frame larger than `max_frame_bytes` closes its connection with 1009 (uvicorn: 16 MiB). A stop waits for
-    `graceful_timeout_s` (uvicorn: for ever).
+    `graceful_timeout_s` (uvicorn: for ever). gunicorn gets a heartbeat once a second.
     """
     if not _is_given(DEFLATE_FLAG):
         config.ws_per_message_deflate = False
@@ -170,6 +171,9 @@ def tune(config: Any, *, max_frame_bytes: int, graceful_timeout_s: int) -> None:
     config.ws_max_size = min(config.ws_max_size, max_frame_bytes)
     if config.timeout_graceful_shutdown is None:
         config.timeout_graceful_shutdown = graceful_timeout_s
+    # uvicorn counts the seconds between two heartbeats by the wall clock. When that steps back, it stops sending them
+    # and gunicorn aborts the worker, so each of its ticks (one a second) sends one.
+    config.timeout_notify = -math.inf
 
 
 def _is_given(flag: str) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
@@ -235,6 +236,22 @@ def test_the_plain_command_gets_sane_values_and_flags_are_obeyed(monkeypatch: py
     config = uvicorn.Config("x:app", ws_ping_interval=None, ws_ping_timeout=None)
     on_uvicorn.tune(config, max_frame_bytes=1000, graceful_timeout_s=5)
     assert (config.ws_ping_interval, config.ws_ping_timeout) == (None, None)
+
+
+async def test_gunicorn_gets_a_heartbeat_when_the_wall_clock_steps_back() -> None:
+    beats: list[int] = []
+
+    async def beat() -> None:
+        beats.append(1)
+
+    config = uvicorn.Config("x:app", timeout_notify=15, callback_notify=beat)
+    config.encoded_headers = []
+    on_uvicorn.tune(config, max_frame_bytes=1000, graceful_timeout_s=5)
+    server = uvicorn.Server(config)
+    server.last_notified = time.time() + 600
+    for tick in range(0, 30, 10):  # three seconds
+        await server.on_tick(tick)
+    assert len(beats) == 3
 
 
 STOCK = "uvicorn.protocols.websockets.websockets_sansio_impl:WebSocketsSansIOProtocol"
