@@ -1,6 +1,6 @@
-"""Send a million mutated frames to a server of its own, and print what became of it.
+"""Send a million mutated frames to a new server and print the results.
 
-Ends with 1 where harm was done.
+Exits with 1 if the server or its other clients were harmed.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ FRAMES = 1_000_000
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("--frames", type=int, default=FRAMES, help="how many (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="another one, other frames (default: %(default)s)")
+    parser.add_argument("--frames", type=int, default=FRAMES, help="number of frames (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the random frames (default: %(default)s)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fanfare-fuzz-") as folder:
         fleet = servers.Fleet(Path(folder))

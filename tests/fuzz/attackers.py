@@ -1,4 +1,4 @@
-"""Hostile clients: each connects, sends mutated frames, ends its connection badly, and comes again."""
+"""Hostile clients: each connects, sends mutated frames, ends its connection badly, and reconnects."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from collections.abc import Callable
 from tests.fuzz import frames
 from tests.harness import deployments, servers, wire
 
-BATCH = 50  # frames in one write; then a ping, whose answer says that all of them were worked off
-PATIENCE = 60.0  # seconds for that answer, while eight attackers and two neighbours share two cores
+BATCH = 50  # frames in one write, followed by a ping whose answer shows that all were processed
+PATIENCE = 60.0  # seconds for the answer, with eight attackers and the neighbours on two cores
 PING = frames.encode(b'{"event":"pusher:ping","data":{}}')
 HEAD_BYTES = 65_536
 
-# 1011 would be a fault of the server. 1006 here: it was gone without a close frame.
+# 1011 is a fault of the server. 1006 stands for the end of a connection without a close frame.
 FAULT_CODES = frozenset({1011})
 
 
 class Tally:
-    """What all attackers did together, and until when. `total`: frames that they shall send."""
+    """The counts of all attackers together. `total`: the number of frames to send."""
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self.frames = 0  # that the server has worked off
+        self.frames = 0  # processed by the server
         self.connections = 0
-        self.refused: Counter[str] = Counter()  # upgrades, by status
-        self.received = 0  # frames of the server
-        self.closed: Counter[int] = Counter()  # close codes of the server
+        self.refused: Counter[str] = Counter()  # refused upgrades by status
+        self.received = 0  # frames from the server
+        self.closed: Counter[int] = Counter()  # close codes from the server
 
     @property
     def is_over(self) -> bool:
@@ -39,7 +39,7 @@ class Tally:
 async def attack(
     server: servers.Server, application: deployments.Application, tally: Tally, chance: random.Random
 ) -> None:
-    """One attacker, until the tally is full."""
+    """One attacker; runs until the tally is complete."""
     while not tally.is_over:
         reader, writer = await asyncio.open_connection(servers.HOST, server.port, limit=2**22)
         try:
@@ -61,7 +61,7 @@ class _NoUpgrade(Exception):
 
 
 def _target(chance: random.Random, key: str) -> str:
-    """Mostly the right one, for behind a wrong one there is little to break."""
+    """A request target, mostly a valid one, because an invalid one reaches little code."""
     right = f"/app/{key}?protocol=7&client=fuzz&version=1.0"
     if chance.random() < 0.9:
         return right
@@ -106,7 +106,7 @@ class _Connection:
         self._tally.connections += 1
         greeting = json.loads(first)
         if greeting["event"] != "pusher:connection_established":
-            while await self._receive() is not None:  # refused: an error came, and the close follows
+            while await self._receive() is not None:  # refused with an error; wait for the close
                 continue
             return
         forge = frames.Forge(chance, application, json.loads(greeting["data"])["socket_id"])
@@ -115,14 +115,14 @@ class _Connection:
                 return
         self._writer.write(forge.last_message())
         self._tally.frames += 1
-        if chance.random() < 0.5:  # the others go without waiting for what is said to it
+        if chance.random() < 0.5:  # the other half leave without waiting for an answer
             await self._writer.drain()
             self._writer.write_eof()
             while await self._receive() is not None:
                 continue
 
     async def _batch(self, messages: list[bytes]) -> bool:
-        """Whether the connection lives."""
+        """Whether the connection is still open."""
         self._writer.write(b"".join(messages) + PING)
         await self._writer.drain()
         while (frame := await self._receive()) is not None:

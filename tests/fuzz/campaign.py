@@ -1,4 +1,4 @@
-"""A whole attack on a server with four workers, and what became of the server and of its other clients."""
+"""An attack on a server with four workers, with checks of the server and its other clients."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tests.fuzz import attackers, frames
 from tests.harness import calls, deployments, servers, signing, sockets, waiting
 
 ATTACKERS = 8
-CHANNEL = "steady"  # no frame of an attacker names it
-PAUSE = 0.05  # seconds between two events for the neighbours
-WARM_UP = 0.1  # of the frames: caches, arenas and lazy imports are filled by then
-# Bytes that a worker may grow by after the warm-up. It gets a quarter of the frames: of 200,000 frames, 80 bytes each
-# that stay are over it. In runs of a million, arenas grew by less than 2.5 MB.
+CHANNEL = "steady"  # attackers do not name it
+PAUSE = 0.05  # seconds between two events to the neighbours
+WARM_UP = 0.1  # fraction of the frames, to fill caches, arenas and lazy imports
+# Bytes by which a worker may grow after the warm-up. With 200,000 frames, a quarter for each worker, a leak of 80 bytes
+# per frame exceeds it. In runs of a million frames, arenas grew by less than 2.5 MB.
 GROWTH = 4_000_000
-# Of a worker: what it opens when it is first used, a byte of each other worker's among it, which it maps. Far less than
-# the connections that came and went.
+# Files that a worker opens on first use, such as those of the other workers. Far less than the number of closed
+# connections.
 SPARE_FILES = 12
-CONNECTIONS = 200  # the application's limit, all of which must be free again at the end
+CONNECTIONS = 200  # the application's limit; all must be available again at the end
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Findings:
 
     @property
     def growth(self) -> int:
-        """Of the worker that has grown most."""
+        """The growth of the worker that has grown most."""
         return max(after - before for before, after in self.memory.values())
 
     def __str__(self) -> str:
@@ -46,7 +46,7 @@ class Findings:
             f"answers      {tally.received:,} frames",
             f"closes       {_counted(tally.closed)}",
             f"refused      {_counted(tally.refused)}",
-            f"neighbours   one on every worker, each got {self.published:,} events in a row",
+            f"neighbours   one on every worker, each received {self.published:,} events in order",
             *(
                 f"memory       worker {pid}: {before / 1e6:.1f} MB, then {after / 1e6:.1f} MB"
                 for pid, (before, after) in sorted(self.memory.items())
@@ -60,13 +60,13 @@ def _counted(counter: dict[str, int] | dict[int, int]) -> str:
 
 
 def application(deployment: deployments.Deployment) -> deployments.Application:
-    """One that has everything switched on."""
+    """An application with all features enabled."""
     flags = ("--client-events", "--subscription-counts", "--max-connections", str(CONNECTIONS))
     return deployment.create_application("Fuzz", *flags, "--history", f"{frames.KEPT}=100,60")
 
 
 async def run(server: servers.Server, tenant: deployments.Application, total: int, seed: int) -> Findings:
-    """Raises AssertionError where a worker, a neighbour or the state of the deployment took harm."""
+    """Raises AssertionError if a worker, a neighbour or the state of the deployment was harmed."""
     workers = server.workers()
     files = {pid: psutil.Process(pid).num_fds() for pid in workers}
     chance = random.Random(seed)
@@ -89,18 +89,18 @@ async def run(server: servers.Server, tenant: deployments.Application, total: in
         for neighbour in neighbours:
             for number in range(published):
                 frame = await _next_tick(neighbour)
-                assert frame.data == str(number), f"a neighbour got {frame.data} where {number} should come"
-    await _nobody_is_left(server, tenant)
+                assert frame.data == str(number), f"a neighbour received {frame.data} instead of {number}"
+    await _all_have_left(server, tenant)
     assert server.workers() == workers, "a worker died"
     await _closed(files)
     assert not attackers.FAULT_CODES & set(tally.closed), tally.closed
     findings = Findings(seconds, tally, published, {pid: (before[pid], _memory(pid)) for pid in workers})
-    assert findings.growth < GROWTH, f"a worker has kept {findings.growth:,} bytes\n{findings}"
+    assert findings.growth < GROWTH, f"a worker has grown by {findings.growth:,} bytes\n{findings}"
     return findings
 
 
 async def _next_tick(neighbour: sockets.Socket) -> sockets.Frame:
-    """Besides the events a neighbour hears how many neighbours there are, and nothing else."""
+    """The next event. A neighbour receives events and subscription counts only."""
     while (frame := await neighbour.receive()).event == "pusher_internal:subscription_count":
         continue
     assert (frame.event, frame.channel) == ("tick", CHANNEL), frame
@@ -116,7 +116,7 @@ async def _attack(
 
 
 async def _publish(server: servers.Server, tenant: deployments.Application, stop: asyncio.Event) -> int:
-    """0, 1, 2, … to the neighbours; how many."""
+    """Publish 0, 1, 2, … to the neighbours; returns how many."""
     number = 0
     with calls.Caller(server, tenant) as caller:
         while not stop.is_set():
@@ -126,8 +126,8 @@ async def _publish(server: servers.Server, tenant: deployments.Application, stop
     return number
 
 
-async def _nobody_is_left(server: servers.Server, tenant: deployments.Application) -> None:
-    """No channel, no member, no subscriber, no connection of the application; as the deployment itself says."""
+async def _all_have_left(server: servers.Server, tenant: deployments.Application) -> None:
+    """Check that the application has no channel, member, subscriber or connection left."""
 
     def occupied() -> dict[str, object]:
         with calls.Caller(server, tenant) as caller:
@@ -140,13 +140,13 @@ async def _nobody_is_left(server: servers.Server, tenant: deployments.Applicatio
     async with contextlib.AsyncExitStack() as stack:
         opened = [await stack.enter_async_context(sockets.connect(server, tenant)) for _ in range(CONNECTIONS)]
         one_more = await stack.enter_async_context(sockets.open_raw(server, application=tenant))
-        assert await one_more.closed() == 4100, "the limit does not hold any more"
+        assert await one_more.closed() == 4100, "the connection limit no longer holds"
         online = await _online(opened[0], tenant)
-        assert not online, f"{online} are said to be online"
+        assert not online, f"{online} are still online"
 
 
 async def _online(socket: sockets.Socket, tenant: deployments.Application) -> list[str]:
-    """Which of the attackers' users the server takes for online."""
+    """The attackers' users that the server reports as online."""
     users = [str(number) for number in range(frames.USERS)]
     user_data = json.dumps({"id": "watcher", "watchlist": users})
     signature = signing.hexadecimal(tenant.secret, f"{socket.socket_id}::user::{user_data}")
@@ -157,7 +157,7 @@ async def _online(socket: sockets.Socket, tenant: deployments.Application) -> li
 
 
 async def _closed(before: dict[int, int]) -> None:
-    """No worker holds more files than it did before anybody came."""
+    """Wait until each worker has closed its sockets."""
 
     async def few() -> bool:
         return all(psutil.Process(pid).num_fds() <= files + SPARE_FILES for pid, files in before.items())
@@ -166,5 +166,5 @@ async def _closed(before: dict[int, int]) -> None:
 
 
 def _memory(pid: int) -> int:
-    """Bytes that are this process's alone."""
+    """The unique set size of a process in bytes."""
     return int(psutil.Process(pid).memory_full_info().uss)

@@ -1,4 +1,4 @@
-"""The frames of a hostile client: everything that the protocol has, rightly signed, and then changed somewhere."""
+"""The frames of a hostile client: every message of the protocol, correctly signed and then mutated."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from tests.harness import deployments, signing, wire
 
 KEPT = "kept-*"  # channels that keep a history
-ROOMS = 12  # channels of each kind: few enough that attackers meet in them
+ROOMS = 12  # channels of each kind: so few that attackers share them
 USERS = 8
-UNTOUCHED = 0.2  # of the frames: they bring a connection to where the changed ones do something
+UNTOUCHED = 0.2  # fraction of valid frames, so that connections reach states in which mutated ones matter
 
-# One in so many frames ends its connection: broken below the protocol, or as a client that goes without a word.
+# One in FATAL frames ends its connection: an invalid WebSocket frame, or a disconnect without a close.
 FATAL = 400
 
-# What parsers and checks fall over. Some are no JSON.
+# Values on which parsers and checks fail. Some are not JSON.
 ODD_VALUES = (
     "null", "true", "0", "-0", "-1", "1e309", "1e-400", "9007199254740993", "18446744073709551616", "NaN", "Infinity",
     '""', '" "', '"\\u0000"', '"\\ud800"', '"\\udfff\\ud800"', '"\u202e"', '"../../etc/passwd"', "[]", "{}", "[[[]]]",
@@ -31,7 +31,7 @@ Template = Callable[[], dict[str, Any]]
 
 
 class Forge:
-    """Makes the frames of one connection. What it makes depends on `random` and on the socket id alone."""
+    """Makes the frames of one connection, determined by `chance` and the socket id alone."""
 
     def __init__(self, chance: random.Random, application: deployments.Application, socket_id: str) -> None:
         self._chance = chance
@@ -49,7 +49,7 @@ class Forge:
         )
 
     def text(self) -> str:
-        """A frame as text, mostly changed."""
+        """A frame as text, usually mutated."""
         chance = self._chance
         frame = chance.choice(self._templates)()
         if chance.random() < UNTOUCHED:
@@ -62,17 +62,17 @@ class Forge:
         return text
 
     def message(self) -> bytes:
-        """A WebSocket frame that a server must survive with its connection."""
+        """A WebSocket frame after which the connection must still work."""
         if self._chance.random() < 0.01:
             return encode(self._chance.randbytes(self._chance.randrange(200)), wire.BINARY)
         return encode(self.text().encode("utf-8", "replace"))
 
     def last_message(self) -> bytes:
-        """Bytes after which this connection is mostly over."""
+        """Bytes that usually end the connection."""
         chance = self._chance
         payload = self.text().encode("utf-8", "replace")
         broken: tuple[Callable[[], bytes], ...] = (
-            lambda: encode(payload + chance.choice((b"\xff", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf8"))),  # no UTF-8
+            lambda: encode(payload + chance.choice((b"\xff", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf8"))),  # invalid UTF-8
             lambda: encode(payload, chance.choice((3, 4, 7, 11, 15))),  # reserved opcodes
             lambda: wire.encode(wire.WireFrame(wire.TEXT, payload, reserved=chance.randrange(1, 8))),
             lambda: wire.encode(wire.WireFrame(wire.TEXT, payload), masked=False),
@@ -82,13 +82,13 @@ class Forge:
             lambda: encode(payload.ljust(126), wire.PING),
             lambda: encode(chance.randbytes(chance.randrange(4)), wire.CLOSE),
             lambda: encode(chance.randrange(0x10000).to_bytes(2, "big") + payload[:50], wire.CLOSE),
-            lambda: encode(payload)[: chance.randrange(1, 20)],  # and never the rest of it
+            lambda: encode(payload)[: chance.randrange(1, 20)],  # an incomplete frame
             lambda: chance.randbytes(chance.randrange(1, 300)),
             lambda: b"",
         )
         return chance.choice(broken)()
 
-    # -- what the protocol has --------------------------------------------------------------------------------------
+    # -- valid messages ----------------------------------------------------------------------------------------------
 
     def _channel(self) -> str:
         kinds = (
@@ -137,23 +137,23 @@ class Forge:
     def _pong(self) -> dict[str, Any]:
         return {"event": "pusher:pong", "data": {}}
 
-    # -- what is changed in it --------------------------------------------------------------------------------------
+    # -- mutations ---------------------------------------------------------------------------------------------------
 
     def _change_value(self, frame: dict[str, Any]) -> None:
-        """Another value, no value, or one too many, somewhere in the frame."""
+        """Replace, remove or add a value in the frame."""
         chance = self._chance
         place = frame
         if isinstance(frame.get("data"), dict) and chance.random() < 0.7:
             place = frame["data"]
         key = chance.choice(list(place) or ["data"])
-        what = chance.randrange(4)
-        if what == 0:
+        mutation = chance.randrange(4)
+        if mutation == 0:
             place.pop(key, None)
-        elif what == 1:
+        elif mutation == 1:
             place[chance.choice(("event", "channel", "data", "auth", "user_id", "resume", "rewind", key))] = frame[
                 "event"
             ]
-        elif what == 2 and isinstance(place.get(key), str):
+        elif mutation == 2 and isinstance(place.get(key), str):
             place[key] = self._change_text(place[key])
         else:
             place[key] = chance.choice((None, True, -1, 2**70, 1.5, "", [], {}, [[]], {"": ""}, "\u0000", "x" * 500))
@@ -162,22 +162,22 @@ class Forge:
         chance = self._chance
         begin = chance.randrange(len(text) + 1)
         end = min(len(text), begin + chance.randrange(8))
-        what = chance.randrange(6)
-        if what == 0:
+        mutation = chance.randrange(6)
+        if mutation == 0:
             return text[:begin] + text[end:]
-        if what == 1:
+        if mutation == 1:
             return text[:begin] + chance.choice(ODD_CHARACTERS) + text[end:]
-        if what == 2:
+        if mutation == 2:
             return text[:begin] + chance.choice(ODD_VALUES) + text[end:]
-        if what == 3:
+        if mutation == 3:
             return text[:begin]
-        if what == 4:
+        if mutation == 4:
             return text[:end] + text[begin:]
         return text[:begin] + chr(chance.randrange(0xD800)) + text[begin:]
 
 
 def encode(payload: bytes, opcode: int = wire.TEXT) -> bytes:
-    """One whole frame, masked with zeros: as good as any key to a server, and the payload needs no change."""
+    """One complete frame, masked with zeros, so that the payload stays unchanged."""
     size = len(payload)
     if size < 126:
         head = bytes((0x80 | opcode, 0x80 | size))

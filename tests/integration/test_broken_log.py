@@ -313,7 +313,7 @@ async def test_a_damaged_log_is_kept_for_a_person_and_everybody_goes_on_with_a_n
         for client in clients:
             assert client.transcript.reasons == ["epoch_changed"], client.kind
             assert client.transcript.recoveries == 0, client.kind
-            assert client.transcript.examine(backend.acknowledged).silent == 0, client.kind
+            assert client.transcript.examine(backend.acknowledged).unreported == 0, client.kind
     assert len(list((keeping.folder / "engine").glob("log.sqlite3.damaged-*Z"))) == 1
     assert "CRITICAL" in server.log_text()
     await asyncio.to_thread(waiting.until, server.is_ready, SOON_S, "it is ready")

@@ -101,6 +101,6 @@ async def test_when_the_log_is_deleted_everybody_hears_of_it_and_nobody_is_told_
             for client in clients:
                 assert client.transcript.reasons == ["epoch_changed"], client.kind
                 assert client.transcript.recoveries == 0, client.kind
-                assert client.transcript.examine(backend.acknowledged).silent == 0, client.kind
+                assert client.transcript.examine(backend.acknowledged).unreported == 0, client.kind
     finally:
         await asyncio.to_thread(restartable.server.stop)

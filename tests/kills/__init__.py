@@ -1,7 +1,7 @@
-"""What survives a bad day: `python -m tests.kills`.
+"""The kill test: `python -m tests.kills`.
 
-A publisher counts 1, 2, 3, … through the HTTP API, a thousand a second, and tries each call again until it is
-acknowledged. Meanwhile connections are reset, workers are killed, ended, stopped and continued, and the whole server is
-reloaded, restarted and killed. Then it is looked at what each kind of client has got. Ends with 1 where a promise was
-broken.
+A publisher counts 1, 2, 3, … through the HTTP API, a thousand a second, and retries each call until it is
+acknowledged. Meanwhile connections are reset, workers are killed, terminated, stopped and continued, and the whole
+server is reloaded, restarted and killed. Afterwards the events that each kind of client received are checked. Exits
+with 1 if a guarantee was broken.
 """

@@ -1,4 +1,4 @@
-"""Run the kill test and print its tables. Ends with 1 where a promise was broken, with 2 where it could not run."""
+"""Run the kill test and print its tables. Exits with 1 if a guarantee was broken, with 2 if it could not run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.harness import pusherjs, servers
 from tests.kills import chaos, report, rounds
 
-LOG_TEXT = 4_000  # characters of a server's log, from a traceback on
+LOG_TEXT = 4_000  # characters of a server's log, starting at a traceback
 
 
 def main() -> int:
@@ -36,37 +36,39 @@ def main() -> int:
                 )
                 print(f"{report.text(result)}\n", flush=True)
                 faults += result.faults
-        except (OSError, AssertionError) as error:  # the test harness asserts what it needs
+        except (OSError, AssertionError) as error:  # the test harness raises AssertionError
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
             _show_tracebacks(fleet)
             return 2
         finally:
             fleet.stop()
         if _show_tracebacks(fleet):
-            faults.append("a server wrote a traceback")
+            faults.append("a server logged a traceback")
     return 1 if faults else 0
 
 
 def _show_tracebacks(fleet: servers.Fleet) -> bool:
-    """Whether there are any."""
+    """Print the tracebacks in the servers' logs; whether there are any."""
     found = False
     for log in [server.log_text() for server in fleet.servers]:
         _, traceback, rest = log.partition("Traceback (most recent call last)")
         if traceback:
             found = True
-            print(f"A traceback in a server's log:\n{traceback}{rest[:LOG_TEXT]}", file=sys.stderr)
+            print(f"Traceback in a server's log:\n{traceback}{rest[:LOG_TEXT]}", file=sys.stderr)
     return found
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.kills", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of publishing, where there is room (60); 0: not")
-    parser.add_argument("--bounded-seconds", type=float, default=30.0, help="the same with small bounds (30); 0: not")
-    parser.add_argument("--per-second", type=int, default=1_000, help="events (1000)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="with large limits (60); 0: skip")
+    parser.add_argument("--bounded-seconds", type=float, default=30.0, help="with small limits (30); 0: skip")
+    parser.add_argument("--per-second", type=int, default=1_000, help="events per second (1000)")
     parser.add_argument(
-        "--every", type=float, default=3.0, help=f"seconds between two of the {len(chaos.ORDER)} kinds of failures (3)"
+        "--every", type=float, default=3.0, help=f"seconds between two of the {len(chaos.ORDER)} failures (3)"
     )
-    parser.add_argument("--client", action="append", default=[], help="part of the name of a kind; all by default")
+    parser.add_argument(
+        "--client", action="append", default=[], help="clients whose name contains this; all by default"
+    )
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong, one thing after the other, at even distances."""
+"""The failures, one after the other, at regular intervals."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ RESTART, CRASH = "restart of the server", "SIGKILL to all processes"
 
 ORDER = (KILL, STOP, TERM, RESTART, KILL, RELOAD, STOP, CRASH)
 
-LOG_SECONDS = 1  # announcements are kept for so long; trimmed every 2 s
-STOPPED_S = 4.0  # more than both: a worker that sleeps so long has missed events, and must find out
+LOG_SECONDS = 1  # how long the log is kept; it is trimmed every 2 s
+STOPPED_S = 4.0  # longer than both, so that a stopped worker has a gap and must detect it
 
 
 class RestartableServer:
@@ -38,7 +38,7 @@ class RestartableServer:
 
 
 class Chaos:
-    """`victims`: the proxies of the clients, so that a signal hits a worker that has one of them."""
+    """`victims`: the clients' proxies. Signals go to a worker that holds a connection of one of them."""
 
     def __init__(self, restartable: RestartableServer, victims: Sequence[proxies.TcpProxy]) -> None:
         self.done: collections.Counter[str] = collections.Counter()
@@ -54,7 +54,7 @@ class Chaos:
         }
 
     async def run(self, every_s: float, order: Sequence[str] = ORDER) -> None:
-        """Until it is cancelled."""
+        """Cause the failures in `order`, again and again, until cancelled."""
         while True:
             for act in order:
                 await asyncio.sleep(every_s)

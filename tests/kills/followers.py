@@ -1,4 +1,4 @@
-"""The clients: each follows one channel through a proxy of its own and keeps a transcript."""
+"""The clients. Each subscribes to one channel through its own proxy and keeps a transcript."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.kills import transcripts
 
 PLAIN, SESSION, PLUGIN, SSE = "pusher-js", "pusher-js with a token", "pusher-js with the plugin", "SSE"
 
-# How long a client waits before it comes back. pusher-js itself waits for a second.
+# How long a client waits before it reconnects. pusher-js itself waits for a second.
 JITTER_MS = 500
-SSE_RETURNS_S = (0.2, 1.0)
+SSE_RECONNECT_S = (0.2, 1.0)
 READY_S = 30.0
 
 
 class Follower:
-    """`kind`: one of those above."""
+    """`kind`: one of the constants above."""
 
     def __init__(self, kind: str, channel: str, to: proxies.TcpProxy, application: Application) -> None:
         self.kind = kind
@@ -36,7 +36,7 @@ class Follower:
 
     @contextlib.asynccontextmanager
     async def following(self, runtime: pusherjs.Runtime) -> AsyncIterator[Follower]:
-        """It is subscribed, and follows until the end."""
+        """Subscribe, and follow the channel until the end."""
         task = asyncio.create_task(self._listen() if self.kind == SSE else self._run(runtime))
         try:
             async with asyncio.timeout(READY_S):
@@ -74,17 +74,17 @@ class Follower:
         try:
             assert process.stdout is not None
             while line := await process.stdout.readline():
-                self._told(json.loads(line))
-            raise AssertionError(f"{self.kind} ended by itself")
+                self._report(json.loads(line))
+            raise AssertionError(f"{self.kind} ended unexpectedly")
         finally:
             if process.returncode is None:
                 process.kill()
             await process.wait()
 
-    def _told(self, said: dict[str, Any]) -> None:
-        match said:
+    def _report(self, report: dict[str, Any]) -> None:
+        match report:
             case {"n": number}:
-                self.transcript.got(number)
+                self.transcript.received(number)
             case {"subscribed": _}:
                 self.transcript.subscribed()
             case {"stream": {"recovered": True}}:
@@ -95,7 +95,7 @@ class Follower:
     # -- Server-Sent Events --------------------------------------------------------------------------------------------
 
     async def _listen(self) -> None:
-        """As EventSource does: come back with the last id."""
+        """Reconnect with the last id, as EventSource does."""
         target = event_streams.path(self._application, [self.channel])
         last_event_id: str | None = None
         while True:
@@ -107,15 +107,15 @@ class Follower:
                             self._event(await stream.next(within=READY_S))
                     finally:
                         last_event_id = stream.last_event_id or last_event_id
-            await asyncio.sleep(random.uniform(*SSE_RETURNS_S))
+            await asyncio.sleep(random.uniform(*SSE_RECONNECT_S))
 
     def _event(self, event: event_streams.Event) -> None:
         if event.name == "message":
-            self.transcript.got(json.loads(event.data["data"])["n"])
+            self.transcript.received(json.loads(event.data["data"])["n"])
         elif event.name == "stream":
-            said = event.data["channels"][self.channel]
+            stream = event.data["channels"][self.channel]
             self.transcript.subscribed()
-            if said["recovered"]:
+            if stream["recovered"]:
                 self.transcript.recoveries += 1
-            elif said["was_recovering"]:
-                self.transcript.lost(said["reason"])
+            elif stream["was_recovering"]:
+                self.transcript.lost(stream["reason"])

@@ -1,4 +1,4 @@
-"""The backend: counts, and tries each call again with the same idempotency keys until it is acknowledged."""
+"""The publisher: counts, and retries each call with the same idempotency keys until it is acknowledged."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from tests.harness import proxies, servers, signing
 from tests.harness.deployments import Application
 
 EVENT = "counted"
-BATCH = 10  # events of one call, the most that the API takes where nobody chose otherwise
-ANSWER_S = 5.0  # then the call is tried again
-AGAIN_S = 0.05
-RETRIED = (429, 503)  # the statuses that ask for another attempt
+BATCH = 10  # events per call: the default limit of the API
+ANSWER_S = 5.0  # then the call is retried
+RETRY_S = 0.05
+RETRIED = (429, 503)  # statuses after which a client tries again
 
 
 class Refused(AssertionError):
-    """A publication was refused for good."""
+    """The server refused a publication permanently."""
 
 
 class Publisher:
-    """One call at a time, so that the numbers are in the log in their order. `acknowledged`: the last such number."""
+    """Makes one call at a time, so that the log has the numbers in order. `acknowledged`: the last acknowledged one."""
 
     def __init__(
         self, to: proxies.TcpProxy, application: Application, channels: Sequence[str], per_second: int
     ) -> None:
         self.acknowledged = 0
         self.retries: collections.Counter[str] = collections.Counter()  # by reason
-        self.longest_s = 0.0  # that one call took, with all its attempts
+        self.longest_s = 0.0  # the longest call, including its retries
         self._to = to
         self._application = application
         self._channels = channels
@@ -42,7 +42,7 @@ class Publisher:
         self._connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def run(self, seconds: float) -> None:
-        """Publish what is due at each moment, so that what was held up is made up for. May be called again."""
+        """Publish at the constant rate, and catch up after a delay. May be called again."""
         start = time.monotonic()
         most = max(1, BATCH // len(self._channels))
         before = self.acknowledged
@@ -75,19 +75,19 @@ class Publisher:
         while (fault := await self._attempt(body)) is not None:
             self.retries[fault] += 1
             self._hang_up()
-            await asyncio.sleep(AGAIN_S)
+            await asyncio.sleep(RETRY_S)
         self.acknowledged = numbers[-1]
         self.longest_s = max(self.longest_s, time.monotonic() - began)
 
     async def _attempt(self, body: bytes) -> str | None:
-        """Why it must be tried again, or None."""
+        """The reason to retry, or None on success."""
         try:
             async with asyncio.timeout(ANSWER_S):
                 status, answer = await self._post(body)
         except TimeoutError:
             return "no answer"
         except (OSError, asyncio.IncompleteReadError):
-            return "connection lost"  # whether it had published, the keys decide
+            return "connection lost"  # the idempotency keys prevent duplicates
         if status == 200:
             return None
         if status not in RETRIED:

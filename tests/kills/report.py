@@ -11,11 +11,11 @@ HEAD = (
     "channel",
     "connections",
     "resets",
-    "came back on another worker",
-    "missing in silence",
-    "missing and told",
-    "came again",
-    "the oldest of them",
+    "reconnects to another worker",
+    "unreported losses",
+    "reported losses",
+    "duplicates",
+    "oldest duplicate",
     "out of order",
     "verdict",
 )
@@ -23,8 +23,8 @@ HEAD = (
 
 def text(result: rounds.Result) -> str:
     summary = (
-        f"{result.published:,} events acknowledged; calls that the publisher tried again: "
-        f"{_counted(result.retries) or 'none'}; the longest took {result.longest_s:.1f} s. "
+        f"{result.published:,} events acknowledged; retried calls: "
+        f"{_counted(result.retries) or 'none'}; the longest call took {result.longest_s:.1f} s. "
         f"Failures: {_counted(result.done) or 'none'}."
     )
     broken = [f"- BROKEN: {fault}" for fault in result.faults]
@@ -44,12 +44,12 @@ def _cells(row: rounds.Row) -> tuple[str, ...]:
         str(found.connections),
         str(row.resets),
         str(row.moves),
-        f"{found.silent:,}",
-        _counted(found.told) or "0",
-        f"{found.repeated:,}",
-        f"{found.oldest_s:.1f} s" if found.repeated else "—",
-        str(found.disordered),
-        "BROKEN" if row.faults else "as promised",
+        f"{found.unreported:,}",
+        _counted(found.reported) or "0",
+        f"{found.duplicates:,}",
+        f"{found.oldest_duplicate_s:.1f} s" if found.duplicates else "—",
+        str(found.out_of_order),
+        "BROKEN" if row.faults else "guarantees kept",
     )
 
 

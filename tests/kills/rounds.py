@@ -13,23 +13,24 @@ from typing import NamedTuple
 from tests.harness import proxies, pusherjs, servers
 from tests.kills import chaos, followers, publisher, transcripts
 
-# So long a connection lives.
+# Connections are reset after a random time in these ranges.
 CLIENT_LIFE_S = (1.0, 2.0)
 PUBLISHER_LIFE_S = (3.0, 6.0)
 
-ARRIVAL_S = 45.0  # for the last event, after the last failure: a server that was just restarted needs most of it
-LOOK_S = 0.5  # how often it is looked at what has arrived
-WATCH_S = 0.5  # how often it is looked at which worker has whom
+ARRIVAL_S = 45.0  # to receive the last event after the last failure; a restarted server needs most of it
+LOOK_S = 0.5  # between two checks for the last event
+WATCH_S = 0.5  # between two checks of which worker holds which connection
 
-# An event that came again had come no longer than this before its connection was lost: the interval of the
-# acknowledgements, the second in which they are looked at, and one for a busy machine.
+# A duplicate was first received no longer than this before its connection was lost: the interval of the
+# acknowledgements, the second in which they are processed, and one more for a busy machine.
 ACK_S = 5.0
-OLDEST_REPEATED_S = ACK_S + 1.0 + 1.0
+OLDEST_DUPLICATE_S = ACK_S + 1.0 + 1.0
 
 
 class Round(NamedTuple):
-    """`flags` of createapplication make the channel rules. `reasons`: by channel, what a client may be told that it
-    lost; none where it must lose nothing."""
+    """`flags`: the channel rules, for createapplication. `reasons`: by channel, the reasons with which losses may be
+    reported; empty if no event may be lost.
+    """
 
     title: str
     flags: tuple[str, ...]
@@ -37,7 +38,7 @@ class Round(NamedTuple):
     kinds: tuple[str, ...]
 
     def only(self, parts: Sequence[str]) -> Round:
-        """With those kinds of clients whose names have one of these parts; no parts: all."""
+        """This round with the kinds of clients whose names contain one of `parts`; all if empty."""
         return self._replace(kinds=tuple(kind for kind in self.kinds if not parts or any(one in kind for one in parts)))
 
 
@@ -48,7 +49,7 @@ WHOLE = Round(
     (followers.SESSION, followers.PLUGIN, followers.SSE, followers.PLAIN),
 )
 BOUNDED = Round(
-    "`few`: history of 100 events; `many`: of 200,000, and replays as they are where nobody chose (300)",
+    "`few`: history of 100 events; `many`: history of 200,000 and the default replay limit of 300",
     ("--history", "few=100,600", "--history", "many=200000,600"),
     {"few": ("position_expired",), "many": ("too_many",)},
     (followers.SESSION, followers.PLUGIN, followers.SSE),
@@ -57,7 +58,7 @@ BOUNDED = Round(
 
 @dataclass
 class Row:
-    """One client. `moves`: how often it came back on another worker. `faults`: the promises that were broken."""
+    """One client. `moves`: reconnects to another worker. `faults`: broken guarantees."""
 
     kind: str
     channel: str
@@ -120,7 +121,7 @@ async def play(
 
 
 class Census:
-    """Which worker has which connection."""
+    """Records which worker holds which connection."""
 
     def __init__(self, restartable: chaos.RestartableServer, proxies: Sequence[proxies.TcpProxy]) -> None:
         self._server = restartable
@@ -149,7 +150,7 @@ def _in_background(*coroutines: object) -> Iterator[list[asyncio.Task[None]]]:
 
 
 async def _calm(restartable: chaos.RestartableServer) -> None:
-    """The last failure may have been a restart that was broken off, or has left a worker that is not there yet."""
+    """Restart the server if the last failure left it stopped."""
     if restartable.server.process.poll() is not None:
         await restartable.restart(servers.Server.kill)
 
@@ -157,8 +158,9 @@ async def _calm(restartable: chaos.RestartableServer) -> None:
 async def arrival(
     clients: Sequence[followers.Follower], backend: publisher.Publisher, *, and_more: bool = False
 ) -> None:
-    """Wait until they have the last event; in vain for those who miss it. `and_more`: publish more of them meanwhile,
-    for who has honestly lost the last one has nothing to wait for."""
+    """Wait until the clients have the last event, or ARRIVAL_S. `and_more`: publish further events meanwhile, because a
+    client that lost the last one cannot receive it.
+    """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + ARRIVAL_S
     while any(one.transcript.highest < backend.acknowledged for one in clients) and loop.time() < deadline:
@@ -174,19 +176,23 @@ def _row(this: Round, one: followers.Follower, census: Census, last: int) -> Row
 
 
 def faults_of(kind: str, found: transcripts.Findings, reasons: Sequence[str]) -> list[str]:
-    """`reasons`: what may be told to be lost, and must be; none where nothing may be lost."""
+    """`reasons`: at least one loss must be reported, with these reasons only; empty if no event may be lost."""
     if kind == followers.PLAIN:
-        return [] if found.silent else ["it missed nothing, so this run shows nothing"]
+        return [] if found.unreported else ["it lost no event, so this run proves nothing"]
     faults = []
-    if found.silent:
-        faults.append(f"{found.silent} events are missing in silence")
-    if found.disordered:
-        faults.append(f"{found.disordered} events came after a later one")
-    if kind != followers.SESSION and found.repeated:
-        faults.append(f"{found.repeated} events came again")
-    if found.oldest_s > OLDEST_REPEATED_S:
-        faults.append(f"an event came again {found.oldest_s:.1f} s after it came; {OLDEST_REPEATED_S:g} s are allowed")
-    faults += [f"{count} events are missing: {why}" for why, count in found.told.items() if why not in reasons]
-    if reasons and not found.told:
-        faults.append("it lost nothing, so this run shows nothing")
+    if found.unreported:
+        faults.append(f"{found.unreported} events were lost without a report")
+    if found.out_of_order:
+        faults.append(f"{found.out_of_order} events came after a later one")
+    if kind != followers.SESSION and found.duplicates:
+        faults.append(f"{found.duplicates} duplicates")
+    if found.oldest_duplicate_s > OLDEST_DUPLICATE_S:
+        faults.append(
+            f"a duplicate after {found.oldest_duplicate_s:.1f} s; at most {OLDEST_DUPLICATE_S:g} s are allowed"
+        )
+    faults += [
+        f"{count} events were lost: {reason}" for reason, count in found.reported.items() if reason not in reasons
+    ]
+    if reasons and not found.reported:
+        faults.append("it lost no event, so this run proves nothing")
     return faults

@@ -1,4 +1,4 @@
-"""What one client got, in its order, and what follows from it."""
+"""What one client received, in order, and the losses and duplicates that follow from it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
-class Got(NamedTuple):
+class Received(NamedTuple):
     """An event."""
 
     number: int
@@ -17,28 +17,28 @@ class Got(NamedTuple):
 
 
 class Subscribed(NamedTuple):
-    """A connection was made, and the channel is subscribed to."""
+    """A new connection has subscribed to the channel."""
 
     at: float
 
 
 class Lost(NamedTuple):
-    """The client was told that events are missing here."""
+    """The server reported to the client that events are lost here."""
 
     reason: str
 
 
-Line = Got | Subscribed | Lost
+Line = Received | Subscribed | Lost
 
 
 class Transcript:
-    """`lines` in the order in which the client told them."""
+    """`lines`: in the order in which the client reported them."""
 
     def __init__(self) -> None:
         self.lines: list[Line] = []
         self.highest = 0
         self.connections = 0
-        self.recoveries = 0  # how often the client was told that nothing is missing, where it was told such things
+        self.recoveries = 0  # how often the server reported a complete recovery
 
     def examine(self, last: int) -> Findings:
         return examine(self.lines, last)
@@ -47,8 +47,8 @@ class Transcript:
     def reasons(self) -> list[str]:
         return [line.reason for line in self.lines if isinstance(line, Lost)]
 
-    def got(self, number: int) -> None:
-        self.lines.append(Got(number, time.monotonic()))
+    def received(self, number: int) -> None:
+        self.lines.append(Received(number, time.monotonic()))
         self.highest = max(self.highest, number)
 
     def subscribed(self) -> None:
@@ -61,40 +61,40 @@ class Transcript:
 
 @dataclass
 class Findings:
-    """`told`: missing events whose loss was told, by reason; `silent`: the others. `repeated`: receipts of events that
-    the client had already. `oldest_s`: how long before the end of its connection an event had come that came again,
-    at most. `disordered`: events that came for the first time, and after a later one.
+    """`reported`: lost events whose loss was reported, by reason. `unreported`: other lost events. `duplicates`:
+    receipts of events that the client already had. `oldest_duplicate_s`: the longest time from the first receipt of an
+    event to the end of its connection, if received again. `out_of_order`: events received after a later one.
     """
 
     events: int = 0
     connections: int = 0
-    told: collections.Counter[str] = field(default_factory=collections.Counter)
-    silent: int = 0
-    repeated: int = 0
-    oldest_s: float = 0.0
-    disordered: int = 0
+    reported: collections.Counter[str] = field(default_factory=collections.Counter)
+    unreported: int = 0
+    duplicates: int = 0
+    oldest_duplicate_s: float = 0.0
+    out_of_order: int = 0
 
 
 def examine(lines: Iterable[Line], last: int) -> Findings:
-    """`last`: the number of the last event that was acknowledged to the publisher."""
+    """`last`: the number of the last event acknowledged to the publisher."""
     found = Findings()
-    seen: dict[int, tuple[int, float]] = {}  # on which connection it came last, and when
-    ends: dict[int, float] = {}  # the last receipt on each connection
+    seen: dict[int, tuple[int, float]] = {}  # connection and time of the last receipt
+    ends: dict[int, float] = {}  # time of the last receipt on each connection
     highest = 0
-    reason: str | None = None  # of a loss that was told since the last new event
+    reason: str | None = None  # of a loss reported since the last new event
     for line in lines:
         match line:
             case Subscribed():
                 found.connections += 1
             case Lost():
                 reason = line.reason
-            case Got(number, at):
+            case Received(number, at):
                 if number in seen:
                     connection, before = seen[number]
-                    found.repeated += 1
-                    found.oldest_s = max(found.oldest_s, ends[connection] - before)
+                    found.duplicates += 1
+                    found.oldest_duplicate_s = max(found.oldest_duplicate_s, ends[connection] - before)
                 elif number < highest:
-                    found.disordered += 1
+                    found.out_of_order += 1
                 else:
                     _count_missing(found, number - highest - 1, reason)
                     highest, reason = number, None
@@ -109,6 +109,6 @@ def _count_missing(found: Findings, missing: int, reason: str | None) -> None:
     if missing <= 0:
         return
     if reason is None:
-        found.silent += missing
+        found.unreported += missing
     else:
-        found.told[reason] += missing
+        found.reported[reason] += missing
