@@ -251,6 +251,46 @@ class Connections:
         1_048_576,
         "Bytes that may wait for one slow client. Above it the client is disconnected with 4100.",
     )
+    MAX_REQUEST_LINE_BYTES = Setting(
+        Integer(1_024, 1_048_576),
+        32_768,
+        "Bytes of the first line of an HTTP request: its path and its query. Above it the request gets 414.",
+        page="reference/limits.md",
+    )
+    MAX_HEAD_BYTES = Setting(
+        Integer(4_096, 1_048_576),
+        65_536,
+        "Bytes of the line and the headers of an HTTP request. Above it the request gets 431.",
+        page="reference/limits.md",
+    )
+    MAX_HEADERS = Setting(
+        Integer(16, 10_000),
+        128,
+        "Headers of an HTTP request. Above it the request gets 431.",
+        page="reference/limits.md",
+    )
+    HEAD_TIMEOUT = Setting(
+        Seconds(0.5, 600.0),
+        20.0,
+        "Seconds for the line and the headers of an HTTP request, from the connect or the first byte. After it the "
+        "request gets 408, and a client that has sent nothing is disconnected.",
+        page="reference/limits.md",
+    )
+    MAX_WAITING_CONNECTIONS = Setting(
+        Integer(1, 1_000_000),
+        1_000,
+        "HTTP connections of one worker without a complete request, and again as many that are idle between two "
+        "requests. Above it the oldest is closed. At most a quarter of MAX_CONNECTIONS.",
+        page="reference/limits.md",
+    )
+    MAX_CONNECTIONS = Setting(
+        Integer(0, 10_000_000),
+        0,
+        "Connections of one worker. Above it a waiting HTTP connection is closed, or else the new one gets 503. 0: the "
+        "open-file limit, less 128.",
+        unset="the open-file limit, less 128",
+        page="reference/limits.md",
+    )
     ACTIVITY_TIMEOUT = Setting(Integer(5, 3_600), 120, "Seconds of silence after which a client sends a ping.")
     GRACEFUL_TIMEOUT = Setting(Integer(1, 300), 5, "Seconds that a stopping worker waits for its connections to close.")
     RESUME_WINDOW = Setting(

@@ -27,6 +27,7 @@ from fanfare.integration import relay, signal_sender
 from fanfare.jobs import runner
 from fanfare.protocol import session_owners, termination
 from fanfare.server import errors, memory, mounts, proxies, supervisor
+from fanfare.sockets import http_limits
 from fanfare.webhooks import service
 
 logger = logging.getLogger(__name__)
@@ -183,6 +184,18 @@ class Server:
             config,
             max_frame_bytes=conf.settings.MAX_FRAME_BYTES,
             graceful_timeout_s=conf.settings.GRACEFUL_TIMEOUT,
+        )
+        http_limits.install(
+            config,
+            http_limits.HttpLimits(
+                line_bytes=conf.settings.MAX_REQUEST_LINE_BYTES,
+                head_bytes=conf.settings.MAX_HEAD_BYTES,
+                headers=conf.settings.MAX_HEADERS,
+                head_seconds=conf.settings.HEAD_TIMEOUT,
+                waiting=conf.settings.MAX_WAITING_CONNECTIONS,
+                connections=conf.settings.MAX_CONNECTIONS,
+            ),
+            self.hub.count,
         )
         proxies.take_over(config)
         self._workers = supervisor.workers(config)

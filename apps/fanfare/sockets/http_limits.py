@@ -1,0 +1,410 @@
+"""Limits for HTTP connections of uvicorn, before and between their requests.
+
+uvicorn's HTTP classes parse a request's head of any size, and wait for it for any time. `install` replaces the class by
+a subclass with these limits:
+
+- The head of a request: its line, the number of its headers and its bytes, trailers included. Above it the client gets
+  414 or 431, and the connection is closed.
+- The time from the first byte of a request (of the first one: from the connect) to the end of its head. After it the
+  client gets 408, or nothing if it has sent nothing.
+- The number of connections that wait: those without a complete head, and those that are idle between two requests.
+  Above it the oldest is closed, so that silent clients never lock others out.
+- The number of all connections of the worker. Above it the oldest waiting one is closed, or else the new one gets 503.
+
+A WebSocket begins as such a request, so the limits hold for upgrades too.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from fanfare.runtime.log_throttle import LogThrottle
+from fanfare.runtime.timer_wheel import TimerWheel
+
+logger = logging.getLogger(__name__)
+
+TURN_S: Final = 0.25
+LINGER_S: Final = 2.0  # for the client to read a refusal while it still sends
+LINGER_BYTES: Final = 1_048_576  # read and dropped meanwhile
+MAX_PIPELINED: Final = 64  # requests that wait for the answers of earlier ones on their connection
+RESERVED_DESCRIPTORS: Final = 128  # for logs, databases, webhooks and the engine
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """The limits of one worker. `connections`: 0 for as many as the open-file limit allows."""
+
+    line_bytes: int = 32_768
+    head_bytes: int = 65_536
+    headers: int = 128
+    head_seconds: float = 20.0
+    waiting: int = 1_000  # without a complete head, and again as many that are idle
+    connections: int = 0
+
+    def within_descriptors(self) -> HttpLimits:
+        """These limits, reduced to what the open-file limit of the process allows."""
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft == resource.RLIM_INFINITY:
+            return self
+        most = max(soft - RESERVED_DESCRIPTORS, soft // 2)
+        connections = min(self.connections or most, most)
+        return HttpLimits(
+            self.line_bytes,
+            self.head_bytes,
+            self.headers,
+            self.head_seconds,
+            max(1, min(self.waiting, connections // 4)),
+            connections,
+        )
+
+
+class RequestRefused(Exception):
+    """The head of a request exceeds a limit. `reason`: for the counter."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+
+
+STATUS_LINES: Final = {
+    400: b"HTTP/1.1 400 Bad Request\r\n",
+    408: b"HTTP/1.1 408 Request Timeout\r\n",
+    414: b"HTTP/1.1 414 URI Too Long\r\n",
+    431: b"HTTP/1.1 431 Request Header Fields Too Large\r\n",
+    503: b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n",
+}
+
+
+class Gate:
+    """The connections of one server that wait for a request. `count` adds one to a counter."""
+
+    def __init__(self, limits: HttpLimits, count: Callable[[str], None]) -> None:
+        self.limits = limits
+        self.count = count
+        self._pending: dict[Any, None] = {}  # without a complete head; oldest first
+        self._idle: dict[Any, None] = {}  # between two requests; oldest first
+        self._wheel: TimerWheel[Any] = TimerWheel("HTTP heads", TURN_S, self._timed_out)
+        self._log = LogThrottle(logger)
+
+    def opened(self, connection: Any) -> bool:
+        """A client has connected. False: the worker has too many connections, and this one was refused."""
+        total = len(connection.connections)
+        if self.limits.connections and total > self.limits.connections and not self._evict_one("connections", total):
+            message = f"This worker has {total} connections; {self.limits.connections} are allowed."
+            connection.refuse(503, "connections", message)
+            return False
+        self.pending(connection)
+        return True
+
+    def pending(self, connection: Any) -> None:
+        """The head of a request is expected from now on."""
+        self._idle.pop(connection, None)
+        self._pending[connection] = None
+        self._wheel.schedule(connection, self.limits.head_seconds)
+        if len(self._pending) > self.limits.waiting:
+            self._evict(next(iter(self._pending)), "waiting", len(self._pending), self.limits.waiting)
+
+    def idle(self, connection: Any) -> None:
+        """A response is complete, and the connection stays open for another request. uvicorn limits the time."""
+        self._idle[connection] = None
+        if len(self._idle) > self.limits.waiting:
+            self._evict(next(iter(self._idle)), "idle", len(self._idle), self.limits.waiting)
+
+    def is_idle(self, connection: Any) -> bool:
+        return connection in self._idle
+
+    def served(self, connection: Any) -> None:
+        """The head is complete, or the connection is gone."""
+        if self._pending.pop(connection, self) is None:
+            self._wheel.cancel(connection)
+        self._idle.pop(connection, None)
+
+    def refused(self, reason: str, message: str, client: Any) -> None:
+        self.count(f"http.refused.{reason}")
+        self._log.warning("HTTP request refused: %s (from %s)", message, client[0] if client else "unknown", key=reason)
+
+    def _timed_out(self, connection: Any) -> None:
+        self._pending.pop(connection, None)
+        seconds = self.limits.head_seconds
+        connection.refuse(408, "head_timeout", f"The request's head did not arrive within {seconds:g} s.")
+
+    def _evict_one(self, why: str, total: int) -> bool:
+        oldest = next(iter(self._pending), None) or next(iter(self._idle), None)
+        if oldest is None:
+            return False
+        self._evict(oldest, why, total, self.limits.connections)
+        return True
+
+    def _evict(self, connection: Any, why: str, actual: int, limit: int) -> None:
+        self.served(connection)
+        self.count(f"http.evicted.{why}")
+        self._log.warning(
+            "The oldest waiting HTTP connection was closed: %d connections (%s), %d are allowed",
+            actual,
+            why,
+            limit,
+            key=("evicted", why),
+        )
+        connection.transport.close()
+
+
+_Any: Any = object  # the attributes below are those of uvicorn's classes, which come later in the order of resolution
+
+
+class _Limited(_Any):  # type: ignore[misc]
+    """The limits for one of uvicorn's HTTP classes."""
+
+    gate: Gate  # set by `install`
+    slot: Any = None  # of the gate's wheel
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._limits = self.gate.limits
+        self._has_sent = False  # the client has sent something
+        self._is_refused = False
+        self._dropped = 0  # bytes after the refusal
+
+    # -- uvicorn's methods ---------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.gate.opened(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.gate.served(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_refused:
+            self._dropped += len(data)
+            if self._dropped > LINGER_BYTES:
+                self.transport.abort()
+            return
+        self._has_sent = True
+        if self.gate.is_idle(self):
+            self.gate.pending(self)
+        super().data_received(data)
+
+    def handle_websocket_upgrade(self, *arguments: Any) -> None:
+        self.gate.served(self)
+        super().handle_websocket_upgrade(*arguments)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.timeout_keep_alive_task is None or self.transport.is_closing():
+            return
+        if self.cycle.more_body:  # the rest of the body is read and dropped, for a while
+            self.gate.pending(self)
+        else:
+            self.gate.idle(self)
+
+    def send_400_response(self, msg: str) -> None:
+        """uvicorn calls it in the handler of the parser's exception."""
+        refusal = _refusal(sys.exc_info()[1]) or RequestRefused(400, "invalid", msg)
+        self.refuse(refusal.status, refusal.reason, str(refusal))
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def refuse(self, status: int, reason: str, message: str) -> None:
+        """Answer with `status` and close. There is no answer if the client has sent nothing, or if an earlier request
+        or its response is not complete.
+        """
+        if self._is_refused or self.transport.is_closing():
+            return
+        self.gate.refused(reason, message, self.client)
+        is_busy = self.cycle is not None and (self.cycle.more_body or not self.cycle.response_complete)
+        if (self._has_sent and not is_busy) or status == 503:
+            self._end(status, message)
+        else:
+            self._is_refused = True
+            self.gate.served(self)
+            self.transport.abort()
+
+    def _end(self, status: int, message: str) -> None:
+        """The client may still be sending, and a close with unread bytes would reset the connection before it reads
+        the answer. So only the sending half is closed, and the rest is read and dropped, for LINGER_S.
+        """
+        self._is_refused = True
+        self.gate.served(self)
+        self._unset_keepalive_if_required()
+        body = message.encode()
+        head = b"content-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        self.transport.write(STATUS_LINES[status] + head + body)
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self.loop.call_later(LINGER_S, self.transport.abort)
+        else:
+            self.transport.close()
+
+
+def _refusal(error: BaseException | None) -> RequestRefused | None:
+    """The refusal behind a parser's exception."""
+    while error is not None:
+        if isinstance(error, RequestRefused):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _check_line(line_bytes: int, limits: HttpLimits) -> None:
+    if line_bytes > limits.line_bytes:
+        raise RequestRefused(
+            414,
+            "line_bytes",
+            f"The request line has at least {line_bytes} bytes; {limits.line_bytes} are allowed.",
+        )
+
+
+def _check_headers(headers: int, limits: HttpLimits) -> None:
+    if headers > limits.headers:
+        raise RequestRefused(
+            431, "headers", f"The request has at least {headers} headers; {limits.headers} are allowed."
+        )
+
+
+def _head_too_large(head_bytes: int, limits: HttpLimits) -> RequestRefused:
+    return RequestRefused(
+        431,
+        "head_bytes",
+        f"The request's head has at least {head_bytes} bytes; {limits.head_bytes} are allowed.",
+    )
+
+
+# -- uvicorn's two parsers ---------------------------------------------------------------------------------------------
+
+
+class LimitedHttpTools(_Limited, HttpToolsProtocol):
+    """httptools calls a method for the URL, each header and the body, and buffers incomplete ones itself. So the bytes
+    of a head are counted by chunk: those since the last message, or since the last byte of a body.
+    """
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._head_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        self._head_bytes += len(data)
+        super().data_received(data)
+        if self._head_bytes > self._limits.head_bytes and not self._is_refused and not self.transport.is_closing():
+            error = _head_too_large(self._head_bytes, self._limits)
+            self.refuse(error.status, error.reason, str(error))
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        _check_line(len(self.url), self._limits)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        _check_headers(len(self.headers), self._limits)
+
+    def on_headers_complete(self) -> None:
+        if self._head_bytes > self._limits.head_bytes:  # the chunk may hold a part of the body
+            exact = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if exact > self._limits.head_bytes:
+                raise _head_too_large(exact, self._limits)
+        self._head_bytes = 0
+        self.gate.served(self)
+        super().on_headers_complete()
+        if len(self.pipeline) > MAX_PIPELINED:
+            raise RequestRefused(
+                400, "pipelined", f"{len(self.pipeline)} requests are pipelined; {MAX_PIPELINED} are allowed."
+            )
+
+    def on_body(self, body: bytes) -> None:
+        self._head_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._head_bytes = 0
+        super().on_message_complete()
+
+
+class LimitedH11(_Limited, H11Protocol):
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.conn = _LimitedConnection(self._limits, weakref.WeakMethod(self._head_complete))
+
+    def _head_complete(self) -> None:
+        self.gate.served(self)
+
+    def handle_events(self) -> None:
+        try:
+            super().handle_events()
+        except RequestRefused as refused:
+            self.refuse(refused.status, refused.reason, str(refused))
+
+
+class _LimitedConnection(h11.Connection):
+    """h11 limits the bytes of an incomplete head itself; here a complete one is checked."""
+
+    def __init__(self, limits: HttpLimits, head_complete: weakref.WeakMethod[Callable[[], None]]) -> None:
+        super().__init__(h11.SERVER, limits.head_bytes)
+        self._limits = limits
+        self._head_complete = head_complete
+
+    def next_event(self) -> Any:
+        try:
+            event = super().next_event()
+        except h11.RemoteProtocolError as error:
+            if error.error_status_hint == 431:
+                raise _head_too_large(len(self._receive_buffer), self._limits) from error
+            raise
+        if isinstance(event, h11.Request):
+            _check_line(len(event.target), self._limits)
+            _check_headers(len(event.headers), self._limits)
+            exact = len(event.target) + sum(len(name) + len(value) + 4 for name, value in event.headers)
+            if exact > self._limits.head_bytes:
+                raise _head_too_large(exact, self._limits)
+            complete = self._head_complete()
+            if complete is not None:
+                complete()
+        return event
+
+
+class _QuietWarnings(logging.Filter):
+    """uvicorn logs these for each request. The first one is logged here, with its reason and its client."""
+
+    REFUSED = "Invalid HTTP request received."
+    THROTTLED = ("Unsupported upgrade request.",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._log = LogThrottle(logger)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.msg in self.THROTTLED:
+            self._log.warning("%s", record.msg, key=record.msg)
+        return record.msg != self.REFUSED and record.msg not in self.THROTTLED
+
+
+LIMITED: Final[dict[Any, type[_Limited]]] = {H11Protocol: LimitedH11, HttpToolsProtocol: LimitedHttpTools}
+
+
+def install(config: Any, limits: HttpLimits, count: Callable[[str], None]) -> bool:
+    """Make the connections that uvicorn accepts from now on obey `limits`. `config`: uvicorn's, loaded.
+
+    False: the HTTP class is none of LIMITED, and has no limits.
+    """
+    base = config.http_protocol_class
+    limited = base.__base__ if issubclass(base, _Limited) else LIMITED.get(base)
+    if limited is None:
+        logger.warning("The HTTP class %s.%s has no limits of Fanfare's", base.__module__, base.__qualname__)
+        return False
+    uvicorn_logger = logging.getLogger("uvicorn.error")
+    if not any(isinstance(one, _QuietWarnings) for one in uvicorn_logger.filters):
+        uvicorn_logger.addFilter(_QuietWarnings())
+    gate = Gate(limits.within_descriptors(), count)
+    config.http_protocol_class = type(limited.__name__, (limited,), {"gate": gate})
+    return True
