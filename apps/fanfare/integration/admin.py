@@ -48,7 +48,7 @@ class OutboxEventAdmin(Base):
         return False
 
     def has_retry_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("realtime.change_outboxevent")
+        return request.user.has_perm("fanfare.change_outboxevent")
 
     @admin.display(ordering="failed_at")
     def state(self, event: models.OutboxEvent) -> str:

@@ -1,4 +1,4 @@
-"""Who is connected, in the whole deployment, from any process of the project: a view, a task, a shell.
+"""Members, subscribers and signed-in users of the whole deployment, in any process of the project: a view, a task.
 
     from fanfare import presence
 

@@ -31,7 +31,7 @@ pattern matches cannot be joined. What a rule may return:
 | anything else    | InvalidAnswer   | InvalidAnswer                                                          |
 
 Raising `PermissionDenied`, `Http404` or a model's `DoesNotExist` refuses. Other values are refused even if they are
-true, so that a forgotten `.exists()` admits no one.
+true, so that a forgotten `.exists()` does not admit every visitor.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""Users: their ids in the protocol, the members of presence channels, and who a page signs in as.
+"""Users: their ids in the protocol, the members of presence channels, and the sign-in of a page.
 
 The protocol knows a user by a string. For a Django user that is the primary key: `str(user.pk)`.
 
-`/pusher/user-auth` signs who a visitor is when a page calls `pusher.signin()`: by default the signed-in Django user
-with the info `{"name": str(user)}`. A function with the decorator `@user_data`, in the `channels` module of any app,
-replaces that default. What it may return:
+`/pusher/user-auth` signs the id and the info of a visitor when a page calls `pusher.signin()`: by default those of the
+Django user of the session, with the info `{"name": str(user)}`. A function with the decorator `@user_data`, in the
+`channels` module of any app, replaces that default. What it may return:
 
 | returned value   | the visitor signs in as                                                       |
 |------------------|-------------------------------------------------------------------------------|
-| `False`, `None`  | nobody: the request gets 403                                                  |
+| `False`, `None`  | the request gets 403                                                          |
 | `True`           | the Django user, with the info `{"name": str(user)}`                          |
 | a `dict`         | the Django user, with this info                                               |
 | a `UserData`     | the user that it describes, with or without an account                        |
@@ -59,7 +59,7 @@ class Member:
     id are one member. `info`: a dict that all members of the channel see, None for none. Id and info together have at
     most 2,048 bytes of JSON (`max_member_bytes`). `presence.members()` returns the id as a str.
 
-    Use it for visitors without an account, or to join as someone other than the signed-in user.
+    Use it for visitors without an account, or to join under another id than that of the signed-in user.
     """
 
     id: User
@@ -279,7 +279,7 @@ def _token_user(request: HttpRequest) -> Any:
     try:
         user = Request(request, authenticators=authenticators).user
     except exceptions.APIException as error:
-        # Not an error of its own: a browser repeats the Basic credentials of a site that asks everyone for them.
+        # Not an error of its own: a browser repeats the Basic credentials that a staging site asks for.
         logger.info("REST framework does not accept the Authorization header: %s", error)
         return None
     return user if user is not None and user.is_authenticated else None

@@ -40,6 +40,7 @@ from fanfare.protocol import names, refusals, signatures
 logger = logging.getLogger("fanfare.integration.auth")
 
 _FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
+_FORM_HINT = "pusher-js sends socket_id and, for a channel, channel_name as a form."
 _CSRF_HINT = "Give pusher-js headersProvider: () => ({'X-CSRFToken': token}), beside the endpoint."
 
 
@@ -75,7 +76,7 @@ def _endpoint(sign: Callable[[HttpRequest], dict[str, str]]) -> cors.View:
         except (errors.NoApplication, errors.NoMasterKey) as error:
             return _refusal(503, error.code, str(error))
         except OperationalError as error:
-            # Away, or its pool is used up: a page may try again, and a trace for each visitor helps nobody.
+            # Away, or its pool is used up: a page may try again, and a trace for each visitor would fill the log.
             logger.error("The database could not be asked who may join: %s", error)  # noqa: TRY400
             return _refusal(503, "database_unavailable", str(error))
         except errors.RuleError as error:
@@ -91,6 +92,8 @@ def auth(request: HttpRequest) -> dict[str, str]:
     """Ask the channel's rule and sign its answer."""
     socket_id = _socket_id(request)
     channel = request.POST.get("channel_name", "")
+    if not channel:
+        raise errors.MalformedRequest("channel_name", f"The form has no channel_name. {_FORM_HINT}")
     application = target.fetch_default()  # read anew: a secret that was rotated a second ago must not sign
     try:
         names.check_channel(channel, application.limits.max_channel_name)
@@ -124,8 +127,10 @@ def _socket_id(request: HttpRequest) -> str:
     if request.content_type not in _FORM_TYPES:
         raise errors.MalformedRequest("content_type", f"Send a form; this is {request.content_type or 'of no type'}.")
     socket_id = request.POST.get("socket_id", "")
+    if not socket_id:
+        raise errors.MalformedRequest("socket_id", f"The form has no socket_id. {_FORM_HINT}")
     if not names.is_valid_socket_id(socket_id):
-        raise errors.MalformedRequest("socket_id", "socket_id is missing or malformed; one looks like 1234.5678.")
+        raise errors.MalformedRequest("socket_id", f"socket_id is {socket_id[:40]!r}; one looks like 1234.5678.")
     return socket_id
 
 

@@ -159,6 +159,29 @@ def test_exception_in_a_rule_is_a_500(client: Client) -> None:
     assert ask(client, "private-a").status_code == 500
 
 
+def test_missing_channel_name_is_named(client: Client, debug: None) -> None:
+    response = client.post("/pusher/auth", {"socket_id": SOCKET})
+    assert code(response) == (400, "channel_name")
+    assert "has no channel_name" in response.content.decode()
+
+
+@pytest.mark.parametrize("path", ["/pusher/auth", "/pusher/user-auth"])
+def test_missing_socket_id_is_named(client: Client, debug: None, path: str) -> None:
+    response = client.post(path, {"channel_name": "private-a"})
+    assert code(response) == (400, "socket_id")
+    assert "has no socket_id" in response.content.decode()
+
+
+def test_queryset_does_not_admit_and_exists_is_named(client: Client, debug: None, ann: User) -> None:
+    @channel("private-a")
+    def rule(user: Any) -> Any:
+        return User.objects.filter(pk=user.pk)
+
+    response = ask(client, "private-a")
+    assert code(response) == (403, "invalid_answer")
+    assert ".exists()" in response.content.decode()
+
+
 @pytest.mark.parametrize("answer", [1, "yes", [1], {"name": "Ann"}, Member(1)])
 def test_true_object_does_not_admit_to_a_private_channel(
     client: Client, debug: None, ann: User, answer: Any, caplog: pytest.LogCaptureFixture

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import datetime as dt
+import decimal
 import json
 import logging
+from collections.abc import Iterator
 from typing import Any
 
+import django
 import pytest
 from asgiref.sync import sync_to_async
+from django import db
 from django.contrib.auth.models import Group, Permission, User
 from django.contrib.contenttypes.models import ContentType
 from django.core import serializers
 from django.db import transaction
+from django.db.models import F, functions
 
 from fanfare import errors
 from fanfare.applications import models
@@ -152,6 +158,147 @@ def test_save_with_update_fields_publishes_only_relevant_changes(
     assert bool(log.events) is told
 
 
+# -- values that only the database knows -------------------------------------------------------------------------------
+
+
+class Item(db.models.Model):
+    """A table of this module's tests. `doubled` is computed by the database."""
+
+    views = db.models.IntegerField(default=0)
+    price = db.models.DecimalField(max_digits=9, decimal_places=2, default=decimal.Decimal(0))
+    text = db.models.CharField(max_length=20, default="")
+    day = db.models.DateField(null=True)
+    at = db.models.DateTimeField(null=True)
+    photo = db.models.FileField(null=True)
+    parent = db.models.ForeignKey("self", db.models.CASCADE, null=True)
+    doubled = db.models.GeneratedField(
+        expression=db.models.F("views") * 2, output_field=db.models.IntegerField(), db_persist=True
+    )
+
+    class Meta:
+        app_label = "demo"
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@pytest.fixture
+def items(application: models.Application) -> Iterator[None]:
+    target.application()  # cached, so that the tests count queries of the broadcast only
+    with db.connection.schema_editor() as editor:
+        editor.create_model(Item)
+    yield
+    with db.connection.schema_editor() as editor:
+        editor.delete_model(Item)
+
+
+@pytest.mark.usefixtures("items")
+class TestValues:
+    def test_expression_is_published_as_its_value_with_one_query(
+        self, log: recording.Recording, broadcast: broadcasts.Broadcast, django_assert_num_queries: Any
+    ) -> None:
+        item = Item.objects.create(views=1, text="a")
+        broadcast(Item, channels=["items"], fields=["id", "views", "text"])
+        item.views = F("views") + 1
+        item.text = functions.Upper(db.models.Value("b"))
+        expected = 1 if django.VERSION >= (6, 0) else 2  # the update, and a read of both columns
+        with django_assert_num_queries(expected):
+            item.save()
+        assert said(log) == [("items", "item.updated", {"id": item.pk, "views": 2, "text": "B"})]
+        if django.VERSION < (6, 0):
+            assert hasattr(item.views, "resolve_expression")  # the instance is left as Django leaves it
+
+    def test_ordinary_values_cost_no_query(
+        self, broadcast: broadcasts.Broadcast, django_assert_num_queries: Any
+    ) -> None:
+        broadcast(Item, channels=lambda item: [f"items-{item.views}"], fields=["id", "views", "price", "day"])
+        item = Item()
+        with django_assert_num_queries(1):
+            item.save()
+        item.views = 3
+        with django_assert_num_queries(1):
+            item.save()
+        with django_assert_num_queries(1):
+            item.save(update_fields=["views"])
+
+    def test_expression_that_is_not_published_costs_no_query(
+        self, broadcast: broadcasts.Broadcast, django_assert_num_queries: Any
+    ) -> None:
+        item = Item.objects.create()
+        broadcast(Item, channels=["items"], fields=["id", "text"])
+        item.views = F("views") + 1
+        with django_assert_num_queries(1):
+            item.save()
+
+    def test_hook_and_channels_read_the_stored_value(
+        self, log: recording.Recording, broadcast: broadcasts.Broadcast, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(
+            Item, "__realtime__", lambda item: {"views": item.views, "twice": item.doubled}, raising=False
+        )
+        item = Item.objects.create(views=1)
+        broadcast(Item, channels=lambda item: [f"items-{item.views}"])
+        item.views = F("views") + 1
+        item.save()
+        assert said(log) == [("items-2", "item.updated", {"views": 2, "twice": 4})]
+
+    def test_generated_column_has_its_new_value(
+        self, log: recording.Recording, broadcast: broadcasts.Broadcast
+    ) -> None:
+        broadcast(Item, channels=["items"], fields=["doubled"])
+        item = Item.objects.create(views=1)
+        item.views = 5
+        item.save()
+        assert [data["doubled"] for _, _, data in said(log)] == [2, 10]
+
+    def test_deferred_columns_are_read_in_one_query(
+        self, log: recording.Recording, broadcast: broadcasts.Broadcast, django_assert_num_queries: Any
+    ) -> None:
+        pk = Item.objects.create(views=7, text="a").pk
+        broadcast(Item, channels=["items"], fields=["day", "views", "text"])
+        item = Item.objects.only("id", "day").get(pk=pk)
+        item.day = dt.date(2026, 1, 2)
+        with django_assert_num_queries(2):
+            item.save()
+        assert said(log) == [("items", "item.updated", {"day": "2026-01-02", "views": 7, "text": "a"})]
+
+    def test_deletion_with_an_unsaved_expression_publishes_null(
+        self, log: recording.Recording, broadcast: broadcasts.Broadcast
+    ) -> None:
+        broadcast(Item, channels=["items"], fields=["text", "views"], events=["deleted"])
+        item = Item.objects.create(text="a")
+        item.views = F("views") + 1
+        item.delete()
+        assert said(log) == [("items", "item.deleted", {"text": "a", "views": None})]
+
+    def test_values_are_those_of_a_reload(self, log: recording.Recording, broadcast: broadcasts.Broadcast) -> None:
+        fields = ["views", "price", "text", "day", "at", "photo", "parent"]
+        broadcast(Item, channels=["items"], fields=fields)
+        parent = Item.objects.create()
+        plus_two = dt.timezone(dt.timedelta(hours=2))
+        item = Item.objects.create(
+            views="3",
+            price="0.1",
+            text=5,
+            day="2026-01-02",
+            at=dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=plus_two),
+            photo="a.png",
+            parent_id=str(parent.pk),
+        )
+        broadcast.updated([Item.objects.get(pk=item.pk)])
+        _, created, reloaded = said(log)
+        assert created[2] == reloaded[2]
+        assert created[2] == {
+            "views": 3,
+            "price": "0.10",
+            "text": "5",
+            "day": "2026-01-02",
+            "at": "2026-01-02T01:04:05Z",
+            "photo": "a.png",
+            "parent": parent.pk,
+        }
+
+
 # -- What Django does not tell -----------------------------------------------------------------------------------------
 
 
@@ -230,6 +377,31 @@ def test_invalid_channel_of_a_declaration_is_raised_by_the_save(
         Group.objects.create(name="cooks")
     assert not Group.objects.exists()
     assert log.events == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((dict,), {"fields": ["id"]}, r"a model class, not <class 'dict'>: write broadcast\(Order"),
+        ((Group(name="a"),), {"fields": ["name"]}, "not the instance <Group: a>"),
+        (("auth.Group",), {"fields": ["name"]}, "not 'auth.Group'"),
+        ((Group,), {"channels": None}, r"needs `channels`: write broadcast\(Group, channels="),
+        ((), {"channels": None}, r"over the class @broadcast\(channels="),
+        ((Group,), {"fields": "name"}, r"`fields` is the str 'name'; write fields=\['name'\]"),
+        ((Group,), {"fields": ["name"], "events": "created"}, r"write events=\['created'\]"),
+        ((User,), {"fields": ["groups__name"]}, "needs a property of the model"),
+    ],
+)
+def test_wrong_call_is_refused_with_the_line_to_write(
+    broadcast: broadcasts.Broadcast, arguments: tuple[Any, ...], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(errors.InvalidBroadcast, match=message):
+        broadcast(*arguments, **{"channels": ["a"], **options})
+
+
+def test_single_object_is_refused_with_the_line_to_write(broadcast: broadcasts.Broadcast) -> None:
+    with pytest.raises(errors.InvalidBroadcast, match=r"write broadcast\.updated\(\[instance\]\)"):
+        broadcast.updated(Group(name="a"))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

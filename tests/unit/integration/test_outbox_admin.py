@@ -86,3 +86,12 @@ def test_who_may_only_look_cannot_send_again(viewer: Client, failed: models.Outb
     viewer.post(reverse(LIST), {"action": "retry", "_selected_action": [failed.pk]})
     failed.refresh_from_db()
     assert failed.failed_at is not None
+
+
+def test_permission_to_change_outbox_events_is_enough_to_send_them_again(
+    viewer: Client, failed: models.OutboxEvent
+) -> None:
+    User.objects.get(username="viewer").user_permissions.add(Permission.objects.get(codename="change_outboxevent"))
+    viewer.post(reverse(LIST), {"action": "retry", "_selected_action": [failed.pk]})
+    failed.refresh_from_db()
+    assert failed.failed_at is None

@@ -108,6 +108,20 @@ def test_function_with_other_parameters_is_refused_at_import(registered: rules.R
         channel("private-orders-{order_id:int}")(function)
 
 
+def test_decorator_without_parentheses_is_refused_with_the_line_to_write() -> None:
+    def may_join(user: Any) -> bool:
+        return True
+
+    for wrong in (may_join, None, ["private-a", "private-b"]):
+        with pytest.raises(errors.InvalidPattern, match=r'write @channel\("private-.*"\) above def may_join'):
+            channel(wrong)  # type: ignore[arg-type]
+
+
+def test_missing_parameter_is_named_with_the_line_to_write(registered: rules.RuleSet) -> None:
+    with pytest.raises(errors.InvalidRule, match=r"write def no_parameter\(user, order_id\)"):
+        channel("private-orders-{order_id:int}")(no_parameter)
+
+
 def test_function_with_keyword_parameters_is_accepted(registered: rules.RuleSet) -> None:
     @channel("private-orders-{order_id:int}")
     def rule(user: Any, **parameters: Any) -> bool:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import datetime as dt
+import urllib.request
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
+from asgiref.sync import sync_to_async
+from django.contrib.auth.models import Group, User
 from django.db import transaction
-from django.test import SimpleTestCase, TestCase, TransactionTestCase
+from django.http import HttpRequest, HttpResponse
+from django.test import LiveServerTestCase, SimpleTestCase, TestCase, TransactionTestCase, override_settings
+from django.urls import path
+from django.views.decorators.csrf import csrf_exempt
 
 from fanfare import apublish, errors, history, presence, publish
 from fanfare.engine import current
+from fanfare.integration import broadcasts
 from fanfare.testing import Event, captured_events
 
 
@@ -19,6 +25,26 @@ def place_order(*, outbox: bool | None = None) -> None:
     """Some code of a project."""
     with transaction.atomic():
         publish("orders", "created", {"id": 1, "on": dt.date(2026, 1, 2)}, outbox=outbox)
+
+
+def undone() -> None:
+    with transaction.atomic():
+        publish("orders", "undone", 1)
+        _ = 1 / 0
+
+
+def sync_view(request: HttpRequest) -> HttpResponse:
+    place_order()
+    return HttpResponse()
+
+
+async def async_view(request: HttpRequest) -> HttpResponse:
+    await apublish("orders", "created", 1)
+    return HttpResponse()
+
+
+class Urls:
+    urlpatterns = (path("sync/", csrf_exempt(sync_view)), path("async/", csrf_exempt(async_view)))
 
 
 class InATestCase(TestCase):
@@ -83,8 +109,38 @@ class InATestCase(TestCase):
         assert events[0].name == "created"
         assert len(events[:1]) == 1
 
+    async def test_async_method_captures_events_of_publish_and_apublish(self) -> None:
+        """Its database calls run in the thread of the TestCase, and the method itself in another one."""
+        with captured_events() as events:
+            await sync_to_async(place_order)()
+            await apublish("orders", "shipped", 1)
+            self.assertEqual(events.names, ["created", "shipped"])
+            with self.assertRaises(ZeroDivisionError):
+                await sync_to_async(undone)()
+        self.assertEqual(events.names, ["created", "shipped"])
+
+    async def test_async_client_captures_events_of_views(self) -> None:
+        with self.settings(ROOT_URLCONF=Urls), captured_events() as events:
+            for path in ("/sync/", "/async/"):
+                self.assertEqual((await self.async_client.post(path)).status_code, 200)
+            self.assertEqual(events.names, ["created", "created"])
+
+    async def test_async_signals_of_models_are_captured(self) -> None:
+        broadcast = broadcasts.Broadcast()
+        broadcast(Group, channels=["groups"], fields=["name"])
+        with captured_events() as events:
+            await Group.objects.acreate(name="cooks")
+        self.assertEqual(events.names, ["group.created"])
+        del broadcast
+
 
 class InATransactionTestCase(TransactionTestCase):
+    async def test_async_method_captures_events(self) -> None:
+        with captured_events() as events:
+            await sync_to_async(place_order)()
+            await apublish("orders", "shipped", 1)
+        self.assertEqual(events.names, ["created", "shipped"])
+
     def test_committed_events_are_there(self) -> None:
         with captured_events() as events:
             with transaction.atomic():
@@ -92,6 +148,16 @@ class InATransactionTestCase(TransactionTestCase):
                 assert len(events) == 0
             assert events.names == ["created"]
         assert events.names == ["created"]
+
+
+@override_settings(ROOT_URLCONF=Urls)
+class WithALiveServer(LiveServerTestCase):
+    def test_events_of_the_servers_thread_are_captured(self) -> None:
+        with captured_events() as events:
+            for path in ("/sync/", "/async/"):
+                with urllib.request.urlopen(f"{self.live_server_url}{path}", b"", timeout=10) as response:
+                    self.assertEqual(response.status, 200)
+            self.assertEqual(events.names, ["created", "created"])
 
 
 class WithoutADatabase(SimpleTestCase):

@@ -4,9 +4,10 @@ import time
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 
-from fanfare import errors, sse_token
+from fanfare import UserData, errors, sse_token
 from fanfare.applications import models
 from fanfare.sse import tokens
 
@@ -34,6 +35,18 @@ def test_app_argument_selects_the_secret(application: models.Application) -> Non
 def test_invalid_channels_are_refused(application: models.Application, channels: Any) -> None:
     with pytest.raises(errors.InvalidName):
         sse_token(channels)
+
+
+@pytest.mark.parametrize("channel", ["presence-x", "presence-*"])
+def test_presence_channel_is_refused_with_the_reason(application: models.Application, channel: str) -> None:
+    with pytest.raises(errors.InvalidName, match=r"Event streams carry none.*'private-"):
+        sse_token([channel])
+
+
+@pytest.mark.parametrize("user", [User(pk=42), 42, "42", UserData("42")])
+def test_user_may_be_given_in_every_form(application: models.Application, user: Any) -> None:
+    grant = tokens.verify(sse_token("private-a", user_id=user), (application.secret,), time.time())
+    assert grant.user_id == "42"
 
 
 def test_token_without_a_lifetime_is_refused(application: models.Application) -> None:

@@ -132,6 +132,14 @@ def test_invalid_user_data_is_refused_with_the_reason(client: Client, ann: User,
     assert reason in json.loads(response.content)["error"]
 
 
+def test_decorator_may_have_parentheses(client: Client) -> None:
+    @user_data()
+    def who(user: Any) -> UserData:
+        return UserData("guest-1")
+
+    assert said(ask(client)) == {"id": "guest-1"}
+
+
 def test_second_user_data_function_is_refused() -> None:
     @user_data
     def who(user: Any) -> bool:
