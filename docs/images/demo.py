@@ -1,8 +1,8 @@
-"""Takes docs/images/demo.png: two visitors in the demo's room of a server that runs (`make run`).
+"""Take the picture docs/images/demo.png: two visitors in the demo room of a running server (`make run`).
 
     .venv/bin/python docs/images/demo.py http://127.0.0.1:8000/
 
-Needs Chromium, and the packages that `make test` installs. The picture is made smaller by pngquant where there is one.
+Needs Chromium and the packages of `make test`. Compresses the picture with pngquant if it is installed.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
 PICTURE = Path(__file__).with_name("demo.png")
 WINDOW: ViewportSize = {"width": 660, "height": 640}
-SCALE = 1.5  # sharp on a dense screen, and still a small file
-MOST_BYTES = 300_000  # a README should open at once
+SCALE = 1.5  # sharp on a high-density screen, in a small file
+MOST_BYTES = 300_000  # so that the README loads quickly
 
 BOTH = """<!doctype html><style>
 body { margin: 0; padding: 24px; display: inline-flex; gap: 24px; background: #d8d2c6 }
@@ -33,7 +33,7 @@ def main(address: str) -> None:
         first, second = visitor(browser, address), visitor(browser, address)
         say(first, "Is the new build out?")
         say(second, "Yes, since a minute ago.")
-        say(first, "Then I stop refreshing the page.")
+        say(first, "Great, no more refreshing the page.")
         second.locator("#messages li").nth(2).wait_for()
         second.locator("#text").press_sequentially("Good, I will te")
         first.locator("#typing", has_text="is typing").wait_for()

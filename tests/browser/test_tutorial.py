@@ -1,8 +1,8 @@
-"""The tutorial, as a newcomer follows it: its commands and files in its order, from an empty folder to a live page.
+"""Follow the tutorial: run its commands and write its files in order, from an empty folder to a live page.
 
-What is done otherwise than by a person at a terminal. The clone is a copy of the working tree: what git knows, and what
-it does not ignore. The packages are not downloaded again: `.venv` is there already and borrows those of the test, so
-`make run` finds nothing to install. The servers listen on a free port, by `FANFARE_PORT` and gunicorn's own variable.
+Three things differ from a person at a terminal. The clone is a copy of the working tree without ignored files. The
+packages are not downloaded: `.venv` exists and uses those of the test, so `make run` has nothing to install. The
+servers listen on a free port, set by `FANFARE_PORT` and gunicorn's own variable.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ TUTORIAL = pages.ROOT / "docs/tutorial/first-steps.md"
 COMMAND_S = 60.0
 START_S = 60.0  # `make run` migrates the database, hashes a password and starts a server with a reloader
 STOP_S = 20.0
-AFTER_A_RESTART_MS = 60_000  # pusher-js waits for 15 s after an attempt that found nobody, and the machine is busy
-QUICK_MS = 3_000  # for what takes milliseconds on a quiet machine
+AFTER_A_RESTART_MS = 60_000  # pusher-js waits 15 s after a refused attempt, and the machine may be busy
+QUICK_MS = 3_000  # takes milliseconds on an idle machine
 
 BEA = "a-password-for-bea"
 
 
 class Reader:
-    """Somebody in front of two terminals in the folder of the clone: one for the server, one for everything else."""
+    """Runs the steps of the tutorial in a clone, with one process for the server and one for each other command."""
 
     def __init__(self, folder: Path, port: int) -> None:
         self.folder, self.port = folder, port
@@ -58,7 +58,7 @@ class Reader:
         }
 
     def do(self, number: int) -> None:
-        """What stands under the heading with this number. A command that serves goes on serving."""
+        """Run the step with this number. A server command keeps running."""
         mine = [block for heading, block in self._steps if heading.startswith(f"{number}. ")]
         assert mine, f"the tutorial has no step {number}"
         self._steps = [step for step in self._steps if step[1] not in mine]
@@ -71,25 +71,25 @@ class Reader:
 
     @property
     def left(self) -> list[str]:
-        """The headings of what was not done."""
+        """The headings of the steps that were not run."""
         return [heading for heading, _ in self._steps]
 
     def url(self, path: str) -> str:
-        """As the page has it, on this reader's port."""
+        """A URL of the tutorial with this reader's port."""
         address = f"http://127.0.0.1:8000{path}"
         assert f"`{address}`" in TUTORIAL.read_text(encoding="utf-8"), f"the tutorial does not name {address}"
         return address.replace("8000", str(self.port))
 
     def printed(self) -> str:
-        """What the server's terminal shows."""
+        """The output of the server."""
         return self._log.read_text(encoding="utf-8")
 
     def press_ctrl_c(self) -> None:
-        """The terminal tells every process of the group."""
+        """Send SIGINT to every process of the group, as a terminal does."""
         assert self._server is not None
         os.killpg(self._server.pid, signal.SIGINT)
         self._server.wait(STOP_S)
-        waiting.until(lambda: not self._processes(), STOP_S, "the server is gone, and left nobody behind")
+        waiting.until(lambda: not self._processes(), STOP_S, "all processes of the server have ended")
         self._server = None
 
     def leave(self) -> None:
@@ -149,7 +149,7 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
     reader.leave()
 
 
-# What `make run` and `.ci/run` leave in a folder that came without its history, as from an archive.
+# What `make run` and `.ci/run` create in a folder without a git repository, such as an unpacked archive.
 LEFT_BEHIND = shutil.ignore_patterns(".venv", "var", "node_modules", "__pycache__", ".*_cache", ".hypothesis", ".env")
 
 
@@ -165,13 +165,13 @@ def copy_as_git_would(clone: Path) -> None:
         check=True,
     )
     for name in filter(None, listing.stdout.decode().split("\0")):
-        if (pages.ROOT / name).is_file():  # one that is deleted and not yet committed is still listed
+        if (pages.ROOT / name).is_file():  # a deleted but uncommitted file is still listed
             (clone / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(pages.ROOT / name, clone / name)
 
 
 def borrow_packages(clone: Path) -> None:
-    """A `.venv` as `make run` would leave it, whose packages are those of the interpreter that runs this test."""
+    """A `.venv` like that of `make run`, with the packages of the interpreter that runs this test."""
     venv.create(clone / ".venv", symlinks=True)
     python = clone / ".venv/bin/python"
     (own,) = (clone / ".venv/lib").glob("python*/site-packages")
@@ -190,7 +190,7 @@ def borrow_packages(clone: Path) -> None:
 
 
 class Visitor:
-    """A browser with one visitor's cookies. Nothing that its pages do raises an exception."""
+    """A browser context that collects the exceptions of its pages."""
 
     def __init__(self, browser: Browser, reader: Reader) -> None:
         self._reader = reader
@@ -205,7 +205,7 @@ class Visitor:
         return page
 
     def sign_in(self, name: str, password: str) -> Page:
-        """At the board, which sends a stranger to the admin's form and gets a user back."""
+        """Open the board, which redirects to the login form, and sign in there."""
         page = self.open("/board/")
         page.get_by_label("Username").fill(name)
         page.get_by_label("Password").fill(password)
@@ -221,7 +221,7 @@ def card(page: Page, text: str) -> Locator:
     return page.locator("#cards li", has_text=text)
 
 
-def test_whoever_follows_the_tutorial_has_a_live_page(reader: Reader, chromium: Browser) -> None:
+def test_tutorial_leads_to_a_live_page(reader: Reader, chromium: Browser) -> None:
     admin, bea = Visitor(chromium, reader), Visitor(chromium, reader)
 
     reader.do(1)
@@ -260,13 +260,13 @@ def test_whoever_follows_the_tutorial_has_a_live_page(reader: Reader, chromium: 
 
     keep_a_history(admin.open("/admin/"))
     for page in (first, second):
-        waiting.until(lambda page=page: begins_where_the_history_does(page), START_S, "the rule has reached the server")
+        waiting.until(lambda page=page: has_a_position_after_reload(page), START_S, "the rule has reached the server")
         expect(page.locator("#here")).to_have_text("admin")
         expect(card(page, "Hello from a shell")).to_have_count(0)
     reader.press_ctrl_c()
     reader.do(9)
     for page in (first, second):
-        expect(card(page, "Said while no server ran")).to_have_count(1, timeout=AFTER_A_RESTART_MS)
+        expect(card(page, "Published while no server ran")).to_have_count(1, timeout=AFTER_A_RESTART_MS)
         expect(card(page, "A card (admin)")).to_have_count(1)
 
     reader.press_ctrl_c()
@@ -278,19 +278,19 @@ def test_whoever_follows_the_tutorial_has_a_live_page(reader: Reader, chromium: 
 
 
 def keep_a_history(page: Page) -> None:
-    """What step 9 has its reader do in the admin."""
+    """The steps in the admin of section 9."""
     page.get_by_role("link", name="Applications", exact=True).last.click()
     page.get_by_role("link", name="First application").click()
     page.get_by_role("button", name="Add another Channel rule").click()
-    rule = page.locator("#rules-1")  # after the demo's
+    rule = page.locator("#rules-1")  # the first one is the demo's
     rule.get_by_label("Pattern").fill("presence-board")
     rule.get_by_label("History size").fill("100")
     page.get_by_role("button", name="Save", exact=True).click()
     expect(page.locator(".messagelist")).to_contain_text("changed successfully")
 
 
-def begins_where_the_history_does(page: Page) -> bool:
-    """After a reload, as a person makes it; one that is quicker than the news of the rule is made again."""
+def has_a_position_after_reload(page: Page) -> bool:
+    """Reload the page. It has no position if the reload was faster than the new rule; then reload again."""
     page.reload()
     try:
         page.wait_for_function("'presence-board' in fanfareResume.positions()", timeout=QUICK_MS)

@@ -27,7 +27,7 @@ MESSAGES = "/demo/messages/"
 
 @pytest.mark.usefixtures("events")
 class TestThePage:
-    def test_has_what_its_client_needs_and_no_secret(self, client: Client) -> None:
+    def test_contains_the_key_and_guest_but_no_secret(self, client: Client) -> None:
         response = client.get(ANN)
         assert response.status_code == 200
         assert "no-store" in response.headers["Cache-Control"]
@@ -38,7 +38,7 @@ class TestThePage:
         assert "secret" not in page
         assert "Amber Harp" in page
 
-    def test_has_no_script_or_style_of_its_own_for_a_policy_to_forbid(self, client: Client) -> None:
+    def test_has_no_inline_script_or_style(self, client: Client) -> None:
         page = client.get(ANN).content.decode()
         assert "style=" not in page
         assert "<style" not in page
@@ -46,8 +46,8 @@ class TestThePage:
         assert scripts
         assert all('type="application/json"' in script or " src=" in script.partition(">")[0] for script in scripts)
 
-    @pytest.mark.parametrize("address", [ROOM, "/demo/?guest=", "/demo/?guest=somebody", "/demo/?guest=Amber Harp"])
-    def test_gives_a_name_to_who_has_none(self, client: Client, address: str) -> None:
+    @pytest.mark.parametrize("address", [ROOM, "/demo/?guest=", "/demo/?guest=unknown", "/demo/?guest=Amber Harp"])
+    def test_redirects_to_a_guest_name_without_a_valid_one(self, client: Client, address: str) -> None:
         response = client.get(address)
         assert response.status_code == 302
         path, _, guest = response.headers["Location"].partition("?guest=")
@@ -55,18 +55,18 @@ class TestThePage:
         assert guest in channels.GUESTS
         assert channels.GUESTS[guest] in client.get(response.headers["Location"]).content.decode()
 
-    def test_gives_nobody_the_name_of_somebody_who_is_here(
-        self, client: Client, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_chooses_a_guest_name_that_no_member_has(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
         first, *others = channels.GUESTS
         monkeypatch.setattr(presence, "members", lambda channel: [Member(guest) for guest in others])
         assert client.get(ROOM).headers["Location"] == f"{ROOM}?guest={first}"
 
-    def test_gives_a_name_also_where_all_are_taken(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_chooses_a_guest_name_also_if_all_are_taken(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(presence, "members", lambda channel: [Member(guest) for guest in channels.GUESTS])
         assert client.get(ROOM).status_code == 302
 
-    def test_says_that_the_log_cannot_be_read(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_is_a_503_with_the_reason_if_the_log_cannot_be_read(
+        self, client: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         def unavailable(channel: str) -> list[Member]:
             raise EngineUnavailable("The log cannot be read.")
 
@@ -77,7 +77,7 @@ class TestThePage:
 
 
 @pytest.mark.django_db
-def test_without_an_application_the_room_says_how_to_make_one(client: Client) -> None:
+def test_room_without_an_application_names_createapplication(client: Client) -> None:
     target.forget()
     with current.replaced(fakes.Log()):  # type: ignore[arg-type]
         response = client.get(ROOM)
@@ -85,10 +85,10 @@ def test_without_an_application_the_room_says_how_to_make_one(client: Client) ->
     assert b"createapplication" in response.content
 
 
-# -- what is said ------------------------------------------------------------------------------------------------------
+# -- messages ----------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_said_is_published(client: Client, events: testing.Events) -> None:
+def test_message_is_published(client: Client, events: testing.Events) -> None:
     response = client.post(MESSAGES, {"guest": "amber-harp", "text": " Hello "})
     assert (response.status_code, response.content) == (204, b"")
     [event] = events
@@ -101,36 +101,36 @@ def test_what_is_said_is_published(client: Client, events: testing.Events) -> No
     ("text", "reason"),
     [("", "required"), ("   ", "required"), ("x" * 501, "500 characters (it has 501)"), ("a\0b", "Null")],
 )
-def test_what_cannot_be_said_gets_the_reason(client: Client, events: testing.Events, text: str, reason: str) -> None:
+def test_invalid_message_gets_the_reason(client: Client, events: testing.Events, text: str, reason: str) -> None:
     response = client.post(MESSAGES, {"guest": "amber-harp", "text": text})
     assert response.status_code == 400
     assert reason in response.json()["error"]
     assert not events
 
 
-@pytest.mark.parametrize("guest", ["", "somebody"])
-def test_only_guests_may_speak(client: Client, events: testing.Events, guest: str) -> None:
+@pytest.mark.parametrize("guest", ["", "unknown"])
+def test_message_of_an_unknown_guest_is_refused(client: Client, events: testing.Events, guest: str) -> None:
     assert client.post(MESSAGES, {"guest": guest, "text": "Hello"}).status_code == 400
     assert not events
 
 
-# -- who may join ------------------------------------------------------------------------------------------------------
+# -- authorization -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("events")
-def test_a_guest_may_join_and_is_named(client: Client) -> None:
+def test_guest_may_join_with_its_name(client: Client) -> None:
     form = {"socket_id": "1.2", "channel_name": "presence-demo", "guest": "amber-harp"}
     response = client.post("/pusher/auth", form)
     assert json.loads(response.json()["channel_data"]) == {"user_id": "amber-harp", "user_info": {"name": "Amber Harp"}}
-    assert client.post("/pusher/auth", {**form, "guest": "somebody"}).status_code == 403
+    assert client.post("/pusher/auth", {**form, "guest": "unknown"}).status_code == 403
 
 
-def test_there_are_more_names_than_members_of_a_channel() -> None:
+def test_there_are_more_guest_names_than_members_of_a_channel() -> None:
     assert len(channels.GUESTS) > target.IN_TESTS.limits.max_presence_members
 
 
 @pytest.mark.django_db
-def test_the_application_of_setup_keeps_what_is_said_in_the_room() -> None:
+def test_setup_creates_a_history_rule_for_the_room() -> None:
     setup.create_application()
     rule = models.ChannelRule.objects.get()
     assert rule.problems() == {}
@@ -164,7 +164,7 @@ with testing.captured_events():
     ],
     ids=["by default", "turned off", "turned off in debug"],
 )
-def test_the_demo_with_its_rule_and_its_links_is_there_or_not(
+def test_demo_setting_adds_or_removes_page_link_and_rule(
     tmp_path: Path, environment: dict[str, str], expected: bool
 ) -> None:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("FANFARE_", "DJANGO_"))}

@@ -1,4 +1,4 @@
-"""The documentation as tests read it: its pages, their links, and their blocks of code."""
+"""Parse the documentation: its pages, their links and code blocks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[3]
 
-# What is fenced or indented as code has no links, and its text is not prose.
+# Fenced and indented blocks are code: their links and words do not count.
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _STEP = re.compile(
     r"^## (?P<heading>[^\n]+)$|^```(?P<language>\w*)\n(?P<code>.*?)^```$|(?P<commands>(?:^    \S[^\n]*\n)+)",
@@ -22,7 +22,7 @@ _HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 
 
 class Block(NamedTuple):
-    """A fenced block. `file` is the name that stands in a line of its own above it, or that of the block before."""
+    """A code block. `file`: the file name in the line above it, otherwise that of the previous block."""
 
     language: str
     text: str
@@ -48,8 +48,9 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def steps(page: Path) -> Iterator[tuple[str, Block]]:
-    """What a page has its reader do, in its order, each with the heading that it stands under: a fenced block is a file
-    or a change of one, an indented one is commands (its language is `shell`, it has no file)."""
+    """The steps of a page in order, with their headings. A fenced block is a file or a diff; an indented block is
+    commands, with the language `shell` and without a file.
+    """
     text = page.read_text(encoding="utf-8")
     heading = file = ""
     for match in _STEP.finditer(text):
@@ -64,7 +65,7 @@ def steps(page: Path) -> Iterator[tuple[str, Block]]:
 
 
 def apply(file: Path, block: Block) -> None:
-    """Write the file that the block is; or, if it is a diff, add its lines around the one that is there already."""
+    """Write the block to the file. A diff has one existing line, around which its new lines are added."""
     if block.language != "diff":
         file.write_text(block.text, encoding="utf-8")
         return
@@ -80,13 +81,13 @@ def links(page: Path) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """The fragments that a page's headings have where the repository is shown."""
+    """The fragments of a page's headings, as code hosts generate them."""
     headings = _HEADING.findall(_FENCE.sub("", page.read_text(encoding="utf-8")))
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def table(page: Path, heading: str) -> list[list[str]]:
-    """The cells of the first table under a heading, without its head and without code marks."""
+    """The cells of the first table below a heading, without the header row and backticks."""
     section = re.split(r"^#+ ", page.read_text(encoding="utf-8").split(f"# {heading}\n", 1)[1], flags=re.MULTILINE)[0]
     rows = [line for line in section.splitlines() if line.startswith("|")]
     return [[cell.strip().replace("`", "") for cell in row[1:-1].split("|")] for row in rows[2:]]

@@ -1,4 +1,4 @@
-"""Every clause of the protocol has a test that shows it, and the test exists."""
+"""Every clause of the protocol names existing tests."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.unit.docs import pages
 PAGE = pages.ROOT / "docs/reference/protocol-clauses.md"
 TESTS = pages.ROOT / "tests"
 
-# The parts that the protocol's notes have.
+# The parts of the protocol description.
 PARTS = [f"1.{n}" for n in range(1, 14)] + [f"1.14.{n}" for n in range(1, 7)] + [f"1.{n}" for n in range(15, 20)]
 
 TAKEN = re.compile(r"options,|… as above")  # from the server, or from the snippet before
 
-# What makes a client of the vendor's talk to a server of one's own, and to no other.
+# The options with which a vendor client connects to a self-hosted server and to no other.
 OPTIONS = ("cluster", "wsHost", "forceTLS", "enabledTransports")
 
 
@@ -43,7 +43,7 @@ def clauses() -> Iterator[Clause]:
 
 @functools.cache
 def names_of(path: Path) -> frozenset[str]:
-    """The tests of a module as pytest finds them: functions, methods, and cases that hypothesis makes."""
+    """The names of a module's tests: functions, methods, and hypothesis state machines."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
@@ -57,7 +57,7 @@ def test_every_part_of_the_protocol_has_clauses() -> None:
     assert list(dict.fromkeys(clause.part for clause in clauses())) == PARTS
 
 
-def test_every_clause_stands_once_and_has_a_test() -> None:
+def test_clauses_are_unique_and_have_tests() -> None:
     found = list(clauses())
     assert len(found) > 200
     assert [clause for clause in found if not clause.tests] == []
@@ -65,14 +65,14 @@ def test_every_clause_stands_once_and_has_a_test() -> None:
 
 
 @pytest.mark.parametrize("name", sorted({name for clause in clauses() for name in clause.tests}))
-def test_the_test_of_a_clause_exists(name: str) -> None:
+def test_test_of_a_clause_exists(name: str) -> None:
     path, _, test = name.partition("::")
     assert (TESTS / path).is_file(), f"there is no tests/{path}"
     assert test in names_of(TESTS / path), f"tests/{path} has no {test}"
 
 
-def test_every_snippet_for_pusher_js_has_the_options_that_self_hosting_needs() -> None:
-    """All but those that take them from the server, or from the snippet before."""
+def test_pusher_js_snippets_have_the_options_for_self_hosting() -> None:
+    """Except snippets that take the options from the server or the previous snippet."""
     pasted = [(pages.name(page), block.text) for page in pages.all_pages() for block in pages.blocks(page)]
     pasted += [(path.name, shown(path)) for path in (pages.ROOT / "myproject/templates/snippets").glob("*.html")]
     complete = 0
@@ -84,5 +84,5 @@ def test_every_snippet_for_pusher_js_has_the_options_that_self_hosting_needs() -
 
 
 def shown(path: Path) -> str:
-    """The text of a snippet on a page, without its markup."""
+    """The text of a snippet template without markup."""
     return re.sub(r"<[^>]+>", "", path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The files of deploy/ agree with the project and with each other."""
+"""The files in deploy/ are consistent with the project and each other."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def test_unit_and_image_start_the_documented_server() -> None:
     assert SERVER in IMAGE
 
 
-def test_nginx_takes_every_batch_that_the_default_limits_allow() -> None:
+def test_nginx_accepts_every_batch_within_the_default_limits() -> None:
     (megabytes,) = re.findall(r"client_max_body_size (\d+)m;", NGINX)
     assert int(megabytes) * 1024**2 >= operations.batch_body_limit(registry.Limits())
 
 
-def test_nginx_waits_longer_than_a_quiet_client() -> None:
+def test_nginx_timeouts_are_longer_than_the_ping_interval() -> None:
     (activity,) = re.findall(r"FANFARE_ACTIVITY_TIMEOUT=(\d+)", (pages.ROOT / ".env.example").read_text("utf-8"))
-    pong_s = 30  # that pusher-js waits for the answer to its ping
+    pong_s = 30  # pusher-js waits this long for a pong
     for seconds in re.findall(r"proxy_(?:read|send)_timeout (\d+)s;", NGINX):
         assert int(seconds) > int(activity) + pong_s
 
 
-def test_the_image_copies_what_is_there_and_what_the_builder_is_sent() -> None:
+def test_image_copies_existing_files_that_dockerignore_allows() -> None:
     copied = [name for line in re.findall(r"^COPY (.+) \S+$", IMAGE, re.MULTILINE) for name in line.split()]
     sent = (pages.ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert copied
@@ -43,7 +43,7 @@ def test_the_image_copies_what_is_there_and_what_the_builder_is_sent() -> None:
         assert f"!{name}" in sent
 
 
-def test_compose_leaves_the_workers_time_to_stop() -> None:
+def test_compose_grace_period_is_longer_than_the_graceful_timeout() -> None:
     service = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))["services"]["fanfare"]
     (graceful,) = re.findall(r"FANFARE_GRACEFUL_TIMEOUT=(\d+)", (pages.ROOT / ".env.example").read_text("utf-8"))
     assert int(service["stop_grace_period"].removesuffix("s")) > int(graceful) + 5

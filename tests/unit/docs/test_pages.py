@@ -1,4 +1,4 @@
-"""Whatever stands in the documentation can be followed: its links, its files, its code."""
+"""Links, file names and code of the documentation are valid."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ import pytest
 from tests.unit.docs import pages
 
 PAGES = pages.all_pages()
-PICTURE_BYTES = 300_000  # a README should open at once
+PICTURE_BYTES = 300_000  # so that the README loads quickly
 
 on_every_page = pytest.mark.parametrize("page", PAGES, ids=pages.name)
 
 
 @on_every_page
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_links_have_targets(page: Path) -> None:
     for link in pages.links(page):
         parts = urlsplit(link)
         if parts.scheme:
             continue
         target = (page.parent / parts.path).resolve() if parts.path else page
-        assert target.exists(), f"{pages.name(page)} links to {link}, which is not there"
+        assert target.exists(), f"{pages.name(page)} links to {link}, which does not exist"
         if parts.fragment:
-            assert parts.fragment in pages.anchors(target), f"{pages.name(page)} links to {link}: no such heading"
+            assert parts.fragment in pages.anchors(target), (
+                f"{pages.name(page)} links to {link}, a heading that does not exist"
+            )
 
 
 @on_every_page
@@ -38,16 +40,16 @@ def test_python_compiles_and_json_parses(page: Path) -> None:
         elif block.language == "json":
             json.loads(block.text)
         else:
-            assert block.language, f"{place} does not say its language"
+            assert block.language, f"{place} has no language"
 
 
-def test_every_page_is_reached_from_the_index() -> None:
+def test_index_links_every_page() -> None:
     index = pages.ROOT / "docs/README.md"
     linked = {(index.parent / link).resolve() for link in pages.links(index)}
     assert {page for page in PAGES if pages.ROOT / "docs" in page.parents} - {index} == linked
 
 
-def test_the_pictures_are_small() -> None:
+def test_pictures_are_small() -> None:
     pictures = list(pages.ROOT.glob("docs/images/*.png"))
     assert pictures
     for picture in pictures:
@@ -55,7 +57,7 @@ def test_the_pictures_are_small() -> None:
 
 
 @on_every_page
-def test_the_make_targets_that_are_named_exist(page: Path) -> None:
+def test_named_make_targets_exist(page: Path) -> None:
     targets = set(re.findall(r"^(\w+):", (pages.ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     text = page.read_text(encoding="utf-8")
     named = set(re.findall(r"(?:^    |`)make (\w+)(?![=\w])", text, re.MULTILINE))
@@ -63,9 +65,9 @@ def test_the_make_targets_that_are_named_exist(page: Path) -> None:
 
 
 @on_every_page
-def test_the_files_of_the_repository_that_are_named_exist(page: Path) -> None:
+def test_named_files_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     made_by_the_reader = ("apps/board", "apps/chat", "apps/shop", "deploy/fanfare_apps")
     for name in re.findall(r"`((?:apps|myproject|deploy|docs|tests)/[\w./-]+)`", text):
         if not name.startswith(made_by_the_reader):
-            assert (pages.ROOT / name).exists(), f"{pages.name(page)} names {name}"
+            assert (pages.ROOT / name).exists(), f"{pages.name(page)} names {name}, which does not exist"

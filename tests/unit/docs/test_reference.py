@@ -1,4 +1,4 @@
-"""The reference says what the code does: settings, limits, codes, commands, counters."""
+"""The reference pages agree with the code: settings, limits, codes, commands, counters."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_every_flag_of_createapplication_is_documented() -> None:
 
 
 def counters() -> Iterator[tuple[str, Path]]:
-    """The names that the code counts under; `*` where a part of one is computed."""
+    """The counter names in the code; `*` stands for a computed part."""
     for path in sorted((pages.ROOT / "apps").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             name = None
