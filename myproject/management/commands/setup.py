@@ -1,6 +1,6 @@
-"""Make an installation ready to serve: the database's tables, a first application, an admin user.
+"""Make a new deployment ready to serve: the database's tables, a first application and an admin user.
 
-Run again it changes nothing.
+A second run changes nothing.
 """
 
 from __future__ import annotations
@@ -11,31 +11,32 @@ from typing import Any
 
 from django import db
 from django.contrib.auth import get_user_model
-from django.core.exceptions import ValidationError
+from django.core.exceptions import FieldDoesNotExist, ValidationError
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
+from django.db import transaction
 
 from fanfare import conf
 from fanfare.applications import database, declarations, declared, loading, models
 
 ADMIN = "admin"
+ADMIN_EMAIL = "admin@example.com"  # where users sign in with an email address
 PASSWORD_BYTES = 15  # of randomness: 20 characters
+NO_ADMIN = "no user yet; create one with `manage.py createsuperuser`"
 
-# What was said in the demo's room is there for who comes later. Without the demo it costs nothing.
+# The demo's room keeps its last messages. Without the demo the rule costs nothing.
 DEMO_RULE = {"pattern": "presence-demo", "history_size": 50, "history_seconds": 86_400, "rewind_count": 50}
 
 
 class Command(BaseCommand):
-    help = (
-        "Migrate the database, create a first application and an admin user where there are none, print how to connect."
-    )
+    help = "Migrate the database, create a first application and an admin user if there are none, print how to connect."
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             call_command("migrate", interactive=False, verbosity=0)
-            password = create_admin()
             create_application()
             application = loading.fetch_default()
+            admin = create_admin()
         except db.Error as error:
             raise CommandError(database.explain(error)) from None
         except ValidationError as error:
@@ -43,8 +44,8 @@ class Command(BaseCommand):
 
         address = url(conf.settings.HOST, conf.settings.PORT)
         lines = [f"Fanfare     {address}", f"Admin       {address}admin/"]
-        if password is not None:
-            lines.append(f"            user {ADMIN}, password {password} (shown this once; change it in the admin)")
+        if admin is not None:
+            lines.append(f"            {admin}")
         if application is None:
             lines.append(
                 "Application none is enabled; create one in the admin or with `manage.py createapplication NAME`"
@@ -60,17 +61,42 @@ class Command(BaseCommand):
 
 
 def create_admin() -> str | None:
-    """An admin user with a password that nobody chose; None where there is somebody who may enter already."""
-    users = get_user_model()
-    if users.objects.filter(is_superuser=True).exists() or users.objects.filter(username=ADMIN).exists():
+    """Create a superuser with a random password if there is none, and return a line about it.
+
+    A project may have replaced the user model. Where a superuser needs values that only its people know, none is
+    created and the line says so: the database is migrated by now, so this must not fail.
+    """
+    users: Any = get_user_model()  # a model of the project, with any fields
+    objects, name_field = users._default_manager, users.USERNAME_FIELD
+    name = ADMIN_EMAIL if _is_email(users, name_field) else ADMIN
+    if objects.filter(**{name_field: name}).exists() or _has_superuser(users):
         return None
+    if not all(_is_email(users, field) for field in users.REQUIRED_FIELDS):
+        return NO_ADMIN
     password = secrets.token_urlsafe(PASSWORD_BYTES)
-    users.objects.create_superuser(username=ADMIN, email="", password=password)
-    return password
+    values = {name_field: name, "password": password, **dict.fromkeys(users.REQUIRED_FIELDS, "")}
+    try:
+        with transaction.atomic(using=objects.db):
+            objects.create_superuser(**values)
+    except (AttributeError, TypeError, ValueError, ValidationError, db.Error):
+        return NO_ADMIN
+    return f"user {name}, password {password} (shown this once; change it in the admin)"
+
+
+def _is_email(users: Any, field: str) -> bool:
+    return isinstance(users._meta.get_field(field), db.models.EmailField)
+
+
+def _has_superuser(users: Any) -> bool:
+    try:
+        users._meta.get_field("is_superuser")
+    except FieldDoesNotExist:
+        return False
+    return bool(users._default_manager.filter(is_superuser=True).exists())
 
 
 def create_application() -> None:
-    """Those that FANFARE_APPS declares, or one to begin with."""
+    """Create the applications that FANFARE_APPS declares; without any, one to begin with."""
     if conf.settings.APPS:
         declared.sync(declarations.parse(conf.settings.APPS))
     elif not models.Application.objects.exists():

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import socket
+import subprocess
+import sys
 
 import pytest
 from django.contrib.auth import authenticate, get_user_model
@@ -10,6 +13,7 @@ from django.core.management import CommandError, call_command
 
 from fanfare.applications import models
 from myproject.management.commands import develop, setup
+from tests.harness import deployments
 
 
 def run():
@@ -131,3 +135,104 @@ def test_develop_sets_up_and_then_becomes_uvicorn_with_debug(settings, monkeypat
         )
     ]
     assert models.Application.objects.get().secret in out.getvalue()
+
+
+# -- other user models -------------------------------------------------------------------------------------------------
+
+EMAIL_MANAGER = """
+class Users(BaseUserManager):
+    def create_superuser(self, email, password=None, **more):
+        user = self.model(email=self.normalize_email(email), is_staff=True, is_superuser=True, **more)
+        user.set_password(password)
+        user.save(using=self._db)
+        return user
+"""
+USER_MODELS = {
+    "an email address in place of a name": (
+        EMAIL_MANAGER
+        + """
+class User(AbstractUser):
+    username = None
+    email = models.EmailField(unique=True)
+    USERNAME_FIELD, REQUIRED_FIELDS = "email", []
+    objects = Users()
+""",
+        "user admin@example.com, password",
+    ),
+    "a required field that only people know": (
+        EMAIL_MANAGER
+        + """
+class User(AbstractUser):
+    username = None
+    email = models.EmailField(unique=True)
+    birthday = models.DateField()
+    USERNAME_FIELD, REQUIRED_FIELDS = "email", ["birthday"]
+    objects = Users()
+""",
+        "create one with `manage.py createsuperuser`",
+    ),
+    "a manager without create_superuser": (
+        """
+class User(AbstractBaseUser, PermissionsMixin):
+    email = models.EmailField(unique=True)
+    is_staff = True
+    USERNAME_FIELD = "email"
+    objects = models.Manager()
+""",
+        "create one with `manage.py createsuperuser`",
+    ),
+    "UUID keys": (
+        """
+class User(AbstractUser):
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+""",
+        "user admin, password",
+    ),
+}
+HEAD = """
+import uuid
+
+from django.contrib.auth.models import AbstractBaseUser, AbstractUser, BaseUserManager, PermissionsMixin
+from django.db import models
+"""
+SETTINGS = """
+from myproject.settings import *
+
+INSTALLED_APPS += ["accounts"]
+AUTH_USER_MODEL = "accounts.User"
+"""
+
+
+@pytest.mark.parametrize(("model", "line"), USER_MODELS.values(), ids=USER_MODELS)
+def test_setup_works_with_a_user_model_of_the_project(tmp_path, model, line):
+    (tmp_path / "accounts" / "migrations").mkdir(parents=True)
+    for name in ("accounts", "accounts/migrations"):
+        (tmp_path / name / "__init__.py").write_text("")
+    (tmp_path / "accounts" / "models.py").write_text(HEAD + model)
+    (tmp_path / "other_settings.py").write_text(SETTINGS)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(tmp_path),
+        "DJANGO_SETTINGS_MODULE": "other_settings",
+        "FANFARE_ENV_FILE": os.devnull,
+        "FANFARE_DATA_DIR": str(tmp_path / "var"),
+    }
+
+    def manage(*arguments):
+        found = subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            cwd=deployments.REPOSITORY,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert found.returncode == 0, found.stderr
+        return found.stdout
+
+    manage("makemigrations", "accounts", "--verbosity", "0")
+    said = manage("setup")
+    assert line in said
+    assert "FANFARE_APP_SECRET=" in said
+    again = manage("setup")
+    assert "password" not in again
