@@ -20,21 +20,6 @@ from fanfare.engine.local import place
 OPEN_FILES = 4_096  # every connection is an open file; the usual limit of 1,024 is reached at a thousand connections
 
 
-@checks.register(checks.Tags.database)
-def persistent_connections(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.CheckMessage]:
-    """Under ASGI each request has a thread of its own: a persistent connection is never used again and never closed."""
-    return [
-        checks.Error(
-            f"DATABASES[{alias!r}] has CONN_MAX_AGE={configuration['CONN_MAX_AGE']}: under ASGI every request would "
-            "leave a connection open until the database has no more.",
-            hint='Set CONN_MAX_AGE to 0; for PostgreSQL, OPTIONS["pool"] keeps connections.',
-            id="fanfare.E001",
-        )
-        for alias, configuration in settings.DATABASES.items()
-        if configuration.get("CONN_MAX_AGE", 0) != 0
-    ]
-
-
 @checks.register(checks.Tags.files)
 def data_folder_is_local(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.CheckMessage]:
     """The log is a SQLite file in WAL mode, which needs shared memory and locks that hold."""

@@ -22,7 +22,21 @@ def django() -> interfaces.Application:
 
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "myproject.settings")
     with or_end():
-        return get_asgi_application()
+        application: interfaces.Application = get_asgi_application()
+        close_connections_after_requests()
+        return application
+
+
+def close_connections_after_requests() -> None:
+    """Set CONN_MAX_AGE to 0 in this process.
+
+    Under ASGI each request has a thread of its own, so a persistent connection is never used again. A project keeps its
+    CONN_MAX_AGE for its WSGI processes; a pool (OPTIONS["pool"]) keeps connections in both.
+    """
+    from django.db import connections
+
+    for alias in connections:
+        connections.settings[alias]["CONN_MAX_AGE"] = 0
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import resource
-import types
 
 import pytest
 from django.core.management import call_command
@@ -17,15 +16,6 @@ def ids(found):
 def test_project_as_it_comes_has_no_issues(capsys):
     call_command("check")
     assert "no issues" in capsys.readouterr().out
-
-
-def test_persistent_connections_are_an_error(monkeypatch):
-    assert checks.persistent_connections(None) == []
-    database = {"ENGINE": "django.db.backends.postgresql", "CONN_MAX_AGE": 60}
-    monkeypatch.setattr(checks, "settings", types.SimpleNamespace(DATABASES={"default": database}))
-    found = checks.persistent_connections(None)
-    assert ids(found) == ["fanfare.E001"]
-    assert "CONN_MAX_AGE=60" in found[0].msg
 
 
 def test_data_folder_on_a_network_file_system_is_an_error(monkeypatch):
