@@ -22,7 +22,7 @@ from fanfare.api.asgi import Api  # noqa: E402
 from fanfare.api.openapi import Description  # noqa: E402
 from fanfare.protocol import page_sessions  # noqa: E402
 from fanfare.protocol.consumers import PusherConsumer  # noqa: E402
-from fanfare.server import consumers, health, interfaces, mounts, proxies, routing, static_files  # noqa: E402
+from fanfare.server import consumers, health, interfaces, mounts, proxies, request_bodies, routing, static_files  # noqa: E402
 from fanfare.server.lifespan import Server  # noqa: E402
 from fanfare.sse.answers import not_started  # noqa: E402
 from fanfare.sse.application import Sse  # noqa: E402
@@ -56,6 +56,10 @@ rooms: dict[str, interfaces.Application] = {
     "/health/": health.Health(server),
 }
 
+pages = request_bodies.RequestBodies(
+    static_files.StaticFiles(django), max_bytes=conf.settings.MAX_PAGE_BODY_BYTES, count=server.hub.count
+)
+
 with boot.or_end():
     server.mounts = mounts.Mounts(conf.settings.ASGI_MOUNTS, taken=[consumers.PROTOCOL, *rooms])
     sockets = routing.Started(server, consumers.Consumers(consumers.discover()).before(pusher))
@@ -64,7 +68,7 @@ application = proxies.trusting(
     routing.Router(
         lifespan=server.lifespan,
         websocket=server.mounts.before(sockets),
-        http={**rooms, "/": server.mounts.before(static_files.StaticFiles(django))},
+        http={**rooms, "/": server.mounts.before(pages)},
     ),
     proxies.Trusted(conf.settings.TRUSTED_PROXIES),
 )

@@ -26,6 +26,9 @@ except (OSError, UnicodeDecodeError) as error:
 # Fanfare's log and sockets, the secret key and the SQLite database.
 DATA_DIR = data_folder.prepare(environment.path("FANFARE_DATA_DIR", "var", base=BASE_DIR))
 
+# The largest body that a page of this project takes; Django itself has no limit.
+FANFARE = {"MAX_PAGE_BODY_BYTES": 26_214_400}
+
 # -- Security ----------------------------------------------------------------------------------------------------------
 
 DEBUG = environment.flag("FANFARE_DEBUG", default=False)

@@ -269,6 +269,14 @@ class Connections:
         "Headers of an HTTP request. Above it the request gets 431.",
         page="reference/limits.md",
     )
+    MAX_PAGE_BODY_BYTES = Setting(
+        Integer(0, 1_099_511_627_776),
+        0,
+        "Bytes of the body of a request to a page of Django. Above it the request gets 413. Without a limit Django "
+        "writes a body of any size to the temporary folder, before it looks at the URL. 0: no limit.",
+        unset="no limit; 26214400 in this repository's project",
+        page="reference/limits.md",
+    )
     HEAD_TIMEOUT = Setting(
         Seconds(0.5, 600.0),
         20.0,
