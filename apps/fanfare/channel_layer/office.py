@@ -102,7 +102,7 @@ class Office:
                     # As in the hub: one message's mistake must not take the others of this read with it.
                     logger.exception("A message of the channel layer could not be handed over")
 
-    def _on_gap(self, reason: str) -> None:
+    def _on_gap(self, reason: str, _partition: int | None) -> None:
         logger.warning("Messages of the channel layer may have been missed: %s", reason)
 
     def _hand_over(self, body: bytes) -> None:

@@ -1,17 +1,17 @@
 """What the workers of one deployment share, behind one interface.
 
-An engine is first of all a *log*. Whatever happens to a channel (an event, a member who came or left, a command to
-every worker) is an entry of that log, and a worker acts on what it reads back from it, its own publications included.
-So there is one order, and everybody sees it.
+An engine is first of all a *log*. Each event, each member that joins or leaves and each command to the workers is an
+entry of that log, and a worker acts on the entries that it reads back, its own publications included. So all workers
+see one order. The log is divided into partitions: a channel belongs to one of them, and each has an order of its own.
 
-Beside the log an engine keeps what must be true for the whole deployment at any moment: who is present, how many
-subscribers each worker has, which workers live. A change of presence and its log entry are one transaction.
+Beside the log an engine keeps the state of the whole deployment: the members of presence channels, the number of
+subscribers of each worker, and the workers that are alive. A change of presence and its log entry are one transaction.
 
-The promise that makes the hub simple is that of `attach`: `ready` is called synchronously at an instant when this
-worker's tail stands exactly where the snapshot was read. Whatever the snapshot holds was delivered before; whatever
-comes later is delivered after. The caller starts delivery inside `ready` and needs no versions, no buffers and no
-second look.
+`attach` is what keeps the hub simple: `ready` is called synchronously, at an instant when this worker's reader stands
+exactly where the snapshot was taken. Entries that the snapshot contains were delivered before; all later entries are
+delivered after. The caller starts delivery inside `ready` and needs no versions and no buffers.
 
+The interfaces are grouped by job: `Log`, `PresenceAndCounts`, `Sessions`, `Coordination`. An `Engine` is all of them.
 All methods are called on the event loop that opened the engine, unless their docstring says otherwise.
 """
 
@@ -23,7 +23,11 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+T = TypeVar("T")
+
+# -- entries and publications ------------------------------------------------------------------------------------------
 
 
 class Kind(enum.IntEnum):
@@ -33,18 +37,20 @@ class Kind(enum.IntEnum):
     MEMBER_ADDED = 1  # user_id, body: the member's user_info as JSON text
     MEMBER_REMOVED = 2  # user_id, body: empty
     CONTROL = 3  # channel: the command's name, body: its argument; every worker acts on it
-    CLIENT_EVENT = 4  # an event that a client sent: body as for EVENT, exclude: its socket, user_id: who it is
-    OCCUPIED = 5  # the channel's first subscriber in the whole deployment came
-    VACATED = 6  # its last one went
+    CLIENT_EVENT = 4  # an event from a client: body as for EVENT, exclude: its socket, user_id: its user, if it has one
+    OCCUPIED = 5  # the channel has its first subscriber in the whole deployment
+    VACATED = 6  # the channel's last subscriber left
     COUNT = 7  # body: the number of subscribers in the whole deployment, decimal
-    CACHE_MISS = 8  # somebody subscribed to a cache channel that held nothing, for the first time since it did
+    CACHE_MISS = 8  # a client subscribed to a cache channel without an event, the first since its last event
+    MESSAGE = 9  # channel: a mailbox; body: for the workers that listen to it
+    SESSION_TAKEN = 10  # user_id: the holder that lost its session, body: see `Sessions.take_session`
 
 
 class Entry(NamedTuple):
     """One entry of the log, as every worker reads it back.
 
-    `id` is the global order. `offset` is the position in the channel's stream, 1, 2, 3, … without a gap, or None for a
-    channel that keeps no history. `exclude` is the socket id that must not get it. `body` is described by `Kind`.
+    `id` is the order within the partition. `offset` is the position in the channel's stream, 1, 2, 3, … without a gap,
+    or None for a channel that keeps no history. `exclude` is the socket id that must not get it. `body`: see `Kind`.
     """
 
     id: int
@@ -75,7 +81,7 @@ class Position(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Position:
-        """Read `EPOCH:OFFSET`, what `str` writes. Raises ValueError for anything else."""
+        """Read `EPOCH:OFFSET`, the form that `str` writes. Raises ValueError for anything else."""
         match = _POSITION.fullmatch(text)
         if match is None:
             raise ValueError("A position is EPOCH:OFFSET: up to 64 letters and digits, a colon and a whole number")
@@ -87,10 +93,11 @@ _POSITION = re.compile(r"([0-9A-Za-z]{1,64}):(0|[1-9][0-9]{0,17})")
 
 
 class Publication(NamedTuple):
-    """What a publisher gives to the log. With `retention` it gets an offset and is kept; without, it lives for seconds.
+    """An entry to be appended. With `retention` it gets an offset and is kept; without, it stays for seconds.
 
     `idempotency_key` is scoped to (app, channel): a second publication with the same key within `IDEMPOTENCY_SECONDS`
-    stores nothing and is answered with the first one's receipt.
+    stores nothing and gets the first one's receipt. `cache_seconds`: it becomes the event of a cache channel for so
+    long.
     """
 
     app: str
@@ -123,8 +130,11 @@ class Receipt(NamedTuple):
     duplicate: bool
 
 
+# -- subscriptions -----------------------------------------------------------------------------------------------------
+
+
 class Member(NamedTuple):
-    """Somebody in a presence channel: `info` is the user_info as JSON text (`null` if there is none)."""
+    """A user in a presence channel: `info` is the user_info as JSON text (`null` if there is none)."""
 
     user_id: str
     info: str
@@ -140,10 +150,10 @@ class Rewind:
 
 @dataclass(frozen=True, slots=True)
 class RecoveryRequest:
-    """Which part of a kept channel's past is wanted: all after a position, or the newest.
+    """Which part of a channel's history is requested: all entries after a position, or the newest ones.
 
-    More than `max_entries` or `max_bytes` (of bodies) are refused as `too_many`. `continued`: this is the next chunk of
-    a replay that was granted.
+    More than `max_entries` or `max_bytes` (of bodies) are refused as `too_many`. `continued`: this asks for the next
+    chunk of a recovery that was granted.
     """
 
     after: Position | None = None
@@ -157,11 +167,11 @@ class RecoveryRequest:
 class RecoveryResult:
     """The answer to a `RecoveryRequest`.
 
-    `position`: the stream's top at this instant; a channel that never kept anything has one too, at offset 0, so that
-    whoever came before its first entry can come back. `entries`: the next chunk, oldest first. `count`: how many
-    entries there were to replay, this chunk included. `complete`: the chunk reaches the tail, and delivery goes on from
-    here; otherwise the subscriber is not attached yet, and asks again after its last entry. `reason`: why nothing is
-    replayed: `epoch_changed`, `position_expired` or `too_many`.
+    `position`: the stream's top at this instant; a channel that never kept anything has one too, at offset 0, so that a
+    client that subscribed before the first entry can recover. `entries`: the next chunk, oldest first. `count`: how
+    many entries there were to recover, this chunk included. `complete`: the chunk reaches the reader's position, and
+    delivery continues from here; otherwise the subscriber is not attached yet and asks again after its last entry.
+    `reason`: why no entries are given: `epoch_changed`, `position_expired` or `too_many`.
     """
 
     position: Position | None
@@ -173,13 +183,13 @@ class RecoveryResult:
 
 @dataclass(frozen=True, slots=True)
 class SubscribeRequest:
-    """What a subscriber asks the engine for: to be a member, to be told things, and to start exactly there.
+    """What a subscriber asks of the engine.
 
-    `durable`: the counts that were set before are written first.
-    `member`: its user is present from now on until `leave` with the same `socket_id`; a user's first connection appends
-    a MEMBER_ADDED entry, delivered before the answer. `member_limit` bounds distinct users. `cached`: the cached event
-    is wanted. `counted`: the number of subscribers is wanted. `watch`: which of these users are online is wanted.
-    `history`: the channel's past is wanted.
+    `durable`: the counts that were set before are written first. `member`: its user is present from now on until
+    `leave` with the same `socket_id`; a user's first connection appends a MEMBER_ADDED entry, which is delivered before
+    the answer. `member_limit` bounds distinct users. `cached`: answer with the cached event. `counted`: answer with the
+    number of subscribers. `watch`: answer which of these users are online. `history`: recover this part of the
+    channel's history.
     """
 
     app: str
@@ -196,10 +206,10 @@ class SubscribeRequest:
 
 @dataclass(frozen=True, slots=True)
 class SubscribeResult:
-    """The answer to an `SubscribeRequest`, as far as it was asked for.
+    """The answer to a `SubscribeRequest`, with the parts that it asked for.
 
-    `members`: the distinct users of the channel, the joiner included, oldest first. `cached`: the body of the cached
-    event, or None. `subscribers`: of the whole deployment. `online`: those of `watch` who are signed in somewhere.
+    `members`: the distinct users of the channel, the new one included, oldest first. `cached`: the body of the cached
+    event, or None. `subscribers`: of the whole deployment. `online`: the users of `watch` that are signed in.
     """
 
     members: tuple[Member, ...] = ()
@@ -207,13 +217,6 @@ class SubscribeResult:
     subscribers: int = 0
     online: tuple[str, ...] = ()
     replayed: RecoveryResult | None = None
-
-
-class Cached(NamedTuple):
-    """A cache channel's event, and for how many more seconds it is kept."""
-
-    body: bytes
-    ttl: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +230,16 @@ class Refused:
     actual: int | None = None
 
 
+# -- queries -----------------------------------------------------------------------------------------------------------
+
+
+class Cached(NamedTuple):
+    """A cache channel's event, and for how many more seconds it is kept."""
+
+    body: bytes
+    ttl: int
+
+
 class ChannelCounts(NamedTuple):
     """How occupied a channel is, over all workers: connections, and distinct users (0 for all but presence
     channels)."""
@@ -235,80 +248,28 @@ class ChannelCounts(NamedTuple):
     users: int
 
 
-@dataclass(slots=True)
-class Health:
-    ok: bool
-    reason: str
-    details: dict[str, Any] = field(default_factory=dict)
+class Queries(Protocol):
+    """Queries about the whole deployment. They block, and an object is used by one thread at a time.
 
+    A coroutine of a worker uses `Engine.ask`, any other code `Engine.queries`. They raise EngineUnavailable.
+    """
 
-Deliver = Callable[[Sequence[Entry]], None]
-OnGap = Callable[[str], None]
-Ready = Callable[[SubscribeResult | Refused], None]
+    def channels(self, app: str, prefix: str = "") -> dict[str, ChannelCounts]:
+        """The occupied channels whose names start with `prefix`."""
 
+    def channel(self, app: str, channel: str) -> ChannelCounts:
+        """The counts of one channel; zeros for a channel without subscribers."""
 
-class Engine(abc.ABC):
-    """See the module's docstring. An engine object may be made at import; it touches nothing before `open` or a
-    blocking call."""
+    def members(self, app: str, channel: str) -> list[Member]:
+        """The distinct users of a presence channel, oldest first."""
 
-    # -- life ----------------------------------------------------------------------------------------------------------
+    def present(self, app: str, channel: str, user_ids: Sequence[str]) -> set[str]:
+        """Those of these users that are members of a channel; for USERS: those that are signed in."""
 
-    @abc.abstractmethod
-    async def open(self, deliver: Deliver, on_gap: OnGap) -> None:
-        """Become a worker: be known to the others, follow the log from its present end.
+    def cached(self, app: str, channel: str) -> Cached | None:
+        """The event of a cache channel."""
 
-        `deliver` gets the entries in the log's order, in one synchronous call per read. `on_gap` is called with a
-        reason when entries may have been missed: the caller must drop all that it has attached; delivery then starts
-        again from the present, and not before the call of a `when_written` that was asked for in `on_gap`. Raises
-        EngineMisconfigured or EngineUnavailable.
-        """
-
-    @abc.abstractmethod
-    async def close(self) -> None:
-        """Leave: members, counts and the worker's own entry go now and not when somebody notices. Idempotent."""
-
-    @abc.abstractmethod
-    def health(self) -> Health:
-        """Whether publications can be acknowledged now, and if not, why."""
-
-    @abc.abstractmethod
-    def statistics(self) -> dict[str, int | float]:
-        """Counters since the start of this process, by name."""
-
-    # -- the log -------------------------------------------------------------------------------------------------------
-
-    def skip_unheard(self, skip: bool) -> None:  # noqa: B027 - who cannot tell them delivers them all
-        """Whether the engine may leave out of deliveries what nobody on this worker can hear: all but commands, the
-        entries of USERS, and those of channels that have subscribers here, as `set_subscribers` said before.
-
-        Not from inside a delivery. After it was taken back every entry is delivered, from the next one on.
-        """
-
-    def present(self) -> int | None:
-        """The newest entry that this worker has read, delivered or left out. None: the engine does not know."""
-        return None
-
-    @abc.abstractmethod
-    def post(self, publication: Publication, failed: Callable[[str], None]) -> None:
-        """`append` for one publication that nobody waits for, in the order of both calls. `failed(why)` is called if it
-        is not in the log, maybe before this returns.
-        """
-
-    @abc.abstractmethod
-    def append(self, publications: Sequence[Publication], *, budget: Budget | None = None) -> Awaitable[list[Receipt]]:
-        """Add publications, all of them or none, in this order. Done when they are durable.
-
-        Raises OverBudget if `budget` has no room for all of them, and EngineUnavailable, after which none of them is in
-        the log unless the time-out of the commit itself was the reason.
-        """
-
-    @abc.abstractmethod
-    def append_blocking(self, publications: Sequence[Publication], timeout: float | None = None) -> list[Receipt]:
-        """`append` for any thread of any process, with or without `open` (a shell, a task worker, a view). `timeout` in
-        seconds."""
-
-    @abc.abstractmethod
-    async def read(
+    def read(
         self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
     ) -> tuple[list[Entry], Position | None]:
         """Kept entries of a stream with offset > `after` and < `before`, and the stream's top.
@@ -316,113 +277,21 @@ class Engine(abc.ABC):
         The oldest of them first; with `newest_first` the newest.
         """
 
-    @abc.abstractmethod
-    def save_session(self, app: str, token: str, record: bytes, seconds: int) -> None:
-        """Keep a client's record in place of the one before: for so long after now, and for `LATE_SECONDS` more while
-        there is room, which is for `LATE_SESSIONS`. Written soon; the last one wins."""
 
-    @abc.abstractmethod
-    async def load_session(self, app: str, token: str) -> bytes | None:
-        """The record, if it is still kept."""
-
-    @abc.abstractmethod
-    def when_written(self, then: Callable[[], None]) -> None:
-        """Call `then` when all that this worker asked to be written before is written, or could not be; maybe before
-        this returns."""
-
-    # -- presence and counts -------------------------------------------------------------------------------------------
-
-    @abc.abstractmethod
-    def set_subscribers(self, app: str, channel: str, count: int, *, announce: bool = False) -> None:
-        """Say how many subscribers this worker has on a channel: absolute, never a difference. Written soon, with
-        others.
-
-        A channel that was empty everywhere gets an OCCUPIED entry, one that is empty everywhere now a VACATED one. With
-        `announce` changes get COUNT entries: each of them up to `ANNOUNCE_ALWAYS` subscribers, then one in
-        `ANNOUNCE_SECONDS`.
-        """
-
-    @abc.abstractmethod
-    def attach(self, wanted: SubscribeRequest, ready: Ready) -> None:
-        """Do what `wanted` says, and call `ready` with the answer (see the module's docstring), maybe before
-        returning."""
-
-    @abc.abstractmethod
-    def leave(self, app: str, channel: str, socket_id: str) -> None:
-        """Take one connection's member away; a user's last one appends MEMBER_REMOVED. Retried until it is written."""
-
-    @abc.abstractmethod
-    def admit(self, app: str, limit: int, ready: Ready) -> None:
-        """Ask whether one more connection of this application fits under `limit` in the whole deployment.
-
-        The caller has counted it already with `set_subscribers(app, CONNECTIONS, n)`.
-        """
-
-    # -- questions about the whole deployment --------------------------------------------------------------------------
-
-    @abc.abstractmethod
-    async def channels(self, app: str, prefix: str = "") -> dict[str, ChannelCounts]:
-        """The occupied channels whose names start with `prefix`."""
-
-    @abc.abstractmethod
-    async def channel(self, app: str, channel: str) -> ChannelCounts:
-        """The counts of one channel; zeros where nobody is subscribed."""
-
-    @abc.abstractmethod
-    async def cached(self, app: str, channel: str) -> Cached | None:
-        """The event that a cache channel holds."""
-
-    @abc.abstractmethod
-    async def members(self, app: str, channel: str) -> list[Member]:
-        """The distinct users of a presence channel, oldest first."""
-
-    @abc.abstractmethod
-    def questions(self) -> AbstractContextManager[Queries]:
-        """The same questions, and the past, for any thread of any process, with or without `open`.
-
-        The answers are what the workers have written: a count that changed this instant may be missing. Raises
-        EngineUnavailable, inside the block too.
-        """
-
-    # -- consumers that must see every entry ---------------------------------------------------------------------------
-
-    @abc.abstractmethod
-    async def lease(self, name: str) -> Lease:
-        """Wait until this worker is the one that holds `name`. When it dies another one that waits gets it."""
-
-    @abc.abstractmethod
-    async def entries(self, after: int, limit: int) -> list[Entry]:
-        """Entries of the log with id > `after`, oldest first; those that a cursor has not passed are there."""
-
-    @abc.abstractmethod
-    async def cursor(self, name: str) -> int:
-        """How far a named consumer has come; a new one starts at the present. Nothing after it is trimmed, for
-        `CURSOR_SECONDS`."""
-
-    @abc.abstractmethod
-    async def move_cursor(self, name: str, position: int) -> None:
-        """The consumer has kept what it needs of everything up to `position`."""
-
-    @abc.abstractmethod
-    async def drop_cursor(self, name: str) -> None:
-        """The consumer is no more: hold nothing back for it."""
+# -- sessions and coordination -----------------------------------------------------------------------------------------
 
 
-class Queries(Protocol):
-    """Answers at once, in the thread that asks. Each is `Engine`'s method of the same name, `present` aside."""
+class Taken(NamedTuple):
+    """The answer of `take_session`.
 
-    def channels(self, app: str, prefix: str = "") -> dict[str, ChannelCounts]: ...
+    `record`: the one that was saved last, if it is still kept. `holder`: the one before, if its worker is alive and it
+    had not released the session. `changed_s`: the seconds since the session was last taken from such a holder; None if
+    it never was.
+    """
 
-    def channel(self, app: str, channel: str) -> ChannelCounts: ...
-
-    def members(self, app: str, channel: str) -> list[Member]: ...
-
-    def present(self, app: str, channel: str, user_ids: Sequence[str]) -> set[str]:
-        """Those of these users who are members of a channel; of USERS: who are signed in."""
-
-    def read(
-        self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
-    ) -> tuple[list[Entry], Position | None]: ...
+    record: bytes | None
+    holder: str | None
+    changed_s: float | None
 
 
 class Signal(Protocol):
@@ -434,13 +303,262 @@ class Signal(Protocol):
 
 
 class Lease(abc.ABC):
-    """Held from when `Engine.lease` returned it. `lost` is set if another worker may hold it now."""
+    """Held from when `Engine.lease` returned it. `lost` is set before another worker can hold it. `term` is larger for
+    each later holder of the same name."""
 
     lost: Signal
+    term: int
 
     @abc.abstractmethod
     def release(self) -> None:
         """Let another worker have it. Idempotent."""
+
+
+class Consumer(abc.ABC):
+    """Reads the entries of some kinds of one partition, in order and without a gap, across holders of a lease.
+
+    The log keeps the entries of these kinds after the position that was kept, for `CONSUMER_SECONDS`.
+
+    `log_id`: changes when ids begin again (the log is a new one, or lost its newest entries). `position`: everything up
+    to this id was given out by `next`, or is of other kinds.
+    """
+
+    log_id: str
+    position: int
+
+    @abc.abstractmethod
+    async def next(self, limit: int, within_s: float) -> list[Entry]:
+        """The next entries, at most `limit`; waits up to `within_s` for the first one, and may return none.
+
+        Raises EngineUnavailable.
+        """
+
+    @abc.abstractmethod
+    async def keep(self, position: int) -> None:
+        """Everything up to `position` is processed: a consumer of this name that begins later begins there."""
+
+    @abc.abstractmethod
+    async def drop(self) -> None:
+        """Remove the kept position: the log keeps nothing for this consumer."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Stop reading. The kept position stays. Idempotent."""
+
+
+@dataclass(slots=True)
+class Health:
+    ok: bool
+    reason: str
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+Deliver = Callable[[Sequence[Entry]], None]
+OnGap = Callable[[str, int | None], None]  # (reason, partition; None: all partitions)
+Ready = Callable[[SubscribeResult | Refused], None]
+
+
+# -- the interfaces ----------------------------------------------------------------------------------------------------
+
+
+class Log(abc.ABC):
+    """Append entries, and say which are delivered to this worker.
+
+    A worker gets the entries of the channels that it has subscribers on (`PresenceAndCounts.set_subscribers`) or
+    listens to, all CONTROL entries, and those of the channel USERS.
+    """
+
+    partitions: int  # known after `open`
+
+    @abc.abstractmethod
+    def partition(self, app: str, channel: str) -> int:
+        """The partition of a channel, 0 ≤ n < `partitions`."""
+
+    @abc.abstractmethod
+    def append(self, publications: Sequence[Publication], *, budget: Budget | None = None) -> Awaitable[list[Receipt]]:
+        """Add publications in this order: those of one channel all or none. Done when they are durable.
+
+        May be called on any event loop. Raises OverBudget if `budget` has no room for all of them, and
+        EngineUnavailable, after which some may be in the log: repeat with an idempotency key.
+        """
+
+    @abc.abstractmethod
+    def post(self, publication: Publication, failed: Callable[[str], None]) -> None:
+        """`append` without waiting, in the order of both calls. `failed(reason)` is called if the publication is not
+        in the log, maybe before this returns.
+        """
+
+    @abc.abstractmethod
+    def append_blocking(self, publications: Sequence[Publication], timeout: float | None = None) -> list[Receipt]:
+        """`append` for any thread of any process, with or without `open` (a shell, a task worker, a view). `timeout` in
+        seconds."""
+
+    @abc.abstractmethod
+    def listen(self, app: str, channel: str, on: bool) -> None:
+        """Start or stop delivery of a channel or mailbox to this worker, without being counted as a subscriber.
+
+        An entry that is appended after this returns is delivered. A mailbox is a channel of the application "".
+        """
+
+
+class PresenceAndCounts(abc.ABC):
+    """The members of channels, the numbers of subscribers, and snapshots of both."""
+
+    @abc.abstractmethod
+    def attach(self, wanted: SubscribeRequest, ready: Ready) -> None:
+        """Do what `wanted` says, and call `ready` with the answer (see the module's docstring), maybe before
+        returning."""
+
+    @abc.abstractmethod
+    def leave(self, app: str, channel: str, socket_id: str) -> None:
+        """Remove one connection's member; a user's last one appends MEMBER_REMOVED. Retried until it is written."""
+
+    @abc.abstractmethod
+    def set_subscribers(self, app: str, channel: str, count: int, *, announce: bool = False) -> None:
+        """Set the number of subscribers of this worker on a channel: an absolute number. Written soon, with others.
+
+        The first subscriber of the deployment appends an OCCUPIED entry, the last one's departure a VACATED one. With
+        `announce` changes append COUNT entries: each one up to `ANNOUNCE_ALWAYS` subscribers, then one in
+        `ANNOUNCE_SECONDS`.
+        """
+
+    @abc.abstractmethod
+    def admit(self, app: str, limit: int, ready: Ready) -> None:
+        """Ask whether one more connection of this application fits under `limit` in the whole deployment.
+
+        The caller has counted it already with `set_subscribers(app, CONNECTIONS, n)`.
+        """
+
+
+class Sessions(abc.ABC):
+    """Records of pages that may come back, each with one holder at a time."""
+
+    @abc.abstractmethod
+    def save_session(
+        self, app: str, token: str, record: bytes, seconds: int, *, holder: str = "", release: bool = False
+    ) -> None:
+        """Store a record in place of the one before, for `seconds`, and for `LATE_SECONDS` more as one of at most
+        `LATE_SESSIONS`. Written soon.
+
+        With `holder`: only if this holder has the session, or none has it. `release`: nothing holds it afterwards.
+        """
+
+    @abc.abstractmethod
+    async def take_session(self, app: str, token: str, holder: str) -> Taken:
+        """Make `holder` (a socket id of this worker) the session's holder; one step in the whole deployment.
+
+        If the holder before is alive, its worker, and no other, gets a SESSION_TAKEN entry: `app`, `user_id`: that
+        holder, body: JSON object with `token` and `changed_s`, the same as in the answer. Raises EngineUnavailable.
+        """
+
+    @abc.abstractmethod
+    def when_written(self, then: Callable[[], None]) -> None:
+        """Call `then` when everything that this worker asked to be written before is written, or failed; maybe before
+        this returns."""
+
+
+class Coordination(abc.ABC):
+    """Work that one worker of the deployment does, and consumers that must see every entry."""
+
+    @abc.abstractmethod
+    async def lease(self, name: str) -> Lease:
+        """Wait until this worker holds `name`. After the holder's death a waiting worker gets it.
+
+        Raises EngineUnavailable if the engine is closed in the meantime.
+        """
+
+    @abc.abstractmethod
+    async def consume(self, name: str, partition: int, kinds: frozenset[Kind], *, after: int | None = None) -> Consumer:
+        """Begin to read the entries of `kinds` after the entry `after`; by default at the position that was kept under
+        this name, and for a new name at the newest entry. One consumer of a name at a time: hold a lease.
+        """
+
+
+class Engine(Log, PresenceAndCounts, Sessions, Coordination):
+    """An engine object may be made at import; it touches nothing before `open` or a blocking call."""
+
+    @abc.abstractmethod
+    async def open(self, deliver: Deliver, on_gap: OnGap) -> None:
+        """Become a worker: register, and follow the log from its newest entry.
+
+        `deliver` gets the entries of a partition in the order of their ids, in one synchronous call per read. `on_gap`
+        is called with a reason when entries may have been missed, and with the partition, None for all: the caller must
+        drop all that it has attached there; delivery then starts again at the newest entry, and not before the call of
+        a `when_written` that was requested in `on_gap`. Raises EngineMisconfigured or EngineUnavailable.
+        """
+
+    @abc.abstractmethod
+    async def close(self) -> None:
+        """Stop being a worker: its members and counts are removed now, not after a time-out. Idempotent."""
+
+    @abc.abstractmethod
+    def health(self) -> Health:
+        """Whether publications can be acknowledged and are delivered now, and if not, why. From memory."""
+
+    @abc.abstractmethod
+    def statistics(self) -> dict[str, int | float]:
+        """Counters since the start of this process, by name."""
+
+    @abc.abstractmethod
+    async def ask(self, query: Callable[[Queries], T]) -> T:
+        """Run `query` in the engine's own thread. It sees what this worker wrote before. Raises EngineUnavailable."""
+
+    @abc.abstractmethod
+    def queries(self) -> AbstractContextManager[Queries]:
+        """The queries for any thread of any process, with or without `open`.
+
+        The answers are what the workers have written: a count that changed this instant may be missing. Raises
+        EngineUnavailable, inside the block too.
+        """
+
+    # -- removed as soon as the callers use the methods above ----------------------------------------------------------
+
+    def skip_unheard(self, skip: bool) -> None:
+        """Whether only the entries that `Log` describes are delivered; otherwise all are."""
+
+    def present(self) -> int | None:
+        """The newest entry that this worker has read. None: the engine does not know."""
+        return None
+
+    async def channels(self, app: str, prefix: str = "") -> dict[str, ChannelCounts]:
+        return await self.ask(lambda queries: queries.channels(app, prefix))
+
+    async def channel(self, app: str, channel: str) -> ChannelCounts:
+        return await self.ask(lambda queries: queries.channel(app, channel))
+
+    async def cached(self, app: str, channel: str) -> Cached | None:
+        return await self.ask(lambda queries: queries.cached(app, channel))
+
+    async def members(self, app: str, channel: str) -> list[Member]:
+        return await self.ask(lambda queries: queries.members(app, channel))
+
+    async def read(
+        self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
+    ) -> tuple[list[Entry], Position | None]:
+        return await self.ask(
+            lambda queries: queries.read(app, channel, after, limit, before=before, newest_first=newest_first)
+        )
+
+    def questions(self) -> AbstractContextManager[Queries]:
+        return self.queries()
+
+    async def load_session(self, app: str, token: str) -> bytes | None:
+        """The record, if it is still kept."""
+        raise NotImplementedError
+
+    async def entries(self, after: int, limit: int) -> list[Entry]:
+        """Entries of the log with id > `after`, oldest first."""
+        raise NotImplementedError
+
+    async def cursor(self, name: str) -> int:
+        """The position that was kept under a name; a new one is at the newest entry."""
+        raise NotImplementedError
+
+    async def move_cursor(self, name: str, position: int) -> None:
+        raise NotImplementedError
+
+    async def drop_cursor(self, name: str) -> None:
+        raise NotImplementedError
 
 
 CONNECTIONS = ""  # the `channel` under which a worker counts an application's connections
@@ -450,10 +568,10 @@ USERS = "#users"  # the `channel` whose members are the signed-in users of an ap
 ANNOUNCE_ALWAYS = 100  # subscribers
 ANNOUNCE_SECONDS = 5
 
-# Who comes back later than it may is no newcomer: as long as its record is there it gets what the history still has, or
-# is told that events are lost. A record has some 300 bytes.
+# A page that comes back later than it may is not a new page: as long as its record is there it gets the entries that
+# the history still has, or a notice that events are lost. A record has some 300 bytes.
 LATE_SECONDS = 24 * 3600
 LATE_SESSIONS = 100_000
 
 # A consumer whose store is away (the database of the webhooks) may be this late before the log stops waiting for it.
-CURSOR_SECONDS = 24 * 3600
+CONSUMER_SECONDS = CURSOR_SECONDS = 24 * 3600

@@ -395,7 +395,7 @@ class Hub:
             self.counters["controls.failed"] += 1
             logger.exception("The command %r failed", entry.channel)
 
-    def _on_gap(self, reason: str) -> None:
+    def _on_gap(self, reason: str, _partition: int | None) -> None:
         """Events may have been missed: nobody may go on as if nothing had happened."""
         self.counters[f"gaps.{reason.partition(':')[0]}"] += 1
         if self._observer is not None:

@@ -4,8 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
+from unittest.mock import ANY
+
+import pytest
 
 from fanfare.engine import errors, interface
 from tests.unit.engine.workers import APP, Worker
@@ -241,6 +245,51 @@ class Conformance:
         assert await one.engine.load_session(APP, "token") == b"late"
         one.engine.save_session(APP, "token", b"gone", -interface.LATE_SECONDS)
         assert await one.engine.load_session(APP, "token") is None
+
+    async def test_take_session_answers_the_record_and_the_holder_before(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        assert await one.engine.take_session(APP, "token", "1.1") == interface.Taken(None, None, None)
+        one.engine.save_session(APP, "token", b"record", 60, holder="1.1")
+        assert await two.engine.take_session(APP, "token", "2.1") == interface.Taken(b"record", "1.1", None)
+        assert (await two.engine.take_session("2", "token", "2.2")).holder is None
+
+    async def test_only_the_previous_holder_gets_session_taken(self, hire: Hire) -> None:
+        one, two, three = await hire(), await hire(), await hire()
+        await one.engine.take_session(APP, "token", "1.1")
+        await two.engine.take_session(APP, "token", "2.1")
+        taken = await three.engine.take_session(APP, "token", "3.1")
+        assert taken.changed_s is not None
+        for worker, holder in ((one, "1.1"), (two, "2.1")):
+            await worker.until(lambda worker=worker, holder=holder: taken_from(worker, holder), "the entry")
+        assert taken_from(one, "1.1") == [{"token": "token", "changed_s": None}]
+        assert taken_from(two, "2.1") == [{"token": "token", "changed_s": taken.changed_s}]
+        assert not taken_from(three, "3.1")
+
+    async def test_released_session_has_no_holder(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        await one.engine.take_session(APP, "token", "1.1")
+        one.engine.save_session(APP, "token", b"last", 60, holder="1.1", release=True)
+        one.engine.save_session(APP, "other", b"record", 60)
+        assert await one.engine.take_session(APP, "other", "1.2") == interface.Taken(b"record", None, None)
+        assert await two.engine.take_session(APP, "token", "2.1") == interface.Taken(b"last", None, None)
+
+    async def test_record_of_a_previous_holder_does_not_replace_the_newer_one(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        await one.engine.take_session(APP, "token", "1.1")
+        await two.engine.take_session(APP, "token", "2.1")
+        two.engine.save_session(APP, "token", b"newer", 60, holder="2.1")
+        await two.engine.take_session(APP, "another", "2.2")  # the record is written
+        one.engine.save_session(APP, "token", b"older", 60, holder="1.1")
+        one.engine.save_session(APP, "token", b"older", 60, holder="1.1", release=True)
+        await one.engine.take_session(APP, "another", "1.2")
+        assert await two.engine.take_session(APP, "token", "2.3") == interface.Taken(b"newer", "2.1", ANY)
+
+    async def test_session_of_a_closed_worker_has_no_holder(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        await one.engine.take_session(APP, "token", "1.1")
+        one.engine.save_session(APP, "token", b"record", 60, holder="1.1")
+        await one.engine.close()
+        assert await two.engine.take_session(APP, "token", "2.1") == interface.Taken(b"record", None, None)
 
     async def test_one_is_told_when_what_was_asked_for_is_written(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
@@ -569,6 +618,70 @@ class Conformance:
         await two.engine.drop_cursor("outbox")
         assert await two.engine.cursor("outbox") == entries[-1].id + 1
 
+    async def test_consumer_reads_its_kinds_from_the_newest_entry_on(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        await one.publish("c", b"before", kind=interface.Kind.CLIENT_EVENT)
+        consumer = await two.engine.consume("outbox", 0, frozenset([interface.Kind.CLIENT_EVENT]))
+        for n in range(3):
+            await one.publish("c", b"event %d" % n)
+            await one.publish("c", b"client %d" % n, kind=interface.Kind.CLIENT_EVENT)
+        found = [*await consumer.next(2, 5), *await consumer.next(2, 5)]
+        assert [entry.body for entry in found] == [b"client 0", b"client 1", b"client 2"]
+        assert [entry.id for entry in found] == sorted(entry.id for entry in found)
+        assert await consumer.next(2, 0) == []
+
+    async def test_consumer_waits_for_an_entry(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        consumer = await two.engine.consume("outbox", 0, frozenset([interface.Kind.EVENT]))
+        assert await consumer.next(10, 0.01) == []
+        waiting = asyncio.ensure_future(consumer.next(10, 30))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        await one.publish("c", b"x")
+        assert [entry.body for entry in await asyncio.wait_for(waiting, 5)] == [b"x"]
+
+    async def test_later_consumer_begins_at_the_kept_position(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        kinds = frozenset([interface.Kind.EVENT])
+        consumer = await one.engine.consume("outbox", 0, kinds)
+        await one.publish("c", b"1", b"2", b"3")
+        first = (await consumer.next(1, 5))[0]
+        await consumer.keep(first.id)
+        consumer.close()
+        later = await two.engine.consume("outbox", 0, kinds)
+        assert (later.log_id, later.position) == (consumer.log_id, first.id)
+        assert [entry.body for entry in await later.next(10, 5)] == [b"2", b"3"]
+        again = await two.engine.consume("outbox", 0, kinds, after=first.id - 1)
+        assert [entry.body for entry in await again.next(10, 5)] == [b"1", b"2", b"3"]
+        await again.drop()
+        assert (await one.engine.consume("outbox", 0, kinds)).position >= first.id + 2
+
+    async def test_terms_of_a_lease_grow(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        terms = []
+        for worker in (one, two, one):
+            lease = await asyncio.wait_for(worker.engine.lease("outbox"), 10)
+            terms.append(lease.term)
+            lease.release()
+        assert terms == sorted(set(terms))
+
+    async def test_waiting_for_a_lease_ends_with_the_engine(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        held = await one.engine.lease("outbox")
+        waiting = asyncio.ensure_future(two.engine.lease("outbox"))
+        await asyncio.sleep(0)
+        await two.engine.close()
+        held.release()
+        with pytest.raises(errors.EngineUnavailable):
+            await asyncio.wait_for(waiting, 10)
+        (await asyncio.wait_for(one.engine.lease("outbox"), 10)).release()
+
+    async def test_lease_is_lost_when_its_worker_closes(self, hire: Hire) -> None:
+        one = await hire()
+        lease = await one.engine.lease("outbox")
+        await one.engine.close()
+        assert lease.lost.is_set()
+
     async def test_one_worker_holds_a_lease_and_another_one_gets_it_after_it(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
         held = await one.engine.lease("outbox")
@@ -626,6 +739,12 @@ class Conformance:
         await one.got("c", b"x")
         assert one.engine.health().ok
         assert one.engine.statistics()["entries"] == 1
+
+
+def taken_from(worker: Worker, holder: str) -> list[Any]:
+    """The bodies of the SESSION_TAKEN entries for a holder of this worker."""
+    taken = interface.Kind.SESSION_TAKEN
+    return [json.loads(entry.body) for entry in worker.entries if entry.kind == taken and entry.user_id == holder]
 
 
 def counts(worker: Worker) -> list[bytes]:

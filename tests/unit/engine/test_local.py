@@ -167,6 +167,24 @@ async def test_what_a_cursor_has_not_passed_is_not_trimmed(tmp_path: Path, hire:
     await one.until(lambda: rows(tmp_path) == 0, "the trim", within=10)
 
 
+async def test_log_holds_only_the_kinds_of_its_consumers(tmp_path: Path, hire: conformance.Hire) -> None:
+    one = await hire(log_seconds=0.1)
+    client_event = interface.Kind.CLIENT_EVENT
+    consumer = await one.engine.consume("outbox", 0, frozenset([client_event]))
+    for n in range(3):
+        await one.publish("news", b"event", b"event")
+        await one.publish("news", b"%d" % n, kind=client_event)
+        await one.publish("kept", b"%d" % n, kind=client_event, retention=interface.Retention(1, 60))
+    await one.until(lambda: rows(tmp_path) == 6, "the trim of the events", within=10)
+    assert [entry.body for entry in await consumer.next(3, 5)] == [b"0", b"0", b"1"]
+    await consumer.keep(consumer.position)
+    await one.until(lambda: rows(tmp_path) <= 5, "the trim of the first entries", within=10)
+    assert [entry.body for entry in await consumer.next(10, 5)] == [b"1", b"2", b"2"]
+    await consumer.drop()
+    await one.until(lambda: rows(tmp_path) <= 3, "the trim", within=10)
+    assert one.gaps == []
+
+
 async def test_a_lease_passes_on_when_its_holder_is_killed(tmp_path: Path, hire: conformance.Hire) -> None:
     one = await hire()
     with process(tmp_path / "engine", 'lease = await worker.engine.lease("outbox")') as other:
@@ -429,10 +447,16 @@ async def test_another_schema_is_refused(tmp_path: Path) -> None:
         await Worker(engine.LocalEngine(tmp_path)).open()
 
 
-VERSION_1 = """
-ALTER TABLE state ADD COLUMN top INTEGER NOT NULL DEFAULT 0;
-UPDATE state SET top = 3, version = 1;
-DROP TABLE users;
+FORMAT_2 = """
+ALTER TABLE state DROP COLUMN log_id;
+ALTER TABLE state DROP COLUMN held_from;
+UPDATE state SET version = 2, trimmed_to = 2;
+ALTER TABLE sessions DROP COLUMN worker;
+ALTER TABLE sessions DROP COLUMN holder;
+ALTER TABLE sessions DROP COLUMN taken_ms;
+ALTER TABLE cursors DROP COLUMN kinds;
+INSERT INTO users VALUES ('1', 'presence-c', 2);
+INSERT INTO sessions VALUES ('1', 'token', x'7b7d', 4000000000);
 INSERT INTO log VALUES (3, 0, '1', 'kept', 1, NULL, NULL, x'7b7d', 0);
 INSERT INTO workers VALUES ('old', 1);
 INSERT INTO members VALUES (1, '1', 'presence-c', 'ann', '1.1', 'old', 'null');
@@ -441,14 +465,14 @@ INSERT INTO members VALUES (3, '1', 'presence-c', 'bob', '1.3', 'old', 'null');
 """
 
 
-async def test_a_log_of_the_release_before_goes_on_when_its_workers_are_gone(tmp_path: Path) -> None:
+async def test_log_of_the_previous_format_is_converted_when_its_workers_have_stopped(tmp_path: Path) -> None:
     worker = await Worker(engine.LocalEngine(tmp_path)).open()
     await worker.engine.close()
     with contextlib.closing(sqlite3.connect(tmp_path / "log.sqlite3")) as connection:
-        connection.executescript(VERSION_1)
+        connection.executescript(FORMAT_2)
     old = liveness.Lock(tmp_path / "workers" / "old.lock")
     assert old.acquire()
-    with pytest.raises(errors.EngineError, match="schema 1, this code needs 2: stop all workers"):
+    with pytest.raises(errors.EngineUnavailable, match=r"format 2, and workers of the .* still run \(processes 1\)"):
         await Worker(engine.LocalEngine(tmp_path)).open()
     old.release(remove=False)
 
@@ -459,7 +483,23 @@ async def test_a_log_of_the_release_before_goes_on_when_its_workers_are_gone(tmp
     assert {entry.user_id for entry in worker.entries} == {"ann", "bob", None}
     assert await worker.engine.members("1", "presence-c") == []
     assert (await worker.engine.channel("1", "presence-c")).users == 0
+    assert (await worker.engine.take_session("1", "token", "1.1")).record == b"{}"
+    consumer = await worker.engine.consume("outbox", 0, frozenset([interface.Kind.EVENT]))
+    assert consumer.log_id
     await worker.engine.close()
+
+
+@pytest.mark.parametrize(
+    ("version", "sentence"),
+    [(99, "format 99, which a newer release of Fanfare wrote; this release reads format 3"), (1, "the formats from 2")],
+)
+async def test_log_of_an_unknown_format_is_refused_with_the_remedy(tmp_path: Path, version: int, sentence: str) -> None:
+    worker = await Worker(engine.LocalEngine(tmp_path)).open()
+    await worker.engine.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "log.sqlite3", isolation_level=None)) as connection:
+        connection.execute("UPDATE state SET version = ?", (version,))
+    with pytest.raises(errors.EngineMisconfigured, match=sentence):
+        await Worker(engine.LocalEngine(tmp_path)).open()
 
 
 async def test_the_log_is_not_opened_as_a_plain_file(tmp_path: Path, hire: conformance.Hire) -> None:

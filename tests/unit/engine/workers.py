@@ -22,7 +22,7 @@ class Worker:
         self.gaps: list[str] = []
 
     async def open(self) -> Worker:
-        await self.engine.open(self._deliver, self.gaps.append)
+        await self.engine.open(self._deliver, lambda reason, _partition: self.gaps.append(reason))
         return self
 
     def _deliver(self, entries: Sequence[interface.Entry]) -> None:

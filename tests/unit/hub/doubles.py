@@ -64,6 +64,7 @@ class ScriptedEngine(interface.Engine):
         self.on_gap: interface.OnGap
         self.slow_to_write = False
         self.writing: list[Callable[[], None]] = []  # what waits for that
+        self.listening: set[tuple[str, str]] = set()
         self._id = 0
 
     async def open(self, deliver: interface.Deliver, on_gap: interface.OnGap) -> None:
@@ -120,48 +121,37 @@ class ScriptedEngine(interface.Engine):
     def statistics(self) -> dict[str, int | float]:
         return {"position": self._id}
 
-    def save_session(self, app: str, token: str, record: bytes, seconds: int) -> None:
+    def save_session(
+        self, app: str, token: str, record: bytes, seconds: int, *, holder: str = "", release: bool = False
+    ) -> None:
         raise NotImplementedError
 
-    async def load_session(self, app: str, token: str) -> bytes | None:
+    async def take_session(self, app: str, token: str, holder: str) -> interface.Taken:
         raise NotImplementedError
 
     def when_written(self, then: Callable[[], None]) -> None:
         self.writing.append(then) if self.slow_to_write else then()
 
-    async def read(
-        self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
-    ) -> Any:
+    partitions = 1
+
+    def partition(self, app: str, channel: str) -> int:
+        return 0
+
+    def listen(self, app: str, channel: str, on: bool) -> None:
+        (self.listening.add if on else self.listening.discard)((app, channel))
+
+    async def ask(self, query: Callable[[interface.Queries], Any]) -> Any:
         raise AssertionError("not used by the hub")
 
-    async def channels(self, app: str, prefix: str = "") -> dict[str, interface.ChannelCounts]:
-        raise AssertionError("not used by the hub")
-
-    async def channel(self, app: str, channel: str) -> interface.ChannelCounts:
-        raise AssertionError("not used by the hub")
-
-    async def cached(self, app: str, channel: str) -> interface.Cached | None:
+    def queries(self) -> AbstractContextManager[interface.Queries]:
         raise AssertionError("not used by the hub")
 
     async def lease(self, name: str) -> interface.Lease:
         raise AssertionError("not used by the hub")
 
-    async def entries(self, after: int, limit: int) -> list[interface.Entry]:
-        raise AssertionError("not used by the hub")
-
-    async def cursor(self, name: str) -> int:
-        raise AssertionError("not used by the hub")
-
-    async def move_cursor(self, name: str, position: int) -> None:
-        raise AssertionError("not used by the hub")
-
-    async def drop_cursor(self, name: str) -> None:
-        raise AssertionError("not used by the hub")
-
-    async def members(self, app: str, channel: str) -> list[interface.Member]:
-        raise AssertionError("not used by the hub")
-
-    def questions(self) -> AbstractContextManager[interface.Queries]:
+    async def consume(
+        self, name: str, partition: int, kinds: frozenset[interface.Kind], *, after: int | None = None
+    ) -> interface.Consumer:
         raise AssertionError("not used by the hub")
 
 

@@ -488,7 +488,7 @@ async def test_a_fence_closes_everybody_and_says_why(engine: ScriptedEngine, hub
     one = client()
     one.subscribe("presence-c", "ann")
     engine.answer()
-    engine.on_gap("trimmed")
+    engine.on_gap("trimmed", None)
     assert one.writer.closed is not None
     assert one.writer.closed[0] == 4200
     assert engine.left == [("presence-c", "1.1")]
@@ -502,7 +502,7 @@ async def test_a_fence_sends_nobody_away_before_what_is_kept_for_them_is_written
     told: list[str] = []
     hub.on_gap(lambda: told.append("keep"))
     engine.slow_to_write = True
-    engine.on_gap("log_replaced")
+    engine.on_gap("log_replaced", None)
     assert (told, one.writer.closed) == (["keep"], None)
     [then] = engine.writing
     then()

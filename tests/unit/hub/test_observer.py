@@ -28,7 +28,7 @@ async def test_an_observer_sees_all_kinds_and_fences_until_it_is_taken_away() ->
     hub.observe(observer)
     engine.deliver([engine.entry("news", b"1"), engine.entry("command", b"", kind=interface.Kind.CONTROL)])
     engine.deliver([engine.entry("room", b"", kind=interface.Kind.OCCUPIED)])
-    engine.on_gap("suspended: for a minute")
+    engine.on_gap("suspended: for a minute", None)
     hub.observe(None)
     engine.deliver([engine.entry("news", b"2")])
     await hub.stop()

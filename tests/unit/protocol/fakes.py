@@ -190,19 +190,24 @@ class Engine(interface.Engine):
     ) -> list[interface.Receipt]:
         return [self._append(publication) for publication in publications]
 
-    def save_session(self, app: str, token: str, record: bytes, seconds: int) -> None:
+    partitions = 1
+
+    def partition(self, app: str, channel: str) -> int:
+        return 0
+
+    def listen(self, app: str, channel: str, on: bool) -> None:
+        pass
+
+    def save_session(
+        self, app: str, token: str, record: bytes, seconds: int, *, holder: str = "", release: bool = False
+    ) -> None:
         raise NotImplementedError
 
-    async def load_session(self, app: str, token: str) -> bytes | None:
+    async def take_session(self, app: str, token: str, holder: str) -> interface.Taken:
         raise NotImplementedError
 
     def when_written(self, then: Callable[[], None]) -> None:
         then()
-
-    async def read(
-        self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
-    ) -> tuple[list[interface.Entry], interface.Position | None]:
-        return [], None
 
     def set_subscribers(self, app: str, channel: str, count: int, *, announce: bool = False) -> None:
         self._subscribers[app, channel] = count
@@ -261,23 +266,19 @@ class Engine(interface.Engine):
 
         self._soon(act)
 
-    async def cached(self, app: str, channel: str) -> interface.Cached | None:
-        raise NotImplementedError
-
     async def lease(self, name: str) -> interface.Lease:
         raise NotImplementedError
 
-    async def entries(self, after: int, limit: int) -> list[interface.Entry]:
+    async def consume(
+        self, name: str, partition: int, kinds: frozenset[interface.Kind], *, after: int | None = None
+    ) -> interface.Consumer:
         raise NotImplementedError
 
-    async def cursor(self, name: str) -> int:
+    async def ask(self, query: Callable[[interface.Queries], Any]) -> Any:
         raise NotImplementedError
 
-    async def move_cursor(self, name: str, position: int) -> None:
-        raise NotImplementedError
-
-    async def drop_cursor(self, name: str) -> None:
-        raise NotImplementedError
+    def queries(self) -> AbstractContextManager[interface.Queries]:
+        raise AssertionError("not used by a worker")
 
     def present(self) -> dict[tuple[str, str], str]:
         """Who is a member: user ids by channel and socket id."""
@@ -291,17 +292,8 @@ class Engine(interface.Engine):
         """How many there are, by channel, where there are any."""
         return {channel: count for (_, channel), count in self._subscribers.items() if count}
 
-    async def channels(self, app: str, prefix: str = "") -> dict[str, interface.ChannelCounts]:
-        raise NotImplementedError
-
-    async def channel(self, app: str, channel: str) -> interface.ChannelCounts:
-        raise NotImplementedError
-
     async def members(self, app: str, channel: str) -> list[interface.Member]:
         return list(self._present.get(channel, {}).values())
-
-    def questions(self) -> AbstractContextManager[interface.Queries]:
-        raise AssertionError("not used by a worker")
 
 
 class Browser:

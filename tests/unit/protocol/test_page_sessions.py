@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -30,9 +31,9 @@ class RememberingEngine(engine.LocalEngine):
         super().__init__(folder)
         self.saved: list[int] = []
 
-    def save_session(self, app: str, token: str, record: bytes, seconds: int) -> None:
+    def save_session(self, app: str, token: str, record: bytes, seconds: int, **more: Any) -> None:
         self.saved.append(seconds)
-        super().save_session(app, token, record, seconds)
+        super().save_session(app, token, record, seconds, **more)
 
 
 def publication(number: int, channel: str) -> interface.Publication:

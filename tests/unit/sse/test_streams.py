@@ -375,7 +375,7 @@ async def test_a_stop_ends_every_stream_and_begins_no_other(deployment: Deployme
 async def test_a_fence_ends_a_stream_and_its_client_comes_back_whole(deployment: Deployment) -> None:
     async with asking(deployment.application, "channels=kept") as first:
         await opened(first)
-        deployment.hub._on_gap("test")
+        deployment.hub._on_gap("test", None)
         await until(lambda: first.complete, "the end")
     await deployment.publish(1)
     async with asking(deployment.application, "channels=kept", last_event_id=first.cursor) as second:

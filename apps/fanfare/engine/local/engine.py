@@ -21,6 +21,8 @@ class LocalEngine(interface.Engine):
     `log_seconds`: how long an announcement stays for a worker that is late. `append_timeout`: seconds.
     """
 
+    partitions = 1
+
     def __init__(
         self, folder: Path, *, full_sync: bool = False, log_seconds: float = 20.0, append_timeout: float = 5.0
     ) -> None:
@@ -32,6 +34,7 @@ class LocalEngine(interface.Engine):
         self._writer = self._new_writer()
         self._worker: worker.Worker | None = None
         self._skipping = False
+        self._listening: set[tuple[str, str]] = set()
 
     def _new_writer(self) -> writer.Writer:
         return writer.Writer(self.place, full_sync=self._full_sync, logged=self._logged)
@@ -53,6 +56,8 @@ class LocalEngine(interface.Engine):
             append_timeout=self._append_timeout,
         )
         self._worker.tail.skip_unheard(self._skipping)
+        for app, channel in self._listening:
+            self._worker.tail.heard.listen(app, channel, True)
         try:
             await self._worker.open()
         except BaseException:
@@ -61,6 +66,7 @@ class LocalEngine(interface.Engine):
 
     async def close(self) -> None:
         closing, self._worker = self._worker, None
+        self._listening.clear()
         last = closing is not None and await closing.close()
         await asyncio.get_running_loop().run_in_executor(None, self._writer.stop, last)
         self._ringer.close()
@@ -118,6 +124,14 @@ class LocalEngine(interface.Engine):
         if self._worker is not None:
             self._worker.tail.skip_unheard(skip)
 
+    def partition(self, app: str, channel: str) -> int:
+        return 0
+
+    def listen(self, app: str, channel: str, on: bool) -> None:
+        (self._listening.add if on else self._listening.discard)((app, channel))
+        if self._worker is not None:
+            self._worker.tail.heard.listen(app, channel, on)
+
     def append(
         self, publications: Sequence[interface.Publication], *, budget: interface.Budget | None = None
     ) -> Awaitable[list[interface.Receipt]]:
@@ -160,21 +174,21 @@ class LocalEngine(interface.Engine):
             raise operation.error
         return operation.receipts
 
-    async def read(
-        self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
-    ) -> tuple[list[interface.Entry], interface.Position | None]:
-        return await self._ask(
-            lambda ask: ask.read(app, channel, after, limit, before=before, newest_first=newest_first)
-        )
+    def save_session(
+        self, app: str, token: str, record: bytes, seconds: int, *, holder: str = "", release: bool = False
+    ) -> None:
+        here = self._worker
+        if here is not None:
+            here.submit(upkeep.Session(here.loop, app, token, record, seconds=seconds, holder=holder, release=release))
 
-    def save_session(self, app: str, token: str, record: bytes, seconds: int) -> None:
-        if self._worker is not None:
-            self._worker.submit(upkeep.Session(self._worker.loop, app, token, record, seconds=seconds))
+    async def take_session(self, app: str, token: str, holder: str) -> interface.Taken:
+        here = self._opened()
+        return (await here.done(upkeep.TakeSession(here.loop, app, token, holder))).taken
 
     async def load_session(self, app: str, token: str) -> bytes | None:
         here = self._opened()
         await here.done(upkeep.Touch(here.loop))  # what this worker saved before is written now
-        return await self._ask(lambda ask: ask.session(app, token))
+        return await here.ask(lambda asked: asked.session(app, token))
 
     def when_written(self, then: Callable[[], None]) -> None:
         if self._worker is None:
@@ -186,7 +200,7 @@ class LocalEngine(interface.Engine):
 
     def set_subscribers(self, app: str, channel: str, count: int, *, announce: bool = False) -> None:
         if self._worker is not None:  # a worker that is gone has no subscribers any more
-            self._worker.tail.heard.set(app, channel, count > 0)
+            self._worker.tail.heard.subscribe(app, channel, count > 0)
             self._worker.subscribers.set(app, channel, count, announce=announce)
 
     def attach(self, wanted: interface.SubscribeRequest, ready: interface.Ready) -> None:
@@ -207,20 +221,11 @@ class LocalEngine(interface.Engine):
 
     # -- questions -----------------------------------------------------------------------------------------------------
 
-    async def channels(self, app: str, prefix: str = "") -> dict[str, interface.ChannelCounts]:
-        return await self._ask(lambda ask: ask.channels(app, prefix))
-
-    async def channel(self, app: str, channel: str) -> interface.ChannelCounts:
-        return await self._ask(lambda ask: ask.channel(app, channel))
-
-    async def members(self, app: str, channel: str) -> list[interface.Member]:
-        return await self._ask(lambda ask: ask.members(app, channel))
-
-    async def cached(self, app: str, channel: str) -> interface.Cached | None:
-        return await self._ask(lambda ask: ask.cached(app, channel))
+    async def ask(self, query: Callable[[interface.Queries], T]) -> T:
+        return await self._opened().ask(query)
 
     @contextlib.contextmanager
-    def questions(self) -> Iterator[interface.Queries]:
+    def queries(self) -> Iterator[interface.Queries]:
         if self.place.identity() is None:
             self.append_blocking([])  # makes an empty log, which has an answer to everything
         asked = queries.Queries(self.place)
@@ -234,10 +239,15 @@ class LocalEngine(interface.Engine):
     # -- consumers that must see every entry ---------------------------------------------------------------------------
 
     async def lease(self, name: str) -> interface.Lease:
-        return await self._opened().lease(name)
+        return await self._opened().leases.acquire(name)
+
+    async def consume(
+        self, name: str, partition: int, kinds: frozenset[interface.Kind], *, after: int | None = None
+    ) -> interface.Consumer:
+        return await self._opened().consume(name, kinds, after)
 
     async def entries(self, after: int, limit: int) -> list[interface.Entry]:
-        return await self._ask(lambda ask: ask.entries(after, limit))
+        return await self._opened().ask(lambda asked: asked.entries(after, limit))
 
     async def cursor(self, name: str) -> int:
         here = self._opened()
@@ -256,6 +266,3 @@ class LocalEngine(interface.Engine):
         if self._worker is None:
             raise errors.EngineUnavailable("The engine is not open")
         return self._worker
-
-    async def _ask(self, question: Callable[[queries.Queries], T]) -> T:
-        return await self._opened().ask(question)

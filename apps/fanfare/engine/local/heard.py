@@ -25,27 +25,32 @@ class Heard:
     """A change is in force for every read that begins after it."""
 
     def __init__(self) -> None:
-        self._channels: set[tuple[str, str]] = set()
+        self._subscribed: set[tuple[str, str]] = set()
+        self._listening: set[tuple[str, str]] = set()
         self._changed: set[tuple[str, str]] = set()  # since `update`
 
-    def set(self, app: str, channel: str, heard: bool) -> None:
-        key = (app, channel)
-        if heard is (key in self._channels):
-            return
-        (self._channels.add if heard else self._channels.discard)(key)
-        self._changed.add(key)
+    def subscribe(self, app: str, channel: str, on: bool) -> None:
+        self._set(self._subscribed, (app, channel), on)
+
+    def listen(self, app: str, channel: str, on: bool) -> None:
+        self._set(self._listening, (app, channel), on)
+
+    def _set(self, channels: set[tuple[str, str]], key: tuple[str, str], on: bool) -> None:
+        if on is not (key in channels):
+            (channels.add if on else channels.discard)(key)
+            self._changed.add(key)
 
     def open(self, connection: sqlite3.Connection) -> None:
         """Raises sqlite3.Error, as `update` does."""
         connection.execute("PRAGMA temp_store=MEMORY")
         connection.execute(_TABLE)
-        self._changed = set(self._channels)
+        self._changed = self._subscribed | self._listening
         self.update(connection)
 
     def update(self, connection: sqlite3.Connection) -> None:
         if not self._changed:
             return
-        came = self._changed & self._channels
+        came = {key for key in self._changed if key in self._subscribed or key in self._listening}
         connection.executemany("INSERT OR IGNORE INTO temp.heard VALUES (?, ?)", came)
         connection.executemany("DELETE FROM temp.heard WHERE app = ? AND channel = ?", self._changed - came)
         self._changed.clear()

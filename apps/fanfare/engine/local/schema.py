@@ -13,7 +13,7 @@ from fanfare.engine import errors
 from fanfare.engine.local import liveness, place
 
 # Old and new code meet on one file during a rolling restart: each refuses a schema that it does not know.
-VERSION = 2
+VERSION = 3
 
 # The net below the queue of `writer`: only a writer that bypasses the queue is ever waited for here.
 BUSY_TIMEOUT_MS = 5_000
@@ -31,9 +31,11 @@ TABLES = """
 CREATE TABLE state (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     version INTEGER NOT NULL,
-    trimmed_to INTEGER NOT NULL,  -- announcements up to this id may be gone, no other row is
+    trimmed_to INTEGER NOT NULL,  -- entries up to this id that are not kept may be gone, no other row is
     boot TEXT NOT NULL,           -- the boot of the machine that last wrote
-    clean INTEGER NOT NULL        -- 1 while everything is on the disk and nobody writes
+    clean INTEGER NOT NULL,       -- 1 while everything is on the disk and no process writes
+    log_id TEXT NOT NULL,         -- changes when ids may be given out again
+    held_from INTEGER NOT NULL    -- entries up to this id that were held for consumers may be gone
 );
 CREATE TABLE log (
     id INTEGER PRIMARY KEY,       -- given by the writer, one after TOP: gapless, in the order of commits
@@ -93,15 +95,19 @@ CREATE TABLE budgets (
 CREATE TABLE sessions (
     app TEXT NOT NULL,
     token TEXT NOT NULL,
-    record BLOB NOT NULL,
+    record BLOB NOT NULL,         -- empty: taken, and nothing saved yet
     expires_s INTEGER NOT NULL,
+    worker TEXT NOT NULL,         -- of the holder
+    holder TEXT NOT NULL,         -- empty: released
+    taken_ms INTEGER NOT NULL,    -- when it was last taken from a holder that was alive, 0: never
     PRIMARY KEY (app, token)
 ) WITHOUT ROWID;
 CREATE INDEX sessions_expires ON sessions (expires_s);
 CREATE TABLE cursors (
     name TEXT PRIMARY KEY,
-    position INTEGER NOT NULL,    -- everything up to this id is done with
-    moved_s INTEGER NOT NULL
+    position INTEGER NOT NULL,    -- everything up to this id is processed
+    moved_s INTEGER NOT NULL,
+    kinds INTEGER NOT NULL        -- the entries that are held for it: bit n for kind n, 0: all
 ) WITHOUT ROWID;
 CREATE TABLE workers (
     id TEXT PRIMARY KEY,          -- lives while it holds the lock on workers/<id>.lock
@@ -137,15 +143,14 @@ CREATE TABLE users (              -- how many distinct users a channel has, no r
 
 # From one version to the next, for a log that no worker of the older release has open any more.
 MIGRATIONS = {
-    1: """
-        ALTER TABLE state DROP COLUMN top;
-        CREATE TABLE users (
-            app TEXT NOT NULL,
-            channel TEXT NOT NULL,
-            users INTEGER NOT NULL,
-            PRIMARY KEY (app, channel)
-        ) WITHOUT ROWID;
-        INSERT INTO users SELECT app, channel, COUNT(DISTINCT user_id) FROM members GROUP BY app, channel
+    2: """
+        ALTER TABLE state ADD COLUMN log_id TEXT NOT NULL DEFAULT '';
+        ALTER TABLE state ADD COLUMN held_from INTEGER NOT NULL DEFAULT 0;
+        UPDATE state SET log_id = lower(hex(randomblob(6))), held_from = trimmed_to;
+        ALTER TABLE sessions ADD COLUMN worker TEXT NOT NULL DEFAULT '';
+        ALTER TABLE sessions ADD COLUMN holder TEXT NOT NULL DEFAULT '';
+        ALTER TABLE sessions ADD COLUMN taken_ms INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE cursors ADD COLUMN kinds INTEGER NOT NULL DEFAULT 0
     """,
 }
 
@@ -190,12 +195,13 @@ def prepare(connection: sqlite3.Connection, where: place.Place, *, full_sync: bo
         if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'state'").fetchall():
             for statement in TABLES.split(";"):
                 connection.execute(statement)
-            connection.execute("INSERT INTO state VALUES (1, ?, 0, ?, 0)", (VERSION, boot_id()))
+            connection.execute("INSERT INTO state VALUES (1, ?, 0, ?, 0, ?, 0)", (VERSION, boot_id(), new_epoch()))
         version, boot, clean = connection.execute("SELECT version, boot, clean FROM state").fetchone()
         if version != VERSION:
             _migrate(connection, version, where)
         if boot != boot_id() and not clean and not full_sync:
             connection.execute("UPDATE streams SET epoch = ?", (new_epoch(),))
+            connection.execute("UPDATE state SET log_id = ?", (new_epoch(),))
         if boot != boot_id() or clean:
             connection.execute("UPDATE state SET boot = ?, clean = 0", (boot_id(),))
     if not full_sync:
@@ -203,11 +209,27 @@ def prepare(connection: sqlite3.Connection, where: place.Place, *, full_sync: bo
 
 
 def _migrate(connection: sqlite3.Connection, version: int, where: place.Place) -> None:
-    """Inside the transaction of `prepare`. A worker looks at the version once, so none of another release may live."""
-    workers = [worker for (worker,) in connection.execute("SELECT id FROM workers").fetchall()]
-    if version not in MIGRATIONS or any(liveness.is_held(where.lock_of(worker)) for worker in workers):
+    """Inside the transaction of `prepare`. A worker reads the version once, so no worker of another release may run."""
+    if version > VERSION:
         raise errors.EngineMisconfigured(
-            f"The log has schema {version}, this code needs {VERSION}: stop all workers of the other release first."
+            f"The log {where.log} has format {version}, which a newer release of Fanfare wrote; this release reads "
+            f"format {VERSION}. Run the newer release, or stop all workers and move the file away: then histories, "
+            "positions and resume tokens are lost, and clients that come back get that answer."
+        )
+    if version not in MIGRATIONS:
+        raise errors.EngineMisconfigured(
+            f"The log {where.log} has format {version}; this release reads the formats from {min(MIGRATIONS)} on. Stop "
+            "all workers and move the file away: then histories, positions and resume tokens are lost."
+        )
+    running = [
+        str(pid)
+        for worker, pid in connection.execute("SELECT id, pid FROM workers").fetchall()
+        if liveness.is_held(where.lock_of(worker))
+    ]
+    if running:  # a worker of a rolling restart tries again until they have ended
+        raise errors.EngineUnavailable(
+            f"The log has format {version}, and workers of the release that wrote it still run (processes "
+            f"{', '.join(running)}): this release converts it to format {VERSION} when they have stopped."
         )
     while version != VERSION:
         for statement in MIGRATIONS[version].split(";"):

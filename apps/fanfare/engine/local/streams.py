@@ -116,8 +116,11 @@ def read(
     return [interface.Entry._make(row) for row in entries], interface.Position(epoch, top)
 
 
-def sweep(cursor: sqlite3.Cursor, now_ms: int, trimmed_to: int) -> bool:
-    """Delete what is over the bounds in the streams whose time has come. True: there are more of them."""
+def sweep(cursor: sqlite3.Cursor, now_ms: int, deletable: str) -> bool:
+    """Delete what is over the bounds in the streams whose time has come. True: there are more of them.
+
+    `deletable`: a condition on a row of the log: every worker and consumer has had the time to read it.
+    """
     now_s = now_ms // 1000
     due = cursor.execute(
         'SELECT app, channel, "offset", kept_from, size, seconds FROM streams '
@@ -136,8 +139,8 @@ def sweep(cursor: sqlite3.Cursor, now_ms: int, trimmed_to: int) -> bool:
         ).fetchall()
         keep_from = young[0][0] if young else top + 1
         cursor.execute(
-            'DELETE FROM log WHERE app = ? AND channel = ? AND "offset" < ? AND id <= ?',
-            (app, channel, keep_from, trimmed_to),
+            f'DELETE FROM log WHERE app = ? AND channel = ? AND "offset" < ? AND {deletable}',  # noqa: S608
+            (app, channel, keep_from),
         )
         [(oldest,)] = cursor.execute(
             'SELECT MIN("offset") FROM log WHERE app = ? AND channel = ? AND "offset" IS NOT NULL', (app, channel)

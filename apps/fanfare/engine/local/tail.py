@@ -7,11 +7,11 @@ is settled in the read transaction that found nothing newer, so its snapshot sta
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import logging
 import sqlite3
 import time
-from asyncio import AbstractEventLoop
 from collections.abc import Callable
 
 from fanfare.engine import interface
@@ -31,7 +31,7 @@ _AFTER = 'SELECT id, kind, app, channel, "offset", user_id, exclude, body FROM l
 SCAN_ENTRIES = 8_192
 _HEARD_AFTER = (
     f'SELECT id, kind, app, channel, "offset", user_id, exclude, body FROM log WHERE id > ? AND id <= ? '  # noqa: S608
-    f"AND (kind = {interface.Kind.CONTROL.value} OR channel = '{interface.USERS}' OR {heard.IS_HEARD}) "
+    f"AND (kind = {interface.Kind.CONTROL.value} OR channel = '{interface.USERS}' OR channel = ? OR {heard.IS_HEARD}) "
     "ORDER BY id LIMIT ?"
 )
 
@@ -46,12 +46,13 @@ class Tail:
     def __init__(
         self,
         where: place.Place,
-        loop: AbstractEventLoop,
+        loop: asyncio.AbstractEventLoop,
         deliver: interface.Deliver,
         lost: Callable[[str], None],
         damaged: Callable[[], None],
     ) -> None:
         self.where = where
+        self.mailbox = ""  # of this worker
         self.position = 0  # the id of the newest entry that was delivered
         self.top = 0  # the newest id in the log, as last seen
         self.reads = 0
@@ -71,6 +72,7 @@ class Tail:
         self._scheduled = False
         self._stepping = False
         self._asked = False  # to look at the log, since it was last read
+        self._grown: asyncio.Future[None] | None = None
 
     def follow(self, position: int) -> None:
         """(Re)open the log and go on after `position`. What waits goes on waiting. Raises sqlite3.Error."""
@@ -107,6 +109,12 @@ class Tail:
         if self._skipping and not skip:
             self._backlog.clear()  # it lacks entries, which are wanted now: all is read again
         self._skipping = skip
+
+    def grown(self) -> asyncio.Future[None]:
+        """Done when a read after this call finds that the log has newer entries."""
+        if self._grown is None or self._grown.done():
+            self._grown = self._loop.create_future()
+        return self._grown
 
     def settle(self, attachment: presence.Attach) -> None:
         """Call its `ready` as soon as the tail has reached the end of the log (the caller advances)."""
@@ -145,7 +153,10 @@ class Tail:
             try:
                 self.reads += 1
                 self._asked = False
+                top = self.top
                 [(self.top, trimmed_to)] = connection.execute(_STATE).fetchall()
+                if self.top != top and self._grown is not None and not self._grown.done():
+                    self._grown.set_result(None)
                 if trimmed_to > self.position:
                     return "trimmed"
                 if self.top < self.position:  # an older copy was put in its place
@@ -178,7 +189,9 @@ class Tail:
             return
         if self._skipping:
             self._read_to = min(self.top, self.position + SCAN_ENTRIES)
-            rows = connection.execute(_HEARD_AFTER, (self.position, self._read_to, STEP_ENTRIES)).fetchall()
+            rows = connection.execute(
+                _HEARD_AFTER, (self.position, self._read_to, self.mailbox, STEP_ENTRIES)
+            ).fetchall()
         else:
             rows = connection.execute(_AFTER, (self.position, STEP_ENTRIES)).fetchall()
         self._backlog.extend(map(interface.Entry._make, rows))

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from fanfare.engine import errors, interface
 from fanfare.engine.local import (
+    consumers,
     leases,
     liveness,
     occupancy,
@@ -84,7 +85,7 @@ class Worker:
         self._reaping: dict[str, liveness.Lock] = {}
         self._samples: collections.deque[tuple[float, int]] = collections.deque()  # (monotonic time, the log's top)
         self._restarting: asyncio.Task[None] | None = None
-        self._leases: list[leases.LocalLease] = []
+        self.leases = leases.Leases(where)
         self._probed_s = float("-inf")
         self.sizes: dict[str, int] = {}  # of what is kept, as last measured
         self._measuring: asyncio.Task[None] | None = None
@@ -95,6 +96,7 @@ class Worker:
         if not self._lock.acquire():
             raise errors.EngineUnavailable(f"{self._where.workers} gave no lock for a new worker")
         self._writer.worker = self.id
+        self.tail.mailbox = upkeep.mailbox_of(self.id)
         await self._follow()
         self._pace.open()
         self._every("tick", TICK_S if self._pace.is_poked else BLIND_TICK_S, self._tick)
@@ -109,8 +111,7 @@ class Worker:
         for timer in self._timers.values():
             timer.cancel()
         self.subscribers.stop()
-        for lease in self._leases:
-            lease.release()
+        self.leases.close()
         for task in (self._restarting, self._measuring):
             if task is not None:
                 task.cancel()
@@ -266,10 +267,16 @@ class Worker:
             self._writer.suspect()
             self.submit(upkeep.Touch(self.loop))
 
-    async def lease(self, name: str) -> leases.LocalLease:
-        lease = await leases.acquire(self._where, name)
-        self._leases.append(lease)
-        return lease
+    async def consume(self, name: str, kinds: frozenset[interface.Kind], after: int | None) -> consumers.LocalConsumer:
+        mask = sum(1 << kind for kind in kinds)
+        found = await self.done(upkeep.Cursor(self.loop, name, after, kinds=mask))
+
+        async def move(position: int | None) -> None:
+            await self.done(upkeep.Cursor(self.loop, name, position, kinds=mask, forget=position is None))
+
+        return consumers.LocalConsumer(
+            kinds, found.log_id, found.position or 0, scan=self.ask, grown=self.tail.grown, move=move
+        )
 
     # -- following -----------------------------------------------------------------------------------------------------
 
@@ -290,7 +297,7 @@ class Worker:
         self._samples.clear()
         self._refuse_waiting("The worker starts again")
         self._executor.submit(self._queries.close)
-        self._on_gap(reason)
+        self._on_gap(reason, None)
         if self._restarting is None:
             self._restarting = self.loop.create_task(self._restart())
 
@@ -334,6 +341,7 @@ class Worker:
             operation.failed = False
             self.submit(operation)
         self.subscribers.write()
+        self.leases.check()
         self._pace.tick()
         self.tail.replays.clean()
 
@@ -372,6 +380,7 @@ class Worker:
         self._lock.release(remove=False)
         self._where.workers.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.id = self._writer.worker = secrets.token_hex(8)
+        self.tail.mailbox = upkeep.mailbox_of(self.id)
         self._lock = liveness.Lock(self._where.lock_of(self.id))
         self._lock.acquire()
         self._lost("worker_unknown")
