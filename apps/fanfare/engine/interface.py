@@ -487,6 +487,11 @@ class Engine(Log, PresenceAndCounts, Sessions, Coordination):
         a `when_written` that was requested in `on_gap`. Raises EngineMisconfigured or EngineUnavailable.
         """
 
+    @property
+    @abc.abstractmethod
+    def is_open(self) -> bool:
+        """Whether this process is a worker. May be asked in any thread."""
+
     @abc.abstractmethod
     async def close(self) -> None:
         """Stop being a worker: its members and counts are removed now, not after a time-out. Idempotent."""

@@ -44,5 +44,5 @@ def check_channel(channel: str, limits: registry.Limits) -> None:
 
 
 def _answer(query: Query[T]) -> T:
-    with target.engine().questions() as queries:
+    with target.engine().queries() as queries:
         return query(queries)

@@ -157,7 +157,7 @@ class Outlet(Protocol):
         self, publications: Sequence[interface.Publication], timeout: float | None = None
     ) -> list[interface.Receipt]: ...
 
-    def questions(self) -> contextlib.AbstractContextManager[interface.Queries]: ...
+    def queries(self) -> contextlib.AbstractContextManager[interface.Queries]: ...
 
 
 def engine() -> Outlet:
@@ -170,7 +170,7 @@ def _discards() -> bool:
     if not hasattr(mail, "outbox") or current.is_replaced():
         return False
     made = current.made()
-    return made is None or made.present() is None  # a worker knows how far it has read
+    return made is None or not made.is_open  # it is open in a worker
 
 
 class Sink:
@@ -182,7 +182,7 @@ class Sink:
         return [interface.Receipt(0, None, duplicate=False) for _ in publications]
 
     @contextlib.contextmanager
-    def questions(self) -> Iterator[interface.Queries]:
+    def queries(self) -> Iterator[interface.Queries]:
         yield _Empty()
 
 
@@ -198,6 +198,9 @@ class _Empty(interface.Queries):
 
     def present(self, app: str, channel: str, user_ids: Sequence[str]) -> set[str]:
         return set()
+
+    def cached(self, app: str, channel: str) -> interface.Cached | None:
+        return None
 
     def read(
         self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False

@@ -54,6 +54,21 @@ async def test_only_what_is_heard_here_is_delivered(here: Worker) -> None:
     assert here.bodies("unheard") == []
 
 
+async def test_listening_delivers_without_counting(here: Worker) -> None:
+    here.engine.listen("", "mailbox", True)
+    message = interface.Publication("", "mailbox", b"1", interface.Kind.MESSAGE)
+    await here.engine.append([message, message._replace(channel="another")])
+    await here.until(lambda: here.entries, "the message")
+    here.engine.set_subscribers("", "mailbox", 1)
+    here.engine.set_subscribers("", "mailbox", 0)
+    await here.engine.append([message])
+    await here.until(lambda: len([one for one in here.entries if one.kind == message.kind]) == 2, "the message")
+    here.engine.listen("", "mailbox", False)
+    await caught_up(here, await here.engine.append([message]))
+    assert [one.channel for one in here.entries if one.kind == message.kind] == ["mailbox"] * 2
+    assert await here.engine.channels("") == {}
+
+
 async def test_commands_and_users_concern_every_worker(here: Worker) -> None:
     await here.engine.append([interface.Publication(APP, "reload", b"1", interface.Kind.CONTROL)])
     await here.join(interface.USERS, "ann", "1.1")

@@ -133,6 +133,7 @@ class ScriptedEngine(interface.Engine):
         self.writing.append(then) if self.slow_to_write else then()
 
     partitions = 1
+    is_open = True
 
     def partition(self, app: str, channel: str) -> int:
         return 0

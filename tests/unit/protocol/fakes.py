@@ -191,6 +191,7 @@ class Engine(interface.Engine):
         return [self._append(publication) for publication in publications]
 
     partitions = 1
+    is_open = True
 
     def partition(self, app: str, channel: str) -> int:
         return 0

@@ -64,6 +64,10 @@ class LocalEngine(interface.Engine):
             await self.close()
             raise
 
+    @property
+    def is_open(self) -> bool:
+        return self._worker is not None
+
     async def close(self) -> None:
         closing, self._worker = self._worker, None
         self._listening.clear()

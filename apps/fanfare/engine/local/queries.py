@@ -6,9 +6,8 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
 
-from fanfare.engine import errors, interface
+from fanfare.engine import consumers, errors, interface
 from fanfare.engine.local import place, presence, schema, streams, tail
 
 _LAST_CHARACTER = "\U0010ffff"
@@ -18,18 +17,8 @@ _OF_KINDS = (
     'SELECT id, kind, app, channel, "offset", user_id, exclude, body FROM log '
     "WHERE id > ? AND id <= ? AND kind IN ({}) ORDER BY id LIMIT ?"
 )
-SCAN_ENTRIES = 100_000  # which one query of a consumer looks at: 15 ms
 
 _VARIABLES = 500  # of one statement; SQLite allows 999 in its oldest versions
-
-
-class Found(NamedTuple):
-    """What a consumer reads: all entries of its kinds up to `read_to`. `top`: the newest id of the log."""
-
-    log_id: str
-    entries: list[interface.Entry]
-    read_to: int
-    top: int
 
 
 class Queries(interface.Queries):
@@ -112,18 +101,18 @@ class Queries(interface.Queries):
         )
         return (rows[0][0] or None) if rows else None
 
-    def entries_of(self, kinds: frozenset[interface.Kind], after: int, limit: int) -> Found:
+    def scan(self, kinds: frozenset[interface.Kind], after: int, limit: int) -> consumers.Scan:
         connection = self._connect()
         connection.execute("BEGIN")
         try:
             [(top, log_id)] = connection.execute(_TOP_AND_LOG).fetchall()
-            upto = min(top, after + SCAN_ENTRIES)
+            upto = min(top, after + consumers.SCAN_ENTRIES)
             names = ", ".join(str(kind.value) for kind in sorted(kinds))
             rows = connection.execute(_OF_KINDS.format(names), (after, upto, limit)).fetchall()
         finally:
             connection.execute("COMMIT")
         entries = [interface.Entry._make(row) for row in rows]
-        return Found(log_id, entries, entries[-1].id if len(entries) == limit else upto, top)
+        return consumers.Scan(log_id, entries, entries[-1].id if len(entries) == limit else upto, top)
 
     def sizes(self) -> dict[str, int]:
         """How much is kept for those who come back. Reads two whole tables, of a row for each stream and each page."""

@@ -15,9 +15,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from fanfare.engine import errors, interface
+from fanfare.engine import consumers, errors, interface
 from fanfare.engine.local import (
-    consumers,
     leases,
     liveness,
     occupancy,
@@ -267,15 +266,18 @@ class Worker:
             self._writer.suspect()
             self.submit(upkeep.Touch(self.loop))
 
-    async def consume(self, name: str, kinds: frozenset[interface.Kind], after: int | None) -> consumers.LocalConsumer:
-        mask = sum(1 << kind for kind in kinds)
+    async def consume(self, name: str, kinds: frozenset[interface.Kind], after: int | None) -> interface.Consumer:
+        mask = consumers.mask(kinds)
         found = await self.done(upkeep.Cursor(self.loop, name, after, kinds=mask))
+
+        async def scan(after: int, limit: int) -> consumers.Scan:
+            return await self.ask(lambda asked: asked.scan(kinds, after, limit))
 
         async def move(position: int | None) -> None:
             await self.done(upkeep.Cursor(self.loop, name, position, kinds=mask, forget=position is None))
 
-        return consumers.LocalConsumer(
-            kinds, found.log_id, found.position or 0, scan=self.ask, grown=self.tail.grown, move=move
+        return consumers.ScanningConsumer(
+            found.log_id, found.position or 0, scan=scan, grown=self.tail.grown, move=move
         )
 
     # -- following -----------------------------------------------------------------------------------------------------

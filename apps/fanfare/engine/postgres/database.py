@@ -16,7 +16,7 @@ from psycopg import sql
 
 from fanfare.engine import errors, interface
 
-VERSION: Final = 1  # of the tables
+VERSION: Final = 2  # of the tables
 OLDEST_SERVER: Final = 140_000
 
 DEFAULT_SCHEMA: Final = "fanfare"
@@ -25,6 +25,7 @@ LOCK_CLASS: Final = 0x66_66  # of the advisory locks, beside the schema's own nu
 SWEEP_SECONDS: Final = 5  # until a stream that is over its size is swept
 POSITION_OUTLIVES: Final = 10  # a stream's position outlives its entries this many times
 EMPTY_STREAM_SECONDS: Final = 360
+TAKEN_SECONDS: Final = 600  # how long a session without a record is kept; a connected page saves one within seconds
 
 CONNECT_SECONDS: Final = 5
 _ALPHABET: Final = string.digits + string.ascii_letters
@@ -135,7 +136,7 @@ def prepare(connection: Connection, address: Address) -> None:
         if not known:
             connection.execute(_script("schema.sql", address))
             connection.execute(
-                sql.SQL("INSERT INTO {}.state VALUES (true, %s, %s, %s, 0)").format(sql.Identifier(address.schema)),
+                sql.SQL("INSERT INTO {}.state VALUES (true, %s, %s, %s, 0, 0)").format(sql.Identifier(address.schema)),
                 (VERSION, new_generation(), server_identity(connection)),
             )
         [(found,)] = connection.execute(
@@ -194,10 +195,13 @@ def _script(name: str, address: Address) -> bytes:
         "kind_member_added": kinds.MEMBER_ADDED.value,
         "kind_member_removed": kinds.MEMBER_REMOVED.value,
         "kind_cache_miss": kinds.CACHE_MISS.value,
+        "kind_session_taken": kinds.SESSION_TAKEN.value,
         "announce_always": interface.ANNOUNCE_ALWAYS,
         "announce_ms": interface.ANNOUNCE_SECONDS * 1000,
         "idempotency_seconds": interface.IDEMPOTENCY_SECONDS,
-        "cursor_seconds": interface.CURSOR_SECONDS,
+        "consumer_seconds": interface.CONSUMER_SECONDS,
+        "taken_seconds": TAKEN_SECONDS,
+        "largest_id": 2**63 - 1,
         "late_seconds": interface.LATE_SECONDS,
         "late_sessions": interface.LATE_SESSIONS,
         "sweep_seconds": SWEEP_SECONDS,

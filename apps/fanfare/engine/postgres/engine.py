@@ -18,8 +18,9 @@ from typing import Any, Final, TypeVar
 import psycopg
 from psycopg import sql
 
-from fanfare.engine import errors, interface
-from fanfare.engine.postgres import database, operations, queries, reader, writer
+from fanfare.engine import consumers, errors, interface
+from fanfare.engine.postgres import database, operations, reader, writer
+from fanfare.engine.postgres import queries as questions
 from fanfare.runtime.backoff import Backoff
 from fanfare.runtime.supervisor import Supervisor
 
@@ -46,14 +47,17 @@ class PostgresEngine(interface.Engine):
     """See `interface.Engine`. `url` as `database.parse` reads it. `log_seconds`: how long an announcement stays for a
     worker that is late. `append_timeout`: seconds."""
 
+    partitions = 1
+
     def __init__(self, url: str, *, log_seconds: float = 20.0, append_timeout: float = 5.0) -> None:
         self.address = database.parse(url)
         self._log_seconds = log_seconds
         self._append_timeout = append_timeout
-        self._pool = queries.Pool(self.address, size=POOL_SIZE, timeout_s=append_timeout)
+        self._pool = questions.Pool(self.address, size=POOL_SIZE, timeout_s=append_timeout)
         self._worker: _Worker | None = None
         self._closed = False
         self._skipping = False
+        self._listening: set[tuple[str, str]] = set()
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
@@ -63,6 +67,8 @@ class PostgresEngine(interface.Engine):
         self._closed = False
         worker = _Worker(self, deliver, on_gap, log_seconds=self._log_seconds, append_timeout=self._append_timeout)
         worker.reader.skipping = self._skipping
+        for app, channel in self._listening:
+            worker.reader.listen(app, channel, True)
         self._worker = worker
         try:
             await worker.open()
@@ -70,9 +76,14 @@ class PostgresEngine(interface.Engine):
             await self.close()
             raise
 
+    @property
+    def is_open(self) -> bool:
+        return self._worker is not None
+
     async def close(self) -> None:
         worker, self._worker = self._worker, None
         self._closed = True
+        self._listening.clear()
         if worker is not None:
             await worker.close()
         await asyncio.to_thread(self._pool.close)
@@ -119,7 +130,7 @@ class PostgresEngine(interface.Engine):
         if self._closed:
             raise errors.EngineUnavailable("The engine is closed")
         with self._pool.connection(timeout) as connection:
-            return queries.append(connection, self.address, publications)
+            return questions.append(connection, self.address, publications)
 
     def _append_here(
         self, publications: Sequence[interface.Publication], budget: interface.Budget | None
@@ -133,21 +144,36 @@ class PostgresEngine(interface.Engine):
             raise refused
         return receipts
 
-    async def read(
-        self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
-    ) -> tuple[list[interface.Entry], interface.Position | None]:
-        return await self._ask(
-            lambda ask: ask.read(app, channel, after, limit, before=before, newest_first=newest_first)
-        )
+    def partition(self, app: str, channel: str) -> int:
+        return 0
+
+    def listen(self, app: str, channel: str, on: bool) -> None:
+        (self._listening.add if on else self._listening.discard)((app, channel))
+        if self._worker is not None:
+            self._worker.reader.listen(app, channel, on)
 
     # -- sessions ------------------------------------------------------------------------------------------------------
 
-    def save_session(self, app: str, token: str, record: bytes, seconds: int) -> None:
-        self._here().submit([operations.Operation("session", app, key=token, body=record, n=seconds)])
+    def save_session(
+        self, app: str, token: str, record: bytes, seconds: int, *, holder: str = "", release: bool = False
+    ) -> None:
+        if self._worker is not None:
+            self._worker.submit(
+                [
+                    operations.Operation(
+                        "session", app, key=token, body=record, n=seconds, user=holder, size=int(release)
+                    )
+                ]
+            )
+
+    async def take_session(self, app: str, token: str, holder: str) -> interface.Taken:
+        row = await self._here().done(operations.Operation("take", app, key=token, user=holder))
+        record = None if row.record is None else bytes(row.record)
+        return interface.Taken(record, row.epoch, None if row.actual is None else row.actual / 1000)
 
     async def load_session(self, app: str, token: str) -> bytes | None:
         await self._here().barrier()
-        return await self._ask(lambda ask: ask.session(app, token))
+        return await self._ask(lambda asked: asked.session(app, token))
 
     def when_written(self, then: Callable[[], None]) -> None:
         self._here().when_written(then)
@@ -176,30 +202,40 @@ class PostgresEngine(interface.Engine):
 
     # -- questions -----------------------------------------------------------------------------------------------------
 
-    async def channels(self, app: str, prefix: str = "") -> dict[str, interface.ChannelCounts]:
-        return await self._ask_written(lambda ask: ask.channels(app, prefix))
-
-    async def channel(self, app: str, channel: str) -> interface.ChannelCounts:
-        return await self._ask_written(lambda ask: ask.channel(app, channel))
-
-    async def cached(self, app: str, channel: str) -> interface.Cached | None:
-        return await self._ask(lambda ask: ask.cached(app, channel))
-
-    async def members(self, app: str, channel: str) -> list[interface.Member]:
-        return await self._ask_written(lambda ask: ask.members(app, channel))
+    async def ask(self, query: Callable[[interface.Queries], T]) -> T:
+        await self._here().settled()
+        return await self._ask(query)
 
     @contextlib.contextmanager
-    def questions(self) -> Iterator[interface.Queries]:
+    def queries(self) -> Iterator[interface.Queries]:
         with self._pool.connection() as connection:
-            yield queries.Queries(connection, self.address)
+            yield questions.Queries(connection, self.address)
 
     # -- consumers -----------------------------------------------------------------------------------------------------
 
     async def lease(self, name: str) -> interface.Lease:
         return await self._here().lease(name)
 
+    async def consume(
+        self, name: str, partition: int, kinds: frozenset[interface.Kind], *, after: int | None = None
+    ) -> interface.Consumer:
+        here = self._here()
+        mask = consumers.mask(kinds)
+
+        async def scan(after: int, limit: int) -> consumers.Scan:
+            return await self._ask(lambda asked: asked.scan(kinds, after, limit))
+
+        async def move(position: int | None) -> None:
+            forget = int(position is None)
+            await here.done(operations.Operation("cursor", key=name, n=position, seconds=mask, size=forget))
+
+        row = await here.done(operations.Operation("cursor", key=name, n=after, seconds=mask))
+        return consumers.ScanningConsumer(
+            row.epoch or "", row.actual or 0, scan=scan, grown=here.reader.grown, move=move
+        )
+
     async def entries(self, after: int, limit: int) -> list[interface.Entry]:
-        return await self._ask(lambda ask: ask.entries(after, limit))
+        return await self._ask(lambda asked: asked.entries(after, limit))
 
     async def cursor(self, name: str) -> int:
         row = await self._here().done(operations.Operation("cursor", key=name))
@@ -218,21 +254,15 @@ class PostgresEngine(interface.Engine):
             raise errors.EngineUnavailable("The engine is not open")
         return self._worker
 
-    async def _ask_written(self, question: Callable[[queries.Queries], T]) -> T:
-        """A question whose answer holds what this worker has asked for before."""
-        if self._worker is not None:
-            await self._worker.barrier()
-        return await self._ask(question)
-
-    async def _ask(self, question: Callable[[queries.Queries], T]) -> T:
+    async def _ask(self, question: Callable[[questions.Queries], T]) -> T:
         def ask() -> T:
             with self._pool.connection() as connection:
-                return question(queries.Queries(connection, self.address))
+                return question(questions.Queries(connection, self.address))
 
         return await asyncio.to_thread(ask)
 
     async def ask_sizes(self) -> dict[str, int]:
-        return await self._ask(queries.Queries.sizes)
+        return await self._ask(questions.Queries.sizes)
 
     def prepare(self) -> None:
         """In a thread. Raises EngineError."""
@@ -305,6 +335,7 @@ class _Worker:
         self._samples: collections.deque[tuple[float, int]] = collections.deque()
         self._counts: dict[tuple[str, str], tuple[int, bool]] = {}  # not written yet
         self._counts_timer: asyncio.TimerHandle | None = None
+        self._counting = 0  # writes of counts under way
         self._announcing: dict[tuple[str, str], asyncio.TimerHandle] = {}
         self._leaving: dict[tuple[str, str, str], bool] = {}  # True: it failed and is to be submitted again
         self._leases: list[_Lease] = []
@@ -319,7 +350,7 @@ class _Worker:
         for name, function in (
             ("The writer", self.writer.run),
             ("The reader", self.reader.run),
-            ("The listener", self.reader.listen),
+            ("The listener", self.reader.receive_notifications),
             ("The heartbeat", self._beat),
             ("The upkeep", self._upkeep),
         ):
@@ -344,6 +375,7 @@ class _Worker:
     async def _join(self) -> None:
         """Become known under a new id, and follow from the present. Raises EngineUnavailable."""
         self.id = self.writer.worker = secrets.token_hex(8)
+        self.reader.mailbox = f"#worker-{self.id}"
         node = f"{socket.gethostname()}:{os.getpid()}"
         await self.writer.ask(
             sql.SQL(
@@ -466,6 +498,11 @@ class _Worker:
         self.submit([operation], settled)
         return await done
 
+    async def settled(self) -> None:
+        """Return when the counts of this worker are written. Raises EngineUnavailable."""
+        if self._counts or self._counting:
+            await self.barrier()
+
     async def barrier(self) -> None:
         """Return when everything that was asked for before is written. Raises EngineUnavailable."""
         self._write_counts()
@@ -494,12 +531,14 @@ class _Worker:
         if not self._counts or self._closing:
             return
         counts, self._counts = self._counts, {}
+        self._counting += 1
         wanted = [
             operations.Operation("counts", *key, n=count, size=int(announce))
             for key, (count, announce) in counts.items()
         ]
 
         def settled(rows: dict[int, operations.Row], error: errors.EngineError | None) -> None:
+            self._counting -= 1
             if error is None:
                 for key, row in zip(counts, (rows[index] for index in range(len(wanted))), strict=True):
                     self._announce_later(key, row.actual)
@@ -510,6 +549,7 @@ class _Worker:
         try:
             self.submit(wanted, settled)
         except errors.EngineError:
+            self._counting -= 1
             self._counts = {**counts, **self._counts}
 
     def _announce_later(self, channel: tuple[str, str], wait_ms: int | None) -> None:
@@ -638,7 +678,7 @@ class _Worker:
     async def lease(self, name: str) -> _Lease:
         """Wait until this worker holds `name`."""
         query = sql.SQL("SELECT {}.lease_1(%s, %s, %s)").format(self._schema)
-        while True:
+        while not self._closing:
             with contextlib.suppress(errors.EngineUnavailable):
                 [(term,)] = await self.writer.ask(query, (name, self.id, LEASE_S))
                 if term is not None:
@@ -646,15 +686,19 @@ class _Worker:
                     self._leases.append(lease)
                     return lease
             await asyncio.sleep(LEASE_POLL_S)
+        raise errors.EngineUnavailable(f"The engine was closed before the lease {name} was free")
 
     def release(self, lease: _Lease) -> None:
+        lease.lost.set()
         if lease in self._leases:
             self._leases.remove(lease)
             if not self._closing:
                 self._supervisor.spawn("The release of a lease", self._release(lease.name), expected=_RETRIED)
 
     async def _release(self, name: str) -> None:
-        query = sql.SQL("DELETE FROM {}.leases WHERE name = %s AND worker = %s RETURNING 1").format(self._schema)
+        query = sql.SQL("UPDATE {}.leases SET until = '-infinity' WHERE name = %s AND worker = %s RETURNING 1").format(
+            self._schema
+        )
         await self.writer.ask(query, (name, self.id))
 
     # -- on a timer ----------------------------------------------------------------------------------------------------
@@ -743,7 +787,7 @@ class _Worker:
         logger.error("Entries of the log may have been missed (%s): the worker starts again from the present", reason)
         self._samples.clear()
         self.reader.give_up("The worker starts again")
-        self._on_gap(reason)
+        self._on_gap(reason, None)
         self._supervisor.run(f"Restart {self.counters['gaps']}", functools.partial(self._persist, self._restart))
 
     async def _restart(self) -> None:

@@ -79,7 +79,7 @@ BEGIN
             PERFORM {schema}.announce_count_1(r.app, r.channel);
         END IF;
     END LOOP;
-    DELETE FROM {schema}.leases WHERE worker = p_worker;
+    UPDATE {schema}.leases SET until = '-infinity' WHERE worker = p_worker;
     DELETE FROM {schema}.workers WHERE id = p_worker;
 END
 $$;
@@ -94,10 +94,11 @@ $$;
 --   counts     app, channel, n = subscribers, size = 1: announce changes
 --   announce   app, channel
 --   admit      app, n = the most connections
---   session    app, key = token, body, n = seconds
+--   session    app, key = token, body, n = seconds, user_id = holder or '', size = 1: nothing holds it afterwards
+--   take       app, key = token, user_id = holder; the row's epoch is the holder before
 --   stream     app, channel: gives it an epoch before its first entry
 --   miss       app, channel, n = seconds until the next miss is announced
---   cursor     key = name, n = position or NULL (only ask), size = 1: forget it
+--   cursor     key = name, n = position or NULL (only ask), seconds = kinds, size = 1: forget it
 --   remove     key = worker
 --   trim       n = id
 --   touch      nothing
@@ -107,7 +108,7 @@ $$;
 CREATE OR REPLACE FUNCTION {schema}.apply_1(
     p_worker text, p_notify boolean, p_op text[], p_app text[], p_channel text[], p_body bytea[], p_n bigint[],
     p_user text[], p_exclude text[], p_size integer[], p_seconds integer[], p_key text[], p_cache integer[]
-) RETURNS TABLE (ord integer, id bigint, epoch text, "offset" bigint, flag boolean, limit_ bigint, actual bigint)
+) RETURNS TABLE (ord integer, id bigint, epoch text, "offset" bigint, flag boolean, limit_ bigint, actual bigint, record bytea)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -123,12 +124,14 @@ DECLARE
     v_user text;
     v_present boolean;
     v_number bigint;
+    v_session {schema}.sessions%ROWTYPE;
     r record;
 BEGIN
     PERFORM pg_advisory_xact_lock({lock_class}, {lock_key});
     WHILE v_i <= v_count LOOP
         IF p_op[v_i] NOT IN ('append', 'budget') THEN
             ord := v_i; id := NULL; epoch := NULL; "offset" := NULL; flag := false; limit_ := NULL; actual := NULL;
+            record := NULL;
             CASE p_op[v_i]
             WHEN 'join' THEN
                 -- A socket that was another user, whose leave could not be written.
@@ -191,9 +194,37 @@ BEGIN
                 WHERE c.app = p_app[v_i] AND c.channel = '';
                 flag := v_number >= p_n[v_i]; limit_ := p_n[v_i]; actual := v_number;
             WHEN 'session' THEN
+                INSERT INTO {schema}.sessions AS s
+                VALUES (p_app[v_i], p_key[v_i], p_body[v_i], clock_timestamp() + p_n[v_i] * interval '1 second',
+                        CASE WHEN p_size[v_i] = 1 OR p_user[v_i] = '' THEN '' ELSE p_worker END,
+                        CASE WHEN p_size[v_i] = 1 THEN '' ELSE p_user[v_i] END)
+                ON CONFLICT (app, token) DO UPDATE
+                SET record = excluded.record, expires = excluded.expires,
+                    worker = CASE WHEN p_user[v_i] = '' THEN s.worker ELSE excluded.worker END,
+                    holder = CASE WHEN p_user[v_i] = '' THEN s.holder ELSE excluded.holder END
+                WHERE p_user[v_i] = '' OR s.holder IN ('', p_user[v_i]);
+            WHEN 'take' THEN
+                SELECT * INTO v_session FROM {schema}.sessions s WHERE s.app = p_app[v_i] AND s.token = p_key[v_i];
+                actual := (EXTRACT(EPOCH FROM clock_timestamp() - v_session.taken) * 1000)::bigint;
+                IF v_session.holder <> '' AND v_session.holder <> p_user[v_i]
+                   AND EXISTS (SELECT 1 FROM {schema}.workers w WHERE w.id = v_session.worker) THEN
+                    epoch := v_session.holder;
+                    v_session.taken := clock_timestamp();
+                    PERFORM {schema}.log_1({kind_session_taken}, p_app[v_i], '#worker-' || v_session.worker, convert_to(
+                        json_build_object('token', p_key[v_i], 'changed_s', round(actual / 1000.0, 3))::text, 'UTF8'),
+                        v_session.holder);
+                END IF;
+                IF v_session.expires > clock_timestamp() - {late_seconds} * interval '1 second'
+                   AND length(v_session.record) > 0 THEN
+                    record := v_session.record;
+                END IF;
                 INSERT INTO {schema}.sessions
-                VALUES (p_app[v_i], p_key[v_i], p_body[v_i], clock_timestamp() + p_n[v_i] * interval '1 second')
-                ON CONFLICT (app, token) DO UPDATE SET record = excluded.record, expires = excluded.expires;
+                VALUES (p_app[v_i], p_key[v_i], COALESCE(record, ''),
+                        GREATEST(v_session.expires, clock_timestamp() + {taken_seconds} * interval '1 second'),
+                        p_worker, p_user[v_i], v_session.taken)
+                ON CONFLICT (app, token) DO UPDATE
+                SET record = excluded.record, expires = excluded.expires, worker = excluded.worker,
+                    holder = excluded.holder, taken = excluded.taken;
             WHEN 'stream' THEN
                 INSERT INTO {schema}.streams
                 VALUES (p_app[v_i], p_channel[v_i], {schema}.new_epoch_1(), 0, 1, 1, {empty_stream_seconds},
@@ -215,14 +246,17 @@ BEGIN
                         SELECT GREATEST(s.trimmed_to, COALESCE((SELECT MAX(l.id) FROM {schema}.log l), 0)) INTO v_base
                         FROM {schema}.state s;
                         SELECT c.position INTO v_number FROM {schema}.cursors c WHERE c.name = p_key[v_i];
-                        -- One that is ahead of the log belongs to a log that was replaced.
+                        -- A position above the newest entry belongs to a log that was replaced.
                         IF v_number IS NULL OR v_number > v_base THEN
                             v_number := v_base;
                         END IF;
                     END IF;
-                    INSERT INTO {schema}.cursors VALUES (p_key[v_i], v_number, clock_timestamp())
-                    ON CONFLICT (name) DO UPDATE SET position = excluded.position, moved = excluded.moved;
+                    INSERT INTO {schema}.cursors
+                    VALUES (p_key[v_i], v_number, clock_timestamp(), COALESCE(p_seconds[v_i], 0))
+                    ON CONFLICT (name) DO UPDATE
+                    SET position = excluded.position, moved = excluded.moved, kinds = excluded.kinds;
                     actual := v_number;
+                    SELECT s.generation INTO epoch FROM {schema}.state s;
                 END IF;
             WHEN 'remove' THEN
                 PERFORM {schema}.remove_worker_1(p_key[v_i]);
@@ -250,7 +284,7 @@ BEGIN
                         v_skip[v_j + v_k] := true;
                     END LOOP;
                     ord := v_j; id := NULL; epoch := NULL; "offset" := NULL; flag := true;
-                    limit_ := p_n[v_j]; actual := v_spent + p_size[v_j];
+                    limit_ := p_n[v_j]; actual := v_spent + p_size[v_j]; record := NULL;
                     RETURN NEXT;
                 ELSE
                     INSERT INTO {schema}.budgets VALUES (p_app[v_j], v_second, v_spent + p_size[v_j])
@@ -321,7 +355,7 @@ BEGIN
             ORDER BY m.ord
         LOOP
             ord := r.ord; id := r.id; epoch := r.epoch; "offset" := r."offset"; flag := r.duplicate;
-            limit_ := NULL; actual := NULL;
+            limit_ := NULL; actual := NULL; record := NULL;
             RETURN NEXT;
             v_rows := GREATEST(v_rows, CASE WHEN r.duplicate THEN 0 ELSE r.id - v_base + 1 END);
         END LOOP;
@@ -378,14 +412,18 @@ LANGUAGE sql AS $$
     RETURNING term
 $$;
 
--- Deletes what is too old: announcements up to an id that no consumer holds back, expired rows, and entries over the
--- bounds of their streams. At most `p_rows` of each, so that the lock is never held for long. True: there is more.
+-- Deletes what is too old: entries without an offset up to an id, but for those that consumers hold back, expired rows,
+-- and entries over the bounds of their streams. At most `p_rows` of each, so that the lock is never held for long. True: there is more.
 CREATE OR REPLACE FUNCTION {schema}.trim_1(p_upto bigint, p_rows integer) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     v_trimmed bigint;
+    v_released bigint;  -- entries that were held up to here are deleted
+    v_held bigint;      -- entries of `v_kinds` after this are held
+    v_kinds bigint;
     v_upto bigint;
     v_last bigint;
     v_more boolean := false;
+    v_again boolean := false;
     v_from bigint;
     v_oldest bigint;
     r record;
@@ -393,9 +431,10 @@ BEGIN
     IF NOT pg_try_advisory_xact_lock({lock_class}, {lock_key}) THEN
         RETURN true;
     END IF;
-    DELETE FROM {schema}.cursors WHERE moved < clock_timestamp() - {cursor_seconds} * interval '1 second';
-    SELECT trimmed_to INTO v_trimmed FROM {schema}.state;
-    SELECT LEAST(p_upto, MIN(position)) INTO v_upto FROM {schema}.cursors;
+    DELETE FROM {schema}.cursors WHERE moved < clock_timestamp() - {consumer_seconds} * interval '1 second';
+    SELECT trimmed_to, held_from INTO v_trimmed, v_released FROM {schema}.state;
+    SELECT LEAST(p_upto, MIN(position) FILTER (WHERE kinds = 0)), COALESCE(MIN(position), {largest_id}),
+           COALESCE(bit_or(kinds), 0) INTO v_upto, v_held, v_kinds FROM {schema}.cursors;
     IF v_upto > v_trimmed THEN
         SELECT MAX(id), COUNT(*) = p_rows INTO v_last, v_more FROM (
             SELECT id FROM {schema}.log WHERE "offset" IS NULL AND id > v_trimmed AND id <= v_upto ORDER BY id LIMIT p_rows
@@ -403,9 +442,22 @@ BEGIN
         IF NOT v_more THEN
             v_last := v_upto;
         END IF;
-        DELETE FROM {schema}.log WHERE "offset" IS NULL AND id > v_trimmed AND id <= v_last;
+        DELETE FROM {schema}.log WHERE "offset" IS NULL AND id > v_trimmed AND id <= v_last
+            AND (id <= v_held OR (v_kinds >> kind) & 1 = 0);
         UPDATE {schema}.state SET trimmed_to = v_last;
         v_trimmed := v_last;
+    END IF;
+    v_upto := LEAST(v_held, v_trimmed);
+    IF v_upto > v_released THEN
+        SELECT MAX(id), COUNT(*) = p_rows INTO v_last, v_again FROM (
+            SELECT id FROM {schema}.log WHERE "offset" IS NULL AND id > v_released AND id <= v_upto
+            ORDER BY id LIMIT p_rows
+        ) AS batch;
+        IF NOT v_again THEN
+            v_last := v_upto;
+        END IF;
+        DELETE FROM {schema}.log WHERE "offset" IS NULL AND id > v_released AND id <= v_last;
+        UPDATE {schema}.state SET held_from = v_last;
     END IF;
     DELETE FROM {schema}.cache WHERE (app, channel) IN (
         SELECT app, channel FROM {schema}.cache WHERE expires <= clock_timestamp() LIMIT p_rows);
@@ -427,7 +479,8 @@ BEGIN
         SELECT MIN("offset") INTO v_from FROM {schema}.log WHERE app = r.app AND channel = r.channel
             AND "offset" > r."offset" - r.size AND created >= clock_timestamp() - r.seconds * interval '1 second';
         v_from := COALESCE(v_from, r."offset" + 1);
-        DELETE FROM {schema}.log WHERE app = r.app AND channel = r.channel AND "offset" < v_from AND id <= v_trimmed;
+        DELETE FROM {schema}.log WHERE app = r.app AND channel = r.channel AND "offset" < v_from AND id <= v_trimmed
+            AND (id <= v_held OR (v_kinds >> kind) & 1 = 0);
         SELECT MIN("offset") INTO v_oldest FROM {schema}.log
         WHERE app = r.app AND channel = r.channel AND "offset" IS NOT NULL;
         UPDATE {schema}.streams
@@ -437,7 +490,7 @@ BEGIN
                 ELSE GREATEST({sweep_seconds}, r.seconds / 4) END
         WHERE app = r.app AND channel = r.channel;
     END LOOP;
-    RETURN v_more;
+    RETURN v_more OR v_again;
 END
 $$;
 

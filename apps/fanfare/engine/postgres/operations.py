@@ -20,6 +20,7 @@ class Row(NamedTuple):
     flag: bool
     limit: int | None
     actual: int | None
+    record: bytes | None
 
 
 class Operation(NamedTuple):

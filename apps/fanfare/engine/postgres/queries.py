@@ -10,7 +10,7 @@ import psycopg
 import psycopg_pool
 from psycopg import sql
 
-from fanfare.engine import errors, interface
+from fanfare.engine import consumers, errors, interface
 from fanfare.engine.postgres import database, operations, writer
 
 _COLUMNS = 'l.id, l.kind, l.app, l.channel, l."offset", l.user_id, l.exclude, l.body'
@@ -143,7 +143,23 @@ class Queries(interface.Queries):
             token,
             interface.LATE_SECONDS,
         )
-        return bytes(rows[0][0]) if rows else None
+        return bytes(rows[0][0]) or None if rows else None
+
+    def scan(self, kinds: frozenset[interface.Kind], after: int, limit: int) -> consumers.Scan:
+        rows = self._ask(
+            "SELECT s.generation, s.top, l.* FROM (SELECT generation, "
+            "GREATEST(trimmed_to, COALESCE((SELECT MAX(id) FROM {0}.log), 0)) AS top FROM {0}.state) s "
+            f"LEFT JOIN LATERAL (SELECT {_COLUMNS} FROM {{0}}.log l WHERE l.id > %s AND l.id <= LEAST(s.top, %s) "
+            "AND l.kind = ANY(%s) ORDER BY l.id LIMIT %s) l ON true ORDER BY l.id",
+            after,
+            after + consumers.SCAN_ENTRIES,
+            [kind.value for kind in kinds],
+            limit,
+        )
+        generation, top = rows[0][:2]
+        entries = [interface.Entry._make(row[2:]) for row in rows if row[2] is not None]
+        read_to = entries[-1].id if len(entries) == limit else min(top, after + consumers.SCAN_ENTRIES)
+        return consumers.Scan(generation, entries, read_to, top)
 
     def entries(self, after: int, limit: int) -> list[interface.Entry]:
         rows = self._ask(f"SELECT {_COLUMNS} FROM {{0}}.log l WHERE l.id > %s ORDER BY l.id LIMIT %s", after, limit)

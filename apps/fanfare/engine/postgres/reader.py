@@ -63,6 +63,7 @@ class Reader:
         self.position = 0  # the id of the newest entry that was delivered or passed over
         self.top = 0
         self.generation = ""
+        self.mailbox = ""  # of this worker
         self.reads = 0
         self.delivered = 0
         self.history_reads = 0
@@ -78,8 +79,10 @@ class Reader:
         self._wake = asyncio.Event()
         self._waiting: list[Waiting] = []
         self._interest: set[tuple[str, str]] = set()
+        self._listening: set[tuple[str, str]] = set()
         self._changed: set[tuple[str, str]] = set()  # since the last look
         self._queries = _Queries(address.schema)
+        self._grown: asyncio.Future[None] | None = None
 
     # -- from the engine -----------------------------------------------------------------------------------------------
 
@@ -100,10 +103,21 @@ class Reader:
 
     def interest(self, app: str, channel: str, wanted: bool) -> None:
         """Whether entries of a channel are delivered, from the next look on."""
-        key = (app, channel)
-        if wanted is not (key in self._interest):
-            (self._interest.add if wanted else self._interest.discard)(key)
+        self._set(self._interest, (app, channel), wanted)
+
+    def listen(self, app: str, channel: str, wanted: bool) -> None:
+        self._set(self._listening, (app, channel), wanted)
+
+    def _set(self, channels: set[tuple[str, str]], key: tuple[str, str], wanted: bool) -> None:
+        if wanted is not (key in channels):
+            (channels.add if wanted else channels.discard)(key)
             self._changed.add(key)
+
+    def grown(self) -> asyncio.Future[None]:
+        """Done when a look after this call finds that the log has newer entries."""
+        if self._grown is None or self._grown.done():
+            self._grown = asyncio.get_running_loop().create_future()
+        return self._grown
 
     def follow(self, position: int, generation: str) -> None:
         """Go on after an entry."""
@@ -131,7 +145,7 @@ class Reader:
         finally:
             await self._disconnect()
 
-    async def listen(self) -> None:
+    async def receive_notifications(self) -> None:
         """Turn notifications into hints. Raises psycopg.Error when the connection breaks."""
         connection = await database.connect(self._address, f"listener {self._name}")
         try:
@@ -159,6 +173,8 @@ class Reader:
                 self.following = False
                 self._on_gap(reason)
                 return
+            if look.top != self.top and self._grown is not None and not self._grown.done():
+                self._grown.set_result(None)
             self.top = look.top
             more = await self._step(look, waiting)
             if not more:
@@ -212,14 +228,18 @@ class Reader:
         connection = await self._connect()
         await self._update_interest(connection)
         self.reads += 1
-        query = self._queries.interesting if self.skipping else self._queries.all
+        query = self._queries.all
+        values: tuple[Any, ...] = (self.position, STEP_ENTRIES + 1)
+        if self.skipping:
+            query = self._queries.interesting
+            values = (self.position, self.mailbox, STEP_ENTRIES + 1)
         if not waiting:
-            cursor = await connection.execute(query, (self.position, STEP_ENTRIES + 1))
+            cursor = await connection.execute(query, values)
             return self._read(await cursor.fetchall(), {})
         asked = {key: question for one in waiting for key, question in self._questions(one.wanted)}
         async with connection.pipeline():
             await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            cursor = await connection.execute(query, (self.position, STEP_ENTRIES + 1))
+            cursor = await connection.execute(query, values)
             cursors = {key: await connection.execute(*question) for key, question in asked.items()}
             await connection.execute("COMMIT")
             rows = await cursor.fetchall()
@@ -314,8 +334,8 @@ class Reader:
             return
         changed, self._changed = self._changed, set()
         try:
-            came = [key for key in changed if key in self._interest]
-            went = [key for key in changed if key not in self._interest]
+            came = [key for key in changed if key in self._interest or key in self._listening]
+            went = list(changed.difference(came))
             if came:
                 await connection.execute(self._queries.hear, tuple(map(list, zip(*came, strict=True))))
             if went:
@@ -336,7 +356,7 @@ class Reader:
             except BaseException:
                 await connection.close()
                 raise
-            self._changed = set(self._interest)
+            self._changed = self._interest | self._listening
             self._connection = connection
         return self._connection
 
@@ -361,8 +381,8 @@ class _Queries:
             "SELECT * FROM {0}.log l WHERE l.id > %s CONDITION ORDER BY l.id LIMIT %s) l ON true ORDER BY l.id"
         )
         heard = (
-            f"AND (l.kind = {interface.Kind.CONTROL.value} OR l.channel = '{interface.USERS}' OR EXISTS ("
-            "SELECT 1 FROM pg_temp.interest i WHERE i.app = l.app AND i.channel = l.channel))"
+            f"AND (l.kind = {interface.Kind.CONTROL.value} OR l.channel = '{interface.USERS}' OR l.channel = %s "
+            "OR EXISTS (SELECT 1 FROM pg_temp.interest i WHERE i.app = l.app AND i.channel = l.channel))"
         )
         self.all = make(look.replace("CONDITION", ""))
         self.interesting = make(look.replace("CONDITION", heard))

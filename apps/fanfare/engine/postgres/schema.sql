@@ -8,7 +8,8 @@ CREATE TABLE {schema}.state (
     version integer NOT NULL,      -- of these tables
     generation text NOT NULL,      -- changes when acknowledged entries may be gone
     server text NOT NULL,          -- system identifier and timeline of the server that wrote last
-    trimmed_to bigint NOT NULL     -- entries without an offset up to this id may be gone, no other entry is
+    trimmed_to bigint NOT NULL,    -- entries without an offset up to this id may be gone, no other entry is
+    held_from bigint NOT NULL      -- entries up to this id that were held for consumers may be gone
 );
 
 CREATE SEQUENCE {schema}.log_id;
@@ -79,16 +80,20 @@ CREATE TABLE {schema}.budgets (
 CREATE TABLE {schema}.sessions (
     app text NOT NULL,
     token text NOT NULL,
-    record bytea NOT NULL,
+    record bytea NOT NULL,         -- empty: taken, and nothing saved yet
     expires timestamptz NOT NULL,
+    worker text NOT NULL,          -- of the holder
+    holder text NOT NULL,          -- empty: released
+    taken timestamptz,             -- when it was last taken from a holder that was alive
     PRIMARY KEY (app, token)
 ) WITH (fillfactor = 70);
 CREATE INDEX sessions_expires ON {schema}.sessions (expires);
 
 CREATE TABLE {schema}.cursors (
     name text PRIMARY KEY,
-    position bigint NOT NULL,      -- everything up to this id is done with
-    moved timestamptz NOT NULL
+    position bigint NOT NULL,      -- everything up to this id is processed
+    moved timestamptz NOT NULL,
+    kinds bigint NOT NULL          -- the entries that are held for it: bit n for kind n, 0: all
 ) WITH (fillfactor = 50);
 
 CREATE TABLE {schema}.workers (
@@ -129,6 +134,6 @@ CREATE TABLE {schema}.users (      -- how many distinct users a channel has; no 
 CREATE TABLE {schema}.leases (
     name text PRIMARY KEY,
     worker text NOT NULL,
-    term bigint NOT NULL,          -- grows with each new holder
+    term bigint NOT NULL,          -- grows with each new holder, so a row is never deleted
     until timestamptz NOT NULL
 ) WITH (fillfactor = 50);
