@@ -75,6 +75,18 @@ class Cluster:
             process.send_signal(signal.SIGQUIT)
             process.wait(STOP_SECONDS)
 
+    def promote(self) -> None:
+        """Make a standby the primary, and wait until it takes writes."""
+        with contextlib.closing(self.connect()) as connection:
+            connection.execute("SELECT pg_promote(true)")
+
+        def writes() -> bool:
+            with contextlib.closing(self.connect()) as connection:
+                [(recovery,)] = connection.execute("SELECT pg_is_in_recovery()").fetchall()
+            return not recovery
+
+        waiting.until(writes, START_SECONDS, "the standby is the primary")
+
     @contextlib.contextmanager
     def stopped(self, number: signal.Signals = signal.SIGINT) -> Iterator[None]:
         """Stop the server for the block."""
@@ -101,6 +113,67 @@ def running() -> Iterator[Cluster]:
             yield cluster
         finally:
             cluster.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def standby(primary: Cluster) -> Iterator[Cluster]:
+    """A running standby of a primary, made by pg_basebackup; deleted at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="fanfare-pg-"))
+    try:
+        account = _account()
+        if account:
+            os.chown(folder, account["user"], account["group"])
+        command = [str(_programs() / "pg_basebackup"), "-D", str(folder / "data"), "-R", "-X", "stream", "-c", "fast"]
+        command += ["-h", str(primary.folder), "-U", SUPERUSER, "--no-sync"]
+        made = subprocess.run(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            **account,
+        )
+        assert made.returncode == 0, made.stdout + made.stderr
+        cluster = Cluster(folder, account)
+        try:
+            cluster.start()
+            yield cluster
+        finally:
+            cluster.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def pooled(cluster: Cluster, database: str) -> Iterator[str]:
+    """A running PgBouncer in transaction mode before a server; its URL."""
+    program = parts.executable("pgbouncer")
+    folder = Path(tempfile.mkdtemp(prefix="fanfare-pgb-"))
+    try:
+        account = _account()
+        if account:
+            os.chown(folder, account["user"], account["group"])
+        settings = folder / "pgbouncer.ini"
+        settings.write_text(
+            f"[databases]\n{database} = host={cluster.folder} dbname={database} user={SUPERUSER}\n"
+            f"[pgbouncer]\nlisten_addr =\nunix_socket_dir = {folder}\nauth_type = any\npool_mode = transaction\n",
+            encoding="utf-8",
+        )
+        settings.chmod(0o644)
+        with (folder / "log").open("wb") as output:
+            process = subprocess.Popen(
+                [program, str(settings)], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, **account
+            )
+        try:
+            waiting.until((folder / ".s.PGSQL.6432").exists, START_SECONDS, "PgBouncer listens")
+            yield f"postgres://{SUPERUSER}@/{database}?host={quote(str(folder), safe='')}&port=6432"
+        finally:
+            process.terminate()
+            process.wait(STOP_SECONDS)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import signal
 import uuid
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from fanfare.engine import errors, interface
 from fanfare.engine.postgres import engine as postgres_engine
-from tests.harness import postgresql
+from tests.harness import postgresql, waiting
 from tests.unit.engine import conformance
 from tests.unit.engine.workers import Worker
 
@@ -46,3 +49,135 @@ async def hire(url: str) -> AsyncIterator[conformance.Hire]:
 
 class TestConformance(conformance.Conformance):
     """Everything that an engine must do."""
+
+
+# -- failures ----------------------------------------------------------------------------------------------------------
+
+
+async def test_acknowledged_events_survive_a_crash_of_the_server_and_arrive_once() -> None:
+    with postgresql.running() as own:
+        own.create("realtime")
+        worker = Worker(postgres_engine.PostgresEngine(own.url("realtime")))
+        await worker.open()
+        acknowledged: list[bytes] = []
+
+        async def publish() -> None:
+            for number in range(400):
+                body = b"%d" % number
+                try:
+                    await worker.publish("kept", body, retention=conformance.KEPT)
+                except errors.EngineUnavailable:
+                    await asyncio.sleep(0.05)
+                else:
+                    acknowledged.append(body)
+
+        publishing = asyncio.ensure_future(publish())
+        await worker.until(lambda: len(acknowledged) > 50, "the first events")
+        await asyncio.to_thread(own.stop, signal.SIGQUIT)
+        await asyncio.to_thread(own.start)
+        await publishing
+        await worker.until(lambda: worker.bodies("kept")[-1:] == acknowledged[-1:], "the last event", within=10)
+        delivered = worker.bodies("kept")
+        assert worker.gaps == []
+        assert len(set(delivered)) == len(delivered)
+        # An event whose acknowledgement was lost in the crash may be there, and no acknowledged event is missing.
+        assert [body for body in delivered if body in set(acknowledged)] == acknowledged
+        await worker.engine.close()
+
+
+async def test_a_promoted_standby_begins_a_new_generation() -> None:
+    """The standby may lack acknowledged entries, so no position from before may look like one of now."""
+    with postgresql.running() as primary:
+        primary.create("realtime")
+        worker = Worker(postgres_engine.PostgresEngine(primary.url("realtime")))
+        await worker.open()
+        [receipt] = await worker.publish("kept", b"1", retention=conformance.KEPT)
+        await worker.engine.close()
+        with postgresql.standby(primary) as promoted:
+            await asyncio.to_thread(primary.stop)
+            promoted.promote()
+            worker = Worker(postgres_engine.PostgresEngine(promoted.url("realtime")))
+            await worker.open()
+            assert receipt.position is not None
+            replayed = await conformance.replay(worker, after=receipt.position)
+            assert replayed.reason == "epoch_changed"
+            assert replayed.position is not None
+            assert replayed.position.epoch != receipt.position.epoch
+            await worker.engine.close()
+
+
+async def test_a_worker_that_was_frozen_is_removed_and_starts_again(
+    hire: conformance.Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_engine, "LEASE_S", 2)
+    one, two = await hire(), await hire()
+    await one.join("presence-c", "ann", "1.1")
+    frozen = one.engine._worker  # type: ignore[attr-defined]
+    held = asyncio.Event()
+    original = frozen.writer.ask
+
+    async def wait(*arguments: object, **options: object) -> list[object]:
+        await held.wait()
+        return list(await original(*arguments, **options))
+
+    monkeypatch.setattr(frozen.writer, "ask", wait)
+    gone = interface.Kind.MEMBER_REMOVED
+    await two.until(lambda: any(entry.kind == gone for entry in two.entries), "the departure", within=10)
+    before = frozen.id
+    held.set()
+    await one.until(lambda: one.gaps, "the frozen worker notices", within=10)
+    assert one.gaps == ["worker_unknown"]
+    assert [entry.user_id for entry in two.entries if entry.kind == gone] == ["ann"]
+
+    async def is_back() -> bool:
+        return frozen.id != before and one.engine.health().ok
+
+    await waiting.until_async(is_back, 10, "the worker has joined under a new id")
+    await two.publish("news", b"after")
+    await one.until(lambda: one.bodies("news") == [b"after"], "an event after the restart")
+
+
+async def test_a_value_that_the_database_refuses_fails_alone(hire: conformance.Hire) -> None:
+    one = await hire()
+    refused = one.publish("c", b"x", user_id="with a \0 character")
+    accepted = one.publish("c", b"y")
+    outcomes = await asyncio.gather(refused, accepted, return_exceptions=True)
+    assert isinstance(outcomes[0], errors.EngineUnavailable)
+    await one.got("c", b"y")
+
+
+async def test_a_lease_is_lost_before_another_worker_gets_it(
+    hire: conformance.Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_engine, "LEASE_S", 3)
+    one, two = await hire(), await hire()
+    lease = await one.engine.lease("outbox")
+    frozen = one.engine._worker  # type: ignore[attr-defined]
+
+    async def fail(*_: object, **__: object) -> None:
+        raise errors.EngineUnavailable("cut off")
+
+    monkeypatch.setattr(frozen.writer, "ask", fail)
+    taken = await asyncio.wait_for(two.engine.lease("outbox"), 15)
+    assert lease.lost.is_set()
+    assert not taken.lost.is_set()
+    assert taken.term > lease.term  # type: ignore[attr-defined]
+
+
+async def test_a_transaction_pooler_is_refused_with_the_remedy(cluster: postgresql.Cluster) -> None:
+    with postgresql.pooled(cluster, "realtime") as url:
+        engine = postgres_engine.PostgresEngine(url)
+        with pytest.raises(errors.EngineMisconfigured, match="transaction pooler"):
+            await engine.open(lambda entries: None, lambda reason: None)
+
+
+def test_no_message_shows_the_password() -> None:
+    engine = postgres_engine.PostgresEngine("postgres://ann:hunter2@db.example.com/app?schema=s")
+    assert "hunter2" not in str(engine.health())
+    assert engine.address.public == "postgres://ann@db.example.com/app (schema s)"
+
+
+@pytest.mark.parametrize("url", ["postgres://h/d?schema=Bad-Name", "postgres://h/d?nonsense=1"])
+def test_a_wrong_url_is_refused_with_a_sentence(url: str) -> None:
+    with pytest.raises(errors.EngineMisconfigured, match="FANFARE_ENGINE"):
+        postgres_engine.PostgresEngine(url)
