@@ -275,10 +275,12 @@ class PostgresEngine(interface.Engine):
 
 
 def _refuse_pooler(connection: database.Connection, address: database.Address) -> None:
-    """A transaction pooler gives each statement to another connection, so a notification never comes back."""
+    """Behind a transaction pooler a connection does not keep what it listens to, so it misses the notification of
+    another one."""
     topic = f"{address.topic}_{secrets.token_hex(4)}"
     connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(topic)))
-    connection.execute("SELECT pg_notify(%s, '')", (topic,))
+    with psycopg.connect(address.conninfo, autocommit=True, connect_timeout=5) as other:
+        other.execute("SELECT pg_notify(%s, '')", (topic,))
     heard = [one for one in connection.notifies(timeout=2.0, stop_after=1) if one.channel == topic]
     connection.execute(sql.SQL("UNLISTEN {}").format(sql.Identifier(topic)))
     if not heard:
