@@ -698,9 +698,9 @@ class _Worker:
                 self._supervisor.spawn("The release of a lease", self._release(lease.name), expected=_RETRIED)
 
     async def _release(self, name: str) -> None:
-        query = sql.SQL("UPDATE {}.leases SET until = '-infinity' WHERE name = %s AND worker = %s RETURNING 1").format(
-            self._schema
-        )
+        query = sql.SQL(
+            "UPDATE {}.leases SET worker = '', until = '-infinity' WHERE name = %s AND worker = %s RETURNING 1"
+        ).format(self._schema)
         await self.writer.ask(query, (name, self.id))
 
     # -- on a timer ----------------------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ BEGIN
             PERFORM {schema}.announce_count_1(r.app, r.channel);
         END IF;
     END LOOP;
-    UPDATE {schema}.leases SET until = '-infinity' WHERE worker = p_worker;
+    UPDATE {schema}.leases SET worker = '', until = '-infinity' WHERE worker = p_worker;  -- the term stays
     DELETE FROM {schema}.workers WHERE id = p_worker;
 END
 $$;
