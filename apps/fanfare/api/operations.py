@@ -169,7 +169,7 @@ async def _describe(
     if not set(parameters.COUNTS).isdisjoint(event.attributes):
         try:
             for channel in event.channels:
-                counts = await hub.engine.channel(application.id, channel)
+                counts = await _counts_of(hub, application.id, channel)
                 described[channel] |= _counts(channel, counts, event.attributes)
         except engine_errors.EngineUnavailable as error:
             hub.count("api.info_unavailable")
@@ -193,7 +193,8 @@ async def channels(hub: hubs.Hub, request: requests.Request) -> bytes:
             "only presence channels have users.",
             code="attribute_not_available",
         )
-    occupied = await hub.engine.channels(request.application.id, prefix)
+    app = request.application.id
+    occupied = await hub.engine.ask(lambda queries: queries.channels(app, prefix))
     return orjson.dumps({"channels": {name: _counts(name, counts, attributes) for name, counts in occupied.items()}})
 
 
@@ -202,10 +203,10 @@ async def channel(hub: hubs.Hub, request: requests.Request) -> bytes:
     app, name = request.application.id, _channel(request)
     attributes = parameters.info(request.fields().get("info"), parameters.CHANNEL_ATTRIBUTES)
     parameters.require_available(name, attributes)
-    counts = await hub.engine.channel(app, name)
+    counts = await _counts_of(hub, app, name)
     answer = {"occupied": counts.subscriptions > 0, **_counts(name, counts, attributes)}
     if parameters.CACHE in attributes:
-        cached = await hub.engine.cached(app, name)
+        cached = await hub.engine.ask(lambda queries: queries.cached(app, name))
         answer["cache"] = None if cached is None else {"data": orjson.loads(cached.body)["data"], "ttl": cached.ttl}
     return orjson.dumps(answer)
 
@@ -216,7 +217,8 @@ async def users(hub: hubs.Hub, request: requests.Request) -> bytes:
     if not names.is_presence(name):
         raise refusals.Invalid(f"{name} is not a presence channel, so it has no users.", code="not_presence")
     with_info = parameters.flag("with_user_info", request.fields().get("with_user_info"))
-    members = await hub.engine.members(request.application.id, name)
+    app = request.application.id
+    members = await hub.engine.ask(lambda queries: queries.members(app, name))
     return orjson.dumps({"users": [_user(member, with_info=with_info) for member in members]})
 
 
@@ -245,11 +247,15 @@ async def history(hub: hubs.Hub, request: requests.Request) -> bytes:
 async def stats(hub: hubs.Hub, request: requests.Request) -> bytes:
     """Describe one channel in the form of the API before 2012; no parameters."""
     name = _channel(request)
-    counts = await hub.engine.channel(request.application.id, name)
+    counts = await _counts_of(hub, request.application.id, name)
     answer: dict[str, Any] = {"occupied": counts.subscriptions > 0, "connection_count": counts.subscriptions}
     if names.is_presence(name):
         answer["user_count"] = counts.users
     return orjson.dumps(answer)
+
+
+async def _counts_of(hub: hubs.Hub, app: str, channel: str) -> interface.ChannelCounts:
+    return await hub.engine.ask(lambda queries: queries.channel(app, channel))
 
 
 def _channel(request: requests.Request) -> str:

@@ -54,19 +54,17 @@ class Page(NamedTuple):
 
 async def read(engine: interface.Engine, app: str, channel: str, wanted: Range) -> Page:
     """Raises EngineUnavailable."""
-    entries, top = await engine.read(
-        app,
-        channel,
-        after=0 if wanted.after is None else wanted.after.offset,
-        limit=wanted.limit + 1,  # one more than is shown: it tells whether there is a next page
-        before=None if wanted.before is None else wanted.before.offset,
-        newest_first=wanted.newest_first,
+    after = 0 if wanted.after is None else wanted.after.offset
+    before = None if wanted.before is None else wanted.before.offset
+    limit = wanted.limit + 1  # one more than is shown: it tells whether there is a next page
+    entries, top = await engine.ask(
+        lambda queries: queries.read(app, channel, after, limit, before=before, newest_first=wanted.newest_first)
     )
     return page(wanted, entries, top)
 
 
 def page(wanted: Range, entries: Sequence[interface.Entry], top: interface.Position | None) -> Page:
-    """What `interface.Engine.read` found, asked for one entry more than `wanted.limit`."""
+    """What `interface.Queries.read` found, asked for one entry more than `wanted.limit`."""
     asked = [position for position in (wanted.after, wanted.before) if position is not None]
     if any(top is None or position.epoch != top.epoch for position in asked):
         return Page((), top, reason=EPOCH_CHANGED)

@@ -77,7 +77,7 @@ async def _everything(hub: hubs.Hub, app: str, channel: str, rule: rules.Rule) -
     """All that is kept. What is published, or goes, between this look and the attach changes nothing: the first is
     replayed, and of the second the engine says so.
     """
-    entries, top = await hub.engine.read(app, channel, 0, 1)
+    entries, top = await hub.engine.ask(lambda queries: queries.read(app, channel, 0, 1))
     if top is None:  # nothing yet, so the newest are all there is
         return rule.history(rewind=_rewind(rule, rule.max_replay_entries))
     if not entries:

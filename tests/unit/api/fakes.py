@@ -7,7 +7,7 @@ import collections
 import hashlib
 import hmac
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,23 +31,26 @@ class Engine:
     down: str = ""  # the reason why nothing can be asked or published
     broken: bool = False  # a fault that nobody foresaw
 
-    async def channels(self, app: str, prefix: str = "") -> dict[str, interface.ChannelCounts]:
+    async def ask(self, query: Callable[[Any], Any]) -> Any:
+        return query(self)
+
+    def channels(self, app: str, prefix: str = "") -> dict[str, interface.ChannelCounts]:
         self._ask(app)
         return {name: counts for name, counts in self.counts.items() if name.startswith(prefix)}
 
-    async def channel(self, app: str, channel: str) -> interface.ChannelCounts:
+    def channel(self, app: str, channel: str) -> interface.ChannelCounts:
         self._ask(app)
         return self.counts.get(channel, interface.ChannelCounts(0, 0))
 
-    async def cached(self, app: str, channel: str) -> interface.Cached | None:
+    def cached(self, app: str, channel: str) -> interface.Cached | None:
         self._ask(app)
         return self.holding.get(channel)
 
-    async def members(self, app: str, channel: str) -> list[interface.Member]:
+    def members(self, app: str, channel: str) -> list[interface.Member]:
         self._ask(app)
         return self.present.get(channel, [])
 
-    async def read(
+    def read(
         self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
     ) -> tuple[list[interface.Entry], interface.Position | None]:
         self._ask(app)

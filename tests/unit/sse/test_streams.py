@@ -86,8 +86,8 @@ async def test_streams_that_read_the_same_get_the_same_bytes(deployment: Deploym
 async def test_subscribers_are_counted_whatever_they_connect_with(deployment: Deployment) -> None:
     async with asking(deployment.application, "channels=kept,plain") as response:
         await opened(response)
-        assert (await deployment.hub.engine.channel(APP, "plain")).subscriptions == 1
-    assert (await deployment.hub.engine.channel(APP, "plain")).subscriptions == 0
+        assert (await deployment.hub.engine.ask(lambda queries: queries.channel(APP, "plain"))).subscriptions == 1
+    assert (await deployment.hub.engine.ask(lambda queries: queries.channel(APP, "plain"))).subscriptions == 0
 
 
 # -- coming back -------------------------------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ async def test_what_cannot_be_recovered_is_said_and_the_present_follows(
     deployment: Deployment, cursor: Callable[[str], str], channel: str, reason: str
 ) -> None:
     await deployment.publish(1, 2, 3, 4, 5, 6, channel="short")
-    _, top = await deployment.hub.engine.read(APP, "short", 0, 1)
+    _, top = await deployment.hub.engine.ask(lambda queries: queries.read(APP, "short", 0, 1))
     assert top is not None
     async with asking(deployment.application, f"channels={channel}", last_event_id=cursor(top.epoch)) as response:
         await opened(response)
@@ -274,15 +274,15 @@ async def test_earliest_misses_nothing_that_is_published_while_it_is_looked_for(
 ) -> None:
     """There is an await between the look at what is kept and the attach: publish in it."""
     await deployment.publish(*kept)
-    read = deployment.hub.engine.read
+    ask = deployment.hub.engine.ask
 
-    async def read_and_publish(*where: Any) -> Any:
-        answer = await read(*where)
+    async def ask_and_publish(query: Any) -> Any:
+        answer = await ask(query)
         await deployment.publish(3, 4)
         return answer
 
     replaced: Any = deployment.hub.engine
-    replaced.read = read_and_publish
+    replaced.ask = ask_and_publish
     async with asking(deployment.application, "channels=kept&last_event_id=earliest") as response:
         await got(response, len(kept) + 2)
         assert response.numbers == [*kept, 3, 4]
