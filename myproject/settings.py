@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import dotenv
 from django.core.exceptions import ImproperlyConfigured
@@ -102,10 +101,7 @@ DATABASES = {
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-# Django caches templates with DEBUG, too, and only its own runserver empties that cache: under uvicorn an edited
-# template would not be seen. So with DEBUG the loaders are named, which leaves the cache out.
-_LOADERS = ["django.template.loaders.filesystem.Loader", "django.template.loaders.app_directories.Loader"]
-TEMPLATES: list[dict[str, Any]] = [
+TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
         "DIRS": [],  # `myproject` is an app, and the first one: its templates win
@@ -115,14 +111,13 @@ TEMPLATES: list[dict[str, Any]] = [
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
             ],
-            "loaders": _LOADERS if DEBUG else [("django.template.loaders.cached.Loader", _LOADERS)],
         },
+        "APP_DIRS": True,
     }
 ]
 
-# Served by the project itself (see static_files.py), straight from the apps' folders. STATIC_ROOT is for those who run
-# collectstatic and let another server answer /static/.
-STATIC_URL = "/static/"
+# Fanfare serves them, from the apps' folders. STATIC_ROOT is for `collectstatic`.
+STATIC_URL = "static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
 
 LOGIN_URL = "admin:login"

@@ -1,4 +1,4 @@
-"""The pages that Django answers. What else this server answers stands in asgi.py."""
+"""The pages of this project. What Fanfare answers before Django stands in apps/fanfare/asgi.py."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from django.views.generic import RedirectView
 from myproject import views
 
 urlpatterns = [
-    path("", views.landing, name="landing"),
+    path("admin/", admin.site.urls),
     path("docs/", views.docs, name="docs"),
     path("api/docs", views.api_docs, name="api_docs"),
     path("api/docs/", views.api_docs),
     path("api/", RedirectView.as_view(pattern_name="api_docs")),
     path("favicon.ico", views.favicon),
-    path("pusher/", include("fanfare.integration.urls")),
-    path("admin/", admin.site.urls),
+    path("", include("fanfare.urls")),
+    path("", views.home, name="home"),  # with DEBUG the landing page of fanfare.urls comes first
 ]
 
 if apps.is_installed("demo"):

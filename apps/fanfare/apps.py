@@ -13,13 +13,16 @@ class FanfareConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-
         from fanfare import checks as fanfare_checks  # noqa: F401  (registers them)
         from fanfare import conf, older_layout
         from fanfare.applications import declared, models
         from fanfare.engine import current
+        from fanfare.management import runserver
+        from fanfare.server import checks as server_checks  # noqa: F401  (registers them)
 
-        conf.settings.validate()
+        runserver.take_over()
+        with runserver.or_end():
+            conf.settings.validate()
         current.configure(
             conf.settings.ENGINE,
             conf.settings.DATA_DIR,

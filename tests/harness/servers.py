@@ -68,7 +68,7 @@ class Server:
         return subprocess.Popen(
             [*self._under, str(Path(sys.executable).parent / program), *arguments],
             cwd=root,
-            env=self.deployment.environment(),
+            env=self.deployment.environment(PYTHONPATH=str(root / "apps")),
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=subprocess.STDOUT,

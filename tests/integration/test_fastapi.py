@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import deployments, servers, sockets, waiting
+from tests.harness import calls, deployments, servers, sockets, waiting
 from tests.unit.docs import pages
 
 Start = Callable[..., servers.Server]
@@ -174,28 +174,32 @@ async def test_its_lifespan_is_run_in_every_worker(
     assert server.log_text().count("the shop is closed") == server.expected_workers
 
 
+async def test_a_start_that_fails_leaves_the_workers_running(start: Start, fleet: servers.Fleet, project: Path) -> None:
+    """With gunicorn a worker that fails to boot would end the master."""
+    failing = LIFESPAN.replace("await apublish", "raise RuntimeError('the till is empty')\n    await apublish")
+    (project / "apps/shop/main.py").write_text(failing)
+    server = start("gunicorn", fleet.deployment(FANFARE_ASGI_MOUNTS=MOUNTS), root=project)
+    server.tracebacks_expected = "FastAPI reports its failed start with one"
+    sentence = "FANFARE_ASGI_MOUNTS: /shop=shop.main:app did not start: RuntimeError: the till is empty"
+    assert sentence in server.log_text()
+    status, answer = server.health()
+    assert (status, answer["checks"]["mounts"]) == (200, {"ok": False, "reason": sentence})
+    with calls.Caller(server) as caller:
+        assert caller.call("GET", "/shop/items").status == 503
+    async with sockets.connect(server) as socket:
+        await socket.subscribe("news")
+
+
 @pytest.mark.parametrize("command", ["uvicorn", "gunicorn"])
-@pytest.mark.parametrize(
-    ("main", "mounts", "sentence"),
-    [
-        (SAME, "/shop=shop.man:app", "FANFARE_ASGI_MOUNTS has '/shop=shop.man:app': there is no module"),
-        (
-            LIFESPAN.replace("await apublish", "raise RuntimeError('the till is empty')\n    await apublish"),
-            MOUNTS,
-            "FANFARE_ASGI_MOUNTS: /shop=shop.main:app did not start: RuntimeError: the till is empty",
-        ),
-    ],
-    ids=["no such module", "a start that fails"],
-)
-def test_what_cannot_be_mounted_stops_the_server_with_a_sentence(
-    fleet: servers.Fleet, project: Path, command: str, main: str, mounts: str, sentence: str
+def test_a_mount_without_a_module_stops_the_server_with_a_sentence(
+    fleet: servers.Fleet, project: Path, command: str
 ) -> None:
-    (project / "apps/shop/main.py").write_text(main)
+    (project / "apps/shop/main.py").write_text(SAME)
     program, *arguments = servers.COMMANDS[command](servers.free_port())
     ended = subprocess.run(
         [str(Path(sys.executable).parent / program), *arguments],
         cwd=project,
-        env=fleet.deployment().environment(FANFARE_ASGI_MOUNTS=mounts),
+        env=fleet.deployment().environment(FANFARE_ASGI_MOUNTS="/shop=shop.man:app", PYTHONPATH=str(project / "apps")),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -204,4 +208,4 @@ def test_what_cannot_be_mounted_stops_the_server_with_a_sentence(
     )
     # gunicorn ends from the handler of a signal: where that comes while it forks, its own exception is a plain 1.
     assert ended.returncode in ((CANNOT_START, 1) if command == "gunicorn" else (CANNOT_START,))
-    assert sentence in ended.stderr + ended.stdout
+    assert "FANFARE_ASGI_MOUNTS has '/shop=shop.man:app': there is no module" in ended.stderr + ended.stdout

@@ -108,7 +108,7 @@ def manage(server: servers.Server, project: Path, *arguments: str) -> None:
     done = subprocess.run(
         [sys.executable, "manage.py", *arguments],
         cwd=project,
-        env=server.deployment.environment(),
+        env=server.deployment.environment(PYTHONPATH=str(project / "apps")),
         capture_output=True,
         text=True,
         timeout=60,
@@ -159,7 +159,9 @@ async def test_a_stop_with_open_consumers_is_prompt(start: Start, project: Path)
 
 async def test_jobs_for_a_plain_name_are_shared_by_the_runworkers(start: Start, project: Path, tmp_path: Path) -> None:
     server = start("gunicorn", root=project)
-    environment = server.deployment.environment(DJANGO_SETTINGS_MODULE="worker_settings")
+    environment = server.deployment.environment(
+        DJANGO_SETTINGS_MODULE="worker_settings", PYTHONPATH=str(project / "apps")
+    )
     (project / "worker_settings.py").write_text(
         "from myproject.settings import *\nASGI_APPLICATION = 'chat.asgi.application'\n"
     )

@@ -19,7 +19,7 @@ import logging
 import time
 from collections.abc import Callable
 from typing import NamedTuple
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import orjson
 
@@ -76,7 +76,7 @@ class Api:
 
     async def _answer(self, scope: requests.Scope, receive: requests.Receive) -> Response:
         method: str = scope["method"]
-        path = _path(scope)
+        path, *longer = _paths(scope)
         found = operations.find(path)
         if found is None:
             raise refusals.NotFound("The API has no such route.")
@@ -88,7 +88,7 @@ class Api:
 
         query = requests.parse_query(scope["query_string"])
         application = self._application(names, query)
-        body_md5 = authentication.verify(application, method, path, query, self._now())
+        body_md5 = authentication.verify(application, method, (path, *longer), query, self._now())
         if not application.enabled:
             raise refusals.Forbidden(f"The application {application.id} is disabled.")
 
@@ -132,11 +132,23 @@ class Api:
         return Response(error.status, _explain(str(error), error.code), error.headers())
 
 
-def _path(scope: requests.Scope) -> str:
-    """The path as it was sent, below the prefix where this application is mounted."""
+def _paths(scope: requests.Scope) -> list[str]:
+    """The path as it was sent, not decoded. First the part below the prefix where this application is mounted, which
+    the routes are about; then the longer ones, up to the whole path.
+
+    A client signs the path that it sends, and a proxy may strip a part of it or keep it.
+    """
     raw: bytes | None = scope.get("raw_path")
-    path: str = raw.decode("utf-8", "replace") if raw is not None else scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
+    whole: str = raw.decode("utf-8", "replace") if raw is not None else scope["path"]
+    root: str = scope.get("root_path", "")
+    if not root:
+        return [whole]
+    path = whole.removeprefix(quote(root))
+    found = [path]
+    for part in reversed(root.strip("/").split("/")):
+        path = f"/{quote(part)}{path}"
+        found.append(path)
+    return found
 
 
 def _preflight(route: operations.Route) -> refusals.Headers:

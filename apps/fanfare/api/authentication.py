@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from urllib.parse import unquote
 
 from fanfare.api import refusals, requests
@@ -37,10 +37,13 @@ def key(query: requests.Query) -> str:
     return _required(query.authentication(), "auth_key")
 
 
-def verify(application: registry.Application, method: str, path: str, query: requests.Query, now: float) -> str | None:
+def verify(
+    application: registry.Application, method: str, paths: Sequence[str], query: requests.Query, now: float
+) -> str | None:
     """Verify the signature. Returns the signed MD5 of the body, None if the request has none.
 
-    `path` as it was sent, not decoded; `now` in Unix seconds. Raises Unauthorized with the reason.
+    `paths`: the path as it was sent, not decoded, in each form that a proxy may have made of it; `now` in Unix seconds.
+    Raises Unauthorized with the reason.
     """
     given = query.authentication()
     given_key = _required(given, "auth_key")
@@ -57,7 +60,7 @@ def verify(application: registry.Application, method: str, path: str, query: req
 
     first = ""
     secrets = application.secrets(now)
-    for text in _signed_strings(method, path, query):
+    for text in _signed_strings(method, paths, query):
         for secret in secrets:
             if signatures.matches(secret, text, signature):
                 return given.get("body_md5")
@@ -109,16 +112,16 @@ def _verify_timestamp(timestamp: str, now: float) -> None:
         )
 
 
-def _signed_strings(method: str, path: str, query: requests.Query) -> Iterator[str]:
+def _signed_strings(method: str, paths: Sequence[str], query: requests.Query) -> Iterator[str]:
     """The strings that a client may have signed, without repetition. A request without escapes has one."""
-    paths = (unquote(path), path) if "%" in path else (path,)
+    spellings = [each for path in paths for each in ((unquote(path), path) if "%" in path else (path,))]
     seen = set()
     for pairs in _signed_pairs(query):
         ordered = sorted(pairs, key=_NAME)
         parameters = "&".join([f"{name}={value}" for name, value in ordered if name != "auth_signature"])
         if parameters not in seen:
             seen.add(parameters)
-            for each in paths:
+            for each in spellings:
                 yield f"{method}\n{each}\n{parameters}"
 
 

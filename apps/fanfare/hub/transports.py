@@ -46,6 +46,12 @@ def _own(send: Any) -> protocol.WebSocketProtocol | None:
     return of.socket if isinstance(of, asgi.AsgiConnection) else None
 
 
+def mute_access_log(send: Any) -> None:
+    """Write no line about one HTTP request, which the server would log once it is answered."""
+    on_uvicorn.mute_access_log(send)
+    on_daphne.mute_access_log(send)
+
+
 def keep_out_of_log(send: Any) -> None:
     """An HTTP request whose query holds a signature: see the servers' own modules for what they would write of it."""
     on_uvicorn.mute_access_log(send)

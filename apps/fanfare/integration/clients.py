@@ -6,10 +6,12 @@ import re
 import time
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.http import HttpRequest
+from django.urls import get_script_prefix
 
-from fanfare import errors
+from fanfare import conf, errors
 from fanfare.integration import target, users
 from fanfare.protocol import names
 from fanfare.sse import tokens
@@ -21,12 +23,13 @@ _TOKEN_PATTERN = re.compile(r"\A[-A-Za-z0-9_=@,.;*]+\Z")
 
 
 def pusher_options(request: HttpRequest) -> dict[str, Any]:
-    """The `key` and the `options` of `new Pusher(key, options)`, for the host that the browser asked. No secrets.
+    """The `key` and the `options` of `new Pusher(key, options)`, for the place that FANFARE_PUBLIC_URL names, otherwise
+    the host of the request. No secrets.
 
     The page adds `channelAuthorization` itself, since it depends on where the page keeps its CSRF token.
     Raises NoApplication.
     """
-    host, port = _address(request)
+    is_secure, host, port, path = _public_place() or _place_of(request)
     return {
         "key": target.page_application().key,
         "options": {
@@ -34,19 +37,32 @@ def pusher_options(request: HttpRequest) -> dict[str, Any]:
             "wsHost": host,
             "wsPort": port,
             "wssPort": port,
-            "forceTLS": request.is_secure(),
+            **({"wsPath": path} if path else {}),
+            "forceTLS": is_secure,
             "enabledTransports": ["ws", "wss"],  # otherwise pusher-js also tries the vendor's fallback servers
         },
     }
 
 
-def _address(request: HttpRequest) -> tuple[str, int]:
-    """The host as a URL has it (an IPv6 address keeps its brackets), and the port."""
+def _public_place() -> tuple[bool, str, int, str] | None:
+    """Of the sockets, where they are not at the page's host: whether it is TLS, the host, the port, and the path."""
+    url = conf.settings.PUBLIC_URL
+    if not url:
+        return None
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    port = parts.port or _DEFAULT_PORTS[parts.scheme]
+    return parts.scheme == "https", f"[{host}]" if ":" in host else host, port, parts.path.rstrip("/")
+
+
+def _place_of(request: HttpRequest) -> tuple[bool, str, int, str]:
+    """The host keeps the brackets of an IPv6 address, as a URL has it."""
+    path = (get_script_prefix() + conf.settings.URL_PREFIX.lstrip("/")).rstrip("/")
     host = request.get_host()
     name, colon, port = host.rpartition(":")
     if colon and port.isdigit():
-        return name, int(port)
-    return host, _DEFAULT_PORTS[request.scheme or "http"]
+        return request.is_secure(), name, int(port), path
+    return request.is_secure(), host, _DEFAULT_PORTS[request.scheme or "http"], path
 
 
 def sse_token(

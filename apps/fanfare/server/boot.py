@@ -1,11 +1,12 @@
-"""Django's start inside a server process."""
+"""The project inside a server process: Django's start, and what the project's own ASGI application answers."""
 
 from __future__ import annotations
 
 import contextlib
-import os
+import importlib
 import sys
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -15,16 +16,67 @@ from fanfare.server import interfaces
 # and again.
 CANNOT_START = 3
 
+CALL = "fanfare.asgi.application()"
 
-def django() -> interfaces.Application:
-    """Django as an ASGI application. Wrong settings end the process."""
+
+class Project(NamedTuple):
+    """The project's applications by the type of the scope. `lifespan`: None for Django, which has none."""
+
+    http: interfaces.Application
+    websocket: interfaces.Application | None
+    lifespan: interfaces.Application | None
+
+    def with_lifespan(self, mounted: interfaces.Application) -> Project:
+        """`mounted` in place of the application that has the lifespan: it gives requests the lifespan's state."""
+        return Project(
+            mounted if self.http is self.lifespan else self.http,
+            mounted if self.websocket is self.lifespan else self.websocket,
+            mounted,
+        )
+
+
+@contextlib.contextmanager
+def or_end() -> Iterator[None]:
+    """End the process on wrong settings with their one sentence, not with a page of traceback."""
+    try:
+        yield
+    except ImproperlyConfigured as error:
+        print(error, file=sys.stderr, flush=True)
+        raise SystemExit(CANNOT_START) from None
+
+
+def project(given: Any = None, websocket: Any = None) -> Project:
+    """`given`: the project's ASGI application, its dotted path, or None for Django's. `websocket` wins over what
+    `given` answers to WebSockets.
+
+    Sets Django up. Raises ImproperlyConfigured.
+    """
+    from django.apps import apps
     from django.core.asgi import get_asgi_application
+    from django.core.handlers.asgi import ASGIHandler
 
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "myproject.settings")
-    with or_end():
-        application: interfaces.Application = get_asgi_application()
-        close_connections_after_requests()
-        return application
+    if given is None:
+        given = get_asgi_application()
+    elif isinstance(given, str):
+        given = load(given, CALL)
+    for value in (given, *filter(None, [websocket])):
+        if not callable(value):
+            raise ImproperlyConfigured(f"{CALL} got {value!r}, which is no ASGI application.")
+    if not apps.ready:
+        raise ImproperlyConfigured(
+            f"Django is not set up: call get_asgi_application() before {CALL}, or give it no argument."
+        )
+    if not apps.is_installed("fanfare"):
+        raise ImproperlyConfigured('INSTALLED_APPS does not have "fanfare": add it.')
+
+    if isinstance(given, ASGIHandler):
+        return Project(given, websocket, None)
+    routes = getattr(given, "application_mapping", None)  # Channels' ProtocolTypeRouter
+    if not isinstance(routes, dict):
+        return Project(given, websocket or given, given)
+    return Project(
+        routes.get("http") or get_asgi_application(), websocket or routes.get("websocket"), routes.get("lifespan")
+    )
 
 
 def close_connections_after_requests() -> None:
@@ -39,11 +91,18 @@ def close_connections_after_requests() -> None:
         connections.settings[alias]["CONN_MAX_AGE"] = 0
 
 
-@contextlib.contextmanager
-def or_end() -> Iterator[None]:
-    """End the process on wrong settings with their one sentence, not with a page of traceback."""
+def load(target: str, asked_by: str) -> interfaces.Application:
+    """Import `module.attribute` or `module:attribute`. Raises ImproperlyConfigured where it is not there."""
+    module_name, _, attribute = target.replace(":", ".").rpartition(".")
+    if not module_name:
+        raise ImproperlyConfigured(f"{asked_by} has {target!r}; it looks like shop.asgi.application.")
     try:
-        yield
-    except ImproperlyConfigured as error:
-        print(error, file=sys.stderr, flush=True)
-        raise SystemExit(CANNOT_START) from None
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise ImproperlyConfigured(f"{asked_by} has {target!r}: there is no module {error.name!r}.") from None
+    found: interfaces.Application | None = getattr(module, attribute, None)
+    if found is None:
+        raise ImproperlyConfigured(f"{asked_by} has {target!r}: the module {module_name!r} has no {attribute!r}.")
+    return found

@@ -1,14 +1,18 @@
-"""A team's own Channels consumers, beside the protocol: `websocket_urlpatterns` in the `routing` module of any app.
+"""Consumers of the project beside the protocol, and which WebSocket goes where.
 
-They are found as Django finds `admin.py`, and stand behind Channels' AuthMiddlewareStack and a check of the origin. The
-protocol keeps `/app/…` to itself and gets what no pattern matches, so an unknown path is still refused with its 4005.
+They come in two ways. `websocket_urlpatterns` in the `routing` module of any app is discovered as Django discovers
+`admin.py`, and stands behind Channels' AuthMiddlewareStack and a check of the origin. And a project that has a routing
+of its own gives it to `fanfare.asgi.application(websocket=…)`, with the middleware that it has chosen.
+
+The protocol answers what neither of them takes: an unknown path is refused with its 4005.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
-from typing import Any
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final
 
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable
 from channels.auth import AuthMiddlewareStack
@@ -20,13 +24,16 @@ from django.core.exceptions import ImproperlyConfigured
 from django.urls import Resolver404
 from django.utils.module_loading import module_has_submodule
 
-from fanfare.server import interfaces
+from fanfare.server import interfaces, root_path
 from fanfare.sockets import asgi
 
 MODULE = "routing"
 PATTERNS = "websocket_urlpatterns"
 
-PROTOCOL = "/app/"  # where clients of the protocol connect that have no prefix of their own
+PROTOCOL = "/app/"  # where clients of the protocol connect that send no prefix
+KEY: Final = re.compile(r"/app/([^/]+)\Z")
+
+NO_ROUTE = "No route found for path"  # how URLRouter's ValueError begins
 
 
 def discover() -> list[Any]:
@@ -47,36 +54,73 @@ def discover() -> list[Any]:
     return found
 
 
-class Consumers:
-    """The consumers that `patterns` lead to."""
+class WebSockets:
+    """The routing of WebSockets.
 
-    def __init__(self, patterns: list[Any]) -> None:
-        self._patterns = patterns
-        # The router's own __init__ makes a pattern of a nested router a prefix, so it comes before the first match.
-        router: Any = URLRouter(patterns)
+    `protocol`: the Pusher protocol. `patterns`: as `discover` gives them. `own`: the project's routing, an ASGI
+    application or None. `knows(key)`: whether an application has this key. `url_prefix`: as for `routing.Http`.
+    """
+
+    def __init__(
+        self,
+        protocol: interfaces.Application,
+        *,
+        patterns: list[Any] | None = None,
+        own: interfaces.Application | None = None,
+        knows: Callable[[str], Awaitable[bool]],
+        url_prefix: str = "",
+    ) -> None:
+        self._protocol = protocol
+        self._patterns = patterns or []
+        # The constructor of the router turns the pattern of a nested router into a prefix, so it runs before any match.
+        router: Any = URLRouter(self._patterns)
         authenticated: Any = AuthMiddlewareStack(router)
-        self._application: interfaces.Application = AllowedOrigins(asgi.deliver_disconnect(authenticated))
+        self._consumers = AllowedOrigins(asgi.deliver_disconnect(authenticated))
+        self._own = asgi.deliver_disconnect(own) if own is not None else None
+        self._knows = knows
+        self._place = url_prefix + PROTOCOL
 
-    def before(self, otherwise: interfaces.Application) -> interfaces.Application:
-        """An application that gives WebSockets to the patterns that match, and the others to `otherwise`."""
-        if not self._patterns:
-            return otherwise
+    async def __call__(self, scope: Any, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        path = root_path.below(scope)
+        if path.startswith(self._place) or not (self._patterns or self._own):
+            await self._protocol(scope, receive, send)
+        elif self._patterns and not path.startswith(PROTOCOL) and matches(self._patterns, path.lstrip("/")):
+            await self._consumers(scope, receive, send)
+        elif self._own is None or await self._is_of_protocol(path):
+            await self._protocol(scope, receive, send)
+        else:
+            await self._give_to(self._own, scope, receive, send)
 
-        async def application(scope: Any, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-            path = scope["path"].removeprefix(scope.get("root_path", ""))
-            if not path.startswith(PROTOCOL) and _matches(self._patterns, path.lstrip("/")):
-                await self._application(scope, receive, send)
-            else:
-                await otherwise(scope, receive, send)
+    async def _is_of_protocol(self, path: str) -> bool:
+        """SDKs may put any prefix before /app/KEY; the key says that they mean the protocol."""
+        found = KEY.search(path)
+        return found is not None and await self._knows(found[1])
 
-        return application
+    async def _give_to(
+        self, own: interfaces.Application, scope: Any, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        """Where the project's routing has no route, the protocol says that there is nothing."""
+        has_answered = False
+
+        async def answer(message: Any) -> None:
+            nonlocal has_answered
+            has_answered = True
+            await send(message)
+
+        try:
+            await own(scope, receive, answer)
+        except (ValueError, Resolver404) as error:
+            if has_answered or not str(error).startswith(NO_ROUTE):
+                raise
+            await self._protocol(scope, receive, send)
 
 
 class AllowedOrigins(OriginValidator):
-    """Lets in pages of ALLOWED_HOSTS and CSRF_TRUSTED_ORIGINS, and whoever sends no Origin; the others get a 403.
+    """Lets in pages of ALLOWED_HOSTS and CSRF_TRUSTED_ORIGINS, and clients that send no Origin; others get a 403.
 
-    A browser sends the cookies of a session with a WebSocket that any page in the world opens, and always says which
-    page that is. A program that says nothing has nobody's cookies but its own; Channels' validator refuses it.
+    A browser sends the cookies of a session with a WebSocket that any page in the world opens, and always names that
+    page's origin. A client without an Origin is no browser and has no cookies but its own; Channels' validator refuses
+    it.
     """
 
     def __init__(self, application: Any) -> None:
@@ -91,13 +135,13 @@ def _as_channels_writes(origins: Iterable[str]) -> list[str]:
     return [origin.replace("://*.", "://.") for origin in origins]
 
 
-def _matches(patterns: Iterable[Any], path: str) -> bool:
-    """Whether the router will find somebody. It cannot be asked: it raises, from within whatever it found."""
+def matches(patterns: Iterable[Any], path: str) -> bool:
+    """Whether the router will find a consumer. It cannot be asked: it raises from within the consumer's call."""
     for route in patterns:
         try:
             match = route.pattern.match(path)
         except Resolver404:
             continue
-        if match and (not isinstance(route.callback, URLRouter) or _matches(route.callback.routes, match[0])):
+        if match and (not isinstance(route.callback, URLRouter) or matches(route.callback.routes, match[0])):
             return True
     return False

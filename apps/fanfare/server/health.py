@@ -1,26 +1,47 @@
-"""Whether this worker lives and whether it can work, with the reasons, in JSON.
+"""Whether this worker runs and whether it can work, with the reasons, in JSON.
 
     GET /health/live    200 as long as the event loop turns; a supervisor restarts the process when it does not answer
     GET /health/ready   200 or 503; a load balancer sends new connections only to a worker that is ready
 
-Ready means: the worker was started, the engine acknowledges publications, the database was migrated and the
-applications are loaded. A database that goes away later is reported and changes nothing: everything that connections
-and publishers need is in memory.
+A worker is ready when it was started, the applications are loaded, the database was migrated, and an entry that the
+worker wrote to the log came back to it within the last seconds (probe.py). A database that goes away later is reported
+and changes nothing: connections and publishers need only what is in memory.
+
+The reasons name files and hosts. They are for this machine and for the peers of FANFARE_TRUSTED_PROXIES; other clients
+read which check failed, and the worker's log has the reason.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 
 from fanfare.engine import interface
-from fanfare.server import errors, responses, schema
+from fanfare.server import errors, proxies, responses, root_path, schema
+
+# What strangers read of a check that failed.
+PUBLIC: Final = {
+    "worker": "The worker has not started.",
+    "engine": "Events do not pass through the log.",
+    "database": "The database does not answer or is not migrated.",
+    "applications": "The applications cannot be read from the database.",
+    "mounts": "A mounted application has not started.",
+}
 
 
 class Loader(Protocol):
     loaded: bool  # the applications are in memory
-    problem: str | None  # why they may not be right, in one sentence
+    problem: str | None  # why they may be out of date, in one sentence
+
+
+class Prober(Protocol):
+    async def problem(self) -> str: ...
+
+
+class Mounts(Protocol):
+    @property
+    def problem(self) -> str: ...
 
 
 class Server(Protocol):
@@ -28,33 +49,32 @@ class Server(Protocol):
 
     @property
     def loader(self) -> Loader: ...
+    @property
+    def probe(self) -> Prober: ...
+    @property
+    def mounts(self) -> Mounts: ...
 
     async def started(self) -> None:
         """Raises errors.NotStarted."""
 
 
 class Health:
-    """The ASGI application under /health/."""
+    """Answers /health/live and /health/ready. `trusted`: the peers that may read the reasons, beside this machine."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, trusted: proxies.Trusted | None = None) -> None:
         self.server = server
+        self.trusted = trusted or proxies.Trusted([])
         self.schema = schema.Schema()
 
     async def __call__(self, scope: Scope, _receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        if scope["type"] != "http":
-            return
-        if scope["method"] not in {"GET", "HEAD"}:
-            problem = {"error": f"{scope['method']} is not allowed here.", "code": "method_not_allowed"}
-            await responses.json(send, 405, problem, [(b"allow", b"GET, HEAD")])
-        elif scope["path"].rstrip("/") == "/health/live":
+        if root_path.below(scope).startswith("/health/live"):
             await responses.json(send, 200, {"status": "alive"})
-        elif scope["path"].rstrip("/") == "/health/ready":
-            ready, checks = await self._checks()
-            await responses.json(
-                send, 200 if ready else 503, {"status": "ready" if ready else "not ready", "checks": checks}
-            )
-        else:
-            await responses.json(send, 404, {"error": "There are /health/live and /health/ready.", "code": "not_found"})
+            return
+        ready, checks = await self._checks()
+        if not proxies.is_operator(scope, self.trusted):
+            checks = {name: _check("" if check["ok"] else PUBLIC[name]) for name, check in checks.items()}
+        body = {"status": "ready" if ready else "not ready", "checks": checks}
+        await responses.json(send, 200 if ready else 503, body)
 
     async def _checks(self) -> tuple[bool, dict[str, Any]]:
         try:
@@ -62,15 +82,19 @@ class Health:
         except errors.NotStarted as error:
             return False, {"worker": _check(str(error))}
         engine = self.server.engine.health()
+        problem = await self.server.probe.problem() if engine.ok else engine.reason
         database = await self.schema.problem()
         loader = self.server.loader
-        ready = engine.ok and loader.loaded and self.schema.was_complete
-        return ready, {
+        ready = not problem and loader.loaded and self.schema.was_complete
+        checks = {
             "worker": _check(""),
-            "engine": _check("" if engine.ok else engine.reason),
+            "engine": _check(problem),
             "database": _check(database),
             "applications": _check(loader.problem or ""),
         }
+        if self.server.mounts.problem:
+            checks["mounts"] = _check(self.server.mounts.problem)
+        return ready, checks
 
 
 def _check(problem: str) -> dict[str, Any]:

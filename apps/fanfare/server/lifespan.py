@@ -1,14 +1,15 @@
-"""The life of one worker: what is started before the first connection, and stopped after the last.
+"""The life of one worker: its parts start before the first connection and stop after the last.
 
-A server that speaks ASGI's lifespan starts it before it accepts. Daphne does not, so whoever needs the parts asks
-`started()`, which starts them on first use. Both ways lead to the same start, which happens once however many ask at
+A server that speaks ASGI's lifespan starts them before it accepts. Daphne does not, so everything that needs the parts
+awaits `started()`, which starts them on first use. Both lead to the same start, which happens once however many ask at
 the same time.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import functools
+import importlib.metadata
 import logging
 import os
 import threading
@@ -20,13 +21,16 @@ from django.core.exceptions import ImproperlyConfigured
 from fanfare import conf
 from fanfare.applications import loading, registry
 from fanfare.channel_layer import office
+from fanfare.console import figures, reports
 from fanfare.engine import current
 from fanfare.engine import errors as engine_errors
 from fanfare.hub import hub, transports
 from fanfare.integration import relay, signal_sender
 from fanfare.jobs import runner
 from fanfare.protocol import session_owners, termination
-from fanfare.server import errors, memory, mounts, proxies, supervisor
+from fanfare.runtime.log_throttle import LogThrottle
+from fanfare.runtime.supervisor import Supervisor
+from fanfare.server import errors, logs, memory, mounts, parent_process, probe, proxies
 from fanfare.sockets import http_limits
 from fanfare.webhooks import service
 
@@ -42,6 +46,7 @@ class Server:
     def __init__(self) -> None:
         self.engine = current.current()
         self.hub = hub.Hub(self.engine, max_buffer_bytes=conf.settings.BUFFER_BYTES)
+        self.tasks = Supervisor(logger, count=self.hub.count, prefix="worker.tasks")
         self.registry = registry.Registry()
         self.loader = loading.Loader(self.registry, self.hub)
         webhooks = service.Webhooks(self.hub, self.registry, lambda: self.loader.loaded)
@@ -49,14 +54,22 @@ class Server:
         self.background = runner.Runner(self.hub, built_in)
         termination.register(self.hub)
         self.tokens = session_owners.SessionOwners(self.hub, time.monotonic)
+        counted = figures.Figures(self.hub)
+        self.reports = reports.Reports(
+            self.hub,
+            counters=counted.counters,
+            gauges=counted.gauges,
+            version=importlib.metadata.version("django-fanfare"),
+        )
+        self.probe = probe.Probe(self.hub, self.tasks)
         self.mounts = mounts.Mounts()  # asgi.py fills it
+        self.problem = "The worker has not been started yet."  # in one sentence; empty while it runs
+        self.is_misconfigured = False  # the settings are wrong: only a person can change that
         self._up = False  # the parts are started; the loader may still be trying
-        self.problem = "The worker has not been started yet."  # why it does not run, for people; empty while it runs
-        self.hopeless = False  # nothing but a person can mend the problem
         self._starting: asyncio.Task[None] | None = None
         self._failed_at = float("-inf")  # time.monotonic() of the last failed attempt
-        self._tasks: list[asyncio.Task[None]] = []
-        self._workers = 1  # how many of them were asked for, where the server below tells
+        self._log = LogThrottle(logger)
+        self._workers = 1  # how many were started together, where the server below tells
         self._transport: dict[str, str] = {}  # what the server below is made of, where it tells
 
     # -- start and stop ------------------------------------------------------------------------------------------------
@@ -69,7 +82,7 @@ class Server:
         return self._up and self.loader.loaded
 
     async def started(self) -> None:
-        """Return when the worker runs; start it if nobody did. Raises errors.NotStarted; a later call tries again."""
+        """Return when the worker runs; start it if it does not. Raises errors.NotStarted; a later call tries again."""
         if self.running:
             return
         if self._up:
@@ -77,19 +90,15 @@ class Server:
         if self._starting is None:
             if time.monotonic() - self._failed_at < RETRY_SECONDS:
                 raise errors.NotStarted(self.problem)
-            self._starting = asyncio.create_task(self._start(), name="start of the worker")
-        # Shielded: the one that came first may hang up, and the others wait for the same start.
+            self._starting = self.tasks.spawn("start of the worker", self._start())
+        # Shielded: the first caller may hang up, and the others wait for the same start.
         await asyncio.shield(self._starting)
         if not self.running:
             raise errors.NotStarted(self.problem or self.loader.problem or "")
 
     async def stop(self) -> None:
-        """Leave: what this worker holds for others goes now and not when somebody notices. Idempotent."""
-        tasks = [*self._tasks, *([self._starting] if self._starting else [])]
-        self._tasks.clear()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Give back now what this worker holds for others: its members, its locks, its leases. Idempotent."""
+        await self.tasks.stop()
         if not self._up:
             return
         self._up = False
@@ -102,7 +111,7 @@ class Server:
             office.here.leave()
 
     async def _start(self) -> None:
-        """One attempt. Never raises: what went wrong is in the log and in `problem`."""
+        """One attempt. Never raises: the reason of a failure is in the log and in `problem`."""
         try:
             transports.install_log_filters()
             office.here.serve(self.hub)  # before the first entry comes
@@ -115,25 +124,24 @@ class Server:
                 raise
         except engine_errors.EngineUnavailable as error:
             self._failed(str(error))
-            logger.error("The worker cannot start: %s", error)  # noqa: TRY400  (the sentence says it all)
-        except (engine_errors.EngineError, ImproperlyConfigured) as error:
-            self._failed(str(error), hopeless=True)
-            logger.error("The worker cannot start: %s", error)  # noqa: TRY400
-        except Exception as error:
-            self._failed(f"The worker cannot start: {type(error).__name__}: {error}", hopeless=True)
-            logger.exception("The worker cannot start.")
+        except (engine_errors.EngineMisconfigured, ImproperlyConfigured) as error:
+            self._failed(str(error), is_misconfigured=True)
+        except Exception as error:  # noqa: BLE001  (logged with its traceback, and tried again)
+            self._failed(f"{type(error).__name__}: {error}", error=error)
         else:
-            self._up, self.problem, self.hopeless = True, "", False
+            self._up, self.problem, self.is_misconfigured = True, "", False
+            self.reports.introduce()
             logger.info("%s", self.topology())
         finally:
             self._starting = None
 
-    def _failed(self, problem: str, *, hopeless: bool = False) -> None:
-        self.problem, self.hopeless = problem, hopeless
+    def _failed(self, problem: str, *, is_misconfigured: bool = False, error: Exception | None = None) -> None:
+        self.problem, self.is_misconfigured = problem, is_misconfigured
         self._failed_at = time.monotonic()
+        self._log.error("The worker cannot start: %s", problem, key=problem, error=error)
 
     def topology(self) -> str:
-        """One line that says what runs here and how it hangs together."""
+        """One line that says what runs here and what it shares with the other workers."""
         parts = {
             "worker": str(os.getpid()),
             "workers": str(self._workers),
@@ -148,25 +156,22 @@ class Server:
     async def lifespan(self, _scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Start before the server accepts, stop after its last connection.
 
-        A wrong configuration fails the startup, which stops the server: a person must act. An engine that is away does
-        not: the worker comes up, says so in /health/ready, answers 503, and tries again by itself.
+        Wrong settings fail the start-up, which stops the server. Any other failure does not: with gunicorn a worker
+        that fails to boot ends the master and with it the workers that are well. So the worker comes up, says so in
+        /health/ready, answers 503, and tries again.
         """
         await receive()
+        logs.adopt()
         self._adjust(receive)
         try:
             await self.started()
         except errors.NotStarted as error:
-            if self.hopeless:
+            if self.is_misconfigured:
                 await self.stop()
                 await send({"type": "lifespan.startup.failed", "message": str(error)})
                 return
-            self._tasks.append(asyncio.create_task(self._keep_trying(), name="retried start of the worker"))
-        try:
-            await self.mounts.start()  # after our own: they may publish while they start
-        except errors.MountFailed as error:
-            await self.stop()
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
-            return
+            self.tasks.run("start of the worker, again", self._keep_trying)
+        await self.mounts.start()  # after our own parts: they may publish while they start
         if self._transport and threading.current_thread() is threading.main_thread():
             memory.settle_in()  # not in a thread: there a test's process is around the server
         await send({"type": "lifespan.startup.complete"})
@@ -176,7 +181,7 @@ class Server:
         await send({"type": "lifespan.shutdown.complete"})
 
     def _adjust(self, receive: ASGIReceiveCallable) -> None:
-        """Put right what the command line gave no flag for, where the server below is uvicorn."""
+        """Set what the command line gave no flag for, where the server below is uvicorn."""
         config = transports.server_config(receive)
         if config is None:
             return
@@ -198,15 +203,19 @@ class Server:
             self.hub.count,
         )
         proxies.take_over(config)
-        self._workers = supervisor.workers(config)
+        self._workers = parent_process.workers(config)
         self._transport = transports.describe(config)
-        supervisor.obey_quit(config)
-        parent = supervisor.of(config)
+        parent_process.handle_quit(config)
+        if parent_process.gunicorn_worker(config) is not None:
+            self.tasks.run("heartbeat", functools.partial(parent_process.keep_alive, config))
+        parent = parent_process.pid(config)
         if parent is not None:
-            self._tasks.append(asyncio.create_task(supervisor.watch(parent), name="watch over the supervisor"))
+            self.tasks.run("watch over the parent process", functools.partial(parent_process.watch, parent))
 
     async def _keep_trying(self) -> None:
         while not self.running:
             await asyncio.sleep(RETRY_SECONDS)
-            with contextlib.suppress(errors.NotStarted):  # logged where it happened
+            try:
                 await self.started()
+            except errors.NotStarted:
+                continue  # logged where it happened

@@ -1,16 +1,20 @@
 """Other ASGI applications in this process, each under a prefix of its own: FastAPI, Starlette, a second Django.
 
-    FANFARE_ASGI_MOUNTS='/shop=shop.main:app,/metrics=metrics:application'
+    FANFARE_ASGI_MOUNTS='/shop=shop.main:app,/bot=bot:application'
 
-or, in the settings module, FANFARE = {"ASGI_MOUNTS": {"/shop": "shop.main:app"}}. A mounted application sees the whole
-path and, in `root_path`, the part of it that led there (ASGI's HTTP specification, "root_path"; what Starlette's Mount
-does). Its lifespan is run: its start after that of the worker, so that it can publish in it, its end before, and what
-it puts in the lifespan's state is in the scope of its requests.
+or FANFARE = {"ASGI_MOUNTS": {"/shop": "shop.main:app"}} in the settings module, or an argument of
+`fanfare.asgi.application()`. A mounted application receives the whole path and, in `root_path`, the part of it that led
+there (ASGI's HTTP specification, "root_path"; what Starlette's Mount does). Its lifespan is run: its start after that
+of the worker, so that it can publish, its end before, and what it puts in the lifespan's state is in the scope of its
+requests.
+
+A mount whose start fails does not stop the worker: it is logged, its requests get 503, and the next one tries again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import logging
 import re
@@ -21,7 +25,8 @@ from typing import Any
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable
 from django.core.exceptions import ImproperlyConfigured
 
-from fanfare.server import errors, interfaces, routing
+from fanfare.runtime.supervisor import Supervisor
+from fanfare.server import errors, interfaces, root_path, routing
 
 logger = logging.getLogger(__name__)
 
@@ -37,28 +42,41 @@ _TARGET = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 class Mounts:
     """The mounted applications of a worker.
 
-    `entries`: MODULE:ATTRIBUTE by prefix. `taken`: prefixes that are the server's. Imports the
+    `entries`: applications, or "module:attribute", by prefix. `taken`: prefixes that are the server's. Imports the
     applications. Raises ImproperlyConfigured with the name and the value of a wrong entry.
     """
 
-    def __init__(self, entries: Mapping[str, str] | None = None, *, taken: Collection[str] = ()) -> None:
-        mounts = [Mount(prefix, target) for prefix, target in (entries or {}).items()]
+    def __init__(self, entries: Mapping[str, Any] | None = None, *, taken: Collection[str] = ()) -> None:
+        self._tasks = Supervisor(logger)
+        mounts = [_mount(prefix, target, self._tasks) for prefix, target in (entries or {}).items()]
         for mount in mounts:
             for prefix in taken:
                 if _is_below(prefix.rstrip("/"), mount.prefix) or _is_below(mount.prefix, prefix.rstrip("/")):
                     raise ImproperlyConfigured(f"{SETTING} has {mount.prefix!r}, where the server itself answers.")
         # The longest first: of a mount and one below it, the lower one is meant.
         self._mounts = sorted(mounts, key=lambda mount: -len(mount.prefix))
+        self._root: Mount | None = None
+
+    def of_project(self, application: interfaces.Application) -> Mount:
+        """The project's own application, which answers what is below no mount, with its lifespan."""
+        self._root = Mount("", application, "The project's application", self._tasks)
+        return self._root
+
+    @property
+    def problem(self) -> str:
+        """Which applications did not start, in one line; empty when all run."""
+        return " ".join(mount.failure for mount in self._all() if mount.failure)
 
     def before(self, otherwise: interfaces.Application) -> interfaces.Application:
         """An application that gives requests and WebSockets to their mounts, and what is below none to `otherwise`."""
         if not self._mounts:
             return otherwise
-        # A mount is started by the lifespan, or, on a server that has none, by its first visitor.
+        # A mount is started by the lifespan, or by its first request: where the server has no lifespan, and where the
+        # start has failed.
         mounted = [(mount.prefix, routing.Started(mount, mount, reason_in="the log")) for mount in self._mounts]
 
         async def application(scope: Any, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            path = root_path.below(scope)
             for prefix, mount in mounted:
                 if _is_below(path, prefix):
                     await mount(scope, receive, send)
@@ -68,39 +86,32 @@ class Mounts:
         return application
 
     async def start(self) -> None:
-        """Start all of them, one after the other. Raises MountFailed; those that were started are stopped again."""
-        try:
-            for mount in self._mounts:
+        """Start all of them, one after the other. Never raises: `problem` has what failed."""
+        for mount in self._all():
+            with contextlib.suppress(errors.MountFailed):  # logged where it happened
                 await mount.started()
-        except BaseException:
-            await self.stop()
-            raise
 
     async def stop(self) -> None:
         """Stop those that run, the last first. Never raises."""
-        for mount in reversed(self._mounts):
+        for mount in reversed(self._all()):
             await mount.stop()
+
+    def _all(self) -> list[Mount]:
+        return [*([self._root] if self._root is not None else []), *self._mounts]
 
 
 class Mount:
-    """One application and the place where it is mounted."""
+    """One application and the place where it is mounted. `name`: for the log. An empty `prefix`: the project's own."""
 
-    def __init__(self, prefix: str, target: str) -> None:
-        self.prefix = prefix.rstrip("/")
-        self.target = str(target)  # a dict in the settings may hold anything; then it is shown as it looks
-        if not _PREFIX.fullmatch(self.prefix):
-            raise ImproperlyConfigured(
-                f"{SETTING} has the prefix {prefix!r}; it is a path such as /shop, of letters, digits, '.', '-', '_' "
-                "and '~', and not the root."
-            )
-        self.application = _load(self)
+    def __init__(self, prefix: str, application: interfaces.Application, name: str, tasks: Supervisor) -> None:
+        self.prefix = prefix
+        self.application = application
+        self.failure = ""  # of the last start, in one sentence
+        self._name = name
+        self._tasks = tasks
         self._lifespan: _Lifespan | None = None
         self._starting: asyncio.Task[None] | None = None
         self._failed_at = float("-inf")  # time.monotonic() of the last failed start
-        self._failure = ""
-
-    def __str__(self) -> str:
-        return f"{self.prefix}={self.target}"
 
     @property
     def running(self) -> bool:
@@ -109,24 +120,23 @@ class Mount:
     async def __call__(self, scope: Any, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         state = self._lifespan.state if self._lifespan is not None else {}
         child = {
-            **scope,
-            "root_path": scope.get("root_path", "") + self.prefix,
+            **root_path.deeper(scope, self.prefix),
             "state": {**scope.get("state", {}), **state},  # a copy for each request, as ASGI has it
         }
         await self.application(child, receive, send)
 
     async def started(self) -> None:
-        """Return when the application runs; start it if nobody did (Daphne runs no lifespan). Raises MountFailed."""
+        """Return when the application runs; start it if it does not. Raises MountFailed."""
         if self.running:
             return
         if self._starting is None:
             if time.monotonic() - self._failed_at < RETRY_SECONDS:
-                raise errors.MountFailed(self._failure)
-            self._starting = asyncio.create_task(self._start(), name=f"start of {self}")
-        # Shielded: the one that came first may hang up, and the others wait for the same start.
+                raise errors.MountFailed(self.failure)
+            self._starting = self._tasks.spawn(f"start of {self._name}", self._start())
+        # Shielded: the first caller may hang up, and the others wait for the same start.
         await asyncio.shield(self._starting)
         if not self.running:
-            raise errors.MountFailed(self._failure)
+            raise errors.MountFailed(self.failure)
 
     async def stop(self) -> None:
         lifespan, self._lifespan = self._lifespan, None
@@ -134,18 +144,18 @@ class Mount:
             await lifespan.stop()
 
     async def _start(self) -> None:
-        """Never raises: what went wrong is in the log and in `_failure`."""
-        lifespan = _Lifespan(self.application, str(self))
+        """Never raises: the reason of a failure is in the log and in `failure`."""
+        lifespan = _Lifespan(self.application, self._name, self._tasks)
         try:
             problem = await lifespan.start()
         finally:
             self._starting = None
         if problem is None:
-            self._lifespan = lifespan
+            self._lifespan, self.failure = lifespan, ""
         else:
             self._failed_at = time.monotonic()
-            self._failure = f"{SETTING}: {self} did not start: {problem}"
-            logger.error("%s", self._failure)
+            self.failure = f"{self._name} did not start: {problem}"
+            logger.error("%s", self.failure)
 
 
 class _Lifespan:
@@ -155,10 +165,11 @@ class _Lifespan:
     be closed by the task that opened it.
     """
 
-    def __init__(self, application: interfaces.Application, name: str) -> None:
+    def __init__(self, application: interfaces.Application, name: str, tasks: Supervisor) -> None:
         self.state: dict[str, Any] = {}
         self._application = application
         self._name = name
+        self._tasks = tasks
         self._inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._answers: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()  # None: the application returned
         self._task: asyncio.Task[None] | None = None
@@ -166,7 +177,7 @@ class _Lifespan:
 
     async def start(self) -> str | None:
         """Why it did not start, in a line; None if it did."""
-        self._task = asyncio.create_task(self._run(), name=f"lifespan of {self._name}")
+        self._task = self._tasks.spawn(f"lifespan of {self._name}", self._run())
         answer = await self._ask("startup")
         if answer is None:
             # ASGI: an application that cannot do it raises, and the server goes on without.
@@ -220,32 +231,48 @@ def _is_below(path: str, prefix: str) -> bool:
     return path == prefix or path.startswith(prefix + "/")
 
 
-def _load(mount: Mount) -> interfaces.Application:
-    """Import `MODULE:ATTRIBUTE`. A mistake inside of the module is raised as it is, with a note which mount it was."""
-    if not _TARGET.fullmatch(mount.target):
-        raise ImproperlyConfigured(f"{SETTING} has '{mount}'; an entry looks like {EXAMPLE}.")
-    module_name, _, attributes = mount.target.partition(":")
+def _mount(prefix: str, target: Any, tasks: Supervisor) -> Mount:
+    place = prefix.rstrip("/")
+    shown = target if isinstance(target, str) else type(target).__name__
+    name = f"{SETTING}: {place}={shown}"
+    if not _PREFIX.fullmatch(place):
+        raise ImproperlyConfigured(
+            f"{SETTING} has the prefix {prefix!r}; it is a path such as /shop, of letters, digits, '.', '-', '_' "
+            "and '~', and not the root."
+        )
+    if isinstance(target, str):
+        target = _load(f"{place}={target}", target)
+    elif not callable(target):
+        raise ImproperlyConfigured(f"{SETTING} has '{place}={target!r}'; an entry looks like {EXAMPLE}.")
+    return Mount(place, target, name, tasks)
+
+
+def _load(entry: str, target: str) -> interfaces.Application:
+    """Import `MODULE:ATTRIBUTE`. A mistake inside of the module is raised as it is, with a note about the mount."""
+    if not _TARGET.fullmatch(target):
+        raise ImproperlyConfigured(f"{SETTING} has '{entry}'; an entry looks like {EXAMPLE}.")
+    module_name, _, attributes = target.partition(":")
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is not None and _is_part(error.name, module_name):
-            raise ImproperlyConfigured(f"{SETTING} has '{mount}': there is no module {error.name!r}.") from None
+            raise ImproperlyConfigured(f"{SETTING} has '{entry}': there is no module {error.name!r}.") from None
         raise ImproperlyConfigured(
-            f"{SETTING} has '{mount}': the module {module_name!r} imports {error.name!r}, which is not there."
+            f"{SETTING} has '{entry}': the module {module_name!r} imports {error.name!r}, which is not there."
         ) from error
     except Exception as error:
-        error.add_note(f"It was imported for {SETTING}, which has '{mount}'.")
+        error.add_note(f"It was imported for {SETTING}, which has '{entry}'.")
         raise
     for attribute in attributes.split("."):
         try:
             found = getattr(found, attribute)
         except AttributeError:
             raise ImproperlyConfigured(
-                f"{SETTING} has '{mount}': the module {module_name!r} has no {attributes!r}."
+                f"{SETTING} has '{entry}': the module {module_name!r} has no {attributes!r}."
             ) from None
     if not callable(found):
         raise ImproperlyConfigured(
-            f"{SETTING} has '{mount}': {attributes!r} is no ASGI application, but of the type {type(found).__name__}."
+            f"{SETTING} has '{entry}': {attributes!r} is no ASGI application, but of the type {type(found).__name__}."
         )
     application: interfaces.Application = found
     return application

@@ -1,16 +1,16 @@
-"""The client's real address and scheme, behind a proxy that is trusted and only then.
+"""The client's address and scheme, behind a proxy that is trusted and only then.
 
-A proxy says in `X-Forwarded-For` and `X-Forwarded-Proto` whom it speaks for. Anybody can send these headers, so they
-count only if the peer of the connection itself is in FANFARE_TRUSTED_PROXIES. Then the list is walked from its right
-end, where the nearest proxy wrote, over all that is trusted; the first address that is not is the client. Everything
-left of it is the client's own claim.
+A proxy writes the client's address into `X-Forwarded-For` and the scheme into `X-Forwarded-Proto`. Any client can send
+these headers, so they count only if the peer of the connection itself is in FANFARE_TRUSTED_PROXIES. The list is then
+read from its right end, where the nearest proxy wrote, past every trusted address; the first other address is the
+client. Addresses left of it are the client's own claim.
 
-After this wrapper `scope["client"]` and `scope["scheme"]` are the truth for everything behind it, on every server.
+Behind this middleware `scope["client"]` and `scope["scheme"]` are right on every server.
 
-uvicorn has a middleware of its own for this, and by default it trusts whatever connects from this machine: any local
-process could choose its address. It stands outside the application and rewrites the scope before it arrives here, so
-`take_over` empties its list of trusted hosts when the lifespan starts (gunicorn.conf.py does not let it be installed at
-all); `--lifespan off` would leave it in place. Daphne trusts nobody unless asked.
+uvicorn has a middleware of its own for this, which by default trusts every peer on this machine: any local process
+could choose its address. It stands outside the application and rewrites the scope before it arrives here, so
+`take_over` empties its list of trusted hosts when the lifespan starts; `--lifespan off` leaves it in place. Daphne
+trusts no peer unless asked.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 UNIX = "unix"  # in the list of trusted proxies: a peer on a Unix socket, which has no address
 
-UVICORN_DEFAULT = "127.0.0.1,::1"  # what its forwarded_allow_ips is when nobody said anything
+UVICORN_DEFAULT = "127.0.0.1,::1"  # its forwarded_allow_ips without a flag
 
 SECURE = {"https": True, "wss": True, "http": False, "ws": False}
 
 
 class Trusted:
-    """Which peers are believed."""
+    """The peers whose headers count."""
 
     def __init__(self, entries: Iterable[str], *, setting: str = "FANFARE_TRUSTED_PROXIES") -> None:
         self.networks: list[Network] = []
@@ -64,12 +64,12 @@ class Trusted:
         return any(address in network for network in self.networks)
 
     def client(self, forwarded_for: str) -> Address | None:
-        """Whom a trusted peer speaks for; None if it does not say."""
+        """The client behind a trusted peer; None if the header does not name one."""
         found = None
         for item in reversed(forwarded_for.split(",")):
             address = parse(item.strip())
             if address is None:
-                break  # a name, an underscore, garbage: what is left of it cannot be told from a lie
+                break  # no address: everything left of it may be the client's own claim
             found = address
             if address not in self:
                 break
@@ -90,7 +90,7 @@ class TrustedProxies:
 
 
 def trusting(application: interfaces.Application, trusted: Trusted) -> interfaces.Application:
-    """Wrap the application where there is somebody to trust, and cost nothing where there is not."""
+    """The application itself where no peer is trusted, which costs nothing."""
     return TrustedProxies(application, trusted) if trusted else application
 
 
@@ -108,7 +108,7 @@ def parse(value: str) -> Address | None:
 
 
 def take_over(config: Any) -> None:
-    """Make uvicorn's own proxy middleware believe nobody. `config`: uvicorn's Config, loaded."""
+    """Make uvicorn's own proxy middleware trust no peer. `config`: uvicorn's Config, loaded."""
     from uvicorn.middleware import proxy_headers
 
     middleware = config.loaded_app
@@ -120,6 +120,16 @@ def take_over(config: Any) -> None:
             "uvicorn's forwarded-allow-ips (%s) is not used here; name the proxies in FANFARE_TRUSTED_PROXIES.",
             config.forwarded_allow_ips,
         )
+
+
+def is_operator(scope: Any, trusted: Trusted) -> bool:
+    """Whether a request comes from this machine or from a trusted peer, and through no proxy: it may read details that
+    strangers must not. A proxy, trusted or not, adds its headers.
+    """
+    if any(name == b"forwarded" or name.startswith(b"x-forwarded-") for name, _ in scope["headers"]):
+        return False
+    address = _peer(scope)
+    return address in trusted or (address is not None and address.is_loopback)
 
 
 def _peer(scope: Any) -> Address | None:
@@ -134,9 +144,9 @@ def _believe(scope: Any, trusted: Trusted) -> None:
         if name == b"x-forwarded-for":
             forwarded_for.append(value.decode("latin-1"))
         elif name == b"x-forwarded-proto":
-            scheme = value.decode("latin-1").rpartition(",")[2].strip().lower()  # the last word is that of our peer
+            scheme = value.decode("latin-1").rpartition(",")[2].strip().lower()  # the last word is our peer's
     client = trusted.client(",".join(forwarded_for))
     if client is not None:
-        scope["client"] = (str(client), 0)  # the port is the proxy's business
+        scope["client"] = (str(client), 0)  # the port was the proxy's
     if scheme in SECURE:
         scope["scheme"] = ("http" if scope["type"] == "http" else "ws") + ("s" if SECURE[scheme] else "")

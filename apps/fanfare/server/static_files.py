@@ -1,47 +1,88 @@
 """Static files under any ASGI server, with DEBUG and without, collected or not.
 
-They are served straight from the folders that Django's finders know, so nothing has to be run before the admin has its
-style. With DEBUG a file is looked up at each request, so that an edit is seen; without, the folders are read once when
-a worker starts.
+They are served from the folders that Django's finders know, so the admin has its style before `collectstatic` has run;
+and from STATIC_ROOT, where the names of a manifest storage are. With DEBUG a file is looked up at each request, so that
+an edit is seen; without, the folders are read once, when a worker starts.
+
+A project that serves them otherwise keeps its way: STATIC_URL of another host, or, without DEBUG, the middleware of
+WhiteNoise or ServeStatic.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import servestatic
-from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
+from asgiref.typing import ASGIReceiveCallable, ASGISendCallable
+from django.apps import apps
 from django.conf import settings
 from django.contrib.staticfiles import finders
 
-from fanfare.server import interfaces
+from fanfare.hub import transports
+from fanfare.server import interfaces, root_path
 
-# Names carry no hash of the contents, so a browser asks again after a minute and mostly gets a 304.
-MAX_AGE_SECONDS = 60
+MAX_AGE_SECONDS = 60  # most names carry no hash of the contents, so a browser asks again soon and gets a 304
+REQUEST = "fanfare.request"  # in the scope: the request as it came
+OTHERS = ("whitenoise.middleware.", "servestatic.middleware.")
+
+
+def before(application: interfaces.Application) -> interfaces.Application:
+    """ASGI middleware for the project's pages; the application itself where the project serves its files otherwise."""
+    if not apps.is_installed("django.contrib.staticfiles") or not prefix():
+        return application
+    if not settings.DEBUG and any(name.startswith(OTHERS) for name in settings.MIDDLEWARE):
+        return application
+    return StaticFiles(application)
+
+
+def prefix() -> str:
+    """STATIC_URL as a path; empty where it is of another host.
+
+    Reading `settings.STATIC_URL` would put the root path before a relative URL and keep that for the life of the
+    process, and here no request has said yet what the root path is.
+    """
+    url = str(vars(settings)["_wrapped"].STATIC_URL or "")
+    if "//" in url:
+        return ""
+    return "/" + url.strip("/") + "/" if url.strip("/") else ""
 
 
 class StaticFiles:
-    """Answers STATIC_URL; whatever is not there, and everything else, is the application's."""
+    """Answers STATIC_URL; a file that is not there, and every other request, is the application's."""
 
     def __init__(self, application: interfaces.Application) -> None:
         self.application = application
-        self.prefix: str = settings.STATIC_URL
+        self.prefix = prefix()
         self.files = servestatic.ServeStaticASGI(
-            application,
+            self._not_found,
             autorefresh=settings.DEBUG,
             max_age=0 if settings.DEBUG else MAX_AGE_SECONDS,
             allow_all_origins=False,
         )
         # The finders' first folder wins; of what is added here, the last.
-        for folder, prefix in reversed(list(_folders())):
-            self.files.add_files(folder, self.prefix + prefix)
+        for folder, below in reversed(list(_folders())):
+            self.files.add_files(folder, self.prefix + below)
 
-    async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        if scope["type"] == "http" and scope["path"].startswith(self.prefix):
-            await self.files(scope, receive, send)
-        else:
-            await self.application(scope, receive, send)
+    async def __call__(self, scope: Any, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        path = root_path.below(scope)
+        if not path.startswith(self.prefix):
+            path = scope["path"]  # an absolute STATIC_URL may have the root path in it
+            if not path.startswith(self.prefix):
+                await self.application(scope, receive, send)
+                return
+
+        async def quietly(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                transports.mute_access_log(send)  # a page of the admin would be a dozen lines
+            await send(message)
+
+        await self.files({**scope, "path": path, REQUEST: (scope, send)}, receive, quietly)
+
+    async def _not_found(self, scope: Any, receive: Any, _send: Any) -> None:
+        original, send = scope[REQUEST]
+        await self.application(original, receive, send)
 
 
 def _folders() -> Iterator[tuple[Path, str]]:
@@ -50,3 +91,6 @@ def _folders() -> Iterator[tuple[Path, str]]:
             folder = Path(storage.location)
             if folder.is_dir():
                 yield folder, getattr(storage, "prefix", None) or ""
+    collected: str | Path | None = settings.STATIC_ROOT
+    if collected and Path(collected).is_dir():
+        yield Path(collected), ""

@@ -43,11 +43,6 @@ def test_the_defaults_are_safe(tmp_path):
     assert read(tmp_path / "other")["SECRET_KEY"] != found["SECRET_KEY"], "each data directory is a separate deployment"
 
 
-def test_templates_are_cached_without_debug_only(tmp_path):
-    assert "cached" in str(read(tmp_path)["TEMPLATES"])
-    assert "cached" not in str(read(tmp_path, FANFARE_DEBUG="1")["TEMPLATES"])
-
-
 def test_tls_marks_the_cookies_and_asks_browsers_to_insist(tmp_path):
     plain, secure = read(tmp_path), read(tmp_path, FANFARE_TLS="1")
     for name in ("SESSION_COOKIE_SECURE", "CSRF_COOKIE_SECURE"):

@@ -1,19 +1,22 @@
 from __future__ import annotations
 
 import sys
+from typing import ClassVar
 
 import pytest
-from channels.generic.websocket import AsyncJsonWebsocketConsumer
+from channels.auth import AuthMiddlewareStack
+from channels.generic.websocket import AsyncJsonWebsocketConsumer, AsyncWebsocketConsumer
 from channels.routing import URLRouter
 from channels.testing import WebsocketCommunicator
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import path, re_path
+from uvicorn.protocols.utils import ClientDisconnected
 
 from fanfare.server import consumers
 
 
 class Echo(AsyncJsonWebsocketConsumer):
-    """Says who is there and what was in the path."""
+    """Sends the user and the parameters of the path."""
 
     async def connect(self):
         await self.accept()
@@ -21,7 +24,7 @@ class Echo(AsyncJsonWebsocketConsumer):
 
 
 class Protocol(AsyncJsonWebsocketConsumer):
-    """Stands for the Pusher protocol, which says what it thinks of a path itself."""
+    """Stands for the Pusher protocol, which refuses unknown paths itself."""
 
     async def connect(self):
         assert "user" not in self.scope, "the protocol has no session, and must not wait for one"
@@ -40,9 +43,22 @@ PATTERNS = [
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-async def first_words(address, *, patterns=None, headers=(), **scope):
+KEY = "known"
+
+
+async def knows(key):
+    return key == KEY
+
+
+async def first_words(address, *, patterns=None, own=None, url_prefix="", headers=(), **scope):
     """What the server says to a WebSocket on this path; None if it is not let in."""
-    routed = consumers.Consumers(patterns or [*PATTERNS]).before(Protocol.as_asgi())
+    routed = consumers.WebSockets(
+        Protocol.as_asgi(),
+        patterns=[*PATTERNS] if patterns is None else patterns,
+        own=own,
+        knows=knows,
+        url_prefix=url_prefix,
+    )
     communicator = WebsocketCommunicator(routed, address, headers=list(headers))
     communicator.scope.update(scope)
     accepted, _ = await communicator.connect()
@@ -64,7 +80,7 @@ async def test_a_pattern_that_matches_gets_the_socket_with_its_user_and_its_para
 
 
 @pytest.mark.parametrize("address", ["/chat/lobby", "/game/Chess", "/team/", "/team/nothing/", "/", "/wp-login.php"])
-async def test_what_no_pattern_matches_is_the_protocols_to_refuse(address):
+async def test_a_path_that_no_pattern_matches_goes_to_the_protocol(address):
     assert await first_words(address) == {"protocol": address}
 
 
@@ -84,7 +100,7 @@ async def test_below_a_root_path_patterns_match_what_follows_it():
     assert said == {"user": "AnonymousUser", "room": "lobby"}
 
 
-async def test_the_session_of_the_page_says_who_it_is(client, django_user_model):
+async def test_the_session_of_the_page_authenticates_the_user(client, django_user_model):
     ann = await django_user_model.objects.acreate_user("ann")
     await client.aforce_login(ann)
     cookie = f"sessionid={client.cookies['sessionid'].value}".encode()
@@ -112,10 +128,86 @@ async def test_only_pages_of_our_hosts_may_use_the_visitors_cookies(settings, or
     assert (await first_words("/chat/lobby/", headers=headers) is not None) == is_let_in
 
 
-def test_without_patterns_nothing_stands_in_the_way():
-    async def protocol(scope, receive, send): ...
+# -- a routing that the project gives to fanfare.asgi.application ----------------------------------------------------
 
-    assert consumers.Consumers([]).before(protocol) is protocol
+OWN = AuthMiddlewareStack(URLRouter([path("ours/<slug:room>/", Echo.as_asgi()), path("app/<str:key>", Echo.as_asgi())]))
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("/ours/lobby/", {"user": "AnonymousUser", "room": "lobby"}),
+        ("/chat/lobby/", {"user": "AnonymousUser", "room": "lobby"}),  # discovered
+        ("/nothing/", {"protocol": "/nothing/"}),
+        ("/app/other", {"protocol": "/app/other"}),
+        ("/prefix/app/known", {"protocol": "/prefix/app/known"}),
+        ("/prefix/app/other", {"protocol": "/prefix/app/other"}),
+    ],
+)
+async def test_the_projects_own_routing_gets_what_is_not_of_the_protocol(address, said):
+    assert await first_words(address, own=OWN) == said
+
+
+async def test_with_a_url_prefix_the_projects_own_routing_may_have_a_path_like_the_protocols():
+    options = {"own": OWN, "url_prefix": "/realtime"}
+    assert await first_words("/app/other", **options) == {"user": "AnonymousUser", "key": "other"}
+    assert await first_words("/app/known", **options) == {"protocol": "/app/known"}
+    assert await first_words("/realtime/app/other", **options) == {"protocol": "/realtime/app/other"}
+
+
+async def test_an_error_of_the_projects_own_routing_is_raised_as_it_is():
+    async def broken(scope, receive, send):
+        raise ValueError("the till is empty")
+
+    with pytest.raises(ValueError, match="the till is empty"):
+        await first_words("/ours/", own=broken, patterns=[])
+
+
+# -- a client that is gone -------------------------------------------------------------------------------------------
+
+
+class Leaving(AsyncWebsocketConsumer):
+    log: ClassVar[list[str]] = []
+
+    async def connect(self):
+        await self.accept()
+
+    async def receive(self, text_data=None, bytes_data=None):
+        for number in range(3):
+            await self.send(str(number))
+
+    async def disconnect(self, code):
+        self.log.append(f"disconnect {code}")
+
+
+@pytest.mark.parametrize("way", ["discovered", "own"])
+async def test_a_client_that_vanishes_during_a_send_still_causes_a_disconnect(way):
+    Leaving.log.clear()
+    patterns = [path("leaving/", Leaving.as_asgi())]
+    routed = consumers.WebSockets(
+        Protocol.as_asgi(),
+        patterns=patterns if way == "discovered" else [],
+        own=URLRouter(patterns) if way == "own" else None,
+        knows=knows,
+    )
+    messages = iter(
+        [
+            {"type": "websocket.connect"},
+            {"type": "websocket.receive", "text": "go"},
+            {"type": "websocket.disconnect", "code": 1006},
+        ]
+    )
+
+    async def receive():
+        return next(messages)
+
+    async def send(message):
+        if message["type"] == "websocket.send":
+            raise ClientDisconnected
+
+    scope = {"type": "websocket", "path": "/leaving/", "root_path": "", "headers": [], "query_string": b""}
+    await routed(scope, receive, send)
+    assert Leaving.log == ["disconnect 1006"]
 
 
 # -- how they are found ----------------------------------------------------------------------------------------------
@@ -160,7 +252,7 @@ def test_an_app_needs_no_routing(app, routing):
     assert consumers.discover() == before
 
 
-def test_what_is_no_pattern_stops_the_start_with_a_sentence(app):
+def test_an_entry_that_is_no_pattern_stops_the_start_with_a_sentence(app):
     app("websocket_urlpatterns = ['games/']")
     with pytest.raises(ImproperlyConfigured) as caught:
         consumers.discover()

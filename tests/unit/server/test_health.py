@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import threading
 import types
 
@@ -7,8 +8,10 @@ import orjson
 import pytest
 from django import db
 
+from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
-from fanfare.server import errors, health, schema
+from fanfare.runtime.supervisor import Supervisor
+from fanfare.server import errors, health, probe, proxies, schema
 
 
 class FakeEngine:
@@ -23,11 +26,21 @@ class FakeServer:
     def __init__(self):
         self.engine = FakeEngine()
         self.loader = types.SimpleNamespace(loaded=True, problem=None)
+        self.mounts = types.SimpleNamespace(problem="")
+        self.probe = FakeProbe()
         self.problem = ""
 
     async def started(self):
         if self.problem:
             raise errors.NotStarted(self.problem)
+
+
+class FakeProbe:
+    def __init__(self):
+        self.answer = ""
+
+    async def problem(self):
+        return self.answer
 
 
 @pytest.fixture
@@ -48,17 +61,18 @@ def pages(server):
     return pages
 
 
-async def ask(pages, path, method="GET"):
+async def ask(pages, path, method="GET", client="127.0.0.1", headers=()):
     sent = []
 
     async def send(message):
         sent.append(message)
 
-    await pages({"type": "http", "method": method, "path": path}, None, send)
+    scope = {"type": "http", "method": method, "path": path, "headers": list(headers)}
+    await pages({**scope, "client": (client, 4711) if client else None}, None, send)
     return sent[0]["status"], orjson.loads(sent[1]["body"])
 
 
-async def test_a_worker_lives_even_where_it_cannot_work(pages, server):
+async def test_live_is_200_even_for_a_worker_that_cannot_work(pages, server):
     server.problem = "The log is on fire."
     assert await ask(pages, "/health/live") == (200, {"status": "alive"})
 
@@ -105,11 +119,141 @@ async def test_a_database_that_goes_away_later_is_reported_and_changes_nothing(p
     assert answer["checks"]["database"] == {"ok": False, "reason": "The database cannot be used."}
 
 
-async def test_other_paths_and_methods_are_refused(pages):
-    assert (await ask(pages, "/health/"))[0] == 404
-    assert (await ask(pages, "/health/ready", "POST"))[0] == 405
+async def test_a_path_may_end_with_a_slash(pages):
     assert (await ask(pages, "/health/ready/"))[0] == 200
-    assert (await ask(pages, "/health/live", "HEAD"))[0] == 200
+    assert (await ask(pages, "/health/live/", "HEAD"))[0] == 200
+
+
+async def test_a_worker_whose_entries_do_not_come_back_is_not_ready(pages, server):
+    """The engine's own opinion of itself is not enough."""
+    server.probe.answer = "No entry that this worker wrote came back to it within 5 s."
+    status, answer = await ask(pages, "/health/ready")
+    assert status == 503
+    assert answer["checks"]["engine"] == {"ok": False, "reason": server.probe.answer}
+
+
+async def test_a_mounted_application_that_did_not_start_is_reported_and_changes_nothing(pages, server):
+    server.mounts.problem = "FANFARE_ASGI_MOUNTS: /shop=shop:app did not start: no till"
+    status, answer = await ask(pages, "/health/ready")
+    assert status == 200
+    assert answer["checks"]["mounts"]["reason"] == server.mounts.problem
+
+
+STRANGER = {"client": "203.0.113.9"}
+BEHIND_A_PROXY = {"headers": [(b"x-forwarded-for", b"203.0.113.9")]}
+
+
+@pytest.mark.parametrize("request_", [STRANGER, BEHIND_A_PROXY, {"client": None}])
+@pytest.mark.parametrize("failing", ["worker", "engine", "database", "applications", "mounts"])
+async def test_a_stranger_reads_which_check_failed_and_no_path_or_host(pages, server, failing, request_):
+    secret = "/srv/private at db.internal:5432"
+    match failing:
+        case "worker":
+            server.problem = secret
+        case "engine":
+            server.engine.answer = interface.Health(False, secret)
+        case "database":
+            pages.database_problem = secret
+        case "applications":
+            server.loader.problem = secret
+        case "mounts":
+            server.mounts.problem = secret
+    _, answer = await ask(pages, "/health/ready", **request_)
+    assert answer["checks"][failing] == {"ok": False, "reason": health.PUBLIC[failing]}
+    assert "/srv" not in str(answer)
+    assert "internal" not in str(answer)
+    _, answer = await ask(pages, "/health/ready")
+    assert answer["checks"][failing]["reason"] == secret
+
+
+async def test_a_trusted_peer_reads_the_reasons(pages, server):
+    pages.trusted = proxies.Trusted(["10.0.0.0/8", "unix"])
+    server.loader.problem = "The database at db.internal is away."
+    for client in ("10.1.2.3", None):
+        _, answer = await ask(pages, "/health/ready", client=client)
+        assert answer["checks"]["applications"]["reason"] == server.loader.problem
+
+
+# -- the probe -------------------------------------------------------------------------------------------------------
+
+
+class FakeHub:
+    """A hub whose log gives entries back at once, late or never."""
+
+    def __init__(self):
+        self.engine = self
+        self.handlers = {}
+        self.written = 0
+        self.gives_back = True
+        self.error = None
+
+    def on_control(self, command, handler):
+        self.handlers[command] = handler
+
+    async def append(self, publications):
+        if self.error:
+            raise self.error
+        (entry,) = publications
+        self.written += 1
+        if self.gives_back:
+            self.handlers[entry.channel]("", entry.body)
+        return []
+
+
+@pytest.fixture
+def hub():
+    return FakeHub()
+
+
+@pytest.fixture
+async def probing(hub, monkeypatch):
+    monkeypatch.setattr(probe, "WAIT_S", 0.02)
+    tasks = Supervisor()
+    yield probe.Probe(hub, tasks)
+    await tasks.stop()
+
+
+async def test_probe_is_good_when_its_entry_comes_back(probing):
+    assert await probing.problem() == ""
+
+
+async def test_probe_writes_once_in_two_seconds_however_often_it_is_asked(probing, hub):
+    assert [await probing.problem() for _ in range(50)] == [""] * 50
+    assert hub.written == 1
+
+
+async def test_probe_fails_when_the_entry_does_not_come_back(probing, hub):
+    hub.gives_back = False
+    assert (await probing.problem()).startswith("No entry that this worker wrote came back")
+    await asyncio.gather(*(probing.problem() for _ in range(20)))
+    assert hub.written == 1, "one attempt at a time"
+
+
+async def test_probe_fails_with_the_reason_of_the_engine(probing, hub):
+    hub.error = engine_errors.EngineUnavailable("The disk is full.")
+    assert await probing.problem() == "The disk is full."
+    hub.error = None
+    assert await probing.problem() == ""
+
+
+async def test_probe_ignores_the_entries_of_other_workers(probing, hub):
+    hub.gives_back = False
+    asking = asyncio.ensure_future(probing.problem())
+    await asyncio.sleep(0)
+    hub.handlers[probe.COMMAND]("", b"of another worker")
+    assert await asking != ""
+
+
+async def test_probe_turns_red_when_the_last_proof_is_too_old(probing, hub, monkeypatch):
+    assert await probing.problem() == ""
+    hub.gives_back = False
+    monkeypatch.setattr(probe, "FRESH_S", 0.0)
+    assert await probing.problem() == "", "one late entry is no failure"
+    monkeypatch.setattr(probe, "VALID_S", 0.0)
+    assert await probing.problem() != ""
+
+
+# -- the database ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.django_db(transaction=True)

@@ -11,12 +11,15 @@ from uvicorn.lifespan.on import LifespanOn
 from fanfare import conf
 from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
-from fanfare.server import errors, lifespan
+from fanfare.server import errors, lifespan, mounts
 
 
 class FakeEngine:
     def health(self):
         return interface.Health(True, "ok", {"workers": 4})
+
+    def post(self, publication, failed):
+        """The request for the figures of workers that are gone."""
 
 
 class FakePart:
@@ -28,6 +31,7 @@ class FakePart:
         self.failures = []
         self.gate = asyncio.Event()
         self.gate.set()
+        self.engine = FakeEngine()
 
     async def start(self):
         await self.gate.wait()
@@ -98,12 +102,18 @@ async def test_mounted_applications_start_after_the_workers_parts_and_end_before
     assert log[0] == "mounts stopped"
 
 
-async def test_a_mounted_application_that_does_not_start_stops_the_server_with_a_sentence(server, log):
-    server.mounts = FakePart(log, "mounts")
-    server.mounts.failures = [errors.MountFailed("The till is empty.")]
+async def test_a_mounted_application_that_does_not_start_does_not_stop_the_worker(server, log):
+    """With gunicorn it would end the master, and with it the workers that are well."""
+
+    async def failing(scope, receive, send):
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": "The till is empty."})
+
+    server.mounts = mounts.Mounts({"/shop": failing})
     answer = await Protocol(server).say("startup")
-    assert answer == {"type": "lifespan.startup.failed", "message": "The till is empty."}
-    assert log[-1] == "hub stopped"
+    assert answer["type"] == "lifespan.startup.complete"
+    assert server.mounts.problem == "FANFARE_ASGI_MOUNTS: /shop=function did not start: The till is empty."
+    await server.stop()
 
 
 async def test_the_topology_is_one_line_of_the_log(server, caplog):
@@ -161,18 +171,35 @@ async def test_what_was_started_before_the_failure_is_stopped(server, log):
 
 @pytest.mark.parametrize(
     "error",
-    [
-        engine_errors.EngineMisconfigured("The folder is on NFS."),
-        ImproperlyConfigured("FANFARE_APPS is wrong."),
-        RuntimeError("a bug"),
-    ],
+    [engine_errors.EngineMisconfigured("The folder is on NFS."), ImproperlyConfigured("FANFARE_APPS is wrong.")],
 )
-async def test_what_only_a_person_can_mend_stops_the_server_with_a_sentence(server, error, log):
+async def test_wrong_settings_stop_the_server_with_a_sentence(server, error, log):
     server.loader.failures = [error]
     answer = await Protocol(server).say("startup")
     assert answer["type"] == "lifespan.startup.failed"
     assert str(error) in answer["message"]
     assert log[-1] == "hub stopped"
+
+
+async def test_any_other_failure_of_the_start_is_retried_inside_the_worker(server, caplog):
+    server.loader.failures = [RuntimeError("a bug")]
+    protocol = Protocol(server)
+    assert (await protocol.say("startup"))["type"] == "lifespan.startup.complete"
+    async with asyncio.timeout(5):
+        while not server.running:
+            await asyncio.sleep(0)
+    assert "RuntimeError: a bug" in caplog.text
+    assert "Traceback" in caplog.text
+    await protocol.say("shutdown")
+
+
+async def test_a_start_that_fails_again_and_again_is_logged_once_a_minute(server, caplog):
+    server.hub.failures = [engine_errors.EngineUnavailable("The disk is full.")] * 50
+    for _ in range(50):
+        with pytest.raises(errors.NotStarted):
+            await server.started()
+    assert [record.getMessage() for record in caplog.records] == ["The worker cannot start: The disk is full."]
+    await server.stop()
 
 
 async def test_an_engine_that_is_away_at_the_start_is_waited_for(server):

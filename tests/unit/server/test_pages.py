@@ -1,7 +1,8 @@
-"""The project's own pages and its error pages."""
+"""The landing page, the project's own pages and its error pages."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.test import Client
-from django.urls import path
+from django.urls import clear_url_caches, include, path
 
+from fanfare import urls as fanfare_urls
 from fanfare.applications import models
 from fanfare.engine import current
 from fanfare.integration import target
@@ -27,15 +29,30 @@ def separate() -> Iterator[None]:
 
 
 @pytest.fixture
+def debug(settings: Any) -> Iterator[None]:
+    """DEBUG, and the URLs as they are with it."""
+    settings.DEBUG = True
+    _reload_urls()
+    yield
+    settings.DEBUG = False
+    _reload_urls()
+
+
+def _reload_urls() -> None:
+    importlib.reload(fanfare_urls)
+    importlib.reload(urls)
+    clear_url_caches()
+
+
+@pytest.fixture
 def application(db: None) -> models.Application:
     return models.Application.objects.create(name="shop", app_id="7", key="the-key", secret="the-secret")
 
 
 @pytest.mark.parametrize("page", ["/", "/docs/"])
 def test_with_debug_the_snippets_can_be_pasted(
-    client: Client, settings: Any, application: models.Application, page: str
+    client: Client, debug: None, application: models.Application, page: str
 ) -> None:
-    settings.DEBUG = True
     text = client.get(page, headers={"Host": "localhost:8123"}).content.decode()
     for value in ("the-key", '"localhost"', "8123", "forceTLS: false"):
         assert value in text.replace("&quot;", '"')
@@ -59,11 +76,41 @@ def test_the_landing_page_leads_on(client: Client) -> None:
 
 
 @pytest.mark.django_db
-def test_without_an_application_the_page_says_how_to_make_one(client: Client, settings: Any) -> None:
-    settings.DEBUG = True
+def test_without_an_application_the_page_says_how_to_make_one(client: Client, debug: None) -> None:
     response = client.get("/")
     assert response.status_code == 200
     assert b"createapplication" in response.content
+
+
+def test_the_landing_page_needs_no_template_of_the_project(
+    client: Client, settings: Any, debug: None, application: models.Application
+) -> None:
+    """A project has no base.html that fits, no demo and no docs."""
+
+    class Below:
+        urlpatterns = (path("rt/", include("fanfare.urls")),)
+
+    settings.ROOT_URLCONF = Below
+    settings.INSTALLED_APPS = [name for name in settings.INSTALLED_APPS if name not in ("myproject", "demo")]
+    text = client.get("/rt/").content.decode()
+    assert "the-key" in text
+    assert "/demo/" not in text
+
+
+def test_without_debug_there_is_no_landing_page_and_no_other_page_of_ours() -> None:
+    names = {pattern.name for pattern in fanfare_urls.urlpatterns}
+    assert names == {"auth", "user_auth"}
+
+
+def test_the_landing_page_connects_where_the_public_url_says(
+    client: Client, settings: Any, debug: None, application: models.Application
+) -> None:
+    settings.FANFARE = {"PUBLIC_URL": "https://sockets.example.com/realtime"}
+    text = client.get("/").content.decode()
+    for value in ("sockets.example.com", "443", "wsPath", "/realtime", "forceTLS"):
+        assert value in text
+    settings.FANFARE = {"URL_PREFIX": "/rt/"}
+    assert "wsPath" in client.get("/").content.decode()
 
 
 def denied(request: HttpRequest) -> HttpResponse:

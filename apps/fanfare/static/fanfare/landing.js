@@ -1,4 +1,4 @@
-// Connects the landing page to this server and shows the state of the connection.
+// Connects the landing page to this server, shows the state of the connection and what is published to "orders".
 "use strict";
 
 const { key, options } = JSON.parse(document.getElementById("connection").textContent);
@@ -19,4 +19,9 @@ pusher.connection.bind("state_change", ({ current }) => {
   shown.dataset.state = current;
   shown.textContent = words[current];
   socket.textContent = current === "connected" ? `socket ${pusher.connection.socket_id}` : "";
+});
+
+const heard = document.getElementById("heard");
+pusher.subscribe("orders").bind("created", (data) => {
+  heard.textContent = `orders / created: ${JSON.stringify(data)}`;
 });

@@ -1,0 +1,134 @@
+"""The ASGI application of a project that has Fanfare in it: one call in the project's `asgi.py`.
+
+    import os
+
+    import fanfare.asgi
+
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
+    application = fanfare.asgi.application()
+
+It answers:
+
+    lifespan                              start and stop of this worker                      server/lifespan.py
+    websocket  …/app/KEY                  the Pusher protocol                                protocol/
+    websocket  of the project             consumers of the project                           server/consumers.py
+    both       FANFARE_ASGI_MOUNTS        other ASGI applications under their prefixes       server/mounts.py
+    http       /apps/ID/…, /users/ID/…    the HTTP API                                       api/
+    http       /sse/KEY                   event streams                                      sse/
+    http       /health/live, /ready       whether this worker runs, and whether it can work  server/health.py
+    http       /metrics                   figures for Prometheus                             console/metrics.py
+    http       /api/openapi.json          the description of the HTTP API                    api/openapi.py
+    http       …/app/KEY                  426: a WebSocket without its Upgrade header        server/upgrade.py
+    http       everything else            static files, then the project's pages             server/static_files.py
+
+Only routes of Fanfare are answered, by method and shape: `/apps/5/edit` and `/users/5/` are the project's. With
+FANFARE_URL_PREFIX=/realtime/ all of it is at `/realtime/…`; at the root there are then only the sockets and requests
+that are signed for the HTTP API, because some SDKs cannot send a prefix.
+
+This module imports no models: Django is set up inside of `application`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fanfare.server import boot, interfaces
+
+
+def application(
+    django: Any = None, *, websocket: Any = None, mounts: Mapping[str, Any] | None = None
+) -> interfaces.Application:
+    """The ASGI application of this process.
+
+    `django`: the project's own ASGI application, where it has one: the result of `get_asgi_application()`, a
+    `ProtocolTypeRouter`, any other application that answers HTTP, or the dotted path of one. `websocket`: the project's
+    routing of WebSockets, usually an `AuthMiddlewareStack(URLRouter([…]))`; it gets every WebSocket that is not
+    Fanfare's. `mounts`: other ASGI applications by their prefixes, as objects or as "module:attribute", in addition to
+    FANFARE_ASGI_MOUNTS.
+
+    Sets Django up. Wrong settings end the process with a sentence and exit code 3.
+    """
+    with boot.or_end():
+        return _assemble(boot.project(django, websocket), mounts or {})
+
+
+def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Application:
+    from django.conf import settings
+
+    from fanfare import conf
+    from fanfare.api.asgi import Api
+    from fanfare.api.openapi import Description
+    from fanfare.console.metrics import Metrics
+    from fanfare.protocol import page_sessions
+    from fanfare.protocol.consumers import PusherConsumer
+    from fanfare.server import (
+        claims,
+        consumers,
+        development,
+        health,
+        proxies,
+        static_files,
+        upgrade,
+        urlconf,
+    )
+    from fanfare.server.lifespan import Server
+    from fanfare.server.mounts import Mounts
+    from fanfare.server.request_bodies import RequestBodies
+    from fanfare.server.root_path import RootPath
+    from fanfare.server.routing import Http, Route, Router, Started
+    from fanfare.sse.answers import not_started
+    from fanfare.sse.application import Sse
+    from fanfare.sse.streams import Times
+
+    boot.close_connections_after_requests()
+    options = conf.settings
+    prefix = options.URL_PREFIX.rstrip("/")
+    trusted = proxies.Trusted(options.TRUSTED_PROXIES)
+    server = Server()
+    server.mounts = guests = Mounts({**options.ASGI_MOUNTS, **mounts}, taken=[prefix + one for one in claims.PREFIXES])
+    if project.lifespan is not None:
+        project = project.with_lifespan(guests.of_project(project.lifespan))
+
+    # What answers.
+    api = Started(server, Api(server.hub, server.registry))
+    pusher = PusherConsumer.as_asgi(
+        hub=server.hub,
+        registry=server.registry,
+        activity_timeout=options.ACTIVITY_TIMEOUT,
+        max_frame_bytes=options.MAX_FRAME_BYTES,
+        tokens=server.tokens,
+        resume=page_sessions.Options(options.RESUME_WINDOW, options.RESUME_ACK_SECONDS),
+    )
+    sse = Started(
+        server,
+        Sse(server.hub, server.registry, times=Times(heartbeat=options.SSE_HEARTBEAT, life=options.SSE_LIFE)),
+        refuse=not_started,
+    )
+    pages = RequestBodies(
+        static_files.before(development.fresh_templates(project.http)),
+        max_bytes=options.MAX_PAGE_BODY_BYTES,
+        count=server.hub.count,
+    )
+    metrics = Started(server, Metrics(server.reports, options.METRICS_TOKEN, otherwise=pages))
+    keys = claims.Keys(server)
+
+    # Where it answers. The first row that takes a request answers it.
+    rows = [
+        Route("/apps/", api, claims.is_api, is_certain=claims.is_signed),
+        Route("/users/", api, claims.is_api, is_certain=claims.is_signed),
+        Route("/sse/", sse, claims.is_sse, is_certain=keys.is_sse),
+        Route("/health/", health.Health(server, trusted), claims.is_health, yields_to=claims.to_no_page),
+        Route("/metrics", metrics, claims.is_metrics, yields_to=urlconf.has_own),
+        Route("/api/", Description(), claims.is_description, yields_to=urlconf.has_own),
+    ]
+    http = Http(rows, upgrade.UpgradeRequired(pages, keys.knows), url_prefix=prefix, at_root=rows[:2])
+    sockets = consumers.WebSockets(
+        Started(server, pusher),
+        patterns=consumers.discover(),
+        own=project.websocket,
+        knows=keys.knows,
+        url_prefix=prefix,
+    )
+    router = Router(lifespan=server.lifespan, websocket=guests.before(sockets), http=guests.before(http))
+    return RootPath(proxies.trusting(router, trusted), settings.FORCE_SCRIPT_NAME)

@@ -1,0 +1,126 @@
+"""Django system checks: what Fanfare takes from the project, and what takes `runserver` from Fanfare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from django.apps import AppConfig
+from django.conf import settings
+from django.core import checks
+from django.urls import Resolver404, URLPattern, URLResolver, get_resolver
+
+from fanfare import conf
+from fanfare.management import runserver
+from fanfare.server import consumers, urlconf
+
+# One path of each route that Fanfare answers at the root, and the requests that it answers there. A pattern of the
+# project that matches it is hidden for these requests.
+SIGNED: Final = "requests that are signed for the HTTP API (auth_key, auth_signature)"
+ALL: Final = "GET requests"
+SAMPLES: Final = (
+    ("/apps/1001/events", SIGNED),
+    ("/apps/1001/batch_events", SIGNED),
+    ("/apps/1001/channels", SIGNED),
+    ("/apps/1001/channels/news", SIGNED),
+    ("/apps/1001/channels/news/users", SIGNED),
+    ("/apps/1001/channels/news/history", SIGNED),
+    ("/apps/1001/users/7/terminate_connections", SIGNED),
+    ("/users/7/terminate_connections", SIGNED),
+    ("/sse/278d425bdf160c739803", "GET requests with the key of an application"),
+    ("/health/live", ALL),
+    ("/health/ready", ALL),
+)
+WEBSOCKET: Final = "app/278d425bdf160c739803"
+
+PREFIX_HINT: Final = (
+    "Set FANFARE_URL_PREFIX, for example to /realtime/: Fanfare then answers there, and the root is the project's."
+)
+
+
+@checks.register(checks.Tags.urls)
+def hidden_urls(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.CheckMessage]:
+    """URL patterns of the project that Fanfare hides."""
+    if conf.settings.URL_PREFIX != "/" or not getattr(settings, "ROOT_URLCONF", None):
+        return []
+    found: dict[str, tuple[str, str]] = {}
+    for path, requests in SAMPLES:
+        route = urlconf.route(path)
+        if route is not None and urlconf.is_specific(route, path):
+            found.setdefault(route, (path, requests))
+    return [
+        checks.Warning(
+            f"The URL pattern {route!r} of the project also matches {path}, where Fanfare answers {requests}.",
+            hint=PREFIX_HINT,
+            id="fanfare.W010",
+        )
+        for route, (path, requests) in found.items()
+    ]
+
+
+@checks.register(checks.Tags.urls)
+def hidden_websockets(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.CheckMessage]:
+    """Patterns of `websocket_urlpatterns` below /app/."""
+    if conf.settings.URL_PREFIX != "/":
+        return []
+    return [
+        checks.Warning(
+            f"The WebSocket pattern {str(pattern.pattern)!r} is below /app/, where Fanfare answers every WebSocket.",
+            hint=PREFIX_HINT,
+            id="fanfare.W010",
+        )
+        for pattern in consumers.discover()
+        if str(pattern.pattern).lstrip("^/").startswith("app/") and consumers.matches([pattern], WEBSOCKET)
+    ]
+
+
+@checks.register(checks.Tags.urls)
+def hidden_front_page(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.CheckMessage]:
+    """With DEBUG `fanfare.urls` has a landing page, which must come after the project's own."""
+    if not getattr(settings, "ROOT_URLCONF", None):
+        return []
+    try:
+        first, *others = list(_front_pages(get_resolver().url_patterns))
+    except (ValueError, ImportError):  # no front page at all; or Django's own check says what is wrong
+        return []
+    if first != "fanfare:landing" or not others:
+        return []
+    return [
+        checks.Warning(
+            "The landing page of fanfare.urls hides the project's front page while DEBUG is on.",
+            hint='Move path("", include("fanfare.urls")) to the end of urlpatterns.',
+            id="fanfare.W011",
+        )
+    ]
+
+
+@checks.register(checks.Tags.compatibility)
+def other_runserver(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.CheckMessage]:
+    """An app with a `runserver` of its own keeps it."""
+    owner = runserver.owner()
+    if owner == runserver.APP:
+        return []
+    return [
+        checks.Warning(
+            f"`manage.py runserver` is that of {owner!r}, which may not serve Fanfare's WebSockets.",
+            hint=f'Put "fanfare" before {owner!r} in INSTALLED_APPS, or start uvicorn yourself.',
+            id="fanfare.W012",
+        )
+    ]
+
+
+def _front_pages(patterns: list[Any], path: str = "") -> Iterator[str]:
+    """The names of the patterns that match the root, in the order in which Django tries them."""
+    for pattern in patterns:
+        if isinstance(pattern, URLPattern):
+            if pattern.pattern.match(path):
+                yield str(pattern.name)
+        elif isinstance(pattern, URLResolver):
+            try:
+                match = pattern.pattern.match(path)
+            except Resolver404:
+                continue
+            if match and match[0] == "":
+                prefix = f"{pattern.namespace}:" if pattern.namespace else ""
+                for name in _front_pages(pattern.url_patterns):
+                    yield prefix + name

@@ -1,0 +1,79 @@
+"""Which requests are Fanfare's, told from their method, path and query."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from fanfare.api import operations
+from fanfare.applications import credentials
+from fanfare.server import errors
+
+if TYPE_CHECKING:
+    from fanfare.server.lifespan import Server
+
+# Where no other ASGI application can be mounted.
+PREFIXES: Final = ("/app/", "/apps/", "/users/", "/sse/", "/health/", "/api/openapi.json")
+
+READ: Final = frozenset({"GET", "HEAD"})
+_SSE: Final = re.compile(r"/sse/(?P<key>[^/]+)")
+_SSE_METHODS: Final = READ | {"OPTIONS"}
+_HEALTH: Final = frozenset({"/health/live", "/health/ready"})
+
+
+def is_api(method: str, path: str) -> bool:
+    """A route of the HTTP API, with an id that an application can have."""
+    found = operations.find(path)
+    if found is None:
+        return False
+    route, names = found
+    return (method == "OPTIONS" or method in route.methods) and (
+        "app_id" not in names or credentials.ID.fullmatch(names["app_id"]) is not None
+    )
+
+
+async def is_signed(scope: Any, _path: str) -> bool:
+    """A request that is signed for the HTTP API. A wrong route or id in it gets the API's own explanation."""
+    query: bytes = scope["query_string"]
+    return b"auth_signature=" in query and b"auth_key=" in query
+
+
+def is_sse(method: str, path: str) -> bool:
+    return method in _SSE_METHODS and _SSE.fullmatch(path) is not None
+
+
+def is_health(method: str, path: str) -> bool:
+    return method in READ and path.rstrip("/") in _HEALTH
+
+
+def is_metrics(method: str, path: str) -> bool:
+    return method in READ and path == "/metrics"
+
+
+def is_description(method: str, path: str) -> bool:
+    return method in READ and path == "/api/openapi.json"
+
+
+def to_no_page(_path: str) -> bool:
+    """For `Route.yields_to`: Fanfare answers even where the project has a page, and a system check says so."""
+    return False
+
+
+class Keys:
+    """The keys of the applications. A worker that has not been started knows none, so each question starts it."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    async def knows(self, key: str) -> bool:
+        if not self._server.running:
+            try:
+                await self._server.started()
+            except errors.NotStarted:
+                return False
+        return self._server.registry.by_key(key) is not None
+
+    async def is_sse(self, _scope: Any, path: str) -> bool:
+        """An event stream of an application that exists."""
+        found = _SSE.fullmatch(path)
+        return found is not None and await self.knows(found["key"])

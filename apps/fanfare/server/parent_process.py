@@ -1,0 +1,76 @@
+"""Watches the process that started this worker, and stops the worker when that process is gone.
+
+gunicorn's own worker classes exit when their master dies. uvicorn's class for gunicorn does not, and neither does a
+child of uvicorn's `--reload` or `--workers`: after a SIGKILL of the parent it serves for ever and keeps the port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import signal
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0
+
+
+def workers(config: Any) -> int:
+    """The number of workers that were started together. `config`: uvicorn's Config of this worker."""
+    asked_for = getattr(getattr(gunicorn_worker(config), "cfg", None), "workers", None)
+    return asked_for if isinstance(asked_for, int) else int(config.workers)
+
+
+def pid(config: Any) -> int | None:
+    """The process id of the parent of a worker with this uvicorn Config; None if uvicorn or gunicorn did not start it
+    as a child.
+    """
+    found = getattr(gunicorn_worker(config), "ppid", None)
+    if isinstance(found, int):
+        return found
+    parent = multiprocessing.parent_process()
+    return parent.pid if parent is not None else None
+
+
+async def watch(parent: int) -> None:
+    """Send this process a SIGTERM once `parent` is not its parent any more.
+
+    The kernel gives an orphan another parent at once, so a process id that is used again does not hide the loss.
+    """
+    while os.getppid() == parent:  # noqa: ASYNC110  (the kernel sends no event when a parent exits)
+        await asyncio.sleep(POLL_SECONDS)
+    logger.error("The parent process %d is gone; this worker stops.", parent)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def keep_alive(config: Any) -> None:
+    """Report this worker to gunicorn's master as alive, by the monotonic clock.
+
+    uvicorn's worker class compares wall times, so a clock that is set back silences it until the old time is reached
+    again, and the master aborts every worker.
+    """
+    worker = gunicorn_worker(config)
+    if worker is None:
+        return
+    interval = max(POLL_SECONDS, float(config.timeout_notify) / 3)
+    while True:
+        worker.notify()
+        await asyncio.sleep(interval)
+
+
+def handle_quit(config: Any) -> None:
+    """Let SIGQUIT, which gunicorn's master sends to its workers when it is interrupted, stop this worker as SIGTERM
+    does.
+
+    uvicorn's class only sets a flag and goes on serving, until the master kills it.
+    """
+    if gunicorn_worker(config) is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, os.kill, os.getpid(), signal.SIGTERM)
+
+
+def gunicorn_worker(config: Any) -> Any | None:
+    """gunicorn's object of this worker, to which uvicorn reports its heartbeat; None without gunicorn."""
+    return getattr(config.callback_notify, "__self__", None)

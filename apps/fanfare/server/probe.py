@@ -1,0 +1,69 @@
+"""Proof that events flow: a worker writes an entry to the log and reads it back, as subscribers would.
+
+An engine that answers is not enough. A writer whose thread has ended still accepts calls, and a reader that has stopped
+says nothing at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from typing import Any, Final
+
+from fanfare.engine import errors as engine_errors
+from fanfare.engine import interface
+from fanfare.hub import hub as hubs
+from fanfare.runtime.supervisor import Supervisor
+
+COMMAND: Final = "health.probe"
+FRESH_S: Final = 2.0  # a proof so young needs no new one, however often the health page is asked
+VALID_S: Final = 5.0  # a proof so old counts no more
+WAIT_S: Final = 0.8  # that an answer waits for a new proof: most probes of load balancers give up after 1 s
+
+
+class Probe:
+    """One per worker; all calls on the hub's loop. A probe is written only when it is asked for."""
+
+    def __init__(self, hub: hubs.Hub, tasks: Supervisor) -> None:
+        self._hub = hub
+        self._tasks = tasks
+        self._token = ""  # of the entry that is under way
+        self._is_back = asyncio.Event()
+        self._proved_at = float("-inf")  # time.monotonic() of the write that came back last
+        self._error = ""
+        self._attempt: asyncio.Task[None] | None = None
+        hub.on_control(COMMAND, self._on_probe)
+
+    async def problem(self) -> str:
+        """Empty if an entry of this worker came back within the last `VALID_S` seconds, else what is wrong."""
+        if self._age() > FRESH_S:
+            if self._attempt is None or self._attempt.done():
+                self._attempt = self._tasks.spawn("health probe", self._try())
+            await asyncio.wait([self._attempt], timeout=WAIT_S)
+        if self._age() <= VALID_S:
+            return ""
+        return self._error or f"No entry that this worker wrote came back to it within {VALID_S:g} s."
+
+    def _age(self) -> float:
+        return time.monotonic() - self._proved_at
+
+    async def _try(self) -> None:
+        self._token = secrets.token_hex(8)
+        self._is_back.clear()
+        began = time.monotonic()
+        entry = interface.Publication("", COMMAND, self._token.encode(), interface.Kind.CONTROL)
+        try:
+            async with asyncio.timeout(VALID_S):
+                await self._hub.engine.append([entry])
+                await self._is_back.wait()
+        except engine_errors.EngineError as error:
+            self._error = str(error)
+        except TimeoutError:
+            self._error = ""
+        else:
+            self._proved_at, self._error = began, ""
+
+    def _on_probe(self, _app: str, body: Any) -> None:
+        if bytes(body) == self._token.encode():
+            self._is_back.set()

@@ -1,0 +1,37 @@
+"""`GET …/app/KEY` without an upgrade: a WebSocket whose handshake a proxy did not pass on.
+
+A proxy that drops the Upgrade header turns the handshake into a plain GET, and Django would answer 404. With the key of
+an application it can be nothing else, so it gets 426 and the cause.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from asgiref.typing import ASGIReceiveCallable, ASGISendCallable
+
+from fanfare.server import consumers, interfaces, responses, root_path
+
+CODE: Final = "upgrade_required"
+MESSAGE: Final = (
+    "This is the address of a WebSocket, and the request came without an Upgrade header. A proxy between the client "
+    "and this server dropped it: let it pass Upgrade and Connection on (nginx: proxy_http_version 1.1, "
+    'proxy_set_header Upgrade $http_upgrade, proxy_set_header Connection "upgrade").'
+)
+
+
+class UpgradeRequired:
+    """ASGI middleware for HTTP requests. `knows(key)`: whether an application has this key."""
+
+    def __init__(self, application: interfaces.Application, knows: Callable[[str], Awaitable[bool]]) -> None:
+        self.application = application
+        self.knows = knows
+
+    async def __call__(self, scope: Any, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        found = consumers.KEY.search(root_path.below(scope)) if scope["method"] in {"GET", "HEAD"} else None
+        if found is None or not await self.knows(found[1]):
+            await self.application(scope, receive, send)
+            return
+        headers = [(b"upgrade", b"websocket"), (b"connection", b"upgrade"), (b"access-control-allow-origin", b"*")]
+        await responses.json(send, 426, {"error": MESSAGE, "code": CODE}, headers)

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import types
+
+from fanfare.server import parent_process
+
+
+class GunicornWorker:
+    ppid = 4711
+    cfg = types.SimpleNamespace(workers=4)
+
+    async def callback_notify(self): ...
+
+
+def test_pid_of_a_gunicorn_worker_is_that_of_its_master():
+    config = types.SimpleNamespace(callback_notify=GunicornWorker().callback_notify)
+    assert parent_process.pid(config) == 4711
+    assert parent_process.workers(config) == 4
+
+
+def test_a_server_that_was_not_started_as_a_child_has_no_parent():
+    assert parent_process.pid(types.SimpleNamespace(callback_notify=None, workers=2)) is None
+
+
+def test_workers_of_uvicorn_is_its_own_number():
+    assert parent_process.workers(types.SimpleNamespace(callback_notify=None, workers=2)) == 2
+
+
+async def test_heartbeat_goes_on_when_the_wall_clock_is_set_back(monkeypatch):
+    """uvicorn compares wall times: 10 minutes back, and gunicorn aborts every worker 25 s later."""
+    beats = []
+
+    class Worker(GunicornWorker):
+        def notify(self):
+            beats.append(1)
+
+    monkeypatch.setattr(parent_process, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    config = types.SimpleNamespace(callback_notify=Worker().callback_notify, timeout_notify=0)
+    task = asyncio.ensure_future(parent_process.keep_alive(config))
+    async with asyncio.timeout(5):
+        while len(beats) < 5:
+            await asyncio.sleep(0)
+    task.cancel()
+
+
+async def test_heartbeat_is_not_for_a_server_without_gunicorn():
+    await parent_process.keep_alive(types.SimpleNamespace(callback_notify=None))
+
+
+def report(connection):
+    connection.send(parent_process.pid(types.SimpleNamespace(callback_notify=None)))
+
+
+def test_pid_of_a_child_of_uvicorns_reloader_is_that_of_the_reloader():
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    child = context.Process(target=report, args=(there,))
+    child.start()
+    assert here.recv() == os.getpid()
+    child.join()
+    child.close()
+    here.close()
+    there.close()
+
+
+def test_worker_whose_parent_was_killed_sends_itself_a_sigterm():
+    """A middle process starts a worker and is killed; the worker says `left` on the pipe that it has inherited."""
+    worker = textwrap.dedent(
+        """
+        import asyncio, os, signal, sys
+        from fanfare.server import parent_process
+        parent_process.POLL_SECONDS = 0.01
+        async def main():
+            left = asyncio.Event()
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, left.set)
+            watch = asyncio.create_task(parent_process.watch(os.getppid()))
+            print("watching", flush=True)
+            await left.wait()
+            await watch
+            print("left", flush=True)
+        asyncio.run(main())
+        """
+    )
+    middle = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {worker!r}])"
+    with subprocess.Popen([sys.executable, "-c", middle], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "watching\n"
+        process.send_signal(signal.SIGKILL)
+        assert process.stdout.read() == "left\n"
