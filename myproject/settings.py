@@ -33,7 +33,14 @@ FANFARE = {"MAX_PAGE_BODY_BYTES": 26_214_400}
 DEBUG = environment.flag("FANFARE_DEBUG", default=False)
 # The live room at /demo/, where anybody may write: to see that a deployment works, and then to be turned off.
 FANFARE_DEMO = environment.flag("FANFARE_DEMO", default=True)
-SECRET_KEY = environment.text("FANFARE_SECRET_KEY") or data_folder.secret_key(DATA_DIR)
+SECRET_KEY = environment.text("FANFARE_SECRET_KEY")
+if not SECRET_KEY:
+    if "://" in environment.text("FANFARE_ENGINE"):
+        raise ImproperlyConfigured(
+            "FANFARE_ENGINE shares a log between machines, and each data folder has another secret key: set "
+            "FANFARE_SECRET_KEY to the same value on every machine."
+        )
+    SECRET_KEY = data_folder.secret_key(DATA_DIR)
 ALLOWED_HOSTS = environment.listed("FANFARE_ALLOWED_HOSTS", ["localhost", ".localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS = environment.listed("FANFARE_CSRF_TRUSTED_ORIGINS")
 

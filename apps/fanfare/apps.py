@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from django.apps import AppConfig
 from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
 from django.db.models import signals
 from django.utils.module_loading import autodiscover_modules
 
@@ -23,6 +25,7 @@ class FanfareConfig(AppConfig):
         runserver.take_over()
         with runserver.or_end():
             conf.settings.validate()
+            _refuse_local_database(conf.settings.ENGINE)
         current.configure(
             conf.settings.ENGINE,
             conf.settings.DATA_DIR,
@@ -37,3 +40,12 @@ class FanfareConfig(AppConfig):
         # Import the modules `channels` and `background` of every app, as Django imports `admin`: importing them
         # registers the channel rules and the background tasks that they declare.
         autodiscover_modules("channels", "background")
+
+
+def _refuse_local_database(engine: str) -> None:
+    """An engine that machines share needs a database that they share. Raises ImproperlyConfigured."""
+    if "://" in engine and connections["default"].vendor == "sqlite":
+        raise ImproperlyConfigured(
+            'FANFARE_ENGINE shares a log between machines, and DATABASES["default"] is a SQLite file of this machine: '
+            "set DATABASE_URL, or DATABASES, to a database that every machine reaches."
+        )

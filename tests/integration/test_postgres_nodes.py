@@ -23,7 +23,11 @@ def cluster() -> Iterator[postgresql.Cluster]:
 
 @pytest.fixture(scope="module")
 def environment(cluster: postgresql.Cluster) -> dict[str, str]:
-    return {"DATABASE_URL": cluster.url("realtime"), "FANFARE_ENGINE": cluster.url("realtime", schema="realtime_log")}
+    return {
+        "DATABASE_URL": cluster.url("realtime"),
+        "FANFARE_ENGINE": cluster.url("realtime", schema="realtime_log"),
+        "FANFARE_SECRET_KEY": "the same on every node " * 3,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +48,7 @@ def node(
     """Start one more node."""
 
     def node() -> servers.Server:
-        deployment = fleet.deployment(**environment, FANFARE_SECRET_KEY="the same on every node " * 3)
+        deployment = fleet.deployment(**environment)
         deployment.application = application
         return start("uvicorn", deployment)
 
@@ -127,3 +131,15 @@ async def test_publishing_is_refused_while_the_database_is_away_and_the_sockets_
 
 async def _status(server: servers.Server, status: int) -> bool:
     return (await asyncio.to_thread(server.health))[0] == status
+
+
+@pytest.mark.parametrize(
+    ("missing", "remedy"), [("FANFARE_SECRET_KEY", "same value"), ("DATABASE_URL", "every machine")]
+)
+def test_what_a_data_folder_cannot_share_must_be_given(
+    fleet: servers.Fleet, environment: dict[str, str], missing: str, remedy: str
+) -> None:
+    given = {name: value for name, value in environment.items() if name != missing}
+    with pytest.raises(deployments.CommandFailed, match=remedy) as failure:
+        fleet.deployment(**given).manage("check")
+    assert "Traceback" not in str(failure.value)
