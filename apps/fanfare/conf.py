@@ -373,6 +373,11 @@ class Webhooks:
         Integer(60, 31_536_000), 259_200, "Seconds for which a finished delivery stays in the admin."
     )
     WEBHOOKS_KEEP_ROWS = Setting(Integer(0, 10_000_000), 100_000, "Finished deliveries that stay in the admin.")
+    WEBHOOKS_MAX_PENDING = Setting(
+        Integer(100, 10_000_000),
+        100_000,
+        "Deliveries that may be pending for one webhook. New events for a webhook with more are dropped and counted.",
+    )
 
 
 class Settings(Places, Applications, Access, Engine, Connections, Publishing, Webhooks):

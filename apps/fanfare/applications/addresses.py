@@ -1,4 +1,8 @@
-"""Which network addresses are outside: the ones that a stranger may make this server call."""
+"""Public network addresses: those that a user of the admin may let this server connect to.
+
+The list is our own, after the IANA registries of special-purpose addresses, because the standard library's differs
+from one Python release to the next (192.0.0.0/24 was public in 3.11.7).
+"""
 
 from __future__ import annotations
 
@@ -6,22 +10,58 @@ import ipaddress
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+# IANA IPv4 Special-Purpose Address Registry, without the anycast blocks of AS112 and AMT, which are public; and 224/4.
+# 192.0.0.0/24 is refused as a whole: its two public addresses (PCP, TURN) belong to the nearest gateway.
+_REFUSED_V4 = tuple(
+    ipaddress.IPv4Network(network)
+    for network in (
+        "0.0.0.0/8",  # this network
+        "10.0.0.0/8",  # private use
+        "100.64.0.0/10",  # shared address space of providers
+        "127.0.0.0/8",  # loopback
+        "169.254.0.0/16",  # link-local, where clouds answer with credentials (169.254.169.254)
+        "172.16.0.0/12",  # private use
+        "192.0.0.0/24",  # IETF protocol assignments
+        "192.0.2.0/24",  # documentation
+        "192.88.99.0/24",  # relays of 6to4, deprecated
+        "192.168.0.0/16",  # private use
+        "198.18.0.0/15",  # benchmarking
+        "198.51.100.0/24",  # documentation
+        "203.0.113.0/24",  # documentation
+        "224.0.0.0/4",  # multicast
+        "240.0.0.0/4",  # reserved, and the limited broadcast
+    )
+)
+
+# RFC 4291: all global unicast addresses so far. Outside of it are the unspecified and the loopback address, unique
+# local, link-local, site-local and multicast addresses, IPv4-compatible ones, and everything unassigned.
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+
+# IANA IPv6 Special-Purpose Address Registry, inside 2000::/3. 2001::/23 is refused as a whole: Teredo, benchmarking,
+# ORCHID, DRIP, and anycast addresses of the nearest gateway.
+_REFUSED_V6 = tuple(
+    ipaddress.IPv6Network(network)
+    for network in (
+        "2001::/23",  # IETF protocol assignments
+        "2001:db8::/32",  # documentation
+        "3fff::/20",  # documentation
+    )
+)
+
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the last four bytes are an IPv4 address
-_UNICAST = ipaddress.IPv6Network("2000::/3")  # RFC 4291: all that is given out so far
 
 
 def is_public(address: Address) -> bool:
-    """Whether the address belongs to a host of the internet: not of this machine, a private network, the provider's
-    own (100.64.0.0/10), the link (169.254.169.254, where clouds keep credentials), a multicast group or nobody.
+    """Whether the address can belong to a host of the internet.
 
-    An IPv6 address that only wraps an IPv4 one is as public as that.
+    An IPv6 address that contains the IPv4 address it leads to (IPv4-mapped, NAT64, 6to4) is public if that one is.
     """
     if isinstance(address, ipaddress.IPv4Address):
-        return address.is_global and not address.is_multicast
+        return not any(address in network for network in _REFUSED_V4)
     inner = _inner(address)
     if inner is not None:
         return is_public(inner)
-    return address.is_global and address in _UNICAST
+    return address in _GLOBAL_UNICAST and not any(address in network for network in _REFUSED_V6)
 
 
 def _inner(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:

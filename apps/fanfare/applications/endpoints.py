@@ -72,6 +72,16 @@ def url_fault(url: str, *, allow_private: bool) -> str | None:
     return fault or _host_fault(host or "", allow_private=allow_private)
 
 
+def masked(url: str) -> str:
+    """The URL without the values of its query, which may be secrets: `https://example.com/hook?token=…`."""
+    rest, question, query = url.partition("?")
+    if not question:
+        return url
+    pairs = (pair.partition("=") for pair in query.split("&"))
+    # A part without a value may be a secret as a whole.
+    return rest + "?" + "&".join(f"{name}=…" if equals else "…" for name, equals, _ in pairs)
+
+
 def event_types_fault(value: Any) -> str | None:
     if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
         return "The event types must be a list of texts."

@@ -79,6 +79,7 @@ COUNTERS: Final = (
     Family("webhooks.requests", "webhook_attempts", "Requests to webhook endpoints."),
     Family("webhooks.", "webhooks", "What happened to events for webhooks.", "outcome"),
     Family("background.", "background_tasks", "What happened to background tasks.", "outcome"),
+    Family("tasks.", "tasks", "What happened to the tasks of the server itself.", "outcome"),
     Family("signals.", "signals", "What happened to Django signals.", "outcome"),
     Family("layer.", "channel_layer_dropped", "Messages of the channel layer that were dropped, by reason.", "reason"),
     Family("controls.", "commands_failed", "Commands of the log that a worker could not follow.", "reason"),

@@ -1,4 +1,4 @@
-"""The outbox in the admin: what waits, and what cannot be sent. Looked at, not edited; tried again."""
+"""The outbox in the admin: waiting and failed events, to view and to send again."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ class StateFilter(admin.SimpleListFilter):
 
 @admin.register(models.OutboxEvent)
 class OutboxEventAdmin(Base):
-    list_display = ("created_at", "event", "channel", "app_id", "state", "reason")
-    list_display_links = ("created_at", "event")
+    list_display = ("created_at", "event_name", "channel", "app_id", "state", "reason")
+    list_display_links = ("created_at", "event_name")
     list_filter = (StateFilter, "app_id", "created_at")
     search_fields = ("channel",)
     search_help_text = "Search by channel"
     show_full_result_count = False
     actions = ("retry",)
     fieldsets = (
-        (None, {"fields": ("event", "channel", "app_id", "created_at", "failed_at", "reason")}),
-        ("The event", {"fields": ("data", "exclude", "idempotency_key", "uid")}),
+        (None, {"fields": ("event_name", "channel", "app_id", "created_at", "failed_at", "reason")}),
+        ("The event", {"fields": ("frame", "exclude", "idempotency_key", "uid")}),
     )
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -50,15 +50,22 @@ class OutboxEventAdmin(Base):
     def has_retry_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("fanfare.change_outboxevent")
 
+    @admin.display(description="event")
+    def event_name(self, event: models.OutboxEvent) -> str:
+        try:
+            return event.event
+        except (ValueError, KeyError, TypeError):
+            return "(damaged)"
+
     @admin.display(ordering="failed_at")
     def state(self, event: models.OutboxEvent) -> str:
         return "Waiting" if event.failed_at is None else "Failed"
 
     @admin.action(description="Send selected failed events again", permissions=["retry"])
     def retry(self, request: HttpRequest, queryset: QuerySet[models.OutboxEvent]) -> None:
-        """What waits is sent anyway, so it is left alone."""
+        """Waiting events are left alone: they are sent anyway."""
         failed = list(queryset.filter(failed_at__isnull=False))
         outbox.retry(queryset.db, [event.pk for event in failed])
         for event in failed:
-            self.log_change(request, event, "Sent again.")
-        self.message_user(request, f"To be sent again: {len(failed)}.", messages.SUCCESS)
+            self.log_change(request, event, "Marked to be sent again.")
+        self.message_user(request, f"Events to be sent again: {len(failed)}.", messages.SUCCESS)

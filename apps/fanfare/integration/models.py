@@ -1,4 +1,4 @@
-"""The outbox in Django's database: events that wait until they are in the log."""
+"""The outbox table: events that wait in Django's database until they are in the log."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from django.utils import timezone
 
 
 class OutboxEvent(models.Model):
-    """One event, written by the transaction that publishes it, and deleted when it is in the log.
+    """An event that was written by the transaction that publishes it, and is deleted when it is in the log.
 
-    What is found here later was left behind by a process that died, or could not reach the log: the relay sends it.
-    With `failed_at` it cannot be sent as it is, and waits for a person.
+    A row that stays was written by a process that ended or could not reach the log: the relay sends it. A row with
+    `failed_at` cannot be sent as it is, and waits for a person.
     """
 
-    # A rolled back id is given out again on SQLite; this one never is.
+    # SQLite gives out the id of a row that was rolled back again; a uid is unique.
     uid = models.UUIDField(default=uuid.uuid4, editable=False)
     app_id = models.CharField("application", max_length=15)
     channel = models.TextField()
-    frame = models.TextField(help_text="What subscribers get: JSON, in which no byte is left that a database refuses.")
+    frame = models.TextField(help_text="The JSON that subscribers get. It holds no character that a database refuses.")
     exclude = models.CharField(max_length=64, blank=True, default="", help_text="A socket id.")
     idempotency_key = models.CharField(max_length=128, blank=True, default="")
     created_at = models.DateTimeField("created", default=timezone.now)
@@ -32,23 +32,24 @@ class OutboxEvent(models.Model):
         verbose_name = "outbox event"
         ordering = ("id",)
         indexes = (
-            # What the relay reads, every few seconds: nothing, as a rule.
-            models.Index(fields=("id",), condition=models.Q(failed_at=None), name="realtime_outbox_waiting"),
+            # For the relay's query of every few seconds, which normally finds nothing.
+            models.Index(fields=("id",), condition=models.Q(failed_at=None), name="fanfare_outbox_waiting"),
             models.Index(
-                fields=("failed_at",), condition=models.Q(failed_at__isnull=False), name="realtime_outbox_failed"
+                fields=("failed_at",), condition=models.Q(failed_at__isnull=False), name="fanfare_outbox_failed"
             ),
         )
 
     def __str__(self) -> str:
-        return f"{self.event} on {self.channel}"
+        return f"event on {self.channel}"
 
     @property
     def event(self) -> str:
+        """Raises ValueError or KeyError where the frame is damaged."""
         name: str = orjson.loads(self.frame)["event"]
         return name
 
     @property
     def data(self) -> str:
-        """The text that subscribers get."""
+        """The data as subscribers get it. Raises ValueError or KeyError where the frame is damaged."""
         text: str = orjson.loads(self.frame)["data"]
         return text

@@ -1,1 +1,1 @@
-"""Webhooks: a durable outbox of what happens on channels, and its deliverer."""
+"""Webhooks: events of the log become rows of Django's database, and are sent to the endpoints of their application."""

@@ -1,4 +1,4 @@
-"""The log of deliveries and the health of the endpoints in the admin. Looked at, not edited; redelivered."""
+"""The deliveries and the health of the endpoints in the admin: to view, and to redeliver."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from fanfare.webhooks import models, outbox
+from fanfare.webhooks import deliveries, models
 
 if TYPE_CHECKING:  # Django's classes take a type parameter only in their stubs
     DeliveryBase = admin.ModelAdmin[models.Delivery]
-    HealthBase = admin.ModelAdmin[models.Health]
+    HealthBase = admin.ModelAdmin[models.EndpointHealth]
 else:
     DeliveryBase = HealthBase = admin.ModelAdmin
 
 
-class LookOnly:
-    """Rows that the server writes: nobody adds or changes them by hand."""
+class ViewOnly:
+    """Rows that only the server adds and changes."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -33,7 +33,7 @@ class LookOnly:
 
 
 @admin.register(models.Delivery)
-class DeliveryAdmin(LookOnly, DeliveryBase):
+class DeliveryAdmin(ViewOnly, DeliveryBase):
     list_display = ("created_at", "event", "channel", "endpoint", "state", "attempts", "status", "took", "next_at")
     list_display_links = ("created_at", "event")
     list_filter = ("state", "event", "webhook__application", "webhook", "created_at")
@@ -54,11 +54,11 @@ class DeliveryAdmin(LookOnly, DeliveryBase):
     class Media:
         css = {"all": ("fanfare/admin/deliveries.css",)}  # noqa: RUF012  (Django reads the attribute of the class)
 
-    # -- what is shown -------------------------------------------------------------------------------------------------
+    # -- columns and fields -------------------------------------------------------------------------------------------
 
     @admin.display(description="endpoint", ordering="webhook")
     def endpoint(self, delivery: models.Delivery) -> str:
-        return delivery.webhook.url
+        return delivery.webhook.masked_url
 
     @admin.display(description="application")
     def application(self, delivery: models.Delivery) -> str:
@@ -70,7 +70,10 @@ class DeliveryAdmin(LookOnly, DeliveryBase):
 
     @admin.display(description="payload")
     def shown_payload(self, delivery: models.Delivery) -> SafeString:
-        text = orjson.dumps(orjson.loads(delivery.payload), option=orjson.OPT_INDENT_2).decode()
+        try:
+            text = orjson.dumps(orjson.loads(delivery.payload), option=orjson.OPT_INDENT_2).decode()
+        except ValueError:
+            text = delivery.payload
         return format_html('<pre class="payload">{}</pre>', text)
 
     @admin.display(description="answer")
@@ -97,19 +100,19 @@ class DeliveryAdmin(LookOnly, DeliveryBase):
     # -- redelivery ----------------------------------------------------------------------------------------------------
 
     def has_redeliver_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("webhooks.change_delivery")
+        return request.user.has_perm("fanfare.change_delivery")
 
     @admin.action(description="Redeliver selected deliveries", permissions=["redeliver"])
     def redeliver(self, request: HttpRequest, queryset: QuerySet[models.Delivery]) -> None:
-        """What waits is sent anyway, so it is left alone."""
+        """Pending deliveries are left alone: they are sent anyway."""
         finished = list(queryset.exclude(state=models.State.PENDING).order_by("id"))
-        outbox.redeliver(finished)
+        deliveries.redeliver(finished)
         for delivery in finished:
             self.log_change(request, delivery, "Redelivered.")
-        self.message_user(request, f"To be delivered again: {len(finished)}.", messages.SUCCESS)
-        waiting = queryset.filter(state=models.State.PENDING).count()
-        if waiting:
-            self.message_user(request, f"Still waiting for their delivery, so left alone: {waiting}.", messages.WARNING)
+        self.message_user(request, f"Deliveries to be sent again: {len(finished)}.", messages.SUCCESS)
+        pending = queryset.filter(state=models.State.PENDING).count()
+        if pending:
+            self.message_user(request, f"Still pending, so left alone: {pending}.", messages.WARNING)
 
     def get_urls(self) -> list[URLPattern]:
         one = path(
@@ -131,8 +134,8 @@ class DeliveryAdmin(LookOnly, DeliveryBase):
         return HttpResponseRedirect(_page(delivery))
 
 
-@admin.register(models.Health)
-class HealthAdmin(LookOnly, HealthBase):
+@admin.register(models.EndpointHealth)
+class EndpointHealthAdmin(ViewOnly, HealthBase):
     list_display = (
         "webhook",
         "application",
@@ -148,23 +151,23 @@ class HealthAdmin(LookOnly, HealthBase):
     list_select_related = ("webhook__application",)
     fields = ("webhook", "application", "is_open", "failures", "retry_at", "succeeded_at", "failed_at", "error")
 
-    def has_delete_permission(self, request: HttpRequest, obj: models.Health | None = None) -> bool:
+    def has_delete_permission(self, request: HttpRequest, obj: models.EndpointHealth | None = None) -> bool:
         return False
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[models.Health]:
+    def get_queryset(self, request: HttpRequest) -> QuerySet[models.EndpointHealth]:
         pending = Count("webhook__deliveries", filter=Q(webhook__deliveries__state=models.State.PENDING))
         return super().get_queryset(request).annotate(pending=pending)
 
     @admin.display(description="application")
-    def application(self, health: models.Health) -> str:
+    def application(self, health: models.EndpointHealth) -> str:
         return str(health.webhook.application)
 
     @admin.display(description="circuit closed", boolean=True, ordering="is_open")
-    def is_well(self, health: models.Health) -> bool:
+    def is_well(self, health: models.EndpointHealth) -> bool:
         return not health.is_open
 
-    @admin.display(description="events waiting", ordering="pending")
-    def waiting(self, health: models.Health) -> int:
+    @admin.display(description="pending deliveries", ordering="pending")
+    def waiting(self, health: models.EndpointHealth) -> int:
         return int(getattr(health, "pending", 0))
 
 

@@ -1,8 +1,8 @@
 """The exceptions of this package.
 
 WebhooksError
-├── Overtaken       another worker collects, too; whoever raises it starts again from what is stored
-└── AddressRefused  a receiver's address is inside the network; also an OSError, for it comes up where sockets are made
+├── Overtaken       another worker stores events, too
+└── AddressRefused  the address of a receiver is not public; also an OSError, because aiohttp expects one from a socket
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ class WebhooksError(Exception):
 
 
 class Overtaken(WebhooksError):
-    """The outbox stands somewhere else than this worker left it."""
+    """The stored position is not where this worker left it. The worker starts again from the stored one."""
 
     code = "overtaken"
 
 
 class AddressRefused(WebhooksError, OSError):
-    """`FANFARE_WEBHOOKS_ALLOW_PRIVATE` allows it."""
+    """FANFARE_WEBHOOKS_ALLOW_PRIVATE allows such addresses."""
 
     code = "address_refused"
 

@@ -1,7 +1,7 @@
 """From an entry of the log to the event of a webhook.
 
-Source: Pusher Channels, "Webhooks". `data` of a client event is a string in the typed SDKs (Go), so an object that a
-client sent is told as its JSON text.
+Source: Pusher Channels, "Webhooks". `data` of a client event is a string in typed SDKs (Go), so an object that a client
+sent becomes its JSON text.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ VACATED = "channel_vacated"
 MEMBER_ADDED = "member_added"
 MEMBER_REMOVED = "member_removed"
 
-# A return takes back the departure of the same channel or member.
-DEPARTURE_OF = {OCCUPIED: VACATED, MEMBER_ADDED: MEMBER_REMOVED}
-DEPARTURES = frozenset(DEPARTURE_OF.values())
+# By the event that cancels it: the removal of the same channel or member.
+REMOVAL_OF = {OCCUPIED: VACATED, MEMBER_ADDED: MEMBER_REMOVED}
+REMOVALS = frozenset(REMOVAL_OF.values())
 
 NAMES = {
     interface.Kind.OCCUPIED: OCCUPIED,
@@ -37,7 +37,7 @@ KINDS = frozenset(NAMES)
 class Event(NamedTuple):
     """`payload`: the event as it is sent, JSON. `entry`: the id of the entry that it comes from.
 
-    `who`: the same for a departure and for the return that takes it back, 64 characters; empty for other events.
+    `key`: 64 characters, equal for a removal and for the event that cancels it; empty for other events.
     """
 
     entry: int
@@ -45,26 +45,26 @@ class Event(NamedTuple):
     name: str
     channel: str
     payload: str
-    who: str = ""
+    key: str = ""
 
 
 def of(entry: interface.Entry) -> Event | None:
-    """What a webhook tells of an entry; None where it tells nothing.
+    """The event of an entry; None for entries that webhooks do not report.
 
-    The channels whose names start with # are the server's own: nobody asked for them by name.
+    Channels whose names start with # are internal channels of the server.
     """
     if entry.kind not in KINDS or entry.channel.startswith("#") or entry.channel == interface.CONNECTIONS:
         return None
     name = NAMES[interface.Kind(entry.kind)]
-    fields = {"channel": entry.channel, **_told(entry)}
-    payload, who = _json(name, fields), ""
-    if name in DEPARTURES or name in DEPARTURE_OF:
-        who = hashlib.sha256(_json(DEPARTURE_OF.get(name, name), fields).encode()).hexdigest()
-    return Event(entry.id, entry.app, name, entry.channel, payload, who)
+    fields = {"channel": entry.channel, **_fields(entry)}
+    payload, key = _json(name, fields), ""
+    if name in REMOVALS or name in REMOVAL_OF:
+        key = hashlib.sha256(_json(REMOVAL_OF.get(name, name), fields).encode()).hexdigest()
+    return Event(entry.id, entry.app, name, entry.channel, payload, key)
 
 
-def _told(entry: interface.Entry) -> dict[str, Any]:
-    """The fields that belong to this kind alone."""
+def _fields(entry: interface.Entry) -> dict[str, Any]:
+    """The fields that only this kind has."""
     match entry.kind:
         case interface.Kind.MEMBER_ADDED | interface.Kind.MEMBER_REMOVED:
             return {"user_id": entry.user_id}
@@ -79,14 +79,14 @@ def _told(entry: interface.Entry) -> dict[str, Any]:
 def _client_event(entry: interface.Entry) -> dict[str, Any]:
     frame = orjson.loads(entry.body)
     data = frame.get("data")
-    told = {
+    fields = {
         "event": frame["event"],
         "data": data if isinstance(data, str) else orjson.dumps(data).decode(),
         "socket_id": entry.exclude,
     }
     if entry.user_id is not None:
-        told["user_id"] = entry.user_id
-    return told
+        fields["user_id"] = entry.user_id
+    return fields
 
 
 def _json(name: str, fields: dict[str, Any]) -> str:

@@ -1,9 +1,10 @@
-"""The outbox in Django's database.
+"""The tables of webhooks.
 
-An event for one endpoint is a Delivery; the order of their ids is the order in which a channel's events are sent. A
-departure (a channel that was vacated, a member who left) waits in a table of its own until it is clear that nobody came
-back, and becomes a Delivery then. Position says up to where the log was turned into these rows, and is written in
-their transaction: so a crash at any moment neither loses an event nor makes one twice.
+A Delivery is one event for one endpoint; the order of their ids is the order in which a channel's events are sent. A
+removal (a vacated channel, a member who left) waits as a PendingRemoval for three seconds. If the channel or the member
+comes back in that time, neither event is sent; otherwise it becomes a Delivery. LogPosition says up to which entry of
+the log these rows were made. It is written in their transaction, so a crash at any moment neither loses an event nor
+stores it twice.
 """
 
 from __future__ import annotations
@@ -13,21 +14,21 @@ from django.db import models
 
 
 class State(models.TextChoices):
-    PENDING = "pending", "Waiting"
+    PENDING = "pending", "Pending"
     DELIVERED = "delivered", "Delivered"
     FAILED = "failed", "Failed"
 
 
 class Delivery(models.Model):
-    """One event for one endpoint, and what became of it."""
+    """One event for one endpoint, with the result of the last attempt."""
 
     webhook = models.ForeignKey(
         "fanfare.WebhookEndpoint", on_delete=models.CASCADE, related_name="deliveries", verbose_name="endpoint"
     )
     event = models.CharField(max_length=32)
     channel = models.TextField(validators=[MaxLengthValidator(1_000)])
-    payload = models.TextField(help_text="The event as it is sent: JSON.")
-    entry = models.BigIntegerField("log entry", help_text="Its id in the log of the engine.")
+    payload = models.TextField(help_text="The event in the request's body: JSON.")
+    entry = models.BigIntegerField("log entry", help_text="The id of the event in the engine's log.")
     created_at = models.DateTimeField("created")
 
     state = models.CharField(max_length=9, choices=State, default=State.PENDING)
@@ -38,7 +39,7 @@ class Delivery(models.Model):
     # Of the last attempt.
     status = models.PositiveSmallIntegerField("HTTP status", null=True, blank=True)
     error = models.TextField(blank=True, default="")
-    answer = models.TextField(blank=True, default="", help_text="The beginning of what the receiver answered.")
+    answer = models.TextField(blank=True, default="", help_text="The beginning of the response's body.")
     duration_ms = models.PositiveIntegerField("duration", null=True, blank=True)
 
     repeats = models.ForeignKey(
@@ -49,20 +50,22 @@ class Delivery(models.Model):
         verbose_name_plural = "deliveries"
         ordering = ("-id",)
         indexes = (
-            # What a lane reads, and nothing else is in it.
-            models.Index(fields=("webhook", "id"), condition=models.Q(state="pending"), name="webhooks_pending"),
-            models.Index(fields=("finished_at",), name="webhooks_finished"),
+            # Holds only what an endpoint's queue reads.
+            models.Index(
+                fields=("webhook", "id"), condition=models.Q(state="pending"), name="fanfare_delivery_pending"
+            ),
+            models.Index(fields=("finished_at",), name="fanfare_delivery_finished"),
         )
 
     def __str__(self) -> str:
         return f"{self.event} of {self.channel}"
 
 
-class Departure(models.Model):
-    """A channel or a member that is gone, and may come back before anybody is told."""
+class PendingRemoval(models.Model):
+    """A channel that was vacated, or a member who left, less than three seconds ago."""
 
     app_id = models.CharField(max_length=15)
-    key = models.CharField(max_length=64, help_text="SHA-256 of the payload: who left where.")
+    key = models.CharField(max_length=64, help_text="SHA-256 of the payload: the channel or the member.")
     event = models.CharField(max_length=32)
     channel = models.TextField()
     payload = models.TextField()
@@ -70,35 +73,37 @@ class Departure(models.Model):
     due_at = models.DateTimeField(db_index=True)
 
     class Meta:
-        constraints = (models.UniqueConstraint(fields=("app_id", "key"), name="fanfare_departure_who"),)
+        constraints = (models.UniqueConstraint(fields=("app_id", "key"), name="fanfare_pendingremoval_key"),)
 
     def __str__(self) -> str:
         return f"{self.event} of {self.channel}"
 
 
-class Position(models.Model):
-    """Up to which entry the log was turned into rows. One row.
+class LogPosition(models.Model):
+    """Up to which entry of the log the rows were made. One row.
 
-    `log` is the epoch of a stream of the log: after a log was deleted, or rolled back by a loss of power, its ids start
-    again, and a position of the old one says nothing about the new one.
+    `log_id` changes when a log was deleted, or lost its end with the power: ids start again then, and a position in the
+    old log says nothing about the new one.
     """
 
     ROW = 1
 
-    log = models.CharField(max_length=64, blank=True, default="")
+    log_id = models.CharField(max_length=64, blank=True, default="")
     entry = models.BigIntegerField(default=0)
 
     def __str__(self) -> str:
-        return f"{self.log}:{self.entry}"
+        return f"{self.log_id}:{self.entry}"
 
 
-class Health(models.Model):
-    """How an endpoint does, for people: the circuit breaker itself lives in the worker that delivers."""
+class EndpointHealth(models.Model):
+    """Whether an endpoint answers, for people. The circuit breaker itself is in the worker that sends."""
 
     webhook = models.OneToOneField(
         "fanfare.WebhookEndpoint", on_delete=models.CASCADE, related_name="health", verbose_name="endpoint"
     )
-    is_open = models.BooleanField("circuit open", default=False, help_text="It is only probed, one event at a time.")
+    is_open = models.BooleanField(
+        "circuit open", default=False, help_text="While it is open, one event at a time probes the endpoint."
+    )
     failures = models.PositiveIntegerField("failures in a row", default=0)
     retry_at = models.DateTimeField("next probe", null=True, blank=True)
     succeeded_at = models.DateTimeField("last success", null=True, blank=True)

@@ -11,7 +11,7 @@ from fanfare.engine import errors as engine_errors
 from fanfare.hub import hub as hubs
 from fanfare.jobs import declarations
 from fanfare.runtime import supervisor
-from fanfare.webhooks import collector, deliverer, errors, options
+from fanfare.webhooks import errors, log_reader, options, sender
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,7 @@ class Webhooks:
         self._registry = applications
         self._loaded = loaded
         self._tasks: supervisor.Supervisor | None = None
+        self._sender: sender.Sender | None = None
 
     def job(self) -> declarations.Job:
         return declarations.Job(NAME, self.run, "deployment", parts=lambda: self.statuses)
@@ -34,20 +35,25 @@ class Webhooks:
     @property
     def statuses(self) -> Sequence[supervisor.Status]:
         """Of the tasks of the worker that holds the lease."""
-        return () if self._tasks is None else self._tasks.statuses
+        return () if self._tasks is None or self._sender is None else (*self._tasks.statuses, *self._sender.statuses)
 
     async def run(self) -> None:
-        """Work until it is cancelled. Requests in progress then have a few seconds to end."""
+        """Work until it is cancelled. Requests in progress then have `endpoint_queue.STOP_S` to end."""
         chosen = options.from_settings()
-        delivering = deliverer.Deliverer(self._hub, self._registry, chosen)
-        collecting = collector.Collector(
-            self._hub, self._registry, self._loaded, delivering.wake, debounce_seconds=chosen.debounce_seconds
+        sending = self._sender = sender.Sender(self._hub, self._registry, chosen)
+        reading = log_reader.LogReader(
+            self._hub,
+            self._registry,
+            self._loaded,
+            sending.wake,
+            lambda: sending.full,
+            debounce_seconds=chosen.debounce_seconds,
         )
-        tasks = self._tasks = supervisor.Supervisor(logger, count=self._hub.count, prefix="webhooks")
-        tasks.run("webhooks collector", collecting.run, expected=EXPECTED)
-        tasks.run("webhooks deliverer", delivering.run, expected=EXPECTED)
+        tasks = self._tasks = supervisor.Supervisor(logger, count=self._hub.count)
+        tasks.run("webhook log reader", reading.run, expected=EXPECTED)
+        tasks.run("webhook sender", sending.run, expected=EXPECTED)
         try:
             await asyncio.Event().wait()
         finally:
-            await tasks.stop(supervisor.STOP_S + 1.0)
-            self._tasks = None
+            await tasks.stop(sender.QUEUES_STOP_S + 0.3)
+            self._tasks = self._sender = None

@@ -37,7 +37,7 @@ def row(event: str) -> models.OutboxEvent:
 
 @pytest.fixture
 def viewer() -> Client:
-    """Somebody who may look and not touch."""
+    """A user who may view and not change."""
     user = User.objects.create_user("viewer", is_staff=True)
     user.user_permissions.add(Permission.objects.get(codename="view_outboxevent"))
     client = Client()
@@ -51,7 +51,7 @@ def page(client: Client, name: str, *arguments: object, **query: str) -> str:
     return response.content.decode()
 
 
-def test_what_waits_and_what_failed_is_listed_with_the_reason(
+def test_waiting_and_failed_events_are_listed_with_their_reason(
     admin_client: Client, waiting: models.OutboxEvent, failed: models.OutboxEvent
 ) -> None:
     everything = unescape(page(admin_client, LIST))
@@ -64,24 +64,24 @@ def test_what_waits_and_what_failed_is_listed_with_the_reason(
     assert ("orders-failed" in found, "orders-waiting" in found) == (False, True)
 
 
-def test_an_event_is_shown_escaped_and_not_edited(admin_client: Client, failed: models.OutboxEvent) -> None:
+def test_event_is_shown_escaped_and_cannot_be_edited(admin_client: Client, failed: models.OutboxEvent) -> None:
     shown = page(admin_client, PAGE, failed.pk)
     assert "&lt;script&gt;" in shown
     assert 'name="_save"' not in shown
     assert admin_client.get(reverse("admin:fanfare_outboxevent_add")).status_code == 403
 
 
-def test_failed_events_are_sent_again_and_others_left_alone(
+def test_failed_events_are_sent_again_and_waiting_ones_left_alone(
     admin_client: Client, waiting: models.OutboxEvent, failed: models.OutboxEvent
 ) -> None:
     chosen = {"action": "retry", "_selected_action": [waiting.pk, failed.pk]}
     response = admin_client.post(reverse(LIST), chosen, follow=True)
-    assert "To be sent again: 1." in response.content.decode()
+    assert "Events to be sent again: 1." in response.content.decode()
     failed.refresh_from_db()
     assert (failed.failed_at, failed.reason) == (None, "")
 
 
-def test_who_may_only_look_cannot_send_again(viewer: Client, failed: models.OutboxEvent) -> None:
+def test_user_who_may_only_view_cannot_send_again(viewer: Client, failed: models.OutboxEvent) -> None:
     assert "Send selected failed events again" not in page(viewer, LIST)
     viewer.post(reverse(LIST), {"action": "retry", "_selected_action": [failed.pk]})
     failed.refresh_from_db()
@@ -95,3 +95,9 @@ def test_permission_to_change_outbox_events_is_enough_to_send_them_again(
     viewer.post(reverse(LIST), {"action": "retry", "_selected_action": [failed.pk]})
     failed.refresh_from_db()
     assert failed.failed_at is None
+
+
+def test_damaged_row_is_listed(admin_client: Client, failed: models.OutboxEvent) -> None:
+    models.OutboxEvent.objects.update(frame="{damaged")
+    assert "(damaged)" in page(admin_client, LIST)
+    assert "{damaged" in page(admin_client, PAGE, failed.pk)

@@ -1,4 +1,4 @@
-"""What an entry of the log becomes in a webhook."""
+"""From an entry of the log to the event of a webhook."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def entry(kind: interface.Kind, channel: str = "news", **more: Any) -> interface
     return interface.Entry(id=7, kind=kind, app="42", channel=channel, **fields)
 
 
-def told(*args: Any, **more: Any) -> Any:
+def payload(*args: Any, **more: Any) -> Any:
     event = events.of(entry(*args, **more))
     assert event is not None
     return orjson.loads(event.payload)
@@ -45,13 +45,13 @@ def told(*args: Any, **more: Any) -> Any:
         ),
     ],
 )
-def test_each_kind_has_the_protocols_fields(kind: interface.Kind, more: Any, expected: Any) -> None:
-    assert told(kind, **more) == expected
+def test_each_kind_has_the_fields_of_the_protocol(kind: interface.Kind, more: Any, expected: Any) -> None:
+    assert payload(kind, **more) == expected
 
 
-def test_a_client_events_data_is_a_string_because_typed_sdks_read_one() -> None:
+def test_object_in_a_client_event_becomes_json_text_for_typed_sdks() -> None:
     body = orjson.dumps({"event": "client-typing", "channel": "presence-a", "data": {"on": True}, "user_id": "ann"})
-    assert told(interface.Kind.CLIENT_EVENT, "presence-a", user_id="ann", exclude="1.2", body=body) == {
+    assert payload(interface.Kind.CLIENT_EVENT, "presence-a", user_id="ann", exclude="1.2", body=body) == {
         "name": "client_event",
         "channel": "presence-a",
         "event": "client-typing",
@@ -61,15 +61,15 @@ def test_a_client_events_data_is_a_string_because_typed_sdks_read_one() -> None:
     }
 
 
-def test_a_client_events_text_is_told_as_it_is_and_without_a_user_on_a_private_channel() -> None:
+def test_text_in_a_client_event_stays_and_private_channels_name_no_user() -> None:
     body = orjson.dumps({"event": "client-text", "channel": "private-a", "data": "hello"})
-    event = told(interface.Kind.CLIENT_EVENT, "private-a", exclude="1.2", body=body)
+    event = payload(interface.Kind.CLIENT_EVENT, "private-a", exclude="1.2", body=body)
     assert event["data"] == "hello"
     assert "user_id" not in event
 
 
 @pytest.mark.parametrize(
-    "unheard",
+    "unreported",
     [
         entry(interface.Kind.EVENT),
         entry(interface.Kind.CONTROL, "application.changed"),
@@ -77,15 +77,15 @@ def test_a_client_events_text_is_told_as_it_is_and_without_a_user_on_a_private_c
         entry(interface.Kind.OCCUPIED, "#server-to-user-ann"),
     ],
 )
-def test_publications_commands_and_the_servers_own_channels_are_not_told(unheard: interface.Entry) -> None:
-    assert events.of(unheard) is None
+def test_publications_commands_and_internal_channels_are_not_reported(unreported: interface.Entry) -> None:
+    assert events.of(unreported) is None
 
 
-def test_a_return_is_known_by_the_departure_of_the_same_member_only() -> None:
+def test_key_is_equal_only_for_a_removal_and_the_event_that_cancels_it() -> None:
     left = events.of(entry(interface.Kind.MEMBER_REMOVED, user_id="ann"))
     back = events.of(entry(interface.Kind.MEMBER_ADDED, user_id="ann"))
     other = events.of(entry(interface.Kind.MEMBER_ADDED, user_id="ben"))
     empty = events.of(entry(interface.Kind.VACATED))
     assert left and back and other and empty
-    assert left.who == back.who
-    assert len({left.who, other.who, empty.who}) == 3
+    assert left.key == back.key
+    assert len({left.key, other.key, empty.key}) == 3

@@ -25,9 +25,14 @@ class WebhookInline(inlines.FollowsDeclaration, StackedInline):
     extra = 0
 
     def get_fields(self, request: HttpRequest, obj: models.Application | None = None) -> tuple[str, ...]:
-        fields = ("url", "enabled", "event_types", "channel_prefix", "batching")
-        # There may be a token in the headers, so who may only look does not see them.
-        return (*fields, "headers") if super().has_change_permission(request, obj) else fields
+        fields = ("enabled", "event_types", "channel_prefix", "batching")
+        # The headers and the query of the URL may hold tokens: users who may only view do not see them.
+        if super().has_change_permission(request, obj):
+            return ("url", *fields, "headers")
+        return ("masked_url", *fields)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: models.Application | None = None) -> tuple[str, ...]:
+        return () if super().has_change_permission(request, obj) else ("masked_url",)
 
     def formfield_for_dbfield(
         self, db_field: Field[Any, Any], request: HttpRequest, **kwargs: Any

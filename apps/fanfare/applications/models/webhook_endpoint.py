@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.contrib import admin
 from django.core.exceptions import ValidationError
 from django.db import models
 
@@ -42,7 +43,7 @@ class WebhookEndpointQuerySet(announced.AnnouncedQuerySet["WebhookEndpoint"]):
 
 
 class WebhookEndpoint(announced.Announced):
-    """A URL that is told what happens on the channels of an application, and what of it."""
+    """A URL that gets events of an application's channels, and which ones."""
 
     APP_ID = "application__app_id"
 
@@ -83,7 +84,13 @@ class WebhookEndpoint(announced.Announced):
         verbose_name = "webhook"
 
     def __str__(self) -> str:
-        return self.url
+        return self.masked_url
+
+    @property
+    @admin.display(description="URL")
+    def masked_url(self) -> str:
+        """The URL for lists, logs and users who may only view: a query's values may be secrets."""
+        return endpoints.masked(self.url)
 
     @property
     def announced_app_id(self) -> str:

@@ -1,4 +1,4 @@
-"""The way to one endpoint: order, failures, the circuit. The outbox is real; the other side is played."""
+"""The queue of one endpoint: order, failures, the circuit breaker. The tables are real, the receiver is a fake."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from django.utils import timezone
 
 from fanfare.applications import database, registry
 from fanfare.applications.models import WebhookEndpoint
-from fanfare.webhooks import breaker, courier, lanes, models, outbox, recorder
+from fanfare.runtime.supervisor import Supervisor
+from fanfare.webhooks import deliveries, endpoint_queue, http_client, models, result_writer
 from tests.harness import waiting
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 APPLICATION = registry.Application(id="42", key="shop-key", secret="shop-secret")
-ACCEPTED = courier.Outcome(200, "", "", 1)
-REFUSED = courier.Outcome(500, "HTTP 500", "", 1)
+ACCEPTED = http_client.Outcome(200, "", "", 1)
+REFUSED = http_client.Outcome(500, "HTTP 500", "", 1)
 
 
 class Deployment:
-    """A lane, its outbox and its other side."""
+    """A queue, its tables and its receiver."""
 
     def __init__(self, endpoint: WebhookEndpoint) -> None:
         self.webhook: registry.Webhook | None = registry.Webhook(id=endpoint.pk, url=endpoint.url)
@@ -38,7 +39,7 @@ class Deployment:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    def put(self, *told: str) -> None:
+    def put(self, *texts: str) -> None:
         """Events as "channel number"."""
         models.Delivery.objects.bulk_create(
             models.Delivery(
@@ -49,43 +50,44 @@ class Deployment:
                 entry=1,
                 created_at=timezone.now(),
             )
-            for text in told
+            for text in texts
         )
 
     async def post(
         self, _application: registry.Application, _webhook: registry.Webhook, payloads: Sequence[str]
-    ) -> courier.Outcome:
-        told = [orjson.loads(payload) for payload in payloads]
+    ) -> http_client.Outcome:
+        events = [orjson.loads(payload) for payload in payloads]
         self.together += 1
         self.most_together = max(self.most_together, self.together)
         await self.gate.wait()
         await asyncio.sleep(0)
         self.together -= 1
-        self.requests.append(told)
-        return REFUSED if self.refuses(told) else ACCEPTED
+        self.requests.append(events)
+        return REFUSED if self.refuses(events) else ACCEPTED
 
     @property
     def tried(self) -> list[str]:
         return [text for request in self.requests for text in request]
 
     @contextlib.asynccontextmanager
-    async def running(self, retry_seconds: float = 3_600.0) -> AsyncIterator[lanes.Lane]:
-        records = recorder.Recorder()
-        lane = lanes.Lane(
+    async def running(self, retry_seconds: float = 3_600.0) -> AsyncIterator[endpoint_queue.EndpointQueue]:
+        writer = result_writer.ResultWriter()
+        queue = endpoint_queue.EndpointQueue(
             self.endpoint,
             lambda _: (APPLICATION, self.webhook) if self.webhook else None,
             self.post,
-            records.record,
+            writer.write,
             lambda name, n=1: self.counters.update({name: n}),
             retry_seconds=retry_seconds,
         )
-        tasks = [asyncio.create_task(records.run()), asyncio.create_task(lane.run())]
+        queues, writers = Supervisor(), Supervisor()
+        writers.run("writer", writer.run)
+        queues.run("queue", queue.run)
         try:
-            yield lane
+            yield queue
         finally:
-            for task in reversed(tasks):
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+            await queues.stop()
+            await writers.stop()
 
     async def states(self, **expected: int) -> None:
         """Wait until so many rows are in each state."""
@@ -104,15 +106,15 @@ def deployment(endpoint: WebhookEndpoint) -> Deployment:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(breaker, "FIRST_PAUSE_S", 0.02)
-    monkeypatch.setattr(breaker, "LONGEST_PAUSE_S", 0.2)
+    monkeypatch.setattr(endpoint_queue, "FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(endpoint_queue, "LONGEST_PAUSE_S", 0.2)
 
 
-async def put(deployment: Deployment, *told: str) -> None:
-    await database.run(deployment.put, *told)
+async def put(deployment: Deployment, *texts: str) -> None:
+    await database.run(deployment.put, *texts)
 
 
-async def test_each_request_has_one_event_and_a_channel_has_one_request_at_a_time(deployment: Deployment) -> None:
+async def test_each_request_has_one_event_and_each_channel_one_request_at_a_time(deployment: Deployment) -> None:
     await put(deployment, *(f"{channel} {number}" for number in range(30) for channel in "abc"))
     async with deployment.running():
         await deployment.states(delivered=90)
@@ -123,9 +125,9 @@ async def test_each_request_has_one_event_and_a_channel_has_one_request_at_a_tim
     assert deployment.counters["webhooks.delivered"] == 90
 
 
-async def test_a_refused_event_holds_its_channel_and_no_other(deployment: Deployment) -> None:
+async def test_refused_event_delays_its_channel_and_no_other(deployment: Deployment) -> None:
     await put(deployment, "a 1", "a 2", "b 1", "b 2")
-    deployment.refuses = lambda told: told == ["a 1"]
+    deployment.refuses = lambda events: events == ["a 1"]
     async with deployment.running():
         await deployment.states(delivered=2, pending=2)
         assert set(deployment.tried) == {"a 1", "b 1", "b 2"}
@@ -134,11 +136,11 @@ async def test_a_refused_event_holds_its_channel_and_no_other(deployment: Deploy
     assert deployment.tried.index("a 2") > deployment.tried.index("a 1")
 
 
-async def test_the_pause_of_an_event_outlives_its_worker(deployment: Deployment) -> None:
+async def test_next_worker_keeps_the_pause_of_an_event(deployment: Deployment) -> None:
     await put(deployment, "a 1", "b 1")
 
     def postpone() -> None:
-        outbox.postponed([models.Delivery.objects.get(channel="a").pk], REFUSED, time.time() + 60)
+        deliveries.postponed([models.Delivery.objects.get(channel="a").pk], time.time() + 60, REFUSED)
 
     await database.run(postpone)
     async with deployment.running():
@@ -146,34 +148,34 @@ async def test_the_pause_of_an_event_outlives_its_worker(deployment: Deployment)
     assert deployment.tried == ["b 1"]
 
 
-async def test_batches_hold_many_events_of_many_channels_in_order(deployment: Deployment) -> None:
+async def test_batches_hold_events_of_many_channels_in_order(deployment: Deployment) -> None:
     deployment.webhook = dataclasses.replace(deployment.webhook, batching=True)
     await put(deployment, *(f"{channel} {number}" for number in range(30) for channel in "abcd"))
     async with deployment.running():
         await deployment.states(delivered=120)
     assert len(deployment.requests) <= 6
-    assert max(map(len, deployment.requests)) == lanes.BATCH_EVENTS
+    assert max(map(len, deployment.requests)) == endpoint_queue.BATCH_EVENTS
     for channel in "abcd":
         assert [text for text in deployment.tried if text[0] == channel] == [f"{channel} {n}" for n in range(30)]
 
 
-async def test_an_event_that_spoils_its_batch_holds_up_nothing_but_its_channel(deployment: Deployment) -> None:
+async def test_refused_event_of_a_batch_delays_only_its_channel(deployment: Deployment) -> None:
     deployment.webhook = dataclasses.replace(deployment.webhook, batching=True)
     await put(deployment, "a 1", "b 1", "bad 1", "c 1", "bad 2")
-    deployment.refuses = lambda told: "bad 1" in told
+    deployment.refuses = lambda events: "bad 1" in events
     async with deployment.running():
         await deployment.states(delivered=3, pending=2)
         assert "bad 2" not in [text for request in deployment.requests[1:] for text in request]
 
 
-async def test_a_dead_endpoint_is_probed_with_one_event_and_everything_flows_when_it_is_back(
+async def test_failing_endpoint_is_probed_with_one_event_and_gets_all_after_a_success(
     deployment: Deployment,
 ) -> None:
     await put(deployment, *(f"{channel} 1" for channel in "abcdefghijkl"))
     deployment.refuses = lambda _: True
     async with deployment.running():
         await waiting.until_async(lambda: _health(is_open=True), 10, "the circuit is open")
-        await waiting.until_async(_no_longer(lambda: deployment.together), 10, "what was under way has ended")
+        await waiting.until_async(_no_longer(lambda: deployment.together), 10, "the end of the requests in progress")
         deployment.most_together, tried = 0, len(deployment.requests)
         await waiting.until_async(_has(lambda: len(deployment.requests) > tried + 3), 10, "it is probed")
         assert deployment.most_together == 1
@@ -183,16 +185,16 @@ async def test_a_dead_endpoint_is_probed_with_one_event_and_everything_flows_whe
     assert deployment.counters["webhooks.circuit_opened"] == deployment.counters["webhooks.circuit_closed"] == 1
 
 
-async def test_an_event_that_was_tried_long_enough_is_given_up_and_the_next_one_goes(deployment: Deployment) -> None:
+async def test_event_is_given_up_after_the_retry_time_and_the_next_one_is_sent(deployment: Deployment) -> None:
     await put(deployment, "a 1", "a 2")
-    deployment.refuses = lambda told: told == ["a 1"]
+    deployment.refuses = lambda events: events == ["a 1"]
     async with deployment.running(retry_seconds=0.1):
         await deployment.states(failed=1, delivered=1)
     assert deployment.tried.count("a 1") > 1
     assert deployment.counters["webhooks.failed"] == 1
 
 
-async def test_what_waited_too_long_behind_a_dead_endpoint_is_given_up_with_it(deployment: Deployment) -> None:
+async def test_pending_events_of_a_failing_endpoint_are_given_up_together(deployment: Deployment) -> None:
     await put(deployment, *(f"{channel} {number}" for channel in "abcdefgh" for number in range(5)))
     deployment.refuses = lambda _: True
     async with deployment.running(retry_seconds=0.3):
@@ -200,7 +202,7 @@ async def test_what_waited_too_long_behind_a_dead_endpoint_is_given_up_with_it(d
     assert deployment.counters["webhooks.failed"] == 40
 
 
-async def test_what_is_old_when_a_worker_starts_is_still_tried(deployment: Deployment) -> None:
+async def test_old_event_is_still_tried_when_a_worker_starts(deployment: Deployment) -> None:
     await put(deployment, "a 1")
     await database.run(lambda: models.Delivery.objects.update(created_at="2026-01-01T00:00:00Z"))
     deployment.refuses = lambda _: len(deployment.requests) == 1
@@ -209,31 +211,31 @@ async def test_what_is_old_when_a_worker_starts_is_still_tried(deployment: Deplo
     assert deployment.tried == ["a 1", "a 1"]
 
 
-async def test_a_disabled_endpoint_gets_nothing_until_it_is_enabled(deployment: Deployment) -> None:
+async def test_disabled_endpoint_gets_nothing_until_it_is_enabled(deployment: Deployment) -> None:
     webhook = deployment.webhook
     deployment.webhook = dataclasses.replace(webhook, enabled=False)
     await put(deployment, "a 1")
-    async with deployment.running() as lane:
-        lane.wake()
+    async with deployment.running() as queue:
+        queue.wake()
         await asyncio.sleep(0)
         await deployment.states(pending=1)
         assert deployment.requests == []
         deployment.webhook = webhook
-        lane.wake()
+        queue.wake()
         await deployment.states(delivered=1)
 
 
-async def test_what_is_under_way_when_the_worker_stops_may_end(deployment: Deployment) -> None:
+async def test_request_in_progress_may_end_when_the_worker_stops(deployment: Deployment) -> None:
     await put(deployment, "a 1")
     deployment.gate.clear()
     async with deployment.running():
-        await waiting.until_async(_has(lambda: deployment.together == 1), 10, "the request is under way")
+        await waiting.until_async(_has(lambda: deployment.together == 1), 10, "the request in progress")
         asyncio.get_running_loop().call_later(0.05, deployment.gate.set)
     await deployment.states(delivered=1)
 
 
 async def _health(**expected: object) -> bool:
-    return await database.run(models.Health.objects.filter(**expected).exists)
+    return await database.run(models.EndpointHealth.objects.filter(**expected).exists)
 
 
 def _has(condition: Callable[[], object]) -> Callable[[], object]:
@@ -245,3 +247,23 @@ def _has(condition: Callable[[], object]) -> Callable[[], object]:
 
 def _no_longer(condition: Callable[[], object]) -> Callable[[], object]:
     return _has(lambda: not condition())
+
+
+# -- the circuit breaker -----------------------------------------------------------------------------------------------
+
+
+def test_circuit_opens_after_failures_in_a_row_and_closes_with_a_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    breaker = endpoint_queue.CircuitBreaker()
+    for _ in range(endpoint_queue.BREAKER_OPENS_AT - 1):
+        breaker.failed(100.0)
+    breaker.succeeded()
+    for _ in range(endpoint_queue.BREAKER_OPENS_AT):
+        assert not breaker.is_open
+        breaker.failed(100.0)
+    assert breaker.is_open
+    assert 100.0 < breaker.retry_at <= 101.0
+    breaker.failed(200.0)
+    assert 201.0 < breaker.retry_at <= 202.0
+    breaker.succeeded()
+    assert not breaker.is_open

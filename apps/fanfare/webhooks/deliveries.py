@@ -1,0 +1,268 @@
+"""The tables of webhooks, read and written. Synchronous: call it in a thread of Django's database.
+
+Only the worker that holds the lease writes here, beside people in the admin. A second worker that still believes that
+it holds the lease finds another position than the one it left, and stops.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
+
+from django.db import transaction
+from django.db.models import Count, F, Q, QuerySet
+from django.utils import timezone
+
+from fanfare.applications import registry
+from fanfare.applications.models import WebhookEndpoint
+from fanfare.webhooks import errors, events, http_client, models
+
+TRIM_ROWS = 1_000  # in one transaction, which other writers wait for on SQLite
+RELEASE_ROWS = 1_000  # the same, of removals that are due
+GIVEN_UP = "Given up with an earlier event: the endpoint has been failing for too long."
+
+Route = Callable[[str, str, str], Sequence[registry.Webhook]]
+"""`route(app, event, channel)`: the endpoints of an event."""
+
+
+class Row(NamedTuple):
+    """A pending delivery. `created` and `next_at`: Unix time."""
+
+    id: int
+    channel: str
+    payload: str
+    attempts: int
+    created: float
+    next_at: float
+
+
+# -- from the log ----------------------------------------------------------------------------------------------------
+
+
+def position() -> models.LogPosition:
+    return models.LogPosition.objects.get_or_create(pk=models.LogPosition.ROW)[0]
+
+
+def start(log_id: str, entry: int) -> None:
+    """Set the position."""
+    models.LogPosition.objects.update_or_create(pk=models.LogPosition.ROW, defaults={"log_id": log_id, "entry": entry})
+
+
+def advance(log_id: str, after: int, upto: int) -> None:
+    """Move the position from `after` to `upto`. Raises Overtaken."""
+    rows = models.LogPosition.objects.filter(pk=models.LogPosition.ROW, log_id=log_id, entry=after)
+    if not rows.update(entry=upto):
+        raise errors.Overtaken(f"The stored position is not entry {after} of log {log_id}")
+
+
+def store(
+    found: Sequence[events.Event], *, log_id: str, after: int, upto: int, route: Route, debounce_seconds: float
+) -> tuple[set[int], int]:
+    """Store the events of the entries `after` < id <= `upto`, in one transaction with the position.
+
+    Answers the endpoints that have pending deliveries now, and how many removals were cancelled. Raises Overtaken.
+    """
+    with transaction.atomic():
+        advance(log_id, after, upto)
+        removals = {
+            (removal.app_id, removal.key): removal
+            for removal in models.PendingRemoval.objects.filter(key__in={event.key for event in found if event.key})
+        }
+        stored = dict(removals)
+        now_sent, cancelled = [], 0
+        due_at = timezone.now() + dt.timedelta(seconds=debounce_seconds)
+        for event in found:
+            key = (event.app, event.key)
+            if event.name in events.REMOVALS:
+                removals[key] = _removal(event, due_at)
+            elif event.name in events.REMOVAL_OF and removals.pop(key, None) is not None:
+                cancelled += 1
+            else:
+                now_sent.append(event)
+        outdated = [removal.pk for key, removal in stored.items() if removals.get(key) is not removal]
+        models.PendingRemoval.objects.filter(pk__in=outdated).delete()
+        models.PendingRemoval.objects.bulk_create([removal for removal in removals.values() if not removal.pk])
+        return _deliver(now_sent, route), cancelled
+
+
+def release(route: Route) -> tuple[set[int], float | None]:
+    """Turn the removals that are due into deliveries.
+
+    Answers the endpoints that have pending deliveries now, and in how many seconds the next removal is due.
+    """
+    now, endpoints = timezone.now(), set()
+    due = list(models.PendingRemoval.objects.filter(due_at__lte=now).order_by("due_at", "entry")[:RELEASE_ROWS])
+    if due:
+        with transaction.atomic():
+            endpoints = _deliver([_event(removal) for removal in due], route)
+            models.PendingRemoval.objects.filter(pk__in=[removal.pk for removal in due]).delete()
+    first = models.PendingRemoval.objects.order_by("due_at").values_list("due_at", flat=True).first()
+    return endpoints, None if first is None else max(0.0, (first - now).total_seconds())
+
+
+def _removal(event: events.Event, due_at: dt.datetime) -> models.PendingRemoval:
+    return models.PendingRemoval(
+        app_id=event.app,
+        key=event.key,
+        event=event.name,
+        channel=event.channel,
+        payload=event.payload,
+        entry=event.entry,
+        due_at=due_at,
+    )
+
+
+def _event(removal: models.PendingRemoval) -> events.Event:
+    return events.Event(removal.entry, removal.app_id, removal.event, removal.channel, removal.payload)
+
+
+def _deliver(found: Sequence[events.Event], route: Route) -> set[int]:
+    """Make pending deliveries. Answers their endpoints."""
+    wanted = [(event, webhook.id) for event in found for webhook in route(event.app, event.name, event.channel)]
+    # An endpoint may be deleted while the worker's registry still has it.
+    existing = set(
+        WebhookEndpoint.objects.select_for_update()
+        .filter(pk__in={endpoint for _, endpoint in wanted})
+        .values_list("pk", flat=True)
+    )
+    now = timezone.now()
+    models.Delivery.objects.bulk_create(
+        [
+            models.Delivery(
+                webhook_id=endpoint,
+                event=event.name,
+                channel=event.channel,
+                payload=event.payload,
+                entry=event.entry,
+                created_at=now,
+            )
+            for event, endpoint in wanted
+            if endpoint in existing
+        ]
+    )
+    return existing
+
+
+# -- to the endpoints ------------------------------------------------------------------------------------------------
+
+
+def _pending() -> QuerySet[models.Delivery]:
+    return models.Delivery.objects.filter(state=models.State.PENDING)
+
+
+def pending_counts() -> dict[int, int]:
+    """How many deliveries are pending, by endpoint."""
+    return dict(_pending().order_by().values_list("webhook").annotate(Count("id")))
+
+
+def waiting_endpoints() -> list[int]:
+    """The endpoints with pending deliveries."""
+    return list(
+        _pending().order_by().values_list("webhook", flat=True).distinct()
+    )  # ordered, each id would be distinct
+
+
+def pending(endpoint: int, but: Collection[str], limit: int) -> list[Row]:
+    """The oldest pending deliveries of an endpoint, without those of the channels in `but`."""
+    rows = (
+        _pending()
+        .filter(webhook=endpoint)
+        .exclude(channel__in=but)
+        .order_by("id")
+        .values_list("id", "channel", "payload", "attempts", "created_at", "next_at")[:limit]
+    )
+    return [
+        Row(id_, channel, payload, attempts, created.timestamp(), next_at.timestamp() if next_at else 0.0)
+        for id_, channel, payload, attempts, created, next_at in rows
+    ]
+
+
+def delivered(ids: Collection[int], outcome: http_client.Outcome) -> None:
+    models.Delivery.objects.filter(pk__in=ids).update(
+        state=models.State.DELIVERED, next_at=None, finished_at=timezone.now(), **_attempt(outcome)
+    )
+
+
+def postponed(ids: Collection[int], until: float, outcome: http_client.Outcome) -> None:
+    """`until`: Unix time of the next attempt."""
+    next_at = dt.datetime.fromtimestamp(until, dt.UTC)
+    models.Delivery.objects.filter(pk__in=ids).update(next_at=next_at, **_attempt(outcome))
+
+
+def failed(ids: Collection[int], outcome: http_client.Outcome) -> None:
+    models.Delivery.objects.filter(pk__in=ids).update(
+        state=models.State.FAILED, next_at=None, finished_at=timezone.now(), **_attempt(outcome)
+    )
+
+
+def give_up(endpoint: int, created_before: float) -> int:
+    """Fail the deliveries of an endpoint that have been pending for too long. Answers how many."""
+    old = _pending().filter(webhook=endpoint, created_at__lt=dt.datetime.fromtimestamp(created_before, dt.UTC))
+    return old.update(state=models.State.FAILED, next_at=None, finished_at=timezone.now(), error=GIVEN_UP)
+
+
+def retry_now(endpoint: int) -> None:
+    """The endpoint accepts again: no delivery waits for its next attempt any longer."""
+    _pending().filter(webhook=endpoint, next_at__isnull=False).update(next_at=None)
+
+
+def save_health(endpoint: int, failures: int, retry_in: float | None, outcome: http_client.Outcome) -> None:
+    """`retry_in`: seconds until the next probe while the circuit is open, else None."""
+    now = timezone.now()
+    values = {
+        "failures": failures,
+        "is_open": retry_in is not None,
+        "retry_at": None if retry_in is None else now + dt.timedelta(seconds=retry_in),
+        **({"succeeded_at": now} if outcome.accepted else {"failed_at": now, "error": outcome.error}),
+    }
+    known = models.EndpointHealth.objects.filter(webhook=endpoint).update(**values)
+    if not known and WebhookEndpoint.objects.filter(pk=endpoint).exists():
+        models.EndpointHealth.objects.create(webhook_id=endpoint, **values)
+
+
+def _attempt(outcome: http_client.Outcome) -> dict[str, object]:
+    return {
+        "attempts": F("attempts") + 1,
+        "status": outcome.status,
+        "error": outcome.error,
+        "answer": outcome.answer,
+        "duration_ms": outcome.duration_ms,
+    }
+
+
+# -- for people ------------------------------------------------------------------------------------------------------
+
+
+def redeliver(finished: Sequence[models.Delivery]) -> None:
+    """Send them once more, as new deliveries behind those that are pending. The old rows stay as they are."""
+    now = timezone.now()
+    models.Delivery.objects.bulk_create(
+        [
+            models.Delivery(
+                webhook_id=delivery.webhook_id,
+                event=delivery.event,
+                channel=delivery.channel,
+                payload=delivery.payload,
+                entry=delivery.entry,
+                created_at=now,
+                repeats=delivery,
+            )
+            for delivery in finished
+        ]
+    )
+
+
+def trim(keep_seconds: float, keep_rows: int) -> int:
+    """Delete finished deliveries that are too old, or too many: `TRIM_ROWS` at most. Answers how many."""
+    finished = models.Delivery.objects.filter(finished_at__isnull=False)
+    newest_of_too_many = finished.order_by("-finished_at").values_list("finished_at", flat=True)[
+        keep_rows : keep_rows + 1
+    ]
+    old = Q(finished_at__lt=timezone.now() - dt.timedelta(seconds=keep_seconds))
+    for limit in newest_of_too_many:
+        old |= Q(finished_at__lte=limit)
+    ids = list(finished.filter(old).order_by("finished_at").values_list("pk", flat=True)[:TRIM_ROWS])
+    if ids:
+        models.Delivery.objects.filter(pk__in=ids).delete()
+    return len(ids)

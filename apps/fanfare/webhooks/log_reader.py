@@ -1,0 +1,266 @@
+"""Turns entries of the log into deliveries; the worker that holds the lease does it.
+
+Django's database is the truth about how far that went. The engine's cursor only keeps the log from trimming what is not
+stored yet, and follows once a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import functools
+import logging
+import math
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import ParamSpec, TypeVar
+
+from fanfare.applications import database, registry
+from fanfare.engine import interface
+from fanfare.hub import hub as hubs
+from fanfare.jobs import log_consumer
+from fanfare.runtime.backoff import Backoff
+from fanfare.runtime.log_throttle import LogThrottle
+from fanfare.webhooks import deliveries, errors, events
+
+logger = logging.getLogger(__name__)
+
+NAME = "webhooks"  # of the consumer
+CURSOR_S = 1.0  # how often the cursor follows
+POSITION_S = 60.0  # how often a position without new rows is stored, so that the next leader need not read all of it
+LOOK_S = 1.0  # how soon the first endpoint is noticed, and the deletion of the last one
+STORE_EVENTS = 500  # in one transaction
+# The stream whose epoch identifies the log: a new log has another one. Only its newest entry is kept, for 30 days.
+LOG_ID_CHANNEL = "#webhooks"
+LOG_ID_RETENTION = interface.Retention(1, 30 * 86_400)
+# The first endpoint gets the events since it was made, which is some looks before it is noticed.
+LOOK_BACK = 2  # times LOOK_S
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class LogReader:
+    """`wake` is called with the endpoints that have pending deliveries. `full`: the endpoints that get no more."""
+
+    def __init__(
+        self,
+        hub: hubs.Hub,
+        applications: registry.Registry,
+        loaded: Callable[[], bool],
+        wake: Callable[[Collection[int]], None],
+        full: Callable[[], Collection[int]] = tuple,
+        *,
+        debounce_seconds: float,
+    ) -> None:
+        self._hub = hub
+        self._engine = hub.engine
+        self._registry = applications
+        self._loaded = loaded
+        self._wake = wake
+        self._full = full
+        self._debounce_seconds = debounce_seconds
+        self._log_id = ""
+        self._stored = 0  # the position in Django's database
+        self._cursor_at = 0.0  # when the cursor may follow again, in monotonic time
+        self._position_at = 0.0  # when the position may be stored without rows again, in monotonic time
+        self._release_at = 0.0  # when the next removal is due, in monotonic time
+        self._log = LogThrottle(logger)
+        self._loop = asyncio.get_running_loop()
+
+    async def run(self) -> None:
+        """Read while any application has an endpoint. Raises EngineError and Overtaken: start again."""
+        while True:
+            start = await self._first_endpoint()
+            consumer = await self._open(start)
+            try:
+                while self._has_endpoints():
+                    await self._step(consumer)
+            finally:
+                consumer.close()
+
+    def _consumer(self) -> log_consumer.LogConsumer:
+        return log_consumer.LogConsumer(self._hub, NAME, events.KINDS, observe=True)
+
+    # -- whether there is an endpoint ----------------------------------------------------------------------------------
+
+    def _has_endpoints(self) -> bool:
+        return any(application.webhooks for application in self._registry.all())
+
+    async def _first_endpoint(self) -> int | None:
+        """Wait for an endpoint; meanwhile the log holds nothing back. Answers an entry from shortly before the endpoint
+        was noticed; None: begin at the cursor."""
+        if self._has_endpoints():
+            return None
+        marks: collections.deque[int] = collections.deque(maxlen=LOOK_BACK)
+        while not self._has_endpoints():
+            if self._loaded():
+                marks.append(self._engine.present() or await self._present())
+            await asyncio.sleep(LOOK_S)
+        return marks[0] if marks else None
+
+    async def _present(self) -> int:
+        """The newest entry of the log. No cursor holds anything back afterwards."""
+        await self._engine.drop_cursor(NAME)
+        present = await self._engine.cursor(NAME)
+        await self._engine.drop_cursor(NAME)
+        return present
+
+    # -- where to begin ------------------------------------------------------------------------------------------------
+
+    async def _open(self, start: int | None) -> log_consumer.LogConsumer:
+        """Continue at the stored position; in a log that was never read, at its oldest entry."""
+        self._log_id = await self._find_log_id()
+        position = await self._patiently(deliveries.position)
+        self._stored = max(position.entry if position.log_id == self._log_id else 0, start or 0)
+        consumer = self._consumer()
+        await consumer.open(self._stored)
+        await self._patiently(deliveries.start, self._log_id, self._stored)
+        self._release_at = 0.0
+        return consumer
+
+    async def _find_log_id(self) -> str:
+        _, top = await self._engine.read("", LOG_ID_CHANNEL, 0, 1)
+        if top is None:
+            publication = interface.Publication("", LOG_ID_CHANNEL, b"{}", retention=LOG_ID_RETENTION)
+            [receipt] = await self._engine.append([publication])
+            top = receipt.position
+        return top.epoch if top is not None else ""
+
+    # -- one step ------------------------------------------------------------------------------------------------------
+
+    async def _step(self, consumer: log_consumer.LogConsumer) -> None:
+        within_s = max(0.0, min(LOOK_S, self._release_at - time.monotonic()))
+        found = self._events(await consumer.next(within_s))
+        position = consumer.position
+        for start in range(0, len(found), STORE_EVENTS):
+            some = found[start : start + STORE_EVENTS]
+            await self._store(some, position if start + STORE_EVENTS >= len(found) else some[-1].entry)
+        if time.monotonic() >= self._release_at:
+            await self._release()
+        await self._follow(consumer)
+
+    async def _store(self, found: Sequence[events.Event], upto: int) -> None:
+        try:
+            await self._try_to_store(found, upto)
+        except errors.Overtaken:
+            raise
+        except Exception as error:  # noqa: BLE001  (the database refuses one of these events, or we have a fault)
+            self._log.error("%d events for webhooks cannot be stored together", len(found), error=error)
+            for event in found:
+                await self._store_alone(event)
+            await self._advance(upto)
+
+    async def _try_to_store(self, found: Sequence[events.Event], upto: int) -> None:
+        endpoints, cancelled = await self._patiently(
+            deliveries.store,
+            found,
+            log_id=self._log_id,
+            after=self._stored,
+            upto=upto,
+            route=self._route,
+            debounce_seconds=self._debounce_seconds,
+        )
+        self._stored = upto
+        self._hub.count("webhooks.events", len(found))
+        if cancelled:
+            self._hub.count("webhooks.debounced", cancelled)
+        if any(event.name in events.REMOVALS for event in found):
+            self._release_at = min(self._release_at, time.monotonic() + self._debounce_seconds)
+        self._wake(endpoints)
+
+    async def _store_alone(self, event: events.Event) -> None:
+        """An event that cannot be stored is dropped and counted: those after it must not wait for it."""
+        try:
+            await self._try_to_store([event], event.entry)
+        except errors.Overtaken:
+            raise
+        except Exception as error:  # noqa: BLE001  (see `_store`)
+            self._hub.count("webhooks.unstorable")
+            self._log.error("Entry %d of the log cannot be stored for webhooks: dropped", event.entry, error=error)
+
+    async def _release(self) -> None:
+        """Deliver the removals that are due."""
+        try:
+            endpoints, wait_s = await self._patiently(deliveries.release, self._route)
+        except Exception as error:  # noqa: BLE001  (new events must not wait for old removals)
+            self._hub.count("webhooks.unstorable")
+            self._log.error("Pending removals cannot be delivered", error=error)
+            endpoints, wait_s = set(), self._debounce_seconds
+        self._release_at = math.inf if wait_s is None else time.monotonic() + min(wait_s, self._debounce_seconds)
+        self._wake(endpoints)
+
+    async def _follow(self, consumer: log_consumer.LogConsumer) -> None:
+        """Let the log trim what is done: all up to the consumer's position is stored, or of no webhook."""
+        now = time.monotonic()
+        if now >= self._cursor_at:
+            self._cursor_at = now + CURSOR_S
+            await consumer.keep(consumer.position)
+        if consumer.position > self._stored and now >= self._position_at:
+            self._position_at = now + POSITION_S
+            await self._advance(consumer.position)
+
+    async def _advance(self, position: int) -> None:
+        if position > self._stored:
+            await self._patiently(deliveries.advance, self._log_id, self._stored, position)
+            self._stored = position
+
+    # -- events --------------------------------------------------------------------------------------------------------
+
+    def _events(self, entries: Sequence[interface.Entry]) -> list[events.Event]:
+        """The events that any endpoint wants."""
+        found = []
+        for entry in entries:
+            try:
+                event = events.of(entry)
+            except Exception as error:  # noqa: BLE001  (an entry of a newer release must not stop those after it)
+                self._hub.count("webhooks.unreadable")
+                self._log.error("Entry %d of the log cannot be read for webhooks", entry.id, error=error)
+                continue
+            if event is not None and self._is_wanted(event):
+                found.append(event)
+        return found
+
+    def _is_wanted(self, event: events.Event) -> bool:
+        """A removal also concerns the endpoints of the event that cancels it, and the other way round."""
+        names = {event.name}
+        for cancelling, removal in events.REMOVAL_OF.items():
+            if event.name in (cancelling, removal):
+                names = {cancelling, removal}
+        return any(self._endpoints(event.app, name, event.channel) for name in names)
+
+    def _endpoints(self, app: str, event: str, channel: str) -> Sequence[registry.Webhook]:
+        application = self._registry.by_id(app)
+        if application is None or not application.webhooks:
+            return ()
+        return [webhook for webhook in application.webhooks if webhook.wants(event, channel)]
+
+    def _route(self, app: str, event: str, channel: str) -> Sequence[registry.Webhook]:
+        """The endpoints of an event that have room for it. In a thread of the database."""
+        found, full = self._endpoints(app, event, channel), self._full()
+        if not full:
+            return found
+        with_room = [webhook for webhook in found if webhook.id not in full]
+        if dropped := len(found) - len(with_room):
+            self._loop.call_soon_threadsafe(self._hub.count, "webhooks.dropped", dropped)
+        return with_room
+
+    async def _patiently(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Ask Django's database until it answers: meanwhile the log holds back what is not stored.
+
+        Raises Overtaken, and what the database refuses these values with.
+        """
+        backoff = Backoff()
+        while True:
+            try:
+                return await database.run(functools.partial(function, *args, **kwargs))
+            except Exception as error:
+                if database.is_refusal_of_data(error):
+                    raise
+                self._hub.count("webhooks.database_failed")
+                if not backoff.failures:
+                    logger.warning(
+                        "Events for webhooks cannot be stored (%s). Trying again until it works.",
+                        database.reason(error),
+                    )
+                await asyncio.sleep(backoff.failed())
