@@ -28,13 +28,9 @@ PENDING = frozenset(
         "apps/fanfare/protocol/page_sessions.py",
         "apps/fanfare/protocol/sessions.py",
         "apps/fanfare/protocol/session_owners.py",
-        "apps/fanfare/server/lifespan.py",
-        "apps/fanfare/server/mounts.py",
         "apps/fanfare/server/schema.py",
         "apps/fanfare/sse/application.py",
         "apps/fanfare/sse/writer.py",
-        "apps/fanfare/webhooks/deliverer.py",
-        "apps/fanfare/webhooks/lanes.py",
     }
 )
 
