@@ -1,6 +1,6 @@
-"""Django's settings for this project, read from the environment and from `.env`.
+"""Django's settings of this project, read from the environment and from `.env`.
 
-Fanfare has settings of its own: environment variables FANFARE_…, or a dict `FANFARE` here. docs/reference/settings.md
+Fanfare's own settings are environment variables FANFARE_…, or a dict `FANFARE` in this file; docs/reference/settings.md
 explains all of them. A wrong value stops the start with a sentence that names the variable and the value.
 """
 
@@ -22,63 +22,24 @@ try:  # the real environment wins over the file
 except (OSError, UnicodeDecodeError) as error:
     raise ImproperlyConfigured(f"The environment file cannot be read: {error}.") from error
 
-# Fanfare's log and sockets, the secret key and the SQLite database.
+# Fanfare's log, the secret key and the SQLite database.
 DATA_DIR = data_folder.prepare(environment.path("FANFARE_DATA_DIR", "var", base=BASE_DIR))
 
-# The largest body that a page of this project takes; Django itself has no limit.
-FANFARE = {"MAX_PAGE_BODY_BYTES": 26_214_400}
-
-# -- Security ----------------------------------------------------------------------------------------------------------
-
 DEBUG = environment.flag("FANFARE_DEBUG", default=False)
-# The live room at /demo/, where anybody may write: to see that a deployment works, and then to be turned off.
-FANFARE_DEMO = environment.flag("FANFARE_DEMO", default=True)
-SECRET_KEY = environment.text("FANFARE_SECRET_KEY")
-if not SECRET_KEY:
-    if "://" in environment.text("FANFARE_ENGINE"):
-        raise ImproperlyConfigured(
-            "FANFARE_ENGINE shares a log between machines, and each data folder has another secret key: set "
-            "FANFARE_SECRET_KEY to the same value on every machine."
-        )
-    SECRET_KEY = data_folder.secret_key(DATA_DIR)
+SECRET_KEY = environment.text("FANFARE_SECRET_KEY") or data_folder.secret_key(DATA_DIR)
 ALLOWED_HOSTS = environment.listed("FANFARE_ALLOWED_HOSTS", ["localhost", ".localhost", "127.0.0.1", "[::1]"])
-CSRF_TRUSTED_ORIGINS = environment.listed("FANFARE_CSRF_TRUSTED_ORIGINS")
 
-# Whether browsers reach this server by https. The server in front does the redirecting, so SECURE_SSL_REDIRECT stays
-# off: behind a proxy that is not in FANFARE_TRUSTED_PROXIES every request looks like http, and the redirect would never
-# end.
-FANFARE_TLS = environment.flag("FANFARE_TLS", default=False)
-SESSION_COOKIE_SECURE = FANFARE_TLS
-CSRF_COOKIE_SECURE = FANFARE_TLS
-SECURE_HSTS_SECONDS = environment.integer(
-    "FANFARE_HSTS_SECONDS", 3600 if FANFARE_TLS else 0, minimum=0, maximum=63_072_000
-)
-SECURE_REFERRER_POLICY = "same-origin"
-X_FRAME_OPTIONS = "DENY"
-SILENCED_SYSTEM_CHECKS = [
-    "security.W005",  # HSTS for subdomains: not ours to decide
-    "security.W008",  # SECURE_SSL_REDIRECT: see above
-    "security.W012",  # SESSION_COOKIE_SECURE and
-    "security.W016",  # CSRF_COOKIE_SECURE follow FANFARE_TLS, and fanfare.W002 is about that one
-    "security.W021",  # HSTS preload: not ours to decide
-]
+# Fanfare's settings of this project; environment variables win over them.
+FANFARE = {"MAX_PAGE_BODY_BYTES": 26_214_400}  # the largest request body that a page takes; Django has no limit
 
-AUTH_PASSWORD_VALIDATORS = [
-    {"NAME": f"django.contrib.auth.password_validation.{name}"}
-    for name in (
-        "UserAttributeSimilarityValidator",
-        "MinimumLengthValidator",
-        "CommonPasswordValidator",
-        "NumericPasswordValidator",
-    )
-]
+# -- Apps --------------------------------------------------------------------------------------------------------------
 
-# -- Django ------------------------------------------------------------------------------------------------------------
+FANFARE_DEMO = environment.flag("FANFARE_DEMO", default=True)  # the chat room at /demo/
 
 INSTALLED_APPS = [
     "myproject",
     "fanfare",
-    "demo",
+    *(["demo"] if FANFARE_DEMO else []),
     "channels",
     "django.contrib.admin",
     "django.contrib.auth",
@@ -87,8 +48,6 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
 ]
-if not FANFARE_DEMO:
-    INSTALLED_APPS.remove("demo")
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
@@ -102,16 +61,14 @@ MIDDLEWARE = [
 
 ROOT_URLCONF = "myproject.urls"
 ASGI_APPLICATION = "myproject.asgi.application"
-
-DATABASES = {
-    "default": databases.parse(environment.text("DATABASE_URL"), default=DATA_DIR / "db.sqlite3", base=BASE_DIR)
-}
-DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+LOGIN_URL = "admin:login"
+LOGIN_REDIRECT_URL = "/"
 
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
-        "DIRS": [],  # `myproject` is an app, and the first one: its templates win
+        "DIRS": [],  # templates of `myproject` win: it is the first app
+        "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [
                 "django.template.context_processors.request",
@@ -119,26 +76,60 @@ TEMPLATES = [
                 "django.contrib.messages.context_processors.messages",
             ],
         },
-        "APP_DIRS": True,
     }
 ]
 
-# Fanfare serves them, from the apps' folders. STATIC_ROOT is for `collectstatic`.
+# Fanfare serves static files from the apps' folders. STATIC_ROOT is for collectstatic and a server in front.
 STATIC_URL = "static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
 
-LOGIN_URL = "admin:login"
-LOGIN_REDIRECT_URL = "/"
+# -- Database ----------------------------------------------------------------------------------------------------------
+
+DATABASES = {
+    "default": databases.parse(environment.text("DATABASE_URL"), default=DATA_DIR / "db.sqlite3", base=BASE_DIR)
+}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# -- Security ----------------------------------------------------------------------------------------------------------
+
+CSRF_TRUSTED_ORIGINS = environment.listed("FANFARE_CSRF_TRUSTED_ORIGINS")
+
+# Whether browsers use https. The server in front redirects to it, so SECURE_SSL_REDIRECT stays off: behind a proxy that
+# is missing in FANFARE_TRUSTED_PROXIES every request looks like http, and the redirect would never end.
+FANFARE_TLS = environment.flag("FANFARE_TLS", default=False)
+SESSION_COOKIE_SECURE = FANFARE_TLS
+CSRF_COOKIE_SECURE = FANFARE_TLS
+SECURE_HSTS_SECONDS = environment.integer(
+    "FANFARE_HSTS_SECONDS", 3600 if FANFARE_TLS else 0, minimum=0, maximum=63_072_000
+)
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+SILENCED_SYSTEM_CHECKS = [
+    "security.W005",  # HSTS for subdomains, and
+    "security.W021",  # HSTS preload: a decision about the whole domain
+    "security.W008",  # SECURE_SSL_REDIRECT: see above
+    "security.W012",  # SESSION_COOKIE_SECURE and
+    "security.W016",  # CSRF_COOKIE_SECURE: fanfare.W002 warns about FANFARE_TLS
+]
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+
+# -- Language, time and logging ----------------------------------------------------------------------------------------
 
 LANGUAGE_CODE = "en-us"
 USE_TZ = True
-TIME_ZONE = "UTC"  # Django puts it in TZ, so the log lines of every worker carry the same zone
+TIME_ZONE = "UTC"  # Django sets TZ to it, so the log lines of all workers have the same zone
 
-# -- Logging -----------------------------------------------------------------------------------------------------------
-
-# uvicorn and gunicorn bring handlers for loggers of their own, which do not propagate. These are the project's and
-# everything else's.
-FANFARE_LOG_LEVEL = environment.choice("FANFARE_LOG_LEVEL", "info", ["debug", "info", "warning", "error", "critical"])
+# uvicorn and gunicorn configure their own loggers; these are all others.
+_LEVEL = environment.choice("FANFARE_LOG_LEVEL", "info", ["debug", "info", "warning", "error", "critical"]).upper()
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -146,11 +137,8 @@ LOGGING = {
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": "WARNING"},
     "loggers": {
-        "fanfare": {"level": FANFARE_LOG_LEVEL.upper()},
-        "demo": {"level": FANFARE_LOG_LEVEL.upper()},
-        "myproject": {"level": FANFARE_LOG_LEVEL.upper()},
-        # Django's default sends errors to a console only with DEBUG, and otherwise by mail to nobody.
-        "django": {"handlers": [], "level": "INFO", "propagate": True},
+        **{name: {"level": _LEVEL} for name in ("fanfare", "demo", "myproject")},
+        "django": {"handlers": [], "level": "INFO", "propagate": True},  # without DEBUG Django writes to no console
         "django.utils.autoreload": {"level": "INFO"},
     },
 }

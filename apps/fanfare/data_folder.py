@@ -1,6 +1,6 @@
-"""The data folder: everything that one installation writes, and with it the identity of that installation.
+"""The data folder: everything that one deployment writes on this machine, and with it the deployment's identity.
 
-Another folder is another world, with a database, a log, sockets and a secret key of its own.
+Each data folder is a separate deployment, with a database, a log, sockets and a secret key of its own.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
 
+from fanfare import environment
+
 SECRET_KEY_BYTES = 64  # of randomness: 86 characters
-SECRET_KEY_MINIMUM = 50  # characters: what Django asks for
+SECRET_KEY_MINIMUM = 50  # characters, as Django's own check demands
 
 
 def prepare(folder: Path) -> Path:
-    """Create the folder if it is missing, readable by its owner only, and make sure that files can be made in it.
+    """Create the folder if it is missing, readable by its owner only, and test that files can be created in it.
 
     Raises ImproperlyConfigured.
     """
@@ -33,16 +35,24 @@ def prepare(folder: Path) -> Path:
 
 
 def secret_key(folder: Path) -> str:
-    """The key of this installation: made once, kept in the folder, and the same for all workers that start together."""
+    """The secret key of this deployment. The first process creates it; processes that start together get the same.
+
+    Raises ImproperlyConfigured, also where an engine is shared between machines, whose folders would have other keys.
+    """
+    if "://" in environment.text("FANFARE_ENGINE"):
+        raise ImproperlyConfigured(
+            "FANFARE_ENGINE shares a log between machines, and each data folder has another secret key: set "
+            "FANFARE_SECRET_KEY to the same value on every machine."
+        )
     path = folder / "secret_key"
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ImproperlyConfigured(f"The secret key {str(path)!r} cannot be opened: {error.strerror}.") from error
     with os.fdopen(descriptor, "r+", encoding="ascii", errors="replace") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # who comes second waits here, and reads what the first one wrote
+        fcntl.flock(file, fcntl.LOCK_EX)  # a second process waits here and reads what the first one wrote
         key = file.read().strip()
-        if len(key) < SECRET_KEY_MINIMUM:  # new, or a process died while it wrote
+        if len(key) < SECRET_KEY_MINIMUM:  # a new file, or its writer was killed
             key = secrets.token_urlsafe(SECRET_KEY_BYTES)
             file.seek(0)
             file.truncate()

@@ -10,12 +10,12 @@ from django.core.exceptions import ImproperlyConfigured
 from fanfare import data_folder
 
 
-def test_a_missing_folder_is_made_for_its_owner_only(tmp_path: Path):
+def test_missing_folder_is_created_for_its_owner_only(tmp_path: Path):
     folder = data_folder.prepare(tmp_path / "a" / "b")
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-def test_a_folder_that_cannot_be_made_is_named_in_one_sentence(tmp_path: Path):
+def test_folder_that_cannot_be_created_is_named_in_one_sentence(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(
         ImproperlyConfigured, match=r"FANFARE_DATA_DIR is '.*file/var', which cannot be created: Not a dir"
@@ -23,20 +23,20 @@ def test_a_folder_that_cannot_be_made_is_named_in_one_sentence(tmp_path: Path):
         data_folder.prepare(tmp_path / "file" / "var")
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch):
+def test_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(data_folder.os, "access", lambda path, mode: False)  # root may write everywhere
     with pytest.raises(ImproperlyConfigured, match="which this user may not write to"):
         data_folder.prepare(tmp_path)
 
 
-def test_the_secret_key_is_made_once_and_readable_by_its_owner_only(tmp_path: Path):
+def test_secret_key_is_created_once_and_readable_by_its_owner_only(tmp_path: Path):
     key = data_folder.secret_key(tmp_path)
     assert len(key) >= 50
     assert data_folder.secret_key(tmp_path) == key
     assert stat.S_IMODE((tmp_path / "secret_key").stat().st_mode) == 0o600
 
 
-def test_a_key_that_was_cut_short_by_a_crash_is_replaced(tmp_path: Path):
+def test_key_that_a_crash_cut_short_is_replaced(tmp_path: Path):
     (tmp_path / "secret_key").write_text("half")
     assert len(data_folder.secret_key(tmp_path)) >= 50
 
@@ -48,3 +48,10 @@ def test_four_processes_that_start_together_have_one_key(tmp_path: Path):
         pool.close()
         pool.join()
     assert len(set(keys)) == 1
+
+
+def test_engine_that_machines_share_needs_a_secret_key_that_they_share(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("FANFARE_ENGINE", "postgres://me:hush@db/realtime")
+    with pytest.raises(ImproperlyConfigured, match="set FANFARE_SECRET_KEY to the same value") as caught:
+        data_folder.secret_key(tmp_path)
+    assert "hush" not in str(caught.value)

@@ -38,7 +38,7 @@ def project_variables() -> dict[str, ast.Call]:
         and node.func.value.id == "environment"
         and isinstance(node.args[0], ast.Constant)
         and isinstance(node.args[0].value, str)
-        and node.args[0].value not in ("FANFARE_DATA_DIR", "FANFARE_ENGINE")  # of fanfare.conf
+        and node.args[0].value != "FANFARE_DATA_DIR"  # of fanfare.conf
     }
 
 
