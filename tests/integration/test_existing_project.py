@@ -1,0 +1,251 @@
+"""The three ways into a project that exists, as the guides describe them: a fresh `startproject` in an empty folder,
+with the built wheel in a fresh virtual environment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.harness import deployments, guides, packages, sockets
+from tests.unit.docs import pages
+
+HOW_TO = pages.ROOT / "docs/how-to"
+EXISTING = HOW_TO / "existing-project.md"
+BESIDE = HOW_TO / "beside-wsgi.md"
+SEPARATE = HOW_TO / "separate-deployment.md"
+
+VIEWS = """
+from django.db import transaction
+from django.http import JsonResponse
+from django.shortcuts import render
+from django.views.decorators.csrf import csrf_exempt
+
+from fanfare import publish
+
+
+@csrf_exempt
+def order(request):
+    with transaction.atomic():
+        publish("orders", "created", {"id": 7})
+    return JsonResponse({"path": request.path, "user": str(request.user)})
+
+
+def page(request):
+    return render(request, "orders/page.html")
+"""
+
+URLS = """
+from django.contrib import admin
+from django.urls import include, path
+
+from orders import views
+
+urlpatterns = [
+    path("admin/", admin.site.urls),
+    path("order/", views.order),
+    path("page/", views.page),
+    path("users/<int:pk>/", lambda request, pk: views.JsonResponse({"user": pk})),
+    path("apps/<int:pk>/edit", lambda request, pk: views.JsonResponse({"app": pk})),
+    path("apps/<int:pk>/events", lambda request, pk: views.JsonResponse({"events of": pk})),
+    path("health/db", lambda request: views.JsonResponse({"db": "ok"})),
+    path("api/openapi.json", lambda request: views.JsonResponse({"openapi": "the project's"})),
+    path("", lambda request: views.JsonResponse({"page": "home"})),
+    path("", include("fanfare.urls")),
+]
+"""
+
+RULES = """
+from fanfare import channel
+
+
+@channel("private-orders-{name:slug}")
+def may_see(user, name, request):
+    return request.POST.get("ticket") == name
+"""
+
+
+@pytest.fixture(scope="module")
+def site(built: packages.Built, tmp_path_factory: pytest.TempPathFactory) -> packages.Site:
+    """The wheel with the servers of its extras."""
+    wheel = f"django-fanfare[gunicorn,daphne] @ {built.wheel.as_uri()}"
+    return packages.Site(tmp_path_factory.mktemp("servers") / "venv", [wheel, "django~=5.2.0"])
+
+
+@pytest.fixture
+def reader(site: packages.Site, tmp_path: Path) -> Iterator[guides.Reader]:
+    with guides.reader(site, tmp_path) as found:
+        yield found
+
+
+def connect(reader: guides.Reader, *, wired: bool = True) -> None:
+    """Steps 2 and 3 of the guide, and an app with views, a page and a rule."""
+    (reader.root / "orders/templates/orders").mkdir(parents=True)
+    (reader.root / "orders/__init__.py").touch()
+    (reader.root / "orders/channels.py").write_text(RULES)
+    (reader.root / "orders/views.py").write_text(VIEWS)
+    (reader.root / "orders/templates/orders/page.html").write_text("{% load fanfare %}{% fanfare_client %}")
+    blocks = [block for heading, block in pages.steps(EXISTING) if heading == "2. Connect it" and block.file]
+    for block in blocks:
+        if "settings" in block.file or ("asgi" in block.file and wired):
+            reader.write(block)
+    with (reader.root / "mysite/settings.py").open("a") as settings:
+        settings.write('\nINSTALLED_APPS += ["orders"]\nCSRF_TRUSTED_ORIGINS = ["http://127.0.0.1"]\n')
+    (reader.root / "mysite/urls.py").write_text(URLS)
+
+
+@asynccontextmanager
+async def client(
+    process: guides.Process, application: deployments.Application, prefix: str = ""
+) -> AsyncIterator[sockets.Socket]:
+    async with sockets.connect(process, url=process.socket_url(application, prefix), application=application) as socket:  # type: ignore[arg-type]
+        yield socket
+
+
+def page_config(process: guides.Process) -> dict[str, object]:
+    """What the template tag gave to the page."""
+    _, text, _ = process.get("/page/")
+    (found,) = re.findall(r'<script id="fanfare-config" type="application/json">(.*?)</script>', text)
+    config: dict[str, object] = json.loads(found)
+    return config
+
+
+async def authorize(process: guides.Process, config: dict[str, object], socket: sockets.Socket, channel: str) -> str:
+    """Ask the project's endpoint as pusher-js does. Returns the signature; raises if the rule refuses."""
+    _, text, headers = process.get("/page/")
+    (token,) = re.findall(r'"csrfToken": "(\w+)"', text)
+    status, answer, _ = await asyncio.to_thread(
+        process.request,
+        "POST",
+        str(config["authEndpoint"]),
+        f"socket_id={socket.socket_id}&channel_name={channel}&ticket={channel.removeprefix('private-orders-')}".encode(),
+        {
+            "Content-Type": "application/x-www-form-urlencoded",
+            "X-CSRFToken": token,
+            "Cookie": guides.cookies(headers),
+        },
+    )
+    assert status == 200, answer
+    return str(json.loads(answer)["auth"])
+
+
+# -- (a) one process serves everything ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command", [*(line for program in guides.SERVERS for line in guides.commands(EXISTING, program))]
+)
+async def test_one_process_serves_the_pages_the_sockets_and_the_api(reader: guides.Reader, command: str) -> None:
+    connect(reader)
+    reader.follow(EXISTING, "3. Create the tables and an application")
+    assert reader.application is not None
+    application = reader.application
+    process = await asyncio.to_thread(reader.serve, command)
+
+    config = page_config(process)
+    assert (config["key"], config["options"]["wsPort"]) == (application.key, process.port)  # type: ignore[index]
+    async with client(process, application) as socket:
+        await socket.subscribe("orders")
+        answer = await asyncio.to_thread(process.request, "POST", "/order/")
+        assert json.loads(answer[1]) == {"path": "/order/", "user": "AnonymousUser"}
+        assert (await socket.expect("created", "orders")).decoded == {"id": 7}
+
+        auth = await authorize(process, config, socket, "private-orders-tea")
+        await socket.request_subscription("private-orders-tea", auth=auth)
+        await socket.expect("pusher_internal:subscription_succeeded", "private-orders-tea")
+
+    for path, expected in (
+        ("/", {"page": "home"}),
+        ("/users/5/", {"user": 5}),
+        ("/apps/5/edit", {"app": 5}),
+        ("/apps/5/events", {"events of": 5}),
+        ("/health/db", {"db": "ok"}),
+        ("/api/openapi.json", {"openapi": "the project's"}),
+    ):
+        status, text, _ = process.get(path)
+        assert (status, json.loads(text)) == (200, expected), path
+    assert process.get(f"/app/{application.key}")[0] == 426
+    assert process.get("/app/unknown")[2]["content-type"].startswith("text/html")
+    assert process.get("/static/admin/css/base.css")[0] == 200
+    assert "fanfare.W010" in packages.run(
+        [str(reader.site.python), "-c", CHECK], cwd=reader.root, environment=reader.environment
+    )
+    assert "Traceback" not in process.log_text()
+
+
+CHECK = """
+import os, django
+os.environ["DJANGO_SETTINGS_MODULE"] = "mysite.settings"
+django.setup()
+from django.core.checks import run_checks
+print([(message.id, message.msg) for message in run_checks()])
+"""
+
+
+async def test_runserver_serves_sockets_in_a_project_that_lists_fanfare_last(reader: guides.Reader) -> None:
+    connect(reader, wired=False)
+    reader.follow(EXISTING, "3. Create the tables and an application")
+    assert reader.application is not None
+    process = await asyncio.to_thread(reader.serve, "python manage.py runserver")
+    async with client(process, reader.application) as socket:
+        await socket.subscribe("orders")
+        await asyncio.to_thread(
+            reader.manage, "shell", "-c", "import fanfare; fanfare.publish('orders', 'created', {})"
+        )
+        await socket.expect("created", "orders")
+    assert "mysite.asgi.application is an ASGI application without Fanfare" in process.log_text()
+
+
+# -- (b) beside a project on WSGI --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("has_asgi", [True, False], ids=["asgi.py", "no asgi.py"])
+async def test_a_process_beside_wsgi_workers_serves_their_sockets(reader: guides.Reader, has_asgi: bool) -> None:
+    connect(reader, wired=has_asgi)
+    reader.follow(EXISTING, "3. Create the tables and an application")
+    assert reader.application is not None
+    if not has_asgi:
+        (reader.root / "mysite/asgi.py").unlink()
+    ours, without_asgi = guides.commands(BESIDE, "uvicorn")
+    fanfare = await asyncio.to_thread(reader.serve, ours if has_asgi else without_asgi)
+    reader.variables["FANFARE_PUBLIC_URL"] = fanfare.url("").rstrip("/")
+    (gunicorn,) = guides.commands(BESIDE, "gunicorn")
+    project = await asyncio.to_thread(reader.serve, gunicorn, ready_at="/")
+    assert project.get("/health/ready")[0] == 404, "the WSGI workers are Django alone"
+
+    config = page_config(project)
+    assert config["options"]["wsPort"] == fanfare.port  # type: ignore[index]
+    async with client(fanfare, reader.application) as socket:
+        await socket.subscribe("orders")
+        await asyncio.to_thread(project.request, "POST", "/order/")
+        assert (await socket.expect("created", "orders")).decoded == {"id": 7}
+        auth = await authorize(project, config, socket, "private-orders-tea")
+        await socket.request_subscription("private-orders-tea", auth=auth)
+        await socket.expect("pusher_internal:subscription_succeeded", "private-orders-tea")
+
+
+async def test_below_a_url_prefix_nothing_of_the_project_is_hidden(reader: guides.Reader) -> None:
+    connect(reader)
+    reader.follow(EXISTING, "3. Create the tables and an application")
+    assert reader.application is not None
+    reader.variables["FANFARE_URL_PREFIX"] = "/realtime/"
+    (command, *_) = guides.commands(EXISTING, "uvicorn")
+    process = await asyncio.to_thread(reader.serve, command, ready_at="/realtime/health/ready")
+    config = page_config(process)
+    assert config["options"]["wsPath"] == "/realtime"  # type: ignore[index]
+    async with client(process, reader.application, "/realtime") as socket:
+        await socket.subscribe("orders")
+        await asyncio.to_thread(process.request, "POST", "/order/")
+        await socket.expect("created", "orders")
+    assert json.loads(process.get("/apps/5/events")[1]) == {"events of": 5}
+    assert process.get("/health/ready")[0] == 404
+    assert process.get("/realtime/apps/5/events")[0] == 404
+    assert "fanfare.W010" not in packages.run(
+        [str(reader.site.python), "-c", CHECK], cwd=reader.root, environment=reader.environment
+    )
