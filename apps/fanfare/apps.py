@@ -19,6 +19,7 @@ class FanfareConfig(AppConfig):
         from fanfare import conf, older_layout
         from fanfare.applications import declared, models
         from fanfare.engine import current
+        from fanfare.integration import remote
         from fanfare.management import runserver
         from fanfare.server import checks as server_checks  # noqa: F401  (registers them)
 
@@ -26,13 +27,16 @@ class FanfareConfig(AppConfig):
         with runserver.or_end():
             conf.settings.validate()
             _refuse_local_database(conf.settings.ENGINE)
-        current.configure(
-            conf.settings.ENGINE,
-            conf.settings.DATA_DIR,
-            sync=conf.settings.SYNC,
-            log_seconds=conf.settings.LOG_SECONDS,
-            append_timeout=conf.settings.APPEND_TIMEOUT,
-        )
+        if remote.is_configured():
+            current.use(remote.engine)
+        else:
+            current.configure(
+                conf.settings.ENGINE,
+                conf.settings.DATA_DIR,
+                sync=conf.settings.SYNC,
+                log_seconds=conf.settings.LOG_SECONDS,
+                append_timeout=conf.settings.APPEND_TIMEOUT,
+            )
         signals.pre_migrate.connect(older_layout.refuse, sender=self)
         checks.register(declared.check)
         for model in (models.Application, models.WebhookEndpoint, models.ChannelRule):

@@ -25,7 +25,7 @@ def data_folder_is_local(app_configs: Sequence[AppConfig] | None, **_: Any) -> l
     """The log is a SQLite file in WAL mode, which needs shared memory and locks that hold."""
     folder = conf.settings.DATA_DIR
     kind = place.file_system(folder)
-    if conf.settings.ENGINE != "local" or kind not in place.NETWORK_FILE_SYSTEMS:
+    if conf.settings.ENGINE != "local" or conf.settings.REMOTE_URL or kind not in place.NETWORK_FILE_SYSTEMS:
         return []
     return [
         checks.Error(

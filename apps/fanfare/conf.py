@@ -402,13 +402,14 @@ class Settings(Places, Applications, Access, Engine, Connections, Publishing, We
         """Read all settings. Raises ImproperlyConfigured for the first one that is wrong."""
         for name in _all:
             getattr(self, name)
-        if self.REMOTE_URL:
-            for name in ("REMOTE_APP_ID", "REMOTE_KEY", "REMOTE_SECRET"):
-                if not getattr(self, name):
-                    raise ImproperlyConfigured(
-                        f"FANFARE_REMOTE_URL is set and {PREFIX}{name} is not: the remote deployment needs the id, the "
-                        "key and the secret of an application."
-                    )
+        remote = ("REMOTE_URL", "REMOTE_APP_ID", "REMOTE_KEY", "REMOTE_SECRET")
+        missing = [PREFIX + name for name in remote if not getattr(self, name)]
+        if missing and len(missing) < len(remote):
+            given = ", ".join(PREFIX + name for name in remote if PREFIX + name not in missing)
+            raise ImproperlyConfigured(
+                f"{', '.join(missing)} must be set together with {given}: to publish to a remote deployment, its URL "
+                "and the id, the key and the secret of an application there are needed."
+            )
 
     def reload(self) -> None:
         """Forget what was read: the environment or the settings have changed."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from django.conf import settings
 from django.http import HttpRequest
 from django.urls import get_script_prefix
 
@@ -23,46 +24,62 @@ _TOKEN_PATTERN = re.compile(r"\A[-A-Za-z0-9_=@,.;*]+\Z")
 
 
 def pusher_options(request: HttpRequest) -> dict[str, Any]:
-    """The `key` and the `options` of `new Pusher(key, options)`, for the place that FANFARE_PUBLIC_URL names, otherwise
-    the host of the request. No secrets.
+    """The `key` and the `options` of `new Pusher(key, options)`. Public values only.
 
-    The page adds `channelAuthorization` itself, since it depends on where the page keeps its CSRF token.
-    Raises NoApplication.
+    The sockets are at FANFARE_PUBLIC_URL or, in remote mode, at FANFARE_REMOTE_URL; otherwise at the host that the
+    browser asked, below the project's path and FANFARE_URL_PREFIX. The page adds `channelAuthorization` itself, since
+    it depends on where the page keeps its CSRF token. Raises NoApplication.
     """
-    is_secure, host, port, path = _public_place() or _place_of(request)
+    place = _elsewhere() or _here(request)
+    options = {
+        "cluster": "",  # required by pusher-js, and used only without wsHost
+        "wsHost": place.host,
+        "wsPort": place.port,
+        "wssPort": place.port,
+        "forceTLS": place.tls,
+        # Without it pusher-js also tries the vendor's fallback servers. `ws` uses TLS if forceTLS says so, and `wss`
+        # would always use it: on a plain port, too.
+        "enabledTransports": ["ws"],
+    }
     return {
         "key": target.page_application().key,
-        "options": {
-            "cluster": "",  # required by pusher-js, and used only without wsHost
-            "wsHost": host,
-            "wsPort": port,
-            "wssPort": port,
-            **({"wsPath": path} if path else {}),
-            "forceTLS": is_secure,
-            "enabledTransports": ["ws", "wss"],  # otherwise pusher-js also tries the vendor's fallback servers
-        },
+        "options": {**options, "wsPath": place.path} if place.path else options,
     }
 
 
-def _public_place() -> tuple[bool, str, int, str] | None:
-    """Of the sockets, where they are not at the page's host: whether it is TLS, the host, the port, and the path."""
-    url = conf.settings.PUBLIC_URL
+def is_elsewhere() -> bool:
+    """Whether pages connect to another host than their own."""
+    return bool(conf.settings.PUBLIC_URL or conf.settings.REMOTE_URL)
+
+
+class _Place(NamedTuple):
+    """Where the sockets are. `host`: as a URL has it, an IPv6 address in brackets. `path`: before `/app/KEY`."""
+
+    host: str
+    port: int
+    tls: bool
+    path: str
+
+
+def _elsewhere() -> _Place | None:
+    url = conf.settings.PUBLIC_URL or conf.settings.REMOTE_URL
     if not url:
         return None
     parts = urlsplit(url)
     host = parts.hostname or ""
     port = parts.port or _DEFAULT_PORTS[parts.scheme]
-    return parts.scheme == "https", f"[{host}]" if ":" in host else host, port, parts.path.rstrip("/")
+    return _Place(f"[{host}]" if ":" in host else host, port, parts.scheme == "https", parts.path.rstrip("/"))
 
 
-def _place_of(request: HttpRequest) -> tuple[bool, str, int, str]:
-    """The host keeps the brackets of an IPv6 address, as a URL has it."""
-    path = (get_script_prefix() + conf.settings.URL_PREFIX.lstrip("/")).rstrip("/")
+def _here(request: HttpRequest) -> _Place:
     host = request.get_host()
     name, colon, port = host.rpartition(":")
+    path = get_script_prefix().rstrip("/") + conf.settings.URL_PREFIX.rstrip("/")
     if colon and port.isdigit():
-        return request.is_secure(), name, int(port), path
-    return request.is_secure(), host, _DEFAULT_PORTS[request.scheme or "http"], path
+        return _Place(name, int(port), request.is_secure(), path)
+    if settings.USE_X_FORWARDED_PORT and "HTTP_X_FORWARDED_PORT" in request.META:
+        return _Place(host, int(request.get_port()), request.is_secure(), path)
+    return _Place(host, _DEFAULT_PORTS[request.scheme or "http"], request.is_secure(), path)
 
 
 def sse_token(

@@ -265,7 +265,7 @@ class Outboxed(Deferred):
                 append([row.publication for row in chunk])
                 left -= len(chunk)
                 outboxes.discard(self.batch.using, [row.id for row in chunk])
-        except (engine_errors.EngineError, Error) as error:
+        except (engine_errors.EngineError, errors.PublishError, Error) as error:
             count("outbox_left", left)
             logger.warning("The relay sends %d events from the outbox in %r: %s", left, self.batch.using, error)
 
@@ -338,7 +338,7 @@ def append_or_report(publications: Sequence[interface.Publication]) -> None:
     """`append` for data that is saved already: an error is logged, not raised."""
     try:
         append(publications)
-    except engine_errors.EngineError as error:
+    except (engine_errors.EngineError, errors.PublishError) as error:  # a remote deployment refuses only now
         count("failed_after_commit", len(publications))
         for publication in publications:
             logger.error(  # noqa: TRY400  the error says why; a trace through the commit says nothing

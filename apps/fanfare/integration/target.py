@@ -22,6 +22,7 @@ from fanfare import errors
 from fanfare.applications import errors as application_errors
 from fanfare.applications import registry
 from fanfare.engine import current, interface
+from fanfare.integration import remote
 
 if TYPE_CHECKING:
     from fanfare.applications import models
@@ -51,11 +52,15 @@ def application(app: App = None) -> registry.Application:
         stand_in = _stand_in()
         if stand_in is not None:
             return stand_in if app is None else dataclasses.replace(stand_in, id=str(app))
+        if remote.is_configured():
+            return _remote(app)
         return _cached(None if app is None else str(app))
     from fanfare.applications import loading, models
 
     if not isinstance(app, models.Application):
         raise errors.NoApplication(f"`app` is an Application or its id, not {type(app).__name__}.")
+    if remote.is_configured():
+        return _remote(app.app_id)
     if _discards():
         return loading.snapshot(app)
     return _enabled(dataclasses.replace(loading.snapshot(app), rules=_cached(app.app_id).rules))
@@ -94,6 +99,8 @@ def fetch_default() -> registry.Application:
 
     if _stand_ins:
         return _stand_ins[-1]
+    if remote.is_configured():
+        return remote.application()
     try:
         found = loading.fetch_default()
     except application_errors.DefaultApplicationError as error:
@@ -130,6 +137,15 @@ def _stand_in() -> registry.Application | None:
 def forget() -> None:
     """Empty the cache: for tests, whose applications come and go."""
     _cache.clear()
+
+
+def _remote(app: str | int | None) -> registry.Application:
+    found = remote.application()
+    if app is not None and str(app) != found.id:
+        raise errors.NoApplication(
+            f"`app` is {app!r}; in remote mode the only application is {found.id!r} (FANFARE_REMOTE_APP_ID)."
+        )
+    return found
 
 
 def _fetch(app_id: str) -> registry.Application:

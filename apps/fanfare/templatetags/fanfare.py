@@ -4,9 +4,10 @@
     {% fanfare_client nonce=request.csp_nonce %}
     <script src="{% static 'shop/orders.js' %}" nonce="{{ request.csp_nonce }}"></script>
 
-Scripts after it find the client in `window.fanfare`. It knows the host that the browser asked, authorizes itself with
-the page's session and CSRF token, and resumes where it was after a reconnect. Nothing of it is an inline script, so a
-content security policy needs no more than `script-src 'self'` (or the nonce) and a `connect-src` with this host.
+Scripts after it find the client in `window.fanfare`. It connects to the host of the page, or to FANFARE_PUBLIC_URL, is
+authorized with the page's session and CSRF token, and recovers missed events after a reconnect. No script is inline, so
+a content security policy needs no more than `script-src 'self'` (or the nonce) and a `connect-src` with the host of the
+sockets.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from django import template
 from django.conf import settings
 from django.http import HttpRequest
 from django.middleware.csrf import get_token
-from django.urls import reverse
+from django.urls import NoReverseMatch, reverse
 
 from fanfare import errors
 from fanfare.integration import clients
@@ -38,32 +39,45 @@ def fanfare_client(
     encrypted: bool = False,
     params: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """A client of the project's default application. `nonce`: of the page's content security policy. `resume`: whether
-    it catches up after a reconnect. `sign_in`: whether it signs in as the visitor. `encrypted`: whether it reads
-    encrypted channels, with a script that is half as large again. `params`: what else reaches the project's rules, in
-    `request.POST`.
+    """A client of the project's default application.
 
-    Without an application there is no client, and the rest of the page is as it is: the reason is logged as an error.
+    `nonce`: that of the page's content security policy. `resume`: whether it recovers missed events after a reconnect.
+    `sign_in`: whether it signs in as the visitor. `encrypted`: whether it can read encrypted channels, with a script
+    that is half as large again. `params`: a dict that the project's rules find in `request.POST`.
+
+    Without an application the page has no client and is otherwise complete; the reason is logged as an error.
     """
     request: HttpRequest | None = context.get("request")
     if request is None:
         raise template.TemplateSyntaxError(
-            "fanfare_client needs the request: render with it, and keep the context processor "
-            "django.template.context_processors.request."
+            "{% fanfare_client %} needs the request: render the page with render(request, …), and keep "
+            "django.template.context_processors.request among the context processors of TEMPLATES."
         )
     try:
         connection = clients.pusher_options(request)
     except errors.NoApplication as error:
-        logger.error("No client on %s: %s", request.path, error)  # noqa: TRY400  the sentence says it all
+        logger.error("The page %s has no client: %s", request.path, error)  # noqa: TRY400  (a trace says no more)
         return {"config": None}
     config = {
         **connection,
-        "authEndpoint": reverse("fanfare:auth"),
-        "userAuthEndpoint": reverse("fanfare:user_auth"),
+        "samePlace": not clients.is_elsewhere(),
+        "authEndpoint": _url("auth"),
+        "userAuthEndpoint": _url("user_auth"),
         "csrfToken": get_token(request),
-        "csrfCookie": "" if settings.CSRF_USE_SESSIONS else settings.CSRF_COOKIE_NAME,
+        "csrfCookie": "" if settings.CSRF_USE_SESSIONS or settings.CSRF_COOKIE_HTTPONLY else settings.CSRF_COOKIE_NAME,
+        "csrfHeader": settings.CSRF_HEADER_NAME.removeprefix("HTTP_").replace("_", "-"),
         "params": params or {},
         "signIn": sign_in,
     }
     library = "pusher-with-encryption" if encrypted else "pusher"
     return {"config": config, "nonce": nonce, "resume": resume, "library": f"fanfare/vendor/pusher-js/{library}.min.js"}
+
+
+def _url(name: str) -> str:
+    try:
+        return reverse(f"fanfare:{name}")
+    except NoReverseMatch:
+        raise template.TemplateSyntaxError(
+            '{% fanfare_client %} needs the auth endpoints: add path("", include("fanfare.urls")) to the project\'s '
+            "urlpatterns."
+        ) from None

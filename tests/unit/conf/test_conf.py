@@ -97,7 +97,10 @@ def test_every_setting_that_holds_a_secret_says_so():
 def test_remote_deployment_needs_credentials():
     with (
         override_settings(FANFARE={"REMOTE_URL": "https://realtime.example.com", "REMOTE_APP_ID": "1"}),
-        pytest.raises(ImproperlyConfigured, match="FANFARE_REMOTE_URL is set and FANFARE_REMOTE_KEY is not"),
+        pytest.raises(
+            ImproperlyConfigured,
+            match="FANFARE_REMOTE_KEY, FANFARE_REMOTE_SECRET must be set together with FANFARE_REMOTE_URL, ",
+        ),
     ):
         conf.settings.validate()
 

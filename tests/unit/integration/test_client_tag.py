@@ -12,6 +12,10 @@ from django.test import RequestFactory
 from fanfare.applications import models
 
 
+class Empty:
+    urlpatterns = ()
+
+
 def rendered(arguments: str = "", **values: Any) -> str:
     request = RequestFactory().get("/page/", headers={"Host": "live.example.com"}, secure=True)
     tag = f"{{% load fanfare %}}{{% fanfare_client {arguments} %}}"
@@ -82,14 +86,45 @@ def test_csrf_token_in_the_session_is_not_read_from_a_cookie(settings: Any) -> N
     assert config(html)["csrfCookie"] == ""
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "key", "expected"),
+    [
+        ("CSRF_COOKIE_NAME", "token", "csrfCookie", "token"),
+        ("CSRF_COOKIE_HTTPONLY", True, "csrfCookie", ""),
+        ("CSRF_USE_SESSIONS", False, "csrfCookie", "csrftoken"),
+        ("CSRF_HEADER_NAME", "HTTP_X_XSRF_TOKEN", "csrfHeader", "X-XSRF-TOKEN"),
+        ("FANFARE", {"PUBLIC_URL": "https://live.example.com"}, "samePlace", False),
+        ("FANFARE", {}, "samePlace", True),
+    ],
+)
+def test_settings_of_the_project_are_in_the_config(
+    settings: Any, name: str, value: object, key: str, expected: object
+) -> None:
+    setattr(settings, name, value)
+    assert config(rendered())[key] == expected
+
+
+def test_auth_endpoints_stay_on_the_host_of_the_page(settings: Any) -> None:
+    settings.FANFARE = {"PUBLIC_URL": "https://realtime.example.com/fan"}
+    found = config(rendered())
+    assert (found["options"]["wsHost"], found["options"]["wsPath"]) == ("realtime.example.com", "/fan")
+    assert found["authEndpoint"] == "/pusher/auth"
+
+
+def test_missing_auth_endpoints_are_named_with_the_line_to_write(settings: Any) -> None:
+    settings.ROOT_URLCONF = Empty
+    with pytest.raises(TemplateSyntaxError, match=r'add path\("", include\("fanfare.urls"\)\)'):
+        rendered()
+
+
 def test_missing_application_leaves_the_page_without_a_client(
     application: models.Application, caplog: pytest.LogCaptureFixture
 ) -> None:
     application.delete()
     assert "<script" not in rendered()
-    assert "No client on /page/" in caplog.text
+    assert "The page /page/ has no client" in caplog.text
 
 
 def test_missing_request_is_refused_with_the_context_processor() -> None:
-    with pytest.raises(TemplateSyntaxError, match="needs the request"):
+    with pytest.raises(TemplateSyntaxError, match="needs the request: render the page with render"):
         Template("{% load fanfare %}{% fanfare_client %}").render(Context())

@@ -27,7 +27,7 @@ class Unused(local_engine.LocalEngine):
     def append_blocking(self, *arguments: Any, **options: Any) -> Any:
         raise AssertionError("a test wrote into the log of the deployment")
 
-    questions = append_blocking
+    queries = append_blocking
 
 
 @pytest.fixture(autouse=True)

@@ -1,14 +1,14 @@
-// What {% fanfare_client %} puts on a page: a connected client in `window.fanfare`.
+// The script of {% fanfare_client %}: it connects a client and puts it into `window.fanfare`.
 //
 // Where events of a channel may be missing after a reconnect, the document gets the event `fanfare:reset` with
-// `detail.channel` and `detail.reason`: load that channel's state anew.
+// `detail.channel` and `detail.reason`: load the state of that channel again.
 (() => {
   "use strict";
 
-  if (window.fanfare) return; // the tag stands on the page twice
+  if (window.fanfare) return; // the tag is on the page twice
   const config = JSON.parse(document.getElementById("fanfare-config").textContent);
 
-  // The cookie is newer than the page where somebody signed in in another window meanwhile.
+  // The cookie is newer than the page if the visitor has signed in in another window since.
   const csrfToken = () =>
     (config.csrfCookie &&
       document.cookie.split("; ").find((cookie) => cookie.startsWith(`${config.csrfCookie}=`))?.split("=")[1]) ||
@@ -16,8 +16,17 @@
   const authorization = (endpoint) => ({
     endpoint,
     params: config.params,
-    headersProvider: () => ({ "X-CSRFToken": csrfToken() }),
+    headersProvider: () => ({ [config.csrfHeader]: csrfToken() }),
   });
+
+  // The browser knows the address of the page; the server behind a proxy may know another one.
+  const options = { ...config.options };
+  const secure = location.protocol === "https:";
+  if (config.samePlace && (secure || location.protocol === "http:")) {
+    options.wsHost = location.hostname;
+    options.wsPort = options.wssPort = Number(location.port) || (secure ? 443 : 80);
+    options.forceTLS = secure;
+  }
 
   if (window.FanfareResume) {
     window.fanfareResume = window.FanfareResume.install(Pusher, {
@@ -26,7 +35,7 @@
     });
   }
   window.fanfare = new Pusher(config.key, {
-    ...config.options,
+    ...options,
     channelAuthorization: authorization(config.authEndpoint),
     userAuthentication: authorization(config.userAuthEndpoint),
   });

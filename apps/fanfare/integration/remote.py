@@ -1,0 +1,485 @@
+"""Remote mode: this project publishes to another Fanfare deployment, over its signed HTTP API.
+
+With FANFARE_REMOTE_URL, FANFARE_REMOTE_APP_ID, FANFARE_REMOTE_KEY and FANFARE_REMOTE_SECRET, the engine of every
+process is a `RemoteEngine`: `publish`, `presence` and `history` work as before, and this project needs no application
+in its database, no log and no data folder.
+
+A request that fails on the way, or gets 429, 500, 502, 503 or 504, is sent again until FANFARE_APPEND_TIMEOUT has
+passed. Every event has an idempotency key, so a repeated request publishes nothing twice. For REMEMBERED_S after a
+call has failed, the next calls make one attempt each: a view must not wait for a deployment that is down. Redirects
+are not followed, since a signature holds for one path.
+
+Source: Pusher Channels, "HTTP API".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import logging
+import os
+import random
+import re
+import ssl
+import threading
+import time
+import uuid
+from collections.abc import Awaitable, Iterator, Sequence
+from typing import Any, NamedTuple, cast
+from urllib.parse import quote, urlencode, urlsplit
+
+import orjson
+from asgiref.sync import sync_to_async
+
+from fanfare import conf, errors
+from fanfare.applications import registry
+from fanfare.engine import errors as engine_errors
+from fanfare.engine import interface
+from fanfare.hub import event_frames
+from fanfare.protocol import names, signatures, termination
+
+logger = logging.getLogger("fanfare.integration")
+
+BATCH_EVENTS = 10  # of one request; the default of an application's max_batch_events
+HISTORY_PAGE = 500  # events of one request: the most that the API answers
+IDLE_S = 4.0  # a connection that was idle for longer is closed: uvicorn closes it after 5 s
+IDLE_CONNECTIONS = 8  # that a process keeps
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 1.0  # between two attempts
+CONNECT_S = 2.0  # a lost SYN is sent again after 1 s
+REMEMBERED_S = 10.0  # how long after a failure a call makes one attempt only
+
+_RETRIED = frozenset({429, 500, 502, 503, 504})
+_NUMBERS = re.compile(r"\((\d+) bytes\): it has (\d+) bytes")
+_ITEM = re.compile(r"^Event (\d+) of the batch: ")
+
+# The other deployment knows the limits of its application and refuses what is over them.
+_UNBOUNDED = 2**31
+LIMITS = registry.Limits(
+    max_event_bytes=_UNBOUNDED,
+    max_channel_name=_UNBOUNDED,
+    max_event_name=_UNBOUNDED,
+    max_member_bytes=_UNBOUNDED,
+    max_user_id=_UNBOUNDED,
+    max_watchlist=_UNBOUNDED,
+)
+
+
+def is_configured() -> bool:
+    return bool(conf.settings.REMOTE_URL)
+
+
+def application() -> registry.Application:
+    """The application at the other deployment."""
+    settings = conf.settings
+    return registry.Application(
+        id=settings.REMOTE_APP_ID,
+        key=settings.REMOTE_KEY,
+        secret=settings.REMOTE_SECRET,
+        name=settings.REMOTE_URL,
+        limits=LIMITS,
+    )
+
+
+def engine() -> interface.Engine:
+    """That of the settings, for `fanfare.engine.current.use`. It has the methods of a process that is no worker."""
+    made = RemoteEngine(conf.settings.REMOTE_URL, application(), timeout_s=conf.settings.APPEND_TIMEOUT)
+    return cast("interface.Engine", made)
+
+
+class Answer(NamedTuple):
+    """An HTTP response. `body`: its JSON, None if it is none."""
+
+    status: int
+    body: Any
+    headers: http.client.HTTPMessage
+
+    @property
+    def message(self) -> str:
+        return str(self.body.get("error", "")) if isinstance(self.body, dict) else ""
+
+    @property
+    def code(self) -> str:
+        return str(self.body.get("code", "")) if isinstance(self.body, dict) else ""
+
+
+class RemoteEngine:
+    """The part of an engine that a process needs which is no worker. Threads share it; a forked child may use it too.
+
+    `url`: of the deployment, with the path below which its API is. `timeout_s`: of one call, retries included.
+    """
+
+    is_open = False  # no process of this project is a worker
+
+    def __init__(self, url: str, target: registry.Application, *, timeout_s: float) -> None:
+        self._url = url
+        self._target = target
+        self._timeout_s = timeout_s
+        self._connections = _Connections(url)
+        self._failed_at = -REMEMBERED_S  # monotonic
+
+    def close(self) -> None:
+        """Close the idle connections. The next call opens others."""
+        self._connections.close()
+
+    # -- publishing ----------------------------------------------------------------------------------------------------
+
+    def append_blocking(
+        self, publications: Sequence[interface.Publication], timeout: float | None = None
+    ) -> list[interface.Receipt]:
+        """Publish them in order, BATCH_EVENTS in a request; all of a request are published or none.
+
+        Raises EngineUnavailable, EngineMisconfigured, and a PublishError for what the other deployment refuses.
+        """
+        deadline = time.monotonic() + (self._timeout_s if timeout is None else timeout)
+        events: list[interface.Publication] = []
+        for publication in publications:
+            if publication.kind is interface.Kind.EVENT:
+                events.append(publication)
+                if len(events) == BATCH_EVENTS:
+                    self._send(events, deadline)
+                    events = []
+            elif publication.channel == termination.COMMAND:
+                self._send(events, deadline)
+                events = []
+                self._terminate(publication, deadline)
+            # Other commands concern the workers of a deployment of this project's own, which has none.
+        self._send(events, deadline)
+        return [interface.Receipt(0, None, duplicate=False) for _ in publications]
+
+    def append(
+        self, publications: Sequence[interface.Publication], *, budget: interface.Budget | None = None
+    ) -> Awaitable[list[interface.Receipt]]:
+        """`append_blocking` for coroutines."""
+        return sync_to_async(self.append_blocking, thread_sensitive=False)(publications)
+
+    def _send(self, events: Sequence[interface.Publication], deadline: float) -> None:
+        if not events:
+            return
+        fields = [_fields(event) for event in events]
+        try:
+            if len(fields) == 1:
+                self._ask("POST", "events", deadline, body=fields[0])
+            else:
+                self._ask("POST", "batch_events", deadline, body={"batch": fields})
+        except _Refused as refused:
+            if refused.answer.code == "batch_too_large":  # this application takes smaller ones
+                for event in events:
+                    self._send([event], deadline)
+                return
+            raise _publish_error(refused.answer, fields) from None
+
+    def _terminate(self, command: interface.Publication, deadline: float) -> None:
+        body = orjson.loads(command.body)
+        reconnect = "1" if body["code"] == termination.TO_RECONNECT else "0"
+        path = f"users/{quote(body['user_id'], safe='')}/terminate_connections"
+        try:
+            self._ask("POST", path, deadline, body={"reconnect": reconnect})
+        except _Refused as refused:
+            raise _publish_error(refused.answer, []) from None
+
+    # -- queries -------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def queries(self) -> Iterator[interface.Queries]:
+        """Queries of the other deployment; each is a request. They raise what `append_blocking` raises."""
+        yield RemoteQueries(self)
+
+    def get(self, path: str, **query: str) -> Any:
+        """The JSON of a GET below `/apps/ID/`."""
+        try:
+            return self._ask("GET", path, time.monotonic() + self._timeout_s, query=query)
+        except _Refused as refused:
+            raise _publish_error(refused.answer, []) from None
+
+    # -- requests ------------------------------------------------------------------------------------------------------
+
+    def _ask(
+        self, method: str, path: str, deadline: float, *, query: dict[str, str] | None = None, body: Any = None
+    ) -> Any:
+        """The JSON of a 2xx answer. Raises _Refused for a 4xx that this call has caused."""
+        is_retried = time.monotonic() - self._failed_at >= REMEMBERED_S
+        pause = FIRST_PAUSE_S
+        while True:
+            reason, wait = "", 0.0
+            try:
+                answer = self._attempt(method, path, query or {}, body, deadline)
+            except (OSError, http.client.HTTPException) as error:
+                reason = f"{type(error).__name__}: {error}"
+            else:
+                if answer.status not in _RETRIED:
+                    self._failed_at = -REMEMBERED_S
+                    return self._checked(answer)
+                reason = f"it answered {answer.status} {answer.message}".rstrip()
+                wait = _retry_after(answer)
+            wait = max(wait, pause * random.uniform(0.75, 1.0))  # noqa: S311  (not all processes at once)
+            if not is_retried or time.monotonic() + wait >= deadline:
+                self._failed_at = time.monotonic()
+                raise engine_errors.EngineUnavailable(
+                    f"The deployment at {self._url} (FANFARE_REMOTE_URL) did not take the request: {reason}"
+                )
+            time.sleep(wait)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+
+    def _attempt(self, method: str, path: str, query: dict[str, str], body: Any, deadline: float) -> Answer:
+        data = b"" if body is None else orjson.dumps(body)
+        target = self._signed(method, path, query, data)
+        headers = {"Accept": "application/json"} | ({"Content-Type": "application/json"} if data else {})
+        for connection, is_fresh in self._connections.take():
+            try:
+                if is_fresh:
+                    connection.connect()
+                connection.sock.settimeout(max(deadline - time.monotonic(), 0.05))
+                connection.request(method, target, data or None, headers)
+                response = connection.getresponse()
+                text = response.read()
+            except (OSError, http.client.HTTPException):
+                connection.close()
+                if is_fresh:
+                    raise
+                continue  # it was kept open, and the server has closed it meanwhile
+            except BaseException:
+                connection.close()
+                raise
+            if response.will_close:
+                connection.close()
+            else:
+                self._connections.give_back(connection)
+            return Answer(response.status, _json(text), response.headers)
+        raise AssertionError("the last connection is fresh")
+
+    def _signed(self, method: str, path: str, query: dict[str, str], data: bytes) -> str:
+        """The request's target, with its signature."""
+        path = f"{self._connections.prefix}/apps/{quote(self._target.id, safe='')}/{path}"
+        signed = {
+            **query,
+            "auth_key": self._target.key,
+            "auth_timestamp": str(int(time.time())),
+            "auth_version": "1.0",
+        }
+        if data:
+            signed["body_md5"] = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        lines = f"{method}\n{path}\n" + "&".join(f"{name}={value}" for name, value in sorted(signed.items()))
+        signature = signatures.sign(self._target.secret, lines)
+        return f"{path}?{urlencode({**signed, 'auth_signature': signature}, quote_via=quote)}"
+
+    def _checked(self, answer: Answer) -> Any:
+        if 200 <= answer.status < 300 and answer.body is not None:
+            return answer.body
+        if 300 <= answer.status < 400:
+            raise engine_errors.EngineMisconfigured(
+                f"FANFARE_REMOTE_URL is {self._url!r}, which redirects to {answer.headers.get('Location')!r}: "
+                "set it to the URL of the deployment itself."
+            )
+        if answer.code == "":
+            raise engine_errors.EngineMisconfigured(
+                f"FANFARE_REMOTE_URL is {self._url!r}, which answers {answer.status} without the JSON of Fanfare: "
+                "is it the URL of a Fanfare deployment, with its path?"
+            )
+        if answer.status == 401:
+            hint = "set the clock of this machine" if answer.code == "expired_timestamp" else "check both settings"
+            raise errors.NoApplication(
+                f"{self._url} does not accept FANFARE_REMOTE_KEY and FANFARE_REMOTE_SECRET for the application "
+                f"{self._target.id} ({answer.code}): {_without_signature(answer.message)} Remedy: {hint}."
+            )
+        if answer.status in (403, 404):
+            raise errors.NoApplication(
+                f"{self._url}, application {self._target.id} (FANFARE_REMOTE_APP_ID): {answer.message}"
+            )
+        raise _Refused(answer)
+
+
+class RemoteQueries(interface.Queries):
+    """See `interface.Queries`."""
+
+    def __init__(self, remote: RemoteEngine) -> None:
+        self._remote = remote
+
+    def channels(self, app: str, prefix: str = "") -> dict[str, interface.ChannelCounts]:
+        found = self._remote.get("channels", filter_by_prefix=prefix, info=_counts(prefix))["channels"]
+        return {name: _channel_counts(counts) for name, counts in found.items()}
+
+    def channel(self, app: str, channel: str) -> interface.ChannelCounts:
+        return _channel_counts(self._remote.get(_path(channel), info=_counts(channel)))
+
+    def members(self, app: str, channel: str) -> list[interface.Member]:
+        users = self._remote.get(f"{_path(channel)}/users", with_user_info="1")["users"]
+        return [interface.Member(user["id"], orjson.dumps(user.get("user_info")).decode()) for user in users]
+
+    def present(self, app: str, channel: str, user_ids: Sequence[str]) -> set[str]:
+        if channel != interface.USERS:
+            return {member.user_id for member in self.members(app, channel)}.intersection(user_ids)
+        return {user_id for user_id in user_ids if self._remote.get(_path(names.user_channel(user_id)))["occupied"]}
+
+    def cached(self, app: str, channel: str) -> interface.Cached | None:
+        cached = self._remote.get(_path(channel), info="cache")["cache"]
+        if cached is None:
+            return None
+        return interface.Cached(event_frames.event("", channel, cached["data"]), cached["ttl"])  # its name is not told
+
+    def read(
+        self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
+    ) -> tuple[list[interface.Entry], interface.Position | None]:
+        """Only with `newest_first` and without `after`, which is what `history.events` asks."""
+        entries: list[interface.Entry] = []
+        query = {"direction": "backwards"}
+        position = None
+        if before is not None:
+            top = self._history(channel, {**query, "limit": "1"})
+            if top is None or top["position"] is None:
+                return [], None
+            epoch, _, _ = top["position"].partition(":")
+            query["before"] = f"{epoch}:{before}"
+        while len(entries) < limit:
+            page = self._history(channel, {**query, "limit": str(min(limit - len(entries), HISTORY_PAGE))})
+            if page is None:
+                break
+            position = position or page["position"]
+            entries += [_entry(app, channel, item) for item in page["items"]]
+            if page["next"] is None:
+                break
+            query["before"] = page["next"]
+        return entries, None if position is None else _position(position)
+
+    def _history(self, channel: str, query: dict[str, str]) -> Any:
+        """A page; None for a channel that keeps no history."""
+        try:
+            return self._remote.get(f"{_path(channel)}/history", **query)
+        except _NoHistory:
+            return None
+
+
+class _Connections:
+    """The open connections of this process to one server."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self.prefix = parts.path.rstrip("/")
+        self._host = parts.hostname or ""
+        self._port = parts.port
+        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._lock = threading.Lock()
+        self._idle: list[tuple[float, http.client.HTTPConnection]] = []  # since when
+        self._pid = os.getpid()
+
+    def take(self) -> Iterator[tuple[http.client.HTTPConnection, bool]]:
+        """Connections to try one after the other. The last one is fresh and not connected yet."""
+        while (kept := self._kept()) is not None:
+            yield kept, False
+        if self._tls is None:
+            yield http.client.HTTPConnection(self._host, self._port, timeout=CONNECT_S), True
+        else:
+            yield http.client.HTTPSConnection(self._host, self._port, timeout=CONNECT_S, context=self._tls), True
+
+    def give_back(self, connection: http.client.HTTPConnection) -> None:
+        with self._lock:
+            if len(self._idle) < IDLE_CONNECTIONS and self._pid == os.getpid():
+                self._idle.append((time.monotonic(), connection))
+                return
+        connection.close()
+
+    def close(self) -> None:
+        while (kept := self._kept()) is not None:
+            kept.close()
+
+    def _kept(self) -> http.client.HTTPConnection | None:
+        with self._lock:
+            if self._pid != os.getpid():  # a fork: the parent uses these sockets
+                self._idle, self._pid = [], os.getpid()
+            while self._idle:
+                since, connection = self._idle.pop()
+                if time.monotonic() - since < IDLE_S:
+                    return connection
+                connection.close()
+        return None
+
+
+class _Refused(Exception):
+    """A 4xx answer that the call itself has caused."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.message)
+        self.answer = answer
+
+
+class _NoHistory(errors.PublishError):
+    """No channel rule keeps a history of the channel."""
+
+
+def _fields(publication: interface.Publication) -> dict[str, Any]:
+    frame = orjson.loads(publication.body)
+    fields = {
+        "name": frame["event"],
+        "channel": publication.channel,
+        "data": frame["data"],
+        "idempotency_key": publication.idempotency_key or f"remote-{uuid.uuid4().hex}",
+    }
+    return fields if publication.exclude is None else {**fields, "socket_id": publication.exclude}
+
+
+def _publish_error(answer: Answer, events: Sequence[dict[str, Any]]) -> errors.PublishError:
+    """The exception that the same call raises without remote mode."""
+    item = _ITEM.match(answer.message)
+    event = events[int(item[1])] if item is not None and int(item[1]) < len(events) else (events or [{}])[0]
+    if answer.status == 413:
+        numbers = _NUMBERS.search(answer.message)
+        size = len(str(event.get("data", "")).encode())
+        limit, size = (int(numbers[1]), int(numbers[2])) if numbers is not None else (0, size)
+        return errors.DataTooLarge(str(event.get("name", "")), size, limit)
+    if answer.code == "not_enabled":
+        return _NoHistory(answer.message)
+    if answer.code == "invalid_data":
+        return errors.UnencodableData(answer.message)
+    if answer.code == "invalid_user_id":
+        return errors.InvalidUser(answer.message)
+    if answer.code in (
+        "invalid_channel",
+        "invalid_name",
+        "reserved_name",
+        "invalid_socket_id",
+        "invalid_idempotency_key",
+    ):
+        return errors.InvalidName(answer.message)
+    return errors.PublishError(answer.message)
+
+
+def _retry_after(answer: Answer) -> float:
+    """Seconds that the answer asks to wait; at most LONGEST_PAUSE_S."""
+    value = answer.headers.get("Retry-After") or ""
+    return min(float(value), LONGEST_PAUSE_S) if value.isascii() and value.isdecimal() else 0.0
+
+
+def _json(text: bytes) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _without_signature(message: str) -> str:
+    """The first line: a message about a signature quotes the string that was signed."""
+    return message.split("\n", 1)[0][:300]
+
+
+def _path(channel: str) -> str:
+    return f"channels/{quote(channel, safe='')}"
+
+
+def _counts(channel: str) -> str:
+    return "subscription_count,user_count" if names.is_presence(channel) else "subscription_count"
+
+
+def _channel_counts(counts: dict[str, Any]) -> interface.ChannelCounts:
+    return interface.ChannelCounts(counts.get("subscription_count", 0), counts.get("user_count", 0))
+
+
+def _entry(app: str, channel: str, item: dict[str, Any]) -> interface.Entry:
+    user_id = item.get("user_id")
+    kind = interface.Kind.EVENT if user_id is None else interface.Kind.CLIENT_EVENT
+    body = event_frames.event(item["event"], channel, item["data"], user_id)
+    return interface.Entry(0, kind, app, channel, item["offset"], user_id, None, body)
+
+
+def _position(text: str) -> interface.Position:
+    epoch, _, offset = text.partition(":")
+    return interface.Position(epoch, int(offset))
