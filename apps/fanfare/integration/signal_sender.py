@@ -2,52 +2,71 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import time
 from collections.abc import Sequence
 
 from asgiref.sync import sync_to_async
 from django import db
 
+from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
 from fanfare.hub import hub as hubs
 from fanfare.integration import signals
 from fanfare.jobs import declarations, log_consumer
+from fanfare.runtime import supervisor
 from fanfare.runtime.log_throttle import LogThrottle
 
 logger = logging.getLogger("fanfare.integration.signals")
 
-NAME = "signals"  # of the job and of its cursor
-WAIT_S = 1.0  # for new entries, before the cursor follows those of other kinds
+NAME = "signals"  # of the job and of its consumer
+WAIT_S = 1.0  # for new entries, before the kept position follows those of other kinds
 
 
 class SignalSender:
     def __init__(self, hub: hubs.Hub) -> None:
         self._hub = hub
+        self._tasks: supervisor.Supervisor | None = None
         self._unreadable = LogThrottle(logger)
 
     def job(self) -> declarations.Job:
-        return declarations.Job(NAME, self.run, "deployment")
+        return declarations.Job(NAME, self.run, "deployment", parts=lambda: self.statuses)
+
+    @property
+    def statuses(self) -> Sequence[supervisor.Status]:
+        return () if self._tasks is None else self._tasks.statuses
 
     async def run(self) -> None:
-        """Send signals until it is cancelled; without a receiver in this project, drop the cursor and return.
+        """Send signals until it is cancelled. Where no signal has a receiver, let the log forget, and return.
 
-        Raises EngineUnavailable: the next run continues at the cursor.
+        Raises EngineUnavailable: the next run continues at the kept position.
         """
-        consumer = log_consumer.LogConsumer(self._hub, NAME, signals.KINDS)
+        partitions = self._hub.engine.partitions
         if not signals.have_receivers():
-            await consumer.drop()
+            for partition in range(partitions):
+                async with self._consumer(partition) as consumer:
+                    await consumer.drop()
             return
-        await consumer.open()
-        follow_at = 0.0
-        while True:
-            entries = await consumer.next(WAIT_S)
-            found = [call for entry in entries if (call := self._call_of(entry)) is not None]
-            if found:
-                await sync_to_async(self._send)(found)
-            if found or time.monotonic() >= follow_at:
-                follow_at = time.monotonic() + WAIT_S
-                await consumer.keep(consumer.position)
+        self._tasks = supervisor.Supervisor(logger, count=self._hub.count)
+        log_consumer.run_partitions(
+            self._tasks, "signals of the log", partitions, self._consume, (engine_errors.EngineUnavailable,)
+        )
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await self._tasks.stop()
+
+    def _consumer(self, partition: int) -> log_consumer.LogConsumer:
+        return log_consumer.LogConsumer(self._hub.engine, NAME, signals.KINDS, partition=partition)
+
+    async def _consume(self, partition: int) -> None:
+        async with self._consumer(partition) as consumer:
+            while True:
+                entries = await consumer.next(WAIT_S)
+                found = [call for entry in entries if (call := self._call_of(entry)) is not None]
+                if found:
+                    await sync_to_async(self._send)(found)
+                await consumer.keep(at_once=bool(found))
 
     def _call_of(self, entry: interface.Entry) -> signals.Call | None:
         try:

@@ -40,31 +40,38 @@ class Row(NamedTuple):
 # -- from the log ----------------------------------------------------------------------------------------------------
 
 
-def position() -> models.LogPosition:
-    return models.LogPosition.objects.get_or_create(pk=models.LogPosition.ROW)[0]
+def position(partition: int) -> models.LogPosition:
+    return models.LogPosition.objects.get_or_create(partition=partition)[0]
 
 
-def start(log_id: str, entry: int) -> None:
+def start(partition: int, log_id: str, entry: int) -> None:
     """Set the position."""
-    models.LogPosition.objects.update_or_create(pk=models.LogPosition.ROW, defaults={"log_id": log_id, "entry": entry})
+    models.LogPosition.objects.update_or_create(partition=partition, defaults={"log_id": log_id, "entry": entry})
 
 
-def advance(log_id: str, after: int, upto: int) -> None:
+def advance(partition: int, log_id: str, after: int, upto: int) -> None:
     """Move the position from `after` to `upto`. Raises Overtaken."""
-    rows = models.LogPosition.objects.filter(pk=models.LogPosition.ROW, log_id=log_id, entry=after)
+    rows = models.LogPosition.objects.filter(partition=partition, log_id=log_id, entry=after)
     if not rows.update(entry=upto):
         raise errors.Overtaken(f"The stored position is not entry {after} of log {log_id}")
 
 
 def store(
-    found: Sequence[events.Event], *, log_id: str, after: int, upto: int, route: Route, debounce_seconds: float
+    found: Sequence[events.Event],
+    *,
+    partition: int,
+    log_id: str,
+    after: int,
+    upto: int,
+    route: Route,
+    debounce_seconds: float,
 ) -> tuple[set[int], int]:
     """Store the events of the entries `after` < id <= `upto`, in one transaction with the position.
 
     Answers the endpoints that have pending deliveries now, and how many removals were cancelled. Raises Overtaken.
     """
     with transaction.atomic():
-        advance(log_id, after, upto)
+        advance(partition, log_id, after, upto)
         removals = {
             (removal.app_id, removal.key): removal
             for removal in models.PendingRemoval.objects.filter(key__in={event.key for event in found if event.key})
@@ -92,11 +99,12 @@ def release(route: Route) -> tuple[set[int], float | None]:
     Answers the endpoints that have pending deliveries now, and in how many seconds the next removal is due.
     """
     now, endpoints = timezone.now(), set()
-    due = list(models.PendingRemoval.objects.filter(due_at__lte=now).order_by("due_at", "entry")[:RELEASE_ROWS])
-    if due:
+    due = models.PendingRemoval.objects.filter(due_at__lte=now)
+    if due.exists():
         with transaction.atomic():
-            endpoints = _deliver([_event(removal) for removal in due], route)
-            models.PendingRemoval.objects.filter(pk__in=[removal.pk for removal in due]).delete()
+            removals = list(due.select_for_update().order_by("due_at", "entry")[:RELEASE_ROWS])
+            endpoints = _deliver([_event(removal) for removal in removals], route)
+            models.PendingRemoval.objects.filter(pk__in=[removal.pk for removal in removals]).delete()
     first = models.PendingRemoval.objects.order_by("due_at").values_list("due_at", flat=True).first()
     return endpoints, None if first is None else max(0.0, (first - now).total_seconds())
 

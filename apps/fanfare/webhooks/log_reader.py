@@ -1,7 +1,7 @@
 """Turns entries of the log into deliveries; the worker that holds the lease does it.
 
-Django's database is the truth about how far that went. The engine's cursor only keeps the log from trimming what is not
-stored yet, and follows once a second.
+Django's database is the truth about how far that went. The position that the engine keeps only prevents the log from
+trimming what is not stored yet; it follows once a second.
 """
 
 from __future__ import annotations
@@ -26,13 +26,9 @@ from fanfare.webhooks import deliveries, errors, events
 logger = logging.getLogger(__name__)
 
 NAME = "webhooks"  # of the consumer
-CURSOR_S = 1.0  # how often the cursor follows
 POSITION_S = 60.0  # how often a position without new rows is stored, so that the next leader need not read all of it
 LOOK_S = 1.0  # how soon the first endpoint is noticed, and the deletion of the last one
 STORE_EVENTS = 500  # in one transaction
-# The stream whose epoch identifies the log: a new log has another one. Only its newest entry is kept, for 30 days.
-LOG_ID_CHANNEL = "#webhooks"
-LOG_ID_RETENTION = interface.Retention(1, 30 * 86_400)
 # The first endpoint gets the events since it was made, which is some looks before it is noticed.
 LOOK_BACK = 2  # times LOOK_S
 
@@ -41,7 +37,8 @@ T = TypeVar("T")
 
 
 class LogReader:
-    """`wake` is called with the endpoints that have pending deliveries. `full`: the endpoints that get no more."""
+    """Reads one partition. `wake` is called with the endpoints that have pending deliveries. `full`: the endpoints that
+    get no more."""
 
     def __init__(
         self,
@@ -51,10 +48,11 @@ class LogReader:
         wake: Callable[[Collection[int]], None],
         full: Callable[[], Collection[int]] = tuple,
         *,
+        partition: int = 0,
         debounce_seconds: float,
     ) -> None:
         self._hub = hub
-        self._engine = hub.engine
+        self._partition = partition
         self._registry = applications
         self._loaded = loaded
         self._wake = wake
@@ -62,7 +60,6 @@ class LogReader:
         self._debounce_seconds = debounce_seconds
         self._log_id = ""
         self._stored = 0  # the position in Django's database
-        self._cursor_at = 0.0  # when the cursor may follow again, in monotonic time
         self._position_at = 0.0  # when the position may be stored without rows again, in monotonic time
         self._release_at = 0.0  # when the next removal is due, in monotonic time
         self._log = LogThrottle(logger)
@@ -72,15 +69,13 @@ class LogReader:
         """Read while any application has an endpoint. Raises EngineError and Overtaken: start again."""
         while True:
             start = await self._first_endpoint()
-            consumer = await self._open(start)
-            try:
+            async with self._consumer() as consumer:
+                await self._begin(consumer, start)
                 while self._has_endpoints():
                     await self._step(consumer)
-            finally:
-                consumer.close()
 
     def _consumer(self) -> log_consumer.LogConsumer:
-        return log_consumer.LogConsumer(self._hub, NAME, events.KINDS, observe=True)
+        return log_consumer.LogConsumer(self._hub.engine, NAME, events.KINDS, partition=self._partition)
 
     # -- whether there is an endpoint ----------------------------------------------------------------------------------
 
@@ -89,43 +84,34 @@ class LogReader:
 
     async def _first_endpoint(self) -> int | None:
         """Wait for an endpoint; meanwhile the log holds nothing back. Answers an entry from shortly before the endpoint
-        was noticed; None: begin at the cursor."""
-        if self._has_endpoints():
-            return None
-        marks: collections.deque[int] = collections.deque(maxlen=LOOK_BACK)
-        while not self._has_endpoints():
+        was noticed; None: begin at the kept position."""
+        while True:
+            if self._has_endpoints():
+                return None
             if self._loaded():
-                marks.append(self._engine.present() or await self._present())
+                break
             await asyncio.sleep(LOOK_S)
-        return marks[0] if marks else None
-
-    async def _present(self) -> int:
-        """The newest entry of the log. No cursor holds anything back afterwards."""
-        await self._engine.drop_cursor(NAME)
-        present = await self._engine.cursor(NAME)
-        await self._engine.drop_cursor(NAME)
-        return present
+        marks: collections.deque[int] = collections.deque(maxlen=LOOK_BACK)
+        async with self._consumer() as consumer:
+            await consumer.drop()
+            while not self._has_endpoints():
+                while await consumer.next(0.0):
+                    pass
+                marks.append(consumer.position)
+                await asyncio.sleep(LOOK_S)
+        return marks[0]
 
     # -- where to begin ------------------------------------------------------------------------------------------------
 
-    async def _open(self, start: int | None) -> log_consumer.LogConsumer:
+    async def _begin(self, consumer: log_consumer.LogConsumer, start: int | None) -> None:
         """Continue at the stored position; in a log that was never read, at its oldest entry."""
-        self._log_id = await self._find_log_id()
-        position = await self._patiently(deliveries.position)
+        self._log_id = consumer.log_id
+        position = await self._patiently(deliveries.position, self._partition)
         self._stored = max(position.entry if position.log_id == self._log_id else 0, start or 0)
-        consumer = self._consumer()
-        await consumer.open(self._stored)
-        await self._patiently(deliveries.start, self._log_id, self._stored)
+        consumer.position = self._stored
+        await consumer.keep(at_once=True)
+        await self._patiently(deliveries.start, self._partition, self._log_id, self._stored)
         self._release_at = 0.0
-        return consumer
-
-    async def _find_log_id(self) -> str:
-        _, top = await self._engine.read("", LOG_ID_CHANNEL, 0, 1)
-        if top is None:
-            publication = interface.Publication("", LOG_ID_CHANNEL, b"{}", retention=LOG_ID_RETENTION)
-            [receipt] = await self._engine.append([publication])
-            top = receipt.position
-        return top.epoch if top is not None else ""
 
     # -- one step ------------------------------------------------------------------------------------------------------
 
@@ -155,6 +141,7 @@ class LogReader:
         endpoints, cancelled = await self._patiently(
             deliveries.store,
             found,
+            partition=self._partition,
             log_id=self._log_id,
             after=self._stored,
             upto=upto,
@@ -192,17 +179,15 @@ class LogReader:
 
     async def _follow(self, consumer: log_consumer.LogConsumer) -> None:
         """Let the log trim what is done: all up to the consumer's position is stored, or of no webhook."""
+        await consumer.keep()
         now = time.monotonic()
-        if now >= self._cursor_at:
-            self._cursor_at = now + CURSOR_S
-            await consumer.keep(consumer.position)
         if consumer.position > self._stored and now >= self._position_at:
             self._position_at = now + POSITION_S
             await self._advance(consumer.position)
 
     async def _advance(self, position: int) -> None:
         if position > self._stored:
-            await self._patiently(deliveries.advance, self._log_id, self._stored, position)
+            await self._patiently(deliveries.advance, self._partition, self._log_id, self._stored, position)
             self._stored = position
 
     # -- events --------------------------------------------------------------------------------------------------------

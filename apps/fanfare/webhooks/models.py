@@ -80,19 +80,18 @@ class PendingRemoval(models.Model):
 
 
 class LogPosition(models.Model):
-    """Up to which entry of the log the rows were made. One row.
+    """Up to which entry of a partition of the log the rows were made.
 
     `log_id` changes when a log was deleted, or lost its end with the power: ids start again then, and a position in the
     old log says nothing about the new one.
     """
 
-    ROW = 1
-
+    partition = models.PositiveSmallIntegerField(unique=True)
     log_id = models.CharField(max_length=64, blank=True, default="")
     entry = models.BigIntegerField(default=0)
 
     def __str__(self) -> str:
-        return f"{self.log_id}:{self.entry}"
+        return f"partition {self.partition} of log {self.log_id}: entry {self.entry}"
 
 
 class EndpointHealth(models.Model):

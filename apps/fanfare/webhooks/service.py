@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from fanfare.applications import registry
 from fanfare.engine import errors as engine_errors
 from fanfare.hub import hub as hubs
-from fanfare.jobs import declarations
+from fanfare.jobs import declarations, log_consumer
 from fanfare.runtime import supervisor
 from fanfare.webhooks import errors, log_reader, options, sender
 
@@ -41,16 +41,22 @@ class Webhooks:
         """Work until it is cancelled. Requests in progress then have `endpoint_queue.STOP_S` to end."""
         chosen = options.from_settings()
         sending = self._sender = sender.Sender(self._hub, self._registry, chosen)
-        reading = log_reader.LogReader(
-            self._hub,
-            self._registry,
-            self._loaded,
-            sending.wake,
-            lambda: sending.full,
-            debounce_seconds=chosen.debounce_seconds,
-        )
         tasks = self._tasks = supervisor.Supervisor(logger, count=self._hub.count)
-        tasks.run("webhook log reader", reading.run, expected=EXPECTED)
+        readers = [
+            log_reader.LogReader(
+                self._hub,
+                self._registry,
+                self._loaded,
+                sending.wake,
+                lambda: sending.full,
+                partition=partition,
+                debounce_seconds=chosen.debounce_seconds,
+            )
+            for partition in range(self._hub.engine.partitions)
+        ]
+        log_consumer.run_partitions(
+            tasks, "webhook log reader", len(readers), lambda partition: readers[partition].run(), EXPECTED
+        )
         tasks.run("webhook sender", sending.run, expected=EXPECTED)
         try:
             await asyncio.Event().wait()

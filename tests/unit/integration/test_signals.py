@@ -22,45 +22,62 @@ from fanfare.runtime.supervisor import State
 from tests.harness import waiting
 
 APP = "7"
-Heard = list[tuple[str, dict[str, Any]]]
+Received = list[tuple[str, dict[str, Any]]]
 
 
 @pytest.fixture
-def heard(monkeypatch: pytest.MonkeyPatch) -> Iterator[Heard]:
-    """What the signals say, by their names."""
-    heard: Heard = []
+def received(monkeypatch: pytest.MonkeyPatch) -> Iterator[Received]:
+    """The signals that were sent: name and arguments."""
+    received: Received = []
     receivers = []
     for name in ("connected", "disconnected", "joined", "left", "occupied", "vacated", "client_event"):
 
-        def receive(_name: str = name, **said: Any) -> None:
-            heard.append((_name, {key: value for key, value in said.items() if key not in ("signal", "sender")}))
+        def receive(_name: str = name, **arguments: Any) -> None:
+            received.append(
+                (_name, {key: value for key, value in arguments.items() if key not in ("signal", "sender")})
+            )
 
         receivers.append((getattr(signals, name), receive))
         getattr(signals, name).connect(receive)
-    yield heard
+    yield received
     for signal, receive in receivers:
         signal.disconnect(receive)
 
 
-Hire = Callable[[], Any]
+Start = Callable[[], Any]
+opened: list[str] = []  # consumers that have begun
+
+
+@pytest.fixture(autouse=True)
+def note_opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    enter = log_consumer.LogConsumer.__aenter__
+
+    async def entered(self: log_consumer.LogConsumer) -> log_consumer.LogConsumer:
+        consumer = await enter(self)
+        opened.append(self._name)
+        return consumer
+
+    monkeypatch.setattr(log_consumer.LogConsumer, "__aenter__", entered)
+    yield
+    opened.clear()
 
 
 @pytest.fixture
-async def hire(tmp_path: Path) -> AsyncIterator[Hire]:
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
     """Start one more worker of this test's deployment."""
-    hired: list[tuple[runner.Runner, hubs.Hub]] = []
+    started: list[tuple[runner.Runner, hubs.Hub]] = []
 
     async def one() -> tuple[runner.Runner, hubs.Hub]:
         hub = hubs.Hub(local_engine.LocalEngine(tmp_path / "engine"))
         await hub.start()
-        working = runner.Runner(hub, [signal_sender.SignalSender(hub).job()], declarations.Jobs())
-        hired.append((working, hub))
-        await working.start()
-        return working, hub
+        worker = runner.Runner(hub, [signal_sender.SignalSender(hub).job()], declarations.Jobs())
+        started.append((worker, hub))
+        await worker.start()
+        return worker, hub
 
     yield one
-    for working, hub in hired:
-        await working.stop()
+    for worker, hub in started:
+        await worker.stop()
         await hub.stop()
 
 
@@ -70,10 +87,9 @@ async def running(*workers: tuple[runner.Runner, hubs.Hub]) -> tuple[runner.Runn
 
     async def look() -> bool:
         found[:] = [one for one in workers if one[0].statuses[0].state is State.RUNNING]
-        return bool(found)
+        return bool(found) and bool(opened)
 
     await waiting.until_async(look, 10, "one worker sends")
-    await found[0][1].engine.cursor(signal_sender.NAME)
     return found[0]
 
 
@@ -91,8 +107,8 @@ async def join(hub: hubs.Hub, channel: str, user_id: str, socket_id: str, info: 
     assert isinstance(await ready, interface.SubscribeResult)
 
 
-async def test_what_happens_is_told_once_in_the_deployment_and_in_order(heard: Heard, hire: Hire) -> None:
-    one, two = await hire(), await hire()
+async def test_each_signal_is_sent_once_in_the_deployment_and_in_order(received: Received, start: Start) -> None:
+    one, two = await start(), await start()
     await running(one, two)
     for _, hub in (one, two):
         hub.engine.set_subscribers(APP, "presence-room", 1)
@@ -100,21 +116,21 @@ async def test_what_happens_is_told_once_in_the_deployment_and_in_order(heard: H
     await join(one[1], "presence-room", "ann", "1.1", '{"name":"Ann"}')
     await join(two[1], "presence-room", "ann", "1.2", '{"name":"Ann"}')
     body = event_frames.event("client-said", "presence-room", {"text": "hi"}, "ann")
-    said = interface.Publication(
+    event = interface.Publication(
         APP, "presence-room", body, kind=interface.Kind.CLIENT_EVENT, user_id="ann", exclude="1.1"
     )
-    await one[1].engine.append([said, interface.Publication(APP, "presence-room", event_frames.event("e", "c", "1"))])
+    await one[1].engine.append([event, interface.Publication(APP, "presence-room", event_frames.event("e", "c", "1"))])
     for (_, hub), socket_id in ((one, "1.1"), (two, "1.2")):
         hub.engine.leave(APP, "presence-room", socket_id)
         hub.engine.set_subscribers(APP, "presence-room", 0)
     one[1].engine.leave(APP, interface.USERS, "1.1")
-    await until(lambda: len(heard) >= 7, "all signals")
-    await asyncio.sleep(2 * log_consumer.POLL_S)
+    await until(lambda: len(received) >= 7, "all signals")
+    await asyncio.sleep(0.3)  # in which a repeated signal would come
     room = {"app": APP, "channel": "presence-room"}
-    assert sorted(name for name, _ in heard) == sorted(
+    assert sorted(name for name, _ in received) == sorted(
         ["connected", "occupied", "joined", "client_event", "left", "vacated", "disconnected"]
     )
-    by_name = dict(heard)
+    by_name = dict(received)
     assert by_name["connected"] == by_name["disconnected"] == {"app": APP, "user_id": "ann"}
     assert by_name["joined"] == {**room, "user_id": "ann", "info": {"name": "Ann"}}
     assert by_name["left"] == {**room, "user_id": "ann"}
@@ -126,25 +142,25 @@ async def test_what_happens_is_told_once_in_the_deployment_and_in_order(heard: H
         "user_id": "ann",
         "socket_id": "1.1",
     }
-    order = [name for name, _ in heard]
+    order = [name for name, _ in received]
     assert order.index("joined") < order.index("client_event") < order.index("left")
 
 
-async def test_another_worker_goes_on_where_the_first_one_stopped(heard: Heard, hire: Hire) -> None:
-    one = await hire()
+async def test_another_worker_continues_where_the_first_one_stopped(received: Received, start: Start) -> None:
+    one = await start()
     await running(one)
     await join(one[1], "presence-a", "ann", "1.1")
-    await until(lambda: [name for name, _ in heard] == ["joined"], "the first signal")
-    two = await hire()
+    await until(lambda: [name for name, _ in received] == ["joined"], "the first signal")
+    two = await start()
     await one[0].stop()
-    await join(two[1], "presence-a", "bob", "1.2")  # while nobody sends, or just somebody else
-    await until(lambda: len(heard) >= 2, "the second signal")
-    assert [said["user_id"] for _, said in heard] == ["ann", "bob"]
+    await join(two[1], "presence-a", "bob", "1.2")  # while no worker or another one sends
+    await until(lambda: len(received) >= 2, "the second signal")
+    assert [arguments["user_id"] for _, arguments in received] == ["ann", "bob"]
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_a_receiver_uses_the_database_and_one_that_raises_holds_up_nobody(
-    heard: Heard, hire: Hire, caplog: pytest.LogCaptureFixture
+async def test_receivers_use_the_database_and_one_that_raises_does_not_stop_the_others(
+    received: Received, start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
     open_before: list[bool] = []
 
@@ -158,7 +174,7 @@ async def test_a_receiver_uses_the_database_and_one_that_raises_holds_up_nobody(
     signals.joined.connect(broken)
     signals.joined.connect(saving)
     try:
-        one = await hire()
+        one = await start()
         _, hub = await running(one)
         for n, user in enumerate(("ann", "bob")):
             await join(hub, "presence-a", user, f"1.{n}")
@@ -170,20 +186,20 @@ async def test_a_receiver_uses_the_database_and_one_that_raises_holds_up_nobody(
     assert open_before == [False, False]
     assert hub.counters["signals.failed"] == 2
     assert "ZeroDivisionError" in caplog.text
-    assert [name for name, _ in heard] == ["joined", "joined"]
+    assert [name for name, _ in received] == ["joined", "joined"]
     assert await Group.objects.acount() == 2
 
 
-async def test_where_nobody_listens_the_log_forgets(hire: Hire, tmp_path: Path) -> None:
+async def test_without_receivers_the_log_keeps_nothing(start: Start, tmp_path: Path) -> None:
     assert not signals.have_receivers()
-    [working, hub] = await hire()
-    await until(lambda: working.statuses[0].state is State.DONE, "the cursor is dropped")
-    before = await hub.engine.cursor("another")
-    await hub.engine.append([interface.Publication(APP, "c", b"{}")])
-    assert await hub.engine.cursor(signal_sender.NAME) == before + 1  # a new one, at the present
+    [worker, hub] = await start()
+    await until(lambda: worker.statuses[0].state is State.DONE, "the cursor is dropped")
+    await join(hub, "presence-a", "ann", "1.1")
+    async with log_consumer.LogConsumer(hub.engine, signal_sender.NAME, signals.KINDS) as consumer:
+        assert await consumer.next(0.1) == []  # a new one: it begins at the newest entry
 
 
-def test_what_is_the_servers_own_is_not_told() -> None:
+def test_internal_channels_and_publications_send_no_signal() -> None:
     for channel in ("#server-to-user-1", interface.CONNECTIONS):
         assert signals.call_of(interface.Entry(1, interface.Kind.OCCUPIED, APP, channel, None, None, None, b"")) is None
     assert signals.call_of(interface.Entry(1, interface.Kind.EVENT, APP, "c", None, None, None, b"{}")) is None

@@ -29,13 +29,19 @@ def store(
     endpoint: WebhookEndpoint, *found: events.Event, after: int = 0, log: str = "one", debounce: float = 3.0
 ) -> tuple[set[int], int]:
     return deliveries.store(
-        found, log_id=log, after=after, upto=found[-1].entry, route=everything(endpoint), debounce_seconds=debounce
+        found,
+        partition=0,
+        log_id=log,
+        after=after,
+        upto=found[-1].entry,
+        route=everything(endpoint),
+        debounce_seconds=debounce,
     )
 
 
 @pytest.fixture(autouse=True)
 def started() -> None:
-    deliveries.start("one", 0)
+    deliveries.start(0, "one", 0)
 
 
 def names() -> list[str]:
@@ -45,7 +51,7 @@ def names() -> list[str]:
 def test_deliveries_and_position_are_one_transaction(endpoint: WebhookEndpoint) -> None:
     assert store(endpoint, event(3, "channel_occupied"), event(5, "cache_miss")) == ({endpoint.pk}, 0)
     assert names() == ["channel_occupied", "cache_miss"]
-    assert deliveries.position().entry == 5
+    assert deliveries.position(0).entry == 5
 
 
 def test_same_entries_are_not_stored_twice(endpoint: WebhookEndpoint) -> None:
@@ -53,6 +59,12 @@ def test_same_entries_are_not_stored_twice(endpoint: WebhookEndpoint) -> None:
     with pytest.raises(errors.Overtaken):
         store(endpoint, event(3, "channel_occupied"))
     assert names() == ["channel_occupied"]
+
+
+def test_each_partition_has_its_own_position(endpoint: WebhookEndpoint) -> None:
+    deliveries.start(1, "one", 7)
+    store(endpoint, event(3, "channel_occupied"))
+    assert [deliveries.position(partition).entry for partition in (0, 1, 2)] == [3, 7, 0]
 
 
 def test_position_of_another_log_is_refused(endpoint: WebhookEndpoint) -> None:
@@ -99,7 +111,7 @@ def test_endpoint_that_was_deleted_meanwhile_gets_no_delivery(endpoint: WebhookE
     stale = everything(endpoint)
     WebhookEndpoint.objects.filter(pk=endpoint.pk).delete()
     assert deliveries.store(
-        [event(1, "cache_miss")], log_id="one", after=0, upto=1, route=stale, debounce_seconds=3
+        [event(1, "cache_miss")], partition=0, log_id="one", after=0, upto=1, route=stale, debounce_seconds=3
     ) == (
         set(),
         0,

@@ -16,6 +16,7 @@ from fanfare.applications.models import WebhookEndpoint
 from fanfare.engine import interface
 from fanfare.engine.local.engine import LocalEngine
 from fanfare.hub import hub as hubs
+from fanfare.jobs import log_consumer
 from fanfare.runtime.backoff import Backoff
 from fanfare.runtime.supervisor import Supervisor
 from fanfare.webhooks import deliveries, events, log_reader, models
@@ -87,7 +88,7 @@ def deployment(tmp_path: Path, endpoint: WebhookEndpoint) -> Deployment:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_reader, "LOOK_S", 0.05)
-    monkeypatch.setattr(log_reader, "CURSOR_S", 0.0)
+    monkeypatch.setattr(log_consumer, "KEEP_S", 0.0)
 
 
 async def test_events_are_stored_and_their_endpoint_is_woken(deployment: Deployment) -> None:
@@ -134,7 +135,9 @@ async def test_crash_between_deliveries_and_cursor_stores_nothing_twice(deployme
         async with deployment.reading():
             deployment.occupy("a", "b")
             await deployment.stored("a", "b")
-        await deployment.engine.move_cursor(log_reader.NAME, 0)
+        async with log_consumer.LogConsumer(deployment.engine, log_reader.NAME, events.KINDS) as consumer:
+            consumer.position = 0
+            await consumer.keep(at_once=True)
         async with deployment.reading():
             deployment.occupy("c")
             await deployment.stored("a", "b", "c")
