@@ -77,8 +77,8 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
     from fanfare.server.request_bodies import RequestBodies
     from fanfare.server.root_path import RootPath
     from fanfare.server.routing import Http, Route, Router, Started
-    from fanfare.sse.answers import not_started
-    from fanfare.sse.application import Sse
+    from fanfare.sse.asgi import Sse
+    from fanfare.sse.responses import not_started
     from fanfare.sse.streams import Times
 
     boot.close_connections_after_requests()
@@ -102,7 +102,12 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
     )
     sse = Started(
         server,
-        Sse(server.hub, server.registry, times=Times(heartbeat=options.SSE_HEARTBEAT, life=options.SSE_LIFE)),
+        Sse(
+            server.hub,
+            server.registry,
+            times=Times(heartbeat=options.SSE_HEARTBEAT, life=options.SSE_LIFE),
+            streams_per_address=options.SSE_STREAMS_PER_ADDRESS,
+        ),
         refuse=not_started,
     )
     pages = RequestBodies(

@@ -324,6 +324,12 @@ class Connections:
         600.0,
         "Seconds, give or take a fifth, after which an event stream ends and its client reconnects.",
     )
+    SSE_STREAMS_PER_ADDRESS = Setting(
+        Integer(1, 1_000_000),
+        1_000,
+        "Event streams that one client address may have open in each worker. Above it a stream is refused with 503.",
+        page="how-to/sse.md",
+    )
 
 
 class Publishing:

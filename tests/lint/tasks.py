@@ -29,7 +29,6 @@ PENDING = frozenset(
         "apps/fanfare/protocol/sessions.py",
         "apps/fanfare/protocol/session_owners.py",
         "apps/fanfare/server/schema.py",
-        "apps/fanfare/sse/application.py",
         "apps/fanfare/sse/writer.py",
     }
 )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -307,14 +308,7 @@ async def terminate(hub: hubs.Hub, request: requests.Request) -> bytes:
     """
     user_id = parameters.user_id(request.names["user_id"], request.application.limits)
     reconnects = parameters.flag("reconnect", request.fields().get("reconnect"))
-    code = termination.TO_RECONNECT if reconnects else termination.FOR_GOOD
-    command = interface.Publication(
-        app=request.application.id,
-        channel=termination.COMMAND,
-        body=termination.body(user_id, code),
-        kind=interface.Kind.CONTROL,
-    )
-    await hub.publish([command])
+    await hub.publish(termination.publications(request.application.id, user_id, reconnect=reconnects, now=time.time()))
     return EMPTY
 
 

@@ -14,6 +14,8 @@ failure never looks like an empty channel, and NoApplication.
 
 from __future__ import annotations
 
+import time
+
 import orjson
 from asgiref.sync import sync_to_async
 from django.db import DEFAULT_DB_ALIAS
@@ -76,9 +78,9 @@ def disconnect_user(
     connections".
     """
     publishing.refuse_event_loop("presence.disconnect_user", "presence.adisconnect_user")
-    command = _termination(user, reconnect, app)
-    if not publishing.defer([command], on_commit, using):
-        publishing.append([command])
+    commands = _termination(user, reconnect, app)
+    if not publishing.defer(commands, on_commit, using):
+        publishing.append(commands)
 
 
 async def adisconnect_user(
@@ -91,13 +93,13 @@ async def adisconnect_user(
 ) -> None:
     """`disconnect_user` for coroutines."""
 
-    def prepared() -> interface.Publication | None:
-        command = _termination(user, reconnect, app)
-        return None if publishing.defer([command], on_commit, using) else command
+    def prepared() -> list[interface.Publication]:
+        commands = _termination(user, reconnect, app)
+        return [] if publishing.defer(commands, on_commit, using) else commands
 
-    command = await sync_to_async(prepared)()
-    if command is not None:
-        await sync_to_async(publishing.append, thread_sensitive=False)([command])
+    commands = await sync_to_async(prepared)()
+    if commands:
+        await sync_to_async(publishing.append, thread_sensitive=False)(commands)
 
 
 def _is_online(application: registry.Application, user: users.User) -> queries.Query[bool]:
@@ -105,14 +107,9 @@ def _is_online(application: registry.Application, user: users.User) -> queries.Q
     return lambda ask: bool(ask.present(application.id, interface.USERS, [user_id]))
 
 
-def _termination(user: users.User, reconnect: bool, app: target.App) -> interface.Publication:
-    code = termination.TO_RECONNECT if reconnect else termination.FOR_GOOD
-    return interface.Publication(
-        app=target.application(app).id,
-        channel=termination.COMMAND,
-        body=termination.body(users.user_id(user), code),
-        kind=interface.Kind.CONTROL,
-    )
+def _termination(user: users.User, reconnect: bool, app: target.App) -> list[interface.Publication]:
+    application_id = target.application(app).id
+    return termination.publications(application_id, users.user_id(user), reconnect=reconnect, now=time.time())
 
 
 # -- channels ----------------------------------------------------------------------------------------------------------

@@ -1,42 +1,91 @@
-"""The end of all of a user's connections, in every worker, because the application asks for it.
+"""Termination of all connections of a user, in every worker, at an application's request.
 
-The command travels through the log, like everything that every worker must act on. It ends connections that are signed
-in as that user; members of presence channels who did not sign in are none of its business (Pusher Channels,
-"Terminating user connections").
+The command is a CONTROL entry of the log. It closes the connections that are signed in as the user, and the event
+streams whose token is for the user. Members of presence channels that did not sign in are not affected (Pusher
+Channels, "Terminating user connections").
+
+A stream's token would open the next stream, so a record of the termination is kept in the log: tokens that were issued
+before it are refused, by every worker, also after a restart.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Final
+import weakref
+from collections.abc import Callable
+from typing import Any, Final
 
 import orjson
 
+from fanfare.engine import interface
 from fanfare.hub import hub as hubs
 from fanfare.protocol import refusals
 
 COMMAND: Final = "user.terminate"
 MESSAGE: Final = "The application ended this user's connections"
 
-# pusher-js stays away after the first until its page calls connect(), and is back at once after the second.
+# pusher-js does not reconnect after the first until its page calls connect(), and reconnects at once after the second.
 FOR_GOOD: Final = refusals.UNAUTHORIZED
 TO_RECONNECT: Final = refusals.RECONNECT
 
+RECORD_PREFIX: Final = "#terminated-"  # and the user's id: the channel that keeps the record
+RECORD_SECONDS: Final = 30 * 86_400
 
-def body(user_id: str, code: int = FOR_GOOD) -> bytes:
-    """The argument of the CONTROL entry. `code`: with which the connections are closed."""
-    return orjson.dumps({"user_id": user_id, "code": code})
+OnTerminated = Callable[[str, str, float | None], None]  # see `on_terminated`
+
+_listeners: weakref.WeakKeyDictionary[Any, list[OnTerminated]] = weakref.WeakKeyDictionary()  # by hub
+
+
+def publications(app: str, user_id: str, *, reconnect: bool, now: float) -> list[interface.Publication]:
+    """The entries to publish together. `reconnect`: clients reconnect at once, and tokens stay valid."""
+    if reconnect:
+        return [interface.Publication(app, COMMAND, body(user_id, TO_RECONNECT), interface.Kind.CONTROL)]
+    return [  # in this order: a client that comes back because of the command finds the record
+        interface.Publication(
+            app,
+            RECORD_PREFIX + user_id,
+            orjson.dumps({"at": now}),
+            interface.Kind.MESSAGE,
+            retention=interface.Retention(1, RECORD_SECONDS),
+        ),
+        interface.Publication(app, COMMAND, body(user_id, at=now), interface.Kind.CONTROL),
+    ]
+
+
+def body(user_id: str, code: int = FOR_GOOD, at: float | None = None) -> bytes:
+    """The argument of the command. `code`: the close code. `at`: Unix time, of a termination for good."""
+    return orjson.dumps({"user_id": user_id, "code": code, **({} if at is None else {"at": at})})
+
+
+async def terminated_at(engine: interface.Engine, app: str, user_id: str) -> float | None:
+    """Unix time of the user's last termination within RECORD_SECONDS. Raises EngineUnavailable."""
+
+    def last(queries: interface.Queries) -> list[interface.Entry]:
+        entries, _ = queries.read(app, RECORD_PREFIX + user_id, 0, 1, newest_first=True)
+        return entries
+
+    entries = await engine.ask(last)
+    return float(orjson.loads(entries[0].body)["at"]) if entries else None
 
 
 def register(hub: hubs.Hub) -> None:
-    """Let this worker obey the command."""
+    """Carry out the command in this worker."""
     hub.on_control(COMMAND, functools.partial(_terminate, hub))
+
+
+def on_terminated(hub: hubs.Hub, listener: OnTerminated) -> None:
+    """`listener(app, user_id, at)` runs in this worker for each termination. `at`: Unix time; None if clients are to
+    reconnect."""
+    _listeners.setdefault(hub, []).append(listener)
 
 
 def _terminate(hub: hubs.Hub, app: str, argument: bytes) -> None:
     command = orjson.loads(argument)
-    if hub.connections_of_user(app, command["user_id"]):
-        hub.flush()  # what was published before still reaches them
-    for connection in hub.connections_of_user(app, command["user_id"]):
+    user_id: str = command["user_id"]
+    if hub.connections_of_user(app, user_id):
+        hub.flush()  # earlier events are delivered before the close
+    for connection in hub.connections_of_user(app, user_id):
         hub.count("pusher.terminated")
         connection.close(command["code"], MESSAGE)
+    for listener in _listeners.get(hub, ()):
+        listener(app, user_id, command.get("at"))

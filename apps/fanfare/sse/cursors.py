@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from fanfare.engine import interface
-from fanfare.sse import errors
+from fanfare.sse import refusals
 
 Places = Sequence[interface.Position | None]
 
@@ -32,12 +32,12 @@ def parse(cursor: str, channels: int) -> tuple[interface.Position | None, ...]:
     """Raises InvalidCursor, also where it has not one place for each of so many channels."""
     version, *places = cursor.split(".")
     if version != VERSION or len(places) != channels:
-        raise errors.InvalidCursor(f"a cursor of {channels} channels has the version {VERSION} and as many places")
+        raise refusals.InvalidCursor(f"a cursor of {channels} channels has the version {VERSION} and as many places")
     return tuple([None if place == "-" else _position(place) for place in places])
 
 
 def _position(place: str) -> interface.Position:
     match = _PLACE.match(place)
     if match is None or int(match[2]) > _LONGEST_OFFSET:
-        raise errors.InvalidCursor("a place is epoch:offset or -")
+        raise refusals.InvalidCursor("a place is epoch:offset or -")
     return interface.Position(match[1], int(match[2]))

@@ -13,7 +13,7 @@ from typing import Any
 from fanfare.applications import rules
 from fanfare.engine import interface
 from fanfare.hub import hub as hubs
-from fanfare.sse import cursors, errors, requests
+from fanfare.sse import cursors, refusals, requests
 
 Refuse = Callable[[str], None]
 
@@ -60,7 +60,7 @@ def _places(asked: requests.Asked) -> tuple[interface.Position | None, ...] | No
         return None
     try:
         return cursors.parse(asked.cursor, len(asked.channels))
-    except errors.InvalidCursor:
+    except refusals.InvalidCursor:
         return None
 
 

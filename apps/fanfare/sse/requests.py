@@ -1,10 +1,10 @@
-"""What a client asks for: the path, the query and three headers of its request, understood and checked.
+"""The request for a stream: its path, its query and three headers.
 
     GET /sse/KEY?channels=a,b[&token=…][&last_event_id=…][&rewind=N]
 
-`channels` has names with commas between them. A name that has a comma itself is given as `channel=…`, once for each.
-Both may be used together; their order in the URL is that of the cursor's places. A `Last-Event-ID` header, which a
-browser sends when it comes back, wins over `last_event_id`, and both over `rewind`.
+`channels` has names with commas between them. A name that contains a comma is given as `channel=…`, once for each. Both
+may be used together; the positions of the cursor have the order of the URL. A `Last-Event-ID` header, which browsers
+send when they reconnect, takes precedence over `last_event_id`, and both over `rewind`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
-from fanfare.protocol import names, refusals
-from fanfare.sse import cursors, errors
+from fanfare.protocol import names
+from fanfare.protocol import refusals as protocol_refusals
+from fanfare.sse import cursors, refusals
 
 MAX_CHANNELS: Final = 16  # the `id:` line of every event names all of them
 MAX_QUERY_BYTES: Final = 16_384  # 16 names of 200 characters, percent-encoded, and a token
@@ -26,18 +27,18 @@ _STREAM: Final = "text/event-stream"
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What every answer depends on, the refusals too."""
+    """The parts that every response depends on, refusals included."""
 
     method: str
     origin: str | None
-    wants_stream: bool  # it says that it reads event streams, as EventSource does and curl does not
+    wants_stream: bool  # it accepts event streams: EventSource does, curl does not
     bearer: str | None
     last_event_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """`cursor`: where it stopped, as it came, or `earliest`; None on a first visit."""
+    """`cursor`: the last position, as the client sent it, or `earliest`; None on a first visit."""
 
     channels: tuple[str, ...]
     token: str | None
@@ -46,7 +47,7 @@ class Asked:
 
     @property
     def is_back(self) -> bool:
-        """Whether it had a stream before."""
+        """Whether the client had a stream before."""
         return self.cursor is not None and self.cursor != cursors.EARLIEST
 
 
@@ -63,10 +64,10 @@ def head(scope: Any) -> Head:
 
 
 def key(scope: Any) -> str:
-    """Of the application. Raises NotFound."""
+    """The application's key. Raises NotFound."""
     match = _PATH.match(scope["path"].removeprefix(scope.get("root_path", "")))
     if match is None:
-        raise errors.NotFound("not_found", "There is nothing here; streams are at /sse/KEY.")
+        raise refusals.NotFound("not_found", "Streams are at /sse/KEY.")
     return match["key"]
 
 
@@ -74,7 +75,7 @@ def asked(scope: Any, head: Head, *, max_channel_name: int) -> Asked:
     """Raises BadRequest."""
     query: bytes = scope["query_string"]
     if len(query) > MAX_QUERY_BYTES:
-        raise errors.BadRequest("query_too_long", f"The query has {len(query)} bytes; {MAX_QUERY_BYTES} are allowed.")
+        raise refusals.BadRequest("query_too_long", f"The query has {len(query)} bytes; {MAX_QUERY_BYTES} are allowed.")
     pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
     values = dict(reversed(pairs))  # the first of each
     return Asked(
@@ -93,19 +94,19 @@ def _channels(pairs: list[tuple[str, str]], max_channel_name: int) -> tuple[str,
         elif name == "channel":
             found.append(value)
     if not found:
-        raise errors.BadRequest("no_channels", "The query has no `channels`, the names with commas between them.")
+        raise refusals.BadRequest("no_channels", "The query has no `channels`, the names with commas between them.")
     if len(found) > MAX_CHANNELS:
-        raise errors.BadRequest("too_many_channels", f"{len(found)} channels; a stream has at most {MAX_CHANNELS}.")
+        raise refusals.BadRequest("too_many_channels", f"{len(found)} channels; a stream has at most {MAX_CHANNELS}.")
     if len(set(found)) < len(found):
-        raise errors.BadRequest("duplicate_channel", "A channel is named twice.")
+        raise refusals.BadRequest("duplicate_channel", "A channel is named twice.")
     for channel in found:
         try:
             names.check_channel(channel, max_channel_name)
-        except refusals.InvalidName as error:
-            raise errors.BadRequest("invalid_channel", str(error)) from error
+        except protocol_refusals.InvalidName as error:
+            raise refusals.BadRequest("invalid_channel", str(error)) from error
         if names.is_presence(channel):
-            # Its members see who else is there; somebody who reads without being seen would break that promise.
-            raise errors.BadRequest("presence_channel", f"{channel} can only be joined over a WebSocket.")
+            # An SSE reader would be invisible to the members.
+            raise refusals.BadRequest("presence_channel", f"{channel} can only be joined over a WebSocket.")
     return tuple(found)
 
 
@@ -113,5 +114,5 @@ def _rewind(value: str) -> int | None:
     if not value:
         return None
     if not re.fullmatch(r"[1-9][0-9]{0,5}", value):
-        raise errors.BadRequest("invalid_rewind", "`rewind` is the number of events to begin with, from 1 on.")
+        raise refusals.BadRequest("invalid_rewind", "`rewind` is a number of events, at least 1.")
     return int(value)

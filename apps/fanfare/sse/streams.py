@@ -15,7 +15,7 @@ from fanfare.engine import interface
 from fanfare.hub import connections, event_frames
 from fanfare.hub import hub as hubs
 from fanfare.protocol import handshake, names, server_frames
-from fanfare.sse import cursors, encoding, errors, recovery, requests, writer
+from fanfare.sse import cursors, encoding, recovery, refusals, requests, writer
 
 # Streams that began together do not end together.
 LIFE_SPREAD: Final = 0.2
@@ -84,7 +84,7 @@ class Stream:
         try:
             wishes = await recovery.wishes(self._hub, self.connection.app, self._application.rules, self._asked)
         except engine_errors.EngineError as error:
-            raise errors.Unavailable(error.code, str(error)) from error
+            raise refusals.Unavailable(error.code, str(error)) from error
         for answer in [self._ask(functools.partial(self._subscribe, name, wish)) for name, wish in wishes.items()]:
             await self._answered(answer)
         return cursors.text(self._places())
@@ -125,12 +125,12 @@ class Stream:
         """Wait for it. Raises Unavailable if the hub refuses, Over if the client does not wait."""
         await asyncio.wait((answered, self._writer.ended), return_when=asyncio.FIRST_COMPLETED)
         if self.connection.closing:
-            raise errors.Unavailable("restarting", "This worker cannot serve the stream now.")
+            raise refusals.Unavailable("restarting", "This worker cannot serve the stream now.")
         if self._writer.ended.done():
             raise Over
         answer = answered.result()
         if isinstance(answer, interface.Refused):
-            raise errors.Unavailable(answer.code, answer.message)
+            raise refusals.Unavailable(answer.code, answer.message)
 
     def _subscribe(self, name: str, wish: recovery.Wish, ready: interface.Ready) -> None:
         def subscribed(answer: interface.SubscribeResult | interface.Refused) -> None:

@@ -122,9 +122,14 @@ class Hub:
         self.counters[name] += n
 
     @property
+    def commands(self) -> list[interface.Publication]:
+        """The commands to all workers, in order."""
+        return [each for call in self.published for each in call if each.kind is interface.Kind.CONTROL]
+
+    @property
     def frames(self) -> list[dict[str, Any]]:
         """All that subscribers got, in order."""
-        return [json.loads(publication.body) for call in self.published for publication in call]
+        return [json.loads(each.body) for call in self.published for each in call if each.kind is interface.Kind.EVENT]
 
 
 @dataclass(frozen=True)

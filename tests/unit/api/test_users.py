@@ -22,9 +22,20 @@ async def test_terminate_publishes_a_command_for_every_worker(
 ) -> None:
     answer = await client.ask("POST", f"{prefix}/users/ann/terminate_connections", query=query)
     assert (answer.status, answer.body) == (200, b"{}")
-    ((command,),) = hub.published
-    assert (command.app, command.kind, command.channel) == ("3", interface.Kind.CONTROL, termination.COMMAND)
-    assert json.loads(command.body) == {"user_id": "ann", "code": code}
+    (command,) = hub.commands
+    assert (command.app, command.channel) == ("3", termination.COMMAND)
+    argument = json.loads(command.body)
+    assert (argument["user_id"], argument["code"]) == ("ann", code)
+
+
+async def test_terminate_keeps_a_record_unless_clients_are_to_reconnect(client: fakes.Client, hub: fakes.Hub) -> None:
+    await client.ask("POST", "/apps/3/users/ann/terminate_connections", query={"reconnect": "1"})
+    assert len(hub.published[0]) == 1
+    await client.ask("POST", "/apps/3/users/ann/terminate_connections")
+    record, command = hub.published[1]
+    assert record.channel == f"{termination.RECORD_PREFIX}ann"
+    assert record.retention == interface.Retention(1, termination.RECORD_SECONDS)
+    assert json.loads(record.body)["at"] == json.loads(command.body)["at"]
 
 
 @pytest.mark.parametrize(
@@ -33,7 +44,7 @@ async def test_terminate_publishes_a_command_for_every_worker(
 async def test_user_id_may_have_any_characters(client: fakes.Client, hub: fakes.Hub, sent: str, user_id: str) -> None:
     answer = await client.ask("POST", f"/apps/3/users/{sent}/terminate_connections")
     assert answer.status == 200
-    assert json.loads(hub.published[0][0].body)["user_id"] == user_id
+    assert json.loads(hub.commands[0].body)["user_id"] == user_id
 
 
 async def test_user_id_over_the_limit_is_refused_with_both_numbers(client: fakes.Client, hub: fakes.Hub) -> None:

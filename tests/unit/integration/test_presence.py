@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -105,14 +106,16 @@ def test_deployment_without_a_worker_is_empty(here: local_engine.LocalEngine) ->
 async def test_disconnect_user_sends_a_command_to_every_worker(worker: workers.Worker) -> None:
     await presence.adisconnect_user(42)
     await sync_to_async(presence.disconnect_user)(User(pk=43), reconnect=True)
-    await worker.until(lambda: len(worker.entries) == 2, "both commands")
-    assert [(entry.kind, entry.app, entry.channel) for entry in worker.entries] == [
-        (interface.Kind.CONTROL, "7", termination.COMMAND)
-    ] * 2
-    assert [json.loads(entry.body) for entry in worker.entries] == [
-        {"user_id": "42", "code": 4009},
-        {"user_id": "43", "code": 4200},
-    ]
+
+    def sent() -> list[interface.Entry]:
+        return [entry for entry in worker.entries if entry.kind == interface.Kind.CONTROL]
+
+    await worker.until(lambda: len(sent()) == 2, "both commands")
+    assert [(entry.app, entry.channel) for entry in sent()] == [("7", termination.COMMAND)] * 2
+    first, second = [json.loads(entry.body) for entry in sent()]
+    assert first.pop("at") == pytest.approx(time.time(), abs=60)
+    assert first == {"user_id": "42", "code": 4009}
+    assert second == {"user_id": "43", "code": 4200}
 
 
 def test_disconnect_user_waits_for_the_commit(log: Any) -> None:

@@ -103,7 +103,9 @@ class Response:
         return [event.id for event in self.events if event.id is not None][-1]
 
 
-def scope(query: str, *, key: str = "key", method: str = "GET", **headers: str) -> dict[str, Any]:
+def scope(
+    query: str, *, key: str = "key", method: str = "GET", client: str = "127.0.0.1", **headers: str
+) -> dict[str, Any]:
     named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     return {
         "type": "http",
@@ -111,7 +113,7 @@ def scope(query: str, *, key: str = "key", method: str = "GET", **headers: str) 
         "path": f"/sse/{key}",
         "query_string": query.encode(),
         "headers": named,
-        "client": ("127.0.0.1", 1),
+        "client": (client, 1),
     }
 
 

@@ -13,7 +13,8 @@ from fanfare.engine import interface
 from fanfare.engine.local import engine
 from fanfare.hub import event_frames
 from fanfare.hub import hub as hubs
-from fanfare.sse import application, streams, tokens
+from fanfare.protocol import termination
+from fanfare.sse import asgi, streams, tokens
 
 APP, SECRET = "1", "0123456789abcdef0123"
 NOW = 1_800_000_000.0
@@ -32,6 +33,7 @@ class Deployment:
     def __init__(self, folder: Path, buffer: int) -> None:
         self.hub = hubs.Hub(engine.LocalEngine(folder), max_buffer_bytes=buffer)
         self.registry = registry.Registry()
+        termination.register(self.hub)
         self.application = self.serve()
         self.put()
 
@@ -39,11 +41,17 @@ class Deployment:
         fields = {"id": APP, "key": "key", "secret": SECRET, "rules": RULES, **changes}
         self.registry.put(registry.Application(**fields))
 
-    def serve(self, **times: float) -> application.Sse:
-        return application.Sse(self.hub, self.registry, times=streams.Times(**times), now=lambda: NOW)
+    def serve(self, *, streams_per_address: int = 1_000, **times: float) -> asgi.Sse:
+        return asgi.Sse(
+            self.hub,
+            self.registry,
+            times=streams.Times(**times),
+            streams_per_address=streams_per_address,
+            now=lambda: NOW,
+        )
 
-    def token(self, *channels: str, seconds: float = 60) -> str:
-        return tokens.sign(SECRET, tokens.Grant(channels, NOW + seconds))
+    def token(self, *channels: str, seconds: float = 60, user_id: str | None = None, issued: float = NOW) -> str:
+        return tokens.sign(SECRET, tokens.Grant(channels, NOW + seconds, user_id, issued))
 
     async def publish(self, *numbers: int, channel: str = "kept", pad: int = 0) -> None:
         rule = RULES.of(channel)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fanfare.engine import interface
-from fanfare.sse import cursors, errors
+from fanfare.sse import cursors, refusals
 
 A, B = interface.Position("aZ3kP0Qx", 57), interface.Position("Bq9xT1Lm", 0)
 
@@ -18,13 +18,13 @@ positions = st.builds(
 )
 
 
-def test_a_cursor_has_one_place_for_each_channel() -> None:
+def test_cursor_has_one_position_for_each_channel() -> None:
     assert cursors.text([A, None, B]) == "1.aZ3kP0Qx:57.-.Bq9xT1Lm:0"
     assert cursors.parse("1.aZ3kP0Qx:57.-.Bq9xT1Lm:0", 3) == (A, None, B)
 
 
 @given(st.lists(st.none() | positions, min_size=1, max_size=16))
-def test_what_was_written_is_read_back(places: list[interface.Position | None]) -> None:
+def test_cursor_is_parsed_as_it_was_written(places: list[interface.Position | None]) -> None:
     assert cursors.parse(cursors.text(places), len(places)) == tuple(places)
 
 
@@ -46,12 +46,12 @@ def test_what_was_written_is_read_back(places: list[interface.Position | None]) 
         "1." + "a" * 33 + ":1",
     ],
 )
-def test_another_releases_cursor_and_garbage_are_told_apart_from_a_place(text: str) -> None:
-    with pytest.raises(errors.InvalidCursor):
+def test_cursor_of_another_version_or_form_is_invalid(text: str) -> None:
+    with pytest.raises(refusals.InvalidCursor):
         cursors.parse(text, 1)
 
 
 @given(st.text(max_size=60), st.integers(1, 16))
-def test_no_text_does_anything_but_be_read_or_refused(text: str, channels: int) -> None:
-    with contextlib.suppress(errors.InvalidCursor):
+def test_any_text_is_parsed_or_refused(text: str, channels: int) -> None:
+    with contextlib.suppress(refusals.InvalidCursor):
         assert len(cursors.parse(text, channels)) == channels

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from fanfare.sse import errors, requests
+from fanfare.sse import refusals, requests
 
 
 def scope(query: str = "channels=a", path: str = "/sse/key", **headers: str) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def asked(query: str, **headers: str) -> requests.Asked:
 
 
 def refusal(query: str) -> str:
-    with pytest.raises(errors.BadRequest) as refused:
+    with pytest.raises(refusals.BadRequest) as refused:
         asked(query)
     return refused.value.code
 
@@ -46,11 +46,11 @@ def test_channels_keep_the_order_of_the_url() -> None:
         ("channels=a&x=" + "y" * 17_000, "query_too_long"),
     ],
 )
-def test_what_cannot_be_understood_is_refused_with_its_reason(query: str, code: str) -> None:
+def test_invalid_query_is_refused_with_its_reason(query: str, code: str) -> None:
     assert refusal(query) == code
 
 
-def test_the_header_that_a_browser_comes_back_with_wins() -> None:
+def test_last_event_id_header_takes_precedence() -> None:
     assert asked("channels=a&last_event_id=query", last_event_id="header").cursor == "header"
     assert asked("channels=a&last_event_id=query").cursor == "query"
     assert asked("channels=a&last_event_id=", last_event_id=" ").cursor is None
@@ -61,22 +61,22 @@ def test_earliest_is_a_first_visit() -> None:
     assert asked("channels=a&last_event_id=1.e:1").is_back
 
 
-def test_a_token_comes_in_the_url_or_for_programs_in_a_header() -> None:
+def test_token_is_taken_from_the_url_or_the_authorization_header() -> None:
     assert asked("channels=a&token=t").token == "t"
     assert asked("channels=a", authorization="Bearer t").token == "t"
     assert asked("channels=a", authorization="Basic t").token is None
 
 
 @pytest.mark.parametrize("path", ["/sse/", "/sse", "/sse/key/more", "/other/key", "/sse/key/"])
-def test_other_paths_are_nobodys(path: str) -> None:
-    with pytest.raises(errors.NotFound):
+def test_other_path_is_a_404(path: str) -> None:
+    with pytest.raises(refusals.NotFound):
         requests.key(scope(path=path))
 
 
-def test_the_key_is_found_below_a_mount() -> None:
+def test_key_is_found_below_a_root_path() -> None:
     assert requests.key(scope(path="/mount/sse/key") | {"root_path": "/mount"}) == "key"
 
 
-def test_who_reads_streams_says_so() -> None:
+def test_accept_header_says_whether_the_client_reads_streams() -> None:
     assert requests.head(scope(accept="text/event-stream")).wants_stream
     assert not requests.head(scope(accept="*/*")).wants_stream

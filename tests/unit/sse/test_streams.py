@@ -26,7 +26,7 @@ async def got(response: Response, count: int) -> None:
 # -- what a stream looks like ------------------------------------------------------------------------------------------
 
 
-async def test_a_first_visit_gets_headers_a_statement_and_then_every_event(deployment: Deployment) -> None:
+async def test_first_visit_gets_headers_a_statement_and_every_event(deployment: Deployment) -> None:
     async with asking(deployment.application, "channels=kept") as response:
         await opened(response)
         assert response.status == 200
@@ -49,7 +49,7 @@ async def test_a_first_visit_gets_headers_a_statement_and_then_every_event(deplo
     assert deployment.hub.statistics()["sse.opened"] == 1
 
 
-async def test_the_data_of_an_event_is_what_a_websocket_gets(deployment: Deployment) -> None:
+async def test_data_of_an_event_is_the_frame_of_a_websocket(deployment: Deployment) -> None:
     async with asking(deployment.application, "channels=plain") as response:
         await opened(response)
         await deployment.publish(1, channel="plain")
@@ -57,7 +57,7 @@ async def test_the_data_of_an_event_is_what_a_websocket_gets(deployment: Deploym
         assert response.text.endswith('\n\ndata: {"event":"n","channel":"plain","data":"1"}\n\n')
 
 
-async def test_a_channel_without_a_history_has_no_place(deployment: Deployment) -> None:
+async def test_channel_without_history_has_no_position(deployment: Deployment) -> None:
     async with asking(deployment.application, "channels=kept,plain") as response:
         await opened(response)
         assert re.fullmatch(r"1\.\w{8}:0\.-", response.cursor)
@@ -68,7 +68,7 @@ async def test_a_channel_without_a_history_has_no_place(deployment: Deployment) 
         assert response.cursor.endswith(":1.-")
 
 
-async def test_streams_that_read_the_same_get_the_same_bytes(deployment: Deployment) -> None:
+async def test_streams_of_one_channel_share_encoded_bytes(deployment: Deployment) -> None:
     async with (
         asking(deployment.application, "channels=kept") as one,
         asking(deployment.application, "channels=kept") as two,
@@ -83,7 +83,7 @@ async def test_streams_that_read_the_same_get_the_same_bytes(deployment: Deploym
         assert one.numbers == list(range(50))
 
 
-async def test_subscribers_are_counted_whatever_they_connect_with(deployment: Deployment) -> None:
+async def test_streams_count_as_subscribers(deployment: Deployment) -> None:
     async with asking(deployment.application, "channels=kept,plain") as response:
         await opened(response)
         assert (await deployment.hub.engine.ask(lambda queries: queries.channel(APP, "plain"))).subscriptions == 1
@@ -93,7 +93,7 @@ async def test_subscribers_are_counted_whatever_they_connect_with(deployment: De
 # -- coming back -------------------------------------------------------------------------------------------------------
 
 
-async def test_who_comes_back_gets_exactly_what_it_missed_and_then_the_present(deployment: Deployment) -> None:
+async def test_reconnect_gets_exactly_the_missed_events_and_then_new_ones(deployment: Deployment) -> None:
     async with asking(deployment.application, "channels=kept") as first:
         await opened(first)
         await deployment.publish(1, 2)
@@ -109,7 +109,7 @@ async def test_who_comes_back_gets_exactly_what_it_missed_and_then_the_present(d
     assert deployment.hub.statistics()["sse.recovered"] == 1
 
 
-async def test_a_client_cut_off_after_any_event_loses_and_repeats_nothing(deployment: Deployment) -> None:
+async def test_reconnect_after_any_event_loses_and_repeats_nothing(deployment: Deployment) -> None:
     """Two channels; the cursor of each event in turn, also of the statement and of replayed ones."""
     query = "channels=kept-a,kept-b"
     async with asking(deployment.application, query) as whole:
@@ -132,7 +132,7 @@ async def test_a_client_cut_off_after_any_event_loses_and_repeats_nothing(deploy
                     assert sorted(whole.numbers[:seen] + again.numbers[:middle] + third.numbers) == list(range(1, 9))
 
 
-async def test_who_came_before_the_first_event_can_come_back(deployment: Deployment) -> None:
+async def test_stream_from_before_the_first_event_can_resume(deployment: Deployment) -> None:
     async with asking(deployment.application, "channels=kept") as first:
         await opened(first)
     await deployment.publish(1)
@@ -142,7 +142,7 @@ async def test_who_came_before_the_first_event_can_come_back(deployment: Deploym
         assert second.numbers == [1]
 
 
-async def test_coming_back_in_the_middle_of_a_stream_of_events(deployment: Deployment) -> None:
+async def test_reconnect_during_publishing_loses_and_repeats_nothing(deployment: Deployment) -> None:
     """Hang up and return at every moment of a busy channel: in the end, 1..N."""
     stop = 300
     publishing = asyncio.create_task(_publish_each(deployment, stop))
@@ -179,7 +179,7 @@ async def _publish_each(deployment: Deployment, stop: int) -> None:
         (lambda epoch: "garbage", "short", "invalid_cursor"),
     ],
 )
-async def test_what_cannot_be_recovered_is_said_and_the_present_follows(
+async def test_failed_recovery_is_stated_and_new_events_follow(
     deployment: Deployment, cursor: Callable[[str], str], channel: str, reason: str
 ) -> None:
     await deployment.publish(1, 2, 3, 4, 5, 6, channel="short")
@@ -199,7 +199,7 @@ async def test_what_cannot_be_recovered_is_said_and_the_present_follows(
             assert again.statement["short"]["recovered"], "the loss was told once"
 
 
-async def test_too_much_is_refused_whole(deployment: Deployment) -> None:
+async def test_recovery_over_the_limit_is_refused_as_a_whole(deployment: Deployment) -> None:
     async with asking(deployment.application, "channels=kept") as first:
         await opened(first)
     await deployment.publish(*range(501))
@@ -213,7 +213,7 @@ async def test_too_much_is_refused_whole(deployment: Deployment) -> None:
         }
 
 
-async def test_one_channel_may_recover_while_another_does_not(deployment: Deployment) -> None:
+async def test_channels_of_one_stream_recover_independently(deployment: Deployment) -> None:
     await deployment.publish(1, 2)
     async with asking(deployment.application, "channels=kept,short") as first:
         await opened(first)
@@ -227,7 +227,7 @@ async def test_one_channel_may_recover_while_another_does_not(deployment: Deploy
         assert second.statement["short"]["reason"] == "position_expired"
 
 
-async def test_a_long_past_comes_at_the_pace_of_its_reader(deployment: Deployment) -> None:
+async def test_long_recovery_waits_for_a_slow_reader(deployment: Deployment) -> None:
     async with asking(deployment.application, "channels=kept") as first:
         await opened(first)
     await deployment.publish(*range(1, 401), pad=2_000)
@@ -257,7 +257,7 @@ async def test_a_long_past_comes_at_the_pace_of_its_reader(deployment: Deploymen
         ("channels=plain&rewind=2", []),
     ],
 )
-async def test_a_first_visit_begins_where_it_says(deployment: Deployment, query: str, numbers: list[int]) -> None:
+async def test_first_visit_begins_at_its_rewind(deployment: Deployment, query: str, numbers: list[int]) -> None:
     channel = query.partition("&")[0].partition("=")[2]
     await deployment.publish(1, 2, 3, 4, 5, channel=channel)
     async with asking(deployment.application, query) as response:
@@ -269,9 +269,7 @@ async def test_a_first_visit_begins_where_it_says(deployment: Deployment, query:
 
 
 @pytest.mark.parametrize("kept", [[], [1, 2]])
-async def test_earliest_misses_nothing_that_is_published_while_it_is_looked_for(
-    deployment: Deployment, kept: list[int]
-) -> None:
+async def test_earliest_misses_no_event_that_is_published_meanwhile(deployment: Deployment, kept: list[int]) -> None:
     """There is an await between the look at what is kept and the attach: publish in it."""
     await deployment.publish(*kept)
     ask = deployment.hub.engine.ask
@@ -288,7 +286,7 @@ async def test_earliest_misses_nothing_that_is_published_while_it_is_looked_for(
         assert response.numbers == [*kept, 3, 4]
 
 
-async def test_a_rewind_can_be_resumed_in_its_middle(deployment: Deployment) -> None:
+async def test_rewind_can_be_resumed_in_its_middle(deployment: Deployment) -> None:
     await deployment.publish(1, 2, 3, 4)
     async with asking(deployment.application, "channels=kept&rewind=3") as first:
         await got(first, 3)
@@ -299,7 +297,7 @@ async def test_a_rewind_can_be_resumed_in_its_middle(deployment: Deployment) -> 
             assert again.numbers == missing
 
 
-async def test_a_cache_channel_begins_with_its_state(deployment: Deployment) -> None:
+async def test_cache_channel_begins_with_its_event(deployment: Deployment) -> None:
     async with asking(deployment.application, "channels=cache-price") as empty:
         await got(empty, 1)
         assert empty.messages[0].data["event"] == "pusher:cache_miss"
@@ -312,7 +310,7 @@ async def test_a_cache_channel_begins_with_its_state(deployment: Deployment) -> 
 # -- the end -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_stream_ends_after_its_time_and_goes_on_in_the_next_one(deployment: Deployment) -> None:
+async def test_stream_ends_after_its_life_and_resumes_in_the_next_one(deployment: Deployment) -> None:
     application = deployment.serve(life=0.1)
     async with asking(application, "channels=kept") as first:
         await until(lambda: first.complete, "the end")
@@ -323,13 +321,13 @@ async def test_a_stream_ends_after_its_time_and_goes_on_in_the_next_one(deployme
     assert deployment.hub.statistics()["sse.ended.life"] >= 1
 
 
-async def test_a_stream_is_silent_for_no_longer_than_a_heartbeat(deployment: Deployment) -> None:
+async def test_silent_stream_gets_a_heartbeat(deployment: Deployment) -> None:
     async with asking(deployment.serve(heartbeat=0.02), "channels=kept") as response:
         await until(lambda: response.text.count(": hb\n\n") >= 3, "heartbeats")
         assert len(response.events) == 1
 
 
-async def test_a_stream_ends_with_its_token(deployment: Deployment) -> None:
+async def test_stream_ends_when_its_token_expires(deployment: Deployment) -> None:
     token = deployment.token("private-kept", seconds=1)
     async with asking(deployment.application, f"channels=private-kept&token={token}") as response:
         await opened(response)
@@ -337,7 +335,7 @@ async def test_a_stream_ends_with_its_token(deployment: Deployment) -> None:
 
 
 @pytest.mark.parametrize("buffer", [65_536])
-async def test_who_does_not_read_is_let_go(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow_reader_is_disconnected(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hubs, "EVICT_S", 0.0)
     async with (
         asking(deployment.application, "channels=kept") as stalled,
@@ -354,7 +352,7 @@ async def test_who_does_not_read_is_let_go(deployment: Deployment, monkeypatch: 
         await until(lambda: deployment.hub.statistics()["connections.now"] == 1, "it is forgotten")
 
 
-async def test_who_hangs_up_is_forgotten_at_once(deployment: Deployment) -> None:
+async def test_closed_stream_is_forgotten_at_once(deployment: Deployment) -> None:
     async with asking(deployment.application, "channels=kept") as response:
         await opened(response)
         response.hang_up()
@@ -362,7 +360,7 @@ async def test_who_hangs_up_is_forgotten_at_once(deployment: Deployment) -> None
     assert deployment.hub.statistics()["closing.now"] == 0
 
 
-async def test_a_stop_ends_every_stream_and_begins_no_other(deployment: Deployment) -> None:
+async def test_server_stop_ends_all_streams_and_refuses_new_ones(deployment: Deployment) -> None:
     async with asking(deployment.application, "channels=kept") as response:
         await opened(response)
         deployment.application.stop()
@@ -372,7 +370,7 @@ async def test_a_stop_ends_every_stream_and_begins_no_other(deployment: Deployme
         assert (late.status, late.json["code"]) == (503, "restarting")
 
 
-async def test_a_fence_ends_a_stream_and_its_client_comes_back_whole(deployment: Deployment) -> None:
+async def test_gap_ends_the_stream_and_the_next_one_recovers(deployment: Deployment) -> None:
     async with asking(deployment.application, "channels=kept") as first:
         await opened(first)
         deployment.hub._on_gap("test", None)
@@ -383,7 +381,7 @@ async def test_a_fence_ends_a_stream_and_its_client_comes_back_whole(deployment:
         assert second.statement["kept"]["recovered"]
 
 
-async def test_a_closed_application_ends_its_streams_and_their_clients_stay_away(deployment: Deployment) -> None:
+async def test_disabled_application_ends_its_streams_and_refuses_reconnects(deployment: Deployment) -> None:
     async with asking(deployment.application, "channels=kept") as response:
         await opened(response)
         deployment.put(enabled=False)
@@ -395,7 +393,7 @@ async def test_a_closed_application_ends_its_streams_and_their_clients_stay_away
         assert (late.status, late.json["code"]) == (403, "application_disabled")
 
 
-async def test_a_replay_that_cannot_be_finished_is_told_in_the_stream(deployment: Deployment) -> None:
+async def test_interrupted_recovery_is_stated_in_the_stream(deployment: Deployment) -> None:
     """The engine gives up in the middle: what is said then is the present's place."""
     async with asking(deployment.application, "channels=kept") as first:
         await opened(first)

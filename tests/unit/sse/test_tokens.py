@@ -4,13 +4,14 @@ import base64
 import hashlib
 import hmac
 import json
+import math
 import time
 from typing import Any
 
 import jwt
 import pytest
 
-from fanfare.sse import errors, tokens
+from fanfare.sse import refusals, tokens
 
 SECRET = "0123456789abcdef0123"  # as long as those that are generated
 NOW = 1_800_000_000.0
@@ -28,28 +29,32 @@ def by_hand(claims: Any, secret: str = SECRET, header: dict[str, str] | None = N
 
 
 def reason(token: str, *secrets: str) -> str:
-    with pytest.raises(errors.Unauthorized) as refused:
+    with pytest.raises(refusals.Unauthorized) as refused:
         tokens.verify(token, secrets or (SECRET,), NOW)
     assert len(token) < 10 or token not in str(refused.value)
     return refused.value.code
 
 
-def test_what_is_signed_here_is_what_every_library_reads() -> None:
+def test_signed_token_is_read_by_pyjwt() -> None:
     """With a secret of RFC 7518's length, so that the library has nothing to say about it."""
     long = SECRET * 2
+    before = time.time()
     token = tokens.sign(long, tokens.Grant(("private-a",), time.time() + 60, "42"))
     claims = jwt.decode(token, long, algorithms=["HS256"])
     assert (claims["channels"], claims["sub"]) == (["private-a"], "42")
+    assert before - 0.001 <= claims["iat"] <= time.time() + 0.001
     assert jwt.get_unverified_header(token) == {"alg": "HS256", "typ": "JWT"}
 
 
-def test_what_is_made_by_hand_is_read_here() -> None:
+def test_token_made_by_hand_is_read() -> None:
     token = by_hand({"channels": ["private-orders-*"], "exp": NOW + 60, "sub": "42", "extra": 1})
     grant = tokens.verify(token, (SECRET,), NOW)
     assert grant == tokens.Grant(("private-orders-*",), NOW + 60, "42")
+    token = by_hand({"channels": ["private-a"], "exp": NOW + 60, "iat": NOW - 0.5})
+    assert tokens.verify(token, (SECRET,), NOW).issued == NOW - 0.5
 
 
-def test_a_star_stands_for_any_characters_and_nothing_else_does() -> None:
+def test_only_a_star_stands_for_any_characters() -> None:
     grant = tokens.Grant(("private-orders-*", "private-a.b", "private-*-x"), NOW)
     for channel in ("private-orders-1", "private-orders-", "private-a.b", "private-1-x"):
         assert grant.covers(channel), channel
@@ -57,20 +62,20 @@ def test_a_star_stands_for_any_characters_and_nothing_else_does() -> None:
         assert not grant.covers(channel), channel
 
 
-def test_a_pattern_of_nothing_but_stars_is_looked_at_in_no_time() -> None:
+def test_pattern_with_many_stars_is_matched_quickly() -> None:
     grant = tokens.Grant(("*a" * 30 + "*" * 100 + "b",), NOW)
     begun = time.perf_counter()
     assert not grant.covers("a" * 200)
     assert time.perf_counter() - begun < 1.0
 
 
-def test_the_old_secret_is_good_while_it_is_given() -> None:
+def test_token_of_the_previous_secret_is_accepted_while_it_is_given() -> None:
     token = by_hand({"channels": [], "exp": NOW + 1}, "old")
     assert tokens.verify(token, (SECRET, "old"), NOW).channels == ()
     assert reason(token, SECRET) == "invalid_token"
 
 
-def test_an_expired_token_is_told_apart() -> None:
+def test_expired_token_has_a_code_of_its_own() -> None:
     assert reason(by_hand({"channels": ["a"], "exp": NOW})) == "expired_token"
     assert tokens.verify(by_hand({"channels": ["a"], "exp": NOW + 0.1}), (SECRET,), NOW)
 
@@ -81,6 +86,14 @@ def test_an_expired_token_is_told_apart() -> None:
         {"channels": ["a"]},
         {"channels": ["a"], "exp": "soon"},
         {"channels": ["a"], "exp": True},
+        {"channels": ["a"], "exp": math.nan},
+        {"channels": ["a"], "exp": math.inf},
+        {"channels": ["a"], "exp": -math.inf},
+        {"channels": ["a"], "exp": 10**400},
+        {"channels": ["a"], "exp": 1e300},
+        {"channels": ["a"], "exp": NOW + 60, "iat": math.nan},
+        {"channels": ["a"], "exp": NOW + 60, "iat": "now"},
+        {"channels": ["a"], "exp": NOW + 60, "iat": None},
         {"channels": "a", "exp": NOW + 60},
         {"channels": [1], "exp": NOW + 60},
         {"channels": ["a"] * 101, "exp": NOW + 60},
@@ -90,11 +103,11 @@ def test_an_expired_token_is_told_apart() -> None:
         "a",
     ],
 )
-def test_a_token_that_says_something_else_is_refused(claims: Any) -> None:
+def test_token_with_wrong_claims_is_refused(claims: Any) -> None:
     assert reason(by_hand(claims)) == "invalid_token"
 
 
-def test_only_our_algorithm_is_believed() -> None:
+def test_other_algorithms_are_refused() -> None:
     claims = {"channels": ["a"], "exp": NOW + 60}
     assert reason(by_hand(claims, header={"alg": "none", "typ": "JWT"})) == "invalid_token"
     assert reason(by_hand(claims, header={"alg": "HS512", "typ": "JWT"})) == "invalid_token"
@@ -103,11 +116,11 @@ def test_only_our_algorithm_is_believed() -> None:
 
 
 @pytest.mark.parametrize("token", ["", ".", "..", "a.b.c", "é.é.é", "x" * 4097, "e30.e30.e30"])
-def test_garbage_is_refused(token: str) -> None:
+def test_text_that_is_not_a_token_is_refused(token: str) -> None:
     assert reason(token) == "invalid_token"
 
 
-def test_one_changed_letter_is_noticed() -> None:
+def test_changed_payload_is_refused() -> None:
     head, payload, signature = by_hand({"channels": ["a"], "exp": NOW + 60}).split(".")
     for index in range(0, len(payload), 7):
         changed = payload[:index] + ("A" if payload[index] != "A" else "B") + payload[index + 1 :]

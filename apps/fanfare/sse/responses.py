@@ -1,9 +1,8 @@
-"""Every answer: its headers, and the whole of those that are not a stream.
+"""The responses of event streams, with their headers.
 
-A native EventSource gives up for good when it gets any status but 200. That is right for what will be wrong the next
-time too, and wrong for an overload: so "not now" is a 503 with `Retry-After` for programs, and for those that say that
-they read event streams a stream of one event, `unavailable`, which ends. They come back by themselves with the cursor
-that they had.
+A native EventSource stops for good after any status but 200. That is right for errors that would repeat, and wrong for
+an overload. So `Unavailable` is a 503 with `Retry-After` for programs, and for clients that accept event streams a
+stream with one event, `unavailable`, which ends. They reconnect with the cursor that they had.
 """
 
 from __future__ import annotations
@@ -13,17 +12,17 @@ from typing import Any, Final
 import orjson
 
 from fanfare.applications import registry
-from fanfare.sse import encoding, errors, requests
+from fanfare.sse import encoding, refusals, requests
 
 Headers = list[tuple[bytes, bytes]]
 
 METHODS: Final = b"GET, HEAD, OPTIONS"
 RETRY_AFTER_S: Final = 2
-PREFLIGHT_S: Final = 7_200  # how long a browser remembers the answer to OPTIONS; Chromium keeps it no longer
+PREFLIGHT_S: Final = 7_200  # how long a browser caches the answer to OPTIONS; Chromium's own maximum
 
 
 def cors(application: registry.Application | None, head: requests.Head) -> Headers:
-    """Which pages may read the answer: those of the application's origins. What is unknown is no secret."""
+    """Pages of the application's origins may read the answer; without an application, or without origins, any page."""
     if application is None or not application.allowed_origins:
         allowed: Headers = [(b"access-control-allow-origin", b"*")]
     else:
@@ -32,8 +31,8 @@ def cors(application: registry.Application | None, head: requests.Head) -> Heade
     return [*allowed, (b"access-control-expose-headers", b"last-event-id, retry-after")]
 
 
-async def stream_begins(send: Any, headers: Headers) -> None:
-    """`no-transform` and `X-Accel-Buffering` are for proxies: they must neither compress the stream nor collect it."""
+async def start_stream(send: Any, headers: Headers) -> None:
+    """`no-transform` and `X-Accel-Buffering` keep proxies from compressing and buffering the stream."""
     await _start(
         send,
         200,
@@ -47,7 +46,7 @@ async def stream_begins(send: Any, headers: Headers) -> None:
 
 
 async def head_only(send: Any, headers: Headers) -> None:
-    await stream_begins(send, headers)
+    await start_stream(send, headers)
     await _end(send)
 
 
@@ -63,16 +62,16 @@ async def preflight(send: Any, headers: Headers) -> None:
 
 
 async def stop_for_good(send: Any, headers: Headers) -> None:
-    """204: the standard's word for "do not come back", which the old libraries understand too."""
+    """204: an EventSource does not reconnect after it."""
     await _start(send, 204, [(b"cache-control", b"no-store"), *headers])
     await _end(send)
 
 
-async def refusal(send: Any, error: errors.SseError, head: requests.Head, headers: Headers) -> None:
-    """JSON, or where the client would give up though it should not, a stream that says so and ends."""
-    is_temporary = isinstance(error, errors.Unavailable)
+async def refusal(send: Any, error: refusals.SseError, head: requests.Head, headers: Headers) -> None:
+    """JSON, or for a client that would stop for good after a temporary refusal, a stream with one event."""
+    is_temporary = isinstance(error, refusals.Unavailable)
     if is_temporary and head.wants_stream and head.method == "GET":
-        await stream_begins(send, headers)
+        await start_stream(send, headers)
         await _end(send, encoding.unavailable(error.code, str(error)))
         return
     body = orjson.dumps({"error": str(error), "code": error.code})
@@ -83,16 +82,16 @@ async def refusal(send: Any, error: errors.SseError, head: requests.Head, header
     ]
     if is_temporary:
         more.append((b"retry-after", b"%d" % RETRY_AFTER_S))
-    if isinstance(error, errors.MethodNotAllowed):
+    if isinstance(error, refusals.MethodNotAllowed):
         more.append((b"allow", METHODS))
     await _start(send, error.status, [*more, *headers])
     await _end(send, b"" if head.method == "HEAD" else body)
 
 
 async def not_started(scope: Any, code: str, message: str, send: Any) -> None:
-    """The worker is not ready: the same "not now", from before any application is known."""
+    """The worker is not ready: a temporary refusal, before any application is known."""
     head = requests.head(scope)
-    await refusal(send, errors.Unavailable(code, message), head, cors(None, head))
+    await refusal(send, refusals.Unavailable(code, message), head, cors(None, head))
 
 
 async def _start(send: Any, status: int, headers: Headers) -> None:

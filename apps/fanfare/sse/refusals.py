@@ -1,18 +1,16 @@
-"""What is refused before a stream begins.
+"""The refusals of event streams.
 
     SseError
-    ├── BadRequest          400  what is asked for cannot be understood
-    ├── Unauthorized        401  no token, or none that holds
+    ├── BadRequest          400  the request cannot be understood
+    ├── Unauthorized        401  no token, or an invalid one
     ├── Forbidden           403  known, and not allowed
     ├── NotFound            404  no such path or application
     ├── MethodNotAllowed    405
-    └── Unavailable         503  not now: come again
+    └── Unavailable         503  the client may try again
 
-    InvalidCursor                where a client says it stopped cannot be read
+    InvalidCursor                the position in the request cannot be read
 
-`code` is for machines: it names the counter. The message is for the developer of the client; it never quotes a token.
-A browser's EventSource gives up for good after any of these, so a client that could go on later is not answered with a
-status (see `fanfare.sse.answers`).
+`code` is for machines and names the counter. The message is for the client's developer; it never contains a token.
 """
 
 from __future__ import annotations
@@ -53,4 +51,4 @@ class Unavailable(SseError):
 
 
 class InvalidCursor(ValueError):
-    """Told in the stream and not with a status: the client has lost its place, and everything else is right."""
+    """Reported in the stream and not with a status: the client has lost its position, and the rest is valid."""
