@@ -1,4 +1,4 @@
-"""Five hundred pages ask at once whether they may join: the connections to PostgreSQL stay those of the pools."""
+"""500 concurrent auth requests use no more PostgreSQL connections than the pools have."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ import pytest
 from tests.harness import postgresql, servers, signing, waiting
 
 REQUESTS = 500
-POOL = 3  # connections of one worker: fewer than the default, so that a leak shows
-PATIENCE = 60.0  # for all of them, on a loaded machine; two quiet cores need about two seconds
-# While five hundred wait for three connections, nobody may be turned away because the machine is slow.
+POOL = 3  # connections per worker: fewer than the default, to expose a leak
+PATIENCE = 60.0  # for all requests on a loaded machine; two idle cores need about 2 s
+# Long enough for a slow machine, while 500 requests wait for three connections.
 POOL_TIMEOUT = 60
 
 CHANNEL = "private-orders-7"
-TOKEN = "0123456789abcdef0123456789abcdef"  # a CSRF token is 32 letters, and right if cookie and header agree
+TOKEN = "0123456789abcdef0123456789abcdef"  # a CSRF token is 32 characters, valid if cookie and header agree
 
-# A project's own app with a channel rule that asks the database.
+# An app with a channel rule that queries the database.
 SETTINGS = """
 from myproject.settings import *
 
@@ -61,14 +61,14 @@ def cluster() -> Iterator[postgresql.Cluster]:
 
 
 class Visitor(NamedTuple):
-    """A signed-in user's page."""
+    """A page of a signed-in user."""
 
     session: str
     user_id: str
     server: servers.Server
 
     def request(self, number: int) -> tuple[bytes, str]:
-        """What page `number` sends, and its socket id: every second one asks to sign in."""
+        """The request of page `number` and its socket id. Every second page requests a sign-in."""
         socket_id = f"{number + 1}.{number + 1}"
         fields = {"socket_id": socket_id}
         path = "/pusher/user-auth"
@@ -98,7 +98,7 @@ class Visitor(NamedTuple):
 
 
 class Watch:
-    """Counts the connections to a database, again and again, in a thread of its own."""
+    """Counts the connections to a database continuously, in a thread."""
 
     def __init__(self, cluster: postgresql.Cluster, database: str) -> None:
         self._connection = cluster.connect()
@@ -113,11 +113,11 @@ class Watch:
         return int(count)
 
     def end_all(self) -> int:
-        """End every connection to the database; how many there were."""
+        """Terminate all connections to the database; returns how many."""
         found = self._connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [self._database]
         ).fetchall()
-        waiting.until(lambda: self.count() == 0, 10, "they are gone")
+        waiting.until(lambda: self.count() == 0, 10, "all connections are closed")
         return len(found)
 
     @contextlib.contextmanager
@@ -132,7 +132,7 @@ class Watch:
             thread.join()
 
     def _watch(self) -> None:
-        while not self._stopping.wait(0.005):  # a look takes less than a request
+        while not self._stopping.wait(0.005):  # a query takes less time than a request
             self.most = max(self.most, self.count())
             self.looks += 1
 
@@ -147,7 +147,7 @@ def visitor(
     fleet: servers.Fleet,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Visitor]:
-    """A server with a database of its own in PostgreSQL, and somebody who is signed in there."""
+    """A server with its own PostgreSQL database, and a user signed in there."""
     command, project = request.param, tmp_path_factory.mktemp("project")
     (project / "orders").mkdir()
     (project / "orders/__init__.py").touch()
@@ -172,7 +172,7 @@ def watch(cluster: postgresql.Cluster, visitor: Visitor) -> Iterator[Watch]:
 
 
 async def all_at_once(visitor: Visitor, numbers: range) -> list[bytes]:
-    """Every page is connected before the first one asks."""
+    """Open all connections, then send all requests."""
     opened = [await asyncio.open_connection(servers.HOST, visitor.server.port) for _ in numbers]
     try:
         for number, (_, writer) in zip(numbers, opened, strict=True):
@@ -185,22 +185,22 @@ async def all_at_once(visitor: Visitor, numbers: range) -> list[bytes]:
 
 
 async def hang_up(visitor: Visitor, numbers: range) -> None:
-    """They ask, and are gone before they are answered."""
+    """Send requests and close the connections before the responses."""
     opened = [await asyncio.open_connection(servers.HOST, visitor.server.port) for _ in numbers]
     for number, (_, writer) in zip(numbers, opened, strict=True):
         writer.write(visitor.request(number)[0])
     first = asyncio.create_task(opened[0][0].read(1))
-    await asyncio.wait_for(first, PATIENCE)  # the server is in the midst of them
+    await asyncio.wait_for(first, PATIENCE)  # the server has started to answer
     for _, writer in opened:
         writer.transport.abort()
 
 
-async def test_five_hundred_at_once_are_answered_with_no_more_connections_than_the_pools_have(
+async def test_500_concurrent_requests_use_no_more_connections_than_the_pools_have(
     visitor: Visitor, watch: Watch
 ) -> None:
     most = POOL * visitor.server.expected_workers
     with watch.watching():
-        for _ in range(2):  # what the first time leaves open is missing the second time
+        for _ in range(2):  # a connection leaked in the first round is missing in the second
             answers = await all_at_once(visitor, range(REQUESTS))
             for number, answer in enumerate(answers):
                 visitor.check(number, answer)
@@ -208,14 +208,14 @@ async def test_five_hundred_at_once_are_answered_with_no_more_connections_than_t
         answers = await all_at_once(visitor, range(REQUESTS // 5))
         for number, answer in enumerate(answers):
             visitor.check(number, answer)
-    assert watch.looks > 10, "it was watched"
+    assert watch.looks > 10, "too few samples"
     assert 1 <= watch.most <= most, f"{watch.most} connections; the pools have {most}"
-    await asyncio.to_thread(waiting.until, lambda: watch.count() <= most, 10, "none is left beyond the pools")
-    print(f"{visitor.server.command}: {watch.most} of {most} connections in {watch.looks} looks")
+    await asyncio.to_thread(waiting.until, lambda: watch.count() <= most, 10, "no connection beyond the pools")
+    print(f"{visitor.server.command}: {watch.most} of {most} connections in {watch.looks} samples")
 
 
-async def test_connections_that_the_database_has_ended_are_no_visitors_business(visitor: Visitor, watch: Watch) -> None:
-    """As after a restart of PostgreSQL: the pools hold connections that are dead."""
+async def test_connections_closed_by_the_database_fail_no_request(visitor: Visitor, watch: Watch) -> None:
+    """As after a restart of PostgreSQL: the pools hold closed connections."""
     await all_at_once(visitor, range(REQUESTS // 5))
     ended = await asyncio.to_thread(watch.end_all)
     assert ended >= 1

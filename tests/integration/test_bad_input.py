@@ -1,4 +1,4 @@
-"""Bad input gets the protocol's answer and costs nobody else anything: in every test a neighbour still receives."""
+"""Bad input gets the protocol's answer and does not affect other clients: in every test a neighbour keeps receiving."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ FRAME_LIMIT = 131_072  # bytes, the default of FANFARE_MAX_FRAME_BYTES
 
 @pytest.fixture(params=["uvicorn", "daphne"])
 def server(request: pytest.FixtureRequest) -> servers.Server:
-    """The transports differ; the number of workers does not matter here."""
+    """uvicorn and daphne have different transports; the number of workers does not matter here."""
     chosen: servers.Server = request.getfixturevalue(request.param)
     return chosen
 
 
 @pytest.fixture(autouse=True)
 async def neighbour(server: servers.Server, name: Name) -> AsyncIterator[sockets.Socket]:
-    """Subscribed before the bad input comes; after it, it has got nothing it should not and still gets events."""
+    """A subscriber that receives the events published after the bad input, and nothing else."""
     channel = name("neighbour")
     async with sockets.connect(server) as socket:
         await socket.subscribe(channel)
@@ -36,7 +36,7 @@ async def neighbour(server: servers.Server, name: Name) -> AsyncIterator[sockets
 
 
 def error(frame: sockets.Frame) -> dict[str, Any]:
-    """The data of a pusher:error: an object, or SDKs in Swift drop it."""
+    """The data of a pusher:error. It must be an object, because Swift SDKs drop other values."""
     assert (frame.event, frame.channel) == ("pusher:error", None), frame
     assert isinstance(frame.data, dict)
     assert set(frame.data) == {"code", "message"}
@@ -44,21 +44,21 @@ def error(frame: sockets.Frame) -> dict[str, Any]:
     return frame.data
 
 
-# -- the connection ------------------------------------------------------------------------------------------------
+# -- connections ---------------------------------------------------------------------------------------------------
 
 
-async def test_an_unknown_key_is_accepted_told_and_closed_with_4001(server: servers.Server) -> None:
-    """A refused upgrade looks like a network error to pusher-js, which would retry for ever."""
+async def test_unknown_key_is_accepted_and_closed_with_error_4001(server: servers.Server) -> None:
+    """pusher-js treats a refused upgrade as a network error and would retry forever."""
     async with sockets.open_raw(server, server.socket_url("no-such-key")) as socket:
         assert error(await socket.receive())["code"] == 4001
         assert await socket.closed() == 4001
 
 
-async def test_a_disabled_application_is_told_and_closed_with_4003(server: servers.Server, name: Name) -> None:
+async def test_disabled_application_gets_error_4003_and_is_closed(server: servers.Server, name: Name) -> None:
     application = await asyncio.to_thread(server.deployment.create_application, name("off"), "--disabled")
 
     async with asyncio.timeout(15):
-        while True:  # until the running server has taken it up, its key is unknown
+        while True:  # the key is unknown until the running server has loaded the application
             async with sockets.open_raw(server, server.socket_url(application.key)) as socket:
                 code = error(await socket.receive())["code"]
                 assert await socket.closed() == code
@@ -67,7 +67,7 @@ async def test_a_disabled_application_is_told_and_closed_with_4003(server: serve
     assert code == 4003
 
 
-async def test_an_unknown_path_is_closed_with_4005(server: servers.Server) -> None:
+async def test_unknown_path_is_closed_with_4005(server: servers.Server) -> None:
     url = f"ws://{servers.HOST}:{server.port}/no/such/place"
     async with sockets.open_raw(server, url) as socket:
         assert error(await socket.receive())["code"] == 4005
@@ -75,20 +75,20 @@ async def test_an_unknown_path_is_closed_with_4005(server: servers.Server) -> No
 
 
 @pytest.mark.parametrize("version", ["1", "2", "3"])
-async def test_a_protocol_that_is_too_old_is_closed_with_4007(server: servers.Server, version: str) -> None:
+async def test_protocol_version_below_4_is_closed_with_4007(server: servers.Server, version: str) -> None:
     async with sockets.open_raw(server, server.socket_url(query=f"protocol={version}")) as socket:
         assert error(await socket.receive())["code"] == 4007
         assert await socket.closed() == 4007
 
 
 @pytest.mark.parametrize("query", ["protocol=4", "protocol=5", "protocol=6", "protocol=7", "", "flash=true&x=%00"])
-async def test_what_sdks_send_in_the_query_is_taken(server: servers.Server, query: str) -> None:
+async def test_query_strings_of_sdks_are_accepted(server: servers.Server, query: str) -> None:
     async with sockets.connect(server, url=server.socket_url(query=query)) as socket:
         await socket.expect_silence()
 
 
-async def test_a_path_with_a_prefix_is_taken(server: servers.Server) -> None:
-    """pusher-js puts its option `wsPath` before /app/."""
+async def test_path_with_a_prefix_is_accepted(server: servers.Server) -> None:
+    """The option `wsPath` of pusher-js is a prefix of /app/."""
     url = f"ws://{servers.HOST}:{server.port}/some/prefix/app/{server.application.key}?protocol=7"
     async with sockets.connect(server, url=url) as socket:
         await socket.expect_silence()
@@ -104,11 +104,11 @@ MALFORMED = {
     "a list": '[{"event": "pusher:ping"}]',
     "a string": '"pusher:ping"',
     "no event": '{"data": {}}',
-    "an event that is no string": '{"event": 7}',
+    "an event that is not a string": '{"event": 7}',
     "an unknown pusher event": '{"event": "pusher:no-such-thing", "data": {}}',
     "a server's event": '{"event": "pusher_internal:member_added", "channel": "presence-x", "data": "{}"}',
     "an event that is neither": '{"event": "created", "channel": "news", "data": {}}',
-    "nesting without end": '{"event": "pusher:subscribe", "data": ' + "[" * 5_000 + "]" * 5_000 + "}",
+    "deep nesting": '{"event": "pusher:subscribe", "data": ' + "[" * 5_000 + "]" * 5_000 + "}",
     "a huge integer": '{"event": "pusher:subscribe", "data": {"channel": 1' + "0" * 5_000 + "}}",
     "NaN": '{"event": "pusher:subscribe", "data": {"channel": NaN}}',
     "a lone surrogate": '{"event": "pusher:subscribe", "data": {"channel": "\\ud800"}}',
@@ -120,9 +120,9 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("text", MALFORMED.values(), ids=MALFORMED.keys())
-async def test_a_malformed_frame_gets_an_error_and_the_connection_lives(server: servers.Server, text: str) -> None:
+async def test_malformed_frame_gets_an_error_and_keeps_the_connection(server: servers.Server, text: str) -> None:
     if text == "" and server.command == "daphne":
-        text = " "  # daphne itself does not pass empty messages on
+        text = " "  # daphne drops empty messages
     async with sockets.connect(server) as socket:
         await socket.send_text(text)
         assert error(await socket.receive())["message"]
@@ -130,26 +130,26 @@ async def test_a_malformed_frame_gets_an_error_and_the_connection_lives(server: 
         await socket.skip_to("pusher:pong")
 
 
-async def test_a_binary_frame_gets_an_error_and_the_connection_lives(server: servers.Server) -> None:
+async def test_binary_frame_gets_an_error_and_keeps_the_connection(server: servers.Server) -> None:
     async with sockets.connect(server) as socket:
         await socket.websocket.send(b'{"event": "pusher:ping"}')
         assert error(await socket.receive())["code"] is None
         await socket.expect_silence()
 
 
-async def test_an_oversize_frame_closes_its_sender_with_1009(server: servers.Server) -> None:
+async def test_oversize_frame_closes_its_sender_with_1009(server: servers.Server) -> None:
     async with sockets.connect(server) as socket:
         await socket.send_text(json.dumps({"event": "pusher:ping", "data": "x" * FRAME_LIMIT}))
         assert await socket.closed() == 1009
 
 
-async def test_a_frame_just_under_the_limit_is_read(server: servers.Server) -> None:
+async def test_frame_just_below_the_limit_is_accepted(server: servers.Server) -> None:
     async with sockets.connect(server) as socket:
         await socket.send_text(json.dumps({"event": "pusher:ping", "data": "x" * (FRAME_LIMIT - 200)}))
         await socket.expect("pusher:pong")
 
 
-async def test_a_flood_of_errors_is_answered_sparingly_and_costs_no_connection(server: servers.Server) -> None:
+async def test_flood_of_errors_gets_few_answers_and_keeps_the_connection(server: servers.Server) -> None:
     async with sockets.connect(server) as socket:
         for _ in range(1_000):
             await socket.send_text("{")
@@ -161,7 +161,7 @@ async def test_a_flood_of_errors_is_answered_sparingly_and_costs_no_connection(s
 
 
 @pytest.mark.parametrize("data", ["{}", '"{}"', '""', None])
-async def test_a_ping_of_any_sdk_is_answered(server: servers.Server, data: str | None) -> None:
+async def test_pings_of_all_sdks_are_answered(server: servers.Server, data: str | None) -> None:
     async with sockets.connect(server) as socket:
         await socket.send_text(
             '{"event":"pusher:ping"}' if data is None else f'{{"event":"pusher:ping","data":{data}}}'
@@ -170,7 +170,7 @@ async def test_a_ping_of_any_sdk_is_answered(server: servers.Server, data: str |
     assert pong.data == "{}"
 
 
-async def test_data_may_be_a_string_of_json(server: servers.Server, name: Name) -> None:
+async def test_data_may_be_a_json_string(server: servers.Server, name: Name) -> None:
     channel = name("news")
     async with sockets.connect(server) as socket:
         await socket.send({"event": "pusher:subscribe", "data": json.dumps({"channel": channel})})
@@ -181,7 +181,7 @@ async def test_data_may_be_a_string_of_json(server: servers.Server, name: Name) 
 
 
 async def refusal(socket: sockets.Socket, channel: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Both frames of a refused subscription: one for the SDKs in Java and Swift, then one for pusher-js and Echo."""
+    """Both frames of a refused subscription: the first for Java and Swift SDKs, the second for pusher-js and Echo."""
     general = error(await socket.receive())
     specific = await socket.expect("pusher:subscription_error", channel)
     assert set(specific.decoded) == {"type", "error", "status"}
@@ -189,7 +189,7 @@ async def refusal(socket: sockets.Socket, channel: str) -> tuple[dict[str, Any],
 
 
 @pytest.mark.parametrize("channel", ["private-orders", "presence-room", "private-encrypted-orders"])
-async def test_a_wrong_signature_is_refused_softly_and_gives_nothing_away(server: servers.Server, channel: str) -> None:
+async def test_wrong_signature_gets_an_error_without_secrets(server: servers.Server, channel: str) -> None:
     async with sockets.connect(server) as socket:
         member = {"user_id": "1"} if channel.startswith("presence-") else None
         wrong = f"{server.application.key}:{'0' * 64}"
@@ -197,7 +197,7 @@ async def test_a_wrong_signature_is_refused_softly_and_gives_nothing_away(server
         general, specific = await refusal(socket, channel)
         assert general["code"] == 4009
         assert (specific["type"], specific["status"]) == ("AuthError", 401)
-        assert f"{socket.socket_id}:{channel}" in general["message"], "it helps to see what was signed"
+        assert f"{socket.socket_id}:{channel}" in general["message"], "the error shows the string that must be signed"
         data = None if member is None else json.dumps(member)
         right = signing.subscription(server.application, socket.socket_id, channel, data).partition(":")[2]
         assert right not in json.dumps([general, specific])
@@ -206,7 +206,7 @@ async def test_a_wrong_signature_is_refused_softly_and_gives_nothing_away(server
 
 
 @pytest.mark.parametrize("auth", ["", "nonsense", ":", "other-key:" + "0" * 64, "é:ü", "KEY:"])
-async def test_an_auth_of_the_wrong_form_is_refused_softly(server: servers.Server, auth: str, name: Name) -> None:
+async def test_malformed_auth_gets_an_error(server: servers.Server, auth: str, name: Name) -> None:
     channel = name("private-orders")
     async with sockets.connect(server) as socket:
         await socket.request_subscription(channel, auth=auth.replace("KEY", server.application.key))
@@ -218,7 +218,7 @@ async def test_an_auth_of_the_wrong_form_is_refused_softly(server: servers.Serve
 @pytest.mark.parametrize(
     "channel", ["", "with space", "news/today", "a" * 201, "ünïcode", "new\nline", "#reserved", "#server-to-user-1"]
 )
-async def test_a_wrong_channel_name_is_refused_softly(server: servers.Server, channel: str) -> None:
+async def test_invalid_channel_name_gets_an_error(server: servers.Server, channel: str) -> None:
     async with sockets.connect(server) as socket:
         await socket.request_subscription(channel)
         assert error(await socket.receive())["message"]
@@ -226,13 +226,13 @@ async def test_a_wrong_channel_name_is_refused_softly(server: servers.Server, ch
         await socket.skip_to("pusher:pong")
 
 
-async def test_a_name_of_exactly_the_limit_is_taken(server: servers.Server, name: Name) -> None:
+async def test_channel_name_of_the_maximum_length_is_accepted(server: servers.Server, name: Name) -> None:
     channel = name("news").ljust(200, "x")
     async with sockets.connect(server) as socket:
         await socket.subscribe(channel)
 
 
-async def test_a_second_subscribe_succeeds_again_and_delivers_once(server: servers.Server, name: Name) -> None:
+async def test_second_subscribe_succeeds_and_events_are_delivered_once(server: servers.Server, name: Name) -> None:
     channel = name("news")
     async with sockets.connect(server) as socket:
         await socket.subscribe(channel)
@@ -242,7 +242,7 @@ async def test_a_second_subscribe_succeeds_again_and_delivers_once(server: serve
         await socket.expect_silence()
 
 
-async def test_a_second_subscribe_to_a_presence_channel_adds_nobody(server: servers.Server, name: Name) -> None:
+async def test_second_subscribe_to_a_presence_channel_adds_no_member(server: servers.Server, name: Name) -> None:
     room = name("presence-room")
     async with sockets.connect(server) as watcher, sockets.connect(server) as socket:
         await watcher.subscribe(room, member={"user_id": "watcher"})
@@ -255,7 +255,7 @@ async def test_a_second_subscribe_to_a_presence_channel_adds_nobody(server: serv
 
 
 @pytest.mark.parametrize("user_id", ["", None, True, 1.5, [], {}, "x" * 129])
-async def test_a_member_without_a_right_id_is_refused_softly(server: servers.Server, user_id: Any, name: Name) -> None:
+async def test_member_with_an_invalid_id_gets_an_error(server: servers.Server, user_id: Any, name: Name) -> None:
     room = name("presence-room")
     async with sockets.connect(server) as socket:
         await socket.request_subscription(room, member={"user_id": user_id})
@@ -263,7 +263,7 @@ async def test_a_member_without_a_right_id_is_refused_softly(server: servers.Ser
         await socket.expect_silence()
 
 
-async def test_a_member_that_is_too_big_is_refused_with_both_numbers(server: servers.Server, name: Name) -> None:
+async def test_oversize_member_gets_an_error_with_both_numbers(server: servers.Server, name: Name) -> None:
     room = name("presence-room")
     member = {"user_id": "1", "user_info": {"name": "x" * 3_000}}
     async with sockets.connect(server) as socket:
@@ -274,7 +274,7 @@ async def test_a_member_that_is_too_big_is_refused_with_both_numbers(server: ser
         assert str(len(json.dumps(member))) in general["message"].replace(",", "")
 
 
-async def test_an_unsubscribe_from_what_one_is_not_in_is_ignored(server: servers.Server) -> None:
+async def test_unsubscribe_without_a_subscription_is_ignored(server: servers.Server) -> None:
     async with sockets.connect(server) as socket:
         await socket.send({"event": "pusher:unsubscribe", "data": {"channel": "never-subscribed"}})
         await socket.expect_silence()
@@ -283,7 +283,7 @@ async def test_an_unsubscribe_from_what_one_is_not_in_is_ignored(server: servers
 # -- client events -------------------------------------------------------------------------------------------------
 
 
-async def test_a_client_event_of_a_non_member_reaches_nobody(server: servers.Server, name: Name) -> None:
+async def test_client_event_without_a_subscription_is_not_delivered(server: servers.Server, name: Name) -> None:
     channel = name("private-room")
     async with sockets.connect(server) as member, sockets.connect(server) as stranger:
         await member.subscribe(channel)
@@ -293,7 +293,7 @@ async def test_a_client_event_of_a_non_member_reaches_nobody(server: servers.Ser
         await member.expect_silence()
 
 
-async def test_a_client_event_on_a_public_channel_is_refused(server: servers.Server, name: Name) -> None:
+async def test_client_event_on_a_public_channel_is_refused(server: servers.Server, name: Name) -> None:
     channel = name("news")
     async with sockets.connect(server) as speaker, sockets.connect(server) as listener:
         await speaker.subscribe(channel)
@@ -303,7 +303,7 @@ async def test_a_client_event_on_a_public_channel_is_refused(server: servers.Ser
         await listener.expect_silence()
 
 
-async def test_a_client_event_cannot_claim_another_user(server: servers.Server, name: Name) -> None:
+async def test_client_event_cannot_name_another_user(server: servers.Server, name: Name) -> None:
     room = name("presence-room")
     async with sockets.connect(server) as ann, sockets.connect(server) as mallory:
         await ann.subscribe(room, member={"user_id": "ann"})
@@ -330,7 +330,7 @@ EVENT = {"name": "created", "channels": ["news"], "data": "{}"}
 
 
 def refused(answer: calls.Answer, status: int) -> str:
-    """The text of an error body, of which the form is asserted."""
+    """The message of an error response, after checking its format."""
     assert answer.status == status, answer
     assert set(answer.body) >= {"error", "code"}
     assert answer.headers["content-type"] == "application/json"
@@ -350,8 +350,8 @@ def refused(answer: calls.Answer, status: int) -> str:
     ],
     ids=str,
 )
-def test_a_request_that_is_not_rightly_signed_is_401(server: servers.Server, overrides: dict[str, str | int]) -> None:
-    """A number is seconds from now: the session may be minutes old."""
+def test_wrongly_signed_request_is_401(server: servers.Server, overrides: dict[str, str | int]) -> None:
+    """Numbers are seconds relative to now, because the parameters are created minutes before."""
     overrides = {
         name: str(int(time.time()) + value) if isinstance(value, int) else value for name, value in overrides.items()
     }
@@ -359,21 +359,21 @@ def test_a_request_that_is_not_rightly_signed_is_401(server: servers.Server, ove
         answer = caller.signed("POST", "events", EVENT, None, **overrides)
         text = refused(answer, 401)
         assert server.application.secret not in text
-        assert caller.signed("POST", "events", EVENT).status == 200, "the connection is still good"
+        assert caller.signed("POST", "events", EVENT).status == 200, "the connection still works"
 
 
-def test_a_stale_timestamp_is_401_for_that_reason(server: servers.Server) -> None:
+def test_expired_timestamp_is_401_with_that_reason(server: servers.Server) -> None:
     with calls.Caller(server) as caller:
         answer = caller.signed("POST", "events", EVENT, auth_timestamp=str(int(time.time()) - 700))
     assert "600" in refused(answer, 401)
 
 
-def test_an_unsigned_request_is_401(server: servers.Server) -> None:
+def test_unsigned_request_is_401(server: servers.Server) -> None:
     with calls.Caller(server) as caller:
         refused(caller.call("POST", f"/apps/{server.application.id}/events", b"{}"), 401)
 
 
-def test_a_body_that_was_changed_on_the_way_is_401(server: servers.Server) -> None:
+def test_modified_body_is_401(server: servers.Server) -> None:
     route = f"/apps/{server.application.id}/events"
     body = json.dumps(EVENT).encode()
     with calls.Caller(server) as caller:
@@ -381,7 +381,7 @@ def test_a_body_that_was_changed_on_the_way_is_401(server: servers.Server) -> No
         refused(caller.call("POST", path, body.replace(b"created", b"deleted")), 401)
 
 
-def test_an_unknown_application_or_route_is_404(server: servers.Server) -> None:
+def test_unknown_application_or_route_is_404(server: servers.Server) -> None:
     with calls.Caller(server) as caller:
         refused(caller.call("GET", "/apps/999999999/channels"), 404)
         refused(caller.signed("GET", "no-such-room"), 404)
@@ -407,13 +407,13 @@ def test_an_unknown_application_or_route_is_404(server: servers.Server) -> None:
         ({**EVENT, "data": "x" * 103_000}, 413),
     ],
 )
-def test_a_wrong_event_is_refused(server: servers.Server, payload: object, status: int) -> None:
+def test_invalid_event_is_refused(server: servers.Server, payload: object, status: int) -> None:
     with calls.Caller(server) as caller:
         refused(caller.signed("POST", "events", payload), status)
         assert caller.signed("POST", "events", EVENT).status == 200
 
 
-def test_an_oversize_event_is_told_both_numbers(server: servers.Server) -> None:
+def test_oversize_event_gets_an_error_with_both_numbers(server: servers.Server) -> None:
     with calls.Caller(server) as caller:
         text = refused(caller.signed("POST", "events", {**EVENT, "data": "x" * 103_000}), 413)
     assert "content of this event" in text
@@ -421,14 +421,14 @@ def test_an_oversize_event_is_told_both_numbers(server: servers.Server) -> None:
     assert "103000" in text
 
 
-def test_a_batch_with_too_many_events_is_refused_whole(server: servers.Server) -> None:
+def test_batch_with_too_many_events_is_refused(server: servers.Server) -> None:
     batch = [{"name": "created", "channel": "news", "data": "{}"}] * 11
     with calls.Caller(server) as caller:
         text = refused(caller.signed("POST", "batch_events", {"batch": batch}), 400)
     assert "Batch too large" in text
 
 
-async def test_a_batch_with_one_wrong_event_publishes_none(server: servers.Server, name: Name) -> None:
+async def test_batch_with_one_invalid_event_publishes_none(server: servers.Server, name: Name) -> None:
     channel = name("news")
     batch = [{"name": "good", "channel": channel, "data": "{}"}, {"name": "bad", "channel": "with space", "data": "{}"}]
     async with sockets.connect(server) as socket:
@@ -439,7 +439,7 @@ async def test_a_batch_with_one_wrong_event_publishes_none(server: servers.Serve
         await socket.expect("marker", channel)
 
 
-def test_a_query_for_what_a_channel_has_not_is_400(server: servers.Server) -> None:
+def test_query_for_an_attribute_that_the_channel_lacks_is_400(server: servers.Server) -> None:
     with calls.Caller(server) as caller:
         refused(caller.signed("GET", "channels", None, {"info": "user_count"}), 400)
         refused(caller.signed("GET", "channels/news", None, {"info": "user_count"}), 400)
@@ -447,7 +447,7 @@ def test_a_query_for_what_a_channel_has_not_is_400(server: servers.Server) -> No
         refused(caller.signed("GET", "channels/news/users"), 400)
 
 
-def test_a_wrong_method_is_405_and_names_the_right_one(server: servers.Server) -> None:
+def test_wrong_method_is_405_with_the_allowed_method(server: servers.Server) -> None:
     with calls.Caller(server) as caller:
         answer = caller.signed("DELETE", "events")
     assert answer.status == 405
@@ -457,9 +457,7 @@ def test_a_wrong_method_is_405_and_names_the_right_one(server: servers.Server) -
 # -- origins -------------------------------------------------------------------------------------------------------
 
 
-async def test_an_origin_that_the_application_does_not_allow_is_closed_with_4009(
-    server: servers.Server, name: Name
-) -> None:
+async def test_disallowed_origin_is_closed_with_4009(server: servers.Server, name: Name) -> None:
     application = await asyncio.to_thread(server.deployment.create_application, name("origins"))
     await asyncio.to_thread(
         server.deployment.shell,
@@ -478,4 +476,4 @@ async def test_an_origin_that_the_application_does_not_allow_is_closed_with_4009
         while await code("https://evil.example") != 4009:
             continue
     assert await code("https://good.example") is None
-    assert await code(None) is None, "a phone or a server sends no Origin"
+    assert await code(None) is None, "phones and servers send no Origin"

@@ -1,5 +1,5 @@
-"""The disk is full, the log is read-only, the log is damaged: publishers hear of it and clients stay, nothing that was
-acknowledged is lost, and when the cause is gone everything goes on by itself."""
+"""A full disk, a read-only log, a damaged log: publishers get 503, clients stay connected, no acknowledged event is
+lost, and the server recovers by itself when the cause is removed."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tests.kills import chaos, followers, publisher, rounds
 Start = Callable[..., servers.Server]
 
 CHANNEL = "counts"
-PAD = "x" * 5_000  # so that few events fill what is left
-SOON_S = 15.0  # in which a worker finds out by itself, either way
+PAD = "x" * 5_000  # so that few events fill the remaining space
+SOON_S = 15.0  # within which a worker detects the fault or its end
 
 KEEPING = ("--history", "c*=10000,600", "--replay", "c*=10000,67108864")
 
 
 class Backend:
-    """Publishes 1, 2, 3, …, each once, and remembers which of them were acknowledged."""
+    """Publishes 1, 2, 3, … once each and records the acknowledged numbers."""
 
     def __init__(self, caller: calls.Caller) -> None:
         self.acknowledged: list[int] = []
@@ -39,7 +39,7 @@ class Backend:
     def publish(self) -> calls.Answer:
         self._number += 1
         event = {"name": "tick", "channels": [CHANNEL], "data": f"{self._number:06}", "info": "offset"}
-        # The number is all of the data that a reader takes; the rest only weighs.
+        # Readers use the number only; the padding fills the disk.
         answer = self._caller.signed("POST", "events", {**event, "data": f"{self._number:06} {PAD}"})
         if answer.status == 200:
             self.acknowledged.append(self._number)
@@ -79,9 +79,9 @@ def engine_check(caller: calls.Caller) -> dict[str, Any]:
 
 
 class FileSizeLimit:
-    """The kernel lets no process of the server write a file beyond so many bytes."""
+    """A full disk by RLIMIT_FSIZE: the server's processes cannot extend a file beyond a size."""
 
-    BYTES = 400_000  # what the log may still need for itself and a few events
+    BYTES = 400_000  # enough for a few more events
 
     def __init__(self, deployment: deployments.Deployment) -> None:
         self._log = deployment.folder / "engine" / "log.sqlite3-wal"
@@ -103,7 +103,7 @@ class FileSizeLimit:
 
 
 class SmallDisk:
-    """A file system in memory, that a large file fills."""
+    """A full disk by a tmpfs that a large file fills."""
 
     BYTES = 16 * 1024 * 1024
 
@@ -133,7 +133,7 @@ class SmallDisk:
 
 
 def can_mount() -> bool:
-    """Whether this is a machine where a test may have a disk of its own."""
+    """Whether the test may mount a file system."""
     if os.geteuid() != 0:
         return False
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
@@ -146,7 +146,7 @@ DISKS = [FileSizeLimit, SmallDisk] if can_mount() else [FileSizeLimit]
 
 
 @pytest.mark.parametrize("disk_of", DISKS)
-async def test_a_full_disk_is_told_to_publishers_and_health_checks_and_passes(
+async def test_full_disk_gives_503_and_red_health_until_there_is_space(
     start: Start, keeping: deployments.Deployment, disk_of: type[FileSizeLimit | SmallDisk]
 ) -> None:
     disk = disk_of(keeping)
@@ -165,10 +165,10 @@ async def test_a_full_disk_is_told_to_publishers_and_health_checks_and_passes(
                 assert "retry-after" in refused.headers
                 for worker in workers.values():
 
-                    def tells(worker: calls.Caller = worker) -> bool:
+                    def reports(worker: calls.Caller = worker) -> bool:
                         return "cannot be written" in engine_check(worker)["reason"]
 
-                    await asyncio.to_thread(waiting.until, tells, SOON_S, "the worker tells of the full disk")
+                    await asyncio.to_thread(waiting.until, reports, SOON_S, "the worker reports the full disk")
                 disk.free()
                 await asyncio.to_thread(backend.until_acknowledged)
                 for worker in workers.values():
@@ -185,10 +185,10 @@ async def test_a_full_disk_is_told_to_publishers_and_health_checks_and_passes(
 
 
 async def everything_is_kept(server: servers.Server, backend: Backend) -> None:
-    """For who comes only now."""
-    async with event_streams.listen(server, server.application, CHANNEL, last_event_id="earliest") as latecomer:
-        await latecomer.statement()
-        assert [number_of(await latecomer.next()) for _ in backend.acknowledged] == backend.acknowledged
+    """A new reader gets every acknowledged event from the history."""
+    async with event_streams.listen(server, server.application, CHANNEL, last_event_id="earliest") as reader:
+        await reader.statement()
+        assert [number_of(await reader.next()) for _ in backend.acknowledged] == backend.acknowledged
 
 
 # -- a log that is read-only -------------------------------------------------------------------------------------------
@@ -200,13 +200,13 @@ def read_only(deployment: deployments.Deployment, is_so: bool) -> None:
 
 
 def without_privileges() -> list[str]:
-    """For the server: root may write what is read-only."""
+    """A command prefix without the capability of root to write read-only files."""
     if os.geteuid() != 0:
         return []
     return [parts.executable("setpriv"), "--bounding-set=-dac_override"]
 
 
-async def test_a_worker_that_finds_the_log_read_only_says_so_and_the_others_go_on(
+async def test_new_worker_with_a_read_only_log_is_not_ready_and_the_others_publish(
     start: Start, keeping: deployments.Deployment
 ) -> None:
     server = start("gunicorn", keeping, under=without_privileges())
@@ -223,7 +223,7 @@ async def test_a_worker_that_finds_the_log_read_only_says_so_and_the_others_go_o
             assert "read-only" in engine_check(newcomer)["reason"]
             answer = await asyncio.to_thread(Backend(newcomer).publish)
             assert (answer.status, "retry-after" in answer.headers) == (503, True)
-            assert backend.publish().status == 200, "who has it open goes on"
+            assert backend.publish().status == 200, "a worker that has the log open still publishes"
             read_only(keeping, False)
             await asyncio.to_thread(
                 waiting.until, lambda: engine_check(newcomer)["ok"], SOON_S, "the new worker is ready"
@@ -241,7 +241,7 @@ def replacement(server: servers.Server, old: set[int]) -> int:
 
 
 def caller_of(server: servers.Server, worker: int) -> calls.Caller | None:
-    """A connection to this worker, if it answers one."""
+    """A connection to this worker, or None if it accepted none of 16."""
     for _ in range(16):
         caller = calls.Caller(server)
         with contextlib.suppress(OSError):
@@ -251,7 +251,7 @@ def caller_of(server: servers.Server, worker: int) -> calls.Caller | None:
     return None
 
 
-async def test_a_server_whose_log_is_read_only_comes_up_and_waits(
+async def test_server_starts_with_a_read_only_log_and_recovers(
     fleet: servers.Fleet, start: Start, keeping: deployments.Deployment
 ) -> None:
     server = start("uvicorn", keeping)
@@ -285,7 +285,7 @@ def is_listening(server: servers.Server) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def everybody(
+async def clients_and_publisher(
     deployment: deployments.Deployment, restartable: chaos.RestartableServer, runtime: pusherjs.Runtime
 ) -> AsyncIterator[tuple[list[followers.Follower], publisher.Publisher]]:
     async with contextlib.AsyncExitStack() as stack:
@@ -298,16 +298,16 @@ async def everybody(
         yield clients, publisher.Publisher(to, deployment.application, [CHANNEL], 100)
 
 
-async def test_a_damaged_log_is_kept_for_a_person_and_everybody_goes_on_with_a_new_one(
+async def test_damaged_log_is_moved_aside_and_replaced(
     fleet: servers.Fleet, start: Start, keeping: deployments.Deployment, pusher_js: pusherjs.Runtime
 ) -> None:
     server = start("gunicorn", keeping)
     restartable = chaos.RestartableServer(fleet, server)
-    async with everybody(keeping, restartable, pusher_js) as (clients, backend):
+    async with clients_and_publisher(keeping, restartable, pusher_js) as (clients, backend):
         await backend.run(0.5)
         await rounds.arrival(clients, backend)
         damage(keeping.folder / "engine" / "log.sqlite3")
-        # Whether a publisher meets the damage, and gets its 503, or a reader does first, is chance.
+        # Either a publisher finds the damage first, and gets 503, or a reader does.
         await backend.run(1.5)
         await rounds.arrival(clients, backend)
         for client in clients:
@@ -320,8 +320,8 @@ async def test_a_damaged_log_is_kept_for_a_person_and_everybody_goes_on_with_a_n
 
 
 def damage(log: Path) -> None:
-    """As a disk does that fails: every page, and what waits in the WAL."""
+    """Overwrite every page of the log and its WAL, as a failing disk may."""
     for path in (log, log.with_name(f"{log.name}-wal")):
         size = path.stat().st_size
-        with path.open("r+b") as file:  # this process does not have it open with SQLite
+        with path.open("r+b") as file:  # safe: this process has not opened it with SQLite
             file.write(b"?" * size)

@@ -1,4 +1,4 @@
-"""Clauses of the protocol that no other test shows. The list of all of them: docs/reference/protocol-clauses.md."""
+"""Protocol clauses without another test. docs/reference/protocol-clauses.md lists all clauses."""
 
 from __future__ import annotations
 
@@ -25,39 +25,43 @@ async def node(pusher_js: pusherjs.Runtime) -> AsyncIterator[pusherjs.Node]:
 
 
 async def created(server: servers.Server, name: str, *flags: str) -> deployments.Application:
-    """A new application that every worker knows, as it does within moments."""
+    """Create an application and wait until every worker knows it."""
 
     def create() -> deployments.Application:
         application = server.deployment.create_application(name, *flags)
         with calls.to_each_worker(server) as callers:
             for caller in callers.values():
                 caller.application = application
-                waiting.until(lambda caller=caller: caller.signed("GET", "channels").status == 200, 5.0, "it is known")
+                waiting.until(
+                    lambda caller=caller: caller.signed("GET", "channels").status == 200,
+                    5.0,
+                    "the worker knows the application",
+                )
         return application
 
     return await asyncio.to_thread(create)
 
 
-async def test_no_subprotocol_is_chosen_though_one_was_offered(server: servers.Server) -> None:
+async def test_offered_subprotocol_is_not_selected(server: servers.Server) -> None:
     offered = [Subprotocol("pusher"), Subprotocol("v7.pusher.com")]
     async with sockets.connect(server, subprotocols=offered) as socket:
         assert socket.websocket.subprotocol is None
 
 
-async def test_clients_are_told_the_activity_timeout_of_the_settings(server: servers.Server) -> None:
+async def test_activity_timeout_of_the_settings_is_announced(server: servers.Server) -> None:
     async with sockets.open_raw(server) as socket:
         frame = await socket.expect("pusher:connection_established")
     assert frame.decoded["activity_timeout"] == 30
 
 
-async def test_a_control_ping_of_a_client_is_answered(server: servers.Server) -> None:
+async def test_websocket_ping_of_a_client_is_answered(server: servers.Server) -> None:
     async with sockets.connect(server) as socket:
         answered = await socket.websocket.ping(b"swift")
         async with asyncio.timeout(sockets.PATIENCE):
             await answered
 
 
-async def test_nothing_comes_after_an_unsubscribe(server: servers.Server, name: Name) -> None:
+async def test_no_event_is_delivered_after_unsubscribe(server: servers.Server, name: Name) -> None:
     channel = name("news")
     async with sockets.connect(server) as socket, sockets.connect(server) as neighbour:
         await socket.subscribe(channel)
@@ -68,9 +72,7 @@ async def test_nothing_comes_after_an_unsubscribe(server: servers.Server, name: 
         await socket.expect_silence()
 
 
-async def test_of_two_connections_of_a_user_the_later_one_says_what_is_known_of_it(
-    server: servers.Server, name: Name
-) -> None:
+async def test_user_info_is_that_of_the_users_latest_connection(server: servers.Server, name: Name) -> None:
     room = name("presence-room")
     async with (
         sockets.connect(server) as first,
@@ -80,12 +82,12 @@ async def test_of_two_connections_of_a_user_the_later_one_says_what_is_known_of_
         await first.subscribe(room, member={"user_id": "ann", "user_info": {"name": "Ann"}})
         await second.subscribe(room, member={"user_id": "ann", "user_info": {"name": "Anna"}})
         snapshot = await third.subscribe(room, member={"user_id": "bob"})
-        await first.expect("pusher_internal:member_added", room)  # Bob; of the second tab nothing was said
+        await first.expect("pusher_internal:member_added", room)  # Bob; the second tab added no member
     assert snapshot.decoded["presence"]["hash"] == {"ann": {"name": "Anna"}, "bob": None}
 
 
-async def test_members_are_never_replayed(server: servers.Server, name: Name) -> None:
-    """Not even where the channel keeps a history: who is there now stands in the snapshot."""
+async def test_member_events_are_not_replayed(server: servers.Server, name: Name) -> None:
+    """Not even in a channel with history: the snapshot has the current members."""
     history = ("--history", "presence-*=10,60", "--rewind", "presence-*=10")
     application = await created(server, name("Kept"), *history)
     room = name("presence-room")
@@ -105,7 +107,7 @@ async def test_members_are_never_replayed(server: servers.Server, name: Name) ->
             await late.expect_silence()
 
 
-async def test_pusher_js_over_the_connection_limit_comes_back_by_itself(
+async def test_pusher_js_over_the_connection_limit_reconnects(
     server: servers.Server, node: pusherjs.Node, name: Name
 ) -> None:
     application = await created(server, name("Small"), "--max-connections", "1")
@@ -116,7 +118,7 @@ async def test_pusher_js_over_the_connection_limit_comes_back_by_itself(
     await client.state("connected")
 
 
-async def test_pusher_js_that_is_sent_away_with_4200_is_back_and_sees_who_is_there_by_then(
+async def test_pusher_js_reconnects_after_4200_and_gets_the_current_members(
     server: servers.Server, node: pusherjs.Node, name: Name
 ) -> None:
     room, ann = name("presence-room"), name("ann")

@@ -1,4 +1,4 @@
-"""What is kept of a channel, asked of four workers and published in every way there is."""
+"""Channel history on four workers, with events published in every way."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ def keeping(four_workers: servers.Server, name: Name) -> deployments.Application
 
 @pytest.fixture
 def callers(four_workers: servers.Server, keeping: deployments.Application) -> Iterator[list[calls.Caller]]:
-    """One for each worker, all of which know the application."""
+    """A connection to each worker; all workers know the application."""
     with calls.to_each_worker(four_workers) as found:
         callers = list(found.values())
         for caller in callers:
             caller.application = keeping
         waiting.until(
-            lambda: all(caller.signed("GET", "channels").status == 200 for caller in callers), 10.0, "it is taken up"
+            lambda: all(caller.signed("GET", "channels").status == 200 for caller in callers),
+            10.0,
+            "all workers know the application",
         )
         yield callers
 
@@ -34,7 +36,7 @@ def read(caller: calls.Caller, channel: str, **query: str) -> calls.Answer:
     return caller.signed("GET", f"channels/{channel}/history", query=query)
 
 
-def test_whoever_publishes_and_whoever_asks_there_is_one_history_without_a_gap(
+def test_all_workers_return_one_complete_history_of_all_publishers(
     four_workers: servers.Server, keeping: deployments.Application, callers: list[calls.Caller], name: Name
 ) -> None:
     channel = f"kept-{name('orders')}"
@@ -52,7 +54,7 @@ def test_whoever_publishes_and_whoever_asks_there_is_one_history_without_a_gap(
     assert others == [first] * 3
 
 
-def test_a_rule_that_is_made_and_taken_away_reaches_every_worker(
+def test_added_and_removed_rules_reach_every_worker(
     four_workers: servers.Server, keeping: deployments.Application, callers: list[calls.Caller], name: Name
 ) -> None:
     channel = name("later")

@@ -1,4 +1,4 @@
-"""What the HTTP API promises for the whole deployment, asked of four workers: one budget, one cache, one user."""
+"""HTTP API behaviour across four workers: one rate limit, one cache, one user."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def sign_in(socket: sockets.Socket, user_id: str) -> None:
     await socket.skip_to("pusher:signin_success")
 
 
-async def test_a_users_connections_end_on_every_worker_and_nobody_elses(
+async def test_terminate_connections_closes_the_user_on_every_worker_and_no_other_user(
     four_workers: servers.Server, name: Name
 ) -> None:
     user = name("ann")
@@ -39,18 +39,18 @@ async def test_a_users_connections_end_on_every_worker_and_nobody_elses(
     assert set(codes) == {4009}
 
 
-async def test_a_user_may_be_sent_back_to_reconnect(four_workers: servers.Server, name: Name) -> None:
+async def test_terminate_connections_with_reconnect_closes_with_4200(four_workers: servers.Server, name: Name) -> None:
     user = name("ann")
     async with sockets.connect(four_workers) as socket:
         await sign_in(socket, user)
         with calls.Caller(four_workers) as caller:
-            room = f"users/{user}/terminate_connections"
-            answer = await asyncio.to_thread(caller.signed, "POST", room, query={"reconnect": "1"})
+            route = f"users/{user}/terminate_connections"
+            answer = await asyncio.to_thread(caller.signed, "POST", route, query={"reconnect": "1"})
         assert (answer.status, answer.body) == (200, {})
         assert await socket.closed() == 4200
 
 
-async def test_every_worker_answers_with_the_event_that_a_cache_channel_holds(
+async def test_every_worker_returns_the_cached_event_of_a_cache_channel(
     four_workers: servers.Server, name: Name
 ) -> None:
     channel = name("cache")
@@ -65,7 +65,7 @@ async def test_every_worker_answers_with_the_event_that_a_cache_channel_holds(
         assert (await socket.expect("price", channel)).data == '{"eur":7}'
 
 
-async def test_the_workers_share_one_budget_and_its_refusal_has_both_numbers(
+async def test_workers_share_one_rate_limit_and_the_refusal_has_both_numbers(
     four_workers: servers.Server, name: Name
 ) -> None:
     application = await asyncio.to_thread(four_workers.deployment.create_application, name("bounded"))
@@ -78,7 +78,7 @@ async def test_the_workers_share_one_budget_and_its_refusal_has_both_numbers(
             caller.application = application
 
         def refused() -> calls.Answer | None:
-            """Twelve requests for five events each are more than a second has room for, whoever takes them."""
+            """Send twelve requests with five events each, more than the limit of a second, spread over the workers."""
             for caller in islice(cycle(callers.values()), 12):
                 answer = caller.signed("POST", "events", event)
                 if answer.status == 429:
@@ -88,7 +88,7 @@ async def test_the_workers_share_one_budget_and_its_refusal_has_both_numbers(
         async def found() -> calls.Answer | None:
             return await asyncio.to_thread(refused)
 
-        answer = await waiting.until_async(found, 10.0, "a publication was refused")
+        answer = await waiting.until_async(found, 10.0, "a publish is refused")
         assert answer is not None
         assert answer.headers["retry-after"] == "1"
         assert "15" in answer.body["error"]
@@ -100,10 +100,10 @@ async def test_the_workers_share_one_budget_and_its_refusal_has_both_numbers(
                     return True
             return False
 
-        await waiting.until_async(accepted, 5.0, "the next second has room again")
+        await waiting.until_async(accepted, 5.0, "a publish is accepted in the next second")
 
 
-async def test_a_repeated_publication_is_delivered_once_and_answered_alike_by_every_worker(
+async def test_repeated_publish_is_delivered_once_and_gets_the_same_response_from_every_worker(
     four_workers: servers.Server, name: Name
 ) -> None:
     channel = name("orders")
@@ -120,7 +120,7 @@ async def test_a_repeated_publication_is_delivered_once_and_answered_alike_by_ev
     ] * 4
 
 
-def test_the_older_calls_still_work(four_workers: servers.Server, name: Name) -> None:
+def test_legacy_calls_work(four_workers: servers.Server, name: Name) -> None:
     channel = name("news")
     with calls.Caller(four_workers) as caller:
         answer = caller.signed("POST", f"channels/{channel}/events", b"hello", {"name": "created"})

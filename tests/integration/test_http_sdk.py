@@ -1,4 +1,4 @@
-"""The HTTP API as the vendor's Python SDK uses it."""
+"""The HTTP API with the vendor's Python SDK."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.harness import calls, sdk, servers, sockets, waiting
 Name = Callable[[str], str]
 
 
-async def test_a_triggered_event_reaches_a_subscriber_as_it_was_published(
+async def test_triggered_event_reaches_a_subscriber_unchanged(
     server: servers.Server, api: pusher.Pusher, name: Name
 ) -> None:
     channel = name("news")
@@ -30,7 +30,7 @@ async def test_a_triggered_event_reaches_a_subscriber_as_it_was_published(
     assert frame.decoded == {"id": 7, "title": "Ärger, 日本, 🎺"}
 
 
-async def test_one_trigger_reaches_several_channels(server: servers.Server, api: pusher.Pusher, name: Name) -> None:
+async def test_trigger_reaches_several_channels(server: servers.Server, api: pusher.Pusher, name: Name) -> None:
     channels = [name("news") for _ in range(5)]
     async with sockets.connect(server) as socket:
         for channel in channels:
@@ -40,7 +40,7 @@ async def test_one_trigger_reaches_several_channels(server: servers.Server, api:
     assert received == set(channels)
 
 
-async def test_the_excluded_socket_gets_nothing_and_its_neighbour_everything(
+async def test_excluded_socket_gets_no_event_and_other_sockets_do(
     server: servers.Server, api: pusher.Pusher, name: Name
 ) -> None:
     channel = name("news")
@@ -54,7 +54,7 @@ async def test_the_excluded_socket_gets_nothing_and_its_neighbour_everything(
         await sender.expect("second", channel)
 
 
-async def test_a_batch_arrives_in_its_order(server: servers.Server, api: pusher.Pusher, name: Name) -> None:
+async def test_batch_is_delivered_in_order(server: servers.Server, api: pusher.Pusher, name: Name) -> None:
     channel = name("news")
     batch = [{"channel": channel, "name": f"event-{n}", "data": str(n)} for n in range(10)]
     async with sockets.connect(server) as socket:
@@ -65,7 +65,7 @@ async def test_a_batch_arrives_in_its_order(server: servers.Server, api: pusher.
     assert received == [f"event-{n}" for n in range(10)]
 
 
-async def test_channel_queries_tell_who_is_where(server: servers.Server, api: pusher.Pusher, name: Name) -> None:
+async def test_channel_queries_return_counts_and_users(server: servers.Server, api: pusher.Pusher, name: Name) -> None:
     room = name("presence-room")
     news = name("news")
     async with (
@@ -93,10 +93,10 @@ async def test_channel_queries_tell_who_is_where(server: servers.Server, api: pu
     async def is_vacated() -> bool:
         return bool(await asyncio.to_thread(api.channel_info, room) == {"occupied": False})
 
-    await waiting.until_async(is_vacated, 5.0, "the room is vacated when its sockets are gone")
+    await waiting.until_async(is_vacated, 5.0, "the channel is vacated")
 
 
-async def test_a_trigger_can_ask_for_counts(server: servers.Server, name: Name) -> None:
+async def test_trigger_can_request_counts(server: servers.Server, name: Name) -> None:
     room = name("presence-room")
     async with sockets.connect(server) as socket:
         await socket.subscribe(room, member={"user_id": "1"})
@@ -108,20 +108,18 @@ async def test_a_trigger_can_ask_for_counts(server: servers.Server, name: Name) 
     assert answer.body == {"channels": {room: {"user_count": 1, "subscription_count": 1}}}
 
 
-def test_users_of_a_channel_without_presence_is_a_bad_request(api: pusher.Pusher) -> None:
+def test_users_of_a_public_channel_is_a_bad_request(api: pusher.Pusher) -> None:
     with pytest.raises((PusherBadRequest, ValueError)):
         api.users_info("news")
 
 
-def test_a_wrong_secret_is_refused(server: servers.Server) -> None:
+def test_wrong_secret_is_refused(server: servers.Server) -> None:
     client = sdk.client(server, dataclasses.replace(server.application, secret="not the secret"))
     with pytest.raises(PusherBadAuth):
         client.trigger("news", "created", {})
 
 
-async def test_the_sdks_own_channel_signature_is_accepted(
-    server: servers.Server, api: pusher.Pusher, name: Name
-) -> None:
+async def test_channel_signature_of_the_sdk_is_accepted(server: servers.Server, api: pusher.Pusher, name: Name) -> None:
     private, presence = name("private-orders"), name("presence-room")
     async with sockets.connect(server) as socket:
         signed = api.authenticate(channel=private, socket_id=socket.socket_id)
@@ -135,13 +133,13 @@ async def test_the_sdks_own_channel_signature_is_accepted(
     assert frame.decoded == {"presence": {"ids": ["42"], "hash": {"42": {"name": "Ann"}}, "count": 1}}
 
 
-async def test_data_that_the_sdk_encrypted_passes_through_untouched(server: servers.Server, name: Name) -> None:
+async def test_data_encrypted_by_the_sdk_is_delivered_unchanged(server: servers.Server, name: Name) -> None:
     master_key = base64.b64encode(bytes(32)).decode()
     encrypting = sdk.client(server, encryption_master_key_base64=master_key)
     channel = name("private-encrypted-orders")
     async with sockets.connect(server) as socket:
         await socket.subscribe(channel)
-        await asyncio.to_thread(encrypting.trigger, channel, "created", {"secret": "seen by nobody"})
+        await asyncio.to_thread(encrypting.trigger, channel, "created", {"secret": "only for subscribers"})
         frame = await socket.expect("created", channel)
     assert set(json.loads(frame.data)) == {"nonce", "ciphertext"}
-    assert "seen by nobody" not in frame.data
+    assert "only for subscribers" not in frame.data

@@ -1,4 +1,4 @@
-"""Starting, stopping and reloading with open sockets: prompt, told to the clients, and nobody is left behind."""
+"""Start, stop and reload with open sockets: promptly, with close codes, and without remaining processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Name = Callable[[str], str]
 Start = Callable[..., servers.Server]
 
 PROMPT = 8.0  # seconds: well under the 10 s that process supervisors grant, on a busy machine
-COME_AGAIN = {1012, 4200}  # close codes after which every SDK reconnects
+RECONNECT_CODES = {1012, 4200}  # close codes after which every SDK reconnects
 
 
 async def _closed(everybody: list[sockets.Socket]) -> set[int]:
@@ -27,7 +27,7 @@ async def _closed(everybody: list[sockets.Socket]) -> set[int]:
 
 @pytest.mark.parametrize("command", ["uvicorn", "gunicorn"])
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGINT", "Ctrl+C"])
-async def test_a_stop_with_open_sockets_is_prompt_and_tells_them(
+async def test_stop_closes_open_sockets_promptly_with_a_close_code(
     start: Start, name: Name, command: str, how: str
 ) -> None:
     server = start(command)
@@ -41,12 +41,12 @@ async def test_a_stop_with_open_sockets_is_prompt_and_tells_them(
             server.send_signal(signal.Signals[how])
         else:
             server.interrupt()
-        assert await _closed(everybody) <= COME_AGAIN
+        assert await _closed(everybody) <= RECONNECT_CODES
         await asyncio.to_thread(server.wait_until_gone, PROMPT)
 
 
 async def test_daphne_stops_promptly_with_open_sockets(start: Start) -> None:
-    """It drops them without a word (platform's nature), but it must not hang."""
+    """daphne drops sockets without a close frame, but it must not hang."""
     server = start("daphne")
     async with sockets.connect(server) as socket:
         await socket.subscribe("news")
@@ -55,7 +55,7 @@ async def test_daphne_stops_promptly_with_open_sockets(start: Start) -> None:
         await socket.closed()
 
 
-async def test_members_of_a_stopped_server_are_gone_for_the_next_one(start: Start, name: Name) -> None:
+async def test_members_of_a_stopped_server_are_removed(start: Start, name: Name) -> None:
     room = name("presence-room")
     first = start("uvicorn")
     async with sockets.connect(first) as socket:
@@ -67,14 +67,14 @@ async def test_members_of_a_stopped_server_are_gone_for_the_next_one(start: Star
         assert snapshot.decoded["presence"]["ids"] == ["new"]
 
 
-async def test_a_hup_replaces_all_workers_under_open_sockets(start: Start, name: Name) -> None:
+async def test_hup_replaces_all_workers_with_open_sockets(start: Start, name: Name) -> None:
     server = start("gunicorn")
     channel = name("news")
     async with contextlib.AsyncExitStack() as stack:
         spread = await sockets.spread(server, stack, each=2)
         everybody = [socket for found in spread.values() for socket in found]
         server.send_signal(signal.SIGHUP)
-        assert await _closed(everybody) <= COME_AGAIN
+        assert await _closed(everybody) <= RECONNECT_CODES
 
     def replaced() -> bool:
         now = set(server.workers())
@@ -90,7 +90,7 @@ async def test_a_hup_replaces_all_workers_under_open_sockets(start: Start, name:
             await found[0].expect("after", channel)
 
 
-async def test_no_request_is_refused_during_a_hup(start: Start, name: Name) -> None:
+async def test_hup_refuses_no_request(start: Start, name: Name) -> None:
     server = start("gunicorn")
     old = set(server.workers())
     async with publishers.publishing(server, name("news")) as publisher:
@@ -102,18 +102,18 @@ async def test_no_request_is_refused_during_a_hup(start: Start, name: Name) -> N
         await publisher.reach(publisher.published + 20)
 
 
-async def test_workers_end_when_their_master_is_killed(start: Start) -> None:
-    """UvicornWorker itself does not look at its parent: it would serve for ever and hold the port."""
+async def test_workers_stop_after_their_master_was_killed(start: Start) -> None:
+    """UvicornWorker does not check its parent process; it would serve forever and hold the port."""
     server = start("gunicorn")
     async with sockets.connect(server) as socket:
         os.kill(server.process.pid, signal.SIGKILL)
-        assert await socket.closed() in COME_AGAIN
+        assert await socket.closed() in RECONNECT_CODES
     await asyncio.to_thread(server.wait_until_gone, PROMPT)
 
 
 @pytest.fixture
 def copy_of_the_project(tmp_path: Path) -> Path:
-    """What a clone has, in a folder where a test may edit it."""
+    """A copy of the project that a test may edit."""
     root = tmp_path / "clone"
     root.mkdir()
     for part in ("apps", "myproject"):
@@ -122,7 +122,7 @@ def copy_of_the_project(tmp_path: Path) -> Path:
     return root
 
 
-async def test_an_edited_file_reloads_promptly_with_an_open_socket(
+async def test_edited_file_reloads_promptly_with_an_open_socket(
     start: Start, copy_of_the_project: Path, name: Name
 ) -> None:
     server = start("reload", root=copy_of_the_project)
@@ -131,15 +131,15 @@ async def test_an_edited_file_reloads_promptly_with_an_open_socket(
         await socket.subscribe(name("news"))
         edited = copy_of_the_project / "myproject" / "asgi.py"
         edited.write_text(edited.read_text() + "\n# edited\n")
-        assert await socket.closed() in COME_AGAIN
+        assert await socket.closed() in RECONNECT_CODES
 
     def reloaded() -> bool:
         return bool(set(server.workers()) - old) and server.is_ready()
 
-    await asyncio.to_thread(waiting.until, reloaded, PROMPT * 2, "the new code serves")
+    await asyncio.to_thread(waiting.until, reloaded, PROMPT * 2, "the new code is served")
 
 
-def test_the_start_up_log_states_the_topology_in_one_line(server: servers.Server) -> None:
+def test_startup_log_has_the_topology_in_one_line(server: servers.Server) -> None:
     (line, *_) = [line for line in server.log_text().splitlines() if "engine local" in line]
     assert str(server.deployment.folder) in line
     if server.command != "daphne":

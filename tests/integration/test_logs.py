@@ -1,4 +1,4 @@
-"""What a server writes into its log, and what it must not."""
+"""The server's log contains no secrets."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 from tests.harness import sdk, servers, sockets
 
 
-async def test_no_signature_and_no_resume_token_is_in_the_log(server: servers.Server) -> None:
-    """Whoever reads the log could repeat a signed request for ten minutes, and take a page's place for ever."""
+async def test_log_contains_no_signature_and_no_resume_token(server: servers.Server) -> None:
+    """A reader of the log could repeat a request with its signature, or take over a session with its token."""
     start = server.log_size()
     token = "a-token-of-a-page-0123456789"
     sdk.client(server).trigger("news", "e", {"n": 1})
@@ -18,4 +18,4 @@ async def test_no_signature_and_no_resume_token_is_in_the_log(server: servers.Se
     text = server.log_text(start)
     assert re.search("auth_signature=[0-9a-f]", text) is None
     assert token not in text
-    assert "/app/" in text, "the connection itself is in the log"
+    assert "/app/" in text, "the log has the connection"

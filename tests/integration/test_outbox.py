@@ -1,6 +1,6 @@
-"""What becomes of an event when the process that publishes it is killed around its commit, with an outbox and without.
+"""Delivery of events whose publishing process is killed around its commit, with and without an outbox.
 
-The processes are real, and so are the kills: each ends itself with SIGKILL at the moment that is meant.
+Real processes kill themselves with SIGKILL at the tested moment.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.harness import calls, deployments, postgresql, servers, sockets, wait
 
 Start = Callable[..., servers.Server]
 
-RELAYED_S = 30.0  # the relay looks every five seconds; on a loaded machine a look may take a while
+RELAYED_S = 30.0  # the relay polls every 5 s, and a poll can take long on a loaded machine
 
 PRELUDE = """
 import os, signal
@@ -42,7 +42,7 @@ def dying_at(statement):
 
 """
 
-# On the channel NAME, with the outbox USED.
+# NAME: the channel; USED: whether the outbox is used.
 COMMITTED = """
 with transaction.atomic():
     publish(NAME, "first", 1, outbox=USED)
@@ -60,7 +60,7 @@ with transaction.atomic():
 """
 KILLED_AFTER_THE_COMMIT = """
 with transaction.atomic():
-    transaction.on_commit(die)  # the first that is called
+    transaction.on_commit(die)  # called first
     publish(NAME, "first", 1, outbox=USED)
     publish(NAME, "second", 2, outbox=USED)
 """
@@ -72,7 +72,7 @@ with dying_at("DELETE"), transaction.atomic():
 
 
 def run(deployment: deployments.Deployment, code: str, channel: str, *, outbox: bool) -> None:
-    """In a process of its own, which must end as the code says."""
+    """Run `code` in a process, which must exit as the code says."""
     text = f"{PRELUDE}NAME, USED = {channel!r}, {outbox}\n{code}"
     if "die" not in code and "dying_at" not in code:
         deployment.shell(text)
@@ -82,7 +82,7 @@ def run(deployment: deployments.Deployment, code: str, channel: str, *, outbox: 
     assert caught.value.code == -signal.SIGKILL
 
 
-Connect = Callable[[], Any]  # to Django's database, past Django
+Connect = Callable[[], Any]  # opens a connection to Django's database without Django
 
 
 def sqlite(deployment: deployments.Deployment) -> Connect:
@@ -103,7 +103,7 @@ async def outbox_is_empty(connect: Connect) -> None:
 
 
 async def events(server: servers.Server, socket: sockets.Socket, channel: str, connect: Connect) -> list[str]:
-    """All that came on the channel, once the outbox has nothing left for it."""
+    """The events received on the channel, after the outbox is empty."""
     await outbox_is_empty(connect)
     await asyncio.to_thread(calls.publish, server, channel, "end", "")
     found = []
@@ -130,7 +130,7 @@ async def happens(
 # -- with an outbox ----------------------------------------------------------------------------------------------------
 
 
-async def test_killed_right_after_the_commit_everything_arrives_exactly_once(
+async def test_kill_right_after_the_commit_delivers_exactly_once(
     server: servers.Server, name: Callable[[str], str]
 ) -> None:
     assert await happens(server, KILLED_AFTER_THE_COMMIT, name("outbox"), outbox=True) == ["first", "second"]
@@ -149,7 +149,7 @@ WITH_AN_OUTBOX = pytest.mark.parametrize(
 
 
 @WITH_AN_OUTBOX
-async def test_with_an_outbox_what_is_committed_arrives_exactly_once(
+async def test_outbox_delivers_committed_events_exactly_once(
     four_workers: servers.Server, name: Callable[[str], str], code: str, expected: list[str]
 ) -> None:
     assert await happens(four_workers, code, name("outbox"), outbox=True) == expected
@@ -168,14 +168,14 @@ def on_postgresql(fleet: servers.Fleet) -> Iterator[tuple[servers.Server, Connec
 
 
 @WITH_AN_OUTBOX
-async def test_so_it_is_with_postgresql(
+async def test_outbox_in_postgresql_delivers_committed_events_exactly_once(
     on_postgresql: tuple[servers.Server, Connect], name: Callable[[str], str], code: str, expected: list[str]
 ) -> None:
     server, connect = on_postgresql
     assert await happens(server, code, name("outbox"), outbox=True, connect=connect) == expected
 
 
-async def test_what_was_left_while_no_worker_ran_is_sent_when_one_does(
+async def test_events_in_the_outbox_are_sent_when_a_worker_starts(
     fleet: servers.Fleet, start: Start, name: Callable[[str], str]
 ) -> None:
     deployment = fleet.deployment()
@@ -199,10 +199,10 @@ async def test_what_was_left_while_no_worker_ran_is_sent_when_one_does(
         pytest.param(COMMITTED, ["first", "second"], id="committed"),
         pytest.param(ROLLED_BACK, [], id="rolled back"),
         pytest.param(KILLED_BEFORE_THE_COMMIT, [], id="killed before the commit"),
-        pytest.param(KILLED_AFTER_THE_COMMIT, [], id="killed after the commit: it is lost, as the page says"),
+        pytest.param(KILLED_AFTER_THE_COMMIT, [], id="killed after the commit: lost, as documented"),
     ],
 )
-async def test_without_an_outbox_what_is_committed_arrives_at_most_once(
+async def test_events_without_an_outbox_are_delivered_at_most_once(
     four_workers: servers.Server, name: Callable[[str], str], code: str, expected: list[str]
 ) -> None:
     assert await happens(four_workers, code, name("plain"), outbox=False) == expected
@@ -212,7 +212,7 @@ async def test_without_an_outbox_what_is_committed_arrives_at_most_once(
 
 PROCESSES = 3
 ROUNDS = 3
-SAVED = 25  # rows of a process before it is killed; where in its work that finds it is chance
+SAVED = 25  # rows before a process is killed, at a random point of its work
 
 SAVING = """
 import itertools
@@ -228,7 +228,7 @@ def saved(deployment: deployments.Deployment, start: str) -> list[str]:
     return [name.partition("/")[2] for (name,) in found]
 
 
-async def test_processes_that_are_killed_at_any_moment_lose_nothing_and_repeat_nothing(
+async def test_processes_killed_at_random_moments_neither_lose_nor_repeat_events(
     four_workers: servers.Server, name: Callable[[str], str], tmp_path: Path
 ) -> None:
     deployment, channel = four_workers.deployment, name("saved")
@@ -246,7 +246,7 @@ async def test_processes_that_are_killed_at_any_moment_lose_nothing_and_repeat_n
                         assert process.poll() is None, (tmp_path / f"{tag}.log").read_text()
                         return len(saved(deployment, f"{channel}/{tag}")) >= SAVED
 
-                    await asyncio.to_thread(waiting.until, enough, 60, "it has saved")
+                    await asyncio.to_thread(waiting.until, enough, 60, "the process has saved its rows")
                     os.kill(process.pid, signal.SIGKILL)
         await outbox_is_empty(sqlite(deployment))
         await asyncio.to_thread(calls.publish, four_workers, channel, "end", "")
@@ -258,14 +258,14 @@ async def test_processes_that_are_killed_at_any_moment_lose_nothing_and_repeat_n
     assert sorted(received) == sorted(committed)
     for tag in tags:
         own = [text for text in received if text.startswith(f"{tag}/")]
-        assert own == [f"{tag}/{number}" for number in range(len(own))], "one process, one order"
+        assert own == [f"{tag}/{number}" for number in range(len(own))], "the events of each process keep their order"
 
 
 @contextlib.contextmanager
 def saving(
     deployment: deployments.Deployment, channel: str, tag: str, folder: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that saves and publishes until it is killed, with the setting on."""
+    """A process that saves and publishes until it is killed, with FANFARE_OUTBOX on."""
     code = f"{PRELUDE}NAME, TAG = {channel!r}, {tag!r}\n{SAVING}"
     with (folder / f"{tag}.log").open("wb") as log:
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Unmodified pusher-js in Node. What it shows to application code is what counts here."""
+"""Unmodified pusher-js in Node: what it passes to application code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.harness import pusherjs, servers
 Name = Callable[[str], str]
 
 
-async def test_pusher_js_gets_events_decoded(
+async def test_pusher_js_decodes_events(
     server: servers.Server, api: pusher.Pusher, pusher_js: pusherjs.Runtime, name: Name
 ) -> None:
     channel = name("news")
@@ -35,7 +35,7 @@ async def test_pusher_js_authorizes_a_private_channel(
         assert (await client.event(channel, "created"))["data"] == {"id": 1}
 
 
-async def test_pusher_js_sees_members_come_and_go_once_per_user(
+async def test_pusher_js_gets_member_events_once_per_user(
     server: servers.Server, pusher_js: pusherjs.Runtime, name: Name
 ) -> None:
     room = name("presence-room")
@@ -57,10 +57,10 @@ async def test_pusher_js_sees_members_come_and_go_once_per_user(
         await first_tab.do("disconnect")
         await second_tab.do("trigger", channel=room, event="client-marker", data={})
         happening = await watcher.next(what="event", channel=room)
-        while happening["event"].startswith("pusher_internal:"):  # pusher-js shows those to bind_global too
+        while happening["event"].startswith("pusher_internal:"):  # pusher-js passes these to bind_global too
             assert happening["event"] != "pusher_internal:member_removed"
             happening = await watcher.next(what="event", channel=room)
-        assert happening["event"] == "client-marker", "a user with another tab open was said to have come or gone"
+        assert happening["event"] == "client-marker", "member event of a user who has another tab open"
 
         await second_tab.do("disconnect")
         removed = await watcher.event(room, "pusher:member_removed")
@@ -68,7 +68,7 @@ async def test_pusher_js_sees_members_come_and_go_once_per_user(
         assert (await watcher.members(room))["members"] == {"ann": {"name": "Ann"}}
 
 
-async def test_a_client_event_reaches_the_others_and_says_who_sent_it(
+async def test_client_event_reaches_other_members_with_the_senders_id(
     server: servers.Server, pusher_js: pusherjs.Runtime, name: Name
 ) -> None:
     room = name("presence-room")
@@ -78,14 +78,16 @@ async def test_a_client_event_reaches_the_others_and_says_who_sent_it(
         await ann.subscribe(room)
         await bob.subscribe(room)
         await ann.do("bind", channel=room, event="client-typing")
-        await ann.members(room)  # answered after it, so the handler is bound
+        await ann.members(room)  # the answer comes after the bind
         await bob.do("trigger", channel=room, event="client-typing", data={"on": True})
         typing = await ann.next(what="bound", channel=room, event="client-typing")
     assert typing["data"] == {"on": True}
     assert typing["metadata"] == {"user_id": "bob"}
 
 
-async def test_pusher_js_stops_for_good_at_an_unknown_key(server: servers.Server, pusher_js: pusherjs.Runtime) -> None:
+async def test_pusher_js_does_not_reconnect_with_an_unknown_key(
+    server: servers.Server, pusher_js: pusherjs.Runtime
+) -> None:
     async with pusher_js.node() as node:
         client = await node.client(server, key="no-such-key")
         error = await client.next(what="error")
@@ -93,13 +95,13 @@ async def test_pusher_js_stops_for_good_at_an_unknown_key(server: servers.Server
         await client.state("disconnected")
 
 
-async def test_a_refused_subscription_reaches_the_channels_error_handler(
+async def test_refused_subscription_reaches_the_channels_error_handler(
     server: servers.Server, pusher_js: pusherjs.Runtime, name: Name
 ) -> None:
     room = name("presence-room")
     async with pusher_js.node() as node:
-        client = await node.connected(server, member={"user_id": ""})  # signed rightly, but it names nobody
+        client = await node.connected(server, member={"user_id": ""})  # correctly signed, but the id is empty
         await client.do("subscribe", channel=room)
         failed = await client.event(room, "pusher:subscription_error")
         assert failed["data"]["status"] == 401
-        await client.subscribe(name("news"))  # and the connection lives
+        await client.subscribe(name("news"))  # the connection still works

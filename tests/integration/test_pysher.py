@@ -1,4 +1,4 @@
-"""Pysher, the Python subscriber: protocol 6, no auth endpoint, signs with the secret itself."""
+"""Pysher, a Python subscriber: protocol 6, without an auth endpoint, signs with the secret itself."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ PATIENCE = 10.0  # seconds
 
 
 class Subscription:
-    """A Pysher client on one channel; the events it is told of, in order."""
+    """A Pysher client on one channel, with its events in order."""
 
     def __init__(self, client: pysher.Pusher, channel: str, events: tuple[str, ...]) -> None:
         self._client = client
         self._name = channel
         self._events = ("pusher_internal:subscription_succeeded", *events)
         self._received: queue.Queue[tuple[str, Any]] = queue.Queue()
-        # In Pysher's own thread, as its documentation shows it: elsewhere the answer can come before the binding.
+        # In Pysher's thread, as in its documentation; elsewhere the answer can come before the handler is bound.
         client.connection.bind("pusher:connection_established", self._subscribe)
         client.connect()
         self.snapshot = self.next("pusher_internal:subscription_succeeded")
@@ -50,7 +50,7 @@ class Subscription:
         self._client.channel(self._name).trigger(event, data)
 
     def leave(self) -> None:
-        """Close in peace: Pysher's own `disconnect` closes the socket under the thread that waits on it."""
+        """Close cleanly. Pysher's `disconnect` closes the socket while its thread still reads from it."""
         connection = self._client.connection
         if not connection.is_alive():
             return
@@ -59,13 +59,13 @@ class Subscription:
         connection.disconnect_called = True
         websocket.send_close()
         connection.join(PATIENCE)
-        transport.close()  # the library forgets it
+        transport.close()  # the library does not close it
         assert not connection.is_alive(), "the server did not answer the close"
 
 
 @contextlib.contextmanager
 def subscribing(server: servers.Server) -> Iterator[Subscribe]:
-    """`subscribe(channel, *events, member=None)`: each with a client of its own."""
+    """`subscribe(channel, *events, member=None)` creates a client for each subscription."""
     with contextlib.ExitStack() as stack:
 
         def begin(channel: str, *events: str, member: dict[str, Any] | None = None) -> Subscription:
@@ -104,9 +104,7 @@ def test_pysher_subscribes_to_a_private_channel(subscribe: Subscribe, api: pushe
     assert subscription.next("created") == {"id": 2}
 
 
-def test_pysher_is_a_member_and_sees_another_come_and_go(
-    subscribe: Subscribe, server: servers.Server, name: Name
-) -> None:
+def test_pysher_member_gets_member_added_and_removed(subscribe: Subscribe, server: servers.Server, name: Name) -> None:
     room = name("presence-room")
     changes = ("pusher_internal:member_added", "pusher_internal:member_removed")
     ann = subscribe(room, *changes, member={"user_id": "ann", "user_info": {"name": "Ann"}})
@@ -120,7 +118,7 @@ def test_pysher_is_a_member_and_sees_another_come_and_go(
     assert ann.next("pusher_internal:member_removed") == {"user_id": "bob"}
 
 
-def test_pyshers_client_event_reaches_the_others(subscribe: Subscribe, name: Name) -> None:
+def test_client_event_of_pysher_reaches_other_subscribers(subscribe: Subscribe, name: Name) -> None:
     channel = name("private-room")
     speaker = subscribe(channel)
     listener = subscribe(channel, "client-typing")

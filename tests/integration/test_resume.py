@@ -1,4 +1,4 @@
-"""Pages that come back: over connections that break and servers that die, and after the log was lost."""
+"""Clients that resume: over breaking connections, killed servers and a deleted log."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ RESUMING = (followers.SESSION, followers.PLUGIN, followers.SSE)
 @pytest.mark.parametrize(
     ("this", "seconds"),
     [
-        pytest.param(rounds.WHOLE, 14.0, id="with room for it nothing is lost"),
-        pytest.param(rounds.BOUNDED, 7.0, id="without room nothing is lost in silence"),
+        pytest.param(rounds.WHOLE, 14.0, id="large limits: no event is lost"),
+        pytest.param(rounds.BOUNDED, 7.0, id="small limits: no loss is unreported"),
     ],
 )
-async def test_over_a_bad_day(
+async def test_clients_resume_through_failures(
     fleet: servers.Fleet, pusher_js: pusherjs.Runtime, this: rounds.Round, seconds: float
 ) -> None:
     """The short form of `python -m tests.kills`."""
@@ -56,11 +56,12 @@ async def publishing(
         yield publisher.Publisher(to, application, ["counts"], per_second)
 
 
-async def test_a_page_whose_connections_never_live_long_gets_on(
+async def test_client_with_short_connections_makes_progress(
     fleet: servers.Fleet, four_workers: servers.Server, pusher_js: pusherjs.Runtime
 ) -> None:
-    """What it has seen is asked soon after it came, or each connection would bring the same events again, and in the
-    end too many of them."""
+    """The server requests acknowledgements soon after a delivery. Otherwise each connection would repeat the same
+    events, and finally exceed the replay limit.
+    """
     application = await asyncio.to_thread(
         four_workers.deployment.create_application,
         "Tunnels",
@@ -81,7 +82,7 @@ async def test_a_page_whose_connections_never_live_long_gets_on(
         assert rounds.faults_of(page.kind, page.transcript.examine(backend.acknowledged), ()) == []
 
 
-async def test_when_the_log_is_deleted_everybody_hears_of_it_and_nobody_is_told_to_be_whole(
+async def test_deleted_log_is_reported_to_all_clients_as_epoch_changed(
     fleet: servers.Fleet, pusher_js: pusherjs.Runtime
 ) -> None:
     deployment = fleet.deployment()

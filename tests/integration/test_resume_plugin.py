@@ -1,4 +1,4 @@
-"""The browser plugin with real pusher-js and real Laravel Echo in Node, over connections that break."""
+"""The browser plugin with pusher-js and Laravel Echo in Node, over breaking connections."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CUTS = 4
 
 
 class Follower:
-    """A process of tests/clients that follows one channel, and what it told."""
+    """A process of tests/clients that subscribes to one channel, and its reports."""
 
     def __init__(self) -> None:
         self.numbers: list[int] = []
@@ -84,7 +84,7 @@ async def following(
 
 
 async def count_and_cut(server: streams.StreamServer, channel: str, follower: Follower) -> int:
-    """Publish 1, 2, 3, …, about 1,000 a second, while the connection breaks again and again; how many."""
+    """Publish 1, 2, 3, … at about 1,000 a second while the connection breaks repeatedly; returns how many."""
     published = 0
     for cut in range(CUTS):
         subscriptions = len(follower.of("subscribed"))
@@ -93,9 +93,9 @@ async def count_and_cut(server: streams.StreamServer, channel: str, follower: Fo
             server.publish(channel, {"n": published})
             await asyncio.sleep(0.001)
         if cut % 2:
-            await server.close_connections(4200)  # pusher-js returns at once
+            await server.close_connections(4200)  # pusher-js reconnects at once
         else:
-            server.reset_connections()  # pusher-js waits for a second
+            server.reset_connections()  # pusher-js reconnects after a second
         while len(follower.of("subscribed")) == subscriptions:
             published += 1
             server.publish(channel, {"n": published})
@@ -107,7 +107,7 @@ async def count_and_cut(server: streams.StreamServer, channel: str, follower: Fo
 
 @pytest.mark.parametrize("channel", ["orders", "private-orders", "presence-orders"])
 @pytest.mark.parametrize("environment", [{}, {"ECHO": "1"}], ids=["pusher-js", "Echo"])
-async def test_over_connections_that_break_every_event_comes_once_and_in_order(
+async def test_every_event_is_delivered_once_and_in_order_over_breaking_connections(
     pusher_js: pusherjs.Runtime, channel: str, environment: dict[str, str]
 ) -> None:
     async with (
@@ -121,8 +121,8 @@ async def test_over_connections_that_break_every_event_comes_once_and_in_order(
     assert follower.of("reset") == []
 
 
-async def test_the_plugin_itself(pusher_js: pusherjs.Runtime) -> None:
-    """tests/clients/resume.test.mjs: one behaviour after the other, with pusher-js over WebSockets that are played."""
+async def test_unit_tests_of_the_plugin(pusher_js: pusherjs.Runtime) -> None:
+    """Run tests/clients/resume.test.mjs: pusher-js over simulated WebSockets."""
     process = await asyncio.create_subprocess_exec(
         pusher_js.executable, "--test", "resume.test.mjs", cwd=pusherjs.CLIENTS, stdout=subprocess.PIPE
     )
@@ -130,8 +130,8 @@ async def test_the_plugin_itself(pusher_js: pusherjs.Runtime) -> None:
     assert process.returncode == 0, output.decode()
 
 
-async def test_without_the_plugin_the_same_connections_lose_events(pusher_js: pusherjs.Runtime) -> None:
-    """The tests above would show a loss."""
+async def test_pusher_js_without_the_plugin_loses_events(pusher_js: pusherjs.Runtime) -> None:
+    """Shows that the tests above would detect a loss."""
     async with (
         streams.StreamServer().running() as server,
         following(pusher_js, "l2.mjs", server, "orders") as follower,
@@ -141,7 +141,7 @@ async def test_without_the_plugin_the_same_connections_lose_events(pusher_js: pu
     assert len(set(follower.numbers)) < published
 
 
-async def test_a_client_that_was_away_for_another_stream_is_told_so(pusher_js: pusherjs.Runtime) -> None:
+async def test_client_is_notified_of_a_new_epoch(pusher_js: pusherjs.Runtime) -> None:
     async with (
         streams.StreamServer().running() as server,
         following(pusher_js, "l3.mjs", server, "orders") as follower,
@@ -152,7 +152,7 @@ async def test_a_client_that_was_away_for_another_stream_is_told_so(pusher_js: p
         server.epoch, server.logs["orders"] = "epoch002", [{"n": 100}]
         server.reset_connections()
         await follower.until_told("reset")
-        server.publish("orders", {"n": 101})  # offset 2 of the new stream: not a repetition of 2
+        server.publish("orders", {"n": 101})  # offset 2 of the new epoch, not a duplicate of 2
         await follower.until_number(101)
     assert follower.numbers == [1, 2, 3, 4, 5, 101]
     assert [(said["reset"], said["reason"]) for said in follower.told if "reset" in said] == [

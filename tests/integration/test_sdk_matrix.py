@@ -1,4 +1,4 @@
-"""Every SDK that can be had from npm and PyPI against four workers: each backend SDK with each client SDK."""
+"""Every Pusher SDK on npm and PyPI, with four workers: each backend SDK with each client SDK."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ async def backend(request: pytest.FixtureRequest, server: servers.Server, node: 
 
 @pytest.fixture
 def subscribe(server: servers.Server) -> Iterator[Subscribe]:
-    """Pysher's."""
+    """Subscribe with Pysher."""
     with subscribing(server) as begin:
         yield begin
 
 
-# -- publishing, and asking who is where -------------------------------------------------------------------------------
+# -- publishing and queries --------------------------------------------------------------------------------------------
 
 
-async def test_a_backend_publishes_to_several_channels_and_spares_the_sender(
+async def test_backend_publishes_to_several_channels_except_to_the_sender(
     server: servers.Server, node: pusherjs.Node, backend: backends.Backend, name: Name
 ) -> None:
     one, other = name("news"), name("news")
@@ -65,7 +65,7 @@ async def test_a_backend_publishes_to_several_channels_and_spares_the_sender(
         assert happening["event"] != "created"
 
 
-async def test_a_backend_publishes_a_batch_in_its_order(
+async def test_backend_publishes_a_batch_in_order(
     server: servers.Server, node: pusherjs.Node, backend: backends.Backend, name: Name
 ) -> None:
     channel = name("news")
@@ -76,7 +76,7 @@ async def test_a_backend_publishes_a_batch_in_its_order(
     assert [(await client.event(channel, "tick"))["data"] for _ in batch] == list(range(10))
 
 
-async def test_a_backend_asks_who_is_where(
+async def test_backend_queries_channels_and_users(
     server: servers.Server, node: pusherjs.Node, backend: backends.Backend, name: Name
 ) -> None:
     room = name("presence-room")
@@ -89,7 +89,7 @@ async def test_a_backend_asks_who_is_where(
     assert await backend.channel(name("news")) == {"occupied": False}
 
 
-async def test_a_cache_channel_holds_what_a_backend_published(
+async def test_cache_channel_keeps_the_event_of_a_backend(
     server: servers.Server, node: pusherjs.Node, backend: backends.Backend, name: Name
 ) -> None:
     channel = name("private-cache-score")
@@ -105,7 +105,7 @@ async def test_a_cache_channel_holds_what_a_backend_published(
     assert 1700 < cache["ttl"] <= 1800  # the default
 
 
-async def test_a_backend_with_a_wrong_secret_is_refused(server: servers.Server, node: pusherjs.Node) -> None:
+async def test_backend_with_a_wrong_key_is_refused(server: servers.Server, node: pusherjs.Node) -> None:
     forger = await node.backend(server, key="no-such-key")
     with pytest.raises(pusherjs.Refused) as refused:
         await forger.call("trigger", "news", "created", {})
@@ -115,14 +115,14 @@ async def test_a_backend_with_a_wrong_secret_is_refused(server: servers.Server, 
 # -- pusher-js ---------------------------------------------------------------------------------------------------------
 
 
-async def test_pusher_js_decrypts_what_a_backend_encrypted(
+async def test_pusher_js_decrypts_events_of_a_backend(
     server: servers.Server, node: pusherjs.Node, backend: backends.Backend, name: Name
 ) -> None:
     channel = name("private-encrypted-orders")
     reader = await node.connected(server, master_key=backends.MASTER_KEY)
     await reader.subscribe(channel)
     await reader.do("bind", channel=channel, event="created")
-    async with sockets.connect(server) as eavesdropper:  # may subscribe, but was never given the key
+    async with sockets.connect(server) as eavesdropper:  # may subscribe, but does not have the key
         await eavesdropper.request_subscription(channel)
         await eavesdropper.skip_to("pusher_internal:subscription_succeeded", channel)
         await backend.trigger(channel, "created", {"secret": "for two"})
@@ -131,9 +131,7 @@ async def test_pusher_js_decrypts_what_a_backend_encrypted(
     assert set(json.loads(passed_on.data)) == {"nonce", "ciphertext"}
 
 
-async def test_pusher_js_hears_the_count_of_subscribers(
-    server: servers.Server, node: pusherjs.Node, name: Name
-) -> None:
+async def test_pusher_js_gets_subscription_counts(server: servers.Server, node: pusherjs.Node, name: Name) -> None:
     channel = name("private-orders")
     first = await node.connected(server)
     await first.subscribe(channel)
@@ -152,10 +150,10 @@ async def signed_in(node: pusherjs.Node, server: servers.Server, user_id: str, *
     return client
 
 
-async def hears_itself(server: servers.Server, user_id: str, connections: int = 1) -> None:
-    """The SDK has joined its user's channel, which it does by itself after the sign-in.
+async def has_its_user_channel(server: servers.Server, user_id: str, connections: int = 1) -> None:
+    """Wait until the SDK has subscribed to its user's channel, which it does after the sign-in.
 
-    The SDKs for backends cannot ask: they do not escape the `#`.
+    The backend SDKs cannot query it, because they do not escape the `#`.
     """
     channel = f"#server-to-user-{user_id}"
 
@@ -170,14 +168,14 @@ async def hears_itself(server: servers.Server, user_id: str, connections: int = 
     await waiting.until_async(all_joined, sockets.PATIENCE, "the user's channel is joined")
 
 
-async def test_a_backend_sends_to_a_user_who_is_signed_in(
+async def test_backend_sends_to_a_signed_in_user(
     server: servers.Server, node: pusherjs.Node, backend: backends.Backend, name: Name
 ) -> None:
     ann, bob = name("ann"), name("bob")
     tabs = [await signed_in(node, server, ann) for _ in range(2)]
     other = await signed_in(node, server, bob)
-    await hears_itself(server, ann, connections=2)
-    await hears_itself(server, bob)
+    await has_its_user_channel(server, ann, connections=2)
+    await has_its_user_channel(server, bob)
     assert await backend.send_to_user(ann, "paid", {"id": 7}) == {}
     for tab in tabs:
         assert (await tab.next(what="user", event="paid"))["data"] == {"id": 7}
@@ -188,22 +186,22 @@ async def test_a_backend_sends_to_a_user_who_is_signed_in(
     assert happening["event"] == "marker"
 
 
-async def test_a_backend_ends_the_connections_of_a_user_and_of_nobody_else(
+async def test_backend_terminates_the_connections_of_one_user_only(
     server: servers.Server, node: pusherjs.Node, backend: backends.Backend, name: Name
 ) -> None:
     ann, bob, room = name("ann"), name("bob"), name("presence-room")
     tabs = [await signed_in(node, server, ann) for _ in range(2)]
     other = await signed_in(node, server, bob)
-    namesake = await node.connected(server, member={"user_id": ann})  # a member of that id, not signed in
+    namesake = await node.connected(server, member={"user_id": ann})  # a member with that id, but not signed in
     await namesake.subscribe(room)
     assert await backend.terminate(ann) == {}
     for tab in tabs:
-        await tab.state("disconnected")  # for good: pusher-js does not come back after 4009
+        await tab.state("disconnected")  # pusher-js does not reconnect after 4009
     for client in (other, namesake):
         await client.subscribe(name("news"))
 
 
-async def test_a_watcher_hears_who_comes_online_and_who_goes(
+async def test_watchlist_reports_users_going_online_and_offline(
     server: servers.Server, node: pusherjs.Node, name: Name
 ) -> None:
     ann, bob, cy = name("ann"), name("bob"), name("cy")
@@ -218,7 +216,7 @@ async def test_a_watcher_hears_who_comes_online_and_who_goes(
         gone = await watcher.next(what="watchlist", event="offline")
 
 
-async def test_whoever_is_signed_in_joins_a_presence_channel_as_that_user(
+async def test_signed_in_user_joins_a_presence_channel_as_that_user(
     server: servers.Server, node: pusherjs.Node, backend: backends.Backend, name: Name
 ) -> None:
     ann, room = name("ann"), name("presence-room")
@@ -236,7 +234,7 @@ async def joined(echo: pusherjs.Client, kind: str, channel: str, **more: Any) ->
     await echo.next(what="subscribed", name=channel)
 
 
-async def test_echo_hears_events_of_every_kind_of_channel(
+async def test_echo_gets_events_of_every_channel_type(
     server: servers.Server, node: pusherjs.Node, backend: backends.Backend, name: Name
 ) -> None:
     channel = name("orders")
@@ -249,9 +247,7 @@ async def test_echo_hears_events_of_every_kind_of_channel(
         assert (heard["event"], heard["data"]) == ("OrderShipped", {"kind": kind})
 
 
-async def test_echo_sees_who_is_here_who_joins_and_who_leaves(
-    server: servers.Server, node: pusherjs.Node, name: Name
-) -> None:
+async def test_echo_gets_members_joins_and_leaves(server: servers.Server, node: pusherjs.Node, name: Name) -> None:
     room = name("room")
     ann, bob = await node.echo(server, member=ANN), await node.echo(server, member=BOB)
     await ann.do("join", kind="presence", name=room)
@@ -265,7 +261,7 @@ async def test_echo_sees_who_is_here_who_joins_and_who_leaves(
 
 
 @pytest.mark.parametrize("kind", ["private", "presence"])
-async def test_a_whisper_of_echo_reaches_the_others(
+async def test_whisper_of_echo_reaches_other_subscribers(
     server: servers.Server, node: pusherjs.Node, kind: str, name: Name
 ) -> None:
     channel = name("chat")
@@ -276,7 +272,7 @@ async def test_a_whisper_of_echo_reaches_the_others(
     assert (await bob.next(what="whispered", event="typing"))["data"] == {"on": True}
 
 
-async def test_a_refusal_reaches_the_error_handler_of_echo(
+async def test_refusal_reaches_the_error_handler_of_echo(
     server: servers.Server, node: pusherjs.Node, name: Name
 ) -> None:
     room = name("room")
@@ -286,13 +282,13 @@ async def test_a_refusal_reaches_the_error_handler_of_echo(
     assert refused["error"]["status"] == 401
 
 
-async def test_echo_signs_in_and_hears_what_is_sent_to_its_user(
+async def test_echo_signs_in_and_gets_events_for_its_user(
     server: servers.Server, node: pusherjs.Node, backend: backends.Backend, name: Name
 ) -> None:
     ann = name("ann")
     echo = await node.echo(server, user={"id": ann})
     await echo.do("echo_signin")
-    await hears_itself(server, ann)
+    await has_its_user_channel(server, ann)
     await backend.send_to_user(ann, "paid", {"id": 7})
     assert (await echo.next(what="user", event="paid"))["data"] == {"id": 7}
 
@@ -301,7 +297,7 @@ async def test_echo_signs_in_and_hears_what_is_sent_to_its_user(
 
 
 @pytest.mark.parametrize("prefix", ["news", "private-news", "presence-news", "cache-news", "private-cache-news"])
-async def test_pysher_hears_what_a_backend_publishes(
+async def test_pysher_gets_events_of_a_backend(
     subscribe: Subscribe, backend: backends.Backend, name: Name, prefix: str
 ) -> None:
     channel = name(prefix)
@@ -311,7 +307,7 @@ async def test_pysher_hears_what_a_backend_publishes(
     assert await asyncio.to_thread(subscription.next, "created") == {"id": 7}
 
 
-async def test_pysher_and_pusher_js_are_members_of_one_room(
+async def test_pysher_and_pusher_js_are_members_of_one_channel(
     server: servers.Server, node: pusherjs.Node, subscribe: Subscribe, name: Name
 ) -> None:
     room = name("presence-room")
@@ -327,7 +323,7 @@ async def test_pysher_and_pusher_js_are_members_of_one_room(
 
 @pytest.fixture
 def receiver(server: servers.Server) -> Iterator[receivers.Receiver]:
-    """An endpoint of the application, for all seven types."""
+    """A webhook endpoint of the application for all seven types."""
     with receivers.receiver() as made:
         server.deployment.shell(
             "from fanfare.applications.models import WebhookEndpoint\n"
@@ -340,7 +336,7 @@ def receiver(server: servers.Server) -> Iterator[receivers.Receiver]:
 
 
 def by_hand(request: receivers.Request, server: servers.Server) -> list[dict[str, Any]] | None:
-    """What the documentation tells those to do who have no SDK."""
+    """Verify a webhook without an SDK, as documented."""
     page = pages.ROOT / "docs/how-to/webhooks.md"
     (code,) = [block.text for block in pages.blocks(page) if block.language == "python"]
     names: dict[str, Any] = {}
@@ -355,7 +351,7 @@ def by_hand(request: receivers.Request, server: servers.Server) -> list[dict[str
     return events
 
 
-async def test_a_backend_accepts_the_webhooks_and_no_forged_one(
+async def test_backend_accepts_webhooks_and_rejects_forged_ones(
     server: servers.Server,
     node: pusherjs.Node,
     receiver: receivers.Receiver,

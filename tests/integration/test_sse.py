@@ -1,4 +1,4 @@
-"""Event streams from real servers: what they look like to curl, and that nothing is lost when anything dies."""
+"""Event streams of real servers: their format in curl, and recovery without loss from every failure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COMMANDS = ["uvicorn", "gunicorn", "daphne"]
 
 
 def keeping(fleet: servers.Fleet, **settings: str) -> deployments.Deployment:
-    """A deployment whose application keeps what is published to `kept-…` and `private-kept-…`."""
+    """A deployment whose application keeps history of `kept-…` and `private-kept-…`."""
     deployment = fleet.deployment(**settings)
     deployment.application = deployment.create_application(
         "Streams",
@@ -45,7 +45,7 @@ def any_server(request: pytest.FixtureRequest, fleet: servers.Fleet) -> Iterator
 # -- curl --------------------------------------------------------------------------------------------------------------
 
 
-def test_curl_sees_the_stream_line_by_line(any_server: servers.Server, name: Name) -> None:
+def test_curl_shows_the_stream_line_by_line(any_server: servers.Server, name: Name) -> None:
     channel = name("kept")
     curl = parts.executable("curl")
     url = any_server.url(event_streams.path(any_server.application, [channel]))
@@ -77,7 +77,7 @@ def test_curl_sees_the_stream_line_by_line(any_server: servers.Server, name: Nam
         process.terminate()
 
 
-def test_curl_is_told_why_it_gets_no_stream(any_server: servers.Server, name: Name) -> None:
+def test_curl_shows_the_reason_of_a_refusal(any_server: servers.Server, name: Name) -> None:
     url = any_server.url(event_streams.path(any_server.application, [name("private-kept")]))
     done = subprocess.run([parts.executable("curl"), "-s", url], capture_output=True, text=True, check=True, timeout=10)
     assert '"code":"token_required"' in done.stdout
@@ -86,7 +86,7 @@ def test_curl_is_told_why_it_gets_no_stream(any_server: servers.Server, name: Na
 # -- access ------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_token_opens_a_channel_and_its_end_closes_it(any_server: servers.Server, name: Name) -> None:
+async def test_token_opens_a_channel_and_its_expiry_ends_the_stream(any_server: servers.Server, name: Name) -> None:
     channel = name("private-kept")
     token = event_streams.token(any_server.application, "private-kept-*", seconds=2)
     async with event_streams.listen(any_server, any_server.application, channel, token=token) as stream:
@@ -102,7 +102,7 @@ async def test_a_token_opens_a_channel_and_its_end_closes_it(any_server: servers
     assert token not in any_server.log_text()
 
 
-async def test_the_printed_token_is_one(any_server: servers.Server, name: Name) -> None:
+async def test_token_of_the_command_is_accepted(any_server: servers.Server, name: Name) -> None:
     channel = name("private-kept")
     printed = await asyncio.to_thread(
         any_server.deployment.manage, "ssetoken", "private-*", "--app", any_server.application.id
@@ -111,15 +111,15 @@ async def test_the_printed_token_is_one(any_server: servers.Server, name: Name) 
         assert channel in await stream.statement()
 
 
-# -- clients that go ---------------------------------------------------------------------------------------------------
+# -- disconnects -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_client_that_goes_is_noticed_at_once(any_server: servers.Server, name: Name) -> None:
+async def test_disconnect_of_a_client_is_detected_at_once(any_server: servers.Server, name: Name) -> None:
     channel = name("news")
     async with event_streams.listen(any_server, any_server.application, channel) as stream:
         await stream.statement()
         assert await asyncio.to_thread(_is_occupied, any_server, channel)
-    await asyncio.to_thread(waiting.until, lambda: not _is_occupied(any_server, channel), 2.0, "nobody is there")
+    await asyncio.to_thread(waiting.until, lambda: not _is_occupied(any_server, channel), 2.0, "the channel is vacated")
 
 
 def _is_occupied(server: servers.Server, channel: str) -> bool:
@@ -127,9 +127,7 @@ def _is_occupied(server: servers.Server, channel: str) -> bool:
         return bool(caller.signed("GET", f"channels/{channel}").body["occupied"])
 
 
-async def test_a_client_that_is_reset_again_and_again_gets_every_event_once(
-    any_server: servers.Server, name: Name
-) -> None:
+async def test_repeatedly_reset_client_gets_every_event_once(any_server: servers.Server, name: Name) -> None:
     channel = name("kept")
     numbers: list[int] = []
     cursor: str | None = None
@@ -149,10 +147,10 @@ async def test_a_client_that_is_reset_again_and_again_gets_every_event_once(
     assert numbers == list(range(publisher.published))
 
 
-# -- workers that die --------------------------------------------------------------------------------------------------
+# -- killed workers ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_killed_workers_clients_get_exactly_what_they_missed_from_another_one(
+async def test_clients_of_a_killed_worker_recover_missed_events_from_another(
     start: Start, fleet: servers.Fleet, name: Name
 ) -> None:
     server = start("gunicorn", keeping(fleet))
@@ -182,7 +180,7 @@ async def test_a_killed_workers_clients_get_exactly_what_they_missed_from_anothe
 async def _follow(
     server: servers.Server, channels: list[str], publisher: publishers.Publisher, enough: asyncio.Event
 ) -> list[int]:
-    """Read and come back, as EventSource does, until everything that was published is there."""
+    """Read and reconnect, as EventSource does, until all published events were received."""
     numbers: list[int] = []
     cursor: str | None = "earliest"
     while not (enough.is_set() and len(numbers) >= publisher.published):
@@ -199,7 +197,7 @@ async def _follow(
     return numbers
 
 
-async def test_a_deleted_log_is_never_called_recovered(start: Start, fleet: servers.Fleet, name: Name) -> None:
+async def test_deleted_log_is_not_reported_as_recovered(start: Start, fleet: servers.Fleet, name: Name) -> None:
     server = start("gunicorn", keeping(fleet))
     channel = name("kept")
     async with contextlib.AsyncExitStack() as stack:
@@ -229,7 +227,7 @@ async def test_a_deleted_log_is_never_called_recovered(start: Start, fleet: serv
             assert (told["recovered"], told["reason"]) == (False, "epoch_changed")
 
 
-async def test_a_history_outlives_the_restart_of_everything(start: Start, fleet: servers.Fleet, name: Name) -> None:
+async def test_history_survives_a_restart_of_the_server(start: Start, fleet: servers.Fleet, name: Name) -> None:
     deployment = keeping(fleet)
     channel = name("kept")
     first = start("uvicorn", deployment)
@@ -246,12 +244,12 @@ async def test_a_history_outlives_the_restart_of_everything(start: Start, fleet:
         assert await stream.numbers(1) == [2]
 
 
-# -- a server that stops -----------------------------------------------------------------------------------------------
+# -- stop and reload --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("command", ["uvicorn", "gunicorn"])
 @pytest.mark.parametrize("how", ["SIGTERM", "Ctrl+C"])
-async def test_a_stop_with_open_streams_is_prompt_and_ends_them_cleanly(
+async def test_stop_ends_open_streams_promptly_and_cleanly(
     start: Start, fleet: servers.Fleet, name: Name, command: str, how: str
 ) -> None:
     server = start(command, keeping(fleet))
@@ -272,9 +270,7 @@ async def test_a_stop_with_open_streams_is_prompt_and_ends_them_cleanly(
         assert time.monotonic() - begun < PROMPT
 
 
-async def test_a_stop_does_not_wait_for_a_reader_that_does_not_read(
-    start: Start, fleet: servers.Fleet, name: Name
-) -> None:
+async def test_stop_does_not_wait_for_a_stalled_reader(start: Start, fleet: servers.Fleet, name: Name) -> None:
     server = start("uvicorn", keeping(fleet))
     channel = name("kept")
     async with event_streams.listen(server, server.application, channel) as stalled:
@@ -287,7 +283,7 @@ async def test_a_stop_does_not_wait_for_a_reader_that_does_not_read(
         await asyncio.to_thread(server.wait_until_gone, PROMPT)
 
 
-async def test_an_edited_file_reloads_promptly_with_an_open_stream(
+async def test_edited_file_reloads_promptly_with_an_open_stream(
     start: Start, fleet: servers.Fleet, tmp_path: Path, name: Name
 ) -> None:
     root = tmp_path / "clone"

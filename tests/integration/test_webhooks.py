@@ -1,4 +1,4 @@
-"""Webhooks of real servers with four workers, to a receiver that fails in every way."""
+"""Webhooks of servers with four workers, to a receiver that fails in every way."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.harness import calls, receivers, sdk, servers, sockets, waiting
 
 Name = Callable[[str], str]
 
-SOON = 10.0  # seconds in which something happens that needs no retry
-LATER = 60.0  # and something that needs several
+SOON = 10.0  # seconds for a delivery without a retry
+LATER = 60.0  # seconds for a delivery with several retries
 DEBOUNCE = 3.0
 
 
@@ -37,7 +37,7 @@ def receiver() -> Iterator[receivers.Receiver]:
 
 @pytest.fixture
 def told(server: servers.Server, receiver: receivers.Receiver) -> Iterator[receivers.Receiver]:
-    """A receiver that the application's endpoint points at, during one test."""
+    """A receiver for the application's webhooks during one test."""
     add(server, receiver.url)
     yield receiver
     remove(server)
@@ -58,7 +58,7 @@ def remove(server: servers.Server) -> None:
 
 
 def rows(server: servers.Server) -> list[dict[str, Any]]:
-    """The log of deliveries, as the admin would show it."""
+    """The delivery log, as the admin shows it."""
     printed = server.deployment.shell(
         "import json\nfrom fanfare.webhooks.models import Delivery\n"
         "fields = ('event', 'channel', 'state', 'attempts', 'status', 'error')\n"
@@ -68,13 +68,13 @@ def rows(server: servers.Server) -> list[dict[str, Any]]:
 
 
 async def join(socket: sockets.Socket, channel: str) -> None:
-    """Subscribe where other frames may come first."""
+    """Subscribe; other frames may come before the success."""
     await socket.request_subscription(channel)
     await socket.skip_to("pusher_internal:subscription_succeeded", channel)
 
 
 def check(server: servers.Server, request: receivers.Request) -> dict[str, Any]:
-    """What the vendor's SDK makes of it; it also refuses a `time_ms` that is more than five minutes old."""
+    """Verify a request with the vendor's SDK, which also rejects a `time_ms` older than five minutes."""
     assert request.headers["Content-Type"] == "application/json"
     valid = sdk.client(server).validate_webhook(
         request.headers["X-Pusher-Key"], request.headers["X-Pusher-Signature"], request.body.decode()
@@ -90,7 +90,7 @@ async def until(condition: Callable[[], object], within: float, what: str) -> No
     await waiting.until_async(holds, within, what)
 
 
-async def test_every_type_arrives_signed_one_event_in_each_request(
+async def test_every_type_is_delivered_signed_with_one_event_per_request(
     server: servers.Server, told: receivers.Receiver, name: Name
 ) -> None:
     room, secret, news = name("presence-room"), name("private-chat"), name("cache-news")
@@ -103,12 +103,12 @@ async def test_every_type_arrives_signed_one_event_in_each_request(
         await join(two, secret)
         await two.trigger(secret, "client-text", "just text")
         await join(one, news)
-        await until(lambda: told.events("client_event", secret), SOON, "the last event is there")
-        await until(lambda: told.events("cache_miss", news), SOON, "the cache miss is there")
+        await until(lambda: told.events("client_event", secret), SOON, "the last event was delivered")
+        await until(lambda: told.events("cache_miss", news), SOON, "the cache miss was delivered")
         sender = one.socket_id
         await one.unsubscribe(room)
-        await until(lambda: told.events("member_removed", room), SOON, "the member is gone")
-    await until(lambda: told.events("channel_vacated", room), SOON, "the room is empty")
+        await until(lambda: told.events("member_removed", room), SOON, "the leave was delivered")
+    await until(lambda: told.events("channel_vacated", room), SOON, "channel_vacated was delivered")
 
     assert {"name": "subscription_count", "channel": news, "subscription_count": 1} in told.events(channel=news)
     assert told.events(channel=room) == [
@@ -134,7 +134,7 @@ async def test_every_type_arrives_signed_one_event_in_each_request(
         assert len(check(server, request)["events"]) == 1
 
 
-async def test_a_return_within_three_seconds_is_not_told(
+async def test_reconnect_within_three_seconds_sends_no_webhook(
     server: servers.Server, told: receivers.Receiver, name: Name
 ) -> None:
     channel, other = name("presence-flap"), name("other")
@@ -144,11 +144,11 @@ async def test_a_return_within_three_seconds_is_not_told(
         await socket.subscribe(channel, member={"user_id": "ann"})
         await socket.subscribe(other)
         await socket.unsubscribe(other)
-        await until(lambda: told.events("channel_vacated", other), SOON, "a later departure was told")
+        await until(lambda: told.events("channel_vacated", other), SOON, "a later leave was delivered")
         assert [event["name"] for event in told.events(channel=channel)] == ["channel_occupied", "member_added"]
 
 
-async def test_batches_hold_several_events(server: servers.Server, receiver: receivers.Receiver, name: Name) -> None:
+async def test_batch_contains_several_events(server: servers.Server, receiver: receivers.Receiver, name: Name) -> None:
     prefix = name("batched")
     await asyncio.to_thread(
         add, server, receiver.url, batching=True, channel_prefix=prefix, event_types=["channel_occupied"]
@@ -157,7 +157,7 @@ async def test_batches_hold_several_events(server: servers.Server, receiver: rec
         async with sockets.connect(server) as socket:
             for number in range(40):
                 await socket.request_subscription(f"{prefix}-{number}")
-            await until(lambda: len(receiver.events()) == 40, SOON, "all events are there")
+            await until(lambda: len(receiver.events()) == 40, SOON, "all events were delivered")
         assert len(receiver.requests) < 20
         for request in receiver.requests:
             check(server, request)
@@ -165,10 +165,10 @@ async def test_batches_hold_several_events(server: servers.Server, receiver: rec
         await asyncio.to_thread(remove, server)
 
 
-async def test_nothing_is_lost_or_reordered_through_failures_and_a_killed_server(
+async def test_no_webhook_is_lost_or_reordered_by_receiver_failures_and_a_killed_server(
     fleet: servers.Fleet, receiver: receivers.Receiver, name: Name
 ) -> None:
-    """500, hang, reset, redirect in turn, and in the middle of it every process of the server is killed."""
+    """The receiver answers 500, hangs, resets and redirects; meanwhile all processes of the server are killed."""
     deployment = fleet.deployment(FANFARE_WEBHOOKS_ALLOW_PRIVATE="1", FANFARE_WEBHOOKS_TIMEOUT="1")
     server = fleet.start("gunicorn", deployment)
     add(server, receiver.url, event_types=["client_event"])
@@ -198,10 +198,10 @@ async def test_nothing_is_lost_or_reordered_through_failures_and_a_killed_server
             await socket.subscribe(channel)
             await listener.subscribe(channel)
         await speak(socket, 0)
-        # Heard by a subscriber, so it is in the log, whatever happens to the processes now.
+        # A subscriber received it, so it is in the log and survives the kill.
         heard = [await listener.receive() for _ in range(15)]
         assert {frame.event for frame in heard} == {"client-count"}
-        await until(lambda: len(receiver.requests) >= 3, SOON, "some were tried")
+        await until(lambda: len(receiver.requests) >= 3, SOON, "some requests were made")
         await asyncio.to_thread(server.kill)
     server = await asyncio.to_thread(fleet.start, "gunicorn", deployment)
     async with sockets.connect(server) as socket:
@@ -220,15 +220,15 @@ async def test_nothing_is_lost_or_reordered_through_failures_and_a_killed_server
 
 
 def first_time(receiver: receivers.Receiver, channel: str) -> list[str]:
-    """What was accepted, without repetitions: a server that dies between an answer and its note of it sends again."""
+    """The accepted events without duplicates: a server that dies before it records a response sends again."""
     data = [event["data"] for event in receiver.events("client_event", channel)]
     return [value for value, _ in itertools.groupby(data)]
 
 
-async def test_the_death_of_the_worker_that_delivers_is_survived(
+async def test_deliveries_continue_after_each_worker_was_killed(
     server: servers.Server, told: receivers.Receiver, name: Name
 ) -> None:
-    """Whichever it is: each is killed once."""
+    """One of them delivers; each is killed once."""
     for pid in server.workers():
         channel = name("after")
         await asyncio.to_thread(kill_one, server, pid)
@@ -244,7 +244,7 @@ def kill_one(server: servers.Server, pid: int) -> None:
     server.wait_until_ready()
 
 
-async def test_an_address_inside_the_network_is_refused_however_it_is_written(
+async def test_private_address_is_refused_in_every_notation(
     fleet: servers.Fleet, receiver: receivers.Receiver, name: Name
 ) -> None:
     server = fleet.start("uvicorn")
@@ -265,10 +265,10 @@ async def test_an_address_inside_the_network_is_refused_however_it_is_written(
     await asyncio.to_thread(server.stop)
 
 
-async def test_publishing_is_not_told(server: servers.Server, told: receivers.Receiver, name: Name) -> None:
+async def test_publishing_sends_no_webhook(server: servers.Server, told: receivers.Receiver, name: Name) -> None:
     channel = name("quiet")
     await asyncio.to_thread(calls.publish, server, channel, "created", "{}")
     async with sockets.connect(server) as socket:
         await socket.subscribe(channel)
-        await until(lambda: len(told.events(channel=channel)) == 2, SOON, "the subscription was told")
+        await until(lambda: len(told.events(channel=channel)) == 2, SOON, "the subscription was delivered")
         assert [event["name"] for event in told.events(channel=channel)] == ["channel_occupied", "subscription_count"]

@@ -1,8 +1,8 @@
-"""RFC 6455, case by case: Fanfare answers every frame right, and with uvicorn's own WebSocket class no worse than plain
-uvicorn with a trivial echo does.
+"""RFC 6455 case by case: Fanfare answers every frame correctly; with uvicorn's WebSocket class, it does at least as
+well as plain uvicorn with an echo application.
 
-The cases follow the classes of the Autobahn test suite: framing, pings, reserved bits, opcodes, fragmentation, UTF-8,
-closing, limits. Its client needs Python 2; docs/explanation/websocket-class.md says what it says of our class.
+The cases follow the groups of the Autobahn test suite: framing, pings, reserved bits, opcodes, fragmentation, UTF-8,
+closing, limits. The suite itself needs Python 2; docs/explanation/websocket-class.md has its results.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from tests.harness.wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Wi
 ALIVE = "alive"
 DROPPED = "dropped"  # the connection ended without a close frame
 
-# What a client may say to either side: Fanfare answers it with a pong of the protocol, the echo with itself.
+# A message for both applications: Fanfare answers with a pong of the protocol, the echo application with the message.
 MARKER = b'{"event":"pusher:ping","data":{}}'
 ANSWERS = (MARKER, b'"pusher:pong"')
 
 
 @dataclass(frozen=True)
 class Case:
-    """`expected`: the close code, or ALIVE. `pongs`: the payloads that must come back. `chop`: bytes in each write."""
+    """`expected`: the close code, or ALIVE. `pongs`: the expected pong payloads. `chop`: bytes per write."""
 
     name: str
     frames: tuple[WireFrame, ...]
@@ -62,16 +62,16 @@ def fragments(opcode: int, payload: bytes, size: int) -> tuple[WireFrame, ...]:
 
 
 def between(frames: tuple[WireFrame, ...], control: WireFrame) -> tuple[WireFrame, ...]:
-    """The fragments with a control frame after each of them but the last."""
+    """The fragments with a control frame between each two."""
     return tuple(part for frame in frames[:-1] for part in (frame, control)) + frames[-1:]
 
 
 KAPPA = "κόσμε".encode()
 DIGITS = tuple(b"%d" % digit for digit in range(10))
 GOOD_CODES = (1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4999)
-# Reserved, or not to be sent, or out of range (RFC 6455 §7.4).
+# Reserved, not allowed in a frame, or out of range (RFC 6455 §7.4).
 BAD_CODES = (0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535)
-SIZES = (0, 1, 125, 126, 127, 128, 65_535, 65_536)  # about the borders of the three kinds of length
+SIZES = (0, 1, 125, 126, 127, 128, 65_535, 65_536)  # around the limits of the three length encodings
 LARGEST = 131_072  # FANFARE_MAX_FRAME_BYTES
 FRAGMENT_SIZES = (64, 256, 1_024, 4_096, 16_384, 65_536)
 
@@ -260,7 +260,7 @@ def echo(fleet: servers.Fleet) -> servers.Server:
 
 @pytest.fixture(scope="module")
 def own_echo(fleet: servers.Fleet) -> servers.Server:
-    """Our WebSocket class under an application that knows nothing of Fanfare."""
+    """Fanfare's WebSocket class with the echo application."""
     return fleet.start("own echo")
 
 
@@ -269,17 +269,17 @@ def target(server: servers.Server) -> str:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_every_frame_is_answered_right(uvicorn: servers.Server, case: Case) -> None:
+def test_frames_are_answered_correctly(uvicorn: servers.Server, case: Case) -> None:
     assert play(uvicorn, case) == (case.expected, case.pongs)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_our_class_answers_every_frame_right_under_any_application(own_echo: servers.Server, case: Case) -> None:
+def test_own_class_answers_frames_correctly_with_another_application(own_echo: servers.Server, case: Case) -> None:
     assert play(own_echo, case) == (case.expected, case.pongs)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_with_uvicorns_class_no_frame_is_answered_worse_than_by_plain_uvicorn(
+def test_uvicorns_class_answers_no_frame_worse_than_with_plain_uvicorn(
     stock: servers.Server, echo: servers.Server, case: Case
 ) -> None:
     outcome = play(stock, case)
@@ -288,15 +288,15 @@ def test_with_uvicorns_class_no_frame_is_answered_worse_than_by_plain_uvicorn(
 
 @pytest.mark.parametrize("case", TOO_BIG, ids=str)
 @pytest.mark.parametrize("command", ["uvicorn", "stock"])
-def test_a_message_over_the_limit_closes_with_1009(command: str, case: Case, request: pytest.FixtureRequest) -> None:
+def test_message_over_the_limit_closes_with_1009(command: str, case: Case, request: pytest.FixtureRequest) -> None:
     server: servers.Server = request.getfixturevalue(command)
     code, _ = play(server, case)
-    # uvicorn's class resets a connection whose client still sends, and its close frame may be lost with it.
+    # uvicorn's class resets a connection whose client is still sending, which can lose the close frame.
     assert code == 1009 or (command == "stock" and code == DROPPED)
 
 
 def play(server: servers.Server, case: Case) -> Outcome:
-    """Send a case and then the marker; how it ended, and the pongs that came before."""
+    """Send a case and then the marker; returns the outcome and the pongs before it."""
     pongs: list[bytes] = []
     with wire.Wire(server.port, target(server)) as connection:
         if server.command not in servers.ECHOES:
@@ -305,7 +305,7 @@ def play(server: servers.Server, case: Case) -> Outcome:
             assert json.loads(established.payload)["event"] == "pusher:connection_established"
         sent = b"".join(wire.encode(frame, masked=case.masked) for frame in case.frames)
         connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # each piece is a packet
-        with contextlib.suppress(ConnectionError):  # closed already: what it said is still to be read
+        with contextlib.suppress(ConnectionError):  # already closed; its frames can still be read
             for start in range(0, len(sent), case.chop or len(sent)):
                 connection.send_bytes(sent[start : start + (case.chop or len(sent))])
             connection.send(text(MARKER))
@@ -332,7 +332,7 @@ SHAPES = {
 @pytest.mark.parametrize("size", [*SIZES, 1 << 20])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("command", ["own_echo", "echo"])
-def test_what_is_sent_comes_back_to_the_byte(
+def test_messages_are_echoed_unchanged(
     command: str,
     shape: Callable[[int, bytes], tuple[WireFrame, ...]],
     size: int,
@@ -350,7 +350,7 @@ def test_what_is_sent_comes_back_to_the_byte(
             assert frame == WireFrame(opcode, payload)
 
 
-# -- a log that cannot be filled -----------------------------------------------------------------------------------
+# -- log volume ----------------------------------------------------------------------------------------------------
 
 MESSAGES = 300
 LOG_BYTES_EACH = 400  # the two or three access lines of a connection; a traceback alone has 2,000
@@ -362,7 +362,7 @@ def noisy(request: pytest.FixtureRequest) -> Iterator[servers.Server]:
     yield server
 
 
-def test_a_client_that_sends_invalid_utf_8_all_day_cannot_fill_the_log(noisy: servers.Server) -> None:
+def test_repeated_invalid_utf_8_logs_little(noisy: servers.Server) -> None:
     before = noisy.log_size()
     for _ in range(MESSAGES):
         with wire.Wire(noisy.port, f"/app/{noisy.application.key}?protocol=7") as connection:
@@ -378,7 +378,7 @@ def test_a_client_that_sends_invalid_utf_8_all_day_cannot_fill_the_log(noisy: se
     assert len(written) <= MESSAGES * LOG_BYTES_EACH
 
 
-def test_a_client_that_sends_malformed_frames_all_day_cannot_fill_the_log(noisy: servers.Server) -> None:
+def test_repeated_malformed_frames_log_little(noisy: servers.Server) -> None:
     before = noisy.log_size()
     with wire.Wire(noisy.port, f"/app/{noisy.application.key}?protocol=7") as connection:
         connection.receive()
@@ -389,7 +389,7 @@ def test_a_client_that_sends_malformed_frames_all_day_cannot_fill_the_log(noisy:
     assert len(noisy.log_text(before)) <= 10_000
 
 
-def test_a_scanner_that_asks_for_unknown_paths_cannot_fill_the_log(noisy: servers.Server) -> None:
+def test_repeated_unknown_paths_log_little(noisy: servers.Server) -> None:
     before = noisy.log_size()
     for _ in range(100):
         with wire.Wire(noisy.port, "/no/such/place") as connection:

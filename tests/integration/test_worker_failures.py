@@ -1,4 +1,4 @@
-"""Workers die, freeze and starve; clients stop reading; the log disappears. What the others see then."""
+"""Killed and stopped workers, stalled clients, a deleted log: effects on the other workers and clients."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tests.harness import calls, publishers, servers, slow, sockets, waiting
 Name = Callable[[str], str]
 Start = Callable[..., servers.Server]
 
-REAPED_WITHIN = 10.0  # seconds: the promise for a dead worker's members
-LOG_SECONDS = 2  # how long entries are kept where a worker is stopped for longer than that
+REAPED_WITHIN = 10.0  # seconds until the members of a dead worker are removed
+LOG_SECONDS = 2  # retention of the log in the test that stops a worker for longer
 
 
-async def test_a_killed_worker_takes_nothing_from_the_others(start: Start, name: Name) -> None:
+async def test_killed_worker_costs_other_workers_no_event(start: Start, name: Name) -> None:
     server = start("gunicorn")
     channel, room = name("news"), name("presence-room")
     async with contextlib.AsyncExitStack() as stack:
@@ -41,20 +41,22 @@ async def test_a_killed_worker_takes_nothing_from_the_others(start: Start, name:
 
         for socket in listeners:
             received = [int((await socket.expect("tick", channel)).data) for _ in range(publisher.published)]
-            assert received == list(range(publisher.published)), "a survivor missed, doubled or reordered an event"
+            assert received == list(range(publisher.published)), (
+                "lost, duplicated or reordered event on a surviving worker"
+            )
 
         users = await asyncio.to_thread(_users, server, room)
         assert users == ["watcher"]
-        await _the_replacement_serves(server, stack, old=set(spread), channel=channel)
+        await _replacement_serves(server, stack, old=set(spread), channel=channel)
 
 
-async def _the_replacement_serves(
+async def _replacement_serves(
     server: servers.Server, stack: contextlib.AsyncExitStack, old: set[int], channel: str
 ) -> None:
     def replacement() -> set[int]:
         return set(server.workers()) - old if len(server.workers()) == 4 else set()
 
-    (new,) = await asyncio.to_thread(waiting.until, replacement, 15.0, "the dead worker is replaced")
+    (new,) = await asyncio.to_thread(waiting.until, replacement, 15.0, "the killed worker is replaced")
     spread = await sockets.spread(server, stack, workers=[new])
     (socket, *_) = spread[new]
     await socket.subscribe(channel)
@@ -62,60 +64,60 @@ async def _the_replacement_serves(
     await socket.expect("marker", channel)
 
 
-async def test_a_worker_that_overslept_the_log_fences_itself_and_disturbs_nobody(
+async def test_worker_with_a_gap_closes_its_clients_with_4200_and_affects_no_others(
     start: Start, fleet: servers.Fleet, name: Name
 ) -> None:
     server = start("gunicorn", fleet.deployment(FANFARE_LOG_SECONDS=str(LOG_SECONDS)))
     channel = name("news")
     async with contextlib.AsyncExitStack() as stack:
         spread = await sockets.spread(server, stack, each=2)
-        (sleeper, sleeping), *others = spread.items()
+        (stopped, stopped_sockets), *others = spread.items()
         listeners = [socket for _, found in others for socket in found]
-        for socket in (*sleeping, *listeners):
+        for socket in (*stopped_sockets, *listeners):
             await socket.subscribe(channel)
 
         async with publishers.publishing(server, channel) as publisher:
             await publisher.reach(50)
-            os.kill(sleeper, signal.SIGSTOP)
+            os.kill(stopped, signal.SIGSTOP)
             try:
-                # Long enough that entries which the sleeper has not read are trimmed. Nothing tells when that is done.
+                # Until unread entries are trimmed, which cannot be observed from outside.
                 await asyncio.sleep(LOG_SECONDS * 4)
             finally:
-                os.kill(sleeper, signal.SIGCONT)
-            codes = [await socket.closed() for socket in sleeping]
-            assert set(codes) == {4200}, "a worker that may have missed entries tells its clients to come again"
+                os.kill(stopped, signal.SIGCONT)
+            codes = [await socket.closed() for socket in stopped_sockets]
+            assert set(codes) == {4200}, "after a gap, a worker asks its clients to reconnect"
 
         for socket in listeners:
             received = [int((await socket.expect("tick", channel)).data) for _ in range(publisher.published)]
             assert received == list(range(publisher.published))
 
-        spread = await sockets.spread(server, stack, workers=[sleeper])
-        (socket, *_) = spread[sleeper]
+        spread = await sockets.spread(server, stack, workers=[stopped])
+        (socket, *_) = spread[stopped]
         await socket.subscribe(channel)
         await asyncio.to_thread(calls.publish, server, channel, "marker", "{}")
         await socket.expect("marker", channel)
 
 
-async def test_a_stopped_worker_that_overslept_nothing_delivers_all_of_it(start: Start, name: Name) -> None:
+async def test_stopped_worker_without_a_gap_delivers_all_events(start: Start, name: Name) -> None:
     server = start("gunicorn")
     channel = name("news")
     async with contextlib.AsyncExitStack() as stack:
         spread = await sockets.spread(server, stack, each=1)
-        sleeper, (socket, *_) = next(iter(spread.items()))
+        stopped, (socket, *_) = next(iter(spread.items()))
         await socket.subscribe(channel)
         async with publishers.publishing(server, channel) as publisher:
             await publisher.reach(20)
-            os.kill(sleeper, signal.SIGSTOP)
+            os.kill(stopped, signal.SIGSTOP)
             try:
                 await publisher.reach(60)
             finally:
-                os.kill(sleeper, signal.SIGCONT)
+                os.kill(stopped, signal.SIGCONT)
             await publisher.reach(80)
         received = [int((await socket.expect("tick", channel)).data) for _ in range(publisher.published)]
     assert received == list(range(publisher.published))
 
 
-async def test_a_reader_that_stalls_is_gone_within_seconds_and_nobody_waits_for_it(
+async def test_stalled_reader_is_removed_within_seconds_and_delays_no_other_client(
     server: servers.Server, name: Name
 ) -> None:
     room = name("presence-room")
@@ -141,8 +143,8 @@ async def test_a_reader_that_stalls_is_gone_within_seconds_and_nobody_waits_for_
             await watcher.expect_silence()
 
 
-async def test_a_stalled_readers_connection_is_dropped(server: servers.Server, name: Name) -> None:
-    """Out of the hub is not enough: a transport that waits for its reader lives for ever."""
+async def test_connection_of_a_stalled_reader_is_closed(server: servers.Server, name: Name) -> None:
+    """Removal from the hub is not enough: a transport with unsent data would stay open forever."""
     room = name("presence-room")
     async with slow.stalled_member(server, room, user_id="stalled") as port:
         with calls.Caller(server) as caller:
@@ -151,18 +153,18 @@ async def test_a_stalled_readers_connection_is_dropped(server: servers.Server, n
                     await asyncio.to_thread(caller.publish, room, "flood", "x" * 50_000)
 
 
-async def test_when_the_log_is_deleted_all_workers_say_so_and_agree_again(start: Start, name: Name) -> None:
+async def test_deleted_log_closes_all_clients_with_4200_and_workers_share_a_new_log(start: Start, name: Name) -> None:
     server = start("gunicorn")
     channel = name("news")
     async with contextlib.AsyncExitStack() as stack:
         spread = await sockets.spread(server, stack, each=1)
-        everybody = [socket for found in spread.values() for socket in found]
-        for socket in everybody:
+        subscribers = [socket for found in spread.values() for socket in found]
+        for socket in subscribers:
             await socket.subscribe(channel)
 
         for path in server.deployment.log_files():
             path.unlink()
-        for attempt in itertools.count():  # a publisher tries again on 503, as an SDK's user does
+        for attempt in itertools.count():  # retry on 503, as a publisher does
             with calls.Caller(server) as caller:
                 event = {"name": "after", "channels": [channel], "data": str(attempt)}
                 answer = await asyncio.to_thread(caller.signed, "POST", "events", event)
@@ -171,8 +173,8 @@ async def test_when_the_log_is_deleted_all_workers_say_so_and_agree_again(start:
                 break
             assert "retry-after" in answer.headers
             await asyncio.sleep(0.2)
-        codes = await asyncio.gather(*(socket.closed(within=15) for socket in everybody))
-        assert set(codes) == {4200}, "nobody may go on as if nothing was missed"
+        codes = await asyncio.gather(*(socket.closed(within=15) for socket in subscribers))
+        assert set(codes) == {4200}, "every client must learn of the loss"
 
     async with contextlib.AsyncExitStack() as stack:
         spread = await sockets.spread(server, stack, each=1)
