@@ -200,7 +200,8 @@ class EngineName(Type[str]):
             return "local"
         if text.partition("://")[0] not in self.schemes or "://" not in text:
             schemes = " or ".join(f"{scheme}://…" for scheme in self.schemes)
-            raise Refused(f"must be local or a URL such as {schemes}")
+            shown = "" if "://" in text else f"is {text!r}; it "
+            raise Refused(f"{shown}must be local or a URL such as {schemes}")
         return text
 
     def from_value(self, value: object) -> str:
