@@ -60,7 +60,7 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
     from fanfare.api.asgi import Api
     from fanfare.api.openapi import Description
     from fanfare.console.metrics import Metrics
-    from fanfare.protocol import page_sessions
+    from fanfare.protocol import page_sessions, sessions
     from fanfare.protocol.consumers import PusherConsumer
     from fanfare.server import (
         claims,
@@ -95,10 +95,14 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
     pusher = PusherConsumer.as_asgi(
         hub=server.hub,
         registry=server.registry,
-        activity_timeout=options.ACTIVITY_TIMEOUT,
         max_frame_bytes=options.MAX_FRAME_BYTES,
-        tokens=server.tokens,
-        resume=page_sessions.Options(options.RESUME_WINDOW, options.RESUME_ACK_SECONDS),
+        owners=server.session_owners,
+        options=sessions.Options(
+            activity_timeout=options.ACTIVITY_TIMEOUT,
+            max_subscriptions=options.MAX_SUBSCRIPTIONS,
+            max_pending_bytes=options.PENDING_BYTES,
+            resume=page_sessions.Options(options.RESUME_WINDOW, options.RESUME_ACK_SECONDS),
+        ),
     )
     sse = Started(
         server,

@@ -299,6 +299,17 @@ class Connections:
         unset="the open-file limit, less 128",
         page="reference/limits.md",
     )
+    MAX_SUBSCRIPTIONS = Setting(
+        Integer(1, 100_000),
+        1_000,
+        "Subscriptions of one connection. A further subscribe is refused with 4100. Each costs about 1 kB of memory.",
+    )
+    PENDING_BYTES = Setting(
+        Integer(16_384, 16_777_216),
+        65_536,
+        "Bytes of frames that may wait for an answer of the engine, per connection: those that come before the "
+        "connection is established or depend on a sign-in. Above it the connection is closed with 4100.",
+    )
     ACTIVITY_TIMEOUT = Setting(Integer(5, 3_600), 120, "Seconds of silence after which a client sends a ping.")
     GRACEFUL_TIMEOUT = Setting(Integer(1, 300), 5, "Seconds that a stopping worker waits for its connections to close.")
     RESUME_WINDOW = Setting(

@@ -1,79 +1,74 @@
-"""State channels and slow readers: who cannot read every state gets the newest one when there is room for it.
+"""Conflation: a slow reader of a cache channel gets the newest state, and not each state on the way to it.
 
-On a cache channel each event is the whole state, so a reader that is behind need not be closed: what it would have read
-in between is not worth its memory. Everything but the events themselves (who came, how many there are) is written as
-ever.
+On a cache channel each published event is the whole state. A reader that is behind therefore need not be disconnected:
+a newer state displaces the one that waits. Only an EVENT is a state, and only an EVENT displaces one. Client events,
+members and counts wait in the same queue, in the order of the log, and are never dropped.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import collections
+import functools
+from collections.abc import Mapping, Sequence
 
 from fanfare.engine import interface
-from fanfare.hub import connections, fanout, recovery
-
-if TYPE_CHECKING:
-    from fanfare.hub.hub import Hub
+from fanfare.hub import connections, fanout, pacing
 
 
 class Conflation:
-    """The readers of one hub that are behind on a state channel."""
+    """The readers of one hub that are behind on a cache channel."""
 
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
-        self._newest: dict[tuple[connections.Channel, connections.Connection], interface.Entry] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    @property
-    def waiting(self) -> int:
-        """States that go out when their readers have read."""
-        return len(self._newest)
-
-    def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
+    def __init__(
+        self,
+        by_socket: Mapping[str, connections.Connection],
+        reader_pacing: pacing.Pacing,
+        counters: collections.Counter[str],
+        max_pending_bytes: int,
+    ) -> None:
+        self.waiting = 0  # subscriptions with pending entries
+        self._by_socket = by_socket
+        self._pacing = reader_pacing
+        self._counters = counters
+        self._max_pending_bytes = max_pending_bytes
 
     def write(
-        self,
-        channel: connections.Channel,
-        entries: Sequence[interface.Entry],
-        gathered: fanout.Gathered | None,
+        self, channel: connections.Channel, entries: Sequence[interface.Entry], gathered: fanout.Gathered | None
     ) -> list[connections.Connection]:
-        """What `fanout.write` does, for a state channel. Returns those that are too slow even for this."""
-        behind = [
-            connection
-            for connection in channel.connections
-            if (channel, connection) in self._newest or recovery.is_behind(connection)
-        ]
-        if not behind:
-            return fanout.write(channel, entries, self._hub.by_socket, gathered=gathered)
-        slow = fanout.write(channel, entries, self._hub.by_socket, but=frozenset(behind), gathered=gathered)
-        passing = [entry for entry in entries if entry.kind not in fanout.AS_PUBLISHED]
-        for connection in behind:
-            if passing and connection.writer.write(fanout.batch_of(passing)):
+        """What `fanout.write` does, for a cache channel. Returns the connections that are too slow even for this."""
+        behind = {
+            connection: subscription
+            for connection, subscription in channel.live.items()
+            if subscription.pending is not None or pacing.is_behind(connection)
+        }
+        slow = fanout.write(channel, entries, self._by_socket, but=behind, gathered=gathered)
+        for connection, subscription in behind.items():
+            self._hold(subscription, entries)
+            if subscription.pending is not None and subscription.pending.bytes > self._max_pending_bytes:
                 slow.append(connection)
-            for entry in entries:
-                if entry.kind in fanout.AS_PUBLISHED and entry.exclude != connection.socket_id:
-                    self._keep(channel, connection, entry)
         return slow
 
-    def _keep(self, channel: connections.Channel, connection: connections.Connection, entry: interface.Entry) -> None:
-        key = (channel, connection)
-        waits = key in self._newest
-        if waits:
-            self._hub.count("conflated")
-        self._newest[key] = entry
-        if not waits:
-            task = asyncio.get_running_loop().create_task(self._when_drained(channel, connection))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+    def ended(self, subscription: connections.Subscription) -> None:
+        """A subscription is about to leave."""
+        if subscription.pending is not None:
+            self.waiting -= 1
 
-    async def _when_drained(self, channel: connections.Channel, connection: connections.Connection) -> None:
-        reads = await recovery.drained(connection)
-        entry = self._newest.pop((channel, connection))
-        if not reads:
-            self._hub.evict(connection)
-        elif connection in channel.connections:
-            connection.writer.write(fanout.batch_of([entry]))
+    def _hold(self, subscription: connections.Subscription, entries: Sequence[interface.Entry]) -> None:
+        socket_id = subscription.connection.socket_id
+        pending = subscription.pending
+        for entry in entries:
+            if entry.exclude == socket_id or fanout.body(entry) is None:
+                continue
+            if pending is None:
+                pending = subscription.pending = connections.PendingEntries()
+                self.waiting += 1
+                self._pacing.when_drained(subscription.connection, functools.partial(self._drained, subscription))
+            if pending.add(entry):
+                self._counters["conflated"] += 1
+
+    def _drained(self, subscription: connections.Subscription) -> None:
+        pending = subscription.pending
+        if pending is None or subscription.state is not connections.State.LIVE:
+            return  # it left; after a new subscribe the connection has another subscription
+        subscription.pending = None
+        self.waiting -= 1
+        subscription.connection.writer.write(fanout.batch_of(pending.entries))

@@ -1,67 +1,276 @@
-"""A connection and its subscriptions: what the hub knows of one client."""
+"""Connections, channels, and the subscriptions between them.
+
+A subscription's state is kept here and nowhere else; the protocols ask it.
+
+    ATTACHING ──────────────────────────► LIVE        the engine answered, and there is nothing to recover
+        │                                   ▲
+        └────────► CATCHING_UP ─────────────┘         kept entries are sent first, at the pace of the reader
+    any of these ──► LEFT                             refused, unsubscribed, or the connection is gone
+"""
 
 from __future__ import annotations
 
+import enum
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from fanfare.engine import interface
 from fanfare.hub import writers
 
-if TYPE_CHECKING:
-    from fanfare.hub.hub import Hub
+# On a cache channel an EVENT is the channel's whole state; an entry of any other kind is not.
+STATE = interface.Kind.EVENT.value
 
-Farewell = Callable[[int, str], bytes]
-Moved = Callable[[str], None]
+ENTRY_BYTES = 250  # of memory for an entry, besides its body
+
+
+class State(enum.Enum):
+    """Of a subscription. See the module's docstring."""
+
+    ATTACHING = "attaching"  # the engine has not answered; nothing is delivered
+    CATCHING_UP = (
+        "catching up"  # of new entries only those without an offset are delivered; the recovery has the others
+    )
+    LIVE = "live"  # everything is delivered as this worker reads it
+    LEFT = "left"  # nothing is delivered, and answers that come late are dropped
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
-    """Which part of a channel's past a subscriber wants before the present.
+class Recovery:
+    """Which kept entries a subscriber wants before the new ones.
 
-    `sent_as`: the socket ids that it had before; what it sent as one of them is not replayed to it. `lost(reason)` is
-    called if a long replay cannot be finished; the present follows all the same.
+    `earlier_sockets`: the socket ids that the client had before; what it sent as one of them is not sent back to it.
     """
 
-    history: interface.RecoveryRequest
-    sent_as: frozenset[str] = frozenset()
-    lost: Callable[[str], None] | None = None
+    request: interface.RecoveryRequest
+    earlier_sockets: frozenset[str] = frozenset()
+
+    def brings_state(self, result: interface.RecoveryResult) -> bool:
+        """Whether the newest state of a cache channel is among the recovered entries, or the client has it already."""
+        if result.reason is not None:
+            return False
+        return self.request.after is not None or any(entry.kind == STATE for entry in result.entries)
+
+
+class PendingEntries:
+    """Entries that a slow reader of a cache channel has not been sent: the newest state and all that is not a state."""
+
+    __slots__ = ("_state", "bytes", "entries")
+
+    def __init__(self) -> None:
+        self.entries: list[interface.Entry] = []  # in the order of the log
+        self.bytes = 0  # of memory, roughly
+        self._state = -1  # the index of the state; -1: there is none
+
+    def add(self, entry: interface.Entry) -> bool:
+        """True: the entry is a state and displaced an older one."""
+        displaces = entry.kind == STATE and self._state >= 0
+        if displaces:
+            self.bytes -= len(self.entries.pop(self._state).body) + ENTRY_BYTES
+        self.entries.append(entry)
+        self.bytes += len(entry.body) + ENTRY_BYTES
+        if entry.kind == STATE:
+            self._state = len(self.entries) - 1
+        return displaces
+
+    @property
+    def first_offset(self) -> int | None:
+        return next((entry.offset for entry in self.entries if entry.offset is not None), None)
+
+
+class Owner(Protocol):
+    """What a connection belongs to: a session of the Pusher protocol, or an event stream.
+
+    The hub calls these methods on its loop, and never for a connection that is closing.
+    """
+
+    def admitted(self, answer: interface.SubscribeResult | interface.Refused, /) -> None:
+        """The answer to `Hub.admit`."""
+
+    def signed_in(self, answer: interface.SubscribeResult | interface.Refused, /) -> None:
+        """The answer to `Hub.sign_in`."""
+
+    def subscribed(self, subscription: Subscription, answer: interface.SubscribeResult, /) -> None:
+        """The answer to the first `Hub.subscribe`. What is sent in here comes before every event that follows."""
+
+    def refreshed(self, subscription: Subscription, answer: interface.SubscribeResult, request: Any, /) -> None:
+        """The answer to a repeated `Hub.subscribe`, with its `request`. The subscription is as it was."""
+
+    def refused(self, subscription: Subscription, refusal: interface.Refused, /) -> None:
+        """The subscription has LEFT; or, where it has not, a repeated `Hub.subscribe` could not be answered."""
+
+    def recovery_failed(self, subscription: Subscription, reason: str, cached: bytes | None, /) -> None:
+        """A recovery that had begun broke off. The subscription is LIVE; entries before its position are missing.
+        `cached`: the cached event of a cache channel, if it was read."""
+
+    def event_sent(self, subscription: Subscription, /) -> None:
+        """The next kept event after `Hub.watch` is being delivered."""
 
 
 class Subscription:
-    """One connection on one channel. Live: events are delivered; before that it waits for the engine or catches up."""
+    """One connection on one channel.
 
-    __slots__ = ("caught_up_to", "channel", "live", "member", "past")
+    `member`: as whom, on a presence channel. `request`: what the owner asked for; the hub does not read it.
+    """
 
-    def __init__(self, channel: Channel, member: interface.Member | None, past: Past | None) -> None:
+    __slots__ = (
+        "channel",
+        "connection",
+        "member",
+        "pending",
+        "recovery",
+        "refreshing",
+        "request",
+        "sent",
+        "since",
+        "state",
+    )
+
+    def __init__(
+        self,
+        connection: Connection,
+        channel: Channel,
+        member: interface.Member | None = None,
+        recovery: Recovery | None = None,
+        request: Any = None,
+    ) -> None:
+        self.connection = connection
         self.channel = channel
         self.member = member
-        self.past = past
-        self.caught_up_to = 0  # the offset of the last entry that was replayed
-        self.live = False
+        self.recovery = recovery
+        self.request = request
+        self.state = State.ATTACHING
+        self.refreshing = False  # a repeated subscribe waits for the engine
+        # Kept entries with an offset above `since` were sent on this connection, without a gap; None: not known, since
+        # nothing was asked about the channel's stream. While the subscription catches up, `sent` is the newest of them.
+        self.since: int | None = None
+        self.sent = 0
+        self.pending: PendingEntries | None = None  # see fanfare.hub.conflation
+        channel.attaching += 1
+
+    @property
+    def position(self) -> interface.Position | None:
+        """The newest kept entry up to which all were sent. None where the stream's epoch is not known."""
+        channel = self.channel
+        if not channel.epoch or self.state is State.ATTACHING or self.state is State.LEFT:
+            return None
+        if self.state is State.CATCHING_UP:
+            return interface.Position(channel.epoch, self.sent)
+        first_pending = self.pending.first_offset if self.pending is not None else None
+        return interface.Position(channel.epoch, channel.offset if first_pending is None else first_pending - 1)
+
+    # -- changes of the state ------------------------------------------------------------------------------------------
+
+    def catch_up(self, after: int) -> None:
+        """ATTACHING to CATCHING_UP: the kept entries after this offset are sent before the subscription is live."""
+        self._leave_state()
+        self.state = State.CATCHING_UP
+        self.since = self.sent = after
+        self.channel.catching_up[self.connection] = self
+
+    def go_live(self) -> None:
+        """ATTACHING or CATCHING_UP to LIVE."""
+        self._leave_state()
+        self.state = State.LIVE
+        self.channel.receivers(self.connection)[self.connection] = self
+
+    def leave(self) -> None:
+        """Any state to LEFT."""
+        self._leave_state()
+        self.state = State.LEFT
+        self.pending = None
+        self.channel.watched.pop(self, None)
+
+    def _leave_state(self) -> None:
+        channel = self.channel
+        if self.state is State.LIVE:
+            del channel.receivers(self.connection)[self.connection]
+        elif self.state is State.CATCHING_UP:
+            del channel.catching_up[self.connection]
+        elif self.state is State.ATTACHING:
+            channel.attaching -= 1
+
+
+class Channel:
+    """One channel on one worker. It exists while it has subscriptions here."""
+
+    __slots__ = (
+        "announce",
+        "app",
+        "attaching",
+        "catching_up",
+        "epoch",
+        "is_cache",
+        "live",
+        "live_with_offsets",
+        "name",
+        "offset",
+        "watched",
+    )
+
+    def __init__(self, app: str, name: str) -> None:
+        self.app = app
+        self.name = name
+        self.announce = False  # whether its subscribers get their number
+        self.is_cache = False  # whether each event is the channel's whole state
+        # The subscriptions by state, in the order in which they entered it.
+        self.live: dict[Connection, Subscription] = {}
+        self.live_with_offsets: dict[Connection, Subscription] = {}
+        self.catching_up: dict[Connection, Subscription] = {}
+        self.attaching = 0
+        # The position of the newest kept entry that was delivered; "" until a subscriber asked for it.
+        self.epoch = ""
+        self.offset = 0
+        self.watched: dict[Subscription, None] = {}  # their owners get a call when this position moves
+
+    @property
+    def receives(self) -> bool:
+        return bool(self.live or self.live_with_offsets or self.catching_up)
+
+    @property
+    def live_count(self) -> int:
+        return len(self.live) + len(self.live_with_offsets)
+
+    @property
+    def subscriber_count(self) -> int:
+        """Subscriptions in any state but LEFT."""
+        return self.live_count + len(self.catching_up) + self.attaching
+
+    def receivers(self, connection: Connection) -> dict[Connection, Subscription]:
+        return self.live_with_offsets if connection.with_offsets else self.live
+
+
+class Connector(Protocol):
+    """The hub, as its connections know it."""
+
+    def forget(self, connection: Connection, /) -> None: ...
+
+    def disconnect_slow(self, connection: Connection, /) -> None: ...
 
 
 class Connection:
-    """One client. Everything to it goes through `writer`.
+    """One client. Everything that is sent to it goes through `writer`.
 
-    `context` belongs to whoever made it. `farewell(code, message)` makes the last frame before a close, for protocols
-    that have one.
+    `context` belongs to the owner. `close_frame(code, message)` makes the last frame before a close, for protocols that
+    have one. With `with_offsets` the client gets the offset of each kept event.
     """
 
     __slots__ = (
         "app",
+        "close_frame",
         "closing",
         "context",
-        "farewell",
+        "drop_at_s",
         "hub",
         "opened_s",
-        "positions",
+        "owner",
+        "slot",
         "socket_id",
         "subscriptions",
         "user_id",
         "watchlist",
+        "with_offsets",
         "writer",
     )
 
@@ -70,89 +279,41 @@ class Connection:
         app: str,
         socket_id: str,
         writer: writers.Writer,
+        owner: Owner,
+        *,
         context: Any = None,
-        farewell: Farewell | None = None,
+        close_frame: Callable[[int, str], bytes] | None = None,
+        with_offsets: bool = False,
     ) -> None:
         self.app = app
         self.socket_id = socket_id
         self.writer = writer
+        self.owner = owner
         self.context = context
-        self.farewell = farewell
-        self.hub: Hub | None = None  # set by Hub.connect
-        self.subscriptions: dict[str, Subscription] = {}
-        self.user_id: str | None = None  # as whom it signed in, set by Hub.sign_in
-        self.watchlist: tuple[str, ...] = ()  # the users that it hears of
-        self.positions = False  # whether its events carry their offsets
+        self.close_frame = close_frame
+        self.with_offsets = with_offsets
+        self.hub: Connector | None = None  # set by Hub.connect
+        self.subscriptions: dict[str, Subscription] = {}  # by channel name; none that has LEFT
+        self.user_id: str | None = None  # set by Hub.sign_in
+        self.watchlist: tuple[str, ...] = ()  # users whose coming and going this client is sent
         self.opened_s = time.time()
         self.closing = False  # nothing is written any more
+        # Of a closing connection: when its transport is dropped, in the loop's time, and its place in the timer wheel.
+        self.drop_at_s = 0.0
+        self.slot: set[Connection] | None = None
 
     def send(self, body: bytes) -> None:
         """One frame to this client: a reply, an error."""
         if not self.closing and self.writer.send(body) and self.hub is not None:
-            self.hub.evict(self)
+            self.hub.disconnect_slow(self)
 
     def close(self, code: int, message: str = "") -> None:
-        """Say goodbye. The hub forgets the connection at once; the client gets what is queued, the farewell, and the
-        close."""
+        """Close after what is buffered. The hub forgets the connection at once. Idempotent."""
         if self.closing:
             return
-        if self.farewell is not None:
-            self.writer.send(self.farewell(code, message))
+        if self.close_frame is not None:
+            self.writer.send(self.close_frame(code, message))
         self.closing = True
         self.writer.close(code, message)
         if self.hub is not None:
             self.hub.forget(self)
-
-
-class Channel:
-    """One channel on one worker. It exists while somebody here is on it or about to be."""
-
-    __slots__ = (
-        "announce",
-        "app",
-        "catching_up",
-        "connections",
-        "epoch",
-        "is_state",
-        "name",
-        "offset",
-        "pending",
-        "positioned",
-        "watchers",
-    )
-
-    def __init__(self, app: str, name: str) -> None:
-        self.app = app
-        self.name = name
-        self.announce = False  # whether its subscribers hear how many they are
-        self.is_state = False  # whether each event is worth something only until the next one
-        # The live ones, in the order of their subscriptions; those who want offsets apart.
-        self.connections: dict[Connection, None] = {}
-        self.positioned: dict[Connection, None] = {}
-        self.catching_up: dict[Connection, None] = {}  # a part of those that are pending
-        self.pending = 0  # those that wait for the engine
-        # The position of the newest entry that was delivered; "" until somebody asked for it.
-        self.epoch = ""
-        self.offset = 0
-        self.watchers: dict[Connection, Moved] = {}  # who is told, once, that this position moves
-
-    def move_to(self, offset: int) -> None:
-        """What has this offset is being delivered."""
-        self.offset = offset
-        if self.watchers:
-            watchers, self.watchers = self.watchers, {}
-            for moved in watchers.values():
-                moved(self.name)
-
-    @property
-    def is_heard(self) -> bool:
-        return bool(self.connections or self.positioned or self.catching_up)
-
-    @property
-    def audience(self) -> int:
-        """How many get what comes to it."""
-        return len(self.connections) + len(self.positioned)
-
-    @property
-    def count(self) -> int:
-        return len(self.connections) + len(self.positioned) + self.pending

@@ -1,30 +1,34 @@
-"""The heart of a worker: who is connected, who is on which channel, and what becomes of each entry of the log."""
+"""The hub of a worker: its connections, their subscriptions, and the delivery of each entry of the log."""
 
 from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
+import functools
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 from fanfare.engine import interface
-from fanfare.hub import conflation, connections, fanout, recovery, user_directory, writers
+from fanfare.hub import conflation, connections, fanout, pacing, recovery, user_directory, writers
+from fanfare.runtime.log_throttle import LogThrottle
+from fanfare.runtime.supervisor import Supervisor
+from fanfare.runtime.timer_wheel import TimerWheel
 
 logger = logging.getLogger(__name__)
 
 Connection = connections.Connection
 
-TIMER_S = 1.0  # how often the hub looks for connections that are closing
-SWEEP_TURNS = 5  # every so many turns it looks at all of them: 10,000 in about 2 ms
+SWEEP_S = 5.0  # between two looks at all connections: 10,000 take about 2 ms
+LOOK_S = 1.0  # between two looks at a closing connection
 
 # After its close frame a client has this long to answer before its transport is dropped; uvicorn waits as long.
 CLOSE_S = 10.0
-# Who was too slow for its events is too slow for the close as well.
-EVICT_S = 1.0
+# A client that reads too slowly for its events reads too slowly for a close frame as well.
+CLOSE_SLOW_S = 1.0
 
-# The client comes back at once (pusher-js: 0 ms), or after a pause (1 s): protocol 7, close codes 4200-4299 and
-# 4100-4199.
+# pusher-js comes back at once after 4200-4299 and after 1 s after 4100-4199 (protocol 7, close codes).
 RECONNECT = 4200
 OVER_CAPACITY = 4100
 
@@ -34,7 +38,7 @@ Control = Callable[[str, bytes], None]
 
 
 class Observer(Protocol):
-    """Sees every entry that this worker's tail reads. Called on the hub's loop; it must be quick and never raise."""
+    """Sees every entry that this worker reads. Called on the hub's loop; it must be quick."""
 
     def delivered(self, entries: Sequence[interface.Entry], /) -> None:
         """The entries of one read, at least one, after they were delivered."""
@@ -46,44 +50,46 @@ class Observer(Protocol):
 class Hub:
     """One per worker. All methods are called on its loop.
 
-    `max_buffer_bytes` is told to whoever makes writers: no more than this is buffered for one client.
+    `max_buffer_bytes`: of what is buffered for one connection. A connection above it is disconnected with 4100.
     """
 
     def __init__(self, engine: interface.Engine, *, max_buffer_bytes: int = 1024 * 1024) -> None:
         self.engine = engine
         self.max_buffer_bytes = max_buffer_bytes
         self.counters: collections.Counter[str] = collections.Counter()
-        self.by_socket: dict[str, Connection] = {}  # every connection, by its socket id
+        self.supervisor = Supervisor(logger, count=self.count)  # of the tasks of this worker's connections
+        self.by_socket: dict[str, Connection] = {}  # every connection that is not closing, by its socket id
         self._applications: dict[str, dict[Connection, None]] = {}
         self._channels: dict[tuple[str, str], connections.Channel] = {}
         self._users = user_directory.Directory()
-        self._replays = recovery.Replays(self)
-        self._conflation = conflation.Conflation(self)
-        self._closing: dict[Connection, float] = {}  # when to drop the transport, in the loop's time
+        self._pacing = pacing.Pacing(self.disconnect_slow)
+        self._recoveries = recovery.Recoveries(engine, self._pacing, self.counters)
+        self._conflation = conflation.Conflation(self.by_socket, self._pacing, self.counters, max_buffer_bytes)
+        self._closing: TimerWheel[Connection] = TimerWheel("closing connections", LOOK_S / 2, self._look_at_closing)
+        self._closing_now = 0
         self._controls: dict[str, Control] = {}
-        self._read: dict[connections.Channel, list[interface.Entry]] = {}  # what is to be delivered of this read
+        self._read: dict[connections.Channel, list[interface.Entry]] = {}  # to be delivered of the present read
         self._observer: Observer | None = None
-        self._keepers: list[Callable[[], None]] = []
-        self._timer: asyncio.TimerHandle | None = None
-        self._turns = 0
+        self._before_gap_closes: list[Callable[[], None]] = []
+        self._sweep_timer: asyncio.TimerHandle | None = None
+        self._log = LogThrottle(logger)
 
-    # -- life ----------------------------------------------------------------------------------------------------------
+    # -- start and stop ------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Raises what Engine.open raises."""
         self.engine.skip_unheard(self._observer is None)
         await self.engine.open(self._deliver, self._on_gap)
-        self._timer = asyncio.get_running_loop().call_later(TIMER_S, self._turn)
+        self._sweep_timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
     async def stop(self) -> None:
-        """Say goodbye to whoever is left, then leave the engine."""
-        for connection in list(self.by_socket.values()):
-            connection.close(RECONNECT, "The server is restarting")
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._replays.stop()
-        self._conflation.stop()
+        """Close all connections with 4200, then leave the engine."""
+        self._close_all(self.by_socket.values(), RECONNECT, "The server is restarting")
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+            self._sweep_timer = None
+        self._pacing.stop()
+        await self.supervisor.stop()
         await self.engine.close()
 
     # -- connections ---------------------------------------------------------------------------------------------------
@@ -91,76 +97,107 @@ class Hub:
     def connect(self, connection: Connection) -> None:
         connection.hub = self
         self.by_socket[connection.socket_id] = connection
-        mine = self._applications.setdefault(connection.app, {})
-        mine[connection] = None
+        of_application = self._applications.setdefault(connection.app, {})
+        of_application[connection] = None
         self.counters["connections"] += 1
-        self.engine.set_subscribers(connection.app, interface.CONNECTIONS, len(mine))
+        self.engine.set_subscribers(connection.app, interface.CONNECTIONS, len(of_application))
 
-    def admit(self, connection: Connection, limit: int, ready: interface.Ready) -> None:
+    def admit(self, connection: Connection, limit: int) -> None:
         """Ask whether `connection`, which is connected, fits under its application's limit in the whole deployment.
-
-        `ready` is not called for a connection that went away meanwhile.
-        """
+        The answer goes to `Owner.admitted`."""
 
         def answered(answer: interface.SubscribeResult | interface.Refused) -> None:
             if not connection.closing:
-                ready(answer)
+                connection.owner.admitted(answer)
 
         self.engine.admit(connection.app, limit, answered)
 
     def disconnect(self, connection: Connection) -> None:
-        """The client is going, or the server below says so; the timer sees to it that the transport goes too.
-        Idempotent."""
+        """The client is gone or going. Its transport is dropped after `CLOSE_S` at the latest. Idempotent."""
         connection.closing = True
         self.forget(connection)
-        if connection.writer.is_gone():
-            self._closing.pop(connection, None)
+        if connection.slot is not None and connection.writer.is_gone():
+            self._closing_now -= 1
+            self._closing.cancel(connection)
 
     def forget(self, connection: Connection) -> None:
-        """Take a closing connection out of every channel and of presence, now; its transport gets `CLOSE_S` to end.
-        Idempotent."""
+        """Take a closing connection out of its channels and of presence, at once. Idempotent."""
         if self.by_socket.get(connection.socket_id) is not connection:
             return
         del self.by_socket[connection.socket_id]
-        self._closing.setdefault(connection, asyncio.get_running_loop().time() + CLOSE_S)
-        mine = self._applications[connection.app]
-        del mine[connection]
-        if not mine:
+        self._drop_within(connection, CLOSE_S)
+        of_application = self._applications[connection.app]
+        del of_application[connection]
+        if not of_application:
             del self._applications[connection.app]
         for name in list(connection.subscriptions):
             self.unsubscribe(connection, name)
         if self._users.remove(connection):
             self.engine.leave(connection.app, interface.USERS, connection.socket_id)
-        self.engine.set_subscribers(connection.app, interface.CONNECTIONS, len(mine))
+        self.engine.set_subscribers(connection.app, interface.CONNECTIONS, len(of_application))
 
-    def evict(self, connection: Connection) -> None:
-        """It does not read what it is sent: let it go before it costs the others memory. A resume brings it back
-        whole."""
+    def disconnect_slow(self, connection: Connection) -> None:
+        """Close, with 4100, a connection whose client does not read what it is sent: its buffer is memory that the
+        other clients need. With a resume the client comes back without a loss."""
         if connection.closing:
             return
-        self.counters["evicted.slow"] += 1
-        logger.info("Socket %s is too slow: %d bytes wait for it", connection.socket_id, connection.writer.buffered())
-        self._closing[connection] = asyncio.get_running_loop().time() + EVICT_S
+        self.counters["closed.slow"] += 1
+        self._log.info(
+            "Socket %s reads too slowly: %d bytes are buffered, %d are allowed. It is closed with %d.",
+            connection.socket_id,
+            connection.writer.buffered(),
+            self.max_buffer_bytes,
+            OVER_CAPACITY,
+            key="slow",
+        )
         connection.close(OVER_CAPACITY, "The connection reads too slowly")
+        self._drop_within(connection, CLOSE_SLOW_S)
 
     def connections_of(self, app: str) -> list[Connection]:
         return list(self._applications.get(app, ()))
 
     def close_application(self, app: str, code: int, message: str) -> None:
-        """Close every connection of an application that was disabled (4003) or deleted (4001)."""
-        for connection in self.connections_of(app):
-            self.counters[f"closed.{code}"] += 1
-            connection.close(code, message)
+        """Close every connection of an application."""
+        several = self.connections_of(app)
+        self.counters[f"closed.{code}"] += len(several)
+        self._close_all(several, code, message)
+
+    def _close_all(self, several: Iterable[Connection], code: int, message: str) -> None:
+        for connection in list(several):
+            with self._isolated("A connection could not be closed"):
+                connection.close(code, message)
+
+    def _drop_within(self, connection: Connection, seconds: float) -> None:
+        """Drop the transport of a closing connection after so long, if it has not ended before."""
+        if connection.slot is None:
+            self._closing_now += 1
+        connection.drop_at_s = asyncio.get_running_loop().time() + seconds
+        self._closing.schedule(connection, min(seconds, LOOK_S))
+
+    def _look_at_closing(self, connection: Connection) -> None:
+        rest_s = connection.drop_at_s - asyncio.get_running_loop().time()
+        if rest_s > 0 and not connection.writer.is_gone():
+            self._closing.schedule(connection, min(rest_s, LOOK_S))
+            return
+        self._closing_now -= 1
+        if not connection.writer.is_gone():
+            connection.writer.abort()
+
+    def _sweep(self) -> None:
+        """Find the connections that the server below gave up on: a ping without an answer closes the transport, but
+        nothing is reported while its buffer is not empty."""
+        self._sweep_timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+        for connection in [one for one in self.by_socket.values() if one.writer.is_closing()]:
+            self.counters["closed.by_server"] += 1
+            connection.closing = True
+            self.forget(connection)
+            self._drop_within(connection, CLOSE_SLOW_S)
 
     # -- users ---------------------------------------------------------------------------------------------------------
 
-    def sign_in(
-        self, connection: Connection, user_id: str, ready: interface.Ready, *, watchlist: Sequence[str] = ()
-    ) -> None:
-        """Make a connection a user's. `ready` is told which users of the watchlist are online; changes follow it.
-
-        Not for a connection that is signed in already. `ready` is not called for one that went away meanwhile.
-        """
+    def sign_in(self, connection: Connection, user_id: str, *, watchlist: Sequence[str] = ()) -> None:
+        """Make a connection a user's. The answer, with the online users of the watchlist, goes to `Owner.signed_in`;
+        changes follow it. Not for a connection that is signed in already."""
         if connection.closing:
             return
         member = interface.Member(user_id, "null")
@@ -171,9 +208,9 @@ class Hub:
                 return
             if isinstance(answer, interface.SubscribeResult):
                 self._users.add(connection, user_id, watchlist)
-            else:  # it may have been written before the engine lost its place
+            else:  # it may have been written before the engine failed
                 self.engine.leave(connection.app, interface.USERS, connection.socket_id)
-            ready(answer)
+            connection.owner.signed_in(answer)
 
         self.engine.attach(
             interface.SubscribeRequest(
@@ -187,63 +224,52 @@ class Hub:
         )
 
     def connections_of_user(self, app: str, user_id: str) -> list[Connection]:
-        """Those of this worker."""
+        """The connections of this worker that are signed in as this user."""
         return self._users.connections_of(app, user_id)
 
-    # -- channels ------------------------------------------------------------------------------------------------------
+    # -- subscriptions -------------------------------------------------------------------------------------------------
 
     def subscribe(
         self,
         connection: Connection,
         name: str,
-        ready: interface.Ready,
         *,
         member: interface.Member | None = None,
         member_limit: int | None = None,
         cached: bool = False,
         announce: bool = False,
-        past: connections.Past | None = None,
+        recovery: connections.Recovery | None = None,
+        request: Any = None,
     ) -> None:
-        """Put a connection on a channel. `ready` writes the answer; what it writes comes before every event that
-        follows.
+        """Subscribe a connection to a channel. Raises nothing.
 
-        `ready` is called once, maybe before this returns, and not at all if the connection left the channel or went
-        away meanwhile. A connection that is on the channel already gets a fresh answer and nothing else changes.
-        `cached`: the answer holds the cached event. `announce`: it holds the number of subscribers, whose changes
-        follow. `past`: what was published before is delivered after `ready`, which is told what became of it. Raises
-        nothing.
+        The answer goes to `Owner.subscribed` or `Owner.refused`, maybe before this returns, and not at all if the
+        connection leaves the channel meanwhile. `cached`: the answer has the cached event. `announce`: it has the
+        number of subscribers, whose changes follow. `recovery`: kept entries are sent after the answer. `request`: kept
+        with the subscription for the owner.
+
+        On a channel to which the connection is subscribed, nothing changes. The answer, which has no recovery, goes to
+        `Owner.refreshed`. While the engine has not answered an earlier subscribe, that answer is the only one.
         """
         if connection.closing:
             return
         subscription = connection.subscriptions.get(name)
-        if subscription is None:
-            channel = self._channels.get((connection.app, name))
-            if channel is None:
-                channel = self._channels[connection.app, name] = connections.Channel(connection.app, name)
-            subscription = connection.subscriptions[name] = connections.Subscription(channel, member, past)
-            channel.announce, channel.is_state = announce, cached
-            channel.pending += 1
-            self._count(channel)
-        joined = subscription
-
-        def attached(answer: interface.SubscribeResult | interface.Refused) -> None:
-            if connection.subscriptions.get(name) is not joined:
-                return
-            if isinstance(answer, interface.SubscribeResult):
-                self._replays.begin(connection, joined, answer, ready)
-                return
-            if not joined.live:
-                self._drop(connection, name)
-                if joined.member is not None:  # it may have been written before the engine lost its place
-                    self.engine.leave(connection.app, name, connection.socket_id)
-            ready(answer)
-
-        # Only the first subscriber of a channel here waits for the disk: the others change a number that is written
-        # soon. Those who are told the number wait until it has theirs in it.
-        durable = announce or joined.channel.count == joined.channel.pending
-        history = past.history if past is not None and not joined.live else None
-        if joined.member is None and not durable and not cached and history is None:
-            attached(interface.SubscribeResult())
+        if subscription is not None:
+            self._refresh(subscription, request, member_limit, cached=cached, announce=announce)
+            return
+        channel = self._channels.get((connection.app, name))
+        if channel is None:
+            channel = self._channels[connection.app, name] = connections.Channel(connection.app, name)
+        subscription = connections.Subscription(connection, channel, member, recovery, request)
+        connection.subscriptions[name] = subscription
+        channel.announce, channel.is_cache = announce, cached
+        self._count(channel)
+        # Only a channel's first subscriber on this worker waits for the disk: for the others a number changes, which is
+        # written soon. Subscribers that get the number wait until it includes them.
+        durable = announce or channel.subscriber_count == channel.attaching
+        history = recovery.request if recovery is not None else None
+        if member is None and not durable and not cached and history is None:
+            self._recoveries.begin(subscription, interface.SubscribeResult())
             return
         self.engine.attach(
             interface.SubscribeRequest(
@@ -251,65 +277,97 @@ class Hub:
                 name,
                 connection.socket_id,
                 durable=durable,
-                member=member if joined.member is not None else None,
+                member=member,
                 member_limit=member_limit,
                 cached=cached,
                 counted=announce,
                 history=history,
             ),
-            attached,
+            functools.partial(self._attached, subscription),
         )
+
+    def _attached(
+        self, subscription: connections.Subscription, answer: interface.SubscribeResult | interface.Refused
+    ) -> None:
+        if subscription.state is not connections.State.ATTACHING:
+            return
+        if isinstance(answer, interface.SubscribeResult):
+            self._recoveries.begin(subscription, answer)
+            return
+        self._leave(subscription)  # of a member, too: it may have been written before the engine failed
+        subscription.connection.owner.refused(subscription, answer)
+
+    def _refresh(
+        self,
+        subscription: connections.Subscription,
+        request: Any,
+        member_limit: int | None,
+        *,
+        cached: bool,
+        announce: bool,
+    ) -> None:
+        if subscription.state is connections.State.ATTACHING or subscription.refreshing:
+            return
+        connection, channel, member = subscription.connection, subscription.channel, subscription.member
+        if member is None and not cached and not announce:
+            connection.owner.refreshed(subscription, interface.SubscribeResult(), request)
+            return
+        subscription.refreshing = True
+        self.engine.attach(
+            interface.SubscribeRequest(
+                channel.app,
+                channel.name,
+                connection.socket_id,
+                durable=announce,
+                member=member,
+                member_limit=member_limit,
+                cached=cached,
+                counted=announce,
+            ),
+            functools.partial(self._refreshed, subscription, request),
+        )
+
+    def _refreshed(
+        self,
+        subscription: connections.Subscription,
+        request: Any,
+        answer: interface.SubscribeResult | interface.Refused,
+    ) -> None:
+        subscription.refreshing = False
+        if subscription.state is connections.State.LEFT:
+            return
+        owner = subscription.connection.owner
+        if isinstance(answer, interface.SubscribeResult):
+            owner.refreshed(subscription, answer, request)
+        else:
+            owner.refused(subscription, answer)
 
     def unsubscribe(self, connection: Connection, name: str) -> None:
         """Nothing is delivered after this returns. Idempotent."""
         subscription = connection.subscriptions.get(name)
         if subscription is not None:
-            self._drop(connection, name)
-            if subscription.member is not None:
-                self.engine.leave(connection.app, name, connection.socket_id)
+            self._leave(subscription)
 
-    def is_subscribed(self, connection: Connection, name: str) -> bool:
-        subscription = connection.subscriptions.get(name)
-        return subscription is not None and subscription.live
+    def watch(self, subscription: connections.Subscription) -> None:
+        """Call `Owner.event_sent` once, when the next kept event is delivered. Not if the subscription leaves before,
+        and never for one that is not live."""
+        if subscription.state is connections.State.LIVE:
+            subscription.channel.watched[subscription] = None
 
-    def position(self, connection: Connection, name: str) -> interface.Position | None:
-        """How far this connection has been sent a kept channel that it is on. None where nobody here asked for the
-        channel's past."""
-        subscription = connection.subscriptions.get(name)
-        if subscription is None or not subscription.channel.epoch:
-            return None
-        channel = subscription.channel
-        return interface.Position(channel.epoch, channel.offset if subscription.live else subscription.caught_up_to)
-
-    def when_moved(self, connection: Connection, name: str, moved: connections.Moved) -> None:
-        """Call `moved(name)` once, when the next kept event of a channel is delivered that this connection is live on.
-        Not if the connection leaves the channel before."""
-        if self.is_subscribed(connection, name):
-            connection.subscriptions[name].channel.watchers[connection] = moved
-
-    def go_live(self, connection: Connection, subscription: connections.Subscription) -> None:
-        """From now on the connection gets what comes to the channel."""
-        if not subscription.live:
-            subscription.live = True
-            channel = subscription.channel
-            channel.pending -= 1
-            (channel.positioned if connection.positions else channel.connections)[connection] = None
-
-    def _drop(self, connection: Connection, name: str) -> None:
-        subscription = connection.subscriptions.pop(name)
-        channel = subscription.channel
-        if subscription.live:
-            del (channel.positioned if connection.positions else channel.connections)[connection]
-        else:
-            channel.catching_up.pop(connection, None)
-            channel.pending -= 1
-        channel.watchers.pop(connection, None)
-        if not channel.count:
+    def _leave(self, subscription: connections.Subscription) -> None:
+        connection, channel = subscription.connection, subscription.channel
+        del connection.subscriptions[channel.name]
+        self._recoveries.ended(subscription)
+        self._conflation.ended(subscription)
+        subscription.leave()
+        if not channel.subscriber_count:
             del self._channels[channel.app, channel.name]
         self._count(channel)
+        if subscription.member is not None:
+            self.engine.leave(channel.app, channel.name, connection.socket_id)
 
     def _count(self, channel: connections.Channel) -> None:
-        self.engine.set_subscribers(channel.app, channel.name, channel.count, announce=channel.announce)
+        self.engine.set_subscribers(channel.app, channel.name, channel.subscriber_count, announce=channel.announce)
 
     # -- events --------------------------------------------------------------------------------------------------------
 
@@ -328,120 +386,111 @@ class Hub:
     def on_control(self, command: str, handler: Control) -> None:
         """`handler(app, body)` runs in every worker for each CONTROL entry of this command.
 
-        The events of the same read come after it, joined, even those that were published before: else a storm of
-        clients, each with its command, would have every event written alone. A handler that ends connections calls
+        The events of the same read come after it, joined, even those that were published before it: otherwise many
+        clients that each cause a command would have every event written alone. A handler that ends connections calls
         `flush` first.
         """
         self._controls[command] = handler
 
-    def on_gap(self, keep: Callable[[], None]) -> None:
-        """`keep` runs when entries may have been missed. What it has the engine write is written before the clients are
-        told to come back: the log may be another one, which lacks what is needed then.
+    def on_gap(self, save: Callable[[], None]) -> None:
+        """`save` runs when entries may have been missed. What it gives the engine to write is written before the
+        clients are told to come back: the log may be another one, which lacks what they need then.
         """
-        self._keepers.append(keep)
+        self._before_gap_closes.append(save)
 
     def flush(self) -> None:
-        """Deliver now what this read of the log has brought so far. Nothing where none is under way."""
+        """Deliver now what the present read of the log has brought so far. Outside of a read this does nothing."""
         batches, self._read = self._read, {}
         self._fan_out(batches)
 
     def observe(self, observer: Observer | None) -> None:
-        """Show every entry to `observer`, and to nobody else; None ends it."""
+        """Show every entry to `observer`, the only one; None ends it."""
         self._observer = observer
         self.engine.skip_unheard(observer is None)
 
     def _deliver(self, entries: Sequence[interface.Entry]) -> None:
-        """One read of the log. No await in here: nothing is delivered after an unsubscribe or before a subscription
-        went live."""
+        """One read of the log. There is no await in here, so nothing is delivered after an unsubscribe or before a
+        subscription is live."""
         self._read = {}
         for entry in entries:
             if entry.kind == CONTROL:
                 self._obey(entry)
                 continue
             channel = self._channels.get((entry.app, entry.channel))
-            if channel is not None and channel.is_heard:
+            if channel is not None and channel.receives:
                 self._read.setdefault(channel, []).append(entry)
             elif entry.channel == interface.USERS:
-                self._users.tell(entry)
+                self._users.report(entry)
         self.flush()
         if self._observer is not None and entries:
-            self._observer.delivered(entries)
+            with self._isolated("The observer of the log failed"):
+                self._observer.delivered(entries)
 
     def _fan_out(self, batches: dict[connections.Channel, list[interface.Entry]]) -> None:
         gathered: fanout.Gathered | None = {} if len(batches) > 1 else None
         for channel, entries in batches.items():
-            self.counters["deliveries"] += channel.audience * len(entries)
-            if channel.is_state:
+            self.counters["deliveries"] += channel.live_count * len(entries)
+            if channel.is_cache:
                 slow = self._conflation.write(channel, entries, gathered)
             else:
                 slow = fanout.write(channel, entries, self.by_socket, gathered=gathered)
             for connection in slow:
-                self.evict(connection)
+                self.disconnect_slow(connection)
         if gathered:
             for connection, several in gathered.items():
-                if not connection.closing and connection.writer.write(writers.Batch.joined(several)):
-                    self.evict(connection)
+                if not connection.closing and fanout.put(connection, writers.Batch.joined(several)):
+                    self.disconnect_slow(connection)
 
     def _obey(self, entry: interface.Entry) -> None:
         handler = self._controls.get(entry.channel)
         if handler is None:
-            logger.warning("No handler for the command %r: written by a newer release?", entry.channel)
+            self._log.warning("No handler for the command %r: written by a newer release?", entry.channel)
             self.counters["controls.unknown"] += 1
             return
         try:
             handler(entry.app, entry.body)
         except Exception:
-            # A handler's mistake must not take the deliveries of this read with it.
+            # A fault of one handler must not stop the deliveries of this read.
             self.counters["controls.failed"] += 1
             logger.exception("The command %r failed", entry.channel)
 
     def _on_gap(self, reason: str, _partition: int | None) -> None:
-        """Events may have been missed: nobody may go on as if nothing had happened."""
+        """Entries may have been missed: every client comes back and recovers, or learns what it cannot recover."""
         self.counters[f"gaps.{reason.partition(':')[0]}"] += 1
         if self._observer is not None:
-            self._observer.gap_detected()
-        for keep in self._keepers:
-            keep()
-        self.engine.when_written(self._send_away)
+            with self._isolated("The observer of the log failed"):
+                self._observer.gap_detected()
+        for save in self._before_gap_closes:
+            with self._isolated("State could not be saved before the connections are closed"):
+                save()
+        self.engine.when_written(self._close_after_gap)
 
-    def _send_away(self) -> None:
-        for connection in list(self.by_socket.values()):
-            connection.close(RECONNECT, "Events may have been missed; reconnect")
+    def _close_after_gap(self) -> None:
+        self._close_all(self.by_socket.values(), RECONNECT, "Events may have been missed; reconnect")
 
-    # -- statistics and the timer --------------------------------------------------------------------------------------
+    @contextlib.contextmanager
+    def _isolated(self, message: str) -> Iterator[None]:
+        """One of several callbacks: its failure is logged and counted, and the others run."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001
+            self.counters["callbacks.failed"] += 1
+            self._log.error(message, error=error)
+
+    # -- statistics ----------------------------------------------------------------------------------------------------
 
     def count(self, name: str, n: int = 1) -> None:
         """Every drop, refusal and failure has a name and a counter."""
         self.counters[name] += n
 
     def statistics(self) -> dict[str, int | float]:
-        """Counters since the start, by dotted name, and what is there now."""
+        """Counters since the start, by dotted name, and gauges, whose names end with `.now`."""
         return {
             **self.counters,
             "connections.now": len(self.by_socket),
             "channels.now": len(self._channels),
-            "closing.now": len(self._closing),
-            "replays.now": self._replays.waiting,
+            "closing.now": self._closing_now,
+            "recoveries.now": self._recoveries.running,
             "conflated.now": self._conflation.waiting,
             **{f"engine.{name}": value for name, value in self.engine.statistics().items()},
         }
-
-    def _turn(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(TIMER_S, self._turn)
-        self._turns += 1
-        if self._turns % SWEEP_TURNS == 0:
-            # A server below that gave up on a client (a ping without an answer) tells nobody while its buffer is not
-            # empty.
-            for connection in [one for one in self.by_socket.values() if one.writer.is_closing()]:
-                self.counters["closed.by_server"] += 1
-                connection.closing = True
-                self._closing[connection] = loop.time() + EVICT_S
-                self.forget(connection)
-        now = loop.time()
-        for connection, due in list(self._closing.items()):
-            gone = connection.writer.is_gone()
-            if gone or due <= now:
-                del self._closing[connection]
-                if not gone:
-                    connection.writer.abort()

@@ -1,173 +1,155 @@
-"""A channel's past on its way to one client, as fast as it reads.
+"""Recovery: the kept entries that a subscriber missed are sent to it before the new ones, as fast as it reads.
 
-A replay may be larger than what is ever buffered for a client. So it is written in chunks, and the next one is asked
-for when the last one has left. Until the chunk that reaches the tail, the subscription is not live.
+A recovery may be larger than what is ever buffered for a client. It is written in chunks, and the next chunk is read
+from the log when the last one has left the buffer. The subscription catches up until the chunk that reaches the
+position of this worker's reader; then it is live.
 """
 
 from __future__ import annotations
 
-import asyncio
+import collections
 import dataclasses
-from typing import TYPE_CHECKING
+import functools
 
 from fanfare.engine import interface
-from fanfare.hub import connections, event_frames, fanout, writers
+from fanfare.hub import connections, event_frames, fanout, pacing, writers
 
-if TYPE_CHECKING:
-    from fanfare.hub.hub import Hub
-
-# Above this a client has enough to read: the next chunk waits.
-PACE_BYTES = 64 * 1024
-# How often a buffer is looked at: a fast reader has emptied it in a millisecond, a slow one in seconds.
-LOOK_S, LOOK_LONGEST_S = 0.002, 0.1
-# A client that reads nothing for so long is gone.
-STALL_S = 30.0
+ENGINE_UNAVAILABLE = "engine_unavailable"
 
 
-class Replays:
-    """The replays of one hub."""
+class Recoveries:
+    """The recoveries of one hub."""
 
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
-        self._tasks: set[asyncio.Task[None]] = set()  # those that wait for their readers
-
-    @property
-    def waiting(self) -> int:
-        """Replays that go on when their readers have read."""
-        return len(self._tasks)
-
-    def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-
-    def begin(
-        self,
-        connection: connections.Connection,
-        subscription: connections.Subscription,
-        answer: interface.SubscribeResult,
-        ready: interface.Ready,
+    def __init__(
+        self, engine: interface.Engine, reader_pacing: pacing.Pacing, counters: collections.Counter[str]
     ) -> None:
-        """The engine answered: say so, and then the past and the present, in this order."""
-        replayed, past = answer.replayed, subscription.past
-        if replayed is None or past is None or subscription.live:
-            self._hub.go_live(connection, subscription)
-            ready(answer)
+        self.running = 0  # subscriptions that catch up
+        self._engine = engine
+        self._pacing = reader_pacing
+        self._counters = counters
+
+    def begin(self, subscription: connections.Subscription, answer: interface.SubscribeResult) -> None:
+        """The engine answered a subscribe: hand on its answer, then the recovered entries, then go live."""
+        connection, channel = subscription.connection, subscription.channel
+        result, recovery = answer.replayed, subscription.recovery
+        if result is None or recovery is None:
+            subscription.go_live()
+            connection.owner.subscribed(subscription, answer)
             return
-        channel = subscription.channel
-        if replayed.position is not None:
-            channel.epoch = replayed.position.epoch
-        # What is in the client's buffer already (the pasts of its other channels) must leave before this one's.
-        waits = bool(replayed.entries) and is_behind(connection)
-        if replayed.complete and not waits:
-            self._arrive(connection, subscription, replayed)
-            ready(answer)
-            self._write_past(connection, past, replayed)
+        if result.position is not None:
+            channel.epoch, channel.offset = result.position  # this worker's reader stands exactly there
+        # What is in the client's buffer (recovered entries of its other channels) must leave before these.
+        waits = bool(result.entries) and pacing.is_behind(connection)
+        if result.complete and not waits:
+            self._go_live(subscription, result)
+            subscription.since = _first_offset(recovery.request, result)
+            connection.owner.subscribed(subscription, answer)
+            self._write(subscription, recovery, result.entries)
             return
-        first = replayed.entries[0].offset or 0
-        subscription.caught_up_to = first - 1
-        channel.catching_up[connection] = None
-        ready(answer)
+        subscription.catch_up((result.entries[0].offset or 1) - 1)
+        self.running += 1
+        connection.owner.subscribed(subscription, answer)
         if not waits:
-            self._advance(connection, subscription, past, replayed)
-        self._catch_up(connection, subscription, past)
+            self._write(subscription, recovery, result.entries)
+        self._continue(subscription, recovery)
 
-    def _catch_up(
-        self, connection: connections.Connection, subscription: connections.Subscription, past: connections.Past
-    ) -> None:
-        task = asyncio.get_running_loop().create_task(self._next_chunk(connection, subscription, past))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def ended(self, subscription: connections.Subscription) -> None:
+        """A subscription that catches up is about to leave."""
+        if subscription.state is connections.State.CATCHING_UP:
+            self.running -= 1
 
-    async def _next_chunk(
-        self, connection: connections.Connection, subscription: connections.Subscription, past: connections.Past
-    ) -> None:
-        channel = subscription.channel
-        if not await drained(connection):
-            self._hub.evict(connection)
+    def _continue(self, subscription: connections.Subscription, recovery: connections.Recovery) -> None:
+        if subscription.state is connections.State.CATCHING_UP:
+            self._pacing.when_drained(
+                subscription.connection, functools.partial(self._read_chunk, subscription, recovery)
+            )
+
+    def _read_chunk(self, subscription: connections.Subscription, recovery: connections.Recovery) -> None:
+        if subscription.state is not connections.State.CATCHING_UP:
             return
-
-        def attached(answer: interface.SubscribeResult | interface.Refused) -> None:
-            if connection.subscriptions.get(channel.name) is not subscription:
-                return
-            replayed = answer.replayed if isinstance(answer, interface.SubscribeResult) else None
-            if replayed is None or replayed.reason is not None:
-                reason = "engine_unavailable" if replayed is None else replayed.reason
-                self._hub.counters[f"replays.lost.{reason}"] += 1
-                self._arrive(connection, subscription, replayed)
-                if past.lost is not None:
-                    past.lost(reason or "")
-            elif replayed.complete:
-                self._arrive(connection, subscription, replayed)
-                self._write_past(connection, past, replayed)
-            else:
-                self._advance(connection, subscription, past, replayed)
-                self._catch_up(connection, subscription, past)
-
-        after = interface.Position(channel.epoch, subscription.caught_up_to)
-        history = dataclasses.replace(past.history, after=after, rewind=None, continued=True)
-        self._hub.engine.attach(
-            interface.SubscribeRequest(connection.app, channel.name, durable=False, history=history), attached
+        channel = subscription.channel
+        after = interface.Position(channel.epoch, subscription.sent)
+        request = dataclasses.replace(recovery.request, after=after, rewind=None, continued=True)
+        self._engine.attach(
+            # The cached event is for a recovery that breaks off: nothing else brings the newest state then.
+            interface.SubscribeRequest(
+                channel.app, channel.name, durable=False, cached=channel.is_cache, history=request
+            ),
+            functools.partial(self._chunk_read, subscription, recovery),
         )
 
-    def _advance(
+    def _chunk_read(
         self,
-        connection: connections.Connection,
         subscription: connections.Subscription,
-        past: connections.Past,
-        replayed: interface.RecoveryResult,
+        recovery: connections.Recovery,
+        answer: interface.SubscribeResult | interface.Refused,
     ) -> None:
-        self._write_past(connection, past, replayed)
-        subscription.caught_up_to = replayed.entries[-1].offset or 0
+        if subscription.state is not connections.State.CATCHING_UP:
+            return
+        result = answer.replayed if isinstance(answer, interface.SubscribeResult) else None
+        if result is None or result.reason is not None:
+            cached = answer.cached if isinstance(answer, interface.SubscribeResult) else None
+            self._fail(subscription, result, cached)
+            return
+        if result.complete:
+            self._go_live(subscription, result)
+        self._write(subscription, recovery, result.entries)
+        self._continue(subscription, recovery)
 
-    def _write_past(
-        self, connection: connections.Connection, past: connections.Past, replayed: interface.RecoveryResult
-    ) -> None:
-        batch = chunk(connection, past, replayed.entries)
-        if batch.bodies and not connection.closing:
-            self._hub.counters["replayed"] += len(batch.bodies)
-            connection.writer.write(batch)  # outside the bound of slow readers: its pace is the reader's own
-
-    def _arrive(
+    def _fail(
         self,
-        connection: connections.Connection,
         subscription: connections.Subscription,
-        replayed: interface.RecoveryResult | None,
+        result: interface.RecoveryResult | None,
+        cached: bytes | None,
     ) -> None:
+        reason = result.reason if result is not None and result.reason is not None else ENGINE_UNAVAILABLE
+        self._counters[f"recoveries.lost.{reason}"] += 1
         channel = subscription.channel
-        channel.catching_up.pop(connection, None)
-        if replayed is not None and replayed.position is not None:
-            channel.offset = replayed.position.offset  # the tail stands exactly there
-        self._hub.go_live(connection, subscription)
+        if result is None:  # the engine gave no position; where no other subscriber is live, this one's is the newest
+            channel.offset = max(channel.offset, subscription.sent)
+        self._go_live(subscription, result)
+        subscription.since = channel.offset
+        subscription.connection.owner.recovery_failed(subscription, reason, cached)
+
+    def _go_live(self, subscription: connections.Subscription, result: interface.RecoveryResult | None) -> None:
+        self.ended(subscription)
+        if result is not None and result.position is not None:
+            subscription.channel.offset = result.position.offset  # this worker's reader stands exactly there
+        subscription.go_live()
+
+    def _write(
+        self,
+        subscription: connections.Subscription,
+        recovery: connections.Recovery,
+        entries: tuple[interface.Entry, ...],
+    ) -> None:
+        connection = subscription.connection
+        if not entries or connection.closing:
+            return
+        if subscription.state is connections.State.CATCHING_UP:
+            subscription.sent = entries[-1].offset or 0
+        batch = chunk(connection, recovery, entries)
+        if batch.bodies:
+            self._counters["recovered"] += len(batch.bodies)
+            connection.writer.write(batch)  # its size is bounded by the pace, so the bound of slow readers is not asked
 
 
 def chunk(
-    connection: connections.Connection, past: connections.Past, entries: tuple[interface.Entry, ...]
+    connection: connections.Connection, recovery: connections.Recovery, entries: tuple[interface.Entry, ...]
 ) -> writers.Batch:
-    """What is written of these entries: not what the client sent itself."""
-    mine = past.sent_as | {connection.socket_id}
-    theirs = [entry for entry in entries if entry.exclude not in mine]
-    if not connection.positions:
-        return fanout.batch_of(theirs)
-    bodies = [event_frames.with_offset(entry.body, entry.offset or 0, replayed=True) for entry in theirs]
-    return writers.Batch(bodies, theirs)
+    """The frames of these entries, without those that the client sent itself."""
+    own = recovery.earlier_sockets | {connection.socket_id}
+    sent = [entry for entry in entries if entry.exclude not in own]
+    if not connection.with_offsets:
+        return fanout.batch_of(sent)
+    bodies = [event_frames.with_offset(entry.body, entry.offset or 0, replayed=True) for entry in sent]
+    return writers.Batch(bodies, sent)
 
 
-def is_behind(connection: connections.Connection) -> bool:
-    return connection.writer.buffered() > PACE_BYTES
-
-
-async def drained(connection: connections.Connection) -> bool:
-    """Wait until the client has read nearly all that it was sent. False: it does not read, or is gone."""
-    loop = asyncio.get_running_loop()
-    await asyncio.sleep(0)  # so that what was just written is given to the kernel first
-    wait_s = LOOK_S
-    left, since = connection.writer.buffered(), loop.time()
-    while left > PACE_BYTES and not connection.closing:
-        await asyncio.sleep(wait_s)
-        wait_s = min(wait_s * 2, LOOK_LONGEST_S)
-        now = connection.writer.buffered()
-        if now < left:
-            left, since, wait_s = now, loop.time(), LOOK_S
-        elif loop.time() - since > STALL_S:
-            return False
-    return not connection.closing
+def _first_offset(request: interface.RecoveryRequest, result: interface.RecoveryResult) -> int | None:
+    """The offset after which every kept entry is sent."""
+    if result.reason is None and request.after is not None:
+        return request.after.offset
+    if result.entries and result.entries[0].offset is not None:
+        return result.entries[0].offset - 1
+    return None if result.position is None else result.position.offset

@@ -1,7 +1,7 @@
-"""The signed-in users of this worker's connections, and who wants to hear of whom.
+"""The signed-in users of this worker's connections, and the connections that watch a user.
 
-Who is online in the whole deployment is the engine's: a signed-in connection is a member of the channel USERS, so a
-user who comes online is a MEMBER_ADDED entry of it and one who goes offline a MEMBER_REMOVED.
+The engine knows which users are online in the whole deployment: a signed-in connection is a member of the channel
+USERS, so a user that comes online is a MEMBER_ADDED entry of it, and one that goes offline a MEMBER_REMOVED.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Users = dict[tuple[str, str], dict[connections.Connection, None]]  # by applicat
 
 
 class Directory:
-    """Which connections are a user's, and which watch one."""
+    """The connections of each user, and those that watch it."""
 
     def __init__(self) -> None:
         self._signed_in: Users = {}
@@ -41,17 +41,13 @@ class Directory:
     def connections_of(self, app: str, user_id: str) -> list[connections.Connection]:
         return list(self._signed_in.get((app, user_id), ()))
 
-    def tell(self, entry: interface.Entry) -> None:
-        """An entry of USERS: whoever watches that user hears of it."""
+    def report(self, entry: interface.Entry) -> None:
+        """An entry of USERS: send it to the connections that watch this user."""
         user_id = entry.user_id or ""
         watching = self._watching.get((entry.app, user_id))
         if watching:
-            came = entry.kind == interface.Kind.MEMBER_ADDED
-            frame = (
-                event_frames.watchlist_events(online=[user_id])
-                if came
-                else event_frames.watchlist_events(offline=[user_id])
-            )
+            states = {"online": [user_id]} if entry.kind == interface.Kind.MEMBER_ADDED else {"offline": [user_id]}
+            frame = event_frames.watchlist_events(**states)
             for connection in list(watching):
                 connection.send(frame)
 

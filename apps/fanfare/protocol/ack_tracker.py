@@ -1,11 +1,11 @@
-"""What one page has surely seen, for a client that knows nothing of it.
+"""What one page has acknowledged, for clients that know nothing of positions.
 
-A page that asks for it puts a token of its own into the path of its socket (pusher-js: `wsPath: '/s/TOKEN'`), the same
-for as long as it lives. The client answers a ping from the same pump that hands events to the page, in order, so a pong
-says that every frame before its ping was dispatched. What was sent at the time of that ping is seen then, and is
-remembered under the token. A socket that comes back with the token gets what follows.
+A page that wants to resume puts a token of its own into the path of its socket (pusher-js: `wsPath: '/s/TOKEN'`), the
+same for as long as the page is open. A client answers a ping from the queue that hands events to the page, in order, so
+a pong says that every frame before its ping was dispatched. The positions at the time of the ping are acknowledged
+then, and stored in the record of the token. A socket that comes back with the token gets the entries that follow.
 
-The token grants nothing: each channel is authorised anew, as on any socket.
+The token grants nothing: each channel is authorized again, as on any socket.
 """
 
 from __future__ import annotations
@@ -21,98 +21,134 @@ from fanfare.engine import interface
 
 Positions = dict[str, interface.Position]
 
-REMEMBERED_SOCKETS = 8  # whose own events are not replayed; a page that was cut off more often gets a few of them back
-# A client that does not answer pings is told nothing by them; its events count as seen after this time, in which the
-# WebSocket's own ping (30 s) and its time-out (15 s) would have found it gone.
-UNANSWERED_SECONDS = 45.0
+EARLIER_SOCKETS = 8  # whose own events are not sent back; a page that was cut off more often gets a few of them again
+# A client that does not answer pings has its events acknowledged after this time, within which the ping of the
+# WebSocket (30 s) and its time-out (15 s) would have found it gone.
+UNANSWERED_S = 45.0
+# Channels of one record. A page that comes back again and again with other channels would let it grow without end.
+MAX_CHANNELS = 1_000
+RECORD_FULL = "record_full"  # why a channel of such a page is not recovered
 
 
 class AckTracker:
-    """One page's progress, in memory while its socket is here and as a record in between. Times in seconds, any
-    clock."""
+    """The acknowledged positions of one page: in memory while its socket is open, and as a record. Times in seconds of
+    any clock.
 
-    __slots__ = ("_asked", "_pings", "_seen", "_start", "earlier_sockets", "socket_id", "token")
+    `origin` and `user_id` are those of the page that made the record; "" for a client that sends no Origin, and until
+    the page has signed in.
+    """
 
-    def __init__(self, token: str, socket_id: str, record: bytes | None = None) -> None:
-        self.token = token
+    __slots__ = (
+        "_acknowledged",
+        "_pinged",
+        "_pings",
+        "_start",
+        "earlier_sockets",
+        "full",
+        "max_channels",
+        "origin",
+        "socket_id",
+        "user_id",
+    )
+
+    def __init__(
+        self, socket_id: str, record: bytes | None = None, *, origin: str = "", max_channels: int = MAX_CHANNELS
+    ) -> None:
+        known = _parse(record)
         self.socket_id = socket_id
-        self._seen: Positions = {}
-        # Where the channels of the last socket stand, until this one has subscribed to them.
-        self._start: Positions = {}
-        # The newest position of each channel that a ping asks or asked about; and of each ping that has no answer, when
-        # it was sent, and what it asks about that none before it did.
-        self._asked: Positions = {}
+        self.max_channels = max_channels
+        self.earlier_sockets: tuple[str, ...] = tuple(known.get("sockets", ()))[-EARLIER_SOCKETS:]
+        self.origin: str = known.get("origin", origin)
+        self.user_id: str = known.get("user", "")
+        self.full: bool = known.get("full", False)  # some channels were left out of the record
+        self._acknowledged: Positions = {}
+        # The positions of the last socket's channels, until this socket has subscribed to them.
+        self._start: Positions = {
+            channel: interface.Position(epoch, offset) for channel, (epoch, offset) in known.get("seen", {}).items()
+        }
+        # The newest position of each channel that a ping was sent for; and, for each ping without an answer, when it
+        # was sent and the positions that no ping before it was sent for.
+        self._pinged: Positions = {}
         self._pings: collections.deque[tuple[float, Positions]] = collections.deque()
-        known = _read(record)
-        self.earlier_sockets: tuple[str, ...] = tuple(known.get("sockets", ()))[-REMEMBERED_SOCKETS:]
-        for channel, (epoch, offset) in known.get("seen", {}).items():
-            self._start[channel] = interface.Position(epoch, offset)
 
-    def start_of(self, channel: str) -> interface.Position | None:
-        """What the page has seen of a channel; None if nothing is known."""
-        return self._seen.get(channel) or self._start.get(channel)
+    def start_of(self, channel: str) -> tuple[interface.Position | None, str | None]:
+        """The acknowledged position of a channel, or why it cannot be known; both None for a channel that is new."""
+        position = self._acknowledged.get(channel) or self._start.get(channel)
+        return position, RECORD_FULL if position is None and self.full else None
 
-    def subscribed(self, channel: str, position: interface.Position) -> None:
-        """Its present begins here: everything up to `position` was seen, or was said to be lost."""
-        self._begin(channel, position)
-
-    def replaying(self, channel: str, after: interface.Position) -> None:
-        """What follows `after` is on its way to the page."""
-        self._begin(channel, after)
+    def begin(self, channel: str, position: interface.Position) -> bool:
+        """A subscription is sent all entries after `position`. False: the record has no room for it."""
+        self._start.pop(channel, None)
+        self._pinged.pop(channel, None)
+        if channel not in self._acknowledged and len(self._acknowledged) >= self.max_channels:
+            self.full = True
+            return False
+        self._acknowledged[channel] = position
+        return True
 
     def left(self, channel: str) -> None:
-        """The page left the channel: it wants nothing more of it."""
-        for positions in (self._start, self._asked, self._seen):
+        """The page unsubscribed."""
+        for positions in (self._start, self._pinged, self._acknowledged):
             positions.pop(channel, None)
 
-    def unasked(self, channel: str, sent: interface.Position) -> int:
-        """How many events of a channel that stands at `sent` no ping asks about yet."""
-        asked = self._asked.get(channel) or self._seen.get(channel)
-        return 0 if asked is None or asked.epoch != sent.epoch else sent.offset - asked.offset
+    def unpinged(self, channel: str, sent: interface.Position) -> int:
+        """How many events up to `sent` no ping was sent for."""
+        pinged = self._pinged.get(channel) or self._acknowledged.get(channel)
+        return 0 if pinged is None or pinged.epoch != sent.epoch else sent.offset - pinged.offset
 
     def pinged(self, sent: Mapping[str, interface.Position], now: float) -> None:
-        """A ping asks about `sent`: channels that moved since the one before it. The others may be left out."""
-        self._asked.update(sent)
+        """A ping was sent after the events up to `sent`: channels whose position moved since the last ping."""
+        self._pinged.update(sent)
         self._pings.append((now, dict(sent)))
 
     @property
     def expires(self) -> float:
-        """When `expire` has something to do; infinity if no ping waits for its answer."""
-        return self._pings[0][0] + UNANSWERED_SECONDS if self._pings else math.inf
+        """When `expire` has something to do; infinity if no ping waits for its pong."""
+        return self._pings[0][0] + UNANSWERED_S if self._pings else math.inf
 
     def ponged(self) -> bool:
-        """The client has dispatched what was sent before its oldest unanswered ping. True: that is news."""
-        return bool(self._pings) and self._advance(self._pings.popleft()[1])
+        """The client answered its oldest ping. True: a position moved."""
+        return bool(self._pings) and self._acknowledge(self._pings.popleft()[1])
 
     def expire(self, now: float) -> bool:
-        """Take as seen what was sent too long ago for a client that is still there and does not answer."""
-        changed = False
-        while self._pings and now - self._pings[0][0] > UNANSWERED_SECONDS:
-            changed |= self._advance(self._pings.popleft()[1])
-        return changed
+        """Acknowledge what was sent long ago to a client that is connected and does not answer. True: a position
+        moved."""
+        moved = False
+        while self._pings and now - self._pings[0][0] > UNANSWERED_S:
+            moved |= self._acknowledge(self._pings.popleft()[1])
+        return moved
 
     def record(self) -> bytes:
-        """To be kept under the token."""
-        sockets = (*self.earlier_sockets, self.socket_id)[-REMEMBERED_SOCKETS:]
-        seen = {channel: list(position) for channel, position in (self._start | self._seen).items()}
-        return orjson.dumps({"sockets": sockets, "seen": seen})
+        """To be stored under the token."""
+        positions = self._start | self._acknowledged
+        if len(positions) > self.max_channels:
+            self.full = True
+            for channel in list(self._start)[: len(positions) - self.max_channels]:
+                if channel not in self._acknowledged:
+                    del self._start[channel]
+            positions = self._start | self._acknowledged
+        fields: dict[str, Any] = {
+            "sockets": (*self.earlier_sockets, self.socket_id)[-EARLIER_SOCKETS:],
+            "seen": {channel: list(position) for channel, position in positions.items()},
+            "origin": self.origin,
+        }
+        if self.user_id:
+            fields["user"] = self.user_id
+        if self.full:
+            fields["full"] = True
+        return orjson.dumps(fields)
 
-    def _begin(self, channel: str, position: interface.Position) -> None:
-        self._start.pop(channel, None)
-        self._asked.pop(channel, None)
-        self._seen[channel] = position
-
-    def _advance(self, sent: Positions) -> bool:
-        changed = False
+    def _acknowledge(self, sent: Positions) -> bool:
+        moved = False
         for channel, position in sent.items():
-            # One that was left, or subscribed to anew since that ping, stands where it stands.
-            before = self._seen.get(channel)
+            # A channel that was left, or subscribed to again since that ping, keeps its position.
+            before = self._acknowledged.get(channel)
             if before is not None and before.epoch == position.epoch and before.offset < position.offset:
-                self._seen[channel] = position
-                changed = True
-        return changed
+                self._acknowledged[channel] = position
+                moved = True
+        return moved
 
 
-def _read(record: bytes | None) -> dict[str, Any]:
+def _parse(record: bytes | None) -> dict[str, Any]:
     found = orjson.loads(record) if record else {}
     return found if isinstance(found, dict) else {}

@@ -1,13 +1,19 @@
-"""May this socket subscribe to this channel, and as whom? Answered from the subscribe message alone."""
+"""Authorization of a subscribe: whether this socket may subscribe to this channel, and as which member.
+
+It is decided from the message alone. The application's server wrote the member of a presence channel into
+`channel_data` and signed it. Where there is none, the member is the signed-in user (`fanfare.protocol.sign_in`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
 from fanfare.applications import registry
 from fanfare.engine import interface
-from fanfare.protocol import members, names, refusals, signatures
+from fanfare.protocol import names, refusals, signatures
 
 
 def authorize(
@@ -22,8 +28,8 @@ def authorize(
     """The member that joins a presence channel, None for any other. Raises SubscriptionRefused.
 
     `data` is that of `pusher:subscribe`: `auth` and `channel_data`, as the application's server gave them to the
-    client. On public channels both are ignored: pusher-js sends an empty `auth` there. `user`: as whom the connection
-    is signed in; that is its member where there is no `channel_data`. `now`: Unix time.
+    client. On public channels both are ignored: pusher-js sends an empty `auth` there. `user`: the one that the
+    connection is signed in as. `now`: Unix time.
     """
     if channel.startswith(names.USER_PREFIX):
         _check_is_own(channel, user)
@@ -50,9 +56,9 @@ def authorize(
     if type_ is not names.Type.PRESENCE:
         return None
     if channel_data is not None:
-        return members.parse(channel_data, application.limits)
+        return parse_member(channel_data, application.limits)
     if user is not None:
-        members.check_info(user.info, application.limits)
+        _check_info(user.info, application.limits)
     return user
 
 
@@ -87,3 +93,64 @@ def _text(data: Mapping[str, Any], name: str) -> str | None:
     raise refusals.Unauthorized(
         f"{name} must be a string", reason="invalid_member" if name == "channel_data" else "no_auth"
     )
+
+
+# -- members -----------------------------------------------------------------------------------------------------------
+
+
+def parse_member(channel_data: str, limits: registry.Limits) -> interface.Member:
+    """The member in `channel_data`: a JSON object with `user_id` and, if the application likes, `user_info`.
+
+    Raises Unauthorized or LimitReached.
+    """
+    size = len(channel_data.encode(errors="surrogatepass"))
+    if size > limits.max_member_bytes:
+        raise refusals.LimitReached(
+            f"The channel_data has {size} bytes; {limits.max_member_bytes} are allowed",
+            code=refusals.CLIENT_EVENT_REJECTED,
+            reason="member_too_big",
+        )
+    try:
+        data = orjson.loads(channel_data)
+    except orjson.JSONDecodeError as error:
+        raise refusals.Unauthorized(f"The channel_data is not JSON: {error}", reason="invalid_member") from None
+    if not isinstance(data, dict):
+        raise refusals.Unauthorized("The channel_data must be a JSON object with a user_id", reason="invalid_member")
+    user_id = text_id(data.get("user_id"))
+    if user_id is None:
+        raise refusals.Unauthorized(
+            "The channel_data must have a user_id that is an integer or a string with at least one character",
+            reason="invalid_member",
+        )
+    if len(user_id) > limits.max_user_id:
+        raise refusals.LimitReached(
+            f"The user_id has {len(user_id)} characters; {limits.max_user_id} are allowed",
+            code=refusals.CLIENT_EVENT_REJECTED,
+            reason="user_id_too_long",
+        )
+    return interface.Member(user_id, _info(data.get("user_info")))
+
+
+def text_id(value: Any) -> str | None:
+    """The id of a user, as text: a user may be 10 for one backend and "10" for another. None: it is no id."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value if isinstance(value, str) and value else None
+
+
+def _check_info(info: str, limits: registry.Limits) -> None:
+    """Raise LimitReached if this user_info (JSON text) of a signed-in user is too large for a presence channel."""
+    size = len(info.encode())
+    if size > limits.max_member_bytes:
+        raise refusals.LimitReached(
+            f"The user_info has {size} bytes; {limits.max_member_bytes} are allowed in a presence channel",
+            code=refusals.CLIENT_EVENT_REJECTED,
+            reason="member_too_big",
+        )
+
+
+def _info(value: Any) -> str:
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:  # orjson reads deeper nesting than it writes
+        raise refusals.Unauthorized("The user_info is nested too deeply", reason="invalid_member") from None

@@ -1,32 +1,35 @@
 """Events that a client sends to the other subscribers of a channel ("Triggering client events").
 
-The server checks and relays them; it does not look into their data. They are off until an application turns them on,
-because with them any subscriber can make the others' pages do whatever those pages do on that event.
+The server checks and relays them, and does not read their data. They are off until an application turns them on: with
+them, any subscriber decides what the pages of the others receive.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
 from fanfare.applications import registry
-from fanfare.hub import event_frames
-from fanfare.protocol import effects, messages, names, refusals, subscriptions
+from fanfare.hub import connections, event_frames
+from fanfare.protocol import effects, messages, names, refusals
 
 
 def relay(
-    application: registry.Application, mine: subscriptions.Subscriptions, message: messages.Message
+    application: registry.Application,
+    subscriptions: Mapping[str, connections.Subscription],
+    message: messages.Message,
 ) -> effects.PublishClientEvent:
-    """What `message` makes the others of its channel get. `mine`: of the sender. Raises BadFrame and
-    ClientEventRejected."""
+    """The publication for the other subscribers of the channel. `subscriptions`: the sender's, by channel. Raises
+    BadFrame and ClientEventRejected."""
     event, fields = message
     channel = fields.get("channel")
     if not isinstance(channel, str) or "data" not in fields:
         raise refusals.BadFrame("Invalid client event: it must contain channel and data", reason="invalid_client_event")
     _check_allowed(application, channel, event)
-    subscription = mine.live(channel)
-    if subscription is None:
+    subscription = subscriptions.get(channel)
+    if subscription is None or subscription.state is connections.State.ATTACHING:
         raise _not_subscribed(channel, event)
     user_id = None if subscription.member is None else subscription.member.user_id
     body = _encode(application.limits, channel, event, fields["data"], user_id)
@@ -66,10 +69,9 @@ def over_rate() -> refusals.ClientEventRejected:
 
 
 def _encode(limits: registry.Limits, channel: str, event: str, data: Any, user_id: str | None) -> bytes:
-    """The frame that the others get. Raises ClientEventRejected if it is too big.
+    """The frame for the other subscribers. Raises ClientEventRejected if it is too big.
 
-    `data` is relayed as the JSON value that it was. `user_id` is that of the sender's subscription, never what the
-    sender says.
+    `data` is relayed as the JSON value that it was. `user_id`: of the sender's subscription, never of its frame.
     """
     if len(event) > limits.max_event_name:
         raise refusals.ClientEventRejected(

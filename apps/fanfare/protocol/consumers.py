@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any, Final
 
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, WebSocketReceiveEvent
@@ -14,19 +13,15 @@ from fanfare.hub import hub as hubs
 from fanfare.hub import transports, writers
 from fanfare.protocol import (
     handshake,
-    page_sessions,
-    refusal_log,
     refusals,
     server_frames,
     session_owners,
     sessions,
-    state_machine,
 )
 
-DEFAULT_ACTIVITY_TIMEOUT: Final = 120  # seconds, as Pusher; less behind a proxy that cuts idle connections
 DEFAULT_MAX_FRAME_BYTES: Final = 131_072  # a client event of the default 102,400 bytes fits, with escapes and envelope
 FRAMES_PER_TURN: Final = 64  # then others get the loop: one read from a socket can hold thousands of small frames
-FAREWELL_SECONDS: Final = 5  # that a refused client has to answer the close frame
+CLOSE_SECONDS: Final = 5  # that a refused client has to answer the close frame
 
 
 class PusherConsumer(AsyncConsumer):
@@ -48,21 +43,18 @@ class PusherConsumer(AsyncConsumer):
         *,
         hub: hubs.Hub,
         registry: registries.Registry,
-        activity_timeout: int = DEFAULT_ACTIVITY_TIMEOUT,
+        options: sessions.Options | None = None,
         max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES,
-        tokens: session_owners.SessionOwners | None = None,
-        resume: page_sessions.Options | None = None,
+        owners: session_owners.SessionOwners | None = None,
     ) -> None:
-        """`activity_timeout`: seconds of silence after which clients ping. `max_frame_bytes`: of a client's message.
-
-        `tokens`: those of this worker's pages, one object for all consumers of a hub; without it no page is resumed.
+        """`max_frame_bytes`: of a client's message. `owners`: of this worker's resume tokens, one object for all
+        consumers of a hub; without it no page is resumed.
         """
-        self._tokens = tokens
-        self._resume_options = resume or page_sessions.Options()
         self._hub = hub
         self._registry = registry
-        self._activity_timeout = activity_timeout
+        self._options = options or sessions.Options()
         self._max_frame_bytes = max_frame_bytes
+        self._owners = owners
 
     async def __call__(self, scope: Any, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         self.scope = scope
@@ -91,33 +83,10 @@ class PusherConsumer(AsyncConsumer):
         try:
             accepted = self._shake_hands(address)
         except refusals.ConnectionRefused as refusal:
-            refusal_log.note(self._hub, refusal.code, refusal.message, address)
+            sessions.note_refusal(self._hub, refusal.code, refusal.message, address)
             await _dismiss(writer, refusal, receive)
             return None
-        machine = state_machine.StateMachine(
-            self._registry,
-            accepted.application,
-            handshake.new_socket_id(),
-            activity_timeout=self._activity_timeout,
-            clock=time.monotonic,
-            wall_clock=time.time,
-            window=self._resume_options.window if accepted.positions else None,
-        )
-        connection = hubs.Connection(
-            accepted.application.id, machine.socket_id, writer, accepted.client, farewell=server_frames.error
-        )
-        connection.positions = accepted.positions
-        resume = None
-        if accepted.token is not None and self._tokens is not None:
-            resume = page_sessions.PageSession(
-                self._hub,
-                self._tokens,
-                connection,
-                accepted.token,
-                options=self._resume_options,
-                keeps_history=machine.keeps_history,
-            )
-        return sessions.Session(self._hub, connection, machine, address, resume)
+        return sessions.Session(self._hub, self._registry, writer, accepted, options=self._options, owners=self._owners)
 
     def websocket_receive(self, message: WebSocketReceiveEvent, session: sessions.Session) -> None:
         text = message.get("text")
@@ -162,7 +131,7 @@ async def _dismiss(writer: writers.Writer, refusal: refusals.ConnectionRefused, 
     writer.send(server_frames.error(refusal.code, refusal.message))
     writer.close(refusal.code, refusals.close_reason(refusal.message))
     try:
-        async with asyncio.timeout(FAREWELL_SECONDS):
+        async with asyncio.timeout(CLOSE_SECONDS):
             while (await receive())["type"] != "websocket.disconnect":
                 pass
     except TimeoutError:

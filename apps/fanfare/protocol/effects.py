@@ -1,6 +1,6 @@
-"""What the protocol wants done, in this order. The shell does it (`fanfare.protocol.sessions`).
+"""Effects: what the state machine wants done. The session does it, in this order (`fanfare.protocol.sessions`).
 
-Those that most frames lead to are tuples: a frozen dataclass takes three times as long to make.
+The effects of most frames are tuples: a frozen dataclass takes three times as long to make.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
 from fanfare.engine import interface
+from fanfare.protocol import recovery
 
 
 class Send(NamedTuple):
@@ -26,11 +27,16 @@ class Close:
     message: str
 
 
-class Subscribe(NamedTuple):
-    """Subscribe at the hub and tell the protocol the outcome.
+class Receive(NamedTuple):
+    """Give the state machine this frame, which waited, after the effects before it are done."""
 
-    On a channel that the connection is subscribed to, this asks for the answer anew: nobody joins a second time.
-    `cached`: the answer should hold the channel's last event. `announce`: it should hold the number of subscribers.
+    text: str
+
+
+class Subscribe(NamedTuple):
+    """Subscribe at the hub. On a channel to which the connection is subscribed, this asks for the answer again.
+
+    `cached`: the answer has the channel's cached event. `announce`: it has the number of subscribers.
     """
 
     channel: str
@@ -38,18 +44,17 @@ class Subscribe(NamedTuple):
     member_limit: int | None = None
     cached: bool = False
     announce: bool = False
-    history: interface.RecoveryRequest | None = None  # which part of the channel's past comes first
-    sent_as: tuple[str, ...] = ()  # the socket ids that the client had before
+    asked: recovery.Asked = recovery.NOTHING
 
 
 @dataclass(frozen=True, slots=True)
 class Ponged:
-    """The client has dispatched what was sent before the oldest ping that it had not answered."""
+    """The client answered the oldest ping."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadHistory:
-    """Read a page of a channel's history, the newest entries first, and send it with `rid`."""
+    """Read a page of a channel's history, the newest event first, and send it with `rid`."""
 
     channel: str
     before: interface.Position | None
@@ -63,7 +68,7 @@ class Unsubscribe(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SignIn:
-    """Make the connection this user's at the hub and tell the protocol the outcome."""
+    """Make the connection this user's at the hub."""
 
     user_id: str
     watchlist: tuple[str, ...] = ()
@@ -71,7 +76,7 @@ class SignIn:
 
 @dataclass(frozen=True, slots=True)
 class StartAuthorizationTimer:
-    """Tell the protocol after so many seconds that the time for it is over."""
+    """Call `StateMachine.not_authorized_in_time` after so many seconds."""
 
     seconds: int
 
@@ -93,14 +98,21 @@ class PublishClientEvent(NamedTuple):
 
 
 class Count(NamedTuple):
-    """Something happened that an operator wants to see. `detail` is for the log: short, and safe to print."""
+    """Add one to a counter. `detail` is for the log at debug level: short, and safe to print."""
 
     name: str
     detail: str = ""
 
 
+class Log(NamedTuple):
+    """One line for the operator, at info level: a limit that this connection reached, said once per connection."""
+
+    message: str
+
+
 Effect: TypeAlias = (
     Send
+    | Receive
     | Close
     | Subscribe
     | Unsubscribe
@@ -111,6 +123,7 @@ Effect: TypeAlias = (
     | StopAuthorizationTimer
     | PublishClientEvent
     | Count
+    | Log
 )
 Effects: TypeAlias = Sequence[Effect]
 

@@ -40,13 +40,14 @@ class Client(NamedTuple):
 
 
 class Handshake(NamedTuple):
-    """`token`: what the page's earlier sockets came with, too; None if it asked for no resume. `positions`: it wants to
-    be told the positions of events."""
+    """`token`: of a page that wants to resume. `with_offsets`: the client wants the offsets of events. `origin`: ""
+    where the client sent none."""
 
     application: registry.Application
     client: Client
     token: str | None
-    positions: bool
+    with_offsets: bool
+    origin: str
 
 
 def accept(
@@ -78,6 +79,7 @@ def accept(
         Client(name, version, prefix, address),
         found["token"] if found is not None else None,
         parameters.get("rt") == "1",
+        origin or "",
     )
 
 

@@ -1,12 +1,16 @@
-"""What a client sent, as a JSON object with an event. Whatever it is, nothing but BadFrame is raised."""
+"""The frames of a client: JSON objects with an event. Whatever a client sends, only BadFrame is raised."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import sys
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
 
 import orjson
 
 from fanfare.protocol import refusals
+
+MAX_PENDING_BYTES: Final = 65_536  # the default of PendingFrames
 
 
 class Message(NamedTuple):
@@ -55,3 +59,35 @@ def channel(message: Message) -> tuple[str, dict[str, Any]]:
     if not isinstance(name, str):
         raise refusals.BadFrame(f"The data of {message.event} names no channel", reason="no_channel")
     return name, fields
+
+
+class PendingFrames:
+    """Frames that cannot be answered yet, oldest first; iterates over their texts.
+
+    They wait for one answer of the engine. A client that does not wait for answers sends some hundred subscribes
+    meanwhile, which are well below the default limit.
+    """
+
+    __slots__ = ("_bytes", "_frames", "_max_bytes")
+
+    def __init__(self, max_bytes: int) -> None:
+        self._frames: list[tuple[str, str]] = []  # text, and the channel that it subscribes to
+        self._bytes = 0  # of memory
+        self._max_bytes = max_bytes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([text for text, _ in self._frames])
+
+    def add(self, text: str, channel: str = "") -> None:
+        """`channel`: that of a subscribe, where it matters. Raises TooManyPendingFrames."""
+        self._frames.append((text, channel))
+        self._bytes += sys.getsizeof(text)
+        if self._bytes > self._max_bytes:
+            raise refusals.TooManyPendingFrames(self._bytes, self._max_bytes)
+
+    def subscribe_to(self, channel: str) -> bool:
+        return any(channel == other for _, other in self._frames)
+
+    def drop(self, channel: str) -> None:
+        """Forget the subscribes to this channel. Their bytes stay counted."""
+        self._frames = [frame for frame in self._frames if frame[1] != channel]

@@ -1,7 +1,7 @@
-"""The shell around `resumption`: pings, records and the token of one connected page.
+"""The session of one page with a resume token: its pings, its record, and its token.
 
-A page to which nothing is sent costs nothing but its record's refreshment: the hub says when a channel moves of which
-all was asked about, and until then nobody looks at the page.
+A page to which nothing is sent costs nothing but a refresh of its record now and then: the hub reports when a channel
+moves for which all pings were sent, and until then the page is not looked at.
 """
 
 from __future__ import annotations
@@ -15,196 +15,260 @@ from dataclasses import dataclass
 
 from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
+from fanfare.hub import connections
 from fanfare.hub import hub as hubs
-from fanfare.protocol import ack_tracker, recovery, server_frames, session_owners
+from fanfare.protocol import ack_tracker, recovery, refusals, server_frames, session_owners
+from fanfare.runtime.log_throttle import LogThrottle
 
-logger = logging.getLogger(__name__)
-
-# How often a page is looked at while something was sent to it that was not asked about. A new connection is looked at
-# sooner, for it may not live for long: where each one broke before the first look, a page would be sent the same events
-# again and again.
+# Pause between two looks at a page to which events were sent that no ping covers. The first look comes sooner, because
+# the connection may be short: a page whose connections all broke before it would be sent the same events again and
+# again.
 LOOK_S, FIRST_LOOK_S = 1.0, 0.1
-PING_AFTER_EVENTS = 100  # so many events are asked about before their time
+PING_AFTER_EVENTS = 100  # so many events are pinged for before the interval has passed
 
-# In windows. The record of a page that is here is kept for so long, and written anew after a time between these: so a
-# whole window and a bit is left of it whenever a worker dies, pages that came together do not write together, and
-# 10,000 idle ones write 35 times a second.
-KEPT, REFRESHED = 4, (2.0, 2.75)
-RECONNECT = 4200
+# In windows: for how long the record of a connected page is stored, and when it is stored again. A whole window and a
+# bit is left whenever a worker is killed; pages that came together do not write together; and 10,000 idle pages write
+# 35 times a second.
+STORED, REFRESHED = 4, (2.0, 2.75)
 
-SHARED = "token_shared"  # several pages came with this token, so none of them is resumed
+# Why a page with a token is not resumed.
+TOKEN_SHARED = "token_shared"  # noqa: S105  (a reason: several pages use the token)
+TOKEN_FOREIGN = "token_foreign"  # noqa: S105  (a reason: another origin or another user made the record)
+ENGINE_UNAVAILABLE = "engine_unavailable"
+
+_log = LogThrottle(logging.getLogger(__name__))
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`window`: how many seconds a page may be away. `ack_interval`: seconds between two questions what it has seen."""
+    """`window`: seconds that a page may be away. `ack_interval`: seconds between two pings while events are sent."""
 
     window: int = 120
     ack_interval: float = 5.0
 
 
 class PageSession:
-    """One page's socket that has a token. `resumption` is None until the token was looked up, and once that `failed`
-    or the token turned out to be shared."""
+    """One socket of a page with a token. `tracker` is None until the record was read, and where the page is not
+    resumed; `failed` says why.
+
+    The record belongs to the origin that made it and, once the page has signed in, to its user. A socket of another
+    origin gets nothing. A socket that has not signed in yet recovers from the record, but does not own the token: it
+    takes it from no other socket and does not change the record.
+    """
 
     def __init__(
         self,
         hub: hubs.Hub,
-        tokens: session_owners.SessionOwners,
+        owners: session_owners.SessionOwners,
         connection: hubs.Connection,
         token: str,
         *,
+        origin: str,
         options: Options,
         keeps_history: Callable[[str], bool],
+        max_channels: int = ack_tracker.MAX_CHANNELS,
     ) -> None:
-        self._keeps_history = keeps_history
         self.socket_id = connection.socket_id
-        self.resumption: ack_tracker.AckTracker | None = None
-        self.failed: str | None = None  # why the page is not resumed
+        self.slot: set[session_owners.SessionOwner] | None = None
+        self.tracker: ack_tracker.AckTracker | None = None
+        self.failed: str | None = None
         self._hub = hub
-        self._tokens = tokens
+        self._owners = owners
         self._connection = connection
         self._token = token
+        self._origin = origin
         self._options = options
+        self._keeps_history = keeps_history
+        self._max_channels = max_channels
+        self._owns = False
+        self._record: bytes | None = None  # as it was read
         self._loading: asyncio.Task[None] | None = None
-        self._unasked: set[str] = set()  # channels of which something was sent that no ping asks about, it may be
-        self._began_s = self._asked_s = self._refresh_s = float("-inf")
-        self.slot: set[session_owners.Holder] | None = None
+        self._unpinged: set[str] = set()  # channels of which events may have been sent after the last ping
+        self._began_s = self._pinged_s = self._refresh_s = float("-inf")
+
+    # -- the beginning and the end -------------------------------------------------------------------------------------
 
     def begin(self, ready: Callable[[], None]) -> None:
-        """Find out where the page stands, then call `ready`: with a token or, where that cannot be, without."""
-        self._loading = asyncio.get_running_loop().create_task(self._load(ready))
+        """Read the record, then call `ready`, with a tracker or without."""
+        self._loading = self._hub.supervisor.spawn("read of a resume record", self._load(ready))
 
     async def _load(self, ready: Callable[[], None]) -> None:
-        app = self._connection.app
         try:
-            record = await self._hub.engine.load_session(app, self._token)
+            self._record = await self._hub.engine.load_session(self._connection.app, self._token)
         except engine_errors.EngineError as error:
-            logger.warning("A resume token could not be looked up: %s", error)
-            self._hub.count("resume.not_looked_up")
-            self.failed = "engine_unavailable"
+            _log.warning("A resume record could not be read: %s", error)
+            self._fail(ENGINE_UNAVAILABLE, "resume.not_looked_up")
         else:
             if self._connection.closing:
                 return
-            if not self._tokens.take(app, self._token, self):
-                self.failed = SHARED
-            else:
-                self.resumption = ack_tracker.AckTracker(self._token, self.socket_id, record)
-                self._hub.count("resume.opened" if record is None else "resume.resumed")
-                self._began_s = time.monotonic()
-                self._tokens.wheel.schedule(self, FIRST_LOOK_S)
+            self._open()
         if not self._connection.closing:
             ready()
 
+    def _open(self) -> None:
+        tracker = ack_tracker.AckTracker(
+            self.socket_id, self._record, origin=self._origin, max_channels=self._max_channels
+        )
+        if tracker.origin != self._origin:
+            self._fail(TOKEN_FOREIGN, "resume.token_foreign")
+            return
+        if not tracker.user_id and not self._take():
+            return
+        self.tracker = tracker
+        self._hub.count("resume.opened" if self._record is None else "resume.resumed")
+        self._began_s = time.monotonic()
+        self._owners.wheel.schedule(self, FIRST_LOOK_S)
+
+    def _take(self) -> bool:
+        self._owns = self._owners.take(self._connection.app, self._token, self)
+        if not self._owns:
+            self.failed = TOKEN_SHARED
+        return self._owns
+
+    def _fail(self, reason: str, counter: str) -> None:
+        self._hub.count(counter)
+        self.failed = reason
+
+    def signed_in(self, user_id: str) -> None:
+        """The record is this user's from now on; or it is another user's, and the page is not resumed."""
+        if self.tracker is None:
+            return
+        if self.tracker.user_id not in ("", user_id):
+            self._hub.count("resume.token_foreign")
+            self._lose(TOKEN_FOREIGN)
+            return
+        self.tracker.user_id = user_id
+        if not self._owns and not self._take():
+            self._lose(TOKEN_SHARED)
+            return
+        self.save()
+
     def end(self) -> None:
-        """The socket is gone; what is known of the page stays for its window."""
+        """The socket is gone. The record is stored for one window."""
         if self._loading is not None:
             self._loading.cancel()
-        self._tokens.wheel.cancel(self)
-        if self.resumption is not None:
-            self._save(self._options.window)
-            self._tokens.release(self._connection.app, self._token, self)
+        self._owners.wheel.cancel(self)
+        if self.tracker is not None:
+            self._store(self._options.window)
+            self._owners.release(self._connection.app, self._token, self)
 
-    # -- what the page has seen ----------------------------------------------------------------------------------------
+    # -- what the page has acknowledged --------------------------------------------------------------------------------
 
-    def answered(
-        self, channel: str, replayed: interface.RecoveryResult | None, after: interface.Position | None
-    ) -> None:
-        """A subscribe was answered; `after` is where its replay began, if one did."""
-        if self.resumption is None or replayed is None or replayed.position is None:
+    def subscribed(self, subscription: connections.Subscription, result: interface.RecoveryResult | None) -> None:
+        """A subscribe was answered, and what it recovers is being sent."""
+        channel = subscription.channel.name
+        if self.failed is not None:
+            self._report(channel)
+        if self.tracker is None or result is None or result.position is None or subscription.since is None:
             return
-        first = replayed.entries[0].offset if replayed.entries else None
-        if replayed.reason is None and (after is not None or first is not None):
-            begin = after or interface.Position(replayed.position.epoch, (first or 1) - 1)
-            self.resumption.replaying(channel, begin)
-        else:
-            self.resumption.subscribed(channel, replayed.position)
-        self._moved(channel)
-        self.keep()
+        if not self.tracker.begin(channel, interface.Position(result.position.epoch, subscription.since)):
+            self._hub.count("resume.record_full")
+            _log.warning(
+                "Socket %s has more channels with a history than the %d that a resume record holds",
+                self.socket_id,
+                self._max_channels,
+                key="record_full",
+            )
+            return
+        self._sent(channel)
+        self.save()
 
-    def lost(self, channel: str) -> None:
-        """Its replay could not be finished: it begins anew where it stands."""
-        position = self._hub.position(self._connection, channel)
-        if self.resumption is not None and position is not None:
-            self.resumption.subscribed(channel, position)
+    def recovery_failed(self, subscription: connections.Subscription) -> None:
+        """A recovery broke off: the page's position is that of the subscription."""
+        position = subscription.position
+        if self.tracker is not None and position is not None:
+            self.tracker.begin(subscription.channel.name, position)
 
     def left(self, channel: str) -> None:
-        self._unasked.discard(channel)
-        if self.resumption is not None:
-            self.resumption.left(channel)
+        self._unpinged.discard(channel)
+        if self.tracker is not None:
+            self.tracker.left(channel)
 
     def ponged(self) -> None:
-        if self.resumption is not None and self.resumption.ponged():
-            self.keep()
+        if self.tracker is not None and self.tracker.ponged():
+            self.save()
 
-    def _moved(self, channel: str) -> None:
-        """Something of this channel is being sent."""
-        if not self._unasked:
-            # What moves one page moves many: they are not all asked in the same instant.
-            self._tokens.wheel.schedule(self, random.uniform(FIRST_LOOK_S, self._pause()))  # noqa: S311
-        self._unasked.add(channel)
+    def event_sent(self, subscription: connections.Subscription) -> None:
+        self._sent(subscription.channel.name)
 
-    def _pause(self) -> float:
-        """Until the next look at a page to which something was sent."""
+    def _sent(self, channel: str) -> None:
+        if not self._unpinged:
+            # What moves one page moves many: their pings are spread.
+            self._owners.wheel.schedule(self, random.uniform(FIRST_LOOK_S, self._pause_s()))  # noqa: S311
+        self._unpinged.add(channel)
+
+    def _pause_s(self) -> float:
         return min(LOOK_S, max(FIRST_LOOK_S, time.monotonic() - self._began_s))
 
-    def look(self) -> None:
-        """Ask what the page has seen, if there is something new to ask about; keep its record from expiring."""
-        if self._connection.closing or self.resumption is None:
+    def due(self) -> None:
+        """Ping for what was sent since the last ping, and keep the record from expiring."""
+        if self._connection.closing or self.tracker is None:
             return
         now = time.monotonic()
-        self._ask(self.resumption, now)
-        if self.resumption.expire(now) or now >= self._refresh_s:
-            self.keep()
-        next_s = now + self._pause() if self._unasked else min(self._refresh_s, self.resumption.expires)
-        self._tokens.wheel.schedule(self, next_s - now)
+        self._ping(self.tracker, now)
+        if self.tracker.expire(now) or now >= self._refresh_s:
+            self.save()
+        next_s = now + self._pause_s() if self._unpinged else min(self._refresh_s, self.tracker.expires)
+        self._owners.wheel.schedule(self, next_s - now)
 
-    def _ask(self, progress: ack_tracker.AckTracker, now: float) -> None:
+    def _ping(self, tracker: ack_tracker.AckTracker, now: float) -> None:
+        subscriptions = self._connection.subscriptions
         sent: ack_tracker.Positions = {}
         events = 0
-        for channel in self._unasked:
-            position = self._hub.position(self._connection, channel)
-            if position is not None and (unasked := progress.unasked(channel, position)):
+        for channel in self._unpinged:
+            position = subscriptions[channel].position
+            if position is not None and (unpinged := tracker.unpinged(channel, position)):
                 sent[channel] = position
-                events += unasked
+                events += unpinged
         if sent:
-            if now - self._asked_s < self._options.ack_interval and events < PING_AFTER_EVENTS:
+            if now - self._pinged_s < self._options.ack_interval and events < PING_AFTER_EVENTS:
                 return
-            self._asked_s = now
-            progress.pinged(sent, now)
+            self._pinged_s = now
+            tracker.pinged(sent, now)
             self._connection.send(server_frames.PING)
-        # All was asked about. The hub tells what comes next of a channel that is live, and not how a replay gets on.
-        settled = {channel for channel in self._unasked if self._hub.is_subscribed(self._connection, channel)}
-        self._unasked -= settled
-        for channel in settled:
-            self._hub.when_moved(self._connection, channel, self._moved)
+            if self._connection.closing:
+                return
+        # The hub reports the next event of a channel whose subscription is live and holds nothing back; the others are
+        # looked at again.
+        for channel in list(self._unpinged):
+            subscription = subscriptions[channel]
+            if subscription.state is connections.State.LIVE and subscription.pending is None:
+                self._unpinged.discard(channel)
+                self._hub.watch(subscription)
 
-    def keep(self) -> None:
-        """Keep the record while the page is here."""
-        if self.resumption is not None:
+    # -- the record and the token --------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Store the record of a connected page."""
+        if self.tracker is not None:
             self._refresh_s = time.monotonic() + self._options.window * random.uniform(*REFRESHED)  # noqa: S311
-            self._save(KEPT * self._options.window)
+            self._store(STORED * self._options.window)
 
-    def _save(self, seconds: int) -> None:
-        if self.resumption is not None:
-            self._hub.engine.save_session(self._connection.app, self._token, self.resumption.record(), seconds)
-
-    # -- the token -----------------------------------------------------------------------------------------------------
+    def _store(self, seconds: int) -> None:
+        record = self.tracker.record() if self.tracker is not None and self._owns else self._record
+        if record is not None:
+            self._hub.engine.save_session(self._connection.app, self._token, record, seconds)
 
     def evict(self) -> None:
-        """A newer socket has the token."""
-        self._save(self._options.window)
-        self.resumption = None
-        self._connection.close(RECONNECT, "Another connection of this page took over")
+        """A newer socket owns the token."""
+        self._store(self._options.window)
+        self.tracker = None
+        self._connection.close(refusals.RECONNECT, "Another connection of this page took over")
 
-    def forget_token(self) -> None:
-        self.resumption = None
-        self.failed = SHARED
-        for channel in list(self._connection.subscriptions):
-            if self._hub.is_subscribed(self._connection, channel):  # the others are told with their answer
-                self.tell(channel)
+    def lose_token(self) -> None:
+        self._lose(TOKEN_SHARED)
 
-    def tell(self, channel: str) -> None:
-        """Whether the page, which thinks that it is resumed on a channel that keeps a history, is not."""
+    def _lose(self, reason: str) -> None:
+        if self._owns:
+            self._owners.release(self._connection.app, self._token, self)
+        self._owns = False
+        self.tracker = None
+        self.failed = reason
+        for channel, subscription in list(self._connection.subscriptions.items()):
+            if subscription.state is not connections.State.ATTACHING:  # the others are told with their answer
+                self._report(channel)
+
+    def _report(self, channel: str) -> None:
+        """A page that expects to be resumed learns that it is not, on each channel that keeps a history."""
         if self.failed is not None and self._keeps_history(channel):
             self._connection.send(recovery.resume_failed(channel, self.failed))

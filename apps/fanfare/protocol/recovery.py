@@ -1,7 +1,7 @@
-"""Which part of a channel's past a subscribe asks for, and what the client is told of what became of it.
+"""Recovery on the wire: what a subscribe asks for of a channel's kept entries, and the frames that answer it.
 
-Three ways lead to it. A client with the plugin says where it stands (`data.resume`), or how far back it wants to begin
-(`data.rewind`). One that knows nothing of it, but has a token, stands where its token says. And a rule may give every
+There are three ways to ask. A client with the plugin sends its position (`data.resume`) or how far back to begin
+(`data.rewind`). A client with a resume token has the position of its token's record. And a channel rule may give every
 new subscriber the newest entries. A client that asked for positions gets a `stream` in the answer in any case.
 """
 
@@ -13,77 +13,162 @@ import orjson
 
 from fanfare.applications import rules
 from fanfare.engine import interface
-from fanfare.hub import history_pages
+from fanfare.hub import connections, history_pages
 from fanfare.protocol import ack_tracker, names
 
 EPOCH_CHARACTERS = 32
 OFFSET_BOUND = 2**53
 
+# Reasons of this module; the others are the engine's.
+NOT_ENABLED = "not_enabled"  # the channel keeps no history
+INVALID_POSITION = "invalid_position"
+ALREADY_SUBSCRIBED = (
+    "already_subscribed"  # a repeated subscribe with a position that this connection did not start from
+)
 
-class Wanted(NamedTuple):
-    """`history`: what the hub is asked for; None: nothing. `recovering`: the client says that it was here before.
 
-    `told`: it asked for positions, so the answer carries a `stream`. `reason`: why nothing can be asked for. `sent_as`:
-    the socket ids that the client had before.
+class Asked(NamedTuple):
+    """What one subscribe frame asks for.
+
+    `recovery`: what the hub is asked for. `recovering`: the client says that it was subscribed before. `with_stream`:
+    the answer has a `stream`. `reason`: why nothing can be recovered, where that is clear at once.
     """
 
-    history: interface.RecoveryRequest | None = None
+    recovery: connections.Recovery | None = None
     recovering: bool = False
-    told: bool = False
+    with_stream: bool = False
     reason: str | None = None
-    sent_as: tuple[str, ...] = ()
 
 
-NOTHING = Wanted()
+NOTHING = Asked()
 
 
-def wanted(
-    rule: rules.Rule | None, data: dict[str, Any], channel: str, *, told: bool, resumed: ack_tracker.AckTracker | None
-) -> Wanted:
-    """`data`: of the subscribe frame. `told`: the connection asked for positions."""
+def asked(
+    rule: rules.Rule | None,
+    data: dict[str, Any],
+    channel: str,
+    *,
+    with_offsets: bool,
+    tracker: ack_tracker.AckTracker | None,
+) -> Asked:
+    """`data`: of the subscribe frame. `with_offsets`: the connection asked for positions. `tracker`: of a page with a
+    resume token."""
     resume, rewind = data.get("resume"), data.get("rewind")
-    told = told or resume is not None or rewind is not None
+    with_stream = with_offsets or resume is not None or rewind is not None
     if rule is None:
-        reason = None if resume is None else "not_enabled"
-        return Wanted(recovering=resume is not None, told=told, reason=reason) if told else NOTHING
+        reason = None if resume is None else NOT_ENABLED
+        return Asked(recovering=resume is not None, with_stream=True, reason=reason) if with_stream else NOTHING
     if resume is not None:
-        return _resumed(rule, resume)
+        return _resume(rule, resume)
     if rewind is not None:
-        return Wanted(rule.history(rewind=_rewind(rewind)), told=True)
-    after = resumed.start_of(channel) if resumed is not None else None
-    if resumed is not None and after is not None:
-        return Wanted(rule.history(after), recovering=True, told=told, sent_as=resumed.earlier_sockets)
-    if rule.rewind is not None or told or resumed is not None:
-        return Wanted(rule.history(rewind=rule.rewind), told=told)
+        return Asked(_recovery(rule, rewind=_rewind(rewind)), with_stream=True)
+    if tracker is not None and (found := _from_record(rule, tracker, channel, with_stream)) is not None:
+        return found
+    if rule.rewind is not None or with_stream or tracker is not None:
+        return Asked(_recovery(rule, rewind=rule.rewind), with_stream=with_stream)
     return NOTHING
 
 
-def _resumed(rule: rules.Rule, resume: object) -> Wanted:
-    after, socket_id = _position(resume)
+def _from_record(rule: rules.Rule, tracker: ack_tracker.AckTracker, channel: str, with_stream: bool) -> Asked | None:
+    """None: the channel is new to the page."""
+    after, lost = tracker.start_of(channel)
+    if after is not None:
+        recovery = _recovery(rule, after, earlier_sockets=tracker.earlier_sockets)
+        return Asked(recovery, recovering=True, with_stream=with_stream)
+    if lost is not None:
+        return Asked(_recovery(rule), recovering=True, with_stream=with_stream, reason=lost)
+    return None
+
+
+def _recovery(
+    rule: rules.Rule,
+    after: interface.Position | None = None,
+    rewind: interface.Rewind | None = None,
+    earlier_sockets: tuple[str, ...] = (),
+) -> connections.Recovery:
+    return connections.Recovery(rule.history(after, rewind), frozenset(earlier_sockets))
+
+
+def _resume(rule: rules.Rule, resume: Any) -> Asked:
+    after = position(resume)
     if after is None:
-        return Wanted(rule.history(), recovering=True, told=True, reason="invalid_position")
-    return Wanted(rule.history(after), recovering=True, told=True, sent_as=(socket_id,) if socket_id else ())
+        return Asked(_recovery(rule), recovering=True, with_stream=True, reason=INVALID_POSITION)
+    socket_id = resume.get("socket_id")
+    known = isinstance(socket_id, str) and names.is_valid_socket_id(socket_id)
+    recovery = _recovery(rule, after, earlier_sockets=(socket_id,) if known else ())
+    return Asked(recovery, recovering=True, with_stream=True)
 
 
-def stream(asked: Wanted, replayed: interface.RecoveryResult | None) -> dict[str, Any]:
-    """What a client that asked for positions is told in the answer to its subscribe."""
-    reason = asked.reason or (replayed.reason if replayed is not None else None)
-    position = replayed.position if replayed is not None else None
-    told: dict[str, Any] = {
+def _rewind(value: object) -> interface.Rewind:
+    """`{"count": 20}` or `{"seconds": 60}`; anything else asks for nothing."""
+    numbers = value if isinstance(value, dict) else {}
+    count, seconds = (
+        number if type(number) is int and number > 0 else 0 for number in (numbers.get("count"), numbers.get("seconds"))
+    )
+    return interface.Rewind(min(count, OFFSET_BOUND), min(seconds, OFFSET_BOUND))
+
+
+def position(value: object) -> interface.Position | None:
+    """`{"epoch": "…", "offset": 41}` from a client; None if it is no position."""
+    if not isinstance(value, dict):
+        return None
+    epoch, offset = value.get("epoch"), value.get("offset")
+    if not isinstance(epoch, str) or not 0 < len(epoch) <= EPOCH_CHARACTERS:
+        return None
+    if type(offset) is not int or not 0 <= offset < OFFSET_BOUND:
+        return None
+    return interface.Position(epoch, offset)
+
+
+# -- the frames --------------------------------------------------------------------------------------------------------
+
+
+def stream(asked: Asked, result: interface.RecoveryResult | None) -> dict[str, Any]:
+    """The `stream` in the answer to a subscribe: where the channel stands, and whether all that was missed follows."""
+    reason = asked.reason or (result.reason if result is not None else None)
+    recovered = asked.recovering and reason is None and result is not None
+    position = result.position if result is not None else None
+    return _stream(asked, position, reason, recovered=recovered, replayed=result.count if result is not None else 0)
+
+
+def repeated_stream(asked: Asked, subscription: connections.Subscription) -> dict[str, Any]:
+    """The `stream` in the answer to a repeated subscribe, which replays nothing.
+
+    `recovered` is true where this connection was sent, or is being sent, all kept entries after the client's position.
+    """
+    position, since, top = subscription.position, subscription.since, subscription.channel.offset
+    after = asked.recovery.request.after if asked.recovery is not None else None
+    recovered = (
+        position is not None
+        and after is not None
+        and since is not None
+        and after.epoch == position.epoch
+        and since <= after.offset <= top
+    )
+    reason = asked.reason
+    if asked.recovering and not recovered and reason is None:
+        reason = ALREADY_SUBSCRIBED
+    return _stream(asked, position, reason, recovered=recovered, replayed=0)
+
+
+def _stream(
+    asked: Asked, position: interface.Position | None, reason: str | None, *, recovered: bool, replayed: int
+) -> dict[str, Any]:
+    fields: dict[str, Any] = {
         "epoch": position.epoch if position is not None else None,
         "offset": position.offset if position is not None else 0,
         "was_recovering": asked.recovering,
-        "recovered": asked.recovering and reason is None,
-        "replayed": replayed.count if replayed is not None else 0,
+        "recovered": recovered,
+        "replayed": replayed,
     }
     if reason is not None:
-        told["reason"] = reason
-    return told
+        fields["reason"] = reason
+    return fields
 
 
-def stream_frame(channel: str, told: dict[str, Any]) -> bytes:
-    """pusher-js hands no data of a presence channel's answer to the page, so it is said once more."""
-    return _frame("pusher:stream", channel, told)
+def stream_frame(channel: str, fields: dict[str, Any]) -> bytes:
+    """pusher-js hands no data of a presence channel's answer to the page, so the `stream` is sent once more."""
+    return _frame("pusher:stream", channel, fields)
 
 
 def resume_failed(channel: str, reason: str) -> bytes:
@@ -92,50 +177,24 @@ def resume_failed(channel: str, reason: str) -> bytes:
 
 
 def stream_reset(channel: str, position: interface.Position | None, reason: str) -> bytes:
-    """A replay that was granted could not be finished: the client stands at `position` now, and has a gap before it."""
-    told = {} if position is None else {"epoch": position.epoch, "offset": position.offset}
-    return _frame("pusher:stream_reset", channel, {**told, "reason": reason})
+    """A recovery that had begun broke off: events before `position` are missing, and delivery goes on from it."""
+    fields = {} if position is None else {"epoch": position.epoch, "offset": position.offset}
+    return _frame("pusher:stream_reset", channel, {**fields, "reason": reason})
 
 
-def history(channel: str, rid: object, page: history_pages.Page) -> bytes:
-    """A page of a channel's history, the newest first. `next`: ask before it for the following page."""
+def history_page(channel: str, rid: object, page: history_pages.Page) -> bytes:
+    """A page of a channel's history, the newest event first. `next`: the `before` of the following page."""
     items = []
-    for one in page.events:
-        item = {"offset": one.offset, "event": one.event, "data": one.data}
-        items.append(item if one.user_id is None else {**item, "user_id": one.user_id})
+    for event in page.events:
+        item = {"offset": event.offset, "event": event.event, "data": event.data}
+        items.append(item if event.user_id is None else {**item, "user_id": event.user_id})
     following = None if page.next is None else {"epoch": page.next.epoch, "offset": page.next.offset}
     return _frame("pusher:history", channel, {"rid": rid, "items": items, "next": following})
 
 
-def no_history(channel: str, rid: object, message: str) -> bytes:
-    """Why there is no page: with the caller's `rid`, so that it need not wait for its time to be over."""
+def history_refused(channel: str, rid: object, message: str) -> bytes:
+    """The answer without a page. It carries the `rid` of the request, so the client need not wait for its time-out."""
     return _frame("pusher:history", channel, {"rid": rid, "error": {"message": message}})
-
-
-def position_of(value: object) -> interface.Position | None:
-    """`{"epoch": "…", "offset": 41}` from a client; None if it is none."""
-    return _position(value)[0]
-
-
-def _position(value: object) -> tuple[interface.Position | None, str | None]:
-    if not isinstance(value, dict):
-        return None, None
-    epoch, offset, socket_id = value.get("epoch"), value.get("offset"), value.get("socket_id")
-    if not isinstance(epoch, str) or not 0 < len(epoch) <= EPOCH_CHARACTERS:
-        return None, None
-    if type(offset) is not int or not 0 <= offset < OFFSET_BOUND:
-        return None, None
-    known = isinstance(socket_id, str) and names.is_valid_socket_id(socket_id)
-    return interface.Position(epoch, offset), str(socket_id) if known else None
-
-
-def _rewind(value: object) -> interface.Rewind:
-    """`{"count": 20}` or `{"seconds": 60}`; what is neither is nothing back."""
-    numbers = value if isinstance(value, dict) else {}
-    count, seconds = (
-        number if type(number) is int and number > 0 else 0 for number in (numbers.get("count"), numbers.get("seconds"))
-    )
-    return interface.Rewind(min(count, OFFSET_BOUND), min(seconds, OFFSET_BOUND))
 
 
 def _frame(event: str, channel: str, data: dict[str, Any]) -> bytes:

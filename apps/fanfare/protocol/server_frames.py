@@ -57,8 +57,9 @@ def presence_subscription_succeeded(
 
 
 def cache_miss(channel: str) -> bytes:
-    """Instead of the last event of a cache channel that holds none."""
-    return orjson.dumps({"event": "pusher:cache_miss", "channel": channel, "data": "{}"})
+    """In place of the cached event of a cache channel that has none. Without `data`, so that the handler that Pusher
+    documents is called without an argument."""
+    return orjson.dumps({"event": "pusher:cache_miss", "channel": channel})
 
 
 def signin_success(user_data: str) -> bytes:

@@ -1,176 +1,165 @@
-"""Two sockets with one token: the newer one has it.
+"""Which socket owns a resume token. The newest socket does.
 
-A page has one socket, so a second one means that the first is dead and nobody has noticed, or that the token is not a
-page's own: somebody pasted it for everybody. In the first case the older socket is closed, and comes back if it was
-alive after all. In the second they would throw each other out for ever; so a token that changes hands twice within
-`SHARED_SECONDS` is given to nobody, and nobody is closed.
+A page has one socket. A second one with the same token means either that the first is dead and its end has not been
+noticed, or that the token is not a page's own, because it stands in a page that many visitors load. In the first case
+the older socket is closed with 4200; if it was not dead after all, its page comes back. In the second case the pages
+would close each other for ever, so a token that changes its owner twice within `SHARED_S` is refused to everyone, and
+no socket is closed for it.
 
-The workers tell each other through the log: `resume.taken` (this socket has the token now), `resume.evicted` (it was
-taken from a living one), `resume.shared` (it is given to nobody).
+The workers tell each other through the log: `resume.taken` (this socket owns the token now), `resume.evicted` (it was
+taken from a connected socket), `resume.shared` (it is refused from now on).
 """
 
 from __future__ import annotations
 
-import asyncio
 import collections
+import functools
 import logging
 from collections.abc import Callable
 from typing import Protocol
 
 import orjson
 
-from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
 from fanfare.hub import hub as hubs
-from fanfare.runtime import timer_wheel
+from fanfare.runtime.log_throttle import LogThrottle
+from fanfare.runtime.timer_wheel import TimerWheel
 
-logger = logging.getLogger(__name__)
-
-SHARED_SECONDS = 10.0
+SHARED_S = 10.0
+REFUSED_S = 60.0  # for so long a shared token is refused; the page may have been corrected by then
 TURN_S = 0.1  # of the wheel: how finely the times of pages that came together are spread
-REFUSED_SECONDS = 60.0  # how long a shared token gets nothing; then somebody may have mended the page
+MAX_NOTED = 10_000  # tokens whose evictions or refusals are remembered; above it the oldest are forgotten
 
 TAKEN, EVICTED, SHARED = "resume.taken", "resume.evicted", "resume.shared"
 
+_log = LogThrottle(logging.getLogger(__name__))
 
-class Holder(Protocol):
-    """A connected page."""
+
+class SessionOwner(Protocol):
+    """A connected page with a token."""
 
     socket_id: str
-    slot: set[Holder] | None  # of the timer wheel
+    slot: set[SessionOwner] | None  # of the timer wheel
 
-    def look(self) -> None:
+    def due(self) -> None:
         """The time that was set in the wheel has come."""
 
-    def keep(self) -> None:
-        """Write down its progress."""
+    def save(self) -> None:
+        """Store the page's record."""
 
     def evict(self) -> None:
-        """Keep its progress, and close it so that it comes back."""
+        """Store the record, and close the socket so that the page comes back if it is alive."""
 
-    def forget_token(self) -> None:
-        """Go on without a token."""
+    def lose_token(self) -> None:
+        """Go on without a token: several pages use it."""
 
 
 Key = tuple[str, str]  # application, token
-# When something happened to a token, or until when it holds: oldest first, and what is over leaves at the front. (A
-# plain dict would pass by all that left before.)
+# When an eviction was, or until when a refusal holds. The oldest are first and leave at the front.
 Times = collections.OrderedDict[Key, float]
 
 
 class SessionOwners:
-    """The tokens of one worker's sockets. `clock`: monotonic seconds. In the `wheel` stand the pages that have one."""
+    """The tokens of one worker's sockets. `clock`: monotonic seconds. `wheel`: of the pages that own a token."""
 
     def __init__(self, hub: hubs.Hub, clock: Callable[[], float]) -> None:
         self._hub = hub
         self._clock = clock
-        self.wheel: timer_wheel.TimerWheel[Holder] = timer_wheel.TimerWheel(
-            "resume tokens", TURN_S, lambda holder: holder.look()
-        )
-        self._holders: dict[Key, Holder] = {}
-        self._confirmed: set[Key] = set()  # whose taking has been read back from the log
-        self._evicted: Times = Times()  # when a living socket lost the token
-        self._refused: Times = Times()  # until when it is given to nobody
-        self._tasks: set[asyncio.Future[list[interface.Receipt]]] = set()
-        hub.on_control(TAKEN, self._taken)
-        hub.on_control(EVICTED, self._note_eviction)
-        hub.on_control(SHARED, self._note_shared)
-        hub.on_gap(self._keep)
+        self.wheel: TimerWheel[SessionOwner] = TimerWheel("resume tokens", TURN_S, lambda page: page.due())
+        self._owners: dict[Key, SessionOwner] = {}
+        self._confirmed: set[Key] = set()  # tokens whose `resume.taken` was read back from the log
+        self._evicted: Times = Times()
+        self._refused: Times = Times()
+        hub.on_control(TAKEN, self._on_taken)
+        hub.on_control(EVICTED, self._on_evicted)
+        hub.on_control(SHARED, self._on_shared)
+        hub.on_gap(self._save_all)
 
-    def take(self, app: str, token: str, holder: Holder) -> bool:
-        """`holder` has the token from now on. False: nobody gets this one."""
+    def take(self, app: str, token: str, page: SessionOwner) -> bool:
+        """`page` owns the token from now on. False: the token is refused, because several pages use it."""
         key = (app, token)
         if self._refused.get(key, 0.0) > self._clock():
             self._hub.count("resume.token_shared")
             return False
-        before = self._holders.get(key)
-        self._holders[key] = holder
+        before = self._owners.get(key)
+        self._owners[key] = page
         self._confirmed.discard(key)
         if before is not None:
             self._replace(key, before)
-        self._tell(TAKEN, app, {"token": token, "socket": holder.socket_id})
+        self._announce(TAKEN, app, {"token": token, "socket": page.socket_id})
         return True
 
-    def release(self, app: str, token: str, holder: Holder) -> None:
-        if self._holders.get((app, token)) is holder:
+    def release(self, app: str, token: str, page: SessionOwner) -> None:
+        if self._owners.get((app, token)) is page:
             self._drop((app, token))
 
-    def _keep(self) -> None:
-        """The log may be a new one that knows nothing of these pages. Who came back to that would pass for a page that
-        has just been opened, and not hear of its loss."""
-        for holder in self._holders.values():
-            holder.keep()
+    def _save_all(self) -> None:
+        """The log may be a new one without these records. A page that came back to that would pass for a new page, and
+        its loss would be silent."""
+        for page in list(self._owners.values()):
+            try:
+                page.save()
+            except Exception as error:  # noqa: BLE001  (of one page: the others are saved)
+                _log.error("The record of a page could not be saved", error=error)
 
     def _drop(self, key: Key) -> None:
-        del self._holders[key]
+        del self._owners[key]
         self._confirmed.discard(key)
 
-    def _replace(self, key: Key, before: Holder) -> None:
+    def _replace(self, key: Key, before: SessionOwner) -> None:
         app, token = key
-        if self._clock() - self._evicted.get(key, float("-inf")) < SHARED_SECONDS:
-            before.forget_token()
-            self._tell(SHARED, app, {"token": token})
+        if self._clock() - self._evicted.get(key, float("-inf")) < SHARED_S:
+            before.lose_token()
+            self._announce(SHARED, app, {"token": token})
             return
-        self._note_eviction(app, orjson.dumps({"token": token}))
+        self._on_evicted(app, orjson.dumps({"token": token}))
         self._hub.count("resume.evicted")
-        self._hub.flush()  # what was published before is not lost to a page that is alive after all
+        self._hub.flush()  # a page that is alive after all has what was published before
         before.evict()
-        self._tell(EVICTED, app, {"token": token})
+        self._announce(EVICTED, app, {"token": token})
 
     # -- from the log --------------------------------------------------------------------------------------------------
 
-    def _taken(self, app: str, body: bytes) -> None:
-        said = orjson.loads(body)
-        key = (app, said["token"])
-        holder = self._holders.get(key)
-        if holder is None:
+    def _on_taken(self, app: str, body: bytes) -> None:
+        fields = orjson.loads(body)
+        key = (app, fields["token"])
+        owner = self._owners.get(key)
+        if owner is None:
             return
-        if holder.socket_id == said["socket"]:
+        if owner.socket_id == fields["socket"]:
             self._confirmed.add(key)
         elif key in self._confirmed:
             self._drop(key)
-            self._replace(key, holder)
-        # Otherwise the log has our own socket's word still to come, so ours is the newer one.
+            self._replace(key, owner)
+        # Otherwise this worker's own announcement comes later in the log, so its socket is the newer one.
 
-    def _note_eviction(self, app: str, body: bytes) -> None:
+    def _on_evicted(self, app: str, body: bytes) -> None:
         now = self._clock()
-        _forget(self._evicted, now - SHARED_SECONDS)
-        _note(self._evicted, (app, orjson.loads(body)["token"]), now)
+        _note(self._evicted, (app, orjson.loads(body)["token"]), now, over=now - SHARED_S)
 
-    def _note_shared(self, app: str, body: bytes) -> None:
+    def _on_shared(self, app: str, body: bytes) -> None:
         now = self._clock()
-        _forget(self._refused, now)
         key = (app, orjson.loads(body)["token"])
-        _note(self._refused, key, now + REFUSED_SECONDS)
-        logger.warning("A resume token of application %s is used by several pages: they get no resume", app)
-        holder = self._holders.get(key)
-        if holder is not None:
+        _note(self._refused, key, now + REFUSED_S, over=now)
+        _log.warning("A resume token of application %s is used by several pages: they are not resumed", app)
+        owner = self._owners.get(key)
+        if owner is not None:
             self._drop(key)
             self._hub.count("resume.token_shared")
-            holder.forget_token()
+            owner.lose_token()
 
-    def _tell(self, command: str, app: str, body: dict[str, str]) -> None:
+    def _announce(self, command: str, app: str, body: dict[str, str]) -> None:
         publication = interface.Publication(app, command, orjson.dumps(body), interface.Kind.CONTROL)
-        try:
-            told = asyncio.ensure_future(self._hub.publish([publication]))
-        except engine_errors.EngineError as error:
-            logger.warning("%s could not be told: %s", command, error)
-            return
-        self._tasks.add(told)
-        told.add_done_callback(self._told)
+        self._hub.post(publication, functools.partial(self._not_announced, command))
 
-    def _told(self, told: asyncio.Future[list[interface.Receipt]]) -> None:
-        self._tasks.discard(told)
-        if not told.cancelled() and isinstance(told.exception(), engine_errors.EngineError):
-            # The older socket stays until it is found dead: more may be sent twice, nothing is lost.
-            logger.warning("Another worker could not be told of a token: %s", told.exception())
+    def _not_announced(self, command: str, why: str) -> None:
+        """The older socket stays until it is found dead: events may come twice, and none is lost."""
+        _log.warning("%s could not be announced: %s", command, why)
 
 
-def _note(times: Times, key: Key, when: float) -> None:
-    times[key] = when
-    times.move_to_end(key)
-
-
-def _forget(times: Times, before: float) -> None:
-    while times and next(iter(times.values())) < before:
+def _note(times: Times, key: Key, when: float, *, over: float) -> None:
+    """`over`: entries before this time are of no use any more."""
+    times.pop(key, None)
+    while times and (next(iter(times.values())) < over or len(times) >= MAX_NOTED):
         times.popitem(last=False)
+    times[key] = when

@@ -1,107 +1,208 @@
-"""A protocol and its connection at the hub: does what the one wants with the other."""
+"""The session of one WebSocket client: the state machine, and the connection at the hub, which it owns."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Final
 
+from fanfare.applications import registry as registries
 from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
-from fanfare.hub import connections, history_pages
+from fanfare.hub import connections, history_pages, writers
 from fanfare.hub import hub as hubs
-from fanfare.protocol import effects, page_sessions, recovery, refusal_log, server_frames, state_machine
+from fanfare.protocol import (
+    ack_tracker,
+    effects,
+    handshake,
+    messages,
+    page_sessions,
+    recovery,
+    server_frames,
+    session_owners,
+    state_machine,
+)
+from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.sockets import frames as sockets
 
 logger = logging.getLogger(__name__)
 
-# A ping as the vendor's clients write it: of an idle connection it is all that ever comes. Before the connection is
-# open it has to wait, for nothing may come before the greeting.
-READY_ANSWERS = {b'{"event":"pusher:ping","data":{}}': sockets.text(server_frames.PONG)}
+# Of a whole worker: a thousand clients with an old key come back every second.
+REFUSALS_LOGGED_PER_SECOND: Final = 10
+_refusal_log = LogThrottle(logger, 1.0, burst=REFUSALS_LOGGED_PER_SECOND)
+
+# The ping of the vendor's clients, and its answer: an idle connection sends nothing else. It is answered without the
+# session once the connection is open; before, no frame may come before the greeting.
+READY_ANSWERS: Final = {b'{"event":"pusher:ping","data":{}}': sockets.text(server_frames.PONG)}
+
+
+def note_refusal(hub: hubs.Hub, code: int, message: str, address: str) -> None:
+    """Count and log a connection that was refused or closed. `code`: the close code. `message` is printable."""
+    hub.count(f"pusher.refused.{code}")
+    _refusal_log.info("Connection from %s refused with %d: %s", address or "an unknown address", code, message)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """`activity_timeout`: seconds of silence after which a client pings; 120 as Pusher's, less behind a proxy that cuts
+    idle connections. `max_subscriptions` and `max_pending_bytes` (of frames that wait for an answer): per connection.
+    """
+
+    activity_timeout: int = 120
+    max_subscriptions: int = state_machine.MAX_SUBSCRIPTIONS
+    max_pending_bytes: int = messages.MAX_PENDING_BYTES
+    resume: page_sessions.Options = field(default_factory=page_sessions.Options)
 
 
 class Session:
-    """One connected client, from the accepted handshake to the end. `address` is for the log."""
+    """One client, from its accepted handshake to its end. `owners`: of the resume tokens; without it no page is
+    resumed."""
 
-    __slots__ = (
-        "_address",
-        "_authorization_timer",
-        "_connection",
-        "_hub",
-        "_protocol",
-        "_reading",
-        "_resume",
-        "answers",
-    )
+    __slots__ = ("_authorization_timer", "_connection", "_history", "_hub", "_machine", "_page", "answers")
 
     def __init__(
         self,
         hub: hubs.Hub,
-        connection: hubs.Connection,
-        machine: state_machine.StateMachine,
-        address: str,
-        resume: page_sessions.PageSession | None = None,
+        registry: registries.Registry,
+        writer: writers.Writer,
+        accepted: handshake.Handshake,
+        *,
+        options: Options,
+        owners: session_owners.SessionOwners | None = None,
     ) -> None:
         self.answers: Mapping[bytes, bytes] = {}  # see fanfare.sockets.protocol.Listener
-        self._resume = resume
-        self._reading: asyncio.Task[None] | None = None  # of a page of history: one at a time
         self._hub = hub
-        self._connection = connection
-        self._protocol = machine
-        self._address = address
+        self._history: asyncio.Task[None] | None = None  # the read of a page of history: one at a time
         self._authorization_timer: asyncio.TimerHandle | None = None
+        self._connection = hubs.Connection(
+            accepted.application.id,
+            handshake.new_socket_id(),
+            writer,
+            self,
+            context=accepted.client,
+            close_frame=server_frames.error,
+            with_offsets=accepted.with_offsets,
+        )
+        self._machine = state_machine.StateMachine(
+            registry,
+            accepted.application,
+            self._connection.socket_id,
+            self._connection.subscriptions,
+            activity_timeout=options.activity_timeout,
+            clock=time.monotonic,
+            wall_clock=time.time,
+            window=options.resume.window if accepted.with_offsets else None,
+            tracker=self._tracker,
+            max_subscriptions=options.max_subscriptions,
+            max_pending_bytes=options.max_pending_bytes,
+        )
+        self._page: page_sessions.PageSession | None = None
+        if accepted.token is not None and owners is not None:
+            self._page = page_sessions.PageSession(
+                hub,
+                owners,
+                self._connection,
+                accepted.token,
+                origin=accepted.origin,
+                options=options.resume,
+                keeps_history=self._machine.keeps_history,
+                max_channels=options.max_subscriptions,
+            )
+
+    # -- the beginning and the end -------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Take a place at the hub, and tell the client as soon as there is one."""
+        """Connect at the hub, and greet the client as soon as it is admitted."""
         self._hub.connect(self._connection)
-        if self._resume is None:
+        if self._page is None:
             self._admit()
         else:
-            self._resume.begin(self._looked_up)
-
-    def _looked_up(self) -> None:
-        if self._resume is not None:
-            self._protocol.resumption = self._resume.resumption
-        self._admit()
+            self._page.begin(self._admit)
 
     def _admit(self) -> None:
-        limit = self._protocol.application.limits.max_connections
+        limit = self._machine.application.limits.max_connections
         if limit is None:
             self._established()
         else:
-            self._hub.admit(self._connection, limit, self._admitted)
+            self._hub.admit(self._connection, limit)
 
     def _established(self) -> None:
-        self._do(self._protocol.established())
+        self._do(self._machine.established())
         self.answers = READY_ANSWERS
 
-    def received(self, text: str) -> None:
-        if not self._connection.closing:
-            self._do(self._protocol.received(text))
-
-    def received_binary(self) -> None:
-        if not self._connection.closing:
-            self._do(self._protocol.received_binary())
-
     def close(self, code: int, message: str) -> None:
-        """Say why in a `pusher:error`, and close the WebSocket."""
+        """Send the reason as `pusher:error`, and close the WebSocket."""
         if not self._connection.closing:
-            refusal_log.note(self._hub, code, message, self._address)
+            note_refusal(self._hub, code, message, self._connection.context.address)
             self._connection.close(code, message)
 
     def end(self) -> None:
-        """The server below says that the client is gone."""
-        # After a close of our own it says so at once, whether or not the client reads. The hub has forgotten such a
-        # connection already, and must go on watching its transport: told of its end it would let a stalled one stay.
+        """The server below reports that the client is gone."""
+        # After a close of our own it reports that at once, whether or not the client reads. The hub has forgotten such
+        # a connection already, and must go on watching its transport, which a stalled client would keep open.
         if not self._connection.closing:
             self._hub.disconnect(self._connection)
         self._stop_authorization_timer()
-        if self._resume is not None:
-            self._resume.end()
-        if self._reading is not None:
-            self._reading.cancel()
+        if self._page is not None:
+            self._page.end()
+        if self._history is not None:
+            self._history.cancel()
+
+    def _tracker(self) -> ack_tracker.AckTracker | None:
+        return None if self._page is None else self._page.tracker
+
+    # -- frames of the client ------------------------------------------------------------------------------------------
+
+    def received(self, text: str) -> None:
+        if not self._connection.closing:
+            self._do(self._machine.received(text))
+
+    def received_binary(self) -> None:
+        if not self._connection.closing:
+            self._do(self._machine.received_binary())
+
+    # -- calls of the hub (fanfare.hub.connections.Owner) --------------------------------------------------------------
+
+    def admitted(self, answer: interface.SubscribeResult | interface.Refused) -> None:
+        if isinstance(answer, interface.Refused):
+            self._do(self._machine.not_admitted(answer))
+        else:
+            self._established()
+
+    def signed_in(self, answer: interface.SubscribeResult | interface.Refused) -> None:
+        done = self._machine.signed_in(answer)
+        user = self._machine.user
+        if self._page is not None and user is not None:
+            self._page.signed_in(user.user_id)
+        self._do(done)
+
+    def subscribed(self, subscription: connections.Subscription, answer: interface.SubscribeResult) -> None:
+        self._do(self._machine.subscribed(subscription, answer))
+        if self._page is not None:
+            self._page.subscribed(subscription, answer.replayed)
+
+    def refreshed(
+        self, subscription: connections.Subscription, answer: interface.SubscribeResult, request: recovery.Asked
+    ) -> None:
+        self._do(self._machine.refreshed(subscription, answer, request))
+
+    def refused(self, subscription: connections.Subscription, refusal: interface.Refused) -> None:
+        self._do(self._machine.refused(subscription, refusal))
+
+    def recovery_failed(self, subscription: connections.Subscription, reason: str, cached: bytes | None) -> None:
+        self._do(self._machine.recovery_failed(subscription, reason, cached))
+        if self._page is not None:
+            self._page.recovery_failed(subscription)
+
+    def event_sent(self, subscription: connections.Subscription) -> None:
+        if self._page is not None:
+            self._page.event_sent(subscription)
+
+    # -- effects -------------------------------------------------------------------------------------------------------
 
     def _do(self, wanted: Sequence[effects.Effect]) -> None:
         for effect in wanted:
@@ -109,6 +210,9 @@ class Session:
 
     def _send(self, effect: effects.Send) -> None:
         self._connection.send(effect.body)
+
+    def _receive(self, effect: effects.Receive) -> None:
+        self.received(effect.text)
 
     def _close(self, effect: effects.Close) -> None:
         self.close(effect.code, effect.message)
@@ -118,35 +222,33 @@ class Session:
         if effect.detail:
             logger.debug("%s: %s: %s", self._connection.socket_id, effect.name, effect.detail)
 
-    def _sign_in(self, effect: effects.SignIn) -> None:
-        self._hub.sign_in(self._connection, effect.user_id, self._signed_in, watchlist=effect.watchlist)
-
-    def _unsubscribe(self, effect: effects.Unsubscribe) -> None:
-        self._hub.unsubscribe(self._connection, effect.channel)
-        if self._resume is not None:
-            self._resume.left(effect.channel)
-
-    def _ponged(self, _: effects.Ponged) -> None:
-        if self._resume is not None:
-            self._resume.ponged()
+    def _log(self, effect: effects.Log) -> None:
+        address = self._connection.context.address or "an unknown address"
+        _refusal_log.info("Socket %s from %s: %s", self._connection.socket_id, address, effect.message)
 
     def _subscribe(self, effect: effects.Subscribe) -> None:
-        past = None
-        if effect.history is not None:
-            lost = functools.partial(self._replay_lost, effect.channel)
-            past = connections.Past(effect.history, frozenset(effect.sent_as), lost)
         self._hub.subscribe(
             self._connection,
             effect.channel,
-            functools.partial(self._answered, effect.channel, effect.history),
             member=effect.member,
             member_limit=effect.member_limit,
             cached=effect.cached,
             announce=effect.announce,
-            past=past,
+            recovery=effect.asked.recovery,
+            request=effect.asked,
         )
 
-    # -- the authorization timer ---------------------------------------------------------------------------------------
+    def _unsubscribe(self, effect: effects.Unsubscribe) -> None:
+        self._hub.unsubscribe(self._connection, effect.channel)
+        if self._page is not None:
+            self._page.left(effect.channel)
+
+    def _ponged(self, _: effects.Ponged) -> None:
+        if self._page is not None:
+            self._page.ponged()
+
+    def _sign_in(self, effect: effects.SignIn) -> None:
+        self._hub.sign_in(self._connection, effect.user_id, watchlist=effect.watchlist)
 
     def _start_authorization_timer(self, effect: effects.StartAuthorizationTimer) -> None:
         loop = asyncio.get_running_loop()
@@ -154,77 +256,15 @@ class Session:
 
     def _not_authorized_in_time(self) -> None:
         self._authorization_timer = None
-        self._do(self._protocol.not_authorized_in_time())
+        self._do(self._machine.not_authorized_in_time())
 
     def _stop_authorization_timer(self, _: effects.StopAuthorizationTimer | None = None) -> None:
         if self._authorization_timer is not None:
             self._authorization_timer.cancel()
             self._authorization_timer = None
 
-    # -- what the hub answers ------------------------------------------------------------------------------------------
-
-    def _admitted(self, outcome: interface.SubscribeResult | interface.Refused) -> None:
-        if isinstance(outcome, interface.Refused):
-            self._do(self._protocol.not_admitted(outcome))
-        else:
-            self._established()
-
-    def _answered(
-        self,
-        channel: str,
-        past: interface.RecoveryRequest | None,
-        outcome: interface.SubscribeResult | interface.Refused,
-    ) -> None:
-        if isinstance(outcome, interface.Refused):
-            self._do(self._protocol.refused(channel, outcome))
-            return
-        self._do(self._protocol.subscribed(channel, outcome))
-        if self._resume is None:
-            return
-        self._resume.tell(channel)
-        if past is not None:
-            self._resume.answered(channel, outcome.replayed, past.after)
-
-    def _replay_lost(self, channel: str, reason: str) -> None:
-        position = self._hub.position(self._connection, channel)
-        self._do(self._protocol.replay_lost(channel, position, reason))
-        if self._resume is not None:
-            self._resume.lost(channel)
-
-    # -- history -------------------------------------------------------------------------------------------------------
-
-    def _read_history(self, effect: effects.ReadHistory) -> None:
-        if self._reading is None or self._reading.done():
-            self._reading = asyncio.get_running_loop().create_task(self._send_history(effect))
-        else:
-            message = "Another page of history is being read: wait for it"
-            self._connection.send(recovery.no_history(effect.channel, effect.rid, message))
-
-    async def _send_history(self, effect: effects.ReadHistory) -> None:
-        wanted = history_pages.Range(before=effect.before, limit=effect.limit)
-        try:
-            page = await history_pages.read(self._hub.engine, self._connection.app, effect.channel, wanted)
-        except engine_errors.EngineError as error:
-            message = f"The history cannot be read: {error}"
-            self._connection.send(recovery.no_history(effect.channel, effect.rid, message))
-            return
-        if page.reason is not None:
-            self._connection.send(recovery.no_history(effect.channel, effect.rid, page.reason))
-        else:
-            self._connection.send(recovery.history(effect.channel, effect.rid, page))
-
-    # -- users ---------------------------------------------------------------------------------------------------------
-
-    def _signed_in(self, outcome: interface.SubscribeResult | interface.Refused) -> None:
-        if isinstance(outcome, interface.Refused):
-            self._do(self._protocol.not_signed_in(outcome))
-        else:
-            self._do(self._protocol.signed_in(outcome))
-
-    # -- client events -------------------------------------------------------------------------------------------------
-
     def _publish(self, effect: effects.PublishClientEvent) -> None:
-        """Nobody waits: the client's next frame is read while the engine writes, and the log keeps their order."""
+        """The client's next frame is read while the engine writes; the log keeps the order of both."""
         self._hub.count("pusher.client_events")
         publication = interface.Publication(
             self._connection.app,
@@ -238,13 +278,35 @@ class Session:
         self._hub.post(publication, functools.partial(self._not_published, effect))
 
     def _not_published(self, effect: effects.PublishClientEvent, why: str) -> None:
-        self._do(self._protocol.not_published(effect, why))
+        self._do(self._machine.not_published(effect, why))
+
+    def _read_history(self, effect: effects.ReadHistory) -> None:
+        if self._history is None or self._history.done():
+            self._history = self._hub.supervisor.spawn("read of history", self._send_history(effect))
+        else:
+            message = "Another page of history is being read: wait for it"
+            self._connection.send(recovery.history_refused(effect.channel, effect.rid, message))
+
+    async def _send_history(self, effect: effects.ReadHistory) -> None:
+        wanted = history_pages.Range(before=effect.before, limit=effect.limit)
+        try:
+            page = await history_pages.read(self._hub.engine, self._connection.app, effect.channel, wanted)
+        except engine_errors.EngineError as error:
+            message = f"The history cannot be read: {error}"
+            self._connection.send(recovery.history_refused(effect.channel, effect.rid, message))
+            return
+        if page.reason is not None:
+            self._connection.send(recovery.history_refused(effect.channel, effect.rid, page.reason))
+        else:
+            self._connection.send(recovery.history_page(effect.channel, effect.rid, page))
 
 
-_DO: dict[type, Callable[[Session, Any], None]] = {
+_DO: Final[dict[type, Callable[[Session, Any], None]]] = {
     effects.Send: Session._send,
+    effects.Receive: Session._receive,
     effects.Close: Session._close,
     effects.Count: Session._count,
+    effects.Log: Session._log,
     effects.Subscribe: Session._subscribe,
     effects.Unsubscribe: Session._unsubscribe,
     effects.SignIn: Session._sign_in,

@@ -1,40 +1,40 @@
-"""One connection's side of the Pusher Channels protocol, version 7: a state machine.
+"""The Pusher Channels protocol, version 7, of one connection: a state machine without I/O.
 
-A frame or an outcome goes in, effects come out, and the shell does them in their order
-(`fanfare.protocol.sessions`). There is no I/O here and no waiting. What it has to know is what it was told.
+A frame or an answer of the hub goes in, effects come out, and the session does them in their order
+(`fanfare.protocol.sessions`). The state of the subscriptions is the hub's: it is read here and changed by effects.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from fanfare.applications import registry
 from fanfare.engine import interface
+from fanfare.hub import connections, event_frames
 from fanfare.protocol import (
     ack_tracker,
     authorization,
     client_events,
     effects,
-    identities,
     messages,
     names,
-    pending_frames,
     recovery,
     refusals,
     server_frames,
-    subscriptions,
-    users,
+    sign_in,
 )
 from fanfare.runtime import token_bucket
 
-# A program that sends what is not the protocol mostly does so in a loop, and its tenth answer in a second tells its
-# developer nothing that the first did not. Answers to messages of the protocol are not bounded: each of them refuses
-# something in particular.
+# Answers per second to frames that are no message of the protocol. A program that sends them mostly does so in a loop,
+# and the tenth answer tells its developer no more than the first. Answers to messages of the protocol are not limited:
+# each of them refuses something in particular.
 ERRORS_PER_SECOND: Final = 10
 
-# Of entries in one answer to pusher:history; a page shows fewer at a time.
+MAX_SUBSCRIPTIONS: Final = 1_000  # the default for one connection; each costs about 1 kB of memory
+
+# Events in one answer to pusher:history.
 HISTORY_LIMIT: Final = 100
 DEFAULT_HISTORY_LIMIT: Final = 50
 
@@ -44,19 +44,21 @@ _PONGED: Final[effects.Effects] = (effects.Ponged(),)
 
 
 class _State(enum.Enum):
-    OPENING = enum.auto()  # connection_established was not sent: nothing else may be the first frame
+    OPENING = enum.auto()  # connection_established was not sent; no other frame may be the first
     OPEN = enum.auto()
     CLOSED = enum.auto()
 
 
 class StateMachine:
-    """`activity_timeout` in seconds; `clock` in seconds, never going back; `wall_clock` gives Unix time.
+    """`subscriptions`: the hub's, by channel. `clock`: monotonic seconds. `wall_clock`: Unix time.
 
-    The application is looked up for each frame that needs it, so that changed limits, a rotated secret or client events
-    switched off hold for the next frame of every live connection; it costs one dictionary lookup. One that was deleted
-    stays as it last was: its connections are about to be closed.
+    The application is looked up for each frame that needs it, so changed limits, a rotated secret or client events that
+    were switched off hold for the next frame of every connection; a lookup is one access of a dictionary. A deleted
+    application stays as it last was: its connections are about to be closed.
 
-    `window`: seconds that a client may be away, for one that asked for the positions of events; None for the others.
+    `activity_timeout`: seconds of silence after which the client pings. `window`: seconds that a client may be away,
+    for one that asked for positions; None for the others. `tracker`: of a page with a resume token.
+    `max_subscriptions` and `max_pending_bytes`: of this connection.
     """
 
     __slots__ = (
@@ -67,13 +69,16 @@ class StateMachine:
         "_clock",
         "_early",
         "_error_tokens",
+        "_full",
         "_identity",
+        "_max_pending_bytes",
+        "_max_subscriptions",
         "_state",
         "_subscriptions",
         "_timer_runs",
+        "_tracker",
         "_wall_clock",
         "_window",
-        "resumption",
         "socket_id",
     )
 
@@ -82,26 +87,33 @@ class StateMachine:
         applications: registry.Registry,
         application: registry.Application,
         socket_id: str,
+        subscriptions: Mapping[str, connections.Subscription],
         *,
         activity_timeout: int,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
         window: int | None = None,
+        tracker: Callable[[], ack_tracker.AckTracker | None] = lambda: None,
+        max_subscriptions: int = MAX_SUBSCRIPTIONS,
+        max_pending_bytes: int = messages.MAX_PENDING_BYTES,
     ) -> None:
-        self._window = window
-        self.resumption: ack_tracker.AckTracker | None = None  # of a page that came with a token
         self.socket_id = socket_id
         self._applications = applications
         self._application = application
+        self._subscriptions = subscriptions
         self._activity_timeout = activity_timeout
         self._clock = clock
         self._wall_clock = wall_clock
+        self._window = window
+        self._tracker = tracker
+        self._max_subscriptions = max_subscriptions
+        self._max_pending_bytes = max_pending_bytes
         self._state = _State.OPENING
-        self._subscriptions = subscriptions.Subscriptions()
-        self._timer_runs = False  # the application gave it a time to say who it is, and it has not
+        self._timer_runs = False  # the client has not authorized itself, and the application gave it a time to do so
+        self._full = False  # a subscribe was refused because of max_subscriptions
         # Most connections never need these.
-        self._early: pending_frames.PendingFrames | None = None  # what came before the connection was open
-        self._identity: identities.Identity | None = None
+        self._early: messages.PendingFrames | None = None  # frames that came before the connection was open
+        self._identity: sign_in.Identity | None = None
         self._client_event_tokens: token_bucket.TokenBucket | None = None
         self._error_tokens: token_bucket.TokenBucket | None = None
 
@@ -113,24 +125,20 @@ class StateMachine:
 
     @property
     def user(self) -> interface.Member | None:
-        """As whom the connection is signed in."""
+        """The user that the connection is signed in as."""
         return None if self._identity is None else self._identity.user
 
     def keeps_history(self, channel: str) -> bool:
         return self.application.rules.of(channel) is not None
 
-    def channels(self) -> dict[str, subscriptions.State]:
-        """A copy, for looking inside."""
-        return self._subscriptions.states()
-
-    # -- the connection's life -----------------------------------------------------------------------------------------
+    # -- opening and closing -------------------------------------------------------------------------------------------
 
     def established(self) -> effects.Effects:
-        """There is room for it: the client is told, and what it sent meanwhile is answered."""
+        """The connection is admitted: greet the client, and answer the frames that came meanwhile."""
         if self._state is not _State.OPENING:
             return effects.NOTHING
         self._state = _State.OPEN
-        wanted: list[effects.Effect] = [
+        done: list[effects.Effect] = [
             effects.Send(
                 server_frames.connection_established(self.socket_id, self._activity_timeout, window=self._window)
             )
@@ -138,12 +146,12 @@ class StateMachine:
         seconds = self.application.authorization_timeout
         if seconds is not None:
             self._timer_runs = True
-            wanted.append(effects.StartAuthorizationTimer(seconds))
+            done.append(effects.StartAuthorizationTimer(seconds))
         early, self._early = self._early or (), None
-        return [*wanted, *self._answer_held(early)]
+        return [*done, *[effects.Receive(text) for text in early]]
 
     def not_admitted(self, refusal: interface.Refused) -> effects.Effects:
-        """There is no room for it. With this code clients come back after a second; 4004 keeps them away for good."""
+        """There is no room for the connection. After 4100 clients come back after 1 s; after 4004 they never do."""
         if refusal.limit is not None and refusal.actual is not None:
             message = f"The application has {refusal.actual} connections; {refusal.limit} are allowed"
         else:
@@ -155,12 +163,12 @@ class StateMachine:
         if not self._timer_runs:
             return effects.NOTHING
         self._timer_runs = False
-        if self.application.authorization_timeout is None:  # it does not want to know any more
+        if self.application.authorization_timeout is None:  # it was switched off meanwhile
             return effects.NOTHING
         return self._close(refusals.UNAUTHORIZED, "Connection not authorized within timeout")
 
     def _authorized(self) -> effects.Effects:
-        """The application's server vouched for this client; whether the hub has room for it does not matter here."""
+        """The application's server vouched for this client, whatever the hub answers."""
         if not self._timer_runs:
             return effects.NOTHING
         self._timer_runs = False
@@ -171,45 +179,39 @@ class StateMachine:
         self._early = self._identity = None
         return (effects.Close(code, message),)
 
-    # -- from the client -----------------------------------------------------------------------------------------------
+    # -- frames of the client ------------------------------------------------------------------------------------------
 
     def received(self, text: str) -> effects.Effects:
         """A text frame came. Never raises."""
         try:
             if self._state is not _State.OPEN:
                 return self._received_early(text) if self._state is _State.OPENING else effects.NOTHING
-            return self._read(text)
+            message = messages.parse(text)
+            if self._identity is not None and self._identity.must_wait(message):
+                self._identity.hold(text, message)
+                return effects.NOTHING
+            return self._answer(message)
         except refusals.BadFrame as error:
-            return self._complain(error)
+            return self._bad_frame(error)
         except refusals.ClientEventRejected as rejection:
             return (
                 effects.Send(server_frames.error(rejection.code, rejection.message)),
                 effects.Count(f"pusher.client_event_rejected.{rejection.reason}", rejection.message),
             )
         except refusals.TooManyPendingFrames as error:
-            return self._close(refusals.OVER_CAPACITY, error.message)
-
-    def _read(self, text: str) -> effects.Effects:
-        message = messages.parse(text)
-        if self._identity is not None and self._identity.awaited_by(message):
-            self._identity.hold(text, message)
-            return effects.NOTHING
-        return self._answer(message)
+            return [effects.Count("pusher.pending_frames_full"), *self._close(refusals.OVER_CAPACITY, error.message)]
 
     def received_binary(self) -> effects.Effects:
         """A binary frame came."""
         if self._state is not _State.OPEN:
             return (effects.Count("pusher.error.binary"),)
-        return self._complain(refusals.BadFrame("Binary frames are not supported: send JSON as text", reason="binary"))
+        return self._bad_frame(refusals.BadFrame("Binary frames are not supported: send JSON as text", reason="binary"))
 
     def _received_early(self, text: str) -> effects.Effects:
         if self._early is None:
-            self._early = pending_frames.PendingFrames()
+            self._early = messages.PendingFrames(self._max_pending_bytes)
         self._early.add(text)
         return effects.NOTHING
-
-    def _answer_held(self, texts: Iterable[str]) -> effects.Effects:
-        return [effect for text in texts for effect in self.received(text)]
 
     def _answer(self, message: messages.Message) -> effects.Effects:
         answer = _ANSWERS.get(message.event)
@@ -225,9 +227,9 @@ class StateMachine:
         return _PONG
 
     def _pong(self, _: messages.Message) -> effects.Effects:
-        return effects.NOTHING if self.resumption is None else _PONGED
+        return effects.NOTHING if self._tracker() is None else _PONGED
 
-    def _complain(self, error: refusals.BadFrame) -> effects.Effects:
+    def _bad_frame(self, error: refusals.BadFrame) -> effects.Effects:
         count = effects.Count(f"pusher.error.{error.reason}", error.message)
         now = self._clock()
         if self._error_tokens is None:
@@ -236,7 +238,7 @@ class StateMachine:
             return (count, effects.Count("pusher.error.rate_limited"))
         return (effects.Send(server_frames.error(None, error.message)), count)
 
-    # -- subscriptions -------------------------------------------------------------------------------------------------
+    # -- subscribing ---------------------------------------------------------------------------------------------------
 
     def _subscribe(self, message: messages.Message) -> effects.Effects:
         channel, data = messages.channel(message)
@@ -245,63 +247,117 @@ class StateMachine:
             member = authorization.authorize(
                 application, self.socket_id, channel, data, user=self.user, now=self._wall_clock()
             )
-            joined = self._subscriptions.join(
-                channel,
-                member,
-                member_limit=application.limits.max_presence_members,
-                announce=application.subscription_counts,
-                past=recovery.wanted(
-                    application.rules.of(channel),
-                    data,
-                    channel,
-                    told=self._window is not None,
-                    resumed=self.resumption,
-                ),
-            )
+            subscription = self._subscriptions.get(channel)
+            if subscription is not None:
+                _check_member(channel, member, subscription.member)
+            elif len(self._subscriptions) >= self._max_subscriptions:
+                return self._too_many_subscriptions(channel)
         except refusals.SubscriptionRefused as refusal:
-            return subscriptions.refuse(channel, refusal)
+            return _refuse(channel, refusal)
+        subscribe = effects.Subscribe(
+            channel,
+            member,
+            application.limits.max_presence_members if member is not None else None,
+            cached=names.is_cache(channel),
+            # The members of a presence channel are known by their names.
+            announce=application.subscription_counts and member is None,
+            asked=recovery.asked(
+                application.rules.of(channel),
+                data,
+                channel,
+                with_offsets=self._window is not None,
+                tracker=self._tracker(),
+            ),
+        )
         if names.type_of(channel) is names.Type.PUBLIC:
-            return joined
-        return [*self._authorized(), *joined]
+            return (subscribe,)
+        return [*self._authorized(), subscribe]
+
+    def _too_many_subscriptions(self, channel: str) -> effects.Effects:
+        limit = self._max_subscriptions
+        message = f"The connection has {len(self._subscriptions)} subscriptions; {limit} are allowed"
+        refused = _refuse(
+            channel, refusals.LimitReached(message, code=refusals.OVER_CAPACITY, reason="too_many_subscriptions")
+        )
+        if self._full:
+            return refused
+        self._full = True
+        return [*refused, effects.Log(message)]
 
     def _unsubscribe(self, message: messages.Message) -> effects.Effects:
         channel, _ = messages.channel(message)
         if self._identity is not None:
             self._identity.unsubscribed(channel)
-        return self._subscriptions.leave(channel)
+        return (effects.Unsubscribe(channel),) if channel in self._subscriptions else effects.NOTHING
 
-    def replay_lost(self, channel: str, position: interface.Position | None, reason: str) -> effects.Effects:
-        """A replay that the hub had begun cannot be finished; the present follows all the same."""
-        return self._subscriptions.replay_lost(channel, position, reason)
+    # -- answers of the hub --------------------------------------------------------------------------------------------
+
+    def subscribed(self, subscription: connections.Subscription, answer: interface.SubscribeResult) -> effects.Effects:
+        """The answer to the first subscribe. What is sent now comes before every event that follows."""
+        asked, result = subscription.request, answer.replayed
+        stream = recovery.stream(asked, result) if asked.with_stream else None
+        reason = asked.reason or (result.reason if result is not None else None)
+        brings_state = asked.recovery is not None and result is not None and asked.recovery.brings_state(result)
+        done = _answer_frames(subscription, answer, stream, with_state=not brings_state)
+        if asked.recovering and reason is not None:
+            if stream is None:
+                done.append(effects.Send(recovery.resume_failed(subscription.channel.name, reason)))
+            done.append(effects.Count(f"resume.failed.{reason}"))
+        return done
+
+    def refreshed(
+        self, subscription: connections.Subscription, answer: interface.SubscribeResult, asked: recovery.Asked
+    ) -> effects.Effects:
+        """The answer to a repeated subscribe. One that catches up gets the newest state with its recovery."""
+        stream = recovery.repeated_stream(asked, subscription) if asked.with_stream else None
+        live = subscription.state is connections.State.LIVE
+        return _answer_frames(subscription, answer, stream, with_state=live)
+
+    def refused(self, subscription: connections.Subscription, refusal: interface.Refused) -> effects.Effects:
+        """The hub did not subscribe the connection, or could not answer a repeated subscribe."""
+        channel = subscription.channel.name
+        if subscription.state is connections.State.LEFT:
+            return _refuse(channel, _in_protocol_terms(channel, refusal))
+        message = f"The channel {channel} cannot be read now: {refusal.message}"
+        return (effects.Send(server_frames.error(None, message)), effects.Count("pusher.refresh_failed", message))
+
+    def recovery_failed(
+        self, subscription: connections.Subscription, reason: str, cached: bytes | None
+    ) -> effects.Effects:
+        """A recovery that had begun broke off; events follow all the same. `cached`: the state of a cache channel."""
+        channel = subscription.channel.name
+        if subscription.request.with_stream:
+            frame = recovery.stream_reset(channel, subscription.position, reason)
+        else:
+            frame = recovery.resume_failed(channel, reason)
+        done: list[effects.Effect] = [effects.Send(frame), effects.Count(f"resume.failed.{reason}")]
+        if cached is not None:
+            done.append(effects.Send(cached))
+        return done
+
+    # -- history -------------------------------------------------------------------------------------------------------
 
     def _history(self, message: messages.Message) -> effects.Effects:
         channel, data = messages.channel(message)
         limit, rid = data.get("limit"), data.get("rid")
         rid = rid if isinstance(rid, str | int) else None
-        if self._subscriptions.live(channel) is None:
-            return _no_history(channel, rid, "The history of a channel is for its subscribers", "not_subscribed")
+        subscription = self._subscriptions.get(channel)
+        if subscription is None or subscription.state is connections.State.ATTACHING:
+            return _history_refused(channel, rid, "Only a channel's subscribers may read its history", "not_subscribed")
         if not self.keeps_history(channel):
-            return _no_history(channel, rid, "This channel keeps no history", "not_enabled")
+            return _history_refused(channel, rid, "This channel keeps no history", recovery.NOT_ENABLED)
         limit = limit if type(limit) is int and 0 < limit <= HISTORY_LIMIT else DEFAULT_HISTORY_LIMIT
-        return (effects.ReadHistory(channel, recovery.position_of(data.get("before")), limit, rid),)
-
-    def subscribed(self, channel: str, attached: interface.SubscribeResult) -> effects.Effects:
-        """The hub did what `Subscribe` asked."""
-        return self._subscriptions.subscribed(channel, attached)
-
-    def refused(self, channel: str, refusal: interface.Refused) -> effects.Effects:
-        """The hub did not do what `Subscribe` asked."""
-        return self._subscriptions.refused(channel, refusal)
+        return (effects.ReadHistory(channel, recovery.position(data.get("before")), limit, rid),)
 
     # -- users ---------------------------------------------------------------------------------------------------------
 
     def _sign_in(self, message: messages.Message) -> effects.Effects:
         application = self.application
         try:
-            sign_in = users.authenticate(application, self.socket_id, messages.data(message), self._wall_clock())
+            claim = sign_in.authenticate(application, self.socket_id, messages.data(message), self._wall_clock())
             if self._identity is None:
-                self._identity = identities.Identity()
-            claimed = self._identity.claim(sign_in)
+                self._identity = sign_in.Identity(self._max_pending_bytes)
+            claimed = self._identity.claim(claim)
         except refusals.SignInRefused as refusal:
             count = effects.Count(f"pusher.sign_in_refused.{refusal.reason}", refusal.message)
             if application.authorization_timeout is not None and self.user is None:
@@ -309,17 +365,13 @@ class StateMachine:
             return (effects.Send(server_frames.error(refusals.UNAUTHORIZED, refusal.message)), count)
         return [*self._authorized(), *claimed]
 
-    def signed_in(self, attached: interface.SubscribeResult) -> effects.Effects:
-        """The hub did what `SignIn` asked."""
+    def signed_in(self, answer: interface.SubscribeResult | interface.Refused) -> effects.Effects:
+        """The hub's answer to `SignIn`."""
         if self._identity is None:
             return effects.NOTHING
-        return [*self._identity.signed_in(attached), *self._answer_held(self._identity.release())]
-
-    def not_signed_in(self, refusal: interface.Refused) -> effects.Effects:
-        """The hub did not do what `SignIn` asked."""
-        if self._identity is None:
-            return effects.NOTHING
-        return [*self._identity.refused(refusal), *self._answer_held(self._identity.release())]
+        if isinstance(answer, interface.Refused):
+            return self._identity.refused(answer)
+        return self._identity.signed_in(answer)
 
     # -- client events -------------------------------------------------------------------------------------------------
 
@@ -337,7 +389,7 @@ class StateMachine:
         return self._client_event_tokens.take(limits.client_events_per_second, limits.client_events_burst, now)
 
     def not_published(self, publication: effects.PublishClientEvent, message: str) -> effects.Effects:
-        """The engine did not take a client event: its sender is told, for nobody else knows of it."""
+        """The engine did not take a client event."""
         event = refusals.quoted(publication.event)
         text = f'Client event "{event}" on channel "{publication.channel}" was lost: {message}'
         return (
@@ -346,9 +398,64 @@ class StateMachine:
         )
 
 
-def _no_history(channel: str, rid: str | int | None, message: str, reason: str) -> effects.Effects:
+def _check_member(channel: str, member: interface.Member | None, subscribed: interface.Member | None) -> None:
+    """One connection is one member: it leaves before it joins as another, so that the other members see it."""
+    if member is not None and subscribed is not None and member.user_id != subscribed.user_id:
+        raise refusals.Unauthorized(
+            f"This connection is in {channel} as another user: unsubscribe first", reason="other_member"
+        )
+
+
+def _answer_frames(
+    subscription: connections.Subscription,
+    answer: interface.SubscribeResult,
+    stream: dict[str, Any] | None,
+    *,
+    with_state: bool,
+) -> list[effects.Effect]:
+    """The success; on a cache channel the cached event or the miss; the number of subscribers."""
+    channel = subscription.channel.name
+    if subscription.member is None:
+        sent = [server_frames.subscription_succeeded(channel, stream)]
+    else:
+        sent = [server_frames.presence_subscription_succeeded(channel, answer.members, stream)]
+        if stream is not None:
+            sent.append(recovery.stream_frame(channel, stream))
+    if with_state and names.is_cache(channel):
+        sent.append(server_frames.cache_miss(channel) if answer.cached is None else answer.cached)
+    if answer.subscribers:  # 0 where the hub was not asked for them: this connection is one
+        sent.append(event_frames.subscription_count(channel, answer.subscribers))
+    return [effects.Send(frame) for frame in sent]
+
+
+def _refuse(channel: str, refusal: refusals.SubscriptionRefused) -> effects.Effects:
+    """Two frames: the first reaches error callbacks in Java and Swift, the second those in JavaScript."""
     return (
-        effects.Send(recovery.no_history(channel, rid, message)),
+        effects.Send(server_frames.error(refusal.code, refusal.message)),
+        effects.Send(server_frames.subscription_error(channel, refusal.kind, refusal.message, refusal.status)),
+        effects.Count(f"pusher.subscription_refused.{refusal.reason}", refusal.message),
+    )
+
+
+def _in_protocol_terms(channel: str, refusal: interface.Refused) -> refusals.SubscriptionRefused:
+    if refusal.code == "member_limit":
+        return refusals.LimitReached(
+            f"The channel {channel} has {refusal.actual} members; {refusal.limit} are allowed",
+            code=refusals.OVER_CAPACITY,
+            reason=refusal.code,
+        )
+    return refusals.SubscriptionRefused(
+        f"The channel {channel} cannot be joined now: {refusal.message}",
+        code=None,
+        kind="Unavailable",
+        status=503,
+        reason=refusal.code,
+    )
+
+
+def _history_refused(channel: str, rid: str | int | None, message: str, reason: str) -> effects.Effects:
+    return (
+        effects.Send(recovery.history_refused(channel, rid, message)),
         effects.Count(f"pusher.history_refused.{reason}", message),
     )
 

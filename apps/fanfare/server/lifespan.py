@@ -53,7 +53,7 @@ class Server:
         built_in = (webhooks.job(), signal_sender.SignalSender(self.hub).job(), relay.job())
         self.background = runner.Runner(self.hub, built_in)
         termination.register(self.hub)
-        self.tokens = session_owners.SessionOwners(self.hub, time.monotonic)
+        self.session_owners = session_owners.SessionOwners(self.hub, time.monotonic)
         counted = figures.Figures(self.hub)
         self.reports = reports.Reports(
             self.hub,

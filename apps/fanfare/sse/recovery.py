@@ -1,84 +1,83 @@
-"""Which part of each channel's past a client wants, and what is said of what it got.
+"""Recovery of an event stream: what is asked for of each channel's kept entries, and what the client is told.
 
-First visit: what `rewind` says, or the channel's rule, or with `earliest` all that is kept. Coming back: all after its
-place, or an honest no. Then it gets nothing of the past, for what is not whole is worse than nothing.
+On a first visit: the newest entries, as many as `rewind` or the channel's rule says, or with `earliest` all that are
+kept. On a return: all entries after the client's position, or none and the reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from fanfare.applications import rules
 from fanfare.engine import interface
+from fanfare.hub import connections
 from fanfare.hub import hub as hubs
 from fanfare.sse import cursors, refusals, requests
 
-Refuse = Callable[[str], None]
-
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """`history`: what the engine is asked for; None for a channel that keeps nothing. `place`: where the client says
-    that it stopped. `reason`: why it cannot come back to there, if that is clear before the engine is asked.
+class Asked:
+    """`recovery`: what the hub is asked for; None for a channel that keeps nothing. `position`: the client's. `reason`:
+    why nothing can be recovered, where that is clear before the engine is asked.
     """
 
-    history: interface.RecoveryRequest | None = None
-    place: interface.Position | None = None
+    recovery: connections.Recovery | None = None
+    position: interface.Position | None = None
     reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`place`: the client stands there before anything is delivered. `statement`: what it is told."""
+    """`position`: of the client before anything is delivered. `statement`: what it is told."""
 
-    place: interface.Position | None
+    position: interface.Position | None
     statement: dict[str, Any]
 
 
-async def wishes(hub: hubs.Hub, app: str, app_rules: rules.Rules, asked: requests.Asked) -> dict[str, Wish]:
-    """What is wanted of each channel. Raises EngineUnavailable."""
+async def asked(hub: hubs.Hub, app: str, app_rules: rules.Rules, request: requests.Asked) -> dict[str, Asked]:
+    """What is asked for of each channel. Raises EngineUnavailable."""
     found = {}
-    places = _places(asked)
-    for index, channel in enumerate(asked.channels):
+    positions = _positions(request)
+    for index, channel in enumerate(request.channels):
         rule = app_rules.of(channel)
         if rule is None:
-            found[channel] = Wish(reason="not_enabled" if asked.is_back else None)
-        elif asked.is_back:
-            found[channel] = _return(rule, places, index)
-        elif asked.cursor == cursors.EARLIEST:
-            found[channel] = Wish(await _everything(hub, app, channel, rule))
+            found[channel] = Asked(reason="not_enabled" if request.is_back else None)
+        elif request.is_back:
+            found[channel] = _return(rule, positions, index)
+        elif request.cursor == cursors.EARLIEST:
+            found[channel] = Asked(connections.Recovery(await _everything(hub, app, channel, rule)))
         else:
-            found[channel] = Wish(rule.history(rewind=_rewind(rule, asked.rewind)))
+            found[channel] = Asked(connections.Recovery(rule.history(rewind=_rewind(rule, request.rewind))))
     return found
 
 
-def _places(asked: requests.Asked) -> tuple[interface.Position | None, ...] | None:
+def _positions(request: requests.Asked) -> tuple[interface.Position | None, ...] | None:
     """None if the cursor cannot be read: another release's, or another URL's."""
-    if asked.cursor is None or not asked.is_back:
+    if request.cursor is None or not request.is_back:
         return None
     try:
-        return cursors.parse(asked.cursor, len(asked.channels))
+        return cursors.parse(request.cursor, len(request.channels))
     except refusals.InvalidCursor:
         return None
 
 
-def _return(rule: rules.Rule, places: tuple[interface.Position | None, ...] | None, index: int) -> Wish:
-    if places is None:
-        return Wish(rule.history(), reason="invalid_cursor")
-    place = places[index]
-    if place is None:  # the channel kept nothing when the cursor was made
-        return Wish(rule.history(), reason="not_enabled")
-    return Wish(rule.history(after=place), place)
+def _return(rule: rules.Rule, positions: tuple[interface.Position | None, ...] | None, index: int) -> Asked:
+    nothing = connections.Recovery(rule.history())
+    if positions is None:
+        return Asked(nothing, reason="invalid_cursor")
+    position = positions[index]
+    if position is None:  # the channel kept nothing when the cursor was made
+        return Asked(nothing, reason="not_enabled")
+    return Asked(connections.Recovery(rule.history(after=position)), position)
 
 
 async def _everything(hub: hubs.Hub, app: str, channel: str, rule: rules.Rule) -> interface.RecoveryRequest:
-    """All that is kept. What is published, or goes, between this look and the attach changes nothing: the first is
-    replayed, and of the second the engine says so.
+    """All that is kept. Entries that are published before the subscribe are recovered too; for one that expires before
+    it the engine answers `position_expired`.
     """
     entries, top = await hub.engine.ask(lambda queries: queries.read(app, channel, 0, 1))
-    if top is None:  # nothing yet, so the newest are all there is
+    if top is None:  # nothing is kept yet
         return rule.history(rewind=_rewind(rule, rule.max_replay_entries))
     if not entries:
         return rule.history(after=top)
@@ -91,26 +90,26 @@ def _rewind(rule: rules.Rule, count: int | None) -> interface.Rewind | None:
     return interface.Rewind(min(count, rule.max_replay_entries), 0)
 
 
-def outcome(wish: Wish, replayed: interface.RecoveryResult | None, *, is_back: bool) -> Outcome:
-    """What became of a wish."""
-    reason = wish.reason
+def outcome(asked: Asked, result: interface.RecoveryResult | None, *, is_back: bool) -> Outcome:
+    """What is recovered of a channel."""
+    reason = asked.reason
     count = 0
-    place = None
-    if replayed is not None:
-        reason = reason or replayed.reason
-        count = replayed.count
-        place = _before(wish, replayed)
-    recovered = is_back and replayed is not None and reason is None
+    position = None
+    if result is not None:
+        reason = reason or result.reason
+        count = result.count
+        position = _before(asked, result)
+    recovered = is_back and result is not None and reason is None
     statement: dict[str, Any] = {"recovered": recovered, "was_recovering": is_back, "replayed": count}
     if reason is not None:
         statement["reason"] = reason
-    return Outcome(place, statement)
+    return Outcome(position, statement)
 
 
-def _before(wish: Wish, replayed: interface.RecoveryResult) -> interface.Position | None:
-    """The place that the first replayed entry follows."""
-    if replayed.reason is None and wish.place is not None:
-        return wish.place
-    if replayed.position is not None and replayed.entries:
-        return interface.Position(replayed.position.epoch, (replayed.entries[0].offset or 1) - 1)
-    return replayed.position
+def _before(asked: Asked, result: interface.RecoveryResult) -> interface.Position | None:
+    """The position before the first recovered entry."""
+    if result.reason is None and asked.position is not None:
+        return asked.position
+    if result.position is not None and result.entries:
+        return interface.Position(result.position.epoch, (result.entries[0].offset or 1) - 1)
+    return result.position

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,6 +21,8 @@ LIFE_SPREAD: Final = 0.2
 
 _Answer = asyncio.Future[interface.SubscribeResult | interface.Refused]
 
+_ADMISSION = ""  # beside the channels: what `Stream` waits for
+
 
 class Over(Exception):
     """The stream ended before it began: the client hung up."""
@@ -30,8 +30,9 @@ class Over(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """In seconds. `heartbeat`: of silence, before a comment that tells proxies and readers that it lives. `life`: about
-    so long, then the client comes back, maybe to another worker: so load spreads and an old worker empties.
+    """In seconds. `heartbeat`: of silence, before a comment keeps proxies and readers from giving up. `life`: about so
+    long a stream is open; then the client comes back, maybe to another worker, so load spreads and an old worker
+    empties.
     """
 
     heartbeat: float = 15.0
@@ -62,35 +63,51 @@ class Stream:
         self._times = times
         self._life_limit = life_limit
         self._outcomes: dict[str, recovery.Outcome] = {}
+        self._answers: dict[str, _Answer] = {}  # by channel
         self._timers: list[asyncio.TimerHandle] = []
         self.connection = hubs.Connection(
             application.id,
             handshake.new_socket_id(),
             to_client,
-            handshake.Client(name="sse", version="", prefix="", address=address),
+            self,
+            context=handshake.Client(name="sse", version="", prefix="", address=address),
         )
 
     # -- the beginning -------------------------------------------------------------------------------------------------
 
     async def open(self) -> str:
-        """Take a place at the hub and on every channel. The cursor at which it begins; what comes is held back.
+        """Connect at the hub and subscribe to all channels. Returns the cursor at which the stream begins; what is
+        delivered is held back until `begin`.
 
         Raises Unavailable, or Over.
         """
         self._hub.connect(self.connection)
         limit = self._application.limits.max_connections
         if limit is not None:
-            await self._answered(self._ask(functools.partial(self._hub.admit, self.connection, limit)))
+            admission = self._expect(_ADMISSION)
+            self._hub.admit(self.connection, limit)
+            await self._answered(admission)
         try:
-            wishes = await recovery.wishes(self._hub, self.connection.app, self._application.rules, self._asked)
+            asked = await recovery.asked(self._hub, self.connection.app, self._application.rules, self._asked)
         except engine_errors.EngineError as error:
             raise refusals.Unavailable(error.code, str(error)) from error
-        for answer in [self._ask(functools.partial(self._subscribe, name, wish)) for name, wish in wishes.items()]:
+        answers = []
+        for name, of_channel in asked.items():
+            answers.append(self._expect(name))
+            self._hub.subscribe(
+                self.connection,
+                name,
+                cached=names.is_cache(name),
+                announce=self._application.subscription_counts,
+                recovery=of_channel.recovery,
+                request=of_channel,
+            )
+        for answer in answers:
             await self._answered(answer)
         return cursors.text(self._places())
 
     def begin(self) -> None:
-        """The headers are sent: say what became of the past, and deliver."""
+        """The headers are sent: report the recoveries, and deliver."""
         statements = {name: outcome.statement for name, outcome in self._outcomes.items()}
         places = self._places()
         self._writer.start(encoding.retry() + encoding.statement(statements, places), places)
@@ -107,7 +124,7 @@ class Stream:
         ]
 
     def _places(self) -> list[interface.Position | None]:
-        return [self._outcomes[name].place for name in self._asked.channels]
+        return [self._outcomes[name].position for name in self._asked.channels]
 
     def _count(self, statement: dict[str, Any]) -> None:
         if statement["recovered"]:
@@ -115,11 +132,9 @@ class Stream:
         elif statement["was_recovering"]:
             self._hub.count(f"sse.lost.{statement['reason']}")
 
-    def _ask(self, ask: Callable[[interface.Ready], None]) -> _Answer:
-        """Ask the hub."""
-        answered: _Answer = asyncio.get_running_loop().create_future()
-        ask(answered.set_result)
-        return answered
+    def _expect(self, what: str) -> _Answer:
+        answer = self._answers[what] = asyncio.get_running_loop().create_future()
+        return answer
 
     async def _answered(self, answered: _Answer) -> None:
         """Wait for it. Raises Unavailable if the hub refuses, Over if the client does not wait."""
@@ -132,40 +147,42 @@ class Stream:
         if isinstance(answer, interface.Refused):
             raise refusals.Unavailable(answer.code, answer.message)
 
-    def _subscribe(self, name: str, wish: recovery.Wish, ready: interface.Ready) -> None:
-        def subscribed(answer: interface.SubscribeResult | interface.Refused) -> None:
-            if isinstance(answer, interface.SubscribeResult):
-                self._subscribed(name, wish, answer)
-            ready(answer)
+    # -- calls of the hub (fanfare.hub.connections.Owner) --------------------------------------------------------------
 
-        past = None
-        if wish.history is not None:
-            past = connections.Past(wish.history, lost=functools.partial(self._lost, name))
-        self._hub.subscribe(
-            self.connection,
-            name,
-            subscribed,
-            cached=names.is_cache(name),
-            announce=self._application.subscription_counts,
-            past=past,
-        )
+    def admitted(self, answer: interface.SubscribeResult | interface.Refused) -> None:
+        self._answers[_ADMISSION].set_result(answer)
 
-    def _subscribed(self, name: str, wish: recovery.Wish, answer: interface.SubscribeResult) -> None:
-        """Called at the instant from which the channel is delivered."""
-        outcome = self._outcomes[name] = recovery.outcome(wish, answer.replayed, is_back=self._asked.is_back)
-        # The state of a cache channel, unless the client has it, or gets it with its past.
-        if names.is_cache(name) and not outcome.statement["recovered"] and not outcome.statement["replayed"]:
+    def signed_in(self, answer: interface.SubscribeResult | interface.Refused) -> None:
+        """Event streams do not sign in."""
+
+    def subscribed(self, subscription: connections.Subscription, answer: interface.SubscribeResult) -> None:
+        name, result, wanted = subscription.channel.name, answer.replayed, subscription.recovery
+        self._outcomes[name] = recovery.outcome(subscription.request, result, is_back=self._asked.is_back)
+        brings_state = wanted is not None and result is not None and wanted.brings_state(result)
+        if names.is_cache(name) and not brings_state:
             self._writer.send(server_frames.cache_miss(name) if answer.cached is None else answer.cached)
         if answer.subscribers:
             self._writer.send(event_frames.subscription_count(name, answer.subscribers))
+        self._answers[name].set_result(answer)
 
-    # -- the middle ----------------------------------------------------------------------------------------------------
+    def refreshed(self, subscription: connections.Subscription, answer: interface.SubscribeResult, _: Any) -> None:
+        """Event streams subscribe once."""
 
-    def _lost(self, name: str, reason: str) -> None:
-        """A long replay could not be finished. What follows is the present."""
+    def refused(self, subscription: connections.Subscription, refusal: interface.Refused) -> None:
+        self._answers[subscription.channel.name].set_result(refusal)
+
+    def recovery_failed(self, subscription: connections.Subscription, reason: str, cached: bytes | None) -> None:
+        """Events follow from the present; the client learns that earlier ones are missing."""
         statement = {"recovered": False, "was_recovering": self._asked.is_back, "replayed": 0, "reason": reason}
         self._count(statement)
-        self._writer.state(name, statement, self._hub.position(self.connection, name))
+        self._writer.state(subscription.channel.name, statement, subscription.position)
+        if cached is not None:
+            self._writer.send(cached)
+
+    def event_sent(self, subscription: connections.Subscription) -> None:
+        """Event streams do not watch: each event has its cursor."""
+
+    # -- while it is open ----------------------------------------------------------------------------------------------
 
     def _beat(self) -> None:
         self._timers[1] = asyncio.get_running_loop().call_later(self._times.heartbeat, self._beat)

@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from fanfare.engine import interface
+from fanfare.hub import connections, event_frames, writers
 from fanfare.hub import hub as hubs
-from fanfare.hub import writers
 
 APP = "1"
 
@@ -157,27 +157,78 @@ class ScriptedEngine(interface.Engine):
 
 
 class Client:
-    """A connection with a fake writer, and the answers it got."""
+    """A connection with a fake writer, and the answers that it got."""
 
-    def __init__(self, hub: hubs.Hub, socket_id: str, app: str = APP) -> None:
+    def __init__(self, hub: hubs.Hub, socket_id: str, app: str = APP, *, with_offsets: bool = False) -> None:
         self.hub = hub
         self.writer = FakeWriter()
         self.answers: list[tuple[str, interface.SubscribeResult | interface.Refused]] = []
-        self.connection = hubs.Connection(app, socket_id, self.writer, farewell=lambda code, text: b"bye %d" % code)
+        self.refreshed_answers: list[tuple[connections.State, interface.SubscribeResult]] = []
+        self.other_answers: list[interface.SubscribeResult | interface.Refused] = []
+        self.lost: list[str] = []  # the reasons of recoveries that broke off
+        self.cached: list[bytes | None] = []  # what came with them
+        self.moved: list[str] = []  # channels that were watched and moved
+        self.connection = hubs.Connection(
+            app,
+            socket_id,
+            self.writer,
+            self,
+            close_frame=lambda code, text: b"bye %d" % code,
+            with_offsets=with_offsets,
+        )
         hub.connect(self.connection)
 
-    def subscribe(self, channel: str, user_id: str | None = None) -> None:
-        def ready(answer: interface.SubscribeResult | interface.Refused) -> None:
-            self.answers.append((channel, answer))
-            if isinstance(answer, interface.SubscribeResult):
-                self.connection.send(b"subscribed " + channel.encode())
-
+    def subscribe(self, channel: str, user_id: str | None = None, **more: Any) -> None:
         member = None if user_id is None else interface.Member(user_id, "null")
-        self.hub.subscribe(self.connection, channel, ready, member=member)
+        self.hub.subscribe(self.connection, channel, member=member, **more)
 
     def unsubscribe(self, channel: str) -> None:
         self.hub.unsubscribe(self.connection, channel)
 
+    def subscription(self, channel: str) -> connections.Subscription:
+        return self.connection.subscriptions[channel]
+
+    def state(self, channel: str) -> connections.State:
+        subscription = self.connection.subscriptions.get(channel)
+        return connections.State.LEFT if subscription is None else subscription.state
+
+    def position(self, channel: str) -> interface.Position | None:
+        return self.subscription(channel).position
+
     @property
     def got(self) -> list[bytes]:
         return self.writer.bodies
+
+    # -- calls of the hub ----------------------------------------------------------------------------------------------
+
+    def admitted(self, answer: interface.SubscribeResult | interface.Refused) -> None:
+        self.other_answers.append(answer)
+
+    signed_in = admitted
+
+    def subscribed(self, subscription: connections.Subscription, answer: interface.SubscribeResult) -> None:
+        self.answers.append((subscription.channel.name, answer))
+        self.connection.send(event_frames.event("subscribed", subscription.channel.name, None))
+
+    def refreshed(self, subscription: connections.Subscription, answer: interface.SubscribeResult, _: Any) -> None:
+        self.refreshed_answers.append((subscription.state, answer))
+        self.connection.send(event_frames.event("subscribed", subscription.channel.name, "again"))
+
+    def refused(self, subscription: connections.Subscription, refusal: interface.Refused) -> None:
+        self.answers.append((subscription.channel.name, refusal))
+
+    def recovery_failed(self, subscription: connections.Subscription, reason: str, cached: bytes | None) -> None:
+        self.lost.append(reason)
+        self.cached.append(cached)
+
+    def event_sent(self, subscription: connections.Subscription) -> None:
+        self.moved.append(subscription.channel.name)
+
+
+def subscribed(channel: str) -> bytes:
+    """The frame with which `Client` answers its subscribe."""
+    return event_frames.event("subscribed", channel, None)
+
+
+def subscribed_again(channel: str) -> bytes:
+    return event_frames.event("subscribed", channel, "again")

@@ -214,19 +214,18 @@ class Deployment:
 
 
 def subscribe(
-    deployment: Deployment, client: Client, past: connections.Past | None, member: interface.Member | None
+    deployment: Deployment,
+    client: Client,
+    recovery: connections.Recovery | None,
+    member: interface.Member | None,
 ) -> None:
-    def ready(answer: interface.SubscribeResult | interface.Refused) -> None:
-        client.answers.append((deployment.channel, answer))
-        client.connection.send(b'{"event":"subscribed"}')
-
-    deployment.hub.subscribe(client.connection, deployment.channel, ready, member=member, past=past)
+    deployment.hub.subscribe(client.connection, deployment.channel, member=member, recovery=recovery)
 
 
 def numbers(client: Client) -> list[int]:
     texts = [json.loads(body) for body in client.got]
     assert texts[0]["event"] == "subscribed", "nothing comes before the answer"
-    return [int(text["data"]) for text in texts[1:] if text["event"] == "n"]
+    return [int(text["data"]) for text in texts if text["event"] == "n"]
 
 
 @pytest.fixture
@@ -237,9 +236,9 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
     deployment.close()
 
 
-def follow(deployment: Deployment, choices: Choices, come: Callable[[], None], meanwhile: int) -> None:
+def follow(deployment: Deployment, choices: Choices, come: Callable[[], None], meanwhile: int, subscribes: int) -> None:
     """Publish and come in one of the possible orders, until all is done."""
-    left = {"publish": meanwhile, "come": 1, "poke": 1}
+    left = {"publish": meanwhile, "come": subscribes, "poke": 1}
     does = {
         "publish": deployment.publish,
         "come": come,
@@ -269,9 +268,10 @@ def play(
     meanwhile: int = MEANWHILE,
     others: bool = False,
     member: bool = False,
+    subscribes: int = 1,
 ) -> Iterator[Client]:
-    """The client of every order, each on a channel of its own. `others`: somebody is on it already. `member`: it is
-    one."""
+    """The client of every order, each on a channel of its own. `others`: the channel has a subscriber already.
+    `member`: it is a presence channel. `subscribes`: how many times the client subscribes."""
     for order, choices in enumerate(all_orders()):
         seen = deployment.begin(f"kept-{order}")
         here = [deployment.client(), deployment.client()]
@@ -279,9 +279,15 @@ def play(
             subscribe(deployment, here[1], None, None)
             deployment.settle()
         asked = history(seen)
-        past = None if asked is None else connections.Past(asked)
+        recovery = None if asked is None else connections.Recovery(asked)
         who = interface.Member("ann", "null") if member else None
-        follow(deployment, choices, functools.partial(subscribe, deployment, here[0], past, who), meanwhile)
+        follow(
+            deployment,
+            choices,
+            functools.partial(subscribe, deployment, here[0], recovery, who),
+            meanwhile,
+            subscribes,
+        )
         assert deployment.published == BEFORE + meanwhile
         yield here[0]
         for client in here:
@@ -309,7 +315,7 @@ MORE = [*HOW, pytest.param({"others": True, "meanwhile": 3}, id="others are on i
 
 @pytest.mark.parametrize("how", MORE)
 @pytest.mark.parametrize(("history", "first"), [(resume, 2), (rewind, 1)])
-def test_in_every_order_the_past_and_the_present_come_once_and_without_a_gap(
+def test_recovered_and_new_events_come_once_and_without_a_gap_in_every_order(
     deployment: Deployment, how: dict[str, Any], history: Callable[[interface.Position], Any], first: int
 ) -> None:
     orders = 0
@@ -320,7 +326,7 @@ def test_in_every_order_the_past_and_the_present_come_once_and_without_a_gap(
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_in_every_order_a_past_in_many_chunks_comes_once_and_without_a_gap(
+def test_recovery_in_many_chunks_comes_once_and_without_a_gap_in_every_order(
     deployment: Deployment, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between two chunks of a long replay everything else goes on, and each chunk is an attach of its own."""
@@ -333,8 +339,21 @@ def test_in_every_order_a_past_in_many_chunks_comes_once_and_without_a_gap(
     assert orders > 100
 
 
+@pytest.mark.parametrize("member", [False, True])
+def test_second_subscribe_at_any_point_of_a_recovery_changes_nothing(
+    deployment: Deployment, member: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "CHUNK_ENTRIES", 1)
+    monkeypatch.setattr(replay, "SHARED_SECONDS", 0.0)
+    refreshed = set()
+    for client in play(deployment, resume, member=member, subscribes=2, meanwhile=1):
+        assert numbers(client) == list(range(2, deployment.published + 1))
+        refreshed.update(state for state, _ in client.refreshed_answers)
+    assert refreshed == {connections.State.CATCHING_UP, connections.State.LIVE}
+
+
 @pytest.mark.parametrize("how", MORE)
-def test_in_every_order_who_asks_for_no_past_gets_all_that_comes_after_its_answer(
+def test_subscriber_without_recovery_gets_every_event_after_its_answer_in_every_order(
     deployment: Deployment, how: dict[str, Any]
 ) -> None:
     beginnings = set()
@@ -345,7 +364,7 @@ def test_in_every_order_who_asks_for_no_past_gets_all_that_comes_after_its_answe
     assert beginnings == set(range(how.get("meanwhile", MEANWHILE) + 1)), "the orders differ"
 
 
-def test_a_hub_that_went_live_before_its_tail_arrived_would_be_found(
+def test_going_live_before_the_reader_arrives_is_detected(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not all orders are harmless: what is read at once, and not where the tail stands, comes again."""

@@ -1,4 +1,4 @@
-"""Pasts that become the present: the hub over the real local engine, with clients that read when they are told to."""
+"""Recovery: the hub over the real local engine, with clients that read when a test lets them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pytest
 
 from fanfare.engine import interface
 from fanfare.engine.local import engine
-from fanfare.hub import connections, event_frames, recovery
+from fanfare.hub import connections, event_frames, pacing
 from fanfare.hub import hub as hubs
 from tests.harness import waiting
 from tests.unit.hub.doubles import APP, Client
 
 KEPT = interface.Retention(size=10_000, seconds=60)
-LONG = interface.RecoveryRequest(max_entries=10_000, max_bytes=64 * 1024 * 1024)
+LONG_REWIND = interface.RecoveryRequest(rewind=interface.Rewind(count=512, seconds=0))
 
 
 class Deployment:
@@ -28,11 +28,9 @@ class Deployment:
         self.hub = hub
         self._sockets = 0
 
-    def client(self, *, positions: bool = False) -> Client:
+    def client(self, *, with_offsets: bool = False) -> Client:
         self._sockets += 1
-        client = Client(self.hub, f"1.{self._sockets}")
-        client.connection.positions = positions
-        return client
+        return Client(self.hub, f"1.{self._sockets}", with_offsets=with_offsets)
 
     async def publish(self, *numbers: int, channel: str = "kept", pad: int = 0, **more: Any) -> interface.Position:
         publications = [
@@ -52,15 +50,10 @@ class Deployment:
         history: interface.RecoveryRequest,
         *,
         channel: str = "kept",
-        lost: Callable[[str], None] | None = None,
+        earlier_sockets: frozenset[str] = frozenset(),
         **more: Any,
     ) -> None:
-        def ready(answer: interface.SubscribeResult | interface.Refused) -> None:
-            client.answers.append((channel, answer))
-            client.connection.send(b'{"event":"subscribed"}')
-
-        past = connections.Past(history, lost=lost, **more)
-        self.hub.subscribe(client.connection, channel, ready, past=past)
+        client.subscribe(channel, recovery=connections.Recovery(history, earlier_sockets), **more)
 
 
 @pytest.fixture
@@ -76,7 +69,7 @@ def after(position: interface.Position, **more: Any) -> interface.RecoveryReques
 
 
 def numbers(client: Client, channel: str = "kept") -> list[int]:
-    """What it got on a channel, after the answer: nothing before it."""
+    """The events that it got on a channel; the answer came before them."""
     texts = [json.loads(body) for body in client.got]
     assert all(text["event"] == "subscribed" for text in texts[:1])
     return [int(text["data"]) for text in texts if text.get("channel") == channel and text["event"] == "n"]
@@ -89,7 +82,7 @@ async def until(condition: Callable[[], object], within: float = 5) -> None:
     await waiting.until_async(look, within, "the condition")
 
 
-async def test_a_client_that_comes_back_gets_what_it_missed_and_what_follows(deployment: Deployment) -> None:
+async def test_recovered_entries_come_before_the_following_ones_without_a_gap(deployment: Deployment) -> None:
     position = await deployment.publish(1)
     await deployment.publish(2, 3)
     client = deployment.client()
@@ -100,10 +93,10 @@ async def test_a_client_that_comes_back_gets_what_it_missed_and_what_follows(dep
         await asyncio.sleep(0)
     await until(lambda: len(numbers(client)) >= 98)
     assert numbers(client) == list(range(2, 100))
-    assert deployment.hub.position(client.connection, "kept") == interface.Position(position.epoch, 99)
+    assert client.position("kept") == interface.Position(position.epoch, 99)
 
 
-async def test_subscribing_at_any_moment_of_a_stream_loses_and_repeats_nothing(deployment: Deployment) -> None:
+async def test_recovery_at_any_moment_of_a_stream_loses_and_repeats_nothing(deployment: Deployment) -> None:
     """A hundred clients, each with its own position and its own moment."""
     position = await deployment.publish(1)
     clients: list[Client] = []
@@ -121,21 +114,21 @@ async def test_subscribing_at_any_moment_of_a_stream_loses_and_repeats_nothing(d
         assert numbers(client) == list(range(2 + number // 2, 103))
 
 
-async def test_a_client_does_not_get_back_what_it_sent_itself(deployment: Deployment) -> None:
+async def test_own_events_of_earlier_sockets_are_not_recovered(deployment: Deployment) -> None:
     position = await deployment.publish(1)
     await deployment.publish(2, exclude="9.9")
     await deployment.publish(3, exclude="8.8")
     await deployment.publish(4)
     client = deployment.client()
-    deployment.subscribe(client, after(position), sent_as=frozenset({"9.9"}))
+    deployment.subscribe(client, after(position), earlier_sockets=frozenset({"9.9"}))
     await until(lambda: client.answers)
     assert numbers(client) == [3, 4]
 
 
-async def test_offsets_and_replays_are_marked_for_those_who_asked(deployment: Deployment) -> None:
+async def test_offset_and_replay_are_set_for_connections_with_offsets(deployment: Deployment) -> None:
     position = await deployment.publish(1)
     await deployment.publish(2)
-    plain, positioned = deployment.client(), deployment.client(positions=True)
+    plain, positioned = deployment.client(), deployment.client(with_offsets=True)
     for client in (plain, positioned):
         deployment.subscribe(client, after(position))
     await until(lambda: plain.answers and positioned.answers)
@@ -148,18 +141,18 @@ async def test_offsets_and_replays_are_marked_for_those_who_asked(deployment: De
     ]
 
 
-async def test_a_long_replay_waits_for_its_reader_and_ends_in_the_present(deployment: Deployment) -> None:
+async def test_long_recovery_is_paced_by_its_reader_and_ends_live(deployment: Deployment) -> None:
     position = await deployment.publish(1)
     await deployment.publish(*range(2, 1202), pad=1000)
     client = deployment.client()
     deployment.subscribe(client, after(position))
-    client.writer.waiting = recovery.PACE_BYTES + 1
+    client.writer.waiting = pacing.PACE_BYTES + 1
     await until(lambda: client.answers)
     assert numbers(client) == [], "what waits for the client already goes first"
     for number in range(1202, 1212):
         client.writer.waiting = 0
         await deployment.publish(number)
-        client.writer.waiting = recovery.PACE_BYTES + 1
+        client.writer.waiting = pacing.PACE_BYTES + 1
         await asyncio.sleep(0.01)
     client.writer.waiting = 0
     await until(lambda: numbers(client)[-1:] == [1211])
@@ -172,11 +165,11 @@ async def test_a_long_replay_waits_for_its_reader_and_ends_in_the_present(deploy
     assert (answer.replayed.count, answer.replayed.reason) == (1200, None)
 
 
-async def test_what_is_not_kept_reaches_a_client_that_is_catching_up(deployment: Deployment) -> None:
+async def test_entries_without_an_offset_reach_a_subscription_that_catches_up(deployment: Deployment) -> None:
     position = await deployment.publish(1)
     await deployment.publish(2)
     client = deployment.client()
-    client.writer.waiting = recovery.PACE_BYTES + 1
+    client.writer.waiting = pacing.PACE_BYTES + 1
     deployment.subscribe(client, after(position))
     await until(lambda: client.answers)
     await deployment.hub.publish(
@@ -187,11 +180,11 @@ async def test_what_is_not_kept_reaches_a_client_that_is_catching_up(deployment:
     await until(lambda: numbers(client) == [2])
 
 
-async def test_who_leaves_while_catching_up_gets_no_more(deployment: Deployment) -> None:
+async def test_unsubscribe_while_catching_up_ends_the_recovery(deployment: Deployment) -> None:
     position = await deployment.publish(1)
     await deployment.publish(2)
     client = deployment.client()
-    client.writer.waiting = recovery.PACE_BYTES + 1
+    client.writer.waiting = pacing.PACE_BYTES + 1
     deployment.subscribe(client, after(position))
     await until(lambda: client.answers)
     client.unsubscribe("kept")
@@ -204,7 +197,7 @@ async def test_who_leaves_while_catching_up_gets_no_more(deployment: Deployment)
     assert deployment.hub.statistics()["channels.now"] == 1
 
 
-async def test_a_replay_that_cannot_be_finished_says_so_and_goes_on_in_the_present(deployment: Deployment) -> None:
+async def test_recovery_that_breaks_off_is_reported_and_new_events_follow(deployment: Deployment) -> None:
     short = interface.Retention(size=20, seconds=60)
 
     async def publish(number: int) -> interface.Position:
@@ -217,32 +210,33 @@ async def test_a_replay_that_cannot_be_finished_says_so_and_goes_on_in_the_prese
     for number in range(2, 12):
         await publish(number)
     client = deployment.client()
-    client.writer.waiting = recovery.PACE_BYTES + 1
-    reasons: list[str] = []
-    deployment.subscribe(client, after(position), lost=reasons.append)
+    client.writer.waiting = pacing.PACE_BYTES + 1
+    deployment.subscribe(client, after(position))
     await until(lambda: client.answers)
     for number in range(12, 40):
         await publish(number)
     client.writer.waiting = 0
-    await until(lambda: reasons == ["position_expired"])
+    await until(lambda: client.lost == ["position_expired"])
     await publish(40)
     await until(lambda: numbers(client) == [40])
-    assert deployment.hub.statistics()["replays.lost.position_expired"] == 1
+    assert deployment.hub.statistics()["recoveries.lost.position_expired"] == 1
 
 
-async def test_who_never_reads_its_replay_is_let_go(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recovery, "STALL_S", 0.05)
+async def test_reader_that_stalls_during_its_recovery_is_disconnected_with_4100(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pacing, "STALL_S", 0.05)
     position = await deployment.publish(1)
     await deployment.publish(2)
     client = deployment.client()
-    client.writer.waiting = recovery.PACE_BYTES + 1
+    client.writer.waiting = pacing.PACE_BYTES + 1
     deployment.subscribe(client, after(position))
     await until(lambda: client.writer.closed is not None)
     assert client.writer.closed is not None
     assert client.writer.closed[0] == 4100
 
 
-async def test_a_refused_past_is_told_and_the_present_follows(deployment: Deployment) -> None:
+async def test_refused_recovery_is_reported_and_new_events_follow(deployment: Deployment) -> None:
     await deployment.publish(1, 2, 3)
     client = deployment.client()
     deployment.subscribe(client, after(interface.Position("elsewhere", 1)))
@@ -255,10 +249,109 @@ async def test_a_refused_past_is_told_and_the_present_follows(deployment: Deploy
     await until(lambda: numbers(client) == [4])
 
 
-async def test_a_rewind_comes_before_the_present(deployment: Deployment) -> None:
+async def test_rewind_comes_before_new_events(deployment: Deployment) -> None:
     await deployment.publish(1, 2, 3)
     client = deployment.client()
     deployment.subscribe(client, interface.RecoveryRequest(rewind=interface.Rewind(count=2, seconds=0)))
     await until(lambda: client.answers)
     await deployment.publish(4)
     await until(lambda: numbers(client) == [2, 3, 4])
+
+
+# -- a second subscribe during a recovery ------------------------------------------------------------------------------
+
+HOW = [
+    pytest.param({}, {}, id="resume"),
+    pytest.param({"rewind": interface.Rewind(count=400, seconds=0)}, {}, id="rewind"),
+    pytest.param({}, {"user_id": "ann"}, id="presence"),
+    pytest.param({}, {"cached": True}, id="cache channel"),
+    pytest.param({}, {"announce": True}, id="subscription count"),
+]
+
+
+@pytest.mark.parametrize("with_offsets", [False, True])
+@pytest.mark.parametrize(("request_", "more"), HOW)
+async def test_second_subscribe_during_a_recovery_changes_nothing_but_its_answer(
+    deployment: Deployment, request_: dict[str, Any], more: dict[str, Any], with_offsets: bool
+) -> None:
+    channel = "presence-kept" if "user_id" in more else "kept"
+    position = await deployment.publish(1, channel=channel)
+    await deployment.publish(*range(2, 401), channel=channel, pad=100)
+    client = deployment.client(with_offsets=with_offsets)
+    client.writer.waiting = pacing.PACE_BYTES + 1
+    history = LONG_REWIND if request_ else after(position)
+    first = 1 if request_ else 2
+    deployment.subscribe(client, history, channel=channel, **more)
+    await until(lambda: client.answers)
+    assert client.state(channel) is connections.State.CATCHING_UP
+    client.subscribe(channel, **more)
+    await until(lambda: client.refreshed_answers)
+    assert client.refreshed_answers[0][0] is connections.State.CATCHING_UP
+    await deployment.publish(*range(401, 405), channel=channel)
+    assert client.state(channel) is connections.State.CATCHING_UP
+    assert numbers(client, channel) == []
+    assert client.position(channel) == interface.Position(position.epoch, first - 1), "nothing was delivered"
+    client.writer.waiting = 0
+    await until(lambda: client.state(channel) is connections.State.LIVE)
+    await deployment.publish(405, channel=channel)
+    await until(lambda: numbers(client, channel)[-1:] == [405])
+    assert numbers(client, channel) == list(range(first, 406))
+    assert client.position(channel) == interface.Position(position.epoch, 405)
+
+
+async def test_unsubscribe_after_a_second_subscribe_ends_a_recovery(deployment: Deployment) -> None:
+    position = await deployment.publish(1)
+    await deployment.publish(2, 3)
+    client = deployment.client()
+    client.writer.waiting = pacing.PACE_BYTES + 1
+    deployment.subscribe(client, after(position))
+    await until(lambda: client.answers)
+    client.subscribe("kept")
+    client.unsubscribe("kept")
+    client.writer.waiting = 0
+    await deployment.publish(4)
+    await deployment.hub.publish([interface.Publication(APP, "kept", event_frames.event("x", "kept", "not kept"))])
+    probe = deployment.client()
+    deployment.subscribe(probe, after(position))
+    await until(lambda: numbers(probe) == [2, 3, 4])
+    assert [json.loads(body)["event"] for body in client.got] == ["subscribed", "subscribed"]
+    assert deployment.hub.statistics()["recoveries.now"] == 0
+
+
+async def test_recovery_starts_at_the_requested_position(deployment: Deployment) -> None:
+    position = await deployment.publish(1)
+    await deployment.publish(2, 3)
+    starts = {}
+    for name, history in (
+        ("resume", after(position)),
+        ("rewind", interface.RecoveryRequest(rewind=interface.Rewind(count=2, seconds=0))),
+        ("neither", interface.RecoveryRequest()),
+    ):
+        client = deployment.client()
+        deployment.subscribe(client, history)
+        await until(lambda client=client: client.answers)
+        starts[name] = client.subscription("kept").since
+    assert starts == {"resume": 1, "rewind": 1, "neither": 3}
+
+
+async def test_recovery_of_a_cache_channel_that_breaks_off_brings_the_newest_state(deployment: Deployment) -> None:
+    short = interface.Retention(size=20, seconds=60)
+
+    async def publish(number: int) -> interface.Position:
+        body = event_frames.event("n", "cache-kept", str(number))
+        publication = interface.Publication(APP, "cache-kept", body, retention=short, cache_seconds=60)
+        [receipt] = await deployment.hub.publish([publication])
+        assert receipt.position is not None
+        return receipt.position
+
+    position = await publish(1)
+    await publish(2)
+    client = deployment.client()
+    client.writer.waiting = pacing.PACE_BYTES + 1
+    deployment.subscribe(client, after(position), channel="cache-kept", cached=True)
+    await until(lambda: client.answers)
+    for number in range(3, 40):
+        await publish(number)
+    client.writer.waiting = 0
+    await until(lambda: client.lost)
+    assert client.cached == [event_frames.event("n", "cache-kept", "39")]

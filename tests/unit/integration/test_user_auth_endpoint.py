@@ -15,7 +15,7 @@ from django.test import Client
 from fanfare import UserData, errors, user_data
 from fanfare.applications import loading, models
 from fanfare.integration import users
-from fanfare.protocol import users as protocol
+from fanfare.protocol import sign_in as protocol
 from tests.unit.integration import oracles
 
 SOCKET = "1234.5678"

@@ -1,4 +1,4 @@
-"""What stands around the protocol in its tests: an application, a clock, an engine in memory, and an ASGI server."""
+"""Fakes around the protocol: an application, a clock, an engine in memory, and an ASGI server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ import orjson
 
 from fanfare.applications import registry
 from fanfare.engine import errors, interface
-from fanfare.protocol import effects, signatures, state_machine
+from fanfare.hub import connections
+from fanfare.hub import hub as hubs
+from fanfare.protocol import effects, handshake, recovery, session_owners, sessions, signatures, state_machine
+from tests.unit.hub import doubles
 
 SOCKET_ID = "1234.1234"
 APPLICATION = registry.Application(
@@ -68,37 +71,115 @@ def member(user_id: str, info: str = "null") -> interface.Member:
 
 
 class Machine:
-    """A protocol that is open, with a clock that a test sets, and a hub that answers only when a test says so."""
+    """An open state machine, with a clock that a test sets. The effects that change subscriptions are done as the hub
+    does them; its answers come when a test says so."""
 
-    def __init__(self, app: registry.Application = APPLICATION, *, opened: bool = True) -> None:
+    def __init__(
+        self, app: registry.Application = APPLICATION, *, opened: bool = True, max_subscriptions: int = 1_000
+    ) -> None:
         self.now = 0.0
         self.wall_now = 1_700_000_000.0
         self.registry = registry.Registry()
         self.registry.put(app)
+        self.connection = connections.Connection(app.id, SOCKET_ID, doubles.FakeWriter(), None)  # type: ignore[arg-type]
         self.protocol = state_machine.StateMachine(
             self.registry,
             app,
             SOCKET_ID,
+            self.connection.subscriptions,
             activity_timeout=120,
             clock=lambda: self.now,
             wall_clock=lambda: self.wall_now,
+            max_subscriptions=max_subscriptions,
         )
         if opened:
             self.protocol.established()
 
+    def done(self, wanted: Sequence[effects.Effect]) -> list[effects.Effect]:
+        """The effects, in place of each frame that waited those that it led to."""
+        found: list[effects.Effect] = []
+        for effect in wanted:
+            if isinstance(effect, effects.Receive):
+                found += self.done(self.protocol.received(effect.text))
+                continue
+            found.append(effect)
+            subscriptions = self.connection.subscriptions
+            if isinstance(effect, effects.Subscribe) and effect.channel not in subscriptions:
+                subscriptions[effect.channel] = connections.Subscription(
+                    self.connection,
+                    connections.Channel(self.connection.app, effect.channel),
+                    effect.member,
+                    effect.asked.recovery,
+                    effect.asked,
+                )
+            elif isinstance(effect, effects.Unsubscribe):
+                subscriptions.pop(effect.channel).leave()
+        return found
+
+    def all_effects(self, frame: str) -> list[effects.Effect]:
+        return self.done(self.protocol.received(frame))
+
     def receive(self, frame: str) -> list[effects.Effect]:
-        """What the protocol wants done, without the counts."""
-        return without_counts(self.protocol.received(frame))
+        """The effects of a frame, without the counts."""
+        return without_counts(self.all_effects(frame))
+
+    def established(self) -> list[effects.Effect]:
+        return self.done(self.protocol.established())
+
+    def subscribed(self, channel: str, **answer: Any) -> list[effects.Effect]:
+        """The hub answers the first subscribe."""
+        subscription = self.connection.subscriptions[channel]
+        subscription.go_live()
+        return list(self.protocol.subscribed(subscription, interface.SubscribeResult(**answer)))
+
+    def refreshed(self, channel: str, asked: recovery.Asked = recovery.NOTHING, **answer: Any) -> list[effects.Effect]:
+        """The hub answers a repeated subscribe."""
+        subscription = self.connection.subscriptions[channel]
+        return list(self.protocol.refreshed(subscription, interface.SubscribeResult(**answer), asked))
+
+    def refused(self, channel: str, refusal: interface.Refused) -> list[effects.Effect]:
+        """The hub refuses a subscribe, without the counts."""
+        subscription = self.connection.subscriptions[channel]
+        if subscription.state is connections.State.ATTACHING:
+            del self.connection.subscriptions[channel]
+            subscription.leave()
+        return without_counts(self.protocol.refused(subscription, refusal))
 
     def join(self, channel: str, channel_data: str | None = None, *members: interface.Member) -> None:
-        """Subscribed to, with the hub's answer."""
-        self.protocol.received(subscribe(channel, channel_data))
-        self.protocol.subscribed(channel, interface.SubscribeResult(members))
+        """Subscribe, with the hub's answer."""
+        self.receive(subscribe(channel, channel_data))
+        if channel in self.connection.subscriptions:
+            self.subscribed(channel, members=members)
+
+    def signed_in(self, answer: interface.SubscribeResult | interface.Refused) -> list[effects.Effect]:
+        return self.done(self.protocol.signed_in(answer))
 
     def sign_in(self, user_data: str, *online: str) -> list[effects.Effect]:
-        """Signed in, with the hub's answer; what the protocol wants done then, without the counts."""
-        self.protocol.received(signin(user_data))
-        return without_counts(self.protocol.signed_in(interface.SubscribeResult(online=online)))
+        """Sign in, with the hub's answer; the effects of the answer, without the counts."""
+        self.receive(signin(user_data))
+        return without_counts(self.signed_in(interface.SubscribeResult(online=online)))
+
+    def states(self) -> dict[str, connections.State]:
+        return {channel: one.state for channel, one in self.connection.subscriptions.items()}
+
+
+def session(
+    hub: hubs.Hub,
+    app: registry.Application,
+    writer: Any,
+    *,
+    token: str | None = None,
+    owners: session_owners.SessionOwners | None = None,
+    with_offsets: bool = False,
+    origin: str = "",
+    **options: Any,
+) -> sessions.Session:
+    """A session of a client that has shaken hands."""
+    applications = registry.Registry()
+    applications.put(app)
+    client = handshake.Client("test", "", "", "192.0.2.7")
+    accepted = handshake.Handshake(app, client, token, with_offsets, origin)
+    return sessions.Session(hub, applications, writer, accepted, options=sessions.Options(**options), owners=owners)
 
 
 def without_counts(wanted: Sequence[effects.Effect]) -> list[effects.Effect]:

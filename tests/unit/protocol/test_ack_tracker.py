@@ -1,4 +1,4 @@
-"""What a page has seen, as far as its pongs tell."""
+"""The acknowledged positions of a page."""
 
 from __future__ import annotations
 
@@ -10,100 +10,127 @@ def at(offset: int, epoch: str = "E") -> interface.Position:
     return interface.Position(epoch, offset)
 
 
+def start(of: ack_tracker.AckTracker, channel: str) -> interface.Position | None:
+    position, _ = of.start_of(channel)
+    return position
+
+
 def page(record: bytes | None = None, socket_id: str = "1.1") -> ack_tracker.AckTracker:
-    return ack_tracker.AckTracker("token-token-token", socket_id, record)
+    return ack_tracker.AckTracker(socket_id, record)
 
 
-def test_a_pong_says_that_what_was_sent_before_its_ping_was_seen() -> None:
+def test_pong_acknowledges_what_was_sent_before_its_ping() -> None:
     one = page()
-    one.subscribed("c", at(5))
+    one.begin("c", at(5))
     one.pinged({"c": at(7)}, now=0)
     one.pinged({"c": at(9)}, now=1)
     assert one.ponged()
-    assert one.start_of("c") == at(7)
+    assert start(one, "c") == at(7)
     assert one.ponged()
-    assert one.start_of("c") == at(9)
+    assert start(one, "c") == at(9)
     assert not one.ponged(), "a pong that nobody asked for says nothing"
 
 
-def test_the_record_brings_the_next_socket_to_where_the_page_stands() -> None:
+def test_record_gives_the_next_socket_the_acknowledged_positions() -> None:
     one = page()
-    one.subscribed("c", at(5))
-    one.subscribed("d", at(1))
+    one.begin("c", at(5))
+    one.begin("d", at(1))
     one.pinged({"c": at(7)}, now=0)
     two = page(one.record(), "1.2")
-    assert (two.start_of("c"), two.start_of("d"), two.start_of("e")) == (at(5), at(1), None)
+    assert (start(two, "c"), start(two, "d"), start(two, "e")) == (at(5), at(1), None)
     assert two.earlier_sockets == ("1.1",)
     three = page(two.record(), "1.3")
-    assert three.start_of("c") == at(5), "what the second socket never subscribed to is kept"
+    assert start(three, "c") == at(5), "what the second socket never subscribed to is kept"
     assert three.earlier_sockets == ("1.1", "1.2")
 
 
-def test_a_replay_that_was_sent_is_not_seen_before_it_is_acknowledged() -> None:
+def test_recovered_entries_count_only_when_they_are_acknowledged() -> None:
     one = page()
-    one.replaying("c", at(5))
-    assert one.start_of("c") == at(5)
-    assert one.unasked("c", at(9)) == 4
+    one.begin("c", at(5))
+    assert start(one, "c") == at(5)
+    assert one.unpinged("c", at(9)) == 4
     one.pinged({"c": at(9)}, now=0)
-    assert one.unasked("c", at(9)) == 0
+    assert one.unpinged("c", at(9)) == 0
     one.ponged()
-    assert one.start_of("c") == at(9)
+    assert start(one, "c") == at(9)
 
 
-def test_nothing_is_asked_about_what_was_asked_about_or_is_not_followed() -> None:
+def test_no_ping_is_due_for_pinged_or_unknown_channels() -> None:
     one = page()
-    one.subscribed("c", at(5))
-    assert one.unasked("c", at(5)) == one.unasked("other", at(3)) == 0
-    assert one.unasked("c", at(105)) == 100
+    one.begin("c", at(5))
+    assert one.unpinged("c", at(5)) == one.unpinged("other", at(3)) == 0
+    assert one.unpinged("c", at(105)) == 100
 
 
-def test_a_ping_about_one_channel_takes_back_nothing_of_another() -> None:
+def test_ping_of_one_channel_leaves_the_others() -> None:
     one = page()
-    one.subscribed("c", at(5))
-    one.subscribed("d", at(1))
+    one.begin("c", at(5))
+    one.begin("d", at(1))
     one.pinged({"c": at(7)}, now=0)
     one.pinged({"d": at(2)}, now=1)
-    assert one.unasked("c", at(7)) == one.unasked("d", at(2)) == 0
-    one.subscribed("c", at(6))
-    assert one.unasked("c", at(7)) == 1, "it subscribed anew: of this nobody asked yet"
+    assert one.unpinged("c", at(7)) == one.unpinged("d", at(2)) == 0
+    one.begin("c", at(6))
+    assert one.unpinged("c", at(7)) == 1, "it subscribed anew: of this nobody asked yet"
     one.ponged()
     one.ponged()
-    assert (one.start_of("c"), one.start_of("d")) == (at(7), at(2))
+    assert (start(one, "c"), start(one, "d")) == (at(7), at(2))
 
 
-def test_a_channel_that_was_left_is_forgotten_and_a_late_pong_does_not_bring_it_back() -> None:
+def test_late_pong_does_not_bring_an_unsubscribed_channel_back() -> None:
     one = page()
-    one.subscribed("c", at(5))
+    one.begin("c", at(5))
     one.pinged({"c": at(7)}, now=0)
     one.left("c")
     assert not one.ponged()
-    assert one.start_of("c") is None
-    assert page(one.record()).start_of("c") is None
+    assert start(one, "c") is None
+    assert start(page(one.record()), "c") is None
 
 
-def test_a_pong_of_before_a_new_subscribe_does_not_move_it() -> None:
+def test_pong_for_an_earlier_subscription_does_not_move_a_new_one() -> None:
     one = page()
-    one.subscribed("c", at(5))
+    one.begin("c", at(5))
     one.pinged({"c": at(7)}, now=0)
     one.left("c")
-    one.subscribed("c", at(3, "F"))
+    one.begin("c", at(3, "F"))
     one.ponged()
-    assert one.start_of("c") == at(3, "F")
+    assert start(one, "c") == at(3, "F")
 
 
-def test_a_client_that_never_answers_is_taken_to_have_seen_what_is_old() -> None:
+def test_client_without_pongs_has_old_events_acknowledged() -> None:
     one = page()
-    one.subscribed("c", at(5))
+    one.begin("c", at(5))
     one.pinged({"c": at(7)}, now=0)
     one.pinged({"c": at(8)}, now=30)
-    assert one.expires == ack_tracker.UNANSWERED_SECONDS
-    assert not one.expire(now=ack_tracker.UNANSWERED_SECONDS)
-    assert one.expire(now=ack_tracker.UNANSWERED_SECONDS + 1)
-    assert one.start_of("c") == at(7)
+    assert one.expires == ack_tracker.UNANSWERED_S
+    assert not one.expire(now=ack_tracker.UNANSWERED_S)
+    assert one.expire(now=ack_tracker.UNANSWERED_S + 1)
+    assert start(one, "c") == at(7)
 
 
-def test_only_the_newest_sockets_are_remembered() -> None:
+def test_record_keeps_the_newest_socket_ids() -> None:
     record = None
     for number in range(20):
         record = page(record, f"1.{number}").record()
     assert page(record).earlier_sockets == tuple(f"1.{number}" for number in range(12, 20))
+
+
+def test_record_keeps_the_origin_and_the_user_that_it_belongs_to() -> None:
+    one = ack_tracker.AckTracker("1.1", origin="https://shop.example")
+    one.user_id = "42"
+    two = ack_tracker.AckTracker("1.2", one.record(), origin="https://evil.example")
+    assert (two.origin, two.user_id) == ("https://shop.example", "42")
+
+
+def test_record_holds_a_bounded_number_of_channels_and_says_so() -> None:
+    """A page that comes back again and again with other channels does not let its record grow."""
+    record = None
+    for number in range(5):
+        one = ack_tracker.AckTracker(f"1.{number}", record, max_channels=3)
+        for channel in (f"a{number}", f"b{number}"):
+            assert one.begin(channel, at(number))
+        record = one.record()
+    last = ack_tracker.AckTracker("1.9", record, max_channels=3)
+    known = [channel for channel in ("a4", "b4", "a3", "b3", "a2", "b2") if start(last, channel)]
+    assert set(known[:2]) == {"a4", "b4"}
+    assert len(known) == 3
+    assert last.start_of("a0") == (None, ack_tracker.RECORD_FULL), "a lost position is reported, and not taken for new"

@@ -1,7 +1,6 @@
-"""Whatever clients do, and whenever the engine answers: what is known of them in four places stays the same.
+"""For any sequence of client frames and engine answers, the hub, the presence and the counts agree.
 
-The four are the protocol of each connection, the hub, the engine's presence with its users, and the engine's counts.
-The hub is the real one; the engine is in memory, and answers when it is told to.
+The hub is the real one; the engine is in memory, and answers when a test lets it.
 """
 
 from __future__ import annotations
@@ -19,7 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from fanfare.applications import registry
 from fanfare.engine import interface
 from fanfare.hub import event_frames, hub
-from fanfare.protocol import server_frames, sessions, state_machine, subscriptions, termination
+from fanfare.hub.connections import State
+from fanfare.protocol import termination
 from tests.unit.hub import doubles
 from tests.unit.protocol import fakes
 from tests.unit.protocol.test_state_machine import frames_of_clients
@@ -36,24 +36,16 @@ users = st.sampled_from(USERS)
 
 
 class Client:
-    """One connection, and what came to it."""
+    """One connection, and the frames that it got."""
 
-    def __init__(self, worker: hub.Hub, applications: registry.Registry, number: int) -> None:
-        self.socket_id = f"{number}.{number}"
+    def __init__(self, worker: hub.Hub, app: registry.Application) -> None:
         self.writer = doubles.FakeWriter()
-        self.protocol = state_machine.StateMachine(
-            applications,
-            fakes.APPLICATION,
-            self.socket_id,
-            activity_timeout=120,
-            clock=lambda: 0.0,
-            wall_clock=lambda: 0.0,
-        )
-        self.connection = hub.Connection(APP, self.socket_id, self.writer, farewell=server_frames.error)
-        self.session = sessions.Session(worker, self.connection, self.protocol, "192.0.2.7")
+        self.session = fakes.session(worker, app, self.writer)
+        self.connection = self.session._connection
+        self.socket_id = self.connection.socket_id
 
-    def counts_heard(self) -> dict[str, int]:
-        """The last number that each channel's subscribers were told."""
+    def newest_counts(self) -> dict[str, int]:
+        """The newest count of each channel."""
         heard = {}
         for frame in map(orjson.loads, self.writer.bodies):
             if frame["event"] == "pusher_internal:subscription_count":
@@ -68,13 +60,9 @@ class AnySequence(RuleBasedStateMachine):
         self.engine = fakes.Engine()
         self.hub = hub.Hub(self.engine)
         termination.register(self.hub)
-        self.registry = registry.Registry()
-        self.registry.put(
-            fakes.application(
-                subscription_counts=True, max_watchlist=1, client_events_per_second=10**6, client_events_burst=10**6
-            )
+        self.app = fakes.application(
+            subscription_counts=True, max_watchlist=1, client_events_per_second=10**6, client_events_burst=10**6
         )
-        self.connections = 0
         self.do(lambda: None, first=self.hub.start)
         self.clients = [self.connected() for _ in range(CLIENTS)]
 
@@ -91,15 +79,14 @@ class AnySequence(RuleBasedStateMachine):
         self.loop.run_until_complete(all_of_it())
 
     def connected(self) -> Client:
-        self.connections += 1
-        client = Client(self.hub, self.registry, self.connections)
+        client = Client(self.hub, self.app)
         self.do(client.session.open)
         return client
 
     def say(self, number: int, frame: str) -> None:
         self.do(lambda: self.clients[number].session.received(frame))
 
-    # -- what clients do -----------------------------------------------------------------------------------------------
+    # -- clients -------------------------------------------------------------------------------------------------------
 
     @rule(number=clients, channel=st.sampled_from(PLAIN + PRESENCE + OWN), good=st.booleans())
     def subscribe(self, number: int, channel: str, good: bool) -> None:
@@ -134,7 +121,7 @@ class AnySequence(RuleBasedStateMachine):
         self.do(self.clients[number].session.end)
         self.clients[number] = self.connected()
 
-    # -- what others do ------------------------------------------------------------------------------------------------
+    # -- publishers and the engine -------------------------------------------------------------------------------------
 
     @rule(channel=st.sampled_from(PLAIN + PRESENCE + OWN))
     def publish(self, channel: str) -> None:
@@ -170,16 +157,15 @@ class AnySequence(RuleBasedStateMachine):
         self.engine.down = ""
         self.let_others_come()
 
-    # -- what must hold ------------------------------------------------------------------------------------------------
+    # -- invariants ----------------------------------------------------------------------------------------------------
 
     @invariant()
-    def the_protocol_knows_what_the_hub_knows(self) -> None:
+    def subscriptions_stand_where_their_state_says(self) -> None:
         for client in self.clients:
-            states = client.protocol.channels()
-            assert {channel: state is not subscriptions.State.JOINING for channel, state in states.items()} == {
-                channel: one.live for channel, one in client.connection.subscriptions.items()
-            }
-            user = client.protocol.user
+            for channel, one in client.connection.subscriptions.items():
+                assert one.state is not State.LEFT
+                assert (one.channel.live.get(client.connection) is one) is (one.state is State.LIVE), channel
+            user = client.session._machine.user
             assert client.connection.user_id == (None if user is None else user.user_id)
 
     @invariant()
@@ -188,15 +174,16 @@ class AnySequence(RuleBasedStateMachine):
         assert self.engine.subscribers() == {interface.CONNECTIONS: CLIENTS, **channels}
 
     @invariant()
-    def nobody_waits_and_all_are_present_once_the_engine_has_answered(self) -> None:
+    def every_subscription_is_live_and_present_once_the_engine_has_answered(self) -> None:
         if self.engine.held:
             return
         members: dict[tuple[str, str], str] = {}
         for client in self.clients:
             connection = client.connection
-            for channel, state in client.protocol.channels().items():
-                assert state is subscriptions.State.SUBSCRIBED
-                member = connection.subscriptions[channel].member
+            for channel, subscription in connection.subscriptions.items():
+                assert subscription.state is State.LIVE
+                assert not subscription.refreshing
+                member = subscription.member
                 if member is not None:
                     members[channel, client.socket_id] = member.user_id
             if connection.user_id is not None:
@@ -205,11 +192,11 @@ class AnySequence(RuleBasedStateMachine):
         assert self.engine.present() == members
 
     @invariant()
-    def everybody_has_heard_how_many_they_are(self) -> None:
+    def every_subscriber_has_the_newest_count(self) -> None:
         if self.engine.held:
             return
         for client in self.clients:
-            heard = client.counts_heard()
+            heard = client.newest_counts()
             for channel in client.connection.subscriptions:
                 if channel not in PRESENCE:
                     assert heard[channel] == self.engine.subscribers()[channel], channel

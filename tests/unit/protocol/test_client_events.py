@@ -43,7 +43,7 @@ def test_data_is_relayed_as_the_json_value_that_it_was(data: Any) -> None:
     }
 
 
-def test_on_a_presence_channel_the_others_learn_who_it_was_and_the_sender_cannot_lie() -> None:
+def test_presence_channel_adds_the_user_id_of_the_subscription() -> None:
     machine = fakes.Machine()
     machine.join("presence-x", ANN, fakes.member("42"))
     frame = {"event": "client-x", "channel": "presence-x", "data": {}, "user_id": "7", "other": 1}
@@ -55,14 +55,14 @@ def test_on_a_presence_channel_the_others_learn_who_it_was_and_the_sender_cannot
     }
 
 
-def test_on_a_private_channel_nobody_is_named() -> None:
+def test_private_channel_adds_no_user_id() -> None:
     machine = fakes.Machine()
     machine.join("private-x", ANN)
     frame = {"event": "client-x", "channel": "private-x", "data": {}, "user_id": "7"}
     assert "user_id" not in publication(machine.receive(fakes.text(frame)))
 
 
-def test_they_are_off_until_the_application_turns_them_on() -> None:
+def test_client_events_are_refused_until_the_application_enables_them() -> None:
     machine = fakes.Machine(fakes.application(client_events=False))
     machine.join("private-x")
     said = error(machine.receive(fakes.client_event("private-x")))
@@ -73,7 +73,7 @@ def test_they_are_off_until_the_application_turns_them_on() -> None:
 
 
 @pytest.mark.parametrize("channel", ["news", "cache-x", "private-encrypted-x", "private-encrypted-cache-x", "#x"])
-def test_the_channel_must_be_private_or_presence_and_not_encrypted(channel: str) -> None:
+def test_channel_must_be_private_or_presence_and_not_encrypted(channel: str) -> None:
     machine = fakes.Machine()
     machine.join(channel)
     said = error(machine.receive(fakes.client_event(channel)))
@@ -81,7 +81,7 @@ def test_the_channel_must_be_private_or_presence_and_not_encrypted(channel: str)
     assert channel in said["message"]
 
 
-def test_the_sender_must_be_subscribed() -> None:
+def test_sender_must_be_subscribed() -> None:
     machine = fakes.Machine()
     machine.receive(fakes.subscribe("private-x"))  # not answered yet
     machine.join("private-y")
@@ -90,7 +90,7 @@ def test_the_sender_must_be_subscribed() -> None:
         assert error(machine.receive(fakes.client_event(channel)))["code"] == 4009
 
 
-def test_a_name_that_is_too_long_is_refused_with_both_numbers_the_channel_and_the_event() -> None:
+def test_name_that_is_too_long_is_refused_with_both_numbers_the_channel_and_the_event() -> None:
     machine = fakes.Machine()
     machine.join("private-x")
     said = error(machine.receive(fakes.client_event("private-x", event="client-" + "x" * 194)))
@@ -125,7 +125,7 @@ def test_data_that_is_nested_too_deeply_is_refused() -> None:
     assert "too deeply" in said["message"]
 
 
-def test_the_rate_is_bounded_and_each_event_over_it_is_answered() -> None:
+def test_each_event_over_the_rate_limit_is_answered() -> None:
     machine = fakes.Machine()
     machine.join("private-x")
     answers = [machine.receive(fakes.client_event("private-x")) for _ in range(50)]
@@ -138,7 +138,7 @@ def test_the_rate_is_bounded_and_each_event_over_it_is_answered() -> None:
     assert sum(isinstance(answer[0], effects.PublishClientEvent) for answer in answers) == 10
 
 
-def test_what_is_refused_for_another_reason_costs_no_token() -> None:
+def test_event_refused_for_another_reason_takes_no_token() -> None:
     machine = fakes.Machine()
     machine.join("private-x")
     for _ in range(100):
@@ -149,14 +149,14 @@ def test_what_is_refused_for_another_reason_costs_no_token() -> None:
 @pytest.mark.parametrize(
     "fields", [{"data": 1}, {"channel": 5, "data": 1}, {"channel": None, "data": 1}, {"channel": "private-x"}]
 )
-def test_it_must_contain_channel_and_data(fields: dict[str, Any]) -> None:
+def test_client_event_must_contain_channel_and_data(fields: dict[str, Any]) -> None:
     machine = fakes.Machine()
     machine.join("private-x")
     said = error(machine.receive(fakes.text({"event": "client-x", **fields})))
     assert said == {"code": None, "message": "Invalid client event: it must contain channel and data"}
 
 
-def test_an_event_that_the_engine_did_not_take_is_reported_to_its_sender() -> None:
+def test_event_that_the_engine_refused_is_reported_to_its_sender() -> None:
     machine = fakes.Machine()
     lost = effects.PublishClientEvent("private-x", "client-x", b"{}", None)
     said = error(fakes.without_counts(machine.protocol.not_published(lost, "the disk is full")))
@@ -164,7 +164,7 @@ def test_an_event_that_the_engine_did_not_take_is_reported_to_its_sender() -> No
     assert "the disk is full" in said["message"]
 
 
-def test_they_are_kept_where_a_rule_says_so_as_it_is_now() -> None:
+def test_client_events_are_kept_where_the_present_rule_says_so() -> None:
     keeps = rules.Rule("private-*", history_size=10, history_seconds=60, client_events=True)
     other = rules.Rule("private-*", history_size=10, history_seconds=60)
     machine = fakes.Machine()
@@ -180,6 +180,6 @@ def test_they_are_kept_where_a_rule_says_so_as_it_is_now() -> None:
 def test_refusals_are_counted() -> None:
     machine = fakes.Machine()
     machine.join("private-x")
-    assert fakes.counts(machine.protocol.received(fakes.client_event("private-y"))) == [
+    assert fakes.counts(machine.all_effects(fakes.client_event("private-y"))) == [
         "pusher.client_event_rejected.not_subscribed"
     ]

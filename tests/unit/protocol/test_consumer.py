@@ -1,4 +1,4 @@
-"""The shell: a WebSocket on one side, a real hub on the other."""
+"""The consumer and the session: a WebSocket on one side, a real hub on the other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import orjson
 import pytest
 
 from fanfare.engine import errors
-from fanfare.protocol import consumers, refusal_log
+from fanfare.hub.connections import State
+from fanfare.protocol import consumers, sessions
 from fanfare.runtime.log_throttle import LogThrottle
 from tests.unit.protocol import fakes
 from tests.unit.protocol.workers import Worker
@@ -19,19 +20,19 @@ from tests.unit.protocol.workers import Worker
 ANN, BOB = '{"user_id":"42","user_info":{"name":"Ann"}}', '{"user_id":"7"}'
 
 
-async def test_the_first_frame_is_connection_established(worker: Worker) -> None:
+async def test_first_frame_is_connection_established(worker: Worker) -> None:
     browser = await worker.connected()
     (frame,) = browser.frames
     assert orjson.loads(frame["data"]) == {"socket_id": browser.socket_id, "activity_timeout": 77}
 
 
-async def test_the_hub_knows_what_the_client_said_of_itself(worker: Worker) -> None:
+async def test_connection_context_has_what_the_client_said_of_itself(worker: Worker) -> None:
     await worker.browser(path=f"/s/token/app/{fakes.APPLICATION.key}").connected()
     (connection,) = worker.hub.connections_of("3")
     assert connection.context == ("js", "8.6.0", "/s/token", "192.0.2.7")
 
 
-async def test_the_headers_are_not_kept_as_long_as_the_connection(worker: Worker) -> None:
+async def test_headers_are_released_after_the_handshake(worker: Worker) -> None:
     browser = await worker.browser(headers=[(b"origin", b"https://example.com"), (b"cookie", b"secret")]).connected()
     assert browser.scope["headers"] == []
 
@@ -46,7 +47,7 @@ async def test_the_headers_are_not_kept_as_long_as_the_connection(worker: Worker
         (f"/app/{fakes.APPLICATION.key}", b"protocol=7", b"https://evil.example", 4009),
     ],
 )
-async def test_a_refused_handshake_is_accepted_explained_and_closed(
+async def test_refused_handshake_is_accepted_answered_and_closed(
     worker: Worker, path: str, query: bytes, origin: bytes, code: int
 ) -> None:
     worker.registry.put(fakes.application(allowed_origins=("https://example.com",)))
@@ -62,7 +63,7 @@ async def test_a_refused_handshake_is_accepted_explained_and_closed(
     assert browser.frames == [frame]
 
 
-async def test_a_disabled_application_is_refused_with_4003(worker: Worker) -> None:
+async def test_disabled_application_is_refused_with_4003(worker: Worker) -> None:
     worker.registry.put(fakes.application(enabled=False))
     browser = worker.browser()
     await browser.until(lambda: browser.closed)
@@ -70,21 +71,21 @@ async def test_a_disabled_application_is_refused_with_4003(worker: Worker) -> No
     assert browser.closed[0] == 4003
 
 
-async def test_a_refused_client_that_does_not_answer_the_close_is_dropped(
+async def test_refused_client_that_does_not_answer_the_close_is_dropped(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consumers, "FAREWELL_SECONDS", 0.01)
+    monkeypatch.setattr(consumers, "CLOSE_SECONDS", 0.01)
     browser = worker.browser("/app/unknown")
     async with asyncio.timeout(fakes.DEADLINE_S):
         await browser.task
 
 
-async def test_refusals_are_logged_but_cannot_fill_the_log(
+async def test_log_lines_of_refusals_are_rate_limited(
     worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    log = LogThrottle(logging.getLogger(refusal_log.__name__), 1.0, burst=2, clock=lambda: 0.0)
-    monkeypatch.setattr(refusal_log, "_log", log)
-    with caplog.at_level(logging.INFO, refusal_log.__name__):
+    log = LogThrottle(logging.getLogger(sessions.__name__), 1.0, burst=2, clock=lambda: 0.0)
+    monkeypatch.setattr(sessions, "_refusal_log", log)
+    with caplog.at_level(logging.INFO, sessions.__name__):
         for _ in range(5):
             browser = worker.browser("/app/x\x1b[31m\nforged")
             await browser.until(lambda one=browser: one.closed)
@@ -102,7 +103,7 @@ async def test_every_frame_of_a_burst_is_answered_in_order(worker: Worker) -> No
     assert answered == [f"news-{number}" for number in range(200)]
 
 
-async def test_a_busy_client_leaves_the_loop_to_others(worker: Worker) -> None:
+async def test_busy_client_leaves_the_loop_to_others(worker: Worker) -> None:
     browser = await worker.connected()
     for _ in range(consumers.FRAMES_PER_TURN * 4):
         browser.send('{"event":"pusher:pong"}')
@@ -114,7 +115,7 @@ async def test_a_busy_client_leaves_the_loop_to_others(worker: Worker) -> None:
     assert turns >= 4
 
 
-async def test_a_presence_channel_tells_each_who_is_there_and_the_others_who_came_and_went(worker: Worker) -> None:
+async def test_presence_channel_sends_the_snapshot_and_member_events(worker: Worker) -> None:
     ann, bob = await worker.connected(), await worker.connected()
     await ann.subscribe("presence-x", ANN)
     await bob.subscribe("presence-x", BOB)
@@ -128,7 +129,7 @@ async def test_a_presence_channel_tells_each_who_is_there_and_the_others_who_cam
     assert orjson.loads(removed["data"]) == {"user_id": "7"}
 
 
-async def test_subscribing_twice_to_a_presence_channel_tells_nobody_else(worker: Worker) -> None:
+async def test_repeated_subscribe_to_a_presence_channel_sends_no_member_events(worker: Worker) -> None:
     ann, bob = await worker.connected(), await worker.connected()
     await ann.subscribe("presence-x", ANN)
     await bob.subscribe("presence-x", BOB)
@@ -140,7 +141,7 @@ async def test_subscribing_twice_to_a_presence_channel_tells_nobody_else(worker:
     assert sum(frame["event"] == "pusher_internal:subscription_succeeded" for frame in bob.frames) == 2
 
 
-async def test_leaving_and_joining_again_at_once_is_joining_once(worker: Worker) -> None:
+async def test_unsubscribe_and_subscribe_at_once_is_answered_once(worker: Worker) -> None:
     browser = await worker.connected()
     worker.engine.held = True
     auth = fakes.auth("presence-x", ANN, socket_id=browser.socket_id)
@@ -155,10 +156,11 @@ async def test_leaving_and_joining_again_at_once_is_joining_once(worker: Worker)
     await browser.frame("pusher_internal:subscription_succeeded")
     await browser.drained()
     assert sum(frame["event"] == "pusher_internal:subscription_succeeded" for frame in browser.frames) == 1
-    assert worker.hub.is_subscribed(worker.hub.connections_of("3")[0], "presence-x")
+    [connection] = worker.hub.connections_of("3")
+    assert connection.subscriptions["presence-x"].state is State.LIVE
 
 
-async def test_a_client_event_reaches_the_others_with_the_members_id_and_not_its_sender(worker: Worker) -> None:
+async def test_client_event_reaches_the_other_members_with_the_user_id(worker: Worker) -> None:
     ann, bob = await worker.connected(), await worker.connected()
     await ann.subscribe("presence-x", ANN)
     await bob.subscribe("presence-x", BOB)
@@ -175,7 +177,7 @@ async def test_a_client_event_reaches_the_others_with_the_members_id_and_not_its
     assert worker.hub.statistics()["pusher.client_events"] == 1
 
 
-async def test_a_client_event_that_the_engine_refuses_is_reported_and_the_connection_lives(worker: Worker) -> None:
+async def test_client_event_that_the_engine_refuses_is_reported(worker: Worker) -> None:
     browser = await worker.connected()
     await browser.subscribe("private-x")
     worker.engine.down = "the disk is full"
@@ -185,7 +187,9 @@ async def test_a_client_event_that_the_engine_refuses_is_reported_and_the_connec
     await browser.drained()
 
 
-async def test_an_engine_that_refuses_at_once_is_reported_too(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_client_event_that_the_engine_refuses_at_once_is_reported(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(publications: object) -> None:
         raise errors.EngineUnavailable("the log is closed")
 
@@ -196,7 +200,7 @@ async def test_an_engine_that_refuses_at_once_is_reported_too(worker: Worker, mo
     assert "the log is closed" in (await browser.frame("pusher:error"))["data"]["message"]
 
 
-async def test_a_subscription_that_the_engine_refuses_is_reported_and_can_be_tried_again(worker: Worker) -> None:
+async def test_subscribe_that_the_engine_refuses_is_reported_and_can_be_repeated(worker: Worker) -> None:
     browser = await worker.connected()
     worker.engine.down = "the disk is full"
     browser.send(fakes.subscribe("news"))
@@ -206,7 +210,7 @@ async def test_a_subscription_that_the_engine_refuses_is_reported_and_can_be_tri
     await browser.subscribe("news")
 
 
-async def test_client_events_that_are_under_way_when_their_sender_leaves_disturb_nobody(worker: Worker) -> None:
+async def test_client_event_under_way_when_its_sender_leaves_is_harmless(worker: Worker) -> None:
     browser = await worker.connected()
     await browser.subscribe("private-x")
     worker.engine.held = True
@@ -228,7 +232,7 @@ async def test_client_events_that_are_under_way_when_their_sender_leaves_disturb
         {"type": "websocket.receive", "bytes": b"x" * 1_001, "text": None},
     ],
 )
-async def test_a_frame_that_is_too_big_closes_with_1009_and_both_numbers(worker: Worker, event: dict[str, Any]) -> None:
+async def test_frame_that_is_too_big_closes_with_1009_and_both_numbers(worker: Worker, event: dict[str, Any]) -> None:
     browser = await worker.connected()
     browser.say(event)
     await browser.until(lambda: browser.closed)
@@ -246,9 +250,7 @@ async def test_a_frame_that_is_too_big_closes_with_1009_and_both_numbers(worker:
         {"type": "websocket.receive", "text": "x" * 1_000},
     ],
 )
-async def test_a_bad_frame_is_answered_and_the_connection_and_its_neighbour_live(
-    worker: Worker, event: dict[str, Any]
-) -> None:
+async def test_bad_frame_is_answered_and_the_connection_stays_open(worker: Worker, event: dict[str, Any]) -> None:
     browser, neighbour = await worker.connected(), await worker.connected()
     browser.say(event)
     assert (await browser.frame("pusher:error"))["data"]["code"] is None
@@ -270,7 +272,7 @@ async def test_connections_over_the_limit_are_closed_with_4100_and_both_numbers(
     await worker.connected()
 
 
-async def test_what_a_client_sends_before_it_is_admitted_is_answered_after_it(worker: Worker) -> None:
+async def test_frames_before_the_admission_are_answered_after_it(worker: Worker) -> None:
     worker.registry.put(fakes.application(max_connections=1))
     worker.engine.held = True
     browser = worker.browser()
@@ -285,7 +287,7 @@ async def test_what_a_client_sends_before_it_is_admitted_is_answered_after_it(wo
     ]
 
 
-async def test_a_client_that_leaves_before_it_is_admitted_is_forgotten_at_once(worker: Worker) -> None:
+async def test_client_that_leaves_before_its_admission_is_forgotten_at_once(worker: Worker) -> None:
     worker.registry.put(fakes.application(max_connections=1))
     worker.engine.held = True
     browser = worker.browser()
@@ -295,7 +297,7 @@ async def test_a_client_that_leaves_before_it_is_admitted_is_forgotten_at_once(w
     assert browser.frames == []
 
 
-async def test_a_client_that_leaves_is_out_of_the_hub_when_its_handler_ends(worker: Worker) -> None:
+async def test_client_that_leaves_is_out_of_the_hub_when_its_handler_ends(worker: Worker) -> None:
     browser = await worker.connected()
     await browser.subscribe("presence-x", ANN)
     await browser.leave()
@@ -303,7 +305,7 @@ async def test_a_client_that_leaves_is_out_of_the_hub_when_its_handler_ends(work
     assert await worker.engine.members("3", "presence-x") == []
 
 
-async def test_a_handler_that_is_cancelled_leaves_the_hub(worker: Worker) -> None:
+async def test_cancelled_handler_leaves_the_hub(worker: Worker) -> None:
     browser = await worker.connected()
     browser.task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -311,7 +313,7 @@ async def test_a_handler_that_is_cancelled_leaves_the_hub(worker: Worker) -> Non
     assert worker.hub.connections_of("3") == []
 
 
-async def test_the_hub_closes_a_connection_with_an_error_frame_first(worker: Worker) -> None:
+async def test_hub_sends_an_error_frame_before_the_close(worker: Worker) -> None:
     browser = await worker.connected()
     worker.hub.close_application("3", 4003, "This application is disabled")
     await browser.until(lambda: browser.closed)
@@ -327,7 +329,7 @@ async def test_the_hub_closes_a_connection_with_an_error_frame_first(worker: Wor
     assert browser.frames == before
 
 
-async def test_a_connection_that_the_hub_closed_is_still_watched_when_its_handler_ends(
+async def test_transport_of_a_closed_connection_is_still_watched_when_its_handler_ends(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """uvicorn reports the end right after a close of our own; a client that does not read is there for ever."""
@@ -335,14 +337,16 @@ async def test_a_connection_that_the_hub_closed_is_still_watched_when_its_handle
     monkeypatch.setattr(worker.hub, "disconnect", told.append)
     evicted, gone = await worker.connected(), await worker.connected()
     connection = worker.hub.connections_of("3")[0]
-    worker.hub.evict(connection)
+    worker.hub.disconnect_slow(connection)
     await evicted.leave()
     assert told == []
     await gone.leave()
     assert len(told) == 1
 
 
-async def test_no_message_goes_through_channels_thread(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_messages_do_not_go_through_the_thread_of_channels(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def hop(*arguments: object) -> Callable[..., None]:
         raise AssertionError("a message was taken to a thread")
 
@@ -350,3 +354,49 @@ async def test_no_message_goes_through_channels_thread(worker: Worker, monkeypat
     monkeypatch.setattr("channels.consumer.await_many_dispatch", hop)
     browser = await worker.connected()
     await browser.drained()
+
+
+@pytest.mark.parametrize("channel", ["news", "private-x", "presence-x", "cache-x"])
+async def test_second_subscribe_before_the_answer_gets_the_answer_of_the_first(worker: Worker, channel: str) -> None:
+    browser = await worker.connected()
+    worker.engine.held = True
+    data = ANN if channel == "presence-x" else None
+    for _ in range(2):
+        browser.send(fakes.subscribe(channel, data, auth=fakes.auth(channel, data, socket_id=browser.socket_id)))
+    await browser.drained()
+    worker.engine.release()
+    await browser.frame("pusher_internal:subscription_succeeded")
+    await browser.drained()
+    assert browser.events().count("pusher_internal:subscription_succeeded") == 1
+
+
+async def test_answer_that_comes_after_an_unsubscribe_is_dropped(worker: Worker) -> None:
+    browser = await worker.connected()
+    worker.engine.held = True
+    browser.send(fakes.subscribe("cache-x"))
+    browser.send(fakes.unsubscribe("cache-x"))
+    await browser.drained()
+    worker.engine.down = "the disk is full"
+    worker.engine.release()
+    await browser.drained()
+    assert browser.events() == ["pusher:connection_established", "pusher:pong", "pusher:pong"]
+
+
+async def test_subscription_ceiling_is_logged_once_per_connection(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = LogThrottle(logging.getLogger(sessions.__name__), 1.0, burst=100)
+    monkeypatch.setattr(sessions, "_refusal_log", log)
+    application = consumers.PusherConsumer.as_asgi(
+        hub=worker.hub, registry=worker.registry, options=sessions.Options(max_subscriptions=3)
+    )
+    with caplog.at_level(logging.INFO, sessions.__name__):
+        for _ in range(2):
+            browser = await fakes.Browser(application).connected()
+            for number in range(50):
+                browser.send(fakes.subscribe(f"news-{number}"))
+            await browser.drained()
+            await browser.leave()
+    lines = [line for line in caplog.messages if "3 are allowed" in line]
+    assert len(lines) == 2
+    assert worker.hub.counters["pusher.subscription_refused.too_many_subscriptions"] == 2 * 47

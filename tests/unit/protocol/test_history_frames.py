@@ -12,9 +12,9 @@ from fanfare.engine import interface
 from fanfare.engine.local import engine
 from fanfare.hub import event_frames
 from fanfare.hub import hub as hubs
-from fanfare.protocol import sessions, state_machine
 from tests.harness import waiting
 from tests.unit.hub.doubles import FakeWriter
+from tests.unit.protocol import fakes
 
 KEPT = rules.Rule("kept*", history_size=100, history_seconds=60)
 
@@ -23,15 +23,9 @@ class Client:
     """A connected client of an application that keeps the history of `kept…`."""
 
     def __init__(self, hub: hubs.Hub) -> None:
-        applications = registry.Registry()
         application = registry.Application("1", "k", "s", rules=rules.Rules((KEPT,)))
-        applications.put(application)
         self.writer = FakeWriter()
-        machine = state_machine.StateMachine(
-            applications, application, "1.1", activity_timeout=120, clock=lambda: 0.0, wall_clock=lambda: 0.0
-        )
-        connection = hubs.Connection("1", "1.1", self.writer)
-        self.session = sessions.Session(hub, connection, machine, "")
+        self.session = fakes.session(hub, application, self.writer)
         self.session.open()
 
     def send(self, event: str, **data: object) -> None:
@@ -73,7 +67,7 @@ async def client(tmp_path: Path):
     await hub.stop()
 
 
-async def test_a_subscriber_pages_back_through_the_history(client: Client) -> None:
+async def test_subscriber_pages_back_through_the_history(client: Client) -> None:
     await client.subscribe("kept")
     client.send("pusher:history", channel="kept", limit=2, rid="a")
     first = await client.answer(0)
@@ -83,11 +77,11 @@ async def test_a_subscriber_pages_back_through_the_history(client: Client) -> No
     assert (second["rid"], [item["data"] for item in second["items"]], second["next"]) == (2, ["3", "2", "1"], None)
 
 
-async def test_a_refused_page_says_why_with_the_callers_mark(client: Client) -> None:
+async def test_refused_history_request_carries_the_reason_and_the_rid(client: Client) -> None:
     client.send("pusher:history", channel="kept", rid="a")
     assert await client.answer(0) == {
         "rid": "a",
-        "error": {"message": "The history of a channel is for its subscribers"},
+        "error": {"message": "Only a channel's subscribers may read its history"},
     }
     await client.subscribe("plain")
     client.send("pusher:history", channel="plain", rid=["not a mark"])

@@ -1,4 +1,4 @@
-"""A page with a token: asked about what was sent, left alone otherwise."""
+"""The session of a page with a token: its pings, its record, and its token."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from typing import Any
 import orjson
 import pytest
 
-from fanfare.applications import registry, rules
+from fanfare.applications import rules
 from fanfare.engine import errors, interface
 from fanfare.engine.local import engine
 from fanfare.hub import hub as hubs
-from fanfare.hub import recovery, writers
-from fanfare.protocol import page_sessions, server_frames, session_owners, sessions, state_machine
+from fanfare.hub import pacing, writers
+from fanfare.protocol import page_sessions, server_frames, session_owners
 from tests.harness import waiting
 from tests.unit.hub.doubles import FakeWriter
+from tests.unit.protocol import fakes
 
 KEPT = rules.Rule("kept*", history_size=1_000, history_seconds=60)
-APPLICATION = registry.Application("1", "k", "s", rules=rules.Rules((KEPT,)))
+APPLICATION = fakes.application(id="1", rules=rules.Rules((KEPT,)))
 NEVER_S = 3_600.0
 
 
@@ -46,10 +47,7 @@ class Deployment:
     def __init__(self, folder: Path) -> None:
         self.engine = RememberingEngine(folder)
         self.hub = hubs.Hub(self.engine)
-        self.tokens = session_owners.SessionOwners(self.hub, time.monotonic)
-        self.applications = registry.Registry()
-        self.applications.put(APPLICATION)
-        self.pages = 0
+        self.owners = session_owners.SessionOwners(self.hub, time.monotonic)
 
     async def publish(self, *numbers: int, channel: str = "kept") -> None:
         await self.hub.publish([publication(number, channel) for number in numbers])
@@ -59,25 +57,29 @@ class Page:
     """A socket of the page."""
 
     def __init__(
-        self, deployment: Deployment, ack_interval: float = 0.0, token: str = "token-token-token", window: int = 100
+        self,
+        deployment: Deployment,
+        ack_interval: float = 0.0,
+        token: str = "token-token-token",
+        window: int = 100,
+        origin: str = "",
+        **options: Any,
     ) -> None:
-        deployment.pages += 1
         self.deployment = deployment
         self.writer = FakeWriter()
-        machine = state_machine.StateMachine(
-            deployment.applications,
+        self.session = fakes.session(
+            deployment.hub,
             APPLICATION,
-            f"1.{deployment.pages}",
-            activity_timeout=120,
-            clock=time.monotonic,
-            wall_clock=time.time,
+            self.writer,
+            token=token,
+            owners=deployment.owners,
+            origin=origin,
+            resume=page_sessions.Options(window=window, ack_interval=ack_interval),
+            **options,
         )
-        connection = hubs.Connection("1", machine.socket_id, self.writer)
-        options = page_sessions.Options(window=window, ack_interval=ack_interval)
-        self.resume = page_sessions.PageSession(
-            deployment.hub, deployment.tokens, connection, token, options=options, keeps_history=machine.keeps_history
-        )
-        self.session = sessions.Session(deployment.hub, connection, machine, "", self.resume)
+        page = self.session._page
+        assert page is not None
+        self.page = page
         self.session.open()
 
     def say(self, event: str, **data: object) -> None:
@@ -91,7 +93,7 @@ class Page:
 
     @property
     def is_settled(self) -> bool:
-        return self.resume.resumption is not None and not self.resume._unasked
+        return self.page.tracker is not None and not self.page._unpinged
 
     @property
     def pings(self) -> int:
@@ -106,9 +108,9 @@ class Page:
         return [(frame["channel"], orjson.loads(frame["data"])["reason"]) for frame in told]
 
     def seen(self, channel: str = "kept") -> int:
-        """As far as is known."""
-        assert self.resume.resumption is not None
-        start = self.resume.resumption.start_of(channel)
+        """The acknowledged offset."""
+        assert self.page.tracker is not None
+        start, _ = self.page.tracker.start_of(channel)
         return start.offset if start is not None else -1
 
 
@@ -127,7 +129,7 @@ async def deployment(tmp_path: Path) -> AsyncIterator[Deployment]:
     await deployment.hub.stop()
 
 
-async def test_each_thing_that_is_sent_is_asked_about_once(deployment: Deployment) -> None:
+async def test_each_event_is_pinged_for_once(deployment: Deployment) -> None:
     page = Page(deployment)
     await page.subscribed()
     assert page.pings == 0
@@ -137,49 +139,49 @@ async def test_each_thing_that_is_sent_is_asked_about_once(deployment: Deploymen
         page.say("pusher:pong")
         assert page.seen() == number
         for _ in range(3):
-            page.resume.look()
+            page.page.due()
         assert page.pings == number
         assert page.is_settled
     page.session.end()
 
 
-async def test_one_ping_asks_about_all_channels(deployment: Deployment) -> None:
+async def test_one_ping_covers_all_channels(deployment: Deployment) -> None:
     page = Page(deployment)
     await page.subscribed("kept-1")
     await page.subscribed("kept-2")
     await deployment.hub.publish([publication(1, "kept-1"), publication(1, "kept-2"), publication(2, "kept-2")])
     await until(lambda: page.pings)
-    page.resume.look()
+    page.page.due()
     page.say("pusher:pong")
     assert (page.pings, page.seen("kept-1"), page.seen("kept-2")) == (1, 1, 2)
     page.session.end()
 
 
-async def test_many_events_are_asked_about_before_their_time(deployment: Deployment) -> None:
+async def test_many_events_are_pinged_for_before_the_interval_has_passed(deployment: Deployment) -> None:
     page = Page(deployment, ack_interval=NEVER_S)
     await page.subscribed()
     await deployment.publish(1)
     await until(lambda: page.pings == 1)
     await deployment.publish(*range(2, page_sessions.PING_AFTER_EVENTS + 1))
     await until(lambda: len(page.numbers()) == page_sessions.PING_AFTER_EVENTS)
-    page.resume.look()
+    page.page.due()
     assert page.pings == 1
     await deployment.publish(page_sessions.PING_AFTER_EVENTS + 1)
     await until(lambda: page.pings == 2)
     page.session.end()
 
 
-async def test_a_replay_is_asked_about_when_it_has_come_though_nothing_follows(deployment: Deployment) -> None:
+async def test_recovered_entries_are_pinged_for_when_they_were_sent(deployment: Deployment) -> None:
     await deployment.publish(1)
     first = Page(deployment)
     await first.subscribed()
     first.session.end()
     await deployment.publish(2, 3)
     page = Page(deployment)
-    page.writer.waiting = recovery.PACE_BYTES + 1  # it is not reading yet
+    page.writer.waiting = pacing.PACE_BYTES + 1  # it is not reading yet
     page.say("pusher:subscribe", channel="kept")
-    await until(lambda: deployment.hub.statistics()["replays.now"])
-    page.resume.look()
+    await until(lambda: deployment.hub.statistics()["recoveries.now"])
+    page.page.due()
     assert not page.is_settled
     assert (page.pings, page.numbers()) == (0, [])
     page.writer.waiting = 0
@@ -190,7 +192,7 @@ async def test_a_replay_is_asked_about_when_it_has_come_though_nothing_follows(d
     page.session.end()
 
 
-async def test_a_channel_that_was_left_wakes_nobody(deployment: Deployment) -> None:
+async def test_unsubscribed_channel_causes_no_ping(deployment: Deployment) -> None:
     page = Page(deployment)
     await page.subscribed()
     other = Page(deployment, token="token-token-other")
@@ -202,25 +204,23 @@ async def test_a_channel_that_was_left_wakes_nobody(deployment: Deployment) -> N
     assert page.pings == 0
     for one in (page, other):
         one.session.end()
-        assert one.resume.slot is None
+        assert one.page.slot is None
 
 
-async def test_the_record_of_a_page_to_which_nothing_is_sent_is_kept_from_expiring(
-    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert max(page_sessions.REFRESHED) <= page_sessions.KEPT - 1, "a window is left of it when the worker dies"
+async def test_record_of_an_idle_page_is_refreshed(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert max(page_sessions.REFRESHED) <= page_sessions.STORED - 1, "a window is left of it when the worker dies"
     monkeypatch.setattr(page_sessions, "REFRESHED", (0.001, 0.002))
     page = Page(deployment)
     await page.subscribed()
     so_far = len(deployment.engine.saved)
     await until(lambda: len(deployment.engine.saved) >= so_far + 3)
-    assert set(deployment.engine.saved) == {page_sessions.KEPT * 100}
+    assert set(deployment.engine.saved) == {page_sessions.STORED * 100}
     assert page.pings == 0
     page.session.end()
     assert deployment.engine.saved[-1] == 100
 
 
-async def test_the_progress_of_a_page_is_in_the_new_log_before_the_page_is_sent_away(deployment: Deployment) -> None:
+async def test_record_is_in_the_new_log_before_the_page_is_closed(deployment: Deployment) -> None:
     page = Page(deployment)
     await page.subscribed()
     await deployment.publish(1)
@@ -240,7 +240,7 @@ async def test_the_progress_of_a_page_is_in_the_new_log_before_the_page_is_sent_
         one.session.end()
 
 
-async def test_a_page_that_cannot_be_looked_up_is_told_that_it_is_not_resumed(
+async def test_page_whose_record_cannot_be_read_gets_resume_failed(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(app: str, token: str) -> bytes | None:
@@ -256,7 +256,7 @@ async def test_a_page_that_cannot_be_looked_up_is_told_that_it_is_not_resumed(
     page.session.end()
 
 
-async def test_a_page_that_comes_back_too_late_is_no_new_page(deployment: Deployment) -> None:
+async def test_page_that_comes_back_late_recovers_from_its_record(deployment: Deployment) -> None:
     first = Page(deployment, window=-1)
     await first.subscribed()
     await deployment.publish(1)
@@ -270,11 +270,90 @@ async def test_a_page_that_comes_back_too_late_is_no_new_page(deployment: Deploy
     late.session.end()
 
 
-async def test_a_ping_has_a_ready_answer_once_the_client_was_greeted(deployment: Deployment) -> None:
+async def test_ping_has_a_ready_answer_once_the_connection_is_established(deployment: Deployment) -> None:
     page = Page(deployment)  # its token is being looked up
     assert page.session.answers == {}
     await until(lambda: page.writer.bodies)
     [ping, answer] = [*page.session.answers.keys(), *page.session.answers.values()]
     page.session.received(ping.decode())
     assert writers.Batch(page.writer.bodies[-1:]).wire == answer
+    page.session.end()
+
+
+# -- the owner of a record ---------------------------------------------------------------------------------------------
+
+
+async def test_socket_of_another_origin_gets_nothing_of_the_record_and_leaves_the_page_alone(
+    deployment: Deployment,
+) -> None:
+    page = Page(deployment, origin="https://shop.example")
+    await page.subscribed()
+    await deployment.publish(1)
+    for origin in ("https://evil.example", ""):
+        thief = Page(deployment, origin=origin)
+        thief.say("pusher:subscribe", channel="kept")
+        await until(thief.failures)
+        assert thief.failures() == [("kept", "token_foreign")]
+        assert (thief.page.tracker, thief.numbers()) == (None, [])
+        thief.session.end()
+    assert page.writer.closed is None
+    page.session.end()
+    back = Page(deployment, origin="https://shop.example")
+    await back.subscribed()
+    assert back.numbers() == [1]
+    back.session.end()
+    assert deployment.hub.statistics()["resume.token_foreign"] == 2
+
+
+async def signed_in(page: Page, user_id: str) -> None:
+    page.session.received(fakes.signin(f'{{"id":"{user_id}"}}', socket_id=page.page.socket_id))
+    await until(lambda: any(b"signin_success" in body for body in page.writer.bodies))
+
+
+async def test_record_of_a_user_is_taken_only_by_a_socket_that_signs_in_as_that_user(deployment: Deployment) -> None:
+    page = Page(deployment)
+    await page.subscribed()
+    await signed_in(page, "42")
+    thief = Page(deployment)
+    await thief.subscribed()
+    assert page.writer.closed is None, "a socket that has not signed in evicts none"
+    await signed_in(thief, "7")
+    assert page.writer.closed is None
+    assert thief.failures() == [("kept", "token_foreign")]
+    thief.session.end()
+    back = Page(deployment)
+    await back.subscribed()
+    await signed_in(back, "42")
+    await until(lambda: page.writer.closed)
+    assert page.writer.closed == (4200, "Another connection of this page took over")
+    assert back.failures() == []
+    back.session.end()
+
+
+async def test_page_recovers_before_it_has_signed_in_again(deployment: Deployment) -> None:
+    page = Page(deployment)
+    await page.subscribed()
+    await signed_in(page, "42")
+    page.session.end()
+    await deployment.publish(1)
+    for user_id, expected in ((None, [1]), ("42", [1]), (None, [])):
+        back = Page(deployment)
+        back.say("pusher:subscribe", channel="kept")
+        await until(lambda back=back: any(b"subscription_succeeded" in body for body in back.writer.bodies))
+        if user_id is not None:
+            await signed_in(back, user_id)
+        if expected:
+            await until(lambda back=back: back.pings)
+            back.say("pusher:pong")
+        assert back.numbers() == expected, "only a socket that has signed in changes the record"
+        back.session.end()
+
+
+async def test_unsubscribed_channels_make_room_in_the_record(deployment: Deployment) -> None:
+    page = Page(deployment, max_subscriptions=2)
+    await page.subscribed("kept-1")
+    await page.subscribed("kept-2")
+    page.say("pusher:unsubscribe", channel="kept-1")
+    await page.subscribed("kept-3")
+    assert "resume.record_full" not in deployment.hub.statistics()
     page.session.end()

@@ -55,8 +55,8 @@ def test_the_server_needs_no_sdk() -> None:
     assert not imported & {"pusher", "pysher"}
 
 
-def test_nothing_but_the_projects_own_side_can_read_encrypted_channels() -> None:
+def test_only_the_integration_decrypts_encrypted_channels() -> None:
     texts = {path.relative_to(ROOT): path.read_text(encoding="utf-8") for path, _ in modules()}
     assert {str(path) for path, text in texts.items() if re.search(r"^\s*(from|import) nacl", text, re.MULTILINE)} == {
-        "apps/fanfare/integration/encryption.py"
+        "apps/fanfare/integration/payloads.py"
     }

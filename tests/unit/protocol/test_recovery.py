@@ -1,4 +1,4 @@
-"""Which past a subscribe asks for, and what is said of it."""
+"""Recovery on the wire: what a subscribe asks for, and the frames that answer it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 
 from fanfare.applications import rules
 from fanfare.engine import interface
-from fanfare.hub import history_pages
+from fanfare.hub import connections, history_pages
 from fanfare.protocol import ack_tracker, recovery
+from tests.unit.hub.doubles import FakeWriter
 
 RULE = rules.Rule("c*", history_size=10, history_seconds=60, max_replay_entries=7, max_replay_bytes=700)
 REWINDING = rules.Rule("c*", history_size=10, history_seconds=60, rewind_count=3)
@@ -18,26 +19,32 @@ AT = interface.Position("E", 5)
 
 
 def resumed(channel: str = "c") -> ack_tracker.AckTracker:
-    one = ack_tracker.AckTracker("token-token-token", "1.1")
-    one.subscribed(channel, AT)
-    return ack_tracker.AckTracker("token-token-token", "1.2", one.record())
+    one = ack_tracker.AckTracker("1.1")
+    one.begin(channel, AT)
+    return ack_tracker.AckTracker("1.2", one.record())
 
 
-def wanted(rule: rules.Rule | None = RULE, /, **options: Any) -> recovery.Wanted:
+def asked(rule: rules.Rule | None = RULE, /, **options: Any) -> recovery.Asked:
     data = options.pop("data", {})
-    return recovery.wanted(rule, data, "c", **{"told": False, "resumed": None, **options})
+    return recovery.asked(rule, data, "c", **{"with_offsets": False, "tracker": None, **options})
 
 
-def test_a_plain_client_on_a_plain_channel_asks_for_nothing() -> None:
-    assert wanted(None) == recovery.NOTHING
-    assert wanted(RULE) == recovery.NOTHING, "a position costs a read, and nobody wants this one"
-    assert wanted(None, resumed=resumed()) == recovery.NOTHING
+def request(of: recovery.Asked) -> interface.RecoveryRequest:
+    assert of.recovery is not None
+    return of.recovery.request
 
 
-def test_a_client_that_says_where_it_stands_gets_what_follows_within_the_rule() -> None:
+def test_plain_client_asks_for_no_recovery() -> None:
+    assert asked(None) == recovery.NOTHING
+    assert asked(RULE) == recovery.NOTHING, "a position costs a read"
+    assert asked(None, tracker=resumed()) == recovery.NOTHING
+
+
+def test_position_of_the_client_asks_for_what_follows_within_the_rule() -> None:
     data = {"resume": {"epoch": "E", "offset": 5, "socket_id": "9.9"}}
     history = interface.RecoveryRequest(AT, max_entries=7, max_bytes=700)
-    assert wanted(data=data) == recovery.Wanted(history, recovering=True, told=True, sent_as=("9.9",))
+    wanted = connections.Recovery(history, frozenset({"9.9"}))
+    assert asked(data=data) == recovery.Asked(wanted, recovering=True, with_stream=True)
 
 
 @pytest.mark.parametrize(
@@ -55,10 +62,10 @@ def test_a_client_that_says_where_it_stands_gets_what_follows_within_the_rule() 
         {"epoch": "E", "offset": 2**53},
     ],
 )
-def test_a_position_that_is_none_is_said_to_be_one(resume: object) -> None:
-    asked = wanted(data={"resume": resume})
-    assert (asked.recovering, asked.reason) == (True, "invalid_position")
-    assert recovery.stream(asked, interface.RecoveryResult(AT, complete=True)) == {
+def test_invalid_position_is_reported(resume: object) -> None:
+    found = asked(data={"resume": resume})
+    assert (found.recovering, found.reason) == (True, "invalid_position")
+    assert recovery.stream(found, interface.RecoveryResult(AT, complete=True)) == {
         "epoch": "E",
         "offset": 5,
         "was_recovering": True,
@@ -78,30 +85,37 @@ def test_a_position_that_is_none_is_said_to_be_one(resume: object) -> None:
         ({"count": True}, (0, 0)),
     ],
 )
-def test_a_rewind_is_taken_as_far_as_it_makes_sense(rewind: object, expected: tuple[int, int]) -> None:
-    history = wanted(data={"rewind": rewind}).history
-    assert history is not None
-    assert history.rewind == interface.Rewind(*expected)
+def test_invalid_numbers_of_a_rewind_ask_for_nothing(rewind: object, expected: tuple[int, int]) -> None:
+    assert request(asked(data={"rewind": rewind})).rewind == interface.Rewind(*expected)
 
 
-def test_a_page_with_a_token_stands_where_it_stood() -> None:
-    asked = wanted(resumed=resumed())
-    assert asked.history is not None
-    assert (asked.history.after, asked.recovering, asked.told, asked.sent_as) == (AT, True, False, ("1.1",))
-    new = wanted(resumed=resumed("another"))
-    assert (new.history, new.recovering) == (RULE.history(), False)
+def test_page_with_a_token_recovers_from_its_record() -> None:
+    found = asked(tracker=resumed())
+    assert (request(found).after, found.recovering, found.with_stream) == (AT, True, False)
+    assert found.recovery is not None
+    assert found.recovery.earlier_sockets == {"1.1"}
+    new = asked(tracker=resumed("another"))
+    assert (request(new), new.recovering) == (RULE.history(), False)
 
 
-def test_a_rule_rewinds_whoever_is_new() -> None:
-    assert wanted(REWINDING).history == REWINDING.history(rewind=interface.Rewind(3, 0))
-    known = wanted(REWINDING, resumed=resumed()).history
-    assert known is not None
-    assert known.after == AT
+def test_page_whose_record_was_full_does_not_pass_for_a_new_one() -> None:
+    one = ack_tracker.AckTracker("1.1", max_channels=1)
+    assert one.begin("other", AT)
+    assert not one.begin("c", AT)
+    found = asked(tracker=ack_tracker.AckTracker("1.2", one.record()))
+    assert (found.recovering, found.reason) == (True, "record_full")
+    stream = recovery.stream(found, interface.RecoveryResult(AT, complete=True))
+    assert (stream["recovered"], stream["reason"]) == (False, "record_full")
 
 
-def test_positions_that_cannot_be_had_are_said_to_be_none() -> None:
-    asked = wanted(None, told=True, data={"resume": {"epoch": "E", "offset": 5}})
-    assert recovery.stream(asked, None) == {
+def test_rule_rewinds_new_subscribers() -> None:
+    assert request(asked(REWINDING)) == REWINDING.history(rewind=interface.Rewind(3, 0))
+    assert request(asked(REWINDING, tracker=resumed())).after == AT
+
+
+def test_channel_without_history_has_a_stream_without_a_position() -> None:
+    found = asked(None, with_offsets=True, data={"resume": {"epoch": "E", "offset": 5}})
+    assert recovery.stream(found, None) == {
         "epoch": None,
         "offset": 0,
         "was_recovering": True,
@@ -109,13 +123,13 @@ def test_positions_that_cannot_be_had_are_said_to_be_none() -> None:
         "replayed": 0,
         "reason": "not_enabled",
     }
-    assert "reason" not in recovery.stream(wanted(None, told=True), None)
+    assert "reason" not in recovery.stream(asked(None, with_offsets=True), None)
 
 
-def test_a_page_of_history_says_where_the_next_one_begins() -> None:
+def test_history_page_names_the_position_of_the_next_page() -> None:
     events = (history_pages.Event(9, "e", "x", None), history_pages.Event(8, "client-e", {"n": 1}, "ann"))
     page = history_pages.Page(events, interface.Position("E", 9), next=interface.Position("E", 8))
-    frame = orjson.loads(recovery.history("c", "r", page))
+    frame = orjson.loads(recovery.history_page("c", "r", page))
     assert frame["event"] == "pusher:history"
     assert orjson.loads(frame["data"]) == {
         "rid": "r",
@@ -125,4 +139,56 @@ def test_a_page_of_history_says_where_the_next_one_begins() -> None:
         ],
         "next": {"epoch": "E", "offset": 8},
     }
-    assert orjson.loads(orjson.loads(recovery.history("c", None, history_pages.Page((), None)))["data"])["next"] is None
+    assert (
+        orjson.loads(orjson.loads(recovery.history_page("c", None, history_pages.Page((), None)))["data"])["next"]
+        is None
+    )
+
+
+# -- repeated subscribes -----------------------------------------------------------------------------------------------
+
+
+def subscription(state: connections.State, *, since: int, sent: int, top: int) -> connections.Subscription:
+    channel = connections.Channel("1", "c")
+    channel.epoch, channel.offset = "E", top
+    connection = connections.Connection("1", "1.1", FakeWriter(), None)  # type: ignore[arg-type]
+    found = connections.Subscription(connection, channel)
+    if state is connections.State.CATCHING_UP:
+        found.catch_up(since)
+        found.sent = sent
+    else:
+        found.go_live()
+        found.since = since
+    return found
+
+
+CATCHING_UP, LIVE = connections.State.CATCHING_UP, connections.State.LIVE
+
+
+@pytest.mark.parametrize(
+    ("state", "resume", "recovered", "offset"),
+    [
+        pytest.param(LIVE, 5, True, 9, id="all after 5 was sent"),
+        pytest.param(LIVE, 9, True, 9, id="the newest"),
+        pytest.param(LIVE, 4, False, 9, id="before the first subscribe"),
+        pytest.param(LIVE, 10, False, 9, id="of the future"),
+        pytest.param(CATCHING_UP, 5, True, 7, id="all after 5 was sent or is being sent"),
+        pytest.param(CATCHING_UP, 8, True, 7, id="what is still to be sent"),
+        pytest.param(CATCHING_UP, 2, False, 7, id="before the recovery"),
+    ],
+)
+def test_repeated_subscribe_claims_only_what_this_connection_was_sent(
+    state: connections.State, resume: int, recovered: bool, offset: int
+) -> None:
+    found = asked(data={"resume": {"epoch": "E", "offset": resume}})
+    stream = recovery.repeated_stream(found, subscription(state, since=5, sent=7, top=9))
+    reason = {} if recovered else {"reason": "already_subscribed"}
+    expected = {"epoch": "E", "offset": offset, "was_recovering": True, "recovered": recovered, "replayed": 0, **reason}
+    assert stream == expected
+
+
+def test_repeated_subscribe_with_another_epoch_is_not_recovered() -> None:
+    found = asked(data={"resume": {"epoch": "F", "offset": 9}})
+    assert not recovery.repeated_stream(found, subscription(LIVE, since=5, sent=7, top=9))["recovered"]
+    new = recovery.repeated_stream(asked(with_offsets=True), subscription(LIVE, since=5, sent=7, top=9))
+    assert new == {"epoch": "E", "offset": 9, "was_recovering": False, "recovered": False, "replayed": 0}

@@ -1,4 +1,4 @@
-"""A token changes hands; one that does so again and again belongs to nobody."""
+"""Ownership of resume tokens: the newest socket owns one; a token of several pages is refused."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ TOKEN = "token-token-token"
 
 
 class Page:
-    """A connected page that remembers what was done to it."""
+    """A connected page that records the calls of `SessionOwners`."""
 
     def __init__(self, socket_id: str) -> None:
         self.socket_id = socket_id
         self.evicted = False
         self.without_token = False
-        self.slot: set[session_owners.Holder] | None = None
+        self.slot: set[session_owners.SessionOwner] | None = None
 
-    def look(self) -> None:
+    def due(self) -> None:
         pass
 
     def evict(self) -> None:
         self.evicted = True
 
-    def keep(self) -> None:
+    def save(self) -> None:
         pass
 
-    def forget_token(self) -> None:
+    def lose_token(self) -> None:
         self.without_token = True
 
 
@@ -74,7 +74,7 @@ async def until(condition: object, within: float = 5) -> None:
     await waiting.until_async(look, within, "the other worker to hear of it")
 
 
-async def test_the_newer_socket_has_the_token_wherever_the_older_one_is(
+async def test_newest_socket_owns_the_token_on_any_worker(
     workers: list[session_owners.SessionOwners],
 ) -> None:
     here, there = workers
@@ -90,7 +90,7 @@ async def test_the_newer_socket_has_the_token_wherever_the_older_one_is(
         await until(lambda new=new: new.evicted or new.without_token)
 
 
-async def test_a_page_that_comes_back_after_it_was_gone_evicts_nobody(
+async def test_page_that_was_gone_comes_back_without_an_eviction(
     workers: list[session_owners.SessionOwners],
 ) -> None:
     here, there = workers
@@ -102,7 +102,7 @@ async def test_a_page_that_comes_back_after_it_was_gone_evicts_nobody(
         assert not page.evicted
 
 
-async def test_a_token_that_changes_hands_twice_in_a_short_time_is_given_to_nobody(
+async def test_token_that_changes_its_owner_twice_in_a_short_time_is_refused(
     workers: list[session_owners.SessionOwners], clock: Clock
 ) -> None:
     here, there = workers
@@ -117,11 +117,11 @@ async def test_a_token_that_changes_hands_twice_in_a_short_time_is_given_to_nobo
     assert not here.take("1", TOKEN, Page("1.9"))
     await until(lambda: not there.take("1", TOKEN, Page("1.8")))
     assert here.take("2", TOKEN, Page("1.7")), "another application's token is another token"
-    clock.now += session_owners.REFUSED_SECONDS + 1
+    clock.now += session_owners.REFUSED_S + 1
     assert here.take("1", TOKEN, Page("1.6"))
 
 
-async def test_the_same_after_a_while_is_an_ordinary_takeover(
+async def test_token_that_changes_its_owner_again_later_is_given_away(
     workers: list[session_owners.SessionOwners], clock: Clock
 ) -> None:
     here, there = workers
@@ -131,12 +131,12 @@ async def test_the_same_after_a_while_is_an_ordinary_takeover(
         if older is not None:
             await until(lambda older=older: older.evicted)
             await until(lambda: all(one._evicted.get(("1", TOKEN)) == clock.now for one in workers))
-        clock.now += session_owners.SHARED_SECONDS + 1
+        clock.now += session_owners.SHARED_S + 1
     assert not pages[2].evicted
     assert not pages[1].without_token
 
 
-async def test_what_is_over_is_forgotten_and_what_happened_again_is_not(
+async def test_old_evictions_are_forgotten_and_repeated_ones_are_not(
     workers: list[session_owners.SessionOwners], clock: Clock
 ) -> None:
     here, _ = workers
@@ -145,6 +145,36 @@ async def test_what_is_over_is_forgotten_and_what_happened_again_is_not(
         await taken(here, Page(f"1.{seconds}"), token)
         await taken(here, Page(f"2.{seconds}"), token)
         await until(lambda: all(clock.now in one._evicted.values() for one in workers))
-        for key in list(here._holders):
+        for key in list(here._owners):
             here._drop(key)
     assert [token for _, token in here._evicted] == ["a", "c"]
+
+
+async def test_number_of_remembered_evictions_is_bounded(
+    workers: list[session_owners.SessionOwners], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_owners, "MAX_NOTED", 3)
+    here, _ = workers
+    for number in range(10):
+        for socket_id in ("1.1", "1.2"):
+            await taken(here, Page(f"{socket_id}{number}"), f"{TOKEN}-{number}")
+    assert len(here._evicted) == 3
+
+
+async def test_failure_to_save_one_page_leaves_the_others(workers: list[session_owners.SessionOwners]) -> None:
+    class Failing(Page):
+        def save(self) -> None:
+            raise ValueError("no record")
+
+    class Saved(Page):
+        saves = 0
+
+        def save(self) -> None:
+            self.saves += 1
+
+    here, _ = workers
+    page = Saved("1.2")
+    here.take("1", "a" * 20, Failing("1.1"))
+    here.take("1", "b" * 20, page)
+    here._save_all()
+    assert page.saves == 1

@@ -1,4 +1,4 @@
-"""A token that several pages use: they keep their connections, and hear that they will not be resumed."""
+"""A token that several pages use: they keep their connections, and learn that they are not resumed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import orjson
 from fanfare.applications import registry, rules
 from fanfare.engine.local import engine
 from fanfare.hub import hub as hubs
-from fanfare.protocol import page_sessions, session_owners, sessions, state_machine
+from fanfare.protocol import session_owners
 from tests.harness import waiting
 from tests.unit.hub.doubles import FakeWriter
+from tests.unit.protocol import fakes
 
 KEPT = rules.Rule("kept*", history_size=100, history_seconds=60)
 TOKEN = "token-token-token"
@@ -21,19 +22,10 @@ TOKEN = "token-token-token"
 class Page:
     """A connection with the token."""
 
-    def __init__(self, hub: hubs.Hub, tokens: session_owners.SessionOwners, socket_id: str) -> None:
-        applications = registry.Registry()
+    def __init__(self, hub: hubs.Hub, owners: session_owners.SessionOwners) -> None:
         application = registry.Application("1", "k", "s", rules=rules.Rules((KEPT,)))
-        applications.put(application)
         self.writer = FakeWriter()
-        machine = state_machine.StateMachine(
-            applications, application, socket_id, activity_timeout=120, clock=time.monotonic, wall_clock=time.time
-        )
-        connection = hubs.Connection("1", socket_id, self.writer)
-        self.resume = page_sessions.PageSession(
-            hub, tokens, connection, TOKEN, options=page_sessions.Options(), keeps_history=machine.keeps_history
-        )
-        self.session = sessions.Session(hub, connection, machine, "", self.resume)
+        self.session = fakes.session(hub, application, self.writer, token=TOKEN, owners=owners)
         self.session.open()
         for channel in ("kept", "plain"):
             frame = {"event": "pusher:subscribe", "data": {"channel": channel}}
@@ -55,13 +47,13 @@ async def until(condition: object) -> None:
     await waiting.until_async(look, 5, "the condition")
 
 
-async def test_pages_with_one_token_are_told_and_closed_only_once(tmp_path: Path) -> None:
+async def test_pages_that_share_a_token_stay_open_and_are_not_resumed(tmp_path: Path) -> None:
     hub = hubs.Hub(engine.LocalEngine(tmp_path))
-    tokens = session_owners.SessionOwners(hub, time.monotonic)
+    owners = session_owners.SessionOwners(hub, time.monotonic)
     await hub.start()
     pages = []
-    for number in range(4):
-        page = Page(hub, tokens, f"1.{number}")
+    for _ in range(4):
+        page = Page(hub, owners)
         await page.subscribed()
         pages.append(page)
     await until(lambda: all(page.failures() for page in pages[1:]))

@@ -1,4 +1,4 @@
-"""What signed-in users, watched users, counts and last events look like through a real hub."""
+"""Signed-in users, watchlists, counts and cached events through a real hub."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def counts(browser: fakes.Browser) -> list[int]:
 # -- users -------------------------------------------------------------------------------------------------------------
 
 
-async def test_what_is_sent_to_a_user_reaches_all_its_connections_and_nobody_else(worker: Worker) -> None:
+async def test_event_to_a_user_reaches_all_connections_of_that_user_only(worker: Worker) -> None:
     first, second, bob = await worker.connected(), await worker.connected(), await worker.connected()
     for browser, user in ((first, ANN), (second, ANN), (bob, BOB)):
         browser.send(fakes.signin(user, socket_id=browser.socket_id))
@@ -54,7 +54,7 @@ async def test_what_is_sent_to_a_user_reaches_all_its_connections_and_nobody_els
     assert "invoice" not in bob.events()
 
 
-async def test_frames_that_follow_a_sign_in_at_once_work_when_the_engine_takes_its_time(worker: Worker) -> None:
+async def test_frames_after_a_sign_in_wait_for_a_slow_engine(worker: Worker) -> None:
     browser = await worker.connected()
     worker.engine.held = True
     auth = fakes.auth("presence-x", socket_id=browser.socket_id)
@@ -73,7 +73,7 @@ async def test_frames_that_follow_a_sign_in_at_once_work_when_the_engine_takes_i
     assert presence == {"ids": ["42"], "hash": {"42": {"name": "Ann"}}, "count": 1}
 
 
-async def test_a_client_that_leaves_before_it_is_signed_in_is_no_user(worker: Worker) -> None:
+async def test_client_that_leaves_before_it_is_signed_in_is_no_user(worker: Worker) -> None:
     browser = await worker.connected()
     worker.engine.held = True
     browser.send(fakes.signin(ANN, socket_id=browser.socket_id))
@@ -84,7 +84,7 @@ async def test_a_client_that_leaves_before_it_is_signed_in_is_no_user(worker: Wo
     assert worker.hub.connections_of_user("3", "42") == []
 
 
-async def test_who_watches_a_user_hears_when_the_first_connection_comes_and_the_last_one_goes(worker: Worker) -> None:
+async def test_watchlist_reports_the_first_connection_and_the_end_of_the_last(worker: Worker) -> None:
     watcher, first, second = await worker.connected(), await worker.connected(), await worker.connected()
     await watcher.sign_in('{"id":"1","watchlist":["42","7"]}')
     await first.sign_in(ANN)
@@ -97,7 +97,7 @@ async def test_who_watches_a_user_hears_when_the_first_connection_comes_and_the_
     assert watchlist_events(watcher)[2:] == [("offline", ["42"])]
 
 
-async def test_who_is_online_already_is_told_after_the_sign_in(worker: Worker) -> None:
+async def test_online_users_are_reported_after_the_sign_in(worker: Worker) -> None:
     ann, watcher = await worker.connected(), await worker.connected()
     await ann.sign_in(ANN)
     await watcher.sign_in('{"id":"1","watchlist":["7","42","1"]}')
@@ -105,7 +105,7 @@ async def test_who_is_online_already_is_told_after_the_sign_in(worker: Worker) -
     assert watchlist_events(watcher) == [("online", ["42", "1"]), ("offline", ["7"])]
 
 
-async def test_a_sign_in_that_the_engine_refuses_is_reported_and_can_be_tried_again(worker: Worker) -> None:
+async def test_sign_in_that_the_engine_refuses_is_reported_and_can_be_repeated(worker: Worker) -> None:
     browser = await worker.connected()
     worker.engine.down = "the disk is full"
     browser.send(fakes.signin(ANN, socket_id=browser.socket_id))
@@ -117,7 +117,7 @@ async def test_a_sign_in_that_the_engine_refuses_is_reported_and_can_be_tried_ag
 # -- termination -------------------------------------------------------------------------------------------------------
 
 
-async def test_terminating_a_user_closes_its_connections_and_leaves_all_others(worker: Worker) -> None:
+async def test_terminating_a_user_closes_its_connections_only(worker: Worker) -> None:
     first, second, bob, member = [await worker.connected() for _ in range(4)]
     for browser, user in ((first, ANN), (second, ANN), (bob, BOB)):
         await browser.sign_in(user)
@@ -134,7 +134,7 @@ async def test_terminating_a_user_closes_its_connections_and_leaves_all_others(w
     assert worker.hub.counters["pusher.terminated"] == 2
 
 
-async def test_a_terminated_user_can_be_told_to_come_back(worker: Worker) -> None:
+async def test_termination_with_4200_lets_the_user_come_back(worker: Worker) -> None:
     browser = await worker.connected()
     await browser.sign_in(ANN)
     terminate(worker, "42", termination.TO_RECONNECT)
@@ -144,7 +144,7 @@ async def test_a_terminated_user_can_be_told_to_come_back(worker: Worker) -> Non
     await (await worker.connected()).sign_in(ANN)
 
 
-async def test_a_terminated_user_still_gets_what_was_published_before_and_nothing_after(worker: Worker) -> None:
+async def test_terminated_user_gets_earlier_events_and_no_later_ones(worker: Worker) -> None:
     browser = await worker.connected()
     await browser.sign_in(ANN)
     await browser.subscribe("news")
@@ -159,7 +159,7 @@ async def test_a_terminated_user_still_gets_what_was_published_before_and_nothin
     assert browser.events()[-2:] == ["before", "pusher:error"]
 
 
-async def test_terminating_a_user_who_is_not_there_is_no_error(worker: Worker) -> None:
+async def test_terminating_an_unknown_user_is_no_error(worker: Worker) -> None:
     terminate(worker, "nobody")
     assert "controls.failed" not in worker.hub.counters
 
@@ -167,7 +167,7 @@ async def test_terminating_a_user_who_is_not_there_is_no_error(worker: Worker) -
 # -- authorized connections --------------------------------------------------------------------------------------------
 
 
-async def test_a_connection_that_says_nothing_in_time_is_closed(worker: Worker) -> None:
+async def test_connection_without_authorization_in_time_is_closed(worker: Worker) -> None:
     worker.registry.put(fakes.application(authorization_timeout=0))
     browser = await worker.connected()
     await browser.until(lambda: browser.closed)
@@ -177,7 +177,9 @@ async def test_a_connection_that_says_nothing_in_time_is_closed(worker: Worker) 
 
 
 @pytest.mark.parametrize("end", ["leave", "sign in", "join"])
-async def test_the_timer_ends_with_its_reason(worker: Worker, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+async def test_authorization_timer_is_cancelled_when_it_is_not_needed(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
     loop = asyncio.get_running_loop()
     start, timers = loop.call_later, []
 
@@ -201,7 +203,7 @@ async def test_the_timer_ends_with_its_reason(worker: Worker, monkeypatch: pytes
     assert timer.cancelled()
 
 
-async def test_an_application_without_a_timeout_has_no_timers(worker: Worker) -> None:
+async def test_application_without_a_timeout_has_no_authorization_timers(worker: Worker) -> None:
     browser = await worker.connected()
     await browser.drained()
     assert browser.closed is None
@@ -211,13 +213,12 @@ async def test_an_application_without_a_timeout_has_no_timers(worker: Worker) ->
 # -- cache channels and counts -----------------------------------------------------------------------------------------
 
 
-async def test_a_cache_channel_tells_its_last_event_to_whoever_comes_later(worker: Worker) -> None:
+async def test_cache_channel_sends_its_last_event_to_later_subscribers(worker: Worker) -> None:
     early, late = await worker.connected(), await worker.connected()
     await early.subscribe("private-cache-x")
     assert await early.frame("pusher:cache_miss") == {
         "event": "pusher:cache_miss",
         "channel": "private-cache-x",
-        "data": "{}",
     }
     publish(worker, "private-cache-x", "price", cache_seconds=60)
     await early.frame("price")
@@ -226,7 +227,7 @@ async def test_a_cache_channel_tells_its_last_event_to_whoever_comes_later(worke
     assert "pusher:cache_miss" not in late.events()
 
 
-async def test_client_events_are_marked_as_such_and_not_remembered(worker: Worker) -> None:
+async def test_client_events_are_not_cached(worker: Worker) -> None:
     browser = await worker.connected()
     await browser.subscribe("private-cache-x")
     browser.send(fakes.client_event("private-cache-x"))
@@ -237,7 +238,7 @@ async def test_client_events_are_marked_as_such_and_not_remembered(worker: Worke
     assert worker.engine.last_events == {}
 
 
-async def test_every_subscriber_hears_how_many_they_are(worker: Worker) -> None:
+async def test_every_subscriber_gets_the_subscription_count(worker: Worker) -> None:
     worker.registry.put(fakes.application(subscription_counts=True))
     first, second = await worker.connected(), await worker.connected()
     await first.subscribe("news")
@@ -248,7 +249,7 @@ async def test_every_subscriber_hears_how_many_they_are(worker: Worker) -> None:
     assert counts(second) == [2]
 
 
-async def test_counts_are_nobodys_business_unless_the_application_says_so(worker: Worker) -> None:
+async def test_subscription_counts_are_off_by_default(worker: Worker) -> None:
     first, second = await worker.connected(), await worker.connected()
     await first.subscribe("news")
     await second.subscribe("news")

@@ -1,4 +1,4 @@
-"""The opening, the pings, and what is not the protocol."""
+"""The opening, the pings, and frames that are no message of the protocol."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def test_connection_established_is_the_first_frame_and_comes_once() -> None:
     assert machine.protocol.established() == ()
 
 
-def test_what_comes_early_is_answered_after_connection_established() -> None:
+def test_early_frames_are_answered_after_connection_established() -> None:
     machine = fakes.Machine(opened=False)
     assert machine.receive('{"event":"pusher:ping"}') == []
     assert machine.receive(fakes.subscribe("news")) == []
-    established, pong, subscribe = machine.protocol.established()
+    established, pong, subscribe = machine.established()
     assert fakes.sent([established])[0]["event"] == "pusher:connection_established"
     assert [pong] == PONG
     assert subscribe == effects.Subscribe("news")
 
 
-def test_whoever_sends_too_much_early_is_closed() -> None:
+def test_too_many_early_frames_close_with_4100() -> None:
     machine = fakes.Machine(opened=False)
     wanted: list[effects.Effect] = []
     for _ in range(10_000):
@@ -56,14 +56,14 @@ def test_whoever_sends_too_much_early_is_closed() -> None:
     assert machine.receive('{"event":"pusher:ping"}') == []
 
 
-def test_a_connection_that_does_not_fit_is_closed_with_4100_and_both_numbers() -> None:
+def test_connection_over_the_limit_is_closed_with_4100_and_both_numbers() -> None:
     machine = fakes.Machine(opened=False)
     assert machine.protocol.not_admitted(interface.Refused("connection_limit", "full", 10, 11)) == (
         effects.Close(4100, "The application has 11 connections; 10 are allowed"),
     )
 
 
-def test_a_connection_is_closed_with_4100_while_nobody_can_tell_whether_it_fits() -> None:
+def test_connection_is_closed_with_4100_while_the_engine_cannot_admit_it() -> None:
     machine = fakes.Machine(opened=False)
     (closed,) = machine.protocol.not_admitted(interface.Refused("engine_unavailable", "the disk is full"))
     assert isinstance(closed, effects.Close)
@@ -84,16 +84,16 @@ def test_a_connection_is_closed_with_4100_while_nobody_can_tell_whether_it_fits(
         '{"event":"pusher:ping","data":[[[1]]]}',
     ],
 )
-def test_a_ping_of_every_client_is_answered_at_once(frame: str) -> None:
+def test_ping_of_every_client_is_answered_at_once(frame: str) -> None:
     machine = fakes.Machine()
     assert [machine.receive(frame) for _ in range(100)] == [PONG] * 100
 
 
-def test_a_pong_is_accepted_silently() -> None:
+def test_pong_has_no_answer() -> None:
     assert fakes.Machine().receive('{"event":"pusher:pong","data":{}}') == []
 
 
-# -- what is not the protocol ------------------------------------------------------------------------------------------
+# -- bad frames --------------------------------------------------------------------------------------------------------
 
 DEEP = "[" * 2_000 + "]" * 2_000
 
@@ -145,7 +145,7 @@ DEEP = "[" * 2_000 + "]" * 2_000
         ('{"event":"pusher:unsubscribe","data":{"channel":{}}}', "names no channel"),
     ],
 )
-def test_what_is_not_the_protocol_is_answered_with_an_error_and_the_connection_lives(frame: str, message: str) -> None:
+def test_frame_that_is_no_message_gets_an_error_and_the_connection_stays_open(frame: str, message: str) -> None:
     machine = fakes.Machine()
     said = error(machine.receive(frame))
     assert said["code"] is None
@@ -154,15 +154,15 @@ def test_what_is_not_the_protocol_is_answered_with_an_error_and_the_connection_l
     assert machine.receive('{"event":"pusher:ping"}') == PONG
 
 
-def test_a_binary_frame_is_answered_with_an_error() -> None:
+def test_binary_frame_is_answered_with_an_error() -> None:
     machine = fakes.Machine()
     assert "Binary" in error(fakes.without_counts(machine.protocol.received_binary()))["message"]
     assert fakes.Machine(opened=False).protocol.received_binary() == (effects.Count("pusher.error.binary"),)
 
 
-def test_errors_are_bounded_and_the_rest_is_counted() -> None:
+def test_errors_are_rate_limited_and_all_are_counted() -> None:
     machine = fakes.Machine()
-    wanted = [effect for _ in range(1_000) for effect in machine.protocol.received("nonsense")]
+    wanted = [effect for _ in range(1_000) for effect in machine.all_effects("nonsense")]
     assert len(fakes.sent(wanted)) == state_machine.ERRORS_PER_SECOND
     names = fakes.counts(wanted)
     assert names.count("pusher.error.malformed_json") == 1_000
@@ -173,7 +173,7 @@ def test_errors_are_bounded_and_the_rest_is_counted() -> None:
     )
 
 
-def test_nonsense_does_not_silence_the_answers_to_sense() -> None:
+def test_rate_limited_errors_do_not_silence_other_answers() -> None:
     machine = fakes.Machine()
     for _ in range(100):
         machine.receive("nonsense")
@@ -181,7 +181,7 @@ def test_nonsense_does_not_silence_the_answers_to_sense() -> None:
     assert len(fakes.sent(machine.receive(fakes.subscribe("private-x", auth="no")))) == 2
 
 
-# -- whatever comes ----------------------------------------------------------------------------------------------------
+# -- any frame ---------------------------------------------------------------------------------------------------------
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),

@@ -1,4 +1,4 @@
-"""Subscribe and unsubscribe, in every order that a client and a hub can choose."""
+"""Subscribe and unsubscribe: what is asked of the hub, and the frames that answer the client."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import orjson
 import pytest
 
 from fanfare.engine import interface
-from fanfare.protocol import effects, server_frames, subscriptions
+from fanfare.hub.connections import State
+from fanfare.protocol import effects, server_frames
 from tests.unit.protocol import fakes
 
 ANN = '{"user_id":"42","user_info":{"name":"Ann"}}'
@@ -40,32 +41,30 @@ def refusal(wanted: list[effects.Effect]) -> dict[str, Any]:
     ],
 )
 @pytest.mark.parametrize("encode", [lambda data: data, fakes.text])
-def test_a_public_channel_needs_nothing(data: Any, encode: Any) -> None:
+def test_public_channel_needs_no_auth(data: Any, encode: Any) -> None:
     machine = fakes.Machine()
     asked = machine.receive(fakes.text({"event": "pusher:subscribe", "data": encode(data)}))
     assert asked == [effects.Subscribe("news")]
-    assert machine.protocol.subscribed("news", interface.SubscribeResult()) == succeeded("news")
+    assert machine.subscribed("news") == succeeded("news")
 
 
 @pytest.mark.parametrize("channel", ["private-x", "private-encrypted-x"])
-def test_a_private_channel_needs_a_signature(channel: str) -> None:
+def test_private_channel_needs_a_signature(channel: str) -> None:
     machine = fakes.Machine()
     assert machine.receive(fakes.subscribe(channel)) == [effects.Subscribe(channel)]
-    assert machine.protocol.subscribed(channel, interface.SubscribeResult()) == succeeded(channel)
+    assert machine.subscribed(channel) == succeeded(channel)
 
 
-def test_a_presence_channel_is_joined_as_a_member_and_answered_with_everybody() -> None:
+def test_presence_channel_is_answered_with_all_members() -> None:
     machine = fakes.Machine()
     limit = fakes.APPLICATION.limits.max_presence_members
     assert machine.receive(fakes.subscribe("presence-x", ANN)) == [effects.Subscribe("presence-x", ANN_MEMBER, limit)]
-    (frame,) = fakes.sent(
-        machine.protocol.subscribed("presence-x", interface.SubscribeResult((BOB_MEMBER, ANN_MEMBER)))
-    )
+    (frame,) = fakes.sent(machine.subscribed("presence-x", members=(BOB_MEMBER, ANN_MEMBER)))
     presence = orjson.loads(frame["data"])["presence"]
     assert presence == {"ids": ["7", "42"], "hash": {"7": None, "42": {"name": "Ann"}}, "count": 2}
 
 
-def test_a_wrong_signature_is_answered_twice_and_shows_what_was_signed() -> None:
+def test_wrong_signature_is_answered_with_two_frames_and_the_signed_text() -> None:
     machine = fakes.Machine()
     said = refusal(machine.receive(fakes.subscribe("private-x", auth=f"{fakes.APPLICATION.key}:52aab")))
     assert said == {
@@ -75,7 +74,7 @@ def test_a_wrong_signature_is_answered_twice_and_shows_what_was_signed() -> None
         "status": 401,
         "code": 4009,
     }
-    assert machine.protocol.channels() == {}
+    assert machine.states() == {}
 
 
 @pytest.mark.parametrize(
@@ -93,7 +92,7 @@ def test_a_wrong_signature_is_answered_twice_and_shows_what_was_signed() -> None
         ("presence-x", {"channel_data": ANN, "auth": fakes.auth("presence-x")}),
     ],
 )
-def test_who_may_not_subscribe_is_told_and_stays_connected(channel: str, changes: dict[str, Any]) -> None:
+def test_unauthorized_subscribe_is_refused_and_the_connection_stays_open(channel: str, changes: dict[str, Any]) -> None:
     machine = fakes.Machine()
     said = refusal(machine.receive(fakes.subscribe(channel, **changes)))
     assert (said["type"], said["status"], said["code"], said["channel"]) == ("AuthError", 401, 4009, channel)
@@ -114,91 +113,79 @@ def test_who_may_not_subscribe_is_told_and_stays_connected(channel: str, changes
         ("presence-x", '{"user_id":true}', "AuthError", 401, ""),
     ],
 )
-def test_a_bad_name_and_a_bad_member_are_refused_with_their_kind(
+def test_invalid_name_and_invalid_member_are_refused_with_their_kind(
     channel: str, channel_data: str | None, kind: str, status: int, numbers: str
 ) -> None:
     machine = fakes.Machine()
     said = refusal(machine.receive(fakes.subscribe(channel, channel_data)))
     assert (said["channel"], said["type"], said["status"]) == (channel, kind, status)
     assert numbers in said["error"]
-    assert machine.protocol.channels() == {}
+    assert machine.states() == {}
 
 
-def test_a_full_presence_channel_is_refused_with_both_numbers() -> None:
+def test_full_presence_channel_is_refused_with_both_numbers() -> None:
     machine = fakes.Machine()
     machine.receive(fakes.subscribe("presence-x", ANN))
-    said = refusal(
-        fakes.without_counts(machine.protocol.refused("presence-x", interface.Refused("member_limit", "full", 2, 2)))
-    )
+    said = refusal(machine.refused("presence-x", interface.Refused("member_limit", "full", 2, 2)))
     assert (said["type"], said["status"], said["code"]) == ("LimitReached", 4100, 4100)
     assert "has 2 members; 2 are allowed" in said["error"]
-    assert machine.protocol.channels() == {}
+    assert machine.states() == {}
 
 
-def test_a_subscription_that_the_engine_cannot_make_now_can_be_tried_again() -> None:
+def test_subscribe_that_the_engine_refused_can_be_repeated() -> None:
     machine = fakes.Machine()
     machine.receive(fakes.subscribe("news"))
     away = interface.Refused("engine_unavailable", "the disk is full")
-    said = refusal(fakes.without_counts(machine.protocol.refused("news", away)))
+    said = refusal(machine.refused("news", away))
     assert (said["type"], said["status"], said["code"]) == ("Unavailable", 503, None)
     assert "the disk is full" in said["error"]
     assert machine.receive(fakes.subscribe("news")) == [effects.Subscribe("news")]
 
 
-def test_a_second_subscribe_is_answered_again_and_joins_nothing() -> None:
+def test_repeated_subscribe_is_answered_again() -> None:
     machine = fakes.Machine()
     machine.join("private-x")
-    assert machine.receive(fakes.subscribe("private-x")) == succeeded("private-x")
+    assert machine.receive(fakes.subscribe("private-x")) == [effects.Subscribe("private-x")]
+    assert machine.refreshed("private-x") == succeeded("private-x")
 
 
-def test_a_second_subscribe_while_joining_gets_the_answer_of_the_first() -> None:
-    machine = fakes.Machine()
-    machine.receive(fakes.subscribe("private-x"))
-    assert machine.receive(fakes.subscribe("private-x")) == []
-    assert machine.protocol.subscribed("private-x", interface.SubscribeResult()) == succeeded("private-x")
-
-
-def test_a_second_subscribe_with_a_bad_signature_is_refused_and_the_first_stands() -> None:
+def test_repeated_subscribe_with_a_wrong_signature_leaves_the_subscription() -> None:
     machine = fakes.Machine()
     machine.join("private-x")
     assert refusal(machine.receive(fakes.subscribe("private-x", auth="no")))["type"] == "AuthError"
-    assert machine.protocol.channels() == {"private-x": subscriptions.State.SUBSCRIBED}
+    assert machine.states() == {"private-x": State.LIVE}
 
 
-def test_a_second_subscribe_to_a_presence_channel_asks_for_a_fresh_snapshot_as_the_same_member() -> None:
+def test_repeated_subscribe_to_a_presence_channel_gets_a_new_snapshot() -> None:
     machine = fakes.Machine()
     machine.join("presence-x", ANN, ANN_MEMBER)
     renamed = '{"user_id":42,"user_info":{"name":"Anna"}}'
-    asked = machine.receive(fakes.subscribe("presence-x", renamed))
-    assert asked == [effects.Subscribe("presence-x", ANN_MEMBER, 100)]
-    assert machine.receive(fakes.subscribe("presence-x", ANN)) == []  # its answer is on the way
-    assert machine.receive(fakes.client_event("presence-x"))  # and meanwhile the subscription stands
-    (frame,) = fakes.sent(
-        machine.protocol.subscribed("presence-x", interface.SubscribeResult((ANN_MEMBER, BOB_MEMBER)))
-    )
+    assert len(machine.receive(fakes.subscribe("presence-x", renamed))) == 1
+    assert machine.receive(fakes.client_event("presence-x")), "meanwhile the subscription is live"
+    (frame,) = fakes.sent(machine.refreshed("presence-x", members=(ANN_MEMBER, BOB_MEMBER)))
     assert orjson.loads(frame["data"])["presence"]["count"] == 2
-    assert machine.protocol.channels() == {"presence-x": subscriptions.State.SUBSCRIBED}
+    assert machine.states() == {"presence-x": State.LIVE}
 
 
-def test_a_fresh_snapshot_that_cannot_be_read_leaves_the_subscription_as_it_is() -> None:
+def test_snapshot_that_cannot_be_read_leaves_the_subscription() -> None:
     machine = fakes.Machine()
     machine.join("presence-x", ANN, ANN_MEMBER)
     machine.receive(fakes.subscribe("presence-x", ANN))
-    (frame,) = fakes.sent(machine.protocol.refused("presence-x", interface.Refused("engine_unavailable", "away")))
+    (frame,) = fakes.sent(machine.refused("presence-x", interface.Refused("engine_unavailable", "away")))
     assert frame["event"] == "pusher:error"
-    assert machine.protocol.channels() == {"presence-x": subscriptions.State.SUBSCRIBED}
+    assert machine.states() == {"presence-x": State.LIVE}
 
 
 @pytest.mark.parametrize("answered", [True, False])
-def test_a_connection_cannot_be_two_members_of_a_channel(answered: bool) -> None:
+def test_connection_cannot_be_two_members_of_a_channel(answered: bool) -> None:
     machine = fakes.Machine()
     machine.receive(fakes.subscribe("presence-x", ANN))
     if answered:
-        machine.protocol.subscribed("presence-x", interface.SubscribeResult((ANN_MEMBER,)))
-    before = machine.protocol.channels()
+        machine.subscribed("presence-x", members=(ANN_MEMBER,))
+    before = machine.states()
     said = refusal(machine.receive(fakes.subscribe("presence-x", '{"user_id":"7"}')))
     assert "another user" in said["error"]
-    assert machine.protocol.channels() == before
+    assert machine.states() == before
     assert machine.receive(fakes.unsubscribe("presence-x")) == [effects.Unsubscribe("presence-x")]
     assert machine.receive(fakes.subscribe("presence-x", '{"user_id":"7"}')) == [
         effects.Subscribe("presence-x", BOB_MEMBER, 100)
@@ -212,39 +199,36 @@ LAST_EVENT = b'{"event":"price","channel":"cache-x","data":"17"}'
 
 
 @pytest.mark.parametrize("channel", CACHE_CHANNELS)
-def test_a_cache_channel_is_answered_with_its_last_event_after_the_success(channel: str) -> None:
+def test_cache_channel_sends_its_cached_event_after_the_success(channel: str) -> None:
     machine = fakes.Machine()
     assert machine.receive(fakes.subscribe(channel)) == [effects.Subscribe(channel, cached=True)]
-    answer = machine.protocol.subscribed(channel, interface.SubscribeResult(cached=LAST_EVENT))
+    answer = machine.subscribed(channel, cached=LAST_EVENT)
     assert answer == [*succeeded(channel), effects.Send(LAST_EVENT)]
 
 
 @pytest.mark.parametrize("channel", CACHE_CHANNELS)
-def test_an_empty_cache_channel_is_answered_with_a_miss_after_the_success(channel: str) -> None:
+def test_empty_cache_channel_sends_a_miss_after_the_success(channel: str) -> None:
     machine = fakes.Machine()
     machine.receive(fakes.subscribe(channel))
-    success, miss = fakes.sent(machine.protocol.subscribed(channel, interface.SubscribeResult()))
+    success, miss = fakes.sent(machine.subscribed(channel))
     assert success["event"] == "pusher_internal:subscription_succeeded"
-    assert miss == {"event": "pusher:cache_miss", "channel": channel, "data": "{}"}
+    assert miss == {"event": "pusher:cache_miss", "channel": channel}
 
 
-def test_a_presence_cache_channel_answers_with_everybody_first_and_its_last_event_then() -> None:
+def test_presence_cache_channel_sends_members_and_then_the_cached_event() -> None:
     machine = fakes.Machine()
     asked = machine.receive(fakes.subscribe("presence-cache-x", ANN))
     assert asked == [effects.Subscribe("presence-cache-x", ANN_MEMBER, 100, cached=True)]
-    success, event = fakes.sent(
-        machine.protocol.subscribed("presence-cache-x", interface.SubscribeResult((ANN_MEMBER,), cached=LAST_EVENT))
-    )
+    success, event = fakes.sent(machine.subscribed("presence-cache-x", members=(ANN_MEMBER,), cached=LAST_EVENT))
     assert orjson.loads(success["data"])["presence"]["count"] == 1
     assert event["event"] == "price"
 
 
-def test_a_second_subscribe_to_a_cache_channel_gets_the_event_that_is_last_by_then() -> None:
+def test_repeated_subscribe_to_a_cache_channel_gets_the_cached_event_of_that_moment() -> None:
     machine = fakes.Machine()
     machine.join("cache-x")
     assert machine.receive(fakes.subscribe("cache-x")) == [effects.Subscribe("cache-x", cached=True)]
-    assert machine.receive(fakes.subscribe("cache-x")) == []  # its answer is on the way
-    answer = machine.protocol.subscribed("cache-x", interface.SubscribeResult(cached=LAST_EVENT))
+    answer = machine.refreshed("cache-x", cached=LAST_EVENT)
     assert answer == [*succeeded("cache-x"), effects.Send(LAST_EVENT)]
 
 
@@ -252,10 +236,10 @@ def test_a_second_subscribe_to_a_cache_channel_gets_the_event_that_is_last_by_th
 
 
 @pytest.mark.parametrize("channel", ["news", "private-x", "private-encrypted-x"])
-def test_subscribers_hear_how_many_they_are_where_the_application_wants_it(channel: str) -> None:
+def test_subscription_count_is_sent_where_the_application_enabled_it(channel: str) -> None:
     machine = fakes.Machine(fakes.application(subscription_counts=True))
     assert machine.receive(fakes.subscribe(channel)) == [effects.Subscribe(channel, announce=True)]
-    success, count = fakes.sent(machine.protocol.subscribed(channel, interface.SubscribeResult(subscribers=17)))
+    success, count = fakes.sent(machine.subscribed(channel, subscribers=17))
     assert success["event"] == "pusher_internal:subscription_succeeded"
     assert count == {
         "event": "pusher_internal:subscription_count",
@@ -264,10 +248,10 @@ def test_subscribers_hear_how_many_they_are_where_the_application_wants_it(chann
     }
 
 
-def test_the_count_comes_after_the_last_event_of_a_cache_channel() -> None:
+def test_subscription_count_comes_after_the_cached_event() -> None:
     machine = fakes.Machine(fakes.application(subscription_counts=True))
     assert machine.receive(fakes.subscribe("cache-x")) == [effects.Subscribe("cache-x", cached=True, announce=True)]
-    answer = machine.protocol.subscribed("cache-x", interface.SubscribeResult(cached=LAST_EVENT, subscribers=2))
+    answer = machine.subscribed("cache-x", cached=LAST_EVENT, subscribers=2)
     assert [frame["event"] for frame in fakes.sent(answer)] == [
         "pusher_internal:subscription_succeeded",
         "price",
@@ -275,23 +259,23 @@ def test_the_count_comes_after_the_last_event_of_a_cache_channel() -> None:
     ]
 
 
-def test_members_of_a_presence_channel_hear_who_they_are_and_not_how_many() -> None:
+def test_presence_channel_gets_no_subscription_count() -> None:
     machine = fakes.Machine(fakes.application(subscription_counts=True))
     assert machine.receive(fakes.subscribe("presence-x", ANN)) == [effects.Subscribe("presence-x", ANN_MEMBER, 100)]
 
 
-def test_a_second_subscribe_tells_the_count_as_it_is_by_then() -> None:
+def test_repeated_subscribe_gets_the_subscription_count_of_that_moment() -> None:
     machine = fakes.Machine(fakes.application(subscription_counts=True))
     machine.join("news")
     assert machine.receive(fakes.subscribe("news")) == [effects.Subscribe("news", announce=True)]
-    _, count = fakes.sent(machine.protocol.subscribed("news", interface.SubscribeResult(subscribers=3)))
+    _, count = fakes.sent(machine.refreshed("news", subscribers=3))
     assert count["data"] == '{"subscription_count":3}'
 
 
 # -- leaving, and changes ----------------------------------------------------------------------------------------------
 
 
-def test_an_unsubscribe_has_no_answer() -> None:
+def test_unsubscribe_has_no_answer() -> None:
     machine = fakes.Machine()
     machine.join("news")
     assert machine.receive(fakes.unsubscribe("news")) == [effects.Unsubscribe("news")]
@@ -299,25 +283,16 @@ def test_an_unsubscribe_has_no_answer() -> None:
     assert machine.receive(fakes.unsubscribe("never heard of")) == []
 
 
-def test_an_answer_that_comes_after_an_unsubscribe_is_not_told() -> None:
-    machine = fakes.Machine()
-    machine.receive(fakes.subscribe("news"))
-    assert machine.receive(fakes.unsubscribe("news")) == [effects.Unsubscribe("news")]
-    assert machine.protocol.subscribed("news", interface.SubscribeResult()) == ()
-    assert machine.protocol.refused("news", interface.Refused("engine_unavailable", "away")) == ()
-    assert machine.protocol.channels() == {}
-
-
-def test_leaving_and_joining_again_quickly_joins_again() -> None:
+def test_subscribe_after_an_unsubscribe_subscribes_again() -> None:
     machine = fakes.Machine()
     machine.receive(fakes.subscribe("news"))
     machine.receive(fakes.unsubscribe("news"))
     assert machine.receive(fakes.subscribe("news")) == [effects.Subscribe("news")]
-    assert machine.protocol.channels() == {"news": subscriptions.State.JOINING}
-    assert machine.protocol.subscribed("news", interface.SubscribeResult()) == succeeded("news")
+    assert machine.states() == {"news": State.ATTACHING}
+    assert machine.subscribed("news") == succeeded("news")
 
 
-def test_a_rotated_secret_and_changed_limits_hold_for_the_next_frame() -> None:
+def test_rotated_secret_and_changed_limits_hold_for_the_next_frame() -> None:
     machine = fakes.Machine()
     machine.registry.put(fakes.application(max_channel_name=3, secret="another"))
     assert refusal(machine.receive(fakes.subscribe("news")))["type"] == "LimitReached"
@@ -327,7 +302,7 @@ def test_a_rotated_secret_and_changed_limits_hold_for_the_next_frame() -> None:
     assert refusal(machine.receive(fakes.subscribe("private-x")))["type"] == "AuthError"
 
 
-def test_what_the_secret_before_the_last_rotation_signed_is_good_until_its_time_is_over() -> None:
+def test_previous_secret_is_accepted_until_its_time_is_over() -> None:
     machine = fakes.Machine(
         fakes.application(
             secret="the new one", previous_secret=fakes.APPLICATION.secret, previous_secret_until=1_700_000_100.0
@@ -342,9 +317,35 @@ def test_what_the_secret_before_the_last_rotation_signed_is_good_until_its_time_
 
 def test_every_refusal_has_a_counter() -> None:
     machine = fakes.Machine()
-    assert fakes.counts(machine.protocol.received(fakes.subscribe("private-x", auth="no"))) == [
+    assert fakes.counts(machine.all_effects(fakes.subscribe("private-x", auth="no"))) == [
         "pusher.subscription_refused.wrong_key"
     ]
-    assert fakes.counts(machine.protocol.received(fakes.subscribe("a b"))) == [
-        "pusher.subscription_refused.invalid_name"
-    ]
+    assert fakes.counts(machine.all_effects(fakes.subscribe("a b"))) == ["pusher.subscription_refused.invalid_name"]
+
+
+# -- ceilings ----------------------------------------------------------------------------------------------------------
+
+
+def test_subscriptions_over_the_limit_are_refused_with_both_numbers_and_logged_once() -> None:
+    machine = fakes.Machine(max_subscriptions=2)
+    for channel in ("a", "b"):
+        machine.join(channel)
+    lines = []
+    for channel in ("c", "d", "e"):
+        wanted = machine.all_effects(fakes.subscribe(channel))
+        lines += [effect for effect in wanted if isinstance(effect, effects.Log)]
+        first, second = fakes.sent(wanted)
+        assert (first["data"]["code"], second["data"]["type"], second["data"]["status"]) == (4100, "LimitReached", 4100)
+        assert second["data"]["error"] == "The connection has 2 subscriptions; 2 are allowed"
+        assert fakes.counts(wanted) == ["pusher.subscription_refused.too_many_subscriptions"]
+    assert lines == [effects.Log("The connection has 2 subscriptions; 2 are allowed")]
+    assert machine.receive(fakes.subscribe("a")) == [effects.Subscribe("a")], "a repeated subscribe adds none"
+    machine.receive(fakes.unsubscribe("a"))
+    assert machine.receive(fakes.subscribe("c")) == [effects.Subscribe("c")]
+
+
+def test_refused_subscribes_do_not_count_against_the_limit() -> None:
+    machine = fakes.Machine(max_subscriptions=1)
+    for _ in range(3):
+        machine.receive(fakes.subscribe("private-x", auth="no"))
+    assert machine.receive(fakes.subscribe("private-x")) == [effects.Subscribe("private-x")]

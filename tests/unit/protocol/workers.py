@@ -6,7 +6,7 @@ from typing import Any
 
 from fanfare.applications import registry
 from fanfare.hub import hub
-from fanfare.protocol import consumers, termination
+from fanfare.protocol import consumers, sessions, termination
 from tests.unit.protocol import fakes
 
 
@@ -18,7 +18,10 @@ class Worker:
         self.registry = registry.Registry()
         self.registry.put(fakes.APPLICATION)
         self.application = consumers.PusherConsumer.as_asgi(
-            hub=self.hub, registry=self.registry, activity_timeout=77, max_frame_bytes=1_000
+            hub=self.hub,
+            registry=self.registry,
+            options=sessions.Options(activity_timeout=77),
+            max_frame_bytes=1_000,
         )
         self.browsers: list[fakes.Browser] = []
 

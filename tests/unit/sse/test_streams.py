@@ -336,7 +336,7 @@ async def test_stream_ends_when_its_token_expires(deployment: Deployment) -> Non
 
 @pytest.mark.parametrize("buffer", [65_536])
 async def test_slow_reader_is_disconnected(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hubs, "EVICT_S", 0.0)
+    monkeypatch.setattr(hubs, "CLOSE_SLOW_S", 0.0)
     async with (
         asking(deployment.application, "channels=kept") as stalled,
         asking(deployment.application, "channels=kept") as ok,
@@ -347,7 +347,7 @@ async def test_slow_reader_is_disconnected(deployment: Deployment, monkeypatch: 
         await deployment.publish(1)
         for number in range(2, 42):
             await deployment.publish(number, pad=4_000)
-        await until(lambda: deployment.hub.statistics().get("evicted.slow") == 1, "the eviction")
+        await until(lambda: deployment.hub.statistics().get("closed.slow") == 1, "the eviction")
         await got(ok, 41)
         await until(lambda: deployment.hub.statistics()["connections.now"] == 1, "it is forgotten")
 

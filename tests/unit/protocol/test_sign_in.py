@@ -1,4 +1,4 @@
-"""Signing in, and what a signed-in connection may do."""
+"""Sign-in, and what it allows a connection to do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from fanfare.engine import interface
-from fanfare.protocol import effects, pending_frames
+from fanfare.protocol import effects, messages
 from tests.unit.protocol import fakes
 
 ANN = '{"id":"42","user_info":{"name":"Ann"}}'
@@ -43,15 +43,25 @@ def watching(*user_ids: Any) -> str:
         '{"id":"7","id":"42"}',
     ],
 )
-def test_user_data_comes_back_as_the_very_text_that_was_signed(user_data: str) -> None:
+def test_user_data_is_sent_back_unchanged(user_data: str) -> None:
     machine = fakes.Machine()
     assert machine.receive(fakes.signin(user_data)) == [effects.SignIn("42")]
-    (frame,) = fakes.sent(machine.protocol.signed_in(interface.SubscribeResult()))
+    (frame,) = fakes.sent(machine.signed_in(interface.SubscribeResult()))
     assert frame["event"] == "pusher:signin_success"
     assert orjson.loads(frame["data"]) == {"user_data": user_data}
 
 
-def test_the_data_of_a_sign_in_may_be_json_in_a_string() -> None:
+def test_integer_id_signs_in_as_text_and_pusher_js_gets_a_string() -> None:
+    """PHP's library signs an integer; pusher-js ignores a success whose id is not a string."""
+    machine = fakes.Machine()
+    assert machine.receive(fakes.signin('{"id":42,"watchlist":[7,"8"]}')) == [effects.SignIn("42", ("7", "8"))]
+    success, _ = fakes.sent(machine.signed_in(interface.SubscribeResult()))
+    assert orjson.loads(orjson.loads(success["data"])["user_data"])["id"] == "42"
+    assert machine.protocol.user == fakes.member("42")
+    machine.join("presence-x", '{"user_id":42}', fakes.member("42"))
+
+
+def test_data_of_a_sign_in_may_be_json_in_a_string() -> None:
     machine = fakes.Machine()
     frame = orjson.loads(fakes.signin(ANN))
     frame["data"] = fakes.text(frame["data"])
@@ -71,7 +81,7 @@ def test_the_data_of_a_sign_in_may_be_json_in_a_string() -> None:
         ({"user_data": {"id": "42"}}, "both strings"),
     ],
 )
-def test_who_may_not_sign_in_is_told_why_and_stays_connected(changes: dict[str, Any], message: str) -> None:
+def test_wrong_sign_in_is_refused_and_the_connection_stays_open(changes: dict[str, Any], message: str) -> None:
     machine = fakes.Machine()
     said = error(machine.receive(fakes.signin(ANN, **changes)))
     assert said["code"] == 4009
@@ -87,13 +97,14 @@ def test_who_may_not_sign_in_is_told_why_and_stays_connected(changes: dict[str, 
         ("{", "not JSON"),
         ("[]", "JSON object with an id"),
         ('"42"', "JSON object with an id"),
-        ("{}", "an id that is a string"),
-        ('{"id":""}', "an id that is a string"),
-        ('{"id":42}', "an id that is a string"),
-        ('{"id":null}', "an id that is a string"),
-        ('{"id":["42"]}', "an id that is a string"),
+        ("{}", "an id that is an integer or a string"),
+        ('{"id":""}', "an id that is an integer or a string"),
+        ('{"id":true}', "an id that is an integer or a string"),
+        ('{"id":4.2}', "an id that is an integer or a string"),
+        ('{"id":null}', "an id that is an integer or a string"),
+        ('{"id":["42"]}', "an id that is an integer or a string"),
         (fakes.text({"id": "4" * 129}), "129 characters; 128 are allowed"),
-        (watching(7), "array of user ids"),
+        (watching(True), "array of user ids"),
         (watching(None), "array of user ids"),
         (watching(""), "array of user ids"),
         (watching("7" * 129), "strings of 1 to 128 characters"),
@@ -102,7 +113,7 @@ def test_who_may_not_sign_in_is_told_why_and_stays_connected(changes: dict[str, 
         ('{"id":"42","user_info":' + "[" * 500 + "]" * 500 + "}", "nested too deeply"),
     ],
 )
-def test_user_data_that_makes_no_sense_is_refused_though_it_is_signed(user_data: str, message: str) -> None:
+def test_invalid_user_data_is_refused_though_it_is_signed(user_data: str, message: str) -> None:
     machine = fakes.Machine()
     said = error(machine.receive(fakes.signin(user_data)))
     assert said["code"] == 4009
@@ -110,7 +121,7 @@ def test_user_data_that_makes_no_sense_is_refused_though_it_is_signed(user_data:
     assert machine.protocol.user is None
 
 
-def test_the_data_of_a_sign_in_must_be_an_object() -> None:
+def test_data_of_a_sign_in_must_be_an_object() -> None:
     machine = fakes.Machine()
     assert error(machine.receive('{"event":"pusher:signin","data":[1]}'))["code"] is None
     assert "both strings" in error(machine.receive('{"event":"pusher:signin"}'))["message"]
@@ -118,21 +129,21 @@ def test_the_data_of_a_sign_in_must_be_an_object() -> None:
 
 def test_every_refused_sign_in_has_a_counter() -> None:
     machine = fakes.Machine()
-    assert fakes.counts(machine.protocol.received(fakes.signin(ANN, auth="no"))) == ["pusher.sign_in_refused.wrong_key"]
+    assert fakes.counts(machine.all_effects(fakes.signin(ANN, auth="no"))) == ["pusher.sign_in_refused.wrong_key"]
     machine.receive(fakes.signin(ANN))
-    assert fakes.counts(machine.protocol.not_signed_in(AWAY)) == ["pusher.sign_in_refused.engine_unavailable"]
+    assert fakes.counts(machine.signed_in(AWAY)) == ["pusher.sign_in_refused.engine_unavailable"]
 
 
-def test_a_sign_in_that_the_engine_cannot_make_now_can_be_tried_again() -> None:
+def test_sign_in_that_the_engine_refused_can_be_repeated() -> None:
     machine = fakes.Machine()
     machine.receive(fakes.signin(ANN))
-    said = error(machine.protocol.not_signed_in(AWAY))
+    said = error(machine.signed_in(AWAY))
     assert said["code"] is None
     assert "the disk is full" in said["message"]
     assert machine.receive(fakes.signin(ANN)) == [effects.SignIn("42")]
 
 
-def test_signing_in_again_as_the_same_user_succeeds_and_changes_nothing() -> None:
+def test_repeated_sign_in_as_the_same_user_succeeds_and_changes_nothing() -> None:
     machine = fakes.Machine()
     machine.sign_in(ANN)
     renamed = '{"id":"42","user_info":{"name":"Anna"},"watchlist":["7"]}'
@@ -141,7 +152,7 @@ def test_signing_in_again_as_the_same_user_succeeds_and_changes_nothing() -> Non
     assert machine.protocol.user == ANN_MEMBER
 
 
-def test_a_connection_cannot_become_another_user() -> None:
+def test_connection_cannot_become_another_user() -> None:
     machine = fakes.Machine()
     machine.sign_in(ANN)
     said = error(machine.receive(fakes.signin(BOB)))
@@ -149,21 +160,21 @@ def test_a_connection_cannot_become_another_user() -> None:
     assert machine.protocol.user == ANN_MEMBER
 
 
-def test_outcomes_that_nobody_waits_for_say_nothing() -> None:
+def test_answer_without_a_pending_sign_in_has_no_effects() -> None:
     machine = fakes.Machine()
-    assert machine.protocol.signed_in(interface.SubscribeResult()) == ()
-    assert machine.protocol.not_signed_in(AWAY) == ()
+    assert machine.signed_in(interface.SubscribeResult()) == []
+    assert machine.signed_in(AWAY) == []
     machine.sign_in(ANN)
-    assert list(machine.protocol.signed_in(interface.SubscribeResult())) == []
+    assert machine.signed_in(interface.SubscribeResult()) == []
 
 
 # -- the watchlist -----------------------------------------------------------------------------------------------------
 
 
-def test_who_is_online_and_who_is_not_comes_in_one_frame_after_the_success() -> None:
+def test_online_and_offline_users_come_in_one_frame_after_the_success() -> None:
     machine = fakes.Machine()
     assert machine.receive(fakes.signin(watching("1", "2", "3"))) == [effects.SignIn("42", ("1", "2", "3"))]
-    success, watchlist = fakes.sent(machine.protocol.signed_in(interface.SubscribeResult(online=("2",))))
+    success, watchlist = fakes.sent(machine.signed_in(interface.SubscribeResult(online=("2",))))
     assert success["event"] == "pusher:signin_success"
     assert set(watchlist) == {"event", "data"}
     assert watchlist["event"] == "pusher_internal:watchlist_events"
@@ -173,23 +184,23 @@ def test_who_is_online_and_who_is_not_comes_in_one_frame_after_the_success() -> 
 
 
 @pytest.mark.parametrize(("online", "name"), [(("1", "2"), "online"), ((), "offline")])
-def test_nothing_is_said_of_nobody(online: tuple[str, ...], name: str) -> None:
+def test_state_without_users_is_left_out_of_the_watchlist_frame(online: tuple[str, ...], name: str) -> None:
     _, watchlist = fakes.sent(fakes.Machine().sign_in(watching("1", "2"), *online))
     assert orjson.loads(watchlist["data"]) == {"events": [{"name": name, "user_ids": ["1", "2"]}]}
 
 
-def test_who_watches_nobody_hears_of_nobody() -> None:
+def test_empty_watchlist_gets_no_watchlist_frame() -> None:
     assert [frame["event"] for frame in fakes.sent(fakes.Machine().sign_in(watching()))] == ["pusher:signin_success"]
 
 
-def test_a_user_is_watched_once() -> None:
+def test_user_that_is_named_twice_is_watched_once() -> None:
     assert fakes.Machine().receive(fakes.signin(watching("1", "2", "1"))) == [effects.SignIn("42", ("1", "2"))]
 
 
-def test_of_a_long_watchlist_the_first_are_watched_and_both_numbers_are_told_after_the_success() -> None:
+def test_long_watchlist_is_cut_and_reported_with_both_numbers_after_the_success() -> None:
     machine = fakes.Machine(fakes.application(max_watchlist=2))
     assert machine.receive(fakes.signin(watching("1", "2", "3"))) == [effects.SignIn("42", ("1", "2"))]
-    success, cut, watchlist = fakes.sent(machine.protocol.signed_in(interface.SubscribeResult()))
+    success, cut, watchlist = fakes.sent(machine.signed_in(interface.SubscribeResult()))
     assert success["event"] == "pusher:signin_success"
     assert cut["event"] == "pusher:error"
     assert cut["data"]["code"] == 4302
@@ -197,7 +208,7 @@ def test_of_a_long_watchlist_the_first_are_watched_and_both_numbers_are_told_aft
     assert orjson.loads(watchlist["data"])["events"] == [{"name": "offline", "user_ids": ["1", "2"]}]
 
 
-def test_an_application_can_allow_no_watchlist() -> None:
+def test_application_can_allow_no_watchlist() -> None:
     machine = fakes.Machine(fakes.application(max_watchlist=0))
     success, cut = fakes.sent(machine.sign_in(watching("1")))
     assert (success["event"], cut["data"]["code"]) == ("pusher:signin_success", 4302)
@@ -206,16 +217,16 @@ def test_an_application_can_allow_no_watchlist() -> None:
 # -- the user's own channel --------------------------------------------------------------------------------------------
 
 
-def test_a_signed_in_connection_may_subscribe_to_its_users_channel() -> None:
+def test_signed_in_connection_may_subscribe_to_its_users_channel() -> None:
     machine = fakes.Machine()
     machine.sign_in(ANN)
     asked = machine.receive(fakes.subscribe("#server-to-user-42", auth=""))
     assert asked == [effects.Subscribe("#server-to-user-42")]
-    (frame,) = fakes.sent(machine.protocol.subscribed("#server-to-user-42", interface.SubscribeResult()))
+    (frame,) = fakes.sent(machine.subscribed("#server-to-user-42"))
     assert frame["event"] == "pusher_internal:subscription_succeeded"
 
 
-def test_a_users_id_may_have_characters_that_channels_may_not() -> None:
+def test_user_id_may_have_characters_that_channel_names_may_not() -> None:
     machine = fakes.Machine()
     machine.sign_in('{"id":"Ann B\u00e4r"}')
     assert machine.receive(fakes.subscribe("#server-to-user-Ann Bär", auth="")) == [
@@ -226,13 +237,13 @@ def test_a_users_id_may_have_characters_that_channels_may_not() -> None:
 @pytest.mark.parametrize(
     "channel", ["#server-to-user-7", "#server-to-user-", "#server-to-user-420", "#server-to-user-42\n", "#x", "#"]
 )
-def test_nobody_may_subscribe_to_another_reserved_channel(channel: str) -> None:
+def test_other_reserved_channels_are_refused(channel: str) -> None:
     machine = fakes.Machine()
     machine.sign_in(ANN)
     first, second = fakes.sent(machine.receive(fakes.subscribe(channel, auth="")))
     assert (first["event"], first["data"]["code"]) == ("pusher:error", 4009)
     assert (second["event"], second["channel"]) == ("pusher:subscription_error", channel)
-    assert machine.protocol.channels() == {}
+    assert machine.states() == {}
 
 
 def test_client_events_on_a_users_channel_are_refused() -> None:
@@ -245,27 +256,27 @@ def test_client_events_on_a_users_channel_are_refused() -> None:
 # -- presence by sign-in -----------------------------------------------------------------------------------------------
 
 
-def test_the_signed_in_user_is_the_member_where_there_is_no_channel_data() -> None:
+def test_signed_in_user_is_the_member_where_there_is_no_channel_data() -> None:
     machine = fakes.Machine()
     machine.sign_in(ANN)
     assert machine.receive(fakes.subscribe("presence-x")) == [effects.Subscribe("presence-x", ANN_MEMBER, 100)]
 
 
-def test_channel_data_goes_before_the_signed_in_user() -> None:
+def test_channel_data_overrides_the_signed_in_user() -> None:
     machine = fakes.Machine()
     machine.sign_in(ANN)
     asked = machine.receive(fakes.subscribe("presence-x", '{"user_id":"7"}'))
     assert asked == [effects.Subscribe("presence-x", fakes.member("7"), 100)]
 
 
-def test_a_signed_in_user_needs_a_signature_for_a_presence_channel_all_the_same() -> None:
+def test_signed_in_user_needs_a_signature_for_a_presence_channel() -> None:
     machine = fakes.Machine()
     machine.sign_in(ANN)
     said, _ = fakes.sent(machine.receive(fakes.subscribe("presence-x", auth=fakes.auth("presence-y"))))
     assert "digest of 1234.1234:presence-x, but got" in said["data"]["message"]
 
 
-def test_a_user_who_is_too_big_for_a_presence_channel_may_sign_in_and_not_join() -> None:
+def test_user_info_that_is_too_big_for_a_presence_channel_is_refused_there() -> None:
     machine = fakes.Machine()
     machine.sign_in(fakes.text({"id": "42", "user_info": "x" * 2_047}))
     _, refused = fakes.sent(machine.receive(fakes.subscribe("presence-x")))
@@ -273,7 +284,7 @@ def test_a_user_who_is_too_big_for_a_presence_channel_may_sign_in_and_not_join()
     assert "has 2049 bytes; 2048 are allowed" in refused["data"]["error"]
 
 
-def test_client_events_of_such_a_member_carry_the_users_id() -> None:
+def test_client_events_of_a_signed_in_member_carry_the_user_id() -> None:
     machine = fakes.Machine()
     machine.sign_in(ANN)
     machine.join("presence-x")
@@ -282,10 +293,10 @@ def test_client_events_of_such_a_member_carry_the_users_id() -> None:
     assert event.user_id == "42"
 
 
-# -- what comes while the hub has not answered -------------------------------------------------------------------------
+# -- frames that wait for the sign-in ----------------------------------------------------------------------------------
 
 
-def test_what_depends_on_the_user_waits_for_the_answer_and_keeps_its_order() -> None:
+def test_frames_that_depend_on_the_user_wait_for_the_sign_in_and_keep_their_order() -> None:
     machine = fakes.Machine()
     machine.receive(fakes.signin(ANN))
     for frame in (
@@ -295,14 +306,14 @@ def test_what_depends_on_the_user_waits_for_the_answer_and_keeps_its_order() -> 
         fakes.signin(ANN),
     ):
         assert machine.receive(frame) == []
-    success, own, presence, other, again = fakes.without_counts(machine.protocol.signed_in(interface.SubscribeResult()))
+    success, own, presence, other, again = fakes.without_counts(machine.signed_in(interface.SubscribeResult()))
     assert own == effects.Subscribe("#server-to-user-42")
     assert presence == effects.Subscribe("presence-x", ANN_MEMBER, 100)
     assert "signed in as" in error([other])["message"]
     assert again == success
 
 
-def test_what_does_not_depend_on_the_user_does_not_wait() -> None:
+def test_frames_that_do_not_depend_on_the_user_are_answered_at_once() -> None:
     machine = fakes.Machine()
     machine.join("private-x")
     machine.receive(fakes.signin(ANN))
@@ -316,32 +327,32 @@ def test_what_does_not_depend_on_the_user_does_not_wait() -> None:
     assert "not JSON" in error(machine.receive("nonsense"))["message"]
 
 
-def test_what_waits_is_refused_if_the_sign_in_is() -> None:
+def test_waiting_frames_are_refused_if_the_sign_in_is() -> None:
     machine = fakes.Machine()
     machine.receive(fakes.signin(ANN))
     machine.receive(fakes.subscribe("#server-to-user-42", auth=""))
     machine.receive(fakes.subscribe("presence-x"))
-    events = [frame["event"] for frame in fakes.sent(machine.protocol.not_signed_in(AWAY))]
+    events = [frame["event"] for frame in fakes.sent(machine.signed_in(AWAY))]
     assert events == ["pusher:error", *["pusher:error", "pusher:subscription_error"] * 2]
-    assert machine.protocol.channels() == {}
+    assert machine.states() == {}
 
 
-def test_a_sign_in_that_waited_for_one_that_failed_is_tried() -> None:
+def test_sign_in_that_waited_for_a_failed_one_is_tried() -> None:
     machine = fakes.Machine()
     machine.receive(fakes.signin(ANN))
     machine.receive(fakes.signin(BOB))
     machine.receive(fakes.subscribe("#server-to-user-7", auth=""))
-    assert effects.SignIn("7") in machine.protocol.not_signed_in(AWAY)
-    assert effects.Subscribe("#server-to-user-7") in machine.protocol.signed_in(interface.SubscribeResult())
+    assert effects.SignIn("7") in machine.signed_in(AWAY)
+    assert effects.Subscribe("#server-to-user-7") in machine.signed_in(interface.SubscribeResult())
 
 
-def test_who_leaves_what_it_waits_for_does_not_join_it_later() -> None:
+def test_unsubscribe_drops_a_waiting_subscribe() -> None:
     machine = fakes.Machine()
     machine.receive(fakes.signin(ANN))
     machine.receive(fakes.subscribe("presence-x"))
     machine.receive(fakes.subscribe("presence-y"))
     assert machine.receive(fakes.unsubscribe("presence-x")) == []
-    wanted = machine.protocol.signed_in(interface.SubscribeResult())
+    wanted = machine.signed_in(interface.SubscribeResult())
     assert [effect.channel for effect in wanted if isinstance(effect, effects.Subscribe)] == ["presence-y"]
 
 
@@ -350,30 +361,30 @@ def test_subscribes_to_one_channel_keep_their_order() -> None:
     machine.receive(fakes.signin(ANN))
     machine.receive(fakes.subscribe("presence-x"))
     assert machine.receive(fakes.subscribe("presence-x", '{"user_id":"7"}')) == []
-    _, first, *refused = fakes.without_counts(machine.protocol.signed_in(interface.SubscribeResult()))
+    _, first, *refused = fakes.without_counts(machine.signed_in(interface.SubscribeResult()))
     assert first == effects.Subscribe("presence-x", ANN_MEMBER, 100)
     assert "another user" in fakes.sent(refused)[0]["data"]["message"]
 
 
-def test_whoever_sends_too_much_while_it_is_signed_in_is_closed_with_both_numbers() -> None:
+def test_too_many_waiting_frames_close_with_4100_and_both_numbers() -> None:
     machine = fakes.Machine()
     machine.receive(fakes.signin(ANN))
     wanted = [effect for _ in range(1_000) for effect in machine.receive(fakes.subscribe("presence-x"))]
     (closed,) = wanted
     assert isinstance(closed, effects.Close)
     assert closed.code == 4100
-    assert f"{pending_frames.LIMIT_BYTES} are allowed" in closed.message
-    assert machine.protocol.signed_in(interface.SubscribeResult()) == ()
+    assert f"{messages.MAX_PENDING_BYTES} are allowed" in closed.message
+    assert machine.signed_in(interface.SubscribeResult()) == []
 
 
-def test_a_sign_in_that_came_before_the_connection_was_open_is_made_after_it() -> None:
+def test_early_sign_in_is_made_after_connection_established() -> None:
     machine = fakes.Machine(opened=False)
     machine.receive(fakes.signin(ANN))
     machine.receive(fakes.subscribe("#server-to-user-42", auth=""))
-    established, sign_in = machine.protocol.established()
+    established, sign_in = machine.established()
     assert fakes.sent([established])[0]["event"] == "pusher:connection_established"
     assert sign_in == effects.SignIn("42")
-    assert effects.Subscribe("#server-to-user-42") in machine.protocol.signed_in(interface.SubscribeResult())
+    assert effects.Subscribe("#server-to-user-42") in machine.signed_in(interface.SubscribeResult())
 
 
 # -- authorized connections --------------------------------------------------------------------------------------------
@@ -382,23 +393,23 @@ START, STOP = effects.StartAuthorizationTimer(30), effects.StopAuthorizationTime
 
 
 def impatient() -> fakes.Machine:
-    """A machine whose application wants to know within 30 s who everybody is."""
+    """A machine whose application requires an authorization within 30 s."""
     return fakes.Machine(fakes.application(authorization_timeout=30))
 
 
-def test_the_timer_starts_when_the_connection_is_open() -> None:
+def test_authorization_timer_starts_when_the_connection_is_open() -> None:
     machine = fakes.Machine(fakes.application(authorization_timeout=30), opened=False)
-    _, timer = machine.protocol.established()
+    _, timer = machine.established()
     assert timer == START
 
 
-def test_without_a_timeout_there_is_no_timer() -> None:
+def test_application_without_a_timeout_has_no_timer() -> None:
     machine = fakes.Machine(opened=False)
-    assert len(machine.protocol.established()) == 1
+    assert len(machine.established()) == 1
     assert STOP not in machine.receive(fakes.signin(ANN))
 
 
-def test_who_said_nothing_in_time_is_closed_with_4009() -> None:
+def test_unauthorized_connection_is_closed_with_4009_when_the_timer_ends() -> None:
     machine = impatient()
     machine.join("news")
     assert machine.protocol.not_authorized_in_time() == (
@@ -416,7 +427,7 @@ def test_who_said_nothing_in_time_is_closed_with_4009() -> None:
         fakes.subscribe("presence-x", '{"user_id":"7"}'),
     ],
 )
-def test_a_good_signature_stops_the_timer_once(frame: str) -> None:
+def test_good_signature_stops_the_timer_once(frame: str) -> None:
     machine = impatient()
     assert machine.receive(frame)[0] == STOP
     assert machine.protocol.not_authorized_in_time() == ()
@@ -426,25 +437,25 @@ def test_a_good_signature_stops_the_timer_once(frame: str) -> None:
 @pytest.mark.parametrize(
     "frame", [fakes.subscribe("news"), fakes.subscribe("private-x", auth="no"), fakes.client_event("private-x")]
 )
-def test_nothing_else_stops_the_timer(frame: str) -> None:
+def test_unsigned_frames_do_not_stop_the_timer(frame: str) -> None:
     machine = impatient()
     assert STOP not in machine.receive(frame)
     assert len(machine.protocol.not_authorized_in_time()) == 1
 
 
-def test_a_bad_sign_in_closes_where_the_application_wants_to_know_who_everybody_is() -> None:
+def test_wrong_sign_in_closes_with_4009_where_authorization_is_required() -> None:
     machine = impatient()
     (closed,) = machine.receive(fakes.signin(ANN, auth="no"))
     assert closed == effects.Close(4009, "Invalid key in sign-in auth data: 'no'")
 
 
-def test_who_is_signed_in_is_not_closed_for_trying_to_be_another() -> None:
+def test_signed_in_connection_stays_open_after_a_sign_in_as_another_user() -> None:
     machine = impatient()
     machine.sign_in(ANN)
     assert "already" in error(machine.receive(fakes.signin(BOB)))["message"]
 
 
-def test_an_application_that_does_not_care_any_more_closes_nobody() -> None:
+def test_timer_does_nothing_when_authorization_is_no_longer_required() -> None:
     machine = impatient()
     machine.registry.put(fakes.APPLICATION)
     assert machine.protocol.not_authorized_in_time() == ()

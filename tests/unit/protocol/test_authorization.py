@@ -6,7 +6,7 @@ import pytest
 
 from fanfare.applications import registry
 from fanfare.engine import interface
-from fanfare.protocol import members, refusals
+from fanfare.protocol import authorization, refusals
 
 LIMITS = registry.Limits(max_member_bytes=300, max_user_id=10)
 
@@ -24,8 +24,8 @@ LIMITS = registry.Limits(max_member_bytes=300, max_user_id=10)
         ('{"user_id":"1","user_id":"2","other":true}', ("2", "null")),
     ],
 )
-def test_a_member_has_an_id_that_is_text_and_info_that_is_json(channel_data: str, member: tuple[str, str]) -> None:
-    assert members.parse(channel_data, LIMITS) == interface.Member(*member)
+def test_member_has_a_text_id_and_json_info(channel_data: str, member: tuple[str, str]) -> None:
+    assert authorization.parse_member(channel_data, LIMITS) == interface.Member(*member)
 
 
 @pytest.mark.parametrize(
@@ -34,25 +34,25 @@ def test_a_member_has_an_id_that_is_text_and_info_that_is_json(channel_data: str
     + [f'{{"user_id":{value}}}' for value in ("null", "true", "false", "1.0", "1e2", '""', "[]", "{}", "NaN", "1e999")]
     + ['{"user_id":18446744073709551616}', '{"user_id":"\\ud800"}', '{"user_id":"\ud800"}'],
 )
-def test_what_names_nobody_is_refused(channel_data: str) -> None:
+def test_channel_data_without_a_valid_user_id_is_refused(channel_data: str) -> None:
     with pytest.raises(refusals.Unauthorized) as refusal:
-        members.parse(channel_data, LIMITS)
+        authorization.parse_member(channel_data, LIMITS)
     assert (refusal.value.reason, refusal.value.status) == ("invalid_member", 401)
 
 
-def test_info_that_is_nested_too_deeply_is_refused() -> None:
+def test_user_info_that_is_nested_too_deeply_is_refused() -> None:
     deep = "[" * 500 + "]" * 500
     with pytest.raises(refusals.Unauthorized, match="too deeply"):
-        members.parse(f'{{"user_id":"1","user_info":{deep}}}', registry.Limits())
+        authorization.parse_member(f'{{"user_id":"1","user_info":{deep}}}', registry.Limits())
 
 
 def test_channel_data_that_is_too_big_is_refused_with_both_numbers_in_bytes() -> None:
     data = '{"user_id":"1","user_info":"' + "ü" * 150 + '"}'
     with pytest.raises(refusals.LimitReached, match=r"330 bytes; 300 are allowed") as refusal:
-        members.parse(data, LIMITS)
+        authorization.parse_member(data, LIMITS)
     assert refusal.value.status == 4301
 
 
-def test_a_user_id_that_is_too_long_is_refused_with_both_numbers() -> None:
+def test_user_id_that_is_too_long_is_refused_with_both_numbers() -> None:
     with pytest.raises(refusals.LimitReached, match=r"11 characters; 10 are allowed"):
-        members.parse('{"user_id":"12345678901"}', LIMITS)
+        authorization.parse_member('{"user_id":"12345678901"}', LIMITS)

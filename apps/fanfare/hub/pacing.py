@@ -1,0 +1,90 @@
+"""Back-pressure of one reader: what is large or can wait is written when the reader has read what came before."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+from collections.abc import Callable
+
+from fanfare.hub import connections
+
+# A connection with more than this in its buffer has enough to read.
+PACE_BYTES = 64 * 1024
+# Pauses between two looks at a buffer: a fast reader empties it within a millisecond, a slow one within seconds.
+LOOK_S, LONGEST_LOOK_S = 0.002, 0.1
+# A client that reads nothing for this long is gone.
+STALL_S = 30.0
+
+Disconnect = Callable[[connections.Connection], None]
+
+
+def is_behind(connection: connections.Connection) -> bool:
+    return connection.writer.buffered() > PACE_BYTES
+
+
+class _Wait:
+    """The callbacks of one connection. `buffered` is the smallest number of bytes seen, since `since_s`."""
+
+    __slots__ = ("buffered", "callbacks", "pause_s", "since_s", "timer")
+
+    def __init__(self, buffered: int, now_s: float) -> None:
+        self.callbacks: collections.deque[Callable[[], None]] = collections.deque()
+        self.buffered = buffered
+        self.since_s = now_s
+        self.pause_s = LOOK_S
+        self.timer: asyncio.Handle | None = None
+
+
+class Pacing:
+    """The connections of one hub that have more to read than they are given at once.
+
+    `disconnect` is called for one that reads nothing for `STALL_S`.
+    """
+
+    def __init__(self, disconnect: Disconnect) -> None:
+        self._disconnect = disconnect
+        self._waits: dict[connections.Connection, _Wait] = {}
+
+    def stop(self) -> None:
+        for wait in self._waits.values():
+            if wait.timer is not None:
+                wait.timer.cancel()
+        self._waits.clear()
+
+    def when_drained(self, connection: connections.Connection, then: Callable[[], None]) -> None:
+        """Call `then` when the connection is not behind, in the order of these calls and never before this returns.
+
+        Each callback may put the connection behind again, so the next one waits for its own turn. None is called for a
+        connection that closes.
+        """
+        wait = self._waits.get(connection)
+        if wait is None:
+            loop = asyncio.get_running_loop()
+            wait = self._waits[connection] = _Wait(connection.writer.buffered(), loop.time())
+            # Not before the next turn of the loop: a writer with a queue has given it to the kernel by then.
+            wait.timer = loop.call_soon(self._look, connection, wait)
+        wait.callbacks.append(then)
+
+    def _look(self, connection: connections.Connection, wait: _Wait) -> None:
+        loop = asyncio.get_running_loop()
+        if connection.closing:
+            del self._waits[connection]
+            return
+        buffered = connection.writer.buffered()
+        if buffered <= PACE_BYTES:
+            then = wait.callbacks.popleft()
+            if wait.callbacks:  # before the call, whose failure must not stop the others
+                wait.buffered, wait.since_s, wait.pause_s = buffered, loop.time(), LOOK_S
+                wait.timer = loop.call_soon(self._look, connection, wait)
+            else:
+                del self._waits[connection]
+            then()
+            return
+        if buffered < wait.buffered:
+            wait.buffered, wait.since_s, wait.pause_s = buffered, loop.time(), LOOK_S
+        elif loop.time() - wait.since_s > STALL_S:
+            del self._waits[connection]
+            self._disconnect(connection)
+            return
+        wait.timer = loop.call_later(wait.pause_s, self._look, connection, wait)
+        wait.pause_s = min(wait.pause_s * 2, LONGEST_LOOK_S)
