@@ -22,9 +22,7 @@ PENDING = frozenset(
         "apps/fanfare/applications/loading.py",
         "apps/fanfare/channel_layer/office.py",
         "apps/fanfare/engine/local/worker.py",
-        "apps/fanfare/hub/on_any.py",
         "apps/fanfare/server/schema.py",
-        "apps/fanfare/sse/writer.py",
     }
 )
 

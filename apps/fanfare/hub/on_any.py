@@ -8,8 +8,10 @@ import logging
 from typing import Any, Protocol
 
 from fanfare.hub import writers
+from fanfare.runtime.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
+_tasks = Supervisor(logger)
 
 
 class Below(Protocol):
@@ -24,7 +26,7 @@ class Below(Protocol):
 
 
 class AsgiWriter:
-    """`send` may wait for the reader, so it is awaited in a task; what waits meanwhile is counted."""
+    """`send` may wait for the reader, so it is awaited in a task, and the bytes that wait meanwhile are counted."""
 
     __slots__ = ("_below", "_closed", "_gone", "_max_bytes", "_queue", "_queued", "_send", "_task")
 
@@ -74,7 +76,7 @@ class AsgiWriter:
         self._queue.append((message, size))
         self._queued += size
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._drain())
+            self._task = _tasks.spawn("writes of a connection", self._drain())
 
     async def _drain(self) -> None:
         try:

@@ -12,17 +12,18 @@ from typing import Any
 import orjson
 
 from fanfare.applications import registry
-from fanfare.hub import connections, event_frames
-from fanfare.protocol import effects, messages, names, refusals
+from fanfare.hub import connections
+from fanfare.protocol import effects, messages, names, publications, refusals
 
 
 def relay(
     application: registry.Application,
+    socket_id: str,
     subscriptions: Mapping[str, connections.Subscription],
     message: messages.Message,
 ) -> effects.PublishClientEvent:
-    """The publication for the other subscribers of the channel. `subscriptions`: the sender's, by channel. Raises
-    BadFrame and ClientEventRejected."""
+    """The publication for the other subscribers. `socket_id`, and `subscriptions` by channel: of the sender.
+    Raises BadFrame and ClientEventRejected."""
     event, fields = message
     channel = fields.get("channel")
     if not isinstance(channel, str) or "data" not in fields:
@@ -32,10 +33,9 @@ def relay(
     if subscription is None or subscription.state is connections.State.ATTACHING:
         raise _not_subscribed(channel, event)
     user_id = None if subscription.member is None else subscription.member.user_id
-    body = _encode(application.limits, channel, event, fields["data"], user_id)
-    rule = application.rules.of(channel)
-    retention = rule.retention if rule is not None and rule.client_events else None
-    return effects.PublishClientEvent(channel, event, body, user_id, retention)
+    data = _check_data(application.limits, channel, event, fields["data"])
+    publication = publications.build_client_event(application, channel, event, data, sender=socket_id, user_id=user_id)
+    return effects.PublishClientEvent(event, publication)
 
 
 def _check_allowed(application: registry.Application, channel: str, event: str) -> None:
@@ -68,10 +68,10 @@ def over_rate() -> refusals.ClientEventRejected:
     )
 
 
-def _encode(limits: registry.Limits, channel: str, event: str, data: Any, user_id: str | None) -> bytes:
-    """The frame for the other subscribers. Raises ClientEventRejected if it is too big.
+def _check_data(limits: registry.Limits, channel: str, event: str, data: Any) -> Any:
+    """The data, encoded if it is not a string. Raises ClientEventRejected if the event is too big.
 
-    `data` is relayed as the JSON value that it was. `user_id`: of the sender's subscription, never of its frame.
+    It is relayed as the JSON value that it was.
     """
     if len(event) > limits.max_event_name:
         raise refusals.ClientEventRejected(
@@ -86,7 +86,6 @@ def _encode(limits: registry.Limits, channel: str, event: str, data: Any, user_i
         else:
             encoded = orjson.dumps(data)
             size, data = len(encoded), orjson.Fragment(encoded)
-        body = event_frames.event(event, channel, data, user_id)
     except orjson.JSONEncodeError:  # it reads deeper nesting than it writes
         raise refusals.ClientEventRejected(
             f"{_shown(channel, event)} rejected: its data is nested too deeply",
@@ -99,7 +98,7 @@ def _encode(limits: registry.Limits, channel: str, event: str, data: Any, user_i
             code=refusals.CLIENT_EVENT_REJECTED,
             reason="too_big",
         )
-    return body
+    return data
 
 
 def _shown(channel: str, event: str) -> str:

@@ -87,14 +87,10 @@ class StopAuthorizationTimer:
 
 
 class PublishClientEvent(NamedTuple):
-    """Publish to the channel's other subscribers. `body`: the frame that they get. `user_id`: the sender's, if any.
-    `retention`: None on a channel that keeps no client events."""
+    """Publish to the channel's other subscribers. `event`: its name, for a message if that fails."""
 
-    channel: str
     event: str
-    body: bytes
-    user_id: str | None
-    retention: interface.Retention | None = None
+    publication: interface.Publication
 
 
 class Count(NamedTuple):

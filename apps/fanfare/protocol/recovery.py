@@ -16,8 +16,7 @@ from fanfare.engine import interface
 from fanfare.hub import connections, history_pages
 from fanfare.protocol import ack_tracker, names
 
-EPOCH_CHARACTERS = 32
-OFFSET_BOUND = 2**53
+REWIND_BOUND = 2**53  # of a count and of seconds
 
 # Reasons of this module; the others are the engine's.
 NOT_ENABLED = "not_enabled"  # the channel keeps no history
@@ -105,19 +104,17 @@ def _rewind(value: object) -> interface.Rewind:
     count, seconds = (
         number if type(number) is int and number > 0 else 0 for number in (numbers.get("count"), numbers.get("seconds"))
     )
-    return interface.Rewind(min(count, OFFSET_BOUND), min(seconds, OFFSET_BOUND))
+    return interface.Rewind(min(count, REWIND_BOUND), min(seconds, REWIND_BOUND))
 
 
 def position(value: object) -> interface.Position | None:
     """`{"epoch": "…", "offset": 41}` from a client; None if it is no position."""
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or not isinstance(value.get("epoch"), str) or type(value.get("offset")) is not int:
         return None
-    epoch, offset = value.get("epoch"), value.get("offset")
-    if not isinstance(epoch, str) or not 0 < len(epoch) <= EPOCH_CHARACTERS:
+    try:
+        return interface.Position.parse(f"{value['epoch']}:{value['offset']}")
+    except ValueError:
         return None
-    if type(offset) is not int or not 0 <= offset < OFFSET_BOUND:
-        return None
-    return interface.Position(epoch, offset)
 
 
 # -- the frames --------------------------------------------------------------------------------------------------------

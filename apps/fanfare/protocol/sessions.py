@@ -266,16 +266,7 @@ class Session:
     def _publish(self, effect: effects.PublishClientEvent) -> None:
         """The client's next frame is read while the engine writes; the log keeps the order of both."""
         self._hub.count("pusher.client_events")
-        publication = interface.Publication(
-            self._connection.app,
-            effect.channel,
-            effect.body,
-            interface.Kind.CLIENT_EVENT,
-            effect.user_id,
-            exclude=self._connection.socket_id,
-            retention=effect.retention,
-        )
-        self._hub.post(publication, functools.partial(self._not_published, effect))
+        self._hub.post(effect.publication, functools.partial(self._not_published, effect))
 
     def _not_published(self, effect: effects.PublishClientEvent, why: str) -> None:
         self._do(self._machine.not_published(effect, why))

@@ -377,7 +377,7 @@ class StateMachine:
 
     def _client_event(self, message: messages.Message) -> effects.Effects:
         application = self.application
-        publication = client_events.relay(application, self._subscriptions, message)
+        publication = client_events.relay(application, self.socket_id, self._subscriptions, message)
         if not self._take_client_event_token(application.limits):
             raise client_events.over_rate()
         return (publication,)
@@ -388,10 +388,10 @@ class StateMachine:
             self._client_event_tokens = token_bucket.TokenBucket(limits.client_events_burst, now)
         return self._client_event_tokens.take(limits.client_events_per_second, limits.client_events_burst, now)
 
-    def not_published(self, publication: effects.PublishClientEvent, message: str) -> effects.Effects:
+    def not_published(self, lost: effects.PublishClientEvent, message: str) -> effects.Effects:
         """The engine did not take a client event."""
-        event = refusals.quoted(publication.event)
-        text = f'Client event "{event}" on channel "{publication.channel}" was lost: {message}'
+        event = refusals.quoted(lost.event)
+        text = f'Client event "{event}" on channel "{lost.publication.channel}" was lost: {message}'
         return (
             effects.Send(server_frames.error(None, text)),
             effects.Count("pusher.client_event_rejected.unavailable", text),

@@ -1,8 +1,8 @@
 """The text of an event stream.
 
-Source: the HTML standard, "Server-sent events". An event ends with an empty line; an `id:` is remembered by the client
-and comes back as `Last-Event-ID`; a line that starts with a colon is a comment. A frame is one line of JSON, so it is
-one `data:` line.
+Source: the HTML standard, "Server-sent events". An event ends with an empty line; the client stores its `id:` and sends
+it back as `Last-Event-ID`; a line that starts with a colon is a comment. A frame is one line of JSON, so it is one
+`data:` line.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from fanfare.sse import cursors
 CONTENT_TYPE: Final = b"text/event-stream; charset=utf-8"
 HEARTBEAT: Final = b": hb\n\n"
 
-# A client waits so long before it comes back, and each one differently: those that a worker loses at one instant do not
+# A client waits so long before it comes back, at random, so that the clients that a worker loses at one instant do not
 # all return at one instant.
 RETRY_MS: Final = (1_000, 5_000)
 
 
 def frame(body: bytes) -> bytes:
-    """A frame without a position."""
+    """A frame without an `id:`."""
     return b"data: %b\n\n" % body
 
 
-def positioned_frame(body: bytes, cursor: str) -> bytes:
-    """A frame, and where the client stands after it."""
+def frame_with_id(body: bytes, cursor: str) -> bytes:
+    """A frame, and the client's positions after it."""
     return b"id: %b\ndata: %b\n\n" % (cursor.encode(), body)
 
 
-def statement(channels: dict[str, Any], places: cursors.Places) -> bytes:
-    """What became of each channel's past. What follows comes after these places."""
+def statement(channels: dict[str, Any], positions: cursors.Positions) -> bytes:
+    """What is recovered of each channel. The events that follow come after these positions."""
     return b"id: %b\nevent: stream\ndata: %b\n\n" % (
-        cursors.text(places).encode(),
+        cursors.text(positions).encode(),
         orjson.dumps({"channels": channels}),
     )
 
@@ -45,7 +45,7 @@ def retry() -> bytes:
 
 
 def unavailable(code: str, message: str) -> bytes:
-    """A whole stream, for a client that would take a status for the end of all."""
+    """A whole stream, for a client that does not come back after an HTTP status."""
     return b"%bevent: unavailable\ndata: %b\n\n" % (retry(), orjson.dumps({"code": code, "error": message}))
 
 

@@ -104,13 +104,13 @@ class Stream:
             )
         for answer in answers:
             await self._answered(answer)
-        return cursors.text(self._places())
+        return cursors.text(self._positions())
 
     def begin(self) -> None:
         """The headers are sent: report the recoveries, and deliver."""
         statements = {name: outcome.statement for name, outcome in self._outcomes.items()}
-        places = self._places()
-        self._writer.start(encoding.retry() + encoding.statement(statements, places), places)
+        positions = self._positions()
+        self._writer.start(encoding.retry() + encoding.statement(statements, positions), positions)
         self._hub.count("sse.opened")
         for statement in statements.values():
             self._count(statement)
@@ -123,7 +123,7 @@ class Stream:
             loop.call_later(self._times.heartbeat, self._beat),
         ]
 
-    def _places(self) -> list[interface.Position | None]:
+    def _positions(self) -> list[interface.Position | None]:
         return [self._outcomes[name].position for name in self._asked.channels]
 
     def _count(self, statement: dict[str, Any]) -> None:

@@ -10,17 +10,19 @@ from typing import Any
 
 from fanfare.engine import interface
 from fanfare.hub import on_any, writers
+from fanfare.runtime.supervisor import Supervisor
 from fanfare.sse import cursors, encoding
 
 logger = logging.getLogger(__name__)
+_tasks = Supervisor(logger)
 
 
 class StreamWriter:
-    """Each event carries the client's place in all its channels, so that it can come back after any of them.
+    """Each event carries the client's positions on all its channels, so that the client can come back after any event.
 
-    Until `start` everything waits: the first event says what became of the past of *all* channels, and one channel's
-    past may be here while another one's is still asked for. `send` of a server waits for the reader, so it is awaited
-    in a task; what waits meanwhile is counted.
+    Until `start` everything waits: the first event reports the recovery of *all* channels, and one channel may have its
+    answer before another. `send` of a server waits for the reader, so it is awaited in a task, and the bytes that wait
+    meanwhile are counted.
 
     `ended` is done when nothing more will be written, because the stream was closed or the client is gone.
     """
@@ -33,7 +35,7 @@ class StreamWriter:
         "_gone",
         "_indexes",
         "_max_bytes",
-        "_places",
+        "_positions",
         "_queue",
         "_queued",
         "_send",
@@ -47,12 +49,12 @@ class StreamWriter:
         self, send: Any, channels: Sequence[str], max_buffer_bytes: int, below: on_any.Below | None = None
     ) -> None:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.is_quiet = True  # whether nothing was written since somebody last set this
+        self.is_quiet = True  # nothing was written since this was last set
         self._send = send
         self._max_bytes = max_buffer_bytes
         self._below = below
         self._indexes = {channel: index for index, channel in enumerate(channels)}
-        self._places: list[interface.Position | None] = [None] * len(channels)
+        self._positions: list[interface.Position | None] = [None] * len(channels)
         self._early: list[Callable[[], object]] = []
         self._early_bytes = 0
         self._queue: list[bytes] = []
@@ -62,10 +64,10 @@ class StreamWriter:
         self._closed = False
         self._gone = False
 
-    def start(self, head: bytes, places: cursors.Places) -> None:
-        """Write `head`, and then what came meanwhile. `places`: where the client stands before that."""
+    def start(self, head: bytes, positions: cursors.Positions) -> None:
+        """Write `head`, and then what was delivered meanwhile. `positions`: of the client before that."""
         self._started = True
-        self._places = list(places)
+        self._positions = list(positions)
         self._put(head)
         early, self._early = self._early, []
         self._early_bytes = 0
@@ -79,7 +81,7 @@ class StreamWriter:
             return False
         if not self._started:
             self._wait_for_start(functools.partial(self.write, batch), sum(map(len, batch.bodies)))
-        elif len(self._places) == 1:
+        elif len(self._positions) == 1:
             self._write_shared(batch)
         else:
             self._put(self._encode(batch))
@@ -93,7 +95,7 @@ class StreamWriter:
         return self.buffered() > self._max_bytes
 
     def close(self, code: int, reason: str = "") -> None:
-        """The code means nothing to these clients: they all come back, and are told then if they should not."""
+        """The code has no meaning for these clients: they come back, and are refused then if they must not."""
         if self._closed:
             return
         if self._started and reason:
@@ -136,24 +138,24 @@ class StreamWriter:
         if self._started:
             self._put(piece)
 
-    def state(self, channel: str, statement: dict[str, Any], place: interface.Position | None) -> None:
-        """Say anew what became of one channel's past, and where the client stands there now."""
+    def state(self, channel: str, statement: dict[str, Any], position: interface.Position | None) -> None:
+        """Report one channel again, with the client's new position."""
         if not self._started:
-            self._wait_for_start(functools.partial(self.state, channel, statement, place), 0)
+            self._wait_for_start(functools.partial(self.state, channel, statement, position), 0)
             return
-        self._places[self._indexes[channel]] = place
-        self._put(encoding.statement({channel: statement}, self._places))
+        self._positions[self._indexes[channel]] = position
+        self._put(encoding.statement({channel: statement}, self._positions))
 
     # -- encoding ------------------------------------------------------------------------------------------------------
 
     def _write_shared(self, batch: writers.Batch) -> None:
-        """All streams of one channel alone are at the same place, so they get the same bytes."""
-        place = self._places[0]
-        epoch = None if place is None else place.epoch
+        """All streams of one channel alone have the same position, so they get the same bytes."""
+        position = self._positions[0]
+        epoch = None if position is None else position.epoch
         self._put(batch.form((encoding.CONTENT_TYPE, epoch), self._encode))
         last = next((entry.offset for entry in reversed(batch.entries) if entry.offset is not None), None)
         if epoch is not None and last is not None:
-            self._places[0] = interface.Position(epoch, last)
+            self._positions[0] = interface.Position(epoch, last)
 
     def _encode(self, batch: writers.Batch) -> bytes:
         if not batch.entries:
@@ -161,12 +163,12 @@ class StreamWriter:
         pieces = []
         for body, entry in zip(batch.bodies, batch.entries, strict=True):
             index = self._indexes[entry.channel]
-            place = self._places[index]
-            if place is None or entry.offset is None:
+            position = self._positions[index]
+            if position is None or entry.offset is None:
                 pieces.append(encoding.frame(body))
             else:
-                self._places[index] = interface.Position(place.epoch, entry.offset)
-                pieces.append(encoding.positioned_frame(body, cursors.text(self._places)))
+                self._positions[index] = interface.Position(position.epoch, entry.offset)
+                pieces.append(encoding.frame_with_id(body, cursors.text(self._positions)))
         return b"".join(pieces)
 
     # -- the queue -----------------------------------------------------------------------------------------------------
@@ -184,7 +186,7 @@ class StreamWriter:
 
     def _wake(self) -> None:
         if self._task is None and not self._gone:
-            self._task = asyncio.get_running_loop().create_task(self._drain())
+            self._task = _tasks.spawn("writes of an event stream", self._drain())
 
     async def _drain(self) -> None:
         try:

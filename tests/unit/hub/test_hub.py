@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
@@ -578,6 +579,70 @@ async def test_gap_saves_state_before_connections_are_closed(
     [then] = engine.writing
     then()
     assert one.writer.closed is not None
+
+
+class Failure(Exception):
+    pass
+
+
+def fail(*arguments: object) -> Any:
+    raise Failure(arguments)
+
+
+async def test_writer_that_raises_does_not_stop_the_deliveries(
+    engine: ScriptedEngine, client: NewClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients = [client() for _ in range(3)]
+    for each in clients:
+        each.subscribe("news")
+        if engine.attaching:
+            engine.answer()
+    broken = clients[1]
+    monkeypatch.setattr(broken.writer, "write", fail)
+    engine.deliver([engine.entry("news", b"1")])
+    engine.deliver([engine.entry("news", b"2", exclude="9.9")])
+    assert [each.got[1:] for each in (clients[0], clients[2])] == [[b"1", b"2"]] * 2
+    assert broken.writer.aborted
+
+
+async def test_owner_that_raises_does_not_stop_the_deliveries(
+    engine: ScriptedEngine, hub: hubs.Hub, client: NewClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = client(), client()
+    for each in (one, two):
+        each.subscribe("news")
+        if engine.attaching:
+            engine.answer()
+        hub.watch(each.subscription("news"))
+    monkeypatch.setattr(one, "event_sent", fail)
+    engine.deliver([engine.entry("news", b"1", offset=1)])
+    assert two.moved == ["news"]
+    assert [each.got[-1] for each in (one, two)] == [b"1", b"1"]
+
+
+async def test_failure_of_one_connection_does_not_stop_the_others_from_being_closed(
+    engine: ScriptedEngine, hub: hubs.Hub, client: NewClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients = [client() for _ in range(5)]
+    monkeypatch.setattr(clients[1].writer, "close", fail)
+    saved: list[str] = []
+    hub.on_gap(fail)
+    hub.on_gap(lambda: saved.append("second"))
+    engine.on_gap("trimmed", None)
+    assert saved == ["second"]
+    assert [each.writer.closed is not None for each in clients] == [True, False, True, True, True]
+    assert hub.statistics()["callbacks.failed"] == 2
+
+
+async def test_transport_that_cannot_be_dropped_does_not_stop_the_others(
+    hub: hubs.Hub, client: NewClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hubs, "CLOSE_S", 0.0)
+    clients = [client() for _ in range(5)]
+    monkeypatch.setattr(clients[1].writer, "abort", fail)
+    for each in clients:
+        each.connection.close(4200, "bye")
+    await until(lambda: sum(each.writer.aborted for each in clients) == 4)
 
 
 async def test_admission_is_asked_with_the_connection_counted(

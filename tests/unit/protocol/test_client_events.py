@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from fanfare.applications import rules
+from fanfare.engine import interface
 from fanfare.protocol import effects
 from tests.unit.protocol import fakes
 
@@ -17,8 +18,8 @@ ANN = '{"user_id":"42"}'
 def publication(wanted: list[effects.Effect]) -> dict[str, Any]:
     (effect,) = wanted
     assert isinstance(effect, effects.PublishClientEvent)
-    frame: dict[str, Any] = orjson.loads(effect.body)
-    assert frame.get("user_id") == effect.user_id
+    frame: dict[str, Any] = orjson.loads(effect.publication.body)
+    assert frame.get("user_id") == effect.publication.user_id
     return frame
 
 
@@ -158,7 +159,7 @@ def test_client_event_must_contain_channel_and_data(fields: dict[str, Any]) -> N
 
 def test_event_that_the_engine_refused_is_reported_to_its_sender() -> None:
     machine = fakes.Machine()
-    lost = effects.PublishClientEvent("private-x", "client-x", b"{}", None)
+    lost = effects.PublishClientEvent("client-x", interface.Publication("3", "private-x", b"{}"))
     said = error(fakes.without_counts(machine.protocol.not_published(lost, "the disk is full")))
     assert said["code"] is None
     assert "the disk is full" in said["message"]
@@ -174,7 +175,7 @@ def test_client_events_are_kept_where_the_present_rule_says_so() -> None:
         machine.now += 1
         [effect] = machine.receive(fakes.client_event("private-x"))
         assert isinstance(effect, effects.PublishClientEvent)
-        assert effect.retention == retention
+        assert effect.publication.retention == retention
 
 
 def test_refusals_are_counted() -> None:

@@ -58,8 +58,9 @@ def test_position_of_the_client_asks_for_what_follows_within_the_rule() -> None:
         {"epoch": "E", "offset": -1},
         {"epoch": "E", "offset": "1"},
         {"epoch": "E", "offset": True},
-        {"epoch": "x" * 33, "offset": 1},
-        {"epoch": "E", "offset": 2**53},
+        {"epoch": "x" * 65, "offset": 1},
+        {"epoch": "a:b", "offset": 1},
+        {"epoch": "E", "offset": 10**18},
     ],
 )
 def test_invalid_position_is_reported(resume: object) -> None:

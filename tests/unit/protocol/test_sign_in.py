@@ -290,7 +290,7 @@ def test_client_events_of_a_signed_in_member_carry_the_user_id() -> None:
     machine.join("presence-x")
     (event,) = machine.receive(fakes.client_event("presence-x"))
     assert isinstance(event, effects.PublishClientEvent)
-    assert event.user_id == "42"
+    assert event.publication.user_id == "42"
 
 
 # -- frames that wait for the sign-in ----------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ A, B = interface.Position("aZ3kP0Qx", 57), interface.Position("Bq9xT1Lm", 0)
 
 positions = st.builds(
     interface.Position,
-    st.text("0123456789abcXYZ", min_size=1, max_size=32),
-    st.integers(0, 2**63 - 1),
+    st.text("0123456789abcXYZ", min_size=1, max_size=64),
+    st.integers(0, 10**18 - 1),
 )
 
 
@@ -43,7 +43,7 @@ def test_cursor_is_parsed_as_it_was_written(places: list[interface.Position | No
         "1.aZ3kP0Qx:5\n",
         "1.aZ3kP0Qx:\N{ARABIC-INDIC DIGIT FIVE}",
         "1.aZ3kP0Qx:9223372036854775808",
-        "1." + "a" * 33 + ":1",
+        "1." + "a" * 65 + ":1",
     ],
 )
 def test_cursor_of_another_version_or_form_is_invalid(text: str) -> None:
