@@ -51,6 +51,7 @@ COUNTERS: Final = (
     Family("api.published", "api_events_published", "Events that the HTTP API published, one for each channel."),
     Family("api.failed", "api_errors", "Requests of the HTTP API that ended with an internal error."),
     Family("api.refused.", "api_refusals", "Requests of the HTTP API that were refused, by status.", "status"),
+    Family("api.", "api", "Other events of the HTTP API.", "event"),
     Family("closed.", "connections_closed", "Connections that the server closed, by reason or close code.", "reason"),
     Family("pusher.refused.", "connections_refused", "Connections that were refused, by close code.", "code"),
     Family(
@@ -75,6 +76,10 @@ COUNTERS: Final = (
     Family("sse.ended.", "sse_ended", "Event streams that the server ended, by reason.", "reason"),
     Family("sse.lost.", "sse_recoveries_lost", "Channels of event streams that could not be recovered.", "reason"),
     Family("sse.", "sse", "What happened to event streams.", "event"),
+    Family("http.refused.", "http_refusals", "HTTP requests that were refused for a limit, by reason.", "reason"),
+    Family("http.evicted.", "http_evictions", "HTTP connections that were closed for a limit, by reason.", "reason"),
+    Family("pusher.", "protocol", "Other events of the protocol.", "event"),
+    Family("callbacks.", "callbacks", "Callbacks that raised an error.", "outcome"),
     Family("gaps.", "gaps", "Times that a worker may have missed entries of the log, by reason.", "reason"),
     Family("webhooks.requests", "webhook_attempts", "Requests to webhook endpoints."),
     Family("webhooks.", "webhooks", "What happened to events for webhooks.", "outcome"),

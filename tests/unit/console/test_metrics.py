@@ -7,6 +7,7 @@ import pytest
 from prometheus_client import parser
 
 from fanfare.console import metrics, reports
+from tests.unit.docs import pages
 
 
 def collection(*workers: tuple[dict[str, int | float], dict[str, int | float]]) -> reports.Collection:
@@ -46,6 +47,26 @@ def test_figures_are_sums_over_the_workers() -> None:
 def test_a_counter_without_a_metric_of_its_own_is_still_shown() -> None:
     found = values(metrics.render(collection(({"something.new": 1}, {})))[0])
     assert found["fanfare_other_total", (("name", "something.new"),)] == 1
+
+
+def documented() -> list[str]:
+    """The counters of docs/reference/statistics.md that a worker has, with a value for each `*`."""
+    text = (pages.ROOT / "docs/reference/statistics.md").read_text(encoding="utf-8")
+    names = []
+    for title, section in re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL):
+        found = re.findall(r"^\| `([a-z_.*]+)` \|", section, re.MULTILINE)
+        if title != "Django processes":
+            names += [f"engine.{name}" if title == "The engine" else name.replace("*", "some") for name in found]
+    return names
+
+
+def test_every_documented_counter_has_a_metric_of_its_own() -> None:
+    names = documented()
+    assert len(names) > 60
+    sources = {level.source for level in metrics.GAUGES}
+    families = metrics.COUNTERS
+    own = [name for name in names if name in sources or any(metrics._belongs(name, family) for family in families)]
+    assert own == names
 
 
 def test_names_and_help_follow_the_conventions() -> None:
