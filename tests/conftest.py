@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.harness import servers
+from tests.harness import packages, servers
 
 LOG_TAIL = 6_000  # characters of a server's log in the report of a failed test: about the last minute
 FLEET = pytest.StashKey[servers.Fleet]()
@@ -33,6 +33,12 @@ def fleet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     request.config.stash[FLEET] = fleet
     yield fleet
     fleet.stop()
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> packages.Built:
+    """The wheel and the source distribution of this checkout."""
+    return packages.Built(tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture

@@ -171,7 +171,7 @@ class Reader:
 def commands(page: Path, program: str) -> list[str]:
     """The guide's commands that start this program, with the variables before it."""
     text = page.read_text(encoding="utf-8")
-    return re.findall(rf"^    ((?:\w+=\S+ )*{re.escape(program)} .+)$", text, re.MULTILINE)
+    return re.findall(rf"^    ((?:\w+=\S+ )*{re.escape(program)}(?: .+)?)$", text, re.MULTILINE)
 
 
 @contextlib.contextmanager

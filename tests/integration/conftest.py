@@ -46,12 +46,6 @@ def pusher_js() -> Iterator[pusherjs.Runtime]:
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> packages.Built:
-    """The wheel and the source distribution of this checkout."""
-    return packages.Built(tmp_path_factory.mktemp("dist"))
-
-
-@pytest.fixture(scope="session")
 def lts_site(built: packages.Built, tmp_path_factory: pytest.TempPathFactory) -> packages.Site:
     """The wheel with the oldest Django that it supports, on the Python that runs the tests."""
     return packages.Site(tmp_path_factory.mktemp("lts") / "venv", [str(built.wheel), "django~=5.2.0"])
