@@ -7,13 +7,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.harness import deployments, guides, packages, sockets
+from tests.harness import deployments, guides, packages, servers, sockets
 from tests.unit.docs import pages
 
 HOW_TO = pages.ROOT / "docs/how-to"
@@ -249,3 +249,42 @@ async def test_below_a_url_prefix_nothing_of_the_project_is_hidden(reader: guide
     assert "fanfare.W010" not in packages.run(
         [str(reader.site.python), "-c", CHECK], cwd=reader.root, environment=reader.environment
     )
+
+
+# -- (c) a separate deployment -----------------------------------------------------------------------------------------
+
+
+async def test_a_project_publishes_to_a_separate_deployment(
+    reader: guides.Reader, start: Callable[..., servers.Server]
+) -> None:
+    deployment = start("uvicorn")
+    application = deployment.application
+    connect(reader, wired=False)
+    reader.follow(SEPARATE, "In the project")
+    address = deployment.url("").rstrip("/")
+    assert set(reader.variables) == {
+        *(f"FANFARE_REMOTE_{name}" for name in ("URL", "APP_ID", "KEY", "SECRET")),
+        "FANFARE_PUBLIC_URL",
+    }
+    reader.variables |= {
+        "FANFARE_REMOTE_URL": address,
+        "FANFARE_REMOTE_APP_ID": application.id,
+        "FANFARE_REMOTE_KEY": application.key,
+        "FANFARE_REMOTE_SECRET": application.secret,
+        "FANFARE_PUBLIC_URL": address,
+    }
+    reader.manage("migrate", "--verbosity", "0")
+    (gunicorn,) = guides.commands(BESIDE, "gunicorn")
+    project = await asyncio.to_thread(reader.serve, gunicorn, ready_at="/")
+
+    config = page_config(project)
+    assert (config["key"], config["options"]["wsPort"]) == (application.key, deployment.port)  # type: ignore[index]
+    async with sockets.connect(deployment) as socket:
+        await socket.subscribe("orders")
+        answer = await asyncio.to_thread(project.request, "POST", "/order/")
+        assert answer[0] == 200, answer
+        assert (await socket.expect("created", "orders")).decoded == {"id": 7}
+        auth = await authorize(project, config, socket, "private-orders-tea")
+        await socket.request_subscription("private-orders-tea", auth=auth)
+        await socket.expect("pusher_internal:subscription_succeeded", "private-orders-tea")
+    assert not (reader.root / "var").exists(), "the project opens no log"

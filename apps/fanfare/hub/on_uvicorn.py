@@ -33,7 +33,7 @@ NO = ("", "0", "f", "false", "n", "no", "off")  # as click reads them, with whic
 
 # A backend publishes through a pool of connections. uvicorn drops an idle one after 5 s, just when the next request may
 # be on its way; 75 s is what proxies and SDKs expect.
-UVICORN_KEEP_ALIVE_S, KEEP_ALIVE_S = 5, 75
+UVICORN_KEEP_ALIVE_S, GUNICORN_KEEP_ALIVE_S, KEEP_ALIVE_S = 5, 2, 75
 
 # The pings of idle clients wake their phones, and are a third of what 10,000 of them cost: fewer, and nearly as soon it
 # is known who is gone, after 45 s instead of 40.
@@ -166,7 +166,8 @@ def tune(config: Any, *, max_frame_bytes: int, graceful_timeout_s: int) -> None:
         config.ws_ping_interval = PING_S
     if config.ws_ping_timeout == UVICORN_PING_S and not _is_given(PONG_FLAG):
         config.ws_ping_timeout = PONG_S
-    if config.timeout_keep_alive == UVICORN_KEEP_ALIVE_S:
+    by_default = UVICORN_KEEP_ALIVE_S if config.callback_notify is None else GUNICORN_KEEP_ALIVE_S
+    if config.timeout_keep_alive == by_default:
         config.timeout_keep_alive = KEEP_ALIVE_S
     config.ws_max_size = min(config.ws_max_size, max_frame_bytes)
     if config.timeout_graceful_shutdown is None:

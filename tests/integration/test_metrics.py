@@ -1,0 +1,56 @@
+"""`/metrics`: the figures of all workers, whichever worker answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+
+from tests.harness import calls, servers, sockets, waiting
+
+
+def scrape(server: servers.Server, **headers: str) -> tuple[int, dict[str, float]]:
+    connection = http.client.HTTPConnection(servers.HOST, server.port, timeout=15)
+    try:
+        connection.request(
+            "GET", "/metrics", headers={name.replace("_", "-"): value for name, value in headers.items()}
+        )
+        response = connection.getresponse()
+        lines = response.read().decode().splitlines()
+    finally:
+        connection.close()
+    if response.status != 200:
+        return response.status, {}
+    samples = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
+    return 200, {name: float(value) for name, _, value in samples}
+
+
+async def test_connections_are_the_sum_over_four_workers(four_workers: servers.Server) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        _, before = await asyncio.to_thread(scrape, four_workers)
+        spread = await sockets.spread(four_workers, stack, each=2)
+        opened = sum(len(found) for found in spread.values())
+        for found in spread.values():
+            await found[0].subscribe("metrics")
+        expected = before["fanfare_connections"] + opened
+
+        def is_the_sum() -> bool:
+            """Scrapes that come within half a second share one collection."""
+            return scrape(four_workers)[1]["fanfare_connections"] == expected
+
+        await asyncio.to_thread(waiting.until, is_the_sum, 5.0, "the connections of all workers")
+        status, figures = await asyncio.to_thread(scrape, four_workers)
+        assert (status, figures["fanfare_workers"], figures["fanfare_workers_expected"]) == (200, 4, 4)
+        published = figures["fanfare_events_published_total"]
+        await asyncio.to_thread(calls.publish, four_workers, "metrics", "e", "{}")
+        await asyncio.to_thread(
+            waiting.until,
+            lambda: scrape(four_workers)[1]["fanfare_events_published_total"] > published,
+            5.0,
+            "the published event is counted",
+        )
+
+
+def test_request_through_a_proxy_gets_the_projects_page(server: servers.Server) -> None:
+    assert scrape(server)[0] == 200
+    assert scrape(server, X_Forwarded_For="203.0.113.9")[0] == 404
