@@ -406,5 +406,7 @@ def install(config: Any, limits: HttpLimits, count: Callable[[str], None]) -> bo
     if not any(isinstance(one, _QuietWarnings) for one in uvicorn_logger.filters):
         uvicorn_logger.addFilter(_QuietWarnings())
     gate = Gate(limits.within_descriptors(), count)
-    config.http_protocol_class = type(limited.__name__, (limited,), {"gate": gate})
+    # It goes by the name of uvicorn's class, by which fanfare.hub.on_uvicorn knows it.
+    known = limited.__mro__[2]
+    config.http_protocol_class = type(known.__name__, (limited,), {"gate": gate, "__module__": known.__module__})
     return True

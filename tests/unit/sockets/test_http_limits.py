@@ -397,3 +397,5 @@ def test_limits_can_be_installed_again() -> None:
         assert http_limits.install(config, http_limits.HttpLimits(headers=headers), lambda name: None)
         assert config.http_protocol_class.gate.limits.headers == headers
     assert config.http_protocol_class.__bases__ == (http_limits.LimitedH11,)
+    assert config.http_protocol_class.__module__ == H11Protocol.__module__
+    assert config.http_protocol_class.__name__ == H11Protocol.__name__
