@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import importlib.metadata
 import logging
 import os
 import threading
@@ -18,7 +17,7 @@ import time
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 from django.core.exceptions import ImproperlyConfigured
 
-from fanfare import conf
+from fanfare import __version__, conf
 from fanfare.applications import loading, registry
 from fanfare.channel_layer import office
 from fanfare.console import figures, reports
@@ -59,7 +58,7 @@ class Server:
             self.hub,
             counters=counted.counters,
             gauges=counted.gauges,
-            version=importlib.metadata.version("django-fanfare"),
+            version=__version__,
         )
         self.probe = probe.Probe(self.hub, self.tasks)
         self.mounts = mounts.Mounts()  # asgi.py fills it
