@@ -1,4 +1,4 @@
-"""Consumers and a channel layer of a team's own, beside the protocol: the files of docs/how-to/own-consumers.md."""
+"""Own consumers and the channel layer beside the protocol, with the files of docs/how-to/own-consumers.md."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ Start = Callable[..., servers.Server]
 
 PAGE = pages.ROOT / "docs/how-to/own-consumers.md"
 PATIENCE = 10.0
-# The kernel spreads sockets over the workers unevenly, so rounds of them are opened until each worker has some.
+# The kernel distributes sockets unevenly, so they are opened in rounds until each worker has one.
 ROUND, ROUNDS = 8, 50
 
-# As `runworker` needs it: a consumer of a plain name, which answers the channel that a message names.
+# A consumer of a plain name for `runworker`.
 WORKER = """
 import os
 
@@ -37,7 +37,7 @@ from channels.consumer import AsyncConsumer
 
 class Thumbnails(AsyncConsumer):
     async def thumbnail_wanted(self, message):
-        done = {"type": "chat.said", "said": {"who": f"worker {os.getpid()}", "text": message["text"]}}
+        done = {"type": "chat.message", "message": {"user": f"worker {os.getpid()}", "text": message["text"]}}
         await self.channel_layer.group_send("chat", done)
 """
 
@@ -56,7 +56,7 @@ SEND = (
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone with the page's app in it."""
+    """A copy of the project with the app of the page."""
     root = tmp_path_factory.mktemp("own") / "clone"
     root.mkdir()
     for part in ("apps", "myproject"):
@@ -89,14 +89,14 @@ async def chat(server: servers.Server, **headers: str) -> AsyncIterator[ClientCo
 
 
 async def chats(server: servers.Server, stack: contextlib.AsyncExitStack) -> list[ClientConnection]:
-    """Enough sockets that every worker has one."""
-    everybody: list[ClientConnection] = []
+    """Open sockets until every worker has one."""
+    chatting: list[ClientConnection] = []
     for _ in range(ROUNDS):
-        everybody += [await stack.enter_async_context(chat(server)) for _ in range(ROUND)]
-        ports = [socket.local_address[1] for socket in everybody]
+        chatting += [await stack.enter_async_context(chat(server)) for _ in range(ROUND)]
+        ports = [socket.local_address[1] for socket in chatting]
         if set(server.workers_of(ports).values()) == set(server.workers()):
-            return everybody
-    raise AssertionError(f"{len(everybody)} sockets did not reach every worker")
+            return chatting
+    raise AssertionError(f"{len(chatting)} sockets did not reach every worker")
 
 
 async def hears(socket: ClientConnection) -> dict[str, Any]:
@@ -118,28 +118,28 @@ def manage(server: servers.Server, project: Path, *arguments: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["uvicorn", "gunicorn", "daphne"])
-async def test_a_chat_of_ones_own_reaches_everybody_on_every_worker(start: Start, project: Path, command: str) -> None:
+async def test_group_messages_reach_consumers_on_every_worker(start: Start, project: Path, command: str) -> None:
     server = start(command, root=project)
     async with contextlib.AsyncExitStack() as stack:
-        everybody = await chats(server, stack)
-        for number in (0, len(everybody) - 1):
-            await everybody[number].send(json.dumps({"text": f"hello {number}"}))
-            for socket in everybody:
-                assert await hears(socket) == {"who": "AnonymousUser", "text": f"hello {number}"}
-        # From synchronous code in a process that runs no server.
-        said = {"type": "chat.said", "said": {"who": "shell", "text": "hi"}}
-        code = f"{SEND}; async_to_sync(layer.group_send)('chat', {said!r})"
+        chatting = await chats(server, stack)
+        for number in (0, len(chatting) - 1):
+            await chatting[number].send(json.dumps({"text": f"hello {number}"}))
+            for socket in chatting:
+                assert await hears(socket) == {"user": "AnonymousUser", "text": f"hello {number}"}
+        # From synchronous code in a process without a server.
+        sent = {"type": "chat.message", "message": {"user": "shell", "text": "hi"}}
+        code = f"{SEND}; async_to_sync(layer.group_send)('chat', {sent!r})"
         await asyncio.to_thread(manage, server, project, "shell", "--no-imports", "-c", code)
-        for socket in everybody:
-            assert await hears(socket) == said["said"]
-        # And the protocol is where it was.
+        for socket in chatting:
+            assert await hears(socket) == sent["message"]
+        # The protocol still works.
         async with sockets.connect(server) as client:
             await client.subscribe("news")
         async with sockets.open_raw(server, f"ws://{servers.HOST}:{server.port}/nothing/") as client:
             assert await client.closed() == 4005
 
 
-async def test_a_page_of_another_host_is_refused_and_one_of_ours_is_not(start: Start, project: Path) -> None:
+async def test_page_of_an_unknown_host_is_refused(start: Start, project: Path) -> None:
     server = start("uvicorn", root=project)
     async with chat(server, Origin="http://localhost:3000"):
         pass
@@ -149,7 +149,7 @@ async def test_a_page_of_another_host_is_refused_and_one_of_ours_is_not(start: S
     assert caught.value.response.status_code == 403
 
 
-async def test_a_stop_with_open_consumers_is_prompt(start: Start, project: Path) -> None:
+async def test_stop_with_open_consumers_is_prompt(start: Start, project: Path) -> None:
     server = start("gunicorn", root=project)
     async with chat(server) as socket:
         server.send_signal(signal.SIGTERM)
@@ -157,7 +157,7 @@ async def test_a_stop_with_open_consumers_is_prompt(start: Start, project: Path)
         await socket.wait_closed()
 
 
-async def test_jobs_for_a_plain_name_are_shared_by_the_runworkers(start: Start, project: Path, tmp_path: Path) -> None:
+async def test_messages_to_a_plain_name_are_shared_by_runworkers(start: Start, project: Path, tmp_path: Path) -> None:
     server = start("gunicorn", root=project)
     environment = server.deployment.environment(
         DJANGO_SETTINGS_MODULE="worker_settings", PYTHONPATH=str(project / "apps")
@@ -174,7 +174,7 @@ async def test_jobs_for_a_plain_name_are_shared_by_the_runworkers(start: Start, 
             )  # fmt: skip
             stack.callback(worker.wait, 10)
             stack.callback(worker.terminate)
-        # The server's four and these two: they have joined the log when it has as many workers.
+        # The four of the server and these two.
         await asyncio.to_thread(
             waiting.until, lambda: server.health()[0] == 200 and _members(server) == 6, 20.0, "two more workers"
         )
@@ -183,10 +183,10 @@ async def test_jobs_for_a_plain_name_are_shared_by_the_runworkers(start: Start, 
             send = "async_to_sync(layer.send)('thumbnails', {'type': 'thumbnail.wanted', 'text': text})"
             code = f"{SEND}; [{send} for text in {jobs!r}]"
             await asyncio.to_thread(manage, server, project, "shell", "--no-imports", "-c", code)
-            heard = [await hears(socket) for _ in jobs]
-    assert sorted(said["text"] for said in heard) == sorted(jobs), "each once"
+            received = [await hears(socket) for _ in jobs]
+    assert sorted(message["text"] for message in received) == sorted(jobs), "each once"
 
 
 def _members(server: servers.Server) -> int:
-    """How many processes hold the lock of a worker."""
+    """The number of processes that hold a worker's lock."""
     return len(list((server.deployment.folder / "engine" / "workers").iterdir()))
