@@ -19,6 +19,7 @@ class FanfareConfig(AppConfig):
         from fanfare import conf, older_layout
         from fanfare.applications import declared, models
         from fanfare.engine import current
+        from fanfare.integration import checks as integration_checks  # noqa: F401
         from fanfare.integration import remote
         from fanfare.management import runserver
         from fanfare.server import checks as server_checks  # noqa: F401  (registers them)

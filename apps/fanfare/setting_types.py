@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Generic, TypeVar
 from urllib.parse import urlsplit
 
+from fanfare.applications import origins
+
 T = TypeVar("T")
 
 TRUE = frozenset({"1", "true", "yes", "on"})
@@ -251,21 +253,19 @@ class Networks(_List):
 
 @dataclass(frozen=True)
 class Origins(_List):
-    """Web origins, in the form that a browser's `Origin` header has."""
+    """Web origins, as `fanfare.applications.origins` reads them.
+
+    Their pages act with a visitor's session. So an entry names its scheme, and `*` is refused.
+    """
 
     def allowed(self) -> str:
         return "list of origins"
 
     def item(self, text: str) -> str:
-        try:
-            parts = urlsplit(text.lower())
-            port = parts.port
-        except ValueError:
-            parts, port = urlsplit(""), None
-        if parts.scheme not in _WEB_PORTS or not parts.hostname or parts.path or parts.query or parts.username:
-            raise Refused(f"has {text!r}; an origin looks like https://shop.example.com")
-        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-        return f"{parts.scheme}://{host}" + ("" if port in (None, _WEB_PORTS[parts.scheme]) else f":{port}")
+        place = origins.place(text.lower())
+        if place is None or not place.scheme:
+            raise Refused(f"has {text!r}; an origin looks like https://shop.example.com or https://*.example.com")
+        return origins.ascii_form(text.lower())
 
 
 @dataclass(frozen=True)

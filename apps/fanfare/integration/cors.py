@@ -1,16 +1,14 @@
-"""Pages of other hosts that use the auth endpoints, where `FANFARE_CORS_ORIGINS` names their origin.
+"""Pages of other hosts that use the auth endpoints, if FANFARE_CORS_ORIGINS has their origin.
 
-What a browser does: it sends a page's request to another origin with an `Origin` header that the page cannot change,
-asks first (a preflight) if the request has headers of its own, and shows the page the answer only if that names the
-origin.
+A browser sends the request of such a page with an `Origin` header that the page cannot change. If the request has
+headers of its own, the browser sends a preflight first. It shows the page the response only if that names the origin.
 
-What follows for CSRF. A page of a named origin cannot read this host's CSRF cookie, and needs no token: that the
-request comes from it is what the browser says in `Origin`, and the project has said that it trusts it. A page of any
-other origin is checked as ever. A request that carries an `Authorization` header with a token needs none either: no
-page of another origin can send that header without a preflight, which is refused, and browsers never add it by
-themselves (as they add Basic, Digest and Negotiate, which therefore are checked).
+Cross-site request forgery: a page of a listed origin needs no CSRF token, since it cannot read this host's cookie, and
+the browser vouches for the origin. A page of any other origin needs one. A request with an `Authorization` header that
+holds a token needs none either: a page of another origin cannot send that header without a preflight, which is refused,
+and browsers do not add it by themselves (as they add Basic, Digest and Negotiate, which therefore need a CSRF token).
 
-A session cookie goes along only if the page asks for it (`credentials: "include"`) and its SameSite attribute lets it:
+The session cookie is sent only if the page asks for it (`credentials: "include"`) and its SameSite attribute allows it:
 between `shop.example.com` and `live.example.com` it does, between two sites it does not.
 """
 
@@ -24,26 +22,27 @@ from django.http.response import HttpResponseBase
 from django.utils.cache import patch_vary_headers
 
 from fanfare import conf
+from fanfare.applications import origins
 
 View = Callable[..., HttpResponseBase]
 
-PREFLIGHT_SECONDS = 600  # how long a browser remembers the answer; Chromium never does for more than two hours
+PREFLIGHT_SECONDS = 600  # for which a browser caches a preflight; Chromium caches none for more than two hours
 _ADDED_BY_BROWSERS = ("basic", "digest", "negotiate", "ntlm")
 
 
 def is_trusted(request: HttpRequest) -> bool:
-    """Whether the page that sends this is one of those whose origin is named."""
-    return request.headers.get("Origin") in conf.settings.CORS_ORIGINS
+    """Whether a page of a listed origin sends this."""
+    return origins.matches(conf.settings.CORS_ORIGINS, request.headers.get("Origin"))
 
 
 def carries_token(request: HttpRequest) -> bool:
-    """Whether it is authorized by a token that its sender knows, and not by what a browser adds by itself."""
+    """Whether it has an `Authorization` header that browsers do not add by themselves."""
     scheme = request.headers.get("Authorization", "").partition(" ")[0].lower()
     return scheme != "" and scheme not in _ADDED_BY_BROWSERS
 
 
 def answering(view: View) -> View:
-    """Let the pages of named origins read the view's answers, and answer their preflights."""
+    """A decorator: pages of listed origins may read the view's responses, and get an answer to their preflights."""
 
     @wraps(view)
     def answered(request: HttpRequest) -> HttpResponseBase:
@@ -65,7 +64,7 @@ def answering(view: View) -> View:
 def _preflight(request: HttpRequest) -> HttpResponse:
     response = HttpResponse(status=204)
     response["Access-Control-Allow-Methods"] = "POST"
-    # Whatever the project authenticates by: the origin is trusted, so its headers are.
+    # The project chooses how its pages authenticate, so any header is allowed for a listed origin.
     response["Access-Control-Allow-Headers"] = request.headers.get("Access-Control-Request-Headers", "")
     response["Access-Control-Max-Age"] = str(PREFLIGHT_SECONDS)
     return response

@@ -1,7 +1,9 @@
-"""The endpoints that pusher-js asks: before it joins a private or a presence channel, and when it signs in.
+"""The endpoints that pusher-js asks before it subscribes to a private or presence channel, and when it signs in.
 
-`POST /pusher/auth`, form-encoded `socket_id` and `channel_name`; `POST /pusher/user-auth`, form-encoded `socket_id`.
-Both with Django's session and CSRF token, or with whatever else sets `request.user`:
+    POST /pusher/auth         form: socket_id, channel_name
+    POST /pusher/user-auth    form: socket_id
+
+Both are requests of the page, with Django's session and CSRF token or with anything else that sets `request.user`:
 
     new Pusher(key, {
         channelAuthorization: { endpoint: "/pusher/auth", headersProvider: () => ({ "X-CSRFToken": csrfToken }) },
@@ -9,15 +11,19 @@ Both with Django's session and CSRF token, or with whatever else sets `request.u
         …
     });
 
-Whatever else the page sends (`params`) reaches the project's functions in `request.POST`. The answer is 200 with
-`auth`, and with `channel_data` for a presence channel, `shared_secret` for an encrypted one, or `user_data` for a user;
-400 if the request is malformed, 403 if the visitor is refused, 503 if there is no application to sign for, no key to
-encrypt with, or no database to ask. A refusal is `{"error": …, "code": …}`. Why, it says only with DEBUG; the log says
-it always. Source: Pusher Channels, "Authorizing users", "Authenticating users", "Encrypted channels".
+Other parameters of the page (`params`) reach the project's functions in `request.POST`. The response is 200 with
+`auth`, and `channel_data` for a presence channel, `shared_secret` for an encrypted one, `user_data` for a user; 400 for
+a malformed request; 403 for a visitor who is refused; 503 without an application to sign for, a key to encrypt with, or
+a database to ask. A refusal is `{"error": …, "code": …}`. Its reason is always logged, and sent with DEBUG only.
+Source: Pusher Channels, "Authorizing users", "Authenticating users", "Encrypted channels".
+
+The views work with what a project has: LoginRequiredMiddleware lets them pass, ATOMIC_REQUESTS holds for the project's
+functions, and a project without CsrfViewMiddleware needs no CSRF token here either.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from collections.abc import Callable
@@ -25,10 +31,12 @@ from http import HTTPStatus
 from typing import Any
 
 from django.conf import settings
-from django.db import OperationalError
+from django.contrib.auth.decorators import login_not_required
+from django.db import OperationalError, connections, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseForbidden, JsonResponse
 from django.middleware.csrf import CsrfViewMiddleware
 from django.utils.decorators import decorator_from_middleware
+from django.utils.module_loading import import_string
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
@@ -41,28 +49,50 @@ logger = logging.getLogger("fanfare.integration.auth")
 
 _FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
 _FORM_HINT = "pusher-js sends socket_id and, for a channel, channel_name as a form."
-_CSRF_HINT = "Give pusher-js headersProvider: () => ({'X-CSRFToken': token}), beside the endpoint."
 
 
 class _JsonCsrfMiddleware(CsrfViewMiddleware):
-    """Django's own check, with an answer for a script: an HTML page tells the developer of a client nothing."""
+    """Django's own check, with a JSON response: the client library shows it to the developer of the page."""
 
     def process_view(
         self, request: HttpRequest, callback: Any, callback_args: Any, callback_kwargs: Any
     ) -> HttpResponseForbidden | None:
-        if cors.is_trusted(request) or cors.carries_token(request):
+        if (
+            cors.is_trusted(request)
+            or cors.carries_token(request)
+            or not _project_checks_csrf(tuple(settings.MIDDLEWARE))
+        ):
             return None
         return super().process_view(request, callback, callback_args, callback_kwargs)
 
     def _reject(self, request: HttpRequest, reason: str) -> HttpResponse:
-        return _refusal(403, "csrf", f"{reason} {_CSRF_HINT}")
+        header = settings.CSRF_HEADER_NAME.removeprefix("HTTP_").replace("_", "-")
+        header = "X-CSRFToken" if header == "X-CSRFTOKEN" else header
+        hint = f"Give pusher-js headersProvider: () => ({{'{header}': token}}), beside the endpoint."
+        if "Origin" in request.headers:
+            hint += " A page of another origin needs that origin in FANFARE_CORS_ORIGINS."
+        return _refusal(403, "csrf", f"{reason} {hint}")
+
+
+@functools.cache
+def _project_checks_csrf(middleware: tuple[str, ...]) -> bool:
+    classes = [import_string(path) for path in middleware]
+    return any(isinstance(one, type) and issubclass(one, CsrfViewMiddleware) for one in classes)
+
+
+class _AllDatabases:
+    """For Django's ATOMIC_REQUESTS: the view itself opens these transactions, to answer for a database that is away."""
+
+    def __contains__(self, alias: object) -> bool:
+        return True
 
 
 def _endpoint(sign: Callable[[HttpRequest], dict[str, str]]) -> cors.View:
-    """A view of a function that answers with the body of a 200, or raises a FanfareError."""
+    """A view of a function that returns the body of a 200, or raises a FanfareError."""
 
-    # Exempt from the site's middleware only because the inner decorator does the same check.
+    # The site's CSRF middleware is skipped because the inner decorator makes the same check.
     @csrf_exempt
+    @login_not_required
     @cors.answering
     @require_POST
     @never_cache
@@ -70,21 +100,32 @@ def _endpoint(sign: Callable[[HttpRequest], dict[str, str]]) -> cors.View:
     @functools.wraps(sign)
     def view(request: HttpRequest) -> HttpResponse:
         try:
-            return JsonResponse(sign(request))
+            with _atomic_requests():
+                return JsonResponse(sign(request))
         except errors.AccessRefused as error:
             return _refusal(error.status, error.code, str(error))
         except (errors.NoApplication, errors.NoMasterKey) as error:
             return _refusal(503, error.code, str(error))
         except OperationalError as error:
-            # Away, or its pool is used up: a page may try again, and a trace for each visitor would fill the log.
-            logger.error("The database could not be asked who may join: %s", error)  # noqa: TRY400
+            # The database is away, or its pool is used up. A trace for each visitor would fill the log.
+            logger.error("The database could not be asked for an authorization: %s", error)  # noqa: TRY400
             return _refusal(503, "database_unavailable", str(error))
         except errors.RuleError as error:
-            # The project's function has returned: a trace would show us.
-            logger.error("The project says wrongly who may join: %s", error)  # noqa: TRY400
+            # The project's function has returned: a trace would show Fanfare's code only.
+            logger.error("No authorization: %s", error)  # noqa: TRY400
             return _refusal(403, error.code, str(error))
 
+    view._non_atomic_requests = _AllDatabases()  # type: ignore[attr-defined]
     return view
+
+
+@contextlib.contextmanager
+def _atomic_requests() -> Any:
+    with contextlib.ExitStack() as stack:
+        for alias, values in connections.settings.items():
+            if values["ATOMIC_REQUESTS"]:
+                stack.enter_context(transaction.atomic(using=alias))
+        yield
 
 
 @_endpoint
@@ -94,7 +135,7 @@ def auth(request: HttpRequest) -> dict[str, str]:
     channel = request.POST.get("channel_name", "")
     if not channel:
         raise errors.MalformedRequest("channel_name", f"The form has no channel_name. {_FORM_HINT}")
-    application = target.fetch_default()  # read anew: a secret that was rotated a second ago must not sign
+    application = target.fetch_default()  # not cached: a secret that was rotated a second ago must not sign
     try:
         names.check_channel(channel, application.limits.max_channel_name)
     except refusals.InvalidName as error:
@@ -112,7 +153,7 @@ def auth(request: HttpRequest) -> dict[str, str]:
 
 @_endpoint
 def user_auth(request: HttpRequest) -> dict[str, str]:
-    """Say who the visitor is, and sign it."""
+    """Sign the user whom the visitor signs in as."""
     socket_id = _socket_id(request)
     application = target.fetch_default()
     user_data = users.authenticate(request, application.limits)
@@ -123,9 +164,10 @@ def user_auth(request: HttpRequest) -> dict[str, str]:
 
 
 def _socket_id(request: HttpRequest) -> str:
-    """Raises MalformedRequest, where there is no form or no such thing in it."""
+    """Raises MalformedRequest if there is no form, or no valid socket_id in it."""
     if request.content_type not in _FORM_TYPES:
-        raise errors.MalformedRequest("content_type", f"Send a form; this is {request.content_type or 'of no type'}.")
+        found = request.content_type or "none"
+        raise errors.MalformedRequest("content_type", f"The content type is {found}, not that of a form. {_FORM_HINT}")
     socket_id = request.POST.get("socket_id", "")
     if not socket_id:
         raise errors.MalformedRequest("socket_id", f"The form has no socket_id. {_FORM_HINT}")
@@ -136,6 +178,6 @@ def _socket_id(request: HttpRequest) -> str:
 
 def _refusal(status: int, code: str, reason: str) -> JsonResponse:
     logger.info("Not authorized (%d, %s): %s", status, code, reason)
-    if not settings.DEBUG:  # strangers learn neither the rules nor which channels there are
+    if not settings.DEBUG:  # otherwise any visitor could list the rules and the channels
         code, reason = "refused", HTTPStatus(status).phrase
     return JsonResponse({"error": reason, "code": code}, status=status)

@@ -14,8 +14,8 @@ import secrets
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl
 
-from fanfare.applications import registry
-from fanfare.protocol import origins, refusals
+from fanfare.applications import origins, registry
+from fanfare.protocol import refusals
 
 # `wsPath` of pusher-js and `path` of Swift put any prefix before /app/.
 _PATH: Final = re.compile(r"\A(?P<prefix>.*)/app/(?P<key>[^/]+)\Z", re.DOTALL)

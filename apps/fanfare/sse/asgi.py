@@ -15,11 +15,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from fanfare.applications import origins
 from fanfare.applications import registry as registries
 from fanfare.engine import errors as engine_errors
 from fanfare.hub import hub as hubs
 from fanfare.hub import transports
-from fanfare.protocol import names, origins, termination
+from fanfare.protocol import names, termination
 from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.runtime.supervisor import Supervisor
 from fanfare.sse import refusals, requests, responses, streams, tokens, writer

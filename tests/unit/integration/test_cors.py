@@ -9,6 +9,7 @@ from django.contrib.auth.models import User
 from django.http import HttpResponse
 from django.test import Client
 
+from fanfare import conf
 from fanfare.applications import models
 
 SHOP = "https://shop.example.com"
@@ -99,3 +100,26 @@ def test_responses_vary_by_origin(browser: Client, path: str) -> None:
 )
 def test_authorization_token_replaces_the_csrf_token(browser: Client, authorization: str, status: int) -> None:
     assert post(browser, "/pusher/user-auth", Authorization=authorization).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("listed", "origin", "status"),
+    [
+        ("https://*.example.com", "https://a.shop.example.com", 200),
+        ("https://*.example.com", "https://example.com", 403),
+        ("https://*.example.com", "https://example.com.evil.com", 403),
+        ("https://müller.example", "https://xn--mller-kva.example", 200),
+        ("capacitor://localhost", "capacitor://localhost", 200),
+        ("capacitor://localhost", "http://localhost", 403),
+        ("https://shop.example.com:443", "https://shop.example.com", 200),
+    ],
+)
+def test_list_takes_the_entries_that_applications_take(
+    browser: Client, monkeypatch: pytest.MonkeyPatch, listed: str, origin: str, status: int
+) -> None:
+    monkeypatch.setenv("FANFARE_CORS_ORIGINS", listed)
+    conf.settings.reload()
+    assert post(browser, "/pusher/user-auth", Origin=origin).status_code == status
+    assert preflight(browser, "/pusher/auth", origin).status_code == (204 if status == 200 else 405)
+    monkeypatch.undo()
+    conf.settings.reload()

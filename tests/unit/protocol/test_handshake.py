@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fanfare.applications import registry
-from fanfare.protocol import handshake, names, origins, refusals
+from fanfare.protocol import handshake, names, refusals
 from tests.unit.protocol import fakes
 
 KEY = fakes.APPLICATION.key
@@ -110,44 +110,6 @@ def test_no_handshake_raises_anything_but_a_refusal(path: str, query: bytes, ori
             accept(app, path=tried, query=query, origin=origin)
         except refusals.ConnectionRefused as refused:
             assert len(refusals.close_reason(refused.message).encode()) <= 123
-
-
-@pytest.mark.parametrize(
-    ("pattern", "allowed", "refused"),
-    [
-        (
-            "https://example.com",
-            ["https://example.com", "https://EXAMPLE.com", "https://example.com:443"],
-            [
-                "http://example.com",
-                "https://example.com:8443",
-                "https://a.example.com",
-                "https://example.com.evil",
-                "null",
-            ],
-        ),
-        ("https://example.com:8443", ["https://example.com:8443"], ["https://example.com"]),
-        (
-            "https://*.example.com",
-            ["https://a.example.com", "https://b.a.example.com"],
-            ["https://example.com", "http://a.example.com", "https://aexample.com", "https://.example.com"],
-        ),
-        ("example.com", ["http://example.com", "https://example.com:8443"], ["http://a.example.com", "example.com"]),
-        ("*.example.com", ["http://a.example.com:81"], ["http://example.com"]),
-        ("example.com:8000", ["http://example.com:8000"], ["http://example.com"]),
-        ("http://[::1]:8000", ["http://[::1]:8000"], ["http://[::1]"]),
-        ("capacitor://localhost", ["capacitor://localhost"], ["http://localhost"]),
-        ("*", ["https://anything.example", "null"], []),
-    ],
-)
-def test_a_pattern_allows_its_origins(pattern: str, allowed: list[str], refused: list[str]) -> None:
-    assert [one for one in allowed if not origins.is_allowed([pattern], one)] == []
-    assert [one for one in refused if origins.is_allowed([pattern], one)] == []
-
-
-def test_no_patterns_and_no_origin_are_allowed() -> None:
-    assert origins.is_allowed((), "https://anything.example")
-    assert origins.is_allowed(("https://example.com",), None)
 
 
 def test_socket_ids_have_the_form_that_the_sdks_insist_on_and_differ() -> None:
