@@ -86,6 +86,11 @@ def reason(error: BaseException) -> str:
 
 
 def is_migrated() -> bool:
-    """Whether every migration of the project is applied. Raises django.db.Error where the database cannot be asked."""
-    executor = MigrationExecutor(db.connection)
+    """Whether each migration of the project is applied to the database of the applications.
+
+    Raises django.db.Error where the database cannot be asked.
+    """
+    from fanfare.applications import models  # not before Django's apps are ready
+
+    executor = MigrationExecutor(db.connections[db.router.db_for_write(models.Application)])
     return not executor.migration_plan(executor.loader.graph.leaf_nodes())

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from django.core import checks
-from django.db import transaction
+from django.db import router, transaction
+from django.db.models import Prefetch, QuerySet
 
 from fanfare import conf
 from fanfare.applications import credentials, declarations, errors, limits, models
@@ -34,13 +35,13 @@ def sync(wanted: Sequence[declarations.Declaration]) -> None:
 
     Raises DeclarationError where an application that somebody else made has a declared key or name.
     """
-    if _is_in_step(wanted):
+    using = router.db_for_write(models.Application)  # a replica may lag behind
+    if _is_in_step(wanted, using):
         return
-    using = models.Application.objects.db
     with transaction.atomic(using=using):
         models.Generation.lock(using)
-        if not _is_in_step(wanted):
-            _write({declaration.application.app_id: declaration for declaration in wanted})
+        if not _is_in_step(wanted, using):
+            _write(using, {declaration.application.app_id: declaration for declaration in wanted})
 
 
 def check(**_: object) -> list[checks.CheckMessage]:
@@ -52,16 +53,24 @@ def check(**_: object) -> list[checks.CheckMessage]:
     return []
 
 
-def _is_in_step(wanted: Iterable[declarations.Declaration]) -> bool:
-    rows = models.Application.objects.filter(declared=True).prefetch_related("webhooks", "rules")
+def with_parts(rows: QuerySet[models.Application]) -> QuerySet[models.Application]:
+    """Applications with their webhooks and rules, from the database of `rows`: a router may read parts elsewhere."""
+    return rows.prefetch_related(
+        Prefetch("webhooks", models.WebhookEndpoint.objects.using(rows.db)),
+        Prefetch("rules", models.ChannelRule.objects.using(rows.db)),
+    )
+
+
+def _is_in_step(wanted: Iterable[declarations.Declaration], using: str) -> bool:
+    rows = with_parts(models.Application.objects.using(using).filter(declared=True))
     return {row.app_id: _values(row, row.webhooks.all(), row.rules.all()) for row in rows} == {
         declaration.application.app_id: _values(declaration.application, declaration.webhooks, declaration.rules)
         for declaration in wanted
     }
 
 
-def _write(wanted: dict[str, declarations.Declaration]) -> None:
-    rows = {row.app_id: row for row in models.Application.objects.all()}
+def _write(using: str, wanted: dict[str, declarations.Declaration]) -> None:
+    rows = {row.app_id: row for row in models.Application.objects.using(using).all()}
     applications = {app_id: declaration.application for app_id, declaration in wanted.items()}
     _refuse_conflicts(applications, rows)
     _make_way(applications, rows)
@@ -75,8 +84,8 @@ def _write(wanted: dict[str, declarations.Declaration]) -> None:
             setattr(row, column, getattr(declaration.application, column))
         row.declared = True
         row.save()
-        _write_parts(row, list(row.webhooks.all()), declaration.webhooks, "url", _WEBHOOK_COLUMNS)
-        _write_parts(row, list(row.rules.all()), declaration.rules, "pattern", _RULE_COLUMNS)
+        _write_parts(row, list(row.webhooks.using(using)), declaration.webhooks, "url", _WEBHOOK_COLUMNS)
+        _write_parts(row, list(row.rules.using(using)), declaration.rules, "pattern", _RULE_COLUMNS)
 
 
 def _write_parts(

@@ -1,8 +1,9 @@
-"""From the database into memory: the values that the hot path reads, and the loader that keeps them right.
+"""From the database into memory: the values that the hot path reads, and the loader that keeps them up to date.
 
-A change reaches a worker in two ways. The log's `application.changed` entry names the application, and the loader reads
-that row. And every few seconds it compares the generation with the one that it knows, and reads everything if they
-differ: so an entry that was lost or never written costs seconds, not correctness.
+A change reaches a worker in two ways. An `application.changed` entry of the log names the application, and the loader
+reads its row. And every `COMPARE_SECONDS` the loader compares the generation in the database with the one that it
+knows, and reads all applications if they differ. An entry that was lost or never written costs seconds, and the worker
+is right again.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import contextlib
 import dataclasses
 import logging
 import math
-import random
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, ParamSpec, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
+from django.db import router
 from django.db.models import QuerySet
 
 from fanfare import conf
@@ -32,13 +33,18 @@ from fanfare.applications import (
     registry,
     rules,
 )
+from fanfare.runtime import supervisor, text
+from fanfare.runtime.backoff import Backoff
+from fanfare.runtime.log_throttle import LogThrottle, exception_line
 
-COMPARE_SECONDS = 10.0  # how long a worker may be wrong when the log could not be written; one small query per worker
-START_SECONDS = 10.0  # a database that answers later than this must not keep the worker from serving its health page
+COMPARE_SECONDS = 10.0  # how long a worker may be out of date when the log could not be written; one small query each
+START_SECONDS = 10.0  # for the first reading; then the worker starts without applications, and shows its health page
+ANSWER_SECONDS = 10.0  # for each reading; a database that takes longer is a problem, and is asked again
 FIRST_RETRY_SECONDS = 0.5
 LAST_RETRY_SECONDS = 10.0
 
-NOT_FOUND = 4001  # the protocol's close codes: clients do not come back by themselves
+NAME = "applications loader"
+NOT_FOUND = 4001  # close codes after which clients do not reconnect by themselves
 DISABLED = 4003
 
 P = ParamSpec("P")
@@ -52,7 +58,7 @@ def snapshot(
     webhooks: Iterable[models.WebhookEndpoint] = (),
     channel_rules: Iterable[models.ChannelRule] = (),
 ) -> registry.Application:
-    """The row as the hot path knows it. Asks no database: the webhooks and rules are those given, in their order."""
+    """The row as the hot path reads it. Asks no database: webhooks and rules are those given, in their order."""
     return registry.Application(
         id=application.app_id,
         key=application.key,
@@ -88,7 +94,7 @@ def _rule(row: models.ChannelRule) -> rules.Rule:
 
 
 def _until(application: models.Application) -> float:
-    """Unix time until which the old secret is good."""
+    """Unix time until which the previous secret is valid."""
     if not application.previous_secret:
         return 0.0
     until = application.previous_secret_until
@@ -101,15 +107,14 @@ def _chosen(application: models.Application, names: Iterable[str]) -> dict[str, 
 
 
 def fetch(app_id: str) -> registry.Application | None:
-    """One application from the database, for a process that has no registry. Enabled or not; without its webhooks."""
+    """One application from the database, for a process without a registry. Enabled or not; without its webhooks."""
     return _publishing(models.Application.objects.filter(app_id=app_id))
 
 
 def fetch_default() -> registry.Application | None:
-    """The application that is meant where none is named.
+    """The application of FANFARE_DEFAULT_APP, enabled or not; without this setting the oldest enabled application.
 
-    It is the one of FANFARE_DEFAULT_APP, enabled or not, or else the oldest enabled one; None if there is none. Raises
-    DefaultApplicationError where the setting names one that does not exist.
+    None if there is none. Raises DefaultApplicationError if the setting names an application that does not exist.
     """
     app_id = conf.settings.DEFAULT_APP
     if app_id:
@@ -123,7 +128,7 @@ def fetch_default() -> registry.Application | None:
 
 
 def _publishing(rows: QuerySet[models.Application]) -> registry.Application | None:
-    """The first of the rows, with what a publisher must know."""
+    """The first of the rows, with its channel rules."""
     row = rows.prefetch_related("rules").first()
     return None if row is None else snapshot(row, channel_rules=row.rules.all())
 
@@ -137,10 +142,11 @@ class Hub(Protocol):
 
 
 class Loader:
-    """Keeps one worker's registry right from `start` to `stop`.
+    """Keeps the registry of one worker up to date from `start` to `stop`.
 
-    The hub must follow the log before `start`, so that no change falls between what was read and what is heard.
-    `problem` says in one sentence why the registry may be wrong, or is None. `loaded` is whether it was ever right.
+    The hub must follow the log before `start`, so that no change falls between the first reading and the first entry.
+    `problem` says in one sentence why the registry may be out of date, or is None. `loaded`: whether all applications
+    were read at least once. `statuses`: of its task.
     """
 
     def __init__(
@@ -149,6 +155,7 @@ class Loader:
         hub: Hub,
         *,
         start_seconds: float = START_SECONDS,
+        answer_seconds: float = ANSWER_SECONDS,
         compare_seconds: float = COMPARE_SECONDS,
         first_retry_seconds: float = FIRST_RETRY_SECONDS,
     ) -> None:
@@ -157,24 +164,35 @@ class Loader:
         self._registry = applications
         self._hub = hub
         self._start_seconds = start_seconds
+        self._answer_seconds = answer_seconds
         self._compare_seconds = compare_seconds
-        self._first_retry_seconds = first_retry_seconds
+        self._backoff = Backoff(first_retry_seconds, LAST_RETRY_SECONDS)
         self._declarations: Sequence[declarations.Declaration] = ()
         self._declarations_synced = False
         self._generation: int | None = None  # None: everything must be read
         self._changed: set[str] = set()  # ids that the log named since the last reading
+        self._unreadable: dict[str, str] = {}  # by id: why the row of an application could not be read
         self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._status = supervisor.Status(NAME)
+        self._tasks = supervisor.Supervisor(logger)
+        self._threads: database.Threads
+        self._log = LogThrottle(logger)
+
+    @property
+    def statuses(self) -> Sequence[supervisor.Status]:
+        return self._tasks.statuses
 
     async def start(self) -> None:
-        """Load everything and follow the changes. A database that cannot be used is a `problem`, tried until it can.
+        """Load all applications and follow their changes. A database that is away is a `problem`, and is asked again.
 
-        Raises ImproperlyConfigured (a DeclarationError above all) where a person must act first.
+        Raises ImproperlyConfigured (a DeclarationError for example) where a person must change something first.
         """
         self._declarations = declarations.parse(conf.settings.APPS)
         self._hub.on_control(announcements.COMMAND, self._on_changed)
         first_try: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._task = asyncio.create_task(self._follow(first_try), name="applications loader")
+        self._threads = database.Threads(1, "fanfare-applications")  # a reading that hangs occupies no other thread
+        self._status = supervisor.Status(NAME)
+        self._tasks.run(NAME, lambda: self._follow(first_try), status=self._status)
         try:
             async with asyncio.timeout(self._start_seconds):
                 await first_try
@@ -187,38 +205,38 @@ class Loader:
 
     async def stop(self) -> None:
         """Idempotent."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await self._tasks.stop()
+        if self._tasks.statuses:
+            self._threads.close()
 
     def _on_changed(self, app: str, body: bytes) -> None:
         self._changed.add(app)
         self._wake.set()
 
     async def _follow(self, first_try: asyncio.Future[None]) -> None:
-        """One task reads everything, so an older reading never overwrites a newer one.
+        """One task makes all readings, so an older reading never overwrites a newer one.
 
-        `first_try` gets the outcome of the first attempt; it is done already when nobody waits for it any more.
+        `first_try` gets the outcome of the first attempt; it is done before that when `start` has stopped waiting.
         """
-        failures = 0
+        self._status.enter(supervisor.State.RUNNING)
         while True:
+            self._status.runs += 1
             try:
                 await self._catch_up()
             except Exception as error:  # noqa: BLE001  (whatever it is: reported, and tried again)
                 if isinstance(error, ImproperlyConfigured) and not first_try.done():
                     first_try.set_exception(error)
                     return
-                self._failed(error, again=failures > 0)
-                failures += 1
+                pause_s: float | None = self._failed(error)
             else:
-                if failures:
-                    logger.info("The applications are loaded (failed attempts before: %d).", failures)
-                self.problem, self.loaded, failures = None, True, 0
+                pause_s = None
+                self._succeeded()
             if not first_try.done():
                 first_try.set_result(None)
-            await (self._pause(failures) if failures else self._wait_for_change())
+            if pause_s is None:
+                await self._wait_for_change()
+            else:
+                await asyncio.sleep(pause_s)
 
     async def _catch_up(self) -> None:
         self._wake.clear()
@@ -226,23 +244,51 @@ class Loader:
         if self._generation is None:
             await self._load_everything()
         elif changed:
-            found = await _ask(_read_some, changed)
-            for app_id in changed:
-                self._apply(app_id, found.get(app_id))
-        elif await _ask(models.Generation.current) != self._generation:
+            found = await self._ask(_read, changed)
+            self._apply_all(found, changed)
+        elif await self._ask(_generation) != self._generation:
             await self._load_everything()
 
     async def _load_everything(self) -> None:
         if not self._declarations_synced:
-            await _ask(declared.sync, self._declarations)
+            await self._ask(declared.sync, self._declarations)
             self._declarations_synced = True
-        generation, found = await _ask(_read_everything)
-        for app_id in found.keys() | {application.id for application in self._registry.all()}:
-            self._apply(app_id, found.get(app_id))
+        # The generation first: a change between the two readings is read twice, and not missed.
+        generation = await self._ask(_generation)
+        found = await self._ask(_read)
+        self._unreadable.clear()
+        known = {application.id for application in self._registry.all()}
+        self._apply_all(found, known | found.applications.keys() | found.unreadable.keys())
         self._generation = generation
 
+    async def _ask(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Raises DatabaseUnusableError."""
+        try:
+            async with asyncio.timeout(self._answer_seconds):
+                return await self._threads.run(database.explained()(function), *args, **kwargs)
+        except TimeoutError as error:
+            raise errors.DatabaseUnusableError(
+                f"The database has not answered for {self._answer_seconds:g} seconds."
+            ) from error
+
+    # -- into the registry ---------------------------------------------------------------------------------------------
+
+    def _apply_all(self, found: Found, app_ids: Iterable[str]) -> None:
+        for app_id in app_ids:
+            if app_id in found.unreadable:  # it stays as it was
+                self._unreadable[app_id] = found.unreadable[app_id]
+                self._log.error(
+                    "Application %s cannot be read from the database: %s", app_id, found.unreadable[app_id], key=app_id
+                )
+                continue
+            self._unreadable.pop(app_id, None)
+            try:
+                self._apply(app_id, found.applications.get(app_id))
+            except Exception as error:  # noqa: BLE001  (one application must not keep the others out of date)
+                self._log.error("A change of application %s cannot be applied", app_id, key=app_id, error=error)
+
     def _apply(self, app_id: str, new: registry.Application | None) -> None:
-        """Put one application into the registry, and close the connections that must not go on."""
+        """Put one application into the registry, and close the connections that it does not allow any more."""
         old = self._registry.by_id(app_id)
         if new == old:
             return
@@ -258,40 +304,67 @@ class Loader:
         elif new.key != old.key:
             self._hub.close_application(app_id, NOT_FOUND, f"The key of application {app_id} was replaced")
 
-    def _failed(self, error: Exception, *, again: bool) -> None:
+    # -- reports -------------------------------------------------------------------------------------------------------
+
+    def _succeeded(self) -> None:
+        if self._backoff.failures:
+            logger.info("The applications are loaded (failed attempts before: %d).", self._backoff.failures)
+        if self._backoff.failures or not self.loaded:
+            self._status.enter(supervisor.State.RUNNING)
+        self._backoff.succeeded()
+        self.loaded = True
+        names = ", ".join(sorted(self._unreadable))
+        self.problem = f"These applications cannot be read from the database: {names}." if names else None
+
+    def _failed(self, error: Exception) -> float:
+        """Answers the seconds until the next attempt."""
         self._generation = None
         known = isinstance(error, (errors.ApplicationsError, ImproperlyConfigured))
-        self.problem = str(error) if known else f"The applications cannot be loaded: {type(error).__name__}: {error}"
-        if not again:
+        self.problem = (
+            str(error) if known else f"The applications cannot be loaded: {text.clean(exception_line(error))}"
+        )
+        if not self._backoff.failures:
             logger.warning("%s Trying again until it works.", self.problem, exc_info=None if known else error)
+        pause_s = self._backoff.failed()
+        self._status.failed(error)
+        self._status.enter(supervisor.State.PAUSING)
+        self._status.retry_at = self._status.since + pause_s
+        return pause_s
 
     async def _wait_for_change(self) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._compare_seconds):
                 await self._wake.wait()
 
-    async def _pause(self, failures: int) -> None:
-        pause = min(self._first_retry_seconds * 2 ** min(failures - 1, 10), LAST_RETRY_SECONDS)
-        await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  (so that the workers do not ask all at once)
+
+# -- readings, in a thread ---------------------------------------------------------------------------------------------
 
 
-async def _ask(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Raises DatabaseUnusableError."""
-    return await database.run(database.explained()(function), *args, **kwargs)
+class Found(NamedTuple):
+    """Applications by id; and of those whose row cannot be read, why."""
+
+    applications: dict[str, registry.Application]
+    unreadable: dict[str, str]
 
 
-def _read_everything() -> tuple[int | None, dict[str, registry.Application]]:
-    """The generation is read first: a change that comes between the two is seen twice rather than never."""
-    generation = models.Generation.current()
-    return generation, _snapshots(models.Application.objects.all())
+def _alias() -> str:
+    """The database where applications are written. A replica may not have a change yet that the log announces."""
+    return router.db_for_write(models.Application)
 
 
-def _read_some(app_ids: Collection[str]) -> dict[str, registry.Application]:
-    return _snapshots(models.Application.objects.filter(app_id__in=app_ids))
+def _generation() -> int | None:
+    return models.Generation.current(_alias())
 
 
-def _snapshots(rows: QuerySet[models.Application]) -> dict[str, registry.Application]:
-    return {
-        row.app_id: snapshot(row, row.webhooks.all(), row.rules.all())
-        for row in rows.prefetch_related("webhooks", "rules")
-    }
+def _read(app_ids: Iterable[str] | None = None) -> Found:
+    """These applications; by default all."""
+    rows = declared.with_parts(models.Application.objects.using(_alias()))
+    if app_ids is not None:
+        rows = rows.filter(app_id__in=app_ids)
+    found = Found({}, {})
+    for row in rows:
+        try:
+            found.applications[row.app_id] = snapshot(row, row.webhooks.all(), row.rules.all())
+        except Exception as error:  # noqa: BLE001  (a row that was written past its validation must not hide the others)
+            found.unreadable[row.app_id] = text.clean(exception_line(error))
+    return found

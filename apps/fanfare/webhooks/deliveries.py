@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from django.db import transaction
+from django.db import models as django_models
+from django.db import router, transaction
 from django.db.models import Count, F, Q, QuerySet
 from django.utils import timezone
 
@@ -37,21 +38,34 @@ class Row(NamedTuple):
     next_at: float
 
 
+Model = TypeVar("Model", bound=django_models.Model)
+
+
+def using() -> str:
+    """The alias of the database where these tables are written. All reads go there, too: a replica may not have a row
+    yet, or still have one as pending that was delivered."""
+    return router.db_for_write(models.Delivery)
+
+
+def _rows(model: type[Model]) -> QuerySet[Model]:
+    return model._default_manager.using(using())
+
+
 # -- from the log ----------------------------------------------------------------------------------------------------
 
 
 def position(partition: int) -> models.LogPosition:
-    return models.LogPosition.objects.get_or_create(partition=partition)[0]
+    return _rows(models.LogPosition).get_or_create(partition=partition)[0]
 
 
 def start(partition: int, log_id: str, entry: int) -> None:
     """Set the position."""
-    models.LogPosition.objects.update_or_create(partition=partition, defaults={"log_id": log_id, "entry": entry})
+    _rows(models.LogPosition).update_or_create(partition=partition, defaults={"log_id": log_id, "entry": entry})
 
 
 def advance(partition: int, log_id: str, after: int, upto: int) -> None:
     """Move the position from `after` to `upto`. Raises Overtaken."""
-    rows = models.LogPosition.objects.filter(partition=partition, log_id=log_id, entry=after)
+    rows = _rows(models.LogPosition).filter(partition=partition, log_id=log_id, entry=after)
     if not rows.update(entry=upto):
         raise errors.Overtaken(f"The stored position is not entry {after} of log {log_id}")
 
@@ -70,11 +84,11 @@ def store(
 
     Answers the endpoints that have pending deliveries now, and how many removals were cancelled. Raises Overtaken.
     """
-    with transaction.atomic():
+    with transaction.atomic(using=using()):
         advance(partition, log_id, after, upto)
         removals = {
             (removal.app_id, removal.key): removal
-            for removal in models.PendingRemoval.objects.filter(key__in={event.key for event in found if event.key})
+            for removal in _rows(models.PendingRemoval).filter(key__in={event.key for event in found if event.key})
         }
         stored = dict(removals)
         now_sent, cancelled = [], 0
@@ -88,8 +102,8 @@ def store(
             else:
                 now_sent.append(event)
         outdated = [removal.pk for key, removal in stored.items() if removals.get(key) is not removal]
-        models.PendingRemoval.objects.filter(pk__in=outdated).delete()
-        models.PendingRemoval.objects.bulk_create([removal for removal in removals.values() if not removal.pk])
+        _rows(models.PendingRemoval).filter(pk__in=outdated).delete()
+        _rows(models.PendingRemoval).bulk_create([removal for removal in removals.values() if not removal.pk])
         return _deliver(now_sent, route), cancelled
 
 
@@ -99,13 +113,13 @@ def release(route: Route) -> tuple[set[int], float | None]:
     Answers the endpoints that have pending deliveries now, and in how many seconds the next removal is due.
     """
     now, endpoints = timezone.now(), set()
-    due = models.PendingRemoval.objects.filter(due_at__lte=now)
+    due = _rows(models.PendingRemoval).filter(due_at__lte=now)
     if due.exists():
-        with transaction.atomic():
+        with transaction.atomic(using=using()):
             removals = list(due.select_for_update().order_by("due_at", "entry")[:RELEASE_ROWS])
             endpoints = _deliver([_event(removal) for removal in removals], route)
-            models.PendingRemoval.objects.filter(pk__in=[removal.pk for removal in removals]).delete()
-    first = models.PendingRemoval.objects.order_by("due_at").values_list("due_at", flat=True).first()
+            _rows(models.PendingRemoval).filter(pk__in=[removal.pk for removal in removals]).delete()
+    first = _rows(models.PendingRemoval).order_by("due_at").values_list("due_at", flat=True).first()
     return endpoints, None if first is None else max(0.0, (first - now).total_seconds())
 
 
@@ -130,12 +144,13 @@ def _deliver(found: Sequence[events.Event], route: Route) -> set[int]:
     wanted = [(event, webhook.id) for event in found for webhook in route(event.app, event.name, event.channel)]
     # An endpoint may be deleted while the worker's registry still has it.
     existing = set(
-        WebhookEndpoint.objects.select_for_update()
+        _rows(WebhookEndpoint)
+        .select_for_update()
         .filter(pk__in={endpoint for _, endpoint in wanted})
         .values_list("pk", flat=True)
     )
     now = timezone.now()
-    models.Delivery.objects.bulk_create(
+    _rows(models.Delivery).bulk_create(
         [
             models.Delivery(
                 webhook_id=endpoint,
@@ -156,7 +171,7 @@ def _deliver(found: Sequence[events.Event], route: Route) -> set[int]:
 
 
 def _pending() -> QuerySet[models.Delivery]:
-    return models.Delivery.objects.filter(state=models.State.PENDING)
+    return _rows(models.Delivery).filter(state=models.State.PENDING)
 
 
 def pending_counts() -> dict[int, int]:
@@ -187,7 +202,7 @@ def pending(endpoint: int, but: Collection[str], limit: int) -> list[Row]:
 
 
 def delivered(ids: Collection[int], outcome: http_client.Outcome) -> None:
-    models.Delivery.objects.filter(pk__in=ids).update(
+    _rows(models.Delivery).filter(pk__in=ids).update(
         state=models.State.DELIVERED, next_at=None, finished_at=timezone.now(), **_attempt(outcome)
     )
 
@@ -195,11 +210,11 @@ def delivered(ids: Collection[int], outcome: http_client.Outcome) -> None:
 def postponed(ids: Collection[int], until: float, outcome: http_client.Outcome) -> None:
     """`until`: Unix time of the next attempt."""
     next_at = dt.datetime.fromtimestamp(until, dt.UTC)
-    models.Delivery.objects.filter(pk__in=ids).update(next_at=next_at, **_attempt(outcome))
+    _rows(models.Delivery).filter(pk__in=ids).update(next_at=next_at, **_attempt(outcome))
 
 
 def failed(ids: Collection[int], outcome: http_client.Outcome) -> None:
-    models.Delivery.objects.filter(pk__in=ids).update(
+    _rows(models.Delivery).filter(pk__in=ids).update(
         state=models.State.FAILED, next_at=None, finished_at=timezone.now(), **_attempt(outcome)
     )
 
@@ -224,9 +239,9 @@ def save_health(endpoint: int, failures: int, retry_in: float | None, outcome: h
         "retry_at": None if retry_in is None else now + dt.timedelta(seconds=retry_in),
         **({"succeeded_at": now} if outcome.accepted else {"failed_at": now, "error": outcome.error}),
     }
-    known = models.EndpointHealth.objects.filter(webhook=endpoint).update(**values)
-    if not known and WebhookEndpoint.objects.filter(pk=endpoint).exists():
-        models.EndpointHealth.objects.create(webhook_id=endpoint, **values)
+    known = _rows(models.EndpointHealth).filter(webhook=endpoint).update(**values)
+    if not known and _rows(WebhookEndpoint).filter(pk=endpoint).exists():
+        _rows(models.EndpointHealth).create(webhook_id=endpoint, **values)
 
 
 def _attempt(outcome: http_client.Outcome) -> dict[str, object]:
@@ -245,7 +260,7 @@ def _attempt(outcome: http_client.Outcome) -> dict[str, object]:
 def redeliver(finished: Sequence[models.Delivery]) -> None:
     """Send them once more, as new deliveries behind those that are pending. The old rows stay as they are."""
     now = timezone.now()
-    models.Delivery.objects.bulk_create(
+    _rows(models.Delivery).bulk_create(
         [
             models.Delivery(
                 webhook_id=delivery.webhook_id,
@@ -263,7 +278,7 @@ def redeliver(finished: Sequence[models.Delivery]) -> None:
 
 def trim(keep_seconds: float, keep_rows: int) -> int:
     """Delete finished deliveries that are too old, or too many: `TRIM_ROWS` at most. Answers how many."""
-    finished = models.Delivery.objects.filter(finished_at__isnull=False)
+    finished = _rows(models.Delivery).filter(finished_at__isnull=False)
     newest_of_too_many = finished.order_by("-finished_at").values_list("finished_at", flat=True)[
         keep_rows : keep_rows + 1
     ]
@@ -272,5 +287,5 @@ def trim(keep_seconds: float, keep_rows: int) -> int:
         old |= Q(finished_at__lte=limit)
     ids = list(finished.filter(old).order_by("finished_at").values_list("pk", flat=True)[:TRIM_ROWS])
     if ids:
-        models.Delivery.objects.filter(pk__in=ids).delete()
+        _rows(models.Delivery).filter(pk__in=ids).delete()
     return len(ids)

@@ -10,6 +10,7 @@ from django.db import transaction
 
 from fanfare.applications import database
 from fanfare.runtime.backoff import Backoff
+from fanfare.webhooks import deliveries
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +91,6 @@ def _finish(result: _Result, error: Exception | None) -> None:
 
 
 def _all(writes: Sequence[Write]) -> None:
-    with transaction.atomic():
+    with transaction.atomic(using=deliveries.using()):
         for write in writes:
             write()

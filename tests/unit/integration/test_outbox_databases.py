@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.core.management import call_command
 from django.db import connections, transaction
 
 from fanfare import publish
@@ -15,6 +14,7 @@ from fanfare.applications import database
 from fanfare.applications import models as application_models
 from fanfare.engine.local import engine as local_engine
 from fanfare.integration import models, outbox, relay
+from tests.unit import second_database
 from tests.unit.engine import workers
 from tests.unit.integration import recording
 
@@ -26,14 +26,8 @@ def second(
     django_db_setup: None, django_db_blocker: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Any]]:
     """Its settings."""
-    name = str(tmp_path_factory.mktemp("second") / "second.sqlite3")
-    settings = connections.settings["second"] = {**connections.settings["default"], "NAME": name}
-    with django_db_blocker.unblock():
-        call_command("migrate", database="second", verbosity=0)
+    with second_database.added(tmp_path_factory.mktemp("second"), django_db_blocker) as settings:
         yield settings
-        connections["second"].close()
-    del connections["second"]
-    del connections.settings["second"]
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +39,7 @@ def left(using: str) -> list[str]:
     return [row.event for row in models.OutboxEvent.objects.using(using).order_by("pk")]
 
 
-def test_an_event_waits_in_the_database_whose_transaction_it_belongs_to(log: recording.Recording) -> None:
+def test_event_waits_in_the_database_of_its_transaction(log: recording.Recording) -> None:
     with transaction.atomic(), transaction.atomic(using="second"):
         publish("orders", "here", 1, outbox=True)
         publish("orders", "there", 1, outbox=True, using="second")
@@ -54,7 +48,7 @@ def test_an_event_waits_in_the_database_whose_transaction_it_belongs_to(log: rec
     assert (left("default"), left("second")) == ([], [])
 
 
-def test_the_rollback_of_one_is_not_that_of_the_other(log: recording.Recording) -> None:
+def test_rollback_of_one_database_leaves_the_events_of_the_other(log: recording.Recording) -> None:
     with transaction.atomic():
         publish("orders", "here", 1, outbox=True)
         with pytest.raises(ZeroDivisionError), transaction.atomic(using="second"):
@@ -63,7 +57,7 @@ def test_the_rollback_of_one_is_not_that_of_the_other(log: recording.Recording) 
     assert log.names == ["here"]
 
 
-async def test_the_relay_looks_at_each(tmp_path: Path) -> None:
+async def test_relay_sends_the_events_of_each_database(tmp_path: Path) -> None:
     def leave(using: str) -> None:
         with transaction.atomic(using=using):
             publish("orders", f"in {using}", 1, outbox=True, using=using)
@@ -83,6 +77,6 @@ async def test_the_relay_looks_at_each(tmp_path: Path) -> None:
         await worker.engine.close()
 
 
-def test_a_replica_has_none(second: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replica_has_no_outbox(second: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(second, "TEST", {**second["TEST"], "MIRROR": "default"})
     assert outbox.databases() == ["default"]
