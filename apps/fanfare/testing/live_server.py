@@ -1,12 +1,13 @@
-"""A real server for a project's tests: uvicorn in a process of its own, on a free port, with the test's database.
+"""running_server(): a real server for a project's tests.
 
     with running_server(tmp_path) as server:
         browser.goto(server.url("/orders/"))
 
-What the test's process publishes inside the block reaches the server's clients, and sessions and tokens are good on
-both sides. The database must be one that another process can open, so for SQLite a file:
-`DATABASES["default"]["TEST"] = {"NAME": …}`. Tests that use it commit: `TransactionTestCase`, or pytest's
-`transactional_db`.
+It is uvicorn in a process of its own, on a free port, with the settings of the project and the database of the test.
+Events that the test publishes inside the block reach the server's clients, and sessions and tokens are valid on both
+sides. Another process must be able to open the database, so SQLite needs a file: `DATABASES["default"]["TEST"] =
+{"NAME": …}`. The test must commit: it is a `TransactionTestCase`, or uses pytest's `transactional_db`. Settings that
+the test overrides stay in its own process.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import json
 import os
 import socket
 import subprocess
@@ -24,12 +26,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connection
+from django.db import connections
 
+from fanfare import conf
 from fanfare.engine import current, interface
 from fanfare.engine.local import engine as local_engine
 
@@ -45,7 +47,10 @@ _LOG_TAIL = 4_000  # characters
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
-    """`application`: the one whose key clients connect with. `log`: the file that the server writes to."""
+    """A server for the length of a test.
+
+    `port`: on 127.0.0.1. `application`: the one whose key clients connect with. `log`: the file that it writes to.
+    """
 
     port: int
     application: Application
@@ -56,42 +61,51 @@ class RunningServer:
 
     @property
     def socket_url(self) -> str:
-        """Where a WebSocket client of the protocol connects."""
+        """The URL that a WebSocket client of the Pusher protocol connects to."""
         return f"ws://{HOST}:{self.port}/app/{self.application.key}?protocol=7&client=tests&version=1"
 
 
 @contextlib.contextmanager
 def running_server(folder: Path) -> Iterator[RunningServer]:
-    """Start it, and stop it after the block. `folder`: an empty one, for its log and what its workers share.
+    """Start a server, and stop it after the block. Yields a `RunningServer`.
 
-    Where the database has no application, it gets one. Raises ImproperlyConfigured for a database that no other process
-    can open, and RuntimeError with the end of the server's log if it does not start.
+    `folder`: an empty one, for its log and what its workers share. A database without an application gets one. With
+    pytest-xdist each process has servers of its own.
+
+    Raises ImproperlyConfigured for a database in memory and for a project in remote mode, and RuntimeError with the end
+    of the server's log if the server does not start.
     """
     from fanfare.applications import models
 
-    environment = _environment(folder)
+    if conf.settings.REMOTE_URL:
+        raise ImproperlyConfigured(
+            "This project publishes to the deployment of FANFARE_REMOTE_URL: test against that one, or unset the four "
+            "FANFARE_REMOTE_… settings for this test."
+        )
+    port = _free_port()
+    plan = _plan(folder, port)
     engine = local_engine.LocalEngine(folder / "engine")
     with current.replaced(engine):
         try:
             application = models.Application.objects.order_by("pk").first() or models.Application.objects.create(
                 name="Tests", client_events=True
             )
-            server = RunningServer(_free_port(), application, folder / "server.log")
-            with _process(server, environment):
+            server = RunningServer(port, application, folder / "server.log")
+            with _process(server, plan):
                 yield server
         finally:
             _close(engine)
 
 
 @contextlib.contextmanager
-def _process(server: RunningServer, environment: dict[str, str]) -> Iterator[None]:
-    module, _, name = settings.ASGI_APPLICATION.rpartition(".")
-    command = [sys.executable, "-m", "uvicorn", f"{module}:{name}", "--host", HOST, "--port", str(server.port)]
+def _process(server: RunningServer, plan: dict[str, Any]) -> Iterator[None]:
+    file = server.log.with_name("server.json")
+    file.touch(0o600)  # it holds the secret key and the passwords of databases
+    file.write_text(json.dumps(plan), encoding="utf-8")
     with server.log.open("ab") as output:
         process = subprocess.Popen(
-            command,
-            cwd=settings.BASE_DIR,
-            env=environment,
+            [sys.executable, "-m", "fanfare.testing.server_process", str(file)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -109,57 +123,60 @@ def _process(server: RunningServer, environment: dict[str, str]) -> Iterator[Non
 
 
 def _wait(server: RunningServer, process: subprocess.Popen[bytes]) -> None:
-    """Until it answers, with all its parts."""
+    """Until it is ready."""
     end = time.monotonic() + START_S
+    status = None
     while process.poll() is None and time.monotonic() < end:
-        if _is_ready(server.port):
+        status = _health(server.port)
+        if status == 200:
             return
+        if status == 404:
+            raise RuntimeError(
+                f"The ASGI application of this project, {settings.ASGI_APPLICATION}, has no Fanfare in it: write "
+                "`application = fanfare.asgi.application()` in its asgi.py, or unset ASGI_APPLICATION."
+            )
         time.sleep(_LOOK_S)
     why = f"ended with {process.returncode}" if process.poll() is not None else f"is not ready after {START_S:g} s"
     raise RuntimeError(f"The server {why}:\n{server.log.read_text(errors='replace')[-_LOG_TAIL:]}")
 
 
-def _is_ready(port: int) -> bool:
+def _health(port: int) -> int | None:
     asking = http.client.HTTPConnection(HOST, port, timeout=5)
     try:
-        asking.request("GET", "/health/ready")
-        return asking.getresponse().status == 200
+        asking.request("GET", f"{conf.settings.URL_PREFIX}health/ready")
+        return asking.getresponse().status
     except (OSError, http.client.HTTPException):
-        return False
+        return None
     finally:
         asking.close()
 
 
-def _environment(folder: Path) -> dict[str, str]:
-    """That of the test, with its database and a world of its own. The developer's `.env` is not read."""
-    project = settings.ASGI_APPLICATION.partition(".")[0]
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("FANFARE_")}
+def _plan(folder: Path, port: int) -> dict[str, Any]:
+    """What the server's process needs to know. Raises ImproperlyConfigured."""
+    module = getattr(settings, "SETTINGS_MODULE", None)
+    if module is None:
+        raise ImproperlyConfigured(
+            "The settings of this test come from settings.configure(), which another process cannot repeat: put them "
+            "into a module and name it in DJANGO_SETTINGS_MODULE."
+        )
     return {
-        **inherited,
-        "DJANGO_SETTINGS_MODULE": f"{project}.settings",
-        "DATABASE_URL": _database_url(connection.settings_dict),
-        "FANFARE_DATA_DIR": str(folder),
-        "FANFARE_ENV_FILE": os.devnull,
-        "FANFARE_SECRET_KEY": settings.SECRET_KEY,
-        "PYTHONUNBUFFERED": "1",
+        "settings": module,
+        "host": HOST,
+        "port": port,
+        "secret_key": settings.SECRET_KEY,
+        "environment": {"FANFARE_DATA_DIR": str(folder), "FANFARE_ENGINE": "local"},
+        "databases": {alias: _database_name(connections[alias].settings_dict) for alias in connections},
     }
 
 
-def _database_url(values: dict[str, Any]) -> str:
+def _database_name(values: dict[str, Any]) -> str:
     name = str(values["NAME"])
-    if values["ENGINE"].endswith("sqlite3"):
-        if name == ":memory:" or "mode=memory" in name:
-            raise ImproperlyConfigured(
-                "The test database is in the memory of this process, where a server cannot read it. Give it a file: "
-                'DATABASES["default"]["TEST"] = {"NAME": "test.sqlite3"}.'
-            )
-        return f"sqlite:///{quote(str(Path(name).absolute()))}"
-    options = {key: value for key, value in values["OPTIONS"].items() if key != "pool"}
-    # The host may be the folder of a Unix socket, which has no place in front of the path.
-    query = urlencode({**options, **({"host": values["HOST"]} if values["HOST"] else {})})
-    who = f"{quote(values['USER'], safe='')}:{quote(values['PASSWORD'], safe='')}@" if values["USER"] else ""
-    where = f"localhost:{values['PORT']}" if values["PORT"] else ""
-    return f"postgres://{who}{where}/{quote(name, safe='')}" + (f"?{query}" if query else "")
+    if values["ENGINE"].endswith("sqlite3") and (name == ":memory:" or "mode=memory" in name):
+        raise ImproperlyConfigured(
+            "The test database is in the memory of this process, where a server cannot read it. Give it a file: "
+            'DATABASES["default"]["TEST"] = {"NAME": "test.sqlite3"}.'
+        )
+    return name
 
 
 def _free_port() -> int:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,27 +62,93 @@ def test_fixture_captures_events(fanfare_events: testing.Events) -> None:
 
 def test_database_in_memory_is_refused_with_a_hint() -> None:
     with pytest.raises(ImproperlyConfigured, match="Give it a file"):
-        live_server._database_url({"ENGINE": "django.db.backends.sqlite3", "NAME": "file:m?mode=memory&cache=shared"})
+        live_server._database_name({"ENGINE": "django.db.backends.sqlite3", "NAME": "file:m?mode=memory&cache=shared"})
 
 
-@pytest.mark.parametrize(
-    ("host", "port", "user"), [("db.example.com", "5433", "me"), ("/run/postgresql", "", ""), ("", "", "a@b:c/d")]
-)
-def test_database_settings_survive_as_a_url(host: str, port: str, user: str) -> None:
-    from myproject import databases
+def test_project_in_remote_mode_is_refused(settings: Any, tmp_path: Path) -> None:
+    names = ("REMOTE_URL", "REMOTE_APP_ID", "REMOTE_KEY", "REMOTE_SECRET")
+    settings.FANFARE = dict(zip(names, ("https://realtime.example.com", "1", "key", "secret"), strict=True))
+    with pytest.raises(ImproperlyConfigured, match="publishes to the deployment of FANFARE_REMOTE_URL"):
+        testing.running_server(tmp_path).__enter__()
 
-    values = {
-        "ENGINE": "django.db.backends.postgresql",
-        "NAME": "test_x/y",
-        "USER": user,
-        "PASSWORD": "p:@/ss" if user else "",
-        "HOST": host,
-        "PORT": port,
-        "OPTIONS": {"sslmode": "require", "pool": {"min_size": 1}},
+
+# -- a project of its own ----------------------------------------------------------------------------------------------
+
+PROJECT = {
+    "shop/__init__.py": "",
+    "shop/settings.py": """
+from pathlib import Path
+
+SECRET_KEY = "for this test"
+ALLOWED_HOSTS = ["shop.example.com"]
+INSTALLED_APPS = ["shop", "fanfare", "django.contrib.auth", "django.contrib.contenttypes", "django.contrib.sessions"]
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": "shop.sqlite3",
+        "TEST": {"NAME": Path(__file__).parent.parent / "test.sqlite3"},
     }
-    url = live_server._database_url(values)
-    parsed = databases.parse(url, default=live_server.Path("x"), base=live_server.Path())
-    assert {name: parsed[name] for name in ("NAME", "USER", "PASSWORD", "HOST", "PORT")} == {
-        name: values[name] for name in ("NAME", "USER", "PASSWORD", "HOST", "PORT")
-    }
-    assert parsed["OPTIONS"]["sslmode"] == "require"
+}
+ROOT_URLCONF = "shop.urls"
+FANFARE = {"URL_PREFIX": "/realtime/", "ENGINE": "local"}
+""",
+    "shop/urls.py": """
+from django.http import HttpResponse
+from django.urls import include, path
+
+from fanfare import publish
+
+
+def order(request):
+    publish("orders", "created", {"by": "the server"})
+    return HttpResponse("ordered")
+
+
+urlpatterns = [path("order/", order), path("", include("fanfare.urls"))]
+""",
+    "shop/tests.py": """
+import json
+import tempfile
+import urllib.request
+from pathlib import Path
+
+from django.test import TransactionTestCase
+from websockets.sync.client import connect
+
+from fanfare import presence, publish
+from fanfare.testing import running_server
+
+
+class Tests(TransactionTestCase):
+    def test_it(self):
+        with tempfile.TemporaryDirectory() as folder, running_server(Path(folder)) as server:
+            with connect(server.socket_url) as socket:
+                socket.recv(10)
+                socket.send(json.dumps({"event": "pusher:subscribe", "data": {"channel": "orders"}}))
+                socket.recv(10)
+                publish("orders", "created", {"by": "the test"})
+                self.assertIn("the test", socket.recv(10))
+                self.assertEqual(presence.subscriber_count("orders"), 1)
+                with urllib.request.urlopen(server.url("/order/"), timeout=10) as response:
+                    self.assertEqual(response.read(), b"ordered")
+                self.assertIn("the server", socket.recv(10))
+""",
+}
+
+
+def test_project_without_an_asgi_module_is_served_with_its_own_settings(tmp_path: Path) -> None:
+    for name, text in PROJECT.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("FANFARE_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "django", "test", "--parallel", "1"],
+        cwd=tmp_path,
+        env={**inherited, "DJANGO_SETTINGS_MODULE": "shop.settings", "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not (tmp_path / "var").exists()  # nothing was written into the project's own deployment
