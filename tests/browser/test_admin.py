@@ -68,9 +68,12 @@ def test_a_created_application_works_and_a_disabled_one_loses_its_sockets(server
 
         admin.goto(server.url("/admin/fanfare/application/"))
         row = admin.locator("#result_list tr", has_text=name)
-        row.locator('input[type="checkbox"][name$="-enabled"]').uncheck()
-        admin.get_by_role("button", name="Save", exact=True).click()
-        expect(admin.locator(".messagelist")).to_contain_text("changed successfully")
+        row.locator("input.action-select").check()
+        admin.get_by_label("Action:").select_option("disable_selected")
+        admin.get_by_role("button", name="Run the selected action").or_(admin.get_by_role("button", name="Go")).click()
+        expect(admin.locator("#content")).to_contain_text("closed with 4003 and do not reconnect by themselves")
+        admin.get_by_role("button", name="Yes, disable").click()
+        expect(admin.locator(".messagelist")).to_contain_text(f"Disabled: {name}.")
 
         socket.socket.settimeout(AT_ONCE)
         while (frame := socket.receive()) is not None and frame.opcode != wire.CLOSE:
@@ -86,9 +89,11 @@ def test_a_rotated_secret_leaves_the_old_one_a_grace_period_that_can_be_ended(
 ) -> None:
     old = create(admin, server, f"Shop {uuid4().hex[:6]}")
     admin.get_by_role("link", name="Rotate secret").click()
-    expect(admin.locator("#content")).to_contain_text("The old secret works beside the new one for 1\xa0day, until 20")
+    expect(admin.locator("#content")).to_contain_text(
+        "The old secret stays valid beside the new one for 1\xa0day, until 20"
+    )
     admin.get_by_role("button", name="Yes, rotate the secret").click()
-    expect(admin.locator(".messagelist")).to_contain_text("has a new secret. The old one works until 20")
+    expect(admin.locator(".messagelist")).to_contain_text("has a new secret. The old one is valid until 20")
     new = read(admin)
     assert (new.id, new.key) == (old.id, old.key)
     assert new.secret != old.secret
@@ -96,7 +101,7 @@ def test_a_rotated_secret_leaves_the_old_one_a_grace_period_that_can_be_ended(
     assert knows(server, old)
     admin.get_by_role("link", name="End old secret").click()
     admin.get_by_role("button", name="Yes, end the old secret").click()
-    expect(admin.locator(".messagelist")).to_contain_text("works no more")
+    expect(admin.locator(".messagelist")).to_contain_text("is not valid any more")
     waiting.until(lambda: not knows(server, old), AT_ONCE, "the old secret is refused")
     assert knows(server, new)
 
@@ -104,9 +109,9 @@ def test_a_rotated_secret_leaves_the_old_one_a_grace_period_that_can_be_ended(
 def test_a_secret_that_somebody_else_knows_is_refused_at_once(server: servers.Server, admin: Page) -> None:
     old = create(admin, server, f"Shop {uuid4().hex[:6]}")
     admin.get_by_role("link", name="Rotate secret").click()
-    admin.get_by_label("Somebody else knows the old secret").check()
+    admin.get_by_label("The old secret has leaked").check()
     admin.get_by_role("button", name="Yes, rotate the secret").click()
-    expect(admin.locator(".messagelist")).to_contain_text("has a new secret. The old one works no more.")
+    expect(admin.locator(".messagelist")).to_contain_text("has a new secret. The old one is not valid any more.")
     new = read(admin)
     waiting.until(lambda: knows(server, new), AT_ONCE, "the new secret is accepted")
     waiting.until(lambda: not knows(server, old), AT_ONCE, "the old secret is refused")

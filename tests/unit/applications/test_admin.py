@@ -23,6 +23,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 LIST = "admin:fanfare_application_changelist"
 ADD = "admin:fanfare_application_add"
 CHANGE = "admin:fanfare_application_change"
+DISABLE = "admin:fanfare_application_disable"
+ENABLE = "admin:fanfare_application_enable"
 ROTATE = "admin:fanfare_application_rotate_secret"
 END = "admin:fanfare_application_end_old_secret"
 DELETE = "admin:fanfare_application_delete"
@@ -40,7 +42,7 @@ def declared() -> Application:
 
 @pytest.fixture
 def viewer() -> Client:
-    """Somebody who may look and not touch."""
+    """A user with the view permission alone."""
     user = User.objects.create_user("viewer", is_staff=True)
     user.user_permissions.add(Permission.objects.get(codename="view_application"))
     user.user_permissions.add(Permission.objects.get(codename="view_webhookendpoint"))
@@ -54,12 +56,12 @@ def text(response: HttpResponse) -> str:
 
 
 def webhooks(*rows: dict[str, object], initial: int = 0) -> dict[str, object]:
-    """What a browser sends of the webhooks on that page."""
+    """The form fields of the webhooks on that page."""
     return formset("webhooks", rows, initial)
 
 
 def rules(*rows: dict[str, object], initial: int = 0) -> dict[str, object]:
-    """What a browser sends of the channel rules on that page."""
+    """The form fields of the channel rules on that page."""
     return formset("rules", rows, initial)
 
 
@@ -69,7 +71,7 @@ def formset(prefix: str, rows: Sequence[dict[str, object]], initial: int) -> dic
 
 
 def filled(application: Application, **values: object) -> dict[str, object]:
-    """What a browser sends from the page of one application."""
+    """The form that a browser sends from the page of one application."""
     form: dict[str, object] = {
         "name": application.name,
         "key": application.key,
@@ -82,71 +84,57 @@ def filled(application: Application, **values: object) -> dict[str, object]:
     return form | values
 
 
-def switches(*applications: Application, on: set[str]) -> dict[str, object]:
-    """What a browser sends from the list when somebody saves its switches."""
-    form: dict[str, object] = {
-        "form-TOTAL_FORMS": len(applications),
-        "form-INITIAL_FORMS": len(applications),
-        "_save": "1",
-    }
-    for number, application in enumerate(applications):
-        form[f"form-{number}-id"] = application.pk
-        if application.name in on:
-            form[f"form-{number}-enabled"] = "on"
-    return form
-
-
 class TestList:
-    def test_it_shows_names_ids_and_keys_and_no_secret(self, admin_client: Client, shop: Application) -> None:
+    def test_list_shows_names_ids_and_keys_and_no_secret(self, admin_client: Client, shop: Application) -> None:
         page = text(admin_client.get(reverse(LIST)))
         assert all(value in page for value in ("Shop", "42", "shop-key"))
         assert "shop-secret" not in page
 
     @pytest.mark.parametrize("words", ["shop", "42", "shop-key"])
-    def test_it_finds_by_name_id_and_key(self, admin_client: Client, shop: Application, words: str) -> None:
+    def test_search_finds_by_name_id_and_key(self, admin_client: Client, shop: Application, words: str) -> None:
         Application.objects.create(name="Other", app_id="9", key="other")
         page = text(admin_client.get(reverse(LIST), {"q": words}))
         assert "1 result" in page
 
-    def test_a_switch_enables_and_disables(self, admin_client: Client, shop: Application, log: fakes.Log) -> None:
+    def test_list_has_no_editable_field(self, admin_client: Client, shop: Application) -> None:
+        assert "form-0-enabled" not in text(admin_client.get(reverse(LIST)))
+
+    def test_disable_action_asks_first(self, admin_client: Client, shop: Application, log: fakes.Log) -> None:
         log.publications.clear()
-        admin_client.post(reverse(LIST), switches(shop, on=set()))
+        selected = {"action": "disable_selected", "_selected_action": [shop.pk]}
+        page = text(admin_client.post(reverse(LIST), selected))
+        assert "Yes, disable" in page
+        assert "Shop</strong> (id 42)" in page
+        assert "do not reconnect by themselves" in page
         shop.refresh_from_db()
-        assert not shop.enabled
-        assert log.announced == ["42"]
+        assert shop.enabled
+        assert log.announced == []
 
-    def test_the_switch_of_a_declared_application_does_nothing(
-        self, admin_client: Client, declared: Application
-    ) -> None:
-        admin_client.post(reverse(LIST), switches(declared, on=set()))
-        declared.refresh_from_db()
-        assert declared.enabled
-
-    def test_the_actions_switch_the_selected_ones_and_say_what_they_left(
+    def test_confirmed_disable_action_skips_declared_applications(
         self, admin_client: Client, shop: Application, declared: Application, log: fakes.Log
     ) -> None:
         log.publications.clear()
-        selected = {"action": "disable", "_selected_action": [shop.pk, declared.pk]}
+        selected = {"action": "disable_selected", "_selected_action": [shop.pk, declared.pk], "confirmed": "1"}
         page = text(admin_client.post(reverse(LIST), selected, follow=True))
         shop.refresh_from_db()
         declared.refresh_from_db()
         assert (shop.enabled, declared.enabled) == (False, True)
-        assert "Disabled: 1." in page
-        assert "left alone: 1." in page
+        assert "Disabled: Shop." in page
+        assert "Managed in FANFARE_APPS, not changed: 1." in page
         assert log.announced == ["42"]
         assert LogEntry.objects.get().get_change_message() == "Was disabled."
-        admin_client.post(reverse(LIST), {"action": "enable", "_selected_action": [shop.pk]})
+        admin_client.post(reverse(LIST), {"action": "enable_selected", "_selected_action": [shop.pk]})
         shop.refresh_from_db()
         assert shop.enabled
 
-    def test_the_delete_action_is_announced(self, admin_client: Client, shop: Application, log: fakes.Log) -> None:
+    def test_delete_action_is_announced(self, admin_client: Client, shop: Application, log: fakes.Log) -> None:
         log.publications.clear()
         selected = {"action": "delete_selected", "_selected_action": [shop.pk], "post": "yes"}
         admin_client.post(reverse(LIST), selected)
         assert not Application.objects.exists()
         assert log.announced == ["42"]
 
-    def test_the_delete_action_spares_a_declared_application(self, admin_client: Client, declared: Application) -> None:
+    def test_delete_action_keeps_a_declared_application(self, admin_client: Client, declared: Application) -> None:
         selected = {"action": "delete_selected", "_selected_action": [declared.pk], "post": "yes"}
         admin_client.post(reverse(LIST), selected)
         assert Application.objects.exists()
@@ -162,7 +150,7 @@ class TestAdding:
         application = Application.objects.get(name="Moved")
         assert (application.app_id, application.key, application.secret) == ("99", "old-key", "old-secret")
 
-    def test_a_mistake_is_said_beside_its_field(self, admin_client: Client) -> None:
+    def test_error_is_shown_beside_its_field(self, admin_client: Client) -> None:
         form = filled(Application(name="Shop"), app_id="x", secret="s", max_connections="0")
         response = admin_client.post(reverse(ADD), form)
         problems = response.context["adminform"].form.errors
@@ -172,32 +160,30 @@ class TestAdding:
 
 
 class TestOneApplication:
-    def test_its_settings_can_be_changed_and_its_id_and_secret_cannot(
-        self, admin_client: Client, shop: Application
-    ) -> None:
+    def test_settings_can_be_changed_and_id_and_secret_cannot(self, admin_client: Client, shop: Application) -> None:
         form = filled(shop, name="Shop 2", client_events="on", max_connections="500", app_id="1", secret="mine")
         admin_client.post(reverse(CHANGE, args=[shop.pk]), form)
         shop.refresh_from_db()
         assert (shop.name, shop.client_events, shop.max_connections) == ("Shop 2", True, 500)
         assert (shop.app_id, shop.secret) == ("42", "shop-secret")
 
-    def test_a_limit_shows_its_default_and_its_bounds(self, admin_client: Client, shop: Application) -> None:
+    def test_limit_shows_its_default_and_its_bounds(self, admin_client: Client, shop: Application) -> None:
         page = text(admin_client.get(reverse(CHANGE, args=[shop.pk])))
         assert 'placeholder="102400"' in page
         assert 'placeholder="unlimited"' in page
         assert "From 1 to 1,048,576." in page
 
-    def test_the_secret_is_folded_away(self, admin_client: Client, shop: Application) -> None:
+    def test_secret_is_folded(self, admin_client: Client, shop: Application) -> None:
         page = text(admin_client.get(reverse(CHANGE, args=[shop.pk])))
         assert "<summary>Show</summary><code data-copy>shop-secret</code></details>" in page
 
-    def test_who_may_only_look_does_not_see_the_secret(self, viewer: Client, shop: Application) -> None:
+    def test_viewer_does_not_see_the_secret(self, viewer: Client, shop: Application) -> None:
         response = viewer.get(reverse(CHANGE, args=[shop.pk]))
         assert response.status_code == 200
         assert "shop-key" in text(response)
         assert "shop-secret" not in text(response)
 
-    def test_a_declared_one_can_be_seen_and_not_changed(self, admin_client: Client, declared: Application) -> None:
+    def test_declared_application_is_read_only(self, admin_client: Client, declared: Application) -> None:
         page = text(admin_client.get(reverse(CHANGE, args=[declared.pk])))
         assert "FANFARE_APPS" in page
         assert "Rotate secret" not in page
@@ -208,20 +194,20 @@ class TestOneApplication:
         assert (declared.name, declared.max_connections) == ("Declared", None)
         assert admin_client.post(reverse(DELETE, args=[declared.pk]), {"post": "yes"}).status_code == 403
 
-    def test_deleting_is_announced(self, admin_client: Client, shop: Application, log: fakes.Log) -> None:
+    def test_delete_is_announced(self, admin_client: Client, shop: Application, log: fakes.Log) -> None:
         log.publications.clear()
         admin_client.post(reverse(DELETE, args=[shop.pk]), {"post": "yes"})
         assert not Application.objects.exists()
         assert log.announced == ["42"]
 
-    def test_a_switch_and_the_durations_can_be_chosen(self, admin_client: Client, shop: Application) -> None:
+    def test_switch_and_durations_can_be_set(self, admin_client: Client, shop: Application) -> None:
         form = filled(shop, subscription_counts="on", authorization_timeout="30", cache_seconds="60")
         admin_client.post(reverse(CHANGE, args=[shop.pk]), form)
         shop.refresh_from_db()
         assert (shop.subscription_counts, shop.authorization_timeout, shop.cache_seconds) == (True, 30, 60)
 
     @pytest.mark.parametrize("name", limits.BOUNDS)
-    def test_a_number_out_of_bounds_is_refused_with_both_numbers(
+    def test_number_out_of_bounds_is_refused_with_both_numbers(
         self, admin_client: Client, shop: Application, name: str
     ) -> None:
         least, most = limits.BOUNDS[name]
@@ -233,7 +219,7 @@ class TestOneApplication:
 
 
 class TestWebhooks:
-    def test_one_is_added_with_its_filters_and_headers(
+    def test_webhook_is_added_with_its_filters_and_headers(
         self, admin_client: Client, shop: Application, log: fakes.Log
     ) -> None:
         log.publications.clear()
@@ -254,7 +240,7 @@ class TestWebhooks:
         assert endpoint.headers == {"Authorization": "Bearer a:b", "X-From": "Shop"}
         assert log.announced == ["42"]
 
-    def test_it_comes_back_as_it_was_written(self, admin_client: Client, shop: Application) -> None:
+    def test_webhook_is_shown_as_it_was_entered(self, admin_client: Client, shop: Application) -> None:
         headers = {"Authorization": "Bearer abc", "X-From": "Shop"}
         shop.webhooks.create(url="https://example.com/", event_types=["cache_miss"], headers=headers)
         page = text(admin_client.get(reverse(CHANGE, args=[shop.pk])))
@@ -262,7 +248,7 @@ class TestWebhooks:
         assert re.search(r'value="cache_miss"[^>]*checked', page)
         assert not re.search(r'value="client_event"[^>]*checked', page)
 
-    def test_saving_the_page_unchanged_leaves_it_alone(self, admin_client: Client, shop: Application) -> None:
+    def test_saving_the_page_unchanged_does_not_update_it(self, admin_client: Client, shop: Application) -> None:
         endpoint = shop.webhooks.create(url="https://example.com/", event_types=["cache_miss"], headers={"A": "b"})
         before = endpoint.updated_at
         row = {"id": endpoint.pk, "application": shop.pk, "url": endpoint.url, "enabled": "on"}
@@ -278,13 +264,13 @@ class TestWebhooks:
             ("url", "ftp://example.com/", "The URL must start with http:// or https://."),
             ("url", "http://10.0.0.1/", "FANFARE_WEBHOOKS_ALLOW_PRIVATE=1"),
             ("headers", "Authorization", "Line 1 is not a name, a colon and a value."),
-            ("headers", "A: 1\r\nA: 2", "The header A is there twice."),
+            ("headers", "A: 1\r\nA: 2", "The header A appears twice."),
             ("headers", "X-Pusher-Key: mine", "The header X-Pusher-Key is the server's own."),
             ("channel_prefix", "a b", "No channel's name has such a character"),
             ("event_types", ["channel_filled"], "channel_filled is not one of the available choices"),
         ],
     )
-    def test_a_mistake_is_said_beside_its_field(
+    def test_error_is_shown_beside_its_field(
         self, admin_client: Client, shop: Application, field: str, value: object, sentence: str
     ) -> None:
         row = {"url": "https://example.com/", "enabled": "on", field: value}
@@ -292,15 +278,13 @@ class TestWebhooks:
         assert sentence in text(response)
         assert not WebhookEndpoint.objects.exists()
 
-    def test_who_may_only_look_does_not_see_the_headers(self, viewer: Client, shop: Application) -> None:
+    def test_viewer_does_not_see_the_headers(self, viewer: Client, shop: Application) -> None:
         shop.webhooks.create(url="https://example.com/hook", headers={"Authorization": "hunter2"})
         page = text(viewer.get(reverse(CHANGE, args=[shop.pk])))
         assert "https://example.com/hook" in page
         assert "hunter2" not in page
 
-    def test_those_of_a_declared_application_can_be_seen_and_not_changed(
-        self, admin_client: Client, declared: Application
-    ) -> None:
+    def test_rows_of_a_declared_application_are_read_only(self, admin_client: Client, declared: Application) -> None:
         declared.webhooks.create(url="https://example.com/hook")
         page = text(admin_client.get(reverse(CHANGE, args=[declared.pk])))
         assert "https://example.com/hook" in page
@@ -320,7 +304,7 @@ RULE: dict[str, object] = {
 
 
 class TestChannelRules:
-    def test_one_is_added(self, admin_client: Client, shop: Application, log: fakes.Log) -> None:
+    def test_rule_is_added(self, admin_client: Client, shop: Application, log: fakes.Log) -> None:
         log.publications.clear()
         row = RULE | {"history_size": "200000", "client_events": "on"}
         response = admin_client.post(reverse(CHANGE, args=[shop.pk]), filled(shop, **rules(row)))
@@ -329,9 +313,7 @@ class TestChannelRules:
         assert (rule.pattern, rule.history_size, rule.client_events) == ("orders-*", 200_000, True)
         assert log.announced == ["42"]
 
-    def test_a_new_one_is_proposed_after_the_others_with_the_defaults(
-        self, admin_client: Client, shop: Application
-    ) -> None:
+    def test_new_rule_defaults_to_the_last_position(self, admin_client: Client, shop: Application) -> None:
         shop.rules.create(pattern="a", position=4)
         page = admin_client.get(reverse(CHANGE, args=[shop.pk]))
         (formset,) = [each.formset for each in page.context["inline_admin_formsets"] if each.formset.prefix == "rules"]
@@ -340,7 +322,7 @@ class TestChannelRules:
         assert (proposed["history_size"], proposed["max_replay_bytes"]) == (1_000, 1_048_576)
         assert "From 1 to 1,000,000." in text(page)
 
-    def test_their_order_can_be_changed(self, admin_client: Client, shop: Application) -> None:
+    def test_order_of_rules_can_be_changed(self, admin_client: Client, shop: Application) -> None:
         first, second = (shop.rules.create(pattern=name, position=nth) for nth, name in enumerate(("a*", "ab")))
         rows = [RULE | {"id": first.pk, "pattern": "a*", "position": "2"}, RULE | {"id": second.pk, "pattern": "ab"}]
         rows = [row | {"application": shop.pk} for row in rows]
@@ -358,27 +340,75 @@ class TestChannelRules:
             ("max_replay_bytes", "1023", "1023 is less than 1024, the least that is allowed."),
         ],
     )
-    def test_a_mistake_is_said_beside_its_field(
+    def test_error_is_shown_beside_its_field(
         self, admin_client: Client, shop: Application, field: str, value: object, sentence: str
     ) -> None:
         response = admin_client.post(reverse(CHANGE, args=[shop.pk]), filled(shop, **rules(RULE | {field: value})))
         assert sentence in text(response)
         assert not ChannelRule.objects.exists()
 
-    def test_a_pattern_is_there_once(self, admin_client: Client, shop: Application) -> None:
+    def test_pattern_is_unique_in_an_application(self, admin_client: Client, shop: Application) -> None:
         page = reverse(CHANGE, args=[shop.pk])
         assert "duplicate" in text(admin_client.post(page, filled(shop, **rules(RULE, RULE))))
         other = Application.objects.create(name="Other")
         other.rules.create(pattern="orders-*")
         assert admin_client.post(page, filled(shop, **rules(RULE))).status_code == 302
 
-    def test_those_of_a_declared_application_can_be_seen_and_not_changed(
-        self, admin_client: Client, declared: Application
-    ) -> None:
+    def test_rows_of_a_declared_application_are_read_only(self, admin_client: Client, declared: Application) -> None:
         declared.rules.create(pattern="orders-*")
         page = text(admin_client.get(reverse(CHANGE, args=[declared.pk])))
         assert "orders-*" in page
         assert 'name="rules-0-pattern"' not in page
+
+
+class TestDisabling:
+    def test_page_of_an_application_links_to_it_and_has_no_checkbox(
+        self, admin_client: Client, shop: Application
+    ) -> None:
+        page = text(admin_client.get(reverse(CHANGE, args=[shop.pk])))
+        assert reverse(DISABLE, args=[shop.pk]) in page
+        assert 'name="enabled"' not in page
+        admin_client.post(reverse(CHANGE, args=[shop.pk]), filled(shop))
+        shop.refresh_from_db()
+        assert shop.enabled, "a saved page without the checkbox must not disable the application"
+
+    def test_it_asks_first(self, admin_client: Client, shop: Application) -> None:
+        page = text(admin_client.get(reverse(DISABLE, args=[shop.pk])))
+        assert "Yes, disable" in page
+        assert "closed with 4003 and do not reconnect by themselves" in page
+        shop.refresh_from_db()
+        assert shop.enabled
+
+    def test_post_disables_and_enables_again(self, admin_client: Client, shop: Application, log: fakes.Log) -> None:
+        log.publications.clear()
+        response = admin_client.post(reverse(DISABLE, args=[shop.pk]))
+        assert response.headers["Location"] == reverse(CHANGE, args=[shop.pk])
+        shop.refresh_from_db()
+        assert not shop.enabled
+        assert log.announced == ["42"]
+        assert LogEntry.objects.get().get_change_message() == "Was disabled."
+        page = text(admin_client.get(reverse(CHANGE, args=[shop.pk])))
+        assert reverse(DISABLE, args=[shop.pk]) not in page
+        assert reverse(ENABLE, args=[shop.pk]) in page
+        assert "Yes, enable" in text(admin_client.get(reverse(ENABLE, args=[shop.pk])))
+        admin_client.post(reverse(ENABLE, args=[shop.pk]))
+        shop.refresh_from_db()
+        assert shop.enabled
+
+    def test_it_needs_the_permission_to_change(
+        self, viewer: Client, admin_client: Client, shop: Application, declared: Application
+    ) -> None:
+        assert viewer.post(reverse(DISABLE, args=[shop.pk])).status_code == 403
+        assert admin_client.post(reverse(DISABLE, args=[declared.pk])).status_code == 403
+        shop.refresh_from_db()
+        declared.refresh_from_db()
+        assert shop.enabled
+        assert declared.enabled
+
+    def test_new_application_may_be_created_disabled(self, admin_client: Client) -> None:
+        form = filled(Application(name="Later", enabled=False), app_id="9", key="later", secret="s")
+        admin_client.post(reverse(ADD), form)
+        assert not Application.objects.get(name="Later").enabled
 
 
 class TestRotation:
@@ -389,7 +419,7 @@ class TestRotation:
         shop.refresh_from_db()
         assert shop.secret == "shop-secret"
 
-    def test_it_replaces_the_secret_and_writes_it_down(
+    def test_post_replaces_the_secret_and_logs_it(
         self, admin_client: Client, shop: Application, log: fakes.Log
     ) -> None:
         log.publications.clear()
@@ -399,25 +429,23 @@ class TestRotation:
         assert shop.secret != "shop-secret"
         assert log.announced == ["42"]
         entry = LogEntry.objects.get()
-        assert entry.get_change_message().startswith("Rotated the secret. The old one works until 20")
+        assert entry.get_change_message().startswith("Rotated the secret. The old one is valid until 20")
         assert shop.secret not in entry.change_message
 
-    def test_it_states_until_when_the_old_secret_works(self, admin_client: Client, shop: Application) -> None:
+    def test_page_shows_how_long_the_old_secret_is_valid(self, admin_client: Client, shop: Application) -> None:
         page = text(admin_client.get(reverse(ROTATE, args=[shop.pk])))
         assert re.search(r"beside the new one for 1\sday, until 20\d\d-\d\d-\d\d \d\d:\d\d UTC", page)
         admin_client.post(reverse(ROTATE, args=[shop.pk]))
         shop.refresh_from_db()
         assert (shop.previous_secret, shop.previous_secret_works) == ("shop-secret", True)
         page = text(admin_client.get(reverse(CHANGE, args=[shop.pk])))
-        assert f"Works until {shop.previous_secret_until:%Y-%m-%d %H:%M} UTC." in page
+        assert f"Valid until {shop.previous_secret_until:%Y-%m-%d %H:%M} UTC." in page
         assert "shop-secret" not in page
-        assert "The secret before it still works now." in text(admin_client.get(reverse(ROTATE, args=[shop.pk])))
+        assert "The secret before it is still valid now." in text(admin_client.get(reverse(ROTATE, args=[shop.pk])))
 
-    def test_a_secret_that_somebody_else_knows_is_refused_at_once(
-        self, admin_client: Client, shop: Application
-    ) -> None:
+    def test_leaked_secret_can_be_refused_at_once(self, admin_client: Client, shop: Application) -> None:
         page = text(admin_client.post(reverse(ROTATE, args=[shop.pk]), {"end_old": "on"}, follow=True))
-        assert "The old one works no more." in page
+        assert "The old one is not valid any more." in page
         shop.refresh_from_db()
         assert shop.previous_secret == ""
 
@@ -429,9 +457,7 @@ class TestRotation:
         assert "The old secret is refused at once" in page
         assert "end_old" not in page
 
-    def test_the_old_secret_can_be_ended_before_its_time(
-        self, admin_client: Client, shop: Application, log: fakes.Log
-    ) -> None:
+    def test_old_secret_can_be_ended_early(self, admin_client: Client, shop: Application, log: fakes.Log) -> None:
         admin_client.post(reverse(ROTATE, args=[shop.pk]))
         log.publications.clear()
         assert reverse(END, args=[shop.pk]) in text(admin_client.get(reverse(CHANGE, args=[shop.pk])))
@@ -444,9 +470,9 @@ class TestRotation:
         assert log.announced == ["42"]
         assert reverse(END, args=[shop.pk]) not in text(admin_client.get(reverse(CHANGE, args=[shop.pk])))
 
-    def test_there_is_nothing_to_end_without_an_old_secret(self, admin_client: Client, shop: Application) -> None:
+    def test_without_an_old_secret_there_is_nothing_to_end(self, admin_client: Client, shop: Application) -> None:
         page = text(admin_client.get(reverse(END, args=[shop.pk]), follow=True))
-        assert "has no old secret that works" in page
+        assert "has no valid old secret" in page
 
     def test_it_needs_the_permission_to_change(self, viewer: Client, shop: Application) -> None:
         assert viewer.get(reverse(ROTATE, args=[shop.pk])).status_code == 403
@@ -455,7 +481,7 @@ class TestRotation:
         shop.refresh_from_db()
         assert shop.secret == "shop-secret"
 
-    def test_it_needs_a_token_against_forgery(self, admin_user: User, shop: Application) -> None:
+    def test_it_needs_a_csrf_token(self, admin_user: User, shop: Application) -> None:
         client = Client(enforce_csrf_checks=True)
         client.force_login(admin_user)
         assert client.post(reverse(ROTATE, args=[shop.pk])).status_code == 403
@@ -463,11 +489,36 @@ class TestRotation:
     def test_it_needs_a_login(self, client: Client, shop: Application) -> None:
         assert client.get(reverse(ROTATE, args=[shop.pk])).status_code == 302
 
-    def test_the_secret_of_a_declared_application_stays(self, admin_client: Client, declared: Application) -> None:
+    def test_secret_of_a_declared_application_is_not_rotated(self, admin_client: Client, declared: Application) -> None:
         assert admin_client.post(reverse(ROTATE, args=[declared.pk])).status_code == 403
         declared.refresh_from_db()
         assert declared.secret == "d-secret"
 
     @pytest.mark.parametrize("object_id", ["999", "nonsense"])
-    def test_an_application_that_does_not_exist_is_not_found(self, admin_client: Client, object_id: str) -> None:
+    def test_unknown_application_is_a_404(self, admin_client: Client, object_id: str) -> None:
         assert admin_client.get(reverse(ROTATE, args=[object_id])).status_code == 404
+
+
+class TestCustomSite:
+    """A project may register the admin class with an AdminSite of its own."""
+
+    @pytest.fixture(autouse=True)
+    def site(self, settings: Settings) -> None:
+        settings.ROOT_URLCONF = "tests.unit.applications.custom_site"
+
+    @pytest.mark.parametrize("slug", ["rotate-secret", "disable", "enable"])
+    def test_pages_stay_on_the_site(self, admin_client: Client, shop: Application, slug: str) -> None:
+        base = f"/staff/fanfare/application/{shop.pk}"
+        page = text(admin_client.get(f"{base}/change/"))
+        assert f"{base}/rotate-secret/" in page
+        assert f"{base}/disable/" in page
+        page = text(admin_client.get(f"{base}/{slug}/"))
+        assert f"{base}/change/" in page
+        assert "/admin/fanfare/" not in page
+        assert admin_client.post(f"{base}/{slug}/").headers["Location"] == f"{base}/change/"
+
+    def test_disable_action_stays_on_the_site(self, admin_client: Client, shop: Application) -> None:
+        selected = {"action": "disable_selected", "_selected_action": [shop.pk]}
+        page = text(admin_client.post("/staff/fanfare/application/", selected))
+        assert 'href="/staff/fanfare/application/"' in page
+        assert "/admin/fanfare/" not in page

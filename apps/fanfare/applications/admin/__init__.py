@@ -1,4 +1,4 @@
-"""The tenants in the admin."""
+"""Applications in the admin."""
 
 from __future__ import annotations
 

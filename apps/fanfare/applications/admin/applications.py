@@ -1,76 +1,82 @@
-"""Applications in the admin: the list with its switches, and the page of one application."""
+"""Applications in the admin: the list, the page of one application, and the pages that ask before they change it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin import helpers
+from django.core.exceptions import PermissionDenied
 from django.db.models import Field, QuerySet
-from django.http import HttpRequest
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
 from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 
-from fanfare.applications import limits, models
-from fanfare.applications.admin.forms import SwitchForm
-from fanfare.applications.admin.rules import ChannelRuleInline
-from fanfare.applications.admin.secrets import SecretAdmin
-from fanfare.applications.admin.webhooks import WebhookInline
+from fanfare.applications import limits, models, rotation
+from fanfare.applications.admin.inlines import ChannelRuleInline, WebhookInline
 
 if TYPE_CHECKING:  # Django's classes take a type parameter only in their stubs
-    ModelForm = forms.ModelForm[models.Application]
+    ModelAdmin = admin.ModelAdmin[models.Application]
 else:
-    ModelForm = forms.ModelForm
+    ModelAdmin = admin.ModelAdmin
 
 UNITS = {
     "max_connections": "In the whole deployment.",
     "max_event_bytes": "Bytes of an event's data.",
-    "max_channels_per_event": "Channels that one call may publish to.",
-    "max_batch_events": "Events in one batch call.",
+    "max_channels_per_event": "Channels of one publish call.",
+    "max_batch_events": "Events of one batch call.",
     "max_channel_name": "Characters.",
     "max_event_name": "Characters.",
     "max_presence_members": "Distinct users of one presence channel.",
-    "max_member_bytes": "Bytes of what a member tells about itself.",
+    "max_member_bytes": "Bytes of a presence member's data.",
     "max_user_id": "Characters.",
     "max_watchlist": "Users that one client watches.",
     "max_events_per_second": "Published over HTTP, in the whole deployment.",
     "client_events_per_second": "Of one connection, on average.",
     "client_events_burst": "Of one connection, at once.",
     "authorization_timeout": (
-        "Seconds in which a client must sign in or join a private or presence channel; otherwise it is disconnected."
+        "Seconds in which a client must sign in or subscribe to a private or presence channel; after them it is "
+        "disconnected."
     ),
-    "cache_seconds": "Seconds that a cache channel holds its last event.",
+    "cache_seconds": "Seconds for which a cache channel holds its last event.",
 }
 
 
 @admin.register(models.Application)
-class ApplicationAdmin(SecretAdmin):
+class ApplicationAdmin(ModelAdmin):
+    """On the confirmation pages, GET asks and POST carries out."""
+
     list_display = ("name", "app_id", "key", "enabled", "client_events", "created_at")
-    list_editable = ("enabled",)
     search_fields = ("name", "app_id", "key")
     ordering = ("name",)
-    actions = ("enable", "disable")
+    actions = ("enable_selected", "disable_selected")
     inlines = (ChannelRuleInline, WebhookInline)
 
     class Media:
         css = {"all": ("fanfare/admin/credentials.css",)}  # noqa: RUF012  (Django reads the attribute of the class)
         js = ("fanfare/admin/credentials.js",)
 
-    # -- what is shown ------------------------------------------------------------------------------------------------
+    # -- the page of one application -----------------------------------------------------------------------------------
 
     def get_fieldsets(self, request: HttpRequest, obj: models.Application | None = None) -> Any:
         settings = ("name", "enabled", "client_events", "subscription_counts", "allowed_origins", *limits.DURATIONS)
         if obj is None:
             credentials = {
                 "fields": ("app_id", "key", "secret"),
-                "description": "Generated. To move from another server, enter the ones that your clients have.",
+                "description": "Generated. To move from another server, enter the credentials that your clients have.",
             }
             return (None, {"fields": settings}), ("Credentials", credentials), self._limits()
-        # The secret is enough to publish, so who may only look does not see it.
+        # The secret is enough to publish, so a user with the view permission alone does not see it.
         secret = ("hidden_secret",) if super().has_change_permission(request, obj) else ()
         old_secret = ("old_secret",) if obj.previous_secret_works else ()
         credentials = {
             "fields": ("app_id", "key", *secret, *old_secret),
-            "description": "Clients have the key; servers have the id, the key and the secret.",
+            "description": "Clients need the key; servers need the id, the key and the secret.",
         }
         return (
             (None, {"fields": (*settings, "source", "created_at", "updated_at")}),
@@ -82,7 +88,9 @@ class ApplicationAdmin(SecretAdmin):
         return "Limits", {"fields": limits.NAMES, "description": "Empty: the default."}
 
     def get_readonly_fields(self, request: HttpRequest, obj: models.Application | None = None) -> tuple[str, ...]:
-        return () if obj is None else ("app_id", "hidden_secret", "old_secret", "source", "created_at", "updated_at")
+        if obj is None:
+            return ()
+        return ("app_id", "enabled", "hidden_secret", "old_secret", "source", "created_at", "updated_at")
 
     def formfield_for_dbfield(
         self, db_field: Field[Any, Any], request: HttpRequest, **kwargs: Any
@@ -96,7 +104,7 @@ class ApplicationAdmin(SecretAdmin):
         widget = forms.NumberInput({"class": "vBigIntegerField", "min": least, "max": most, "placeholder": default})
         return db_field.formfield(
             widget=widget,
-            min_value=None,  # the model's validators know both bounds and say them
+            min_value=None,  # the model's validators check both bounds
             help_text=f"{UNITS[db_field.name]} From {least:,} to {most:,}.",
         )
 
@@ -104,7 +112,17 @@ class ApplicationAdmin(SecretAdmin):
     def source(self, application: models.Application) -> str:
         return "FANFARE_APPS" if application.declared else "the admin"
 
-    # -- who may do what ----------------------------------------------------------------------------------------------
+    @admin.display(description="secret")
+    def hidden_secret(self, application: models.Application) -> SafeString:
+        return format_html(
+            '<details class="secret"><summary>Show</summary><code data-copy>{}</code></details>', application.secret
+        )
+
+    @admin.display(description="old secret")
+    def old_secret(self, application: models.Application) -> str:
+        return f"Valid {_until(application)}."
+
+    # -- permissions ---------------------------------------------------------------------------------------------------
 
     def has_change_permission(self, request: HttpRequest, obj: models.Application | None = None) -> bool:
         if obj is not None and obj.declared:
@@ -116,19 +134,75 @@ class ApplicationAdmin(SecretAdmin):
             return False
         return super().has_delete_permission(request, obj)
 
-    def get_changelist_form(self, request: HttpRequest, **kwargs: Any) -> type[ModelForm]:
-        kwargs.setdefault("form", SwitchForm)
-        return super().get_changelist_form(request, **kwargs)
+    # -- confirmation pages --------------------------------------------------------------------------------------------
 
-    # -- the list's actions -------------------------------------------------------------------------------------------
+    def get_urls(self) -> list[URLPattern]:
+        def page(slug: str, view: Callable[[HttpRequest, str], HttpResponse]) -> URLPattern:
+            name = f"fanfare_application_{slug.replace('-', '_')}"
+            return path(f"<path:object_id>/{slug}/", self.admin_site.admin_view(view), name=name)
+
+        return [
+            page("rotate-secret", self.rotate_secret),
+            page("end-old-secret", self.end_old_secret),
+            page("disable", self.disable),
+            page("enable", self.enable),
+            *super().get_urls(),
+        ]
+
+    def rotate_secret(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        application = self._changeable(request, object_id)
+        if request.method == "POST":
+            rotation.rotate_secret(application, end_old="end_old" in request.POST)
+            old = f"valid {_until(application)}" if application.previous_secret_works else "not valid any more"
+            self.log_change(request, application, f"Rotated the secret. The old one is {old}.")
+            return self._done(request, application, f"{application} has a new secret. The old one is {old}.")
+        now = timezone.now()
+        return self._ask(
+            request, application, "rotate_secret", "Rotate the secret", now=now, until=now + rotation.grace()
+        )
+
+    def end_old_secret(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        application = self._changeable(request, object_id)
+        if not application.previous_secret_works:
+            return self._done(request, application, f"{application} has no valid old secret.")
+        if request.method == "POST":
+            rotation.end_previous_secret(application)
+            self.log_change(request, application, "Ended the old secret.")
+            return self._done(request, application, f"The old secret of {application} is not valid any more.")
+        return self._ask(request, application, "end_old_secret", "End the old secret", works=_until(application))
+
+    def disable(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        application = self._changeable(request, object_id)
+        if request.method == "POST":
+            self._switch(request, models.Application.objects.filter(pk=application.pk), enabled=False)
+            return HttpResponseRedirect(self._page(application))
+        return self._ask(request, application, "disable", "Disable the application", applications=[application])
+
+    def enable(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        application = self._changeable(request, object_id)
+        if request.method == "POST":
+            self._switch(request, models.Application.objects.filter(pk=application.pk), enabled=True)
+            return HttpResponseRedirect(self._page(application))
+        return self._ask(request, application, "enable", "Enable the application")
 
     @admin.action(description="Enable selected applications", permissions=["change"])
-    def enable(self, request: HttpRequest, queryset: QuerySet[models.Application]) -> None:
+    def enable_selected(self, request: HttpRequest, queryset: QuerySet[models.Application]) -> None:
         self._switch(request, queryset, enabled=True)
 
-    @admin.action(description="Disable selected applications (closes their connections)", permissions=["change"])
-    def disable(self, request: HttpRequest, queryset: QuerySet[models.Application]) -> None:
-        self._switch(request, queryset, enabled=False)
+    @admin.action(description="Disable selected applications", permissions=["change"])
+    def disable_selected(self, request: HttpRequest, queryset: QuerySet[models.Application]) -> HttpResponse | None:
+        if "confirmed" in request.POST:
+            self._switch(request, queryset, enabled=False)
+            return None
+        return self._render(
+            request,
+            "disable",
+            "Disable applications",
+            applications=queryset,
+            action="disable_selected",
+            selected=helpers.ACTION_CHECKBOX_NAME,
+            page=self._list_page(),
+        )
 
     def _switch(self, request: HttpRequest, queryset: QuerySet[models.Application], *, enabled: bool) -> None:
         word = "enabled" if enabled else "disabled"
@@ -139,6 +213,43 @@ class ApplicationAdmin(SecretAdmin):
         )
         for application in changing:
             self.log_change(request, application, f"Was {word}.")
-        self.message_user(request, f"{word.capitalize()}: {len(changing)}.", messages.SUCCESS)
+        names = ", ".join(str(application) for application in changing) or "none"
+        self.message_user(request, f"{word.capitalize()}: {names}.", messages.SUCCESS)
         if declared:
-            self.message_user(request, f"Managed in FANFARE_APPS, so left alone: {declared}.", messages.WARNING)
+            self.message_user(request, f"Managed in FANFARE_APPS, not changed: {declared}.", messages.WARNING)
+
+    def _changeable(self, request: HttpRequest, object_id: str) -> models.Application:
+        application = self.get_object(request, object_id)
+        if application is None:
+            raise Http404
+        if not self.has_change_permission(request, application):
+            raise PermissionDenied
+        return application
+
+    def _ask(
+        self, request: HttpRequest, application: models.Application, template: str, title: str, **context: object
+    ) -> HttpResponse:
+        return self._render(request, template, title, original=application, page=self._page(application), **context)
+
+    def _render(self, request: HttpRequest, template: str, title: str, **context: object) -> HttpResponse:
+        request.current_app = self.admin_site.name  # `{% url %}` reads it
+        context |= {**self.admin_site.each_context(request), "title": title, "opts": self.opts}
+        return TemplateResponse(request, f"admin/fanfare/application/{template}.html", context)
+
+    def _done(self, request: HttpRequest, application: models.Application, sentence: str) -> HttpResponse:
+        self.message_user(request, sentence, messages.SUCCESS)
+        return HttpResponseRedirect(self._page(application))
+
+    def _page(self, application: models.Application) -> str:
+        name = self.admin_site.name
+        return reverse("admin:fanfare_application_change", args=(application.pk,), current_app=name)
+
+    def _list_page(self) -> str:
+        return reverse("admin:fanfare_application_changelist", current_app=self.admin_site.name)
+
+
+def _until(application: models.Application) -> str:
+    until = application.previous_secret_until
+    if until is not None:
+        return f"until {timezone.localtime(until):%Y-%m-%d %H:%M %Z}"
+    return "for as long as FANFARE_APPS names it" if application.declared else "until it is ended"
