@@ -1,15 +1,19 @@
-"""`migrate` refuses a database that was made by Fanfare 0.1, whose tables belonged to several apps.
+"""`migrate` refuses a database with tables of a Fanfare from which there is no upgrade.
 
-Those apps had the labels `applications`, `webhooks` and `realtime`. A project may have apps of its own with these
-labels, so an older database is recognised by what only Fanfare's had: names of migrations, and columns of a table.
+The tables of Fanfare 0.1 belonged to apps with the labels `applications`, `webhooks` and `realtime`. A project may have
+apps of its own with these labels, so such a database is recognised by what only Fanfare's had: names of migrations, and
+columns of a table. Development versions of 0.2 changed the initial migration: where it is applied, and columns of the
+models are missing, the database was made by one of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+from django.apps import apps
 from django.core.management.base import CommandError
-from django.db import connections
+from django.db import connections, router
 from django.db.migrations.recorder import MigrationRecorder
 
 MIGRATIONS = frozenset(
@@ -25,24 +29,45 @@ COLUMNS = frozenset({"app_id", "key", "secret", "client_events", "declared", "al
 
 
 def refuse(using: str, plan: list[tuple[Any, bool]], **_: Any) -> None:
-    """Handler of `pre_migrate`: raise CommandError before Fanfare's tables are created beside the older ones."""
-    creates = any(
-        migration.app_label == "fanfare" and migration.initial for migration, backwards in plan if not backwards
-    )
-    if creates and is_older(using):
+    """Handler of `pre_migrate`. Raises CommandError before anything is changed."""
+    planned = [migration for migration, _backwards in plan if migration.app_label == "fanfare"]
+    maker = ""
+    if any(migration.initial for migration in planned) and is_of_0_1(using):
+        maker = "Fanfare 0.1"
+    elif not planned and is_of_development_version(using):
+        maker = "a development version of Fanfare 0.2"
+    if maker:
         name = str(connections[using].settings_dict["NAME"])
         raise CommandError(
-            f"The database {name!r} was made by Fanfare 0.1, from which there is no upgrade: give this version a new "
+            f"The database {name!r} was made by {maker}, from which there is no upgrade: give this version a new "
             "database (DATABASE_URL, or another FANFARE_DATA_DIR)."
         )
 
 
-def is_older(using: str) -> bool:
+def is_of_0_1(using: str) -> bool:
+    return _columns(using, TABLE) >= COLUMNS or not MIGRATIONS.isdisjoint(_applied(using))
+
+
+def is_of_development_version(using: str) -> bool:
+    return ("fanfare", "0001_initial") in _applied(using) and any(_missing_columns(using))
+
+
+def _missing_columns(using: str) -> Iterator[set[str]]:
+    for model in apps.get_app_config("fanfare").get_models():
+        # On a database where the project's router allows no table, the migration is recorded all the same.
+        if router.allow_migrate_model(using, model):
+            wanted = {str(field.column) for field in model._meta.local_concrete_fields}
+            yield wanted - _columns(using, model._meta.db_table)
+
+
+def _columns(using: str, table: str) -> set[str]:
+    """The columns of a table; none if it does not exist."""
     connection = connections[using]
     with connection.cursor() as cursor:
-        tables = connection.introspection.table_names(cursor)
-        if TABLE in tables:
-            description = connection.introspection.get_table_description(cursor, TABLE)
-            if {column.name for column in description} >= COLUMNS:
-                return True
-    return not MIGRATIONS.isdisjoint(MigrationRecorder(connection).applied_migrations())
+        if table not in connection.introspection.table_names(cursor):
+            return set()
+        return {column.name for column in connection.introspection.get_table_description(cursor, table)}
+
+
+def _applied(using: str) -> set[tuple[str, str]]:
+    return set(MigrationRecorder(connections[using]).applied_migrations())

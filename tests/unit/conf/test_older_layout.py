@@ -7,9 +7,11 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fanfare import older_layout
 from tests.harness import deployments
 
 APPLICATION = (
@@ -81,6 +83,16 @@ def test_migrate_refuses_an_older_database_in_one_sentence_and_leaves_it_alone(
     assert dump(database) == before
 
 
+def test_migrate_refuses_a_database_whose_initial_migration_was_another(tmp_path: Path) -> None:
+    database = tmp_path / "db.sqlite3"
+    assert migrate(database).returncode == 0
+    assert migrate(database).returncode == 0, "a second run has nothing to refuse"
+    fill(database, "ALTER TABLE fanfare_outboxevent DROP COLUMN reason")
+    ended = migrate(database)
+    assert ended.returncode == 1
+    assert "was made by a development version of Fanfare 0.2" in ended.stderr
+
+
 def test_migrate_accepts_a_project_whose_own_apps_have_the_older_labels(tmp_path: Path) -> None:
     database = tmp_path / "db.sqlite3"
     fill(
@@ -95,3 +107,12 @@ def test_migrate_accepts_a_project_whose_own_apps_have_the_older_labels(tmp_path
     ended = migrate(database)
     assert ended.returncode == 0, ended.stderr
     assert any("fanfare_application" in line for line in dump(database))
+
+
+def test_database_without_tables_by_the_projects_router_is_not_refused(settings: Any) -> None:
+    class Router:
+        def allow_migrate(self, db: str, app_label: str, **hints: Any) -> bool | None:
+            return False if app_label == "fanfare" else None
+
+    settings.DATABASE_ROUTERS = [Router()]
+    assert list(older_layout._missing_columns("default")) == []
