@@ -6,8 +6,8 @@
 |-----------------------------------------------------------|--------------------------------------------------------|
 | `publish`, `apublish`                                     | publish an event to a channel or to a user             |
 | `broadcast`                                               | publish the changes of a model                         |
-| `channel`, `Member`                                       | decide who may join private and presence channels      |
-| `user_data`, `UserData`                                   | decide who a page signs in as                          |
+| `channel`, `Member`                                       | authorize private and presence channels                |
+| `user_data`, `UserData`                                   | choose the user of a page that signs in                |
 | `presence`, `history`                                     | query members, users, subscribers and past events      |
 | `signals`                                                 | Django signals for what happens on channels            |
 | `background`, `periodic`                                  | run coroutines beside the server                       |

@@ -15,7 +15,7 @@
     │   ├── NoApplication            an application that does not exist, is disabled or has other credentials
     │   ├── NoMasterKey              an encrypted channel without FANFARE_ENCRYPTION_MASTER_KEY
     │   └── CalledOnEventLoop        a blocking call in a coroutine
-    ├── RuleError                    a channel rule or the `@user_data` function
+    ├── RuleError                    an authorization rule or the `@user_data` function
     │   ├── InvalidPattern           its pattern
     │   ├── InvalidRule              its parameters, or a second rule for the same pattern
     │   └── InvalidAnswer            what it returned
@@ -113,7 +113,7 @@ class CalledOnEventLoop(PublishError):
 
 
 class RuleError(FanfareError):
-    """A channel rule or the `@user_data` function of the project is wrong."""
+    """An authorization rule or the `@user_data` function of the project is wrong."""
 
     code = "rule_error"
 

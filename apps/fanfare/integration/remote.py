@@ -4,7 +4,7 @@ With FANFARE_REMOTE_URL, FANFARE_REMOTE_APP_ID, FANFARE_REMOTE_KEY and FANFARE_R
 process is a `RemoteEngine`: `publish`, `presence` and `history` work as before, and this project needs no application
 in its database, no log and no data folder.
 
-A request that fails on the way, or gets 429, 500, 502, 503 or 504, is sent again until FANFARE_APPEND_TIMEOUT has
+A request that fails, or gets 429, 500, 502, 503 or 504, is sent again until FANFARE_APPEND_TIMEOUT has
 passed. Every event has an idempotency key, so a repeated request publishes nothing twice. For REMEMBERED_S after a
 call has failed, the next calls make one attempt each: a view must not wait for a deployment that is down. Redirects
 are not followed, since a signature holds for one path.

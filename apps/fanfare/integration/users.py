@@ -49,7 +49,7 @@ class HasPrimaryKey(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A member of a presence channel, as a channel rule returns it.
+    """A member of a presence channel, as an authorization rule returns it.
 
         @channel("presence-room-{room:int}")
         def may_join(user, room):
@@ -195,7 +195,7 @@ def _bounded_text(data: dict[str, Any], limit: int) -> str:
 
 
 class ProjectFunction:
-    """A channel rule or the `@user_data` function, as the project wrote it.
+    """An authorization rule or the `@user_data` function, as the project wrote it.
 
     It is called with the user, the parameters of its pattern by name, and the request if it has a parameter `request`.
     It may be an `async def`. Raising `PermissionDenied`, `Http404` or a model's `DoesNotExist` refuses the visitor.
@@ -342,7 +342,7 @@ def user_data() -> Callable[[FunctionType], FunctionType]: ...
 
 
 def user_data(function: Any = None, /) -> Any:
-    """Make the function decide who a visitor signs in as. Write it in the `channels` module of any app.
+    """Make the function name the user of a visitor who signs in. Write it in the `channels` module of any app.
 
         @user_data
         def who(user):

@@ -1,4 +1,4 @@
-"""`/pusher/auth`. That its signatures are right is told by the vendor's own Python library."""
+"""`/pusher/auth`, compared with the vendor's own Python library."""
 
 from __future__ import annotations
 
@@ -314,7 +314,7 @@ def test_reason_is_logged_and_not_sent_without_debug(client: Client, caplog: pyt
     with caplog.at_level(logging.INFO, logger="fanfare.integration.auth"):
         response = ask(client, "private-nobody")
     assert json.loads(response.content) == {"error": "Forbidden", "code": "refused"}
-    assert "No channel rule matches private-nobody" in caplog.text
+    assert "No authorization rule matches private-nobody" in caplog.text
 
 
 def test_missing_application_is_answered_with_503(client: Client, debug: None, application: models.Application) -> None:

@@ -1,4 +1,4 @@
-"""Publishing from threads that Django does not look after leaves no database connection behind."""
+"""Publishing from threads whose connections Django does not close leaves none open."""
 
 from __future__ import annotations
 

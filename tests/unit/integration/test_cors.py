@@ -25,7 +25,7 @@ def named(settings: Any, application: models.Application) -> None:
 
 @pytest.fixture
 def browser(db: None) -> Client:
-    """Of somebody who is signed in here; it has no CSRF token."""
+    """That of a signed-in user; it has no CSRF token."""
     browser = Client(enforce_csrf_checks=True)
     browser.force_login(User.objects.create_user("ann", pk=42))
     return browser

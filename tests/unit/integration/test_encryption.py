@@ -1,4 +1,4 @@
-"""Encrypted channels. That others read what we encrypt, and we what they do, is told by the vendor's own library."""
+"""Encrypted channels, compared with the vendor's own Python library in both directions."""
 
 from __future__ import annotations
 

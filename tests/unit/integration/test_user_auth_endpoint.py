@@ -1,4 +1,4 @@
-"""`/pusher/user-auth`. That its signatures are right is told by the vendor's own Python library and by our server."""
+"""`/pusher/user-auth`, compared with the vendor's own Python library and with our server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SOCKET = "1234.5678"
 
 @pytest.fixture(autouse=True)
 def unsaid(monkeypatch: pytest.MonkeyPatch, application: models.Application, settings: Any) -> None:
-    """No function of the project says who signs in; a developer is told the reasons."""
+    """A project without a @user_data function, and with DEBUG, so that refusals have their reason."""
     monkeypatch.setattr(users, "registered", users.UserDataSource())
     settings.DEBUG = True
 
