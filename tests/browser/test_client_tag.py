@@ -17,8 +17,8 @@ from tests.harness import parts, servers
 
 NONCE = "bm9uY2U"
 
-# Chromium takes a page that a test answers for one from outside, which may not talk to this machine.
-LET_IT_TALK = "--disable-features=LocalNetworkAccessChecks"
+# Chromium treats a page that a test fulfils as one of another network, which may not connect to this machine.
+ALLOW_LOCAL = "--disable-features=LocalNetworkAccessChecks"
 
 JOIN = """
 new Promise((done, fail) => {
@@ -34,7 +34,7 @@ new Promise((done, fail) => {
 def chromium() -> Iterator[Browser]:
     path = parts.executable(*parts.CHROMIUM_NAMES)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=[*conftest.ARGUMENTS, LET_IT_TALK])
+        browser = playwright.chromium.launch(executable_path=path, args=[*conftest.ARGUMENTS, ALLOW_LOCAL])
         yield browser
         browser.close()
 
@@ -43,7 +43,7 @@ def chromium() -> Iterator[Browser]:
 def html(monkeypatch: pytest.MonkeyPatch, settings: Any, debug: servers.Server) -> Any:
     """`html(params)`: the tag as a page of that server would render it."""
     key = registry.Application(debug.application.id, debug.application.key, "")
-    monkeypatch.setattr(target, "application", lambda: key)
+    monkeypatch.setattr(target, "page_application", lambda: key)
     settings.ALLOWED_HOSTS = [servers.HOST]
 
     def render(params: dict[str, str]) -> str:
@@ -54,12 +54,12 @@ def html(monkeypatch: pytest.MonkeyPatch, settings: Any, debug: servers.Server) 
     return render
 
 
-def test_the_client_connects_and_joins_with_the_session_of_the_page(
+def test_client_connects_and_joins_with_the_session_of_the_page(
     debug: servers.Server, window: conftest.OpenWindow, html: Any
 ) -> None:
     page = window()
     guest = "amber-harp"
-    page.goto(debug.url(f"/demo/?guest={guest}"))  # gives the visitor a token against forgery
+    page.goto(debug.url(f"/demo/?guest={guest}"))  # sets the CSRF cookie
     policy = f"default-src 'none'; script-src 'nonce-{NONCE}'; connect-src 'self' ws://{servers.HOST}:{debug.port}"
     page.route(
         "**/tag/",

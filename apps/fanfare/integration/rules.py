@@ -209,7 +209,7 @@ registered = RuleSet()  # filled when Django imports the `channels` modules
 
 
 def channel(pattern: str) -> Callable[[users.FunctionType], users.FunctionType]:
-    """Make the function the authorization rule of the channels of a pattern. Write it in the `channels` module of any app.
+    """Make the function the authorization rule of a pattern. Write it in the `channels` module of any app.
 
         @channel("private-orders-{order_id:int}")
         def may_see_order(user, order_id):
@@ -257,7 +257,8 @@ def authorize(request: HttpRequest, channel: str, limits: registry.Limits) -> st
     found = registered.find(channel)
     if found is None:
         raise errors.AccessRefused(
-            "no_rule", f'No authorization rule matches {channel}. Write one, @channel("{channel}"), in an app\'s channels.py.'
+            "no_rule",
+            f'No authorization rule matches {channel}. Write one, @channel("{channel}"), in an app\'s channels.py.',
         )
     rule, parameters = found
     user = users.visitor(request)
