@@ -202,6 +202,13 @@ class Access:
         "The token with which Prometheus reads `/metrics` from another host, in the header `Authorization: Bearer "
         "TOKEN`. Requests from this machine that come through no proxy need none.",
     )
+    LOGIN_ATTEMPTS = Setting(
+        Integer(1, 10_000),
+        10,
+        "Login attempts of one address in a minute, in each worker, with `fanfare.middleware.LoginThrottle` in "
+        "MIDDLEWARE. Above it an attempt gets 429.",
+        page="reference/limits.md",
+    )
     CORS_ORIGINS = Setting(
         Origins(),
         [],

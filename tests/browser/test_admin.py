@@ -184,7 +184,7 @@ def test_an_event_that_cannot_be_sent_is_seen_in_the_outbox_and_sent_again(admin
     admin.locator("#result_list .action-select").check()
     admin.get_by_label("Action:").select_option("retry")
     admin.get_by_role("button", name="Go").click()
-    expect(admin.locator(".messagelist")).to_contain_text("To be sent again: 1.")
+    expect(admin.locator(".messagelist")).to_contain_text("Events to be sent again: 1.")
 
     def is_sent() -> bool:
         admin.reload()

@@ -1,0 +1,127 @@
+"""Django middleware that a project may use.
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "fanfare.middleware.LoginThrottle",
+    …
+]
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.contrib.auth import signals
+from django.contrib.auth.views import LoginView
+from django.http import HttpRequest, HttpResponse
+from django.urls import Resolver404, resolve
+
+from fanfare import conf
+from fanfare.runtime import text
+from fanfare.runtime.log_throttle import LogThrottle
+from fanfare.runtime.token_bucket import TokenBucket
+
+MAX_ADDRESSES: Final = 10_000  # whose attempts are remembered; the one that tried longest ago is forgotten
+LOGGED_PER_MINUTE: Final = 30
+
+_ATTEMPT: Final = "_fanfare_login_attempt"  # attribute of a request: the key of its bucket
+_log = LogThrottle(logging.getLogger(__name__), 60.0, burst=LOGGED_PER_MINUTE)
+
+
+class LoginThrottle:
+    """Limits login attempts by client address, and logs failed ones.
+
+    An attempt is a POST to a view named `login` (the admin's, `django.contrib.auth.urls`) or to a LoginView. Above
+    FANFARE_LOGIN_ATTEMPTS a minute it gets 429, before the password is hashed. A successful login does not count.
+
+    The address is REMOTE_ADDR. Under Fanfare's ASGI application it is the client's, behind the proxies of
+    FANFARE_TRUSTED_PROXIES; a forged X-Forwarded-For does not change it. IPv6 addresses count by their /64 network.
+    Each worker counts on its own.
+    """
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(
+        self, get_response: Callable[[HttpRequest], Any], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._get_response = get_response
+        self._clock = clock
+        self._buckets: dict[str, TokenBucket] = {}  # by address; the latest attempt last
+        signals.user_login_failed.connect(_log_failure, dispatch_uid="fanfare.middleware.LoginThrottle")
+        signals.user_logged_in.connect(self._succeeded)
+        self._is_async = iscoroutinefunction(get_response)
+        if self._is_async:
+            markcoroutinefunction(self)
+
+    def __call__(self, request: HttpRequest) -> HttpResponse | Awaitable[HttpResponse]:
+        if self._is_async:
+            return self._acall(request)
+        return self._refusal(request) or self._get_response(request)
+
+    async def _acall(self, request: HttpRequest) -> HttpResponse:
+        response: HttpResponse = self._refusal(request) or await self._get_response(request)
+        return response
+
+    def _refusal(self, request: HttpRequest) -> HttpResponse | None:
+        if request.method != "POST" or not _is_login(request):
+            return None
+        key = _network(_address(request))
+        per_minute = conf.settings.LOGIN_ATTEMPTS
+        now = self._clock()
+        bucket = self._buckets.pop(key, None) or TokenBucket(per_minute, now)
+        self._buckets[key] = bucket
+        while len(self._buckets) > MAX_ADDRESSES:
+            del self._buckets[next(iter(self._buckets))]
+        if bucket.take(per_minute / 60, per_minute, now):
+            setattr(request, _ATTEMPT, key)
+            return None
+        _log.warning("Login refused: more than %d attempts a minute from %s", per_minute, key, key=("refused", key))
+        wait_s = math.ceil(60 / per_minute)
+        message = (
+            f"There were too many login attempts from {key}; {per_minute} a minute are allowed. "
+            f"Try again in {wait_s} s.\n"
+        )
+        return HttpResponse(message, status=429, content_type="text/plain", headers={"Retry-After": str(wait_s)})
+
+    def _succeeded(self, request: HttpRequest | None = None, **_: object) -> None:
+        self._buckets.pop(getattr(request, _ATTEMPT, ""), None)
+
+
+def _is_login(request: HttpRequest) -> bool:
+    try:
+        match = resolve(request.path_info)
+    except Resolver404:
+        return False
+    view = getattr(match.func, "view_class", None)
+    return match.url_name == "login" or (isinstance(view, type) and issubclass(view, LoginView))
+
+
+def _log_failure(credentials: dict[str, Any], request: HttpRequest | None = None, **_: object) -> None:
+    """Django removes passwords from `credentials`."""
+    name = next((str(value) for name, value in credentials.items() if "name" in name or "mail" in name), "")
+    address = "unknown" if request is None else _address(request) or "unknown"
+    _log.warning("Login failed for %r from %s", text.clean(name)[:150], address, key="failed")
+
+
+def _address(request: HttpRequest) -> str:
+    return str(request.META.get("REMOTE_ADDR") or "")
+
+
+def _network(address: str) -> str:
+    """The address, or the /64 network of an IPv6 one: a client has a whole network of them."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((parsed, 64), strict=False))
