@@ -127,3 +127,19 @@ def test_history_is_read_page_by_page(page: Page, debug: servers.Server, stream:
     }
     """
     assert page.evaluate(read) == [[5, 4], [3, 2], [1]]
+
+
+def test_page_is_back_within_seconds_after_each_of_several_restarts(
+    page: Page, debug: servers.Server, stream: Stream
+) -> None:
+    follow(page, debug, stream)
+    page.evaluate("() => { window.failures = 0; pusher.connection.bind('unavailable', () => { failures += 1; }); }")
+    for restart, outage_s in enumerate((0.5, 2.0, 4.0, 6.0), 1):
+        stream.run(lambda outage_s=outage_s: stream.resource.outage(outage_s), timeout_s=30)
+        returned = time.monotonic()
+        page.wait_for_function("count => subscriptions === count", arg=restart + 1)
+        assert time.monotonic() - returned < 3.0
+        last = publish(stream, 5)
+        page.wait_for_function("last => numbers.includes(last)", arg=last)
+    assert page.evaluate("numbers") == list(range(1, last + 1))
+    assert page.evaluate("failures") == 0

@@ -1,8 +1,10 @@
-// Unmodified pusher-js with a session of its own: TOKEN stands in its path and stays the same over all reconnects.
-// Without TOKEN it is a client as any other, to compare with.
+// Unmodified pusher-js. TOKEN: a resume token, which stays in its path over all reconnects. SNIPPET: code of the
+// documentation, which finds the client as `pusher`.
 
 import { Pusher, follow, options } from "./subscriber.mjs";
 
-const { KEY, TOKEN } = process.env;
+const { KEY, SNIPPET, TOKEN } = process.env;
 
-follow(new Pusher(KEY, options(TOKEN ? { wsPath: `/s/${TOKEN}` } : {})));
+const pusher = new Pusher(KEY, options(TOKEN ? { wsPath: `/s/${TOKEN}` } : {}));
+if (SNIPPET) new Function("pusher", SNIPPET)(pusher);
+follow(pusher);

@@ -11,6 +11,8 @@ let clients;
 let handle;
 let resets;
 let hosts = 0;
+let away; // connections are refused
+let silent; // connections are not answered
 
 class PlayedSocket {
   readyState = 0;
@@ -21,6 +23,12 @@ class PlayedSocket {
     this.openedAt = performance.now();
     opened.push(this);
     this.socketId = `${opened.length}.1`;
+    if (silent) return;
+    if (away) {
+      setTimeout(() => this.onerror?.({ type: "error" }));
+      this.lose(1006);
+      return;
+    }
     setTimeout(() => {
       if (this.readyState !== 0) return;
       this.readyState = 1;
@@ -70,7 +78,7 @@ async function until(condition) {
 }
 
 function start(options) {
-  handle = install(Pusher, { jitter: 0, onReset: (...reset) => resets.push(reset), ...options });
+  handle = install(Pusher, { jitter: 0, retry: false, onReset: (...reset) => resets.push(reset), ...options });
 }
 
 function client(host = `host-${(hosts += 1)}`) {
@@ -99,7 +107,7 @@ function again() {
 }
 
 beforeEach(() => {
-  [opened, clients, resets] = [[], [], []];
+  [opened, clients, resets, away, silent] = [[], [], [], false, false];
   Pusher.Runtime.getWebSocketAPI = () => PlayedSocket;
 });
 
@@ -117,7 +125,7 @@ test("asks every server for positions, and names none at first", async () => {
   assert.deepEqual(socket.subscribes()[0].data, { auth: "", channel: "orders" });
 });
 
-test("what came already is held back, what has no position is not", async () => {
+test("events that came before are dropped, events without an offset are not", async () => {
   start();
   const { numbers, socket } = await following(client(), { epoch: "a", offset: 4, replayed: 0 });
   for (const offset of [4, 5, 5, 3, 6]) socket.event(offset);
@@ -126,7 +134,7 @@ test("what came already is held back, what has no position is not", async () => 
   assert.deepEqual(handle.positions(), { orders: { epoch: "a", offset: 6 } });
 });
 
-test("a reconnect names the position and the connection that it was reached on", async () => {
+test("a reconnect sends the position and the connection on which it was reached", async () => {
   start();
   const { numbers, socket } = await following(client());
   socket.event(1);
@@ -145,7 +153,7 @@ test("a reconnect names the position and the connection that it was reached on",
   assert.deepEqual(resets, []);
 });
 
-test("a replay that never began leaves the position where it was", async () => {
+test("a recovery that never began leaves the position", async () => {
   start();
   const { socket } = await following(client());
   socket.event(1);
@@ -157,7 +165,7 @@ test("a replay that never began leaves the position where it was", async () => {
   assert.deepEqual((await third).subscribes()[0].data.resume, { epoch: "a", offset: 1, socket_id: "1.1" });
 });
 
-test("a resume that failed is told, and counting begins anew", async () => {
+test("a failed resume calls onReset, and offsets start again", async () => {
   start();
   const { numbers, socket } = await following(client(), { epoch: "a", offset: 90, replayed: 0 });
   const second = again();
@@ -169,7 +177,7 @@ test("a resume that failed is told, and counting begins anew", async () => {
   assert.deepEqual(numbers, [3]);
 });
 
-test("a channel whose history was switched off is told, and all its events come", async () => {
+test("a channel whose history was switched off calls onReset, and all its events come", async () => {
   start();
   const { numbers, socket } = await following(client(), { epoch: "a", offset: 90, replayed: 0 });
   const second = again();
@@ -181,7 +189,7 @@ test("a channel whose history was switched off is told, and all its events come"
   assert.deepEqual(handle.positions(), {});
 });
 
-test("a reset of the stream is told, to the page and to the channel's handlers", async () => {
+test("a reset of the stream calls onReset and the channel's handlers", async () => {
   start();
   const made = client();
   const { numbers, socket } = await following(made, { epoch: "a", offset: 90, replayed: 0 });
@@ -194,7 +202,7 @@ test("a reset of the stream is told, to the page and to the channel's handlers",
   assert.deepEqual(numbers, [6]);
 });
 
-test("a page whose handler throws is told of the loss all the same", async () => {
+test("onReset is called although a handler of the page throws", async () => {
   start();
   const made = client();
   const { socket } = await following(made);
@@ -205,7 +213,7 @@ test("a page whose handler throws is told of the loss all the same", async () =>
   assert.deepEqual(resets, [["orders", "gap"]]);
 });
 
-test("a presence channel is told its position in a frame of its own, and counted once", async () => {
+test("a presence channel gets its position in a frame of its own", async () => {
   start();
   const handler = (_params, callback) => callback(null, { auth: "key:s", channel_data: '{"user_id":"ann"}' });
   const made = client();
@@ -222,7 +230,7 @@ test("a presence channel is told its position in a frame of its own, and counted
   assert.deepEqual(numbers, [4]);
 });
 
-test("a rewind is asked for at the first subscribe, and comes whole", async () => {
+test("a rewind is asked for at the first subscribe only", async () => {
   start({ rewind: (channel) => (channel === "orders" ? { count: 3 } : null) });
   const { numbers, socket } = await following(client(), { epoch: "a", offset: 9, replayed: 3 });
   assert.deepEqual(socket.subscribes()[0].data.rewind, { count: 3 });
@@ -233,7 +241,7 @@ test("a rewind is asked for at the first subscribe, and comes whole", async () =
   assert.equal((await second).subscribes()[0].data.rewind, undefined);
 });
 
-test("whoever unsubscribed begins anew", async () => {
+test("a subscribe after an unsubscribe sends no position", async () => {
   start();
   const made = client();
   const { socket } = await following(made);
@@ -245,7 +253,7 @@ test("whoever unsubscribed begins anew", async () => {
   assert.equal(socket.subscribes()[1].data.resume, undefined);
 });
 
-test("whoever unsubscribed without a connection begins anew", async () => {
+test("a subscribe after an unsubscribe without a connection sends no position", async () => {
   start({ jitter: 100 });
   const made = client();
   const { socket } = await following(made);
@@ -259,7 +267,7 @@ test("whoever unsubscribed without a connection begins anew", async () => {
   assert.equal((await second).subscribes()[0].data.resume, undefined);
 });
 
-test("what a connection still brings after its end is not counted as delivered", async () => {
+test("events that come after the end of a connection are not counted as delivered", async () => {
   start();
   const made = client();
   const { numbers, socket } = await following(made);
@@ -270,7 +278,7 @@ test("what a connection still brings after its end is not counted as delivered",
   assert.equal(handle.positions().orders.offset, 1);
 });
 
-test("two clients of one address have nothing in common", async () => {
+test("two clients of one address have separate positions", async () => {
   start();
   const [one, other] = [client("same"), client("same")];
   const numbers = [];
@@ -287,7 +295,7 @@ test("two clients of one address have nothing in common", async () => {
   assert.deepEqual(resumed.map(({ offset, socket_id: id }) => `${offset} on ${id}`).sort(), ["1 on 2.1", "2 on 1.1"]);
 });
 
-test("a subscription that the server could not take now is asked for again", async () => {
+test("a subscription that the server could not take is asked for again", async () => {
   start();
   const made = client();
   const { socket } = await following(made);
@@ -311,7 +319,7 @@ test("a subscription that is not allowed is not asked for again", async () => {
   assert.equal(socket.subscribes().length, 1);
 });
 
-test("a reconnect waits, the first connection does not", async (context) => {
+test("a reconnect waits for its jitter, the first connection does not", async (context) => {
   context.mock.method(Math, "random", () => 0.5);
   start({ jitter: 2_000 });
   const begun = performance.now();
@@ -335,7 +343,7 @@ test("a first connection does not wait because one to another server is lost", a
   await until(() => other.connection.state === "connected");
 });
 
-test("a WebSocket that pusher-js gives up while it waits hands its rest of the wait to the next", async (context) => {
+test("the next WebSocket waits for the rest of the pause when pusher-js gives one up", async (context) => {
   context.mock.method(Math, "random", () => 0.5);
   start({ jitter: 2_000 });
   const made = client();
@@ -358,7 +366,7 @@ test("a WebSocket that pusher-js gives up while it waits hands its rest of the w
   later.close();
 });
 
-test("whoever disconnects and connects again does not wait", async (context) => {
+test("a connect after a disconnect does not wait", async (context) => {
   context.mock.method(Math, "random", () => 1);
   start({ jitter: 60_000 });
   const made = client();
@@ -368,6 +376,89 @@ test("whoever disconnects and connects again does not wait", async (context) => 
   const second = again();
   made.connect();
   assert.deepEqual((await second).subscribes()[0].data.resume, { epoch: "a", offset: 1, socket_id: "1.1" });
+});
+
+test("a server that is away is tried again until it is back, and pusher-js sees one connection attempt", async () => {
+  start({ retry: { min: 20, max: 40 } });
+  const made = client();
+  const { socket } = await following(made);
+  socket.event(1);
+  const states = [];
+  made.connection.bind("state_change", ({ current }) => states.push(current));
+  away = true;
+  socket.lose();
+  await until(() => opened.length >= 6);
+  away = false;
+  const back = await subscribed(opened.length);
+  assert.deepEqual(back.subscribes()[0].data.resume, { epoch: "a", offset: 1, socket_id: "1.1" });
+  assert.deepEqual(states, ["connecting", "connected"]);
+  const pauses = opened.slice(2).map(({ openedAt }, number) => openedAt - opened[number + 1].openedAt);
+  assert.ok(pauses.every((pause) => pause >= 19 && pause < 300), `${pauses}`);
+});
+
+test("a first connection to a server that is away is tried again too", async () => {
+  start({ retry: { min: 20, max: 40 } });
+  away = true;
+  const made = client();
+  made.subscribe("orders");
+  await until(() => opened.length >= 3);
+  away = false;
+  await subscribed();
+  assert.equal(made.connection.state, "connected");
+});
+
+test("an attempt that the network drops is replaced after 4 s", async () => {
+  start({ retry: { min: 20, max: 40 } });
+  silent = true;
+  const made = client();
+  made.subscribe("orders");
+  await until(() => opened.length === 1);
+  silent = false;
+  await sleep(3_900);
+  assert.equal(opened.length, 1);
+  await subscribed(2);
+  assert.equal(opened[0].readyState, 3);
+});
+
+test("TLS on a port without TLS is not tried again", async () => {
+  start({ retry: { min: 20, max: 40 } });
+  away = true;
+  const made = new Pusher("key", { cluster: "", wsHost: "plain", wsPort: 80, forceTLS: false });
+  clients.push(made);
+  await sleep(2_600); // pusher-js tries TLS after 2 s
+  const secure = opened.filter(({ url }) => url.startsWith("wss:"));
+  assert.equal(secure.length, 1);
+  assert.ok(opened.length > 20, `${opened.length}`);
+});
+
+test("no attempt follows a disconnect", async () => {
+  start({ retry: { min: 20, max: 40 } });
+  away = true;
+  const made = client();
+  await until(() => opened.length === 2);
+  made.disconnect();
+  await sleep(100);
+  assert.equal(opened.length, 2);
+  away = false;
+  made.connect();
+  await until(() => made.connection.state === "connected");
+});
+
+test("without recovery nothing changes but the reconnects", async () => {
+  start({ recover: false, retry: { min: 20, max: 40 } });
+  const made = client();
+  const numbers = [];
+  made.subscribe("orders").bind("counted", ({ n }) => numbers.push(n));
+  const socket = await subscribed();
+  assert.doesNotMatch(socket.url, /rt=1/);
+  socket.takes(undefined);
+  for (const offset of [1, 1]) socket.event(offset);
+  assert.deepEqual(numbers, [1, 1]);
+  away = true;
+  socket.lose();
+  await until(() => opened.length >= 3);
+  away = false;
+  assert.deepEqual((await subscribed()).subscribes()[0].data, { auth: "", channel: "orders" });
 });
 
 test("history comes page by page", async () => {
@@ -399,7 +490,7 @@ test("history that is refused, or whose connection is lost, or has none, is an e
   await assert.rejects(cut, /connection was lost/);
 });
 
-test("a storage carries the positions over to the next page", async () => {
+test("a storage keeps the positions for the next page", async () => {
   const items = new Map();
   const storage = { getItem: (key) => items.get(key) ?? null, setItem: (key, value) => items.set(key, value) };
   start({ storage });
@@ -415,7 +506,7 @@ test("a storage carries the positions over to the next page", async () => {
   assert.deepEqual((await second).subscribes()[0].data.resume, { epoch: "a", offset: 1, socket_id: "1.1" });
 });
 
-test("after uninstall pusher-js is as it was", async () => {
+test("after uninstall pusher-js is unchanged", async () => {
   const before = Pusher.Runtime.createWebSocket;
   start();
   assert.notEqual(Pusher.Runtime.createWebSocket, before);
@@ -426,7 +517,7 @@ test("after uninstall pusher-js is as it was", async () => {
   assert.doesNotMatch(socket.url, /rt=1/);
 });
 
-test("install refuses what it cannot work with", () => {
+test("install refuses other classes and numbers", () => {
   assert.throws(() => install({}), TypeError);
   assert.throws(() => install(Pusher, { jitter: -1 }), RangeError);
   start();

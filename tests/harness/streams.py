@@ -5,6 +5,7 @@ It is for tests of the browser plugin alone: the test decides what the server se
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import json
@@ -50,11 +51,31 @@ class StreamServer:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[StreamServer]:
-        async with websockets_server.serve(self._serve, servers.HOST, 0, compression=None, max_queue=None) as server:
-            self._server = server
+        await self._start(0)
+        try:
             yield self
+        finally:
+            await self._stop()
 
-    # -- for tests ------------ ----------------------------------------------------------------------------------------
+    async def _start(self, port: int) -> None:
+        self._server = await websockets_server.serve(
+            self._serve, servers.HOST, port, compression=None, max_queue=None, reuse_address=True
+        )
+
+    async def _stop(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        await self._server.wait_closed()
+
+    # -- for tests -----------------------------------------------------------------------------------------------------
+
+    async def outage(self, seconds: float) -> None:
+        """Close everything, the listening socket included, and come back on the same port after so long."""
+        port = self.port
+        self.reset_connections()
+        await self._stop()
+        await asyncio.sleep(seconds)
+        await self._start(port)
 
     def publish(self, channel: str, data: Any) -> None:
         log = self.logs.setdefault(channel, [])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Generic, TypeVar
 
 from tests.harness import waiting
 
@@ -31,6 +31,10 @@ class InThread(Generic[T]):
             return action()
 
         return asyncio.run_coroutine_threadsafe(act(), self._loop).result(CALL_SECONDS)
+
+    def run(self, action: Callable[[], Coroutine[Any, Any, R]], timeout_s: float = CALL_SECONDS) -> R:
+        """Run a coroutine function in the loop's thread and return its result."""
+        return asyncio.run_coroutine_threadsafe(action(), self._loop).result(timeout_s)
 
 
 @contextlib.contextmanager

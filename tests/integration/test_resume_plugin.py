@@ -8,12 +8,14 @@ import json
 import os
 import random
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from tests.harness import pusherjs, servers, streams
+from tests.unit.docs import pages
 
 PATIENCE_S = 30.0
 CUTS = 4
@@ -158,3 +160,51 @@ async def test_client_is_notified_of_a_new_epoch(pusher_js: pusherjs.Runtime) ->
     assert [(said["reset"], said["reason"]) for said in follower.told if "reset" in said] == [
         ("orders", "epoch_changed")
     ]
+
+
+# -- outages -----------------------------------------------------------------------------------------------------------
+
+BACK_S = 3.0  # after the server's return, at the latest
+
+OUTAGES = [pytest.param(0.5, id="0.5 s"), pytest.param(2.0, id="2 s"), pytest.param(8.0, id="8 s")]
+
+
+async def return_s(server: streams.StreamServer, follower: Follower, outage_s: float) -> float:
+    """Seconds from the server's return until the client is subscribed again."""
+    subscriptions = len(follower.of("subscribed"))
+    await server.outage(outage_s)
+    returned = time.monotonic()
+    await follower.until_told("subscribed", subscriptions + 1)
+    return time.monotonic() - returned
+
+
+@pytest.mark.parametrize("outage_s", OUTAGES)
+async def test_plugin_is_back_within_seconds_of_the_servers_return(
+    pusher_js: pusherjs.Runtime, outage_s: float
+) -> None:
+    async with (
+        streams.StreamServer().running() as server,
+        following(pusher_js, "l3.mjs", server, "orders", JITTER="2000") as follower,
+    ):
+        for _ in range(2):
+            assert await return_s(server, follower, outage_s) < BACK_S
+        server.publish("orders", {"n": 1})
+        await follower.until_number(1)
+        assert set(follower.of("state")) <= {"connecting", "connected"}, "pusher-js saw no failure"
+
+
+def snippet() -> str:
+    """The reconnect snippet of the how-to for pusher-js without the plugin."""
+    page = pages.ROOT / "docs/how-to/resume.md"
+    [found] = [block.text for block in pages.blocks(page) if "state_change" in block.text]
+    return found
+
+
+async def test_snippet_brings_plain_pusher_js_back_within_seconds(pusher_js: pusherjs.Runtime) -> None:
+    async with (
+        streams.StreamServer().running() as server,
+        following(pusher_js, "l2.mjs", server, "orders", SNIPPET=snippet()) as follower,
+    ):
+        assert await return_s(server, follower, 6.0) < 5.0
+        server.publish("orders", {"n": 1})
+        await follower.until_number(1)

@@ -67,10 +67,11 @@ def fanfare_client(
         "csrfCookie": "" if settings.CSRF_USE_SESSIONS or settings.CSRF_COOKIE_HTTPONLY else settings.CSRF_COOKIE_NAME,
         "csrfHeader": settings.CSRF_HEADER_NAME.removeprefix("HTTP_").replace("_", "-"),
         "params": params or {},
+        "recover": resume,
         "signIn": sign_in,
     }
     library = "pusher-with-encryption" if encrypted else "pusher"
-    return {"config": config, "nonce": nonce, "resume": resume, "library": f"fanfare/vendor/pusher-js/{library}.min.js"}
+    return {"config": config, "nonce": nonce, "library": f"fanfare/vendor/pusher-js/{library}.min.js"}
 
 
 def _url(name: str) -> str:

@@ -61,8 +61,9 @@ def test_encrypted_selects_the_build_that_decrypts() -> None:
     assert finders.find("fanfare/vendor/pusher-js/pusher-with-encryption.min.js")
 
 
-def test_resume_plugin_can_be_left_out() -> None:
-    assert "fanfare/resume.js" not in scripts(rendered("resume=False"))
+def test_recovery_can_be_switched_off() -> None:
+    """The script stays: it also makes reconnects fast."""
+    assert "fanfare/resume.js" in scripts(rendered("resume=False"))
 
 
 def test_every_script_has_the_nonce() -> None:

@@ -28,12 +28,11 @@
     options.forceTLS = secure;
   }
 
-  if (window.FanfareResume) {
-    window.fanfareResume = window.FanfareResume.install(Pusher, {
-      onReset: (channel, reason) =>
-        document.dispatchEvent(new CustomEvent("fanfare:reset", { detail: { channel, reason } })),
-    });
-  }
+  window.fanfareResume = window.FanfareResume.install(Pusher, {
+    recover: config.recover,
+    onReset: (channel, reason) =>
+      document.dispatchEvent(new CustomEvent("fanfare:reset", { detail: { channel, reason } })),
+  });
   window.fanfare = new Pusher(config.key, {
     ...options,
     channelAuthorization: authorization(config.authEndpoint),

@@ -1,8 +1,8 @@
-// Exact resume for pusher-js 8 and later. For resume.js (CommonJS, and the global of the classic script).
+// Exact resume and fast reconnects for pusher-js 8 and later. For resume.js (CommonJS, and the global of the classic script).
 
 export as namespace FanfareResume;
 
-/** Where a channel stands: `epoch` names its stream, `offset` is that of the last event. */
+/** The position of a channel: `epoch` names its stream, `offset` is that of the last event. */
 export interface Position {
   epoch: string;
   offset: number;
@@ -39,11 +39,16 @@ export interface HistoryPage {
 }
 
 export interface Options {
-  /** A reconnect waits for a random time up to this, in ms. Default 2000, 0 for none; less than 10000 is wise. */
+  /** A reconnect waits for a random time up to this, in ms. Default 2000, 0 for none; keep it below 10000. */
   jitter?: number;
-  /** Not everything that was missed could be replayed: load the channel's state anew. Default: a warning. */
+  /** The pause between two attempts to reach a server that is away, at random between these bounds, in ms. Default
+   *  500 and 2000. `false`: pusher-js decides, and waits for 15 s and more. */
+  retry?: { min?: number; max?: number } | false;
+  /** Recover missed events. Default true. With `false` only the reconnects change. */
+  recover?: boolean;
+  /** Not all missed events could be recovered: load the channel's state again. Default: a warning. */
   onReset?: (channel: string, reason: ResetReason) => void;
-  /** How much of a channel's past a first subscribe brings: the last `count` events, or those of the last `seconds`. */
+  /** Which kept events a first subscribe brings: the last `count`, or those of the last `seconds`. */
   rewind?: (channel: string) => { count: number } | { seconds: number } | null | undefined;
   /** Keeps positions over a reload of the page, for instance `sessionStorage`. Default: none. */
   storage?: Pick<Storage, "getItem" | "setItem"> | null;
@@ -61,7 +66,7 @@ export interface PusherClass {
 }
 
 export interface Handle {
-  /** A page of a channel's past. The client must be subscribed. Rejects after 10 s without an answer. */
+  /** A page of a channel's history. The client must be subscribed. Rejects after 10 s without an answer. */
   history(
     pusher: PusherClient,
     channel: string,

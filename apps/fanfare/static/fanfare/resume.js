@@ -1,16 +1,18 @@
-// Exact resume for pusher-js 8 and later, Laravel Echo included: after a reconnect nothing is missing and nothing comes
-// twice, or the page is told that it cannot be so.
+// Exact resume and fast reconnects for pusher-js 8 and later, Laravel Echo included.
 //
 //     const handle = FanfareResume.install(Pusher, { onReset: (channel, reason) => reload(channel) });
 //     const pusher = new Pusher(KEY, options);
 //
-// Load it before the first `new Pusher`: as a classic script it defines the global FanfareResume, as a module import
-// `install` from resume.mjs. Without a server that keeps the channels' history it changes nothing but the reconnects'
-// jitter.
+// After a reconnect no event is missing and none comes twice, or `onReset` is called. While the server is away, the page
+// tries to reach it every 0.5 to 2 s; pusher-js alone waits for 15 s after an attempt that failed.
 //
-// How: pusher-js opens every WebSocket through the public Pusher.Runtime.createWebSocket. Here it gets an object that
-// behaves like the WebSocket and reads along. It learns where each channel stands (an epoch, which names the stream,
-// and the offset of the last event), says so when pusher-js subscribes again, and holds back what came already.
+// Load it before the first `new Pusher`: as a classic script it defines the global FanfareResume, as a module import
+// `install` from resume.mjs. With a server that keeps no history it changes the reconnects only.
+//
+// How it works: pusher-js opens every WebSocket through the public Pusher.Runtime.createWebSocket. Here it gets an object
+// that behaves like the WebSocket. The object learns the position of each channel (an epoch, which names the stream, and
+// the offset of the last event), sends it when pusher-js subscribes again, and drops events that came before. Until a
+// connection is open it replaces WebSockets that fail, and pusher-js sees one that is connecting.
 (() => {
   "use strict";
 
@@ -18,18 +20,26 @@
 
   // A server that restarts has all its clients back at once: pusher-js itself waits for exactly 0 or 1 s.
   const JITTER_MS = 2_000;
+  // Pause before the next attempt to open a WebSocket, at random between two bounds; longer after a minute.
+  const RETRY_MS = { min: 500, max: 2_000 };
+  const LONG_RETRY_MS = { min: 1_000, max: 5_000 };
+  const LONG_AFTER_MS = 60_000;
+  // An attempt that is not answered within this time is replaced: the network drops it. A slow network gets more time at
+  // the next attempt.
+  const ATTEMPT_MS = 4_000;
+  const LONGEST_ATTEMPT_MS = 15_000;
   // A subscription that the server could not take now is asked for again: pusher-js alone would wait for a reconnect.
   const ASK_AGAIN_MS = 1_000;
   const ASK_AGAIN_LONGEST_MS = 30_000;
   const UNAVAILABLE = 503;
-  // A page of history takes milliseconds; without an answer the server does not know the question.
+  // A page of history takes milliseconds; without an answer the server does not know the request.
   const HISTORY_TIMEOUT_MS = 10_000;
 
   const CONNECTING = 0;
   const CLOSED = 3;
   const ABNORMAL = { code: 1006, reason: "", wasClean: false }; // what a WebSocket that never opened reports
 
-  /** As pusher-js reads it: JSON, and what is none stays text. */
+  /** As pusher-js reads it: JSON; other text stays text. */
   function decode(text) {
     if (typeof text !== "string") return text;
     try {
@@ -43,13 +53,42 @@
     console.warn(`FanfareResume: events of ${channel} may be missing (${reason}). Load its state anew in onReset.`);
   }
 
+  /** The attempts to reach one address: when the next one is due, in ms of performance.now(), and how many failed. */
+  class Retries {
+    due = null;
+    failures = 0;
+    #since = null; // when the first of them failed
+
+    constructor(bounds) {
+      this.bounds = bounds; // null: pusher-js decides what follows a failure
+    }
+
+    get attemptMs() {
+      return Math.min(LONGEST_ATTEMPT_MS, ATTEMPT_MS * 2 ** this.failures);
+    }
+
+    /** An attempt failed. */
+    fail() {
+      const now = performance.now();
+      this.#since ??= now;
+      this.failures += 1;
+      const { min, max } = now - this.#since > LONG_AFTER_MS ? LONG_RETRY_MS : this.bounds;
+      this.due = now + min + Math.random() * (max - min);
+    }
+
+    end() {
+      this.due = this.#since = null;
+      this.failures = 0;
+    }
+  }
+
   /**
-   * One Pusher object over all its connections: where its channels stand.
+   * One Pusher object over all its connections: the positions of its channels.
    *
-   * A position is `{epoch, offset, socketId, exact, channel}`. `socketId`: on which connection it was reached, so that
-   * the server leaves out what this client sent itself. `exact`: false until the first event of a rewind, whose offset
-   * the server does not announce. `channel`: pusher-js's object, a new one after an unsubscribe, when the position is
-   * of no use; not known of what a former page stored.
+   * A position is `{epoch, offset, socketId, exact, channel}`. `socketId`: the connection on which it was reached, so
+   * that the server leaves out what this client sent itself. `exact`: false until the first event of a rewind, whose
+   * offset the server does not announce. `channel`: pusher-js's object, which is a new one after an unsubscribe, when the
+   * position is of no use; null for a position that a former page stored.
    */
   class Client {
     constructor(pusher, address, storage) {
@@ -57,21 +96,22 @@
       this.address = address;
       this.socket = null;
       this.positions = new Map();
+      this.retries = null; // since it was connected
       this.wanted = true; // false after pusher.disconnect(): the next connection is a person's wish, and does not wait
-      this.due = null; // when the connection that replaces a lost one may open, in ms of performance.now()
       this.storage = storage;
       this.onDisconnected = () => {
         this.wanted = false;
-        this.due = null;
+        this.retries?.end();
       };
       pusher.connection.bind("disconnected", this.onDisconnected);
       this.#restore();
     }
 
-    established(socket) {
+    established(socket, retries) {
       this.socket = socket;
       this.wanted = true;
-      this.due = null;
+      this.retries = retries;
+      retries.end();
     }
 
     /** Where to resume this channel, or undefined. */
@@ -130,8 +170,8 @@
   }
 
   /**
-   * What pusher-js takes for a WebSocket: `send`, `close` and the four `on…` slots, with a WebSocket behind them that
-   * opens now or after `wait` ms.
+   * What pusher-js takes for a WebSocket: `send`, `close` and the four `on…` slots. Behind them is one WebSocket after
+   * the other until one opens; the first is made when `retries` says so.
    */
   class ResumingSocket {
     onopen = null;
@@ -141,8 +181,10 @@
 
     #plugin;
     #create;
+    #retries;
     #socket = null;
-    #timer = null;
+    #timer = null; // until the next attempt, or until an attempt has taken too long
+    #open = false;
     #closing = false;
     #client = null; // since the connection is established
     #socketId = "";
@@ -150,16 +192,18 @@
     #frames = new Map(); // channel -> its pending subscribe, {text, tries, timer}
     #questions = new Map(); // id -> a pending history call
 
-    constructor(plugin, url, create, wait) {
+    constructor(plugin, url, create, retries) {
       this.url = url;
       this.#plugin = plugin;
       this.#create = create;
-      if (wait > 0) this.#timer = setTimeout(() => this.#openLate(), wait);
-      else this.#open();
+      this.#retries = retries;
+      if (retries.due > performance.now()) this.#wait();
+      else this.#attempt();
     }
 
     get readyState() {
-      return this.#socket?.readyState ?? (this.#closing ? CLOSED : CONNECTING);
+      if (!this.#open && !this.#closing) return CONNECTING;
+      return this.#socket?.readyState ?? CLOSED;
     }
 
     get bufferedAmount() {
@@ -178,13 +222,19 @@
       this.#socket.send(this.#outgoing(text));
     }
 
-    /** From here on nothing reaches the application, so nothing counts as delivered. */
+    /** From here on no frame reaches the application, so none counts as delivered. */
     close(...reason) {
       if (this.#closing) return;
-      clearTimeout(this.#timer);
       this.#leave();
       if (this.#socket) this.#socket.close(...reason);
       else setTimeout(() => this.onclose?.(ABNORMAL));
+    }
+
+    /** The network is back, or the page is looked at again: do not wait any longer. */
+    hurry() {
+      if (this.#socket || this.#closing) return;
+      clearTimeout(this.#timer);
+      this.#attemptLate();
     }
 
     /** A page of a channel's history, over this connection. */
@@ -200,23 +250,53 @@
       });
     }
 
-    #open() {
-      this.#socket = this.#create();
-      this.#socket.onopen = (event) => this.onopen?.(event);
-      this.#socket.onerror = (event) => this.onerror?.(event);
-      this.#socket.onclose = (event) => this.#closed(event);
-      this.#socket.onmessage = (event) => this.#incoming(event);
+    #wait() {
+      this.#timer = setTimeout(() => this.#attemptLate(), this.#retries.due - performance.now());
     }
 
-    #openLate() {
-      this.#plugin.opens(this.url);
+    #attemptLate() {
       try {
-        this.#open();
+        this.#attempt();
       } catch (error) {
         this.#leave();
         this.onerror?.(error);
         this.onclose?.(ABNORMAL);
       }
+    }
+
+    #attempt() {
+      this.#retries.due = null; // if this attempt fails, the next one waits anew
+      const socket = this.#create();
+      this.#socket = socket;
+      const retry = this.#retries.bounds !== null;
+      if (retry) {
+        this.#timer = setTimeout(() => {
+          socket.onopen = socket.onerror = socket.onclose = socket.onmessage = null;
+          socket.close();
+          this.#failed();
+        }, this.#retries.attemptMs);
+      }
+      socket.onopen = (event) => {
+        clearTimeout(this.#timer);
+        this.#open = true;
+        this.onopen?.(event);
+      };
+      socket.onerror = (event) => {
+        if (this.#open || this.#closing || !retry) this.onerror?.(event);
+      };
+      socket.onclose = (event) => {
+        if (this.#open || this.#closing || !retry) this.#closed(event);
+        else this.#failed();
+      };
+      socket.onmessage = (event) => this.#incoming(event);
+    }
+
+    /** A WebSocket did not open. pusher-js, which would wait for 15 s now, is not told. */
+    #failed() {
+      clearTimeout(this.#timer);
+      this.#socket = null;
+      this.#retries.fail();
+      this.#wait();
     }
 
     #closed(event) {
@@ -226,6 +306,8 @@
 
     #leave() {
       this.#closing = true;
+      clearTimeout(this.#timer);
+      this.#plugin.sockets.delete(this);
       for (const { timer } of this.#frames.values()) clearTimeout(timer);
       for (const { reject, timer } of this.#questions.values()) {
         clearTimeout(timer);
@@ -239,7 +321,7 @@
     }
 
     #outgoing(text) {
-      const frame = this.#client && decode(text);
+      const frame = this.#client && this.#plugin.recovers && decode(text);
       const channel = frame?.data?.channel;
       if (frame?.event === "pusher:unsubscribe") {
         this.#settled(channel);
@@ -262,6 +344,10 @@
 
     #incoming(event) {
       if (this.#closing) return;
+      if (!this.#plugin.recovers && this.#client) {
+        this.onmessage?.(event);
+        return;
+      }
       const frame = decode(event.data);
       const channel = frame?.channel;
       const data = () => decode(frame.data) ?? {};
@@ -303,16 +389,16 @@
     #established(socketId) {
       this.#socketId = socketId;
       this.#client = this.#plugin.clientOf(socketId, this.url);
-      this.#client?.established(this);
+      this.#client?.established(this, this.#retries);
     }
 
     #advance(channel, offset) {
       return !this.#client || this.#client.advance(channel, offset, this.#socketId);
     }
 
-    /** The server took a subscription. Returns why events are missing, or null. */
+    /** The server accepted a subscription. Returns why events are missing, or null. */
     #attached(channel, { stream, presence }) {
-      if (!this.#asked.has(channel)) return null; // told already
+      if (!this.#asked.has(channel)) return null; // reported already
       const asked = this.#asked.get(channel);
       if (!stream && presence) {
         this.#client.positions.delete(channel); // until `pusher:stream` says where it stands
@@ -364,44 +450,55 @@
 
   /** One `install`. */
   class Plugin {
+    sockets = new Set(); // that have not closed
     #Pusher;
     #clients = new WeakMap();
+    #retries = new Map(); // by address
+    #bounds;
     #jitter;
     #storage;
     #ids = 0;
     #original;
     #replacement;
 
-    constructor(Pusher, { jitter = JITTER_MS, onReset = warn, rewind = () => null, storage = null } = {}) {
+    constructor(
+      Pusher,
+      { jitter = JITTER_MS, onReset = warn, recover = true, retry = {}, rewind = () => null, storage = null } = {},
+    ) {
       const runtime = Pusher?.Runtime;
       if (typeof runtime?.createWebSocket !== "function") {
         throw new TypeError("FanfareResume.install wants the Pusher class of pusher-js 8 or later");
       }
       if (runtime.createWebSocket[INSTALLED]) throw new Error("FanfareResume is installed: call uninstall() first");
       if (!(jitter >= 0 && jitter < Infinity)) throw new RangeError(`jitter is in milliseconds from 0, not ${jitter}`);
+      this.#bounds = retry && { ...RETRY_MS, ...retry };
+      if (this.#bounds && !(this.#bounds.min >= 0 && this.#bounds.max >= this.#bounds.min)) {
+        throw new RangeError("retry has min and max in milliseconds, and max is not less than min");
+      }
       this.#Pusher = Pusher;
       this.#jitter = jitter;
       this.#storage = storage;
       this.onReset = onReset;
+      this.recovers = recover;
       this.rewind = rewind;
       this.#original = runtime.createWebSocket;
       this.#replacement = (url) => this.#createWebSocket(url);
       this.#replacement[INSTALLED] = true;
       runtime.createWebSocket = this.#replacement;
-      if (storage) {
-        globalThis.addEventListener?.("pagehide", this.#save);
-        globalThis.document?.addEventListener("visibilitychange", this.#save); // all that a phone tells before the end
-      }
+      globalThis.addEventListener?.("online", this.#hurry);
+      globalThis.addEventListener?.("pagehide", this.#save);
+      globalThis.document?.addEventListener("visibilitychange", this.#onVisibility);
     }
 
     uninstall() {
       if (this.#Pusher.Runtime.createWebSocket === this.#replacement) {
         this.#Pusher.Runtime.createWebSocket = this.#original;
       }
-      this.#replacement[INSTALLED] = false; // where somebody else has wrapped it, it hands over plain WebSockets
+      this.#replacement[INSTALLED] = false; // if another script has wrapped it, it makes plain WebSockets
       this.#save();
+      globalThis.removeEventListener?.("online", this.#hurry);
       globalThis.removeEventListener?.("pagehide", this.#save);
-      globalThis.document?.removeEventListener("visibilitychange", this.#save);
+      globalThis.document?.removeEventListener("visibilitychange", this.#onVisibility);
       for (const client of this.#live()) client.pusher.connection.unbind("disconnected", client.onDisconnected);
     }
 
@@ -435,12 +532,6 @@
       return client;
     }
 
-    /** A WebSocket that waited opens: should it fail, the next one waits anew. */
-    opens(url) {
-      const client = this.#returning(url);
-      if (client) client.due = null;
-    }
-
     nextId() {
       this.#ids += 1;
       return String(this.#ids);
@@ -449,22 +540,36 @@
     #createWebSocket(url) {
       const plain = (target) => this.#original.call(this.#Pusher.Runtime, target);
       if (!this.#replacement[INSTALLED]) return plain(url);
-      const create = () => plain(`${url}${url.includes("?") ? "&" : "?"}rt=1`);
-      return new ResumingSocket(this, url, create, this.#wait(url));
+      const create = () => plain(this.recovers ? `${url}${url.includes("?") ? "&" : "?"}rt=1` : url);
+      const socket = new ResumingSocket(this, url, create, this.#schedule(url));
+      this.sockets.add(socket);
+      return socket;
     }
 
     /**
-     * How long the WebSocket that is to be made waits, in ms. pusher-js gives up on one that takes long and makes
-     * another: that one waits only for the rest.
+     * The retries of this address, with the time of the next attempt. pusher-js gives up on a WebSocket that takes long
+     * and makes another: that one waits only for the rest.
      */
-    #wait(url) {
-      const client = this.#returning(url);
-      if (!client) return 0;
-      const now = performance.now();
-      client.due ??= now + Math.random() * this.#jitter;
-      const wait = client.due - now;
-      if (wait <= 0) client.due = null;
-      return wait;
+    #schedule(url) {
+      let retries = this.#retries.get(address(url));
+      if (!retries) {
+        retries = new Retries(this.#bounds && this.#isPrimary(url) ? this.#bounds : null);
+        this.#retries.set(address(url), retries);
+      }
+      if (retries.due === null && this.#returning(url)) {
+        retries.due = performance.now() + Math.random() * this.#jitter;
+      }
+      return retries;
+    }
+
+    /**
+     * Whether pusher-js is configured for this scheme. Without TLS it also tries TLS after 2 s if it may: a port that
+     * speaks no TLS must not be asked every second.
+     */
+    #isPrimary(url) {
+      const secure = url.startsWith("wss:");
+      const meant = this.#Pusher.instances.filter(({ key }) => address(url).endsWith(`/app/${key}`));
+      return meant.length === 0 || meant.some((pusher) => Boolean(pusher.shouldUseTLS?.() ?? secure) === secure);
     }
 
     /** A client of this address that lost its connection and wants it back. */
@@ -480,6 +585,16 @@
 
     #save = () => {
       for (const client of this.#live()) client.save();
+    };
+
+    #hurry = () => {
+      for (const socket of this.sockets) socket.hurry();
+    };
+
+    /** Hiding is all that a phone reports before it ends a page; and the timers of a hidden page are slow. */
+    #onVisibility = () => {
+      if (globalThis.document.visibilityState === "visible") this.#hurry();
+      else this.#save();
     };
   }
 
