@@ -37,6 +37,7 @@ class FanfareConfig(AppConfig):
                 sync=conf.settings.SYNC,
                 log_seconds=conf.settings.LOG_SECONDS,
                 append_timeout=conf.settings.APPEND_TIMEOUT,
+                log_max_bytes=conf.settings.LOG_MAX_BYTES,
             )
         signals.pre_migrate.connect(older_layout.refuse, sender=self)
         checks.register(declared.check)

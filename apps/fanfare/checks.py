@@ -15,7 +15,7 @@ from django.conf import settings
 from django.core import checks
 
 from fanfare import conf
-from fanfare.engine.local import place
+from fanfare.engine.local import paths
 
 OPEN_FILES = 4_096  # every connection is an open file; the usual limit of 1,024 is reached at a thousand connections
 
@@ -24,8 +24,8 @@ OPEN_FILES = 4_096  # every connection is an open file; the usual limit of 1,024
 def data_folder_is_local(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.CheckMessage]:
     """The log is a SQLite file in WAL mode, which needs shared memory and locks that hold."""
     folder = conf.settings.DATA_DIR
-    kind = place.file_system(folder)
-    if conf.settings.ENGINE != "local" or conf.settings.REMOTE_URL or kind not in place.NETWORK_FILE_SYSTEMS:
+    kind = paths.file_system(folder)
+    if conf.settings.ENGINE != "local" or conf.settings.REMOTE_URL or kind not in paths.NETWORK_FILE_SYSTEMS:
         return []
     return [
         checks.Error(

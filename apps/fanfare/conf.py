@@ -240,8 +240,18 @@ class Engine:
         "Seconds for which the log keeps events of channels without history. A worker that was suspended for longer "
         "closes its connections, and its clients subscribe again.",
     )
+    LOG_MAX_BYTES = Setting(
+        Integer(16_777_216, 1_099_511_627_776),
+        2_147_483_648,
+        "Bytes that the log of the `local` engine holds at most. Above four fifths of it entries are trimmed before "
+        "their time, above all of it publishers get a 503. On a small or nearly full disk the limit is lower: 16 MiB "
+        "of the disk, or an eighth of a small one, stay free.",
+    )
     APPEND_TIMEOUT = Setting(
-        Seconds(0.1, 60.0), 5.0, "Seconds that a publisher waits for the log before it gets a 503."
+        Seconds(0.1, 60.0),
+        3.0,
+        "Seconds that a publisher waits for the log before it gets a 503, and at most 1.5 more where a commit has "
+        "begun. The SDKs of Pusher give up after 5 and then report no more than a time-out.",
     )
 
 

@@ -1,5 +1,4 @@
-"""The engine of this process: one object, made at first use, so that everything in a process publishes through the same
-writer."""
+"""The engine of this process: one object, made at first use, so that all code in a process shares one commit queue."""
 
 from __future__ import annotations
 
@@ -17,14 +16,20 @@ _replaced: list[interface.Engine] = []  # by the blocks of `replaced` that are e
 
 
 def configure(
-    name: str, folder: Path, *, sync: str = "normal", log_seconds: float = 20.0, append_timeout: float = 5.0
+    name: str,
+    folder: Path,
+    *,
+    sync: str = "normal",
+    log_seconds: float = 20.0,
+    append_timeout: float = interface.APPEND_TIMEOUT_S,
+    log_max_bytes: int | None = None,
 ) -> None:
-    """Say which engine this process will use. Touches nothing.
+    """Choose the engine of this process. Touches nothing.
 
     `name`: `local`, or the URL of a PostgreSQL database. `folder`: the data folder. `sync`: `normal` (an acknowledged
-    event survives the death of any process) or `full` (and the loss of power). `log_seconds`: how long an announcement
-    stays for a worker that is late; one that is later starts again. `append_timeout`: seconds. Raises
-    EngineMisconfigured for a value that it does not know.
+    event survives the end of any process) or `full` (and the loss of power). `log_seconds`: how long entries without
+    history stay for a worker that is late; one that is later has a gap. `append_timeout`: seconds. `log_max_bytes`: of
+    the `local` engine. Raises EngineMisconfigured for an unknown value.
     """
     if name.startswith(("postgres://", "postgresql://")):
         use(lambda: _postgres(name, log_seconds=log_seconds, append_timeout=append_timeout))
@@ -38,7 +43,11 @@ def configure(
         from fanfare.engine.local import engine
 
         return engine.LocalEngine(
-            folder / "engine", full_sync=sync == "full", log_seconds=log_seconds, append_timeout=append_timeout
+            folder / "engine",
+            full_sync=sync == "full",
+            log_seconds=log_seconds,
+            append_timeout=append_timeout,
+            log_max_bytes=log_max_bytes or engine.LOG_MAX_BYTES,
         )
 
     use(make)
@@ -61,7 +70,7 @@ def _postgres(url: str, *, log_seconds: float, append_timeout: float) -> interfa
 
 
 def use(make: Callable[[], interface.Engine]) -> None:
-    """Let `current` call `make` at its next use: for tests and for engines of other packages."""
+    """Let `current` call `make` at its next use: for tests, and for engines of other packages."""
     global _make, _engine
     _make, _engine = make, None
 
@@ -75,12 +84,12 @@ def current() -> interface.Engine:
 
 
 def made() -> interface.Engine | None:
-    """What `current` answered last, if it answered."""
+    """The engine that `current` made, if it was called."""
     return _engine
 
 
 def another() -> interface.Engine:
-    """One more engine of the same world, for who opens and closes one of its own."""
+    """One more engine of the same deployment, for a caller that opens and closes its own."""
     if _make is None:
         raise errors.EngineMisconfigured("No engine is configured: fanfare.engine.current.configure was not called")
     return _make()

@@ -1,8 +1,10 @@
 """The engine's exceptions.
 
 EngineError
-├── EngineUnavailable   the log cannot be read or written now; try again
-└── EngineMisconfigured the place of the log is wrong; a person must act
+├── EngineUnavailable       the log cannot be read or written now; try again
+│   └── LogFull             it holds as much as it may
+├── EngineMisconfigured     it cannot be opened as it is configured; a person must act
+└── OverBudget              the application published too much in this second
 """
 
 from __future__ import annotations
@@ -22,8 +24,12 @@ class EngineUnavailable(EngineError):
     code = "engine_unavailable"
 
 
+class LogFull(EngineUnavailable):
+    """The log holds as much as it may, or its disk is nearly full: publications are refused until it was trimmed."""
+
+
 class EngineMisconfigured(EngineError):
-    """The engine refuses to start in this place; the message says what to change."""
+    """The engine cannot start with these settings; the message names the one to change."""
 
     code = "engine_misconfigured"
 

@@ -123,9 +123,9 @@ class Budget(NamedTuple):
 
 
 class Receipt(NamedTuple):
-    """The answer to a publication that is now in the log. `position` is None where no history is kept."""
+    """The answer to a publication that is now in the log. `position` is None where no history is kept. `duplicate`: the
+    log had one with this idempotency key, and the position is that one's."""
 
-    id: int
     position: Position | None
     duplicate: bool
 
@@ -565,6 +565,10 @@ class Engine(Log, PresenceAndCounts, Sessions, Coordination):
     async def drop_cursor(self, name: str) -> None:
         raise NotImplementedError
 
+
+# Publishers that wait for the log get EngineUnavailable after so long, and at most 1.5 s more where a commit has begun:
+# before the 5 s after which the SDKs give up and report no more than a time-out.
+APPEND_TIMEOUT_S = 3.0
 
 CONNECTIONS = ""  # the `channel` under which a worker counts an application's connections
 USERS = "#users"  # the `channel` whose members are the signed-in users of an application

@@ -96,7 +96,7 @@ def publish(
     the database whose transaction is meant.
 
     Raises a PublishError for a wrong argument, and EngineUnavailable if the event is sent at once and the log cannot
-    be written within FANFARE_APPEND_TIMEOUT (default 5 s): nothing was sent, try again. Blocks for a millisecond as a
+    be written within FANFARE_APPEND_TIMEOUT (default 3 s): nothing was sent, try again. Blocks for a millisecond as a
     rule; on an event loop it raises CalledOnEventLoop: `await apublish(…)` there.
     Source: Pusher Channels, "Publishing events".
     """

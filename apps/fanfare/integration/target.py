@@ -195,7 +195,7 @@ class Sink:
     def append_blocking(
         self, publications: Sequence[interface.Publication], timeout: float | None = None
     ) -> list[interface.Receipt]:
-        return [interface.Receipt(0, None, duplicate=False) for _ in publications]
+        return [interface.Receipt(None, duplicate=False) for _ in publications]
 
     @contextlib.contextmanager
     def queries(self) -> Iterator[interface.Queries]:

@@ -144,10 +144,10 @@ class _Log(target.Sink):
         if publication.idempotency_key is not None:
             key = (publication.app, publication.channel, publication.idempotency_key)
             if key in self._keys:
-                return interface.Receipt(0, None, duplicate=True)
+                return interface.Receipt(None, duplicate=True)
             self._keys.add(key)
         self._sent.append(publication)
-        return interface.Receipt(len(self._sent), None, duplicate=False)
+        return interface.Receipt(None, duplicate=False)
 
     def _as_good_as_committed(self) -> list[publishing.Deferred]:
         """Those that wait for nothing but the test's own transactions, in order.

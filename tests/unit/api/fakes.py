@@ -105,7 +105,6 @@ class Hub:
         self.engine.down = self.engine_fails_after_publishing
         return [
             interface.Receipt(
-                id=1,
                 position=self._position(each),
                 duplicate=each.idempotency_key is not None and (each.channel, each.idempotency_key) in known,
             )

@@ -32,7 +32,7 @@ class Log:
         for publication in publications:
             for follower in self.followers:
                 follower(publication)
-        return [interface.Receipt(1, None, False)] * len(publications)
+        return [interface.Receipt(None, False)] * len(publications)
 
 
 class Closed(NamedTuple):

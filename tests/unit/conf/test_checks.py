@@ -6,7 +6,7 @@ import pytest
 from django.core.management import call_command
 
 from fanfare import checks
-from fanfare.engine.local import place
+from fanfare.engine.local import paths
 
 
 def ids(found):
@@ -20,7 +20,7 @@ def test_project_as_it_comes_has_no_issues(capsys):
 
 def test_data_folder_on_a_network_file_system_is_an_error(monkeypatch):
     assert checks.data_folder_is_local(None) == []
-    monkeypatch.setattr(place, "file_system", lambda path: "nfs4")
+    monkeypatch.setattr(paths, "file_system", lambda path: "nfs4")
     assert ids(checks.data_folder_is_local(None)) == ["fanfare.E002"]
 
 

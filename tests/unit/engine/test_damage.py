@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from fanfare.engine import errors, interface
-from fanfare.engine.local import engine, place, schema
+from fanfare.engine.local import engine, paths, schema
 from tests.harness import waiting
 from tests.unit.engine import conformance
-from tests.unit.engine.workers import APP, Worker
+from tests.unit.engine.workers import Worker
 
 PAGE_BYTES = 4096
 
@@ -68,7 +68,7 @@ def checkpoint(log: Path) -> None:
 
 
 def set_aside(folder: Path) -> list[Path]:
-    return [path for path in folder.glob(f"*{place.DAMAGED}*") if not path.name.endswith(place.REMAINS)]
+    return [path for path in folder.glob(f"*{paths.DAMAGED}*") if not path.name.endswith(paths.SIDE_FILES)]
 
 
 async def publish_again_and_again(worker: Worker, body: bytes) -> interface.Position:
@@ -116,32 +116,29 @@ async def test_damage_that_only_a_reader_meets_gets_a_new_log_too(tmp_path: Path
     checkpoint(tmp_path / "engine" / "log.sqlite3")
     spoil_every_page_but_the_first(tmp_path / "engine" / "log.sqlite3")
     with pytest.raises(errors.EngineUnavailable):
-        await one.engine.members(APP, "presence-c")
+        await one.members("presence-c")
     await one.until(lambda: set_aside(tmp_path / "engine"), "the damaged log is set aside")
 
     async def answered() -> bool:
         with contextlib.suppress(errors.EngineUnavailable):
-            return await one.engine.members(APP, "presence-c") == []
+            return await one.members("presence-c") == []
         return False
 
     await waiting.until_async(answered, 10, "an answer from the new log")
 
 
-async def test_a_log_that_was_damaged_while_nobody_ran_is_set_aside_at_the_start(tmp_path: Path) -> None:
+async def test_log_that_was_damaged_while_no_worker_ran_is_set_aside_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "engine").mkdir()
     (tmp_path / "engine" / "log.sqlite3").write_bytes(b"no database" * 1_000)
-    first = Worker(engine.LocalEngine(tmp_path / "engine"))
-    with pytest.raises(errors.EngineUnavailable, match="not a database"):  # the server tries again by itself
-        await first.open()
-    second = await Worker(engine.LocalEngine(tmp_path / "engine")).open()
-    await second.publish("news", b"x")
+    worker = await Worker(engine.LocalEngine(tmp_path / "engine")).open()
+    await worker.publish("news", b"x")
     assert len(set_aside(tmp_path / "engine")) == 1
-    await second.engine.close()
+    await worker.engine.close()
 
 
 async def test_a_sound_log_is_never_set_aside(tmp_path: Path, hire: conformance.Hire) -> None:
     one = await hire()
-    one.engine._writer.suspect()
+    one.engine._commits.log.suspected = True
     [receipt] = await one.publish("kept", b"x", retention=conformance.KEPT)
     assert receipt.position is not None
     assert set_aside(tmp_path / "engine") == []
@@ -150,8 +147,8 @@ async def test_a_sound_log_is_never_set_aside(tmp_path: Path, hire: conformance.
 
 async def test_where_logs_are_damaged_again_and_again_a_person_must_act(tmp_path: Path, hire: conformance.Hire) -> None:
     one = await hire()
-    for number in range(place.SET_ASIDE_AT_MOST):
-        (tmp_path / "engine" / f"log.sqlite3{place.DAMAGED}{number}").touch()
+    for number in range(paths.MAX_SET_ASIDE):
+        (tmp_path / "engine" / f"log.sqlite3{paths.DAMAGED}{number}").touch()
     checkpoint(tmp_path / "engine" / "log.sqlite3")
     spoil_every_page_but_the_first(tmp_path / "engine" / "log.sqlite3")
 
@@ -167,11 +164,17 @@ async def test_where_logs_are_damaged_again_and_again_a_person_must_act(tmp_path
     await publish_again_and_again(one, b"after")
 
 
-def test_only_damage_is_taken_for_damage(tmp_path: Path) -> None:
-    where = place.Place(tmp_path)
+def test_faults_outside_of_the_file_are_no_damage(tmp_path: Path) -> None:
+    where = paths.LogPaths(tmp_path)
     with contextlib.closing(schema.connect(where, create=True)) as connection:
-        schema.prepare(connection, where, full_sync=False)
+        schema.prepare(connection, where, full_sync=False, high_water=0)
+        with contextlib.closing(sqlite3.connect(where.log, isolation_level=None, timeout=0)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            connection.execute("PRAGMA busy_timeout=0")
+            with pytest.raises(sqlite3.OperationalError) as locked:
+                connection.execute("BEGIN IMMEDIATE")
+        assert not schema.may_be_damage(locked.value)
         with pytest.raises(sqlite3.OperationalError) as no_table:
             connection.execute("SELECT * FROM nothing")
-        assert not schema.is_damage(no_table.value)
+        assert schema.may_be_damage(no_table.value), "the schema's text may be damaged"
         assert schema.is_sound(where)

@@ -1,4 +1,4 @@
-"""What an event, a join or a question costs grows with its own answer: no statement of theirs reads a whole table."""
+"""The cost of an event, a join or a query grows with its answer: no statement of theirs reads a whole table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fanfare.engine import interface
-from fanfare.engine.local import engine, heard, place, schema
+from fanfare.engine.local import engine, paths, reader, schema
 from tests.unit.engine.workers import APP, Worker
 
 # Of one row, of a row for each worker, of a row for each consumer of the whole log.
@@ -33,7 +33,7 @@ def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return run
 
 
-async def test_no_event_join_or_question_reads_a_whole_table(tmp_path: Path, statements: list[str]) -> None:
+async def test_no_event_join_or_query_reads_a_whole_table(tmp_path: Path, statements: list[str]) -> None:
     here = engine.LocalEngine(tmp_path, log_seconds=0.1)
     worker, other = await Worker(here).open(), await Worker(engine.LocalEngine(tmp_path, log_seconds=0.1)).open()
     other.engine.skip_unheard(True)
@@ -41,27 +41,27 @@ async def test_no_event_join_or_question_reads_a_whole_table(tmp_path: Path, sta
     await _publish(worker)
     await _join_and_leave(worker, other)
     await _ask(worker)
-    position = (await here.append([interface.Publication(APP, "c", b"")]))[0].id
+    await here.append([interface.Publication(APP, "c", b"")])
     await worker.until(lambda: any(one.startswith("DELETE FROM log") for one in statements), "the trim", within=30)
-    assert await here.cursor("consumer") >= position
-    await here.move_cursor("consumer", position)
-    await here.entries(position, 10)
-    await here.drop_cursor("consumer")
+    consumer = await here.consume("consumer", 0, frozenset([interface.Kind.MEMBER_ADDED]))
+    await consumer.next(10, 0)
+    await consumer.keep(consumer.position + 1)
+    await consumer.drop()
     await other.engine.close()
     await here.close()
 
     run = {one for one in statements[begun:] if one.startswith(("SELECT", "INSERT", "UPDATE", "DELETE"))}
     assert {one.split("(")[0].split()[0] for one in run} == {"SELECT", "INSERT", "UPDATE", "DELETE"}
-    with contextlib.closing(schema.connect(place.Place(tmp_path))) as connection:
-        heard.Heard().open(connection)
+    with contextlib.closing(schema.connect(paths.LogPaths(tmp_path))) as connection:
+        reader.LocalSubscriptions().open(connection)
         scans = {one: detail for one in run for detail in _scans(connection, one)}
     assert scans == {}
 
 
-async def test_a_scan_is_found(tmp_path: Path) -> None:
+async def test_scan_of_a_whole_table_is_found(tmp_path: Path) -> None:
     """The test above can fail."""
     here = await Worker(engine.LocalEngine(tmp_path)).open()
-    with contextlib.closing(schema.connect(place.Place(tmp_path))) as connection:
+    with contextlib.closing(schema.connect(paths.LogPaths(tmp_path))) as connection:
         assert _scans(connection, "SELECT COUNT(DISTINCT user_id) FROM members WHERE info = '1'") == ["SCAN members"]
         assert _scans(connection, "SELECT top FROM (SELECT MAX(id) AS top FROM log WHERE kind = 1)") != []
     await here.engine.close()
@@ -91,7 +91,7 @@ async def _join_and_leave(worker: Worker, other: Worker) -> None:
     await worker.join(interface.USERS, "ann", "1.1")
     await worker.attach("watched", watch=("ann", "bob"))
     await worker.attach("kept", history=interface.RecoveryRequest(rewind=interface.Rewind(5, 0)))
-    top = (await here.read(APP, "kept", 0, 1))[1]
+    top = (await worker.read("kept", 0, 1))[1]
     assert top is not None
     back = interface.Position(top.epoch, top.offset - 1)
     await worker.attach("kept", history=interface.RecoveryRequest(after=back))
@@ -103,16 +103,17 @@ async def _join_and_leave(worker: Worker, other: Worker) -> None:
     here.set_subscribers(APP, "presence-c", 0)
     other.engine.set_subscribers(APP, "presence-c", 0)
     here.save_session(APP, "token", b"record", 60)
-    assert await here.load_session(APP, "token") == b"record"
+    assert (await here.take_session(APP, "token", "1.1")).record == b"record"
+    here.save_session(APP, "token", b"record", 60, holder="1.1", release=True)
 
 
 async def _ask(worker: Worker) -> None:
     here = worker.engine
-    await here.channels(APP)
-    await here.channels(APP, "presence-")
-    await here.channel(APP, "presence-c")
-    await here.members(APP, "presence-c")
-    await here.cached(APP, "kept")
-    await here.read(APP, "kept", 0, 10, newest_first=True)
-    with here.questions() as questions:
-        questions.present(APP, "presence-c", ["ann", "bob"])
+    await worker.channels(APP)
+    await worker.channels(APP, "presence-")
+    await worker.channel("presence-c")
+    await worker.members("presence-c")
+    await worker.cached("kept")
+    await worker.read("kept", 0, 10, newest_first=True)
+    with here.queries() as queries:
+        queries.present(APP, "presence-c", ["ann", "bob"])

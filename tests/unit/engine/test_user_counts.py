@@ -1,4 +1,4 @@
-"""How many users a channel has is counted as they come and go, and is always what a slow count says."""
+"""The number of users of a channel, kept as they join and leave, always equals a full count."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fanfare.engine import interface
-from fanfare.engine.local import operations, place, presence, schema
+from fanfare.engine.local import paths, presence, schema, transactions
 from tests.unit.engine.workers import APP
 
 CHANNELS = ("presence-a", "presence-ab", interface.USERS)
@@ -53,33 +53,33 @@ steps = st.one_of(joins, joins, st.builds(Leave, channels, sockets), st.builds(D
 
 @settings(max_examples=60, deadline=None)
 @given(groups=st.lists(st.lists(steps, max_size=4), max_size=12), rolled_back=st.integers(0, 11))
-def test_the_counter_is_the_slow_count_whatever_happens(groups: list[list[NamedTuple]], rolled_back: int) -> None:
+def test_number_of_users_equals_a_full_count(groups: list[list[NamedTuple]], rolled_back: int) -> None:
     """In groups of one transaction each, one of which fails as a whole."""
     loop = asyncio.new_event_loop()
     with tempfile.TemporaryDirectory() as folder, contextlib.closing(loop):
-        where = place.Place(Path(folder))
+        where = paths.LogPaths(Path(folder))
         where.prepare()
         with contextlib.closing(schema.connect(where, create=True)) as connection:
-            schema.prepare(connection, where, full_sync=False)
+            schema.prepare(connection, where, full_sync=False, high_water=0)
             for number, group in enumerate(groups):
                 for step in group:
                     worker = step.worker if isinstance(step, Join) else None
-                    transaction = operations.open_group(connection, worker)
+                    transaction = transactions.begin(connection, worker)
                     _operation(loop, step).run(transaction)
                     transaction.finish()
                     connection.execute("ROLLBACK" if number == rolled_back else "COMMIT")
                     _check(connection)
 
 
-def _operation(loop: asyncio.AbstractEventLoop, step: NamedTuple) -> operations.Operation:
+def _operation(loop: asyncio.AbstractEventLoop, step: NamedTuple) -> transactions.WriteOp:
     if isinstance(step, Join):
         member = interface.Member(step.user_id, "null")
         wanted = interface.SubscribeRequest(APP, step.channel, step.socket_id, member=member, member_limit=step.limit)
-        return presence.Attach(loop, wanted, lambda _: None)
+        return presence.Subscribe(loop, wanted, lambda _: None)
     if isinstance(step, Leave):
         return presence.Leave(loop, APP, step.channel, step.socket_id)
     assert isinstance(step, Death)
-    return presence.Reap(loop, step.worker)
+    return presence.RemoveWorker(loop, step.worker)
 
 
 def _check(connection: sqlite3.Connection) -> None:

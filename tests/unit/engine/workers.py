@@ -56,6 +56,23 @@ class Worker:
         assert isinstance(answer, interface.SubscribeResult), answer
         return [member.user_id for member in answer.members]
 
+    async def members(self, channel: str) -> list[interface.Member]:
+        return await self.engine.ask(lambda queries: queries.members(APP, channel))
+
+    async def channel(self, channel: str) -> interface.ChannelCounts:
+        return await self.engine.ask(lambda queries: queries.channel(APP, channel))
+
+    async def channels(self, app: str = APP, prefix: str = "") -> dict[str, interface.ChannelCounts]:
+        return await self.engine.ask(lambda queries: queries.channels(app, prefix))
+
+    async def cached(self, channel: str) -> interface.Cached | None:
+        return await self.engine.ask(lambda queries: queries.cached(APP, channel))
+
+    async def read(
+        self, channel: str, after: int, limit: int, **more: Any
+    ) -> tuple[list[interface.Entry], interface.Position | None]:
+        return await self.engine.ask(lambda queries: queries.read(APP, channel, after, limit, **more))
+
     async def got(self, channel: str, *bodies: bytes) -> None:
         """Wait until exactly these came on a channel."""
         await self.until(lambda: len(self.bodies(channel)) >= len(bodies), f"{bodies} on {channel}")

@@ -104,7 +104,7 @@ class ScriptedEngine(interface.Engine):
     ) -> Awaitable[list[interface.Receipt]]:
         self.appended += publications
         done: asyncio.Future[list[interface.Receipt]] = asyncio.get_running_loop().create_future()
-        done.set_result([interface.Receipt(1, None, duplicate=False)] * len(publications))
+        done.set_result([interface.Receipt(None, duplicate=False)] * len(publications))
         return done
 
     def append_blocking(

@@ -1,6 +1,6 @@
 """A subscribe races with publications at every point where something else can come in between.
 
-The hub, the worker, the tail and the writer are the real ones, over a real log. Only what decides their order is
+The hub, the worker, the reader and the writer are the real ones, over a real log. Only what decides their order is
 replaced: the event loop runs one callback when it is told to, and the writer's thread is a call. So everything that can
 happen next is a choice, and all orders of choices are tried.
 """
@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from fanfare.engine import interface
-from fanfare.engine.local import engine, operations, place, publishing, replay, upkeep, worker, writer
+from fanfare.engine.local import appends, commit_queue, engine, log_file, paths, reader, recovery, transactions, worker
 from fanfare.hub import connections, event_frames
 from fanfare.hub import hub as hubs
 from tests.unit.hub.doubles import APP, Client
@@ -115,10 +115,10 @@ class StepLoop(asyncio.AbstractEventLoop):
             handle._run()
 
 
-class StepWriter(writer.Writer):
+class StepWriter(commit_queue.CommitQueue):
     """Writes one group when it is told to."""
 
-    def submit(self, operation: operations.Operation) -> None:
+    def submit(self, operation: transactions.WriteOp) -> None:
         self._pending.append(operation)
 
     @property
@@ -129,18 +129,22 @@ class StepWriter(writer.Writer):
         self._turn(tries=None)
 
 
+def log_of(where: paths.LogPaths) -> log_file.LogFile:
+    return log_file.LogFile(where, full_sync=False, max_bytes=engine.LOG_MAX_BYTES)
+
+
 class Deployment:
     """A worker, and another process that publishes to the same log."""
 
     def __init__(self, folder: Path) -> None:
         self.loop = StepLoop()
         asyncio._set_running_loop(self.loop)
-        where = place.Place(folder)
+        where = paths.LogPaths(folder)
         where.prepare()
-        self._elsewhere = StepWriter(where, full_sync=False, logged=lambda: None)
+        self._elsewhere = StepWriter(log_of(where), logged=lambda: None)
         engine_ = engine.LocalEngine(folder)
         self.hub = hubs.Hub(engine_)
-        self.writer = engine_._writer = StepWriter(where, full_sync=False, logged=self._logged)
+        self.writer = engine_._commits = StepWriter(log_of(where), logged=self._logged)
         engine_._worker = self._worker = worker.Worker(
             where,
             self.writer,
@@ -158,18 +162,18 @@ class Deployment:
 
     def open(self) -> None:
         self._worker._lock.acquire()
-        self.writer.worker = self._worker.id
-        touch = upkeep.Touch(self.loop)
+        self.writer.log.worker = self._worker.id
+        touch = transactions.Barrier(self.loop)
         self.writer.submit(touch)
         self.writer.step()
-        self._worker.tail.follow(touch.top)
+        self._worker.reader.follow(touch.top)
         self.settle()
 
     def close(self) -> None:
-        self._worker.tail.close()
+        self._worker.reader.close()
         self._worker.release()
         for one in (self.writer, self._elsewhere):
-            one._commits.close(last=False)
+            one.log.close(last=False)
         asyncio._set_running_loop(None)
 
     def begin(self, channel: str) -> interface.Position:
@@ -194,12 +198,12 @@ class Deployment:
         self.published += 1
         body = event_frames.event("n", self.channel, str(self.published))
         publication = interface.Publication(APP, self.channel, body, retention=KEPT)
-        self._elsewhere.submit(publishing.BlockingAppend([publication]))
+        self._elsewhere.submit(appends.BlockingAppend([publication]))
         self._elsewhere.step()
 
     def advance(self) -> None:
         """A poke, or the timer."""
-        self._worker.tail.advance()
+        self._worker.reader.advance()
 
     def settle(self) -> None:
         """Until nothing is left to do."""
@@ -330,8 +334,8 @@ def test_recovery_in_many_chunks_comes_once_and_without_a_gap_in_every_order(
     deployment: Deployment, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between two chunks of a long replay everything else goes on, and each chunk is an attach of its own."""
-    monkeypatch.setattr(replay, "CHUNK_ENTRIES", 1)
-    monkeypatch.setattr(replay, "SHARED_SECONDS", 0.0)
+    monkeypatch.setattr(recovery, "CHUNK_ENTRIES", 1)
+    monkeypatch.setattr(recovery, "SHARED_SECONDS", 0.0)
     orders = 0
     for client in play(deployment, resume, **how):
         orders += 1
@@ -370,7 +374,7 @@ def test_going_live_before_the_reader_arrives_is_detected(
     """Not all orders are harmless: what is read at once, and not where the tail stands, comes again."""
 
     def settle_at_once(self: Any, attachment: Any) -> None:
-        attachment.ready(self._snapshot(self._connection, attachment.wanted, 0))
+        attachment.ready(reader.Snapshot(self._connection, self.recovery).of(attachment.wanted))
 
-    monkeypatch.setattr("fanfare.engine.local.tail.Tail.settle", settle_at_once)
+    monkeypatch.setattr("fanfare.engine.local.reader.LogReader.settle", settle_at_once)
     assert any(numbers(client) != [2, 3, 4, 5] for client in play(deployment, resume, others=True))

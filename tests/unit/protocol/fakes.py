@@ -264,7 +264,7 @@ class Engine(interface.Engine):
         entry = interface.Entry(self._next_id, one.kind, one.app, one.channel, None, one.user_id, one.exclude, one.body)
         self._next_id += 1
         self._deliver([entry])
-        return interface.Receipt(entry.id, None, duplicate=False)
+        return interface.Receipt(None, duplicate=False)
 
     def append_blocking(
         self, publications: Sequence[interface.Publication], timeout: float | None = None

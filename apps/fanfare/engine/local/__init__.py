@@ -1,6 +1,6 @@
-"""The engine for one machine: a SQLite file is the log, and every worker opens it. Nothing to install.
+"""The engine of one machine: the workers share a SQLite file in WAL mode.
 
-Read in this order: `schema` (what is in the file), `operations` (what a transaction does), `writer` (who writes when),
-`tail` (how a worker reads it back), `liveness` and `pokes` (how workers know of each other), `engine` (the parts put
-together).
+A worker reads in `reader` (scheduled by `read_scheduler`) and writes through `commit_queue` and `log_file`; the write
+operations are in `appends`, `presence`, `counts`, `sessions` and `maintenance`. docs/explanation/local-engine.md
+describes the whole.
 """

@@ -10,56 +10,81 @@ from pathlib import Path
 from typing import TypeVar
 
 from fanfare.engine import errors, interface
-from fanfare.engine.local import occupancy, place, pokes, presence, publishing, queries, upkeep, worker, writer
+from fanfare.engine.local import (
+    appends,
+    commit_queue,
+    counts,
+    log_file,
+    maintenance,
+    notifications,
+    presence,
+    schema,
+    sessions,
+    transactions,
+)
+from fanfare.engine.local import queries as log_queries
+from fanfare.engine.local import worker as workers
+from fanfare.engine.local.paths import LogPaths
 
 T = TypeVar("T")
 
+LOG_MAX_BYTES = 2 * 1024**3
+
 
 class LocalEngine(interface.Engine):
-    """See `interface.Engine`. `folder` is the world: engines of one folder share everything, of two folders nothing.
+    """See `interface.Engine`. Engines of one `folder` share everything, engines of two folders nothing.
 
-    `log_seconds`: how long an announcement stays for a worker that is late. `append_timeout`: seconds.
+    `log_seconds`: how long entries without history stay for a worker that is late. `append_timeout`: seconds.
+    `log_max_bytes`: of the log's used pages and WAL; a fuller log refuses publications.
     """
 
     partitions = 1
 
     def __init__(
-        self, folder: Path, *, full_sync: bool = False, log_seconds: float = 20.0, append_timeout: float = 5.0
+        self,
+        folder: Path,
+        *,
+        full_sync: bool = False,
+        log_seconds: float = 20.0,
+        append_timeout: float = interface.APPEND_TIMEOUT_S,
+        log_max_bytes: int = LOG_MAX_BYTES,
     ) -> None:
-        self.place = place.Place(folder)
+        self.paths = LogPaths(folder)
         self._log_seconds = log_seconds
         self._append_timeout = append_timeout
-        self._ringer = pokes.Ringer()
+        self._log_max_bytes = log_max_bytes
+        self._notifier = notifications.Notifier()
         self._full_sync = full_sync
-        self._writer = self._new_writer()
-        self._worker: worker.Worker | None = None
+        self._commits = self._new_queue()
+        self._worker: workers.Worker | None = None
         self._skipping = False
         self._listening: set[tuple[str, str]] = set()
 
-    def _new_writer(self) -> writer.Writer:
-        return writer.Writer(self.place, full_sync=self._full_sync, logged=self._logged)
+    def _new_queue(self) -> commit_queue.CommitQueue:
+        log = log_file.LogFile(self.paths, full_sync=self._full_sync, max_bytes=self._log_max_bytes)
+        return commit_queue.CommitQueue(log, logged=self._logged)
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
     async def open(self, deliver: interface.Deliver, on_gap: interface.OnGap) -> None:
         if self._worker is not None:
             raise errors.EngineMisconfigured("This engine is open already")
-        self.place.prepare()
-        if self._writer.stopped:  # a life before this one ended, or could not begin
-            self._writer = self._new_writer()
-        self._worker = worker.Worker(
-            self.place,
-            self._writer,
+        self.paths.prepare()
+        if self._commits.is_stopped:  # an earlier life ended, or could not begin
+            self._commits = self._new_queue()
+        worker = self._worker = workers.Worker(
+            self.paths,
+            self._commits,
             deliver,
             on_gap,
             log_seconds=self._log_seconds,
             append_timeout=self._append_timeout,
         )
-        self._worker.tail.skip_unheard(self._skipping)
+        worker.reader.skip_unheard(self._skipping)
         for app, channel in self._listening:
-            self._worker.tail.heard.listen(app, channel, True)
+            worker.reader.local.listen(app, channel, True)
         try:
-            await self._worker.open()
+            await worker.open()
         except BaseException:
             await self.close()
             raise
@@ -72,61 +97,60 @@ class LocalEngine(interface.Engine):
         closing, self._worker = self._worker, None
         self._listening.clear()
         last = closing is not None and await closing.close()
-        await asyncio.get_running_loop().run_in_executor(None, self._writer.stop, last)
-        self._ringer.close()
+        await asyncio.get_running_loop().run_in_executor(None, self._commits.stop, last)
+        self._notifier.close()
         if closing is not None:
             closing.release()
 
     def health(self) -> interface.Health:
         here = self._worker
-        if here is not None:
-            here.probe()  # the next answer knows
-        details = {"workers": here.workers if here else 0, "log": str(self.place.log)}
-        if self._writer.failure is not None:
-            return interface.Health(False, self._writer.failure, details)
-        if here is not None and not here.tail.following:
-            return interface.Health(False, "The worker does not follow the log (yet)", details)
-        return interface.Health(True, "ok", details)
+        details = {"workers": here.workers if here else 0, "log": str(self.paths.log)}
+        problem = self._commits.failure if here is None else here.problem()
+        return interface.Health(problem is None, problem or "ok", details)
 
     def statistics(self) -> dict[str, int | float]:
-        written = {
-            "groups": self._writer.groups,
-            "operations": self._writer.operations,
-            "reopened": self._writer.reopened,
-            "set_aside": self._writer.set_aside,
-            "checkpoints": self._writer.checkpoints,
+        commits, log = self._commits, self._commits.log
+        found: dict[str, int | float] = {
+            "groups": commits.groups,
+            "operations": commits.operations,
+            "reopened": log.reopened,
+            "set_aside": log.set_aside,
+            "checkpoints": log.checkpoints,
+            "log_used_bytes": log.space.used,
+            "log_limit_bytes": log.space.limit,
+            "notify_failures": self._notifier.failures,
+            **commits.counters,
         }
         here = self._worker
-        if here is None:
-            return {**written}
-        return {
-            **written,
-            "workers": here.workers,
-            "position": here.tail.position,
-            "behind": here.tail.top - here.tail.position,
-            "reads": here.tail.reads,
-            "entries": here.tail.delivered,
-            "counts_retried": here.subscribers.retried,
-            "history_reads": here.tail.replays.reads,
-            "history_shared": here.tail.replays.shared,
-            "history_shared_bytes": here.tail.replays.bytes,
-            **here.sizes,
-            **here.counters,
-        }
+        if here is not None:
+            reader = here.reader
+            found |= {
+                "workers": here.workers,
+                "position": reader.position,
+                "behind": reader.top - reader.position,
+                "reads": reader.reads,
+                "entries": reader.delivered,
+                "snapshots": reader.snapshots,
+                "snapshots_shared": reader.snapshots_shared,
+                "delivery_failures": reader.failures,
+                "counts_retried": here.subscribers.retried,
+                "history_reads": reader.recovery.reads,
+                "history_shared": reader.recovery.shared,
+                "history_shared_bytes": reader.recovery.bytes,
+                **here.sizes,
+                **here.counters,
+            }
+        return found
 
     def _logged(self) -> None:
-        """There is something to read: wake the others, and this worker's own loop. In the thread that wrote."""
+        """The log has new entries: notify the other workers, and schedule this worker's read. In the thread that
+        wrote."""
         here = self._worker
-        self._ringer.ring(self.place.sockets, but=here.id if here else None)
+        self._notifier.notify(self.paths.sockets, but=here.id if here else None)
         if here is not None:
             here.logged()
 
     # -- the log -------------------------------------------------------------------------------------------------------
-
-    def skip_unheard(self, skip: bool) -> None:
-        self._skipping = skip
-        if self._worker is not None:
-            self._worker.tail.skip_unheard(skip)
 
     def partition(self, app: str, channel: str) -> int:
         return 0
@@ -134,26 +158,22 @@ class LocalEngine(interface.Engine):
     def listen(self, app: str, channel: str, on: bool) -> None:
         (self._listening.add if on else self._listening.discard)((app, channel))
         if self._worker is not None:
-            self._worker.tail.heard.listen(app, channel, on)
+            self._worker.reader.local.listen(app, channel, on)
 
     def append(
         self, publications: Sequence[interface.Publication], *, budget: interface.Budget | None = None
     ) -> Awaitable[list[interface.Receipt]]:
         loop = self._loop()
-        operation = publishing.AwaitedAppend(publications, loop, budget)
-        self._writer.submit(operation)
-        if self._worker is None:  # whose timer would look after it
-            timer = loop.call_later(self._append_timeout, self._writer.expire, self._append_timeout)
+        operation = appends.AwaitedAppend(publications, loop, budget)
+        self._commits.submit(operation)
+        if self._worker is None:  # whose timer would refuse it
+            timer = loop.call_later(self._append_timeout, self._commits.expire, self._append_timeout)
             operation.future.add_done_callback(lambda _: timer.cancel())
         return operation.future
 
-    def present(self) -> int | None:
-        here = self._worker
-        return here.tail.position if here is not None and here.tail.following else None
-
     def post(self, publication: interface.Publication, failed: Callable[[str], None]) -> None:
         try:
-            self._writer.submit(publishing.PostedAppend(publication, self._loop(), failed))
+            self._commits.submit(appends.PostedAppend(publication, self._loop(), failed))
         except errors.EngineError as error:
             failed(str(error))
 
@@ -166,73 +186,80 @@ class LocalEngine(interface.Engine):
         self, publications: Sequence[interface.Publication], timeout: float | None = None
     ) -> list[interface.Receipt]:
         timeout = self._append_timeout if timeout is None else timeout
-        operation = publishing.BlockingAppend(publications)
-        self._writer.write(operation)
+        operation = appends.BlockingAppend(publications)
+        self._commits.write(operation)
         if not operation.wait(timeout):
-            if self._writer.withdraw(operation):
-                raise errors.EngineUnavailable(f"The log's queue did not move for {timeout:g} s")
-            # Its transaction has begun: it ends within SQLite's busy time-out, one way or the other.
-            if not operation.wait(timeout + 5):
-                raise errors.EngineUnavailable(f"The commit takes longer than {2 * timeout + 5:g} s; it may yet happen")
+            if self._commits.withdraw(operation):
+                raise errors.EngineUnavailable(commit_queue.timed_out(timeout))
+            # Its transaction has begun, and SQLite's busy time-out ends it either way; a slow disk may take longer.
+            late_s = schema.BUSY_TIMEOUT_MS / 1000
+            if not operation.wait(late_s):
+                raise errors.EngineUnavailable(
+                    f"The commit takes longer than {timeout + late_s:g} s; the publication may still be written"
+                )
         if operation.error is not None:
             raise operation.error
         return operation.receipts
+
+    # -- sessions ------------------------------------------------------------------------------------------------------
 
     def save_session(
         self, app: str, token: str, record: bytes, seconds: int, *, holder: str = "", release: bool = False
     ) -> None:
         here = self._worker
         if here is not None:
-            here.submit(upkeep.Session(here.loop, app, token, record, seconds=seconds, holder=holder, release=release))
+            here.submit(
+                sessions.SaveSession(here.loop, app, token, record, seconds=seconds, holder=holder, release=release)
+            )
 
     async def take_session(self, app: str, token: str, holder: str) -> interface.Taken:
         here = self._opened()
-        return (await here.done(upkeep.TakeSession(here.loop, app, token, holder))).taken
+        return (await here.done(sessions.TakeSession(here.loop, app, token, holder))).taken
 
     async def load_session(self, app: str, token: str) -> bytes | None:
         here = self._opened()
-        await here.done(upkeep.Touch(here.loop))  # what this worker saved before is written now
+        await here.done(transactions.Barrier(here.loop))  # what this worker saved before is written now
         return await here.ask(lambda asked: asked.session(app, token))
 
     def when_written(self, then: Callable[[], None]) -> None:
         if self._worker is None:
             then()
         else:
-            self._worker.submit(upkeep.Touch(self._worker.loop, lambda _operation, _error: then()))
+            self._worker.submit(transactions.Barrier(self._worker.loop, lambda _operation, _error: then()))
 
     # -- presence and counts -------------------------------------------------------------------------------------------
 
     def set_subscribers(self, app: str, channel: str, count: int, *, announce: bool = False) -> None:
-        if self._worker is not None:  # a worker that is gone has no subscribers any more
-            self._worker.tail.heard.subscribe(app, channel, count > 0)
+        if self._worker is not None:  # a closed worker has no subscribers
+            self._worker.reader.local.subscribe(app, channel, count > 0)
             self._worker.subscribers.set(app, channel, count, announce=announce)
 
     def attach(self, wanted: interface.SubscribeRequest, ready: interface.Ready) -> None:
         if self._worker is None:
             ready(interface.Refused("engine_unavailable", "The engine is not open"))
         else:
-            self._worker.attach(presence.Attach(self._worker.loop, wanted, ready))
+            self._worker.attach(presence.Subscribe(self._worker.loop, wanted, ready))
 
     def leave(self, app: str, channel: str, socket_id: str) -> None:
-        if self._worker is not None:  # it took its members with it
+        if self._worker is not None:  # a closed worker removed its members
             self._worker.leave(presence.Leave(self._worker.loop, app, channel, socket_id))
 
     def admit(self, app: str, limit: int, ready: interface.Ready) -> None:
         if self._worker is None:
             ready(interface.Refused("engine_unavailable", "The engine is not open"))
         else:
-            self._worker.admit(occupancy.Admit(self._worker.loop, app, limit, ready))
+            self._worker.admit(counts.Admit(self._worker.loop, app, limit, ready))
 
-    # -- questions -----------------------------------------------------------------------------------------------------
+    # -- queries -------------------------------------------------------------------------------------------------------
 
     async def ask(self, query: Callable[[interface.Queries], T]) -> T:
         return await self._opened().ask(query)
 
     @contextlib.contextmanager
     def queries(self) -> Iterator[interface.Queries]:
-        if self.place.identity() is None:
-            self.append_blocking([])  # makes an empty log, which has an answer to everything
-        asked = queries.Queries(self.place)
+        if self.paths.identity() is None:
+            self.append_blocking([])  # creates an empty log, which has an answer to everything
+        asked = log_queries.LogQueries(self.paths)
         try:
             yield asked
         except sqlite3.Error as error:
@@ -240,7 +267,7 @@ class LocalEngine(interface.Engine):
         finally:
             asked.close()
 
-    # -- consumers that must see every entry ---------------------------------------------------------------------------
+    # -- coordination --------------------------------------------------------------------------------------------------
 
     async def lease(self, name: str) -> interface.Lease:
         return await self._opened().leases.acquire(name)
@@ -250,23 +277,32 @@ class LocalEngine(interface.Engine):
     ) -> interface.Consumer:
         return await self._opened().consume(name, kinds, after)
 
+    def skip_unheard(self, skip: bool) -> None:
+        self._skipping = skip
+        if self._worker is not None:
+            self._worker.reader.skip_unheard(skip)
+
+    def present(self) -> int | None:
+        here = self._worker
+        return here.reader.position if here is not None and here.reader.is_following else None
+
     async def entries(self, after: int, limit: int) -> list[interface.Entry]:
         return await self._opened().ask(lambda asked: asked.entries(after, limit))
 
     async def cursor(self, name: str) -> int:
         here = self._opened()
-        found = await here.done(upkeep.Cursor(here.loop, name))
+        found = await here.done(maintenance.StoreCursor(here.loop, name))
         return found.position or 0
 
     async def move_cursor(self, name: str, position: int) -> None:
         here = self._opened()
-        await here.done(upkeep.Cursor(here.loop, name, position))
+        await here.done(maintenance.StoreCursor(here.loop, name, position))
 
     async def drop_cursor(self, name: str) -> None:
         here = self._opened()
-        await here.done(upkeep.Cursor(here.loop, name, forget=True))
+        await here.done(maintenance.StoreCursor(here.loop, name, forget=True))
 
-    def _opened(self) -> worker.Worker:
+    def _opened(self) -> workers.Worker:
         if self._worker is None:
             raise errors.EngineUnavailable("The engine is not open")
         return self._worker

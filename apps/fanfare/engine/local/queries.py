@@ -1,33 +1,41 @@
-"""Queries about the whole deployment, asked in a thread of their own: a list of a hundred thousand channels must not
-hold up a delivery."""
+"""Queries about the whole deployment, in a thread of their own: a list of a hundred thousand channels must not hold up
+a delivery."""
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from fanfare.engine import consumers, errors, interface
-from fanfare.engine.local import place, presence, schema, streams, tail
+from fanfare.engine.local import presence, schema
+from fanfare.engine.local.paths import LogPaths
 
 _LAST_CHARACTER = "\U0010ffff"
-
-_TOP_AND_LOG = f"SELECT {schema.TOP}, log_id FROM state"  # noqa: S608
-_OF_KINDS = (
-    'SELECT id, kind, app, channel, "offset", user_id, exclude, body FROM log '
-    "WHERE id > ? AND id <= ? AND kind IN ({}) ORDER BY id LIMIT ?"
-)
-
 _VARIABLES = 500  # of one statement; SQLite allows 999 in its oldest versions
 
+_ENTRY = 'id, kind, app, channel, "offset", user_id, exclude, body'
+_KEPT = (
+    f"SELECT {_ENTRY} FROM log WHERE app = ? AND channel = ? "  # noqa: S608
+    'AND "offset" > ? AND "offset" < ? AND created_ms >= ? ORDER BY "offset"'
+)
+_OLDEST = _KEPT + " LIMIT ?"
+_NEWEST = _KEPT + " DESC LIMIT ?"
+_OF_KINDS = f"SELECT {_ENTRY} FROM log WHERE id > ? AND id <= ? AND kind IN ({{}}) ORDER BY id LIMIT ?"  # noqa: S608
+_AFTER = f"SELECT {_ENTRY} FROM log WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608
+_TOP_AND_LOG = f"SELECT {schema.TOP}, log_id FROM state"  # noqa: S608
 
-class Queries(interface.Queries):
+
+class LogQueries(interface.Queries):
     """One read connection, used by one thread."""
 
-    def __init__(self, where: place.Place) -> None:
-        self._where = where
+    def __init__(self, paths: LogPaths) -> None:
+        self._paths = paths
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
+
+    # -- the queries of the interface ----------------------------------------------------------------------------------
 
     def channels(self, app: str, prefix: str = "") -> dict[str, interface.ChannelCounts]:
         connection, span = self._connect(), (app, prefix, prefix + _LAST_CHARACTER)
@@ -63,11 +71,8 @@ class Queries(interface.Queries):
         )
         return interface.Cached(rows[0][0], rows[0][1] - now_s) if rows else None
 
-    def entries(self, after: int, limit: int) -> list[interface.Entry]:
-        return tail.entries(self._connect(), after, limit)
-
     def members(self, app: str, channel: str) -> list[interface.Member]:
-        return tail.members(self._connect(), app, channel)
+        return list(presence.members_of(self._connect(), app, channel))
 
     def present(self, app: str, channel: str, user_ids: Sequence[str]) -> set[str]:
         connection = self._connect()
@@ -87,8 +92,22 @@ class Queries(interface.Queries):
     def read(
         self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
     ) -> tuple[list[interface.Entry], interface.Position | None]:
-        page = streams.Page(after, before, limit, newest_first)
-        return streams.read(self._connect(), app, channel, page, int(time.time() * 1000))
+        connection, now_ms = self._connect(), int(time.time() * 1000)
+        with _snapshot(connection):  # the entries and the top agree
+            rows = connection.execute(
+                'SELECT epoch, "offset", size, seconds FROM streams WHERE app = ? AND channel = ?', (app, channel)
+            ).fetchall()
+            if not rows:
+                return [], None
+            epoch, top, size, seconds = rows[0]
+            before = top + 1 if before is None else before
+            entries = connection.execute(
+                _NEWEST if newest_first else _OLDEST,
+                (app, channel, max(after, top - size), before, now_ms - seconds * 1000, limit),
+            ).fetchall()
+        return [interface.Entry._make(row) for row in entries], interface.Position(epoch, top)
+
+    # -- for the worker itself -----------------------------------------------------------------------------------------
 
     def session(self, app: str, token: str) -> bytes | None:
         rows = (
@@ -101,42 +120,42 @@ class Queries(interface.Queries):
         )
         return (rows[0][0] or None) if rows else None
 
+    def entries(self, after: int, limit: int) -> list[interface.Entry]:
+        return [interface.Entry._make(row) for row in self._connect().execute(_AFTER, (after, limit)).fetchall()]
+
     def scan(self, kinds: frozenset[interface.Kind], after: int, limit: int) -> consumers.Scan:
         connection = self._connect()
-        connection.execute("BEGIN")
-        try:
+        with _snapshot(connection):
             [(top, log_id)] = connection.execute(_TOP_AND_LOG).fetchall()
             upto = min(top, after + consumers.SCAN_ENTRIES)
             names = ", ".join(str(kind.value) for kind in sorted(kinds))
             rows = connection.execute(_OF_KINDS.format(names), (after, upto, limit)).fetchall()
-        finally:
-            connection.execute("COMMIT")
         entries = [interface.Entry._make(row) for row in rows]
         return consumers.Scan(log_id, entries, entries[-1].id if len(entries) == limit else upto, top)
 
     def sizes(self) -> dict[str, int]:
-        """How much is kept for those who come back. Reads two whole tables, of a row for each stream and each page."""
+        """How much is kept for clients that come back. Reads two whole tables, of a row for each stream and page."""
         connection = self._connect()
-        [(streams_, kept)] = connection.execute(
+        [(streams, kept)] = connection.execute(
             'SELECT COUNT(*), TOTAL("offset" - kept_from + 1) FROM streams'
         ).fetchall()
         [(sessions, sessions_bytes)] = connection.execute(
-            "SELECT COUNT(*), TOTAL(LENGTH(record)) FROM sessions WHERE app <> ''"
+            "SELECT COUNT(*), TOTAL(LENGTH(record)) FROM sessions"
         ).fetchall()
         [(late,)] = connection.execute(
-            "SELECT COUNT(*) FROM sessions WHERE expires_s <= ? AND app <> ''", (int(time.time()),)
+            "SELECT COUNT(*) FROM sessions WHERE expires_s <= ?", (int(time.time()),)
         ).fetchall()
         return {
-            "streams": streams_,
+            "streams": streams,
             "kept": int(kept),
             "sessions": sessions,
             "sessions_late": late,
             "sessions_bytes": int(sessions_bytes),
-            "log_bytes": self._where.size(),
+            "log_bytes": self._paths.size(),
         }
 
     def too_late(self) -> int:
-        """When the time of the newest record was over that is one too many; 0 if none is."""
+        """When the time of the newest session was over that is one too many; 0 if none is."""
         rows = (
             self._connect()
             .execute(
@@ -153,10 +172,21 @@ class Queries(interface.Queries):
             self._connection = None
 
     def _connect(self) -> sqlite3.Connection:
-        identity = self._where.identity()
+        identity = self._paths.identity()
         if self._connection is None or identity != self._identity:
             self.close()
             if identity is None:
                 raise errors.EngineUnavailable("The log was deleted")
-            self._connection, self._identity = schema.connect(self._where), identity
+            self._connection, self._identity = schema.connect(self._paths), identity
         return self._connection
+
+
+@contextlib.contextmanager
+def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
+    """A read transaction."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        if connection.in_transaction:
+            connection.execute("COMMIT")

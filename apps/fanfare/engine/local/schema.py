@@ -1,8 +1,9 @@
-"""What is in the log's file, and how it is opened."""
+"""The tables of the log, how the file is opened, and whether it is damaged."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import secrets
 import sqlite3
 import string
@@ -10,19 +11,44 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fanfare.engine import errors
-from fanfare.engine.local import liveness, place
+from fanfare.engine.local import locks
+from fanfare.engine.local.paths import LogPaths
 
-# Old and new code meet on one file during a rolling restart: each refuses a schema that it does not know.
-VERSION = 3
+logger = logging.getLogger(__name__)
 
-# The net below the queue of `writer`: only a writer that bypasses the queue is ever waited for here.
-BUSY_TIMEOUT_MS = 5_000
+# Old and new code meet on one file during a rolling restart: each refuses a format that it does not know.
+VERSION = 4
 
-# Checkpoints are made beside the commits (`commits.Commits.checkpoint`). If those do not keep up (80 MB of WAL), the
-# one who commits makes them.
+OLDEST_SQLITE = (3, 37)  # the first with STRICT tables, whose types the integrity check compares
+
+# The safety net below the write lock: only a writer that bypasses the lock, such as a shell, is waited for here. With
+# the time-out of an append this stays below the 5 s after which the SDKs give up.
+BUSY_TIMEOUT_MS = 1_000
+
+# Checkpoints are made beside the commits (`log_file.LogFile.checkpoint`). If those do not keep up (80 MB of WAL), the
+# process that commits makes one.
 CHECKPOINT_PAGES = 20_000
 
-_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+PAGE_BYTES = 4_096
+MAX_ID = 2**62  # no id or offset of a sound log is larger
+
+# Reasons outside of the file's content: it is locked, full, read-only or not there, or memory is short.
+_NOT_DAMAGE = frozenset(
+    [
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_ABORT,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_AUTH,
+    ]
+)
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _ALPHABET = string.digits + string.ascii_letters
@@ -30,13 +56,13 @@ _ALPHABET = string.digits + string.ascii_letters
 TABLES = """
 CREATE TABLE state (
     one INTEGER PRIMARY KEY CHECK (one = 1),
-    version INTEGER NOT NULL,
-    trimmed_to INTEGER NOT NULL,  -- entries up to this id that are not kept may be gone, no other row is
+    version INTEGER NOT NULL,     -- the same as PRAGMA user_version
+    trimmed_to INTEGER NOT NULL,  -- entries up to this id that are not kept may be gone, no other entry is
     boot TEXT NOT NULL,           -- the boot of the machine that last wrote
     clean INTEGER NOT NULL,       -- 1 while everything is on the disk and no process writes
     log_id TEXT NOT NULL,         -- changes when ids may be given out again
     held_from INTEGER NOT NULL    -- entries up to this id that were held for consumers may be gone
-);
+) STRICT;
 CREATE TABLE log (
     id INTEGER PRIMARY KEY,       -- given by the writer, one after TOP: gapless, in the order of commits
     kind INTEGER NOT NULL,
@@ -47,7 +73,7 @@ CREATE TABLE log (
     exclude TEXT,
     body BLOB NOT NULL,
     created_ms INTEGER NOT NULL
-);
+) STRICT;
 CREATE UNIQUE INDEX log_stream ON log (app, channel, "offset") WHERE "offset" IS NOT NULL;
 CREATE TABLE streams (
     app TEXT NOT NULL,
@@ -59,18 +85,17 @@ CREATE TABLE streams (
     seconds INTEGER NOT NULL,
     sweep_s INTEGER NOT NULL,     -- when to look for entries that are too old, Unix time
     PRIMARY KEY (app, channel)
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 CREATE INDEX streams_sweep ON streams (sweep_s);
 CREATE TABLE idempotency (
     app TEXT NOT NULL,
     channel TEXT NOT NULL,
     key TEXT NOT NULL,
-    id INTEGER NOT NULL,
     epoch TEXT,
     "offset" INTEGER,
     expires_s INTEGER NOT NULL,
     PRIMARY KEY (app, channel, key)
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 CREATE INDEX idempotency_expires ON idempotency (expires_s);
 CREATE TABLE cache (
     app TEXT NOT NULL,
@@ -78,7 +103,7 @@ CREATE TABLE cache (
     body BLOB,                    -- NULL: a miss was announced and nothing was published since
     expires_s INTEGER NOT NULL,
     PRIMARY KEY (app, channel)
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 CREATE INDEX cache_expires ON cache (expires_s);
 CREATE TABLE announced (          -- the last COUNT entry of a channel
     app TEXT NOT NULL,
@@ -86,12 +111,12 @@ CREATE TABLE announced (          -- the last COUNT entry of a channel
     subscribers INTEGER NOT NULL,
     at_ms INTEGER NOT NULL,
     PRIMARY KEY (app, channel)
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 CREATE TABLE budgets (
     app TEXT PRIMARY KEY,
     second INTEGER NOT NULL,      -- Unix time
     spent INTEGER NOT NULL        -- publications in it
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 CREATE TABLE sessions (
     app TEXT NOT NULL,
     token TEXT NOT NULL,
@@ -101,35 +126,35 @@ CREATE TABLE sessions (
     holder TEXT NOT NULL,         -- empty: released
     taken_ms INTEGER NOT NULL,    -- when it was last taken from a holder that was alive, 0: never
     PRIMARY KEY (app, token)
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 CREATE INDEX sessions_expires ON sessions (expires_s);
-CREATE TABLE cursors (
+CREATE TABLE cursors (            -- of consumers
     name TEXT PRIMARY KEY,
     position INTEGER NOT NULL,    -- everything up to this id is processed
     moved_s INTEGER NOT NULL,
-    kinds INTEGER NOT NULL        -- the entries that are held for it: bit n for kind n, 0: all
-) WITHOUT ROWID;
+    kinds INTEGER NOT NULL        -- the entries that are held for it: bit n for kind n
+) STRICT, WITHOUT ROWID;
 CREATE TABLE workers (
-    id TEXT PRIMARY KEY,          -- lives while it holds the lock on workers/<id>.lock
+    id TEXT PRIMARY KEY,          -- alive while it holds the lock on workers/<id>.lock
     pid INTEGER NOT NULL
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 CREATE TABLE counts (
     app TEXT NOT NULL,
     channel TEXT NOT NULL,
     worker TEXT NOT NULL,
-    subscribers INTEGER NOT NULL, -- absolute, as the worker last said, no row for 0
+    subscribers INTEGER NOT NULL, -- absolute, as the worker last wrote, no row for 0
     PRIMARY KEY (app, channel, worker)
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 CREATE INDEX counts_worker ON counts (worker);
 CREATE TABLE members (
-    seq INTEGER PRIMARY KEY,      -- the order in which they came
+    seq INTEGER PRIMARY KEY,      -- the order in which they joined
     app TEXT NOT NULL,
     channel TEXT NOT NULL,
     user_id TEXT NOT NULL,
     socket_id TEXT NOT NULL,
     worker TEXT NOT NULL,
     info TEXT NOT NULL
-);
+) STRICT;
 CREATE UNIQUE INDEX members_socket ON members (app, channel, socket_id);
 CREATE INDEX members_user ON members (app, channel, user_id);
 CREATE INDEX members_worker ON members (worker);
@@ -138,93 +163,102 @@ CREATE TABLE users (              -- how many distinct users a channel has, no r
     channel TEXT NOT NULL,
     users INTEGER NOT NULL,
     PRIMARY KEY (app, channel)
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 """
 
-# From one version to the next, for a log that no worker of the older release has open any more.
-MIGRATIONS = {
-    2: """
-        ALTER TABLE state ADD COLUMN log_id TEXT NOT NULL DEFAULT '';
-        ALTER TABLE state ADD COLUMN held_from INTEGER NOT NULL DEFAULT 0;
-        UPDATE state SET log_id = lower(hex(randomblob(6))), held_from = trimmed_to;
-        ALTER TABLE sessions ADD COLUMN worker TEXT NOT NULL DEFAULT '';
-        ALTER TABLE sessions ADD COLUMN holder TEXT NOT NULL DEFAULT '';
-        ALTER TABLE sessions ADD COLUMN taken_ms INTEGER NOT NULL DEFAULT 0;
-        ALTER TABLE cursors ADD COLUMN kinds INTEGER NOT NULL DEFAULT 0
-    """,
-}
+# From one format to the next, for a log that no worker of the older release has open any more.
+MIGRATIONS: dict[int, str] = {}
 
-# The newest id that was given out, as an expression over `state`. It never goes back: only what is trimmed is deleted.
+# The newest id that was given out, as an expression over `state`. It never goes back: only trimmed entries are deleted.
 # Kept in a column, it would be a second page of each commit: 10 of 27 µs.
 TOP = "MAX(trimmed_to, COALESCE((SELECT MAX(id) FROM log), 0))"
 
 
-def connect(where: place.Place, *, create: bool = False, any_thread: bool = False) -> sqlite3.Connection:
+def connect(paths: LogPaths, *, create: bool = False, any_thread: bool = False) -> sqlite3.Connection:
     """Open the log, for the calling thread or for any, one at a time.
 
-    Raises sqlite3.OperationalError where it is missing and must not be made.
+    Raises sqlite3.OperationalError where it is missing and must not be created.
     """
-    if sqlite3.sqlite_version_info < (3, 35):
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         raise errors.EngineMisconfigured(
-            f"SQLite {sqlite3.sqlite_version} is too old for the log: 3.35 or later is needed."
+            f"SQLite {sqlite3.sqlite_version} is too old for the log: {'.'.join(map(str, OLDEST_SQLITE))} or later is "
+            "needed."
         )
-    uri = f"{where.log.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
+    uri = f"{paths.log.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
     return sqlite3.connect(
         uri, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_MS / 1000, check_same_thread=not any_thread
     )
 
 
-def prepare(connection: sqlite3.Connection, where: place.Place, *, full_sync: bool) -> None:
-    """Make the tables if there are none, bring those of an older release up to date, and see whether the machine went
-    down under the log.
+def prepare(connection: sqlite3.Connection, paths: LogPaths, *, full_sync: bool, high_water: int) -> None:
+    """Create the tables if there are none, convert those of an older release, and give every stream a new epoch if
+    acknowledged entries may be gone.
 
-    A commit with synchronous=NORMAL survives the death of any process, but the last of them may be rolled back by a
-    loss of power. Offsets would then be given out a second time. So if the machine was booted since, and nobody said
-    goodbye, every stream gets a new epoch: no position from before can look like one of now. With `full_sync` nothing
-    can be rolled back.
+    A commit with synchronous=NORMAL survives the end of any process, but the newest ones may be rolled back by a loss
+    of power. Offsets would then be given out a second time. So if the machine was booted since and the log was not
+    closed, no position from before may look like one of now. With `full_sync` nothing can be rolled back. `high_water`
+    is the newest id that was committed, as noted outside of the file: a log that ends before it lost commits in another
+    way (its WAL was damaged, or an older copy was put in its place).
 
-    Runs under the writers' queue. Raises EngineMisconfigured, sqlite3.Error.
+    Runs while the write lock is held. Raises EngineMisconfigured, EngineUnavailable, sqlite3.Error.
     """
     if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # before the first table; later it does nothing
         connection.execute("PRAGMA journal_mode=WAL")
     connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
-    connection.execute("PRAGMA journal_size_limit=67108864")
     # This one transaction decides whether the next boot trusts the offsets: it must be on the disk before any other.
     connection.execute("PRAGMA synchronous=FULL")
     with transaction(connection):
-        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'state'").fetchall():
+        if not connection.execute("SELECT 1 FROM sqlite_master").fetchall():
             for statement in TABLES.split(";"):
                 connection.execute(statement)
+            connection.execute(f"PRAGMA user_version={VERSION}")
             connection.execute("INSERT INTO state VALUES (1, ?, 0, ?, 0, ?, 0)", (VERSION, boot_id(), new_epoch()))
-        version, boot, clean = connection.execute("SELECT version, boot, clean FROM state").fetchone()
+            high_water = 0
+        [(version, boot, clean, top)] = connection.execute(
+            f"SELECT version, boot, clean, {TOP} FROM state"  # noqa: S608
+        ).fetchall()
         if version != VERSION:
-            _migrate(connection, version, where)
-        if boot != boot_id() and not clean and not full_sync:
+            _migrate(connection, version, paths)
+        was_booted = boot != boot_id()
+        is_short = top < high_water
+        if is_short or (was_booted and not clean and not full_sync):
             connection.execute("UPDATE streams SET epoch = ?", (new_epoch(),))
             connection.execute("UPDATE state SET log_id = ?", (new_epoch(),))
-        if boot != boot_id() or clean:
+        if is_short:
+            logger.error(
+                "The log ends at entry %d, and entry %d was committed: its newest entries are lost. Positions from "
+                "before are refused, and clients that come back get that answer.",
+                top,
+                high_water,
+            )
+        if was_booted or clean:
             connection.execute("UPDATE state SET boot = ?, clean = 0", (boot_id(),))
     if not full_sync:
         connection.execute("PRAGMA synchronous=NORMAL")
 
 
-def _migrate(connection: sqlite3.Connection, version: int, where: place.Place) -> None:
+def _migrate(connection: sqlite3.Connection, version: int, paths: LogPaths) -> None:
     """Inside the transaction of `prepare`. A worker reads the version once, so no worker of another release may run."""
+    [(user_version,)] = connection.execute("PRAGMA user_version").fetchall()
+    if user_version != version:
+        raise sqlite3.DatabaseError(f"The log has format {version} in its table and {user_version} in its header")
     if version > VERSION:
         raise errors.EngineMisconfigured(
-            f"The log {where.log} has format {version}, which a newer release of Fanfare wrote; this release reads "
+            f"The log {paths.log} has format {version}, which a newer release of Fanfare wrote; this release reads "
             f"format {VERSION}. Run the newer release, or stop all workers and move the file away: then histories, "
             "positions and resume tokens are lost, and clients that come back get that answer."
         )
     if version not in MIGRATIONS:
         raise errors.EngineMisconfigured(
-            f"The log {where.log} has format {version}; this release reads the formats from {min(MIGRATIONS)} on. Stop "
-            "all workers and move the file away: then histories, positions and resume tokens are lost."
+            f"The log {paths.log} has format {version}; this release reads the formats from "
+            f"{min(MIGRATIONS, default=VERSION)} on. Stop all workers and move the file away: then histories, "
+            "positions and resume tokens are lost."
         )
     running = [
         str(pid)
         for worker, pid in connection.execute("SELECT id, pid FROM workers").fetchall()
-        if liveness.is_held(where.lock_of(worker))
+        if locks.is_held(paths.worker_lock(worker))
     ]
     if running:  # a worker of a rolling restart tries again until they have ended
         raise errors.EngineUnavailable(
@@ -236,31 +270,73 @@ def _migrate(connection: sqlite3.Connection, version: int, where: place.Place) -
             connection.execute(statement)
         version += 1
     connection.execute("UPDATE state SET version = ?", (VERSION,))
+    connection.execute(f"PRAGMA user_version={VERSION}")
 
 
-def is_damage(fault: BaseException) -> bool:
-    """Whether SQLite found something in the file that it cannot have written itself."""
-    # The low byte is the kind of an error, what is above it a detail.
-    return isinstance(fault, sqlite3.DatabaseError) and getattr(fault, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
+# -- damage ------------------------------------------------------------------------------------------------------------
 
 
-def is_sound(where: place.Place) -> bool:
-    """Read all of the log, on a connection of its own: what one connection took for damage may have been in its memory
-    only. Takes seconds for a large one. Raises sqlite3.Error where it cannot be read for another reason.
+def may_be_damage(fault: BaseException) -> bool:
+    """Whether an error can come from bytes in the file that SQLite did not write. `is_sound` knows for certain.
+
+    Text that is no UTF-8 raises UnicodeDecodeError where SQLite put it into a message. Damage in the schema makes
+    tables and columns unknown, and damage in a row gives values of another type.
     """
-    if where.log.stat().st_size == 0:
-        return False  # SQLite takes it for a new one, and waits for ever until nobody has the old one open
+    if isinstance(fault, sqlite3.Error):
+        # The low byte is the kind of an error, what is above it a detail. Errors of the module itself have no code.
+        return getattr(fault, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF not in _NOT_DAMAGE
+    return isinstance(fault, (UnicodeError, ValueError, TypeError, OverflowError))
+
+
+def is_sound(paths: LogPaths) -> bool:
+    """Read all of the log, on a connection of its own: another connection may have the damage in its memory only.
+
+    Takes seconds for a large log. Raises sqlite3.Error where it cannot be read for another reason.
+    """
+    if paths.log.stat().st_size == 0:
+        return False  # SQLite takes it for a new one, and then waits until no process has the old one open
     try:
-        with contextlib.closing(connect(where)) as connection:
-            return connection.execute("PRAGMA integrity_check(1)").fetchall() == [("ok",)]
-    except sqlite3.DatabaseError as fault:
-        if is_damage(fault):
+        with contextlib.closing(connect(paths)) as connection:
+            problems = connection.execute("PRAGMA integrity_check(1)").fetchall()
+            return problems == [("ok",)] and _is_readable(connection)
+    except (sqlite3.Error, UnicodeError, ValueError, TypeError, OverflowError) as fault:
+        if may_be_damage(fault):
             return False
         raise
 
 
+def _is_readable(connection: sqlite3.Connection) -> bool:
+    """Whether the tables are those of the format, all text is UTF-8, and there is room for more ids."""
+    [(version, top)] = connection.execute(f"SELECT version, {TOP} FROM state").fetchall()  # noqa: S608
+    [(user_version,)] = connection.execute("PRAGMA user_version").fetchall()
+    if user_version != version or not 0 <= top < MAX_ID:
+        return False
+    if version != VERSION:
+        return True  # the tables of another format are unknown here
+    if _definitions(connection) != _expected_definitions():
+        return False
+    for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+        for _ in connection.execute(f"SELECT * FROM {table}"):  # noqa: S608 - decodes the text of each row
+            pass
+    [(largest,)] = connection.execute('SELECT COALESCE(MAX("offset"), 0) FROM streams').fetchall()
+    return bool(largest < MAX_ID)
+
+
+def _definitions(connection: sqlite3.Connection) -> set[tuple[str, str | None]]:
+    return set(connection.execute("SELECT name, sql FROM sqlite_master").fetchall())
+
+
+def _expected_definitions() -> set[tuple[str, str | None]]:
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(TABLES)
+        return _definitions(connection)
+
+
+# -- the end -----------------------------------------------------------------------------------------------------------
+
+
 def mark_clean(connection: sqlite3.Connection) -> None:
-    """The last worker goes: bring everything to the disk, then say so."""
+    """The last worker closes: write everything to the disk, then note that. Raises sqlite3.Error."""
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     connection.execute("UPDATE state SET clean = 1")
@@ -280,8 +356,8 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def boot_id() -> str:
-    """Differs after each boot of the machine; constant, and so never a reason to doubt, where the system does not
-    tell."""
+    """Differs after each boot of the machine; constant, and so never a reason for new epochs, where the system has
+    none."""
     try:
         return _BOOT_ID.read_text().strip()
     except OSError:

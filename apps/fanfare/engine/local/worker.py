@@ -1,4 +1,4 @@
-"""A process that takes part: it is known to the others, follows the log, and looks after what the dead leave behind."""
+"""A worker: a process that is registered with the others, follows the log, and removes workers that died."""
 
 from __future__ import annotations
 
@@ -17,36 +17,41 @@ from typing import TypeVar
 
 from fanfare.engine import consumers, errors, interface
 from fanfare.engine.local import (
-    leases,
-    liveness,
-    occupancy,
-    operations,
-    pace,
-    place,
-    pokes,
+    commit_queue,
+    counts,
+    locks,
+    maintenance,
+    notifications,
     presence,
     queries,
-    schema,
-    subscribers,
-    tail,
-    upkeep,
-    writer,
+    read_scheduler,
+    reader,
+    sessions,
+    transactions,
 )
+from fanfare.engine.local.paths import LogPaths
+from fanfare.runtime.backoff import Backoff
+from fanfare.runtime.log_throttle import LogThrottle
+from fanfare.runtime.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
+throttled = LogThrottle(logger)
 
 T = TypeVar("T")
-Op = TypeVar("Op", bound=operations.WorkerOperation)
+Op = TypeVar("Op", bound=transactions.WorkerOp)
 
-TICK_S = 1.0  # how soon a dead worker, a lost poke or a deleted log is noticed
-BLIND_TICK_S = 0.02  # the same where there are no sockets to poke through
+TICK_S = 0.5  # how soon a lost notification, a deleted log or a publisher's time-out is noticed
+POLL_INTERVAL_S = 0.02  # the same where other processes cannot notify this one
+REMOVE_S = 1.0  # how soon a dead worker is noticed
 TRIM_S = 2.0
-
+SHORT_TRIM_S = 0.25  # while the log is short of space
+SHORT_LOG_SECONDS = 2.0  # how long entries stay then; workers read them within milliseconds
+EVICT_TO_SHARE = 0.7  # of the limit, when kept entries are deleted before their time
+SHRINK_S = 0.05  # between two steps that give pages back to the disk: 20 MB/s
 MEASURE_S = 10.0
-PROBE_S = 2.0  # between two writes that only show that writing works
-PROBE_KEPT_S = 60
-REMAINS_S = 60.0  # how old a lock must be before it is looked at without a row in the log
-GOODBYE_S = 5.0  # a worker that cannot write its own leave in this time leaves it to the others
+OLD_LOCK_S = 60.0  # how old a lock must be before it is checked without a row in the log
+GOODBYE_S = 5.0  # a worker that cannot write its own removal in this time leaves it to the others
+LONGEST_PAUSE_S = 2.0  # between two tries to follow the log again
 
 
 class Worker:
@@ -54,8 +59,8 @@ class Worker:
 
     def __init__(
         self,
-        where: place.Place,
-        writes: writer.Writer,
+        paths: LogPaths,
+        commits: commit_queue.CommitQueue,
         deliver: interface.Deliver,
         on_gap: interface.OnGap,
         *,
@@ -65,69 +70,69 @@ class Worker:
         self.loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()  # the loop's
         self.id = secrets.token_hex(8)
-        self.workers = 0  # how many live, as last seen
-        self.closing = False
+        self.workers = 0  # how many are alive, as last seen
+        self.is_closing = False
         self.counters: collections.Counter[str] = collections.Counter()
-        self.tail = tail.Tail(where, self.loop, deliver, self._lost, writes.suspect)
-        self.subscribers = subscribers.Subscribers(self.loop, self.submit)
-        self._where = where
-        self._writer = writes
+        self.sizes: dict[str, int] = {}  # of what is kept, as last measured
+        self.reader = reader.LogReader(paths, self.loop, deliver, self._lost, self._suspect)
+        self.subscribers = counts.SubscriberCounts(self.loop, self.submit)
+        self.leases = locks.Leases(paths.leases)
+        self._paths = paths
+        self._commits = commits
         self._on_gap = on_gap
         self._log_seconds = log_seconds
         self._append_timeout = append_timeout
-        self._lock = liveness.Lock(where.lock_of(self.id))
-        self._pace = pace.Pace(self.loop, pokes.Bell(where.sockets, self.id), self.tail)
+        self._lock = locks.FileLock(paths.worker_lock(self.id))
+        self._scheduler = self._new_scheduler()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="fanfare-queries")
-        self._queries = queries.Queries(where)
+        self._queries = queries.LogQueries(paths)
+        self._supervisor = Supervisor(logger, count=self._count)
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._leaving: dict[tuple[str, str, str], presence.Leave] = {}  # submitted, or waiting for another try
-        self._reaping: dict[str, liveness.Lock] = {}
+        self._removing: dict[str, locks.FileLock] = {}  # dead workers, by their ids
         self._samples: collections.deque[tuple[float, int]] = collections.deque()  # (monotonic time, the log's top)
         self._restarting: asyncio.Task[None] | None = None
-        self.leases = leases.Leases(where)
-        self._probed_s = float("-inf")
-        self.sizes: dict[str, int] = {}  # of what is kept, as last measured
         self._measuring: asyncio.Task[None] | None = None
+        self._short_since_s = float("inf")  # monotonic: since when space is short
+        self._is_shrinking = False
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        if not self._lock.acquire():
-            raise errors.EngineUnavailable(f"{self._where.workers} gave no lock for a new worker")
-        self._writer.worker = self.id
-        self.tail.mailbox = upkeep.mailbox_of(self.id)
+        """Raises EngineUnavailable, EngineMisconfigured."""
+        self._acquire_lock()
         await self._follow()
-        self._pace.open()
-        self._every("tick", TICK_S if self._pace.is_poked else BLIND_TICK_S, self._tick)
-        self._every("reap", TICK_S, self._reap)
+        self._scheduler.open()
+        self._every("tick", TICK_S, self._tick)
+        if not self._scheduler.is_notified:
+            self._every("poll", POLL_INTERVAL_S, self._poll)
+        self._every("removal of dead workers", REMOVE_S, self._remove_dead)
         self._every("trim", TRIM_S, self._trim)
-        self._every("measure", MEASURE_S, self._measure)
-        self._reap()
+        self._every("measurement", MEASURE_S, self._measure)
+        self._remove_dead()
 
     async def close(self) -> bool:
-        """Take everything of this worker away. True: no other worker lives."""
-        self.closing = True
+        """Remove everything of this worker. True: no other worker is alive."""
+        self.is_closing = True
         for timer in self._timers.values():
             timer.cancel()
         self.subscribers.stop()
         self.leases.close()
-        for task in (self._restarting, self._measuring):
-            if task is not None:
-                task.cancel()
+        await self._supervisor.stop()
         try:
             async with asyncio.timeout(GOODBYE_S):
-                await self.done(presence.Reap(self.loop, self.id))
+                await self.done(presence.RemoveWorker(self.loop, self.id))
         except (errors.EngineError, TimeoutError) as error:
-            logger.warning("The worker could not say goodbye (%s): another one will do it", error)
+            logger.warning("The worker could not remove itself from the log (%s): another one will do it", error)
         last = False
         with contextlib.suppress(sqlite3.Error):
-            last = self.tail.following and not self.tail.workers()
-        self.tail.close()
+            last = self.reader.is_following and not self.reader.workers()
+        self.reader.close()
         self._refuse_waiting("The worker is closing")
-        self._pace.close()
+        self._scheduler.close()
         await self.loop.run_in_executor(self._executor, self._queries.close)
         self._executor.shutdown()
-        self._writer.worker = None
+        self._commits.log.worker = None
         return last
 
     def release(self) -> None:
@@ -140,21 +145,46 @@ class Worker:
 
     def logged(self) -> None:
         """This process added entries. From any thread."""
-        self._pace.logged()
+        self._scheduler.logged()
 
-    # -- operations ----------------------------------------------------------------------------------------------------
+    def problem(self) -> str | None:
+        """Why this worker cannot publish or does not follow, in one sentence."""
+        if self._commits.failure is not None:
+            return self._commits.failure
+        if self._commits.log.space.full is not None:
+            return str(self._commits.log.space.full)
+        if not self.reader.is_following:
+            return "The worker does not follow the log (yet)"
+        return None
 
-    def submit(self, operation: operations.WorkerOperation) -> None:
+    def _acquire_lock(self) -> None:
+        """Take the lock of this worker's id, under which it writes from now on."""
         try:
-            self._writer.submit(operation)
+            acquired = self._lock.acquire()
+        except OSError as error:
+            raise errors.EngineUnavailable(f"{self._lock.path} cannot be locked: {error.strerror}") from error
+        if not acquired:
+            raise errors.EngineUnavailable(f"{self._lock.path} is locked by another process")
+        self._commits.log.worker = self.id
+        self.reader.mailbox = sessions.mailbox_of(self.id)
+
+    def _new_scheduler(self) -> read_scheduler.ReadScheduler:
+        listener = notifications.Listener(self._paths.sockets, self.id)
+        return read_scheduler.ReadScheduler(self.loop, listener, self.reader)
+
+    # -- writes --------------------------------------------------------------------------------------------------------
+
+    def submit(self, operation: transactions.WorkerOp) -> None:
+        try:
+            self._commits.submit(operation)
         except errors.EngineError as error:
             operation.settle(error)
 
     async def done(self, operation: Op) -> Op:
-        """Submit it and wait. Raises what its group failed with."""
+        """Submit it and wait. Raises the error of its group."""
         done: asyncio.Future[None] = self.loop.create_future()
 
-        def settled(_: operations.WorkerOperation, error: errors.EngineError | None) -> None:
+        def settled(_: transactions.WorkerOp, error: errors.EngineError | None) -> None:
             if not done.done():
                 if error is None:
                     done.set_result(None)
@@ -166,18 +196,18 @@ class Worker:
         await done
         return operation
 
-    def attach(self, operation: presence.Attach) -> None:
+    def attach(self, operation: presence.Subscribe) -> None:
         wanted = operation.wanted
         if wanted.cached:
             operation.ready = self._noting_misses(wanted, operation.ready)
         if wanted.history is not None:
             operation.ready = self._opening_streams(operation, operation.ready)
-        if not wanted.durable and wanted.member is None:  # nothing to write: only to be read where the tail stands
-            self.tail.settle(operation)
-            self.tail.advance()
+        if not wanted.durable and wanted.member is None:  # nothing to write: only to be read where the reader stands
+            self.reader.settle(operation)
+            self.reader.advance()
             return
         self.subscribers.write()
-        # It came back: an old leave must not be tried again.
+        # An old leave of the same socket must not be tried again.
         self._leaving.pop((wanted.app, wanted.channel, wanted.socket_id), None)
         operation.settled = self._attached
         self.submit(operation)
@@ -190,8 +220,9 @@ class Worker:
 
         return answered
 
-    def _opening_streams(self, operation: presence.Attach, ready: interface.Ready) -> interface.Ready:
-        """A stream that was never written to has no epoch, and so nobody could come back to it: make it, ask again."""
+    def _opening_streams(self, operation: presence.Subscribe, ready: interface.Ready) -> interface.Ready:
+        """A stream that was never written to has no epoch, so its subscribers could not recover: create it, ask
+        again."""
 
         def opened(_: presence.OpenStream, error: errors.EngineError | None) -> None:
             self._attached(operation, error)
@@ -206,16 +237,16 @@ class Worker:
 
         return answered
 
-    def _attached(self, operation: presence.Attach, error: errors.EngineError | None) -> None:
+    def _attached(self, operation: presence.Subscribe, error: errors.EngineError | None) -> None:
         if error is not None:
             operation.ready(interface.Refused("engine_unavailable", str(error)))
         elif operation.refused is not None:
             operation.ready(operation.refused)
-        elif self.closing:
+        elif self.is_closing:
             operation.ready(interface.Refused("engine_unavailable", "The worker is closing"))
         else:
-            self.tail.settle(operation)
-            self._pace.logged()  # one read for all attachments of a group
+            self.reader.settle(operation)
+            self._scheduler.logged()  # one read for all subscriptions of a group
 
     def leave(self, operation: presence.Leave) -> None:
         self._leaving[operation.key] = operation
@@ -231,192 +262,239 @@ class Worker:
             self.counters["leaves_retried"] += 1
             operation.failed = True
 
-    def admit(self, operation: occupancy.Admit) -> None:
+    def admit(self, operation: counts.Admit) -> None:
         self.subscribers.write()
         operation.settled = self._admitted
         self.submit(operation)
 
-    def _admitted(self, operation: occupancy.Admit, error: errors.EngineError | None) -> None:
+    def _admitted(self, operation: counts.Admit, error: errors.EngineError | None) -> None:
         if error is not None:
             operation.ready(interface.Refused("engine_unavailable", str(error)))
         else:
             operation.ready(operation.refused or interface.SubscribeResult())
 
-    async def ask(self, question: Callable[[queries.Queries], T]) -> T:
-        """In the thread for questions, for one may be long. What this worker has not written yet is written first."""
+    # -- queries and consumers -----------------------------------------------------------------------------------------
+
+    async def ask(self, query: Callable[[queries.LogQueries], T]) -> T:
+        """In the thread for queries. What this worker has not written yet is written first. Raises
+        EngineUnavailable."""
         self.subscribers.write()
         if self.subscribers.writing:
-            await self.done(upkeep.Touch(self.loop))
+            await self.done(transactions.Barrier(self.loop))
         try:
-            return await self.loop.run_in_executor(self._executor, question, self._queries)
-        except sqlite3.Error as error:
-            self._look_for_damage(error)
+            return await self.loop.run_in_executor(self._executor, query, self._queries)
+        except (sqlite3.Error, UnicodeError) as error:
+            self._suspect(error)
             raise errors.EngineUnavailable(f"The log cannot be read: {error}") from error
-
-    def probe(self) -> None:
-        """Write something, so that `writer.failure` tells how it is now, also where nobody publishes."""
-        now = time.monotonic()
-        if now - self._probed_s >= PROBE_S:
-            self._probed_s = now
-            record = str(now).encode()  # another one each time: SQLite writes no page that stays as it is
-            self.submit(upkeep.Session(self.loop, "", f"#probe-{self.id}", record, seconds=PROBE_KEPT_S))
-
-    def _look_for_damage(self, error: sqlite3.Error) -> None:
-        if schema.is_damage(error):
-            self._writer.suspect()
-            self.submit(upkeep.Touch(self.loop))
+        except RuntimeError as error:  # the executor was shut down
+            raise errors.EngineUnavailable(f"The engine is closed: {error}") from error
 
     async def consume(self, name: str, kinds: frozenset[interface.Kind], after: int | None) -> interface.Consumer:
         mask = consumers.mask(kinds)
-        found = await self.done(upkeep.Cursor(self.loop, name, after, kinds=mask))
+        found = await self.done(maintenance.StoreCursor(self.loop, name, after, kinds=mask))
 
         async def scan(after: int, limit: int) -> consumers.Scan:
             return await self.ask(lambda asked: asked.scan(kinds, after, limit))
 
         async def move(position: int | None) -> None:
-            await self.done(upkeep.Cursor(self.loop, name, position, kinds=mask, forget=position is None))
+            forget = position is None
+            await self.done(maintenance.StoreCursor(self.loop, name, position, kinds=mask, forget=forget))
 
         return consumers.ScanningConsumer(
-            found.log_id, found.position or 0, scan=scan, grown=self.tail.grown, move=move
+            found.log_id, found.position or 0, scan=scan, grown=self.reader.grown, move=move
         )
+
+    def _suspect(self, error: BaseException) -> None:
+        """A read failed: the next group checks the log if it may be damaged."""
+        self._commits.log.suspect(error)
+        if self._commits.log.suspected:
+            self.submit(transactions.Barrier(self.loop))
 
     # -- following -----------------------------------------------------------------------------------------------------
 
     async def _follow(self) -> None:
-        """Write this worker's row, which the writer does with any group, and follow from where the log stands then."""
-        touched = await self.done(upkeep.Touch(self.loop))
+        """Write this worker's row, which is part of any group, and follow from where the log ends then."""
+        barrier = await self.done(transactions.Barrier(self.loop))
         try:
-            self.tail.follow(touched.top)
-        except sqlite3.Error as error:
-            self._look_for_damage(error)
+            self.reader.follow(barrier.top)
+        except (sqlite3.Error, UnicodeError) as error:
+            self._suspect(error)
             raise errors.EngineUnavailable(f"The log cannot be read: {error}") from error
 
     def _lost(self, reason: str) -> None:
-        """Entries may have been missed: say so, and start again from the present."""
+        """Entries may have been missed: report the gap, and start again at the newest entry."""
         self.counters["gaps"] += 1
-        logger.error("Entries of the log may have been missed (%s): starting again from the present", reason)
-        self.tail.close()
+        logger.error("Entries of the log may have been missed (%s): starting again at the newest entry", reason)
+        self.reader.close()
         self._samples.clear()
         self._refuse_waiting("The worker starts again")
-        self._executor.submit(self._queries.close)
-        self._on_gap(reason, None)
-        if self._restarting is None:
-            self._restarting = self.loop.create_task(self._restart())
+        if not self.is_closing:
+            self._executor.submit(self._queries.close)
+        try:
+            self._on_gap(reason, None)
+        except Exception:
+            self.counters["callbacks_failed"] += 1
+            logger.exception("The report of a gap failed")
+        if self._restarting is None or self._restarting.done():
+            self._restarting = self._supervisor.spawn("The restart after a gap", self._restart())
 
     async def _restart(self) -> None:
-        delay_s = 0.05
-        while not self.closing:
+        backoff = Backoff(first_s=0.05, longest_s=LONGEST_PAUSE_S)
+        while not self.is_closing:
             try:
                 await self._follow()
             except errors.EngineError as error:
-                logger.warning("The log cannot be followed again yet: %s", error)
-                await asyncio.sleep(delay_s)
-                delay_s = min(delay_s * 2, 2.0)
+                throttled.warning("The log cannot be followed again yet: %s", error)
+                await asyncio.sleep(backoff.failed())
             else:
-                break
-        self._restarting = None
+                if self.reader.is_following:  # it may have found another gap at once
+                    return
 
     def _refuse_waiting(self, why: str) -> None:
-        for attachment in self.tail.give_up():
-            attachment.ready(interface.Refused("engine_unavailable", why))
+        for subscription in self.reader.give_up():
+            self.reader.answer(subscription, interface.Refused("engine_unavailable", why))
 
     # -- on a timer ----------------------------------------------------------------------------------------------------
 
-    def _every(self, name: str, seconds: float, job: Callable[[], None]) -> None:
-        """Run `job` again and again; a failure is logged and counted, and the next turn comes all the same."""
+    def _every(self, name: str, seconds: float, job: Callable[[], float | None]) -> None:
+        """Run `job` again and again, after `seconds` or after those that it answers. A failure is logged and counted,
+        and the next turn comes all the same."""
 
         def turn() -> None:
+            pause_s = None
             try:
-                job()
+                pause_s = job()
             except Exception:
                 self.counters["timer_failures"] += 1
                 logger.exception("The engine's %s failed", name)
-            if not self.closing:
-                self._timers[name] = self.loop.call_later(seconds, turn)
+            if not self.is_closing:
+                self._timers[name] = self.loop.call_later(pause_s or seconds, turn)
 
         self._timers[name] = self.loop.call_later(seconds, turn)
 
     def _tick(self) -> None:
-        """The net below the pokes, and what could not be written before."""
-        self.counters["expired"] += self._writer.expire(self._append_timeout)
+        """The safety net below the notifications, and what could not be written before."""
+        self.counters["expired"] += self._commits.expire(self._append_timeout)
+        self._commits.revive()
         for operation in [one for one in self._leaving.values() if one.failed]:
             operation.failed = False
             self.submit(operation)
         self.subscribers.write()
         self.leases.check()
-        self._pace.tick()
-        self.tail.replays.clean()
+        self._scheduler.tick()
+        self.reader.recovery.clean()
 
-    def _reap(self) -> None:
-        """Take the lock of each worker that does not hold it any more; who has it, and nobody else, cleans up."""
-        if not self.tail.following:
+    def _poll(self) -> None:
+        if not self._scheduler.is_notified:
+            self.reader.advance()
+
+    def _remove_dead(self) -> None:
+        """Take the lock of each worker that does not hold it any more. The process that gets it removes the worker."""
+        if not self.reader.is_following:
             return
-        workers = self.tail.workers()
+        try:
+            workers = self.reader.workers()
+        except sqlite3.Error as error:
+            self._suspect(error)
+            return
         self.workers = len(workers)
         if self.id not in workers or not self._lock.is_in_place():
-            self._be_born_again()
+            self._register_again()
             return
-        for other in {*workers, *self._old_locks()} - {self.id, *self._reaping}:
-            lock = liveness.Lock(self._where.lock_of(other))
+        for other in {*workers, *self._old_locks()} - {self.id, *self._removing}:
+            lock = locks.FileLock(self._paths.worker_lock(other))
             if lock.acquire():
-                self._reaping[other] = lock
+                self._removing[other] = lock
                 self.counters["reaped"] += 1
-                logger.warning("Worker %s is dead: its members and counts are taken away", other)
-                self.submit(presence.Reap(self.loop, other, self._reaped))
+                logger.warning("Worker %s is dead: its members and counts are removed", other)
+                self.submit(presence.RemoveWorker(self.loop, other, self._removed))
 
     def _old_locks(self) -> Sequence[str]:
-        """Workers that the log may know nothing of, because it was deleted: what they left in the folders goes too. A
-        lock that is younger may belong to a worker that is being born.
+        """Workers without a row, because the log was deleted: their files are removed too. A lock that is younger may
+        belong to a worker that is starting.
         """
-        before = time.time() - REMAINS_S
-        with os.scandir(self._where.workers) as found:
+        before = time.time() - OLD_LOCK_S
+        with os.scandir(self._paths.workers) as found:
             return [entry.name.removesuffix(".lock") for entry in found if entry.stat().st_mtime < before]
 
-    def _reaped(self, operation: presence.Reap, error: errors.EngineError | None) -> None:
-        if error is None:
-            pokes.remove(self._where.sockets / f"{operation.worker}{pokes.SOCKET}")
-        self._reaping.pop(operation.worker).release(remove=error is None)
+    def _removed(self, operation: presence.RemoveWorker, error: errors.EngineError | None) -> None:
+        lock = self._removing.pop(operation.worker)
+        try:
+            if error is None:
+                notifications.remove(self._paths.sockets / f"{operation.worker}{notifications.SOCKET}")
+        finally:
+            lock.release(remove=error is None)
 
-    def _be_born_again(self) -> None:
-        """Our row or our lock's file is gone (somebody cleaned up the folder), so others may take us for dead."""
-        self._lock.release(remove=False)
-        self._where.workers.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.id = self._writer.worker = secrets.token_hex(8)
-        self.tail.mailbox = upkeep.mailbox_of(self.id)
-        self._lock = liveness.Lock(self._where.lock_of(self.id))
-        self._lock.acquire()
+    def _register_again(self) -> None:
+        """This worker's row or its lock's file was deleted, so others may take it for dead: it takes a new id."""
+        self._lock.release()
+        self._paths.workers.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.id = secrets.token_hex(8)
+        self._lock = locks.FileLock(self._paths.worker_lock(self.id))
+        self._acquire_lock()
         self._lost("worker_unknown")
+        self._scheduler.close()
+        self._scheduler = self._new_scheduler()
+        self._scheduler.open()
+
+    # -- upkeep --------------------------------------------------------------------------------------------------------
+
+    def _trim(self) -> float | None:
+        """Delete entries that every worker has had `log_seconds` to read, sooner where space is short.
+
+        The age is known from samples of this process's monotonic clock and not from the rows: a wall clock that jumps
+        trims nothing. Answers the seconds until the next turn.
+        """
+        if not self.reader.is_following:
+            return None
+        space = self._commits.log.space
+        now = time.monotonic()
+        self._samples.append((now, self.reader.top))
+        age_s = min(self._log_seconds, SHORT_LOG_SECONDS) if space.is_short else self._log_seconds
+        upto = 0
+        while self._samples and self._samples[0][0] <= now - age_s:
+            upto = self._samples.popleft()[1]
+        self._short_since_s = min(self._short_since_s, now) if space.is_short else float("inf")
+        # Kept entries are deleted only where trimming the others was not enough.
+        is_long_short = now - self._short_since_s > 2 * SHORT_LOG_SECONDS
+        evict = int(space.used - space.limit * EVICT_TO_SHARE) if is_long_short else 0
+        if upto or evict:
+            self.submit(maintenance.Trim(self.loop, upto, self._trimmed, evict=evict))
+        if not self._is_shrinking:
+            self._shrink(must=space.is_disk_short)
+        return SHORT_TRIM_S if space.is_short else None
+
+    def _trimmed(self, operation: maintenance.Trim, error: errors.EngineError | None) -> None:
+        if error is not None:
+            return
+        if operation.evicted:
+            self.counters["evicted"] += operation.evicted
+            throttled.error("The log is short of space: %d entries of histories were deleted", operation.evicted)
+        if operation.more:
+            self.submit(maintenance.Trim(self.loop, operation.upto, self._trimmed))
+
+    def _shrink(self, *, must: bool) -> None:
+        self._is_shrinking = True
+        self.submit(maintenance.Shrink(self.loop, self._shrunk, must=must))
+
+    def _shrunk(self, operation: maintenance.Shrink, error: errors.EngineError | None) -> None:
+        self._is_shrinking = error is None and operation.more and not self.is_closing
+        if self._is_shrinking:
+            self._timers["shrink"] = self.loop.call_later(SHRINK_S, lambda: self._shrink(must=operation.must))
 
     def _measure(self) -> None:
-        if self.tail.following and (self._measuring is None or self._measuring.done()):
-            self._measuring = self.loop.create_task(self._measured())
+        if self.reader.is_following and (self._measuring is None or self._measuring.done()):
+            self._measuring = self._supervisor.spawn(
+                "The measurement of the log", self._measured(), expected=(errors.EngineError,)
+            )
 
     async def _measured(self) -> None:
-        try:
-            self.sizes = await self.ask(queries.Queries.sizes)
-            if self.sizes["sessions_late"] > interface.LATE_SESSIONS:
-                # Up to an instant, and not so and so many: every worker looks, and asks for the same.
-                expired_s = await self.ask(queries.Queries.too_late)
-                self.submit(upkeep.Forget(self.loop, expired_s))
-        except errors.EngineError as error:
-            logger.debug("The sizes are not known: %s", error)
+        self._executor.submit(self._commits.log.reserve.restore)
+        self.sizes = await self.ask(queries.LogQueries.sizes)
+        if self.sizes["sessions_late"] > interface.LATE_SESSIONS:
+            # Up to an instant, not a number of them: every worker measures, and asks for the same.
+            expired_s = await self.ask(queries.LogQueries.too_late)
+            self.submit(sessions.DropLateSessions(self.loop, expired_s))
 
-    def _trim(self) -> None:
-        """Forget what every worker has had `log_seconds` to read.
-
-        The age is told by samples of this process's monotonic clock and not by the rows: a wall clock that jumps trims
-        nothing.
-        """
-        if not self.tail.following:
-            return
-        now = time.monotonic()
-        self._samples.append((now, self.tail.top))
-        upto = 0
-        while self._samples and self._samples[0][0] <= now - self._log_seconds:
-            upto = self._samples.popleft()[1]
-        if upto:
-            self.submit(upkeep.Trim(self.loop, upto, self._trimmed))
-
-    def _trimmed(self, operation: upkeep.Trim, error: errors.EngineError | None) -> None:
-        if error is None and operation.more:
-            self.submit(upkeep.Trim(self.loop, operation.upto, self._trimmed))
+    def _count(self, name: str) -> None:
+        self.counters[name] += 1

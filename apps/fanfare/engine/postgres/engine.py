@@ -49,7 +49,9 @@ class PostgresEngine(interface.Engine):
 
     partitions = 1
 
-    def __init__(self, url: str, *, log_seconds: float = 20.0, append_timeout: float = 5.0) -> None:
+    def __init__(
+        self, url: str, *, log_seconds: float = 20.0, append_timeout: float = interface.APPEND_TIMEOUT_S
+    ) -> None:
         self.address = database.parse(url)
         self._log_seconds = log_seconds
         self._append_timeout = append_timeout

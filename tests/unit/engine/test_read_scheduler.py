@@ -1,4 +1,4 @@
-"""When a worker looks at the log: whenever there is something new, and under load not for each commit."""
+"""When a worker reads the log: whenever there are new entries, and under load not for each commit."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 
 from fanfare.engine import interface
-from fanfare.engine.local import engine, publishing, tail, worker
+from fanfare.engine.local import appends, engine, reader, worker
 from tests.harness import waiting
 from tests.unit.engine.workers import APP, Worker
 
 
 @pytest.fixture
-async def slow_net(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The timer below the pokes saves nobody in these tests."""
+async def without_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In these tests a lost notification is not made up for by the timer."""
     monkeypatch.setattr(worker, "TICK_S", 600.0)
 
 
 @pytest.fixture
-async def here(tmp_path: Path, slow_net: None) -> AsyncIterator[Worker]:
+async def here(tmp_path: Path, without_timer: None) -> AsyncIterator[Worker]:
     opened = await Worker(engine.LocalEngine(tmp_path / "engine")).open()
     yield opened
     await opened.engine.close()
@@ -34,7 +34,7 @@ async def other(tmp_path: Path, here: Worker) -> AsyncIterator[Worker]:
     await opened.engine.close()
 
 
-async def test_an_attachment_that_is_made_while_another_is_answered_is_answered_too(here: Worker) -> None:
+async def test_subscription_made_while_another_is_answered_is_answered(here: Worker) -> None:
     answers: list[str] = []
 
     def again(_: object) -> None:
@@ -45,13 +45,13 @@ async def test_an_attachment_that_is_made_while_another_is_answered_is_answered_
     await here.until(lambda: answers == ["first", "second"], "both answers")
 
 
-async def test_an_attachment_that_is_made_by_a_delivery_is_answered(tmp_path: Path, slow_net: None) -> None:
+async def test_subscription_made_in_a_delivery_is_answered(tmp_path: Path, without_timer: None) -> None:
     local, answers = engine.LocalEngine(tmp_path / "engine"), list[str]()
 
     def deliver(entries: Sequence[interface.Entry]) -> None:
         local.attach(interface.SubscribeRequest(APP, "c", durable=False), lambda _: answers.append("attached"))
 
-    await local.open(deliver, lambda reason: None)
+    await local.open(deliver, lambda reason, partition: None)
     await local.append([interface.Publication(APP, "c", b"")])
 
     async def answered() -> bool:
@@ -61,31 +61,31 @@ async def test_an_attachment_that_is_made_by_a_delivery_is_answered(tmp_path: Pa
     await local.close()
 
 
-async def test_what_is_written_while_a_backlog_is_handed_over_is_read_after_it(
+async def test_entry_written_during_the_delivery_of_a_backlog_is_read_after_it(
     here: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The poke comes while there is still something to hand over, and no other one follows."""
-    monkeypatch.setattr(tail, "STEP_BYTES", 100)
+    """The notification comes during the delivery, and no other one follows."""
+    monkeypatch.setattr(reader, "STEP_BYTES", 100)
     local = here.engine
     assert isinstance(local, engine.LocalEngine)
     assert local._worker is not None
-    hand_over = tail.Tail._hand_over
+    hand_over = reader.LogReader._hand_over
     late: list[object] = []
 
-    def handing_over(self: tail.Tail) -> None:
+    def handing_over(self: reader.LogReader) -> str | None:
         if not late:
             late.append(1)
-            local._writer.write(publishing.BlockingAppend([interface.Publication(APP, "c", b"late")]))
+            local._commits.write(appends.BlockingAppend([interface.Publication(APP, "c", b"late")]))
             self.advance()
-        hand_over(self)
+        return hand_over(self)
 
-    monkeypatch.setattr(tail.Tail, "_hand_over", handing_over)
+    monkeypatch.setattr(reader.LogReader, "_hand_over", handing_over)
     await here.publish("c", *[b"x" * 100] * 5)
     await here.until(lambda: here.bodies("c")[-1:] == [b"late"], "the late one")
     assert len(here.bodies("c")) == 6
 
 
-async def test_under_load_reads_are_shared_and_nothing_is_lost_or_late(here: Worker, other: Worker) -> None:
+async def test_reads_are_shared_under_load_and_every_entry_is_delivered(here: Worker, other: Worker) -> None:
     """Some thousand commits in a row, then one when all is calm."""
     local = here.engine
 
@@ -102,31 +102,30 @@ async def test_under_load_reads_are_shared_and_nothing_is_lost_or_late(here: Wor
         await one.got("calm", b"1")
 
 
-async def test_a_worker_that_rests_hears_again_when_it_is_calm(here: Worker, other: Worker) -> None:
+async def test_resting_worker_is_notified_again_after_the_load(here: Worker, other: Worker) -> None:
     local = here.engine
     assert isinstance(local, engine.LocalEngine)
     assert local._worker is not None
     for number in range(5):
-        local._worker._pace._rest()
+        local._worker._scheduler._rest()
         await other.publish("c", b"%d" % number)
         await here.got("c", *[b"%d" % one for one in range(number + 1)])
 
 
-async def test_a_worker_closes_while_it_rests(tmp_path: Path) -> None:
+async def test_worker_closes_while_it_rests(tmp_path: Path) -> None:
     opened = await Worker(engine.LocalEngine(tmp_path / "engine")).open()
     local = opened.engine
     assert isinstance(local, engine.LocalEngine)
     assert local._worker is not None
-    local._worker._pace._rest()
+    local._worker._scheduler._rest()
     await local.close()
     assert opened.gaps == []
 
 
-async def test_a_commit_that_adds_no_entry_wakes_nobody(here: Worker, other: Worker) -> None:
+async def test_commit_without_entries_notifies_no_worker(here: Worker, other: Worker) -> None:
     before = other.engine.statistics()["reads"]
     for number in range(5):
-        here.engine.save_session(APP, f"token-{number}", b"record", 60)
-        assert await here.engine.load_session(APP, f"token-{number}") == b"record"
+        await here.engine.take_session(APP, f"token-{number}", "1.1")
     await here.publish("c", b"1")
     await other.got("c", b"1")
     assert other.engine.statistics()["reads"] <= before + 2

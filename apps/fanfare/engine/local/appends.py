@@ -1,4 +1,4 @@
-"""Operations: publications."""
+"""Write operations: publications."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from asyncio import AbstractEventLoop, Future
 from collections.abc import Callable, Sequence
 
 from fanfare.engine import errors, interface
-from fanfare.engine.local import operations
+from fanfare.engine.local.transactions import Transaction, WriteOp
 
 
-class Append(operations.Operation):
+class Append(WriteOp):
     """Publications, all or none."""
 
     __slots__ = ("budget", "publications", "receipts", "refused")
@@ -20,31 +20,35 @@ class Append(operations.Operation):
         self.publications = publications
         self.budget = budget
         self.receipts: list[interface.Receipt] = []
-        self.refused: errors.OverBudget | None = None
+        self.refused: errors.EngineError | None = None
 
-    def run(self, group: operations.Group) -> None:
-        self.refused = self._spend(group, self.budget) if self.budget is not None else None
-        self.receipts = [self._one(group, publication) for publication in self.publications if not self.refused]
+    def run(self, transaction: Transaction) -> None:
+        self.receipts = []
+        self.refused = transaction.full if self.publications else None
+        if self.refused is None and self.budget is not None:
+            self.refused = self._spend(transaction, self.budget)
+        if self.refused is None:
+            self.receipts = [self._append(transaction, publication) for publication in self.publications]
 
-    def _spend(self, group: operations.Group, budget: interface.Budget) -> errors.OverBudget | None:
+    def _spend(self, transaction: Transaction, budget: interface.Budget) -> errors.OverBudget | None:
         """Count these publications into this second, unless they are too many for it."""
-        second = group.now_ms // 1000
-        rows = group.cursor.execute(
+        second = transaction.now_ms // 1000
+        rows = transaction.cursor.execute(
             "SELECT spent FROM budgets WHERE app = ? AND second = ?", (budget.app, second)
         ).fetchall()
         spent = (rows[0][0] if rows else 0) + len(self.publications)
         if spent > budget.per_second:
             return errors.OverBudget(budget.per_second, spent)
-        group.cursor.execute("INSERT OR REPLACE INTO budgets VALUES (?, ?, ?)", (budget.app, second, spent))
+        transaction.cursor.execute("INSERT OR REPLACE INTO budgets VALUES (?, ?, ?)", (budget.app, second, spent))
         return None
 
-    def _one(self, group: operations.Group, publication: interface.Publication) -> interface.Receipt:
-        if publication.idempotency_key is not None and (known := self._known(group, publication)) is not None:
+    def _append(self, transaction: Transaction, publication: interface.Publication) -> interface.Receipt:
+        if publication.idempotency_key is not None and (known := self._known(transaction, publication)) is not None:
             return known
         position = None
         if publication.retention is not None:
-            position = group.streams.advance(publication.app, publication.channel, publication.retention)
-        entry_id = group.log(
+            position = transaction.streams.advance(publication.app, publication.channel, publication.retention)
+        transaction.log(
             publication.kind,
             publication.app,
             publication.channel,
@@ -53,41 +57,42 @@ class Append(operations.Operation):
             user_id=publication.user_id,
             exclude=publication.exclude,
         )
+        now_s = transaction.now_ms // 1000
+        where = (publication.app, publication.channel)
         if publication.cache_seconds is not None:
-            group.cursor.execute(
+            transaction.cursor.execute(
                 "INSERT OR REPLACE INTO cache VALUES (?, ?, ?, ?)",
-                (
-                    publication.app,
-                    publication.channel,
-                    publication.body,
-                    group.now_ms // 1000 + publication.cache_seconds,
-                ),
+                (*where, publication.body, now_s + publication.cache_seconds),
             )
         if publication.idempotency_key is not None:
-            epoch, offset = position or (None, None)
-            expires_s = group.now_ms // 1000 + interface.IDEMPOTENCY_SECONDS
-            group.cursor.execute(
-                "INSERT OR REPLACE INTO idempotency VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (publication.app, publication.channel, publication.idempotency_key, entry_id, epoch, offset, expires_s),
+            transaction.cursor.execute(
+                "INSERT OR REPLACE INTO idempotency VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    *where,
+                    publication.idempotency_key,
+                    *(position or (None, None)),
+                    now_s + interface.IDEMPOTENCY_SECONDS,
+                ),
             )
-        return interface.Receipt(entry_id, position, duplicate=False)
+        return interface.Receipt(position, duplicate=False)
 
-    def _known(self, group: operations.Group, publication: interface.Publication) -> interface.Receipt | None:
-        rows = group.cursor.execute(
-            'SELECT id, epoch, "offset" FROM idempotency WHERE app = ? AND channel = ? AND key = ? AND expires_s > ?',
-            (publication.app, publication.channel, publication.idempotency_key, group.now_ms // 1000),
+    def _known(self, transaction: Transaction, publication: interface.Publication) -> interface.Receipt | None:
+        rows = transaction.cursor.execute(
+            'SELECT epoch, "offset" FROM idempotency WHERE app = ? AND channel = ? AND key = ? AND expires_s > ?',
+            (publication.app, publication.channel, publication.idempotency_key, transaction.now_ms // 1000),
         ).fetchall()
         if not rows:
             return None
-        entry_id, epoch, offset = rows[0]
-        position = None if epoch is None else interface.Position(epoch, offset)
-        return interface.Receipt(entry_id, position, duplicate=True)
+        epoch, offset = rows[0]
+        return interface.Receipt(None if epoch is None else interface.Position(epoch, offset), duplicate=True)
 
 
 class AwaitedAppend(Append):
     """For a coroutine: settles a future on its loop."""
 
     __slots__ = ("future", "loop")
+
+    is_awaited = True
 
     def __init__(
         self,
@@ -101,7 +106,7 @@ class AwaitedAppend(Append):
 
     def settle(self, error: errors.EngineError | None) -> None:
         if self.future.done():
-            return  # the caller was cancelled: nobody waits
+            return  # the caller was cancelled
         failure = error or self.refused
         if failure is None:
             self.future.set_result(self.receipts)
@@ -110,9 +115,11 @@ class AwaitedAppend(Append):
 
 
 class PostedAppend(Append):
-    """For who only wants to hear of a failure: a third of the cost of a future and its callbacks."""
+    """For a caller that needs failures only: a third of the cost of a future and its callbacks."""
 
     __slots__ = ("failed", "loop")
+
+    is_awaited = True
 
     def __init__(
         self, publication: interface.Publication, loop: AbstractEventLoop, failed: Callable[[str], None]
@@ -122,8 +129,9 @@ class PostedAppend(Append):
         self.failed = failed
 
     def settle(self, error: errors.EngineError | None) -> None:
-        if error is not None:
-            self.failed(str(error))
+        failure = error or self.refused
+        if failure is not None:
+            self.failed(str(failure))
 
 
 class BlockingAppend(Append):
@@ -143,6 +151,6 @@ class BlockingAppend(Append):
         return self.settled or self._end.acquire(timeout=timeout)
 
     def settle(self, error: errors.EngineError | None) -> None:
-        self.error = error
+        self.error = error or self.refused
         self.settled = True
         self._end.release()

@@ -1,17 +1,17 @@
-"""What an attachment gets of a kept channel's past: everything after a position, or an honest no.
+"""What a subscription gets of a kept channel's history: all entries after a position, or a refusal with its reason.
 
-A replay is whole or it is refused. It is handed over in chunks, each read where the tail stands, so that a long one
-needs no memory: the caller sends a chunk, waits for its reader, and asks for the next. The last chunk reaches the tail,
-and delivery goes on from there.
+A recovery is complete or it is refused. It is given in chunks, each read where the reader stands, so that a long one
+needs no memory: the caller sends a chunk, waits for its client, and asks for the next. The last chunk reaches the
+reader's position, and delivery goes on from there.
 
-Clients that come back together ask for the same entries. What was read for one is kept for a second, and the others
-are served from it.
+Clients that come back together ask for the same entries. A chunk is kept for a second and serves the others.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from fanfare.engine import interface
@@ -44,8 +44,8 @@ class _Window(NamedTuple):
     read_s: float  # monotonic
 
 
-class Replays:
-    """Answers attachments inside the tail's read transactions. Raises sqlite3.Error."""
+class RecoveryReader:
+    """Answers recovery requests inside the reader's transactions. Raises sqlite3.Error."""
 
     def __init__(self) -> None:
         self.reads = 0
@@ -56,24 +56,25 @@ class Replays:
     def answer(
         self, connection: sqlite3.Connection, wanted: interface.SubscribeRequest, history: interface.RecoveryRequest
     ) -> interface.RecoveryResult:
-        """What `history` asks for. The stream's top is the position in any case."""
-        stream = _stream(connection, wanted.app, wanted.channel)
+        """The answer to `history`. The stream's top is the position in any case."""
+        where = (wanted.app, wanted.channel)
+        stream = _stream(connection, *where)
         if stream is None:
             # Nothing was ever kept: a position can only be one of a log that is gone.
             reason = None if history.after is None else "epoch_changed"
             return interface.RecoveryResult(None, reason=reason, complete=True)
         position = interface.Position(stream.epoch, stream.top)
         if history.after is not None:
-            return self._after(connection, wanted, history, history.after, stream)
+            return self._after(connection, where, history, history.after, stream)
         if history.rewind is not None:
-            entries = _newest(connection, wanted, history.rewind, stream)
+            entries = _newest(connection, where, history.rewind, stream)
             return interface.RecoveryResult(position, entries=entries, count=len(entries), complete=True)
         return interface.RecoveryResult(position, complete=True)
 
     def _after(
         self,
         connection: sqlite3.Connection,
-        wanted: interface.SubscribeRequest,
+        where: tuple[str, str],
         history: interface.RecoveryRequest,
         after: interface.Position,
         stream: Stream,
@@ -84,23 +85,22 @@ class Replays:
             return interface.RecoveryResult(position, reason="epoch_changed", complete=True)
         if missed == 0:
             return interface.RecoveryResult(position, complete=True)
-        if not _is_kept(connection, wanted, after.offset + 1, stream):
+        if not _is_kept(connection, where, after.offset + 1, stream):
             return interface.RecoveryResult(position, reason="position_expired", complete=True)
-        if not history.continued and not _fits(connection, wanted, after.offset, missed, history):
+        if not history.continued and not _fits(connection, where, after.offset, missed, history):
             return interface.RecoveryResult(position, reason="too_many", complete=True)
-        entries = self._chunk(connection, wanted, after.offset, stream)
+        entries = self._chunk(connection, where, after.offset, stream)
         reached = entries[-1].offset if entries else after.offset
         return interface.RecoveryResult(position, entries=entries, count=missed, complete=reached == stream.top)
 
     def _chunk(
-        self, connection: sqlite3.Connection, wanted: interface.SubscribeRequest, after: int, stream: Stream
+        self, connection: sqlite3.Connection, where: tuple[str, str], after: int, stream: Stream
     ) -> tuple[interface.Entry, ...]:
-        """The next entries of the stream, from memory if somebody else has just asked for them."""
-        key = (wanted.app, wanted.channel)
+        """The next entries of the stream, from memory if another client has just asked for them."""
         now = time.monotonic()
-        window = self._windows.get(key)
+        window = self._windows.get(where)
         if window is not None and now - window.read_s > SHARED_SECONDS:
-            self._forget(key)
+            self._forget(where)
             window = None
         if window is not None and window.epoch == stream.epoch and window.after <= after:
             entries = window.entries[after - window.after :]
@@ -108,30 +108,30 @@ class Replays:
                 self.shared += 1
                 return _bounded(entries)
         self.reads += 1
-        rows = connection.execute(_FORWARD, (*key, after, CHUNK_ENTRIES)).fetchall()
+        rows = connection.execute(_FORWARD, (*where, after, CHUNK_ENTRIES)).fetchall()
         entries = [interface.Entry._make(row) for row in rows]
-        self._share(key, _Window(stream.epoch, after, entries, now))
+        self._share(where, _Window(stream.epoch, after, entries, now))
         return _bounded(entries)
 
-    def _share(self, key: tuple[str, str], window: _Window) -> None:
-        self._forget(key)
+    def _share(self, where: tuple[str, str], window: _Window) -> None:
+        self._forget(where)
         weight = _weight(window)
         if self.bytes + weight > SHARED_BYTES:
             for other in list(self._windows):
                 self._forget(other)
-        self._windows[key] = window
+        self._windows[where] = window
         self.bytes += weight
 
-    def _forget(self, key: tuple[str, str]) -> None:
-        window = self._windows.pop(key, None)
+    def _forget(self, where: tuple[str, str]) -> None:
+        window = self._windows.pop(where, None)
         if window is not None:
             self.bytes -= _weight(window)
 
     def clean(self) -> None:
-        """Give back what nobody asked for in time."""
+        """Drop the chunks whose time is over."""
         old = time.monotonic() - SHARED_SECONDS
-        for key in [key for key, window in self._windows.items() if window.read_s < old]:
-            self._forget(key)
+        for where in [where for where, window in self._windows.items() if window.read_s < old]:
+            self._forget(where)
 
 
 def _stream(connection: sqlite3.Connection, app: str, channel: str) -> Stream | None:
@@ -141,20 +141,19 @@ def _stream(connection: sqlite3.Connection, app: str, channel: str) -> Stream | 
     return Stream(*rows[0]) if rows else None
 
 
-def _is_kept(connection: sqlite3.Connection, wanted: interface.SubscribeRequest, offset: int, stream: Stream) -> bool:
+def _is_kept(connection: sqlite3.Connection, where: tuple[str, str], offset: int, stream: Stream) -> bool:
     """Whether this entry, and so every later one, is still there and within its bounds."""
     if offset <= stream.top - stream.size:
         return False
     rows = connection.execute(
-        'SELECT created_ms FROM log WHERE app = ? AND channel = ? AND "offset" = ?',
-        (wanted.app, wanted.channel, offset),
+        'SELECT created_ms FROM log WHERE app = ? AND channel = ? AND "offset" = ?', (*where, offset)
     ).fetchall()
     return bool(rows) and rows[0][0] >= int(time.time() * 1000) - stream.seconds * 1000
 
 
 def _fits(
     connection: sqlite3.Connection,
-    wanted: interface.SubscribeRequest,
+    where: tuple[str, str],
     after: int,
     missed: int,
     history: interface.RecoveryRequest,
@@ -162,26 +161,24 @@ def _fits(
     if missed > history.max_entries:
         return False
     [(size,)] = connection.execute(
-        'SELECT TOTAL(LENGTH(body)) FROM log WHERE app = ? AND channel = ? AND "offset" > ?',
-        (wanted.app, wanted.channel, after),
+        'SELECT TOTAL(LENGTH(body)) FROM log WHERE app = ? AND channel = ? AND "offset" > ?', (*where, after)
     ).fetchall()
     return bool(size <= history.max_bytes)
 
 
 def _newest(
-    connection: sqlite3.Connection, wanted: interface.SubscribeRequest, rewind: interface.Rewind, stream: Stream
+    connection: sqlite3.Connection, where: tuple[str, str], rewind: interface.Rewind, stream: Stream
 ) -> tuple[interface.Entry, ...]:
     seconds = min(stream.seconds, rewind.seconds or stream.seconds)
     count = min(rewind.count or CHUNK_ENTRIES, CHUNK_ENTRIES)
     rows = connection.execute(
-        _NEWEST,
-        (wanted.app, wanted.channel, stream.top - stream.size, int(time.time() * 1000) - seconds * 1000, count),
+        _NEWEST, (*where, stream.top - stream.size, int(time.time() * 1000) - seconds * 1000, count)
     ).fetchall()
     newest = [interface.Entry._make(row) for row in rows]  # newest first: what is over the bound is the oldest
     return tuple(reversed(_bounded(newest)))
 
 
-def _bounded(entries: list[interface.Entry]) -> tuple[interface.Entry, ...]:
+def _bounded(entries: Sequence[interface.Entry]) -> tuple[interface.Entry, ...]:
     weight = 0
     for index, entry in enumerate(entries[:CHUNK_ENTRIES]):
         weight += len(entry.body)

@@ -1,17 +1,17 @@
-"""A worker that wants it so reads only what somebody on it can hear, and misses nothing of that."""
+"""A worker reads only the entries of channels with a local subscriber or listener, and misses none of them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from fanfare.engine import interface
-from fanfare.engine.local import engine, tail
-from fanfare.hub import hub
-from tests.harness import waiting
+from fanfare.engine.local import engine, reader
 from tests.unit.engine import workers
 from tests.unit.engine.workers import APP
 
@@ -34,24 +34,33 @@ async def here(tmp_path: Path) -> AsyncIterator[Worker]:
     await local.close()
 
 
-def tail_of(worker: Worker) -> tail.Tail:
+def reader_of(worker: Worker) -> reader.LogReader:
     assert isinstance(worker.engine, engine.LocalEngine)
     assert worker.engine._worker is not None
-    return worker.engine._worker.tail
+    return worker.engine._worker.reader
 
 
-async def caught_up(worker: Worker, receipts: list[interface.Receipt]) -> None:
-    await worker.until(lambda: tail_of(worker).position >= receipts[-1].id, "the tail to reach the end")
+async def caught_up(worker: Worker, _receipts: list[interface.Receipt]) -> None:
+    """Wait until the worker has read the end of the log."""
+    log = worker.engine
+    assert isinstance(log, engine.LocalEngine)
+
+    def top() -> int:
+        with contextlib.closing(sqlite3.connect(log.paths.log)) as connection:
+            return int(connection.execute("SELECT MAX(id) FROM log").fetchone()[0])
+
+    end = top()
+    await worker.until(lambda: reader_of(worker).position >= end, "the reader to reach the end")
 
 
-async def test_only_what_is_heard_here_is_delivered(here: Worker) -> None:
-    here.engine.set_subscribers(APP, "heard", 2)
-    await here.publish("unheard", b"1")
-    await here.publish("heard", b"2")
-    await here.engine.append([interface.Publication("another", "heard", b"3")])
-    await caught_up(here, await here.publish("unheard", b"4"))
-    assert here.bodies("heard") == [b"2"]
-    assert here.bodies("unheard") == []
+async def test_only_channels_with_local_subscribers_are_delivered(here: Worker) -> None:
+    here.engine.set_subscribers(APP, "local", 2)
+    await here.publish("elsewhere", b"1")
+    await here.publish("local", b"2")
+    await here.engine.append([interface.Publication("another", "local", b"3")])
+    await caught_up(here, await here.publish("elsewhere", b"4"))
+    assert here.bodies("local") == [b"2"]
+    assert here.bodies("elsewhere") == []
 
 
 async def test_listening_delivers_without_counting(here: Worker) -> None:
@@ -66,17 +75,17 @@ async def test_listening_delivers_without_counting(here: Worker) -> None:
     here.engine.listen("", "mailbox", False)
     await caught_up(here, await here.engine.append([message]))
     assert [one.channel for one in here.entries if one.kind == message.kind] == ["mailbox"] * 2
-    assert await here.engine.channels("") == {}
+    assert await here.channels("") == {}
 
 
-async def test_commands_and_users_concern_every_worker(here: Worker) -> None:
+async def test_commands_and_users_are_delivered_to_every_worker(here: Worker) -> None:
     await here.engine.append([interface.Publication(APP, "reload", b"1", interface.Kind.CONTROL)])
     await here.join(interface.USERS, "ann", "1.1")
     await here.until(lambda: len(here.entries) == 2, "both")
     assert [entry.kind for entry in here.entries] == [interface.Kind.CONTROL, interface.Kind.MEMBER_ADDED]
 
 
-async def test_a_channel_whose_last_subscriber_went_is_not_delivered_any_more(here: Worker) -> None:
+async def test_channel_is_not_delivered_after_its_last_subscriber_left(here: Worker) -> None:
     here.engine.set_subscribers(APP, "c", 1)
     await here.publish("c", b"1")
     await here.got("c", b"1")
@@ -87,8 +96,8 @@ async def test_a_channel_whose_last_subscriber_went_is_not_delivered_any_more(he
     await here.got("c", b"1", b"3")
 
 
-async def test_from_its_attachment_on_a_subscriber_misses_nothing(here: Worker) -> None:
-    """Subscribers come and go while somebody publishes."""
+async def test_subscriber_misses_nothing_from_its_answer_on(here: Worker) -> None:
+    """Subscribers come and go while another thread publishes."""
     local = here.engine
     done = asyncio.Event()
 
@@ -119,10 +128,8 @@ async def test_from_its_attachment_on_a_subscriber_misses_nothing(here: Worker) 
     await running
 
 
-async def test_many_entries_that_nobody_hears_are_passed_in_steps(
-    here: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tail, "SCAN_ENTRIES", 3)
+async def test_entries_of_other_channels_are_passed_in_steps(here: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "SCAN_ENTRIES", 3)
     here.engine.set_subscribers(APP, "c", 1)
     await here.engine.append(
         [interface.Publication(APP, f"other-{number}" if number != 40 else "c", b"x") for number in range(100)]
@@ -131,86 +138,26 @@ async def test_many_entries_that_nobody_hears_are_passed_in_steps(
     assert here.bodies("c") == [b"x"]
 
 
-async def test_an_attachment_behind_entries_that_nobody_hears_is_answered(
+async def test_subscription_behind_entries_of_other_channels_is_answered(
     here: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tail, "SCAN_ENTRIES", 3)
-    monkeypatch.setattr(tail, "STEP_ENTRIES", 2)
+    monkeypatch.setattr(reader, "SCAN_ENTRIES", 3)
+    monkeypatch.setattr(reader, "STEP_ENTRIES", 2)
     here.engine.set_subscribers(APP, "c", 1)
     appended = asyncio.ensure_future(
         here.engine.append([interface.Publication(APP, "c" if number % 5 else "d", b"x") for number in range(50)])
     )
     assert isinstance(await here.attach("c"), interface.SubscribeResult)
     await appended
-    await here.until(lambda: len(here.bodies("c")) == 40, "what is heard")
+    await here.until(lambda: len(here.bodies("c")) == 40, "what is local")
 
 
-async def test_who_wants_to_see_everything_again_gets_what_comes_next_whole(
-    here: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also what was read already without the rest, and waits to be delivered."""
-    monkeypatch.setattr(tail, "STEP_BYTES", 100)
-    local, seen, taken_back = here.engine, tail_of(here), list[int]()
-    hand_over = tail.Tail._hand_over
-
-    def take_back() -> None:
-        assert seen._backlog
-        taken_back.append(seen.position)
-        local.skip_unheard(False)
-
-    def handing_over(self: tail.Tail) -> None:
-        hand_over(self)
-        if not taken_back and self.position > first:
-            asyncio.get_running_loop().call_soon(take_back)
-
-    monkeypatch.setattr(tail.Tail, "_hand_over", handing_over)
-    local.set_subscribers(APP, "heard", 1)
-    first = (await here.publish("heard", b"0"))[0].id
-    receipts = await local.append(
-        [interface.Publication(APP, name, b"%d" % number * 60) for number in range(9) for name in ("heard", "not")]
-    )
-    await caught_up(here, receipts)
-    ids = [entry.id for entry in here.entries]
-    assert ids == sorted(set(ids))
-    assert [one for one in ids if one > taken_back[0]] == [one.id for one in receipts if one.id > taken_back[0]]
-
-
-async def test_a_tail_that_starts_again_still_knows_what_is_heard(here: Worker) -> None:
+async def test_reader_that_starts_again_keeps_its_local_subscriptions(here: Worker) -> None:
     here.engine.set_subscribers(APP, "c", 1)
     await here.publish("c", b"1")
     await here.got("c", b"1")
-    tail_of(here).follow(tail_of(here).position)
-    await here.publish("unheard", b"2")
+    reader_of(here).follow(reader_of(here).position)
+    await here.publish("elsewhere", b"2")
     await here.publish("c", b"3")
     await here.got("c", b"1", b"3")
-    assert here.bodies("unheard") == []
-
-
-class Observer:
-    def __init__(self) -> None:
-        self.channels: list[str] = []
-
-    def delivered(self, entries: Sequence[interface.Entry]) -> None:
-        self.channels += [entry.channel for entry in entries]
-
-    def gap_detected(self) -> None:
-        raise AssertionError("nothing was missed")
-
-
-async def test_an_observer_of_the_hub_sees_what_nobody_hears(tmp_path: Path) -> None:
-    local = engine.LocalEngine(tmp_path)
-    here, observer = hub.Hub(local), Observer()
-    await here.start()
-    assert local._worker is not None
-    following = local._worker.tail
-    watching: tuple[Observer | None, ...] = (None, observer, None)
-    for number, one in enumerate(watching):
-        here.observe(one)
-        [receipt] = await here.publish([interface.Publication(APP, f"c-{number}", b"{}")])
-
-        async def passed(upto: int = receipt.id) -> bool:
-            return following.position >= upto
-
-        await waiting.until_async(passed, 5, "the tail")
-    await here.stop()
-    assert observer.channels == ["c-1"]
+    assert here.bodies("elsewhere") == []

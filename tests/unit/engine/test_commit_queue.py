@@ -1,4 +1,4 @@
-"""Who waits for a publication writes it; what several threads and loops have is written together."""
+"""A thread that waits for its publication writes it; operations of several threads and loops share a commit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from fanfare.engine import errors, interface
-from fanfare.engine.local import commits, engine, operations, publishing, schema, writer
+from fanfare.engine.local import appends, commit_queue, engine, log_file, schema, transactions
 from tests.harness import waiting
 from tests.unit.engine.workers import APP, Worker
 
@@ -28,34 +28,39 @@ def publisher(tmp_path: Path) -> Iterator[engine.LocalEngine]:
 
 
 def event(body: bytes = b"{}") -> interface.Publication:
-    return interface.Publication(APP, "c", body)
+    return interface.Publication(APP, "c", body, retention=interface.Retention(100_000, 60))
+
+
+def offset(receipts: list[interface.Receipt]) -> int:
+    """The order of publications: all are on one channel."""
+    [receipt] = receipts
+    assert receipt.position is not None
+    return receipt.position.offset
 
 
 def thread(publisher: engine.LocalEngine) -> threading.Thread | None:
-    return publisher._writer._thread
+    return publisher._commits._thread
 
 
-def test_a_lone_publisher_writes_without_another_thread(publisher: engine.LocalEngine) -> None:
-    assert [publisher.append_blocking([event()])[0].id for _ in range(3)] == [1, 2, 3]
+def test_lone_publisher_writes_without_another_thread(publisher: engine.LocalEngine) -> None:
+    assert [offset(publisher.append_blocking([event()])) for _ in range(3)] == [1, 2, 3]
     assert thread(publisher) is None
 
 
-def test_a_publisher_whose_turn_does_not_come_leaves_it_to_the_thread(
-    publisher: engine.LocalEngine, tmp_path: Path
-) -> None:
+def test_publisher_leaves_the_wait_for_the_lock_to_the_thread(publisher: engine.LocalEngine, tmp_path: Path) -> None:
     publisher.append_blocking([event()])
     with (tmp_path / "engine" / "log.lock").open("rb") as held, ThreadPoolExecutor(1) as pool:
         fcntl.flock(held, fcntl.LOCK_EX)
         waits = pool.submit(publisher.append_blocking, [event()], 30)
         waiting.until(lambda: thread(publisher), 30, "the writer's thread")
         fcntl.flock(held, fcntl.LOCK_UN)
-        assert waits.result()[0].id == 2
-    assert publisher.append_blocking([event()])[0].id == 3
+        assert offset(waits.result()) == 2
+    assert offset(publisher.append_blocking([event()])) == 3
 
 
-def test_threads_that_publish_at_once_lose_nothing_and_keep_their_order(publisher: engine.LocalEngine) -> None:
+def test_threads_that_publish_together_keep_their_order(publisher: engine.LocalEngine) -> None:
     def publish(number: int) -> list[int]:
-        return [publisher.append_blocking([event(b"%d" % number)], 30)[0].id for _ in range(50)]
+        return [offset(publisher.append_blocking([event(b"%d" % number)], 30)) for _ in range(50)]
 
     with ThreadPoolExecutor(8) as pool:
         ids = list(pool.map(publish, range(8)))
@@ -66,18 +71,18 @@ def test_threads_that_publish_at_once_lose_nothing_and_keep_their_order(publishe
     assert written["groups"] <= 400
 
 
-async def test_a_loop_and_threads_write_together(tmp_path: Path) -> None:
+async def test_loop_and_threads_write_together(tmp_path: Path) -> None:
     worker = await Worker(engine.LocalEngine(tmp_path / "engine")).open()
     one = await asyncio.gather(
         *(worker.engine.append([event(b"loop")]) for _ in range(50)),
         *(asyncio.to_thread(worker.engine.append_blocking, [event(b"thread")], 30) for _ in range(50)),
     )
-    assert sorted(receipt.id for (receipt,) in one) == list(range(1, 101))
+    assert sorted(map(offset, one)) == list(range(1, 101))
     await worker.until(lambda: len(worker.entries) == 100, "all entries")
     await worker.engine.close()
 
 
-class Noting(operations.Operation):
+class Noting(transactions.WriteOp):
     """Notes the thread that writes it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None, *, slow_s: float = 0) -> None:
@@ -87,7 +92,7 @@ class Noting(operations.Operation):
         self.thread = ""
         self.settled = threading.Event()
 
-    def run(self, group: operations.Group) -> None:
+    def run(self, transaction: transactions.Transaction) -> None:
         time.sleep(self.slow_s)
         self.thread = threading.current_thread().name
 
@@ -97,7 +102,7 @@ class Noting(operations.Operation):
 
     async def written_by(self, worker: Worker) -> str:
         await idle(worker)
-        worker.engine._writer.submit(self)
+        worker.engine._commits.submit(self)
         await worker.until(self.settled.is_set, "it is written")
         return self.thread
 
@@ -107,48 +112,48 @@ HERE, WRITER = "MainThread", "fanfare-writer"
 
 async def idle(worker: Worker) -> None:
     """What comes while the thread writes is the thread's, too."""
-    here = worker.engine._writer
+    here = worker.engine._commits
     await worker.until(lambda: not here._writing and not here._pending, "nobody writes")
 
 
 @pytest.fixture
 async def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Worker]:
     """On a disk that is never slow, however busy the machine is."""
-    monkeypatch.setattr(writer, "SLOW_S", 60.0)
+    monkeypatch.setattr(commit_queue, "SLOW_S", 60.0)
     worker = await Worker(engine.LocalEngine(tmp_path / "engine")).open()
     await idle(worker)
     yield worker
     await worker.engine.close()
 
 
-async def test_an_event_loop_writes_what_came_in_its_turn_as_one_group(worker: Worker) -> None:
+async def test_event_loop_writes_the_operations_of_a_turn_as_one_group(worker: Worker) -> None:
     before = worker.engine.statistics()["groups"]
     noting = Noting(asyncio.get_running_loop())
-    worker.engine._writer.submit(noting)
+    worker.engine._commits.submit(noting)
     await asyncio.gather(*(worker.engine.append([event()]) for _ in range(20)))
     assert noting.thread == HERE
     assert worker.engine.statistics()["groups"] == before + 1
 
 
-async def test_a_flood_is_written_in_parts_and_the_loop_turns_between_them(worker: Worker) -> None:
-    count = 4 * writer.HERE_OPERATIONS
+async def test_flood_is_written_in_groups_and_the_loop_turns_between_them(worker: Worker) -> None:
+    count = 4 * commit_queue.LOOP_GROUP_OPS
     before = worker.engine.statistics()["groups"]
     turns = 0
     flood = asyncio.gather(*(worker.engine.append([event()]) for _ in range(count)))
     while not flood.done():
         turns += 1
         await asyncio.sleep(0)
-    assert [receipt.id for (receipt,) in flood.result()] == list(range(1, count + 1))
+    assert [offset(receipts) for receipts in flood.result()] == list(range(1, count + 1))
     assert worker.engine.statistics()["groups"] >= before + 4
     assert turns >= 4
 
 
-async def test_an_event_loop_does_not_wait_for_the_turn(worker: Worker, tmp_path: Path) -> None:
+async def test_event_loop_does_not_wait_for_the_lock(worker: Worker, tmp_path: Path) -> None:
     with (tmp_path / "engine" / "log.lock").open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         noting = Noting(asyncio.get_running_loop())
-        worker.engine._writer.submit(noting)
-        await worker.until(lambda: not worker.engine._writer._soon, "the loop has tried")
+        worker.engine._commits.submit(noting)
+        await worker.until(lambda: not worker.engine._commits._soon, "the loop has tried")
         assert not noting.settled.is_set()
         fcntl.flock(held, fcntl.LOCK_UN)
         await worker.until(noting.settled.is_set, "the thread has written it")
@@ -158,51 +163,48 @@ async def test_an_event_loop_does_not_wait_for_the_turn(worker: Worker, tmp_path
 
 async def test_after_a_slow_commit_the_thread_writes(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = asyncio.get_running_loop()
-    monkeypatch.setattr(writer, "SLOW_S", 0.01)
+    monkeypatch.setattr(commit_queue, "SLOW_S", 0.01)
     assert await Noting(loop, slow_s=0.02).written_by(worker) == HERE
     assert await Noting(loop).written_by(worker) == WRITER
 
 
-async def test_what_must_be_on_the_disk_is_not_waited_for_by_the_loop(tmp_path: Path) -> None:
+async def test_event_loop_does_not_wait_for_the_disk(tmp_path: Path) -> None:
     worker = await Worker(engine.LocalEngine(tmp_path / "engine", full_sync=True)).open()
     assert await Noting(asyncio.get_running_loop()).written_by(worker) == WRITER
     await worker.engine.close()
 
 
-async def test_a_loop_that_ended_before_it_wrote_stops_nobody_else(worker: Worker) -> None:
+async def test_loop_that_ended_before_it_wrote_does_not_block_others(worker: Worker) -> None:
     async def hasty() -> None:
-        worker.engine._writer.submit(Noting(asyncio.get_running_loop()))
+        worker.engine._commits.submit(Noting(asyncio.get_running_loop()))
 
     await asyncio.to_thread(asyncio.run, hasty())
-    [receipt] = await asyncio.wait_for(worker.engine.append([event()]), 10)
-    assert receipt.id == 1
+    assert offset(await asyncio.wait_for(worker.engine.append([event()]), 10)) == 1
 
 
-async def test_a_loop_of_another_thread_publishes_through_the_worker_of_its_process(worker: Worker) -> None:
+async def test_loop_of_another_thread_publishes_through_the_worker(worker: Worker) -> None:
     async def elsewhere() -> int:
-        [receipt] = await asyncio.wait_for(worker.engine.append([event()]), 10)
-        return receipt.id
+        return offset(await asyncio.wait_for(worker.engine.append([event()]), 10))
 
     assert await asyncio.to_thread(asyncio.run, elsewhere()) == 1
 
 
-async def test_one_who_fails_to_hear_of_the_end_does_not_keep_it_from_the_others(worker: Worker) -> None:
+async def test_exception_in_one_callback_does_not_stop_the_others(worker: Worker) -> None:
     class Failing(Noting):
         def settle(self, error: errors.EngineError | None) -> None:
             raise ValueError
 
-    worker.engine._writer.submit(Failing(asyncio.get_running_loop()))
-    [receipt] = await asyncio.wait_for(worker.engine.append([event()]), 10)
-    assert receipt.id == 1
+    worker.engine._commits.submit(Failing(asyncio.get_running_loop()))
+    assert offset(await asyncio.wait_for(worker.engine.append([event()]), 10)) == 1
     await worker.until(lambda: worker.entries, "the entry")
 
 
-async def test_the_wal_begins_anew_while_a_loop_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_wal_begins_anew_while_a_loop_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpoints are made beside the loop, and what they have copied is written over."""
     monkeypatch.setattr(schema, "CHECKPOINT_PAGES", 0)  # no commit makes one
     worker = await Worker(engine.LocalEngine(tmp_path / "engine")).open()
     body = b"x" * 64 * 1024
-    total = 4 * commits.LONG_PAGES * commits.PAGE_BYTES
+    total = 4 * log_file.LONG_WAL_BYTES
     for _ in range(total // len(body)):
         await worker.engine.append([event(body)])
     assert worker.engine.statistics()["checkpoints"] > 1
@@ -210,37 +212,37 @@ async def test_the_wal_begins_anew_while_a_loop_writes(tmp_path: Path, monkeypat
     await worker.engine.close()
 
 
-class Interrupting(operations.Operation):
+class Interrupting(transactions.WriteOp):
     """A signal's handler that raises while a group is written."""
 
-    def run(self, group: operations.Group) -> None:
+    def run(self, transaction: transactions.Transaction) -> None:
         raise KeyboardInterrupt
 
     def settle(self, error: errors.EngineError | None) -> None:
         assert error is not None
 
 
-def test_an_interrupted_publisher_lets_the_others_go_on(publisher: engine.LocalEngine, tmp_path: Path) -> None:
+def test_interrupted_publisher_does_not_block_others(publisher: engine.LocalEngine, tmp_path: Path) -> None:
     """Its own group is refused, nothing of it is in the log, and nobody waits for its turn to end."""
     publisher.append_blocking([event()])
-    beside = publishing.BlockingAppend([event(b"beside")])
-    publisher._writer._pending.append(beside)
+    beside = appends.BlockingAppend([event(b"beside")])
+    publisher._commits._pending.append(beside)
     with pytest.raises(KeyboardInterrupt):
-        publisher._writer.write(Interrupting())
+        publisher._commits.write(Interrupting())
     assert beside.wait(0)
     assert isinstance(beside.error, errors.EngineUnavailable)
     queue = os.open(tmp_path / "engine" / "log.lock", os.O_RDWR)
     fcntl.flock(queue, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(queue)
-    assert publisher.append_blocking([event()])[0].id == 2
+    assert offset(publisher.append_blocking([event()])) == 2
 
 
-def test_a_writer_that_is_stopped_has_written_what_was_pending(tmp_path: Path) -> None:
+def test_stopped_queue_has_written_pending_operations(tmp_path: Path) -> None:
     here = engine.LocalEngine(tmp_path / "engine")
     here.append_blocking([event()])
-    late = publishing.BlockingAppend([event(b"late")])
-    here._writer.submit(late)
-    here._writer.stop(last=False)
+    late = appends.BlockingAppend([event(b"late")])
+    here._commits.submit(late)
+    here._commits.stop(last=False)
     assert late.wait(0)
     assert late.error is None
     with pytest.raises(errors.EngineUnavailable, match="closed"):

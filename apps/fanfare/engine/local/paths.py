@@ -1,4 +1,4 @@
-"""Where the log lives on disk: one folder, which is one world. Two folders never meet."""
+"""The files of the local engine: one folder for each deployment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fanfare.engine import errors
 
-# SQLite's WAL needs shared memory and working locks between all processes; these do not give them to several machines.
+# SQLite's WAL needs memory and locks that all processes share: these do not give them to several machines.
 NETWORK_FILE_SYSTEMS = frozenset(
     [
         "nfs",
@@ -39,33 +39,32 @@ NETWORK_FILE_SYSTEMS = frozenset(
 # sun_path is 108 bytes on Linux with its closing zero, 104 on macOS.
 SOCKET_PATH_BYTES = 103
 
-# What is wrong with a disk today, and with no setting.
-_PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+SIDE_FILES = ("-wal", "-shm")  # SQLite keeps them beside a database
 
-REMAINS = ("-wal", "-shm")  # what SQLite keeps beside a file
-
-# A damaged log is kept for a person to look at. More than these, and the disk is at fault: a person must act, and more
-# copies would only fill it.
+# A damaged log is kept for a person to look at. With more than these the disk is at fault, and would only be filled.
 DAMAGED = ".damaged-"
-SET_ASIDE_AT_MOST = 3
+MAX_SET_ASIDE = 3
 
 _MOUNTS = Path("/proc/self/mounts")
 
 
-class Place:
+class LogPaths:
     """The paths of one log. Nothing is touched before `prepare`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.log = folder / "log.sqlite3"
-        self._log_path = os.fspath(self.log)
-        self.queue = folder / "log.lock"  # writers queue here; never holds data
+        self.write_lock = folder / "log.lock"  # writers of all processes queue here; it holds no data
+        self.high_water = folder / "log.top"  # the newest id, outside of the database
+        self.reserve = folder / "log.reserve"  # space that is given back when the disk is full
+        self.leases = folder / "leases"
         self.workers = folder / "workers"  # one lock file for each live worker
         self.sockets = folder / "sockets"  # may move, see prepare
+        self._log = os.fspath(self.log)
 
     def prepare(self) -> None:
-        """Make the folders, or say in one sentence why the log cannot live here. Raises EngineMisconfigured, or
-        EngineUnavailable where that may pass by itself."""
+        """Create the folders. Raises EngineMisconfigured where the log can never be, and EngineUnavailable where that
+        may pass."""
         kind = file_system(self.folder)
         if kind in NETWORK_FILE_SYSTEMS:
             raise errors.EngineMisconfigured(
@@ -73,63 +72,93 @@ class Place:
                 "set FANFARE_DATA_DIR to a local disk."
             )
         try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # Parents of a `mkdir` get the default mode, and the data folder is private too.
+            self.folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.folder.mkdir(exist_ok=True, mode=0o700)
             self.workers.mkdir(exist_ok=True, mode=0o700)
             self.sockets = self._socket_folder()
         except OSError as error:
-            refusal = errors.EngineUnavailable if error.errno in _PASSING else errors.EngineMisconfigured
-            raise refusal(f"The log's folder {self.folder} cannot be made: {error.strerror}.") from error
+            raise self._refusal(error) from error
         for path in (self.folder, self.log):
             self._check_access(path)
 
-    def lock_of(self, worker: str) -> Path:
+    def worker_lock(self, worker: str) -> Path:
         return self.workers / f"{worker}.lock"
 
     def identity(self) -> tuple[int, int] | None:
-        """(device, inode) of the log, or None if there is none. `stat`, because opening it would drop SQLite's own
-        locks."""
+        """(device, inode) of the log, or None if there is none. `stat`, because opening and closing the file would drop
+        SQLite's locks."""
         try:
-            found = os.stat(self._log_path)  # noqa: PTH116 - asked for by each read and commit; half as much as a Path's
+            found = os.stat(self._log)  # noqa: PTH116 - for each read and commit; half the cost of a Path's
         except FileNotFoundError:
             return None
         return found.st_dev, found.st_ino
 
+    def files(self) -> list[Path]:
+        """The log and what SQLite keeps beside it, whether they exist or not."""
+        return [self.log.with_name(self.log.name + suffix) for suffix in ("", *SIDE_FILES)]
+
     def size(self) -> int:
-        """Bytes of the log, with what SQLite keeps beside it."""
+        """Bytes of the log and of the files that SQLite keeps beside it."""
         total = 0
-        for suffix in ("", *REMAINS):
+        for path in self.files():
             with contextlib.suppress(FileNotFoundError):
-                total += self.log.with_name(self.log.name + suffix).stat().st_size
+                total += path.stat().st_size
         return total
 
-    def clear_remains(self) -> None:
-        """The log is gone: what SQLite kept beside it must not be taken for a part of the next one."""
-        for suffix in REMAINS:
-            self.log.with_name(self.log.name + suffix).unlink(missing_ok=True)
+    def remove_side_files(self) -> None:
+        """The log is gone: its WAL must not be taken for a part of the next one."""
+        for path in self.files()[1:]:
+            path.unlink(missing_ok=True)
 
     def set_aside(self) -> Path:
-        """Move a damaged log out of the way, with what SQLite keeps beside it; where to. Under the writers' queue only.
+        """Move a damaged log away with its side files; answers where to. Only while holding the write lock.
 
-        Raises EngineUnavailable where this has happened too often.
+        Raises EngineUnavailable if this happened too often, OSError.
         """
-        before = [path for path in self.folder.glob(f"{self.log.name}{DAMAGED}*") if not path.name.endswith(REMAINS)]
-        if len(before) >= SET_ASIDE_AT_MOST:
+        before = [path for path in self.folder.glob(f"{self.log.name}{DAMAGED}*") if not path.name.endswith(SIDE_FILES)]
+        if len(before) >= MAX_SET_ASIDE:
             raise errors.EngineUnavailable(
-                f"The log is damaged, and so were the {len(before)} before it, which are beside it as {before[0].name} "
-                "and so on: check the disk, then move them away."
+                f"The log is damaged, as were {len(before)} logs before it, which are kept as {before[0].name} and so "
+                "on: check the disk, then move them away."
             )
         aside = self.log.with_name(f"{self.log.name}{DAMAGED}{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
-        # The log itself first: the other workers tell by it, and none of them makes a new one before this is done.
-        for suffix in ("", *REMAINS):
+        # The log first: the other workers notice by its absence, and the write lock keeps them from making a new one.
+        for path in self.files():
             with contextlib.suppress(FileNotFoundError):
-                self.log.with_name(self.log.name + suffix).rename(aside.with_name(aside.name + suffix))
+                path.rename(aside.with_name(path.name.replace(self.log.name, aside.name, 1)))
         return aside
+
+    def _refusal(self, error: OSError) -> errors.EngineError:
+        """A folder of another user stays closed until a person acts; everything else may pass: a full disk, one that
+        was made read-only, permissions that are about to be changed back."""
+        message = f"The log's folder {self.folder} cannot be used: {error.strerror}."
+        if error.errno in (errno.EACCES, errno.EPERM) and not self._is_own():
+            return errors.EngineMisconfigured(
+                f"{message} Run every worker as the user that owns it, or set FANFARE_DATA_DIR to another folder."
+            )
+        if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG):
+            return errors.EngineMisconfigured(f"{message} Set FANFARE_DATA_DIR to a folder.")
+        return errors.EngineUnavailable(message)
+
+    def _is_own(self) -> bool:
+        """Whether the nearest folder that exists belongs to this user."""
+        for path in (self.folder, *self.folder.parents):
+            try:
+                return path.stat().st_uid == os.geteuid()
+            except FileNotFoundError:
+                continue
+            except OSError:  # a folder above it cannot be entered: look at that one
+                continue
+        return False
 
     def _check_access(self, path: Path) -> None:
         try:
             found = path.stat()
         except FileNotFoundError:
             return
+        except OSError as error:
+            raise self._refusal(error) from error
         if os.access(path, os.R_OK | os.W_OK):
             return
         mode = stat.filemode(found.st_mode)
@@ -152,7 +181,7 @@ class Place:
         with contextlib.suppress(FileExistsError):
             hashed.mkdir(mode=0o700)
         if hashed.stat().st_uid != os.geteuid():
-            raise PermissionError(13, f"{hashed} belongs to somebody else")
+            raise PermissionError(errno.EACCES, f"{hashed} belongs to another user")
         return hashed
 
 
