@@ -145,7 +145,7 @@ class RemoteEngine:
                 self._terminate(publication, deadline)
             # Other commands concern the workers of a deployment of this project's own, which has none.
         self._send(events, deadline)
-        return [interface.Receipt(0, None, duplicate=False) for _ in publications]
+        return [interface.Receipt(None, duplicate=False) for _ in publications]
 
     def append(
         self, publications: Sequence[interface.Publication], *, budget: interface.Budget | None = None

@@ -347,8 +347,8 @@ def test_recovery_in_many_chunks_comes_once_and_without_a_gap_in_every_order(
 def test_second_subscribe_at_any_point_of_a_recovery_changes_nothing(
     deployment: Deployment, member: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replay, "CHUNK_ENTRIES", 1)
-    monkeypatch.setattr(replay, "SHARED_SECONDS", 0.0)
+    monkeypatch.setattr(recovery, "CHUNK_ENTRIES", 1)
+    monkeypatch.setattr(recovery, "SHARED_SECONDS", 0.0)
     refreshed = set()
     for client in play(deployment, resume, member=member, subscribes=2, meanwhile=1):
         assert numbers(client) == list(range(2, deployment.published + 1))

@@ -189,7 +189,7 @@ async def test_call_on_an_event_loop_names_the_async_twin() -> None:
 
 
 def test_unreadable_log_raises_engine_unavailable(here: local_engine.LocalEngine) -> None:
-    here.place.prepare()
-    here.place.log.write_bytes(b"no database" * 100)
+    here.paths.prepare()
+    here.paths.log.write_bytes(b"no database" * 100)
     with pytest.raises(engine_errors.EngineUnavailable):
         presence.members("presence-room")

@@ -228,7 +228,7 @@ async def test_record_is_in_the_new_log_before_the_page_is_closed(deployment: De
     page.say("pusher:pong")
     assert page.seen() == 1
     assert await deployment.engine.load_session("1", "token-token-token") is not None
-    deployment.engine.place.log.unlink()
+    deployment.engine.paths.log.unlink()
     await deployment.publish(2)
     await until(lambda: page.writer.closed)
     assert page.writer.closed == (4200, "Events may have been missed; reconnect")
