@@ -7,6 +7,7 @@ from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
 
+from fanfare.server.landing import landing
 from myproject import views
 
 urlpatterns = [
@@ -16,8 +17,8 @@ urlpatterns = [
     path("api/docs/", views.api_docs),
     path("api/", RedirectView.as_view(pattern_name="api_docs")),
     path("favicon.ico", views.favicon),
+    path("", landing, name="home"),  # a project of your own has its front page here
     path("", include("fanfare.urls")),
-    path("", views.home, name="home"),  # with DEBUG the landing page of fanfare.urls comes first
 ]
 
 if apps.is_installed("demo"):

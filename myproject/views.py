@@ -1,4 +1,4 @@
-"""The project's pages: the front page, the quick start, and the HTTP API reference."""
+"""The project's pages: the quick start, and the HTTP API reference."""
 
 from __future__ import annotations
 
@@ -10,12 +10,6 @@ from django.views.decorators.http import require_safe
 
 from fanfare import conf
 from fanfare.server.landing import connection
-
-
-@require_safe
-def home(request: HttpRequest) -> HttpResponse:
-    """The front page of a deployment: no credentials."""
-    return render(request, "fanfare/landing.html", {"connection": None, "problem": None})
 
 
 @require_safe

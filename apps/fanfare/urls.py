@@ -1,4 +1,4 @@
-"""The URLs of Fanfare in a project: `path("", include("fanfare.urls"))`, after the project's own.
+"""The URLs of Fanfare in a project: `path("", include("fanfare.urls"))`.
 
 What fanfare.asgi answers before Django (the HTTP API, event streams, health) needs no entry here.
 """
@@ -6,7 +6,7 @@ What fanfare.asgi answers before Django (the HTTP API, event streams, health) ne
 from __future__ import annotations
 
 from django.conf import settings
-from django.urls import path
+from django.urls import URLPattern, path
 
 from fanfare.integration import views
 from fanfare.server import landing
@@ -20,4 +20,5 @@ urlpatterns = [
 ]
 
 if settings.DEBUG:
-    urlpatterns.append(path("", landing.landing, name="landing"))
+    front_page = landing.FrontPage("", name="landing", is_endpoint=True)
+    urlpatterns.append(URLPattern(front_page, landing.landing, name="landing"))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from django.apps import AppConfig
 from django.conf import settings
 from django.core import checks
-from django.urls import Resolver404, URLPattern, URLResolver, get_resolver
 
 from fanfare import conf
 from fanfare.management import runserver
@@ -74,26 +73,6 @@ def hidden_websockets(app_configs: Sequence[AppConfig] | None, **_: Any) -> list
     ]
 
 
-@checks.register(checks.Tags.urls)
-def hidden_front_page(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.CheckMessage]:
-    """With DEBUG `fanfare.urls` has a landing page, which must come after the project's own."""
-    if not getattr(settings, "ROOT_URLCONF", None):
-        return []
-    try:
-        first, *others = list(_front_pages(get_resolver().url_patterns))
-    except (ValueError, ImportError):  # no front page at all; or Django's own check says what is wrong
-        return []
-    if first != "fanfare:landing" or not others:
-        return []
-    return [
-        checks.Warning(
-            "The landing page of fanfare.urls hides the project's front page while DEBUG is on.",
-            hint='Move path("", include("fanfare.urls")) to the end of urlpatterns.',
-            id="fanfare.W011",
-        )
-    ]
-
-
 @checks.register(checks.Tags.compatibility)
 def other_runserver(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.CheckMessage]:
     """An app with a `runserver` of its own keeps it."""
@@ -104,23 +83,6 @@ def other_runserver(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[c
         checks.Warning(
             f"`manage.py runserver` is that of {owner!r}, which may not serve Fanfare's WebSockets.",
             hint=f'Put "fanfare" before {owner!r} in INSTALLED_APPS, or start uvicorn yourself.',
-            id="fanfare.W012",
+            id="fanfare.W011",
         )
     ]
-
-
-def _front_pages(patterns: list[Any], path: str = "") -> Iterator[str]:
-    """The names of the patterns that match the root, in the order in which Django tries them."""
-    for pattern in patterns:
-        if isinstance(pattern, URLPattern):
-            if pattern.pattern.match(path):
-                yield str(pattern.name)
-        elif isinstance(pattern, URLResolver):
-            try:
-                match = pattern.pattern.match(path)
-            except Resolver404:
-                continue
-            if match and match[0] == "":
-                prefix = f"{pattern.namespace}:" if pattern.namespace else ""
-                for name in _front_pages(pattern.url_patterns):
-                    yield prefix + name

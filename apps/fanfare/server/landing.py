@@ -8,10 +8,26 @@ from django import db
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.urls import get_script_prefix, reverse
+from django.urls.resolvers import RoutePattern
 from django.views.decorators.http import require_safe
 
 from fanfare import errors
 from fanfare.integration import clients, target
+from fanfare.server import urlconf
+
+
+class FrontPage(RoutePattern):
+    """The pattern of the landing page. At the root of the site it gives way to a page of the project, whether that
+    comes before `fanfare.urls` or after it, such as the catch-all of a CMS.
+    """
+
+    def match(self, path: str) -> Any:
+        found = super().match(path)
+        if found is None or reverse("fanfare:auth") != f"{get_script_prefix()}pusher/auth":
+            return found
+        is_taken = any(True for _ in urlconf.matches("", without=FrontPage))
+        return None if is_taken else found
 
 
 @require_safe

@@ -4,8 +4,9 @@ They are served from the folders that Django's finders know, so the admin has it
 and from STATIC_ROOT, where the names of a manifest storage are. With DEBUG a file is looked up at each request, so that
 an edit is seen; without, the folders are read once, when a worker starts.
 
-A project that serves them otherwise keeps its way: STATIC_URL of another host, or, without DEBUG, the middleware of
-WhiteNoise or ServeStatic.
+A project that serves them otherwise keeps its way: STATIC_URL of another host, or the middleware of ServeStatic. That
+of WhiteNoise is written for WSGI and reads a whole file for each request under ASGI, so it is spared the files below
+STATIC_URL; its settings still hold.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ from django.contrib.staticfiles import finders
 from fanfare.hub import transports
 from fanfare.server import interfaces, root_path
 
-MAX_AGE_SECONDS = 60  # most names carry no hash of the contents, so a browser asks again soon and gets a 304
+MAX_AGE_SECONDS = 60  # of names without a hash of the contents: a browser asks again soon and gets a 304
 REQUEST = "fanfare.request"  # in the scope: the request as it came
-OTHERS = ("whitenoise.middleware.", "servestatic.middleware.")
+WHITENOISE, SERVESTATIC = "whitenoise.middleware.", "servestatic.middleware."
 
 
 def before(application: interfaces.Application) -> interfaces.Application:
     """ASGI middleware for the project's pages; the application itself where the project serves its files otherwise."""
     if not apps.is_installed("django.contrib.staticfiles") or not prefix():
         return application
-    if not settings.DEBUG and any(name.startswith(OTHERS) for name in settings.MIDDLEWARE):
+    if not settings.DEBUG and _has_middleware(SERVESTATIC):
         return application
     return StaticFiles(application)
 
@@ -55,15 +56,7 @@ class StaticFiles:
     def __init__(self, application: interfaces.Application) -> None:
         self.application = application
         self.prefix = prefix()
-        self.files = servestatic.ServeStaticASGI(
-            self._not_found,
-            autorefresh=settings.DEBUG,
-            max_age=0 if settings.DEBUG else MAX_AGE_SECONDS,
-            allow_all_origins=False,
-        )
-        # The finders' first folder wins; of what is added here, the last.
-        for folder, below in reversed(list(_folders())):
-            self.files.add_files(folder, self.prefix + below)
+        self.files = _Files(self._not_found, self.prefix)
 
     async def __call__(self, scope: Any, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         path = root_path.below(scope)
@@ -83,6 +76,37 @@ class StaticFiles:
     async def _not_found(self, scope: Any, receive: Any, _send: Any) -> None:
         original, send = scope[REQUEST]
         await self.application(original, receive, send)
+
+
+class _Files(servestatic.ServeStaticASGI):  # type: ignore[misc]
+    """The files themselves. `otherwise` answers for one that is not there."""
+
+    def __init__(self, otherwise: interfaces.Application, prefix: str) -> None:
+        has_whitenoise = _has_middleware(WHITENOISE)
+        super().__init__(
+            otherwise,
+            autorefresh=settings.DEBUG,
+            max_age=0 if settings.DEBUG else getattr(settings, "WHITENOISE_MAX_AGE", MAX_AGE_SECONDS),
+            allow_all_origins=getattr(settings, "WHITENOISE_ALLOW_ALL_ORIGINS", has_whitenoise),
+            immutable_file_test=getattr(settings, "WHITENOISE_IMMUTABLE_FILE_TEST", None),
+            add_headers_function=getattr(settings, "WHITENOISE_ADD_HEADERS_FUNCTION", None),
+            mimetypes=getattr(settings, "WHITENOISE_MIMETYPES", None),
+        )
+        self._prefix = prefix
+        # The finders' first folder wins; of what is added here, the last.
+        for folder, below in reversed(list(_folders())):
+            self.add_files(folder, prefix + below)
+
+    def candidate_paths_for_url(self, url: str) -> Iterator[str]:
+        """With DEBUG only: a finder of another package may have no folder that could be added."""
+        found = finders.find(url[len(self._prefix) :])
+        if isinstance(found, str):
+            yield found
+        yield from super().candidate_paths_for_url(url)
+
+
+def _has_middleware(package: str) -> bool:
+    return any(name.startswith(package) for name in settings.MIDDLEWARE)
 
 
 def _folders() -> Iterator[tuple[Path, str]]:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import Any
 
-from django.urls import Resolver404, resolve
+from django.conf import settings
+from django.urls import Resolver404, URLPattern, URLResolver, get_resolver, resolve
 
 _LITERAL = re.compile(r"[\w.~-]+")
 
 
 def answers(path: str) -> bool:
-    """Whether a pattern of the URLconf matches, a catch-all included. `path` is decoded, below the root path."""
-    return route(path) is not None
+    """Whether Django has an answer: a pattern matches, a catch-all included, or does so with the slash that
+    CommonMiddleware appends. `path` is decoded, below the root path.
+    """
+    return route(path) is not None or (
+        settings.APPEND_SLASH and not path.endswith("/") and route(f"{path}/") is not None
+    )
 
 
 def has_own(path: str) -> bool:
@@ -37,3 +44,24 @@ def route(path: str) -> str | None:
         return None
     except Exception:  # noqa: BLE001  the URLconf cannot be imported: Django shows why
         return path
+
+
+def matches(path: str, *, without: type) -> Iterator[URLPattern]:
+    """All patterns that match a path (without its first slash), in the order in which Django tries them; those of a
+    class of patterns are left out.
+    """
+    yield from _matches(get_resolver().url_patterns, path, without)
+
+
+def _matches(patterns: list[Any], path: str, without: type) -> Iterator[URLPattern]:
+    for pattern in patterns:
+        if isinstance(pattern.pattern, without):
+            continue
+        try:
+            match = pattern.pattern.match(path)
+        except Resolver404:
+            continue
+        if match and isinstance(pattern, URLPattern):
+            yield pattern
+        elif match and isinstance(pattern, URLResolver):
+            yield from _matches(pattern.url_patterns, match[0], without)

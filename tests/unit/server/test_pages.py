@@ -29,12 +29,16 @@ def separate() -> Iterator[None]:
 
 
 @pytest.fixture
-def debug(settings: Any) -> Iterator[None]:
+def urls_again() -> Iterator[None]:
+    """Reloads the URLs after the settings of the test are gone, so it comes before `settings`."""
+    yield
+    _reload_urls()
+
+
+@pytest.fixture
+def debug(urls_again: None, settings: Any) -> None:
     """DEBUG, and the URLs as they are with it."""
     settings.DEBUG = True
-    _reload_urls()
-    yield
-    settings.DEBUG = False
     _reload_urls()
 
 

@@ -142,6 +142,13 @@ async def test_a_catch_all_of_the_project_does_not_hide_the_description_and_the_
     assert answered == ["description", "metrics"]
 
 
+async def test_a_page_that_django_redirects_to_with_a_slash_is_a_page_of_the_project(table, answered, monkeypatch):
+    monkeypatch.setattr(urlconf, "route", lambda path: path if path == "/sse/news/" else None)
+    await table()(request("/sse/news"), None, None)
+    await table()(request("/sse/other"), None, None)
+    assert answered == ["django", "sse"]
+
+
 async def test_below_a_root_path_the_table_is_the_same(table, answered):
     await table()(request("/rt/apps/1001/events", "POST", root_path="/rt"), None, None)
     await table()(request("/rt/health/ready", root_path="/rt"), None, None)

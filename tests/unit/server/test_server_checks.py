@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import importlib
+
 import pytest
 from channels.generic.websocket import WebsocketConsumer
 from django.core import checks as django_checks
 from django.core import management
 from django.http import HttpResponse
-from django.urls import include, path, re_path
+from django.urls import Resolver404, clear_url_caches, include, path, re_path, resolve
 
+from fanfare import urls as fanfare_urls
 from fanfare.management import runserver
 from fanfare.server import checks, consumers
 
@@ -81,26 +84,49 @@ def test_a_websocket_pattern_below_app_is_named(monkeypatch):
     assert "'app/<str:name>'" in found.msg
 
 
-class Fanfare:
-    """fanfare.urls as it is with DEBUG."""
+@pytest.fixture
+def front_pages(urls, settings):
+    """With DEBUG: which view answers a path of these patterns, where "ours" stands for the include of fanfare.urls."""
+    settings.DEBUG = True
+    importlib.reload(fanfare_urls)
 
-    app_name = "fanfare"
-    urlpatterns = (path("pusher/auth", view, name="auth"), path("", view, name="landing"))
+    def answer(path_, *patterns):
+        urls(*patterns)
+        try:
+            return resolve(path_).view_name
+        except Resolver404:
+            return None
+
+    yield answer
+    settings.DEBUG = False
+    importlib.reload(fanfare_urls)
+    clear_url_caches()
+
+
+OURS = "fanfare.urls"
 
 
 @pytest.mark.parametrize(
-    ("patterns", "is_hidden"),
+    ("patterns", "view_name"),
     [
-        ([path("", include(Fanfare)), path("", view, name="home")], True),
-        ([path("", view, name="home"), path("", include(Fanfare))], False),
-        ([path("", include(Fanfare)), path("about/", view)], False),
-        ([path("rt/", include(Fanfare)), path("", view)], False),
-        ([path("about/", view)], False),
+        ([path("about/", view)], "fanfare:landing"),
+        ([path("", view, name="home")], "home"),
+        ([path("", include([path("", view, name="home")]))], "home"),
+        ([re_path(r"^((?:[\w\-]+/)*)$", view, name="cms")], "cms"),
     ],
 )
-def test_a_front_page_behind_the_landing_page_is_named(urls, patterns, is_hidden):
-    urls(*patterns)
-    assert [message.id for message in checks.hidden_front_page(None)] == (["fanfare.W011"] if is_hidden else [])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_the_landing_page_gives_way_to_the_projects_front_page_wherever_it_is_included(
+    front_pages, patterns, view_name, is_first
+):
+    ours = path("", include(OURS))
+    assert front_pages("/", *([ours, *patterns] if is_first else [*patterns, ours])) == view_name
+
+
+def test_the_landing_page_at_a_place_of_its_own_is_shown(front_pages):
+    catch_all = re_path(r"^((?:[\w\-]+/)*)$", view, name="cms")
+    assert front_pages("/rt/", path("rt/", include(OURS)), catch_all) == "fanfare:landing"
+    assert front_pages("/", path("rt/", include(OURS)), catch_all) == "cms"
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ async def fallback(scope, receive, send):
     await send({"type": "http.response.body", "body": b"from Django"})
 
 
-async def get(application, path, method="GET"):
+async def get(application, path, method="GET", **more):
     scope = {"type": "http", "method": method, "path": path, "query_string": b"", "headers": [], "extensions": {}}
+    scope |= more
     communicator = ApplicationCommunicator(application, scope)
     await communicator.send_input({"type": "http.request", "body": b"", "more_body": False})
     start = await communicator.receive_output()
@@ -49,7 +50,7 @@ async def test_a_browser_asks_again_soon(application, settings):
 @pytest.mark.parametrize(
     "path", ["/", "/static/", "/static/no/such.css", "/static/../manage.py", "/static/%2e%2e/x", "/staticfiles/a.css"]
 )
-async def test_everything_else_is_for_django(application, path):
+async def test_every_other_path_goes_to_django(application, path):
     status, _, body = await get(application, path)
     assert (status, body) == (404, b"from Django")
 
@@ -68,3 +69,52 @@ async def test_a_file_that_is_new_is_seen_at_once_with_debug(settings, tmp_path)
         assert (await get(application, "/static/new.css"))[2] == b"b {}"
     finally:
         finders.get_finder.cache_clear()
+
+
+async def test_a_file_that_only_a_finder_knows_is_found_with_debug(settings, tmp_path, monkeypatch):
+    """A finder of another package may have no storage whose folder could be read."""
+    settings.DEBUG = True
+    (tmp_path / "a.css").write_text("a {}")
+    monkeypatch.setattr(
+        static_files.finders, "find", lambda name: str(tmp_path / "a.css") if name == "made/a.css" else None
+    )
+    application = static_files.StaticFiles(fallback)
+    assert (await get(application, "/static/made/a.css"))[2] == b"a {}"
+
+
+@pytest.mark.parametrize(
+    ("values", "is_ours"),
+    [
+        ({"STATIC_URL": "static/"}, True),
+        ({"STATIC_URL": "/assets/"}, True),
+        ({"STATIC_URL": "https://cdn.example.com/static/"}, False),
+        ({"MIDDLEWARE": ["servestatic.middleware.ServeStaticMiddleware"]}, False),
+        ({"MIDDLEWARE": ["whitenoise.middleware.WhiteNoiseMiddleware"]}, True),
+    ],
+)
+async def test_a_project_that_serves_its_files_otherwise_keeps_its_way(settings, values, is_ours):
+    settings.DEBUG = False
+    for name, value in values.items():
+        setattr(settings, name, value)
+    assert isinstance(static_files.before(fallback), static_files.StaticFiles) == is_ours
+
+
+async def test_the_settings_of_whitenoise_hold(settings, tmp_path):
+    """WhiteNoise itself reads a whole file for each request under ASGI."""
+    settings.DEBUG = False
+    settings.MIDDLEWARE = ["whitenoise.middleware.WhiteNoiseMiddleware"]
+    settings.WHITENOISE_MAX_AGE = 7
+    settings.WHITENOISE_IMMUTABLE_FILE_TEST = lambda path, url: "/admin/img/" in url
+    application = static_files.before(fallback)
+    _, headers, _ = await get(application, "/static/admin/css/base.css")
+    assert headers[b"cache-control"] == b"max-age=7, public"
+    assert headers[b"access-control-allow-origin"] == b"*"
+    _, headers, _ = await get(application, "/static/admin/img/icon-yes.svg")
+    assert b"immutable" in headers[b"cache-control"]
+
+
+async def test_below_a_root_path_the_files_are_the_same(application):
+    scope = {"root_path": "/rt"}
+    assert (await get(application, "/rt/static/admin/css/base.css", **scope))[0] == 200
+    status, _, body = await get(application, "/rt/page", **scope)
+    assert (status, body) == (404, b"from Django")

@@ -7,6 +7,7 @@ reloader.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import sysconfig
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from django.core.management import CommandError, CommandParser
+from django.core.management.base import OutputWrapper
 from django.core.management.commands import runserver
 from django.db import connections
 from django.utils import autoreload
@@ -71,6 +73,16 @@ class Command(runserver.Command):
             command += ["--reload", "--reload-dir", folder]
         # In place of this process, so that Ctrl+C and signals reach the server itself.
         os.execv(sys.executable, command)
+
+    def on_bind(self, server_port: int) -> None:
+        """Print Django's lines, which name the kind of the server since 6.1."""
+        own, printed = self.stdout, io.StringIO()
+        self.stdout = OutputWrapper(printed)
+        try:
+            super().on_bind(server_port)
+        finally:
+            self.stdout = own
+        self.stdout.write(printed.getvalue().replace("WSGI development server", "ASGI development server"))
 
 
 def _project_folder() -> str:
