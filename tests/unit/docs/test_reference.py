@@ -93,7 +93,7 @@ def test_every_number_of_a_channel_rule_is_documented_with_its_default_and_its_b
 
 def test_every_code_is_documented_under_its_name() -> None:
     page = REFERENCE / "codes.md"
-    rows = pages.table(page, "Close codes") + pages.table(page, "Errors on a connection that lives")
+    rows = pages.table(page, "Close codes") + pages.table(page, "Errors that keep the connection open")
     documented = {name: int(code) for code, name, *_ in rows if name}
     constants = {
         name: value
