@@ -1,7 +1,7 @@
-"""What is done to the tables of the outbox. Synchronous, and with the database that is named.
+"""The outbox table, read and written. Synchronous, and in the database that is named.
 
-A row says what `publish` was asked for. It carries the idempotency key that the log checks, so whoever sends it, the
-process that wrote it or the relay, and however often, it is in the log once; for as long as the log knows the key.
+A row holds one event of `publish` and the idempotency key that the log checks. The process that wrote the row and the
+relay may both send it, more than once: the event is in the log once, as long as the log knows the key.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ class Batch:
         return len(self._rows)
 
     def write(self, publications: Sequence[interface.Publication]) -> None:
-        """In the transaction that the thread is in. Raises django.db.Error, where the table is missing for example."""
+        """In the transaction of this thread. Raises django.db.Error, for example if the table is missing."""
         rows = Model.objects.using(self.using).bulk_create([_row(publication) for publication in publications])
         for row, publication in zip(rows, publications, strict=True):
             key = publication.idempotency_key or key_of(row.uid)
             self._rows[row.pk] = row.uid, publication._replace(idempotency_key=key)
 
     def committed(self) -> list[Row]:
-        """After the commit, once: what of it is there. What a savepoint took back is not."""
+        """After the commit, once: the rows that exist. A rolled back savepoint has removed its rows."""
         rows, self._rows = list(self._rows.items()), {}
         found = []
         for chunk in chunks(rows):
@@ -75,7 +75,7 @@ def is_own_key(key: str | None) -> bool:
 
 
 def databases() -> list[str]:
-    """The aliases of those that may have an outbox: where the project's router lets one be made, replicas aside."""
+    """The aliases of the databases where the project's routers allow the table, except replicas."""
     return [
         alias
         for alias in connections
@@ -88,29 +88,34 @@ def top(using: str) -> int:
     return _waiting(using).order_by("-pk").values_list("pk", flat=True).first() or 0
 
 
+def count(using: str) -> int:
+    """How many rows wait."""
+    return _waiting(using).count()
+
+
 def waiting(using: str, after: int, upto: int) -> list[models.OutboxEvent]:
     """The next rows, in the order in which they were written."""
     return list(_waiting(using).filter(pk__gt=after, pk__lte=upto).order_by("pk")[:CHUNK])
 
 
 def discard(using: str, ids: Collection[int]) -> None:
-    """They are in the log."""
+    """Delete rows that are in the log."""
     Model.objects.using(using).filter(pk__in=ids).delete()
 
 
 def fail(using: str, id_: int, reason: str) -> None:
-    """It cannot be sent as it is."""
+    """Mark a row that cannot be sent as it is."""
     Model.objects.using(using).filter(pk=id_).update(failed_at=timezone.now(), reason=reason)
 
 
 def retry(using: str, ids: Collection[int]) -> int:
-    """Let the relay try failed rows again; how many there were."""
+    """Let the relay try failed rows again. Answers how many there were."""
     failed = Model.objects.using(using).filter(pk__in=ids, failed_at__isnull=False)
     return failed.update(failed_at=None, reason="")
 
 
 def trim(using: str, keep_seconds: float) -> int:
-    """Forget what failed so long ago; how many rows that were."""
+    """Delete rows that failed so long ago. Answers how many."""
     before = timezone.now() - dt.timedelta(seconds=keep_seconds)
     return Model.objects.using(using).filter(failed_at__lt=before).delete()[0]
 

@@ -122,7 +122,7 @@ class Outbox:
     async def look(self) -> None:
         """Send the rows of the previous look, and remember which rows are there now.
 
-        Raises EngineUnavailable and django.db.Error: the rows stay for the next look.
+        Raises EngineError, django.db.Error and NoApplication: the rows stay for the next look.
         """
         after: int | None = 0 if self._top else None
         seen: set[uuid.UUID] = set()
@@ -131,7 +131,7 @@ class Outbox:
             after = found.last
             if found.rows:
                 await self._send(found.rows)
-        # Rows that are gone, by whose hand ever, need no memory.
+        # Rows that are gone, whichever process deleted them, need no memory.
         self._sent &= seen
         self._refusals = Counter({uid: refusals for uid, refusals in self._refusals.items() if uid in seen})
         self._top = await self._threads.run(outbox.top, self.alias)
@@ -145,7 +145,7 @@ class Outbox:
             if time.monotonic() >= self._trim_at:
                 self._trim_at = time.monotonic() + TRIM_S
                 await self._trim()
-        except (engine_errors.EngineUnavailable, Error) as error:
+        except (engine_errors.EngineError, errors.NoApplication, Error) as error:
             trouble = database.reason(error)
             self.status.failed(error)
         if trouble and trouble != self._trouble:
@@ -196,7 +196,7 @@ class Outbox:
 
     async def _send(self, rows: Sequence[Row]) -> None:
         try:
-            receipts = await self._engine.append([row.publication for row in rows])
+            receipts = await self._append(rows)
         except Exception as error:
             if self._is_away(error):
                 raise
@@ -207,24 +207,34 @@ class Outbox:
 
     async def _send_one(self, row: Row) -> None:
         try:
-            receipts = await self._engine.append([row.publication])
+            receipts = await self._append([row])
         except Exception as error:
             if self._is_away(error):
                 raise
             self._refusals[row.uid] += 1
-            if self._refusals[row.uid] >= REFUSALS:
+            if self._refusals[row.uid] >= REFUSALS or isinstance(error, errors.PublishError):
                 code = getattr(error, "code", type(error).__name__)
                 await self._threads.run(self._fail, row.id, f"{error} ({code})")
                 del self._refusals[row.uid]
         else:
-            self._refusals.pop(row.uid, None)
             await self._done([row], receipts)
 
+    async def _append(self, rows: Sequence[Row]) -> list[interface.Receipt]:
+        publications = [row.publication for row in rows]
+        if self._engine.is_open:
+            return await self._engine.append(publications)
+        return await self._threads.run(self._engine.append_blocking, publications)  # this process is no worker
+
     def _is_away(self, error: Exception) -> bool:
-        """Whether the error concerns the engine, and no single row."""
-        return isinstance(error, engine_errors.EngineUnavailable) and not self._engine.health().ok
+        """Whether the error concerns all rows: they wait."""
+        if isinstance(error, engine_errors.EngineUnavailable):
+            return not (self._engine.is_open and self._engine.health().ok)
+        # In remote mode NoApplication says that the other deployment refuses this project's key.
+        return isinstance(error, engine_errors.EngineError | errors.NoApplication)
 
     async def _done(self, rows: Sequence[Row], receipts: Sequence[interface.Receipt]) -> None:
+        for row in rows:
+            self._refusals.pop(row.uid, None)
         new = [row for row, receipt in zip(rows, receipts, strict=True) if not receipt.duplicate]
         if new:
             publishing.count("outbox_relayed", len(new))

@@ -1,4 +1,4 @@
-"""Events of one transaction that would be sent one after the other anyway are one append to the log."""
+"""Consecutive events of one transaction are one append to the log."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def default(application: models.Application) -> models.Application:
 
 @pytest.fixture
 def appended(log: recording.Recording, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many publications each append had."""
+    """The number of publications of each append."""
     sizes: list[int] = []
     append = log.append_blocking
 
@@ -48,7 +48,7 @@ def test_events_of_one_transaction_are_appended_together_and_in_order(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_callback_in_between_stays_in_between(log: recording.Recording, appended: list[int]) -> None:
+def test_callback_between_two_events_runs_between_them(log: recording.Recording, appended: list[int]) -> None:
     seen: list[list[str]] = []
     with transaction.atomic():
         publish("orders", "one", 1)
@@ -61,9 +61,7 @@ def test_a_callback_in_between_stays_in_between(log: recording.Recording, append
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_savepoint_that_is_rolled_back_takes_its_own_events_and_no_others(
-    log: recording.Recording, appended: list[int]
-) -> None:
+def test_rolled_back_savepoint_removes_only_its_own_events(log: recording.Recording, appended: list[int]) -> None:
     with transaction.atomic():
         publish("orders", "before", 1)
         with pytest.raises(ZeroDivisionError), transaction.atomic():
@@ -79,7 +77,7 @@ def test_a_savepoint_that_is_rolled_back_takes_its_own_events_and_no_others(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_one_append_has_a_bound(log: recording.Recording, appended: list[int]) -> None:
+def test_size_of_one_append_is_bounded(log: recording.Recording, appended: list[int]) -> None:
     with transaction.atomic():
         for number in range(publishing.JOINED + 1):
             publish("orders", "created", number)
@@ -91,7 +89,7 @@ def test_one_append_has_a_bound(log: recording.Recording, appended: list[int]) -
 class TestCaseTransactions(TestCase):
     """Django's own TestCase, whose transaction never commits."""
 
-    def test_what_a_test_captures_is_not_joined_to_what_came_before(self) -> None:
+    def test_events_inside_captured_callbacks_are_not_joined_to_earlier_ones(self) -> None:
         publish("orders", "before", 1)
         with self.captureOnCommitCallbacks(execute=True) as callbacks:
             publish("orders", "inside", 1)

@@ -31,7 +31,7 @@ def rows() -> list[tuple[str, str]]:
 
 
 class Counting:
-    """What the counters grow by."""
+    """How much the counters grow."""
 
     def __init__(self) -> None:
         self._before = publishing.statistics()
@@ -40,10 +40,10 @@ class Counting:
         return publishing.statistics()[name] - self._before[name]
 
 
-# -- the way of an event -----------------------------------------------------------------------------------------------
+# -- one event ---------------------------------------------------------------------------------------------------------
 
 
-def test_an_event_waits_in_the_database_leaves_with_the_commit_and_is_gone(log: recording.Recording) -> None:
+def test_event_is_stored_then_sent_at_the_commit_and_deleted(log: recording.Recording) -> None:
     with transaction.atomic():
         publish("orders", "created", {"id": 1}, exclude="1.2", outbox=True)
         assert rows() == [("orders", "created")]
@@ -52,7 +52,7 @@ def test_an_event_waits_in_the_database_leaves_with_the_commit_and_is_gone(log: 
     assert rows() == []
 
 
-def test_a_rolled_back_transaction_leaves_no_row_and_sends_nothing(log: recording.Recording) -> None:
+def test_rolled_back_transaction_leaves_no_row_and_sends_nothing(log: recording.Recording) -> None:
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         publish("orders", "created", 1, outbox=True)
         _ = 1 / 0
@@ -62,7 +62,7 @@ def test_a_rolled_back_transaction_leaves_no_row_and_sends_nothing(log: recordin
     assert rows() == []
 
 
-def test_a_rolled_back_savepoint_takes_its_rows_with_it_and_the_rest_is_sent_in_order(
+def test_rolled_back_savepoint_removes_its_rows_and_the_rest_is_sent_in_order(
     log: recording.Recording,
 ) -> None:
     with transaction.atomic():
@@ -77,8 +77,8 @@ def test_a_rolled_back_savepoint_takes_its_rows_with_it_and_the_rest_is_sent_in_
     assert rows() == []
 
 
-def test_what_a_savepoint_by_hand_took_back_is_not_sent_either(log: recording.Recording) -> None:
-    """Django runs callbacks of such a savepoint all the same: the rows are what counts."""
+def test_manually_rolled_back_savepoint_sends_nothing(log: recording.Recording) -> None:
+    """Django runs the callbacks of such a savepoint nevertheless: the rows decide."""
     with transaction.atomic():
         publish("orders", "kept", 1, outbox=True)
         savepoint = transaction.savepoint()
@@ -87,7 +87,7 @@ def test_what_a_savepoint_by_hand_took_back_is_not_sent_either(log: recording.Re
     assert log.names == ["kept"]
 
 
-def test_the_events_of_a_transaction_are_one_write_to_the_log(
+def test_events_of_a_transaction_are_one_write_to_the_log(
     log: recording.Recording, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writes = log.writes
@@ -104,7 +104,7 @@ def test_the_events_of_a_transaction_are_one_write_to_the_log(
     assert rows() == []
 
 
-def test_each_event_carries_a_key_that_the_log_checks(log: recording.Recording) -> None:
+def test_each_event_has_a_key_that_the_log_checks(log: recording.Recording) -> None:
     with transaction.atomic():
         publish("orders", "a", 1, outbox=True)
         publish("orders", "b", 1, outbox=True)
@@ -117,7 +117,7 @@ def test_each_event_carries_a_key_that_the_log_checks(log: recording.Recording) 
 
 
 @pytest.mark.parametrize("text", ["\0", '"\\', "\u2028 € 😀", "<b>"])
-def test_any_text_survives_the_database(log: recording.Recording, text: str) -> None:
+def test_any_text_can_be_stored(log: recording.Recording, text: str) -> None:
     with transaction.atomic():
         publish("orders", text, text, outbox=True)
         [row] = models.OutboxEvent.objects.all()
@@ -126,7 +126,7 @@ def test_any_text_survives_the_database(log: recording.Recording, text: str) -> 
     assert [(event.name, event.data) for event in log.events] == [(text, text)]
 
 
-def test_apublish_goes_through_it_too(log: recording.Recording) -> None:
+def test_apublish_uses_the_outbox_too(log: recording.Recording) -> None:
     with transaction.atomic():
         async_to_sync(apublish)("orders", "created", 1, outbox=True)
         assert rows() == [("orders", "created")]
@@ -138,7 +138,7 @@ def test_apublish_goes_through_it_too(log: recording.Recording) -> None:
 
 
 @pytest.mark.parametrize(("setting", "argument", "used"), [(False, None, 0), (True, None, 1), (True, False, 0)])
-def test_the_setting_says_it_and_a_call_may_say_otherwise(
+def test_argument_overrides_the_setting(
     settings: Settings, log: recording.Recording, setting: bool, argument: bool | None, used: int
 ) -> None:
     settings.FANFARE = {"OUTBOX": setting}
@@ -148,13 +148,13 @@ def test_the_setting_says_it_and_a_call_may_say_otherwise(
     assert log.names == ["created"]
 
 
-def test_without_a_transaction_the_event_leaves_at_once_and_the_caller_is_told(log: recording.Recording) -> None:
+def test_without_a_transaction_the_event_is_sent_at_once_and_failures_raise(log: recording.Recording) -> None:
     publish("orders", "created", 1, outbox=True)
     assert log.names == ["created"]
     assert log.publications[-1].idempotency_key is None
 
 
-def test_at_once_and_through_the_outbox_is_refused(settings: Settings, log: recording.Recording) -> None:
+def test_outbox_with_on_commit_false_is_refused(settings: Settings, log: recording.Recording) -> None:
     with transaction.atomic():
         for call in (publish, async_to_sync(apublish)):
             with pytest.raises(errors.InvalidTiming, match="on_commit=False"):
@@ -178,7 +178,7 @@ def test_broadcasts_of_models_follow_the_setting(
 # -- when something is in the way --------------------------------------------------------------------------------------
 
 
-def test_a_log_that_is_away_leaves_the_rows_to_the_relay(
+def test_rows_stay_for_the_relay_while_the_log_is_away(
     log: recording.Recording, caplog: pytest.LogCaptureFixture
 ) -> None:
     grown = Counting()
@@ -193,7 +193,7 @@ def test_a_log_that_is_away_leaves_the_rows_to_the_relay(
     assert "disk is full" in record.getMessage()
 
 
-def test_a_row_that_cannot_be_deleted_is_left_to_the_relay(
+def test_row_that_cannot_be_deleted_stays_for_the_relay(
     log: recording.Recording, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(execute: Callable[..., Any], sql: str, *rest: Any) -> Any:
@@ -210,7 +210,7 @@ def test_a_row_that_cannot_be_deleted_is_left_to_the_relay(
     assert "database is locked" in caplog.text
 
 
-def test_rows_of_two_threads_are_not_mixed_up(log: recording.Recording) -> None:
+def test_each_thread_sends_its_own_rows(log: recording.Recording) -> None:
     def other() -> None:
         try:
             with transaction.atomic():

@@ -1,26 +1,28 @@
-"""What processes that died have left in the outbox, and what becomes of it."""
+"""The outbox relay: it sends the events that a process left in the outbox."""
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from django.core.management import CommandError, call_command
 from django.db import OperationalError, connections, transaction
 from django.utils import timezone
 
-from fanfare import decrypt, publish
+from fanfare import decrypt, errors, publish
 from fanfare.applications import database
 from fanfare.applications import models as application_models
 from fanfare.engine import current, interface
 from fanfare.engine import errors as engine_errors
 from fanfare.engine.local import engine as local_engine
 from fanfare.integration import models, outbox, publishing, relay, target
+from fanfare.runtime.supervisor import State, Supervisor
 from tests.harness import waiting
 from tests.unit.engine import workers
 from tests.unit.integration import recording
@@ -36,7 +38,7 @@ def default(application: application_models.Application) -> application_models.A
 
 
 class Counting:
-    """What the counters grow by."""
+    """How much the counters grow."""
 
     def __init__(self) -> None:
         self._before = publishing.statistics()
@@ -63,13 +65,13 @@ def relaying(worker: workers.Worker) -> relay.Outbox:
 
 
 async def look_twice(relaying: relay.Outbox) -> None:
-    """The first look leaves what it finds to the process that wrote it."""
+    """The first look leaves the rows that it finds to their process."""
     await relaying.look()
     await relaying.look()
 
 
 async def leave(*events: str, channel: str | None = "orders", data: str = "data", **more: Any) -> None:
-    """As a process that dies right after its commit."""
+    """As a process that is killed right after its commit."""
 
     def write() -> None:
         with transaction.atomic():
@@ -97,24 +99,24 @@ def names(worker: workers.Worker) -> list[str]:
     return [orjson.loads(entry.body)["event"] for entry in worker.entries]
 
 
-async def told(worker: workers.Worker, *expected: str) -> None:
-    """Exactly these came, in this order."""
+async def received(worker: workers.Worker, *expected: str) -> None:
+    """Exactly these were received, in this order."""
     await worker.publish("end", orjson.dumps({"event": "end"}))
-    await worker.until(lambda: "end" in names(worker), "what was sent before")
+    await worker.until(lambda: "end" in names(worker), "the event after all others")
     assert names(worker) == [*expected, "end"]
 
 
-# -- what is sent ------------------------------------------------------------------------------------------------------
+# -- sending -----------------------------------------------------------------------------------------------------------
 
 
-async def test_what_was_left_is_sent_once_in_its_order_and_deleted(
+async def test_rows_are_sent_once_in_order_and_deleted(
     worker: workers.Worker, relaying: relay.Outbox, grown: Counting, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "fanfare.integration")
     await leave("a", "b", "c", exclude="1.2")
     await look_twice(relaying)
     await look_twice(relaying)
-    await told(worker, "a", "b", "c")
+    await received(worker, "a", "b", "c")
     entry = worker.entries[0]
     assert entry.body == b'{"event":"a","channel":"orders","data":"data"}'
     assert (entry.app, entry.exclude) == ("7", "1.2")
@@ -123,7 +125,7 @@ async def test_what_was_left_is_sent_once_in_its_order_and_deleted(
     assert "Sent 3 events" in caplog.text
 
 
-async def test_the_process_that_wrote_it_gets_until_the_next_look(
+async def test_new_rows_are_left_to_their_process_until_the_next_look(
     worker: workers.Worker, relaying: relay.Outbox
 ) -> None:
     await leave("a")
@@ -133,10 +135,10 @@ async def test_the_process_that_wrote_it_gets_until_the_next_look(
     await relaying.look()
     assert await left() == [("b", "")]
     await relaying.look()
-    await told(worker, "a", "b")
+    await received(worker, "a", "b")
 
 
-async def test_what_was_sent_and_not_deleted_is_not_sent_again(
+async def test_row_that_was_sent_and_not_deleted_is_not_sent_again(
     worker: workers.Worker, relaying: relay.Outbox, grown: Counting
 ) -> None:
     def dies_before_it_deletes() -> None:
@@ -148,13 +150,13 @@ async def test_what_was_sent_and_not_deleted_is_not_sent_again(
     await database.run(dies_before_it_deletes)
     assert len(await rows()) == 2
     await look_twice(relaying)
-    await told(worker, "a", "b")
+    await received(worker, "a", "b")
     assert await left() == []
     assert grown["outbox_relayed"] == 0
 
 
-async def test_a_process_that_is_late_sends_nothing_twice(worker: workers.Worker, relaying: relay.Outbox) -> None:
-    """The relay comes between its commit and its own sending."""
+async def test_late_process_sends_nothing_twice(worker: workers.Worker, relaying: relay.Outbox) -> None:
+    """The relay sends between the commit and the sending of the process."""
     found: list[outbox.Row] = []
 
     def commits() -> None:
@@ -168,21 +170,21 @@ async def test_a_process_that_is_late_sends_nothing_twice(worker: workers.Worker
     await database.run(commits)
     await look_twice(relaying)
     await worker.engine.append([row.publication for row in found])
-    await told(worker, "a", "b")
+    await received(worker, "a", "b")
 
 
-async def test_more_than_one_chunk(
+async def test_many_rows_are_sent_in_chunks(
     worker: workers.Worker, relaying: relay.Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox, "CHUNK", 3)
     events = [f"event-{number}" for number in range(10)]
     await leave(*events)
     await look_twice(relaying)
-    await told(worker, *events)
+    await received(worker, *events)
     assert await left() == []
 
 
-async def test_to_a_user_and_by_the_channels_rule_of_now(
+async def test_current_rule_of_the_channel_applies(
     worker: workers.Worker, relaying: relay.Outbox, application: application_models.Application
 ) -> None:
     await leave("paid", channel=None, to_user=42)
@@ -192,43 +194,43 @@ async def test_to_a_user_and_by_the_channels_rule_of_now(
     )
     target.forget()
     await look_twice(relaying)
-    await told(worker, "paid", "kept")
+    await received(worker, "paid", "kept")
     assert [(entry.channel, entry.offset) for entry in worker.entries[:2]] == [
         ("#server-to-user-42", None),
         ("kept-orders", 1),
     ]
 
 
-async def test_what_was_encrypted_when_it_was_written_is_not_encrypted_again(
+async def test_encrypted_event_is_not_encrypted_again(
     worker: workers.Worker, relaying: relay.Outbox, settings: Any
 ) -> None:
     settings.FANFARE = {"ENCRYPTION_MASTER_KEY": bytes(32)}
     await leave("created", channel="private-encrypted-orders", data="secret")
-    settings.FANFARE = {"ENCRYPTION_MASTER_KEY": b""}  # whoever relays needs no key
+    settings.FANFARE = {"ENCRYPTION_MASTER_KEY": b""}  # the relay needs no key
     await look_twice(relaying)
-    await told(worker, "created")
+    await received(worker, "created")
     settings.FANFARE = {"ENCRYPTION_MASTER_KEY": bytes(32)}
     assert decrypt("private-encrypted-orders", orjson.loads(worker.entries[0].body)["data"]) == "secret"
 
 
-async def test_what_is_older_than_the_logs_memory_is_sent_and_said_to_be_so(
+async def test_row_older_than_the_keys_of_the_log_is_sent_with_a_warning(
     worker: workers.Worker, relaying: relay.Outbox, grown: Counting, caplog: pytest.LogCaptureFixture
 ) -> None:
     await leave("old")
     await age(interface.IDEMPOTENCY_SECONDS + 1)
     await leave("young")
     await look_twice(relaying)
-    await told(worker, "old", "young")
+    await received(worker, "old", "young")
     assert (grown["outbox_relayed"], grown["outbox_late"]) == (2, 1)
     [warning] = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert "1 events" in warning.getMessage()
     assert "sent twice" in warning.getMessage()
 
 
-# -- what cannot be sent -----------------------------------------------------------------------------------------------
+# -- rows that cannot be sent ------------------------------------------------------------------------------------------
 
 
-async def test_a_row_that_cannot_be_sent_holds_up_nobody(
+async def test_rows_that_cannot_be_sent_do_not_delay_others(
     worker: workers.Worker,
     relaying: relay.Outbox,
     grown: Counting,
@@ -237,7 +239,7 @@ async def test_a_row_that_cannot_be_sent_holds_up_nobody(
 ) -> None:
     other = await database.run(application_models.Application.objects.create, name="other", app_id="8")
     await leave("before")
-    await leave("of nobody", app=8)
+    await leave("orphan", app=8)
     await leave("big", data="x" * 2_000)
     await leave("behind")
 
@@ -250,16 +252,16 @@ async def test_a_row_that_cannot_be_sent_holds_up_nobody(
     target.forget()
     await look_twice(relaying)
     await look_twice(relaying)
-    await told(worker, "before", "behind")
+    await received(worker, "before", "behind")
     [(first, gone), (second, big)] = await left()
-    assert (first, second) == ("of nobody", "big")
+    assert (first, second) == ("orphan", "big")
     assert "no application with the id '8'" in gone
     assert "2000 bytes" in big
     assert grown["outbox_failed"] == 2
     assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 2
 
 
-async def test_a_failed_row_is_sent_when_somebody_says_so(
+async def test_failed_row_is_sent_after_a_retry_is_requested(
     worker: workers.Worker, relaying: relay.Outbox, application: application_models.Application
 ) -> None:
     await leave("a")
@@ -278,12 +280,14 @@ async def test_a_failed_row_is_sent_when_somebody_says_so(
     assert len(await rows()) == 1, "not by itself"
     assert await database.run(outbox.retry, DEFAULT, [row.pk]) == 1
     await look_twice(relaying)
-    await told(worker, "a")
+    await received(worker, "a")
     assert await left() == []
 
 
 class Choosy:
-    """An engine that refuses whatever an event of this name is in."""
+    """An engine that refuses each append with an event of this name."""
+
+    is_open = True
 
     def __init__(self, engine: interface.Engine, refused: str) -> None:
         self._engine = engine
@@ -298,7 +302,7 @@ class Choosy:
         return self._engine.health()
 
 
-async def test_a_row_that_the_log_itself_refuses_is_given_up_after_a_few_looks(worker: workers.Worker) -> None:
+async def test_row_that_the_log_refuses_is_marked_as_failed_after_a_few_looks(worker: workers.Worker) -> None:
     relaying = relay.Outbox(Choosy(worker.engine, "poison"), DEFAULT)  # type: ignore[arg-type]
     await leave("before", "poison", "behind")
     await look_twice(relaying)
@@ -308,10 +312,10 @@ async def test_a_row_that_the_log_itself_refuses_is_given_up_after_a_few_looks(w
     [(event, reason)] = await left()
     assert event == "poison"
     assert "The engine failed" in reason
-    await told(worker, "before", "behind")
+    await received(worker, "before", "behind")
 
 
-async def test_failed_rows_are_forgotten_after_their_time(relaying: relay.Outbox) -> None:
+async def test_failed_rows_are_deleted_after_their_time(relaying: relay.Outbox) -> None:
     await leave("a", "b", "waiting")
 
     def fail() -> None:
@@ -325,7 +329,7 @@ async def test_failed_rows_are_forgotten_after_their_time(relaying: relay.Outbox
     assert [event for event, _ in await left()] == ["b", "waiting"]
 
 
-# -- what is away ------------------------------------------------------------------------------------------------------
+# -- databases and engines that are away -------------------------------------------------------------------------------
 
 
 def refusing(start: str) -> Callable[..., Any]:
@@ -337,7 +341,7 @@ def refusing(start: str) -> Callable[..., Any]:
     return refuse
 
 
-async def test_a_database_that_can_be_read_only_gets_no_event_twice_however_long_it_lasts(
+async def test_read_only_database_causes_no_repeated_event(
     worker: workers.Worker, relaying: relay.Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await leave("a")
@@ -352,7 +356,7 @@ async def test_a_database_that_can_be_read_only_gets_no_event_twice_however_long
                 continue
     assert len(await rows()) == 1
     await relaying.look()
-    await told(worker, "a")
+    await received(worker, "a")
     assert await left() == []
 
 
@@ -360,7 +364,7 @@ def raised(error: Exception) -> None:
     raise error
 
 
-async def test_it_says_once_what_is_in_the_way_and_goes_on_when_it_is_gone(
+async def test_obstacle_is_logged_once_and_sending_continues_after_it(
     worker: workers.Worker,
     relaying: relay.Outbox,
     monkeypatch: pytest.MonkeyPatch,
@@ -376,11 +380,13 @@ async def test_it_says_once_what_is_in_the_way_and_goes_on_when_it_is_gone(
             "The outbox in the database 'default' waits: the disk is full"
         ]
     await relaying._look_patiently()
-    await told(worker, "a", "b")
+    await received(worker, "a", "b")
 
 
 class Away:
     """An engine whose disk is full."""
+
+    is_open = True
 
     def __init__(self, log: recording.Recording) -> None:
         log.is_down = True
@@ -393,28 +399,217 @@ class Away:
         return interface.Health(False, "the disk is full")
 
 
+async def test_rows_wait_while_the_remote_deployment_refuses_the_key(relaying: relay.Outbox) -> None:
+    """In remote mode NoApplication of an append concerns all rows, and none is marked as failed."""
+
+    class Remote:
+        is_open = False
+
+        def append_blocking(self, publications: Sequence[interface.Publication]) -> list[interface.Receipt]:
+            raise errors.NoApplication("The deployment does not accept FANFARE_REMOTE_KEY")
+
+    relaying._engine = Remote()  # type: ignore[assignment]
+    await leave("a", "b")
+    for _ in range(2 * relay.REFUSALS):
+        await relaying._look_patiently()
+    assert await left() == [("a", ""), ("b", "")]
+
+
+# -- injected faults ---------------------------------------------------------------------------------------------------
+
+
+async def test_damaged_row_is_marked_as_failed_and_those_after_it_are_sent(
+    worker: workers.Worker, relaying: relay.Outbox
+) -> None:
+    await leave("before", "damaged", "behind")
+    await database.run(lambda: models.OutboxEvent.objects.filter(frame__contains="damaged").update(frame="{\x00"))
+    await look_twice(relaying)
+    await received(worker, "before", "behind")
+    [row] = await rows()
+    assert row.failed_at is not None
+    assert row.reason.startswith("JSONDecodeError: ")
+
+
+async def test_exception_about_one_row_marks_it_as_failed(
+    worker: workers.Worker, relaying: relay.Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restore = publishing.restore
+
+    def choosy(channel: str, event: str, *rest: Any, **more: Any) -> interface.Publication:
+        if event == "poison":
+            raise ZeroDivisionError("\udcff")
+        return restore(channel, event, *rest, **more)
+
+    monkeypatch.setattr(publishing, "restore", choosy)
+    await leave("before", "poison", "behind")
+    await look_twice(relaying)
+    await received(worker, "before", "behind")
+    assert await left() == [("poison", "ZeroDivisionError: \\xff")]
+
+
+async def test_unexpected_error_of_the_engine_marks_only_its_row_as_failed(worker: workers.Worker) -> None:
+    class Broken(Choosy):
+        async def append(self, publications: Sequence[interface.Publication]) -> list[interface.Receipt]:
+            if any(b"poison" in publication.body for publication in publications):
+                raise ZeroDivisionError
+            return await self._engine.append(publications)
+
+    relaying = relay.Outbox(Broken(worker.engine, "poison"), DEFAULT)  # type: ignore[arg-type]
+    await leave("before", "poison", "behind")
+    for _ in range(relay.REFUSALS + 2):
+        await relaying.look()
+    await received(worker, "before", "behind")
+    assert [event for event, _ in await left()] == ["poison"]
+
+
+async def test_refusals_before_a_success_are_not_remembered(
+    worker: workers.Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Choosy(worker.engine, "poison")
+    relaying = relay.Outbox(engine, DEFAULT)  # type: ignore[arg-type]
+    await leave("poison")
+    await look_twice(relaying)
+    assert sum(relaying._refusals.values()) == 1
+    engine._refused = b"another"
+    await relaying.look()
+    await received(worker, "poison")
+    assert not relaying._refusals
+    assert not relaying._sent
+
+
+async def test_memory_of_rows_that_others_deleted_is_dropped(
+    worker: workers.Worker, relaying: relay.Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await leave("a", "b")
+    with monkeypatch.context() as patched:
+        patched.setattr(outbox, "discard", lambda using, ids: raised(OperationalError("read-only")))
+        await relaying.look()
+        with pytest.raises(OperationalError):
+            await relaying.look()
+    assert len(relaying._sent) == 2
+    await database.run(models.OutboxEvent.objects.all().delete)
+    await look_twice(relaying)
+    assert relaying._sent == set()
+
+
+async def test_database_that_hangs_does_not_delay_the_others(
+    worker: workers.Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two aliases of one database; the queries of the first one do not return."""
+    hanging = threading.Event()
+    top = outbox.top
+
+    def slow(using: str) -> int:
+        if using == "hanging":
+            hanging.wait(10)
+        return top(DEFAULT)
+
+    monkeypatch.setattr(relay, "LOOK_S", 0.02)
+    monkeypatch.setattr(relay, "IDLE_LOOK_S", 0.02)
+    monkeypatch.setattr(outbox, "databases", lambda: ["hanging", DEFAULT])
+    monkeypatch.setattr(outbox, "top", slow)
+    relaying = relay.Relay(worker.engine)
+    tasks = Supervisor()
+    tasks.run("relay", relaying.run)
+    try:
+        await leave("a", "b")
+        await waiting.until_async(gone, 10, "an empty outbox")
+        assert [(status.name, status.state) for status in relaying.statuses] == [
+            ("outbox of 'hanging'", State.RUNNING),
+            ("outbox of 'default'", State.RUNNING),
+        ]
+    finally:
+        hanging.set()
+        await tasks.stop()
+    await received(worker, "a", "b")
+
+
 # -- as a job ----------------------------------------------------------------------------------------------------------
 
 
-async def test_it_looks_again_and_again(
+async def test_relay_looks_repeatedly_and_its_status_shows_failures(
     worker: workers.Worker, relaying: relay.Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relay, "LOOK_S", 0.02)
     monkeypatch.setattr(relay, "IDLE_LOOK_S", 0.02)
-    running = asyncio.create_task(relaying.run())
+    tasks = Supervisor()
+    tasks.run("relay", relaying.run, status=relaying.status)
+
+    async def failing() -> bool:
+        return relaying.status.state is State.PAUSING
+
+    async def running() -> bool:
+        return relaying.status.state is State.RUNNING
+
     try:
         for event in ("a", "b"):
             await leave(event)
-            await waiting.until_async(gone, 10, "the row is gone")
+            await waiting.until_async(gone, 10, "an empty outbox")
+        with monkeypatch.context() as patched:
+            patched.setattr(outbox, "top", lambda using: raised(OperationalError("server closed the connection")))
+            await waiting.until_async(failing, 10, "the failure")
+            assert relaying.status.error == "OperationalError: server closed the connection"
+        await waiting.until_async(running, 10, "the success after it")
     finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-    await told(worker, "a", "b")
+        await tasks.stop()
+    await received(worker, "a", "b")
 
 
 async def gone() -> bool:
     return await rows() == []
 
 
-def test_the_workers_do_it_once_in_the_deployment() -> None:
+def test_relay_runs_once_per_deployment() -> None:
     assert relay.job().once_per == "deployment"
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+class Remote:
+    """An engine of a process that is no worker."""
+
+    is_open = False
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        self.is_away = False
+
+    def append_blocking(
+        self, publications: Sequence[interface.Publication], timeout: float | None = None
+    ) -> list[interface.Receipt]:
+        if self.is_away:
+            raise engine_errors.EngineUnavailable("The other deployment does not answer")
+        self.bodies += [publication.body for publication in publications]
+        return [interface.Receipt(0, None, duplicate=False) for _ in publications]
+
+
+@pytest.fixture
+def remote(monkeypatch: pytest.MonkeyPatch) -> Iterator[Remote]:
+    monkeypatch.setattr(relay, "LOOK_S", 0.02)
+    engine = Remote()
+    with current.replaced(engine):  # type: ignore[arg-type]
+        yield engine
+
+
+def leave_behind(*events: str) -> None:
+    with transaction.atomic():
+        for event in events:
+            publish("orders", event, 1, outbox=True)
+        connections[DEFAULT].run_on_commit.clear()
+
+
+def test_command_sends_the_waiting_events_and_ends(remote: Remote, capsys: pytest.CaptureFixture[str]) -> None:
+    leave_behind("a", "b")
+    call_command("relay_outbox", "--once")
+    assert [orjson.loads(body)["event"] for body in remote.bodies] == ["a", "b"]
+    assert capsys.readouterr().out == "Sent: 2. Failed: 0. Still waiting: 0.\n"
+    assert not models.OutboxEvent.objects.exists()
+
+
+def test_command_fails_while_the_deployment_is_away(remote: Remote) -> None:
+    leave_behind("a")
+    remote.is_away = True
+    with pytest.raises(CommandError, match="The events stay in the outbox: The other deployment does not answer"):
+        call_command("relay_outbox", "--once")
+    assert models.OutboxEvent.objects.count() == 1
