@@ -5,6 +5,7 @@ Those of a deployment run with `manage.py check --deploy`.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import resource
 from collections.abc import Sequence
@@ -46,6 +47,19 @@ def open_files(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks
             f"A process may open {soft} files, and every connection is an open file.",
             hint="Raise the limit: `ulimit -n 65536`, or LimitNOFILE=65536 in a systemd unit.",
             id="fanfare.W001",
+        )
+    ]
+
+
+@checks.register
+def encryption_extra(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.CheckMessage]:
+    if not conf.settings.ENCRYPTION_MASTER_KEY or importlib.util.find_spec("nacl") is not None:
+        return []
+    return [
+        checks.Warning(
+            "FANFARE_ENCRYPTION_MASTER_KEY is set and PyNaCl is not installed: publishing to encrypted channels fails.",
+            hint='pip install "django-fanfare[encryption]"',
+            id="fanfare.W007",
         )
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import tarfile
 import zipfile
 from pathlib import Path
@@ -73,6 +74,7 @@ def test_fresh_project_checks_migrates_and_publishes(project: packages.Project) 
     code = "import fanfare; fanfare.publish('orders', 'created', {'id': 7})"
     project.manage("shell", "--no-imports", "-c", code)
     assert (project.root / "var" / "engine").is_dir(), "the data folder is beside manage.py"
+    assert stat.S_IMODE((project.root / "var").stat().st_mode) == 0o700
 
 
 def test_every_module_can_be_imported_without_the_extras(project: packages.Project) -> None:

@@ -49,7 +49,7 @@ def check(**_: object) -> list[checks.CheckMessage]:
     try:
         declarations.parse(conf.settings.APPS)
     except errors.DeclarationError as error:
-        return [checks.Error(str(error), id="applications.E001")]
+        return [checks.Error(str(error), id="fanfare.E003")]
     return []
 
 

@@ -207,7 +207,7 @@ class TestReading:
 
     def test_a_mistake_stops_the_system_check(self, settings: Settings) -> None:
         settings.FANFARE = {"APPS": "1:key"}
-        with pytest.raises(SystemCheckError, match=r"applications\.E001.*entry 1 is not id:key:secret"):
+        with pytest.raises(SystemCheckError, match=r"fanfare\.E003.*entry 1 is not id:key:secret"):
             call_command("check")
 
     def test_a_mistake_is_a_wrong_configuration(self) -> None:

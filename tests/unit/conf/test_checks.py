@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import resource
+import sys
 
 import pytest
 from django.core.management import call_command
@@ -28,6 +29,17 @@ def test_data_folder_on_a_network_file_system_is_an_error(monkeypatch):
 def test_low_limit_of_open_files_is_a_warning(monkeypatch, limit, found):
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (limit, resource.RLIM_INFINITY))
     assert ids(checks.open_files(None)) == found
+
+
+def test_encryption_key_without_its_extra_is_a_warning(monkeypatch, settings):
+    settings.FANFARE = {"ENCRYPTION_MASTER_KEY": bytes(32)}
+    assert checks.encryption_extra(None) == []
+    monkeypatch.setitem(sys.modules, "nacl", None)
+    (found,) = checks.encryption_extra(None)
+    assert found.id == "fanfare.W007"
+    assert "django-fanfare[encryption]" in found.hint
+    settings.FANFARE = {}
+    assert checks.encryption_extra(None) == []
 
 
 def test_misspelt_variable_is_a_warning(monkeypatch):
