@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -35,17 +34,13 @@ from fanfare import conf, errors
 from fanfare.applications import registry
 from fanfare.engine import current, interface
 from fanfare.engine import errors as engine_errors
-from fanfare.hub import event_frames
 from fanfare.integration import payloads, target, users
-from fanfare.protocol import names, refusals
+from fanfare.protocol import names, publications, refusals
 
 if TYPE_CHECKING:  # the outbox is a model, and this module is imported before models can be
     from fanfare.integration import outbox as outboxes
 
 logger = logging.getLogger("fanfare.integration")
-
-# The bounds of the HTTP API, so that a key may come from there.
-_IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]+")
 
 COUNTERS = (
     "published",
@@ -170,7 +165,7 @@ def prepare(
     """The publication of a call. All errors of its arguments are raised here."""
     application = target.application(app)
     channel = _channel(channel, to_user)
-    _check_names(channel, event, exclude, application.limits)
+    _check_names(channel, event, exclude, idempotency_key, application.limits)
     try:
         text = data if isinstance(data, str) else payloads.json_text(data)
         if names.is_encrypted(channel):
@@ -186,7 +181,7 @@ def restore(
     """A publication of the text that subscribers get, which `prepare` made earlier: the ciphertext, if the channel is
     encrypted. It is checked against the application as it is now; raises a PublishError."""
     application = target.application(app)
-    _check_names(channel, event, exclude, application.limits)
+    _check_names(channel, event, exclude, idempotency_key, application.limits)
     return _publication(application, channel, event, text, exclude=exclude, idempotency_key=idempotency_key)
 
 
@@ -199,23 +194,13 @@ def _publication(
     exclude: str | None,
     idempotency_key: str | None,
 ) -> interface.Publication:
-    _check_key(idempotency_key)
     try:
-        size = len(text.encode())
+        publications.check_data(text, application.limits)
     except UnicodeEncodeError as error:
         raise _unencodable(event, error) from error
-    if size > application.limits.max_event_bytes:
-        raise errors.DataTooLarge(event, size, application.limits.max_event_bytes)
-    rule = application.rules.of(channel)
-    return interface.Publication(
-        app=application.id,
-        channel=channel,
-        body=event_frames.event(event, channel, text),
-        exclude=exclude,
-        retention=None if rule is None else rule.retention,
-        idempotency_key=idempotency_key,
-        cache_seconds=application.cache_seconds if names.is_cache(channel) else None,
-    )
+    except publications.DataTooLarge as error:
+        raise errors.DataTooLarge(event, error.actual, error.limit) from None
+    return publications.build(application, channel, event, text, exclude=exclude, idempotency_key=idempotency_key)
 
 
 def _unencodable(event: str, error: Exception) -> errors.UnencodableData:
@@ -385,7 +370,7 @@ def _channel(channel: str | None, to_user: users.User | None) -> str:
     return names.user_channel(users.user_id(to_user))
 
 
-def _check_names(channel: Any, event: Any, exclude: Any, limits: registry.Limits) -> None:
+def _check_names(channel: Any, event: Any, exclude: Any, idempotency_key: Any, limits: registry.Limits) -> None:
     if isinstance(channel, list | tuple | set):
         raise errors.InvalidName(f"The channel is a {type(channel).__name__}: call publish() once for each channel.")
     for what, name in (("channel", channel), ("event", event)):
@@ -394,41 +379,30 @@ def _check_names(channel: Any, event: Any, exclude: Any, limits: registry.Limits
                 f"The {what} is of type {type(name).__name__}, it must be a str: publish(channel, event, data), as in "
                 'publish("orders", "created", {"id": 1}).'
             )
-    if event.startswith((names.PROTOCOL_PREFIX, names.INTERNAL_PREFIX)):
-        raise errors.InvalidName(
-            f"The event {event!r} has a name of the protocol's: those that begin with 'pusher:' or 'pusher_internal:' "
-            "come from the server only."
-        )
     try:
-        names.check_publishable_channel(channel, limits.max_channel_name)
-        names.check_event(event, limits.max_event_name)
+        publications.check_channel_name(channel, limits)
+        publications.check_event_name(event, limits)
         event.encode()
-    except (refusals.InvalidName, UnicodeEncodeError) as error:
-        raise errors.InvalidName(str(error)) from error
-    if exclude is not None and not (isinstance(exclude, str) and names.is_valid_socket_id(exclude)):
+        if idempotency_key is not None:
+            publications.check_idempotency_key(_text("idempotency_key", idempotency_key))
+    except (refusals.PusherError, UnicodeEncodeError) as error:
+        raise errors.InvalidName(f"{error}.".replace("..", ".")) from error
+    if exclude is not None and not names.is_valid_socket_id(_text("exclude", exclude)):
         raise errors.InvalidName(
             f"`exclude` is {exclude!r}, which is not a socket id such as '1234.5678'; pass None to exclude no client."
         )
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise errors.InvalidName(f"`{name}` is {value!r}; it must be a str, or None.")
+    return value
 
 
 def _check_timing(on_commit: bool, outbox: bool | None) -> None:
     if outbox and not on_commit:
         raise errors.InvalidTiming(
             "`on_commit=False` sends at once and `outbox=True` sends after the commit: leave one of them out."
-        )
-
-
-def _check_key(idempotency_key: Any) -> None:
-    if idempotency_key is None:
-        return
-    if (
-        not isinstance(idempotency_key, str)
-        or not _IDEMPOTENCY_KEY.fullmatch(idempotency_key)
-        or len(idempotency_key) > interface.MAX_IDEMPOTENCY_KEY
-    ):
-        raise errors.InvalidName(
-            f"The idempotency key is {idempotency_key!r}; it is a str of 1 to {interface.MAX_IDEMPOTENCY_KEY} "
-            "printable ASCII characters."
         )
 
 
