@@ -9,6 +9,7 @@
 | `channel`, `Member`                                       | authorize private and presence channels                |
 | `user_data`, `UserData`                                   | choose the user of a page that signs in                |
 | `presence`, `history`                                     | query members, users, subscribers and past events      |
+| `snapshot`                                                | let a page start where the database stands             |
 | `signals`                                                 | Django signals for what happens on channels            |
 | `background`, `periodic`                                  | run coroutines beside the server                       |
 | `sse_token`, `decrypt`                                    | tokens for event streams, encrypted data               |
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from fanfare.integration.payloads import decrypt
     from fanfare.integration.publishing import apublish, publish
     from fanfare.integration.rules import channel
+    from fanfare.integration.snapshots import snapshot
     from fanfare.integration.users import Member, UserData, user_data
     from fanfare.jobs.declarations import background, periodic
 
@@ -80,6 +82,7 @@ _HOMES = {
     "Member": "fanfare.integration.users",
     "periodic": "fanfare.jobs.declarations",
     "publish": "fanfare.integration.publishing",
+    "snapshot": "fanfare.integration.snapshots",
     "sse_token": "fanfare.integration.clients",
     "user_data": "fanfare.integration.users",
     "UserData": "fanfare.integration.users",
@@ -121,6 +124,7 @@ __all__ = [
     "presence",
     "publish",
     "signals",
+    "snapshot",
     "sse_token",
     "user_data",
 ]

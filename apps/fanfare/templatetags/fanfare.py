@@ -22,7 +22,7 @@ from django.middleware.csrf import get_token
 from django.urls import NoReverseMatch, reverse
 
 from fanfare import errors
-from fanfare.integration import clients
+from fanfare.integration import clients, snapshots
 
 logger = logging.getLogger("fanfare.integration")
 
@@ -38,12 +38,14 @@ def fanfare_client(
     sign_in: bool = False,
     encrypted: bool = False,
     params: dict[str, Any] | None = None,
+    since: snapshots.Positions | None = None,
 ) -> dict[str, Any]:
     """A client of the project's default application.
 
     `nonce`: that of the page's content security policy. `resume`: whether it recovers missed events after a reconnect.
     `sign_in`: whether it signs in as the visitor. `encrypted`: whether it can read encrypted channels, with a script
-    that is half as large again. `params`: a dict that the project's rules find in `request.POST`.
+    that is half as large again. `params`: a dict that the project's rules find in `request.POST`. `since`: the
+    positions of a `fanfare.snapshot`; subscriptions to these channels start there.
 
     Without an application the page has no client and is otherwise complete; the reason is logged as an error.
     """
@@ -69,7 +71,12 @@ def fanfare_client(
         "params": params or {},
         "recover": resume,
         "signIn": sign_in,
+        "since": since or {},
     }
+    if since and not resume:
+        raise template.TemplateSyntaxError(
+            "{% fanfare_client %}: since= needs the resume plugin, which resume=False leaves out."
+        )
     library = "pusher-with-encryption" if encrypted else "pusher"
     return {"config": config, "nonce": nonce, "library": f"fanfare/vendor/pusher-js/{library}.min.js"}
 

@@ -30,6 +30,7 @@
 
   window.fanfareResume = window.FanfareResume.install(Pusher, {
     recover: config.recover,
+    since: config.since,
     onReset: (channel, reason) =>
       document.dispatchEvent(new CustomEvent("fanfare:reset", { detail: { channel, reason } })),
   });
