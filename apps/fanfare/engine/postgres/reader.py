@@ -114,7 +114,7 @@ class Reader:
             self._changed.add(key)
 
     def grown(self) -> asyncio.Future[None]:
-        """Done when a look after this call finds that the log has newer entries."""
+        """Done when the next look finds newer entries in the log."""
         if self._grown is None or self._grown.done():
             self._grown = asyncio.get_running_loop().create_future()
         return self._grown
@@ -150,7 +150,7 @@ class Reader:
         connection = await database.connect(self._address, f"listener {self._name}")
         try:
             await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._address.topic)))
-            self._wake.set()  # what came before the LISTEN notified no one
+            self._wake.set()  # a commit before the LISTEN sent its notification before it
             async for _ in connection.notifies():
                 self._wake.set()
         finally:
