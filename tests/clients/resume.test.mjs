@@ -125,6 +125,20 @@ test("asks every server for positions, and names none at first", async () => {
   assert.deepEqual(socket.subscribes()[0].data, { auth: "", channel: "orders" });
 });
 
+test("the first subscription starts at a position of the page, and only that one", async () => {
+  start({ since: { orders: { epoch: "a", offset: 4 } } });
+  const pusher = client();
+  const stream = { epoch: "a", offset: 6, was_recovering: true, recovered: true, replayed: 2 };
+  const { numbers, socket } = await following(pusher, stream);
+  assert.deepEqual(socket.subscribes()[0].data.resume, { epoch: "a", offset: 4 });
+  for (const offset of [4, 5, 6, 7]) socket.event(offset);
+  assert.deepEqual(numbers, [5, 6, 7]);
+  pusher.unsubscribe("orders");
+  pusher.subscribe("orders");
+  await until(() => socket.subscribes().length === 2);
+  assert.equal(socket.subscribes()[1].data.resume, undefined);
+});
+
 test("events that came before are dropped, events without an offset are not", async () => {
   start();
   const { numbers, socket } = await following(client(), { epoch: "a", offset: 4, replayed: 0 });

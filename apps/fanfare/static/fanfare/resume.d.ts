@@ -50,6 +50,9 @@ export interface Options {
   onReset?: (channel: string, reason: ResetReason) => void;
   /** Which kept events a first subscribe brings: the last `count`, or those of the last `seconds`. */
   rewind?: (channel: string) => { count: number } | { seconds: number } | null | undefined;
+  /** Where the first subscription to a channel starts: the positions of a server's `snapshot()`. Default: at the new
+   *  events. */
+  since?: Record<string, Position>;
   /** Keeps positions over a reload of the page, for instance `sessionStorage`. Default: none. */
   storage?: Pick<Storage, "getItem" | "setItem"> | null;
 }

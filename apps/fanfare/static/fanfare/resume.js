@@ -91,7 +91,7 @@
    * position is of no use; null for a position that a former page stored.
    */
   class Client {
-    constructor(pusher, address, storage) {
+    constructor(pusher, address, storage, since) {
       this.pusher = pusher;
       this.address = address;
       this.socket = null;
@@ -105,6 +105,9 @@
       };
       pusher.connection.bind("disconnected", this.onDisconnected);
       this.#restore();
+      for (const [name, { epoch, offset }] of Object.entries(since)) {
+        this.positions.set(name, { epoch, offset, exact: true, channel: null });
+      }
     }
 
     established(socket, retries) {
@@ -454,6 +457,7 @@
     #Pusher;
     #clients = new WeakMap();
     #retries = new Map(); // by address
+    #since;
     #bounds;
     #jitter;
     #storage;
@@ -463,7 +467,15 @@
 
     constructor(
       Pusher,
-      { jitter = JITTER_MS, onReset = warn, recover = true, retry = {}, rewind = () => null, storage = null } = {},
+      {
+        jitter = JITTER_MS,
+        onReset = warn,
+        recover = true,
+        retry = {},
+        rewind = () => null,
+        since = {},
+        storage = null,
+      } = {},
     ) {
       const runtime = Pusher?.Runtime;
       if (typeof runtime?.createWebSocket !== "function") {
@@ -477,6 +489,7 @@
       }
       this.#Pusher = Pusher;
       this.#jitter = jitter;
+      this.#since = since;
       this.#storage = storage;
       this.onReset = onReset;
       this.recovers = recover;
@@ -525,7 +538,7 @@
       if (!pusher) return null;
       let client = this.#clients.get(pusher);
       if (!client) {
-        client = new Client(pusher, address(url), this.#storage);
+        client = new Client(pusher, address(url), this.#storage, this.#since);
         this.#clients.set(pusher, client);
       }
       client.address = address(url);
