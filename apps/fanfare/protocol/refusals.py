@@ -22,6 +22,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from fanfare.runtime.text import clean
+
 # Close codes and `pusher:error` codes (Pusher Channels protocol 7, "Error codes"). A client that is closed with 4000 to
 # 4099 stays away until its page calls connect(); with 4100 to 4199 it comes back after a second; with 4200 to 4299 at
 # once.
@@ -152,11 +154,8 @@ class ClientEventRejected(PusherError):
 
 
 def quoted(text: str, limit: int = QUOTED_CHARACTERS) -> str:
-    """A client's text as it may stand in a message: at most `limit` characters, nothing that a terminal would obey."""
-    shown = text[:limit]
-    if not shown.isprintable():
-        shown = "".join([character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in shown])
-    return shown if len(text) <= limit else f"{shown}…"
+    """A client's text for a message that is sent back and logged: printable, at most `limit` characters."""
+    return clean(text, limit)
 
 
 def close_reason(message: str) -> str:

@@ -89,7 +89,7 @@ async def test_log_lines_of_refusals_are_rate_limited(
         for _ in range(5):
             browser = worker.browser("/app/x\x1b[31m\nforged")
             await browser.until(lambda one=browser: one.closed)
-    line = "Connection from 192.0.2.7 refused with 4001: App key x�[31m�forged does not exist on this server"
+    line = "Connection from 192.0.2.7 refused with 4001: App key x\\x1b[31m\\x0aforged does not exist on this server"
     assert caplog.messages == [line, line]
     assert worker.hub.counters["pusher.refused.4001"] == 5
 
