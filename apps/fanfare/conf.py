@@ -186,7 +186,7 @@ class Applications:
 
 
 class Access:
-    """Who may connect."""
+    """Access."""
 
     TRUSTED_PROXIES = Setting(
         Networks(),

@@ -117,7 +117,7 @@ def run(command: Sequence[str], *, cwd: Path | None = None, environment: Mapping
 
 
 def _pins(without: Sequence[str]) -> str:
-    """The pins of this repository as constraints, so that a new release of somebody's package fails no test."""
+    """The pins of this repository as constraints, so that a new release of a dependency fails no test."""
     lines = (deployments.REPOSITORY / "requirements.txt").read_text(encoding="utf-8").splitlines()
     pins = [re.sub(r"\[.*?\]", "", line.partition(";")[0].strip()) for line in lines if "==" in line]
     return "\n".join(pin for pin in pins if _name(pin) not in without) + "\n"

@@ -1,4 +1,4 @@
-"""The lists of requirements agree: pins, ranges of the package, and what uv is told."""
+"""The lists of requirements agree: pins, ranges of the package, and the lists for uv."""
 
 from __future__ import annotations
 

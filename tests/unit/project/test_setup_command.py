@@ -28,7 +28,7 @@ def database(db, settings):
 
 
 @pytest.mark.usefixtures("database")
-def test_setup_creates_an_application_and_an_admin_and_says_how_to_connect():
+def test_setup_creates_an_application_and_an_admin_and_prints_the_credentials():
     said = run()
     application = models.Application.objects.get()
     assert application.enabled
@@ -55,7 +55,7 @@ def test_setup_again_changes_nothing_and_shows_the_credentials_but_no_password()
 
 
 @pytest.mark.usefixtures("database")
-def test_setup_leaves_an_installation_with_its_own_admin_and_applications_alone():
+def test_setup_changes_no_deployment_with_an_admin_and_applications():
     get_user_model().objects.create_superuser("root", password="x")
     models.Application.objects.create(name="Ours")
     said = run()
@@ -71,7 +71,7 @@ def test_setup_takes_the_applications_that_the_environment_declares(settings):
 
 
 @pytest.mark.usefixtures("database")
-def test_setup_says_so_where_every_application_is_disabled():
+def test_setup_reports_that_every_application_is_disabled():
     models.Application.objects.create(name="Ours", enabled=False)
     assert "none is enabled" in run()
 
@@ -80,11 +80,11 @@ def test_setup_says_so_where_every_application_is_disabled():
     ("host", "url"),
     [("127.0.0.1", "http://127.0.0.1:80/"), ("0.0.0.0", "http://127.0.0.1:80/"), ("::1", "http://[::1]:80/")],
 )
-def test_the_address_is_one_that_a_browser_can_open(host, url):
+def test_printed_address_is_one_that_a_browser_can_open(host, url):
     assert setup.url(host, 80) == url
 
 
-def test_a_taken_port_is_one_sentence_before_anything_is_done(settings, monkeypatch):
+def test_taken_port_is_refused_in_one_sentence_before_setup(settings, monkeypatch):
     monkeypatch.setattr(develop, "call_command", lambda *_, **__: pytest.fail("set up already"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         host, port = listener.getsockname()
@@ -93,12 +93,12 @@ def test_a_taken_port_is_one_sentence_before_anything_is_done(settings, monkeypa
             call_command("develop")
 
 
-def test_a_host_that_is_not_ours_is_one_sentence():
+def test_host_of_another_machine_is_refused_in_one_sentence():
     assert "Nothing can listen on 192.0.2.1" in (develop.listening_problem("192.0.2.1", 8000) or "")
 
 
 @pytest.mark.usefixtures("database")
-def test_develop_sets_up_and_then_becomes_uvicorn_with_debug(settings, monkeypatch):
+def test_develop_sets_up_and_is_replaced_by_uvicorn_with_debug(settings, monkeypatch):
     class Replaced(Exception):
         pass
 
