@@ -20,8 +20,6 @@ ALLOWED = "apps/fanfare/runtime/"
 PENDING = frozenset(
     {
         "apps/fanfare/channel_layer/office.py",
-        "apps/fanfare/engine/local/worker.py",
-        "apps/fanfare/server/schema.py",
     }
 )
 

@@ -85,12 +85,17 @@ def reason(error: BaseException) -> str:
     return text.clean(str(error).strip().partition("\n")[0]) or type(error).__name__
 
 
+def alias() -> str:
+    """The database where applications are written. A replica may not have a change yet that the log announces."""
+    from fanfare.applications import models  # not before Django's apps are ready
+
+    return db.router.db_for_write(models.Application)
+
+
 def is_migrated() -> bool:
     """Whether each migration of the project is applied to the database of the applications.
 
     Raises django.db.Error where the database cannot be asked.
     """
-    from fanfare.applications import models  # not before Django's apps are ready
-
-    executor = MigrationExecutor(db.connections[db.router.db_for_write(models.Application)])
+    executor = MigrationExecutor(db.connections[alias()])
     return not executor.migration_plan(executor.loader.graph.leaf_nodes())

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
-from django.db import router
 from django.db.models import QuerySet
 
 from fanfare import conf
@@ -347,18 +346,13 @@ class Found(NamedTuple):
     unreadable: dict[str, str]
 
 
-def _alias() -> str:
-    """The database where applications are written. A replica may not have a change yet that the log announces."""
-    return router.db_for_write(models.Application)
-
-
 def _generation() -> int | None:
-    return models.Generation.current(_alias())
+    return models.Generation.current(database.alias())
 
 
 def _read(app_ids: Iterable[str] | None = None) -> Found:
     """These applications; by default all."""
-    rows = declared.with_parts(models.Application.objects.using(_alias()))
+    rows = declared.with_parts(models.Application.objects.using(database.alias()))
     if app_ids is not None:
         rows = rows.filter(app_id__in=app_ids)
     found = Found({}, {})

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 
 from django import db
 
 from fanfare.applications import database
+from fanfare.runtime import supervisor, text
+from fanfare.runtime.log_throttle import exception_line
+
+logger = logging.getLogger(__name__)
 
 REMEMBERED_SECONDS = 2.0  # so that a health check every few milliseconds costs the database nothing
 PATIENCE_SECONDS = 0.5  # a probe gives up after a second; a pool waits ten seconds for a database that is away
@@ -18,14 +23,15 @@ class Schema:
 
     def __init__(self) -> None:
         self.was_complete = False  # every migration was there once; the code of a running process asks for no new ones
-        self._question: asyncio.Future[str] | None = None
+        self._question: asyncio.Task[str] | None = None
+        self._tasks = supervisor.Supervisor(logger)
         self._answered_at = float("-inf")  # time.monotonic()
 
     async def problem(self) -> str:
         """What is wrong, in one sentence; empty when all is well."""
         question = self._question
         if question is None or (question.done() and time.monotonic() - self._answered_at > REMEMBERED_SECONDS):
-            question = self._question = asyncio.ensure_future(database.run(self._ask))
+            question = self._question = self._tasks.spawn("health query", database.run(self._ask))
         await asyncio.wait([question], timeout=PATIENCE_SECONDS)
         return question.result() if question.done() else "The database does not answer."
 
@@ -34,12 +40,14 @@ class Schema:
             return self._answer()
         except db.Error as error:
             return database.explain(error)
+        except Exception as error:  # noqa: BLE001  (the health page must say it, and not fail)
+            return f"The database cannot be used: {text.clean(exception_line(error))}."
         finally:
             self._answered_at = time.monotonic()
 
     def _answer(self) -> str:
         if self.was_complete:
-            with db.connection.cursor() as cursor:
+            with db.connections[database.alias()].cursor() as cursor:
                 cursor.execute("SELECT 1")
             return ""
         self.was_complete = database.is_migrated()
