@@ -68,12 +68,17 @@ class Server:
         return subprocess.Popen(
             [*self._under, str(Path(sys.executable).parent / program), *arguments],
             cwd=root,
-            env=self.deployment.environment(PYTHONPATH=str(root / "apps")),
+            env=self._environment(root),
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a process group of its own, so that it can be stopped as a whole
         )
+
+    def _environment(self, root: Path) -> dict[str, str]:
+        """The deployment's, with the apps of `root` before those of a PYTHONPATH that it has."""
+        own = self.deployment.environment()
+        return {**own, "PYTHONPATH": os.pathsep.join(filter(None, [str(root / "apps"), own.get("PYTHONPATH", "")]))}
 
     # -- its address ------------------------------------------------------------------------------------------------
 
