@@ -444,6 +444,10 @@ class Sessions(abc.ABC):
         """
 
     @abc.abstractmethod
+    async def load_session(self, app: str, token: str) -> bytes | None:
+        """The record, if it is still kept. Its holder stays as it is. Raises EngineUnavailable."""
+
+    @abc.abstractmethod
     async def take_session(self, app: str, token: str, holder: str) -> Taken:
         """Make `holder` (a socket id of this worker) the session's holder; one step in the whole deployment.
 
@@ -516,55 +520,6 @@ class Engine(Log, PresenceAndCounts, Sessions, Coordination):
         EngineUnavailable, inside the block too.
         """
 
-    # -- removed as soon as the callers use the methods above ----------------------------------------------------------
-
-    def skip_unheard(self, skip: bool) -> None:
-        """Whether only the entries that `Log` describes are delivered; otherwise all are."""
-
-    def present(self) -> int | None:
-        """The newest entry that this worker has read. None: the engine does not know."""
-        return None
-
-    async def channels(self, app: str, prefix: str = "") -> dict[str, ChannelCounts]:
-        return await self.ask(lambda queries: queries.channels(app, prefix))
-
-    async def channel(self, app: str, channel: str) -> ChannelCounts:
-        return await self.ask(lambda queries: queries.channel(app, channel))
-
-    async def cached(self, app: str, channel: str) -> Cached | None:
-        return await self.ask(lambda queries: queries.cached(app, channel))
-
-    async def members(self, app: str, channel: str) -> list[Member]:
-        return await self.ask(lambda queries: queries.members(app, channel))
-
-    async def read(
-        self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
-    ) -> tuple[list[Entry], Position | None]:
-        return await self.ask(
-            lambda queries: queries.read(app, channel, after, limit, before=before, newest_first=newest_first)
-        )
-
-    def questions(self) -> AbstractContextManager[Queries]:
-        return self.queries()
-
-    async def load_session(self, app: str, token: str) -> bytes | None:
-        """The record, if it is still kept."""
-        raise NotImplementedError
-
-    async def entries(self, after: int, limit: int) -> list[Entry]:
-        """Entries of the log with id > `after`, oldest first."""
-        raise NotImplementedError
-
-    async def cursor(self, name: str) -> int:
-        """The position that was kept under a name; a new one is at the newest entry."""
-        raise NotImplementedError
-
-    async def move_cursor(self, name: str, position: int) -> None:
-        raise NotImplementedError
-
-    async def drop_cursor(self, name: str) -> None:
-        raise NotImplementedError
-
 
 # Publishers that wait for the log get EngineUnavailable after so long, and at most 1.5 s more where a commit has begun:
 # before the 5 s after which the SDKs give up and report no more than a time-out.
@@ -583,4 +538,4 @@ LATE_SECONDS = 24 * 3600
 LATE_SESSIONS = 100_000
 
 # A consumer whose store is away (the database of the webhooks) may be this late before the log stops waiting for it.
-CONSUMER_SECONDS = CURSOR_SECONDS = 24 * 3600
+CONSUMER_SECONDS = 24 * 3600

@@ -8,7 +8,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from fanfare.engine import interface
 from fanfare.hub import conflation, connections, fanout, pacing, recovery, user_directory, writers
@@ -33,18 +33,13 @@ RECONNECT = 4200
 OVER_CAPACITY = 4100
 
 CONTROL = interface.Kind.CONTROL.value
+MESSAGE = interface.Kind.MESSAGE.value
+SESSION_TAKEN = interface.Kind.SESSION_TAKEN.value
+COMMANDS = frozenset([CONTROL, MESSAGE, SESSION_TAKEN])  # this worker acts on them, and no subscriber gets them
 
-Control = Callable[[str, bytes], None]
-
-
-class Observer(Protocol):
-    """Sees every entry that this worker reads. Called on the hub's loop; it must be quick."""
-
-    def delivered(self, entries: Sequence[interface.Entry], /) -> None:
-        """The entries of one read, at least one, after they were delivered."""
-
-    def gap_detected(self) -> None:
-        """Entries may have been missed; the next ones are from the present."""
+Control = Callable[[str, bytes], None]  # (application, body)
+Message = Callable[[bytes], None]  # (body)
+SessionTaken = Callable[[str, str, bytes], None]  # (application, the holder before, body)
 
 
 class Hub:
@@ -68,8 +63,9 @@ class Hub:
         self._closing: TimerWheel[Connection] = TimerWheel("closing connections", LOOK_S / 2, self._look_at_closing)
         self._closing_now = 0
         self._controls: dict[str, Control] = {}
+        self._mailboxes: dict[str, Message] = {}
+        self._session_taken: SessionTaken | None = None
         self._read: dict[connections.Channel, list[interface.Entry]] = {}  # to be delivered of the present read
-        self._observer: Observer | None = None
         self._before_gap_closes: list[Callable[[], None]] = []
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._log = LogThrottle(logger)
@@ -78,7 +74,6 @@ class Hub:
 
     async def start(self) -> None:
         """Raises what Engine.open raises."""
-        self.engine.skip_unheard(self._observer is None)
         await self.engine.open(self._deliver, self._on_gap)
         self._sweep_timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
@@ -392,6 +387,20 @@ class Hub:
         """
         self._controls[command] = handler
 
+    def on_message(self, mailbox: str, receive: Message) -> None:
+        """`receive(body)` runs for each MESSAGE entry of this mailbox, which this worker gets from now on."""
+        self._mailboxes[mailbox] = receive
+        self.engine.listen("", mailbox, True)
+
+    def ignore(self, mailbox: str) -> None:
+        """The mailbox is not delivered to this worker any more. Idempotent."""
+        if self._mailboxes.pop(mailbox, None) is not None:
+            self.engine.listen("", mailbox, False)
+
+    def on_session_taken(self, taken: SessionTaken) -> None:
+        """`taken(app, holder, body)` runs when a holder on this worker loses its session, see `Engine.take_session`."""
+        self._session_taken = taken
+
     def on_gap(self, save: Callable[[], None]) -> None:
         """`save` runs when entries may have been missed. What it gives the engine to write is written before the
         clients are told to come back: the log may be another one, which lacks what they need then.
@@ -403,17 +412,12 @@ class Hub:
         batches, self._read = self._read, {}
         self._fan_out(batches)
 
-    def observe(self, observer: Observer | None) -> None:
-        """Show every entry to `observer`, the only one; None ends it."""
-        self._observer = observer
-        self.engine.skip_unheard(observer is None)
-
     def _deliver(self, entries: Sequence[interface.Entry]) -> None:
         """One read of the log. There is no await in here, so nothing is delivered after an unsubscribe or before a
         subscription is live."""
         self._read = {}
         for entry in entries:
-            if entry.kind == CONTROL:
+            if entry.kind in COMMANDS:
                 self._obey(entry)
                 continue
             channel = self._channels.get((entry.app, entry.channel))
@@ -422,9 +426,6 @@ class Hub:
             elif entry.channel == interface.USERS:
                 self._users.report(entry)
         self.flush()
-        if self._observer is not None and entries:
-            with self._isolated("The observer of the log failed"):
-                self._observer.delivered(entries)
 
     def _fan_out(self, batches: dict[connections.Channel, list[interface.Entry]]) -> None:
         gathered: fanout.Gathered | None = {} if len(batches) > 1 else None
@@ -442,31 +443,38 @@ class Hub:
                     self.disconnect_slow(connection)
 
     def _obey(self, entry: interface.Entry) -> None:
-        handler = self._controls.get(entry.channel)
-        if handler is None:
-            self._log.warning("No handler for the command %r: written by a newer release?", entry.channel)
-            self.counters["controls.unknown"] += 1
-            return
         try:
-            handler(entry.app, entry.body)
+            if entry.kind == MESSAGE:
+                if (receive := self._mailboxes.get(entry.channel)) is not None:
+                    receive(entry.body)
+            elif entry.kind == SESSION_TAKEN:
+                if self._session_taken is not None:
+                    self._session_taken(entry.app, entry.user_id or "", entry.body)
+            elif (handler := self._controls.get(entry.channel)) is not None:
+                handler(entry.app, entry.body)
+            else:
+                self._log.warning("No handler for the command %r: written by a newer release?", entry.channel)
+                self.counters["controls.unknown"] += 1
         except Exception:
             # A fault of one handler must not stop the deliveries of this read.
             self.counters["controls.failed"] += 1
             logger.exception("The command %r failed", entry.channel)
 
-    def _on_gap(self, reason: str, _partition: int | None) -> None:
+    def _on_gap(self, reason: str, partition: int | None) -> None:
         """Entries may have been missed: every client comes back and recovers, or learns what it cannot recover."""
         self.counters[f"gaps.{reason.partition(':')[0]}"] += 1
-        if self._observer is not None:
-            with self._isolated("The observer of the log failed"):
-                self._observer.gap_detected()
         for save in self._before_gap_closes:
             with self._isolated("State could not be saved before the connections are closed"):
                 save()
-        self.engine.when_written(self._close_after_gap)
+        self.engine.when_written(functools.partial(self._close_after_gap, partition))
 
-    def _close_after_gap(self) -> None:
-        self._close_all(self.by_socket.values(), RECONNECT, "Events may have been missed; reconnect")
+    def _close_after_gap(self, partition: int | None) -> None:
+        affected = [one for one in self.by_socket.values() if partition is None or self._is_in(one, partition)]
+        self._close_all(affected, RECONNECT, "Events may have been missed; reconnect")
+
+    def _is_in(self, connection: Connection, partition: int) -> bool:
+        """Whether a connection has a channel in this partition of the log."""
+        return any(self.engine.partition(connection.app, name) == partition for name in connection.subscriptions)
 
     @contextlib.contextmanager
     def _isolated(self, message: str) -> Iterator[None]:

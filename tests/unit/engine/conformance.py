@@ -1,5 +1,8 @@
-"""What every engine must do, written against the interface alone. A test class of an engine inherits it and gives
-`hire`."""
+"""What every engine must do, written against the interface alone.
+
+A test class of an engine inherits `Conformance` and provides the fixture `hire`, which opens one more worker of the
+same deployment. `tests.unit.engine.mutants` checks that these tests find faults that are put in on purpose.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ class Conformance:
 
     # -- the log -------------------------------------------------------------------------------------------------------
 
-    async def test_a_publication_reaches_every_worker_its_own_included(self, hire: Hire) -> None:
+    async def test_publication_reaches_every_worker_and_its_own(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
         await one.publish("news", b"a")
         await one.got("news", b"a")
@@ -43,27 +46,63 @@ class Conformance:
         assert workers[0].entries == workers[1].entries == workers[2].entries
         assert [entry.id for entry in workers[0].entries] == sorted(entry.id for entry in workers[0].entries)
 
-    async def test_publications_of_one_call_keep_their_order_and_are_not_torn_apart(self, hire: Hire) -> None:
+    async def test_publications_of_one_call_are_adjacent_and_in_order(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
         await asyncio.gather(*(worker.publish("c", b"1", b"2", b"3") for worker in (one, two) for _ in range(20)))
         await one.until(lambda: len(one.entries) == 120, "all entries")
         assert one.bodies("c") == [b"1", b"2", b"3"] * 40
 
-    async def test_a_worker_starts_in_the_present(self, hire: Hire) -> None:
+    async def test_entries_of_other_channels_are_not_delivered(self, hire: Hire) -> None:
+        """From the answer to a subscription on all are, and after the last subscriber left none is."""
+        one, two = await hire(), await hire()
+        two.engine.set_subscribers(APP, "subscribed", 1)
+        assert isinstance(await two.attach("subscribed"), interface.SubscribeResult)
+        two.engine.listen(APP, "listened", True)
+        for channel in ("other", "subscribed", "listened"):
+            await one.publish(channel, b"1")
+        await one.publish("end", b"1")
+        await two.until(lambda: two.bodies("end") == [b"1"], "the first end")
+        two.engine.set_subscribers(APP, "subscribed", 0)
+        two.engine.listen(APP, "listened", False)
+        for channel in ("other", "subscribed", "listened"):
+            await one.publish(channel, b"2")
+        await one.publish("end", b"2")
+        await two.until(lambda: two.bodies("end") == [b"1", b"2"], "the second end")
+        events = [(entry.channel, entry.body) for entry in two.entries if entry.kind == interface.Kind.EVENT]
+        assert [one for one in events if one[0] != "end"] == [("subscribed", b"1"), ("listened", b"1")]
+
+    async def test_message_reaches_only_the_workers_that_listen_to_its_mailbox(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        two.engine.listen("", "mailbox", True)
+        await one.engine.append([interface.Publication("", "mailbox", b"1", interface.Kind.MESSAGE)])
+        await one.publish("end", b"")
+        for worker in (one, two):
+            await worker.got("end", b"")
+        assert two.bodies("mailbox") == [b"1"]
+        assert one.bodies("mailbox") == []
+        assert await two.channels("") == {}, "a listener is not counted"
+
+    async def test_command_reaches_every_worker(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        await one.publish("command", b"1", kind=interface.Kind.CONTROL)
+        for worker in (one, two):
+            await worker.got("command", b"1")
+
+    async def test_worker_starts_at_the_newest_entry(self, hire: Hire) -> None:
         one = await hire()
         await one.publish("news", b"old")
         two = await hire()
         await one.publish("news", b"new")
         await two.got("news", b"new")
 
-    async def test_an_entry_carries_what_was_published(self, hire: Hire) -> None:
+    async def test_entry_has_the_fields_of_its_publication(self, hire: Hire) -> None:
         one = await hire()
         await one.publish("c", "é☃".encode(), kind=interface.Kind.CONTROL, user_id="u", exclude="1.2")
         await one.until(lambda: one.entries, "the entry")
         entry = one.entries[0]
         assert entry[1:] == (interface.Kind.CONTROL, APP, "c", None, "u", "1.2", "é☃".encode())
 
-    async def test_a_large_backlog_arrives_whole_and_in_order(self, hire: Hire) -> None:
+    async def test_large_backlog_is_delivered_in_order_and_in_several_steps(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
         bodies = [str(n).encode() + b" " * 5_000 for n in range(400)]
         await one.publish("c", *bodies)
@@ -71,7 +110,7 @@ class Conformance:
         assert two.bodies("c") == bodies
         assert len(two.reads) > 1, "2 MB must not be one step of the loop"
 
-    async def test_what_nobody_waits_for_keeps_its_place_and_only_its_failure_is_told(self, hire: Hire) -> None:
+    async def test_post_keeps_the_order_and_reports_only_failures(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
         failures: list[str] = []
         for number in range(10):
@@ -98,7 +137,7 @@ class Conformance:
         await two.until(lambda: len(two.entries) == 40, "all entries")
         assert [entry.offset for entry in two.entries] == list(range(1, 41))
 
-    async def test_a_channel_without_history_has_no_position(self, hire: Hire) -> None:
+    async def test_channel_without_history_has_no_position(self, hire: Hire) -> None:
         one = await hire()
         [receipt] = await one.publish("plain", b"x")
         assert receipt.position is None
@@ -130,9 +169,9 @@ class Conformance:
         entries, _ = await one.read("kept", 0, 2, before=4, newest_first=True)
         assert [entry.body for entry in entries] == [b"3", b"2"]
 
-    # -- replays -------------------------------------------------------------------------------------------------------
+    # -- recovery ------------------------------------------------------------------------------------------------------
 
-    async def test_who_was_away_gets_exactly_what_it_missed_and_then_the_tail(self, hire: Hire) -> None:
+    async def test_recovery_gives_exactly_the_missed_entries(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
         receipts = await one.publish("kept", b"1", b"2", b"3", retention=KEPT)
         position = receipts[0].position
@@ -143,7 +182,7 @@ class Conformance:
         assert replayed.position == receipts[2].position
         assert (await replay(two, after=replayed.position)).entries == ()
 
-    async def test_a_replay_is_refused_and_never_partial(self, hire: Hire) -> None:
+    async def test_recovery_is_refused_with_a_reason_and_never_partial(self, hire: Hire) -> None:
         one = await hire()
         receipts = await one.publish("kept", *[b"%d" % n for n in range(1, 11)], retention=interface.Retention(5, 60))
         top = receipts[-1].position
@@ -161,8 +200,8 @@ class Conformance:
         assert (await replay(one, after=interface.Position(epoch, 5), max_entries=5)).count == 5
         assert (await replay(one, channel="never", after=top)).reason == "epoch_changed"
 
-    async def test_a_channel_without_a_past_has_a_position_from_the_first_question_on(self, hire: Hire) -> None:
-        """Who came before the first entry can come back."""
+    async def test_channel_without_entries_has_a_position_from_its_first_recovery_request_on(self, hire: Hire) -> None:
+        """A client that subscribed before the first entry can recover."""
         one, two = await hire(), await hire()
         before = await replay(one, channel="new")
         assert before.position is not None
@@ -175,14 +214,14 @@ class Conformance:
             b"2",
         ]
 
-    async def test_what_is_too_old_is_not_replayed(self, hire: Hire) -> None:
+    async def test_entries_over_their_age_are_not_recovered(self, hire: Hire) -> None:
         one = await hire()
         [receipt, _] = await one.publish("kept", b"1", b"2", retention=interface.Retention(10, 0))
         assert receipt.position is not None
         await asyncio.sleep(0.01)
         assert (await replay(one, after=receipt.position)).reason == "position_expired"
 
-    async def test_a_rewind_gives_the_newest(self, hire: Hire) -> None:
+    async def test_rewind_gives_the_newest_entries(self, hire: Hire) -> None:
         one = await hire()
         await one.publish("kept", b"1", b"2", b"3", retention=KEPT)
         newest = await replay(one, rewind=interface.Rewind(count=2, seconds=0))
@@ -190,7 +229,7 @@ class Conformance:
         assert newest.complete
         assert len((await replay(one, rewind=interface.Rewind(count=0, seconds=60))).entries) == 3
 
-    async def test_a_long_replay_comes_in_chunks_while_more_is_published(self, hire: Hire) -> None:
+    async def test_long_recovery_comes_in_chunks_while_more_is_published(self, hire: Hire) -> None:
         """The last chunk reaches the tail: what comes after it is delivered, and nothing twice."""
         one, two = await hire(), await hire()
         retention = interface.Retention(10_000, 60)
@@ -234,7 +273,7 @@ class Conformance:
         assert one.engine.statistics()["history_reads"] == 1
         assert one.engine.statistics()["history_shared"] == 49
 
-    async def test_a_session_is_kept_over_workers_until_it_expires(self, hire: Hire) -> None:
+    async def test_session_is_kept_over_workers_until_it_expires(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
         for record in (b"old", b"new"):
             one.engine.save_session(APP, "token", record, 60)
@@ -291,7 +330,7 @@ class Conformance:
         await one.engine.close()
         assert await two.engine.take_session(APP, "token", "2.1") == interface.Taken(b"record", None, None)
 
-    async def test_one_is_told_when_what_was_asked_for_is_written(self, hire: Hire) -> None:
+    async def test_when_written_is_called_after_earlier_writes(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
         one.engine.save_session(APP, "token", b"record", 60)
         written = asyncio.Event()
@@ -299,7 +338,7 @@ class Conformance:
         await asyncio.wait_for(written.wait(), 5)
         assert await two.engine.load_session(APP, "token") == b"record"
 
-    async def test_a_key_publishes_once_and_answers_the_same(self, hire: Hire) -> None:
+    async def test_idempotency_key_publishes_once_and_answers_the_same(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
         [first] = await one.publish("c", b"a", idempotency_key="k", retention=KEPT)
         [again] = await two.publish("c", b"b", idempotency_key="k", retention=KEPT)
@@ -310,7 +349,7 @@ class Conformance:
         await two.until(lambda: two.bodies("d"), "the last entry")
         assert two.bodies("c") == [b"a"]
 
-    async def test_a_budget_holds_for_all_workers_and_refuses_whole_calls(self, hire: Hire) -> None:
+    async def test_budget_holds_for_all_workers_and_refuses_whole_calls(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
         budget = interface.Budget(APP, 10)
         publications = [interface.Publication(APP, "c", b"x")] * 4
@@ -328,7 +367,7 @@ class Conformance:
 
     # -- presence ------------------------------------------------------------------------------------------------------
 
-    async def test_a_snapshot_holds_the_joiner_and_those_of_other_workers_in_order(self, hire: Hire) -> None:
+    async def test_snapshot_has_the_new_member_and_those_of_other_workers_in_order(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
         assert await one.join("presence-c", "ann", "1.1") == ["ann"]
         assert await two.join("presence-c", "bob", "1.2") == ["ann", "bob"]
@@ -349,7 +388,7 @@ class Conformance:
             (interface.Kind.MEMBER_REMOVED, "ann", b""),
         ]
 
-    async def test_a_snapshot_continues_into_the_tail_without_a_gap_or_a_repeat(self, hire: Hire) -> None:
+    async def test_delivery_continues_a_snapshot_without_gap_or_repeat(self, hire: Hire) -> None:
         """At `ready`, the members that were announced so far are exactly those of the snapshot; twenty joiners at
         once."""
         one, two = await hire(), await hire()
@@ -374,7 +413,7 @@ class Conformance:
                 await asyncio.sleep(0)
         await one.until(lambda: checked == 40, "all answers")
 
-    async def test_the_limit_counts_users_and_not_their_connections(self, hire: Hire) -> None:
+    async def test_member_limit_counts_users_and_not_their_connections(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
         await one.join("presence-c", "ann", "1.1", member_limit=2)
         await two.join("presence-c", "bob", "1.2", member_limit=2)
@@ -384,7 +423,7 @@ class Conformance:
         assert (refused.code, refused.limit, refused.actual) == ("member_limit", 2, 2)
         assert [member.user_id for member in await two.members("presence-c")] == ["ann", "bob"]
 
-    async def test_joining_again_with_the_same_socket_changes_the_info_and_announces_nothing(self, hire: Hire) -> None:
+    async def test_second_join_of_a_socket_changes_the_info_and_announces_nothing(self, hire: Hire) -> None:
         one = await hire()
         await one.join("presence-c", "ann", "1.1", info="1")
         await one.join("presence-c", "ann", "1.1", info="2")
@@ -392,7 +431,7 @@ class Conformance:
         await one.until(lambda: len(one.entries) == 2, "one arrival, one departure")
         assert await one.members("presence-c") == []
 
-    async def test_a_join_after_a_leave_of_the_same_socket_wins(self, hire: Hire) -> None:
+    async def test_join_after_a_leave_of_the_same_socket_wins(self, hire: Hire) -> None:
         one = await hire()
         await one.join("presence-c", "ann", "1.1")
         one.engine.leave(APP, "presence-c", "1.1")
@@ -415,7 +454,7 @@ class Conformance:
         one.engine.set_subscribers(APP, "news", 0)
         assert await one.channel("news") == interface.ChannelCounts(4, 0)
 
-    async def test_a_worker_reads_its_own_counts_at_once(self, hire: Hire) -> None:
+    async def test_worker_reads_its_own_counts_at_once(self, hire: Hire) -> None:
         one = await hire()
         for count in range(1, 30):
             one.engine.set_subscribers(APP, "news", count)
@@ -452,7 +491,7 @@ class Conformance:
         await one.until(lambda: len(answers) == 4, "four answers")
         assert sorted(answers) == [False, True, True, True]
 
-    async def test_any_thread_asks_with_or_without_an_open_engine(self, hire: Hire) -> None:
+    async def test_any_thread_runs_queries_with_or_without_an_open_engine(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
         for worker, user in ((one, "ann"), (two, "bob")):
             worker.engine.set_subscribers(APP, "presence-c", 1)
@@ -478,7 +517,7 @@ class Conformance:
 
     # -- what changes for the whole deployment -------------------------------------------------------------------------
 
-    async def test_a_channel_is_occupied_and_vacated_once_for_all_workers(self, hire: Hire) -> None:
+    async def test_channel_is_occupied_and_vacated_once_for_all_workers(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
         for worker in (one, two):
             worker.engine.set_subscribers(APP, "news", 1)
@@ -494,7 +533,7 @@ class Conformance:
             (interface.Kind.VACATED, "news"),
         ]
 
-    async def test_a_worker_that_goes_vacates_its_channels(self, hire: Hire) -> None:
+    async def test_closed_worker_vacates_its_channels(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
         for worker, channels in ((one, ("a", "b")), (two, ("b",))):
             for channel in channels:
@@ -504,7 +543,7 @@ class Conformance:
         await two.until(lambda: two.entries[-1].kind == interface.Kind.VACATED, "the end of a")
         assert [entry.channel for entry in two.entries if entry.kind == interface.Kind.VACATED] == ["a"]
 
-    async def test_announced_counts_are_those_of_all_workers_and_said_when_they_change(self, hire: Hire) -> None:
+    async def test_announced_counts_are_those_of_all_workers_and_follow_changes(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
         for worker, count in ((one, 1), (two, 1), (one, 3), (one, 3), (two, 0)):
             worker.engine.set_subscribers(APP, "news", count, announce=True)
@@ -512,7 +551,7 @@ class Conformance:
         await one.until(lambda: len(counts(one)) == 4, "four counts")
         assert counts(one) == [b"1", b"2", b"4", b"3"]
 
-    async def test_many_subscribers_hear_of_their_number_now_and_then_and_of_the_last_change(self, hire: Hire) -> None:
+    async def test_counts_above_the_bound_are_announced_now_and_then_and_at_last(self, hire: Hire) -> None:
         one = await hire()
         for count in (150, 151, 152, 153):
             one.engine.set_subscribers(APP, "news", count, announce=True)
@@ -520,7 +559,7 @@ class Conformance:
         assert counts(one) == [b"150"]
         await one.until(lambda: counts(one) == [b"150", b"153"], "the last change", within=10)
 
-    async def test_an_attachment_is_told_the_number_with_itself_in_it(self, hire: Hire) -> None:
+    async def test_snapshot_counts_the_new_subscriber(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
         for expected, worker in enumerate((one, two), 1):
             worker.engine.set_subscribers(APP, "news", 1)
@@ -529,7 +568,7 @@ class Conformance:
 
     # -- cached events -------------------------------------------------------------------------------------------------
 
-    async def test_a_cache_channel_holds_its_newest_event(self, hire: Hire) -> None:
+    async def test_cache_channel_holds_its_newest_event(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
         for body in (b"old", b"new"):
             await one.publish("cache-c", body, cache_seconds=60)
@@ -541,15 +580,14 @@ class Conformance:
         assert 55 <= held.ttl <= 60
         assert await two.cached("cache-d") is None
 
-    async def test_a_cached_event_expires(self, hire: Hire) -> None:
+    async def test_cached_event_expires(self, hire: Hire) -> None:
         one = await hire()
         await one.publish("cache-c", b"x", cache_seconds=0)
         assert await one.cached("cache-c") is None
         assert await one.attach("cache-c", cached=True) == interface.SubscribeResult()
 
-    async def test_a_snapshot_of_the_cache_continues_into_the_tail(self, hire: Hire) -> None:
-        """Whoever attaches while events are published gets the newest one that was delivered, and then those after
-        it."""
+    async def test_delivery_continues_a_snapshot_of_the_cache(self, hire: Hire) -> None:
+        """A subscriber that comes while events are published gets the newest delivered one, then those after it."""
         one, two = await hire(), await hire()
         await one.publish("cache-c", b"0", cache_seconds=60)
 
@@ -574,7 +612,7 @@ class Conformance:
         assert [cached for cached, _ in compared] == [delivered for _, delivered in compared]
         assert len({cached for cached, _ in compared}) > 1
 
-    async def test_a_miss_is_announced_once_until_something_is_published(self, hire: Hire) -> None:
+    async def test_cache_miss_is_announced_once_until_an_event_is_published(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
         for worker in (one, two, one):
             await worker.attach("cache-c", cached=True)
@@ -589,7 +627,7 @@ class Conformance:
 
     # -- users ---------------------------------------------------------------------------------------------------------
 
-    async def test_who_is_watched_is_online_while_a_connection_of_theirs_is_signed_in(self, hire: Hire) -> None:
+    async def test_watched_user_is_online_while_one_of_its_connections_is_signed_in(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
         watch = ("ann", "bob", "cid")
         await one.join(interface.USERS, "ann", "1.1")
@@ -605,18 +643,6 @@ class Conformance:
         assert await two.channels(APP) == {}
 
     # -- consumers that must see every entry ---------------------------------------------------------------------------
-
-    async def test_a_cursor_starts_in_the_present_and_goes_on_where_it_was_moved_to(self, hire: Hire) -> None:
-        one, two = await hire(), await hire()
-        await one.publish("c", b"before")
-        start = await one.engine.cursor("outbox")
-        await one.publish("c", b"1", b"2", b"3")
-        entries = await two.engine.entries(start, 2)
-        assert [entry.body for entry in entries] == [b"1", b"2"]
-        await one.engine.move_cursor("outbox", entries[-1].id)
-        assert await two.engine.cursor("outbox") == entries[-1].id
-        await two.engine.drop_cursor("outbox")
-        assert await two.engine.cursor("outbox") == entries[-1].id + 1
 
     async def test_consumer_reads_its_kinds_from_the_newest_entry_on(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
@@ -682,7 +708,7 @@ class Conformance:
         await one.engine.close()
         assert lease.lost.is_set()
 
-    async def test_one_worker_holds_a_lease_and_another_one_gets_it_after_it(self, hire: Hire) -> None:
+    async def test_lease_passes_on_to_a_waiting_worker(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
         held = await one.engine.lease("outbox")
         waiting = asyncio.ensure_future(two.engine.lease("outbox"))
@@ -697,7 +723,7 @@ class Conformance:
 
     # -- life and death ------------------------------------------------------------------------------------------------
 
-    async def test_a_worker_that_closes_takes_its_members_and_counts_with_it(self, hire: Hire) -> None:
+    async def test_members_and_counts_of_a_closed_worker_are_removed(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
         one.engine.set_subscribers(APP, "presence-c", 1)
         await one.join("presence-c", "ann", "1.1")
@@ -708,14 +734,14 @@ class Conformance:
         assert [entry.user_id for entry in two.entries if entry.kind == gone] == ["ann"]
         assert await two.channel("presence-c") == interface.ChannelCounts(0, 1)
 
-    async def test_a_blocking_append_from_another_thread_reaches_the_workers(self, hire: Hire) -> None:
+    async def test_blocking_append_from_another_thread_reaches_the_workers(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
         publication = interface.Publication(APP, "c", b"x")
         [receipt] = await asyncio.to_thread(one.engine.append_blocking, [publication])
         assert not receipt.duplicate
         await two.got("c", b"x")
 
-    async def test_a_closed_engine_refuses_instead_of_losing(self, hire: Hire) -> None:
+    async def test_closed_engine_refuses_publications(self, hire: Hire) -> None:
         one = await hire()
         await one.engine.close()
         await one.engine.close()
@@ -725,7 +751,7 @@ class Conformance:
             return
         raise AssertionError("a publication was acknowledged by a closed engine")
 
-    async def test_an_engine_can_be_opened_again(self, hire: Hire) -> None:
+    async def test_engine_can_be_opened_again(self, hire: Hire) -> None:
         one = await hire()
         await one.publish("c", b"1")
         await one.engine.close()
@@ -733,7 +759,7 @@ class Conformance:
         await one.publish("c", b"2")
         await one.until(lambda: one.bodies("c")[-1:] == [b"2"], "an event of the second life")
 
-    async def test_an_open_engine_is_healthy_and_counts(self, hire: Hire) -> None:
+    async def test_open_engine_is_healthy_and_counts(self, hire: Hire) -> None:
         one = await hire()
         await one.publish("c", b"x")
         await one.got("c", b"x")

@@ -156,17 +156,6 @@ def rows(tmp_path: Path) -> int:
         return int(connection.execute("SELECT COUNT(*) FROM log").fetchone()[0])
 
 
-async def test_what_a_cursor_has_not_passed_is_not_trimmed(tmp_path: Path, hire: conformance.Hire) -> None:
-    one = await hire(log_seconds=0.1)
-    start = await one.engine.cursor("outbox")
-    await one.publish("news", b"1", b"2", b"3")
-    await one.engine.move_cursor("outbox", start + 1)
-    await one.until(lambda: rows(tmp_path) == 2, "the trim up to the cursor", within=10)
-    assert [entry.body for entry in await one.engine.entries(start, 10)] == [b"2", b"3"]
-    await one.engine.drop_cursor("outbox")
-    await one.until(lambda: rows(tmp_path) == 0, "the trim", within=10)
-
-
 async def test_log_holds_only_the_kinds_of_its_consumers(tmp_path: Path, hire: conformance.Hire) -> None:
     one = await hire(log_seconds=0.1)
     client_event = interface.Kind.CLIENT_EVENT

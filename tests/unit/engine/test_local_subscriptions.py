@@ -27,9 +27,8 @@ class Worker(workers.Worker):
 @pytest.fixture
 async def here(tmp_path: Path) -> AsyncIterator[Worker]:
     local = engine.LocalEngine(tmp_path)
-    local.skip_unheard(True)
     opened = Worker(local)
-    await opened.open()
+    await opened.open(listening=False)
     yield opened
     await local.close()
 

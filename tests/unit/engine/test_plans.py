@@ -36,7 +36,6 @@ def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 async def test_no_event_join_or_query_reads_a_whole_table(tmp_path: Path, statements: list[str]) -> None:
     here = engine.LocalEngine(tmp_path, log_seconds=0.1)
     worker, other = await Worker(here).open(), await Worker(engine.LocalEngine(tmp_path, log_seconds=0.1)).open()
-    other.engine.skip_unheard(True)
     begun = len(statements)
     await _publish(worker)
     await _join_and_leave(worker, other)

@@ -52,6 +52,7 @@ async def test_subscription_made_in_a_delivery_is_answered(tmp_path: Path, witho
         local.attach(interface.SubscribeRequest(APP, "c", durable=False), lambda _: answers.append("attached"))
 
     await local.open(deliver, lambda reason, partition: None)
+    local.listen(APP, "c", True)
     await local.append([interface.Publication(APP, "c", b"")])
 
     async def answered() -> bool:

@@ -10,6 +10,7 @@ from fanfare.engine import interface
 from tests.harness import waiting
 
 APP = "1"
+CHANNELS = ("a", "b", "c", "d", "cache-c", "calm", "end", "kept", "long", "new", "news", "plain", "presence-c", "short")
 
 
 class Worker:
@@ -21,8 +22,11 @@ class Worker:
         self.reads: list[Sequence[interface.Entry]] = []
         self.gaps: list[str] = []
 
-    async def open(self) -> Worker:
+    async def open(self, *, listening: bool = True) -> Worker:
+        """Become a worker, and with `listening` get the entries of all `CHANNELS`."""
         await self.engine.open(self._deliver, lambda reason, _partition: self.gaps.append(reason))
+        for channel in CHANNELS if listening else ():
+            self.engine.listen(APP, channel, True)
         return self
 
     def _deliver(self, entries: Sequence[interface.Entry]) -> None:

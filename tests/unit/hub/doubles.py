@@ -126,6 +126,9 @@ class ScriptedEngine(interface.Engine):
     ) -> None:
         raise NotImplementedError
 
+    async def load_session(self, app: str, token: str) -> bytes | None:
+        raise NotImplementedError
+
     async def take_session(self, app: str, token: str, holder: str) -> interface.Taken:
         raise NotImplementedError
 

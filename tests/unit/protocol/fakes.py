@@ -285,6 +285,9 @@ class Engine(interface.Engine):
     ) -> None:
         raise NotImplementedError
 
+    async def load_session(self, app: str, token: str) -> bytes | None:
+        raise NotImplementedError
+
     async def take_session(self, app: str, token: str, holder: str) -> interface.Taken:
         raise NotImplementedError
 
@@ -374,7 +377,7 @@ class Engine(interface.Engine):
         """How many there are, by channel, where there are any."""
         return {channel: count for (_, channel), count in self._subscribers.items() if count}
 
-    async def members(self, app: str, channel: str) -> list[interface.Member]:
+    def members(self, channel: str) -> list[interface.Member]:
         return list(self._present.get(channel, {}).values())
 
 

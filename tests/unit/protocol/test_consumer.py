@@ -302,7 +302,7 @@ async def test_client_that_leaves_is_out_of_the_hub_when_its_handler_ends(worker
     await browser.subscribe("presence-x", ANN)
     await browser.leave()
     assert worker.hub.connections_of("3") == []
-    assert await worker.engine.members("3", "presence-x") == []
+    assert worker.engine.members("presence-x") == []
 
 
 async def test_cancelled_handler_leaves_the_hub(worker: Worker) -> None:

@@ -15,7 +15,6 @@ from fanfare.engine.local import (
     commit_queue,
     counts,
     log_file,
-    maintenance,
     notifications,
     presence,
     schema,
@@ -57,7 +56,6 @@ class LocalEngine(interface.Engine):
         self._full_sync = full_sync
         self._commits = self._new_queue()
         self._worker: workers.Worker | None = None
-        self._skipping = False
         self._listening: set[tuple[str, str]] = set()
 
     def _new_queue(self) -> commit_queue.CommitQueue:
@@ -80,7 +78,6 @@ class LocalEngine(interface.Engine):
             log_seconds=self._log_seconds,
             append_timeout=self._append_timeout,
         )
-        worker.reader.skip_unheard(self._skipping)
         for app, channel in self._listening:
             worker.reader.local.listen(app, channel, True)
         try:
@@ -218,7 +215,7 @@ class LocalEngine(interface.Engine):
 
     async def load_session(self, app: str, token: str) -> bytes | None:
         here = self._opened()
-        await here.done(transactions.Barrier(here.loop))  # what this worker saved before is written now
+        await here.done(transactions.Barrier(here.loop))  # records that were saved before are written now
         return await here.ask(lambda asked: asked.session(app, token))
 
     def when_written(self, then: Callable[[], None]) -> None:
@@ -276,31 +273,6 @@ class LocalEngine(interface.Engine):
         self, name: str, partition: int, kinds: frozenset[interface.Kind], *, after: int | None = None
     ) -> interface.Consumer:
         return await self._opened().consume(name, kinds, after)
-
-    def skip_unheard(self, skip: bool) -> None:
-        self._skipping = skip
-        if self._worker is not None:
-            self._worker.reader.skip_unheard(skip)
-
-    def present(self) -> int | None:
-        here = self._worker
-        return here.reader.position if here is not None and here.reader.is_following else None
-
-    async def entries(self, after: int, limit: int) -> list[interface.Entry]:
-        return await self._opened().ask(lambda asked: asked.entries(after, limit))
-
-    async def cursor(self, name: str) -> int:
-        here = self._opened()
-        found = await here.done(maintenance.StoreCursor(here.loop, name))
-        return found.position or 0
-
-    async def move_cursor(self, name: str, position: int) -> None:
-        here = self._opened()
-        await here.done(maintenance.StoreCursor(here.loop, name, position))
-
-    async def drop_cursor(self, name: str) -> None:
-        here = self._opened()
-        await here.done(maintenance.StoreCursor(here.loop, name, forget=True))
 
     def _opened(self) -> workers.Worker:
         if self._worker is None:

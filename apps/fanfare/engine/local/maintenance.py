@@ -67,8 +67,8 @@ class Trim(WorkerOp):
     def _trim(self, cursor: sqlite3.Cursor, held: Held) -> tuple[int, int]:
         """Answers `trimmed_to` and `held_from`, see `schema`."""
         [(trimmed_to, held_from)] = cursor.execute("SELECT trimmed_to, held_from FROM state").fetchall()
-        upto = max(trimmed_to, min(self.upto, held.all_from, trimmed_to + TRIM_ENTRIES))
-        self.more = upto < min(self.upto, held.all_from)
+        upto = max(trimmed_to, min(self.upto, trimmed_to + TRIM_ENTRIES))
+        self.more = upto < self.upto
         # Only the new part of each range: below it are only kept entries, and between the two those that are held.
         if upto > trimmed_to:
             cursor.execute(
@@ -84,10 +84,9 @@ class Trim(WorkerOp):
 
 
 class Held(NamedTuple):
-    """Entries after `position` of some kinds are held for consumers; after `all_from` those of all kinds."""
+    """Entries after `position` of some kinds are held for consumers."""
 
     position: int
-    all_from: int
     is_free: str  # a condition on a row of the log: it is of another kind
 
 
@@ -99,9 +98,8 @@ def _held(cursor: sqlite3.Cursor, now_s: int) -> Held:
         logger.error("The consumer %s did not move for a day: entries are not held for it any more", name)
     cursors: Sequence[tuple[int, int]] = cursor.execute("SELECT position, kinds FROM cursors").fetchall()
     position = min((position for position, _ in cursors), default=END)
-    all_from = min((position for position, kinds in cursors if not kinds), default=END)
     kinds = [str(kind.value) for kind in interface.Kind if any(mask >> kind & 1 for _, mask in cursors)]
-    return Held(position, all_from, f"kind NOT IN ({', '.join(kinds)})" if kinds else "1")
+    return Held(position, f"kind NOT IN ({', '.join(kinds)})" if kinds else "1")
 
 
 def _sweep(cursor: sqlite3.Cursor, now_ms: int, was_read: str) -> bool:
@@ -193,7 +191,7 @@ class StoreCursor(WorkerOp):
         name: str,
         position: int | None = None,
         *,
-        kinds: int = 0,
+        kinds: int,
         forget: bool = False,
     ) -> None:
         super().__init__(loop)

@@ -23,7 +23,6 @@ _KEPT = (
 _OLDEST = _KEPT + " LIMIT ?"
 _NEWEST = _KEPT + " DESC LIMIT ?"
 _OF_KINDS = f"SELECT {_ENTRY} FROM log WHERE id > ? AND id <= ? AND kind IN ({{}}) ORDER BY id LIMIT ?"  # noqa: S608
-_AFTER = f"SELECT {_ENTRY} FROM log WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608
 _TOP_AND_LOG = f"SELECT {schema.TOP}, log_id FROM state"  # noqa: S608
 
 
@@ -119,9 +118,6 @@ class LogQueries(interface.Queries):
             .fetchall()
         )
         return (rows[0][0] or None) if rows else None
-
-    def entries(self, after: int, limit: int) -> list[interface.Entry]:
-        return [interface.Entry._make(row) for row in self._connect().execute(_AFTER, (after, limit)).fetchall()]
 
     def scan(self, kinds: frozenset[interface.Kind], after: int, limit: int) -> consumers.Scan:
         connection = self._connect()

@@ -33,7 +33,6 @@ ENTRY_BYTES = 64  # what an entry weighs beside its body
 SCAN_ENTRIES = 8_192  # which one step looks at for those that are delivered: 1 ms
 
 _ENTRY = 'id, kind, app, channel, "offset", user_id, exclude, body'
-_AFTER = f"SELECT {_ENTRY} FROM log WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608
 _LOCAL_AFTER = (
     f"SELECT {_ENTRY} FROM log WHERE id > ? AND id <= ? "  # noqa: S608
     f"AND (kind = {interface.Kind.CONTROL.value} OR channel = '{interface.USERS}' OR channel = ? OR "
@@ -118,7 +117,6 @@ class LogReader:
         self.failures = 0  # of deliveries and answers
         self.recovery = RecoveryReader()
         self.local = LocalSubscriptions()
-        self._skipping = False  # entries of other channels
         self._loop = loop
         self._deliver = deliver
         self._lost = lost
@@ -162,12 +160,6 @@ class LogReader:
         if self._connection is None:
             return []
         return [worker for (worker,) in self._connection.execute("SELECT id FROM workers").fetchall()]
-
-    def skip_unheard(self, skip: bool) -> None:
-        """See Engine.skip_unheard."""
-        if self._skipping and not skip:
-            self._backlog.clear()  # it lacks entries: all is read again
-        self._skipping = skip
 
     def grown(self) -> asyncio.Future[None]:
         """Done when a read after this call finds that the log has newer entries."""
@@ -250,15 +242,12 @@ class LogReader:
 
     def _read(self, connection: sqlite3.Connection) -> None:
         """The next entries into the backlog, which is empty."""
-        self._read_to = self.top
         if self.top <= self.position:
+            self._read_to = self.top
             return
-        if self._skipping:
-            self._read_to = min(self.top, self.position + SCAN_ENTRIES)
-            values = (self.position, self._read_to, self.mailbox, STEP_ENTRIES)
-            rows = connection.execute(_LOCAL_AFTER, values).fetchall()
-        else:
-            rows = connection.execute(_AFTER, (self.position, STEP_ENTRIES)).fetchall()
+        self._read_to = min(self.top, self.position + SCAN_ENTRIES)
+        values = (self.position, self._read_to, self.mailbox, STEP_ENTRIES)
+        rows = connection.execute(_LOCAL_AFTER, values).fetchall()
         self._backlog.extend(map(interface.Entry._make, rows))
         if len(rows) == STEP_ENTRIES:
             self._read_to = self._backlog[-1].id

@@ -58,7 +58,6 @@ class PostgresEngine(interface.Engine):
         self._pool = questions.Pool(self.address, size=POOL_SIZE, timeout_s=append_timeout)
         self._worker: _Worker | None = None
         self._closed = False
-        self._skipping = False
         self._listening: set[tuple[str, str]] = set()
 
     # -- life ----------------------------------------------------------------------------------------------------------
@@ -68,7 +67,6 @@ class PostgresEngine(interface.Engine):
             raise errors.EngineMisconfigured("This engine is open already")
         self._closed = False
         worker = _Worker(self, deliver, on_gap, log_seconds=self._log_seconds, append_timeout=self._append_timeout)
-        worker.reader.skipping = self._skipping
         for app, channel in self._listening:
             worker.reader.listen(app, channel, True)
         self._worker = worker
@@ -101,13 +99,13 @@ class PostgresEngine(interface.Engine):
 
     # -- the log -------------------------------------------------------------------------------------------------------
 
-    def skip_unheard(self, skip: bool) -> None:
-        self._skipping = skip
-        if self._worker is not None:
-            self._worker.reader.skipping = skip
+    def partition(self, app: str, channel: str) -> int:
+        return 0
 
-    def present(self) -> int | None:
-        return None if self._worker is None else self._worker.reader.position
+    def listen(self, app: str, channel: str, on: bool) -> None:
+        (self._listening.add if on else self._listening.discard)((app, channel))
+        if self._worker is not None:
+            self._worker.reader.listen(app, channel, on)
 
     def append(
         self, publications: Sequence[interface.Publication], *, budget: interface.Budget | None = None
@@ -145,14 +143,6 @@ class PostgresEngine(interface.Engine):
         if refused is not None:
             raise refused
         return receipts
-
-    def partition(self, app: str, channel: str) -> int:
-        return 0
-
-    def listen(self, app: str, channel: str, on: bool) -> None:
-        (self._listening.add if on else self._listening.discard)((app, channel))
-        if self._worker is not None:
-            self._worker.reader.listen(app, channel, on)
 
     # -- sessions ------------------------------------------------------------------------------------------------------
 
@@ -235,19 +225,6 @@ class PostgresEngine(interface.Engine):
         return consumers.ScanningConsumer(
             row.epoch or "", row.actual or 0, scan=scan, grown=here.reader.grown, move=move
         )
-
-    async def entries(self, after: int, limit: int) -> list[interface.Entry]:
-        return await self._ask(lambda asked: asked.entries(after, limit))
-
-    async def cursor(self, name: str) -> int:
-        row = await self._here().done(operations.Operation("cursor", key=name))
-        return int(row.actual or 0)
-
-    async def move_cursor(self, name: str, position: int) -> None:
-        await self._here().done(operations.Operation("cursor", key=name, n=position))
-
-    async def drop_cursor(self, name: str) -> None:
-        await self._here().done(operations.Operation("cursor", key=name, size=1))
 
     # -- inside --------------------------------------------------------------------------------------------------------
 

@@ -297,23 +297,27 @@ BEGIN
         v_rows := 0;
         FOR r IN
             WITH input AS MATERIALIZED (
-                SELECT t.n::integer AS ord, p_app[t.n] AS app, p_channel[t.n] AS channel, p_body[t.n] AS body,
-                       p_n[t.n]::smallint AS kind, p_user[t.n] AS user_id, p_exclude[t.n] AS exclude,
-                       p_size[t.n] AS size, p_seconds[t.n] AS seconds, p_key[t.n] AS key, p_cache[t.n] AS cache
-                FROM generate_series(v_i, v_j - 1) AS t(n)
-                WHERE p_op[t.n] = 'append' AND v_skip[t.n] IS NOT true
+                -- Unnested, and not subscripted: each subscript would walk the whole array.
+                SELECT (v_i - 1 + t.n)::integer AS ord, t.app, t.channel, t.body, t.kind::smallint AS kind, t.user_id,
+                       t.exclude, t.size, t.seconds, t.key, t.cache
+                FROM unnest(p_op[v_i:v_j - 1], p_app[v_i:v_j - 1], p_channel[v_i:v_j - 1], p_body[v_i:v_j - 1],
+                            p_n[v_i:v_j - 1], p_user[v_i:v_j - 1], p_exclude[v_i:v_j - 1], p_size[v_i:v_j - 1],
+                            p_seconds[v_i:v_j - 1], p_key[v_i:v_j - 1], p_cache[v_i:v_j - 1])
+                    WITH ORDINALITY AS t(op, app, channel, body, kind, user_id, exclude, size, seconds, key, cache, n)
+                WHERE t.op = 'append' AND v_skip[v_i - 1 + t.n] IS NOT true
             ), marked AS MATERIALIZED (
                 SELECT i.*, k.id AS known_id, k.epoch AS known_epoch, k."offset" AS known_offset,
                        k.key IS NOT NULL AS known,
-                       i.key IS NOT NULL
-                           AND row_number() OVER (PARTITION BY i.app, i.channel, i.key ORDER BY i.ord) > 1 AS repeated
+                       -- The publication whose receipt this one gets: the first with the same key, or itself.
+                       CASE WHEN i.key IS NULL THEN i.ord
+                            ELSE min(i.ord) OVER (PARTITION BY i.app, i.channel, i.key) END AS source
                 FROM input i LEFT JOIN {schema}.idempotency k
                 ON k.app = i.app AND k.channel = i.channel AND k.key = i.key AND k.expires > clock_timestamp()
             ), fresh AS MATERIALIZED (
                 SELECT m.*, v_base - 1 + row_number() OVER (ORDER BY m.ord) AS id,
                        count(m.size) OVER (PARTITION BY m.app, m.channel ORDER BY m.ord) AS nth,
                        count(m.size) OVER (PARTITION BY m.app, m.channel) AS kept
-                FROM marked m WHERE NOT m.known AND NOT m.repeated
+                FROM marked m WHERE NOT m.known AND m.source = m.ord
             ), moved AS (
                 INSERT INTO {schema}.streams AS s
                 SELECT DISTINCT ON (f.app, f.channel) f.app, f.channel, {schema}.new_epoch_1(), f.kept, 1, f.size,
@@ -349,9 +353,8 @@ BEGIN
             SELECT m.ord, COALESCE(m.known_id, p.id) AS id,
                    CASE WHEN m.known THEN m.known_epoch ELSE p.epoch END AS epoch,
                    CASE WHEN m.known THEN m.known_offset ELSE p."offset" END AS "offset",
-                   m.known OR m.repeated AS duplicate
-            FROM marked m LEFT JOIN positioned p
-            ON p.ord = m.ord OR (m.repeated AND p.app = m.app AND p.channel = m.channel AND p.key = m.key)
+                   m.known OR m.source <> m.ord AS duplicate
+            FROM marked m LEFT JOIN positioned p ON p.ord = m.source
             ORDER BY m.ord
         LOOP
             ord := r.ord; id := r.id; epoch := r.epoch; "offset" := r."offset"; flag := r.duplicate;
@@ -433,8 +436,9 @@ BEGIN
     END IF;
     DELETE FROM {schema}.cursors WHERE moved < clock_timestamp() - {consumer_seconds} * interval '1 second';
     SELECT trimmed_to, held_from INTO v_trimmed, v_released FROM {schema}.state;
-    SELECT LEAST(p_upto, MIN(position) FILTER (WHERE kinds = 0)), COALESCE(MIN(position), {largest_id}),
-           COALESCE(bit_or(kinds), 0) INTO v_upto, v_held, v_kinds FROM {schema}.cursors;
+    v_upto := p_upto;
+    SELECT COALESCE(MIN(position), {largest_id}), COALESCE(bit_or(kinds), 0) INTO v_held, v_kinds
+    FROM {schema}.cursors;
     IF v_upto > v_trimmed THEN
         SELECT MAX(id), COUNT(*) = p_rows INTO v_last, v_more FROM (
             SELECT id FROM {schema}.log WHERE "offset" IS NULL AND id > v_trimmed AND id <= v_upto ORDER BY id LIMIT p_rows

@@ -161,10 +161,6 @@ class Queries(interface.Queries):
         read_to = entries[-1].id if len(entries) == limit else min(top, after + consumers.SCAN_ENTRIES)
         return consumers.Scan(generation, entries, read_to, top)
 
-    def entries(self, after: int, limit: int) -> list[interface.Entry]:
-        rows = self._ask(f"SELECT {_COLUMNS} FROM {{0}}.log l WHERE l.id > %s ORDER BY l.id LIMIT %s", after, limit)
-        return [interface.Entry._make(row) for row in rows]
-
     def sizes(self) -> dict[str, int]:
         """How much is kept. Read from statistics where a count would read a whole table."""
         [(streams, kept, sessions, sessions_bytes, late, log_bytes)] = self._ask(

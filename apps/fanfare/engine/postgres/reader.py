@@ -69,7 +69,6 @@ class Reader:
         self.history_reads = 0
         self.history_shared = 0
         self.failure: str | None = "The worker does not follow the log yet"
-        self.skipping = False  # entries without a local subscription
         self.following = False
         self._address = address
         self._deliver = deliver
@@ -228,11 +227,8 @@ class Reader:
         connection = await self._connect()
         await self._update_interest(connection)
         self.reads += 1
-        query = self._queries.all
-        values: tuple[Any, ...] = (self.position, STEP_ENTRIES + 1)
-        if self.skipping:
-            query = self._queries.interesting
-            values = (self.position, self.mailbox, STEP_ENTRIES + 1)
+        query = self._queries.interesting
+        values = (self.position, self.mailbox, STEP_ENTRIES + 1)
         if not waiting:
             cursor = await connection.execute(query, values)
             return self._read(await cursor.fetchall(), {})
@@ -384,7 +380,6 @@ class _Queries:
             f"AND (l.kind = {interface.Kind.CONTROL.value} OR l.channel = '{interface.USERS}' OR l.channel = %s "
             "OR EXISTS (SELECT 1 FROM pg_temp.interest i WHERE i.app = l.app AND i.channel = l.channel))"
         )
-        self.all = make(look.replace("CONDITION", ""))
         self.interesting = make(look.replace("CONDITION", heard))
         self.hear = sql.SQL(
             "INSERT INTO pg_temp.interest SELECT * FROM unnest(%s::text[], %s::text[]) ON CONFLICT DO NOTHING"

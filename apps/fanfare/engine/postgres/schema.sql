@@ -93,7 +93,7 @@ CREATE TABLE {schema}.cursors (
     name text PRIMARY KEY,
     position bigint NOT NULL,      -- everything up to this id is processed
     moved timestamptz NOT NULL,
-    kinds bigint NOT NULL          -- the entries that are held for it: bit n for kind n, 0: all
+    kinds bigint NOT NULL          -- the entries that are held for it: bit n for kind n
 ) WITH (fillfactor = 50);
 
 CREATE TABLE {schema}.workers (
