@@ -153,7 +153,7 @@ class Reader:
             raise ProtocolViolation(PROTOCOL_ERROR, "A continuation of nothing")
         total = size + (len(self._message) if opcode == CONTINUATION else 0)
         if total > self._max_bytes:
-            raise ProtocolViolation(TOO_BIG, f"{total} bytes, at most {self._max_bytes}")
+            raise ProtocolViolation(TOO_BIG, f"The message has {total} bytes; {self._max_bytes} are allowed")
 
 
 def frame(opcode: int, payload: bytes) -> bytes:

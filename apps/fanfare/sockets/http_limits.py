@@ -30,6 +30,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.runtime.timer_wheel import TimerWheel
+from fanfare.sockets import protocol
 
 logger = logging.getLogger(__name__)
 
@@ -393,7 +394,8 @@ LIMITED: Final[dict[Any, type[_Limited]]] = {H11Protocol: LimitedH11, HttpToolsP
 
 
 def install(config: Any, limits: HttpLimits, count: Callable[[str], None]) -> bool:
-    """Make the connections that uvicorn accepts from now on obey `limits`. `config`: uvicorn's, loaded.
+    """Make the connections that uvicorn accepts from now on obey `limits`. `config`: uvicorn's, loaded. `count`: adds
+    one to a counter, also for WebSockets.
 
     False: the HTTP class is none of LIMITED, and has no limits.
     """
@@ -405,6 +407,7 @@ def install(config: Any, limits: HttpLimits, count: Callable[[str], None]) -> bo
     uvicorn_logger = logging.getLogger("uvicorn.error")
     if not any(isinstance(one, _QuietWarnings) for one in uvicorn_logger.filters):
         uvicorn_logger.addFilter(_QuietWarnings())
+    setattr(config, protocol.COUNT, count)
     gate = Gate(limits.within_descriptors(), count)
     # It goes by the name of uvicorn's class, by which fanfare.hub.on_uvicorn knows it.
     known = limited.__mro__[2]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
+from fanfare.runtime.log_throttle import Count, LogThrottle
 from fanfare.runtime.supervisor import Supervisor
 from fanfare.sockets import asgi, frames, handshake, keepalive
 
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
     from uvicorn.server import ServerState
 
 logger = logging.getLogger("uvicorn.error")
+_violations = LogThrottle(logging.getLogger(__name__))
 
 HANDSHAKE_S: Final = 30.0  # for the application's answer to the handshake
 CLOSE_S: Final = 10.0  # for the client's answer to a close frame, as in uvicorn
 FLUSH_S: Final = 10.0  # for the client to read the remaining bytes after it has ended the connection itself
 LINGER_S: Final = 2.0  # for the client to read the reason after the server has ended the connection
+COUNT: Final = "fanfare_count"  # attribute of uvicorn's Config: adds one to a counter
 FRAMES_PER_TURN: Final = 64  # then other connections get the loop: one read can hold 40,000 small frames
 
 
@@ -73,6 +76,7 @@ class Shared:
         self.connections: set[Any] = server_state.connections
         self.tasks = server_state.tasks  # uvicorn waits for them when it stops
         self.supervisor = Supervisor(logger)
+        self.count: Count | None = getattr(config, COUNT, None)
         self.server_state = weakref.ref(server_state)
         self.root_path = config.root_path
         interval, timeout = config.ws_ping_interval, config.ws_ping_timeout
@@ -298,7 +302,16 @@ class WebSocketProtocol(asyncio.Protocol):
                     return
                 self._handle(*frame)
         except frames.ProtocolViolation as violation:
-            logger.debug("A WebSocket was closed with %d: %s", violation.code, violation.reason)
+            if self._shared.count is not None:
+                self._shared.count(f"sockets.violations.{violation.code}")
+            client = get_remote_addr(self._transport)
+            _violations.warning(
+                "A WebSocket was closed with %d: %s (from %s)",
+                violation.code,
+                violation.reason,
+                client[0] if client else "unknown",
+                key=violation.code,
+            )
             self._fail(violation.code, violation.reason)
             return
         if self._state < ENDING:

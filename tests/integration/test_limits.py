@@ -1,0 +1,388 @@
+"""Every limit of docs/reference/limits.md that has a counter is exceeded, while a neighbour's latency is measured.
+
+The refusal, the counter and the line in the log are asserted. The neighbour's latency is compared with that of an idle
+server in the same minute: the median of many pings, repeated, because a busy machine has noisy moments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import socket
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import pytest
+from prometheus_client import parser
+
+from fanfare.console import metrics
+from tests.harness import calls, servers, signing, waiting, wire
+from tests.unit.docs import pages
+
+PAGE = pages.ROOT / "docs/reference/limits.md"
+TABLES = ("Of requests", "Of connections", "Of storage")
+
+# Low limits, so that they are exceeded in a moment.
+SETTINGS = {
+    "FANFARE_MAX_REQUEST_LINE_BYTES": "20000",
+    "FANFARE_MAX_HEAD_BYTES": "24000",
+    "FANFARE_MAX_HEADERS": "50",
+    "FANFARE_HEAD_TIMEOUT": "1",
+    "FANFARE_MAX_WAITING_CONNECTIONS": "20",
+    "FANFARE_MAX_CONNECTIONS": "80",
+    "FANFARE_MAX_PAGE_BODY_BYTES": "100000",
+    "FANFARE_MAX_SUBSCRIPTIONS": "20",
+    "FANFARE_BUFFER_BYTES": "65536",
+    "FANFARE_SSE_STREAMS_PER_ADDRESS": "5",
+}
+HEAD = b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n"
+PATIENCE = 20.0  # seconds
+PINGS = 50
+MAX_RATIO = 1.2
+NOISE_S = 0.005  # a difference of the medians below it is noise on a machine with other load
+ATTEMPTS = 5
+
+# Limits whose test takes too long or too much here; each has a test with smaller numbers.
+ELSEWHERE = {
+    "http.refused.pipelined": "unit/sockets/test_http_limits.py::test_flood_of_pipelined_requests_is_cut_off",
+    "http.refused.body_timeout": "unit/server/test_request_bodies.py::test_dripping_body_times_out_with_408",
+    "api.refused.408": "unit/api/test_requests.py::test_stalled_body_times_out_with_408",
+    "pusher.refused.4100": "unit/protocol/test_state_machine.py::test_too_many_early_frames_close_with_4100",
+    "resume.record_full": "unit/protocol/test_page_sessions.py::test_unsubscribed_channels_make_room_in_the_record",
+    "webhooks.dropped": "unit/webhooks/test_log_reader.py::test_endpoint_with_too_many_pending_deliveries_gets_no_more",
+    "webhooks.trimmed": "unit/webhooks/test_sender.py::test_finished_deliveries_are_trimmed_counted_and_logged",
+    "layer.full": "unit/channel_layer/test_specification.py::"
+    "test_a_member_that_is_full_misses_the_message_and_the_others_do_not",
+}
+
+
+class Limited:
+    """A server with low limits."""
+
+    def __init__(self, server: servers.Server) -> None:
+        self.server = server
+        self.port = server.port
+        self.application = server.application
+
+    def connect(self) -> socket.socket:
+        client = socket.create_connection((servers.HOST, self.port), timeout=PATIENCE)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return client
+
+    def ask(self, data: bytes) -> bytes:
+        """The whole answer to these bytes."""
+        with self.connect() as client:
+            with contextlib.suppress(OSError):
+                client.sendall(data)
+            return read_all(client)
+
+    def refused(self, status: int, data: bytes, *numbers: str) -> None:
+        """Send a request whose answer has this status and these numbers."""
+        answer = self.ask(data)
+        assert answer.startswith(b"HTTP/1.1 %d" % status), answer[:500]
+        for number in numbers:
+            assert number.encode() in answer, answer[-500:]
+
+    def signed(self, method: str, route: str, body: bytes = b"", **options: Any) -> bytes:
+        path = f"/apps/{self.application.id}/{route}"
+        target = signing.path(self.application, method, path, body, **options)
+        head = (
+            f"{method} {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
+        return head.encode() + body
+
+    def websocket(self) -> wire.Wire:
+        return wire.Wire(self.port, f"/app/{self.application.key}?protocol=7")
+
+    def counter(self, name: str) -> float:
+        family = next(family for family in (*metrics.COUNTERS, metrics.OTHER) if metrics._belongs(name, family))
+        label = name.removeprefix(family.source)
+        found = parser.text_string_to_metric_families(self._metrics())
+        return sum(
+            sample.value
+            for metric in found
+            for sample in metric.samples
+            if sample.name == f"fanfare_{family.name}_total"
+            and (not family.label or sample.labels[family.label] == label)
+        )
+
+    def _metrics(self) -> str:
+        request = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+        answers: list[bytes] = []
+
+        def is_answered() -> bool:  # after an attack on the number of connections, a moment later
+            answers.append(self.ask(request))
+            return answers[-1].startswith(b"HTTP/1.1 200")
+
+        waiting.until(is_answered, PATIENCE, "the server shows its counters")
+        return answers[-1].decode().partition("\r\n\r\n")[2]
+
+    def has_socket_frame(self, client: wire.Wire, text: str) -> None:
+        """Read frames until one contains the text."""
+        while (frame := client.receive()) is not None:
+            if text.encode() in frame.payload:
+                return
+        raise AssertionError(f"no frame with {text!r}")
+
+
+def read_all(client: socket.socket) -> bytes:
+    received = b""
+    with contextlib.suppress(ConnectionResetError):
+        while piece := client.recv(65_536):
+            received += piece
+    return received
+
+
+def text(event: str, **data: Any) -> wire.WireFrame:
+    return wire.WireFrame(wire.TEXT, json.dumps({"event": event, **data}).encode())
+
+
+# -- the attacks -------------------------------------------------------------------------------------------------------
+
+
+class Attack(NamedTuple):
+    """`run` exceeds the limit once and asserts the refusal. `log`: what the server's log says of it."""
+
+    run: Callable[[Limited], None]
+    log: str
+
+
+def long_line(server: Limited) -> None:
+    server.refused(414, b"GET /?" + b"a" * 20_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n", "20002", "20000")
+
+
+def long_head(server: Limited) -> None:
+    server.refused(431, HEAD + b"x: " + b"a" * 25_000 + b"\r\n\r\n", "24000")
+
+
+def many_headers(server: Limited) -> None:
+    server.refused(431, HEAD + b"a: b\r\n" * 60 + b"\r\n", "51", "50")
+
+
+def slow_head(server: Limited) -> None:
+    server.refused(408, HEAD, "1 s")
+
+
+def silent_connections(server: Limited) -> None:
+    with ExitStack() as stack:
+        clients = [stack.enter_context(server.connect()) for _ in range(25)]
+        assert read_all(clients[0]) == b""
+
+
+def idle_connections(server: Limited) -> None:
+    with ExitStack() as stack:
+        clients = []
+        for _ in range(25):
+            clients.append(stack.enter_context(server.connect()))
+            clients[-1].sendall(HEAD + b"\r\n")
+            assert clients[-1].recv(65_536).startswith(b"HTTP/1.1 200")
+        assert read_all(clients[0]) == b""
+
+
+def too_many_connections(server: Limited) -> None:
+    upgrade = (
+        f"GET /app/{server.application.key}?protocol=7 HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\n"
+        "connection: upgrade\r\nsec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    ).encode()
+    with ExitStack() as stack:
+        for _ in range(90):
+            client = stack.enter_context(server.connect())
+            client.sendall(upgrade)
+            answer = client.recv(65_536)
+            if not answer.startswith(b"HTTP/1.1 101"):
+                break
+        assert answer.startswith(b"HTTP/1.1 503"), answer
+        assert b"80 are allowed" in answer
+
+
+def large_api_body(server: Limited) -> None:
+    body = json.dumps({"name": "e", "channel": "c", "data": "x" * 102_401}).encode()
+    server.refused(413, server.signed("POST", "events", body), "102401", "102400")
+
+
+def many_parameters(server: Limited) -> None:
+    target = f"/apps/{server.application.id}/channels?" + "&".join(["a=b"] * 300)
+    server.refused(400, f"GET {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode(), "300", "256")
+
+
+def late_signature(server: Limited) -> None:
+    late = str(int(time.time()) - 700)
+    server.refused(401, server.signed("GET", "channels", auth_timestamp=late), " s behind", "600 s")
+
+
+def large_page_body(server: Limited) -> None:
+    head = b"POST /admin/login/ HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100001\r\n\r\n"
+    server.refused(413, head + b"x" * 1_000, "100001", "100000")
+
+
+def large_frame(server: Limited) -> None:
+    with server.websocket() as client:
+        client.send(wire.WireFrame(wire.TEXT, b"x" * 131_073))
+        server.has_socket_frame(client, "131072")
+
+
+def slow_reader(server: Limited) -> None:
+    with wire.Wire(server.port, f"/app/{server.application.key}?protocol=7", receive_buffer=4_096) as client:
+        client.send(text("pusher:subscribe", data={"channel": "flood"}))
+        server.has_socket_frame(client, "subscription_succeeded")
+        before = server.counter("closed.slow")
+
+        def is_closed() -> bool:
+            calls.publish(server.server, "flood", "e", "x" * 90_000)
+            return server.counter("closed.slow") > before
+
+        waiting.until(is_closed, PATIENCE, "the slow reader was disconnected")
+
+
+def many_subscriptions(server: Limited) -> None:
+    with server.websocket() as client:
+        for number in range(25):
+            client.send(text("pusher:subscribe", data={"channel": f"c{number}"}))
+        server.has_socket_frame(client, "The connection has 20 subscriptions; 20 are allowed")
+
+
+def many_errors(server: Limited) -> None:
+    with server.websocket() as client:
+        for _ in range(50):
+            client.send(wire.WireFrame(wire.TEXT, b"no JSON"))
+        client.send(text("pusher:ping", data={}))
+        server.has_socket_frame(client, "pusher:pong")
+
+
+def many_streams(server: Limited) -> None:
+    with ExitStack() as stack:
+        for _ in range(5):
+            stream = stack.enter_context(server.connect())
+            stream.sendall(f"GET /sse/{server.application.key}?channels=a HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+            assert stream.recv(65_536).startswith(b"HTTP/1.1 200")
+        refused(server, 503, "channels=a", "5 streams of this address are open; 5 are allowed")
+
+
+def refused(server: Limited, status: int, query: str, *numbers: str) -> None:
+    target = f"/sse/{server.application.key}?{query}"
+    server.refused(status, f"GET {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode(), *numbers)
+
+
+ATTACKS = {
+    "http.refused.line_bytes": Attack(long_line, r"request line has at least \d+ bytes; 20000 are allowed"),
+    "http.refused.head_bytes": Attack(long_head, r"head has at least \d+ bytes; 24000 are allowed"),
+    "http.refused.headers": Attack(many_headers, "at least 51 headers; 50 are allowed"),
+    "http.refused.head_timeout": Attack(slow_head, "did not arrive within 1 s"),
+    "http.evicted.waiting": Attack(silent_connections, r"\d+ connections \(waiting\), \d+ are allowed"),
+    "http.evicted.idle": Attack(idle_connections, r"\d+ connections \(idle\), \d+ are allowed"),
+    "http.refused.connections": Attack(too_many_connections, r"worker has \d+ connections; 80 are allowed"),
+    "http.refused.body_bytes": Attack(large_page_body, "at least 100001 bytes; 100000 are allowed"),
+    "api.refused.413": Attack(large_api_body, r"API request refused: event_too_large \(413\)"),
+    "api.refused.400": Attack(many_parameters, r"API request refused: too_many_parameters \(400\)"),
+    "api.refused.401": Attack(late_signature, r"API request refused: expired_timestamp \(401\)"),
+    "sockets.violations.1009": Attack(large_frame, r"closed with 1009: The message has 131073 bytes; 131072"),
+    "closed.slow": Attack(slow_reader, "slow"),
+    "pusher.subscription_refused.too_many_subscriptions": Attack(
+        many_subscriptions, "20 subscriptions; 20 are allowed"
+    ),
+    "pusher.error.rate_limited": Attack(many_errors, ""),
+    "sse.refused.too_many_streams": Attack(many_streams, "5 streams of this address are open; 5 are allowed"),
+    "sse.refused.too_many_channels": Attack(
+        lambda server: refused(server, 400, "channels=" + ",".join(map(str, range(17))), "17", "16"), "17 channels"
+    ),
+    "sse.refused.query_too_long": Attack(
+        lambda server: refused(server, 400, "channels=" + "a" * 16_384, "16393", "16384"), "16393 bytes"
+    ),
+    "sse.refused.invalid_token": Attack(
+        lambda server: refused(server, 401, "channels=private-a&token=" + "a" * 4_097, "4097", "4096"), "4097 bytes"
+    ),
+}
+
+
+# -- the tests ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server(fleet: servers.Fleet) -> Iterator[Limited]:
+    server = fleet.start("uvicorn", fleet.deployment(**SETTINGS))
+    yield Limited(server)
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def idle(fleet: servers.Fleet) -> Iterator[Limited]:
+    """A server that is not attacked, to compare latencies with."""
+    server = fleet.start("uvicorn", fleet.deployment())
+    yield Limited(server)
+    server.stop()
+
+
+def documented() -> set[str]:
+    """The counters of the tables."""
+    cells = [row[3] for heading in TABLES for row in pages.table(PAGE, heading)]
+    return {name for cell in cells for name in re.findall(r"[a-z]+(?:\.\w+)+", cell)}
+
+
+def test_every_documented_counter_has_an_attack() -> None:
+    assert documented() == set(ATTACKS) | set(ELSEWHERE)
+    for name in ELSEWHERE.values():
+        path, _, test = name.partition("::")
+        assert f"def {test}(" in (pages.ROOT / "tests" / path).read_text(encoding="utf-8"), name
+
+
+@pytest.mark.parametrize("counter", ATTACKS)
+def test_limit_is_refused_counted_and_logged(server: Limited, counter: str) -> None:
+    attack = ATTACKS[counter]
+    before = server.counter(counter)
+    attack.run(server)
+    waiting.until(lambda: server.counter(counter) > before, PATIENCE, f"{counter} has grown")
+    if attack.log:
+        waiting.until(lambda: re.search(attack.log, server.server.log_text()), PATIENCE, f"the log has {attack.log!r}")
+
+
+@pytest.mark.parametrize("counter", ATTACKS)
+def test_neighbour_is_not_slowed_down(server: Limited, idle: Limited, counter: str) -> None:
+    """Repeat the attack without a pause while two clients ping: one on this server, and one on an idle server."""
+    if counter in ("http.refused.connections", "http.refused.head_timeout"):
+        pytest.skip("it occupies all connections, or only waits")
+    figures = []
+    for _ in range(ATTEMPTS):
+        with attacking(server, ATTACKS[counter].run):
+            attacked, beside = latency(server), latency(idle)
+        figures.append((attacked, beside))
+        if attacked <= beside * MAX_RATIO or attacked - beside < NOISE_S:
+            return
+    raise AssertionError(f"medians in seconds, attacked and idle: {figures}")
+
+
+@contextlib.contextmanager
+def attacking(server: Limited, run: Callable[[Limited], None]) -> Iterator[None]:
+    stop = threading.Event()
+
+    def repeat() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(AssertionError, OSError, IndexError):
+                run(server)
+            stop.wait(0.02)  # the attacker shares this machine's cores with the server
+
+    attacker = threading.Thread(target=repeat)
+    attacker.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        attacker.join()
+
+
+def latency(server: Limited) -> float:
+    """The median of the round trips of pings, in seconds."""
+    trips = []
+    with server.websocket() as client:
+        client.receive()
+        for _ in range(PINGS):
+            started = time.perf_counter()
+            client.send(text("pusher:ping", data={}))
+            server.has_socket_frame(client, "pusher:pong")
+            trips.append(time.perf_counter() - started)
+            time.sleep(0.005)
+    return statistics.median(trips)
