@@ -32,7 +32,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 UNIX = "unix"  # in the list of trusted proxies: a peer on a Unix socket, which has no address
 
-UVICORN_DEFAULT = "127.0.0.1,::1"  # its forwarded_allow_ips without a flag
+# forwarded_allow_ips without a flag: a text in uvicorn, a list in gunicorn.
+LOOPBACK = frozenset({"127.0.0.1", "::1"})
 
 SECURE = {"https": True, "wss": True, "http": False, "ws": False}
 
@@ -115,10 +116,11 @@ def take_over(config: Any) -> None:
     if not isinstance(middleware, proxy_headers.ProxyHeadersMiddleware):
         return
     middleware.trusted_hosts = proxy_headers._TrustedHosts([])
-    if config.forwarded_allow_ips != UVICORN_DEFAULT:
+    given = config.forwarded_allow_ips
+    if not LOOPBACK.issuperset(given.split(",") if isinstance(given, str) else given):
         logger.warning(
             "uvicorn's forwarded-allow-ips (%s) is not used here; name the proxies in FANFARE_TRUSTED_PROXIES.",
-            config.forwarded_allow_ips,
+            given,
         )
 
 

@@ -143,6 +143,14 @@ async def test_taking_over_says_so_where_a_flag_asked_uvicorn(caplog):
     assert "FANFARE_TRUSTED_PROXIES" in caplog.text
 
 
+@pytest.mark.parametrize("default", ["127.0.0.1,::1", ["127.0.0.1", "::1"]], ids=["uvicorn", "gunicorn"])
+async def test_taking_over_is_silent_where_no_flag_was_given(caplog, default):
+    config, _application = loaded_config(forwarded_allow_ips=default)
+    with caplog.at_level(logging.WARNING):
+        proxies.take_over(config)
+    assert caplog.text == ""
+
+
 def test_there_is_nothing_to_take_over_without_proxy_headers():
     config, _application = loaded_config(proxy_headers=False)
     proxies.take_over(config)
