@@ -581,7 +581,7 @@ class Remote:
         if self.is_away:
             raise engine_errors.EngineUnavailable("The other deployment does not answer")
         self.bodies += [publication.body for publication in publications]
-        return [interface.Receipt(0, None, duplicate=False) for _ in publications]
+        return [interface.Receipt(None, duplicate=False) for _ in publications]
 
 
 @pytest.fixture
