@@ -1,4 +1,4 @@
-"""The ASGI application of a project that has Fanfare in it: one call in the project's `asgi.py`.
+"""The ASGI application of a project with Fanfare: one call in the project's `asgi.py`.
 
     import os
 
@@ -7,7 +7,7 @@
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
     application = fanfare.asgi.application()
 
-It answers:
+Routing table:
 
     lifespan                              start and stop of this worker                      server/lifespan.py
     websocket  …/app/KEY                  the Pusher protocol                                protocol/
@@ -15,17 +15,17 @@ It answers:
     both       FANFARE_ASGI_MOUNTS        other ASGI applications under their prefixes       server/mounts.py
     http       /apps/ID/…, /users/ID/…    the HTTP API                                       api/
     http       /sse/KEY                   event streams                                      sse/
-    http       /health/live, /ready       whether this worker runs, and whether it can work  server/health.py
+    http       /health/live, /ready       health of this worker                              server/health.py
     http       /metrics                   figures for Prometheus                             console/metrics.py
     http       /api/openapi.json          the description of the HTTP API                    api/openapi.py
     http       …/app/KEY                  426: a WebSocket without its Upgrade header        server/upgrade.py
     http       everything else            static files, then the project's pages             server/static_files.py
 
-Only routes of Fanfare are answered, by method and shape: `/apps/5/edit` and `/users/5/` are the project's. With
-FANFARE_URL_PREFIX=/realtime/ all of it is at `/realtime/…`; at the root there are then only the sockets and requests
-that are signed for the HTTP API, because some SDKs cannot send a prefix.
+Requests are matched by method and path, so `/apps/5/edit` and `/users/5/` are the project's. With
+FANFARE_URL_PREFIX=/realtime/, all routes are below `/realtime/`; at the root remain the sockets and requests that are
+signed for the HTTP API, because some SDKs cannot send a prefix.
 
-This module imports no models: Django is set up inside of `application`.
+This module imports no models, because `application` sets Django up.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def application(
 ) -> interfaces.Application:
     """The ASGI application of this process.
 
-    `django`: the project's own ASGI application, where it has one: the result of `get_asgi_application()`, a
-    `ProtocolTypeRouter`, any other application that answers HTTP, or the dotted path of one. `websocket`: the project's
-    routing of WebSockets, usually an `AuthMiddlewareStack(URLRouter([…]))`; it gets every WebSocket that is not
-    Fanfare's. `mounts`: other ASGI applications by their prefixes, as objects or as "module:attribute", in addition to
+    `django`: the project's own ASGI application, if it has one: the result of `get_asgi_application()`, a
+    `ProtocolTypeRouter`, another ASGI application, or the dotted path of one. `websocket`: the project's routing of
+    WebSockets, usually an `AuthMiddlewareStack(URLRouter([…]))`; it gets every WebSocket that is not Fanfare's.
+    `mounts`: further ASGI applications by prefix, as objects or as "module:attribute", in addition to
     FANFARE_ASGI_MOUNTS.
 
-    Sets Django up. Wrong settings end the process with a sentence and exit code 3.
+    Sets Django up. If a setting is invalid, prints the error and ends the process with exit code 3.
     """
     with boot.or_end():
         return _assemble(boot.project(django, websocket), mounts or {})
@@ -90,7 +90,7 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
     if project.lifespan is not None:
         project = project.with_lifespan(guests.of_project(project.lifespan))
 
-    # What answers.
+    # The applications.
     api = Started(server, Api(server.hub, server.registry))
     pusher = PusherConsumer.as_asgi(
         hub=server.hub,
@@ -122,7 +122,7 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
     metrics = Started(server, Metrics(server.reports, options.METRICS_TOKEN, otherwise=pages))
     keys = claims.Keys(server)
 
-    # Where it answers. The first row that takes a request answers it.
+    # The routing table. The first matching row answers.
     rows = [
         Route("/apps/", api, claims.is_api, is_certain=claims.is_signed),
         Route("/users/", api, claims.is_api, is_certain=claims.is_signed),

@@ -117,7 +117,7 @@ class FolderSetting(Setting[Path]):
 
 
 class Places:
-    """Where things are."""
+    """Addresses and folders."""
 
     DATA_DIR = FolderSetting(
         Folder(),

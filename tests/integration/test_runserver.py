@@ -126,14 +126,14 @@ def test_without_reload_it_is_one_process(fleet: servers.Fleet, tmp_path: Path) 
 def test_a_port_that_is_taken_is_one_sentence(fleet: servers.Fleet, taken: int) -> None:
     ended = run(fleet.deployment(), str(taken))
     assert ended.returncode == 1
-    assert f"Port {taken} of 127.0.0.1 is taken" in ended.stderr
+    assert f"Port {taken} of 127.0.0.1 is in use" in ended.stderr
     assert "`runserver PORT`" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
 def test_without_an_address_it_is_that_of_the_settings(fleet: servers.Fleet, taken: int) -> None:
     ended = run(fleet.deployment(), FANFARE_PORT=str(taken))
-    assert f"Port {taken} of 127.0.0.1 is taken" in ended.stderr
+    assert f"Port {taken} of 127.0.0.1 is in use" in ended.stderr
 
 
 @pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:", "8000x"])

@@ -1,4 +1,4 @@
-"""The project inside a server process: Django's start, and what the project's own ASGI application answers."""
+"""The project in a server process: Django's set-up and the project's own ASGI application."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ from django.core.exceptions import ImproperlyConfigured
 
 from fanfare.server import interfaces
 
-# uvicorn's and gunicorn's code for "it cannot start": their supervisors give up instead of starting the worker again
-# and again.
+# The exit code of uvicorn and gunicorn for "cannot start"; their supervisors then do not restart the worker.
 CANNOT_START = 3
 
 CALL = "fanfare.asgi.application()"
 
 
 class Project(NamedTuple):
-    """The project's applications by the type of the scope. `lifespan`: None for Django, which has none."""
+    """The project's applications by scope type. `lifespan`: None for Django, which has none."""
 
     http: interfaces.Application
     websocket: interfaces.Application | None
     lifespan: interfaces.Application | None
 
     def with_lifespan(self, mounted: interfaces.Application) -> Project:
-        """`mounted` in place of the application that has the lifespan: it gives requests the lifespan's state."""
+        """Replace the application with the lifespan by `mounted`, which gives requests the lifespan's state."""
         return Project(
             mounted if self.http is self.lifespan else self.http,
             mounted if self.websocket is self.lifespan else self.websocket,
@@ -37,7 +36,7 @@ class Project(NamedTuple):
 
 @contextlib.contextmanager
 def or_end() -> Iterator[None]:
-    """End the process on wrong settings with their one sentence, not with a page of traceback."""
+    """On invalid settings, print the error and end the process, without a traceback."""
     try:
         yield
     except ImproperlyConfigured as error:
@@ -46,8 +45,8 @@ def or_end() -> Iterator[None]:
 
 
 def project(given: Any = None, websocket: Any = None) -> Project:
-    """`given`: the project's ASGI application, its dotted path, or None for Django's. `websocket` wins over what
-    `given` answers to WebSockets.
+    """`given`: the project's ASGI application, its dotted path, or None for Django's. `websocket` replaces the
+    WebSocket routing of `given`.
 
     Sets Django up. Raises ImproperlyConfigured.
     """
@@ -61,7 +60,7 @@ def project(given: Any = None, websocket: Any = None) -> Project:
         given = load(given, CALL)
     for value in (given, *filter(None, [websocket])):
         if not callable(value):
-            raise ImproperlyConfigured(f"{CALL} got {value!r}, which is no ASGI application.")
+            raise ImproperlyConfigured(f"{CALL} got {value!r}, which is not an ASGI application.")
     if not apps.ready:
         raise ImproperlyConfigured(
             f"Django is not set up: call get_asgi_application() before {CALL}, or give it no argument."
@@ -82,8 +81,8 @@ def project(given: Any = None, websocket: Any = None) -> Project:
 def close_connections_after_requests() -> None:
     """Set CONN_MAX_AGE to 0 in this process.
 
-    Under ASGI each request has a thread of its own, so a persistent connection is never used again. A project keeps its
-    CONN_MAX_AGE for its WSGI processes; a pool (OPTIONS["pool"]) keeps connections in both.
+    Under ASGI each request runs in a new thread, so a persistent connection is never used again. WSGI processes keep
+    the project's CONN_MAX_AGE; a pool (OPTIONS["pool"]) keeps connections in both.
     """
     from django.db import connections
 
@@ -92,7 +91,7 @@ def close_connections_after_requests() -> None:
 
 
 def load(target: str, asked_by: str) -> interfaces.Application:
-    """Import `module.attribute` or `module:attribute`. Raises ImproperlyConfigured where it is not there."""
+    """Import `module.attribute` or `module:attribute`. Raises ImproperlyConfigured if it does not exist."""
     module_name, _, attribute = target.replace(":", ".").rpartition(".")
     if not module_name:
         raise ImproperlyConfigured(f"{asked_by} has {target!r}; it looks like shop.asgi.application.")

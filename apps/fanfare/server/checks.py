@@ -1,4 +1,4 @@
-"""Django system checks: what Fanfare takes from the project, and what takes `runserver` from Fanfare."""
+"""Django system checks for URLs of the project that Fanfare hides, and for another `runserver`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from fanfare import conf
 from fanfare.management import runserver
 from fanfare.server import consumers, urlconf
 
-# One path of each route that Fanfare answers at the root, and the requests that it answers there. A pattern of the
-# project that matches it is hidden for these requests.
+# For each route at the root, an example path and the requests that Fanfare answers there. A URL pattern of the project
+# that matches the path is hidden for these requests.
 SIGNED: Final = "requests that are signed for the HTTP API (auth_key, auth_signature)"
 ALL: Final = "GET requests"
 SAMPLES: Final = (
@@ -75,7 +75,7 @@ def hidden_websockets(app_configs: Sequence[AppConfig] | None, **_: Any) -> list
 
 @checks.register(checks.Tags.compatibility)
 def other_runserver(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.CheckMessage]:
-    """An app with a `runserver` of its own keeps it."""
+    """Another app's `runserver` replaces Fanfare's."""
     owner = runserver.owner()
     if owner == runserver.APP:
         return []

@@ -1,4 +1,4 @@
-"""Which requests are Fanfare's, told from their method, path and query."""
+"""Which requests Fanfare answers, by method, path and query."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fanfare.server import errors
 if TYPE_CHECKING:
     from fanfare.server.lifespan import Server
 
-# Where no other ASGI application can be mounted.
+# Prefixes at which no other ASGI application can be mounted.
 PREFIXES: Final = ("/app/", "/apps/", "/users/", "/sse/", "/health/", "/api/openapi.json")
 
 READ: Final = frozenset({"GET", "HEAD"})
@@ -33,7 +33,7 @@ def is_api(method: str, path: str) -> bool:
 
 
 async def is_signed(scope: Any, _path: str) -> bool:
-    """A request that is signed for the HTTP API. A wrong route or id in it gets the API's own explanation."""
+    """A request that is signed for the HTTP API. If its route or id is wrong, it gets an error of the API."""
     query: bytes = scope["query_string"]
     return b"auth_signature=" in query and b"auth_key=" in query
 
@@ -55,12 +55,12 @@ def is_description(method: str, path: str) -> bool:
 
 
 def to_no_page(_path: str) -> bool:
-    """For `Route.yields_to`: Fanfare answers even where the project has a page, and a system check says so."""
+    """For `Route.yields_to`: Fanfare answers even if the project has a page at this path; a system check reports it."""
     return False
 
 
 class Keys:
-    """The keys of the applications. A worker that has not been started knows none, so each question starts it."""
+    """The keys of the applications. A worker that has not started knows none, so each query starts it."""
 
     def __init__(self, server: Server) -> None:
         self._server = server

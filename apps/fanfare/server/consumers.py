@@ -1,10 +1,10 @@
 """Consumers of the project beside the protocol, and which WebSocket goes where.
 
-They come in two ways. `websocket_urlpatterns` in the `routing` module of any app is discovered as Django discovers
-`admin.py`, and stands behind Channels' AuthMiddlewareStack and a check of the origin. And a project that has a routing
-of its own gives it to `fanfare.asgi.application(websocket=…)`, with the middleware that it has chosen.
+There are two ways to add consumers. `websocket_urlpatterns` in the `routing` module of any app is discovered like
+`admin.py`, and wrapped in Channels' AuthMiddlewareStack and an origin check. Or a project passes its own routing, with
+its middleware, to `fanfare.asgi.application(websocket=…)`.
 
-The protocol answers what neither of them takes: an unknown path is refused with its 4005.
+The protocol answers all other WebSockets: an unknown path is closed with 4005.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from fanfare.sockets import asgi
 MODULE = "routing"
 PATTERNS = "websocket_urlpatterns"
 
-PROTOCOL = "/app/"  # where clients of the protocol connect that send no prefix
+PROTOCOL = "/app/"  # the path of Pusher clients without a prefix
 KEY: Final = re.compile(r"/app/([^/]+)\Z")
 
-NO_ROUTE = "No route found for path"  # how URLRouter's ValueError begins
+NO_ROUTE = "No route found for path"  # the start of URLRouter's ValueError
 
 
 def discover() -> list[Any]:
@@ -72,7 +72,7 @@ class WebSockets:
     ) -> None:
         self._protocol = protocol
         self._patterns = patterns or []
-        # The constructor of the router turns the pattern of a nested router into a prefix, so it runs before any match.
+        # The router's constructor turns the pattern of a nested router into a prefix, so it must run before any match.
         router: Any = URLRouter(self._patterns)
         authenticated: Any = AuthMiddlewareStack(router)
         self._consumers = AllowedOrigins(asgi.deliver_disconnect(authenticated))
@@ -92,14 +92,14 @@ class WebSockets:
             await self._give_to(self._own, scope, receive, send)
 
     async def _is_of_protocol(self, path: str) -> bool:
-        """SDKs may put any prefix before /app/KEY; the key says that they mean the protocol."""
+        """SDKs may put any prefix before /app/KEY; a known key identifies the protocol."""
         found = KEY.search(path)
         return found is not None and await self._knows(found[1])
 
     async def _give_to(
         self, own: interfaces.Application, scope: Any, receive: ASGIReceiveCallable, send: ASGISendCallable
     ) -> None:
-        """Where the project's routing has no route, the protocol says that there is nothing."""
+        """If the project's routing has no route, the protocol closes with 4005."""
         has_answered = False
 
         async def answer(message: Any) -> None:
@@ -116,11 +116,11 @@ class WebSockets:
 
 
 class AllowedOrigins(OriginValidator):
-    """Lets in pages of ALLOWED_HOSTS and CSRF_TRUSTED_ORIGINS, and clients that send no Origin; others get a 403.
+    """Accepts pages of ALLOWED_HOSTS and CSRF_TRUSTED_ORIGINS, and clients without an Origin; others get 403.
 
-    A browser sends the cookies of a session with a WebSocket that any page in the world opens, and always names that
-    page's origin. A client without an Origin is no browser and has no cookies but its own; Channels' validator refuses
-    it.
+    A browser sends the session cookies with a WebSocket that a page of any site opens, and always sends that page's
+    origin. A client without an Origin is not a browser and has no cookies of a visitor; Channels' validator would
+    refuse it.
     """
 
     def __init__(self, application: Any) -> None:
@@ -131,12 +131,12 @@ class AllowedOrigins(OriginValidator):
 
 
 def _as_channels_writes(origins: Iterable[str]) -> list[str]:
-    """Django's `https://*.example.com` is `https://.example.com` there."""
+    """Convert Django's `https://*.example.com` to Channels' `https://.example.com`."""
     return [origin.replace("://*.", "://.") for origin in origins]
 
 
 def matches(patterns: Iterable[Any], path: str) -> bool:
-    """Whether the router will find a consumer. It cannot be asked: it raises from within the consumer's call."""
+    """Whether the router has a consumer for a path. The router itself raises only when it is called."""
     for route in patterns:
         try:
             match = route.pattern.match(path)

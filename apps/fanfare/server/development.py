@@ -1,4 +1,4 @@
-"""What development adds: `runserver`'s application, and templates that are read again after an edit."""
+"""Development only: `runserver`'s application, and reloading of edited templates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FACTORY: Final = "fanfare.server.development:application"
 
 
 def application() -> interfaces.Application:
-    """The project's ASGI application, with Fanfare in it even where the project's `asgi.py` does not say so yet."""
+    """The project's ASGI application, with Fanfare added if the project's `asgi.py` does not add it yet."""
     from fanfare import asgi
 
     target = project_target()
@@ -28,15 +28,15 @@ def application() -> interfaces.Application:
 
 
 def hint() -> str:
-    """What is missing for servers other than `runserver`; empty when nothing is. Reads the project's `asgi.py` and does
-    not import it.
+    """What the project's `asgi.py` lacks for servers other than `runserver`; empty if nothing. Reads the file without
+    importing it.
     """
     target = project_target()
     module = target.rpartition(".")[0]
     try:
         spec = importlib.util.find_spec(module) if module else None
     except ModuleNotFoundError:
-        spec = None  # the server says so
+        spec = None  # the server reports it
     if spec is None or spec.origin is None or "fanfare" in Path(spec.origin).read_text(encoding="utf-8"):
         return ""
     return (
@@ -47,7 +47,7 @@ def hint() -> str:
 
 def project_target() -> str:
     """The dotted path of the project's ASGI application: ASGI_APPLICATION, or `asgi.application` beside the settings.
-    Empty where there is none.
+    Empty if there is none.
     """
     named = getattr(settings, "ASGI_APPLICATION", None)
     if named:
@@ -65,7 +65,7 @@ def fresh_templates(application: interfaces.Application) -> interfaces.Applicati
     """ASGI middleware that empties Django's cache of templates before each request; the application itself without
     DEBUG.
 
-    Django caches templates with DEBUG, too, and only the reloader of its own `runserver` empties that cache.
+    Django caches templates also with DEBUG, and only the reloader of its own `runserver` empties the cache.
     """
     if not settings.DEBUG:
         return application

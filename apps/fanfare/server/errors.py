@@ -1,7 +1,7 @@
-"""The project's exceptions.
+"""Exceptions of the server.
 
 ServerError
-└── NotStarted          the worker's parts are not there; the message says why
+└── NotStarted          the worker cannot serve now; the message has the reason
     └── MountFailed     a mounted application did not start
 """
 
@@ -9,18 +9,18 @@ from __future__ import annotations
 
 
 class ServerError(Exception):
-    """Base class. `code` is for machines, the message for people."""
+    """Base class. `code` is for programs, the message for people."""
 
     code = "server_error"
 
 
 class NotStarted(ServerError):
-    """The worker cannot serve now; it tries again by itself."""
+    """The worker cannot serve now; it retries by itself."""
 
     code = "not_started"
 
 
 class MountFailed(NotStarted):
-    """A mounted application's own start went wrong."""
+    """The start of a mounted application failed."""
 
     code = "mount_failed"

@@ -1,14 +1,14 @@
-"""Whether this worker runs and whether it can work, with the reasons, in JSON.
+"""Health pages of this worker, in JSON.
 
-    GET /health/live    200 as long as the event loop turns; a supervisor restarts the process when it does not answer
+    GET /health/live    200 while the event loop runs; a supervisor restarts a process that does not answer
     GET /health/ready   200 or 503; a load balancer sends new connections only to a worker that is ready
 
 A worker is ready when it was started, the applications are loaded, the database was migrated, and an entry that the
-worker wrote to the log came back to it within the last seconds (probe.py). A database that goes away later is reported
-and changes nothing: connections and publishers need only what is in memory.
+worker wrote to the log came back to it within the last seconds (probe.py). A later failure of the database is reported
+but does not make the worker unready, because connections and publishers need only the memory.
 
-The reasons name files and hosts. They are for this machine and for the peers of FANFARE_TRUSTED_PROXIES; other clients
-read which check failed, and the worker's log has the reason.
+The reasons name files and hosts. They are shown to this machine and to the peers of FANFARE_TRUSTED_PROXIES; other
+clients see which check failed, and the worker's log has the reason.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 from fanfare.engine import interface
 from fanfare.server import errors, proxies, responses, root_path, schema
 
-# What strangers read of a check that failed.
+# The texts of failed checks for other clients.
 PUBLIC: Final = {
     "worker": "The worker has not started.",
     "engine": "Events do not pass through the log.",
@@ -32,7 +32,7 @@ PUBLIC: Final = {
 
 class Loader(Protocol):
     loaded: bool  # the applications are in memory
-    problem: str | None  # why they may be out of date, in one sentence
+    problem: str | None  # why they may be out of date
 
 
 class Prober(Protocol):

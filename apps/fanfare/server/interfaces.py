@@ -1,4 +1,4 @@
-"""The shape of what asgi.py puts together."""
+"""Types of ASGI applications."""
 
 from __future__ import annotations
 

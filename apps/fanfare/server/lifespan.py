@@ -1,8 +1,7 @@
-"""The life of one worker: its parts start before the first connection and stop after the last.
+"""Start and stop of one worker.
 
-A server that speaks ASGI's lifespan starts them before it accepts. Daphne does not, so everything that needs the parts
-awaits `started()`, which starts them on first use. Both lead to the same start, which happens once however many ask at
-the same time.
+A server with ASGI lifespan starts the worker before it accepts connections. daphne has no lifespan, so code that needs
+the worker awaits `started()`, which starts it on first use. Concurrent calls share one start.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from fanfare.webhooks import service
 
 logger = logging.getLogger(__name__)
 
-# Between two attempts to start: an engine that is away is asked once a second, not once per connection.
+# Between two attempts to start, so that an unavailable engine is not tried for each connection.
 RETRY_SECONDS = 1.0
 
 
@@ -61,27 +60,27 @@ class Server:
             version=__version__,
         )
         self.probe = probe.Probe(self.hub, self.tasks)
-        self.mounts = mounts.Mounts()  # asgi.py fills it
-        self.problem = "The worker has not been started yet."  # in one sentence; empty while it runs
-        self.is_misconfigured = False  # the settings are wrong: only a person can change that
-        self._up = False  # the parts are started; the loader may still be trying
+        self.mounts = mounts.Mounts()  # filled by asgi.py
+        self.problem = "The worker has not been started yet."  # empty while the worker runs
+        self.is_misconfigured = False  # invalid settings: do not retry
+        self._up = False  # started; the loader may still be retrying
         self._starting: asyncio.Task[None] | None = None
         self._failed_at = float("-inf")  # time.monotonic() of the last failed attempt
         self._log = LogThrottle(logger)
-        self._workers = 1  # how many were started together, where the server below tells
-        self._transport: dict[str, str] = {}  # what the server below is made of, where it tells
+        self._workers = 1  # the number of workers, if the ASGI server reports it
+        self._transport: dict[str, str] = {}  # the parts of the ASGI server, if it reports them
 
     # -- start and stop ------------------------------------------------------------------------------------------------
 
     @property
     def running(self) -> bool:
-        """Read on every connection and request. A worker that knows no application yet must not say that there is none:
-        that sends clients away for good.
+        """Read on every connection and request. A worker that has not loaded the applications must not answer that an
+        application is unknown, because clients would not reconnect.
         """
         return self._up and self.loader.loaded
 
     async def started(self) -> None:
-        """Return when the worker runs; start it if it does not. Raises errors.NotStarted; a later call tries again."""
+        """Wait until the worker runs, and start it if necessary. Raises errors.NotStarted; a later call retries."""
         if self.running:
             return
         if self._up:
@@ -90,13 +89,13 @@ class Server:
             if time.monotonic() - self._failed_at < RETRY_SECONDS:
                 raise errors.NotStarted(self.problem)
             self._starting = self.tasks.spawn("start of the worker", self._start())
-        # Shielded: the first caller may hang up, and the others wait for the same start.
+        # Shielded: the first caller may disconnect while others wait for the same start.
         await asyncio.shield(self._starting)
         if not self.running:
             raise errors.NotStarted(self.problem or self.loader.problem or "")
 
     async def stop(self) -> None:
-        """Give back now what this worker holds for others: its members, its locks, its leases. Idempotent."""
+        """Release members, locks and leases of this worker. Idempotent."""
         await self.tasks.stop()
         if not self._up:
             return
@@ -113,10 +112,10 @@ class Server:
         """One attempt. Never raises: the reason of a failure is in the log and in `problem`."""
         try:
             transports.install_log_filters()
-            office.here.serve(self.hub)  # before the first entry comes
+            office.here.serve(self.hub)  # before the first entry is delivered
             await self.hub.start()
             try:
-                await self.loader.start()  # after the hub: what changes from here on arrives through the log
+                await self.loader.start()  # after the hub, which delivers later changes
                 await self.background.start()
             except BaseException:
                 await self.hub.stop()
@@ -140,7 +139,7 @@ class Server:
         self._log.error("The worker cannot start: %s", problem, key=problem, error=error)
 
     def topology(self) -> str:
-        """One line that says what runs here and what it shares with the other workers."""
+        """One log line with the parts of this worker and what it shares with others."""
         parts = {
             "worker": str(os.getpid()),
             "workers": str(self._workers),
@@ -155,9 +154,9 @@ class Server:
     async def lifespan(self, _scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Start before the server accepts, stop after its last connection.
 
-        Wrong settings fail the start-up, which stops the server. Any other failure does not: with gunicorn a worker
-        that fails to boot ends the master and with it the workers that are well. So the worker comes up, says so in
-        /health/ready, answers 503, and tries again.
+        Invalid settings fail the start-up, which stops the server. Other failures do not, because a gunicorn worker
+        that fails to boot stops the master and all healthy workers. Instead the worker reports the failure in
+        /health/ready, answers 503, and retries.
         """
         await receive()
         logs.adopt()
@@ -170,9 +169,9 @@ class Server:
                 await send({"type": "lifespan.startup.failed", "message": str(error)})
                 return
             self.tasks.run("start of the worker, again", self._keep_trying)
-        await self.mounts.start()  # after our own parts: they may publish while they start
+        await self.mounts.start()  # after the worker, because they may publish while they start
         if self._transport and threading.current_thread() is threading.main_thread():
-            memory.settle_in()  # not in a thread: there a test's process is around the server
+            memory.settle_in()  # not in a thread, where the process belongs to a test
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self.mounts.stop()
@@ -180,7 +179,7 @@ class Server:
         await send({"type": "lifespan.shutdown.complete"})
 
     def _adjust(self, receive: ASGIReceiveCallable) -> None:
-        """Set what the command line gave no flag for, where the server below is uvicorn."""
+        """Set defaults of uvicorn for which the command line has no flag."""
         config = transports.server_config(receive)
         if config is None:
             return
@@ -217,4 +216,4 @@ class Server:
             try:
                 await self.started()
             except errors.NotStarted:
-                continue  # logged where it happened
+                continue  # already logged

@@ -3,8 +3,8 @@
     FANFARE_ASGI_MOUNTS='/shop=shop.main:app,/bot=bot:application'
 
 or FANFARE = {"ASGI_MOUNTS": {"/shop": "shop.main:app"}} in the settings module, or an argument of
-`fanfare.asgi.application()`. A mounted application receives the whole path and, in `root_path`, the part of it that led
-there (ASGI's HTTP specification, "root_path"; what Starlette's Mount does). Its lifespan is run: its start after that
+`fanfare.asgi.application()`. A mounted application receives the whole path and, in `root_path`, its
+prefix (ASGI's HTTP specification, "root_path"; what Starlette's Mount does). Its lifespan is run: its start after that
 of the worker, so that it can publish, its end before, and what it puts in the lifespan's state is in the scope of its
 requests.
 
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 SETTING = "FANFARE_ASGI_MOUNTS"
 EXAMPLE = "/shop=main:app"
 
-RETRY_SECONDS = 1.0  # between two attempts to start on first use: a crowd of requests is one attempt
+RETRY_SECONDS = 1.0  # between two attempts to start on first use, so that concurrent requests are one attempt
 
 _PREFIX = re.compile(r"(?:/[\w.~-]+)+", re.ASCII)
 _TARGET = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
@@ -42,7 +42,7 @@ _TARGET = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 class Mounts:
     """The mounted applications of a worker.
 
-    `entries`: applications, or "module:attribute", by prefix. `taken`: prefixes that are the server's. Imports the
+    `entries`: applications, or "module:attribute", by prefix. `taken`: prefixes of the server itself. Imports the
     applications. Raises ImproperlyConfigured with the name and the value of a wrong entry.
     """
 
@@ -53,26 +53,25 @@ class Mounts:
             for prefix in taken:
                 if _is_below(prefix.rstrip("/"), mount.prefix) or _is_below(mount.prefix, prefix.rstrip("/")):
                     raise ImproperlyConfigured(f"{SETTING} has {mount.prefix!r}, where the server itself answers.")
-        # The longest first: of a mount and one below it, the lower one is meant.
+        # Longest first, so that a mount below another one matches first.
         self._mounts = sorted(mounts, key=lambda mount: -len(mount.prefix))
         self._root: Mount | None = None
 
     def of_project(self, application: interfaces.Application) -> Mount:
-        """The project's own application, which answers what is below no mount, with its lifespan."""
+        """The project's own application with its lifespan; it answers requests outside all mounts."""
         self._root = Mount("", application, "The project's application", self._tasks)
         return self._root
 
     @property
     def problem(self) -> str:
-        """Which applications did not start, in one line; empty when all run."""
+        """The applications that did not start; empty if all run."""
         return " ".join(mount.failure for mount in self._all() if mount.failure)
 
     def before(self, otherwise: interfaces.Application) -> interfaces.Application:
-        """An application that gives requests and WebSockets to their mounts, and what is below none to `otherwise`."""
+        """An application that routes requests and WebSockets to the mounts, and all others to `otherwise`."""
         if not self._mounts:
             return otherwise
-        # A mount is started by the lifespan, or by its first request: where the server has no lifespan, and where the
-        # start has failed.
+        # A mount is started by the lifespan, or by a request if the server has no lifespan or the start has failed.
         mounted = [(mount.prefix, routing.Started(mount, mount, reason_in="the log")) for mount in self._mounts]
 
         async def application(scope: Any, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
@@ -86,13 +85,13 @@ class Mounts:
         return application
 
     async def start(self) -> None:
-        """Start all of them, one after the other. Never raises: `problem` has what failed."""
+        """Start all mounts, one after the other. Does not raise; `problem` has the failures."""
         for mount in self._all():
             with contextlib.suppress(errors.MountFailed):  # logged where it happened
                 await mount.started()
 
     async def stop(self) -> None:
-        """Stop those that run, the last first. Never raises."""
+        """Stop the running mounts in reverse order. Does not raise."""
         for mount in reversed(self._all()):
             await mount.stop()
 
@@ -101,12 +100,12 @@ class Mounts:
 
 
 class Mount:
-    """One application and the place where it is mounted. `name`: for the log. An empty `prefix`: the project's own."""
+    """One mounted application. `name`: for the log. An empty `prefix`: the project's own application."""
 
     def __init__(self, prefix: str, application: interfaces.Application, name: str, tasks: Supervisor) -> None:
         self.prefix = prefix
         self.application = application
-        self.failure = ""  # of the last start, in one sentence
+        self.failure = ""  # of the last start
         self._name = name
         self._tasks = tasks
         self._lifespan: _Lifespan | None = None
@@ -126,14 +125,14 @@ class Mount:
         await self.application(child, receive, send)
 
     async def started(self) -> None:
-        """Return when the application runs; start it if it does not. Raises MountFailed."""
+        """Wait until the application runs, and start it if necessary. Raises MountFailed."""
         if self.running:
             return
         if self._starting is None:
             if time.monotonic() - self._failed_at < RETRY_SECONDS:
                 raise errors.MountFailed(self.failure)
             self._starting = self._tasks.spawn(f"start of {self._name}", self._start())
-        # Shielded: the first caller may hang up, and the others wait for the same start.
+        # Shielded: the first caller may disconnect while others wait for the same start.
         await asyncio.shield(self._starting)
         if not self.running:
             raise errors.MountFailed(self.failure)
@@ -144,7 +143,7 @@ class Mount:
             await lifespan.stop()
 
     async def _start(self) -> None:
-        """Never raises: the reason of a failure is in the log and in `failure`."""
+        """Does not raise: the reason of a failure is in the log and in `failure`."""
         lifespan = _Lifespan(self.application, self._name, self._tasks)
         try:
             problem = await lifespan.start()
@@ -161,8 +160,7 @@ class Mount:
 class _Lifespan:
     """The server's side of one application's ASGI lifespan.
 
-    The application runs it in one task from start to stop, for what it opens there (a task group, a cancel scope) must
-    be closed by the task that opened it.
+    It runs in one task from start to stop, because the task that opens a task group or cancel scope must also close it.
     """
 
     def __init__(self, application: interfaces.Application, name: str, tasks: Supervisor) -> None:
@@ -176,11 +174,11 @@ class _Lifespan:
         self._supported = True
 
     async def start(self) -> str | None:
-        """Why it did not start, in a line; None if it did."""
+        """The reason why it did not start; None if it started."""
         self._task = self._tasks.spawn(f"lifespan of {self._name}", self._run())
         answer = await self._ask("startup")
         if answer is None:
-            # ASGI: an application that cannot do it raises, and the server goes on without.
+            # ASGI: an application without lifespan support raises, and the server continues.
             self._supported = False
             return None
         if answer["type"] == "lifespan.startup.complete":
@@ -189,16 +187,16 @@ class _Lifespan:
         if "\n" in message:  # Starlette and FastAPI send the whole traceback
             logger.error("The start of %s failed.\n%s", self._name, message)
         await self._task
-        return message.rpartition("\n")[2] or "it gave no reason."
+        return message.rpartition("\n")[2] or "no reason given."
 
     async def stop(self) -> None:
         if not self._supported or self._task is None:
             return
         if self._task.done():
-            return  # it was logged when it happened
+            return  # already logged
         answer = await self._ask("shutdown")
         if answer is not None and answer["type"] == "lifespan.shutdown.failed":
-            logger.error("The end of %s failed: %s", self._name, answer.get("message", ""))
+            logger.error("The shutdown of %s failed: %s", self._name, answer.get("message", ""))
         await self._task
 
     async def _ask(self, event: str) -> dict[str, Any] | None:
@@ -211,7 +209,7 @@ class _Lifespan:
         async def send(message: dict[str, Any]) -> None:
             nonlocal last
             if not message["type"].startswith("lifespan."):
-                raise errors.ServerError(f"{message['type']} is no answer to a lifespan")
+                raise errors.ServerError(f"{message['type']} is not a valid lifespan message")
             last = message["type"]
             await self._answers.put(message)
 
@@ -221,8 +219,8 @@ class _Lifespan:
         except Exception as error:
             if not last:
                 logger.info("%s runs without a lifespan: %s: %s", self._name, type(error).__name__, error)
-            elif not last.endswith(".failed"):  # that one said why itself, and raised it too
-                logger.exception("The lifespan of %s broke off.", self._name)
+            elif not last.endswith(".failed"):  # the reason was already logged
+                logger.exception("The lifespan of %s ended early.", self._name)
         finally:
             await self._answers.put(None)
 
@@ -248,7 +246,7 @@ def _mount(prefix: str, target: Any, tasks: Supervisor) -> Mount:
 
 
 def _load(entry: str, target: str) -> interfaces.Application:
-    """Import `MODULE:ATTRIBUTE`. A mistake inside of the module is raised as it is, with a note about the mount."""
+    """Import `MODULE:ATTRIBUTE`. An exception inside the module is raised with a note about the mount."""
     if not _TARGET.fullmatch(target):
         raise ImproperlyConfigured(f"{SETTING} has '{entry}'; an entry looks like {EXAMPLE}.")
     module_name, _, attributes = target.partition(":")
@@ -258,7 +256,7 @@ def _load(entry: str, target: str) -> interfaces.Application:
         if error.name is not None and _is_part(error.name, module_name):
             raise ImproperlyConfigured(f"{SETTING} has '{entry}': there is no module {error.name!r}.") from None
         raise ImproperlyConfigured(
-            f"{SETTING} has '{entry}': the module {module_name!r} imports {error.name!r}, which is not there."
+            f"{SETTING} has '{entry}': the module {module_name!r} imports {error.name!r}, which does not exist."
         ) from error
     except Exception as error:
         error.add_note(f"It was imported for {SETTING}, which has '{entry}'.")
@@ -272,7 +270,7 @@ def _load(entry: str, target: str) -> interfaces.Application:
             ) from None
     if not callable(found):
         raise ImproperlyConfigured(
-            f"{SETTING} has '{entry}': {attributes!r} is no ASGI application, but of the type {type(found).__name__}."
+            f"{SETTING} has '{entry}': {attributes!r} is not an ASGI application but of type {type(found).__name__}."
         )
     application: interfaces.Application = found
     return application

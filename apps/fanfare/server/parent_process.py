@@ -1,7 +1,7 @@
-"""Watches the process that started this worker, and stops the worker when that process is gone.
+"""Stops this worker if its parent process ends.
 
 gunicorn's own worker classes exit when their master dies. uvicorn's class for gunicorn does not, and neither does a
-child of uvicorn's `--reload` or `--workers`: after a SIGKILL of the parent it serves for ever and keeps the port.
+child of uvicorn's `--reload` or `--workers`: after a SIGKILL of the parent it would serve forever and hold the port.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def pid(config: Any) -> int | None:
 async def watch(parent: int) -> None:
     """Send this process a SIGTERM once `parent` is not its parent any more.
 
-    The kernel gives an orphan another parent at once, so a process id that is used again does not hide the loss.
+    The kernel gives an orphan a new parent at once, so a reused process id does not hide the end of the parent.
     """
     while os.getppid() == parent:  # noqa: ASYNC110  (the kernel sends no event when a parent exits)
         await asyncio.sleep(POLL_SECONDS)
@@ -49,8 +49,8 @@ async def watch(parent: int) -> None:
 async def keep_alive(config: Any) -> None:
     """Report this worker to gunicorn's master as alive, by the monotonic clock.
 
-    uvicorn's worker class compares wall times, so a clock that is set back silences it until the old time is reached
-    again, and the master aborts every worker.
+    uvicorn's worker class compares wall times. If the clock is set back, it reports nothing until the old time is
+    reached again, and the master aborts every worker.
     """
     worker = gunicorn_worker(config)
     if worker is None:
@@ -65,7 +65,7 @@ def handle_quit(config: Any) -> None:
     """Let SIGQUIT, which gunicorn's master sends to its workers when it is interrupted, stop this worker as SIGTERM
     does.
 
-    uvicorn's class only sets a flag and goes on serving, until the master kills it.
+    uvicorn's class only sets a flag and continues until the master kills it.
     """
     if gunicorn_worker(config) is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, os.kill, os.getpid(), signal.SIGTERM)

@@ -1,7 +1,6 @@
 """Proof that events flow: a worker writes an entry to the log and reads it back, as subscribers would.
 
-An engine that answers is not enough. A writer whose thread has ended still accepts calls, and a reader that has stopped
-says nothing at all.
+An engine that accepts calls is not sufficient: the writer's thread may have ended, or the reader may have stopped.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from fanfare.hub import hub as hubs
 from fanfare.runtime.supervisor import Supervisor
 
 COMMAND: Final = "health.probe"
-FRESH_S: Final = 2.0  # a proof so young needs no new one, however often the health page is asked
-VALID_S: Final = 5.0  # a proof so old counts no more
-WAIT_S: Final = 0.8  # that an answer waits for a new proof: most probes of load balancers give up after 1 s
+FRESH_S: Final = 2.0  # a result younger than this is reused
+VALID_S: Final = 5.0  # a result older than this is not valid
+WAIT_S: Final = 0.8  # how long a response waits for a new result; most load balancers time out after 1 s
 
 
 class Probe:
@@ -28,22 +27,22 @@ class Probe:
     def __init__(self, hub: hubs.Hub, tasks: Supervisor) -> None:
         self._hub = hub
         self._tasks = tasks
-        self._token = ""  # of the entry that is under way
+        self._token = ""  # of the pending entry
         self._is_back = asyncio.Event()
-        self._proved_at = float("-inf")  # time.monotonic() of the write that came back last
+        self._proved_at = float("-inf")  # time.monotonic() of the last write that was read back
         self._error = ""
         self._attempt: asyncio.Task[None] | None = None
         hub.on_control(COMMAND, self._on_probe)
 
     async def problem(self) -> str:
-        """Empty if an entry of this worker came back within the last `VALID_S` seconds, else what is wrong."""
+        """Empty if an entry of this worker was read back within the last `VALID_S` seconds, otherwise the fault."""
         if self._age() > FRESH_S:
             if self._attempt is None or self._attempt.done():
                 self._attempt = self._tasks.spawn("health probe", self._try())
             await asyncio.wait([self._attempt], timeout=WAIT_S)
         if self._age() <= VALID_S:
             return ""
-        return self._error or f"No entry that this worker wrote came back to it within {VALID_S:g} s."
+        return self._error or f"This worker has not read back an entry of its own within {VALID_S:g} s."
 
     def _age(self) -> float:
         return time.monotonic() - self._proved_at

@@ -1,14 +1,14 @@
-"""The client's address and scheme, behind a proxy that is trusted and only then.
+"""The client's address and scheme behind a trusted proxy.
 
 A proxy writes the client's address into `X-Forwarded-For` and the scheme into `X-Forwarded-Proto`. Any client can send
 these headers, so they count only if the peer of the connection itself is in FANFARE_TRUSTED_PROXIES. The list is then
-read from its right end, where the nearest proxy wrote, past every trusted address; the first other address is the
-client. Addresses left of it are the client's own claim.
+read from right to left, past every trusted address; the first other address is the client. Addresses left of it come
+from the client and are ignored.
 
-Behind this middleware `scope["client"]` and `scope["scheme"]` are right on every server.
+After this middleware, `scope["client"]` and `scope["scheme"]` are correct on every server.
 
 uvicorn has a middleware of its own for this, which by default trusts every peer on this machine: any local process
-could choose its address. It stands outside the application and rewrites the scope before it arrives here, so
+could choose its address. It rewrites the scope before this middleware, so
 `take_over` empties its list of trusted hosts when the lifespan starts; `--lifespan off` leaves it in place. Daphne
 trusts no peer unless asked.
 """
@@ -70,7 +70,7 @@ class Trusted:
         for item in reversed(forwarded_for.split(",")):
             address = parse(item.strip())
             if address is None:
-                break  # no address: everything left of it may be the client's own claim
+                break  # not an address: entries left of it may come from the client
             found = address
             if address not in self:
                 break
@@ -91,7 +91,7 @@ class TrustedProxies:
 
 
 def trusting(application: interfaces.Application, trusted: Trusted) -> interfaces.Application:
-    """The application itself where no peer is trusted, which costs nothing."""
+    """The application itself if no peer is trusted."""
     return TrustedProxies(application, trusted) if trusted else application
 
 
@@ -125,8 +125,8 @@ def take_over(config: Any) -> None:
 
 
 def is_operator(scope: Any, trusted: Trusted) -> bool:
-    """Whether a request comes from this machine or from a trusted peer, and through no proxy: it may read details that
-    strangers must not. A proxy, trusted or not, adds its headers.
+    """Whether a request comes from this machine or a trusted peer, and not through a proxy. Only such a request may
+    read details. A proxy, trusted or not, adds its headers.
     """
     if any(name == b"forwarded" or name.startswith(b"x-forwarded-") for name, _ in scope["headers"]):
         return False
@@ -146,7 +146,9 @@ def _believe(scope: Any, trusted: Trusted) -> None:
         if name == b"x-forwarded-for":
             forwarded_for.append(value.decode("latin-1"))
         elif name == b"x-forwarded-proto":
-            scheme = value.decode("latin-1").rpartition(",")[2].strip().lower()  # the last word is our peer's
+            scheme = (
+                value.decode("latin-1").rpartition(",")[2].strip().lower()
+            )  # the last entry was written by our peer
     client = trusted.client(",".join(forwarded_for))
     if client is not None:
         scope["client"] = (str(client), 0)  # the port was the proxy's

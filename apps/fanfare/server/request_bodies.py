@@ -15,8 +15,8 @@ from typing import Any, Final
 from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.server import interfaces
 
-GRACE_S: Final = 30.0  # for the client, whatever the size
-MIN_BYTES_PER_S: Final = 1_000  # of a body that takes longer: 25 MB may take seven hours, 60 bytes 30 seconds
+GRACE_S: Final = 30.0  # for a body of any size
+MIN_BYTES_PER_S: Final = 1_000  # the minimum rate after that: 25 MB may take seven hours, 60 bytes 30 seconds
 FORM_BYTES: Final = 262_144  # for Fanfare's own views, which read a few form fields
 
 _log = LogThrottle(logging.getLogger(__name__))

@@ -1,4 +1,4 @@
-"""Whole JSON answers from plain ASGI."""
+"""JSON responses from plain ASGI."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from asgiref.typing import ASGISendCallable
 async def json(
     send: ASGISendCallable, status: int, value: Any, headers: list[tuple[bytes, bytes]] | None = None
 ) -> None:
-    """An answer that no cache may keep."""
+    """A response with Cache-Control: no-store."""
     body = orjson.dumps(value)
     await send(
         {

@@ -1,13 +1,13 @@
-"""Gives every scope one shape: `path` and `raw_path` begin with `root_path`, exactly once.
+"""Normalizes every scope: `path` and `raw_path` start with `root_path`, exactly once.
 
-A deployment below a prefix is told of it in one of three ways, and the proxy may strip the prefix or keep it:
+A prefix is configured in one of three ways, and the proxy may strip or keep it:
 
-    uvicorn --root-path /rt      root_path is /rt, and uvicorn puts it before the path that it was sent
-    daphne --root-path /rt       root_path is /rt, the path is as it was sent
-    FORCE_SCRIPT_NAME = "/rt"    root_path is empty, the path is as it was sent
+    uvicorn --root-path /rt      root_path is /rt, and uvicorn prepends it to the received path
+    daphne --root-path /rt       root_path is /rt, the path is as received
+    FORCE_SCRIPT_NAME = "/rt"    root_path is empty, the path is as received
 
-So the path may arrive without the prefix, with it once, or with it twice. Everything behind this middleware reads
-`path` below `root_path`, as ASGI describes it. Source: ASGI, "HTTP connection scope", `root_path`.
+So the path may have the prefix not at all, once, or twice. After this middleware, `path` is below `root_path`, as ASGI
+specifies. Source: ASGI, "HTTP connection scope", `root_path`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fanfare.server import interfaces
 
 
 class RootPath:
-    """ASGI middleware. `script_name`: Django's FORCE_SCRIPT_NAME, which wins over the server's root path."""
+    """ASGI middleware. `script_name`: Django's FORCE_SCRIPT_NAME, which overrides the server's root path."""
 
     def __init__(self, application: interfaces.Application, script_name: str | None = None) -> None:
         self.application = application
@@ -34,19 +34,19 @@ class RootPath:
 
 
 def below(scope: Any) -> str:
-    """The decoded path below the root path; it begins with a slash."""
+    """The decoded path below the root path; it starts with a slash."""
     root: str = scope.get("root_path", "")
     path: str = scope["path"]
     return path.removeprefix(root) or "/" if root else path
 
 
 def deeper(scope: Any, prefix: str) -> dict[str, Any]:
-    """The scope of an application that is mounted at `prefix` (without a slash at its end) below the root path."""
+    """The scope of an application mounted at `prefix` (without a trailing slash) below the root path."""
     return {**scope, "root_path": scope.get("root_path", "") + prefix}
 
 
 def as_if_below(scope: Any, prefix: str) -> dict[str, Any]:
-    """`deeper`, for a request whose path came without the prefix."""
+    """`deeper`, for a request whose path lacks the prefix."""
     root: str = scope.get("root_path", "") + prefix
     found = {**scope, "root_path": root, "path": root + below(scope)}
     raw = scope.get("raw_path")
@@ -68,7 +68,7 @@ def _normalized(scope: Any, script_name: str | None) -> dict[str, Any]:
 
 
 def _joined(path: str, root: str) -> str:
-    """`path` with `root` before it once, whether it had it not at all, once or twice."""
+    """`path` with `root` before it exactly once."""
     if not root:
         return path
     for _ in range(2):

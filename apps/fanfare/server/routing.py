@@ -1,7 +1,7 @@
 """Which application answers a request: by its path below the root path, its method, and what it carries.
 
-Fanfare may be a guest in a project that has paths such as `/users/…` and `/apps/…` itself. A row of the table therefore
-answers only what is a route of Fanfare; everything else goes to Django.
+The project may have its own paths such as `/users/…` and `/apps/…`. So a row of the table answers only exact routes of
+Fanfare; all other requests go to Django.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 from fanfare.server import errors, interfaces, responses, root_path, urlconf
 
 RETRY_AFTER_SECONDS = 1
-# The protocol's "over capacity": clients come back by themselves, each time a little later.
+# The protocol's "over capacity", after which clients reconnect by themselves.
 OVER_CAPACITY = 4100
-# The reason itself may hold a path or an address of this machine, which strangers must not read.
+# The reason can contain paths and addresses of this machine, so it is not sent.
 REFUSED = "This server cannot work now"
 HEALTH = "/health/ready"
 
@@ -29,10 +29,9 @@ READ = frozenset({"GET", "HEAD"})
 class Route:
     """One row of the table.
 
-    `prefix`: the beginning of its paths. `is_ours(method, path)`: whether that is a route of Fanfare. `is_certain`:
-    whether the request can be meant for Fanfare only, because of what it carries: it then goes to Fanfare even where
-    the project has a page. Without an answer to that, the project's page wins, or only one that was written for the
-    place (`yields_to`).
+    `prefix`: the start of its paths. `is_ours(method, path)`: whether that is a route of Fanfare. `is_certain`: whether
+    the request carries something that only Fanfare handles; it then goes to Fanfare even if the project has a page at
+    this path. Otherwise the project's page takes precedence, as `yields_to` says.
     """
 
     prefix: str
@@ -43,11 +42,11 @@ class Route:
 
 
 class Http:
-    """The routing table of HTTP requests. `otherwise` answers what no row takes.
+    """The routing table of HTTP requests. `otherwise` answers requests without a matching row.
 
-    `url_prefix`: "" or a path such as "/realtime", below which Fanfare is. Every row is then there, without looking at
-    the project's pages, and of the rows at the root those with `at_root` stay, for requests that are certain: server
-    SDKs cannot send a prefix.
+    `url_prefix`: "" or a path such as "/realtime". With a prefix, all rows are below it and take precedence over the
+    project's pages; at the root remain the rows with `at_root`, for certain requests, because server SDKs cannot send
+    a prefix.
     """
 
     def __init__(
@@ -101,19 +100,19 @@ class Http:
 
 
 def exactly(*paths: str, methods: frozenset[str] = READ) -> Callable[[str, str], bool]:
-    """For `Route.is_ours`: these paths, with or without a slash at the end."""
+    """For `Route.is_ours`: these paths, with or without a trailing slash."""
     known = frozenset(paths)
     return lambda method, path: method in methods and path.rstrip("/") in known
 
 
 def matching(pattern: str, methods: frozenset[str] = READ) -> Callable[[str, str], bool]:
-    """For `Route.is_ours`: paths that the whole regular expression matches."""
+    """For `Route.is_ours`: paths that fully match the regular expression."""
     compiled = re.compile(pattern, re.ASCII)
     return lambda method, path: method in methods and compiled.fullmatch(path) is not None
 
 
 class Router:
-    """By the type of the scope. Unknown types are ignored."""
+    """Routes by scope type. Unknown types are ignored."""
 
     def __init__(
         self, *, lifespan: interfaces.Application, websocket: interfaces.Application, http: interfaces.Application
@@ -133,7 +132,7 @@ Refuse = Callable[[Any, str, str, Any], Awaitable[None]]
 
 
 class Startable(Protocol):
-    """What `Started` waits for: lifespan.Server in a worker, a mount on a server without a lifespan."""
+    """What `Started` waits for: lifespan.Server in a worker, or a mount without a lifespan."""
 
     @property
     def running(self) -> bool: ...
@@ -143,10 +142,9 @@ class Startable(Protocol):
 
 
 class Started:
-    """Passes on to an application that needs a started worker. Starts the worker first where the server runs no
-    lifespan.
+    """Middleware for an application that needs a started worker; starts the worker if the server has no lifespan.
 
-    `refuse`: answers a request in another way than with a plain 503, which some clients take for final.
+    `refuse`: answers a request instead of a plain 503, after which some clients do not retry.
     """
 
     def __init__(
@@ -181,7 +179,7 @@ async def _refuse_http(_scope: Scope, code: str, message: str, send: ASGISendCal
 
 
 async def _refuse_websocket(receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-    """Accepts and then closes: a refused handshake carries no code, and the code decides how a client comes back."""
+    """Accept and then close, because a refused handshake has no close code, which clients need to reconnect."""
     await receive()
     await send({"type": "websocket.accept", "subprotocol": None, "headers": []})
     await send({"type": "websocket.close", "code": OVER_CAPACITY, "reason": REFUSED})

@@ -1,4 +1,4 @@
-"""Whether Django's database is there and has every migration, for the health page."""
+"""The state of Django's database and its migrations, for the health page."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from fanfare.runtime.log_throttle import exception_line
 
 logger = logging.getLogger(__name__)
 
-REMEMBERED_SECONDS = 2.0  # so that a health check every few milliseconds costs the database nothing
-PATIENCE_SECONDS = 0.5  # a probe gives up after a second; a pool waits ten seconds for a database that is away
+REMEMBERED_SECONDS = 2.0  # so that frequent health checks do not load the database
+PATIENCE_SECONDS = 0.5  # a probe times out after a second, but a pool waits ten seconds for an unavailable database
 
 
 class Schema:
-    """The database's state, remembered for a moment. However many ask, one question is under way at a time."""
+    """The database's state, cached for a moment. Concurrent calls share one query."""
 
     def __init__(self) -> None:
-        self.was_complete = False  # every migration was there once; the code of a running process asks for no new ones
+        self.was_complete = False  # all migrations were applied; a running process needs no new ones
         self._question: asyncio.Task[str] | None = None
         self._tasks = supervisor.Supervisor(logger)
         self._answered_at = float("-inf")  # time.monotonic()
 
     async def problem(self) -> str:
-        """What is wrong, in one sentence; empty when all is well."""
+        """The fault, in one sentence; empty if there is none."""
         question = self._question
         if question is None or (question.done() and time.monotonic() - self._answered_at > REMEMBERED_SECONDS):
             question = self._question = self._tasks.spawn("health query", database.run(self._ask))

@@ -1,8 +1,8 @@
 """Static files under any ASGI server, with DEBUG and without, collected or not.
 
-They are served from the folders that Django's finders know, so the admin has its style before `collectstatic` has run;
-and from STATIC_ROOT, where the names of a manifest storage are. With DEBUG a file is looked up at each request, so that
-an edit is seen; without, the folders are read once, when a worker starts.
+They are served from the folders of Django's finders, so that the admin is styled without `collectstatic`, and from
+STATIC_ROOT, for the names of a manifest storage. With DEBUG, files are looked up at each request; without, the folders
+are read once when a worker starts.
 
 A project that serves them otherwise keeps its way: STATIC_URL of another host, or the middleware of ServeStatic. That
 of WhiteNoise is written for WSGI and reads a whole file for each request under ASGI, so it is spared the files below
@@ -24,13 +24,13 @@ from django.contrib.staticfiles import finders
 from fanfare.hub import transports
 from fanfare.server import interfaces, root_path
 
-MAX_AGE_SECONDS = 60  # of names without a hash of the contents: a browser asks again soon and gets a 304
-REQUEST = "fanfare.request"  # in the scope: the request as it came
+MAX_AGE_SECONDS = 60  # for names without a content hash: browsers revalidate soon and get a 304
+REQUEST = "fanfare.request"  # in the scope: the original request
 WHITENOISE, SERVESTATIC = "whitenoise.middleware.", "servestatic.middleware."
 
 
 def before(application: interfaces.Application) -> interfaces.Application:
-    """ASGI middleware for the project's pages; the application itself where the project serves its files otherwise."""
+    """ASGI middleware for the project's pages; the application itself if the project serves static files otherwise."""
     if not apps.is_installed("django.contrib.staticfiles") or not prefix():
         return application
     if not settings.DEBUG and _has_middleware(SERVESTATIC):
@@ -39,7 +39,7 @@ def before(application: interfaces.Application) -> interfaces.Application:
 
 
 def prefix() -> str:
-    """STATIC_URL as a path; empty where it is of another host.
+    """STATIC_URL as a path; empty if it names another host.
 
     Reading `settings.STATIC_URL` would put the root path before a relative URL and keep that for the life of the
     process, and here no request has said yet what the root path is.
@@ -51,7 +51,7 @@ def prefix() -> str:
 
 
 class StaticFiles:
-    """Answers STATIC_URL; a file that is not there, and every other request, is the application's."""
+    """Answers STATIC_URL; missing files and all other requests go to the application."""
 
     def __init__(self, application: interfaces.Application) -> None:
         self.application = application
@@ -68,7 +68,7 @@ class StaticFiles:
 
         async def quietly(message: Any) -> None:
             if message["type"] == "http.response.start":
-                transports.mute_access_log(send)  # a page of the admin would be a dozen lines
+                transports.mute_access_log(send)  # otherwise an admin page logs a dozen lines
             await send(message)
 
         await self.files({**scope, "path": path, REQUEST: (scope, send)}, receive, quietly)
@@ -79,7 +79,7 @@ class StaticFiles:
 
 
 class _Files(servestatic.ServeStaticASGI):  # type: ignore[misc]
-    """The files themselves. `otherwise` answers for one that is not there."""
+    """The files. `otherwise` answers for missing ones."""
 
     def __init__(self, otherwise: interfaces.Application, prefix: str) -> None:
         has_whitenoise = _has_middleware(WHITENOISE)
@@ -93,7 +93,7 @@ class _Files(servestatic.ServeStaticASGI):  # type: ignore[misc]
             mimetypes=getattr(settings, "WHITENOISE_MIMETYPES", None),
         )
         self._prefix = prefix
-        # The finders' first folder wins; of what is added here, the last.
+        # The finders prefer their first folder, and this class the last one added.
         for folder, below in reversed(list(_folders())):
             self.add_files(folder, prefix + below)
 

@@ -1,7 +1,7 @@
 """`GET …/app/KEY` without an upgrade: a WebSocket whose handshake a proxy did not pass on.
 
-A proxy that drops the Upgrade header turns the handshake into a plain GET, and Django would answer 404. With the key of
-an application it can be nothing else, so it gets 426 and the cause.
+A proxy that drops the Upgrade header turns the handshake into a plain GET, which Django would answer with 404. If the
+key belongs to an application, the response is 426 with the cause.
 """
 
 from __future__ import annotations

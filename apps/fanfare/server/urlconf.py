@@ -1,4 +1,4 @@
-"""What the project's URLconf answers, so that Fanfare takes no page away from the project."""
+"""Matches paths against the project's URLconf, so that Fanfare hides no page of the project."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _LITERAL = re.compile(r"[\w.~-]+")
 
 
 def answers(path: str) -> bool:
-    """Whether Django has an answer: a pattern matches, a catch-all included, or does so with the slash that
-    CommonMiddleware appends. `path` is decoded, below the root path.
+    """Whether a pattern matches, including catch-alls, also with the slash that CommonMiddleware appends. `path` is
+    decoded, below the root path.
     """
     return route(path) is not None or (
         settings.APPEND_SLASH and not path.endswith("/") and route(f"{path}/") is not None
@@ -22,9 +22,8 @@ def answers(path: str) -> bool:
 
 
 def has_own(path: str) -> bool:
-    """Whether a pattern matches that was written for this place: it begins with the path's own first segment.
-
-    A catch-all, such as that of a CMS or of a single-page application, was not.
+    """Whether a pattern matches that starts with the path's first segment. Catch-alls, such as those of a CMS or a
+    single-page application, do not count.
     """
     found = route(path)
     return found is not None and is_specific(found, path)

@@ -89,12 +89,12 @@ def test_taken_port_is_refused_in_one_sentence_before_setup(settings, monkeypatc
     with socket.create_server(("127.0.0.1", 0)) as listener:
         host, port = listener.getsockname()
         settings.FANFARE = {"HOST": host, "PORT": port}
-        with pytest.raises(CommandError, match=rf"^Port {port} of 127\.0\.0\.1 is taken: .*FANFARE_PORT"):
+        with pytest.raises(CommandError, match=rf"^Port {port} of 127\.0\.0\.1 is in use: .*FANFARE_PORT"):
             call_command("develop")
 
 
 def test_host_of_another_machine_is_refused_in_one_sentence():
-    assert "Nothing can listen on 192.0.2.1" in (develop.listening_problem("192.0.2.1", 8000) or "")
+    assert "A server cannot listen on 192.0.2.1" in (develop.listening_problem("192.0.2.1", 8000) or "")
 
 
 @pytest.mark.usefixtures("database")

@@ -224,7 +224,7 @@ async def test_probe_writes_once_in_two_seconds_however_often_it_is_asked(probin
 
 async def test_probe_fails_when_the_entry_does_not_come_back(probing, hub):
     hub.gives_back = False
-    assert (await probing.problem()).startswith("No entry that this worker wrote came back")
+    assert (await probing.problem()).startswith("This worker has not read back an entry of its own")
     await asyncio.gather(*(probing.problem() for _ in range(20)))
     assert hub.written == 1, "one attempt at a time"
 

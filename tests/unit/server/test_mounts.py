@@ -158,8 +158,8 @@ async def get(application, path, **scope):
         ("/shop", "guest_shop.inner:app", "there is no module 'guest_shop.inner'."),
         ("/shop", "guest_shop:application", "the module 'guest_shop' has no 'application'."),
         ("/shop", "guest_plain:inner.nothing", "the module 'guest_plain' has no 'inner.nothing'."),
-        ("/shop", "guest_plain:number", "'number' is no ASGI application, but of the type int."),
-        ("/shop", "guest_needy:app", "the module 'guest_needy' imports 'nowhere_to_be_found', which is not there."),
+        ("/shop", "guest_plain:number", "'number' is not an ASGI application but of type int."),
+        ("/shop", "guest_needy:app", "the module 'guest_needy' imports 'nowhere_to_be_found', which does not exist."),
         ("/shop", "guest_shop", "has '/shop=guest_shop'; an entry looks like /shop=main:app."),
         ("/shop", "guest_shop:", "an entry looks like"),
         ("/shop", 7, "an entry looks like"),
@@ -347,4 +347,4 @@ async def test_a_lifespan_that_breaks_off_is_in_the_log_and_the_end_does_not_wai
         await mounted.start()
         async with asyncio.timeout(5):
             await mounted.stop()
-    assert "The lifespan of FANFARE_ASGI_MOUNTS: /plain=guest_plain:breaks_off broke off." in caplog.text
+    assert "The lifespan of FANFARE_ASGI_MOUNTS: /plain=guest_plain:breaks_off ended early." in caplog.text
