@@ -327,6 +327,13 @@ class Connections:
         "Bytes of frames that may wait for an answer of the engine, per connection: those that come before the "
         "connection is established or depend on a sign-in. Above it the connection is closed with 4100.",
     )
+    DISABLED_GRACE = Setting(
+        Integer(0, 86_400),
+        300,
+        "Seconds after an application was disabled during which its clients wait for it. After that they are closed "
+        "with 4003 and stay away. 0: at once.",
+        page="reference/codes.md",
+    )
     ACTIVITY_TIMEOUT = Setting(Integer(5, 3_600), 120, "Seconds of silence after which a client sends a ping.")
     GRACEFUL_TIMEOUT = Setting(Integer(1, 300), 5, "Seconds that a stopping worker waits for its connections to close.")
     RESUME_WINDOW = Setting(

@@ -79,7 +79,7 @@ def test_a_created_application_works_and_a_disabled_one_loses_its_sockets(server
         while (frame := socket.receive()) is not None and frame.opcode != wire.CLOSE:
             continue
         assert frame is not None
-        assert int.from_bytes(frame.payload[:2], "big") == 4003
+        assert int.from_bytes(frame.payload[:2], "big") == 4100, "its clients come back if it is enabled again"
     with calls.Caller(server, application) as caller:
         assert caller.signed("GET", "channels").status == 403
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pusher
 
-from tests.harness import pusherjs, servers
+from tests.harness import deployments, pusherjs, servers
 
 Name = Callable[[str], str]
 
@@ -105,3 +105,22 @@ async def test_refused_subscription_reaches_the_channels_error_handler(
         failed = await client.event(room, "pusher:subscription_error")
         assert failed["data"]["status"] == 401
         await client.subscribe(name("news"))  # the connection still works
+
+
+def switch(server: servers.Server, application: deployments.Application, *, enabled: bool) -> None:
+    code = f"""from fanfare.applications.models import Application
+Application.objects.filter(app_id={application.id!r}).update(enabled={enabled})"""
+    server.deployment.manage("shell", "--no-imports", "-c", code)
+
+
+async def test_pusher_js_comes_back_when_its_application_is_enabled_again(
+    server: servers.Server, pusher_js: pusherjs.Runtime, name: Name
+) -> None:
+    application = await asyncio.to_thread(server.deployment.create_application, name("switched"))
+    async with pusher_js.node() as node:
+        client = await node.connected(server, key=application.key)
+        await asyncio.to_thread(switch, server, application, enabled=False)
+        await client.state("connecting")
+        await asyncio.to_thread(switch, server, application, enabled=True)
+        await client.state("connected")
+        await client.subscribe(name("news"))

@@ -45,6 +45,7 @@ LAST_RETRY_SECONDS = 10.0
 NAME = "applications loader"
 NOT_FOUND = 4001  # close codes after which clients do not reconnect by themselves
 DISABLED = 4003
+TRY_AGAIN = 4100  # clients come back after a second, and wait while the application is suspended
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -299,7 +300,8 @@ class Loader:
         if old is None:
             return
         if not new.enabled:
-            self._hub.close_application(app_id, DISABLED, f"Application {app_id} is disabled")
+            code = TRY_AGAIN if self._registry.suspended_s(app_id) else DISABLED
+            self._hub.close_application(app_id, code, f"Application {app_id} is disabled")
         elif new.key != old.key:
             self._hub.close_application(app_id, NOT_FOUND, f"The key of application {app_id} was replaced")
 

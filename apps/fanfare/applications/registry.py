@@ -6,6 +6,9 @@ of the log and by a comparison of generations every few seconds (see `fanfare.ap
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from fanfare.applications import rules
@@ -85,12 +88,25 @@ class Application:
         return (self.secret,)
 
 
-class Registry:
-    """Applications by id and by key."""
+DISABLED_GRACE_S = 300.0  # the default
 
-    def __init__(self) -> None:
+
+class Registry:
+    """Applications by id and by key.
+
+    An application that was enabled and is disabled is *suspended* for `disabled_grace_s`: its clients are kept waiting
+    and not sent away for good, because it may be enabled again a moment later. `clock`: monotonic seconds.
+    """
+
+    def __init__(
+        self, *, disabled_grace_s: float = DISABLED_GRACE_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._by_id: dict[str, Application] = {}
         self._by_key: dict[str, Application] = {}
+        self._grace_s = disabled_grace_s
+        self._clock = clock
+        self._suspended_until: dict[str, float] = {}
+        self._watchers: dict[str, dict[Callable[[], None], None]] = {}
 
     def by_id(self, app_id: str) -> Application | None:
         return self._by_id.get(app_id)
@@ -103,12 +119,45 @@ class Registry:
 
     def put(self, application: Application) -> None:
         """Add or replace; a changed key takes the old one away."""
-        self.remove(application.id)
+        old = self._by_id.get(application.id)
+        self._take(application.id)
         self._by_id[application.id] = application
         self._by_key[application.key] = application
+        if application.enabled:
+            self._suspended_until.pop(application.id, None)
+        elif old is not None and old.enabled and self._grace_s > 0:
+            self._suspended_until[application.id] = self._clock() + self._grace_s
+        self._changed(application.id)
 
     def remove(self, app_id: str) -> None:
+        self._take(app_id)
+        self._suspended_until.pop(app_id, None)
+        self._changed(app_id)
+
+    def _take(self, app_id: str) -> None:
         application = self._by_id.pop(app_id, None)
         # While two applications change places, the key may be the other one's already.
         if application is not None and self._by_key.get(application.key) is application:
             del self._by_key[application.key]
+
+    # -- applications that were just disabled --------------------------------------------------------------------------
+
+    def suspended_s(self, app_id: str) -> float:
+        """Seconds for which this application is suspended from now on; 0 for every other one."""
+        return max(0.0, self._suspended_until.get(app_id, 0.0) - self._clock()) if self._suspended_until else 0.0
+
+    @contextlib.contextmanager
+    def watching(self, app_id: str, changed: Callable[[], None]) -> Iterator[None]:
+        """Call `changed` at each change of this application. It must not raise."""
+        watchers = self._watchers.setdefault(app_id, {})
+        watchers[changed] = None
+        try:
+            yield
+        finally:
+            del watchers[changed]
+            if not watchers and self._watchers.get(app_id) is watchers:
+                del self._watchers[app_id]
+
+    def _changed(self, app_id: str) -> None:
+        for changed in list(self._watchers.get(app_id, ())):
+            changed()

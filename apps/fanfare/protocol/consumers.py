@@ -1,8 +1,9 @@
-"""The shell around the protocol: a Channels consumer that reads a WebSocket."""
+"""The Channels consumer of the Pusher protocol: it shakes hands, and reads a WebSocket for its session."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Any, Final
 
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, WebSocketReceiveEvent
@@ -22,6 +23,7 @@ from fanfare.protocol import (
 DEFAULT_MAX_FRAME_BYTES: Final = 131_072  # a client event of the default 102,400 bytes fits, with escapes and envelope
 FRAMES_PER_TURN: Final = 64  # then others get the loop: one read from a socket can hold thousands of small frames
 CLOSE_SECONDS: Final = 5  # that a refused client has to answer the close frame
+RETURN_SPREAD_S: Final = 2.0  # within which the clients of an application come back that is enabled again
 
 
 class PusherConsumer(AsyncConsumer):
@@ -29,13 +31,13 @@ class PusherConsumer(AsyncConsumer):
 
         PusherConsumer.as_asgi(hub=hub, registry=registry)
 
-    It answers on every path: what is not `…/app/KEY` is refused with 4005. After the accept, nothing goes through
-    ASGI's `send`; the connection's writer is the only way to the client.
+    It answers on every path: any but `…/app/KEY` is refused with 4005. After the accept, nothing goes through ASGI's
+    `send`; the connection's writer is the only way to the client.
 
-    It keeps Channels' vocabulary and leaves out Channels' machinery. `AsyncConsumer` runs each message in a task of its
-    own and takes it to a thread first, to close old database connections: 90 µs for each message, and 0.95 s when
-    another consumer's query took a second, for all consumers of a process share that thread. This consumer has no
-    database and no channel layer, so it reads its messages in a plain loop.
+    It is a Channels consumer without Channels' machinery. `AsyncConsumer` runs each message in a task of its own and
+    passes it to a thread first, to close old database connections: 90 µs for each message, and 0.95 s when another
+    consumer's query takes a second, since all consumers of a process share that thread. This consumer has no database
+    and no channel layer, so it reads its messages in a plain loop.
     """
 
     def __init__(
@@ -81,12 +83,51 @@ class PusherConsumer(AsyncConsumer):
         client = self.scope.get("client")
         address = client[0] if client else ""
         try:
-            accepted = self._shake_hands(address)
+            accepted = await self._accepted(address, receive)
         except refusals.ConnectionRefused as refusal:
             sessions.note_refusal(self._hub, refusal.code, refusal.message, address)
             await _dismiss(writer, refusal, receive)
             return None
+        if accepted is None:
+            return None
         return sessions.Session(self._hub, self._registry, writer, accepted, options=self._options, owners=self._owners)
+
+    async def _accepted(self, address: str, receive: ASGIReceiveCallable) -> handshake.Handshake | None:
+        """None if the client is gone. Raises ConnectionRefused."""
+        origin = self._take_origin()
+        while True:
+            try:
+                return handshake.accept(
+                    self._registry,
+                    path=self.scope["path"],
+                    query=self.scope["query_string"],
+                    origin=origin,
+                    address=address,
+                )
+            except refusals.ApplicationSuspended as suspended:
+                self._hub.count("pusher.suspended")
+                message = await self._wait_while_suspended(suspended.app_id, receive)
+                if message is not None:
+                    if message["type"] == "websocket.disconnect":
+                        return None
+                    raise  # it sends frames before it was greeted
+
+    async def _wait_while_suspended(self, app_id: str, receive: ASGIReceiveCallable) -> Any:
+        """None when the application has changed, or its suspension is over; a message if the client sent one.
+
+        A client that waits for its greeting costs an idle socket. One that was refused comes back every second.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._registry.suspended_s(app_id)) as timeout:
+
+                def changed() -> None:
+                    timeout.reschedule(loop.time() + random.uniform(0, RETURN_SPREAD_S))  # noqa: S311
+
+                with self._registry.watching(app_id, changed):
+                    return await receive()
+        except TimeoutError:
+            return None
 
     def websocket_receive(self, message: WebSocketReceiveEvent, session: sessions.Session) -> None:
         text = message.get("text")
@@ -98,18 +139,12 @@ class PusherConsumer(AsyncConsumer):
         else:
             session.received(text)
 
-    def _shake_hands(self, address: str) -> handshake.Handshake:
+    def _take_origin(self) -> str | None:
         headers = self.scope["headers"]
         origin = next((value.decode("latin-1") for name, value in headers if name == b"origin"), None)
         if isinstance(headers, list):
-            headers.clear()  # nobody reads them again, and the server keeps them as long as the connection: 2 kB
-        return handshake.accept(
-            self._registry,
-            path=self.scope["path"],
-            query=self.scope["query_string"],
-            origin=origin,
-            address=address,
-        )
+            headers.clear()  # the server would keep them as long as the connection: 2 kB
+        return origin
 
     async def _read(self, receive: ASGIReceiveCallable, session: sessions.Session) -> None:
         """Until the client is gone."""
@@ -127,7 +162,7 @@ class PusherConsumer(AsyncConsumer):
 
 
 async def _dismiss(writer: writers.Writer, refusal: refusals.ConnectionRefused, receive: ASGIReceiveCallable) -> None:
-    """Say why, and close. The hub never hears of such a client, so its end is watched here."""
+    """Send the reason, and close. The hub does not know this client, so its end is awaited here."""
     writer.send(server_frames.error(refusal.code, refusal.message))
     writer.close(refusal.code, refusals.close_reason(refusal.message))
     try:

@@ -64,6 +64,8 @@ def accept(
             refusals.UNKNOWN_APPLICATION, f"App key {refusals.quoted(key, 40)} does not exist on this server"
         )
     if not application.enabled:
+        if applications.suspended_s(application.id):
+            raise refusals.ApplicationSuspended(application.id)
         raise refusals.ConnectionRefused(refusals.APPLICATION_DISABLED, "This application is disabled")
     parameters = _parameters(query)
     _check_protocol(parameters.get("protocol", ""))

@@ -4,6 +4,7 @@
     ├── InvalidName             a channel or an event cannot be called that
     │   └── NameTooLong
     ├── ConnectionRefused       the handshake ends with a close code
+    │   └── ApplicationSuspended
     ├── BadFrame                what came is not a message of the protocol; the connection lives
     ├── TooManyPendingFrames             more came than is kept until it can be answered; the connection ends
     ├── WrongSignature          the auth string is not what the application's server would have made
@@ -83,6 +84,16 @@ class ConnectionRefused(PusherError):
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class ApplicationSuspended(ConnectionRefused):
+    """The application was disabled a moment ago, and its clients wait."""
+
+    reason = "application_suspended"
+
+    def __init__(self, app_id: str) -> None:
+        super().__init__(OVER_CAPACITY, "This application was disabled a moment ago; try again")
+        self.app_id = app_id
 
 
 class BadFrame(PusherError):

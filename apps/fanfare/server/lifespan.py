@@ -45,7 +45,7 @@ class Server:
         self.engine = current.current()
         self.hub = hub.Hub(self.engine, max_buffer_bytes=conf.settings.BUFFER_BYTES)
         self.tasks = Supervisor(logger, count=self.hub.count, prefix="worker.tasks")
-        self.registry = registry.Registry()
+        self.registry = registry.Registry(disabled_grace_s=conf.settings.DISABLED_GRACE)
         self.loader = loading.Loader(self.registry, self.hub)
         webhooks = service.Webhooks(self.hub, self.registry, lambda: self.loader.loaded)
         built_in = (webhooks.job(), signal_sender.SignalSender(self.hub).job(), relay.job())

@@ -89,7 +89,9 @@ class Sse:
         if head.method not in ("GET", "HEAD"):
             raise refusals.MethodNotAllowed("method_not_allowed", "Open a stream with GET.")
         if not application.enabled:
-            raise refusals.Forbidden("application_disabled", "This application is disabled.")
+            # A refusal would end an EventSource for good, and the application may be enabled again a moment later.
+            refusal = refusals.Unavailable if self._registry.suspended_s(application.id) else refusals.Forbidden
+            raise refusal("application_disabled", "This application is disabled.")
         if not origins.is_allowed(application.allowed_origins, head.origin):
             raise refusals.Forbidden(
                 "origin_not_allowed", "Pages of this origin may not read this application's streams."

@@ -205,16 +205,20 @@ class TestFollowing:
             await until(lambda: rule() is None)
             assert worker.hub.closed == []
 
-    async def test_disabling_closes_connections_with_4003(self, log: fakes.Log) -> None:
+    @pytest.mark.parametrize(("grace_s", "code"), [(60.0, 4100), (0.0, 4003)])
+    async def test_disabling_closes_connections_with_4100_within_the_grace_and_else_with_4003(
+        self, log: fakes.Log, grace_s: float, code: int
+    ) -> None:
         await run(create, name="Shop", app_id="1")
         worker = Worker(log)
+        worker.registry._grace_s = grace_s
         async with worker.running():
             await change("1", enabled=False)
             await until(lambda: worker.hub.closed)
             application = worker.registry.by_id("1")
             assert application is not None
             assert not application.enabled
-            assert [(app, code) for app, code, _ in worker.hub.closed] == [("1", 4003)]
+            assert [(app, closed) for app, closed, _ in worker.hub.closed] == [("1", code)]
 
     async def test_deleting_closes_connections_with_4001(self, log: fakes.Log) -> None:
         await run(create, name="Shop", app_id="1")

@@ -64,11 +64,75 @@ async def test_refused_handshake_is_accepted_answered_and_closed(
 
 
 async def test_disabled_application_is_refused_with_4003(worker: Worker) -> None:
-    worker.registry.put(fakes.application(enabled=False))
+    worker.registry.remove(fakes.APPLICATION.id)
+    worker.registry.put(fakes.application(enabled=False))  # as a worker that starts finds it
     browser = worker.browser()
     await browser.until(lambda: browser.closed)
     assert browser.closed is not None
     assert browser.closed[0] == 4003
+
+
+def suspend(worker: Worker) -> None:
+    """Disable the application a moment ago."""
+    worker.registry.put(fakes.application())
+    worker.registry.put(fakes.application(enabled=False))
+
+
+async def held(worker: Worker) -> fakes.Browser:
+    browser = worker.browser()
+    before = worker.hub.counters["pusher.suspended"]
+    while worker.hub.counters["pusher.suspended"] == before:
+        await asyncio.sleep(0)
+    return browser
+
+
+async def test_client_of_a_suspended_application_is_greeted_when_it_is_enabled_again(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumers, "RETURN_SPREAD_S", 0.01)
+    suspend(worker)
+    browsers = [await held(worker) for _ in range(3)]
+    assert [browser.frames for browser in browsers] == [[]] * 3
+    worker.registry.put(fakes.application())
+    for browser in browsers:
+        await browser.connected()
+        await browser.subscribe("news")
+
+
+async def test_client_of_a_suspended_application_is_refused_with_4003_when_the_grace_is_over(worker: Worker) -> None:
+    worker.registry._grace_s = 0.05
+    suspend(worker)
+    browser = await held(worker)
+    await browser.until(lambda: browser.closed)
+    assert browser.closed == (4003, "This application is disabled")
+
+
+async def test_client_of_a_suspended_application_is_refused_with_4001_when_it_is_deleted(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumers, "RETURN_SPREAD_S", 0.01)
+    suspend(worker)
+    browser = await held(worker)
+    worker.registry.remove(fakes.APPLICATION.id)
+    await browser.until(lambda: browser.closed)
+    assert browser.closed is not None
+    assert browser.closed[0] == 4001
+
+
+async def test_client_that_sends_frames_while_its_application_is_suspended_is_closed_with_4100(worker: Worker) -> None:
+    suspend(worker)
+    browser = await held(worker)
+    browser.send(fakes.subscribe("news"))
+    await browser.until(lambda: browser.closed)
+    assert browser.closed is not None
+    assert browser.closed[0] == 4100
+
+
+async def test_client_that_leaves_while_its_application_is_suspended_leaves_no_watcher(worker: Worker) -> None:
+    suspend(worker)
+    browser = await held(worker)
+    await browser.leave()
+    assert (browser.frames, browser.closed, worker.registry._watchers) == ([], None, {})
 
 
 async def test_refused_client_that_does_not_answer_the_close_is_dropped(

@@ -61,8 +61,18 @@ async def test_reconnect_with_an_invalid_token_gets_204(deployment: Deployment, 
 
 async def test_unknown_key_is_a_404_and_disabled_application_a_403(deployment: Deployment) -> None:
     assert refused(await answer(deployment, "channels=a", key="other")) == (404, "unknown_application")
+    deployment.registry.remove(APP)
     deployment.put(enabled=False)
     assert refused(await answer(deployment, "channels=a")) == (403, "application_disabled")
+
+
+async def test_application_that_was_disabled_a_moment_ago_is_a_503_and_a_stream_that_lets_clients_come_back(
+    deployment: Deployment,
+) -> None:
+    deployment.put(enabled=False)
+    assert refused(await answer(deployment, "channels=a")) == (503, "application_disabled")
+    response = await answer(deployment, "channels=a", **STREAM)
+    assert (response.status, b"event: unavailable" in response.body) == (200, True)
 
 
 async def test_page_of_another_origin_is_a_403(deployment: Deployment) -> None:

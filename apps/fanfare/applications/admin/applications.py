@@ -17,6 +17,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from fanfare import conf
 from fanfare.applications import limits, models, rotation
 from fanfare.applications.admin.inlines import ChannelRuleInline, WebhookInline
 
@@ -234,6 +235,7 @@ class ApplicationAdmin(ModelAdmin):
     def _render(self, request: HttpRequest, template: str, title: str, **context: object) -> HttpResponse:
         request.current_app = self.admin_site.name  # `{% url %}` reads it
         context |= {**self.admin_site.each_context(request), "title": title, "opts": self.opts}
+        context["grace"] = conf.settings.DISABLED_GRACE
         return TemplateResponse(request, f"admin/fanfare/application/{template}.html", context)
 
     def _done(self, request: HttpRequest, application: models.Application, sentence: str) -> HttpResponse:
