@@ -1,8 +1,8 @@
-"""Conflation: a slow reader of a cache channel gets the newest state, and not each state on the way to it.
+"""Conflation: a slow reader of a cache channel gets the newest state only, not each intermediate state.
 
-On a cache channel each published event is the whole state. A reader that is behind therefore need not be disconnected:
-a newer state displaces the one that waits. Only an EVENT is a state, and only an EVENT displaces one. Client events,
-members and counts wait in the same queue, in the order of the log, and are never dropped.
+On a cache channel each published event is the whole state. So a slow reader need not be disconnected: a newer
+state replaces the pending one. Only an EVENT is a state, and only an EVENT replaces one. Client events,
+members and counts wait in the same queue, in the order of the log, and are not dropped.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Conflation:
     def write(
         self, channel: connections.Channel, entries: Sequence[interface.Entry], gathered: fanout.Gathered | None
     ) -> list[connections.Connection]:
-        """What `fanout.write` does, for a cache channel. Returns the connections that are too slow even for this."""
+        """`fanout.write` for a cache channel. Returns the connections that are too slow even so."""
         behind = {
             connection: subscription
             for connection, subscription in channel.live.items()
@@ -68,7 +68,7 @@ class Conflation:
     def _drained(self, subscription: connections.Subscription) -> None:
         pending = subscription.pending
         if pending is None or subscription.state is not connections.State.LIVE:
-            return  # it left; after a new subscribe the connection has another subscription
+            return  # it left; a new subscribe creates another subscription
         subscription.pending = None
         self.waiting -= 1
         subscription.connection.writer.write(fanout.batch_of(pending.entries))

@@ -4,7 +4,7 @@ A subscription's state is kept here and nowhere else; the protocols ask it.
 
     ATTACHING ──────────────────────────► LIVE        the engine answered, and there is nothing to recover
         │                                   ▲
-        └────────► CATCHING_UP ─────────────┘         kept entries are sent first, at the pace of the reader
+        └────────► CATCHING_UP ─────────────┘         kept entries are sent first, as fast as the client reads
     any of these ──► LEFT                             refused, unsubscribed, or the connection is gone
 """
 
@@ -29,18 +29,16 @@ class State(enum.Enum):
     """Of a subscription. See the module's docstring."""
 
     ATTACHING = "attaching"  # the engine has not answered; nothing is delivered
-    CATCHING_UP = (
-        "catching up"  # of new entries only those without an offset are delivered; the recovery has the others
-    )
+    CATCHING_UP = "catching up"  # new entries without an offset are delivered; the recovery sends the others
     LIVE = "live"  # everything is delivered as this worker reads it
-    LEFT = "left"  # nothing is delivered, and answers that come late are dropped
+    LEFT = "left"  # nothing is delivered; late answers are dropped
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """Which kept entries a subscriber wants before the new ones.
+    """The kept entries that a subscriber requests before the new ones.
 
-    `earlier_sockets`: the socket ids that the client had before; what it sent as one of them is not sent back to it.
+    `earlier_sockets`: earlier socket ids of the client; it does not get its own client events back.
     """
 
     request: interface.RecoveryRequest
@@ -54,17 +52,17 @@ class Recovery:
 
 
 class PendingEntries:
-    """Entries that a slow reader of a cache channel has not been sent: the newest state and all that is not a state."""
+    """Pending entries for a slow reader of a cache channel: the newest state and all entries that are not states."""
 
     __slots__ = ("_state", "bytes", "entries")
 
     def __init__(self) -> None:
         self.entries: list[interface.Entry] = []  # in the order of the log
         self.bytes = 0  # of memory, roughly
-        self._state = -1  # the index of the state; -1: there is none
+        self._state = -1  # the index of the state; -1 if there is none
 
     def add(self, entry: interface.Entry) -> bool:
-        """True: the entry is a state and displaced an older one."""
+        """Returns whether the entry is a state and replaced an older one."""
         displaces = entry.kind == STATE and self._state >= 0
         if displaces:
             self.bytes -= len(self.entries.pop(self._state).body) + ENTRY_BYTES
@@ -80,7 +78,7 @@ class PendingEntries:
 
 
 class Owner(Protocol):
-    """What a connection belongs to: a session of the Pusher protocol, or an event stream.
+    """The owner of a connection: a session of the Pusher protocol, or an event stream.
 
     The hub calls these methods on its loop, and never for a connection that is closing.
     """
@@ -92,16 +90,16 @@ class Owner(Protocol):
         """The answer to `Hub.sign_in`."""
 
     def subscribed(self, subscription: Subscription, answer: interface.SubscribeResult, /) -> None:
-        """The answer to the first `Hub.subscribe`. What is sent in here comes before every event that follows."""
+        """The answer to the first `Hub.subscribe`. Frames sent in this call precede all later events."""
 
     def refreshed(self, subscription: Subscription, answer: interface.SubscribeResult, request: Any, /) -> None:
-        """The answer to a repeated `Hub.subscribe`, with its `request`. The subscription is as it was."""
+        """The answer to a repeated `Hub.subscribe`, with its `request`. The subscription is unchanged."""
 
     def refused(self, subscription: Subscription, refusal: interface.Refused, /) -> None:
-        """The subscription has LEFT; or, where it has not, a repeated `Hub.subscribe` could not be answered."""
+        """The subscription has LEFT. If its state is another one, a repeated `Hub.subscribe` could not be answered."""
 
     def recovery_failed(self, subscription: Subscription, reason: str, cached: bytes | None, /) -> None:
-        """A recovery that had begun broke off. The subscription is LIVE; entries before its position are missing.
+        """A recovery failed after it had started. The subscription is LIVE; entries before its position are missing.
         `cached`: the cached event of a cache channel, if it was read."""
 
     def event_sent(self, subscription: Subscription, /) -> None:
@@ -111,7 +109,7 @@ class Owner(Protocol):
 class Subscription:
     """One connection on one channel.
 
-    `member`: as whom, on a presence channel. `request`: what the owner asked for; the hub does not read it.
+    `member`: on a presence channel. `request`: the owner's request; the hub does not read it.
     """
 
     __slots__ = (
@@ -142,8 +140,8 @@ class Subscription:
         self.request = request
         self.state = State.ATTACHING
         self.refreshing = False  # a repeated subscribe waits for the engine
-        # Kept entries with an offset above `since` were sent on this connection, without a gap; None: not known, since
-        # nothing was asked about the channel's stream. While the subscription catches up, `sent` is the newest of them.
+        # All kept entries with an offset above `since` were sent on this connection; None if unknown, because the
+        # stream's position was not requested. While the subscription catches up, `sent` is the newest of them.
         self.since: int | None = None
         self.sent = 0
         self.pending: PendingEntries | None = None  # see fanfare.hub.conflation
@@ -151,7 +149,7 @@ class Subscription:
 
     @property
     def position(self) -> interface.Position | None:
-        """The newest kept entry up to which all were sent. None where the stream's epoch is not known."""
+        """The position up to which all kept entries were sent. None if the stream's epoch is unknown."""
         channel = self.channel
         if not channel.epoch or self.state is State.ATTACHING or self.state is State.LEFT:
             return None
@@ -163,7 +161,7 @@ class Subscription:
     # -- changes of the state ------------------------------------------------------------------------------------------
 
     def catch_up(self, after: int) -> None:
-        """ATTACHING to CATCHING_UP: the kept entries after this offset are sent before the subscription is live."""
+        """ATTACHING to CATCHING_UP: kept entries after this offset are sent before the subscription goes live."""
         self._leave_state()
         self.state = State.CATCHING_UP
         self.since = self.sent = after
@@ -212,17 +210,17 @@ class Channel:
     def __init__(self, app: str, name: str) -> None:
         self.app = app
         self.name = name
-        self.announce = False  # whether its subscribers get their number
+        self.announce = False  # whether subscribers get subscription counts
         self.is_cache = False  # whether each event is the channel's whole state
         # The subscriptions by state, in the order in which they entered it.
         self.live: dict[Connection, Subscription] = {}
         self.live_with_offsets: dict[Connection, Subscription] = {}
         self.catching_up: dict[Connection, Subscription] = {}
         self.attaching = 0
-        # The position of the newest kept entry that was delivered; "" until a subscriber asked for it.
+        # The position of the newest delivered kept entry; "" until a subscriber requests it.
         self.epoch = ""
         self.offset = 0
-        self.watched: dict[Subscription, None] = {}  # their owners get a call when this position moves
+        self.watched: dict[Subscription, None] = {}  # their owners are called when this position moves
 
     @property
     def receives(self) -> bool:
@@ -250,7 +248,7 @@ class Connector(Protocol):
 
 
 class Connection:
-    """One client. Everything that is sent to it goes through `writer`.
+    """One client. All output to it goes through `writer`.
 
     `context` belongs to the owner. `close_frame(code, message)` makes the last frame before a close, for protocols that
     have one. With `with_offsets` the client gets the offset of each kept event.
@@ -295,10 +293,10 @@ class Connection:
         self.hub: Connector | None = None  # set by Hub.connect
         self.subscriptions: dict[str, Subscription] = {}  # by channel name; none that has LEFT
         self.user_id: str | None = None  # set by Hub.sign_in
-        self.watchlist: tuple[str, ...] = ()  # users whose coming and going this client is sent
+        self.watchlist: tuple[str, ...] = ()  # watched users: the client gets their online and offline events
         self.opened_s = time.time()
         self.closing = False  # nothing is written any more
-        # Of a closing connection: when its transport is dropped, in the loop's time, and its place in the timer wheel.
+        # For a closing connection: the loop time at which its transport is dropped, and its entry in the timer wheel.
         self.drop_at_s = 0.0
         self.slot: set[Connection] | None = None
 
@@ -308,7 +306,7 @@ class Connection:
             self.hub.disconnect_slow(self)
 
     def close(self, code: int, message: str = "") -> None:
-        """Close after what is buffered. The hub forgets the connection at once. Idempotent."""
+        """Close after the buffered data. The hub forgets the connection at once. Idempotent."""
         if self.closing:
             return
         if self.close_frame is not None:

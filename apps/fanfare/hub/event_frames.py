@@ -1,8 +1,8 @@
-"""The JSON text that a subscriber gets. Encoded once, when it is published; stored in the log; written as it is to
-everybody.
+"""The JSON text that subscribers get. It is encoded once, when it is published, stored in the log, and written
+unchanged to all subscribers.
 
-Source: Pusher Channels protocol 7. `data` of a server's event is a string exactly as it was published; a client event's
-data is relayed as it came, string or object.
+Source: Pusher Channels protocol 7. `data` of a server's event is the published string; a client event's data is relayed
+unchanged, string or object.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import orjson
 
 
 def event(name: str, channel: str, data: Any, user_id: str | None = None) -> bytes:
-    """A channel event. `data`: a str is sent as a JSON string, anything else as the JSON value that it is."""
+    """A channel event. `data`: a str is sent as a JSON string, other values as JSON values."""
     frame: dict[str, Any] = {"event": name, "channel": channel, "data": data}
     if user_id is not None:
         frame["user_id"] = user_id
@@ -22,7 +22,7 @@ def event(name: str, channel: str, data: Any, user_id: str | None = None) -> byt
 
 
 def with_offset(body: bytes, offset: int, *, replayed: bool = False) -> bytes:
-    """A channel event with its position, which clients that did not ask for it ignore."""
+    """A channel event with its offset, which other clients ignore."""
     return b'%b,"offset":%d%b}' % (body[:-1], offset, b',"replay":true' if replayed else b"")
 
 
@@ -41,7 +41,7 @@ def subscription_count(channel: str, subscribers: int) -> bytes:
 
 
 def watchlist_events(online: Sequence[str] = (), offline: Sequence[str] = ()) -> bytes:
-    """What a client that watches users hears of them. pusher-js reads `events` of one frame without a channel."""
+    """Watchlist events for a client. pusher-js reads `events` of one frame without a channel."""
     events = [{"name": name, "user_ids": users} for name, users in (("online", online), ("offline", offline)) if users]
     return orjson.dumps(
         {"event": "pusher_internal:watchlist_events", "data": orjson.dumps({"events": events}).decode()}

@@ -20,7 +20,7 @@ AS_PUBLISHED = (interface.Kind.EVENT.value, interface.Kind.CLIENT_EVENT.value)
 Body = Callable[[interface.Entry], bytes | None]
 Receivers = Mapping[connections.Connection, connections.Subscription]
 
-# What one read brings for connections on several channels: they are written to once and not once per channel.
+# The batches of one read for connections on several channels, which are written to once.
 Gathered = dict[connections.Connection, list[writers.Batch]]
 
 _log = LogThrottle(logging.getLogger(__name__))
@@ -55,10 +55,10 @@ def write(
 ) -> list[connections.Connection]:
     """Write entries of one channel, in their order, to its subscribers. Returns the connections that are too slow.
 
-    `but`: the caller writes to these. `gathered`: where to put the batches of connections on several channels, for the
-    caller to write.
+    `but`: connections to which the caller writes. `gathered`: collects the batches of connections on several channels,
+    for the caller to write.
     """
-    offset = None  # of the newest kept entry; the last one may be a count, which has none
+    offset = None  # of the newest kept entry; the last entry may be a count, which has none
     excluded: set[connections.Connection | None] = set()
     for entry in entries:
         if entry.offset is not None:
@@ -74,7 +74,7 @@ def write(
     if channel.live_with_offsets:
         slow += _write(channel.live_with_offsets, entries, excluded, body_with_offset, gathered)
     if channel.catching_up:
-        # Kept entries come with the recovery; the others are not in the channel's stream.
+        # The recovery sends the kept entries; the others are not in the channel's stream.
         passing = [entry for entry in entries if entry.offset is None]
         slow += _write(channel.catching_up, passing, excluded, body, gathered)
     return slow
@@ -103,7 +103,7 @@ def _write(
     batch = batch_of(entries, encode)
     if not batch.bodies:
         return []
-    # A set's isdisjoint would look at every receiver.
+    # set.isdisjoint would iterate over every receiver.
     senders = [connection for connection in excluded if connection is not None and connection in receivers]
     if gathered is None and not senders:
         slow = []
@@ -135,7 +135,7 @@ def put(connection: connections.Connection, batch: writers.Batch, gathered: Gath
 
 
 def _failed(connection: connections.Connection, error: Exception) -> None:
-    """A writer never raises. Where one does, its client is dropped and the others get their events."""
+    """Writers must not raise. If one does, its client is dropped, and the others get their events."""
     _log.error("Writing to a connection failed; it is dropped", error=error)
     connection.writer.abort()
 

@@ -1,7 +1,7 @@
-"""Pages of a kept channel's past, for whoever asks for it rather than subscribes: over HTTP, over a socket, in Python.
+"""Pages of a channel's history, for queries over HTTP, over a socket and in Python.
 
-A page is told by positions, and offsets have no gaps: who asked for what comes after 7 and gets 12 first knows that 8
-to 11 are not kept any more.
+Pages are addressed by positions, and offsets have no gaps: if a query for events after 7 returns 12 first, 8 to 11 are
+no longer kept.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import orjson
 
 from fanfare.engine import interface
 
-LIMIT = 100  # events of a page where nobody chose
-MOST = 500  # of one page; the largest events make 50 MB of them, in one answer
+LIMIT = 100  # events of a page by default
+MOST = 500  # of one page; with the largest events, a response has 50 MB
 
 EPOCH_CHANGED = "epoch_changed"
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """What comes after one position and before another, neither included. At most `limit` events."""
+    """Events after one position and before another, both exclusive. At most `limit` events."""
 
     after: interface.Position | None = None
     before: interface.Position | None = None
@@ -31,7 +31,7 @@ class Range:
 
 
 class Event(NamedTuple):
-    """A kept event. `data`: as subscribers got it. `user_id`: of the client that sent it, if any."""
+    """A kept event. `data`: as subscribers received it. `user_id`: of the client that sent it, if any."""
 
     offset: int
     event: str
@@ -40,10 +40,10 @@ class Event(NamedTuple):
 
 
 class Page(NamedTuple):
-    """`events`: in the order that was asked for. `position`: the stream's top, None if nothing was ever kept.
+    """`events`: in the requested order. `position`: the newest position of the stream; None if it never had an event.
 
-    `next`: the `after` of the page that follows (with the newest first, the `before`); None: there is no more.
-    `reason`: why there is nothing: `epoch_changed`, the positions that were asked for are those of another stream.
+    `next`: the `after` of the next page (the `before`, if newest first); None at the end. `reason`: why the page is
+    empty: `epoch_changed` if the requested positions are of another epoch.
     """
 
     events: tuple[Event, ...]
@@ -56,7 +56,7 @@ async def read(engine: interface.Engine, app: str, channel: str, wanted: Range) 
     """Raises EngineUnavailable."""
     after = 0 if wanted.after is None else wanted.after.offset
     before = None if wanted.before is None else wanted.before.offset
-    limit = wanted.limit + 1  # one more than is shown: it tells whether there is a next page
+    limit = wanted.limit + 1  # one more than returned, which shows whether there is a next page
     entries, top = await engine.ask(
         lambda queries: queries.read(app, channel, after, limit, before=before, newest_first=wanted.newest_first)
     )
@@ -64,7 +64,7 @@ async def read(engine: interface.Engine, app: str, channel: str, wanted: Range) 
 
 
 def page(wanted: Range, entries: Sequence[interface.Entry], top: interface.Position | None) -> Page:
-    """What `interface.Queries.read` found, asked for one entry more than `wanted.limit`."""
+    """A page from the result of `interface.Queries.read`, which has up to `wanted.limit` + 1 entries."""
     asked = [position for position in (wanted.after, wanted.before) if position is not None]
     if any(top is None or position.epoch != top.epoch for position in asked):
         return Page((), top, reason=EPOCH_CHANGED)
@@ -75,6 +75,6 @@ def page(wanted: Range, entries: Sequence[interface.Entry], top: interface.Posit
 
 
 def _event(entry: interface.Entry) -> Event:
-    """Of a kept entry, which has an offset."""
+    """The event of a kept entry."""
     frame = orjson.loads(entry.body)
     return Event(cast("int", entry.offset), frame["event"], frame["data"], entry.user_id)

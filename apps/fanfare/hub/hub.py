@@ -20,22 +20,22 @@ logger = logging.getLogger(__name__)
 
 Connection = connections.Connection
 
-SWEEP_S = 5.0  # between two looks at all connections: 10,000 take about 2 ms
-LOOK_S = 1.0  # between two looks at a closing connection
+SWEEP_S = 5.0  # between two checks of all connections; 10,000 take about 2 ms
+LOOK_S = 1.0  # between two checks of a closing connection
 
 # After its close frame a client has this long to answer before its transport is dropped; uvicorn waits as long.
 CLOSE_S = 10.0
-# A client that reads too slowly for its events reads too slowly for a close frame as well.
+# A slow reader also reads a close frame slowly.
 CLOSE_SLOW_S = 1.0
 
-# pusher-js comes back at once after 4200-4299 and after 1 s after 4100-4199 (protocol 7, close codes).
+# pusher-js reconnects at once after 4200-4299, and after 1 s after 4100-4199 (protocol 7, close codes).
 RECONNECT = 4200
 OVER_CAPACITY = 4100
 
 CONTROL = interface.Kind.CONTROL.value
 MESSAGE = interface.Kind.MESSAGE.value
 SESSION_TAKEN = interface.Kind.SESSION_TAKEN.value
-COMMANDS = frozenset([CONTROL, MESSAGE, SESSION_TAKEN])  # this worker acts on them, and no subscriber gets them
+COMMANDS = frozenset([CONTROL, MESSAGE, SESSION_TAKEN])  # for this worker, not for subscribers
 
 Control = Callable[[str, bytes], None]  # (application, body)
 Message = Callable[[bytes], None]  # (body)
@@ -45,7 +45,7 @@ SessionTaken = Callable[[str, str, bytes], None]  # (application, the holder bef
 class Hub:
     """One per worker. All methods are called on its loop.
 
-    `max_buffer_bytes`: of what is buffered for one connection. A connection above it is disconnected with 4100.
+    `max_buffer_bytes`: the limit of a connection's send buffer. A connection above it is disconnected with 4100.
     """
 
     def __init__(self, engine: interface.Engine, *, max_buffer_bytes: int = 1024 * 1024) -> None:
@@ -65,7 +65,7 @@ class Hub:
         self._controls: dict[str, Control] = {}
         self._mailboxes: dict[str, Message] = {}
         self._session_taken: SessionTaken | None = None
-        self._read: dict[connections.Channel, list[interface.Entry]] = {}  # to be delivered of the present read
+        self._read: dict[connections.Channel, list[interface.Entry]] = {}  # undelivered entries of this read
         self._before_gap_closes: list[Callable[[], None]] = []
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._log = LogThrottle(logger)
@@ -98,8 +98,8 @@ class Hub:
         self.engine.set_subscribers(connection.app, interface.CONNECTIONS, len(of_application))
 
     def admit(self, connection: Connection, limit: int) -> None:
-        """Ask whether `connection`, which is connected, fits under its application's limit in the whole deployment.
-        The answer goes to `Owner.admitted`."""
+        """Ask the engine whether a connected `connection` is within its application's limit for the deployment. The
+        answer goes to `Owner.admitted`."""
 
         def answered(answer: interface.SubscribeResult | interface.Refused) -> None:
             if not connection.closing:
@@ -108,7 +108,9 @@ class Hub:
         self.engine.admit(connection.app, limit, answered)
 
     def disconnect(self, connection: Connection) -> None:
-        """The client is gone or going. Its transport is dropped after `CLOSE_S` at the latest. Idempotent."""
+        """The client has disconnected or is closing. Its transport is dropped after `CLOSE_S` at the latest.
+        Idempotent.
+        """
         connection.closing = True
         self.forget(connection)
         if connection.slot is not None and connection.writer.is_gone():
@@ -116,7 +118,7 @@ class Hub:
             self._closing.cancel(connection)
 
     def forget(self, connection: Connection) -> None:
-        """Take a closing connection out of its channels and of presence, at once. Idempotent."""
+        """Remove a closing connection from its channels and presence at once. Idempotent."""
         if self.by_socket.get(connection.socket_id) is not connection:
             return
         del self.by_socket[connection.socket_id]
@@ -132,8 +134,8 @@ class Hub:
         self.engine.set_subscribers(connection.app, interface.CONNECTIONS, len(of_application))
 
     def disconnect_slow(self, connection: Connection) -> None:
-        """Close, with 4100, a connection whose client does not read what it is sent: its buffer is memory that the
-        other clients need. With a resume the client comes back without a loss."""
+        """Close a connection with 4100 because its client does not read. A client that resumes recovers the missed
+        events."""
         if connection.closing:
             return
         self.counters["closed.slow"] += 1
@@ -163,7 +165,7 @@ class Hub:
                 connection.close(code, message)
 
     def _drop_within(self, connection: Connection, seconds: float) -> None:
-        """Drop the transport of a closing connection after so long, if it has not ended before."""
+        """Drop the transport of a closing connection after `seconds`, if it has not ended before."""
         if connection.slot is None:
             self._closing_now += 1
         connection.drop_at_s = asyncio.get_running_loop().time() + seconds
@@ -179,8 +181,9 @@ class Hub:
             connection.writer.abort()
 
     def _sweep(self) -> None:
-        """Find the connections that the server below gave up on: a ping without an answer closes the transport, but
-        nothing is reported while its buffer is not empty."""
+        """Find connections that the ASGI server has closed after an unanswered ping. It does not report them while
+        their send buffer is not empty.
+        """
         self._sweep_timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
         for connection in [one for one in self.by_socket.values() if one.writer.is_closing()]:
             self.counters["closed.by_server"] += 1
@@ -191,8 +194,8 @@ class Hub:
     # -- users ---------------------------------------------------------------------------------------------------------
 
     def sign_in(self, connection: Connection, user_id: str, *, watchlist: Sequence[str] = ()) -> None:
-        """Make a connection a user's. The answer, with the online users of the watchlist, goes to `Owner.signed_in`;
-        changes follow it. Not for a connection that is signed in already."""
+        """Sign a connection in as a user. The answer, with the online users of the watchlist, goes to
+        `Owner.signed_in`; changes follow. The connection must not be signed in already."""
         if connection.closing:
             return
         member = interface.Member(user_id, "null")
@@ -238,9 +241,9 @@ class Hub:
     ) -> None:
         """Subscribe a connection to a channel. Raises nothing.
 
-        The answer goes to `Owner.subscribed` or `Owner.refused`, maybe before this returns, and not at all if the
-        connection leaves the channel meanwhile. `cached`: the answer has the cached event. `announce`: it has the
-        number of subscribers, whose changes follow. `recovery`: kept entries are sent after the answer. `request`: kept
+        The answer goes to `Owner.subscribed` or `Owner.refused`, possibly before this returns, and not at all if the
+        connection leaves the channel before. `cached`: the answer has the cached event. `announce`: it has the
+        subscription count, and changes follow. `recovery`: kept entries are sent after the answer. `request`: kept
         with the subscription for the owner.
 
         On a channel to which the connection is subscribed, nothing changes. The answer, which has no recovery, goes to
@@ -259,8 +262,8 @@ class Hub:
         connection.subscriptions[name] = subscription
         channel.announce, channel.is_cache = announce, cached
         self._count(channel)
-        # Only a channel's first subscriber on this worker waits for the disk: for the others a number changes, which is
-        # written soon. Subscribers that get the number wait until it includes them.
+        # Only a channel's first subscriber on this worker waits for the disk. For further ones a count changes, which
+        # is written later. Subscribers that get the count wait until it includes them.
         durable = announce or channel.subscriber_count == channel.attaching
         history = recovery.request if recovery is not None else None
         if member is None and not durable and not cached and history is None:
@@ -289,7 +292,7 @@ class Hub:
         if isinstance(answer, interface.SubscribeResult):
             self._recoveries.begin(subscription, answer)
             return
-        self._leave(subscription)  # of a member, too: it may have been written before the engine failed
+        self._leave(subscription)  # also for a member, which may have been written before the engine failed
         subscription.connection.owner.refused(subscription, answer)
 
     def _refresh(
@@ -344,8 +347,9 @@ class Hub:
             self._leave(subscription)
 
     def watch(self, subscription: connections.Subscription) -> None:
-        """Call `Owner.event_sent` once, when the next kept event is delivered. Not if the subscription leaves before,
-        and never for one that is not live."""
+        """Call `Owner.event_sent` once, when the next kept event is delivered to this live subscription, unless it
+        leaves before.
+        """
         if subscription.state is connections.State.LIVE:
             subscription.channel.watched[subscription] = None
 
@@ -369,21 +373,20 @@ class Hub:
     def publish(
         self, publications: Sequence[interface.Publication], *, budget: interface.Budget | None = None
     ) -> Awaitable[list[interface.Receipt]]:
-        """See Engine.append. The deliveries come when the entries are read back."""
+        """See Engine.append. The entries are delivered when they are read back."""
         self.counters["published"] += len(publications)
         return self.engine.append(publications, budget=budget)
 
     def post(self, publication: interface.Publication, failed: Callable[[str], None]) -> None:
-        """Publish what nobody waits for. `failed(why)` is called if the engine does not take it."""
+        """Publish without waiting for the result. `failed(reason)` is called if the engine does not store it."""
         self.counters["published"] += 1
         self.engine.post(publication, failed)
 
     def on_control(self, command: str, handler: Control) -> None:
         """`handler(app, body)` runs in every worker for each CONTROL entry of this command.
 
-        The events of the same read come after it, joined, even those that were published before it: otherwise many
-        clients that each cause a command would have every event written alone. A handler that ends connections calls
-        `flush` first.
+        Events of the same read are delivered after it, joined, even if they were published before it; otherwise
+        frequent commands would prevent joining. A handler that closes connections calls `flush` first.
         """
         self._controls[command] = handler
 
@@ -402,19 +405,20 @@ class Hub:
         self._session_taken = taken
 
     def on_gap(self, save: Callable[[], None]) -> None:
-        """`save` runs when entries may have been missed. What it gives the engine to write is written before the
-        clients are told to come back: the log may be another one, which lacks what they need then.
+        """`save` runs after a gap. Its writes to the engine complete before the clients are closed for a reconnect,
+        because a new log lacks the state that they need then.
         """
         self._before_gap_closes.append(save)
 
     def flush(self) -> None:
-        """Deliver now what the present read of the log has brought so far. Outside of a read this does nothing."""
+        """Deliver the entries of the current read that were handled so far. Outside of a read this does nothing."""
         batches, self._read = self._read, {}
         self._fan_out(batches)
 
     def _deliver(self, entries: Sequence[interface.Entry]) -> None:
-        """One read of the log. There is no await in here, so nothing is delivered after an unsubscribe or before a
-        subscription is live."""
+        """Deliver one read of the log. There is no await in here, so nothing is delivered after an unsubscribe or
+        before a subscription is live.
+        """
         self._read = {}
         for entry in entries:
             if entry.kind in COMMANDS:
@@ -461,7 +465,7 @@ class Hub:
             logger.exception("The command %r failed", entry.channel)
 
     def _on_gap(self, reason: str, partition: int | None) -> None:
-        """Entries may have been missed: every client comes back and recovers, or learns what it cannot recover."""
+        """A gap: close all connections, whose clients reconnect and recover, or get the reason why they cannot."""
         self.counters[f"gaps.{reason.partition(':')[0]}"] += 1
         for save in self._before_gap_closes:
             with self._isolated("State could not be saved before the connections are closed"):
@@ -478,7 +482,7 @@ class Hub:
 
     @contextlib.contextmanager
     def _isolated(self, message: str) -> Iterator[None]:
-        """One of several callbacks: its failure is logged and counted, and the others run."""
+        """Isolate one of several callbacks: its failure is logged and counted, and the others run."""
         try:
             yield
         except Exception as error:  # noqa: BLE001

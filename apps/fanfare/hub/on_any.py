@@ -1,4 +1,4 @@
-"""The writer for every ASGI server: a queue of its own, and a task that empties it through `send`."""
+"""The portable writer for any ASGI server: a queue, and a task that sends its messages with `send`."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _tasks = Supervisor(logger)
 
 
 class Below(Protocol):
-    """What a known server can do for one connection beside ASGI."""
+    """Operations on one connection that a known server offers beside ASGI."""
 
     def buffered(self) -> int: ...
     def close(self, code: int, reason: str) -> bool:
-        """Send the close frame. False: it goes through ASGI."""
+        """Send the close frame. Returns False if it must go through ASGI."""
 
     def abort(self) -> None: ...
     def is_gone(self) -> bool: ...
 
 
 class AsgiWriter:
-    """`send` may wait for the reader, so it is awaited in a task, and the bytes that wait meanwhile are counted."""
+    """`send` may wait for the reader, so a task awaits it, and pending bytes are counted."""
 
     __slots__ = ("_below", "_closed", "_gone", "_max_bytes", "_queue", "_queued", "_send", "_task")
 

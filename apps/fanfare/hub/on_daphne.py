@@ -1,5 +1,5 @@
-"""What is known of Daphne, and nowhere else: it writes whatever it is given, so how much waits has to be asked below
-it."""
+"""All knowledge of daphne's internals. daphne buffers without limit, so the buffered bytes are read from Twisted's
+transport."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MODULES = ("daphne.ws_protocol", "daphne.http_protocol")
 
 
 class Daphne:
-    """The server below one connection."""
+    """The daphne side of one connection."""
 
     __slots__ = ("_protocol",)
 
@@ -20,13 +20,13 @@ class Daphne:
         self._protocol = protocol  # daphne.ws_protocol.WebSocketProtocol, or daphne.http_protocol.WebRequest
 
     def buffered(self) -> int:
-        """Bytes that Twisted has not given to the kernel yet."""
+        """Bytes that Twisted has not yet written to the kernel."""
         transport = self._protocol.transport
         return len(transport.dataBuffer) - int(transport.offset) + int(transport._tempDataLen)
 
     def close(self, code: int, reason: str) -> bool:
-        """Daphne drops the reason, and autobahn's `sendClose` refuses every code of RFC 6455 but 1000; this call takes
-        all."""
+        """daphne drops the reason, and autobahn's `sendClose` accepts only code 1000 of RFC 6455's codes; this call
+        accepts all."""
         self._protocol.sendCloseFrame(code=code, reasonUtf8=reason.encode(), isReply=False)
         return True
 
@@ -38,7 +38,7 @@ class Daphne:
 
 
 def below(send: Any) -> Daphne | None:
-    """Daphne gives each connection a partial of `handle_reply` over its protocol object."""
+    """daphne passes each connection a partial of `handle_reply` with its protocol object."""
     if not isinstance(send, functools.partial) or not send.args:
         return None
     protocol = send.args[0]
@@ -46,7 +46,7 @@ def below(send: Any) -> Daphne | None:
 
 
 class _Redacted:
-    """Daphne's log of requests without what is secret in their paths."""
+    """daphne's access log without secrets in paths."""
 
     def __init__(self, log: Callable[[Any, str, dict[str, Any]], None]) -> None:
         self._log = log
@@ -68,14 +68,14 @@ _MUTED = "_fanfare_muted"
 
 
 def mute_access_log(send: Any) -> None:
-    """Leave one HTTP request out of this process's log."""
+    """Omit one HTTP request from the access log."""
     redact_log(send)
     if isinstance(send, functools.partial) and send.args and type(send.args[0]).__module__ in MODULES:
         setattr(send.args[0], _MUTED, True)
 
 
 def redact_log(send: Any) -> None:
-    """From the first request on, which Daphne logs when it was answered, this process's log shows no signature."""
+    """Redact signatures in the access log. Called at the first request, which daphne logs after the response."""
     if not isinstance(send, functools.partial) or not send.args:
         return
     server = getattr(send.args[0], "server", None)

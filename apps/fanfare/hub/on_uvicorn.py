@@ -1,9 +1,7 @@
-"""What is known of uvicorn, and nowhere else. Tested against the pinned release; another class gets the portable
-writer.
+"""All knowledge of uvicorn's internals. Tested with the pinned release; another class gets the portable writer.
 
-uvicorn hands the application a bound method of its protocol object, and that object has the transport. Writing a
-finished frame there costs 5.6 µs against 8.8-10 µs through ASGI `send`, can be joined with others, and never waits for
-the reader.
+uvicorn passes a bound method of its protocol object, which has the transport. Writing a frame to the transport costs
+5.6 µs instead of 8.8-10 µs with ASGI `send`, can be joined with others, and does not wait for the reader.
 """
 
 from __future__ import annotations
@@ -24,24 +22,24 @@ from fanfare.sockets import protocol as own
 
 SANSIO = "uvicorn.protocols.websockets.websockets_sansio_impl"
 
-# Whoever gives one of these flags has decided; uvicorn's default cannot be told from its value.
+# If one of these flags is given, it is kept. uvicorn's default cannot be recognized by its value.
 CLASS_FLAG = "--ws"
 DEFLATE_FLAG = "--ws-per-message-deflate"
 PING_FLAG, PONG_FLAG = "--ws-ping-interval", "--ws-ping-timeout"
 CLASS_BY_DEFAULT = "auto"
-NO = ("", "0", "f", "false", "n", "no", "off")  # as click reads them, with which uvicorn reads its variables
+NO = ("", "0", "f", "false", "n", "no", "off")  # as click reads them, which uvicorn uses
 
-# A backend publishes through a pool of connections. uvicorn drops an idle one after 5 s, just when the next request may
-# be on its way; 75 s is what proxies and SDKs expect.
+# Backends publish through a pool of connections. uvicorn closes idle ones after 5 s, possibly just when the next
+# request arrives; 75 s is what proxies and SDKs expect.
 UVICORN_KEEP_ALIVE_S, GUNICORN_KEEP_ALIVE_S, KEEP_ALIVE_S = 5, 2, 75
 
-# The pings of idle clients wake their phones, and are a third of what 10,000 of them cost: fewer, and nearly as soon it
-# is known who is gone, after 45 s instead of 40.
+# Pings wake phones, and take a third of the CPU of 10,000 idle clients. With these values there are fewer of them, and
+# a dead client is detected after 45 s instead of 40.
 UVICORN_PING_S, PING_S, PONG_S = 20.0, 30.0, 15.0
 
 
 def protocol_of(send: Any) -> Any | None:
-    """The protocol object behind a connection's `send`, if it is of the class that this module knows."""
+    """The protocol object of a connection's `send`, if it is of a known class."""
     protocol = getattr(send, "__self__", None)
     known = protocol is not None and any(
         cls.__module__ == SANSIO and cls.__name__ == "WebSocketsSansIOProtocol" for cls in type(protocol).__mro__
@@ -50,7 +48,7 @@ def protocol_of(send: Any) -> Any | None:
 
 
 class Uvicorn:
-    """What uvicorn's other WebSocket classes can do beside ASGI: be dropped."""
+    """uvicorn's other WebSocket classes: beside ASGI, they can only be dropped."""
 
     __slots__ = ("_transport",)
 
@@ -58,7 +56,7 @@ class Uvicorn:
         self._transport = transport
 
     def buffered(self) -> int:
-        return 0  # its `send` waits for the reader, so nothing piles up here
+        return 0  # its `send` waits for the reader, so nothing accumulates here
 
     def close(self, code: int, reason: str) -> bool:
         return False
@@ -109,8 +107,8 @@ class UvicornWriter:
         self._closed = True
         if self._transport.is_closing():
             return
-        # uvicorn's own close, so that its state stays its own; but it waits for a reader that is slow, and we must not.
-        # Nobody else waits for this event: everything to this client came through here.
+        # uvicorn's own close, so that its state stays consistent. It would wait for a slow reader, which must not
+        # happen here, so its event is set: all writes to this client come from this writer.
         self._writable.set()
         closing = self._protocol.send({"type": "websocket.close", "code": code, "reason": writers.close_reason(reason)})
         try:
@@ -141,8 +139,7 @@ class UvicornWriter:
 
 
 def server_config(callable_: Any) -> Any | None:
-    """uvicorn's Config behind an ASGI `receive` or `send` of its lifespan or of a connection; None under another
-    server."""
+    """uvicorn's Config, from an ASGI `receive` or `send` of its lifespan or a connection; None under another server."""
     owner = getattr(callable_, "__self__", None)
     if owner is None or not type(owner).__module__.startswith("uvicorn."):
         return None
@@ -150,13 +147,13 @@ def server_config(callable_: Any) -> Any | None:
 
 
 def tune(config: Any, *, max_frame_bytes: int, graceful_timeout_s: int) -> None:
-    """Make the plain commands right: the connections that come after this read these values.
+    """Set defaults for the plain commands; connections after this call use them.
 
-    Deflate costs 40 kB a connection and most of the CPU of a fan-out, so it is off unless a flag asks for it. Without
-    it, and where no flag chooses another, this project's own WebSocket class takes the connections: an idle one costs
-    it 3 kB instead of 23, and a connect a third of the CPU. A client is pinged every `PING_S` and has `PONG_S` to
+    Deflate costs 40 kB per connection and most of the CPU of a fan-out, so it is off unless a flag enables it. Without
+    it, and without a flag for another class, Fanfare's WebSocket class is used: an idle connection costs 3 kB instead
+    of 23, and a connect a third of the CPU. A client is pinged every `PING_S` and has `PONG_S` to
     answer. A frame larger than `max_frame_bytes` closes its connection with 1009 (uvicorn: 16 MiB). A stop waits for
-    `graceful_timeout_s` (uvicorn: for ever). gunicorn gets a heartbeat once a second.
+    `graceful_timeout_s` (uvicorn: forever). gunicorn gets a heartbeat once a second.
     """
     if not _is_given(DEFLATE_FLAG):
         config.ws_per_message_deflate = False
@@ -178,8 +175,8 @@ def tune(config: Any, *, max_frame_bytes: int, graceful_timeout_s: int) -> None:
 
 
 def _is_given(flag: str) -> bool:
-    """On the command line, or in the variable that uvicorn reads for it; gunicorn's worker class reads neither, and so
-    a variable counts that is set to anything but no.
+    """Whether a flag is given on the command line or in uvicorn's environment variable. gunicorn's worker class reads
+    neither, so a variable counts if it is set to anything but a false value.
     """
     variable = "UVICORN_" + flag.removeprefix("--").replace("-", "_").upper()
     given = any(argument == flag or argument.startswith(f"{flag}=") for argument in sys.argv)
@@ -187,7 +184,7 @@ def _is_given(flag: str) -> bool:
 
 
 def describe(config: Any) -> dict[str, str]:
-    """What the server runs on, for the start-up line: `loop`, `http`, `websockets`."""
+    """The parts of the server, for the start line: `loop`, `http`, `websockets`."""
 
     def short(cls: Any) -> str:
         module = getattr(cls, "__module__", "") or "none"
@@ -203,10 +200,10 @@ def describe(config: Any) -> dict[str, str]:
 
 
 def mute_access_log(send: Any) -> None:
-    """Keep one HTTP request out of uvicorn's access log.
+    """Omit one HTTP request from uvicorn's access log.
 
-    A signed request carries its signature in the query, and whoever reads it can repeat the request for ten minutes. It
-    also is 23 % of the CPU of a publication.
+    A signed request has its signature in the query, with which a reader of the log could repeat the request for ten
+    minutes. The log line also takes 23 % of the CPU of a publication.
     """
     cycle = getattr(send, "__self__", None)
     if getattr(cycle, "access_log", False):
@@ -217,9 +214,7 @@ def mute_access_log(send: Any) -> None:
 
 
 class _AtShutdown:
-    """A stopping uvicorn calls `shutdown` of everything in its set of connections, and then waits until the set is
-    empty.
-    """
+    """A stopping uvicorn calls `shutdown` on each object in its set of connections and waits until it is empty."""
 
     def __init__(self, connections: set[Any], callback: Callable[[], None]) -> None:
         self._connections = connections
@@ -231,10 +226,10 @@ class _AtShutdown:
 
 
 def at_shutdown(send: Any, callback: Callable[[], None]) -> bool:
-    """Call `callback` when the server begins to stop, whatever the reason. `send`: of one of its HTTP requests.
+    """Call `callback` when the server starts to stop, for any reason. `send`: of one of its HTTP requests.
 
-    uvicorn tells a WebSocket that it is stopping, and a response nothing: it waits for it, before the lifespan hears of
-    the stop. False: another server.
+    uvicorn notifies WebSockets that it is stopping, but not responses: it waits for them before the lifespan shuts
+    down. Returns False under another server.
     """
     cycle = getattr(send, "__self__", None)
     protocol = getattr(getattr(cycle, "on_response", None), "__self__", None)
@@ -249,10 +244,9 @@ def at_shutdown(send: Any, callback: Callable[[], None]) -> bool:
 
 
 class QuietRefusals(logging.Filter):
-    """uvicorn logs a whole traceback for each message with invalid UTF-8: a client that sends them all day would fill
-    the disk.
+    """uvicorn logs a traceback for each message with invalid UTF-8, so a client could fill the disk.
 
-    One line a minute, with the number of those that were left out.
+    This filter logs one line a minute, with the number of omitted ones.
     """
 
     MESSAGE = "Invalid UTF-8 sequence received from client."
@@ -282,7 +276,7 @@ class QuietRefusals(logging.Filter):
 
 
 class RedactTokens(logging.Filter):
-    """uvicorn logs the path of each WebSocket that it accepts, and a page's resume token is in it."""
+    """uvicorn logs the path of each accepted WebSocket, which may contain a resume token."""
 
     TOKEN = re.compile(r"/s/[A-Za-z0-9_-]{16,128}/")
 

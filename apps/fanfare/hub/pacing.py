@@ -1,4 +1,4 @@
-"""Back-pressure of one reader: what is large or can wait is written when the reader has read what came before."""
+"""Back-pressure for one reader: large or deferrable output is written after the reader has read earlier output."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 from fanfare.hub import connections
 
-# A connection with more than this in its buffer has enough to read.
+# A connection with more buffered bytes than this gets no further deferrable output.
 PACE_BYTES = 64 * 1024
-# Pauses between two looks at a buffer: a fast reader empties it within a millisecond, a slow one within seconds.
+# Pauses between two checks of a buffer: a fast reader empties it within a millisecond, a slow one within seconds.
 LOOK_S, LONGEST_LOOK_S = 0.002, 0.1
-# A client that reads nothing for this long is gone.
+# A client that reads nothing for this long is disconnected.
 STALL_S = 30.0
 
 Disconnect = Callable[[connections.Connection], None]
@@ -23,7 +23,7 @@ def is_behind(connection: connections.Connection) -> bool:
 
 
 class _Wait:
-    """The callbacks of one connection. `buffered` is the smallest number of bytes seen, since `since_s`."""
+    """The callbacks of one connection. `buffered`: the smallest number of buffered bytes since `since_s`."""
 
     __slots__ = ("buffered", "callbacks", "pause_s", "since_s", "timer")
 
@@ -36,9 +36,9 @@ class _Wait:
 
 
 class Pacing:
-    """The connections of one hub that have more to read than they are given at once.
+    """The connections of one hub with deferred output.
 
-    `disconnect` is called for one that reads nothing for `STALL_S`.
+    `disconnect` is called for a connection that reads nothing for `STALL_S`.
     """
 
     def __init__(self, disconnect: Disconnect) -> None:
@@ -54,14 +54,14 @@ class Pacing:
     def when_drained(self, connection: connections.Connection, then: Callable[[], None]) -> None:
         """Call `then` when the connection is not behind, in the order of these calls and never before this returns.
 
-        Each callback may put the connection behind again, so the next one waits for its own turn. None is called for a
-        connection that closes.
+        Each callback may fill the buffer again, so the next one waits in turn. Callbacks of a closing connection are
+        not called.
         """
         wait = self._waits.get(connection)
         if wait is None:
             loop = asyncio.get_running_loop()
             wait = self._waits[connection] = _Wait(connection.writer.buffered(), loop.time())
-            # Not before the next turn of the loop: a writer with a queue has given it to the kernel by then.
+            # Not before the next iteration of the loop, when a writer with a queue has written it to the kernel.
             wait.timer = loop.call_soon(self._look, connection, wait)
         wait.callbacks.append(then)
 
@@ -73,7 +73,7 @@ class Pacing:
         buffered = connection.writer.buffered()
         if buffered <= PACE_BYTES:
             then = wait.callbacks.popleft()
-            if wait.callbacks:  # before the call, whose failure must not stop the others
+            if wait.callbacks:  # before the call, so that its failure does not stop the others
                 wait.buffered, wait.since_s, wait.pause_s = buffered, loop.time(), LOOK_S
                 wait.timer = loop.call_soon(self._look, connection, wait)
             else:

@@ -1,7 +1,7 @@
 """Recovery: the kept entries that a subscriber missed are sent to it before the new ones, as fast as it reads.
 
-A recovery may be larger than what is ever buffered for a client. It is written in chunks, and the next chunk is read
-from the log when the last one has left the buffer. The subscription catches up until the chunk that reaches the
+A recovery may be larger than the send buffer. It is written in chunks, and the next chunk is read
+from the log when the previous one has left the buffer. The subscription catches up until the chunk that reaches the
 position of this worker's reader; then it is live.
 """
 
@@ -29,7 +29,7 @@ class Recoveries:
         self._counters = counters
 
     def begin(self, subscription: connections.Subscription, answer: interface.SubscribeResult) -> None:
-        """The engine answered a subscribe: hand on its answer, then the recovered entries, then go live."""
+        """Handle the engine's answer to a subscribe: pass it on, send the recovered entries, and go live."""
         connection, channel = subscription.connection, subscription.channel
         result, recovery = answer.replayed, subscription.recovery
         if result is None or recovery is None:
@@ -37,8 +37,8 @@ class Recoveries:
             connection.owner.subscribed(subscription, answer)
             return
         if result.position is not None:
-            channel.epoch, channel.offset = result.position  # this worker's reader stands exactly there
-        # What is in the client's buffer (recovered entries of its other channels) must leave before these.
+            channel.epoch, channel.offset = result.position  # this worker's reader is exactly at this position
+        # Buffered entries (recovered ones of other channels) must be read before these.
         waits = bool(result.entries) and pacing.is_behind(connection)
         if result.complete and not waits:
             self._go_live(subscription, result)
@@ -71,7 +71,7 @@ class Recoveries:
         after = interface.Position(channel.epoch, subscription.sent)
         request = dataclasses.replace(recovery.request, after=after, rewind=None, continued=True)
         self._engine.attach(
-            # The cached event is for a recovery that breaks off: nothing else brings the newest state then.
+            # The cached event is for a failed recovery, which lacks the newest state otherwise.
             interface.SubscribeRequest(
                 channel.app, channel.name, durable=False, cached=channel.is_cache, history=request
             ),
@@ -105,7 +105,7 @@ class Recoveries:
         reason = result.reason if result is not None and result.reason is not None else ENGINE_UNAVAILABLE
         self._counters[f"recoveries.lost.{reason}"] += 1
         channel = subscription.channel
-        if result is None:  # the engine gave no position; where no other subscriber is live, this one's is the newest
+        if result is None:  # the engine gave no position; without another live subscriber, this one's is the newest
             channel.offset = max(channel.offset, subscription.sent)
         self._go_live(subscription, result)
         subscription.since = channel.offset
@@ -114,7 +114,7 @@ class Recoveries:
     def _go_live(self, subscription: connections.Subscription, result: interface.RecoveryResult | None) -> None:
         self.ended(subscription)
         if result is not None and result.position is not None:
-            subscription.channel.offset = result.position.offset  # this worker's reader stands exactly there
+            subscription.channel.offset = result.position.offset  # this worker's reader is exactly at this position
         subscription.go_live()
 
     def _write(
@@ -131,13 +131,13 @@ class Recoveries:
         batch = chunk(connection, recovery, entries)
         if batch.bodies:
             self._counters["recovered"] += len(batch.bodies)
-            connection.writer.write(batch)  # its size is bounded by the pace, so the bound of slow readers is not asked
+            connection.writer.write(batch)  # pacing limits its size, so the limit for slow readers does not apply
 
 
 def chunk(
     connection: connections.Connection, recovery: connections.Recovery, entries: tuple[interface.Entry, ...]
 ) -> writers.Batch:
-    """The frames of these entries, without those that the client sent itself."""
+    """The frames of these entries, without client events of the client itself."""
     own = recovery.earlier_sockets | {connection.socket_id}
     sent = [entry for entry in entries if entry.exclude not in own]
     if not connection.with_offsets:
@@ -147,7 +147,7 @@ def chunk(
 
 
 def _first_offset(request: interface.RecoveryRequest, result: interface.RecoveryResult) -> int | None:
-    """The offset after which every kept entry is sent."""
+    """The offset after which all kept entries are sent."""
     if result.reason is None and request.after is not None:
         return request.after.offset
     if result.entries and result.entries[0].offset is not None:

@@ -1,4 +1,4 @@
-"""Which writer a connection gets: the one that knows the server below, or the one that works on any ASGI server."""
+"""Selects the writer of a connection: one for a known ASGI server, or the portable one."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ at_shutdown = on_uvicorn.at_shutdown
 
 
 def below(send: Any) -> on_any.Below | None:
-    """What is known of the server below one connection, a WebSocket or a request."""
+    """The known ASGI server of one connection, a WebSocket or a request."""
     return on_daphne.below(send) or on_uvicorn.below(send)
 
 
 def writer_for(send: Any, *, max_buffer_bytes: int) -> writers.Writer:
-    """The one writer of a WebSocket that was just accepted. `send`: what the ASGI server gave for this connection."""
+    """The writer of a WebSocket that was just accepted. `send`: the ASGI callable of this connection."""
     socket = _own(send)
     if socket is not None:
         return socket.bound(max_buffer_bytes)
@@ -31,9 +31,9 @@ def writer_for(send: Any, *, max_buffer_bytes: int) -> writers.Writer:
 
 
 def listen(send: Any, listener: protocol.Listener) -> bool:
-    """Hand an accepted WebSocket over to `listener`, where the server below can do that: its application then returns.
+    """Hand an accepted WebSocket over to `listener`, if the ASGI server supports it; its application then returns.
 
-    False: nothing has changed, and the application goes on to receive.
+    Returns False if it does not; the application then continues to receive.
     """
     socket = _own(send)
     if socket is not None:
@@ -47,12 +47,12 @@ def _own(send: Any) -> protocol.WebSocketProtocol | None:
 
 
 def mute_access_log(send: Any) -> None:
-    """Write no line about one HTTP request, which the server would log once it is answered."""
+    """Omit one HTTP request from the server's access log."""
     on_uvicorn.mute_access_log(send)
     on_daphne.mute_access_log(send)
 
 
 def keep_out_of_log(send: Any) -> None:
-    """An HTTP request whose query holds a signature: see the servers' own modules for what they would write of it."""
+    """Keep a request with a signature in its query out of the access log; see the modules of the servers."""
     on_uvicorn.mute_access_log(send)
     on_daphne.redact_log(send)

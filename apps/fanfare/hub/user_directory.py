@@ -1,7 +1,7 @@
 """The signed-in users of this worker's connections, and the connections that watch a user.
 
 The engine knows which users are online in the whole deployment: a signed-in connection is a member of the channel
-USERS, so a user that comes online is a MEMBER_ADDED entry of it, and one that goes offline a MEMBER_REMOVED.
+USERS, so a user going online is a MEMBER_ADDED entry of it, and one going offline a MEMBER_REMOVED.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Directory:
             self._watching.setdefault((connection.app, watched), {})[connection] = None
 
     def remove(self, connection: connections.Connection) -> bool:
-        """True if it was signed in."""
+        """Returns whether it was signed in."""
         if connection.user_id is None:
             return False
         _discard(self._signed_in, (connection.app, connection.user_id), connection)
@@ -42,7 +42,7 @@ class Directory:
         return list(self._signed_in.get((app, user_id), ()))
 
     def report(self, entry: interface.Entry) -> None:
-        """An entry of USERS: send it to the connections that watch this user."""
+        """Send an entry of USERS to the connections that watch this user."""
         user_id = entry.user_id or ""
         watching = self._watching.get((entry.app, user_id))
         if watching:

@@ -1,8 +1,7 @@
-"""How bytes reach one client: the port that every transport implements.
+"""Writers: the interface through which bytes reach one client.
 
-A connection has exactly one writer, and after the accept *everything* to that client goes through it, replies and
-closes too: with two paths a paused one is overtaken by the other, and a client sees an event before its
-`subscription_succeeded`.
+A connection has exactly one writer. After the accept, *all* output goes through it, including replies and closes:
+with two paths, one could overtake the other, and a client would get an event before its `subscription_succeeded`.
 """
 
 from __future__ import annotations
@@ -15,20 +14,20 @@ from fanfare.sockets import frames
 
 
 class Batch:
-    """The frames of one channel that one tick brought, encoded at most once per form, whoever asks for it first."""
+    """The frames of one channel from one read, encoded at most once per form, on first use."""
 
     __slots__ = ("_forms", "_frames", "_wire", "bodies", "entries")
 
     def __init__(self, bodies: list[bytes], entries: Sequence[interface.Entry] = ()) -> None:
         self.bodies = bodies  # JSON texts, UTF-8, in the log's order
-        self.entries = entries  # what each of them is in the log, or nothing: a reply is not in the log
+        self.entries = entries  # the log entry of each; empty for a reply
         self._frames: list[bytes] | None = None
         self._wire: bytes | None = None
         self._forms: dict[Hashable, bytes] | None = None
 
     @property
     def frames(self) -> list[bytes]:
-        """Each as an unmasked, uncompressed WebSocket text frame (RFC 6455 §5.2)."""
+        """Each text as an unmasked, uncompressed WebSocket frame (RFC 6455 §5.2)."""
         if self._frames is None:
             self._frames = [frames.text(body) for body in self.bodies]
         return self._frames
@@ -42,7 +41,7 @@ class Batch:
 
     @classmethod
     def joined(cls, batches: Sequence[Batch]) -> Batch:
-        """All of them, one after the other, for a connection that is on several channels."""
+        """The concatenation of batches, for a connection on several channels."""
         if len(batches) == 1:
             return batches[0]
         whole = cls(
@@ -53,14 +52,14 @@ class Batch:
         return whole
 
     def without(self, socket_id: str) -> Batch:
-        """What is left of it for the connection that must not get some of the entries."""
+        """The batch without the entries that a connection must not get."""
         kept = [index for index, entry in enumerate(self.entries) if entry.exclude != socket_id]
         rest = Batch([self.bodies[index] for index in kept], [self.entries[index] for index in kept])
         rest._frames = [self.frames[index] for index in kept]
         return rest
 
     def form(self, name: Hashable, encode: Callable[[Batch], bytes]) -> bytes:
-        """The same for transports that are not WebSockets; clients that get equal bytes give equal names."""
+        """The batch in another form, for transports other than WebSockets; equal names mean equal bytes."""
         if self._forms is None:
             self._forms = {}
         try:
@@ -71,15 +70,15 @@ class Batch:
 
 
 def close_reason(text: str) -> str:
-    """As much of it as a close frame has room for: 123 bytes (RFC 6455 §5.5)."""
+    """The reason, cut to the 123 bytes of a close frame (RFC 6455 §5.5)."""
     return text.encode()[:123].decode(errors="ignore")
 
 
 class Writer(Protocol):
-    """Never waits and never raises: what cannot be written now is buffered, and what is buffered is bounded.
+    """Does not wait and does not raise: output that cannot be written now is buffered, up to a limit.
 
-    `write` and `send` return True when more than the writer's bound is buffered: the reader is too slow, and the caller
-    lets it go.
+    `write` and `send` return True if more than the limit is buffered: the reader is too slow, and the caller
+    disconnects it.
     """
 
     def write(self, batch: Batch) -> bool:
@@ -89,16 +88,16 @@ class Writer(Protocol):
         """Queue one frame's JSON text: a reply, an error."""
 
     def close(self, code: int, reason: str = "") -> None:
-        """Say goodbye after what is queued. Nothing is written afterwards. Idempotent."""
+        """Send a close frame after the queued output. Nothing is written afterwards. Idempotent."""
 
     def abort(self) -> None:
-        """Drop the transport and what is queued, at once. Idempotent."""
+        """Drop the transport and the queued output at once. Idempotent."""
 
     def buffered(self) -> int:
-        """Bytes that were given to the writer and not yet to the kernel."""
+        """Bytes passed to the writer but not yet to the kernel."""
 
     def is_closing(self) -> bool:
-        """Whether nothing more can reach the client, whoever decided so."""
+        """Whether no further output can reach the client."""
 
     def is_gone(self) -> bool:
-        """Whether the transport has ended, and nothing has to be dropped any more."""
+        """Whether the transport has ended."""
