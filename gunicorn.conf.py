@@ -5,8 +5,8 @@ What concerns one worker (the largest frame, compression, its own time-out, prox
 when it starts, with or without this file.
 
 The master process outlives releases: `systemctl reload` starts workers of the new code from a master of the old. So
-this file imports the standard library only, and workers drop modules of the project that an older version of it
-imported.
+this file imports the standard library and gunicorn only, and workers drop modules of the project that an older version
+of it imported.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from gunicorn import glogging
 
 # gunicorn's exit codes of a worker that cannot start. They make the master stop, and with it the healthy workers.
 CANNOT_START = (3, 4)
@@ -47,6 +49,16 @@ graceful_timeout = (
 # Seconds. Proxies and SDKs keep an idle connection for up to 60, and theirs must be the side that closes it.
 keepalive = 75
 control_socket_disable = True  # a file in the home folder, which containers may not write
+
+
+class Lines(glogging.Logger):  # type: ignore[misc]
+    """Gives the master's lines the format of the workers' (LOGGING in myproject/settings.py)."""
+
+    error_fmt = "%(asctime)s [%(process)d] %(levelname)s %(name)s: %(message)s"
+    datefmt = None
+
+
+logger_class = Lines
 preload_app = False  # an engine holds threads and locks, which do not survive a fork
 
 # A worker's heartbeat is a file's time; on a busy disk writing it may block, in memory it does not.

@@ -67,6 +67,7 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
         consumers,
         development,
         health,
+        logs,
         proxies,
         static_files,
         upgrade,
@@ -82,6 +83,7 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
     from fanfare.sse.streams import Times
 
     boot.close_connections_after_requests()
+    logs.unify()
     options = conf.settings
     prefix = options.URL_PREFIX.rstrip("/")
     trusted = proxies.Trusted(options.TRUSTED_PROXIES)

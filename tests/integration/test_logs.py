@@ -1,14 +1,19 @@
-"""The server's log contains no secrets."""
+"""The lines of a server's log: their format, and what they must not hold."""
 
 from __future__ import annotations
 
+import http.client
 import re
 
-from tests.harness import sdk, servers, sockets
+import pytest
+
+from tests.harness import calls, sdk, servers, sockets
+
+LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} \[\d+\] [A-Z]+ [\w.]+: .+")
 
 
-async def test_log_contains_no_signature_and_no_resume_token(server: servers.Server) -> None:
-    """A reader of the log could repeat a request with its signature, or take over a session with its token."""
+async def test_log_holds_no_signature_and_no_resume_token(server: servers.Server) -> None:
+    """A signed request could be sent again for ten minutes, and a token takes a page's place."""
     start = server.log_size()
     token = "a-token-of-a-page-0123456789"
     sdk.client(server).trigger("news", "e", {"n": 1})
@@ -18,4 +23,26 @@ async def test_log_contains_no_signature_and_no_resume_token(server: servers.Ser
     text = server.log_text(start)
     assert re.search("auth_signature=[0-9a-f]", text) is None
     assert token not in text
-    assert "/app/" in text, "the log has the connection"
+    assert "/app/" in text, "the connection itself is in the log"
+
+
+@pytest.mark.parametrize("name", ["uvicorn", "four_workers"])
+def test_all_lines_have_one_format(request: pytest.FixtureRequest, name: str) -> None:
+    server: servers.Server = request.getfixturevalue(name)
+    with calls.Caller(server) as caller:
+        caller.call("GET", "/health/ready")
+    lines = server.log_text().splitlines()
+    assert lines
+    assert [line for line in lines if LINE.fullmatch(line) is None] == []
+
+
+def test_static_files_have_no_line(server: servers.Server) -> None:
+    start = server.log_size()
+    connection = http.client.HTTPConnection(servers.HOST, server.port, timeout=15)
+    for path in ("/static/fanfare/site.css", "/static/fanfare/site.css", "/static/fanfare/logo.svg"):
+        connection.request("GET", path)
+        response = connection.getresponse()
+        response.read()
+        assert response.status == 200
+    connection.close()
+    assert "/static/" not in server.log_text(start)

@@ -50,9 +50,12 @@ class _Redacted:
 
     def __init__(self, log: Callable[[Any, str, dict[str, Any]], None]) -> None:
         self._log = log
+        self.muted: set[str] = set()  # "host:port" of clients whose present request has no line
 
     def __call__(self, protocol: Any, action: str, details: dict[str, Any]) -> None:
-        if getattr(protocol, _MUTED, False):
+        client = details.get("client")
+        if action == "complete" and client in self.muted:
+            self.muted.discard(client)
             return
         path = details.get("path")
         if isinstance(path, str):
@@ -64,14 +67,14 @@ _SIGNATURE = re.compile(r"((?:auth_signature|token)=)[^&]*")
 _TOKEN = re.compile(r"/s/[A-Za-z0-9_-]{16,128}/")
 
 
-_MUTED = "_fanfare_muted"
-
-
 def mute_access_log(send: Any) -> None:
     """Omit one HTTP request from the access log."""
     redact_log(send)
-    if isinstance(send, functools.partial) and send.args and type(send.args[0]).__module__ in MODULES:
-        setattr(send.args[0], _MUTED, True)
+    request = send.args[0] if isinstance(send, functools.partial) and send.args else None
+    log = getattr(getattr(request, "server", None), "action_logger", None)
+    address = getattr(request, "client_addr", None)
+    if isinstance(log, _Redacted) and address:
+        log.muted.add(f"{address[0]}:{address[1]}")
 
 
 def redact_log(send: Any) -> None:

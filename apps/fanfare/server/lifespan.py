@@ -28,7 +28,7 @@ from fanfare.jobs import runner
 from fanfare.protocol import session_owners, termination
 from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.runtime.supervisor import Supervisor
-from fanfare.server import errors, logs, memory, mounts, parent_process, probe, proxies
+from fanfare.server import errors, memory, mounts, parent_process, probe, proxies
 from fanfare.sockets import http_limits
 from fanfare.webhooks import service
 
@@ -159,7 +159,6 @@ class Server:
         /health/ready, answers 503, and retries.
         """
         await receive()
-        logs.adopt()
         self._adjust(receive)
         try:
             await self.started()

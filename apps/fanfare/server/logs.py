@@ -1,22 +1,51 @@
-"""Fanfare's log lines in a project that configures no logging for them.
+"""One format for the lines of Fanfare and of the server below.
 
-Django's default configuration has no handler for other loggers than its own, so Python would show warnings and errors
-as bare text and drop the rest. The lines then go where the server's own lines go, in the same format.
+A project that configures logging has its format for Fanfare's lines; the server's lines on the console then get it,
+too. A project without such a configuration has no handler for Fanfare's lines: Python would show warnings and errors as
+bare text and drop the rest. They then go where the server's lines go, in the server's format.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
 
 NAME = "fanfare"
-SERVERS = ("gunicorn.error", "uvicorn", "daphne")  # the loggers that bring handlers with them; the first that has some
+# The loggers that bring handlers with them; Fanfare's lines go to those of the first that has some.
+SERVERS = ("gunicorn.error", "uvicorn", "uvicorn.error", "uvicorn.access", "gunicorn.access")
 
 
-def adopt() -> None:
-    """Idempotent. Does nothing where a handler receives the lines already, which is the project's configuration."""
+def unify() -> None:
+    """Idempotent. Called when the application is assembled: the servers have configured their loggers by then."""
     own = logging.getLogger(NAME)
     if own.hasHandlers():
+        _give_format(own)
+    else:
+        _take_handlers(own)
+
+
+def _give_format(own: logging.Logger) -> None:
+    formatter = _formatter(own)
+    if formatter is None:
         return
+    for server in map(logging.getLogger, SERVERS):
+        for handler in server.handlers:
+            if type(handler) is logging.StreamHandler and handler.stream in (sys.stdout, sys.stderr):
+                handler.setFormatter(formatter)
+
+
+def _formatter(logger: logging.Logger) -> logging.Formatter | None:
+    """That of the handler on the console which gets the logger's lines, if there is one."""
+    at: logging.Logger | None = logger
+    while at is not None:
+        for handler in at.handlers:
+            if type(handler) is logging.StreamHandler and handler.formatter is not None:
+                return handler.formatter
+        at = at.parent if at.propagate else None
+    return None
+
+
+def _take_handlers(own: logging.Logger) -> None:
     for server in map(logging.getLogger, SERVERS):
         if server.handlers:
             own.handlers = list(server.handlers)

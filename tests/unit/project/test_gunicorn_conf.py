@@ -33,14 +33,14 @@ def test_documented_command_needs_no_flag(load):
     assert found["keepalive"] == 75
 
 
-def test_master_imports_the_standard_library_only():
+def test_master_imports_the_standard_library_and_gunicorn_only():
     code = (
         "import json, runpy, sys\nbefore = set(sys.modules)\nrunpy.run_path(sys.argv[1])\n"
         "new = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
         "print(json.dumps(sorted(new - sys.stdlib_module_names)))"
     )
     found = subprocess.run([sys.executable, "-c", code, str(FILE)], capture_output=True, text=True, check=True)
-    assert json.loads(found.stdout) == []
+    assert set(json.loads(found.stdout)) <= {"gunicorn"}
 
 
 @pytest.mark.parametrize(

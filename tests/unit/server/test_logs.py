@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import pytest
 
@@ -21,37 +22,49 @@ def loggers(monkeypatch):
 
 
 @pytest.fixture
-def adopt(monkeypatch):
+def unify(monkeypatch):
     """In a process without handlers; pytest has its own at the root while a test runs."""
 
     def call():
         with monkeypatch.context() as patch:
             patch.setattr(logging.getLogger(), "handlers", [])
-            logs.adopt()
+            logs.unify()
 
     return call
 
 
-def test_without_a_configuration_our_lines_go_where_the_servers_lines_go(loggers, adopt):
+def test_without_a_configuration_our_lines_go_where_the_servers_lines_go(loggers, unify):
     handler = logging.NullHandler()
     loggers["server"].addHandler(handler)
-    adopt()
+    unify()
     assert loggers["own"].handlers == [handler]
     assert loggers["own"].isEnabledFor(logging.INFO)
-    adopt()
+    unify()
     assert loggers["own"].handlers == [handler]
 
 
-def test_a_handler_of_the_project_stays_the_only_one(loggers, adopt):
+def test_a_handler_of_the_project_stays_the_only_one(loggers, unify):
     own, handler = logging.NullHandler(), logging.NullHandler()
     loggers["server"].addHandler(handler)
     loggers["own"].addHandler(own)
-    adopt()
+    unify()
     assert loggers["own"].handlers == [own]
 
 
-def test_a_level_of_the_project_stays(loggers, adopt):
+def test_a_level_of_the_project_stays(loggers, unify):
     loggers["server"].addHandler(logging.NullHandler())
     loggers["own"].setLevel(logging.ERROR)
-    adopt()
+    unify()
     assert not loggers["own"].isEnabledFor(logging.WARNING)
+
+
+def test_the_servers_lines_on_the_console_get_the_projects_format(loggers, unify):
+    formatter = logging.Formatter("{message}", style="{")
+    own, console, file = logging.StreamHandler(), logging.StreamHandler(sys.stderr), logging.NullHandler()
+    own.setFormatter(formatter)
+    loggers["own"].addHandler(own)
+    loggers["server"].addHandler(console)
+    loggers["server"].addHandler(file)
+    unify()
+    assert console.formatter is formatter
+    assert file.formatter is None
