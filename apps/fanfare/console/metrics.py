@@ -80,6 +80,7 @@ COUNTERS: Final = (
     Family("http.evicted.", "http_evictions", "HTTP connections that were closed for a limit, by reason.", "reason"),
     Family("pusher.", "protocol", "Other events of the protocol.", "event"),
     Family("callbacks.", "callbacks", "Callbacks that raised an error.", "outcome"),
+    Family("sockets.", "websocket_violations", "WebSocket messages and handshakes that broke the protocol.", "kind"),
     Family("gaps.", "gaps", "Times that a worker may have missed entries of the log, by reason.", "reason"),
     Family("webhooks.requests", "webhook_attempts", "Requests to webhook endpoints."),
     Family("webhooks.", "webhooks", "What happened to events for webhooks.", "outcome"),

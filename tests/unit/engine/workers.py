@@ -10,7 +10,11 @@ from fanfare.engine import interface
 from tests.harness import waiting
 
 APP = "1"
-CHANNELS = ("a", "b", "c", "d", "cache-c", "calm", "end", "kept", "long", "new", "news", "plain", "presence-c", "short")
+APPS = (APP, "7")  # the second one is the default application of the tests with a database
+CHANNELS = (
+    *("a", "b", "c", "d", "cache-c", "calm", "end", "kept", "long", "new", "news", "plain", "presence-c", "short"),
+    *("orders", "kept-orders", "private-encrypted-orders", "#server-to-user-42"),
+)
 
 
 class Worker:
@@ -25,8 +29,9 @@ class Worker:
     async def open(self, *, listening: bool = True) -> Worker:
         """Become a worker, and with `listening` get the entries of all `CHANNELS`."""
         await self.engine.open(self._deliver, lambda reason, _partition: self.gaps.append(reason))
-        for channel in CHANNELS if listening else ():
-            self.engine.listen(APP, channel, True)
+        for app in APPS if listening else ():
+            for channel in CHANNELS:
+                self.engine.listen(app, channel, True)
         return self
 
     def _deliver(self, entries: Sequence[interface.Entry]) -> None:
