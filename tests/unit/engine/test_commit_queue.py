@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
+import resource
+import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -248,3 +251,111 @@ def test_stopped_queue_has_written_pending_operations(tmp_path: Path) -> None:
     with pytest.raises(errors.EngineUnavailable, match="closed"):
         here.append_blocking([event()])
     asyncio.run(here.close())
+
+
+# -- faults of the queue itself ----------------------------------------------------------------------------------------
+
+
+async def test_exception_in_the_notification_of_readers_is_isolated(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no more descriptors")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(worker.engine._notifier, "notify", fail)
+        assert offset(await asyncio.wait_for(worker.engine.append([event()]), 10)) == 1
+    assert offset(await asyncio.wait_for(worker.engine.append([event()]), 10)) == 2
+    assert worker.engine.statistics()["callbacks_failed"] == 1
+    await worker.until(lambda: len(worker.entries) == 2, "the entry that notified no reader")
+
+
+async def test_thread_survives_a_fault_of_the_queue_and_refuses_what_waited(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop does not write, so that the thread does."""
+    commits = worker.engine._commits
+    monkeypatch.setattr(commits, "_may_write_on_loop", lambda: False)
+    with monkeypatch.context() as patched:
+        patched.setattr(commits.log, "write", lambda group, at_fault: 1 / 0)
+        with pytest.raises(errors.EngineUnavailable, match="ZeroDivisionError"):
+            await asyncio.wait_for(worker.engine.append([event()]), 10)
+        assert not worker.engine.health().ok
+    assert offset(await asyncio.wait_for(worker.engine.append([event()]), 10)) == 1
+    assert worker.engine.health().ok
+
+
+async def test_thread_that_ended_is_started_again(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    commits = worker.engine._commits
+    monkeypatch.setattr(commits, "_may_write_on_loop", lambda: False)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+
+    class Ending(Noting):
+        def settle(self, error: errors.EngineError | None) -> None:
+            raise SystemExit
+
+    commits.submit(Ending(None))
+    await worker.until(lambda: commits._thread and not commits._thread.is_alive(), "the end of the thread")
+    assert offset(await asyncio.wait_for(worker.engine.append([event()]), 10)) == 1
+    assert worker.engine.statistics()["thread_restarts"] == 1
+
+
+async def test_delivery_that_raises_is_a_gap(tmp_path: Path) -> None:
+    log, gaps, delivered = engine.LocalEngine(tmp_path / "engine"), list[str](), list[object]()
+
+    def deliver(entries: Sequence[interface.Entry]) -> None:
+        if not gaps:
+            raise ValueError
+        delivered.extend(entries)
+
+    await log.open(deliver, lambda reason, partition: gaps.append(reason))
+    log.listen(APP, "c", True)
+    await log.append([event(b"1")])
+
+    async def is_lost() -> bool:
+        return gaps == ["delivery_failed"] and log.health().ok
+
+    await waiting.until_async(is_lost, 5, "the gap, and that the log is followed again")
+    await log.append([event(b"2")])
+
+    async def is_delivered() -> bool:
+        return [entry.body for entry in delivered] == [b"2"]  # type: ignore[attr-defined]
+
+    await waiting.until_async(is_delivered, 5, "the next entry")
+    assert log.statistics()["delivery_failures"] == 1
+    await log.close()
+
+
+def test_publisher_at_the_open_file_limit_is_refused_and_publishes_again(publisher: engine.LocalEngine) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        with pytest.raises(errors.EngineUnavailable):
+            publisher.append_blocking([event()], 10)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert offset(publisher.append_blocking([event()], 10)) == 1
+
+
+def test_publisher_gets_its_answer_before_an_sdk_gives_up(publisher: engine.LocalEngine, tmp_path: Path) -> None:
+    """5 s is the time-out of Pusher's libraries."""
+    publisher.append_blocking([event()])
+    with (tmp_path / "engine" / "log.lock").open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        began = time.monotonic()
+        with pytest.raises(errors.EngineUnavailable, match="Timed out after 3 s"):
+            publisher.append_blocking([event()])
+        assert time.monotonic() - began < 4.5
+
+
+async def test_coroutine_gets_its_answer_before_an_sdk_gives_up(tmp_path: Path) -> None:
+    """With SQLite's own lock held as well, which is waited for inside of the transaction."""
+    worker = await Worker(engine.LocalEngine(tmp_path / "engine")).open()
+    with contextlib.closing(sqlite3.connect(tmp_path / "engine" / "log.sqlite3", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        with pytest.raises(errors.EngineUnavailable):
+            await worker.engine.append([event()])
+        assert time.monotonic() - began < 4.5
+        other.execute("ROLLBACK")
+    await worker.engine.close()

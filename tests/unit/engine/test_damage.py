@@ -1,4 +1,4 @@
-"""A log that is damaged is kept for a person, and a new one is begun: nobody waits until that person comes."""
+"""A damaged log is kept for a person, and a new one is begun at once."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import pytest
 from fanfare.engine import errors, interface
 from fanfare.engine.local import engine, paths, schema
 from tests.harness import waiting
-from tests.unit.engine import conformance
+from tests.unit.engine import conformance, damage
 from tests.unit.engine.workers import Worker
 
 PAGE_BYTES = 4096
 
-Damage = Callable[[Path], None]
+Harm = Callable[[Path], None]
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def set_aside(folder: Path) -> list[Path]:
 
 
 async def publish_again_and_again(worker: Worker, body: bytes) -> interface.Position:
-    """As a publisher does that is told to come again."""
+    """As a publisher does that gets a 503."""
     found: list[interface.Position] = []
 
     async def acknowledged() -> object:
@@ -86,9 +86,9 @@ async def publish_again_and_again(worker: Worker, body: bytes) -> interface.Posi
     return found[0]
 
 
-@pytest.mark.parametrize("damage", [spoil_the_header, spoil_every_page_but_the_first, empty])
-async def test_damage_under_running_workers_gets_them_a_new_log(
-    tmp_path: Path, hire: conformance.Hire, damage: Damage
+@pytest.mark.parametrize("harm", [spoil_the_header, spoil_every_page_but_the_first, empty])
+async def test_damage_under_running_workers_leads_to_a_new_log(
+    tmp_path: Path, hire: conformance.Hire, harm: Harm
 ) -> None:
     one, two = await hire(), await hire()
     before = None
@@ -97,7 +97,7 @@ async def test_damage_under_running_workers_gets_them_a_new_log(
         before = receipt.position
     log = tmp_path / "engine" / "log.sqlite3"
     checkpoint(log)
-    damage(log)
+    harm(log)
     after = await publish_again_and_again(one, b"after")
     for worker in (one, two):
         await worker.until(lambda worker=worker: worker.gaps, "the fence")
@@ -110,7 +110,7 @@ async def test_damage_under_running_workers_gets_them_a_new_log(
     assert one.engine.statistics()["set_aside"] + two.engine.statistics()["set_aside"] == 1
 
 
-async def test_damage_that_only_a_reader_meets_gets_a_new_log_too(tmp_path: Path, hire: conformance.Hire) -> None:
+async def test_damage_that_a_query_meets_leads_to_a_new_log(tmp_path: Path, hire: conformance.Hire) -> None:
     one = await hire()
     await one.publish("kept", b"x", retention=conformance.KEPT)
     checkpoint(tmp_path / "engine" / "log.sqlite3")
@@ -136,7 +136,7 @@ async def test_log_that_was_damaged_while_no_worker_ran_is_set_aside_at_the_star
     await worker.engine.close()
 
 
-async def test_a_sound_log_is_never_set_aside(tmp_path: Path, hire: conformance.Hire) -> None:
+async def test_sound_log_is_not_set_aside(tmp_path: Path, hire: conformance.Hire) -> None:
     one = await hire()
     one.engine._commits.log.suspected = True
     [receipt] = await one.publish("kept", b"x", retention=conformance.KEPT)
@@ -145,7 +145,7 @@ async def test_a_sound_log_is_never_set_aside(tmp_path: Path, hire: conformance.
     assert one.gaps == []
 
 
-async def test_where_logs_are_damaged_again_and_again_a_person_must_act(tmp_path: Path, hire: conformance.Hire) -> None:
+async def test_after_three_damaged_logs_a_person_must_act(tmp_path: Path, hire: conformance.Hire) -> None:
     one = await hire()
     for number in range(paths.MAX_SET_ASIDE):
         (tmp_path / "engine" / f"log.sqlite3{paths.DAMAGED}{number}").touch()
@@ -178,3 +178,53 @@ def test_faults_outside_of_the_file_are_no_damage(tmp_path: Path) -> None:
             connection.execute("SELECT * FROM nothing")
         assert schema.may_be_damage(no_table.value), "the schema's text may be damaged"
         assert schema.is_sound(where)
+
+
+def test_damage_at_random_places_ends_in_a_served_or_a_new_log(tmp_path: Path) -> None:
+    """`python -m tests.unit.engine.damage` tries more places."""
+    outcomes, failures = damage.run(60, 3, tmp_path)
+    assert failures == []
+    assert outcomes["served"] > 0
+    assert outcomes["new log"] > 0
+
+
+async def test_schema_text_that_is_no_utf_8_is_damage(tmp_path: Path) -> None:
+    """Python cannot decode the message in which SQLite quotes it."""
+    worker = await Worker(engine.LocalEngine(tmp_path / "engine")).open()
+    await worker.engine.close()
+    log = tmp_path / "engine" / "log.sqlite3"
+    content = log.read_bytes()
+    log.write_bytes(content.replace(b"CREATE TABLE log (", b"CREATE T\xffBLE log ("))
+    worker = await Worker(engine.LocalEngine(tmp_path / "engine")).open()
+    await worker.publish("news", b"x")
+    await worker.got("news", b"x")
+    assert len(set_aside(tmp_path / "engine")) == 1
+    await worker.engine.close()
+
+
+async def test_row_with_text_that_is_no_utf_8_is_damage(tmp_path: Path) -> None:
+    worker = await Worker(engine.LocalEngine(tmp_path / "engine")).open()
+    await worker.publish("a-long-channel-name", b"x", retention=conformance.KEPT)
+    await worker.engine.close()
+    log = tmp_path / "engine" / "log.sqlite3"
+    log.write_bytes(log.read_bytes().replace(b"a-long-channel-name", b"a-long-\xff\xffannel-name"))
+    where = paths.LogPaths(tmp_path / "engine")
+    assert not schema.is_sound(where)
+
+
+async def test_log_that_lost_commits_gets_new_epochs(tmp_path: Path) -> None:
+    """A WAL that is damaged ends where the damage begins: SQLite takes the rest for a crash."""
+    process = [sys.executable, "-c", damage.WRITER]
+    root = Path(__file__).parents[3]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root / "apps"), str(root)])}
+    subprocess.run([*process, tmp_path / "engine", "0"], check=True, env=environment)
+    with contextlib.closing(sqlite3.connect(f"file:{tmp_path}/engine/log.sqlite3?mode=ro", uri=True)) as connection:
+        before = dict(connection.execute("SELECT channel, epoch FROM streams").fetchall())
+    wal = tmp_path / "engine" / "log.sqlite3-wal"
+    os.truncate(wal, wal.stat().st_size // 2)
+    worker = await Worker(engine.LocalEngine(tmp_path / "engine")).open()
+    [receipt] = await worker.publish("kept-1", b"x", retention=conformance.KEPT)
+    assert receipt.position is not None
+    assert receipt.position.epoch != before["kept-1"]
+    assert set_aside(tmp_path / "engine") == [], "what is left of it is sound"
+    await worker.engine.close()

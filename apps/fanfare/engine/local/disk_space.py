@@ -72,14 +72,11 @@ def measure(connection: sqlite3.Connection, paths: LogPaths, max_bytes: int) -> 
     [(pages,)] = connection.execute("PRAGMA page_count").fetchall()
     [(unused,)] = connection.execute("PRAGMA freelist_count").fetchall()
     [(page_bytes,)] = connection.execute("PRAGMA page_size").fetchall()
-    _, wal, _ = paths.files()
-    wal_bytes = 0
-    with contextlib.suppress(FileNotFoundError):
-        wal_bytes = wal.stat().st_size
-    disk = os.statvfs(paths.folder)
-    free = disk.f_bavail * disk.f_frsize
-    left_free = min(FREE_BYTES, disk.f_blocks * disk.f_frsize // FREE_SHARE)
-    limit = min(max_bytes, pages * page_bytes + wal_bytes + free - left_free)
+    log, wal, _ = paths.files()
+    log_bytes, wal_bytes = _size(log), _size(wal)
+    free, left_free = _free(paths.folder)
+    # Pages that are only in the WAL count twice: a checkpoint writes them into the log as well.
+    limit = min(max_bytes, log_bytes + wal_bytes + free - left_free)
     return Space((pages - unused) * page_bytes + wal_bytes, limit, free, left_free, max_bytes)
 
 
@@ -100,13 +97,14 @@ class Reserve:
 
     def release_if_needed(self) -> None:
         with contextlib.suppress(OSError):
-            if _free(self._path.parent) < EMERGENCY_BYTES:
+            if _free(self._path.parent)[0] < EMERGENCY_BYTES:
                 self.release()
 
     def restore(self) -> None:
         """Create it if there is room. Never raises."""
         try:
-            if self._path.exists() or _free(self._path.parent) < FREE_BYTES + RESERVE_BYTES:
+            free, left_free = _free(self._path.parent)
+            if self._path.exists() or free < left_free + RESERVE_BYTES:
                 return
             with self._path.open("wb") as file:
                 if hasattr(os, "posix_fallocate"):
@@ -131,9 +129,17 @@ def is_full(fault: BaseException) -> bool:
     return isinstance(fault, OSError) and fault.errno in _FULL_ERRNOS
 
 
-def _free(folder: Path) -> int:
+def _free(folder: Path) -> tuple[int, int]:
+    """The free bytes of a disk, and those that the log leaves free."""
     disk = os.statvfs(folder)
-    return disk.f_bavail * disk.f_frsize
+    return disk.f_bavail * disk.f_frsize, min(FREE_BYTES, disk.f_blocks * disk.f_frsize // FREE_SHARE)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _mb(count: int) -> str:

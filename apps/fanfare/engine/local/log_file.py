@@ -35,6 +35,7 @@ CHECKPOINT_BYTES = 8 * 1024 * 1024  # of WAL; a checkpoint takes as long as hund
 WAL_SHARE = 8  # on a small disk, or with a small limit: that part of the limit
 COMMIT_BYTES = 6 * schema.PAGE_BYTES  # of a small commit: the last pages of the tables and indexes that it changes
 LONG_WAL_BYTES = 32 * 1024 * 1024  # other writers never paused
+WAL_BYTES = 16 * 1024 * 1024  # of the WAL's file that stay after a burst
 
 # The space is measured after so many bytes of this process, and after so long if others write.
 MEASURE_BYTES = 1024 * 1024
@@ -165,6 +166,10 @@ class LogFile:
             finally:
                 os.close(lock)
 
+    def request_checkpoint(self) -> None:
+        """Pages were moved or freed, and the file becomes smaller with the next checkpoint."""
+        self._uncopied = max(self._uncopied, CHECKPOINT_BYTES)
+
     def disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
@@ -276,7 +281,7 @@ class LogFile:
         was_full, limit = self.space.full, self.space.limit
         self.space = disk_space.measure(connection, self.paths, self._max_bytes)
         if self.space.limit != limit:
-            wal_bytes = min(64 * 1024 * 1024, max(self.space.limit, 0) // WAL_SHARE)
+            wal_bytes = min(WAL_BYTES, max(self.space.limit, 0) // WAL_SHARE)
             connection.execute(f"PRAGMA journal_size_limit={wal_bytes}")
         full = self.space.full
         if full is not None and was_full is None:

@@ -161,22 +161,25 @@ def _evict(cursor: sqlite3.Cursor, count: int, was_read: str) -> int:
 
 
 class Shrink(WorkerOp):
-    """Give unused pages back to the disk, up to `SHRINK_PAGES` of them, if they are many or `must`. `more`: there are
-    more."""
+    """Give unused pages back to the disk, up to `SHRINK_PAGES` of them, if they are many or `must`. `did`: there were
+    any. `more`: there are still."""
 
-    __slots__ = ("more", "must")
+    __slots__ = ("did", "more", "must")
 
     def __init__(self, loop: AbstractEventLoop, settled: Settled, *, must: bool) -> None:
         super().__init__(loop, settled)
         self.must = must
-        self.more = False
+        self.did = self.more = False
 
     def run(self, transaction: Transaction) -> None:
         [(unused,)] = transaction.cursor.execute("PRAGMA freelist_count").fetchall()
         [(pages,)] = transaction.cursor.execute("PRAGMA page_count").fetchall()
-        self.more = unused > SHRINK_PAGES if self.must else unused > max(UNUSED_PAGES, pages // UNUSED_SHARE)
-        if self.more:
-            transaction.cursor.execute(f"PRAGMA incremental_vacuum({SHRINK_PAGES})").fetchall()
+        left = 0 if self.must else max(UNUSED_PAGES, pages // UNUSED_SHARE)
+        count = min(unused - left, SHRINK_PAGES)
+        for _ in range(count):  # the statement yields after each page, and the module runs one step of it
+            transaction.cursor.execute("PRAGMA incremental_vacuum(1)").fetchall()
+        self.did, self.more = count > 0, unused - left > SHRINK_PAGES
+        transaction.frees_space |= self.did
 
 
 class StoreCursor(WorkerOp):

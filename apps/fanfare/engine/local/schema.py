@@ -206,6 +206,8 @@ def prepare(connection: sqlite3.Connection, paths: LogPaths, *, full_sync: bool,
         connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # before the first table; later it does nothing
         connection.execute("PRAGMA journal_mode=WAL")
     connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
+    # Some builds overwrite what is deleted, which writes each trimmed page once more.
+    connection.execute("PRAGMA secure_delete=OFF")
     # This one transaction decides whether the next boot trusts the offsets: it must be on the disk before any other.
     connection.execute("PRAGMA synchronous=FULL")
     with transaction(connection):

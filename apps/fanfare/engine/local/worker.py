@@ -478,7 +478,10 @@ class Worker:
         self.submit(maintenance.Shrink(self.loop, self._shrunk, must=must))
 
     def _shrunk(self, operation: maintenance.Shrink, error: errors.EngineError | None) -> None:
+        was_shrinking = self._is_shrinking and operation.did
         self._is_shrinking = error is None and operation.more and not self.is_closing
+        if was_shrinking and not self._is_shrinking:
+            self._commits.log.request_checkpoint()
         if self._is_shrinking:
             self._timers["shrink"] = self.loop.call_later(SHRINK_S, lambda: self._shrink(must=operation.must))
 
