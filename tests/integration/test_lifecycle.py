@@ -45,14 +45,25 @@ async def test_stop_closes_open_sockets_promptly_with_a_close_code(
         await asyncio.to_thread(server.wait_until_gone, PROMPT)
 
 
-async def test_daphne_stops_promptly_with_open_sockets(start: Start) -> None:
-    """daphne drops sockets without a close frame, but it must not hang."""
-    server = start("daphne")
+OWN_WORKER = "gunicorn's own ASGI worker"
+
+
+@pytest.mark.parametrize("command", ["daphne", OWN_WORKER])
+async def test_other_servers_stop_promptly_and_close_with_4200(
+    start: Start, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Daphne would drop the sockets, and gunicorn's own ASGI worker wait for them up to its time-out."""
+    monkeypatch.setitem(
+        servers.COMMANDS,
+        OWN_WORKER,
+        lambda port: ["gunicorn", "-k", "asgi", servers.APPLICATION, "-b", f"{servers.HOST}:{port}"],
+    )
+    server = start(command)
     async with sockets.connect(server) as socket:
         await socket.subscribe("news")
         server.send_signal(signal.SIGTERM)
+        assert await socket.closed() == 4200
         await asyncio.to_thread(server.wait_until_gone, PROMPT)
-        await socket.closed()
 
 
 async def test_members_of_a_stopped_server_are_removed(start: Start, name: Name) -> None:

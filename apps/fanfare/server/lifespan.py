@@ -10,8 +10,10 @@ import asyncio
 import functools
 import logging
 import os
+import sys
 import threading
 import time
+from collections.abc import Callable
 
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 from django.core.exceptions import ImproperlyConfigured
@@ -28,7 +30,7 @@ from fanfare.jobs import runner
 from fanfare.protocol import session_owners, termination
 from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.runtime.supervisor import Supervisor
-from fanfare.server import errors, memory, mounts, parent_process, probe, proxies
+from fanfare.server import draining, errors, memory, mounts, parent_process, probe, proxies
 from fanfare.sockets import http_limits
 from fanfare.webhooks import service
 
@@ -36,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 # Between two attempts to start, so that an unavailable engine is not tried for each connection.
 RETRY_SECONDS = 1.0
+
+DAPHNE = "daphne.server"  # loaded only where Daphne serves; it has no lifespan
 
 
 class Server:
@@ -67,6 +71,7 @@ class Server:
         self._starting: asyncio.Task[None] | None = None
         self._failed_at = float("-inf")  # time.monotonic() of the last failed attempt
         self._log = LogThrottle(logger)
+        self._forget_signals: Callable[[], None] | None = None
         self._workers = 1  # the number of workers, if the ASGI server reports it
         self._transport: dict[str, str] = {}  # the parts of the ASGI server, if it reports them
 
@@ -129,6 +134,8 @@ class Server:
         else:
             self._up, self.problem, self.is_misconfigured = True, "", False
             self.reports.introduce()
+            if DAPHNE in sys.modules:
+                self._drain_at_signals()
             logger.info("%s", self.topology())
         finally:
             self._starting = None
@@ -181,6 +188,7 @@ class Server:
         """Set defaults of uvicorn for which the command line has no flag."""
         config = transports.server_config(receive)
         if config is None:
+            self._drain_at_signals()
             return
         transports.tune(
             config,
@@ -208,6 +216,14 @@ class Server:
         parent = parent_process.pid(config)
         if parent is not None:
             self.tasks.run("watch over the parent process", functools.partial(parent_process.watch, parent))
+
+    def _drain_at_signals(self) -> None:
+        if self._forget_signals is None:
+            self._forget_signals = draining.at_signal(self._drain)
+
+    def _drain(self) -> None:
+        for connection in list(self.hub.by_socket.values()):
+            connection.close(hub.RECONNECT, "The server is restarting")
 
     async def _keep_trying(self) -> None:
         while not self.running:

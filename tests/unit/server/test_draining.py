@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from fanfare.server import draining
+
+
+@pytest.fixture
+def handled():
+    """The signals that the server's own handler got."""
+    found = []
+    before = signal.signal(signal.SIGQUIT, lambda number, frame: found.append(number))
+    yield found
+    signal.signal(signal.SIGQUIT, before)
+
+
+@pytest.fixture
+def prompt(monkeypatch):
+    monkeypatch.setattr(draining, "LINGER_S", 0.01)
+
+
+async def test_signal_begins_the_stop_before_the_servers_own_handler(handled, prompt):
+    order = []
+    begun = asyncio.Event()
+
+    def begin():
+        order.extend(["begin", list(handled)])
+        begun.set()
+
+    undo = draining.at_signal(begin)
+    os.kill(os.getpid(), signal.SIGQUIT)
+    async with asyncio.timeout(5):
+        await begun.wait()
+        while not handled:
+            await asyncio.sleep(0)
+    assert order == ["begin", []]
+    undo()
+
+
+async def test_second_signal_does_not_wait(handled):
+    undo = draining.at_signal(lambda: None)
+    os.kill(os.getpid(), signal.SIGQUIT)
+    await asyncio.sleep(0)
+    assert handled == []
+    os.kill(os.getpid(), signal.SIGQUIT)
+    await asyncio.sleep(0)
+    assert handled == [signal.SIGQUIT]
+    undo()
+
+
+async def test_undo_puts_the_handler_back(handled):
+    before = signal.getsignal(signal.SIGQUIT)
+    undo = draining.at_signal(lambda: None)
+    assert signal.getsignal(signal.SIGQUIT) is not before
+    undo()
+    assert signal.getsignal(signal.SIGQUIT) is before
