@@ -22,7 +22,7 @@ from django.http import HttpRequest, HttpResponse
 from django.template import engines
 from django.test import Client
 from django.urls import include, path, set_script_prefix
-from django.utils import timezone
+from django.utils import timezone, translation
 from django.utils.translation import gettext_lazy
 from rest_framework import authentication, exceptions
 
@@ -66,6 +66,13 @@ class InLanguages:
 
 class Below:
     urlpatterns = (path("shop/page/", page), path("shop/", include("fanfare.urls")))
+
+
+@pytest.fixture(autouse=True)
+def language() -> Iterator[None]:
+    """LocaleMiddleware activates a language for the thread, and the test client does not deactivate it."""
+    with translation.override("en-us"):
+        yield
 
 
 @pytest.fixture(autouse=True)
