@@ -48,7 +48,7 @@ def order(address: str, item: str) -> object:
 
 @contextlib.contextmanager
 def running(command: list[str], folder: Path, environment: dict[str, str], port: int) -> Iterator[None]:
-    """A server that somebody else wrote, for as long as the block."""
+    """A server of another program, for as long as the block."""
     program, *arguments = command
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(

@@ -54,7 +54,7 @@ def run(deployment: deployments.Deployment, *arguments: str, **environment: str)
 
 @pytest.fixture
 def taken() -> Iterator[int]:
-    """A port that somebody else listens on."""
+    """A port that another program listens on."""
     with sockets_of_the_system.socket() as listener:
         listener.bind((servers.HOST, 0))
         listener.listen(1)
@@ -137,7 +137,7 @@ def test_without_an_address_it_is_that_of_the_settings(fleet: servers.Fleet, tak
 
 
 @pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:", "8000x"])
-def test_what_is_no_address_is_refused_as_django_refuses_it(fleet: servers.Fleet, address: str) -> None:
+def test_invalid_address_is_refused_with_djangos_message(fleet: servers.Fleet, address: str) -> None:
     ended = run(fleet.deployment(), address)
     assert ended.returncode == 1
     assert f'"{address}" is not a valid port number or address:port pair.' in ended.stderr

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fanfare.server.lifespan import Server
 
 # Prefixes at which no other ASGI application can be mounted.
-PREFIXES: Final = ("/app/", "/apps/", "/users/", "/sse/", "/health/", "/api/openapi.json")
+PREFIXES: Final = ("/app/", "/apps/", "/users/", "/sse/", "/health/")
 
 READ: Final = frozenset({"GET", "HEAD"})
 _SSE: Final = re.compile(r"/sse/(?P<key>[^/]+)")

@@ -23,7 +23,7 @@ class FakeEngine:
 
 
 class FakePart:
-    """A hub or a loader: counts what happens to it, fails as it is told."""
+    """A hub or a loader: counts its starts and stops, and fails if it should."""
 
     def __init__(self, log, name):
         self.log, self.name = log, name
@@ -162,7 +162,7 @@ async def test_a_failure_is_not_repeated_for_every_connection_of_a_crowd(server,
     assert not server.running
 
 
-async def test_what_was_started_before_the_failure_is_stopped(server, log):
+async def test_parts_that_started_before_a_failure_are_stopped(server, log):
     server.loader.failures = [engine_errors.EngineUnavailable("The disk is full.")]
     with pytest.raises(errors.NotStarted):
         await server.started()

@@ -172,7 +172,7 @@ async def get(application, path, **scope):
         ("/api", "guest_shop:app", "has '/api', where the server itself answers."),
     ],
 )
-def test_what_cannot_be_mounted_is_refused_by_name_and_value(prefix, target, part):
+def test_invalid_mount_is_refused_by_name_and_value(prefix, target, part):
     with pytest.raises(ImproperlyConfigured) as caught:
         mounts.Mounts({prefix: target}, taken=["/apps/", "/api/openapi.json"])
     assert part in str(caught.value)

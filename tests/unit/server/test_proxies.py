@@ -31,7 +31,7 @@ FORWARDED = ("x-forwarded-for", "203.0.113.9")
 HTTPS = ("x-forwarded-proto", "https")
 
 
-async def test_nobody_is_trusted_by_default():
+async def test_no_peer_is_trusted_by_default():
     assert await seen([], "127.0.0.1", FORWARDED, HTTPS) == ("127.0.0.1", "http")
 
 
@@ -43,7 +43,7 @@ async def test_a_stranger_is_not_believed_where_a_proxy_is_trusted():
     assert await seen(["10.0.0.0/8"], "192.0.2.1", FORWARDED, HTTPS) == ("192.0.2.1", "http")
 
 
-async def test_what_the_client_itself_claims_does_not_count():
+async def test_addresses_that_the_client_wrote_itself_do_not_count():
     header = ("x-forwarded-for", "1.2.3.4, 203.0.113.9")
     assert await seen(["10.0.0.1"], "10.0.0.1", header) == ("203.0.113.9", "http")
 
