@@ -81,8 +81,12 @@ class Health:
             await self.server.started()
         except errors.NotStarted as error:
             return False, {"worker": _check(str(error))}
+        # The probe writes while the engine reports a fault, too: where nothing else is published, only its write shows
+        # that the fault is over.
+        problem = await self.server.probe.problem()
         engine = self.server.engine.health()
-        problem = await self.server.probe.problem() if engine.ok else engine.reason
+        if not engine.ok:
+            problem = engine.reason
         database = await self.schema.problem()
         loader = self.server.loader
         ready = not problem and loader.loaded and self.schema.was_complete
