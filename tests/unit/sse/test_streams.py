@@ -390,7 +390,10 @@ async def test_disabled_application_ends_its_streams_and_refuses_reconnects(depl
         assert response.text.endswith(": This application is disabled\n\n")
     async with asking(deployment.application, "channels=kept") as late:
         await until(lambda: late.complete)
-        assert (late.status, late.json["code"]) == (503, "application_disabled")  # it may be enabled again: the client retries
+        assert (late.status, late.json["code"]) == (
+            503,
+            "application_disabled",
+        )  # it may be enabled again: the client retries
 
 
 async def test_interrupted_recovery_is_stated_in_the_stream(deployment: Deployment) -> None:

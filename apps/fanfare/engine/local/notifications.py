@@ -132,6 +132,10 @@ class Notifier:
         self._forget()
         self._listed_ns = -1
 
+    def __del__(self) -> None:
+        """A process that only publishes may drop its engine without closing it."""
+        self.close()
+
     def _opened(self) -> socket.socket | None:
         if self._socket is None and hasattr(socket, "AF_UNIX"):
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
