@@ -17,8 +17,14 @@ run: .venv-server
 setup: .venv-server
 	$(BIN)/python manage.py setup
 
+# The unit tests run in parallel. The others start servers and measure time, so they run one after the other.
 test: .venv-tests
+ifeq ($(strip $(ARGS)),)
+	status=0; $(BIN)/python -m pytest tests/unit -n auto || status=1; \
+	$(BIN)/python -m pytest --ignore=tests/unit || status=1; exit $$status
+else
 	$(BIN)/python -m pytest $(ARGS)
+endif
 
 lint: .venv-tests
 	$(BIN)/ruff check .
