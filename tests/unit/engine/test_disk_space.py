@@ -99,6 +99,9 @@ async def test_log_on_a_disk_that_another_program_filled_recovers(small_disk: Pa
         refused = await until_refused(one)
         assert "cannot be written" in str(refused)
         assert not one.engine.health().ok
+        log = one.engine._commits.log
+        await one.until(lambda: log.space.free < MB, "the measurement of the full disk")
+        assert log.space.limit < 0, "nothing of the log fits"
         filler.unlink()
         await until_acknowledged(one)
         await one.until(lambda: one.engine.health().ok, "health", within=10)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from fanfare.engine import errors, interface
 from fanfare.engine.local.transactions import Transaction, WriteOp
 
+_NEW = interface.Receipt(None, duplicate=False)
+
 
 class Append(WriteOp):
     """Publications, all or none."""
@@ -57,24 +59,20 @@ class Append(WriteOp):
             user_id=publication.user_id,
             exclude=publication.exclude,
         )
-        now_s = transaction.now_ms // 1000
-        where = (publication.app, publication.channel)
         if publication.cache_seconds is not None:
+            expires_s = transaction.now_ms // 1000 + publication.cache_seconds
             transaction.cursor.execute(
                 "INSERT OR REPLACE INTO cache VALUES (?, ?, ?, ?)",
-                (*where, publication.body, now_s + publication.cache_seconds),
+                (publication.app, publication.channel, publication.body, expires_s),
             )
         if publication.idempotency_key is not None:
+            expires_s = transaction.now_ms // 1000 + interface.IDEMPOTENCY_SECONDS
+            epoch, offset = position or (None, None)
             transaction.cursor.execute(
                 "INSERT OR REPLACE INTO idempotency VALUES (?, ?, ?, ?, ?, ?)",
-                (
-                    *where,
-                    publication.idempotency_key,
-                    *(position or (None, None)),
-                    now_s + interface.IDEMPOTENCY_SECONDS,
-                ),
+                (publication.app, publication.channel, publication.idempotency_key, epoch, offset, expires_s),
             )
-        return interface.Receipt(position, duplicate=False)
+        return _NEW if position is None else interface.Receipt(position, duplicate=False)
 
     def _known(self, transaction: Transaction, publication: interface.Publication) -> interface.Receipt | None:
         rows = transaction.cursor.execute(

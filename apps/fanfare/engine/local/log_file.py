@@ -32,6 +32,7 @@ TRIES = 20
 PAUSE_S = 20e-6
 
 CHECKPOINT_BYTES = 8 * 1024 * 1024  # of WAL; a checkpoint takes as long as hundreds of commits
+LEAST_CHECKPOINT_BYTES = 256 * 1024
 WAL_SHARE = 8  # on a small disk, or with a small limit: that part of the limit
 COMMIT_BYTES = 6 * schema.PAGE_BYTES  # of a small commit: the last pages of the tables and indexes that it changes
 LONG_WAL_BYTES = 32 * 1024 * 1024  # other writers never paused
@@ -39,6 +40,7 @@ WAL_BYTES = 16 * 1024 * 1024  # of the WAL's file that stay after a burst
 
 # The space is measured after so many bytes of this process, and after so long if others write.
 MEASURE_BYTES = 1024 * 1024
+ROW_BYTES = 256  # of a small commit, beside the bodies
 MEASURE_S = 1.0
 
 CHECK_PAUSE_S = 60.0  # between two checks of a log that was found sound, unless SQLite itself reports damage
@@ -84,7 +86,7 @@ class LogFile:
     @property
     def needs_checkpoint(self) -> bool:
         """Whether it is time for one, for what this process wrote."""
-        return self._uncopied >= min(CHECKPOINT_BYTES, self.space.limit // WAL_SHARE)
+        return self._uncopied >= max(LEAST_CHECKPOINT_BYTES, min(CHECKPOINT_BYTES, self.space.limit // WAL_SHARE))
 
     def lock(self, *, tries: int | None) -> bool:
         """Acquire the write lock. None: wait for it, however long. False: it was held at each try. Raises OSError,
@@ -142,9 +144,8 @@ class LogFile:
         self.committed = True
         if transaction is not None:
             self._high_water.store(transaction.top)
-            written = COMMIT_BYTES + transaction.bytes
-            self._uncopied += written
-            self._unmeasured += MEASURE_BYTES if transaction.frees_space else written
+            self._uncopied += COMMIT_BYTES + transaction.bytes
+            self._unmeasured += MEASURE_BYTES if transaction.frees_space else transaction.bytes + ROW_BYTES
 
     def checkpoint(self) -> None:
         """Copy the WAL into the log, and both to the disk: milliseconds, on a slow disk many. In any thread.

@@ -376,6 +376,8 @@ class Worker:
         """The safety net below the notifications, and what could not be written before."""
         self.counters["expired"] += self._commits.expire(self._append_timeout)
         self._commits.revive()
+        if self._commits.failure is not None:  # find out when the cause is gone, also where no client writes
+            self.submit(transactions.TrialWrite(self.loop))
         for operation in [one for one in self._leaving.values() if one.failed]:
             operation.failed = False
             self.submit(operation)
