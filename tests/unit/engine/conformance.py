@@ -1,7 +1,7 @@
 """What every engine must do, written against the interface alone.
 
 A test class of an engine inherits `Conformance` and provides the fixture `hire`, which opens one more worker of the
-same deployment. `tests.unit.engine.mutants` checks that these tests find faults that are put in on purpose.
+same deployment.
 """
 
 from __future__ import annotations
