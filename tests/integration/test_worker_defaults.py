@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import shutil
-import socket as system_sockets
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -76,14 +76,16 @@ def test_forwarded_headers_of_an_untrusted_peer_do_not_count(server: servers.Ser
 
 def test_idle_connection_stays_open_for_longer_than_the_servers_default(server: servers.Server) -> None:
     """uvicorn closes it after 5 s and gunicorn after 2, just when an SDK's pool sends its next request."""
-    with system_sockets.create_connection((servers.HOST, server.port)) as connection:
-        request = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        connection.sendall(request)
-        assert connection.recv(10_000).startswith(b"HTTP/1.1 200")
-        time.sleep(6.0)
-        connection.sendall(request)
-        connection.settimeout(5.0)
-        assert connection.recv(10_000).startswith(b"HTTP/1.1 200")
+    connection = http.client.HTTPConnection(servers.HOST, server.port, timeout=5)
+    try:
+        for pause_s in (6.0, 0.0):
+            connection.request("GET", "/health/live")
+            response = connection.getresponse()
+            assert (response.status, response.read()) == (200, b'{"status":"alive"}')
+            connection.auto_open = 0  # a closed connection is an error from here on, and not opened again
+            time.sleep(pause_s)
+    finally:
+        connection.close()
 
 
 def test_worker_uses_fanfares_websocket_class(server: servers.Server) -> None:

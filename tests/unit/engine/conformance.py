@@ -289,6 +289,9 @@ class Conformance:
         one, two = await hire(), await hire()
         assert await one.engine.take_session(APP, "token", "1.1") == interface.Taken(None, None, None)
         one.engine.save_session(APP, "token", b"record", 60, holder="1.1")
+        written = asyncio.Event()
+        one.engine.when_written(written.set)
+        await asyncio.wait_for(written.wait(), 5)
         assert await two.engine.take_session(APP, "token", "2.1") == interface.Taken(b"record", "1.1", None)
         assert (await two.engine.take_session("2", "token", "2.2")).holder is None
 
