@@ -1,11 +1,11 @@
-"""What one page has acknowledged, for clients that know nothing of positions.
+"""The acknowledged positions of a page, for clients without positions.
 
-A page that wants to resume puts a token of its own into the path of its socket (pusher-js: `wsPath: '/s/TOKEN'`), the
-same for as long as the page is open. A client answers a ping from the queue that hands events to the page, in order, so
-a pong says that every frame before its ping was dispatched. The positions at the time of the ping are acknowledged
-then, and stored in the record of the token. A socket that comes back with the token gets the entries that follow.
+A page that wants to resume puts its own token into the path of its socket (pusher-js: `wsPath: '/s/TOKEN'`), the same
+for as long as the page is open. A client answers a ping from the queue that passes events to the page, in order, so a
+pong shows that all frames before its ping were handled. The positions at the time of the ping are acknowledged then,
+and stored in the record of the token. A socket that reconnects with the token gets the entries after these positions.
 
-The token grants nothing: each channel is authorized again, as on any socket.
+The token grants no access: each subscription is authorized again.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from fanfare.engine import interface
 
 Positions = dict[str, interface.Position]
 
-EARLIER_SOCKETS = 8  # whose own events are not sent back; a page that was cut off more often gets a few of them again
-# A client that does not answer pings has its events acknowledged after this time, within which the ping of the
-# WebSocket (30 s) and its time-out (15 s) would have found it gone.
+EARLIER_SOCKETS = 8  # whose client events are not sent back; with more reconnects, a page gets some of them again
+# Events of a client that does not answer pings are acknowledged after this time, in which the WebSocket ping (30 s) and
+# its timeout (15 s) would have detected a dead client.
 UNANSWERED_S = 45.0
-# Channels of one record. A page that comes back again and again with other channels would let it grow without end.
+# The maximum number of channels in a record, for pages that reconnect with ever new channels.
 MAX_CHANNELS = 1_000
 RECORD_FULL = "record_full"  # why a channel of such a page is not recovered
 
@@ -60,7 +60,7 @@ class AckTracker:
         self.earlier_sockets: tuple[str, ...] = tuple(known.get("sockets", ()))[-EARLIER_SOCKETS:]
         self.origin: str = known.get("origin", origin)
         self.user_id: str = known.get("user", "")
-        self.full: bool = known.get("full", False)  # some channels were left out of the record
+        self.full: bool = known.get("full", False)  # some channels are not in the record
         self._acknowledged: Positions = {}
         # The positions of the last socket's channels, until this socket has subscribed to them.
         self._start: Positions = {
@@ -72,12 +72,12 @@ class AckTracker:
         self._pings: collections.deque[tuple[float, Positions]] = collections.deque()
 
     def start_of(self, channel: str) -> tuple[interface.Position | None, str | None]:
-        """The acknowledged position of a channel, or why it cannot be known; both None for a channel that is new."""
+        """The acknowledged position of a channel, or the reason why it is unknown; both None for a new channel."""
         position = self._acknowledged.get(channel) or self._start.get(channel)
         return position, RECORD_FULL if position is None and self.full else None
 
     def begin(self, channel: str, position: interface.Position) -> bool:
-        """A subscription is sent all entries after `position`. False: the record has no room for it."""
+        """A subscription gets all entries after `position`. Returns False if the record is full."""
         self._start.pop(channel, None)
         self._pinged.pop(channel, None)
         if channel not in self._acknowledged and len(self._acknowledged) >= self.max_channels:
@@ -92,7 +92,7 @@ class AckTracker:
             positions.pop(channel, None)
 
     def unpinged(self, channel: str, sent: interface.Position) -> int:
-        """How many events up to `sent` no ping was sent for."""
+        """The number of events up to `sent` without a ping."""
         pinged = self._pinged.get(channel) or self._acknowledged.get(channel)
         return 0 if pinged is None or pinged.epoch != sent.epoch else sent.offset - pinged.offset
 
@@ -103,23 +103,22 @@ class AckTracker:
 
     @property
     def expires(self) -> float:
-        """When `expire` has something to do; infinity if no ping waits for its pong."""
+        """The time of the next `expire`; infinity if no ping waits for a pong."""
         return self._pings[0][0] + UNANSWERED_S if self._pings else math.inf
 
     def ponged(self) -> bool:
-        """The client answered its oldest ping. True: a position moved."""
+        """The client answered its oldest ping. Returns whether a position moved."""
         return bool(self._pings) and self._acknowledge(self._pings.popleft()[1])
 
     def expire(self, now: float) -> bool:
-        """Acknowledge what was sent long ago to a client that is connected and does not answer. True: a position
-        moved."""
+        """Acknowledge old events of a connected client that does not answer pings. Returns whether a position moved."""
         moved = False
         while self._pings and now - self._pings[0][0] > UNANSWERED_S:
             moved |= self._acknowledge(self._pings.popleft()[1])
         return moved
 
     def record(self) -> bytes:
-        """To be stored under the token."""
+        """The record to store under the token."""
         positions = self._start | self._acknowledged
         if len(positions) > self.max_channels:
             self.full = True
@@ -141,7 +140,7 @@ class AckTracker:
     def _acknowledge(self, sent: Positions) -> bool:
         moved = False
         for channel, position in sent.items():
-            # A channel that was left, or subscribed to again since that ping, keeps its position.
+            # A channel that was left or subscribed again since that ping keeps its position.
             before = self._acknowledged.get(channel)
             if before is not None and before.epoch == position.epoch and before.offset < position.offset:
                 self._acknowledged[channel] = position

@@ -1,6 +1,6 @@
 """Authorization of a subscribe: whether this socket may subscribe to this channel, and as which member.
 
-It is decided from the message alone. The application's server wrote the member of a presence channel into
+The message alone decides. The application's server wrote the member of a presence channel into
 `channel_data` and signed it. Where there is none, the member is the signed-in user (`fanfare.protocol.sign_in`).
 """
 
@@ -27,9 +27,9 @@ def authorize(
 ) -> interface.Member | None:
     """The member that joins a presence channel, None for any other. Raises SubscriptionRefused.
 
-    `data` is that of `pusher:subscribe`: `auth` and `channel_data`, as the application's server gave them to the
-    client. On public channels both are ignored: pusher-js sends an empty `auth` there. `user`: the one that the
-    connection is signed in as. `now`: Unix time.
+    `data` is that of `pusher:subscribe`: `auth` and `channel_data` from the application's server. On public channels
+    both are ignored: pusher-js sends an empty `auth` there. `user`: the one that the connection is signed in as. `now`:
+    Unix time.
     """
     if channel.startswith(names.USER_PREFIX):
         _check_is_own(channel, user)
@@ -86,7 +86,7 @@ def _check_name(channel: str, limit: int) -> None:
 
 
 def _text(data: Mapping[str, Any], name: str) -> str | None:
-    """None where it is absent. The signature covers characters, so an object in place of its text cannot be right."""
+    """None if absent. The signature covers the text, so an object cannot be valid."""
     value = data.get(name)
     if value is None or isinstance(value, str):
         return value
@@ -99,7 +99,7 @@ def _text(data: Mapping[str, Any], name: str) -> str | None:
 
 
 def parse_member(channel_data: str, limits: registry.Limits) -> interface.Member:
-    """The member in `channel_data`: a JSON object with `user_id` and, if the application likes, `user_info`.
+    """The member in `channel_data`: a JSON object with `user_id` and optionally `user_info`.
 
     Raises Unauthorized or LimitReached.
     """
@@ -132,7 +132,7 @@ def parse_member(channel_data: str, limits: registry.Limits) -> interface.Member
 
 
 def text_id(value: Any) -> str | None:
-    """The id of a user, as text: a user may be 10 for one backend and "10" for another. None: it is no id."""
+    """The id of a user, as text: a user may be 10 for one backend and "10" for another. None if it is not an id."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return value if isinstance(value, str) and value else None
@@ -152,5 +152,5 @@ def _check_info(info: str, limits: registry.Limits) -> None:
 def _info(value: Any) -> str:
     try:
         return orjson.dumps(value).decode()
-    except orjson.JSONEncodeError:  # orjson reads deeper nesting than it writes
+    except orjson.JSONEncodeError:  # orjson parses deeper nesting than it serializes
         raise refusals.Unauthorized("The user_info is nested too deeply", reason="invalid_member") from None

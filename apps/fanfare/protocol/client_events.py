@@ -1,7 +1,7 @@
 """Events that a client sends to the other subscribers of a channel ("Triggering client events").
 
-The server checks and relays them, and does not read their data. They are off until an application turns them on: with
-them, any subscriber decides what the pages of the others receive.
+The server checks and relays them, and does not read their data. They are off until an application enables
+them, because any subscriber then decides what other pages receive.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ def over_rate() -> refusals.ClientEventRejected:
 
 
 def _check_data(limits: registry.Limits, channel: str, event: str, data: Any) -> Any:
-    """The data, encoded if it is not a string. Raises ClientEventRejected if the event is too big.
+    """The data, encoded if it is not a string. Raises ClientEventRejected if the event is too large.
 
-    It is relayed as the JSON value that it was.
+    It is relayed as the same JSON value.
     """
     if len(event) > limits.max_event_name:
         raise refusals.ClientEventRejected(
@@ -86,7 +86,7 @@ def _check_data(limits: registry.Limits, channel: str, event: str, data: Any) ->
         else:
             encoded = orjson.dumps(data)
             size, data = len(encoded), orjson.Fragment(encoded)
-    except orjson.JSONEncodeError:  # it reads deeper nesting than it writes
+    except orjson.JSONEncodeError:  # orjson parses deeper nesting than it serializes
         raise refusals.ClientEventRejected(
             f"{_shown(channel, event)} rejected: its data is nested too deeply",
             code=refusals.CLIENT_EVENT_REJECTED,

@@ -1,4 +1,4 @@
-"""The Channels consumer of the Pusher protocol: it shakes hands, and reads a WebSocket for its session."""
+"""The Channels consumer of the Pusher protocol: it accepts a WebSocket and passes its messages to a session."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from fanfare.protocol import (
 )
 
 DEFAULT_MAX_FRAME_BYTES: Final = 131_072  # a client event of the default 102,400 bytes fits, with escapes and envelope
-FRAMES_PER_TURN: Final = 64  # then others get the loop: one read from a socket can hold thousands of small frames
-CLOSE_SECONDS: Final = 5  # that a refused client has to answer the close frame
-RETURN_SPREAD_S: Final = 2.0  # within which the clients of an application come back that is enabled again
+FRAMES_PER_TURN: Final = 64  # then other tasks run: one read from a socket can have thousands of small frames
+CLOSE_SECONDS: Final = 5  # for a refused client to answer the close frame
+RETURN_SPREAD_S: Final = 2.0  # within which clients of a re-enabled application reconnect
 
 
 class PusherConsumer(AsyncConsumer):
-    """One client's WebSocket, from the handshake to the end.
+    """One client's WebSocket.
 
         PusherConsumer.as_asgi(hub=hub, registry=registry)
 
-    It answers on every path: any but `…/app/KEY` is refused with 4005. After the accept, nothing goes through ASGI's
+    It accepts every path; all but `…/app/KEY` are closed with 4005. After the accept, nothing goes through ASGI's
     `send`; the connection's writer is the only way to the client.
 
-    It is a Channels consumer without Channels' machinery. `AsyncConsumer` runs each message in a task of its own and
-    passes it to a thread first, to close old database connections: 90 µs for each message, and 0.95 s when another
-    consumer's query takes a second, since all consumers of a process share that thread. This consumer has no database
+    It does not use Channels' `AsyncConsumer`, which runs each message in a task and first passes it to a thread, to
+    close old database connections. This costs 90 µs per message, and 0.95 s while another consumer's query takes a
+    second, because all consumers of a process share the thread. This consumer has no database
     and no channel layer, so it reads its messages in a plain loop.
     """
 
@@ -68,7 +68,7 @@ class PusherConsumer(AsyncConsumer):
         listening = False
         try:
             session.open()
-            # Where the server below can call the session for each message, this task is over.
+            # If the ASGI server can call the session for each message, this task ends.
             listening = transports.listen(send, session)
             if not listening:
                 await self._read(receive, session)
@@ -77,7 +77,7 @@ class PusherConsumer(AsyncConsumer):
                 session.end()
 
     async def websocket_connect(self, receive: ASGIReceiveCallable) -> sessions.Session | None:
-        """Shake hands. None if the client was refused and is gone."""
+        """Accept or refuse the WebSocket. None if it was refused and has ended."""
         await self.base_send({"type": "websocket.accept", "subprotocol": None, "headers": []})
         writer = transports.writer_for(self.base_send, max_buffer_bytes=self._hub.max_buffer_bytes)
         client = self.scope.get("client")
@@ -93,7 +93,7 @@ class PusherConsumer(AsyncConsumer):
         return sessions.Session(self._hub, self._registry, writer, accepted, options=self._options, owners=self._owners)
 
     async def _accepted(self, address: str, receive: ASGIReceiveCallable) -> handshake.Handshake | None:
-        """None if the client is gone. Raises ConnectionRefused."""
+        """None if the client has disconnected. Raises ConnectionRefused."""
         origin = self._take_origin()
         while True:
             try:
@@ -110,12 +110,12 @@ class PusherConsumer(AsyncConsumer):
                 if message is not None:
                     if message["type"] == "websocket.disconnect":
                         return None
-                    raise  # it sends frames before it was greeted
+                    raise  # it sends frames before connection_established
 
     async def _wait_while_suspended(self, app_id: str, receive: ASGIReceiveCallable) -> Any:
-        """None when the application has changed, or its suspension is over; a message if the client sent one.
+        """Returns None when the application has changed or its suspension is over, or a message of the client.
 
-        A client that waits for its greeting costs an idle socket. One that was refused comes back every second.
+        A waiting client costs an idle socket. A refused one would reconnect every second.
         """
         loop = asyncio.get_running_loop()
         try:
@@ -143,11 +143,11 @@ class PusherConsumer(AsyncConsumer):
         headers = self.scope["headers"]
         origin = next((value.decode("latin-1") for name, value in headers if name == b"origin"), None)
         if isinstance(headers, list):
-            headers.clear()  # the server would keep them as long as the connection: 2 kB
+            headers.clear()  # otherwise they stay in memory with the connection: 2 kB
         return origin
 
     async def _read(self, receive: ASGIReceiveCallable, session: sessions.Session) -> None:
-        """Until the client is gone."""
+        """Read messages until the client disconnects."""
         frames_of_turn = 0
         while True:
             message = await receive()
@@ -162,7 +162,7 @@ class PusherConsumer(AsyncConsumer):
 
 
 async def _dismiss(writer: writers.Writer, refusal: refusals.ConnectionRefused, receive: ASGIReceiveCallable) -> None:
-    """Send the reason, and close. The hub does not know this client, so its end is awaited here."""
+    """Send the reason and close. The hub does not know this client, so this waits for its end."""
     writer.send(server_frames.error(refusal.code, refusal.message))
     writer.close(refusal.code, refusals.close_reason(refusal.message))
     try:
@@ -174,5 +174,5 @@ async def _dismiss(writer: writers.Writer, refusal: refusals.ConnectionRefused, 
 
 
 def _size(text: str) -> int:
-    """Bytes in UTF-8, without encoding what is ASCII, as nearly every frame is."""
+    """The size in UTF-8, without encoding ASCII text."""
     return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))

@@ -1,6 +1,7 @@
-"""Effects: what the state machine wants done. The session does it, in this order (`fanfare.protocol.sessions`).
+"""Effects: the actions that the state machine requests. The session performs them in order
+(`fanfare.protocol.sessions`).
 
-The effects of most frames are tuples: a frozen dataclass takes three times as long to make.
+Effects of frequent frames are tuples, because a frozen dataclass takes three times as long to create.
 """
 
 from __future__ import annotations
@@ -14,29 +15,29 @@ from fanfare.protocol import recovery
 
 
 class Send(NamedTuple):
-    """Give the client this frame (JSON text, UTF-8)."""
+    """Send this frame (JSON text, UTF-8)."""
 
     body: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Send `pusher:error` and close the WebSocket, both with this code. Nothing follows."""
+    """Send `pusher:error` and close the WebSocket, both with this code. No effect follows."""
 
     code: int
     message: str
 
 
 class Receive(NamedTuple):
-    """Give the state machine this frame, which waited, after the effects before it are done."""
+    """Pass this pending frame to the state machine after the previous effects."""
 
     text: str
 
 
 class Subscribe(NamedTuple):
-    """Subscribe at the hub. On a channel to which the connection is subscribed, this asks for the answer again.
+    """Subscribe at the hub. If the connection is subscribed already, request the answer again.
 
-    `cached`: the answer has the channel's cached event. `announce`: it has the number of subscribers.
+    `cached`: the answer has the channel's cached event. `announce`: it has the subscription count.
     """
 
     channel: str
@@ -68,7 +69,7 @@ class Unsubscribe(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SignIn:
-    """Make the connection this user's at the hub."""
+    """Sign the connection in as this user at the hub."""
 
     user_id: str
     watchlist: tuple[str, ...] = ()
@@ -87,21 +88,21 @@ class StopAuthorizationTimer:
 
 
 class PublishClientEvent(NamedTuple):
-    """Publish to the channel's other subscribers. `event`: its name, for a message if that fails."""
+    """Publish to the channel's other subscribers. `event`: its name, for the error message."""
 
     event: str
     publication: interface.Publication
 
 
 class Count(NamedTuple):
-    """Add one to a counter. `detail` is for the log at debug level: short, and safe to print."""
+    """Add one to a counter. `detail`: for the debug log; short and printable."""
 
     name: str
     detail: str = ""
 
 
 class Log(NamedTuple):
-    """One line for the operator, at info level: a limit that this connection reached, said once per connection."""
+    """A log line at info level: a limit that this connection reached, once per connection."""
 
     message: str
 

@@ -1,10 +1,10 @@
-"""Who may connect: the URL and the headers of the WebSocket handshake, judged before a connection exists.
+"""Checks of the WebSocket handshake: URL and headers, before a connection exists.
 
     ws[s]://HOST[PREFIX]/app/KEY?protocol=7&client=js&version=8.6.0
 
-Source: Pusher Channels protocol 7, "WebSocket connection". The HTTP upgrade itself is always accepted: what a browser's
-script learns of a refused upgrade is 1006, and pusher-js then tries again for ever. So a refusal is a `pusher:error`
-and a close code.
+Source: Pusher Channels protocol 7, "WebSocket connection". The HTTP upgrade itself is always accepted: a browser's
+script sees only 1006 for a refused upgrade, and pusher-js would retry forever. So a refusal is a `pusher:error` and a
+close code.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from fanfare.protocol import refusals
 
 # `wsPath` of pusher-js and `path` of Swift put any prefix before /app/.
 _PATH: Final = re.compile(r"\A(?P<prefix>.*)/app/(?P<key>[^/]+)\Z", re.DOTALL)
-# The end of the prefix of a page that wants to be resumed. It grants nothing, but who knows it can make trouble for the
-# page, so it is long, and in no log.
+# The end of the prefix of a page with a resume token. It grants no access, but with it another client could disturb the
+# page, so it is long and not logged.
 _TOKEN: Final = re.compile(r"(?:\A|/)s/(?P<token>[A-Za-z0-9_-]{16,128})\Z")
 _VERSION: Final = re.compile(r"\A[0-9]+\Z")
 
-OLDEST_PROTOCOL: Final = 4  # before it, channel authorization and presence looked different
+OLDEST_PROTOCOL: Final = 4  # earlier versions differ in channel authorization and presence
 NEWEST_PROTOCOL: Final = 7
-CLIENT_CHARACTERS: Final = 40  # of what a client says about itself: it is kept as long as the connection lives
-SOCKET_ID_RANGE: Final = 10**10  # of each half: below 2**53, so exact in every client; both together cannot be guessed
+CLIENT_CHARACTERS: Final = 40  # of the client's name and version, which are kept with the connection
+SOCKET_ID_RANGE: Final = 10**10  # of each half: below 2**53, so exact in every client; together they cannot be guessed
 
 
 class Client(NamedTuple):
-    """What is known of a client besides its application; the console shows it."""
+    """Data of a client, for the console."""
 
-    name: str  # "js"; "" if it did not say
-    version: str  # "8.6.0"; "" if it did not say
-    prefix: str  # of the path, "" mostly
+    name: str  # "js"; "" if not sent
+    version: str  # "8.6.0"; "" if not sent
+    prefix: str  # of the path, usually ""
     address: str  # of the peer, or of the client behind a trusted proxy
 
 
 class Handshake(NamedTuple):
-    """`token`: of a page that wants to resume. `with_offsets`: the client wants the offsets of events. `origin`: ""
-    where the client sent none."""
+    """`token`: of a page that wants to resume. `with_offsets`: the client requests offsets of events. `origin`: "" if
+    the client sent none."""
 
     application: registry.Application
     client: Client
@@ -53,7 +53,7 @@ class Handshake(NamedTuple):
 def accept(
     applications: registry.Registry, *, path: str, query: bytes, origin: str | None, address: str = ""
 ) -> Handshake:
-    """The application that is meant and the client that means it. `path` is decoded. Raises ConnectionRefused."""
+    """The application and the client of a handshake. `path` is decoded. Raises ConnectionRefused."""
     match = _PATH.match(path)
     if match is None:
         raise refusals.ConnectionRefused(refusals.UNKNOWN_PATH, f'There is nothing at "{refusals.quoted(path)}"')
@@ -86,7 +86,7 @@ def accept(
 
 
 def new_socket_id() -> str:
-    """Who knows a socket id can exclude that socket from events, so it must not be guessable."""
+    """With a socket id, a publisher can exclude the socket from events, so it must not be guessable."""
     return f"{secrets.randbelow(SOCKET_ID_RANGE)}.{secrets.randbelow(SOCKET_ID_RANGE)}"
 
 
@@ -99,7 +99,7 @@ def _parameters(query: bytes) -> dict[str, str]:
 
 
 def _check_protocol(version: str) -> None:
-    """Versions 4 to 7 are the same to this server, and none given is 7."""
+    """Versions 4 to 7 are treated the same; the default is 7."""
     if not version:
         return
     if _VERSION.match(version) is None:

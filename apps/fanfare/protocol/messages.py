@@ -1,4 +1,4 @@
-"""The frames of a client: JSON objects with an event. Whatever a client sends, only BadFrame is raised."""
+"""Parse a client's frames: JSON objects with an event. Invalid input raises only BadFrame."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_PENDING_BYTES: Final = 65_536  # the default of PendingFrames
 
 class Message(NamedTuple):
     event: str
-    fields: dict[str, Any]  # the whole object, the event too
+    fields: dict[str, Any]  # the whole object, including the event
 
 
 def parse(text: str) -> Message:
@@ -33,7 +33,7 @@ def parse(text: str) -> Message:
 
 
 def data(message: Message) -> dict[str, Any]:
-    """The data of one of the protocol's own messages. Raises BadFrame.
+    """The data of a message of the protocol. Raises BadFrame.
 
     Clients send the object itself, the object as a JSON string, or nothing: no `data`, null or an empty string.
     """
@@ -64,8 +64,8 @@ def channel(message: Message) -> tuple[str, dict[str, Any]]:
 class PendingFrames:
     """Frames that cannot be answered yet, oldest first; iterates over their texts.
 
-    They wait for one answer of the engine. A client that does not wait for answers sends some hundred subscribes
-    meanwhile, which are well below the default limit.
+    They wait for one answer of the engine. A client that does not wait may send some hundred subscribes meanwhile,
+    which is far below the default limit.
     """
 
     __slots__ = ("_bytes", "_frames", "_max_bytes")
@@ -79,7 +79,7 @@ class PendingFrames:
         return iter([text for text, _ in self._frames])
 
     def add(self, text: str, channel: str = "") -> None:
-        """`channel`: that of a subscribe, where it matters. Raises TooManyPendingFrames."""
+        """`channel`: of a subscribe, if relevant. Raises TooManyPendingFrames."""
         self._frames.append((text, channel))
         self._bytes += sys.getsizeof(text)
         if self._bytes > self._max_bytes:

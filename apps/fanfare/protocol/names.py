@@ -1,8 +1,8 @@
-"""What channels and events may be called, and what a channel's name says about it.
+"""Names of channels and events, and the channel type that a name implies.
 
 A channel's prefix is its type (Pusher Channels, "Channel naming conventions"): without one it is public; `private-` and
-`presence-` need an authorization; `private-encrypted-` is private, and its data is opaque to the server; a `cache-`
-right after that prefix, or in the first place, makes it remember its last event. Names that start with `#` belong to
+`presence-` need an authorization; `private-encrypted-` is private, and its data is opaque to the server; `cache-`
+after that prefix, or at the start, makes it a cache channel.  Names that start with `#` belong to
 the server.
 """
 
@@ -14,7 +14,7 @@ from typing import Final
 
 from fanfare.protocol import refusals
 
-# \A…\Z and not ^…$: `$` also matches before a newline at the end, and the newline would be part of the name.
+# \A…\Z and not ^…$, because `$` also matches before a trailing newline.
 _CHANNEL: Final = re.compile(r"\A[-A-Za-z0-9_=@,.;]+\Z")
 _SOCKET_ID: Final = re.compile(r"\A[0-9]+\.[0-9]+\Z")
 
@@ -31,11 +31,11 @@ _CACHE_PREFIXES: Final = ("cache-", "private-cache-", "private-encrypted-cache-"
 
 
 class Type(enum.Enum):
-    """What it takes to subscribe to a channel."""
+    """The type of a channel, which decides how a subscribe is authorized."""
 
     PUBLIC = "public"  # nothing
     PRIVATE = "private"  # a signature
-    ENCRYPTED = "encrypted"  # a signature; client events are refused, the server could not tell what they say
+    ENCRYPTED = "encrypted"  # a signature; client events are refused
     PRESENCE = "presence"  # a signature that names the member
 
 
@@ -59,22 +59,22 @@ def is_encrypted(channel: str) -> bool:
 
 
 def is_cache(channel: str) -> bool:
-    """Whether the channel remembers its last event."""
+    """Whether the channel is a cache channel."""
     return channel.startswith(_CACHE_PREFIXES)
 
 
 def user_channel(user_id: str) -> str:
-    """The channel of what servers send to one user. Nobody else can subscribe to it."""
+    """The channel of events for one user. Only connections signed in as this user can subscribe to it."""
     return f"{USER_PREFIX}{user_id}"
 
 
 def is_valid_socket_id(text: str) -> bool:
-    """Whether `text` has the form that the SDKs insist on: digits, a dot, digits."""
+    """Whether `text` has the form that SDKs require: digits, a dot, digits."""
     return _SOCKET_ID.match(text) is not None
 
 
 def check_channel(name: str, limit: int) -> None:
-    """Raise InvalidName or NameTooLong unless `name` is one that anybody may choose. `limit` is in characters."""
+    """Raise InvalidName or NameTooLong unless clients and publishers may use this name. `limit` is in characters."""
     if len(name) > limit:
         raise refusals.NameTooLong("channel", len(name), limit)
     if name.startswith(RESERVED_PREFIX):
@@ -86,7 +86,7 @@ def check_channel(name: str, limit: int) -> None:
 
 
 def check_publishable_channel(name: str, limit: int) -> None:
-    """`check_channel` for a publisher, who may also write to a user: `#server-to-user-ID`, as `send_to_user` does."""
+    """`check_channel` for publishers, which may also publish to a user (`#server-to-user-ID`) like `send_to_user`."""
     if name.startswith(USER_PREFIX):
         if len(name) > limit:
             raise refusals.NameTooLong("channel", len(name), limit)
@@ -97,7 +97,7 @@ def check_publishable_channel(name: str, limit: int) -> None:
 
 
 def check_event(name: str, limit: int) -> None:
-    """Raise InvalidName or NameTooLong unless an event may have this name. `limit` is in characters."""
+    """Raise InvalidName or NameTooLong unless this is a valid event name. `limit` is in characters."""
     if not name:
         raise refusals.InvalidName("The event name is empty")
     if len(name) > limit:

@@ -36,7 +36,7 @@ def error(code: int | None, message: str) -> bytes:
 
 
 def subscription_succeeded(channel: str, stream: dict[str, Any] | None = None) -> bytes:
-    """For every channel but a presence channel. `stream`: for a client that asked for positions."""
+    """For all channels except presence channels. `stream`: for a client that requests positions."""
     data = "{}" if stream is None else orjson.dumps({"stream": stream}).decode()
     return _internal("subscription_succeeded", channel, data)
 
@@ -44,9 +44,9 @@ def subscription_succeeded(channel: str, stream: dict[str, Any] | None = None) -
 def presence_subscription_succeeded(
     channel: str, members: Sequence[interface.Member], stream: dict[str, Any] | None = None
 ) -> bytes:
-    """With everybody who is there, the joiner included."""
-    # A member's info is JSON text since it joined: with 10,000 members, parsing it only to write it again would be most
-    # of the work.
+    """With all members, including the new one."""
+    # A member's info is stored as JSON text. With 10,000 members, parsing and serializing it again would dominate the
+    # cost.
     presence: dict[str, Any] = {
         "ids": [member.user_id for member in members],
         "hash": {member.user_id: orjson.Fragment(member.info) for member in members},
@@ -57,13 +57,14 @@ def presence_subscription_succeeded(
 
 
 def cache_miss(channel: str) -> bytes:
-    """In place of the cached event of a cache channel that has none. Without `data`, so that the handler that Pusher
-    documents is called without an argument."""
+    """Sent if a cache channel has no cached event. It has no `data`, so that the documented handler is called without
+    an argument.
+    """
     return orjson.dumps({"event": "pusher:cache_miss", "channel": channel})
 
 
 def signin_success(user_data: str) -> bytes:
-    """`user_data`: the very text that was signed; pusher-js takes the user's id from it."""
+    """`user_data`: the signed text, unchanged; pusher-js takes the user's id from it."""
     data = orjson.dumps({"user_data": user_data}).decode()
     return orjson.dumps({"event": "pusher:signin_success", "data": data})
 

@@ -3,7 +3,7 @@
 A page has one socket. A second one with the same token means either that the first is dead and its end has not been
 noticed, or that the token is not a page's own, because it stands in a page that many visitors load. In the first case
 the older socket is closed with 4200; if it was not dead after all, its page comes back. In the second case the pages
-would close each other for ever, so a token that changes its owner twice within `SHARED_S` is refused to everyone, and
+would close each other forever, so a token that changes its owner twice within `SHARED_S` is refused for all pages, and
 no socket is closed for it.
 
 The workers tell each other through the log: `resume.taken` (this socket owns the token now), `resume.evicted` (it was

@@ -1,13 +1,13 @@
-"""HMAC-SHA256 signatures: made by an application's own server, checked here.
+"""HMAC-SHA256 signatures, made by an application's server and verified here.
 
 An auth string is `KEY:SIGNATURE`, and the signature is the lower-case hex HMAC-SHA256 of a text, with the application's
 secret:
 
     a private channel       SOCKET_ID:CHANNEL
-    a presence channel      SOCKET_ID:CHANNEL:CHANNEL_DATA     (the very characters of channel_data, not its meaning)
-    a user who signs in     SOCKET_ID::user::USER_DATA
+    a presence channel      SOCKET_ID:CHANNEL:CHANNEL_DATA     (the exact text of channel_data)
+    a sign-in               SOCKET_ID::user::USER_DATA
 
-A private channel may carry channel_data too; some SDKs sign it and some do not, so both signatures are good there.
+A private channel may have channel_data as well; some SDKs sign it and some do not, so both signatures are valid.
 Source: Pusher Channels, "Generating authentication signatures".
 """
 
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from fanfare.protocol import names, refusals
 
-_SHOWN_SIGNED_CHARACTERS = 500  # of the signed text in a message: a member's data is part of it and can be long
+_SHOWN_SIGNED_CHARACTERS = 500  # of the signed text in an error message, which contains the member's data
 
 
 def sign(secret: str, text: str) -> str:
@@ -27,34 +27,34 @@ def sign(secret: str, text: str) -> str:
 
 
 def matches(secret: str, text: str, signature: str) -> bool:
-    """Whether `signature` is that of `text`; takes the same time whatever it is."""
+    """Whether `signature` is that of `text`; in constant time."""
     return hmac.compare_digest(_bytes(sign(secret, text)), _bytes(signature))
 
 
 def subscription_text(socket_id: str, channel: str, channel_data: str | None = None) -> str:
-    """What is signed to subscribe one socket to one channel."""
+    """The signed text for a subscription."""
     return f"{socket_id}:{channel}" if channel_data is None else f"{socket_id}:{channel}:{channel_data}"
 
 
 def user_text(socket_id: str, user_data: str) -> str:
-    """What is signed to sign a user in on one socket."""
+    """The signed text for a sign-in."""
     return f"{socket_id}::user::{user_data}"
 
 
 def subscription_auth(key: str, secret: str, socket_id: str, channel: str, channel_data: str | None = None) -> str:
-    """The auth string with which the socket may subscribe."""
+    """The auth string for a subscription."""
     return f"{key}:{sign(secret, subscription_text(socket_id, channel, channel_data))}"
 
 
 def user_auth(key: str, secret: str, socket_id: str, user_data: str) -> str:
-    """The auth string with which the socket may sign in."""
+    """The auth string for a sign-in."""
     return f"{key}:{sign(secret, user_text(socket_id, user_data))}"
 
 
 def check_subscription(
     auth: str, key: str, secrets: Sequence[str], *, socket_id: str, channel: str, channel_data: str | None
 ) -> None:
-    """Raise Unauthorized unless `auth` lets this socket into this channel. `secrets`: any of them may have signed."""
+    """Raise Unauthorized unless `auth` allows this socket to subscribe to this channel. `secrets`: all valid ones."""
     accepted = [subscription_text(socket_id, channel, channel_data)]
     if channel_data is not None and not names.is_presence(channel):
         accepted.append(subscription_text(socket_id, channel))
@@ -65,7 +65,7 @@ def check_subscription(
 
 
 def check_user(auth: str, key: str, secrets: Sequence[str], *, socket_id: str, user_data: str) -> None:
-    """Raise SignInRefused unless `auth` lets this socket sign in with this data."""
+    """Raise SignInRefused unless `auth` allows this socket to sign in with this data."""
     try:
         _check("sign-in", auth, key, secrets, [user_text(socket_id, user_data)])
     except refusals.WrongSignature as error:
@@ -73,7 +73,7 @@ def check_user(auth: str, key: str, secrets: Sequence[str], *, socket_id: str, u
 
 
 def _check(what: str, auth: str, key: str, secrets: Sequence[str], accepted: Sequence[str]) -> None:
-    """`accepted`: the texts of which any may have been signed; a message shows the first. Raises WrongSignature."""
+    """`accepted`: the valid signed texts; an error shows the first. Raises WrongSignature."""
     if not auth:
         raise refusals.WrongSignature("An auth string of the form KEY:SIGNATURE is needed", reason="no_auth")
     given_key, colon, signature = auth.partition(":")
@@ -90,5 +90,5 @@ def _check(what: str, auth: str, key: str, secrets: Sequence[str], accepted: Seq
 
 
 def _bytes(text: str) -> bytes:
-    # A lone surrogate cannot be signed by anybody, so it must only not raise.
+    # A lone surrogate cannot be part of a signed text; encoding it must not raise.
     return text.encode(errors="surrogatepass")
