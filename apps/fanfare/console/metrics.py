@@ -17,7 +17,6 @@ from prometheus_client.registry import Collector
 
 from fanfare.console import reports
 
-PATH: Final = "/metrics"
 FORWARDED: Final = (b"forwarded", b"x-forwarded-")  # a request with such a header came through a proxy
 
 

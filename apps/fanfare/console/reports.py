@@ -174,7 +174,7 @@ class Reports:
     def _on_departed(self, _app: str, body: bytes) -> None:
         told = orjson.loads(body)
         if told["to"] == self.worker:
-            for report in map(_from_json, told["reports"]):
+            for report in (Report(**one) for one in told["reports"]):
                 known = self._last.get(report.worker)
                 if known is None or sum(known.counters.values()) < sum(report.counters.values()):
                     self._keep(report)
@@ -197,10 +197,6 @@ def _command(name: str, value: Any) -> interface.Publication:
 
 def _to_json(report: Report) -> dict[str, Any]:
     return {name: getattr(report, name) for name in Report.__slots__}
-
-
-def _from_json(value: dict[str, Any]) -> Report:
-    return Report(**value)
 
 
 def _sum(values: list[Values]) -> Values:

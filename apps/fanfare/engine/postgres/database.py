@@ -93,11 +93,11 @@ async def connect(address: Address, name: str) -> AsyncConnection:
 
 
 def connect_blocking(address: Address, name: str) -> Connection:
-    """The same for a thread. Raises psycopg.Error."""
+    """A short-lived connection for a thread. It prepares no statements. Raises psycopg.Error."""
     return psycopg.connect(
         address.conninfo,
         autocommit=True,
-        prepare_threshold=1,
+        prepare_threshold=None,
         connect_timeout=CONNECT_SECONDS,
         application_name=f"fanfare {name}",
         **_KEEPALIVE,

@@ -246,7 +246,7 @@ class PostgresEngine(interface.Engine):
     def prepare(self) -> None:
         """In a thread. Raises EngineError."""
         try:
-            with psycopg.connect(self.address.conninfo, autocommit=True, connect_timeout=5) as connection:
+            with database.connect_blocking(self.address, "start") as connection:
                 database.prepare(connection, self.address)
                 _refuse_pooler(connection, self.address)
         except psycopg.Error as error:
@@ -258,7 +258,7 @@ def _refuse_pooler(connection: database.Connection, address: database.Address) -
     another one."""
     topic = f"{address.topic}_{secrets.token_hex(4)}"
     connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(topic)))
-    with psycopg.connect(address.conninfo, autocommit=True, connect_timeout=5) as other:
+    with database.connect_blocking(address, "start") as other:
         other.execute("SELECT pg_notify(%s, '')", (topic,))
     heard = [one for one in connection.notifies(timeout=2.0, stop_after=1) if one.channel == topic]
     connection.execute(sql.SQL("UNLISTEN {}").format(sql.Identifier(topic)))
@@ -750,7 +750,7 @@ class _Worker:
         """Before the first write on a new connection: is it the same server, on the same timeline?"""
 
         def check() -> None:
-            with psycopg.connect(self._engine.address.conninfo, autocommit=True, connect_timeout=5) as connection:
+            with database.connect_blocking(self._engine.address, "check") as connection:
                 [(recovery,)] = connection.execute("SELECT pg_is_in_recovery()").fetchall()
                 if recovery:
                     raise errors.EngineUnavailable(f"{self._engine.address.public} is a standby")

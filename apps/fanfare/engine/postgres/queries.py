@@ -42,7 +42,7 @@ class Pool:
 
     def _opened(self) -> psycopg_pool.ConnectionPool[database.Connection]:
         if self._pool is None:
-            with psycopg.connect(self._address.conninfo, autocommit=True, connect_timeout=5) as connection:
+            with database.connect_blocking(self._address, "start") as connection:
                 database.prepare(connection, self._address)
             self._pool = psycopg_pool.ConnectionPool(
                 self._address.conninfo,
@@ -50,7 +50,7 @@ class Pool:
                 max_size=self._size,
                 max_idle=60.0,
                 timeout=self._timeout_s,
-                kwargs={"autocommit": True, "prepare_threshold": 1, "connect_timeout": 5},
+                kwargs={"autocommit": True, "prepare_threshold": 1, "connect_timeout": database.CONNECT_SECONDS},
                 check=psycopg_pool.ConnectionPool.check_connection,
                 open=True,
             )

@@ -30,7 +30,6 @@ STEP_ENTRIES: Final = 512
 STEP_BYTES: Final = 256 * 1024
 CHUNK_ENTRIES: Final = 512
 CHUNK_BYTES: Final = 256 * 1024
-SHARED_SECONDS: Final = 1.0
 
 _COLUMNS = 'l.id, l.kind, l.app, l.channel, l."offset", l.user_id, l.exclude, l.body'
 

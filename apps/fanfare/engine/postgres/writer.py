@@ -57,7 +57,6 @@ class Writer:
         self._notified_s = 0.0
         self._stopping = False
         self._apply = sql.SQL(operations.APPLY).format(sql.Identifier(address.schema))
-        self._notify = sql.SQL("SELECT pg_notify({}, '')").format(sql.Literal(address.topic))
 
     # -- what is asked for ---------------------------------------------------------------------------------------------
 
@@ -121,9 +120,6 @@ class Writer:
         """Write what waits, as far as the database is there. Raises EngineUnavailable."""
         while self._pending:
             await self._write_group()
-
-    def reopen(self) -> None:
-        self._stopping = False
 
     # -- groups --------------------------------------------------------------------------------------------------------
 
