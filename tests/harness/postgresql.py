@@ -22,6 +22,7 @@ OWNER = "postgres"  # the account that runs the server if the tests run as root,
 SUPERUSER = "fanfare"
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
+INITDB = ("-U", SUPERUSER, "--auth=trust", "-E", "UTF8", "--locale=C", "--no-sync")
 
 
 class Cluster:
@@ -100,63 +101,27 @@ class Cluster:
 @contextlib.contextmanager
 def running() -> Iterator[Cluster]:
     """Create and start a server; stop and delete it at the end."""
-    # Not in pytest's folder: only its owner may enter that, and a socket's path must be short.
-    folder = Path(tempfile.mkdtemp(prefix="fanfare-pg-"))
-    try:
-        account = _account()
-        if account:
-            os.chown(folder, account["user"], account["group"])
-        _initdb(_programs() / "initdb", folder, account)
-        cluster = Cluster(folder, account)
-        try:
-            cluster.start()
+    with _folder() as (folder, account):
+        _run([str(_programs() / "initdb"), "-D", str(folder / "data"), *INITDB], folder, account)
+        with _started(Cluster(folder, account)) as cluster:
             yield cluster
-        finally:
-            cluster.stop()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def standby(primary: Cluster) -> Iterator[Cluster]:
     """A running standby of a primary, made by pg_basebackup; deleted at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="fanfare-pg-"))
-    try:
-        account = _account()
-        if account:
-            os.chown(folder, account["user"], account["group"])
+    with _folder() as (folder, account):
         command = [str(_programs() / "pg_basebackup"), "-D", str(folder / "data"), "-R", "-X", "stream", "-c", "fast"]
-        command += ["-h", str(primary.folder), "-U", SUPERUSER, "--no-sync"]
-        made = subprocess.run(
-            command,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-            **account,
-        )
-        assert made.returncode == 0, made.stdout + made.stderr
-        cluster = Cluster(folder, account)
-        try:
-            cluster.start()
+        _run([*command, "-h", str(primary.folder), "-U", SUPERUSER, "--no-sync"], folder, account)
+        with _started(Cluster(folder, account)) as cluster:
             yield cluster
-        finally:
-            cluster.stop()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def pooled(cluster: Cluster, database: str) -> Iterator[str]:
     """A running PgBouncer in transaction mode before a server; its URL."""
     program = parts.executable("pgbouncer")
-    folder = Path(tempfile.mkdtemp(prefix="fanfare-pgb-"))
-    try:
-        account = _account()
-        if account:
-            os.chown(folder, account["user"], account["group"])
+    with _folder() as (folder, account):
         settings = folder / "pgbouncer.ini"
         settings.write_text(
             f"[databases]\n{database} = host={cluster.folder} dbname={database} user={SUPERUSER}\n"
@@ -174,8 +139,29 @@ def pooled(cluster: Cluster, database: str) -> Iterator[str]:
         finally:
             process.terminate()
             process.wait(STOP_SECONDS)
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[tuple[Path, dict[str, Any]]]:
+    """A folder of the account that runs the programs, and that account; deleted at the end."""
+    # Not in pytest's folder: only its owner may enter that, and a socket's path must be short.
+    folder = Path(tempfile.mkdtemp(prefix="fanfare-pg-"))
+    try:
+        account = _account()
+        if account:
+            os.chown(folder, account["user"], account["group"])
+        yield folder, account
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _started(cluster: Cluster) -> Iterator[Cluster]:
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
 
 
 def _programs() -> Path:
@@ -195,10 +181,9 @@ def _account() -> dict[str, Any]:
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
 
-def _initdb(program: Path, folder: Path, account: dict[str, Any]) -> None:
-    command = [str(program), "-D", str(folder / "data"), "-U", SUPERUSER, "--auth=trust", "-E", "UTF8"]
-    made = subprocess.run(
-        [*command, "--locale=C", "--no-sync"],
+def _run(command: list[str], folder: Path, account: dict[str, Any]) -> None:
+    done = subprocess.run(
+        command,
         cwd=folder,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -207,7 +192,7 @@ def _initdb(program: Path, folder: Path, account: dict[str, Any]) -> None:
         check=False,
         **account,
     )
-    assert made.returncode == 0, made.stdout + made.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def _answers(cluster: Cluster, process: subprocess.Popen[bytes], log: Path) -> bool:
