@@ -1,4 +1,4 @@
-"""What FANFARE_APPS says: applications that the environment declares, for containers that have no one to click.
+"""The text of FANFARE_APPS: applications that are declared in the environment, as for a container.
 
 It takes one of two forms:
 

@@ -33,7 +33,7 @@ Part = TypeVar("Part", models.WebhookEndpoint, models.ChannelRule)
 def sync(wanted: Sequence[declarations.Declaration]) -> None:
     """Make the database agree. Writes nothing where it does already, so workers that start together do it once.
 
-    Raises DeclarationError where an application that somebody else made has a declared key or name.
+    Raises DeclarationError where an application that was created in the admin has a declared key or name.
     """
     using = router.db_for_write(models.Application)  # a replica may lag behind
     if _is_in_step(wanted, using):

@@ -1,8 +1,7 @@
 """The numbers that a person may choose for an application and its channel rules, with the bounds of each.
 
-Their defaults are those of `registry.Limits`, `registry.Application` and `rules.Rule`. A number of an application that
-nobody chose is stored as NULL, so a better default of a later version reaches every application that has no choice of
-its own.
+Their defaults are those of `registry.Limits`, `registry.Application` and `rules.Rule`. A number that
+was not set for an application is stored as NULL, so a new default of a later version holds for that application.
 """
 
 from __future__ import annotations

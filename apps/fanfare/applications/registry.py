@@ -47,11 +47,11 @@ WEBHOOK_EVENTS = (
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """An address that is told what happens on the channels of an application."""
+    """An endpoint that gets the events of an application's channels."""
 
     id: int  # of the row
     url: str
-    event_types: frozenset[str] = frozenset(WEBHOOK_EVENTS)  # exactly those that it is told, never "empty: all"
+    event_types: frozenset[str] = frozenset(WEBHOOK_EVENTS)  # exactly the types that it gets; an empty set is none
     channel_prefix: str = ""  # empty: every channel
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # sent along; there may be a token in them
     batching: bool = False  # several events in one request, or exactly one

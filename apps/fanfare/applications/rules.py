@@ -14,7 +14,7 @@ from fanfare.engine import interface
 # Names are chosen by clients: what was looked up is remembered, but not without a bound.
 REMEMBERED = 10_000
 
-MOST_STARS = 10  # in one pattern; nobody needs more, and each is a search through the name
+MOST_STARS = 10  # in one pattern; each costs a search through the name
 
 # What channel names are made of, and the star. Those of the server begin with #.
 _PATTERN = re.compile(r"#?[-A-Za-z0-9_=@,.;*]+")

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 class Item(NamedTuple):
     id: str
-    deadline: float  # Unix seconds; after it nobody gets the message
+    deadline: float  # Unix seconds; after it the message is dropped
     body: bytes
 
 
 class Box:
-    """At most `capacity` items. Used on one event loop. Whoever uses it calls `expire` first."""
+    """At most `capacity` items. Used on one event loop. The caller calls `expire` first."""
 
     __slots__ = ("_coming", "_items", "_waiting", "capacity")
 
@@ -67,7 +67,7 @@ class Box:
         return True
 
     def remove(self, id_: str) -> None:
-        """Somebody else has it."""
+        """Another process has received it."""
         self._items.pop(id_, None)
 
     async def get(self) -> Item:

@@ -7,12 +7,12 @@ group: a process knows which of its own channels are members and hands each mess
 
 - A *process-local* channel (`specific.a1b2!c3d4`, what a consumer has) belongs to the layer that made it. The others
   pass over what is for it.
-- A channel with a *plain name* (`thumbnails`, for Channels' `runworker`) belongs to whoever receives from it. Every
-  process that receives keeps what comes for it until the log says who took it, and the engine lets only one take it.
+- A channel with a *plain name* (`thumbnails`, for Channels' `runworker`) is shared by the processes that receive from
+  it. Each of them keeps a message until the log says which process took it, and the engine lets only one take it.
 
 Messages are delivered at most once, as the specification has it. They are dropped, and counted, where a channel is full
-and where nobody receives before they expire; a process that lost its place in the log misses some, which the engine
-counts. A plain name keeps messages in the processes that run: one that starts later does not get what was sent before.
+and where no process receives them before they expire. A process that lost its place in the log misses some, which the
+engine counts. A plain name keeps messages in the running processes: one that starts later gets no earlier message.
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ class EngineChannelLayer(BaseChannelLayer):
     # -- what this process knows ---------------------------------------------------------------------------------------
 
     def _is_here(self) -> bool:
-        """Whether this is the loop that receives: nobody else may touch boxes and groups."""
+        """Whether this is the receiving loop, the only one that may change boxes and groups."""
         return self._office.loop is asyncio.get_running_loop()
 
     def _is_own(self, channel: str) -> bool:
@@ -276,7 +276,7 @@ class EngineChannelLayer(BaseChannelLayer):
                 logger.warning("The channel layer dropped %d more messages to %s", count - 1, what)
 
     def _expire(self, channel: str, box: boxes.Box, now: float) -> None:
-        """A channel whose messages expire has nobody who receives: it leaves its groups, or it would fill again."""
+        """A channel whose messages expire has no receiver: it leaves its groups, or it would fill again."""
         expired = box.expire(now)
         if expired:
             self._drop("expired", channel, expired)
@@ -284,7 +284,7 @@ class EngineChannelLayer(BaseChannelLayer):
                 self._discard(group, channel)
 
     def _drop(self, reason: str, channel: str, count: int = 1) -> None:
-        """The first is told at once and the others at the next sweep: a full channel is full for every message."""
+        """Log the first drop at once and the others at the next sweep: a full channel drops every message."""
         self.counters[reason] += count
         self._office.count(f"layer.{reason}", count)
         what = f"{channel}: {reason}"

@@ -1,8 +1,8 @@
 """How the layers of this process reach the log.
 
 In a worker of the server the hub reads the log, and hands over what is for the layers. In any other process that
-receives (Channels' `runworker`, a test without a server) the first receiver opens an engine. Who only sends opens
-nothing.
+receives (Channels' `runworker`, a test without a server) the first receiver opens an engine. A process that only
+sends opens nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class Layer(Protocol):
-    """Who gets the envelopes."""
+    """A receiver of envelopes."""
 
     prefix: str
 
@@ -41,7 +41,7 @@ class Office:
         self._opening: asyncio.Task[None] | None = None
 
     def register(self, layer: Layer) -> None:
-        """It is forgotten when nobody holds it any more."""
+        """Deliver to this layer. The reference is weak."""
         self._layers.add(layer)
 
     # -- receiving -----------------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ class Migration(migrations.Migration):
                     "secret",
                     models.CharField(
                         default=fanfare.applications.credentials.generate_secret,
-                        help_text="Who has it can publish to every channel. It belongs on servers only.",
+                        help_text="A server that has the secret can publish to every channel. Keep it off browsers and phones.",
                         max_length=128,
                         validators=[
                             django.core.validators.RegexValidator(
@@ -388,7 +388,8 @@ class Migration(migrations.Migration):
                 (
                     "enabled",
                     models.BooleanField(
-                        default=True, help_text="A disabled webhook is told nothing of what happens now."
+                        default=True,
+                        help_text="A disabled webhook gets no events, and none later for the time in which it was disabled.",
                     ),
                 ),
                 (
@@ -543,7 +544,7 @@ class Migration(migrations.Migration):
                     "max_replay_entries",
                     models.PositiveIntegerField(
                         default=300,
-                        help_text="A client that has missed more events than this is told so, and gets none of them.",
+                        help_text="A client that missed more events than this gets none of them, and a message that says so.",
                         validators=[
                             fanfare.applications.limits.AtLeast("max_replay_entries"),
                             fanfare.applications.limits.AtMost("max_replay_entries"),

@@ -265,7 +265,7 @@ class PageSession:
         self.tracker = None
         self.failed = reason
         for channel, subscription in list(self._connection.subscriptions.items()):
-            if subscription.state is not connections.State.ATTACHING:  # the others are told with their answer
+            if subscription.state is not connections.State.ATTACHING:  # the others get it with their answer
                 self._report(channel)
 
     def _report(self, channel: str) -> None:

@@ -11,7 +11,7 @@
     ├── SubscriptionRefused     answered with two frames; the connection lives
     │   ├── Unauthorized
     │   └── LimitReached
-    ├── SignInRefused           the connection lives, unless its application wants to know who everybody is
+    ├── SignInRefused           the connection stays open, unless its application requires signed-in users
     └── ClientEventRejected     not relayed; the connection lives
 
 `reason` is for machines: it names the counter and stands in the log. The message is for the developer who reads it in a

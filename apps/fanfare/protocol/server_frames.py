@@ -1,4 +1,4 @@
-"""The protocol's own frames, as JSON text in UTF-8. (Channel events, counts and what is told of watched users are in
+"""The protocol's own frames, as JSON text in UTF-8. (Channel events, counts and the events of watched users are in
 `fanfare.hub.event_frames`.)
 
 Clients differ in what they parse: `data` of `pusher:error` and of `pusher:subscription_error` is an object, of

@@ -1,4 +1,4 @@
-"""Recovery of an event stream: what is asked for of each channel's kept entries, and what the client is told.
+"""Recovery of an event stream: the request for each channel's kept entries, and the statement that the client gets.
 
 On a first visit: the newest entries, as many as `rewind` or the channel's rule says, or with `earliest` all that are
 kept. On a return: all entries after the client's position, or none and the reason.
@@ -29,7 +29,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`position`: of the client before anything is delivered. `statement`: what it is told."""
+    """`position`: of the client before anything is delivered. `statement`: the outcome for the client."""
 
     position: interface.Position | None
     statement: dict[str, Any]

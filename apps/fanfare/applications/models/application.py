@@ -31,7 +31,7 @@ class ApplicationQuerySet(announced.AnnouncedQuerySet["Application"]):
 
 
 class Application(announced.Announced):
-    """A tenant: its clients connect with the key, its servers sign with the secret, nobody else sees its channels."""
+    """A tenant: its clients connect with the key, its servers sign with the secret. Its channels are its own."""
 
     APP_ID = "app_id"
 
@@ -61,10 +61,10 @@ class Application(announced.Announced):
         max_length=128,
         default=credentials.generate_secret,
         validators=[_SECRET_VALIDATOR],
-        help_text="Who has it can publish to every channel. It belongs on servers only.",
+        help_text="A server that has the secret can publish to every channel. Keep it off browsers and phones.",
     )
-    # The one before the last rotation, good beside the new one until the time that follows; without it, until somebody
-    # ends it.
+    # The secret before the last rotation. It is valid beside the new one until the time below; without a time, until an
+    # operator ends it.
     previous_secret = models.CharField(
         max_length=128, blank=True, default="", editable=False, validators=[_SECRET_VALIDATOR]
     )

@@ -53,7 +53,8 @@ class ChannelRule(announced.Announced):
     )
     client_events = models.BooleanField(default=False, help_text="Events that clients send are kept, too.")
     max_replay_entries = _number(
-        "max_replay_entries", "A client that has missed more events than this is told so, and gets none of them."
+        "max_replay_entries",
+        "A client that missed more events than this gets none of them, and a message that says so.",
     )
     max_replay_bytes = _number("max_replay_bytes", "The same for the bytes of what it has missed.")
     created_at = models.DateTimeField("created", auto_now_add=True)

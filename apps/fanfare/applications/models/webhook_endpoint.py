@@ -54,7 +54,10 @@ class WebhookEndpoint(announced.Announced):
         validators=[validate_url],
         help_text="http or https. Every request is signed with the application's secret.",
     )
-    enabled = models.BooleanField(default=True, help_text="A disabled webhook is told nothing of what happens now.")
+    enabled = models.BooleanField(
+        default=True,
+        help_text="A disabled webhook gets no events, and none later for the time in which it was disabled.",
+    )
     event_types = models.JSONField(
         default=list, blank=True, validators=[validate_event_types], help_text="None chosen: all of them."
     )
