@@ -136,7 +136,7 @@ async def _status(server: servers.Server, status: int) -> bool:
 @pytest.mark.parametrize(
     ("missing", "remedy"), [("FANFARE_SECRET_KEY", "same value"), ("DATABASE_URL", "every machine")]
 )
-def test_what_a_data_folder_cannot_share_must_be_given(
+def test_secret_key_and_database_must_be_shared(
     fleet: servers.Fleet, environment: dict[str, str], missing: str, remedy: str
 ) -> None:
     given = {name: value for name, value in environment.items() if name != missing}
