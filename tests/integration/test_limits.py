@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from http.client import HTTPResponse
 from typing import Any, NamedTuple
 
 import pytest
@@ -180,7 +181,10 @@ def idle_connections(server: Limited) -> None:
         for _ in range(25):
             clients.append(stack.enter_context(server.connect()))
             clients[-1].sendall(HEAD + b"\r\n")
-            assert clients[-1].recv(65_536).startswith(b"HTTP/1.1 200")
+            response = HTTPResponse(clients[-1])
+            response.begin()
+            response.read()  # head and body may arrive apart
+            assert response.status == 200
         assert read_all(clients[0]) == b""
 
 
