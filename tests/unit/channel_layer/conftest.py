@@ -11,7 +11,7 @@ from tests.unit.channel_layer import processes
 
 @pytest.fixture
 async def process(tmp_path, monkeypatch) -> AsyncIterator[Callable[[], processes.Process]]:
-    """Makes processes that share a log; their engines are closed after the test."""
+    """Creates simulated processes that share a log; the fixture closes their engines."""
     monkeypatch.setattr(current, "_make", lambda: engine.LocalEngine(tmp_path / "engine"))
     monkeypatch.setattr(current, "_engine", None)
     made: list[processes.Process] = []
@@ -28,7 +28,7 @@ async def process(tmp_path, monkeypatch) -> AsyncIterator[Callable[[], processes
 
 @pytest.fixture
 async def layer(process):
-    """A layer in a process that receives."""
+    """A layer in a receiving process."""
     layer = process().layer(capacity=3)
     await layer.new_channel()
     return layer

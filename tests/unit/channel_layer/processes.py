@@ -1,4 +1,4 @@
-"""Processes of one deployment in one process: each an office with an engine of its own, and a layer on it."""
+"""Simulated processes of one deployment: each has its own office, engine and layers."""
 
 from __future__ import annotations
 

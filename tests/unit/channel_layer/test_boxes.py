@@ -11,7 +11,7 @@ def item(id_, deadline=100.0):
     return boxes.Item(id_, deadline, b"")
 
 
-async def test_one_that_gives_up_just_when_it_was_woken_leaves_the_item_to_the_next():
+async def test_receiver_cancelled_after_its_wake_up_leaves_the_item_to_the_next_receiver():
     box = boxes.Box(3)
     first, second = (asyncio.create_task(box.get()) for _ in range(2))
     await asyncio.sleep(0)
@@ -21,7 +21,7 @@ async def test_one_that_gives_up_just_when_it_was_woken_leaves_the_item_to_the_n
     assert box.is_idle
 
 
-async def test_one_that_gives_up_while_it_waits_is_forgotten():
+async def test_cancelled_receiver_is_removed_from_the_box():
     box = boxes.Box(3)
     waiting = asyncio.create_task(box.get())
     await asyncio.sleep(0)
@@ -32,7 +32,7 @@ async def test_one_that_gives_up_while_it_waits_is_forgotten():
     assert box.is_idle
 
 
-async def test_what_somebody_else_has_taken_is_gone_and_the_order_stays():
+async def test_removed_item_is_skipped_and_the_order_stays():
     box = boxes.Box(3)
     for id_ in "abc":
         box.put(item(id_))
@@ -41,7 +41,7 @@ async def test_what_somebody_else_has_taken_is_gone_and_the_order_stays():
     assert [(await box.get()).id, (await box.get()).id] == ["a", "c"]
 
 
-def test_what_comes_counts_until_it_is_there_or_not_sent_or_too_old():
+def test_reservation_counts_until_its_item_arrives_or_is_released_or_expires():
     box = boxes.Box(2)
     assert box.reserve("a", 100.0)
     assert box.reserve("b", 100.0)
@@ -50,11 +50,11 @@ def test_what_comes_counts_until_it_is_there_or_not_sent_or_too_old():
     assert box.put(item("a"))
     assert box.reserve("c", 50.0)
     assert not box.reserve("d", 100.0)
-    assert box.expire(60.0) == 0, "what was never here is no message that was dropped"
+    assert box.expire(60.0) == 0, "an expired reservation is not a dropped message"
     assert box.reserve("d", 100.0)
 
 
-def test_only_what_is_too_old_expires():
+def test_items_expire_after_their_deadline():
     box = boxes.Box(3)
     box.put(item("a", 10.0))
     box.put(item("b", 20.0))

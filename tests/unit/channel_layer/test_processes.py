@@ -29,7 +29,7 @@ async def there(process):
     return layer
 
 
-async def test_a_group_reaches_its_members_in_every_process(here, there):
+async def test_group_message_reaches_the_members_in_every_process(here, there):
     members = [(layer, await layer.new_channel()) for layer in (here, there, there)]
     for layer, channel in members:
         await layer.group_add("group", channel)
@@ -38,7 +38,7 @@ async def test_a_group_reaches_its_members_in_every_process(here, there):
         assert await received(layer, channel) == {"type": "hello"}
 
 
-async def test_everybody_sees_the_messages_of_a_group_in_one_order(here, there):
+async def test_all_members_get_the_messages_of_a_group_in_one_order(here, there):
     members = [(layer, await layer.new_channel()) for layer in (here, there)]
     for layer, channel in members:
         await layer.group_add("group", channel)
@@ -49,15 +49,15 @@ async def test_everybody_sees_the_messages_of_a_group_in_one_order(here, there):
     assert seen[0] == seen[1]
 
 
-async def test_what_is_sent_to_a_process_local_channel_arrives_at_its_owner_only(here, there):
+async def test_message_to_a_process_local_channel_reaches_its_owner_only(here, there):
     channel = await there.new_channel()
     await here.send(channel, {"type": "hello"})
     assert await received(there, channel) == {"type": "hello"}
     assert channel not in here._boxes
 
 
-async def test_a_message_to_a_plain_name_is_taken_once_in_the_whole_deployment(here, there):
-    """Both processes have two receivers; twenty messages make twenty."""
+async def test_message_to_a_normal_channel_is_received_once_in_the_whole_deployment(here, there):
+    """Both processes have two receivers; together they receive each of twenty messages once."""
     got = []
 
     async def work(layer):
@@ -70,7 +70,7 @@ async def test_a_message_to_a_plain_name_is_taken_once_in_the_whole_deployment(h
             await here.send("thumbnails", {"type": "n", "n": number})
         while len(got) < 20:
             await asyncio.sleep(0.01)
-        # Whatever would still come has come when these have.
+        # When these messages have arrived, all earlier ones have arrived too.
         for layer in (here, there):
             own = await layer.new_channel()
             await nothing_comes(layer, own)
@@ -80,7 +80,7 @@ async def test_a_message_to_a_plain_name_is_taken_once_in_the_whole_deployment(h
     assert sorted(got) == list(range(20))
 
 
-async def test_what_was_taken_in_one_process_takes_no_room_in_another(here, there):
+async def test_message_received_in_one_process_does_not_count_towards_the_capacity_in_another(here, there):
     for _ in range(2 * here.capacity):
         await here.send("thumbnails", {"type": "n"})
         await received(there, "thumbnails")
@@ -89,7 +89,7 @@ async def test_what_was_taken_in_one_process_takes_no_room_in_another(here, ther
     assert "thumbnails" not in here._boxes
 
 
-async def test_a_plain_name_that_is_a_member_gets_a_message_once_and_the_other_members_theirs(here, there):
+async def test_normal_channels_in_a_group_get_each_message_once(here, there):
     channel = await here.new_channel()
     for name in ("thumbnails", "statistics", channel):
         await here.group_add("uploads", name)
@@ -100,7 +100,7 @@ async def test_a_plain_name_that_is_a_member_gets_a_message_once_and_the_other_m
     await nothing_comes(here, "thumbnails")
 
 
-async def test_a_member_can_be_added_and_discarded_from_another_process(here, there):
+async def test_member_can_be_added_and_discarded_from_another_process(here, there):
     channel = await there.new_channel()
     await here.group_add("group", channel)
     await here.group_send("group", {"type": "hello"})
@@ -110,7 +110,7 @@ async def test_a_member_can_be_added_and_discarded_from_another_process(here, th
     await nothing_comes(there, channel)
 
 
-async def test_a_flush_is_one_for_all(here, there):
+async def test_flush_applies_to_all_processes(here, there):
     channel = await there.new_channel()
     await there.group_add("group", channel)
     await here.flush()
@@ -129,7 +129,7 @@ async def test_layers_with_different_prefixes_are_separate(process):
     await nothing_comes(*members[1])
 
 
-async def test_a_process_that_only_sends_opens_nothing(process, there):
+async def test_process_that_only_sends_does_not_read_the_log(process, there):
     channel = await there.new_channel()
     await there.group_add("group", channel)
     sender = process()
@@ -151,7 +151,7 @@ async def test_synchronous_code_sends_from_a_thread_of_its_own(process, there):
     assert await received(there, channel) == {"type": "hello"}
 
 
-async def test_synchronous_code_of_the_process_itself_may_add_members(here):
+async def test_threads_of_the_receiving_process_can_add_members_and_send(here):
     channel = await here.new_channel()
 
     def elsewhere():
@@ -164,7 +164,7 @@ async def test_synchronous_code_of_the_process_itself_may_add_members(here):
     assert await received(here, channel) == {"type": "and.you"}
 
 
-async def test_a_process_receives_on_one_loop(here):
+async def test_receive_on_a_second_event_loop_raises_wrong_loop(here):
     def elsewhere():
         asyncio.run(here.receive("plain"))
 
@@ -172,7 +172,7 @@ async def test_a_process_receives_on_one_loop(here):
         await asyncio.get_running_loop().run_in_executor(None, elsewhere)
 
 
-async def test_many_first_receivers_open_the_log_once_and_the_first_may_give_up(process):
+async def test_concurrent_first_receivers_start_one_reader_even_if_the_first_is_cancelled(process):
     layer = process().layer()
     first, *others = [asyncio.create_task(layer.new_channel()) for _ in range(5)]
     await asyncio.sleep(0)
@@ -182,7 +182,7 @@ async def test_many_first_receivers_open_the_log_once_and_the_first_may_give_up(
     assert await received(layer, channels[0]) == {"type": "hello"}
 
 
-async def test_after_a_close_it_receives_again(process):
+async def test_layer_receives_again_after_a_close(process):
     layer = process().layer()
     await layer.new_channel()
     await layer.close()
@@ -191,7 +191,7 @@ async def test_after_a_close_it_receives_again(process):
     await nothing_comes(layer, channel)
 
 
-async def test_the_sender_learns_that_nothing_was_sent_and_the_channel_is_as_it_was(here, monkeypatch):
+async def test_failed_append_raises_and_releases_its_reservation(here, monkeypatch):
     channel = await here.new_channel()
 
     async def unavailable(*_, **__):
@@ -221,7 +221,7 @@ async def serving(process):
         process.office.leave()
 
 
-async def test_in_a_worker_the_hub_hands_over_what_is_for_the_layer(process, there):
+async def test_hub_of_a_worker_delivers_messages_to_the_layer(process, there):
     one = process()
     async with serving(one) as worker:
         layer = one.layer()
@@ -233,7 +233,7 @@ async def test_in_a_worker_the_hub_hands_over_what_is_for_the_layer(process, the
         assert "controls.unknown" not in worker.counters
 
 
-async def test_what_is_dropped_is_counted_among_the_workers_own(process):
+async def test_dropped_messages_are_counted_in_the_statistics_of_the_worker(process):
     one = process()
     async with serving(one) as worker:
         layer = one.layer(capacity=1)
@@ -246,7 +246,7 @@ async def test_what_is_dropped_is_counted_among_the_workers_own(process):
         assert worker.counters["layer.full"] == 2
 
 
-async def test_what_is_no_envelope_costs_nobody_else_anything(here, caplog):
+async def test_malformed_envelope_is_logged_and_later_messages_arrive(here, caplog):
     channel = await here.new_channel()
     publication = interface.Publication(app="", channel=envelopes.COMMAND, body=b"\xc1", kind=interface.Kind.CONTROL)
     await current.current().append([publication])
@@ -254,7 +254,7 @@ async def test_what_is_no_envelope_costs_nobody_else_anything(here, caplog):
     assert "could not be handed over" in caplog.text
 
 
-async def test_a_server_that_starts_in_a_process_that_receives_already_brings_nothing_twice(process):
+async def test_server_started_in_a_receiving_process_causes_no_duplicates(process):
     one = process()
     layer = one.layer()
     channel = await layer.new_channel()

@@ -1,4 +1,4 @@
-"""What the Channels documentation asks of every channel layer, in one process that receives."""
+"""The Channels specification of a channel layer, in one receiving process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ async def received(layer, channel):
 
 
 async def nothing_comes(layer, channel):
-    """A message of its own is the next one: it went the same way."""
+    """Sends a marker and asserts that it is the next message."""
     await layer.send(channel, {"type": "last"})
     assert await received(layer, channel) == {"type": "last"}
 
@@ -40,7 +40,7 @@ async def until(condition):
         {"type": "t", "snow": "\N{SNOWMAN}", "keys": {1: "one", "two": 2}},
     ],
 )
-async def test_a_message_arrives_as_it_was_sent(layer, message):
+async def test_message_arrives_as_it_was_sent(layer, message):
     await layer.send("plain", message)
     assert await received(layer, "plain") == message
 
@@ -51,14 +51,14 @@ async def test_messages_arrive_in_order(layer):
     assert [(await received(layer, "plain"))["number"] for _ in range(3)] == [0, 1, 2]
 
 
-async def test_a_receiver_that_came_first_is_woken(layer):
+async def test_waiting_receiver_is_woken(layer):
     waiting = asyncio.create_task(layer.receive("plain"))
     await asyncio.sleep(0)
     await layer.send("plain", {"type": "hello"})
     assert await asyncio.wait_for(waiting, PATIENCE_S) == {"type": "hello"}
 
 
-async def test_each_message_goes_to_one_of_those_who_wait(layer):
+async def test_each_message_goes_to_one_waiting_receiver(layer):
     waiting = [asyncio.create_task(layer.receive("plain")) for _ in range(3)]
     await asyncio.sleep(0)
     for number in range(3):
@@ -67,7 +67,7 @@ async def test_each_message_goes_to_one_of_those_who_wait(layer):
     assert sorted(message["number"] for message in messages) == [0, 1, 2]
 
 
-async def test_a_process_local_channel_has_the_prefix_that_was_asked_for(layer):
+async def test_process_local_channel_has_the_requested_prefix(layer):
     first, second = await layer.new_channel(), await layer.new_channel("test.prefix")
     assert first.startswith("specific.")
     assert second.startswith("test.prefix.")
@@ -84,12 +84,12 @@ async def test_process_local_channels_do_not_get_each_others_messages(layer):
     assert await received(layer, second) == {"type": "for.second"}
 
 
-async def test_a_process_local_channel_of_somebody_else_cannot_be_received_from(layer):
+async def test_receive_from_a_process_local_channel_of_another_process_raises_foreign_channel(layer):
     with pytest.raises(errors.ForeignChannel):
-        await layer.receive("specific.somebody!else")
+        await layer.receive("specific.other!process")
 
 
-async def test_the_receivers_have_copies_of_their_own(layer):
+async def test_each_receiver_gets_its_own_copy(layer):
     first, second = await layer.new_channel(), await layer.new_channel()
     for channel in (first, second):
         await layer.group_add("group", channel)
@@ -104,7 +104,7 @@ async def test_the_receivers_have_copies_of_their_own(layer):
 
 
 @pytest.mark.parametrize("own", [True, False])
-async def test_a_full_channel_refuses_and_has_room_again_after_a_receive(layer, own):
+async def test_full_channel_raises_until_a_message_is_received(layer, own):
     channel = await layer.new_channel() if own else "plain"
     for _ in range(3):
         await layer.send(channel, {"type": "hey"})
@@ -114,13 +114,13 @@ async def test_a_full_channel_refuses_and_has_room_again_after_a_receive(layer, 
     await layer.send(channel, {"type": "hey"})
 
 
-async def test_many_at_once_are_counted_before_they_come_back(layer):
+async def test_concurrent_sends_count_towards_the_capacity(layer):
     channel = await layer.new_channel()
     answers = await asyncio.gather(*(layer.send(channel, {"type": "hey"}) for _ in range(10)), return_exceptions=True)
     assert sum(isinstance(answer, ChannelFull) for answer in answers) == 7
 
 
-async def test_a_capacity_can_be_given_by_pattern(process):
+async def test_capacity_can_be_set_by_pattern(process):
     layer = process().layer(capacity=3, channel_capacity={"big.*": 5})
     await layer.new_channel()
     for _ in range(5):
@@ -129,7 +129,7 @@ async def test_a_capacity_can_be_given_by_pattern(process):
         await layer.send("big.one", {"type": "hey"})
 
 
-async def test_a_member_that_is_full_misses_the_message_and_the_others_do_not(layer, caplog):
+async def test_group_message_is_dropped_for_a_full_member_only(layer, caplog):
     full, other = await layer.new_channel(), await layer.new_channel()
     for channel in (full, other):
         await layer.group_add("group", channel)
@@ -141,7 +141,7 @@ async def test_a_member_that_is_full_misses_the_message_and_the_others_do_not(la
     assert f"dropped a message to {full}: full" in caplog.text
 
 
-async def test_a_message_that_nobody_receives_expires(process):
+async def test_unreceived_message_expires(process):
     layer = process().layer(expiry=0.05)
     channel = await layer.new_channel()
     await layer.send(channel, {"type": "old"})
@@ -151,7 +151,7 @@ async def test_a_message_that_nobody_receives_expires(process):
     assert layer.counters["expired"] == 1
 
 
-async def test_a_channel_that_nobody_receives_from_leaves_its_groups(process, monkeypatch):
+async def test_channel_without_receiver_is_removed_from_its_groups(process, monkeypatch):
     monkeypatch.setattr(core, "SWEEP_S", 0.0)
     layer = process().layer(expiry=0.05)
     dead, alive = await layer.new_channel(), await layer.new_channel()
@@ -166,7 +166,7 @@ async def test_a_channel_that_nobody_receives_from_leaves_its_groups(process, mo
     assert dead not in layer._boxes
 
 
-async def test_a_membership_ends_after_its_time(process):
+async def test_membership_ends_after_group_expiry(process):
     layer = process().layer(group_expiry=0)
     channel = await layer.new_channel()
     await layer.group_add("group", channel)
@@ -177,7 +177,7 @@ async def test_a_membership_ends_after_its_time(process):
 # -- groups ------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_group_reaches_all_its_members_and_nobody_else(layer):
+async def test_group_message_reaches_all_members_and_no_other_channel(layer):
     channels = [await layer.new_channel() for _ in range(3)]
     for channel in channels[:2]:
         await layer.group_add("group", channel)
@@ -187,7 +187,7 @@ async def test_a_group_reaches_all_its_members_and_nobody_else(layer):
     await nothing_comes(layer, channels[2])
 
 
-async def test_who_was_discarded_gets_nothing_more_not_even_what_was_sent_before(layer):
+async def test_discarded_member_gets_no_message_of_the_group_even_if_it_was_sent_before(layer):
     channel = await layer.new_channel()
     await layer.group_add("group", channel)
     sending = asyncio.create_task(layer.group_send("group", {"type": "hello"}))
@@ -197,7 +197,7 @@ async def test_who_was_discarded_gets_nothing_more_not_even_what_was_sent_before
     assert layer._groups == {}
 
 
-async def test_adding_twice_is_being_a_member_once(layer):
+async def test_adding_a_member_twice_has_no_further_effect(layer):
     channel = await layer.new_channel()
     for _ in range(2):
         await layer.group_add("group", channel)
@@ -206,12 +206,12 @@ async def test_adding_twice_is_being_a_member_once(layer):
     await nothing_comes(layer, channel)
 
 
-async def test_discarding_what_is_no_member_is_no_mistake(layer):
+async def test_discarding_an_unknown_member_is_no_error(layer):
     await layer.group_discard("group", await layer.new_channel())
-    await layer.group_send("nobody", {"type": "hello"})
+    await layer.group_send("empty", {"type": "hello"})
 
 
-async def test_a_plain_name_can_be_a_member(layer):
+async def test_normal_channel_can_be_a_member(layer):
     await layer.group_add("group", "plain")
     await layer.group_send("group", {"type": "hello"})
     assert await received(layer, "plain") == {"type": "hello"}
@@ -220,7 +220,7 @@ async def test_a_plain_name_can_be_a_member(layer):
 # -- flush -------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_flush_forgets_messages_and_members_and_nothing_that_comes_after(layer):
+async def test_flush_removes_earlier_messages_and_members_only(layer):
     channel = await layer.new_channel()
     await layer.group_add("old", channel)
     await layer.send(channel, {"type": "old"})
@@ -231,7 +231,7 @@ async def test_a_flush_forgets_messages_and_members_and_nothing_that_comes_after
     assert await received(layer, channel) == {"type": "new"}
 
 
-async def test_who_waits_during_a_flush_still_waits(layer):
+async def test_receiver_waits_on_through_a_flush(layer):
     channel = await layer.new_channel()
     waiting = asyncio.create_task(layer.receive(channel))
     await asyncio.sleep(0)
@@ -240,13 +240,13 @@ async def test_who_waits_during_a_flush_still_waits(layer):
     assert await asyncio.wait_for(waiting, PATIENCE_S) == {"type": "hello"}
 
 
-# -- what is refused ---------------------------------------------------------------------------------------------------
+# -- invalid arguments -------------------------------------------------------------------------------------------------
 
 BAD_NAMES = ["", "sp ace", "um\N{LATIN SMALL LETTER U WITH DIAERESIS}", "a" * 100, "a/b", 3, None]
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
-async def test_a_name_that_is_none_is_refused_everywhere(layer, name):
+async def test_invalid_name_raises_type_error(layer, name):
     message = {"type": "hey"}
     good = await layer.new_channel()
     for call in (
@@ -263,25 +263,25 @@ async def test_a_name_that_is_none_is_refused_everywhere(layer, name):
 
 
 @pytest.mark.parametrize("message", ["text", None, [1]])
-async def test_a_message_is_a_dict(layer, message):
+async def test_message_that_is_no_dict_raises_type_error(layer, message):
     with pytest.raises(TypeError, match="A message is a dict"):
         await layer.send("plain", message)
 
 
-async def test_what_messagepack_does_not_know_is_refused_by_the_sender(layer):
+async def test_message_that_cannot_be_packed_raises_type_error_for_the_sender(layer):
     with pytest.raises(TypeError):
         await layer.send("plain", {"type": "t", "what": object()})
     await nothing_comes(layer, "plain")
 
 
-async def test_a_message_that_is_too_large_is_refused_with_both_numbers(process):
+async def test_too_large_message_raises_an_error_with_both_sizes(process):
     layer = process().layer(max_message_bytes=100)
     with pytest.raises(errors.MessageTooLarge, match="has 215 bytes; 100 are allowed"):
         await layer.group_send("group", {"type": "t", "text": "x" * 200})
 
 
 @pytest.mark.parametrize("expiry", [0, -1, 601])
-def test_an_expiry_that_the_engine_cannot_keep_is_refused(expiry):
+def test_expiry_beyond_the_retention_of_the_engine_is_refused(expiry):
     with pytest.raises(ImproperlyConfigured, match=f"expiry is {expiry} seconds; it must be above 0 and at most 600"):
         core.EngineChannelLayer(expiry=expiry)
 
