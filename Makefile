@@ -31,7 +31,7 @@ lint: .venv-tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m tests.lint.words --count
+	$(BIN)/python -m tests.lint.words --strict
 	$(BIN)/python -m tests.lint.tasks
 	$(BIN)/python manage.py makemigrations --check --dry-run
 	$(BIN)/python manage.py check

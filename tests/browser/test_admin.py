@@ -106,7 +106,7 @@ def test_a_rotated_secret_leaves_the_old_one_a_grace_period_that_can_be_ended(
     assert knows(server, new)
 
 
-def test_a_secret_that_somebody_else_knows_is_refused_at_once(server: servers.Server, admin: Page) -> None:
+def test_leaked_secret_is_refused_at_once(server: servers.Server, admin: Page) -> None:
     old = create(admin, server, f"Shop {uuid4().hex[:6]}")
     admin.get_by_role("link", name="Rotate secret").click()
     admin.get_by_label("The old secret has leaked").check()
@@ -117,7 +117,7 @@ def test_a_secret_that_somebody_else_knows_is_refused_at_once(server: servers.Se
     waiting.until(lambda: not knows(server, old), AT_ONCE, "the old secret is refused")
 
 
-def test_a_webhook_is_added_and_comes_back_as_it_was_written(server: servers.Server, admin: Page) -> None:
+def test_added_webhook_is_shown_as_it_was_entered(server: servers.Server, admin: Page) -> None:
     create(admin, server, f"Shop {uuid4().hex[:6]}")
     admin.get_by_role("button", name="Add another Webhook").click()
     webhook = admin.locator("#webhooks-0")

@@ -84,7 +84,7 @@ def test_events_of_every_kind_of_channel_reach_the_page(
         assert sees(page, channel, "created") == {"title": "日本 🎺"}, kind
 
 
-def test_what_a_django_project_encrypts_is_read_by_the_page(
+def test_page_decrypts_an_event_that_a_django_project_encrypted(
     window: OpenWindow, production: servers.Server, backend: pusher.Pusher
 ) -> None:
     page = connected(window(), production, backend, {"id": "ann"})

@@ -211,7 +211,7 @@ async def test_page_subscribes_and_signs_in_with_signatures_of_this_project(
 # -- errors ------------------------------------------------------------------------------------------------------------
 
 
-def test_what_the_remote_deployment_refuses_is_raised_as_the_same_exception(
+def test_refusals_of_the_remote_deployment_raise_the_same_exceptions(
     uvicorn: servers.Server, configure: Configure, name: Name
 ) -> None:
     with pytest.raises(DataTooLarge) as caught:
@@ -256,7 +256,7 @@ def test_unreachable_deployment_raises_after_the_timeout_and_then_at_once(config
     assert time.monotonic() - began - waited < 0.2
 
 
-# -- failures on the way -----------------------------------------------------------------------------------------------
+# -- network failures --------------------------------------------------------------------------------------------------
 
 
 class Gateway(ThreadingHTTPServer):

@@ -28,7 +28,7 @@ export function authenticator(command) {
   return ({ socketId }, callback) => callback(null, backend.authenticateUser(socketId, command.user));
 }
 
-// What a test is told of a result: of an answer its status and body, of a webhook what the SDK makes of it.
+// A result as JSON for the test: the status and body of a response, or the SDK's verdict and events of a webhook.
 async function plain(result) {
   if (typeof result?.isValid === "function") return { valid: result.isValid(), events: result.getEvents() };
   if (typeof result?.json === "function") return { status: result.status, body: await result.json() };

@@ -29,7 +29,7 @@ class Engine:
     kept: dict[str, list[interface.Entry]] = field(default_factory=dict)  # the oldest first, with offsets from 1
     epoch: str = "e"
     down: str = ""  # the reason why nothing can be asked or published
-    broken: bool = False  # a fault that nobody foresaw
+    broken: bool = False  # an unexpected exception
 
     async def ask(self, query: Callable[[Any], Any]) -> Any:
         return query(self)

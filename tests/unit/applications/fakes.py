@@ -42,7 +42,7 @@ class Closed(NamedTuple):
 
 
 class Hub:
-    """Follows a Log; notes whose connections it was told to close."""
+    """Follows a Log and records the applications whose connections are closed."""
 
     def __init__(self, log: Log) -> None:
         self.closed: list[Closed] = []

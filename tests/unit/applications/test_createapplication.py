@@ -31,7 +31,7 @@ def refusal(*arguments: str) -> str:
     return message
 
 
-def test_it_prints_the_credentials_as_shell_lines_and_nothing_else() -> None:
+def test_output_is_the_credentials_as_shell_lines_only() -> None:
     printed = create("Shop")
     application = Application.objects.get()
     assert printed == {
@@ -41,7 +41,7 @@ def test_it_prints_the_credentials_as_shell_lines_and_nothing_else() -> None:
     }
 
 
-def test_it_takes_what_is_given() -> None:
+def test_options_set_the_fields() -> None:
     create(
         *("Shop", "--id", "42", "--key", "k", "--secret", "a$b", "--client-events"),
         *("--max-connections", "7", "--max-event-bytes", "2048", "--disabled"),
@@ -56,7 +56,7 @@ def test_it_takes_what_is_given() -> None:
     assert not application.enabled
 
 
-def test_it_takes_several_webhooks(log: fakes.Log) -> None:
+def test_webhook_option_can_be_repeated(log: fakes.Log) -> None:
     create("Shop", "--id", "42", "--webhook", "https://example.com/a", "--webhook", "http://example.org:8080/b")
     urls = [endpoint.url for endpoint in Application.objects.get().webhooks.all()]
     assert urls == ["https://example.com/a", "http://example.org:8080/b"]
@@ -64,7 +64,7 @@ def test_it_takes_several_webhooks(log: fakes.Log) -> None:
     assert log.writes == 1
 
 
-def test_the_rules_of_channels_are_given_by_pattern(log: fakes.Log) -> None:
+def test_channel_rules_are_given_by_pattern(log: fakes.Log) -> None:
     create(
         *("Shop", "--id", "42"),
         *("--history", "orders-*=200000,86400", "--history", "a=b,c-*=100, 60", "--history", "*=10,5"),
@@ -81,11 +81,11 @@ def test_the_rules_of_channels_are_given_by_pattern(log: fakes.Log) -> None:
     assert log.writes == 1
 
 
-def test_a_secret_that_a_shell_would_change_is_quoted() -> None:
+def test_secret_with_special_characters_is_quoted_for_the_shell() -> None:
     assert create("Shop", "--secret", "a$b")["FANFARE_APP_SECRET"] == "'a$b'"
 
 
-def test_a_running_server_is_told(log: fakes.Log) -> None:
+def test_new_application_is_announced_to_running_workers(log: fakes.Log) -> None:
     create("Shop", "--id", "42")
     assert log.announced == ["42"]
 
@@ -135,13 +135,13 @@ def test_a_running_server_is_told(log: fakes.Log) -> None:
         ([""], "NAME: This field cannot be blank."),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_sentence(arguments: list[str], sentence: str) -> None:
+def test_invalid_option_is_refused_in_one_sentence(arguments: list[str], sentence: str) -> None:
     create("Shop", "--id", "42", "--key", "taken")
     assert refusal(*arguments) == sentence
     assert Application.objects.count() == 1
 
 
-def test_a_database_that_is_not_migrated_is_one_sentence() -> None:
+def test_database_without_migrations_is_refused_in_one_sentence() -> None:
     call_command("migrate", "fanfare", "zero", verbosity=0)
     try:
         assert refusal("Shop") == "The database is not migrated: run `python manage.py migrate`."

@@ -36,17 +36,17 @@ def parsed(text: str) -> list[Application]:
 
 class TestReading:
     @pytest.mark.parametrize("text", ["", "  \n", "[]"])
-    def test_nothing_declares_nothing(self, text: str) -> None:
+    def test_empty_text_declares_no_application(self, text: str) -> None:
         assert declarations.parse(text) == []
 
-    def test_the_compact_form_has_id_key_secret_and_maybe_a_name(self) -> None:
+    def test_compact_form_has_id_key_secret_and_optionally_a_name(self) -> None:
         first, second = parsed(" 1:key1:secret1 ,\n 2:key2:secret2:The shop: north,")
         assert (first.app_id, first.key, first.secret, first.name) == ("1", "key1", "secret1", "Application 1")
         assert (second.app_id, second.name) == ("2", "The shop: north")
         assert first.enabled
         assert not first.client_events
 
-    def test_the_json_form_takes_every_setting(self) -> None:
+    def test_json_form_takes_every_setting(self) -> None:
         (application,) = parsed(
             json.dumps(
                 [
@@ -74,7 +74,7 @@ class TestReading:
         assert (application.authorization_timeout, application.cache_seconds) == (30, 60)
         assert (application.previous_secret, application.previous_secret_until) == ("secret0", None)
 
-    def test_a_webhook_is_a_url_or_an_object(self) -> None:
+    def test_webhook_is_a_url_or_an_object(self) -> None:
         told = {
             "url": "https://example.org/",
             "events": ["cache_miss"],
@@ -95,7 +95,7 @@ class TestReading:
         assert second.headers == {"Authorization": "Bearer abc"}
         assert (second.enabled, second.batching) == (False, True)
 
-    def test_a_rule_has_a_pattern_and_a_history(self) -> None:
+    def test_rule_has_a_pattern_and_a_history(self) -> None:
         short = {"pattern": "*", "history_size": 10, "history_seconds": 60}
         whole = {
             "pattern": "orders-*",
@@ -179,10 +179,10 @@ class TestReading:
             ("1:key", "entry 1 is not id:key:secret or id:key:secret:name."),
         ],
     )
-    def test_a_mistake_is_named_by_entry_and_field(self, value: object, sentence: str) -> None:
+    def test_error_names_the_entry_and_the_field(self, value: object, sentence: str) -> None:
         assert refusal(value) == f"FANFARE_APPS: {sentence}"
 
-    def test_an_unknown_field_is_answered_with_the_known_ones(self) -> None:
+    def test_error_for_an_unknown_field_lists_the_fields(self) -> None:
         message = refusal([entry(max_conections=5)])
         assert "there is no field 'max_conections'" in message
         assert "max_connections" in message
@@ -205,31 +205,31 @@ class TestReading:
     def test_no_message_shows_a_secret(self, value: object) -> None:
         assert "hunter2" not in refusal(value)
 
-    def test_a_mistake_stops_the_system_check(self, settings: Settings) -> None:
+    def test_invalid_text_fails_the_system_check(self, settings: Settings) -> None:
         settings.FANFARE = {"APPS": "1:key"}
         with pytest.raises(SystemCheckError, match=r"fanfare\.E003.*entry 1 is not id:key:secret"):
             call_command("check")
 
-    def test_a_mistake_is_a_wrong_configuration(self) -> None:
+    def test_declaration_error_is_improperly_configured(self) -> None:
         assert issubclass(errors.DeclarationError, ImproperlyConfigured)
 
 
 @pytest.mark.django_db(transaction=True)
 class TestWriting:
-    def test_what_is_declared_is_there_afterwards(self) -> None:
+    def test_declared_applications_are_created(self) -> None:
         declared.sync(declarations.parse("1:key1:secret1:Shop"))
         application = Application.objects.get()
         assert (application.app_id, application.key, application.secret) == ("1", "key1", "secret1")
         assert application.declared
 
-    def test_a_second_time_nothing_is_written(self, log: fakes.Log) -> None:
+    def test_second_sync_writes_nothing(self, log: fakes.Log) -> None:
         declared.sync(declarations.parse("1:key1:secret1"))
         generation, announced = Generation.current(), len(log.announced)
         declared.sync(declarations.parse("1:key1:secret1"))
         assert Generation.current() == generation
         assert len(log.announced) == announced
 
-    def test_a_changed_declaration_changes_the_row(self) -> None:
+    def test_changed_declaration_updates_the_row(self) -> None:
         declared.sync(declarations.parse(json.dumps(entry(client_events=True, max_connections=5))))
         row = Application.objects.get()
         declared.sync(declarations.parse(json.dumps(entry(secret="another"))))
@@ -237,7 +237,7 @@ class TestWriting:
         assert changed.pk == row.pk
         assert (changed.secret, changed.client_events, changed.max_connections) == ("another", False, None)
 
-    def test_the_webhooks_follow_and_one_whose_url_stays_keeps_its_row(self) -> None:
+    def test_webhook_with_an_unchanged_url_keeps_its_row(self) -> None:
         def declare(*webhooks: object) -> dict[str, WebhookEndpoint]:
             declared.sync(declarations.parse(json.dumps(entry(webhooks=webhooks))))
             return {endpoint.url: endpoint for endpoint in WebhookEndpoint.objects.all()}
@@ -249,14 +249,14 @@ class TestWriting:
         assert second["https://b.example"].batching
         assert declare() == {}
 
-    def test_the_order_of_the_webhooks_changes_nothing(self) -> None:
+    def test_order_of_the_webhooks_does_not_matter(self) -> None:
         urls = ["https://a.example", "https://b.example"]
         declared.sync(declarations.parse(json.dumps(entry(webhooks=urls))))
         generation = Generation.current()
         declared.sync(declarations.parse(json.dumps(entry(webhooks=urls[::-1]))))
         assert Generation.current() == generation
 
-    def test_the_rules_follow_and_their_order_too(self) -> None:
+    def test_rules_and_their_order_follow_the_declaration(self) -> None:
         def declare(*patterns: str) -> list[str]:
             rules = [{"pattern": pattern, "history_size": 1, "history_seconds": 1} for pattern in patterns]
             declared.sync(declarations.parse(json.dumps(entry(rules=rules))))
@@ -269,14 +269,14 @@ class TestWriting:
         assert declare("c", "d", "a") == ["c", "d", "a"]
         assert declare() == []
 
-    def test_a_declaration_ends_the_grace_period_of_a_rotation_elsewhere(self) -> None:
+    def test_declaration_ends_the_grace_period_of_an_earlier_rotation(self) -> None:
         row = Application.objects.create(name="By hand", app_id="1")
         rotation.rotate_secret(row)
         declared.sync(declarations.parse(json.dumps(entry(previous_secret="secret0"))))
         row.refresh_from_db()
         assert (row.previous_secret, row.previous_secret_until) == ("secret0", None)
 
-    def test_what_is_not_declared_any_more_is_disabled_and_not_deleted(self) -> None:
+    def test_application_removed_from_the_declaration_is_disabled_and_not_deleted(self) -> None:
         declared.sync(declarations.parse("1:key1:secret1,2:key2:secret2"))
         declared.sync(declarations.parse("2:key2:secret2"))
         retired = Application.objects.get(app_id="1")
@@ -284,21 +284,21 @@ class TestWriting:
         assert not retired.declared
         assert Application.objects.get(app_id="2").enabled
 
-    def test_a_retired_application_belongs_to_the_admin_from_then_on(self) -> None:
+    def test_application_removed_from_the_declaration_can_be_edited_in_the_admin(self) -> None:
         declared.sync(declarations.parse("1:key1:secret1"))
         declared.sync([])
         Application.objects.update(enabled=True)
         declared.sync([])
         assert Application.objects.get().enabled
 
-    def test_an_application_with_a_declared_id_is_taken_over(self) -> None:
+    def test_declaration_takes_over_an_application_with_its_id(self) -> None:
         Application.objects.create(name="By hand", app_id="1", enabled=False)
         declared.sync(declarations.parse("1:key1:secret1:Declared"))
         application = Application.objects.get()
         assert (application.name, application.enabled, application.declared) == ("Declared", True, True)
 
     @pytest.mark.parametrize("column", ["key", "name"])
-    def test_a_key_or_name_of_an_application_made_by_hand_is_a_conflict(self, column: str) -> None:
+    def test_key_or_name_of_an_undeclared_application_is_a_conflict(self, column: str) -> None:
         Application.objects.create(app_id="9", **{"name": "By hand", column: "taken"})
         with pytest.raises(errors.DeclarationError, match=rf"id 1 has the same {column} as application 9"):
             declared.sync(declarations.parse(json.dumps(entry(**{column: "taken"}))))
@@ -312,13 +312,13 @@ class TestWriting:
             ("2", "a", "First"),
         ]
 
-    def test_a_new_id_can_take_the_key_of_the_one_that_it_replaces(self) -> None:
+    def test_new_application_can_take_the_key_of_a_removed_one(self) -> None:
         declared.sync(declarations.parse("1:key:s:Shop"))
         declared.sync(declarations.parse("2:key:s:Shop"))
         assert Application.objects.get(key="key", name="Shop").app_id == "2"
         assert not Application.objects.get(app_id="1").enabled
 
-    def test_workers_that_start_together_do_it_once(self) -> None:
+    def test_workers_that_start_together_write_once(self) -> None:
         workers = 4
         together = threading.Barrier(workers)
 

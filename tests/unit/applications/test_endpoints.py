@@ -23,7 +23,7 @@ class TestUrls:
             "https://[2606:2800:220:1:248:1893:25c8:1946]:8443/",
         ],
     )
-    def test_an_address_of_the_internet_or_a_name_is_good(self, url: str) -> None:
+    def test_public_addresses_and_host_names_are_valid(self, url: str) -> None:
         assert endpoints.url_fault(url, allow_private=False) is None
 
     @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ class TestUrls:
             ("https://256.1.1.1/", "IPv4 address of four decimal numbers"),
         ],
     )
-    def test_what_is_wrong_is_one_sentence(self, url: str, part: str) -> None:
+    def test_invalid_url_is_explained_in_one_sentence(self, url: str, part: str) -> None:
         fault = endpoints.url_fault(url, allow_private=True)
         assert fault is not None
         assert part in fault
@@ -70,14 +70,14 @@ class TestUrls:
             "http://app.localhost/",
         ],
     )
-    def test_an_address_inside_the_network_needs_the_setting(self, url: str, settings: Settings) -> None:
+    def test_private_address_needs_the_setting(self, url: str, settings: Settings) -> None:
         endpoint = WebhookEndpoint(url=url)
         settings.FANFARE = {"WEBHOOKS_ALLOW_PRIVATE": False}
         assert "FANFARE_WEBHOOKS_ALLOW_PRIVATE=1" in endpoint.problems()["url"]
         settings.FANFARE = {"WEBHOOKS_ALLOW_PRIVATE": True}
         assert endpoint.problems() == {}
 
-    def test_one_that_is_too_long_is_told_both_numbers(self) -> None:
+    def test_error_for_a_long_url_has_both_numbers(self) -> None:
         problem = WebhookEndpoint(url="https://example.com/" + "a" * 2_000).problems()["url"]
         assert "2000" in problem
         assert "2020" in problem
@@ -85,31 +85,31 @@ class TestUrls:
 
 class TestEventTypes:
     @pytest.mark.parametrize("value", [[], ["cache_miss"], list(registry.WEBHOOK_EVENTS)])
-    def test_any_of_the_seven_can_be_chosen(self, value: list[str]) -> None:
+    def test_each_event_type_is_valid(self, value: list[str]) -> None:
         assert endpoints.event_types_fault(value) is None
 
     @pytest.mark.parametrize("value", ["cache_miss", {}, None, [1], ["cache_hit"]])
-    def test_anything_else_is_refused(self, value: object) -> None:
+    def test_other_values_are_refused(self, value: object) -> None:
         assert endpoints.event_types_fault(value)
 
-    def test_an_unknown_one_is_answered_with_the_known_ones(self) -> None:
+    def test_error_for_an_unknown_event_type_lists_the_event_types(self) -> None:
         fault = endpoints.event_types_fault(["cache_hit"]) or ""
         assert all(name in fault for name in ("'cache_hit'", *registry.WEBHOOK_EVENTS))
 
 
 class TestChannelPrefixes:
     @pytest.mark.parametrize("prefix", ["", "private-", "#server-to-user-", "a_=@,.;"])
-    def test_what_a_channel_can_start_with_is_good(self, prefix: str) -> None:
+    def test_start_of_a_channel_name_is_a_valid_prefix(self, prefix: str) -> None:
         assert endpoints.channel_prefix_fault(prefix) is None
 
     @pytest.mark.parametrize("prefix", [" ", "private *", "ä", "a/b"])
-    def test_what_no_channel_starts_with_is_refused(self, prefix: str) -> None:
+    def test_prefix_of_no_channel_name_is_refused(self, prefix: str) -> None:
         assert endpoints.channel_prefix_fault(prefix)
 
 
 class TestHeaders:
     @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer a b"}, {"x-a": "1", "x-b": "2\t3"}])
-    def test_ordinary_ones_are_good(self, headers: dict[str, str]) -> None:
+    def test_ordinary_headers_are_valid(self, headers: dict[str, str]) -> None:
         assert endpoints.headers_fault(headers) is None
 
     @pytest.mark.parametrize(
@@ -136,5 +136,5 @@ class TestHeaders:
             ({"A": "x" * 4097}, "4097 characters; at most 4096"),
         ],
     )
-    def test_what_would_break_the_request_is_refused(self, headers: object, part: str) -> None:
+    def test_header_that_would_break_the_request_is_refused(self, headers: object, part: str) -> None:
         assert part in (endpoints.headers_fault(headers) or "")

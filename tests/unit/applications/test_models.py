@@ -24,7 +24,7 @@ def problem(column: str, **values: object) -> str:
 
 
 class TestValues:
-    def test_a_name_is_enough(self) -> None:
+    def test_application_needs_only_a_name(self) -> None:
         application = Application(name="Shop")
         application.full_clean()
         application.save()
@@ -33,34 +33,34 @@ class TestValues:
         assert credentials.ID.match(application.app_id)
         assert len(application.key) == len(application.secret) == 20
 
-    def test_generated_ids_fit_in_a_small_integer_of_any_sdk(self) -> None:
+    def test_generated_ids_fit_in_32_bits(self) -> None:
         assert all(10**8 <= int(credentials.generate_id()) < 2**31 for _ in range(1000))
 
     @pytest.mark.parametrize("app_id", ["", "0", "042", "1" * 16, "12a", "-1", "1\n"])
-    def test_an_id_is_a_number_that_survives_a_double(self, app_id: str) -> None:
+    def test_id_is_a_number_that_is_exact_as_a_double(self, app_id: str) -> None:
         assert problem("app_id", app_id=app_id)
 
     @pytest.mark.parametrize("key", ["", "a/b", "a:b", "a b", "..", "é", "k" * 65])
-    def test_a_key_fits_into_a_path_and_before_a_colon(self, key: str) -> None:
+    def test_key_has_no_slash_and_no_colon(self, key: str) -> None:
         assert problem("key", key=key)
 
     @pytest.mark.parametrize("secret", ["", "with space", "line\nbreak", "geheimé", "x" * 129])
-    def test_a_bad_secret_is_refused_without_being_shown(self, secret: str) -> None:
+    def test_invalid_secret_is_refused_and_not_shown(self, secret: str) -> None:
         message = problem("secret", secret=secret)
         assert not secret or secret not in message
 
     @pytest.mark.parametrize(("column", "field"), [("app_id", "id"), ("key", "key"), ("name", "name")])
-    def test_id_key_and_name_belong_to_one_application(self, column: str, field: str) -> None:
+    def test_id_key_and_name_are_unique(self, column: str, field: str) -> None:
         first = Application.objects.create(name="First")
         assert problem(column, **{column: getattr(first, column)}) == f"Another application has this {field}."
 
-    def test_a_bad_origin_is_named(self) -> None:
+    def test_error_names_the_invalid_origin(self) -> None:
         message = problem("allowed_origins", allowed_origins="https://good.example\nhttps://bad.example/path")
         assert "'https://bad.example/path'" in message
 
 
 class TestLimits:
-    def test_every_limit_of_the_registry_has_a_column_and_bounds_around_its_default(self) -> None:
+    def test_each_limit_has_a_column_and_bounds_around_its_default(self) -> None:
         columns = {field.name for field in Application._meta.get_fields()}
         assert set(limits.BOUNDS) == {*limits.NAMES, *limits.DURATIONS} <= columns
         for name, (least, most) in limits.BOUNDS.items():
@@ -68,26 +68,26 @@ class TestLimits:
             assert default is None or least <= default <= most
 
     @pytest.mark.parametrize("name", limits.BOUNDS)
-    def test_a_limit_out_of_bounds_is_refused_with_both_numbers(self, name: str) -> None:
+    def test_error_for_a_limit_out_of_bounds_has_both_numbers(self, name: str) -> None:
         least, most = limits.BOUNDS[name]
         assert problem(name, **{name: most + 1}) == f"{most + 1} is more than {most}, the most that is allowed."
         assert problem(name, **{name: least - 1}) == f"{least - 1} is less than {least}, the least that is allowed."
 
-    def test_every_number_of_a_rule_has_bounds_around_its_default(self) -> None:
+    def test_each_number_of_a_rule_has_bounds_around_its_default(self) -> None:
         columns = {field.name for field in ChannelRule._meta.get_fields()}
         numbers = {field.name for field in dataclasses.fields(rules.Rule)} - {"pattern", "client_events"}
         assert set(limits.RULE_BOUNDS) == set(limits.RULE_DEFAULTS) == numbers <= columns
         for name, (least, most) in limits.RULE_BOUNDS.items():
             assert least <= limits.RULE_DEFAULTS[name] <= most
 
-    def test_a_limit_that_nobody_chose_stays_empty(self) -> None:
+    def test_limit_that_was_not_set_is_null(self) -> None:
         application = Application.objects.create(name="Shop")
         application.refresh_from_db()
         assert all(getattr(application, name) is None for name in limits.BOUNDS)
 
 
 class TestChanges:
-    def test_each_way_to_change_applications_raises_the_generation_and_announces_them(self, log: fakes.Log) -> None:
+    def test_each_write_to_applications_raises_the_generation_and_announces_them(self, log: fakes.Log) -> None:
         def check(*announced: str) -> None:
             nonlocal generation
             now = Generation.current()
@@ -117,7 +117,7 @@ class TestChanges:
         Application.objects.filter(enabled=False).delete()
         check("2", "3")
 
-    def test_each_way_to_change_webhooks_announces_their_application(self, log: fakes.Log) -> None:
+    def test_each_write_to_webhooks_announces_their_application(self, log: fakes.Log) -> None:
         def check() -> None:
             nonlocal generation
             now = Generation.current()
@@ -150,7 +150,7 @@ class TestChanges:
         WebhookEndpoint.objects.all().delete()
         check()
 
-    def test_each_way_to_change_rules_announces_their_application(self, log: fakes.Log) -> None:
+    def test_each_write_to_rules_announces_their_application(self, log: fakes.Log) -> None:
         def check() -> None:
             nonlocal generation
             now = Generation.current()
@@ -177,7 +177,7 @@ class TestChanges:
         ChannelRule.objects.all().delete()
         check()
 
-    def test_a_fixture_may_bring_a_webhook_before_its_application(self, log: fakes.Log) -> None:
+    def test_fixture_may_contain_a_webhook_before_its_application(self, log: fakes.Log) -> None:
         application = Application.objects.create(name="Shop", app_id="7")
         text = serializers.serialize("json", [application.webhooks.create(url="https://a.example"), application])
         Application.objects.all().delete()
@@ -188,13 +188,13 @@ class TestChanges:
         assert log.announced == ["7"]
         assert Application.objects.get().webhooks.count() == 1
 
-    def test_a_deleted_application_takes_its_webhooks_along(self) -> None:
+    def test_webhooks_are_deleted_with_their_application(self) -> None:
         application = Application.objects.create(name="Shop")
         application.webhooks.create(url="https://a.example")
         application.delete()
         assert not WebhookEndpoint.objects.exists()
 
-    def test_a_loaded_fixture_is_a_change_too(self, log: fakes.Log) -> None:
+    def test_loaded_fixture_is_announced(self, log: fakes.Log) -> None:
         text = serializers.serialize("json", [Application.objects.create(name="Shop", app_id="7")])
         Application.objects.all().delete()
         log.publications.clear()
@@ -205,14 +205,14 @@ class TestChanges:
         assert Generation.current() != before
         assert log.announced == ["7"]
 
-    def test_the_entry_of_the_log_is_a_command_to_every_worker(self, log: fakes.Log) -> None:
+    def test_announcement_is_a_control_entry(self, log: fakes.Log) -> None:
         Application.objects.create(name="Shop", app_id="42")
         (publication,) = log.publications
         assert publication.channel == "application.changed"
         assert publication.body == b"42"
         assert publication.kind.name == "CONTROL"
 
-    def test_a_transaction_announces_once_and_after_its_commit(self, log: fakes.Log) -> None:
+    def test_transaction_announces_once_after_its_commit(self, log: fakes.Log) -> None:
         with transaction.atomic():
             application = Application.objects.create(name="Shop", app_id="1")
             Application.objects.create(name="Other", app_id="2")
@@ -221,7 +221,7 @@ class TestChanges:
         assert log.announced == ["1", "2"]
         assert log.writes == 1
 
-    def test_a_rollback_leaves_the_generation_as_it_was(self, log: fakes.Log) -> None:
+    def test_rollback_does_not_change_the_generation(self, log: fakes.Log) -> None:
         Application.objects.create(name="Shop")
         before, announced = Generation.current(), len(log.announced)
 
@@ -235,7 +235,7 @@ class TestChanges:
         assert Generation.current() == before
         assert len(log.announced) == announced
 
-    def test_a_log_that_is_down_costs_a_warning_and_not_the_change(
+    def test_failing_log_is_a_warning_and_the_change_is_kept(
         self, log: fakes.Log, caplog: pytest.LogCaptureFixture
     ) -> None:
         log.is_down = True
@@ -244,7 +244,7 @@ class TestChanges:
         assert Application.objects.filter(app_id="1").exists()
         assert "the disk is full" in caplog.text
 
-    def test_an_emptied_table_does_not_repeat_a_generation(self) -> None:
+    def test_generation_does_not_repeat_after_its_table_was_emptied(self) -> None:
         Application.objects.create(name="Shop")
         before = Generation.current()
         Generation.objects.all().delete()

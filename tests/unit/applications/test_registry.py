@@ -5,7 +5,7 @@ import pytest
 from fanfare.applications.registry import WEBHOOK_EVENTS, Application, Registry, Webhook
 
 
-def test_an_application_is_found_by_id_and_by_key() -> None:
+def test_application_is_found_by_id_and_by_key() -> None:
     applications = Registry()
     shop = Application("1", "key", "secret")
     applications.put(shop)
@@ -13,7 +13,7 @@ def test_an_application_is_found_by_id_and_by_key() -> None:
     assert applications.by_id("key") is None
 
 
-def test_a_replaced_key_is_forgotten() -> None:
+def test_replaced_key_is_unknown() -> None:
     applications = Registry()
     applications.put(Application("1", "old", "secret"))
     applications.put(Application("1", "new", "secret"))
@@ -35,11 +35,11 @@ def test_two_applications_can_exchange_their_keys() -> None:
     assert applications.by_key("a") is applications.by_key("b") is None
 
 
-def test_the_secret_is_not_in_the_representation() -> None:
+def test_secret_is_not_in_the_repr() -> None:
     assert "hunter2" not in repr(Application("1", "key", "hunter2", previous_secret="hunter2"))
 
 
-def test_a_webhook_headers_are_not_in_the_representation() -> None:
+def test_webhook_headers_are_not_in_the_repr() -> None:
     assert "hunter2" not in repr(Webhook(1, "https://example.com/", headers=(("Authorization", "hunter2"),)))
 
 
@@ -54,5 +54,5 @@ def test_a_webhook_headers_are_not_in_the_representation() -> None:
         (Webhook(1, "u", channel_prefix="private-"), False),
     ],
 )
-def test_a_webhook_wants_what_its_filters_let_through(webhook: Webhook, wanted: bool) -> None:
+def test_webhook_wants_the_events_that_match_its_filters(webhook: Webhook, wanted: bool) -> None:
     assert webhook.wants("cache_miss", "cache-prices") is wanted

@@ -18,7 +18,7 @@ def application() -> Application:
     return Application.objects.create(name="Shop", app_id="1", secret="first")
 
 
-def test_the_secret_is_replaced_and_the_key_is_not(application: Application, log: fakes.Log) -> None:
+def test_secret_is_replaced_and_the_key_is_not(application: Application, log: fakes.Log) -> None:
     key = application.key
     rotation.rotate_secret(application)
     application.refresh_from_db()
@@ -28,7 +28,7 @@ def test_the_secret_is_replaced_and_the_key_is_not(application: Application, log
     assert log.announced == ["1", "1"]
 
 
-def test_the_old_secret_works_for_the_grace_period(application: Application, settings: Settings) -> None:
+def test_old_secret_is_valid_during_the_grace_period(application: Application, settings: Settings) -> None:
     settings.FANFARE = {"SECRET_GRACE_SECONDS": 600}
     before = timezone.now()
     rotation.rotate_secret(application)
@@ -40,20 +40,20 @@ def test_the_old_secret_works_for_the_grace_period(application: Application, set
     assert before <= until - dt.timedelta(seconds=600) <= timezone.now()
 
 
-def test_after_the_grace_period_it_works_no_more(application: Application) -> None:
+def test_old_secret_is_refused_after_the_grace_period(application: Application) -> None:
     rotation.rotate_secret(application)
     application.previous_secret_until = timezone.now()
     assert not application.previous_secret_works
 
 
-def test_a_second_rotation_ends_the_secret_before_the_old_one(application: Application) -> None:
+def test_second_rotation_ends_the_secret_before_the_old_one(application: Application) -> None:
     rotation.rotate_secret(application)
     second = application.secret
     rotation.rotate_secret(application)
     assert application.previous_secret == second
 
 
-def test_of_two_rotations_at_once_the_second_makes_the_secret_of_the_first_the_old_one(
+def test_concurrent_rotations_keep_the_secret_of_the_first_as_the_old_one(
     application: Application,
 ) -> None:
     stale = Application.objects.get()
@@ -73,7 +73,7 @@ def test_without_a_grace_period_the_old_secret_is_refused_at_once(
     assert (application.previous_secret, application.previous_secret_until) == ("", None)
 
 
-def test_the_grace_period_can_be_ended(application: Application, log: fakes.Log) -> None:
+def test_grace_period_can_be_ended(application: Application, log: fakes.Log) -> None:
     rotation.rotate_secret(application)
     log.publications.clear()
     rotation.end_previous_secret(application)
@@ -82,7 +82,7 @@ def test_the_grace_period_can_be_ended(application: Application, log: fakes.Log)
     assert log.announced == ["1"]
 
 
-def test_the_secrets_of_a_declared_application_are_changed_where_they_are_declared() -> None:
+def test_secret_of_a_declared_application_cannot_be_rotated() -> None:
     application = Application.objects.create(
         name="Shop", app_id="1", secret="given", previous_secret="before", declared=True
     )

@@ -40,19 +40,19 @@ def fits(pattern: str, channel: str) -> bool:
         ("*", "#server-to-user-7", True),
     ],
 )
-def test_a_star_stands_for_any_characters_and_nothing_else_is_special(
+def test_star_matches_any_characters_and_no_other_character_is_special(
     pattern: str, channel: str, expected: bool
 ) -> None:
     assert fits(pattern, channel) is expected
 
 
 @given(pattern=st.text("ab*", max_size=8), channel=st.text("ab", max_size=12))
-def test_a_pattern_means_what_a_search_that_tries_everything_finds(pattern: str, channel: str) -> None:
+def test_pattern_matches_as_a_backtracking_search_does(pattern: str, channel: str) -> None:
     naive = re.compile(".*".join(re.escape(part) for part in pattern.split("*")))
     assert fits(pattern, channel) is bool(naive.fullmatch(channel))
 
 
-def test_no_name_that_a_client_chooses_makes_it_slow() -> None:
+def test_match_is_fast_for_any_name() -> None:
     pattern = "a".join("*" * rules.MOST_STARS) + "b"
     assert rules.pattern_fault(pattern) is None
     started = time.process_time()
@@ -60,7 +60,7 @@ def test_no_name_that_a_client_chooses_makes_it_slow() -> None:
     assert time.process_time() - started < 0.1  # giving up a place for a later one, it would take centuries
 
 
-def test_the_first_rule_that_fits_holds() -> None:
+def test_first_matching_rule_applies() -> None:
     first, second, third = rule("orders-1"), rule("orders-*"), rule("*")
     known = rules.Rules((first, second, third))
     for _ in range(2):  # the second time it is remembered
@@ -69,12 +69,12 @@ def test_the_first_rule_that_fits_holds() -> None:
         assert known.of("news") is third
 
 
-def test_a_channel_without_a_rule_keeps_nothing() -> None:
+def test_channel_without_a_rule_keeps_no_history() -> None:
     assert rules.Rules().of("news") is None
     assert not fits("orders-*", "news")
 
 
-def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_of_names_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rules, "REMEMBERED", 10)
     known = rules.Rules((rule("orders-*"),))
     for number in range(100):
@@ -83,22 +83,22 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("pattern", ["", "a b", "a#b", "é", "a\n", "*" * (rules.MOST_STARS + 1)])
-def test_a_pattern_that_fits_no_name_or_has_too_many_stars_is_refused(pattern: str) -> None:
+def test_pattern_that_matches_no_name_or_has_too_many_stars_is_refused(pattern: str) -> None:
     assert rules.pattern_fault(pattern)
 
 
 @pytest.mark.parametrize("pattern", ["orders", "*", "#server-to-user-*", "private-a_b=c@d,e.f;g-*"])
-def test_a_pattern_has_the_characters_of_names_and_stars(pattern: str) -> None:
+def test_pattern_has_the_characters_of_names_and_stars(pattern: str) -> None:
     assert rules.pattern_fault(pattern) is None
 
 
-def test_rules_that_say_the_same_are_equal() -> None:
+def test_rules_with_equal_fields_are_equal() -> None:
     """So that a worker sees whether anything changed."""
     assert rules.Rules((rule("a"),)) == rules.Rules((rule("a"),))
     assert rules.Rules((rule("a"), rule("b"))) != rules.Rules((rule("b"), rule("a")))
 
 
-def test_it_says_what_to_keep_and_what_to_give_back() -> None:
+def test_rule_gives_retention_and_recovery_bounds() -> None:
     whole = rules.Rule("*", 1_000, 60, 20, 30, max_replay_entries=500, max_replay_bytes=2_048)
     after = interface.Position("e", 7)
     assert whole.retention == interface.Retention(1_000, 60)

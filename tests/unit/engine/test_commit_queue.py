@@ -226,7 +226,7 @@ class Interrupting(transactions.WriteOp):
 
 
 def test_interrupted_publisher_does_not_block_others(publisher: engine.LocalEngine, tmp_path: Path) -> None:
-    """Its own group is refused, nothing of it is in the log, and nobody waits for its turn to end."""
+    """Its own group fails, none of it is in the log, and no other publisher waits for it."""
     publisher.append_blocking([event()])
     beside = appends.BlockingAppend([event(b"beside")])
     publisher._commits._pending.append(beside)

@@ -44,7 +44,7 @@ class TestConformance(conformance.Conformance):
     """All of it."""
 
 
-def test_before_the_first_worker_nobody_is_there(tmp_path: Path) -> None:
+def test_log_without_workers_has_no_channels_and_members(tmp_path: Path) -> None:
     here = engine.LocalEngine(tmp_path / "engine")
     with here.queries() as questions:
         assert questions.channels(APP) == {}
@@ -197,7 +197,7 @@ async def test_a_worker_that_is_only_late_is_not_told_of_a_gap(hire: conformance
 
 
 @pytest.mark.parametrize("remains", [("-wal", "-shm", ""), ("",)], ids=["all its files", "only the main file"])
-async def test_a_deleted_log_fences_everybody_and_one_new_log_follows(
+async def test_deleted_log_is_a_gap_for_all_workers_and_one_new_log_follows(
     tmp_path: Path, hire: conformance.Hire, remains: tuple[str, ...]
 ) -> None:
     one, two = await hire(), await hire()
@@ -418,12 +418,12 @@ def test_a_network_file_system_is_refused_by_name(tmp_path: Path, monkeypatch: p
         paths.LogPaths(tmp_path / "engine").prepare()
 
 
-def test_a_log_of_somebody_else_is_refused_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_of_another_user_is_refused_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(errors.EngineUnavailable, match="read-only"):
         paths.LogPaths(tmp_path).prepare()
-    somebody_else = os.geteuid() + 1
-    monkeypatch.setattr(os, "geteuid", lambda: somebody_else)
+    another_user = os.geteuid() + 1
+    monkeypatch.setattr(os, "geteuid", lambda: another_user)
     with pytest.raises(errors.EngineMisconfigured, match="run every worker as one user"):
         paths.LogPaths(tmp_path).prepare()
 

@@ -1,4 +1,4 @@
-"""A writer that remembers, and an engine that answers when it is told to."""
+"""A writer that records its frames, and an engine that answers when the test lets it."""
 
 from __future__ import annotations
 

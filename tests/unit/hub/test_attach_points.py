@@ -1,8 +1,8 @@
-"""A subscribe races with publications at every point where something else can come in between.
+"""A subscribe races with publications at every point where another step can run in between.
 
-The hub, the worker, the reader and the writer are the real ones, over a real log. Only what decides their order is
-replaced: the event loop runs one callback when it is told to, and the writer's thread is a call. So everything that can
-happen next is a choice, and all orders of choices are tried.
+The hub, the worker, the reader and the writer are real, over a real log. Only the scheduling is replaced: the event
+loop runs one callback at a time, when the test calls it, and the writer runs in the caller's thread. Every step is
+therefore a choice of the test, which tries all orders.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class StepLoop(asyncio.AbstractEventLoop):
 
 
 class StepWriter(commit_queue.CommitQueue):
-    """Writes one group when it is told to."""
+    """Writes one group when the test calls `step`."""
 
     def submit(self, operation: transactions.WriteOp) -> None:
         self._pending.append(operation)

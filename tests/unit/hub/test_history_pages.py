@@ -58,25 +58,25 @@ async def test_pages_hold_every_event_once_in_either_direction(log: interface.En
     assert await walk(log, 7, newest_first=True) == [[7, 6, 5, 4, 3, 2, 1]]
 
 
-async def test_an_event_is_told_as_subscribers_got_it(log: interface.Engine) -> None:
+async def test_event_is_returned_as_subscribers_got_it(log: interface.Engine) -> None:
     (position,) = await keep(log, 7)
     assert await history_pages.read(log, APP, CHANNEL, history_pages.Range()) == history_pages.Page(
         (history_pages.Event(1, "n", "7", None),), position
     )
 
 
-async def test_what_is_not_kept_any_more_shows_in_the_offsets(log: interface.Engine) -> None:
+async def test_trimmed_events_leave_a_gap_in_the_offsets(log: interface.Engine) -> None:
     first, *_ = await keep(log, *range(1, 8), size=3)
     page = await history_pages.read(log, APP, CHANNEL, history_pages.Range(after=first, newest_first=False))
     assert [event.offset for event in page.events] == [5, 6, 7]
 
 
-async def test_a_channel_that_kept_nothing_has_no_position(log: interface.Engine) -> None:
+async def test_channel_without_history_has_no_position(log: interface.Engine) -> None:
     assert await history_pages.read(log, APP, CHANNEL, history_pages.Range()) == history_pages.Page((), None)
 
 
 @pytest.mark.parametrize("end", ["after", "before"])
-async def test_a_position_of_another_stream_is_said_and_nothing_is_shown(log: interface.Engine, end: str) -> None:
+async def test_position_of_another_epoch_is_reported_with_an_empty_page(log: interface.Engine, end: str) -> None:
     (position,) = await keep(log, 1)
     other = history_pages.Range(**{end: interface.Position("other", 0)})
     assert await history_pages.read(log, APP, CHANNEL, other) == history_pages.Page(

@@ -89,7 +89,7 @@ SERVERS = {
 
 
 @pytest.mark.parametrize("options", SERVERS.values(), ids=SERVERS)
-async def test_what_is_written_arrives_in_order_and_the_close_after_it(options: dict[str, Any]) -> None:
+async def test_frames_arrive_in_order_and_before_the_close(options: dict[str, Any]) -> None:
     app = Accepting()
     async with served(app, **options) as url, connect(url) as client:
         writer = await app.writer
@@ -269,7 +269,7 @@ CHOICES: dict[str, tuple[list[str], dict[str, str], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("arguments", "environment", "options", "chosen"), CHOICES.values(), ids=CHOICES)
-def test_our_class_takes_the_sockets_unless_somebody_has_decided(
+def test_fanfares_class_is_used_unless_another_is_configured(
     monkeypatch: pytest.MonkeyPatch,
     arguments: list[str],
     environment: dict[str, str],

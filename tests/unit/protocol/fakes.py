@@ -366,7 +366,7 @@ class Engine(interface.Engine):
         raise AssertionError("not used by a worker")
 
     def present(self) -> dict[tuple[str, str], str]:
-        """Who is a member: user ids by channel and socket id."""
+        """The members: user ids by channel and socket id."""
         return {
             (channel, socket_id): member.user_id
             for channel, present in self._present.items()
@@ -374,7 +374,7 @@ class Engine(interface.Engine):
         }
 
     def subscribers(self) -> dict[str, int]:
-        """How many there are, by channel, where there are any."""
+        """The number of subscribers of each channel that has any."""
         return {channel: count for (_, channel), count in self._subscribers.items() if count}
 
     def members(self, channel: str) -> list[interface.Member]:

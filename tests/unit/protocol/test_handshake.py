@@ -1,4 +1,4 @@
-"""Who may connect: path, key, protocol version, origin."""
+"""The handshake's checks: path, key, protocol version, origin."""
 
 from __future__ import annotations
 
@@ -89,13 +89,13 @@ def test_another_protocol_is_refused(version: bytes, code: int) -> None:
     assert refusal(query=b"protocol=" + version).code == code
 
 
-def test_what_a_client_says_of_itself_is_kept_and_shortened() -> None:
+def test_client_name_and_version_are_kept_and_truncated() -> None:
     client = accept(query=b"client=js&version=" + b"8" * 100).client
     assert client == ("js", "8" * 40, "", "192.0.2.7")
     assert accept().client[:2] == ("", "")
 
 
-def test_a_page_of_another_origin_is_refused_with_4009() -> None:
+def test_page_of_another_origin_is_refused_with_4009() -> None:
     app = fakes.application(allowed_origins=("https://example.com",))
     accept(app, origin="https://example.com")
     accept(app, origin=None)

@@ -103,9 +103,9 @@ class Page:
         return [orjson.loads(body)["n"] for body in self.writer.bodies if body.startswith(b'{"n"')]
 
     def failures(self) -> list[tuple[str, str]]:
-        """The channels and reasons of what the page is told to have lost."""
-        told = [orjson.loads(body) for body in self.writer.bodies if b"pusher:resume_failed" in body]
-        return [(frame["channel"], orjson.loads(frame["data"])["reason"]) for frame in told]
+        """The channels and reasons of the `pusher:resume_failed` frames."""
+        frames = [orjson.loads(body) for body in self.writer.bodies if b"pusher:resume_failed" in body]
+        return [(frame["channel"], orjson.loads(frame["data"])["reason"]) for frame in frames]
 
     def seen(self, channel: str = "kept") -> int:
         """The acknowledged offset."""

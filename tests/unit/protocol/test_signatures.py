@@ -49,20 +49,20 @@ def test_auth_strings_are_the_key_and_the_signature() -> None:
     assert signatures.user_auth(KEY, SECRET, SOCKET_ID, '{"id":"12345"}') == f"{KEY}:{USER}"
 
 
-def test_what_the_vendors_own_library_signs_is_accepted() -> None:
+def test_signatures_of_the_vendors_library_are_accepted() -> None:
     client = pusher.Pusher(app_id="3", key=KEY, secret=SECRET)
     check(client.authenticate("private-foobar", SOCKET_ID)["auth"], "private-foobar")
     answer = client.authenticate("presence-foobar", SOCKET_ID, {"user_id": "1", "user_info": {"name": "Ünïcödé"}})
     check(answer["auth"], "presence-foobar", answer["channel_data"])
 
 
-def test_a_private_channel_may_have_channel_data_signed_or_not() -> None:
+def test_channel_data_of_a_private_channel_may_be_signed() -> None:
     for signed in (CHANNEL_DATA, None):
         auth = signatures.subscription_auth(KEY, SECRET, SOCKET_ID, "private-foobar", signed)
         check(auth, "private-foobar", CHANNEL_DATA)
 
 
-def test_a_presence_channel_must_have_its_channel_data_signed() -> None:
+def test_channel_data_of_a_presence_channel_must_be_signed() -> None:
     with pytest.raises(refusals.Unauthorized):
         check(signatures.subscription_auth(KEY, SECRET, SOCKET_ID, "presence-foobar"), "presence-foobar", CHANNEL_DATA)
 
