@@ -23,7 +23,7 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import Resolver404, resolve
 
 from fanfare import conf
-from fanfare.runtime import text
+from fanfare.runtime import addresses, text
 from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.runtime.token_bucket import TokenBucket
 
@@ -116,12 +116,9 @@ def _address(request: HttpRequest) -> str:
 
 def _network(address: str) -> str:
     """The address, or the /64 network of an IPv6 one: a client has a whole network of them."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
+    parsed = addresses.parse(address)
+    if parsed is None:
         return address
     if isinstance(parsed, ipaddress.IPv4Address):
         return str(parsed)
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
     return str(ipaddress.ip_network((parsed, 64), strict=False))

@@ -6,12 +6,12 @@ token in them.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from typing import Any
 from urllib import parse
 
-from fanfare.applications import addresses, registry
+from fanfare.applications import registry
+from fanfare.runtime import addresses
 
 MOST_URL = 2_000  # characters; what servers and proxies take without a setting
 MOST_HEADERS = 20
@@ -114,10 +114,7 @@ def headers_fault(value: Any) -> str | None:
 
 
 def _host_fault(host: str, *, allow_private: bool) -> str | None:
-    try:
-        address: addresses.Address | None = ipaddress.ip_address(host)
-    except ValueError:
-        address = None
+    address = addresses.parse(host)
     if address is None:
         if not _HOST.fullmatch(host):
             return "The URL's host is not a name."

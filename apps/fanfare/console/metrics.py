@@ -6,7 +6,6 @@ user or a socket never becomes one.
 
 from __future__ import annotations
 
-import ipaddress
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -16,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from fanfare.console import reports
+from fanfare.runtime import addresses
 
 FORWARDED: Final = (b"forwarded", b"x-forwarded-")  # a request with such a header came through a proxy
 
@@ -176,10 +176,8 @@ def may_read(scope: Mapping[str, Any], token: str) -> bool:
     if any(name.startswith(FORWARDED) for name, _ in headers):
         return False
     client = scope.get("client")
-    try:
-        return client is not None and ipaddress.ip_address(client[0]).is_loopback
-    except ValueError:
-        return False
+    address = addresses.parse(client[0]) if client else None
+    return address is not None and address.is_loopback
 
 
 class Metrics:

@@ -23,11 +23,11 @@ from typing import Any
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 from django.core.exceptions import ImproperlyConfigured
 
+from fanfare.runtime import addresses
 from fanfare.server import interfaces
 
 logger = logging.getLogger(__name__)
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 UNIX = "unix"  # in the list of trusted proxies: a peer on a Unix socket, which has no address
@@ -59,16 +59,16 @@ class Trusted:
     def __bool__(self) -> bool:
         return self.unix or bool(self.networks)
 
-    def __contains__(self, address: Address | None) -> bool:
+    def __contains__(self, address: addresses.Address | None) -> bool:
         if address is None:
             return self.unix
         return any(address in network for network in self.networks)
 
-    def client(self, forwarded_for: str) -> Address | None:
+    def client(self, forwarded_for: str) -> addresses.Address | None:
         """The client behind a trusted peer; None if the header does not name one."""
         found = None
         for item in reversed(forwarded_for.split(",")):
-            address = parse(item.strip())
+            address = addresses.parse(item.strip())
             if address is None:
                 break  # not an address: entries left of it may come from the client
             found = address
@@ -93,19 +93,6 @@ class TrustedProxies:
 def trusting(application: interfaces.Application, trusted: Trusted) -> interfaces.Application:
     """The application itself if no peer is trusted."""
     return TrustedProxies(application, trusted) if trusted else application
-
-
-def parse(value: str) -> Address | None:
-    """An address as proxies write it: `192.0.2.1`, `192.0.2.1:4711`, `2001:db8::1`, `[2001:db8::1]:4711`."""
-    if value.startswith("["):
-        value = value[1:].partition("]")[0]
-    elif value.count(":") == 1:
-        value = value.partition(":")[0]
-    try:
-        address = ipaddress.ip_address(value)
-    except ValueError:
-        return None
-    return (address.ipv4_mapped or address) if isinstance(address, ipaddress.IPv6Address) else address
 
 
 def take_over(config: Any) -> None:
@@ -134,9 +121,9 @@ def is_operator(scope: Any, trusted: Trusted) -> bool:
     return address in trusted or (address is not None and address.is_loopback)
 
 
-def _peer(scope: Any) -> Address | None:
+def _peer(scope: Any) -> addresses.Address | None:
     client = scope.get("client")
-    return parse(client[0]) if client else None
+    return addresses.parse(client[0]) if client else None
 
 
 def _believe(scope: Any, trusted: Trusted) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import ipaddress
 import logging
 import socket
 import time
@@ -26,7 +25,8 @@ from urllib.parse import urljoin, urlsplit
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from fanfare.applications import addresses, registry
+from fanfare.applications import registry
+from fanfare.runtime import addresses
 from fanfare.runtime.log_throttle import LogThrottle, exception_line
 from fanfare.runtime.text import clean, clean_lines
 from fanfare.webhooks import errors
@@ -226,7 +226,8 @@ class _Resolver(AbstractResolver):
 def open_public(information: tuple[Any, ...]) -> socket.socket:
     """A socket for one result of getaddrinfo. Raises AddressRefused unless its address is public."""
     address = str(information[4][0])
-    if not addresses.is_public(ipaddress.ip_address(address.partition("%")[0])):
+    parsed = addresses.parse(address.partition("%")[0])
+    if parsed is None or not addresses.is_public(parsed):
         raise errors.AddressRefused(address)
     return open_any(information)
 

@@ -1,7 +1,8 @@
-"""Public network addresses: those that a user of the admin may let this server connect to.
+"""IP addresses: parsing them as peers, proxies and URLs write them, and the check for public ones.
 
-The list is our own, after the IANA registries of special-purpose addresses, because the standard library's differs
-from one Python release to the next (192.0.0.0/24 was public in 3.11.7).
+Webhooks go to public addresses only, unless a setting allows others. The list of special-purpose addresses is our own,
+after the IANA registries, because the standard library's differs between Python releases (192.0.0.0/24 was public in
+3.11.7).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _REFUSED_V4 = tuple(
         "10.0.0.0/8",  # private use
         "100.64.0.0/10",  # shared address space of providers
         "127.0.0.0/8",  # loopback
-        "169.254.0.0/16",  # link-local, where clouds answer with credentials (169.254.169.254)
+        "169.254.0.0/16",  # link-local, with the metadata services of clouds (169.254.169.254)
         "172.16.0.0/12",  # private use
         "192.0.0.0/24",  # IETF protocol assignments
         "192.0.2.0/24",  # documentation
@@ -33,8 +34,8 @@ _REFUSED_V4 = tuple(
     )
 )
 
-# RFC 4291: all global unicast addresses so far. Outside of it are the unspecified and the loopback address, unique
-# local, link-local, site-local and multicast addresses, IPv4-compatible ones, and everything unassigned.
+# RFC 4291: all global unicast addresses so far. Outside are the unspecified and the loopback address, unique local,
+# link-local, site-local, multicast and IPv4-compatible addresses, and all unassigned ones.
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 
 # IANA IPv6 Special-Purpose Address Registry, inside 2000::/3. 2001::/23 is refused as a whole: Teredo, benchmarking,
@@ -51,20 +52,36 @@ _REFUSED_V6 = tuple(
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the last four bytes are an IPv4 address
 
 
-def is_public(address: Address) -> bool:
-    """Whether the address can belong to a host of the internet.
+def parse(text: str) -> Address | None:
+    """An address, with or without a port: `192.0.2.1:4711`, `2001:db8::1`, `[2001:db8::1]:4711`. None: not an address.
 
-    An IPv6 address that contains the IPv4 address it leads to (IPv4-mapped, NAT64, 6to4) is public if that one is.
+    An IPv4-mapped IPv6 address is returned as the IPv4 address.
+    """
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return (address.ipv4_mapped or address) if isinstance(address, ipaddress.IPv6Address) else address
+
+
+def is_public(address: Address) -> bool:
+    """Whether the address can belong to a host on the internet.
+
+    An IPv6 address that embeds an IPv4 address (IPv4-mapped, NAT64, 6to4) is public if the embedded address is.
     """
     if isinstance(address, ipaddress.IPv4Address):
         return not any(address in network for network in _REFUSED_V4)
-    inner = _inner(address)
-    if inner is not None:
-        return is_public(inner)
+    embedded = _embedded(address)
+    if embedded is not None:
+        return is_public(embedded)
     return address in _GLOBAL_UNICAST and not any(address in network for network in _REFUSED_V6)
 
 
-def _inner(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     if address in _NAT64:
         return ipaddress.IPv4Address(address.packed[-4:])
     return address.ipv4_mapped or address.sixtofour

@@ -1,4 +1,4 @@
-"""Public addresses, compared with the IANA registries of special-purpose addresses."""
+"""Parsed addresses; and public ones, compared with the IANA registries of special-purpose addresses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ipaddress
 
 import pytest
 
-from fanfare.applications import addresses
+from fanfare.runtime import addresses
 
 # https://www.iana.org/assignments/iana-ipv4-special-registry: block, and whether webhooks may go there. The registry's
 # "Globally Reachable" is followed, except for the anycast addresses in 192.0.0.0/24.
@@ -76,7 +76,7 @@ def test_both_ends_of_each_block_follow_the_registry(block: str, expected: bool)
 
 
 @pytest.mark.parametrize("block", [block for block, expected in [*IPV4, *IPV6] if not expected])
-def test_neighbours_of_a_block_are_public_unless_another_block_has_them(block: str) -> None:
+def test_neighbours_of_a_block_are_public_unless_they_are_in_another_block(block: str) -> None:
     network = ipaddress.ip_network(block)
     special = [ipaddress.ip_network(other) for other, _ in [*IPV4, *IPV6]]
     unicast = ipaddress.ip_network("2000::/3")
@@ -96,16 +96,16 @@ PUBLIC = ["1.1.1.1", "8.8.8.8", "93.184.215.14", "172.15.255.255", "100.63.255.2
 
 
 @pytest.mark.parametrize("text", PUBLIC)
-def test_addresses_of_the_internet_are_public(text: str) -> None:
+def test_ordinary_addresses_are_public(text: str) -> None:
     assert addresses.is_public(ipaddress.ip_address(text))
 
 
 @pytest.mark.parametrize("form", ["::ffff:{}", "64:ff9b::{}"])
 @pytest.mark.parametrize(
-    ("inner", "expected"), [("8.8.8.8", True), ("127.0.0.1", False), ("10.1.2.3", False), ("192.0.0.9", False)]
+    ("embedded", "expected"), [("8.8.8.8", True), ("127.0.0.1", False), ("10.1.2.3", False), ("192.0.0.9", False)]
 )
-def test_address_that_contains_an_ipv4_address_is_as_public_as_that(form: str, inner: str, expected: bool) -> None:
-    assert addresses.is_public(ipaddress.ip_address(form.format(inner))) is expected
+def test_address_that_embeds_an_ipv4_address_is_public_if_that_is(form: str, embedded: str, expected: bool) -> None:
+    assert addresses.is_public(ipaddress.ip_address(form.format(embedded))) is expected
 
 
 @pytest.mark.parametrize(
@@ -123,3 +123,24 @@ def test_address_that_contains_an_ipv4_address_is_as_public_as_that(form: str, i
 )
 def test_other_notations(text: str, expected: bool) -> None:
     assert addresses.is_public(ipaddress.ip_address(text)) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("192.0.2.1:4711", "192.0.2.1"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("[2001:db8::1]", "2001:db8::1"),
+        ("[2001:db8::1]:4711", "2001:db8::1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("", None),
+        ("unknown", None),
+        ("example.com:80", None),
+        ("127.1", None),
+        ("1.2.3.4.5", None),
+    ],
+)
+def test_address_is_parsed_with_and_without_a_port(text: str, expected: str | None) -> None:
+    parsed = addresses.parse(text)
+    assert (None if parsed is None else str(parsed)) == expected
