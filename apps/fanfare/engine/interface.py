@@ -25,6 +25,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from fanfare.engine import errors
+
 T = TypeVar("T")
 
 # -- entries and publications ------------------------------------------------------------------------------------------
@@ -44,6 +46,8 @@ class Kind(enum.IntEnum):
     CACHE_MISS = 8  # a client subscribed to a cache channel without an event, the first since its last event
     MESSAGE = 9  # channel: a mailbox; body: for the workers that listen to it
     SESSION_TAKEN = 10  # user_id: the holder that lost its session, body: see `Sessions.take_session`
+    STREAM = 11  # a piece of a stream, never kept. user_id: the stream's id, body as for EVENT
+    STREAM_END = 12  # the end of a stream. user_id: the stream's id, body: the frame with the whole text
 
 
 class Entry(NamedTuple):
@@ -130,6 +134,92 @@ class Receipt(NamedTuple):
     duplicate: bool
 
 
+# -- streams -----------------------------------------------------------------------------------------------------------
+
+
+class StreamState(enum.IntEnum):
+    """Of a stream. An OPEN one grows; the others have their final text."""
+
+    OPEN = 0
+    DONE = 1
+    FAILED = 2  # the producer reported an error
+    CANCELLED = 3  # a reader or a backend stopped it
+    INTERRUPTED = 4  # the producer was silent for longer than its lease
+
+
+RESUMABLE = frozenset([StreamState.FAILED, StreamState.INTERRUPTED])  # a producer may open these again
+
+
+class StreamWrite(NamedTuple):
+    """One change of a stream: a message of a channel that grows piece by piece.
+
+    It is done only if the stream's number is `after`; the stream then has the number `seq` and the length `size`. So a
+    repeated write is done once. `head`: opens the stream, or opens one in a state of `RESUMABLE` again; not read by
+    the engine. `part`: added to the stream's parts, in place of all others with `replaces`. `body`: the frame that
+    subscribers get now; empty for none. A write without `part` and `body` renews the lease.
+
+    `state`: of the stream afterwards. One that ends it has the frame with the whole text as `body`; with `retention`
+    that becomes a kept entry of the channel. `keeps_parts`: they stay beside the frame until the stream is forgotten.
+
+    `seconds`: of an open stream's lease; of an ended one, how long subscribers still get it. `max_in_channel`,
+    `max_in_app`: of open streams.
+    """
+
+    app: str
+    channel: str
+    id: str
+    after: int
+    seq: int
+    size: int
+    part: bytes = b""
+    body: bytes = b""
+    head: bytes | None = None
+    replaces: bool = False
+    state: StreamState = StreamState.OPEN
+    retention: Retention | None = None
+    keeps_parts: bool = False
+    seconds: int = 15
+    max_in_channel: int | None = None
+    max_in_app: int | None = None
+
+
+class StreamReceipt(NamedTuple):
+    """The answer to a `StreamWrite`. `done`: whether it was done. The other fields: the stream as it is now.
+
+    `state` is None for an unknown stream. `limit` and `actual`: of open streams, where they are too many.
+    """
+
+    done: bool
+    state: StreamState | None
+    seq: int = 0
+    size: int = 0
+    limit: int | None = None
+    actual: int | None = None
+
+
+class Streamed(NamedTuple):
+    """A stream with its text.
+
+    `parts`: of an open one, in order. `body`: of an ended one, the frame with the whole text. `offset`: of its kept
+    entry.
+    """
+
+    id: str
+    state: StreamState
+    seq: int
+    size: int
+    head: bytes
+    parts: tuple[bytes, ...] = ()
+    body: bytes | None = None
+    offset: int | None = None
+
+
+class StreamName(NamedTuple):
+    app: str
+    channel: str
+    id: str
+
+
 # -- subscriptions -----------------------------------------------------------------------------------------------------
 
 
@@ -189,7 +279,7 @@ class SubscribeRequest:
     `leave` with the same `socket_id`; a user's first connection appends a MEMBER_ADDED entry, which is delivered before
     the answer. `member_limit` bounds distinct users. `cached`: answer with the cached event. `counted`: answer with the
     number of subscribers. `watch`: answer which of these users are online. `history`: recover this part of the
-    channel's history.
+    channel's history. `streams`: answer with the channel's open streams and those that ended lately.
     """
 
     app: str
@@ -202,6 +292,7 @@ class SubscribeRequest:
     counted: bool = False
     watch: tuple[str, ...] = ()
     history: RecoveryRequest | None = None
+    streams: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +308,7 @@ class SubscribeResult:
     subscribers: int = 0
     online: tuple[str, ...] = ()
     replayed: RecoveryResult | None = None
+    streams: tuple[Streamed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +368,18 @@ class Queries(Protocol):
 
         The oldest of them first; with `newest_first` the newest.
         """
+
+    def stream(self, app: str, channel: str, stream_id: str) -> Streamed | None:
+        """A stream that is open or ended lately."""
+        return None
+
+    def streams(self, app: str, channel: str) -> list[Streamed]:
+        """The streams of a channel that are open or ended lately."""
+        return []
+
+    def lapsed_streams(self, limit: int) -> list[StreamName]:
+        """Open streams whose lease is over."""
+        return []
 
 
 # -- sessions and coordination -----------------------------------------------------------------------------------------
@@ -392,6 +496,13 @@ class Log(abc.ABC):
     def append_blocking(self, publications: Sequence[Publication], timeout: float | None = None) -> list[Receipt]:
         """`append` for any thread of any process, with or without `open` (a shell, a task worker, a view). `timeout` in
         seconds."""
+
+    def write_streams(self, writes: Sequence[StreamWrite], timeout: float | None = None) -> list[StreamReceipt]:
+        """Change streams, each independently of the others, for any thread of any process. Done when it is durable.
+
+        Raises EngineUnavailable, after which some may be done: repeat. Raises Unsupported in an engine without streams.
+        """
+        raise errors.Unsupported("This engine has no streams; the engines `local` and `postgres` have")
 
     @abc.abstractmethod
     def listen(self, app: str, channel: str, on: bool) -> None:

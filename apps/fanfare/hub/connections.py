@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fanfare.engine import interface
-from fanfare.hub import writers
+from fanfare.hub import streams, writers
 
 # On a cache channel an EVENT is the channel's whole state; an entry of any other kind is not.
 STATE = interface.Kind.EVENT.value
@@ -204,6 +204,7 @@ class Channel:
         "live_with_offsets",
         "name",
         "offset",
+        "streams",
         "watched",
     )
 
@@ -220,6 +221,7 @@ class Channel:
         # The position of the newest delivered kept entry; "" until a subscriber requests it.
         self.epoch = ""
         self.offset = 0
+        self.streams = streams.Known()
         self.watched: dict[Subscription, None] = {}  # their owners are called when this position moves
 
     @property

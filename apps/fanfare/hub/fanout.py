@@ -12,10 +12,10 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from fanfare.engine import interface
-from fanfare.hub import connections, event_frames, writers
+from fanfare.hub import connections, event_frames, streams, writers
 from fanfare.runtime.log_throttle import LogThrottle
 
-AS_PUBLISHED = (interface.Kind.EVENT.value, interface.Kind.CLIENT_EVENT.value)
+AS_PUBLISHED = (interface.Kind.EVENT.value, interface.Kind.CLIENT_EVENT.value, interface.Kind.STREAM.value)
 
 Body = Callable[[interface.Entry], bytes | None]
 Receivers = Mapping[connections.Connection, connections.Subscription]
@@ -36,7 +36,15 @@ def body(entry: interface.Entry) -> bytes | None:
         return event_frames.member_removed(entry.channel, entry.user_id or "")
     if entry.kind == interface.Kind.COUNT:
         return event_frames.subscription_count(entry.channel, int(entry.body))
+    if entry.kind == interface.Kind.STREAM_END:
+        return streams.closing(entry.body)
     return None
+
+
+def replayed_body(entry: interface.Entry) -> bytes | None:
+    """The JSON text of a kept entry for a subscriber that missed it. A stream has its whole text; an entry that a later
+    one replaced has none."""
+    return entry.body or None
 
 
 def body_with_offset(entry: interface.Entry) -> bytes | None:

@@ -35,6 +35,7 @@ OVER_CAPACITY = 4100
 CONTROL = interface.Kind.CONTROL.value
 MESSAGE = interface.Kind.MESSAGE.value
 SESSION_TAKEN = interface.Kind.SESSION_TAKEN.value
+STREAM = interface.Kind.STREAM.value  # and the kinds above it are of streams
 COMMANDS = frozenset([CONTROL, MESSAGE, SESSION_TAKEN])  # for this worker, not for subscribers
 
 Control = Callable[[str, bytes], None]  # (application, body)
@@ -266,7 +267,9 @@ class Hub:
         # is written later. Subscribers that get the count wait until it includes them.
         durable = announce or channel.subscriber_count == channel.attaching
         history = recovery.request if recovery is not None else None
-        if member is None and not durable and not cached and history is None:
+        # This worker has read all entries since the channel had its first receiver.
+        streams_needed = not channel.receives or bool(channel.streams)
+        if member is None and not durable and not cached and history is None and not streams_needed:
             self._recoveries.begin(subscription, interface.SubscribeResult())
             return
         self.engine.attach(
@@ -280,6 +283,7 @@ class Hub:
                 cached=cached,
                 counted=announce,
                 history=history,
+                streams=streams_needed,
             ),
             functools.partial(self._attached, subscription),
         )
@@ -427,6 +431,8 @@ class Hub:
             channel = self._channels.get((entry.app, entry.channel))
             if channel is not None and channel.receives:
                 self._read.setdefault(channel, []).append(entry)
+                if entry.kind >= STREAM:
+                    channel.streams.read(entry)
             elif entry.channel == interface.USERS:
                 self._users.report(entry)
         self.flush()

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 
 from fanfare.engine import interface
-from fanfare.hub import connections, event_frames, fanout, pacing, writers
+from fanfare.hub import connections, event_frames, fanout, pacing, streams, writers
 
 ENGINE_UNAVAILABLE = "engine_unavailable"
 
@@ -35,6 +35,7 @@ class Recoveries:
         if result is None or recovery is None:
             subscription.go_live()
             connection.owner.subscribed(subscription, answer)
+            self._write_streams(subscription, answer)
             return
         if result.position is not None:
             channel.epoch, channel.offset = result.position  # this worker's reader is exactly at this position
@@ -45,13 +46,27 @@ class Recoveries:
             subscription.since = _first_offset(recovery.request, result)
             connection.owner.subscribed(subscription, answer)
             self._write(subscription, recovery, result.entries)
+            self._write_streams(subscription, answer)
             return
         subscription.catch_up((result.entries[0].offset or 1) - 1)
         self.running += 1
         connection.owner.subscribed(subscription, answer)
+        self._write_streams(subscription, answer)
         if not waits:
             self._write(subscription, recovery, result.entries)
         self._continue(subscription, recovery)
+
+    def _write_streams(self, subscription: connections.Subscription, answer: interface.SubscribeResult) -> None:
+        """The streams of a channel as they stand; their further pieces are delivered from now on."""
+        connection, channel = subscription.connection, subscription.channel
+        if not answer.streams or connection.closing or subscription.state is connections.State.LEFT:
+            return
+        channel.streams.found(answer.streams)
+        needed = [one for one in answer.streams if not _is_recovered(one, subscription.recovery, answer.replayed)]
+        if needed:
+            self._counters["streams.caught_up"] += len(needed)
+            entries = streams.entries(channel.app, channel.name, needed)
+            connection.writer.write(fanout.batch_of(entries))  # bounded by the number of streams and their length
 
     def ended(self, subscription: connections.Subscription) -> None:
         """A subscription that catches up is about to leave."""
@@ -139,9 +154,10 @@ def chunk(
 ) -> writers.Batch:
     """The frames of these entries, without client events of the client itself."""
     own = recovery.earlier_sockets | {connection.socket_id}
-    sent = [entry for entry in entries if entry.exclude not in own]
+    # An entry without a body was replaced by a later one.
+    sent = [entry for entry in entries if entry.exclude not in own and entry.body]
     if not connection.with_offsets:
-        return fanout.batch_of(sent)
+        return fanout.batch_of(sent, fanout.replayed_body)
     bodies = [event_frames.with_offset(entry.body, entry.offset or 0, replayed=True) for entry in sent]
     return writers.Batch(bodies, sent)
 
@@ -153,3 +169,14 @@ def _first_offset(request: interface.RecoveryRequest, result: interface.Recovery
     if result.entries and result.entries[0].offset is not None:
         return result.entries[0].offset - 1
     return None if result.position is None else result.position.offset
+
+
+def _is_recovered(
+    stream: interface.Streamed, recovery: connections.Recovery | None, result: interface.RecoveryResult | None
+) -> bool:
+    """Whether the client has the end of this stream, or gets it with its recovery."""
+    if stream.offset is None or recovery is None or result is None or result.reason is not None:
+        return False
+    if recovery.request.after is not None:
+        return True
+    return any(entry.offset == stream.offset for entry in result.entries)

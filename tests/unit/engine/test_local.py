@@ -19,7 +19,7 @@ import pytest
 
 from fanfare.engine import current, errors, interface
 from fanfare.engine.local import engine, locks, notifications, paths, schema
-from tests.unit.engine import conformance
+from tests.unit.engine import conformance, streams
 from tests.unit.engine.workers import APP, Worker
 
 ROOT = Path(__file__).parents[3]
@@ -40,7 +40,7 @@ async def hire(tmp_path: Path) -> AsyncIterator[conformance.Hire]:
         await worker.engine.close()
 
 
-class TestConformance(conformance.Conformance):
+class TestConformance(conformance.Conformance, streams.Streams):
     """All of it."""
 
 
@@ -466,7 +466,10 @@ async def test_log_of_the_previous_format_is_converted_when_its_workers_have_sto
     ("version", "sentence"),
     [
         (99, f"format 99, which a newer release of Fanfare wrote; this release reads format {schema.VERSION}"),
-        (1, f"this release reads the formats from {schema.VERSION} on. Stop all workers and move the file away"),
+        (
+            1,
+            f"this release reads the formats from {min(schema.MIGRATIONS)} on. Stop all workers and move the file away",
+        ),
     ],
 )
 async def test_log_of_an_unknown_format_is_refused_with_the_remedy(tmp_path: Path, version: int, sentence: str) -> None:

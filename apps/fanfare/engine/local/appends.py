@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from asyncio import AbstractEventLoop, Future
 from collections.abc import Callable, Sequence
 
 from fanfare.engine import errors, interface
-from fanfare.engine.local.transactions import Transaction, WriteOp
+from fanfare.engine.local.transactions import BlockingOp, Transaction, WriteOp
 
 _NEW = interface.Receipt(None, duplicate=False)
 
@@ -132,23 +131,12 @@ class PostedAppend(Append):
             self.failed(str(failure))
 
 
-class BlockingAppend(Append):
+class BlockingAppend(Append, BlockingOp):
     """For a thread that waits."""
-
-    __slots__ = ("_end", "error", "settled")
 
     def __init__(self, publications: Sequence[interface.Publication]) -> None:
         super().__init__(publications)
-        self.error: errors.EngineError | None = None
-        self.settled = False
-        self._end = threading.Lock()  # held until the end: a tenth of the cost of an Event
-        self._end.acquire()
-
-    def wait(self, timeout: float) -> bool:
-        """Whether it is settled, `timeout` seconds from now at the latest."""
-        return self.settled or self._end.acquire(timeout=timeout)
+        self.prepare_to_wait()
 
     def settle(self, error: errors.EngineError | None) -> None:
-        self.error = error or self.refused
-        self.settled = True
-        self._end.release()
+        self.end(error or self.refused)

@@ -19,6 +19,7 @@ from fanfare.engine.local import (
     presence,
     schema,
     sessions,
+    streams,
     transactions,
 )
 from fanfare.engine.local import queries as log_queries
@@ -184,6 +185,18 @@ class LocalEngine(interface.Engine):
     ) -> list[interface.Receipt]:
         timeout = self._append_timeout if timeout is None else timeout
         operation = appends.BlockingAppend(publications)
+        self._write(operation, timeout)
+        return operation.receipts
+
+    def write_streams(
+        self, writes: Sequence[interface.StreamWrite], timeout: float | None = None
+    ) -> list[interface.StreamReceipt]:
+        operation = streams.WriteStreams(writes)
+        self._write(operation, self._append_timeout if timeout is None else timeout)
+        return operation.receipts
+
+    def _write(self, operation: transactions.BlockingOp, timeout: float) -> None:
+        """Raises EngineError."""
         self._commits.write(operation)
         if not operation.wait(timeout):
             if self._commits.withdraw(operation):
@@ -196,7 +209,6 @@ class LocalEngine(interface.Engine):
                 )
         if operation.error is not None:
             raise operation.error
-        return operation.receipts
 
     # -- sessions ------------------------------------------------------------------------------------------------------
 

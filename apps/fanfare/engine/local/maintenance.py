@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from fanfare.engine import interface
+from fanfare.engine.local import streams
 from fanfare.engine.local.transactions import (
     FULL_SWEEP_SECONDS,
     POSITION_OUTLIVES,
@@ -60,6 +61,7 @@ class Trim(WorkerOp):
             ("idempotency", now_s),
         ):
             cursor.execute(f"DELETE FROM {table} WHERE expires_s <= ?", (expired_s,))  # noqa: S608
+        streams.forget_ended(cursor, transaction.now_ms)
         was_read = f"(id <= {trimmed_to} AND (id <= {held_from} OR {held.is_free}))"
         self.more |= _sweep(cursor, transaction.now_ms, was_read)
         self.evicted = _evict(cursor, self.evict, was_read) if self.evict > 0 else 0

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from fanfare.engine import consumers, errors, interface
-from fanfare.engine.local import presence, schema
+from fanfare.engine.local import presence, schema, streams
 from fanfare.engine.local.paths import LogPaths
 
 _LAST_CHARACTER = "\U0010ffff"
@@ -105,6 +105,23 @@ class LogQueries(interface.Queries):
                 (app, channel, max(after, top - size), before, now_ms - seconds * 1000, limit),
             ).fetchall()
         return [interface.Entry._make(row) for row in entries], interface.Position(epoch, top)
+
+    def stream(self, app: str, channel: str, stream_id: str) -> interface.Streamed | None:
+        connection = self._connect()
+        with _snapshot(connection):
+            return next(iter(streams.of_channel(connection, app, channel, stream_id)), None)
+
+    def streams(self, app: str, channel: str) -> list[interface.Streamed]:
+        connection = self._connect()
+        with _snapshot(connection):
+            return streams.of_channel(connection, app, channel)
+
+    def lapsed_streams(self, limit: int) -> list[interface.StreamName]:
+        rows = self._connect().execute(
+            "SELECT app, channel, id FROM texts INDEXED BY texts_open WHERE state = 0 AND until_ms < ? LIMIT ?",
+            (int(time.time() * 1000), limit),
+        )
+        return [interface.StreamName._make(row) for row in rows.fetchall()]
 
     # -- for the worker itself -----------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fanfare.engine import interface
-from fanfare.engine.local import presence, schema
+from fanfare.engine.local import presence, schema, streams
 from fanfare.engine.local.paths import LogPaths
 from fanfare.engine.local.presence import Subscribe
 from fanfare.engine.local.recovery import RecoveryReader
@@ -305,6 +305,7 @@ class Snapshot:
             subscribers=self._once("subscribers", where, self._subscribers) if wanted.counted else 0,
             online=self._online(wanted) if wanted.watch else (),
             replayed=None if history is None else self._recovery.answer(self._connection, wanted, history),
+            streams=self._once("streams", where, self._streams) if wanted.streams else (),
         )
 
     def _once(self, what: str, where: tuple[str, str], read: Callable[[str, str], Any]) -> Any:
@@ -324,6 +325,9 @@ class Snapshot:
             "SELECT body FROM cache WHERE app = ? AND channel = ? AND expires_s > ?", (app, channel, self._now_s)
         ).fetchall()
         return rows[0][0] if rows else None
+
+    def _streams(self, app: str, channel: str) -> tuple[interface.Streamed, ...]:
+        return tuple(streams.of_channel(self._connection, app, channel))
 
     def _subscribers(self, app: str, channel: str) -> int:
         [(count,)] = self._connection.execute(

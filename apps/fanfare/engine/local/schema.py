@@ -17,7 +17,7 @@ from fanfare.engine.local.paths import LogPaths
 logger = logging.getLogger(__name__)
 
 # Old and new code meet on one file during a rolling restart: each refuses a format that it does not know.
-VERSION = 4
+VERSION = 5
 
 OLDEST_SQLITE = (3, 37)  # the first with STRICT tables, whose types the integrity check compares
 
@@ -53,7 +53,34 @@ _NOT_DAMAGE = frozenset(
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _ALPHABET = string.digits + string.ascii_letters
 
-TABLES = """
+_STREAM_TABLES = """
+CREATE TABLE texts (              -- streams: messages that grow
+    app TEXT NOT NULL,
+    channel TEXT NOT NULL,
+    id TEXT NOT NULL,
+    state INTEGER NOT NULL,       -- see interface.StreamState
+    seq INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    until_ms INTEGER NOT NULL,    -- open: end of the lease, ended: when it is forgotten
+    "offset" INTEGER,             -- of its kept entry
+    head BLOB NOT NULL,
+    body BLOB,                    -- ended: the frame with the whole text
+    PRIMARY KEY (app, channel, id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX texts_open ON texts (app, channel) WHERE state = 0;
+CREATE INDEX texts_ended ON texts (until_ms) WHERE state > 0;
+CREATE TABLE parts (              -- of open streams
+    app TEXT NOT NULL,
+    channel TEXT NOT NULL,
+    id TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    part BLOB NOT NULL,
+    PRIMARY KEY (app, channel, id, seq)
+) STRICT, WITHOUT ROWID;
+"""
+
+TABLES = (
+    """
 CREATE TABLE state (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     version INTEGER NOT NULL,     -- the same as PRAGMA user_version
@@ -165,9 +192,11 @@ CREATE TABLE users (              -- how many distinct users a channel has, no r
     PRIMARY KEY (app, channel)
 ) STRICT, WITHOUT ROWID;
 """
+    + _STREAM_TABLES
+)
 
 # From one format to the next, for a log that no worker of the older release has open any more.
-MIGRATIONS: dict[int, str] = {}
+MIGRATIONS: dict[int, str] = {4: _STREAM_TABLES}
 
 # The newest id that was given out, as an expression over `state`. It never goes back: only trimmed entries are deleted.
 # Kept in a column, it would be a second page of each commit: 10 of 27 µs.

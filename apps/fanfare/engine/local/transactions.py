@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import sqlite3
+import threading
 import time
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
@@ -174,6 +175,25 @@ class WriteOp(abc.ABC):
     @abc.abstractmethod
     def settle(self, error: errors.EngineError | None) -> None:
         """Committed, or failed as a whole with `error`."""
+
+
+class BlockingOp(WriteOp):
+    """For a thread that waits. Without slots, since it is one of two bases."""
+
+    def prepare_to_wait(self) -> None:
+        self.error: errors.EngineError | None = None
+        self.settled = False
+        self._end = threading.Lock()  # held until the end: a tenth of the cost of an Event
+        self._end.acquire()
+
+    def wait(self, timeout: float) -> bool:
+        """Whether it is settled, `timeout` seconds from now at the latest."""
+        return self.settled or self._end.acquire(timeout=timeout)
+
+    def end(self, error: errors.EngineError | None) -> None:
+        self.error = error
+        self.settled = True
+        self._end.release()
 
 
 class WorkerOp(WriteOp):
