@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import resource
 import sys
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from fanfare.console import metrics, reports
 from fanfare.hub import hub as hubs
+from fanfare.runtime import supervisor
 
 PAGE_BYTES: Final = resource.getpagesize()
 _GAUGES: Final = frozenset(level.source for level in metrics.GAUGES)
@@ -18,8 +20,12 @@ _LEFT_OUT: Final = frozenset({"engine.position", "engine.workers"})
 class Figures:
     """Reads the figures of one worker. The two methods are called for each report."""
 
-    def __init__(self, hub: hubs.Hub) -> None:
+    def __init__(
+        self, hub: hubs.Hub, jobs: Callable[[], Iterable[supervisor.Status]] = tuple[supervisor.Status, ...]
+    ) -> None:
+        """`jobs`: the background jobs of the worker."""
         self._hub = hub
+        self._jobs = jobs
 
     def counters(self) -> reports.Values:
         """Numbers that only grow, by their names in `Hub.statistics`."""
@@ -33,6 +39,9 @@ class Figures:
         found["subscriptions.now"] = sum(len(connection.subscriptions) for connection in connections)
         found["engine.ok"] = int(self._hub.engine.health().ok)
         found["memory.bytes"] = resident_bytes()
+        for status in self._jobs():
+            key = f"{metrics.JOBS}{status.name}.{status.state.value}"
+            found[key] = found.get(key, 0) + 1
         return found
 
 

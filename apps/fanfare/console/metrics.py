@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, exposition
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from fanfare.console import reports
-from fanfare.runtime import addresses
+from fanfare.runtime import addresses, histograms
 
 FORWARDED: Final = (b"forwarded", b"x-forwarded-")  # a request with such a header came through a proxy
 
@@ -43,6 +43,7 @@ COUNTERS: Final = (
     Family("connections", "connections_opened", "Connections that were accepted."),
     Family("published", "events_published", "Events that the workers were given to publish."),
     Family("deliveries", "deliveries", "Events times the connections that they were written to."),
+    Family("delivered_bytes", "delivered_bytes", "Bytes of delivered events, without frames and TLS."),
     Family("recovered", "events_recovered", "Kept events that clients got when they subscribed or came back."),
     Family("pusher.client_events", "client_events", "Client events that were relayed."),
     Family("conflated", "events_conflated", "Events of a cache channel that a slow reader was spared."),
@@ -68,6 +69,7 @@ COUNTERS: Final = (
         "pusher.error.", "protocol_errors", "Frames that are no valid message of the protocol, by reason.", "reason"
     ),
     Family("resume.failed.", "recoveries_failed", "Channels that a client could not recover, by reason.", "reason"),
+    Family("recovery.", "recovery_requests", "Recoveries that clients asked for, by outcome or reason.", "outcome"),
     Family("recoveries.lost.", "recoveries_lost", "Recoveries that broke off, by reason.", "reason"),
     Family("resume.", "resume_tokens", "Pages with a resume token, by what became of it.", "outcome"),
     Family("sse.opened", "sse_opened", "Event streams that were opened."),
@@ -84,12 +86,39 @@ COUNTERS: Final = (
     Family("webhooks.requests", "webhook_attempts", "Requests to webhook endpoints."),
     Family("webhooks.", "webhooks", "What happened to events for webhooks.", "outcome"),
     Family("background.", "background_tasks", "What happened to background tasks.", "outcome"),
+    Family("worker.tasks.", "worker_tasks", "What happened to the tasks of a worker's start and stop.", "outcome"),
     Family("tasks.", "tasks", "What happened to the tasks of the server itself.", "outcome"),
     Family("signals.", "signals", "What happened to Django signals.", "outcome"),
     Family("layer.", "channel_layer_dropped", "Messages of the channel layer that were dropped, by reason.", "reason"),
     Family("controls.", "commands_failed", "Commands of the log that a worker could not follow.", "reason"),
     Family("engine.", "engine", "What the engine did.", "operation"),
 )
+
+
+class Durations(NamedTuple):
+    """A histogram's metric, in seconds. `source`: the name of its counters (`fanfare.runtime.histograms`)."""
+
+    source: str
+    name: str
+    help: str
+
+
+HISTOGRAMS: Final = (
+    Durations("engine.commit_seconds", "commit_seconds", "From the submission of a write to its commit."),
+    Durations(
+        "read_lag_seconds",
+        "read_lag_seconds",
+        "From when the engine stored an event to when a worker with subscribers read it.",
+    ),
+    Durations(
+        "delivery_seconds",
+        "delivery_seconds",
+        "From when the engine stored an event to when a worker had written it to its subscribers.",
+    ),
+)
+
+JOBS: Final = "jobs."  # the gauges of background jobs: jobs.NAME.STATE
+
 OTHER: Final = Family("", "other", "Counters without a metric of their own.", "name")
 
 GAUGES: Final = (
@@ -102,6 +131,10 @@ GAUGES: Final = (
     Level("memory.bytes", "resident_memory_bytes", "Resident memory of all workers."),
     Level("engine.behind", "engine_lag_entries", "Entries of the log that were written and not read yet."),
     Level("engine.log_bytes", "engine_log_bytes", "Size of the log on disk.", shared=True),
+    Level("engine.log_used_bytes", "engine_log_used_bytes", "Used pages of the log and its WAL.", shared=True),
+    Level("engine.log_limit_bytes", "engine_log_limit_bytes", "The most that these may be.", shared=True),
+    Level("engine.history_shared_bytes", "engine_history_shared_bytes", "Histories that are held for other clients."),
+    Level("engine.sessions_late", "engine_sessions_late", "Pages that are away for longer than they may.", shared=True),
     Level("engine.streams", "engine_streams", "Channels with a position.", shared=True),
     Level("engine.kept", "engine_kept_entries", "Entries that are kept for histories.", shared=True),
     Level("engine.sessions", "engine_sessions", "Pages whose progress is kept under a resume token.", shared=True),
@@ -130,7 +163,24 @@ class _Families(Collector):
                 yield _gauge(level.name, level.help, min(values))
             else:
                 yield _gauge(level.name, level.help, max(values) if level.shared else sum(values))
-        yield from counters(self._collected.counters)
+        yield _jobs(self._collected.gauges)
+        counted = self._collected.counters
+        for durations in HISTOGRAMS:
+            buckets, sum_s = histograms.buckets(counted, durations.source)
+            yield HistogramMetricFamily(f"fanfare_{durations.name}", durations.help, buckets=buckets, sum_value=sum_s)
+        sources = tuple(f"{durations.source}." for durations in HISTOGRAMS)
+        yield from counters({name: value for name, value in counted.items() if not name.startswith(sources)})
+
+
+def _jobs(gauges: Mapping[str, int | float]) -> Metric:
+    """The background jobs, whose names the code declares."""
+    metric = GaugeMetricFamily(
+        "fanfare_jobs", "Workers by background job and its state there.", labels=["job", "state"]
+    )
+    for name, value in sorted(gauges.items()):
+        if name.startswith(JOBS):
+            metric.add_metric(name.removeprefix(JOBS).rsplit(".", 1), value)
+    return metric
 
 
 def counters(values: Mapping[str, int | float]) -> Iterator[Metric]:

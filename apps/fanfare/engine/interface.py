@@ -65,6 +65,7 @@ class Entry(NamedTuple):
     user_id: str | None
     exclude: str | None
     body: bytes
+    created_ms: int = 0  # when the engine stored it, Unix time by the clock of the engine; 0: unknown
 
 
 class Retention(NamedTuple):
@@ -128,10 +129,12 @@ class Budget(NamedTuple):
 
 class Receipt(NamedTuple):
     """The answer to a publication that is now in the log. `position` is None where no history is kept. `duplicate`: the
-    log had one with this idempotency key, and the position is that one's."""
+    log had one with this idempotency key, and the position is that one's. `id`: of the entry in its partition; 0 for a
+    duplicate, and where the engine does not know it."""
 
     position: Position | None
     duplicate: bool
+    id: int = 0
 
 
 # -- streams -----------------------------------------------------------------------------------------------------------

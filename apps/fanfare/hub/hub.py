@@ -7,11 +7,13 @@ import collections
 import contextlib
 import functools
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from fanfare.engine import interface
 from fanfare.hub import conflation, connections, fanout, pacing, recovery, user_directory, writers
+from fanfare.runtime.histograms import Histogram
 from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.runtime.supervisor import Supervisor
 from fanfare.runtime.timer_wheel import TimerWheel
@@ -54,6 +56,10 @@ class Hub:
         self.max_buffer_bytes = max_buffer_bytes
         self.counters: collections.Counter[str] = collections.Counter()
         self.supervisor = Supervisor(logger, count=self.count)  # of the tasks of this worker's connections
+        # From when the engine stored an event, by its clock, to when this worker read it, and to when it was written to
+        # the last of its subscribers here. One observation for each event and worker.
+        self.read_lag_seconds = Histogram()
+        self.delivery_seconds = Histogram()
         self.by_socket: dict[str, Connection] = {}  # every connection that is not closing, by its socket id
         self._applications: dict[str, dict[Connection, None]] = {}
         self._channels: dict[tuple[str, str], connections.Channel] = {}
@@ -424,6 +430,7 @@ class Hub:
         before a subscription is live.
         """
         self._read = {}
+        _observe(self.read_lag_seconds, [entry.created_ms for entry in entries])
         for entry in entries:
             if entry.kind in COMMANDS:
                 self._obey(entry)
@@ -441,6 +448,7 @@ class Hub:
         gathered: fanout.Gathered | None = {} if len(batches) > 1 else None
         for channel, entries in batches.items():
             self.counters["deliveries"] += channel.live_count * len(entries)
+            self.counters["delivered_bytes"] += channel.live_count * sum([len(entry.body) for entry in entries])
             if channel.is_cache:
                 slow = self._conflation.write(channel, entries, gathered)
             else:
@@ -451,6 +459,8 @@ class Hub:
             for connection, several in gathered.items():
                 if not connection.closing and fanout.put(connection, writers.Batch.joined(several)):
                     self.disconnect_slow(connection)
+        if batches:
+            _observe(self.delivery_seconds, [one.created_ms for entries in batches.values() for one in entries])
 
     def _obey(self, entry: interface.Entry) -> None:
         try:
@@ -510,5 +520,13 @@ class Hub:
             "closing.now": self._closing_now,
             "recoveries.now": self._recoveries.running,
             "conflated.now": self._conflation.waiting,
+            **self.read_lag_seconds.counters("read_lag_seconds"),
+            **self.delivery_seconds.counters("delivery_seconds"),
             **{f"engine.{name}": value for name, value in self.engine.statistics().items()},
         }
+
+
+def _observe(histogram: Histogram, created_ms: Sequence[int]) -> None:
+    """`created_ms`: of entries in the order of the log; 0 where the engine does not know it."""
+    if created_ms and created_ms[0]:
+        histogram.observe_since(created_ms, time.time() * 1000, 1000)

@@ -32,6 +32,8 @@ class Recoveries:
         """Handle the engine's answer to a subscribe: pass it on, send the recovered entries, and go live."""
         connection, channel = subscription.connection, subscription.channel
         result, recovery = answer.replayed, subscription.recovery
+        if result is not None and recovery is not None and recovery.request.after is not None:
+            self._counters[f"recovery.{result.reason or 'complete'}"] += 1
         if result is None or recovery is None:
             subscription.go_live()
             connection.owner.subscribed(subscription, answer)

@@ -46,6 +46,12 @@ class Runner:
         found = {status.name: status for status in self._tasks.statuses}
         return [one for job in self._jobs for one in (found[job.name], *job.parts()) if job.name in found]
 
+    @property
+    def own_statuses(self) -> Sequence[supervisor.Status]:
+        """Those of the jobs themselves, without their parts."""
+        found = {status.name: status for status in self._tasks.statuses}
+        return [found[job.name] for job in self._jobs if job.name in found]
+
     async def start(self) -> None:
         """The hub must run. Returns at once."""
         self._jobs = [*self._built_in, *self._declared.all()]

@@ -56,7 +56,7 @@ class Server:
         self.background = runner.Runner(self.hub, built_in)
         termination.register(self.hub)
         self.session_owners = session_owners.SessionOwners(self.hub, time.monotonic)
-        counted = figures.Figures(self.hub)
+        counted = figures.Figures(self.hub, lambda: self.background.own_statuses)
         self.reports = reports.Reports(
             self.hub,
             counters=counted.counters,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 from unittest.mock import ANY
@@ -100,7 +101,17 @@ class Conformance:
         await one.publish("c", "é☃".encode(), kind=interface.Kind.CONTROL, user_id="u", exclude="1.2")
         await one.until(lambda: one.entries, "the entry")
         entry = one.entries[0]
-        assert entry[1:] == (interface.Kind.CONTROL, APP, "c", None, "u", "1.2", "é☃".encode())
+        assert entry[1:8] == (interface.Kind.CONTROL, APP, "c", None, "u", "1.2", "é☃".encode())
+        assert abs(entry.created_ms / 1000 - time.time()) < 60
+
+    async def test_receipt_has_the_id_of_the_entry(self, hire: Hire) -> None:
+        one = await hire()
+        receipts = [
+            *await one.publish("c", b"1", b"2"),
+            *await one.publish("kept", b"3", retention=interface.Retention(10, 60)),
+        ]
+        await one.until(lambda: len(one.entries) == 3, "the entries")
+        assert [receipt.id for receipt in receipts] == [entry.id for entry in one.entries]
 
     async def test_large_backlog_is_delivered_in_order_and_in_several_steps(self, hire: Hire) -> None:
         one, two = await hire(), await hire()

@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from fanfare.engine import errors, interface
 from fanfare.engine.local.transactions import BlockingOp, Transaction, WriteOp
 
-_NEW = interface.Receipt(None, duplicate=False)
-
 
 class Append(WriteOp):
     """Publications, all or none."""
@@ -71,7 +69,7 @@ class Append(WriteOp):
                 "INSERT OR REPLACE INTO idempotency VALUES (?, ?, ?, ?, ?, ?)",
                 (publication.app, publication.channel, publication.idempotency_key, epoch, offset, expires_s),
             )
-        return _NEW if position is None else interface.Receipt(position, duplicate=False)
+        return interface.Receipt(position, False, transaction.top)
 
     def _known(self, transaction: Transaction, publication: interface.Publication) -> interface.Receipt | None:
         rows = transaction.cursor.execute(

@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from fanfare.engine import errors
 from fanfare.engine.local import log_file
 from fanfare.engine.local.transactions import WriteOp
+from fanfare.runtime.histograms import Histogram
 from fanfare.runtime.log_throttle import LogThrottle
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class CommitQueue:
         self.failure: str | None = None  # why a group failed; None after one that changed something
         self.groups = 0
         self.operations = 0
+        self.commit_seconds = Histogram()  # from the submission of an operation to its commit
         self.counters: collections.Counter[str] = collections.Counter()
         self._logged = logged
         self._changed = threading.Condition(threading.Lock())
@@ -284,6 +286,8 @@ class CommitQueue:
                 self.failure = None
             self.groups += 1
             self.operations += len(group)
+            if group:
+                self.commit_seconds.observe_since([operation.born for operation in group])
         elif self.failure != str(error):
             self.failure = str(error)
             logger.error("%s", error)

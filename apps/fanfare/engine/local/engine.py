@@ -118,6 +118,7 @@ class LocalEngine(interface.Engine):
             "log_limit_bytes": log.space.limit,
             "notify_failures": self._notifier.failures,
             **commits.counters,
+            **commits.commit_seconds.counters("commit_seconds"),
         }
         here = self._worker
         if here is not None:

@@ -15,7 +15,7 @@ from fanfare.engine.local.paths import LogPaths
 _LAST_CHARACTER = "\U0010ffff"
 _VARIABLES = 500  # of one statement; SQLite allows 999 in its oldest versions
 
-_ENTRY = 'id, kind, app, channel, "offset", user_id, exclude, body'
+_ENTRY = 'id, kind, app, channel, "offset", user_id, exclude, body, created_ms'
 _KEPT = (
     f"SELECT {_ENTRY} FROM log WHERE app = ? AND channel = ? "  # noqa: S608
     'AND "offset" > ? AND "offset" < ? AND created_ms >= ? ORDER BY "offset"'

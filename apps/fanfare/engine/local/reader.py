@@ -32,7 +32,7 @@ ENTRY_BYTES = 64  # what an entry weighs beside its body
 
 SCAN_ENTRIES = 8_192  # which one step looks at for those that are delivered: 1 ms
 
-_ENTRY = 'id, kind, app, channel, "offset", user_id, exclude, body'
+_ENTRY = 'id, kind, app, channel, "offset", user_id, exclude, body, created_ms'
 _LOCAL_AFTER = (
     f"SELECT {_ENTRY} FROM log WHERE id > ? AND id <= ? "  # noqa: S608
     f"AND (kind = {interface.Kind.CONTROL.value} OR channel = '{interface.USERS}' OR channel = ? OR "

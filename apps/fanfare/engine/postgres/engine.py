@@ -421,6 +421,7 @@ class _Worker:
             "operations": self.writer.operations,
             "expired": self.writer.expired,
             "reconnects": self.writer.reconnects,
+            **self.writer.commit_seconds.counters("commit_seconds"),
             **self.sizes,
             **self.counters,
         }

@@ -102,5 +102,5 @@ def receipts(
             continue
         row = rows[index]
         position = None if row.epoch is None else interface.Position(row.epoch, row.offset or 0)
-        found.append(interface.Receipt(position, duplicate=row.flag))
+        found.append(interface.Receipt(position, duplicate=row.flag, id=0 if row.flag else row.id or 0))
     return found, None

@@ -13,7 +13,10 @@ from psycopg import sql
 from fanfare.engine import consumers, errors, interface
 from fanfare.engine.postgres import database, operations, writer
 
-_COLUMNS = 'l.id, l.kind, l.app, l.channel, l."offset", l.user_id, l.exclude, l.body'
+_COLUMNS = (
+    'l.id, l.kind, l.app, l.channel, l."offset", l.user_id, l.exclude, l.body, '
+    "(EXTRACT(EPOCH FROM l.created) * 1000)::bigint AS created_ms"
+)
 
 
 class Pool:

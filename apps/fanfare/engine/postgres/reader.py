@@ -31,7 +31,10 @@ STEP_BYTES: Final = 256 * 1024
 CHUNK_ENTRIES: Final = 512
 CHUNK_BYTES: Final = 256 * 1024
 
-_COLUMNS = 'l.id, l.kind, l.app, l.channel, l."offset", l.user_id, l.exclude, l.body'
+_COLUMNS = (
+    'l.id, l.kind, l.app, l.channel, l."offset", l.user_id, l.exclude, l.body, '
+    "(EXTRACT(EPOCH FROM l.created) * 1000)::bigint AS created_ms"
+)
 
 
 @dataclass(slots=True)

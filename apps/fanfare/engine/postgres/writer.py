@@ -14,6 +14,7 @@ from psycopg import sql
 from fanfare.engine import errors
 from fanfare.engine.postgres import database, operations
 from fanfare.runtime.backoff import Backoff
+from fanfare.runtime.histograms import Histogram
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class Writer:
         self.failure: str | None = "The worker has not connected to the database yet"
         self.groups = 0
         self.operations = 0
+        self.commit_seconds = Histogram()  # from the submission of an operation to its commit
         self.expired = 0
         self.reconnects = 0
         self._address = address
@@ -164,6 +166,7 @@ class Writer:
         self.failure = None
         self.groups += 1
         self.operations += len(rows)
+        self.commit_seconds.observe_since([call.born for call in group])
         _distribute(group, rows)
         if any(call.logs for call in group):
             self._logged()

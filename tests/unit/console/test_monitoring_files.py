@@ -1,0 +1,101 @@
+"""The Grafana dashboard and the alert rules in deploy/ ask for metrics that exist."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from prometheus_client import parser
+
+from fanfare.console import metrics
+from fanfare.runtime import histograms
+from tests.unit.console.test_metrics import collection, documented
+from tests.unit.docs import pages
+
+DASHBOARD = pages.ROOT / "deploy/grafana-dashboard.json"
+ALERTS = pages.ROOT / "deploy/prometheus-alerts.yml"
+
+_METRIC = re.compile(r"\b(fanfare_\w+)(?:\{([^}]*)\})?")
+_LABEL = re.compile(r'(\w+)\s*=~?"')
+_OF_THE_SCRAPE = {"instance", "job"}  # labels that Prometheus adds
+
+
+def dashboard() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(DASHBOARD.read_text(encoding="utf-8"))
+    return found
+
+
+def queries() -> Iterator[str]:
+    for panel in dashboard()["panels"]:
+        for target in panel.get("targets", ()):
+            yield target["expr"]
+    yield from re.findall(r"^ +expr: (.+)$", ALERTS.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def existing() -> dict[str, set[str]]:
+    """The samples that a deployment has whose counters and gauges were all used, with their labels."""
+    histogram = histograms.Histogram()
+    histogram.observe(0.001)
+    counters: dict[str, int | float] = dict.fromkeys(documented(), 1)
+    for durations in metrics.HISTOGRAMS:
+        counters |= histogram.counters(durations.source)
+    gauges: dict[str, int | float] = {level.source: 1 for level in metrics.GAUGES}
+    gauges[f"{metrics.JOBS}webhooks.running"] = 1
+    body, _ = metrics.render(collection((counters, gauges)))
+    found: dict[str, set[str]] = {}
+    for family in parser.text_string_to_metric_families(body.decode()):
+        for sample in family.samples:
+            found.setdefault(sample.name, set()).update(sample.labels)
+    return found
+
+
+@pytest.mark.parametrize("query", sorted(set(queries())))
+def test_query_names_metrics_and_labels_that_exist(query: str, existing: dict[str, set[str]]) -> None:
+    asked = _METRIC.findall(query)
+    assert asked or query.startswith("up{")
+    for name, labels in asked:
+        assert name in existing
+        assert set(_LABEL.findall(labels)) <= existing[name] | _OF_THE_SCRAPE
+
+
+def test_every_histogram_and_gauge_of_the_engine_is_on_the_dashboard() -> None:
+    text = DASHBOARD.read_text(encoding="utf-8")
+    for durations in metrics.HISTOGRAMS:
+        assert f"fanfare_{durations.name}_bucket" in text
+    assert "fanfare_engine_lag_entries" in text
+
+
+def test_legends_name_labels_that_exist(existing: dict[str, set[str]]) -> None:
+    for panel in dashboard()["panels"]:
+        for target in panel.get("targets", ()):
+            names = {name for name, _ in _METRIC.findall(target["expr"])}
+            labels = set().union(*(existing[name] for name in names))
+            assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= labels
+
+
+def test_panels_have_titles_and_do_not_overlap() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in dashboard()["panels"]:
+        assert panel["title"]
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken
+        taken |= cells
+
+
+def test_promtool_accepts_the_alert_rules_where_it_is_installed() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is not None:
+        subprocess.run([promtool, "check", "rules", str(ALERTS)], check=True, capture_output=True)
+    names = re.findall(r"alert: (\w+)", ALERTS.read_text(encoding="utf-8"))
+    assert len(set(names)) == len(names) > 10
