@@ -17,7 +17,7 @@ class FanfareConfig(AppConfig):
     def ready(self) -> None:
         from fanfare import checks as fanfare_checks  # noqa: F401  (registers them)
         from fanfare import conf, older_layout
-        from fanfare.applications import declared, models
+        from fanfare.applications import declarations, models
         from fanfare.engine import current
         from fanfare.integration import checks as integration_checks  # noqa: F401
         from fanfare.integration import remote
@@ -40,7 +40,7 @@ class FanfareConfig(AppConfig):
                 log_max_bytes=conf.settings.LOG_MAX_BYTES,
             )
         signals.pre_migrate.connect(older_layout.refuse, sender=self)
-        checks.register(declared.check)
+        checks.register(declarations.check)
         for model in (models.Application, models.WebhookEndpoint, models.ChannelRule):
             signals.post_save.connect(models.fixture_loaded, sender=model)
         # Import the modules `channels` and `background` of every app, as Django imports `admin`: importing them

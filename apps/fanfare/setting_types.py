@@ -262,7 +262,7 @@ class Origins(_List):
         return "list of origins"
 
     def item(self, text: str) -> str:
-        place = origins.place(text.lower())
+        place = origins.parse_entry(text.lower())
         if place is None or not place.scheme:
             raise Refused(f"has {text!r}; an origin looks like https://shop.example.com or https://*.example.com")
         return origins.ascii_form(text.lower())

@@ -1,6 +1,10 @@
-"""The text of FANFARE_APPS: applications that are declared in the environment, as for a container.
+"""FANFARE_APPS: applications declared in the environment, as for a container.
 
-It takes one of two forms:
+`parse` reads the text, `sync` writes the applications to the database when a worker starts. The declaration is the
+source of truth for the applications that it contains, with their webhooks and channel rules. An application that is
+removed from it is disabled, never deleted, and can be edited in the admin from then on.
+
+The text has one of two forms:
 
     42:a-key:a-secret, 43:another-key:another-secret:Its name
     [{"id": "42", "key": "a-key", "secret": "a-secret", "name": "Shop", "client_events": true, "max_connections": 500,
@@ -11,10 +15,14 @@ It takes one of two forms:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+from django.core import checks
+from django.db import router, transaction
+
+from fanfare import conf
 from fanfare.applications import credentials, errors, limits, models
 
 REQUIRED = ("id", "key", "secret")
@@ -24,16 +32,28 @@ FIELDS = (*REQUIRED, "previous_secret", "name", *SWITCHES, "allowed_origins", *N
 
 # The fields of a webhook, and the columns that are named differently.
 WEBHOOK_FIELDS = ("url", "events", "channel_prefix", "headers", "batching", "enabled")
-_WEBHOOK_COLUMNS = {"events": "event_types"}
+_RENAMED_WEBHOOK_FIELDS = {"events": "event_types"}
 _WEBHOOK_TEXTS = ("url", "channel_prefix")
 _WEBHOOK_SWITCHES = ("batching", "enabled")
 
 RULE_FIELDS = ("pattern", *limits.RULE_BOUNDS, "client_events")
 
+# The columns that `sync` compares and writes.
+_UNIQUE = ("key", "name")
+_COLUMNS = (
+    *("app_id", "key", "secret", "previous_secret", "previous_secret_until", "name", "allowed_origins"),
+    *SWITCHES,
+    *limits.BOUNDS,
+)
+_WEBHOOK_COLUMNS = ("url", "event_types", "channel_prefix", "headers", "batching", "enabled")
+_RULE_COLUMNS = ("position", *RULE_FIELDS)
+
+Part = TypeVar("Part", models.WebhookEndpoint, models.ChannelRule)
+
 
 @dataclass(frozen=True)
 class Declaration:
-    """One application, its webhooks and its channel rules as they are declared; the rows are not saved."""
+    """One declared application with its webhooks and channel rules, as rows that are not saved."""
 
     application: models.Application
     webhooks: tuple[models.WebhookEndpoint, ...] = ()
@@ -41,7 +61,7 @@ class Declaration:
 
 
 def parse(text: str) -> list[Declaration]:
-    """Raises DeclarationError, whose message names the entry and the field, and shows no secret."""
+    """Raises DeclarationError; its message names the entry and the field and contains no secret."""
     text = text.strip()
     if not text:
         return []
@@ -61,7 +81,7 @@ def _json_entries(text: str) -> list[dict[str, Any]]:
     try:
         value = json.loads(text)
     except ValueError as error:
-        # Not `from error`: it carries the whole text, the secrets in it too.
+        # Not `from error`: the JSON error contains the whole text, with its secrets.
         raise errors.DeclarationError(f"FANFARE_APPS is not valid JSON: {error}.") from None
     entries = value if isinstance(value, list) else [value]
     for number, entry in enumerate(entries, start=1):
@@ -85,10 +105,10 @@ def _declaration(number: int, entry: dict[str, Any]) -> Declaration:
     app_id = values.get("id")
     if isinstance(app_id, int) and not isinstance(app_id, bool):
         app_id = values["id"] = str(app_id)
-    # Only what certainly is an id is shown: who mixes the fields up may have put the secret here.
+    # The message shows only a valid id: in an entry with mixed-up fields this may be the secret.
     is_id = isinstance(app_id, str) and credentials.ID.match(app_id)
     place = f"FANFARE_APPS: entry {number}" + (f" (id {app_id})" if is_id else "")
-    _check_fields(place, values, known=FIELDS, required=REQUIRED, expected=_expected_instead)
+    _check_fields(place, values, known=FIELDS, required=REQUIRED, expected=_expected)
 
     origins = values.pop("allowed_origins", [])
     webhooks = values.pop("webhooks", [])
@@ -112,8 +132,10 @@ def _declaration(number: int, entry: dict[str, Any]) -> Declaration:
 def _webhook(place: str, entry: str | dict[str, Any]) -> models.WebhookEndpoint:
     values = {"url": entry} if isinstance(entry, str) else dict(entry)
     _check_fields(place, values, known=WEBHOOK_FIELDS, required=("url",), expected=_expected_of_webhook)
-    endpoint = models.WebhookEndpoint(**{_WEBHOOK_COLUMNS.get(field, field): value for field, value in values.items()})
-    fields = {column: field for field, column in _WEBHOOK_COLUMNS.items()}
+    endpoint = models.WebhookEndpoint(
+        **{_RENAMED_WEBHOOK_FIELDS.get(field, field): value for field, value in values.items()}
+    )
+    fields = {column: field for field, column in _RENAMED_WEBHOOK_FIELDS.items()}
     for column, problem in endpoint.problems().items():
         raise errors.DeclarationError(f"{place}: {fields.get(column, column)}: {problem}")
     return endpoint
@@ -153,36 +175,145 @@ def _check_fields(
             raise errors.DeclarationError(f"{place}: {field} must be {wanted}.")
 
 
-def _expected_instead(field: str, value: Any) -> str | None:
-    """What the value should have been, or None if its type is right."""
+def _expected(field: str, value: Any) -> str | None:
+    """The expected type, or None if the value has it."""
     if field in SWITCHES:
         return None if isinstance(value, bool) else "true or false"
     if field in NUMBERS:
         return None if value is None or type(value) is int else "a whole number, or null for the default"
     if field == "allowed_origins" and isinstance(value, list):
-        return None if all(isinstance(entry, str) for entry in value) else "a list of texts"
+        return None if all(isinstance(entry, str) for entry in value) else "a list of strings"
     if field == "webhooks":
         is_right = isinstance(value, list) and all(isinstance(entry, (str, dict)) for entry in value)
         return None if is_right else "a list of URLs, or of objects with a url"
     if field == "rules":
         is_right = isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
         return None if is_right else "a list of objects with a pattern"
-    return None if isinstance(value, str) else "a text"
+    return None if isinstance(value, str) else "a string"
 
 
 def _expected_of_webhook(field: str, value: Any) -> str | None:
-    """As `_expected_instead`. What `events` and `headers` may hold, their columns know."""
+    """As `_expected`. What `events` and `headers` may hold, their columns know."""
     if field in _WEBHOOK_SWITCHES:
         return None if isinstance(value, bool) else "true or false"
     if field in _WEBHOOK_TEXTS:
-        return None if isinstance(value, str) else "a text"
+        return None if isinstance(value, str) else "a string"
     return None
 
 
 def _expected_of_rule(field: str, value: Any) -> str | None:
-    """As `_expected_instead`."""
+    """See `_expected`."""
     if field in limits.RULE_BOUNDS:
         return None if type(value) is int else "a whole number"
     if field == "client_events":
         return None if isinstance(value, bool) else "true or false"
-    return None if isinstance(value, str) else "a text"
+    return None if isinstance(value, str) else "a string"
+
+
+# -- the database ------------------------------------------------------------------------------------------------------
+
+
+def sync(wanted: Sequence[Declaration]) -> None:
+    """Make the database equal to the declarations. A second call writes nothing, so workers that start together write
+    once.
+
+    Raises DeclarationError if an application that was created in the admin has a declared key or name.
+    """
+    using = router.db_for_write(models.Application)  # a replica may lag
+    if _is_equal(wanted, using):
+        return
+    with transaction.atomic(using=using):
+        models.Generation.lock(using)
+        if not _is_equal(wanted, using):
+            _write(using, {declaration.application.app_id: declaration for declaration in wanted})
+
+
+def check(**_: object) -> list[checks.CheckMessage]:
+    """System check: reports a text that would stop the start of a worker."""
+    try:
+        parse(conf.settings.APPS)
+    except errors.DeclarationError as error:
+        return [checks.Error(str(error), id="fanfare.E003")]
+    return []
+
+
+def _is_equal(wanted: Iterable[Declaration], using: str) -> bool:
+    rows = models.Application.objects.using(using).filter(declared=True).with_parts()
+    return {row.app_id: _values(row, row.webhooks.all(), row.rules.all()) for row in rows} == {
+        declaration.application.app_id: _values(declaration.application, declaration.webhooks, declaration.rules)
+        for declaration in wanted
+    }
+
+
+def _write(using: str, wanted: dict[str, Declaration]) -> None:
+    rows = {row.app_id: row for row in models.Application.objects.using(using).all()}
+    applications = {app_id: declaration.application for app_id, declaration in wanted.items()}
+    _refuse_conflicts(applications, rows)
+    _free_moved_values(applications, rows)
+    for app_id, row in rows.items():
+        if row.declared and app_id not in wanted:
+            row.declared = row.enabled = False
+            row.save()
+    for app_id, declaration in wanted.items():
+        row = rows.get(app_id, models.Application())
+        for column in _COLUMNS:
+            setattr(row, column, getattr(declaration.application, column))
+        row.declared = True
+        row.save()
+        _write_parts(row, list(row.webhooks.using(using)), declaration.webhooks, "url", _WEBHOOK_COLUMNS)
+        _write_parts(row, list(row.rules.using(using)), declaration.rules, "pattern", _RULE_COLUMNS)
+
+
+def _write_parts(
+    application: models.Application, rows: list[Part], wanted: Iterable[Part], same: str, columns: Iterable[str]
+) -> None:
+    """A part with an unchanged column `same` keeps its row, and a webhook with it its pending deliveries."""
+    for declaration in wanted:
+        row = next((row for row in rows if getattr(row, same) == getattr(declaration, same)), None)
+        if row is None:
+            row = type(declaration)(application=application)
+        else:
+            rows.remove(row)
+        for column in columns:
+            setattr(row, column, getattr(declaration, column))
+        row.save()
+    for row in rows:
+        row.delete()
+
+
+def _refuse_conflicts(wanted: dict[str, models.Application], rows: dict[str, models.Application]) -> None:
+    for declaration in wanted.values():
+        for row in rows.values():
+            if row.declared or row.app_id in wanted:
+                continue
+            for column in _UNIQUE:
+                if getattr(row, column) == getattr(declaration, column):
+                    raise errors.DeclarationError(
+                        f"FANFARE_APPS: the application with id {declaration.app_id} has the same {column} as "
+                        f"application {row.app_id}, which FANFARE_APPS does not declare; change one of them."
+                    )
+
+
+def _free_moved_values(wanted: dict[str, models.Application], rows: dict[str, models.Application]) -> None:
+    """Replace keys and names that move to another application: their columns are unique."""
+    owners = {(column, getattr(item, column)): app_id for app_id, item in wanted.items() for column in _UNIQUE}
+    for app_id, row in rows.items():
+        key_moves = owners.get(("key", row.key), app_id) != app_id
+        name_moves = owners.get(("name", row.name), app_id) != app_id
+        if key_moves:
+            row.key = credentials.generate_key()
+        if name_moves:
+            row.name = f"Application {app_id}, formerly {row.name}"[:100]
+        if key_moves or name_moves:
+            row.save()
+
+
+def _values(
+    application: models.Application, webhooks: Iterable[models.WebhookEndpoint], rules: Iterable[models.ChannelRule]
+) -> tuple[Any, ...]:
+    """The values to compare. The order of the webhooks does not matter."""
+    hooks = sorted(
+        json.dumps([getattr(webhook, column) for column in _WEBHOOK_COLUMNS], sort_keys=True) for webhook in webhooks
+    )
+    kept = [[getattr(rule, column) for column in _RULE_COLUMNS] for rule in rules]
+    return (*(getattr(application, column) for column in _COLUMNS), hooks, kept)

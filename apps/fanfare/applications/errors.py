@@ -1,10 +1,10 @@
 """The exceptions of this package.
 
 ApplicationsError
-├── DeclarationError          FANFARE_APPS cannot be read, or contradicts the database; the start stops
-├── DeclaredApplicationError  the change is refused: this application is what FANFARE_APPS says
+├── DeclarationError          FANFARE_APPS is invalid or conflicts with the database; the server does not start
+├── DeclaredApplicationError  FANFARE_APPS declares this application, so it cannot be changed here
 ├── DefaultApplicationError   FANFARE_DEFAULT_APP names an application that does not exist
-└── DatabaseUnusableError     Django's database is away or not migrated; try again
+└── DatabaseUnusableError     Django's database is unavailable or not migrated; try again
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from django.core.exceptions import ImproperlyConfigured
 
 
 class ApplicationsError(Exception):
-    """Base class. `code` is for machines, the message for people. No message holds a secret."""
+    """Base class. `code` is for programs, the message for people. No message contains a secret."""
 
     code = "applications_error"
 
 
 class DeclarationError(ApplicationsError, ImproperlyConfigured):
-    """FANFARE_APPS is wrong; the message names the entry and the field."""
+    """FANFARE_APPS is invalid; the message names the entry and the field."""
 
     code = "declaration_error"
 
 
 class DeclaredApplicationError(ApplicationsError):
-    """The environment is the truth of this application, so it is changed there."""
+    """The application is declared in FANFARE_APPS and can be changed only there."""
 
     code = "declared_application"
 
@@ -37,6 +37,6 @@ class DefaultApplicationError(ApplicationsError, ImproperlyConfigured):
 
 
 class DatabaseUnusableError(ApplicationsError):
-    """The message says why, in one sentence."""
+    """The message gives the reason in one sentence."""
 
     code = "database_unusable"

@@ -1,9 +1,8 @@
-"""From the database into memory: the values that the hot path reads, and the loader that keeps them up to date.
+"""Loads the applications from the database into the registry of a worker, and keeps them up to date.
 
 A change reaches a worker in two ways. An `application.changed` entry of the log names the application, and the loader
-reads its row. And every `COMPARE_SECONDS` the loader compares the generation in the database with the one that it
-knows, and reads all applications if they differ. An entry that was lost or never written costs seconds, and the worker
-is right again.
+reads its row. In addition, every `COMPARE_SECONDS` the loader compares the generation in the database with that of the
+registry and reloads all applications if they differ. A lost entry therefore delays a change by seconds only.
 """
 
 from __future__ import annotations
@@ -21,10 +20,8 @@ from django.db.models import QuerySet
 
 from fanfare import conf
 from fanfare.applications import (
-    announcements,
     database,
     declarations,
-    declared,
     errors,
     limits,
     models,
@@ -32,20 +29,21 @@ from fanfare.applications import (
     registry,
     rules,
 )
+from fanfare.applications.models import announced
 from fanfare.runtime import supervisor, text
 from fanfare.runtime.backoff import Backoff
 from fanfare.runtime.log_throttle import LogThrottle, exception_line
 
-COMPARE_SECONDS = 10.0  # how long a worker may be out of date when the log could not be written; one small query each
-START_SECONDS = 10.0  # for the first reading; then the worker starts without applications, and shows its health page
-ANSWER_SECONDS = 10.0  # for each reading; a database that takes longer is a problem, and is asked again
+COMPARE_SECONDS = 10.0  # the longest delay of a change whose entry could not be written; one small query each
+START_SECONDS = 10.0  # for the first load; after it the worker starts without applications and reports a problem
+ANSWER_SECONDS = 10.0  # for each query; a slower database is a problem, and the query is repeated
 FIRST_RETRY_SECONDS = 0.5
 LAST_RETRY_SECONDS = 10.0
 
 NAME = "applications loader"
-NOT_FOUND = 4001  # close codes after which clients do not reconnect by themselves
+NOT_FOUND = 4001  # close codes after which clients do not reconnect
 DISABLED = 4003
-TRY_AGAIN = 4100  # clients come back after a second, and wait while the application is suspended
+TRY_AGAIN = 4100  # clients reconnect after a second; the handshake waits while the application is suspended
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -58,7 +56,7 @@ def snapshot(
     webhooks: Iterable[models.WebhookEndpoint] = (),
     channel_rules: Iterable[models.ChannelRule] = (),
 ) -> registry.Application:
-    """The row as the hot path reads it. Asks no database: webhooks and rules are those given, in their order."""
+    """The registry's value of a row, with the given webhooks and rules. Makes no query."""
     return registry.Application(
         id=application.app_id,
         key=application.key,
@@ -107,12 +105,12 @@ def _chosen(application: models.Application, names: Iterable[str]) -> dict[str, 
 
 
 def fetch(app_id: str) -> registry.Application | None:
-    """One application from the database, for a process without a registry. Enabled or not; without its webhooks."""
+    """One application from the database, enabled or not, without webhooks: for processes without a registry."""
     return _publishing(models.Application.objects.filter(app_id=app_id))
 
 
 def fetch_default() -> registry.Application | None:
-    """The application of FANFARE_DEFAULT_APP, enabled or not; without this setting the oldest enabled application.
+    """The application of FANFARE_DEFAULT_APP, enabled or not. Without this setting: the oldest enabled application.
 
     None if there is none. Raises DefaultApplicationError if the setting names an application that does not exist.
     """
@@ -128,13 +126,13 @@ def fetch_default() -> registry.Application | None:
 
 
 def _publishing(rows: QuerySet[models.Application]) -> registry.Application | None:
-    """The first of the rows, with its channel rules."""
+    """The first row, with its channel rules."""
     row = rows.prefetch_related("rules").first()
     return None if row is None else snapshot(row, channel_rules=row.rules.all())
 
 
 class Hub(Protocol):
-    """What the loader needs of `fanfare.hub.hub.Hub`."""
+    """The part of `fanfare.hub.hub.Hub` that the loader uses."""
 
     def on_control(self, command: str, handler: Callable[[str, bytes], None], /) -> None: ...
 
@@ -144,9 +142,9 @@ class Hub(Protocol):
 class Loader:
     """Keeps the registry of one worker up to date from `start` to `stop`.
 
-    The hub must follow the log before `start`, so that no change falls between the first reading and the first entry.
-    `problem` says in one sentence why the registry may be out of date, or is None. `loaded`: whether all applications
-    were read at least once. `statuses`: of its task.
+    The hub must follow the log before `start`, so that no change is missed between the first load and the first entry.
+    `problem`: why the registry may be out of date, in one sentence, or None. `loaded`: whether all applications were
+    loaded at least once. `statuses`: the status of the loader's task.
     """
 
     def __init__(
@@ -169,8 +167,8 @@ class Loader:
         self._backoff = Backoff(first_retry_seconds, LAST_RETRY_SECONDS)
         self._declarations: Sequence[declarations.Declaration] = ()
         self._declarations_synced = False
-        self._generation: int | None = None  # None: everything must be read
-        self._changed: set[str] = set()  # ids that the log named since the last reading
+        self._generation: int | None = None  # None: all applications must be loaded
+        self._changed: set[str] = set()  # ids in entries of the log since the last load
         self._unreadable: dict[str, str] = {}  # by id: why the row of an application could not be read
         self._wake = asyncio.Event()
         self._status = supervisor.Status(NAME)
@@ -183,14 +181,14 @@ class Loader:
         return self._tasks.statuses
 
     async def start(self) -> None:
-        """Load all applications and follow their changes. A database that is away is a `problem`, and is asked again.
+        """Load all applications and follow their changes. If the database is unavailable, set `problem` and try again.
 
-        Raises ImproperlyConfigured (a DeclarationError for example) where a person must change something first.
+        Raises ImproperlyConfigured (for example DeclarationError) if the configuration must be changed first.
         """
         self._declarations = declarations.parse(conf.settings.APPS)
-        self._hub.on_control(announcements.COMMAND, self._on_changed)
+        self._hub.on_control(announced.COMMAND, self._on_changed)
         first_try: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._threads = database.Threads(1, "fanfare-applications")  # a reading that hangs occupies no other thread
+        self._threads = database.Threads(1, "fanfare-applications")  # a hanging query must not block other threads
         self._status = supervisor.Status(NAME)
         self._tasks.run(NAME, lambda: self._follow(first_try), status=self._status)
         try:
@@ -214,16 +212,16 @@ class Loader:
         self._wake.set()
 
     async def _follow(self, first_try: asyncio.Future[None]) -> None:
-        """One task makes all readings, so an older reading never overwrites a newer one.
+        """One task makes all loads, so an older load never overwrites a newer one.
 
-        `first_try` gets the outcome of the first attempt; it is done before that when `start` has stopped waiting.
+        `first_try` gets the result of the first attempt. It is cancelled earlier if `start` stops waiting.
         """
         self._status.enter(supervisor.State.RUNNING)
         while True:
             self._status.runs += 1
             try:
                 await self._catch_up()
-            except Exception as error:  # noqa: BLE001  (whatever it is: reported, and tried again)
+            except Exception as error:  # noqa: BLE001  (any error is reported, and the load is repeated)
                 if isinstance(error, ImproperlyConfigured) and not first_try.done():
                     first_try.set_exception(error)
                     return
@@ -251,9 +249,9 @@ class Loader:
 
     async def _load_everything(self) -> None:
         if not self._declarations_synced:
-            await self._ask(declared.sync, self._declarations)
+            await self._ask(declarations.sync, self._declarations)
             self._declarations_synced = True
-        # The generation first: a change between the two readings is read twice, and not missed.
+        # The generation first: a change between the two queries is then read twice instead of missed.
         generation = await self._ask(_generation)
         found = await self._ask(_read)
         self._unreadable.clear()
@@ -271,11 +269,11 @@ class Loader:
                 f"The database has not answered for {self._answer_seconds:g} seconds."
             ) from error
 
-    # -- into the registry ---------------------------------------------------------------------------------------------
+    # -- the registry --------------------------------------------------------------------------------------------------
 
     def _apply_all(self, found: Found, app_ids: Iterable[str]) -> None:
         for app_id in app_ids:
-            if app_id in found.unreadable:  # it stays as it was
+            if app_id in found.unreadable:  # its value in the registry stays
                 self._unreadable[app_id] = found.unreadable[app_id]
                 self._log.error(
                     "Application %s cannot be read from the database: %s", app_id, found.unreadable[app_id], key=app_id
@@ -284,11 +282,11 @@ class Loader:
             self._unreadable.pop(app_id, None)
             try:
                 self._apply(app_id, found.applications.get(app_id))
-            except Exception as error:  # noqa: BLE001  (one application must not keep the others out of date)
+            except Exception as error:  # noqa: BLE001  (an error in one application must not stop the others)
                 self._log.error("A change of application %s cannot be applied", app_id, key=app_id, error=error)
 
     def _apply(self, app_id: str, new: registry.Application | None) -> None:
-        """Put one application into the registry, and close the connections that it does not allow any more."""
+        """Put one application into the registry, and close the connections that its change invalidates."""
         old = self._registry.by_id(app_id)
         if new == old:
             return
@@ -318,7 +316,7 @@ class Loader:
         self.problem = f"These applications cannot be read from the database: {names}." if names else None
 
     def _failed(self, error: Exception) -> float:
-        """Answers the seconds until the next attempt."""
+        """Returns the seconds until the next attempt."""
         self._generation = None
         known = isinstance(error, (errors.ApplicationsError, ImproperlyConfigured))
         self.problem = (
@@ -338,11 +336,11 @@ class Loader:
                 await self._wake.wait()
 
 
-# -- readings, in a thread ---------------------------------------------------------------------------------------------
+# -- queries, in a thread ----------------------------------------------------------------------------------------------
 
 
 class Found(NamedTuple):
-    """Applications by id; and of those whose row cannot be read, why."""
+    """Applications by id, and the error of each row that cannot be read, by id."""
 
     applications: dict[str, registry.Application]
     unreadable: dict[str, str]
@@ -353,14 +351,14 @@ def _generation() -> int | None:
 
 
 def _read(app_ids: Iterable[str] | None = None) -> Found:
-    """These applications; by default all."""
-    rows = declared.with_parts(models.Application.objects.using(database.alias()))
+    """The applications with these ids; by default all."""
+    rows = models.Application.objects.using(database.alias()).with_parts()
     if app_ids is not None:
         rows = rows.filter(app_id__in=app_ids)
     found = Found({}, {})
     for row in rows:
         try:
             found.applications[row.app_id] = snapshot(row, row.webhooks.all(), row.rules.all())
-        except Exception as error:  # noqa: BLE001  (a row that was written past its validation must not hide the others)
+        except Exception as error:  # noqa: BLE001  (a row that was written without validation must not hide the others)
             found.unreadable[row.app_id] = text.clean(exception_line(error))
     return found

@@ -1,7 +1,7 @@
-"""The applications as the hot path reads them: plain values in memory, no database.
+"""The applications in a worker's memory, for the hot path: plain values, no database.
 
-The row in Django's database is the truth. This is its copy in one worker, kept right by `application.changed` entries
-of the log and by a comparison of generations every few seconds (see `fanfare.applications.loading`).
+The registry is a copy of the rows in Django's database. `application.changed` entries of the log and a comparison of
+generations every few seconds keep it up to date (see `fanfare.applications.loading`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from fanfare.applications import rules
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The bounds of one application. The defaults are those of docs/reference/limits.md."""
+    """The limits of one application; docs/reference/limits.md lists the defaults."""
 
-    max_connections: int | None = None  # in the whole deployment; None: no bound
+    max_connections: int | None = None  # in the whole deployment; None: unlimited
     max_event_bytes: int = 102_400  # of an event's data
     max_channels_per_event: int = 100
     max_batch_events: int = 10
@@ -29,11 +29,11 @@ class Limits:
     max_user_id: int = 128  # characters
     client_events_per_second: int = 10  # of one connection
     client_events_burst: int = 20
-    max_events_per_second: int | None = None  # published over HTTP, in the whole deployment; None: no bound
+    max_events_per_second: int | None = None  # published over HTTP, in the whole deployment; None: unlimited
     max_watchlist: int = 100  # users that one client watches
 
 
-# What a webhook may tell. Source: the protocol's "Webhooks".
+# Event types of webhooks. Source: the protocol's "Webhooks".
 WEBHOOK_EVENTS = (
     "channel_occupied",
     "channel_vacated",
@@ -47,14 +47,14 @@ WEBHOOK_EVENTS = (
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """An endpoint that gets the events of an application's channels."""
+    """An endpoint that receives events of an application's channels."""
 
     id: int  # of the row
     url: str
-    event_types: frozenset[str] = frozenset(WEBHOOK_EVENTS)  # exactly the types that it gets; an empty set is none
-    channel_prefix: str = ""  # empty: every channel
-    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # sent along; there may be a token in them
-    batching: bool = False  # several events in one request, or exactly one
+    event_types: frozenset[str] = frozenset(WEBHOOK_EVENTS)  # the types that it receives
+    channel_prefix: str = ""  # empty: all channels
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # may contain a token
+    batching: bool = False  # several events per request; otherwise exactly one
     enabled: bool = True
 
     def wants(self, event_type: str, channel: str) -> bool:
@@ -63,26 +63,28 @@ class Webhook:
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """A tenant, as a worker knows it."""
+    """A tenant."""
 
     id: str  # decimal digits: some SDKs turn the id of a URL into a number
     key: str
-    secret: str = field(repr=False)  # never in a log, not by accident either
+    secret: str = field(repr=False)  # repr=False: it must not get into a log
     name: str = ""
     enabled: bool = True
     client_events: bool = False
-    subscription_counts: bool = False  # whether subscribers hear how many they are
-    authorization_timeout: int | None = None  # seconds to sign in or join a channel that is not public; None: no need
-    cache_seconds: int = 1_800  # how long a cache channel holds its event
-    previous_secret: str = field(default="", repr=False)  # before the last rotation
-    previous_secret_until: float = 0.0  # Unix time until which it is still good
+    subscription_counts: bool = False  # whether subscribers get the number of subscribers
+    authorization_timeout: int | None = (
+        None  # seconds to sign in or subscribe to a private or presence channel; None: off
+    )
+    cache_seconds: int = 1_800  # lifetime of the event of a cache channel
+    previous_secret: str = field(default="", repr=False)  # the secret before the last rotation
+    previous_secret_until: float = 0.0  # Unix time; the previous secret is refused from then on
     allowed_origins: tuple[str, ...] = ()  # empty: any
     limits: Limits = field(default_factory=Limits)
-    rules: rules.Rules = field(default_factory=rules.Rules)  # which channels keep a history
-    webhooks: tuple[Webhook, ...] = ()  # oldest first; the disabled ones, too
+    rules: rules.Rules = field(default_factory=rules.Rules)  # the channels that keep a history
+    webhooks: tuple[Webhook, ...] = ()  # oldest first, including disabled ones
 
     def secrets(self, now: float) -> tuple[str, ...]:
-        """Those that a signature may have been made with at `now` (Unix time), the current one first."""
+        """The secrets that are valid at `now` (Unix time), the current one first."""
         if self.previous_secret and now < self.previous_secret_until:
             return (self.secret, self.previous_secret)
         return (self.secret,)
@@ -94,8 +96,8 @@ DISABLED_GRACE_S = 300.0  # the default
 class Registry:
     """Applications by id and by key.
 
-    An application that was enabled and is disabled is *suspended* for `disabled_grace_s`: its clients are kept waiting
-    and not sent away for good, because it may be enabled again a moment later. `clock`: monotonic seconds.
+    A disabled application is *suspended* for `disabled_grace_s`: its clients get a code after which they try again,
+    because it may be enabled again soon. `clock`: monotonic seconds.
     """
 
     def __init__(
@@ -118,7 +120,7 @@ class Registry:
         return list(self._by_id.values())
 
     def put(self, application: Application) -> None:
-        """Add or replace; a changed key takes the old one away."""
+        """Add or replace. The old key of a replaced application becomes unknown."""
         old = self._by_id.get(application.id)
         self._take(application.id)
         self._by_id[application.id] = application
@@ -136,19 +138,19 @@ class Registry:
 
     def _take(self, app_id: str) -> None:
         application = self._by_id.pop(app_id, None)
-        # While two applications change places, the key may be the other one's already.
+        # While two applications exchange their keys, this key may already belong to the other one.
         if application is not None and self._by_key.get(application.key) is application:
             del self._by_key[application.key]
 
-    # -- applications that were just disabled --------------------------------------------------------------------------
+    # -- suspended applications ----------------------------------------------------------------------------------------
 
     def suspended_s(self, app_id: str) -> float:
-        """Seconds for which this application is suspended from now on; 0 for every other one."""
+        """Remaining seconds of the suspension; 0 if the application is not suspended."""
         return max(0.0, self._suspended_until.get(app_id, 0.0) - self._clock()) if self._suspended_until else 0.0
 
     @contextlib.contextmanager
     def watching(self, app_id: str, changed: Callable[[], None]) -> Iterator[None]:
-        """Call `changed` at each change of this application. It must not raise."""
+        """Call `changed` at each change of this application. The callback must not raise."""
         watchers = self._watchers.setdefault(app_id, {})
         watchers[changed] = None
         try:

@@ -1,6 +1,6 @@
-"""Which channels keep a history, and how much of it is given back: by patterns of their names.
+"""Channel rules: patterns of channel names that select the channels with a history, and its bounds.
 
-A rule is switched on for a pattern; channels that no rule matches keep nothing, and cost nothing.
+A channel that matches no rule keeps no history.
 """
 
 from __future__ import annotations
@@ -11,22 +11,23 @@ from dataclasses import dataclass
 
 from fanfare.engine import interface
 
-# Names are chosen by clients: what was looked up is remembered, but not without a bound.
-REMEMBERED = 10_000
+# The cache of names to rules is bounded, because clients choose the names.
+CACHED_NAMES = 10_000
 
-MOST_STARS = 10  # in one pattern; each costs a search through the name
+MOST_STARS = 10  # per pattern; each star costs a search through the name
 
-# What channel names are made of, and the star. Those of the server begin with #.
+# The characters of channel names, and the star. Names of server-to-user channels start with #.
 _PATTERN = re.compile(r"#?[-A-Za-z0-9_=@,.;*]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`pattern`: a channel's name, in which `*` stands for any characters, also none. The first rule that fits holds.
+    """`pattern`: a channel name in which `*` matches any characters, or none. The first matching rule applies.
 
-    `history_size` entries are kept, none older than `history_seconds`. `rewind_count` and `rewind_seconds`: what every
-    new subscriber gets of them (0: no bound of that kind; both 0: nothing). `client_events`: whether those are kept
-    too. A replay of more than `max_replay_entries` or `max_replay_bytes` is refused as `too_many`.
+    The history has at most `history_size` entries, none older than `history_seconds`. A new subscriber gets the newest
+    `rewind_count` entries of the last `rewind_seconds` (0: no limit of that kind; both 0: none). `client_events`:
+    whether client events are kept. A recovery of more than `max_replay_entries` or `max_replay_bytes` is refused as
+    `too_many`.
     """
 
     pattern: str
@@ -51,12 +52,12 @@ class Rule:
     def history(
         self, after: interface.Position | None = None, rewind: interface.Rewind | None = None
     ) -> interface.RecoveryRequest:
-        """What a subscriber may ask for: all after a position, or the newest, within this rule's bounds."""
+        """A recovery within the bounds of this rule: the entries after a position, or the newest ones."""
         return interface.RecoveryRequest(after, rewind, self.max_replay_entries, self.max_replay_bytes)
 
 
 class Rules:
-    """The rules of one application, in their order."""
+    """The rules of one application, in order."""
 
     __slots__ = ("_compiled", "_known", "_rules")
 
@@ -75,13 +76,13 @@ class Rules:
         return hash(self._rules)
 
     def of(self, channel: str) -> Rule | None:
-        """The rule of a channel; None: it keeps nothing."""
+        """The first rule that matches the channel; None: it keeps no history."""
         if not self._compiled:
             return None
         try:
             return self._known[channel]
         except KeyError:
-            if len(self._known) >= REMEMBERED:
+            if len(self._known) >= CACHED_NAMES:
                 self._known.clear()
             found = next((rule for expression, rule in self._compiled if expression.fullmatch(channel)), None)
             self._known[channel] = found
@@ -89,17 +90,17 @@ class Rules:
 
 
 def pattern_fault(pattern: str) -> str | None:
-    """What is wrong with a pattern as a person wrote it, in one sentence. None: nothing."""
+    """An error message for an invalid pattern; None: it is valid."""
     if not _PATTERN.fullmatch(pattern):
-        return "No channel's name fits: a pattern has letters, digits, _-=@,.; and *."
+        return "The pattern matches no channel name: use letters, digits, _-=@,.; and *."
     if pattern.count("*") > MOST_STARS:
         return f"The pattern has {pattern.count('*')} stars; at most {MOST_STARS} are allowed."
     return None
 
 
 def _expression(pattern: str) -> re.Pattern[str]:
-    """Between two stars the first place that fits is as good as any other, so it is never given up for a later one:
-    else a name that a client chose could cost seconds.
+    """Each part between two stars matches at its first occurrence, in an atomic group: backtracking could take seconds
+    for a name that a client chose.
     """
     first, *others = (re.escape(part) for part in pattern.split("*"))
     if not others:

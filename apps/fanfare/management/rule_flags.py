@@ -61,7 +61,7 @@ def read(options: Mapping[str, Sequence[str]]) -> list[models.ChannelRule]:
         for text in options[flag.name.removeprefix("--")]:
             pattern, numbers = _split(flag, text)
             if pattern in seen:
-                raise CommandError(f"{flag.name}: the pattern {pattern} is there twice.")
+                raise CommandError(f"{flag.name}: the pattern {pattern} appears twice.")
             if flag is not HISTORY and pattern not in values:
                 raise CommandError(f"{flag.name} {text}: there is no {HISTORY.name} with this pattern.")
             seen.add(pattern)

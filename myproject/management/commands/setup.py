@@ -17,7 +17,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 
 from fanfare import conf
-from fanfare.applications import database, declarations, declared, loading, models
+from fanfare.applications import database, declarations, loading, models
 
 ADMIN = "admin"
 ADMIN_EMAIL = "admin@example.com"  # where users sign in with an email address
@@ -98,7 +98,7 @@ def _has_superuser(users: Any) -> bool:
 def create_application() -> None:
     """Create the applications that FANFARE_APPS declares; without any, one to begin with."""
     if conf.settings.APPS:
-        declared.sync(declarations.parse(conf.settings.APPS))
+        declarations.sync(declarations.parse(conf.settings.APPS))
     elif not models.Application.objects.exists():
         application = models.Application(name="First application", client_events=True)
         application.full_clean()

@@ -155,7 +155,7 @@ class TestAdding:
         response = admin_client.post(reverse(ADD), form)
         problems = response.context["adminform"].form.errors
         assert problems["app_id"] == ["The id has 1 to 15 digits and starts with no zero."]
-        assert problems["max_connections"] == ["0 is less than 1, the least that is allowed."]
+        assert problems["max_connections"] == ["0 is below the minimum of 1."]
         assert not Application.objects.exists()
 
 
@@ -213,9 +213,9 @@ class TestOneApplication:
         least, most = limits.BOUNDS[name]
         page = reverse(CHANGE, args=[shop.pk])
         too_many = admin_client.post(page, filled(shop, **{name: most + 1}))
-        assert f"{most + 1} is more than {most}, the most that is allowed." in text(too_many)
+        assert f"{most + 1} is above the maximum of {most}." in text(too_many)
         too_few = admin_client.post(page, filled(shop, **{name: least - 1}))
-        assert f"{least - 1} is less than {least}, the least that is allowed." in text(too_few)
+        assert f"{least - 1} is below the minimum of {least}." in text(too_few)
 
 
 class TestWebhooks:
@@ -265,8 +265,8 @@ class TestWebhooks:
             ("url", "http://10.0.0.1/", "FANFARE_WEBHOOKS_ALLOW_PRIVATE=1"),
             ("headers", "Authorization", "Line 1 is not a name, a colon and a value."),
             ("headers", "A: 1\r\nA: 2", "The header A appears twice."),
-            ("headers", "X-Pusher-Key: mine", "The header X-Pusher-Key is the server's own."),
-            ("channel_prefix", "a b", "No channel's name has such a character"),
+            ("headers", "X-Pusher-Key: mine", "The header X-Pusher-Key is set by the server."),
+            ("channel_prefix", "a b", "The prefix has a character that channel names do not have"),
             ("event_types", ["channel_filled"], "channel_filled is not one of the available choices"),
         ],
     )
@@ -333,11 +333,11 @@ class TestChannelRules:
     @pytest.mark.parametrize(
         ("field", "value", "sentence"),
         [
-            ("pattern", "a b", "No channel's name fits"),
-            ("history_size", "0", "0 is less than 1, the least that is allowed."),
-            ("history_seconds", "2592001", "2592001 is more than 2592000, the most that is allowed."),
-            ("rewind_count", "501", "501 is more than 500, the most that is allowed."),
-            ("max_replay_bytes", "1023", "1023 is less than 1024, the least that is allowed."),
+            ("pattern", "a b", "The pattern matches no channel name"),
+            ("history_size", "0", "0 is below the minimum of 1."),
+            ("history_seconds", "2592001", "2592001 is above the maximum of 2592000."),
+            ("rewind_count", "501", "501 is above the maximum of 500."),
+            ("max_replay_bytes", "1023", "1023 is below the minimum of 1024."),
         ],
     )
     def test_error_is_shown_beside_its_field(

@@ -96,12 +96,12 @@ def test_new_application_is_announced_to_running_workers(log: fakes.Log) -> None
         (["Another", "--id", "42"], "--id: Another application has this id."),
         (["Another", "--key", "taken"], "--key: Another application has this key."),
         (["Shop"], "NAME: Another application has this name."),
-        (["Another", "--max-connections", "0"], "--max-connections: 0 is less than 1, the least that is allowed."),
+        (["Another", "--max-connections", "0"], "--max-connections: 0 is below the minimum of 1."),
         (["Another", "--max-connections", "many"], "--max-connections: “many” value must be an integer."),
         (["Another", "--id", "x"], "--id: The id has 1 to 15 digits and starts with no zero."),
         (
             ["Another", "--authorization-timeout", "4"],
-            "--authorization-timeout: 4 is less than 5, the least that is allowed.",
+            "--authorization-timeout: 4 is below the minimum of 5.",
         ),
         (["Another", "--webhook", "example.com"], "--webhook: The URL must start with http:// or https://."),
         (
@@ -113,7 +113,7 @@ def test_new_application_is_announced_to_running_workers(log: fakes.Log) -> None
         (["Another", "--rewind", "=1"], "--rewind: '=1' is not PATTERN=COUNT[,SECONDS]."),
         (
             ["Another", "--history", "a=0,60"],
-            "--history a=0,60: 0 is less than 1, the least that is allowed.",
+            "--history a=0,60: 0 is below the minimum of 1.",
         ),
         (
             ["Another", "--history", "a=many,60"],
@@ -121,17 +121,17 @@ def test_new_application_is_announced_to_running_workers(log: fakes.Log) -> None
         ),
         (
             ["Another", "--history", "a b=1,60"],
-            "--history a b=1,60: No channel's name fits: a pattern has letters, digits, _-=@,.; and *.",
+            "--history a b=1,60: The pattern matches no channel name: use letters, digits, _-=@,.; and *.",
         ),
         (
             ["Another", "--history", "a=1,60", "--replay", "a=1,1"],
-            "--replay a=1,1: 1 is less than 1024, the least that is allowed.",
+            "--replay a=1,1: 1 is below the minimum of 1024.",
         ),
         (
             ["Another", "--history", "a=1,60", "--replay", "b=1,1024"],
             "--replay b=1,1024: there is no --history with this pattern.",
         ),
-        (["Another", "--history", "a=1,60", "--history", "a=2,60"], "--history: the pattern a is there twice."),
+        (["Another", "--history", "a=1,60", "--history", "a=2,60"], "--history: the pattern a appears twice."),
         ([""], "NAME: This field cannot be blank."),
     ],
 )

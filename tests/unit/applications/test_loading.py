@@ -492,7 +492,7 @@ class TestFailures:
 
         monkeypatch.setattr(log, "append_blocking", broken)
         await run(create, name="Shop", app_id="1")
-        assert "could not be announced" in caplog.text
+        assert "The announcement of changed applications failed" in caplog.text
 
 
 class ReadsFromReplica:

@@ -70,8 +70,8 @@ class TestLimits:
     @pytest.mark.parametrize("name", limits.BOUNDS)
     def test_error_for_a_limit_out_of_bounds_has_both_numbers(self, name: str) -> None:
         least, most = limits.BOUNDS[name]
-        assert problem(name, **{name: most + 1}) == f"{most + 1} is more than {most}, the most that is allowed."
-        assert problem(name, **{name: least - 1}) == f"{least - 1} is less than {least}, the least that is allowed."
+        assert problem(name, **{name: most + 1}) == f"{most + 1} is above the maximum of {most}."
+        assert problem(name, **{name: least - 1}) == f"{least - 1} is below the minimum of {least}."
 
     def test_each_number_of_a_rule_has_bounds_around_its_default(self) -> None:
         columns = {field.name for field in ChannelRule._meta.get_fields()}

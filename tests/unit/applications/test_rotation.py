@@ -6,7 +6,7 @@ import pytest
 from django.utils import timezone
 from pytest_django import Settings
 
-from fanfare.applications import credentials, errors, rotation
+from fanfare.applications import credentials, errors
 from fanfare.applications.models import Application
 from tests.unit.applications import fakes
 
@@ -20,7 +20,7 @@ def application() -> Application:
 
 def test_secret_is_replaced_and_the_key_is_not(application: Application, log: fakes.Log) -> None:
     key = application.key
-    rotation.rotate_secret(application)
+    application.rotate_secret()
     application.refresh_from_db()
     assert application.secret != "first"
     assert credentials.SECRET.match(application.secret)
@@ -31,7 +31,7 @@ def test_secret_is_replaced_and_the_key_is_not(application: Application, log: fa
 def test_old_secret_is_valid_during_the_grace_period(application: Application, settings: Settings) -> None:
     settings.FANFARE = {"SECRET_GRACE_SECONDS": 600}
     before = timezone.now()
-    rotation.rotate_secret(application)
+    application.rotate_secret()
     application.refresh_from_db()
     assert application.previous_secret == "first"
     assert application.previous_secret_works
@@ -41,15 +41,15 @@ def test_old_secret_is_valid_during_the_grace_period(application: Application, s
 
 
 def test_old_secret_is_refused_after_the_grace_period(application: Application) -> None:
-    rotation.rotate_secret(application)
+    application.rotate_secret()
     application.previous_secret_until = timezone.now()
     assert not application.previous_secret_works
 
 
 def test_second_rotation_ends_the_secret_before_the_old_one(application: Application) -> None:
-    rotation.rotate_secret(application)
+    application.rotate_secret()
     second = application.secret
-    rotation.rotate_secret(application)
+    application.rotate_secret()
     assert application.previous_secret == second
 
 
@@ -57,8 +57,8 @@ def test_concurrent_rotations_keep_the_secret_of_the_first_as_the_old_one(
     application: Application,
 ) -> None:
     stale = Application.objects.get()
-    rotation.rotate_secret(application)
-    rotation.rotate_secret(stale)
+    application.rotate_secret()
+    stale.rotate_secret()
     assert stale.previous_secret == application.secret
 
 
@@ -66,17 +66,17 @@ def test_concurrent_rotations_keep_the_secret_of_the_first_as_the_old_one(
 def test_without_a_grace_period_the_old_secret_is_refused_at_once(
     application: Application, settings: Settings, seconds: int, end_old: bool
 ) -> None:
-    rotation.rotate_secret(application)
+    application.rotate_secret()
     settings.FANFARE = {"SECRET_GRACE_SECONDS": seconds}
-    rotation.rotate_secret(application, end_old=end_old)
+    application.rotate_secret(end_old=end_old)
     application.refresh_from_db()
     assert (application.previous_secret, application.previous_secret_until) == ("", None)
 
 
 def test_grace_period_can_be_ended(application: Application, log: fakes.Log) -> None:
-    rotation.rotate_secret(application)
+    application.rotate_secret()
     log.publications.clear()
-    rotation.end_previous_secret(application)
+    application.end_previous_secret()
     application.refresh_from_db()
     assert (application.previous_secret, application.previous_secret_until) == ("", None)
     assert log.announced == ["1"]
@@ -86,9 +86,9 @@ def test_secret_of_a_declared_application_cannot_be_rotated() -> None:
     application = Application.objects.create(
         name="Shop", app_id="1", secret="given", previous_secret="before", declared=True
     )
-    for change in (rotation.rotate_secret, rotation.end_previous_secret):
+    for change in (application.rotate_secret, application.end_previous_secret):
         with pytest.raises(errors.DeclaredApplicationError, match="FANFARE_APPS") as caught:
-            change(application)
+            change()
         assert "given" not in str(caught.value)
     application.refresh_from_db()
     assert (application.secret, application.previous_secret) == ("given", "before")

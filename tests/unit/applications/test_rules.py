@@ -75,7 +75,7 @@ def test_channel_without_a_rule_keeps_no_history() -> None:
 
 
 def test_cache_of_names_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rules, "REMEMBERED", 10)
+    monkeypatch.setattr(rules, "CACHED_NAMES", 10)
     known = rules.Rules((rule("orders-*"),))
     for number in range(100):
         assert known.of(f"orders-{number}") is not None

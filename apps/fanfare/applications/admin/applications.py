@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from fanfare import conf
-from fanfare.applications import limits, models, rotation
+from fanfare.applications import limits, models
 from fanfare.applications.admin.inlines import ChannelRuleInline, WebhookInline
 
 if TYPE_CHECKING:  # Django's classes take a type parameter only in their stubs
@@ -50,7 +51,7 @@ UNITS = {
 
 @admin.register(models.Application)
 class ApplicationAdmin(ModelAdmin):
-    """On the confirmation pages, GET asks and POST carries out."""
+    """On the confirmation pages, GET asks and POST makes the change."""
 
     list_display = ("name", "app_id", "key", "enabled", "client_events", "created_at")
     search_fields = ("name", "app_id", "key")
@@ -153,21 +154,20 @@ class ApplicationAdmin(ModelAdmin):
     def rotate_secret(self, request: HttpRequest, object_id: str) -> HttpResponse:
         application = self._changeable(request, object_id)
         if request.method == "POST":
-            rotation.rotate_secret(application, end_old="end_old" in request.POST)
+            application.rotate_secret(end_old="end_old" in request.POST)
             old = f"valid {_until(application)}" if application.previous_secret_works else "not valid any more"
             self.log_change(request, application, f"Rotated the secret. The old one is {old}.")
             return self._done(request, application, f"{application} has a new secret. The old one is {old}.")
         now = timezone.now()
-        return self._ask(
-            request, application, "rotate_secret", "Rotate the secret", now=now, until=now + rotation.grace()
-        )
+        until = now + dt.timedelta(seconds=conf.settings.SECRET_GRACE_SECONDS)
+        return self._ask(request, application, "rotate_secret", "Rotate the secret", now=now, until=until)
 
     def end_old_secret(self, request: HttpRequest, object_id: str) -> HttpResponse:
         application = self._changeable(request, object_id)
         if not application.previous_secret_works:
             return self._done(request, application, f"{application} has no valid old secret.")
         if request.method == "POST":
-            rotation.end_previous_secret(application)
+            application.end_previous_secret()
             self.log_change(request, application, "Ended the old secret.")
             return self._done(request, application, f"The old secret of {application} is not valid any more.")
         return self._ask(request, application, "end_old_secret", "End the old secret", works=_until(application))

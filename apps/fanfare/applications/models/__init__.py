@@ -1,8 +1,8 @@
-"""The tenants in the database, which is the truth about them.
+"""The models of the applications. The database is the source of truth for the registry in each worker's memory.
 
-Whatever changes a row raises the generation in the same transaction, and announces the application after the commit:
-`save`, `delete`, `bulk_create`, and a queryset's `update`, `bulk_update` and `delete`. Raw SQL does not; who uses it
-calls `Generation.bump`, and the workers notice within seconds.
+Every write (`save`, `delete`, `bulk_create`, and a queryset's `update`, `bulk_update` and `delete`) raises the
+generation in the same transaction and announces the application after the commit. Raw SQL does neither: call
+`Generation.bump` with it, and the workers reload within seconds.
 """
 
 from __future__ import annotations

@@ -1,14 +1,22 @@
-"""A tenant."""
+"""The application: a tenant with its credentials, switches and limits."""
 
 from __future__ import annotations
 
+import contextlib
+import datetime as dt
+from collections.abc import Iterator
+from typing import Self
+
+from django.apps import apps
 from django.core import validators
 from django.core.exceptions import ValidationError
-from django.db import models
+from django.db import models, router, transaction
 from django.utils import timezone
 
-from fanfare.applications import credentials, limits, origins
+from fanfare import conf
+from fanfare.applications import credentials, errors, limits, origins
 from fanfare.applications.models import announced
+from fanfare.applications.models.generation import Generation
 
 
 def validate_origins(text: str) -> None:
@@ -27,11 +35,18 @@ def _number(name: str) -> models.PositiveIntegerField[int | None, int | None]:
 
 
 class ApplicationQuerySet(announced.AnnouncedQuerySet["Application"]):
-    pass
+    def with_parts(self) -> Self:
+        """With webhooks and rules, from the same database: a router may read related rows from another one."""
+        return self.prefetch_related(
+            *(
+                models.Prefetch(name, apps.get_model("fanfare", model)._default_manager.using(self.db))
+                for name, model in (("webhooks", "WebhookEndpoint"), ("rules", "ChannelRule"))
+            )
+        )
 
 
 class Application(announced.Announced):
-    """A tenant: its clients connect with the key, its servers sign with the secret. Its channels are its own."""
+    """A tenant: clients connect with its key, servers sign with its secret. Channels belong to one application."""
 
     APP_ID = "app_id"
 
@@ -63,8 +78,7 @@ class Application(announced.Announced):
         validators=[_SECRET_VALIDATOR],
         help_text="A server that has the secret can publish to every channel. Keep it off browsers and phones.",
     )
-    # The secret before the last rotation. It is valid beside the new one until the time below; without a time, until an
-    # operator ends it.
+    # The secret before the last rotation. It stays valid until the time below; without a time, until it is ended.
     previous_secret = models.CharField(
         max_length=128, blank=True, default="", editable=False, validators=[_SECRET_VALIDATOR]
     )
@@ -132,3 +146,44 @@ class Application(announced.Announced):
     def previous_secret_works(self) -> bool:
         until = self.previous_secret_until
         return bool(self.previous_secret) and (until is None or timezone.now() < until)
+
+    # -- rotation of the secret ----------------------------------------------------------------------------------------
+
+    def rotate_secret(self, *, end_old: bool = False) -> None:
+        """Save a new secret. Open connections stay open.
+
+        The old secret stays valid for FANFARE_SECRET_GRACE_SECONDS, so that the servers that sign with it can be
+        updated; with `end_old` it is refused at once. A secret before the old one is refused at once. Raises
+        DeclaredApplicationError if the secret comes from FANFARE_APPS.
+        """
+        grace = dt.timedelta(seconds=conf.settings.SECRET_GRACE_SECONDS)
+        with self._locked_secrets():
+            if end_old or not grace:
+                self._clear_previous_secret()
+            else:
+                self.previous_secret = self.secret
+                self.previous_secret_until = timezone.now() + grace
+            self.secret = credentials.generate_secret()
+
+    def end_previous_secret(self) -> None:
+        """Refuse the old secret from now on. Raises DeclaredApplicationError if it comes from FANFARE_APPS."""
+        with self._locked_secrets():
+            self._clear_previous_secret()
+
+    @contextlib.contextmanager
+    def _locked_secrets(self) -> Iterator[None]:
+        """Read the secrets under a lock, and save them at the end: concurrent rotations run one after the other."""
+        using = router.db_for_write(Application, instance=self)
+        with transaction.atomic(using=using):
+            Generation.lock(using)
+            self.refresh_from_db(fields=["secret", "previous_secret", "previous_secret_until", "declared"])
+            if self.declared:
+                raise errors.DeclaredApplicationError(
+                    f"The secret of application {self.app_id} comes from FANFARE_APPS: change it there and restart."
+                )
+            yield
+            self.save(update_fields=["secret", "previous_secret", "previous_secret_until", "updated_at"])
+
+    def _clear_previous_secret(self) -> None:
+        self.previous_secret = ""
+        self.previous_secret_until = None

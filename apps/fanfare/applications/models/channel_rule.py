@@ -1,4 +1,4 @@
-"""Which channels of an application keep a history."""
+"""Channel rules: the channels of an application that keep a history."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ChannelRuleQuerySet(announced.AnnouncedQuerySet["ChannelRule"]):
 
 
 class ChannelRule(announced.Announced):
-    """What is kept of the channels whose names fit a pattern. The first rule that fits a channel holds, alone."""
+    """The history of the channels whose names match a pattern. Only the first matching rule applies to a channel."""
 
     APP_ID = "application__app_id"
 

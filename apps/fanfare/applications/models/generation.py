@@ -1,4 +1,4 @@
-"""The number by which a worker knows whether what it holds in memory is what the database says."""
+"""The generation: a counter by which a worker detects that its registry is out of date."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from django.db import models
 
 
 def unrepeated_start() -> int:
-    """Where a new counter starts: not where the last one did, so that an emptied table is seen as a change."""
+    """A random start, so that a worker notices that the table was emptied."""
     return secrets.randbelow(2**40)
 
 
 class Generation(models.Model):
-    """One row, one number, raised by every change: a worker that holds another number reads all applications again."""
+    """One row with a number that every change raises. A worker that has another number reloads all applications."""
 
     ROW = 1
 
@@ -25,17 +25,17 @@ class Generation(models.Model):
 
     @classmethod
     def current(cls, using: str | None = None) -> int | None:
-        """None where no application was ever written."""
+        """None if no application was ever written."""
         return cls._default_manager.using(using).filter(pk=cls.ROW).values_list("value", flat=True).first()
 
     @classmethod
     def bump(cls, using: str) -> None:
-        """Call it in the transaction of the change, before the change: so writers queue here, and none deadlocks."""
+        """Call it in the transaction of the change, before the change: writers then queue here and cannot deadlock."""
         cls._write(using, models.F("value") + 1)
 
     @classmethod
     def lock(cls, using: str) -> None:
-        """Make all other writers wait for the end of this transaction. On every database an update locks."""
+        """Block all other writers until the end of this transaction. An update locks the row on every database."""
         cls._write(using, models.F("value"))
 
     @classmethod

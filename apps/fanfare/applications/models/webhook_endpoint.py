@@ -1,4 +1,4 @@
-"""Where an application's webhooks go."""
+"""Webhook endpoints of an application."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class WebhookEndpointQuerySet(announced.AnnouncedQuerySet["WebhookEndpoint"]):
 
 
 class WebhookEndpoint(announced.Announced):
-    """A URL that gets events of an application's channels, and which ones."""
+    """A URL that receives events of an application's channels, with filters."""
 
     APP_ID = "application__app_id"
 
@@ -92,7 +92,7 @@ class WebhookEndpoint(announced.Announced):
     @property
     @admin.display(description="URL")
     def masked_url(self) -> str:
-        """The URL for lists, logs and users who may only view: a query's values may be secrets."""
+        """The URL for lists, logs and users with the view permission only: values of its query may be secrets."""
         return endpoints.masked(self.url)
 
     @property

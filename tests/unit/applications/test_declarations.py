@@ -13,7 +13,7 @@ from django.core.management.base import SystemCheckError
 from django.db import connections
 from pytest_django import Settings
 
-from fanfare.applications import declarations, declared, errors, rotation
+from fanfare.applications import declarations, errors
 from fanfare.applications.models import Application, Generation, WebhookEndpoint
 from tests.unit.applications import fakes
 
@@ -121,17 +121,17 @@ class TestReading:
         [
             (
                 [entry(max_connections=0)],
-                "entry 1 (id 1): max_connections: 0 is less than 1, the least that is allowed.",
+                "entry 1 (id 1): max_connections: 0 is below the minimum of 1.",
             ),
             (
                 [entry(max_connections=True)],
                 "entry 1 (id 1): max_connections must be a whole number, or null for the default.",
             ),
             ([entry(client_events="yes")], "entry 1 (id 1): client_events must be true or false."),
-            ([entry(allowed_origins=[1])], "entry 1 (id 1): allowed_origins must be a list of texts."),
+            ([entry(allowed_origins=[1])], "entry 1 (id 1): allowed_origins must be a list of strings."),
             (
                 [entry(cache_seconds=0)],
-                "entry 1 (id 1): cache_seconds: 0 is less than 1, the least that is allowed.",
+                "entry 1 (id 1): cache_seconds: 0 is below the minimum of 1.",
             ),
             (
                 [entry(webhooks="https://example.com")],
@@ -148,11 +148,11 @@ class TestReading:
             ),
             (
                 [entry(webhooks=[{"url": "https://example.com", "events": "cache_miss"}])],
-                "entry 1 (id 1): webhook 1: events: The event types must be a list of texts.",
+                "entry 1 (id 1): webhook 1: events: The event types must be a list of strings.",
             ),
             (
                 [entry(webhooks=[{"url": "https://example.com", "headers": {"A": 1}}])],
-                "entry 1 (id 1): webhook 1: headers: The headers must be an object whose values are texts.",
+                "entry 1 (id 1): webhook 1: headers: The headers must be an object whose values are strings.",
             ),
             ([entry(rules=["*"])], "entry 1 (id 1): rules must be a list of objects with a pattern."),
             ([entry(rules=[{"pattern": "*"}])], "entry 1 (id 1): rule 1: history_size is missing."),
@@ -166,7 +166,7 @@ class TestReading:
             ),
             (
                 [entry(rules=[{"pattern": "*", "history_size": 1, "history_seconds": 0}])],
-                "entry 1 (id 1): rule 1: history_seconds: 0 is less than 1, the least that is allowed.",
+                "entry 1 (id 1): rule 1: history_seconds: 0 is below the minimum of 1.",
             ),
             (
                 [entry(rules=[{"pattern": "*", "history_size": 1, "history_seconds": 1}] * 2)],
@@ -175,7 +175,7 @@ class TestReading:
             ([entry(), "2:b:c"], "entry 2 is not a JSON object."),
             ([{"id": "1", "key": "k"}], "entry 1 (id 1): secret is missing."),
             ([entry(), entry(id="2", secret="s")], "entries 1 and 2 have the same key."),
-            ([entry(id=None)], "entry 1: id must be a text."),
+            ([entry(id=None)], "entry 1: id must be a string."),
             ("1:key", "entry 1 is not id:key:secret or id:key:secret:name."),
         ],
     )
@@ -217,29 +217,29 @@ class TestReading:
 @pytest.mark.django_db(transaction=True)
 class TestWriting:
     def test_declared_applications_are_created(self) -> None:
-        declared.sync(declarations.parse("1:key1:secret1:Shop"))
+        declarations.sync(declarations.parse("1:key1:secret1:Shop"))
         application = Application.objects.get()
         assert (application.app_id, application.key, application.secret) == ("1", "key1", "secret1")
         assert application.declared
 
     def test_second_sync_writes_nothing(self, log: fakes.Log) -> None:
-        declared.sync(declarations.parse("1:key1:secret1"))
+        declarations.sync(declarations.parse("1:key1:secret1"))
         generation, announced = Generation.current(), len(log.announced)
-        declared.sync(declarations.parse("1:key1:secret1"))
+        declarations.sync(declarations.parse("1:key1:secret1"))
         assert Generation.current() == generation
         assert len(log.announced) == announced
 
     def test_changed_declaration_updates_the_row(self) -> None:
-        declared.sync(declarations.parse(json.dumps(entry(client_events=True, max_connections=5))))
+        declarations.sync(declarations.parse(json.dumps(entry(client_events=True, max_connections=5))))
         row = Application.objects.get()
-        declared.sync(declarations.parse(json.dumps(entry(secret="another"))))
+        declarations.sync(declarations.parse(json.dumps(entry(secret="another"))))
         changed = Application.objects.get()
         assert changed.pk == row.pk
         assert (changed.secret, changed.client_events, changed.max_connections) == ("another", False, None)
 
     def test_webhook_with_an_unchanged_url_keeps_its_row(self) -> None:
         def declare(*webhooks: object) -> dict[str, WebhookEndpoint]:
-            declared.sync(declarations.parse(json.dumps(entry(webhooks=webhooks))))
+            declarations.sync(declarations.parse(json.dumps(entry(webhooks=webhooks))))
             return {endpoint.url: endpoint for endpoint in WebhookEndpoint.objects.all()}
 
         first = declare("https://a.example", "https://b.example")
@@ -251,15 +251,15 @@ class TestWriting:
 
     def test_order_of_the_webhooks_does_not_matter(self) -> None:
         urls = ["https://a.example", "https://b.example"]
-        declared.sync(declarations.parse(json.dumps(entry(webhooks=urls))))
+        declarations.sync(declarations.parse(json.dumps(entry(webhooks=urls))))
         generation = Generation.current()
-        declared.sync(declarations.parse(json.dumps(entry(webhooks=urls[::-1]))))
+        declarations.sync(declarations.parse(json.dumps(entry(webhooks=urls[::-1]))))
         assert Generation.current() == generation
 
     def test_rules_and_their_order_follow_the_declaration(self) -> None:
         def declare(*patterns: str) -> list[str]:
             rules = [{"pattern": pattern, "history_size": 1, "history_seconds": 1} for pattern in patterns]
-            declared.sync(declarations.parse(json.dumps(entry(rules=rules))))
+            declarations.sync(declarations.parse(json.dumps(entry(rules=rules))))
             return [rule.pattern for rule in Application.objects.get().rules.all()]
 
         assert declare("a", "b", "c") == ["a", "b", "c"]
@@ -271,29 +271,29 @@ class TestWriting:
 
     def test_declaration_ends_the_grace_period_of_an_earlier_rotation(self) -> None:
         row = Application.objects.create(name="By hand", app_id="1")
-        rotation.rotate_secret(row)
-        declared.sync(declarations.parse(json.dumps(entry(previous_secret="secret0"))))
+        row.rotate_secret()
+        declarations.sync(declarations.parse(json.dumps(entry(previous_secret="secret0"))))
         row.refresh_from_db()
         assert (row.previous_secret, row.previous_secret_until) == ("secret0", None)
 
     def test_application_removed_from_the_declaration_is_disabled_and_not_deleted(self) -> None:
-        declared.sync(declarations.parse("1:key1:secret1,2:key2:secret2"))
-        declared.sync(declarations.parse("2:key2:secret2"))
+        declarations.sync(declarations.parse("1:key1:secret1,2:key2:secret2"))
+        declarations.sync(declarations.parse("2:key2:secret2"))
         retired = Application.objects.get(app_id="1")
         assert not retired.enabled
         assert not retired.declared
         assert Application.objects.get(app_id="2").enabled
 
     def test_application_removed_from_the_declaration_can_be_edited_in_the_admin(self) -> None:
-        declared.sync(declarations.parse("1:key1:secret1"))
-        declared.sync([])
+        declarations.sync(declarations.parse("1:key1:secret1"))
+        declarations.sync([])
         Application.objects.update(enabled=True)
-        declared.sync([])
+        declarations.sync([])
         assert Application.objects.get().enabled
 
     def test_declaration_takes_over_an_application_with_its_id(self) -> None:
         Application.objects.create(name="By hand", app_id="1", enabled=False)
-        declared.sync(declarations.parse("1:key1:secret1:Declared"))
+        declarations.sync(declarations.parse("1:key1:secret1:Declared"))
         application = Application.objects.get()
         assert (application.name, application.enabled, application.declared) == ("Declared", True, True)
 
@@ -301,20 +301,20 @@ class TestWriting:
     def test_key_or_name_of_an_undeclared_application_is_a_conflict(self, column: str) -> None:
         Application.objects.create(app_id="9", **{"name": "By hand", column: "taken"})
         with pytest.raises(errors.DeclarationError, match=rf"id 1 has the same {column} as application 9"):
-            declared.sync(declarations.parse(json.dumps(entry(**{column: "taken"}))))
+            declarations.sync(declarations.parse(json.dumps(entry(**{column: "taken"}))))
         assert Application.objects.count() == 1
 
     def test_declared_applications_can_exchange_keys_and_names(self) -> None:
-        declared.sync(declarations.parse("1:a:s:First,2:b:s:Second"))
-        declared.sync(declarations.parse("1:b:s:Second,2:a:s:First"))
+        declarations.sync(declarations.parse("1:a:s:First,2:b:s:Second"))
+        declarations.sync(declarations.parse("1:b:s:Second,2:a:s:First"))
         assert list(Application.objects.order_by("app_id").values_list("app_id", "key", "name")) == [
             ("1", "b", "Second"),
             ("2", "a", "First"),
         ]
 
     def test_new_application_can_take_the_key_of_a_removed_one(self) -> None:
-        declared.sync(declarations.parse("1:key:s:Shop"))
-        declared.sync(declarations.parse("2:key:s:Shop"))
+        declarations.sync(declarations.parse("1:key:s:Shop"))
+        declarations.sync(declarations.parse("2:key:s:Shop"))
         assert Application.objects.get(key="key", name="Shop").app_id == "2"
         assert not Application.objects.get(app_id="1").enabled
 
@@ -325,7 +325,7 @@ class TestWriting:
         def work() -> None:
             together.wait()
             try:
-                declared.sync(declarations.parse("1:key1:secret1,2:key2:secret2"))
+                declarations.sync(declarations.parse("1:key1:secret1,2:key2:secret2"))
             finally:
                 connections.close_all()
 
