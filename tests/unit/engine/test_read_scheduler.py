@@ -103,6 +103,54 @@ async def test_reads_are_shared_under_load_and_every_entry_is_delivered(here: Wo
         await one.got("calm", b"1")
 
 
+async def test_entries_of_the_worker_itself_are_delivered_without_a_read(here: Worker, other: Worker) -> None:
+    await here.publish("c", b"0")
+    await here.got("c", b"0")
+    before = here.engine.statistics()["reads"]
+    for number in range(1, 6):
+        await here.publish("c", b"%d" % number)
+        await here.got("c", *[b"%d" % one for one in range(number + 1)])
+    assert here.engine.statistics()["reads"] == before
+    assert here.engine.statistics()["reads_spared"] >= 5
+    await other.got("c", *[b"%d" % one for one in range(6)])
+
+
+async def test_handed_over_entry_equals_the_one_that_is_read(here: Worker, other: Worker) -> None:
+    publications = [
+        interface.Publication(APP, "c", b"plain"),
+        interface.Publication(APP, "c", b"kept", retention=interface.Retention(10, 60)),
+        interface.Publication(APP, "c", b"excluding", exclude="1.1"),
+        interface.Publication(APP, "c", b"of a user", user_id="ann"),
+    ]
+    await here.engine.append(publications)
+    for one in (here, other):
+        await one.until(lambda one=one: len(one.entries) == 4, "four entries")
+    assert [tuple(entry) for entry in here.entries] == [tuple(entry) for entry in other.entries]
+    assert {type(value) for entry in here.entries for value in entry} <= {int, str, bytes, type(None)}
+    assert here.engine.statistics()["reads_spared"] == 1
+
+
+async def test_workers_that_publish_at_once_deliver_all_entries_in_one_order(here: Worker, other: Worker) -> None:
+    """Each worker publishes on its loop and from a thread, so entries of the other lie between its own ones."""
+
+    def publish(one: Worker) -> None:
+        for _ in range(300):
+            one.engine.append_blocking([interface.Publication(APP, "c", b"thread")], 60)
+
+    async def publish_on_loop(one: Worker) -> None:
+        for _ in range(300):
+            await one.publish("c", b"loop")
+
+    both = (here, other)
+    await asyncio.gather(*(asyncio.to_thread(publish, one) for one in both), *(publish_on_loop(one) for one in both))
+    for one in both:
+        await one.until(lambda one=one: len(one.entries) == 1_200, "all of them", within=30)
+    assert [entry.id for entry in here.entries] == sorted({entry.id for entry in here.entries})
+    assert here.entries == other.entries
+    assert here.engine.statistics()["reads_spared"] > 0
+    assert here.gaps == other.gaps == []
+
+
 async def test_resting_worker_is_notified_again_after_the_load(here: Worker, other: Worker) -> None:
     local = here.engine
     assert isinstance(local, engine.LocalEngine)

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 
 from fanfare.engine import errors
 from fanfare.engine.local import log_file
-from fanfare.engine.local.transactions import WriteOp
+from fanfare.engine.local.transactions import Added, WriteOp
 from fanfare.runtime.histograms import Histogram
 from fanfare.runtime.log_throttle import LogThrottle
 
@@ -45,10 +45,10 @@ RESTART_PAUSE_S = 0.1  # after a failure of the thread itself
 class CommitQueue:
     """`submit`, `write` and `withdraw` may be called from any thread.
 
-    `logged` is called after a commit that added entries to the log, in the thread that wrote.
+    `logged` is called with the entries of each commit that added some to the log, in the thread that wrote.
     """
 
-    def __init__(self, log: log_file.LogFile, *, logged: Callable[[], None]) -> None:
+    def __init__(self, log: log_file.LogFile, *, logged: Callable[[Added], None]) -> None:
         self.log = log
         self.failure: str | None = None  # why a group failed; None after one that changed something
         self.groups = 0
@@ -292,9 +292,9 @@ class CommitQueue:
             self.failure = str(error)
             logger.error("%s", error)
         self._settle(group, error, here)
-        if error is None and self.log.logged:
+        if error is None and self.log.added is not None:
             try:
-                self._logged()
+                self._logged(self.log.added)
             except Exception:
                 # The group is committed: readers find it on their timers.
                 self.counters["callbacks_failed"] += 1

@@ -128,6 +128,7 @@ class LocalEngine(interface.Engine):
                 "position": reader.position,
                 "behind": reader.top - reader.position,
                 "reads": reader.reads,
+                "reads_spared": reader.taken,
                 "entries": reader.delivered,
                 "snapshots": reader.snapshots,
                 "snapshots_shared": reader.snapshots_shared,
@@ -141,13 +142,13 @@ class LocalEngine(interface.Engine):
             }
         return found
 
-    def _logged(self) -> None:
-        """The log has new entries: notify the other workers, and schedule this worker's read. In the thread that
+    def _logged(self, added: transactions.Added) -> None:
+        """The log has new entries: notify the other workers, and hand them to this worker's reader. In the thread that
         wrote."""
         here = self._worker
         self._notifier.notify(self.paths.sockets, but=here.id if here else None)
         if here is not None:
-            here.logged()
+            here.logged(added)
 
     # -- the log -------------------------------------------------------------------------------------------------------
 

@@ -59,7 +59,7 @@ class LogFile:
         self.suspected = False  # a read or write found what may be damage
         self.changed_rows = False  # by the last group
         self.committed = False  # whether all of the last group is in the log
-        self.logged = False  # whether it added entries
+        self.added: transactions.Added | None = None  # the entries that it added
         self.checkpoints = 0
         self.space = disk_space.Space(0, max_bytes, 0, 0, max_bytes)
         self.reserve = disk_space.Reserve(paths.reserve)
@@ -91,7 +91,8 @@ class LogFile:
     def lock(self, *, tries: int | None) -> bool:
         """Acquire the write lock. None: wait for it, however long. False: it was held at each try. Raises OSError,
         EngineError."""
-        self.committed = self.logged = False
+        self.committed = False
+        self.added = None
         if self._lock_fd < 0:
             self.paths.prepare()
             self._lock_fd = os.open(self.paths.write_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -209,7 +210,10 @@ class LogFile:
             transaction.finish()
             connection.execute("COMMIT")
             self._registered = worker
-            self.logged |= transaction.has_entries
+            if transaction.has_entries:
+                before = self.added or transactions.Added(self._identity, transaction.after, transaction.after, ())
+                rows = transaction.rows()
+                self.added = before._replace(top=transaction.top, rows=[*before.rows, *rows] if before.rows else rows)
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")

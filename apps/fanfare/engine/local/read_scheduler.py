@@ -1,18 +1,21 @@
 """When a worker reads the log: after a commit of its own, when another process notifies it, and on a timer below both.
 
-A read costs 45 µs however little it finds, and there is one per commit and worker. From 2,000 commits/s on, which is a
-tenth of a core for each worker, the worker rests for a millisecond in between: what comes is read together, and
-subscribers get it in one write.
+A read costs 45 µs however little it finds, and there is one per commit and worker. What this process committed itself
+needs no read: the writer hands the rows over, and the reader takes them if nothing lies between them and its position.
+From 2,000 commits/s on, which is a tenth of a core for each worker, the worker rests for a millisecond in between: what
+comes is read together, and subscribers get it in one write.
 """
 
 from __future__ import annotations
 
 import asyncio
+import collections
 import logging
 import threading
 
 from fanfare.engine.local.notifications import Listener
 from fanfare.engine.local.reader import LogReader
+from fanfare.engine.local.transactions import Added
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +27,7 @@ LISTEN_AGAIN_S = 10.0  # where the socket could not be made: the disk was full, 
 
 
 class ReadScheduler:
-    """Made and used on the worker's loop; only `logged` may be called from any thread."""
+    """Made and used on the worker's loop; `logged` and `read_soon` may be called from any thread."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, listener: Listener, reader: LogReader) -> None:
         self._loop = loop
@@ -33,6 +36,8 @@ class ReadScheduler:
         self._fd: int | None = None
         self._reader = reader
         self._coming = False  # a read that has not begun yet
+        self._added: collections.deque[Added] = collections.deque()  # by this process, since the last read
+        self._others = False  # other processes added entries since the last read
         self._window = 0.0  # when the counting of reads began, in the loop's time
         self._reads = 0
         self._resting: asyncio.TimerHandle | None = None
@@ -64,8 +69,12 @@ class ReadScheduler:
             self._listener.expect()
         self._reader.advance()
 
-    def logged(self) -> None:
+    def logged(self, added: Added) -> None:
         """This process added entries."""
+        self._added.append(added)  # first: a look that has begun by now may not see it, and then it is not `_coming`
+        self.read_soon()
+
+    def read_soon(self) -> None:
         if self._coming:
             return  # the coming read reads these, too
         self._coming = True
@@ -88,6 +97,7 @@ class ReadScheduler:
 
     def _notified(self) -> None:
         self._listener.drain()
+        self._others = True
         self._look()
 
     def _look(self) -> None:
@@ -100,10 +110,22 @@ class ReadScheduler:
         self._reads += 1
         if self._reads <= WINDOW_READS:
             self._coming = False  # first: a group that is written during the read is not in it
-            self._listener.expect()
-            self._reader.advance()
+            self._read(listen=True)
         else:
             self._rest()
+
+    def _read(self, *, listen: bool) -> None:
+        """Take what the writer handed over, or else read. `listen`: other processes must notify from now on."""
+        taken = bool(self._added) and not self._others
+        while self._added and taken:
+            taken = self._reader.take(self._added.popleft())
+        if taken:
+            return
+        self._others = False
+        self._added.clear()  # it is committed, so the read finds it
+        if listen:
+            self._listener.expect()
+        self._reader.advance()
 
     def _rest(self) -> None:
         self._coming = True
@@ -117,7 +139,7 @@ class ReadScheduler:
         before = self._reader.position
         self._coming = False
         try:
-            self._reader.advance()
+            self._read(listen=False)
         finally:  # a delivery that fails must not end the reading
             if self._reader.position - before >= REST_ENTRIES:
                 self._rest()

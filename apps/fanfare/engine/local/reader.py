@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fanfare.engine import interface
-from fanfare.engine.local import presence, schema, streams
+from fanfare.engine.local import presence, schema, streams, transactions
 from fanfare.engine.local.paths import LogPaths
 from fanfare.engine.local.presence import Subscribe
 from fanfare.engine.local.recovery import RecoveryReader
@@ -74,6 +74,9 @@ class LocalSubscriptions:
             (channels.add if on else channels.discard)(key)
             self._changed.add(key)
 
+    def have(self, app: str, channel: str) -> bool:
+        return (app, channel) in self._subscribed or (app, channel) in self._listening
+
     def open(self, connection: sqlite3.Connection) -> None:
         """Raises sqlite3.Error, as `update` does."""
         connection.execute("PRAGMA temp_store=MEMORY")
@@ -111,6 +114,7 @@ class LogReader:
         self.position = 0  # the id of the newest entry that was delivered or passed
         self.top = 0  # the newest id in the log, as last seen
         self.reads = 0
+        self.taken = 0  # groups of entries that needed no read
         self.delivered = 0
         self.snapshots = 0  # that were read
         self.snapshots_shared = 0  # that cost no read: subscriptions of one channel that are answered together
@@ -181,11 +185,45 @@ class LogReader:
             reason = self._step(self._connection)
         finally:
             self._stepping = False
+        self._go_on(reason)
+
+    def _go_on(self, reason: str | None) -> None:
         if reason is not None:
             self._lost(reason)
         elif (self._backlog or self.position < self.top or self._asked) and not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._continue)
+
+    def take(self, added: transactions.Added) -> bool:
+        """Deliver entries that this process committed, without a read. False: a read is needed, because there is more
+        to do, or something lies between them and the position."""
+        if self._stepping or self._connection is None or self._backlog or self._waiting:
+            return False
+        if added.log != self._identity or added.after != self.position:
+            return False
+        self._at_top(added.top)
+        self._backlog.extend([transactions.entry(row) for row in added.rows if self._is_local(row)])
+        self._read_to = added.top
+        if not self._backlog:
+            self.position = added.top
+            return True
+        self.taken += 1
+        self._stepping = True
+        try:
+            reason = self._hand_over()
+        finally:
+            self._stepping = False
+        self._go_on(reason)
+        return True
+
+    def _is_local(self, row: transactions.Row) -> bool:
+        """The condition of `_LOCAL_AFTER`."""
+        _, kind, app, channel, *_ = row
+        return (
+            kind == interface.Kind.CONTROL
+            or channel in (interface.USERS, self.mailbox)
+            or self.local.have(app, channel)
+        )
 
     def _continue(self) -> None:
         self._scheduled = False
@@ -230,15 +268,19 @@ class LogReader:
 
     def _look(self, connection: sqlite3.Connection) -> str | None:
         """Find the end of the log. Answers the reason of a gap."""
-        top = self.top
-        [(self.top, trimmed_to)] = connection.execute(_STATE).fetchall()
+        [(top, trimmed_to)] = connection.execute(_STATE).fetchall()
         if trimmed_to > self.position:
             return "trimmed"
-        if self.top < self.position:  # an older copy was put in its place
+        if top < self.position:  # an older copy was put in its place
             return "log_replaced"
-        if self.top != top and self._grown is not None and not self._grown.done():
-            self._grown.set_result(None)
+        self._at_top(top)
         return None
+
+    def _at_top(self, top: int) -> None:
+        if self.top != top:
+            self.top = top
+            if self._grown is not None and not self._grown.done():
+                self._grown.set_result(None)
 
     def _read(self, connection: sqlite3.Connection) -> None:
         """The next entries into the backlog, which is empty."""

@@ -11,8 +11,8 @@ import sqlite3
 import threading
 import time
 from asyncio import AbstractEventLoop
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from fanfare.engine import errors, interface
 from fanfare.engine.local import schema
@@ -30,15 +30,20 @@ FULL_SWEEP_SECONDS = 5  # until a stream that is over its size is swept: a few s
 _PLAIN = "INSERT INTO log VALUES (?, ?, ?, ?, NULL, NULL, NULL, ?, ?)"
 _WHOLE = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
+PLAIN_COLUMNS = _PLAIN.count("?")
+
+Row = tuple[Any, ...]  # of either form; both begin with id, kind, application and channel
+
 _TOP_AND_CLEAN = f"SELECT {schema.TOP}, clean FROM state"  # noqa: S608
 
 
 class Transaction:
-    """`top`: the newest id. `worker`: whose members and counts are written; None in a process that is no worker."""
+    """`top`: the newest id; `after`: the newest one when the transaction began. `worker`: whose members and counts are
+    written; None in a process that is no worker."""
 
     def __init__(self, cursor: sqlite3.Cursor, top: int, worker: str | None, full: errors.LogFull | None) -> None:
         self.cursor = cursor
-        self.top = top
+        self.after = self.top = top
         self.worker = worker
         self.full = full  # why publications are refused
         self.now_ms = int(time.time() * 1000)
@@ -72,6 +77,10 @@ class Transaction:
     def has_entries(self) -> bool:
         return bool(self._plain or self._whole)
 
+    def rows(self) -> list[Row]:
+        """The rows of the entries, in their order; `entry` makes an entry of one."""
+        return sorted([*self._plain, *self._whole]) if self._whole else self._plain
+
     def finish(self) -> None:
         """Write the collected rows; the commit is the caller's."""
         if self._plain:
@@ -79,6 +88,24 @@ class Transaction:
         if self._whole:
             self.cursor.executemany(_WHOLE, self._whole)
         self.streams.finish()
+
+
+class Added(NamedTuple):
+    """The entries that one group added to the log, for the reader in the same process. `log`: the file's identity."""
+
+    log: tuple[int, int] | None
+    after: int
+    top: int
+    rows: Sequence[Row]
+
+
+def entry(row: Row) -> interface.Entry:
+    """The entry of a row that `Transaction.rows` gave, as a query would answer it."""
+    if len(row) == PLAIN_COLUMNS:
+        number, kind, app, channel, body, created_ms = row
+        return interface.Entry(number, kind, app, channel, None, None, None, bytes(body), created_ms)
+    number, kind, app, channel, offset, user_id, exclude, body, created_ms = row
+    return interface.Entry(number, kind, app, channel, offset, user_id, exclude, bytes(body), created_ms)
 
 
 def begin(connection: sqlite3.Connection, worker: str | None, full: errors.LogFull | None = None) -> Transaction:

@@ -143,9 +143,9 @@ class Worker:
         """Whether this is the thread of the worker's loop."""
         return threading.get_ident() == self._thread
 
-    def logged(self) -> None:
+    def logged(self, added: transactions.Added) -> None:
         """This process added entries. From any thread."""
-        self._scheduler.logged()
+        self._scheduler.logged(added)
 
     def problem(self) -> str | None:
         """Why this worker cannot publish or does not follow, in one sentence."""
@@ -246,7 +246,7 @@ class Worker:
             operation.ready(interface.Refused("engine_unavailable", "The worker is closing"))
         else:
             self.reader.settle(operation)
-            self._scheduler.logged()  # one read for all subscriptions of a group
+            self._scheduler.read_soon()  # one read for all subscriptions of a group
 
     def leave(self, operation: presence.Leave) -> None:
         self._leaving[operation.key] = operation
