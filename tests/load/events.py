@@ -16,6 +16,7 @@ BODY_BYTES = 150  # of JSON in Pusher's format: the size of a chat message or a 
 ALPHABET = string.digits + string.ascii_letters + "-_"  # the marks: 64 characters that JSON does not escape
 DIGITS = 8
 PADDING = "."
+MARKED = b'"' + PADDING.encode() * 16  # once in each event
 _FRAME = '{"event":"%s","channel":"%s","data":"%s"}'
 DATA_BYTES = BODY_BYTES - len(_FRAME % (NAME, CHANNEL, ""))
 

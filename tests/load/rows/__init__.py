@@ -57,6 +57,15 @@ class Row(Protocol):
 
 def all_rows() -> list[Row]:
     """In the order of the tables."""
-    from tests.load.rows import crowd, fanout, idle, latency, posts, publish, small_rooms  # they import this module
+    from tests.load.rows import (  # they import this module
+        crowd,
+        fanout,
+        idle,
+        latency,
+        lone,
+        posts,
+        publish,
+        small_rooms,
+    )
 
-    return [fanout, crowd, latency, small_rooms, posts, publish, idle]
+    return [fanout, crowd, latency, small_rooms, posts, lone, publish, idle]

@@ -15,6 +15,7 @@ FANFARE_OTHER = "Fanfare on uvicorn's WebSocket class"
 STOCK = "stock Channels, in-memory layer"
 NCHAN = "nchan"
 SOKETI = "soketi"
+CENTRIFUGO = "Centrifugo"
 OURS = (FANFARE, FANFARE_OTHER)
 
 

@@ -1,4 +1,4 @@
-"""Centrifugo, if it is on the PATH. Idle connections only: see `Subject.one_frame_each`."""
+"""Centrifugo, if it is on the PATH. Not in the rows of the fan-out: see `Subject.one_frame_each`."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from tests.harness import servers
-from tests.load import connections, errors, processes, subjects
+from tests.load import connections, errors, events, processes, publishers, subjects
 
 CONNECT = connections.text(b'{"id":1,"connect":{}}')
+SUBSCRIBE = connections.text(json.dumps({"id": 2, "subscribe": {"channel": events.CHANNEL}}).encode())
 
 
 class Centrifugo:
-    name = "Centrifugo"
+    name = subjects.CENTRIFUGO
     one_frame_each = False
 
     def absent(self) -> str | None:
@@ -32,6 +33,7 @@ class Centrifugo:
         configuration = {
             "http_server": {"address": servers.HOST, "port": port},
             "client": {"insecure": True, "allowed_origins": ["*"]},
+            "http_api": {"insecure": True},
             "log": {"level": "error"},
         }
         file.write_text(json.dumps(configuration))
@@ -54,7 +56,26 @@ class Running:
             raise errors.Lost(f"Centrifugo refused a client: {reply!r}")
 
     def joining(self) -> connections.Dialogue:
-        return self.greeting()
+        yield from self.greeting()
+        reply = yield SUBSCRIBE
+        if b'"subscribe"' not in reply:
+            raise errors.Lost(f"Centrifugo refused a subscription: {reply!r}")
+
+    def requests(self, batch: int) -> Callable[[int, int], bytes]:
+        """Without an API key: a key costs it next to nothing, and it is no signature."""
+
+        def request(first: int, count: int) -> bytes:
+            commands = [
+                {"channel": events.CHANNEL, "data": {"event": events.NAME, "data": events.data(number)}}
+                for number in range(first, first + count)
+            ]
+            if batch == 1:
+                return publishers.post("/api/publish", json.dumps(commands[0]).encode())
+            return publishers.post(
+                "/api/batch", json.dumps({"commands": [{"publish": one} for one in commands]}).encode()
+            )
+
+        return request
 
     def ways(self) -> Mapping[str, subjects.Way]:
         return {}

@@ -35,6 +35,9 @@ class Running:
     def ways(self) -> Mapping[str, subjects.Way]:
         return {"POST events, 16 connections": subjects.Way(lambda: self.http(16), WINDOW)}
 
+    def requests(self, batch: int) -> Callable[[int, int], bytes]:
+        return requests(self.application, batch)
+
     def http(self, connections: int, batch: int = 1) -> publishers.Http:
         return publishers.Http(self.port, requests(self.application, batch), connections, batch)
 
