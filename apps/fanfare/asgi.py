@@ -65,7 +65,6 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
     from fanfare.server import (
         claims,
         consumers,
-        development,
         health,
         logs,
         proxies,
@@ -117,7 +116,7 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
         refuse=not_started,
     )
     pages = RequestBodies(
-        static_files.before(development.fresh_templates(project.http)),
+        static_files.before(boot.fresh_templates(project.http)),
         max_bytes=options.MAX_PAGE_BODY_BYTES,
         count=server.hub.count,
     )

@@ -43,7 +43,8 @@ def listen(send: Any, listener: protocol.Listener) -> bool:
 
 def _own(send: Any) -> protocol.WebSocketProtocol | None:
     of = getattr(send, "__self__", None)
-    return of.socket if isinstance(of, asgi.AsgiConnection) else None
+    socket = of.socket if isinstance(of, asgi.AsgiConnection) else None
+    return socket if isinstance(socket, protocol.WebSocketProtocol) else None
 
 
 def mute_access_log(send: Any) -> None:

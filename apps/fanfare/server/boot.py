@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from asgiref.typing import ASGIReceiveCallable, ASGISendCallable
 from django.core.exceptions import ImproperlyConfigured
 
 from fanfare.server import interfaces
@@ -105,3 +106,21 @@ def load(target: str, asked_by: str) -> interfaces.Application:
     if found is None:
         raise ImproperlyConfigured(f"{asked_by} has {target!r}: the module {module_name!r} has no {attribute!r}.")
     return found
+
+
+def fresh_templates(application: interfaces.Application) -> interfaces.Application:
+    """With DEBUG, ASGI middleware that empties Django's cache of templates before each request.
+
+    Django caches templates also with DEBUG, and only the reloader of its own `runserver` empties the cache.
+    """
+    from django.conf import settings
+    from django.template import autoreload
+
+    if not settings.DEBUG:
+        return application
+
+    async def fresh(scope: Any, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        autoreload.reset_loaders()
+        await application(scope, receive, send)
+
+    return fresh

@@ -1,4 +1,4 @@
-"""Development only: `runserver`'s application, and reloading of edited templates."""
+"""`runserver`'s application: the project's, with Fanfare added if the project does not add it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import contextlib
 import importlib.util
 import os
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from asgiref.typing import ASGIReceiveCallable, ASGISendCallable
 from django.conf import settings
-from django.template import autoreload
 
 from fanfare.server import boot, interfaces, root_path
 
@@ -59,19 +57,3 @@ def project_target() -> str:
                 return f"{package}.asgi.application"
         package = package.rpartition(".")[0]
     return ""
-
-
-def fresh_templates(application: interfaces.Application) -> interfaces.Application:
-    """ASGI middleware that empties Django's cache of templates before each request; the application itself without
-    DEBUG.
-
-    Django caches templates also with DEBUG, and only the reloader of its own `runserver` empties the cache.
-    """
-    if not settings.DEBUG:
-        return application
-
-    async def fresh(scope: Any, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        autoreload.reset_loaders()
-        await application(scope, receive, send)
-
-    return fresh

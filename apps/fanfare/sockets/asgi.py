@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final, Protocol
 
 from uvicorn.protocols.utils import ClientDisconnected, get_client_addr, get_path_with_query_string
 
 from fanfare.sockets import frames
-
-if TYPE_CHECKING:
-    from fanfare.sockets.protocol import WebSocketProtocol
 
 logger = logging.getLogger("uvicorn.error")  # where uvicorn's own classes log their connections
 
@@ -20,6 +17,25 @@ FORBIDDEN: Final = 403
 FIRST_MESSAGES: Final = "'websocket.accept', 'websocket.close' or 'websocket.http.response.start'"
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+class Socket(Protocol):
+    """The part of `WebSocketProtocol` that the application's side uses."""
+
+    is_paused: bool  # the client does not read: `send` waits for `AsgiConnection.writable`
+
+    @property
+    def is_connecting(self) -> bool: ...
+    @property
+    def is_logged(self) -> bool: ...
+    def is_closing(self) -> bool: ...
+    def is_gone(self) -> bool: ...
+    def accept(self, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]], /) -> None: ...
+    def deny(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes, /) -> None: ...
+    def read_on(self) -> None: ...
+    def write_frame(self, frame: bytes, /) -> bool: ...
+    def close(self, code: int, reason: str = "", /) -> None: ...
+    def application_ended(self, of: AsgiConnection, code: int, /) -> None: ...
 
 
 class UnexpectedMessage(RuntimeError):
@@ -35,7 +51,7 @@ class AsgiConnection:
 
     __slots__ = ("_arrived", "_closed", "_connected", "_denial", "_messages", "_over", "_scope", "_writable", "socket")
 
-    def __init__(self, socket: WebSocketProtocol, scope: dict[str, Any]) -> None:
+    def __init__(self, socket: Socket, scope: dict[str, Any]) -> None:
         self.socket = socket
         self._scope = scope
         self._messages: list[dict[str, Any]] = []  # at most two, and one of them is the disconnect

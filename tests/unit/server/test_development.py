@@ -3,8 +3,9 @@ from __future__ import annotations
 import sys
 
 import pytest
+from django.template import autoreload
 
-from fanfare.server import development, root_path
+from fanfare.server import boot, development, root_path
 
 WIRED = "import fanfare.asgi\n\napplication = fanfare.asgi.application()\n"
 PLAIN = "from django.core.asgi import get_asgi_application\n\napplication = get_asgi_application()\n"
@@ -58,14 +59,14 @@ def test_a_project_without_an_asgi_module_is_served(project):
 
 async def test_with_debug_the_templates_are_read_again_for_each_request(settings, monkeypatch):
     resets = []
-    monkeypatch.setattr(development.autoreload, "reset_loaders", lambda: resets.append(1))
+    monkeypatch.setattr(autoreload, "reset_loaders", lambda: resets.append(1))
 
     async def django(scope, receive, send): ...
 
     settings.DEBUG = False
-    assert development.fresh_templates(django) is django
+    assert boot.fresh_templates(django) is django
     settings.DEBUG = True
-    fresh = development.fresh_templates(django)
+    fresh = boot.fresh_templates(django)
     for _ in range(2):
         await fresh({"type": "http"}, None, None)
     assert resets == [1, 1]
