@@ -17,7 +17,8 @@ from django.utils import timezone
 
 from fanfare.applications import registry
 from fanfare.applications.models import WebhookEndpoint
-from fanfare.webhooks import errors, events, http_client, models
+from fanfare.webhooks import errors, events, models
+from fanfare.webhooks.outcome import Outcome
 
 TRIM_ROWS = 1_000  # in one transaction, which other writers wait for on SQLite
 RELEASE_ROWS = 1_000  # the same, of removals that are due
@@ -201,19 +202,19 @@ def pending(endpoint: int, but: Collection[str], limit: int) -> list[Row]:
     ]
 
 
-def delivered(ids: Collection[int], outcome: http_client.Outcome) -> None:
+def delivered(ids: Collection[int], outcome: Outcome) -> None:
     _rows(models.Delivery).filter(pk__in=ids).update(
         state=models.State.DELIVERED, next_at=None, finished_at=timezone.now(), **_attempt(outcome)
     )
 
 
-def postponed(ids: Collection[int], until: float, outcome: http_client.Outcome) -> None:
+def postponed(ids: Collection[int], until: float, outcome: Outcome) -> None:
     """`until`: Unix time of the next attempt."""
     next_at = dt.datetime.fromtimestamp(until, dt.UTC)
     _rows(models.Delivery).filter(pk__in=ids).update(next_at=next_at, **_attempt(outcome))
 
 
-def failed(ids: Collection[int], outcome: http_client.Outcome) -> None:
+def failed(ids: Collection[int], outcome: Outcome) -> None:
     _rows(models.Delivery).filter(pk__in=ids).update(
         state=models.State.FAILED, next_at=None, finished_at=timezone.now(), **_attempt(outcome)
     )
@@ -230,7 +231,7 @@ def retry_now(endpoint: int) -> None:
     _pending().filter(webhook=endpoint, next_at__isnull=False).update(next_at=None)
 
 
-def save_health(endpoint: int, failures: int, retry_in: float | None, outcome: http_client.Outcome) -> None:
+def save_health(endpoint: int, failures: int, retry_in: float | None, outcome: Outcome) -> None:
     """`retry_in`: seconds until the next probe while the circuit is open, else None."""
     now = timezone.now()
     values = {
@@ -244,7 +245,7 @@ def save_health(endpoint: int, failures: int, retry_in: float | None, outcome: h
         _rows(models.EndpointHealth).create(webhook_id=endpoint, **values)
 
 
-def _attempt(outcome: http_client.Outcome) -> dict[str, object]:
+def _attempt(outcome: Outcome) -> dict[str, object]:
     return {
         "attempts": F("attempts") + 1,
         "status": outcome.status,

@@ -19,7 +19,8 @@ from django.db import Error
 from fanfare.applications import database, registry
 from fanfare.runtime import backoff, supervisor
 from fanfare.runtime.log_throttle import LogThrottle
-from fanfare.webhooks import deliveries, http_client
+from fanfare.webhooks import deliveries
+from fanfare.webhooks.outcome import Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ Chain = Sequence[Batch]
 class Post(Protocol):
     async def __call__(
         self, application: registry.Application, webhook: registry.Webhook, payloads: Sequence[str], /
-    ) -> http_client.Outcome: ...
+    ) -> Outcome: ...
 
 
 class Write(Protocol):
@@ -61,7 +62,7 @@ Find = Callable[[int], tuple[registry.Application, registry.Webhook] | None]
 Count = Callable[..., None]
 """`Hub.count`."""
 
-Result = Callable[[http_client.Outcome], object]
+Result = Callable[[Outcome], object]
 """Writes a part of a result, in a thread of the database."""
 
 
@@ -219,11 +220,11 @@ class EndpointQueue:
                 self._count("webhooks.unstorable")
                 self._log.error("A response of webhook %d cannot be stored", self.endpoint, error=error)
                 reason = "" if outcome.accepted else "The response cannot be stored"
-                await self._store(results, http_client.Outcome(outcome.status, reason, "", outcome.duration_ms))
+                await self._store(results, Outcome(outcome.status, reason, "", outcome.duration_ms))
             if not outcome.accepted:
                 return
 
-    async def _store(self, results: Sequence[Result], outcome: http_client.Outcome) -> None:
+    async def _store(self, results: Sequence[Result], outcome: Outcome) -> None:
         await self._write(*(functools.partial(result, outcome) for result in results))
 
     def _accepted(self, batch: Batch) -> list[Result]:

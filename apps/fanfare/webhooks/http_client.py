@@ -30,6 +30,7 @@ from fanfare.runtime import addresses
 from fanfare.runtime.log_throttle import LogThrottle, exception_line
 from fanfare.runtime.text import clean, clean_lines
 from fanfare.webhooks import errors
+from fanfare.webhooks.outcome import Outcome
 
 CONTENT_TYPE = "application/json"  # without a charset: the Ruby SDK compares the whole value
 REDIRECTS = 3
@@ -42,22 +43,6 @@ LOOKUPS = 16  # names resolved at once; one whose server does not answer takes a
 URL_CHARACTERS = 200  # of a redirect's target in an error
 
 _log = LogThrottle(logging.getLogger(__name__))
-
-
-class Outcome(NamedTuple):
-    """The result of a request. `status` is None without a response; `error` is empty if it was accepted.
-
-    All texts can be stored and logged as they are.
-    """
-
-    status: int | None
-    error: str
-    answer: str
-    duration_ms: int
-
-    @property
-    def accepted(self) -> bool:
-        return not self.error
 
 
 class _Answer(NamedTuple):

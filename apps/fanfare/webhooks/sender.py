@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 from django.db import Error
 
@@ -14,7 +16,10 @@ from fanfare.hub import hub as hubs
 from fanfare.runtime import supervisor
 from fanfare.runtime.backoff import Backoff
 from fanfare.runtime.log_throttle import LogThrottle
-from fanfare.webhooks import deliveries, endpoint_queue, http_client, options, result_writer
+from fanfare.webhooks import deliveries, endpoint_queue, options, result_writer
+
+if TYPE_CHECKING:
+    from fanfare.webhooks import http_client
 
 logger = logging.getLogger(__name__)
 
@@ -54,19 +59,18 @@ class Sender:
         writer = result_writer.ResultWriter()
         self._trim_at = time.monotonic() + TRIM_S
         try:
-            async with http_client.HttpClient(
-                timeout_seconds=self._options.timeout_seconds, allow_private=self._options.allow_private
-            ) as client:
+            async with contextlib.AsyncExitStack() as clients:
                 self._writer_tasks.run("webhook results", writer.run)
                 try:
-                    await self._dispatch(client, writer)
+                    await self._dispatch(clients, writer)
                 finally:
                     await self._queue_tasks.stop(QUEUES_STOP_S)  # before the writer, which stores their last results
         finally:
             await self._writer_tasks.stop()
             self._queues.clear()
 
-    async def _dispatch(self, client: http_client.HttpClient, writer: result_writer.ResultWriter) -> None:
+    async def _dispatch(self, clients: contextlib.AsyncExitStack, writer: result_writer.ResultWriter) -> None:
+        client: http_client.HttpClient | None = None
         backoff = Backoff()
         while True:
             try:
@@ -79,8 +83,10 @@ class Sender:
                 )
             self._wake.clear()
             endpoints, self._woken = self._woken, set()
-            for endpoint in endpoints:
-                self._queue(endpoint, client, writer).wake()
+            if endpoints:
+                client = client or await clients.enter_async_context(self._new_client())
+                for endpoint in endpoints:
+                    self._queue(endpoint, client, writer).wake()
             try:
                 async with asyncio.timeout(max(0.0, self._look_at - time.monotonic())):
                     await self._wake.wait()
@@ -119,6 +125,13 @@ class Sender:
         for endpoint in self.full - full:
             logger.info("Webhook %d has room for new events again", endpoint)
         self.full = full
+
+    def _new_client(self) -> http_client.HttpClient:
+        from fanfare.webhooks import http_client  # most deployments have no endpoint: see `outcome`
+
+        return http_client.HttpClient(
+            timeout_seconds=self._options.timeout_seconds, allow_private=self._options.allow_private
+        )
 
     def _is_used(self) -> bool:
         return bool(self._queues) or any(application.webhooks for application in self._registry.all())
