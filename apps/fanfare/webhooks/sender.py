@@ -84,7 +84,8 @@ class Sender:
             self._wake.clear()
             endpoints, self._woken = self._woken, set()
             if endpoints:
-                client = client or await clients.enter_async_context(self._new_client())
+                if client is None:
+                    client = await clients.enter_async_context(self._new_client())
                 for endpoint in endpoints:
                     self._queue(endpoint, client, writer).wake()
             try:
