@@ -19,7 +19,8 @@ import pytest
 
 from fanfare.engine import current, errors, interface
 from fanfare.engine.local import engine, locks, notifications, paths, schema
-from tests.unit.engine import conformance, streams
+from fanfare.engine.local import worker as workers
+from tests.unit.engine import conformance, deployments, failures, local_deployment, streams
 from tests.unit.engine.workers import APP, Worker
 
 ROOT = Path(__file__).parents[3]
@@ -42,6 +43,18 @@ async def hire(tmp_path: Path) -> AsyncIterator[conformance.Hire]:
 
 class TestConformance(conformance.Conformance, streams.Streams):
     """All of it."""
+
+
+@pytest.fixture
+async def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[deployments.Deployment]:
+    monkeypatch.setattr(workers, "TRIM_S", workers.TRIM_S)  # restored after the test
+    monkeypatch.setattr(schema, "BUSY_TIMEOUT_MS", schema.BUSY_TIMEOUT_MS)
+    async with deployments.closing(local_deployment.LocalDeployment(tmp_path)) as deployment:
+        yield deployment
+
+
+class TestFailures(failures.FailureConformance):
+    """All of them."""
 
 
 def test_log_without_workers_has_no_channels_and_members(tmp_path: Path) -> None:

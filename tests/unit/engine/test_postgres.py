@@ -8,12 +8,13 @@ import signal
 import uuid
 from collections.abc import AsyncIterator, Iterator
 
+import psycopg
 import pytest
 
 from fanfare.engine import errors, interface
 from fanfare.engine.postgres import engine as postgres_engine
 from tests.harness import postgresql, waiting
-from tests.unit.engine import conformance
+from tests.unit.engine import conformance, deployments, failures, postgres_deployment
 from tests.unit.engine.workers import Worker
 
 
@@ -30,7 +31,16 @@ def url(cluster: postgresql.Cluster) -> Iterator[str]:
     schema = f"log_{uuid.uuid4().hex[:12]}"
     yield cluster.url("realtime", schema=schema)
     with contextlib.closing(cluster.connect("realtime")) as connection:
+        # A statement of a worker that has gone may still run, and lock tables in another order.
+        waiting.until(lambda: dropped(connection, schema), 10, "the schema is dropped")
+
+
+def dropped(connection: psycopg.Connection[tuple[object, ...]], schema: str) -> bool:
+    try:
         connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")  # type: ignore[call-overload]
+    except psycopg.errors.DeadlockDetected:
+        return False
+    return True
 
 
 @pytest.fixture
@@ -49,6 +59,20 @@ async def hire(url: str) -> AsyncIterator[conformance.Hire]:
 
 class TestConformance(conformance.Conformance):
     """Everything that an engine must do."""
+
+
+@pytest.fixture
+async def deployment(
+    cluster: postgresql.Cluster, url: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[deployments.Deployment]:
+    for name in ("LEASE_S", "TRIM_S", "LEASE_POLL_S"):
+        monkeypatch.setattr(postgres_engine, name, getattr(postgres_engine, name))  # restored after the test
+    async with deployments.closing(postgres_deployment.PostgresDeployment(cluster, url)) as deployment:
+        yield deployment
+
+
+class TestFailures(failures.FailureConformance):
+    """What it must do when something fails."""
 
 
 # -- failures ----------------------------------------------------------------------------------------------------------

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import importlib.resources
+import os
 import re
 import secrets
+import socket
 import string
 import urllib.parse
 import zlib
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -104,6 +109,31 @@ def connect_blocking(address: Address, name: str) -> Connection:
     )
 
 
+@contextlib.asynccontextmanager
+async def time_limit(connection: AsyncConnection, seconds: float) -> AsyncIterator[None]:
+    """Raise TimeoutError after `seconds`, and break the connection.
+
+    To cancel a statement, psycopg asks the server first, and waits for it: 10 s more where it does not answer.
+    """
+    is_over = False
+
+    def end() -> None:
+        nonlocal is_over
+        is_over = True
+        with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as wire:
+            wire.shutdown(socket.SHUT_RDWR)
+
+    timer = asyncio.get_running_loop().call_later(seconds, end)
+    try:
+        yield
+    except (psycopg.Error, OSError) as error:
+        if is_over:
+            raise TimeoutError from error
+        raise
+    finally:
+        timer.cancel()
+
+
 # A server that is cut off is noticed by the kernel too, and not only by a call that gets no answer.
 _KEEPALIVE: Final[dict[str, Any]] = {
     "keepalives": 1,
@@ -137,7 +167,7 @@ def prepare(connection: Connection, address: Address) -> None:
             connection.execute(_script("schema.sql", address))
             connection.execute(
                 sql.SQL("INSERT INTO {}.state VALUES (true, %s, %s, %s, 0, 0)").format(sql.Identifier(address.schema)),
-                (VERSION, new_generation(), server_identity(connection)),
+                (VERSION, new_generation(), server_identity(connection, address)),
             )
         [(found,)] = connection.execute(
             sql.SQL("SELECT version FROM {}.state").format(sql.Identifier(address.schema))
@@ -156,7 +186,7 @@ def check_generation(connection: Connection, address: Address) -> None:
     """Compare the server with the one that wrote last. After a restore or a promoted standby the newest entries may be
     gone and their offsets free again, so every stream gets a new epoch. Raises psycopg.Error."""
     schema = sql.Identifier(address.schema)
-    identity = server_identity(connection)
+    identity = server_identity(connection, address)
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (LOCK_CLASS, address.lock_key))
         changed = connection.execute(
@@ -167,12 +197,15 @@ def check_generation(connection: Connection, address: Address) -> None:
             connection.execute(sql.SQL("UPDATE {0}.streams SET epoch = {0}.new_epoch_1()").format(schema))
 
 
-def server_identity(connection: Connection) -> str:
-    """The system identifier and the timeline. The timeline is that of the current WAL position: the control file
-    follows a promotion later."""
+def server_identity(connection: Connection, address: Address) -> str:
+    """The system identifier, the timeline, and the file of the table `state`, which another one has after a restore.
+
+    The timeline is that of the current WAL position: the control file follows a promotion later.
+    """
     [(identity,)] = connection.execute(
-        "SELECT system_identifier::text || ':' || left(pg_walfile_name(pg_current_wal_lsn()), 8) "
-        "FROM pg_control_system()"
+        "SELECT system_identifier::text || ':' || left(pg_walfile_name(pg_current_wal_lsn()), 8) || ':' "
+        "|| pg_relation_filenode(%s::regclass) FROM pg_control_system()",
+        (f'"{address.schema}".state',),
     ).fetchall()
     return str(identity)
 

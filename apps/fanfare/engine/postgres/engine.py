@@ -313,6 +313,8 @@ class _Worker:
         )
         self._schema = sql.Identifier(engine.address.schema)
         self._beaten_s = float("-inf")  # monotonic: when the last beat that was answered was sent
+        self._steady_since_s = float("-inf")  # monotonic: since when the beats follow each other
+        self._leases_end: asyncio.TimerHandle | None = None
         self._samples: collections.deque[tuple[float, int]] = collections.deque()
         self._counts: dict[tuple[str, str], tuple[int, bool]] = {}  # not written yet
         self._counts_timer: asyncio.TimerHandle | None = None
@@ -370,7 +372,7 @@ class _Worker:
             ).format(self._schema)
         )
         self.workers = max(self.workers, 1)
-        self._beaten_s = time.monotonic()
+        self._beaten(time.monotonic())
         self.reader.follow(top, generation)
         self.writer.failure = None
 
@@ -378,8 +380,9 @@ class _Worker:
         self._closing = True
         if self._counts_timer is not None:
             self._counts_timer.cancel()
-        for timer in self._announcing.values():
-            timer.cancel()
+        for timer in (*self._announcing.values(), self._leases_end):
+            if timer is not None:
+                timer.cancel()
         for lease in list(self._leases):
             lease.lost.set()
         await self._supervisor.stop()
@@ -415,6 +418,8 @@ class _Worker:
             "behind": max(0, self.reader.top - self.reader.position),
             "reads": self.reader.reads,
             "entries": self.reader.delivered,
+            "snapshots": self.reader.snapshots,
+            "snapshots_shared": self.reader.snapshots_shared,
             "history_reads": self.reader.history_reads,
             "history_shared": self.reader.history_shared,
             "groups": self.writer.groups,
@@ -695,28 +700,36 @@ class _Worker:
                     query, (self.id, LEASE_S), timeout_s=SILENCE_S
                 )
             except errors.EngineUnavailable:
-                self._expire_leases()
                 await asyncio.sleep(BEAT_S / 2)
                 continue
-            self._beaten_s = sent
+            self._beaten(sent)
             self.writer.recovered()
-            self._expire_leases()
             self.counters["expired"] += self.writer.expire()
             if not known or (self.reader.following and generation != self.reader.generation):
                 self._gap("worker_unknown" if not known else "generation_changed")
             for key in [key for key, failed in self._leaving.items() if failed]:
                 self.leave(key)
             self._write_counts()
-            for worker in dead:
+            # While the database was away no worker could renew: the others get their time after it is back.
+            for worker in dead if time.monotonic() - self._steady_since_s > LEASE_S else ():
                 if worker != self.id:
                     await self._reap(worker)
             await asyncio.sleep(max(0.0, BEAT_S - (time.monotonic() - sent)))
 
+    def _beaten(self, sent_s: float) -> None:
+        """A beat was answered. Leases end a second before the database gives them away, without another word."""
+        if sent_s - self._beaten_s > LEASE_S / 2 + BEAT_S:
+            self._steady_since_s = sent_s
+        self._beaten_s = sent_s
+        if self._leases_end is not None:
+            self._leases_end.cancel()
+        self._leases_end = self.loop.call_later(
+            max(0.0, sent_s + LEASE_S - 1.0 - time.monotonic()), self._expire_leases
+        )
+
     def _expire_leases(self) -> None:
-        """A lease ends a second before the database gives it away."""
-        if time.monotonic() - self._beaten_s > LEASE_S - 1.0:
-            for lease in self._leases:
-                lease.lost.set()
+        for lease in self._leases:
+            lease.lost.set()
 
     async def _reap(self, worker: str) -> None:
         [(removed,)] = await self.writer.ask(sql.SQL("SELECT {}.reap_1(%s)").format(self._schema), (worker,))

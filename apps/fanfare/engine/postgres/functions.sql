@@ -9,6 +9,22 @@ CREATE OR REPLACE FUNCTION {schema}.new_epoch_1() RETURNS text LANGUAGE sql VOLA
          unnest(ARRAY[0, 1, 2, 3, 10, 11, 12, 13]) AS place
 $$;
 
+-- Begins a new generation where the tables are not those that were written last: a backup was put in their place, so
+-- offsets would be given a second time. TRUNCATE and CREATE TABLE give `state` another file. The caller holds the lock.
+CREATE OR REPLACE FUNCTION {schema}.check_1() RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    v_file text := pg_relation_filenode('{schema}.state')::text;
+BEGIN
+    UPDATE {schema}.state s
+    SET generation = {schema}.new_epoch_1() || left({schema}.new_epoch_1(), 4),
+        server = split_part(s.server, ':', 1) || ':' || split_part(s.server, ':', 2) || ':' || v_file
+    WHERE split_part(s.server, ':', 3) <> v_file;
+    IF FOUND THEN
+        UPDATE {schema}.streams SET epoch = {schema}.new_epoch_1();
+    END IF;
+END
+$$;
+
 -- Adds one entry; the caller holds the lock. Returns its id.
 CREATE OR REPLACE FUNCTION {schema}.log_1(p_kind integer, p_app text, p_channel text, p_body bytea, p_user text)
 RETURNS bigint LANGUAGE sql VOLATILE AS $$
@@ -128,6 +144,7 @@ DECLARE
     r record;
 BEGIN
     PERFORM pg_advisory_xact_lock({lock_class}, {lock_key});
+    PERFORM {schema}.check_1();
     WHILE v_i <= v_count LOOP
         IF p_op[v_i] NOT IN ('append', 'budget') THEN
             ord := v_i; id := NULL; epoch := NULL; "offset" := NULL; flag := false; limit_ := NULL; actual := NULL;
@@ -382,6 +399,11 @@ BEGIN
     UPDATE {schema}.workers w SET until = clock_timestamp() + p_seconds * interval '1 second' WHERE w.id = p_worker;
     known := FOUND;
     UPDATE {schema}.leases l SET until = clock_timestamp() + p_seconds * interval '1 second' WHERE l.worker = p_worker;
+    IF EXISTS (SELECT 1 FROM {schema}.state s
+               WHERE split_part(s.server, ':', 3) <> pg_relation_filenode('{schema}.state')::text) THEN
+        PERFORM pg_advisory_xact_lock({lock_class}, {lock_key});
+        PERFORM {schema}.check_1();
+    END IF;
     SELECT s.generation INTO generation FROM {schema}.state s;
     SELECT count(*) FILTER (WHERE w.until >= clock_timestamp()),
            COALESCE(array_agg(w.id) FILTER (WHERE w.until < clock_timestamp()), '{}')

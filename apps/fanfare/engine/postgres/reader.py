@@ -31,6 +31,7 @@ STEP_BYTES: Final = 256 * 1024
 CHUNK_ENTRIES: Final = 512
 CHUNK_BYTES: Final = 256 * 1024
 
+_SNAPSHOTS: Final = frozenset(["members", "cached", "counted"])  # questions that subscriptions of a channel share
 _COLUMNS = (
     'l.id, l.kind, l.app, l.channel, l."offset", l.user_id, l.exclude, l.body, '
     "(EXTRACT(EPOCH FROM l.created) * 1000)::bigint AS created_ms"
@@ -70,6 +71,8 @@ class Reader:
         self.delivered = 0
         self.history_reads = 0
         self.history_shared = 0
+        self.snapshots = 0  # that were read
+        self.snapshots_shared = 0  # that cost no read: subscriptions of one channel that are answered together
         self.failure: str | None = "The worker does not follow the log yet"
         self.following = False
         self._address = address
@@ -162,7 +165,9 @@ class Reader:
             waiting = list(self._waiting)
             try:
                 async with asyncio.timeout(LOOK_TIMEOUT_S):
-                    look = await self._look(waiting)
+                    connection = await self._connect()
+                async with database.time_limit(connection, LOOK_TIMEOUT_S):
+                    look = await self._look(connection, waiting)
             except (psycopg.Error, OSError, TimeoutError) as error:
                 self.failure = f"The log cannot be read: {writer.describe(error)}"
                 raise
@@ -225,8 +230,7 @@ class Reader:
 
     # -- one look ------------------------------------------------------------------------------------------------------
 
-    async def _look(self, waiting: Sequence[Waiting]) -> Look:
-        connection = await self._connect()
+    async def _look(self, connection: database.AsyncConnection, waiting: Sequence[Waiting]) -> Look:
         await self._update_interest(connection)
         self.reads += 1
         query = self._queries.interesting
@@ -234,7 +238,8 @@ class Reader:
         if not waiting:
             cursor = await connection.execute(query, values)
             return self._read(await cursor.fetchall(), {})
-        asked = {key: question for one in waiting for key, question in self._questions(one.wanted)}
+        wanted = [question for one in waiting for question in self._questions(one.wanted)]
+        asked = dict(wanted)
         async with connection.pipeline():
             await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             cursor = await connection.execute(query, values)
@@ -242,6 +247,9 @@ class Reader:
             await connection.execute("COMMIT")
             rows = await cursor.fetchall()
             found = {key: await one.fetchall() for key, one in cursors.items()}
+        snapshots = sum(key[0] in _SNAPSHOTS for key in found)
+        self.snapshots += snapshots
+        self.snapshots_shared += sum(key[0] in _SNAPSHOTS for key, _ in wanted) - snapshots
         self.history_reads += sum(key[0] == "kept" for key in found)
         self.history_shared += sum(
             one.wanted.history is not None and one.wanted.history.after is not None for one in waiting

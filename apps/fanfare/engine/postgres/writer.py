@@ -94,6 +94,7 @@ class Writer:
             try:
                 async with asyncio.timeout(timeout_s or self._timeout_s):
                     connection = await self._connect()
+                async with database.time_limit(connection, timeout_s or self._timeout_s):
                     cursor = await connection.execute(query, parameters)
                     return await cursor.fetchall()
             except (psycopg.Error, OSError, TimeoutError) as error:
@@ -180,7 +181,7 @@ class Writer:
             self._notified_s = now
         elif not self._pending:
             asyncio.get_running_loop().call_later(NOTIFY_S, self._notify_later)
-        async with asyncio.timeout(self._timeout_s):
+        async with database.time_limit(connection, self._timeout_s):
             cursor = await connection.execute(self._apply, operations.arguments(self.worker, wanted, notify=notify))
             return {row[0] - 1: operations.Row._make(row) for row in await cursor.fetchall()}
 
