@@ -2,9 +2,9 @@
 
     python -m tests.harness.call_path
 
-Starts a server in this process, subscribes over a WebSocket, publishes from a thread, and prints for both the calls from
-the first to the frame that the client receives, as JSON: `{"publish": [[FILE, FUNCTION], …], "subscribe": …}`. Files are
-relative to `apps/fanfare`. The second subscribe and the second publish are recorded, when connections and caches exist.
+Starts a server in this process, subscribes over a WebSocket, publishes from a thread, and prints all calls until the
+client receives its frame, as JSON: `{"publish": [[FILE, FUNCTION], …], "subscribe": …}`. Files are relative to
+`apps/fanfare`. The second subscribe and the second publish are recorded, when connections and caches exist.
 """
 
 from __future__ import annotations
