@@ -1,6 +1,6 @@
 """Channel rules on a command line: `--history`, `--rewind` and `--replay`.
 
-Each `--history` makes a rule; the other two say more about the one that has their pattern.
+Each `--history` creates a rule. The other two flags set further fields of the rule with their pattern.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Flag:
     name: str
     form: str
     columns: tuple[str, ...]
-    required: int  # how many of the numbers must be there
+    required: int  # the number of required values
     help: str
 
 
@@ -27,22 +27,22 @@ HISTORY = Flag(
     "PATTERN=COUNT,SECONDS",
     ("history_size", "history_seconds"),
     2,
-    "keep so many events of each channel that fits, none for longer; * stands for any characters, the first pattern "
-    "that fits a channel holds; may be given several times",
+    "keep COUNT events of each matching channel for SECONDS; * matches any characters, and the first matching pattern "
+    "applies; can be repeated",
 )
 REWIND = Flag(
     "--rewind",
     "PATTERN=COUNT[,SECONDS]",
     ("rewind_count", "rewind_seconds"),
     1,
-    "give so many of them to each new subscriber, none that is older",
+    "send the newest COUNT events, none older than SECONDS, to each new subscriber",
 )
 REPLAY = Flag(
     "--replay",
     "PATTERN=ENTRIES,BYTES",
     ("max_replay_entries", "max_replay_bytes"),
     2,
-    "give no more than so much to a client that comes back; 300,1048576 if not given",
+    "the largest replay for a client that reconnects; 300,1048576 by default",
 )
 FLAGS = (HISTORY, REWIND, REPLAY)
 
@@ -53,9 +53,9 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def read(options: Mapping[str, Sequence[str]]) -> list[models.ChannelRule]:
-    """The rules in their order, neither saved nor of an application yet. Raises CommandError."""
+    """The rules in order, not saved and without an application. Raises CommandError."""
     values: dict[str, dict[str, str]] = {}
-    flags: dict[tuple[str, str], str] = {}  # by pattern and column, as it was written
+    flags: dict[tuple[str, str], str] = {}  # the argument by pattern and column, for error messages
     for flag in FLAGS:
         seen: set[str] = set()
         for text in options[flag.name.removeprefix("--")]:

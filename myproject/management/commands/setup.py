@@ -1,4 +1,4 @@
-"""Make a new deployment ready to serve: the database's tables, a first application and an admin user.
+"""Prepare a new deployment: create the tables, a first application and an admin user.
 
 A second run changes nothing.
 """
@@ -20,16 +20,16 @@ from fanfare import conf
 from fanfare.applications import database, declarations, loading, models
 
 ADMIN = "admin"
-ADMIN_EMAIL = "admin@example.com"  # where users sign in with an email address
+ADMIN_EMAIL = "admin@example.com"  # for user models that sign in with an email address
 PASSWORD_BYTES = 15  # of randomness: 20 characters
 NO_ADMIN = "no user yet; create one with `manage.py createsuperuser`"
 
-# The demo's room keeps its last messages. Without the demo the rule costs nothing.
+# The demo's room keeps its last messages. Without the demo the rule has no effect.
 DEMO_RULE = {"pattern": "presence-demo", "history_size": 50, "history_seconds": 86_400, "rewind_count": 50}
 
 
 class Command(BaseCommand):
-    help = "Migrate the database, create a first application and an admin user if there are none, print how to connect."
+    help = "Migrate the database, create an application and an admin user if there are none, and print how to connect."
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:

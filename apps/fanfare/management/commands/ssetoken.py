@@ -11,19 +11,21 @@ from fanfare.integration import clients
 
 
 class Command(BaseCommand):
-    help = "Print a token that lets EventSource or curl read these channels, which need not be public."
+    help = "Print a token with which EventSource or curl can read these channels, including private ones."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("channels", metavar="CHANNEL", nargs="+", help="a name; * stands for any characters")
-        parser.add_argument("--user", metavar="ID", help="whose token it is")
+        parser.add_argument("channels", metavar="CHANNEL", nargs="+", help="a name; * matches any characters")
+        parser.add_argument("--user", metavar="ID", help="the user of the token")
         parser.add_argument(
             "--seconds",
             metavar="N",
             type=int,
             default=clients.TOKEN_SECONDS,
-            help=f"how long it is good; {clients.TOKEN_SECONDS} if not given",
+            help=f"the lifetime; {clients.TOKEN_SECONDS} by default",
         )
-        parser.add_argument("--app", metavar="ID", help="an application's id; the default application if not given")
+        parser.add_argument(
+            "--app", metavar="ID", help="the id of the application; the default application if not given"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
