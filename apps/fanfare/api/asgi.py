@@ -171,5 +171,7 @@ async def _send(response: Response, send: requests.Send) -> None:
         headers = [ANY_ORIGIN, *headers]
     else:
         headers = [ANY_ORIGIN, JSON, (b"content-length", b"%d" % len(body)), *headers]
+        if transports.respond(send, status, headers, body):
+            return
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

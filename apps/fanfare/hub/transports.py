@@ -12,6 +12,7 @@ tune = on_uvicorn.tune
 describe = on_uvicorn.describe
 install_log_filters = on_uvicorn.install_log_filters
 at_shutdown = on_uvicorn.at_shutdown
+respond = on_uvicorn.respond
 
 
 def below(send: Any) -> on_any.Below | None:
