@@ -6,7 +6,6 @@ moves for which all pings were sent, and until then the page is not looked at.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 import time
@@ -80,9 +79,7 @@ class PageSession:
         self._options = options
         self._keeps_history = keeps_history
         self._max_channels = max_channels
-        self._owns = False
         self._record: bytes | None = None  # as it was read
-        self._loading: asyncio.Task[None] | None = None
         self._unpinged: set[str] = set()  # channels of which events may have been sent after the last ping
         self._began_s = self._pinged_s = self._refresh_s = float("-inf")
 
@@ -90,40 +87,74 @@ class PageSession:
 
     def begin(self, ready: Callable[[], None]) -> None:
         """Read the record, then call `ready`, with a tracker or without."""
-        self._loading = self._hub.supervisor.spawn("read of a resume record", self._load(ready))
+        self._hub.supervisor.spawn("read of a resume record", self._load(ready))
 
     async def _load(self, ready: Callable[[], None]) -> None:
+        app, token = self._connection.app, self._token
         try:
-            self._record = await self._hub.engine.load_session(self._connection.app, self._token)
+            record = await self._hub.engine.load_session(app, token)
+            if not self._connection.closing:
+                await self._open(record)
         except engine_errors.EngineError as error:
             _log.warning("A resume record could not be read: %s", error)
             self._fail(ENGINE_UNAVAILABLE, "resume.not_looked_up")
+        if self._connection.closing:
+            self._give_back()
         else:
-            if self._connection.closing:
-                return
-            self._open()
-        if not self._connection.closing:
             ready()
 
-    def _open(self) -> None:
-        tracker = ack_tracker.AckTracker(
-            self.socket_id, self._record, origin=self._origin, max_channels=self._max_channels
-        )
-        if tracker.origin != self._origin:
-            self._fail(TOKEN_FOREIGN, "resume.token_foreign")
+    async def _open(self, record: bytes | None) -> None:
+        """Raises EngineUnavailable."""
+        if self._owners.is_shared(record):
+            self._fail(TOKEN_SHARED, "resume.token_shared")
             return
-        if not tracker.user_id and not self._take():
+        tracker = self._tracker_of(record)
+        if tracker is None:
             return
-        self.tracker = tracker
-        self._hub.count("resume.opened" if self._record is None else "resume.resumed")
+        if not tracker.user_id:
+            taken = await self._owners.take(self._connection.app, self._token, self)
+            if taken is None:
+                self.failed = TOKEN_SHARED
+                return
+            if taken.record != record:  # the socket before has stored a newer one
+                record, tracker = taken.record, self._tracker_of(taken.record)
+                if tracker is None:
+                    self._owners.release(self)
+                    return
+        self._record, self.tracker = record, tracker
+        self._hub.count("resume.opened" if record is None else "resume.resumed")
         self._began_s = time.monotonic()
         self._owners.wheel.schedule(self, FIRST_LOOK_S)
 
-    def _take(self) -> bool:
-        self._owns = self._owners.take(self._connection.app, self._token, self)
-        if not self._owns:
-            self.failed = TOKEN_SHARED
-        return self._owns
+    def _tracker_of(self, record: bytes | None) -> ack_tracker.AckTracker | None:
+        """None: the record is another origin's."""
+        tracker = ack_tracker.AckTracker(self.socket_id, record, origin=self._origin, max_channels=self._max_channels)
+        if tracker.origin == self._origin:
+            return tracker
+        self._fail(TOKEN_FOREIGN, "resume.token_foreign")
+        return None
+
+    def _give_back(self) -> None:
+        """The socket was gone before its page was opened: the next one must not find a holder."""
+        self._owners.wheel.cancel(self)
+        if self._owners.owns(self):
+            self._owners.release(self)
+            self._save(self._record or b"", self._options.window, release=True)
+
+    async def _take(self) -> None:
+        """The page has signed in as the user of the record."""
+        try:
+            taken = await self._owners.take(self._connection.app, self._token, self)
+        except engine_errors.EngineError as error:
+            _log.warning("A resume token could not be taken: %s", error)
+            self._lose(ENGINE_UNAVAILABLE)
+            return
+        if self._connection.closing:
+            self._give_back()
+        elif taken is not None:
+            self.save()
+        elif self.failed is None:
+            self._lose(TOKEN_SHARED)
 
     def _fail(self, reason: str, counter: str) -> None:
         self._hub.count(counter)
@@ -138,19 +169,17 @@ class PageSession:
             self._lose(TOKEN_FOREIGN)
             return
         self.tracker.user_id = user_id
-        if not self._owns and not self._take():
-            self._lose(TOKEN_SHARED)
-            return
-        self.save()
+        if self._owners.owns(self):
+            self.save()
+        else:
+            self._hub.supervisor.spawn("takeover of a resume token", self._take())
 
     def end(self) -> None:
         """The socket is gone. The record is stored for one window."""
-        if self._loading is not None:
-            self._loading.cancel()
         self._owners.wheel.cancel(self)
         if self.tracker is not None:
-            self._store(self._options.window)
-            self._owners.release(self._connection.app, self._token, self)
+            self._store(self._options.window, release=True)
+            self._owners.release(self)
 
     # -- what the page has acknowledged --------------------------------------------------------------------------------
 
@@ -244,14 +273,20 @@ class PageSession:
             self._refresh_s = time.monotonic() + self._options.window * random.uniform(*REFRESHED)  # noqa: S311
             self._store(STORED * self._options.window)
 
-    def _store(self, seconds: int) -> None:
-        record = self.tracker.record() if self.tracker is not None and self._owns else self._record
-        if record is not None:
-            self._hub.engine.save_session(self._connection.app, self._token, record, seconds)
+    def _store(self, seconds: int, *, release: bool = False) -> None:
+        """A page that does not own the token keeps the record as it is, unless an owner writes it."""
+        if self.tracker is not None and self._owners.owns(self):
+            self._save(self.tracker.record(), seconds, release=release)
+        elif self._record is not None:
+            self._save(self._record, seconds, release=True)
+
+    def _save(self, record: bytes, seconds: int, *, release: bool) -> None:
+        self._hub.engine.save_session(
+            self._connection.app, self._token, record, seconds, holder=self.socket_id, release=release
+        )
 
     def evict(self) -> None:
-        """A newer socket owns the token."""
-        self._store(self._options.window)
+        """A newer socket owns the token, and with it the record."""
         self.tracker = None
         self._connection.close(refusals.RECONNECT, "Another connection of this page took over")
 
@@ -259,9 +294,7 @@ class PageSession:
         self._lose(TOKEN_SHARED)
 
     def _lose(self, reason: str) -> None:
-        if self._owns:
-            self._owners.release(self._connection.app, self._token, self)
-        self._owns = False
+        self._owners.release(self)
         self.tracker = None
         self.failed = reason
         for channel, subscription in list(self._connection.subscriptions.items()):

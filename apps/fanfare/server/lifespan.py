@@ -55,7 +55,7 @@ class Server:
         built_in = (webhooks.job(), signal_sender.SignalSender(self.hub).job(), relay.job())
         self.background = runner.Runner(self.hub, built_in)
         termination.register(self.hub)
-        self.session_owners = session_owners.SessionOwners(self.hub, time.monotonic)
+        self.session_owners = session_owners.SessionOwners(self.hub)
         counted = figures.Figures(self.hub, lambda: self.background.own_statuses)
         self.reports = reports.Reports(
             self.hub,

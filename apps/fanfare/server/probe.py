@@ -1,6 +1,7 @@
 """Proof that events flow: a worker writes an entry to the log and reads it back, as subscribers would.
 
-An engine that accepts calls is not sufficient: the writer's thread may have ended, or the reader may have stopped.
+An engine that accepts calls is not sufficient: the writer's thread may have ended, or the reader may have stopped. The
+entry goes to a mailbox of this worker alone, so no other worker reads it.
 """
 
 from __future__ import annotations
@@ -8,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from typing import Any, Final
+from typing import Final
 
 from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
 from fanfare.hub import hub as hubs
 from fanfare.runtime.supervisor import Supervisor
 
-COMMAND: Final = "health.probe"
 FRESH_S: Final = 2.0  # a result younger than this is reused
 VALID_S: Final = 5.0  # a result older than this is not valid
 WAIT_S: Final = 0.8  # how long a response waits for a new result; most load balancers time out after 1 s
@@ -27,12 +27,13 @@ class Probe:
     def __init__(self, hub: hubs.Hub, tasks: Supervisor) -> None:
         self._hub = hub
         self._tasks = tasks
+        self._mailbox = f"#probe-{secrets.token_hex(8)}"
         self._token = ""  # of the pending entry
         self._is_back = asyncio.Event()
         self._proved_at = float("-inf")  # time.monotonic() of the last write that was read back
         self._error = ""
         self._attempt: asyncio.Task[None] | None = None
-        hub.on_control(COMMAND, self._on_probe)
+        hub.on_message(self._mailbox, self._on_probe)
 
     async def problem(self) -> str:
         """Empty if an entry of this worker was read back within the last `VALID_S` seconds, otherwise the fault."""
@@ -51,7 +52,7 @@ class Probe:
         self._token = secrets.token_hex(8)
         self._is_back.clear()
         began = time.monotonic()
-        entry = interface.Publication("", COMMAND, self._token.encode(), interface.Kind.CONTROL)
+        entry = interface.Publication("", self._mailbox, self._token.encode(), interface.Kind.MESSAGE)
         try:
             async with asyncio.timeout(VALID_S):
                 await self._hub.engine.append([entry])
@@ -63,6 +64,6 @@ class Probe:
         else:
             self._proved_at, self._error = began, ""
 
-    def _on_probe(self, _app: str, body: Any) -> None:
+    def _on_probe(self, body: bytes) -> None:
         if bytes(body) == self._token.encode():
             self._is_back.set()

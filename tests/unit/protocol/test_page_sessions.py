@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,7 @@ class Deployment:
     def __init__(self, folder: Path) -> None:
         self.engine = RememberingEngine(folder)
         self.hub = hubs.Hub(self.engine)
-        self.owners = session_owners.SessionOwners(self.hub, time.monotonic)
+        self.owners = session_owners.SessionOwners(self.hub)
 
     async def publish(self, *numbers: int, channel: str = "kept") -> None:
         await self.hub.publish([publication(number, channel) for number in numbers])

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import functools
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from fanfare.engine.local import engine
+from fanfare.engine import interface
+from fanfare.engine.local import engine as local_engine
+from fanfare.engine.postgres import engine as postgres_engine
 from fanfare.hub import hub as hubs
 from fanfare.protocol import session_owners
-from tests.harness import waiting
+from tests.harness import postgresql, waiting
 
 TOKEN = "token-token-token"
+RECORD = b'{"seen":{}}'
 
 
 class Page:
@@ -22,6 +27,7 @@ class Page:
         self.socket_id = socket_id
         self.evicted = False
         self.without_token = False
+        self.saves = 0
         self.slot: set[session_owners.SessionOwner] | None = None
 
     def due(self) -> None:
@@ -31,150 +37,149 @@ class Page:
         self.evicted = True
 
     def save(self) -> None:
-        pass
+        self.saves += 1
 
     def lose_token(self) -> None:
         self.without_token = True
 
 
-class Clock:
-    now = 1000.0
+class Worker:
+    """A hub and its tokens."""
 
-    def __call__(self) -> float:
-        return self.now
+    def __init__(self, engine: interface.Engine) -> None:
+        self.hub = hubs.Hub(engine)
+        self.now = 1_800_000_000.0
+        self.owners = session_owners.SessionOwners(self.hub, lambda: self.now)
 
+    async def take(self, page: Page, token: str = TOKEN, app: str = "1") -> interface.Taken | None:
+        return await self.owners.take(app, token, page)
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+    def save(self, page: Page, *, release: bool = False) -> None:
+        self.hub.engine.save_session("1", TOKEN, RECORD, 60, holder=page.socket_id, release=release)
 
-
-@pytest.fixture
-async def workers(tmp_path: Path, clock: Clock) -> AsyncIterator[list[session_owners.SessionOwners]]:
-    """Two workers of one deployment."""
-    mine = [hubs.Hub(engine.LocalEngine(tmp_path)) for _ in range(2)]
-    tokens = [session_owners.SessionOwners(hub, clock) for hub in mine]
-    for hub in mine:
-        await hub.start()
-    yield tokens
-    for hub in mine:
-        await hub.stop()
+    @property
+    def entries(self) -> int:
+        """How many entries this worker has read."""
+        return int(self.hub.engine.statistics()["entries"])
 
 
-async def taken(worker: session_owners.SessionOwners, page: Page, token: str = TOKEN) -> None:
-    """Take it, and wait until the log says so: between two that do it at once the log decides."""
-    assert worker.take("1", token, page)
-    await until(lambda: ("1", token) in worker._confirmed)
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[postgresql.Cluster]:
+    with postgresql.running() as cluster:
+        cluster.create("realtime")
+        yield cluster
 
 
-async def until(condition: object, within: float = 5) -> None:
+@pytest.fixture(params=["local", "postgres"])
+async def workers(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[list[Worker]]:
+    """Three workers of one deployment."""
+    make: Callable[[], interface.Engine] = functools.partial(local_engine.LocalEngine, tmp_path)
+    if request.param == "postgres":
+        url = request.getfixturevalue("cluster").url("realtime", schema=f"log_{uuid.uuid4().hex[:12]}")
+        make = functools.partial(postgres_engine.PostgresEngine, url)
+    found = [Worker(make()) for _ in range(3)]
+    for worker in found:
+        await worker.hub.start()
+    yield found
+    for worker in found:
+        await worker.hub.stop()
+
+
+async def until(condition: Callable[[], object]) -> None:
     async def look() -> object:
-        return condition()  # type: ignore[operator]
+        return condition()
 
-    await waiting.until_async(look, within, "the other worker to hear of it")
+    await waiting.until_async(look, 10, "the condition")
 
 
-async def test_newest_socket_owns_the_token_on_any_worker(
-    workers: list[session_owners.SessionOwners],
-) -> None:
-    here, there = workers
+async def test_newest_socket_owns_the_token_on_any_worker(workers: list[Worker]) -> None:
+    here, there, _ = workers
     for number, (first, second) in enumerate(((here, here), (here, there))):
+        old, new = Page(f"1.{number}"), Page(f"2.{number}")
         token = f"{TOKEN}-{number}"
-        old, new = Page("1.1"), Page("1.2")
-        await taken(first, old, token)
-        await taken(second, new, token)
+        assert await first.take(old, token) == interface.Taken(None, None, None)
+        assert await second.take(new, token) == interface.Taken(None, old.socket_id, None)
         await until(lambda old=old: old.evicted)
         assert not new.evicted
-        first.release("1", token, old)
-        assert second.take("1", token, Page("1.3"))
-        await until(lambda new=new: new.evicted or new.without_token)
+        assert second.owners.owns(new)
+        assert not first.owners.owns(old)
 
 
-async def test_page_that_was_gone_comes_back_without_an_eviction(
-    workers: list[session_owners.SessionOwners],
-) -> None:
-    here, there = workers
+async def test_worker_that_is_not_concerned_reads_nothing_of_a_takeover(workers: list[Worker]) -> None:
+    here, there, elsewhere = workers
     for number in range(5):
-        page = Page(f"1.{number}")
-        worker = (here, there)[number % 2]
-        assert worker.take("1", TOKEN, page)
-        worker.release("1", TOKEN, page)
+        old, new = Page(f"1.{number}"), Page(f"2.{number}")
+        await here.take(old, f"{TOKEN}-{number}")
+        await there.take(new, f"{TOKEN}-{number}")
+        await until(lambda old=old: old.evicted)
+    end = interface.Publication("1", "end", b"", interface.Kind.CONTROL)  # which every worker reads
+    await elsewhere.hub.publish([end])
+    await until(lambda: all(worker.entries for worker in workers))
+    assert [worker.entries for worker in workers] == [6, 1, 1]
+
+
+async def test_page_that_was_gone_comes_back_without_an_eviction(workers: list[Worker]) -> None:
+    for number in range(5):
+        worker, page = workers[number % 2], Page(f"1.{number}")
+        taken = await worker.take(page)
+        assert taken is not None
+        assert (taken.holder, taken.record) == (None, RECORD if number else None)
+        worker.save(page, release=True)
+        worker.owners.release(page)
+        await worker.hub.engine.load_session("1", TOKEN)  # it is written
         assert not page.evicted
 
 
-async def test_token_that_changes_its_owner_twice_in_a_short_time_is_refused(
-    workers: list[session_owners.SessionOwners], clock: Clock
-) -> None:
-    here, there = workers
+async def test_token_that_changes_its_owner_twice_in_a_short_time_is_refused(workers: list[Worker]) -> None:
+    here, there, _ = workers
     pages = [Page(f"1.{number}") for number in range(3)]
-    await taken(here, pages[0])
-    await taken(there, pages[1])
+    await here.take(pages[0])
+    await there.take(pages[1])
     await until(lambda: pages[0].evicted)
-    assert here.take("1", TOKEN, pages[2])
-    await until(lambda: pages[1].without_token and pages[2].without_token)
-    assert not pages[1].evicted
-    assert not pages[2].evicted
-    assert not here.take("1", TOKEN, Page("1.9"))
-    await until(lambda: not there.take("1", TOKEN, Page("1.8")))
-    assert here.take("2", TOKEN, Page("1.7")), "another application's token is another token"
-    clock.now += session_owners.REFUSED_S + 1
-    assert here.take("1", TOKEN, Page("1.6"))
+    assert await here.take(pages[2]) is None
+    await until(lambda: pages[1].without_token)
+    assert [page.evicted for page in pages] == [True, False, False]
+    for worker in (here, there):
+        assert worker.owners.is_shared(await worker.hub.engine.load_session("1", TOKEN))
+        worker.now += session_owners.REFUSED_S + 1
+        assert not worker.owners.is_shared(await worker.hub.engine.load_session("1", TOKEN))
+    assert await here.take(Page("1.7"), app="2") is not None, "another application's token is another token"
+    assert [worker.hub.counters["resume.token_shared"] for worker in (here, there)] == [1, 1]
 
 
 async def test_token_that_changes_its_owner_again_later_is_given_away(
-    workers: list[session_owners.SessionOwners], clock: Clock
+    workers: list[Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here, there = workers
+    monkeypatch.setattr(session_owners, "SHARED_S", 0.0)  # the engines count the seconds
     pages = [Page(f"1.{number}") for number in range(3)]
-    for worker, page, older in zip((here, there, here), pages, (None, *pages), strict=False):
-        await taken(worker, page)
+    for worker, page, older in zip(workers, pages, (None, *pages), strict=False):
+        assert await worker.take(page) is not None
         if older is not None:
             await until(lambda older=older: older.evicted)
-            await until(lambda: all(one._evicted.get(("1", TOKEN)) == clock.now for one in workers))
-        clock.now += session_owners.SHARED_S + 1
     assert not pages[2].evicted
-    assert not pages[1].without_token
+    assert not any(page.without_token for page in pages)
 
 
-async def test_old_evictions_are_forgotten_and_repeated_ones_are_not(
-    workers: list[session_owners.SessionOwners], clock: Clock
-) -> None:
-    here, _ = workers
-    for seconds, token in ((0, "a"), (5, "b"), (6, "a"), (4.5, "c")):
-        clock.now += seconds
-        await taken(here, Page(f"1.{seconds}"), token)
-        await taken(here, Page(f"2.{seconds}"), token)
-        await until(lambda: all(clock.now in one._evicted.values() for one in workers))
-        for key in list(here._owners):
-            here._drop(key)
-    assert [token for _, token in here._evicted] == ["a", "c"]
+async def test_takeover_that_comes_before_the_answer_is_obeyed(workers: list[Worker]) -> None:
+    """Two sockets of one worker take the token in one turn of the loop."""
+    here = workers[0]
+    old, new = Page("1.1"), Page("1.2")
+    first = here.hub.supervisor.spawn("first", here.take(old))
+    second = here.hub.supervisor.spawn("second", here.take(new))
+    await first
+    await second
+    await until(lambda: old.evicted)
+    assert here.owners.owns(new)
+    assert not here.owners.owns(old)
 
 
-async def test_number_of_remembered_evictions_is_bounded(
-    workers: list[session_owners.SessionOwners], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(session_owners, "MAX_NOTED", 3)
-    here, _ = workers
-    for number in range(10):
-        for socket_id in ("1.1", "1.2"):
-            await taken(here, Page(f"{socket_id}{number}"), f"{TOKEN}-{number}")
-    assert len(here._evicted) == 3
-
-
-async def test_failure_to_save_one_page_leaves_the_others(workers: list[session_owners.SessionOwners]) -> None:
+async def test_failure_to_save_one_page_leaves_the_others(workers: list[Worker]) -> None:
     class Failing(Page):
         def save(self) -> None:
             raise ValueError("no record")
 
-    class Saved(Page):
-        saves = 0
-
-        def save(self) -> None:
-            self.saves += 1
-
-    here, _ = workers
-    page = Saved("1.2")
-    here.take("1", "a" * 20, Failing("1.1"))
-    here.take("1", "b" * 20, page)
-    here._save_all()
+    here, page = workers[0], Page("1.2")
+    await here.take(Failing("1.1"), "a" * 20)
+    await here.take(page, "b" * 20)
+    here.owners._save_all()
     assert page.saves == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import orjson
@@ -49,7 +48,7 @@ async def until(condition: object) -> None:
 
 async def test_pages_that_share_a_token_stay_open_and_are_not_resumed(tmp_path: Path) -> None:
     hub = hubs.Hub(engine.LocalEngine(tmp_path))
-    owners = session_owners.SessionOwners(hub, time.monotonic)
+    owners = session_owners.SessionOwners(hub)
     await hub.start()
     pages = []
     for _ in range(4):

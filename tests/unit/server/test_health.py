@@ -10,6 +10,8 @@ from django import db
 
 from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
+from fanfare.engine.local import engine
+from fanfare.hub import hub as real_hub
 from fanfare.runtime.supervisor import Supervisor
 from fanfare.server import errors, health, probe, proxies, schema
 
@@ -187,8 +189,8 @@ class FakeHub:
         self.gives_back = True
         self.error = None
 
-    def on_control(self, command, handler):
-        self.handlers[command] = handler
+    def on_message(self, mailbox, receive):
+        self.handlers[mailbox] = receive
 
     async def append(self, publications):
         if self.error:
@@ -196,7 +198,7 @@ class FakeHub:
         (entry,) = publications
         self.written += 1
         if self.gives_back:
-            self.handlers[entry.channel]("", entry.body)
+            self.handlers[entry.channel](entry.body)
         return []
 
 
@@ -215,6 +217,19 @@ async def probing(hub, monkeypatch):
 
 async def test_probe_is_good_when_its_entry_comes_back(probing):
     assert await probing.problem() == ""
+
+
+async def test_each_worker_reads_only_its_own_probes(tmp_path):
+    tasks = Supervisor()
+    hubs = [real_hub.Hub(engine.LocalEngine(tmp_path)) for _ in range(2)]
+    probes = [probe.Probe(hub, tasks) for hub in hubs]
+    for hub in hubs:
+        await hub.start()
+    assert [await one.problem() for one in probes] == ["", ""]
+    assert [hub.engine.statistics()["entries"] for hub in hubs] == [1, 1]
+    for hub in hubs:
+        await hub.stop()
+    await tasks.stop()
 
 
 async def test_probe_writes_once_in_two_seconds_however_often_it_is_asked(probing, hub):
@@ -236,11 +251,12 @@ async def test_probe_fails_with_the_reason_of_the_engine(probing, hub):
     assert await probing.problem() == ""
 
 
-async def test_probe_ignores_the_entries_of_other_workers(probing, hub):
+async def test_probe_ignores_the_entries_of_earlier_probes(probing, hub):
     hub.gives_back = False
     asking = asyncio.ensure_future(probing.problem())
     await asyncio.sleep(0)
-    hub.handlers[probe.COMMAND]("", b"of another worker")
+    (receive,) = hub.handlers.values()
+    receive(b"of an earlier probe")
     assert await asking != ""
 
 
