@@ -5,6 +5,7 @@
 | names                                                     | purpose                                                |
 |-----------------------------------------------------------|--------------------------------------------------------|
 | `publish`, `apublish`                                     | publish an event to a channel or to a user             |
+| `stream`, `cancel_stream`, `acancel_stream`               | a message that grows, such as a model's answer         |
 | `broadcast`                                               | publish the changes of a model                         |
 | `channel`, `Member`                                       | authorize private and presence channels                |
 | `user_data`, `UserData`                                   | choose the user of a page that signs in                |
@@ -49,6 +50,12 @@ if TYPE_CHECKING:
         NoMasterKey,
         PublishError,
         RuleError,
+        StreamCancelled,
+        StreamClosed,
+        StreamConflict,
+        StreamError,
+        StreamTooLong,
+        TooManyStreams,
         UnencodableData,
     )
     from fanfare.integration import history as history
@@ -60,6 +67,7 @@ if TYPE_CHECKING:
     from fanfare.integration.publishing import apublish, publish
     from fanfare.integration.rules import channel
     from fanfare.integration.snapshots import snapshot
+    from fanfare.integration.streams import acancel_stream, cancel_stream, stream
     from fanfare.integration.users import Member, UserData, user_data
     from fanfare.jobs.declarations import background, periodic
 
@@ -72,9 +80,11 @@ _MODULES = {
     "signals": "fanfare.integration.signals",
 }
 _HOMES = {
+    "acancel_stream": "fanfare.integration.streams",
     "apublish": "fanfare.integration.publishing",
     "background": "fanfare.jobs.declarations",
     "broadcast": "fanfare.integration.broadcasts",
+    "cancel_stream": "fanfare.integration.streams",
     "channel": "fanfare.integration.rules",
     "decrypt": "fanfare.integration.payloads",
     "EngineError": "fanfare.engine.errors",
@@ -84,6 +94,7 @@ _HOMES = {
     "publish": "fanfare.integration.publishing",
     "snapshot": "fanfare.integration.snapshots",
     "sse_token": "fanfare.integration.clients",
+    "stream": "fanfare.integration.streams",
     "user_data": "fanfare.integration.users",
     "UserData": "fanfare.integration.users",
 }
@@ -111,11 +122,19 @@ __all__ = [
     "NoMasterKey",
     "PublishError",
     "RuleError",
+    "StreamCancelled",
+    "StreamClosed",
+    "StreamConflict",
+    "StreamError",
+    "StreamTooLong",
+    "TooManyStreams",
     "UnencodableData",
     "UserData",
+    "acancel_stream",
     "apublish",
     "background",
     "broadcast",
+    "cancel_stream",
     "channel",
     "decrypt",
     "errors",
@@ -126,6 +145,7 @@ __all__ = [
     "signals",
     "snapshot",
     "sse_token",
+    "stream",
     "user_data",
 ]
 

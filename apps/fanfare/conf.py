@@ -395,6 +395,38 @@ class Publishing:
     )
 
 
+class Streams:
+    """Streams."""
+
+    STREAM_WINDOW_MS = Setting(
+        Integer(0, 10_000),
+        40,
+        "Milliseconds in which the appends of a stream are joined into one event. A channel rule can have its own.",
+        page="how-to/stream-answers.md",
+    )
+    STREAM_LEASE = Setting(
+        Integer(3, 3_600),
+        15,
+        "Seconds of a producer's silence after which its stream is `interrupted`. A producer that lives renews it.",
+    )
+    STREAM_KEEP = Setting(
+        Integer(1, 3_600),
+        60,
+        "Seconds after its end for which new subscribers still get a stream, whether the channel keeps a history or "
+        "not: a page that was away learns that the answer is complete.",
+    )
+    STREAM_MAX_LENGTH = Setting(
+        Integer(1, 4_194_304),
+        262_144,
+        "The longest text of a stream, in UTF-16 code units. A late subscriber gets it in one event.",
+    )
+    STREAM_MAX_APPENDS = Setting(
+        Integer(1, 10_000), 100, "Appends to one stream in a second over the HTTP API, in each worker."
+    )
+    STREAM_MAX_IN_CHANNEL = Setting(Integer(1, 10_000), 100, "Open streams of one channel.")
+    STREAM_MAX_IN_APP = Setting(Integer(1, 1_000_000), 10_000, "Open streams of one application.")
+
+
 class Webhooks:
     """Webhooks."""
 
@@ -421,7 +453,7 @@ class Webhooks:
     )
 
 
-class Settings(Places, Applications, Access, Engine, Connections, Publishing, Webhooks):
+class Settings(Places, Applications, Access, Engine, Connections, Publishing, Streams, Webhooks):
     """The settings, typed. Read them from `conf.settings`."""
 
     @property

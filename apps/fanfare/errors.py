@@ -14,7 +14,13 @@
     │   ├── DataTooLarge             data over the application's limit
     │   ├── NoApplication            an application that does not exist, is disabled or has other credentials
     │   ├── NoMasterKey              an encrypted channel without FANFARE_ENCRYPTION_MASTER_KEY
-    │   └── CalledOnEventLoop        a blocking call in a coroutine
+    │   ├── CalledOnEventLoop        a blocking call in a coroutine
+    │   └── StreamError              an append to a stream was refused
+    │       ├── StreamCancelled      a reader or a backend stopped the stream
+    │       ├── StreamClosed         it has ended
+    │       ├── StreamConflict       another producer appends to it, or a number was left out
+    │       ├── StreamTooLong        over FANFARE_STREAM_MAX_LENGTH
+    │       └── TooManyStreams       over FANFARE_STREAM_MAX_IN_CHANNEL or FANFARE_STREAM_MAX_IN_APP
     ├── RuleError                    an authorization rule or the `@user_data` function
     │   ├── InvalidPattern           its pattern
     │   ├── InvalidRule              its parameters, or a second rule for the same pattern
@@ -110,6 +116,59 @@ class CalledOnEventLoop(PublishError):
     """A blocking call was made on an event loop, which it would stop. Each such call has an async twin."""
 
     code = "called_on_event_loop"
+
+
+class StreamError(PublishError):
+    """An append to a stream was refused."""
+
+    code = "stream_error"
+
+
+class StreamCancelled(StreamError):
+    """A reader or a backend stopped the stream: the producer stops too."""
+
+    code = "stream_cancelled"
+
+
+class StreamClosed(StreamError):
+    """The stream has ended."""
+
+    code = "stream_closed"
+
+
+class StreamConflict(StreamError):
+    """Another producer appends to the stream, or a number was left out. `expected` and `actual`: numbers of tokens."""
+
+    code = "stream_conflict"
+
+    def __init__(self, message: str, expected: int, actual: int) -> None:
+        super().__init__(message)
+        self.expected = expected
+        self.actual = actual
+
+
+class StreamTooLong(StreamError):
+    """`actual` and `limit` are UTF-16 code units."""
+
+    code = "stream_too_long"
+
+    def __init__(self, actual: int, limit: int) -> None:
+        super().__init__(
+            f"The stream would have {actual} UTF-16 code units; {limit} are allowed (FANFARE_STREAM_MAX_LENGTH)."
+        )
+        self.actual = actual
+        self.limit = limit
+
+
+class TooManyStreams(StreamError):
+    """`actual` streams are open and `limit` are allowed, in the channel or the application."""
+
+    code = "too_many_streams"
+
+    def __init__(self, actual: int, limit: int) -> None:
+        super().__init__(f"{actual} streams are open; {limit} are allowed (FANFARE_STREAM_MAX_IN_CHANNEL and _IN_APP).")
+        self.actual = actual
+        self.limit = limit
 
 
 class RuleError(FanfareError):

@@ -36,7 +36,8 @@ _RENAMED_WEBHOOK_FIELDS = {"events": "event_types"}
 _WEBHOOK_TEXTS = ("url", "channel_prefix")
 _WEBHOOK_SWITCHES = ("batching", "enabled")
 
-RULE_FIELDS = ("pattern", *limits.RULE_BOUNDS, "client_events")
+RULE_SWITCHES = ("client_events", "stream_cancel")
+RULE_FIELDS = ("pattern", *limits.RULE_BOUNDS, *RULE_SWITCHES)
 
 # The columns that `sync` compares and writes.
 _UNIQUE = ("key", "name")
@@ -205,7 +206,7 @@ def _expected_of_rule(field: str, value: Any) -> str | None:
     """See `_expected`."""
     if field in limits.RULE_BOUNDS:
         return None if type(value) is int else "a whole number"
-    if field == "client_events":
+    if field in RULE_SWITCHES:
         return None if isinstance(value, bool) else "true or false"
     return None if isinstance(value, str) else "a string"
 

@@ -52,6 +52,7 @@ RULE_BOUNDS = {
     "rewind_seconds": Bounds(0, 30 * 86_400),
     "max_replay_entries": Bounds(1, 100_000),
     "max_replay_bytes": Bounds(1_024, 64 * 1_048_576),
+    "stream_window_ms": Bounds(0, 10_000),  # a reader waits so long for the next piece
 }
 _ALL_BOUNDS = BOUNDS | RULE_BOUNDS
 

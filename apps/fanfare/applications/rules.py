@@ -28,6 +28,9 @@ class Rule:
     `rewind_count` entries of the last `rewind_seconds` (0: no limit of that kind; both 0: none). `client_events`:
     whether client events are kept. A recovery of more than `max_replay_entries` or `max_replay_bytes` is refused as
     `too_many`.
+
+    `stream_window_ms`: in which the appends of a stream are joined (0: FANFARE_STREAM_WINDOW_MS). `stream_cancel`:
+    whether subscribers may cancel streams.
     """
 
     pattern: str
@@ -38,6 +41,8 @@ class Rule:
     client_events: bool = False
     max_replay_entries: int = 300
     max_replay_bytes: int = 1_048_576
+    stream_window_ms: int = 0
+    stream_cancel: bool = False
 
     @property
     def retention(self) -> interface.Retention:

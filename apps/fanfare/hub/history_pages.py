@@ -68,13 +68,15 @@ def page(wanted: Range, entries: Sequence[interface.Entry], top: interface.Posit
     asked = [position for position in (wanted.after, wanted.before) if position is not None]
     if any(top is None or position.epoch != top.epoch for position in asked):
         return Page((), top, reason=EPOCH_CHANGED)
-    events = tuple(_event(entry) for entry in entries[: wanted.limit])
+    shown = entries[: wanted.limit]
+    events = tuple(_event(entry) for entry in shown if entry.body)  # one without a body was replaced by a later one
     if top is None or len(entries) <= wanted.limit:
         return Page(events, top)
-    return Page(events, top, next=interface.Position(top.epoch, events[-1].offset))
+    return Page(events, top, next=interface.Position(top.epoch, shown[-1].offset or 0))
 
 
 def _event(entry: interface.Entry) -> Event:
     """The event of a kept entry."""
     frame = orjson.loads(entry.body)
-    return Event(cast("int", entry.offset), frame["event"], frame["data"], entry.user_id)
+    sender = entry.user_id if entry.kind == interface.Kind.CLIENT_EVENT else None
+    return Event(cast("int", entry.offset), frame["event"], frame["data"], sender)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 
@@ -139,8 +139,16 @@ class Known:
         self._until[stream] = float("inf") if is_open else time.monotonic() + KEEP_S
 
 
+class Writer(Protocol):
+    """The part of an engine that changes streams."""
+
+    def write_streams(
+        self, writes: Sequence[interface.StreamWrite], timeout: float | None = None
+    ) -> list[interface.StreamReceipt]: ...
+
+
 def end(
-    engine: interface.Log,
+    engine: Writer,
     asked: interface.Queries,
     where: interface.StreamName,
     state: State,

@@ -64,7 +64,7 @@ def _events(
 
     def query(ask: interface.Queries) -> list[Event]:
         entries, _ = ask.read(application.id, channel, 0, limit, before=before, newest_first=True)
-        return [_event(entry) for entry in reversed(entries)]
+        return [_event(entry) for entry in reversed(entries) if entry.body]  # without a body it was replaced
 
     return query
 
@@ -73,4 +73,6 @@ def _event(entry: interface.Entry) -> Event:
     frame = orjson.loads(entry.body)
     data = frame["data"]
     text = data if isinstance(data, str) else orjson.dumps(data).decode()  # a client may send an object
-    return Event(entry.offset or 0, frame["event"], text, entry.user_id)
+    return Event(
+        entry.offset or 0, frame["event"], text, entry.user_id if entry.kind == interface.Kind.CLIENT_EVENT else None
+    )

@@ -173,6 +173,10 @@ class Outlet(Protocol):
         self, publications: Sequence[interface.Publication], timeout: float | None = None
     ) -> list[interface.Receipt]: ...
 
+    def write_streams(
+        self, writes: Sequence[interface.StreamWrite], timeout: float | None = None
+    ) -> list[interface.StreamReceipt]: ...
+
     def queries(self) -> contextlib.AbstractContextManager[interface.Queries]: ...
 
 
@@ -196,6 +200,11 @@ class Sink:
         self, publications: Sequence[interface.Publication], timeout: float | None = None
     ) -> list[interface.Receipt]:
         return [interface.Receipt(None, duplicate=False) for _ in publications]
+
+    def write_streams(
+        self, writes: Sequence[interface.StreamWrite], timeout: float | None = None
+    ) -> list[interface.StreamReceipt]:
+        return [interface.StreamReceipt(True, write.state, write.seq, write.size) for write in writes]
 
     @contextlib.contextmanager
     def queries(self) -> Iterator[interface.Queries]:

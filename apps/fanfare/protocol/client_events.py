@@ -38,6 +38,29 @@ def relay(
     return effects.PublishClientEvent(event, publication)
 
 
+def cancel(
+    application: registry.Application,
+    subscriptions: Mapping[str, connections.Subscription],
+    message: messages.Message,
+) -> effects.CancelStream:
+    """The cancellation of a stream by a subscriber of its channel. Raises ClientEventRejected."""
+    channel, data = message.fields.get("channel"), message.fields.get("data")
+    stream_id = data.get("id") if isinstance(data, dict) else None
+    if not isinstance(channel, str) or not isinstance(stream_id, str):
+        raise refusals.BadFrame(f'Invalid {message.event}: its data is {{"id": …}}', reason="invalid_client_event")
+    subscription = subscriptions.get(channel)
+    if subscription is None or subscription.state is connections.State.ATTACHING:
+        raise _not_subscribed(channel, message.event)
+    rule = application.rules.of(channel)
+    if rule is None or not rule.stream_cancel:
+        raise refusals.ClientEventRejected(
+            f"{_shown(channel, message.event)} rejected: the channel rule does not let subscribers cancel streams",
+            code=None,
+            reason="cancel_not_allowed",
+        )
+    return effects.CancelStream(channel, stream_id)
+
+
 def _check_allowed(application: registry.Application, channel: str, event: str) -> None:
     """Raise ClientEventRejected unless the application and the type of the channel allow client events at all."""
     if not application.client_events:

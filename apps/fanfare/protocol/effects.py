@@ -94,6 +94,13 @@ class PublishClientEvent(NamedTuple):
     publication: interface.Publication
 
 
+class CancelStream(NamedTuple):
+    """End an open stream as cancelled."""
+
+    channel: str
+    stream_id: str
+
+
 class Count(NamedTuple):
     """Add one to a counter. `detail`: for the debug log; short and printable."""
 
@@ -119,6 +126,7 @@ Effect: TypeAlias = (
     | StartAuthorizationTimer
     | StopAuthorizationTimer
     | PublishClientEvent
+    | CancelStream
     | Count
     | Log
 )

@@ -25,6 +25,7 @@ from fanfare.protocol import (
     server_frames,
     session_owners,
     state_machine,
+    streams,
 )
 from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.sockets import frames as sockets
@@ -271,6 +272,15 @@ class Session:
     def _not_published(self, effect: effects.PublishClientEvent, why: str) -> None:
         self._do(self._machine.not_published(effect, why))
 
+    def _cancel_stream(self, effect: effects.CancelStream) -> None:
+        self._hub.supervisor.spawn(
+            "cancellation of a stream", self._do_cancel(effect), expected=(engine_errors.EngineError,)
+        )
+
+    async def _do_cancel(self, effect: effects.CancelStream) -> None:
+        where = interface.StreamName(self._connection.app, effect.channel, effect.stream_id)
+        await streams.end(self._hub, self._machine.application, where, interface.StreamState.CANCELLED)
+
     def _read_history(self, effect: effects.ReadHistory) -> None:
         if self._history is None or self._history.done():
             self._history = self._hub.supervisor.spawn("read of history", self._send_history(effect))
@@ -304,6 +314,7 @@ _DO: Final[dict[type, Callable[[Session, Any], None]]] = {
     effects.Ponged: Session._ponged,
     effects.ReadHistory: Session._read_history,
     effects.PublishClientEvent: Session._publish,
+    effects.CancelStream: Session._cancel_stream,
     effects.StartAuthorizationTimer: Session._start_authorization_timer,
     effects.StopAuthorizationTimer: Session._stop_authorization_timer,
 }

@@ -377,7 +377,11 @@ class StateMachine:
 
     def _client_event(self, message: messages.Message) -> effects.Effects:
         application = self.application
-        publication = client_events.relay(application, self.socket_id, self._subscriptions, message)
+        publication: effects.PublishClientEvent | effects.CancelStream
+        if message.event == names.CANCEL_EVENT:
+            publication = client_events.cancel(application, self._subscriptions, message)
+        else:
+            publication = client_events.relay(application, self.socket_id, self._subscriptions, message)
         if not self._take_client_event_token(application.limits):
             raise client_events.over_rate()
         return (publication,)

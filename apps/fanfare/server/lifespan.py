@@ -27,7 +27,7 @@ from fanfare.engine import errors as engine_errors
 from fanfare.hub import hub, transports
 from fanfare.integration import relay, signal_sender
 from fanfare.jobs import runner
-from fanfare.protocol import session_owners, termination
+from fanfare.protocol import session_owners, streams, termination
 from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.runtime.supervisor import Supervisor
 from fanfare.server import draining, errors, memory, mounts, parent_process, probe, proxies
@@ -133,6 +133,10 @@ class Server:
             self._failed(f"{type(error).__name__}: {error}", error=error)
         else:
             self._up, self.problem, self.is_misconfigured = True, "", False
+            self.tasks.run(
+                "end of streams without a producer",
+                functools.partial(streams.keep_ending_lapsed, self.hub, self.registry),
+            )
             self.reports.introduce()
             if DAPHNE in sys.modules:
                 self._drain_at_signals()

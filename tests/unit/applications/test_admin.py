@@ -300,6 +300,7 @@ RULE: dict[str, object] = {
     "rewind_seconds": "0",
     "max_replay_entries": "300",
     "max_replay_bytes": "1048576",
+    "stream_window_ms": "0",
 }
 
 

@@ -106,6 +106,8 @@ class TestReading:
             "client_events": True,
             "max_replay_entries": 50_000,
             "max_replay_bytes": 33_554_432,
+            "stream_window_ms": 60,
+            "stream_cancel": True,
         }
         (declaration,) = declarations.parse(json.dumps(entry(rules=[whole, short])))
         first, second = declaration.rules

@@ -75,7 +75,11 @@ class TestLimits:
 
     def test_each_number_of_a_rule_has_bounds_around_its_default(self) -> None:
         columns = {field.name for field in ChannelRule._meta.get_fields()}
-        numbers = {field.name for field in dataclasses.fields(rules.Rule)} - {"pattern", "client_events"}
+        numbers = {field.name for field in dataclasses.fields(rules.Rule)} - {
+            "pattern",
+            "client_events",
+            "stream_cancel",
+        }
         assert set(limits.RULE_BOUNDS) == set(limits.RULE_DEFAULTS) == numbers <= columns
         for name, (least, most) in limits.RULE_BOUNDS.items():
             assert least <= limits.RULE_DEFAULTS[name] <= most

@@ -53,6 +53,7 @@ class ChannelRuleInline(FollowsDeclaration, RuleInline):
         ("rewind_count", "rewind_seconds"),
         ("max_replay_entries", "max_replay_bytes"),
         "client_events",
+        ("stream_window_ms", "stream_cancel"),
     )
 
     def get_formset(

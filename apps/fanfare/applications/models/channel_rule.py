@@ -57,6 +57,14 @@ class ChannelRule(announced.Announced):
         "A client that missed more events than this gets none of them, and a message that says so.",
     )
     max_replay_bytes = _number("max_replay_bytes", "The same for the bytes of what it has missed.")
+    stream_window_ms = _number(
+        "stream_window_ms",
+        "Milliseconds in which the appends of a stream are joined. 0: as the setting FANFARE_STREAM_WINDOW_MS says.",
+    )
+    stream_cancel = models.BooleanField(
+        default=False,
+        help_text="Subscribers may cancel streams, with the client event client-fanfare-cancel.",
+    )
     created_at = models.DateTimeField("created", auto_now_add=True)
     updated_at = models.DateTimeField("updated", auto_now=True)
 
