@@ -28,9 +28,8 @@ PAUSE_S = 1.0  # before such a worker is started again, once the master has had 
 PROJECT_MODULES = frozenset({"apps", "asgiref", "demo", "django", "dotenv", "fanfare", "myproject"})
 
 
-def graceful_seconds() -> int:
-    """FANFARE_GRACEFUL_TIMEOUT as it stands in the environment or in .env; 5 if it is wrong, which a worker reports."""
-    name = "FANFARE_GRACEFUL_TIMEOUT"
+def seconds(name: str, default: int) -> int:
+    """A setting as it stands in the environment or in .env; the default if it is wrong, which a worker reports."""
     text = os.environ.get(name, "")
     if not text:
         env_file = Path(os.environ.get("FANFARE_ENV_FILE") or Path(__file__).resolve().parent / ".env")
@@ -40,12 +39,17 @@ def graceful_seconds() -> int:
             lines = ""
         text = next(reversed(re.findall(rf"^\s*(?:export\s+)?{name}\s*=(.*)$", lines, re.MULTILINE)), "")
     number = re.match(r"\s*[\"']?(\d{1,3})\b", text)
-    return int(number[1]) if number else 5
+    return int(number[1]) if number else default
 
 
+# A stopping worker takes this long at most: its drain, uvicorn's time for connections, and the lifespan's end. Then
+# gunicorn kills it.
 graceful_timeout = (
-    graceful_seconds() + 5
-)  # uvicorn's time for connections, then the lifespan's end; then gunicorn kills
+    seconds("FANFARE_DRAIN_DELAY", 0)
+    + seconds("FANFARE_DRAIN_SECONDS", 10)
+    + seconds("FANFARE_GRACEFUL_TIMEOUT", 5)
+    + 5
+)
 # Seconds. Proxies and SDKs keep an idle connection for up to 60, and theirs must be the side that closes it.
 keepalive = 75
 control_socket_disable = True  # a file in the home folder, which containers may not write

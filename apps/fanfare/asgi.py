@@ -92,6 +92,9 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
         project = project.with_lifespan(guests.of_project(project.lifespan))
 
     # The applications.
+    def is_closed() -> bool:
+        return server.drain.refuses_new
+
     api = Started(server, Api(server.hub, server.registry))
     pusher = PusherConsumer.as_asgi(
         hub=server.hub,
@@ -114,6 +117,7 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
             streams_per_address=options.SSE_STREAMS_PER_ADDRESS,
         ),
         refuse=not_started,
+        is_closed=is_closed,
     )
     pages = RequestBodies(
         static_files.before(boot.fresh_templates(project.http)),
@@ -134,7 +138,7 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
     ]
     http = Http(rows, upgrade.UpgradeRequired(pages, keys.knows), url_prefix=prefix, at_root=rows[:2])
     sockets = consumers.WebSockets(
-        Started(server, pusher),
+        Started(server, pusher, is_closed=is_closed),
         patterns=consumers.discover(),
         own=project.websocket,
         knows=keys.knows,

@@ -336,6 +336,20 @@ class Connections:
     )
     ACTIVITY_TIMEOUT = Setting(Integer(5, 3_600), 120, "Seconds of silence after which a client sends a ping.")
     GRACEFUL_TIMEOUT = Setting(Integer(1, 300), 5, "Seconds that a stopping worker waits for its connections to close.")
+    DRAIN_SECONDS = Setting(
+        Seconds(0.0, 300.0),
+        10.0,
+        "Seconds over which stopping workers of one machine close 5,000 connections, where another process takes over; "
+        "fewer connections take less, more take no longer. 0: all at once.",
+        page="how-to/deploy.md",
+    )
+    DRAIN_DELAY = Setting(
+        Seconds(0.0, 300.0),
+        0.0,
+        "Seconds after the signal to stop during which a worker still accepts connections while `/health/ready` is "
+        "503, so that a load balancer takes it out first.",
+        page="how-to/deploy.md",
+    )
     RESUME_WINDOW = Setting(
         Integer(10, 86_400),
         120,

@@ -52,12 +52,14 @@ class Server:
         log: Path,
         root: Path = deployments.REPOSITORY,
         under: Sequence[str] = (),
+        port: int | None = None,
     ) -> None:
         self.command = command
         self._under = under
         self.deployment = deployment
         self.application = deployment.application
-        self.port = free_port()
+        self.port = port or free_port()
+        self.root = root
         self.log = log
         self.tracebacks_expected: str | None = None  # the reason; if None, a traceback in the log fails the test
         self._output: IO[bytes] = log.open("ab")
@@ -129,7 +131,7 @@ class Server:
 
     @property
     def expected_workers(self) -> int:
-        return 4 if self.command == "gunicorn" else 1
+        return 4 if self.command in ("gunicorn", "max-requests", "uvicorn workers") else 1
 
     def workers(self) -> list[int]:
         """Process ids of the processes that serve connections."""
@@ -183,6 +185,9 @@ class Server:
         try:
             if self.process.poll() is None:
                 self.send_signal(signal.SIGTERM)
+            else:  # a master that replaced it
+                for process in self.remaining_processes():
+                    process.terminate()
             self.wait_until_gone(STOP_SECONDS)
         finally:
             self.kill()
@@ -231,13 +236,16 @@ class Fleet:
         deployment: deployments.Deployment | None = None,
         root: Path = deployments.REPOSITORY,
         under: Sequence[str] = (),
+        port: int | None = None,
     ) -> Server:
-        """Start a server and wait until it is ready. Tries another port if this one is taken meanwhile."""
+        """Start a server and wait until it is ready. Without a `port`, tries another one if the first is taken
+        meanwhile.
+        """
         deployment = deployment or self.deployment()
         attempts = 3
         for attempt in range(1, attempts + 1):
             log = self.folder / f"{len(self.servers) + 1}-{command}.log"
-            server = Server(command, deployment, log, root, under)
+            server = Server(command, deployment, log, root, under, port)
             self.servers.append(server)
             try:
                 server.wait_until_ready()

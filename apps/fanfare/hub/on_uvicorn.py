@@ -20,6 +20,7 @@ from typing import Any
 from uvicorn.protocols.http import httptools_impl
 
 from fanfare.hub import writers
+from fanfare.sockets import drain
 from fanfare.sockets import protocol as own
 
 SANSIO = "uvicorn.protocols.websockets.websockets_sansio_impl"
@@ -249,6 +250,13 @@ class _AtShutdown:
     def shutdown(self) -> None:
         self._connections.discard(self)
         self._callback()
+
+
+def drain_of(send: Any) -> tuple[drain.Drain, Any] | None:
+    """The drain of the server of an HTTP request, and the address of its connection. `send`: of the request."""
+    protocol = getattr(getattr(getattr(send, "__self__", None), "on_response", None), "__self__", None)
+    found = drain.of(getattr(protocol, "config", None))
+    return None if protocol is None or found is None else (found, drain.address_of(protocol.transport))
 
 
 def at_shutdown(send: Any, callback: Callable[[], None]) -> bool:

@@ -13,6 +13,7 @@ describe = on_uvicorn.describe
 install_log_filters = on_uvicorn.install_log_filters
 at_shutdown = on_uvicorn.at_shutdown
 respond = on_uvicorn.respond
+drain_of = on_uvicorn.drain_of
 
 
 def below(send: Any) -> on_any.Below | None:

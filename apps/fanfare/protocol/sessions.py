@@ -141,6 +141,9 @@ class Session:
             note_refusal(self._hub, code, message, self._connection.context.address)
             self._connection.close(code, message)
 
+    def restart(self) -> None:
+        self._connection.close(hubs.RECONNECT, "The server is restarting")
+
     def end(self) -> None:
         """The server below reports that the client is gone."""
         # After a close of our own it reports that at once, whether or not the client reads. The hub has forgotten such

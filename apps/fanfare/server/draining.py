@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
+
+from fanfare.runtime.supervisor import Supervisor
 
 LINGER_S: Final = 0.3
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -64,3 +66,47 @@ def _before(
             loop.call_soon_threadsafe(stop, number)
 
     return handle
+
+
+def postpone(wait: Callable[[], Coroutine[Any, Any, None]], tasks: Supervisor, is_urgent: Callable[[], bool]) -> None:
+    """Run the server's handler of SIGTERM after `wait()`, and meanwhile serve on.
+
+    gunicorn repeats the signal every second. If it comes again and `is_urgent()`, the handler runs at once.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    loop = asyncio.get_running_loop()
+    previous = signal.getsignal(signal.SIGTERM)
+    if not callable(previous):
+        return
+    waiting = False
+    is_over = False
+
+    def proceed() -> None:
+        nonlocal is_over
+        if not is_over:
+            is_over = True
+            previous(signal.SIGTERM, None)
+
+    async def run() -> None:
+        try:
+            await wait()
+        finally:
+            proceed()
+
+    def begin() -> None:
+        nonlocal waiting
+        if not waiting:
+            waiting = True
+            tasks.spawn("wait before the stop", run())
+        elif is_urgent():
+            proceed()
+
+    def handle(number: int, frame: Any) -> None:
+        if is_over or loop.is_closed():
+            previous(number, frame)
+        else:
+            loop.call_soon_threadsafe(begin)
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.siginterrupt(signal.SIGTERM, False)

@@ -3,9 +3,9 @@
     GET /health/live    200 while the event loop runs; a supervisor restarts a process that does not answer
     GET /health/ready   200 or 503; a load balancer sends new connections only to a worker that is ready
 
-A worker is ready when it was started, the applications are loaded, the database was migrated, and an entry that the
-worker wrote to the log came back to it within the last seconds (probe.py). A later failure of the database is reported
-but does not make the worker unready, because connections and publishers need only the memory.
+A worker is ready when it was started, does not drain, the applications are loaded, the database was migrated, and an
+entry that the worker wrote to the log came back to it within the last seconds (probe.py). A later failure of the
+database is reported but does not make the worker unready, because connections and publishers need only the memory.
 
 The reasons name files and hosts. They are shown to this machine and to the peers of FANFARE_TRUSTED_PROXIES; other
 clients see which check failed, and the worker's log has the reason.
@@ -27,6 +27,7 @@ PUBLIC: Final = {
     "database": "The database does not answer or is not migrated.",
     "applications": "The applications cannot be read from the database.",
     "mounts": "A mounted application has not started.",
+    "drain": "The worker is draining.",
 }
 
 
@@ -44,6 +45,10 @@ class Mounts(Protocol):
     def problem(self) -> str: ...
 
 
+class Drain(Protocol):
+    is_draining: bool
+
+
 class Server(Protocol):
     engine: interface.Engine
 
@@ -53,6 +58,8 @@ class Server(Protocol):
     def probe(self) -> Prober: ...
     @property
     def mounts(self) -> Mounts: ...
+    @property
+    def drain(self) -> Drain: ...
 
     async def started(self) -> None:
         """Raises errors.NotStarted."""
@@ -98,6 +105,9 @@ class Health:
         }
         if self.server.mounts.problem:
             checks["mounts"] = _check(self.server.mounts.problem)
+        if self.server.drain.is_draining:
+            ready = False
+            checks["drain"] = _check(PUBLIC["drain"])
         return ready, checks
 
 

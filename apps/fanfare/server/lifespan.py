@@ -21,7 +21,7 @@ from django.core.exceptions import ImproperlyConfigured
 from fanfare import __version__, conf
 from fanfare.applications import loading, registry
 from fanfare.channel_layer import office
-from fanfare.console import figures, reports
+from fanfare.console import figures, reports, worker_control
 from fanfare.engine import current
 from fanfare.engine import errors as engine_errors
 from fanfare.hub import hub, transports
@@ -31,7 +31,7 @@ from fanfare.protocol import session_owners, streams, termination
 from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.runtime.supervisor import Supervisor
 from fanfare.server import draining, errors, memory, mounts, parent_process, probe, proxies
-from fanfare.sockets import http_limits
+from fanfare.sockets import drain, http_limits
 from fanfare.webhooks import service
 
 logger = logging.getLogger(__name__)
@@ -64,6 +64,10 @@ class Server:
             version=__version__,
         )
         self.probe = probe.Probe(self.hub, self.tasks)
+        self.drain = drain.Drain(
+            self.tasks, seconds=conf.settings.DRAIN_SECONDS, count=self.hub.count, has_others=self._has_others
+        )
+        self.control = worker_control.WorkerControl(self.hub, self.reports.worker, self.drain, self.tasks)
         self.mounts = mounts.Mounts()  # filled by asgi.py
         self.problem = "The worker has not been started yet."  # empty while the worker runs
         self.is_misconfigured = False  # invalid settings: do not retry
@@ -72,6 +76,7 @@ class Server:
         self._failed_at = float("-inf")  # time.monotonic() of the last failed attempt
         self._log = LogThrottle(logger)
         self._forget_signals: Callable[[], None] | None = None
+        self._parent_listens: Callable[[], bool] = lambda: False
         self._workers = 1  # the number of workers, if the ASGI server reports it
         self._transport: dict[str, str] = {}  # the parts of the ASGI server, if it reports them
 
@@ -182,6 +187,8 @@ class Server:
         await self.mounts.start()  # after the worker, because they may publish while they start
         if self._transport and threading.current_thread() is threading.main_thread():
             memory.settle_in()  # not in a thread, where the process belongs to a test
+        if self.running:
+            self.control.introduce()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self.mounts.stop()
@@ -213,6 +220,10 @@ class Server:
         )
         proxies.take_over(config)
         self._workers = parent_process.workers(config)
+        self._parent_listens = parent_process.listener(config)
+        self.drain.watch(config, workers=self._workers, parent_listens=self._parent_listens)
+        if conf.settings.DRAIN_DELAY or parent_process.gunicorn_worker(config) is not None:
+            draining.postpone(self._wait_before_stop, self.tasks, lambda: not self._parent_listens())
         self._transport = transports.describe(config)
         parent_process.handle_quit(config)
         if parent_process.gunicorn_worker(config) is not None:
@@ -221,11 +232,26 @@ class Server:
         if parent is not None:
             self.tasks.run("watch over the parent process", functools.partial(parent_process.watch, parent))
 
+    def _has_others(self) -> bool:
+        """Whether other machines serve this deployment."""
+        if current.public_name(conf.settings.ENGINE) == "local":
+            return False
+        return int(self.engine.statistics().get("workers", 1)) > self._workers
+
+    async def _wait_before_stop(self) -> None:
+        """After a SIGTERM: serve until the load balancer has noticed, or until a new worker takes over."""
+        if self._parent_listens():
+            await self.control.wait_for_newcomer(drain.BOOT_S)
+        else:
+            self.drain.announce()
+            await asyncio.sleep(conf.settings.DRAIN_DELAY)
+
     def _drain_at_signals(self) -> None:
         if self._forget_signals is None:
             self._forget_signals = draining.at_signal(self._drain)
 
     def _drain(self) -> None:
+        self.drain.announce()
         for connection in list(self.hub.by_socket.values()):
             connection.close(hub.RECONNECT, "The server is restarting")
 

@@ -7,11 +7,15 @@ child of uvicorn's `--reload` or `--workers`: after a SIGKILL of the parent it w
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from typing import Any
+
+from fanfare.sockets import drain
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +48,16 @@ async def watch(parent: int) -> None:
         await asyncio.sleep(POLL_SECONDS)
     logger.error("The parent process %d is gone; this worker stops.", parent)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def listener(config: Any) -> Callable[[], bool]:
+    """Whether gunicorn's master holds the listener of its workers, asked later: it closes its copy when it stops, and
+    keeps it while it replaces them.
+    """
+    worker = gunicorn_worker(config)
+    if worker is None:
+        return lambda: False
+    return functools.partial(drain.holds, worker.ppid, drain.inodes(worker.sockets))
 
 
 async def keep_alive(config: Any) -> None:

@@ -144,7 +144,8 @@ class Startable(Protocol):
 class Started:
     """Middleware for an application that needs a started worker; starts the worker if the server has no lifespan.
 
-    `refuse`: answers a request instead of a plain 503, after which some clients do not retry.
+    `refuse`: answers a request instead of a plain 503, after which some clients do not retry. `is_closed`: whether
+    a running worker refuses new clients, too.
     """
 
     def __init__(
@@ -154,23 +155,30 @@ class Started:
         *,
         reason_in: str = HEALTH,
         refuse: Refuse | None = None,
+        is_closed: Callable[[], bool] = lambda: False,
     ) -> None:
         self.server = server
         self.application = application
         self.reason_in = reason_in
         self.refuse = refuse or _refuse_http
+        self.is_closed = is_closed
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        if not self.server.running:
-            try:
-                await self.server.started()
-            except errors.NotStarted as error:
-                if scope["type"] == "websocket":
-                    await _refuse_websocket(receive, send)
-                else:
-                    await self.refuse(scope, error.code, f"{REFUSED}; {self.reason_in} says why.", send)
-                return
+        try:
+            await self._check()
+        except errors.NotStarted as error:
+            if scope["type"] == "websocket":
+                await _refuse_websocket(receive, send)
+            else:
+                await self.refuse(scope, error.code, f"{REFUSED}; {self.reason_in} says why.", send)
+            return
         await self.application(scope, receive, send)
+
+    async def _check(self) -> None:
+        if not self.server.running:
+            await self.server.started()
+        elif self.is_closed():
+            raise errors.NotStarted("The worker is draining.")
 
 
 async def _refuse_http(_scope: Scope, code: str, message: str, send: ASGISendCallable) -> None:

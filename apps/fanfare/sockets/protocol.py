@@ -20,7 +20,7 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from fanfare.runtime.log_throttle import Count, LogThrottle
 from fanfare.runtime.supervisor import Supervisor
-from fanfare.sockets import asgi, frames, handshake, keepalive
+from fanfare.sockets import asgi, drain, frames, handshake, keepalive
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
@@ -49,6 +49,9 @@ class Listener(Protocol):
 
     def received(self, text: str) -> None: ...
     def received_binary(self) -> None: ...
+    def restart(self) -> None:
+        """The server stops, and another one is there: close the connection with the protocol's code for a reconnect."""
+
     def end(self) -> None:
         """The connection was closed by one side, or is lost. Called once, after the last message."""
 
@@ -78,6 +81,7 @@ class Shared:
         self.supervisor = Supervisor(logger)
         self.count: Count | None = getattr(config, COUNT, None)
         self.server_state = weakref.ref(server_state)
+        self.drain = drain.of(config)
         self.root_path = config.root_path
         interval, timeout = config.ws_ping_interval, config.ws_ping_timeout
         self.keepalive = keepalive.Keepalive(interval, timeout) if interval is not None and interval > 0 else None
@@ -183,10 +187,18 @@ class WebSocketProtocol(asyncio.Protocol):
     # -- uvicorn's side ------------------------------------------------------------------------------------------------
 
     def shutdown(self) -> None:
-        """uvicorn stops: close the connection with 1012."""
+        """uvicorn stops: close the connection with 1012, at the time that the worker's drain gives it."""
         if self._state is State.CONNECTING:
             self.deny(503, [], b"")
-            return
+        elif self._state is OPEN and self._shared.drain is not None:
+            self._shared.drain.add(self, drain.address_of(self._transport))
+        else:
+            self.restart(returns=False)
+
+    def restart(self, *, returns: bool) -> None:
+        """`returns`: another server accepts connections, so the listener's protocol may ask for a reconnect at once."""
+        if self._state is OPEN and returns and self._listener is not None:
+            self._listener.restart()
         if self._state is OPEN:
             self._transport.write(frames.close(frames.SERVICE_RESTART))
             self._ended(frames.SERVICE_RESTART, "")

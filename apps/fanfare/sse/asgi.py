@@ -7,9 +7,9 @@ with history has an `id:`, EventSource sends the last one when it reconnects, an
 
 from __future__ import annotations
 
-import asyncio
 import collections
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -23,9 +23,9 @@ from fanfare.hub import transports
 from fanfare.protocol import names, termination
 from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.runtime.supervisor import Supervisor
+from fanfare.sockets import drain
 from fanfare.sse import refusals, requests, responses, streams, tokens, writer
 
-CLOSE_S: Final = 1.0  # for clients to read the rest, when the server stops: it waits for open responses first
 LOGGED_PER_SECOND: Final = 10
 RECENT_TERMINATIONS: Final = 1_000  # remembered for the streams that are being opened
 
@@ -214,15 +214,16 @@ class Sse:
     def _watch_for_shutdown(self, send: Any) -> None:
         if not self._is_watching:
             self._is_watching = True
-            transports.at_shutdown(send, self.stop)
+            transports.at_shutdown(send, functools.partial(self.stop, transports.drain_of(send)))
 
-    def stop(self) -> None:
-        """The server is about to wait for all open responses."""
+    def stop(self, drained: tuple[drain.Drain, Any] | None = None) -> None:
+        """The server is about to wait for all open responses. `drained`: its drain, and its address."""
         self._is_stopping = True
-        loop = asyncio.get_running_loop()
         for stream in list(self._streams):
-            stream.end("restart", "The server is restarting: reconnect with the last id")
-            loop.call_later(CLOSE_S, stream.abort)
+            if drained is None:
+                stream.restart(returns=False)
+            else:
+                drained[0].add(stream, drained[1])
 
 
 def _address(scope: Any) -> str:

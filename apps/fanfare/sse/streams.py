@@ -17,6 +17,7 @@ from fanfare.sse import cursors, encoding, recovery, refusals, requests, writer
 
 # Streams that began together do not end together.
 LIFE_SPREAD: Final = 0.2
+CLOSE_S: Final = 1.0  # for a client to read the rest when the server stops
 
 
 _Answer = asyncio.Future[interface.SubscribeResult | interface.Refused]
@@ -197,6 +198,12 @@ class Stream:
         if not self.connection.closing:
             self._hub.count(f"sse.ended.{why}")
             self.connection.close(hubs.RECONNECT, message)
+
+    def restart(self, *, returns: bool) -> None:
+        """The server stops, and waits for open responses first. The client's `retry:` has a spread of its own, whether
+        or not it `returns` to another server."""
+        self.end("restart", "The server is restarting: reconnect with the last id")
+        asyncio.get_running_loop().call_later(CLOSE_S, self.abort)
 
     def abort(self) -> None:
         """It did not read to the end in time."""

@@ -130,6 +130,8 @@ async def test_a_connection_is_handed_over_where_the_server_can_do_that(server: 
         def received(self, text: str) -> None:
             received.append(text)
 
+        def restart(self) -> None: ...
+
         def received_binary(self) -> None:
             raise AssertionError("nothing binary is sent here")
 

@@ -64,7 +64,7 @@ def test_gunicorn_waits_longer_for_a_worker_than_the_worker_for_its_connections(
         monkeypatch.setenv(NAME, environment)
     if env_file is not None:
         (tmp_path / "env").write_text(env_file)
-    assert load()["graceful_timeout"] == seconds + 5
+    assert load()["graceful_timeout"] == seconds + 10 + 5
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ class FakeServer:
         self.engine = FakeEngine()
         self.loader = types.SimpleNamespace(loaded=True, problem=None)
         self.mounts = types.SimpleNamespace(problem="")
+        self.drain = types.SimpleNamespace(is_draining=False)
         self.probe = FakeProbe()
         self.problem = ""
 

@@ -63,6 +63,8 @@ class Handing:
         self.calls.append(text)
         self.on_message(self.socket)
 
+    def restart(self) -> None: ...
+
     def received_binary(self) -> None:
         self.calls.append(None)
 

@@ -70,6 +70,8 @@ class Listener:
     def received(self, text: str) -> None:
         self.calls.append(text)
 
+    def restart(self) -> None: ...
+
     def received_binary(self) -> None:
         raise AssertionError("nothing binary is sent here")
 

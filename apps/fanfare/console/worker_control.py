@@ -1,0 +1,108 @@
+"""Drains and restarts one worker of the deployment, from any other worker, and announces new workers to old ones.
+
+Both are commands in the log, so they reach workers of other machines too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from fanfare.engine import interface
+from fanfare.hub import connections
+from fanfare.hub import hub as hubs
+from fanfare.runtime.supervisor import Supervisor
+from fanfare.sockets import drain
+
+logger = logging.getLogger(__name__)
+
+COMMAND, STARTED = "worker.control", "worker.started"
+LISTEN_S = 0.3  # for a new worker to accept connections after its start
+
+
+class Action(enum.StrEnum):
+    DRAIN = "drain"  # not ready, no new clients, and the connected ones are closed, paced; HTTP is served on
+    RESUME = "resume"  # the end of DRAIN
+    RESTART = "restart"  # stop as after SIGTERM; gunicorn, uvicorn --workers or systemd start another worker
+
+
+@dataclass(frozen=True, slots=True)
+class _Client:
+    """A connection of the hub, for the drain."""
+
+    connection: connections.Connection
+
+    def restart(self, *, returns: bool) -> None:
+        self.connection.close(hubs.RECONNECT, "The worker is draining")
+
+
+class WorkerControl:
+    """`worker`: the id of this worker, as in its report. All methods are called on the hub's loop."""
+
+    def __init__(
+        self,
+        hub: hubs.Hub,
+        worker: str,
+        drains: drain.Drain,
+        tasks: Supervisor,
+        *,
+        stop: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGTERM),
+    ) -> None:
+        self._hub = hub
+        self._worker = worker
+        self._drain = drains
+        self._tasks = tasks
+        self._stop = stop
+        self._newcomer = asyncio.Event()
+        hub.on_control(COMMAND, self._on_command)
+        hub.on_control(STARTED, self._on_started)
+
+    def introduce(self) -> None:
+        """Announce this worker, which accepts connections from now on."""
+        body = orjson.dumps({"worker": self._worker, "node": socket.gethostname()})
+        started = interface.Publication("", STARTED, body, interface.Kind.CONTROL)
+        self._hub.engine.post(started, lambda _reason: None)
+
+    async def wait_for_newcomer(self, within_s: float) -> None:
+        """Wait until a worker that starts after this call accepts connections on this machine, at most `within_s`."""
+        self._newcomer.clear()
+        try:
+            async with asyncio.timeout(within_s):
+                await self._newcomer.wait()
+                await asyncio.sleep(LISTEN_S)
+        except TimeoutError:
+            logger.info("No new worker has started within %g s.", within_s)
+
+    async def request(self, worker: str, action: Action) -> None:
+        """Ask a worker, by the id in its report. Returns when the command is in the log. Raises EngineUnavailable."""
+        body = orjson.dumps({"worker": worker, "action": action.value})
+        await self._hub.engine.append([interface.Publication("", COMMAND, body, interface.Kind.CONTROL)])
+
+    def _on_started(self, _app: str, body: Any) -> None:
+        started = orjson.loads(body)
+        if started["node"] == socket.gethostname() and started["worker"] != self._worker:
+            self._newcomer.set()
+
+    def _on_command(self, _app: str, body: Any) -> None:
+        command = orjson.loads(body)
+        if command["worker"] != self._worker:
+            return
+        action = Action(command["action"])
+        logger.warning("An operator asked this worker to %s.", action.value)
+        if action is Action.DRAIN:
+            self._drain.refuse_new()
+            clients = [_Client(connection) for connection in self._hub.by_socket.values()]
+            self._tasks.spawn("drain on request", self._drain.close(clients))
+        elif action is Action.RESUME:
+            self._drain.resume()
+        else:
+            self._stop()

@@ -1,0 +1,244 @@
+"""Closes the connections of a stopping worker one after another, so that its clients return spread over some seconds.
+
+uvicorn closes the worker's listener first and then tells each connection to end. Where another process accepts
+connections at the same address (a new worker after a reload, another worker after `--max-requests`, another machine of
+the deployment), the connections are closed over `seconds`, in random order, and each client finds a server. Until that
+process answers, no connection is closed: a reload of gunicorn starts the new workers and stops the old ones at the same
+time.
+
+Where no process accepts connections, waiting would only lengthen the outage: all connections are closed at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from fanfare.runtime.supervisor import Supervisor
+
+logger = logging.getLogger(__name__)
+
+DRAIN: Final = "fanfare_drain"  # attribute of uvicorn's Config
+FEW: Final = 50  # connections that are closed at once: their return is no load
+WHOLE: Final = 5_000  # connections of a machine whose closes take all of `seconds`; fewer take less
+TICK_S: Final = 0.05
+SIBLINGS_S: Final = (
+    0.3  # within which the other workers of a stopping server close their listeners; uvicorn polls 0.1 s
+)
+BOOT_S: Final = 10.0  # for a new worker to answer, while its parent process holds the listener; it takes 2 to 6 s
+ANSWER_S: Final = 1.5  # for an answer, where no parent process is known to start a worker
+PROBE_S: Final = 1.0  # between two checks that the address still accepts connections
+REQUEST: Final = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
+
+class Drainable(Protocol):
+    """A connection of the worker."""
+
+    def restart(self, *, returns: bool) -> None:
+        """Close it. `returns`: another process accepts connections, so the client may return at once."""
+
+
+class Drain:
+    """One per worker. `seconds`: for the closes of `WHOLE` connections; 0 closes all at once. `workers`: of this
+    server, which are assumed to have as many connections and to stop together. `has_others`: whether other machines
+    serve the deployment. `parent_listens`: whether the parent process holds the listener. `count` adds to a counter.
+    """
+
+    def __init__(
+        self,
+        tasks: Supervisor,
+        *,
+        seconds: float,
+        count: Callable[[str, int], None],
+        workers: int = 1,
+        has_others: Callable[[], bool] = lambda: False,
+        parent_listens: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.seconds = seconds
+        self.config: Any = None  # uvicorn's, whose time-out grows by the time that the closes take
+        self.is_draining = False  # /health/ready is 503
+        self.refuses_new = False  # new clients are refused, so that they go to another worker
+        self._tasks = tasks
+        self._count = count
+        self._workers = workers
+        self._has_others = has_others
+        self._parent_listens = parent_listens
+        self._waiting: list[Drainable] = []
+        self._address: Any = None
+        self._closing: asyncio.Task[None] | None = None
+
+    def watch(self, config: Any, *, workers: int, parent_listens: Callable[[], bool]) -> None:
+        """Close the connections of the server with this uvicorn Config when it stops."""
+        self.config = config
+        self._workers, self._parent_listens = workers, parent_listens
+        setattr(config, DRAIN, self)
+
+    def announce(self) -> None:
+        """From now on /health/ready is 503: a load balancer sends new connections to other workers."""
+        self.is_draining = True
+
+    def refuse_new(self) -> None:
+        self.announce()
+        self.refuses_new = True
+
+    def resume(self) -> None:
+        self.is_draining = self.refuses_new = False
+
+    def add(self, connection: Drainable, address: Any) -> None:
+        """uvicorn has told this connection to end. `address`: the one that it was accepted at, as of a socket."""
+        self.announce()
+        self._waiting.append(connection)
+        self._address = self._address or address
+        if self._closing is None:
+            self._closing = self._tasks.spawn("drain of a stopping worker", self._run())
+
+    async def close(self, connections: Iterable[Drainable]) -> None:
+        """Close these connections, paced, while the server runs on."""
+        await self._close_paced(list(connections), lambda: True)
+
+    async def _run(self) -> None:
+        # uvicorn tells all connections in one turn of the loop, before this task begins.
+        waiting, self._waiting = self._waiting, []
+        self._closing = None
+        if len(waiting) <= FEW or not self.seconds:
+            self._close(waiting, returns=False)
+            return
+        self._extend_timeout(BOOT_S + self.seconds)
+        has_others = self._has_others()
+        if not has_others and not await self._is_answered():
+            logger.info("No other process serves %s: %d connections are closed.", _text(self._address), len(waiting))
+            self._close(waiting, returns=False)
+            return
+        loop = asyncio.get_running_loop()
+        next_probe_s = loop.time() + PROBE_S
+        probe: asyncio.Task[bool] | None = None
+
+        def goes_on() -> bool:
+            nonlocal next_probe_s, probe
+            if has_others:
+                return True
+            if probe is not None and probe.done() and not probe.result():
+                return False
+            if loop.time() >= next_probe_s and (probe is None or probe.done()):
+                next_probe_s = loop.time() + PROBE_S
+                probe = self._tasks.spawn("check of the listener", self._accepts())
+            return True
+
+        await self._close_paced(waiting, goes_on)
+
+    async def _close_paced(self, waiting: list[Drainable], goes_on: Callable[[], bool]) -> None:
+        """Close in random order, each at a random time of its own share of the whole. Where `goes_on` returns False,
+        close the rest at once."""
+        total = len(waiting)
+        whole_s = self.seconds * min(1.0, total * self._workers / WHOLE) if total > FEW else 0.0
+        logger.info("Draining %d connections within %.1f s.", total, whole_s)
+        random.shuffle(waiting)
+        begun_s = asyncio.get_running_loop().time()
+        closed = 0
+        while closed < total and whole_s > 0:
+            passed = (asyncio.get_running_loop().time() - begun_s) / whole_s
+            due = min(total, int(total * passed + random.random()))  # noqa: S311
+            self._close(waiting[closed:due], returns=True)
+            closed = max(closed, due)
+            if not goes_on():
+                break
+            await asyncio.sleep(TICK_S)
+        self._close(waiting[closed:], returns=goes_on())
+
+    def _close(self, connections: Sequence[Drainable], *, returns: bool) -> None:
+        for connection in connections:
+            try:
+                connection.restart(returns=returns)
+            except Exception:
+                logger.exception("A connection could not be closed")
+        self._count("drained", len(connections))
+
+    def _extend_timeout(self, seconds: float) -> None:
+        """uvicorn reads its time-out 0.1 s after it has told the connections. Only a paced drain lengthens it:
+        otherwise a hanging request would delay each stop.
+        """
+        if self.config is not None and self.config.timeout_graceful_shutdown is not None:
+            self.config.timeout_graceful_shutdown += seconds
+
+    # -- the process that takes over -----------------------------------------------------------------------------------
+
+    async def _is_answered(self) -> bool:
+        """Wait until another process answers at the address. False: it accepts no connections, or no answer came."""
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(SIBLINGS_S)
+        end_s = loop.time() + (BOOT_S if await asyncio.to_thread(self._parent_listens) else ANSWER_S)
+        while (rest_s := end_s - loop.time()) > 0:
+            answer = await self._ask(rest_s)
+            if answer is not None:
+                return answer
+        return False
+
+    async def _accepts(self) -> bool:
+        try:
+            _, writer = await self._connect(PROBE_S)
+        except (OSError, TimeoutError):
+            return False
+        writer.close()
+        return True
+
+    async def _ask(self, within_s: float) -> bool | None:
+        """True: there is an answer. False: no process listens. None: none came on this connection."""
+        try:
+            reader, writer = await self._connect(within_s)
+        except (OSError, TimeoutError):
+            return False
+        try:
+            async with asyncio.timeout(within_s):
+                writer.write(REQUEST)
+                # With TLS, a server closes the connection in answer to a plain request.
+                return bool(await reader.read(1)) or getattr(self.config, "is_ssl", False) or None
+        except (OSError, TimeoutError):
+            return None
+        finally:
+            writer.close()
+
+    async def _connect(self, within_s: float) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        async with asyncio.timeout(within_s):
+            if isinstance(self._address, str | bytes):
+                return await asyncio.open_unix_connection(os.fsdecode(self._address))
+            return await asyncio.open_connection(*self._address[:2])
+
+
+def holds(process: int, listeners: frozenset[int]) -> bool:
+    """Whether a process has one of these sockets open. `listeners`: their inodes. False where /proc cannot tell."""
+    names = {f"socket:[{inode}]" for inode in listeners}
+    with contextlib.suppress(OSError):
+        for descriptor in Path(f"/proc/{process}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if str(descriptor.readlink()) in names:
+                    return True
+    return False
+
+
+def inodes(sockets: Iterable[Any]) -> frozenset[int]:
+    return frozenset(os.fstat(one.fileno()).st_ino for one in sockets)
+
+
+def of(config: Any) -> Drain | None:
+    """The drain of the server with this uvicorn Config."""
+    found = getattr(config, DRAIN, None)
+    return found if isinstance(found, Drain) else None
+
+
+def address_of(transport: Any) -> Any:
+    """The address at which a connection was accepted: (host, port, …) or a path."""
+    one = transport.get_extra_info("socket")
+    if one is not None and one.family == socket.AF_UNIX:
+        return one.getsockname()
+    return transport.get_extra_info("sockname")
+
+
+def _text(address: Any) -> str:
+    return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else str(address)

@@ -1,0 +1,34 @@
+"""Deploys with open sockets: clients come back and miss no event. `python -m tests.deploys` has 5,000 of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.deploys import run, ways
+from tests.harness import servers
+
+Start = Callable[..., servers.Server]
+
+SOCKETS = 240  # most workers have more than the number that is closed at once
+CODES = {4200, 1012}
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param("hup", id="gunicorn HUP"),
+        pytest.param("usr2", id="gunicorn USR2"),
+        pytest.param("max-requests", id="gunicorn --max-requests"),
+        pytest.param("uvicorn-hup", id="uvicorn --workers HUP"),
+        pytest.param("uvicorn-restart", id="uvicorn restart"),
+        pytest.param("kill", id="SIGKILL of the master"),
+    ],
+)
+async def test_clients_return_after_a_deploy_and_miss_no_event(start: Start, fleet: servers.Fleet, how: str) -> None:
+    server = start(ways.WAYS[how].command)
+    result = await run.play(how, server, fleet, sockets=SOCKETS)
+    assert result.faults == [], result.text()
+    assert result.moved == SOCKETS, result.text()
+    assert set(result.codes) <= CODES, result.text()

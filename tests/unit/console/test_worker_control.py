@@ -1,0 +1,74 @@
+"""Drain and restart of one worker, asked for at another one, on one real log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from fanfare.console import worker_control
+from fanfare.engine.local import engine as local_engine
+from fanfare.hub import hub as hubs
+from fanfare.runtime.supervisor import Supervisor
+from fanfare.sockets import drain
+from tests.harness import waiting
+
+
+class Worker:
+    def __init__(self, folder: Path, name: str) -> None:
+        self.hub = hubs.Hub(local_engine.LocalEngine(folder))
+        self.tasks = Supervisor(logging.getLogger(__name__))
+        self.drain = drain.Drain(self.tasks, seconds=0.2, count=self.hub.count)
+        self.stops = 0
+        self.control = worker_control.WorkerControl(self.hub, name, self.drain, self.tasks, stop=self._stop)
+
+    def _stop(self) -> None:
+        self.stops += 1
+
+    async def is_draining(self) -> bool:
+        return self.drain.is_draining and self.drain.refuses_new
+
+    async def serves(self) -> bool:
+        return not self.drain.is_draining and not self.drain.refuses_new
+
+    async def has_stopped(self) -> bool:
+        return self.stops == 1
+
+
+@pytest.fixture
+async def workers(tmp_path: Path) -> AsyncIterator[tuple[Worker, Worker]]:
+    both = Worker(tmp_path / "engine", "one"), Worker(tmp_path / "engine", "two")
+    for worker in both:
+        await worker.hub.start()
+    yield both
+    for worker in both:
+        await worker.tasks.stop()
+        await worker.hub.stop()
+
+
+async def test_request_reaches_the_named_worker_only(workers: tuple[Worker, Worker]) -> None:
+    one, two = workers
+    await one.control.request("two", worker_control.Action.DRAIN)
+    await waiting.until_async(two.is_draining, 5, "the drain")
+    assert not one.drain.is_draining
+    await one.control.request("two", worker_control.Action.RESUME)
+    await waiting.until_async(two.serves, 5, "the end of the drain")
+    await two.control.request("one", worker_control.Action.RESTART)
+    await waiting.until_async(one.has_stopped, 5, "the stop")
+    assert two.stops == 0
+
+
+async def test_old_worker_sees_that_a_new_one_has_started(workers: tuple[Worker, Worker]) -> None:
+    one, two = workers
+    waits = asyncio.create_task(one.control.wait_for_newcomer(30.0))
+    await asyncio.sleep(0)
+    one.control.introduce()  # its own start is not a newcomer
+    two.control.introduce()
+    await asyncio.wait_for(waits, 5)
+
+
+async def test_wait_for_a_new_worker_ends_in_time(workers: tuple[Worker, Worker]) -> None:
+    await asyncio.wait_for(workers[0].control.wait_for_newcomer(0.01), 5)

@@ -1,0 +1,173 @@
+"""The closes of a stopping worker: when, in what order, and with what codes."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import logging
+import os
+import socket
+import types
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from fanfare.runtime.supervisor import Supervisor
+from fanfare.sockets import drain
+from tests.harness import servers, waiting
+
+PATIENCE_S = 10.0
+
+
+class Clients:
+    """`count` connections, and how each was closed: (loop time, returns)."""
+
+    def __init__(self, count: int) -> None:
+        self.closed: list[tuple[float, bool]] = []
+        self.each = [_Client(self) for _ in range(count)]
+
+    async def are_closed(self) -> bool:
+        return len(self.closed) == len(self.each)
+
+
+class _Client:
+    def __init__(self, of: Clients) -> None:
+        self.of = of
+
+    def restart(self, *, returns: bool) -> None:
+        self.of.closed.append((asyncio.get_running_loop().time(), returns))
+
+
+Make = Callable[..., drain.Drain]
+
+
+@pytest.fixture
+async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
+    monkeypatch.setattr(drain, "SIBLINGS_S", 0.01)
+    counts: collections.Counter[str] = collections.Counter()
+    tasks = Supervisor(logging.getLogger(__name__))
+
+    def count(name: str, n: int) -> None:
+        counts[name] += n
+
+    yield lambda **options: drain.Drain(tasks, count=count, **{"seconds": 0.5, "workers": 25, **options})
+    await tasks.stop()
+
+
+@contextlib.asynccontextmanager
+async def successor(listener: socket.socket, delay_s: float = 0.0) -> AsyncIterator[None]:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        writer.close()
+
+    await asyncio.sleep(delay_s)
+    server = await asyncio.start_server(answer, sock=listener)
+    async with server:
+        yield
+
+
+@pytest.fixture
+def listener() -> socket.socket:
+    return socket.create_server((servers.HOST, 0))
+
+
+def stop(drained: drain.Drain, clients: Clients, address: object) -> None:
+    for client in clients.each:
+        drained.add(client, address)
+
+
+async def test_closes_are_spread_where_another_process_answers(make: Make, listener: socket.socket) -> None:
+    clients = Clients(200)
+    async with successor(listener):
+        stop(make(), clients, listener.getsockname())
+        await waiting.until_async(clients.are_closed, PATIENCE_S, "all are closed")
+    times = [at for at, _ in clients.closed]
+    assert all(returns for _, returns in clients.closed)
+    assert times[-1] - times[0] >= 0.3
+    assert sum(at <= times[0] + 0.1 for at in times) < 150
+
+
+async def test_few_connections_are_closed_at_once(make: Make) -> None:
+    clients = Clients(drain.FEW)
+    stop(make(), clients, ("192.0.2.1", 1))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert [returns for _, returns in clients.closed] == [False] * drain.FEW
+
+
+async def test_connections_are_closed_at_once_where_no_process_listens(make: Make, listener: socket.socket) -> None:
+    address = listener.getsockname()
+    listener.close()
+    clients = Clients(200)
+    stop(make(seconds=60.0), clients, address)
+    await waiting.until_async(clients.are_closed, PATIENCE_S, "all are closed")
+    assert not any(returns for _, returns in clients.closed)
+
+
+async def test_no_connection_is_closed_before_the_new_process_answers(make: Make, listener: socket.socket) -> None:
+    """The parent process holds the listener, so connects succeed; the new worker starts later."""
+    clients = Clients(200)
+    drained = make(parent_listens=lambda: True)
+    stop(drained, clients, listener.getsockname())
+    await asyncio.sleep(0.2)
+    assert clients.closed == []
+    async with successor(listener):
+        await waiting.until_async(clients.are_closed, PATIENCE_S, "all are closed")
+    assert all(returns for _, returns in clients.closed)
+
+
+async def test_rest_is_closed_at_once_when_the_other_process_stops(
+    make: Make, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drain, "PROBE_S", 0.1)
+    clients = Clients(200)
+    async with successor(listener):
+        stop(make(seconds=600.0), clients, listener.getsockname())
+
+        async def have_begun() -> bool:
+            return bool(clients.closed)
+
+        await waiting.until_async(have_begun, PATIENCE_S, "the first close")
+    await waiting.until_async(clients.are_closed, PATIENCE_S, "all are closed")
+    assert not clients.closed[-1][1]
+
+
+async def test_other_machines_are_not_probed(make: Make) -> None:
+    clients = Clients(200)
+    stop(make(has_others=lambda: True), clients, ("192.0.2.1", 1))
+    await waiting.until_async(clients.are_closed, PATIENCE_S, "all are closed")
+    assert all(returns for _, returns in clients.closed)
+
+
+async def test_paced_drain_lengthens_the_servers_time_out_and_a_short_one_does_not(make: Make) -> None:
+    config = types.SimpleNamespace(timeout_graceful_shutdown=5.0, is_ssl=False)
+    for count, expected in ((3, 5.0), (200, 5.0 + drain.BOOT_S + 0.5)):
+        drained = make(has_others=lambda: True)
+        drained.watch(config, workers=25, parent_listens=lambda: False)
+        clients = Clients(count)
+        stop(drained, clients, ("192.0.2.1", 1))
+        await waiting.until_async(clients.are_closed, PATIENCE_S, "all are closed")
+        assert config.timeout_graceful_shutdown == expected
+
+
+async def test_failing_close_does_not_stop_the_others(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    clients = Clients(3)
+
+    def fail(*, returns: bool) -> None:
+        raise ValueError("no transport")
+
+    clients.each[0].restart = fail  # type: ignore[method-assign]
+    stop(make(), clients, None)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert len(clients.closed) == 2
+    assert "no transport" in caplog.text
+
+
+def test_process_that_holds_a_listener_is_recognized(listener: socket.socket) -> None:
+    inodes = drain.inodes([listener])
+    assert drain.holds(os.getpid(), inodes)
+    listener.close()
+    assert not drain.holds(os.getpid(), inodes)
