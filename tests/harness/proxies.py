@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 
@@ -26,20 +27,27 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 class TcpProxy:
     """Forwards connections to `target()`, the server's current port: it changes when the server restarts.
 
-    `life_s`: each connection is reset after a random time in this range; None means never.
+    `life_s`: each connection is reset after a random time in this range; None means never. `tls`: for
+    connections from clients.
     """
 
-    def __init__(self, target: Callable[[], int], life_s: tuple[float, float] | None = None) -> None:
+    def __init__(
+        self,
+        target: Callable[[], int],
+        life_s: tuple[float, float] | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.port = 0
         self.resets = 0
         self.life_s = life_s
         self.upstream_ports: list[int] = []  # local ports of the connections to the server, oldest first
         self._target = target
+        self._tls = tls
         self._open: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[TcpProxy]:
-        server = await asyncio.start_server(self._accepted, servers.HOST, 0, limit=CHUNK_BYTES)
+        server = await asyncio.start_server(self._accepted, servers.HOST, 0, limit=CHUNK_BYTES, ssl=self._tls)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
@@ -113,6 +121,10 @@ class ThreadedProxy:
     def __init__(self, running: threads.InThread[TcpProxy]) -> None:
         self._running = running
 
+    @property
+    def port(self) -> int:
+        return self._running.resource.port
+
     def url(self, path: str) -> str:
         return self._running.resource.url(path)
 
@@ -121,7 +133,7 @@ class ThreadedProxy:
 
 
 @contextlib.contextmanager
-def in_front_of(server: servers.Server) -> Iterator[ThreadedProxy]:
-    """A running proxy to `server`, in a thread of its own."""
-    with threads.in_thread(TcpProxy(lambda: server.port).running()) as running:
+def in_front_of(server: servers.Server, tls: ssl.SSLContext | None = None) -> Iterator[ThreadedProxy]:
+    """A running proxy to `server`, in its own thread."""
+    with threads.in_thread(TcpProxy(lambda: server.port, tls=tls).running()) as running:
         yield ThreadedProxy(running)

@@ -1,0 +1,248 @@
+"""The code of docs/how-to/point-sdks.md, with TLS as it is written, and without TLS as the page says to change it.
+
+Only the placeholders are replaced: the credentials, the host, the port and the file of the certificate authority.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import queue
+import re
+import ssl
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pusher
+import pytest
+
+from tests.harness import parts, proxies, pusherjs, sdk, servers
+from tests.unit.docs import pages
+
+Name = Callable[[str], str]
+
+PAGE = pages.ROOT / "docs/how-to/point-sdks.md"
+PATIENCE_S = 20.0
+HOSTS = ("realtime.example.com", "realtime.internal")
+AUTHORITY = "/etc/ssl/our-authority.pem"
+
+REPORT_EVENT = """
+pusher.subscribe(CHANNEL)
+  .bind("pusher:subscription_succeeded", () => console.log("subscribed"))
+  .bind("created", (data) => console.log(JSON.stringify(data)));
+"""
+REPORT_ECHO_EVENT = """
+echo.channel(CHANNEL)
+  .subscribed(() => console.log("subscribed"))
+  .listen(".created", (data) => console.log(JSON.stringify(data)));
+"""
+
+
+class Address:
+    """An address of the server for the snippets. `authority`: the file of its certificate; None without TLS."""
+
+    def __init__(self, server: servers.Server, port: int, authority: Path | None) -> None:
+        self.server = server
+        self.port = port
+        self.authority = authority
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What Node and websocket-client read, so that they accept the certificate."""
+        if self.authority is None:
+            return {}
+        return dict.fromkeys(("NODE_EXTRA_CA_CERTS", "WEBSOCKET_CLIENT_CA_BUNDLE"), str(self.authority))
+
+    def fill_in(self, code: str, changes: dict[str, str]) -> str:
+        """The code for this address. `changes`: values by name for servers without TLS."""
+        if self.authority is None:
+            for name, value in changes.items():
+                code, count = re.subn(rf"\b{name}(\s*[:=]\s*)[^,\n)]+", rf"{name}\g<1>{value}", code)
+                assert count == 1, f"{name} appears {count} times in:\n{code}"
+        application = self.server.application
+        values = {
+            "YOUR_ID": application.id,
+            "YOUR_KEY": application.key,
+            "YOUR_SECRET": application.secret,
+            AUTHORITY: str(self.authority),
+            **dict.fromkeys(HOSTS, servers.HOST),
+        }
+        for placeholder, value in values.items():
+            code = code.replace(placeholder, value)
+        return re.sub(r"(\b\w*[pP]ort\b\"?\s*[:=]\s*\"?)(?:443|8000)\b", rf"\g<1>{self.port}", code)
+
+
+@pytest.fixture(scope="module")
+def server(fleet: servers.Fleet) -> servers.Server:
+    return fleet.start("uvicorn")
+
+
+@pytest.fixture(scope="module")
+def tls(server: servers.Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
+    """The server behind a proxy with TLS."""
+    folder = tmp_path_factory.mktemp("tls")
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    command = [parts.executable("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-keyout", str(key), "-out", str(certificate), "-subj", "/CN=tests"]
+    command += ["-addext", f"subjectAltName=IP:{servers.HOST}"]
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    with proxies.in_front_of(server, tls=context) as proxy:
+        yield Address(server, proxy.port, certificate)
+
+
+@pytest.fixture(params=["TLS", "without TLS"])
+def address(request: pytest.FixtureRequest, server: servers.Server) -> Address:
+    return request.getfixturevalue("tls") if request.param == "TLS" else Address(server, server.port, None)
+
+
+def section(title: str) -> tuple[list[str], dict[str, str]]:
+    """The code blocks below a heading of the page, and the changes for servers without TLS, as values by name."""
+    _, _, rest = PAGE.read_text(encoding="utf-8").partition(f"\n### {title}\n")
+    assert rest, f"the page has no section {title}"
+    text = re.split(r"^##+ ", rest, maxsplit=1, flags=re.MULTILINE)[0]
+    sentence = re.search(r"^Without TLS: ([^.]*)\.", text, re.MULTILINE)
+    spans = re.findall(r"`([^`]+)`", sentence[1]) if sentence else []
+    pairs = [re.fullmatch(r"(\w+)\s*[:=]\s*(.+)", pair) for span in spans for pair in span.split(", ")]
+    return re.findall(r"^```\w+\n(.*?)^```$", text, re.MULTILINE | re.DOTALL), {
+        pair[1]: pair[2] for pair in pairs if pair
+    }
+
+
+def created(lines: Iterator[str], server: servers.Server, channel: str) -> Any:
+    """Publish an event when the program has subscribed. Returns the data that it printed."""
+    assert next(lines) == "subscribed"
+    sdk.client(server).trigger(channel, "created", {"id": 42})
+    return json.loads(next(lines))
+
+
+@pytest.fixture
+def node(pusher_js: pusherjs.Runtime) -> Iterator[Callable[..., Iterator[str]]]:
+    """`node(code, **environment)` runs a module, and yields the lines that it prints."""
+    with contextlib.ExitStack() as stack:
+
+        def run(code: str, **environment: str) -> Iterator[str]:
+            process = subprocess.Popen(
+                [pusher_js.executable, "--input-type=module"],
+                cwd=pusherjs.CLIENTS,
+                env={"PATH": "/usr/bin:/bin", **environment},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            timer = threading.Timer(PATIENCE_S, process.kill)
+            timer.start()
+            stack.callback(timer.cancel)
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(code)
+            process.stdin.close()
+            return (line.rstrip("\n") for line in process.stdout)
+
+        yield run
+
+
+# -- clients -----------------------------------------------------------------------------------------------------------
+
+
+def test_pusher_js_snippet_connects(node: Callable[..., Iterator[str]], address: Address, name: Name) -> None:
+    (code, _), changes = section("pusher-js")
+    channel = name("orders")
+    report = REPORT_EVENT.replace("CHANNEL", json.dumps(channel))
+    lines = node(address.fill_in(code, changes) + report, **address.environment)
+    assert created(lines, address.server, channel) == {"id": 42}
+
+
+def test_echo_snippet_connects(node: Callable[..., Iterator[str]], address: Address, name: Name) -> None:
+    (code,), _ = section("Laravel Echo")
+    _, changes = section("pusher-js")  # the page says: the same changes
+    channel = name("orders")
+    report = REPORT_ECHO_EVENT.replace("CHANNEL", json.dumps(channel))
+    browser = "globalThis.window = globalThis;\n"
+    lines = node(browser + address.fill_in(code, changes) + report, **address.environment)
+    assert created(lines, address.server, channel) == {"id": 42}
+
+
+def test_pysher_snippet_connects(address: Address, monkeypatch: pytest.MonkeyPatch, name: Name) -> None:
+    """The snippet prints events of the channel `orders`."""
+    for variable, value in address.environment.items():
+        monkeypatch.setenv(variable, value)
+    (code,), changes = section("Python: Pysher")
+    channel = name("orders")
+    printed: queue.Queue[str] = queue.Queue()
+    names: dict[str, Any] = {"print": printed.put}
+    exec(address.fill_in(code, changes).replace('"orders"', json.dumps(channel)), names)
+    client = names["client"]
+    try:
+        subscribed = threading.Event()
+        client.connection.bind("pusher_internal:subscription_succeeded", lambda *_: subscribed.set())
+        publish = functools.partial(sdk.client(address.server).trigger, channel, "created", {"id": 42})
+        found = None
+        for _ in range(100):  # the snippet does not say when it has subscribed
+            publish()
+            with contextlib.suppress(queue.Empty):
+                found = printed.get(timeout=0.2)
+                break
+        assert found is not None
+        assert json.loads(found) == {"id": 42}
+    finally:
+        client.disconnect()
+
+
+# -- servers -----------------------------------------------------------------------------------------------------------
+
+
+def test_python_snippet_publishes(server: servers.Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without TLS: this library accepts no certificate authority of the system."""
+    (code, _), changes = section("Python")
+    published = record(monkeypatch)
+    exec(Address(server, server.port, None).fill_in(code, changes), {})
+    assert published == [{}]
+
+
+def test_python_snippet_with_an_own_authority_publishes(tls: Address, monkeypatch: pytest.MonkeyPatch) -> None:
+    (_, code), changes = section("Python")
+    names: dict[str, Any] = {}
+    exec(tls.fill_in(code, changes), names)
+    assert names["client"].trigger("orders", "created", {"id": 42}) == {}
+
+
+def record(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The results of `trigger`, which the snippet does not keep."""
+    results: list[Any] = []
+    trigger = pusher.Pusher.trigger
+
+    def recorded(*arguments: Any) -> Any:
+        results.append(trigger(*arguments))
+        return results[-1]
+
+    monkeypatch.setattr(pusher.Pusher, "trigger", recorded)
+    return results
+
+
+def test_node_snippet_publishes(node: Callable[..., Iterator[str]], address: Address) -> None:
+    (code,), changes = section("Node")
+    lines = node(address.fill_in(code, changes) + 'console.log("published");\n', **address.environment)
+    assert list(lines) == ["published"]
+
+
+# -- the others --------------------------------------------------------------------------------------------------------
+
+
+def test_every_section_has_a_test_or_is_listed_as_not_run() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    with_code = {
+        title
+        for title, body in re.findall(r"^### ([^\n]+)\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
+        if "```" in body
+    }
+    tested = {"pusher-js", "Laravel Echo", "Python: Pysher", "Python", "Node"}
+    (not_run,) = re.findall(r"The snippets for (.+?) were not run", text.replace("\n", " "))
+    assert with_code - tested == set(re.split(r", | and ", not_run))
