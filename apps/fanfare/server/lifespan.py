@@ -20,7 +20,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from fanfare import __version__, conf
 from fanfare.applications import loading, registry
-from fanfare.channel_layer import office
+from fanfare.channel_layer import transport
 from fanfare.console import figures, reports, worker_control
 from fanfare.engine import current
 from fanfare.engine import errors as engine_errors
@@ -116,13 +116,13 @@ class Server:
             await self.loader.stop()
         finally:
             await self.hub.stop()
-            office.here.leave()
+            transport.process_transport.leave()
 
     async def _start(self) -> None:
         """One attempt. Never raises: the reason of a failure is in the log and in `problem`."""
         try:
             transports.install_log_filters()
-            office.here.serve(self.hub)  # before the first entry is delivered
+            transport.process_transport.serve(self.hub)  # before the first entry is delivered
             await self.hub.start()
             try:
                 await self.loader.start()  # after the hub, which delivers later changes
