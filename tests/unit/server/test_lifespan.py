@@ -48,6 +48,12 @@ class FakePart:
     def on_gap(self, keep):
         """Nor is anything ever missed."""
 
+    def on_message(self, mailbox, receive):
+        """Nor does a message come."""
+
+    def on_session_taken(self, taken):
+        """Nor is a session taken."""
+
     def count(self, name, n=1):
         """No counter is read."""
 
