@@ -38,6 +38,7 @@ class FanfareConfig(AppConfig):
                 log_seconds=conf.settings.LOG_SECONDS,
                 append_timeout=conf.settings.APPEND_TIMEOUT,
                 log_max_bytes=conf.settings.LOG_MAX_BYTES,
+                redis_partitions=conf.settings.REDIS_PARTITIONS,
             )
         signals.pre_migrate.connect(older_layout.refuse, sender=self)
         checks.register(declarations.check)

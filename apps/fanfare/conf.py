@@ -49,6 +49,12 @@ from fanfare.setting_types import (
 T = TypeVar("T")
 
 PREFIX = "FANFARE_"  # of environment variables
+REDIS_SCHEMES = (
+    "redis",
+    "rediss",
+    "redis+unix",
+    *(f"redis{s}+{form}" for s in ("", "s") for form in ("sentinel", "cluster")),
+)
 DICT = "FANFARE"  # the name of the dict in the settings module
 
 # Variables that other programs read, or that are read before the settings.
@@ -222,11 +228,22 @@ class Engine:
     """The engine."""
 
     ENGINE = Setting(
-        EngineName(["postgres", "postgresql"]),
+        EngineName(["postgres", "postgresql", *REDIS_SCHEMES]),
         "local",
         "What the workers share. `local` serves one machine with any number of workers and needs no other service. "
         "`postgres://user:password@host:5432/database` serves any number of machines; `?schema=NAME` names the schema "
-        "(`fanfare`).",
+        "(`fanfare`). `redis://user:password@host:6379/0` does so with Redis 7 or Valkey, and `rediss://` with TLS; "
+        "`?prefix=NAME` begins its keys. `redis+sentinel://host:26379,host:26379/SERVICE` asks Sentinel for the "
+        "primary, and `redis+cluster://host:6379,host:6379` uses a cluster.",
+        page="how-to/many-machines.md",
+    )
+    REDIS_PARTITIONS = Setting(
+        Integer(1, 1_024),
+        16,
+        "Parts of the log in Redis, the same number on every machine. A failover of a cluster interrupts the channels "
+        "of the parts that were on the lost primary, and no others. About four for each primary. Fixed once the log "
+        "has entries.",
+        page="how-to/many-machines.md",
     )
     SYNC = Setting(
         Choice(["normal", "full"]),

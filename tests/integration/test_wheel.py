@@ -78,7 +78,7 @@ def test_fresh_project_checks_migrates_and_publishes(project: packages.Project) 
 
 
 def test_every_module_can_be_imported_without_the_extras(project: packages.Project) -> None:
-    """Except the plugin of pytest and the engine for PostgreSQL, which name what they need."""
+    """Except the plugin of pytest and the engines for several machines, which name what they need."""
     code = (
         "import importlib, pkgutil, sys, fanfare\n"
         "for module in pkgutil.walk_packages(fanfare.__path__, 'fanfare.'):\n"
@@ -88,6 +88,8 @@ def test_every_module_can_be_imported_without_the_extras(project: packages.Proje
         "        print(module.name, error.name)\n"
     )
     found = dict(line.split() for line in project.manage("shell", "--no-imports", "-c", code).splitlines())
-    engine = {name: missing for name, missing in found.items() if name.startswith("fanfare.engine.postgres.")}
-    assert set(engine.values()) == {"psycopg"}
-    assert set(found.values()) - {"psycopg"} == {"pytest"}
+    for engine, needed in (("postgres", {"psycopg"}), ("redis", {"redis", "hiredis"})):
+        missing = {missing for name, missing in found.items() if name.startswith(f"fanfare.engine.{engine}.")}
+        assert missing
+        assert missing <= needed
+    assert set(found.values()) - {"psycopg", "redis", "hiredis"} == {"pytest"}

@@ -23,19 +23,26 @@ def configure(
     log_seconds: float = 20.0,
     append_timeout: float = interface.APPEND_TIMEOUT_S,
     log_max_bytes: int | None = None,
+    redis_partitions: int = 16,
 ) -> None:
     """Choose the engine of this process. Touches nothing.
 
-    `name`: `local`, or the URL of a PostgreSQL database. `folder`: the data folder. `sync`: `normal` (an acknowledged
-    event survives the end of any process) or `full` (and the loss of power). `log_seconds`: how long entries without
-    history stay for a worker that is late; one that is later has a gap. `append_timeout`: seconds. `log_max_bytes`: of
-    the `local` engine. Raises EngineMisconfigured for an unknown value.
+    `name`: `local`, or the URL of a PostgreSQL database or of Redis. `folder`: the data folder. `sync`: `normal` (an
+    acknowledged event survives the end of any process) or `full` (and the loss of power). `log_seconds`: how long
+    entries without history stay for a worker that is late; one that is later has a gap. `append_timeout`: seconds.
+    `log_max_bytes`: of the `local` engine. `redis_partitions`: of the log in Redis. Raises EngineMisconfigured for an
+    unknown value.
     """
     if name.startswith(("postgres://", "postgresql://")):
         use(lambda: _postgres(name, log_seconds=log_seconds, append_timeout=append_timeout))
         return
+    if name.startswith("redis"):
+        use(lambda: _redis(name, redis_partitions, log_seconds=log_seconds, append_timeout=append_timeout))
+        return
     if name != "local":
-        raise errors.EngineMisconfigured(f"FANFARE_ENGINE={public_name(name)!r}: the engines are: local, postgres://…")
+        raise errors.EngineMisconfigured(
+            f"FANFARE_ENGINE={public_name(name)!r}: the engines are: local, postgres://…, redis://…"
+        )
     if sync not in ("normal", "full"):
         raise errors.EngineMisconfigured(f"FANFARE_SYNC={sync!r}: it is normal or full")
 
@@ -67,6 +74,16 @@ def _postgres(url: str, *, log_seconds: float, append_timeout: float) -> interfa
             f"FANFARE_ENGINE names PostgreSQL, and {error.name} is not installed: pip install django-fanfare[postgres]"
         ) from error
     return engine.PostgresEngine(url, log_seconds=log_seconds, append_timeout=append_timeout)
+
+
+def _redis(url: str, partitions: int, *, log_seconds: float, append_timeout: float) -> interface.Engine:
+    try:
+        from fanfare.engine.redis import engine
+    except ImportError as error:
+        raise errors.EngineMisconfigured(
+            f"FANFARE_ENGINE names Redis, and {error.name} is not installed: pip install django-fanfare[redis]"
+        ) from error
+    return engine.RedisEngine(url, partitions=partitions, log_seconds=log_seconds, append_timeout=append_timeout)
 
 
 def use(make: Callable[[], interface.Engine]) -> None:

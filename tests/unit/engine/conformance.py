@@ -661,7 +661,9 @@ class Conformance:
     async def test_consumer_reads_its_kinds_from_the_newest_entry_on(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
         await one.publish("c", b"before", kind=interface.Kind.CLIENT_EVENT)
-        consumer = await two.engine.consume("outbox", 0, frozenset([interface.Kind.CLIENT_EVENT]))
+        consumer = await two.engine.consume(
+            "outbox", one.engine.partition(APP, "c"), frozenset([interface.Kind.CLIENT_EVENT])
+        )
         for n in range(3):
             await one.publish("c", b"event %d" % n)
             await one.publish("c", b"client %d" % n, kind=interface.Kind.CLIENT_EVENT)
@@ -672,7 +674,7 @@ class Conformance:
 
     async def test_consumer_waits_for_an_entry(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
-        consumer = await two.engine.consume("outbox", 0, frozenset([interface.Kind.EVENT]))
+        consumer = await two.engine.consume("outbox", one.engine.partition(APP, "c"), frozenset([interface.Kind.EVENT]))
         assert await consumer.next(10, 0.01) == []
         waiting = asyncio.ensure_future(consumer.next(10, 30))
         await asyncio.sleep(0.05)
@@ -683,18 +685,18 @@ class Conformance:
     async def test_later_consumer_begins_at_the_kept_position(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
         kinds = frozenset([interface.Kind.EVENT])
-        consumer = await one.engine.consume("outbox", 0, kinds)
+        consumer = await one.engine.consume("outbox", one.engine.partition(APP, "c"), kinds)
         await one.publish("c", b"1", b"2", b"3")
         first = (await consumer.next(1, 5))[0]
         await consumer.keep(first.id)
         consumer.close()
-        later = await two.engine.consume("outbox", 0, kinds)
+        later = await two.engine.consume("outbox", one.engine.partition(APP, "c"), kinds)
         assert (later.log_id, later.position) == (consumer.log_id, first.id)
         assert [entry.body for entry in await later.next(10, 5)] == [b"2", b"3"]
-        again = await two.engine.consume("outbox", 0, kinds, after=first.id - 1)
+        again = await two.engine.consume("outbox", one.engine.partition(APP, "c"), kinds, after=first.id - 1)
         assert [entry.body for entry in await again.next(10, 5)] == [b"1", b"2", b"3"]
         await again.drop()
-        assert (await one.engine.consume("outbox", 0, kinds)).position >= first.id + 2
+        assert (await one.engine.consume("outbox", one.engine.partition(APP, "c"), kinds)).position >= first.id + 2
 
     async def test_terms_of_a_lease_grow(self, hire: Hire) -> None:
         one, two = await hire(), await hire()

@@ -1,0 +1,104 @@
+"""A consumer reads the partition's `facts`: entries of the kinds that consumers want, kept until all have read them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from fanfare.engine import errors, interface
+from fanfare.engine.consumers import mask
+from fanfare.engine.redis import entries, operations
+from fanfare.engine.redis.partition import Partition
+from fanfare.engine.redis.worker import Worker
+
+READ_ENTRIES: Final = 500  # in one answer
+
+
+class Consumer(interface.Consumer):
+    """See `interface.Consumer`. While nothing new was published it asks the store nothing."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        partition: Partition,
+        name: str,
+        kinds: frozenset[interface.Kind],
+        answer: operations.Answer,
+    ) -> None:
+        self.log_id = answer.generation
+        self.position = position = int(answer.results[0])
+        self._worker = worker
+        self._partition = partition
+        self._name = name
+        self._kinds = kinds
+        self._kept = position
+        self._grown: asyncio.Future[None] | None = None  # None: there may be something to read
+        self._closed = False
+        partition.consume(on=True)
+
+    async def next(self, limit: int, within_s: float) -> list[interface.Entry]:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + within_s
+        while True:
+            if self._closed:
+                raise errors.EngineUnavailable("The consumer is closed")
+            if self._partition.generation != self.log_id:
+                raise errors.EngineUnavailable("The log was replaced: its consumers begin again")
+            if self._grown is None or self._grown.done():
+                self._grown = self._partition.grown()  # before the read: an entry that comes during it counts as new
+                found = await self._read(limit)
+                if found:
+                    return found
+            left_s = deadline - loop.time()
+            if left_s <= 0:
+                return []
+            if not self._grown.done():
+                await asyncio.wait([self._grown], timeout=left_s)
+
+    async def _read(self, limit: int) -> list[interface.Entry]:
+        """The next entries of these kinds, passing over those of other consumers' kinds."""
+        while True:
+            count = max(READ_ENTRIES, limit)
+            want = ("f", self.position, count)
+            answer = await self._worker.done(self._partition, want=want)
+            if answer.generation != self.log_id:
+                raise errors.EngineUnavailable("The log was replaced: its consumers begin again")
+            read = entries.read_all(answer.found[want])
+            found = [entry for entry in read if entry.kind in self._kinds]
+            if len(found) > limit:
+                self._grown = None
+                self.position = found[limit - 1].id
+                return found[:limit]
+            if len(read) < count:
+                self.position = max(self.position, answer.top)
+                return found
+            self._grown = None
+            self.position = read[-1].id
+            if found:
+                return found
+
+    async def keep(self, position: int) -> None:
+        if position != self._kept:
+            await self._move(position, forget=False)
+            self._kept = position
+
+    async def drop(self) -> None:
+        await self._move(0, forget=True)
+
+    async def _move(self, position: int, *, forget: bool) -> None:
+        await self._worker.done(self._partition, ("k", self._name, position, mask(self._kinds), forget))
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._partition.consume(on=False)
+            self._partition.grow()
+
+
+async def begin(
+    worker: Worker, partition: Partition, name: str, kinds: frozenset[interface.Kind], after: int | None
+) -> Consumer:
+    """Raises EngineUnavailable."""
+    asked = ("k", name, False if after is None else after, mask(kinds), False)
+    answer = await worker.done(partition, asked)
+    return Consumer(worker, partition, name, kinds, answer)

@@ -1,0 +1,69 @@
+"""The form of an entry in the log, in histories and in messages (scripts/common.lua)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+import msgpack
+
+from fanfare.engine import interface
+
+VERSION: Final = 1
+_HEAD: Final = struct.Struct(">BIQQQH")  # version, length of all, sequence, offset or 0, ms, length of the meta part
+_HEAD_SIZE: Final = _HEAD.size
+_CACHED: Final = 10_000  # meta parts; those of one channel are equal
+
+_metas: dict[bytes, tuple[Any, ...]] = {}
+
+
+def meta(publication: interface.Publication) -> bytes:
+    """What a publication's entry says beside its body. Raises UnicodeEncodeError for lone surrogates."""
+    return pack(
+        [
+            int(publication.kind),
+            publication.app,
+            publication.channel,
+            publication.user_id if publication.user_id is not None else False,
+            publication.exclude if publication.exclude is not None else False,
+        ]
+    )
+
+
+def pack(value: Any) -> bytes:
+    """msgpack in the form that Lua reads: all strings are of one type."""
+    packed: bytes = msgpack.packb(value, use_bin_type=False)
+    return packed
+
+
+def read(data: bytes) -> Iterator[interface.Entry | None]:
+    """The entries of a message; None for one of a version that this release does not read."""
+    start, end = 0, len(data)
+    while start < end:
+        version, size, sequence, offset, _ms, meta_size = _HEAD.unpack_from(data, start)
+        if version == VERSION:
+            body = start + _HEAD_SIZE + meta_size
+            kind, app, channel, user, exclude = _meta(data[start + _HEAD_SIZE : body])
+            yield interface.Entry(
+                sequence, kind, app, channel, offset or None, user, exclude, data[body : start + size]
+            )
+        else:
+            yield None
+        start += size
+
+
+def read_all(parts: Iterable[bytes]) -> list[interface.Entry]:
+    """Entries of a reply, those of other versions left out."""
+    return [entry for part in parts for entry in read(part) if entry is not None]
+
+
+def _meta(packed: bytes) -> tuple[Any, ...]:
+    found = _metas.get(packed)
+    if found is None:
+        kind, app, channel, user, exclude = msgpack.unpackb(packed, raw=False)
+        found = (kind, app, channel, user if user is not False else None, exclude if exclude is not False else None)
+        if len(_metas) >= _CACHED:
+            _metas.clear()
+        _metas[packed] = found
+    return found

@@ -1,0 +1,130 @@
+"""What a worker asks of a partition: operations and wants of scripts/apply.lua, and the answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from fanfare.engine import errors, interface
+from fanfare.engine.redis import entries
+
+Operation = tuple[Any, ...]
+Want = tuple[Any, ...]
+
+
+class Answer(NamedTuple):
+    """`results`: of the operations of the call; `found`: by want."""
+
+    generation: str
+    top: int
+    results: Sequence[Any]
+    found: dict[Want, Any]
+
+
+Settled = Callable[[Answer | None, errors.EngineError | None], None]  # called once, with one of them
+
+
+@dataclass(slots=True)
+class Call:
+    """Operations that run together, in their order, and what is read after them. `born`: monotonic time, for those
+    that wait too long. `frees`: it gives memory back, and is done with full memory too."""
+
+    operations: Sequence[Operation]
+    settled: Settled
+    wants: Sequence[Want] = ()
+    frees: bool = False
+    born: float = field(default_factory=time.monotonic)
+    size: int = 0  # bytes of the bodies
+
+
+def identity(app: str, channel: str) -> str:
+    return f"{app}:{channel}"
+
+
+def append(publication: interface.Publication) -> Operation:
+    """Raises UnicodeEncodeError for a name that is not Unicode text."""
+    kind, app, channel = int(publication.kind), publication.app, publication.channel
+    name = identity(app, channel)
+    is_for_all = kind == interface.Kind.CONTROL or channel == interface.USERS
+    plain = ("a", kind, entries.meta(publication), publication.body, "all" if is_for_all else f"@{name}")
+    size, seconds = publication.retention or (False, False)
+    key, cache = publication.idempotency_key, publication.cache_seconds
+    if size is False and key is None and cache is None:
+        return plain
+    return (*plain, name, size, seconds, key or False, False if cache is None else cache)
+
+
+def receipt(result: Any) -> interface.Receipt:
+    """Raises EngineUnavailable where the operation failed."""
+    check(result)
+    if isinstance(result, int):
+        return interface.Receipt(None, duplicate=bool(result))
+    epoch, offset, known = result
+    return interface.Receipt(interface.Position(epoch.decode(), offset), duplicate=bool(known))
+
+
+def check(result: Any) -> None:
+    if isinstance(result, Exception):
+        raise errors.EngineUnavailable(f"Redis refused an operation: {result}")
+
+
+def history_want(app: str, channel: str, history: interface.RecoveryRequest) -> Want:
+    after, rewind = history.after, history.rewind
+    return (
+        "h",
+        identity(app, channel),
+        after.epoch if after else False,
+        after.offset if after else 0,
+        history.max_entries,
+        history.max_bytes,
+        history.continued,
+        rewind.count if rewind and not after else False,
+        rewind.seconds if rewind else 0,
+    )
+
+
+def wants(wanted: interface.SubscribeRequest) -> list[Want]:
+    """What has to be read for a subscriber."""
+    name = identity(wanted.app, wanted.channel)
+    found: list[Want] = []
+    if wanted.member is not None and wanted.channel != interface.USERS:
+        found.append(("m", name))
+    if wanted.cached:
+        found.append(("c", name, wanted.app, wanted.channel))
+    if wanted.counted:
+        found.append(("n", name))
+    if wanted.watch:
+        found.append(("o", identity(wanted.app, interface.USERS), wanted.watch))
+    if wanted.history is not None:
+        found.append(history_want(wanted.app, wanted.channel, wanted.history))
+    return found
+
+
+def value_of(want: Want, answer: Answer, wanted: interface.SubscribeRequest) -> Any:
+    """What a want found, decoded once for all subscribers that wait for it. Raises EngineUnavailable."""
+    value = answer.found[want]
+    check(value)
+    if want[0] == "m" and isinstance(value, list):
+        value = answer.found[want] = members(value)
+    elif want[0] == "h" and wanted.history is not None and isinstance(value, list):
+        value = answer.found[want] = recovery(wanted.history, value)
+    return value
+
+
+def members(flat: Sequence[bytes]) -> tuple[interface.Member, ...]:
+    return tuple(interface.Member(flat[index].decode(), flat[index + 1].decode()) for index in range(0, len(flat), 2))
+
+
+def recovery(history: interface.RecoveryRequest, found: Any) -> interface.RecoveryResult:
+    """What the `h` want found."""
+    epoch, offset, reason, count, parts = found
+    position = interface.Position(epoch.decode(), offset)
+    if reason:
+        return interface.RecoveryResult(position, reason=reason.decode(), complete=True)
+    kept = tuple(entries.read_all(parts))
+    complete = True
+    if history.after is not None:
+        complete = (kept[-1].offset if kept else history.after.offset) == offset
+    return interface.RecoveryResult(position, kept, count, complete=complete)

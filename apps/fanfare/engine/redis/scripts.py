@@ -1,0 +1,74 @@
+"""The Lua scripts of this folder, each known to the server by its hash: releases side by side run their own."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+from dataclasses import dataclass, field
+from typing import Final
+
+from fanfare.engine import interface
+
+VERSION: Final = 1  # of the keys and the entries
+LEASE_S: Final = 10  # a worker that has not renewed for so long is dead
+POSITION_OUTLIVES: Final = 10  # a stream's position outlives its entries this many times, and an hour
+EMPTY_STREAM_SECONDS: Final = 360
+TAKEN_SECONDS: Final = 600  # how long a session without a record is kept; a connected page saves one within seconds
+MISS_SECONDS: Final = 3600
+CHUNK_ENTRIES: Final = 512  # of a recovery, in one answer
+CHUNK_BYTES: Final = 256 * 1024
+
+_CONSTANTS: Final[dict[str, int]] = {
+    **{
+        kind.name: kind.value
+        for kind in interface.Kind
+        if kind.name not in ("EVENT", "CONTROL", "CLIENT_EVENT", "MESSAGE")
+    },
+    "ANNOUNCE_ALWAYS": interface.ANNOUNCE_ALWAYS,
+    "ANNOUNCE_MS": interface.ANNOUNCE_SECONDS * 1000,
+    "IDEMPOTENCY_SECONDS": interface.IDEMPOTENCY_SECONDS,
+    "CONSUMER_MS": interface.CONSUMER_SECONDS * 1000,
+    "LATE_MS": interface.LATE_SECONDS * 1000,
+    "LEASE_MS": LEASE_S * 1000,
+    "POSITION_OUTLIVES": POSITION_OUTLIVES,
+    "EMPTY_STREAM_SECONDS": EMPTY_STREAM_SECONDS,
+    "TAKEN_MS": TAKEN_SECONDS * 1000,
+    "MISS_SECONDS": MISS_SECONDS,
+    "CHUNK_ENTRIES": CHUNK_ENTRIES,
+    "CHUNK_BYTES": CHUNK_BYTES,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """`flags`: see "Eval flags" in the documentation of Redis."""
+
+    text: str
+    sha: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sha", hashlib.sha1(self.text.encode()).hexdigest())  # noqa: S324  (Redis' own name)
+
+
+def _read(name: str) -> str:
+    folder = importlib.resources.files(__package__).joinpath("scripts")
+    return folder.joinpath(f"{name}.lua").read_text(encoding="utf-8")
+
+
+def _script(name: str, flags: str = "") -> Script:
+    constants = "\n".join(f"local {constant} = {value}" for constant, value in _CONSTANTS.items())
+    header = f"#!lua flags={flags}" if flags else "#!lua"
+    return Script("\n".join([header, constants, _read("common"), _read(name)]))
+
+
+# With full memory Redis refuses APPLY as a whole, before it has written anything. The life of a worker must go on then,
+# and what frees memory must be possible.
+APPLY: Final = _script("apply")
+FREE: Final = _script("apply", "allow-oom")
+BEAT: Final = _script("beat", "allow-oom")
+ENTER: Final = _script("enter", "allow-oom")
+REMOVE: Final = _script("remove", "allow-oom")
+CHECK: Final = Script(f"#!lua\n{_read('check')}")
+CHANNELS: Final = _script("channels", "no-writes")
+HISTORY: Final = _script("history", "no-writes")
+ALL: Final = (APPLY, FREE, BEAT, ENTER, REMOVE, CHECK, CHANNELS, HISTORY)

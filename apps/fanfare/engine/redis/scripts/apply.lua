@@ -1,0 +1,406 @@
+-- Runs the operations of one group in their order, then reads what the subscribers of the group wait for.
+--
+--   ARGV[3]  the worker's life
+--   ARGV[4]  msgpack: the operations, each an array of its name and its arguments (see below)
+--   ARGV[5]  msgpack: the wants, each read once however many subscribers wait for it, after all operations
+--
+-- For example, with the operations {{'a', 0, META, '{"event":"created"}', '@1:news'}} and without wants the answer is
+-- {GENERATION, 57, {0}, {}}: entry 57 is in the log and was published to the subscribers of channel `news` of
+-- application 1. The answer stands behind these messages in the connection's buffer, so it is a barrier: a subscriber
+-- whose snapshot is in it has seen exactly the entries up to 57.
+
+load_state(false)
+local life = ARGV[3]
+local heads = {} -- streams that this group has appended to
+
+local function head_of(id)
+    local head = heads[id]
+    if not head then
+        local found = redis.call('HMGET', P .. 'h:' .. id, 'e', 'o', 'r')
+        head = { birth = found[1], offset = tonumber(found[2] or 0), renewed = tonumber(found[3] or 0), entries = {} }
+        heads[id] = head
+    end
+    return head
+end
+
+local function write_heads()
+    for id, head in pairs(heads) do
+        local list = P .. 'l:' .. id
+        local length = 0
+        for first = 1, #head.entries, 1000 do
+            length = redis.call('RPUSH', list, unpack(head.entries, first, math.min(first + 999, #head.entries)))
+        end
+        if length > head.size then
+            redis.call('LTRIM', list, -head.size, -1)
+        end
+        if now - head.renewed >= 1000 or now < head.renewed then
+            -- Every second is enough: the entries have their time, and what is too old is not given out.
+            head.renewed = now
+            redis.call('PEXPIRE', list, head.seconds * 1000 + 2000)
+            if redis.call('EXISTS', P .. 'n:' .. id) == 0 then
+                outlive(id, head.seconds)
+            end
+        end
+        redis.call('HSET', P .. 'h:' .. id, 'e', head.birth, 'o', head.offset, 's', head.size, 't', head.seconds,
+            'r', head.renewed)
+    end
+end
+
+local run_operation = {
+    -- append: kind, meta, body, to[, id, size or false, seconds, idempotency key or false, cache seconds or false].
+    -- Answers 0; 1 for a known key; {epoch, offset, known} for a channel with history.
+    a = function(op)
+        local id = op[6]
+        local key = op[9] and P .. 'k:' .. id .. ':' .. op[9]
+        local receipt = key and redis.call('GET', key)
+        if receipt then
+            local epoch, offset = string.match(receipt, '^(%w+):(%d+)$')
+            return epoch and { epoch, tonumber(offset), 1 } or 1
+        end
+        local answer, known = 0, '-'
+        if op[7] then
+            local head = head_of(id)
+            head.birth = head.birth or 's' .. (top + 1)
+            head.offset = head.offset + 1
+            head.size, head.seconds = op[7], op[8]
+            head.entries[#head.entries + 1] = add(op[2], op[3], op[4], P .. op[5], head.offset)
+            answer = { generation .. head.birth, head.offset, 0 }
+            known = answer[1] .. ':' .. answer[2]
+        else
+            add(op[2], op[3], op[4], P .. op[5])
+        end
+        if key then
+            redis.call('SET', key, known, 'EX', IDEMPOTENCY_SECONDS)
+        end
+        if op[10] then
+            if op[10] > 0 then
+                redis.call('SET', P .. 'c:' .. id, op[4], 'EX', op[10])
+            else
+                redis.call('DEL', P .. 'c:' .. id)
+            end
+        end
+        return answer
+    end,
+
+    -- budget: app, limit, publications. Answers 0, or {limit, actual} if there is no room for them.
+    b = function(op)
+        local key = P .. 'b:' .. op[2] .. ':' .. clock[1]
+        local spent = tonumber(redis.call('GET', key) or 0) + op[4]
+        if spent > op[3] then
+            return { op[3], spent }
+        end
+        redis.call('SET', key, spent, 'PX', 2000)
+        return 0
+    end,
+
+    -- join: id, app, channel, socket, user, info, limit or false. Answers 0, or {limit, actual}.
+    j = function(op)
+        local id, app, channel, socket, user, info, limit = unpack(op, 2, 8)
+        local member = redis.call('HGET', P .. 'm:' .. id, socket)
+        local known = member and string.match(member, '^%w+ (.*)$')
+        if known and known ~= user then
+            depart(id, app, channel, socket) -- a socket that was another user, whose leave could not be written
+            known = nil
+        end
+        if not known then
+            if limit and redis.call('HEXISTS', P .. 'u:' .. id, user) == 0 then
+                local users = redis.call('HLEN', P .. 'u:' .. id)
+                if users >= limit then
+                    return { limit, users }
+                end
+            end
+            if redis.call('HINCRBY', P .. 'u:' .. id, user, 1) == 1 then
+                report(MEMBER_ADDED, app, channel, user, info)
+                redis.call('ZADD', P .. 'o:' .. id, top, user)
+            end
+        end
+        redis.call('HSET', P .. 'm:' .. id, socket, life .. ' ' .. user)
+        redis.call('HSET', P .. 'i:' .. id, user, info)
+        redis.call('SADD', P .. 'held:' .. life, 'm ' .. id .. ' ' .. socket)
+        return 0
+    end,
+
+    -- leave: id, app, channel, socket
+    l = function(op)
+        depart(op[2], op[3], op[4], op[5])
+        return 0
+    end,
+
+    -- counts: id, app, channel, subscribers, announce. Answers the milliseconds until a change is to be announced.
+    n = function(op)
+        local id, app, channel, subscribers = unpack(op, 2, 5)
+        if subscribers == 0 then
+            uncount(life, id, app, channel)
+        elseif redis.call('HSET', P .. 'n:' .. id, life, subscribers) == 1 then
+            redis.call('SADD', P .. 'held:' .. life, 'n ' .. id)
+            if channel ~= '' and redis.call('HLEN', P .. 'n:' .. id) == 1 then
+                redis.call('ZADD', P .. 'occupied:' .. app, 0, channel)
+                redis.call('PERSIST', P .. 'h:' .. id)
+                report(OCCUPIED, app, channel, false, '')
+            end
+        end
+        return op[6] and announce(id, app, channel) or 0
+    end,
+
+    -- announce: id, app, channel. Answers as counts do.
+    c = function(op)
+        return announce(op[2], op[3], op[4])
+    end,
+
+    -- admit: id, limit. Answers {limit, others} if one more connection does not fit.
+    q = function(op)
+        local others = total(op[2]) - 1
+        return others >= op[3] and { op[3], others } or 0
+    end,
+
+    -- session: app, token, record, seconds, holder or '', release
+    s = function(op)
+        local app, token, record, seconds, holder, release = unpack(op, 2, 7)
+        local name = app .. ':' .. token
+        local key = P .. 's:' .. name
+        if holder ~= '' then
+            local before = redis.call('HGET', key, 'h') or ''
+            if before ~= '' and before ~= holder then
+                return 0
+            end
+            redis.call('HSET', key, 'w', release and '' or life, 'h', release and '' or holder)
+        end
+        local expires = now + seconds * 1000
+        if expires + LATE_MS <= now then
+            redis.call('DEL', key)
+            redis.call('ZREM', P .. 'sessions', name)
+            return 0
+        end
+        redis.call('HSET', key, 'r', record, 'x', expires)
+        redis.call('PEXPIREAT', key, expires + LATE_MS)
+        redis.call('ZADD', P .. 'sessions', expires, name)
+        return 0
+    end,
+
+    -- take: app, token, holder. Answers {record or '', holder before or '', milliseconds since it changed or -1}.
+    t = function(op)
+        local app, token, holder = unpack(op, 2, 4)
+        local name = app .. ':' .. token
+        local key = P .. 's:' .. name
+        local found = redis.call('HMGET', key, 'r', 'x', 'w', 'h', 'k')
+        local taken = tonumber(found[5] or 0)
+        local changed = taken > 0 and now - taken or -1
+        local before = ''
+        if found[4] and found[4] ~= '' and found[4] ~= holder and is_alive(found[3]) then
+            before = found[4]
+            taken = now
+            local channel = '#worker-' .. found[3]
+            local body = cjson.encode({ token = token, changed_s = changed >= 0 and changed / 1000 or cjson.null })
+            add(SESSION_TAKEN, cmsgpack.pack({ SESSION_TAKEN, app, channel, before, false }), body, P .. 'w:' .. found[3])
+        end
+        local expires = math.max(tonumber(found[2] or 0), now + TAKEN_MS)
+        redis.call('HSET', key, 'r', found[1] or '', 'x', expires, 'w', life, 'h', holder, 'k', taken)
+        redis.call('PEXPIREAT', key, expires + LATE_MS)
+        redis.call('ZADD', P .. 'sessions', expires, name)
+        return { found[1] or '', before, changed }
+    end,
+
+    -- lease: name. Answers its term, or 0 while another worker holds it.
+    e = function(op)
+        local term, owner = string.match(redis.call('HGET', P .. 'leases', op[2]) or '', '^(%d+) (%w*)$')
+        if tonumber(redis.call('HGET', KEYS[1], 'leases_from') or 0) > now then
+            return 0
+        end
+        if owner and owner ~= '' and owner ~= life and is_alive(owner) then
+            return 0
+        end
+        -- Terms of a store that was emptied begin again, so the clock is part of them.
+        local next_term = math.max(tonumber(term or 0) + 1, now)
+        redis.call('HSET', P .. 'leases', op[2], string.format('%d %s', next_term, life))
+        return next_term
+    end,
+
+    -- release: name
+    r = function(op)
+        local term, owner = string.match(redis.call('HGET', P .. 'leases', op[2]) or '', '^(%d+) (%w*)$')
+        if owner == life then
+            redis.call('HSET', P .. 'leases', op[2], term .. ' ')
+        end
+        return 0
+    end,
+
+    -- consumer: name, position or false (only ask), kinds, forget. Answers its position.
+    k = function(op)
+        local name, position, mask, forget = unpack(op, 2, 5)
+        local key = P .. 'consumers'
+        if forget then
+            redis.call('HDEL', key, name)
+        else
+            if not position then
+                local at, began
+                at, began = string.match(redis.call('HGET', key, name) or '', '^(%d+) %d+ %d+ (%w+)$')
+                position = tonumber(at or top)
+                if began and began ~= generation then
+                    -- Entries after `since` are others than those that the consumer knew under these numbers.
+                    position = math.min(position, tonumber(redis.call('HGET', KEYS[1], 'since')))
+                end
+                position = math.min(position, top)
+            end
+            redis.call('HSET', key, name, string.format('%d %d %d %s', position, now, mask, generation))
+        end
+        local wanted = 0
+        for _, each in ipairs(redis.call('HVALS', key)) do
+            wanted = bit.bor(wanted, tonumber(string.match(each, '^%d+ %d+ (%d+)')))
+        end
+        if wanted ~= kinds then
+            kinds = wanted
+            redis.call('HSET', KEYS[1], 'kinds', kinds)
+        end
+        return position or 0
+    end,
+}
+
+local function entries_of(stream, after, count)
+    local found = {}
+    for index, each in ipairs(redis.call('XRANGE', P .. stream, '(' .. string.format('%d', after) .. '-0', '+', 'COUNT', count)) do
+        found[index] = each[2][2]
+    end
+    return found
+end
+
+local function body_size(entry)
+    return #entry - 31 - struct.unpack('>I2', entry, 30)
+end
+
+-- {epoch, top offset, reason or '', entries to recover, their first part}
+local function recover(id, epoch, after, max_entries, max_bytes, continued, rewind_count, rewind_seconds)
+    local head = redis.call('HMGET', P .. 'h:' .. id, 'e', 'o', 't')
+    local birth, offset, seconds = head[1], tonumber(head[2] or 0), tonumber(head[3] or 0)
+    local occupied = redis.call('EXISTS', P .. 'n:' .. id) == 1
+    if not birth then
+        birth = 'e' .. top
+        redis.call('HSET', P .. 'h:' .. id, 'e', birth, 'o', 0, 's', 1, 't', EMPTY_STREAM_SECONDS)
+        seconds = EMPTY_STREAM_SECONDS
+    end
+    if not occupied then
+        outlive(id, seconds)
+    end
+    local answer = { generation .. birth, offset, '', 0, {} }
+    local list = P .. 'l:' .. id
+    local oldest = now - seconds * 1000
+    if epoch then
+        local missed = offset - after
+        answer[4] = missed
+        if epoch ~= answer[1] or missed < 0 then
+            answer[3] = 'epoch_changed'
+        elseif missed > 0 then
+            local first = redis.call('LINDEX', list, -missed)
+            if not first or struct.unpack('>I8', first, 22) < oldest then
+                answer[3] = 'position_expired'
+            elseif not continued and missed > max_entries then
+                answer[3] = 'too_many'
+            else
+                local last = continued and math.min(-1, CHUNK_ENTRIES - missed - 1) or -1
+                local bytes, is_full = 0, false
+                for index, entry in ipairs(redis.call('LRANGE', list, -missed, last)) do
+                    bytes = bytes + body_size(entry)
+                    is_full = is_full or index > CHUNK_ENTRIES or (bytes > CHUNK_BYTES and index > 1)
+                    if not is_full then
+                        answer[5][index] = entry
+                    end
+                end
+                if not continued and bytes > max_bytes then
+                    answer[3], answer[5] = 'too_many', {}
+                end
+            end
+        end
+        if answer[3] ~= '' then
+            answer[4] = 0
+        end
+    elseif rewind_count then
+        local wanted = CHUNK_ENTRIES
+        if rewind_count > 0 and rewind_count < wanted then
+            wanted = rewind_count
+        end
+        if rewind_seconds > 0 then
+            oldest = math.max(oldest, now - rewind_seconds * 1000)
+        end
+        local found, bytes = redis.call('LRANGE', list, -wanted, -1), 0
+        local first = #found + 1
+        while first > 1 and struct.unpack('>I8', found[first - 1], 22) >= oldest do
+            bytes = bytes + body_size(found[first - 1])
+            if bytes > CHUNK_BYTES and first <= #found then
+                break
+            end
+            first = first - 1
+        end
+        for index = first, #found do
+            answer[5][#answer[5] + 1] = found[index]
+        end
+        answer[4] = #answer[5]
+    end
+    return answer
+end
+
+local read_want = {
+    -- members: id. {user, info, user, info, …}, oldest first
+    m = function(want)
+        local users, found = redis.call('ZRANGE', P .. 'o:' .. want[2], 0, -1), {}
+        for first = 1, #users, 1000 do
+            local last = math.min(first + 999, #users)
+            for index, info in ipairs(redis.call('HMGET', P .. 'i:' .. want[2], unpack(users, first, last))) do
+                found[#found + 1] = users[first + index - 1]
+                found[#found + 1] = info or 'null'
+            end
+        end
+        return found
+    end,
+
+    -- cached: id, app, channel. The cached event or false; the first miss since the last event is announced.
+    c = function(want)
+        local body = redis.call('GET', P .. 'c:' .. want[2])
+        if not body then
+            redis.call('SET', P .. 'c:' .. want[2], '', 'EX', MISS_SECONDS)
+            report(CACHE_MISS, want[3], want[4], false, '')
+        end
+        return body and body ~= '' and body
+    end,
+
+    -- subscribers: id
+    n = function(want)
+        return total(want[2])
+    end,
+
+    -- online: id, users. 1 or 0 for each
+    o = function(want)
+        local found = {}
+        for index, user in ipairs(want[3]) do
+            found[index] = redis.call('HEXISTS', P .. 'u:' .. want[2], user)
+        end
+        return found
+    end,
+
+    -- history: see recover
+    h = function(want)
+        return recover(unpack(want, 2, 9))
+    end,
+
+    -- log: after, count. The entries since a position, for channels that the worker has begun to listen to
+    l = function(want)
+        return entries_of('log', want[2], want[3])
+    end,
+
+    -- facts: after, count
+    f = function(want)
+        return entries_of('facts', want[2], want[3])
+    end,
+}
+
+local results = {}
+for index, operation in ipairs(cmsgpack.unpack(ARGV[4])) do
+    -- A mistake in one operation must not leave the others half done.
+    local fine, result = pcall(run_operation[operation[1]], operation)
+    results[index] = fine and result or { err = 'FANFARE ' .. (type(result) == 'table' and result.err or tostring(result)) }
+end
+write_heads()
+local found = {}
+for index, want in ipairs(cmsgpack.unpack(ARGV[5])) do
+    found[index] = read_want[want[1]](want)
+end
+finish()
+return { generation, top, results, found }

@@ -1,0 +1,191 @@
+-- What all scripts of the Redis engine begin with. One call concerns one partition:
+--
+--   KEYS[1]  the partition's state, for example fanfare:{fanfare.3.0}:state
+--   KEYS[2]  a key that never exists. While a cluster moves the slot, a call with one key that is there and one that is
+--            not is refused as a whole (TRYAGAIN), so no script runs on half of a partition's keys.
+--   ARGV[1]  the run id of the server, or '' to ask the server
+--   ARGV[2]  a random generation, used if a new one begins
+--
+-- A channel's id is APP:CHANNEL. Keys of a partition, behind its prefix:
+--
+--   state              hash: generation, server (run id), top (sequence of the newest entry), trimmed (entries up to here
+--                      may be gone), since (top when the generation began), kinds (bit n: consumers want kind n),
+--                      leases_from (ms; no lease before), mark (ms of the newest time mark)
+--   log                stream: all entries of the last seconds; the sequence is the first half of the stream's id
+--   facts              stream: entries of the kinds that consumers want, until all of them have passed
+--   marks              list of "MS SEQUENCE": what was the top when
+--   workers, nodes     sorted set: life -> dead after this ms, -1 while it is removed; hash: life -> host and process
+--   held:LIFE          set: what the worker has here, "n APP:CHANNEL" (a count) and "m APP:CHANNEL SOCKET" (a member)
+--   n:ID  a:ID         hash: life -> subscribers; hash: the last COUNT entry (n, at)
+--   occupied:APP       sorted set of the channels with subscribers, all of score 0
+--   m:ID               hash: socket -> "LIFE USER"
+--   u:ID  i:ID  o:ID   hash: user -> connections; hash: user -> info; sorted set: users in the order of their arrival
+--   h:ID  l:ID         hash: the stream's head (e: birth, o: offset, s: size, t: seconds, r: when the list's time to
+--                      live was set); list: its newest entries. Offsets have no gaps, so a position is an index
+--   c:ID               string: the cached event; empty after a miss was announced
+--   k:ID:KEY           string: the receipt of an idempotency key
+--   b:APP:SECOND       string: publications of one second
+--   s:APP:TOKEN        hash: a session (r: record, x: expires, w: life, h: holder, k: taken)
+--   sessions           sorted set: APP:TOKEN -> expires
+--   leases             hash: name -> "TERM LIFE"
+--   consumers          hash: name -> "POSITION MOVED_MS KINDS GENERATION"
+--
+-- Times are milliseconds of the server's clock. An entry is a header (version, length of all, sequence, offset or 0, time,
+-- length of the next part), msgpack [kind, app, channel, user or false, excluded socket or false], and the body.
+-- The epoch of a stream is generation .. birth, so a new generation changes every epoch of the partition at once.
+
+local P = string.sub(KEYS[1], 1, -6)
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+local run = ARGV[1]
+if run == '' then
+    run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+end
+
+local generation, top, kinds
+local out_to, out, out_size = false, {}, 0
+local has_facts = false
+local started = 0
+
+-- Reads the state. A server with another run id may have lost acknowledged entries, so a new generation begins.
+local function load_state(is_first)
+    local state = redis.call('HMGET', KEYS[1], 'server', 'generation', 'top', 'kinds')
+    if state[1] == run then
+        generation, top, kinds = state[2], tonumber(state[3]), tonumber(state[4])
+    else
+        generation, top, kinds = ARGV[2], tonumber(state[3] or 0), tonumber(state[4] or 0)
+        redis.call('HSET', KEYS[1], 'server', run, 'generation', generation, 'top', top, 'kinds', kinds, 'since', top)
+        if not state[2] then
+            -- An empty store: after FLUSHALL a worker may still believe in a lease.
+            redis.call('DEL', P .. 'log', P .. 'facts', P .. 'marks')
+            redis.call('HSET', KEYS[1], 'trimmed', 0, 'mark', 0, 'leases_from', is_first and 0 or now + LEASE_MS)
+        end
+        redis.call('SPUBLISH', P .. 'all', '\0' .. generation)
+    end
+    started = top
+end
+
+local function flush()
+    if out_to then
+        redis.call('SPUBLISH', out_to, table.concat(out))
+        out_to, out, out_size = false, {}, 0
+    end
+end
+
+-- Publishes an entry; adjacent entries for the same subscribers are one message.
+local function send(to, entry)
+    if to ~= out_to or out_size > 65536 then
+        flush()
+        out_to = to
+    end
+    out[#out + 1] = entry
+    out_size = out_size + #entry
+end
+
+-- Adds one entry to the log. Returns it.
+local function add(kind, meta, body, to, offset)
+    top = top + 1
+    local entry = struct.pack('>BI4I8I8I8I2', 1, 31 + #meta + #body, top, offset or 0, now, #meta) .. meta .. body
+    redis.call('XADD', P .. 'log', top .. '-0', 'e', entry)
+    if kinds > 0 and bit.band(kinds, bit.lshift(1, kind)) > 0 then
+        redis.call('XADD', P .. 'facts', top .. '-0', 'e', entry)
+        has_facts = true
+    end
+    send(to, entry)
+    return entry
+end
+
+local function target(app, channel)
+    if channel == '#users' then
+        return P .. 'all'
+    end
+    return P .. '@' .. app .. ':' .. channel
+end
+
+local function report(kind, app, channel, user, body)
+    add(kind, cmsgpack.pack({ kind, app, channel, user or false, false }), body, target(app, channel))
+end
+
+-- Writes what is gathered. Every script that adds entries ends with it.
+local function finish()
+    flush()
+    if top > started then
+        redis.call('HSET', KEYS[1], 'top', top)
+    end
+    if has_facts then
+        redis.call('SPUBLISH', P .. 'new', '')
+    end
+end
+
+local function total(id)
+    local sum = 0
+    for _, each in ipairs(redis.call('HVALS', P .. 'n:' .. id)) do
+        sum = sum + tonumber(each)
+    end
+    return sum
+end
+
+-- A channel's number of subscribers, announced if it changed and its time has come. Returns the milliseconds to wait
+-- otherwise.
+local function announce(id, app, channel)
+    local subscribers = total(id)
+    local last = redis.call('HMGET', P .. 'a:' .. id, 'n', 'at')
+    if subscribers == 0 or tonumber(last[1]) == subscribers then
+        return 0
+    end
+    if last[1] and subscribers > ANNOUNCE_ALWAYS then
+        local wait = tonumber(last[2]) + ANNOUNCE_MS - now
+        if wait > 0 and wait <= ANNOUNCE_MS then
+            return wait
+        end
+    end
+    report(COUNT, app, channel, false, tostring(subscribers))
+    redis.call('HSET', P .. 'a:' .. id, 'n', subscribers, 'at', now)
+    return 0
+end
+
+-- A stream without subscribers outlives its entries, so that a client that comes back late learns how many it missed.
+local function outlive(id, seconds)
+    redis.call('PEXPIRE', P .. 'h:' .. id, seconds * POSITION_OUTLIVES * 1000 + 3600000)
+end
+
+-- A worker has no subscribers on a channel any more.
+local function uncount(life, id, app, channel)
+    if redis.call('HDEL', P .. 'n:' .. id, life) == 0 then
+        return false
+    end
+    redis.call('SREM', P .. 'held:' .. life, 'n ' .. id)
+    if channel ~= '' and redis.call('EXISTS', P .. 'n:' .. id) == 0 then
+        redis.call('ZREM', P .. 'occupied:' .. app, channel)
+        redis.call('DEL', P .. 'a:' .. id)
+        outlive(id, tonumber(redis.call('HGET', P .. 'h:' .. id, 't') or 0))
+        report(VACATED, app, channel, false, '')
+    end
+    return true
+end
+
+-- A socket is not a member any more. `life`: only if it is this worker's.
+local function depart(id, app, channel, socket, life)
+    local member = redis.call('HGET', P .. 'm:' .. id, socket)
+    if not member then
+        return
+    end
+    local owner, user = string.match(member, '^(%w+) (.*)$')
+    if life and owner ~= life then
+        return
+    end
+    redis.call('SREM', P .. 'held:' .. owner, 'm ' .. id .. ' ' .. socket)
+    redis.call('HDEL', P .. 'm:' .. id, socket)
+    if redis.call('HINCRBY', P .. 'u:' .. id, user, -1) <= 0 then
+        redis.call('HDEL', P .. 'u:' .. id, user)
+        redis.call('HDEL', P .. 'i:' .. id, user)
+        redis.call('ZREM', P .. 'o:' .. id, user)
+        report(MEMBER_REMOVED, app, channel, user, '')
+    end
+end
+
+local function is_alive(life)
+    local till = redis.call('ZSCORE', P .. 'workers', life)
+    return till and tonumber(till) >= now
+end

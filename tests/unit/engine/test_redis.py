@@ -1,0 +1,322 @@
+"""The Redis engine on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import uuid
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from fanfare.engine import errors, interface
+from fanfare.engine.redis import address
+from fanfare.engine.redis import engine as redis_engine
+from tests.harness import deployments, redisserver, waiting
+from tests.unit.engine import conformance
+from tests.unit.engine.workers import APP, Worker
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[redisserver.Server]:
+    with redisserver.running() as server:
+        yield server
+
+
+@pytest.fixture
+def url(server: redisserver.Server) -> str:
+    """A log of this test alone: a prefix of its own."""
+    return server.url(prefix=f"log-{uuid.uuid4().hex[:12]}")
+
+
+@pytest.fixture
+async def hire(url: str) -> AsyncIterator[conformance.Hire]:
+    hired: list[Worker] = []
+
+    async def hire() -> Worker:
+        worker = Worker(redis_engine.RedisEngine(url))
+        hired.append(worker)
+        return await worker.open()
+
+    yield hire
+    for worker in hired:
+        await worker.engine.close()
+
+
+class TestConformance(conformance.Conformance):
+    """Everything that an engine must do."""
+
+
+# -- failures ----------------------------------------------------------------------------------------------------------
+
+
+class Publisher:
+    """Publishes numbers on one channel until it is stopped, and records those that were acknowledged."""
+
+    def __init__(self, worker: Worker, channel: str, count: int) -> None:
+        self.acknowledged: list[bytes] = []
+        self.refused = 0
+        self._worker = worker
+        self._channel = channel
+        self._count = count
+
+    async def run(self) -> None:
+        for number in range(self._count):
+            body = b"%d" % number
+            try:
+                await self._worker.publish(self._channel, body, retention=conformance.KEPT)
+            except errors.EngineUnavailable:
+                self.refused += 1
+                await asyncio.sleep(0.02)
+            else:
+                self.acknowledged.append(body)
+
+
+def assert_delivered(worker: Worker, channel: str, acknowledged: list[bytes]) -> None:
+    """Each acknowledged event once and in order; one whose acknowledgement was lost may be there too."""
+    delivered = worker.bodies(channel)
+    assert len(set(delivered)) == len(delivered)
+    assert [body for body in delivered if body in set(acknowledged)] == acknowledged
+
+
+async def healthy(*workers: Worker) -> None:
+    for worker in workers:
+        await worker.until(lambda worker=worker: worker.engine.health().ok, "the worker is healthy", within=20)
+
+
+async def test_lost_connections_are_repaired_from_the_log(hire: conformance.Hire, server: redisserver.Server) -> None:
+    """CLIENT KILL ends all subscribers four times while events are published."""
+    one, two = await hire(), await hire()
+    publisher = Publisher(one, "kept", 400)
+    publishing = asyncio.ensure_future(publisher.run())
+    with server.client() as client:
+        for share in range(1, 5):
+            await one.until(lambda share=share: len(publisher.acknowledged) > share * 60, "events", within=20)
+            await asyncio.to_thread(client.execute_command, "CLIENT", "KILL", "TYPE", "pubsub")
+    await publishing
+    await two.until(lambda: two.bodies("kept")[-1:] == publisher.acknowledged[-1:], "the last event", within=20)
+    assert one.gaps == two.gaps == []
+    assert two.engine.statistics()["reconnects"] > 1
+    assert_delivered(two, "kept", publisher.acknowledged)
+
+
+async def test_pause_of_the_server_loses_nothing(hire: conformance.Hire, server: redisserver.Server) -> None:
+    one, two = await hire(), await hire()
+    publisher = Publisher(one, "kept", 300)
+    publishing = asyncio.ensure_future(publisher.run())
+    with server.client() as client:
+        await one.until(lambda: len(publisher.acknowledged) > 50, "events")
+        await asyncio.to_thread(client.execute_command, "CLIENT", "PAUSE", "1000", "ALL")
+    await publishing
+    await two.until(lambda: two.bodies("kept")[-1:] == publisher.acknowledged[-1:], "the last event", within=20)
+    assert one.gaps == two.gaps == []
+    assert_delivered(two, "kept", publisher.acknowledged)
+
+
+async def test_server_that_does_not_answer_is_reported_and_its_return_too(hire: conformance.Hire) -> None:
+    with redisserver.running() as own:
+        worker = Worker(redis_engine.RedisEngine(own.url(), append_timeout=1.0))
+        await worker.open()
+        own.signal(signal.SIGSTOP)
+        with pytest.raises(errors.EngineUnavailable):
+            await worker.publish("kept", b"during")
+        await worker.until(lambda: not worker.engine.health().ok, "the worker reports it", within=10)
+        assert worker.gaps == []
+        own.signal(signal.SIGCONT)
+        await healthy(worker)
+        await worker.publish("kept", b"after")
+        await worker.until(lambda: worker.bodies("kept")[-1:] == [b"after"], "an event after the return")
+        await worker.engine.close()
+
+
+@pytest.mark.parametrize("durability", [("--appendonly", "yes", "--appendfsync", "everysec"), ()])
+async def test_restarted_server_begins_new_generations_and_no_position_is_given_twice(
+    durability: tuple[str, ...],
+) -> None:
+    """With and without an append-only file: a server of another run may have lost acknowledged entries."""
+    with redisserver.running(*durability) as own:
+        one, two = [await Worker(redis_engine.RedisEngine(own.url())).open() for _ in range(2)]
+        publisher = Publisher(one, "kept", 200)
+        publishing = asyncio.ensure_future(publisher.run())
+        [before] = await one.publish("long", b"1", retention=conformance.KEPT)
+        await one.until(lambda: len(publisher.acknowledged) > 50, "events", within=20)
+        await asyncio.to_thread(own.kill)
+        await asyncio.to_thread(own.start)
+        await publishing
+        await healthy(one, two)
+        assert len(one.gaps) == len(two.gaps) == redis_engine.PARTITIONS
+        assert set(one.gaps) == {"generation_changed"}
+        replayed = await conformance.replay(one, channel="long", after=before.position)
+        assert replayed.reason == "epoch_changed"
+        positions = [(entry.channel, entry.offset) for entry in two.entries]
+        [after] = await one.publish("long", b"2", retention=conformance.KEPT)
+        assert before.position is not None
+        assert after.position is not None
+        assert after.position.epoch != before.position.epoch
+        assert positions
+        for worker in (one, two):
+            await worker.engine.close()
+
+
+async def test_emptied_store_is_filled_again_and_told(hire: conformance.Hire) -> None:
+    """FLUSHALL: a gap in each partition, and connections and signed-in users are said again."""
+    with redisserver.running() as own:
+        one, two = [await Worker(redis_engine.RedisEngine(own.url())).open() for _ in range(2)]
+        one.engine.set_subscribers(APP, interface.CONNECTIONS, 3)
+        await one.join(interface.USERS, "ann", "1.1")
+        with own.client() as client:
+            client.flushall()
+        for worker in (one, two):
+            await worker.until(lambda worker=worker: len(worker.gaps) == redis_engine.PARTITIONS, "gaps", within=10)
+        await healthy(one, two)
+
+        async def is_back() -> bool:
+            present = await two.engine.ask(lambda queries: queries.present(APP, interface.USERS, ["ann"]))
+            return present == {"ann"}
+
+        await waiting.until_async(is_back, 10, "the user is online")
+        answers: list[object] = []
+        two.engine.admit(APP, 3, answers.append)
+        await two.until(lambda: answers, "an answer")
+        assert isinstance(answers[0], interface.SubscribeResult), "2 others of 3"
+        await two.publish("news", b"after")
+        await one.until(lambda: one.bodies("news") == [b"after"], "an event after it")
+        for worker in (one, two):
+            await worker.engine.close()
+
+
+async def test_full_memory_refuses_publications_and_nothing_else() -> None:
+    with redisserver.running() as own:
+        worker = await Worker(redis_engine.RedisEngine(own.url())).open()
+        await worker.join("presence-c", "ann", "1.1")
+        with own.client() as client:
+            client.config_set("maxmemory", 1)
+            with pytest.raises(errors.EngineUnavailable, match="maxmemory"):
+                await worker.publish("kept", b"refused", retention=conformance.KEPT)
+            await worker.until(lambda: not worker.engine.health().ok, "the worker reports it")
+            worker.engine.leave(APP, "presence-c", "1.1")
+            gone = interface.Kind.MEMBER_REMOVED
+            await worker.until(lambda: worker.entries[-1].kind == gone, "the departure, which frees memory")
+            client.config_set("maxmemory", 0)
+        await healthy(worker)
+        [receipt] = await worker.publish("kept", b"1", retention=conformance.KEPT)
+        assert receipt.position is not None
+        assert receipt.position.offset == 1, "the refused one has left nothing"
+        assert worker.gaps == []
+        await worker.engine.close()
+
+
+async def test_frozen_worker_is_removed_and_starts_again(
+    hire: conformance.Hire, server: redisserver.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = await hire(), await hire()
+    await one.join("presence-c", "ann", "1.1")
+    frozen = one.engine._worker  # type: ignore[attr-defined]
+    partition = frozen.of(APP, "presence-c")
+    before = partition.life
+    with monkeypatch.context() as patched:
+        patched.setattr(frozen._links[None], "beat", lambda: None)
+        with server.client() as client:
+            client.zadd(partition.prefix + "workers", {before: 1}, xx=True)  # its lease has ended
+        gone = interface.Kind.MEMBER_REMOVED
+        await two.until(lambda: two.entries[-1:] and two.entries[-1].kind == gone, "the departure", within=10)
+    await one.until(lambda: one.gaps == ["worker_unknown"], "the worker notices", within=10)
+    assert [entry.user_id for entry in two.entries if entry.kind == gone] == ["ann"]
+    assert partition.life != before
+    await healthy(one)
+    await two.publish("presence-c", b"after")
+    await one.until(lambda: one.bodies("presence-c")[-1:] == [b"after"], "an event after the restart")
+
+
+async def test_value_that_redis_refuses_fails_alone(hire: conformance.Hire) -> None:
+    one = await hire()
+    refused = one.publish("c", b"x", user_id="a lone surrogate \ud800")
+    accepted = one.publish("c", b"y")
+    outcomes = await asyncio.gather(refused, accepted, return_exceptions=True)
+    assert isinstance(outcomes[0], errors.EngineUnavailable)
+    await one.got("c", b"y")
+
+
+# -- the start ---------------------------------------------------------------------------------------------------------
+
+
+async def open_and_close(url: str) -> None:
+    engine = redis_engine.RedisEngine(url)
+    try:
+        await engine.open(lambda entries: None, lambda reason, partition: None)
+    finally:
+        await engine.close()
+
+
+async def test_eviction_policy_is_refused_with_the_remedy() -> None:
+    with (
+        redisserver.running("--maxmemory-policy", "allkeys-lru") as own,
+        pytest.raises(errors.EngineMisconfigured, match=r"allkeys-lru.*noeviction"),
+    ):
+        await open_and_close(own.url())
+
+
+async def test_replica_is_refused(server: redisserver.Server) -> None:
+    with (
+        redisserver.running("--replicaof", "127.0.0.1", str(server.port)) as replica,
+        pytest.raises(errors.EngineMisconfigured, match="is a replica"),
+    ):
+        await open_and_close(replica.url())
+
+
+async def test_user_without_a_right_is_refused_and_the_documented_user_is_not(server: redisserver.Server) -> None:
+    page = (deployments.REPOSITORY / "docs/how-to/many-machines.md").read_text(encoding="utf-8")
+    [rule] = re.findall(r"ACL SETUSER fanfare on >PASSWORD (.*)", page)
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "fanfare", "reset", "on", ">hunter2", *rule.split())
+        client.execute_command("ACL", "SETUSER", "less", "reset", "on", ">hunter2", *rule.split(), "-xadd")
+        client.execute_command("ACL", "SETUSER", "deaf", "reset", "on", ">hunter2", *rule.split(), "resetchannels")
+    where = f"127.0.0.1:{server.port}/0"
+    with pytest.raises(errors.EngineMisconfigured, match="XADD"):
+        await open_and_close(f"redis://less:hunter2@{where}")
+    with pytest.raises(errors.EngineMisconfigured, match="SPUBLISH"):
+        await open_and_close(f"redis://deaf:hunter2@{where}")
+    with pytest.raises(errors.EngineMisconfigured, match="refuses the user or password") as failure:
+        await open_and_close(f"redis://fanfare:wrong-one@{where}")
+    assert "wrong-one" not in str(failure.value)
+    await open_and_close(f"redis://fanfare:hunter2@{where}")
+
+
+async def test_another_number_of_partitions_is_refused(hire: conformance.Hire, url: str) -> None:
+    await hire()
+    engine = redis_engine.RedisEngine(url, partitions=4)
+    with pytest.raises(errors.EngineMisconfigured, match=r"has 16 partitions.*FANFARE_REDIS_PARTITIONS is 4"):
+        await engine.open(lambda entries: None, lambda reason, partition: None)
+    await engine.close()
+
+
+def test_no_message_shows_the_password() -> None:
+    engine = redis_engine.RedisEngine("rediss://ann:hunter2@redis.example.com/3?prefix=shop")
+    assert "hunter2" not in str(engine.health()) + repr(engine.address)
+    assert engine.address.public == "rediss://ann@redis.example.com/3 (prefix shop)"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h/0?prefix=two%20words",
+        "redis://h/0?nonsense=1",
+        "redis://h/not-a-number",
+        "redis://one,two/0",
+        "redis+sentinel://h:26379",
+        "redis+cluster://h/1",
+        "redis://h:port/0",
+    ],
+)
+def test_wrong_url_is_refused_with_a_sentence(url: str) -> None:
+    with pytest.raises(errors.EngineMisconfigured, match="FANFARE_ENGINE"):
+        redis_engine.RedisEngine(url)
+
+
+def test_partitions_are_spread_over_the_slots_of_a_cluster() -> None:
+    slots = [
+        address.slot_of(address.key_prefix("fanfare", index, 16).partition("{")[2].partition("}")[0])
+        for index in range(16)
+    ]
+    assert [slot * 16 // address.SLOTS for slot in slots] == list(range(16))
