@@ -198,10 +198,10 @@ async def test_page_subscribes_and_signs_in_with_signatures_of_this_project(
     await subscriber.expect("pusher_internal:subscription_succeeded", orders)
     await subscriber.send({"event": "pusher:signin", "data": await in_thread(lambda: ask("/pusher/user-auth"))})
     await subscriber.expect("pusher:signin_success")
+    assert await presence.ais_online(admin_user)
     own = f"#server-to-user-{admin_user.pk}"
     await subscriber.send({"event": "pusher:subscribe", "data": {"channel": own}})  # as pusher-js does
     await subscriber.expect("pusher_internal:subscription_succeeded", own)
-    assert await presence.ais_online(admin_user)
     await apublish(None, "paid", 1, to_user=admin_user)
     await subscriber.expect("paid", own)
     await presence.adisconnect_user(admin_user)

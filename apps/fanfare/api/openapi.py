@@ -295,6 +295,10 @@ SCHEMAS: dict[str, Schema] = {
             }
         },
     ),
+    "SignedInUser": _answer(
+        "A user of the application.",
+        {"online": {"type": "boolean", "description": "Whether the user is signed in on at least one connection."}},
+    ),
     "Users": _answer(
         "The users of a presence channel.",
         {"users": _list(_reference("User"), "Each user once, in the order in which they joined.")},
@@ -432,6 +436,14 @@ OPERATIONS: dict[str, Schema] = {
         path=OF_CHANNEL,
         query={"limit": PAGE_SIZE, "after": POSITION, "before": POSITION, "direction": DIRECTION},
         refusals=(*COMMON, 410),
+    ),
+    "/apps/{app_id}/users/{user_id}": _operation(
+        "Users",
+        "Tell whether a user is online",
+        "A user is online while a connection anywhere in the deployment is signed in as this user. Members of presence "
+        "channels that did not sign in do not count. A user that never signed in is answered with `false`.",
+        "SignedInUser",
+        path={"app_id": APP_ID, "user_id": USER_ID},
     ),
     "/apps/{app_id}/users/{user_id}/terminate_connections": _operation(
         "Users",

@@ -301,6 +301,13 @@ def _history_item(event: history_pages.Event) -> dict[str, Any]:
 # -- users -------------------------------------------------------------------------------------------------------------
 
 
+async def user(hub: hubs.Hub, request: requests.Request) -> bytes:
+    """Whether a user is signed in on a connection, in any worker; an extension."""
+    app, user_id = request.application.id, parameters.user_id(request.names["user_id"], request.application.limits)
+    online = await hub.engine.ask(lambda queries: queries.present(app, interface.USERS, [user_id]))
+    return orjson.dumps({"online": bool(online)})
+
+
 async def terminate(hub: hubs.Hub, request: requests.Request) -> bytes:
     """Close all connections that are signed in as a user, in every worker. Parameter: `reconnect`, an extension.
 
@@ -367,6 +374,7 @@ ROUTES = (
     Route(READ, "/apps/{app_id}/channels/{channel}", channel),
     Route(READ, "/apps/{app_id}/channels/{channel}/users", users),
     Route(READ, "/apps/{app_id}/channels/{channel}/history", history),
+    Route(READ, "/apps/{app_id}/users/{user_id}", user),
     Route(WRITE, "/apps/{app_id}/users/{user_id}/terminate_connections", terminate),
     Route(WRITE, "/users/{user_id}/terminate_connections", terminate),  # the vendor's Python library calls this one
     # Replaced in 2012; some clients still call them.

@@ -309,7 +309,7 @@ class RemoteQueries(interface.Queries):
     def present(self, app: str, channel: str, user_ids: Sequence[str]) -> set[str]:
         if channel != interface.USERS:
             return {member.user_id for member in self.members(app, channel)}.intersection(user_ids)
-        return {user_id for user_id in user_ids if self._remote.get(_path(names.user_channel(user_id)))["occupied"]}
+        return {user_id for user_id in user_ids if self._remote.get(f"users/{quote(user_id, safe='')}")["online"]}
 
     def cached(self, app: str, channel: str) -> interface.Cached | None:
         cached = self._remote.get(_path(channel), info="cache")["cache"]

@@ -24,7 +24,7 @@ class Engine:
     """Answers questions from tables that a test fills."""
 
     counts: dict[str, interface.ChannelCounts] = field(default_factory=dict)
-    present: dict[str, list[interface.Member]] = field(default_factory=dict)
+    joined: dict[str, list[interface.Member]] = field(default_factory=dict)
     holding: dict[str, interface.Cached] = field(default_factory=dict)
     kept: dict[str, list[interface.Entry]] = field(default_factory=dict)  # the oldest first, with offsets from 1
     epoch: str = "e"
@@ -48,7 +48,11 @@ class Engine:
 
     def members(self, app: str, channel: str) -> list[interface.Member]:
         self._ask(app)
-        return self.present.get(channel, [])
+        return self.joined.get(channel, [])
+
+    def present(self, app: str, channel: str, user_ids: Sequence[str]) -> set[str]:
+        self._ask(app)
+        return {member.user_id for member in self.joined.get(channel, [])}.intersection(user_ids)
 
     def read(
         self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
@@ -62,9 +66,10 @@ class Engine:
 
     def keep(self, channel: str, *bodies: bytes, user_id: str | None = None) -> None:
         kept = self.kept.setdefault(channel, [])
+        kind = interface.Kind.EVENT if user_id is None else interface.Kind.CLIENT_EVENT
         for body in bodies:
             offset = len(kept) + 1
-            kept.append(interface.Entry(offset, 0, APPLICATION.id, channel, offset, user_id, None, body))
+            kept.append(interface.Entry(offset, kind, APPLICATION.id, channel, offset, user_id, None, body))
 
     def _ask(self, app: str) -> None:
         assert app == APPLICATION.id

@@ -143,6 +143,7 @@ GOOD: dict[str, tuple[str, bytes, dict[str, str]]] = {
     ),
     "users": ("/apps/3/channels/presence-cache-a/users", b"", {"with_user_info": "1"}),
     "history": ("/apps/3/channels/news/history", b"", {"limit": "1", "after": "e:0", "direction": "forwards"}),
+    "user": ("/apps/3/users/42", b"", {}),
     "terminate": ("/apps/3/users/42/terminate_connections", b"{}", {}),
     "terminate_by_key": ("/users/42/terminate_connections", b"", {"reconnect": "1"}),
     "trigger_on_channel": ("/apps/3/channels/news/events", b'"x"', {"name": "created"}),
@@ -155,7 +156,7 @@ def hub() -> fakes.Hub:
     channel = "presence-cache-a"
     engine = fakes.Engine(
         counts={channel: interface.ChannelCounts(3, 2), "news": interface.ChannelCounts(1, 0)},
-        present={channel: [interface.Member("ann", '{"name":"Ann"}')]},
+        joined={channel: [interface.Member("ann", '{"name":"Ann"}')]},
         holding={channel: interface.Cached(b'{"event":"e","channel":"presence-cache-a","data":"x"}', 60)},
     )
     engine.keep(

@@ -17,7 +17,7 @@ def hub() -> fakes.Hub:
             "news": interface.ChannelCounts(subscriptions=5, users=0),
         },
         holding={"cache-price": interface.Cached(b'{"event":"e","channel":"cache-price","data":"{\\"eur\\":7}"}', 60)},
-        present={"presence-room": [interface.Member("ann", '{"name":"Ann"}'), interface.Member("7", "null")]},
+        joined={"presence-room": [interface.Member("ann", '{"name":"Ann"}'), interface.Member("7", "null")]},
     )
     return fakes.Hub(engine)
 

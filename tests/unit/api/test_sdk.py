@@ -82,7 +82,7 @@ def test_sdk_terminates_a_users_connections(sdk: pusher.Pusher, hub: fakes.Hub) 
 def test_sdk_queries_channels_a_channel_and_its_users(sdk: pusher.Pusher, hub: fakes.Hub) -> None:
     """All of them are GETs that sign the MD5 of an empty body."""
     hub.engine.counts = {"presence-a@,;=.b": interface.ChannelCounts(3, 2)}
-    hub.engine.present = {"presence-a@,;=.b": [interface.Member("ann", "null")]}
+    hub.engine.joined = {"presence-a@,;=.b": [interface.Member("ann", "null")]}
     counted = {"user_count": 2, "subscription_count": 3}
     attributes = ["user_count", "subscription_count"]
     assert sdk.channels_info() == {"channels": {"presence-a@,;=.b": {}}}

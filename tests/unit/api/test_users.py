@@ -1,4 +1,4 @@
-"""POST users/…/terminate_connections, under its own path and where the Python library sends it."""
+"""GET users/…, and POST users/…/terminate_connections under its own path and where the Python library sends it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,20 @@ from fanfare.applications import registry
 from fanfare.engine import interface
 from fanfare.protocol import termination
 from tests.unit.api import fakes
+
+
+async def test_signed_in_user_is_online(client: fakes.Client, hub: fakes.Hub) -> None:
+    hub.engine.joined = {interface.USERS: [interface.Member("a/b", "null")]}
+    answers = {name: await client.ask("GET", f"/apps/3/users/{name}") for name in ("a%2Fb", "ann")}
+    assert {name: (answer.status, answer.json) for name, answer in answers.items()} == {
+        "a%2Fb": (200, {"online": True}),
+        "ann": (200, {"online": False}),
+    }
+
+
+async def test_user_query_with_an_unavailable_engine_is_a_503(client: fakes.Client, hub: fakes.Hub) -> None:
+    hub.engine.down = "the log cannot be read"
+    assert (await client.ask("GET", "/apps/3/users/ann")).status == 503
 
 
 @pytest.mark.parametrize("prefix", ["/apps/3", ""])
