@@ -129,7 +129,20 @@ class Api:
             client[0] if client else "unknown",
             key=error.code,
         )
+        self._hub.activity.refused(
+            "API request",
+            error.code,
+            str(error),
+            app=_application_id(scope["path"]),
+            address=client[0] if client else "",
+            evidence={"method": scope["method"], "path": scope["path"]},
+        )
         return Response(error.status, _explain(str(error), error.code), error.headers())
+
+
+def _application_id(path: str) -> str:
+    """That of `…/apps/ID/…`; empty for another path."""
+    return path.partition("/apps/")[2].partition("/")[0][:40]
 
 
 def _paths(scope: requests.Scope) -> list[str]:

@@ -262,6 +262,7 @@ class Connection:
         "closing",
         "context",
         "drop_at_s",
+        "end",
         "hub",
         "opened_s",
         "owner",
@@ -298,6 +299,7 @@ class Connection:
         self.watchlist: tuple[str, ...] = ()  # watched users: the client gets their online and offline events
         self.opened_s = time.time()
         self.closing = False  # nothing is written any more
+        self.end: tuple[int, str] | None = None  # the code and the message of a close by this server
         # For a closing connection: the loop time at which its transport is dropped, and its entry in the timer wheel.
         self.drop_at_s = 0.0
         self.slot: set[Connection] | None = None
@@ -313,7 +315,7 @@ class Connection:
             return
         if self.close_frame is not None:
             self.writer.send(self.close_frame(code, message))
-        self.closing = True
+        self.closing, self.end = True, (code, message)
         self.writer.close(code, message)
         if self.hub is not None:
             self.hub.forget(self)

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from fanfare.engine import interface
-from fanfare.hub import conflation, connections, fanout, pacing, recovery, user_directory, writers
+from fanfare.hub import activity, conflation, connections, fanout, pacing, recovery, traces, user_directory, writers
 from fanfare.runtime.histograms import Histogram
 from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.runtime.supervisor import Supervisor
@@ -56,6 +56,8 @@ class Hub:
         self.max_buffer_bytes = max_buffer_bytes
         self.counters: collections.Counter[str] = collections.Counter()
         self.supervisor = Supervisor(logger, count=self.count)  # of the tasks of this worker's connections
+        self.activity = activity.Activity()
+        self.recorder = traces.Recorder(engine)
         # From when the engine stored an event, by its clock, to when this worker read it, and to when it was written to
         # the last of its subscribers here. One observation for each event and worker.
         self.read_lag_seconds = Histogram()
@@ -65,7 +67,7 @@ class Hub:
         self._channels: dict[tuple[str, str], connections.Channel] = {}
         self._users = user_directory.Directory()
         self._pacing = pacing.Pacing(self.disconnect_slow)
-        self._recoveries = recovery.Recoveries(engine, self._pacing, self.counters)
+        self._recoveries = recovery.Recoveries(engine, self._pacing, self.counters, self.recorder)
         self._conflation = conflation.Conflation(self.by_socket, self._pacing, self.counters, max_buffer_bytes)
         self._closing: TimerWheel[Connection] = TimerWheel("closing connections", LOOK_S / 2, self._look_at_closing)
         self._closing_now = 0
@@ -73,6 +75,7 @@ class Hub:
         self._mailboxes: dict[str, Message] = {}
         self._session_taken: SessionTaken | None = None
         self._read: dict[connections.Channel, list[interface.Entry]] = {}  # undelivered entries of this read
+        self._read_at = 0.0  # Unix time of this read
         self._before_gap_closes: list[Callable[[], None]] = []
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._log = LogThrottle(logger)
@@ -103,6 +106,8 @@ class Hub:
         of_application[connection] = None
         self.counters["connections"] += 1
         self.engine.set_subscribers(connection.app, interface.CONNECTIONS, len(of_application))
+        if self.activity.tap is not None:
+            self.activity.seen(activity.OPENED, connection)
 
     def admit(self, connection: Connection, limit: int) -> None:
         """Ask the engine whether a connected `connection` is within its application's limit for the deployment. The
@@ -130,6 +135,9 @@ class Hub:
             return
         del self.by_socket[connection.socket_id]
         self._drop_within(connection, CLOSE_S)
+        if self.activity.tap is not None:
+            code, text = connection.end or (None, "The client has disconnected")
+            self.activity.seen(activity.CLOSED, connection, code=code, text=text)
         of_application = self._applications[connection.app]
         del of_application[connection]
         if not of_application:
@@ -213,6 +221,8 @@ class Hub:
                 return
             if isinstance(answer, interface.SubscribeResult):
                 self._users.add(connection, user_id, watchlist)
+                if self.activity.tap is not None:
+                    self.activity.seen(activity.SIGNED_IN, connection)
             else:  # it may have been written before the engine failed
                 self.engine.leave(connection.app, interface.USERS, connection.socket_id)
             connection.owner.signed_in(answer)
@@ -276,7 +286,7 @@ class Hub:
         # This worker has read all entries since the channel had its first receiver.
         streams_needed = not channel.receives or bool(channel.streams)
         if member is None and not durable and not cached and history is None and not streams_needed:
-            self._recoveries.begin(subscription, interface.SubscribeResult())
+            self._begin(subscription, interface.SubscribeResult())
             return
         self.engine.attach(
             interface.SubscribeRequest(
@@ -300,10 +310,20 @@ class Hub:
         if subscription.state is not connections.State.ATTACHING:
             return
         if isinstance(answer, interface.SubscribeResult):
-            self._recoveries.begin(subscription, answer)
+            self._begin(subscription, answer)
             return
         self._leave(subscription)  # also for a member, which may have been written before the engine failed
         subscription.connection.owner.refused(subscription, answer)
+
+    def _begin(self, subscription: connections.Subscription, answer: interface.SubscribeResult) -> None:
+        self._recoveries.begin(subscription, answer)
+        if self.activity.tap is not None:
+            self.activity.seen(
+                activity.SUBSCRIBED,
+                subscription.connection,
+                channel=subscription.channel.name,
+                recovered=0 if answer.replayed is None else answer.replayed.count,
+            )
 
     def _refresh(
         self,
@@ -369,6 +389,8 @@ class Hub:
         self._recoveries.ended(subscription)
         self._conflation.ended(subscription)
         subscription.leave()
+        if self.activity.tap is not None and not connection.closing:
+            self.activity.seen(activity.UNSUBSCRIBED, connection, channel=channel.name)
         if not channel.subscriber_count:
             del self._channels[channel.app, channel.name]
         self._count(channel)
@@ -430,7 +452,8 @@ class Hub:
         before a subscription is live.
         """
         self._read = {}
-        _observe(self.read_lag_seconds, [entry.created_ms for entry in entries])
+        self._read_at = time.time()
+        _observe(self.read_lag_seconds, [entry.created_ms for entry in entries], self._read_at)
         for entry in entries:
             if entry.kind in COMMANDS:
                 self._obey(entry)
@@ -446,21 +469,30 @@ class Hub:
 
     def _fan_out(self, batches: dict[connections.Channel, list[interface.Entry]]) -> None:
         gathered: fanout.Gathered | None = {} if len(batches) > 1 else None
+        recorded: list[tuple[list[traces.Record], connections.Channel, list[Connection]]] = []
+        is_due = self.recorder.is_due()
         for channel, entries in batches.items():
             self.counters["deliveries"] += channel.live_count * len(entries)
             self.counters["delivered_bytes"] += channel.live_count * sum([len(entry.body) for entry in entries])
+            records = self.recorder.begin(channel, entries, self.by_socket, self._read_at) if is_due else None
             if channel.is_cache:
                 slow = self._conflation.write(channel, entries, gathered)
             else:
                 slow = fanout.write(channel, entries, self.by_socket, gathered=gathered)
             for connection in slow:
                 self.disconnect_slow(connection)
+            if records:
+                recorded.append((records, channel, slow))
         if gathered:
             for connection, several in gathered.items():
                 if not connection.closing and fanout.put(connection, writers.Batch.joined(several)):
                     self.disconnect_slow(connection)
+        for written in recorded:
+            self.recorder.end(*written)
         if batches:
-            _observe(self.delivery_seconds, [one.created_ms for entries in batches.values() for one in entries])
+            _observe(
+                self.delivery_seconds, [one.created_ms for entries in batches.values() for one in entries], time.time()
+            )
 
     def _obey(self, entry: interface.Entry) -> None:
         try:
@@ -526,7 +558,7 @@ class Hub:
         }
 
 
-def _observe(histogram: Histogram, created_ms: Sequence[int]) -> None:
+def _observe(histogram: Histogram, created_ms: Sequence[int], now: float) -> None:
     """`created_ms`: of entries in the order of the log; 0 where the engine does not know it."""
     if created_ms and created_ms[0]:
-        histogram.observe_since(created_ms, time.time() * 1000, 1000)
+        histogram.observe_since(created_ms, now * 1000, 1000)

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 
 from fanfare.engine import interface
-from fanfare.hub import connections, event_frames, fanout, pacing, streams, writers
+from fanfare.hub import connections, event_frames, fanout, pacing, streams, traces, writers
 
 ENGINE_UNAVAILABLE = "engine_unavailable"
 
@@ -21,12 +21,17 @@ class Recoveries:
     """The recoveries of one hub."""
 
     def __init__(
-        self, engine: interface.Engine, reader_pacing: pacing.Pacing, counters: collections.Counter[str]
+        self,
+        engine: interface.Engine,
+        reader_pacing: pacing.Pacing,
+        counters: collections.Counter[str],
+        recorder: traces.Recorder,
     ) -> None:
         self.running = 0  # subscriptions that catch up
         self._engine = engine
         self._pacing = reader_pacing
         self._counters = counters
+        self._recorder = recorder
 
     def begin(self, subscription: connections.Subscription, answer: interface.SubscribeResult) -> None:
         """Handle the engine's answer to a subscribe: pass it on, send the recovered entries, and go live."""
@@ -148,6 +153,7 @@ class Recoveries:
         batch = chunk(connection, recovery, entries)
         if batch.bodies:
             self._counters["recovered"] += len(batch.bodies)
+            self._recorder.replayed(connection, subscription.channel, batch.entries)
             connection.writer.write(batch)  # pacing limits its size, so the limit for slow readers does not apply
 
 

@@ -42,8 +42,10 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 
 from fanfare import errors
+from fanfare.hub import activity
 from fanfare.integration import cors, payloads, rules, target, users
 from fanfare.protocol import names, refusals, signatures
+from fanfare.runtime.text import clean
 
 logger = logging.getLogger("fanfare.integration.auth")
 
@@ -71,7 +73,7 @@ class _JsonCsrfMiddleware(CsrfViewMiddleware):
         hint = f"Give pusher-js headersProvider: () => ({{'{header}': token}}), beside the endpoint."
         if "Origin" in request.headers:
             hint += " A page of another origin needs that origin in FANFARE_CORS_ORIGINS."
-        return _refusal(403, "csrf", f"{reason} {hint}")
+        return _refusal(request, 403, "csrf", f"{reason} {hint}")
 
 
 @functools.cache
@@ -103,17 +105,17 @@ def _endpoint(sign: Callable[[HttpRequest], dict[str, str]]) -> cors.View:
             with _atomic_requests():
                 return JsonResponse(sign(request))
         except errors.AccessRefused as error:
-            return _refusal(error.status, error.code, str(error))
+            return _refusal(request, error.status, error.code, str(error))
         except (errors.NoApplication, errors.NoMasterKey) as error:
-            return _refusal(503, error.code, str(error))
+            return _refusal(request, 503, error.code, str(error))
         except OperationalError as error:
             # The database is away, or its pool is used up. A trace for each visitor would fill the log.
             logger.error("The database could not be asked for an authorization: %s", error)  # noqa: TRY400
-            return _refusal(503, "database_unavailable", str(error))
+            return _refusal(request, 503, "database_unavailable", str(error))
         except errors.RuleError as error:
             # The project's function has returned: a trace would show Fanfare's code only.
             logger.error("No authorization: %s", error)  # noqa: TRY400
-            return _refusal(403, error.code, str(error))
+            return _refusal(request, 403, error.code, str(error))
 
     view._non_atomic_requests = _AllDatabases()  # type: ignore[attr-defined]
     return view
@@ -176,8 +178,16 @@ def _socket_id(request: HttpRequest) -> str:
     return socket_id
 
 
-def _refusal(status: int, code: str, reason: str) -> JsonResponse:
+def _refusal(request: HttpRequest, status: int, code: str, reason: str) -> JsonResponse:
     logger.info("Not authorized (%d, %s): %s", status, code, reason)
+    activity.report(
+        "authorization",
+        code,
+        reason,
+        channel=clean(request.POST.get("channel_name", ""), 200),
+        address=request.META.get("REMOTE_ADDR", ""),
+        evidence={"socket_id": clean(request.POST.get("socket_id", ""), 64)},
+    )
     if not settings.DEBUG:  # otherwise any visitor could list the rules and the channels
         code, reason = "refused", HTTPStatus(status).phrase
     return JsonResponse({"error": reason, "code": code}, status=status)

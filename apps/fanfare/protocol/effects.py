@@ -6,7 +6,7 @@ Effects of frequent frames are tuples, because a frozen dataclass takes three ti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
@@ -102,10 +102,13 @@ class CancelStream(NamedTuple):
 
 
 class Count(NamedTuple):
-    """Add one to a counter. `detail`: for the debug log; short and printable."""
+    """Add one to a counter. `detail`: why something was refused, for the debug log and the console; short and
+    printable. `evidence`: what the client sent as a proof."""
 
     name: str
     detail: str = ""
+    channel: str = ""
+    evidence: Mapping[str, str] | None = None
 
 
 class Log(NamedTuple):

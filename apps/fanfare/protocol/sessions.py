@@ -36,14 +36,26 @@ logger = logging.getLogger(__name__)
 REFUSALS_LOGGED_PER_SECOND: Final = 10
 _refusal_log = LogThrottle(logger, 1.0, burst=REFUSALS_LOGGED_PER_SECOND)
 
+# The nouns of the counters of refusals, for the console.
+_REFUSED: Final = {
+    "subscription_refused": "subscription",
+    "sign_in_refused": "sign-in",
+    "client_event_rejected": "client event",
+    "history_refused": "history",
+    "error": "frame",
+}
+
 # The ping of the vendor's clients, and its answer: an idle connection sends nothing else. It is answered without the
 # session once the connection is open; before, no frame may come before the greeting.
 READY_ANSWERS: Final = {b'{"event":"pusher:ping","data":{}}': sockets.text(server_frames.PONG)}
 
 
-def note_refusal(hub: hubs.Hub, code: int, message: str, address: str) -> None:
+def note_refusal(
+    hub: hubs.Hub, code: int, message: str, address: str, connection: hubs.Connection | None = None
+) -> None:
     """Count and log a connection that was refused or closed. `code`: the close code. `message` is printable."""
     hub.count(f"pusher.refused.{code}")
+    hub.activity.refused("connection", str(code), message, address=address, connection=connection)
     _refusal_log.info("Connection from %s refused with %d: %s", address or "an unknown address", code, message)
 
 
@@ -138,7 +150,7 @@ class Session:
     def close(self, code: int, message: str) -> None:
         """Send the reason as `pusher:error`, and close the WebSocket."""
         if not self._connection.closing:
-            note_refusal(self._hub, code, message, self._connection.context.address)
+            note_refusal(self._hub, code, message, self._connection.context.address, self._connection)
             self._connection.close(code, message)
 
     def restart(self) -> None:
@@ -225,6 +237,15 @@ class Session:
         self._hub.count(effect.name)
         if effect.detail:
             logger.debug("%s: %s: %s", self._connection.socket_id, effect.name, effect.detail)
+            kind, _, reason = effect.name.removeprefix("pusher.").partition(".")
+            self._hub.activity.refused(
+                _REFUSED.get(kind, kind.replace("_", " ")),
+                reason or kind,
+                effect.detail,
+                channel=effect.channel,
+                connection=self._connection,
+                evidence=effect.evidence,
+            )
 
     def _log(self, effect: effects.Log) -> None:
         address = self._connection.context.address or "an unknown address"

@@ -253,7 +253,7 @@ class StateMachine:
             elif len(self._subscriptions) >= self._max_subscriptions:
                 return self._too_many_subscriptions(channel)
         except refusals.SubscriptionRefused as refusal:
-            return _refuse(channel, refusal)
+            return _refuse(channel, refusal, data)
         subscribe = effects.Subscribe(
             channel,
             member,
@@ -352,14 +352,14 @@ class StateMachine:
     # -- users ---------------------------------------------------------------------------------------------------------
 
     def _sign_in(self, message: messages.Message) -> effects.Effects:
-        application = self.application
+        application, data = self.application, messages.data(message)
         try:
-            claim = sign_in.authenticate(application, self.socket_id, messages.data(message), self._wall_clock())
+            claim = sign_in.authenticate(application, self.socket_id, data, self._wall_clock())
             if self._identity is None:
                 self._identity = sign_in.Identity(self._max_pending_bytes)
             claimed = self._identity.claim(claim)
         except refusals.SignInRefused as refusal:
-            count = effects.Count(f"pusher.sign_in_refused.{refusal.reason}", refusal.message)
+            count = effects.Count(f"pusher.sign_in_refused.{refusal.reason}", refusal.message, evidence=_evidence(data))
             if application.authorization_timeout is not None and self.user is None:
                 return [count, *self._close(refusals.UNAUTHORIZED, refusal.message)]
             return (effects.Send(server_frames.error(refusals.UNAUTHORIZED, refusal.message)), count)
@@ -432,13 +432,25 @@ def _answer_frames(
     return [effects.Send(frame) for frame in sent]
 
 
-def _refuse(channel: str, refusal: refusals.SubscriptionRefused) -> effects.Effects:
+def _refuse(
+    channel: str, refusal: refusals.SubscriptionRefused, data: Mapping[str, Any] | None = None
+) -> effects.Effects:
     """Two frames: the first reaches error callbacks in Java and Swift, the second those in JavaScript."""
     return (
         effects.Send(server_frames.error(refusal.code, refusal.message)),
         effects.Send(server_frames.subscription_error(channel, refusal.kind, refusal.message, refusal.status)),
-        effects.Count(f"pusher.subscription_refused.{refusal.reason}", refusal.message),
+        effects.Count(
+            f"pusher.subscription_refused.{refusal.reason}", refusal.message, refusals.quoted(channel), _evidence(data)
+        ),
     )
+
+
+def _evidence(data: Mapping[str, Any] | None) -> dict[str, str] | None:
+    """What the client sent as a proof, for the auth doctor."""
+    if data is None:
+        return None
+    found = ((name, data.get(name)) for name in ("auth", "channel_data", "user_data"))
+    return {name: value for name, value in found if isinstance(value, str) and value} or None
 
 
 def _in_protocol_terms(channel: str, refusal: interface.Refused) -> refusals.SubscriptionRefused:

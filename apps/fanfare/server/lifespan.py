@@ -20,11 +20,11 @@ from django.core.exceptions import ImproperlyConfigured
 
 from fanfare import __version__, conf
 from fanfare.applications import loading, registry
-from fanfare.channel_layer import transport
-from fanfare.console import figures, reports, worker_control
+from fanfare.channel_layer import office
+from fanfare.console import figures, reports, survey, tails, worker_control
 from fanfare.engine import current
 from fanfare.engine import errors as engine_errors
-from fanfare.hub import hub, transports
+from fanfare.hub import activity, hub, traces, transports
 from fanfare.integration import relay, signal_sender
 from fanfare.jobs import runner
 from fanfare.protocol import session_owners, streams, termination
@@ -63,6 +63,8 @@ class Server:
             gauges=counted.gauges,
             version=__version__,
         )
+        self.survey = survey.Survey(self.hub, self.reports.worker)
+        self.tails = tails.Tails(self.hub, self.reports.worker)
         self.probe = probe.Probe(self.hub, self.tasks)
         self.drain = drain.Drain(
             self.tasks, seconds=conf.settings.DRAIN_SECONDS, count=self.hub.count, has_others=self._has_others
@@ -116,13 +118,17 @@ class Server:
             await self.loader.stop()
         finally:
             await self.hub.stop()
-            transport.process_transport.leave()
+            office.here.leave()
+            activity.serve(None)
+            traces.here = None
 
     async def _start(self) -> None:
         """One attempt. Never raises: the reason of a failure is in the log and in `problem`."""
         try:
             transports.install_log_filters()
-            transport.process_transport.serve(self.hub)  # before the first entry is delivered
+            activity.serve(self.hub.activity)
+            traces.here = self.hub.recorder
+            office.here.serve(self.hub)  # before the first entry is delivered
             await self.hub.start()
             try:
                 await self.loader.start()  # after the hub, which delivers later changes

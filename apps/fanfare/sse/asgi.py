@@ -71,6 +71,13 @@ class Sse:
         except refusals.SseError as error:
             self._hub.count(f"sse.refused.{error.code}")
             _log.info("Stream for %s refused: %d %s", _address(scope) or "unknown", error.status, error, key="refused")
+            self._hub.activity.refused(
+                "event stream",
+                error.code,
+                str(error),
+                app="" if application is None else application.id,
+                address=_address(scope),
+            )
             await responses.refusal(send, error, head, responses.cors(application, head))
 
     def _application(self, scope: Any) -> registries.Application:

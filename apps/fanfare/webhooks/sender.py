@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Collection, Sequence
@@ -12,11 +13,12 @@ from typing import TYPE_CHECKING
 from django.db import Error
 
 from fanfare.applications import database, registry
+from fanfare.hub import activity
 from fanfare.hub import hub as hubs
 from fanfare.runtime import supervisor
 from fanfare.runtime.backoff import Backoff
 from fanfare.runtime.log_throttle import LogThrottle
-from fanfare.webhooks import deliveries, endpoint_queue, options, result_writer
+from fanfare.webhooks import deliveries, endpoint_queue, options, outcome, result_writer
 
 if TYPE_CHECKING:
     from fanfare.webhooks import http_client
@@ -146,7 +148,7 @@ class Sender:
         queue = self._queues[endpoint] = endpoint_queue.EndpointQueue(
             endpoint,
             self._find,
-            client.post,
+            functools.partial(self._post, client),
             writer.write,
             self._hub.count,
             retry_seconds=self._options.retry_seconds,
@@ -155,6 +157,28 @@ class Sender:
         task = self._queue_tasks.run(name, queue.run)
         task.add_done_callback(lambda _: self._ended(endpoint, name))
         return queue
+
+    async def _post(
+        self,
+        client: http_client.HttpClient,
+        application: registry.Application,
+        webhook: registry.Webhook,
+        payloads: Sequence[str],
+        /,
+    ) -> outcome.Outcome:
+        found = await client.post(application, webhook, payloads)
+        if self._hub.activity.tap is not None:
+            self._hub.activity.noted(
+                activity.WEBHOOK,
+                application.id,
+                endpoint=webhook.id,
+                url=webhook.url,
+                events=len(payloads),
+                code=found.status,
+                text=found.error or "accepted",
+                duration_ms=found.duration_ms,
+            )
+        return found
 
     def _ended(self, endpoint: int, name: str) -> None:
         """The endpoint was deleted, or the worker stops."""

@@ -14,6 +14,7 @@ from typing import Any
 from fanfare.api import asgi
 from fanfare.applications import registry
 from fanfare.engine import errors, interface
+from fanfare.hub import activity
 
 NOW = 1_700_000_000  # Unix seconds, the API's clock in tests
 APPLICATION = registry.Application(id="3", key="278d425bdf160c739803", secret="7ad3773142a6692b25b8")
@@ -95,6 +96,7 @@ class Hub:
     counters: collections.Counter[str] = field(default_factory=collections.Counter)
     spent: collections.Counter[str] = field(default_factory=collections.Counter)  # publications under a budget
     tops: collections.Counter[str] = field(default_factory=collections.Counter)  # offsets, by channel
+    activity: activity.Activity = field(default_factory=activity.Activity)
 
     async def publish(
         self, publications: Sequence[interface.Publication], *, budget: interface.Budget | None = None

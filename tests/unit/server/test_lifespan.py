@@ -27,6 +27,7 @@ class FakePart:
 
     def __init__(self, log, name):
         self.log, self.name = log, name
+        self.activity = self.recorder = None  # of a hub
         self.loaded, self.problem = True, None
         self.failures = []
         self.gate = asyncio.Event()

@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from fanfare.applications import database, registry
 from fanfare.applications.models import WebhookEndpoint
+from fanfare.hub import activity
 from fanfare.runtime.backoff import Backoff
 from fanfare.runtime.supervisor import State, Supervisor
 from fanfare.webhooks import deliveries, endpoint_queue, http_client, models, options, sender
@@ -26,6 +27,7 @@ EVENTS = 20
 class FakeHub:
     def __init__(self) -> None:
         self.counters: collections.Counter[str] = collections.Counter()
+        self.activity = activity.Activity()
 
     def count(self, name: str, n: int = 1) -> None:
         self.counters[name] += n

@@ -1,0 +1,174 @@
+"""Filters of the live tail: what of all that happens a page wants to see."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fanfare.engine import interface
+from fanfare.hub import activity
+
+EVENT, CLIENT_EVENT, MEMBER, CHANNEL = "event", "client event", "member", "channel"
+
+# What a page can choose, with the types of items behind each.
+TYPES: Final[Mapping[str, tuple[str, ...]]] = {
+    "events": (EVENT, CLIENT_EVENT),
+    "subscriptions": (activity.SUBSCRIBED, activity.UNSUBSCRIBED, activity.SIGNED_IN, MEMBER, CHANNEL),
+    "connections": (activity.OPENED, activity.CLOSED),
+    "refusals": (activity.REFUSAL,),
+    "webhooks": (activity.WEBHOOK,),
+}
+
+MAX_CHARACTERS: Final = 200  # of one pattern
+_PATTERN: Final = re.compile(r"[A-Za-z0-9_\-=@,.;#*]+")
+
+
+class InvalidFilter(ValueError):
+    """`field`: the parameter that is wrong. The message says what it may be."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """`apps`: the ids of the applications, None for all. `channel` and `event`: patterns in which `*` stands for any
+    characters. `user` and `socket`: ids. Empty: everything."""
+
+    types: frozenset[str]
+    apps: frozenset[str] | None = None
+    channel: str = ""
+    event: str = ""
+    user: str = ""
+    socket: str = ""
+    text: str = ""
+
+    @property
+    def key(self) -> str:
+        """Equal for filters that select the same."""
+        apps = "*" if self.apps is None else ",".join(sorted(self.apps))
+        return "\n".join(
+            [",".join(sorted(self.types)), apps, self.channel, self.event, self.user, self.socket, self.text]
+        )
+
+    @property
+    def kinds(self) -> frozenset[interface.Kind]:
+        """The entries of the log that can become items."""
+        found: set[interface.Kind] = set()
+        if EVENT in self.types:
+            found |= {interface.Kind.EVENT, interface.Kind.CLIENT_EVENT}
+        if MEMBER in self.types and not self.event:
+            found |= {interface.Kind.MEMBER_ADDED, interface.Kind.MEMBER_REMOVED}
+            found |= {interface.Kind.OCCUPIED, interface.Kind.VACATED}
+        return frozenset(found)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "types": sorted(self.types),
+            "apps": None if self.apps is None else sorted(self.apps),
+            "channel": self.channel,
+            "event": self.event,
+            "user": self.user,
+            "socket": self.socket,
+            "text": self.text,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Filter:
+        apps = value["apps"]
+        return cls(**{**value, "types": frozenset(value["types"]), "apps": None if apps is None else frozenset(apps)})
+
+    def takes(self, item: activity.Item) -> bool:
+        """Whether an item is one of those that are wanted."""
+        if item["type"] not in self.types or (self.apps is not None and item["app"] not in self.apps):
+            return False
+        if self.channel and not matches(self.channel, item.get("channel", "")):
+            return False
+        if self.event and not matches(self.event, item.get("event", "")):
+            return False
+        if self.user and item.get("user") != self.user:
+            return False
+        if self.socket and self.socket not in (item.get("socket"), item.get("exclude")):
+            return False
+        return not self.text or any(self.text in value.lower() for value in item.values() if isinstance(value, str))
+
+    def takes_entry(self, entry: interface.Entry) -> bool:
+        """The part of `takes` that needs no decoding of an entry."""
+        if self.apps is not None and entry.app not in self.apps:
+            return False
+        if self.user and entry.user_id != self.user:
+            return False
+        if self.socket and entry.exclude != self.socket:
+            return False
+        return not self.channel or matches(self.channel, entry.channel)
+
+
+def parse(fields: Mapping[str, str], apps: Collection[str] | None) -> Filter:
+    """The filter of a request. `apps`: the applications that the person may see, None for all. Raises InvalidFilter."""
+    chosen = fields.get("types", "").replace(" ", "") or ",".join(TYPES)
+    types: set[str] = set()
+    for name in chosen.split(","):
+        if name not in TYPES:
+            raise InvalidFilter("types", f'There is no type "{name[:40]}"; the types are {", ".join(TYPES)}.')
+        types.update(TYPES[name])
+    allowed = None if apps is None else frozenset(apps)
+    app = fields.get("app", "").strip()
+    if app:
+        if allowed is not None and app not in allowed:
+            raise InvalidFilter("app", f'You may not see the application "{app[:40]}", or it does not exist.')
+        allowed = frozenset([app])
+    return Filter(
+        frozenset(types),
+        allowed,
+        _pattern("channel", fields),
+        _text("event", fields),
+        _text("user", fields),
+        _socket(fields),
+        _text("text", fields).lower(),
+    )
+
+
+def _text(name: str, fields: Mapping[str, str]) -> str:
+    value = fields.get(name, "").strip()
+    if len(value) > MAX_CHARACTERS:
+        raise InvalidFilter(name, f"The {name} has {len(value)} characters; {MAX_CHARACTERS} are allowed.")
+    return value
+
+
+def _pattern(name: str, fields: Mapping[str, str]) -> str:
+    value = _text(name, fields)
+    if value and _PATTERN.fullmatch(value) is None:
+        wrong = next(character for character in value if _PATTERN.fullmatch(character) is None)
+        raise InvalidFilter(
+            name,
+            f"{wrong!r} cannot be in the name of a channel. A pattern has letters, digits and _ - = @ , . ; #, and `*` "
+            "for any characters.",
+        )
+    return value
+
+
+def _socket(fields: Mapping[str, str]) -> str:
+    value = _text("socket", fields)
+    if value and re.fullmatch(r"[0-9]+\.[0-9]+", value) is None:
+        raise InvalidFilter("socket", f"{value[:40]!r} is not a socket id; one looks like 1234.5678.")
+    return value
+
+
+def matches(pattern: str, text: str) -> bool:
+    """Whether all of `text` matches; `*` stands for any characters. Takes linear time, unlike a regular expression."""
+    first, *rest = pattern.split("*")
+    if not rest:
+        return text == first
+    *middle, last = rest
+    if not text.startswith(first) or len(text) < len(first) + len(last) or not text.endswith(last):
+        return False
+    start, end = len(first), len(text) - len(last)
+    for piece in middle:
+        found = text.find(piece, start, end)
+        if found < 0:
+            return False
+        start = found + len(piece)
+    return True

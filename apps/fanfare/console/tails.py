@@ -1,0 +1,365 @@
+"""The live tail: what happens in all workers, as it happens, for the pages and commands that look.
+
+Events are read from the log by the worker that serves the page, so it sees those of every publisher, also on channels
+without subscribers. Everything else is of one worker's connections. Interest in it is a lease: the page's worker sends
+the command `tail.watch` every `RENEW_S` seconds, and each worker then has a tap (`fanfare.hub.activity`), which sends
+what the filter takes to the mailbox of the page's worker. Without a lease no worker has a tap.
+
+A tail shows at most `ITEMS_PER_S` of what its filter takes. If there is more, the items are a sample, and each batch
+says how many there were. Pages with equal filters share one tail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+import orjson
+
+from fanfare.console import filters
+from fanfare.engine import errors as engine_errors
+from fanfare.engine import interface
+from fanfare.hub import activity, traces
+from fanfare.hub import hub as hubs
+from fanfare.runtime.backoff import Backoff
+
+WATCH: Final = "tail.watch"
+RENEW_S: Final = 5.0
+LEASE_S: Final = 15.0
+TURN_S: Final = 0.25  # between two batches
+ITEMS_PER_S: Final = 100  # of a tail, of each worker and of the log
+ITEMS_PER_TURN: Final = int(ITEMS_PER_S * TURN_S)
+MOST_TAILS: Final = 20  # with different filters, in one worker
+MOST_WATCHES: Final = 200  # of all workers, in one worker
+QUEUED_BATCHES: Final = 40  # for one page: 10 s
+READ_ENTRIES: Final = 2_000
+DATA_CHARACTERS: Final = 20_000  # of an event's data; the size is shown with it
+
+Batch = dict[str, Any]
+
+
+class TooManyTails(Exception):
+    """The worker has `MOST_TAILS` with other filters."""
+
+
+class _Buffer:
+    """The items of one turn: the first ones, and how many there were."""
+
+    __slots__ = ("items", "seen")
+
+    def __init__(self) -> None:
+        self.items: list[activity.Item] = []
+        self.seen = 0
+
+    def add(self, item: activity.Item) -> None:
+        self.seen += 1
+        if len(self.items) < ITEMS_PER_TURN:
+            self.items.append(item)
+
+    def take(self) -> Batch | None:
+        if not self.seen:
+            return None
+        batch = {"items": self.items, "seen": self.seen}
+        self.items, self.seen = [], 0
+        return batch
+
+
+class _Watch:
+    """The lease of a tail, in a worker that serves it."""
+
+    __slots__ = ("buffer", "filter", "mailbox", "until")
+
+    def __init__(self, filter_: filters.Filter, mailbox: str) -> None:
+        self.filter = filter_
+        self.mailbox = mailbox
+        self.until = 0.0  # monotonic
+        self.buffer = _Buffer()
+
+
+class Watches:
+    """The leases that hold in this worker, of its own pages and of others'."""
+
+    def __init__(self, hub: hubs.Hub, worker: str) -> None:
+        self._hub = hub
+        self._worker = worker
+        self._watches: dict[str, _Watch] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        hub.on_control(WATCH, self._on_watch)
+
+    def _on_watch(self, _app: str, body: bytes) -> None:
+        wanted = orjson.loads(body)
+        known = self._watches.get(wanted["id"])
+        if wanted["filter"] is None:
+            self._watches.pop(wanted["id"], None)
+            self._adjust()
+            return
+        if known is None:
+            if len(self._watches) >= MOST_WATCHES:
+                self._hub.count("console.watches_refused")
+                return
+            known = self._watches[wanted["id"]] = _Watch(filters.Filter.from_json(wanted["filter"]), wanted["to"])
+        known.until = time.monotonic() + LEASE_S
+        if known.filter.channel and "*" not in known.filter.channel and known.filter.apps:
+            for app in known.filter.apps:  # of a chosen channel every event is traced
+                self._hub.recorder.trace(app, known.filter.channel, LEASE_S)
+        self._adjust()
+
+    def _adjust(self) -> None:
+        self._hub.activity.tap = self._tap if self._watches else None
+        if self._watches and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(TURN_S, self._turn)
+
+    def _tap(self, item: activity.Item) -> None:
+        for watch in self._watches.values():
+            if watch.filter.takes(item):
+                watch.buffer.add(item)
+
+    def _turn(self) -> None:
+        self._timer = None
+        now = time.monotonic()
+        for name, watch in list(self._watches.items()):
+            batch = watch.buffer.take()
+            if batch is not None:
+                body = orjson.dumps({"tail": name, "worker": self._worker, **batch}, default=str)
+                self._hub.engine.post(
+                    interface.Publication("", watch.mailbox, body, interface.Kind.MESSAGE), self._not_sent
+                )
+            if watch.until < now:
+                del self._watches[name]
+        self._adjust()
+
+    def _not_sent(self, _reason: str) -> None:
+        self._hub.count("console.batches_lost")
+
+
+class Page:
+    """One reader of a tail. A slow reader loses batches; the next one says how many items were in them."""
+
+    def __init__(self) -> None:
+        self._batches: collections.deque[Batch] = collections.deque()
+        self._changed = asyncio.Event()
+        self._missed = 0
+        self._ended = False
+
+    def put(self, batch: Batch) -> None:
+        if len(self._batches) == QUEUED_BATCHES:
+            self._missed += self._batches.popleft()["seen"]
+        self._batches.append(batch)
+        self._changed.set()
+
+    def end(self) -> None:
+        self._ended = True
+        self._changed.set()
+
+    async def next(self, within_s: float) -> Batch | None:
+        """The next batch, or an empty one after `within_s` seconds; None after the end."""
+        if not self._batches and not self._ended:
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(within_s):
+                    await self._changed.wait()
+        if not self._batches:
+            return None if self._ended else {"items": [], "seen": 0}
+        batch, missed, self._missed = self._batches.popleft(), self._missed, 0
+        return {**batch, "missed": missed} if missed else batch
+
+
+class _Tail:
+    __slots__ = ("buffer", "filter", "name", "pages")
+
+    def __init__(self, name: str, filter_: filters.Filter) -> None:
+        self.name = name
+        self.filter = filter_
+        self.pages: set[Page] = set()
+        self.buffer = _Buffer()  # of events, from the log
+
+
+class Tails:
+    """The tails of the pages that this worker serves."""
+
+    def __init__(self, hub: hubs.Hub, worker: str) -> None:
+        self._hub = hub
+        self._worker = worker
+        self._watches = Watches(hub, worker)
+        self._mailbox = f"#tail-{worker}"
+        self._tails: dict[str, _Tail] = {}  # by the key of the filter
+        self._by_name: dict[str, _Tail] = {}
+        self._running = False
+
+    @property
+    def count(self) -> int:
+        return len(self._tails)
+
+    @contextlib.asynccontextmanager
+    async def open(self, filter_: filters.Filter) -> AsyncIterator[Page]:
+        """A page of the tail with this filter, while the block runs. Raises TooManyTails."""
+        tail = self._tails.get(filter_.key)
+        if tail is None:
+            if len(self._tails) >= MOST_TAILS:
+                raise TooManyTails
+            tail = _Tail(secrets.token_hex(8), filter_)
+            self._tails[filter_.key] = self._by_name[tail.name] = tail
+        page = Page()
+        tail.pages.add(page)
+        self._start()
+        if len(tail.pages) == 1:
+            self._renew(tail)
+        try:
+            yield page
+        finally:
+            tail.pages.discard(page)
+            if not tail.pages:
+                self._tails.pop(filter_.key, None)
+                self._by_name.pop(tail.name, None)
+                self._post(tail.name, None)
+
+    def stop(self) -> None:
+        """End all pages: the worker is about to wait for their responses."""
+        for tail in list(self._tails.values()):
+            for page in list(tail.pages):
+                page.end()
+
+    def _start(self) -> None:
+        if self._running:
+            return
+        self._running = True
+        self._hub.on_message(self._mailbox, self._on_items)
+        self._hub.supervisor.spawn("live tail", self._run())
+
+    async def _run(self) -> None:
+        """Renew the leases and read the log while there are pages."""
+        readers = [
+            self._hub.supervisor.spawn(f"live tail: partition {partition}", self._read_log(partition))
+            for partition in range(self._hub.engine.partitions)
+        ]
+        renew_at = time.monotonic() + RENEW_S
+        try:
+            while self._tails:
+                await asyncio.sleep(TURN_S)
+                for tail in list(self._tails.values()):
+                    batch = tail.buffer.take()
+                    if batch is not None:
+                        _put(tail, {"worker": self._worker, **batch})
+                if time.monotonic() >= renew_at:
+                    renew_at = time.monotonic() + RENEW_S
+                    for tail in self._tails.values():
+                        self._renew(tail)
+        finally:
+            self._running = False
+            for reader in readers:
+                reader.cancel()
+            self._hub.ignore(self._mailbox)
+        if self._tails:  # a page came while the last one ended
+            self._start()
+
+    def _renew(self, tail: _Tail) -> None:
+        self._post(tail.name, tail.filter.to_json())
+
+    def _post(self, name: str, filter_: dict[str, Any] | None) -> None:
+        body = orjson.dumps({"id": name, "to": self._mailbox, "filter": filter_})
+        # Sent again in 5 s; a lease that could not be ended ends by itself.
+        self._hub.engine.post(interface.Publication("", WATCH, body, interface.Kind.CONTROL), lambda _reason: None)
+
+    def _on_items(self, body: bytes) -> None:
+        batch = orjson.loads(body)
+        tail = self._by_name.get(batch.pop("tail"))
+        if tail is not None:
+            _put(tail, batch)
+
+    # -- events, from the log ------------------------------------------------------------------------------------------
+
+    async def _read_log(self, partition: int) -> None:
+        backoff = Backoff()
+        while True:
+            try:
+                await self._follow(partition)
+            except engine_errors.EngineError as error:
+                for tail in self._tails.values():
+                    _put(tail, {"items": [], "seen": 0, "problem": f"The log cannot be read: {error}"})
+                await asyncio.sleep(backoff.failed())
+
+    async def _follow(self, partition: int) -> None:
+        """Raises EngineError: the log is away, was replaced, or other kinds are wanted."""
+        while True:
+            kinds = self._kinds()
+            if not kinds:
+                await asyncio.sleep(TURN_S)
+                continue
+            consumer = await self._hub.engine.consume(f"console-{self._worker}-{partition}", partition, kinds)
+            await consumer.drop()  # the log keeps nothing for it
+            try:
+                while kinds == self._kinds():
+                    entries = await consumer.next(READ_ENTRIES, 1.0)
+                    self._take(partition, entries)
+                    if len(entries) < READ_ENTRIES:
+                        await asyncio.sleep(TURN_S / 2)
+            finally:
+                consumer.close()
+
+    def _kinds(self) -> frozenset[interface.Kind]:
+        return frozenset().union(*(tail.filter.kinds for tail in self._tails.values()))
+
+    def _take(self, partition: int, entries: Sequence[interface.Entry]) -> None:
+        for tail in self._tails.values():
+            chosen, buffer = tail.filter, tail.buffer
+            is_whole = chosen.event or chosen.text or len(chosen.types) < len(ALL_TYPES)
+            for entry in entries:
+                if entry.kind not in chosen.kinds or not chosen.takes_entry(entry):
+                    continue
+                if not is_whole and len(buffer.items) >= ITEMS_PER_TURN:
+                    buffer.seen += 1  # counted, and not decoded
+                    continue
+                found = item(partition, entry)
+                if chosen.takes(found):
+                    buffer.add(found)
+
+
+ALL_TYPES: Final = frozenset(type_ for types in filters.TYPES.values() for type_ in types)
+
+
+def _put(tail: _Tail, batch: Batch) -> None:
+    for page in tail.pages:
+        page.put(batch)
+
+
+def item(partition: int, entry: interface.Entry) -> activity.Item:
+    """An entry of the log as an item."""
+    found: activity.Item = {
+        "at": entry.created_ms / 1000 or time.time(),
+        "type": filters.EVENT,
+        "entry": traces.position(partition, entry.id),
+        "app": entry.app,
+        "channel": entry.channel,
+    }
+    if entry.user_id is not None:
+        found["user"] = entry.user_id
+    if entry.kind in (interface.Kind.EVENT, interface.Kind.CLIENT_EVENT):
+        if entry.kind == interface.Kind.CLIENT_EVENT:
+            found["type"] = filters.CLIENT_EVENT
+        _decode(found, entry.body)
+    elif entry.kind in (interface.Kind.MEMBER_ADDED, interface.Kind.MEMBER_REMOVED):
+        found["type"] = filters.MEMBER
+        found["text"] = "joined" if entry.kind == interface.Kind.MEMBER_ADDED else "left"
+    else:
+        found["type"] = filters.CHANNEL
+        found["text"] = "occupied" if entry.kind == interface.Kind.OCCUPIED else "vacated"
+    if entry.offset is not None:
+        found["offset"] = entry.offset
+    if entry.exclude is not None:
+        found["exclude"] = entry.exclude
+    return found
+
+
+def _decode(found: activity.Item, body: bytes) -> None:
+    try:
+        frame = orjson.loads(body)
+        data = frame["data"]
+        text = data if isinstance(data, str) else orjson.dumps(data).decode()
+        found["event"], found["data"], found["bytes"] = frame["event"], text[:DATA_CHARACTERS], len(text.encode())
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        found["event"], found["data"], found["bytes"] = "", body[:DATA_CHARACTERS].decode(errors="replace"), len(body)

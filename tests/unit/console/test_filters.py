@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from fanfare.console import filters
+from fanfare.engine import interface
+
+
+def entry(channel: str = "orders-1", app: str = "1", **more: object) -> interface.Entry:
+    fields = {"kind": 0, "offset": None, "user_id": None, "exclude": None, "body": b"{}", **more}
+    return interface.Entry(id=1, app=app, channel=channel, **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "expected"),
+    [
+        ("orders-1", "orders-1", True),
+        ("orders-1", "orders-12", False),
+        ("orders-*", "orders-12", True),
+        ("*-12", "orders-12", True),
+        ("o*r*-*2", "orders-12", True),
+        ("*", "", True),
+        ("a*a", "a", False),
+        ("a*a", "aa", True),
+        ("*b*b*", "abc", False),
+        ("**", "anything", True),
+        ("", "x", False),
+    ],
+)
+def test_star_stands_for_any_characters(pattern: str, text: str, expected: bool) -> None:
+    assert filters.matches(pattern, text) is expected
+
+
+def test_pattern_of_many_stars_takes_linear_time() -> None:
+    began = time.process_time()
+    assert not filters.matches("a*" * 100 + "b", "a" * 200)
+    assert time.process_time() - began < 0.5
+
+
+def test_filter_without_fields_takes_everything_of_the_allowed_applications() -> None:
+    found = filters.parse({}, ["1"])
+    assert found.takes({"type": "refusal", "app": "1"})
+    assert not found.takes({"type": "refusal", "app": "2"})
+    assert found.takes_entry(entry())
+    assert not found.takes_entry(entry(app="2"))
+    assert interface.Kind.EVENT in found.kinds
+
+
+def test_fields_of_a_filter_hold_together() -> None:
+    found = filters.parse({"types": "events", "channel": "orders-*", "event": "created", "user": "7"}, None)
+    item = {"type": "event", "app": "1", "channel": "orders-1", "event": "created", "user": "7"}
+    assert found.takes(item)
+    for name, value in (("channel", "news"), ("event", "deleted"), ("user", "8"), ("type", "refusal")):
+        assert not found.takes({**item, name: value})
+
+
+def test_socket_is_also_found_as_the_one_that_an_event_excludes() -> None:
+    found = filters.parse({"socket": "1.2"}, None)
+    assert found.takes({"type": "event", "app": "1", "exclude": "1.2"})
+    assert found.takes({"type": "closed", "app": "1", "socket": "1.2"})
+    assert not found.takes({"type": "closed", "app": "1", "socket": "1.3"})
+
+
+def test_search_looks_into_every_text() -> None:
+    found = filters.parse({"text": "MAY_see"}, None)
+    assert found.takes({"type": "refusal", "app": "1", "text": "shop.channels.may_see answered False"})
+    assert not found.takes({"type": "refusal", "app": "1", "text": "another"})
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "words"),
+    [
+        ({"types": "events,nonsense"}, "types", "nonsense"),
+        ({"app": "2"}, "app", "2"),
+        ({"channel": "orders 1"}, "channel", "' '"),
+        ({"channel": "(orders"}, "channel", r"'\('"),
+        ({"channel": "x" * 201}, "channel", "201 characters; 200"),
+        ({"event": "x" * 201}, "event", "201"),
+        ({"socket": "abc"}, "socket", "1234.5678"),
+    ],
+)
+def test_invalid_filter_names_the_field_and_what_it_may_be(fields: dict[str, str], field: str, words: str) -> None:
+    with pytest.raises(filters.InvalidFilter, match=words) as caught:
+        filters.parse(fields, ["1"])
+    assert caught.value.field == field
+
+
+def test_filter_is_the_same_after_its_way_through_the_log() -> None:
+    found = filters.parse({"channel": "a*", "types": "events,refusals"}, ["1", "2"])
+    assert filters.Filter.from_json(found.to_json()) == found

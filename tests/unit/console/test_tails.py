@@ -1,0 +1,175 @@
+"""The live tail over two workers on one real log."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from fanfare.console import filters, tails
+from fanfare.engine import interface
+from fanfare.hub import activity
+from tests.harness import waiting
+from tests.unit.console.workers import Worker, until_known
+
+
+@pytest.fixture
+async def pair(tmp_path: Path) -> AsyncIterator[tuple[Worker, Worker]]:
+    one, two = await Worker(tmp_path / "engine", "one").start(), await Worker(tmp_path / "engine", "other").start()
+    await until_known(one, two)
+    yield one, two
+    for worker in (one, two):
+        await worker.hub.stop()
+
+
+async def collect(page: tails.Page, wanted: Callable[[list[activity.Item]], bool]) -> list[activity.Item]:
+    """The items of a page until they are the wanted ones."""
+    found: list[activity.Item] = []
+    async with asyncio.timeout(20):
+        while not wanted(found):
+            batch = await page.next(1.0)
+            assert batch is not None
+            found += batch["items"]
+    return found
+
+
+async def watched(*workers: Worker) -> None:
+    async def all_have_a_tap() -> bool:
+        return all(worker.hub.activity.tap is not None for worker in workers)
+
+    await waiting.until_async(all_have_a_tap, 10, "every worker has a tap")
+
+
+def event(channel: str, name: str = "e", data: str = "{}") -> interface.Publication:
+    body = orjson.dumps({"event": name, "channel": channel, "data": data})
+    return interface.Publication("1", channel, body)
+
+
+EVERYTHING = filters.parse({}, None)
+
+
+async def test_page_sees_what_happens_in_other_workers(pair: tuple[Worker, Worker]) -> None:
+    one, two = pair
+    here = tails.Tails(one.hub, "one")
+    tails.Watches(two.hub, "other")
+    async with here.open(EVERYTHING) as page:
+        await watched(one, two)
+        connection = two.connect()
+        two.hub.activity.refused("subscription", "wrong_signature", "Invalid signature", connection=connection)
+        found = await collect(page, lambda items: any(item["type"] == "refusal" for item in items))
+        assert {item["type"] for item in found} >= {activity.OPENED, activity.REFUSAL}
+        assert next(item for item in found if item["type"] == "refusal")["socket"] == connection.socket_id
+
+    async def no_tap_is_left() -> bool:
+        return one.hub.activity.tap is None and two.hub.activity.tap is None
+
+    await waiting.until_async(no_tap_is_left, 10, "the taps are gone when no page looks")
+
+
+async def test_event_without_subscribers_is_seen_with_its_position(pair: tuple[Worker, Worker]) -> None:
+    one, two = pair
+    here = tails.Tails(one.hub, "one")
+    async with here.open(filters.parse({"types": "events"}, None)) as page:
+        await watched(one)
+
+        async def published() -> list[activity.Item]:
+            await two.hub.publish([event("orders", "created", '{"id":1}')])
+            batch = await page.next(0.2)
+            return batch["items"] if batch else []
+
+        found = (await waiting.until_async(published, 10, "the event is seen"))[0]
+    assert (found["type"], found["channel"], found["event"], found["data"]) == (
+        "event",
+        "orders",
+        "created",
+        '{"id":1}',
+    )
+    assert found["entry"].startswith("0:")
+    assert abs(found["at"] - time.time()) < 60
+
+
+async def test_pages_with_equal_filters_share_one_tail(pair: tuple[Worker, Worker]) -> None:
+    one, _ = pair
+    here = tails.Tails(one.hub, "one")
+    async with here.open(EVERYTHING) as first, here.open(filters.parse({}, None)) as second:
+        assert here.count == 1
+        await watched(one)
+        one.connect()
+        for page in (first, second):
+            await collect(page, lambda items: any(item["type"] == activity.OPENED for item in items))
+
+
+async def test_busy_tail_is_a_sample_that_says_how_much_there_was(pair: tuple[Worker, Worker]) -> None:
+    one, _ = pair
+    here = tails.Tails(one.hub, "one")
+    async with here.open(filters.parse({"types": "events"}, None)) as page:
+        await watched(one)
+        total, seen, shown = 2_000, 0, 0
+
+        async def is_read() -> bool:  # the log is read from when the first scan began
+            await one.hub.publish([event("probe")])
+            batch = await page.next(0.2)
+            return bool(batch and batch["seen"])
+
+        await waiting.until_async(is_read, 10, "the log is read")
+        await one.hub.publish([event("busy", str(number)) for number in range(total)])
+        async with asyncio.timeout(20):
+            while seen < total:
+                batch = await page.next(1.0)
+                assert batch is not None
+                seen += batch["seen"]
+                shown += len(batch["items"])
+                assert len(batch["items"]) <= tails.ITEMS_PER_TURN
+        assert shown < total
+
+
+async def test_slow_page_gets_the_number_of_missed_items() -> None:
+    page = tails.Page()
+    for _ in range(tails.QUEUED_BATCHES + 3):
+        page.put({"items": [{}], "seen": 5})
+    batch = await page.next(1.0)
+    assert batch == {"items": [{}], "seen": 5, "missed": 15}
+    page.end()
+    for _ in range(tails.QUEUED_BATCHES - 1):
+        assert await page.next(0.0) == {"items": [{}], "seen": 5}
+    assert await page.next(0.0) is None
+
+
+async def test_lease_that_is_not_renewed_ends(pair: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page's worker that died renews nothing."""
+    one, two = pair
+    monkeypatch.setattr(tails, "LEASE_S", 0.3)
+    tails.Watches(two.hub, "other")
+    body = orjson.dumps({"id": "x", "to": "#tail-gone", "filter": EVERYTHING.to_json()})
+    await one.hub.engine.append([interface.Publication("", tails.WATCH, body, interface.Kind.CONTROL)])
+    await watched(two)
+
+    async def is_over() -> bool:
+        return two.hub.activity.tap is None
+
+    await waiting.until_async(is_over, 10, "the lease is over")
+
+
+async def test_more_filters_than_a_worker_serves_are_refused(pair: tuple[Worker, Worker], monkeypatch: Any) -> None:
+    one, _ = pair
+    monkeypatch.setattr(tails, "MOST_TAILS", 1)
+    here = tails.Tails(one.hub, "one")
+    async with here.open(EVERYTHING):
+        with pytest.raises(tails.TooManyTails):
+            async with here.open(filters.parse({"channel": "other"}, None)):
+                pass
+
+
+async def test_chosen_channel_is_traced_while_a_page_looks(pair: tuple[Worker, Worker]) -> None:
+    one, two = pair
+    here = tails.Tails(one.hub, "one")
+    tails.Watches(two.hub, "other")
+    async with here.open(filters.parse({"channel": "orders", "app": "1"}, None)):
+        await watched(one, two)
+        assert two.hub.recorder.is_traced("1", "orders")
+        assert not two.hub.recorder.is_traced("1", "news")
