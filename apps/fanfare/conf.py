@@ -328,9 +328,22 @@ class Connections:
     MAX_CONNECTIONS = Setting(
         Integer(0, 10_000_000),
         0,
-        "Connections of one worker. Above it a waiting HTTP connection is closed, or else the new one gets 503. 0: the "
-        "open-file limit, less 128.",
+        "Connections of one worker. Above it a waiting HTTP connection is closed, or else the new one gets 503; above "
+        "98 % of it new WebSockets are closed with 4100. 0: the open-file limit, less 128.",
         unset="the open-file limit, less 128",
+        page="reference/limits.md",
+    )
+    MAX_MEMORY_MB = Setting(
+        Integer(0, 1_048_576),
+        0,
+        "Mebibytes of memory of one worker. Above it new WebSockets are closed with 4100. 0: no limit.",
+        page="reference/limits.md",
+    )
+    ACCEPT_RATE = Setting(
+        Integer(0, 100_000),
+        500,
+        "WebSockets that one worker opens in a second. Further ones wait for up to 8 s; more than that are closed with "
+        "4100. 0: no limit.",
         page="reference/limits.md",
     )
     MAX_SUBSCRIPTIONS = Setting(

@@ -88,6 +88,12 @@ class Client(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def drop(self) -> None:
+        """Lose the connection, and return at once."""
+        self._code = 4200
+        self.live.clear()
+        self._transport.abort()
+
     async def _open(self) -> None:
         self._frames, self._head, self._code = None, b"", 1006
         try:

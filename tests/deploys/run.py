@@ -59,9 +59,9 @@ async def play(how: str, server: servers.Server, fleet: servers.Fleet, *, socket
     application = await asyncio.to_thread(
         server.deployment.create_application, "Deploys", "--history", f"{clients.CHANNEL}=10000,600"
     )
-    await asyncio.to_thread(_wait_for, server, application)
+    await asyncio.to_thread(wait_for, server, application)
     everybody = clients.Fleet(server.port, application)
-    publisher = asyncio.create_task(_publish(server, application, result, max(1.0, DELIVERIES_PER_SECOND / sockets)))
+    publisher = asyncio.create_task(publish(server, application, result, max(1.0, DELIVERIES_PER_SECOND / sockets)))
     try:
         await everybody.open(sockets)
         await asyncio.sleep(BEFORE_S)
@@ -89,8 +89,8 @@ async def play(how: str, server: servers.Server, fleet: servers.Fleet, *, socket
     result.missing = sum(max(0, _wanted(one, result) - len(one.received)) for one in everybody.clients)
     result.lost = sum(bool(one.lost) for one in everybody.clients) + sockets - everybody.live
     result.duplicates = sum(one.duplicates for one in everybody.clients)
-    result.p99_before_ms = _p99([delay for at, delay in everybody.delays_s if begun_s - BEFORE_S < at < begun_s])
-    result.p99_during_ms = _p99([delay for at, delay in everybody.delays_s if begun_s <= at <= last_s])
+    result.p99_before_ms = p99([delay for at, delay in everybody.delays_s if begun_s - BEFORE_S < at < begun_s])
+    result.p99_during_ms = p99([delay for at, delay in everybody.delays_s if begun_s <= at <= last_s])
     return result
 
 
@@ -99,7 +99,7 @@ def _wanted(client: clients.Client, result: Result) -> int:
     return result.published - min(client.received) + 1 if client.received else result.published
 
 
-async def _publish(server: servers.Server, application: calls.Application, result: Result, per_second: float) -> None:
+async def publish(server: servers.Server, application: calls.Application, result: Result, per_second: float) -> None:
     """Count. Each number is retried, with its idempotency key, until it is acknowledged."""
 
     def one(number: int) -> bool:
@@ -132,7 +132,7 @@ async def _publish(server: servers.Server, application: calls.Application, resul
             await asyncio.sleep(0.1)
 
 
-def _wait_for(server: servers.Server, application: calls.Application) -> None:
+def wait_for(server: servers.Server, application: calls.Application) -> None:
     """Every worker knows a new application soon."""
     end = time.monotonic() + 10
     answered = 0
@@ -141,7 +141,7 @@ def _wait_for(server: servers.Server, application: calls.Application) -> None:
             answered = answered + 1 if caller.signed("GET", "channels").status == 200 else 0
 
 
-def _p99(delays_s: list[float]) -> float:
+def p99(delays_s: list[float]) -> float:
     if len(delays_s) < 2:
         return 0.0
     return statistics.quantiles(delays_s, n=100)[98] * 1000

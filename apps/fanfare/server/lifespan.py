@@ -31,7 +31,7 @@ from fanfare.protocol import session_owners, streams, termination
 from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.runtime.supervisor import Supervisor
 from fanfare.server import draining, errors, memory, mounts, parent_process, probe, proxies
-from fanfare.sockets import drain, http_limits
+from fanfare.sockets import accept_gate, drain, http_limits
 from fanfare.webhooks import service
 
 logger = logging.getLogger(__name__)
@@ -212,18 +212,22 @@ class Server:
             max_frame_bytes=conf.settings.MAX_FRAME_BYTES,
             graceful_timeout_s=conf.settings.GRACEFUL_TIMEOUT,
         )
-        http_limits.install(
-            config,
-            http_limits.HttpLimits(
-                line_bytes=conf.settings.MAX_REQUEST_LINE_BYTES,
-                head_bytes=conf.settings.MAX_HEAD_BYTES,
-                headers=conf.settings.MAX_HEADERS,
-                head_seconds=conf.settings.HEAD_TIMEOUT,
-                waiting=conf.settings.MAX_WAITING_CONNECTIONS,
-                connections=conf.settings.MAX_CONNECTIONS,
-            ),
-            self.hub.count,
+        limits = http_limits.HttpLimits(
+            line_bytes=conf.settings.MAX_REQUEST_LINE_BYTES,
+            head_bytes=conf.settings.MAX_HEAD_BYTES,
+            headers=conf.settings.MAX_HEADERS,
+            head_seconds=conf.settings.HEAD_TIMEOUT,
+            waiting=conf.settings.MAX_WAITING_CONNECTIONS,
+            connections=conf.settings.MAX_CONNECTIONS,
+        ).within_descriptors()
+        http_limits.install(config, limits, self.hub.count)
+        self.gate = accept_gate.AcceptGate(
+            per_second=conf.settings.ACCEPT_RATE,
+            connections=limits.connections,
+            memory_bytes=conf.settings.MAX_MEMORY_MB << 20,
+            count=self.hub.count,
         )
+        setattr(config, accept_gate.GATE, self.gate)
         proxies.take_over(config)
         self._workers = parent_process.workers(config)
         self._parent_listens = parent_process.listener(config)

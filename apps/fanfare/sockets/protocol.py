@@ -20,7 +20,7 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from fanfare.runtime.log_throttle import Count, LogThrottle
 from fanfare.runtime.supervisor import Supervisor
-from fanfare.sockets import asgi, drain, frames, handshake, keepalive
+from fanfare.sockets import accept_gate, asgi, drain, frames, handshake, keepalive
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
@@ -34,6 +34,7 @@ CLOSE_S: Final = 10.0  # for the client's answer to a close frame, as in uvicorn
 FLUSH_S: Final = 10.0  # for the client to read the remaining bytes after it has ended the connection itself
 LINGER_S: Final = 2.0  # for the client to read the reason after the server has ended the connection
 COUNT: Final = "fanfare_count"  # attribute of uvicorn's Config: adds one to a counter
+OVER_CAPACITY: Final = 4100  # of the Pusher protocol: its clients return after a second or more
 FRAMES_PER_TURN: Final = 64  # then other connections get the loop: one read can hold 40,000 small frames
 
 
@@ -82,6 +83,7 @@ class Shared:
         self.count: Count | None = getattr(config, COUNT, None)
         self.server_state = weakref.ref(server_state)
         self.drain = drain.of(config)
+        self.gate = accept_gate.of(config)
         self.root_path = config.root_path
         interval, timeout = config.ws_ping_interval, config.ws_ping_timeout
         self.keepalive = keepalive.Keepalive(interval, timeout) if interval is not None and interval > 0 else None
@@ -216,7 +218,21 @@ class WebSocketProtocol(asyncio.Protocol):
             headers = [*refusal.headers, (b"content-type", b"text/plain; charset=utf-8")]
             self.deny(refusal.status, headers, refusal.reason.encode())
             return
+        gate = shared.gate
+        if gate is not None and (reason := gate.refusal(len(shared.connections))):
+            # A refused handshake has no close code, and a client without one waits for much longer.
+            self.accept(None, ())
+            self.close(OVER_CAPACITY, reason)
+            return
         self._asgi = asgi.AsgiConnection(self, self._scope(request, app_state))
+        if gate is None or gate.takes(self):
+            self.enter()
+
+    def enter(self) -> None:
+        """Run the application: the worker's gate lets this handshake in."""
+        shared = self._shared
+        if self._asgi is None:
+            return
         self._start_timer(HANDSHAKE_S, self._handshake_timed_out)
         task = shared.supervisor.spawn("WebSocket application", self._asgi.run(shared.app))
         shared.tasks.add(task)
