@@ -78,8 +78,8 @@ class SessionOwners:
         return until > self._clock()
 
     async def take(self, app: str, token: str, page: SessionOwner) -> interface.Taken | None:
-        """Make `page` the owner. None: it is not the owner, because the token is refused or a newer socket has taken
-        it meanwhile, of which the page was told. Raises EngineUnavailable."""
+        """Make `page` the owner. None: the token is refused, or a newer socket has taken it meanwhile and the page's
+        `evict` or `lose_token` was called. Raises EngineUnavailable."""
         owned = self._owned[page.socket_id] = _Owned(app, token, page)
         try:
             taken = await self._hub.engine.take_session(app, token, page.socket_id)

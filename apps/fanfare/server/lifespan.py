@@ -20,7 +20,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from fanfare import __version__, conf
 from fanfare.applications import loading, registry
-from fanfare.channel_layer import office
+from fanfare.channel_layer import transport
 from fanfare.console import figures, reports, survey, tails, worker_control
 from fanfare.engine import current
 from fanfare.engine import errors as engine_errors
@@ -118,7 +118,7 @@ class Server:
             await self.loader.stop()
         finally:
             await self.hub.stop()
-            office.here.leave()
+            transport.process_transport.leave()
             activity.serve(None)
             traces.here = None
 
@@ -128,7 +128,7 @@ class Server:
             transports.install_log_filters()
             activity.serve(self.hub.activity)
             traces.here = self.hub.recorder
-            office.here.serve(self.hub)  # before the first entry is delivered
+            transport.process_transport.serve(self.hub)  # before the first entry is delivered
             await self.hub.start()
             try:
                 await self.loader.start()  # after the hub, which delivers later changes

@@ -1,18 +1,38 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import functools
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
-from fanfare.engine import current
+from fanfare.engine import current, interface
 from fanfare.engine.local import engine
+from fanfare.engine.postgres import engine as postgres_engine
+from tests.harness import postgresql
 from tests.unit.channel_layer import processes
 
 
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[postgresql.Cluster]:
+    with postgresql.running() as cluster:
+        cluster.create("realtime")
+        yield cluster
+
+
 @pytest.fixture
-async def process(tmp_path, monkeypatch) -> AsyncIterator[Callable[[], processes.Process]]:
+def make_engine(request, tmp_path) -> Callable[[], interface.Engine]:
+    """Makes engines of one deployment. A test module may parametrize it with `postgres`."""
+    if getattr(request, "param", "local") == "local":
+        return functools.partial(engine.LocalEngine, tmp_path / "engine")
+    url = request.getfixturevalue("cluster").url("realtime", schema=f"log_{uuid.uuid4().hex[:12]}")
+    return functools.partial(postgres_engine.PostgresEngine, url)
+
+
+@pytest.fixture
+async def process(make_engine, monkeypatch) -> AsyncIterator[Callable[[], processes.Process]]:
     """Creates simulated processes that share a log; the fixture closes their engines."""
-    monkeypatch.setattr(current, "_make", lambda: engine.LocalEngine(tmp_path / "engine"))
+    monkeypatch.setattr(current, "_make", make_engine)
     monkeypatch.setattr(current, "_engine", None)
     made: list[processes.Process] = []
 
@@ -22,7 +42,7 @@ async def process(tmp_path, monkeypatch) -> AsyncIterator[Callable[[], processes
 
     yield make
     for one in made:
-        await one.office.close()
+        await one.transport.close()
     await current.current().close()
 
 

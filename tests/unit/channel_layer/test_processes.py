@@ -8,11 +8,13 @@ import contextlib
 import pytest
 from asgiref.sync import async_to_sync
 
-from fanfare.channel_layer import envelopes, errors
+from fanfare.channel_layer import errors
 from fanfare.engine import current, interface
 from fanfare.engine import errors as engine_errors
 from fanfare.hub import hub
-from tests.unit.channel_layer.test_specification import nothing_comes, received
+from tests.unit.channel_layer.test_specification import nothing_comes, received, until
+
+pytestmark = pytest.mark.parametrize("make_engine", ["local", "postgres"], indirect=True)
 
 
 @pytest.fixture
@@ -53,7 +55,51 @@ async def test_message_to_a_process_local_channel_reaches_its_owner_only(here, t
     channel = await there.new_channel()
     await here.send(channel, {"type": "hello"})
     assert await received(there, channel) == {"type": "hello"}
-    assert channel not in here._boxes
+    assert channel not in here._buffers
+
+
+async def test_process_reads_only_the_messages_of_its_channels_and_groups(process, here, there):
+    """A third process, which receives too, reads nothing of the groups and channels of the others."""
+    elsewhere = process().layer()
+    await elsewhere.new_channel()
+    channel = await there.new_channel()
+    await there.group_add("group", channel)
+    for _ in range(5):
+        await here.group_send("group", {"type": "hello"})
+        await here.send(channel, {"type": "hello"})
+        await here.send("thumbnails", {"type": "hello"})
+    for _ in range(10):
+        assert await received(there, channel) == {"type": "hello"}
+    engines = [layer._transport._own for layer in (here, there, elsewhere)]
+    await engines[0].append([interface.Publication("", "end", b"", interface.Kind.CONTROL)])  # every worker reads it
+    await until(lambda: sum(engine.statistics()["entries"] for engine in engines) >= 18)
+    assert [engine.statistics()["entries"] for engine in engines] == [6, 11, 1]
+
+
+async def test_process_that_starts_to_receive_later_gets_the_messages_that_are_not_taken(here, there):
+    for number in range(3):
+        await here.send("thumbnails", {"type": "n", "n": number})
+    assert (await received(here, "thumbnails"))["n"] == 0
+    assert [(await received(there, "thumbnails"))["n"] for _ in range(2)] == [1, 2]
+
+
+async def test_flushed_messages_are_not_received_by_a_process_that_starts_later(process, here):
+    await here.send("thumbnails", {"type": "old"})
+    await here.flush()
+    late = process().layer()
+    await late.new_channel()
+    await here.send("thumbnails", {"type": "new"})
+    assert await received(late, "thumbnails") == {"type": "new"}
+
+
+async def test_discarded_group_is_read_no_longer(here, there):
+    channel = await there.new_channel()
+    await there.group_add("group", channel)
+    await there.group_discard("group", channel)
+    before = there._transport._own.statistics()["entries"]
+    await here.group_send("group", {"type": "hello"})
+    await nothing_comes(there, channel)
+    assert there._transport._own.statistics()["entries"] == before + 1
 
 
 async def test_message_to_a_normal_channel_is_received_once_in_the_whole_deployment(here, there):
@@ -86,7 +132,7 @@ async def test_message_received_in_one_process_does_not_count_towards_the_capaci
         await received(there, "thumbnails")
         channel = await here.new_channel()
         await nothing_comes(here, channel)
-    assert "thumbnails" not in here._boxes
+    assert "thumbnails" not in here._buffers
 
 
 async def test_normal_channels_in_a_group_get_each_message_once(here, there):
@@ -137,7 +183,7 @@ async def test_process_that_only_sends_does_not_read_the_log(process, there):
     await sender.layer().send(channel, {"type": "and.you"})
     assert await received(there, channel) == {"type": "hello"}
     assert await received(there, channel) == {"type": "and.you"}
-    assert sender.office.loop is None
+    assert sender.transport.loop is None
 
 
 async def test_synchronous_code_sends_from_a_thread_of_its_own(process, there):
@@ -198,7 +244,7 @@ async def test_failed_append_raises_and_releases_its_reservation(here, monkeypat
         raise engine_errors.EngineUnavailable("the disk is full")
 
     with monkeypatch.context() as away:
-        away.setattr(here._office._own, "append", unavailable)
+        away.setattr(here._transport._own, "append", unavailable)
         for _ in range(2 * here.capacity):
             with pytest.raises(engine_errors.EngineUnavailable):
                 await here.send(channel, {"type": "hello"})
@@ -212,13 +258,13 @@ async def test_failed_append_raises_and_releases_its_reservation(here, monkeypat
 async def serving(process):
     """A worker: the hub reads the log."""
     worker = hub.Hub(current.another())
-    process.office.serve(worker)
+    process.transport.serve(worker)
     await worker.start()
     try:
         yield worker
     finally:
         await worker.stop()
-        process.office.leave()
+        process.transport.leave()
 
 
 async def test_hub_of_a_worker_delivers_messages_to_the_layer(process, there):
@@ -246,12 +292,12 @@ async def test_dropped_messages_are_counted_in_the_statistics_of_the_worker(proc
         assert worker.counters["layer.full"] == 2
 
 
-async def test_malformed_envelope_is_logged_and_later_messages_arrive(here, caplog):
+async def test_malformed_message_is_logged_and_later_messages_arrive(here, caplog):
     channel = await here.new_channel()
-    publication = interface.Publication(app="", channel=envelopes.COMMAND, body=b"\xc1", kind=interface.Kind.CONTROL)
+    publication = interface.Publication("", here._mailbox, b"\xc1", interface.Kind.MESSAGE)
     await current.current().append([publication])
     await nothing_comes(here, channel)
-    assert "could not be handed over" in caplog.text
+    assert "could not be delivered" in caplog.text
 
 
 async def test_server_started_in_a_receiving_process_causes_no_duplicates(process):

@@ -145,7 +145,7 @@ async def test_unreceived_message_expires(process):
     layer = process().layer(expiry=0.05)
     channel = await layer.new_channel()
     await layer.send(channel, {"type": "old"})
-    await until(lambda: len(layer._box(channel)) == 1)
+    await until(lambda: len(layer._buffer(channel)) == 1)
     await asyncio.sleep(0.06)
     await nothing_comes(layer, channel)
     assert layer.counters["expired"] == 1
@@ -163,7 +163,7 @@ async def test_channel_without_receiver_is_removed_from_its_groups(process, monk
     await layer.group_send("group", {"type": "hey"})
     await received(layer, alive)
     assert list(layer._groups["group"]) == [alive]
-    assert dead not in layer._boxes
+    assert dead not in layer._buffers
 
 
 async def test_membership_ends_after_group_expiry(process):

@@ -85,6 +85,7 @@ class Reader:
         self._interest: set[tuple[str, str]] = set()
         self._listening: set[tuple[str, str]] = set()
         self._changed: set[tuple[str, str]] = set()  # since the last look
+        self._listened = False  # to something new, since the last look began
         self._queries = _Queries(address.schema)
         self._grown: asyncio.Future[None] | None = None
 
@@ -110,6 +111,7 @@ class Reader:
         self._set(self._interest, (app, channel), wanted)
 
     def listen(self, app: str, channel: str, wanted: bool) -> None:
+        self._listened |= wanted and (app, channel) not in self._interest
         self._set(self._listening, (app, channel), wanted)
 
     def _set(self, channels: set[tuple[str, str]], key: tuple[str, str], wanted: bool) -> None:
@@ -174,6 +176,8 @@ class Reader:
             self.failure = None
             if self._is_lost():
                 return
+            if self._listened:
+                continue  # an entry for the new listener may have come before the server began with the statement
             reason = self._gap(look)
             if reason is not None:
                 self.following = False
@@ -336,6 +340,7 @@ class Reader:
         return interface.RecoveryResult(position, complete=True)
 
     async def _update_interest(self, connection: database.AsyncConnection) -> None:
+        self._listened = False
         if not self._changed:
             return
         changed, self._changed = self._changed, set()
