@@ -18,6 +18,7 @@ class FanfareConfig(AppConfig):
         from fanfare import checks as fanfare_checks  # noqa: F401  (registers them)
         from fanfare import conf, older_layout
         from fanfare.applications import declarations, models
+        from fanfare.console import permissions
         from fanfare.engine import current
         from fanfare.integration import checks as integration_checks  # noqa: F401
         from fanfare.integration import remote
@@ -44,6 +45,9 @@ class FanfareConfig(AppConfig):
         checks.register(declarations.check)
         for model in (models.Application, models.WebhookEndpoint, models.ChannelRule):
             signals.post_save.connect(models.fixture_loaded, sender=model)
+        signals.post_save.connect(permissions.application_saved, sender=models.Application)
+        signals.post_delete.connect(permissions.application_deleted, sender=models.Application)
+        signals.post_migrate.connect(permissions.migrated, sender=self)
         # Import the modules `channels` and `background` of every app, as Django imports `admin`: importing them
         # registers the channel rules and the background tasks that they declare.
         autodiscover_modules("channels", "background")

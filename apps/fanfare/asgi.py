@@ -17,6 +17,7 @@ Routing table:
     http       /sse/KEY                   event streams                                      sse/
     http       /health/live, /ready       health of this worker                              server/health.py
     http       /metrics                   figures for Prometheus                             console/metrics.py
+    http       /fanfare/console/…         live data of the console in the admin              console/live.py
     http       /api/openapi.json          the description of the HTTP API                    api/openapi.py
     http       …/app/KEY                  426: a WebSocket without its Upgrade header        server/upgrade.py
     http       everything else            static files, then the project's pages             server/static_files.py
@@ -59,6 +60,7 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
     from fanfare import conf
     from fanfare.api.asgi import Api
     from fanfare.api.openapi import Description
+    from fanfare.console.live import Live
     from fanfare.console.metrics import Metrics
     from fanfare.protocol import page_sessions, sessions
     from fanfare.protocol.consumers import PusherConsumer
@@ -125,6 +127,7 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
         count=server.hub.count,
     )
     metrics = Started(server, Metrics(server.reports, options.METRICS_TOKEN, otherwise=pages))
+    console = Started(server, Live(server))
     keys = claims.Keys(server)
 
     # The routing table. The first matching row answers.
@@ -134,6 +137,7 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
         Route("/sse/", sse, claims.is_sse, is_certain=keys.is_sse),
         Route("/health/", health.Health(server, trusted), claims.is_health, yields_to=claims.to_no_page),
         Route("/metrics", metrics, claims.is_metrics, yields_to=urlconf.has_own),
+        Route("/fanfare/console/", console, claims.is_console, is_certain=claims.is_of_console_page),
         Route("/api/", Description(), claims.is_description, yields_to=urlconf.has_own),
     ]
     http = Http(rows, upgrade.UpgradeRequired(pages, keys.knows), url_prefix=prefix, at_root=rows[:2])

@@ -55,7 +55,7 @@ def is_of_development_version(using: str) -> bool:
 def _missing_columns(using: str) -> Iterator[set[str]]:
     for model in apps.get_app_config("fanfare").get_models():
         # On a database where the project's router allows no table, the migration is recorded all the same.
-        if router.allow_migrate_model(using, model):
+        if model._meta.managed and router.allow_migrate_model(using, model):
             wanted = {str(field.column) for field in model._meta.local_concrete_fields}
             yield wanted - _columns(using, model._meta.db_table)
 

@@ -80,6 +80,7 @@ COUNTERS: Final = (
     Family("http.refused.", "http_refusals", "HTTP requests that were refused for a limit, by reason.", "reason"),
     Family("http.evicted.", "http_evictions", "HTTP connections that were closed for a limit, by reason.", "reason"),
     Family("pusher.", "protocol", "Other events of the protocol.", "event"),
+    Family("console.", "console", "What happened to requests of the console.", "event"),
     Family("callbacks.", "callbacks", "Callbacks that raised an error.", "outcome"),
     Family("sockets.", "websocket_violations", "WebSocket messages and handshakes that broke the protocol.", "kind"),
     Family("gaps.", "gaps", "Times that a worker may have missed entries of the log, by reason.", "reason"),

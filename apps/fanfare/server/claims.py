@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fanfare.api import operations
 from fanfare.applications import credentials
+from fanfare.console import live
 from fanfare.server import errors
 
 if TYPE_CHECKING:
     from fanfare.server.lifespan import Server
 
 # Prefixes at which no other ASGI application can be mounted.
-PREFIXES: Final = ("/app/", "/apps/", "/users/", "/sse/", "/health/")
+PREFIXES: Final = ("/app/", "/apps/", "/users/", "/sse/", "/health/", live.PATH)
 
 READ: Final = frozenset({"GET", "HEAD"})
 _SSE: Final = re.compile(r"/sse/(?P<key>[^/]+)")
 _SSE_METHODS: Final = READ | {"OPTIONS"}
+_CONSOLE_METHODS: Final = frozenset({"GET", "POST", "OPTIONS"})
 _HEALTH: Final = frozenset({"/health/live", "/health/ready"})
 
 
@@ -52,6 +54,17 @@ def is_metrics(method: str, path: str) -> bool:
 
 def is_description(method: str, path: str) -> bool:
     return method in READ and path == "/api/openapi.json"
+
+
+def is_console(method: str, path: str) -> bool:
+    return method in _CONSOLE_METHODS and path.startswith(live.PATH)
+
+
+async def is_of_console_page(scope: Any, path: str) -> bool:
+    """The console's live data, with the token of a page. Without it, an admin at the root has pages at these paths."""
+    return is_console(scope["method"], path) and (
+        scope["method"] == "OPTIONS" or any(name == b"authorization" for name, _ in scope["headers"])
+    )
 
 
 def to_no_page(_path: str) -> bool:

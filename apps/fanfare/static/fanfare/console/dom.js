@@ -1,0 +1,69 @@
+// Elements and numbers of the console's pages. Text from clients is only ever set as text, never as markup.
+
+/** An element: `el("a", { href: "…", class: "…", onclick: f }, "text", child)`. */
+export function el(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (typeof value === "function") element.addEventListener(name.slice(2), value);
+    else if (name === "value") element.value = value;
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.flat().filter((child) => child !== undefined && child !== null && child !== false));
+  return element;
+}
+
+/** Replaces an element's children. */
+export const fill = (element, ...children) => element.replaceChildren(...children.flat().filter((child) => child !== null && child !== false));
+
+const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const small = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+
+export const number = (value) => (Math.abs(value) < 10 && !Number.isInteger(value) ? small : whole).format(value);
+
+/** 1,234 events as "1,234"; 1,234,567 as "1.2 M". */
+export function short(value) {
+  if (value >= 1e9) return `${small.format(value / 1e9)} G`;
+  if (value >= 1e6) return `${small.format(value / 1e6)} M`;
+  if (value >= 1e5) return `${small.format(value / 1e3)} k`;
+  return number(value);
+}
+
+export function bytes(value) {
+  for (const unit of ["B", "kB", "MB", "GB"]) {
+    if (value < 1000) return `${(value < 10 && unit !== "B" ? small : whole).format(value)} ${unit}`;
+    value /= 1000;
+  }
+  return `${small.format(value)} TB`;
+}
+
+/** Seconds as "0.4 ms", "12 s", "3 min", "5 h", "2 d". */
+export function duration(seconds) {
+  if (seconds < 1) return `${number(seconds * 1000)} ms`;
+  if (seconds < 120) return `${number(seconds)} s`;
+  if (seconds < 7200) return `${number(seconds / 60)} min`;
+  if (seconds < 172_800) return `${number(seconds / 3600)} h`;
+  return `${number(seconds / 86_400)} d`;
+}
+
+/** The age of a Unix time in seconds. */
+export const since = (time) => duration(Math.max(0, Date.now() / 1000 - time));
+
+/** A table whose rows are replaced by `rows`, each a list of cells (text, an element, or {text, class}). */
+export function rows(body, values, empty) {
+  if (!values.length && empty) {
+    const columns = body.parentElement.tHead.rows[0].cells.length;
+    fill(body, el("tr", { class: "console-empty" }, el("td", { colspan: columns }, empty)));
+    return;
+  }
+  fill(
+    body,
+    values.map((cells) =>
+      el("tr", {}, cells.map((cell, index) => {
+        const isPlain = typeof cell !== "object" || cell instanceof Node || cell === null;
+        const { text, ...attributes } = isPlain ? { text: cell } : cell;
+        return el(index === 0 ? "th" : "td", index === 0 ? { scope: "row", ...attributes } : attributes, text ?? "");
+      })),
+    ),
+  );
+}
