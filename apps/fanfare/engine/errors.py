@@ -11,12 +11,19 @@ EngineError
 from __future__ import annotations
 
 from fanfare.errors import FanfareError
+from fanfare.runtime import text
+
+LONGEST = 2_000  # characters of a message
 
 
 class EngineError(FanfareError):
-    """Base class. `code` is for machines, the message for people."""
+    """Base class. `code` is for machines, the message for people: a line that is safe to log, also where it quotes a
+    damaged log or a database."""
 
     code = "engine_error"
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(text.clean_lines(message, LONGEST))
 
 
 class EngineUnavailable(EngineError):

@@ -66,8 +66,8 @@ class Hub:
         self._applications: dict[str, dict[Connection, None]] = {}
         self._channels: dict[tuple[str, str], connections.Channel] = {}
         self._users = user_directory.Directory()
-        self._pacing = pacing.Pacing(self.disconnect_slow)
-        self._recoveries = recovery.Recoveries(engine, self._pacing, self.counters, self.recorder)
+        self._pacing = pacing.Pacing(self.disconnect_slow, self._fail)
+        self._recoveries = recovery.Recoveries(engine, self._pacing, self.counters, self.recorder, self._guarded)
         self._conflation = conflation.Conflation(self.by_socket, self._pacing, self.counters, max_buffer_bytes)
         self._closing: TimerWheel[Connection] = TimerWheel("closing connections", LOOK_S / 2, self._look_at_closing)
         self._closing_now = 0
@@ -176,7 +176,7 @@ class Hub:
 
     def _close_all(self, several: Iterable[Connection], code: int, message: str) -> None:
         for connection in list(several):
-            with self._isolated("A connection could not be closed"):
+            with self.isolated("A connection could not be closed"):
                 connection.close(code, message)
 
     def _drop_within(self, connection: Connection, seconds: float) -> None:
@@ -191,15 +191,18 @@ class Hub:
         if rest_s > 0 and not connection.writer.is_gone():
             self._closing.schedule(connection, min(rest_s, LOOK_S))
             return
-        self._closing_now -= 1
         if not connection.writer.is_gone():
             connection.writer.abort()
+        self._closing_now -= 1
 
     def _sweep(self) -> None:
+        self._sweep_timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+        self._forget_closed()
+
+    def _forget_closed(self) -> None:
         """Find connections that the ASGI server has closed after an unanswered ping. It does not report them while
         their send buffer is not empty.
         """
-        self._sweep_timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
         for connection in [one for one in self.by_socket.values() if one.writer.is_closing()]:
             self.counters["closed.by_server"] += 1
             connection.closing = True
@@ -301,8 +304,26 @@ class Hub:
                 history=history,
                 streams=streams_needed,
             ),
-            functools.partial(self._attached, subscription),
+            self._guarded(connection, functools.partial(self._attached, subscription)),
         )
+
+    def _guarded(self, connection: Connection, ready: interface.Ready) -> interface.Ready:
+        """`ready` for the engine. If it raises, the subscription would wait for ever: the client reconnects instead."""
+
+        def answered(answer: interface.SubscribeResult | interface.Refused) -> None:
+            try:
+                ready(answer)
+            except Exception as error:  # noqa: BLE001
+                self._fail(connection, error)
+
+        return answered
+
+    def _fail(self, connection: Connection, error: Exception) -> None:
+        """A callback of one connection failed, and its subscriptions may be incomplete."""
+        self.counters["callbacks.failed"] += 1
+        self._log.error("A callback of a connection failed; its client reconnects", error=error)
+        with self.isolated("A connection could not be closed"):
+            connection.close(RECONNECT, "Events may have been missed; reconnect")
 
     def _attached(
         self, subscription: connections.Subscription, answer: interface.SubscribeResult | interface.Refused
@@ -352,7 +373,7 @@ class Hub:
                 cached=cached,
                 counted=announce,
             ),
-            functools.partial(self._refreshed, subscription, request),
+            self._guarded(connection, functools.partial(self._refreshed, subscription, request)),
         )
 
     def _refreshed(
@@ -516,7 +537,7 @@ class Hub:
         """A gap: close all connections, whose clients reconnect and recover, or get the reason why they cannot."""
         self.counters[f"gaps.{reason.partition(':')[0]}"] += 1
         for save in self._before_gap_closes:
-            with self._isolated("State could not be saved before the connections are closed"):
+            with self.isolated("State could not be saved before the connections are closed"):
                 save()
         self.engine.when_written(functools.partial(self._close_after_gap, partition))
 
@@ -529,7 +550,7 @@ class Hub:
         return any(self.engine.partition(connection.app, name) == partition for name in connection.subscriptions)
 
     @contextlib.contextmanager
-    def _isolated(self, message: str) -> Iterator[None]:
+    def isolated(self, message: str) -> Iterator[None]:
         """Isolate one of several callbacks: its failure is logged and counted, and the others run."""
         try:
             yield

@@ -8,10 +8,21 @@ import logging
 from typing import Any, Protocol
 
 from fanfare.hub import writers
+from fanfare.runtime import text
+from fanfare.runtime.log_throttle import LogThrottle, exception_line
 from fanfare.runtime.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
 _tasks = Supervisor(logger)
+_log = LogThrottle(logger)
+
+
+def report(error: Exception) -> None:
+    """Writing to one client failed. OSError: it is gone. Servers also have other exceptions for that."""
+    if isinstance(error, OSError):
+        logger.debug("Writing to a client ended: %r", error)
+    else:
+        _log.warning("Writing to a client failed; it is dropped: %s", text.clean(exception_line(error)))
 
 
 class Below(Protocol):
@@ -92,7 +103,7 @@ class AsgiWriter:
                     self._queue.popleft()
                     self._queued -= size
         except Exception as error:  # noqa: BLE001 - each server has its own for a client that is gone
-            logger.debug("Writing to a client ended: %r", error)
+            report(error)
             self._closed = self._gone = True
             self._queue.clear()
             self._queued = 0

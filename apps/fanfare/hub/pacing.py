@@ -16,6 +16,7 @@ LOOK_S, LONGEST_LOOK_S = 0.002, 0.1
 STALL_S = 30.0
 
 Disconnect = Callable[[connections.Connection], None]
+Failed = Callable[[connections.Connection, Exception], None]
 
 
 def is_behind(connection: connections.Connection) -> bool:
@@ -38,11 +39,12 @@ class _Wait:
 class Pacing:
     """The connections of one hub with deferred output.
 
-    `disconnect` is called for a connection that reads nothing for `STALL_S`.
+    `disconnect` is called for a connection that reads nothing for `STALL_S`, `failed` where a callback raised.
     """
 
-    def __init__(self, disconnect: Disconnect) -> None:
+    def __init__(self, disconnect: Disconnect, failed: Failed) -> None:
         self._disconnect = disconnect
+        self._failed = failed
         self._waits: dict[connections.Connection, _Wait] = {}
 
     def stop(self) -> None:
@@ -78,7 +80,10 @@ class Pacing:
                 wait.timer = loop.call_soon(self._look, connection, wait)
             else:
                 del self._waits[connection]
-            then()
+            try:
+                then()
+            except Exception as error:  # noqa: BLE001
+                self._failed(connection, error)
             return
         if buffered < wait.buffered:
             wait.buffered, wait.since_s, wait.pause_s = buffered, loop.time(), LOOK_S

@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+from collections.abc import Callable
 
 from fanfare.engine import interface
 from fanfare.hub import connections, event_frames, fanout, pacing, streams, traces, writers
@@ -26,8 +27,10 @@ class Recoveries:
         reader_pacing: pacing.Pacing,
         counters: collections.Counter[str],
         recorder: traces.Recorder,
+        guarded: Callable[[connections.Connection, interface.Ready], interface.Ready],
     ) -> None:
         self.running = 0  # subscriptions that catch up
+        self._guarded = guarded  # see `Hub._guarded`
         self._engine = engine
         self._pacing = reader_pacing
         self._counters = counters
@@ -97,7 +100,7 @@ class Recoveries:
             interface.SubscribeRequest(
                 channel.app, channel.name, durable=False, cached=channel.is_cache, history=request
             ),
-            functools.partial(self._chunk_read, subscription, recovery),
+            self._guarded(subscription.connection, functools.partial(self._chunk_read, subscription, recovery)),
         )
 
     def _chunk_read(

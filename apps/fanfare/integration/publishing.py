@@ -36,6 +36,8 @@ from fanfare.engine import current, interface
 from fanfare.engine import errors as engine_errors
 from fanfare.integration import payloads, target, users
 from fanfare.protocol import names, publications, refusals
+from fanfare.runtime import text as texts
+from fanfare.runtime.log_throttle import exception_line
 
 if TYPE_CHECKING:  # the outbox is a model, and this module is imported before models can be
     from fanfare.integration import outbox as outboxes
@@ -253,6 +255,9 @@ class Outboxed(Deferred):
         except (engine_errors.EngineError, errors.PublishError, Error) as error:
             count("outbox_left", left)
             logger.warning("The relay sends %d events from the outbox in %r: %s", left, self.batch.using, error)
+        except Exception:
+            count("outbox_left", left)
+            logger.exception("The relay sends %d events from the outbox in %r", left, self.batch.using)
 
 
 def defer(
@@ -320,19 +325,28 @@ def append(publications: Sequence[interface.Publication]) -> None:
 
 
 def append_or_report(publications: Sequence[interface.Publication]) -> None:
-    """`append` for data that is saved already: an error is logged, not raised."""
+    """`append` for data that is saved already: an error of any kind is logged and counted, not raised."""
     try:
         append(publications)
-    except (engine_errors.EngineError, errors.PublishError) as error:  # a remote deployment refuses only now
-        count("failed_after_commit", len(publications))
-        for publication in publications:
-            logger.error(  # noqa: TRY400  the error says why; a trace through the commit says nothing
-                "Not published after the commit: %s of application %s: %s (%s)",
-                _described(publication),
-                publication.app,
-                error,
-                error.code,
-            )
+    except Exception as error:  # noqa: BLE001
+        _report_unpublished(publications, error)
+
+
+def _report_unpublished(publications: Sequence[interface.Publication], error: Exception) -> None:
+    count("failed_after_commit", len(publications))
+    if isinstance(error, engine_errors.EngineError | errors.PublishError):  # a remote deployment refuses only now
+        reason, trace = f"{error} ({error.code})", None  # a trace through the commit says nothing
+    else:
+        reason, trace = texts.clean(exception_line(error)), error
+    for publication in publications:
+        logger.error(
+            "Not published after the commit: %s of application %s: %s",
+            _described(publication),
+            publication.app,
+            reason,
+            exc_info=trace,
+        )
+        trace = None
 
 
 def _batch(connection: BaseDatabaseWrapper) -> outboxes.Batch:

@@ -21,6 +21,7 @@ At the end of the block the stream is `done`, after an exception `failed`, and a
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 import threading
@@ -40,6 +41,8 @@ from fanfare.hub import streams as wire
 from fanfare.integration import payloads, publishing, target
 from fanfare.protocol import names, publications, refusals
 from fanfare.protocol import streams as rules
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["AsyncStream", "Stream", "acancel_stream", "cancel_stream", "stream"]
 
@@ -586,7 +589,14 @@ class Flusher:
                     self._changed.wait(min(self._wakes_s - now, 3600.0))
                     continue
                 due = [producer for producer in self._producers if producer.wakes_s() <= now]
-            self._flush(due, now)
+            try:
+                self._flush(due, now)
+            except Exception as error:
+                # All streams of the process share this thread. Those of this turn fail, and the others go on.
+                logger.exception("%d streams could not be written", len(due))
+                reason = engine_errors.EngineUnavailable(f"The stream could not be written: {error!r}")
+                for producer in due:
+                    producer.fail(reason)
 
     def _flush(self, due: list[Producer], now: float) -> None:
         """Write them, those of one engine in one call."""

@@ -98,6 +98,9 @@ class PageSession:
         except engine_errors.EngineError as error:
             _log.warning("A resume record could not be read: %s", error)
             self._fail(ENGINE_UNAVAILABLE, "resume.not_looked_up")
+        except Exception as error:  # noqa: BLE001  (the client waits for `ready`)
+            _log.error("A resume record could not be read", error=error)
+            self._fail(ENGINE_UNAVAILABLE, "resume.not_looked_up")
         if self._connection.closing:
             self._give_back()
         else:

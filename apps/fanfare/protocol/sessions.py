@@ -320,6 +320,10 @@ class Session:
             message = f"The history cannot be read: {error}"
             self._connection.send(recovery.history_refused(effect.channel, effect.rid, message))
             return
+        except Exception:
+            message = "The history cannot be read: internal error"
+            self._connection.send(recovery.history_refused(effect.channel, effect.rid, message))
+            raise  # the supervisor logs and counts it
         if page.reason is not None:
             self._connection.send(recovery.history_refused(effect.channel, effect.rid, page.reason))
         else:

@@ -86,6 +86,8 @@ def _terminate(hub: hubs.Hub, app: str, argument: bytes) -> None:
         hub.flush()  # earlier events are delivered before the close
     for connection in hub.connections_of_user(app, user_id):
         hub.count("pusher.terminated")
-        connection.close(command["code"], MESSAGE)
+        with hub.isolated("A terminated connection could not be closed"):
+            connection.close(command["code"], MESSAGE)
     for listener in _listeners.get(hub, ()):
-        listener(app, user_id, command.get("at"))
+        with hub.isolated("A terminated event stream could not be ended"):
+            listener(app, user_id, command.get("at"))

@@ -13,6 +13,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from fanfare.runtime.log_throttle import LogThrottle
 
+RETRY_S = 1.0  # after a failure, unless the entry was scheduled before it failed
+
 _log = LogThrottle(logging.getLogger(__name__))
 
 
@@ -29,8 +31,8 @@ class TimerWheel(Generic[E]):
     """Calls `due` with each entry when its time has come; the entry waits no more then, unless it is scheduled again.
 
     Times are rounded to whole turns of `turn_s` seconds, one at least. An entry waits for one time at most. An
-    exception that `due` raises for one entry is logged and counted in `failures`, and the other entries are served.
-    An empty wheel has no timer.
+    exception that `due` raises for one entry is logged and counted in `failures`, the other entries are served, and
+    this one is due again after `RETRY_S`. An empty wheel has no timer.
     """
 
     def __init__(self, name: str, turn_s: float, due: Callable[[E], None]) -> None:
@@ -91,5 +93,7 @@ class TimerWheel(Generic[E]):
             except Exception as error:  # noqa: BLE001  (of one entry: the others of this turn must be served)
                 self.failures += 1
                 _log.error("The timer of one entry failed (%s)", self._name, key=self._name, error=error)
+                if entry.slot is None:
+                    self.schedule(entry, RETRY_S)
         if not self._waiting:
             self._rest()

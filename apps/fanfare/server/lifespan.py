@@ -263,7 +263,8 @@ class Server:
     def _drain(self) -> None:
         self.drain.announce()
         for connection in list(self.hub.by_socket.values()):
-            connection.close(hub.RECONNECT, "The server is restarting")
+            with self.hub.isolated("A connection could not be closed"):
+                connection.close(hub.RECONNECT, "The server is restarting")
 
     async def _keep_trying(self) -> None:
         while not self.running:

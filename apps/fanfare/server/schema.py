@@ -10,9 +10,10 @@ from django import db
 
 from fanfare.applications import database
 from fanfare.runtime import supervisor, text
-from fanfare.runtime.log_throttle import exception_line
+from fanfare.runtime.log_throttle import LogThrottle, exception_line
 
 logger = logging.getLogger(__name__)
+_log = LogThrottle(logger)
 
 REMEMBERED_SECONDS = 2.0  # so that frequent health checks do not load the database
 PATIENCE_SECONDS = 0.5  # a probe times out after a second, but a pool waits ten seconds for an unavailable database
@@ -37,13 +38,17 @@ class Schema:
 
     def _ask(self) -> str:
         try:
-            return self._answer()
+            found = self._answer()
         except db.Error as error:
-            return database.explain(error)
+            problem = database.explain(error)
         except Exception as error:  # noqa: BLE001  (the health page must say it, and not fail)
-            return f"The database cannot be used: {text.clean(exception_line(error))}."
+            problem = f"The database cannot be used: {text.clean(exception_line(error))}."
+        else:
+            return found
         finally:
             self._answered_at = time.monotonic()
+        _log.warning("%s", problem, key="database")
+        return problem
 
     def _answer(self) -> str:
         if self.was_complete:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, Protocol
 
@@ -14,6 +15,7 @@ from fanfare.sockets import frames
 logger = logging.getLogger("uvicorn.error")  # where uvicorn's own classes log their connections
 
 FORBIDDEN: Final = 403
+GRACE_S: Final = 10.0  # for a consumer to receive the disconnect
 FIRST_MESSAGES: Final = "'websocket.accept', 'websocket.close' or 'websocket.http.response.start'"
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
@@ -193,27 +195,36 @@ def deliver_disconnect(application: Application) -> Application:
     ASGI servers raise OSError then. In a Channels consumer it would end the consumer before `disconnect()` is called,
     and the consumer would stay in its groups. Without the exception the consumer goes on to receive
     `websocket.disconnect`, on every server.
+
+    A consumer that only sends never receives it. Its sends raise OSError again after `GRACE_S`, which ends it.
     """
 
     async def wrapped(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "websocket":
             await application(scope, receive, send)
             return
-        is_disconnected = False
+        gone_s: float | None = None  # since when the client is gone, in monotonic time
 
         async def receive_message() -> Any:
-            nonlocal is_disconnected
+            nonlocal gone_s
             message = await receive()
-            is_disconnected = is_disconnected or message["type"] == "websocket.disconnect"
+            if message["type"] == "websocket.disconnect" and gone_s is None:
+                gone_s = time.monotonic()
             return message
 
         async def send_message(message: Any) -> None:
-            if is_disconnected:
-                return
-            try:
-                await send(message)
-            except OSError:
-                logger.debug("%s was dropped: the client is gone", message["type"])
+            nonlocal gone_s
+            if gone_s is None:
+                try:
+                    await send(message)
+                except OSError:
+                    gone_s = time.monotonic()
+                else:
+                    return
+            if time.monotonic() - gone_s > GRACE_S:
+                raise ClientDisconnected
+            logger.debug("%s was dropped: the client is gone", message["type"])
+            await asyncio.sleep(0)  # a consumer in a loop of sends must let the others run
 
         await application(scope, receive_message, send_message)
 

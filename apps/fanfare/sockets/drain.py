@@ -107,6 +107,13 @@ class Drain:
         # uvicorn tells all connections in one turn of the loop, before this task begins.
         waiting, self._waiting = self._waiting, []
         self._closing = None
+        try:
+            await self._drain(waiting)
+        except Exception:  # logged and counted by the supervisor
+            self._close(waiting, returns=False)
+            raise
+
+    async def _drain(self, waiting: list[Drainable]) -> None:
         if len(waiting) <= FEW or not self.seconds:
             self._close(waiting, returns=False)
             return

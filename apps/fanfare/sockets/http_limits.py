@@ -127,8 +127,8 @@ class Gate:
 
     def served(self, connection: Any) -> None:
         """The head is complete, or the connection is gone."""
-        if self._pending.pop(connection, self) is None:
-            self._wheel.cancel(connection)
+        self._pending.pop(connection, None)
+        self._wheel.cancel(connection)
         self._idle.pop(connection, None)
 
     def refused(self, reason: str, message: str, client: Any) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("uvicorn.error")
 _violations = LogThrottle(logging.getLogger(__name__))
+_failures = LogThrottle(logging.getLogger(__name__))
 
 HANDSHAKE_S: Final = 30.0  # for the application's answer to the handshake
 CLOSE_S: Final = 10.0  # for the client's answer to a close frame, as in uvicorn
@@ -341,6 +342,11 @@ class WebSocketProtocol(asyncio.Protocol):
                 key=violation.code,
             )
             self._fail(violation.code, violation.reason)
+        except Exception as error:  # noqa: BLE001  (of one connection, which would otherwise never be read again)
+            _failures.error("Reading from a WebSocket failed; it is closed with 1011", error=error)
+            if self._shared.count is not None:
+                self._shared.count("sockets.failed")
+            self._fail(frames.INTERNAL_ERROR, "Internal error")
             return
         if self._state < ENDING:
             self._hold()

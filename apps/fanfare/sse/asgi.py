@@ -216,7 +216,8 @@ class Sse:
         if open_streams:
             self._hub.flush()  # earlier events are delivered before the end
         for stream in list(open_streams or ()):
-            stream.end("terminated", termination.MESSAGE)
+            with self._hub.isolated("A terminated event stream could not be ended"):
+                stream.end("terminated", termination.MESSAGE)
 
     def _watch_for_shutdown(self, send: Any) -> None:
         if not self._is_watching:
@@ -227,10 +228,11 @@ class Sse:
         """The server is about to wait for all open responses. `drained`: its drain, and its address."""
         self._is_stopping = True
         for stream in list(self._streams):
-            if drained is None:
-                stream.restart(returns=False)
-            else:
-                drained[0].add(stream, drained[1])
+            with self._hub.isolated("An event stream could not be ended"):
+                if drained is None:
+                    stream.restart(returns=False)
+                else:
+                    drained[0].add(stream, drained[1])
 
 
 def _address(scope: Any) -> str:
@@ -239,6 +241,8 @@ def _address(scope: Any) -> str:
 
 
 async def _until_gone(receive: Any, to_client: writer.StreamWriter) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    to_client.lost()
+    try:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+    finally:
+        to_client.lost()

@@ -199,7 +199,7 @@ class StreamWriter:
                 await self._send({"type": "http.response.body", "body": b"", "more_body": False})
                 self._end()
         except Exception as error:  # noqa: BLE001 - each server has its own for a client that is gone
-            logger.debug("Writing to a stream ended: %r", error)
+            on_any.report(error)
             self.lost()
         finally:
             self._task = None

@@ -300,6 +300,41 @@ async def test_thread_that_ended_is_started_again(worker: Worker, monkeypatch: p
     assert worker.engine.statistics()["thread_restarts"] == 1
 
 
+async def test_timer_of_a_publication_that_raises_leaves_the_others(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine's tick also refuses what waits for too long."""
+    commits = worker.engine._commits
+    monkeypatch.setattr(commits, "_may_write_on_loop", lambda: False)
+    monkeypatch.setattr(commits, "expire", lambda seconds: 1 / 0)
+    assert offset(await asyncio.wait_for(worker.engine.append([event()]), 10)) == 1
+    assert worker.engine.health().ok
+
+
+async def test_restart_after_a_gap_survives_any_exception(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = worker.engine._worker
+    follow, failures = here._follow, iter([ZeroDivisionError(), ValueError()])
+
+    async def fail_twice() -> None:
+        for error in failures:
+            raise error
+        await follow()
+
+    monkeypatch.setattr(here, "_follow", fail_twice)
+    here._lost("trimmed")
+    await worker.until(lambda: worker.engine.health().ok, "the worker follows again")
+    await worker.engine.append([event()])
+    await worker.until(lambda: len(worker.entries) == 1, "the next entry")
+
+
+async def test_notification_that_raises_comes_again(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The timer below the notifications reads the log, too."""
+    scheduler = worker.engine._worker._scheduler
+    monkeypatch.setattr(scheduler, "_look", lambda: 1 / 0)
+    await worker.engine.append([event()])
+    await worker.until(lambda: len(worker.entries) == 1, "the entry, found by the timer")
+
+
 async def test_delivery_that_raises_is_a_gap(tmp_path: Path) -> None:
     log, gaps, delivered = engine.LocalEngine(tmp_path / "engine"), list[str](), list[object]()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fanfare.engine import interface
-from fanfare.engine.local import appends, engine, reader, worker
+from fanfare.engine.local import appends, engine, read_scheduler, reader, worker
 from tests.harness import waiting
 from tests.unit.engine.workers import APP, Worker
 
@@ -178,3 +178,21 @@ async def test_commit_without_entries_notifies_no_worker(here: Worker, other: Wo
     await here.publish("c", b"1")
     await other.got("c", b"1")
     assert other.engine.statistics()["reads"] <= before + 2
+
+
+async def test_rest_whose_end_failed_is_ended_by_the_timer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without that the worker would hear no notification any more."""
+    monkeypatch.setattr(read_scheduler, "OVERDUE_S", 0.05)
+    monkeypatch.setattr(worker, "TICK_S", 0.02)
+    here = await Worker(engine.LocalEngine(tmp_path / "engine")).open()
+    local = here.engine
+    assert isinstance(local, engine.LocalEngine)
+    assert local._worker is not None
+    scheduler = local._worker._scheduler
+    with monkeypatch.context() as patched:
+        patched.setattr(scheduler, "_rested", lambda: 1 / 0)
+        scheduler._rest()
+        await here.until(lambda: scheduler._resting is None, "the end of the rest")
+    await here.publish("c", b"1")
+    await here.until(lambda: here.bodies("c") == [b"1"], "the next entry")
+    await local.close()

@@ -645,6 +645,34 @@ async def test_transport_that_cannot_be_dropped_does_not_stop_the_others(
     await until(lambda: sum(each.writer.aborted for each in clients) == 4)
 
 
+async def test_subscription_whose_answer_fails_closes_its_connection(
+    engine: ScriptedEngine, hub: hubs.Hub, client: NewClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the close the client would wait for an answer for ever."""
+    one, two = client(), client()
+    monkeypatch.setattr(one, "subscribed", fail)
+    for each, channel in ((one, "a"), (two, "b")):
+        each.subscribe(channel)
+        engine.answer()
+    assert one.writer.closed == (4200, "Events may have been missed; reconnect")
+    assert two.got == [subscribed("b")]
+    assert hub.statistics()["callbacks.failed"] == 1
+
+
+async def test_callback_of_a_paced_connection_that_raises_closes_it(
+    hub: hubs.Hub, client: NewClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = client(), client()
+    done: list[str] = []
+    hub._pacing.when_drained(one.connection, fail)
+    hub._pacing.when_drained(two.connection, lambda: done.append("two"))
+    await until(lambda: done == ["two"])
+    assert one.writer.closed is not None
+    assert two.writer.closed is None
+    [record] = caplog.records
+    assert record.getMessage() == "A callback of a connection failed; its client reconnects"
+
+
 async def test_admission_is_asked_with_the_connection_counted(
     engine: ScriptedEngine, hub: hubs.Hub, client: NewClient
 ) -> None:

@@ -325,3 +325,24 @@ def test_a_form_of_a_batch_is_encoded_once_for_all_who_want_the_same() -> None:
         for name in ("x", "y"):
             assert batch.form(name, functools.partial(encode, name)) == name.encode() + b"abc"
     assert asked == ["x", "y"]
+
+
+async def test_send_that_raises_drops_its_client_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def send(message: Any) -> None:
+        raise ValueError("no\nmessage")
+
+    writer = on_any.AsgiWriter(send, BOUND)
+    writer.send(b"x")
+    await until(writer.is_gone)
+    [record] = caplog.records
+    assert record.getMessage() == r"Writing to a client failed; it is dropped: ValueError: no\x0amessage"
+
+
+async def test_client_that_is_gone_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def send(message: Any) -> None:
+        raise ConnectionResetError
+
+    writer = on_any.AsgiWriter(send, BOUND)
+    writer.send(b"x")
+    await until(writer.is_gone)
+    assert caplog.records == []

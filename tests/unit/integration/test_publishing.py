@@ -334,6 +334,23 @@ def test_unavailable_log_is_logged_after_a_commit(log: recording.Recording, capl
         assert part in record.getMessage()
 
 
+def test_exception_of_any_kind_after_the_commit_is_logged(
+    log: recording.Recording, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("an engine\nthat fails")
+
+    failed_before = publishing.statistics()["failed_after_commit"]
+    monkeypatch.setattr(publishing, "append", fail)
+    with transaction.atomic():
+        publish("orders", "created", 1)
+        publish("orders", "changed", 2)
+    assert publishing.statistics()["failed_after_commit"] == failed_before + 2
+    first, second = caplog.records
+    assert first.getMessage().endswith(r": ValueError: an engine\x0athat fails")
+    assert (first.exc_info is None, second.exc_info) == (False, None)
+
+
 # -- From coroutines --------------------------------------------------------------------------------------------------
 
 

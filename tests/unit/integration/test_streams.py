@@ -455,3 +455,20 @@ async def test_many_streams_of_one_process_share_the_commits(hub: hubs.Hub) -> N
     for number, page in enumerate(pages):
         await page.until("a", "done")
         assert page.text("a") == "".join(f"<{number}.{token}>" for token in range(100))
+
+
+async def test_failure_of_one_stream_leaves_the_thread_to_the_others(
+    hub: hubs.Hub, here: local_engine.LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All streams of a process are written by one thread, which must not end."""
+    page = Page().subscribe(hub)
+    write = here.write_streams
+    with pytest.raises(engine_errors.EngineUnavailable, match="ZeroDivisionError"):
+        async with fanfare.stream(CHANNEL, "answer", id="a") as answer:
+            monkeypatch.setattr(here, "write_streams", lambda writes, timeout=None: 1 / 0)
+            await answer.append("x")
+    monkeypatch.setattr(here, "write_streams", write)
+    async with fanfare.stream(CHANNEL, "answer", id="b") as answer:
+        await answer.append("y")
+    await page.until("b", "done")
+    assert page.text("b") == "y"

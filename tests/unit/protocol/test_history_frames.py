@@ -10,7 +10,7 @@ import pytest
 from fanfare.applications import registry, rules
 from fanfare.engine import interface
 from fanfare.engine.local import engine
-from fanfare.hub import event_frames
+from fanfare.hub import event_frames, history_pages
 from fanfare.hub import hub as hubs
 from tests.harness import waiting
 from tests.unit.hub.doubles import FakeWriter
@@ -89,3 +89,16 @@ async def test_refused_history_request_carries_the_reason_and_the_rid(client: Cl
     await client.subscribe("kept")
     client.send("pusher:history", channel="kept", rid="b", before={"epoch": "another", "offset": 3})
     assert await client.answer(2) == {"rid": "b", "error": {"message": "epoch_changed"}}
+
+
+async def test_history_that_cannot_be_read_is_refused_and_logged(
+    client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    await client.subscribe("kept")
+    monkeypatch.setattr(history_pages, "read", fail)
+    client.send("pusher:history", channel="kept", rid="a")
+    assert await client.answer(0) == {"rid": "a", "error": {"message": "The history cannot be read: internal error"}}
+    assert [record.getMessage() for record in caplog.records] == ["read of history failed"]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from channels.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
+from uvicorn.protocols.utils import ClientDisconnected
 
 from fanfare.sockets import asgi
 from tests.harness import waiting
@@ -118,3 +119,23 @@ async def test_http_requests_pass_unchanged() -> None:
 
     with pytest.raises(ConnectionResetError):
         await asgi.deliver_disconnect(application)({"type": "http"}, None, send)
+
+
+async def test_consumer_that_only_sends_ends_after_the_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It never receives the disconnect, and its sends leave the event loop to others."""
+    monkeypatch.setattr(asgi, "GRACE_S", 0.05)
+    sent = 0
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal sent
+        while True:
+            await send({"type": "websocket.send", "text": "x"})
+            sent += 1
+
+    async def send(message: Any) -> None:
+        raise ConnectionResetError
+
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(ClientDisconnected):
+            await asgi.deliver_disconnect(application)({"type": "websocket"}, None, send)
+    assert sent > 1

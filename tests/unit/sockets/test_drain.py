@@ -171,3 +171,21 @@ def test_process_that_holds_a_listener_is_recognized(listener: socket.socket) ->
     assert drain.holds(os.getpid(), inodes)
     listener.close()
     assert not drain.holds(os.getpid(), inodes)
+
+
+async def test_drain_that_fails_closes_its_connections_at_once(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    drained, clients = make(), Clients(50)
+    monkeypatch.setattr(drained, "_is_answered", fail)
+    monkeypatch.setattr(drained, "_close_paced", fail)
+    stop(drained, clients, ("127.0.0.1", 1))
+    await waiting.until_async(clients.are_closed, PATIENCE_S, "all connections are closed")
+
+    async def is_logged() -> bool:
+        return "drain of a stopping worker failed" in caplog.text
+
+    await waiting.until_async(is_logged, PATIENCE_S, "the failure is logged")

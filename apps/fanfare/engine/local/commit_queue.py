@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from fanfare.engine import errors
 from fanfare.engine.local import log_file
 from fanfare.engine.local.transactions import Added, WriteOp
+from fanfare.runtime import text
 from fanfare.runtime.histograms import Histogram
 from fanfare.runtime.log_throttle import LogThrottle
 
@@ -197,7 +198,7 @@ class CommitQueue:
             except Exception as found:
                 # The turn refuses its own operations. Whatever else fails must not leave those of others waiting.
                 self.counters["thread_failures"] += 1
-                self.failure = f"The writer failed: {found!r}"
+                self.failure = text.clean(f"The writer failed: {found!r}")
                 logger.exception("The writer's thread failed; it goes on")
                 time.sleep(RESTART_PAUSE_S)
         self.log.close(last=self._last)
@@ -228,7 +229,7 @@ class CommitQueue:
         try:
             self.log.checkpoint()
         except Exception as found:  # noqa: BLE001 - of any kind: the log is still written
-            throttled.warning("The WAL could not be copied into the log: %s", found, key="checkpoint")
+            throttled.warning("The WAL could not be copied into the log: %s", text.clean(str(found)), key="checkpoint")
             self.log.suspect(found)
 
     # -- in the thread that writes -------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ WINDOW_S = 0.01
 WINDOW_READS = 20
 REST_S = 0.001
 REST_ENTRIES = 2
+OVERDUE_S = 1.0  # a rest that has not ended by then failed to end
 LISTEN_AGAIN_S = 10.0  # where the socket could not be made: the disk was full, or too many files were open
 
 
@@ -65,7 +66,12 @@ class ReadScheduler:
         """Read in any case."""
         if self._fd is None and self._loop.time() >= self._listen_at:
             self._listen()
+        if self._resting is not None and self._loop.time() - self._resting.when() > OVERDUE_S:
+            self._resting.cancel()  # its end failed
+            self._resting = None
+            self._watch(True)
         if self._resting is None:
+            self._coming = False
             self._listener.expect()
         self._reader.advance()
 

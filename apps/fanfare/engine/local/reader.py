@@ -21,6 +21,7 @@ from fanfare.engine.local import presence, schema, streams, transactions
 from fanfare.engine.local.paths import LogPaths
 from fanfare.engine.local.presence import Subscribe
 from fanfare.engine.local.recovery import RecoveryReader
+from fanfare.runtime import text
 
 logger = logging.getLogger(__name__)
 
@@ -255,9 +256,10 @@ class LogReader:
             finally:
                 connection.execute("COMMIT")
         except (sqlite3.Error, UnicodeError, ValueError, TypeError) as error:
-            logger.error("The log cannot be read: %s", error)  # noqa: TRY400 - the place in here says nothing
+            why = text.clean(str(error))
+            logger.error("The log cannot be read: %s", why)  # noqa: TRY400 - the place in here says nothing
             self._suspect(error)
-            return f"log_unreadable: {error}"
+            return f"log_unreadable: {why}"
         if self._backlog:
             reason = self._hand_over()
         else:

@@ -304,6 +304,18 @@ class Worker:
             found.log_id, found.position or 0, scan=scan, grown=self.reader.grown, move=move
         )
 
+    def _in_thread(self, function: Callable[[], object]) -> None:
+        """Call it in the thread for queries, without waiting. A failure is logged and counted."""
+
+        def call() -> None:
+            try:
+                function()
+            except Exception as error:  # noqa: BLE001
+                self.counters["callbacks_failed"] += 1
+                throttled.error("Work in the thread for queries failed", error=error)
+
+        self._executor.submit(call)
+
     def _suspect(self, error: BaseException) -> None:
         """A read failed: the next group checks the log if it may be damaged."""
         self._commits.log.suspect(error)
@@ -329,7 +341,7 @@ class Worker:
         self._samples.clear()
         self._refuse_waiting("The worker starts again")
         if not self.is_closing:
-            self._executor.submit(self._queries.close)
+            self._in_thread(self._queries.close)
         try:
             self._on_gap(reason, None)
         except Exception:
@@ -345,6 +357,9 @@ class Worker:
                 await self._follow()
             except errors.EngineError as error:
                 throttled.warning("The log cannot be followed again yet: %s", error)
+                await asyncio.sleep(backoff.failed())
+            except Exception as error:  # noqa: BLE001  (until it succeeds, this worker delivers nothing)
+                throttled.error("The log cannot be followed again yet", error=error)
                 await asyncio.sleep(backoff.failed())
             else:
                 if self.reader.is_following:  # it may have found another gap at once
@@ -494,7 +509,7 @@ class Worker:
             )
 
     async def _measured(self) -> None:
-        self._executor.submit(self._commits.log.reserve.restore)
+        self._in_thread(self._commits.log.reserve.restore)
         self.sizes = await self.ask(queries.LogQueries.sizes)
         if self.sizes["sessions_late"] > interface.LATE_SESSIONS:
             # Up to an instant, not a number of them: every worker measures, and asks for the same.

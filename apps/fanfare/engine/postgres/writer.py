@@ -13,6 +13,7 @@ from psycopg import sql
 
 from fanfare.engine import errors
 from fanfare.engine.postgres import database, operations
+from fanfare.runtime import text
 from fanfare.runtime.backoff import Backoff
 from fanfare.runtime.histograms import Histogram
 
@@ -243,5 +244,5 @@ def describe(error: BaseException) -> str:
     """The first line of a database error: the others hold the statement, and may hold data."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]
+    message = str(error).strip() or type(error).__name__
+    return text.clean(message.splitlines()[0])
