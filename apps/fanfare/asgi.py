@@ -26,6 +26,8 @@ Requests are matched by method and path, so `/apps/5/edit` and `/users/5/` are t
 FANFARE_URL_PREFIX=/realtime/, all routes are below `/realtime/`; at the root remain the sockets and requests that are
 signed for the HTTP API, because some SDKs cannot send a prefix.
 
+In remote mode (FANFARE_REMOTE_URL) only the project's own rows exist: see server/remote_mode.py.
+
 This module imports no models, because `application` sets Django up.
 """
 
@@ -62,6 +64,7 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
     from fanfare.api.openapi import Description
     from fanfare.console.live import Live
     from fanfare.console.metrics import Metrics
+    from fanfare.integration import remote
     from fanfare.protocol import page_sessions, sessions
     from fanfare.protocol.consumers import PusherConsumer
     from fanfare.server import (
@@ -70,6 +73,7 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
         health,
         logs,
         proxies,
+        remote_mode,
         static_files,
         upgrade,
         urlconf,
@@ -88,10 +92,13 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
     options = conf.settings
     prefix = options.URL_PREFIX.rstrip("/")
     trusted = proxies.Trusted(options.TRUSTED_PROXIES)
-    server = Server()
-    server.mounts = guests = Mounts({**options.ASGI_MOUNTS, **mounts}, taken=[prefix + one for one in claims.PREFIXES])
+    guests = Mounts({**options.ASGI_MOUNTS, **mounts}, taken=[prefix + one for one in claims.PREFIXES])
     if project.lifespan is not None:
         project = project.with_lifespan(guests.of_project(project.lifespan))
+    if remote.is_configured():
+        return RootPath(remote_mode.application(project, guests, trusted), settings.FORCE_SCRIPT_NAME)
+    server = Server()
+    server.mounts = guests
 
     # The applications.
     def is_closed() -> bool:

@@ -16,9 +16,12 @@ from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
+from asgiref.testing import ApplicationCommunicator
+from channels.testing import HttpCommunicator, WebsocketCommunicator
 from django.db import transaction
 from django.test import Client
 
+import fanfare.asgi
 from fanfare import (
     DataTooLarge,
     EngineError,
@@ -254,6 +257,33 @@ def test_unreachable_deployment_raises_after_the_timeout_and_then_at_once(config
     with pytest.raises(EngineUnavailable):
         presence.subscriber_count("orders")
     assert time.monotonic() - began - waited < 0.2
+
+
+# -- the project's own server ------------------------------------------------------------------------------------------
+
+
+async def test_asgi_application_serves_the_project_and_opens_no_log(
+    configure: Configure, tmp_path: Path, settings: Any
+) -> None:
+    folder = tmp_path / "data"
+    await in_thread(lambda: configure(DATA_DIR=str(folder)))
+    application = await in_thread(fanfare.asgi.application)
+    lifespan = ApplicationCommunicator(application, {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}})
+    await lifespan.send_input({"type": "lifespan.startup"})
+    assert await lifespan.receive_output(10) == {"type": "lifespan.startup.complete"}
+
+    page = HttpCommunicator(application, "GET", "/admin/login/", headers=[(b"host", b"testserver")])
+    assert (await page.get_response(timeout=30))["status"] == 200
+
+    client = WebsocketCommunicator(application, "/app/some-key?protocol=7")
+    assert (await client.connect())[0]
+    assert json.loads(await client.receive_from())["data"]["code"] == 4005
+    assert (await client.receive_output())["code"] == 4005
+
+    await lifespan.send_input({"type": "lifespan.shutdown"})
+    assert await lifespan.receive_output(10) == {"type": "lifespan.shutdown.complete"}
+    assert not folder.exists()
+    assert isinstance(current.current(), remote.RemoteEngine)
 
 
 # -- network failures --------------------------------------------------------------------------------------------------
