@@ -179,7 +179,7 @@ async def test_drain_that_fails_closes_its_connections_at_once(
     async def fail(*_: object) -> None:
         raise ZeroDivisionError
 
-    drained, clients = make(), Clients(50)
+    drained, clients = make(), Clients(200)
     monkeypatch.setattr(drained, "_is_answered", fail)
     monkeypatch.setattr(drained, "_close_paced", fail)
     stop(drained, clients, ("127.0.0.1", 1))
