@@ -65,6 +65,19 @@ def encryption_extra(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[
 
 
 @checks.register
+def transactional_engine(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.CheckMessage]:
+    if not conf.settings.TRANSACTIONAL_PUBLISH or conf.settings.ENGINE.startswith(("postgres://", "postgresql://")):
+        return []
+    return [
+        checks.Error(
+            "FANFARE_TRANSACTIONAL_PUBLISH is on, and FANFARE_ENGINE is not a PostgreSQL database.",
+            hint="Name the project's own database in FANFARE_ENGINE, or turn on FANFARE_OUTBOX instead.",
+            id="fanfare.E004",
+        )
+    ]
+
+
+@checks.register
 def misspelt_variables(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.CheckMessage]:
     return [
         checks.Warning(

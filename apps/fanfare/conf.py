@@ -421,6 +421,13 @@ class Publishing:
         "the end of the process.",
         page="how-to/outbox.md",
     )
+    TRANSACTIONAL_PUBLISH = Setting(
+        Flag(),
+        False,
+        "With `FANFARE_ENGINE=postgres://…` in the project's own database: `publish()` in a transaction writes the "
+        "event with it, so that a commit saves both or neither.",
+        page="how-to/outbox.md",
+    )
     OUTBOX_KEEP_SECONDS = Setting(
         Integer(60, 31_536_000), 604_800, "Seconds for which an outbox event that cannot be sent stays in the admin."
     )

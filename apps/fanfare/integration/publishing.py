@@ -12,6 +12,8 @@ after the `atomic` block. A process that dies between the commit and the log sen
 With `outbox=True`, or the setting FANFARE_OUTBOX, the transaction also writes the event into a table of the database,
 and the relay sends what a failed process left there.
 
+With the setting FANFARE_TRANSACTIONAL_PUBLISH the transaction writes the event itself, if the log is in its database.
+
 With an idempotency key a caller may try again: a second event with the same key on the same channel is dropped for
 `interface.IDEMPOTENCY_SECONDS`.
 """
@@ -277,6 +279,11 @@ def defer(
     if not connection.in_atomic_block and connection.get_autocommit():
         return False
     through_outbox = conf.settings.OUTBOX if outbox is None else outbox
+    if not through_outbox and conf.settings.TRANSACTIONAL_PUBLISH:
+        from fanfare.integration import transactional
+
+        if transactional.write(publications, connection):
+            return True
     if not through_outbox and _joined(publications, connection):
         return True
     # With autocommit off and no atomic block the commit cannot be noticed: Django raises in `on_commit`.

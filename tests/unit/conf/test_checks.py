@@ -57,3 +57,11 @@ def test_setting_outside_of_the_dict_is_a_warning(settings):
     (found,) = checks.settings_outside_the_dict(None)
     assert found.id == "fanfare.W006"
     assert 'FANFARE = {"OUTBOX": …}' in found.hint
+
+
+@pytest.mark.parametrize(
+    ("engine", "wrong"), [("local", True), ("postgres://shop@db/shop", False), ("postgresql://shop@db/shop", False)]
+)
+def test_transactional_publish_needs_the_postgres_engine(settings, engine, wrong):
+    settings.FANFARE = {"TRANSACTIONAL_PUBLISH": True, "ENGINE": engine}
+    assert [found.id for found in checks.transactional_engine(None)] == ["fanfare.E004"] * wrong

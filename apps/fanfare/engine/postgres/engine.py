@@ -19,7 +19,7 @@ import psycopg
 from psycopg import sql
 
 from fanfare.engine import consumers, errors, interface
-from fanfare.engine.postgres import database, operations, reader, writer
+from fanfare.engine.postgres import database, operations, pending, reader, writer
 from fanfare.engine.postgres import queries as questions
 from fanfare.runtime.backoff import Backoff
 from fanfare.runtime.supervisor import Supervisor
@@ -131,6 +131,32 @@ class PostgresEngine(interface.Engine):
             raise errors.EngineUnavailable("The engine is closed")
         with self._pool.connection(timeout) as connection:
             return questions.append(connection, self.address, publications)
+
+    @property
+    def pending(self) -> pending.Pending:
+        """For publications that a transaction of the project writes itself."""
+        return pending.Pending(self.address, self._read_generation)
+
+    def move_pending(self) -> int:
+        """Move the committed publications of transactions into the log; how many. In any thread. Raises
+        EngineUnavailable."""
+        query = pending.move_query(self.address)
+        moved = 0
+        with self._pool.connection() as connection:
+            while True:
+                [(rows,)] = connection.execute(query, (pending.MOVE_ROWS,)).fetchall()
+                moved += rows
+                if rows < pending.MOVE_ROWS:
+                    break
+        if moved and self._worker is not None:
+            self._worker.loop.call_soon_threadsafe(self._worker.reader.hint)
+        return int(moved)
+
+    def _read_generation(self) -> str:
+        query = sql.SQL("SELECT generation FROM {}.state").format(sql.Identifier(self.address.schema))
+        with self._pool.connection() as connection:
+            [(generation,)] = connection.execute(query).fetchall()
+        return str(generation)
 
     def _append_here(
         self, publications: Sequence[interface.Publication], budget: interface.Budget | None
@@ -710,11 +736,21 @@ class _Worker:
             for key in [key for key, failed in self._leaving.items() if failed]:
                 self.leave(key)
             self._write_counts()
+            await self._move_pending()
             # While the database was away no worker could renew: the others get their time after it is back.
             for worker in dead if time.monotonic() - self._steady_since_s > LEASE_S else ():
                 if worker != self.id:
                     await self._reap(worker)
             await asyncio.sleep(max(0.0, BEAT_S - (time.monotonic() - sent)))
+
+    async def _move_pending(self) -> None:
+        """Publications of transactions whose process ended after the commit."""
+        moved = pending.MOVE_ROWS
+        while moved == pending.MOVE_ROWS:
+            [(moved,)] = await self.writer.ask(pending.move_query(self._engine.address), (pending.MOVE_ROWS,))
+            self.counters["pending_moved"] += moved
+            if moved:
+                self.reader.hint()
 
     def _beaten(self, sent_s: float) -> None:
         """A beat was answered. Leases end a second before the database gives them away, without another word."""

@@ -390,6 +390,47 @@ BEGIN
 END
 $$;
 
+-- Publications that a transaction of the project has written with its own rows. Committed ones are moved into the log;
+-- a rollback leaves nothing. Ids are given out outside of the lock, so they order the publications of one transaction,
+-- and those of transactions that follow each other.
+CREATE TABLE IF NOT EXISTS {schema}.pending (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    app text NOT NULL,
+    channel text NOT NULL,
+    body bytea NOT NULL,
+    kind bigint NOT NULL,
+    user_id text,
+    exclude text,
+    size integer,                  -- retention
+    seconds integer,
+    key text,
+    cache integer
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+
+-- Moves committed publications into the log, at most `p_rows`, in one step: each is in the log once. Returns how many.
+CREATE OR REPLACE FUNCTION {schema}.move_1(p_rows integer) RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    r record;
+BEGIN
+    PERFORM pg_advisory_xact_lock({lock_class}, {lock_key});
+    WITH moved AS (
+        DELETE FROM {schema}.pending WHERE id IN (SELECT id FROM {schema}.pending ORDER BY id LIMIT p_rows) RETURNING *
+    )
+    SELECT count(*)::integer AS rows, array_agg('append'::text ORDER BY id) AS op, array_agg(app ORDER BY id) AS app,
+           array_agg(channel ORDER BY id) AS channel, array_agg(body ORDER BY id) AS body,
+           array_agg(kind ORDER BY id) AS kind, array_agg(user_id ORDER BY id) AS user_id,
+           array_agg(exclude ORDER BY id) AS exclude, array_agg(size ORDER BY id) AS size,
+           array_agg(seconds ORDER BY id) AS seconds, array_agg(key ORDER BY id) AS key,
+           array_agg(cache ORDER BY id) AS cache
+    INTO r FROM moved;
+    IF r.rows > 0 THEN
+        PERFORM {schema}.apply_1('', true, r.op, r.app, r.channel, r.body, r.kind, r.user_id, r.exclude, r.size,
+                                 r.seconds, r.key, r.cache);
+    END IF;
+    RETURN r.rows;
+END
+$$;
+
 -- The heartbeat of a worker: renews its life and its leases, and answers the generation and the workers that are dead.
 -- `known` is false when the others have taken this worker for dead.
 CREATE OR REPLACE FUNCTION {schema}.beat_1(p_worker text, p_seconds integer)
