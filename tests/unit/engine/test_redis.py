@@ -11,10 +11,12 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from fanfare.engine import errors, interface
-from fanfare.engine.redis import address
+from fanfare.engine.redis import address, scripts
 from fanfare.engine.redis import engine as redis_engine
-from tests.harness import deployments, redisserver, waiting
-from tests.unit.engine import conformance
+from fanfare.engine.redis import worker as redis_worker
+from tests.harness import redisserver, waiting
+from tests.harness.deployments import REPOSITORY
+from tests.unit.engine import conformance, deployments, failures, redis_deployment
 from tests.unit.engine.workers import APP, Worker
 
 
@@ -42,6 +44,19 @@ async def hire(url: str) -> AsyncIterator[conformance.Hire]:
     yield hire
     for worker in hired:
         await worker.engine.close()
+
+
+@pytest.fixture
+async def deployment(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[deployments.Deployment]:
+    for module, name in ((scripts, "LEASE_S"), (redis_worker, "LEASE_POLL_S")):
+        monkeypatch.setattr(module, name, getattr(module, name))  # restored after the test
+    with redisserver.running(*redis_deployment.OPTIONS) as own:
+        async with deployments.closing(redis_deployment.RedisDeployment(own, "log")) as deployment:
+            yield deployment
+
+
+class TestFailures(failures.FailureConformance):
+    """What it must do when something fails."""
 
 
 class TestConformance(conformance.Conformance):
@@ -266,7 +281,7 @@ async def test_replica_is_refused(server: redisserver.Server) -> None:
 
 
 async def test_user_without_a_right_is_refused_and_the_documented_user_is_not(server: redisserver.Server) -> None:
-    page = (deployments.REPOSITORY / "docs/how-to/many-machines.md").read_text(encoding="utf-8")
+    page = (REPOSITORY / "docs/how-to/many-machines.md").read_text(encoding="utf-8")
     [rule] = re.findall(r"ACL SETUSER fanfare on >PASSWORD (.*)", page)
     with server.client() as client:
         client.execute_command("ACL", "SETUSER", "fanfare", "reset", "on", ">hunter2", *rule.split())

@@ -41,12 +41,12 @@ def read(data: bytes) -> Iterator[interface.Entry | None]:
     """The entries of a message; None for one of a version that this release does not read."""
     start, end = 0, len(data)
     while start < end:
-        version, size, sequence, offset, _ms, meta_size = _HEAD.unpack_from(data, start)
+        version, size, sequence, offset, created_ms, meta_size = _HEAD.unpack_from(data, start)
         if version == VERSION:
             body = start + _HEAD_SIZE + meta_size
             kind, app, channel, user, exclude = _meta(data[start + _HEAD_SIZE : body])
             yield interface.Entry(
-                sequence, kind, app, channel, offset or None, user, exclude, data[body : start + size]
+                sequence, kind, app, channel, offset or None, user, exclude, data[body : start + size], created_ms
             )
         else:
             yield None

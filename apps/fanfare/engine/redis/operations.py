@@ -37,6 +37,7 @@ class Call:
     frees: bool = False
     born: float = field(default_factory=time.monotonic)
     size: int = 0  # bytes of the bodies
+    is_settled: bool = False
 
 
 def identity(app: str, channel: str) -> str:
@@ -60,9 +61,9 @@ def receipt(result: Any) -> interface.Receipt:
     """Raises EngineUnavailable where the operation failed."""
     check(result)
     if isinstance(result, int):
-        return interface.Receipt(None, duplicate=bool(result))
-    epoch, offset, known = result
-    return interface.Receipt(interface.Position(epoch.decode(), offset), duplicate=bool(known))
+        return interface.Receipt(None, duplicate=not result, id=result)
+    epoch, offset, sequence = result
+    return interface.Receipt(interface.Position(epoch.decode(), offset), duplicate=not sequence, id=sequence)
 
 
 def check(result: Any) -> None:

@@ -25,6 +25,7 @@ MOST_PENDING_BYTES: Final = 32 * 1_048_576
 REPAIR_ENTRIES: Final = 1_000  # of the log, in one answer
 LISTEN_ENTRIES: Final = 5_000
 REMOVED_AT_ONCE: Final = 200  # members and counts: about 3 ms of the server
+CATCH_UP_S: Final = 0.25
 TRY_AGAIN_S: Final = 0.05  # while a cluster moves the slot
 
 _INTEREST: Final = 1
@@ -260,8 +261,11 @@ class Partition:
 
         def settled(answer: operations.Answer | None, error: errors.EngineError | None) -> None:
             since = self._catching.get(name)
-            if answer is None or since is None or self.phase is not Phase.FOLLOWING:
+            if since is None or self.phase is not Phase.FOLLOWING:
                 return  # repaired when the partition resumes
+            if answer is None:
+                self._catch_up_later(name)
+                return
             found = answer.found[want]
             read = entries.read_all(found)
             self._worker.hand_over([entry for entry in read if entry.id > since and self._name(entry) == name])
@@ -274,8 +278,15 @@ class Partition:
         try:
             self.submit(operations.Call((), settled, wants=(want,)), urgent=True)
         except errors.EngineError:
-            self._worker.counters["listens_late"] += 1
-            self._catching.pop(name, None)
+            self._catch_up_later(name)
+
+    def _catch_up_later(self, name: str) -> None:
+        """Until it has caught up, messages of the channel are ignored: the log has them."""
+        self._worker.counters["listens_late"] += 1
+        if not self._worker.is_closed:
+            asyncio.get_running_loop().call_later(
+                CATCH_UP_S, lambda: self._catch_up(name) if name in self._catching else None
+            )
 
     def consume(self, *, on: bool) -> None:
         self.consumers += 1 if on else -1
@@ -435,6 +446,7 @@ class Partition:
             self._worker.fail(self, f"Redis refused the heartbeat: {error}")
 
     def _put_back(self, group: list[operations.Call]) -> None:
+        group = [call for call in group if not call.is_settled]
         self._pending.extendleft(reversed(group))
         self._pending_bytes += sum(call.size for call in group)
 
@@ -467,13 +479,15 @@ class Partition:
         return lambda: again() if connection is not None and connection is self.wire else None
 
     def expire(self, before: float) -> int:
-        """Refuse what waits since before this monotonic time. How many calls."""
+        """Refuse what waits since before this monotonic time. How many calls. One that is under way may be done yet."""
+        unanswered = [call for call in self._in_flight or () if call.born < before and not call.is_settled]
+        settle(unanswered, errors.EngineUnavailable("Redis has not answered in time: it may have been written"))
         late = [call for call in self._pending if call.born < before]
         if late:
             self._pending = collections.deque(call for call in self._pending if call.born >= before)
             self._pending_bytes = sum(call.size for call in self._pending)
             settle(late, errors.EngineUnavailable("Timed out waiting for Redis: nothing was written"))
-        return len(late)
+        return len(late) + len(unanswered)
 
     def give_up(self, why: str, *, subscribers_only: bool = False) -> None:
         """Refuse what waits."""
@@ -543,6 +557,9 @@ def settle(calls: Sequence[operations.Call] | collections.deque[operations.Call]
 
 
 def settle_one(call: operations.Call, answer: operations.Answer | None, error: errors.EngineError | None) -> None:
+    if call.is_settled:
+        return
+    call.is_settled = True
     try:
         call.settled(answer, error)
     except Exception:

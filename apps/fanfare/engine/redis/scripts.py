@@ -18,12 +18,18 @@ MISS_SECONDS: Final = 3600
 CHUNK_ENTRIES: Final = 512  # of a recovery, in one answer
 CHUNK_BYTES: Final = 256 * 1024
 
+# The kinds of the entries that the scripts add by themselves.
+_KINDS: Final = (
+    interface.Kind.MEMBER_ADDED,
+    interface.Kind.MEMBER_REMOVED,
+    interface.Kind.OCCUPIED,
+    interface.Kind.VACATED,
+    interface.Kind.COUNT,
+    interface.Kind.CACHE_MISS,
+    interface.Kind.SESSION_TAKEN,
+)
 _CONSTANTS: Final[dict[str, int]] = {
-    **{
-        kind.name: kind.value
-        for kind in interface.Kind
-        if kind.name not in ("EVENT", "CONTROL", "CLIENT_EVENT", "MESSAGE")
-    },
+    **{kind.name: kind.value for kind in _KINDS},
     "ANNOUNCE_ALWAYS": interface.ANNOUNCE_ALWAYS,
     "ANNOUNCE_MS": interface.ANNOUNCE_SECONDS * 1000,
     "IDEMPOTENCY_SECONDS": interface.IDEMPOTENCY_SECONDS,

@@ -187,6 +187,7 @@ class Worker:
             "memory_bytes": self.memory[0],
             "memory_max_bytes": self.memory[1],
             "entries": 0,
+            "snapshots": 0,
             "history_reads": 0,
             "history_shared": 0,
             "groups": 0,
@@ -222,6 +223,8 @@ class Worker:
     def counted(self, group: Sequence[operations.Call], wants: Iterable[operations.Want]) -> None:
         self.counters["groups"] += 1
         self.counters["operations"] += sum(len(call.operations) for call in group)
+        wants = list(wants)
+        self.counters["snapshots"] += sum(want[0] in ("m", "c", "n") and want[1] != "" for want in wants)
         reads = sum(want[0] == "h" and want[2] is not False for want in wants)
         asked = sum(want[0] == "h" and want[2] is not False for call in group for want in call.wants)
         self.counters["history_reads"] += reads

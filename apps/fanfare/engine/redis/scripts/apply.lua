@@ -5,7 +5,7 @@
 --   ARGV[5]  msgpack: the wants, each read once however many subscribers wait for it, after all operations
 --
 -- For example, with the operations {{'a', 0, META, '{"event":"created"}', '@1:news'}} and without wants the answer is
--- {GENERATION, 57, {0}, {}}: entry 57 is in the log and was published to the subscribers of channel `news` of
+-- {GENERATION, 57, {57}, {}}: entry 57 is in the log and was published to the subscribers of channel `news` of
 -- application 1. The answer stands behind these messages in the connection's buffer, so it is a barrier: a subscriber
 -- whose snapshot is in it has seen exactly the entries up to 57.
 
@@ -48,23 +48,23 @@ end
 
 local run_operation = {
     -- append: kind, meta, body, to[, id, size or false, seconds, idempotency key or false, cache seconds or false].
-    -- Answers 0; 1 for a known key; {epoch, offset, known} for a channel with history.
+    -- Answers the entry's sequence, or {epoch, offset, sequence} for a channel with history; 0 for that of a known key.
     a = function(op)
         local id = op[6]
         local key = op[9] and P .. 'k:' .. id .. ':' .. op[9]
         local receipt = key and redis.call('GET', key)
         if receipt then
             local epoch, offset = string.match(receipt, '^(%w+):(%d+)$')
-            return epoch and { epoch, tonumber(offset), 1 } or 1
+            return epoch and { epoch, tonumber(offset), 0 } or 0
         end
-        local answer, known = 0, '-'
+        local answer, known = top + 1, '-'
         if op[7] then
             local head = head_of(id)
             head.birth = head.birth or 's' .. (top + 1)
             head.offset = head.offset + 1
             head.size, head.seconds = op[7], op[8]
             head.entries[#head.entries + 1] = add(op[2], op[3], op[4], P .. op[5], head.offset)
-            answer = { generation .. head.birth, head.offset, 0 }
+            answer = { generation .. head.birth, head.offset, top }
             known = answer[1] .. ':' .. answer[2]
         else
             add(op[2], op[3], op[4], P .. op[5])

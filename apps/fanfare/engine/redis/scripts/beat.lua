@@ -30,7 +30,7 @@ if now - mark >= 1000 or now < mark then
     end
     if upto and upto > tonumber(redis.call('HGET', KEYS[1], 'trimmed') or 0) then
         redis.call('HSET', KEYS[1], 'trimmed', upto)
-        redis.call('XTRIM', P .. 'log', 'MINID', '~', string.format('%d-0', upto + 1))
+        redis.call('XTRIM', P .. 'log', 'MINID', string.format('%d-0', upto + 1))
         local wanted = 0
         local consumers = redis.call('HGETALL', P .. 'consumers')
         for index = 1, #consumers, 2 do
@@ -43,7 +43,7 @@ if now - mark >= 1000 or now < mark then
             end
         end
         redis.call('HSET', KEYS[1], 'kinds', wanted)
-        redis.call('XTRIM', P .. 'facts', 'MINID', '~', string.format('%d-0', upto + 1))
+        redis.call('XTRIM', P .. 'facts', 'MINID', string.format('%d-0', upto + 1))
     end
     redis.call('ZREMRANGEBYSCORE', P .. 'sessions', '-inf', now - LATE_MS)
     local late = redis.call('ZCOUNT', P .. 'sessions', '-inf', now) - ARGV[6]
