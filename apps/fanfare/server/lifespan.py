@@ -21,7 +21,7 @@ from django.core.exceptions import ImproperlyConfigured
 from fanfare import __version__, conf
 from fanfare.applications import loading, registry
 from fanfare.channel_layer import transport
-from fanfare.console import figures, reports, survey, tails, worker_control
+from fanfare.console import board, figures, reports, survey, tails, worker_control
 from fanfare.engine import current
 from fanfare.engine import errors as engine_errors
 from fanfare.hub import activity, hub, traces, transports
@@ -73,6 +73,7 @@ class Server:
         self.mounts = mounts.Mounts()  # filled by asgi.py
         self.problem = "The worker has not been started yet."  # empty while the worker runs
         self.is_misconfigured = False  # invalid settings: do not retry
+        self.board = board.Board(self, counted.counters, counted.gauges)
         self._up = False  # started; the loader may still be retrying
         self._starting: asyncio.Task[None] | None = None
         self._failed_at = float("-inf")  # time.monotonic() of the last failed attempt
@@ -149,6 +150,7 @@ class Server:
                 functools.partial(streams.keep_ending_lapsed, self.hub, self.registry),
             )
             self.reports.introduce()
+            self.tasks.run("samples for the console", self.board.recent.run)
             if DAPHNE in sys.modules:
                 self._drain_at_signals()
             logger.info("%s", self.topology())

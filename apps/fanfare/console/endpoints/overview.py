@@ -1,4 +1,4 @@
-"""The overview: the figures of every worker."""
+"""The overview: what the deployment does now, and its last hour."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from fanfare.console import reports
+from fanfare.console import board
 from fanfare.console.requests import Request, endpoint, stream
-
-INTERVAL_S = 2.0
 
 
 @endpoint("applications")
@@ -26,17 +24,15 @@ async def applications(request: Request) -> Any:
 
 @stream("overview")
 async def overview(request: Request) -> AsyncIterator[Any]:
-    """The figures of all workers, every two seconds."""
+    """A snapshot of all workers every two seconds."""
     while True:
-        yield _to_json(await request.worker.reports.collect())
-        await asyncio.sleep(INTERVAL_S)
+        yield await request.worker.board.snapshot()
+        await asyncio.sleep(board.EVERY_S)
 
 
-def _to_json(collected: reports.Collection) -> dict[str, Any]:
-    return {
-        "expected": collected.expected,
-        "workers": [
-            {"worker": one.worker, "node": one.node, "pid": one.pid, "version": one.version, "started": one.started}
-            for one in collected.reports
-        ],
-    }
+@endpoint("overview/hour")
+async def hour(request: Request) -> Any:
+    """The samples of the last hour, by worker; with `after`, a Unix time, the later ones."""
+    after = request.number("after", 0, most=2**40)
+    answers = await request.worker.survey.ask(board.RECENT, {"after": after})
+    return {"workers": answers.workers, "missing": answers.missing}

@@ -1,0 +1,135 @@
+"""The overview of the deployment: the figures and the state of all workers, once for all pages that look.
+
+Every worker answers two questions: `state`, what it is doing now, and `recent`, its last hour.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from fanfare import __version__
+from fanfare.console import recent, reports, survey, verdict
+from fanfare.hub import hub as hubs
+from fanfare.runtime import histograms, supervisor
+
+EVERY_S: Final = 2.0
+STATE, RECENT = "state", "recent"
+RATES: Final = ("published", "deliveries", "delivered_bytes", "connections")
+QUANTILES: Final = (0.5, 0.95, 0.99)
+
+
+class Parts(Protocol):
+    """What the board reads of `fanfare.server.lifespan.Server`."""
+
+    hub: hubs.Hub
+    reports: reports.Reports
+    survey: survey.Survey
+    background: Any
+    loader: Any
+    mounts: Any
+    drain: Any
+
+
+class Board:
+    """One per worker. `figures`: of this worker's reports."""
+
+    def __init__(
+        self, parts: Parts, counters: Callable[[], reports.Values], gauges: Callable[[], reports.Values]
+    ) -> None:
+        self._parts = parts
+        self.recent = recent.Recent(counters, gauges)
+        self._snapshot: asyncio.Future[dict[str, Any]] | None = None
+        self._taken_s = float("-inf")
+        self._before: tuple[float, reports.Values] | None = None  # the counters of the snapshot before, and its time
+        parts.survey.on(STATE, lambda _: self.state())
+        parts.survey.on(RECENT, lambda asked: recent.as_columns(self.recent.samples(asked["after"])))
+
+    def state(self) -> dict[str, Any]:
+        """What this worker is doing now."""
+        parts = self._parts
+        health = parts.hub.engine.health()
+        return {
+            "node": socket.gethostname(),
+            "pid": os.getpid(),
+            "version": __version__,
+            "cpu_s": time.process_time(),
+            "engine": {"ok": health.ok, "reason": health.reason},
+            "applications": parts.loader.problem or "",
+            "mounts": parts.mounts.problem,
+            "draining": bool(parts.drain.is_draining),
+            "jobs": [_job(status) for status in parts.background.statuses],
+            "troubles": self.recent.troubles(verdict.WINDOW_S),
+        }
+
+    async def snapshot(self) -> dict[str, Any]:
+        """The deployment as it is now. All pages of this worker share one snapshot every `EVERY_S`."""
+        loop = asyncio.get_running_loop()
+        if self._snapshot is not None and (not self._snapshot.done() or loop.time() - self._taken_s < EVERY_S * 0.75):
+            return await asyncio.shield(self._snapshot)
+        self._taken_s = loop.time()
+        self._snapshot = loop.create_future()
+        try:
+            found = await self._take()
+        except BaseException as error:
+            self._snapshot.set_exception(error)
+            self._snapshot.exception()  # read here: without a second caller nothing else reads it
+            raise
+        self._snapshot.set_result(found)
+        return found
+
+    async def _take(self) -> dict[str, Any]:
+        collected, states = await asyncio.gather(self._parts.reports.collect(), self._parts.survey.ask(STATE))
+        gauges = collected.gauges
+        answered = len(collected.reports)
+        found = verdict.findings(states.workers, expected=collected.expected, answered=answered, gauges=gauges)
+        return {
+            "at": time.time(),
+            "expected": collected.expected,
+            "findings": [{"level": one.level, "text": one.text, "page": one.page} for one in found],
+            "gauges": gauges,
+            "rates": self._rates(collected.counters),
+            "workers": [_worker(one, states.workers.get(one.worker)) for one in collected.reports],
+        }
+
+    def _rates(self, counters: reports.Values) -> dict[str, Any]:
+        """Per second since the snapshot before. Empty for the first one, and after a pause."""
+        now = time.monotonic()
+        before, self._before = self._before, (now, counters)
+        if before is None or now - before[0] > EVERY_S * 5:
+            return {}
+        seconds = now - before[0]
+        delta = recent.grown(counters, before[1])
+        found: dict[str, Any] = {name: delta.get(name, 0) / seconds for name in RATES}
+        found["refused"] = recent.total(delta, recent.REFUSALS) / seconds
+        found["delivery"] = [histograms.quantile(delta, recent.DELIVERY, fraction) for fraction in QUANTILES]
+        return found
+
+
+def _worker(report: reports.Report, state: dict[str, Any] | None) -> dict[str, Any]:
+    return {
+        "worker": report.worker,
+        "node": report.node,
+        "pid": report.pid,
+        "version": report.version,
+        "started": report.started,
+        "gauges": {name: value for name, value in report.gauges.items() if not name.startswith("jobs.")},
+        "deliveries": report.counters.get("deliveries", 0),
+        "state": state,
+    }
+
+
+def _job(status: supervisor.Status) -> dict[str, Any]:
+    return {
+        "name": status.name,
+        "state": status.state.value,
+        "since": status.since,
+        "runs": status.runs,
+        "failures": status.failures,
+        "error": status.error,
+        "retry_at": status.retry_at,
+    }

@@ -1,0 +1,49 @@
+// The charts of an hour, in the colours of the admin's theme.
+import uPlot from "../vendor/uplot/uPlot.esm.js";
+import { el } from "./dom.js";
+
+const HEIGHT = 150;
+const STROKES = ["#2f7fb5", "#c77f12", "#8d5bb0"]; // 3:1 on the light and on the dark background
+
+/** A chart of one or more series over Unix times. `format`: of its values. */
+export class Chart {
+  constructor(parent, title, labels, format) {
+    const place = el("div");
+    this.figure = el("figure", {}, el("figcaption", {}, title), place);
+    parent.append(this.figure);
+    const theme = getComputedStyle(document.getElementById("console"));
+    const ink = theme.getPropertyValue("--body-quiet-color").trim() || "#666";
+    const line = theme.getPropertyValue("--hairline-color").trim() || "#ddd";
+    const axis = { stroke: ink, grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1 }, font: "11px sans-serif" };
+    this.plot = new uPlot(
+      {
+        width: 320,
+        height: HEIGHT,
+        cursor: { y: false },
+        legend: { live: true },
+        scales: { y: { range: (_, __, most) => [0, most > 0 ? most * 1.1 : 1] } },
+        axes: [axis, { ...axis, size: 62, values: (_, values) => values.map(format) }],
+        series: [
+          { label: "Time", value: (_, time) => (time ? new Date(time * 1000).toLocaleTimeString() : "–") },
+          ...labels.map((label, index) => ({
+            label,
+            stroke: STROKES[index],
+            width: 2,
+            points: { show: false },
+            value: (_, value) => (value === null || value === undefined ? "–" : format(value)),
+          })),
+        ],
+      },
+      [[], ...labels.map(() => [])],
+      place,
+    );
+    new ResizeObserver(() => {
+      const width = Math.max(200, place.clientWidth);
+      if (width !== this.plot.width) this.plot.setSize({ width, height: HEIGHT });
+    }).observe(place);
+  }
+
+  show(times, ...series) {
+    this.plot.setData([times, ...series]);
+  }
+}

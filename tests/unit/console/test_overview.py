@@ -1,0 +1,165 @@
+"""The last hour of a worker, the verdict on the deployment, and the snapshot that pages share."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fanfare.console import board, recent, verdict
+from fanfare.console.reports import Collection, Report
+from fanfare.console.survey import Answers
+
+STATE: dict[str, Any] = {
+    "node": "a",
+    "pid": 1,
+    "engine": {"ok": True, "reason": ""},
+    "applications": "",
+    "mounts": "",
+    "draining": False,
+    "jobs": [],
+    "troubles": {},
+}
+
+
+def texts(*states: dict[str, Any], expected: int | None = None, gauges: dict[str, float] | None = None) -> list[str]:
+    """The sentences of the verdict on workers with these differences from a healthy one."""
+    answers = {str(index): STATE | state for index, state in enumerate(states)}
+    found = verdict.findings(
+        answers, expected=len(states) if expected is None else expected, answered=len(states), gauges=gauges or {}
+    )
+    return [f"{one.level}: {one.text}" for one in found]
+
+
+# -- the verdict -------------------------------------------------------------------------------------------------------
+
+
+def test_healthy_deployment_has_no_findings() -> None:
+    assert texts({}, {}) == []
+
+
+def test_missing_worker_is_found() -> None:
+    assert texts({}, expected=2)[0].startswith("bad: 1 worker of 2 did not answer")
+
+
+def test_failing_engine_is_named_with_its_worker_and_reason() -> None:
+    engine = {"ok": False, "reason": "The disk is full."}
+    assert texts({}, {"pid": 7, "engine": engine}) == ["bad: The engine of worker a 7 fails: The disk is full."]
+
+
+def test_failing_job_is_named_with_its_error() -> None:
+    job = {"name": "webhooks", "state": "pausing", "error": "OSError: no route"}
+    assert texts({"jobs": [job]}) == ["bad: The job webhooks of worker a 1 fails: OSError: no route"]
+    assert texts({"jobs": [job | {"state": "running"}]}) == [], "it runs again"
+
+
+def test_counters_of_all_workers_are_summed() -> None:
+    found = texts({"troubles": {"closed.slow": 1}}, {"troubles": {"closed.slow": 2}})
+    assert found == ["warn: 3 clients read too slowly and were closed with 4100 in the last 5 minutes."]
+
+
+def test_most_frequent_refusal_is_named() -> None:
+    found = texts({"troubles": {"pusher.refused.4001": 2, "pusher.subscription_refused.wrong_signature": 5}})
+    assert found == ["warn: 7 refusals in the last 5 minutes, most of them of subscriptions (wrong signature)."]
+
+
+def test_full_log_is_found_before_publishers_are_refused() -> None:
+    gauges = {"engine.log_used_bytes": 90.0, "engine.log_limit_bytes": 100.0}
+    assert texts({}, gauges=gauges)[0].startswith("bad: The log uses 90% of FANFARE_LOG_MAX_BYTES")
+
+
+def test_faults_come_before_warnings() -> None:
+    found = texts({"draining": True, "mounts": "shop did not start"})
+    assert [text.partition(":")[0] for text in found] == ["bad", "warn"]
+
+
+@pytest.mark.parametrize("prefix", recent.REFUSALS)
+def test_every_refusal_has_words(prefix: str) -> None:
+    assert "refusal" in texts({"troubles": {f"{prefix}x": 1}})[0]
+
+
+# -- the last hour -----------------------------------------------------------------------------------------------------
+
+
+def test_sample_has_what_the_counters_grew_by() -> None:
+    counters = {"published": 5.0}
+    hour = recent.Recent(lambda: dict(counters), lambda: {"connections.now": 3})
+    hour.sample(100.0)
+    counters |= {"published": 8.0, "pusher.refused.4001": 2.0, "delivery_seconds.0.001": 4.0}
+    hour.sample(110.0)
+    _, sample = hour.samples()
+    assert (sample.at, sample.connections, sample.published, sample.refused) == (110.0, 3, 3, 2)
+    assert sum(sample.delivery) == 4
+    assert hour.samples(after=105.0) == [sample]
+
+
+def test_hour_is_bounded() -> None:
+    hour = recent.Recent(dict, dict)
+    for number in range(recent.SAMPLES + 50):
+        hour.sample(float(number))
+    assert len(hour.samples()) == recent.SAMPLES
+    assert hour.samples()[0].at == 50.0
+
+
+def test_troubles_are_those_of_the_last_minutes_and_of_the_current_sample() -> None:
+    counters = {"closed.slow": 1.0, "published": 9.0}
+    hour = recent.Recent(lambda: dict(counters), dict)
+    for number in range(60):
+        hour.sample(number * 10.0)
+    assert hour.troubles(300) == {}
+    counters["closed.slow"] = 3.0
+    assert hour.troubles(300) == {"closed.slow": 2}
+
+
+def test_columns_have_the_fields_of_a_sample() -> None:
+    hour = recent.Recent(dict, dict)
+    hour.sample(1.0)
+    assert recent.as_columns(hour.samples())["at"] == [1.0]
+
+
+# -- the snapshot ------------------------------------------------------------------------------------------------------
+
+
+class Fleet:
+    """Reports and answers of one worker, counted."""
+
+    def __init__(self) -> None:
+        self.collected = 0
+        self.counters: dict[str, float] = {"published": 0}
+
+    async def collect(self) -> Collection:
+        self.collected += 1
+        await asyncio.sleep(0)
+        self.counters = {"published": self.counters["published"] + 10}
+        report = Report("w", "a", 1, "1.0", 0.0, dict(self.counters), {"connections.now": 2})
+        return Collection((report,), {}, 1)
+
+    def on(self, _question: str, _answer: Any) -> None:
+        return
+
+    async def ask(self, _question: str) -> Answers:
+        return Answers({"w": STATE}, 0)
+
+
+async def test_pages_share_one_snapshot() -> None:
+    fleet = Fleet()
+    shared = board.Board(SimpleNamespace(reports=fleet, survey=fleet), dict, dict)  # type: ignore[arg-type]
+    found = await asyncio.gather(*(shared.snapshot() for _ in range(50)))
+    assert fleet.collected == 1
+    assert all(one is found[0] for one in found)
+    assert found[0]["workers"][0]["state"] is STATE
+
+
+async def test_rates_are_per_second_since_the_snapshot_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(board, "EVERY_S", 0.0)
+    now = [100.0]
+    monkeypatch.setattr(board.time, "monotonic", lambda: now[0])
+    fleet = Fleet()
+    shared = board.Board(SimpleNamespace(reports=fleet, survey=fleet), dict, dict)  # type: ignore[arg-type]
+    assert (await shared.snapshot())["rates"] == {}
+    monkeypatch.setattr(board, "EVERY_S", 2.0)
+    shared._taken_s = float("-inf")
+    now[0] += 2.0
+    assert (await shared.snapshot())["rates"]["published"] == 5.0
