@@ -29,12 +29,15 @@ from fanfare import (
     InvalidName,
     Member,
     NoApplication,
+    StreamCancelled,
     UserData,
+    acancel_stream,
     apublish,
     channel,
     history,
     presence,
     publish,
+    stream,
 )
 from fanfare.engine import current
 from fanfare.integration import outbox, relay, remote, rules, target
@@ -134,6 +137,32 @@ async def test_repeated_idempotency_key_is_dropped(subscriber: sockets.Socket, n
     await apublish(orders, "last", 3)
     assert (await subscriber.expect("created", orders)).decoded == 1
     await subscriber.expect("last", orders)
+
+
+# -- streams -----------------------------------------------------------------------------------------------------------
+
+
+async def test_stream_grows_at_the_remote_deployment(subscriber: sockets.Socket, name: Name) -> None:
+    chat = name("kept-chat")
+    await subscriber.subscribe(chat)
+    with pytest.raises(ConnectionError):
+        async with stream(chat, "answer", id="a", meta={"by": "x"}) as answer:
+            await answer.append("one ", seq=1)
+            raise ConnectionError
+    async with stream(chat, "answer", id="a", meta={"by": "x"}) as answer:
+        assert (answer.is_resumed, answer.text) == (True, "one ")
+        await answer.append("one ", seq=1)
+        await answer.append("two", seq=2)
+    text, state = "", "open"
+    while state != "done":
+        event = (await subscriber.expect("answer", chat)).decoded
+        text, state = text[: event["at"]] + event["text"], event["state"]
+    assert text == "one two"
+    with pytest.raises(StreamCancelled):
+        async with stream(chat, "answer", id="b") as answer:
+            await answer.append("half")
+            assert await acancel_stream(chat, "b") is True
+    assert await acancel_stream(chat, "b") is False
 
 
 # -- queries -----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from typing import Any
 
 import orjson
 
-from fanfare.api import operations, parameters, requests
+from fanfare import conf
+from fanfare.api import operations, parameters, requests, streams
 from fanfare.applications import registry
 from fanfare.engine import interface
 from fanfare.hub import history_pages
@@ -35,7 +36,7 @@ IDEMPOTENCY_KEY_PATTERN = r"^[ -~]+$"
 
 INTRODUCTION = """\
 The calls of the Pusher Channels HTTP API: every server SDK for it works here. Extensions are `idempotency_key`,
-`info=offset`, `history`, `with_user_info` and `reconnect`.
+`info=offset`, `history`, `streams`, `with_user_info` and `reconnect`.
 
 **Signing.** The query of each request has `auth_key` (the application's key), `auth_timestamp` (Unix seconds, at
 most 600 s from the server's clock), `auth_version` (`1.0`), with a body `body_md5` (hexadecimal), and
@@ -212,6 +213,21 @@ CHANNEL_INFO = _info(
 EVENT_FIELDS = {"socket_id": SOCKET_ID, "info": PUBLICATION_INFO, "idempotency_key": IDEMPOTENCY_KEY}
 
 
+STREAM_LENGTH = f"{conf.Settings.STREAM_MAX_LENGTH.default:,}"
+STREAM_ID = _text(
+    "1 to 100 letters, digits or `_ - = @ , . ; :`. By default a random one.",
+    pattern=r"^[-A-Za-z0-9_=@,.;:]{1,100}$",
+    examples=["answer-7"],
+)
+ENCRYPTED = _text("On encrypted channels, in place of `text`: the encrypted data of the event.")
+STREAM = {
+    "id": _text(),
+    "state": _or_null(_text(enum=["open", *streams.FINAL]), "`null`: there is no such stream."),
+    "seq": _integer("The number of its newest token."),
+    "length": _integer("Of its text, in UTF-16 code units."),
+}
+
+
 # -- schemas -----------------------------------------------------------------------------------------------------------
 
 SCHEMAS: dict[str, Schema] = {
@@ -322,6 +338,47 @@ SCHEMAS: dict[str, Schema] = {
             ),
         },
     ),
+    "StreamOpening": _object(
+        "A stream: a message that grows. Its events have the name of the stream, and as data a JSON object with `id`, "
+        "`seq`, `at`, `text`, `state` and, where `at` is 0, `meta`.",
+        {"name": EVENT_NAME},
+        {
+            "id": STREAM_ID,
+            "meta": {"description": "Any JSON for the pages, beside the text."},
+            "text": _text("What the stream begins with."),
+            "seq": _integer("The number of the newest token in `text`.", minimum=0),
+            "data": ENCRYPTED,
+            "length": _integer("Of the text, in UTF-16 code units. With `data` only.", minimum=0),
+            "closings": {
+                "type": "object",
+                "description": "On encrypted channels: the encrypted data of the events with which the server ends the "
+                "stream without its producer.",
+                "properties": {"cancelled": _text(), "interrupted": _text()},
+            },
+        },
+        examples=[{"name": "answer", "id": "answer-7", "meta": {"by": "assistant"}}],
+    ),
+    "StreamAppend": _object(
+        "Text for a stream, its end, or both. With neither the lease is renewed.",
+        {"seq": _integer("The number of the newest token in `text`.", minimum=0)},
+        {
+            "after": _integer(
+                "The stream's number before it. By default `seq` - 1, and `seq` without `text`.", minimum=0
+            ),
+            "text": _text(f"The stream may have {STREAM_LENGTH} UTF-16 code units."),
+            "at": _integer("0: the text begins anew.", minimum=0),
+            "state": _text("Ends the stream.", enum=list(streams.FINAL)),
+            "error": _text("For readers, with the state `failed`."),
+            "data": ENCRYPTED,
+            "length": _integer("Of the whole text afterwards, in UTF-16 code units. With `data` only.", minimum=0),
+        },
+        examples=[{"seq": 7, "text": " world"}, {"seq": 7, "state": "done"}],
+    ),
+    "Stream": _answer("A stream with its text.", STREAM, {"text": _text("The text; not on encrypted channels.")}),
+    "StreamState": _answer(
+        "A stream as it is after the request.",
+        {"accepted": {"type": "boolean", "description": "Whether the request changed the stream."}, **STREAM},
+    ),
     "Refusal": _answer(
         "The reason why a request was not carried out.",
         {
@@ -381,6 +438,7 @@ def _refusal(status: int) -> Schema:
 
 OF_APP = {"app_id": APP_ID}
 OF_CHANNEL = {"app_id": APP_ID, "channel": CHANNEL_NAME}
+OF_STREAM = {**OF_CHANNEL, "stream": STREAM_ID}
 
 # By the path of the route.
 OPERATIONS: dict[str, Schema] = {
@@ -444,6 +502,39 @@ OPERATIONS: dict[str, Schema] = {
         "channels that did not sign in do not count. A user that never signed in is answered with `false`.",
         "SignedInUser",
         path={"app_id": APP_ID, "user_id": USER_ID},
+    ),
+    "/apps/{app_id}/channels/{channel}/streams": _operation(
+        "Streams",
+        "Open a stream",
+        "A stream that is open stays as it is: the producer goes on after `seq`. A failed or interrupted one is opened "
+        "again with its text, or with `text`.",
+        "StreamState",
+        path=OF_CHANNEL,
+        body=_reference("StreamOpening"),
+    ),
+    "/apps/{app_id}/channels/{channel}/streams/{stream}": _operation(
+        "Streams",
+        "Read a stream",
+        "One that is open or ended lately (FANFARE_STREAM_KEEP); others are in the history.",
+        "Stream",
+        path=OF_STREAM,
+    ),
+    "/apps/{app_id}/channels/{channel}/streams/{stream}/append": _operation(
+        "Streams",
+        "Append to a stream",
+        "Done only if the stream's number is `after`, so a repeated request is done once. Without an append or a "
+        "renewal the stream is `interrupted` after 15 s (FANFARE_STREAM_LEASE).",
+        "StreamState",
+        path=OF_STREAM,
+        body=_reference("StreamAppend"),
+        refusals=PUBLISHING,
+    ),
+    "/apps/{app_id}/channels/{channel}/streams/{stream}/cancel": _operation(
+        "Streams",
+        "Cancel a stream",
+        "The next append of its producer is not accepted, and answers `cancelled`.",
+        "StreamState",
+        path=OF_STREAM,
     ),
     "/apps/{app_id}/users/{user_id}/terminate_connections": _operation(
         "Users",

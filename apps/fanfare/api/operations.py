@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from fanfare.api import parameters, refusals, requests
+from fanfare.api import parameters, refusals, requests, streams
 from fanfare.applications import registry
 from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
@@ -375,6 +375,12 @@ ROUTES = (
     Route(READ, "/apps/{app_id}/channels/{channel}/users", users),
     Route(READ, "/apps/{app_id}/channels/{channel}/history", history),
     Route(READ, "/apps/{app_id}/users/{user_id}", user),
+    Route(WRITE, "/apps/{app_id}/channels/{channel}/streams", streams.open_stream, streams.body_limit),
+    Route(READ, "/apps/{app_id}/channels/{channel}/streams/{stream}", streams.stream),
+    Route(
+        WRITE, "/apps/{app_id}/channels/{channel}/streams/{stream}/append", streams.append_to_stream, streams.body_limit
+    ),
+    Route(WRITE, "/apps/{app_id}/channels/{channel}/streams/{stream}/cancel", streams.cancel_stream),
     Route(WRITE, "/apps/{app_id}/users/{user_id}/terminate_connections", terminate),
     Route(WRITE, "/users/{user_id}/terminate_connections", terminate),  # the vendor's Python library calls this one
     # Replaced in 2012; some clients still call them.

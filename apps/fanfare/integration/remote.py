@@ -36,7 +36,7 @@ from fanfare import conf, errors
 from fanfare.applications import registry
 from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
-from fanfare.hub import event_frames
+from fanfare.hub import event_frames, streams
 from fanfare.protocol import names, signatures, termination
 
 logger = logging.getLogger("fanfare.integration")
@@ -51,6 +51,7 @@ REMEMBERED_S = 10.0  # how long after a failure a call makes one attempt only
 
 _RETRIED = frozenset({429, 500, 502, 503, 504})
 _NUMBERS = re.compile(r"\((\d+) bytes\): it has (\d+) bytes")
+_STREAMS = re.compile(r"^Too many streams: (\d+) are open, the allowed maximum is (\d+)")
 _ITEM = re.compile(r"^Event (\d+) of the batch: ")
 
 # The other deployment knows the limits of its application and refuses what is over them.
@@ -177,6 +178,35 @@ class RemoteEngine:
             self._ask("POST", path, deadline, body={"reconnect": reconnect})
         except _Refused as refused:
             raise _publish_error(refused.answer, []) from None
+
+    # -- streams -------------------------------------------------------------------------------------------------------
+
+    def write_streams(
+        self, writes: Sequence[interface.StreamWrite], timeout: float | None = None
+    ) -> list[interface.StreamReceipt]:
+        """One request for each write. Raises what `append_blocking` raises, and TooManyStreams."""
+        deadline = time.monotonic() + (self._timeout_s if timeout is None else timeout)
+        return [self._write_stream(write, deadline) for write in writes]
+
+    def cancel_stream(self, where: interface.StreamName) -> bool:
+        """Whether an open stream was cancelled."""
+        path = f"{_path(where.channel)}/streams/{quote(where.id, safe='')}/cancel"
+        try:
+            answer = self._ask("POST", path, time.monotonic() + self._timeout_s, body={})
+        except _Refused as refused:
+            raise _publish_error(refused.answer, [{"name": where.id}]) from None
+        return bool(answer["accepted"])
+
+    def _write_stream(self, write: interface.StreamWrite, deadline: float) -> interface.StreamReceipt:
+        path, fields = _stream_request(write)
+        try:
+            answer = self._ask("POST", path, deadline, body=fields)
+        except _Refused as refused:
+            numbers = _STREAMS.search(refused.answer.message)
+            if numbers is not None:
+                raise errors.TooManyStreams(int(numbers[1]), int(numbers[2])) from None
+            raise _publish_error(refused.answer, [{"name": write.id}]) from None
+        return _stream_receipt(answer, done=answer["accepted"])
 
     # -- queries -------------------------------------------------------------------------------------------------------
 
@@ -317,6 +347,15 @@ class RemoteQueries(interface.Queries):
             return None
         return interface.Cached(event_frames.event("", channel, cached["data"]), cached["ttl"])  # its name is not told
 
+    def stream(self, app: str, channel: str, stream_id: str) -> interface.Streamed | None:
+        """The stream as far as the API describes it: a producer needs its text, state and number."""
+        found = self._remote.get(f"{_path(channel)}/streams/{quote(stream_id, safe='')}")
+        receipt = _stream_receipt(found, done=False)
+        if receipt.state is None:
+            return None
+        parts = (found.get("text", "").encode(),)
+        return interface.Streamed(stream_id, receipt.state, receipt.seq, receipt.size, b"{}", parts)
+
     def read(
         self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
     ) -> tuple[list[interface.Entry], interface.Position | None]:
@@ -415,6 +454,35 @@ def _fields(publication: interface.Publication) -> dict[str, Any]:
         "idempotency_key": publication.idempotency_key or f"remote-{uuid.uuid4().hex}",
     }
     return fields if publication.exclude is None else {**fields, "socket_id": publication.exclude}
+
+
+def _stream_request(write: interface.StreamWrite) -> tuple[str, dict[str, Any]]:
+    """The path and the body of the request that does the same as this write at the other deployment."""
+    path = f"{_path(write.channel)}/streams"
+    data = orjson.loads(write.body)["data"] if write.body else None
+    is_sealed = data is not None and names.is_encrypted(write.channel)
+    text: dict[str, Any] = {}
+    if is_sealed:
+        text = {"data": data, "length": write.size}
+    elif write.part:
+        text = {"text": write.part.decode()}
+    if write.head is not None:
+        head = streams.Head.parse(write.head)
+        fields = {"name": head.event, "id": write.id, "seq": write.seq, "meta": head.meta, "closings": head.closings}
+        return path, {**fields, **text}
+    fields = {"seq": write.seq, "after": write.after, **text}
+    if write.replaces:
+        fields["at"] = 0
+    if write.state is not interface.StreamState.OPEN:
+        fields["state"] = write.state.name.lower()
+        if data is not None and not is_sealed and "error" in (ended := orjson.loads(data)):
+            fields["error"] = ended["error"]
+    return f"{path}/{quote(write.id, safe='')}/append", fields
+
+
+def _stream_receipt(answer: dict[str, Any], *, done: bool) -> interface.StreamReceipt:
+    state = None if answer["state"] is None else interface.StreamState[answer["state"].upper()]
+    return interface.StreamReceipt(done, state, answer["seq"], answer["length"])
 
 
 def _publish_error(answer: Answer, events: Sequence[dict[str, Any]]) -> errors.PublishError:

@@ -38,13 +38,15 @@ from fanfare.applications import registry
 from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
 from fanfare.hub import streams as wire
-from fanfare.integration import payloads, publishing, target
+from fanfare.integration import payloads, publishing, remote, target
 from fanfare.protocol import names, publications, refusals
 from fanfare.protocol import streams as rules
 
 logger = logging.getLogger(__name__)
 
 __all__ = ["AsyncStream", "Stream", "acancel_stream", "cancel_stream", "stream"]
+
+logger = logging.getLogger("fanfare.integration")
 
 State = interface.StreamState
 
@@ -215,7 +217,10 @@ async def acancel_stream(channel: str, stream_id: str, *, app: target.App = None
 def _cancel(application: registry.Application, channel: str, stream_id: str) -> bool:
     _check(application, channel, "cancel", stream_id)
     where = interface.StreamName(application.id, channel, stream_id)
-    before = rules.end_blocking(target.engine(), application, where, State.CANCELLED)
+    engine = target.engine()
+    if isinstance(engine, remote.RemoteEngine):
+        return engine.cancel_stream(where)
+    before = rules.end_blocking(engine, application, where, State.CANCELLED)
     return before is not None and before.state is State.OPEN
 
 
@@ -529,12 +534,15 @@ class Producer:
         else:
             self.fail(_closed(receipt.state or State.CANCELLED, self.where))
 
-    def postpone(self, error: engine_errors.EngineError) -> None:
-        """The log could not be written: try again soon."""
+    def postpone(self, error: Exception) -> None:
+        """The stream could not be written: try again soon, if the log is away."""
         now = time.monotonic()
         self._failed_since_s = self._failed_since_s or now
         self.due_s = now + RETRY_S
-        if now - self._failed_since_s > GIVE_UP_S or not isinstance(error, engine_errors.EngineUnavailable):
+        if not isinstance(error, errors.FanfareError):
+            logger.error("The stream %s on %s failed", self.where.id, self.where.channel, exc_info=error)
+            self.fail(errors.StreamError(f"The stream {self.where.id} failed: {error!r}"))
+        elif now - self._failed_since_s > GIVE_UP_S or not isinstance(error, engine_errors.EngineUnavailable):
             self.fail(error)
 
     def fail(self, error: errors.FanfareError) -> None:
@@ -607,7 +615,7 @@ class Flusher:
             engine = taken[0][0].engine
             try:
                 receipts = engine.write_streams([write for _, writes in taken for write in writes])
-            except engine_errors.EngineError as error:
+            except Exception as error:  # noqa: BLE001  (the thread serves all streams of the process)
                 for producer, _ in taken:
                     producer.postpone(error)
                 continue
@@ -616,7 +624,7 @@ class Flusher:
                 end = start + len(writes)
                 try:
                     producer.settle(writes, receipts[start:end])
-                except engine_errors.EngineError as error:
+                except Exception as error:  # noqa: BLE001
                     producer.postpone(error)
                 start = end
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import hashlib
 import hmac
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +29,8 @@ class Engine:
     joined: dict[str, list[interface.Member]] = field(default_factory=dict)
     holding: dict[str, interface.Cached] = field(default_factory=dict)
     kept: dict[str, list[interface.Entry]] = field(default_factory=dict)  # the oldest first, with offsets from 1
+    streams: dict[str, interface.Streamed] = field(default_factory=dict)  # by id
+    writes: list[interface.StreamWrite] = field(default_factory=list)
     epoch: str = "e"
     down: str = ""  # the reason why nothing can be asked or published
     broken: bool = False  # an unexpected exception
@@ -64,6 +67,19 @@ class Engine:
         top = len(self.kept[channel])
         entries = [entry for entry in self.kept[channel] if after < (entry.offset or 0) < (before or top + 1)]
         return entries[:: -1 if newest_first else 1][:limit], interface.Position(self.epoch, top)
+
+    def stream(self, app: str, channel: str, stream_id: str) -> interface.Streamed | None:
+        self._ask(app)
+        return self.streams.get(stream_id)
+
+    @contextlib.contextmanager
+    def queries(self) -> Iterator[Engine]:
+        yield self
+
+    def write_streams(self, writes: Sequence[interface.StreamWrite]) -> list[interface.StreamReceipt]:
+        self.work()
+        self.writes += writes
+        return [interface.StreamReceipt(True, write.state, write.seq, write.size) for write in writes]
 
     def keep(self, channel: str, *bodies: bytes, user_id: str | None = None) -> None:
         kept = self.kept.setdefault(channel, [])

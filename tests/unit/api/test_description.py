@@ -144,6 +144,10 @@ GOOD: dict[str, tuple[str, bytes, dict[str, str]]] = {
     "users": ("/apps/3/channels/presence-cache-a/users", b"", {"with_user_info": "1"}),
     "history": ("/apps/3/channels/news/history", b"", {"limit": "1", "after": "e:0", "direction": "forwards"}),
     "user": ("/apps/3/users/42", b"", {}),
+    "open_stream": ("/apps/3/channels/news/streams", b'{"name":"answer","id":"new"}', {}),
+    "stream": ("/apps/3/channels/news/streams/a", b"", {}),
+    "append_to_stream": ("/apps/3/channels/news/streams/a/append", b'{"seq":1,"text":"x"}', {}),
+    "cancel_stream": ("/apps/3/channels/news/streams/a/cancel", b"{}", {}),
     "terminate": ("/apps/3/users/42/terminate_connections", b"{}", {}),
     "terminate_by_key": ("/users/42/terminate_connections", b"", {"reconnect": "1"}),
     "trigger_on_channel": ("/apps/3/channels/news/events", b'"x"', {"name": "created"}),
@@ -159,6 +163,7 @@ def hub() -> fakes.Hub:
         joined={channel: [interface.Member("ann", '{"name":"Ann"}')]},
         holding={channel: interface.Cached(b'{"event":"e","channel":"presence-cache-a","data":"x"}', 60)},
     )
+    engine.streams["a"] = interface.Streamed("a", interface.StreamState.OPEN, 0, 0, b'{"event":"answer"}')
     engine.keep(
         "news", event_frames.event("e", "news", "x", "ann"), event_frames.event("e", "news", "y"), user_id="ann"
     )
@@ -200,7 +205,7 @@ async def test_successful_answer_matches_its_schema(key: tuple[str, str], client
     assert answer.status == int(status)
     reference = operation["responses"][status]["content"]["application/json"]["schema"]["$ref"]
     shape(reference.rpartition("/")[2], answer.json)
-    if operation["operationId"] in ("trigger", "trigger_batch", "channel", "users", "history"):
+    if operation["operationId"] in ("stream", "trigger", "trigger_batch", "channel", "users", "history"):
         assert answer.json, "the request asks for everything that can be answered"
 
 
@@ -210,7 +215,7 @@ def shape(name: str, value: Any) -> None:
 
 
 def test_every_schema_is_explained_and_every_answer_is_closed() -> None:
-    bodies = {"Event", "BatchEvent", "Batch"}
+    bodies = {"Event", "BatchEvent", "Batch", "StreamOpening", "StreamAppend"}
     for name, schema in SCHEMA["components"]["schemas"].items():
         assert schema.get("description"), name
         assert (schema.get("additionalProperties") is False) == (name not in bodies), name

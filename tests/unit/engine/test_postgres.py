@@ -14,7 +14,7 @@ import pytest
 from fanfare.engine import errors, interface
 from fanfare.engine.postgres import engine as postgres_engine
 from tests.harness import postgresql, waiting
-from tests.unit.engine import conformance, deployments, failures, postgres_deployment
+from tests.unit.engine import conformance, deployments, failures, postgres_deployment, streams
 from tests.unit.engine.workers import Worker
 
 
@@ -57,7 +57,7 @@ async def hire(url: str) -> AsyncIterator[conformance.Hire]:
         await worker.engine.close()
 
 
-class TestConformance(conformance.Conformance):
+class TestConformance(conformance.Conformance, streams.Streams):
     """Everything that an engine must do."""
 
 

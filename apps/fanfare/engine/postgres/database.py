@@ -229,6 +229,8 @@ def _script(name: str, address: Address) -> bytes:
         "kind_member_removed": kinds.MEMBER_REMOVED.value,
         "kind_cache_miss": kinds.CACHE_MISS.value,
         "kind_session_taken": kinds.SESSION_TAKEN.value,
+        "kind_stream": kinds.STREAM.value,
+        "kind_stream_end": kinds.STREAM_END.value,
         "announce_always": interface.ANNOUNCE_ALWAYS,
         "announce_ms": interface.ANNOUNCE_SECONDS * 1000,
         "idempotency_seconds": interface.IDEMPOTENCY_SECONDS,

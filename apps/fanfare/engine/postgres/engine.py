@@ -170,6 +170,18 @@ class PostgresEngine(interface.Engine):
             raise refused
         return receipts
 
+    def write_streams(
+        self, writes: Sequence[interface.StreamWrite], timeout: float | None = None
+    ) -> list[interface.StreamReceipt]:
+        if self._closed:
+            raise errors.EngineUnavailable("The engine is closed")
+        if not writes:
+            return []
+        query = sql.SQL(operations.WRITE_STREAMS).format(sql.Identifier(self.address.schema))
+        with self._pool.connection(timeout) as connection:
+            rows = connection.execute(query, operations.stream_arguments(writes)).fetchall()
+        return operations.stream_receipts(rows)
+
     # -- sessions ------------------------------------------------------------------------------------------------------
 
     def save_session(

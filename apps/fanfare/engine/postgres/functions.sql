@@ -604,3 +604,134 @@ BEGIN
     RETURN NEXT;
 END
 $$;
+
+-- Streams: messages that grow.
+CREATE TABLE IF NOT EXISTS {schema}.texts (
+    app text NOT NULL,
+    channel text NOT NULL,
+    id text NOT NULL,
+    state smallint NOT NULL,       -- see interface.StreamState
+    seq bigint NOT NULL,
+    size bigint NOT NULL,
+    until timestamptz NOT NULL,    -- open: end of the lease; ended: when it is forgotten
+    "offset" bigint,               -- of its kept entry
+    head bytea NOT NULL,
+    body bytea,                    -- ended: the frame with the whole text
+    PRIMARY KEY (app, channel, id)
+) WITH (fillfactor = 50);
+CREATE INDEX IF NOT EXISTS texts_open ON {schema}.texts (app, channel) WHERE state = 0;
+CREATE INDEX IF NOT EXISTS texts_ended ON {schema}.texts (until) WHERE state > 0;
+CREATE TABLE IF NOT EXISTS {schema}.parts (
+    app text NOT NULL,
+    channel text NOT NULL,
+    id text NOT NULL,
+    seq bigint NOT NULL,
+    part bytea NOT NULL,
+    PRIMARY KEY (app, channel, id, seq)
+);
+
+-- Changes streams, each independently of the others; the columns are those of interface.StreamWrite. A row of the
+-- result belongs to the write at `ord`.
+CREATE OR REPLACE FUNCTION {schema}.streams_1(
+    p_app text[], p_channel text[], p_id text[], p_after bigint[], p_seq bigint[], p_size bigint[], p_part bytea[],
+    p_body bytea[], p_head bytea[], p_replaces boolean[], p_state integer[], p_kept integer[], p_kept_seconds integer[],
+    p_keeps_parts boolean[], p_seconds integer[], p_in_channel integer[], p_in_app integer[]
+) RETURNS TABLE (ord integer, done boolean, state integer, seq bigint, size bigint, limit_ bigint, actual bigint)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    v_text {schema}.texts%ROWTYPE;
+    v_until timestamptz;
+    v_number bigint;
+    v_offset bigint;
+BEGIN
+    PERFORM pg_advisory_xact_lock({lock_class}, {lock_key});
+    PERFORM {schema}.check_1();
+    FOR i IN 1 .. cardinality(p_id) LOOP
+        ord := i; done := false; state := NULL; seq := 0; size := 0; limit_ := NULL; actual := NULL;
+        v_until := clock_timestamp() + p_seconds[i] * interval '1 second';
+        SELECT * INTO v_text FROM {schema}.texts t WHERE t.app = p_app[i] AND t.channel = p_channel[i] AND t.id = p_id[i];
+        IF p_head[i] IS NOT NULL THEN
+            done := v_text.id IS NULL OR (v_text.state IN (2, 4) AND v_text.seq = p_after[i]);
+            IF done AND p_in_channel[i] IS NOT NULL THEN
+                SELECT count(*) INTO v_number FROM {schema}.texts t
+                WHERE t.state = 0 AND t.app = p_app[i] AND t.channel = p_channel[i];
+                IF v_number >= p_in_channel[i] THEN
+                    done := false; limit_ := p_in_channel[i]; actual := v_number;
+                END IF;
+            END IF;
+            IF done AND p_in_app[i] IS NOT NULL THEN
+                SELECT count(*) INTO v_number FROM {schema}.texts t WHERE t.state = 0 AND t.app = p_app[i];
+                IF v_number >= p_in_app[i] THEN
+                    done := false; limit_ := p_in_app[i]; actual := v_number;
+                END IF;
+            END IF;
+            IF done THEN
+                INSERT INTO {schema}.texts AS t
+                VALUES (p_app[i], p_channel[i], p_id[i], 0, p_seq[i], p_size[i], v_until, NULL, p_head[i], NULL)
+                ON CONFLICT (app, channel, id) DO UPDATE
+                SET state = 0, seq = excluded.seq, size = excluded.size, until = excluded.until, head = excluded.head,
+                    body = NULL;
+                DELETE FROM {schema}.parts p WHERE p.app = p_app[i] AND p.channel = p_channel[i] AND p.id = p_id[i];
+            END IF;
+        ELSE
+            done := v_text.state = 0 AND v_text.seq = p_after[i];
+            done := COALESCE(done, false);
+            IF done AND p_state[i] = 0 THEN
+                UPDATE {schema}.texts t SET seq = p_seq[i], size = p_size[i], until = v_until
+                WHERE t.app = p_app[i] AND t.channel = p_channel[i] AND t.id = p_id[i];
+                IF p_replaces[i] THEN
+                    DELETE FROM {schema}.parts p WHERE p.app = p_app[i] AND p.channel = p_channel[i] AND p.id = p_id[i];
+                END IF;
+            END IF;
+        END IF;
+        IF NOT done THEN
+            state := v_text.state; seq := COALESCE(v_text.seq, 0); size := COALESCE(v_text.size, 0);
+            RETURN NEXT;
+            CONTINUE;
+        END IF;
+        state := p_state[i]; seq := p_seq[i]; size := p_size[i];
+        IF p_state[i] = 0 THEN
+            IF length(p_part[i]) > 0 THEN
+                INSERT INTO {schema}.parts VALUES (p_app[i], p_channel[i], p_id[i], p_seq[i], p_part[i]);
+            END IF;
+            IF length(p_body[i]) > 0 THEN
+                PERFORM {schema}.log_1({kind_stream}, p_app[i], p_channel[i], p_body[i], p_id[i]);
+            END IF;
+            RETURN NEXT;
+            CONTINUE;
+        END IF;
+        v_offset := NULL;
+        IF p_kept[i] IS NOT NULL THEN
+            INSERT INTO {schema}.streams AS s
+            VALUES (p_app[i], p_channel[i], {schema}.new_epoch_1(), 1, 1, p_kept[i], p_kept_seconds[i],
+                    clock_timestamp() + {sweep_seconds} * interval '1 second')
+            ON CONFLICT (app, channel) DO UPDATE
+            SET "offset" = s."offset" + 1, size = excluded.size, seconds = excluded.seconds
+            RETURNING s."offset" INTO v_offset;
+        END IF;
+        IF v_text."offset" IS NOT NULL THEN  -- the end of an earlier try, which this one replaces
+            UPDATE {schema}.log l SET body = ''
+            WHERE l.app = p_app[i] AND l.channel = p_channel[i] AND l."offset" = v_text."offset";
+        END IF;
+        INSERT INTO {schema}.log (id, kind, app, channel, "offset", user_id, body, created)
+        VALUES (nextval('{schema}.log_id'), {kind_stream_end}, p_app[i], p_channel[i], v_offset, p_id[i], p_body[i],
+                clock_timestamp());
+        UPDATE {schema}.texts t
+        SET state = p_state[i], seq = p_seq[i], size = p_size[i], until = v_until, body = p_body[i], "offset" = v_offset
+        WHERE t.app = p_app[i] AND t.channel = p_channel[i] AND t.id = p_id[i];
+        IF NOT p_keeps_parts[i] THEN
+            DELETE FROM {schema}.parts p WHERE p.app = p_app[i] AND p.channel = p_channel[i] AND p.id = p_id[i];
+        END IF;
+        WITH gone AS (
+            DELETE FROM {schema}.texts t WHERE (t.app, t.channel, t.id) IN (
+                SELECT o.app, o.channel, o.id FROM {schema}.texts o
+                WHERE o.state > 0 AND o.until <= clock_timestamp() LIMIT 100)
+            RETURNING t.app, t.channel, t.id
+        )
+        DELETE FROM {schema}.parts p USING gone g WHERE p.app = g.app AND p.channel = g.channel AND p.id = g.id;
+        RETURN NEXT;
+    END LOOP;
+    PERFORM pg_notify({topic}, '');
+END
+$$;

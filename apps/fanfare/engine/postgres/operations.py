@@ -64,6 +64,34 @@ def arguments(worker: str | None, operations: Sequence[Operation], *, notify: bo
     return [worker, notify, *map(list, zip(*operations, strict=True))]
 
 
+WRITE_STREAMS = (
+    "SELECT * FROM {}.streams_1(%s::text[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], "
+    "%s::bytea[], %s::bytea[], %s::bytea[], %s::boolean[], %s::integer[], %s::integer[], %s::integer[], "
+    "%s::boolean[], %s::integer[], %s::integer[], %s::integer[])"
+)
+
+
+def stream_arguments(writes: Sequence[interface.StreamWrite]) -> list[Any]:
+    """The parameters of `WRITE_STREAMS`."""
+    rows = [
+        (
+            *write[:10],
+            write.state.value,
+            *(write.retention or (None, None)),
+            *write[12:],
+        )
+        for write in writes
+    ]
+    return list(map(list, zip(*rows, strict=True)))
+
+
+def stream_receipts(rows: Sequence[tuple[Any, ...]]) -> list[interface.StreamReceipt]:
+    return [
+        interface.StreamReceipt(done, None if state is None else interface.StreamState(state), seq, size, limit, actual)
+        for _, done, state, seq, size, limit, actual in rows
+    ]
+
+
 def append(publications: Sequence[interface.Publication], budget: interface.Budget | None) -> list[Operation]:
     """Publications, all or none."""
     found = []

@@ -116,6 +116,19 @@ class Queries(interface.Queries):
         )
         return {user_id for (user_id,) in rows}
 
+    def stream(self, app: str, channel: str, stream_id: str) -> interface.Streamed | None:
+        rows = self._ask(f"{STREAMS} AND t.id = %s", app, channel, stream_id)
+        return streamed(rows[0]) if rows else None
+
+    def streams(self, app: str, channel: str) -> list[interface.Streamed]:
+        return [streamed(row) for row in self._ask(STREAMS, app, channel)]
+
+    def lapsed_streams(self, limit: int) -> list[interface.StreamName]:
+        rows = self._ask(
+            "SELECT app, channel, id FROM {0}.texts WHERE state = 0 AND until < clock_timestamp() LIMIT %s", limit
+        )
+        return [interface.StreamName._make(row) for row in rows]
+
     def read(
         self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
     ) -> tuple[list[interface.Entry], interface.Position | None]:
@@ -184,6 +197,22 @@ class Queries(interface.Queries):
             "sessions_late": late,
             "log_bytes": log_bytes or 0,
         }
+
+
+# The streams of a channel; more conditions may follow.
+STREAMS = (
+    'SELECT t.id, t.state, t.seq, t.size, t.head, t.body, t."offset", ARRAY(SELECT p.part FROM {0}.parts p '
+    "WHERE p.app = t.app AND p.channel = t.channel AND p.id = t.id ORDER BY p.seq) "
+    "FROM {0}.texts t WHERE t.app = %s AND t.channel = %s"
+)
+
+
+def streamed(row: tuple[Any, ...]) -> interface.Streamed:
+    """A row of `STREAMS`."""
+    stream_id, state, seq, size, head, body, offset, parts = row
+    return interface.Streamed(
+        stream_id, interface.StreamState(state), seq, size, bytes(head), tuple(map(bytes, parts)), body, offset
+    )
 
 
 def append(

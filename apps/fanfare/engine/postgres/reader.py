@@ -17,7 +17,7 @@ import psycopg
 from psycopg import sql
 
 from fanfare.engine import interface
-from fanfare.engine.postgres import database, writer
+from fanfare.engine.postgres import database, queries, writer
 
 logger = logging.getLogger(__name__)
 
@@ -277,6 +277,8 @@ class Reader:
             asked.append((("cached", *where), (self._queries.cached, where)))
         if wanted.counted:
             asked.append((("counted", *where), (self._queries.counted, where)))
+        if wanted.streams:
+            asked.append((("streams", *where), (self._queries.streams, where)))
         if wanted.watch:
             key = ("watch", wanted.app, wanted.watch)
             asked.append((key, (self._queries.watch, (wanted.app, interface.USERS, list(wanted.watch)))))
@@ -314,6 +316,7 @@ class Reader:
             subscribers=int(counted[0][0]) if counted else 0,
             online=tuple(user for (user,) in online),
             replayed=None if wanted.history is None else self._recovered(wanted, wanted.history, found),
+            streams=tuple(map(queries.streamed, found[("streams", *where)])) if wanted.streams else (),
         )
 
     def _recovered(
@@ -406,6 +409,7 @@ class _Queries:
         self.members = make("SELECT user_id, info FROM {0}.members WHERE app = %s AND channel = %s ORDER BY seq")
         self.cached = make("SELECT body FROM {0}.cache WHERE app = %s AND channel = %s AND expires > clock_timestamp()")
         self.counted = make("SELECT COALESCE(SUM(subscribers), 0) FROM {0}.counts WHERE app = %s AND channel = %s")
+        self.streams = make(queries.STREAMS)
         self.watch = make(
             "SELECT DISTINCT user_id FROM {0}.members WHERE app = %s AND channel = %s AND user_id = ANY(%s::text[])"
         )

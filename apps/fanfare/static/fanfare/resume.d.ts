@@ -57,6 +57,19 @@ export interface Options {
   storage?: Pick<Storage, "getItem" | "setItem"> | null;
 }
 
+/** A message that grows, as `stream` hands it over. */
+export interface Streamed {
+  id: string;
+  text: string;
+  state: "open" | "done" | "failed" | "cancelled" | "interrupted";
+  /** The producer's, or undefined. */
+  meta: any;
+  /** The producer's, in the state `failed`. */
+  error?: string;
+  /** Stop the producer. Needs a private or presence channel, and a channel rule that lets subscribers cancel. */
+  cancel(): void;
+}
+
 /** A Pusher object; for Laravel Echo `echo.connector.pusher`. */
 export interface PusherClient {
   channel(name: string): unknown;
@@ -75,6 +88,9 @@ export interface Handle {
     channel: string,
     page?: { before?: Position | null; limit?: number },
   ): Promise<HistoryPage>;
+  /** Call `update` with the whole text of a stream whenever it changes. Returns a function that unbinds. Each channel
+   *  has it as `channel.stream(event, update)`. */
+  stream(channel: unknown, event: string, update: (text: string, stream: Streamed) => void): () => void;
   /** By channel; those of one client, or of all together. */
   positions(pusher?: PusherClient): Record<string, Position>;
   /** Back to the plain pusher-js. Connections that are open stay as they are. */

@@ -615,13 +615,48 @@
     return url.split("?")[0];
   }
 
+  /**
+   * Bind `name` on a channel: `update(text, stream)` is called with the whole text of a stream whenever it changes.
+   * `stream`: id, state (open, done, failed, cancelled, interrupted), meta, error, and `cancel()`, which needs a channel
+   * rule that lets subscribers cancel. Returns a function that unbinds.
+   */
+  function follow(channel, name, update) {
+    const streams = new Map();
+    const handle = ({ id, at, text, state, meta, error }) => {
+      const stream = streams.get(id) ?? {
+        id,
+        text: "",
+        meta: undefined,
+        cancel: () => channel.trigger("client-fanfare-cancel", { id }),
+      };
+      stream.text = stream.text.slice(0, at) + text;
+      stream.meta = meta ?? stream.meta;
+      Object.assign(stream, { state, error });
+      streams.set(id, stream);
+      update(stream.text, stream);
+    };
+    channel.bind(name, handle);
+    return () => channel.unbind(name, handle);
+  }
+
   /** See resume.d.ts. */
   function install(Pusher, options) {
     const plugin = new Plugin(Pusher, options);
+    const { subscribe } = Pusher.prototype;
+    const subscribing = function (...values) {
+      const channel = subscribe.apply(this, values);
+      channel.stream ??= (name, update) => follow(channel, name, update);
+      return channel;
+    };
+    Pusher.prototype.subscribe = subscribing;
     return {
+      stream: follow,
       history: (pusher, channel, page) => plugin.history(pusher, channel, page),
       positions: (pusher) => plugin.positions(pusher),
-      uninstall: () => plugin.uninstall(),
+      uninstall: () => {
+        if (Pusher.prototype.subscribe === subscribing) Pusher.prototype.subscribe = subscribe;
+        plugin.uninstall();
+      },
     };
   }
 

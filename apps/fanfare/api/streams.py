@@ -1,0 +1,273 @@
+"""The operations of streams: messages that grow, for producers in any language.
+
+Each answer describes the stream as it is now, and `accepted` says whether the request changed it. So a producer that
+got no answer repeats its request, and one that comes back learns where its stream stands. See `fanfare.hub.streams` for
+the events that subscribers get.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+import orjson
+
+from fanfare.api import parameters, refusals, requests
+from fanfare.applications import registry
+from fanfare.engine import interface
+from fanfare.hub import hub as hubs
+from fanfare.hub import streams as wire
+from fanfare.protocol import names, streams
+from fanfare.protocol import refusals as protocol_refusals
+
+State = interface.StreamState
+
+FINAL: Final = tuple(state.name.lower() for state in State if state is not State.OPEN)
+CLOSINGS: Final = ("cancelled", "interrupted")
+
+
+class _Rate:
+    """Counts appends to each stream in the current second, in this worker."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._counts: collections.Counter[interface.StreamName] = collections.Counter()
+
+    def spend(self, where: interface.StreamName, limit: int) -> None:
+        """Raises TooMany."""
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second = second
+            self._counts.clear()
+        self._counts[where] += 1
+        if self._counts[where] > limit:
+            raise refusals.TooMany(limit, self._counts[where])
+
+
+_rate = _Rate()
+
+
+async def open_stream(hub: hubs.Hub, request: requests.Request) -> bytes:
+    """Open a stream, or learn where the stream with this id stands. A failed or interrupted one is opened again.
+
+    Parameters: `name`, `id`, `meta`, `text`, `seq`; on encrypted channels also `data`, `length`, `closings`.
+    """
+    fields, application = request.fields(), request.application
+    channel = parameters.channel_name(request.names["channel"], application.limits)
+    stream_id = fields.get("id")
+    if stream_id is None:
+        stream_id = secrets.token_hex(8)
+    where = _where(application, channel, stream_id)
+    event = parameters.event_name(fields.get("name"), application.limits)
+    text, data = _text(fields, channel), _data(fields, channel)
+    seq = _number("seq", fields.get("seq"), 0)
+    head = wire.Head(event, fields.get("meta"), _closings(fields, channel))
+    known = await _find(hub, where)
+    after = 0
+    if known is not None:
+        if known.state not in interface.RESUMABLE:
+            return _answer(where.id, interface.StreamReceipt(False, known.state, known.seq, known.size))
+        after = known.seq
+        if not text and data is None and head.closings is None:
+            text, seq = wire.text_of(known), known.seq
+    write = streams.opening(
+        where, head, text=text, data=data, part=None if data is None else data.encode(), after=after, seq=seq
+    )
+    if data is not None:
+        write = write._replace(size=_number("length", fields.get("length"), 0))
+    _check_length(write.size)
+    [receipt] = await _write(hub, [write])
+    if receipt.limit is not None:
+        raise refusals.Invalid(
+            f"Too many streams: {receipt.actual} are open, the allowed maximum is {receipt.limit}.",
+            code="too_many_streams",
+        )
+    hub.count("streams.opened")
+    return _answer(where.id, receipt)
+
+
+async def append_to_stream(hub: hubs.Hub, request: requests.Request) -> bytes:
+    """Add text to a stream, end it, or with neither renew its lease.
+
+    Parameters: `seq`, `after`, `text`, `at`, `state`, `error`; on encrypted channels `data` and `length`.
+    """
+    fields, application = request.fields(), request.application
+    channel = parameters.channel_name(request.names["channel"], application.limits)
+    where = _where(application, channel, request.names["stream"])
+    state = fields.get("state")
+    if state is not None and state not in FINAL:
+        raise refusals.Invalid(f"The parameter state must be one of {', '.join(FINAL)}.", code="invalid_state")
+    text, data = _text(fields, channel), _data(fields, channel)
+    seq = _number("seq", fields.get("seq"), None)
+    after = _number("after", fields.get("after"), seq if not text and data is None else max(seq - 1, 0))
+    error = fields.get("error")
+    if error is not None and not isinstance(error, str):
+        raise refusals.Invalid("The parameter error must be a string.", code="invalid_error")
+    bounds = streams.limits()
+    per_second = application.limits.max_events_per_second
+    _rate.spend(where, bounds.appends_per_second if per_second is None else min(bounds.appends_per_second, per_second))
+    known = await _find(hub, where)
+    if known is None or known.state is not State.OPEN or known.seq != after:
+        return _answer(where.id, _as_it_is(known))
+    at = _number("at", fields.get("at"), known.size)
+    if at not in (0, known.size):
+        raise refusals.Invalid(
+            f"The parameter at is {at}; it is {known.size}, the stream's length, or 0 to begin the text anew.",
+            code="invalid_at",
+        )
+    head = wire.Head.parse(known.head)
+    writes: list[interface.StreamWrite] = []
+    if text or (data is not None and state is None) or (at == 0 and known.size):
+        write = streams.piece(
+            where, head, text, after=after, seq=seq, at=at, lease_s=bounds.lease_s, data=data, replaces=at == 0
+        )
+        if data is not None:
+            write = write._replace(size=_number("length", fields.get("length"), None))
+        _check_length(write.size)
+        writes.append(write)
+    if state is not None:
+        parts = (text.encode(),) if at == 0 else (*known.parts, text.encode())
+        now = known._replace(seq=seq, size=writes[0].size if writes else known.size, parts=parts)
+        kept = streams.retention(application, channel)
+        if data is None:
+            ending = wire.ending(where, now, interface.StreamState[state.upper()], retention=kept, error=error)
+        else:
+            ending = streams.ended(
+                where,
+                head,
+                data,
+                after=seq,
+                size=now.size,
+                state=interface.StreamState[state.upper()],
+                retention=kept,
+                keep_s=bounds.keep_s,
+            )
+        writes.append(ending)
+    if not writes:
+        writes.append(interface.StreamWrite(*where, after, seq, known.size, seconds=bounds.lease_s))
+    receipts = await _write(hub, writes)
+    hub.count("streams.appended")
+    return _answer(where.id, receipts[-1])
+
+
+async def stream(hub: hubs.Hub, request: requests.Request) -> bytes:
+    """Describe a stream that is open or ended lately, with its text."""
+    application = request.application
+    channel = parameters.channel_name(request.names["channel"], application.limits)
+    where = _where(application, channel, request.names["stream"])
+    known = await _find(hub, where)
+    fields = _description(where.id, _as_it_is(known))
+    if known is not None and not names.is_encrypted(channel):
+        fields["text"] = wire.text_of(known)
+    return orjson.dumps(fields)
+
+
+async def cancel_stream(hub: hubs.Hub, request: requests.Request) -> bytes:
+    """End an open stream as cancelled. Its producer learns of it with its next append."""
+    application = request.application
+    channel = parameters.channel_name(request.names["channel"], application.limits)
+    where = _where(application, channel, request.names["stream"])
+    before = await streams.end(hub, application, where, State.CANCELLED)
+    if before is None or before.state is not State.OPEN:
+        return _answer(where.id, _as_it_is(before))
+    return _answer(where.id, interface.StreamReceipt(True, State.CANCELLED, before.seq, before.size))
+
+
+# -- parameters and answers --------------------------------------------------------------------------------------------
+
+
+def _where(application: registry.Application, channel: str, stream_id: Any) -> interface.StreamName:
+    try:
+        streams.check_channel(channel)
+        streams.check_id(stream_id)
+    except protocol_refusals.PusherError as error:
+        raise refusals.Invalid(f"{error}.", code="invalid_stream") from None
+    return interface.StreamName(application.id, channel, stream_id)
+
+
+def _text(fields: dict[str, Any], channel: str) -> str:
+    text = fields.get("text")
+    if text is None:
+        return ""
+    if not isinstance(text, str):
+        raise refusals.Invalid("The parameter text must be a string.", code="invalid_text")
+    if names.is_encrypted(channel):
+        raise refusals.Invalid(
+            f"The channel {channel} is encrypted: send data, the encrypted event, and length in place of text.",
+            code="invalid_text",
+        )
+    return text
+
+
+def _data(fields: dict[str, Any], channel: str) -> str | None:
+    data = fields.get("data")
+    if data is None:
+        return None
+    if not isinstance(data, str) or not names.is_encrypted(channel):
+        raise refusals.Invalid("The parameter data is a string, for encrypted channels.", code="invalid_data")
+    return data
+
+
+def _closings(fields: dict[str, Any], channel: str) -> dict[str, str] | None:
+    if not names.is_encrypted(channel):
+        return None
+    closings = fields.get("closings")
+    if not isinstance(closings, dict) or not all(isinstance(closings.get(name), str) for name in CLOSINGS):
+        raise refusals.Invalid(
+            "The parameter closings is missing: on an encrypted channel an object with the encrypted data of the "
+            f"events {' and '.join(CLOSINGS)}, which the server cannot make.",
+            code="missing_closings",
+        )
+    return {name: closings[name] for name in CLOSINGS}
+
+
+def _number(name: str, value: Any, default: int | None) -> int:
+    if value is None and default is not None:
+        return default
+    if type(value) is not int or not 0 <= value <= 2**53:
+        raise refusals.Invalid(f"The parameter {name} must be a whole number.", code=f"invalid_{name}")
+    return value
+
+
+def _check_length(size: int) -> None:
+    limit = streams.limits().length
+    if size > limit:
+        raise refusals.TooLarge(
+            f"The stream would have {size} UTF-16 code units, the allowed maximum is {limit}.", code="stream_too_long"
+        )
+
+
+async def _find(hub: hubs.Hub, where: interface.StreamName) -> interface.Streamed | None:
+    return await hub.engine.ask(lambda queries: queries.stream(*where))
+
+
+async def _write(hub: hubs.Hub, writes: Sequence[interface.StreamWrite]) -> list[interface.StreamReceipt]:
+    return await asyncio.to_thread(hub.engine.write_streams, writes)
+
+
+def _as_it_is(known: interface.Streamed | None) -> interface.StreamReceipt:
+    if known is None:
+        return interface.StreamReceipt(False, None)
+    return interface.StreamReceipt(False, known.state, known.seq, known.size)
+
+
+def _description(stream_id: str, receipt: interface.StreamReceipt) -> dict[str, Any]:
+    return {
+        "id": stream_id,
+        "state": None if receipt.state is None else receipt.state.name.lower(),
+        "seq": receipt.seq,
+        "length": receipt.size,
+    }
+
+
+def _answer(stream_id: str, receipt: interface.StreamReceipt) -> bytes:
+    return orjson.dumps({"accepted": receipt.done, **_description(stream_id, receipt)})
+
+
+def body_limit(limits: registry.Limits) -> int:
+    """Bytes that the body of an opening or an append can have: the longest text, with each character escaped."""
+    return 8_192 + 12 * streams.limits().length

@@ -1,0 +1,246 @@
+"""Streams in unmodified pusher-js, with the plugin and over SSE, while workers are killed and restarted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from tests.harness import calls, event_streams, pusherjs, servers
+
+Name = Callable[[str], str]
+
+PATIENCE_S = 60.0
+LEASE_S = 3
+TOKENS = 150
+
+
+class Page:
+    """A process of tests/clients/stream.mjs, and what it shows."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.shown: dict[str, dict[str, Any]] = {}  # the newest report of each stream
+        self.subscriptions = 0
+        self._process = process
+        self._changed = asyncio.Condition()
+
+    async def read(self) -> None:
+        assert self._process.stdout is not None
+        while line := await self._process.stdout.readline():
+            report = json.loads(line)
+            async with self._changed:
+                if "subscribed" in report:
+                    self.subscriptions += 1
+                else:
+                    self.shown[report["id"]] = report
+                self._changed.notify_all()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(PATIENCE_S), self._changed:
+            await self._changed.wait_for(condition)
+
+    async def until_state(self, stream: str, state: str) -> str:
+        """The text in this state."""
+        await self.until(lambda: self.shown.get(stream, {}).get("state") == state)
+        return str(self.shown[stream]["text"])
+
+    def cancel(self, stream: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"cancel": stream}).encode() + b"\n")
+
+
+@contextlib.asynccontextmanager
+async def page(
+    runtime: pusherjs.Runtime, server: servers.Server, channel: str, **environment: str
+) -> AsyncIterator[Page]:
+    process = await asyncio.create_subprocess_exec(
+        runtime.executable,
+        str(pusherjs.CLIENTS / "stream.mjs"),
+        cwd=pusherjs.CLIENTS,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        limit=pusherjs.LINE_BYTES,
+        env={
+            **os.environ,
+            "HOST": servers.HOST,
+            "PORT": str(server.port),
+            "KEY": server.application.key,
+            "AUTH": server.application.secret,
+            "CHANNEL": channel,
+            **environment,
+        },
+    )
+    shown = Page(process)
+    reading = asyncio.create_task(shown.read())
+    try:
+        await shown.until(lambda: shown.subscriptions > 0)
+        yield shown
+    finally:
+        process.kill()
+        await process.wait()
+        await reading
+
+
+class Producer:
+    """A producer that speaks HTTP, and repeats a request until it has the answer."""
+
+    def __init__(self, server: servers.Server, channel: str, stream: str) -> None:
+        self._server = server
+        self._path = f"channels/{channel}/streams"
+        self.stream = stream
+
+    def call(self, path: str, **fields: object) -> dict[str, Any]:
+        for _ in range(100):
+            with contextlib.suppress(OSError, http.client.HTTPException), calls.Caller(self._server) as caller:
+                answer = caller.signed("POST", f"{self._path}{path}", fields)
+                if answer.status == 200:
+                    return dict(answer.body)
+                assert answer.status == 503, answer
+        raise AssertionError("no answer")
+
+    def open(self, **fields: object) -> dict[str, Any]:
+        return self.call("", name="answer", id=self.stream, **fields)
+
+    def append(self, seq: int, text: str, **fields: object) -> dict[str, Any]:
+        return self.call(f"/{self.stream}/append", seq=seq, text=text, **fields)
+
+    def end(self, seq: int, state: str = "done") -> dict[str, Any]:
+        return self.call(f"/{self.stream}/append", seq=seq, state=state)
+
+
+@pytest.fixture(scope="module")
+def server(fleet: servers.Fleet) -> servers.Server:
+    deployment = fleet.deployment(FANFARE_STREAM_LEASE=str(LEASE_S))
+    deployment.shell(
+        f"application = Application.objects.get(app_id={deployment.application.id!r})\n"
+        "application.rules.create(pattern='*kept-*', history_size=100, history_seconds=600, stream_cancel=True)"
+    )
+    return fleet.start("gunicorn", deployment)
+
+
+async def test_every_page_has_the_whole_text_while_workers_are_killed_and_restarted(
+    server: servers.Server, pusher_js: pusherjs.Runtime, name: Name
+) -> None:
+    """Plain pusher-js, the plugin and SSE, on a channel with a history and one without."""
+    kept, plain = name("private-kept-chat"), name("private-chat")
+    tokens = [f"token {number} «🎉», " for number in range(1, TOKENS + 1)]
+    text = "".join(tokens)
+
+    async def produce(channel: str) -> None:
+        producer = Producer(server, channel, "a")
+        await asyncio.to_thread(producer.open, meta={"by": "test"})
+        for number, token in enumerate(tokens, 1):
+            answer = await asyncio.to_thread(producer.append, number, token)
+            assert answer["state"] == "open"
+            assert answer["seq"] == number
+        assert (await asyncio.to_thread(producer.end, TOKENS))["state"] == "done"
+
+    async with contextlib.AsyncExitStack() as stack:
+        pages = [
+            await stack.enter_async_context(page(pusher_js, server, channel, **environment))
+            for channel in (kept, plain)
+            for environment in ({}, {"PLUGIN": "1"})
+        ]
+        producing = [asyncio.create_task(produce(channel)) for channel in (kept, plain)]
+        await pages[0].until(lambda: pages[0].shown.get("a", {}).get("text", "") != "")
+        for worker in server.workers()[:-1]:  # the last one takes the connections that come back
+            os.kill(worker, signal.SIGKILL)
+        await pages[0].until(lambda: pages[0].shown["a"]["text"].count(",") > TOKENS / 2)
+        server.send_signal(signal.SIGHUP)
+        late = [await stack.enter_async_context(page(pusher_js, server, channel)) for channel in (kept, plain)]
+        await asyncio.gather(*producing)
+        late.append(await stack.enter_async_context(page(pusher_js, server, plain)))
+        for each in pages:
+            await each.until(lambda each=each: each.subscriptions > 1)  # type: ignore[misc]
+        for each in (*pages, *late):
+            assert await each.until_state("a", "done") == text
+        assert late[-1].shown["a"]["events"] == 1, "one event with everything"
+        assert late[-1].shown["a"]["meta"] == {"by": "test"}
+
+    with calls.Caller(server) as caller:
+        [item] = caller.signed("GET", f"channels/{kept}/history").body["items"]
+        assert json.loads(item["data"])["text"] == text
+        found = caller.signed("GET", f"channels/{plain}/streams/a").body
+    assert found == {"id": "a", "state": "done", "seq": TOKENS, "length": len(text.encode("utf-16-le")) // 2} | {
+        "text": text
+    }
+
+
+async def test_event_stream_gets_the_text_so_far_and_the_rest(server: servers.Server, name: Name) -> None:
+    channel = name("kept-chat")
+    producer = Producer(server, channel, "a")
+    await asyncio.to_thread(producer.open)
+    await asyncio.to_thread(producer.append, 1, "one ")
+    async with event_streams.listen(server, server.application, channel) as stream:
+        await stream.statement()
+        shown, texts = "", []
+        for number in (2, 3):
+            await asyncio.to_thread(producer.append, number, f"{number} ")
+        await asyncio.to_thread(producer.end, 3)
+        state = "open"
+        while state == "open":
+            event = json.loads(json.loads((await stream.next()).data)["data"])
+            shown = shown[: event["at"]] + event["text"]
+            state = event["state"]
+            texts.append(event["text"])
+    assert (shown, state) == ("one 2 3 ", "done")
+    assert texts[0] == "one "
+
+
+@pytest.mark.parametrize("environment", [{}, {"PLUGIN": "1"}], ids=["pusher-js", "plugin"])
+async def test_reader_cancels_and_the_producer_learns_of_it(
+    server: servers.Server, pusher_js: pusherjs.Runtime, name: Name, environment: dict[str, str]
+) -> None:
+    channel = name("private-kept-chat")
+    producer = Producer(server, channel, "a")
+    await asyncio.to_thread(producer.open)
+    async with page(pusher_js, server, channel, **environment) as reader:
+        await asyncio.to_thread(producer.append, 1, "half")
+        await reader.until(lambda: reader.shown.get("a", {}).get("text") == "half")
+        reader.cancel("a")
+        assert await reader.until_state("a", "cancelled") == "half"
+    answer = await asyncio.to_thread(producer.append, 2, "more")
+    assert answer == {"accepted": False, "id": "a", "state": "cancelled", "seq": 1, "length": 4}
+    assert (await asyncio.to_thread(producer.call, "/a/cancel"))["accepted"] is False
+
+
+async def test_silent_producer_leaves_an_interrupted_stream_that_a_second_one_continues(
+    server: servers.Server, pusher_js: pusherjs.Runtime, name: Name
+) -> None:
+    channel = name("private-kept-chat")
+    producer = Producer(server, channel, "a")
+    await asyncio.to_thread(producer.open)
+    async with page(pusher_js, server, channel) as reader:
+        await asyncio.to_thread(producer.append, 1, "half")
+        assert await reader.until_state("a", "interrupted") == "half"
+        again = await asyncio.to_thread(producer.open)
+        assert (again["accepted"], again["state"], again["seq"], again["length"]) == (True, "open", 1, 4)
+        await asyncio.to_thread(producer.append, 2, " whole")
+        await asyncio.to_thread(producer.end, 2)
+        assert await reader.until_state("a", "done") == "half whole"
+    with calls.Caller(server) as caller:
+        [item] = caller.signed("GET", f"channels/{channel}/history").body["items"]
+    assert json.loads(item["data"])["state"] == "done"
+
+
+def test_bounds_have_both_numbers(server: servers.Server, name: Name) -> None:
+    channel = name("chat")
+    with calls.Caller(server) as caller:
+        path = f"channels/{channel}/streams"
+        assert caller.signed("POST", path, {"name": "answer", "id": "a"}).status == 200
+        long = caller.signed("POST", f"{path}/a/append", {"seq": 1, "text": "x" * 262_145})
+        assert (long.status, long.body["code"]) == (413, "stream_too_long")
+        assert "262145" in long.body["error"] and "262144" in long.body["error"]
+        for number in range(99):
+            caller.signed("POST", path, {"name": "answer", "id": str(number)})
+        many = caller.signed("POST", path, {"name": "answer", "id": "b"})
+        assert (many.status, many.body["code"]) == (400, "too_many_streams")
+        assert "100 are open, the allowed maximum is 100" in many.body["error"]
