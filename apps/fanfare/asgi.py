@@ -113,6 +113,7 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
         options=sessions.Options(
             activity_timeout=options.ACTIVITY_TIMEOUT,
             max_subscriptions=options.MAX_SUBSCRIPTIONS,
+            subscribes_per_second=options.SUBSCRIBES_PER_SECOND,
             max_pending_bytes=options.PENDING_BYTES,
             resume=page_sessions.Options(options.RESUME_WINDOW, options.RESUME_ACK_SECONDS),
         ),

@@ -351,6 +351,13 @@ class Connections:
         1_000,
         "Subscriptions of one connection. A further subscribe is refused with 4100. Each costs about 1 kB of memory.",
     )
+    SUBSCRIBES_PER_SECOND = Setting(
+        Integer(1, 100_000),
+        100,
+        "Subscribes of one connection per second, on average; `FANFARE_MAX_SUBSCRIPTIONS` of them may come at once. A "
+        "further one is refused with 4301.",
+        page="reference/limits.md",
+    )
     PENDING_BYTES = Setting(
         Integer(16_384, 16_777_216),
         65_536,

@@ -23,6 +23,7 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import Resolver404, resolve
 
 from fanfare import conf
+from fanfare.hub import activity
 from fanfare.runtime import addresses, text
 from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.runtime.token_bucket import TokenBucket
@@ -82,6 +83,7 @@ class LoginThrottle:
         if bucket.take(per_minute / 60, per_minute, now):
             setattr(request, _ATTEMPT, key)
             return None
+        activity.count("http.refused.login_attempts")
         _log.warning("Login refused: more than %d attempts a minute from %s", per_minute, key, key=("refused", key))
         wait_s = math.ceil(60 / per_minute)
         message = (

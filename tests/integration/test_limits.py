@@ -40,6 +40,8 @@ SETTINGS = {
     "FANFARE_MAX_SUBSCRIPTIONS": "20",
     "FANFARE_BUFFER_BYTES": "65536",
     "FANFARE_SSE_STREAMS_PER_ADDRESS": "5",
+    "FANFARE_SUBSCRIBES_PER_SECOND": "30",
+    "FANFARE_LOGIN_ATTEMPTS": "3",
 }
 HEAD = b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n"
 PATIENCE = 20.0  # seconds
@@ -55,10 +57,17 @@ ELSEWHERE = {
     "api.refused.408": "unit/api/test_requests.py::test_stalled_body_times_out_with_408",
     "pusher.refused.4100": "unit/protocol/test_state_machine.py::test_too_many_early_frames_close_with_4100",
     "resume.record_full": "unit/protocol/test_page_sessions.py::test_unsubscribed_channels_make_room_in_the_record",
+    "sockets.refused.connections": "unit/sockets/test_accept_gate.py::test_full_worker_refuses",
+    "sockets.refused.memory": "unit/sockets/test_accept_gate.py::test_full_worker_refuses",
+    "sockets.refused.rate": "unit/sockets/test_accept_gate.py::test_client_that_would_wait_too_long_is_refused",
+    "sockets.refused.handshake_timeout": "unit/sockets/test_protocol.py::test_handshake_without_an_answer_is_a_503",
+    "api.refused.503": "unit/engine/test_disk_space.py::test_log_refuses_publications_above_its_limit_and_names_it",
+    "engine.evicted": "unit/engine/test_disk_space.py::"
+    "test_histories_lose_their_oldest_entries_where_the_log_is_short_of_space",
+    "engine.sessions_dropped": "unit/engine/test_statistics.py::test_only_the_newest_late_sessions_are_kept",
     "webhooks.dropped": "unit/webhooks/test_log_reader.py::test_endpoint_with_too_many_pending_deliveries_gets_no_more",
     "webhooks.trimmed": "unit/webhooks/test_sender.py::test_finished_deliveries_are_trimmed_counted_and_logged",
-    "layer.full": "unit/channel_layer/test_specification.py::"
-    "test_a_member_that_is_full_misses_the_message_and_the_others_do_not",
+    "layer.full": "unit/channel_layer/test_specification.py::test_group_message_is_dropped_for_a_full_member_only",
 }
 
 
@@ -250,6 +259,23 @@ def many_subscriptions(server: Limited) -> None:
         server.has_socket_frame(client, "The connection has 20 subscriptions; 20 are allowed")
 
 
+def many_subscribes(server: Limited) -> None:
+    """Subscribe and unsubscribe in turn: there is never more than one subscription."""
+    with server.websocket() as client:
+        for _ in range(60):
+            client.send(
+                text("pusher:subscribe", data={"channel": "c"}), text("pusher:unsubscribe", data={"channel": "c"})
+            )
+        server.has_socket_frame(client, "more than 30 times at once; 30 subscribes a second are allowed")
+
+
+def many_logins(server: Limited) -> None:
+    head = b"POST /admin/login/ HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+    answers = [server.ask(head) for _ in range(5)]
+    assert answers[-1].startswith(b"HTTP/1.1 429"), answers[-1][:200]
+    assert b"3 a minute are allowed" in answers[-1]
+
+
 def many_errors(server: Limited) -> None:
     with server.websocket() as client:
         for _ in range(50):
@@ -289,6 +315,8 @@ ATTACKS = {
     "pusher.subscription_refused.too_many_subscriptions": Attack(
         many_subscriptions, "20 subscriptions; 20 are allowed"
     ),
+    "pusher.subscription_refused.too_many_subscribes": Attack(many_subscribes, "30 subscribes a second are allowed"),
+    "http.refused.login_attempts": Attack(many_logins, "more than 3 attempts a minute"),
     "pusher.error.rate_limited": Attack(many_errors, ""),
     "sse.refused.too_many_streams": Attack(many_streams, "5 streams of this address are open; 5 are allowed"),
     "sse.refused.too_many_channels": Attack(
@@ -332,6 +360,13 @@ def test_every_documented_counter_has_an_attack() -> None:
     for name in ELSEWHERE.values():
         path, _, test = name.partition("::")
         assert f"def {test}(" in (pages.ROOT / "tests" / path).read_text(encoding="utf-8"), name
+
+
+def test_every_limit_with_a_setting_has_a_counter() -> None:
+    for heading in TABLES:
+        for name, _, setting, counter, _ in pages.table(PAGE, heading):
+            if setting != "none":
+                assert counter != "none", name
 
 
 @pytest.mark.parametrize("counter", ATTACKS)

@@ -30,7 +30,8 @@ SIGNED_IN, REFUSAL, WEBHOOK = "signed in", "refusal", "webhook"
 class Activity:
     """Of one hub, on its loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: Callable[[str], None] = lambda _: None) -> None:
+        self.count = count
         self.tap: Tap | None = None
         self.refusals: collections.deque[Item] = collections.deque(maxlen=REFUSALS_KEPT)
 
@@ -86,6 +87,13 @@ def report(what: str, reason: str, text: str, **more: Any) -> None:
     for activity, loop in _here:
         with contextlib.suppress(RuntimeError):  # the loop was closed
             loop.call_soon_threadsafe(functools.partial(activity.refused, what, reason, text, **more))
+
+
+def count(name: str) -> None:
+    """`Hub.count` in the same way."""
+    for activity, loop in _here:
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(activity.count, name)
 
 
 def _of(connection: connections.Connection) -> Item:

@@ -56,7 +56,7 @@ class Hub:
         self.max_buffer_bytes = max_buffer_bytes
         self.counters: collections.Counter[str] = collections.Counter()
         self.supervisor = Supervisor(logger, count=self.count)  # of the tasks of this worker's connections
-        self.activity = activity.Activity()
+        self.activity = activity.Activity(self.count)
         self.recorder = traces.Recorder(engine)
         # From when the engine stored an event, by its clock, to when this worker read it, and to when it was written to
         # the last of its subscribers here. One observation for each event and worker.

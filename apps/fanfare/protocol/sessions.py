@@ -62,11 +62,13 @@ def note_refusal(
 @dataclass(frozen=True, slots=True)
 class Options:
     """`activity_timeout`: seconds of silence after which a client pings; 120 as Pusher's, less behind a proxy that cuts
-    idle connections. `max_subscriptions` and `max_pending_bytes` (of frames that wait for an answer): per connection.
+    idle connections. `max_subscriptions`, `subscribes_per_second` and `max_pending_bytes` (of frames that wait for an
+    answer): per connection.
     """
 
     activity_timeout: int = 120
     max_subscriptions: int = state_machine.MAX_SUBSCRIPTIONS
+    subscribes_per_second: int = state_machine.SUBSCRIBES_PER_SECOND
     max_pending_bytes: int = messages.MAX_PENDING_BYTES
     resume: page_sessions.Options = field(default_factory=page_sessions.Options)
 
@@ -111,6 +113,7 @@ class Session:
             window=options.resume.window if accepted.with_offsets else None,
             tracker=self._tracker,
             max_subscriptions=options.max_subscriptions,
+            subscribes_per_second=options.subscribes_per_second,
             max_pending_bytes=options.max_pending_bytes,
         )
         self._page: page_sessions.PageSession | None = None

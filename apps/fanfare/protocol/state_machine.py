@@ -32,6 +32,7 @@ from fanfare.runtime import token_bucket
 # each of them refuses something in particular.
 ERRORS_PER_SECOND: Final = 10
 
+SUBSCRIBES_PER_SECOND: Final = 100  # on average; a page that comes back subscribes to all its channels at once
 MAX_SUBSCRIPTIONS: Final = 1_000  # the default for one connection; each costs about 1 kB of memory
 
 # Events in one answer to pusher:history.
@@ -58,7 +59,7 @@ class StateMachine:
 
     `activity_timeout`: seconds of silence after which the client pings. `window`: seconds that a client may be away,
     for one that asked for positions; None for the others. `tracker`: of a page with a resume token.
-    `max_subscriptions` and `max_pending_bytes`: of this connection.
+    `max_subscriptions`, `subscribes_per_second` and `max_pending_bytes`: of this connection.
     """
 
     __slots__ = (
@@ -69,11 +70,14 @@ class StateMachine:
         "_clock",
         "_early",
         "_error_tokens",
+        "_fast",
         "_full",
         "_identity",
         "_max_pending_bytes",
         "_max_subscriptions",
         "_state",
+        "_subscribe_tokens",
+        "_subscribes_per_second",
         "_subscriptions",
         "_timer_runs",
         "_tracker",
@@ -95,6 +99,7 @@ class StateMachine:
         window: int | None = None,
         tracker: Callable[[], ack_tracker.AckTracker | None] = lambda: None,
         max_subscriptions: int = MAX_SUBSCRIPTIONS,
+        subscribes_per_second: int = SUBSCRIBES_PER_SECOND,
         max_pending_bytes: int = messages.MAX_PENDING_BYTES,
     ) -> None:
         self.socket_id = socket_id
@@ -107,9 +112,12 @@ class StateMachine:
         self._window = window
         self._tracker = tracker
         self._max_subscriptions = max_subscriptions
+        self._subscribes_per_second = subscribes_per_second
+        self._subscribe_tokens: token_bucket.TokenBucket | None = None
         self._max_pending_bytes = max_pending_bytes
         self._state = _State.OPENING
         self._timer_runs = False  # the client has not authorized itself, and the application gave it a time to do so
+        self._fast = False  # a subscribe was refused because of subscribes_per_second
         self._full = False  # a subscribe was refused because of max_subscriptions
         # Most connections never need these.
         self._early: messages.PendingFrames | None = None  # frames that came before the connection was open
@@ -243,6 +251,8 @@ class StateMachine:
     def _subscribe(self, message: messages.Message) -> effects.Effects:
         channel, data = messages.channel(message)
         application = self.application
+        if not self._may_subscribe():
+            return self._too_fast(channel)
         try:
             member = authorization.authorize(
                 application, self.socket_id, channel, data, user=self.user, now=self._wall_clock()
@@ -272,6 +282,27 @@ class StateMachine:
         if names.type_of(channel) is names.Type.PUBLIC:
             return (subscribe,)
         return [*self._authorized(), subscribe]
+
+    def _may_subscribe(self) -> bool:
+        """Each subscribe and unsubscribe of a channel's first subscriber is a write to the log."""
+        now, burst = self._clock(), max(self._max_subscriptions, self._subscribes_per_second)
+        if self._subscribe_tokens is None:
+            self._subscribe_tokens = token_bucket.TokenBucket(burst, now)
+        return self._subscribe_tokens.take(self._subscribes_per_second, burst, now)
+
+    def _too_fast(self, channel: str) -> effects.Effects:
+        burst = max(self._max_subscriptions, self._subscribes_per_second)
+        message = (
+            f"The connection subscribed more than {burst} times at once; {self._subscribes_per_second} subscribes a "
+            "second are allowed on average"
+        )
+        refused = _refuse(
+            channel, refusals.LimitReached(message, code=refusals.CLIENT_EVENT_REJECTED, reason="too_many_subscribes")
+        )
+        if self._fast:
+            return refused
+        self._fast = True
+        return [*refused, effects.Log(message)]
 
     def _too_many_subscriptions(self, channel: str) -> effects.Effects:
         limit = self._max_subscriptions

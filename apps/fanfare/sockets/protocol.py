@@ -517,7 +517,11 @@ class WebSocketProtocol(asyncio.Protocol):
         self._timer = asyncio.get_running_loop().call_later(seconds, callback or self.abort)
 
     def _handshake_timed_out(self) -> None:
-        logger.warning("A WebSocket handshake was refused: the application has not answered within %g s", HANDSHAKE_S)
+        if self._shared.count is not None:
+            self._shared.count("sockets.refused.handshake_timeout")
+        _failures.warning(
+            "A WebSocket handshake was refused: the application has not answered within %g s", HANDSHAKE_S
+        )
         self.deny(503, [(b"retry-after", b"1")], b"The application did not answer in time")
 
     def _stop_timers(self) -> None:

@@ -39,6 +39,7 @@ async def test_only_the_newest_late_sessions_are_kept(tmp_path: Path, monkeypatc
         one.engine.save_session(APP, f"here-{number}", b"record", 60)
     await one.until(lambda: one.engine.statistics().get("sessions") == 13, "the end of the others")
     assert one.engine.statistics()["sessions_late"] == 3
+    assert one.engine.statistics()["sessions_dropped"] == 7
     kept = [number for number in range(10) if (await one.engine.take_session(APP, f"late-{number}", "1.1")).record]
     assert kept == [7, 8, 9]
     assert (await one.engine.take_session(APP, "here-0", "1.1")).record == b"record"

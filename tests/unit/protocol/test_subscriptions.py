@@ -344,6 +344,23 @@ def test_subscriptions_over_the_limit_are_refused_with_both_numbers_and_logged_o
     assert machine.receive(fakes.subscribe("c")) == [effects.Subscribe("c")]
 
 
+def test_subscribes_over_the_rate_are_refused_with_both_numbers_and_logged_once() -> None:
+    """Each costs a write of the log, also where the channel is left at once."""
+    machine = fakes.Machine(max_subscriptions=1)
+    wanted = []
+    for _ in range(103):
+        wanted.append(machine.all_effects(fakes.subscribe("a")))
+        machine.receive(fakes.unsubscribe("a"))
+    refused = [one for one in wanted if fakes.counts(one)]
+    assert refused == wanted[100:]
+    assert fakes.counts(refused[0]) == ["pusher.subscription_refused.too_many_subscribes"]
+    message = "The connection subscribed more than 100 times at once; 100 subscribes a second are allowed on average"
+    assert fakes.sent(refused[0])[1]["data"]["error"] == message
+    assert [effect for one in refused for effect in one if isinstance(effect, effects.Log)] == [effects.Log(message)]
+    machine.now += 0.01
+    assert machine.receive(fakes.subscribe("a")) == [effects.Subscribe("a")]
+
+
 def test_refused_subscribes_do_not_count_against_the_limit() -> None:
     machine = fakes.Machine(max_subscriptions=1)
     for _ in range(3):

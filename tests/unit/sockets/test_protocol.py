@@ -695,6 +695,28 @@ def test_server_stop_answers_pending_handshakes_with_503() -> None:
     assert application.ended()["code"] == 1006
 
 
+def test_handshake_without_an_answer_is_a_503(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Silent(Application):
+        async def answer(self, receive: Any, send: Any) -> None:
+            await receive()
+            self.received.append(await receive())
+
+        async def talk(self, receive: Any, send: Any) -> None:
+            return
+
+    monkeypatch.setattr(protocol, "HANDSHAKE_S", 0.05)
+    counted: list[str] = []
+    server = Hosted(Silent())
+    setattr(server.server.config, protocol.COUNT, counted.append)
+    with server:
+        assert [ask(server.port)[0] for _ in range(3)] == [503] * 3
+    assert counted == ["sockets.refused.handshake_timeout"] * 3
+    [record] = [record for record in caplog.records if "handshake" in record.getMessage()]
+    assert record.getMessage() == "A WebSocket handshake was refused: the application has not answered within 0.05 s"
+
+
 def test_task_that_outlives_the_graceful_timeout_is_cancelled() -> None:
     class Stubborn(Application):
         async def talk(self, receive: Any, send: Any) -> None:

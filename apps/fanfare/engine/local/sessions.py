@@ -6,7 +6,7 @@ import json
 from asyncio import AbstractEventLoop
 
 from fanfare.engine import interface
-from fanfare.engine.local.transactions import Transaction, WorkerOp
+from fanfare.engine.local.transactions import Settled, Transaction, WorkerOp
 
 TAKEN_SECONDS = 600  # how long a session without a record is kept; a connected page saves one within seconds
 SWEEP_SESSIONS = 10_000  # in one transaction, which other writers wait for
@@ -99,20 +99,21 @@ class TakeSession(WorkerOp):
 
 
 class DropLateSessions(WorkerOp):
-    """Delete records whose time was over at `expired_s`, the first `SWEEP_SESSIONS` of them."""
+    """Delete records whose time was over at `expired_s`, the first `SWEEP_SESSIONS` of them. `dropped`: how many."""
 
-    __slots__ = ("expired_s",)
+    __slots__ = ("dropped", "expired_s")
 
-    def __init__(self, loop: AbstractEventLoop, expired_s: int) -> None:
-        super().__init__(loop)
+    def __init__(self, loop: AbstractEventLoop, expired_s: int, settled: Settled) -> None:
+        super().__init__(loop, settled)
         self.expired_s = expired_s
+        self.dropped = 0
 
     def run(self, transaction: Transaction) -> None:
-        transaction.cursor.execute(
+        self.dropped = transaction.cursor.execute(
             "DELETE FROM sessions WHERE (app, token) IN "
             "(SELECT app, token FROM sessions WHERE expires_s <= ? ORDER BY expires_s LIMIT ?)",
             (self.expired_s, SWEEP_SESSIONS),
-        )
+        ).rowcount
 
 
 def mailbox_of(worker: str) -> str:

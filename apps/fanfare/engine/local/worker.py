@@ -514,7 +514,16 @@ class Worker:
         if self.sizes["sessions_late"] > interface.LATE_SESSIONS:
             # Up to an instant, not a number of them: every worker measures, and asks for the same.
             expired_s = await self.ask(queries.LogQueries.too_late)
-            self.submit(sessions.DropLateSessions(self.loop, expired_s))
+            self.submit(sessions.DropLateSessions(self.loop, expired_s, self._sessions_dropped))
+
+    def _sessions_dropped(self, operation: sessions.DropLateSessions, error: errors.EngineError | None) -> None:
+        if error is None and operation.dropped:
+            self.counters["sessions_dropped"] += operation.dropped
+            throttled.warning(
+                "%d records of resume tokens were deleted: %d are kept after their window",
+                operation.dropped,
+                interface.LATE_SESSIONS,
+            )
 
     def _count(self, name: str) -> None:
         self.counters[name] += 1
