@@ -3,12 +3,13 @@
 # make test     all tests; ARGS="-k presence" selects some, REQUIRE_ALL=1 fails skipped tests
 # make lint     style, types, import contracts, words, tasks, migrations
 # make format   fix the style
+# make security known vulnerabilities of the requirements, and a bill of materials in var/sbom.json
 
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: run setup test lint format
+.PHONY: run setup test lint format security
 .SILENT:
 
 run: .venv-server
@@ -39,6 +40,11 @@ lint: .venv-tests
 format: .venv-tests
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+security: .venv-tests
+	mkdir -p var
+	$(BIN)/cyclonedx-py requirements requirements.txt --of JSON -o var/sbom.json
+	$(BIN)/pip-audit --requirement requirements.txt --disable-pip --no-deps
 
 # Both do nothing if the requirements have not changed.
 .PHONY: .venv-server .venv-tests

@@ -34,6 +34,7 @@ from fanfare.setting_types import (
     Folder,
     Integer,
     Key,
+    Keys,
     Mounts,
     Networks,
     Origins,
@@ -181,6 +182,13 @@ class Applications:
         Integer(0, 2_592_000),
         86_400,
         "Seconds for which the old secret of an application stays valid after a rotation. 0 refuses it at once.",
+    )
+    SECRET_ENCRYPTION_KEYS = Setting(
+        Keys(32),
+        (),
+        "Keys that encrypt the applications' secrets in the database. The first one encrypts, all of them decrypt. "
+        "Create one with `openssl rand -base64 32`; after a change run `manage.py encryptsecrets`. It needs PyNaCl.",
+        page="how-to/secure.md",
     )
     ENCRYPTION_MASTER_KEY = Setting(
         Key(32),

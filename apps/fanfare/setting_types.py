@@ -304,6 +304,30 @@ class Key(Type[bytes]):
 
 
 @dataclass(frozen=True)
+class Keys(Type[tuple[bytes, ...]]):
+    """Secrets of `size` bytes each, in base64 with commas between them, or a list in the settings module."""
+
+    size: int
+    secret: bool = True
+
+    def allowed(self) -> str:
+        return f"{self.size} bytes in base64 each, with commas"
+
+    def from_text(self, text: str) -> tuple[bytes, ...]:
+        return tuple(Key(self.size).from_text(part.strip()) for part in text.split(",") if part.strip())
+
+    def from_value(self, value: object) -> tuple[bytes, ...]:
+        if isinstance(value, str):
+            return self.from_text(value)
+        if not isinstance(value, list | tuple):
+            raise Refused("must be a list of keys")
+        return tuple(filter(None, (Key(self.size).from_value(one) for one in value)))
+
+    def to_text(self, value: tuple[bytes, ...]) -> str:
+        return ",".join(base64.b64encode(one).decode() for one in value)
+
+
+@dataclass(frozen=True)
 class Folder(Type[Path]):
     def allowed(self) -> str:
         return "path"

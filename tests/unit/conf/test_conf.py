@@ -91,7 +91,14 @@ def test_wrong_secret_is_refused_without_showing_it(monkeypatch, where):
 
 def test_every_setting_that_holds_a_secret_says_so():
     secrets = {setting.name for setting in conf.settings if setting.type.secret}
-    assert secrets == {"APPS", "ENCRYPTION_MASTER_KEY", "ENGINE", "METRICS_TOKEN", "REMOTE_SECRET"}
+    assert secrets == {
+        "APPS",
+        "ENCRYPTION_MASTER_KEY",
+        "ENGINE",
+        "METRICS_TOKEN",
+        "REMOTE_SECRET",
+        "SECRET_ENCRYPTION_KEYS",
+    }
 
 
 def test_remote_deployment_needs_credentials():

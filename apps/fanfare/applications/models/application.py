@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from fanfare import conf
 from fanfare.applications import credentials, errors, limits, origins
-from fanfare.applications.models import announced
+from fanfare.applications.models import announced, encrypted
 from fanfare.applications.models.generation import Generation
 
 
@@ -72,16 +72,13 @@ class Application(announced.Announced):
         error_messages={"unique": "Another application has this key."},
         help_text="Public: clients connect with it.",
     )
-    secret = models.CharField(
-        max_length=128,
+    secret = encrypted.SecretField(
         default=credentials.generate_secret,
         validators=[_SECRET_VALIDATOR],
         help_text="A server that has the secret can publish to every channel. Keep it off browsers and phones.",
     )
     # The secret before the last rotation. It stays valid until the time below; without a time, until it is ended.
-    previous_secret = models.CharField(
-        max_length=128, blank=True, default="", editable=False, validators=[_SECRET_VALIDATOR]
-    )
+    previous_secret = encrypted.SecretField(blank=True, default="", editable=False, validators=[_SECRET_VALIDATOR])
     previous_secret_until = models.DateTimeField(null=True, blank=True, editable=False)
     name = models.CharField(
         max_length=100,
