@@ -279,7 +279,7 @@ def test_refusal_after_a_commit_is_logged(caplog: pytest.LogCaptureFixture) -> N
 def test_unreachable_deployment_raises_after_the_timeout_and_then_at_once(configure: Configure) -> None:
     configure(REMOTE_URL=f"http://{servers.HOST}:{servers.free_port()}", APPEND_TIMEOUT=1)
     began = time.monotonic()
-    with pytest.raises(EngineUnavailable, match=r"FANFARE_REMOTE_URL\) did not take the request: ConnectionRefused"):
+    with pytest.raises(EngineUnavailable, match=r"FANFARE_REMOTE_URL\) did not accept the request: ConnectionRefused"):
         publish("orders", "created", 1)
     waited = time.monotonic() - began
     assert 0.2 < waited < 1.5

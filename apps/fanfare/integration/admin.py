@@ -63,7 +63,7 @@ class OutboxEventAdmin(Base):
 
     @admin.action(description="Send selected failed events again", permissions=["retry"])
     def retry(self, request: HttpRequest, queryset: QuerySet[models.OutboxEvent]) -> None:
-        """Waiting events are left alone: they are sent anyway."""
+        """Failed events only: the relay sends waiting events anyway."""
         failed = list(queryset.filter(failed_at__isnull=False))
         outbox.retry(queryset.db, [event.pk for event in failed])
         for event in failed:

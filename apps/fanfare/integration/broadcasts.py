@@ -5,13 +5,13 @@
 From then on every `save()`, `create()` and `delete()` of an order publishes `order.created`, `order.updated` or
 `order.deleted` when the transaction commits, with the values that the row had after that statement.
 
-Broadcasts follow Django's signals. `QuerySet.update()`, `bulk_create()`, `bulk_update()`, raw SQL and changes of
+Broadcasts use Django's model signals. `QuerySet.update()`, `bulk_create()`, `bulk_update()`, raw SQL and changes of
 many-to-many relations send no signal: call `broadcast.updated(Order.objects.filter(…))` after them.
-`QuerySet.delete()` and cascades do send signals. Loading a fixture is no change. A proxy or a child of a model is
-another model with a declaration of its own.
+`QuerySet.delete()` and cascades do send signals. Loading a fixture publishes nothing. A proxy or a child of a model
+needs its own declaration.
 
-A save does not fail because of the deployment: if there is no application, or the log cannot be written, the logger
-`fanfare.integration` reports it at level ERROR and `failed_after_commit` is counted. An error of the declaration (a bad
+Problems of the deployment do not make a save fail: if there is no application, or the log cannot be written, the logger
+`fanfare.integration` reports an ERROR and `failed_after_commit` is counted. An error of the declaration (a bad
 channel name, data that has no JSON form or is too large) is raised by the save.
 """
 
@@ -46,7 +46,7 @@ Channels = Callable[[Any], Iterable[str]] | Sequence[str]
 
 CREATED, UPDATED, DELETED = EVENTS = ("created", "updated", "deleted")
 
-# Objects of one explicit broadcast whose events are written together: some 100 kB of rows, and one commit.
+# Objects of an explicit broadcast per commit: about 100 kB of rows.
 CHUNK = 200
 
 _EXAMPLE = 'broadcast(Order, channels=["orders"], fields=["id", "state"])'
@@ -54,7 +54,7 @@ _EXAMPLE = 'broadcast(Order, channels=["orders"], fields=["id", "state"])'
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """What one call of `broadcast` declares. `fields`: names, or None if the class has `__realtime__`."""
+    """The declaration of one `broadcast` call. `fields`: names, or None if the class has `__realtime__`."""
 
     model: type[models.Model]
     channels: Channels
@@ -71,14 +71,14 @@ class Declaration:
         return None in published or not published.isdisjoint(update_fields)
 
     def columns(self) -> set[str]:
-        """The columns among its fields."""
+        """The fields that are columns."""
         columns = [_field(self.model, name) for name in self.fields or ()]
         return {column.attname for column in columns if column is not None}
 
     def publications(
         self, event: str, instance: models.Model, using: str, *, is_saved: bool = False
     ) -> Iterator[interface.Publication]:
-        """One for each channel. `is_saved`: `save()` has just written the instance. Raises a PublishError."""
+        """A publication for each channel. `is_saved`: `save()` has just written the instance. Raises PublishError."""
         instance = _as_stored(instance, using, event, self.columns(), is_saved=is_saved)
         channels = self.channels(instance) if callable(self.channels) else self.channels
         if isinstance(channels, str):
@@ -103,7 +103,7 @@ class Declaration:
 
 
 class Broadcast:
-    """The type of `broadcast`: a declaration when it is called, and methods for what Django sends no signal for."""
+    """The type of `broadcast`: a call declares a broadcast; the methods publish changes without a signal."""
 
     def __init__(self) -> None:
         self._declared: dict[type[models.Model], list[Declaration]] = {}
@@ -172,7 +172,7 @@ class Broadcast:
         return register if model is None else register(model)
 
     def created(self, objects: Iterable[models.Model], *, using: str = DEFAULT_DB_ALIAS) -> None:
-        """Publish `created` for each object: after `bulk_create()`. `using`: the database whose transaction is meant.
+        """Publish `created` for each object: after `bulk_create()`. `using`: the database of the transaction.
 
         Raises InvalidBroadcast for objects whose model has no declaration, and what `publish` raises. 200 objects are
         written at a time; after an error the chunks before it are published.
@@ -242,7 +242,7 @@ class Broadcast:
             logger.error("Not broadcast: %s of %s: %s", event, sender.__name__, error)  # noqa: TRY400
             return
         if found and not publishing.defer(found, on_commit=True, using=using, outbox=None):
-            publishing.append_or_report(found)  # the row is saved already
+            publishing.append_or_report(found)  # the row is already saved
 
     # -- explicit ------------------------------------------------------------------------------------------------------
 
@@ -275,7 +275,7 @@ class Broadcast:
         known = self._declared.setdefault(model, [])
         if not known:
             signals.post_save.connect(self._saved, sender=model, dispatch_uid=(id(self), "saved", model))
-            # Without a receiver Django deletes rows unread; from here on it reads them first.
+            # Without a receiver Django deletes rows without reading them; with one it reads them first.
             signals.post_delete.connect(self._deleted, sender=model, dispatch_uid=(id(self), "deleted", model))
         known.append(declaration)
 
@@ -291,7 +291,7 @@ def _event_name(model: type[models.Model]) -> str:
 
 
 def _check_lists(model: type[models.Model], **arguments: Any) -> None:
-    """A str is a sequence of letters, which is never meant."""
+    """Refuse a str where a list is expected: it would be a list of letters."""
     for argument, value in arguments.items():
         if isinstance(value, str):
             raise errors.InvalidBroadcast(
@@ -327,7 +327,7 @@ def _check(declaration: Declaration) -> None:
 
 
 def _field(model: type[models.Model], name: str) -> models.Field[Any, Any] | None:
-    """The column behind a name; None for another attribute."""
+    """The column with this name; None for another attribute."""
     if name == "pk":
         return model._meta.pk
     try:
@@ -338,7 +338,7 @@ def _field(model: type[models.Model], name: str) -> models.Field[Any, Any] | Non
 
 
 def _names_of(model: type[models.Model], name: str) -> tuple[str | None, ...]:
-    """The names that `update_fields` may have for it; None for an attribute, which may depend on anything."""
+    """The names of the field in `update_fields`; None for an attribute, which may depend on any column."""
     field = _field(model, name)
     return (None,) if field is None else (field.name, field.attname)
 
@@ -347,9 +347,9 @@ def _as_stored(instance: models.Model, using: str, event: str, columns: set[str]
     """The instance itself, or a copy with the values that only the database knows.
 
     After `order.views = F("views") + 1; order.save()` the attribute is still the expression, and a generated column has
-    its old value (before Django 6.0). Of these, and of deferred columns, `columns` are read in one query; the others
-    are deferred, so code of the project that reads one gets the right value. The usual instance costs no query. The
-    instance itself stays as it is: to change it is for Django, not for a receiver of its signals.
+    its old value (before Django 6.0). Such columns and deferred columns are read in one query if they are in
+    `columns`, and deferred otherwise, so that code of the project reads the right value. An ordinary instance needs no
+    query. The instance itself is not changed: a receiver of a signal must not do that.
     """
     known = instance.__dict__
     stale_generated = is_saved and _are_generated_columns_stale(event, using)
@@ -390,7 +390,7 @@ def _value(instance: models.Model, name: str, using: str) -> Any:
 
 
 def _normalised(field: models.Field[Any, Any], value: Any, using: str) -> Any:
-    """The value as a reload from the database would give it: a Decimal with its places, a date that was a str."""
+    """The value after a reload from the database, such as a Decimal with its places or a date from a str."""
     if value is None:
         return None
     if isinstance(value, FieldFile):

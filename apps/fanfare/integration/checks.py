@@ -1,4 +1,4 @@
-"""Django system checks: settings of a project that keep its pages from using the auth endpoints."""
+"""Django system checks for settings of a project with which its pages cannot use the auth endpoints."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def cookie_paths(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[chec
 
 @checks.register(checks.Tags.security)
 def cors_headers(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.CheckMessage]:
-    """django-cors-headers answers every preflight itself, also those of the auth endpoints."""
+    """django-cors-headers answers every preflight itself, including those for the auth endpoints."""
     endpoint = _endpoint()
     if CORS_HEADERS not in settings.MIDDLEWARE or not conf.settings.CORS_ORIGINS or endpoint is None:
         return []

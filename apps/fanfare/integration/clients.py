@@ -1,4 +1,4 @@
-"""What a page needs to connect: the options of pusher-js, and tokens for event streams."""
+"""The options of pusher-js, and tokens for event streams."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fanfare.integration import target, users
 from fanfare.protocol import names
 from fanfare.sse import tokens
 
-TOKEN_SECONDS = 3_600  # longer than the life of a stream, so that one visit takes one token
+TOKEN_SECONDS = 3_600  # longer than the life of a stream, so that one token lasts for a visit
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _TOKEN_PATTERN = re.compile(r"\A[-A-Za-z0-9_=@,.;*]+\Z")
@@ -37,8 +37,8 @@ def pusher_options(request: HttpRequest) -> dict[str, Any]:
         "wsPort": place.port,
         "wssPort": place.port,
         "forceTLS": place.tls,
-        # Without it pusher-js also tries the vendor's fallback servers. `ws` uses TLS if forceTLS says so, and `wss`
-        # would always use it: on a plain port, too.
+        # Without it pusher-js also tries the vendor's fallback servers. `ws` uses TLS if forceTLS is true, and `wss`
+        # would use it even on a plain port.
         "enabledTransports": ["ws"],
     }
     return {
@@ -95,9 +95,9 @@ def sse_token(
 
     The page opens `/sse/KEY?channels=private-orders-1&token=TOKEN`. `channels`: 1 to 100 names, in which `*` stands for
     any characters; public channels need no token, and event streams carry no presence channels. `user_id`: the user
-    that it is for, or their id; `disconnect_user()` of that user ends the stream. `seconds`: how long it is valid; a
+    of the token, or their id; `disconnect_user()` of that user ends the stream. `seconds`: how long it is valid; a
     stream that is open then ends. `app`: an application or its id, by default the project's default application.
-    Returns a JSON Web Token (HS256) of at most 4,096 bytes. It can be used by anyone who has it until it expires, so
+    Returns a JSON Web Token (HS256) of at most 4,096 bytes. Any program that has it can use it until it expires, so
     send it over https and keep `seconds` short.
 
     Raises InvalidName, InvalidUser, NoApplication, and ValueError for `seconds` below 1. Source: RFC 7519.

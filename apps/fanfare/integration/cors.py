@@ -1,12 +1,12 @@
-"""Pages of other hosts that use the auth endpoints, if FANFARE_CORS_ORIGINS has their origin.
+"""CORS for the auth endpoints: pages of other hosts can use them if FANFARE_CORS_ORIGINS lists their origin.
 
 A browser sends the request of such a page with an `Origin` header that the page cannot change. If the request has
-headers of its own, the browser sends a preflight first. It shows the page the response only if that names the origin.
+custom headers, the browser sends a preflight first. The page can read the response only if it names the origin.
 
 Cross-site request forgery: a page of a listed origin needs no CSRF token, since it cannot read this host's cookie, and
-the browser vouches for the origin. A page of any other origin needs one. A request with an `Authorization` header that
-holds a token needs none either: a page of another origin cannot send that header without a preflight, which is refused,
-and browsers do not add it by themselves (as they add Basic, Digest and Negotiate, which therefore need a CSRF token).
+the browser vouches for the origin. A page of any other origin needs one. A request with a token in its `Authorization`
+header needs none either: a page of another origin cannot send that header without a preflight, which is refused, and
+browsers do not add it by themselves (as they add Basic, Digest and Negotiate, which therefore need a CSRF token).
 
 The session cookie is sent only if the page asks for it (`credentials: "include"`) and its SameSite attribute allows it:
 between `shop.example.com` and `live.example.com` it does, between two sites it does not.
@@ -26,23 +26,23 @@ from fanfare.applications import origins
 
 View = Callable[..., HttpResponseBase]
 
-PREFLIGHT_SECONDS = 600  # for which a browser caches a preflight; Chromium caches none for more than two hours
+PREFLIGHT_SECONDS = 600  # that a browser caches a preflight; Chromium caches it for two hours at most
 _ADDED_BY_BROWSERS = ("basic", "digest", "negotiate", "ntlm")
 
 
 def is_trusted(request: HttpRequest) -> bool:
-    """Whether a page of a listed origin sends this."""
+    """Whether the request comes from a page of a listed origin."""
     return origins.matches(conf.settings.CORS_ORIGINS, request.headers.get("Origin"))
 
 
 def carries_token(request: HttpRequest) -> bool:
-    """Whether it has an `Authorization` header that browsers do not add by themselves."""
+    """Whether the request has an `Authorization` header that browsers do not add by themselves."""
     scheme = request.headers.get("Authorization", "").partition(" ")[0].lower()
     return scheme != "" and scheme not in _ADDED_BY_BROWSERS
 
 
 def answering(view: View) -> View:
-    """A decorator: pages of listed origins may read the view's responses, and get an answer to their preflights."""
+    """View decorator: pages of listed origins can read the responses, and their preflights are answered."""
 
     @wraps(view)
     def answered(request: HttpRequest) -> HttpResponseBase:

@@ -5,7 +5,7 @@
     for event in history.events("orders", limit=20):
         print(event.offset, event.name, event.data)
 
-A channel keeps the number of events that its channel rule says; a channel without a rule keeps none. The async twin is
+A channel keeps as many events as its channel rule allows; a channel without a rule keeps none. The async twin is
 `aevents`.
 """
 
@@ -22,7 +22,7 @@ from fanfare.integration import queries, target
 
 __all__ = ["Event", "aevents", "events"]
 
-MOST = 1_000  # events of one answer
+MOST = 1_000  # events per call
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def _events(
 
     def query(ask: interface.Queries) -> list[Event]:
         entries, _ = ask.read(application.id, channel, 0, limit, before=before, newest_first=True)
-        return [_event(entry) for entry in reversed(entries) if entry.body]  # without a body it was replaced
+        return [_event(entry) for entry in reversed(entries) if entry.body]  # an entry without a body was replaced
 
     return query
 

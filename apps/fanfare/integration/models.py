@@ -10,13 +10,13 @@ from django.utils import timezone
 
 
 class OutboxEvent(models.Model):
-    """An event that was written by the transaction that publishes it, and is deleted when it is in the log.
+    """An event that the publishing transaction writes; the row is deleted when the event is in the log.
 
-    A row that stays was written by a process that ended or could not reach the log: the relay sends it. A row with
-    `failed_at` cannot be sent as it is, and waits for a person.
+    A row remains if its process ended or could not reach the log; the relay then sends it. A row with `failed_at`
+    cannot be sent and stays until an operator retries or deletes it.
     """
 
-    # SQLite gives out the id of a row that was rolled back again; a uid is unique.
+    # SQLite reuses the id of a row that was rolled back; a uid is unique.
     uid = models.UUIDField(default=uuid.uuid4, editable=False)
     app_id = models.CharField("application", max_length=15)
     channel = models.TextField()
@@ -32,7 +32,7 @@ class OutboxEvent(models.Model):
         verbose_name = "outbox event"
         ordering = ("id",)
         indexes = (
-            # For the relay's query of every few seconds, which normally finds nothing.
+            # For the relay's query, which runs every few seconds and usually finds nothing.
             models.Index(fields=("id",), condition=models.Q(failed_at=None), name="fanfare_outbox_waiting"),
             models.Index(
                 fields=("failed_at",), condition=models.Q(failed_at__isnull=False), name="fanfare_outbox_failed"
@@ -44,12 +44,12 @@ class OutboxEvent(models.Model):
 
     @property
     def event(self) -> str:
-        """Raises ValueError or KeyError where the frame is damaged."""
+        """Raises ValueError or KeyError if the frame is damaged."""
         name: str = orjson.loads(self.frame)["event"]
         return name
 
     @property
     def data(self) -> str:
-        """The data as subscribers get it. Raises ValueError or KeyError where the frame is damaged."""
+        """The data as subscribers get it. Raises ValueError or KeyError if the frame is damaged."""
         text: str = orjson.loads(self.frame)["data"]
         return text

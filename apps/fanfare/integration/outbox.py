@@ -1,4 +1,4 @@
-"""The outbox table, read and written. Synchronous, and in the database that is named.
+"""Reads and writes of the outbox table, synchronous, in a given database.
 
 A row holds one event of `publish` and the idempotency key that the log checks. The process that wrote the row and the
 relay may both send it, more than once: the event is in the log once, as long as the log knows the key.
@@ -20,7 +20,7 @@ from fanfare.integration import models
 
 T = TypeVar("T")
 
-CHUNK = 500  # rows that are read, sent and deleted together: few statements, and few megabytes
+CHUNK = 500  # rows that are read, sent and deleted together, to limit statements and memory
 KEY_PREFIX = "outbox-"
 
 Model = models.OutboxEvent
@@ -34,7 +34,7 @@ class Row(NamedTuple):
 
 
 class Batch:
-    """The rows that one transaction writes, to be sent together by the process that wrote them."""
+    """The rows of one transaction, which the process that wrote them sends together."""
 
     def __init__(self, using: str) -> None:
         self.using = using
@@ -44,14 +44,16 @@ class Batch:
         return len(self._rows)
 
     def write(self, publications: Sequence[interface.Publication]) -> None:
-        """In the transaction of this thread. Raises django.db.Error, for example if the table is missing."""
+        """Write the rows in the current transaction of this thread. Raises django.db.Error, for example without the
+        table.
+        """
         rows = Model.objects.using(self.using).bulk_create([_row(publication) for publication in publications])
         for row, publication in zip(rows, publications, strict=True):
             key = publication.idempotency_key or key_of(row.uid)
             self._rows[row.pk] = row.uid, publication._replace(idempotency_key=key)
 
     def committed(self) -> list[Row]:
-        """After the commit, once: the rows that exist. A rolled back savepoint has removed its rows."""
+        """The rows that exist after the commit: rolled back savepoints have removed theirs. Call it once."""
         rows, self._rows = list(self._rows.items()), {}
         found = []
         for chunk in chunks(rows):
@@ -66,7 +68,7 @@ def chunks(rows: Sequence[T]) -> Iterator[Sequence[T]]:
 
 
 def key_of(uid: uuid.UUID) -> str:
-    """The idempotency key of a row whose publisher gave none."""
+    """The idempotency key of a row that was published without one."""
     return f"{KEY_PREFIX}{uid.hex}"
 
 
@@ -84,17 +86,17 @@ def databases() -> list[str]:
 
 
 def top(using: str) -> int:
-    """The id of the newest row that waits; 0 where none does."""
+    """The id of the newest waiting row; 0 if there is none."""
     return _waiting(using).order_by("-pk").values_list("pk", flat=True).first() or 0
 
 
 def count(using: str) -> int:
-    """How many rows wait."""
+    """The number of waiting rows."""
     return _waiting(using).count()
 
 
 def waiting(using: str, after: int, upto: int) -> list[models.OutboxEvent]:
-    """The next rows, in the order in which they were written."""
+    """The next rows, oldest first."""
     return list(_waiting(using).filter(pk__gt=after, pk__lte=upto).order_by("pk")[:CHUNK])
 
 
@@ -104,18 +106,18 @@ def discard(using: str, ids: Collection[int]) -> None:
 
 
 def fail(using: str, id_: int, reason: str) -> None:
-    """Mark a row that cannot be sent as it is."""
+    """Mark a row that cannot be sent."""
     Model.objects.using(using).filter(pk=id_).update(failed_at=timezone.now(), reason=reason)
 
 
 def retry(using: str, ids: Collection[int]) -> int:
-    """Let the relay try failed rows again. Answers how many there were."""
+    """Let the relay retry failed rows. Returns their number."""
     failed = Model.objects.using(using).filter(pk__in=ids, failed_at__isnull=False)
     return failed.update(failed_at=None, reason="")
 
 
 def trim(using: str, keep_seconds: float) -> int:
-    """Delete rows that failed so long ago. Answers how many."""
+    """Delete old failed rows. Returns their number."""
     before = timezone.now() - dt.timedelta(seconds=keep_seconds)
     return Model.objects.using(using).filter(failed_at__lt=before).delete()[0]
 

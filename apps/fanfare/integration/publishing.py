@@ -6,8 +6,8 @@ surrounding transaction commits; after a rollback nothing is sent. Without a tra
 An event that is sent at once is in the log of all workers when the call returns, or EngineUnavailable was raised. An
 event that is sent after a commit cannot raise any more: the data is saved, and an exception would turn a saved order
 into an error page. If the log cannot be written then, the logger `fanfare.integration` reports the channel, the event
-and the reason at level ERROR, and `failed_after_commit` is counted in `statistics()`. Code that must know publishes
-after the `atomic` block. A process that dies between the commit and the log sends nothing.
+and the reason at level ERROR, and `failed_after_commit` is counted in `statistics()`. Code that must know the result
+publishes after the `atomic` block. A process that dies between the commit and the append sends nothing.
 
 With `outbox=True`, or the setting FANFARE_OUTBOX, the transaction also writes the event into a table of the database,
 and the relay sends what a failed process left there.
@@ -56,7 +56,7 @@ COUNTERS = (
     "outbox_failed",
 )
 
-# Events of one transaction that are written together: some 100 kB of rows, and other writers wait for a millisecond.
+# Events of a transaction per commit: about 100 kB of rows, for which other writers wait a millisecond.
 JOINED = 200
 
 _counts: Counter[str] = Counter()
@@ -90,13 +90,13 @@ def publish(
     signed in as that user. `app`: an application or its id, by default the project's default application. `exclude`:
     the socket id of a client that does not get the event, such as `"1234.5678"`. `idempotency_key`: 1 to 128 printable
     ASCII characters; a second event with the same key on the same channel is dropped for 10 minutes. `on_commit`: send
-    when the transaction commits (True), or at once whatever becomes of it (False). `outbox`: whether the transaction
-    also stores the event in the database, so that it survives the process; by default as FANFARE_OUTBOX says. `using`:
-    the database whose transaction is meant.
+    when the transaction commits (True), or at once, independent of it (False). `outbox`: whether the transaction
+    also stores the event in the database, so that it survives the process; the default is FANFARE_OUTBOX. `using`: the
+    database of the transaction.
 
     Raises a PublishError for a wrong argument, and EngineUnavailable if the event is sent at once and the log cannot
-    be written within FANFARE_APPEND_TIMEOUT (default 3 s): nothing was sent, try again. Blocks for a millisecond as a
-    rule; on an event loop it raises CalledOnEventLoop: `await apublish(…)` there.
+    be written within FANFARE_APPEND_TIMEOUT (default 3 s): nothing was sent, try again. Usually blocks for a
+    millisecond. Raises CalledOnEventLoop in a coroutine: use `await apublish(…)`.
     Source: Pusher Channels, "Publishing events".
     """
     refuse_event_loop("publish", "apublish")
@@ -130,8 +130,8 @@ async def apublish(
         )
         return None if defer([publication], on_commit, using, outbox) else publication
 
-    # The transaction, if any, belongs to the thread that runs this context's database calls. Waiting for the log there
-    # would hold up every other database call that shares the thread, so it has another one.
+    # A transaction belongs to the thread that runs this context's database calls. Waiting for the log in this thread
+    # would block all other database calls of the context, so the append runs in another thread.
     publication = await sync_to_async(prepared, thread_sensitive=True)()
     if publication is not None:
         await sync_to_async(append, thread_sensitive=False)([publication])
@@ -213,17 +213,17 @@ def _unencodable(event: str, error: Exception) -> errors.UnencodableData:
 
 # -- after the commit --------------------------------------------------------------------------------------------------
 
-# Called with each Deferred that is made: how `captured_events` learns of them, whichever thread makes them.
+# Called with each new Deferred, in any thread; `captured_events` uses it.
 observers: list[Callable[[Deferred], None]] = []
 
 
 class Deferred:
-    """Publications that wait for a commit, which calls this object. `connection`: whose transaction is meant."""
+    """Publications that wait for a commit, which calls this object. `connection`: of the transaction."""
 
     def __init__(self, publications: Sequence[interface.Publication], connection: BaseDatabaseWrapper) -> None:
         self.publications = list(publications)
         self.connection = connection
-        self.engine = current.made()  # that of a test's block sends nothing of before it
+        self.engine = current.made()  # the engine of a test's block sends no earlier publications
         self.called = False
         for observe in observers:
             observe(self)
@@ -234,7 +234,7 @@ class Deferred:
 
 
 class Outboxed(Deferred):
-    """Publications that also wait in the outbox. The first one of a transaction that is called sends them all."""
+    """Publications that are also in the outbox. The first callback of a transaction sends all of them."""
 
     def __init__(
         self, publications: Sequence[interface.Publication], connection: BaseDatabaseWrapper, batch: outboxes.Batch
@@ -267,7 +267,7 @@ def defer(
 ) -> bool:
     """Send the publications when the transaction commits; False if there is none to wait for.
 
-    `outbox`: None for what FANFARE_OUTBOX says.
+    `outbox`: None for the setting FANFARE_OUTBOX.
     """
     if not on_commit:
         return False
@@ -286,7 +286,7 @@ def defer(
             return True
     if not through_outbox and _joined(publications, connection):
         return True
-    # With autocommit off and no atomic block the commit cannot be noticed: Django raises in `on_commit`.
+    # With autocommit off and no atomic block there is no commit callback: Django raises in `on_commit`.
     if connection.in_atomic_block and through_outbox:
         batch = _batch(connection)
         batch.write(publications)
@@ -316,7 +316,7 @@ def _joined(publications: Sequence[interface.Publication], connection: BaseDatab
 
 
 def _is_of_a_test(connection: BaseDatabaseWrapper) -> bool:
-    """Whether the innermost transaction is that of a TestCase, whose assertions count callbacks one by one."""
+    """Whether the innermost transaction belongs to a TestCase, whose assertions count callbacks one by one."""
     blocks = connection.atomic_blocks
     return bool(blocks) and getattr(blocks[-1], "_from_testcase", False)
 
@@ -332,7 +332,7 @@ def append(publications: Sequence[interface.Publication]) -> None:
 
 
 def append_or_report(publications: Sequence[interface.Publication]) -> None:
-    """`append` for data that is saved already: an error of any kind is logged and counted, not raised."""
+    """`append` for data that is already saved: every error is logged and counted instead of raised."""
     try:
         append(publications)
     except Exception as error:  # noqa: BLE001
@@ -341,8 +341,10 @@ def append_or_report(publications: Sequence[interface.Publication]) -> None:
 
 def _report_unpublished(publications: Sequence[interface.Publication], error: Exception) -> None:
     count("failed_after_commit", len(publications))
-    if isinstance(error, engine_errors.EngineError | errors.PublishError):  # a remote deployment refuses only now
-        reason, trace = f"{error} ({error.code})", None  # a trace through the commit says nothing
+    if isinstance(
+        error, engine_errors.EngineError | errors.PublishError
+    ):  # a remote deployment refuses the event only here
+        reason, trace = f"{error} ({error.code})", None  # a traceback through the commit is of no use
     else:
         reason, trace = texts.clean(exception_line(error)), error
     for publication in publications:
@@ -357,7 +359,7 @@ def _report_unpublished(publications: Sequence[interface.Publication], error: Ex
 
 
 def _batch(connection: BaseDatabaseWrapper) -> outboxes.Batch:
-    """That of the connection's transaction. Django drops the callbacks of a transaction that is rolled back."""
+    """The batch of the connection's transaction. Django drops the callbacks of a transaction that is rolled back."""
     from fanfare.integration import outbox as outboxes
 
     for _, callback, *_ in reversed(connection.run_on_commit):

@@ -1,4 +1,4 @@
-"""Queries of the log from Django code: in any process of the project, blocking or awaited."""
+"""Queries of the log from Django code, in any process of the project, blocking or awaited."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def aask(app: target.App, query: Callable[[registry.Application], Query[T]
 
 
 def check_channel(channel: str, limits: registry.Limits) -> None:
-    """Raises InvalidName for what cannot be a channel: a wrong name must not look like an empty channel."""
+    """Raises InvalidName for an invalid name, which must not look like an empty channel."""
     if not isinstance(channel, str):
         raise errors.InvalidName(f"A channel is a str, such as 'orders', not {type(channel).__name__}: {channel!r}.")
     try:

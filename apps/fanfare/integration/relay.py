@@ -1,15 +1,15 @@
-"""The outbox relay: it sends the events that the process that wrote them did not send.
+"""The outbox relay: sends the events that the processes that wrote them did not send.
 
-One worker of the deployment runs it, with a task and a thread for each database, so that a database that is away or
-slow delays only its own events. The relay looks into the outbox every few seconds, and one second after it found rows.
-It sends the rows that its previous look found already: by then their process has sent and deleted them, or is late or
-gone. A process that is late does no harm: the log checks the idempotency key of each row, so the event is there once.
+One worker of the deployment runs it, with a task and a thread for each database, so that an unavailable or slow
+database delays only its own events. The relay reads the outbox every few seconds, and one second after it found rows.
+It sends the rows that were already there at the previous read: the process that wrote them had time to send and delete
+them. If that process is only slow, the event is still published once, because the log checks the idempotency key.
 
-The log knows a key for `interface.IDEMPOTENCY_SECONDS`. Whether an older row was sent before its process ended is
-unknown. The relay sends it, because subscribers can handle a repeated event and not a lost one; it logs a warning and
-counts `outbox_late`.
+The log keeps a key for `interface.IDEMPOTENCY_SECONDS`. An older row may have been sent before its process ended. The
+relay sends it, because subscribers can handle a repeated event but not a lost one, logs a warning and counts
+`outbox_late`.
 
-A row that cannot be sent as it is (its application was deleted, its data exceeds the limit) is marked as failed and
+A row that cannot be sent (its application was deleted, its data exceeds the limit) is marked as failed and
 delays no other row.
 """
 
@@ -39,15 +39,15 @@ from fanfare.runtime.log_throttle import exception_line
 logger = logging.getLogger("fanfare.integration.outbox")
 
 NAME = "outbox"
-# An empty look is one query of one index, but with SQLite also the opening of a database: a millisecond.
+# An empty read is one index query, with SQLite also the opening of the database: a millisecond.
 LOOK_S, IDLE_LOOK_S = 1.0, 5.0
 TRIM_S = 60.0
-# After so many refusals of one row, while the log takes others, the row itself is at fault.
+# A row that was refused so often, while others were written, is itself at fault.
 REFUSALS = 5
 
 
 class Row(NamedTuple):
-    """A row and what it publishes. `is_late`: the log may have forgotten its key."""
+    """A row and its publication. `is_late`: the log may have dropped its key."""
 
     id: int
     uid: uuid.UUID
@@ -68,7 +68,7 @@ def job() -> declarations.Job:
 
 
 class Relay:
-    """The outboxes of all databases. `engine`: that of this process, opened, unless it is given."""
+    """The outboxes of all databases. `engine`: by default the engine of this process, opened."""
 
     def __init__(self, engine: interface.Engine | None = None) -> None:
         self._engine = engine
@@ -76,7 +76,7 @@ class Relay:
 
     @property
     def statuses(self) -> Sequence[supervisor.Status]:
-        """One for each database."""
+        """The status of the task of each database."""
         return () if self._tasks is None else self._tasks.statuses
 
     async def run(self) -> None:
@@ -103,7 +103,7 @@ class Outbox:
         self._engine = engine
         self._threads = database.Threads(1, f"fanfare-outbox-{alias}")
         self._top = 0  # the id of the newest row of the previous look
-        # Rows that are in the log, and whose deletion failed. By uid: SQLite gives out ids again.
+        # Rows that are in the log and could not be deleted, by uid: SQLite reuses ids.
         self._sent: set[uuid.UUID] = set()
         self._refusals: Counter[uuid.UUID] = Counter()
         self._trouble = ""  # the message of the last warning
@@ -113,16 +113,16 @@ class Outbox:
         self._threads.close()
 
     async def run(self) -> None:
-        """Look again and again. Raises only what is neither the engine's nor the database's error."""
+        """Read the outbox periodically. Errors of the engine and the database are logged; others are raised."""
         self.status.enter(supervisor.State.RUNNING)
         while True:
             await self._look_patiently()
             await asyncio.sleep(LOOK_S if self._top else IDLE_LOOK_S)
 
     async def look(self) -> None:
-        """Send the rows of the previous look, and remember which rows are there now.
+        """Send the rows of the previous read, and note the rows that exist now.
 
-        Raises EngineError, django.db.Error and NoApplication: the rows stay for the next look.
+        Raises EngineError, django.db.Error and NoApplication: the rows stay for the next read.
         """
         after: int | None = 0 if self._top else None
         seen: set[uuid.UUID] = set()
@@ -131,13 +131,13 @@ class Outbox:
             after = found.last
             if found.rows:
                 await self._send(found.rows)
-        # Rows that are gone, whichever process deleted them, need no memory.
+        # Rows that were deleted, by any process, need not be remembered.
         self._sent &= seen
         self._refusals = Counter({uid: refusals for uid, refusals in self._refusals.items() if uid in seen})
         self._top = await self._threads.run(outbox.top, self.alias)
 
     async def _look_patiently(self) -> None:
-        """Look, and warn once about each obstacle."""
+        """Call `look`, and log each new error once."""
         trouble = ""
         self.status.runs += 1
         try:
@@ -157,7 +157,7 @@ class Outbox:
     # -- in the thread of the database ---------------------------------------------------------------------------------
 
     def _next(self, after: int, seen: set[uuid.UUID]) -> Found:
-        """The next rows that can be sent. Rows that cannot are marked as failed."""
+        """The next rows that can be sent. Other rows are marked as failed."""
         found = outbox.waiting(self.alias, after, self._top)
         forgotten = timezone.now() - dt.timedelta(seconds=interface.IDEMPOTENCY_SECONDS)
         rows, done = [], []
@@ -170,7 +170,7 @@ class Outbox:
             except errors.PublishError as error:
                 self._fail(row.pk, f"{error} ({error.code})")
             except Error:
-                raise  # of a query for the application: it says nothing about the row
+                raise  # from the query for the application, so the row is not at fault
             except Exception as error:  # noqa: BLE001  (a row that cannot be read must not stop those after it)
                 self._fail(row.pk, exception_line(error))
         seen.update(row.uid for row in found)
@@ -179,8 +179,8 @@ class Outbox:
         return Found(rows, found[-1].pk if len(found) == outbox.CHUNK else None)
 
     def _discard(self, rows: Sequence[tuple[int, uuid.UUID]]) -> None:
-        """Delete rows that are in the log. If that fails this relay does not send them again: in a database that can be
-        read and not written, rows outlive their keys."""
+        """Delete rows that are in the log. If the deletion fails, this relay does not send them again: in a read-only
+        database, rows outlive their keys."""
         uids = [uid for _, uid in rows]
         self._sent.update(uids)
         outbox.discard(self.alias, [id_ for id_, _ in rows])
@@ -226,10 +226,10 @@ class Outbox:
         return await self._threads.run(self._engine.append_blocking, publications)  # this process is no worker
 
     def _is_away(self, error: Exception) -> bool:
-        """Whether the error concerns all rows: they wait."""
+        """Whether the error concerns all rows, which then wait."""
         if isinstance(error, engine_errors.EngineUnavailable):
             return not (self._engine.is_open and self._engine.health().ok)
-        # In remote mode NoApplication says that the other deployment refuses this project's key.
+        # In remote mode, NoApplication means that the other deployment refuses this project's key.
         return isinstance(error, engine_errors.EngineError | errors.NoApplication)
 
     async def _done(self, rows: Sequence[Row], receipts: Sequence[interface.Receipt]) -> None:
@@ -260,7 +260,7 @@ class Outbox:
 
 
 def _publication(row: models.OutboxEvent) -> interface.Publication:
-    """What publish() would send now. Raises a PublishError."""
+    """The publication that publish() would make now. Raises PublishError."""
     return publishing.restore(
         row.channel,
         row.event,

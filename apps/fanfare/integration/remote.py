@@ -5,9 +5,9 @@ process is a `RemoteEngine`: `publish`, `presence` and `history` work as before,
 in its database, no log and no data folder.
 
 A request that fails, or gets 429, 500, 502, 503 or 504, is sent again until FANFARE_APPEND_TIMEOUT has
-passed. Every event has an idempotency key, so a repeated request publishes nothing twice. For REMEMBERED_S after a
-call has failed, the next calls make one attempt each: a view must not wait for a deployment that is down. Redirects
-are not followed, since a signature holds for one path.
+passed. Every event has an idempotency key, so a repeated request publishes nothing twice. For FAILURE_S after a failed
+call, each call makes a single attempt, so that views do not wait for a deployment that is down. Redirects are not
+followed, because a signature is valid for one path.
 
 Source: Pusher Channels, "HTTP API".
 """
@@ -41,20 +41,20 @@ from fanfare.protocol import names, signatures, termination
 
 logger = logging.getLogger("fanfare.integration")
 
-BATCH_EVENTS = 10  # of one request; the default of an application's max_batch_events
-HISTORY_PAGE = 500  # events of one request: the most that the API answers
-IDLE_S = 4.0  # a connection that was idle for longer is closed: uvicorn closes it after 5 s
-IDLE_CONNECTIONS = 8  # that a process keeps
+BATCH_EVENTS = 10  # per request; the default of an application's max_batch_events
+HISTORY_PAGE = 500  # events per request: the maximum of the API
+IDLE_S = 4.0  # longer idle connections are closed: uvicorn closes them after 5 s
+IDLE_CONNECTIONS = 8  # per process
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 1.0  # between two attempts
 CONNECT_S = 2.0  # a lost SYN is sent again after 1 s
-REMEMBERED_S = 10.0  # how long after a failure a call makes one attempt only
+FAILURE_S = 10.0  # after a failure, in which calls make a single attempt
 
 _RETRIED = frozenset({429, 500, 502, 503, 504})
 _NUMBERS = re.compile(r"\((\d+) bytes\): it has (\d+) bytes")
 _STREAMS = re.compile(r"^Too many streams: (\d+) are open, the allowed maximum is (\d+)")
 _ITEM = re.compile(r"^Event (\d+) of the batch: ")
 
-# The other deployment knows the limits of its application and refuses what is over them.
+# The other deployment checks the limits of its application.
 _UNBOUNDED = 2**31
 LIMITS = registry.Limits(
     max_event_bytes=_UNBOUNDED,
@@ -83,13 +83,15 @@ def application() -> registry.Application:
 
 
 def engine() -> interface.Engine:
-    """That of the settings, for `fanfare.engine.current.use`. It has the methods of a process that is no worker."""
+    """The engine of remote mode, for `fanfare.engine.current.use`. It has the methods that a process without worker
+    needs.
+    """
     made = RemoteEngine(conf.settings.REMOTE_URL, application(), timeout_s=conf.settings.APPEND_TIMEOUT)
     return cast("interface.Engine", made)
 
 
 class Answer(NamedTuple):
-    """An HTTP response. `body`: its JSON, None if it is none."""
+    """An HTTP response. `body`: the decoded JSON, None if it is not JSON."""
 
     status: int
     body: Any
@@ -105,9 +107,9 @@ class Answer(NamedTuple):
 
 
 class RemoteEngine:
-    """The part of an engine that a process needs which is no worker. Threads share it; a forked child may use it too.
+    """The part of an engine for processes that are no worker. Thread-safe and fork-safe.
 
-    `url`: of the deployment, with the path below which its API is. `timeout_s`: of one call, retries included.
+    `url`: of the deployment, with the path of its API. `timeout_s`: of one call with its retries.
     """
 
     is_open = False  # no process of this project is a worker
@@ -117,7 +119,7 @@ class RemoteEngine:
         self._target = target
         self._timeout_s = timeout_s
         self._connections = _Connections(url)
-        self._failed_at = -REMEMBERED_S  # monotonic
+        self._failed_at = -FAILURE_S  # monotonic
 
     def close(self) -> None:
         """Close the idle connections. The next call opens others."""
@@ -128,7 +130,7 @@ class RemoteEngine:
     def append_blocking(
         self, publications: Sequence[interface.Publication], timeout: float | None = None
     ) -> list[interface.Receipt]:
-        """Publish them in order, BATCH_EVENTS in a request; all of a request are published or none.
+        """Publish in order, BATCH_EVENTS per request. Each request publishes all of its events or none.
 
         Raises EngineUnavailable, EngineMisconfigured, and a PublishError for what the other deployment refuses.
         """
@@ -144,7 +146,7 @@ class RemoteEngine:
                 self._send(events, deadline)
                 events = []
                 self._terminate(publication, deadline)
-            # Other commands concern the workers of a deployment of this project's own, which has none.
+            # Other commands are for workers of this project, which has none.
         self._send(events, deadline)
         return [interface.Receipt(None, duplicate=False) for _ in publications]
 
@@ -164,7 +166,7 @@ class RemoteEngine:
             else:
                 self._ask("POST", "batch_events", deadline, body={"batch": fields})
         except _Refused as refused:
-            if refused.answer.code == "batch_too_large":  # this application takes smaller ones
+            if refused.answer.code == "batch_too_large":  # this application allows only smaller batches
                 for event in events:
                     self._send([event], deadline)
                 return
@@ -212,7 +214,7 @@ class RemoteEngine:
 
     @contextlib.contextmanager
     def queries(self) -> Iterator[interface.Queries]:
-        """Queries of the other deployment; each is a request. They raise what `append_blocking` raises."""
+        """Queries of the other deployment, one request each. They raise the errors of `append_blocking`."""
         yield RemoteQueries(self)
 
     def get(self, path: str, **query: str) -> Any:
@@ -227,8 +229,8 @@ class RemoteEngine:
     def _ask(
         self, method: str, path: str, deadline: float, *, query: dict[str, str] | None = None, body: Any = None
     ) -> Any:
-        """The JSON of a 2xx answer. Raises _Refused for a 4xx that this call has caused."""
-        is_retried = time.monotonic() - self._failed_at >= REMEMBERED_S
+        """The JSON of a 2xx response. Raises _Refused for a 4xx response that the call itself caused."""
+        is_retried = time.monotonic() - self._failed_at >= FAILURE_S
         pause = FIRST_PAUSE_S
         while True:
             reason, wait = "", 0.0
@@ -238,7 +240,7 @@ class RemoteEngine:
                 reason = f"{type(error).__name__}: {error}"
             else:
                 if answer.status not in _RETRIED:
-                    self._failed_at = -REMEMBERED_S
+                    self._failed_at = -FAILURE_S
                     return self._checked(answer)
                 reason = f"it answered {answer.status} {answer.message}".rstrip()
                 wait = _retry_after(answer)
@@ -246,7 +248,7 @@ class RemoteEngine:
             if not is_retried or time.monotonic() + wait >= deadline:
                 self._failed_at = time.monotonic()
                 raise engine_errors.EngineUnavailable(
-                    f"The deployment at {self._url} (FANFARE_REMOTE_URL) did not take the request: {reason}"
+                    f"The deployment at {self._url} (FANFARE_REMOTE_URL) did not accept the request: {reason}"
                 )
             time.sleep(wait)
             pause = min(2 * pause, LONGEST_PAUSE_S)
@@ -267,7 +269,7 @@ class RemoteEngine:
                 connection.close()
                 if is_fresh:
                     raise
-                continue  # it was kept open, and the server has closed it meanwhile
+                continue  # the server has closed the idle connection
             except BaseException:
                 connection.close()
                 raise
@@ -279,7 +281,7 @@ class RemoteEngine:
         raise AssertionError("the last connection is fresh")
 
     def _signed(self, method: str, path: str, query: dict[str, str], data: bytes) -> str:
-        """The request's target, with its signature."""
+        """The request target with its signature."""
         path = f"{self._connections.prefix}/apps/{quote(self._target.id, safe='')}/{path}"
         signed = {
             **query,
@@ -345,7 +347,9 @@ class RemoteQueries(interface.Queries):
         cached = self._remote.get(_path(channel), info="cache")["cache"]
         if cached is None:
             return None
-        return interface.Cached(event_frames.event("", channel, cached["data"]), cached["ttl"])  # its name is not told
+        return interface.Cached(
+            event_frames.event("", channel, cached["data"]), cached["ttl"]
+        )  # the API does not return the event name
 
     def stream(self, app: str, channel: str, stream_id: str) -> interface.Streamed | None:
         """The stream as far as the API describes it: a producer needs its text, state and number."""
@@ -359,7 +363,7 @@ class RemoteQueries(interface.Queries):
     def read(
         self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
     ) -> tuple[list[interface.Entry], interface.Position | None]:
-        """Only with `newest_first` and without `after`, which is what `history.events` asks."""
+        """Supports only `newest_first` without `after`, as `history.events` calls it."""
         entries: list[interface.Entry] = []
         query = {"direction": "backwards"}
         position = None
@@ -381,7 +385,7 @@ class RemoteQueries(interface.Queries):
         return entries, None if position is None else _position(position)
 
     def _history(self, channel: str, query: dict[str, str]) -> Any:
-        """A page; None for a channel that keeps no history."""
+        """A page of the history; None if the channel keeps none."""
         try:
             return self._remote.get(f"{_path(channel)}/history", **query)
         except _NoHistory:
@@ -402,7 +406,7 @@ class _Connections:
         self._pid = os.getpid()
 
     def take(self) -> Iterator[tuple[http.client.HTTPConnection, bool]]:
-        """Connections to try one after the other. The last one is fresh and not connected yet."""
+        """Connections to try in turn. The last one is new and not connected yet."""
         while (kept := self._kept()) is not None:
             yield kept, False
         if self._tls is None:
@@ -434,7 +438,7 @@ class _Connections:
 
 
 class _Refused(Exception):
-    """A 4xx answer that the call itself has caused."""
+    """A 4xx response that the call itself caused."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer.message)
@@ -486,7 +490,7 @@ def _stream_receipt(answer: dict[str, Any], *, done: bool) -> interface.StreamRe
 
 
 def _publish_error(answer: Answer, events: Sequence[dict[str, Any]]) -> errors.PublishError:
-    """The exception that the same call raises without remote mode."""
+    """The exception that the call would raise without remote mode."""
     item = _ITEM.match(answer.message)
     event = events[int(item[1])] if item is not None and int(item[1]) < len(events) else (events or [{}])[0]
     if answer.status == 413:
@@ -512,7 +516,7 @@ def _publish_error(answer: Answer, events: Sequence[dict[str, Any]]) -> errors.P
 
 
 def _retry_after(answer: Answer) -> float:
-    """Seconds that the answer asks to wait; at most LONGEST_PAUSE_S."""
+    """The seconds of the Retry-After header, at most LONGEST_PAUSE_S."""
     value = answer.headers.get("Retry-After") or ""
     return min(float(value), LONGEST_PAUSE_S) if value.isascii() and value.isdecimal() else 0.0
 

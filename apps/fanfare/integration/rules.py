@@ -1,4 +1,4 @@
-"""Authorization rules: Python functions that admit visitors to private and presence channels.
+"""Authorization rules: Python functions that authorize visitors for private and presence channels.
 
 A rule is a function with the decorator `@channel(pattern)`, in the `channels` module of any app:
 
@@ -8,7 +8,7 @@ A rule is a function with the decorator `@channel(pattern)`, in the `channels` m
 
 A parameter of a pattern has one of four types:
 
-    {name}        letters, digits and `_ = @ , . ;`: every character of a channel name but the dash
+    {name}        letters, digits and `_ = @ , . ;`: every character of a channel name except the dash
     {name:slug}   letters, digits, `_` and the dash
     {name:int}    a whole number as `str` writes it (no sign, no leading zero), at most 18 digits; passed as int
     {name:uuid}   a UUID as `str` writes it (lower case, with dashes); passed as UUID
@@ -135,7 +135,7 @@ class Pattern:
 
     @property
     def shape(self) -> str:
-        """Equal for two patterns that match the same names, whatever their parameters are called."""
+        """Equal for two patterns that match the same names, with any names of parameters."""
         return re.sub(r"\(\?P<\w+>", "(", self._regex.pattern)
 
     def match(self, channel: str) -> dict[str, Any] | None:
@@ -180,8 +180,9 @@ class RuleSet:
         self._rules: list[Rule] = []
 
     def add(self, pattern: str, function: Callable[..., Any]) -> None:
-        """Raises InvalidPattern or InvalidRule. The same function again replaces itself, since its module may have been
-        reloaded."""
+        """Raises InvalidPattern or InvalidRule. A function that is registered again replaces itself: its module was
+        reloaded.
+        """
         compiled = Pattern(pattern)
         rule = Rule(compiled, users.ProjectFunction(function, compiled.parameters))
         for other in self._rules:

@@ -20,7 +20,7 @@ from fanfare.runtime.log_throttle import LogThrottle
 logger = logging.getLogger("fanfare.integration.signals")
 
 NAME = "signals"  # of the job and of its consumer
-WAIT_S = 1.0  # for new entries, before the kept position follows those of other kinds
+WAIT_S = 1.0  # for new entries, before the stored position moves past entries of other kinds
 
 
 class SignalSender:
@@ -37,7 +37,7 @@ class SignalSender:
         return () if self._tasks is None else self._tasks.statuses
 
     async def run(self) -> None:
-        """Send signals until it is cancelled. Where no signal has a receiver, let the log forget, and return.
+        """Send signals until it is cancelled. If no signal has a receiver, drop the log's cursor and return.
 
         Raises EngineUnavailable: the next run continues at the kept position.
         """
@@ -77,7 +77,7 @@ class SignalSender:
             return None
 
     def _send(self, calls: Sequence[signals.Call]) -> None:
-        """In the job's thread."""
+        """Runs in the job's thread."""
         try:
             for signal, arguments in calls:
                 answers = signal.send_robust(sender=None, **arguments)  # logs what a receiver raises

@@ -1,4 +1,4 @@
-"""Django signals for what happens in the whole deployment; each is sent once.
+"""Django signals for events of the whole deployment; each is sent once.
 
     @receiver(signals.joined)
     def note(app, channel, user_id, info, **_): ...
@@ -16,7 +16,7 @@ string stays that string. Connections without sign-in send no signals.
 
 One worker sends the signals, in the order of the log. Receivers run one after another in a thread with database
 connections of its own, so a slow receiver delays those after it. A receiver that raises is logged and counted, and is
-not called again for that signal. After a crash the signals of the last moment may be sent a second time. A signal is
+not called again for that signal. After a crash, the last signals may be sent a second time. A signal is
 lost only if no worker runs for `interface.CURSOR_SECONDS`.
 """
 

@@ -1,4 +1,4 @@
-"""A page that starts exactly where the database stands.
+"""Snapshots: a page whose subscription starts at the state of its database query.
 
     from fanfare import snapshot
 
@@ -9,9 +9,9 @@
 
     {% fanfare_client since=positions %}
 
-The channel's position is taken before the database is read, and travels with the page. The client's subscription starts
-there, so a change that is published between the rendering and the subscribing is delivered. A change that the rows hold
-already may be delivered as well: a handler that sets the new value is right in both cases.
+The channel's position is read before the database and is part of the page. The client's subscription starts at this
+position, so a change between the rendering and the subscription is delivered. A change that the rows already contain
+may be delivered as well; a handler that sets the new value is correct in both cases.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Position(TypedDict):
 Positions = dict[str, Position]
 """By channel. It can be rendered as JSON, for a REST response."""
 
-# A channel that never kept an event has no epoch. The server answers this position with `epoch_changed` once something
-# was kept, and the page loads its data again.
+# A channel that never kept an event has no epoch. When it keeps one, the server answers this position with
+# `epoch_changed`, and the page loads its data again.
 NOTHING_KEPT = Position(epoch="0", offset=0)
 
 
@@ -49,7 +49,7 @@ class snapshot:  # noqa: N801  (used like a function)
     `channels`: names of channels that keep a history. `app`: an application or its id, by default the project's default
     application.
 
-    Raises InvalidName where a channel keeps no history, NoApplication, EngineUnavailable, CalledOnEventLoop.
+    Raises InvalidName if a channel keeps no history, NoApplication, EngineUnavailable, CalledOnEventLoop.
     """
 
     def __init__(self, *channels: str, app: target.App = None) -> None:
@@ -64,7 +64,7 @@ class snapshot:  # noqa: N801  (used like a function)
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """The positions stay good after the block."""
+        """The positions stay valid after the block."""
 
     async def __aenter__(self) -> Positions:
         return await queries.aask(self._app, self._query)
@@ -72,12 +72,12 @@ class snapshot:  # noqa: N801  (used like a function)
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """The positions stay good after the block."""
+        """The positions stay valid after the block."""
 
     def _query(self, application: registry.Application) -> queries.Query[Positions]:
         for channel in self._channels:
             queries.check_channel(channel, application.limits)
-            # The other deployment of remote mode knows its channel rules; this project does not.
+            # In remote mode only the other deployment knows the channel rules.
             if not remote.is_configured() and application.rules.of(channel) is None:
                 raise errors.InvalidName(
                     f"The channel {channel!r} keeps no history, so it has no position: add a channel rule for it in "

@@ -1,10 +1,10 @@
-"""The target of a call: the application that it means, as plain values, and the engine that takes its events.
+"""The target of a call: the application, as plain values, and the engine.
 
-Reads of the database are cached for CACHE_SECONDS, since a publisher asks for the same application again and again.
+Applications are cached for CACHE_SECONDS, because publishers use the same one repeatedly.
 
 In Django's test environment (a test runner has called `setup_test_environment`, as it does for mails) nothing leaves
 the process: `publish` checks its arguments and drops the event, queries find an empty deployment, and the database
-needs no application. `captured_events` and `running_server` replace that; so does a worker in the test's own process.
+needs no application. `captured_events` and `running_server` replace that, as does a worker in the test's process.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ if TYPE_CHECKING:
 App: TypeAlias = "models.Application | str | int | None"
 """An application, its id, or None for the default one."""
 
-CACHE_SECONDS = 2.0  # how long a change may go unnoticed
+CACHE_SECONDS = 2.0  # the longest delay of a change
 
-# By id, None for the default one: when it was read, and its values.
+# By id, None for the default application: the time of the query, and the values.
 _cache: dict[str | None, tuple[float, registry.Application]] = {}
 
-# What `standing_in` put in place of the database; the last one is used.
+# The applications of `standing_in`; the last one replaces the database.
 _stand_ins: list[registry.Application] = []
 
-# The application of tests, whose database has none.
+# The application of tests whose database has none.
 IN_TESTS = registry.Application(id="1", key="test", secret="test", name="Test")  # noqa: S106  not a secret
 
 
 def application(app: App = None) -> registry.Application:
     """The values of an application. Raises NoApplication.
 
-    Those of a row are what the row has; its channel rules, and everything of an application that is given by its id,
-    are at most CACHE_SECONDS old.
+    For a given row, the values are those of the row. Its channel rules, and all values of an application that is given
+    by its id, are at most CACHE_SECONDS old.
     """
     if app is None or isinstance(app, str | int):
         stand_in = _stand_in()
@@ -116,13 +116,13 @@ def fetch_default() -> registry.Application:
 
 
 def page_application() -> registry.Application:
-    """The default application, for a page: in a test that of its database, if there is one. Raises NoApplication."""
+    """The default application for a page; in a test, that of the database if there is one. Raises NoApplication."""
     return fetch_default() if _discards() else application()
 
 
 @contextlib.contextmanager
 def standing_in(application: registry.Application) -> Iterator[None]:
-    """Inside the block every id stands for this application, and the database is not read. For tests."""
+    """For tests: in the block every id means this application, and the database is not read."""
     _stand_ins.append(application)
     try:
         yield
@@ -135,7 +135,7 @@ def _stand_in() -> registry.Application | None:
 
 
 def forget() -> None:
-    """Empty the cache: for tests, whose applications come and go."""
+    """Empty the cache. For tests."""
     _cache.clear()
 
 
@@ -167,7 +167,7 @@ def _enabled(application: registry.Application) -> registry.Application:
 
 
 class Outlet(Protocol):
-    """The part of an engine that a process needs which is no worker."""
+    """The part of an engine for processes that are no worker."""
 
     def append_blocking(
         self, publications: Sequence[interface.Publication], timeout: float | None = None
@@ -181,12 +181,12 @@ class Outlet(Protocol):
 
 
 def engine() -> Outlet:
-    """Where this process publishes to, and what it queries."""
+    """The engine for publications and queries of this process."""
     return _sink if _discards() else current.current()
 
 
 def _discards() -> bool:
-    """Whether this is a test that has said nothing about realtime."""
+    """Whether this is a test without `captured_events`, `running_server` or a worker."""
     if not hasattr(mail, "outbox") or current.is_replaced():
         return False
     made = current.made()
@@ -194,7 +194,7 @@ def _discards() -> bool:
 
 
 class Sink:
-    """A deployment without workers and without a log: it accepts events and drops them."""
+    """A deployment without workers and log, which accepts events and drops them."""
 
     def append_blocking(
         self, publications: Sequence[interface.Publication], timeout: float | None = None

@@ -93,10 +93,10 @@ User = HasPrimaryKey | Member | UserData | str | int | uuid.UUID
 
 
 def user_id(user: User) -> str:
-    """The id that the protocol knows a user by. Raises InvalidUser.
+    """The id of a user in the protocol. Raises InvalidUser.
 
-    A str must be a possible primary key of the user model, since a name in its place would match no connection and fail
-    in silence. A project with a `@user_data` function has ids of its own, which are taken as they are.
+    A str must be a possible primary key of the user model: a name in its place would match no connection and fail
+    silently. A project with a `@user_data` function has its own ids, which are not checked.
     """
     if isinstance(user, UserData | Member):
         return _own_id(user.id)
@@ -116,15 +116,15 @@ def user_id(user: User) -> str:
 
 
 def _own_id(value: User) -> str:
-    """An id that the project chose: any text, or that of a user."""
+    """An id that the project chose: any string, or a user's."""
     return value if isinstance(value, str) and value else user_id(value)
 
 
 def _primary_key(text: str) -> str:
-    """The text as `str(user.pk)` would have it: a UUID without dashes gets them."""
+    """The id in the form of `str(user.pk)`: a UUID without dashes gets them."""
     try:
         model = apps.get_model(settings.AUTH_USER_MODEL, require_ready=False)
-    except (LookupError, ValueError):  # a project without users
+    except (LookupError, ValueError):  # a project without a user model
         return text
     try:
         return str(model._meta.pk.to_python(text))
@@ -204,8 +204,8 @@ class ProjectFunction:
     __slots__ = ("_wants_request", "name", "original")
 
     def __init__(self, function: Callable[..., Any], parameters: Sequence[str] = ()) -> None:
-        """`parameters`: the names that it is called with beside the user. Raises InvalidRule if it cannot take them:
-        when the project starts, not at the first visitor."""
+        """`parameters`: the names of its arguments besides the user. Raises InvalidRule if it does not accept them, so
+        that the error appears when the project starts and not at the first visitor."""
         self.original = function
         self.name = f"{function.__module__}.{function.__qualname__}"
         signature = inspect.signature(function)
@@ -225,7 +225,7 @@ class ProjectFunction:
             raise errors.InvalidRule(f"{self.name} cannot be called as it must be ({error}): write {shown}.") from error
 
     def __call__(self, user: Any, parameters: Mapping[str, Any], request: HttpRequest) -> Any:
-        """What it returns. Raises AccessRefused where it refuses as a view does. Blocks; not for an event loop."""
+        """The returned value. Raises AccessRefused if the function refuses as a view does. Blocks."""
         more = {"request": request} if self._wants_request else {}
         call = async_to_sync(self.original) if iscoroutinefunction(self.original) else self.original
         try:
@@ -246,11 +246,11 @@ class Anonymous:
 
 
 def visitor(request: HttpRequest) -> Any:
-    """The visitor: the user of the session, of a token that Django REST framework knows, or an anonymous one.
+    """The visitor: the user of the session or of a token of Django REST framework, or an anonymous user.
 
     The user is loaded, not lazy: a rule that is a coroutine could not load it.
     """
-    user = getattr(request, "user", None) or _anonymous()  # `or` asks for its truth, which loads it
+    user = getattr(request, "user", None) or _anonymous()  # `or` evaluates the lazy user, which loads it
     if not user.is_authenticated and "Authorization" in request.headers:
         return _token_user(request) or user
     return user
@@ -265,7 +265,7 @@ def _anonymous() -> Any:
 
 
 def _token_user(request: HttpRequest) -> Any:
-    """The user whom the project's DEFAULT_AUTHENTICATION_CLASSES of REST framework find; None for none.
+    """The user that REST framework's DEFAULT_AUTHENTICATION_CLASSES find, or None.
 
     REST framework authenticates in its own views only, so `request.user` is anonymous here.
     """
@@ -279,7 +279,7 @@ def _token_user(request: HttpRequest) -> Any:
     try:
         user = Request(request, authenticators=authenticators).user
     except exceptions.APIException as error:
-        # Not an error of its own: a browser repeats the Basic credentials that a staging site asks for.
+        # Not an error: browsers repeat the Basic credentials of a staging site.
         logger.info("REST framework does not accept the Authorization header: %s", error)
         return None
     return user if user is not None and user.is_authenticated else None
@@ -299,7 +299,7 @@ class UserDataSource:
         return self._function is not None
 
     def use(self, function: Callable[..., Any]) -> None:
-        """Raises InvalidRule. The same function again replaces itself, since its module may have been reloaded."""
+        """Raises InvalidRule. A function that is registered again replaces itself: its module was reloaded."""
         added = ProjectFunction(function)
         if self._function is not None and self._function.name != added.name:
             raise errors.InvalidRule(
@@ -308,7 +308,7 @@ class UserDataSource:
         self._function = added
 
     def ask(self, request: HttpRequest) -> UserData:
-        """The user whom the visitor signs in as. Raises AccessRefused, or InvalidAnswer for a wrong return value."""
+        """The user as which the visitor signs in. Raises AccessRefused, or InvalidAnswer for a wrong return value."""
         user = visitor(request)
         answer: Any = True
         name = "the default of /pusher/user-auth"

@@ -1,4 +1,4 @@
-"""The endpoints that pusher-js asks before it subscribes to a private or presence channel, and when it signs in.
+"""The endpoints that pusher-js calls before it subscribes to a private or presence channel, and to sign in.
 
     POST /pusher/auth         form: socket_id, channel_name
     POST /pusher/user-auth    form: socket_id
@@ -13,12 +13,12 @@ Both are requests of the page, with Django's session and CSRF token or with anyt
 
 Other parameters of the page (`params`) reach the project's functions in `request.POST`. The response is 200 with
 `auth`, and `channel_data` for a presence channel, `shared_secret` for an encrypted one, `user_data` for a user; 400 for
-a malformed request; 403 for a visitor who is refused; 503 without an application to sign for, a key to encrypt with, or
-a database to ask. A refusal is `{"error": …, "code": …}`. Its reason is always logged, and sent with DEBUG only.
+a malformed request; 403 for a refused visitor; 503 without an application, an encryption key or a
+reachable database. A refusal is `{"error": …, "code": …}`. Its reason is always logged, and sent with DEBUG only.
 Source: Pusher Channels, "Authorizing users", "Authenticating users", "Encrypted channels".
 
-The views work with what a project has: LoginRequiredMiddleware lets them pass, ATOMIC_REQUESTS holds for the project's
-functions, and a project without CsrfViewMiddleware needs no CSRF token here either.
+The views respect the project's settings: LoginRequiredMiddleware does not apply to them, ATOMIC_REQUESTS applies to the
+project's functions, and a project without CsrfViewMiddleware needs no CSRF token here either.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _FORM_HINT = "pusher-js sends socket_id and, for a channel, channel_name as a fo
 
 
 class _JsonCsrfMiddleware(CsrfViewMiddleware):
-    """Django's own check, with a JSON response: the client library shows it to the developer of the page."""
+    """Django's check with a JSON response, which client libraries show to the developer of the page."""
 
     def process_view(
         self, request: HttpRequest, callback: Any, callback_args: Any, callback_kwargs: Any
@@ -83,14 +83,16 @@ def _project_checks_csrf(middleware: tuple[str, ...]) -> bool:
 
 
 class _AllDatabases:
-    """For Django's ATOMIC_REQUESTS: the view itself opens these transactions, to answer for a database that is away."""
+    """For ATOMIC_REQUESTS: the view itself opens the transactions, so that it can answer if the database is
+    unavailable.
+    """
 
     def __contains__(self, alias: object) -> bool:
         return True
 
 
 def _endpoint(sign: Callable[[HttpRequest], dict[str, str]]) -> cors.View:
-    """A view of a function that returns the body of a 200, or raises a FanfareError."""
+    """A view from a function that returns the body of a 200 response or raises FanfareError."""
 
     # The site's CSRF middleware is skipped because the inner decorator makes the same check.
     @csrf_exempt
@@ -109,11 +111,11 @@ def _endpoint(sign: Callable[[HttpRequest], dict[str, str]]) -> cors.View:
         except (errors.NoApplication, errors.NoMasterKey) as error:
             return _refusal(request, 503, error.code, str(error))
         except OperationalError as error:
-            # The database is away, or its pool is used up. A trace for each visitor would fill the log.
+            # The database is unavailable, or its pool is exhausted. A traceback per visitor would fill the log.
             logger.error("The database could not be asked for an authorization: %s", error)  # noqa: TRY400
             return _refusal(request, 503, "database_unavailable", str(error))
         except errors.RuleError as error:
-            # The project's function has returned: a trace would show Fanfare's code only.
+            # The project's function has returned: a traceback would show only Fanfare's code.
             logger.error("No authorization: %s", error)  # noqa: TRY400
             return _refusal(request, 403, error.code, str(error))
 
@@ -132,12 +134,12 @@ def _atomic_requests() -> Any:
 
 @_endpoint
 def auth(request: HttpRequest) -> dict[str, str]:
-    """Ask the channel's rule and sign its answer."""
+    """Call the channel's rule and sign its result."""
     socket_id = _socket_id(request)
     channel = request.POST.get("channel_name", "")
     if not channel:
         raise errors.MalformedRequest("channel_name", f"The form has no channel_name. {_FORM_HINT}")
-    application = target.fetch_default()  # not cached: a secret that was rotated a second ago must not sign
+    application = target.fetch_default()  # not cached: a secret that was just rotated must not sign
     try:
         names.check_channel(channel, application.limits.max_channel_name)
     except refusals.InvalidName as error:
@@ -155,7 +157,7 @@ def auth(request: HttpRequest) -> dict[str, str]:
 
 @_endpoint
 def user_auth(request: HttpRequest) -> dict[str, str]:
-    """Sign the user whom the visitor signs in as."""
+    """Sign the user as which the visitor signs in."""
     socket_id = _socket_id(request)
     application = target.fetch_default()
     user_data = users.authenticate(request, application.limits)

@@ -1,6 +1,6 @@
 """Background jobs of a project: functions that run beside the server, once per deployment or once per worker.
 
-They are declared in the `background` module of an app, which Django's start imports as it imports `admin`.
+They are declared in the `background` module of an app, which is imported when Django starts, like `admin`.
 
     @periodic(seconds=60)
     async def refresh_rates(): ...
@@ -20,8 +20,8 @@ start; a call that takes longer delays the next one. It may be a plain function,
 logged and counted, and does not prevent the next call. A `@background` coroutine runs as long as the worker. One that
 raises is logged, counted, and restarted after a growing pause; one that returns is done.
 
-When the worker stops, jobs are cancelled and have `runner.STOP_S` seconds to clean up. Shells, task queues and tests
-are no workers: no jobs run there.
+When the worker stops, jobs are cancelled and have `runner.STOP_S` seconds to clean up. Jobs run in workers only, not in
+shells, task queues and tests.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ OncePer = Literal["deployment", "worker"]
 Coroutine = TypeVar("Coroutine", bound=Callable[[], Awaitable[Any]])
 Function = TypeVar("Function", bound=Callable[[], Any])
 
-SHORTEST_SECONDS = 0.1  # a shorter period is a loop, which is what @background is for
+SHORTEST_SECONDS = 0.1  # for a shorter period, use @background
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Job:
 
 
 class Jobs:
-    """By name, in the order of their declaration."""
+    """The declared jobs by name, in the order of their declaration."""
 
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
@@ -96,7 +96,7 @@ def _needed_arguments(function: Callable[..., Any]) -> str:
     return ", ".join(one.name for one in parameters if one.default is one.empty and one.kind not in kinds)
 
 
-declared = Jobs()  # those of the project, filled when Django starts
+declared = Jobs()  # the jobs of the project, filled when Django starts
 
 
 @overload

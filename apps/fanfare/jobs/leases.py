@@ -1,4 +1,4 @@
-"""Leader leases: the worker that holds the lease of a name is the one that does the work of that name."""
+"""Leader leases: the worker that holds the lease of a name does the work of that name."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 async def held(engine: interface.Engine, name: str) -> AsyncIterator[interface.Lease]:
     """Wait for the lease, and hold it for the block.
 
-    Raises LeaseLost where another worker may hold it before the block ends: the block is cancelled then. The lease is
-    released when the block has ended, its cleanup included, so that two workers never do the work at the same time.
+    Raises LeaseLost if another worker may get the lease before the block ends; the block is cancelled then. The lease
+    is released after the block with its cleanup has ended, so that two workers never do the work at the same time.
     Raises EngineUnavailable.
     """
     lease = await engine.lease(name)

@@ -1,4 +1,4 @@
-"""Consumers of the log: jobs that must see each entry of some kinds, in order, whichever worker runs them."""
+"""Consumers of the log: they get each entry of some kinds in order, in any worker."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fanfare.engine import interface
 from fanfare.runtime.supervisor import Expected, Supervisor
 
 READ_ENTRIES = 500
-KEEP_S = 1.0  # how often a position is kept: one small write
+KEEP_S = 1.0  # between two writes of the position
 
 
 class LogConsumer:
@@ -26,21 +26,21 @@ class LogConsumer:
         self._name = name
         self._kinds = frozenset(kinds)
         self._partition = partition
-        self._keep_at = 0.0  # when the position may be kept again, in monotonic time
+        self._keep_at = 0.0  # monotonic time of the next write of the position
         self._consumer: interface.Consumer
 
     async def __aenter__(self) -> Self:
-        """Begins at the position that was kept; a new consumer at the newest entry. Raises EngineUnavailable."""
+        """Begins at the stored position; a new consumer begins at the newest entry. Raises EngineUnavailable."""
         self._consumer = await self._engine.consume(self._name, self._partition, self._kinds)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """The kept position stays."""
+        """The stored position stays."""
         self._consumer.close()
 
     @property
     def log_id(self) -> str:
-        """Changes when ids begin again: the log is a new one, or lost its newest entries."""
+        """Changes when ids start again, because the log is new or lost its newest entries."""
         return self._consumer.log_id
 
     @property
@@ -59,9 +59,9 @@ class LogConsumer:
         return await self._consumer.next(READ_ENTRIES, within_s)
 
     async def keep(self, *, at_once: bool = False) -> None:
-        """All entries up to `position` are processed: the log may trim them, and the next consumer begins after them.
+        """Store the position: entries up to it are processed, and the log may trim them.
 
-        Without `at_once` at most every `KEEP_S`: after a crash the entries of the last second come again.
+        Without `at_once` at most every `KEEP_S`, so after a crash the entries of the last second are repeated.
         """
         now = time.monotonic()
         if at_once or now >= self._keep_at:
@@ -69,7 +69,7 @@ class LogConsumer:
             await self._consumer.keep(self.position)
 
     async def drop(self) -> None:
-        """Remove the kept position: the log keeps nothing for this consumer."""
+        """Remove the stored position: the log then keeps nothing for this consumer."""
         await self._consumer.drop()
 
 

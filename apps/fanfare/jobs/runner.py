@@ -17,15 +17,15 @@ from fanfare.runtime.log_throttle import LogThrottle
 
 logger = logging.getLogger(__name__)
 
-STOP_S = 3.0  # shorter than FANFARE_GRACEFUL_TIMEOUT (5 s), the time that a stopping server has
+STOP_S = 3.0  # shorter than FANFARE_GRACEFUL_TIMEOUT (5 s)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = backoff.FIRST_S, backoff.LONGEST_S
 
-# Failures of the outside: logged in one line, and the job starts again.
+# Failures of external parts are logged in one line; the job starts again.
 EXPECTED = (engine_errors.EngineUnavailable, errors.LeaseLost)
 
 
 class Runner:
-    """One per worker. `built_in`: the jobs of Fanfare itself, before those that the project declares."""
+    """One per worker. `built_in`: Fanfare's own jobs, which come before those of the project."""
 
     def __init__(
         self,
@@ -42,13 +42,13 @@ class Runner:
 
     @property
     def statuses(self) -> Sequence[supervisor.Status]:
-        """One for each job in the order of their declaration, and after it those of its parts."""
+        """The status of each job in the order of declaration, each followed by those of its parts."""
         found = {status.name: status for status in self._tasks.statuses}
         return [one for job in self._jobs for one in (found[job.name], *job.parts()) if job.name in found]
 
     @property
     def own_statuses(self) -> Sequence[supervisor.Status]:
-        """Those of the jobs themselves, without their parts."""
+        """The statuses of the jobs, without their parts."""
         found = {status.name: status for status in self._tasks.statuses}
         return [found[job.name] for job in self._jobs if job.name in found]
 
@@ -81,7 +81,7 @@ class Runner:
         async with leases.held(self._hub.engine, f"background-{job.name}") as lease:
             await self._call(job, status)
             status.enter(supervisor.State.DONE)
-            await lease.lost.wait()  # while this worker holds the lease, no other one does the job again
+            await lease.lost.wait()  # while this worker holds the lease, no other worker runs the job
 
     async def _call(self, job: declarations.Job, status: supervisor.Status) -> None:
         if job.seconds is None:
@@ -110,7 +110,7 @@ class Runner:
             self._failures.error("%s failed", job.name, key=key, error=error)
 
     async def _once(self, job: declarations.Job, status: supervisor.Status) -> None:
-        """One call. Its database work runs in a thread of its own, whose connections are closed afterwards."""
+        """One call. Database work runs in a separate thread, whose connections are closed afterwards."""
         status.enter(supervisor.State.RUNNING)
         status.runs += 1
         self._hub.count("background.runs")

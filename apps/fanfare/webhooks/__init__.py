@@ -1,1 +1,1 @@
-"""Webhooks: events of the log become rows of Django's database, and are sent to the endpoints of their application."""
+"""Webhooks: events of the log are stored in Django's database and sent to the endpoints of their application."""

@@ -1,4 +1,4 @@
-"""The deliveries and the health of the endpoints in the admin: to view, and to redeliver."""
+"""Deliveries and the health of endpoints in the admin, read-only, with the action to redeliver."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class DeliveryAdmin(ViewOnly, DeliveryBase):
 
     @admin.action(description="Redeliver selected deliveries", permissions=["redeliver"])
     def redeliver(self, request: HttpRequest, queryset: QuerySet[models.Delivery]) -> None:
-        """Pending deliveries are left alone: they are sent anyway."""
+        """Finished deliveries only: pending ones are sent anyway."""
         finished = list(queryset.exclude(state=models.State.PENDING).order_by("id"))
         deliveries.redeliver(finished)
         for delivery in finished:

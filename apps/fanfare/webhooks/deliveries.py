@@ -1,7 +1,7 @@
-"""The tables of webhooks, read and written. Synchronous: call it in a thread of Django's database.
+"""Reads and writes of the tables of webhooks. Synchronous: call it in a thread of Django's database.
 
-Only the worker that holds the lease writes here, beside people in the admin. A second worker that still believes that
-it holds the lease finds another position than the one it left, and stops.
+Only the worker with the lease and users of the admin write here. A worker that has lost the lease without noticing
+finds a position that it did not write, and stops.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from fanfare.applications.models import WebhookEndpoint
 from fanfare.webhooks import errors, events, models
 from fanfare.webhooks.outcome import Outcome
 
-TRIM_ROWS = 1_000  # in one transaction, which other writers wait for on SQLite
-RELEASE_ROWS = 1_000  # the same, of removals that are due
+TRIM_ROWS = 1_000  # per transaction: on SQLite, other writers wait for it
+RELEASE_ROWS = 1_000  # due removals per transaction
 GIVEN_UP = "Given up with an earlier event: the endpoint has been failing for too long."
 
 Route = Callable[[str, str, str], Sequence[registry.Webhook]]
@@ -43,8 +43,7 @@ Model = TypeVar("Model", bound=django_models.Model)
 
 
 def using() -> str:
-    """The alias of the database where these tables are written. All reads go there, too: a replica may not have a row
-    yet, or still have one as pending that was delivered."""
+    """The alias of the database to which these tables are written. Reads use it as well, because a replica may lag."""
     return router.db_for_write(models.Delivery)
 
 
@@ -83,7 +82,7 @@ def store(
 ) -> tuple[set[int], int]:
     """Store the events of the entries `after` < id <= `upto`, in one transaction with the position.
 
-    Answers the endpoints that have pending deliveries now, and how many removals were cancelled. Raises Overtaken.
+    Returns the endpoints that have pending deliveries now, and the number of cancelled removals. Raises Overtaken.
     """
     with transaction.atomic(using=using()):
         advance(partition, log_id, after, upto)
@@ -109,9 +108,9 @@ def store(
 
 
 def release(route: Route) -> tuple[set[int], float | None]:
-    """Turn the removals that are due into deliveries.
+    """Turn due removals into deliveries.
 
-    Answers the endpoints that have pending deliveries now, and in how many seconds the next removal is due.
+    Returns the endpoints that have pending deliveries now, and the seconds until the next removal is due.
     """
     now, endpoints = timezone.now(), set()
     due = _rows(models.PendingRemoval).filter(due_at__lte=now)
@@ -141,9 +140,9 @@ def _event(removal: models.PendingRemoval) -> events.Event:
 
 
 def _deliver(found: Sequence[events.Event], route: Route) -> set[int]:
-    """Make pending deliveries. Answers their endpoints."""
+    """Create pending deliveries. Returns their endpoints."""
     wanted = [(event, webhook.id) for event in found for webhook in route(event.app, event.name, event.channel)]
-    # An endpoint may be deleted while the worker's registry still has it.
+    # An endpoint may have been deleted although the worker's registry still has it.
     existing = set(
         _rows(WebhookEndpoint)
         .select_for_update()
@@ -176,7 +175,7 @@ def _pending() -> QuerySet[models.Delivery]:
 
 
 def pending_counts() -> dict[int, int]:
-    """How many deliveries are pending, by endpoint."""
+    """The number of pending deliveries by endpoint."""
     return dict(_pending().order_by().values_list("webhook").annotate(Count("id")))
 
 
@@ -184,7 +183,7 @@ def waiting_endpoints() -> list[int]:
     """The endpoints with pending deliveries."""
     return list(
         _pending().order_by().values_list("webhook", flat=True).distinct()
-    )  # ordered, each id would be distinct
+    )  # an ordering would make each row distinct
 
 
 def pending(endpoint: int, but: Collection[str], limit: int) -> list[Row]:
@@ -221,13 +220,13 @@ def failed(ids: Collection[int], outcome: Outcome) -> None:
 
 
 def give_up(endpoint: int, created_before: float) -> int:
-    """Fail the deliveries of an endpoint that have been pending for too long. Answers how many."""
+    """Fail the deliveries of an endpoint that have been pending for too long. Returns their number."""
     old = _pending().filter(webhook=endpoint, created_at__lt=dt.datetime.fromtimestamp(created_before, dt.UTC))
     return old.update(state=models.State.FAILED, next_at=None, finished_at=timezone.now(), error=GIVEN_UP)
 
 
 def retry_now(endpoint: int) -> None:
-    """The endpoint accepts again: no delivery waits for its next attempt any longer."""
+    """The endpoint accepts events again: make all pending deliveries due now."""
     _pending().filter(webhook=endpoint, next_at__isnull=False).update(next_at=None)
 
 
@@ -259,7 +258,7 @@ def _attempt(outcome: Outcome) -> dict[str, object]:
 
 
 def redeliver(finished: Sequence[models.Delivery]) -> None:
-    """Send them once more, as new deliveries behind those that are pending. The old rows stay as they are."""
+    """Send the deliveries again, as new rows after the pending ones. The old rows are not changed."""
     now = timezone.now()
     _rows(models.Delivery).bulk_create(
         [
@@ -278,7 +277,7 @@ def redeliver(finished: Sequence[models.Delivery]) -> None:
 
 
 def trim(keep_seconds: float, keep_rows: int) -> int:
-    """Delete finished deliveries that are too old, or too many: `TRIM_ROWS` at most. Answers how many."""
+    """Delete up to `TRIM_ROWS` finished deliveries that are too old or too many. Returns their number."""
     finished = _rows(models.Delivery).filter(finished_at__isnull=False)
     newest_of_too_many = finished.order_by("-finished_at").values_list("finished_at", flat=True)[
         keep_rows : keep_rows + 1

@@ -1,8 +1,8 @@
-"""The queue of one endpoint: which pending deliveries are sent next, which wait, and what a response means for them.
+"""The queue of one endpoint: selects the next deliveries, sends them, and stores the results.
 
-The events of a channel are sent one after another, the next one when the one before was accepted or given up. Channels
-do not wait for each other. Which deliveries are in progress is known only here: after a crash the rows are pending as
-before, and are sent (again).
+The events of a channel are sent in order: the next one when the previous one was accepted or given up. Channels do not
+wait for each other. Deliveries in progress are known only in memory: after a crash their rows are still pending and are
+sent again.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from fanfare.webhooks.outcome import Outcome
 
 logger = logging.getLogger(__name__)
 
-REQUESTS = 8  # at once, to one endpoint
-WINDOW = 200  # pending deliveries that are read to find the next requests
-CHAIN = 20  # events of one channel that are sent before other channels have their turn
+REQUESTS = 8  # concurrent requests to one endpoint
+WINDOW = 200  # pending deliveries per query for the next requests
+CHAIN = 20  # consecutive events of one channel before other channels follow
 BATCH_EVENTS = 50
 BATCH_BYTES = 256 * 1024
-BATCH_WAIT_S = 0.05  # for more events, where an endpoint takes batches
-MOST_EXCLUDED = 500  # channels that one query leaves out; while more of them wait, the others do, too
+BATCH_WAIT_S = 0.05  # for more events, if the endpoint accepts batches
+MOST_EXCLUDED = 500  # channels that a query excludes; if more of them wait, all channels wait
 IDLE_S = 30.0  # without a wake-up; the sender looks for pending deliveries more often
 HEALTH_S = 5.0  # successes are written into EndpointHealth at most this often
-STOP_S = 2.0  # for requests in progress when the worker stops
+STOP_S = 2.0  # for requests in progress at the stop of the worker
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = backoff.FIRST_S, backoff.LONGEST_S  # between two attempts
-# So many failures in a row are the fault of the endpoint, and not of one event.
+# After so many consecutive failures, the endpoint fails and not one event.
 BREAKER_OPENS_AT = 5
 
 Batch = Sequence[deliveries.Row]
@@ -67,14 +67,14 @@ Result = Callable[[Outcome], object]
 
 
 class CircuitBreaker:
-    """Open while an endpoint fails: one request at a time then probes it, after growing pauses.
+    """Open while an endpoint fails. It then gets one request at a time, after growing pauses.
 
     Times are seconds of one monotonic clock.
     """
 
     def __init__(self) -> None:
-        self.failures = 0  # in a row
-        self.retry_at = 0.0  # when the next probe may go, while it is open
+        self.failures = 0  # consecutive
+        self.retry_at = 0.0  # while open: the time of the next probe
 
     @property
     def is_open(self) -> bool:
@@ -91,8 +91,8 @@ class CircuitBreaker:
 
 
 class EndpointQueue:
-    """`run` sends until it is cancelled. `retry_seconds`: how long an event is tried, counted from when it was stored
-    or, if that is later, from when this queue was made."""
+    """`run` sends until it is cancelled. `retry_seconds`: how long an event is retried, from the time it was stored or
+    from the creation of this queue, whichever is later."""
 
     def __init__(
         self, endpoint: int, find: Find, post: Post, write: Write, count: Count, *, retry_seconds: float
@@ -108,17 +108,17 @@ class EndpointQueue:
         self._breaker = CircuitBreaker()
         self._wake = asyncio.Event()
         self._busy: set[str] = set()  # channels with a request in progress
-        self._paused: dict[str, float] = {}  # channels whose first event waits for its next attempt: until when
+        self._paused: dict[str, float] = {}  # channels whose first event waits for its next attempt, with the time
         self._requests = supervisor.Supervisor(logger)
-        self._health_at = float("-inf")  # when a success was last written into EndpointHealth
+        self._health_at = float("-inf")  # time of the last success written into EndpointHealth
         self._log = LogThrottle(logger)
 
     def wake(self) -> None:
-        """There may be a pending delivery."""
+        """Signal that there may be a pending delivery."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Returns when the endpoint does not exist any more."""
+        """Returns when the endpoint no longer exists."""
         failures = backoff.Backoff()
         try:
             while self._find(self.endpoint) is not None:
@@ -140,7 +140,7 @@ class EndpointQueue:
             await self._settle()
 
     async def _settle(self) -> None:
-        """Let requests in progress end. Those that do not are sent again by the next worker."""
+        """Wait for requests in progress. The next worker repeats those that do not end in time."""
         try:
             async with asyncio.timeout(STOP_S):
                 while self._requests.tasks:
@@ -154,7 +154,9 @@ class EndpointQueue:
     # -- what is sent next ---------------------------------------------------------------------------------------------
 
     async def _fill(self) -> float:
-        """Start as many requests as may run. Answers in how many seconds to look again, if nothing wakes it before."""
+        """Start as many requests as allowed. Returns the seconds until the next look, unless `wake` is called
+        before.
+        """
         found = self._find(self.endpoint)
         if found is None or not found[1].enabled or not found[0].enabled:
             return IDLE_S
@@ -179,7 +181,7 @@ class EndpointQueue:
         return min([IDLE_S, *(until - time.monotonic() for until in self._paused.values())])
 
     def _due(self, rows: Iterable[deliveries.Row]) -> list[deliveries.Row]:
-        """Without the channels whose first event waits for its next attempt."""
+        """The due deliveries, without channels whose first event waits for its next attempt."""
         due: list[deliveries.Row] = []
         seen: set[str] = set()
         for row in rows:
@@ -272,8 +274,8 @@ class EndpointQueue:
         return results
 
     def _give_up(self, created_before: float) -> None:
-        """In a thread of the database. The probe was made for all pending events: one that has waited for too long
-        needs no attempt of its own."""
+        """In a thread of the database. The failed probe counts for all pending events, so events that have waited for
+        too long need no attempt of their own."""
         self._loop.call_soon_threadsafe(self._given_up, deliveries.give_up(self.endpoint, created_before))
 
     def _given_up(self, events: int) -> None:
@@ -287,7 +289,7 @@ def _pause_s(failures: int) -> float:
 
 
 def _singles(rows: Iterable[deliveries.Row]) -> list[Chain]:
-    """One event in each request; a chain for each channel."""
+    """One event per request; a chain per channel."""
     chains: dict[str, list[list[deliveries.Row]]] = {}
     for row in rows:
         chain = chains.setdefault(row.channel, [])
@@ -297,13 +299,15 @@ def _singles(rows: Iterable[deliveries.Row]) -> list[Chain]:
 
 
 def _batches(rows: Iterable[deliveries.Row]) -> list[Chain]:
-    """Many events in each request, all of a channel in one batch.
+    """Many events per request; the events of a channel are in one batch.
 
-    An event that was refused before is sent alone: the others of its batch must not wait for it.
+    An event that was refused before is sent alone, so that other events do not wait for it.
     """
     batches: list[list[deliveries.Row]] = []
     batch: list[deliveries.Row] = []
-    where: dict[str, list[deliveries.Row] | None] = {}  # by channel: its batch, or None where no more of it may go now
+    where: dict[
+        str, list[deliveries.Row] | None
+    ] = {}  # by channel: its batch, or None if no more events of it can be sent now
     size = 0
     for row in rows:
         if row.attempts and row.channel not in where:

@@ -1,7 +1,7 @@
 """The exceptions of this package.
 
 WebhooksError
-├── Overtaken       another worker stores events, too
+├── Overtaken       another worker stores events as well
 └── AddressRefused  the address of a receiver is not public; also an OSError, because aiohttp expects one from a socket
 """
 
@@ -11,13 +11,13 @@ import errno
 
 
 class WebhooksError(Exception):
-    """Base class. `code` is for machines, the message for people."""
+    """Base class. `code` is for programs, the message for people."""
 
     code = "webhooks_error"
 
 
 class Overtaken(WebhooksError):
-    """The stored position is not where this worker left it. The worker starts again from the stored one."""
+    """The stored position is not the one that this worker wrote. The worker starts again at the stored position."""
 
     code = "overtaken"
 

@@ -1,7 +1,7 @@
-"""From an entry of the log to the event of a webhook.
+"""Converts entries of the log to events of webhooks.
 
-Source: Pusher Channels, "Webhooks". `data` of a client event is a string in typed SDKs (Go), so an object that a client
-sent becomes its JSON text.
+Source: Pusher Channels, "Webhooks". Typed SDKs (Go) expect `data` of a client event to be a string, so an object
+becomes its JSON text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ VACATED = "channel_vacated"
 MEMBER_ADDED = "member_added"
 MEMBER_REMOVED = "member_removed"
 
-# By the event that cancels it: the removal of the same channel or member.
+# Removals by the event that cancels them.
 REMOVAL_OF = {OCCUPIED: VACATED, MEMBER_ADDED: MEMBER_REMOVED}
 REMOVALS = frozenset(REMOVAL_OF.values())
 
@@ -64,7 +64,7 @@ def of(entry: interface.Entry) -> Event | None:
 
 
 def _fields(entry: interface.Entry) -> dict[str, Any]:
-    """The fields that only this kind has."""
+    """The fields of this kind of event."""
     match entry.kind:
         case interface.Kind.MEMBER_ADDED | interface.Kind.MEMBER_REMOVED:
             return {"user_id": entry.user_id}

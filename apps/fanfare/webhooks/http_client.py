@@ -1,9 +1,9 @@
-"""One signed request to one endpoint, bounded in time and memory, and never to an address inside the network.
+"""Signed requests to endpoints, bounded in time and memory, to public addresses only.
 
-The user who sets the URL of an endpoint chooses where this server connects to, and beside the server are the
-operator's other services. So the address is checked where the socket for it is made: after the name was resolved, for
-each redirect, and for exactly the address that the socket then connects to. A name that resolves differently a moment
-later changes nothing.
+The URL of an endpoint decides where this server connects to, and the network around the server has other services of
+the operator. Therefore the address is checked where its socket is created: after the name was resolved, for each
+redirect, and for exactly the address that the socket connects to. A name that resolves differently a moment later
+makes no difference.
 
 Only 307 and 308 redirects are followed: after 301, 302 and 303 most clients send a GET. The headers that the endpoint's
 owner configured, which may hold a token, are sent to the endpoint's own origin only.
@@ -34,13 +34,15 @@ from fanfare.webhooks.outcome import Outcome
 
 CONTENT_TYPE = "application/json"  # without a charset: the Ruby SDK compares the whole value
 REDIRECTS = 3
-ANSWER_BYTES = 1_000  # of an error response's body that are kept for people
-ANSWER_S = 1.0  # for these bytes, after the status has come
-IDLE_S = 2.0  # shorter than the keep-alive of usual servers: a POST must not meet a connection that just closed
+ANSWER_BYTES = 1_000  # of an error response's body that are stored
+ANSWER_S = 1.0  # for these bytes, after the status
+IDLE_S = (
+    2.0  # shorter than the usual keep-alive of servers, so that a POST does not use a connection that was just closed
+)
 CONNECTIONS_PER_HOST = 16
-REQUESTS = 256  # at once, of all endpoints: the worker's file descriptors are for its clients
-LOOKUPS = 16  # names resolved at once; one whose server does not answer takes a thread for half a minute
-URL_CHARACTERS = 200  # of a redirect's target in an error
+REQUESTS = 256  # concurrent, of all endpoints: the worker needs its file descriptors for clients
+LOOKUPS = 16  # concurrent lookups; a name server that does not answer occupies a thread for 30 s
+URL_CHARACTERS = 200  # of a redirect target in an error message
 
 _log = LogThrottle(logging.getLogger(__name__))
 
@@ -80,8 +82,8 @@ class HttpClient:
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None),  # `post` has one for all redirects together
-            auto_decompress=False,  # a small compressed body can be a very large one
+            timeout=aiohttp.ClientTimeout(total=None),  # `post` has one timeout for all redirects together
+            auto_decompress=False,  # a small compressed body can be very large
             trust_env=False,  # a proxy of the environment would connect to addresses that are refused here
             skip_auto_headers=("Accept-Encoding",),
             headers={"User-Agent": "Fanfare"},
@@ -94,7 +96,7 @@ class HttpClient:
     async def post(
         self, application: registry.Application, webhook: registry.Webhook, payloads: Sequence[str]
     ) -> Outcome:
-        """Send events. Raises nothing, whatever the receiver does."""
+        """Send events. Raises nothing for any behaviour of the receiver."""
         async with self._slots:
             body = body_of(payloads, time.time())
             own = {
@@ -128,7 +130,7 @@ class HttpClient:
             try:
                 url = urljoin(url, location)
                 scheme = _origin(url)[0]
-                location.encode()  # a header's bytes that are no UTF-8 are surrogates here
+                location.encode()  # bytes of a header that are not UTF-8 are surrogates here
             except ValueError:
                 return _Answer(status, f"Redirected to {clean(location, URL_CHARACTERS)}, which is not a URL")
             if scheme not in ("http", "https") or (origin[0] == "https" and scheme == "http"):
@@ -143,7 +145,7 @@ def _origin(url: str) -> tuple[str, str, int | None]:
 
 
 def _shown(url: str) -> str:
-    """Without the query, which may hold a token."""
+    """The URL without its query, which may contain a token."""
     try:
         url = urlsplit(url)._replace(query="", fragment="").geturl()
     except ValueError:
@@ -158,7 +160,7 @@ def _refusal(status: int, location: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Without the URL, whose query may hold a token."""
+    """The error without the URL, whose query may contain a token."""
     if isinstance(error, aiohttp.ClientResponseError):
         return clean(f"The response is not valid HTTP: {error.message}")
     if isinstance(error, aiohttp.InvalidURL):
@@ -167,7 +169,7 @@ def _reason(error: Exception) -> str:
 
 
 async def _excerpt(response: aiohttp.ClientResponse) -> str:
-    """The beginning of the body. A body that is cut off, slow or endless gives as much of it as came in time."""
+    """The beginning of the body: as much of it as arrived in time."""
     encoding = response.headers.get("Content-Encoding", "identity")
     if encoding.lower() != "identity":
         return f"(a body with Content-Encoding {clean(encoding, 50)})"
@@ -185,8 +187,7 @@ async def _excerpt(response: aiohttp.ClientResponse) -> str:
 
 
 class _Resolver(AbstractResolver):
-    """The system's resolver in threads of its own: the event loop's default ones have other work, which names whose
-    servers do not answer must not delay."""
+    """The system's resolver in its own threads: slow name servers must not delay other work in the default executor."""
 
     def __init__(self) -> None:
         self._threads = futures.ThreadPoolExecutor(LOOKUPS, thread_name_prefix="fanfare-webhooks-dns")

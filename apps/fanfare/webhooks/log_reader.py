@@ -1,7 +1,7 @@
-"""Turns entries of the log into deliveries; the worker that holds the lease does it.
+"""Turns entries of the log into deliveries, in the worker that holds the lease.
 
-Django's database is the truth about how far that went. The position that the engine keeps only prevents the log from
-trimming what is not stored yet; it follows once a second.
+The position in Django's database is authoritative. The engine's position of the consumer only prevents the log from
+trimming entries that are not stored yet; it is updated once a second.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from fanfare.webhooks import deliveries, errors, events
 logger = logging.getLogger(__name__)
 
 NAME = "webhooks"  # of the consumer
-POSITION_S = 60.0  # how often a position without new rows is stored, so that the next leader need not read all of it
-LOOK_S = 1.0  # how soon the first endpoint is noticed, and the deletion of the last one
+POSITION_S = 60.0  # how often a position without new rows is stored, so that a new leader reads few entries
+LOOK_S = 1.0  # the delay until the first endpoint, or the deletion of the last one, is noticed
 STORE_EVENTS = 500  # in one transaction
-# The first endpoint gets the events since it was made, which is some looks before it is noticed.
+# The first endpoint gets the events since its creation, which is noticed some looks later.
 LOOK_BACK = 2  # times LOOK_S
 
 P = ParamSpec("P")
@@ -37,8 +37,8 @@ T = TypeVar("T")
 
 
 class LogReader:
-    """Reads one partition. `wake` is called with the endpoints that have pending deliveries. `full`: the endpoints that
-    get no more."""
+    """Reads one partition. `wake` is called with the endpoints that have pending deliveries. `full`: endpoints that
+    get no new events."""
 
     def __init__(
         self,
@@ -60,8 +60,8 @@ class LogReader:
         self._debounce_seconds = debounce_seconds
         self._log_id = ""
         self._stored = 0  # the position in Django's database
-        self._position_at = 0.0  # when the position may be stored without rows again, in monotonic time
-        self._release_at = 0.0  # when the next removal is due, in monotonic time
+        self._position_at = 0.0  # monotonic time of the next store of a position without rows
+        self._release_at = 0.0  # monotonic time at which the next removal is due
         self._log = LogThrottle(logger)
         self._loop = asyncio.get_running_loop()
 
@@ -83,8 +83,8 @@ class LogReader:
         return any(application.webhooks for application in self._registry.all())
 
     async def _first_endpoint(self) -> int | None:
-        """Wait for an endpoint; meanwhile the log holds nothing back. Answers an entry from shortly before the endpoint
-        was noticed; None: begin at the kept position."""
+        """Wait for the first endpoint, while the log keeps nothing for webhooks. Returns an entry from shortly before
+        the endpoint was noticed; None: begin at the consumer's position."""
         while True:
             if self._has_endpoints():
                 return None
@@ -104,7 +104,7 @@ class LogReader:
     # -- where to begin ------------------------------------------------------------------------------------------------
 
     async def _begin(self, consumer: log_consumer.LogConsumer, start: int | None) -> None:
-        """Continue at the stored position; in a log that was never read, at its oldest entry."""
+        """Continue at the stored position, or at the oldest entry of a log that was never read."""
         self._log_id = consumer.log_id
         position = await self._patiently(deliveries.position, self._partition)
         self._stored = max(position.entry if position.log_id == self._log_id else 0, start or 0)
@@ -157,7 +157,7 @@ class LogReader:
         self._wake(endpoints)
 
     async def _store_alone(self, event: events.Event) -> None:
-        """An event that cannot be stored is dropped and counted: those after it must not wait for it."""
+        """An event that cannot be stored is dropped and counted, so that later events do not wait for it."""
         try:
             await self._try_to_store([event], event.entry)
         except errors.Overtaken:
@@ -167,7 +167,7 @@ class LogReader:
             self._log.error("Entry %d of the log cannot be stored for webhooks: dropped", event.entry, error=error)
 
     async def _release(self) -> None:
-        """Deliver the removals that are due."""
+        """Turn due removals into deliveries."""
         try:
             endpoints, wait_s = await self._patiently(deliveries.release, self._route)
         except Exception as error:  # noqa: BLE001  (new events must not wait for old removals)
@@ -178,7 +178,7 @@ class LogReader:
         self._wake(endpoints)
 
     async def _follow(self, consumer: log_consumer.LogConsumer) -> None:
-        """Let the log trim what is done: all up to the consumer's position is stored, or of no webhook."""
+        """Move the consumer's position: earlier entries are stored or concern no webhook, and may be trimmed."""
         await consumer.keep()
         now = time.monotonic()
         if consumer.position > self._stored and now >= self._position_at:
@@ -207,7 +207,7 @@ class LogReader:
         return found
 
     def _is_wanted(self, event: events.Event) -> bool:
-        """A removal also concerns the endpoints of the event that cancels it, and the other way round."""
+        """A removal and the event that cancels it concern the same endpoints."""
         names = {event.name}
         for cancelling, removal in events.REMOVAL_OF.items():
             if event.name in (cancelling, removal):
@@ -221,7 +221,7 @@ class LogReader:
         return [webhook for webhook in application.webhooks if webhook.wants(event, channel)]
 
     def _route(self, app: str, event: str, channel: str) -> Sequence[registry.Webhook]:
-        """The endpoints of an event that have room for it. In a thread of the database."""
+        """The endpoints that get the event and are not full. In a thread of the database."""
         found, full = self._endpoints(app, event, channel), self._full()
         if not full:
             return found
@@ -231,9 +231,9 @@ class LogReader:
         return with_room
 
     async def _patiently(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Ask Django's database until it answers: meanwhile the log holds back what is not stored.
+        """Repeat a call until Django's database answers. Meanwhile the log keeps the entries that are not stored.
 
-        Raises Overtaken, and what the database refuses these values with.
+        Raises Overtaken, and the error with which the database refuses the values.
         """
         backoff = Backoff()
         while True:

@@ -2,9 +2,9 @@
 
 A Delivery is one event for one endpoint; the order of their ids is the order in which a channel's events are sent. A
 removal (a vacated channel, a member who left) waits as a PendingRemoval for three seconds. If the channel or the member
-comes back in that time, neither event is sent; otherwise it becomes a Delivery. LogPosition says up to which entry of
-the log these rows were made. It is written in their transaction, so a crash at any moment neither loses an event nor
-stores it twice.
+comes back in that time, neither event is sent; otherwise it becomes a Delivery. LogPosition is the last entry of the
+log for which rows were created. It is written in their transaction, so a crash neither loses an event nor stores it
+twice.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Delivery(models.Model):
         verbose_name_plural = "deliveries"
         ordering = ("-id",)
         indexes = (
-            # Holds only what an endpoint's queue reads.
+            # Covers only the rows that an endpoint's queue reads.
             models.Index(
                 fields=("webhook", "id"), condition=models.Q(state="pending"), name="fanfare_delivery_pending"
             ),
@@ -80,10 +80,10 @@ class PendingRemoval(models.Model):
 
 
 class LogPosition(models.Model):
-    """Up to which entry of a partition of the log the rows were made.
+    """The last entry of a partition of the log for which rows were created.
 
-    `log_id` changes when a log was deleted, or lost its end with the power: ids start again then, and a position in the
-    old log says nothing about the new one.
+    `log_id` changes when the log was deleted or lost its last entries in a power failure: ids start again then, and
+    positions of the old log do not apply to the new one.
     """
 
     partition = models.PositiveSmallIntegerField(unique=True)
@@ -95,7 +95,7 @@ class LogPosition(models.Model):
 
 
 class EndpointHealth(models.Model):
-    """Whether an endpoint answers, for people. The circuit breaker itself is in the worker that sends."""
+    """The state of an endpoint, for display. The circuit breaker itself is in the worker that sends."""
 
     webhook = models.OneToOneField(
         "fanfare.WebhookEndpoint", on_delete=models.CASCADE, related_name="health", verbose_name="endpoint"

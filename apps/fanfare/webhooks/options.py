@@ -1,4 +1,4 @@
-"""The settings of this package as values, which tests can choose."""
+"""The settings of this package as values, so that tests can choose them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from fanfare import conf
 class Options:
     """Durations in seconds. The defaults are those of the settings of the same names."""
 
-    retry_seconds: float = 3_600.0  # how long an event is tried
-    keep_seconds: float = 259_200.0  # how long a finished delivery stays
-    keep_rows: int = 100_000  # how many finished deliveries stay
-    max_pending: int = 100_000  # how many deliveries may be pending for one endpoint
-    timeout_seconds: float = 10.0  # of one request: name, connection, redirects and response
-    allow_private: bool = False  # whether a receiver's address may be inside the network
-    debounce_seconds: float = 3.0  # of removals; the protocol's, not a setting
+    retry_seconds: float = 3_600.0  # the time for which an event is retried
+    keep_seconds: float = 259_200.0  # the lifetime of finished deliveries
+    keep_rows: int = 100_000  # the maximum number of finished deliveries
+    max_pending: int = 100_000  # the maximum number of pending deliveries per endpoint
+    timeout_seconds: float = 10.0  # per request: name, connection, redirects and response
+    allow_private: bool = False  # whether endpoints may have private addresses
+    debounce_seconds: float = 3.0  # of removals; given by the protocol
 
 
 def from_settings() -> Options:

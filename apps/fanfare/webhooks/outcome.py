@@ -1,4 +1,4 @@
-"""The result of a request to an endpoint. Apart from the client, which imports aiohttp: 7 MB of a worker's memory."""
+"""The result of a request to an endpoint. Separate from the client, because aiohttp takes 7 MB of memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 class Outcome(NamedTuple):
     """The result of a request. `status` is None without a response; `error` is empty if it was accepted.
 
-    All texts can be stored and logged as they are.
+    All texts are clean: they can be stored and logged.
     """
 
     status: int | None

@@ -14,7 +14,7 @@ from fanfare.webhooks import deliveries
 
 logger = logging.getLogger(__name__)
 
-GROUP = 500  # results in one transaction, which other writers wait for on SQLite
+GROUP = 500  # results per transaction: on SQLite, other writers wait for it
 
 Write = Callable[[], object]
 
@@ -26,16 +26,16 @@ class _Result:
 
 
 class ResultWriter:
-    """`run` writes, until it is cancelled. Results that come in during a transaction share the next one."""
+    """`run` writes until it is cancelled. Results that arrive during a transaction share the next one."""
 
     def __init__(self) -> None:
         self._waiting: list[_Result] = []
         self._wake = asyncio.Event()
 
     async def write(self, *writes: Write) -> None:
-        """Return when these are committed, in this order and together; a database that is away is waited for.
+        """Write in this order in one transaction, and return after the commit. Waits for an unavailable database.
 
-        Raises what the database refuses these values with.
+        Raises the error with which the database refuses the values.
         """
         result = _Result(writes)
         self._waiting.append(result)
@@ -58,7 +58,7 @@ class ResultWriter:
             if len(group) == 1:
                 _finish(group[0], error)
                 return
-            # One result must not keep the others from being written.
+            # An invalid result must not prevent the others from being written.
             for result in group:
                 await self._commit([result])
         else:

@@ -1,4 +1,4 @@
-"""Sends pending deliveries: a queue for each endpoint, one writer of results for all, and the upkeep of the tables."""
+"""Sends pending deliveries: a queue per endpoint, one writer of results, and the maintenance of the tables."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LOOK_S = 2.0  # how soon deliveries that another process made (a redelivery in the admin) are noticed
-IDLE_LOOK_S = 10.0  # the same where no application has an endpoint: a look takes a millisecond
+LOOK_S = 2.0  # the delay until deliveries of another process (a redelivery in the admin) are noticed
+IDLE_LOOK_S = 10.0  # the same if no application has an endpoint; a look takes a millisecond
 UPKEEP_S = 10.0  # between two counts of the pending deliveries
 TRIM_S = 60.0
 QUEUES_STOP_S = endpoint_queue.STOP_S + 0.3
@@ -34,7 +34,7 @@ QUEUES_STOP_S = endpoint_queue.STOP_S + 0.3
 
 class Sender:
     def __init__(self, hub: hubs.Hub, applications: registry.Registry, chosen: options.Options) -> None:
-        self.full: frozenset[int] = frozenset()  # endpoints with too many pending deliveries: they get no more
+        self.full: frozenset[int] = frozenset()  # endpoints with too many pending deliveries, which get no new events
         self._hub = hub
         self._registry = applications
         self._options = chosen
@@ -51,7 +51,7 @@ class Sender:
         return (*self._writer_tasks.statuses, *self._queue_tasks.statuses)
 
     def wake(self, endpoints: Collection[int]) -> None:
-        """These endpoints have pending deliveries."""
+        """Signal that these endpoints have pending deliveries."""
         if endpoints:
             self._woken.update(endpoints)
             self._wake.set()
@@ -97,7 +97,7 @@ class Sender:
                 continue
 
     async def _look(self) -> None:
-        """Do what is due of reading and upkeep."""
+        """Read and maintain the tables, as far as it is due."""
         now = time.monotonic()
         if now >= self._look_at:
             self._woken.update(await database.run(deliveries.waiting_endpoints))

@@ -20,7 +20,7 @@ EXPECTED = (engine_errors.EngineUnavailable, errors.Overtaken)
 
 
 class Webhooks:
-    """One per worker. `loaded`: whether the registry was ever loaded; before that, an empty one says nothing."""
+    """One per worker. `loaded`: whether the registry was loaded; before that, an empty registry means nothing."""
 
     def __init__(self, hub: hubs.Hub, applications: registry.Registry, loaded: Callable[[], bool]) -> None:
         self._hub = hub
@@ -34,11 +34,11 @@ class Webhooks:
 
     @property
     def statuses(self) -> Sequence[supervisor.Status]:
-        """Of the tasks of the worker that holds the lease."""
+        """The statuses of the tasks in the worker that holds the lease."""
         return () if self._tasks is None or self._sender is None else (*self._tasks.statuses, *self._sender.statuses)
 
     async def run(self) -> None:
-        """Work until it is cancelled. Requests in progress then have `endpoint_queue.STOP_S` to end."""
+        """Runs until it is cancelled. Requests in progress then have `endpoint_queue.STOP_S` seconds to end."""
         chosen = options.from_settings()
         sending = self._sender = sender.Sender(self._hub, self._registry, chosen)
         tasks = self._tasks = supervisor.Supervisor(logger, count=self._hub.count)

@@ -147,11 +147,11 @@ def commands(log: Any) -> list[str]:
 async def test_history_is_read_page_by_page(worker: workers.Worker) -> None:
     bodies = [event_frames.event("tick", "kept", str(n)) for n in range(1, 6)]
     bodies.append(event_frames.event("client-said", "kept", {"text": "hi"}, "ann"))
-    senders = [None] * 5 + ["ann"]
+    senders = [(interface.Kind.EVENT, None)] * 5 + [(interface.Kind.CLIENT_EVENT, "ann")]
     await worker.engine.append(
         [
-            interface.Publication("7", "kept", body, retention=KEPT, user_id=sender)
-            for body, sender in zip(bodies, senders, strict=True)
+            interface.Publication("7", "kept", body, kind=kind, retention=KEPT, user_id=sender)
+            for body, (kind, sender) in zip(bodies, senders, strict=True)
         ]
     )
     newest = await history.aevents("kept", limit=2)
