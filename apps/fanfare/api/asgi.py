@@ -1,16 +1,16 @@
 """The HTTP API as an ASGI application: Pusher's REST calls. No framework: publishing is a backend's hot path.
 
-Source: Pusher Channels REST API reference. `_answer` takes a request through its steps: route, application, signature,
-body, operation. The first step that fails refuses the request, so an unsigned request costs neither the reading of its
-body nor a query to the engine.
+Source: Pusher Channels REST API reference. `_answer` processes a request in steps: route, application, signature, body,
+operation. The first failing step refuses the request, so the body of an unsigned request is not read and the engine is
+not queried.
 
-Cost. Of a signed event without subscribers uvicorn takes 23 µs of CPU for itself (as much as for an application that
-reads the body and answers `{}`), this package 17 µs, and the log the rest. So a body that has arrived already gets no
-timer (3 µs), and per-request objects are named tuples instead of frozen dataclasses (0.3 µs each).
+Cost. For a signed event without subscribers, uvicorn takes 23 µs of CPU (as for an application that reads the body and
+answers `{}`), this package 17 µs, and the log the rest. Therefore a body that has already arrived gets no timer (3 µs),
+and per-request objects are named tuples instead of frozen dataclasses (0.3 µs each).
 
-Browsers. A page must not hold an application's secret, but its backend can give it a signed request, valid for ten
-minutes. A request's rights come from its signature alone, never from a cookie or an origin, so pages of any origin may
-send it and read the answer.
+Browsers. A page must not contain an application's secret, but its backend can give it a signed request, which is valid
+for ten minutes. Only the signature authorizes a request, never a cookie or an origin, so pages of any origin may send
+it and read the response.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 ANY_ORIGIN = (b"access-control-allow-origin", b"*")
 JSON = (b"content-type", b"application/json")
-LOG_INTERVAL_S = 1.0  # for each code of a refusal; there are about thirty codes
+LOG_INTERVAL_S = 1.0  # per code of a refusal; there are about thirty codes
 LOGGED_PATH_CHARACTERS = 200
 PREFLIGHT_SECONDS = 7_200  # how long a browser caches the answer to OPTIONS; Chromium's own maximum
 
@@ -105,7 +105,7 @@ class Api:
         return Response(route.status, await route.operation(self._hub, request), [])
 
     def _application(self, names: dict[str, str], query: requests.Query) -> registries.Application:
-        """The application of the path, or for a route without one, of the key. Raises NotFound or Unauthorized."""
+        """The application of the path or, for a route without an id, of the key. Raises NotFound or Unauthorized."""
         if "app_id" in names:
             application = self._registry.by_id(names["app_id"])
             if application is None:
@@ -141,15 +141,15 @@ class Api:
 
 
 def _application_id(path: str) -> str:
-    """That of `…/apps/ID/…`; empty for another path."""
+    """The id in `…/apps/ID/…`; empty for another path."""
     return path.partition("/apps/")[2].partition("/")[0][:40]
 
 
 def _paths(scope: requests.Scope) -> list[str]:
-    """The path as it was sent, not decoded. First the part below the prefix where this application is mounted, which
-    the routes are about; then the longer ones, up to the whole path.
+    """The possible signed paths, not decoded. First the part below the mount prefix, which the routes match; then
+    longer ones, up to the whole path.
 
-    A client signs the path that it sends, and a proxy may strip a part of it or keep it.
+    A client signs the path that it sends, and a proxy may strip a prefix of it or keep it.
     """
     raw: bytes | None = scope.get("raw_path")
     whole: str = raw.decode("utf-8", "replace") if raw is not None else scope["path"]

@@ -9,8 +9,8 @@ Source: Pusher Channels REST API, "Authentication". The client sends `auth_key`,
 
 The signature covers the body through its MD5, so `verify` runs before the body is read, and `verify_body` after it.
 
-Clients disagree about "not escaped", so `verify` tries every form that one of them signs, the most frequent first: the
-path and the values as they were sent or decoded, arrays as they were sent or joined by commas.
+Client libraries interpret "not escaped" differently, so `verify` tries each form that one of them signs, the most
+frequent first: the path and the values as sent or decoded, arrays as sent or joined by commas.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fanfare.api import refusals, requests
 from fanfare.applications import registry
 from fanfare.protocol import signatures
 
-TIMESTAMP_SECONDS = 600  # the largest difference between a client's clock and ours, as Pusher enforces it
+TIMESTAMP_SECONDS = 600  # the largest difference between the clocks of client and server, as with Pusher
 TIMESTAMP_DIGITS = 12  # enough until the year 33658
 SHOWN_CHARACTERS = 2_000  # of the signed string, in an answer
 
@@ -42,8 +42,8 @@ def verify(
 ) -> str | None:
     """Verify the signature. Returns the signed MD5 of the body, None if the request has none.
 
-    `paths`: the path as it was sent, not decoded, in each form that a proxy may have made of it; `now` in Unix seconds.
-    Raises Unauthorized with the reason.
+    `paths`: the path as it was sent, not decoded, in each form that a proxy may have changed it to; `now` in Unix
+    seconds. Raises Unauthorized with the reason.
     """
     given = query.authentication()
     given_key = _required(given, "auth_key")
@@ -113,7 +113,7 @@ def _verify_timestamp(timestamp: str, now: float) -> None:
 
 
 def _signed_strings(method: str, paths: Sequence[str], query: requests.Query) -> Iterator[str]:
-    """The strings that a client may have signed, without repetition. A request without escapes has one."""
+    """The strings that a client may have signed, without duplicates. A request without escapes has one."""
     spellings = [each for path in paths for each in ((unquote(path), path) if "%" in path else (path,))]
     seen = set()
     for pairs in _signed_pairs(query):
@@ -135,7 +135,7 @@ def _signed_pairs(query: requests.Query) -> Iterator[requests.Pairs]:
 
 
 def _joined(pairs: requests.Pairs) -> requests.Pairs:
-    """`name[0]=a&name[1]=b` as `name=a,b`: the PHP library signs an array so, and sends it with brackets."""
+    """`name[0]=a&name[1]=b` as `name=a,b`: the PHP library signs arrays in this form and sends them with brackets."""
     values: dict[str, list[str]] = {}
     for name, value in pairs:
         values.setdefault(name.partition("[")[0], []).append(value)

@@ -1,9 +1,8 @@
 """The OpenAPI 3.1 description of the HTTP API, and the ASGI application that serves it.
 
 The description is data: one entry for each route of `fanfare.api.operations`, and the schemas that they refer to. The
-API itself does not read it; `tests/unit/api/test_description.py` holds every route, parameter, status and answer of one
-against the other. Schemas contain only bounds that hold for every application. Limits that an admin can change are in
-the texts.
+API itself does not read it; `tests/unit/api/test_description.py` compares all routes, parameters, statuses and answers.
+Schemas contain only bounds that apply to every application. Limits that an admin can change are in the texts.
 """
 
 from __future__ import annotations
@@ -128,7 +127,7 @@ def _object(description: str, required: Schema, optional: Schema | None = None, 
 
 
 def _answer(description: str, required: Schema, optional: Schema | None = None) -> Schema:
-    """A schema of an object that the server makes: it has no other fields."""
+    """A schema of an object in a response: it has no other fields."""
     return _object(description, required, optional, additionalProperties=False)
 
 

@@ -1,10 +1,10 @@
 """The operations of the HTTP API: one function for each route, and the table of routes.
 
-An operation takes the hub and a signed request, and returns the answer's JSON text. `fanfare.api.openapi` describes
-the parameters and answers; the tests hold the two against each other.
+An operation takes the hub and a signed request, and returns the JSON text of the response. `fanfare.api.openapi`
+describes the parameters and responses; tests compare the two.
 
-Publishing makes one call of `hub.publish` for a request, whatever the number of its channels or events: either all of
-it is in the log, or nothing. Queries answer for the whole deployment.
+Publishing calls `hub.publish` once per request, for any number of channels or events: the log gets all of them or none.
+Queries cover the whole deployment.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from fanfare.protocol import names, publications, termination
 
 logger = logging.getLogger(__name__)
 
-ESCAPED_BYTES = 6  # the most that a JSON encoder makes of one byte, \u0000; a character is at most two of these
+ESCAPED_BYTES = 6  # the longest JSON form of a byte, \u0000; a character has at most two of these
 ITEM_BYTES = 1_024  # of JSON around an event's name, data and channels: socket_id, info, idempotency key, punctuation
-BODY_BYTES = 4_096  # around all of it, white space included
+BODY_BYTES = 4_096  # around the events, including white space
 
 EMPTY = b"{}"
 
@@ -144,7 +144,7 @@ async def _publish(
 def _publications(application: registry.Application, events: Sequence[Event]) -> list[interface.Publication]:
     batch = []
     for event in events:
-        # The data is the large part: for several channels it is encoded once, and then copied.
+        # For several channels the data, which may be large, is encoded once and then copied.
         data: Any = event.data if len(event.channels) == 1 else publications.encoded(event.data)
         batch += [
             publications.build(
@@ -160,7 +160,7 @@ async def _describe(
 ) -> dict[str, dict[str, Any]]:
     """The attributes that the event's `info` asks for, by channel.
 
-    Counts that cannot be read are left out: the event is published, and after an error its publisher would repeat it.
+    Counts that cannot be read are omitted: the event is published, and an error would make the publisher repeat it.
     """
     described: dict[str, dict[str, Any]] = {channel: {} for channel in event.channels}
     if parameters.OFFSET in event.attributes:
@@ -264,8 +264,8 @@ def _channel(request: requests.Request) -> str:
 
 
 def _counts(channel: str, counts: interface.ChannelCounts, attributes: tuple[str, ...]) -> dict[str, Any]:
-    """The counts of one channel. A count that the channel's type does not have is left out: an event can go to several
-    types.
+    """The counts of one channel. A count that the channel's type does not have is omitted, because an event can go to
+    channels of several types.
     """
     values: dict[str, Any] = {}
     if parameters.USER_COUNT in attributes and names.is_presence(channel):
@@ -311,7 +311,7 @@ async def user(hub: hubs.Hub, request: requests.Request) -> bytes:
 async def terminate(hub: hubs.Hub, request: requests.Request) -> bytes:
     """Close all connections that are signed in as a user, in every worker. Parameter: `reconnect`, an extension.
 
-    Returns when the command is in the log. A user without connections is no error.
+    Returns when the command is in the log, also for a user without connections.
     """
     user_id = parameters.user_id(request.names["user_id"], request.application.limits)
     reconnects = parameters.flag("reconnect", request.fields().get("reconnect"))
@@ -323,12 +323,12 @@ async def terminate(hub: hubs.Hub, request: requests.Request) -> bytes:
 
 
 def body_limit(limits: registry.Limits) -> int:
-    """Bytes that the body of one event can have if each of its parts is within its own limit."""
+    """The largest body of an event, in bytes, whose parts are within their limits."""
     return BODY_BYTES + _event_bytes(limits, limits.max_channels_per_event)
 
 
 def batch_body_limit(limits: registry.Limits) -> int:
-    """Bytes that the body of a batch can have if each of its parts is within its own limit."""
+    """The largest body of a batch, in bytes, whose parts are within their limits."""
     return BODY_BYTES + limits.max_batch_events * _event_bytes(limits, 1)
 
 
@@ -344,7 +344,7 @@ _PARAMETER = re.compile(r"{(\w+)}")
 class Route:
     """`path` as OpenAPI writes it. A path without `app_id` belongs to the application of the request's key.
 
-    `pattern` matches a path as it was sent, so an escaped slash is a part of a name.
+    `pattern` matches the path as it was sent, so an escaped slash is part of a name.
     """
 
     methods: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""The parameters of the operations: a function takes a raw value and returns the checked one, or raises."""
+"""Validation of the operations' parameters. Each function takes a raw value and returns the valid one, or raises."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fanfare.protocol import refusals as protocol_refusals
 
 _ON = ("1", "true", 1, True)
 _OFF = (None, "", "0", "false", 0, False)
-_MAX_DIGITS = 15  # of a number: every JSON reader keeps it exact
+_MAX_DIGITS = 15  # of a number: exact in every JSON parser
 
 # Attributes that `info` asks for.
 USER_COUNT = "user_count"  # distinct users, presence channels only
@@ -44,7 +44,7 @@ def event_name(value: Any, limits: registry.Limits) -> str:
 
 
 def event_data(fields: dict[str, Any], limits: registry.Limits) -> str:
-    """The text for subscribers. Data that is not a string becomes its JSON text."""
+    """The text for subscribers. Other data than strings is encoded as JSON."""
     if "data" not in fields:
         raise refusals.Invalid("The parameter data is missing.", code="missing_data")
     data = fields["data"]
@@ -150,7 +150,7 @@ def _not_available(attribute: str, channel: str, reason: str) -> refusals.Invali
 
 
 def user_id(value: str, limits: registry.Limits) -> str:
-    """The id of a signed-in user; any characters. It is a part of the path, so it is never empty."""
+    """The id of a signed-in user, with any characters. As a part of the path it is never empty."""
     if len(value) > limits.max_user_id:
         raise refusals.Invalid(
             f"The user id has {len(value)} characters and exceeds the allowed maximum ({limits.max_user_id}).",
@@ -208,6 +208,6 @@ def _optional(name: str, value: Any, check: Callable[[str], None]) -> str | None
 
 
 def _invalid(error: protocol_refusals.PusherError, code: str | None = None) -> refusals.Invalid:
-    """The API's form of a refusal. `code`: in place of the protocol's reason."""
+    """The API's form of a refusal. `code` replaces the protocol's reason."""
     reason = "invalid_name" if isinstance(error, protocol_refusals.NameTooLong) else error.reason
     return refusals.Invalid(f"{error}.", code=code or reason)

@@ -1,7 +1,7 @@
-"""The API's refusals: exceptions that are HTTP answers, with a status, a code for machines and a sentence for people.
+"""The API's refusals: exceptions that become HTTP responses, with a status, a code and a message.
 
     ApiError
-    ├── Invalid            400  the request cannot be carried out as it is
+    ├── Invalid            400  the request is invalid
     ├── Unauthorized       401  not signed, or not with this application's secret
     ├── Forbidden          403  the application is disabled
     ├── NotFound           404  no such route or application
@@ -14,7 +14,7 @@
 
     Disconnected           the client closed the connection while its body was read; no answer is sent
 
-A message about a limit carries both numbers. No message carries a secret, or a signature that would have been valid.
+A message about a limit contains both numbers. No message contains a secret or the expected signature.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class ApiError(Exception):
-    """Base class. `code` narrows that of the class."""
+    """Base class. `code` replaces the code of the class."""
 
     status: ClassVar[int]
     code: str
@@ -36,7 +36,7 @@ class ApiError(Exception):
             self.code = code
 
     def headers(self) -> Headers:
-        """The answer's headers besides those of its content."""
+        """The response's headers, without those of its content."""
         return []
 
 
@@ -77,7 +77,7 @@ class BodyTimeout(ApiError):
     code = "body_timeout"
 
     def headers(self) -> Headers:
-        return [(b"connection", b"close")]  # the rest of the body may still arrive, and is not the next request
+        return [(b"connection", b"close")]  # the rest of the body may still arrive and is not a request
 
 
 class Gone(ApiError):

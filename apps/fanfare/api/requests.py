@@ -21,10 +21,10 @@ Send = Callable[[Message], Awaitable[None]]
 
 Pairs = list[tuple[str, str]]
 
-MAX_PARAMETERS = 256  # an array of 100 channels, and more; an unsigned request can make us sort them
+MAX_PARAMETERS = 256  # enough for an array of 100 channels; unsigned requests must not cause large sorts
 
-BODY_SECONDS = 30  # from the first byte that is waited for to the last; 6 MB over a 2 Mbit/s line take 24
-DRAIN_BYTES = 4 * 1024 * 1024  # read and dropped of a body that is too large: senders read no answer before its end
+BODY_SECONDS = 30  # for the whole body; 6 MB over a 2 Mbit/s line take 24 s
+DRAIN_BYTES = 4 * 1024 * 1024  # read and dropped of a too large body, because senders read the response after its end
 SMALL_BODY_BYTES = 1_024  # for operations without parameters in their body: some clients send an empty JSON object
 
 AUTHENTICATION = frozenset({"auth_key", "auth_timestamp", "auth_version", "auth_signature", "body_md5"})
@@ -41,7 +41,7 @@ class Request(NamedTuple):
     idempotency_key: str | None  # from the header
 
     def fields(self) -> dict[str, Any]:
-        """The operation's parameters: those of the body's JSON object, then those of the query. Raises Invalid."""
+        """The operation's parameters: those of the JSON body, or else those of the query. Raises Invalid."""
         if not self.body:
             return self.query
         try:
@@ -59,7 +59,7 @@ class Request(NamedTuple):
 class Query(NamedTuple):
     """A query in the two forms that a client may have signed.
 
-    `sent`: names in lower case, nothing decoded. `decoded`: the same list where nothing is encoded.
+    `sent`: names in lower case, not decoded. `decoded`: the same list if nothing is encoded.
     """
 
     sent: Pairs
@@ -156,7 +156,7 @@ async def read_body(head: Head, receive: Receive, method: str, limit: int) -> by
         waits_for = collecting.send(None)
     except StopIteration as end:
         body: bytes = end.value
-        return body  # it arrived with the head, as nearly all do: a timer would cost 5 % of a publication
+        return body  # it arrived with the head, as most bodies do: a timer would cost 5 % of a publication
     try:
         async with asyncio.timeout(BODY_SECONDS):
             return await _rest(collecting, waits_for)
@@ -186,7 +186,7 @@ async def _collect(receive: Receive, limit: int) -> bytes:
 
 @types.coroutine
 def _rest(begun: Coroutine[Any, Any, bytes], waits_for: Any) -> Generator[Any, Any, bytes]:
-    """Await a coroutine that has started and waits for this future; a plain `await` refuses it."""
+    """Continue a started coroutine that waits for this future; a plain `await` does not accept it."""
     while True:
         thrown: BaseException | None = None
         try:

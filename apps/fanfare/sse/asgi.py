@@ -1,8 +1,8 @@
 """Server-Sent Events as an ASGI application: channels for browsers' EventSource, `curl -N` and other programs.
 
-A stream gets the channels, the order and the frames of a WebSocket. In addition it can resume: every event of a channel
+A stream has the same channels, order and frames as a WebSocket. In addition it can resume: every event of a channel
 with history has an `id:`, EventSource sends the last one when it reconnects, and the first event of the new stream,
-`stream`, says for each channel whether all missed events follow.
+`stream`, reports for each channel whether all missed events follow.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Sse:
         if head.method not in ("GET", "HEAD"):
             raise refusals.MethodNotAllowed("method_not_allowed", "Open a stream with GET.")
         if not application.enabled:
-            # A refusal would end an EventSource for good, and the application may be enabled again a moment later.
+            # A refusal would stop an EventSource permanently, and the application may be enabled again soon.
             refusal = refusals.Unavailable if self._registry.suspended_s(application.id) else refusals.Forbidden
             raise refusal("application_disabled", "This application is disabled.")
         if not origins.is_allowed(application.allowed_origins, head.origin):
@@ -109,7 +109,7 @@ class Sse:
         except refusals.Unauthorized as error:
             if not asked.is_back:
                 raise
-            # The token was valid for an earlier stream, so its developer needs no reason, and a retry would not help.
+            # The token was valid for an earlier stream, so no developer needs the reason, and a retry would not help.
             self._hub.count(f"sse.sent_away.{error.code}")
             await responses.stop_for_good(send, headers)
             return
@@ -152,7 +152,7 @@ class Sse:
             terminated_at = await termination.terminated_at(self._hub.engine, app, user_id)
         except engine_errors.EngineError as error:
             raise refusals.Unavailable(error.code, str(error)) from error
-        # The command may have been carried out while the record was read.
+        # The command may have been executed while the record was read.
         terminated_at = self._terminated.get((app, user_id), terminated_at)
         if terminated_at is not None and (grant.issued is None or grant.issued <= terminated_at):
             raise refusals.Unauthorized(

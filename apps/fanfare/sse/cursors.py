@@ -1,9 +1,9 @@
-"""The cursor of an event stream: the `id:` of its events, and the `Last-Event-ID` that the client comes back with.
+"""The cursor of an event stream: the `id:` of its events, and the `Last-Event-ID` of a client that reconnects.
 
     1.aZ3kP0Qx:57.-.Bq9xT1Lm:8
 
 The version, then one position for each channel in the order of the URL: `epoch:offset`, or `-` for a channel that keeps
-no history. It means the same to every worker, so a client may come back to another one.
+no history. It is valid on every worker.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fanfare.sse import refusals
 Positions = Sequence[interface.Position | None]
 
 VERSION: Final = "1"
-EARLIEST: Final = "earliest"  # in place of a cursor: everything that is kept
+EARLIEST: Final = "earliest"  # instead of a cursor: all kept events
 
 
 def text(positions: Positions) -> str:
@@ -25,7 +25,7 @@ def text(positions: Positions) -> str:
 
 
 def parse(cursor: str, channels: int) -> tuple[interface.Position | None, ...]:
-    """Raises InvalidCursor, also where it has not one position for each of so many channels."""
+    """Raises InvalidCursor, also if the number of positions is not `channels`."""
     version, *positions = cursor.split(".")
     if version != VERSION or len(positions) != channels:
         raise refusals.InvalidCursor(f"a cursor of {channels} channels has the version {VERSION} and as many positions")

@@ -17,8 +17,7 @@ from fanfare.sse import cursors
 CONTENT_TYPE: Final = b"text/event-stream; charset=utf-8"
 HEARTBEAT: Final = b": hb\n\n"
 
-# A client waits so long before it comes back, at random, so that the clients that a worker loses at one instant do not
-# all return at one instant.
+# The random pause of a client before it reconnects, so that the clients of a stopped worker do not return all at once.
 RETRY_MS: Final = (1_000, 5_000)
 
 
@@ -33,7 +32,7 @@ def frame_with_id(body: bytes, cursor: str) -> bytes:
 
 
 def statement(channels: dict[str, Any], positions: cursors.Positions) -> bytes:
-    """What is recovered of each channel. The events that follow come after these positions."""
+    """The outcome of the recovery of each channel. The following events come after these positions."""
     return b"id: %b\nevent: stream\ndata: %b\n\n" % (
         cursors.text(positions).encode(),
         orjson.dumps({"channels": channels}),
@@ -45,7 +44,7 @@ def retry() -> bytes:
 
 
 def unavailable(code: str, message: str) -> bytes:
-    """A whole stream, for a client that does not come back after an HTTP status."""
+    """A complete stream, for a client that does not reconnect after an HTTP error status."""
     return b"%bevent: unavailable\ndata: %b\n\n" % (retry(), orjson.dumps({"code": code, "error": message}))
 
 

@@ -1,7 +1,7 @@
-"""Recovery of an event stream: the request for each channel's kept entries, and the statement that the client gets.
+"""Recovery of an event stream: the request for each channel's kept entries, and the report to the client.
 
-On a first visit: the newest entries, as many as `rewind` or the channel's rule says, or with `earliest` all that are
-kept. On a return: all entries after the client's position, or none and the reason.
+A first visit gets the newest entries, as many as `rewind` or the channel's rule allows, or with `earliest` all kept
+ones. A client that reconnects gets all entries after its position, or none and the reason.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from fanfare.sse import cursors, refusals, requests
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """`recovery`: what the hub is asked for; None for a channel that keeps nothing. `position`: the client's. `reason`:
-    why nothing can be recovered, where that is clear before the engine is asked.
+    """`recovery`: the request to the hub; None for a channel without history. `position`: the client's. `reason`: why
+    nothing can be recovered, if that is known without the engine.
     """
 
     recovery: connections.Recovery | None = None
@@ -29,14 +29,14 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`position`: of the client before anything is delivered. `statement`: the outcome for the client."""
+    """`position`: the client's before the first delivery. `statement`: the report to the client."""
 
     position: interface.Position | None
     statement: dict[str, Any]
 
 
 async def asked(hub: hubs.Hub, app: str, app_rules: rules.Rules, request: requests.Asked) -> dict[str, Asked]:
-    """What is asked for of each channel. Raises EngineUnavailable."""
+    """The request for each channel. Raises EngineUnavailable."""
     found = {}
     positions = _positions(request)
     for index, channel in enumerate(request.channels):
@@ -53,7 +53,7 @@ async def asked(hub: hubs.Hub, app: str, app_rules: rules.Rules, request: reques
 
 
 def _positions(request: requests.Asked) -> tuple[interface.Position | None, ...] | None:
-    """None if the cursor cannot be read: another release's, or another URL's."""
+    """The positions of the cursor; None if it belongs to another release or another URL."""
     if request.cursor is None or not request.is_back:
         return None
     try:
@@ -67,14 +67,14 @@ def _return(rule: rules.Rule, positions: tuple[interface.Position | None, ...] |
     if positions is None:
         return Asked(nothing, reason="invalid_cursor")
     position = positions[index]
-    if position is None:  # the channel kept nothing when the cursor was made
+    if position is None:  # the channel had no history when the cursor was made
         return Asked(nothing, reason="not_enabled")
     return Asked(connections.Recovery(rule.history(after=position)), position)
 
 
 async def _everything(hub: hubs.Hub, app: str, channel: str, rule: rules.Rule) -> interface.RecoveryRequest:
-    """All that is kept. Entries that are published before the subscribe are recovered too; for one that expires before
-    it the engine answers `position_expired`.
+    """All kept entries, including those that are published before the subscribe. If one expires before it, the engine
+    answers `position_expired`.
     """
     entries, top = await hub.engine.ask(lambda queries: queries.read(app, channel, 0, 1))
     if top is None:  # nothing is kept yet
@@ -91,7 +91,7 @@ def _rewind(rule: rules.Rule, count: int | None) -> interface.Rewind | None:
 
 
 def outcome(asked: Asked, result: interface.RecoveryResult | None, *, is_back: bool) -> Outcome:
-    """What is recovered of a channel."""
+    """The outcome of a channel's recovery."""
     reason = asked.reason
     count = 0
     position = None

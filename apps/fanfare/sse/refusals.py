@@ -3,14 +3,14 @@
     SseError
     ├── BadRequest          400  the request cannot be understood
     ├── Unauthorized        401  no token, or an invalid one
-    ├── Forbidden           403  known, and not allowed
+    ├── Forbidden           403  the client is known but not allowed
     ├── NotFound            404  no such path or application
     ├── MethodNotAllowed    405
     └── Unavailable         503  the client may try again
 
     InvalidCursor                the position in the request cannot be read
 
-`code` is for machines and names the counter. The message is for the client's developer; it never contains a token.
+`code` is for programs and names the counter. The message is for the client's developer; it never contains a token.
 """
 
 from __future__ import annotations
@@ -51,4 +51,4 @@ class Unavailable(SseError):
 
 
 class InvalidCursor(ValueError):
-    """Reported in the stream and not with a status: the client has lost its position, and the rest is valid."""
+    """Reported in the stream instead of a status: only the client's position is lost."""

@@ -2,9 +2,9 @@
 
     GET /sse/KEY?channels=a,b[&token=…][&last_event_id=…][&rewind=N]
 
-`channels` has names with commas between them. A name that contains a comma is given as `channel=…`, once for each. Both
-may be used together; the positions of the cursor have the order of the URL. A `Last-Event-ID` header, which browsers
-send when they reconnect, takes precedence over `last_event_id`, and both over `rewind`.
+`channels` has names separated by commas. A name that contains a comma is given as `channel=…`, which can be repeated
+and combined with `channels`; the positions of the cursor have the order of the URL. A `Last-Event-ID` header, which
+browsers send when they reconnect, takes precedence over `last_event_id`, and both over `rewind`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fanfare.protocol import names
 from fanfare.protocol import refusals as protocol_refusals
 from fanfare.sse import cursors, refusals
 
-MAX_CHANNELS: Final = 16  # the `id:` line of every event names all of them
+MAX_CHANNELS: Final = 16  # the `id:` of each event has a position for each channel
 MAX_QUERY_BYTES: Final = 16_384  # 16 names of 200 characters, percent-encoded, and a token
 
 _PATH: Final = re.compile(r"\A/sse/(?P<key>[^/]+)\Z")
@@ -27,11 +27,11 @@ _STREAM: Final = "text/event-stream"
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The parts that every response depends on, refusals included."""
+    """The parts that every response depends on, including refusals."""
 
     method: str
     origin: str | None
-    wants_stream: bool  # it accepts event streams: EventSource does, curl does not
+    wants_stream: bool  # the client accepts event streams, as EventSource does and curl does not
     bearer: str | None
     last_event_id: str | None
 
@@ -47,7 +47,7 @@ class Asked:
 
     @property
     def is_back(self) -> bool:
-        """Whether the client had a stream before."""
+        """Whether the client had an earlier stream."""
         return self.cursor is not None and self.cursor != cursors.EARLIEST
 
 

@@ -1,8 +1,8 @@
 """The responses of event streams, with their headers.
 
-A native EventSource stops for good after any status but 200. That is right for errors that would repeat, and wrong for
-an overload. So `Unavailable` is a 503 with `Retry-After` for programs, and for clients that accept event streams a
-stream with one event, `unavailable`, which ends. They reconnect with the cursor that they had.
+An EventSource stops permanently after any status except 200. That is right for permanent errors and wrong for an
+overload. Therefore `Unavailable` is a 503 with `Retry-After` for programs, and for clients that accept event streams a
+stream with the single event `unavailable`. They reconnect with their last cursor.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ PREFLIGHT_S: Final = 7_200  # how long a browser caches the answer to OPTIONS; C
 
 
 def cors(application: registry.Application | None, head: requests.Head) -> Headers:
-    """Pages of the application's origins may read the answer; without an application, or without origins, any page."""
+    """Pages of the application's origins may read the response; without an application or origins, any page."""
     if application is None or not application.allowed_origins:
         allowed: Headers = [(b"access-control-allow-origin", b"*")]
     else:
-        origin = (head.origin or "null").encode("latin-1")  # a page of another origin may read its refusal
+        origin = (head.origin or "null").encode("latin-1")  # a page of another origin can read its refusal
         allowed = [(b"access-control-allow-origin", origin), (b"vary", b"origin")]
     return [*allowed, (b"access-control-expose-headers", b"last-event-id, retry-after")]
 
@@ -68,7 +68,7 @@ async def stop_for_good(send: Any, headers: Headers) -> None:
 
 
 async def refusal(send: Any, error: refusals.SseError, head: requests.Head, headers: Headers) -> None:
-    """JSON, or for a client that would stop for good after a temporary refusal, a stream with one event."""
+    """JSON; or a stream with one event, for a client that would stop permanently after a temporary refusal."""
     is_temporary = isinstance(error, refusals.Unavailable)
     if is_temporary and head.wants_stream and head.method == "GET":
         await start_stream(send, headers)

@@ -15,25 +15,24 @@ from fanfare.hub import hub as hubs
 from fanfare.protocol import handshake, names, server_frames
 from fanfare.sse import cursors, encoding, recovery, refusals, requests, writer
 
-# Streams that began together do not end together.
+# Streams that began at the same time end at different times.
 LIFE_SPREAD: Final = 0.2
-CLOSE_S: Final = 1.0  # for a client to read the rest when the server stops
+CLOSE_S: Final = 1.0  # for a client to read the remaining data when the server stops
 
 
 _Answer = asyncio.Future[interface.SubscribeResult | interface.Refused]
 
-_ADMISSION = ""  # beside the channels: what `Stream` waits for
+_ADMISSION = ""  # the key of the admission among the answers of the channels
 
 
 class Over(Exception):
-    """The stream ended before it began: the client hung up."""
+    """The client disconnected before the stream began."""
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """In seconds. `heartbeat`: of silence, before a comment keeps proxies and readers from giving up. `life`: about so
-    long a stream is open; then the client comes back, maybe to another worker, so load spreads and an old worker
-    empties.
+    """In seconds. `heartbeat`: the silence after which a comment is sent, so that proxies keep the stream open. `life`:
+    the approximate lifetime of a stream; the client then reconnects, maybe to another worker, which spreads the load.
     """
 
     heartbeat: float = 15.0
@@ -77,8 +76,8 @@ class Stream:
     # -- the beginning -------------------------------------------------------------------------------------------------
 
     async def open(self) -> str:
-        """Connect at the hub and subscribe to all channels. Returns the cursor at which the stream begins; what is
-        delivered is held back until `begin`.
+        """Connect to the hub and subscribe to all channels. Returns the cursor at which the stream begins. Deliveries
+        are held back until `begin`.
 
         Raises Unavailable, or Over.
         """
@@ -108,7 +107,7 @@ class Stream:
         return cursors.text(self._positions())
 
     def begin(self) -> None:
-        """The headers are sent: report the recoveries, and deliver."""
+        """Report the recoveries and start to deliver. The headers must be sent."""
         statements = {name: outcome.statement for name, outcome in self._outcomes.items()}
         positions = self._positions()
         self._writer.start(encoding.retry() + encoding.statement(statements, positions), positions)
@@ -138,7 +137,7 @@ class Stream:
         return answer
 
     async def _answered(self, answered: _Answer) -> None:
-        """Wait for it. Raises Unavailable if the hub refuses, Over if the client does not wait."""
+        """Wait for the answer. Raises Unavailable if the hub refuses, Over if the client disconnects."""
         await asyncio.wait((answered, self._writer.ended), return_when=asyncio.FIRST_COMPLETED)
         if self.connection.closing:
             raise refusals.Unavailable("restarting", "This worker cannot serve the stream now.")
@@ -173,7 +172,7 @@ class Stream:
         self._answers[subscription.channel.name].set_result(refusal)
 
     def recovery_failed(self, subscription: connections.Subscription, reason: str, cached: bytes | None) -> None:
-        """Events follow from the present; the client learns that earlier ones are missing."""
+        """Live events follow; the client gets a report that earlier ones are missing."""
         statement = {"recovered": False, "was_recovering": self._asked.is_back, "replayed": 0, "reason": reason}
         self._count(statement)
         self._writer.state(subscription.channel.name, statement, subscription.position)
@@ -194,7 +193,7 @@ class Stream:
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def end(self, why: str, message: str) -> None:
-        """Let the client read what was written, and go."""
+        """Close the stream after the client has read it."""
         if not self.connection.closing:
             self._hub.count(f"sse.ended.{why}")
             self.connection.close(hubs.RECONNECT, message)
@@ -206,7 +205,7 @@ class Stream:
         asyncio.get_running_loop().call_later(CLOSE_S, self.abort)
 
     def abort(self) -> None:
-        """It did not read to the end in time."""
+        """The client did not read to the end in time."""
         if not self._writer.is_gone():
             self._writer.abort()
 

@@ -3,7 +3,7 @@
     {"channels": ["private-orders-*", "private-news"], "exp": 1789000000, "iat": 1788999400, "sub": "42"}
 
 HS256 with the application's secret (RFC 7515, RFC 7519), so any JWT library makes one. `channels` are names in which
-`*` stands for any characters, also none. `exp` is required. `sub` is the user: when the application terminates that
+`*` matches any characters, or none. `exp` is required. `sub` is the user: when the application terminates that
 user's connections, the stream ends, and tokens with an earlier `iat`, or without one, are refused.
 
 EventSource uses one URL for all its connections and sends no headers, so the signature of the WebSocket protocol, which
@@ -25,7 +25,7 @@ from jwt import algorithms
 from fanfare.sse import refusals
 
 ALGORITHM: Final = "HS256"
-MAX_BYTES: Final = 4_096  # of a token: proxies refuse URLs of twice this size
+MAX_BYTES: Final = 4_096  # per token: proxies refuse URLs of twice this size
 MAX_PATTERNS: Final = 100
 LATEST: Final = 253_402_300_800  # Unix time: the end of the year 9999
 

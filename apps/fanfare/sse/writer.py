@@ -1,4 +1,4 @@
-"""The writer of one event stream: the hub's port over an HTTP response that does not end."""
+"""The writer of an event stream: implements the hub's writer over a streaming HTTP response."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ _tasks = Supervisor(logger)
 
 
 class StreamWriter:
-    """Each event carries the client's positions on all its channels, so that the client can come back after any event.
+    """Each event contains the client's positions on all its channels, so that the client can resume after any event.
 
-    Until `start` everything waits: the first event reports the recovery of *all* channels, and one channel may have its
-    answer before another. `send` of a server waits for the reader, so it is awaited in a task, and the bytes that wait
-    meanwhile are counted.
+    Output waits until `start`, because the first event reports the recovery of *all* channels, which may be answered at
+    different times. The server's `send` waits for the reader, so a task awaits it, and waiting bytes are counted.
 
-    `ended` is done when nothing more will be written, because the stream was closed or the client is gone.
+    `ended` is done when no more output follows, because the stream was closed or the client has disconnected.
     """
 
     __slots__ = (
@@ -49,7 +48,7 @@ class StreamWriter:
         self, send: Any, channels: Sequence[str], max_buffer_bytes: int, below: on_any.Below | None = None
     ) -> None:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.is_quiet = True  # nothing was written since this was last set
+        self.is_quiet = True  # no output since this was last set to True
         self._send = send
         self._max_bytes = max_buffer_bytes
         self._below = below
@@ -95,7 +94,7 @@ class StreamWriter:
         return self.buffered() > self._max_bytes
 
     def close(self, code: int, reason: str = "") -> None:
-        """The code has no meaning for these clients: they come back, and are refused then if they must not."""
+        """The code is not sent: these clients reconnect, and are refused then if necessary."""
         if self._closed:
             return
         if self._started and reason:
@@ -126,7 +125,7 @@ class StreamWriter:
     # -- beside it -----------------------------------------------------------------------------------------------------
 
     def lost(self) -> None:
-        """The client is gone. Idempotent."""
+        """The client has disconnected. Idempotent."""
         self._closed = True
         self._early.clear()
         self._queue.clear()
@@ -134,12 +133,12 @@ class StreamWriter:
         self._end()
 
     def comment(self, piece: bytes) -> None:
-        """A heartbeat: nothing before the start needs one."""
+        """Send a heartbeat, unless the stream has not started."""
         if self._started:
             self._put(piece)
 
     def state(self, channel: str, statement: dict[str, Any], position: interface.Position | None) -> None:
-        """Report one channel again, with the client's new position."""
+        """Report the state of one channel again, with the client's new position."""
         if not self._started:
             self._wait_for_start(functools.partial(self.state, channel, statement, position), 0)
             return
