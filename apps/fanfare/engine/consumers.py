@@ -1,7 +1,7 @@
 """A consumer for engines whose log can be scanned by kind.
 
-A scan passes the entries of other kinds inside the database, which costs little: 0.15 µs each in SQLite, without the
-interpreter's lock. The worker's reader, which is woken by each commit, says when there is something new.
+A scan skips the entries of other kinds inside the database, at 0.15 µs each in SQLite, without the interpreter's lock.
+The worker's reader, which each commit wakes, signals new entries.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from fanfare.engine import errors, interface
 
-SCAN_ENTRIES = 100_000  # which one scan passes at most: 15 ms in SQLite
-SCAN_PAUSE_S = 0.02  # between two scans that found nothing more: 50 in a second cost 0.3 % of a core
+SCAN_ENTRIES = 100_000  # per scan: 15 ms in SQLite
+SCAN_PAUSE_S = 0.02  # between two scans without a result: 50 a second cost 0.3 % of a core
 
 
 class Scan(NamedTuple):

@@ -1,4 +1,4 @@
-"""Log lines whose number a client or a broken service must not decide."""
+"""Log throttle: bounds the number of log lines that clients or broken services can cause."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_KEYS = 1_000  # windows that are kept; a caller may use values from outside 
 
 @dataclass(slots=True)
 class _Window:
-    """One interval of one key. `last`: the newest line that was left out."""
+    """One interval of one key. `last`: the newest suppressed line."""
 
     end_s: float
     logged: int = 0
@@ -28,8 +28,8 @@ class LogThrottle:
     """Writes the first line of a kind at once, and then one line per interval that counts the others.
 
     A kind is a `key`, by default the message before its arguments are filled in. `burst` lines per interval are written
-    as they come. The summary line is the newest one that was left out, with the number of all. Where an event loop
-    runs, it comes at the end of the interval; in a thread, with the next line. Thread-safe.
+    at once. The summary is the newest suppressed line with the number of suppressed lines. With a running event loop it
+    is written at the end of the interval, in a thread with the next line. Thread-safe.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class LogThrottle:
         self.log(logging.WARNING, message, *args, key=key)
 
     def error(self, message: str, *args: object, key: object = None, error: BaseException | None = None) -> None:
-        """With the traceback of `error`, which only a line that is written at once has."""
+        """Log with the traceback of `error`; summaries have none."""
         self.log(logging.ERROR, message, *args, key=key, error=error)
 
     def log(
@@ -99,7 +99,7 @@ class LogThrottle:
             left_out, window.left_out = window.left_out, 0
             if not left_out or self._windows.get(key) is not window:
                 return
-            # The summary opens the next interval: a flood gets one line per interval, and not two.
+            # The summary starts the next interval, so that a flood gets one line per interval instead of two.
             self._open(key, self._clock()).logged = self._burst
         level, message, args = window.last
         message, args = f"{message} (%d such lines in %g s)", (*args, left_out, self._interval_s)

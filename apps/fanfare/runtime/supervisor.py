@@ -1,7 +1,7 @@
 """Background tasks: each has a strong reference, a name, and a failure that is logged and counted.
 
-asyncio keeps only a weak reference to a task, and says nothing of one that failed until it is collected as garbage. So
-no module outside this package calls `create_task` (tests/lint/tasks.py holds that).
+asyncio keeps only a weak reference to a task, and reports a failure only when the task is garbage-collected. Therefore
+no module outside this package calls `create_task` (tests/lint/tasks.py checks this).
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from fanfare.runtime.backoff import Backoff
 from fanfare.runtime.log_throttle import Count, LogThrottle, exception_line
 
 STOP_S = 3.0
-STEADY_S = 60.0  # a task that ran so long before it failed is restarted after the first pause again
+STEADY_S = 60.0  # the back-off of a task that ran for this time before it failed starts over
 
 T = TypeVar("T")
 Expected = tuple[type[Exception], ...]
 
 
 class State(enum.Enum):
-    """Of a long-running task."""
+    """The state of a long-running task."""
 
     RUNNING = "running"
     WAITING = "waiting"  # for its turn: another worker has the lease
@@ -79,12 +79,12 @@ class Supervisor:
 
     @property
     def statuses(self) -> tuple[Status, ...]:
-        """One for each long-running task, in the order of their start."""
+        """The status of each long-running task, in the order of their start."""
         return tuple(self._statuses.values())
 
     @property
     def tasks(self) -> int:
-        """How many tasks run now, one-off tasks included."""
+        """The number of running tasks, including one-off tasks."""
         return len(self._tasks)
 
     # -- one-off tasks -------------------------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ class Supervisor:
         except asyncio.CancelledError as error:
             if _is_cancelled():
                 raise
-            return error  # something that the function waited for was cancelled, and not this task
+            return error  # a future that the function awaited was cancelled, and not this task
         except Exception as error:  # noqa: BLE001  (whatever it is: reported, and started again)
             return error
         return None

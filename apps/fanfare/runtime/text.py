@@ -1,8 +1,8 @@
-"""Text from outside, made safe to store and to log.
+"""Makes external text safe to store and to log.
 
-A header, a redirect, the error message of a receiver or a user agent can hold anything: surrogates (Python's form of
-bytes that are no UTF-8) that no database and no UTF-8 log takes, NUL that PostgreSQL refuses, line breaks that forge
-log lines, escape sequences that a terminal obeys.
+A header, a redirect, an error message of a receiver or a user agent can contain anything: surrogates (Python's form of
+bytes that are not UTF-8), which databases and UTF-8 logs refuse, NUL, which PostgreSQL refuses, line breaks that forge
+log lines, and escape sequences for terminals.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ _UNSAFE_IN_LINES = re.compile(f"[\x00-\x08\x0b-\x1f{_ALWAYS}]")  # all but tab a
 def clean(value: str | bytes, longest: int = LONGEST) -> str:
     """One printable line of at most `longest` characters.
 
-    Bytes are read as UTF-8. What cannot be read or shown becomes `\\xNN` or `\\uNNNN`; text that was cut ends in `…`.
+    Bytes are read as UTF-8. Invalid and unprintable characters become `\\xNN` or `\\uNNNN`; text that was cut ends in
+    `…`.
     """
     return _shorten(_UNSAFE.sub(_escape, _decode(value, longest)), longest)
 
 
 def clean_lines(value: str | bytes, longest: int) -> str:
-    """The same for a text that may have several lines: tabs and line feeds stay; a carriage return before one goes."""
+    """Like `clean` for several lines: tabs and line feeds stay; a carriage return before a line feed is removed."""
     text = _decode(value, longest).replace("\r\n", "\n")
     return _shorten(_UNSAFE_IN_LINES.sub(_escape, text), longest)
 

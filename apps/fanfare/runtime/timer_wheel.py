@@ -1,7 +1,7 @@
 """One timer for many entries that wait: connections that are pinged, pages whose record expires.
 
-A timer of its own for each of 10,000 connections costs memory and two operations on the event loop's heap for each
-ping. Here entries stand in the slots of a wheel, and a turn touches only the entries of one slot.
+10,000 timers, one per connection, would cost memory and two operations on the event loop's heap per ping. Here entries
+are in the slots of a wheel, and a turn touches only the entries of one slot.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class TimerWheel(Generic[E]):
         self._timer = asyncio.get_running_loop().call_later(self._turn_s, self._next_turn)
         self.turn += 1
         slot = self._slots.pop(self.turn, None)
-        while slot:  # serving one entry may cancel others
+        while slot:  # `due` of one entry may cancel others
             entry = slot.pop()
             entry.slot = None
             self._waiting -= 1

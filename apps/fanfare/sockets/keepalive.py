@@ -6,8 +6,8 @@ from typing import Any, Final, Protocol
 
 from fanfare.runtime.timer_wheel import TimerWheel
 
-# Intervals are whole turns. A shorter turn spreads the pings of connections that opened together, and so the time that
-# they take from the loop (about 4 µs each); a longer one wakes an idle process less often.
+# Intervals are whole turns. A shorter turn spreads the pings of connections that were opened together (about 4 µs of
+# the loop each); a longer one wakes an idle process less often.
 TURN_S: Final = 0.25
 NOT_PINGED: Final = -1
 
