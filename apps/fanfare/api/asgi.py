@@ -101,6 +101,7 @@ class Api:
             query=query.arguments(),
             body=body,
             idempotency_key=head.idempotency_key,
+            address=str(scope["client"][0]) if scope.get("client") else "",
         )
         return Response(route.status, await route.operation(self._hub, request), [])
 

@@ -56,7 +56,7 @@ async def trigger(hub: hubs.Hub, request: requests.Request) -> bytes:
     fields = request.fields()
     limits = request.application.limits
     event = _event(fields, parameters.channel_names(fields, limits), limits, request.idempotency_key)
-    receipts = await _publish(hub, request.application, [event])
+    receipts = await _publish(hub, request, [event])
     if not event.attributes:
         return EMPTY
     return orjson.dumps({"channels": await _describe(hub, request.application, event, receipts)})
@@ -74,7 +74,7 @@ async def trigger_batch(hub: hubs.Hub, request: requests.Request) -> bytes:
             code="batch_too_large",
         )
     events = [_item(index, fields, limits, request.idempotency_key) for index, fields in enumerate(batch)]
-    receipts = await _publish(hub, request.application, events)
+    receipts = await _publish(hub, request, events)
     if not any(event.attributes for event in events):
         return EMPTY
     described = [
@@ -96,7 +96,7 @@ async def trigger_on_channel(hub: hubs.Hub, request: requests.Request) -> bytes:
                 f"The request's body, the event's data, is not UTF-8: {error}.", code="invalid_data"
             ) from None
     channel = parameters.channel_name(request.names["channel"], limits)
-    await _publish(hub, request.application, [_event(fields, [channel], limits, request.idempotency_key)])
+    await _publish(hub, request, [_event(fields, [channel], limits, request.idempotency_key)])
     return EMPTY
 
 
@@ -127,17 +127,21 @@ def _event(fields: dict[str, Any], channels: list[str], limits: registry.Limits,
     )
 
 
-async def _publish(
-    hub: hubs.Hub, application: registry.Application, events: Sequence[Event]
-) -> list[interface.Receipt]:
+async def _publish(hub: hubs.Hub, request: requests.Request, events: Sequence[Event]) -> list[interface.Receipt]:
     """Publish all of them or none. Returns a receipt for each channel of each event."""
+    application = request.application
     batch = _publications(application, events)
     if not batch:
         return []
+    is_recorded = hub.recorder.wants(application.id, batch[0].channel)
+    began = time.time() if is_recorded else 0.0
     per_second = application.limits.max_events_per_second
     budget = None if per_second is None else interface.Budget(application.id, per_second)
     receipts = await hub.publish(batch, budget=budget)
     hub.count("api.published", len(batch))
+    if is_recorded:
+        publisher = {"by": "HTTP API", "key": application.key, "address": request.address}
+        hub.recorder.published(batch, receipts, publisher, began)
     return receipts
 
 

@@ -39,6 +39,7 @@ class Request(NamedTuple):
     query: dict[str, Any]  # str or list[str], without the parameters that sign the request
     body: bytes
     idempotency_key: str | None  # from the header
+    address: str = ""  # of the client
 
     def fields(self) -> dict[str, Any]:
         """The operation's parameters: those of the JSON body, or else those of the query. Raises Invalid."""

@@ -37,4 +37,11 @@ class Page:
         return f"fanfare_console_{'changelist' if self is PAGES[0] else self.name}"
 
 
-PAGES: Final = (Page("overview", "Overview", "Now"),)
+PAGES: Final = (
+    Page("overview", "Overview", "Now"),
+    Page("tail", "Live tail", "Events"),
+    Page("trace", "Trace", "Events"),
+    Page("history", "Time travel", "Events"),
+    Page("publish", "Event creator", "Events", permission="publish_event"),
+    Page("doctor", "Auth doctor", "Refusals"),
+)

@@ -99,7 +99,13 @@ class Recorder:
             if not receipt.id:
                 continue
             key = (self._engine.partition(publication.app, publication.channel), receipt.id)
-            record = {"publisher": dict(publisher), "began": began, "committed": committed}
+            record = {
+                "app": publication.app,
+                "channel": publication.channel,
+                "publisher": dict(publisher),
+                "began": began,
+                "committed": committed,
+            }
             with self._lock:
                 self._publishers[key] = record
                 while len(self._publishers) > RECORDS_KEPT:

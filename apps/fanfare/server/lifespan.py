@@ -22,6 +22,7 @@ from fanfare import __version__, conf
 from fanfare.applications import loading, registry
 from fanfare.channel_layer import transport
 from fanfare.console import board, figures, reports, survey, tails, worker_control
+from fanfare.console.endpoints import auth_doctor, tracing
 from fanfare.engine import current
 from fanfare.engine import errors as engine_errors
 from fanfare.hub import activity, hub, traces, transports
@@ -64,6 +65,8 @@ class Server:
             version=__version__,
         )
         self.survey = survey.Survey(self.hub, self.reports.worker)
+        tracing.register(self.survey, self.hub)
+        auth_doctor.register(self.survey, self.hub)
         self.tails = tails.Tails(self.hub, self.reports.worker)
         self.probe = probe.Probe(self.hub, self.tasks)
         self.drain = drain.Drain(

@@ -15,7 +15,7 @@ from typing import Any
 from fanfare.api import asgi
 from fanfare.applications import registry
 from fanfare.engine import errors, interface
-from fanfare.hub import activity
+from fanfare.hub import activity, traces
 
 NOW = 1_700_000_000  # Unix seconds, the API's clock in tests
 APPLICATION = registry.Application(id="3", key="278d425bdf160c739803", secret="7ad3773142a6692b25b8")
@@ -113,6 +113,7 @@ class Hub:
     spent: collections.Counter[str] = field(default_factory=collections.Counter)  # publications under a budget
     tops: collections.Counter[str] = field(default_factory=collections.Counter)  # offsets, by channel
     activity: activity.Activity = field(default_factory=activity.Activity)
+    recorder: traces.Recorder = field(default_factory=lambda: traces.Recorder(None))  # type: ignore[arg-type]
 
     async def publish(
         self, publications: Sequence[interface.Publication], *, budget: interface.Budget | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-MODULES = ("overview",)
+MODULES = ("overview", "tail", "tracing", "auth_doctor", "event_creator", "time_travel")
 
 
 def load() -> None:
