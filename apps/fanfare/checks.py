@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import resource
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,8 +16,7 @@ from django.core import checks
 
 from fanfare import conf
 from fanfare.engine.local import paths
-
-OPEN_FILES = 4_096  # every connection is an open file; the usual limit of 1,024 is reached at a thousand connections
+from fanfare.server import machine_limits
 
 
 @checks.register(checks.Tags.files)
@@ -38,17 +36,9 @@ def data_folder_is_local(app_configs: Sequence[AppConfig] | None, **_: Any) -> l
 
 
 @checks.register(checks.Tags.security, deploy=True)
-def open_files(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.CheckMessage]:
-    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= OPEN_FILES:
-        return []
-    return [
-        checks.Warning(
-            f"A process may open {soft} files, and every connection is an open file.",
-            hint="Raise the limit: `ulimit -n 65536`, or LimitNOFILE=65536 in a systemd unit.",
-            id="fanfare.W001",
-        )
-    ]
+def limits_of_the_machine(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.CheckMessage]:
+    found = {"fanfare.W001": machine_limits.open_files(), "fanfare.W012": machine_limits.queue()}
+    return [checks.Warning(one[0], hint=one[1], id=name) for name, one in found.items() if one is not None]
 
 
 @checks.register

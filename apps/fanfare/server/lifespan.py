@@ -31,7 +31,7 @@ from fanfare.jobs import runner
 from fanfare.protocol import session_owners, streams, termination
 from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.runtime.supervisor import Supervisor
-from fanfare.server import draining, errors, memory, mounts, parent_process, probe, proxies
+from fanfare.server import draining, errors, machine_limits, memory, mounts, parent_process, probe, proxies
 from fanfare.sockets import accept_gate, drain, http_limits
 from fanfare.webhooks import service
 
@@ -157,6 +157,8 @@ class Server:
             if DAPHNE in sys.modules:
                 self._drain_at_signals()
             logger.info("%s", self.topology())
+            if self._transport and (warning := machine_limits.warning()):
+                logger.warning("%s", warning)
         finally:
             self._starting = None
 

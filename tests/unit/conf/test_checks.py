@@ -8,6 +8,7 @@ from django.core.management import call_command
 
 from fanfare import checks
 from fanfare.engine.local import paths
+from fanfare.server import machine_limits
 
 
 def ids(found):
@@ -28,7 +29,16 @@ def test_data_folder_on_a_network_file_system_is_an_error(monkeypatch):
 @pytest.mark.parametrize(("limit", "found"), [(1024, ["fanfare.W001"]), (65536, []), (resource.RLIM_INFINITY, [])])
 def test_low_limit_of_open_files_is_a_warning(monkeypatch, limit, found):
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (limit, resource.RLIM_INFINITY))
-    assert ids(checks.open_files(None)) == found
+    monkeypatch.setattr(machine_limits, "queue", lambda: None)
+    assert ids(checks.limits_of_the_machine(None)) == found
+
+
+@pytest.mark.parametrize(("length", "is_warned"), [("128\n", True), ("4096\n", False), ("", False)])
+def test_short_queue_of_new_connections_is_a_warning(tmp_path, length, is_warned):
+    file = tmp_path / "somaxconn"
+    file.write_text(length)
+    assert bool(machine_limits.queue(file)) == is_warned
+    assert machine_limits.queue(tmp_path / "none") is None
 
 
 def test_encryption_key_without_its_extra_is_a_warning(monkeypatch, settings):

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import yaml
 
 from fanfare.api import operations
 from fanfare.applications import registry
+from fanfare.sockets import drain
+from tests.harness import parts
 from tests.unit.docs import pages
 
 DEPLOY = pages.ROOT / "deploy"
@@ -35,7 +41,7 @@ def test_nginx_timeouts_are_longer_than_the_ping_interval() -> None:
 
 
 def test_image_copies_existing_files_that_dockerignore_allows() -> None:
-    copied = [name for line in re.findall(r"^COPY (.+) \S+$", IMAGE, re.MULTILINE) for name in line.split()]
+    copied = [name for line in re.findall(r"^COPY (?!--from)(.+) \S+$", IMAGE, re.MULTILINE) for name in line.split()]
     sent = (pages.ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert copied
     for name in copied:
@@ -48,3 +54,100 @@ def test_compose_grace_period_is_longer_than_the_graceful_timeout() -> None:
     (graceful,) = re.findall(r"FANFARE_GRACEFUL_TIMEOUT=(\d+)", (pages.ROOT / ".env.example").read_text("utf-8"))
     assert int(service["stop_grace_period"].removesuffix("s")) > int(graceful) + 5
     assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).exists()
+
+
+# -- Kubernetes, compose and systemd -----------------------------------------------------------------------------------
+
+
+def settings_seconds(name: str) -> float:
+    (text,) = re.findall(rf"FANFARE_{name}=([\d.]+)", (pages.ROOT / ".env.example").read_text("utf-8"))
+    return float(text)
+
+
+def drain_s() -> float:
+    """The longest time that a worker takes to stop."""
+    graceful = settings_seconds("GRACEFUL_TIMEOUT")
+    return drain.BOOT_S + settings_seconds("DRAIN_SECONDS") + graceful + 5
+
+
+def manifests() -> dict[str, Any]:
+    """The objects of deploy/kubernetes, by kind."""
+    text = (DEPLOY / "kubernetes/fanfare.yaml").read_text(encoding="utf-8")
+    return {one["kind"]: one for one in yaml.safe_load_all(text)}
+
+
+def test_pod_is_probed_confined_and_drained() -> None:
+    pod = manifests()["Deployment"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["readinessProbe"]["httpGet"]["path"] == "/health/ready"
+    assert container["livenessProbe"]["httpGet"]["path"] == "/health/live"
+    for one in (container, *pod["initContainers"]):
+        assert one["securityContext"]["readOnlyRootFilesystem"] is True
+        assert one["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    sleep_s = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert pod["terminationGracePeriodSeconds"] > sleep_s + drain_s()
+
+
+def test_manifests_name_the_same_pods() -> None:
+    found = manifests()
+    labels = found["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert found["Deployment"]["spec"]["selector"]["matchLabels"] == labels
+    assert found["Service"]["spec"]["selector"] == labels
+    assert found["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
+    target = found["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
+    assert (target["kind"], target["name"]) == ("Deployment", found["Deployment"]["metadata"]["name"])
+
+
+def test_supervisors_wait_for_the_drain() -> None:
+    (stop,) = re.findall(r"TimeoutStopSec=(\d+)", UNIT)
+    assert int(stop) > drain_s()
+    for name in ("compose.yaml", "compose-cluster.yaml"):
+        service = yaml.safe_load((DEPLOY / name).read_text(encoding="utf-8"))["services"]["fanfare"]
+        assert int(service["stop_grace_period"].removesuffix("s")) > drain_s(), name
+        assert service["read_only"] is True, name
+
+
+def test_chart_uses_only_values_that_it_declares() -> None:
+    values = yaml.safe_load((DEPLOY / "helm/fanfare/values.yaml").read_text(encoding="utf-8"))
+    for template in (DEPLOY / "helm/fanfare/templates").iterdir():
+        for path in re.findall(r"\.Values\.([\w.]+)", template.read_text(encoding="utf-8")):
+            found: Any = values
+            for part in path.split("."):
+                assert part in found, f"{template.name} uses .Values.{path}"
+                found = found[part]
+
+
+def test_yaml_is_tidy() -> None:
+    relaxed = "line-length: {max: 160}, comments: {min-spaces-from-content: 1}, document-start: disable"
+    rules = f"{{extends: default, rules: {{{relaxed}, truthy: disable}}}}"
+    files = [*DEPLOY.glob("*.yaml"), *DEPLOY.glob("kubernetes/*.yaml"), *DEPLOY.glob("helm/fanfare/*.yaml")]
+    done = subprocess.run(
+        [sys.executable, "-m", "yamllint", "--strict", "--config-data", rules, *map(str, files)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_image_runs_as_an_unprivileged_user_from_a_second_stage() -> None:
+    stages = IMAGE.split("\nFROM ")
+    assert len(stages) == 3
+    assert "USER 10001:0" in stages[-1]
+    assert "HEALTHCHECK" in stages[-1]
+    assert "pip install" not in stages[-1]
+
+
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
+    """With paths that exist here in place of those of an installation."""
+    program = parts.executable("systemd-analyze")
+    unit = re.sub(r"/srv/fanfare/\.venv/bin/\w+", sys.executable, UNIT).replace("/srv/fanfare", str(tmp_path))
+    (tmp_path / "fanfare.service").write_text(unit)
+    (tmp_path / "fanfare.socket").write_text((DEPLOY / "fanfare.socket").read_text(encoding="utf-8"))
+    for name in ("fanfare.service", "fanfare.socket"):
+        done = subprocess.run(
+            [program, "verify", "--man=no", str(tmp_path / name)], capture_output=True, text=True, check=False
+        )
+        complaints = [line for line in done.stderr.splitlines() if "fanfare" in line and "Unknown" in line]
+        assert complaints == []
