@@ -26,6 +26,7 @@ class Server:
     def __init__(self, folder: Path, options: Sequence[str] = (), *, program: str = "redis-server") -> None:
         self.folder = folder
         self.port = free_port()
+        self.answering_port = self.port  # another one with TLS
         self.options = list(options)
         self._program = program
         self._process: subprocess.Popen[bytes] | None = None
@@ -36,7 +37,7 @@ class Server:
 
     def client(self, **options: Any) -> redis.Redis:
         """For the test; it repeats nothing."""
-        return redis.Redis(port=self.port, socket_timeout=5, decode_responses=True, **options)
+        return redis.Redis("127.0.0.1", self.port, socket_timeout=5, decode_responses=True, **options)
 
     def start(self) -> None:
         log = self.folder / "log"
@@ -56,7 +57,9 @@ class Server:
     def _answers(self, process: subprocess.Popen[bytes], log: Path) -> bool:
         assert process.poll() is None, log.read_text(errors="replace")
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+            with socket.create_connection(("127.0.0.1", self.answering_port), timeout=1) as connection:
+                if self.answering_port != self.port:
+                    return True
                 connection.sendall(b"PING\r\n")
                 answer = connection.recv(100)
         except OSError:
@@ -117,3 +120,146 @@ def free_port() -> int:
             port: int = listener.getsockname()[1]
         if port < 55536:
             return port
+
+
+@contextlib.contextmanager
+def with_tls(*options: str) -> Iterator[Server]:
+    """A server that takes TLS connections alone; `ca.crt` in its folder signed its certificate for 127.0.0.1."""
+    with folder() as path:
+        _certificates(path)
+        server = Server(path, options)
+        plain, server.port = server.port, 0
+        files = ("--tls-cert-file", "redis.crt", "--tls-key-file", "redis.key", "--tls-ca-cert-file", "ca.crt")
+        server.options += ["--tls-port", str(plain), *files, "--tls-auth-clients", "no"]
+        server.answering_port = plain
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+
+
+def _certificates(path: Path) -> None:
+    """A certificate authority, and a certificate for 127.0.0.1."""
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run([parts.executable("openssl"), *arguments], cwd=path, check=True, capture_output=True, timeout=60)
+
+    (path / "names").write_text("subjectAltName=IP:127.0.0.1\n", encoding="utf-8")
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=tests", "-days", "2")
+    openssl("req", *key, "-keyout", "redis.key", "-out", "redis.csr", "-subj", "/CN=redis")
+    signed = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names")
+    openssl("x509", "-req", "-in", "redis.csr", "-out", "redis.crt", *signed)
+
+
+class Watched:
+    """A primary, a replica and three sentinels that watch them under the name `fanfare`."""
+
+    def __init__(self, servers: list[Server], sentinels: list[Server]) -> None:
+        self.servers = servers
+        self.sentinels = sentinels
+
+    def url(self, **options: object) -> str:
+        hosts = ",".join(f"127.0.0.1:{each.port}" for each in self.sentinels)
+        query = "&".join(f"{name}={value}" for name, value in options.items())
+        return f"redis+sentinel://{hosts}/fanfare" + (f"?{query}" if query else "")
+
+    def primary(self) -> Server:
+        """The server that the sentinels name."""
+        with self.sentinels[0].client() as client:
+            _, port = client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "fanfare")
+        return next(each for each in self.servers if each.port == int(port))
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[Watched]:
+    with contextlib.ExitStack() as stack:
+        primary = Server(stack.enter_context(folder()))
+        replica = Server(stack.enter_context(folder()), ["--replicaof", "127.0.0.1", str(primary.port)])
+        sentinels = [Server(stack.enter_context(folder()), program="redis-sentinel") for _ in range(3)]
+        for each in sentinels:
+            (each.folder / "sentinel.conf").write_text(
+                f"port {each.port}\nbind 127.0.0.1\nsentinel monitor fanfare 127.0.0.1 {primary.port} 2\n"
+                "sentinel down-after-milliseconds fanfare 1000\n"
+                "sentinel failover-timeout fanfare 5000\n",
+                encoding="utf-8",
+            )
+        for each in (primary, replica, *sentinels):
+            stack.callback(each.stop)
+            each.start()
+        with primary.client() as client:
+            waiting.until(lambda: client.info("replication")["connected_slaves"] == 1, START_SECONDS, "the replica")
+        for each in sentinels:
+            with each.client() as client:
+                waiting.until(lambda client=client: _is_complete(client), START_SECONDS, "the sentinels are complete")
+        yield Watched([primary, replica], sentinels)
+
+
+def _is_complete(sentinel: redis.Redis) -> bool:
+    known: dict[str, str] = sentinel.execute_command("SENTINEL", "MASTER", "fanfare")
+    return int(known["num-slaves"]) == 1 and int(known["num-other-sentinels"]) == 2
+
+
+class Cluster:
+    """Three primaries and a replica of each."""
+
+    def __init__(self, servers: list[Server]) -> None:
+        self.servers = servers
+
+    def url(self, **options: object) -> str:
+        hosts = ",".join(f"127.0.0.1:{each.port}" for each in self.servers[:3])
+        query = "&".join(f"{name}={value}" for name, value in options.items())
+        return f"redis+cluster://{hosts}" + (f"?{query}" if query else "")
+
+    def command(self, *arguments: str) -> str:
+        """`redis-cli --cluster`."""
+        done = subprocess.run(
+            [parts.executable("redis-cli", "valkey-cli"), "--cluster", *arguments, "--cluster-yes"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def server_of(self, slot: int) -> Server:
+        """The primary of a slot, as a server that runs says."""
+        for each in self.servers:
+            with contextlib.suppress(redis.ConnectionError), each.client() as client:
+                for first, last, primary, *_ in client.execute_command("CLUSTER", "SLOTS"):
+                    if first <= slot <= last:
+                        return next(one for one in self.servers if one.port == int(primary[1]))
+        raise AssertionError("no server has the slot")
+
+    def id_of(self, server: Server) -> str:
+        with server.client() as client:
+            return str(client.execute_command("CLUSTER", "MYID"))
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[Cluster]:
+    with contextlib.ExitStack() as stack:
+        servers = []
+        for _ in range(6):
+            options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-config-file", "nodes"]
+            servers.append(Server(stack.enter_context(folder()), options))
+            stack.callback(servers[-1].stop)
+            servers[-1].start()
+        found = Cluster(servers)
+        found.command("create", *(f"127.0.0.1:{each.port}" for each in servers), "--cluster-replicas", "1")
+        for each in servers:
+            with each.client() as client:
+                waiting.until(
+                    lambda client=client: "cluster_state:ok" in client.execute_command("CLUSTER", "INFO"),
+                    START_SECONDS,
+                    "the cluster's state",
+                )
+                waiting.until(
+                    lambda client=client: client.info("replication").get("master_link_status", "up") == "up",
+                    START_SECONDS,
+                    "the replicas",
+                )
+        yield found

@@ -93,13 +93,13 @@ class Address:
         for host, port in dict.fromkeys((*extra, *self.hosts)):
             try:
                 with redis.Redis(host=host, port=port, **self._options()) as client:
-                    found = client.execute_command("CLUSTER SLOTS")
+                    found = client.execute_command("CLUSTER", "SLOTS")  # as the server sends it
             except (redis.exceptions.RedisError, OSError) as error:
                 last = error
                 continue
             pieces = [
-                (first, end, (each["primary"][0] or host, int(each["primary"][1])))
-                for (first, end), each in found.items()
+                (first, end, (primary[0].decode() or host, int(primary[1])))
+                for first, end, primary, *_replicas in found
             ]
             if sum(end - first + 1 for first, end, _ in pieces) == SLOTS:
                 return pieces

@@ -189,8 +189,4 @@ class RedisEngine(interface.Engine):
         return self._worker
 
     async def _ask(self, question: Callable[[Queries], T]) -> T:
-        def ask() -> T:
-            with self._store.client() as client:
-                return question(Queries(self._store, client))
-
-        return await asyncio.to_thread(ask)
+        return await asyncio.to_thread(self._store.ask, lambda client: question(Queries(self._store, client)))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, TypeVar
 
 import redis.exceptions
 
 from fanfare.engine import errors, interface
 from fanfare.engine.redis import address, entries, operations, scripts
+
+T = TypeVar("T")
 
 PAGE: Final = 1_000  # channels of one answer
 
@@ -33,7 +35,11 @@ class Store:
                 self._client = self.address.blocking(self._timeout_s)
             if not self._is_checked:
                 self.check()
-            yield self._client
+            try:
+                yield self._client
+            except redis.exceptions.ConnectionError:
+                self.forget()
+                raise
 
     def check(self) -> None:
         """Compare the version of the keys and the number of partitions with those that the store has, and store them
@@ -57,6 +63,11 @@ class Store:
                 f"{self.partitions}. Set it to {partitions}, or name another prefix."
             )
         self._is_checked = True
+
+    def forget(self) -> None:
+        """The primary may be another one: the next client asks Sentinel or the cluster. Other threads may use the
+        present one still, so it is not closed here."""
+        self._client = None
 
     def close(self) -> None:
         client, self._client = self._client, None
@@ -83,22 +94,39 @@ class Store:
         for index, publication in enumerate(publications):
             groups.setdefault(self.partition(publication.app, publication.channel), []).append(index)
         receipts: dict[int, interface.Receipt] = {}
-        with self.client() as client:
-            if budget is not None:
-                asked = ("b", budget.app, budget.per_second, len(publications))
-                [granted] = self._apply(client, self.partition(budget.app, interface.CONNECTIONS), [asked])
-                if granted != 0:
-                    raise errors.OverBudget(*granted)
-            for partition, indexes in groups.items():
-                wanted = [operations.append(publications[index]) for index in indexes]
-                for index, result in zip(indexes, self._apply(client, partition, wanted), strict=True):
-                    receipts[index] = operations.receipt(result)
+        if budget is not None:
+            asked = ("b", budget.app, budget.per_second, len(publications))
+            [granted] = self._apply(self.partition(budget.app, interface.CONNECTIONS), [asked])
+            if granted != 0:
+                raise errors.OverBudget(*granted)
+        for partition, indexes in groups.items():
+            wanted = [operations.append(publications[index]) for index in indexes]
+            for index, result in zip(indexes, self._apply(partition, wanted), strict=True):
+                receipts[index] = operations.receipt(result)
         return [receipts[index] for index in range(len(publications))]
 
-    def _apply(self, client: Any, partition: int, wanted: Sequence[operations.Operation]) -> Sequence[Any]:
-        answer = self.run(client, scripts.APPLY, partition, "", entries.pack(wanted), entries.pack([]))
-        results: Sequence[Any] = answer[2]
-        return results
+    def _apply(self, partition: int, wanted: Sequence[operations.Operation]) -> Sequence[Any]:
+        def apply(client: Any) -> Sequence[Any]:
+            answer = self.run(client, scripts.APPLY, partition, "", entries.pack(wanted), entries.pack([]))
+            results: Sequence[Any] = answer[2]
+            return results
+
+        return self.ask(apply, if_not_sent=True)
+
+    def ask(self, question: Callable[[Any], T], *, if_not_sent: bool = False) -> T:
+        """Run it with a client, and with another one if the first met a primary that is gone. `if_not_sent`: only where
+        nothing can have been sent. Raises EngineUnavailable."""
+        try:
+            with self.client() as client:
+                return question(client)
+        except errors.EngineUnavailable as error:
+            cause = error.__cause__
+            if not isinstance(cause, redis.exceptions.ConnectionError):
+                raise
+            if if_not_sent and not isinstance(cause.__context__, ConnectionRefusedError):
+                raise
+        with self.client() as client:
+            return question(client)
 
     def partition(self, app: str, channel: str) -> int:
         return address.partition_of(app, channel, self.partitions)

@@ -266,6 +266,7 @@ class Worker:
     def on_gap(self, partition: Partition, reason: str) -> None:
         """Tell the hub. What it asks to be written in the meantime is written before delivery begins again."""
         self.counters["gaps"] += 1
+        self._store.forget()  # a connection to a primary that was demoted would answer from the past
         index = partition.index
         logger.error("Entries of partition %d may have been missed (%s): its sockets start again", index, reason)
         for lease in self._leases:
