@@ -1,0 +1,179 @@
+"""Two nodes that share nothing but a database and a Redis server: each has a data folder of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+
+from tests.harness import calls, deployments, postgresql, redisserver, servers, sockets, waiting
+
+Name = Callable[[str], str]
+LEASE_SECONDS = 10.0
+Nodes = list[tuple[servers.Server, sockets.Socket]]
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[redisserver.Server]:
+    with redisserver.running("--appendonly", "yes") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def environment(store: redisserver.Server) -> Iterator[dict[str, str]]:
+    with postgresql.running() as cluster:
+        cluster.create("django")
+        yield {
+            "DATABASE_URL": cluster.url("django"),
+            "FANFARE_ENGINE": store.url(),
+            "FANFARE_SECRET_KEY": "the same on every node " * 3,
+        }
+
+
+@pytest.fixture(scope="module")
+def application(fleet: servers.Fleet, environment: dict[str, str]) -> deployments.Application:
+    """Migrated once; the application of both nodes."""
+    deployment = fleet.deployment(**environment)
+    deployment.manage("migrate", "--verbosity", "0")
+    return deployment.create_application("Nodes", "--client-events")
+
+
+@pytest.fixture(scope="module")
+def running(
+    fleet: servers.Fleet, environment: dict[str, str], application: deployments.Application
+) -> list[servers.Server]:
+    """Two nodes: uvicorn, and gunicorn with four workers."""
+    found = []
+    for command in ("uvicorn", "gunicorn"):
+        deployment = fleet.deployment(**environment)
+        deployment.application = application
+        found.append(fleet.start(command, deployment))
+    return found
+
+
+@pytest.fixture
+async def nodes(running: list[servers.Server]) -> AsyncIterator[Nodes]:
+    """The two nodes, with a connection to each."""
+    async with contextlib.AsyncExitStack() as stack:
+        yield [(server, await stack.enter_async_context(sockets.connect(server))) for server in running]
+
+
+async def is_ready(server: servers.Server, status: int) -> bool:
+    return (await asyncio.to_thread(server.health))[0] == status
+
+
+async def assert_published(nodes: Nodes, channel: str, text: str) -> None:
+    """An event of one node reaches the sockets of both."""
+    await asyncio.to_thread(calls.publish, nodes[0][0], channel, "created", text)
+    for _, socket in nodes:
+        assert (await socket.expect("created", channel)).data == text
+
+
+async def test_events_of_two_nodes_arrive_in_one_order(nodes: Nodes, name: Name) -> None:
+    channel = name("news")
+    for _, socket in nodes:
+        await socket.subscribe(channel)
+
+    def publish(server: servers.Server) -> None:
+        with calls.Caller(server) as caller:
+            for number in range(50):
+                caller.publish(channel, "created", f"{server.port}:{number}")
+
+    await asyncio.gather(*(asyncio.to_thread(publish, server) for server, _ in nodes))
+    orders = [[(await socket.receive()).data for _ in range(100)] for _, socket in nodes]
+    assert orders[0] == orders[1]
+    assert len(set(orders[0])) == 100
+
+
+async def test_departure_of_a_killed_node_is_announced_once(
+    nodes: Nodes,
+    start: Callable[..., servers.Server],
+    fleet: servers.Fleet,
+    environment: dict[str, str],
+    application: deployments.Application,
+    name: Name,
+) -> None:
+    room = name("presence-room")
+    deployment = fleet.deployment(**environment)
+    deployment.application = application
+    third = await asyncio.to_thread(start, "uvicorn", deployment)
+    second, bob = nodes[1]
+    async with sockets.connect(third) as ann:
+        await ann.subscribe(room, member={"user_id": "ann"})
+        snapshot = await bob.subscribe(room, member={"user_id": "bob"})
+        assert sorted(snapshot.decoded["presence"]["ids"]) == ["ann", "bob"]
+        assert (await ann.expect("pusher_internal:member_added", room)).decoded == {"user_id": "bob"}
+        third.tracebacks_expected = "it is killed"
+        await asyncio.to_thread(third.kill)
+    removed = await bob.expect("pusher_internal:member_removed", room, within=LEASE_SECONDS + 10)
+    assert removed.decoded == {"user_id": "ann"}
+    await bob.expect_silence()
+    with calls.Caller(second) as caller:
+        answer = await asyncio.to_thread(caller.signed, "GET", f"channels/{room}", None, {"info": "user_count"})
+    assert answer.body == {"occupied": True, "user_count": 1}
+
+
+async def test_sockets_stay_while_redis_does_not_answer(nodes: Nodes, store: redisserver.Server, name: Name) -> None:
+    channel = name("news")
+    first = nodes[0][0]
+    for _, socket in nodes:
+        await socket.subscribe(channel)
+    await assert_published(nodes, channel, "before")
+    store.signal(signal.SIGSTOP)
+    try:
+        with calls.Caller(first) as caller:
+            answer = await asyncio.to_thread(
+                caller.signed, "POST", "events", {"name": "created", "channels": [channel], "data": "during"}
+            )
+        assert answer.status == 503
+        assert "retry-after" in answer.headers
+        await waiting.until_async(lambda: is_ready(first, 503), 15, "the node is not ready")
+    finally:
+        store.signal(signal.SIGCONT)
+    await waiting.until_async(lambda: is_ready(first, 200), 20, "the node is ready again")
+    # The event of that time may have been written, although it was refused.
+    await asyncio.to_thread(calls.publish, first, channel, "created", "after")
+    for _, socket in nodes:
+        event = await socket.expect("created", channel)
+        if event.data == "during":
+            event = await socket.expect("created", channel)
+        assert event.data == "after"
+
+
+async def test_sockets_with_channels_are_closed_after_a_restart_of_redis(
+    nodes: Nodes, store: redisserver.Server, name: Name
+) -> None:
+    channel = name("news")
+    (first, subscribed), (_, idle) = nodes
+    await subscribed.subscribe(channel)
+    for server, _ in nodes:
+        server.tracebacks_expected = "Redis is killed"
+    await asyncio.to_thread(store.kill)
+    await asyncio.to_thread(store.start)
+    assert await subscribed.closed(within=20) == 4200
+    await waiting.until_async(lambda: is_ready(first, 200), 20, "the node is ready again")
+    await idle.subscribe(channel)
+    await asyncio.to_thread(calls.publish, first, channel, "created", "after")
+    assert (await idle.expect("created", channel)).data == "after"
+
+
+async def test_full_memory_answers_503(nodes: Nodes, store: redisserver.Server, name: Name) -> None:
+    channel = name("news")
+    for _, socket in nodes:
+        await socket.subscribe(channel)
+    first = nodes[0][0]
+    with store.client() as client:
+        client.config_set("maxmemory", 1)
+        try:
+            with calls.Caller(first) as caller:
+                answer = await asyncio.to_thread(
+                    caller.signed, "POST", "events", {"name": "created", "channels": [channel], "data": "refused"}
+                )
+        finally:
+            client.config_set("maxmemory", 0)
+    assert answer.status == 503
+    await waiting.until_async(lambda: is_ready(first, 200), 20, "the node is ready again")
+    await assert_published(nodes, channel, "after")
