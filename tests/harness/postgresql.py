@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import psutil
 import psycopg
 
 from tests.harness import parts, waiting
@@ -75,6 +76,38 @@ class Cluster:
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGQUIT)
             process.wait(STOP_SECONDS)
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None
+
+    def kill(self) -> None:
+        """SIGKILL to the server and all its processes, which leave their lock files behind. Idempotent."""
+        process, self._process = self._process, None
+        if process is not None:
+            for one in self._all(process):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
+            process.wait(STOP_SECONDS)
+
+    def freeze(self) -> None:
+        """SIGSTOP to the server and all its processes."""
+        for one in self._all(self._process):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.suspend()
+
+    def thaw(self) -> None:
+        """After `freeze`."""
+        for one in self._all(self._process):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.resume()
+
+    def _all(self, process: subprocess.Popen[bytes] | None) -> list[psutil.Process]:
+        """The postmaster first, so that it starts no others."""
+        if process is None:
+            return []
+        postmaster = psutil.Process(process.pid)
+        return [postmaster, *postmaster.children(recursive=True)]
 
     def promote(self) -> None:
         """Make a standby the primary, and wait until it takes writes."""

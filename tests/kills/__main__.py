@@ -6,32 +6,42 @@ import argparse
 import asyncio
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.harness import pusherjs, servers
-from tests.kills import chaos, report, rounds
+from tests.kills import chaos, histories, report, rounds, stores
 
 LOG_TEXT = 4_000  # characters of a server's log, starting at a traceback
 
 
 def main() -> int:
     options = _options()
+    if options.judge:
+        return _judge(options.judge)
     faults = []
+    keep = options.keep or Path(tempfile.mkdtemp(prefix="fanfare-histories-"))
+    keep.mkdir(parents=True, exist_ok=True)
+    print(f"raw histories: {keep}", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(prefix="fanfare-kills-") as folder, pusherjs.Runtime() as runtime:
         fleet = servers.Fleet(Path(folder))
         try:
-            for this, seconds in ((rounds.WHOLE, options.seconds), (rounds.BOUNDED, options.bounded_seconds)):
+            for name, this, seconds in (
+                ("whole", rounds.WHOLE, options.seconds),
+                ("bounded", rounds.BOUNDED, options.bounded_seconds),
+                ("failover", rounds.FAILOVER, options.failover_seconds if options.engine != "local" else 0),
+            ):
                 if not seconds:
                     continue
-                print(f"{this.title}: {seconds:g} s …", file=sys.stderr, flush=True)
+                print(f"{options.engine}: {this.title}: {seconds:g} s …", file=sys.stderr, flush=True)
                 result = asyncio.run(
-                    rounds.play(
+                    _play(
                         this.only(options.client),
+                        options,
                         fleet,
                         runtime,
-                        seconds=seconds,
-                        per_second=options.per_second,
-                        every_s=options.every,
+                        seconds,
+                        keep / f"{options.engine}-{name}.jsonl",
                     )
                 )
                 print(f"{report.text(result)}\n", flush=True)
@@ -45,6 +55,35 @@ def main() -> int:
         if _show_tracebacks(fleet):
             faults.append("a server logged a traceback")
     return 1 if faults else 0
+
+
+async def _play(
+    this: rounds.Round,
+    options: argparse.Namespace,
+    fleet: servers.Fleet,
+    runtime: pusherjs.Runtime,
+    seconds: float,
+    keep: Path,
+) -> rounds.Result:
+    async with stores.STORES[options.engine](failover=this.failover) as store:
+        return await rounds.play(
+            this,
+            fleet,
+            runtime,
+            seconds=seconds,
+            per_second=options.per_second,
+            every_s=options.every,
+            store=store,
+            keep=keep,
+        )
+
+
+def _judge(files: Sequence[Path]) -> int:
+    """Judge kept histories again."""
+    results = [rounds.judge(histories.read(file)) for file in files]
+    for result in results:
+        print(f"{report.text(result)}\n")
+    return 1 if any(result.faults for result in results) else 0
 
 
 def _show_tracebacks(fleet: servers.Fleet) -> bool:
@@ -62,6 +101,12 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.kills", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="with large limits (60); 0: skip")
     parser.add_argument("--bounded-seconds", type=float, default=30.0, help="with small limits (30); 0: skip")
+    parser.add_argument("--failover-seconds", type=float, default=30.0, help="with a standby (30); 0: skip")
+    parser.add_argument("--engine", choices=sorted(stores.STORES), default="local", help="the engine (local)")
+    parser.add_argument("--keep", type=Path, help="the folder that gets the raw histories; a temporary one by default")
+    parser.add_argument(
+        "--judge", type=Path, nargs="+", metavar="FILE", help="judge kept histories again, and run none"
+    )
     parser.add_argument("--per-second", type=int, default=1_000, help="events per second (1000)")
     parser.add_argument(
         "--every", type=float, default=3.0, help=f"seconds between two of the {len(chaos.ORDER)} failures (3)"

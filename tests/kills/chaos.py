@@ -7,7 +7,7 @@ import collections
 import os
 import random
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from tests.harness import proxies, servers
 
@@ -38,9 +38,15 @@ class RestartableServer:
 
 
 class Chaos:
-    """`victims`: the clients' proxies. Signals go to a worker that holds a connection of one of them."""
+    """`victims`: the clients' proxies. Signals go to a worker that holds a connection of one of them. `more`: failures
+    of the store."""
 
-    def __init__(self, restartable: RestartableServer, victims: Sequence[proxies.TcpProxy]) -> None:
+    def __init__(
+        self,
+        restartable: RestartableServer,
+        victims: Sequence[proxies.TcpProxy],
+        more: Mapping[str, Callable[[], Awaitable[None]]] | None = None,
+    ) -> None:
         self.done: collections.Counter[str] = collections.Counter()
         self._server = restartable
         self._victims = victims
@@ -51,6 +57,7 @@ class Chaos:
             RELOAD: self._reload,
             RESTART: lambda: self._server.restart(servers.Server.stop),
             CRASH: lambda: self._server.restart(servers.Server.kill),
+            **(more or {}),
         }
 
     async def run(self, every_s: float, order: Sequence[str] = ORDER) -> None:

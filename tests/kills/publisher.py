@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
 import json
 import time
@@ -12,6 +11,7 @@ from uuid import uuid4
 
 from tests.harness import proxies, servers, signing
 from tests.harness.deployments import Application
+from tests.kills import histories
 
 EVENT = "counted"
 BATCH = 10  # events per call: the default limit of the API
@@ -31,7 +31,7 @@ class Publisher:
         self, to: proxies.TcpProxy, application: Application, channels: Sequence[str], per_second: int
     ) -> None:
         self.acknowledged = 0
-        self.retries: collections.Counter[str] = collections.Counter()  # by reason
+        self.calls: list[histories.Call] = []
         self.longest_s = 0.0  # the longest call, including its retries
         self._to = to
         self._application = application
@@ -72,8 +72,14 @@ class Publisher:
             for channel in self._channels
         ]
         body = json.dumps({"batch": items}).encode()
-        while (fault := await self._attempt(body)) is not None:
-            self.retries[fault] += 1
+        while True:
+            attempted = time.monotonic()
+            fault = await self._attempt(body)
+            self.calls.append(
+                histories.Call(numbers[0], numbers[-1], attempted, time.monotonic(), fault or "acknowledged")
+            )
+            if fault is None:
+                break
             self._hang_up()
             await asyncio.sleep(RETRY_S)
         self.acknowledged = numbers[-1]

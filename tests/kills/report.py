@@ -17,6 +17,7 @@ HEAD = (
     "duplicates",
     "oldest duplicate",
     "out of order",
+    "ghosts",
     "verdict",
 )
 
@@ -28,7 +29,7 @@ def text(result: rounds.Result) -> str:
         f"Failures: {_counted(result.done) or 'none'}."
     )
     broken = [f"- BROKEN: {fault}" for fault in result.faults]
-    return "\n\n".join([f"### {result.round.title}", summary, table(result.rows), *broken])
+    return "\n\n".join([f"### {result.title}", summary, table(result.rows), *broken])
 
 
 def table(rows: list[rounds.Row]) -> str:
@@ -49,6 +50,7 @@ def _cells(row: rounds.Row) -> tuple[str, ...]:
         f"{found.duplicates:,}",
         f"{found.oldest_duplicate_s:.1f} s" if found.duplicates else "—",
         str(found.out_of_order),
+        str(found.ghosts),
         "BROKEN" if row.faults else "guarantees kept",
     )
 

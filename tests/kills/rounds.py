@@ -8,10 +8,11 @@ import contextlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from tests.harness import proxies, pusherjs, servers
-from tests.kills import chaos, followers, publisher, transcripts
+from tests.kills import chaos, followers, histories, publisher, stores, transcripts
 
 # Connections are reset after a random time in these ranges.
 CLIENT_LIFE_S = (1.0, 2.0)
@@ -29,13 +30,16 @@ OLDEST_DUPLICATE_S = ACK_S + 1.0 + 1.0
 
 class Round(NamedTuple):
     """`flags`: the channel rules, for createapplication. `reasons`: by channel, the reasons with which losses may be
-    reported; empty if no event may be lost.
+    reported; empty if no event may be lost. `must_lose`: a run in which no loss is reported proves nothing.
+    `failover`: the store has a standby, which is promoted.
     """
 
     title: str
     flags: tuple[str, ...]
     reasons: Mapping[str, tuple[str, ...]]
     kinds: tuple[str, ...]
+    must_lose: bool = True
+    failover: bool = False
 
     def only(self, parts: Sequence[str]) -> Round:
         """This round with the kinds of clients whose names contain one of `parts`; all if empty."""
@@ -56,6 +60,16 @@ BOUNDED = Round(
 )
 
 
+FAILOVER = Round(
+    "Promotion of a standby that replicates asynchronously",
+    WHOLE.flags,
+    {"counts": ("epoch_changed", "position_expired")},
+    (followers.SESSION, followers.PLUGIN, followers.SSE),
+    must_lose=False,
+    failover=True,
+)
+
+
 @dataclass
 class Row:
     """One client. `moves`: reconnects to another worker. `faults`: broken guarantees."""
@@ -70,7 +84,7 @@ class Row:
 
 @dataclass
 class Result:
-    round: Round
+    title: str
     published: int
     longest_s: float
     retries: collections.Counter[str]
@@ -83,10 +97,23 @@ class Result:
 
 
 async def play(
-    this: Round, fleet: servers.Fleet, runtime: pusherjs.Runtime, *, seconds: float, per_second: int, every_s: float
+    this: Round,
+    fleet: servers.Fleet,
+    runtime: pusherjs.Runtime,
+    *,
+    seconds: float,
+    per_second: int,
+    every_s: float,
+    store: stores.Store | None = None,
+    keep: Path | None = None,
 ) -> Result:
-    """`every_s`: seconds between two failures."""
-    deployment = fleet.deployment(FANFARE_LOG_SECONDS=str(chaos.LOG_SECONDS), FANFARE_RESUME_ACK_SECONDS=str(ACK_S))
+    """`every_s`: seconds between two failures. `keep`: the file that gets the raw history."""
+    store = store or stores.Store()
+    deployment = fleet.deployment(
+        FANFARE_LOG_SECONDS=str(chaos.LOG_SECONDS), FANFARE_RESUME_ACK_SECONDS=str(ACK_S), **store.environment
+    )
+    if store.environment:  # it has a database of its own
+        await asyncio.to_thread(deployment.manage, "migrate", "--verbosity", "0")
     application = await asyncio.to_thread(deployment.create_application, "Kills", *this.flags)
     restartable = chaos.RestartableServer(fleet, await asyncio.to_thread(fleet.start, "gunicorn", deployment))
     try:
@@ -99,10 +126,10 @@ async def play(
                     clients.append(await stack.enter_async_context(one.following(runtime)))
             to = await stack.enter_async_context(restartable.proxy(PUBLISHER_LIFE_S).running())
             backend = publisher.Publisher(to, application, list(this.reasons), per_second)
-            storm = chaos.Chaos(restartable, [one.proxy for one in clients])
+            storm = chaos.Chaos(restartable, [one.proxy for one in clients], store.acts)
             census = Census(restartable, [one.proxy for one in clients])
             with _in_background(
-                storm.run(every_s),
+                storm.run(every_s, store.order),
                 census.run(),
             ) as background:
                 await backend.run(seconds)
@@ -114,10 +141,40 @@ async def play(
             await _calm(restartable)
             whole = [one for one in clients if one.kind != followers.PLAIN]
             await arrival(whole, backend, and_more=any(this.reasons.values()))
-            rows = [_row(this, one, census, backend.acknowledged) for one in clients]
+            history = histories.History(
+                this.title,
+                dict(this.reasons),
+                this.must_lose,
+                backend.calls,
+                [
+                    histories.Client(
+                        one.kind, one.channel, one.transcript.lines, one.proxy.resets, census.moves(one.proxy)
+                    )
+                    for one in clients
+                ],
+            )
     finally:
         await asyncio.to_thread(restartable.server.stop)
-    return Result(this, backend.acknowledged, backend.longest_s, backend.retries, storm.done, rows)
+    if keep is not None:
+        history.write(keep)
+    return judge(history, storm.done, backend.longest_s)
+
+
+def judge(history: histories.History, done: collections.Counter[str] | None = None, longest_s: float = 0.0) -> Result:
+    """The findings of a history, which may have been read from a file."""
+    rows = [
+        Row(
+            one.kind,
+            one.channel,
+            one.resets,
+            one.moves,
+            found := history.examine(one),
+            faults_of(one.kind, found, history.reasons[one.channel], must_lose=history.must_lose),
+        )
+        for one in history.clients
+    ]
+    retries = histories.outcomes(history.calls)
+    return Result(history.title, history.acknowledged, longest_s, retries, done or collections.Counter(), rows)
 
 
 class Census:
@@ -169,13 +226,7 @@ async def arrival(
             await backend.publish_one()
 
 
-def _row(this: Round, one: followers.Follower, census: Census, last: int) -> Row:
-    found = one.transcript.examine(last)
-    faults = faults_of(one.kind, found, this.reasons[one.channel])
-    return Row(one.kind, one.channel, one.proxy.resets, census.moves(one.proxy), found, faults)
-
-
-def faults_of(kind: str, found: transcripts.Findings, reasons: Sequence[str]) -> list[str]:
+def faults_of(kind: str, found: transcripts.Findings, reasons: Sequence[str], *, must_lose: bool = True) -> list[str]:
     """`reasons`: at least one loss must be reported, with these reasons only; empty if no event may be lost."""
     if kind == followers.PLAIN:
         return [] if found.unreported else ["it lost no event, so this run proves nothing"]
@@ -193,6 +244,8 @@ def faults_of(kind: str, found: transcripts.Findings, reasons: Sequence[str]) ->
     faults += [
         f"{count} events were lost: {reason}" for reason, count in found.reported.items() if reason not in reasons
     ]
-    if reasons and not found.reported:
+    if found.ghosts:
+        faults.append(f"{found.ghosts} events were received before they were published")
+    if reasons and must_lose and not found.reported:
         faults.append("it lost no event, so this run proves nothing")
     return faults

@@ -63,7 +63,8 @@ class Transcript:
 class Findings:
     """`reported`: lost events whose loss was reported, by reason. `unreported`: other lost events. `duplicates`:
     receipts of events that the client already had. `oldest_duplicate_s`: the longest time from the first receipt of an
-    event to the end of its connection, if received again. `out_of_order`: events received after a later one.
+    event to the end of its connection, if received again. `out_of_order`: events received after a later one. `ghosts`:
+    receipts of events that no call had published yet, see `histories`.
     """
 
     events: int = 0
@@ -73,6 +74,7 @@ class Findings:
     duplicates: int = 0
     oldest_duplicate_s: float = 0.0
     out_of_order: int = 0
+    ghosts: int = 0
 
 
 def examine(lines: Iterable[Line], last: int) -> Findings:

@@ -1,0 +1,114 @@
+"""All runs up to a number of actions, and random runs with a seed, which are shrunk when they break an invariant."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from tests.model.deployment import Action, Bounds, Deployment, Violation, loop, play
+
+RANDOM = Bounds(workers=3, clients=3, events=40, kept=5, faults=8)
+LENGTH = 80  # actions of a random run
+
+
+@dataclass
+class Explored:
+    """`runs`: each from the start to the end. `states`: that differ."""
+
+    runs: int = 0
+    states: int = 0
+    depth: int = 0
+    violation: str = ""
+    actions: Sequence[Action] = field(default_factory=list)  # of the run that broke an invariant
+
+
+def explore(bounds: Bounds, depth: int, progress: Callable[[Explored], None] = lambda explored: None) -> Explored:
+    """Every order of every action, up to `depth` of them. States that were seen are not left a second time."""
+    explored = Explored()
+    seen = set()
+    frontier: list[list[Action]] = [[]]
+    with loop() as on:
+        while frontier and explored.depth <= depth:
+            following: list[list[Action]] = []
+            for actions in frontier:
+                explored.runs += 1
+                try:
+                    deployment, possible = play(on, bounds, actions)
+                except Violation as violation:
+                    explored.violation, explored.actions = str(violation), actions
+                    return explored
+                if deployment.state not in seen:
+                    seen.add(deployment.state)
+                    following += [[*actions, action] for action in possible]
+            explored.states = len(seen)
+            progress(explored)
+            explored.depth += 1
+            frontier = following
+    explored.depth -= 1
+    return explored
+
+
+def choices_of(seed: int, length: int = LENGTH) -> Iterator[int]:
+    """Numbers that choose among the possible actions."""
+    chooser = random.Random(seed)
+    for _ in range(length):
+        yield chooser.randrange(1 << 30)
+
+
+def simulate(seed: int, bounds: Bounds = RANDOM, length: int = LENGTH) -> Explored:
+    """One random run, shrunk if it breaks an invariant."""
+    choices = list(choices_of(seed, length))
+    actions: list[Action] = []
+    with loop() as on:
+        deployment = Deployment(bounds)
+
+        async def run() -> None:
+            await deployment.start()
+            try:
+                for choice in choices:
+                    possible = list(deployment.actions())
+                    # A fault is one of many things that can happen.
+                    usual = [one for one in possible if one[0] in USUAL] or possible
+                    among = possible if choice % 4 == 0 else usual
+                    action = among[choice // 4 % len(among)]
+                    actions.append(action)
+                    deployment.act(action)
+                    await deployment.settle()
+                await deployment.quiesce()
+            finally:
+                await deployment.stop()
+
+        try:
+            on.run_until_complete(run())
+        except Violation as violation:
+            return Explored(1, violation=str(violation), actions=shrink(bounds, actions))
+    return Explored(1)
+
+
+USUAL = frozenset(["publish", "connect", "drop", "commit", "read"])
+
+
+def shrink(bounds: Bounds, actions: Sequence[Action]) -> list[Action]:
+    """A part of the actions that still breaks an invariant, and of which none can be left out."""
+    with loop() as on:
+
+        def breaks(some: Sequence[Action]) -> bool:
+            try:
+                play(on, bounds, some, skip=True)
+            except Violation:
+                return True
+            return False
+
+        found = list(actions)
+        size = len(found) // 2
+        while size:
+            start = 0
+            while start < len(found):
+                fewer = found[:start] + found[start + size :]
+                if breaks(fewer):
+                    found = fewer
+                else:
+                    start += size
+            size //= 2
+    return found

@@ -1,0 +1,206 @@
+"""A store in memory and the engines of its workers. No step happens by itself: the explorer orders them.
+
+A worker's writes wait until they are committed as one group, or fail. One step reads at most `READ` entries.
+Subscriptions are answered in the step that reaches the end of the log, as `Engine.attach` promises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fanfare.engine import interface
+from tests.unit.protocol import fakes
+
+READ = 2
+APP = fakes.APPLICATION.id
+
+
+class Store:
+    """`numbers`: what each position of the channel's stream holds, in all epochs."""
+
+    def __init__(self, kept: int) -> None:
+        self.kept = kept
+        self.log: list[interface.Entry] = []
+        self.trimmed_to = 0
+        self.generation = 0
+        self.offset = 0
+        self.expired_to = 0  # entries of the stream up to this offset are gone
+        self.members: dict[str, interface.Member] = {}  # by socket id, in the order in which they came
+        self.counter = 0  # of published numbers
+        self.acknowledged: set[int] = set()
+        self.lost: set[int] = set()  # acknowledged numbers that the store has lost since
+
+    @property
+    def epoch(self) -> str:
+        return f"epoch{self.generation}"
+
+    @property
+    def top(self) -> int:
+        return self.log[-1].id if self.log else self.trimmed_to
+
+    def append(self, kind: interface.Kind, channel: str, body: bytes, *, user_id: str | None = None) -> None:
+        offset = None
+        if kind is interface.Kind.EVENT:
+            self.offset += 1
+            offset = self.offset
+            self.expired_to = max(self.expired_to, offset - self.kept)
+        fields = {"kind": kind.value, "app": APP, "channel": channel, "offset": offset, "user_id": user_id}
+        self.log.append(interface.Entry(id=self.top + 1, exclude=None, body=body, **fields))  # type: ignore[arg-type]
+
+    def history(self, after: int) -> list[interface.Entry]:
+        return [entry for entry in self.log if entry.offset is not None and entry.offset > max(after, self.expired_to)]
+
+    def recover(self, request: interface.RecoveryRequest) -> interface.RecoveryResult:
+        position = interface.Position(self.epoch, self.offset)
+        after = request.after
+        if after is None:
+            return interface.RecoveryResult(position, complete=True)
+        reason = None
+        if after.epoch != self.epoch or after.offset > self.offset:
+            reason = "epoch_changed"
+        elif after.offset < self.expired_to:
+            reason = "position_expired"
+        if reason is not None:
+            return interface.RecoveryResult(position, reason=reason, complete=True)
+        entries = self.history(after.offset)
+        chunk = tuple(entries[:1])  # the smallest chunks: a long recovery
+        return interface.RecoveryResult(position, chunk, len(entries), complete=len(chunk) == len(entries))
+
+    def lose_tail(self) -> None:
+        """A failover to a replica without the newest event: it begins a new generation."""
+        for index in range(len(self.log) - 1, -1, -1):
+            entry = self.log[index]
+            if entry.kind == interface.Kind.EVENT:
+                del self.log[index]
+                self.offset -= 1
+                self.lost.add(number_of(entry.body))
+                break
+        self.generation += 1
+
+    def trim(self) -> None:
+        """Forget all entries for workers that are late; the stream keeps its entries."""
+        self.trimmed_to = self.top
+
+
+class Engine(fakes.Engine):
+    """One worker's. `steps`: what can happen now."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        super().__init__()
+        self.store = store
+        self.name = name
+        self.position = 0
+        self.generation = 0
+        self._on_gap: interface.OnGap = lambda reason, partition: None
+        self.writes: list[tuple[str, Callable[[], None], Callable[[bool], None]]] = []  # (what, write, settled)
+        self.waiting: list[tuple[interface.SubscribeRequest, interface.Ready]] = []
+
+    async def open(self, deliver: interface.Deliver, on_gap: interface.OnGap) -> None:
+        self._deliver, self._on_gap = deliver, on_gap
+        self._follow()
+
+    def _follow(self) -> None:
+        self.position, self.generation = self.store.top, self.store.generation
+
+    def _submit(self, what: str, write: Callable[[], None], settled: Callable[[bool], None]) -> None:
+        self.writes.append((what, write, settled))
+
+    # -- steps ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_behind(self) -> bool:
+        return bool(self.waiting) or self.position < self.store.top or self.generation != self.store.generation
+
+    def commit(self, *, answered: bool = True) -> None:
+        """The group is written. `answered`: otherwise the worker is told that it failed."""
+        group, self.writes = self.writes, []
+        for _, write, _ in group:
+            write()
+        for *_, settled in group:
+            settled(answered)
+
+    def fail(self) -> None:
+        group, self.writes = self.writes, []
+        for *_, settled in group:
+            settled(False)
+
+    def read(self) -> None:
+        """One read of the log."""
+        store = self.store
+        if self.generation != store.generation or store.trimmed_to > self.position:
+            reason = "trimmed" if self.generation == store.generation else "generation_changed"
+            waiting, self.waiting = self.waiting, []
+            self._follow()
+            for _, ready in waiting:
+                ready(interface.Refused("engine_unavailable", "The worker starts again"))
+            self._on_gap(reason, None)
+            return
+        new = [entry for entry in store.log if entry.id > self.position]
+        step = new[:READ]
+        if step:
+            self.position = step[-1].id
+            self._deliver(step)
+        if len(step) < len(new):
+            return
+        waiting, self.waiting = self.waiting, []
+        for wanted, ready in waiting:
+            ready(self._answer(wanted))
+
+    def _answer(self, wanted: interface.SubscribeRequest) -> interface.SubscribeResult:
+        members = {one.user_id: one for one in self.store.members.values()} if wanted.member else {}
+        replayed = None if wanted.history is None else self.store.recover(wanted.history)
+        return interface.SubscribeResult(tuple(members.values()), replayed=replayed)
+
+    # -- the interface -------------------------------------------------------------------------------------------------
+
+    def attach(self, wanted: interface.SubscribeRequest, ready: interface.Ready) -> None:
+        member, socket_id, store = wanted.member, wanted.socket_id, self.store
+
+        def join() -> None:
+            assert member is not None
+            if member.user_id not in {one.user_id for one in store.members.values()}:
+                body = member.info.encode()
+                store.append(interface.Kind.MEMBER_ADDED, wanted.channel, body, user_id=member.user_id)
+            store.members[socket_id] = member
+
+        def settled(written: bool) -> None:
+            if written:
+                self.waiting.append((wanted, ready))
+            else:
+                ready(interface.Refused("engine_unavailable", "The store did not answer"))
+
+        if member is not None:
+            self._submit(f"join {member.user_id}", join, settled)
+        elif wanted.durable:
+            self._submit("touch", lambda: None, settled)
+        else:
+            self.waiting.append((wanted, ready))
+
+    def leave(self, app: str, channel: str, socket_id: str) -> None:
+        def leave() -> None:
+            gone = self.store.members.pop(socket_id, None)
+            if gone is not None and gone.user_id not in {one.user_id for one in self.store.members.values()}:
+                self.store.append(interface.Kind.MEMBER_REMOVED, channel, b"", user_id=gone.user_id)
+
+        def settled(written: bool) -> None:
+            if not written:
+                self._submit(what, leave, settled)  # retried until it is written
+
+        member = self.store.members.get(socket_id)
+        what = f"leave {member.user_id if member is not None else None}"
+        self._submit(what, leave, settled)
+
+    def set_subscribers(self, app: str, channel: str, count: int, *, announce: bool = False) -> None:
+        pass
+
+    def when_written(self, then: Callable[[], None]) -> None:
+        then()
+
+    def append(self, publications: Sequence[interface.Publication], *, budget: Any = None) -> Any:
+        raise NotImplementedError
+
+
+def number_of(body: bytes) -> int:
+    """Of an event's frame."""
+    return int(body.rpartition(b'"data":"')[2].partition(b'"')[0])

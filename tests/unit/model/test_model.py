@@ -1,0 +1,63 @@
+"""The real hub and protocol keep the promises of recovery in every order of steps, and the explorer finds faults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.model import explore
+from tests.model.deployment import Bounds, Violation, loop, play
+from tests.unit.engine.patches import Patch
+
+SMALL = Bounds(workers=2, clients=1, events=2, kept=1, faults=1)
+SEEDS = 100
+
+_RECOVERY = "fanfare.hub.recovery:Recoveries"
+_STORE = "tests.model.store:Store"
+
+FAULTS = {
+    "false recovered after a new generation": Patch(f"{_STORE}.recover", 'reason = "epoch_changed"', "reason = None"),
+    "false recovered after the history has expired": Patch(
+        f"{_STORE}.recover", 'reason = "position_expired"', "reason = None"
+    ),
+    "recovered entry that the client has": Patch(f"{_STORE}.recover", "self.history(after.offset)", "self.history(0)"),
+    "live before the recovery is complete": Patch(f"{_RECOVERY}.begin", "result.complete and not waits", "not waits"),
+    "gap that closes no connection": Patch(
+        "fanfare.hub.hub:Hub._close_after_gap", "self._close_all(affected", "self._close_all([]"
+    ),
+    "member that does not leave": Patch(
+        "fanfare.hub.hub:Hub._leave", "if subscription.member is not None:", "if False:"
+    ),
+}
+
+
+def test_no_order_of_five_actions_breaks_an_invariant() -> None:
+    found = explore.explore(SMALL, 5)
+    assert found.violation == ""
+    assert (found.depth, found.states > 1_000) == (5, True)
+
+
+def test_random_runs_break_no_invariant() -> None:
+    assert [(seed, found.violation) for seed in range(SEEDS) if (found := explore.simulate(seed)).violation] == []
+
+
+def test_run_of_a_seed_is_the_same_each_time() -> None:
+    assert list(explore.choices_of(7)) == list(explore.choices_of(7))
+    assert list(explore.choices_of(7)) != list(explore.choices_of(8))
+
+
+@pytest.fixture
+def fault(request: pytest.FixtureRequest) -> Iterator[Patch]:
+    patch = FAULTS[request.param]
+    undo = patch.apply()
+    yield patch
+    undo()
+
+
+@pytest.mark.parametrize("fault", FAULTS, indirect=True)
+def test_planted_fault_is_found_and_shrunk(fault: Patch) -> None:
+    found = next(found for seed in range(500) if (found := explore.simulate(seed)).violation)
+    assert len(found.actions) <= 20, found.actions
+    with loop() as on, pytest.raises((Violation, AssertionError)):
+        play(on, explore.RANDOM, found.actions, skip=True)
