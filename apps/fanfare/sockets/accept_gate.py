@@ -101,7 +101,10 @@ class AcceptGate:
             if not self._waiting[0].is_connecting:
                 self._waiting.popleft()  # the client has given up
             elif self._bucket.take(self.per_second, self._burst, self._clock()):
-                self._waiting.popleft().enter()
+                try:
+                    self._waiting.popleft().enter()
+                except Exception as error:  # noqa: BLE001  (of one handshake: the others wait for this loop)
+                    self._log.error("A WebSocket handshake failed", error=error)
             else:
                 self._timer = asyncio.get_running_loop().call_later(TICK_S, self._serve)
                 return

@@ -98,3 +98,22 @@ async def test_no_limit_refuses_nothing(counts: collections.Counter[str]) -> Non
 
 def test_memory_of_this_process_is_known() -> None:
     assert accept_gate.resident_bytes() > 10 << 20
+
+
+async def test_handshake_that_fails_leaves_its_turn_to_the_next(
+    counts: collections.Counter[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Client):
+        def enter(self) -> None:
+            raise RuntimeError
+
+    entered: list[Client] = []
+    one = gate(counts, per_second=10)
+    first, broken, last = Client(entered), Broken(entered), Client(entered)
+    assert [one.takes(client) for client in (first, broken, last)] == [True, False, False]
+
+    async def last_has_entered() -> bool:
+        return entered == [last]
+
+    await waiting.until_async(last_has_entered, PATIENCE_S, "the last client has entered")
+    assert [record.getMessage() for record in caplog.records] == ["A WebSocket handshake failed"]
