@@ -136,7 +136,9 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "{asctime} [{process}] {levelname} {name}: {message}", "style": "{"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    # A flood of refused requests must not fill the disk.
+    "filters": {"throttled": {"()": "fanfare.runtime.log_throttle.ThrottledRefusals"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["throttled"]}},
     "root": {"handlers": ["console"], "level": "WARNING"},
     "loggers": {
         **{name: {"level": _LEVEL} for name in ("fanfare", "demo", "myproject")},

@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from fanfare.runtime import log_throttle
 from tests.harness import calls, sdk, servers, sockets
 
 LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} \[\d+\] [A-Z]+ [\w.]+: .+")
@@ -46,3 +47,21 @@ def test_static_files_have_no_line(server: servers.Server) -> None:
         assert response.status == 200
     connection.close()
     assert "/static/" not in server.log_text(start)
+
+
+def test_flood_of_refused_requests_is_some_lines(server: servers.Server) -> None:
+    """404s, and wrong Host headers, for each of which Django would log a traceback."""
+    workers = len(server.workers())
+    start = server.log_size()
+    connection = http.client.HTTPConnection(servers.HOST, server.port, timeout=15)
+    for headers in ({}, {"Host": "not allowed"}):
+        for _ in range(200):
+            connection.request("GET", "/no/such/page", headers=headers)
+            response = connection.getresponse()
+            response.read()
+            assert response.status in (400, 404)
+    connection.close()
+    text = server.log_text(start)
+    assert "Traceback" not in text
+    lines = [line for line in text.splitlines() if " - - [" not in line]  # Daphne's own access log has no logger
+    assert len(lines) <= workers * 4 * log_throttle.ThrottledRefusals.BURST

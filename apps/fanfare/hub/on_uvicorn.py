@@ -20,6 +20,7 @@ from typing import Any
 from uvicorn.protocols.http import httptools_impl
 
 from fanfare.hub import writers
+from fanfare.runtime import log_throttle
 from fanfare.sockets import drain
 from fanfare.sockets import protocol as own
 
@@ -324,7 +325,11 @@ class RedactTokens(logging.Filter):
 
 def install_log_filters() -> None:
     """Idempotent."""
-    target = logging.getLogger("uvicorn.error")
-    for kind in (QuietRefusals, RedactTokens):
+    for logger, kind in (
+        ("uvicorn.error", QuietRefusals),
+        ("uvicorn.error", RedactTokens),
+        (log_throttle.ACCESS, log_throttle.ThrottledRefusals),
+    ):
+        target = logging.getLogger(logger)
         if not any(isinstance(one, kind) for one in target.filters):
             target.addFilter(kind())

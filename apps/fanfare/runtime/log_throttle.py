@@ -106,6 +106,64 @@ class LogThrottle:
         self._logger.log(level, message, *args)
 
 
+class ThrottledRefusals(logging.Filter):
+    """Passes `BURST` lines of refused requests in `INTERVAL_S`, by status, and counts the others in the next one.
+
+    A refused request is a line of Django with a 4xx status, of `django.security` (with a traceback of 3 kB for each
+    request with a wrong Host header), or of uvicorn's access log. The filter drops the traceback and cuts long paths.
+    """
+
+    BURST = 20
+    CHARACTERS = 200
+
+    def __init__(self, name: str = "", *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(name)
+        self._clock = clock
+        self._windows: dict[object, _Window] = {}
+        self._lock = threading.Lock()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        status = _refusal(record)
+        if status is None:
+            return True
+        now = self._clock()
+        with self._lock:
+            window = self._windows.get((record.name, status))
+            left_out = 0
+            if window is None or now >= window.end_s:
+                left_out = 0 if window is None else window.left_out
+                window = self._windows[record.name, status] = _Window(now + INTERVAL_S)
+            if window.logged >= self.BURST:
+                window.left_out += 1
+                return False
+            window.logged += 1
+        record.exc_info = record.exc_text = None
+        more = f" ({left_out} more since the last line)" if left_out else ""
+        if record.name == ACCESS and isinstance(record.args, tuple):  # uvicorn's formatter needs all arguments
+            client, method, path, version, _ = record.args
+            record.args = (client, method, self._cut(str(path)) + more, version, status)
+        else:
+            record.msg, record.args = "%s", (self._cut(record.getMessage()) + more,)
+        return True
+
+    def _cut(self, line: str) -> str:
+        return line if len(line) <= self.CHARACTERS else f"{line[: self.CHARACTERS]}…"
+
+
+ACCESS = "uvicorn.access"
+
+
+def _refusal(record: logging.LogRecord) -> int | None:
+    """The status of the refused request that a record is of; None for other records."""
+    if record.name == ACCESS:
+        status = record.args[-1] if isinstance(record.args, tuple) and len(record.args) == 5 else None
+    elif record.name.startswith("django.security."):
+        status = getattr(record, "status_code", 400)
+    else:
+        status = getattr(record, "status_code", None) if record.name == "django.request" else None
+    return status if isinstance(status, int) and 400 <= status < 500 else None
+
+
 def exception_line(error: BaseException) -> str:
     """The class and the message of an exception, for one line."""
     text = str(error)
