@@ -6,7 +6,6 @@ Fanfare; all other requests go to Django.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -97,18 +96,6 @@ class Http:
             if path.startswith(route.prefix) and route.is_certain is not None and await route.is_certain(scope, path):
                 return route.application
         return None
-
-
-def exactly(*paths: str, methods: frozenset[str] = READ) -> Callable[[str, str], bool]:
-    """For `Route.is_ours`: these paths, with or without a trailing slash."""
-    known = frozenset(paths)
-    return lambda method, path: method in methods and path.rstrip("/") in known
-
-
-def matching(pattern: str, methods: frozenset[str] = READ) -> Callable[[str, str], bool]:
-    """For `Route.is_ours`: paths that fully match the regular expression."""
-    compiled = re.compile(pattern, re.ASCII)
-    return lambda method, path: method in methods and compiled.fullmatch(path) is not None
 
 
 class Router:
