@@ -187,7 +187,7 @@ async def test_event_stream_gets_the_text_so_far_and_the_rest(server: servers.Se
         await asyncio.to_thread(producer.end, 3)
         state = "open"
         while state == "open":
-            event = json.loads(json.loads((await stream.next()).data)["data"])
+            event = json.loads((await stream.next()).data["data"])
             shown = shown[: event["at"]] + event["text"]
             state = event["state"]
             texts.append(event["text"])
