@@ -11,6 +11,7 @@
 | `user_data`, `UserData`                                   | choose the user of a page that signs in                |
 | `presence`, `history`                                     | query members, users, subscribers and past events      |
 | `snapshot`                                                | let a page start where the database stands             |
+| `update_message`, `delete_message`, `may_revise`, …       | new versions of messages that a channel has kept       |
 | `signals`                                                 | Django signals for what happens on channels            |
 | `background`, `periodic`                                  | run coroutines beside the server                       |
 | `sse_token`, `decrypt`                                    | tokens for event streams, encrypted data               |
@@ -65,6 +66,13 @@ if TYPE_CHECKING:
     from fanfare.integration.clients import sse_token
     from fanfare.integration.payloads import decrypt
     from fanfare.integration.publishing import apublish, publish
+    from fanfare.integration.revisions import (
+        adelete_message,
+        aupdate_message,
+        delete_message,
+        may_revise,
+        update_message,
+    )
     from fanfare.integration.rules import channel
     from fanfare.integration.snapshots import snapshot
     from fanfare.integration.streams import acancel_stream, cancel_stream, stream
@@ -81,20 +89,25 @@ _MODULES = {
 }
 _HOMES = {
     "acancel_stream": "fanfare.integration.streams",
+    "adelete_message": "fanfare.integration.revisions",
     "apublish": "fanfare.integration.publishing",
+    "aupdate_message": "fanfare.integration.revisions",
     "background": "fanfare.jobs.declarations",
     "broadcast": "fanfare.integration.broadcasts",
     "cancel_stream": "fanfare.integration.streams",
     "channel": "fanfare.integration.rules",
     "decrypt": "fanfare.integration.payloads",
+    "delete_message": "fanfare.integration.revisions",
     "EngineError": "fanfare.engine.errors",
     "EngineUnavailable": "fanfare.engine.errors",
     "Member": "fanfare.integration.users",
+    "may_revise": "fanfare.integration.revisions",
     "periodic": "fanfare.jobs.declarations",
     "publish": "fanfare.integration.publishing",
     "snapshot": "fanfare.integration.snapshots",
     "sse_token": "fanfare.integration.clients",
     "stream": "fanfare.integration.streams",
+    "update_message": "fanfare.integration.revisions",
     "user_data": "fanfare.integration.users",
     "UserData": "fanfare.integration.users",
 }
@@ -131,14 +144,18 @@ __all__ = [
     "UnencodableData",
     "UserData",
     "acancel_stream",
+    "adelete_message",
     "apublish",
+    "aupdate_message",
     "background",
     "broadcast",
     "cancel_stream",
     "channel",
     "decrypt",
+    "delete_message",
     "errors",
     "history",
+    "may_revise",
     "periodic",
     "presence",
     "publish",
@@ -146,6 +163,7 @@ __all__ = [
     "snapshot",
     "sse_token",
     "stream",
+    "update_message",
     "user_data",
 ]
 

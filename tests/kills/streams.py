@@ -93,12 +93,15 @@ class Reader:
             text = len(data["text"].encode())
             self.bytes += size
             self.text_bytes += text
-            envelope = json.dumps({**frame, "data": json.dumps({**data, "text": ""}, separators=(",", ":"))})
-            self.envelope_bytes += len(envelope)
+            self.envelope_bytes += len(_compact({**frame, "data": _compact({**data, "text": ""})}).encode())
 
     def cut(self) -> None:
         if self._socket is not None and self._socket.transport is not None:
             self._socket.transport.abort()
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 async def disturb(server: servers.Server, readers: list[Reader], every_s: float) -> list[str]:

@@ -325,7 +325,13 @@ SCHEMAS: dict[str, Schema] = {
             "event": _text("Its name."),
             "data": {"description": "The data that subscribers got: a string, or any JSON value from a client."},
         },
-        {"user_id": _text("The member that sent it, for a client event of a presence channel.")},
+        {
+            "user_id": _text("The member that sent it, for a client event of a presence channel."),
+            "revised": {
+                "type": "object",
+                "description": "Of a later version: `by`, the user who made it, `at`, and `version`, from 2 on.",
+            },
+        },
     ),
     "History": _answer(
         "A page of a channel's history.",
@@ -336,6 +342,20 @@ SCHEMAS: dict[str, Schema] = {
                 _text(), "The `before` of the next page (`after`, with `forwards`); `null`: the last page."
             ),
         },
+    ),
+    "Revision": _object(
+        "A new version of a kept message, or with `delete` its end.",
+        {},
+        {
+            "data": DATA,
+            "delete": _text("`1`: delete the message.", enum=["0", "1"]),
+            "by": _text("The id of the user who changes it."),
+        },
+        examples=[{"data": '{"text":"better"}', "by": "42"}, {"delete": "1"}],
+    ),
+    "Revised": _answer(
+        "The position of the notice for subscribers.",
+        {"offset": _integer("In the channel's history."), "epoch": _text("Of the history.")},
     ),
     "StreamOpening": _object(
         "A stream: a message that grows. Its events have the name of the stream, and as data a JSON object with `id`, "
@@ -501,6 +521,15 @@ OPERATIONS: dict[str, Schema] = {
         "channels that did not sign in do not count. A user that never signed in is answered with `false`.",
         "SignedInUser",
         path={"app_id": APP_ID, "user_id": USER_ID},
+    ),
+    "/apps/{app_id}/channels/{channel}/history/{position}/revise": _operation(
+        "Channels",
+        "Change or delete a kept message",
+        "It keeps its place, and subscribers get `fanfare:revised` or `fanfare:deleted`. Not on encrypted channels.",
+        "Revised",
+        path={**OF_CHANNEL, "position": POSITION},
+        body=_reference("Revision"),
+        refusals=(*COMMON, 410),
     ),
     "/apps/{app_id}/channels/{channel}/streams": _operation(
         "Streams",

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from fanfare.api import parameters, refusals, requests, streams
+from fanfare.api import parameters, refusals, requests, revisions, streams
 from fanfare.applications import registry
 from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
@@ -299,7 +299,8 @@ def _range(fields: dict[str, Any]) -> history_pages.Range:
 
 def _history_item(event: history_pages.Event) -> dict[str, Any]:
     item = {"offset": event.offset, "event": event.event, "data": event.data}
-    return item if event.user_id is None else {**item, "user_id": event.user_id}
+    more = {"user_id": event.user_id, "revised": event.revised}
+    return {**item, **{name: value for name, value in more.items() if value is not None}}
 
 
 # -- users -------------------------------------------------------------------------------------------------------------
@@ -379,6 +380,7 @@ ROUTES = (
     Route(READ, "/apps/{app_id}/channels/{channel}/users", users),
     Route(READ, "/apps/{app_id}/channels/{channel}/history", history),
     Route(READ, "/apps/{app_id}/users/{user_id}", user),
+    Route(WRITE, "/apps/{app_id}/channels/{channel}/history/{position}/revise", revisions.revise, body_limit),
     Route(WRITE, "/apps/{app_id}/channels/{channel}/streams", streams.open_stream, streams.body_limit),
     Route(READ, "/apps/{app_id}/channels/{channel}/streams/{stream}", streams.stream),
     Route(

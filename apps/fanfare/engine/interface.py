@@ -48,6 +48,7 @@ class Kind(enum.IntEnum):
     SESSION_TAKEN = 10  # user_id: the holder that lost its session, body: see `Sessions.take_session`
     STREAM = 11  # a piece of a stream, never kept. user_id: the stream's id, body as for EVENT
     STREAM_END = 12  # the end of a stream. user_id: the stream's id, body: the frame with the whole text
+    REVISED = 13  # a kept message has a new version; body: the frame that says so
 
 
 class Entry(NamedTuple):
@@ -221,6 +222,17 @@ class StreamName(NamedTuple):
     app: str
     channel: str
     id: str
+
+
+class Revision(NamedTuple):
+    """A new version of a kept message, which stays at its position. `body`: its new frame; empty: it is deleted.
+    `notice`: the frame that subscribers get, an entry with an offset of its own."""
+
+    app: str
+    channel: str
+    position: Position
+    body: bytes
+    notice: bytes
 
 
 # -- subscriptions -----------------------------------------------------------------------------------------------------
@@ -506,6 +518,14 @@ class Log(abc.ABC):
         Raises EngineUnavailable, after which some may be done: repeat. Raises Unsupported in an engine without streams.
         """
         raise errors.Unsupported("This engine has no streams; the engines `local` and `postgres` have")
+
+    def revise(self, revision: Revision, timeout: float | None = None) -> Position | None:
+        """Change a kept message, for any thread of any process. The position of the notice; None if the message is not
+        kept, or deleted.
+
+        Raises EngineUnavailable, after which it may be done, and Unsupported in an engine without revisions.
+        """
+        raise errors.Unsupported("This engine cannot revise messages; the engines `local` and `postgres` can")
 
     @abc.abstractmethod
     def listen(self, app: str, channel: str, on: bool) -> None:

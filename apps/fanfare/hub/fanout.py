@@ -15,7 +15,12 @@ from fanfare.engine import interface
 from fanfare.hub import connections, event_frames, streams, writers
 from fanfare.runtime.log_throttle import LogThrottle
 
-AS_PUBLISHED = (interface.Kind.EVENT.value, interface.Kind.CLIENT_EVENT.value, interface.Kind.STREAM.value)
+AS_PUBLISHED = (
+    interface.Kind.EVENT.value,
+    interface.Kind.CLIENT_EVENT.value,
+    interface.Kind.STREAM.value,
+    interface.Kind.REVISED.value,
+)
 
 Body = Callable[[interface.Entry], bytes | None]
 Receivers = Mapping[connections.Connection, connections.Subscription]
@@ -29,7 +34,7 @@ _log = LogThrottle(logging.getLogger(__name__))
 def body(entry: interface.Entry) -> bytes | None:
     """The JSON text that subscribers get for an entry; None if none."""
     if entry.kind in AS_PUBLISHED:
-        return entry.body
+        return entry.body or None  # a message that is deleted already
     if entry.kind == interface.Kind.MEMBER_ADDED:
         return event_frames.member_added(entry.channel, entry.user_id or "", entry.body.decode())
     if entry.kind == interface.Kind.MEMBER_REMOVED:

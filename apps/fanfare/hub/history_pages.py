@@ -31,12 +31,14 @@ class Range:
 
 
 class Event(NamedTuple):
-    """A kept event. `data`: as subscribers received it. `user_id`: of the client that sent it, if any."""
+    """A kept event. `data`: as subscribers received it. `user_id`: of the client that sent it, if any. `revised`: of a
+    later version, who made it and when."""
 
     offset: int
     event: str
     data: Any
     user_id: str | None
+    revised: dict[str, Any] | None = None
 
 
 class Page(NamedTuple):
@@ -69,7 +71,8 @@ def page(wanted: Range, entries: Sequence[interface.Entry], top: interface.Posit
     if any(top is None or position.epoch != top.epoch for position in asked):
         return Page((), top, reason=EPOCH_CHANGED)
     shown = entries[: wanted.limit]
-    events = tuple(_event(entry) for entry in shown if entry.body)  # one without a body was replaced by a later one
+    # An entry without a body was replaced or deleted; a notice of a revision is no event of the history.
+    events = tuple(_event(entry) for entry in shown if entry.body and entry.kind != interface.Kind.REVISED)
     if top is None or len(entries) <= wanted.limit:
         return Page(events, top)
     return Page(events, top, next=interface.Position(top.epoch, shown[-1].offset or 0))
@@ -79,4 +82,4 @@ def _event(entry: interface.Entry) -> Event:
     """The event of a kept entry."""
     frame = orjson.loads(entry.body)
     sender = entry.user_id if entry.kind == interface.Kind.CLIENT_EVENT else None
-    return Event(cast("int", entry.offset), frame["event"], frame["data"], sender)
+    return Event(cast("int", entry.offset), frame["event"], frame["data"], sender, frame.get("revised"))

@@ -37,7 +37,7 @@ OVER_CAPACITY = 4100
 CONTROL = interface.Kind.CONTROL.value
 MESSAGE = interface.Kind.MESSAGE.value
 SESSION_TAKEN = interface.Kind.SESSION_TAKEN.value
-STREAM = interface.Kind.STREAM.value  # and the kinds above it are of streams
+STREAMS = frozenset([interface.Kind.STREAM.value, interface.Kind.STREAM_END.value])
 COMMANDS = frozenset([CONTROL, MESSAGE, SESSION_TAKEN])  # for this worker, not for subscribers
 
 Control = Callable[[str, bytes], None]  # (application, body)
@@ -482,7 +482,7 @@ class Hub:
             channel = self._channels.get((entry.app, entry.channel))
             if channel is not None and channel.receives:
                 self._read.setdefault(channel, []).append(entry)
-                if entry.kind >= STREAM:
+                if entry.kind in STREAMS:
                     channel.streams.read(entry)
             elif entry.channel == interface.USERS:
                 self._users.report(entry)

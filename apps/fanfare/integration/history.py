@@ -12,6 +12,7 @@ A channel keeps as many events as its channel rule allows; a channel without a r
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
@@ -30,13 +31,25 @@ class Event:
     """An event of a history.
 
     `offset`: its position in the channel, 1, 2, 3, … without a gap. `name`: the event's name. `data`: the text that
-    subscribers got: JSON, unless a str was published. `user_id`: the member who sent it, for client events only.
+    subscribers got: JSON, unless a str was published. `user_id`: the member who sent it, for client events only. `id`:
+    for `update_message` and `delete_message`. `revised`: of a later version, `{"by": …, "at": …, "version": …}`.
     """
 
     offset: int
     name: str
     data: str
     user_id: str | None = None
+    id: str = ""
+    revised: dict[str, Any] | None = None
+
+    @classmethod
+    def of(cls, entry: interface.Entry, epoch: str) -> Event:
+        frame = orjson.loads(entry.body)
+        data = frame["data"]
+        text = data if isinstance(data, str) else orjson.dumps(data).decode()  # a client may send an object
+        offset = entry.offset or 0
+        sender = entry.user_id if entry.kind == interface.Kind.CLIENT_EVENT else None
+        return cls(offset, frame["event"], text, sender, f"{epoch}:{offset}", frame.get("revised"))
 
 
 def events(channel: str, *, limit: int = 100, before: int | None = None, app: target.App = None) -> list[Event]:
@@ -63,16 +76,10 @@ def _events(
         raise errors.InvalidLimit(f"`limit` is {limit}; it is 1 to {MOST}. Read earlier events with `before=OFFSET`.")
 
     def query(ask: interface.Queries) -> list[Event]:
-        entries, _ = ask.read(application.id, channel, 0, limit, before=before, newest_first=True)
-        return [_event(entry) for entry in reversed(entries) if entry.body]  # an entry without a body was replaced
+        entries, top = ask.read(application.id, channel, 0, limit, before=before, newest_first=True)
+        epoch = "" if top is None else top.epoch
+        # An entry without a body was replaced or deleted; a notice of a revision is no message.
+        shown = [entry for entry in reversed(entries) if entry.body and entry.kind != interface.Kind.REVISED]
+        return [Event.of(entry, epoch) for entry in shown]
 
     return query
-
-
-def _event(entry: interface.Entry) -> Event:
-    frame = orjson.loads(entry.body)
-    data = frame["data"]
-    text = data if isinstance(data, str) else orjson.dumps(data).decode()  # a client may send an object
-    return Event(
-        entry.offset or 0, frame["event"], text, entry.user_id if entry.kind == interface.Kind.CLIENT_EVENT else None
-    )

@@ -190,6 +190,23 @@ class RemoteEngine:
         deadline = time.monotonic() + (self._timeout_s if timeout is None else timeout)
         return [self._write_stream(write, deadline) for write in writes]
 
+    def revise(self, revision: interface.Revision, timeout: float | None = None) -> interface.Position | None:
+        deadline = time.monotonic() + (self._timeout_s if timeout is None else timeout)
+        path = f"{_path(revision.channel)}/history/{quote(str(revision.position), safe='')}/revise"
+        author = orjson.loads(orjson.loads(revision.notice)["data"])["by"]
+        fields: dict[str, Any] = {"by": author} if author is not None else {}
+        if revision.body:
+            fields["data"] = orjson.loads(revision.body)["data"]
+        else:
+            fields["delete"] = "1"
+        try:
+            answer = self._ask("POST", path, deadline, body=fields)
+        except _Refused as refused:
+            if refused.answer.status == 410:
+                return None
+            raise _publish_error(refused.answer, [fields]) from None
+        return interface.Position(answer["epoch"], answer["offset"])
+
     def cancel_stream(self, where: interface.StreamName) -> bool:
         """Whether an open stream was cancelled."""
         path = f"{_path(where.channel)}/streams/{quote(where.id, safe='')}/cancel"

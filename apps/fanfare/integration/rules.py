@@ -38,7 +38,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -179,12 +179,12 @@ class RuleSet:
     def __init__(self) -> None:
         self._rules: list[Rule] = []
 
-    def add(self, pattern: str, function: Callable[..., Any]) -> None:
+    def add(self, pattern: str, function: Callable[..., Any], *, more: Sequence[str] = ()) -> None:
         """Raises InvalidPattern or InvalidRule. A function that is registered again replaces itself: its module was
         reloaded.
         """
         compiled = Pattern(pattern)
-        rule = Rule(compiled, users.ProjectFunction(function, compiled.parameters))
+        rule = Rule(compiled, users.ProjectFunction(function, (*compiled.parameters, *more)))
         for other in self._rules:
             if other.pattern.shape == rule.pattern.shape:
                 if other.name != rule.name:

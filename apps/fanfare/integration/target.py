@@ -177,6 +177,8 @@ class Outlet(Protocol):
         self, writes: Sequence[interface.StreamWrite], timeout: float | None = None
     ) -> list[interface.StreamReceipt]: ...
 
+    def revise(self, revision: interface.Revision, timeout: float | None = None) -> interface.Position | None: ...
+
     def queries(self) -> contextlib.AbstractContextManager[interface.Queries]: ...
 
 
@@ -205,6 +207,9 @@ class Sink:
         self, writes: Sequence[interface.StreamWrite], timeout: float | None = None
     ) -> list[interface.StreamReceipt]:
         return [interface.StreamReceipt(True, write.state, write.seq, write.size) for write in writes]
+
+    def revise(self, revision: interface.Revision, timeout: float | None = None) -> interface.Position | None:
+        return None
 
     @contextlib.contextmanager
     def queries(self) -> Iterator[interface.Queries]:

@@ -224,7 +224,7 @@ class ProjectFunction:
         except TypeError as error:
             raise errors.InvalidRule(f"{self.name} cannot be called as it must be ({error}): write {shown}.") from error
 
-    def __call__(self, user: Any, parameters: Mapping[str, Any], request: HttpRequest) -> Any:
+    def __call__(self, user: Any, parameters: Mapping[str, Any], request: HttpRequest | None) -> Any:
         """The returned value. Raises AccessRefused if the function refuses as a view does. Blocks."""
         more = {"request": request} if self._wants_request else {}
         call = async_to_sync(self.original) if iscoroutinefunction(self.original) else self.original

@@ -81,6 +81,10 @@ class Engine:
         self.writes += writes
         return [interface.StreamReceipt(True, write.state, write.seq, write.size) for write in writes]
 
+    def revise(self, revision: interface.Revision) -> interface.Position | None:
+        self.work()
+        return interface.Position(self.epoch, len(self.kept[revision.channel]) + 1)
+
     def keep(self, channel: str, *bodies: bytes, user_id: str | None = None) -> None:
         kept = self.kept.setdefault(channel, [])
         kind = interface.Kind.EVENT if user_id is None else interface.Kind.CLIENT_EVENT

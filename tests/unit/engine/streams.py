@@ -164,3 +164,37 @@ class Streams:
         worker = await hire()
         await put(worker, opening(), write(0, 1, 1, part=b"x", body=b"1"), end(1, 1, keeps_parts=True))
         assert await stream(worker) == interface.Streamed("s", State.DONE, 1, 1, b"head", (b"x",), b"whole")
+
+
+class Revisions:
+    """For the test class of an engine, beside `Conformance`."""
+
+    async def test_revised_message_keeps_its_place_and_a_notice_follows(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        receipts = await one.publish("c", b"1", b"2", b"3", retention=KEPT)
+        second = receipts[1].position
+        assert second is not None
+        revision = interface.Revision(APP, "c", second, b"new", b"notice")
+        assert await asyncio.to_thread(one.engine.revise, revision) == second._replace(offset=4)
+        for worker in (one, two):
+            await worker.until(lambda worker=worker: b"notice" in worker.bodies("c"), "the notice")
+            assert worker.entries[-1].kind == interface.Kind.REVISED
+        entries, top = await one.read("c", 0, 10)
+        assert [(entry.offset, entry.body) for entry in entries] == [(1, b"1"), (2, b"new"), (3, b"3"), (4, b"notice")]
+        assert top == second._replace(offset=4)
+
+    async def test_message_that_is_not_kept_or_deleted_cannot_be_revised(self, hire: Hire) -> None:
+        worker = await hire()
+        [receipt] = await worker.publish("c", b"1", retention=KEPT)
+        assert receipt.position is not None
+        deletion = interface.Revision(APP, "c", receipt.position, b"", b"notice")
+
+        async def revise(**changes: Any) -> interface.Position | None:
+            return await asyncio.to_thread(worker.engine.revise, deletion._replace(**changes))
+
+        assert await revise(channel="d") is None
+        assert await revise(position=receipt.position._replace(offset=7)) is None
+        assert await revise(position=receipt.position._replace(epoch="another")) is None
+        assert await revise() is not None
+        assert await revise() is None, "deleted"
+        assert await revise(position=receipt.position._replace(offset=2)) is None, "a notice"

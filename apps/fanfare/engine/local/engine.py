@@ -197,6 +197,11 @@ class LocalEngine(interface.Engine):
         self._write(operation, self._append_timeout if timeout is None else timeout)
         return operation.receipts
 
+    def revise(self, revision: interface.Revision, timeout: float | None = None) -> interface.Position | None:
+        operation = streams.Revise(revision)
+        self._write(operation, self._append_timeout if timeout is None else timeout)
+        return operation.position
+
     def _write(self, operation: transactions.BlockingOp, timeout: float) -> None:
         """Raises EngineError."""
         self._commits.write(operation)

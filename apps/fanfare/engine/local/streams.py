@@ -133,6 +133,43 @@ def _as_it_is(cursor: sqlite3.Cursor, where: tuple[str, str, str]) -> interface.
     return interface.StreamReceipt(False, interface.StreamState(state), seq, size)
 
 
+class Revise(BlockingOp):
+    """A new version of a kept message. `position`: of the notice."""
+
+    is_awaited = True
+
+    def __init__(self, revision: interface.Revision) -> None:
+        super().__init__()
+        self.prepare_to_wait()
+        self.revision = revision
+        self.position: interface.Position | None = None
+        self.refused: errors.EngineError | None = None
+
+    def run(self, transaction: Transaction) -> None:
+        self.position = None
+        self.refused = transaction.full
+        if self.refused is not None:
+            return
+        revision, cursor = self.revision, transaction.cursor
+        where = (revision.app, revision.channel)
+        rows = cursor.execute(
+            'SELECT size, seconds FROM streams WHERE app = ? AND channel = ? AND epoch = ? AND "offset" >= ?',
+            (*where, revision.position.epoch, revision.position.offset),
+        ).fetchall()
+        if not rows:
+            return
+        cursor.execute(
+            "UPDATE log SET body = ? WHERE app = ? AND channel = ? AND \"offset\" = ? AND body <> x'' AND kind <> ?",
+            (bytearray(revision.body), *where, revision.position.offset, interface.Kind.REVISED.value),
+        )
+        if cursor.rowcount == 1:
+            self.position = transaction.streams.advance(*where, interface.Retention(*rows[0]))
+            transaction.log(interface.Kind.REVISED, *where, revision.notice, offset=self.position.offset)
+
+    def settle(self, error: errors.EngineError | None) -> None:
+        self.end(error or self.refused)
+
+
 def of_channel(
     connection: sqlite3.Connection, app: str, channel: str, stream_id: str | None = None
 ) -> list[interface.Streamed]:

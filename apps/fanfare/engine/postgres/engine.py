@@ -182,6 +182,17 @@ class PostgresEngine(interface.Engine):
             rows = connection.execute(query, operations.stream_arguments(writes)).fetchall()
         return operations.stream_receipts(rows)
 
+    def revise(self, revision: interface.Revision, timeout: float | None = None) -> interface.Position | None:
+        if self._closed:
+            raise errors.EngineUnavailable("The engine is closed")
+        query = sql.SQL("SELECT {}.revise_1(%s, %s, %s, %s, %s::bytea, %s::bytea)").format(
+            sql.Identifier(self.address.schema)
+        )
+        app, channel, position, body, notice = revision
+        with self._pool.connection(timeout) as connection:
+            [(offset,)] = connection.execute(query, (app, channel, *position, body, notice)).fetchall()
+        return None if offset is None else interface.Position(position.epoch, offset)
+
     # -- sessions ------------------------------------------------------------------------------------------------------
 
     def save_session(

@@ -735,3 +735,29 @@ BEGIN
     PERFORM pg_notify({topic}, '');
 END
 $$;
+
+-- Gives a kept message a new body, and adds the notice of it. Returns the offset of the notice, NULL if the message is
+-- not kept or deleted.
+CREATE OR REPLACE FUNCTION {schema}.revise_1(
+    p_app text, p_channel text, p_epoch text, p_offset bigint, p_body bytea, p_notice bytea
+) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    v_offset bigint;
+BEGIN
+    PERFORM pg_advisory_xact_lock({lock_class}, {lock_key});
+    PERFORM {schema}.check_1();
+    UPDATE {schema}.log l SET body = p_body FROM {schema}.streams s
+    WHERE s.app = p_app AND s.channel = p_channel AND s.epoch = p_epoch
+      AND l.app = p_app AND l.channel = p_channel AND l."offset" = p_offset AND length(l.body) > 0
+      AND l.kind <> {kind_revised};
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    UPDATE {schema}.streams s SET "offset" = s."offset" + 1 WHERE s.app = p_app AND s.channel = p_channel
+    RETURNING s."offset" INTO v_offset;
+    INSERT INTO {schema}.log (id, kind, app, channel, "offset", body, created)
+    VALUES (nextval('{schema}.log_id'), {kind_revised}, p_app, p_channel, v_offset, p_notice, clock_timestamp());
+    PERFORM pg_notify({topic}, '');
+    RETURN v_offset;
+END
+$$;
