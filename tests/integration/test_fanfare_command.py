@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.harness import deployments, servers, sockets
+from tests.harness import calls, deployments, servers, sockets
 
 Name = Callable[[str], str]
 
@@ -43,6 +44,38 @@ async def test_the_statistics_are_the_sum_of_the_workers(four_workers: servers.S
     assert found["fanfare_workers"] == 4
     assert found["fanfare_connections"] >= 2
     assert found["fanfare_engine_up"] == 1
+
+
+async def test_tail_and_trace_show_an_event_and_its_sockets(four_workers: servers.Server, name: Name) -> None:
+    channel, url = name("tail"), four_workers.url("").rstrip("/")
+    app = four_workers.application.id
+
+    def manage(*arguments: str) -> str:
+        return four_workers.deployment.manage("fanfare", "--json", "--app", app, *arguments, "--url", url)
+
+    async with sockets.connect(four_workers) as socket:
+        await socket.subscribe(channel)
+        tail = asyncio.create_task(
+            asyncio.to_thread(manage, "tail", "--channel", channel, "--types", "events", "--limit", "1")
+        )
+        while not tail.done():  # the log is read from when the command's first scan began
+            await asyncio.to_thread(calls.publish, four_workers, channel, "created", '{"id":7}')
+            await asyncio.wait([tail], timeout=1)
+        item = json.loads((await tail).splitlines()[0])
+        assert (item["channel"], item["event"], item["data"]) == (channel, "created", '{"id":7}')
+        found = json.loads(await asyncio.to_thread(manage, "trace", item["entry"]))
+        written = [one["delivery"]["written"] for one in found["workers"]]
+        assert written in ([1], [])  # the channel is traced from when all workers have the lease of the tail
+
+
+async def test_doctor_lists_a_refusal_with_its_sentence(four_workers: servers.Server, name: Name) -> None:
+    channel = name("private-doctor")
+    async with sockets.connect(four_workers) as socket:
+        await socket.send({"event": "pusher:subscribe", "data": {"channel": channel, "auth": "nonsense:0"}})
+        await socket.skip_to("pusher:subscription_error", channel)
+        found = run(four_workers, "doctor", "--url", four_workers.url("").rstrip("/"))
+    [refusal] = [one for one in found["refusals"] if one.get("channel") == channel]
+    assert "Invalid key" in refusal["text"]
 
 
 def test_a_worker_that_does_not_answer_is_named(four_workers: servers.Server) -> None:

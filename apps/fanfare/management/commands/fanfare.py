@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
@@ -14,14 +15,20 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from prometheus_client import parser as prometheus
 
 from fanfare import conf, errors
+from fanfare.console import client, filters
 from fanfare.engine import errors as engine_errors
-from fanfare.integration import history, presence, publishing, queries
+from fanfare.integration import history, presence, publishing, queries, target
+from fanfare.runtime import text
 
 STATISTICS_TIMEOUT_S = 5.0
+LIVE_S = 2.0
+LINE_CHARACTERS = 300
 
 
 class Command(BaseCommand):
-    help = "Show statistics, channels, members and histories; publish an event; disconnect a user."
+    help = (
+        "Show what happens, statistics, channels, members, histories and traces; publish an event; disconnect a user."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--json", action="store_true", help="print JSON, one value per call")
@@ -31,6 +38,34 @@ class Command(BaseCommand):
         stats = actions.add_parser("stats", help="the figures of all workers, as /metrics has them")
         stats.add_argument("--url", help="the address of a worker; FANFARE_HOST and FANFARE_PORT if not given")
         stats.add_argument("--all", action="store_true", help="figures that are zero, too")
+        stats.add_argument("--live", action="store_true", help="again every two seconds, with the change per second")
+
+        tail = actions.add_parser("tail", help="what happens, as it happens")
+        _add_url(tail)
+        tail.add_argument("--types", default="", help=f"of {', '.join(filters.TYPES)}; comma-separated, all by default")
+        for name in ("channel", "event", "user", "socket", "text"):
+            tail.add_argument(
+                f"--{name}", default="", help="a pattern with *" if name in ("channel", "event") else None
+            )
+        tail.add_argument("--limit", type=int, default=0, help="end after so many lines")
+
+        connections = actions.add_parser("connections", help="the newest connections of all workers")
+        _add_url(connections)
+        connections.add_argument("--text", default="", help="in the socket id, the address, the user or the SDK")
+        connections.add_argument("--channel", default="")
+
+        trace = actions.add_parser("trace", help="the way of one event through the workers")
+        _add_url(trace)
+        trace.add_argument(
+            "entry", nargs="?", help="its position, such as 0:4711; without it the newest recorded events"
+        )
+        trace.add_argument("--channel", default="", help="record every event of this channel; needs --app")
+
+        doctor = actions.add_parser("doctor", help="why a signature is refused; without --auth the newest refusals")
+        _add_url(doctor)
+        doctor.add_argument("--kind", default="subscription", choices=["subscription", "sign-in", "API request"])
+        for name in ("auth", "socket-id", "channel", "channel-data", "user-data", "request-url", "method"):
+            doctor.add_argument(f"--{name}", default="")
 
         channels = actions.add_parser("channels", help="occupied channels with their subscribers and users")
         channels.add_argument("--prefix", default="", help="only names that start with this")
@@ -54,6 +89,10 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         actions: dict[str, Callable[[dict[str, Any]], tuple[Any, list[str]]]] = {
             "stats": self._stats,
+            "tail": self._tail,
+            "connections": self._connections,
+            "trace": self._trace,
+            "doctor": self._doctor,
             "channels": self._channels,
             "members": self._members,
             "history": self._history,
@@ -64,27 +103,98 @@ class Command(BaseCommand):
             value, lines = actions[options["action"]](options)
         except (errors.FanfareError, engine_errors.EngineError, ValueError) as error:
             raise CommandError(str(error)) from error
+        except KeyboardInterrupt:
+            return
         if options["json"]:
             self.stdout.write(json.dumps(value, ensure_ascii=False, default=str))
-        else:
+        elif lines:
             self.stdout.write("\n".join(lines))
 
     def _stats(self, options: dict[str, Any]) -> tuple[Any, list[str]]:
+        if not options["live"]:
+            return self._figures(options)
+        before: dict[str, float] = {}
+        while True:
+            found, _ = self._figures(options)
+            changes = {name: (value - before.get(name, value)) / LIVE_S for name, value in found.items()}
+            before = found
+            if options["json"]:
+                self.stdout.write(json.dumps(found))
+            else:
+                rows = [
+                    (name, f"{value:g}", f"{changes[name]:+g}/s" if changes[name] else "")
+                    for name, value in found.items()
+                    if "_bucket{" not in name
+                ]
+                self.stdout.write(f"\n{time.strftime('%H:%M:%S')}\n" + "\n".join(_table(rows)))
+            self.stdout.flush()
+            time.sleep(LIVE_S)
+
+    def _figures(self, options: dict[str, Any]) -> tuple[Any, list[str]]:
         url = (options["url"] or f"http://{conf.settings.HOST}:{conf.settings.PORT}").rstrip("/") + "/metrics"
         headers = {"Authorization": f"Bearer {conf.settings.METRICS_TOKEN}"} if conf.settings.METRICS_TOKEN else {}
         request = urllib.request.Request(url, headers=headers)  # noqa: S310  (the operator names the address)
         try:
             with urllib.request.urlopen(request, timeout=STATISTICS_TIMEOUT_S) as answer:  # noqa: S310
-                text = answer.read().decode()
+                body = answer.read().decode()
         except (urllib.error.URLError, OSError) as error:
             raise CommandError(f"No worker answers at {url}: {error}. Name one with --url.") from error
         found = {
             sample.name + _labels(sample.labels): sample.value
-            for family in prometheus.text_string_to_metric_families(text)
+            for family in prometheus.text_string_to_metric_families(body)
             for sample in family.samples
             if options["all"] or sample.value
         }
         return found, _table([(name, f"{value:g}") for name, value in found.items()])
+
+    def _tail(self, options: dict[str, Any]) -> tuple[Any, list[str]]:
+        names = ("app", "types", "channel", "event", "user", "socket", "text")
+        left = options["limit"]
+        for batch in client.Client(options["url"]).stream("tail", {name: options[name] for name in names}):
+            if batch.get("problem"):
+                raise CommandError(batch["problem"])
+            for item in batch["items"]:
+                self.stdout.write(json.dumps(item) if options["json"] else _line(item))
+                left -= 1
+                if left == 0:
+                    return {"ended": True}, []
+            skipped = batch["seen"] - len(batch["items"])
+            if skipped and not options["json"]:
+                self.stderr.write(f"… a sample: {skipped} more happened")
+            self.stdout.flush()
+        return {"ended": True}, []
+
+    def _connections(self, options: dict[str, Any]) -> tuple[Any, list[str]]:
+        asked = {name: options[name] for name in ("app", "text", "channel")}
+        value = client.Client(options["url"]).get("connections", asked)
+        shown = ("socket", "user", "address", "client", "channels")
+        rows = [tuple(str(one.get(name) or "") for name in shown) for one in value["connections"]]
+        return value, _table(rows) or ["No connection matches."]
+
+    def _trace(self, options: dict[str, Any]) -> tuple[Any, list[str]]:
+        asked = client.Client(options["url"])
+        if options["entry"]:
+            value = asked.get("trace", {"entry": options["entry"]})
+            return value, _way(value)
+        value = asked.get("traces", {"app": options["app"], "channel": options["channel"]})
+        rows = [
+            (one["entry"], one["channel"], f"{one['written']} sockets", f"{one['last_ms']:g} ms")
+            for one in value["events"]
+        ]
+        return value, _table(rows) or ["No event with subscribers was recorded yet."]
+
+    def _doctor(self, options: dict[str, Any]) -> tuple[Any, list[str]]:
+        asked = client.Client(options["url"])
+        if not (options["auth"] or options["request_url"]):
+            value = asked.get("refusals")
+            return value, [_line(item) for item in reversed(value["refusals"])] or ["Nothing was refused."]
+        names = ("kind", "auth", "socket_id", "channel", "channel_data", "user_data", "method")
+        body = {name: options[name] for name in names} | {"url": options["request_url"]}
+        body["app"] = options["app"] or target.application(None).id
+        value = asked.post("doctor", body)
+        marks = {True: "right", False: "WRONG", None: "hint"}
+        lines = [value["verdict"], *(f"  {marks[one['ok']]}  {one['text']}" for one in value["findings"])]
+        return value, [*lines, "The signature must be of:", value["signed"]]
 
     def _channels(self, options: dict[str, Any]) -> tuple[Any, list[str]]:
         prefix = options["prefix"]
@@ -112,6 +222,42 @@ class Command(BaseCommand):
     def _disconnect(self, options: dict[str, Any]) -> tuple[Any, list[str]]:
         presence.disconnect_user(options["user"], reconnect=options["reconnect"], app=options["app"])
         return {"disconnected": options["user"]}, [f"The connections of user {options['user']} are being closed."]
+
+
+def _add_url(parser: CommandParser) -> None:
+    parser.add_argument("--url", default="", help="the address of a worker; FANFARE_HOST and FANFARE_PORT if not given")
+
+
+def _line(item: dict[str, Any]) -> str:
+    """An item of the tail."""
+    at = time.strftime("%H:%M:%S", time.localtime(item["at"])) + f".{int(item['at'] * 1000) % 1000:03}"
+    where = item.get("channel") or item.get("socket") or item.get("url") or item.get("what") or ""
+    what = item.get("event") or item.get("reason") or item.get("user") or ""
+    rest = item.get("data") or item.get("text") or item.get("address") or ""
+    line = f"{at}  {item['type']:<12}  {where}  {what}  {rest}"
+    return text.clean(f"{line}  [{item['entry']}]" if "entry" in item else line, LINE_CHARACTERS)
+
+
+def _way(value: dict[str, Any]) -> list[str]:
+    lines = [f"Event {value['entry']}"]
+    publication = value["publication"]
+    if publication is not None:
+        by = ", ".join(f"{name} {what}" for name, what in publication["publisher"].items())
+        took = (publication["committed"] - publication["began"]) * 1000
+        lines.append(f"  published {by}; in the log after {took:.1f} ms")
+    for worker in value["workers"]:
+        one = worker["delivery"]
+        skipped = [f"excluded {one['excluded']}"] if one.get("excluded") else []
+        skipped += [f"{name} {one[name]}" for name in ("conflated", "catching_up", "waiting") if one.get(name)]
+        skipped += [f"slow {', '.join(one['slow'])}"] if one.get("slow") else []
+        lines.append(
+            f"  {worker['node']} {worker['pid']}: read after {one.get('read_ms', 0):g} ms, "
+            f"{one.get('written', 0)} sockets, p50 {one.get('p50_ms', 0):g} ms, p99 {one.get('p99_ms', 0):g} ms"
+            + "".join(f"; {what}" for what in skipped)
+        )
+        lines += [f"    recovered by {replay['socket']}" for replay in one.get("replays", ())]
+    lines += [f"  webhook {one['url']}: {one['state']} after {one['attempts']} attempts" for one in value["webhooks"]]
+    return lines if len(lines) > 1 else [*lines, "  No worker has a record of it."]
 
 
 def _labels(labels: Mapping[str, str]) -> str:
