@@ -39,6 +39,8 @@ class Page:
 
 PAGES: Final = (
     Page("overview", "Overview", "Now"),
+    Page("channels", "Channels", "Now"),
+    Page("connections", "Connections", "Now"),
     Page("tail", "Live tail", "Events"),
     Page("trace", "Trace", "Events"),
     Page("history", "Time travel", "Events"),

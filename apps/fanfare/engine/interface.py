@@ -364,6 +364,11 @@ class Queries(Protocol):
     def channels(self, app: str, prefix: str = "") -> dict[str, ChannelCounts]:
         """The occupied channels whose names start with `prefix`."""
 
+    def search(self, app: str, text: str, after: str, limit: int) -> list[tuple[str, ChannelCounts]]:
+        """The first occupied channels after a name, whose names contain `text`, in the engine's order of names."""
+        found = sorted((name, counts) for name, counts in self.channels(app).items() if text in name and name > after)
+        return found[:limit]
+
     def channel(self, app: str, channel: str) -> ChannelCounts:
         """The counts of one channel; zeros for a channel without subscribers."""
 

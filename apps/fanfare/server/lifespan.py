@@ -21,7 +21,7 @@ from django.core.exceptions import ImproperlyConfigured
 from fanfare import __version__, conf
 from fanfare.applications import loading, registry
 from fanfare.channel_layer import transport
-from fanfare.console import board, figures, reports, survey, tails, worker_control
+from fanfare.console import board, connections, figures, reports, survey, tails, worker_control
 from fanfare.console.endpoints import auth_doctor, tracing
 from fanfare.engine import current
 from fanfare.engine import errors as engine_errors
@@ -76,6 +76,7 @@ class Server:
         self.mounts = mounts.Mounts()  # filled by asgi.py
         self.problem = "The worker has not been started yet."  # empty while the worker runs
         self.is_misconfigured = False  # invalid settings: do not retry
+        self.connections = connections.Connections(self.hub, self.survey)
         self.board = board.Board(self, counted.counters, counted.gauges)
         self._up = False  # started; the loader may still be retrying
         self._starting: asyncio.Task[None] | None = None

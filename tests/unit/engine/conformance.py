@@ -483,6 +483,20 @@ class Conformance:
         assert sorted(await one.channels(APP)) == ["presence-a", "private-a", "private-é"]
         assert await one.channels("3") == {}
 
+    async def test_channels_are_searched_page_by_page(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        names = [f"room-{number:02}" for number in range(7)]
+        for worker in (one, two):
+            for name in (*names, "news"):
+                worker.engine.set_subscribers(APP, name, 2)
+            worker.engine.set_subscribers(APP, interface.CONNECTIONS, 9)
+            await worker.channel("news")  # what the worker set is written now
+        first = await one.engine.ask(lambda queries: queries.search(APP, "room-", "", 4))
+        rest = await two.engine.ask(lambda queries: queries.search(APP, "room-", first[-1][0], 4))
+        assert [name for name, _ in first + rest] == names
+        assert {counts for _, counts in first + rest} == {interface.ChannelCounts(4, 0)}
+        assert await one.engine.ask(lambda queries: queries.search(APP, "_", "", 3)) == [], "it is no pattern"
+
     async def test_users_are_counted_beside_connections(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
         one.engine.set_subscribers(APP, "presence-c", 2)

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import importlib
 
-MODULES = ("overview", "tail", "tracing", "auth_doctor", "event_creator", "time_travel")
+MODULES = (
+    "overview",
+    "channels",
+    "connections",
+    "tail",
+    "tracing",
+    "auth_doctor",
+    "event_creator",
+    "time_travel",
+)
 
 
 def load() -> None:

@@ -50,6 +50,15 @@ class LogQueries(interface.Queries):
         )
         return {channel: interface.ChannelCounts(count, users.get(channel, 0)) for channel, count in subscriptions}
 
+    def search(self, app: str, text: str, after: str, limit: int) -> list[tuple[str, interface.ChannelCounts]]:
+        rows = self._connect().execute(
+            "SELECT channel, SUM(subscribers), COALESCE((SELECT users FROM users WHERE app = ?1 AND "
+            "channel = counts.channel), 0) FROM counts WHERE app = ?1 AND channel > ?2 AND instr(channel, ?3) > 0 "
+            "AND channel <> ?4 GROUP BY channel ORDER BY channel LIMIT ?5",
+            (app, after, text, interface.CONNECTIONS, limit),
+        )
+        return [(channel, interface.ChannelCounts(count, users)) for channel, count, users in rows]
+
     def channel(self, app: str, channel: str) -> interface.ChannelCounts:
         connection = self._connect()
         [(subscriptions,)] = connection.execute(

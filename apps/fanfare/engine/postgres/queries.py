@@ -81,6 +81,20 @@ class Queries(interface.Queries):
         )
         return {channel: interface.ChannelCounts(count, users.get(channel, 0)) for channel, count in counts}
 
+    def search(self, app: str, text: str, after: str, limit: int) -> list[tuple[str, interface.ChannelCounts]]:
+        rows = self._ask(
+            "SELECT c.channel, SUM(c.subscribers)::bigint, COALESCE((SELECT u.users FROM {0}.users u "
+            "WHERE u.app = %s AND u.channel = c.channel), 0) FROM {0}.counts c "
+            "WHERE c.app = %s AND c.channel > %s AND strpos(c.channel, %s) > 0 AND c.channel <> '' "
+            "GROUP BY c.channel ORDER BY c.channel LIMIT %s",
+            app,
+            app,
+            after,
+            text,
+            limit,
+        )
+        return [(channel, interface.ChannelCounts(count, users)) for channel, count, users in rows]
+
     def channel(self, app: str, channel: str) -> interface.ChannelCounts:
         [(subscriptions, users)] = self._ask(
             "SELECT (SELECT COALESCE(SUM(subscribers), 0)::bigint FROM {0}.counts WHERE app = %s AND channel = %s), "
