@@ -264,7 +264,7 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
         "unit/integration/test_streams.py::test_failure_of_one_stream_leaves_the_thread_to_the_others",
     ),
     ("integration/relay.py", "one.run"): (SUPERVISOR, f"{SLOW}fanfare.integration.relay:Outbox.look"),
-    ("integration/transactional.py", "callback"): (
+    ("integration/publishing.py", "moved"): (
         GUARD,
         "unit/integration/test_publishing.py::test_exception_of_any_kind_after_the_commit_is_logged",
     ),

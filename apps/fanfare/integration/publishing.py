@@ -36,7 +36,7 @@ from fanfare import conf, errors
 from fanfare.applications import registry
 from fanfare.engine import current, interface
 from fanfare.engine import errors as engine_errors
-from fanfare.integration import payloads, target, users
+from fanfare.integration import payloads, target, transactional, users
 from fanfare.protocol import names, publications, refusals
 from fanfare.runtime import text as texts
 from fanfare.runtime.log_throttle import exception_line
@@ -262,6 +262,24 @@ class Outboxed(Deferred):
             logger.exception("The relay sends %d events from the outbox in %r", left, self.batch.using)
 
 
+class Moved(Deferred):
+    """Publications that a transaction has written itself; see `transactional`."""
+
+    def __init__(
+        self,
+        publications: Sequence[interface.Publication],
+        connection: BaseDatabaseWrapper,
+        move: transactional.Move,
+    ) -> None:
+        super().__init__(publications, connection)
+        self.move = move
+
+    def __call__(self) -> None:
+        self.called = True
+        self.move()
+        count("published", len(self.publications))
+
+
 def defer(
     publications: Sequence[interface.Publication], on_commit: bool, using: str, outbox: bool | None = False
 ) -> bool:
@@ -280,9 +298,11 @@ def defer(
         return False
     through_outbox = conf.settings.OUTBOX if outbox is None else outbox
     if not through_outbox and conf.settings.TRANSACTIONAL_PUBLISH:
-        from fanfare.integration import transactional
-
-        if transactional.write(publications, connection):
+        engine = transactional.write(publications, connection)
+        if engine is not None:
+            if connection.in_atomic_block:  # otherwise (autocommit is off) a worker moves them
+                moved = Moved(publications, connection, _move(connection) or transactional.Move(engine))
+                transaction.on_commit(moved, using=using, robust=True)
             return True
     if not through_outbox and _joined(publications, connection):
         return True
@@ -356,6 +376,14 @@ def _report_unpublished(publications: Sequence[interface.Publication], error: Ex
             exc_info=trace,
         )
         trace = None
+
+
+def _move(connection: BaseDatabaseWrapper) -> transactional.Move | None:
+    """The move of the connection's transaction."""
+    for _, callback, *_ in reversed(connection.run_on_commit):
+        if isinstance(callback, Moved):
+            return callback.move
+    return None
 
 
 def _batch(connection: BaseDatabaseWrapper) -> outboxes.Batch:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from fanfare import conf
 from fanfare.engine import current, interface
 from fanfare.engine import errors as engine_errors
-from fanfare.integration import publishing, target
+from fanfare.integration import target
 from fanfare.runtime.log_throttle import LogThrottle
 
 if TYPE_CHECKING:
@@ -44,30 +43,15 @@ class Move:
             _log.warning("A worker will move the events of a transaction into the log: %s", error)
 
 
-class Moved(publishing.Deferred):
-    """Publications that a transaction has written."""
-
-    def __init__(
-        self, publications: Sequence[interface.Publication], connection: BaseDatabaseWrapper, move: Move
-    ) -> None:
-        super().__init__(publications, connection)
-        self.move = move
-
-    def __call__(self) -> None:
-        self.called = True
-        self.move()
-        publishing.count("published", len(self.publications))
-
-
-def write(publications: Sequence[interface.Publication], connection: BaseDatabaseWrapper) -> bool:
-    """Write publications with the transaction of a connection. False: FANFARE_TRANSACTIONAL_PUBLISH is off, this is a
-    test, or the project publishes to another deployment.
+def write(publications: Sequence[interface.Publication], connection: BaseDatabaseWrapper) -> PostgresEngine | None:
+    """Write publications with the transaction of a connection. Returns the engine that moves them into the log; None if
+    FANFARE_TRANSACTIONAL_PUBLISH is off, in a test, or if the project publishes to another deployment.
 
     Raises EngineMisconfigured if the connection is not of the log's database, and django.db.Error.
     """
     outlet = target.engine()
     if not conf.settings.TRANSACTIONAL_PUBLISH or not isinstance(outlet, interface.Engine) or current.is_replaced():
-        return False
+        return None
     engine: Any = outlet
     pending = getattr(engine, "pending", None)
     if pending is None or connection.vendor != "postgresql":
@@ -86,15 +70,4 @@ def write(publications: Sequence[interface.Publication], connection: BaseDatabas
         pending.check(execute)
         _checked.add(checked)
     pending.write(execute, publications)
-    if connection.in_atomic_block:  # otherwise (autocommit is off) a worker finds them
-        callback = Moved(publications, connection, _move(connection) or Move(engine))
-        transaction.on_commit(callback, using=connection.alias, robust=True)
-    return True
-
-
-def _move(connection: BaseDatabaseWrapper) -> Move | None:
-    """That of the connection's transaction. Django drops the callbacks of a transaction that is rolled back."""
-    for _, callback, *_ in reversed(connection.run_on_commit):
-        if isinstance(callback, Moved):
-            return callback.move
-    return None
+    return cast("PostgresEngine", engine)
