@@ -6,7 +6,7 @@ import asyncio
 import re
 import signal
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import pytest
 
@@ -251,6 +251,30 @@ async def test_value_that_redis_refuses_fails_alone(hire: conformance.Hire) -> N
     outcomes = await asyncio.gather(refused, accepted, return_exceptions=True)
     assert isinstance(outcomes[0], errors.EngineUnavailable)
     await one.got("c", b"y")
+
+
+async def test_delivery_that_raises_is_a_gap(url: str) -> None:
+    engine, gaps, delivered = redis_engine.RedisEngine(url), list[str](), list[bytes]()
+
+    def deliver(entries: Sequence[interface.Entry]) -> None:
+        if not gaps:
+            raise ValueError
+        delivered.extend(entry.body for entry in entries)
+
+    async def is_there(found: Callable[[], bool], what: str) -> None:
+        async def look() -> bool:
+            return found()
+
+        await waiting.until_async(look, 10, what)
+
+    await engine.open(deliver, lambda reason, partition: gaps.append(reason))
+    engine.listen(APP, "c", True)
+    await engine.append([interface.Publication(APP, "c", b"1")])
+    await is_there(lambda: gaps == ["delivery_failed"] and engine.health().ok, "the gap")
+    await engine.append([interface.Publication(APP, "c", b"2")])
+    await is_there(lambda: delivered == [b"2"], "the next entry")
+    assert engine.statistics()["delivery_failures"] == 1
+    await engine.close()
 
 
 # -- the start ---------------------------------------------------------------------------------------------------------

@@ -514,6 +514,10 @@ class Partition:
         self.remove(before)
         self.resume()
 
+    def delivery_failed(self) -> None:
+        if self.phase is Phase.FOLLOWING:
+            self.gap("delivery_failed")
+
     def settled(self) -> None:
         """A callback that a gap waited for has run."""
         self.settling -= 1

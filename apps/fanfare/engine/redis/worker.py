@@ -193,6 +193,7 @@ class Worker:
             "groups": 0,
             "operations": 0,
             "expired": 0,
+            "delivery_failures": 0,
             **self.counters,
         }
 
@@ -211,7 +212,13 @@ class Worker:
         if batch:
             self.counters["reads"] += 1
             self.counters["entries"] += len(batch)
-            self._deliver(batch)
+            try:
+                self._deliver(batch)
+            except Exception:
+                logger.exception("A delivery of the log failed")
+                self.counters["delivery_failures"] += 1
+                for partition in dict.fromkeys(self.of(entry.app, entry.channel) for entry in batch):
+                    self.loop.call_soon(partition.delivery_failed)
 
     def dropped(self, name: bytes) -> None:
         """The server has ended a subscription: its slot has moved."""
