@@ -3,13 +3,14 @@
 # make test     all tests; ARGS="-k presence" selects some, REQUIRE_ALL=1 fails skipped tests
 # make lint     style, types, import contracts, words, tasks, migrations
 # make format   fix the style
+# make docs     the documentation as a site, in var/site; the server shows it at /docs/index.html
 # make security known vulnerabilities of the requirements, and a bill of materials in var/sbom.json
 
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: run setup test lint format security
+.PHONY: run setup test lint format docs security
 .SILENT:
 
 run: .venv-server
@@ -40,6 +41,9 @@ lint: .venv-tests
 format: .venv-tests
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: .venv-tests
+	$(BIN)/mkdocs build --quiet --strict
 
 security: .venv-tests
 	mkdir -p var

@@ -84,6 +84,7 @@ TEMPLATES = [
 # Fanfare serves static files from the apps' folders. STATIC_ROOT is for collectstatic and a server in front.
 STATIC_URL = "static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
+DOCUMENTATION = BASE_DIR / "var" / "site"  # made by `make docs`
 
 # -- Database ----------------------------------------------------------------------------------------------------------
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from django.http import HttpRequest, HttpResponse
+from django.conf import settings
+from django.http import Http404, HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.templatetags.static import static
 from django.urls import get_script_prefix
 from django.views.decorators.http import require_safe
+from django.views.static import serve
 
 from fanfare import conf
 from fanfare.server.landing import connection
@@ -15,7 +18,18 @@ from fanfare.server.landing import connection
 @require_safe
 def docs(request: HttpRequest) -> HttpResponse:
     """The quick start. Its snippets contain an application's values with DEBUG, otherwise placeholders."""
-    return render(request, "docs.html", connection(request))
+    is_built = (settings.DOCUMENTATION / "index.html").exists()
+    return render(request, "docs.html", {**connection(request), "documentation": is_built})
+
+
+@require_safe
+def documentation(request: HttpRequest, path: str) -> HttpResponseBase:
+    """A file of the site that `make docs` builds. Its theme has inline scripts and styles, so it has its own policy."""
+    if not (settings.DOCUMENTATION / "index.html").exists():
+        raise Http404("The documentation is not built: make docs.")
+    response = serve(request, path, document_root=str(settings.DOCUMENTATION))
+    response["Content-Security-Policy"] = "default-src 'self' 'unsafe-inline' data:; object-src 'none'"
+    return response
 
 
 @require_safe

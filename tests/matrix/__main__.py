@@ -1,0 +1,87 @@
+"""Run unit tests for each interpreter and version of Django, each in an environment of its own, and say which ran.
+
+python -m tests.matrix
+python -m tests.matrix --python 3.13 --django 5.2 -- tests/unit/protocol
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.harness import deployments
+
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+DJANGOS = {"5.2": "django~=5.2.0", "newest": "django"}
+TESTS = ("tests/unit/protocol", "tests/unit/applications", "tests/unit/integration", "tests/unit/hub", "tests/unit/sse")
+UV = Path(sys.executable).parent / "uv"
+
+
+def interpreters(version: str) -> Iterator[str]:
+    """The paths of this version: pyenv's and those on the PATH."""
+    yield from map(str, sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"), reverse=True))
+    if found := shutil.which(f"python{version}"):
+        yield found
+
+
+def works(python: str) -> bool:
+    return subprocess.run([python, "-c", "import ssl, sqlite3"], capture_output=True, check=False).returncode == 0
+
+
+def run(python: str, django: str, tests: list[str]) -> str:
+    """One cell: the last line of its output."""
+    with tempfile.TemporaryDirectory(prefix="fanfare-matrix-") as folder:
+        environment = Path(folder) / "venv"
+        inside = environment / "bin" / "python"
+        lines = (deployments.REPOSITORY / "requirements-dev.txt").read_text(encoding="utf-8").splitlines()
+        lines += (deployments.REPOSITORY / "requirements.txt").read_text(encoding="utf-8").splitlines()
+        wanted = Path(folder) / "requirements.txt"
+        wanted.write_text("\n".join(one for one in lines if not one.startswith(("django==", "-r "))))
+        for command in (
+            [str(UV), "venv", "--quiet", "--python", python, str(environment)],
+            [str(UV), "pip", "install", "--quiet", "--python", str(inside), "-r", str(wanted), django],
+            [str(UV), "pip", "install", "--quiet", "--python", str(inside), "--no-deps", "-e", "."],
+        ):
+            done = subprocess.run(command, cwd=deployments.REPOSITORY, capture_output=True, text=True, check=False)
+            if done.returncode:
+                return f"not installed: {done.stderr.strip().splitlines()[-1]}"
+        done = subprocess.run(
+            [str(inside), "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
+            cwd=deployments.REPOSITORY,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        version = subprocess.run(
+            [str(inside), "-c", "import django; print(django.__version__)"], capture_output=True, text=True, check=True
+        )
+        failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        return "\n    ".join([f"Django {version.stdout.strip()}: {done.stdout.strip().splitlines()[-1]}", *failed[:10]])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.matrix")
+    parser.add_argument("--python", action="append", choices=PYTHONS)
+    parser.add_argument("--django", action="append", choices=sorted(DJANGOS))
+    parser.add_argument("tests", nargs="*", default=list(TESTS))
+    options = parser.parse_args()
+    failed = False
+    for version in options.python or PYTHONS:
+        python = next(filter(works, interpreters(version)), None)
+        if python is None:
+            print(f"Python {version}: not on this machine")
+            continue
+        for name in options.django or DJANGOS:
+            result = run(python, DJANGOS[name], options.tests)
+            print(f"Python {version}, {name}: {result}", flush=True)
+            failed = failed or "failed" in result or "error" in result or "not installed" in result
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
