@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,7 @@ from fanfare.engine.local import engine as local_engine
 from tests.harness import calls, servers, sockets
 
 Name = Callable[[str], str]
-COMMITS = 2_000
+COMMITS = int(os.environ.get("SNAPSHOT_COMMITS", "2000"))  # 10000 for the proof
 
 
 @pytest.fixture(scope="module")

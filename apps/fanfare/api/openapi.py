@@ -343,6 +343,15 @@ SCHEMAS: dict[str, Schema] = {
             ),
         },
     ),
+    "MemberUpdate": _object(
+        "The new info of a member.",
+        {"user_info": {"description": f"Any JSON, at most {LIMITS.max_member_bytes} bytes."}},
+        examples=[{"user_info": {"name": "Ann", "state": "typing"}}],
+    ),
+    "MemberUpdated": _answer(
+        "Whether the user is a member.",
+        {"updated": {"type": "boolean", "description": "False: the user is no member of the channel."}},
+    ),
     "Revision": _object(
         "A new version of a kept message, or with `delete` its end.",
         {},
@@ -504,6 +513,14 @@ OPERATIONS: dict[str, Schema] = {
         "Users",
         path={"app_id": APP_ID, "channel": PRESENCE_CHANNEL},
         query={"with_user_info": WITH_USER_INFO},
+    ),
+    "/apps/{app_id}/channels/{channel}/users/{user_id}/update": _operation(
+        "Channels",
+        "Update a member of a presence channel",
+        "The member does not leave. The others get `fanfare:member_updated`.",
+        "MemberUpdated",
+        path={"app_id": APP_ID, "channel": PRESENCE_CHANNEL, "user_id": USER_ID},
+        body=_reference("MemberUpdate"),
     ),
     "/apps/{app_id}/channels/{channel}/history": _operation(
         "Channels",

@@ -9,6 +9,7 @@ Queries cover the whole deployment.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -227,6 +228,23 @@ async def users(hub: hubs.Hub, request: requests.Request) -> bytes:
     return orjson.dumps({"users": [_user(member, with_info=with_info) for member in members]})
 
 
+async def update_user(hub: hubs.Hub, request: requests.Request) -> bytes:
+    """Give a member of a presence channel a new info; an extension. Parameter: `user_info`."""
+    name, application = _channel(request), request.application
+    if not names.is_presence(name):
+        raise refusals.Invalid(f"{name} is not a presence channel, so it has no users.", code="not_presence")
+    user_id = parameters.user_id(request.names["user_id"], application.limits)
+    try:
+        info = orjson.dumps(request.fields().get("user_info"))
+    except orjson.JSONEncodeError as error:
+        raise refusals.Invalid(f"The parameter user_info cannot be encoded: {error}.", code="invalid_data") from None
+    limit = application.limits.max_member_bytes
+    if len(info) > limit:
+        raise refusals.TooLarge(f"The user_info exceeds the allowed maximum ({limit} bytes): it has {len(info)} bytes.")
+    updated = await asyncio.to_thread(hub.engine.update_member, application.id, name, user_id, info.decode())
+    return orjson.dumps({"updated": updated})
+
+
 async def history(hub: hubs.Hub, request: requests.Request) -> bytes:
     """Return a page of a channel's history; an extension. Parameters: `limit`, `after`, `before`, `direction`."""
     application, name = request.application, _channel(request)
@@ -378,6 +396,7 @@ ROUTES = (
     Route(READ, "/apps/{app_id}/channels", channels),
     Route(READ, "/apps/{app_id}/channels/{channel}", channel),
     Route(READ, "/apps/{app_id}/channels/{channel}/users", users),
+    Route(WRITE, "/apps/{app_id}/channels/{channel}/users/{user_id}/update", update_user, body_limit),
     Route(READ, "/apps/{app_id}/channels/{channel}/history", history),
     Route(READ, "/apps/{app_id}/users/{user_id}", user),
     Route(WRITE, "/apps/{app_id}/channels/{channel}/history/{position}/revise", revisions.revise, body_limit),

@@ -49,6 +49,7 @@ class Kind(enum.IntEnum):
     STREAM = 11  # a piece of a stream, never kept. user_id: the stream's id, body as for EVENT
     STREAM_END = 12  # the end of a stream. user_id: the stream's id, body: the frame with the whole text
     REVISED = 13  # a kept message has a new version; body: the frame that says so
+    MEMBER_UPDATED = 14  # user_id, body: the member's new user_info as JSON text
 
 
 class Entry(NamedTuple):
@@ -551,6 +552,13 @@ class PresenceAndCounts(abc.ABC):
     @abc.abstractmethod
     def leave(self, app: str, channel: str, socket_id: str) -> None:
         """Remove one connection's member; a user's last one appends MEMBER_REMOVED. Retried until it is written."""
+
+    def update_member(self, app: str, channel: str, user_id: str, info: str, timeout: float | None = None) -> bool:
+        """Give a member a new info, for any thread of any process. False: the user is no member of the channel.
+
+        Raises EngineUnavailable, after which it may be done, and Unsupported in an engine without updates.
+        """
+        raise errors.Unsupported("This engine cannot update members; the engines `local` and `postgres` can")
 
     @abc.abstractmethod
     def set_subscribers(self, app: str, channel: str, count: int, *, announce: bool = False) -> None:

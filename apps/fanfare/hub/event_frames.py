@@ -32,6 +32,11 @@ def member_added(channel: str, user_id: str, info: str) -> bytes:
     return event("pusher_internal:member_added", channel, data)
 
 
+def member_updated(channel: str, user_id: str, info: str) -> bytes:
+    """An event of the channel, which pages bind or ignore: the vendor's protocol knows no updates of members."""
+    return event("fanfare:member_updated", channel, f'{{"user_id":{_text(user_id)},"user_info":{info}}}')
+
+
 def member_removed(channel: str, user_id: str) -> bytes:
     return event("pusher_internal:member_removed", channel, f'{{"user_id":{_text(user_id)}}}')
 

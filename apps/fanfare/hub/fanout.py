@@ -22,6 +22,11 @@ AS_PUBLISHED = (
     interface.Kind.REVISED.value,
 )
 
+MEMBERS: dict[int, Callable[[str, str, str], bytes]] = {
+    interface.Kind.MEMBER_ADDED: event_frames.member_added,
+    interface.Kind.MEMBER_UPDATED: event_frames.member_updated,
+}
+
 Body = Callable[[interface.Entry], bytes | None]
 Receivers = Mapping[connections.Connection, connections.Subscription]
 
@@ -35,8 +40,8 @@ def body(entry: interface.Entry) -> bytes | None:
     """The JSON text that subscribers get for an entry; None if none."""
     if entry.kind in AS_PUBLISHED:
         return entry.body or None  # a message that is deleted already
-    if entry.kind == interface.Kind.MEMBER_ADDED:
-        return event_frames.member_added(entry.channel, entry.user_id or "", entry.body.decode())
+    if (member := MEMBERS.get(entry.kind)) is not None:
+        return member(entry.channel, entry.user_id or "", entry.body.decode())
     if entry.kind == interface.Kind.MEMBER_REMOVED:
         return event_frames.member_removed(entry.channel, entry.user_id or "")
     if entry.kind == interface.Kind.COUNT:

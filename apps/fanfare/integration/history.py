@@ -11,7 +11,7 @@ A channel keeps as many events as its channel rule allows; a channel without a r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -39,7 +39,7 @@ class Event:
     name: str
     data: str
     user_id: str | None = None
-    id: str = ""
+    id: str = field(default="", compare=False)
     revised: dict[str, Any] | None = None
 
     @classmethod

@@ -6,8 +6,10 @@
     presence.members("presence-room")            the members of a presence channel
     presence.subscriber_count("orders")          the number of connections on a channel
     presence.disconnect_user(user)               close all connections of a user
+    presence.update_member("presence-room", …)   a member's new info: a status, a cursor
 
-Each has an async twin: `ais_online`, `amembers`, `asubscriber_count`, `adisconnect_user`. The blocking form raises
+Each has an async twin: `ais_online`, `amembers`, `asubscriber_count`, `adisconnect_user`,
+`aupdate_member`. The blocking form raises
 CalledOnEventLoop in a coroutine. All of them raise EngineUnavailable if the log cannot be read or written, so that a
 failure never looks like an empty channel, and NoApplication.
 """
@@ -15,6 +17,7 @@ failure never looks like an empty channel, and NoApplication.
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import orjson
 from asgiref.sync import sync_to_async
@@ -23,7 +26,7 @@ from django.db import DEFAULT_DB_ALIAS
 from fanfare import errors
 from fanfare.applications import registry
 from fanfare.engine import interface
-from fanfare.integration import publishing, queries, target, users
+from fanfare.integration import payloads, publishing, queries, target, users
 from fanfare.integration.users import Member
 from fanfare.protocol import names, termination
 
@@ -33,10 +36,12 @@ __all__ = [
     "ais_online",
     "amembers",
     "asubscriber_count",
+    "aupdate_member",
     "disconnect_user",
     "is_online",
     "members",
     "subscriber_count",
+    "update_member",
 ]
 
 
@@ -144,6 +149,38 @@ def subscriber_count(channel: str, *, app: target.App = None) -> int:
 async def asubscriber_count(channel: str, *, app: target.App = None) -> int:
     """`subscriber_count` for coroutines."""
     return await queries.aask(app, lambda application: _subscriber_count(application, channel))
+
+
+def update_member(channel: str, user: users.User, info: Any, *, app: target.App = None) -> bool:
+    """Give a member of a presence channel a new info, without leaving. False: the user is no member.
+
+    The other members get the event `fanfare:member_updated` with `user_id` and `user_info`. `info`: JSON, at most
+    2,048 bytes (`max_member_bytes`). A page that subscribes again is a member with the info of its rule again.
+
+    Raises InvalidName, InvalidUser, UnencodableData, DataTooLarge, NoApplication, EngineUnavailable, CalledOnEventLoop.
+    """
+    publishing.refuse_event_loop("presence.update_member", "presence.aupdate_member")
+    return _update_member(target.application(app), channel, users.user_id(user), info)
+
+
+async def aupdate_member(channel: str, user: users.User, info: Any, *, app: target.App = None) -> bool:
+    """`update_member` for coroutines."""
+    application = await sync_to_async(target.application)(app)
+    return await sync_to_async(_update_member, thread_sensitive=False)(application, channel, users.user_id(user), info)
+
+
+def _update_member(application: registry.Application, channel: str, user_id: str, info: Any) -> bool:
+    queries.check_channel(channel, application.limits)
+    if not names.is_presence(channel):
+        raise errors.InvalidName(f"{channel!r} is not a presence channel, so it has no members.")
+    try:
+        text = payloads.json_text(info)
+    except TypeError as error:
+        raise errors.UnencodableData(f"The info of a member of {channel} has no JSON form: {error}.") from error
+    size, limit = len(text.encode()), application.limits.max_member_bytes
+    if size > limit:
+        raise errors.DataTooLarge(f"the info of a member of {channel}", size, limit)
+    return target.engine().update_member(application.id, channel, user_id, text)
 
 
 def _members(application: registry.Application, channel: str) -> queries.Query[list[Member]]:

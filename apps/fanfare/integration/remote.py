@@ -207,6 +207,14 @@ class RemoteEngine:
             raise _publish_error(refused.answer, [fields]) from None
         return interface.Position(answer["epoch"], answer["offset"])
 
+    def update_member(self, app: str, channel: str, user_id: str, info: str, timeout: float | None = None) -> bool:
+        deadline = time.monotonic() + (self._timeout_s if timeout is None else timeout)
+        path = f"{_path(channel)}/users/{quote(user_id, safe='')}/update"
+        try:
+            return bool(self._ask("POST", path, deadline, body={"user_info": orjson.loads(info)})["updated"])
+        except _Refused as refused:
+            raise _publish_error(refused.answer, [{"name": channel}]) from None
+
     def cancel_stream(self, where: interface.StreamName) -> bool:
         """Whether an open stream was cancelled."""
         path = f"{_path(where.channel)}/streams/{quote(where.id, safe='')}/cancel"

@@ -179,6 +179,8 @@ class Outlet(Protocol):
 
     def revise(self, revision: interface.Revision, timeout: float | None = None) -> interface.Position | None: ...
 
+    def update_member(self, app: str, channel: str, user_id: str, info: str, timeout: float | None = None) -> bool: ...
+
     def queries(self) -> contextlib.AbstractContextManager[interface.Queries]: ...
 
 
@@ -210,6 +212,9 @@ class Sink:
 
     def revise(self, revision: interface.Revision, timeout: float | None = None) -> interface.Position | None:
         return None
+
+    def update_member(self, app: str, channel: str, user_id: str, info: str, timeout: float | None = None) -> bool:
+        return False
 
     @contextlib.contextmanager
     def queries(self) -> Iterator[interface.Queries]:

@@ -61,6 +61,39 @@ def cancel(
     return effects.CancelStream(channel, stream_id)
 
 
+def update_member(
+    application: registry.Application,
+    subscriptions: Mapping[str, connections.Subscription],
+    message: messages.Message,
+) -> effects.UpdateMember:
+    """The new state of the sender as a member of a presence channel: `state` beside what its backend has signed, so a
+    client cannot take another name. Raises BadFrame and ClientEventRejected."""
+    channel = message.fields.get("channel")
+    if not isinstance(channel, str) or "data" not in message.fields:
+        raise refusals.BadFrame(
+            f"Invalid {message.event}: it must contain channel and data", reason="invalid_client_event"
+        )
+    _check_allowed(application, channel, message.event)
+    subscription = subscriptions.get(channel)
+    if subscription is None or subscription.member is None or subscription.state is connections.State.ATTACHING:
+        raise _not_subscribed(channel, message.event)
+    signed = orjson.loads(subscription.member.info)
+    try:
+        info = orjson.dumps({**(signed if isinstance(signed, dict) else {}), "state": message.fields["data"]})
+    except orjson.JSONEncodeError:
+        raise refusals.BadFrame(
+            f"Invalid {message.event}: its data is nested too deeply", reason="invalid_client_event"
+        ) from None
+    limit = application.limits.max_member_bytes
+    if len(info) > limit:
+        raise refusals.ClientEventRejected(
+            f"{_shown(channel, message.event)} rejected: the member has {len(info)} bytes; {limit} are allowed",
+            code=refusals.CLIENT_EVENT_REJECTED,
+            reason="too_big",
+        )
+    return effects.UpdateMember(channel, subscription.member.user_id, info.decode())
+
+
 def _check_allowed(application: registry.Application, channel: str, event: str) -> None:
     """Raise ClientEventRejected unless the application and the type of the channel allow client events at all."""
     if not application.client_events:

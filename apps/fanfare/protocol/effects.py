@@ -94,6 +94,14 @@ class PublishClientEvent(NamedTuple):
     publication: interface.Publication
 
 
+class UpdateMember(NamedTuple):
+    """Give a member a new info, JSON text."""
+
+    channel: str
+    user_id: str
+    info: str
+
+
 class CancelStream(NamedTuple):
     """End an open stream as cancelled."""
 
@@ -130,6 +138,7 @@ Effect: TypeAlias = (
     | StopAuthorizationTimer
     | PublishClientEvent
     | CancelStream
+    | UpdateMember
     | Count
     | Log
 )

@@ -24,6 +24,7 @@ PRESENCE_PREFIX: Final = "presence-"
 RESERVED_PREFIX: Final = "#"
 USER_PREFIX: Final = "#server-to-user-"
 CLIENT_EVENT_PREFIX: Final = "client-"
+STATE_EVENT: Final = "client-fanfare-state"  # updates the sender as a member, and is not relayed
 CANCEL_EVENT: Final = "client-fanfare-cancel"  # cancels a stream, and is not relayed
 PROTOCOL_PREFIX: Final = "pusher:"
 INTERNAL_PREFIX: Final = "pusher_internal:"

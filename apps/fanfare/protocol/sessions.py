@@ -304,6 +304,13 @@ class Session:
             "cancellation of a stream", self._do_cancel(effect), expected=(engine_errors.EngineError,)
         )
 
+    def _update_member(self, effect: effects.UpdateMember) -> None:
+        self._hub.count("pusher.member_updates")
+        update = asyncio.to_thread(
+            self._hub.engine.update_member, self._connection.app, effect.channel, effect.user_id, effect.info
+        )
+        self._hub.supervisor.spawn("update of a member", update, expected=(engine_errors.EngineError,))
+
     async def _do_cancel(self, effect: effects.CancelStream) -> None:
         where = interface.StreamName(self._connection.app, effect.channel, effect.stream_id)
         await streams.end(self._hub, self._machine.application, where, interface.StreamState.CANCELLED)
@@ -346,6 +353,7 @@ _DO: Final[dict[type, Callable[[Session, Any], None]]] = {
     effects.ReadHistory: Session._read_history,
     effects.PublishClientEvent: Session._publish,
     effects.CancelStream: Session._cancel_stream,
+    effects.UpdateMember: Session._update_member,
     effects.StartAuthorizationTimer: Session._start_authorization_timer,
     effects.StopAuthorizationTimer: Session._stop_authorization_timer,
 }

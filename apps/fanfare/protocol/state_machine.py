@@ -408,9 +408,11 @@ class StateMachine:
 
     def _client_event(self, message: messages.Message) -> effects.Effects:
         application = self.application
-        publication: effects.PublishClientEvent | effects.CancelStream
+        publication: effects.PublishClientEvent | effects.CancelStream | effects.UpdateMember
         if message.event == names.CANCEL_EVENT:
             publication = client_events.cancel(application, self._subscriptions, message)
+        elif message.event == names.STATE_EVENT:
+            publication = client_events.update_member(application, self._subscriptions, message)
         else:
             publication = client_events.relay(application, self.socket_id, self._subscriptions, message)
         if not self._take_client_event_token(application.limits):

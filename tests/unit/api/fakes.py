@@ -81,6 +81,10 @@ class Engine:
         self.writes += writes
         return [interface.StreamReceipt(True, write.state, write.seq, write.size) for write in writes]
 
+    def update_member(self, app: str, channel: str, user_id: str, info: str) -> bool:
+        self._ask(app)
+        return True
+
     def revise(self, revision: interface.Revision) -> interface.Position | None:
         self.work()
         return interface.Position(self.epoch, len(self.kept[revision.channel]) + 1)

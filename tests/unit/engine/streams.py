@@ -166,6 +166,23 @@ class Streams:
         assert await stream(worker) == interface.Streamed("s", State.DONE, 1, 1, b"head", (b"x",), b"whole")
 
 
+class Updates:
+    """For the test class of an engine, beside `Conformance`."""
+
+    async def test_updated_member_does_not_leave_and_later_members_see_the_new_info(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        await one.join("presence-c", "ann", "1.1", info='{"a":1}')
+        await two.join("presence-c", "ann", "1.2")
+        update = one.engine.update_member
+        assert await asyncio.to_thread(update, APP, "presence-c", "ann", '{"a":2}') is True
+        assert await asyncio.to_thread(update, APP, "presence-c", "ben", "{}") is False
+        for worker in (one, two):
+            await worker.until(lambda worker=worker: b'{"a":2}' in worker.bodies("presence-c"), "the update")
+            kinds = [(entry.kind, entry.user_id) for entry in worker.entries if entry.channel == "presence-c"]
+            assert kinds == [(interface.Kind.MEMBER_ADDED, "ann"), (interface.Kind.MEMBER_UPDATED, "ann")]
+        assert await two.members("presence-c") == [interface.Member("ann", '{"a":2}')]
+
+
 class Revisions:
     """For the test class of an engine, beside `Conformance`."""
 

@@ -41,7 +41,7 @@ async def hire(tmp_path: Path) -> AsyncIterator[conformance.Hire]:
         await worker.engine.close()
 
 
-class TestConformance(conformance.Conformance, streams.Streams, streams.Revisions):
+class TestConformance(conformance.Conformance, streams.Streams, streams.Revisions, streams.Updates):
     """All of it."""
 
 

@@ -57,7 +57,7 @@ async def hire(url: str) -> AsyncIterator[conformance.Hire]:
         await worker.engine.close()
 
 
-class TestConformance(conformance.Conformance, streams.Streams, streams.Revisions):
+class TestConformance(conformance.Conformance, streams.Streams, streams.Revisions, streams.Updates):
     """Everything that an engine must do."""
 
 

@@ -184,3 +184,40 @@ def test_refusals_are_counted() -> None:
     assert fakes.counts(machine.all_effects(fakes.client_event("private-y"))) == [
         "pusher.client_event_rejected.not_subscribed"
     ]
+
+
+def updating(data: Any, event: str = "client-fanfare-state", channel: str = "presence-x") -> str:
+    return fakes.text({"event": event, "channel": channel, "data": data})
+
+
+def test_state_of_a_member_goes_beside_what_its_backend_signed() -> None:
+    machine = fakes.Machine()
+    machine.join(
+        "presence-x",
+        '{"user_id":"42","user_info":{"name":"Ann","state":"signed"}}',
+        interface.Member("42", '{"name":"Ann","state":"signed"}'),
+    )
+    (update,) = machine.receive(updating({"typing": True, "name": "Ben"}))
+    assert isinstance(update, effects.UpdateMember)
+    assert (update.channel, update.user_id) == ("presence-x", "42")
+    assert orjson.loads(update.info) == {"name": "Ann", "state": {"typing": True, "name": "Ben"}}
+
+
+def test_state_over_the_size_of_a_member_is_refused_with_both_numbers() -> None:
+    machine = fakes.Machine()
+    machine.join("presence-x", ANN, fakes.member("42"))
+    message = fakes.sent(machine.receive(updating("x" * 3_000)))[0]["data"]["message"]
+    assert "bytes; 2048 are allowed" in message
+
+
+def test_subscriber_cancels_a_stream_only_where_the_channel_rule_says_so() -> None:
+    for allowed in (False, True):
+        rule = rules.Rule("private-*", 10, 60, stream_cancel=allowed)
+        machine = fakes.Machine()
+        machine.registry.put(fakes.application(rules=rules.Rules((rule,))))
+        machine.join("private-x")
+        wanted = machine.receive(updating({"id": "a"}, "client-fanfare-cancel", "private-x"))
+        if allowed:
+            assert list(wanted) == [effects.CancelStream("private-x", "a")]
+        else:
+            assert "does not let subscribers cancel" in fakes.sent(wanted)[0]["data"]["message"]

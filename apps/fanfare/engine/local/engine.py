@@ -256,6 +256,11 @@ class LocalEngine(interface.Engine):
         else:
             self._worker.attach(presence.Subscribe(self._worker.loop, wanted, ready))
 
+    def update_member(self, app: str, channel: str, user_id: str, info: str, timeout: float | None = None) -> bool:
+        operation = presence.UpdateMember(app, channel, user_id, info)
+        self._write(operation, self._append_timeout if timeout is None else timeout)
+        return operation.is_member
+
     def leave(self, app: str, channel: str, socket_id: str) -> None:
         if self._worker is not None:  # a closed worker removed its members
             self._worker.leave(presence.Leave(self._worker.loop, app, channel, socket_id))

@@ -6,9 +6,9 @@ import sqlite3
 from asyncio import AbstractEventLoop
 from collections.abc import Sequence
 
-from fanfare.engine import interface
+from fanfare.engine import errors, interface
 from fanfare.engine.local import counts
-from fanfare.engine.local.transactions import Settled, Transaction, WorkerOp
+from fanfare.engine.local.transactions import BlockingOp, Settled, Transaction, WorkerOp
 
 # A cache channel that stays empty is announced once in this time: it bounds the table of announced misses.
 MISS_SECONDS = 3600
@@ -58,6 +58,32 @@ class Subscribe(WorkerOp):
                 "INSERT INTO users VALUES (?, ?, 1) ON CONFLICT (app, channel) DO UPDATE SET users = users + 1", where
             )
             transaction.log(interface.Kind.MEMBER_ADDED, *where, info.encode(), user_id=user_id)
+
+
+class UpdateMember(BlockingOp):
+    """All connections of one user get a new info. `is_member`: whether there are any."""
+
+    is_awaited = True
+
+    def __init__(self, app: str, channel: str, user_id: str, info: str) -> None:
+        super().__init__()
+        self.prepare_to_wait()
+        self.where = (app, channel)
+        self.user_id = user_id
+        self.info = info
+        self.is_member = False
+
+    def run(self, transaction: Transaction) -> None:
+        transaction.cursor.execute(
+            "UPDATE members SET info = ? WHERE app = ? AND channel = ? AND user_id = ?",
+            (self.info, *self.where, self.user_id),
+        )
+        self.is_member = transaction.cursor.rowcount > 0
+        if self.is_member:
+            transaction.log(interface.Kind.MEMBER_UPDATED, *self.where, self.info.encode(), user_id=self.user_id)
+
+    def settle(self, error: errors.EngineError | None) -> None:
+        self.end(error)
 
 
 class OpenStream(WorkerOp):

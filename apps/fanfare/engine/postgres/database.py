@@ -232,6 +232,7 @@ def _script(name: str, address: Address) -> bytes:
         "kind_stream": kinds.STREAM.value,
         "kind_stream_end": kinds.STREAM_END.value,
         "kind_revised": kinds.REVISED.value,
+        "kind_member_updated": kinds.MEMBER_UPDATED.value,
         "announce_always": interface.ANNOUNCE_ALWAYS,
         "announce_ms": interface.ANNOUNCE_SECONDS * 1000,
         "idempotency_seconds": interface.IDEMPOTENCY_SECONDS,

@@ -231,6 +231,14 @@ class PostgresEngine(interface.Engine):
             return
         self._worker.attach(wanted, ready)
 
+    def update_member(self, app: str, channel: str, user_id: str, info: str, timeout: float | None = None) -> bool:
+        if self._closed:
+            raise errors.EngineUnavailable("The engine is closed")
+        query = sql.SQL("SELECT {}.update_member_1(%s, %s, %s, %s)").format(sql.Identifier(self.address.schema))
+        with self._pool.connection(timeout) as connection:
+            [(is_member,)] = connection.execute(query, (app, channel, user_id, info)).fetchall()
+        return bool(is_member)
+
     def leave(self, app: str, channel: str, socket_id: str) -> None:
         if self._worker is not None:
             self._worker.leave((app, channel, socket_id))

@@ -761,3 +761,19 @@ BEGIN
     RETURN v_offset;
 END
 $$;
+
+-- Gives a member a new info on all its connections. False: the user is no member of the channel.
+CREATE OR REPLACE FUNCTION {schema}.update_member_1(p_app text, p_channel text, p_user text, p_info text)
+RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock({lock_class}, {lock_key});
+    PERFORM {schema}.check_1();
+    UPDATE {schema}.members m SET info = p_info WHERE m.app = p_app AND m.channel = p_channel AND m.user_id = p_user;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM {schema}.log_1({kind_member_updated}, p_app, p_channel, convert_to(p_info, 'UTF8'), p_user);
+    PERFORM pg_notify({topic}, '');
+    RETURN true;
+END
+$$;

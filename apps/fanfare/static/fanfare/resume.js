@@ -645,7 +645,12 @@
     const { subscribe } = Pusher.prototype;
     const subscribing = function (...values) {
       const channel = subscribe.apply(this, values);
-      channel.stream ??= (name, update) => follow(channel, name, update);
+      if (!channel.stream) {
+        channel.stream = (name, update) => follow(channel, name, update);
+        channel.bind("fanfare:member_updated", ({ user_id, user_info }) => {
+          if (channel.members?.get(user_id)) channel.members.members[user_id] = user_info;
+        });
+      }
       return channel;
     };
     Pusher.prototype.subscribe = subscribing;
