@@ -113,7 +113,7 @@ class Engine(fakes.Engine):
         return bool(self.waiting) or self.position < self.store.top or self.generation != self.store.generation
 
     def commit(self, *, answered: bool = True) -> None:
-        """The group is written. `answered`: otherwise the worker is told that it failed."""
+        """The group is written. `answered`: with False, the worker gets an error although the write succeeded."""
         group, self.writes = self.writes, []
         for _, write, _ in group:
             write()
