@@ -16,11 +16,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from django import db
-from django.core import mail
 
 from fanfare import errors
 from fanfare.applications import errors as application_errors
-from fanfare.applications import registry
+from fanfare.applications import registry, test_environment
 from fanfare.engine import current, interface
 from fanfare.integration import remote
 
@@ -61,7 +60,7 @@ def application(app: App = None) -> registry.Application:
         raise errors.NoApplication(f"`app` is an Application or its id, not {type(app).__name__}.")
     if remote.is_configured():
         return _remote(app.app_id)
-    if _discards():
+    if test_environment.is_active():
         return loading.snapshot(app)
     return _enabled(dataclasses.replace(loading.snapshot(app), rules=_cached(app.app_id).rules))
 
@@ -105,7 +104,7 @@ def fetch_default() -> registry.Application:
         found = loading.fetch_default()
     except application_errors.DefaultApplicationError as error:
         raise errors.NoApplication(str(error)) from error
-    if found is None and _discards():
+    if found is None and test_environment.is_active():
         return IN_TESTS
     if found is None:
         raise errors.NoApplication(
@@ -117,7 +116,7 @@ def fetch_default() -> registry.Application:
 
 def page_application() -> registry.Application:
     """The default application for a page; in a test, that of the database if there is one. Raises NoApplication."""
-    return fetch_default() if _discards() else application()
+    return fetch_default() if test_environment.is_active() else application()
 
 
 @contextlib.contextmanager
@@ -131,7 +130,7 @@ def standing_in(application: registry.Application) -> Iterator[None]:
 
 
 def _stand_in() -> registry.Application | None:
-    return _stand_ins[-1] if _stand_ins else IN_TESTS if _discards() else None
+    return _stand_ins[-1] if _stand_ins else IN_TESTS if test_environment.is_active() else None
 
 
 def forget() -> None:
@@ -186,15 +185,7 @@ class Outlet(Protocol):
 
 def engine() -> Outlet:
     """The engine for publications and queries of this process."""
-    return _sink if _discards() else current.current()
-
-
-def _discards() -> bool:
-    """Whether this is a test without `captured_events`, `running_server` or a worker."""
-    if not hasattr(mail, "outbox") or current.is_replaced():
-        return False
-    made = current.made()
-    return made is None or not made.is_open  # it is open in a worker
+    return _sink if test_environment.is_active() else current.current()
 
 
 class Sink:

@@ -180,3 +180,10 @@ def test_every_counter_is_documented() -> None:
     for name, path in found.items():
         known = name in documented or any(family and name.startswith(family) for family in families)
         assert known, f"{name} of {pages.name(path)} is not in statistics.md"
+
+
+def test_every_setting_of_a_project_names_a_test_that_exists() -> None:
+    for name, _, proof in pages.table(pages.ROOT / "docs/reference/host-settings.md", "Settings and middleware"):
+        path, _, test = proof.strip("`").partition("::")
+        text = (pages.ROOT / "tests" / path).read_text(encoding="utf-8")
+        assert not test or f"def {test}(" in text, (name, proof)

@@ -54,6 +54,16 @@ def test_events_of_a_committed_transaction_are_dropped() -> None:
         publish("orders", "created", {"id": 1}, app=models.Application(name="shop", app_id="7"))
 
 
+@pytest.mark.django_db(transaction=True)
+def test_changed_applications_are_not_announced(caplog: pytest.LogCaptureFixture) -> None:
+    """As in a TransactionTestCase of a project, whose commits are real."""
+    application = models.Application.objects.create(name="shop")
+    application.name = "other"
+    application.save()
+    models.Application.objects.all().delete()
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize(("channel", "data"), [("a b", 1), ("orders", float("nan")), ("orders", "x" * 200_000)])
 def test_wrong_arguments_are_raised(channel: str, data: Any) -> None:
     with pytest.raises(errors.PublishError):

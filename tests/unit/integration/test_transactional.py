@@ -14,6 +14,7 @@ from pytest_django.fixtures import Settings
 
 from fanfare import publish
 from fanfare.applications import models as application_models
+from fanfare.applications import test_environment
 from fanfare.engine import current
 from fanfare.engine import errors as engine_errors
 from fanfare.engine.local import engine as local_engine
@@ -69,7 +70,7 @@ def engine(url: str, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Ite
     with engine.queries():
         pass  # creates the tables
     monkeypatch.setattr(target, "engine", lambda: engine)
-    monkeypatch.setattr(target, "_discards", lambda: False)
+    monkeypatch.setattr(test_environment, "is_active", lambda: False)
     monkeypatch.setattr(current, "is_replaced", lambda: False)
     yield engine
     asyncio.run(engine.close())
