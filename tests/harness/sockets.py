@@ -16,6 +16,7 @@ from tests.harness import servers, signing
 from tests.harness.deployments import Application
 
 PATIENCE = 10.0  # seconds to wait for a frame; a loaded two-core machine needs some, an idle one milliseconds
+OPEN_S = 40.0  # for a handshake, which may wait for a worker that starts
 
 
 class Frame(NamedTuple):
@@ -134,6 +135,7 @@ async def open_raw(
         proxy=None,
         max_size=None,
         max_queue=None,  # unbounded, so that this client is never the slow side
+        open_timeout=OPEN_S,
         close_timeout=2,
         **options,
     )

@@ -20,6 +20,9 @@ PATIENCE = 60.0  # for all requests on a loaded machine; two idle cores need abo
 # Long enough for a slow machine, while 500 requests wait for three connections.
 POOL_TIMEOUT = 60
 
+# Without autovacuum, which also works in the database.
+OF_CLIENTS = "datname = %s AND backend_type = 'client backend'"
+
 CHANNEL = "private-orders-7"
 TOKEN = "0123456789abcdef0123456789abcdef"  # a CSRF token is 32 characters, valid if cookie and header agree
 
@@ -108,14 +111,14 @@ class Watch:
 
     def count(self) -> int:
         [(count,)] = self._connection.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = %s", [self._database]
+            f"SELECT count(*) FROM pg_stat_activity WHERE {OF_CLIENTS}", [self._database]
         ).fetchall()
         return int(count)
 
     def end_all(self) -> int:
         """Terminate all connections to the database; returns how many."""
         found = self._connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [self._database]
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {OF_CLIENTS}", [self._database]
         ).fetchall()
         waiting.until(lambda: self.count() == 0, 10, "all connections are closed")
         return len(found)

@@ -92,6 +92,7 @@ async def test_hup_replaces_all_workers_with_open_sockets(start: Start, name: Na
         return len(now) == 4 and not now & set(spread)
 
     await asyncio.to_thread(waiting.until, replaced, PROMPT * 2, "four new workers")
+    await asyncio.to_thread(server.wait_until_ready)  # a worker that starts accepts nothing, and handshakes time out
     async with contextlib.AsyncExitStack() as stack:
         spread = await sockets.spread(server, stack)
         for found in spread.values():

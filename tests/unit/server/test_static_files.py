@@ -5,6 +5,8 @@ from asgiref.testing import ApplicationCommunicator
 
 from fanfare.server import static_files
 
+PATIENCE_S = 20.0  # the first request with DEBUG searches the folders of all apps
+
 
 async def fallback(scope, receive, send):
     await send({"type": "http.response.start", "status": 404, "headers": []})
@@ -16,14 +18,14 @@ async def get(application, path, method="GET", **more):
     scope |= more
     communicator = ApplicationCommunicator(application, scope)
     await communicator.send_input({"type": "http.request", "body": b"", "more_body": False})
-    start = await communicator.receive_output()
+    start = await communicator.receive_output(PATIENCE_S)
     body = b""
     while True:
-        message = await communicator.receive_output()
+        message = await communicator.receive_output(PATIENCE_S)
         body += message.get("body", b"")
         if not message.get("more_body"):
             break
-    await communicator.wait()
+    await communicator.wait(PATIENCE_S)
     return start["status"], dict(start["headers"]), body
 
 
