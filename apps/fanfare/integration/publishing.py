@@ -22,9 +22,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -36,6 +40,7 @@ from fanfare import conf, errors
 from fanfare.applications import registry
 from fanfare.engine import current, interface
 from fanfare.engine import errors as engine_errors
+from fanfare.hub import traces
 from fanfare.integration import payloads, target, transactional, users
 from fanfare.protocol import names, publications, refusals
 from fanfare.runtime import text as texts
@@ -59,8 +64,39 @@ COUNTERS = (
 # Events of a transaction per commit: about 100 kB of rows, for which other writers wait a millisecond.
 JOINED = 200
 
+# Packages whose functions are between a project's code and the log.
+_NOT_CALLERS = frozenset(["fanfare", "django", "asgiref", "contextlib", "threading", "concurrent", "functools"])
+
 _counts: Counter[str] = Counter()
 _counts_lock = threading.Lock()  # += on a Counter is not atomic, and every view has its own thread
+
+
+class Published:
+    """What `publish` returns.
+
+    `entry`: the event's position in the log, `PARTITION:ID`, with which `manage.py fanfare trace` and the console show
+    its way. `position`: that in the channel's history, `EPOCH:OFFSET`, if the channel keeps one. Both are None until
+    the commit that sends the event, after a duplicate, and where another process sends it (the outbox, a separate
+    deployment). `duplicate`: an event with the same idempotency key was published before.
+    """
+
+    __slots__ = ("duplicate", "entry", "position")
+
+    def __init__(self) -> None:
+        self.entry: str | None = None
+        self.position: str | None = None
+        self.duplicate = False
+
+    def __repr__(self) -> str:
+        return f"<Published {self.entry or 'without a position (yet)'}>"
+
+    def fill(self, partition: int, receipt: interface.Receipt) -> None:
+        self.duplicate = receipt.duplicate
+        self.position = None if receipt.position is None else str(receipt.position)
+        self.entry = traces.position(partition, receipt.id) if receipt.id else None
+
+
+Handles = Sequence[Published | None]  # one for each publication; empty: none
 
 
 def publish(
@@ -75,7 +111,7 @@ def publish(
     on_commit: bool = True,
     outbox: bool | None = None,
     using: str = DEFAULT_DB_ALIAS,
-) -> None:
+) -> Published:
     """Publish an event to the subscribers of a channel, or to all connections of a user.
 
         publish("orders", "created", {"id": order.pk})
@@ -94,6 +130,8 @@ def publish(
     also stores the event in the database, so that it survives the process; the default is FANFARE_OUTBOX. `using`: the
     database of the transaction.
 
+    Returns a `Published`, whose `entry` is the position of the event in the log, for the console's page Trace.
+
     Raises a PublishError for a wrong argument, and EngineUnavailable if the event is sent at once and the log cannot
     be written within FANFARE_APPEND_TIMEOUT (default 3 s): nothing was sent, try again. Usually blocks for a
     millisecond. Raises CalledOnEventLoop in a coroutine: use `await apublish(…)`.
@@ -104,8 +142,10 @@ def publish(
     publication = prepare(
         channel, event, data, to_user=to_user, app=app, exclude=exclude, idempotency_key=idempotency_key
     )
-    if not defer([publication], on_commit, using, outbox):
-        append([publication])
+    handle = Published()
+    if not defer([publication], on_commit, using, outbox, [handle]):
+        append([publication], [handle])
+    return handle
 
 
 async def apublish(
@@ -120,21 +160,23 @@ async def apublish(
     on_commit: bool = True,
     outbox: bool | None = None,
     using: str = DEFAULT_DB_ALIAS,
-) -> None:
+) -> Published:
     """`publish` for coroutines, with the same arguments and errors. A cancelled call may have sent the event."""
     _check_timing(on_commit, outbox)
+    handle = Published()
 
     def prepared() -> interface.Publication | None:
         publication = prepare(
             channel, event, data, to_user=to_user, app=app, exclude=exclude, idempotency_key=idempotency_key
         )
-        return None if defer([publication], on_commit, using, outbox) else publication
+        return None if defer([publication], on_commit, using, outbox, [handle]) else publication
 
     # A transaction belongs to the thread that runs this context's database calls. Waiting for the log in this thread
     # would block all other database calls of the context, so the append runs in another thread.
     publication = await sync_to_async(prepared, thread_sensitive=True)()
     if publication is not None:
-        await sync_to_async(append, thread_sensitive=False)([publication])
+        await sync_to_async(append, thread_sensitive=False)([publication], [handle])
+    return handle
 
 
 def statistics() -> dict[str, int]:
@@ -220,8 +262,11 @@ observers: list[Callable[[Deferred], None]] = []
 class Deferred:
     """Publications that wait for a commit, which calls this object. `connection`: of the transaction."""
 
-    def __init__(self, publications: Sequence[interface.Publication], connection: BaseDatabaseWrapper) -> None:
+    def __init__(
+        self, publications: Sequence[interface.Publication], connection: BaseDatabaseWrapper, handles: Handles = ()
+    ) -> None:
         self.publications = list(publications)
+        self.handles = list(handles) or [None] * len(self.publications)
         self.connection = connection
         self.engine = current.made()  # the engine of a test's block sends no earlier publications
         self.called = False
@@ -230,7 +275,7 @@ class Deferred:
 
     def __call__(self) -> None:
         self.called = True
-        append_or_report(self.publications)
+        append_or_report(self.publications, self.handles)
 
 
 class Outboxed(Deferred):
@@ -281,7 +326,11 @@ class Moved(Deferred):
 
 
 def defer(
-    publications: Sequence[interface.Publication], on_commit: bool, using: str, outbox: bool | None = False
+    publications: Sequence[interface.Publication],
+    on_commit: bool,
+    using: str,
+    outbox: bool | None = False,
+    handles: Handles = (),
 ) -> bool:
     """Send the publications when the transaction commits; False if there is none to wait for.
 
@@ -304,7 +353,7 @@ def defer(
                 moved = Moved(publications, connection, _move(connection) or transactional.Move(engine))
                 transaction.on_commit(moved, using=using, robust=True)
             return True
-    if not through_outbox and _joined(publications, connection):
+    if not through_outbox and _joined(publications, connection, handles):
         return True
     # With autocommit off and no atomic block there is no commit callback: Django raises in `on_commit`.
     if connection.in_atomic_block and through_outbox:
@@ -312,12 +361,12 @@ def defer(
         batch.write(publications)
         callback: Deferred = Outboxed(publications, connection, batch)
     else:
-        callback = Deferred(publications, connection)
+        callback = Deferred(publications, connection, handles)
     transaction.on_commit(callback, using=using, robust=True)
     return True
 
 
-def _joined(publications: Sequence[interface.Publication], connection: BaseDatabaseWrapper) -> bool:
+def _joined(publications: Sequence[interface.Publication], connection: BaseDatabaseWrapper, handles: Handles) -> bool:
     """Add the publications to those just before them, if one rollback would drop both and no callback lies between.
 
     Twenty events of one transaction are then one commit of the log: 105,000 instead of 10,500 events/s.
@@ -332,6 +381,7 @@ def _joined(publications: Sequence[interface.Publication], connection: BaseDatab
     if _is_of_a_test(connection):
         return False
     last.publications.extend(publications)
+    last.handles.extend(handles or [None] * len(publications))
     return True
 
 
@@ -341,9 +391,19 @@ def _is_of_a_test(connection: BaseDatabaseWrapper) -> bool:
     return bool(blocks) and getattr(blocks[-1], "_from_testcase", False)
 
 
-def append(publications: Sequence[interface.Publication]) -> None:
+def append(publications: Sequence[interface.Publication], handles: Handles = ()) -> None:
     """Write all of them or none into the log. Raises EngineError."""
-    receipts = target.engine().append_blocking(publications)
+    outlet, recorder = target.engine(), traces.here
+    first = publications[0] if publications else None
+    is_recorded = recorder is not None and first is not None and recorder.wants(first.app, first.channel)
+    began = time.time() if is_recorded else 0.0
+    receipts = outlet.append_blocking(publications)
+    for handle, publication, receipt in zip(handles, publications, receipts, strict=False):
+        if handle is not None:
+            partition = current.current().partition(publication.app, publication.channel) if receipt.id else 0
+            handle.fill(partition, receipt)
+    if recorder is not None and is_recorded:
+        recorder.published(publications, receipts, _publisher(), began)
     duplicates = sum([receipt.duplicate for receipt in receipts])
     events = sum([publication.kind is interface.Kind.EVENT for publication in publications])
     with _counts_lock:
@@ -351,10 +411,24 @@ def append(publications: Sequence[interface.Publication]) -> None:
         _counts["duplicates"] += duplicates
 
 
-def append_or_report(publications: Sequence[interface.Publication]) -> None:
+def _publisher() -> dict[str, str]:
+    """The project's function that publishes, and the program that runs it."""
+    frame: FrameType | None = sys._getframe(1)
+    caller = None
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", ""))
+        if module.partition(".")[0] not in _NOT_CALLERS:
+            caller = f"{module}.{frame.f_code.co_qualname}, line {frame.f_lineno}"
+            break
+        frame = frame.f_back
+    found = {"by": "publish()", "program": " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:2]])}  # noqa: PTH119
+    return found if caller is None else {**found, "caller": caller}
+
+
+def append_or_report(publications: Sequence[interface.Publication], handles: Handles = ()) -> None:
     """`append` for data that is already saved: every error is logged and counted instead of raised."""
     try:
-        append(publications)
+        append(publications, handles)
     except Exception as error:  # noqa: BLE001
         _report_unpublished(publications, error)
 

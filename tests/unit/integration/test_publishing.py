@@ -7,7 +7,8 @@ import decimal
 import logging
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from fanfare.applications import models, registry, rules
 from fanfare.engine import current, interface
 from fanfare.engine import errors as engine_errors
 from fanfare.engine.local import engine as local_engine
+from fanfare.hub import traces
 from fanfare.integration import publishing, target
 from tests.unit.engine import workers
 from tests.unit.integration import recording
@@ -442,3 +444,51 @@ def test_cache_channel_uses_cache_seconds_of_the_application(
         publish(channel, "changed", 7, app=application)
     events = [entry for entry in log.publications if entry.kind is interface.Kind.EVENT]
     assert [event.cache_seconds for event in events] == [60, 60, None]
+
+
+# -- The handle -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[local_engine.LocalEngine]:
+    engine = local_engine.LocalEngine(tmp_path / "engine")
+    with current.replaced(engine):
+        yield engine
+    asyncio.run(engine.close())
+
+
+def test_handle_has_the_position_of_the_event_in_the_log(engine: local_engine.LocalEngine) -> None:
+    first, second = publish("orders", "created", {}), publish("orders", "created", {})
+    assert (first.entry, second.entry) == ("0:1", "0:2")
+    assert first.position is None  # the channel keeps no history
+    again = [publish("orders", "created", {}, idempotency_key="k") for _ in range(2)]
+    assert [one.duplicate for one in again] == [False, True]
+    assert again[1].entry is None
+
+
+def test_handle_is_filled_by_the_commit(engine: local_engine.LocalEngine) -> None:
+    with transaction.atomic():
+        handles = [publish("orders", "created", number) for number in range(3)]
+        assert [one.entry for one in handles] == [None, None, None]
+    assert [one.entry for one in handles] == ["0:1", "0:2", "0:3"]
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        lost = publish("orders", "created", 1)
+        _ = 1 / 0
+    assert lost.entry is None
+
+
+async def test_coroutine_gets_the_handle(engine: local_engine.LocalEngine) -> None:
+    assert (await apublish("orders", "created", {}, app="7")).entry == "0:1"
+
+
+def test_publisher_in_a_worker_is_recorded_with_its_function(
+    engine: local_engine.LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = traces.Recorder(engine)
+    monkeypatch.setattr(traces, "here", recorder)
+    with transaction.atomic():
+        handle = publish("orders", "created", {})
+    assert handle.entry is not None
+    publisher = recorder.record(traces.parse(handle.entry))["publication"]["publisher"]
+    assert publisher["by"] == "publish()"
+    assert "test_publisher_in_a_worker_is_recorded_with_its_function" in publisher["caller"]
