@@ -41,6 +41,8 @@ PAGES: Final = (
     Page("overview", "Overview", "Now"),
     Page("channels", "Channels", "Now"),
     Page("connections", "Connections", "Now"),
+    Page("workers", "Workers", "Now"),
+    Page("webhooks", "Webhooks", "Now"),
     Page("tail", "Live tail", "Events"),
     Page("trace", "Trace", "Events"),
     Page("history", "Time travel", "Events"),

@@ -8,6 +8,8 @@ MODULES = (
     "overview",
     "channels",
     "connections",
+    "workers",
+    "webhooks",
     "tail",
     "tracing",
     "auth_doctor",
