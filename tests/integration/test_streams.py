@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import http.client
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.harness import calls, event_streams, pusherjs, servers
+from tests.kills import streams as proof
 
 Name = Callable[[str], str]
 
@@ -84,6 +86,8 @@ async def page(
         await shown.until(lambda: shown.subscriptions > 0)
         yield shown
     finally:
+        assert process.stdin is not None
+        process.stdin.close()
         process.kill()
         await process.wait()
         await reading
@@ -229,6 +233,12 @@ async def test_silent_producer_leaves_an_interrupted_stream_that_a_second_one_co
     with calls.Caller(server) as caller:
         [item] = caller.signed("GET", f"channels/{channel}/history").body["items"]
     assert json.loads(item["data"])["state"] == "done"
+
+
+async def test_texts_are_exact_under_kills_restarts_and_cuts(fleet: servers.Fleet) -> None:
+    """The short form of `python -m tests.kills.streams`."""
+    options = argparse.Namespace(streams=20, rate=20.0, seconds=10.0, every=2.5, window=40)
+    assert await proof.play(options, fleet) == []
 
 
 def test_bounds_have_both_numbers(server: servers.Server, name: Name) -> None:

@@ -104,8 +104,7 @@ def _compact(value: object) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
-async def disturb(server: servers.Server, readers: list[Reader], every_s: float) -> list[str]:
-    done: list[str] = []
+async def disturb(server: servers.Server, readers: list[Reader], every_s: float, done: list[str]) -> None:
     while True:
         await asyncio.sleep(every_s)
         kind = ("kill", "cut", "hup")[len(done) % 3]
@@ -117,10 +116,6 @@ async def disturb(server: servers.Server, readers: list[Reader], every_s: float)
             for reader in readers[::2]:
                 reader.cut()
         done.append(kind)
-        DISTURBANCES.append(kind)
-
-
-DISTURBANCES: list[str] = []
 
 
 async def produce(deployment: deployments.Deployment, options: argparse.Namespace) -> list[Any]:
@@ -193,7 +188,8 @@ async def play(options: argparse.Namespace, fleet: servers.Fleet) -> list[str]:
     cpu.look()
     for process in processes:
         process.stdin.write(b"\n")
-    disturbing = asyncio.create_task(disturb(server, readers, options.every))
+    disturbances: list[str] = []
+    disturbing = asyncio.create_task(disturb(server, readers, options.every, disturbances))
     started, late = time.monotonic(), []
     while time.monotonic() - started < options.seconds:
         cpu.look()
@@ -216,8 +212,13 @@ async def play(options: argparse.Namespace, fleet: servers.Fleet) -> list[str]:
         ):
             break
         await asyncio.sleep(0.25)
-    for task in tasks:
+    for process in processes:
+        process.stdin.close()
+        await process.wait()
+    for task in (*tasks, disturbing):
         task.cancel()
+    await asyncio.gather(*tasks, disturbing, return_exceptions=True)
+    print(f"{'disturbances':45} {', '.join(disturbances)}")
     return judge(options, readers, late, expected, cpu.seconds)
 
 
@@ -250,7 +251,6 @@ def judge(
         "streams": len(expected),
         "tokens": tokens,
         "tokens a second": round(tokens / options.seconds),
-        "disturbances": ", ".join(DISTURBANCES),
         "reconnects": sum(reader.reconnects for reader in readers),
         "wrong texts": wrong,
         "late streams in one event": f"{len(firsts) - in_parts} of {len(firsts)}",
