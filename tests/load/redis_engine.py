@@ -188,7 +188,7 @@ async def _redis_py(engine: redis_engine.RedisEngine, count: int, group: int) ->
         for _ in range(0, int(count), group):
             packed = [entries.pack([operation] * group), entries.pack([])]
             await client.evalsha(
-                scripts.APPLY.sha, 2, *partition.keys, partition._run, "x" * 16, partition.life, *packed
+                scripts.PUBLISH.sha, 2, *partition.keys, partition._run, "x" * 16, partition.life, *packed
             )
 
 

@@ -359,7 +359,11 @@ class Partition:
         if not group:
             return
         wants = dict.fromkeys(want for call in group for want in call.wants)
-        script = scripts.FREE if self.is_full and group[0].frees else scripts.APPLY
+        script = scripts.APPLY
+        if self.is_full and group[0].frees:
+            script = scripts.FREE
+        elif all(operation[0] in ("a", "b") for call in group for operation in call.operations) and not wants:
+            script = scripts.PUBLISH
         self._in_flight = group
         self._worker.counted(group, wants)
         self.call(

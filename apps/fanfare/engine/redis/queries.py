@@ -80,7 +80,7 @@ class Store:
         """Run a script in a partition. The server says its run id itself: the pool may have gone to another one."""
         prefix = address.key_prefix(self.address.prefix, partition, self.partitions)
         keys = (prefix + "state", prefix + "absent")
-        asked = (2, *keys, "" if script is scripts.APPLY else "-", address.random_name(16), *arguments)
+        asked = (2, *keys, "" if script is scripts.PUBLISH else "-", address.random_name(16), *arguments)
         try:
             return client.evalsha(script.sha, *asked)
         except redis.exceptions.NoScriptError:
@@ -107,7 +107,7 @@ class Store:
 
     def _apply(self, partition: int, wanted: Sequence[operations.Operation]) -> Sequence[Any]:
         def apply(client: Any) -> Sequence[Any]:
-            answer = self.run(client, scripts.APPLY, partition, "", entries.pack(wanted), entries.pack([]))
+            answer = self.run(client, scripts.PUBLISH, partition, "", entries.pack(wanted), entries.pack([]))
             results: Sequence[Any] = answer[2]
             return results
 

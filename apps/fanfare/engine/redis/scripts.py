@@ -61,20 +61,21 @@ def _read(name: str) -> str:
     return folder.joinpath(f"{name}.lua").read_text(encoding="utf-8")
 
 
-def _script(name: str, flags: str = "") -> Script:
+def _script(name: str, *parts: str, flags: str = "") -> Script:
     constants = "\n".join(f"local {constant} = {value}" for constant, value in _CONSTANTS.items())
     header = f"#!lua flags={flags}" if flags else "#!lua"
-    return Script("\n".join([header, constants, _read("common"), _read(name)]))
+    return Script("\n".join([header, constants, *map(_read, ("common", *parts, name))]))
 
 
-# With full memory Redis refuses APPLY as a whole, before it has written anything. The life of a worker must go on then,
-# and what frees memory must be possible.
-APPLY: Final = _script("apply")
-FREE: Final = _script("apply", "allow-oom")
-BEAT: Final = _script("beat", "allow-oom")
-ENTER: Final = _script("enter", "allow-oom")
-REMOVE: Final = _script("remove", "allow-oom")
+# With full memory Redis refuses APPLY and PUBLISH as a whole, before it has written anything. The life of a worker must
+# go on then, and what frees memory must be possible.
+APPLY: Final = _script("apply", "append", "presence")
+PUBLISH: Final = _script("publish", "append")
+FREE: Final = _script("apply", "append", "presence", flags="allow-oom")
+BEAT: Final = _script("beat", flags="allow-oom")
+ENTER: Final = _script("enter", flags="allow-oom")
+REMOVE: Final = _script("remove", "append", "presence", flags="allow-oom")
 CHECK: Final = Script(f"#!lua\n{_read('check')}")
-CHANNELS: Final = _script("channels", "no-writes")
-HISTORY: Final = _script("history", "no-writes")
-ALL: Final = (APPLY, FREE, BEAT, ENTER, REMOVE, CHECK, CHANNELS, HISTORY)
+CHANNELS: Final = _script("channels", "append", "presence", flags="no-writes")
+HISTORY: Final = _script("history", flags="no-writes")
+ALL: Final = (APPLY, PUBLISH, FREE, BEAT, ENTER, REMOVE, CHECK, CHANNELS, HISTORY)

@@ -1,4 +1,5 @@
--- Runs the operations of one group in their order, then reads what the subscribers of the group wait for.
+-- Runs the operations of one group in their order, then reads what the subscribers of the group wait for. A group of
+-- publications alone is run by publish.lua. After common.lua, append.lua and presence.lua.
 --
 --   ARGV[3]  the worker's life
 --   ARGV[4]  msgpack: the operations, each an array of its name and its arguments (see below)
@@ -11,88 +12,8 @@
 
 load_state(false)
 local life = ARGV[3]
-local heads = {} -- streams that this group has appended to
 
-local function head_of(id)
-    local head = heads[id]
-    if not head then
-        local found = redis.call('HMGET', P .. 'h:' .. id, 'e', 'o', 'r')
-        head = { birth = found[1], offset = tonumber(found[2] or 0), renewed = tonumber(found[3] or 0), entries = {} }
-        heads[id] = head
-    end
-    return head
-end
-
-local function write_heads()
-    for id, head in pairs(heads) do
-        local list = P .. 'l:' .. id
-        local length = 0
-        for first = 1, #head.entries, 1000 do
-            length = redis.call('RPUSH', list, unpack(head.entries, first, math.min(first + 999, #head.entries)))
-        end
-        if length > head.size then
-            redis.call('LTRIM', list, -head.size, -1)
-        end
-        if now - head.renewed >= 1000 or now < head.renewed then
-            -- Every second is enough: the entries have their time, and what is too old is not given out.
-            head.renewed = now
-            redis.call('PEXPIRE', list, head.seconds * 1000 + 2000)
-            if redis.call('EXISTS', P .. 'n:' .. id) == 0 then
-                outlive(id, head.seconds)
-            end
-        end
-        redis.call('HSET', P .. 'h:' .. id, 'e', head.birth, 'o', head.offset, 's', head.size, 't', head.seconds,
-            'r', head.renewed)
-    end
-end
-
-local run_operation = {
-    -- append: kind, meta, body, to[, id, size or false, seconds, idempotency key or false, cache seconds or false].
-    -- Answers the entry's sequence, or {epoch, offset, sequence} for a channel with history; 0 for that of a known key.
-    a = function(op)
-        local id = op[6]
-        local key = op[9] and P .. 'k:' .. id .. ':' .. op[9]
-        local receipt = key and redis.call('GET', key)
-        if receipt then
-            local epoch, offset = string.match(receipt, '^(%w+):(%d+)$')
-            return epoch and { epoch, tonumber(offset), 0 } or 0
-        end
-        local answer, known = top + 1, '-'
-        if op[7] then
-            local head = head_of(id)
-            head.birth = head.birth or 's' .. (top + 1)
-            head.offset = head.offset + 1
-            head.size, head.seconds = op[7], op[8]
-            head.entries[#head.entries + 1] = add(op[2], op[3], op[4], P .. op[5], head.offset)
-            answer = { generation .. head.birth, head.offset, top }
-            known = answer[1] .. ':' .. answer[2]
-        else
-            add(op[2], op[3], op[4], P .. op[5])
-        end
-        if key then
-            redis.call('SET', key, known, 'EX', IDEMPOTENCY_SECONDS)
-        end
-        if op[10] then
-            if op[10] > 0 then
-                redis.call('SET', P .. 'c:' .. id, op[4], 'EX', op[10])
-            else
-                redis.call('DEL', P .. 'c:' .. id)
-            end
-        end
-        return answer
-    end,
-
-    -- budget: app, limit, publications. Answers 0, or {limit, actual} if there is no room for them.
-    b = function(op)
-        local key = P .. 'b:' .. op[2] .. ':' .. clock[1]
-        local spent = tonumber(redis.call('GET', key) or 0) + op[4]
-        if spent > op[3] then
-            return { op[3], spent }
-        end
-        redis.call('SET', key, spent, 'PX', 2000)
-        return 0
-    end,
-
+local run_other = {
     -- join: id, app, channel, socket, user, info, limit or false. Answers 0, or {limit, actual}.
     j = function(op)
         local id, app, channel, socket, user, info, limit = unpack(op, 2, 8)
@@ -394,7 +315,7 @@ local read_want = {
 local results = {}
 for index, operation in ipairs(cmsgpack.unpack(ARGV[4])) do
     -- A mistake in one operation must not leave the others half done.
-    local fine, result = pcall(run_operation[operation[1]], operation)
+    local fine, result = pcall(run_operation[operation[1]] or run_other[operation[1]], operation)
     results[index] = fine and result or { err = 'FANFARE ' .. (type(result) == 'table' and result.err or tostring(result)) }
 end
 write_heads()
