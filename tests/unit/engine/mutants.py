@@ -25,6 +25,8 @@ def _mutant(name: str, found_by: str, *changes: tuple[str, str, str]) -> Mutant:
 
 _LOCAL = "fanfare.engine.local."
 _POSTGRES = "fanfare.engine.postgres."
+_REDIS = "fanfare.engine.redis."
+_LUA = "fanfare.engine.redis.scripts:"
 _SQL = "fanfare.engine.postgres.database:functions.sql"
 
 GAP = "test_frozen_worker_gets_every_entry_or_reports_a_gap"
@@ -353,5 +355,95 @@ POSTGRES = (
         "a worker that was away removes the others",
         AWAY,
         (f"{_POSTGRES}engine:_Worker._beat", "> LEASE_S else ()", "> -1 else ()"),
+    ),
+)
+
+REDIS = (
+    _mutant(
+        "a server with another run id is the same one",
+        f"{RESTORE} {AT_ONCE}",
+        (f"{_LUA}common.lua", "if state[1] == run then", "if state[1] then"),
+    ),
+    _mutant(
+        "the trim holds nothing for consumers",
+        CONSUMER,
+        (f"{_LUA}beat.lua", "upto = math.min(upto, tonumber(position))", ""),
+    ),
+    _mutant(
+        "when_written calls at once",
+        WRITTEN,
+        (f"{_REDIS}engine:RedisEngine.when_written", "self._here().when_written(then)", "then()"),
+    ),
+    _mutant(
+        "subscriptions register no interest",
+        INTEREST,
+        (f"{_REDIS}worker:Worker.set_subscribers", "partition.interest(app, channel, on=count > 0)", "pass"),
+    ),
+    _mutant("leaves are not repeated", AWAY, (f"{_REDIS}worker:Worker._repeat_leaves", "self.leave(key)", "pass")),
+    _mutant(
+        "dead workers are never removed",
+        KILLED,
+        (f"{_REDIS}worker:Worker.beaten", "self._reap(partition, life.decode())", "pass"),
+    ),
+    _mutant(
+        "there is one epoch for ever",
+        RESTORE,
+        (f"{_LUA}append.lua", "generation .. head.birth", "'once' .. head.birth"),
+        (f"{_LUA}apply.lua", "generation .. birth", "'once' .. birth"),
+    ),
+    _mutant(
+        "keys are forgotten after a second",
+        KEY,
+        (f"{_LUA}append.lua", "'EX', IDEMPOTENCY_SECONDS", "'EX', 1"),
+    ),
+    _mutant(
+        "late records of sessions are dropped", LATE, (f"{_LUA}apply.lua", "expires + LATE_MS <= now", "expires <= now")
+    ),
+    _mutant(
+        "health is always good",
+        AWAY,
+        (
+            f"{_REDIS}engine:RedisEngine.health",
+            "problem = worker.problem() if worker is not None else None",
+            "problem = None",
+        ),
+    ),
+    _mutant(
+        "a lease has two holders", LEASE, (f"{_LUA}apply.lua", "owner ~= life and is_alive(owner)", "is_alive('none')")
+    ),
+    _mutant(
+        "a lease of a cut-off worker is not lost",
+        CUT_LEASE,
+        (f"{_REDIS}worker:Worker._expire", "lease.lost.set()", "pass"),
+    ),
+    _mutant(
+        "a reply is handled before the messages in front of it",
+        f"{BARRIER} {ORDER}",
+        (f"{_REDIS}wire:Wire.data_received", "            if messages:\n", "            if False:\n"),
+    ),
+    _mutant(
+        "a snapshot is read for each subscriber",
+        SHARED,
+        (f"{_REDIS}partition:Partition._take", "GROUP_OPERATIONS", "1"),
+    ),
+    _mutant("budgets are not counted", BUDGET, (f"{_LUA}append.lua", "redis.call('SET', key, spent, 'PX', 2000)", "")),
+    _mutant(
+        "a previous holder overwrites a newer record",
+        OLDER,
+        (f"{_LUA}apply.lua", "if before ~= '' and before ~= holder then", "if false then"),
+    ),
+    _mutant(
+        "each connection of a user is announced",
+        MEMBERS,
+        (
+            f"{_LUA}apply.lua",
+            "redis.call('HINCRBY', P .. 'u:' .. id, user, 1) == 1",
+            "redis.call('HINCRBY', P .. 'u:' .. id, user, 1) > 0",
+        ),
+    ),
+    _mutant(
+        "a recovery is given although entries are missing",
+        PARTIAL,
+        (f"{_LUA}apply.lua", "answer[3] = 'position_expired'", "answer[3] = ''"),
     ),
 )

@@ -16,7 +16,8 @@ _mutated: dict[Any, str] = {}  # the source of each changed function: it is in n
 @dataclass(frozen=True, slots=True)
 class Patch:
     """`where`: `module:function` or `module:Class.method`, or `module:file.sql` for a file that the module's `_script`
-    reads. `old` stands there once or more; each is replaced by `new`."""
+    reads, or `module:file.lua` for the scripts of the module. `old` stands there once or more; each is replaced by
+    `new`."""
 
     where: str
     old: str
@@ -26,6 +27,8 @@ class Patch:
         """Change it in this process. Answers a function that undoes it."""
         name, _, path = self.where.partition(":")
         module = importlib.import_module(name)
+        if path.endswith(".lua"):
+            return self._apply_to_lua(module)
         if path.endswith(".sql"):
             return self._apply_to_script(module, path)
         owner: Any = module
@@ -42,6 +45,19 @@ class Patch:
         _mutated[found[attribute]] = source
         setattr(owner, attribute, found[attribute])
         return lambda: setattr(owner, attribute, before)
+
+    def _apply_to_lua(self, module: Any) -> Callable[[], None]:
+        """In every script of the module that contains the line."""
+        before = {name: value for name, value in vars(module).items() if isinstance(value, module.Script)}
+        changed = {
+            name: module.Script(script.text.replace(self.old, self.new))
+            for name, script in before.items()
+            if self.old in script.text
+        }
+        assert changed, f"{self.where} does not contain {self.old!r} any more"
+        everything = module.ALL
+        vars(module).update(changed, ALL=tuple({**before, **changed}.values()))
+        return lambda: vars(module).update(before, ALL=everything)
 
     def _apply_to_script(self, module: Any, file: str) -> Callable[[], None]:
         before = module._script

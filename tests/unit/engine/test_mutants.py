@@ -13,8 +13,18 @@ import pytest
 from fanfare.engine.local import schema
 from fanfare.engine.local import worker as local_worker
 from fanfare.engine.postgres import engine as postgres_engine
-from tests.harness import postgresql
-from tests.unit.engine import conformance, deployments, failures, local_deployment, mutants, postgres_deployment
+from fanfare.engine.redis import scripts
+from fanfare.engine.redis import worker as redis_worker
+from tests.harness import postgresql, redisserver
+from tests.unit.engine import (
+    conformance,
+    deployments,
+    failures,
+    local_deployment,
+    mutants,
+    postgres_deployment,
+    redis_deployment,
+)
 from tests.unit.engine.workers import Worker
 
 PATIENCE_S = 2.0  # for what a mutant never does
@@ -63,6 +73,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         (postgres_engine, "LEASE_S"),
         (postgres_engine, "LEASE_POLL_S"),
         (postgres_engine, "TRIM_S"),
+        (scripts, "LEASE_S"),
+        (redis_worker, "LEASE_POLL_S"),
     ):
         monkeypatch.setattr(module, name, getattr(module, name))  # restored after the test
 
@@ -94,6 +106,22 @@ async def test_suite_finds_the_fault_in_the_postgres_engine(
     def make() -> deployments.Deployment:
         url = cluster.url("realtime", schema=f"log_{uuid.uuid4().hex[:12]}")
         return postgres_deployment.PostgresDeployment(cluster, url)
+
+    with applied(mutant):
+        assert any([await fails(name, mutant, make) for name in mutant.found_by])
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[redisserver.Server]:
+    with redisserver.running(*redis_deployment.OPTIONS) as server:
+        yield server
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("mutant", mutants.REDIS, ids=lambda mutant: mutant.name)
+async def test_suite_finds_the_fault_in_the_redis_engine(mutant: mutants.Mutant, server: redisserver.Server) -> None:
+    def make() -> deployments.Deployment:
+        return redis_deployment.RedisDeployment(server, f"log-{uuid.uuid4().hex[:12]}")
 
     with applied(mutant):
         assert any([await fails(name, mutant, make) for name in mutant.found_by])
