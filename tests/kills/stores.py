@@ -63,7 +63,7 @@ async def postgres(*, failover: bool) -> AsyncIterator[Store]:
             },
             (chaos.KILL, PROMOTE, chaos.STOP, chaos.TERM, chaos.KILL, chaos.KILL)
             if failover
-            else (chaos.KILL, CRASH, chaos.STOP, KILL, chaos.TERM, FREEZE, chaos.RESTART, CRASH, chaos.KILL, KILL),
+            else (chaos.KILL, CRASH, chaos.STOP, KILL, chaos.TERM, FREEZE, CRASH, chaos.KILL, KILL),
         )
 
 
