@@ -88,8 +88,8 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
     from fanfare.sse.streams import Times
 
     boot.close_connections_after_requests()
-    logs.unify()
     options = conf.settings
+    logs.unify(as_json=options.LOG_FORMAT == "json")
     prefix = options.URL_PREFIX.rstrip("/")
     trusted = proxies.Trusted(options.TRUSTED_PROXIES)
     guests = Mounts({**options.ASGI_MOUNTS, **mounts}, taken=[prefix + one for one in claims.PREFIXES])

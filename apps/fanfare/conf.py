@@ -210,6 +210,13 @@ class Access:
         example="127.0.0.1,10.0.0.0/8",
         page="how-to/nginx-and-tls.md",
     )
+    LOG_FORMAT = Setting(
+        Choice(["text", "json"]),
+        "text",
+        "The lines on the console of Fanfare, of the project and of the server below: `text`, in the format of the "
+        "project; `json`, one object a line.",
+        page="how-to/debugging.md",
+    )
     METRICS_TOKEN = Setting(
         Text(secret=True),
         "",

@@ -201,6 +201,9 @@ class Session:
 
     def subscribed(self, subscription: connections.Subscription, answer: interface.SubscribeResult) -> None:
         self._do(self._machine.subscribed(subscription, answer))
+        if logger.isEnabledFor(logging.DEBUG):
+            ids = {"socket": self._connection.socket_id, "channel": subscription.channel.name}
+            logger.debug("%s: subscribed to %s", ids["socket"], ids["channel"], extra=ids)
         if self._page is not None:
             self._page.subscribed(subscription, answer.replayed)
 
@@ -239,7 +242,9 @@ class Session:
     def _count(self, effect: effects.Count) -> None:
         self._hub.count(effect.name)
         if effect.detail:
-            logger.debug("%s: %s: %s", self._connection.socket_id, effect.name, effect.detail)
+            socket_id = self._connection.socket_id
+            ids = {"socket": socket_id, "channel": effect.channel or None, "reason": effect.name}
+            logger.debug("%s: %s: %s", socket_id, effect.name, effect.detail, extra=ids)
             kind, _, reason = effect.name.removeprefix("pusher.").partition(".")
             self._hub.activity.refused(
                 _REFUSED.get(kind, kind.replace("_", " ")),

@@ -10,18 +10,28 @@ from __future__ import annotations
 import logging
 import sys
 
+from fanfare.runtime.json_lines import JsonLines
+
 NAME = "fanfare"
 # The loggers that bring handlers with them; Fanfare's lines go to those of the first that has some.
 SERVERS = ("gunicorn.error", "uvicorn", "uvicorn.error", "uvicorn.access", "gunicorn.access")
 
 
-def unify() -> None:
-    """Idempotent. Called when the application is assembled: the servers have configured their loggers by then."""
+def unify(*, as_json: bool = False) -> None:
+    """Idempotent. Called when the application is assembled: the servers have configured their loggers by then.
+
+    `as_json`: every line on the console is a JSON object, also those of the project.
+    """
     own = logging.getLogger(NAME)
     if own.hasHandlers():
         _give_format(own)
     else:
         _take_handlers(own)
+    if as_json:
+        for logger in (logging.getLogger(), own, *map(logging.getLogger, SERVERS)):
+            for handler in logger.handlers:
+                if isinstance(handler, logging.StreamHandler) and handler.stream in (sys.stdout, sys.stderr):
+                    handler.setFormatter(JsonLines())
 
 
 def _give_format(own: logging.Logger) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 import sys
 
@@ -68,3 +69,14 @@ def test_the_servers_lines_on_the_console_get_the_projects_format(loggers, unify
     unify()
     assert console.formatter is formatter
     assert file.formatter is None
+
+
+def test_json_is_the_format_of_all_console_handlers(loggers, monkeypatch, capsys):
+    handler = logging.StreamHandler(sys.stderr)
+    loggers["server"].addHandler(handler)
+    with monkeypatch.context() as patch:
+        patch.setattr(logging.getLogger(), "handlers", [])
+        logs.unify(as_json=True)
+    loggers["own"].warning("%s is slow", "1.2", extra={"socket": "1.2"})
+    line = json.loads(capsys.readouterr().err)
+    assert (line["message"], line["socket"], line["level"]) == ("1.2 is slow", "1.2", "WARNING")
