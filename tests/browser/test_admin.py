@@ -24,12 +24,16 @@ def server(production: servers.Server) -> servers.Server:
 def admin(server: servers.Server, window: OpenWindow) -> Page:
     """A window that is logged in."""
     page = window()
+    log_in(page, server)
+    return page
+
+
+def log_in(page: Page, server: servers.Server) -> None:
     page.goto(server.url("/admin/"))
     page.get_by_label("Username").fill(deployments.ADMIN_NAME)
     page.get_by_label("Password").fill(deployments.ADMIN_PASSWORD)
     page.get_by_role("button", name="Log in").click()
     expect(page.locator("#user-tools")).to_contain_text(re.compile(deployments.ADMIN_NAME, re.IGNORECASE))
-    return page
 
 
 def create(admin: Page, server: servers.Server, name: str) -> deployments.Application:
