@@ -158,6 +158,8 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ),
     ("apps.py", "older_layout.refuse"): (PURPOSE, "unit/conf/test_older_layout.py::"),
     ("apps.py", "models.fixture_loaded"): (PURPOSE, "unit/applications/test_models.py::"),
+    ("api/operations.py", "hub.engine.update_member"): (CALLER, "unit/api/"),
+    ("api/revisions.py", "hub.engine.revise"): (CALLER, "unit/api/"),
     ("api/streams.py", "hub.engine.write_streams"): (CALLER, "unit/api/"),
     ("apps.py", "permissions.application_deleted"): (PURPOSE, "unit/console/"),
     ("apps.py", "permissions.application_saved"): (PURPOSE, "unit/console/"),
@@ -300,6 +302,8 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
         TASK,
         "unit/protocol/test_history_frames.py::test_history_that_cannot_be_read_is_refused_and_logged",
     ),
+    ("protocol/sessions.py", "update"): (TASK, FAILED_TEST),
+    ("protocol/sessions.py", "self._hub.engine.update_member"): (CALLER, FAILED_TEST),
     ("protocol/sessions.py", "self._do_cancel(effect)"): (TASK, FAILED_TEST),
     ("protocol/streams.py", "end_blocking"): (CALLER, "unit/integration/test_streams.py::"),
     ("protocol/termination.py", "functools.partial(_terminate, hub)"): (

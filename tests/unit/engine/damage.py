@@ -1,6 +1,6 @@
 """Damages the files of a log at random places, and checks that an engine serves it or a new one.
 
-    python -m tests.unit.engine.damage [--places N] [--seed S]
+    python -m tests.unit.engine.damage [--places N] [--seed S] [--live]
 
 Prints each kind of outcome with its number. It exits with 1 if an engine did not open, did not publish, or gave a
 position a second time.
@@ -28,6 +28,7 @@ from tests.unit.engine.workers import APP
 
 KEPT = interface.Retention(1_000, 600)
 TRIES = 4  # of a server that starts, or of a publisher
+LIVE_TRIES, PAUSE_S = 40, 0.25  # of a client while a worker restarts after damage
 LAST = 60  # events that the log has
 
 # Without a third argument the process ends without closing anything, so the WAL and its index stay.
@@ -79,12 +80,15 @@ def template(folder: Path) -> Path:
     return made
 
 
-def damaged(chance: random.Random, folder: Path) -> Place:
-    """Damage one of the files at a random place."""
+def damaged(chance: random.Random, folder: Path, *, is_live: bool = False) -> Place:
+    """Damage one of the files at a random place. `is_live`: an engine has them open. A shared-memory file is not cut
+    then: the kernel ends a process that reads memory behind the end of its file."""
     files = [path for path in sorted(folder.glob("log.sqlite3*")) if path.stat().st_size]
     path = chance.choice(files)
     size = path.stat().st_size
     action = chance.choice(["flip", "overwrite", "zero", "cut", "grow"])
+    if is_live and action == "cut" and path.name.endswith("-shm"):
+        action = "overwrite"
     # Headers are small, and damage in them is the hardest to survive.
     offset = chance.randrange(min(size, 4_200)) if chance.random() < 0.4 else chance.randrange(size)
     count = min(size - offset, chance.choice([1, 1, 4, 100, 4_096, 20_000]))
@@ -105,8 +109,9 @@ def damaged(chance: random.Random, folder: Path) -> Place:
     return Place(path.name, action, offset, count)
 
 
-async def outcome(folder: Path) -> str:
-    """Open an engine on the folder and use it. Answers `served` or `new log`; raises AssertionError."""
+async def outcome(folder: Path, chance: random.Random | None = None) -> str:
+    """Open an engine on the folder and use it. Answers `served` or `new log`; raises AssertionError. `chance`: the
+    files are damaged while the engine has them open."""
     log = engine.LocalEngine(folder)
     failures: list[str] = []
     for _ in range(TRIES):
@@ -118,6 +123,9 @@ async def outcome(folder: Path) -> str:
     else:
         raise AssertionError(f"did not start: {failures}")
     try:
+        if chance is not None:
+            await _published(log, "kept-0", failures)
+            failures.append(str(damaged(chance, folder, is_live=True)))
         for number in range(5):
             await _published(log, f"kept-{number}", failures)
         answered: asyncio.Future[object] = asyncio.get_running_loop().create_future()
@@ -125,12 +133,13 @@ async def outcome(folder: Path) -> str:
         wanted = interface.SubscribeRequest(
             APP, "presence-c", "2.1", member=member, cached=True, history=interface.RecoveryRequest()
         )
-        for _ in range(TRIES):
+        for _ in range(TRIES if chance is None else LIVE_TRIES):
             answered = asyncio.get_running_loop().create_future()
             log.attach(wanted, answered.set_result)
             answer = await asyncio.wait_for(answered, 10)
             if isinstance(answer, interface.SubscribeResult):
                 break
+            await asyncio.sleep(PAUSE_S)
         assert isinstance(answer, interface.SubscribeResult), f"no answer to a subscription: {answer} {failures}"
     finally:
         await log.close()
@@ -145,6 +154,7 @@ async def _published(log: engine.LocalEngine, channel: str, failures: list[str])
             [receipt] = await asyncio.wait_for(log.append([event]), 10)
         except errors.EngineUnavailable as error:
             failures.append(repr(error))
+            await asyncio.sleep(0.1)
             continue
         assert receipt.position is not None
         EPOCHS.setdefault(channel, set())
@@ -169,7 +179,7 @@ async def known_epochs(folder: Path) -> None:
     await log.close()
 
 
-def run(places: int, seed: int, folder: Path) -> tuple[collections.Counter[str], list[str]]:
+def run(places: int, seed: int, folder: Path, *, is_live: bool = False) -> tuple[collections.Counter[str], list[str]]:
     """Answers the outcomes with their numbers, and the failures."""
     chance = random.Random(seed)
     made = template(folder)
@@ -181,9 +191,9 @@ def run(places: int, seed: int, folder: Path) -> tuple[collections.Counter[str],
     for number in range(places):
         here = folder / "engine"
         shutil.copytree(made, here)
-        place = damaged(chance, here)
+        place = None if is_live else damaged(chance, here)
         try:
-            outcomes[asyncio.run(outcome(here))] += 1
+            outcomes[asyncio.run(outcome(here, chance if is_live else None))] += 1
         except (AssertionError, TimeoutError, Exception) as error:  # noqa: BLE001 - each is a failure of the engine
             failures.append(f"seed {seed}, place {number}, {place}: {error!r}")
         shutil.rmtree(here)
@@ -194,10 +204,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.unit.engine.damage", description=__doc__.partition("\n")[0])
     parser.add_argument("--places", type=int, default=2_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--live", action="store_true", help="damage the files while an engine has them open")
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
     with tempfile.TemporaryDirectory() as folder:
-        outcomes, failures = run(options.places, options.seed, Path(folder))
+        outcomes, failures = run(options.places, options.seed, Path(folder), is_live=options.live)
     for failure in failures:
         print(failure)
     print(f"{options.places} places, seed {options.seed}: {dict(outcomes)}, {len(failures)} failures")

@@ -188,6 +188,13 @@ def test_damage_at_random_places_ends_in_a_served_or_a_new_log(tmp_path: Path) -
     assert outcomes["new log"] > 0
 
 
+def test_damage_at_random_places_of_open_files_ends_in_a_served_or_a_new_log(tmp_path: Path) -> None:
+    """`python -m tests.unit.engine.damage --live` tries more places."""
+    outcomes, failures = damage.run(10, 1, tmp_path, is_live=True)
+    assert failures == []
+    assert sum(outcomes.values()) == 10
+
+
 async def test_schema_text_that_is_no_utf_8_is_damage(tmp_path: Path) -> None:
     """Python cannot decode the message in which SQLite quotes it."""
     worker = await Worker(engine.LocalEngine(tmp_path / "engine")).open()

@@ -1,0 +1,187 @@
+"""A server under churn: `python -m tests.kills.soak --seconds 300`.
+
+Clients connect, join, publish and leave all the time. A socket on every worker gets each event in order, and its delay
+is measured. Prints memory, open files, delays and sizes over time; exits with 1 if events were lost, or if memory,
+files or the log grew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from tests.harness import calls, event_streams, servers, sockets
+
+CHURNERS = 16
+EVENTS_PER_SECOND = 20
+SAMPLES = 10
+CHANNEL = "soak"
+# Between the second sample, when caches and rings are warm, and the last one.
+MEMORY_GROWTH = 15_000_000  # bytes of one worker
+FILES_GROWTH = 30
+LOG_LINES_PER_MINUTE = 60  # beside those of uvicorn, which are one for each connection
+
+
+class Sample(NamedTuple):
+    at_s: float
+    memory: tuple[int, ...]  # bytes, by worker
+    files: tuple[int, ...]
+    p50_ms: float
+    p99_ms: float
+    log_bytes: int
+    connections: int
+    lines: int
+
+
+class Soak:
+    def __init__(self, server: servers.Server) -> None:
+        self.server = server
+        self.samples: list[Sample] = []
+        self.faults: list[str] = []
+        self._delays: list[float] = []
+        self._connections = 0
+        self._published = 0
+        self._sent: dict[int, float] = {}
+
+    async def run(self, seconds: float) -> None:
+        began = time.monotonic()
+        async with contextlib.AsyncExitStack() as stack:
+            spread = await sockets.spread(self.server, stack)
+            followers = []
+            for found in spread.values():
+                await found[0].subscribe(CHANNEL)
+                followers.append(asyncio.create_task(self._follow(found[0])))
+            workers = [asyncio.create_task(self._churn(number)) for number in range(CHURNERS)]
+            publisher = asyncio.create_task(self._publish())
+            for number in range(1, SAMPLES + 1):
+                await asyncio.sleep(max(0.0, began + seconds * number / SAMPLES - time.monotonic()))
+                self.samples.append(await asyncio.to_thread(self._sample, time.monotonic() - began))
+            publisher.cancel()
+            for worker in workers:
+                worker.cancel()
+            await asyncio.wait([publisher, *workers])
+            ended = [task for task in (publisher, *workers) if not task.cancelled()]
+            self.faults += [f"a client failed: {task.exception()!r}" for task in ended]
+            done, late = await asyncio.wait(followers, timeout=20)
+            for task in (*done, *late):
+                task.cancel()
+            self.faults += [f"a follower is behind {self._published} events" for _ in late]
+
+    async def _publish(self) -> None:
+        with calls.Caller(self.server) as caller:
+            while True:
+                self._published += 1
+                self._sent[self._published] = time.monotonic()
+                await asyncio.to_thread(caller.publish, CHANNEL, "tick", str(self._published))
+                await asyncio.sleep(1 / EVENTS_PER_SECOND)
+
+    async def _follow(self, socket: sockets.Socket) -> None:
+        """To the last event that was published."""
+        number = 0
+        while True:
+            try:
+                frame = await socket.skip_to("tick", CHANNEL, within=2.0)
+            except TimeoutError:
+                if number == self._published:
+                    return
+                continue
+            number += 1
+            if int(frame.data) != number:
+                self.faults.append(f"event {frame.data} came in place of {number}")
+                number = int(frame.data)
+            self._delays.append(time.monotonic() - self._sent[number])
+
+    async def _churn(self, number: int) -> None:
+        chance = random.Random(number)
+        while True:
+            self._connections += 1
+            async with self._client(chance) as socket:
+                room = f"presence-room-{chance.randrange(10)}"
+                await socket.request_subscription(room, member={"user_id": str(number)})
+                await socket.skip_to("pusher_internal:subscription_succeeded", room)
+                await socket.request_subscription(f"cache-{chance.randrange(50)}")
+                await socket.trigger(room, "client-hello", {"n": number})
+                await asyncio.sleep(chance.random() / 4)
+
+    @contextlib.asynccontextmanager
+    async def _client(self, chance: random.Random) -> AsyncIterator[sockets.Socket]:
+        async with sockets.connect(self.server) as socket:
+            if chance.random() < 0.1:
+                application = self.server.application
+                async with event_streams.listen(self.server, application, "stream") as stream:
+                    await stream.statement()
+            yield socket
+
+    def _sample(self, at_s: float) -> Sample:
+        delays, self._delays = sorted(self._delays), []
+        processes = [psutil.Process(pid) for pid in self.server.workers()]
+        lines = [line for line in self.server.log_text().splitlines() if " uvicorn." not in line]
+        return Sample(
+            at_s,
+            tuple(process.memory_info().rss for process in processes),
+            tuple(process.num_fds() for process in processes),
+            statistics.median(delays) * 1000 if delays else 0.0,
+            delays[int(len(delays) * 0.99)] * 1000 if delays else 0.0,
+            sum(path.stat().st_size for path in self.server.deployment.log_files()),
+            self._connections,
+            len(lines),
+        )
+
+    def judge(self) -> list[str]:
+        first, last = self.samples[1], self.samples[-1]
+        faults = list(self.faults)
+        for before, after in zip(first.memory, last.memory, strict=True):
+            if after - before > MEMORY_GROWTH:
+                faults.append(f"a worker has grown by {(after - before) / 1e6:.1f} MB")
+        for before, after in zip(first.files, last.files, strict=True):
+            if after - before > FILES_GROWTH:
+                faults.append(f"a worker has {after} open files, {before} before")
+        lines = (last.lines - first.lines) / max(1.0, (last.at_s - first.at_s) / 60)
+        if lines > LOG_LINES_PER_MINUTE:
+            faults.append(f"{lines:.0f} log lines a minute")
+        if "Traceback" in self.server.log_text():
+            faults.append("a traceback in the log")
+        return faults
+
+    def __str__(self) -> str:
+        rows = [
+            f"{one.at_s:6.0f} s  {max(one.memory) / 1e6:6.1f} MB  {max(one.files):4d} files  "
+            f"p50 {one.p50_ms:6.1f} ms  p99 {one.p99_ms:7.1f} ms  log {one.log_bytes / 1e6:6.1f} MB  "
+            f"{one.connections:7,d} connections  {one.lines:4d} lines"
+            for one in self.samples
+        ]
+        return "\n".join([*rows, f"{self._published:,} events to {len(self.samples[-1].memory)} followers"])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.kills.soak", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=300.0, help="default: %(default)s")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="fanfare-soak-") as folder:
+        fleet = servers.Fleet(Path(folder))
+        try:
+            deployment = fleet.deployment()
+            server = fleet.start("gunicorn", deployment)
+            soak = Soak(server)
+            asyncio.run(soak.run(options.seconds))
+            print(soak)
+            faults = soak.judge()
+        finally:
+            fleet.stop()
+    print(*faults, sep="\n")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
