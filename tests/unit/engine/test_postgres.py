@@ -7,6 +7,7 @@ import contextlib
 import signal
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -127,6 +128,28 @@ async def test_a_promoted_standby_begins_a_new_generation() -> None:
             assert replayed.reason == "epoch_changed"
             assert replayed.position is not None
             assert replayed.position.epoch != receipt.position.epoch
+            await worker.engine.close()
+
+
+async def test_running_worker_follows_a_failover_and_begins_a_new_generation() -> None:
+    """The URL names both servers. The primary crashes, and the standby is promoted."""
+    with postgresql.running() as primary:
+        primary.create("realtime")
+        with postgresql.standby(primary) as standby:
+            hosts = quote(f"{primary.folder},{standby.folder}", safe="")
+            url = f"postgres://{postgresql.SUPERUSER}@/realtime?host={hosts}&target_session_attrs=read-write"
+            worker = Worker(postgres_engine.PostgresEngine(url))
+            await worker.open()
+            [before] = await worker.publish("kept", b"1", retention=conformance.KEPT)
+            await asyncio.to_thread(primary.stop, signal.SIGQUIT)
+            await asyncio.to_thread(standby.promote)
+            await worker.until(lambda: worker.gaps, "the gap", within=30)
+            await worker.until(lambda: worker.engine.health().ok, "it follows the standby", within=30)
+            [after] = await worker.publish("kept", b"2", retention=conformance.KEPT)
+            assert worker.gaps == ["generation_changed"]
+            assert before.position is not None
+            assert after.position is not None
+            assert before.position.epoch != after.position.epoch
             await worker.engine.close()
 
 
