@@ -36,7 +36,7 @@ def configure(
     if name.startswith(("postgres://", "postgresql://")):
         use(lambda: _postgres(name, log_seconds=log_seconds, append_timeout=append_timeout))
         return
-    if name.startswith("redis"):
+    if name.startswith("redis") and "://" in name:
         use(lambda: _redis(name, redis_partitions, log_seconds=log_seconds, append_timeout=append_timeout))
         return
     if name != "local":
