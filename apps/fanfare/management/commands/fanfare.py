@@ -167,8 +167,10 @@ class Command(BaseCommand):
     def _connections(self, options: dict[str, Any]) -> tuple[Any, list[str]]:
         asked = {name: options[name] for name in ("app", "text", "channel")}
         value = client.Client(options["url"]).get("connections", asked)
-        shown = ("socket", "user", "address", "client", "channels")
-        rows = [tuple(str(one.get(name) or "") for name in shown) for one in value["connections"]]
+        rows = [
+            (one["socket"], ", ".join(one["users"]), one["address"], one["client"], f"{one['channels']} channels")
+            for one in value["connections"]
+        ]
         return value, _table(rows) or ["No connection matches."]
 
     def _trace(self, options: dict[str, Any]) -> tuple[Any, list[str]]:
