@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -39,14 +41,15 @@ async def hire(tmp_path: Path) -> AsyncIterator[conformance.Hire]:
 
 # In another process: a close in this one would drop SQLite's locks.
 OVERWRITE = (
-    "import sys; file = open(sys.argv[1], 'r+b'); file.seek(int(sys.argv[2])); file.write(b'?' * int(sys.argv[3]))"
+    "import sys; file = open(sys.argv[1], 'r+b'); file.seek(int(sys.argv[2])); "
+    "file.write(bytes([int(sys.argv[4])]) * int(sys.argv[3]))"
 )
 
 
-def overwrite(log: Path, start: int, end: int | None = None) -> None:
+def overwrite(log: Path, start: int, end: int | None = None, byte: int = ord("?")) -> None:
     """As a disk does that fails, or a program that runs wild."""
     count = (log.stat().st_size if end is None else end) - start
-    subprocess.run([sys.executable, "-S", "-c", OVERWRITE, log, str(start), str(count)], check=True)
+    subprocess.run([sys.executable, "-S", "-c", OVERWRITE, log, str(start), str(count), str(byte)], check=True)
 
 
 def spoil_the_header(log: Path) -> None:
@@ -193,6 +196,26 @@ def test_damage_at_random_places_of_open_files_ends_in_a_served_or_a_new_log(tmp
     outcomes, failures = damage.run(10, 1, tmp_path, is_live=True)
     assert failures == []
     assert sum(outcomes.values()) == 10
+
+
+@pytest.mark.parametrize(
+    ("start", "end"), [(438, 4_534), (96, 136)], ids=["the index of pages", "the marks of readers"]
+)
+async def test_damaged_index_of_the_wal_under_a_running_worker_is_noticed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, start: int, end: int
+) -> None:
+    """The reader then sees an older state than it has delivered, while the writer goes on with pages in memory."""
+
+    def spoil_the_index(_: random.Random, folder: Path, *, is_live: bool) -> str:
+        overwrite(folder / "log.sqlite3-shm", start, end, byte=0)
+        return f"bytes {start} to {end} of the shared memory"
+
+    made = damage.template(tmp_path)
+    await damage.known_epochs(Path(shutil.copytree(made, tmp_path / "inspected")))
+    monkeypatch.setattr(damage, "damaged", spoil_the_index)
+    assert await damage.outcome(made, random.Random(1)) in ("served", "new log")
+    starts = [record for record in caplog.records if "starting again" in record.getMessage()]
+    assert len(starts) <= 2, "one line for the fault, and not one for each try"
 
 
 async def test_schema_text_that_is_no_utf_8_is_damage(tmp_path: Path) -> None:

@@ -273,7 +273,12 @@ class LogReader:
         [(top, trimmed_to)] = connection.execute(_STATE).fetchall()
         if trimmed_to > self.position:
             return "trimmed"
-        if top < self.position:  # an older copy was put in its place
+        if top < self.position:
+            # An older copy was written into the file, or SQLite's index of the WAL is damaged: the writer, which has
+            # pages of its own, may not notice.
+            fault = sqlite3.DatabaseError(f"The log ends at entry {top}, and entry {self.position} was read")
+            fault.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            self._suspect(fault)
             return "log_replaced"
         self._at_top(top)
         return None

@@ -336,7 +336,7 @@ class Worker:
     def _lost(self, reason: str) -> None:
         """Entries may have been missed: report the gap, and start again at the newest entry."""
         self.counters["gaps"] += 1
-        logger.error("Entries of the log may have been missed (%s): starting again at the newest entry", reason)
+        throttled.error("Entries of the log may have been missed (%s): starting again at the newest entry", reason)
         self.reader.close()
         self._samples.clear()
         self._refuse_waiting("The worker starts again")
@@ -362,8 +362,9 @@ class Worker:
                 throttled.error("The log cannot be followed again yet", error=error)
                 await asyncio.sleep(backoff.failed())
             else:
-                if self.reader.is_following:  # it may have found another gap at once
+                if self.reader.is_following:
                     return
+                await asyncio.sleep(backoff.failed())  # it found another gap at once
 
     def _refuse_waiting(self, why: str) -> None:
         for subscription in self.reader.give_up():
