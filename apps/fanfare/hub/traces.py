@@ -23,7 +23,7 @@ from fanfare.hub import connections
 Record = dict[str, Any]
 Key = tuple[int, int]  # partition, id of the entry
 
-RECORDS_KEPT: Final = 2_000  # of each kind; about 1 kB each
+RECORDS_KEPT: Final = 1_000  # of each kind; about 1 kB each, so at most 2 MB of a worker
 SAMPLE_S: Final = 0.2  # between two reads of which one event is recorded
 SOCKETS_SHOWN: Final = 100  # of an event in a traced channel
 REPLAYS_KEPT: Final = 50  # of one event
