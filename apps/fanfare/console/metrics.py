@@ -77,6 +77,7 @@ COUNTERS: Final = (
     Family("sse.ended.", "sse_ended", "Event streams that the server ended, by reason.", "reason"),
     Family("sse.lost.", "sse_recoveries_lost", "Channels of event streams that could not be recovered.", "reason"),
     Family("sse.", "sse", "What happened to event streams.", "event"),
+    Family("streams.", "streams", "What happened to streams, messages that grow.", "event"),
     Family("http.refused.", "http_refusals", "HTTP requests that were refused for a limit, by reason.", "reason"),
     Family("http.evicted.", "http_evictions", "HTTP connections that were closed for a limit, by reason.", "reason"),
     Family("pusher.", "protocol", "Other events of the protocol.", "event"),

@@ -463,7 +463,7 @@ async def test_failure_of_one_stream_leaves_the_thread_to_the_others(
     """All streams of a process are written by one thread, which must not end."""
     page = Page().subscribe(hub)
     write = here.write_streams
-    with pytest.raises(engine_errors.EngineUnavailable, match="ZeroDivisionError"):
+    with pytest.raises(errors.StreamError, match="ZeroDivisionError"):
         async with fanfare.stream(CHANNEL, "answer", id="a") as answer:
             monkeypatch.setattr(here, "write_streams", lambda writes, timeout=None: 1 / 0)
             await answer.append("x")
