@@ -12,11 +12,14 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import itertools
 import json
 import threading
 from types import CodeType, FunctionType
 from typing import Any
 from urllib.parse import parse_qs
+
+from fanfare.runtime.log_throttle import LogThrottle
 
 MOUNT = {"FANFARE_ASGI_MOUNTS": "/faults=tests.harness.faults:application"}
 
@@ -32,6 +35,20 @@ def outer():
         return {wait} faults.call({place!r}, args, kwargs)
     return replacement
 """
+
+
+_faults = itertools.count()
+_log = LogThrottle.log
+
+
+def _separate_lines() -> None:
+    """Let no line be suppressed from now on because of a line before."""
+    number = next(_faults)
+
+    def log(throttle: LogThrottle, level: int, message: str, *args: object, key: object = None, **more: Any) -> None:
+        _log(throttle, level, message, *args, key=(number, message if key is None else key), **more)
+
+    LogThrottle.log = log  # type: ignore[method-assign]
 
 
 class InjectedError(Exception):
@@ -94,7 +111,8 @@ def call(place: str, args: Any, kwargs: Any) -> Any:
 
 
 def arm(place: str, times: int) -> None:
-    """Idempotent; the counts start again."""
+    """Idempotent; the counts start again, and no line of the log is suppressed because of an earlier fault."""
+    _separate_lines()
     with _lock:
         if place in _armed:
             _armed[place].left, _armed[place].raised = times, 0
