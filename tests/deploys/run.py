@@ -69,7 +69,8 @@ async def play(how: str, server: servers.Server, fleet: servers.Fleet, *, socket
         await asyncio.to_thread(way.act, server, fleet)
         result.deploy_s = time.monotonic() - begun_s
         async with asyncio.timeout(BACK_S):
-            while everybody.live < sockets:
+            # A close may not have arrived yet when the old processes are gone.
+            while everybody.live < sockets or not all(one.closes for one in everybody.clients):
                 await asyncio.sleep(0.05)
         publisher.cancel()
         await asyncio.wait([publisher])
