@@ -101,7 +101,8 @@ def restart(server: servers.Server, fleet: servers.Fleet) -> servers.Server:
 def kill(server: servers.Server, fleet: servers.Fleet) -> servers.Server:
     """SIGKILL of the master; the orphans must go."""
     os.kill(server.process.pid, signal.SIGKILL)
-    server.wait_until_gone(WITHIN_S)
+    server.process.wait(WITHIN_S)
+    waiting.until(lambda: not server.remaining_processes(), WITHIN_S, "the workers have ended")
     return fleet.start(server.command, server.deployment, port=server.port)
 
 
