@@ -9,6 +9,7 @@ name of the setting and puts it in front.
 
 from __future__ import annotations
 
+import abc
 import base64
 import ipaddress
 import json
@@ -38,21 +39,21 @@ class Refused(ValueError):
     """A value that the type does not allow; the text is a predicate without the name of the setting."""
 
 
-class Type(Generic[T]):
+class Type(abc.ABC, Generic[T]):
     """The interface."""
 
     secret: bool = False  # whether the value must not appear in a message
 
+    @abc.abstractmethod
     def allowed(self) -> str:
         """The values that an environment variable may have, for the reference page."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def from_text(self, text: str) -> T:
         """`text` has no white space around it and is not empty."""
-        raise NotImplementedError
 
-    def from_value(self, value: object) -> T:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def from_value(self, value: object) -> T: ...
 
     def to_text(self, value: T) -> str:
         """The text from which `from_text` reads `value`."""

@@ -60,38 +60,38 @@ async def play(how: str, server: servers.Server, fleet: servers.Fleet, *, socket
         server.deployment.create_application, "Deploys", "--history", f"{clients.CHANNEL}=10000,600"
     )
     await asyncio.to_thread(wait_for, server, application)
-    everybody = clients.Fleet(server.port, application)
+    crowd = clients.Fleet(server.port, application)
     publisher = asyncio.create_task(publish(server, application, result, max(1.0, DELIVERIES_PER_SECOND / sockets)))
     try:
-        await everybody.open(sockets)
+        await crowd.open(sockets)
         await asyncio.sleep(BEFORE_S)
         begun_s = time.monotonic()
         await asyncio.to_thread(way.act, server, fleet)
         result.deploy_s = time.monotonic() - begun_s
         async with asyncio.timeout(BACK_S):
             # A close may not have arrived yet when the old processes are gone.
-            while everybody.live < sockets or not all(one.closes for one in everybody.clients):
+            while crowd.live < sockets or not all(one.closes for one in crowd.clients):
                 await asyncio.sleep(0.05)
         publisher.cancel()
         await asyncio.wait([publisher])
         async with asyncio.timeout(BACK_S):
-            while any(len(one.received) < _wanted(one, result) for one in everybody.clients):
+            while any(len(one.received) < _wanted(one, result) for one in crowd.clients):
                 await asyncio.sleep(0.1)
     except TimeoutError:
         pass  # the figures say what is missing
     finally:
         publisher.cancel()
-        everybody.close()
-    moved = [one for one in everybody.clients if one.closes]
+        crowd.close()
+    moved = [one for one in crowd.clients if one.closes]
     last_s = max((one.last_live_s for one in moved), default=begun_s)
     result.moved = len(moved)
-    result.codes = everybody.codes
+    result.codes = crowd.codes
     result.last_back_s = last_s - begun_s
-    result.missing = sum(max(0, _wanted(one, result) - len(one.received)) for one in everybody.clients)
-    result.lost = sum(bool(one.lost) for one in everybody.clients) + sockets - everybody.live
-    result.duplicates = sum(one.duplicates for one in everybody.clients)
-    result.p99_before_ms = p99([delay for at, delay in everybody.delays_s if begun_s - BEFORE_S < at < begun_s])
-    result.p99_during_ms = p99([delay for at, delay in everybody.delays_s if begun_s <= at <= last_s])
+    result.missing = sum(max(0, _wanted(one, result) - len(one.received)) for one in crowd.clients)
+    result.lost = sum(bool(one.lost) for one in crowd.clients) + sockets - crowd.live
+    result.duplicates = sum(one.duplicates for one in crowd.clients)
+    result.p99_before_ms = p99([delay for at, delay in crowd.delays_s if begun_s - BEFORE_S < at < begun_s])
+    result.p99_during_ms = p99([delay for at, delay in crowd.delays_s if begun_s <= at <= last_s])
     return result
 
 

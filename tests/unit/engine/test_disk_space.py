@@ -15,7 +15,7 @@ import pytest
 
 from fanfare.engine import errors, interface
 from fanfare.engine.local import disk_space, engine, worker
-from tests.harness import waiting
+from tests.harness import parts, waiting
 from tests.unit.engine.workers import APP, Worker
 
 MB = 1024 * 1024
@@ -29,7 +29,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=24m,mode=0700", "tmpfs", os.fspath(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("needs the right to mount a file system")
+        parts.absent("this user may not mount a file system")
     try:
         yield folder
     finally:
