@@ -203,12 +203,12 @@ POSTGRES = (
     _mutant(
         "subscriptions register no interest",
         INTEREST,
-        (f"{_POSTGRES}engine:_Worker.set_subscribers", "if channel != interface.CONNECTIONS:", "if False:"),
+        (f"{_POSTGRES}worker:Worker.set_subscribers", "if channel != interface.CONNECTIONS:", "if False:"),
     ),
     _mutant(
         "a leave is not retried",
         AWAY,
-        (f"{_POSTGRES}engine:_Worker.leave", "self._leaving[key] = True", "pass"),
+        (f"{_POSTGRES}worker:Worker.leave", "self._leaving[key] = True", "pass"),
     ),
     _mutant(
         "dead workers are never removed",
@@ -231,13 +231,13 @@ POSTGRES = (
         (_SQL, "expires <= clock_timestamp() - 86400 * interval '1 second'", "expires <= clock_timestamp()"),
     ),
     _mutant(
-        "health is always good", f"{AWAY} {CUT_LEASE}", (f"{_POSTGRES}engine:_Worker.problem", "if ", "if False and ")
+        "health is always good", f"{AWAY} {CUT_LEASE}", (f"{_POSTGRES}worker:Worker.problem", "if ", "if False and ")
     ),
     _mutant(
         "appends are torn",
         TORN,
         (
-            f"{_POSTGRES}engine:_Worker.append",
+            f"{_POSTGRES}worker:Worker.append",
             "self.submit(wanted, settled)",
             (
                 "[self.submit([one]) for one in wanted[:-1]]; self.submit(wanted[-1:], "
@@ -275,7 +275,7 @@ POSTGRES = (
     _mutant(
         "a lease lives as long as its worker believes",
         CUT_LEASE,
-        (f"{_POSTGRES}engine:_Worker._expire_leases", "lease.lost.set()", "pass"),
+        (f"{_POSTGRES}worker:Worker._expire_leases", "lease.lost.set()", "pass"),
     ),
     _mutant(
         "snapshots are read after the entries, in another transaction",
@@ -349,12 +349,12 @@ POSTGRES = (
     _mutant(
         "a worker that was taken for dead goes on",
         FROZEN,
-        (f"{_POSTGRES}engine:_Worker._beat", "if not known or", "if"),
+        (f"{_POSTGRES}worker:Worker._beat", "if not known or", "if"),
     ),
     _mutant(
         "a worker that was away removes the others",
         AWAY,
-        (f"{_POSTGRES}engine:_Worker._beat", "> LEASE_S else ()", "> -1 else ()"),
+        (f"{_POSTGRES}worker:Worker._beat", "> LEASE_S else ()", "> -1 else ()"),
     ),
 )
 

@@ -14,6 +14,7 @@ import pytest
 
 from fanfare.engine import errors, interface
 from fanfare.engine.postgres import engine as postgres_engine
+from fanfare.engine.postgres import worker as postgres_worker
 from tests.harness import postgresql, waiting
 from tests.unit.engine import conformance, deployments, failures, postgres_deployment, streams
 from tests.unit.engine.workers import Worker
@@ -67,7 +68,7 @@ async def deployment(
     cluster: postgresql.Cluster, url: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[deployments.Deployment]:
     for name in ("LEASE_S", "TRIM_S", "LEASE_POLL_S"):
-        monkeypatch.setattr(postgres_engine, name, getattr(postgres_engine, name))  # restored after the test
+        monkeypatch.setattr(postgres_worker, name, getattr(postgres_worker, name))  # restored after the test
     async with deployments.closing(postgres_deployment.PostgresDeployment(cluster, url)) as deployment:
         yield deployment
 
@@ -156,7 +157,7 @@ async def test_running_worker_follows_a_failover_and_begins_a_new_generation() -
 async def test_a_worker_that_was_frozen_is_removed_and_starts_again(
     hire: conformance.Hire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres_engine, "LEASE_S", 2)
+    monkeypatch.setattr(postgres_worker, "LEASE_S", 2)
     one, two = await hire(), await hire()
     await one.join("presence-c", "ann", "1.1")
     frozen = one.engine._worker  # type: ignore[attr-defined]
@@ -196,7 +197,7 @@ async def test_a_value_that_the_database_refuses_fails_alone(hire: conformance.H
 async def test_a_lease_is_lost_before_another_worker_gets_it(
     hire: conformance.Hire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres_engine, "LEASE_S", 3)
+    monkeypatch.setattr(postgres_worker, "LEASE_S", 3)
     one, two = await hire(), await hire()
     lease = await one.engine.lease("outbox")
     frozen = one.engine._worker  # type: ignore[attr-defined]
