@@ -86,7 +86,7 @@ class Runner:
     async def _call(self, job: declarations.Job, status: supervisor.Status) -> None:
         if job.seconds is None:
             await self._once(job, status)
-            logger.info("%s is done", job.name)
+            logger.info("The background job %s has returned; it is not started again", job.name)
             return
         loop = asyncio.get_running_loop()
         while True:
