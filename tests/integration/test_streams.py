@@ -10,18 +10,19 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
-from tests.harness import calls, event_streams, pusherjs, servers
+from tests.harness import calls, deployments, event_streams, pusherjs, servers
 from tests.kills import streams as proof
 
 Name = Callable[[str], str]
 
-PATIENCE_S = 60.0
-LEASE_S = 3
+PATIENCE_S = 120.0
+SHORT_LEASE_S = 3
 TOKENS = 150
 
 
@@ -94,7 +95,7 @@ async def page(
 
 
 class Producer:
-    """A producer that speaks HTTP, and repeats a request until it has the answer."""
+    """A producer that speaks HTTP, and repeats a request until it has the answer, as `Retry-After` says."""
 
     def __init__(self, server: servers.Server, channel: str, stream: str) -> None:
         self._server = server
@@ -102,13 +103,17 @@ class Producer:
         self.stream = stream
 
     def call(self, path: str, **fields: object) -> dict[str, Any]:
-        for _ in range(100):
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            wait_s = 0.1
             with contextlib.suppress(OSError, http.client.HTTPException), calls.Caller(self._server) as caller:
                 answer = caller.signed("POST", f"{self._path}{path}", fields)
                 if answer.status == 200:
                     return dict(answer.body)
-                assert answer.status == 503, answer
-        raise AssertionError("no answer")
+                assert answer.status in (429, 503), answer
+                wait_s = float(answer.headers["retry-after"])
+            time.sleep(wait_s)
+        raise AssertionError(f"No answer within {PATIENCE_S} s")
 
     def open(self, **fields: object) -> dict[str, Any]:
         return self.call("", name="answer", id=self.stream, **fields)
@@ -116,18 +121,34 @@ class Producer:
     def append(self, seq: int, text: str, **fields: object) -> dict[str, Any]:
         return self.call(f"/{self.stream}/append", seq=seq, text=text, **fields)
 
+    def append_within_the_lease(self, seq: int, text: str, **fields: object) -> None:
+        """Append, and open the stream again while its short lease is over before the request arrives."""
+        while not self.append(seq, text, **fields)["accepted"]:
+            self.open()
+
     def end(self, seq: int, state: str = "done") -> dict[str, Any]:
         return self.call(f"/{self.stream}/append", seq=seq, state=state)
 
 
 @pytest.fixture(scope="module")
 def server(fleet: servers.Fleet) -> servers.Server:
-    deployment = fleet.deployment(FANFARE_STREAM_LEASE=str(LEASE_S))
+    """Four workers, with a lease and a rate of appends that no test reaches."""
+    return fleet.start("gunicorn", _deployment(fleet, lease_s=600, appends=10_000))
+
+
+@pytest.fixture(scope="module")
+def impatient_server(fleet: servers.Fleet) -> servers.Server:
+    """With the shortest lease, and a rate of appends that a test reaches."""
+    return fleet.start("uvicorn", _deployment(fleet, lease_s=SHORT_LEASE_S, appends=2))
+
+
+def _deployment(fleet: servers.Fleet, *, lease_s: int, appends: int) -> deployments.Deployment:
+    deployment = fleet.deployment(FANFARE_STREAM_LEASE=str(lease_s), FANFARE_STREAM_MAX_APPENDS=str(appends))
     deployment.shell(
         f"application = Application.objects.get(app_id={deployment.application.id!r})\n"
         "application.rules.create(pattern='*kept-*', history_size=100, history_seconds=600, stream_cancel=True)"
     )
-    return fleet.start("gunicorn", deployment)
+    return deployment
 
 
 async def test_every_page_has_the_whole_text_while_workers_are_killed_and_restarted(
@@ -166,8 +187,8 @@ async def test_every_page_has_the_whole_text_while_workers_are_killed_and_restar
             await each.until(lambda each=each: each.subscriptions > 1)  # type: ignore[misc]
         for each in (*pages, *late):
             assert await each.until_state("a", "done") == text
-        # The reload may have closed its connection, too.
-        assert late[-1].shown["a"]["events"] == late[-1].subscriptions, "one event with everything"
+        # The reload may have closed its connection, too, after the subscription or after the event.
+        assert 1 <= late[-1].shown["a"]["events"] <= late[-1].subscriptions, "one event with everything"
         assert late[-1].shown["a"]["meta"] == {"by": "test"}
 
     with calls.Caller(server) as caller:
@@ -192,7 +213,7 @@ async def test_event_stream_gets_the_text_so_far_and_the_rest(server: servers.Se
         await asyncio.to_thread(producer.end, 3)
         state = "open"
         while state == "open":
-            event = json.loads((await stream.next()).data["data"])
+            event = json.loads((await stream.next(PATIENCE_S)).data["data"])
             shown = shown[: event["at"]] + event["text"]
             state = event["state"]
             texts.append(event["text"])
@@ -218,22 +239,41 @@ async def test_reader_cancels_and_the_producer_learns_of_it(
 
 
 async def test_silent_producer_leaves_an_interrupted_stream_that_a_second_one_continues(
-    server: servers.Server, pusher_js: pusherjs.Runtime, name: Name
+    impatient_server: servers.Server, pusher_js: pusherjs.Runtime, name: Name
 ) -> None:
     channel = name("private-kept-chat")
-    producer = Producer(server, channel, "a")
+    producer = Producer(impatient_server, channel, "a")
     await asyncio.to_thread(producer.open)
-    async with page(pusher_js, server, channel) as reader:
-        await asyncio.to_thread(producer.append, 1, "half")
+    async with page(pusher_js, impatient_server, channel) as reader:
+        await asyncio.to_thread(producer.append_within_the_lease, 1, "half")
         assert await reader.until_state("a", "interrupted") == "half"
         again = await asyncio.to_thread(producer.open)
         assert (again["accepted"], again["state"], again["seq"], again["length"]) == (True, "open", 1, 4)
-        await asyncio.to_thread(producer.append, 2, " whole")
-        await asyncio.to_thread(producer.end, 2)
+        await asyncio.to_thread(producer.append_within_the_lease, 2, " whole", state="done")
         assert await reader.until_state("a", "done") == "half whole"
-    with calls.Caller(server) as caller:
+    with calls.Caller(impatient_server) as caller:
         [item] = caller.signed("GET", f"channels/{channel}/history").body["items"]
     assert json.loads(item["data"])["state"] == "done"
+
+
+def test_producer_that_obeys_retry_after_loses_nothing_at_the_rate_limit(
+    impatient_server: servers.Server, name: Name
+) -> None:
+    channel = name("chat")
+    with calls.Caller(impatient_server) as caller:
+        path = f"channels/{channel}/streams/unknown/append"
+        for _ in range(1_000):
+            answer = caller.signed("POST", path, {"seq": 1, "text": "x"})
+            if answer.status == 429:
+                break
+    assert (answer.status, answer.body["code"]) == (429, "too_many_appends")
+    assert "3, the allowed maximum is 2" in answer.body["error"]
+    producer = Producer(impatient_server, channel, "a")
+    producer.open()
+    for number in range(1, 7):
+        producer.append_within_the_lease(number, f"{number} ")
+    with calls.Caller(impatient_server) as caller:
+        assert caller.signed("GET", f"channels/{channel}/streams/a").body["text"] == "1 2 3 4 5 6 "
 
 
 async def test_texts_are_exact_under_kills_restarts_and_cuts(fleet: servers.Fleet) -> None:
@@ -251,7 +291,7 @@ def test_bounds_have_both_numbers(server: servers.Server, name: Name) -> None:
         assert (long.status, long.body["code"]) == (413, "stream_too_long")
         assert "262145" in long.body["error"] and "262144" in long.body["error"]
         for number in range(99):
-            caller.signed("POST", path, {"name": "answer", "id": str(number)})
+            assert caller.signed("POST", path, {"name": "answer", "id": str(number)}).status == 200
         many = caller.signed("POST", path, {"name": "answer", "id": "b"})
         assert (many.status, many.body["code"]) == (400, "too_many_streams")
         assert "100 are open, the allowed maximum is 100" in many.body["error"]

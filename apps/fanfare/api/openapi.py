@@ -74,7 +74,7 @@ REFUSALS = {
     408: "The body did not arrive in time.",
     410: "The history was reset: the position belongs to another epoch.",
     413: "The body, or the data of an event in it, is too large.",
-    429: "More events in this second than the application may publish. Nothing was published.",
+    429: "More events, or appends to a stream, than are allowed in this second. Nothing was published.",
     500: "The server failed; its log says why.",
     503: "The server is unavailable. Nothing was done: try again.",
 }

@@ -111,6 +111,20 @@ class TooMany(ApiError):
         return [(b"retry-after", b"1")]  # seconds; each second has its own budget
 
 
+class TooManyAppends(ApiError):
+    status = 429
+    code = "too_many_appends"
+
+    def __init__(self, limit: int, actual: int) -> None:
+        super().__init__(
+            f"Too many appends to this stream in this second: with this request they are {actual}, the allowed maximum "
+            f"is {limit}. Send this request again after a second, and more text in each."
+        )
+
+    def headers(self) -> Headers:
+        return [(b"retry-after", b"1")]
+
+
 class Unavailable(ApiError):
     status = 503
     code = "engine_unavailable"

@@ -38,14 +38,14 @@ class _Rate:
         self._counts: collections.Counter[interface.StreamName] = collections.Counter()
 
     def spend(self, where: interface.StreamName, limit: int) -> None:
-        """Raises TooMany."""
+        """Raises TooManyAppends."""
         second = int(time.monotonic())
         if second != self._second:
             self._second = second
             self._counts.clear()
         self._counts[where] += 1
         if self._counts[where] > limit:
-            raise refusals.TooMany(limit, self._counts[where])
+            raise refusals.TooManyAppends(limit, self._counts[where])
 
 
 _rate = _Rate()
