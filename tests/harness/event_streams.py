@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 from tests.harness import servers
 from tests.harness.deployments import Application
 
-PATIENCE = 10.0  # seconds to wait for an event; a loaded two-core machine needs some, an idle one milliseconds
+PATIENCE = 30.0  # seconds to wait for an event; a loaded two-core machine needs some, an idle one milliseconds
 
 
 class Event(NamedTuple):

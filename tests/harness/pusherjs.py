@@ -132,7 +132,7 @@ class Node:
         assert self._process.stdin is not None
         self._process.stdin.close()  # the driver ends with its input
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 await self._process.wait()
         except TimeoutError:
             self._process.kill()

@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from tests.harness import servers, signing
 from tests.harness.deployments import Application
 
-PATIENCE = 10.0  # seconds to wait for a frame; a loaded two-core machine needs some, an idle one milliseconds
+PATIENCE = 30.0  # seconds to wait for a frame; a loaded two-core machine needs some, an idle one milliseconds
 OPEN_S = 40.0  # for a handshake, which may wait for a worker that starts
 
 

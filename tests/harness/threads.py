@@ -13,8 +13,8 @@ from tests.harness import waiting
 T = TypeVar("T")
 R = TypeVar("R")
 
-START_SECONDS = 5.0
-CALL_SECONDS = 5.0
+START_SECONDS = 20.0
+CALL_SECONDS = 20.0
 
 
 class InThread(Generic[T]):

@@ -24,7 +24,7 @@ from tests.unit.docs import pages
 Start = Callable[..., servers.Server]
 
 PAGE = pages.ROOT / "docs/how-to/own-consumers.md"
-PATIENCE = 10.0
+PATIENCE = 30.0
 # The kernel distributes sockets unevenly, so they are opened in rounds until each worker has one.
 ROUND, ROUNDS = 8, 50
 

@@ -17,7 +17,7 @@ from tests.harness import servers
 Name = Callable[[str], str]
 Subscribe = Callable[..., "Subscription"]
 
-PATIENCE = 10.0  # seconds
+PATIENCE = 30.0  # seconds
 
 
 class Subscription:

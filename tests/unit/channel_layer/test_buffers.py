@@ -17,7 +17,7 @@ async def test_receiver_cancelled_after_its_wake_up_leaves_the_message_to_the_ne
     await asyncio.sleep(0)
     buffer.put(pending("a"))
     first.cancel()
-    assert await asyncio.wait_for(second, 5) == pending("a")
+    assert await asyncio.wait_for(second, 20) == pending("a")
     assert buffer.is_idle
 
 

@@ -74,7 +74,7 @@ def application(declared: None) -> live.Live:
 
 
 async def ask(application: live.Live, client: Client) -> Client:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await application(client.scope, client.receive, client.send)
     return client
 

@@ -67,8 +67,8 @@ async def test_old_worker_sees_that_a_new_one_has_started(workers: tuple[Worker,
     await asyncio.sleep(0)
     one.control.introduce()  # its own start is not a newcomer
     two.control.introduce()
-    await asyncio.wait_for(waits, 5)
+    await asyncio.wait_for(waits, 20)
 
 
 async def test_wait_for_a_new_worker_ends_in_time(workers: tuple[Worker, Worker]) -> None:
-    await asyncio.wait_for(workers[0].control.wait_for_newcomer(0.01), 5)
+    await asyncio.wait_for(workers[0].control.wait_for_newcomer(0.01), 20)

@@ -16,7 +16,7 @@ from unittest.mock import ANY
 import pytest
 
 from fanfare.engine import errors, interface
-from tests.unit.engine.workers import APP, Worker
+from tests.unit.engine.workers import APP, Worker, soon
 
 Hire = Callable[[], Awaitable[Worker]]
 KEPT = interface.Retention(size=100, seconds=60)
@@ -302,7 +302,7 @@ class Conformance:
         one.engine.save_session(APP, "token", b"record", 60, holder="1.1")
         written = asyncio.Event()
         one.engine.when_written(written.set)
-        await asyncio.wait_for(written.wait(), 5)
+        await soon(written.wait())
         assert await two.engine.take_session(APP, "token", "2.1") == interface.Taken(b"record", "1.1", None)
         assert (await two.engine.take_session("2", "token", "2.2")).holder is None
 
@@ -349,7 +349,7 @@ class Conformance:
         one.engine.save_session(APP, "token", b"record", 60)
         written = asyncio.Event()
         one.engine.when_written(written.set)
-        await asyncio.wait_for(written.wait(), 5)
+        await soon(written.wait())
         assert await two.engine.load_session(APP, "token") == b"record"
 
     async def test_idempotency_key_publishes_once_and_answers_the_same(self, hire: Hire) -> None:
@@ -694,7 +694,7 @@ class Conformance:
         await asyncio.sleep(0.05)
         assert not waiting.done()
         await one.publish("c", b"x")
-        assert [entry.body for entry in await asyncio.wait_for(waiting, 5)] == [b"x"]
+        assert [entry.body for entry in await asyncio.wait_for(waiting, 20)] == [b"x"]
 
     async def test_later_consumer_begins_at_the_kept_position(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
@@ -823,4 +823,4 @@ async def replay(
 
     wanted = interface.SubscribeRequest(APP, channel, durable=False, history=interface.RecoveryRequest(**history))
     worker.engine.attach(wanted, ready)
-    return await asyncio.wait_for(answered, 5)
+    return await soon(answered)

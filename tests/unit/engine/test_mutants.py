@@ -15,7 +15,7 @@ from fanfare.engine.local import worker as local_worker
 from fanfare.engine.postgres import worker as postgres_worker
 from fanfare.engine.redis import scripts
 from fanfare.engine.redis import worker as redis_worker
-from tests.harness import postgresql, redisserver
+from tests.harness import postgresql, redisserver, waiting
 from tests.unit.engine import (
     conformance,
     deployments,
@@ -74,6 +74,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         await until(self, condition, what, within)
 
     monkeypatch.setattr(Worker, "until", shorter)
+    monkeypatch.setattr(waiting, "SLACK", 1.0)
     monkeypatch.setattr(failures, "MARGIN_S", PATIENCE_S)
     for module, name in (
         (local_worker, "TRIM_S"),

@@ -34,13 +34,13 @@ async def test_a_stopping_uvicorn_tells_an_open_response_before_it_waits_for_it(
     await waiting.until_async(started, 5, "the server runs")
     reader, writer = await asyncio.open_connection(*listener.getsockname())
     writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-    await asyncio.wait_for(reader.readuntil(b"open"), 5)
+    await asyncio.wait_for(reader.readuntil(b"open"), 20)
     assert not told.is_set()
     server.should_exit = True
-    rest = await asyncio.wait_for(reader.read(), 5)
+    rest = await asyncio.wait_for(reader.read(), 20)
     assert b"closed" in rest
     assert rest.endswith(b"0\r\n\r\n")
-    await asyncio.wait_for(task, 5)
+    await asyncio.wait_for(task, 20)
     assert not server.server_state.connections
     writer.close()
 

@@ -50,7 +50,7 @@ async def served(app: App, **options: Any) -> AsyncIterator[str]:
         yield f"ws://127.0.0.1:{listener.getsockname()[1]}/"
     finally:
         server.should_exit = True
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 20)
         listener.close()
 
 
@@ -106,7 +106,7 @@ async def test_frames_arrive_in_order_and_before_the_close(options: dict[str, An
         assert got == [text for n in range(5) for text in (f"{n}a", f"{n}é", str(n))]
         assert closed.value.rcvd is not None
         assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4200, "bye")
-        await asyncio.wait_for(app.ended, 5)
+        await asyncio.wait_for(app.ended, 20)
 
 
 KINDS = {"own": own.WebSocketProtocol, "sansio": on_uvicorn.UvicornWriter, "wsproto": on_any.AsgiWriter}
@@ -149,7 +149,7 @@ async def test_a_connection_is_handed_over_where_the_server_can_do_that(server: 
     async with served(app, **SERVERS[server]) as url, connect(url) as client:
         await client.send("hello")
         await until(lambda: received)
-    await asyncio.wait_for(ended, 5)
+    await asyncio.wait_for(ended, 20)
     assert received == ["hello"]
 
 
@@ -170,7 +170,7 @@ async def test_a_reader_that_does_not_read_goes_over_the_bound_and_can_be_droppe
         assert writer.is_closing()
         writer.abort()
         writer.abort()
-        await asyncio.wait_for(app.ended, 5)
+        await asyncio.wait_for(app.ended, 20)
         client.close()
 
 
@@ -197,7 +197,7 @@ async def test_a_client_that_is_gone_costs_nothing(options: dict[str, Any]) -> N
     async with served(app, **options) as url:
         async with connect(url):
             writer = await app.writer
-        await asyncio.wait_for(app.ended, 5)
+        await asyncio.wait_for(app.ended, 20)
         assert writer.send(b"x") is False
         assert writer.is_closing()
         writer.close(4200)
@@ -306,7 +306,7 @@ async def test_a_flood_of_invalid_text_is_one_line_without_a_traceback(
         app = Accepting()
         async with served(app, ws="websockets-sansio") as url, connect(url) as client:
             await client.send(b"\xff\xfe", text=True)
-            assert await asyncio.wait_for(app.ended, 5) == 1007
+            assert await asyncio.wait_for(app.ended, 20) == 1007
     records = [record for record in caplog.records if "Invalid UTF-8" in record.getMessage()]
     assert len(records) == 1
     assert records[0].exc_info is None

@@ -400,7 +400,7 @@ async def test_database_thread_is_free_while_apublish_waits_for_the_log(
     monkeypatch.setattr(current, "current", lambda: slow)
     sending = asyncio.create_task(apublish("orders", "created", 1))
     await asyncio.to_thread(begun.wait, 10)
-    assert await asyncio.wait_for(sync_to_async(models.Application.objects.count)(), 5) == 1
+    assert await asyncio.wait_for(sync_to_async(models.Application.objects.count)(), 20) == 1
     assert not sending.done()
     go_on.set()
     await sending

@@ -21,7 +21,7 @@ SOCKET_ID = "1234.1234"
 APPLICATION = registry.Application(
     id="3", key="278d425bdf160c739803", secret="7ad3773142a6692b25b8", client_events=True
 )
-DEADLINE_S = 5  # for what happens at once unless it never happens
+DEADLINE_S = 30  # for what happens at once unless it never happens
 
 Fields = dict[str, Any]
 

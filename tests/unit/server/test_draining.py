@@ -33,7 +33,7 @@ async def test_signal_begins_the_stop_before_the_servers_own_handler(handled, pr
 
     undo = draining.at_signal(begin)
     os.kill(os.getpid(), signal.SIGQUIT)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await begun.wait()
         while not handled:
             await asyncio.sleep(0)

@@ -83,7 +83,7 @@ class Protocol:
 
     async def say(self, kind):
         await self.inbox.put({"type": f"lifespan.{kind}"})
-        return await asyncio.wait_for(self.outbox.get(), 5)
+        return await asyncio.wait_for(self.outbox.get(), 20)
 
 
 async def test_the_parts_start_before_the_first_connection_and_stop_in_reverse(server, log):
@@ -192,7 +192,7 @@ async def test_any_other_failure_of_the_start_is_retried_inside_the_worker(serve
     server.loader.failures = [RuntimeError("a bug")]
     protocol = Protocol(server)
     assert (await protocol.say("startup"))["type"] == "lifespan.startup.complete"
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not server.running:
             await asyncio.sleep(0)
     assert "RuntimeError: a bug" in caplog.text
@@ -213,7 +213,7 @@ async def test_an_engine_that_is_away_at_the_start_is_waited_for(server):
     server.hub.failures = [engine_errors.EngineUnavailable("The disk is full.")] * 3
     protocol = Protocol(server)
     assert (await protocol.say("startup"))["type"] == "lifespan.startup.complete"
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not server.running:
             await asyncio.sleep(0)
     assert server.problem == ""

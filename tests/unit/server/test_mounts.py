@@ -292,7 +292,7 @@ async def test_the_first_visitor_may_hang_up_without_taking_the_start_with_it():
 @pytest.mark.parametrize("name", ["application", "silent", "chatty"])
 async def test_an_application_that_knows_no_lifespan_runs_without(name):
     mounted = mounts.Mounts({"/plain": f"guest_plain:{name}"})
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await mounted.start()
         await mounted.stop()
 
@@ -345,6 +345,6 @@ async def test_a_lifespan_that_breaks_off_is_in_the_log_and_the_end_does_not_wai
     mounted = mounts.Mounts({"/plain": "guest_plain:breaks_off"})
     with caplog.at_level(logging.ERROR):
         await mounted.start()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await mounted.stop()
     assert "The lifespan of FANFARE_ASGI_MOUNTS: /plain=guest_plain:breaks_off ended early." in caplog.text

@@ -127,7 +127,7 @@ async def asking(application: Any, query: str, **options: Any) -> AsyncIterator[
     finally:
         response.hang_up()
         response.reads.set()
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 20)
 
 
 async def until(condition: Callable[[], object], what: str = "the condition", within: float = 5) -> None:

@@ -50,7 +50,7 @@ async def test_refused_result_fails_alone(writer: result_writer.ResultWriter, er
     assert results[1] is error
     # Those of the group that was rolled back are written again.
     assert written[-3:] == ["a", "b", "c"]
-    await asyncio.wait_for(writer.write(lambda: written.append("later")), 5)
+    await asyncio.wait_for(writer.write(lambda: written.append("later")), 20)
 
 
 async def test_database_that_is_away_is_waited_for(
@@ -63,7 +63,7 @@ async def test_database_that_is_away_is_waited_for(
         if len(attempts) < 4:
             raise OperationalError("server closed the connection\nunexpectedly")
 
-    await asyncio.wait_for(writer.write(write), 5)
+    await asyncio.wait_for(writer.write(write), 20)
     assert len(attempts) == 4
     assert caplog.text.count("Results of webhooks cannot be written (server closed the connection)") == 1
 
@@ -74,4 +74,4 @@ async def test_result_of_a_cancelled_request_does_not_stop_the_writer(writer: re
     waiting.spawn("request", writer.write(gate.set))
     await asyncio.sleep(0)
     await waiting.stop()
-    await asyncio.wait_for(writer.write(lambda: None), 5)
+    await asyncio.wait_for(writer.write(lambda: None), 20)
