@@ -130,6 +130,17 @@ async def test_damage_that_a_query_meets_leads_to_a_new_log(tmp_path: Path, hire
     await waiting.until_async(answered, 10, "an answer from the new log")
 
 
+async def test_damage_that_a_subscription_meets_refuses_it(tmp_path: Path, hire: conformance.Hire) -> None:
+    """The read fails after the subscription was taken for an answer."""
+    one = await hire()
+    with contextlib.closing(sqlite3.connect(tmp_path / "engine" / "log.sqlite3")) as connection:
+        connection.execute("DROP TABLE cache")
+    answer = await one.attach("cache-c", cached=True)
+    assert isinstance(answer, interface.Refused), answer
+    assert answer.code == "engine_unavailable"
+    await one.until(lambda: set_aside(tmp_path / "engine"), "the damaged log is set aside")
+
+
 async def test_log_that_was_damaged_while_no_worker_ran_is_set_aside_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "engine").mkdir()
     (tmp_path / "engine" / "log.sqlite3").write_bytes(b"no database" * 1_000)

@@ -250,14 +250,14 @@ class LogReader:
                 self._read(connection)
                 weight = sum([len(entry.body) + ENTRY_BYTES for entry in self._backlog])
                 if weight <= STEP_BYTES and self._read_to >= self.top and self._waiting:
-                    waiting, self._waiting = self._waiting, []
                     snapshot = Snapshot(connection, self.recovery)
-                    answers = [(one, snapshot.of(one.wanted)) for one in waiting]
+                    answers = [(one, snapshot.of(one.wanted)) for one in self._waiting]
+                    self._waiting = []  # only now: a read that fails leaves them to be refused
                     self.snapshots += snapshot.reads
                     self.snapshots_shared += snapshot.shared
             finally:
                 connection.execute("COMMIT")
-        except (sqlite3.Error, UnicodeError, ValueError, TypeError) as error:
+        except (sqlite3.Error, UnicodeError, ValueError, TypeError, OverflowError) as error:
             why = text.clean(str(error))
             logger.error("The log cannot be read: %s", why)  # noqa: TRY400 - the place in here says nothing
             self._suspect(error)
