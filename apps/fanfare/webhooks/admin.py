@@ -52,7 +52,7 @@ class DeliveryAdmin(ViewOnly, DeliveryBase):
     )
 
     class Media:
-        css = {"all": ("fanfare/admin/deliveries.css",)}  # noqa: RUF012  (Django reads the attribute of the class)
+        css = {"all": ("fanfare/admin/deliveries.css",)}
 
     # -- columns and fields -------------------------------------------------------------------------------------------
 

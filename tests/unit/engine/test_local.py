@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -195,6 +197,16 @@ async def test_a_lease_passes_on_when_its_holder_is_killed(tmp_path: Path, hire:
         assert not waiting.done()
         other.kill()
         (await asyncio.wait_for(waiting, 10)).release()
+
+
+async def test_released_lease_is_not_kept(tmp_path: Path) -> None:
+    held = locks.Leases(tmp_path / "leases")
+    lease = await held.acquire("outbox")
+    lease.release()
+    released = weakref.ref(lease)
+    del lease
+    gc.collect()
+    assert released() is None
 
 
 async def test_a_worker_that_is_only_late_is_not_told_of_a_gap(hire: conformance.Hire) -> None:

@@ -169,6 +169,8 @@ def test_invalid_arguments_are_refused(here: local_engine.LocalEngine) -> None:
             question()
     with pytest.raises(errors.InvalidUser):
         presence.is_online(AnonymousUser())
+    with pytest.raises(errors.InvalidUser, match=r"'admin' is not a primary key of auth\.User"):
+        presence.is_online("admin")
     with pytest.raises(errors.NoApplication):
         presence.is_online(42, app=9)
     for limit in (0, history.MOST + 1):
