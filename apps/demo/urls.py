@@ -8,5 +8,6 @@ app_name = "demo"
 
 urlpatterns = [
     path("", views.room, name="room"),
-    path("messages/", views.say, name="say"),
+    path("messages/", views.messages, name="messages"),
+    path("kill/", views.kill, name="kill"),
 ]

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.browser.conftest import OpenWindow
-from tests.harness import servers
+from tests.harness import servers, waiting
 
 AFTER_A_RESTART_MS = 60_000  # pusher-js waits 15 s after a refused attempt, and the machine may be busy
 
@@ -185,3 +185,27 @@ def test_restart_of_the_server_loses_no_message(
         expect(said(page, "After the restart")).to_have_count(1)
         texts = page.locator("#messages .said").all_inner_texts()
         assert texts == ["Before the restart", "Published while no server ran", "After the restart"]
+
+
+def test_killed_worker_costs_no_message(
+    start: Callable[..., servers.Server], fleet: servers.Fleet, visitors: list[Page]
+) -> None:
+    server = start("gunicorn", fleet.deployment(FANFARE_DEBUG="1"))
+    before = set(server.workers())
+    ann, bob = visitors
+    for page in visitors:
+        enter(page, server)
+    say(bob, "Before the worker's death")
+    for page in visitors:
+        expect(said(page, "Before the worker's death")).to_have_count(1)
+    ann.get_by_role("button", name="Kill a worker").click()
+    for page in visitors:
+        expect(said(page, "I was sent while the worker was dead.")).to_have_count(1, timeout=AFTER_A_RESTART_MS)
+        expect(page.locator("#text")).to_be_enabled(timeout=AFTER_A_RESTART_MS)
+    waiting.until(lambda: not before <= set(server.workers()), 30, "a worker's death")
+    with ann.expect_response("**/messages/", timeout=AFTER_A_RESTART_MS):  # counts again after the next connection
+        ann.get_by_role("button", name="Disconnect").click()
+        ann.get_by_role("button", name="Connect").click()
+    expect(said(ann, "I was sent while the worker was dead.")).to_have_count(1)
+    for page in visitors:
+        expect(page.locator("#missed")).to_have_text("0")

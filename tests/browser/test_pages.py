@@ -2,24 +2,81 @@
 
 from __future__ import annotations
 
+import functools
 import re
+import subprocess
+import sys
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import OpenWindow
-from tests.harness import servers
+from tests.harness import parts, servers, waiting
 
 
-def test_landing_page_connects_and_shows_snippets_with_the_key(debug: servers.Server, window: OpenWindow) -> None:
+def landing(window: OpenWindow, server: servers.Server) -> Page:
     page = window()
-    page.goto(debug.url("/"))
-    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    page.goto(server.url("/"))
     expect(page.locator("#state")).to_have_text("This page is connected")
-    body = page.locator("main")
-    expect(body).to_contain_text(debug.application.key)
-    expect(body).to_contain_text(str(debug.port))
-    assert debug.application.secret not in page.content()
+    page.wait_for_function("pusher.channel('orders').subscribed")
+    return page
+
+
+def snippet(page: Page, tab: str) -> str:
+    page.get_by_role("tab", name=tab, exact=True).click()
+    return page.get_by_role("tabpanel", name=tab, exact=True).locator("code").inner_text()
+
+
+def test_event_of_the_landing_page_arrives_beside_its_form(debug: servers.Server, window: OpenWindow) -> None:
+    page, other = landing(window, debug), landing(window, debug)
+    form = page.locator("#publish")
+    form.get_by_role("button", name="Publish").click()
+    expect(page.locator("#heard li")).to_have_text(re.compile(r'orders / created: \{"id":42\} \d+ ms'))
+    expect(other.locator("#heard li")).to_have_text('orders / created: {"id":42}')
+    form.get_by_label("Channel").fill("news")
+    form.get_by_label("Data").fill("<b>Hello</b>")
+    form.get_by_role("button", name="Publish").click()
+    expect(page.locator("#heard li").first).to_contain_text('news / created: "<b>Hello</b>"')
+
+
+def test_snippet_of_pusher_js_gets_the_events_of_the_others(debug: servers.Server, window: OpenWindow) -> None:
+    """Each snippet is run as it is shown."""
+    page, reader = landing(window, debug), window()
+    logged: list[str] = []
+    reader.on("console", lambda message: logged.append(message.text))
+    reader.goto(debug.url("/static/fanfare/site.css"))  # a document of this origin without a script
+    reader.set_content(f"<!doctype html>{snippet(page, 'pusher-js')}")
+    reader.wait_for_function("pusher.channel('orders').subscribed")
+    commands = {
+        "Python": [sys.executable, "-c", snippet(page, "Python")],
+        "curl": ["bash", "-euo", "pipefail", "-c", snippet(page, "curl")],
+    }
+    parts.executable("openssl")
+    for count, (name, command) in enumerate(commands.items(), start=1):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, f"{name}: {done.stderr}"
+        expect(page.locator("#heard li")).to_have_count(count)
+        waiting.until(functools.partial(has_logged, reader, logged, count), 30, f"the event of {name}")
+
+
+def has_logged(reader: Page, logged: list[str], count: int) -> bool:
+    reader.evaluate("0")  # lets Playwright call the listener
+    return logged.count("order 42") == count
+
+
+def test_every_tab_has_a_snippet_with_live_values(debug: servers.Server, window: OpenWindow) -> None:
+    page = landing(window, debug)
+    tabs = page.get_by_role("tab").all_inner_texts()
+    assert tabs == [
+        *("pusher-js", "Echo", "React", "HTMX", "Swift", "Kotlin"),
+        *("Django", "Python", "PHP", "curl", "Rules"),
+    ]
+    for tab in tabs:
+        text = snippet(page, tab)
+        assert "YOUR_" not in text
+        assert tab in ("Django", "Rules") or (debug.application.key in text and str(debug.port) in text), tab
+    page.get_by_role("tab", name="Kotlin").press("ArrowRight")
+    expect(page.get_by_role("tab", name="pusher-js")).to_be_focused()
 
 
 def test_landing_page_without_debug_shows_no_credentials(production: servers.Server, window: OpenWindow) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from fanfare.engine import interface
+from fanfare.engine import current, interface
 from fanfare.hub import connections
 from fanfare.hub import hub as hubs
 from fanfare.runtime.supervisor import Supervisor
@@ -25,7 +25,7 @@ from fanfare.sockets import drain
 
 logger = logging.getLogger(__name__)
 
-COMMAND, STARTED = "worker.control", "worker.started"
+COMMAND, STARTED, KILL = "worker.control", "worker.started", "worker.kill"
 LISTEN_S = 0.3  # for a new worker to accept connections after its start
 
 
@@ -46,7 +46,9 @@ class _Client:
 
 
 class WorkerControl:
-    """`worker`: the id of this worker, as in its report. All methods are called on the hub's loop."""
+    """`worker`: the id of this worker, as in its report. `kill`: what a request of `kill_worker_of` does; None: it is
+    ignored. All methods are called on the hub's loop.
+    """
 
     def __init__(
         self,
@@ -56,6 +58,7 @@ class WorkerControl:
         tasks: Supervisor,
         *,
         stop: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGTERM),
+        kill: Callable[[], None] | None = None,
     ) -> None:
         self._hub = hub
         self._worker = worker
@@ -65,6 +68,9 @@ class WorkerControl:
         self._newcomer = asyncio.Event()
         hub.on_control(COMMAND, self._on_command)
         hub.on_control(STARTED, self._on_started)
+        if kill is not None:
+            self._kill = kill
+            hub.on_control(KILL, self._on_kill)
 
     def introduce(self) -> None:
         """Announce this worker, which accepts connections from now on."""
@@ -92,6 +98,11 @@ class WorkerControl:
         if started["node"] == socket.gethostname() and started["worker"] != self._worker:
             self._newcomer.set()
 
+    def _on_kill(self, _app: str, body: Any) -> None:
+        if orjson.loads(body)["socket"] in self._hub.by_socket:
+            logger.warning("The demo asked this worker to end like a process that crashes.")
+            self._kill()
+
     def _on_command(self, _app: str, body: Any) -> None:
         command = orjson.loads(body)
         if command["worker"] != self._worker:
@@ -106,3 +117,16 @@ class WorkerControl:
             self._drain.resume()
         else:
             self._stop()
+
+
+def kill_worker_of(socket_id: str) -> None:
+    """Send SIGKILL to the worker that has this connection, for demonstrations. Workers obey with DEBUG only.
+
+    Called in any thread. Returns when the command is in the log. Raises EngineUnavailable.
+    """
+    body = orjson.dumps({"socket": socket_id})
+    current.current().append_blocking([interface.Publication("", KILL, body, interface.Kind.CONTROL)])
+
+
+def kill_self() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 from fanfare import __version__, conf
@@ -72,7 +73,13 @@ class Server:
         self.drain = drain.Drain(
             self.tasks, seconds=conf.settings.DRAIN_SECONDS, count=self.hub.count, has_others=self._has_others
         )
-        self.control = worker_control.WorkerControl(self.hub, self.reports.worker, self.drain, self.tasks)
+        self.control = worker_control.WorkerControl(
+            self.hub,
+            self.reports.worker,
+            self.drain,
+            self.tasks,
+            kill=worker_control.kill_self if settings.DEBUG else None,
+        )
         self.mounts = mounts.Mounts()  # filled by asgi.py
         self.problem = "The worker has not been started yet."  # empty while the worker runs
         self.is_misconfigured = False  # invalid settings: do not retry

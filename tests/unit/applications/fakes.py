@@ -34,6 +34,9 @@ class Log:
                 follower(publication)
         return [interface.Receipt(None, False)] * len(publications)
 
+    def statistics(self) -> dict[str, int | float]:
+        return {"workers": 1}
+
 
 class Closed(NamedTuple):
     app: str

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fanfare.console import worker_control
+from fanfare.engine import current
 from fanfare.engine.local import engine as local_engine
 from fanfare.hub import hub as hubs
 from fanfare.runtime.supervisor import Supervisor
@@ -23,7 +24,10 @@ class Worker:
         self.tasks = Supervisor(logging.getLogger(__name__))
         self.drain = drain.Drain(self.tasks, seconds=0.2, count=self.hub.count)
         self.stops = 0
-        self.control = worker_control.WorkerControl(self.hub, name, self.drain, self.tasks, stop=self._stop)
+        self._killed = asyncio.Event()
+        self.control = worker_control.WorkerControl(
+            self.hub, name, self.drain, self.tasks, stop=self._stop, kill=self._killed.set
+        )
 
     def _stop(self) -> None:
         self.stops += 1
@@ -33,6 +37,9 @@ class Worker:
 
     async def serves(self) -> bool:
         return not self.drain.is_draining and not self.drain.refuses_new
+
+    async def is_killed(self) -> bool:
+        return self._killed.is_set()
 
     async def has_stopped(self) -> bool:
         return self.stops == 1
@@ -72,3 +79,15 @@ async def test_old_worker_sees_that_a_new_one_has_started(workers: tuple[Worker,
 
 async def test_wait_for_a_new_worker_ends_in_time(workers: tuple[Worker, Worker]) -> None:
     await asyncio.wait_for(workers[0].control.wait_for_newcomer(0.01), 20)
+
+
+async def test_worker_of_a_connection_is_killed(
+    workers: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = workers
+    monkeypatch.setitem(two.hub.by_socket, "1.2", None)
+    with current.replaced(one.hub.engine):
+        await asyncio.to_thread(worker_control.kill_worker_of, "1.2")
+    await waiting.until_async(two.is_killed, 30, "the end of the worker")
+    assert not await one.is_killed()
+    monkeypatch.undo()

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.test import Client
@@ -94,6 +95,7 @@ def test_message_is_published(client: Client, events: testing.Events) -> None:
     [event] = events
     assert (event.channel, event.name) == ("presence-demo", "message")
     assert parse_datetime(event.data.pop("at"))
+    assert event.data.pop("id")
     assert event.data == {"guest": "amber-harp", "name": "Amber Harp", "text": "Hello"}
 
 
@@ -112,6 +114,35 @@ def test_invalid_message_gets_the_reason(client: Client, events: testing.Events,
 def test_message_of_an_unknown_guest_is_refused(client: Client, events: testing.Events, guest: str) -> None:
     assert client.post(MESSAGES, {"guest": guest, "text": "Hello"}).status_code == 400
     assert not events
+
+
+def test_message_that_is_tried_again_is_published_once(client: Client, events: testing.Events) -> None:
+    for _ in range(2):
+        assert client.post(MESSAGES, {"guest": "amber-harp", "text": "Hello", "id": "0a"}).status_code == 204
+    assert {event.data["id"] for event in events} == {"0a"}
+    assert len({event.idempotency_key for event in events}) == 1
+
+
+# -- kill a worker -----------------------------------------------------------------------------------------------------
+
+
+def test_only_a_developer_may_kill_a_worker(client: Client, settings: Any) -> None:
+    form, here = {"socket_id": "1.2"}, {"HTTP_HOST": "127.0.0.1"}
+    assert client.post("/demo/kill/", form, **here).status_code == 403
+    settings.DEBUG = True
+    assert client.get("/demo/kill/", **here).status_code == 405
+    assert client.post("/demo/kill/", form, HTTP_X_FORWARDED_FOR="127.0.0.1", **here).status_code == 403
+    assert client.post("/demo/kill/", form, REMOTE_ADDR="192.0.2.1", **here).status_code == 403
+    assert Client(enforce_csrf_checks=True).post("/demo/kill/", form, **here).status_code == 403
+
+
+@pytest.mark.usefixtures("events")
+def test_the_only_worker_is_not_killed(client: Client, settings: Any) -> None:
+    settings.DEBUG = True
+    with current.replaced(fakes.Log()):  # type: ignore[arg-type]
+        response = client.post("/demo/kill/", {"socket_id": "1.2"}, HTTP_HOST="127.0.0.1")
+    assert response.status_code == 409
+    assert "gunicorn -w 4" in response.json()["error"]
 
 
 # -- authorization -----------------------------------------------------------------------------------------------------

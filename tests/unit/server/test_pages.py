@@ -12,6 +12,7 @@ from django.http import HttpRequest, HttpResponse
 from django.test import Client
 from django.urls import clear_url_caches, include, path
 
+from fanfare import testing
 from fanfare import urls as fanfare_urls
 from fanfare.applications import models
 from fanfare.engine import current
@@ -60,7 +61,54 @@ def test_with_debug_the_snippets_can_be_pasted(
     text = client.get(page, headers={"Host": "localhost:8123"}).content.decode()
     for value in ("the-key", '"localhost"', "8123", "forceTLS: false"):
         assert value in text.replace("&quot;", '"')
-    assert "the-secret" not in text
+    assert "YOUR_" not in text
+
+
+DEVELOPER = {"REMOTE_ADDR": "127.0.0.1", "HTTP_HOST": "localhost:8000"}
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        {"REMOTE_ADDR": "192.0.2.1"},
+        {"HTTP_HOST": "dev.example.com"},
+        {"HTTP_X_FORWARDED_FOR": "127.0.0.1"},
+        {"HTTP_FORWARDED": "for=127.0.0.1"},
+    ],
+)
+def test_only_a_developer_sees_the_secret_and_publishes(
+    client: Client, settings: Any, debug: None, application: models.Application, stranger: dict[str, str]
+) -> None:
+    settings.ALLOWED_HOSTS = ["*"]
+    form = {"channel": "orders", "event": "created", "data": "{}"}
+    assert "the-secret" in client.get("/", **DEVELOPER).content.decode()
+    others = {**DEVELOPER, **stranger}
+    assert "the-secret" not in client.get("/", **others).content.decode()
+    refused = client.post("/", form, **others)
+    assert refused.status_code == 403
+    assert "127.0.0.1" in refused.json()["error"]
+    assert Client(enforce_csrf_checks=True).post("/", form, **DEVELOPER).status_code == 403
+    settings.DEBUG = False
+    assert client.post("/", form, **DEVELOPER).status_code == 403
+
+
+def test_staff_sees_the_secret_from_another_machine(
+    client: Client, debug: None, application: models.Application, django_user_model: Any
+) -> None:
+    client.force_login(django_user_model.objects.create(username="staff", is_staff=True))
+    assert "the-secret" in client.get("/", REMOTE_ADDR="192.0.2.1").content.decode()
+
+
+def test_form_of_the_landing_page_publishes_or_says_why_not(
+    client: Client, debug: None, application: models.Application
+) -> None:
+    form = {"channel": "orders", "event": "created", "data": '{"id": 42}'}
+    with testing.captured_events() as events:
+        assert client.post("/", form, **DEVELOPER).status_code == 204
+        refused = client.post("/", {**form, "channel": "new orders"}, **DEVELOPER)
+    assert [(event.channel, event.name, event.data) for event in events] == [("orders", "created", {"id": 42})]
+    assert refused.status_code == 400
+    assert "new orders" in refused.json()["error"]
 
 
 @pytest.mark.parametrize("page", ["/", "/docs/"])

@@ -2,8 +2,8 @@
 // never as HTML.
 "use strict";
 
-const [form, input, send, plug, state, problem, log, messages, typing, members, count] = [
-  "form", "text", "send", "plug", "state", "problem", "log", "messages", "typing", "members", "count",
+const [form, input, send, plug, kill, state, problem, log, messages, missed, typing, members, count] = [
+  "form", "text", "send", "plug", "kill", "state", "problem", "log", "messages", "missed", "typing", "members", "count",
 ].map((id) => document.getElementById(id));
 const me = form.elements.guest.value;
 const room = fanfare.subscribe(form.dataset.channel);
@@ -22,13 +22,17 @@ fanfare.connection.bind("state_change", ({ current }) => {
   state.textContent = words[current];
   plug.textContent = current === "disconnected" ? "Connect" : "Disconnect";
   plug.disabled = false;
+  if (kill) kill.disabled = current !== "connected";
   setOpen(false);
 });
 plug.addEventListener("click", () => {
   fanfare.connection.state === "disconnected" ? fanfare.connect() : fanfare.disconnect();
 });
 
-room.bind("pusher:subscription_succeeded", () => setOpen(true));
+room.bind("pusher:subscription_succeeded", () => {
+  setOpen(true);
+  countMissed();
+});
 room.bind("pusher:subscription_error", ({ status }) => complain(`You cannot join the room (status ${status}).`));
 document.addEventListener("fanfare:reset", () => location.reload()); // more messages were missed than the history has
 
@@ -66,7 +70,8 @@ form.addEventListener("submit", async (event) => {
   input.value ||= text;
 });
 
-room.bind("message", ({ guest, name, text, at }) => {
+room.bind("message", ({ guest, name, text, at, id }) => {
+  arrived.add(id);
   const entry = draw("message", guest, name);
   const time = entry.querySelector("time");
   entry.querySelector(".said").textContent = text;
@@ -81,6 +86,43 @@ room.bind("message", ({ guest, name, text, at }) => {
   messages.append(entry);
   if (atEnd || guest === me) log.scrollTop = log.scrollHeight;
   setTyping(guest, false);
+});
+
+// -- Missed messages: those in the channel's history that did not arrive ---------------------------------------------------
+
+const SETTLE_MS = 1000; // for a message that is in the history and not yet here
+const arrived = new Set();
+
+async function countMissed() {
+  const response = await fetch(form.action).catch(() => null);
+  if (!response?.ok) return; // counted after the next reconnect
+  const { ids } = await response.json();
+  await new Promise((resolve) => setTimeout(resolve, SETTLE_MS));
+  const first = ids.findIndex((id) => arrived.has(id)); // the history may begin before this page
+  const lost = first < 0 ? 0 : ids.slice(first).filter((id) => !arrived.has(id)).length;
+  missed.textContent = lost;
+  missed.parentElement.classList.toggle("some", lost > 0);
+}
+
+/** Kill the worker of this page's connection, and publish a message while the page has none. */
+kill?.addEventListener("click", async () => {
+  complain("");
+  const body = new FormData(form);
+  body.set("socket_id", fanfare.connection.socket_id);
+  const response = await fetch(kill.dataset.url, { method: "POST", body }).catch(() => null);
+  if (response && !response.ok) {
+    const { error } = await response.json().catch(() => ({}));
+    complain(error ?? `The worker was not killed (status ${response.status}).`);
+    return;
+  }
+  body.set("text", "I was sent while the worker was dead.");
+  body.set("id", crypto.randomUUID?.() ?? Math.random().toString(16).slice(2)); // one message, however often it is tried
+  for (let attempt = 0; attempt < 10; attempt += 1) {
+    const sent = await fetch(form.action, { method: "POST", body }).catch(() => null);
+    if (sent?.ok) return;
+    await new Promise((resolve) => setTimeout(resolve, 300)); // the connection was one to the worker that is gone
+  }
+  complain("No other worker took the message.");
 });
 
 // -- Members ----------------------------------------------------------------------------------------------------------------
