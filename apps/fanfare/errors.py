@@ -124,14 +124,24 @@ class StreamError(PublishError):
     code = "stream_error"
 
 
-class StreamCancelled(StreamError):
+class StreamEnded(StreamError):
+    """The stream takes no more text. `text`: what it ended with; empty where this process does not know it."""
+
+    code = "stream_ended"
+
+    def __init__(self, message: str, text: str = "") -> None:
+        super().__init__(message)
+        self.text = text
+
+
+class StreamCancelled(StreamEnded):
     """A reader or a backend stopped the stream: the producer stops too."""
 
     code = "stream_cancelled"
 
 
-class StreamClosed(StreamError):
-    """The stream has ended."""
+class StreamClosed(StreamEnded):
+    """The stream is done or failed."""
 
     code = "stream_closed"
 

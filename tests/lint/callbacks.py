@@ -261,7 +261,7 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
         GUARD,
         "unit/integration/test_publishing.py::test_exception_of_any_kind_after_the_commit_is_logged",
     ),
-    ("integration/streams.py", "self._run"): (
+    ("integration/stream_flusher.py", "self._run"): (
         GUARD,
         "unit/integration/test_streams.py::test_failure_of_one_stream_leaves_the_thread_to_the_others",
     ),
