@@ -16,7 +16,7 @@ import redis
 
 from tests.harness import parts, waiting
 
-START_SECONDS = 20.0
+START_SECONDS = 60.0
 DEFAULTS = ("--save", "", "--appendonly", "no", "--protected-mode", "no", "--loglevel", "warning")
 
 
@@ -173,15 +173,15 @@ class Watched:
 
 
 @contextlib.contextmanager
-def watched() -> Iterator[Watched]:
+def watched(*primary_options: str) -> Iterator[Watched]:
     with contextlib.ExitStack() as stack:
-        primary = Server(stack.enter_context(folder()))
+        primary = Server(stack.enter_context(folder()), primary_options)
         replica = Server(stack.enter_context(folder()), ["--replicaof", "127.0.0.1", str(primary.port)])
         sentinels = [Server(stack.enter_context(folder()), program="redis-sentinel") for _ in range(3)]
         for each in sentinels:
             (each.folder / "sentinel.conf").write_text(
                 f"port {each.port}\nbind 127.0.0.1\nsentinel monitor fanfare 127.0.0.1 {primary.port} 2\n"
-                "sentinel down-after-milliseconds fanfare 1000\n"
+                "sentinel down-after-milliseconds fanfare 3000\n"
                 "sentinel failover-timeout fanfare 5000\n",
                 encoding="utf-8",
             )
@@ -244,7 +244,7 @@ def cluster() -> Iterator[Cluster]:
     with contextlib.ExitStack() as stack:
         servers = []
         for _ in range(6):
-            options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-config-file", "nodes"]
+            options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "5000", "--cluster-config-file", "nodes"]
             servers.append(Server(stack.enter_context(folder()), options))
             stack.callback(servers[-1].stop)
             servers[-1].start()

@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from fanfare.engine import errors, interface
-from fanfare.engine.redis import address
+from fanfare.engine.redis import address, queries
 from fanfare.engine.redis import engine as redis_engine
+from fanfare.engine.redis import link as redis_link
 from tests.harness import redisserver, waiting
 from tests.unit.engine import conformance
 from tests.unit.engine.test_redis import Publisher, assert_delivered, healthy
@@ -35,7 +36,7 @@ async def crosses(one: Worker, two: Worker, body: bytes) -> None:
     await one.publish("news", body)
     publication = interface.Publication(APP, "news", body + b" blocking")
     await asyncio.to_thread(one.engine.append_blocking, [publication])
-    await two.until(lambda: two.bodies("news")[-2:] == [body, body + b" blocking"], "both events", within=10)
+    await two.until(lambda: two.bodies("news")[-2:] == [body, body + b" blocking"], "both events", within=60)
     assert await one.join("presence-c", body.decode(), f"{body.decode()}.1") == [
         member.user_id for member in await two.members("presence-c")
     ]
@@ -67,7 +68,7 @@ async def test_promoted_replica_is_followed_and_begins_new_generations() -> None
             [before] = await one.publish("long", b"1", retention=conformance.KEPT)
             publisher = Publisher(one, "kept", 300)
             publishing = asyncio.ensure_future(publisher.run())
-            await one.until(lambda: len(publisher.acknowledged) > 50, "events", within=20)
+            await one.until(lambda: len(publisher.acknowledged) > 50, "events", within=60)
             await asyncio.to_thread(deployment.primary().kill)
             await publishing
             await healthy(one, two)
@@ -78,21 +79,68 @@ async def test_promoted_replica_is_followed_and_begins_new_generations() -> None
             assert len(set(given)) == len(given)
 
 
+async def follow(worker: Worker, deployment: redisserver.Watched) -> None:
+    """Wait until a worker follows the primary that the sentinels name."""
+    link = worker.engine._worker.topology.links[None]  # type: ignore[attr-defined]
+    await worker.until(
+        lambda: link.wire is not None and link.server[1] == deployment.primary().port, "the new primary", within=60
+    )
+    await healthy(worker)
+
+
+async def promote(deployment: redisserver.Watched) -> None:
+    """Freeze the primary until the sentinels have promoted its replica. Until one demotes it, it may take writes."""
+    before = deployment.primary()
+    before.signal(signal.SIGSTOP)
+    await asyncio.to_thread(waiting.until, lambda: deployment.primary() is not before, 60, "the promotion")
+    before.signal(signal.SIGCONT)
+
+
 async def test_demoted_primary_that_answers_is_left() -> None:
     """It was frozen while the sentinels promoted its replica, and is a replica when it runs again."""
     with redisserver.watched() as deployment:
         async with workers(deployment.url()) as (one, two):
             await crosses(one, two, b"1")
-            before = deployment.primary()
-            before.signal(signal.SIGSTOP)
-            await asyncio.to_thread(waiting.until, lambda: deployment.primary() is not before, 30, "the promotion")
-            before.signal(signal.SIGCONT)
-            # Until a sentinel demotes it, it may still take writes.
-            await one.until(lambda: set(one.gaps) == {"generation_changed"}, "the new primary", within=30)
-            await healthy(one, two)
+            await promote(deployment)
+            for worker in (one, two):
+                await follow(worker, deployment)
+                assert set(worker.gaps) == {"generation_changed"}
             await crosses(one, two, b"2")
-            links = one.engine._worker._links  # type: ignore[attr-defined]
-            assert links[None].server[1] == deployment.primary().port
+
+
+async def test_replaced_primary_that_takes_writes_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No sentinel can demote it, and it answers every heartbeat."""
+    monkeypatch.setattr(redis_link, "SILENCE_S", 600.0)
+    unknown = ("--rename-command", "REPLICAOF", "", "--rename-command", "SLAVEOF", "")
+    with redisserver.watched(*unknown) as deployment:
+        async with workers(deployment.url()) as (one, two):
+            await crosses(one, two, b"1")
+            await promote(deployment)
+            for worker in (one, two):
+                await follow(worker, deployment)
+                assert set(worker.gaps) == {"generation_changed"}
+                assert worker.engine.statistics()["primaries_left"] == 1
+            await crosses(one, two, b"2")
+
+
+async def test_publisher_without_a_worker_follows_the_sentinels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queries, "LOCATED_S", 0.0)
+    unknown = ("--rename-command", "REPLICAOF", "", "--rename-command", "SLAVEOF", "")
+    with redisserver.watched(*unknown) as deployment:
+        publisher = redis_engine.RedisEngine(deployment.url())
+        publication = interface.Publication(APP, "news", b"1")
+        await asyncio.to_thread(publisher.append_blocking, [publication])
+        await promote(deployment)
+        primary = deployment.primary().port
+
+        def port() -> int:
+            with publisher.queries() as asked:
+                found: int = asked._client.connection_pool.connection_kwargs["port"]  # type: ignore[attr-defined]
+                return found
+
+        await asyncio.to_thread(waiting.until, lambda: port() == primary, 60, "the new primary")
+        await asyncio.to_thread(publisher.append_blocking, [publication])
+        await publisher.close()
 
 
 # -- the cluster -------------------------------------------------------------------------------------------------------
@@ -105,7 +153,7 @@ async def test_cluster_carries_everything_and_survives_a_killed_primary_and_a_mo
             await crosses(one, two, b"1")
             for number in range(20):
                 one.engine.set_subscribers(APP, f"room-{number}", 1)
-            await waiting.until_async(lambda: has_channels(two, 20), 10, "the channels of all partitions")
+            await waiting.until_async(lambda: has_channels(two, 20), 60, "the channels of all partitions")
 
             # Resharding under load: the slot of one channel moves to another primary.
             partition = one.engine.partition(APP, "kept")
@@ -115,11 +163,11 @@ async def test_cluster_carries_everything_and_survives_a_killed_primary_and_a_mo
             target = next(each for each in cluster.servers[:3] if each is not source)
             publisher = Publisher(one, "kept", 300)
             publishing = asyncio.ensure_future(publisher.run())
-            await one.until(lambda: len(publisher.acknowledged) > 50, "events", within=20)
+            await one.until(lambda: len(publisher.acknowledged) > 50, "events", within=60)
             await asyncio.to_thread(move_slot, cluster, source, target, slot)
             await publishing
             await healthy(one, two)
-            await two.until(lambda: two.bodies("kept")[-1:] == publisher.acknowledged[-1:], "the last one", within=10)
+            await two.until(lambda: two.bodies("kept")[-1:] == publisher.acknowledged[-1:], "the last one", within=60)
             assert_delivered_or_gap(two, publisher)
             assert set(one.gaps) == {"generation_changed"}
             assert len(one.gaps) == 1, "only the partition that moved"
@@ -129,8 +177,8 @@ async def test_cluster_carries_everything_and_survives_a_killed_primary_and_a_mo
             for worker in (one, two):
                 worker.gaps.clear()
             await asyncio.to_thread(target.kill)
-            await one.until(lambda: not one.engine.health().ok, "the worker reports it", within=10)
-            await one.until(lambda: one.engine.health().ok, "it follows the promoted replica", within=40)
+            await one.until(lambda: not one.engine.health().ok, "the worker reports it", within=60)
+            await one.until(lambda: one.engine.health().ok, "it follows the promoted replica", within=60)
             await healthy(two)
             assert 0 < len(one.gaps) < redis_engine.PARTITIONS
             await crosses(one, two, b"3")

@@ -20,7 +20,6 @@ import redis.backoff
 import redis.cluster
 import redis.exceptions
 import redis.retry
-import redis.sentinel
 
 from fanfare.engine import errors
 
@@ -76,14 +75,6 @@ class Address:
         context.check_hostname = self.check_hostname
         return context
 
-    def locate(self) -> tuple[str, int]:
-        """The server of `single`, or the primary that the sentinels agree on; in a thread. Raises EngineUnavailable."""
-        if self.form != "sentinel":
-            return self.hosts[0]
-        with reported():
-            host, port = self._sentinel().discover_master(self.service)
-            return str(host), int(port)
-
     def slots(self, extra: tuple[tuple[str, int], ...] = ()) -> list[tuple[int, int, tuple[str, int]]]:
         """The cluster's slots: first, last, and the address of their primary; in a thread. Raises EngineUnavailable.
 
@@ -92,7 +83,7 @@ class Address:
         last: Exception | None = None
         for host, port in dict.fromkeys((*extra, *self.hosts)):
             try:
-                with redis.Redis(host=host, port=port, **self._options()) as client:
+                with redis.Redis(host=host, port=port, **self.options()) as client:
                     found = client.execute_command("CLUSTER", "SLOTS")  # as the server sends it
             except (redis.exceptions.RedisError, OSError) as error:
                 last = error
@@ -105,29 +96,23 @@ class Address:
                 return pieces
         raise errors.EngineUnavailable(f"No server of the cluster knows all slots: {describe(last)}")
 
-    def blocking(self, timeout_s: float) -> Any:
-        """A client for threads, with a pool. It repeats nothing by itself: an append must not run twice."""
-        options = self._options(timeout_s)
+    def blocking(self, timeout_s: float, primary: tuple[str, int] | None = None) -> Any:
+        """A client for threads, with a pool. It repeats nothing by itself: an append must not run twice. `primary`:
+        with Sentinel, the server to use."""
+        options = self.options(timeout_s)
         if self.form == "unix":
             del options["ssl"]
             return redis.Redis(unix_socket_path=self.path, **options)
-        if self.form == "sentinel":
-            return self._sentinel().master_for(self.service, **options)
         if self.form == "cluster":
             node: Any = redis.cluster.ClusterNode  # it has no annotations
             nodes = [node(*each) for each in self.hosts]
             del options["db"]
             return redis.cluster.RedisCluster(startup_nodes=nodes, **options)
-        host, port = self.hosts[0]
+        host, port = primary or self.hosts[0]
         return redis.Redis(host=host, port=port, **options)
 
-    def _sentinel(self) -> Any:
-        options = self._options()
-        options |= {"username": self.sentinel_user or None, "password": self.sentinel_password or None, "db": 0}
-        make: Any = redis.sentinel.Sentinel  # it has no annotations
-        return make(list(self.hosts), sentinel_kwargs=options)
-
-    def _options(self, timeout_s: float = CONNECT_S) -> dict[str, Any]:
+    def options(self, timeout_s: float = CONNECT_S) -> dict[str, Any]:
+        """Of a client of redis-py."""
         options: dict[str, Any] = {
             "username": self.user or None,
             "password": self.password or None,

@@ -113,6 +113,12 @@ class Link:
         self._beats.pop(partition, None)
         partition.leave_wire()
 
+    def leave(self, why: str) -> None:
+        """Drop the connection: `run` asks again where the primary is."""
+        if self.wire is not None:
+            self._failed(why)
+            self.wire.abort()
+
     def close(self) -> None:
         if self.wire is not None:
             self.wire.flush()
@@ -150,8 +156,7 @@ class Link:
         """Drop a connection that does not answer."""
         if self._beats and self.wire is not None and time.monotonic() - min(self._beats.values()) > SILENCE_S:
             self._worker.counters["silences"] += 1
-            self._failed(f"Redis has not answered the heartbeat for {SILENCE_S:.0f} s")
-            self.wire.abort()
+            self.leave(f"Redis has not answered the heartbeat for {SILENCE_S:.0f} s")
 
     def _answer(self, partition: Partition, sent: float) -> wire.Reply:
         def answered(reply: Any) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 import redis.exceptions
 
 from fanfare.engine import errors, interface
-from fanfare.engine.redis import address, entries, operations, scripts
+from fanfare.engine.redis import address, entries, operations, scripts, sentinels
 
 T = TypeVar("T")
 
+LOCATED_S: Final = 1.0  # a publisher may write to a primary that was replaced for so long
 PAGE: Final = 1_000  # channels of one answer
 
 
@@ -26,32 +28,45 @@ class Store:
         self._timeout_s = timeout_s
         self._client: Any = None
         self._is_checked = False
+        self._sentinels = sentinels.Sentinels(where) if where.form == "sentinel" else None
+        self._primary: tuple[str, int] | None = None  # that the client uses
+        self._located_s = float("-inf")  # monotonic
 
     @contextlib.contextmanager
     def client(self) -> Iterator[Any]:
         """Raises EngineUnavailable, inside the block too."""
         with address.reported():
-            if self._client is None:
-                self._client = self.address.blocking(self._timeout_s)
             if not self._is_checked:
                 self.check()
+            client = self._connect()
             try:
-                yield self._client
-            except redis.exceptions.ConnectionError:
+                yield client
+            except (redis.exceptions.ConnectionError, redis.exceptions.ReadOnlyError):
                 self.forget()
                 raise
+
+    def _connect(self) -> Any:
+        """The client, of another server after a failover."""
+        client = self._client
+        if self._sentinels is not None and (client is None or time.monotonic() - self._located_s > LOCATED_S):
+            primary = self._sentinels.primary()
+            self._located_s = time.monotonic()
+            if primary != self._primary:
+                self._primary, client = primary, None
+        if client is None:
+            client = self._client = self.address.blocking(self._timeout_s, self._primary)
+        return client
 
     def check(self) -> None:
         """Compare the version of the keys and the number of partitions with those that the store has, and store them
         where it has none. Raises EngineMisconfigured, EngineUnavailable."""
         with address.reported():
-            if self._client is None:
-                self._client = self.address.blocking(self._timeout_s)
+            client = self._connect()
             key = f"{self.address.prefix}:{{{self.address.prefix}}}:meta"
             mine = {"version": scripts.VERSION, "partitions": self.partitions}
             for name, value in mine.items():
-                self._client.hsetnx(key, name, value)
-            version, partitions = (int(each) for each in self._client.hmget(key, list(mine)))
+                client.hsetnx(key, name, value)
+            version, partitions = (int(each) for each in client.hmget(key, list(mine)))
         if version != scripts.VERSION:
             raise errors.EngineMisconfigured(
                 f"The keys in {self.address.public} have version {version}; this release of Fanfare reads version "
@@ -75,6 +90,8 @@ class Store:
         if client is not None:
             with contextlib.suppress(redis.exceptions.RedisError, OSError):
                 client.close()
+        if self._sentinels is not None:
+            self._sentinels.close()
 
     def run(self, client: Any, script: scripts.Script, partition: int, *arguments: Any) -> Any:
         """Run a script in a partition. The server says its run id itself: the pool may have gone to another one."""
@@ -121,7 +138,9 @@ class Store:
                 return question(client)
         except errors.EngineUnavailable as error:
             cause = error.__cause__
-            if not isinstance(cause, redis.exceptions.ConnectionError):
+            if isinstance(cause, redis.exceptions.ReadOnlyError):
+                if_not_sent = False  # a replica has refused it
+            elif not isinstance(cause, redis.exceptions.ConnectionError):
                 raise
             if if_not_sent and not isinstance(cause.__context__, ConnectionRefusedError):
                 raise

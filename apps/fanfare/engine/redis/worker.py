@@ -20,9 +20,9 @@ import hiredis
 
 from fanfare.engine import errors, interface
 from fanfare.engine.redis import link, operations, scripts
-from fanfare.engine.redis.address import slot_of
 from fanfare.engine.redis.partition import Partition, Phase
 from fanfare.engine.redis.queries import Store
+from fanfare.engine.redis.topology import Topology
 from fanfare.runtime.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,6 @@ COUNTS_S: Final = 0.02  # counts without a waiting caller are written this much 
 LEASE_POLL_S: Final = 1.0
 GOODBYE_S: Final = 5.0
 OPEN_S: Final = 10.0
-RELOCATE_S: Final = 0.2  # between two looks at the cluster's slots
 
 _ENTITY = tuple[str, str]
 
@@ -73,8 +72,7 @@ class Worker:
         self._on_gap = on_gap
         self._thread = threading.get_ident()
         self._supervisor = Supervisor(logger, count=lambda name: self.counters.update([name]), prefix="tasks")
-        self._links: dict[tuple[str, int] | None, link.Link] = {}
-        self._moved = asyncio.Event()
+        self.topology = Topology(self, self._supervisor)
         self._failures: dict[int, str] = {}  # by partition, until it works again
         self._entered: asyncio.Future[None] | None = None
         self._in_gap: Partition | None = None
@@ -94,12 +92,8 @@ class Worker:
         self._entered = self.loop.create_future()
         try:
             async with asyncio.timeout(OPEN_S):
-                if self.address.form == "cluster":
-                    self._assign(await asyncio.to_thread(self.address.slots))
-                else:
-                    single = self._links[None] = link.Link(self, self._locate)
-                    single.partitions.update(self.all)
-                for each in list(self._links.values()):
+                await self.topology.find()
+                for each in list(self.topology.links.values()):
                     await each.connect()
                     each.failure = None
                 await self._entered
@@ -108,19 +102,11 @@ class Worker:
             kind = errors.EngineMisconfigured if isinstance(error, hiredis.ReplyError) else errors.EngineUnavailable
             raise kind(link.explain(error)) from error
         self.is_opening = False
-        for each in list(self._links.values()):
-            self._keep(each)
+        self.topology.follow()
         self._supervisor.run("The heartbeat", self._tick)
-        if self.address.form == "cluster":
-            self._supervisor.run("The cluster's slots", self._follow_slots)
 
-    async def _locate(self) -> tuple[str, int]:
-        if self.address.form in ("single", "unix"):
-            return self.address.hosts[0] if self.address.hosts else ("", 0)
-        return await asyncio.to_thread(self.address.locate)
-
-    def _keep(self, kept: link.Link) -> None:
-        self._supervisor.run(f"The connection {id(kept)}", kept.run)
+    def relocate(self) -> None:
+        self.topology.relocate()
 
     async def close(self) -> None:
         if self._counts_timer is not None:
@@ -140,8 +126,7 @@ class Worker:
         await self._supervisor.stop()
         for partition in self.all:
             partition.give_up("The engine is closed")
-        for each in self._links.values():
-            each.close()
+        self.topology.close()
 
     async def _leave_all(self) -> None:
         """Remove what this worker has in the store now, and not after its lease."""
@@ -166,7 +151,7 @@ class Worker:
 
     def problem(self) -> str | None:
         """Why this worker cannot publish or does not follow, in one sentence."""
-        for each in self._links.values():
+        for each in self.topology.links.values():
             if each.failure is not None and each.partitions:
                 return each.failure
         for why in self._failures.values():
@@ -292,11 +277,11 @@ class Worker:
         beat_at = time.monotonic()
         while True:
             now = time.monotonic()
-            for each in list(self._links.values()):
+            for each in list(self.topology.links.values()):
                 each.look()
             if now >= beat_at:
                 beat_at = max(beat_at + BEAT_S, now + BEAT_S / 2)
-                for each in list(self._links.values()):
+                for each in list(self.topology.links.values()):
                     each.beat()
                 self._repeat_leaves()
                 self._write_counts()
@@ -342,41 +327,6 @@ class Worker:
         if life != partition.life and key not in self._reaping:
             self._reaping.add(key)
             partition.remove(life, forced=False, done=lambda: self._reaping.discard(key))
-
-    # -- the cluster ---------------------------------------------------------------------------------------------------
-
-    def relocate(self) -> None:
-        """A slot may have moved."""
-        self._moved.set()
-
-    async def _follow_slots(self) -> None:
-        while True:
-            await self._moved.wait()
-            self._moved.clear()
-            known = tuple(each for each in self._links if each is not None)
-            with contextlib.suppress(errors.EngineUnavailable):
-                self._assign(await asyncio.to_thread(self.address.slots, known))
-            if any(each.phase is Phase.AWAY for each in self.all):
-                self._moved.set()
-            await asyncio.sleep(RELOCATE_S)
-
-    def _assign(self, slots: Sequence[tuple[int, int, tuple[str, int]]]) -> None:
-        for partition in self.all:
-            slot = slot_of(partition.prefix.partition("{")[2].partition("}")[0])
-            server = next(each for first, last, each in slots if first <= slot <= last)
-            wanted = self._links.get(server)
-            if wanted is None:
-                wanted = self._links[server] = link.Link(self, functools.partial(_same, server))
-                if not self.is_opening:
-                    self._keep(wanted)
-            present = next((each for each in self._links.values() if partition in each.partitions), None)
-            if present is wanted:
-                if partition.wire is None:
-                    wanted.adopt(partition)
-                continue
-            if present is not None:
-                present.release(partition)
-            wanted.adopt(partition)
 
     # -- writes --------------------------------------------------------------------------------------------------------
 
@@ -758,10 +708,6 @@ def _settling(partition: Partition, then: Callable[[], None]) -> Callable[[], No
             partition.settled()
 
     return run
-
-
-async def _same(server: tuple[str, int]) -> tuple[str, int]:
-    return server
 
 
 def _ignore(_answer: operations.Answer | None, _error: errors.EngineError | None) -> None:
