@@ -4,7 +4,6 @@ EngineError
 ├── EngineUnavailable       the log cannot be read or written now; try again
 │   └── LogFull             it holds as much as it may
 ├── EngineMisconfigured     it cannot be opened as it is configured; a person must act
-├── Unsupported             this engine does not have the feature
 └── OverBudget              the application published too much in this second
 """
 
@@ -40,12 +39,6 @@ class EngineMisconfigured(EngineError):
     """The engine cannot start with these settings; the message names the one to change."""
 
     code = "engine_misconfigured"
-
-
-class Unsupported(EngineError):
-    """This engine does not have the feature; the message names those that have."""
-
-    code = "unsupported"
 
 
 class OverBudget(EngineError):

@@ -25,8 +25,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from fanfare.engine import errors
-
 T = TypeVar("T")
 
 # -- entries and publications ------------------------------------------------------------------------------------------
@@ -518,20 +516,21 @@ class Log(abc.ABC):
         """`append` for any thread of any process, with or without `open` (a shell, a task worker, a view). `timeout` in
         seconds."""
 
+    @abc.abstractmethod
     def write_streams(self, writes: Sequence[StreamWrite], timeout: float | None = None) -> list[StreamReceipt]:
         """Change streams, each independently of the others, for any thread of any process. Done when it is durable.
 
-        Raises EngineUnavailable, after which some may be done: repeat. Raises Unsupported in an engine without streams.
+        Raises EngineUnavailable, after which some may be done: repeat. With several partitions, openings of the
+        same instant may exceed `max_in_app`.
         """
-        raise errors.Unsupported("This engine has no streams; the engines `local` and `postgres` have")
 
+    @abc.abstractmethod
     def revise(self, revision: Revision, timeout: float | None = None) -> Position | None:
         """Change a kept message, for any thread of any process. The position of the notice; None if the message is not
         kept, or deleted.
 
-        Raises EngineUnavailable, after which it may be done, and Unsupported in an engine without revisions.
+        Raises EngineUnavailable, after which it may be done.
         """
-        raise errors.Unsupported("This engine cannot revise messages; the engines `local` and `postgres` can")
 
     @abc.abstractmethod
     def listen(self, app: str, channel: str, on: bool) -> None:
@@ -553,12 +552,12 @@ class PresenceAndCounts(abc.ABC):
     def leave(self, app: str, channel: str, socket_id: str) -> None:
         """Remove one connection's member; a user's last one appends MEMBER_REMOVED. Retried until it is written."""
 
+    @abc.abstractmethod
     def update_member(self, app: str, channel: str, user_id: str, info: str, timeout: float | None = None) -> bool:
         """Give a member a new info, for any thread of any process. False: the user is no member of the channel.
 
-        Raises EngineUnavailable, after which it may be done, and Unsupported in an engine without updates.
+        Raises EngineUnavailable, after which it may be done.
         """
-        raise errors.Unsupported("This engine cannot update members; the engines `local` and `postgres` can")
 
     @abc.abstractmethod
     def set_subscribers(self, app: str, channel: str, count: int, *, announce: bool = False) -> None:

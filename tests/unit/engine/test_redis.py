@@ -16,7 +16,7 @@ from fanfare.engine.redis import engine as redis_engine
 from fanfare.engine.redis import worker as redis_worker
 from tests.harness import redisserver, waiting
 from tests.harness.deployments import REPOSITORY
-from tests.unit.engine import conformance, deployments, failures, redis_deployment
+from tests.unit.engine import conformance, deployments, failures, redis_deployment, streams
 from tests.unit.engine.workers import APP, Worker
 
 
@@ -59,7 +59,7 @@ class TestFailures(failures.FailureConformance):
     """What it must do when something fails."""
 
 
-class TestConformance(conformance.Conformance):
+class TestConformance(conformance.Conformance, streams.Streams, streams.Revisions, streams.Updates):
     """Everything that an engine must do."""
 
 

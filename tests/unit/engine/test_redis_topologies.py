@@ -14,7 +14,7 @@ from fanfare.engine.redis import address, queries
 from fanfare.engine.redis import engine as redis_engine
 from fanfare.engine.redis import link as redis_link
 from tests.harness import redisserver, waiting
-from tests.unit.engine import conformance
+from tests.unit.engine import conformance, streams
 from tests.unit.engine.test_redis import Publisher, assert_delivered, healthy
 from tests.unit.engine.workers import APP, Worker
 
@@ -40,6 +40,24 @@ async def crosses(one: Worker, two: Worker, body: bytes) -> None:
     assert await one.join("presence-c", body.decode(), f"{body.decode()}.1") == [
         member.user_id for member in await two.members("presence-c")
     ]
+
+
+async def streams_and_revisions_cross(one: Worker, two: Worker) -> None:
+    """Channels `c` and `d` are in partitions of different servers, and share the application's limit."""
+    done = await streams.put(one, streams.opening(), streams.write(0, 1, 2, part=b"hi", body=b"1"))
+    [refused] = await streams.put(one, streams.opening(channel="d", max_in_app=1))
+    assert refused == interface.StreamReceipt(False, None, limit=1, actual=1)
+    done += await streams.put(one, streams.end(1, 2, retention=streams.KEPT))
+    [other] = await streams.put(one, streams.opening(channel="d", max_in_app=1))
+    assert all(receipt.done for receipt in (*done, other))
+    await two.until(lambda: two.bodies("c") == [b"open", b"1", b"whole"], "the stream", within=60)
+    [entry], position = await two.read("c", 0, 10)
+    assert position is not None
+    revision = interface.Revision(APP, "c", position, b"", b"notice")
+    assert entry.body == b"whole"
+    assert await asyncio.to_thread(one.engine.revise, revision) == position._replace(offset=2)
+    assert await asyncio.to_thread(one.engine.update_member, APP, "presence-c", "1", "{}")
+    await two.until(lambda: two.bodies("presence-c")[-1:] == [b"{}"], "the member's update", within=60)
 
 
 async def test_tls_with_a_user_and_a_private_authority() -> None:
@@ -151,6 +169,7 @@ async def test_cluster_carries_everything_and_survives_a_killed_primary_and_a_mo
     with redisserver.cluster() as cluster:
         async with workers(cluster.url()) as (one, two):
             await crosses(one, two, b"1")
+            await streams_and_revisions_cross(one, two)
             for number in range(20):
                 one.engine.set_subscribers(APP, f"room-{number}", 1)
             await waiting.until_async(lambda: has_channels(two, 20), 60, "the channels of all partitions")

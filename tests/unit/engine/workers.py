@@ -95,7 +95,7 @@ class Worker:
         await self.until(lambda: len(self.bodies(channel)) >= len(bodies), f"{bodies} on {channel}")
         assert self.bodies(channel) == list(bodies)
 
-    async def until(self, condition: Callable[[], object], what: str, within: float = 5) -> None:
+    async def until(self, condition: Callable[[], object], what: str, within: float = 15) -> None:
         async def look() -> object:
             return condition()
 

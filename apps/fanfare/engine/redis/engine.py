@@ -107,12 +107,18 @@ class RedisEngine(interface.Engine):
     def append_blocking(
         self, publications: Sequence[interface.Publication], timeout: float | None = None
     ) -> list[interface.Receipt]:
-        if self._closed:
-            raise errors.EngineUnavailable("The engine is closed")
-        if timeout is None or timeout == self.append_timeout:
-            return self._store.append(publications)
-        with contextlib.closing(Store(self.address, self.partitions, timeout)) as store:
+        with self._blocking(timeout) as store:
             return store.append(publications)
+
+    def write_streams(
+        self, writes: Sequence[interface.StreamWrite], timeout: float | None = None
+    ) -> list[interface.StreamReceipt]:
+        with self._blocking(timeout) as store:
+            return store.write_streams(writes)
+
+    def revise(self, revision: interface.Revision, timeout: float | None = None) -> interface.Position | None:
+        with self._blocking(timeout) as store:
+            return store.revise(revision)
 
     # -- presence and counts -------------------------------------------------------------------------------------------
 
@@ -121,6 +127,10 @@ class RedisEngine(interface.Engine):
             ready(interface.Refused("engine_unavailable", "The engine is closed"))
             return
         self._worker.attach(wanted, ready)
+
+    def update_member(self, app: str, channel: str, user_id: str, info: str, timeout: float | None = None) -> bool:
+        with self._blocking(timeout) as store:
+            return store.update_member(app, channel, user_id, info)
 
     def leave(self, app: str, channel: str, socket_id: str) -> None:
         if self._worker is not None:
@@ -182,6 +192,16 @@ class RedisEngine(interface.Engine):
         return await consumer.begin(worker, worker.all[partition], name, kinds, after)
 
     # -- inside --------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _blocking(self, timeout: float | None) -> Iterator[Store]:
+        if self._closed:
+            raise errors.EngineUnavailable("The engine is closed")
+        if timeout is None or timeout == self.append_timeout:
+            yield self._store
+            return
+        with contextlib.closing(Store(self.address, self.partitions, timeout)) as store:
+            yield store
 
     def _here(self) -> Worker:
         if self._worker is None:

@@ -98,6 +98,8 @@ def wants(wanted: interface.SubscribeRequest) -> list[Want]:
         found.append(("n", name))
     if wanted.watch:
         found.append(("o", identity(wanted.app, interface.USERS), wanted.watch))
+    if wanted.streams:
+        found.append(("t", name))
     if wanted.history is not None:
         found.append(history_want(wanted.app, wanted.channel, wanted.history))
     return found
@@ -111,7 +113,31 @@ def value_of(want: Want, answer: Answer, wanted: interface.SubscribeRequest) -> 
         value = answer.found[want] = members(value)
     elif want[0] == "h" and wanted.history is not None and isinstance(value, list):
         value = answer.found[want] = recovery(wanted.history, value)
+    elif want[0] == "t" and isinstance(value, list):
+        value = answer.found[want] = streams(value)
     return value
+
+
+def streams(found: Sequence[Any]) -> tuple[interface.Streamed, ...]:
+    """What scripts/texts.lua found."""
+    return tuple(
+        interface.Streamed(
+            stream.decode(), interface.StreamState(state), seq, size, head, tuple(parts), body, offset or None
+        )
+        for stream, state, seq, size, head, body, offset, parts in found
+    )
+
+
+def stream_write(write: interface.StreamWrite) -> tuple[Any, ...]:
+    """As scripts/write_streams.lua reads it."""
+    size, seconds = write.retention or (False, False)
+    fields = (*write[:10], int(write.state), size, seconds, *write[12:])
+    return tuple(False if field is None else field for field in fields)
+
+
+def stream_receipt(result: Sequence[Any]) -> interface.StreamReceipt:
+    done, state, seq, size, *over = result
+    return interface.StreamReceipt(bool(done), None if state < 0 else interface.StreamState(state), seq, size, *over)
 
 
 def members(flat: Sequence[bytes]) -> tuple[interface.Member, ...]:

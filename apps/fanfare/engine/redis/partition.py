@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 GROUP_OPERATIONS: Final = 500
 GROUP_BYTES: Final = 1_048_576
-GROUP_HISTORIES: Final = 32  # each answers up to 256 KB
+GROUP_HISTORIES: Final = 32  # and streams of a channel: each answers up to 256 KB
 MOST_PENDING: Final = 20_000  # calls of one partition; beyond it the engine refuses at once
 MOST_PENDING_BYTES: Final = 32 * 1_048_576
 REPAIR_ENTRIES: Final = 1_000  # of the log, in one answer
@@ -395,7 +395,7 @@ class Partition:
             group.append(call)
             count += several
             size += call.size
-            histories.update(want for want in call.wants if want[0] == "h")
+            histories.update(want for want in call.wants if want[0] in ("h", "t"))
         self._pending.extendleft(reversed(kept))
         return group
 

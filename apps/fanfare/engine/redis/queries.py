@@ -95,9 +95,9 @@ class Store:
 
     def run(self, client: Any, script: scripts.Script, partition: int, *arguments: Any) -> Any:
         """Run a script in a partition. The server says its run id itself: the pool may have gone to another one."""
-        prefix = address.key_prefix(self.address.prefix, partition, self.partitions)
+        prefix = self.prefix(partition)
         keys = (prefix + "state", prefix + "absent")
-        asked = (2, *keys, "" if script is scripts.PUBLISH else "-", address.random_name(16), *arguments)
+        asked = (2, *keys, "" if script in scripts.WRITING else "-", address.random_name(16), *arguments)
         try:
             return client.evalsha(script.sha, *asked)
         except redis.exceptions.NoScriptError:
@@ -122,13 +122,51 @@ class Store:
                 receipts[index] = operations.receipt(result)
         return [receipts[index] for index in range(len(publications))]
 
-    def _apply(self, partition: int, wanted: Sequence[operations.Operation]) -> Sequence[Any]:
-        def apply(client: Any) -> Sequence[Any]:
-            answer = self.run(client, scripts.PUBLISH, partition, "", entries.pack(wanted), entries.pack([]))
-            results: Sequence[Any] = answer[2]
-            return results
+    def write_streams(self, writes: Sequence[interface.StreamWrite]) -> list[interface.StreamReceipt]:
+        """Raises EngineUnavailable."""
+        groups: dict[int, list[int]] = {}
+        for index, write in enumerate(writes):
+            groups.setdefault(self.partition(write.app, write.channel), []).append(index)
+        receipts: dict[int, interface.StreamReceipt] = {}
+        for partition, indexes in groups.items():
+            bounded = {writes[index].app for index in indexes if writes[index].max_in_app is not None}
+            others = {app: self._open_streams(app, partition) for app in bounded}
+            wanted = [operations.stream_write(writes[index]) for index in indexes]
+            results = self._write(scripts.WRITE_STREAMS, partition, entries.pack(wanted), entries.pack(others))
+            for index, result in zip(indexes, results, strict=True):
+                receipts[index] = operations.stream_receipt(result)
+        return [receipts[index] for index in range(len(writes))]
 
-        return self.ask(apply, if_not_sent=True)
+    def _open_streams(self, app: str, partition: int) -> int:
+        """Of an application, in all partitions but one. Another process may open one in the meantime."""
+        keys = [self.prefix(each) + "opened" for each in range(self.partitions) if each != partition]
+
+        def ask(client: Any) -> int:
+            with client.pipeline(transaction=False) as pipeline:
+                for key in keys:
+                    pipeline.hget(key, app)
+                return sum(int(each or 0) for each in pipeline.execute())
+
+        return self.ask(ask)
+
+    def revise(self, revision: interface.Revision) -> interface.Position | None:
+        """Raises EngineUnavailable."""
+        app, channel, (epoch, offset), body, notice = revision
+        wanted = entries.pack([app, channel, epoch, offset, body, notice])
+        found: int = self._write(scripts.REVISE, self.partition(app, channel), wanted)
+        return interface.Position(epoch, found) if found else None
+
+    def update_member(self, app: str, channel: str, user_id: str, info: str) -> bool:
+        """Raises EngineUnavailable."""
+        wanted = entries.pack([app, channel, user_id, info])
+        return bool(self._write(scripts.UPDATE_MEMBER, self.partition(app, channel), wanted))
+
+    def _write(self, script: scripts.Script, partition: int, *arguments: bytes) -> Any:
+        return self.ask(lambda client: self.run(client, script, partition, *arguments), if_not_sent=True)
+
+    def _apply(self, partition: int, wanted: Sequence[operations.Operation]) -> Sequence[Any]:
+        results: Sequence[Any] = self._write(scripts.PUBLISH, partition, b"", entries.pack(wanted))[2]
+        return results
 
     def ask(self, question: Callable[[Any], T], *, if_not_sent: bool = False) -> T:
         """Run it with a client, and with another one if the first met a primary that is gone. `if_not_sent`: only where
@@ -147,6 +185,9 @@ class Store:
         with self.client() as client:
             return question(client)
 
+    def prefix(self, partition: int) -> str:
+        return address.key_prefix(self.address.prefix, partition, self.partitions)
+
     def partition(self, app: str, channel: str) -> int:
         return address.partition_of(app, channel, self.partitions)
 
@@ -159,8 +200,7 @@ class Queries(interface.Queries):
         self._client = client
 
     def _key(self, kind: str, app: str, channel: str) -> str:
-        store = self._store
-        prefix = address.key_prefix(store.address.prefix, store.partition(app, channel), store.partitions)
+        prefix = self._store.prefix(self._store.partition(app, channel))
         return f"{prefix}{kind}:{operations.identity(app, channel)}"
 
     def channels(self, app: str, prefix: str = "") -> dict[str, interface.ChannelCounts]:
@@ -201,6 +241,27 @@ class Queries(interface.Queries):
         body, ttl_ms = self._client.get(key), self._client.pttl(key)
         return interface.Cached(body, math.ceil(ttl_ms / 1000)) if body and ttl_ms > 0 else None
 
+    def stream(self, app: str, channel: str, stream_id: str) -> interface.Streamed | None:
+        return next(iter(self._streams(app, channel, stream_id)), None)
+
+    def streams(self, app: str, channel: str) -> list[interface.Streamed]:
+        return list(self._streams(app, channel, ""))
+
+    def _streams(self, app: str, channel: str, stream_id: str) -> Sequence[interface.Streamed]:
+        partition, name = self._store.partition(app, channel), operations.identity(app, channel)
+        return operations.streams(self._store.run(self._client, scripts.STREAMS, partition, name, stream_id))
+
+    def lapsed_streams(self, limit: int) -> list[interface.StreamName]:
+        found: list[interface.StreamName] = []
+        for partition in range(self._store.partitions):
+            for name in self._store.run(self._client, scripts.LAPSED, partition, limit - len(found)):
+                where, _, stream_id = name.decode().rpartition(" ")
+                app, _, channel = where.partition(":")
+                found.append(interface.StreamName(app, channel, stream_id))
+            if len(found) >= limit:
+                break
+        return found
+
     def read(
         self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
     ) -> tuple[list[interface.Entry], interface.Position | None]:
@@ -220,7 +281,6 @@ class Queries(interface.Queries):
         return entries.read_all(parts), interface.Position(epoch.decode(), top)
 
     def session(self, app: str, token: str) -> bytes | None:
-        partition = self._store.partition(app, f"#session-{token}")
-        prefix = address.key_prefix(self._store.address.prefix, partition, self._store.partitions)
+        prefix = self._store.prefix(self._store.partition(app, f"#session-{token}"))
         record: bytes | None = self._client.hget(f"{prefix}s:{app}:{token}", "r")
         return record or None

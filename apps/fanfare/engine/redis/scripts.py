@@ -27,6 +27,10 @@ _KINDS: Final = (
     interface.Kind.COUNT,
     interface.Kind.CACHE_MISS,
     interface.Kind.SESSION_TAKEN,
+    interface.Kind.STREAM,
+    interface.Kind.STREAM_END,
+    interface.Kind.REVISED,
+    interface.Kind.MEMBER_UPDATED,
 )
 _CONSTANTS: Final[dict[str, int]] = {
     **{kind.name: kind.value for kind in _KINDS},
@@ -69,13 +73,20 @@ def _script(name: str, *parts: str, flags: str = "") -> Script:
 
 # With full memory Redis refuses APPLY and PUBLISH as a whole, before it has written anything. The life of a worker must
 # go on then, and what frees memory must be possible.
-APPLY: Final = _script("apply", "append", "presence")
+APPLY: Final = _script("apply", "append", "presence", "texts")
 PUBLISH: Final = _script("publish", "append")
-FREE: Final = _script("apply", "append", "presence", flags="allow-oom")
+FREE: Final = _script("apply", "append", "presence", "texts", flags="allow-oom")
 BEAT: Final = _script("beat", flags="allow-oom")
 ENTER: Final = _script("enter", flags="allow-oom")
 REMOVE: Final = _script("remove", "append", "presence", flags="allow-oom")
 CHECK: Final = Script(f"#!lua\n{_read('check')}")
 CHANNELS: Final = _script("channels", "append", "presence", flags="no-writes")
 HISTORY: Final = _script("history", flags="no-writes")
-ALL: Final = (APPLY, PUBLISH, FREE, BEAT, ENTER, REMOVE, CHECK, CHANNELS, HISTORY)
+STREAMS: Final = _script("streams", "texts", flags="no-writes")
+LAPSED: Final = _script("lapsed", flags="no-writes")
+WRITE_STREAMS: Final = _script("write_streams", "append", "kept")
+REVISE: Final = _script("revise", "append", "kept")
+UPDATE_MEMBER: Final = _script("update_member", "append", "presence")
+# Of workers; those of threads are loaded at their first use.
+ALL: Final = (APPLY, PUBLISH, FREE, BEAT, ENTER, REMOVE, CHECK)
+WRITING: Final = frozenset([PUBLISH, WRITE_STREAMS, REVISE, UPDATE_MEMBER])  # of threads

@@ -695,6 +695,7 @@ def _result(
         subscribers=values.get("n", 0),
         online=tuple(user for user, is_online in zip(wanted.watch, values.get("o", ()), strict=False) if is_online),
         replayed=values.get("h"),
+        streams=values.get("t", ()),
     )
 
 

@@ -10,34 +10,52 @@ local heads = {} -- streams that this group has appended to
 local function head_of(id)
     local head = heads[id]
     if not head then
-        local found = redis.call('HMGET', P .. 'h:' .. id, 'e', 'o', 'r')
-        head = { birth = found[1], offset = tonumber(found[2] or 0), renewed = tonumber(found[3] or 0), entries = {} }
+        local found = redis.call('HMGET', P .. 'h:' .. id, 'e', 'o', 'r', 's', 't')
+        head = { birth = found[1], offset = tonumber(found[2] or 0), renewed = tonumber(found[3] or 0), entries = {},
+            size = tonumber(found[4] or 1), seconds = tonumber(found[5] or 0) }
         heads[id] = head
     end
     return head
 end
 
+-- Adds an entry with an offset. Returns the head; its newest entry is this one.
+local function keep(id, size, seconds, kind, meta, body, to)
+    local head = head_of(id)
+    head.birth = head.birth or 's' .. (top + 1)
+    head.offset = head.offset + 1
+    head.size, head.seconds = size or head.size, seconds or head.seconds
+    head.entries[#head.entries + 1] = add(kind, meta, body, to, head.offset)
+    return head
+end
+
+local function write_head(id, head)
+    local list = P .. 'l:' .. id
+    local length = 0
+    for first = 1, #head.entries, 1000 do
+        length = redis.call('RPUSH', list, unpack(head.entries, first, math.min(first + 999, #head.entries)))
+    end
+    if length > head.size then
+        redis.call('LTRIM', list, -head.size, -1)
+    end
+    if now - head.renewed >= 1000 or now < head.renewed then
+        -- Every second is enough: the entries have their time, and what is too old is not given out.
+        head.renewed = now
+        redis.call('PEXPIRE', list, head.seconds * 1000 + 2000)
+        if redis.call('EXISTS', P .. 'n:' .. id) == 0 then
+            outlive(id, head.seconds)
+        end
+    end
+    redis.call('HSET', P .. 'h:' .. id, 'e', head.birth, 'o', head.offset, 's', head.size, 't', head.seconds,
+        'r', head.renewed)
+end
+
 local function write_heads()
     for id, head in pairs(heads) do
-        local list = P .. 'l:' .. id
-        local length = 0
-        for first = 1, #head.entries, 1000 do
-            length = redis.call('RPUSH', list, unpack(head.entries, first, math.min(first + 999, #head.entries)))
+        if #head.entries > 0 then
+            write_head(id, head)
         end
-        if length > head.size then
-            redis.call('LTRIM', list, -head.size, -1)
-        end
-        if now - head.renewed >= 1000 or now < head.renewed then
-            -- Every second is enough: the entries have their time, and what is too old is not given out.
-            head.renewed = now
-            redis.call('PEXPIRE', list, head.seconds * 1000 + 2000)
-            if redis.call('EXISTS', P .. 'n:' .. id) == 0 then
-                outlive(id, head.seconds)
-            end
-        end
-        redis.call('HSET', P .. 'h:' .. id, 'e', head.birth, 'o', head.offset, 's', head.size, 't', head.seconds,
-            'r', head.renewed)
     end
+    heads = {}
 end
 
 local run_operation = {
@@ -53,11 +71,7 @@ local run_operation = {
         end
         local answer, known = top + 1, '-'
         if op[7] then
-            local head = head_of(id)
-            head.birth = head.birth or 's' .. (top + 1)
-            head.offset = head.offset + 1
-            head.size, head.seconds = op[7], op[8]
-            head.entries[#head.entries + 1] = add(op[2], op[3], op[4], P .. op[5], head.offset)
+            local head = keep(id, op[7], op[8], op[2], op[3], op[4], P .. op[5])
             answer = { generation .. head.birth, head.offset, top }
             known = answer[1] .. ':' .. answer[2]
         else

@@ -1,5 +1,5 @@
 -- Runs the operations of one group in their order, then reads what the subscribers of the group wait for. A group of
--- publications alone is run by publish.lua. After common.lua, append.lua and presence.lua.
+-- publications alone is run by publish.lua. After common.lua, append.lua, presence.lua and texts.lua.
 --
 --   ARGV[3]  the worker's life
 --   ARGV[4]  msgpack: the operations, each an array of its name and its arguments (see below)
@@ -299,6 +299,11 @@ local read_want = {
     -- history: see recover
     h = function(want)
         return recover(unpack(want, 2, 9))
+    end,
+
+    -- streams: id. See texts.lua
+    t = function(want)
+        return read_texts(want[2])
     end,
 
     -- log: after, count. The entries since a position, for channels that the worker has begun to listen to

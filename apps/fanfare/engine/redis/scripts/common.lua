@@ -25,6 +25,10 @@
 --   c:ID               string: the cached event; empty after a miss was announced
 --   k:ID:KEY           string: the receipt of an idempotency key
 --   b:APP:SECOND       string: publications of one second
+--   texts:ID           sorted set: stream (a message that grows) -> forgotten after this ms, +inf while it is open
+--   text:ID STREAM     hash of a stream: state, seq, size, head, body (once it has ended), offset (of its kept entry)
+--   parts:ID STREAM    list: the stream's parts
+--   open, opened       sorted set: "ID STREAM" -> end of the producer's lease; hash: APP -> open streams
 --   s:APP:TOKEN        hash: a session (r: record, x: expires, w: life, h: holder, k: taken)
 --   sessions           sorted set: APP:TOKEN -> expires
 --   leases             hash: name -> "TERM LIFE"

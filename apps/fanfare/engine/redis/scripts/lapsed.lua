@@ -1,0 +1,7 @@
+-- Open streams whose producer's lease is over. After common.lua.
+--
+--   ARGV[3]  how many
+--
+-- For example {'1:private-chat-7 answer'}: application, channel and stream.
+
+return redis.call('ZRANGEBYSCORE', P .. 'open', '-inf', '(' .. string.format('%d', now), 'LIMIT', 0, ARGV[3])
