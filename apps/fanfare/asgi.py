@@ -61,6 +61,7 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
 
     from fanfare import conf
     from fanfare.api.asgi import Api
+    from fanfare.api.direct import Direct
     from fanfare.api.openapi import Description
     from fanfare.console.live import Live
     from fanfare.console.metrics import Metrics
@@ -104,7 +105,8 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
     def is_closed() -> bool:
         return server.drain.refuses_new
 
-    api = Started(server, Api(server.hub, server.registry))
+    publishing = Api(server.hub, server.registry)
+    api = Started(server, publishing)
     pusher = PusherConsumer.as_asgi(
         hub=server.hub,
         registry=server.registry,
@@ -157,4 +159,13 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
         url_prefix=prefix,
     )
     router = Router(lifespan=server.lifespan, websocket=guests.before(sockets), http=guests.before(http))
-    return RootPath(proxies.trusting(router, trusted), settings.FORCE_SCRIPT_NAME)
+    application = RootPath(proxies.trusting(router, trusted), settings.FORCE_SCRIPT_NAME)
+    direct = Direct(
+        publishing,
+        server.hub,
+        server.registry,
+        is_running=lambda: server.running,
+        resolve=lambda scope: proxies.resolve(scope, trusted),
+    )
+    server.answer_directly(direct, below=application)
+    return application

@@ -158,6 +158,10 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ),
     ("apps.py", "older_layout.refuse"): (PURPOSE, "unit/conf/test_older_layout.py::"),
     ("apps.py", "models.fixture_loaded"): (PURPOSE, "unit/applications/test_models.py::"),
+    ("api/direct.py", "functools.partial(self._answer, connection, request, pending)"): (
+        GUARD,
+        "unit/api/test_direct.py::test_unexpected_exception_is_answered_with_500",
+    ),
     ("api/operations.py", "hub.engine.update_member"): (CALLER, "unit/api/"),
     ("api/revisions.py", "hub.engine.revise"): (CALLER, "unit/api/"),
     ("api/streams.py", "hub.engine.write_streams"): (CALLER, "unit/api/"),
@@ -352,6 +356,7 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
         GUARD,
         "unit/sockets/test_accept_gate.py::test_handshake_that_fails_leaves_its_turn_to_the_next",
     ),
+    ("sockets/direct_http.py", "self.timeout_keep_alive_handler"): (LOOP, "it closes one idle connection"),
     ("sockets/drain.py", "self._run()"): (
         TASK,
         "unit/sockets/test_drain.py::test_drain_that_fails_closes_its_connections_at_once",

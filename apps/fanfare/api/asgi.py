@@ -62,17 +62,21 @@ class Api:
         except refusals.Disconnected:
             self._hub.count("api.disconnected")
             return
-        except refusals.ApiError as error:
-            response = self._refuse(scope, error)
-        except engine_errors.OverBudget as error:
-            response = self._refuse(scope, refusals.TooMany(error.limit, error.actual))
-        except engine_errors.EngineError as error:
-            response = self._refuse(scope, refusals.Unavailable(str(error), code=error.code))
-        except Exception:
-            logger.exception("API request failed: %s %r", scope["method"], scope["path"])
-            self._hub.count("api.failed")
-            response = Response(500, _explain("The server failed to answer; its log says why.", "internal"), [])
+        except Exception as error:  # noqa: BLE001
+            response = self.failed(scope, error)
         await _send(response, send)
+
+    def failed(self, scope: requests.Scope, error: Exception) -> Response:
+        """The answer to a request that was refused or failed; it is logged and counted."""
+        if isinstance(error, engine_errors.OverBudget):
+            error = refusals.TooMany(error.limit, error.actual)
+        elif isinstance(error, engine_errors.EngineError):
+            error = refusals.Unavailable(str(error), code=error.code)
+        if isinstance(error, refusals.ApiError):
+            return self._refuse(scope, error)
+        logger.error("API request failed: %s %r", scope["method"], scope["path"], exc_info=error)
+        self._hub.count("api.failed")
+        return Response(500, _explain("The server failed to answer; its log says why.", "internal"), [])
 
     async def _answer(self, scope: requests.Scope, receive: requests.Receive) -> Response:
         method: str = scope["method"]
@@ -179,13 +183,18 @@ def _explain(message: str, code: str) -> bytes:
     return orjson.dumps({"error": message, "code": code})
 
 
-async def _send(response: Response, send: requests.Send) -> None:
+def head_of(response: Response) -> refusals.Headers:
+    """All headers of a response."""
     status, body, headers = response
     if status == 204:
-        headers = [ANY_ORIGIN, *headers]
-    else:
-        headers = [ANY_ORIGIN, JSON, (b"content-length", b"%d" % len(body)), *headers]
-        if transports.respond(send, status, headers, body):
-            return
+        return [ANY_ORIGIN, *headers]
+    return [ANY_ORIGIN, JSON, (b"content-length", b"%d" % len(body)), *headers]
+
+
+async def _send(response: Response, send: requests.Send) -> None:
+    status, body, _ = response
+    headers = head_of(response)
+    if status != 204 and transports.respond(send, status, headers, body):
+        return
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -54,9 +54,7 @@ class Event(NamedTuple):
 
 async def trigger(hub: hubs.Hub, request: requests.Request) -> bytes:
     """Publish one event to one or several channels."""
-    fields = request.fields()
-    limits = request.application.limits
-    event = _event(fields, parameters.channel_names(fields, limits), limits, request.idempotency_key)
+    [event] = event_of(request)
     receipts = await _publish(hub, request, [event])
     if not event.attributes:
         return EMPTY
@@ -65,6 +63,26 @@ async def trigger(hub: hubs.Hub, request: requests.Request) -> bytes:
 
 async def trigger_batch(hub: hubs.Hub, request: requests.Request) -> bytes:
     """Publish several events, each to one channel, in order."""
+    events = events_of_batch(request)
+    receipts = await _publish(hub, request, events)
+    if not any(event.attributes for event in events):
+        return EMPTY
+    described = [
+        (await _describe(hub, request.application, event, [receipt]))[event.channels[0]]
+        for event, receipt in zip(events, receipts, strict=True)
+    ]
+    return orjson.dumps({"batch": described})
+
+
+def event_of(request: requests.Request) -> list[Event]:
+    """The one event of a request to `events`."""
+    fields = request.fields()
+    limits = request.application.limits
+    return [_event(fields, parameters.channel_names(fields, limits), limits, request.idempotency_key)]
+
+
+def events_of_batch(request: requests.Request) -> list[Event]:
+    """The events of a request to `batch_events`."""
     batch = request.fields().get("batch")
     limits = request.application.limits
     if not isinstance(batch, list):
@@ -74,15 +92,7 @@ async def trigger_batch(hub: hubs.Hub, request: requests.Request) -> bytes:
             f"Batch too large: it has {len(batch)} events, the allowed maximum is {limits.max_batch_events}.",
             code="batch_too_large",
         )
-    events = [_item(index, fields, limits, request.idempotency_key) for index, fields in enumerate(batch)]
-    receipts = await _publish(hub, request, events)
-    if not any(event.attributes for event in events):
-        return EMPTY
-    described = [
-        (await _describe(hub, request.application, event, [receipt]))[event.channels[0]]
-        for event, receipt in zip(events, receipts, strict=True)
-    ]
-    return orjson.dumps({"batch": described})
+    return [_item(index, fields, limits, request.idempotency_key) for index, fields in enumerate(batch)]
 
 
 async def trigger_on_channel(hub: hubs.Hub, request: requests.Request) -> bytes:
@@ -130,20 +140,36 @@ def _event(fields: dict[str, Any], channels: list[str], limits: registry.Limits,
 
 async def _publish(hub: hubs.Hub, request: requests.Request, events: Sequence[Event]) -> list[interface.Receipt]:
     """Publish all of them or none. Returns a receipt for each channel of each event."""
-    application = request.application
-    batch = _publications(application, events)
-    if not batch:
+    pending = Pending.of(hub, request.application, events)
+    if not pending.batch:
         return []
-    is_recorded = hub.recorder.wants(application.id, batch[0].channel)
-    began = time.time() if is_recorded else 0.0
-    per_second = application.limits.max_events_per_second
-    budget = None if per_second is None else interface.Budget(application.id, per_second)
-    receipts = await hub.publish(batch, budget=budget)
-    hub.count("api.published", len(batch))
-    if is_recorded:
-        publisher = {"by": "HTTP API", "key": application.key, "address": request.address}
-        hub.recorder.published(batch, receipts, publisher, began)
+    receipts = await hub.publish(pending.batch, budget=pending.budget)
+    pending.published(hub, receipts, lambda: request.address)
     return receipts
+
+
+class Pending(NamedTuple):
+    """The publications of one request, before they are committed."""
+
+    application: registry.Application
+    batch: list[interface.Publication]
+    budget: interface.Budget | None
+    began: float | None  # Unix time; None: the publisher is not recorded
+
+    @classmethod
+    def of(cls, hub: hubs.Hub, application: registry.Application, events: Sequence[Event]) -> Pending:
+        batch = _publications(application, events)
+        is_recorded = bool(batch) and hub.recorder.wants(application.id, batch[0].channel)
+        per_second = application.limits.max_events_per_second
+        budget = None if per_second is None else interface.Budget(application.id, per_second)
+        return cls(application, batch, budget, time.time() if is_recorded else None)
+
+    def published(self, hub: hubs.Hub, receipts: Sequence[interface.Receipt], address: Callable[[], str]) -> None:
+        """They are committed. `address`: gives the client's."""
+        hub.count("api.published", len(self.batch))
+        if self.began is not None:
+            publisher = {"by": "HTTP API", "key": self.application.key, "address": address()}
+            hub.recorder.published(self.batch, receipts, publisher, self.began)
 
 
 def _publications(application: registry.Application, events: Sequence[Event]) -> list[interface.Publication]:

@@ -17,11 +17,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from uvicorn.middleware import proxy_headers
 from uvicorn.protocols.http import httptools_impl
 
 from fanfare.hub import writers
 from fanfare.runtime import log_throttle
-from fanfare.sockets import drain
+from fanfare.sockets import direct_http, drain
 from fanfare.sockets import protocol as own
 
 SANSIO = "uvicorn.protocols.websockets.websockets_sansio_impl"
@@ -150,6 +151,14 @@ def server_config(callable_: Any) -> Any | None:
     return getattr(owner, "config", None)
 
 
+def serves(config: Any, application: Any) -> bool:
+    """Whether requests reach `application` with nothing around it but uvicorn's own middleware for proxies."""
+    outermost = config.loaded_app
+    if isinstance(outermost, proxy_headers.ProxyHeadersMiddleware):
+        outermost = outermost.app
+    return application is not None and outermost is application
+
+
 def tune(config: Any, *, max_frame_bytes: int, graceful_timeout_s: int) -> None:
     """Set defaults for the plain commands; connections after this call use them.
 
@@ -229,13 +238,15 @@ def respond(send: Any, status: int, headers: Sequence[tuple[bytes, bytes]], body
         return False
     cycle.response_started = cycle.response_complete = True
     cycle.waiting_for_100_continue = False
-    lines = [httptools_impl.STATUS_LINE[status]]
-    for name, value in (*cycle.default_headers, *headers):
-        lines += (name, b": ", value, b"\r\n")
-    cycle.transport.write(b"".join([*lines, b"\r\n", body]))
+    cycle.transport.write(response(status, [*cycle.default_headers, *headers], body))
     cycle.message_event.set()
     cycle.on_response()
     return True
+
+
+def response(status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bytes:
+    """The bytes of a whole response."""
+    return direct_http.response(httptools_impl.STATUS_LINE[status], headers, body)
 
 
 # -- its end -----------------------------------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ describe = on_uvicorn.describe
 install_log_filters = on_uvicorn.install_log_filters
 at_shutdown = on_uvicorn.at_shutdown
 respond = on_uvicorn.respond
+response = on_uvicorn.response
+serves = on_uvicorn.serves
 drain_of = on_uvicorn.drain_of
 
 

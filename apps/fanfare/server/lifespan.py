@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 from django.conf import settings
@@ -33,7 +34,7 @@ from fanfare.protocol import session_owners, streams, termination
 from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.runtime.supervisor import Supervisor
 from fanfare.server import draining, errors, machine_limits, memory, mounts, parent_process, probe, proxies
-from fanfare.sockets import accept_gate, drain, http_limits
+from fanfare.sockets import accept_gate, direct_http, drain, http_limits
 from fanfare.webhooks import service
 
 logger = logging.getLogger(__name__)
@@ -89,10 +90,17 @@ class Server:
         self._starting: asyncio.Task[None] | None = None
         self._failed_at = float("-inf")  # time.monotonic() of the last failed attempt
         self._log = LogThrottle(logger)
+        self._direct: direct_http.Handler | None = None
+        self._outermost: Any = None
         self._forget_signals: Callable[[], None] | None = None
         self._parent_listens: Callable[[], bool] = lambda: False
         self._workers = 1  # the number of workers, if the ASGI server reports it
         self._transport: dict[str, str] = {}  # the parts of the ASGI server, if it reports them
+
+    def answer_directly(self, handler: direct_http.Handler, *, below: Any) -> None:
+        """Let `handler` take HTTP requests from connections whose ASGI application is `below`, without middleware of
+        the project around it."""
+        self._direct, self._outermost = handler, below
 
     # -- start and stop ------------------------------------------------------------------------------------------------
 
@@ -235,7 +243,8 @@ class Server:
             waiting=conf.settings.MAX_WAITING_CONNECTIONS,
             connections=conf.settings.MAX_CONNECTIONS,
         ).within_descriptors()
-        http_limits.install(config, limits, self.hub.count)
+        handler = self._direct if transports.serves(config, self._outermost) else None
+        http_limits.install(config, limits, self.hub.count, handler)
         self.gate = accept_gate.AcceptGate(
             per_second=conf.settings.ACCEPT_RATE,
             connections=limits.connections,

@@ -85,9 +85,15 @@ class TrustedProxies:
         self.trusted = trusted
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        if (scope["type"] == "http" or scope["type"] == "websocket") and _peer(scope) in self.trusted:
-            _believe(scope, self.trusted)
+        if scope["type"] == "http" or scope["type"] == "websocket":
+            resolve(scope, self.trusted)
         await self.application(scope, receive, send)
+
+
+def resolve(scope: Any, trusted: Trusted) -> None:
+    """Set `client` and `scheme` of a scope, if its peer is trusted."""
+    if _peer(scope) in trusted:
+        _believe(scope, trusted)
 
 
 def trusting(application: interfaces.Application, trusted: Trusted) -> interfaces.Application:

@@ -30,7 +30,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.runtime.timer_wheel import TimerWheel
-from fanfare.sockets import protocol
+from fanfare.sockets import direct_http, protocol
 
 logger = logging.getLogger(__name__)
 
@@ -393,23 +393,29 @@ class _QuietWarnings(logging.Filter):
 LIMITED: Final[dict[Any, type[_Limited]]] = {H11Protocol: LimitedH11, HttpToolsProtocol: LimitedHttpTools}
 
 
-def install(config: Any, limits: HttpLimits, count: Callable[[str], None]) -> bool:
+def install(
+    config: Any, limits: HttpLimits, count: Callable[[str], None], handler: direct_http.Handler | None = None
+) -> bool:
     """Make the connections that uvicorn accepts from now on obey `limits`. `config`: uvicorn's, loaded. `count`: adds
-    one to a counter, also for WebSockets.
+    one to a counter, also for WebSockets. `handler`: answers whole requests without ASGI, if uvicorn parses with
+    httptools.
 
     False: the HTTP class is none of LIMITED, and has no limits.
     """
     base = config.http_protocol_class
-    limited = base.__base__ if issubclass(base, _Limited) else LIMITED.get(base)
-    if limited is None:
+    known = next((one for one in base.__mro__ if one in LIMITED), None) if issubclass(base, _Limited) else base
+    limited = LIMITED.get(known)
+    if known is None or limited is None:
         logger.warning("The HTTP class %s.%s has no limits of Fanfare's", base.__module__, base.__qualname__)
         return False
     uvicorn_logger = logging.getLogger("uvicorn.error")
     if not any(isinstance(one, _QuietWarnings) for one in uvicorn_logger.filters):
         uvicorn_logger.addFilter(_QuietWarnings())
     setattr(config, protocol.COUNT, count)
-    gate = Gate(limits.within_descriptors(), count)
+    bases: tuple[type, ...] = (limited,)
+    attributes: dict[str, Any] = {"gate": Gate(limits.within_descriptors(), count), "__module__": known.__module__}
+    if handler is not None and limited is LimitedHttpTools:
+        bases, attributes = (direct_http.Answering, limited), {**attributes, "handler": staticmethod(handler)}
     # It goes by the name of uvicorn's class, by which fanfare.hub.on_uvicorn knows it.
-    known = limited.__mro__[2]
-    config.http_protocol_class = type(known.__name__, (limited,), {"gate": gate, "__module__": known.__module__})
+    config.http_protocol_class = type(known.__name__, bases, attributes)
     return True
