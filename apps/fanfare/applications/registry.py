@@ -55,10 +55,10 @@ class Webhook:
     channel_prefix: str = ""  # empty: all channels
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # may contain a token
     batching: bool = False  # several events per request; otherwise exactly one
-    enabled: bool = True
+    enabled: bool = True  # False: paused; its events are stored, and sent when it is enabled again
 
     def wants(self, event_type: str, channel: str) -> bool:
-        return self.enabled and event_type in self.event_types and channel.startswith(self.channel_prefix)
+        return event_type in self.event_types and channel.startswith(self.channel_prefix)
 
 
 @dataclass(frozen=True, slots=True)

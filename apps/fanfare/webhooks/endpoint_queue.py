@@ -91,8 +91,8 @@ class CircuitBreaker:
 
 
 class EndpointQueue:
-    """`run` sends until it is cancelled. `retry_seconds`: how long an event is retried, from the time it was stored or
-    from the creation of this queue, whichever is later."""
+    """`run` sends until it is cancelled. `retry_seconds`: how long an event is retried, from the time it was stored,
+    from the creation of this queue or from the end of a pause, whichever is latest."""
 
     def __init__(
         self, endpoint: int, find: Find, post: Post, write: Write, count: Count, *, retry_seconds: float
@@ -159,6 +159,7 @@ class EndpointQueue:
         """
         found = self._find(self.endpoint)
         if found is None or not found[1].enabled or not found[0].enabled:
+            self._began = time.time()  # a pause does not count as time in which the events were tried
             return IDLE_S
         now = time.monotonic()
         probing = self._breaker.is_open

@@ -211,10 +211,12 @@ async def test_old_event_is_still_tried_when_a_worker_starts(deployment: Deploym
     assert deployment.tried == ["a 1", "a 1"]
 
 
-async def test_disabled_endpoint_gets_nothing_until_it_is_enabled(deployment: Deployment) -> None:
+async def test_paused_endpoint_gets_its_events_when_it_is_enabled_again(deployment: Deployment) -> None:
     webhook = deployment.webhook
     deployment.webhook = dataclasses.replace(webhook, enabled=False)
     await put(deployment, "a 1")
+    await database.run(lambda: models.Delivery.objects.update(created_at="2026-01-01T00:00:00Z"))
+    deployment.refuses = lambda _: len(deployment.requests) == 1  # the time of the pause does not count
     async with deployment.running() as queue:
         queue.wake()
         await asyncio.sleep(0)

@@ -15,7 +15,7 @@ async function act(path, body) {
 }
 
 function stateOf(one) {
-  if (!one.enabled) return el("span", { class: "console-warn" }, "paused: it gets no events");
+  if (!one.enabled) return el("span", { class: "console-warn" }, "paused: its events wait");
   if (one.open) return el("span", { class: "console-bad" }, `fails: ${one.error}`);
   if (one.failures) return el("span", { class: "console-warn" }, one.error);
   return el("span", { class: "console-good" }, "well");
