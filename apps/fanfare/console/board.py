@@ -33,6 +33,7 @@ class Parts(Protocol):
     loader: Any
     mounts: Any
     drain: Any
+    probe: Any
 
 
 class Board:
@@ -49,16 +50,17 @@ class Board:
         parts.survey.on(STATE, lambda _: self.state())
         parts.survey.on(RECENT, lambda asked: recent.as_columns(self.recent.samples(asked["after"])))
 
-    def state(self) -> dict[str, Any]:
-        """What this worker is doing now."""
+    async def state(self) -> dict[str, Any]:
+        """What this worker is doing now. The probe finds an engine that accepts entries and does not deliver them."""
         parts = self._parts
         health = parts.hub.engine.health()
+        fault = (health.reason if not health.ok else "") or await parts.probe.problem()
         return {
             "node": socket.gethostname(),
             "pid": os.getpid(),
             "version": __version__,
             "cpu_s": time.process_time(),
-            "engine": {"ok": health.ok, "reason": health.reason},
+            "engine": {"ok": health.ok and not fault, "reason": fault or health.reason},
             "applications": parts.loader.problem or "",
             "mounts": parts.mounts.problem,
             "draining": bool(parts.drain.is_draining),

@@ -163,3 +163,20 @@ async def test_rates_are_per_second_since_the_snapshot_before(monkeypatch: pytes
     shared._taken_s = float("-inf")
     now[0] += 2.0
     assert (await shared.snapshot())["rates"]["published"] == 5.0
+
+
+async def test_engine_that_accepts_and_does_not_deliver_fails_by_the_probe() -> None:
+    async def problem() -> str:
+        return "This worker has not read back an entry of its own within 5 s."
+
+    parts: Any = SimpleNamespace(
+        hub=SimpleNamespace(engine=SimpleNamespace(health=lambda: SimpleNamespace(ok=True, reason=""))),
+        survey=SimpleNamespace(on=lambda question, answer: None),
+        background=SimpleNamespace(statuses=()),
+        loader=SimpleNamespace(problem=None),
+        mounts=SimpleNamespace(problem=""),
+        drain=SimpleNamespace(is_draining=False),
+        probe=SimpleNamespace(problem=problem),
+    )
+    state = await board.Board(parts, dict, dict).state()
+    assert state["engine"] == {"ok": False, "reason": await problem()}
