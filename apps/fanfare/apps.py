@@ -29,7 +29,7 @@ class FanfareConfig(AppConfig):
         with runserver.or_end():
             conf.settings.validate()
             _refuse_local_database(conf.settings.ENGINE)
-        if remote.is_configured():
+        if conf.settings.REMOTE_URL:
             current.use(remote.engine)
         else:
             current.configure(

@@ -65,7 +65,6 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
     from fanfare.api.openapi import Description
     from fanfare.console.live import Live
     from fanfare.console.metrics import Metrics
-    from fanfare.integration import remote
     from fanfare.protocol import page_sessions, sessions
     from fanfare.protocol.consumers import PusherConsumer
     from fanfare.server import (
@@ -96,7 +95,7 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
     guests = Mounts({**options.ASGI_MOUNTS, **mounts}, taken=[prefix + one for one in claims.PREFIXES])
     if project.lifespan is not None:
         project = project.with_lifespan(guests.of_project(project.lifespan))
-    if remote.is_configured():
+    if conf.settings.REMOTE_URL:
         return RootPath(remote_mode.application(project, guests, trusted), settings.FORCE_SCRIPT_NAME)
     server = Server()
     server.mounts = guests

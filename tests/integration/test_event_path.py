@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+SLACK = 7  # calls: a busy machine adds waits
 PAGE = ROOT / "docs" / "explanation" / "how-an-event-travels.md"
 
 
@@ -21,6 +22,14 @@ def recorded() -> dict[str, list[str]]:
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert ran.returncode == 0, ran.stderr
     return {walk: [file for file, _ in calls] for walk, calls in json.loads(ran.stdout).items()}
+
+
+def figures() -> dict[str, tuple[int, int]]:
+    """The files and calls of each walk, as the page states them."""
+    _, _, section = PAGE.read_text().partition("\n## Length of the path\n")
+    found = re.findall(r"^\| (\w+) .*\| (\d+) \| (\d+) \|$", section, re.MULTILINE)
+    walks = {"Publish": "publish", "First": "subscribe"}
+    return {walks[name]: (int(files), int(calls)) for name, files, calls in found}
 
 
 def steps(title: str) -> list[list[str]]:
@@ -44,3 +53,11 @@ def test_files_of_the_page_are_called_in_its_order(recorded: dict[str, list[str]
         missing = [file for file in files if file not in called[position:]]
         assert not missing, f"{walk}: not called after {called[position - 1]}: {missing}"
         position = called.index(files[0], position)
+
+
+@pytest.mark.parametrize("walk", ["publish", "subscribe"])
+def test_way_of_an_event_is_not_longer_than_the_page_says(recorded: dict[str, list[str]], walk: str) -> None:
+    files, calls = figures()[walk]
+    called = recorded[walk]
+    assert len(set(called)) <= files + 1, sorted(set(called))
+    assert len(called) <= calls + SLACK, called

@@ -191,7 +191,7 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
         GUARD,
         f"{QUEUE}test_thread_survives_a_fault_of_the_queue_and_refuses_what_waited",
     ),
-    ("engine/local/commit_queue.py", "self._settle_all"): (
+    ("engine/local/commit_queue.py", "self._settle"): (
         GUARD,
         f"{QUEUE}test_exception_in_one_callback_does_not_stop_the_others",
     ),
@@ -206,10 +206,7 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
         f"{QUEUE}test_timer_of_a_publication_that_raises_leaves_the_others",
     ),
     ("engine/local/engine.py", "lambda _: timer.cancel()"): (LOOP, "it cannot raise"),
-    ("engine/local/read_scheduler.py", "self._look_for_own"): (
-        LOOP,
-        "fanfare.engine.local.read_scheduler:ReadScheduler._look_for_own",
-    ),
+    ("engine/local/read_scheduler.py", "self._look"): (LOOP, "fanfare.engine.local.read_scheduler:ReadScheduler._look"),
     ("engine/local/read_scheduler.py", "self._rested"): (
         LOOP,
         f"{ENGINE}test_read_scheduler.py::test_rest_whose_end_failed_is_ended_by_the_timer",

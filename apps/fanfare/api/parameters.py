@@ -84,7 +84,7 @@ def channel_name(value: Any, limits: registry.Limits) -> str:
     if not isinstance(value, str):
         raise refusals.Invalid("A channel's name must be a string.", code="invalid_channel")
     try:
-        publications.check_channel_name(value, limits)
+        names.check_publishable_channel(value, limits.max_channel_name)
     except protocol_refusals.PusherError as error:
         raise _invalid(error, code="invalid_channel") from None
     return value

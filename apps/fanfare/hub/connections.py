@@ -229,13 +229,9 @@ class Channel:
         return bool(self.live or self.live_with_offsets or self.catching_up)
 
     @property
-    def live_count(self) -> int:
-        return len(self.live) + len(self.live_with_offsets)
-
-    @property
     def subscriber_count(self) -> int:
         """Subscriptions in any state but LEFT."""
-        return self.live_count + len(self.catching_up) + self.attaching
+        return len(self.live) + len(self.live_with_offsets) + len(self.catching_up) + self.attaching
 
     def receivers(self, connection: Connection) -> dict[Connection, Subscription]:
         return self.live_with_offsets if connection.with_offsets else self.live

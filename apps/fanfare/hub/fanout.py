@@ -122,7 +122,9 @@ def _write(
     if not batch.bodies:
         return []
     # set.isdisjoint would iterate over every receiver.
-    senders = [connection for connection in excluded if connection is not None and connection in receivers]
+    senders: Sequence[connections.Connection] = ()
+    if excluded:
+        senders = [connection for connection in excluded if connection is not None and connection in receivers]
     if gathered is None and not senders:
         slow = []
         for connection in receivers:

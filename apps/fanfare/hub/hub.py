@@ -6,7 +6,9 @@ import asyncio
 import collections
 import contextlib
 import functools
+import itertools
 import logging
+import operator
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -39,6 +41,9 @@ MESSAGE = interface.Kind.MESSAGE.value
 SESSION_TAKEN = interface.Kind.SESSION_TAKEN.value
 STREAMS = frozenset([interface.Kind.STREAM.value, interface.Kind.STREAM_END.value])
 COMMANDS = frozenset([CONTROL, MESSAGE, SESSION_TAKEN])  # for this worker, not for subscribers
+
+_BODY = operator.attrgetter("body")
+_CREATED_MS = operator.attrgetter("created_ms")
 
 Control = Callable[[str, bytes], None]  # (application, body)
 Message = Callable[[bytes], None]  # (body)
@@ -474,13 +479,13 @@ class Hub:
         """
         self._read = {}
         self._read_at = time.time()
-        _observe(self.read_lag_seconds, [entry.created_ms for entry in entries], self._read_at)
+        self.read_lag_seconds.observe_since(list(map(_CREATED_MS, entries)), self._read_at * 1000, 1000)
         for entry in entries:
             if entry.kind in COMMANDS:
                 self._obey(entry)
                 continue
             channel = self._channels.get((entry.app, entry.channel))
-            if channel is not None and channel.receives:
+            if channel is not None and (channel.live or channel.live_with_offsets or channel.catching_up):
                 self._read.setdefault(channel, []).append(entry)
                 if entry.kind in STREAMS:
                     channel.streams.read(entry)
@@ -493,8 +498,9 @@ class Hub:
         recorded: list[tuple[list[traces.Record], connections.Channel, list[Connection]]] = []
         is_due = self.recorder.is_due()
         for channel, entries in batches.items():
-            self.counters["deliveries"] += channel.live_count * len(entries)
-            self.counters["delivered_bytes"] += channel.live_count * sum([len(entry.body) for entry in entries])
+            receivers = len(channel.live) + len(channel.live_with_offsets)
+            self.counters["deliveries"] += receivers * len(entries)
+            self.counters["delivered_bytes"] += receivers * sum(map(len, map(_BODY, entries)))
             records = self.recorder.begin(channel, entries, self.by_socket, self._read_at) if is_due else None
             if channel.is_cache:
                 slow = self._conflation.write(channel, entries, gathered)
@@ -511,9 +517,8 @@ class Hub:
         for written in recorded:
             self.recorder.end(*written)
         if batches:
-            _observe(
-                self.delivery_seconds, [one.created_ms for entries in batches.values() for one in entries], time.time()
-            )
+            created_ms = list(map(_CREATED_MS, itertools.chain.from_iterable(batches.values())))
+            self.delivery_seconds.observe_since(created_ms, time.time() * 1000, 1000)
 
     def _obey(self, entry: interface.Entry) -> None:
         try:
@@ -577,9 +582,3 @@ class Hub:
             **self.delivery_seconds.counters("delivery_seconds"),
             **{f"engine.{name}": value for name, value in self.engine.statistics().items()},
         }
-
-
-def _observe(histogram: Histogram, created_ms: Sequence[int], now: float) -> None:
-    """`created_ms`: of entries in the order of the log; 0 where the engine does not know it."""
-    if created_ms and created_ms[0]:
-        histogram.observe_since(created_ms, now * 1000, 1000)

@@ -33,6 +33,7 @@ Publisher = Mapping[str, Any]
 
 
 def position(partition: int, entry_id: int) -> str:
+    """The position of an entry in all partitions of the log, for messages and pages."""
     return f"{partition}:{entry_id}"
 
 
@@ -142,7 +143,7 @@ class Recorder:
                 "read": read,
                 "first_write": now,
                 "joined": len(entries),
-                "written": channel.live_count - is_excluded,
+                "written": len(channel.live) + len(channel.live_with_offsets) - is_excluded,
                 "excluded": entry.exclude if is_excluded else None,
                 "catching_up": len(channel.catching_up) if entry.offset is not None else 0,
                 "waiting": channel.attaching,

@@ -29,7 +29,7 @@ class Batch:
     def frames(self) -> list[bytes]:
         """Each text as an unmasked, uncompressed WebSocket frame (RFC 6455 §5.2)."""
         if self._frames is None:
-            self._frames = [frames.text(body) for body in self.bodies]
+            self._frames = list(map(frames.text, self.bodies))
         return self._frames
 
     @property

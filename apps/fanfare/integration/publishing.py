@@ -80,20 +80,24 @@ class Published:
     deployment). `duplicate`: an event with the same idempotency key was published before.
     """
 
-    __slots__ = ("duplicate", "entry", "position")
+    # Set by `append`: the engine's receipt, and the partition of the log.
+    receipt = interface.Receipt(None, duplicate=False)
+    partition = 0
 
-    def __init__(self) -> None:
-        self.entry: str | None = None
-        self.position: str | None = None
-        self.duplicate = False
+    @property
+    def entry(self) -> str | None:
+        return traces.position(self.partition, self.receipt.id) if self.receipt.id else None
+
+    @property
+    def position(self) -> str | None:
+        return None if self.receipt.position is None else str(self.receipt.position)
+
+    @property
+    def duplicate(self) -> bool:
+        return self.receipt.duplicate
 
     def __repr__(self) -> str:
         return f"<Published {self.entry or 'without a position (yet)'}>"
-
-    def fill(self, partition: int, receipt: interface.Receipt) -> None:
-        self.duplicate = receipt.duplicate
-        self.position = None if receipt.position is None else str(receipt.position)
-        self.entry = traces.position(partition, receipt.id) if receipt.id else None
 
 
 Handles = Sequence[Published | None]  # one for each publication; empty: none
@@ -138,7 +142,6 @@ def publish(
     Source: Pusher Channels, "Publishing events".
     """
     refuse_event_loop("publish", "apublish")
-    _check_timing(on_commit, outbox)
     publication = prepare(
         channel, event, data, to_user=to_user, app=app, exclude=exclude, idempotency_key=idempotency_key
     )
@@ -162,7 +165,6 @@ async def apublish(
     using: str = DEFAULT_DB_ALIAS,
 ) -> Published:
     """`publish` for coroutines, with the same arguments and errors. A cancelled call may have sent the event."""
-    _check_timing(on_commit, outbox)
     handle = Published()
 
     def prepared() -> interface.Publication | None:
@@ -210,7 +212,8 @@ def prepare(
 ) -> interface.Publication:
     """The publication of a call. All errors of its arguments are raised here."""
     application = target.application(app)
-    channel = _channel(channel, to_user)
+    if channel is None or to_user is not None:
+        channel = _user_channel(channel, to_user)
     _check_names(channel, event, exclude, idempotency_key, application.limits)
     try:
         text = data if isinstance(data, str) else payloads.json_text(data)
@@ -334,9 +337,13 @@ def defer(
 ) -> bool:
     """Send the publications when the transaction commits; False if there is none to wait for.
 
-    `outbox`: None for the setting FANFARE_OUTBOX.
+    `outbox`: None for the setting FANFARE_OUTBOX. Raises InvalidTiming.
     """
     if not on_commit:
+        if outbox:
+            raise errors.InvalidTiming(
+                "`on_commit=False` sends at once and `outbox=True` sends after the commit: leave one of them out."
+            )
         return False
     connection = transaction.get_connection(using)
     # A connection that this thread never used is in no transaction. Asking it would open it, and outside of Django's
@@ -400,12 +407,15 @@ def append(publications: Sequence[interface.Publication], handles: Handles = ())
     receipts = outlet.append_blocking(publications)
     for handle, publication, receipt in zip(handles, publications, receipts, strict=False):
         if handle is not None:
-            partition = current.current().partition(publication.app, publication.channel) if receipt.id else 0
-            handle.fill(partition, receipt)
+            handle.receipt = receipt
+            if receipt.id:
+                handle.partition = outlet.partition(publication.app, publication.channel)
     if recorder is not None and is_recorded:
         recorder.published(publications, receipts, _publisher(), began)
-    duplicates = sum([receipt.duplicate for receipt in receipts])
-    events = sum([publication.kind is interface.Kind.EVENT for publication in publications])
+    events = duplicates = 0
+    for publication, receipt in zip(publications, receipts, strict=True):
+        events += publication.kind is interface.Kind.EVENT
+        duplicates += receipt.duplicate
     with _counts_lock:
         _counts["published"] += events - duplicates
         _counts["duplicates"] += duplicates
@@ -479,14 +489,12 @@ def _described(publication: interface.Publication) -> str:
 # -- checks of the arguments -------------------------------------------------------------------------------------------
 
 
-def _channel(channel: str | None, to_user: users.User | None) -> str:
+def _user_channel(channel: str | None, to_user: users.User | None) -> str:
     if to_user is None:
-        if channel is None:
-            raise errors.InvalidTarget(
-                'The channel is None and there is no `to_user`: write publish("orders", …) or '
-                "publish(None, …, to_user=user)."
-            )
-        return channel
+        raise errors.InvalidTarget(
+            'The channel is None and there is no `to_user`: write publish("orders", …) or '
+            "publish(None, …, to_user=user)."
+        )
     if channel is not None:
         raise errors.InvalidTarget(
             f"The event goes to the channel {channel!r} or to a user, not to both: write "
@@ -505,7 +513,7 @@ def _check_names(channel: Any, event: Any, exclude: Any, idempotency_key: Any, l
                 'publish("orders", "created", {"id": 1}).'
             )
     try:
-        publications.check_channel_name(channel, limits)
+        names.check_publishable_channel(channel, limits.max_channel_name)
         publications.check_event_name(event, limits)
         event.encode()
         if idempotency_key is not None:
@@ -522,13 +530,6 @@ def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise errors.InvalidName(f"`{name}` is {value!r}; it must be a str, or None.")
     return value
-
-
-def _check_timing(on_commit: bool, outbox: bool | None) -> None:
-    if outbox and not on_commit:
-        raise errors.InvalidTiming(
-            "`on_commit=False` sends at once and `outbox=True` sends after the commit: leave one of them out."
-        )
 
 
 def count(name: str, n: int = 1) -> None:

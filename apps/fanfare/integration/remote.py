@@ -66,10 +66,6 @@ LIMITS = registry.Limits(
 )
 
 
-def is_configured() -> bool:
-    return bool(conf.settings.REMOTE_URL)
-
-
 def application() -> registry.Application:
     """The application at the other deployment."""
     settings = conf.settings

@@ -19,10 +19,10 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TypedDict
 
-from fanfare import errors
+from fanfare import conf, errors
 from fanfare.applications import registry
 from fanfare.engine import interface
-from fanfare.integration import queries, remote, target
+from fanfare.integration import queries, target
 
 __all__ = ["Position", "Positions", "snapshot"]
 
@@ -78,7 +78,7 @@ class snapshot:  # noqa: N801  (used like a function)
         for channel in self._channels:
             queries.check_channel(channel, application.limits)
             # In remote mode only the other deployment knows the channel rules.
-            if not remote.is_configured() and application.rules.of(channel) is None:
+            if not conf.settings.REMOTE_URL and application.rules.of(channel) is None:
                 raise errors.InvalidName(
                     f"The channel {channel!r} keeps no history, so it has no position: add a channel rule for it in "
                     "the admin, or with `createapplication --history`."

@@ -35,7 +35,7 @@ from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
 from fanfare.integration import payloads, publishing, remote, target
 from fanfare.integration.stream_producer import Producer
-from fanfare.protocol import publications, refusals
+from fanfare.protocol import names, publications, refusals
 from fanfare.protocol import streams as rules
 
 __all__ = ["AsyncStream", "Stream", "acancel_stream", "cancel_stream", "stream"]
@@ -222,7 +222,7 @@ def _check(application: registry.Application, channel: str, event: str, stream_i
         if not isinstance(name, str):
             raise errors.InvalidName(f"The {what} is of type {type(name).__name__}; it must be a str.")
     try:
-        publications.check_channel_name(channel, application.limits)
+        names.check_publishable_channel(channel, application.limits.max_channel_name)
         publications.check_event_name(event, application.limits)
         rules.check_channel(channel)
         if stream_id is not None:

@@ -88,7 +88,7 @@ def check_channel(name: str, limit: int) -> None:
 
 
 def check_publishable_channel(name: str, limit: int) -> None:
-    """`check_channel` for publishers, which may also publish to a user (`#server-to-user-ID`) like `send_to_user`."""
+    """`check_channel` for publishers, which may also publish to a user's own channel (`#server-to-user-ID`)."""
     if name.startswith(USER_PREFIX):
         if len(name) > limit:
             raise refusals.NameTooLong("channel", len(name), limit)

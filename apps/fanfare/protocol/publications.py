@@ -57,11 +57,6 @@ def check_event_name(name: str, limits: registry.Limits) -> None:
         )
 
 
-def check_channel_name(name: str, limits: registry.Limits) -> None:
-    """Raises InvalidName, NameTooLong. Of the names that start with `#`, only a user's own channel is publishable."""
-    names.check_publishable_channel(name, limits.max_channel_name)
-
-
 def check_data(text: str, limits: registry.Limits) -> None:
     """Raises DataTooLarge, and UnicodeEncodeError for half a surrogate pair."""
     size = len(text) if text.isascii() else len(text.encode())

@@ -38,7 +38,10 @@ class Histogram:
 
     def observe_since(self, began: Sequence[float], now: float | None = None, per_second: float = 1) -> None:
         """Durations from these times, the earliest first, to `now`; by one clock, the monotonic one by default. Cheap
-        where all of them belong to one bucket. `per_second`: the unit of the times, 1000 for milliseconds."""
+        where all of them belong to one bucket. `per_second`: the unit of the times, 1000 for milliseconds. Does nothing
+        if the first time is 0, which means that the times are not known."""
+        if not began or not began[0]:
+            return
         if now is None:
             now = time.monotonic()
         longest, shortest = (now - began[0]) / per_second, (now - max(began)) / per_second

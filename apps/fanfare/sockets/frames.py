@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Final
 
 try:
@@ -167,9 +168,8 @@ def frame(opcode: int, payload: bytes) -> bytes:
     return bytes((first, 127)) + size.to_bytes(8, "big") + payload
 
 
-def text(payload: bytes) -> bytes:
-    """`payload`: UTF-8."""
-    return frame(TEXT, payload)
+# A text frame of a payload in UTF-8.
+text = functools.partial(frame, TEXT)
 
 
 def close(code: int, reason: str = "") -> bytes:

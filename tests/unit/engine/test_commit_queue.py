@@ -329,7 +329,7 @@ async def test_restart_after_a_gap_survives_any_exception(worker: Worker, monkey
 
 async def test_notification_that_raises_comes_again(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     """The timer below the notifications reads the log, too."""
-    scheduler = worker.engine._worker._scheduler
+    scheduler = worker.engine._worker.scheduler
     monkeypatch.setattr(scheduler, "_look", lambda: 1 / 0)
     await worker.engine.append([event()])
     await worker.until(lambda: len(worker.entries) == 1, "the entry, found by the timer")

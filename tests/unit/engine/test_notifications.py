@@ -111,7 +111,7 @@ async def test_notification_that_was_marked_and_not_sent_costs_a_tick_at_most(
     one = await Worker(here).open()
     assert here._worker is not None
     for number in range(3):
-        here._worker._scheduler._listener.mute()
+        here._worker.scheduler._listener.mute()
         await other.publish("c", b"%d" % number)
         await one.got("c", *[b"%d" % done for done in range(number + 1)])
     await here.close()

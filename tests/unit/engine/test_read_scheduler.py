@@ -156,7 +156,7 @@ async def test_resting_worker_is_notified_again_after_the_load(here: Worker, oth
     assert isinstance(local, engine.LocalEngine)
     assert local._worker is not None
     for number in range(5):
-        local._worker._scheduler._rest()
+        local._worker.scheduler._rest()
         await other.publish("c", b"%d" % number)
         await here.got("c", *[b"%d" % one for one in range(number + 1)])
 
@@ -166,7 +166,7 @@ async def test_worker_closes_while_it_rests(tmp_path: Path) -> None:
     local = opened.engine
     assert isinstance(local, engine.LocalEngine)
     assert local._worker is not None
-    local._worker._scheduler._rest()
+    local._worker.scheduler._rest()
     await local.close()
     assert opened.gaps == []
 
@@ -188,7 +188,7 @@ async def test_rest_whose_end_failed_is_ended_by_the_timer(tmp_path: Path, monke
     local = here.engine
     assert isinstance(local, engine.LocalEngine)
     assert local._worker is not None
-    scheduler = local._worker._scheduler
+    scheduler = local._worker.scheduler
     with monkeypatch.context() as patched:
         patched.setattr(scheduler, "_rested", lambda: 1 / 0)
         scheduler._rest()

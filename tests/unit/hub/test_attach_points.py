@@ -119,7 +119,7 @@ class StepWriter(commit_queue.CommitQueue):
     """Writes one group when the test calls `step`."""
 
     def submit(self, operation: transactions.WriteOp) -> None:
-        self._pending.append(operation)
+        self._append(operation)
 
     @property
     def is_idle(self) -> bool:

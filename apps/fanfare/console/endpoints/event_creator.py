@@ -28,7 +28,7 @@ async def publish(request: Request) -> Any:
     if names.is_encrypted(channel):
         raise Problem(400, "Events of encrypted channels are made by a backend that has the channel's secret.")
     try:
-        publications.check_channel_name(channel, application.limits)
+        names.check_publishable_channel(channel, application.limits.max_channel_name)
         publications.check_event_name(event, application.limits)
         publications.check_data(data, application.limits)
         if exclude is not None:

@@ -15,7 +15,7 @@ class Append(WriteOp):
     __slots__ = ("budget", "publications", "receipts", "refused")
 
     def __init__(self, publications: Sequence[interface.Publication], budget: interface.Budget | None = None) -> None:
-        super().__init__()
+        super().__init__()  # of the other base, if there is one
         self.publications = publications
         self.budget = budget
         self.receipts: list[interface.Receipt] = []
@@ -27,7 +27,8 @@ class Append(WriteOp):
         if self.refused is None and self.budget is not None:
             self.refused = self._spend(transaction, self.budget)
         if self.refused is None:
-            self.receipts = [self._append(transaction, publication) for publication in self.publications]
+            for publication in self.publications:
+                self.receipts.append(self._append(transaction, publication))
 
     def _spend(self, transaction: Transaction, budget: interface.Budget) -> errors.OverBudget | None:
         """Count these publications into this second, unless they are too many for it."""
@@ -46,7 +47,7 @@ class Append(WriteOp):
             return known
         position = None
         if publication.retention is not None:
-            position = transaction.streams.advance(publication.app, publication.channel, publication.retention)
+            position = transaction.advance(publication.app, publication.channel, publication.retention)
         transaction.log(
             publication.kind,
             publication.app,
@@ -131,10 +132,3 @@ class PostedAppend(Append):
 
 class BlockingAppend(Append, BlockingOp):
     """For a thread that waits."""
-
-    def __init__(self, publications: Sequence[interface.Publication]) -> None:
-        super().__init__(publications)
-        self.prepare_to_wait()
-
-    def settle(self, error: errors.EngineError | None) -> None:
-        self.end(error or self.refused)

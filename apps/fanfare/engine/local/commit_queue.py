@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import collections
 import logging
+import operator
 import sqlite3
 import threading
 import time
@@ -27,6 +28,8 @@ from fanfare.engine.local.transactions import Added, WriteOp
 from fanfare.runtime import text
 from fanfare.runtime.histograms import Histogram
 from fanfare.runtime.log_throttle import LogThrottle
+
+_BORN = operator.attrgetter("born")
 
 logger = logging.getLogger(__name__)
 throttled = LogThrottle(logger)
@@ -171,6 +174,7 @@ class CommitQueue:
     def _append(self, operation: WriteOp) -> None:
         if self._stopping:
             raise errors.EngineUnavailable("The engine is closed")
+        operation.born = time.monotonic()
         self._pending.append(operation)
 
     def _wake(self) -> None:
@@ -251,7 +255,7 @@ class CommitQueue:
                     group, self._pending = self._pending[:size], self._pending[size:]
                 if not group:
                     return True
-                self.log.write(group, self._settle_one)
+                self.log.write(group, lambda operation, fault: self._settle([operation], fault))
             finally:
                 self.log.unlock()
         except errors.EngineError as found:
@@ -288,7 +292,7 @@ class CommitQueue:
             self.groups += 1
             self.operations += len(group)
             if group:
-                self.commit_seconds.observe_since([operation.born for operation in group])
+                self.commit_seconds.observe_since(list(map(_BORN, group)))
         elif self.failure != str(error):
             self.failure = str(error)
             logger.error("%s", error)
@@ -306,34 +310,26 @@ class CommitQueue:
     ) -> None:
         """Call back: the operations of one loop with one wake-up of it, those of the loop `here` and of no loop at
         once."""
-        at_once = [operation for operation in group if operation.loop is here or operation.loop is None]
-        self._settle_all(at_once, error)
-        if len(at_once) == len(group):
-            return
-        by_loop: dict[AbstractEventLoop, list[WriteOp]] = {}
+        elsewhere: dict[AbstractEventLoop, list[WriteOp]] = {}
         for operation in group:
-            if operation.loop is not None and operation.loop is not here:
-                by_loop.setdefault(operation.loop, []).append(operation)
-        for loop, mine in by_loop.items():
-            try:
-                loop.call_soon_threadsafe(self._settle_all, mine, error)
-            except RuntimeError:
-                logger.debug("A loop was closed before its operations ended")
-            except Exception:
-                self.counters["callbacks_failed"] += 1
-                logger.exception("The end of operations could not be handed to their event loop")
-
-    def _settle_one(self, operation: WriteOp, error: errors.EngineError) -> None:
-        self._settle([operation], error)
-
-    def _settle_all(self, group: Sequence[WriteOp], error: errors.EngineError | None) -> None:
-        for operation in group:
+            loop = operation.loop
+            if loop is not None and loop is not here:
+                elsewhere.setdefault(loop, []).append(operation)
+                continue
             try:
                 operation.settle(error)
             except Exception:
                 # An exception in one callback must not stop the others.
                 self.counters["callbacks_failed"] += 1
                 logger.exception("A callback after a commit failed")
+        for loop, mine in elsewhere.items():
+            try:
+                loop.call_soon_threadsafe(self._settle, mine, error, loop)
+            except RuntimeError:
+                logger.debug("A loop was closed before its operations ended")
+            except Exception:
+                self.counters["callbacks_failed"] += 1
+                logger.exception("The end of operations could not be handed to their event loop")
 
 
 def timed_out(seconds: float) -> str:

@@ -52,7 +52,6 @@ class Space(NamedTuple):
         """Entries must be trimmed before their time."""
         return self.used > self.limit * PRESSURE_SHARE
 
-    @property
     def full(self) -> errors.LogFull | None:
         """Why publications are refused."""
         if self.used <= self.limit:

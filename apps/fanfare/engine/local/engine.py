@@ -148,7 +148,7 @@ class LocalEngine(interface.Engine):
         here = self._worker
         self._notifier.notify(self.paths.sockets, but=here.id if here else None)
         if here is not None:
-            here.logged(added)
+            here.scheduler.logged(added)
 
     # -- the log -------------------------------------------------------------------------------------------------------
 
@@ -205,7 +205,7 @@ class LocalEngine(interface.Engine):
     def _write(self, operation: transactions.BlockingOp, timeout: float) -> None:
         """Raises EngineError."""
         self._commits.write(operation)
-        if not operation.wait(timeout):
+        if not operation.settled and not operation.wait(timeout):
             if self._commits.withdraw(operation):
                 raise errors.EngineUnavailable(commit_queue.timed_out(timeout))
             # Its transaction has begun, and SQLite's busy time-out ends it either way; a slow disk may take longer.

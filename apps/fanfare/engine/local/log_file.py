@@ -62,9 +62,12 @@ class LogFile:
         self.added: transactions.Added | None = None  # the entries that it added
         self.checkpoints = 0
         self.space = disk_space.Space(0, max_bytes, 0, 0, max_bytes)
+        self.full: errors.LogFull | None = None  # why publications are refused, as last measured
+        self.needs_checkpoint = False  # for what this process wrote
         self.reserve = disk_space.Reserve(paths.reserve)
         self.full_sync = full_sync
         self._max_bytes = max_bytes
+        self._checkpoint_bytes = CHECKPOINT_BYTES  # with the limit of the log
         self._uncopied = 0  # bytes of WAL since the last checkpoint, as far as they can be estimated
         self._unmeasured = MEASURE_BYTES  # bytes since the space was measured
         self._measured_s = 0.0
@@ -82,11 +85,6 @@ class LogFile:
     def is_open(self) -> bool:
         """Whether the next group finds the log opened and not suspected of damage."""
         return self._connection is not None and not self.suspected
-
-    @property
-    def needs_checkpoint(self) -> bool:
-        """Whether it is time for one, for what this process wrote."""
-        return self._uncopied >= max(LEAST_CHECKPOINT_BYTES, min(CHECKPOINT_BYTES, self.space.limit // WAL_SHARE))
 
     def lock(self, *, tries: int | None) -> bool:
         """Acquire the write lock. None: wait for it, however long. False: it was held at each try. Raises OSError,
@@ -118,35 +116,32 @@ class LogFile:
         """
         try:
             connection = self._connect()
-            self._measure(connection)
-            self._write(connection, group, at_fault)
+            if self._unmeasured >= MEASURE_BYTES or time.monotonic() - self._measured_s >= MEASURE_S:
+                self._measure(connection)
+            changes = connection.total_changes
+            transaction: transactions.Transaction | None
+            try:
+                transaction = self._transact(connection, group)
+            except Exception as fault:
+                if _is_of_the_file(fault):
+                    raise
+                logger.exception("An operation of a group of %d failed; each is tried alone", len(group))
+                transaction = self._try_each(connection, group, at_fault)
+            self.changed_rows = connection.total_changes > changes
+            if self.paths.identity() != self._identity:
+                # The group is in a file that no process will open again: it must not be acknowledged.
+                raise errors.EngineUnavailable("The log was deleted or replaced while it was written")
+            self.committed = True
+            if transaction is not None:
+                self._high_water.store(transaction.top)
+                self._unmeasured += MEASURE_BYTES if transaction.frees_space else transaction.bytes + ROW_BYTES
+                self._uncopied += COMMIT_BYTES + transaction.bytes
+                self.needs_checkpoint = self._uncopied >= self._checkpoint_bytes
         except (sqlite3.Error, OSError) as fault:
             if disk_space.is_full(fault):
                 self.reserve.release()
                 self._unmeasured = MEASURE_BYTES
             raise
-
-    def _write(self, connection: sqlite3.Connection, group: list[WriteOp], at_fault: Fault) -> None:
-        changes = connection.total_changes
-        try:
-            transaction = self._transact(connection, group)
-        except Exception as fault:
-            if _is_of_the_file(fault):
-                raise
-            # One operation is at fault: only that one is refused.
-            logger.exception("An operation of a group of %d failed; each is tried alone", len(group))
-            transaction = None
-            for operation in list(group):
-                transaction = self._try(connection, operation, group, at_fault) or transaction
-        self.changed_rows = connection.total_changes > changes
-        if self.paths.identity() != self._identity:
-            # The group is in a file that no process will open again: it must not be acknowledged.
-            raise errors.EngineUnavailable("The log was deleted or replaced while it was written")
-        self.committed = True
-        if transaction is not None:
-            self._high_water.store(transaction.top)
-            self._uncopied += COMMIT_BYTES + transaction.bytes
-            self._unmeasured += MEASURE_BYTES if transaction.frees_space else transaction.bytes + ROW_BYTES
 
     def checkpoint(self) -> None:
         """Copy the WAL into the log, and both to the disk: milliseconds, on a slow disk many. In any thread.
@@ -156,6 +151,7 @@ class LogFile:
         EngineError.
         """
         self._uncopied = 0
+        self.needs_checkpoint = False
         self.checkpoints += 1
         with contextlib.closing(schema.connect(self.paths)) as connection:
             _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
@@ -171,6 +167,7 @@ class LogFile:
     def request_checkpoint(self) -> None:
         """Pages were moved or freed, and the file becomes smaller with the next checkpoint."""
         self._uncopied = max(self._uncopied, CHECKPOINT_BYTES)
+        self.needs_checkpoint = True
 
     def disconnect(self) -> None:
         if self._connection is not None:
@@ -198,7 +195,7 @@ class LogFile:
     def _transact(self, connection: sqlite3.Connection, group: Sequence[WriteOp]) -> transactions.Transaction:
         try:
             try:
-                transaction = transactions.begin(connection, self.worker, self.space.full)
+                transaction = transactions.begin(connection, self.worker, self.full)
             except (ValueError, TypeError) as fault:
                 raise sqlite3.DatabaseError(f"The log's table `state` is damaged: {fault}") from fault
             worker = self.worker
@@ -210,9 +207,9 @@ class LogFile:
             transaction.finish()
             connection.execute("COMMIT")
             self._registered = worker
-            if transaction.has_entries:
+            rows = transaction.rows()
+            if rows:
                 before = self.added or transactions.Added(self._identity, transaction.after, transaction.after, ())
-                rows = transaction.rows()
                 self.added = before._replace(top=transaction.top, rows=[*before.rows, *rows] if before.rows else rows)
         except BaseException:
             if connection.in_transaction:
@@ -220,19 +217,21 @@ class LogFile:
             raise
         return transaction
 
-    def _try(
-        self, connection: sqlite3.Connection, operation: WriteOp, group: list[WriteOp], at_fault: Fault
+    def _try_each(
+        self, connection: sqlite3.Connection, group: list[WriteOp], at_fault: Fault
     ) -> transactions.Transaction | None:
-        """Write one operation; remove it from its group if it is the one at fault."""
-        try:
-            return self._transact(connection, [operation])
-        except Exception as fault:
-            if _is_of_the_file(fault):
-                raise
-            self.suspected |= schema.may_be_damage(fault) and self._may_check()
-            group.remove(operation)
-            at_fault(operation, errors.EngineUnavailable(f"The engine failed: {fault!r}"))
-        return None
+        """Write each operation alone, and remove the one at fault from the group. Answers the last transaction."""
+        transaction = None
+        for operation in list(group):
+            try:
+                transaction = self._transact(connection, [operation])
+            except Exception as fault:
+                if _is_of_the_file(fault):
+                    raise
+                self.suspected |= schema.may_be_damage(fault) and self._may_check()
+                group.remove(operation)
+                at_fault(operation, errors.EngineUnavailable(f"The engine failed: {fault!r}"))
+        return transaction
 
     # -- the file ------------------------------------------------------------------------------------------------------
 
@@ -279,16 +278,14 @@ class LogFile:
         return connection
 
     def _measure(self, connection: sqlite3.Connection) -> None:
-        now = time.monotonic()
-        if self._unmeasured < MEASURE_BYTES and now - self._measured_s < MEASURE_S:
-            return
-        self._unmeasured, self._measured_s = 0, now
-        was_full, limit = self.space.full, self.space.limit
+        self._unmeasured, self._measured_s = 0, time.monotonic()
+        was_full, limit = self.full, self.space.limit
         self.space = disk_space.measure(connection, self.paths, self._max_bytes)
+        self._checkpoint_bytes = max(LEAST_CHECKPOINT_BYTES, min(CHECKPOINT_BYTES, self.space.limit // WAL_SHARE))
         if self.space.limit != limit:
             wal_bytes = min(WAL_BYTES, max(self.space.limit, 0) // WAL_SHARE)
             connection.execute(f"PRAGMA journal_size_limit={wal_bytes}")
-        full = self.space.full
+        full = self.full = self.space.full()
         if full is not None and was_full is None:
             logger.error("%s. Publications are refused until it was trimmed.", full)
         elif full is None and was_full is not None:

@@ -101,9 +101,11 @@ class Notifier:
         """After a commit: one datagram for every worker with a socket in `folder` that was not notified yet, except
         `but`. Never raises for what the system is short of: the other workers read on their timers then."""
         try:
-            sender = self._opened()
-            if sender is None:
-                return
+            if self._socket is None:
+                if not hasattr(socket, "AF_UNIX"):
+                    return
+                self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+                self._socket.setblocking(False)
             # A folder's time changes with its entries: 1.5 µs here in place of a listing.
             changed_ns = os.stat(folder).st_mtime_ns  # noqa: PTH116 - a Path's costs twice as much
             if changed_ns != self._listed_ns:
@@ -123,7 +125,7 @@ class Notifier:
                 flag[0] = 1
             # EAGAIN: it has unread notifications. ECONNREFUSED, ENOENT: it is gone, and will be removed.
             with contextlib.suppress(OSError):
-                sender.sendto(b"", path)
+                self._socket.sendto(b"", path)
 
     def close(self) -> None:
         if self._socket is not None:
@@ -135,12 +137,6 @@ class Notifier:
     def __del__(self) -> None:
         """A process that only publishes may drop its engine without closing it."""
         self.close()
-
-    def _opened(self) -> socket.socket | None:
-        if self._socket is None and hasattr(socket, "AF_UNIX"):
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            self._socket.setblocking(False)
-        return self._socket
 
     def _list(self, folder: Path, but: str | None) -> None:
         self._forget()

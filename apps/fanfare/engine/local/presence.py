@@ -6,7 +6,7 @@ import sqlite3
 from asyncio import AbstractEventLoop
 from collections.abc import Sequence
 
-from fanfare.engine import errors, interface
+from fanfare.engine import interface
 from fanfare.engine.local import counts
 from fanfare.engine.local.transactions import BlockingOp, Settled, Transaction, WorkerOp
 
@@ -63,11 +63,8 @@ class Subscribe(WorkerOp):
 class UpdateMember(BlockingOp):
     """All connections of one user get a new info. `is_member`: whether there are any."""
 
-    is_awaited = True
-
     def __init__(self, app: str, channel: str, user_id: str, info: str) -> None:
         super().__init__()
-        self.prepare_to_wait()
         self.where = (app, channel)
         self.user_id = user_id
         self.info = info
@@ -82,9 +79,6 @@ class UpdateMember(BlockingOp):
         if self.is_member:
             transaction.log(interface.Kind.MEMBER_UPDATED, *self.where, self.info.encode(), user_id=self.user_id)
 
-    def settle(self, error: errors.EngineError | None) -> None:
-        self.end(error)
-
 
 class OpenStream(WorkerOp):
     """A channel without history gets a position, so that its subscribers can recover later."""
@@ -97,7 +91,7 @@ class OpenStream(WorkerOp):
         self.channel = channel
 
     def run(self, transaction: Transaction) -> None:
-        transaction.streams.open(self.app, self.channel)
+        transaction.open_stream(self.app, self.channel)
 
 
 class CacheMiss(WorkerOp):

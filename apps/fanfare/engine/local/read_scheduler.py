@@ -86,9 +86,9 @@ class ReadScheduler:
         self._coming = True
         try:
             if threading.get_ident() == self._thread:
-                self._loop.call_soon(self._look_for_own)
+                self._loop.call_soon(self._look, True)
             else:
-                self._loop.call_soon_threadsafe(self._look_for_own)
+                self._loop.call_soon_threadsafe(self._look, True)
         except RuntimeError:
             logger.debug("The loop was closed before the last commit")
 
@@ -97,18 +97,15 @@ class ReadScheduler:
         self._listen_at = self._loop.time() + LISTEN_AGAIN_S
         self._watch(self._resting is None)
 
-    def _look_for_own(self) -> None:
-        if self._coming:
-            self._look()
-
     def _notified(self) -> None:
         self._listener.drain()
         self._others = True
         self._look()
 
-    def _look(self) -> None:
-        """Read what is new: at once, or after a rest where reads are frequent."""
-        if self._resting is not None:
+    def _look(self, own: bool = False) -> None:
+        """Read what is new: at once, or after a rest where reads are frequent. `own`: only if the read that
+        `read_soon` asked for has not begun."""
+        if self._resting is not None or (own and not self._coming):
             return
         now = self._loop.time()
         if now - self._window >= WINDOW_S:

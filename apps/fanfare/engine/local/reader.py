@@ -33,6 +33,8 @@ ENTRY_BYTES = 64  # what an entry weighs beside its body
 
 SCAN_ENTRIES = 8_192  # which one step looks at for those that are delivered: 1 ms
 
+MESSAGE = interface.Kind.MESSAGE.value
+
 _ENTRY = 'id, kind, app, channel, "offset", user_id, exclude, body, created_ms'
 _LOCAL_AFTER = (
     f"SELECT {_ENTRY} FROM log WHERE id > ? AND id <= ? "  # noqa: S608
@@ -202,10 +204,14 @@ class LogReader:
             return False
         if added.log != self._identity or added.after != self.position:
             return False
-        if any(row[1] == interface.Kind.MESSAGE for row in added.rows):
-            return False  # the health probe is one, and has to show that the log can be read
+        entries: list[interface.Entry] = []
+        for row in added.rows:
+            if row[1] == MESSAGE:
+                return False  # the health probe is one, and has to show that the log can be read
+            if self._is_local(row):
+                entries.append(transactions.entry(row))
         self._at_top(added.top)
-        self._backlog.extend([transactions.entry(row) for row in added.rows if self._is_local(row)])
+        self._backlog.extend(entries)
         self._read_to = added.top
         if not self._backlog:
             self.position = added.top

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from fanfare.engine import errors, interface
+from fanfare.engine import interface
 from fanfare.engine.local.transactions import BlockingOp, Transaction
 
 OPEN = interface.StreamState.OPEN
@@ -25,23 +25,16 @@ _COLUMNS = 'id, state, seq, size, head, body, "offset"'
 class WriteStreams(BlockingOp):
     """Changes of streams, each with its own receipt."""
 
-    is_awaited = True
-
     def __init__(self, writes: Sequence[interface.StreamWrite]) -> None:
         super().__init__()
-        self.prepare_to_wait()
         self.writes = writes
         self.receipts: list[interface.StreamReceipt] = []
-        self.refused: errors.EngineError | None = None
 
     def run(self, transaction: Transaction) -> None:
         self.receipts = []
         self.refused = transaction.full
         if self.refused is None:
             self.receipts = [_write(transaction, write) for write in self.writes]
-
-    def settle(self, error: errors.EngineError | None) -> None:
-        self.end(error or self.refused)
 
 
 def _write(transaction: Transaction, write: interface.StreamWrite) -> interface.StreamReceipt:
@@ -108,7 +101,7 @@ def _end(
     cursor, where = transaction.cursor, (write.app, write.channel, write.id)
     position = None
     if write.retention is not None:
-        position = transaction.streams.advance(write.app, write.channel, write.retention)
+        position = transaction.advance(write.app, write.channel, write.retention)
     if earlier is not None:  # the end of an earlier try, which this one replaces
         cursor.execute(
             "UPDATE log SET body = x'' WHERE app = ? AND channel = ? AND \"offset\" = ?", (*where[:2], earlier)
@@ -136,14 +129,10 @@ def _as_it_is(cursor: sqlite3.Cursor, where: tuple[str, str, str]) -> interface.
 class Revise(BlockingOp):
     """A new version of a kept message. `position`: of the notice."""
 
-    is_awaited = True
-
     def __init__(self, revision: interface.Revision) -> None:
         super().__init__()
-        self.prepare_to_wait()
         self.revision = revision
         self.position: interface.Position | None = None
-        self.refused: errors.EngineError | None = None
 
     def run(self, transaction: Transaction) -> None:
         self.position = None
@@ -163,11 +152,8 @@ class Revise(BlockingOp):
             (bytearray(revision.body), *where, revision.position.offset, interface.Kind.REVISED.value),
         )
         if cursor.rowcount == 1:
-            self.position = transaction.streams.advance(*where, interface.Retention(*rows[0]))
+            self.position = transaction.advance(*where, interface.Retention(*rows[0]))
             transaction.log(interface.Kind.REVISED, *where, revision.notice, offset=self.position.offset)
-
-    def settle(self, error: errors.EngineError | None) -> None:
-        self.end(error or self.refused)
 
 
 def of_channel(

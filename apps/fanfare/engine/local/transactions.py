@@ -49,7 +49,7 @@ class Transaction:
         self.now_ms = int(time.time() * 1000)
         self.bytes = 0  # of the bodies
         self.frees_space = False
-        self.streams = Streams(cursor, self.now_ms)
+        self._streams: dict[tuple[str, str], _Stream] = {}  # that it gave a position
         self._plain: list[tuple[int, int, str, str, bytearray, int]] = []
         self._whole: list[tuple[int, int, str, str, int | None, str | None, str | None, bytearray, int]] = []
 
@@ -73,9 +73,32 @@ class Transaction:
         else:
             self._whole.append((self.top, int(kind), app, channel, offset, user_id, exclude, blob, self.now_ms))
 
-    @property
-    def has_entries(self) -> bool:
-        return bool(self._plain or self._whole)
+    def advance(self, app: str, channel: str, retention: interface.Retention) -> interface.Position:
+        """The next position of a stream.
+
+        An append only takes the next offset. Entries over a stream's bounds are deleted in sweeps (`maintenance`), and
+        never before the log was trimmed past them: a worker may not have read them yet. A query applies both bounds
+        exactly.
+        """
+        stream = self._streams.get((app, channel))
+        if stream is None:
+            rows = self.cursor.execute(
+                'SELECT epoch, "offset", kept_from, sweep_s FROM streams WHERE app = ? AND channel = ?', (app, channel)
+            ).fetchall()
+            stream = _Stream(*rows[0]) if rows else _Stream(schema.new_epoch(), 0, 1, self.now_ms // 1000)
+            self._streams[app, channel] = stream
+        stream.retention = retention
+        stream.offset += 1
+        return interface.Position(stream.epoch, stream.offset)
+
+    def open_stream(self, app: str, channel: str) -> None:
+        """Give a stream its epoch before its first entry."""
+        if (app, channel) not in self._streams:
+            first_sweep_s = self.now_ms // 1000 + EMPTY_SECONDS
+            self.cursor.execute(
+                "INSERT OR IGNORE INTO streams VALUES (?, ?, ?, 0, 1, 1, ?, ?)",
+                (app, channel, schema.new_epoch(), EMPTY_SECONDS // POSITION_OUTLIVES, first_sweep_s),
+            )
 
     def rows(self) -> list[Row]:
         """The rows of the entries, in their order; `entry` makes an entry of one."""
@@ -87,7 +110,14 @@ class Transaction:
             self.cursor.executemany(_PLAIN, self._plain)
         if self._whole:
             self.cursor.executemany(_WHOLE, self._whole)
-        self.streams.finish()
+        for (app, channel), stream in self._streams.items():
+            size, seconds = stream.retention
+            if stream.offset - stream.kept_from >= size + max(16, size // 10):
+                stream.sweep_s = min(stream.sweep_s, self.now_ms // 1000 + FULL_SWEEP_SECONDS)
+            self.cursor.execute(
+                "INSERT OR REPLACE INTO streams VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (app, channel, stream.epoch, stream.offset, stream.kept_from, size, seconds, stream.sweep_s),
+            )
 
 
 class Added(NamedTuple):
@@ -126,53 +156,6 @@ def begin(connection: sqlite3.Connection, worker: str | None, full: errors.LogFu
     return Transaction(cursor, top, worker, full)
 
 
-class Streams:
-    """Gives out the positions of the streams that one transaction touches.
-
-    An append only takes the next offset. Entries over a stream's bounds are deleted in sweeps (`maintenance`), and
-    never before the log was trimmed past them: a worker may not have read them yet. A query applies both bounds
-    exactly.
-    """
-
-    def __init__(self, cursor: sqlite3.Cursor, now_ms: int) -> None:
-        self._cursor = cursor
-        self._now_s = now_ms // 1000
-        self._touched: dict[tuple[str, str], _Stream] = {}
-
-    def advance(self, app: str, channel: str, retention: interface.Retention) -> interface.Position:
-        """The next position of a stream."""
-        stream = self._touched.get((app, channel))
-        if stream is None:
-            stream = self._touched[app, channel] = self._load(app, channel)
-        stream.retention = retention
-        stream.offset += 1
-        return interface.Position(stream.epoch, stream.offset)
-
-    def open(self, app: str, channel: str) -> None:
-        """Give a stream its epoch before its first entry."""
-        if (app, channel) not in self._touched:
-            self._cursor.execute(
-                "INSERT OR IGNORE INTO streams VALUES (?, ?, ?, 0, 1, 1, ?, ?)",
-                (app, channel, schema.new_epoch(), EMPTY_SECONDS // POSITION_OUTLIVES, self._now_s + EMPTY_SECONDS),
-            )
-
-    def finish(self) -> None:
-        for (app, channel), stream in self._touched.items():
-            size, seconds = stream.retention
-            if stream.offset - stream.kept_from >= size + max(16, size // 10):
-                stream.sweep_s = min(stream.sweep_s, self._now_s + FULL_SWEEP_SECONDS)
-            self._cursor.execute(
-                "INSERT OR REPLACE INTO streams VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (app, channel, stream.epoch, stream.offset, stream.kept_from, size, seconds, stream.sweep_s),
-            )
-
-    def _load(self, app: str, channel: str) -> _Stream:
-        rows = self._cursor.execute(
-            'SELECT epoch, "offset", kept_from, sweep_s FROM streams WHERE app = ? AND channel = ?', (app, channel)
-        ).fetchall()
-        return _Stream(*rows[0]) if rows else _Stream(schema.new_epoch(), 0, 1, self._now_s)
-
-
 class _Stream:
     __slots__ = ("epoch", "kept_from", "offset", "retention", "sweep_s")
 
@@ -185,16 +168,15 @@ class _Stream:
 
 
 class WriteOp(abc.ABC):
-    """`born` is the monotonic time of submission. `is_awaited`: a caller waits with a time-out, so it is refused when
-    it waits too long; the others are kept until they are written."""
+    """`born`: the monotonic time of submission, set by the queue. `is_awaited`: a caller waits with a time-out, so the
+    operation is refused when it waits too long; the others are kept until they are written."""
 
     __slots__ = ("born",)
 
     loop: AbstractEventLoop | None = None  # where `settle` must be called; None: in the thread that wrote
     is_awaited = False
 
-    def __init__(self) -> None:
-        self.born = time.monotonic()
+    born: float
 
     @abc.abstractmethod
     def run(self, transaction: Transaction) -> None: ...
@@ -207,9 +189,12 @@ class WriteOp(abc.ABC):
 class BlockingOp(WriteOp):
     """For a thread that waits. Without slots, since it is one of two bases."""
 
-    def prepare_to_wait(self) -> None:
-        self.error: errors.EngineError | None = None
-        self.settled = False
+    is_awaited = True
+    refused: errors.EngineError | None = None  # by its own `run`
+    error: errors.EngineError | None = None
+    settled = False
+
+    def __init__(self) -> None:
         self._end = threading.Lock()  # held until the end: a tenth of the cost of an Event
         self._end.acquire()
 
@@ -217,8 +202,8 @@ class BlockingOp(WriteOp):
         """Whether it is settled, `timeout` seconds from now at the latest."""
         return self.settled or self._end.acquire(timeout=timeout)
 
-    def end(self, error: errors.EngineError | None) -> None:
-        self.error = error
+    def settle(self, error: errors.EngineError | None) -> None:
+        self.error = error or self.refused
         self.settled = True
         self._end.release()
 
@@ -229,7 +214,6 @@ class WorkerOp(WriteOp):
     __slots__ = ("loop", "settled")
 
     def __init__(self, loop: AbstractEventLoop, settled: Settled | None = None) -> None:
-        super().__init__()
         self.loop = loop
         self.settled = settled
 

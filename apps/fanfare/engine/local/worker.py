@@ -83,7 +83,7 @@ class Worker:
         self._log_seconds = log_seconds
         self._append_timeout = append_timeout
         self._lock = locks.FileLock(paths.worker_lock(self.id))
-        self._scheduler = self._new_scheduler()
+        self.scheduler = self._new_scheduler()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="fanfare-queries")
         self._queries = queries.LogQueries(paths)
         self._supervisor = Supervisor(logger, count=self._count)
@@ -102,9 +102,9 @@ class Worker:
         """Raises EngineUnavailable, EngineMisconfigured."""
         self._acquire_lock()
         await self._follow()
-        self._scheduler.open()
+        self.scheduler.open()
         self._every("tick", TICK_S, self._tick)
-        if not self._scheduler.is_notified:
+        if not self.scheduler.is_notified:
             self._every("poll", POLL_INTERVAL_S, self._poll)
         self._every("removal of dead workers", REMOVE_S, self._remove_dead)
         self._every("trim", TRIM_S, self._trim)
@@ -129,7 +129,7 @@ class Worker:
             last = self.reader.is_following and not self.reader.workers()
         self.reader.close()
         self._refuse_waiting("The worker is closing")
-        self._scheduler.close()
+        self.scheduler.close()
         await self.loop.run_in_executor(self._executor, self._queries.close)
         self._executor.shutdown()
         self._commits.log.worker = None
@@ -143,16 +143,12 @@ class Worker:
         """Whether this is the thread of the worker's loop."""
         return threading.get_ident() == self._thread
 
-    def logged(self, added: transactions.Added) -> None:
-        """This process added entries. From any thread."""
-        self._scheduler.logged(added)
-
     def problem(self) -> str | None:
         """Why this worker cannot publish or does not follow, in one sentence."""
         if self._commits.failure is not None:
             return self._commits.failure
-        if self._commits.log.space.full is not None:
-            return str(self._commits.log.space.full)
+        if self._commits.log.full is not None:
+            return str(self._commits.log.full)
         if not self.reader.is_following:
             return "The worker does not follow the log (yet)"
         return None
@@ -246,7 +242,7 @@ class Worker:
             operation.ready(interface.Refused("engine_unavailable", "The worker is closing"))
         else:
             self.reader.settle(operation)
-            self._scheduler.read_soon()  # one read for all subscriptions of a group
+            self.scheduler.read_soon()  # one read for all subscriptions of a group
 
     def leave(self, operation: presence.Leave) -> None:
         self._leaving[operation.key] = operation
@@ -399,11 +395,11 @@ class Worker:
             self.submit(operation)
         self.subscribers.write()
         self.leases.check()
-        self._scheduler.tick()
+        self.scheduler.tick()
         self.reader.recovery.clean()
 
     def _poll(self) -> None:
-        if not self._scheduler.is_notified:
+        if not self.scheduler.is_notified:
             self.reader.advance()
 
     def _remove_dead(self) -> None:
@@ -451,9 +447,9 @@ class Worker:
         self._lock = locks.FileLock(self._paths.worker_lock(self.id))
         self._acquire_lock()
         self._lost("worker_unknown")
-        self._scheduler.close()
-        self._scheduler = self._new_scheduler()
-        self._scheduler.open()
+        self.scheduler.close()
+        self.scheduler = self._new_scheduler()
+        self.scheduler.open()
 
     # -- upkeep --------------------------------------------------------------------------------------------------------
 
