@@ -8,12 +8,17 @@ from types import FrameType
 from uuid import uuid4
 
 import pytest
+from hypothesis import settings
 
 from tests.harness import packages, servers
 
 LOG_TAIL = 6_000  # characters of a server's log in the report of a failed test: about the last minute
 FLEET = pytest.StashKey[servers.Fleet]()
 LOGS_BEFORE = pytest.StashKey[dict[servers.Server, int]]()
+
+
+settings.register_profile("fanfare", deadline=None)  # one example may take seconds on a busy machine
+settings.load_profile("fanfare")
 
 
 def pytest_configure() -> None:

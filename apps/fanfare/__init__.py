@@ -14,7 +14,8 @@
 | `update_message`, `delete_message`, `may_revise`, …       | new versions of messages that a channel has kept       |
 | `signals`                                                 | Django signals for what happens on channels            |
 | `background`, `periodic`                                  | run coroutines beside the server                       |
-| `sse_token`, `decrypt`                                    | tokens for event streams, encrypted data               |
+| `capability`, `revoke_capability`, `sse_token`            | tokens that carry channels, rights and expiry          |
+| `decrypt`                                                 | encrypted data                                         |
 | `EngineUnavailable`, `PublishError`, `NoApplication`, …   | the exceptions; `fanfare.errors` shows the whole tree  |
 
 `fanfare.testing` has the tools for a project's tests.
@@ -64,7 +65,6 @@ if TYPE_CHECKING:
     from fanfare.integration import presence as presence
     from fanfare.integration import signals as signals
     from fanfare.integration.broadcasts import broadcast
-    from fanfare.integration.clients import sse_token
     from fanfare.integration.payloads import decrypt
     from fanfare.integration.publishing import apublish, publish
     from fanfare.integration.revisions import (
@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from fanfare.integration.rules import channel
     from fanfare.integration.snapshots import snapshot
     from fanfare.integration.streams import acancel_stream, cancel_stream, stream
+    from fanfare.integration.tokens import arevoke_capability, capability, revoke_capability, sse_token
     from fanfare.integration.users import Member, UserData, user_data
     from fanfare.jobs.declarations import background, periodic
 
@@ -92,10 +93,12 @@ _HOMES = {
     "acancel_stream": "fanfare.integration.streams",
     "adelete_message": "fanfare.integration.revisions",
     "apublish": "fanfare.integration.publishing",
+    "arevoke_capability": "fanfare.integration.tokens",
     "aupdate_message": "fanfare.integration.revisions",
     "background": "fanfare.jobs.declarations",
     "broadcast": "fanfare.integration.broadcasts",
     "cancel_stream": "fanfare.integration.streams",
+    "capability": "fanfare.integration.tokens",
     "channel": "fanfare.integration.rules",
     "decrypt": "fanfare.integration.payloads",
     "delete_message": "fanfare.integration.revisions",
@@ -106,7 +109,8 @@ _HOMES = {
     "periodic": "fanfare.jobs.declarations",
     "publish": "fanfare.integration.publishing",
     "snapshot": "fanfare.integration.snapshots",
-    "sse_token": "fanfare.integration.clients",
+    "revoke_capability": "fanfare.integration.tokens",
+    "sse_token": "fanfare.integration.tokens",
     "stream": "fanfare.integration.streams",
     "update_message": "fanfare.integration.revisions",
     "user_data": "fanfare.integration.users",
@@ -148,10 +152,12 @@ __all__ = [
     "acancel_stream",
     "adelete_message",
     "apublish",
+    "arevoke_capability",
     "aupdate_message",
     "background",
     "broadcast",
     "cancel_stream",
+    "capability",
     "channel",
     "decrypt",
     "delete_message",
@@ -161,6 +167,7 @@ __all__ = [
     "periodic",
     "presence",
     "publish",
+    "revoke_capability",
     "signals",
     "snapshot",
     "sse_token",

@@ -93,9 +93,11 @@ class Node:
         user: dict[str, Any] | None = None,
         master_key: str = "",
         key: str = "",
+        token: str = "",
     ) -> Client:
         """`member`: the channel_data for presence channels. `user`: the user data for sign-in. `master_key`: base64,
-        for encrypted channels. `key`: replaces the application's key.
+        for encrypted channels. `key`: replaces the application's key. `token`: a capability token, sent in place of
+        signatures.
         """
         identifier = str(len(self._clients) + 1)
         client = self._clients[identifier] = Client(self, identifier)
@@ -109,6 +111,7 @@ class Node:
             member=member,
             user=user,
             master_key=master_key,
+            token=token,
         )
         return client
 

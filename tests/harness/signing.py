@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
+import json
 import time
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlencode
 
 from tests.harness.deployments import Application
@@ -44,3 +47,13 @@ def path(
     joined = "&".join(f"{name.lower()}={value}" for name, value in sorted(parameters.items()))
     signature = hexadecimal(application.secret, f"{method}\n{route}\n{joined}")
     return f"{route}?{urlencode({**parameters, 'auth_signature': forged or signature})}"
+
+
+def capability_token(application: Application, claims: dict[str, Any]) -> str:
+    """A JSON Web Token (RFC 7519, HS256) with these claims."""
+
+    def part(value: bytes) -> str:
+        return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
+
+    signed = ".".join(part(json.dumps(one).encode()) for one in ({"alg": "HS256", "typ": "JWT"}, claims))
+    return f"{signed}.{part(hmac.digest(application.secret.encode(), signed.encode(), 'sha256'))}"

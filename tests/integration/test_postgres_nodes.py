@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
-from tests.harness import calls, deployments, postgresql, servers, sockets, waiting
+from tests.harness import calls, deployments, postgresql, servers, signing, sockets, waiting
 
 Name = Callable[[str], str]
 LEASE_SECONDS = 10.0
@@ -66,6 +67,22 @@ async def nodes(
             server = await asyncio.to_thread(node)
             found.append((server, await stack.enter_async_context(sockets.connect(server))))
         yield found
+
+
+async def test_revoked_token_ends_on_both_nodes(nodes: list[tuple[servers.Server, sockets.Socket]], name: Name) -> None:
+    channel, now = name("private-token"), time.time()
+    claims = {"channels": [channel], "iat": now, "exp": int(now) + 600, "jti": channel}
+    token = signing.capability_token(nodes[0][0].application, claims)
+    for _, socket in nodes:
+        await socket.request_subscription(channel, auth=token)
+        await socket.expect("pusher_internal:subscription_succeeded", channel)
+    with calls.Caller(nodes[0][0]) as caller:
+        answer = await asyncio.to_thread(caller.signed, "POST", f"capabilities/{channel}/revoke")
+    assert answer.status == 200, answer
+    for _, socket in nodes:
+        assert (await socket.skip_to("pusher:subscription_error", channel)).data["type"] == "TokenRevoked"
+        await socket.request_subscription(channel, auth=token)
+        assert (await socket.skip_to("pusher:subscription_error", channel)).data["status"] == 401
 
 
 async def test_events_cross_nodes_in_one_order(nodes: list[tuple[servers.Server, sockets.Socket]], name: Name) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import pusher
 
-from tests.harness import deployments, pusherjs, servers
+from tests.harness import calls, deployments, pusherjs, servers, signing
 
 Name = Callable[[str], str]
 
@@ -33,6 +34,38 @@ async def test_pusher_js_authorizes_a_private_channel(
         await client.subscribe(channel)
         await asyncio.to_thread(api.trigger, channel, "created", {"id": 1})
         assert (await client.event(channel, "created"))["data"] == {"id": 1}
+
+
+async def test_pusher_js_uses_capability_tokens_until_they_are_revoked(
+    server: servers.Server, api: pusher.Pusher, pusher_js: pusherjs.Runtime, name: Name
+) -> None:
+    orders, room, now = name("private-orders"), name("presence-room"), time.time()
+    claims = {"channels": [orders, room], "rights": ["subscribe", "presence", "publish"], "sub": "ann"}
+    claims |= {"info": {"name": "Ann"}, "iat": now, "exp": int(now) + 600, "jti": room}
+    token = signing.capability_token(server.application, claims)
+    async with pusher_js.node() as node:
+        ann = await node.connected(server, token=token, member={"user_id": "ann"})
+        succeeded = await ann.subscribe(room)
+        assert succeeded["data"]["me"] == {"id": "ann", "info": {"name": "Ann"}}
+        await ann.subscribe(orders)
+        await asyncio.to_thread(api.trigger, orders, "created", {"id": 1})
+        assert (await ann.event(orders, "created"))["data"] == {"id": 1}
+        reader = await node.connected(server)
+        await reader.subscribe(orders)
+        await ann.do("trigger", channel=orders, event="client-seen", data={"id": 1})
+        assert (await reader.event(orders, "client-seen"))["data"] == {"id": 1}
+
+        with calls.Caller(server) as caller:
+            answer = await asyncio.to_thread(
+                caller.signed, "POST", f"capabilities/{room}/revoke", {"exp": claims["exp"]}
+            )
+        assert answer.status == 200, answer
+        for channel in (room, orders):
+            error = await ann.event(channel, "pusher:subscription_error")
+            assert (error["data"]["type"], error["data"]["status"]) == ("TokenRevoked", 401)
+        later = await node.connected(server, token=token)
+        await later.do("subscribe", channel=orders)
+        assert (await later.event(orders, "pusher:subscription_error"))["data"]["status"] == 401
 
 
 async def test_pusher_js_gets_member_events_once_per_user(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
-from tests.harness import calls, deployments, postgresql, redisserver, servers, sockets, waiting
+from tests.harness import calls, deployments, postgresql, redisserver, servers, signing, sockets, waiting
 
 Name = Callable[[str], str]
 LEASE_SECONDS = 10.0
@@ -86,6 +87,22 @@ async def test_events_of_two_nodes_arrive_in_one_order(nodes: Nodes, name: Name)
     orders = [[(await socket.receive()).data for _ in range(100)] for _, socket in nodes]
     assert orders[0] == orders[1]
     assert len(set(orders[0])) == 100
+
+
+async def test_revoked_token_ends_on_both_nodes(nodes: Nodes, name: Name) -> None:
+    channel, now = name("private-token"), time.time()
+    claims = {"channels": [channel], "iat": now, "exp": int(now) + 600, "jti": channel}
+    token = signing.capability_token(nodes[0][0].application, claims)
+    for _, socket in nodes:
+        await socket.request_subscription(channel, auth=token)
+        await socket.expect("pusher_internal:subscription_succeeded", channel)
+    with calls.Caller(nodes[0][0]) as caller:
+        answer = await asyncio.to_thread(caller.signed, "POST", f"capabilities/{channel}/revoke")
+    assert answer.status == 200, answer
+    for _, socket in nodes:
+        assert (await socket.skip_to("pusher:subscription_error", channel)).data["type"] == "TokenRevoked"
+        await socket.request_subscription(channel, auth=token)
+        assert (await socket.skip_to("pusher:subscription_error", channel)).data["status"] == 401
 
 
 async def test_departure_of_a_killed_node_is_announced_once(

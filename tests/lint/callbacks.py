@@ -290,6 +290,13 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
         "fanfare.engine.local.engine:LocalEngine.load_session",
     ),
     ("protocol/page_sessions.py", "self._take()"): (TASK, FAILED_TEST),
+    ("protocol/revocations.py", "self._terminate"): (OBEY, "fanfare.protocol.revocations:Revocations._terminate"),
+    ("protocol/revocations.py", "self._on_gap"): (
+        GUARD,
+        "unit/protocol/test_session_owners.py::test_failure_to_save_one_page_leaves_the_others",
+    ),
+    ("protocol/revocations.py", "self._read(key)"): (TASK, FAILED_TEST),
+    ("protocol/revocations.py", "self._check_held()"): (TASK, FAILED_TEST),
     ("protocol/session_owners.py", "lambda page: page.due()"): (
         WHEEL,
         "fanfare.protocol.page_sessions:PageSession.due",
@@ -299,6 +306,8 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
         "unit/protocol/test_session_owners.py::test_failure_to_save_one_page_leaves_the_others",
     ),
     ("protocol/sessions.py", "self._not_authorized_in_time"): (LOOP, "the client's next frame shows it"),
+    ("protocol/sessions.py", "self._end_expired"): (LOOP, "the next subscribe with the token is refused"),
+    ("protocol/sessions.py", "self._do_read_revocations(effect)"): (TASK, FAILED_TEST),
     ("protocol/sessions.py", "self._send_history(effect)"): (
         TASK,
         "unit/protocol/test_history_frames.py::test_history_that_cannot_be_read_is_refused_and_logged",
@@ -374,7 +383,6 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ("sockets/protocol.py", "self._read"): (CLIENT, "fanfare.sockets.protocol:WebSocketProtocol._handle"),
     ("sockets/protocol.py", "self._listener.end"): (LOOP, "fanfare.protocol.sessions:Session.end"),
     ("sockets/protocol.py", "callback or self.abort"): (LOOP, "the client's connection ends at its next byte"),
-    ("sse/asgi.py", "self._terminate"): (OBEY, "fanfare.sse.asgi:Sse._terminate"),
     ("sse/asgi.py", "_until_gone(receive, to_client)"): (TASK, "fanfare.sse.asgi:_until_gone"),
     ("sse/streams.py", "self.abort"): (LOOP, "the server ends all the same"),
     ("sse/streams.py", "self.end"): (LOOP, "the next heartbeat finds a client that is gone"),

@@ -17,7 +17,7 @@ from fanfare.api import operations, parameters, requests, streams
 from fanfare.applications import registry
 from fanfare.engine import interface
 from fanfare.hub import history_pages
-from fanfare.protocol import publications
+from fanfare.protocol import capabilities, publications
 
 Schema = dict[str, Any]
 
@@ -184,6 +184,8 @@ POSITION = _text(
 )
 USER_ID = _text(f"At most {LIMITS.max_user_id} characters.", minLength=1, examples=["42"])
 WITH_USER_INFO = _text("`1`: with the `user_info` of each user.", enum=["0", "1"])
+TOKEN_ID = _text("The token's claim `jti`.", pattern="^[A-Za-z0-9_.:~-]{1,128}$", examples=["5d41402abc4b"])
+TOKEN_EXPIRY = _integer("Unix time at which the token ends.", minimum=1, maximum=capabilities.LATEST)
 RECONNECT = _text("`1`: clients reconnect at once (4200); otherwise they stay away (4009).", enum=["0", "1"])
 PREFIX = _text("Only channels whose name starts with it.")
 DIRECTION = _text("The newest first, or the oldest first.", enum=list(operations.DIRECTIONS))
@@ -598,6 +600,15 @@ OPERATIONS: dict[str, Schema] = {
         path={"user_id": USER_ID},
         query={"reconnect": RECONNECT},
         refusals=tuple(status for status in COMMON if status != 404),
+    ),
+    "/apps/{app_id}/capabilities/{token_id}/revoke": _operation(
+        "Users",
+        "Revoke a capability token",
+        "Subscriptions and event streams that use the token end, in every worker, and it is refused from then on. The "
+        "revocation is remembered until `exp`; without it for 30 days, the longest life of a token with an id.",
+        "Nothing",
+        path={"app_id": APP_ID, "token_id": TOKEN_ID},
+        query={"exp": TOKEN_EXPIRY},
     ),
     "/apps/{app_id}/channels/{channel}/events": _operation(
         "Deprecated",

@@ -25,7 +25,7 @@ from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
 from fanfare.hub import history_pages
 from fanfare.hub import hub as hubs
-from fanfare.protocol import names, publications, termination
+from fanfare.protocol import capabilities, names, publications, revocations, termination
 
 logger = logging.getLogger(__name__)
 
@@ -368,6 +368,18 @@ async def terminate(hub: hubs.Hub, request: requests.Request) -> bytes:
     return EMPTY
 
 
+async def revoke(hub: hubs.Hub, request: requests.Request) -> bytes:
+    """Revoke a capability token by its id, in every worker; an extension. Parameter: `exp`, until when the revocation
+    is remembered.
+
+    Returns when the command is in the log, also for an id that no token has.
+    """
+    token_id = parameters.token_id(request.names["token_id"])
+    expires = parameters.number("exp", request.fields().get("exp"), 0, capabilities.LATEST) or None
+    await hub.publish(revocations.publications(request.application.id, token_id, expires=expires, now=time.time()))
+    return EMPTY
+
+
 # -- routes ------------------------------------------------------------------------------------------------------------
 
 
@@ -434,6 +446,7 @@ ROUTES = (
     Route(WRITE, "/apps/{app_id}/channels/{channel}/streams/{stream}/cancel", streams.cancel_stream),
     Route(WRITE, "/apps/{app_id}/users/{user_id}/terminate_connections", terminate),
     Route(WRITE, "/users/{user_id}/terminate_connections", terminate),  # the vendor's Python library calls this one
+    Route(WRITE, "/apps/{app_id}/capabilities/{token_id}/revoke", revoke),
     # Replaced in 2012; some clients still call them.
     Route(WRITE, "/apps/{app_id}/channels/{channel}/events", trigger_on_channel, body_limit, status=202),
     Route(READ, "/apps/{app_id}/channels/{channel}/stats", stats),

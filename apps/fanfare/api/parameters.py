@@ -10,7 +10,7 @@ import orjson
 from fanfare.api import refusals
 from fanfare.applications import registry
 from fanfare.engine import interface
-from fanfare.protocol import names, publications
+from fanfare.protocol import capabilities, names, publications
 from fanfare.protocol import refusals as protocol_refusals
 
 _ON = ("1", "true", 1, True)
@@ -155,6 +155,15 @@ def user_id(value: str, limits: registry.Limits) -> str:
         raise refusals.Invalid(
             f"The user id has {len(value)} characters and exceeds the allowed maximum ({limits.max_user_id}).",
             code="invalid_user_id",
+        )
+    return value
+
+
+def token_id(value: str) -> str:
+    """The `jti` of a capability token."""
+    if capabilities.TOKEN_ID.match(value) is None:
+        raise refusals.Invalid(
+            "The id of a token has 1 to 128 letters, digits and the characters _.:~-.", code="invalid_token_id"
         )
     return value
 

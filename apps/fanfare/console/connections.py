@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from fanfare.console import survey
 from fanfare.engine import interface
 from fanfare.hub import connections
 from fanfare.hub import hub as hubs
-from fanfare.protocol import refusals
+from fanfare.protocol import refusals, revocations
 
 CONNECTIONS, DISCONNECT = "connections", "console.disconnect"
 MOST: Final = 100  # connections of one answer
@@ -69,6 +70,10 @@ class Connections:
         body = orjson.dumps({"by": by, "value": value, "returns": returns})
         await self._hub.engine.append([interface.Publication(app, DISCONNECT, body, interface.Kind.CONTROL)])
 
+    async def revoke(self, app: str, token_id: str) -> None:
+        """Revoke a capability token in all workers. Raises EngineUnavailable."""
+        await self._hub.engine.append(revocations.publications(app, token_id, expires=None, now=time.time()))
+
     def _on_disconnect(self, app: str, body: bytes) -> None:
         asked = orjson.loads(body)
         code = refusals.RECONNECT if asked["returns"] else refusals.UNAUTHORIZED
@@ -92,6 +97,7 @@ def describe(connection: connections.Connection) -> dict[str, Any]:
         "client": client.name,
         "version": client.version,
         "users": sorted(_users(connection)),
+        "tokens": sorted(_tokens(connection))[:CHANNELS_SHOWN],
         "channels": len(connection.subscriptions),
         "names": list(itertools.islice(connection.subscriptions, CHANNELS_SHOWN)),
         "buffered": connection.writer.buffered(),
@@ -104,6 +110,12 @@ def _users(connection: connections.Connection) -> set[str]:
     """The user that signed in, and those that its client is in presence channels."""
     users = {one.member.user_id for one in connection.subscriptions.values() if one.member is not None}
     return users if connection.user_id is None else users | {connection.user_id}
+
+
+def _tokens(connection: connections.Connection) -> set[str]:
+    """The ids of the capability tokens that its subscriptions use."""
+    used = (getattr(one.request, "capability", None) for one in connection.subscriptions.values())
+    return {one.token_id for one in used if one is not None and one.token_id is not None}
 
 
 def _searched(connection: connections.Connection) -> str:

@@ -37,7 +37,7 @@ from fanfare.applications import registry
 from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
 from fanfare.hub import event_frames, streams
-from fanfare.protocol import names, signatures, termination
+from fanfare.protocol import names, revocations, signatures, termination
 
 logger = logging.getLogger("fanfare.integration")
 
@@ -142,6 +142,8 @@ class RemoteEngine:
                 self._send(events, deadline)
                 events = []
                 self._terminate(publication, deadline)
+            elif publication.channel == revocations.COMMAND:
+                self._revoke(publication, deadline)
             # Other commands are for workers of this project, which has none.
         self._send(events, deadline)
         return [interface.Receipt(None, duplicate=False) for _ in publications]
@@ -174,6 +176,14 @@ class RemoteEngine:
         path = f"users/{quote(body['user_id'], safe='')}/terminate_connections"
         try:
             self._ask("POST", path, deadline, body={"reconnect": reconnect})
+        except _Refused as refused:
+            raise _publish_error(refused.answer, []) from None
+
+    def _revoke(self, command: interface.Publication, deadline: float) -> None:
+        body = orjson.loads(command.body)
+        fields = {} if body["exp"] is None else {"exp": str(int(body["exp"]) + 1)}
+        try:
+            self._ask("POST", f"capabilities/{quote(body['jti'], safe='')}/revoke", deadline, body=fields)
         except _Refused as refused:
             raise _publish_error(refused.answer, []) from None
 

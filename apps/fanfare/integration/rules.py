@@ -28,6 +28,7 @@ pattern matches cannot be joined. What a rule may return:
 | `True`           | admitted        | admitted as the signed-in user, with the info `{"name": str(user)}`    |
 | a `dict`         | InvalidAnswer   | admitted as the signed-in user, with this info                         |
 | a `Member`       | InvalidAnswer   | admitted as this member, signed in or not                              |
+| a `capability()` | by the token    | admitted as the token's user, with its info                            |
 | anything else    | InvalidAnswer   | InvalidAnswer                                                          |
 
 Raising `PermissionDenied`, `Http404` or a model's `DoesNotExist` refuses. Other values are refused even if they are
@@ -36,6 +37,7 @@ true, so that a forgotten `.exists()` does not admit every visitor.
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -46,8 +48,8 @@ from django.http import HttpRequest
 
 from fanfare import errors
 from fanfare.applications import registry
-from fanfare.integration import users
-from fanfare.protocol import names
+from fanfare.integration import tokens, users
+from fanfare.protocol import capabilities, names
 
 GUARDED_PREFIXES = (names.PRIVATE_PREFIX, names.PRESENCE_PREFIX)  # other channels are joined without a signature
 
@@ -219,8 +221,8 @@ def channel(pattern: str) -> Callable[[users.FunctionType], users.FunctionType]:
     `pattern`: a channel name that begins with `private-` or `presence-`, with parameters `{name}`, `{name:slug}`,
     `{name:int}` or `{name:uuid}`. The function takes the user (maybe an anonymous one), the parameters by name, and the
     request if it has a parameter `request`; it may be an `async def`. It returns True or False; on a presence channel
-    also a dict, the info of the signed-in user, or a `Member`. Raising PermissionDenied, Http404 or DoesNotExist
-    refuses the visitor.
+    also a dict, the info of the signed-in user, or a `Member`; on both a token of `capability()`. Raising
+    PermissionDenied, Http404 or DoesNotExist refuses the visitor.
 
     Raises InvalidPattern, or InvalidRule for a function with other parameters, when the module is imported.
     Source: Pusher Channels, "Authorizing users".
@@ -246,8 +248,15 @@ def _check_is_pattern(pattern: Any) -> None:
 # -- decisions ---------------------------------------------------------------------------------------------------------
 
 
-def authorize(request: HttpRequest, channel: str, limits: registry.Limits) -> str | None:
-    """Ask the rule of a channel. Returns the member's `channel_data` for a presence channel, None for a private one.
+class Answer(NamedTuple):
+    """`channel_data`: the member of a presence channel. `token`: the capability that a rule returned."""
+
+    channel_data: str | None = None
+    token: str | None = None
+
+
+def authorize(request: HttpRequest, channel: str, limits: registry.Limits) -> Answer:
+    """Ask the rule of a channel.
 
     Raises AccessRefused, or RuleError if the rule itself is wrong.
     """
@@ -266,15 +275,31 @@ def authorize(request: HttpRequest, channel: str, limits: registry.Limits) -> st
     answer = rule.function(user, parameters, request)
     if answer is None or answer is False:
         raise errors.AccessRefused("refused", f"{rule.name} returned {answer} for {channel}.")
+    if isinstance(answer, tokens.Token):
+        return _by_token(answer, channel, rule, limits)
     if names.is_presence(channel):
-        return users.channel_data(_member(answer, user, rule), limits)
+        return Answer(users.channel_data(_member(answer, user, rule), limits))
     if answer is not True:
         kind = type(answer).__name__
         raise errors.InvalidAnswer(
             f"{rule.name} returned an object of type {kind} for the private channel {channel}; return True or False"
             + (", for example with .exists()." if kind.endswith("QuerySet") else ", for example bool(…).")
         )
-    return None
+    return Answer()
+
+
+def _by_token(token: tokens.Token, channel: str, rule: Rule, limits: registry.Limits) -> Answer:
+    contents = token.capability
+    needed = {capabilities.SUBSCRIBE, *([capabilities.PRESENCE] if names.is_presence(channel) else [])}
+    if not contents.covers(channel) or not needed <= contents.rights:
+        raise errors.InvalidAnswer(
+            f"{rule.name} returned a token that does not admit to {channel}: it needs the channel and the rights "
+            f"{', '.join(sorted(needed))}."
+        )
+    if not names.is_presence(channel):
+        return Answer(token=token)
+    # pusher-js reads the member's id from it; the server takes the member from the token.
+    return Answer(users.channel_data(users.Member(contents.user_id or "", json.loads(contents.info)), limits), token)
 
 
 def _member(answer: Any, user: Any, rule: Rule) -> users.Member:

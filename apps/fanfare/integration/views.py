@@ -144,10 +144,11 @@ def auth(request: HttpRequest) -> dict[str, str]:
         names.check_channel(channel, application.limits.max_channel_name)
     except refusals.InvalidName as error:
         raise errors.MalformedRequest("channel_name", str(error)) from error
-    channel_data = rules.authorize(request, channel, application.limits)
-    answer = {
-        "auth": signatures.subscription_auth(application.key, application.secret, socket_id, channel, channel_data)
-    }
+    channel_data, token = rules.authorize(request, channel, application.limits)
+    signed = token or signatures.subscription_auth(
+        application.key, application.secret, socket_id, channel, channel_data
+    )
+    answer = {"auth": signed}
     if channel_data is not None:
         answer["channel_data"] = channel_data
     if names.is_encrypted(channel):

@@ -1,19 +1,31 @@
 """Authorization of a subscribe: whether this socket may subscribe to this channel, and as which member.
 
-The message alone decides. The application's server wrote the member of a presence channel into
-`channel_data` and signed it. Where there is none, the member is the signed-in user (`fanfare.protocol.sign_in`).
+The message alone decides. Its `auth` is a signature of the application's server, or a capability token
+(`fanfare.protocol.capabilities`). With a signature the server wrote the member of a presence channel into
+`channel_data` and signed it; where there is none, the member is the signed-in user (`fanfare.protocol.sign_in`).
+With a token the member is the token's user.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 from fanfare.applications import registry
 from fanfare.engine import interface
-from fanfare.protocol import names, refusals, signatures
+from fanfare.protocol import capabilities, names, refusals, signatures
+
+
+class Authorized(NamedTuple):
+    """`member`: joins a presence channel; None for any other. `capability`: of a subscribe with a token."""
+
+    member: interface.Member | None = None
+    capability: capabilities.Capability | None = None
+
+
+_WITHOUT_MEMBER = Authorized()
 
 
 def authorize(
@@ -24,8 +36,8 @@ def authorize(
     *,
     user: interface.Member | None,
     now: float,
-) -> interface.Member | None:
-    """The member that joins a presence channel, None for any other. Raises SubscriptionRefused.
+) -> Authorized:
+    """Raises SubscriptionRefused.
 
     `data` is that of `pusher:subscribe`: `auth` and `channel_data` from the application's server. On public channels
     both are ignored: pusher-js sends an empty `auth` there. `user`: the one that the connection is signed in as. `now`:
@@ -33,13 +45,15 @@ def authorize(
     """
     if channel.startswith(names.USER_PREFIX):
         _check_is_own(channel, user)
-        return None
+        return _WITHOUT_MEMBER
     _check_name(channel, application.limits.max_channel_name)
     type_ = names.type_of(channel)
     if type_ is names.Type.PUBLIC:
-        return None
+        return _WITHOUT_MEMBER
     auth = _text(data, "auth") or ""
     channel_data = _text(data, "channel_data")
+    if capabilities.is_token(auth):
+        return _by_token(application, channel, auth, channel_data, now)
     if type_ is names.Type.PRESENCE and channel_data is None and user is None:
         raise refusals.Unauthorized(
             "A presence channel needs channel_data with a user_id, or a connection that is signed in",
@@ -54,12 +68,41 @@ def authorize(
         channel_data=channel_data,
     )
     if type_ is not names.Type.PRESENCE:
-        return None
+        return _WITHOUT_MEMBER
     if channel_data is not None:
-        return parse_member(channel_data, application.limits)
+        return Authorized(parse_member(channel_data, application.limits))
     if user is not None:
         _check_info(user.info, application.limits)
-    return user
+    return Authorized(user)
+
+
+def _by_token(
+    application: registry.Application, channel: str, token: str, channel_data: str | None, now: float
+) -> Authorized:
+    """`channel_data` is for pusher-js, which reads its own id from it; it is not signed."""
+    try:
+        capability = capabilities.verify(token, application.secrets(now), now)
+    except refusals.InvalidToken as error:
+        raise refusals.Unauthorized(error.message, reason=error.reason) from None
+    if not capability.covers(channel):
+        raise refusals.Unauthorized(f"The token does not grant {channel}", reason="channel_not_granted")
+    is_presence = names.is_presence(channel)
+    needed = (capabilities.SUBSCRIBE, capabilities.PRESENCE) if is_presence else (capabilities.SUBSCRIBE,)
+    for right in needed:
+        if right not in capability.rights:
+            raise refusals.Unauthorized(f'The token does not have the right "{right}"', reason="right_not_granted")
+    if not is_presence:
+        return Authorized(capability=capability)
+    user_id = capability.user_id
+    if not user_id or len(user_id) > application.limits.max_user_id:
+        raise refusals.Unauthorized(
+            f"The token of a member has a user in `sub`, of 1 to {application.limits.max_user_id} characters",
+            reason="invalid_member",
+        )
+    if channel_data is not None and parse_member(channel_data, application.limits).user_id != user_id:
+        raise refusals.Unauthorized("The user_id of the channel_data is not the token's user", reason="other_member")
+    _check_info(capability.info, application.limits)
+    return Authorized(interface.Member(user_id, capability.info), capability)
 
 
 def _check_is_own(channel: str, user: interface.Member | None) -> None:

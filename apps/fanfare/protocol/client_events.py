@@ -13,7 +13,7 @@ import orjson
 
 from fanfare.applications import registry
 from fanfare.hub import connections
-from fanfare.protocol import effects, messages, names, publications, refusals
+from fanfare.protocol import capabilities, effects, messages, names, publications, refusals
 
 
 def relay(
@@ -32,6 +32,7 @@ def relay(
     subscription = subscriptions.get(channel)
     if subscription is None or subscription.state is connections.State.ATTACHING:
         raise _not_subscribed(channel, event)
+    _check_right(subscription, channel, event)
     user_id = None if subscription.member is None else subscription.member.user_id
     data = _check_data(application.limits, channel, event, fields["data"])
     publication = publications.build_client_event(application, channel, event, data, sender=socket_id, user_id=user_id)
@@ -51,6 +52,7 @@ def cancel(
     subscription = subscriptions.get(channel)
     if subscription is None or subscription.state is connections.State.ATTACHING:
         raise _not_subscribed(channel, message.event)
+    _check_right(subscription, channel, message.event)
     rule = application.rules.of(channel)
     if rule is None or not rule.stream_cancel:
         raise refusals.ClientEventRejected(
@@ -77,6 +79,7 @@ def update_member(
     subscription = subscriptions.get(channel)
     if subscription is None or subscription.member is None or subscription.state is connections.State.ATTACHING:
         raise _not_subscribed(channel, message.event)
+    _check_right(subscription, channel, message.event)
     signed = orjson.loads(subscription.member.info)
     try:
         info = orjson.dumps({**(signed if isinstance(signed, dict) else {}), "state": message.fields["data"]})
@@ -107,6 +110,16 @@ def _check_allowed(application: registry.Application, channel: str, event: str) 
             f"{_shown(channel, event)} rejected: it takes a private or presence channel that is not encrypted",
             code=None,
             reason="channel_type",
+        )
+
+
+def _check_right(subscription: connections.Subscription, channel: str, event: str) -> None:
+    """Raise ClientEventRejected if the subscription's token does not allow client events."""
+    if not subscription.request.may(capabilities.PUBLISH):
+        raise refusals.ClientEventRejected(
+            f'{_shown(channel, event)} rejected: the token does not have the right "publish"',
+            code=refusals.UNAUTHORIZED,
+            reason="right_not_granted",
         )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
 from fanfare.engine import interface
-from fanfare.protocol import recovery
+from fanfare.protocol import capabilities, recovery
 
 
 class Send(NamedTuple):
@@ -65,6 +65,14 @@ class ReadHistory:
 
 class Unsubscribe(NamedTuple):
     channel: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRevocations:
+    """Read whether this capability was revoked, then call `StateMachine.revocations_read` for the channel."""
+
+    channel: str
+    capability: capabilities.Capability
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +139,7 @@ Effect: TypeAlias = (
     | Close
     | Subscribe
     | Unsubscribe
+    | ReadRevocations
     | Ponged
     | ReadHistory
     | SignIn

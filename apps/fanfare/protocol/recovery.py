@@ -14,7 +14,7 @@ import orjson
 from fanfare.applications import rules
 from fanfare.engine import interface
 from fanfare.hub import connections, history_pages
-from fanfare.protocol import ack_tracker, names
+from fanfare.protocol import ack_tracker, capabilities, names
 
 REWIND_BOUND = 2**53  # of a count and of seconds
 
@@ -30,13 +30,18 @@ class Asked(NamedTuple):
     """What one subscribe frame asks for.
 
     `recovery`: what the hub is asked for. `recovering`: the client says that it was subscribed before. `with_stream`:
-    the answer has a `stream`. `reason`: why nothing can be recovered, where that is clear at once.
+    the answer has a `stream`. `reason`: why nothing can be recovered, where that is clear at once. `capability`: of a
+    subscribe with a token; it bounds what the subscription may do.
     """
 
     recovery: connections.Recovery | None = None
     recovering: bool = False
     with_stream: bool = False
     reason: str | None = None
+    capability: capabilities.Capability | None = None
+
+    def may(self, right: str) -> bool:
+        return self.capability is None or right in self.capability.rights
 
 
 NOTHING = Asked()

@@ -8,6 +8,7 @@
     ├── BadFrame                what came is not a message of the protocol; the connection lives
     ├── TooManyPendingFrames             more came than is kept until it can be answered; the connection ends
     ├── WrongSignature          the auth string is not what the application's server would have made
+    ├── InvalidToken            a capability token that is not valid (any more)
     ├── SubscriptionRefused     answered with two frames; the connection lives
     │   ├── Unauthorized
     │   └── LimitReached
@@ -117,6 +118,12 @@ class WrongSignature(PusherError):
     """No auth string, another application's, or not a signature of what it should sign."""
 
     reason = "wrong_signature"
+
+
+class InvalidToken(PusherError):
+    """The message never contains the token."""
+
+    reason = "invalid_token"
 
 
 class SubscriptionRefused(PusherError):

@@ -17,11 +17,13 @@ from fanfare.hub import connections, history_pages, writers
 from fanfare.hub import hub as hubs
 from fanfare.protocol import (
     ack_tracker,
+    capabilities,
     effects,
     handshake,
     messages,
     page_sessions,
     recovery,
+    revocations,
     server_frames,
     session_owners,
     state_machine,
@@ -77,7 +79,17 @@ class Session:
     """One client, from its accepted handshake to its end. `owners`: of the resume tokens; without it no page is
     resumed."""
 
-    __slots__ = ("_authorization_timer", "_connection", "_history", "_hub", "_machine", "_page", "answers")
+    __slots__ = (
+        "_authorization_timer",
+        "_capabilities",
+        "_capability_timer",
+        "_connection",
+        "_history",
+        "_hub",
+        "_machine",
+        "_page",
+        "answers",
+    )
 
     def __init__(
         self,
@@ -93,6 +105,9 @@ class Session:
         self._hub = hub
         self._history: asyncio.Task[None] | None = None  # the read of a page of history: one at a time
         self._authorization_timer: asyncio.TimerHandle | None = None
+        # The tokens of its subscriptions; None for the many connections that have none.
+        self._capabilities: set[capabilities.Capability] | None = None
+        self._capability_timer: asyncio.TimerHandle | None = None
         self._connection = hubs.Connection(
             accepted.application.id,
             handshake.new_socket_id(),
@@ -112,6 +127,7 @@ class Session:
             wall_clock=time.time,
             window=options.resume.window if accepted.with_offsets else None,
             tracker=self._tracker,
+            check_token=revocations.of(hub).is_valid,
             max_subscriptions=options.max_subscriptions,
             subscribes_per_second=options.subscribes_per_second,
             max_pending_bytes=options.max_pending_bytes,
@@ -166,6 +182,7 @@ class Session:
         if not self._connection.closing:
             self._hub.disconnect(self._connection)
         self._stop_authorization_timer()
+        self._release_capabilities()
         if self._page is not None:
             self._page.end()
         if self._history is not None:
@@ -211,6 +228,8 @@ class Session:
         self, subscription: connections.Subscription, answer: interface.SubscribeResult, request: recovery.Asked
     ) -> None:
         self._do(self._machine.refreshed(subscription, answer, request))
+        if request.capability is not None and request.capability not in (self._capabilities or ()):
+            self._do(self._machine.capability_ended(subscription.channel.name, "revoked_token", revocations.MESSAGE))
 
     def refused(self, subscription: connections.Subscription, refusal: interface.Refused) -> None:
         self._do(self._machine.refused(subscription, refusal))
@@ -223,6 +242,60 @@ class Session:
     def event_sent(self, subscription: connections.Subscription) -> None:
         if self._page is not None:
             self._page.event_sent(subscription)
+
+    # -- capability tokens ---------------------------------------------------------------------------------------------
+
+    def _hold(self, capability: capabilities.Capability) -> None:
+        """The subscription that is about to begin ends with its token."""
+        if self._capabilities is None:
+            self._capabilities = set()
+        if capability not in self._capabilities:
+            self._capabilities.add(capability)
+            revocations.of(self._hub).hold(self._connection.app, capability, self)
+            self._set_capability_timer()
+
+    def _set_capability_timer(self) -> None:
+        if self._capability_timer is not None:
+            self._capability_timer.cancel()
+            self._capability_timer = None
+        if self._capabilities:
+            seconds = min(one.expires for one in self._capabilities) - time.time()
+            loop = asyncio.get_running_loop()
+            self._capability_timer = loop.call_later(min(max(seconds, 0.0), capabilities.MAX_LIFE_S), self._end_expired)
+
+    def _end_expired(self) -> None:
+        now = time.time()
+        for capability in [one for one in self._capabilities or () if one.expires <= now]:
+            self.revoked(capability, "expired_token", "The token has expired")
+        self._set_capability_timer()
+
+    def revoked(self, capability: capabilities.Capability, reason: str, message: str) -> None:
+        """See fanfare.protocol.revocations.Holder."""
+        for name, subscription in list(self._connection.subscriptions.items()):
+            if subscription.request.capability == capability:
+                self._do(self._machine.capability_ended(name, reason, message))
+        if self._capabilities is not None:
+            self._capabilities.discard(capability)
+            revocations.of(self._hub).release(self._connection.app, capability, self)
+
+    def _release_capabilities(self) -> None:
+        if self._capability_timer is not None:
+            self._capability_timer.cancel()
+        for capability in self._capabilities or ():
+            revocations.of(self._hub).release(self._connection.app, capability, self)
+        self._capabilities = None
+
+    def _read_revocations(self, effect: effects.ReadRevocations) -> None:
+        self._hub.supervisor.spawn("check of a token", self._do_read_revocations(effect))
+
+    async def _do_read_revocations(self, effect: effects.ReadRevocations) -> None:
+        failure = ""
+        try:
+            await revocations.of(self._hub).read(self._connection.app, effect.capability)
+        except engine_errors.EngineError as error:
+            failure = str(error)
+        if not self._connection.closing:
+            self._do(self._machine.revocations_read(effect.channel, failure))
 
     # -- effects -------------------------------------------------------------------------------------------------------
 
@@ -260,6 +333,8 @@ class Session:
         _refusal_log.info("Socket %s from %s: %s", self._connection.socket_id, address, effect.message)
 
     def _subscribe(self, effect: effects.Subscribe) -> None:
+        if effect.asked.capability is not None:
+            self._hold(effect.asked.capability)
         self._hub.subscribe(
             self._connection,
             effect.channel,
@@ -353,6 +428,7 @@ _DO: Final[dict[type, Callable[[Session, Any], None]]] = {
     effects.Log: Session._log,
     effects.Subscribe: Session._subscribe,
     effects.Unsubscribe: Session._unsubscribe,
+    effects.ReadRevocations: Session._read_revocations,
     effects.SignIn: Session._sign_in,
     effects.Ponged: Session._ponged,
     effects.ReadHistory: Session._read_history,

@@ -16,6 +16,7 @@ from fanfare.hub import connections, event_frames
 from fanfare.protocol import (
     ack_tracker,
     authorization,
+    capabilities,
     client_events,
     effects,
     messages,
@@ -59,6 +60,8 @@ class StateMachine:
 
     `activity_timeout`: seconds of silence after which the client pings. `window`: seconds that a client may be away,
     for one that asked for positions; None for the others. `tracker`: of a page with a resume token.
+    `check_token`: whether a capability token was not revoked; False if the engine must be asked first. It raises
+    InvalidToken.
     `max_subscriptions`, `subscribes_per_second` and `max_pending_bytes`: of this connection.
     """
 
@@ -66,6 +69,8 @@ class StateMachine:
         "_activity_timeout",
         "_application",
         "_applications",
+        "_awaiting_revocations",
+        "_check_token",
         "_client_event_tokens",
         "_clock",
         "_early",
@@ -98,6 +103,7 @@ class StateMachine:
         wall_clock: Callable[[], float],
         window: int | None = None,
         tracker: Callable[[], ack_tracker.AckTracker | None] = lambda: None,
+        check_token: Callable[[str, capabilities.Capability], bool] = lambda _app, _capability: True,
         max_subscriptions: int = MAX_SUBSCRIPTIONS,
         subscribes_per_second: int = SUBSCRIBES_PER_SECOND,
         max_pending_bytes: int = messages.MAX_PENDING_BYTES,
@@ -111,6 +117,7 @@ class StateMachine:
         self._wall_clock = wall_clock
         self._window = window
         self._tracker = tracker
+        self._check_token = check_token
         self._max_subscriptions = max_subscriptions
         self._subscribes_per_second = subscribes_per_second
         self._subscribe_tokens: token_bucket.TokenBucket | None = None
@@ -121,6 +128,7 @@ class StateMachine:
         self._full = False  # a subscribe was refused because of max_subscriptions
         # Most connections never need these.
         self._early: messages.PendingFrames | None = None  # frames that came before the connection was open
+        self._awaiting_revocations: dict[str, messages.Message] | None = None  # subscribes by channel
         self._identity: sign_in.Identity | None = None
         self._client_event_tokens: token_bucket.TokenBucket | None = None
         self._error_tokens: token_bucket.TokenBucket | None = None
@@ -249,21 +257,36 @@ class StateMachine:
     # -- subscribing ---------------------------------------------------------------------------------------------------
 
     def _subscribe(self, message: messages.Message) -> effects.Effects:
+        channel, _ = messages.channel(message)
+        return self._subscribe_within_rate(message) if self._may_subscribe() else self._too_fast(channel)
+
+    def _subscribe_within_rate(self, message: messages.Message) -> effects.Effects:
         channel, data = messages.channel(message)
         application = self.application
-        if not self._may_subscribe():
-            return self._too_fast(channel)
         try:
-            member = authorization.authorize(
+            member, capability = authorization.authorize(
                 application, self.socket_id, channel, data, user=self.user, now=self._wall_clock()
             )
             subscription = self._subscriptions.get(channel)
             if subscription is not None:
                 _check_member(channel, member, subscription.member)
-            elif len(self._subscriptions) >= self._max_subscriptions:
+            elif len(self._subscriptions) + len(self._awaiting_revocations or ()) >= self._max_subscriptions:
                 return self._too_many_subscriptions(channel)
+            if capability is not None and not self._check_not_revoked(capability):
+                if self._awaiting_revocations is None:
+                    self._awaiting_revocations = {}
+                self._awaiting_revocations[channel] = message
+                return (effects.ReadRevocations(channel, capability),)
         except refusals.SubscriptionRefused as refusal:
             return _refuse(channel, refusal, data)
+        may_read = capability is None or capabilities.HISTORY in capability.rights
+        asked = recovery.asked(
+            application.rules.of(channel) if may_read else None,
+            data,
+            channel,
+            with_offsets=self._window is not None,
+            tracker=self._tracker(),
+        )
         subscribe = effects.Subscribe(
             channel,
             member,
@@ -271,17 +294,36 @@ class StateMachine:
             cached=names.is_cache(channel),
             # The members of a presence channel are known by their names.
             announce=application.subscription_counts and member is None,
-            asked=recovery.asked(
-                application.rules.of(channel),
-                data,
-                channel,
-                with_offsets=self._window is not None,
-                tracker=self._tracker(),
-            ),
+            asked=asked if capability is None else asked._replace(capability=capability),
         )
         if names.type_of(channel) is names.Type.PUBLIC:
             return (subscribe,)
         return [*self._authorized(), subscribe]
+
+    def _check_not_revoked(self, capability: capabilities.Capability) -> bool:
+        """False if the engine must be asked first. Raises Unauthorized."""
+        try:
+            return self._check_token(self._application.id, capability)
+        except refusals.InvalidToken as error:
+            raise refusals.Unauthorized(error.message, reason=error.reason) from None
+
+    def revocations_read(self, channel: str, failure: str = "") -> effects.Effects:
+        """The engine answered `ReadRevocations`, or could not, with the reason `failure`."""
+        message = (self._awaiting_revocations or {}).pop(channel, None)
+        if message is None or self._state is not _State.OPEN:
+            return effects.NOTHING
+        if not failure:
+            return self._subscribe_within_rate(message)
+        refusal = interface.Refused("unavailable", f"its token cannot be checked: {failure}")
+        return _refuse(channel, _in_protocol_terms(channel, refusal))
+
+    def capability_ended(self, channel: str, reason: str, message: str) -> effects.Effects:
+        """The token of a subscription has expired or was revoked."""
+        kind = "TokenExpired" if reason == "expired_token" else "TokenRevoked"
+        refusal = refusals.SubscriptionRefused(
+            message, code=refusals.UNAUTHORIZED, kind=kind, status=401, reason=reason
+        )
+        return [effects.Unsubscribe(channel), *_refuse(channel, refusal)]
 
     def _may_subscribe(self) -> bool:
         """Each subscribe and unsubscribe of a channel's first subscriber is a write to the log."""
@@ -319,6 +361,8 @@ class StateMachine:
         channel, _ = messages.channel(message)
         if self._identity is not None:
             self._identity.unsubscribed(channel)
+        if self._awaiting_revocations:
+            self._awaiting_revocations.pop(channel, None)
         return (effects.Unsubscribe(channel),) if channel in self._subscriptions else effects.NOTHING
 
     # -- answers of the hub --------------------------------------------------------------------------------------------
@@ -339,7 +383,9 @@ class StateMachine:
     def refreshed(
         self, subscription: connections.Subscription, answer: interface.SubscribeResult, asked: recovery.Asked
     ) -> effects.Effects:
-        """The answer to a repeated subscribe. One that catches up gets the newest state with its recovery."""
+        """The answer to a repeated subscribe, whose token replaces the one before. One that catches up gets the newest
+        state with its recovery."""
+        subscription.request = subscription.request._replace(capability=asked.capability)
         stream = recovery.repeated_stream(asked, subscription) if asked.with_stream else None
         live = subscription.state is connections.State.LIVE
         return _answer_frames(subscription, answer, stream, with_state=live)
@@ -375,6 +421,8 @@ class StateMachine:
         subscription = self._subscriptions.get(channel)
         if subscription is None or subscription.state is connections.State.ATTACHING:
             return _history_refused(channel, rid, "Only a channel's subscribers may read its history", "not_subscribed")
+        if not subscription.request.may(capabilities.HISTORY):
+            return _history_refused(channel, rid, 'The token does not have the right "history"', "right_not_granted")
         if not self.keeps_history(channel):
             return _history_refused(channel, rid, "This channel keeps no history", recovery.NOT_ENABLED)
         limit = limit if type(limit) is int and 0 < limit <= HISTORY_LIMIT else DEFAULT_HISTORY_LIMIT

@@ -30,7 +30,7 @@ from fanfare.engine import errors as engine_errors
 from fanfare.hub import activity, hub, traces, transports
 from fanfare.integration import relay, signal_sender
 from fanfare.jobs import runner
-from fanfare.protocol import session_owners, streams, termination
+from fanfare.protocol import revocations, session_owners, streams, termination
 from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.runtime.supervisor import Supervisor
 from fanfare.server import draining, errors, machine_limits, memory, mounts, parent_process, probe, proxies
@@ -58,6 +58,7 @@ class Server:
         built_in = (webhooks.job(), signal_sender.SignalSender(self.hub).job(), relay.job())
         self.background = runner.Runner(self.hub, built_in)
         termination.register(self.hub)
+        revocations.of(self.hub)
         self.session_owners = session_owners.SessionOwners(self.hub)
         counted = figures.Figures(self.hub, lambda: self.background.own_statuses)
         self.reports = reports.Reports(

@@ -20,14 +20,14 @@ from fanfare.applications import registry as registries
 from fanfare.engine import errors as engine_errors
 from fanfare.hub import hub as hubs
 from fanfare.hub import transports
-from fanfare.protocol import names, termination
+from fanfare.protocol import capabilities, names, revocations
+from fanfare.protocol import refusals as protocol_refusals
 from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.runtime.supervisor import Supervisor
 from fanfare.sockets import drain
-from fanfare.sse import refusals, requests, responses, streams, tokens, writer
+from fanfare.sse import refusals, requests, responses, streams, writer
 
 LOGGED_PER_SECOND: Final = 10
-RECENT_TERMINATIONS: Final = 1_000  # remembered for the streams that are being opened
 
 logger = logging.getLogger(__name__)
 _log = LogThrottle(logger, 1.0, burst=LOGGED_PER_SECOND)
@@ -51,13 +51,11 @@ class Sse:
         self._streams_per_address = streams_per_address
         self._now = now
         self._streams: set[streams.Stream] = set()
-        self._users: dict[tuple[str, str], set[streams.Stream]] = {}  # by application and the token's user
         self._addresses: collections.Counter[str] = collections.Counter()  # open streams
-        self._terminated: dict[tuple[str, str], float] = {}  # Unix time, by application and user; the latest last
         self._supervisor = Supervisor(logger, count=hub.count, prefix="sse.tasks")
         self._is_watching = False
         self._is_stopping = False
-        termination.on_terminated(hub, self._terminate)
+        self._revocations = revocations.of(hub)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         transports.keep_out_of_log(send)  # the URL may contain a token
@@ -105,7 +103,7 @@ class Sse:
             )
         asked = requests.asked(scope, head, max_channel_name=application.limits.max_channel_name)
         try:
-            grant = await self._authorize(application, asked)
+            capability = await self._authorize(application, asked)
         except refusals.Unauthorized as error:
             if not asked.is_back:
                 raise
@@ -125,13 +123,15 @@ class Sse:
             to_client,
             self._times,
             address=_address(scope),
-            life_limit=None if grant is None else grant.expires - self._now(),
+            life_limit=None if capability is None else capability.expires - self._now(),
+            may_read_history=capability is None or capabilities.HISTORY in capability.rights,
         )
-        owner = None if grant is None or grant.user_id is None else (application.id, grant.user_id)
-        with self._open(stream, _address(scope), owner):
+        with self._open(stream, _address(scope), capability):
             await self._serve(stream, to_client, headers, receive, send)
 
-    async def _authorize(self, application: registries.Application, asked: requests.Asked) -> tokens.Grant | None:
+    async def _authorize(
+        self, application: registries.Application, asked: requests.Asked
+    ) -> capabilities.Capability | None:
         """The request's token; None without one. Raises Unauthorized, Forbidden, Unavailable."""
         guarded = [channel for channel in asked.channels if names.type_of(channel) is not names.Type.PUBLIC]
         if asked.token is None:
@@ -139,28 +139,22 @@ class Sse:
                 raise refusals.Unauthorized("token_required", f"{guarded[0]} is not public: it requires a token.")
             return None
         now = self._now()
-        grant = tokens.verify(asked.token, application.secrets(now), now)
-        for channel in guarded:
-            if not grant.covers(channel):
-                raise refusals.Forbidden("channel_not_granted", f"The token does not grant {channel}.")
-        if grant.user_id is not None:
-            await self._check_not_terminated(application.id, grant, grant.user_id)
-        return grant
-
-    async def _check_not_terminated(self, app: str, grant: tokens.Grant, user_id: str) -> None:
         try:
-            terminated_at = await termination.terminated_at(self._hub.engine, app, user_id)
+            capability = capabilities.verify(asked.token, application.secrets(now), now)
+            for channel in guarded:
+                if not capability.covers(channel):
+                    raise refusals.Forbidden("channel_not_granted", f"The token does not grant {channel}.")
+            if guarded and capabilities.SUBSCRIBE not in capability.rights:
+                raise refusals.Forbidden("right_not_granted", 'The token does not have the right "subscribe".')
+            await self._revocations.read_and_check(application.id, capability)
+        except protocol_refusals.InvalidToken as error:
+            raise refusals.Unauthorized(error.reason, f"{error.message.rstrip('.')}.") from None
         except engine_errors.EngineError as error:
             raise refusals.Unavailable(error.code, str(error)) from error
-        # The command may have been executed while the record was read.
-        terminated_at = self._terminated.get((app, user_id), terminated_at)
-        if terminated_at is not None and (grant.issued is None or grant.issued <= terminated_at):
-            raise refusals.Unauthorized(
-                "terminated", "The application ended this user's connections after it issued the token."
-            )
+        return capability
 
     @contextlib.contextmanager
-    def _open(self, stream: streams.Stream, address: str, owner: tuple[str, str] | None) -> Iterator[None]:
+    def _open(self, stream: streams.Stream, address: str, capability: capabilities.Capability | None) -> Iterator[None]:
         """Count the stream while it is open. Raises Unavailable."""
         if self._is_stopping:
             raise refusals.Unavailable("restarting", "The server is restarting.")
@@ -172,8 +166,9 @@ class Sse:
             )
         self._streams.add(stream)
         self._addresses[address] += 1
-        if owner is not None:
-            self._users.setdefault(owner, set()).add(stream)
+        app = stream.connection.app
+        if capability is not None:
+            self._revocations.hold(app, capability, stream)
         try:
             yield
         finally:
@@ -181,10 +176,8 @@ class Sse:
             self._addresses[address] -= 1
             if not self._addresses[address]:
                 del self._addresses[address]
-            if owner is not None:
-                self._users[owner].discard(stream)
-                if not self._users[owner]:
-                    del self._users[owner]
+            if capability is not None:
+                self._revocations.release(app, capability, stream)
 
     async def _serve(
         self,
@@ -205,19 +198,6 @@ class Sse:
             stream.forget()
 
     # -- the end of streams --------------------------------------------------------------------------------------------
-
-    def _terminate(self, app: str, user_id: str, at: float | None) -> None:
-        if at is not None:
-            self._terminated.pop((app, user_id), None)
-            self._terminated[app, user_id] = at
-            while len(self._terminated) > RECENT_TERMINATIONS:
-                del self._terminated[next(iter(self._terminated))]
-        open_streams = self._users.get((app, user_id))
-        if open_streams:
-            self._hub.flush()  # earlier events are delivered before the end
-        for stream in list(open_streams or ()):
-            with self._hub.isolated("A terminated event stream could not be ended"):
-                stream.end("terminated", termination.MESSAGE)
 
     def _watch_for_shutdown(self, send: Any) -> None:
         if not self._is_watching:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from fanfare.applications import registry as registries
+from fanfare.applications.rules import Rules
 from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
 from fanfare.hub import connections, event_frames
@@ -22,6 +23,7 @@ CLOSE_S: Final = 1.0  # for a client to read the remaining data when the server 
 
 _Answer = asyncio.Future[interface.SubscribeResult | interface.Refused]
 
+_NO_RULES: Final = Rules()  # no channel keeps a history
 _ADMISSION = ""  # the key of the admission among the answers of the channels
 
 
@@ -43,7 +45,7 @@ DEFAULT_TIMES: Final = Times()
 
 
 class Stream:
-    """`life_limit`: seconds until its token expires."""
+    """`life_limit`: seconds until its token expires. `may_read_history`: whether the client gets kept events."""
 
     def __init__(
         self,
@@ -55,6 +57,7 @@ class Stream:
         *,
         address: str = "",
         life_limit: float | None = None,
+        may_read_history: bool = True,
     ) -> None:
         self._hub = hub
         self._application = application
@@ -62,6 +65,7 @@ class Stream:
         self._writer = to_client
         self._times = times
         self._life_limit = life_limit
+        self._may_read_history = may_read_history
         self._outcomes: dict[str, recovery.Outcome] = {}
         self._answers: dict[str, _Answer] = {}  # by channel
         self._timers: list[asyncio.TimerHandle] = []
@@ -88,7 +92,8 @@ class Stream:
             self._hub.admit(self.connection, limit)
             await self._answered(admission)
         try:
-            asked = await recovery.asked(self._hub, self.connection.app, self._application.rules, self._asked)
+            rules = self._application.rules if self._may_read_history else _NO_RULES
+            asked = await recovery.asked(self._hub, self.connection.app, rules, self._asked)
         except engine_errors.EngineError as error:
             raise refusals.Unavailable(error.code, str(error)) from error
         answers = []
@@ -197,6 +202,10 @@ class Stream:
         if not self.connection.closing:
             self._hub.count(f"sse.ended.{why}")
             self.connection.close(hubs.RECONNECT, message)
+
+    def revoked(self, _: Any, reason: str, message: str) -> None:
+        """See fanfare.protocol.revocations.Holder."""
+        self.end(reason, message)
 
     def restart(self, *, returns: bool) -> None:
         """The server stops, and waits for open responses first. The client's `retry:` has a spread of its own, whether

@@ -13,8 +13,8 @@ from fanfare.engine import interface
 from fanfare.engine.local import engine
 from fanfare.hub import event_frames
 from fanfare.hub import hub as hubs
-from fanfare.protocol import termination
-from fanfare.sse import asgi, streams, tokens
+from fanfare.protocol import capabilities, termination
+from fanfare.sse import asgi, streams
 
 APP, SECRET = "1", "0123456789abcdef0123"
 NOW = 1_800_000_000.0
@@ -51,7 +51,7 @@ class Deployment:
         )
 
     def token(self, *channels: str, seconds: float = 60, user_id: str | None = None, issued: float = NOW) -> str:
-        return tokens.sign(SECRET, tokens.Grant(channels, NOW + seconds, user_id, issued))
+        return capabilities.sign(SECRET, capabilities.Capability(channels, NOW + seconds, user_id, issued))
 
     async def publish(self, *numbers: int, channel: str = "kept", pad: int = 0) -> None:
         rule = RULES.of(channel)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from fanfare.engine import interface
-from fanfare.protocol import termination
-from fanfare.sse import responses, tokens
+from fanfare.protocol import capabilities, termination
+from fanfare.sse import responses
 from tests.unit.sse.clients import Response, asking, until
 from tests.unit.sse.conftest import APP, NOW, SECRET, Deployment
 
@@ -169,7 +169,7 @@ async def test_tokens_from_before_a_termination_are_refused_and_later_ones_accep
     old = deployment.token("private-*", user_id="42", issued=NOW - 0.001)
     assert refused(await answer(deployment, query + old)) == (401, "terminated")
     assert (await answer(deployment, query + old, last_event_id="1.e:1")).status == 204
-    undated = tokens.sign(SECRET, tokens.Grant(("private-*",), NOW + 60, "42", issued=NOW))
+    undated = capabilities.sign(SECRET, capabilities.Capability(("private-*",), NOW + 60, "42", issued=NOW))
     assert refused(await answer(deployment, query + undated)) == (401, "terminated")
     assert (await answer(deployment, query + deployment.token("private-*", user_id="42", issued=NOW + 1))).status == 200
     assert (await answer(deployment, query + deployment.token("private-*", user_id="43"))).status == 200
@@ -202,7 +202,7 @@ async def test_termination_while_the_record_is_read_refuses_the_stream(
 ) -> None:
     async def read_before(engine: interface.Engine, app: str, user_id: str) -> None:
         await terminate(deployment, user_id)
-        await until(lambda: deployment.application._terminated)
+        await until(lambda: deployment.application._revocations._revoked_at)
 
     monkeypatch.setattr(termination, "terminated_at", read_before)
     token = deployment.token("private-*", user_id="42")

@@ -8,6 +8,7 @@ from typing import Any
 from fanfare.console import audit
 from fanfare.console import connections as connecting
 from fanfare.console.requests import Problem, Request, endpoint
+from fanfare.protocol import capabilities
 
 
 @endpoint("connections")
@@ -46,4 +47,15 @@ async def disconnect(request: Request) -> Any:
     detail = {"by": by, "may reconnect": returns}
     await audit.record(request.access, "disconnect", application=app.id, target=value, detail=detail)
     await request.worker.connections.disconnect(app.id, by, value, returns=returns)
+    return {"done": True}
+
+
+@endpoint("revoke", method="POST", permission="disconnect_client")
+async def revoke(request: Request) -> Any:
+    """Revoke a capability token by its id, in all workers."""
+    app, token_id = request.application("disconnect_client"), str(request.body.get("token", ""))
+    if capabilities.TOKEN_ID.match(token_id) is None:
+        raise Problem(400, "The id of a token has 1 to 128 letters, digits and the characters _.:~-.")
+    await audit.record(request.access, "revoke", application=app.id, target=token_id)
+    await request.worker.connections.revoke(app.id, token_id)
     return {"done": True}

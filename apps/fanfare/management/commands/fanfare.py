@@ -17,7 +17,8 @@ from prometheus_client import parser as prometheus
 from fanfare import conf, errors
 from fanfare.console import client, filters
 from fanfare.engine import errors as engine_errors
-from fanfare.integration import history, presence, publishing, queries, target
+from fanfare.integration import history, presence, publishing, queries, target, tokens
+from fanfare.protocol import capabilities
 from fanfare.runtime import text
 
 STATISTICS_TIMEOUT_S = 5.0
@@ -27,7 +28,8 @@ LINE_CHARACTERS = 300
 
 class Command(BaseCommand):
     help = (
-        "Show what happens, statistics, channels, members, histories and traces; publish an event; disconnect a user."
+        "Show what happens, statistics, channels, members, histories and traces; publish an event; disconnect a user; "
+        "issue and revoke capability tokens."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -86,6 +88,16 @@ class Command(BaseCommand):
         disconnect.add_argument("user")
         disconnect.add_argument("--reconnect", action="store_true", help="let the clients come back at once")
 
+        issue = actions.add_parser("capability", help="a token that lets its bearer use channels")
+        issue.add_argument("channels", metavar="CHANNEL", nargs="+", help="a name; * matches any characters")
+        issue.add_argument("--user", metavar="ID", help="the user of the token")
+        issue.add_argument("--rights", default="subscribe,history", help=f"of {', '.join(capabilities.RIGHTS)}")
+        issue.add_argument("--seconds", metavar="N", type=int, default=tokens.TOKEN_SECONDS, help="its lifetime")
+
+        revoke = actions.add_parser("revoke", help="revoke a token by its id, the claim jti")
+        revoke.add_argument("id", metavar="JTI")
+        revoke.add_argument("--expires", metavar="TIME", type=float, help="Unix time at which the token ends")
+
     def handle(self, *args: Any, **options: Any) -> None:
         actions: dict[str, Callable[[dict[str, Any]], tuple[Any, list[str]]]] = {
             "stats": self._stats,
@@ -98,6 +110,8 @@ class Command(BaseCommand):
             "history": self._history,
             "publish": self._publish,
             "disconnect": self._disconnect,
+            "capability": self._capability,
+            "revoke": self._revoke,
         }
         try:
             value, lines = actions[options["action"]](options)
@@ -224,6 +238,20 @@ class Command(BaseCommand):
     def _disconnect(self, options: dict[str, Any]) -> tuple[Any, list[str]]:
         presence.disconnect_user(options["user"], reconnect=options["reconnect"], app=options["app"])
         return {"disconnected": options["user"]}, [f"The connections of user {options['user']} are being closed."]
+
+    def _capability(self, options: dict[str, Any]) -> tuple[Any, list[str]]:
+        token = tokens.capability(
+            options["channels"],
+            user=options["user"],
+            rights=options["rights"].split(","),
+            seconds=options["seconds"],
+            app=options["app"],
+        )
+        return {"token": token, "jti": token.id, "exp": int(token.expires)}, [token, f"jti: {token.id}"]
+
+    def _revoke(self, options: dict[str, Any]) -> tuple[Any, list[str]]:
+        tokens.revoke_capability(options["id"], expires=options["expires"], app=options["app"])
+        return {"revoked": options["id"]}, [f"The token {options['id']} is refused from now on."]
 
 
 def _add_url(parser: CommandParser) -> None:

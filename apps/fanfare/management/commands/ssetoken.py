@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from fanfare import errors
-from fanfare.integration import clients
+from fanfare.integration import tokens
 
 
 class Command(BaseCommand):
@@ -20,8 +20,8 @@ class Command(BaseCommand):
             "--seconds",
             metavar="N",
             type=int,
-            default=clients.TOKEN_SECONDS,
-            help=f"the lifetime; {clients.TOKEN_SECONDS} by default",
+            default=tokens.TOKEN_SECONDS,
+            help=f"the lifetime; {tokens.TOKEN_SECONDS} by default",
         )
         parser.add_argument(
             "--app", metavar="ID", help="the id of the application; the default application if not given"
@@ -29,7 +29,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            token = clients.sse_token(
+            token = tokens.sse_token(
                 options["channels"], user_id=options["user"], seconds=options["seconds"], app=options["app"]
             )
         except (errors.FanfareError, ValueError) as error:

@@ -20,6 +20,7 @@ function disconnect(one) {
     ["socket", one.socket, "this socket"],
     ...one.users.map((user) => ["user", user, `all of the user ${user}`]),
     ...(one.address ? [["address", one.address, `all from the address ${one.address}`]] : []),
+    ...one.tokens.map((token) => ["token", token, `no connection, but revoke the token ${token}`]),
   ];
   fill(ask.querySelector("[name=by]"), choices.map(([by, value, text]) => el("option", { value: JSON.stringify([by, value]) }, text)));
   ask.showModal();
@@ -29,7 +30,8 @@ ask.addEventListener("close", async () => {
   if (ask.returnValue !== "yes") return;
   const [by, value] = JSON.parse(ask.querySelector("[name=by]").value);
   try {
-    await post("disconnect", { app: asked.app, by, value, returns: ask.querySelector("[name=returns]").checked });
+    if (by === "token") await post("revoke", { app: asked.app, token: value });
+    else await post("disconnect", { app: asked.app, by, value, returns: ask.querySelector("[name=returns]").checked });
     await show();
   } catch (error) {
     if (!(error instanceof Problem)) throw error;

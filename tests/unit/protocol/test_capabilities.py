@@ -11,7 +11,7 @@ from typing import Any
 import jwt
 import pytest
 
-from fanfare.sse import refusals, tokens
+from fanfare.protocol import capabilities, refusals
 
 SECRET = "0123456789abcdef0123"  # as long as those that are generated
 NOW = 1_800_000_000.0
@@ -29,17 +29,17 @@ def by_hand(claims: Any, secret: str = SECRET, header: dict[str, str] | None = N
 
 
 def reason(token: str, *secrets: str) -> str:
-    with pytest.raises(refusals.Unauthorized) as refused:
-        tokens.verify(token, secrets or (SECRET,), NOW)
+    with pytest.raises(refusals.InvalidToken) as refused:
+        capabilities.verify(token, secrets or (SECRET,), NOW)
     assert len(token) < 10 or token not in str(refused.value)
-    return refused.value.code
+    return refused.value.reason
 
 
 def test_signed_token_is_read_by_pyjwt() -> None:
     """With a secret of RFC 7518's length, so that the library has nothing to say about it."""
     long = SECRET * 2
     before = time.time()
-    token = tokens.sign(long, tokens.Grant(("private-a",), time.time() + 60, "42"))
+    token = capabilities.sign(long, capabilities.Capability(("private-a",), time.time() + 60, "42"))
     claims = jwt.decode(token, long, algorithms=["HS256"])
     assert (claims["channels"], claims["sub"]) == (["private-a"], "42")
     assert before - 0.001 <= claims["iat"] <= time.time() + 0.001
@@ -48,14 +48,14 @@ def test_signed_token_is_read_by_pyjwt() -> None:
 
 def test_token_made_by_hand_is_read() -> None:
     token = by_hand({"channels": ["private-orders-*"], "exp": NOW + 60, "sub": "42", "extra": 1})
-    grant = tokens.verify(token, (SECRET,), NOW)
-    assert grant == tokens.Grant(("private-orders-*",), NOW + 60, "42")
+    grant = capabilities.verify(token, (SECRET,), NOW)
+    assert grant == capabilities.Capability(("private-orders-*",), NOW + 60, "42")
     token = by_hand({"channels": ["private-a"], "exp": NOW + 60, "iat": NOW - 0.5})
-    assert tokens.verify(token, (SECRET,), NOW).issued == NOW - 0.5
+    assert capabilities.verify(token, (SECRET,), NOW).issued == NOW - 0.5
 
 
 def test_only_a_star_stands_for_any_characters() -> None:
-    grant = tokens.Grant(("private-orders-*", "private-a.b", "private-*-x"), NOW)
+    grant = capabilities.Capability(("private-orders-*", "private-a.b", "private-*-x"), NOW)
     for channel in ("private-orders-1", "private-orders-", "private-a.b", "private-1-x"):
         assert grant.covers(channel), channel
     for channel in ("private-orders", "xprivate-orders-1", "private-aXb", "private-a.bc", "private-x"):
@@ -63,7 +63,7 @@ def test_only_a_star_stands_for_any_characters() -> None:
 
 
 def test_pattern_with_many_stars_is_matched_quickly() -> None:
-    grant = tokens.Grant(("*a" * 30 + "*" * 100 + "b",), NOW)
+    grant = capabilities.Capability(("*a" * 30 + "*" * 100 + "b",), NOW)
     begun = time.perf_counter()
     assert not grant.covers("a" * 200)
     assert time.perf_counter() - begun < 1.0
@@ -71,13 +71,13 @@ def test_pattern_with_many_stars_is_matched_quickly() -> None:
 
 def test_token_of_the_previous_secret_is_accepted_while_it_is_given() -> None:
     token = by_hand({"channels": [], "exp": NOW + 1}, "old")
-    assert tokens.verify(token, (SECRET, "old"), NOW).channels == ()
+    assert capabilities.verify(token, (SECRET, "old"), NOW).channels == ()
     assert reason(token, SECRET) == "invalid_token"
 
 
 def test_expired_token_has_a_code_of_its_own() -> None:
     assert reason(by_hand({"channels": ["a"], "exp": NOW})) == "expired_token"
-    assert tokens.verify(by_hand({"channels": ["a"], "exp": NOW + 0.1}), (SECRET,), NOW)
+    assert capabilities.verify(by_hand({"channels": ["a"], "exp": NOW + 0.1}), (SECRET,), NOW)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +98,14 @@ def test_expired_token_has_a_code_of_its_own() -> None:
         {"channels": [1], "exp": NOW + 60},
         {"channels": ["a"] * 101, "exp": NOW + 60},
         {"channels": ["a"], "exp": NOW + 60, "sub": 42},
+        {"channels": ["a"], "exp": NOW + 60, "rights": "subscribe"},
+        {"channels": ["a"], "exp": NOW + 60, "rights": ["admin"]},
+        {"channels": ["a"], "exp": NOW + 60, "nbf": "soon"},
+        {"channels": ["a"], "exp": NOW + 60, "iat": NOW, "jti": 7},
+        {"channels": ["a"], "exp": NOW + 60, "iat": NOW, "jti": "a b"},
+        {"channels": ["a"], "exp": NOW + 60, "jti": "undated"},
+        {"channels": ["a"], "exp": NOW + 31 * 86_400, "iat": NOW, "jti": "outlives-its-revocation"},
+        {"channels": ["a"], "exp": NOW + 60, "info": 2**70},
         {"exp": NOW + 60},
         ["a"],
         "a",
@@ -125,3 +133,30 @@ def test_changed_payload_is_refused() -> None:
     for index in range(0, len(payload), 7):
         changed = payload[:index] + ("A" if payload[index] != "A" else "B") + payload[index + 1 :]
         assert reason(f"{head}.{changed}.{signature}") == "invalid_token"
+
+
+def test_rights_user_info_and_id_are_read_back() -> None:
+    written = capabilities.Capability(
+        ("presence-x",),
+        NOW + 60,
+        "42",
+        NOW,
+        frozenset(["subscribe", "presence"]),
+        NOW,
+        "5d41402abc4b",
+        '{"name":"日本"}',
+    )
+    assert capabilities.verify(capabilities.sign(SECRET, written), (SECRET,), NOW) == written
+
+
+def test_early_and_expired_tokens_say_to_compare_the_clocks() -> None:
+    for claims, reason_ in (({"exp": NOW - 5}, "expired_token"), ({"exp": NOW + 60, "nbf": NOW + 5}, "early_token")):
+        with pytest.raises(refusals.InvalidToken, match=r"5 s.*compare the clock") as refused:
+            capabilities.verify(by_hand({"channels": [], **claims}), (SECRET,), NOW)
+        assert refused.value.reason == reason_
+
+
+@pytest.mark.parametrize("auth", ["key:signature", "key:a.b.c", "", "a.b", "a.b.c.d"])
+def test_signature_is_not_taken_for_a_token(auth: str) -> None:
+    assert not capabilities.is_token(auth)
+    assert capabilities.is_token(by_hand({}))

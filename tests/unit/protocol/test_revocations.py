@@ -1,0 +1,156 @@
+"""Revocations in two workers of one deployment: real engines, real hubs, WebSockets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fanfare.applications import registry
+from fanfare.engine import errors
+from fanfare.engine.local import engine
+from fanfare.hub import hub as hubs
+from fanfare.protocol import capabilities, consumers, refusals, revocations, sessions, termination
+from tests.harness import waiting
+from tests.unit.protocol import fakes
+
+APP = fakes.APPLICATION
+
+
+class Worker:
+    def __init__(self, folder: Path) -> None:
+        self.hub = hubs.Hub(engine.LocalEngine(folder))
+        termination.register(self.hub)
+        self.revocations = revocations.of(self.hub)
+        applications = registry.Registry()
+        applications.put(APP)
+        self.application = consumers.PusherConsumer.as_asgi(
+            hub=self.hub, registry=applications, options=sessions.Options(), max_frame_bytes=10_000
+        )
+
+    async def subscribed(self, channel: str, auth: str) -> fakes.Browser:
+        browser = await fakes.Browser(self.application).connected()
+        browser.send(fakes.subscribe(channel, auth=auth))
+        await browser.frame("pusher_internal:subscription_succeeded")
+        return browser
+
+    async def revoke(self, token_id: str, **more: Any) -> None:
+        commands = revocations.publications(APP.id, token_id, now=time.time(), **{"expires": None, **more})
+        await self.hub.publish(commands)
+
+
+@pytest.fixture
+async def workers(tmp_path: Path) -> AsyncIterator[list[Worker]]:
+    found = [Worker(tmp_path), Worker(tmp_path)]
+    for worker in found:
+        await worker.hub.start()
+    yield found
+    for worker in found:
+        await worker.hub.stop()
+
+
+def token(token_id: str | None = "one", *, seconds: float = 600, **more: Any) -> str:
+    contents = capabilities.Capability(("private-*",), time.time() + seconds, token_id=token_id, **more)
+    return capabilities.sign(APP.secret, contents)
+
+
+async def refused(worker: Worker, auth: str) -> str:
+    browser = await fakes.Browser(worker.application).connected()
+    browser.send(fakes.subscribe("private-a", auth=auth))
+    error = await browser.frame("pusher:subscription_error")
+    return str(error["data"]["error"])
+
+
+async def test_revocation_ends_subscriptions_of_that_token_in_every_worker(workers: list[Worker]) -> None:
+    first, second = workers
+    open_ = [await worker.subscribed("private-a", token()) for worker in workers]
+    other = await second.subscribed("private-a", token("two"))
+    await first.revoke("one")
+    for browser in open_:
+        error = await browser.frame("pusher:subscription_error")
+        assert (error["channel"], error["data"]["type"]) == ("private-a", "TokenRevoked")
+        assert browser.closed is None
+    await other.drained()
+    assert "pusher:subscription_error" not in other.events()
+    for worker in workers:
+        assert await refused(worker, token()) == revocations.MESSAGE
+
+
+async def test_worker_that_starts_later_knows_a_revocation(workers: list[Worker], tmp_path: Path) -> None:
+    await workers[0].revoke("one")
+    later = Worker(tmp_path)
+    await later.hub.start()
+    try:
+        assert await refused(later, token()) == revocations.MESSAGE
+        await later.subscribed("private-a", token("two"))
+    finally:
+        await later.hub.stop()
+
+
+async def test_subscription_ends_when_its_token_expires(workers: list[Worker]) -> None:
+    browser = await workers[0].subscribed("private-a", token(seconds=1.5))
+    await waiting.until_async(lambda: has(browser, "pusher:subscription_error"), 30, "the token expires")
+    assert (await browser.frame("pusher:subscription_error"))["data"]["type"] == "TokenExpired"
+
+
+async def has(browser: fakes.Browser, event: str) -> bool:
+    return event in browser.events()
+
+
+async def test_termination_of_the_user_ends_subscriptions_and_refuses_older_tokens(workers: list[Worker]) -> None:
+    browser = await workers[1].subscribed("private-a", token(None, user_id="42"))
+    now = time.time()
+    await workers[0].hub.publish(termination.publications(APP.id, "42", reconnect=False, now=now))
+    await browser.frame("pusher:subscription_error")
+    assert "ended this user's connections" in await refused(workers[0], token(None, user_id="42", issued=now - 1))
+    await workers[0].subscribed("private-a", token(None, user_id="42", issued=now + 1))
+
+
+async def test_tokens_in_use_are_checked_again_after_a_gap(
+    workers: list[Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that a gap of the log swallowed."""
+    worker = workers[0]
+    browser = await worker.subscribed("private-a", token())
+    monkeypatch.setitem(worker.hub._controls, revocations.COMMAND, lambda *_: None)
+    await workers[1].revoke("one")
+    worker.revocations._on_gap()
+    await browser.frame("pusher:subscription_error")
+
+
+async def test_subscribe_is_refused_while_the_records_cannot_be_read(
+    workers: list[Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(_: Any) -> None:
+        raise errors.EngineUnavailable("The log is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(workers[0].hub.engine, "ask", away)
+        assert "cannot be checked: The log is away" in await refused(workers[0], token())
+    await workers[0].subscribed("private-a", token())
+
+
+async def test_connection_that_ends_is_forgotten(workers: list[Worker]) -> None:
+    browser = await workers[0].subscribed("private-a", token(user_id="42"))
+    assert len(workers[0].revocations._holders) == 2
+    await browser.leave()
+    await waiting.until_async(lambda: forgotten(workers[0]), 30, "the worker forgets the token")
+
+
+async def forgotten(worker: Worker) -> bool:
+    return not worker.revocations._holders
+
+
+async def test_answers_are_bounded(workers: list[Worker], monkeypatch: pytest.MonkeyPatch) -> None:
+    known = workers[0].revocations
+    monkeypatch.setattr(revocations, "REMEMBERED", 3)
+    await workers[0].revoke("one")
+    for number in range(5):
+        contents = capabilities.Capability(("private-*",), time.time() + 60, token_id=str(number))
+        await known.read_and_check(APP.id, contents)
+    assert len(known._revoked_at) == 3
+    with pytest.raises(refusals.InvalidToken):
+        await known.read_and_check(APP.id, capabilities.Capability((), time.time() + 60, token_id="one"))
