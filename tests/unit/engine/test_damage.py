@@ -210,15 +210,18 @@ def test_damage_at_random_places_of_open_files_ends_in_a_served_or_a_new_log(tmp
 
 
 @pytest.mark.parametrize(
-    ("start", "end"), [(438, 4_534), (96, 136)], ids=["the index of pages", "the marks of readers"]
+    ("start", "end", "byte"),
+    [(438, 4_534, 0), (96, 136, 0), (30_147, 32_768, 0xFF)],
+    ids=["the index of pages", "the marks of readers", "the hash table"],
 )
 async def test_damaged_index_of_the_wal_under_a_running_worker_is_noticed(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, start: int, end: int
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, start: int, end: int, byte: int
 ) -> None:
-    """The reader then sees an older state than it has delivered, while the writer goes on with pages in memory."""
+    """The reader then sees an older state than it has delivered, while the writer goes on with pages in memory. With
+    damage in the hash table every write fails, and a check, which only reads, finds no fault."""
 
     def spoil_the_index(_: random.Random, folder: Path, *, is_live: bool) -> str:
-        overwrite(folder / "log.sqlite3-shm", start, end, byte=0)
+        overwrite(folder / "log.sqlite3-shm", start, end, byte=byte)
         return f"bytes {start} to {end} of the shared memory"
 
     made = damage.template(tmp_path)

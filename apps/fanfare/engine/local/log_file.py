@@ -44,6 +44,9 @@ ROW_BYTES = 256  # of a small commit, beside the bodies
 MEASURE_S = 1.0
 
 CHECK_PAUSE_S = 60.0  # between two checks of a log that was found sound, unless SQLite itself reports damage
+# After so many of them in such a time it is replaced all the same: damage in the index of the WAL stops writes, and a
+# check only reads.
+SOUND_CHECKS = 2
 
 Fault = Callable[[WriteOp, errors.EngineError], None]
 
@@ -72,6 +75,7 @@ class LogFile:
         self._unmeasured = MEASURE_BYTES  # bytes since the space was measured
         self._measured_s = 0.0
         self._checked_s = float("-inf")  # when a full check found the log sound
+        self._sound_checks = 0  # without such a pause between them
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
         self._registered: str | None = None  # the worker whose row is in this file
@@ -309,11 +313,15 @@ class LogFile:
         """
         self.disconnect()
         if self.paths.identity() is not None:
-            if schema.is_sound(self.paths):
+            if self._may_check():
+                self._sound_checks = 0
+            if self._sound_checks < SOUND_CHECKS and schema.is_sound(self.paths):
+                self._sound_checks += 1
                 self._checked_s = time.monotonic()
             else:
                 aside = self.paths.set_aside()
                 self.set_aside += 1
+                self._sound_checks = 0
                 logger.critical(
                     "The log was damaged: it is kept as %s, and a new one is begun. Histories, positions and resume "
                     "tokens are lost; clients that come back get that answer. Check the disk.",
