@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from fanfare.engine import errors, interface
-from fanfare.engine.local import engine, paths, schema
+from fanfare.engine.local import engine, paths, presence, schema
 from tests.harness import waiting
 from tests.unit.engine import conformance, damage
 from tests.unit.engine.workers import Worker
@@ -139,6 +139,20 @@ async def test_damage_that_a_subscription_meets_refuses_it(tmp_path: Path, hire:
     assert isinstance(answer, interface.Refused), answer
     assert answer.code == "engine_unavailable"
     await one.until(lambda: set_aside(tmp_path / "engine"), "the damaged log is set aside")
+
+
+async def test_stream_that_was_written_and_cannot_be_read_refuses_its_subscriber(
+    hire: conformance.Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With damage in the index of the WAL, the reader may see an older state for ever."""
+    one = await hire()
+    monkeypatch.setattr(presence.OpenStream, "run", lambda operation, transaction: None)
+    answer = await one.attach("kept", history=interface.RecoveryRequest())
+    assert isinstance(answer, interface.Refused), answer
+    await one.until(lambda: one.gaps, "the gap")
+    monkeypatch.undo()
+    await one.until(lambda: one.engine.health().ok, "health")
+    assert isinstance(await one.attach("kept", history=interface.RecoveryRequest()), interface.SubscribeResult)
 
 
 async def test_log_that_was_damaged_while_no_worker_ran_is_set_aside_at_the_start(tmp_path: Path) -> None:

@@ -284,9 +284,7 @@ class LogReader:
         if top < self.position:
             # An older copy was written into the file, or SQLite's index of the WAL is damaged: the writer, which has
             # pages of its own, may not notice.
-            fault = sqlite3.DatabaseError(f"The log ends at entry {top}, and entry {self.position} was read")
-            fault.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-            self._suspect(fault)
+            self._suspect(schema.corrupt(f"The log ends at entry {top}, and entry {self.position} was read"))
             return "log_replaced"
         self._at_top(top)
         return None

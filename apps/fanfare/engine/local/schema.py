@@ -319,6 +319,13 @@ def may_be_damage(fault: BaseException) -> bool:
     return isinstance(fault, (UnicodeError, ValueError, TypeError, OverflowError))
 
 
+def corrupt(why: str) -> sqlite3.DatabaseError:
+    """Damage that SQLite does not notice itself."""
+    fault = sqlite3.DatabaseError(why)
+    fault.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return fault
+
+
 def is_sound(paths: LogPaths) -> bool:
     """Read all of the log, on a connection of its own: another connection may have the damage in its memory only.
 

@@ -26,6 +26,7 @@ from fanfare.engine.local import (
     queries,
     read_scheduler,
     reader,
+    schema,
     sessions,
     transactions,
 )
@@ -218,7 +219,8 @@ class Worker:
 
     def _opening_streams(self, operation: presence.Subscribe, ready: interface.Ready) -> interface.Ready:
         """A stream that was never written to has no epoch, so its subscribers could not recover: create it, ask
-        again."""
+        again. If the answer is the same, the reader does not see what was written: the log is damaged."""
+        is_opened = False
 
         def opened(_: presence.OpenStream, error: errors.EngineError | None) -> None:
             self._attached(operation, error)
@@ -229,6 +231,14 @@ class Worker:
                 ready(answer)
                 return
             wanted = operation.wanted
+            nonlocal is_opened
+            if is_opened:
+                why = f"The stream of {wanted.channel} was written and cannot be read"
+                self._suspect(schema.corrupt(why))
+                self._lost("log_unreadable")
+                ready(interface.Refused("engine_unavailable", why))
+                return
+            is_opened = True
             self.submit(presence.OpenStream(self.loop, wanted.app, wanted.channel, opened))
 
         return answered
