@@ -3,7 +3,7 @@
 The tables of Fanfare 0.1 belonged to apps with the labels `applications`, `webhooks` and `realtime`. A project may have
 apps of its own with these labels, so such a database is recognised by what only Fanfare's had: names of migrations, and
 columns of a table. Development versions of 0.2 changed the initial migration: where it is applied, and columns of the
-models are missing, the database was made by one of them.
+the models of the applied migrations are missing, the database was made by one of them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from django.apps import apps
+from django.apps.registry import Apps
 from django.core.management.base import CommandError
 from django.db import connections, router
 from django.db.migrations.recorder import MigrationRecorder
@@ -28,13 +28,13 @@ TABLE = "applications_application"
 COLUMNS = frozenset({"app_id", "key", "secret", "client_events", "declared", "allowed_origins"})
 
 
-def refuse(using: str, plan: list[tuple[Any, bool]], **_: Any) -> None:
-    """Handler of `pre_migrate`. Raises CommandError before anything is changed."""
+def refuse(using: str, plan: list[tuple[Any, bool]], apps: Apps, **_: Any) -> None:
+    """Handler of `pre_migrate`; `apps` has the models as they were. Raises CommandError before anything is changed."""
     planned = [migration for migration, _backwards in plan if migration.app_label == "fanfare"]
     maker = ""
     if any(migration.initial for migration in planned) and is_of_0_1(using):
         maker = "Fanfare 0.1"
-    elif not planned and is_of_development_version(using):
+    elif is_of_development_version(using, apps):
         maker = "a development version of Fanfare 0.2"
     if maker:
         name = str(connections[using].settings_dict["NAME"])
@@ -48,14 +48,15 @@ def is_of_0_1(using: str) -> bool:
     return _columns(using, TABLE) >= COLUMNS or not MIGRATIONS.isdisjoint(_applied(using))
 
 
-def is_of_development_version(using: str) -> bool:
-    return ("fanfare", "0001_initial") in _applied(using) and any(_missing_columns(using))
+def is_of_development_version(using: str, before: Apps) -> bool:
+    return any(_missing_columns(using, before))
 
 
-def _missing_columns(using: str) -> Iterator[set[str]]:
-    for model in apps.get_app_config("fanfare").get_models():
+def _missing_columns(using: str, before: Apps) -> Iterator[set[str]]:
+    """Columns that the applied migrations should have made. `before`: has no model whose migration is not applied."""
+    for model in before.get_models():
         # On a database where the project's router allows no table, the migration is recorded all the same.
-        if model._meta.managed and router.allow_migrate_model(using, model):
+        if model._meta.app_label == "fanfare" and model._meta.managed and router.allow_migrate_model(using, model):
             wanted = {str(field.column) for field in model._meta.local_concrete_fields}
             yield wanted - _columns(using, model._meta.db_table)
 

@@ -40,11 +40,11 @@ class Deployment:
 
     def environment(self, **more: str) -> dict[str, str]:
         """The environment variables of a process of this deployment."""
-        return _environment(self.folder, {**self._environment, **more})
+        return environment_of(self.folder, {**self._environment, **more})
 
     def manage(self, *arguments: str, **more: str) -> str:
         """Run `manage.py` and return its standard output. Raises CommandFailed."""
-        return _manage(self.environment(**more), *arguments)
+        return run_manage(self.environment(**more), *arguments)
 
     def shell(self, code: str) -> str:
         """Run Python code in `manage.py shell`, with the Application model imported."""
@@ -64,10 +64,10 @@ class Deployment:
 def template(folder: Path) -> Deployment:
     """A deployment to copy from: migrating takes seconds, copying does not."""
     folder.mkdir(mode=0o700)
-    environment = _environment(folder, {})
-    _manage(environment, "migrate", "--verbosity", "0")
-    _manage({**environment, "DJANGO_SUPERUSER_PASSWORD": ADMIN_PASSWORD}, *CREATE_ADMIN)
-    printed = _manage(environment, "createapplication", "Tests", "--client-events", *DEMO_RULE)
+    environment = environment_of(folder, {})
+    run_manage(environment, "migrate", "--verbosity", "0")
+    run_manage({**environment, "DJANGO_SUPERUSER_PASSWORD": ADMIN_PASSWORD}, *CREATE_ADMIN)
+    printed = run_manage(environment, "createapplication", "Tests", "--client-events", *DEMO_RULE)
     return Deployment(folder, {}, parse_credentials(printed))
 
 
@@ -93,7 +93,8 @@ def parse_credentials(printed: str) -> Application:
     return Application(values["FANFARE_APP_ID"], values["FANFARE_APP_KEY"], values["FANFARE_APP_SECRET"])
 
 
-def _environment(folder: Path, more: Mapping[str, str]) -> dict[str, str]:
+def environment_of(folder: Path, more: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables of a process with this data folder."""
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith(OWN_PREFIXES) and name not in OWN_NAMES
     }
@@ -101,15 +102,16 @@ def _environment(folder: Path, more: Mapping[str, str]) -> dict[str, str]:
     return {**inherited, **own, **more}
 
 
-def _manage(environment: Mapping[str, str], *arguments: str) -> str:
+def run_manage(environment: Mapping[str, str], *arguments: str, root: Path = REPOSITORY) -> str:
+    """`root`: the folder with the code. Raises CommandFailed."""
     result = subprocess.run(
         [sys.executable, "manage.py", *arguments],
-        cwd=REPOSITORY,
+        cwd=root,
         env=dict(environment),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     if result.returncode != 0:

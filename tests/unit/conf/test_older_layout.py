@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.apps import apps
 
 from fanfare import older_layout
 from tests.harness import deployments
@@ -25,10 +26,10 @@ def row(app: str, name: str) -> str:
     return f"INSERT INTO django_migrations (app, name, applied) VALUES ('{app}', '{name}', '2026-01-01 00:00:00')"
 
 
-def migrate(database: Path) -> subprocess.CompletedProcess[str]:
+def migrate(database: Path, *target: str) -> subprocess.CompletedProcess[str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(deployments.OWN_PREFIXES)}
     return subprocess.run(
-        [sys.executable, "manage.py", "migrate", "--verbosity", "0"],
+        [sys.executable, "manage.py", "migrate", "--verbosity", "0", *target],
         cwd=deployments.REPOSITORY,
         env={
             **inherited,
@@ -93,6 +94,17 @@ def test_migrate_refuses_a_database_whose_initial_migration_was_another(tmp_path
     assert "was made by a development version of Fanfare 0.2" in ended.stderr
 
 
+def test_migrate_refuses_such_a_database_also_where_later_migrations_are_missing(tmp_path: Path) -> None:
+    database = tmp_path / "db.sqlite3"
+    assert migrate(database, "fanfare", "0001").returncode == 0
+    fill(database, "ALTER TABLE fanfare_outboxevent DROP COLUMN reason")
+    before = dump(database)
+    ended = migrate(database)
+    assert ended.returncode == 1
+    assert "was made by a development version of Fanfare 0.2" in ended.stderr
+    assert dump(database) == before
+
+
 def test_migrate_accepts_a_project_whose_own_apps_have_the_older_labels(tmp_path: Path) -> None:
     database = tmp_path / "db.sqlite3"
     fill(
@@ -115,4 +127,4 @@ def test_database_without_tables_by_the_projects_router_is_not_refused(settings:
             return False if app_label == "fanfare" else None
 
     settings.DATABASE_ROUTERS = [Router()]
-    assert list(older_layout._missing_columns("default")) == []
+    assert list(older_layout._missing_columns("default", apps)) == []

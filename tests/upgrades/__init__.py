@@ -1,0 +1,1 @@
+"""Upgrades of a running server from earlier commits of this repository."""
