@@ -159,21 +159,25 @@ class Forge:
             place[key] = chance.choice((None, True, -1, 2**70, 1.5, "", [], {}, [[]], {"": ""}, "\u0000", "x" * 500))
 
     def _change_text(self, text: str) -> str:
-        chance = self._chance
-        begin = chance.randrange(len(text) + 1)
-        end = min(len(text), begin + chance.randrange(8))
-        mutation = chance.randrange(6)
-        if mutation == 0:
-            return text[:begin] + text[end:]
-        if mutation == 1:
-            return text[:begin] + chance.choice(ODD_CHARACTERS) + text[end:]
-        if mutation == 2:
-            return text[:begin] + chance.choice(ODD_VALUES) + text[end:]
-        if mutation == 3:
-            return text[:begin]
-        if mutation == 4:
-            return text[:end] + text[begin:]
-        return text[:begin] + chr(chance.randrange(0xD800)) + text[begin:]
+        return changed(text, self._chance)
+
+
+def changed(text: str, chance: random.Random) -> str:
+    """The text with one random change."""
+    begin = chance.randrange(len(text) + 1)
+    end = min(len(text), begin + chance.randrange(8))
+    mutation = chance.randrange(6)
+    if mutation == 0:
+        return text[:begin] + text[end:]
+    if mutation == 1:
+        return text[:begin] + chance.choice(ODD_CHARACTERS) + text[end:]
+    if mutation == 2:
+        return text[:begin] + chance.choice(ODD_VALUES) + text[end:]
+    if mutation == 3:
+        return text[:begin]
+    if mutation == 4:
+        return text[:end] + text[begin:]
+    return text[:begin] + chr(chance.randrange(0xD800)) + text[begin:]
 
 
 def encode(payload: bytes, opcode: int = wire.TEXT) -> bytes:
