@@ -112,6 +112,15 @@ class ScriptedEngine(interface.Engine):
     ) -> list[interface.Receipt]:
         raise AssertionError("the hub never blocks")
 
+    def write_streams(self, *_: Any, **__: Any) -> list[interface.StreamReceipt]:
+        raise NotImplementedError
+
+    def revise(self, *_: Any, **__: Any) -> interface.Position | None:
+        raise NotImplementedError
+
+    def update_member(self, *_: Any, **__: Any) -> bool:
+        raise NotImplementedError
+
     async def close(self) -> None:
         return
 

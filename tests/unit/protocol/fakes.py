@@ -271,6 +271,15 @@ class Engine(interface.Engine):
     ) -> list[interface.Receipt]:
         return [self._append(publication) for publication in publications]
 
+    def write_streams(self, *_: Any, **__: Any) -> list[interface.StreamReceipt]:
+        raise NotImplementedError
+
+    def revise(self, *_: Any, **__: Any) -> interface.Position | None:
+        raise NotImplementedError
+
+    def update_member(self, *_: Any, **__: Any) -> bool:
+        raise NotImplementedError
+
     partitions = 1
     is_open = True
 
