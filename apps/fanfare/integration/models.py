@@ -20,8 +20,10 @@ class OutboxEvent(models.Model):
     uid = models.UUIDField(default=uuid.uuid4, editable=False)
     app_id = models.CharField("application", max_length=15)
     channel = models.TextField()
-    frame = models.TextField(help_text="The JSON that subscribers get. It holds no character that a database refuses.")
-    exclude = models.CharField(max_length=64, blank=True, default="", help_text="A socket id.")
+    frame = models.TextField(help_text="The JSON text that subscribers get.")
+    exclude = models.CharField(
+        max_length=64, blank=True, default="", help_text="The socket id of the client that does not get the event."
+    )
     idempotency_key = models.CharField(max_length=128, blank=True, default="")
     created_at = models.DateTimeField("created", default=timezone.now)
 

@@ -27,7 +27,7 @@ class Delivery(models.Model):
     )
     event = models.CharField(max_length=32)
     channel = models.TextField(validators=[MaxLengthValidator(1_000)])
-    payload = models.TextField(help_text="The event in the request's body: JSON.")
+    payload = models.TextField(help_text="The event as JSON, as in the body of the request.")
     entry = models.BigIntegerField("log entry", help_text="The id of the event in the engine's log.")
     created_at = models.DateTimeField("created")
 
@@ -101,7 +101,7 @@ class EndpointHealth(models.Model):
         "fanfare.WebhookEndpoint", on_delete=models.CASCADE, related_name="health", verbose_name="endpoint"
     )
     is_open = models.BooleanField(
-        "circuit open", default=False, help_text="While it is open, one event at a time probes the endpoint."
+        "circuit open", default=False, help_text="While the circuit is open, one event at a time is sent as a probe."
     )
     failures = models.PositiveIntegerField("failures in a row", default=0)
     retry_at = models.DateTimeField("next probe", null=True, blank=True)

@@ -57,7 +57,7 @@ class Application(announced.Announced):
         default=credentials.generate_id,
         validators=[validators.RegexValidator(credentials.ID, "The id has 1 to 15 digits and starts with no zero.")],
         error_messages={"unique": "Another application has this id."},
-        help_text="Part of the URL that servers publish to. It cannot be changed later.",
+        help_text="Part of the URL to which servers publish. It cannot be changed later.",
     )
     key = models.CharField(
         max_length=64,
@@ -75,7 +75,7 @@ class Application(announced.Announced):
     secret = encrypted.SecretField(
         default=credentials.generate_secret,
         validators=[_SECRET_VALIDATOR],
-        help_text="A server that has the secret can publish to every channel. Keep it off browsers and phones.",
+        help_text="It allows publishing to every channel, so it must not reach browsers or phones.",
     )
     # The secret before the last rotation. It stays valid until the time below; without a time, until it is ended.
     previous_secret = encrypted.SecretField(blank=True, default="", editable=False, validators=[_SECRET_VALIDATOR])
@@ -86,20 +86,21 @@ class Application(announced.Announced):
         error_messages={"unique": "Another application has this name."},
     )
     enabled = models.BooleanField(
-        default=True, help_text="A disabled application refuses everything; its connections are closed at once."
+        default=True, help_text="A disabled application refuses all requests, and its connections are closed at once."
     )
     client_events = models.BooleanField(
         default=False, help_text="Clients may send events to each other on private and presence channels."
     )
     subscription_counts = models.BooleanField(
         default=False,
-        help_text="Subscribers of a channel that is not a presence channel hear how many they are.",
+        help_text="Subscribers get the number of subscribers of their channel, except on presence channels.",
     )
     allowed_origins = models.TextField(
         blank=True,
         default="",
         validators=[validate_origins],
-        help_text="Whose pages may connect, one a line: https://example.com, example.com or *.example.com. Empty: any.",
+        help_text="The sites whose pages may connect, one per line: https://example.com, example.com or *.example.com. "
+        "Empty: all sites.",
     )
 
     # NULL: the default of registry.Application.
@@ -122,7 +123,9 @@ class Application(announced.Announced):
     client_events_burst = _number("client_events_burst")
 
     declared = models.BooleanField(
-        default=False, editable=False, help_text="FANFARE_APPS is the truth of this application; the row follows it."
+        default=False,
+        editable=False,
+        help_text="The application is defined by FANFARE_APPS, which overwrites this row.",
     )
     created_at = models.DateTimeField("created", auto_now_add=True)
     updated_at = models.DateTimeField("updated", auto_now=True)

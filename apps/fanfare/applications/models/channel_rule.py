@@ -35,35 +35,37 @@ class ChannelRule(announced.Announced):
 
     application = models.ForeignKey(Application, models.CASCADE, related_name="rules")
     position = models.PositiveSmallIntegerField(
-        default=0, help_text="The lowest number is tried first; of equal ones, the one that was added first."
+        default=0, help_text="Rules are tried in ascending order. Of equal positions, the older rule comes first."
     )
     pattern = models.CharField(
         max_length=limits.BOUNDS["max_channel_name"].most,
         validators=[validate_pattern],
-        help_text="A channel's name, in which * stands for any characters: private-orders-*. The first rule that fits "
-        "a channel holds for it.",
+        help_text="A channel name, in which * matches any characters: private-orders-*. Only the first rule that "
+        "matches a channel applies to it.",
     )
-    history_size = _number("history_size", "Events that are kept of each channel.")
-    history_seconds = _number("history_seconds", "No event is kept for longer.")
+    history_size = _number("history_size", "The number of events that each channel keeps.")
+    history_seconds = _number("history_seconds", "Seconds after which an event is deleted.")
     rewind_count = _number(
-        "rewind_count", "What each new subscriber gets of them, the newest. 0: as many as the next number lets through."
+        "rewind_count", "A new subscriber gets at most this many of the newest kept events. 0: no limit."
     )
     rewind_seconds = _number(
-        "rewind_seconds", "Of them, none that is older. 0: whatever their age. Both 0: a new subscriber gets nothing."
+        "rewind_seconds",
+        "A new subscriber gets no event that is older than this many seconds. 0: no limit. If both are 0, a new "
+        "subscriber gets no kept events.",
     )
-    client_events = models.BooleanField(default=False, help_text="Events that clients send are kept, too.")
+    client_events = models.BooleanField(default=False, help_text="Client events are kept, too.")
     max_replay_entries = _number(
         "max_replay_entries",
-        "A client that missed more events than this gets none of them, and a message that says so.",
+        "A client that missed more events than this gets none of them, and a message about the gap.",
     )
-    max_replay_bytes = _number("max_replay_bytes", "The same for the bytes of what it has missed.")
+    max_replay_bytes = _number("max_replay_bytes", "The same limit, in bytes of the missed events.")
     stream_window_ms = _number(
         "stream_window_ms",
-        "Milliseconds in which the appends of a stream are joined. 0: as the setting FANFARE_STREAM_WINDOW_MS says.",
+        "Milliseconds in which the appends of a stream are joined. 0: the value of FANFARE_STREAM_WINDOW_MS.",
     )
     stream_cancel = models.BooleanField(
         default=False,
-        help_text="Subscribers may cancel streams, with the client event client-fanfare-cancel.",
+        help_text="Subscribers may cancel streams with the client event client-fanfare-cancel.",
     )
     created_at = models.DateTimeField("created", auto_now_add=True)
     updated_at = models.DateTimeField("updated", auto_now=True)

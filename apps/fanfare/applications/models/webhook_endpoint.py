@@ -159,30 +159,31 @@ class WebhookEndpoint(announced.Announced):
         "URL",
         max_length=MOST_URL,
         validators=[validate_url],
-        help_text="http or https. Every request is signed with the application's secret.",
+        help_text="An http or https URL. Every request is signed with the application's secret.",
     )
     enabled = models.BooleanField(
         default=True,
-        help_text="A disabled webhook gets no events, and none later for the time in which it was disabled.",
+        help_text="A paused webhook sends nothing. Its events wait, up to FANFARE_WEBHOOKS_MAX_PENDING, and are sent "
+        "when it is enabled again.",
     )
     event_types = models.JSONField(
-        default=list, blank=True, validators=[validate_event_types], help_text="None chosen: all of them."
+        default=list, blank=True, validators=[validate_event_types], help_text="If none is chosen, all events are sent."
     )
     channel_prefix = models.CharField(
         max_length=limits.BOUNDS["max_channel_name"].most,
         blank=True,
         default="",
         validators=[validate_channel_prefix],
-        help_text="Only channels whose name starts so: presence- or private-orders. Empty: all.",
+        help_text="Only events of channels whose names start with it, such as presence-. Empty: all channels.",
     )
     headers = models.JSONField(
         default=dict,
         blank=True,
         validators=[validate_headers],
-        help_text="Sent with every request, one a line: Authorization: Bearer abc.",
+        help_text="Headers of every request, one per line, such as Authorization: Bearer abc.",
     )
     batching = models.BooleanField(
-        default=False, help_text="Several events in one request. Otherwise every request has exactly one."
+        default=False, help_text="A request may hold several events. Otherwise, each request holds one."
     )
     created_at = models.DateTimeField("created", auto_now_add=True)
     updated_at = models.DateTimeField("updated", auto_now=True)
