@@ -3,7 +3,7 @@
 # make test     all tests; ARGS="-k presence" selects some, REQUIRE_ALL=1 fails skipped tests
 # make lint     style, types, import contracts, words, tasks, migrations
 # make format   fix the style
-# make docs     the documentation as a site, in var/site; the server shows it at /docs/index.html
+# make docs     the documentation as a site, in var/site; the server shows it at /docs/
 # make security known vulnerabilities of the requirements, and a bill of materials in var/sbom.json
 
 PYTHON ?= python3

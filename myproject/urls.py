@@ -13,6 +13,7 @@ from myproject import views
 urlpatterns = [
     path("admin/", admin.site.urls),
     path("docs/", views.docs, name="docs"),
+    path("docs/start/", views.quick_start, name="quick_start"),
     path("docs/<path:path>", views.documentation, name="documentation"),
     path("api/docs", views.api_docs, name="api_docs"),
     path("api/docs/", views.api_docs),

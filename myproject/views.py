@@ -16,16 +16,25 @@ from fanfare.server.landing import connection
 
 
 @require_safe
-def docs(request: HttpRequest) -> HttpResponse:
-    """The quick start. Its snippets contain an application's values with DEBUG, otherwise placeholders."""
-    is_built = (settings.DOCUMENTATION / "index.html").exists()
-    return render(request, "docs.html", {**connection(request), "documentation": is_built})
+def docs(request: HttpRequest) -> HttpResponseBase:
+    """The documentation, if it is built, otherwise the quick start."""
+    return documentation(request, "index.html") if _is_built() else quick_start(request)
+
+
+@require_safe
+def quick_start(request: HttpRequest) -> HttpResponse:
+    """Its snippets contain an application's values with DEBUG, otherwise placeholders."""
+    return render(request, "docs.html", {**connection(request), "documentation": _is_built()})
+
+
+def _is_built() -> bool:
+    return (settings.DOCUMENTATION / "index.html").exists()
 
 
 @require_safe
 def documentation(request: HttpRequest, path: str) -> HttpResponseBase:
     """A file of the site that `make docs` builds. Its theme has inline scripts and styles, so it has its own policy."""
-    if not (settings.DOCUMENTATION / "index.html").exists():
+    if not _is_built():
         raise Http404("The documentation is not built: make docs.")
     response = serve(request, path, document_root=str(settings.DOCUMENTATION))
     response["Content-Security-Policy"] = "default-src 'self' 'unsafe-inline' data:; object-src 'none'"

@@ -53,7 +53,7 @@ def test_it_fits_a_phone_opened_and_in_the_dark(debug: servers.Server, window: O
 
 def test_the_docs_lead_to_it(debug: servers.Server, window: OpenWindow) -> None:
     page = window()
-    page.goto(debug.url("/docs/"))
+    page.goto(debug.url("/docs/start/"))
     page.locator('main a[href="/api/docs"]').first.click()
     expect(page.locator(".opblock").first).to_be_visible()
     page.goto(debug.url("/api/"))

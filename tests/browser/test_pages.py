@@ -109,6 +109,6 @@ def is_styled(rules: list[int]) -> bool:
 def test_pages_have_no_horizontal_scroll_on_a_phone(debug: servers.Server, window: OpenWindow) -> None:
     page = window()
     page.set_viewport_size({"width": 375, "height": 800})
-    for path in ("/", "/demo/", "/docs/"):
+    for path in ("/", "/demo/", "/docs/start/"):
         page.goto(debug.url(path))
         assert page.evaluate("document.documentElement.scrollWidth") <= 375, path

@@ -49,6 +49,9 @@ def test_project_shows_the_built_site(site: Path) -> None:
         page = client.get("/docs/how-to/deploy.html")
         assert page.status_code == 200
         assert b"Deploy without losing events" in b"".join(page)  # type: ignore[arg-type]
+        assert b"<title>Fanfare</title>" in b"".join(client.get("/docs/"))  # type: ignore[arg-type]
+        assert b"seven short steps" in client.get("/docs/start/").content
         assert client.get("/docs/../settings.py").status_code in (400, 404)
     with override_settings(DOCUMENTATION=site / "none"):
         assert Client().get("/docs/how-to/deploy.html").status_code == 404
+        assert b"seven short steps" in Client().get("/docs/").content

@@ -54,7 +54,7 @@ def application(db: None) -> models.Application:
     return models.Application.objects.create(name="shop", app_id="7", key="the-key", secret="the-secret")
 
 
-@pytest.mark.parametrize("page", ["/", "/docs/"])
+@pytest.mark.parametrize("page", ["/", "/docs/start/"])
 def test_with_debug_the_snippets_can_be_pasted(
     client: Client, debug: None, application: models.Application, page: str
 ) -> None:
@@ -111,7 +111,7 @@ def test_form_of_the_landing_page_publishes_or_says_why_not(
     assert "new orders" in refused.json()["error"]
 
 
-@pytest.mark.parametrize("page", ["/", "/docs/"])
+@pytest.mark.parametrize("page", ["/", "/docs/start/"])
 def test_without_debug_there_are_no_credentials_and_no_queries(
     client: Client, django_assert_num_queries: Any, application: models.Application, page: str
 ) -> None:
