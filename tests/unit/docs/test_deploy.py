@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import yaml
 
 from fanfare.api import operations
@@ -129,6 +131,28 @@ def test_yaml_is_tidy() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_manifests_conform_to_the_schemas_of_kubernetes() -> None:
+    for manifest in manifests().values():
+        kubernetes_validate.validate(manifest, desired_version="1.37", strict=True)
+
+
+def test_dockerfile_passes_hadolint() -> None:
+    program = Path(sys.executable).parent / "hadolint"
+    done = subprocess.run([program, DEPLOY / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_bill_of_materials_has_every_requirement() -> None:
+    program = Path(sys.executable).parent / "cyclonedx-py"
+    requirements = pages.ROOT / "requirements.txt"
+    done = subprocess.run(
+        [program, "requirements", requirements, "--of", "JSON"], capture_output=True, text=True, check=True
+    )
+    listed = {f"{one['name'].lower()}=={one['version']}" for one in json.loads(done.stdout)["components"]}
+    pinned = re.findall(r"^([\w.-]+)(?:\[.*?\])?==([\w.]+)", requirements.read_text("utf-8"), re.MULTILINE)
+    assert {f"{name.lower()}=={version}" for name, version in pinned} <= listed
 
 
 def test_image_runs_as_an_unprivileged_user_from_a_second_stage() -> None:
