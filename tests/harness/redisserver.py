@@ -225,14 +225,48 @@ class Cluster:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def server_of(self, slot: int) -> Server:
-        """The primary of a slot, as a server that runs says."""
+    def server_of(self, slot: int, *, but: Server | None = None) -> Server:
+        """The primary of a slot, as a server that runs says. `but`: not this one."""
         for each in self.servers:
-            with contextlib.suppress(redis.ConnectionError), each.client() as client:
+            if each is but:
+                continue
+            with contextlib.suppress(redis.ConnectionError, redis.TimeoutError), each.client() as client:
                 for first, last, primary, *_ in client.execute_command("CLUSTER", "SLOTS"):
                     if first <= slot <= last:
                         return next(one for one in self.servers if one.port == int(primary[1]))
         raise AssertionError("no server has the slot")
+
+    def primaries(self) -> list[Server]:
+        return [each for each in self.servers if self._replication(each)["role"] == "master"]
+
+    def is_whole(self) -> bool:
+        """Three primaries have all slots, and each has a replica."""
+        try:
+            for each in self.servers:
+                with each.client() as client:
+                    if "cluster_state:ok" not in client.execute_command("CLUSTER", "INFO"):
+                        return False
+            states = [self._replication(each) for each in self.servers]
+        except redis.RedisError:
+            return False
+        primaries = [state for state in states if state["role"] == "master"]
+        return len(primaries) == 3 and all(state["connected_slaves"] == 1 for state in primaries)
+
+    def _replication(self, server: Server) -> dict[str, Any]:
+        with server.client() as client:
+            found: dict[str, Any] = client.info("replication")
+            return found
+
+    def move_slot(self, source: Server, target: Server, slot: int) -> None:
+        """As `redis-cli --cluster reshard` does for one slot."""
+        ids = self.id_of(source), self.id_of(target)
+        with source.client() as giving, target.client() as taking:
+            taking.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
+            giving.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
+            while keys := giving.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 10):
+                giving.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+            for client in (taking, giving):
+                client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[1])
 
     def id_of(self, server: Server) -> str:
         with server.client() as client:

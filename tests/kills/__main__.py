@@ -10,8 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.harness import pusherjs, servers
-from tests.kills import chaos, histories, report, rounds, stores
+from tests.kills import chaos, histories, redis_stores, report, rounds, stores
 
+STORES = {
+    "local": stores.local,
+    "postgres": stores.postgres,
+    "redis": redis_stores.single,
+    "redis-cluster": redis_stores.cluster,
+    "redis-sentinel": redis_stores.sentinel,
+}
 LOG_TEXT = 4_000  # characters of a server's log, starting at a traceback
 
 
@@ -65,7 +72,7 @@ async def _play(
     seconds: float,
     keep: Path,
 ) -> rounds.Result:
-    async with stores.STORES[options.engine](failover=this.failover) as store:
+    async with STORES[options.engine](failover=this.failover) as store:
         return await rounds.play(
             this,
             fleet,
@@ -101,8 +108,8 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.kills", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="with large limits (60); 0: skip")
     parser.add_argument("--bounded-seconds", type=float, default=30.0, help="with small limits (30); 0: skip")
-    parser.add_argument("--failover-seconds", type=float, default=30.0, help="with a standby (30); 0: skip")
-    parser.add_argument("--engine", choices=sorted(stores.STORES), default="local", help="the engine (local)")
+    parser.add_argument("--failover-seconds", type=float, default=30.0, help="with losses of the store (30); 0: skip")
+    parser.add_argument("--engine", choices=sorted(STORES), default="local", help="the engine (local)")
     parser.add_argument("--keep", type=Path, help="the folder that gets the raw histories; a temporary one by default")
     parser.add_argument(
         "--judge", type=Path, nargs="+", metavar="FILE", help="judge kept histories again, and run none"

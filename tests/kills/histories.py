@@ -114,6 +114,12 @@ def ghosts(lines: Sequence[Line], calls: Sequence[Call]) -> int:
     )
 
 
+def repeated(calls: Sequence[Call]) -> int:
+    """How many events were in calls that were made again."""
+    numbers = collections.Counter(number for call in calls for number in range(call.first, call.last + 1))
+    return sum(count > 1 for count in numbers.values())
+
+
 def outcomes(calls: Sequence[Call]) -> collections.Counter[str]:
     """Why calls were repeated."""
     return collections.Counter(call.outcome for call in calls if call.outcome != "acknowledged")

@@ -86,6 +86,3 @@ async def _promoted(primary: postgresql.Cluster, standby: postgresql.Cluster | N
     if standby is not None and primary.is_running:
         await asyncio.to_thread(primary.stop, signal.SIGQUIT)
         await asyncio.to_thread(standby.promote)
-
-
-STORES = {"local": local, "postgres": postgres}

@@ -183,7 +183,7 @@ async def test_cluster_carries_everything_and_survives_a_killed_primary_and_a_mo
             publisher = Publisher(one, "kept", 300)
             publishing = asyncio.ensure_future(publisher.run())
             await one.until(lambda: len(publisher.acknowledged) > 50, "events", within=60)
-            await asyncio.to_thread(move_slot, cluster, source, target, slot)
+            await asyncio.to_thread(cluster.move_slot, source, target, slot)
             await publishing
             await healthy(one, two)
             await two.until(lambda: two.bodies("kept")[-1:] == publisher.acknowledged[-1:], "the last one", within=60)
@@ -213,15 +213,3 @@ def assert_delivered_or_gap(worker: Worker, publisher: Publisher) -> None:
 
 async def has_channels(worker: Worker, count: int) -> bool:
     return len(await worker.channels(APP, "room-")) == count
-
-
-def move_slot(cluster: redisserver.Cluster, source: redisserver.Server, target: redisserver.Server, slot: int) -> None:
-    """As `redis-cli --cluster reshard` does for one slot."""
-    ids = cluster.id_of(source), cluster.id_of(target)
-    with source.client() as giving, target.client() as taking:
-        taking.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[0])
-        giving.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[1])
-        while keys := giving.execute_command("CLUSTER GETKEYSINSLOT", slot, 10):
-            giving.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
-        for client in (taking, giving):
-            client.execute_command("CLUSTER SETSLOT", slot, "NODE", ids[1])
