@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 import pytest
 
 from fanfare.engine import errors, interface
-from fanfare.engine.redis import address, scripts
+from fanfare.engine.redis import address, queries, scripts
 from fanfare.engine.redis import engine as redis_engine
 from fanfare.engine.redis import worker as redis_worker
 from tests.harness import redisserver, waiting
@@ -61,6 +61,27 @@ class TestFailures(failures.FailureConformance):
 
 class TestConformance(conformance.Conformance, streams.Streams, streams.Revisions, streams.Updates):
     """Everything that an engine must do."""
+
+
+async def test_search_reads_the_names_in_steps_and_no_more_than_it_needs(
+    hire: conformance.Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "SEARCHED_NAMES", 2)
+    one = await hire()
+    names = sorted(f"room-{number:02}" for number in range(40))
+    for name in names:
+        one.engine.set_subscribers(APP, name, 1)
+    one.engine.set_subscribers("7", "room-99", 1)
+
+    async def search(text: str, after: str, limit: int) -> list[str]:
+        found = await one.engine.ask(lambda asked: asked.search(APP, text, after, limit))
+        assert all(counts == interface.ChannelCounts(1, 0) for _, counts in found)
+        return [name for name, _ in found]
+
+    assert await search("room-", "", 100) == names
+    assert await search("-", "room-09", 3) == ["room-10", "room-11", "room-12"]
+    assert await search("5", "", 3) == ["room-05", "room-15", "room-25"]
+    assert await search("nothing", "", 3) == []
 
 
 # -- failures ----------------------------------------------------------------------------------------------------------

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
+import itertools
 import math
+import operator
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar
@@ -17,6 +20,7 @@ T = TypeVar("T")
 
 LOCATED_S: Final = 1.0  # a publisher may write to a primary that was replaced for so long
 PAGE: Final = 1_000  # channels of one answer
+SEARCHED_NAMES: Final = 2_000  # in one call of a search: about 2 ms of the server
 
 
 class Store:
@@ -216,6 +220,28 @@ class Queries(interface.Queries):
                     break
                 first = b"(" + page[-3]
         return found
+
+    def search(self, app: str, text: str, after: str, limit: int) -> list[tuple[str, interface.ChannelCounts]]:
+        found = heapq.merge(
+            *(self._matches(partition, app, text, after, limit) for partition in range(self._store.partitions)),
+            key=operator.itemgetter(0),
+        )
+        return [(name.decode(), counts) for name, counts in itertools.islice(found, limit)]
+
+    def _matches(
+        self, partition: int, app: str, text: str, after: str, limit: int
+    ) -> Iterator[tuple[bytes, interface.ChannelCounts]]:
+        """Of one partition, in the order of their bytes, read as they are needed."""
+        first = b"(" + after.encode() if after else b"-"
+        while True:
+            last, *page = self._store.run(
+                self._client, scripts.SEARCH, partition, app, first, text, limit, SEARCHED_NAMES
+            )
+            for index in range(0, len(page), 3):
+                yield page[index], interface.ChannelCounts(page[index + 1], page[index + 2])
+            if not last:
+                return
+            first = b"(" + last
 
     def channel(self, app: str, channel: str) -> interface.ChannelCounts:
         counts = self._client.hvals(self._key("n", app, channel))
