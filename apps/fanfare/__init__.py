@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         StreamEnded,
         StreamError,
         StreamTooLong,
+        TooManyMembers,
         TooManyStreams,
         UnencodableData,
     )
@@ -146,6 +147,7 @@ __all__ = [
     "StreamEnded",
     "StreamError",
     "StreamTooLong",
+    "TooManyMembers",
     "TooManyStreams",
     "UnencodableData",
     "UserData",

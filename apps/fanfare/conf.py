@@ -500,6 +500,17 @@ class Streams:
     STREAM_MAX_IN_APP = Setting(Integer(1, 1_000_000), 10_000, "Open streams of one application.")
 
 
+class Members:
+    """Members with a time to live."""
+
+    MEMBER_MAX_WRITES = Setting(
+        Integer(1, 10_000),
+        10,
+        "Joins, renewals, updates and departures of one member in a second over the HTTP API, in each worker.",
+        page="how-to/presence.md",
+    )
+
+
 class Webhooks:
     """Webhooks."""
 
@@ -526,7 +537,7 @@ class Webhooks:
     )
 
 
-class Settings(Places, Applications, Access, Engine, Connections, Publishing, Streams, Webhooks):
+class Settings(Places, Applications, Access, Engine, Connections, Publishing, Streams, Members, Webhooks):
     """The settings, typed. Read them from `conf.settings`."""
 
     @property

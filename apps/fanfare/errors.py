@@ -181,6 +181,17 @@ class TooManyStreams(StreamError):
         self.limit = limit
 
 
+class TooManyMembers(PublishError):
+    """A presence channel has `actual` members and `limit` are allowed."""
+
+    code = "too_many_members"
+
+    def __init__(self, channel: str, actual: int, limit: int) -> None:
+        super().__init__(f"{channel} has {actual} members; {limit} are allowed (max_presence_members).")
+        self.actual = actual
+        self.limit = limit
+
+
 class RuleError(FanfareError):
     """An authorization rule or the `@user_data` function of the project is wrong."""
 

@@ -498,3 +498,22 @@ def test_project_needs_no_table_no_log_and_no_data_folder(
     assert f'"wsPort": {uvicorn.port}' in done.stdout
     assert application.key in done.stdout
     assert application.secret not in done.stdout
+
+
+# -- members without a connection --------------------------------------------------------------------------------------
+
+
+async def test_member_without_a_connection_is_an_ordinary_member_to_a_client(
+    subscriber: sockets.Socket, name: Name
+) -> None:
+    room = name("presence-room")
+    await subscriber.subscribe(room, member={"user_id": "ann", "user_info": {"name": "Ann"}})
+    async with presence.member(room, UserData("bot"), {"name": "Bot"}) as bot:
+        added = await subscriber.expect("pusher_internal:member_added", room)
+        assert added.decoded == {"user_id": "bot", "user_info": {"name": "Bot"}}
+        await bot.aupdate({"name": "Bot", "status": "away"})
+        updated = await subscriber.expect("fanfare:member_updated", room)
+        assert updated.decoded == {"user_id": "bot", "user_info": {"name": "Bot", "status": "away"}}
+        assert [member.id for member in await presence.amembers(room)] == ["ann", "bot"]
+    removed = await subscriber.expect("pusher_internal:member_removed", room)
+    assert removed.decoded == {"user_id": "bot"}

@@ -163,6 +163,8 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
         "unit/api/test_direct.py::test_unexpected_exception_is_answered_with_500",
     ),
     ("api/operations.py", "hub.engine.update_member"): (CALLER, "unit/api/"),
+    ("api/members.py", "hub.engine.lease_member"): (CALLER, "unit/api/"),
+    ("api/members.py", "hub.engine.release_member"): (CALLER, "unit/api/"),
     ("api/revisions.py", "hub.engine.revise"): (CALLER, "unit/api/"),
     ("api/streams.py", "hub.engine.write_streams"): (CALLER, "unit/api/"),
     ("apps.py", "permissions.application_deleted"): (PURPOSE, "unit/console/"),
@@ -261,6 +263,10 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ("integration/publishing.py", "callback"): (
         GUARD,
         "unit/integration/test_publishing.py::test_exception_of_any_kind_after_the_commit_is_logged",
+    ),
+    ("integration/member_leases.py", "self._keep"): (
+        GUARD,
+        "unit/integration/test_member_leases.py::test_member_is_renewed_and_a_failed_renewal_is_repeated",
     ),
     ("integration/stream_flusher.py", "self._run"): (
         GUARD,

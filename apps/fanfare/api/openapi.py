@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from fanfare import conf
-from fanfare.api import operations, parameters, requests, streams
+from fanfare.api import members, operations, parameters, requests, streams
 from fanfare.applications import registry
 from fanfare.engine import interface
 from fanfare.hub import history_pages
@@ -350,6 +350,33 @@ SCHEMAS: dict[str, Schema] = {
         {"user_info": {"description": f"Any JSON, at most {LIMITS.max_member_bytes} bytes."}},
         examples=[{"user_info": {"name": "Ann", "state": "typing"}}],
     ),
+    "MemberLeasing": _object(
+        "How long a user is a member without a connection.",
+        {},
+        {
+            "ttl": {
+                "type": "integer",
+                "minimum": 1,
+                "maximum": members.MAX_TTL_S,
+                "default": members.TTL_S,
+                "description": "Seconds until the member leaves without a renewal.",
+            },
+            "user_info": {
+                "description": "Any JSON. One that differs updates the member; without it the info stays as it is."
+            },
+        },
+    ),
+    "MemberLease": _answer(
+        "A member with a time to live.",
+        {
+            "joined": {"type": "boolean", "description": "Whether the user was no member before."},
+            "ttl": {"type": "integer", "description": "Seconds."},
+        },
+    ),
+    "MemberLeft": _answer(
+        "The end of a member's time to live.",
+        {"left": {"type": "boolean", "description": "False if there was nothing to end."}},
+    ),
     "MemberUpdated": _answer(
         "Whether the user is a member.",
         {"updated": {"type": "boolean", "description": "False: the user is no member of the channel."}},
@@ -523,6 +550,24 @@ OPERATIONS: dict[str, Schema] = {
         "MemberUpdated",
         path={"app_id": APP_ID, "channel": PRESENCE_CHANNEL, "user_id": USER_ID},
         body=_reference("MemberUpdate"),
+    ),
+    "/apps/{app_id}/channels/{channel}/members/{user_id}": _operation(
+        "Channels",
+        "Join a presence channel for a time",
+        "Makes a user a member without a connection, such as an agent or a backend, or renews that. Without a renewal "
+        "the member leaves after `ttl` seconds. Subscribers see an ordinary member.",
+        "MemberLease",
+        path={"app_id": APP_ID, "channel": PRESENCE_CHANNEL, "user_id": USER_ID},
+        body=_reference("MemberLeasing"),
+        refusals=PUBLISHING,
+    ),
+    "/apps/{app_id}/channels/{channel}/members/{user_id}/leave": _operation(
+        "Channels",
+        "Leave a presence channel before the time is over",
+        "Connections of the same user stay members.",
+        "MemberLeft",
+        path={"app_id": APP_ID, "channel": PRESENCE_CHANNEL, "user_id": USER_ID},
+        refusals=PUBLISHING,
     ),
     "/apps/{app_id}/channels/{channel}/history": _operation(
         "Channels",

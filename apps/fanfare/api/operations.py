@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from fanfare.api import parameters, refusals, requests, revisions, streams
+from fanfare.api import members, parameters, refusals, requests, revisions, streams
 from fanfare.applications import registry
 from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
@@ -250,8 +250,8 @@ async def users(hub: hubs.Hub, request: requests.Request) -> bytes:
         raise refusals.Invalid(f"{name} is not a presence channel, so it has no users.", code="not_presence")
     with_info = parameters.flag("with_user_info", request.fields().get("with_user_info"))
     app = request.application.id
-    members = await hub.engine.ask(lambda queries: queries.members(app, name))
-    return orjson.dumps({"users": [_user(member, with_info=with_info) for member in members]})
+    found = await hub.engine.ask(lambda queries: queries.members(app, name))
+    return orjson.dumps({"users": [_user(member, with_info=with_info) for member in found]})
 
 
 async def update_user(hub: hubs.Hub, request: requests.Request) -> bytes:
@@ -260,14 +260,8 @@ async def update_user(hub: hubs.Hub, request: requests.Request) -> bytes:
     if not names.is_presence(name):
         raise refusals.Invalid(f"{name} is not a presence channel, so it has no users.", code="not_presence")
     user_id = parameters.user_id(request.names["user_id"], application.limits)
-    try:
-        info = orjson.dumps(request.fields().get("user_info"))
-    except orjson.JSONEncodeError as error:
-        raise refusals.Invalid(f"The parameter user_info cannot be encoded: {error}.", code="invalid_data") from None
-    limit = application.limits.max_member_bytes
-    if len(info) > limit:
-        raise refusals.TooLarge(f"The user_info exceeds the allowed maximum ({limit} bytes): it has {len(info)} bytes.")
-    updated = await asyncio.to_thread(hub.engine.update_member, application.id, name, user_id, info.decode())
+    info = members.user_info(request.fields().get("user_info"), application.limits)
+    updated = await asyncio.to_thread(hub.engine.update_member, application.id, name, user_id, info)
     return orjson.dumps({"updated": updated})
 
 
@@ -435,6 +429,8 @@ ROUTES = (
     Route(READ, "/apps/{app_id}/channels/{channel}", channel),
     Route(READ, "/apps/{app_id}/channels/{channel}/users", users),
     Route(WRITE, "/apps/{app_id}/channels/{channel}/users/{user_id}/update", update_user, body_limit),
+    Route(WRITE, "/apps/{app_id}/channels/{channel}/members/{user_id}", members.lease, body_limit),
+    Route(WRITE, "/apps/{app_id}/channels/{channel}/members/{user_id}/leave", members.release),
     Route(READ, "/apps/{app_id}/channels/{channel}/history", history),
     Route(READ, "/apps/{app_id}/users/{user_id}", user),
     Route(WRITE, "/apps/{app_id}/channels/{channel}/history/{position}/revise", revisions.revise, body_limit),

@@ -111,14 +111,16 @@ class TooMany(ApiError):
         return [(b"retry-after", b"1")]  # seconds; each second has its own budget
 
 
-class TooManyAppends(ApiError):
-    status = 429
-    code = "too_many_appends"
+class TooOften(ApiError):
+    """`what`: the plural of what is counted, and for what: "appends to this stream"."""
 
-    def __init__(self, limit: int, actual: int) -> None:
+    status = 429
+
+    def __init__(self, what: str, limit: int, actual: int, *, code: str) -> None:
         super().__init__(
-            f"Too many appends to this stream in this second: with this request they are {actual}, the allowed maximum "
-            f"is {limit}. Send this request again after a second, and more text in each."
+            f"Too many {what} in this second: with this request they are {actual}, the allowed maximum is {limit}. "
+            "Send this request again after a second.",
+            code=code,
         )
 
     def headers(self) -> Headers:

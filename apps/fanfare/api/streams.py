@@ -8,15 +8,13 @@ the events that subscribers get.
 from __future__ import annotations
 
 import asyncio
-import collections
 import secrets
-import time
 from collections.abc import Sequence
 from typing import Any, Final
 
 import orjson
 
-from fanfare.api import parameters, refusals, requests
+from fanfare.api import parameters, rates, refusals, requests
 from fanfare.applications import registry
 from fanfare.engine import interface
 from fanfare.hub import hub as hubs
@@ -30,25 +28,7 @@ FINAL: Final = tuple(state.name.lower() for state in State if state is not State
 CLOSINGS: Final = ("cancelled", "interrupted")
 
 
-class _Rate:
-    """Counts appends to each stream in the current second, in this worker."""
-
-    def __init__(self) -> None:
-        self._second = 0
-        self._counts: collections.Counter[interface.StreamName] = collections.Counter()
-
-    def spend(self, where: interface.StreamName, limit: int) -> None:
-        """Raises TooManyAppends."""
-        second = int(time.monotonic())
-        if second != self._second:
-            self._second = second
-            self._counts.clear()
-        self._counts[where] += 1
-        if self._counts[where] > limit:
-            raise refusals.TooManyAppends(limit, self._counts[where])
-
-
-_rate = _Rate()
+_rate: Final = rates.Rate("appends to this stream", "too_many_appends")
 
 
 async def open_stream(hub: hubs.Hub, request: requests.Request) -> bytes:

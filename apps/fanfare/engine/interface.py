@@ -25,6 +25,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from fanfare.engine import errors
+
 T = TypeVar("T")
 
 # -- entries and publications ------------------------------------------------------------------------------------------
@@ -559,6 +561,37 @@ class PresenceAndCounts(abc.ABC):
         Raises EngineUnavailable, after which it may be done.
         """
 
+    def lease_member(
+        self,
+        app: str,
+        channel: str,
+        user_id: str,
+        info: str | None,
+        seconds: float,
+        *,
+        limit: int | None = None,
+        timeout: float | None = None,
+    ) -> bool | Refused:
+        """Make a user a member for so long, without a connection, or renew that; for any thread of any process.
+
+        True: the user was no member before. An `info` that differs is an update of the member; None leaves it as it
+        is. A member whose time is over leaves. `limit` bounds distinct users, as `SubscribeRequest.member_limit` does.
+
+        Raises EngineUnavailable, after which it may be done: repeat. Raises Unsupported in an engine without leases.
+        """
+        raise errors.Unsupported(
+            "This engine has no members with a time to live; the engines `local` and `postgres` have"
+        )
+
+    def release_member(self, app: str, channel: str, user_id: str, timeout: float | None = None) -> bool:
+        """End what `lease_member` began, for any thread of any process. False: there was nothing to end.
+
+        Connections of the same user stay members. Raises EngineUnavailable, and Unsupported.
+        """
+        raise errors.Unsupported(
+            "This engine has no members with a time to live; the engines `local` and `postgres` have"
+        )
+
     @abc.abstractmethod
     def set_subscribers(self, app: str, channel: str, count: int, *, announce: bool = False) -> None:
         """Set the number of subscribers of this worker on a channel: an absolute number. Written soon, with others.
@@ -677,6 +710,20 @@ USERS = "#users"  # the `channel` whose members are the signed-in users of an ap
 # Pusher's own bounds for pusher_internal:subscription_count.
 ANNOUNCE_ALWAYS = 100  # subscribers
 ANNOUNCE_SECONDS = 5
+
+# What stands in place of a worker in the row of a member with a time to live: until when, Unix time in milliseconds. As
+# text of one length, so that the index of the column finds those whose time is over.
+LEASE_PREFIX = "until:"
+
+
+def lease_until(ms: float) -> str:
+    return f"{LEASE_PREFIX}{int(ms):016d}"
+
+
+def lease_socket(user_id: str) -> str:
+    """What stands in place of a socket id in such a row; no socket has this form."""
+    return f"lease:{user_id}"
+
 
 # A page that comes back later than it may is not a new page: as long as its record is there it gets the entries that
 # the history still has, or a notice that events are lost. A record has some 300 bytes.

@@ -7,9 +7,10 @@
     presence.subscriber_count("orders")          the number of connections on a channel
     presence.disconnect_user(user)               close all connections of a user
     presence.update_member("presence-room", …)   a member's new info: a status, a cursor
+    with presence.member("presence-room", …):    a member without a connection, such as an agent
 
-Each has an async twin: `ais_online`, `amembers`, `asubscriber_count`, `adisconnect_user`,
-`aupdate_member`. The blocking form raises
+`member` has the form `async with` too. The others have async twins: `ais_online`, `amembers`, `asubscriber_count`,
+`adisconnect_user`, `aupdate_member`. The blocking form raises
 CalledOnEventLoop in a coroutine. All of them raise EngineUnavailable if the log cannot be read or written, so that a
 failure never looks like an empty channel, and NoApplication.
 """
@@ -26,7 +27,8 @@ from django.db import DEFAULT_DB_ALIAS
 from fanfare import errors
 from fanfare.applications import registry
 from fanfare.engine import interface
-from fanfare.integration import payloads, publishing, queries, target, users
+from fanfare.integration import member_leases, publishing, queries, target, users
+from fanfare.integration.member_leases import member
 from fanfare.integration.users import Member
 from fanfare.protocol import names, termination
 
@@ -39,6 +41,7 @@ __all__ = [
     "aupdate_member",
     "disconnect_user",
     "is_online",
+    "member",
     "members",
     "subscriber_count",
     "update_member",
@@ -173,13 +176,7 @@ def _update_member(application: registry.Application, channel: str, user_id: str
     queries.check_channel(channel, application.limits)
     if not names.is_presence(channel):
         raise errors.InvalidName(f"{channel!r} is not a presence channel, so it has no members.")
-    try:
-        text = payloads.json_text(info)
-    except TypeError as error:
-        raise errors.UnencodableData(f"The info of a member of {channel} has no JSON form: {error}.") from error
-    size, limit = len(text.encode()), application.limits.max_member_bytes
-    if size > limit:
-        raise errors.DataTooLarge(f"the info of a member of {channel}", size, limit)
+    text = member_leases.member_info(application, channel, info)
     return target.engine().update_member(application.id, channel, user_id, text)
 
 

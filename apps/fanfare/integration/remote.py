@@ -52,6 +52,7 @@ FAILURE_S = 10.0  # after a failure, in which calls make a single attempt
 _RETRIED = frozenset({429, 500, 502, 503, 504})
 _NUMBERS = re.compile(r"\((\d+) bytes\): it has (\d+) bytes")
 _STREAMS = re.compile(r"^Too many streams: (\d+) are open, the allowed maximum is (\d+)")
+_MEMBERS = re.compile(r"^Too many members: .* has (\d+), the allowed maximum is (\d+)")
 _ITEM = re.compile(r"^Event (\d+) of the batch: ")
 
 # The other deployment checks the limits of its application.
@@ -218,6 +219,38 @@ class RemoteEngine:
         path = f"{_path(channel)}/users/{quote(user_id, safe='')}/update"
         try:
             return bool(self._ask("POST", path, deadline, body={"user_info": orjson.loads(info)})["updated"])
+        except _Refused as refused:
+            raise _publish_error(refused.answer, [{"name": channel}]) from None
+
+    def lease_member(
+        self,
+        app: str,
+        channel: str,
+        user_id: str,
+        info: str | None,
+        seconds: float,
+        *,
+        limit: int | None = None,
+        timeout: float | None = None,
+    ) -> bool | interface.Refused:
+        deadline = time.monotonic() + (self._timeout_s if timeout is None else timeout)
+        path = f"{_path(channel)}/members/{quote(user_id, safe='')}"
+        fields: dict[str, Any] = {"ttl": max(1, round(seconds))}
+        if info is not None:
+            fields["user_info"] = orjson.loads(info)
+        try:
+            return bool(self._ask("POST", path, deadline, body=fields)["joined"])
+        except _Refused as refused:
+            numbers = _MEMBERS.search(refused.answer.message)
+            if numbers is not None:
+                return interface.Refused("member_limit", refused.answer.message, int(numbers[2]), int(numbers[1]))
+            raise _publish_error(refused.answer, [{"name": channel}]) from None
+
+    def release_member(self, app: str, channel: str, user_id: str, timeout: float | None = None) -> bool:
+        deadline = time.monotonic() + (self._timeout_s if timeout is None else timeout)
+        path = f"{_path(channel)}/members/{quote(user_id, safe='')}/leave"
+        try:
+            return bool(self._ask("POST", path, deadline, body={})["left"])
         except _Refused as refused:
             raise _publish_error(refused.answer, [{"name": channel}]) from None
 

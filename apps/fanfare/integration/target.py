@@ -182,6 +182,20 @@ class Outlet(Protocol):
 
     def update_member(self, app: str, channel: str, user_id: str, info: str, timeout: float | None = None) -> bool: ...
 
+    def lease_member(
+        self,
+        app: str,
+        channel: str,
+        user_id: str,
+        info: str | None,
+        seconds: float,
+        *,
+        limit: int | None = None,
+        timeout: float | None = None,
+    ) -> bool | interface.Refused: ...
+
+    def release_member(self, app: str, channel: str, user_id: str, timeout: float | None = None) -> bool: ...
+
     def queries(self) -> contextlib.AbstractContextManager[interface.Queries]: ...
 
 
@@ -211,6 +225,22 @@ class Sink:
 
     def update_member(self, app: str, channel: str, user_id: str, info: str, timeout: float | None = None) -> bool:
         return False
+
+    def lease_member(
+        self,
+        app: str,
+        channel: str,
+        user_id: str,
+        info: str | None,
+        seconds: float,
+        *,
+        limit: int | None = None,
+        timeout: float | None = None,
+    ) -> bool | interface.Refused:
+        return True
+
+    def release_member(self, app: str, channel: str, user_id: str, timeout: float | None = None) -> bool:
+        return True
 
     @contextlib.contextmanager
     def queries(self) -> Iterator[interface.Queries]:

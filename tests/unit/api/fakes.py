@@ -31,6 +31,7 @@ class Engine:
     kept: dict[str, list[interface.Entry]] = field(default_factory=dict)  # the oldest first, with offsets from 1
     streams: dict[str, interface.Streamed] = field(default_factory=dict)  # by id
     writes: list[interface.StreamWrite] = field(default_factory=list)
+    leases: list[tuple[str, str, str | None, float]] = field(default_factory=list)  # channel, user, info, seconds
     epoch: str = "e"
     down: str = ""  # the reason why nothing can be asked or published
     broken: bool = False  # an unexpected exception
@@ -82,6 +83,20 @@ class Engine:
         return [interface.StreamReceipt(True, write.state, write.seq, write.size) for write in writes]
 
     def update_member(self, app: str, channel: str, user_id: str, info: str) -> bool:
+        self._ask(app)
+        return True
+
+    def lease_member(
+        self, app: str, channel: str, user_id: str, info: str | None, seconds: float, *, limit: int | None = None
+    ) -> bool | interface.Refused:
+        self._ask(app)
+        users = len(self.joined.get(channel, []))
+        if limit is not None and users >= limit:
+            return interface.Refused("member_limit", "too many", limit, users)
+        self.leases.append((channel, user_id, info, seconds))
+        return True
+
+    def release_member(self, app: str, channel: str, user_id: str) -> bool:
         self._ask(app)
         return True
 

@@ -145,6 +145,8 @@ GOOD: dict[str, tuple[str, bytes, dict[str, str]]] = {
     "history": ("/apps/3/channels/news/history", b"", {"limit": "1", "after": "e:0", "direction": "forwards"}),
     "user": ("/apps/3/users/42", b"", {}),
     "update_user": ("/apps/3/channels/presence-cache-a/users/ann/update", b'{"user_info":{"name":"Ann"}}', {}),
+    "lease": ("/apps/3/channels/presence-cache-a/members/bot", b'{"ttl":60,"user_info":{"name":"Bot"}}', {}),
+    "release": ("/apps/3/channels/presence-cache-a/members/bot/leave", b"{}", {}),
     "revise": ("/apps/3/channels/news/history/e:1/revise", b'{"data":"new","by":"42"}', {}),
     "open_stream": ("/apps/3/channels/news/streams", b'{"name":"answer","id":"new"}', {}),
     "stream": ("/apps/3/channels/news/streams/a", b"", {}),
@@ -217,7 +219,16 @@ def shape(name: str, value: Any) -> None:
 
 
 def test_every_schema_is_explained_and_every_answer_is_closed() -> None:
-    bodies = {"Event", "BatchEvent", "Batch", "StreamOpening", "StreamAppend", "Revision", "MemberUpdate"}
+    bodies = {
+        "Event",
+        "BatchEvent",
+        "Batch",
+        "StreamOpening",
+        "StreamAppend",
+        "Revision",
+        "MemberUpdate",
+        "MemberLeasing",
+    }
     for name, schema in SCHEMA["components"]["schemas"].items():
         assert schema.get("description"), name
         assert (schema.get("additionalProperties") is False) == (name not in bodies), name

@@ -9,6 +9,7 @@ from fanfare.engine import interface
 from tests.unit.engine.conformance import Hire
 from tests.unit.engine.workers import APP, Worker
 
+Kind = interface.Kind
 State = interface.StreamState
 KEPT = interface.Retention(size=100, seconds=60)
 
@@ -181,6 +182,72 @@ class Updates:
             kinds = [(entry.kind, entry.user_id) for entry in worker.entries if entry.channel == "presence-c"]
             assert kinds == [(interface.Kind.MEMBER_ADDED, "ann"), (interface.Kind.MEMBER_UPDATED, "ann")]
         assert await two.members("presence-c") == [interface.Member("ann", '{"a":2}')]
+
+
+class Leases:
+    """Members with a time to live. For the test class of an engine, beside `Conformance`."""
+
+    async def test_member_without_renewal_joins_once_and_leaves_once(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        for worker in (one, two):
+            worker.engine.listen(APP, "presence-c", True)
+        assert await lease(one, "bot", '{"a":1}', seconds=60) is True
+        assert await lease(two, "bot", None, seconds=0.2) is False
+        for worker in (one, two):
+            await worker.until(lambda worker=worker: len(changes(worker)) == 2, "the member has left")
+            assert changes(worker) == [(Kind.MEMBER_ADDED, "bot", b'{"a":1}'), (Kind.MEMBER_REMOVED, "bot", b"")]
+        assert await one.members("presence-c") == []
+        assert await lease(one, "bot", None, seconds=60) is True
+        assert await one.members("presence-c") == [interface.Member("bot", "null")]
+
+    async def test_renewal_with_another_info_is_an_update(self, hire: Hire) -> None:
+        worker = await hire()
+        worker.engine.listen(APP, "presence-c", True)
+        for info in ('{"a":1}', '{"a":1}', None, '{"a":2}'):
+            await lease(worker, "bot", info, seconds=60)
+        await worker.until(lambda: len(changes(worker)) == 2, "the update")
+        assert changes(worker)[1] == (Kind.MEMBER_UPDATED, "bot", b'{"a":2}')
+        assert await worker.members("presence-c") == [interface.Member("bot", '{"a":2}')]
+
+    async def test_member_leaves_with_the_last_of_lease_and_connection(self, hire: Hire) -> None:
+        worker = await hire()
+        await worker.join("presence-c", "ann", "1.1", info='{"a":1}')
+        assert await lease(worker, "ann", None, seconds=60) is False
+        worker.engine.leave(APP, "presence-c", "1.1")
+        release = worker.engine.release_member
+        assert await worker.members("presence-c") == [interface.Member("ann", '{"a":1}')]
+        assert await asyncio.to_thread(release, APP, "presence-c", "ann") is True
+        assert await asyncio.to_thread(release, APP, "presence-c", "ann") is False
+        await worker.until(lambda: len(changes(worker)) == 2, "the member has left")
+        assert await worker.members("presence-c") == []
+        assert [kind for kind, _, _ in changes(worker)] == [Kind.MEMBER_ADDED, Kind.MEMBER_REMOVED]
+
+    async def test_lease_outlives_the_worker_that_wrote_it(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        two.engine.listen(APP, "presence-c", True)
+        await lease(one, "bot", None, seconds=60)
+        await one.engine.close()
+        assert await two.members("presence-c") == [interface.Member("bot", "null")]
+        assert await lease(two, "bot", None, seconds=0) is False
+        await two.until(lambda: len(changes(two)) == 2, "the member has left")
+
+    async def test_lease_is_refused_where_the_channel_is_full(self, hire: Hire) -> None:
+        worker = await hire()
+        assert await lease(worker, "a", None, seconds=60, limit=1) is True
+        assert await lease(worker, "a", None, seconds=60, limit=1) is False
+        refused = await lease(worker, "b", None, seconds=60, limit=1)
+        assert isinstance(refused, interface.Refused)
+        assert (refused.code, refused.limit, refused.actual) == ("member_limit", 1, 1)
+
+
+async def lease(
+    worker: Worker, user_id: str, info: str | None, *, seconds: float, limit: int | None = None
+) -> bool | interface.Refused:
+    return await asyncio.to_thread(worker.engine.lease_member, APP, "presence-c", user_id, info, seconds, limit=limit)
+
+
+def changes(worker: Worker) -> list[tuple[interface.Kind, str | None, bytes]]:
+    return [(entry.kind, entry.user_id, entry.body) for entry in worker.entries if entry.channel == "presence-c"]
 
 
 class Revisions:

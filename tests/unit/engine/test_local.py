@@ -43,7 +43,7 @@ async def hire(tmp_path: Path) -> AsyncIterator[conformance.Hire]:
         await worker.engine.close()
 
 
-class TestConformance(conformance.Conformance, streams.Streams, streams.Revisions, streams.Updates):
+class TestConformance(conformance.Conformance, streams.Streams, streams.Revisions, streams.Updates, streams.Leases):
     """All of it."""
 
 

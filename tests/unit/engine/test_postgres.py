@@ -59,7 +59,7 @@ async def hire(url: str) -> AsyncIterator[conformance.Hire]:
         await worker.engine.close()
 
 
-class TestConformance(conformance.Conformance, streams.Streams, streams.Revisions, streams.Updates):
+class TestConformance(conformance.Conformance, streams.Streams, streams.Revisions, streams.Updates, streams.Leases):
     """Everything that an engine must do."""
 
 

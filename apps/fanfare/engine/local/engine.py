@@ -261,6 +261,26 @@ class LocalEngine(interface.Engine):
         self._write(operation, self._append_timeout if timeout is None else timeout)
         return operation.is_member
 
+    def lease_member(
+        self,
+        app: str,
+        channel: str,
+        user_id: str,
+        info: str | None,
+        seconds: float,
+        *,
+        limit: int | None = None,
+        timeout: float | None = None,
+    ) -> bool | interface.Refused:
+        operation = presence.LeaseMember(app, channel, user_id, info, seconds=seconds, limit=limit)
+        self._write(operation, self._append_timeout if timeout is None else timeout)
+        return operation.full or operation.joined
+
+    def release_member(self, app: str, channel: str, user_id: str, timeout: float | None = None) -> bool:
+        operation = presence.ReleaseMember(app, channel, user_id)
+        self._write(operation, self._append_timeout if timeout is None else timeout)
+        return operation.was_member
+
     def leave(self, app: str, channel: str, socket_id: str) -> None:
         if self._worker is not None:  # a closed worker removed its members
             self._worker.leave(presence.Leave(self._worker.loop, app, channel, socket_id))

@@ -45,8 +45,7 @@ class Subscribe(WorkerOp):
         if not present and wanted.member_limit is not None:
             users = users_of(cursor, *where)
             if users >= wanted.member_limit:
-                message = f"The channel has {users} members; {wanted.member_limit} are allowed"
-                self.refused = interface.Refused("member_limit", message, wanted.member_limit, users)
+                self.refused = too_many_members(wanted.member_limit, users)
                 return
         cursor.execute(
             "INSERT INTO members (app, channel, user_id, socket_id, worker, info) VALUES (?, ?, ?, ?, ?, ?) "
@@ -54,9 +53,7 @@ class Subscribe(WorkerOp):
             (*where, user_id, wanted.socket_id, transaction.worker, info),
         )
         if not present:
-            cursor.execute(
-                "INSERT INTO users VALUES (?, ?, 1) ON CONFLICT (app, channel) DO UPDATE SET users = users + 1", where
-            )
+            _count_user(transaction, *where)
             transaction.log(interface.Kind.MEMBER_ADDED, *where, info.encode(), user_id=user_id)
 
 
@@ -78,6 +75,83 @@ class UpdateMember(BlockingOp):
         self.is_member = transaction.cursor.rowcount > 0
         if self.is_member:
             transaction.log(interface.Kind.MEMBER_UPDATED, *self.where, self.info.encode(), user_id=self.user_id)
+
+
+class LeaseMember(BlockingOp):
+    """A user becomes a member for a time, without a connection, or renews that. `joined`: it was no member before."""
+
+    def __init__(
+        self, app: str, channel: str, user_id: str, info: str | None, *, seconds: float, limit: int | None
+    ) -> None:
+        super().__init__()
+        self.where = (app, channel)
+        self.user_id = user_id
+        self.info = info
+        self.seconds = seconds
+        self.limit = limit
+        self.joined = False
+        self.full: interface.Refused | None = None
+
+    def run(self, transaction: Transaction) -> None:
+        self.full = None
+        cursor, where, user_id = transaction.cursor, self.where, self.user_id
+        known = cursor.execute(
+            "SELECT info FROM members WHERE app = ? AND channel = ? AND user_id = ? ORDER BY seq DESC LIMIT 1",
+            (*where, user_id),
+        ).fetchall()
+        self.joined = not known
+        if self.joined and self.limit is not None:
+            users = users_of(cursor, *where)
+            if users >= self.limit:
+                self.full = too_many_members(self.limit, users)
+                return
+        before = known[0][0] if known else "null"
+        info = before if self.info is None else self.info
+        until = interface.lease_until(transaction.now_ms + self.seconds * 1000)
+        cursor.execute(
+            "INSERT INTO members (app, channel, user_id, socket_id, worker, info) VALUES (?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT (app, channel, socket_id) DO UPDATE SET worker = excluded.worker",
+            (*where, user_id, interface.lease_socket(user_id), until, info),
+        )
+        if self.joined:
+            _count_user(transaction, *where)
+            transaction.log(interface.Kind.MEMBER_ADDED, *where, info.encode(), user_id=user_id)
+        elif info != before:
+            cursor.execute(
+                "UPDATE members SET info = ? WHERE app = ? AND channel = ? AND user_id = ?", (info, *where, user_id)
+            )
+            transaction.log(interface.Kind.MEMBER_UPDATED, *where, info.encode(), user_id=user_id)
+
+
+class ReleaseMember(BlockingOp):
+    """The end of a lease before its time. `was_member`: whether there was one."""
+
+    def __init__(self, app: str, channel: str, user_id: str) -> None:
+        super().__init__()
+        self.where = (app, channel)
+        self.user_id = user_id
+        self.was_member = False
+
+    def run(self, transaction: Transaction) -> None:
+        gone = transaction.cursor.execute(
+            "DELETE FROM members WHERE app = ? AND channel = ? AND socket_id = ? RETURNING app, channel, user_id",
+            (*self.where, interface.lease_socket(self.user_id)),
+        ).fetchall()
+        self.was_member = bool(gone)
+        log_departures(transaction, gone)
+
+
+class ExpireMembers(WorkerOp):
+    """Members whose time is over leave. Every worker looks for them; the first one's transaction removes them."""
+
+    __slots__ = ()
+
+    def run(self, transaction: Transaction) -> None:
+        gone = transaction.cursor.execute(
+            "DELETE FROM members WHERE worker > ? AND worker < ? RETURNING app, channel, user_id",
+            (interface.LEASE_PREFIX, interface.lease_until(transaction.now_ms)),
+        ).fetchall()
+        log_departures(transaction, gone)
 
 
 class OpenStream(WorkerOp):
@@ -168,6 +242,17 @@ def members_of(reader: sqlite3.Connection, app: str, channel: str) -> tuple[inte
         "SELECT user_id, info FROM members WHERE app = ? AND channel = ? ORDER BY seq", (app, channel)
     ).fetchall()
     return tuple(map(interface.Member._make, dict(rows).items()))
+
+
+def too_many_members(limit: int, actual: int) -> interface.Refused:
+    message = f"The channel has {actual} members; {limit} are allowed"
+    return interface.Refused("member_limit", message, limit, actual)
+
+
+def _count_user(transaction: Transaction, app: str, channel: str) -> None:
+    transaction.cursor.execute(
+        "INSERT INTO users VALUES (?, ?, 1) ON CONFLICT (app, channel) DO UPDATE SET users = users + 1", (app, channel)
+    )
 
 
 def _is_present(cursor: sqlite3.Cursor, app: str, channel: str, user_id: str) -> bool:

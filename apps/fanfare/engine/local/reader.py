@@ -168,6 +168,15 @@ class LogReader:
             return []
         return [worker for (worker,) in self._connection.execute("SELECT id FROM workers").fetchall()]
 
+    def has_expired_members(self) -> bool:
+        """Whether the time of a member without a connection is over. Raises sqlite3.Error."""
+        return self._connection is not None and bool(
+            self._connection.execute(
+                "SELECT 1 FROM members WHERE worker > ? AND worker < ? LIMIT 1",
+                (interface.LEASE_PREFIX, interface.lease_until(time.time() * 1000)),
+            ).fetchall()
+        )
+
     def grown(self) -> asyncio.Future[None]:
         """Done when a read after this call finds that the log has newer entries."""
         if self._grown is None or self._grown.done():

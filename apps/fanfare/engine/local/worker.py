@@ -44,6 +44,7 @@ Op = TypeVar("Op", bound=transactions.WorkerOp)
 TICK_S = 0.5  # how soon a lost notification, a deleted log or a publisher's time-out is noticed
 POLL_INTERVAL_S = 0.02  # the same where other processes cannot notify this one
 REMOVE_S = 1.0  # how soon a dead worker is noticed
+EXPIRE_S = 1.0  # how soon a member whose time is over leaves
 TRIM_S = 2.0
 SHORT_TRIM_S = 0.25  # while the log is short of space
 SHORT_LOG_SECONDS = 2.0  # how long entries stay then; workers read them within milliseconds
@@ -108,6 +109,7 @@ class Worker:
         if not self.scheduler.is_notified:
             self._every("poll", POLL_INTERVAL_S, self._poll)
         self._every("removal of dead workers", REMOVE_S, self._remove_dead)
+        self._every("expiry of members", EXPIRE_S, self._expire_members)
         self._every("trim", TRIM_S, self._trim)
         self._every("measurement", MEASURE_S, self._measure)
         self._remove_dead()
@@ -432,6 +434,13 @@ class Worker:
                 self.counters["reaped"] += 1
                 logger.warning("Worker %s is dead: its members and counts are removed", other)
                 self.submit(presence.RemoveWorker(self.loop, other, self._removed))
+
+    def _expire_members(self) -> None:
+        try:
+            if self.reader.is_following and self.reader.has_expired_members():
+                self.submit(presence.ExpireMembers(self.loop))
+        except sqlite3.Error as error:
+            self._suspect(error)
 
     def _old_locks(self) -> Sequence[str]:
         """Workers without a row, because the log was deleted: their files are removed too. A lock that is younger may

@@ -222,6 +222,38 @@ class PostgresEngine(interface.Engine):
             [(is_member,)] = connection.execute(query, (app, channel, user_id, info)).fetchall()
         return bool(is_member)
 
+    def lease_member(
+        self,
+        app: str,
+        channel: str,
+        user_id: str,
+        info: str | None,
+        seconds: float,
+        *,
+        limit: int | None = None,
+        timeout: float | None = None,
+    ) -> bool | interface.Refused:
+        if self._closed:
+            raise errors.EngineUnavailable("The engine is closed")
+        query = sql.SQL("SELECT * FROM {}.lease_member_1(%s, %s, %s, %s, %s, %s, %s)").format(
+            sql.Identifier(self.address.schema)
+        )
+        values = (app, channel, user_id, interface.lease_socket(user_id), info, seconds, limit)
+        with self._pool.connection(timeout) as connection:
+            [(joined, users)] = connection.execute(query, values).fetchall()
+        if users is not None:
+            message = f"The channel has {users} members; {limit} are allowed"
+            return interface.Refused("member_limit", message, limit, users)
+        return bool(joined)
+
+    def release_member(self, app: str, channel: str, user_id: str, timeout: float | None = None) -> bool:
+        if self._closed:
+            raise errors.EngineUnavailable("The engine is closed")
+        query = sql.SQL("SELECT {}.release_member_1(%s, %s, %s)").format(sql.Identifier(self.address.schema))
+        with self._pool.connection(timeout) as connection:
+            [(was_member,)] = connection.execute(query, (app, channel, interface.lease_socket(user_id))).fetchall()
+        return bool(was_member)
+
     def leave(self, app: str, channel: str, socket_id: str) -> None:
         if self._worker is not None:
             self._worker.leave((app, channel, socket_id))

@@ -777,3 +777,92 @@ BEGIN
     RETURN true;
 END
 $$;
+
+-- Members with a time to live, without a connection. In place of a worker their row has the end of their time, as text
+-- of one length: see interface.lease_until.
+CREATE INDEX IF NOT EXISTS members_lease ON {schema}.members ((worker COLLATE "C")) WHERE worker LIKE 'until:%';
+
+CREATE OR REPLACE FUNCTION {schema}.lease_until_1(p_seconds double precision) RETURNS text LANGUAGE sql AS $$
+    SELECT 'until:' || lpad((EXTRACT(EPOCH FROM clock_timestamp()) * 1000 + p_seconds * 1000)::bigint::text, 16, '0')
+$$;
+
+-- Makes a user a member for so long, or renews that. `joined`: it was no member before. `users`: they are too many.
+CREATE OR REPLACE FUNCTION {schema}.lease_member_1(
+    p_app text, p_channel text, p_user text, p_socket text, p_info text, p_seconds double precision, p_limit integer
+) RETURNS TABLE (joined boolean, users bigint) LANGUAGE plpgsql AS $$
+DECLARE
+    v_before text;
+    v_info text;
+    v_users bigint;
+BEGIN
+    PERFORM pg_advisory_xact_lock({lock_class}, {lock_key});
+    PERFORM {schema}.check_1();
+    SELECT m.info INTO v_before FROM {schema}.members m
+    WHERE m.app = p_app AND m.channel = p_channel AND m.user_id = p_user ORDER BY m.seq DESC LIMIT 1;
+    joined := NOT FOUND;
+    IF joined AND p_limit IS NOT NULL THEN
+        SELECT COALESCE(MAX(u.users), 0) INTO v_users FROM {schema}.users u
+        WHERE u.app = p_app AND u.channel = p_channel;
+        IF v_users >= p_limit THEN
+            users := v_users;
+            RETURN NEXT;
+            RETURN;
+        END IF;
+    END IF;
+    v_info := COALESCE(p_info, v_before, 'null');
+    INSERT INTO {schema}.members (app, channel, user_id, socket_id, worker, info)
+    VALUES (p_app, p_channel, p_user, p_socket, {schema}.lease_until_1(p_seconds), v_info)
+    ON CONFLICT (app, channel, socket_id) DO UPDATE SET worker = excluded.worker;
+    IF joined THEN
+        INSERT INTO {schema}.users AS u VALUES (p_app, p_channel, 1)
+        ON CONFLICT (app, channel) DO UPDATE SET users = u.users + 1;
+        PERFORM {schema}.log_1({kind_member_added}, p_app, p_channel, convert_to(v_info, 'UTF8'), p_user);
+        PERFORM pg_notify({topic}, '');
+    ELSIF v_info <> v_before THEN
+        UPDATE {schema}.members m SET info = v_info
+        WHERE m.app = p_app AND m.channel = p_channel AND m.user_id = p_user;
+        PERFORM {schema}.log_1({kind_member_updated}, p_app, p_channel, convert_to(v_info, 'UTF8'), p_user);
+        PERFORM pg_notify({topic}, '');
+    END IF;
+    RETURN NEXT;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION {schema}.release_member_1(p_app text, p_channel text, p_socket text) RETURNS boolean
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_user text;
+BEGIN
+    PERFORM pg_advisory_xact_lock({lock_class}, {lock_key});
+    PERFORM {schema}.check_1();
+    DELETE FROM {schema}.members m WHERE m.app = p_app AND m.channel = p_channel AND m.socket_id = p_socket
+    RETURNING m.user_id INTO v_user;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM {schema}.depart_1(p_app, p_channel, v_user);
+    PERFORM pg_notify({topic}, '');
+    RETURN true;
+END
+$$;
+
+-- Members whose time is over leave. Every worker calls it; the lock is taken only where there are such members.
+CREATE OR REPLACE FUNCTION {schema}.expire_members_1() RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    v_now text := {schema}.lease_until_1(0);
+    r record;
+BEGIN
+    IF NOT EXISTS (SELECT 1 FROM {schema}.members m WHERE m.worker LIKE 'until:%' AND m.worker COLLATE "C" < v_now) THEN
+        RETURN false;
+    END IF;
+    PERFORM pg_advisory_xact_lock({lock_class}, {lock_key});
+    PERFORM {schema}.check_1();
+    FOR r IN WITH gone AS (DELETE FROM {schema}.members m WHERE m.worker LIKE 'until:%' AND m.worker COLLATE "C" < v_now
+                           RETURNING m.app, m.channel, m.user_id)
+             SELECT gone.app, gone.channel, gone.user_id FROM gone ORDER BY 1, 2, 3 LOOP
+        PERFORM {schema}.depart_1(r.app, r.channel, r.user_id);
+    END LOOP;
+    PERFORM pg_notify({topic}, '');
+    RETURN true;
+END
+$$;

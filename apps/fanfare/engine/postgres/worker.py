@@ -483,6 +483,7 @@ class Worker:
                 self.leave(key)
             self._write_counts()
             await self._move_pending()
+            await self._expire_members()
             # While the database was away no worker could renew: the others get their time after it is back.
             for worker in dead if time.monotonic() - self._steady_since_s > LEASE_S else ():
                 if worker != self.id:
@@ -497,6 +498,11 @@ class Worker:
             self.counters["pending_moved"] += moved
             if moved:
                 self.reader.hint()
+
+    async def _expire_members(self) -> None:
+        [(expired,)] = await self.writer.ask(sql.SQL("SELECT {}.expire_members_1()").format(self._schema), ())
+        if expired:
+            self.reader.hint()
 
     def _beaten(self, sent_s: float) -> None:
         """A beat was answered. Leases end a second before the database gives them away, without another word."""
