@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import re
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from tests.harness import calls, deployments, servers, waiting
 FIRST = "0001862"  # the first commit of the package, whose migrations begin anew
 CHANNEL = "kept-upgrades"
 WITHIN_S = 60.0
+REFUSED_LOG = re.compile(r"The log \S+ has format \d+; this release reads the formats from .*")
 
 
 class Release:
@@ -71,11 +73,16 @@ def upgrade(commit: str, folder: Path) -> str:
         start = server.log_size()
         server.send_signal(signal.SIGHUP)
         waiting.until(
-            lambda: len(server.workers()) == len(old) and not old & set(server.workers()) and server.is_ready(),
+            lambda: (
+                REFUSED_LOG.search(server.log_text(start)) or (not old & set(server.workers()) and is_ready(server))
+            ),
             WITHIN_S,
             "new workers only",
         )
         assert server.process.poll() is None, "the master ended"
+        refusal = REFUSED_LOG.search(server.log_text(start))
+        if refusal is not None:
+            return f"refused: {refusal[0]}"
         calls.publish(server, CHANNEL, "new", "2")
         with calls.Caller(server) as caller:
             answer = caller.signed("GET", f"channels/{CHANNEL}/history")
@@ -88,6 +95,10 @@ def upgrade(commit: str, folder: Path) -> str:
     finally:
         server.kill()
     return "upgraded"
+
+
+def is_ready(server: servers.Server) -> bool:
+    return len(server.workers()) == server.expected_workers and server.is_ready()
 
 
 def commits(since: str, every: int) -> list[str]:

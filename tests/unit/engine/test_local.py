@@ -488,21 +488,27 @@ async def test_log_of_the_previous_format_is_converted_when_its_workers_have_sto
 
 
 @pytest.mark.parametrize(
-    ("version", "sentence"),
+    ("version", "in_header", "sentence"),
     [
-        (99, f"format 99, which a newer release of Fanfare wrote; this release reads format {schema.VERSION}"),
-        (
-            1,
-            f"this release reads the formats from {min(schema.MIGRATIONS)} on. Stop all workers and move the file away",
+        (99, 99, f"format 99, which a newer release of Fanfare wrote; this release reads format {schema.VERSION}"),
+        *(
+            (
+                1,
+                in_header,
+                f"this release reads the formats from {min(schema.MIGRATIONS)} on. Stop all workers and move",
+            )
+            for in_header in (1, 0)
         ),
     ],
 )
-async def test_log_of_an_unknown_format_is_refused_with_the_remedy(tmp_path: Path, version: int, sentence: str) -> None:
+async def test_log_of_an_unknown_format_is_refused_with_the_remedy(
+    tmp_path: Path, version: int, in_header: int, sentence: str
+) -> None:
     worker = await Worker(engine.LocalEngine(tmp_path)).open()
     await worker.engine.close()
     with contextlib.closing(sqlite3.connect(tmp_path / "log.sqlite3", isolation_level=None)) as connection:
         connection.execute("UPDATE state SET version = ?", (version,))
-        connection.execute(f"PRAGMA user_version = {version}")
+        connection.execute(f"PRAGMA user_version = {in_header}")
     with pytest.raises(errors.EngineMisconfigured, match=sentence):
         await Worker(engine.LocalEngine(tmp_path)).open()
 

@@ -272,7 +272,7 @@ def prepare(connection: sqlite3.Connection, paths: LogPaths, *, full_sync: bool,
 def _migrate(connection: sqlite3.Connection, version: int, paths: LogPaths) -> None:
     """Inside the transaction of `prepare`. A worker reads the version once, so no worker of another release may run."""
     [(user_version,)] = connection.execute("PRAGMA user_version").fetchall()
-    if user_version != version:
+    if not _agree(version, user_version):
         raise sqlite3.DatabaseError(f"The log has format {version} in its table and {user_version} in its header")
     if version > VERSION:
         raise errors.EngineMisconfigured(
@@ -302,6 +302,11 @@ def _migrate(connection: sqlite3.Connection, version: int, paths: LogPaths) -> N
         version += 1
     connection.execute("UPDATE state SET version = ?", (VERSION,))
     connection.execute(f"PRAGMA user_version={VERSION}")
+
+
+def _agree(version: int, user_version: int) -> bool:
+    """Whether the formats in the table and in the file's header are the same; the oldest had none in the header."""
+    return user_version == version or (user_version == 0 and version < min(MIGRATIONS))
 
 
 # -- damage ------------------------------------------------------------------------------------------------------------
@@ -347,7 +352,7 @@ def _is_readable(connection: sqlite3.Connection) -> bool:
     """Whether the tables are those of the format, all text is UTF-8, and there is room for more ids."""
     [(version, top)] = connection.execute(f"SELECT version, {TOP} FROM state").fetchall()  # noqa: S608
     [(user_version,)] = connection.execute("PRAGMA user_version").fetchall()
-    if user_version != version or not 0 <= top < MAX_ID:
+    if not _agree(version, user_version) or not 0 <= top < MAX_ID:
         return False
     if version != VERSION:
         return True  # the tables of another format are unknown here
