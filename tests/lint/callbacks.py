@@ -295,7 +295,10 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
         GUARD,
         "fanfare.engine.local.engine:LocalEngine.load_session",
     ),
-    ("protocol/page_sessions.py", "self._take()"): (TASK, FAILED_TEST),
+    ("protocol/page_sessions.py", "self._take()"): (
+        TASK,
+        "unit/protocol/test_page_sessions.py::test_page_whose_token_cannot_be_taken_gets_resume_failed",
+    ),
     ("protocol/revocations.py", "self._terminate"): (OBEY, "fanfare.protocol.revocations:Revocations._terminate"),
     ("protocol/revocations.py", "self._on_gap"): (
         GUARD,
@@ -318,9 +321,15 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
         TASK,
         "unit/protocol/test_history_frames.py::test_history_that_cannot_be_read_is_refused_and_logged",
     ),
-    ("protocol/sessions.py", "update"): (TASK, FAILED_TEST),
-    ("protocol/sessions.py", "self._hub.engine.update_member"): (CALLER, FAILED_TEST),
-    ("protocol/sessions.py", "self._do_cancel(effect)"): (TASK, FAILED_TEST),
+    ("protocol/sessions.py", "self._answered(names.STATE_EVENT, effect.channel, update)"): (
+        TASK,
+        "unit/protocol/test_client_events.py::test_update_of_a_member_that_fails_is_reported",
+    ),
+    ("protocol/sessions.py", "self._hub.engine.update_member"): (
+        CALLER,
+        "unit/protocol/test_client_events.py::test_update_of_a_member_that_fails_is_reported",
+    ),
+    ("protocol/sessions.py", "answered"): (TASK, FAILED_TEST),
     ("protocol/streams.py", "end_blocking"): (CALLER, "unit/integration/test_streams.py::"),
     ("protocol/termination.py", "functools.partial(_terminate, hub)"): (
         OBEY,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -27,6 +28,9 @@ from fanfare.engine import interface
 from fanfare.hub import activity, traces
 from fanfare.hub import hub as hubs
 from fanfare.runtime.backoff import Backoff
+from fanfare.runtime.log_throttle import LogThrottle
+
+throttled = LogThrottle(logging.getLogger(__name__))
 
 WATCH: Final = "tail.watch"
 RENEW_S: Final = 5.0
@@ -279,9 +283,15 @@ class Tails:
             try:
                 await self._follow(partition)
             except engine_errors.EngineError as error:
-                for tail in self._tails.values():
-                    _put(tail, {"items": [], "seen": 0, "problem": f"The log cannot be read: {error}"})
-                await asyncio.sleep(backoff.failed())
+                await self._failed(f"The log cannot be read: {error}", backoff)
+            except Exception as error:  # noqa: BLE001  (without its reader, a page would show no event and no problem)
+                throttled.error("The live tail's reader failed; it starts again", error=error)
+                await self._failed("The log cannot be read: internal error", backoff)
+
+    async def _failed(self, problem: str, backoff: Backoff) -> None:
+        for tail in self._tails.values():
+            _put(tail, {"items": [], "seen": 0, "problem": problem})
+        await asyncio.sleep(backoff.failed())
 
     async def _follow(self, partition: int) -> None:
         """Raises EngineError: the log is away, was replaced, or other kinds are wanted."""

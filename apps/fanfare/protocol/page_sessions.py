@@ -152,6 +152,9 @@ class PageSession:
             _log.warning("A resume token could not be taken: %s", error)
             self._lose(ENGINE_UNAVAILABLE)
             return
+        except Exception:
+            self._lose(ENGINE_UNAVAILABLE)
+            raise  # the supervisor logs and counts it
         if self._connection.closing:
             self._give_back()
         elif taken is not None:

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from fanfare.protocol import (
     effects,
     handshake,
     messages,
+    names,
     page_sessions,
     recovery,
     revocations,
@@ -377,23 +378,30 @@ class Session:
         self._hub.post(effect.publication, functools.partial(self._not_published, effect))
 
     def _not_published(self, effect: effects.PublishClientEvent, why: str) -> None:
-        self._do(self._machine.not_published(effect, why))
+        self._do(self._machine.not_published(effect.event, effect.publication.channel, why))
 
     def _cancel_stream(self, effect: effects.CancelStream) -> None:
-        self._hub.supervisor.spawn(
-            "cancellation of a stream", self._do_cancel(effect), expected=(engine_errors.EngineError,)
-        )
+        where = interface.StreamName(self._connection.app, effect.channel, effect.stream_id)
+        end = streams.end(self._hub, self._machine.application, where, interface.StreamState.CANCELLED)
+        answered = self._answered(names.CANCEL_EVENT, effect.channel, end)
+        self._hub.supervisor.spawn("cancellation of a stream", answered)
 
     def _update_member(self, effect: effects.UpdateMember) -> None:
         self._hub.count("pusher.member_updates")
         update = asyncio.to_thread(
             self._hub.engine.update_member, self._connection.app, effect.channel, effect.user_id, effect.info
         )
-        self._hub.supervisor.spawn("update of a member", update, expected=(engine_errors.EngineError,))
+        self._hub.supervisor.spawn("update of a member", self._answered(names.STATE_EVENT, effect.channel, update))
 
-    async def _do_cancel(self, effect: effects.CancelStream) -> None:
-        where = interface.StreamName(self._connection.app, effect.channel, effect.stream_id)
-        await streams.end(self._hub, self._machine.application, where, interface.StreamState.CANCELLED)
+    async def _answered(self, event: str, channel: str, work: Awaitable[object]) -> None:
+        """Await what a client event asks for. The client gets an error frame if it fails."""
+        try:
+            await work
+        except engine_errors.EngineError as error:
+            self._do(self._machine.not_published(event, channel, str(error)))
+        except Exception:
+            self._do(self._machine.not_published(event, channel, "internal error"))
+            raise  # the supervisor logs and counts it
 
     def _read_history(self, effect: effects.ReadHistory) -> None:
         if self._history is None or self._history.done():

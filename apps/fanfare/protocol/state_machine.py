@@ -473,10 +473,9 @@ class StateMachine:
             self._client_event_tokens = token_bucket.TokenBucket(limits.client_events_burst, now)
         return self._client_event_tokens.take(limits.client_events_per_second, limits.client_events_burst, now)
 
-    def not_published(self, lost: effects.PublishClientEvent, message: str) -> effects.Effects:
-        """The engine did not take a client event."""
-        event = refusals.quoted(lost.event)
-        text = f'Client event "{event}" on channel "{lost.publication.channel}" was lost: {message}'
+    def not_published(self, event: str, channel: str, message: str) -> effects.Effects:
+        """The engine did not take a client event, or did not do what it asks for."""
+        text = f'Client event "{refusals.quoted(event)}" on channel "{channel}" was lost: {message}'
         return (
             effects.Send(server_frames.error(None, text)),
             effects.Count("pusher.client_event_rejected.unavailable", text),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -173,3 +173,32 @@ async def test_chosen_channel_is_traced_while_a_page_looks(pair: tuple[Worker, W
         await watched(one, two)
         assert two.hub.recorder.is_traced("1", "orders")
         assert not two.hub.recorder.is_traced("1", "news")
+
+
+async def test_reader_that_meets_an_unexpected_error_reports_it_and_starts_again(
+    pair: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = pair
+    here = tails.Tails(one.hub, "one")
+    takes = here._take
+    failed: list[None] = []
+
+    def fail_once(partition: int, entries: Sequence[interface.Entry]) -> None:
+        if not failed:
+            failed.append(None)
+            raise RuntimeError("a fault")
+        takes(partition, entries)
+
+    monkeypatch.setattr(here, "_take", fail_once)
+    async with here.open(EVERYTHING) as page:
+        async with asyncio.timeout(30):
+            while (batch := await page.next(1.0)) is None or "problem" not in batch:
+                continue
+        assert batch["problem"] == "The log cannot be read: internal error"
+
+        async def is_seen() -> bool:
+            await one.hub.engine.append([event("after")])
+            found = await page.next(1.0)
+            return found is not None and any(item["channel"] == "after" for item in found["items"])
+
+        await waiting.until_async(is_seen, 30, "an event of the reader that started again")

@@ -8,9 +8,10 @@ import orjson
 import pytest
 
 from fanfare.applications import rules
-from fanfare.engine import interface
+from fanfare.engine import errors, interface
 from fanfare.protocol import effects
 from tests.unit.protocol import fakes
+from tests.unit.protocol.workers import Worker
 
 ANN = '{"user_id":"42"}'
 
@@ -159,8 +160,7 @@ def test_client_event_must_contain_channel_and_data(fields: dict[str, Any]) -> N
 
 def test_event_that_the_engine_refused_is_reported_to_its_sender() -> None:
     machine = fakes.Machine()
-    lost = effects.PublishClientEvent("client-x", interface.Publication("3", "private-x", b"{}"))
-    said = error(fakes.without_counts(machine.protocol.not_published(lost, "the disk is full")))
+    said = error(fakes.without_counts(machine.protocol.not_published("client-x", "private-x", "the disk is full")))
     assert said["code"] is None
     assert "the disk is full" in said["message"]
 
@@ -201,6 +201,26 @@ def test_state_of_a_member_goes_beside_what_its_backend_signed() -> None:
     assert isinstance(update, effects.UpdateMember)
     assert (update.channel, update.user_id) == ("presence-x", "42")
     assert orjson.loads(update.info) == {"name": "Ann", "state": {"typing": True, "name": "Ben"}}
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(errors.EngineUnavailable("the disk is full"), "the disk is full"), (RuntimeError("a fault"), "internal error")],
+)
+async def test_update_of_a_member_that_fails_is_reported(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    def fail(*_: object) -> bool:
+        raise error
+
+    monkeypatch.setattr(worker.engine, "update_member", fail)
+    worker.registry.put(fakes.application(client_events=True))
+    browser = await worker.connected()
+    await browser.subscribe("presence-x", ANN)
+    browser.send(updating({"typing": True}))
+    frame = await browser.frame("pusher:error")
+    lost = 'Client event "client-fanfare-state" on channel "presence-x" was lost: '
+    assert frame["data"] == {"code": None, "message": lost + reason}
 
 
 def test_state_over_the_size_of_a_member_is_refused_with_both_numbers() -> None:

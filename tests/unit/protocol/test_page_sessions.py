@@ -329,6 +329,27 @@ async def test_record_of_a_user_is_taken_only_by_a_socket_that_signs_in_as_that_
     back.session.end()
 
 
+@pytest.mark.parametrize("error", [errors.EngineUnavailable("away"), RuntimeError("a fault")])
+async def test_page_whose_token_cannot_be_taken_gets_resume_failed(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    first = Page(deployment)
+    await first.subscribed()
+    await signed_in(first, "42")
+    first.session.end()
+    back = Page(deployment)
+    await back.subscribed()
+
+    async def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(deployment.owners, "take", fail)
+    await signed_in(back, "42")
+    await until(back.failures)
+    assert back.failures() == [("kept", "engine_unavailable")]
+    back.session.end()
+
+
 async def test_page_recovers_before_it_has_signed_in_again(deployment: Deployment) -> None:
     page = Page(deployment)
     await page.subscribed()
