@@ -15,12 +15,12 @@ import jwt
 from fanfare import conf
 from fanfare.applications import registry
 from fanfare.engine import interface
-from fanfare.protocol import messages, recovery
+from fanfare.protocol import capabilities, messages, recovery
 from fanfare.protocol import refusals as protocol_refusals
 from fanfare.runtime import addresses, text
 from fanfare.server import proxies
 from fanfare.setting_types import Refused
-from fanfare.sse import cursors, tokens
+from fanfare.sse import cursors
 from fanfare.sse import refusals as sse_refusals
 from fanfare.webhooks import http_client
 from tests.fuzz import frames
@@ -89,14 +89,19 @@ TARGETS: dict[str, Target] = {
     "position": Target(interface.Position.parse, [POSITION], (ValueError,)),
     "cursor": Target(lambda given: cursors.parse(given, 2), [f"1.{POSITION}.-"], (sse_refusals.InvalidCursor,)),
     "token": Target(
-        lambda given: tokens.verify(given, (SECRET,), NOW_S),
+        lambda given: capabilities.verify(given, (SECRET,), NOW_S),
         [_token({"channels": ["a"], "exp": NOW_S + 60, "sub": "1"})],
-        (sse_refusals.Unauthorized,),
+        (protocol_refusals.InvalidToken,),
     ),
     "claims of a signed token": Target(
-        lambda given: tokens.verify(_signed(given), (SECRET,), NOW_S),
-        [json.dumps({"channels": ["a", "b-*"], "exp": NOW_S + 60, "iat": NOW_S, "sub": "1"})],
-        (sse_refusals.Unauthorized,),
+        lambda given: capabilities.verify(_signed(given), (SECRET,), NOW_S),
+        [
+            json.dumps({"channels": ["a", "b-*"], "exp": NOW_S + 60, "iat": NOW_S, "sub": "1"}),
+            json.dumps(
+                {"channels": ["a"], "exp": NOW_S + 60, "rights": ["subscribe"], "nbf": 1, "jti": "a", "info": {}}
+            ),
+        ],
+        (protocol_refusals.InvalidToken,),
     ),
     "frame": Target(
         _message, [SUBSCRIBE, '{"event":"client-a","channel":"b","data":"{}"}'], (protocol_refusals.PusherError,)

@@ -1,9 +1,10 @@
-"""A real nginx writes its log in the format of deploy/nginx.conf."""
+"""A real nginx and a real HAProxy write their logs in the formats of deploy/nginx.conf and deploy/haproxy.cfg."""
 
 from __future__ import annotations
 
 import http.client
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -34,6 +35,17 @@ def nginx(monkeypatch: pytest.MonkeyPatch) -> str:
     return parts.executable("nginx")
 
 
+def ask(port: int, path: str) -> int:
+    connection = http.client.HTTPConnection(servers.HOST, port, timeout=PATIENCE)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    except OSError:
+        return 0
+    finally:
+        connection.close()
+
+
 def test_log_of_nginx_has_no_signature_and_no_resume_token(nginx: str, tmp_path: Path) -> None:
     port = servers.free_port()
     http_part, _, _ = DEPLOYED.partition("\nserver {")
@@ -43,18 +55,8 @@ def test_log_of_nginx_has_no_signature_and_no_resume_token(nginx: str, tmp_path:
     try:
         wanted = (f"/s/{TOKEN}/app/key?protocol=7", f"/prefix/s/{TOKEN}/app/key", "/apps/1/events?auth_signature=abc")
 
-        def ask(path: str) -> int:
-            connection = http.client.HTTPConnection(servers.HOST, port, timeout=PATIENCE)
-            try:
-                connection.request("GET", path)
-                return connection.getresponse().status
-            except OSError:
-                return 0
-            finally:
-                connection.close()
-
-        waiting.until(lambda: ask("/") == 200, PATIENCE, "nginx answers")
-        assert [ask(path) for path in wanted] == [200] * 3
+        waiting.until(lambda: ask(port, "/") == 200, PATIENCE, "nginx answers")
+        assert [ask(port, path) for path in wanted] == [200] * 3
         log = waiting.until(
             lambda: text if (text := (tmp_path / "access").read_text()).count("\n") >= 4 else "", PATIENCE, "the log"
         )
@@ -65,3 +67,41 @@ def test_log_of_nginx_has_no_signature_and_no_resume_token(nginx: str, tmp_path:
     assert "auth_signature" not in log
     assert '"GET /s/***/app/key HTTP/1.1" 200' in log
     assert '"GET /prefix/s/***/app/key HTTP/1.1" 200' in log
+
+
+def test_log_of_haproxy_has_no_signature_and_no_resume_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", f"{os.environ['PATH']}:/usr/sbin")
+    haproxy = shutil.which("haproxy") or pytest.skip("haproxy is not installed")
+    port = servers.free_port()
+    deployed = (pages.ROOT / "deploy/haproxy.cfg").read_text(encoding="utf-8")
+    top, _, _ = deployed.partition("\nbackend ")
+    replaced = {
+        "maxconn 100000": "maxconn 100",
+        "    bind :80\n": f"    bind 127.0.0.1:{port}\n",
+        "    bind :443 ssl crt /etc/haproxy/certs/ alpn h2,http/1.1\n": "",
+        "redirect scheme https unless { ssl_fc }": "return status 200",
+        "    default_backend fanfare\n": "",
+    }
+    for line, other in replaced.items():
+        assert line in top, line
+        top = top.replace(line, other)
+    (tmp_path / "haproxy.cfg").write_text(top, encoding="utf-8")
+    output = tmp_path / "log"
+    with output.open("wb") as file:
+        process = subprocess.Popen([haproxy, "-f", str(tmp_path / "haproxy.cfg")], stdout=file, stderr=file)
+    try:
+        waiting.until(lambda: ask(port, "/") == 200, PATIENCE, "HAProxy answers")
+        for path in (
+            f"/s/{TOKEN}/app/key?protocol=7",
+            f"/prefix/s/{TOKEN}/app/key",
+            "/apps/1/events?auth_signature=abc",
+        ):
+            assert ask(port, path) == 200
+        log = waiting.until(lambda: text if "/apps/1/" in (text := output.read_text()) else "", PATIENCE, "the log")
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+    assert TOKEN not in log
+    assert "auth_signature" not in log
+    assert " GET /s/***/app/key 200" in log
+    assert " GET /prefix/s/***/app/key 200" in log
