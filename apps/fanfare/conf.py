@@ -217,6 +217,13 @@ class Access:
         "project; `json`, one object a line.",
         page="how-to/debugging.md",
     )
+    OTEL = Setting(
+        Flag(),
+        False,
+        "OpenTelemetry spans of publishing, commits, deliveries and webhooks. Needs `django-fanfare[otel]`. Without a "
+        "tracer provider of the project they are exported with OTLP, as the variables `OTEL_EXPORTER_OTLP_…` say.",
+        page="how-to/monitoring.md",
+    )
     METRICS_TOKEN = Setting(
         Text(secret=True),
         "",

@@ -23,13 +23,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
 
 from tests.harness import calls, deployments, parts, servers, stalled, wire
 
 FOLDER: Final = deployments.REPOSITORY / "docs/images"
 MOST_BYTES: Final = 150_000  # of one picture
-SIZE: Final = {"width": 1280, "height": 760}
+SIZE: Final[ViewportSize] = {"width": 1280, "height": 760}
 PATIENCE_MS: Final = 60_000
 PUSHER: Final = "/static/fanfare/vendor/pusher-js/pusher.min.js"
 UNREACHABLE: Final = "http://127.0.0.1:9/hooks"
@@ -172,7 +172,7 @@ def landing(stage: Stage) -> Page:
     page.locator("#publish").get_by_role("button", name="Publish").click()
     expect(page.locator("#heard li")).to_have_count(1)
     page.get_by_role("tab", name="Python").click()
-    page.locator("#yours").evaluate("(heading) => heading.parentElement.scrollIntoView()")
+    page.locator("#start").evaluate("(heading) => heading.scrollIntoView()")
     return page
 
 

@@ -350,6 +350,8 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ("server/draining.py", "stop"): (LOOP, "unit/server/test_draining.py::"),
     ("server/draining.py", "run()"): (TASK, "unit/server/test_draining.py::"),
     ("server/draining.py", "begin"): (LOOP, "the signal comes again"),
+    ("hub/telemetry.py", "self._announce"): (LOOP, "the event is in the log; its deliveries have no span"),
+    ("server/lifespan.py", "self.telemetry.run"): (SUPERVISOR, "each span is made in a block that counts failures"),
     ("server/lifespan.py", "self._start()"): (
         GUARD,
         "unit/server/test_lifespan.py::test_any_other_failure_of_the_start_is_retried_inside_the_worker",

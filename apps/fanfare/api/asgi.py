@@ -106,6 +106,7 @@ class Api:
             body=body,
             idempotency_key=head.idempotency_key,
             address=str(scope["client"][0]) if scope.get("client") else "",
+            traceparent=head.traceparent,
         )
         return Response(route.status, await route.operation(self._hub, request), [])
 

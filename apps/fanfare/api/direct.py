@@ -77,12 +77,14 @@ class Direct:
         limit = operations.batch_body_limit if is_batch else operations.body_limit
         if len(body) > operations.BODY_BYTES and len(body) > limit(application.limits):
             return None
-        key = dict(request.headers).get(b"idempotency-key")
+        headers = dict(request.headers)
+        key, traceparent = headers.get(b"idempotency-key"), headers.get(b"traceparent")
         signed = requests.Request(application, {}, {}, body, None if key is None else key.decode("latin-1"))
         events = operations.events_of_batch(signed) if is_batch else operations.event_of(signed)
         if not events or any(event.attributes for event in events):
             return None
-        return operations.Pending.of(self._hub, application, events)
+        traced = None if traceparent is None else traceparent.decode("latin-1")
+        return operations.Pending.of(self._hub, application, events, traced)
 
     def _answer(
         self,

@@ -23,7 +23,7 @@ from fanfare.api import members, parameters, refusals, requests, revisions, stre
 from fanfare.applications import registry
 from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
-from fanfare.hub import history_pages
+from fanfare.hub import history_pages, telemetry
 from fanfare.hub import hub as hubs
 from fanfare.protocol import capabilities, names, publications, revocations, termination
 
@@ -140,7 +140,7 @@ def _event(fields: dict[str, Any], channels: list[str], limits: registry.Limits,
 
 async def _publish(hub: hubs.Hub, request: requests.Request, events: Sequence[Event]) -> list[interface.Receipt]:
     """Publish all of them or none. Returns a receipt for each channel of each event."""
-    pending = Pending.of(hub, request.application, events)
+    pending = Pending.of(hub, request.application, events, request.traceparent)
     if not pending.batch:
         return []
     receipts = await hub.publish(pending.batch, budget=pending.budget)
@@ -155,20 +155,25 @@ class Pending(NamedTuple):
     batch: list[interface.Publication]
     budget: interface.Budget | None
     began: float | None  # Unix time; None: the publisher is not recorded
+    traceparent: str | None  # the request's header
 
     @classmethod
-    def of(cls, hub: hubs.Hub, application: registry.Application, events: Sequence[Event]) -> Pending:
+    def of(
+        cls, hub: hubs.Hub, application: registry.Application, events: Sequence[Event], traceparent: str | None
+    ) -> Pending:
         batch = _publications(application, events)
         is_recorded = bool(batch) and hub.recorder.wants(application.id, batch[0].channel)
         per_second = application.limits.max_events_per_second
         budget = None if per_second is None else interface.Budget(application.id, per_second)
-        return cls(application, batch, budget, time.time() if is_recorded else None)
+        return cls(application, batch, budget, time.time() if is_recorded else None, traceparent)
 
     def published(self, hub: hubs.Hub, receipts: Sequence[interface.Receipt], address: Callable[[], str]) -> None:
         """They are committed. `address`: gives the client's."""
         hub.count("api.published", len(self.batch))
         if self.began is not None:
             publisher = {"by": "HTTP API", "key": self.application.key, "address": address()}
+            if self.traceparent is not None:
+                publisher[telemetry.TRACEPARENT] = self.traceparent
             hub.recorder.published(self.batch, receipts, publisher, self.began)
 
 

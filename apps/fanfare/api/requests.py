@@ -40,6 +40,7 @@ class Request(NamedTuple):
     body: bytes
     idempotency_key: str | None  # from the header
     address: str = ""  # of the client
+    traceparent: str | None = None  # the header of the W3C trace context
 
     def fields(self) -> dict[str, Any]:
         """The operation's parameters: those of the JSON body, or else those of the query. Raises Invalid."""
@@ -121,14 +122,15 @@ def parse_query(query_string: bytes) -> Query:
 
 
 class Head:
-    """The headers that describe the body, and the one header that operations read."""
+    """The headers that describe the body, and those that operations read."""
 
-    __slots__ = ("chunked", "idempotency_key", "length")
+    __slots__ = ("chunked", "idempotency_key", "length", "traceparent")
 
     def __init__(self, headers: list[tuple[bytes, bytes]]) -> None:
         self.length: int | None = None  # bytes; None: not declared
         self.chunked = False
         self.idempotency_key: str | None = None
+        self.traceparent: str | None = None
         for name, value in headers:
             if name == b"content-length":
                 self.length = int(value) if value.isdigit() and len(value) < 20 else None
@@ -136,6 +138,8 @@ class Head:
                 self.chunked = True
             elif name == b"idempotency-key":
                 self.idempotency_key = value.decode("latin-1")
+            elif name == b"traceparent":
+                self.traceparent = value.decode("latin-1")
 
 
 def small_body_limit(limits: registry.Limits) -> int:

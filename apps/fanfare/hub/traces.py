@@ -14,7 +14,7 @@ import collections
 import itertools
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from fanfare.engine import interface
@@ -58,6 +58,8 @@ class Recorder:
         self._traced: dict[tuple[str, str], float] = {}  # until when, monotonic, by application and channel
         self._sample_at = 0.0  # monotonic
         self._publication_at = 0.0
+        # With OpenTelemetry: called in the publisher's thread, and every event is recorded.
+        self.on_published: Callable[[Sequence[Key], Record], None] | None = None
 
     # -- what is recorded ----------------------------------------------------------------------------------------------
 
@@ -73,13 +75,13 @@ class Recorder:
 
     def is_due(self) -> bool:
         """Whether something of this read may be recorded. Called once for each read."""
-        return bool(self._traced) or time.monotonic() >= self._sample_at
+        return bool(self._traced) or self.on_published is not None or time.monotonic() >= self._sample_at
 
     # -- the publisher's side ------------------------------------------------------------------------------------------
 
     def wants(self, app: str, channel: str) -> bool:
         """Whether the publisher of this event is recorded."""
-        if self.is_traced(app, channel):
+        if self.on_published is not None or self.is_traced(app, channel):
             return True
         now = time.monotonic()
         if now < self._publication_at:
@@ -96,6 +98,8 @@ class Recorder:
     ) -> None:
         """These publications are in the log. `began`: Unix time of the call."""
         committed = time.time()
+        keys: list[Key] = []
+        first: Record = {}
         for publication, receipt in zip(publications, receipts, strict=True):
             if not receipt.id:
                 continue
@@ -107,10 +111,14 @@ class Recorder:
                 "began": began,
                 "committed": committed,
             }
+            keys.append(key)
+            first = first or record
             with self._lock:
                 self._publishers[key] = record
                 while len(self._publishers) > RECORDS_KEPT:
                     self._publishers.popitem(last=False)
+        if self.on_published is not None and keys:
+            self.on_published(keys, first)
 
     # -- deliveries ----------------------------------------------------------------------------------------------------
 
@@ -124,7 +132,7 @@ class Recorder:
         """The records of those of these entries that are recorded; they are about to be written. `read`: Unix time."""
         traced = self.is_traced(channel.app, channel.name)
         chosen: Iterable[interface.Entry] = entries
-        if not traced:
+        if not traced and self.on_published is None:
             if time.monotonic() < self._sample_at:
                 return []
             self._sample_at = time.monotonic() + SAMPLE_S

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -10,6 +11,9 @@ import orjson
 
 # Ids that a line carries where they are known: `logger.debug(…, extra={"socket": …})`.
 IDS: Final = ("socket", "channel", "reason", "request", "trace")
+
+# The id of the trace in which a line is written; set with FANFARE_OTEL.
+trace_id: Callable[[], str | None] | None = None
 
 
 class JsonLines(logging.Formatter):
@@ -27,6 +31,8 @@ class JsonLines(logging.Formatter):
             value = getattr(record, name, None)
             if isinstance(value, str | int):
                 line[name] = value
+        if trace_id is not None and "trace" not in line and (trace := trace_id()) is not None:
+            line["trace"] = trace
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         try:

@@ -27,7 +27,7 @@ from fanfare.console import board, connections, figures, reports, survey, tails,
 from fanfare.console.endpoints import auth_doctor, tracing
 from fanfare.engine import current
 from fanfare.engine import errors as engine_errors
-from fanfare.hub import activity, hub, traces, transports
+from fanfare.hub import activity, hub, telemetry, traces, transports
 from fanfare.integration import relay, signal_sender
 from fanfare.jobs import runner
 from fanfare.protocol import revocations, session_owners, streams, termination
@@ -71,6 +71,7 @@ class Server:
         tracing.register(self.survey, self.hub)
         auth_doctor.register(self.survey, self.hub)
         self.tails = tails.Tails(self.hub, self.reports.worker)
+        self.telemetry: telemetry.Telemetry | None = None
         self.probe = probe.Probe(self.hub, self.tasks)
         self.drain = drain.Drain(
             self.tasks, seconds=conf.settings.DRAIN_SECONDS, count=self.hub.count, has_others=self._has_others
@@ -142,6 +143,7 @@ class Server:
             transport.process_transport.leave()
             activity.serve(None)
             traces.here = None
+            telemetry.here = None
 
     async def _start(self) -> None:
         """One attempt. Never raises: the reason of a failure is in the log and in `problem`."""
@@ -149,6 +151,7 @@ class Server:
             transports.install_log_filters()
             activity.serve(self.hub.activity)
             traces.here = self.hub.recorder
+            self._start_telemetry()
             transport.process_transport.serve(self.hub)  # before the first entry is delivered
             await self.hub.start()
             try:
@@ -178,6 +181,18 @@ class Server:
                 logger.warning("%s", warning)
         finally:
             self._starting = None
+
+    def _start_telemetry(self) -> None:
+        """Once per worker, and before the engine is opened. Raises ImproperlyConfigured."""
+        if not conf.settings.OTEL or self.telemetry is not None:
+            return
+        try:
+            self.telemetry = telemetry.here = telemetry.Telemetry(self.hub)
+        except ImportError as error:
+            raise ImproperlyConfigured(
+                f"FANFARE_OTEL is on, and {error.name} is not installed: pip install django-fanfare[otel]"
+            ) from error
+        self.tasks.run("spans of deliveries", self.telemetry.run)
 
     def _failed(self, problem: str, *, is_misconfigured: bool = False, error: Exception | None = None) -> None:
         self.problem, self.is_misconfigured = problem, is_misconfigured

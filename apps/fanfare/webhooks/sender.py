@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from django.db import Error
 
 from fanfare.applications import database, registry
-from fanfare.hub import activity
+from fanfare.hub import activity, telemetry
 from fanfare.hub import hub as hubs
 from fanfare.runtime import supervisor
 from fanfare.runtime.backoff import Backoff
@@ -166,7 +166,19 @@ class Sender:
         payloads: Sequence[str],
         /,
     ) -> outcome.Outcome:
+        began = time.time()
         found = await client.post(application, webhook, payloads)
+        if telemetry.here is not None:
+            telemetry.here.webhook(
+                {
+                    "fanfare.application": application.id,
+                    "fanfare.events": len(payloads),
+                    "url.full": webhook.url.partition("?")[0],  # the query may be a secret
+                    "http.response.status_code": found.status or 0,
+                },
+                began,
+                found.error,
+            )
         if self._hub.activity.tap is not None:
             self._hub.activity.noted(
                 activity.WEBHOOK,

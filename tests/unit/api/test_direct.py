@@ -240,6 +240,21 @@ def test_publisher_is_recorded_with_its_address(service: Callable[..., Service])
     assert recorded == [{"by": "HTTP API", "key": fakes.APPLICATION.key, "address": servers.HOST}]
 
 
+@pytest.mark.parametrize("is_taken", [True, False])
+def test_trace_context_of_the_request_reaches_the_recorder(service: Callable[..., Service], is_taken: bool) -> None:
+    served = service()
+    served.is_running = is_taken
+    recorded: list[Any] = []
+    served.hub.recorder.published = (  # type: ignore[method-assign]
+        lambda batch, receipts, publisher, began: recorded.append(publisher)
+    )
+    with served.open() as client:
+        client.send(post(headers=b"traceparent: 00-1-2-01\r\n"))
+        assert client.answer()[0] == 200
+    assert served.taken == is_taken
+    assert [publisher["traceparent"] for publisher in recorded] == ["00-1-2-01"]
+
+
 def test_requests_that_arrive_before_the_commit_are_answered_in_order(service: Callable[..., Service]) -> None:
     served = service()
     served.hub.may_commit.clear()

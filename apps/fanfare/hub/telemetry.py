@@ -1,0 +1,195 @@
+"""OpenTelemetry spans of events and webhooks, with the setting FANFARE_OTEL.
+
+    publish              in the worker that publishes; its parent is the request's `traceparent`, or the current span
+    ├── commit           from the call of the engine until the event is in the log
+    └── deliver          one per worker with subscribers: from the read of the log until the last socket is written
+
+An entry of the log has no place for a trace context. The publishing worker sends the context of each *sampled* publish
+span as a command after the event, and the others make their `deliver` span of the times that they recorded. So an event
+whose span is not sampled costs no entry; one that is sampled costs one.
+
+The packages of OpenTelemetry are imported here alone, when a `Telemetry` is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any, Final
+
+import orjson
+
+from fanfare.engine import interface
+from fanfare.hub import hub as hubs
+from fanfare.hub import traces
+from fanfare.runtime import json_lines
+from fanfare.runtime.log_throttle import LogThrottle
+
+logger = logging.getLogger(__name__)
+
+COMMAND: Final = "otel.published"
+TRACEPARENT: Final = "traceparent"
+DELAY_S: Final = 0.5  # after the command: the delivery of the event has ended by then
+MOST_PENDING: Final = 10_000  # events whose delivery spans are not made yet; more are counted and dropped
+
+# Of this process's worker; None without FANFARE_OTEL, and in a process without a worker.
+here: Telemetry | None = None
+
+
+class Telemetry:
+    """One per worker. `published` may be called in any thread, everything else on the hub's loop. A failure is counted
+    and logged; it must not fail the event that is in the log already.
+
+    `provider`: an `opentelemetry.trace.TracerProvider`; None: that of the process, which is made if there is none.
+    """
+
+    def __init__(self, hub: hubs.Hub, provider: Any = None) -> None:
+        from opentelemetry import context, trace
+        from opentelemetry.trace.propagation import tracecontext
+
+        self._hub = hub
+        self._trace = trace
+        self._context = context
+        self._propagator = tracecontext.TraceContextTextMapPropagator()
+        self._tracer = (provider or _provider()).get_tracer("fanfare")
+        self._loop: asyncio.AbstractEventLoop | None = None  # while `run` runs
+        self._log = LogThrottle(logger)
+        self._pending: collections.deque[tuple[traces.Key, str]] = collections.deque()
+        self._arrived = asyncio.Event()
+        json_lines.trace_id = _current_trace
+        hub.recorder.on_published = self.published
+        hub.on_control(COMMAND, self._on_published)
+
+    async def run(self) -> None:
+        """Make the spans of deliveries until it is cancelled."""
+        self._loop = asyncio.get_running_loop()
+        while True:
+            await self._arrived.wait()
+            await asyncio.sleep(DELAY_S)
+            self._arrived.clear()
+            while self._pending:
+                try:
+                    self._deliver(*self._pending.popleft())
+                except Exception as error:  # noqa: BLE001  (see `published`)
+                    self._failed(error)
+
+    # -- the publisher's side ------------------------------------------------------------------------------------------
+
+    def published(self, keys: Sequence[traces.Key], record: traces.Record) -> None:
+        """These events of one call are in the log. `record`: that of the first, as `Recorder` has it."""
+        try:
+            self._publish(keys, record)
+        except Exception as error:  # noqa: BLE001  (of the project's provider or sampler)
+            self._failed(error)
+
+    def _publish(self, keys: Sequence[traces.Key], record: traces.Record) -> None:
+        publisher = record["publisher"]
+        header = publisher.get(TRACEPARENT)
+        parent = self._propagator.extract({TRACEPARENT: header}) if header else self._context.get_current()
+        began, committed = _ns(record["began"]), _ns(record["committed"])
+        kind = self._trace.SpanKind.PRODUCER
+        span = self._tracer.start_span("publish", parent, kind, self._attributes(keys, record), start_time=began)
+        inside = self._trace.set_span_in_context(span)
+        self._tracer.start_span("commit", inside, start_time=began).end(committed)
+        span.end()
+        if span.get_span_context().trace_flags.sampled and self._loop is not None:
+            carrier: dict[str, str] = {}
+            self._propagator.inject(carrier, inside)
+            body = orjson.dumps({"keys": keys, TRACEPARENT: carrier[TRACEPARENT]})
+            self._loop.call_soon_threadsafe(self._announce, body)
+
+    def _announce(self, body: bytes) -> None:
+        """Send the context to all workers. If it is lost with the engine, the deliveries have no span."""
+        entry = interface.Publication("", COMMAND, body, interface.Kind.CONTROL)
+        self._hub.engine.post(entry, lambda _reason: None)
+
+    def _failed(self, error: Exception) -> None:
+        self._hub.count("telemetry.failed")
+        self._log.error("A span cannot be made", error=error)
+
+    @staticmethod
+    def _attributes(keys: Sequence[traces.Key], record: traces.Record) -> dict[str, Any]:
+        publisher = record["publisher"]
+        return {
+            "messaging.system": "fanfare",
+            "messaging.operation.type": "publish",
+            "messaging.destination.name": record["channel"],
+            "messaging.batch.message_count": len(keys),
+            "fanfare.application": record["app"],
+            "fanfare.entry": [traces.position(*key) for key in keys],
+            **{f"fanfare.publisher.{name}": value for name, value in publisher.items() if name != TRACEPARENT},
+        }
+
+    # -- deliveries ----------------------------------------------------------------------------------------------------
+
+    def _on_published(self, _app: str, body: bytes) -> None:
+        announced = orjson.loads(body)
+        if len(self._pending) >= MOST_PENDING:
+            self._hub.count("telemetry.dropped", len(announced["keys"]))
+            return
+        self._pending += [(tuple(key), announced[TRACEPARENT]) for key in announced["keys"]]
+        self._arrived.set()
+
+    def _deliver(self, key: traces.Key, traceparent: str) -> None:
+        record = self._hub.recorder.record(key).get("delivery")
+        if record is None or "last_write" not in record:
+            return
+        attributes = {
+            "messaging.system": "fanfare",
+            "messaging.destination.name": record["channel"],
+            "fanfare.application": record["app"],
+            "fanfare.entry": traces.position(*key),
+            "fanfare.sockets": record["written"],
+            "fanfare.slow": len(record["slow"]),
+            "process.pid": os.getpid(),
+        }
+        parent = self._propagator.extract({TRACEPARENT: traceparent})
+        kind = self._trace.SpanKind.CONSUMER
+        span = self._tracer.start_span("deliver", parent, kind, attributes, start_time=_ns(record["read"]))
+        span.end(_ns(record["last_write"]))
+
+    # -- webhooks ------------------------------------------------------------------------------------------------------
+
+    def webhook(self, attributes: dict[str, Any], began: float, error: str) -> None:
+        """A request to an endpoint has ended. `began`: Unix time. `error`: empty if it was accepted."""
+        kind = self._trace.SpanKind.CLIENT
+        try:
+            span = self._tracer.start_span("webhook", None, kind, attributes, start_time=_ns(began))
+            if error:
+                span.set_status(self._trace.StatusCode.ERROR, error)
+            span.end()
+        except Exception as failure:  # noqa: BLE001  (see `published`)
+            self._failed(failure)
+
+
+def _current_trace() -> str | None:
+    """The id of the trace in which this code runs; None without one."""
+    from opentelemetry import trace
+
+    context = trace.get_current_span().get_span_context()
+    return format(context.trace_id, "032x") if context.is_valid else None
+
+
+def _provider() -> Any:
+    """The process's provider; without one, a provider that exports with OTLP as the variables OTEL_… say."""
+    from opentelemetry import trace
+
+    if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        provider = TracerProvider(
+            resource=Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME", "fanfare")})
+        )
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        trace.set_tracer_provider(provider)
+    return trace.get_tracer_provider()
+
+
+def _ns(seconds: float) -> int:
+    return int(seconds * 1_000_000_000)
