@@ -13,17 +13,37 @@ Source: Pusher Channels, "Generating authentication signatures".
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import hmac
 from collections.abc import Sequence
+from typing import Any, Final
 
 from fanfare.protocol import names, refusals
 
+_BLOCK_BYTES: Final = 64  # of SHA-256
+_INNER: Final = bytes([byte ^ 0x36 for byte in range(256)])
+_OUTER: Final = bytes([byte ^ 0x5C for byte in range(256)])
 _SHOWN_SIGNED_CHARACTERS = 500  # of the signed text in an error message, which contains the member's data
 
 
 def sign(secret: str, text: str) -> str:
     """The signature of `text`, 64 lower-case hex digits."""
-    return hmac.digest(_bytes(secret), _bytes(text), "sha256").hex()
+    inner, outer = _keyed(secret)
+    inner, outer = inner.copy(), outer.copy()
+    inner.update(_bytes(text))
+    outer.update(inner.digest())
+    return outer.hexdigest()
+
+
+@functools.lru_cache(1_024)
+def _keyed(secret: str) -> tuple[Any, Any]:
+    """The inner and the outer hash of HMAC (RFC 2104) after the key. Copies of them cost half of `hmac.digest`."""
+    key = _bytes(secret)
+    if len(key) > _BLOCK_BYTES:
+        key = hashlib.sha256(key).digest()
+    key = key.ljust(_BLOCK_BYTES, b"\0")
+    return hashlib.sha256(key.translate(_INNER)), hashlib.sha256(key.translate(_OUTER))
 
 
 def matches(secret: str, text: str, signature: str) -> bool:

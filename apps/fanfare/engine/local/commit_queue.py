@@ -16,6 +16,7 @@ from __future__ import annotations
 import collections
 import logging
 import operator
+import resource
 import sqlite3
 import threading
 import time
@@ -38,9 +39,13 @@ throttled = LogThrottle(logger)
 GROUP_OPS = 2_000
 LOOP_GROUP_OPS = 256  # the same on an event loop: some milliseconds
 
-# A disk that makes commits wait must not make an event loop wait. Two reads of a clock for each commit show it.
+# A disk that makes commits wait must not make an event loop wait. A commit that took SLOW_S counts if the thread gave
+# up its core to wait: on a busy machine most slow commits were preempted, and a thread would be preempted as well.
 SLOW_S = 0.02
+HUNG_S = 1.0  # counts in any case
 REST_S = 5.0
+
+_THREAD: int | None = getattr(resource, "RUSAGE_THREAD", None)  # Linux
 
 STOP_S = 10.0  # for pending operations to be written
 RESTART_PAUSE_S = 0.1  # after a failure of the thread itself
@@ -152,14 +157,15 @@ class CommitQueue:
             if self._writing or not self._pending:
                 return
             self._writing = True
-        began = time.monotonic()
+        began, waits = time.monotonic(), _waits()
         got = False
         try:
             got = self._turn(tries=1, here=loop)
         finally:
             with self._changed:
                 self._writing = False
-                if time.monotonic() - began > SLOW_S:
+                took_s = time.monotonic() - began
+                if took_s > HUNG_S or (took_s > SLOW_S and _waits() > waits):
                     self._rest_until = began + REST_S
                 again = got and bool(self._pending) and not self._stopping and self._may_write_on_loop()
                 if again:
@@ -330,6 +336,11 @@ class CommitQueue:
             except Exception:
                 self.counters["callbacks_failed"] += 1
                 logger.exception("The end of operations could not be handed to their event loop")
+
+
+def _waits() -> int:
+    """How often this thread has given up its core to wait. Where the kernel does not count that, it always grows."""
+    return resource.getrusage(_THREAD).ru_nvcsw if _THREAD is not None else time.monotonic_ns()
 
 
 def timed_out(seconds: float) -> str:
