@@ -164,11 +164,26 @@ async def test_event_loop_does_not_wait_for_the_lock(worker: Worker, tmp_path: P
     assert await Noting(asyncio.get_running_loop()).written_by(worker) == HERE
 
 
-async def test_after_a_slow_commit_the_thread_writes(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_after_slow_commits_the_thread_writes(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One short wait for the disk leaves the commits with the loop; several leave them to the thread."""
     loop = asyncio.get_running_loop()
     monkeypatch.setattr(commit_queue, "SLOW_S", 0.01)
+    monkeypatch.setattr(commit_queue, "STALL_S", 10.0)
+    assert await Noting(loop, slow_s=0.02).written_by(worker) == HERE
+    assert await Noting(loop).written_by(worker) == HERE
+    monkeypatch.setattr(commit_queue, "STALL_S", 0.03)
     assert await Noting(loop, slow_s=0.02).written_by(worker) == HERE
     assert await Noting(loop).written_by(worker) == WRITER
+
+
+async def test_preempted_commit_is_not_a_slow_one(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread has not waited, so the disk is not the reason."""
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(commit_queue, "SLOW_S", 0.01)
+    monkeypatch.setattr(commit_queue, "STALL_S", 0.0)
+    monkeypatch.setattr(commit_queue, "_waits", lambda: 0)
+    assert await Noting(loop, slow_s=0.02).written_by(worker) == HERE
+    assert await Noting(loop).written_by(worker) == HERE
 
 
 async def test_event_loop_does_not_wait_for_the_disk(tmp_path: Path) -> None:

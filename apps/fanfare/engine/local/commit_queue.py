@@ -40,10 +40,14 @@ GROUP_OPS = 2_000
 LOOP_GROUP_OPS = 256  # the same on an event loop: some milliseconds
 
 # A disk that makes commits wait must not make an event loop wait. A commit that took SLOW_S counts if the thread gave
-# up its core to wait: on a busy machine most slow commits were preempted, and a thread would be preempted as well.
+# up its core to wait: on a busy machine most slow commits were preempted, and a thread would be preempted as well. The
+# loop leaves the commits to the thread for REST_S when it has waited STALL_S, beyond STALL_SHARE of the time: a rare
+# short wait costs less than 5 s of hand-overs.
 SLOW_S = 0.02
-HUNG_S = 1.0  # counts in any case
+STALL_S = 0.1
+STALL_SHARE = 0.02
 REST_S = 5.0
+HUNG_S = 1.0  # a commit that took so long counts in any case
 
 _THREAD: int | None = getattr(resource, "RUSAGE_THREAD", None)  # Linux
 
@@ -69,6 +73,8 @@ class CommitQueue:
         self._pending: list[WriteOp] = []
         self._soon: AbstractEventLoop | None = None  # writes at the end of its turn
         self._rest_until = 0.0  # until then no event loop writes
+        self._stall_s = 0.0  # how long an event loop has waited in commits, less STALL_SHARE of the time
+        self._stalled_at = 0.0
         self._writing = False  # a thread does: only that one touches `log`, and it looks at `_pending` again afterwards
         self._stopping = False
         self._last = False  # no other worker is alive: close the log cleanly
@@ -165,8 +171,8 @@ class CommitQueue:
             with self._changed:
                 self._writing = False
                 took_s = time.monotonic() - began
-                if took_s > HUNG_S or (took_s > SLOW_S and _waits() > waits):
-                    self._rest_until = began + REST_S
+                if took_s > SLOW_S and (took_s > HUNG_S or _waits() > waits):
+                    self._stalled(began, took_s)
                 again = got and bool(self._pending) and not self._stopping and self._may_write_on_loop()
                 if again:
                     self._soon = loop
@@ -174,6 +180,14 @@ class CommitQueue:
                     self._wake()
         if again:
             loop.call_soon(self._write_on_loop, loop)
+
+    def _stalled(self, began: float, took_s: float) -> None:
+        """The disk made the event loop wait in a commit."""
+        passed_s = began - self._stalled_at
+        self._stall_s = max(0.0, self._stall_s - passed_s * STALL_SHARE) + took_s
+        self._stalled_at = began
+        if self._stall_s > STALL_S:
+            self._rest_until = began + REST_S
 
     # -- the thread ----------------------------------------------------------------------------------------------------
 
