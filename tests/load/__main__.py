@@ -37,6 +37,8 @@ def main() -> int:
         if found.keys(row.NAME):
             print(f"\n### {row.TITLE}\n\n{report.row_table(row, found)}")
     print(f"\n### Targets\n\n{report.verdict_list(found)}\n\nTook {(time.monotonic() - started) / 60:.1f} minutes.")
+    if options.raw:
+        options.raw.write_text(report.raw(heading, found))
     if options.picture:
         options.picture.write_text(picture.drawn(found, heading.splitlines()[0].lstrip("- ")))
     if not found.samples:
@@ -78,6 +80,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--subject", action="append", default=[], help="servers whose name contains this; all by default"
     )
+    parser.add_argument("--raw", type=Path, help="write all samples as JSON to this path")
     parser.add_argument("--picture", type=Path, help="write the figures as an SVG picture to this path")
     options = parser.parse_args()
     unknown = [name for name in options.row if name not in known]

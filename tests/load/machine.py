@@ -55,6 +55,12 @@ def resident_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
 
 
+def private_bytes(pid: int) -> int:
+    """The memory that a process shares with no other one: what one more worker needs."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("Private_Clean", "Private_Dirty")))
+
+
 class Clocks(NamedTuple):
     """Seconds: wall time, the server's CPU time, and the CPU time of this process, the client."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 
@@ -29,6 +30,15 @@ def verdict_list(found: figures.Figures) -> str:
     lines += [f"- not judged: {text}" for text in targets.not_judged(found)]
     lines += [f"- FAILED: {where}: {why}" for where, why in found.failures.items()]
     return "\n".join(lines)
+
+
+def raw(heading: str, found: figures.Figures) -> str:
+    """All samples as JSON, in the order of the runs."""
+    samples = [
+        {**key._asdict(), "samples": [one._asdict() for one in several]} for key, several in found.samples.items()
+    ]
+    whole = {"heading": heading.splitlines(), "samples": samples, "failures": found.failures}
+    return json.dumps(whole, indent=1) + "\n"
 
 
 def _against(found: figures.Figures, row: rows.Row, key: figures.Key, rival: str) -> float:

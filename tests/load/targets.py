@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from tests.load import figures, rows, subjects
-from tests.load.rows import crowd, fanout, idle, latency, posts, publish, small_rooms
+from tests.load.rows import connect, crowd, fanout, idle, latency, lone, posts, publish, room_posts, small_rooms
 
 
 class Verdict(NamedTuple):
@@ -37,7 +37,7 @@ class Limit(NamedTuple):
             values = [
                 (found.median(key, self.column), key.way)
                 for key in found.keys(self.row.NAME, subject)
-                if key.saturates and self.way in (None, key.way)
+                if self.way == key.way or (self.way is None and key.saturates)
             ]
             known = [(value, way) for value, way in values if not math.isnan(value)]
             if known:
@@ -119,14 +119,19 @@ TARGETS: tuple[Target, ...] = (
     Grows(crowd, fanout, 1.2),
     Times(latency, 1, subjects.NCHAN),
     Times(latency, 1, subjects.SOKETI),
-    Times(small_rooms, 2, subjects.SOKETI),
-    Limit(posts, posts.COMPARED, at_least=12_000, way=posts.SINGLE),
-    Limit(posts, posts.COMPARED, at_least=60_000, way=posts.BATCHED),
+    Times(small_rooms, 1.2, subjects.SOKETI),
+    Limit(room_posts, room_posts.COMPARED, at_most=14, subjects=PLAIN),
+    Limit(posts, _column(posts, "CPU µs per event"), at_most=40, way=posts.SINGLE),
+    Limit(posts, _column(posts, "CPU µs per event"), at_most=8.5, way=posts.BATCHED),
+    Limit(lone, lone.COMPARED, at_most=95, way=lone.SINGLE),
+    Limit(lone, lone.COMPARED, at_most=16, way=lone.BATCHED),
+    Limit(connect, connect.COMPARED, at_most=130, subjects=PLAIN),
     BestOf(publish, at_least=50_000),
     Limit(publish, _column(publish, "p50 ms"), at_most=0.5),
     Limit(publish, _column(publish, "p99 ms"), at_most=5.0),
     Limit(idle, _column(idle, "kB each"), at_most=8.0, subjects=PLAIN),
     Limit(idle, _column(idle, "CPU µs per connect"), at_most=550, subjects=PLAIN),
+    Limit(idle, _column(idle, "MB without connections"), at_most=55, subjects=PLAIN),
     Limit(idle, _column(idle, "accepted per CPU second"), at_least=3_000, subjects=PLAIN),
     Limit(idle, _column(idle, "% of a core for 10,000"), at_most=2.0, subjects=PLAIN),
 )

@@ -33,7 +33,8 @@ def sign(secret: str, text: str) -> str:
     inner, outer = inner.copy(), outer.copy()
     inner.update(_bytes(text))
     outer.update(inner.digest())
-    return outer.hexdigest()
+    signature: str = outer.hexdigest()
+    return signature
 
 
 @functools.lru_cache(1_024)

@@ -58,6 +58,7 @@ class Row(Protocol):
 def all_rows() -> list[Row]:
     """In the order of the tables."""
     from tests.load.rows import (  # they import this module
+        connect,
         crowd,
         fanout,
         idle,
@@ -65,7 +66,8 @@ def all_rows() -> list[Row]:
         lone,
         posts,
         publish,
+        room_posts,
         small_rooms,
     )
 
-    return [fanout, crowd, latency, small_rooms, posts, lone, publish, idle]
+    return [fanout, crowd, latency, small_rooms, room_posts, posts, lone, connect, publish, idle]

@@ -32,6 +32,7 @@ class Sample(NamedTuple):
     accepted_per_second: float
     client_busy: float  # during the connects
     share: float  # of a core, for all connections of the crowd; NaN if not measured
+    base_bytes: float  # private memory of the server process without connections
 
     @property
     def accepted_per_cpu_second(self) -> float:
@@ -47,6 +48,7 @@ COLUMNS: Sequence[rows.Column] = (
     rows.Column("accepted/s", lambda sample: sample.accepted_per_second),
     rows.Column("client's core meanwhile", lambda sample: sample.client_busy, percent=True),
     rows.Column("% of a core for 10,000", lambda sample: sample.share * 100, digits=2),
+    rows.Column("MB without connections", lambda sample: sample.base_bytes / 1e6),
 )
 WAY = "connected"
 
@@ -58,6 +60,8 @@ def takes(subject: subjects.Subject) -> bool:
 def measure(subject: subjects.Subject, folder: Path, plan: rows.Plan) -> Iterator[rows.Measured]:
     with subject.running(folder, plan.cores.server) as running:
         opened: list[connections.Connection] = []
+        _settle()
+        base = machine.private_bytes(running.pid)
 
         def connect(count: int) -> None:
             opened.extend(
@@ -82,7 +86,7 @@ def measure(subject: subjects.Subject, folder: Path, plan: rows.Plan) -> Iterato
             for one in opened:
                 one.close()
     count = MANY - FEW
-    yield rows.Measured(WAY, Sample(memory / count, server / count * 1e6, count / wall, client / wall, share))
+    yield rows.Measured(WAY, Sample(memory / count, server / count * 1e6, count / wall, client / wall, share, base))
 
 
 def _settle() -> None:

@@ -18,6 +18,7 @@ NAME = "lone"
 TITLE = "Lone publishes with one subscriber"
 PUBLISHERS = 4  # each waits for the response before it sends the next request
 BATCHES = (1, 10)  # events in a request
+SINGLE, BATCHED = "one event a request", "10 events a request"
 WARM_UP_S = 0.5
 PATIENCE_S = 10.0
 
@@ -66,8 +67,9 @@ def measure(subject: subjects.Subject, folder: Path, plan: rows.Plan) -> Iterato
                 spent = machine.clocks(running.pid).since(before)
             finally:
                 load.close()
-            name = "one event a request" if batch == 1 else f"{batch} events a request"
-            yield rows.Measured(name, Sample(load.delivered - delivered, *spent), saturates=False)
+            yield rows.Measured(
+                SINGLE if batch == 1 else BATCHED, Sample(load.delivered - delivered, *spent), saturates=False
+            )
 
 
 class _Load:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.load import errors, machine, publishers, rows, subjects
-from tests.load.subjects import fanfare, pusher, soketi
+from tests.load.rows import lone
 
 NAME = "posts"
 TITLE = "Signed POST /events without a subscriber"
@@ -20,8 +20,8 @@ CONNECTIONS = 32
 WARM_UP_S = 0.3
 PATIENCE_S = 5.0
 
-# Signing costs about as much as answering, so the requests are made before and sent repeatedly. Both servers verify
-# every signature; neither caches one.
+# Signing costs about as much as answering, so the requests are made before and sent repeatedly. Fanfare and soketi
+# verify every signature; neither caches one. Centrifugo runs without an API key.
 PREPARED = 1_000
 BATCH = 10
 
@@ -38,6 +38,11 @@ class Sample(NamedTuple):
         return self.events / self.server_cpu_s
 
     @property
+    def cpu_us(self) -> float:
+        """CPU microseconds of the server per event."""
+        return self.server_cpu_s / self.events * 1e6
+
+    @property
     def per_second(self) -> float:
         return self.events / self.wall_s
 
@@ -46,6 +51,7 @@ COMPARED = rows.Column("events per CPU second", lambda sample: sample.per_cpu_se
 LESS_IS_BETTER = False
 COLUMNS: Sequence[rows.Column] = (
     COMPARED,
+    rows.Column("CPU µs per event", lambda sample: sample.cpu_us, digits=1),
     rows.Column("events/s", lambda sample: sample.per_second),
     rows.Column("server's share of its core", lambda sample: sample.server_cpu_s / sample.wall_s, percent=True),
     rows.Column("client's core", lambda sample: sample.client_cpu_s / sample.wall_s, percent=True),
@@ -55,13 +61,13 @@ BATCHED = f"POST batch_events of {BATCH}, {CONNECTIONS} connections"
 
 
 def takes(subject: subjects.Subject) -> bool:
-    return subject.name in (subjects.FANFARE, subjects.SOKETI)
+    return lone.takes(subject)
 
 
-def measure(subject: fanfare.Fanfare | soketi.Soketi, folder: Path, plan: rows.Plan) -> Iterator[rows.Measured]:
+def measure(subject: subjects.Subject, folder: Path, plan: rows.Plan) -> Iterator[rows.Measured]:
     with subject.running(folder, plan.cores.server) as running:
         for name, batch in ((SINGLE, 1), (BATCHED, BATCH)):
-            request = pusher.requests(running.application, batch)
+            request = running.requests(batch)  # type: ignore[attr-defined]
             prepared = [request(number * batch, batch) for number in range(PREPARED)]
             load = _Load(running.port, prepared)
             load.send_for(WARM_UP_S)

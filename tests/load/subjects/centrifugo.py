@@ -13,7 +13,6 @@ from tests.harness import servers
 from tests.load import connections, errors, events, processes, publishers, subjects
 
 CONNECT = connections.text(b'{"id":1,"connect":{}}')
-SUBSCRIBE = connections.text(json.dumps({"id": 2, "subscribe": {"channel": events.CHANNEL}}).encode())
 
 
 class Centrifugo:
@@ -56,8 +55,14 @@ class Running:
             raise errors.Lost(f"Centrifugo refused a client: {reply!r}")
 
     def joining(self) -> connections.Dialogue:
+        yield from self.joining_room(events.CHANNEL)
+
+    def room_target(self, room: str) -> str:
+        return self.target
+
+    def joining_room(self, room: str) -> connections.Dialogue:
         yield from self.greeting()
-        reply = yield SUBSCRIBE
+        reply = yield connections.text(json.dumps({"id": 2, "subscribe": {"channel": room}}).encode())
         if b'"subscribe"' not in reply:
             raise errors.Lost(f"Centrifugo refused a subscription: {reply!r}")
 
@@ -76,6 +81,10 @@ class Running:
             )
 
         return request
+
+    def room_request(self, room: str, number: int) -> bytes:
+        command = {"channel": room, "data": {"event": events.NAME, "data": events.data(number)}}
+        return publishers.post("/api/publish", json.dumps(command).encode())
 
     def ways(self) -> Mapping[str, subjects.Way]:
         return {}

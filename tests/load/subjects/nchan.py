@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tests.harness import servers
-from tests.load import events, processes, publishers, subjects
+from tests.load import connections, events, processes, publishers, subjects
 from tests.load.subjects import pusher
 
 MODULES = (Path("/usr/lib/nginx/modules"), Path("/usr/share/nginx/modules"), Path("/usr/lib64/nginx/modules"))
@@ -42,6 +42,17 @@ http {{
             nchan_subscriber websocket;
             nchan_channel_id load;
             nchan_subscriber_first_message newest;
+        }}
+        location ~ ^/sub/(\\w+)$ {{
+            nchan_subscriber websocket;
+            nchan_channel_id $1;
+            nchan_subscriber_first_message newest;
+        }}
+        location ~ ^/pub/(\\w+)$ {{
+            nchan_publisher http;
+            nchan_channel_id $1;
+            nchan_message_buffer_length 256;
+            nchan_message_timeout 10s;
         }}
         location = /pub {{
             nchan_publisher http;
@@ -84,6 +95,15 @@ class Nchan:
 
 class Running(subjects.Silent):
     target = "/sub"
+
+    def room_target(self, room: str) -> str:
+        return f"/sub/{room}"
+
+    def joining_room(self, room: str) -> connections.Dialogue:
+        return connections.silent()
+
+    def room_request(self, room: str, number: int) -> bytes:
+        return publishers.post(f"/pub/{room}", events.body(number))
 
     def ways(self) -> Mapping[str, subjects.Way]:
         def request(first: int, count: int) -> bytes:

@@ -32,6 +32,19 @@ class Running:
         yield from connected()
         expect((yield SUBSCRIBE), "pusher_internal:subscription_succeeded")
 
+    def room_target(self, room: str) -> str:
+        return self.target
+
+    def joining_room(self, room: str) -> connections.Dialogue:
+        yield from connected()
+        subscribe = json.dumps({"event": "pusher:subscribe", "data": {"channel": room}})
+        expect((yield connections.text(subscribe.encode())), "pusher_internal:subscription_succeeded")
+
+    def room_request(self, room: str, number: int) -> bytes:
+        body = json.dumps({**_event(number), "channels": [room]}).encode()
+        route = f"/apps/{self.application.id}/events"
+        return publishers.post(signing.path(self.application, "POST", route, body), body)
+
     def ways(self) -> Mapping[str, subjects.Way]:
         return {"POST events, 16 connections": subjects.Way(lambda: self.http(16), WINDOW)}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fanfare.applications import registry
@@ -102,6 +102,7 @@ def test_page_of_another_origin_is_refused_with_4009() -> None:
     assert refusal(app, origin="https://evil.example").code == 4009
 
 
+@settings(deadline=None)
 @given(st.text(), st.binary(), st.none() | st.text())
 def test_no_handshake_raises_anything_but_a_refusal(path: str, query: bytes, origin: str | None) -> None:
     app = fakes.application(allowed_origins=("https://example.com", "[", "*.x"))
