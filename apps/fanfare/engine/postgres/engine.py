@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
 from psycopg import sql
 
-from fanfare.engine import consumers, errors, interface
+from fanfare.engine import consumers, interface
 from fanfare.engine.postgres import database, operations, pending
 from fanfare.engine.postgres import queries as questions
 from fanfare.engine.postgres.worker import Worker
+from fanfare.engine.shared_store import SharedStoreEngine
 
 T = TypeVar("T")
 
 POOL_SIZE: Final = 4
 
 
-class PostgresEngine(interface.Engine):
+class PostgresEngine(SharedStoreEngine[Worker]):
     """See `interface.Engine`. `url` as `database.parse` reads it. `log_seconds`: how long an announcement stays for a
     worker that is late. `append_timeout`: seconds."""
 
@@ -29,19 +30,15 @@ class PostgresEngine(interface.Engine):
         self, url: str, *, log_seconds: float = 20.0, append_timeout: float = interface.APPEND_TIMEOUT_S
     ) -> None:
         self.address = database.parse(url)
+        super().__init__(self.address.public)
         self._log_seconds = log_seconds
         self._append_timeout = append_timeout
         self._pool = questions.Pool(self.address, size=POOL_SIZE, timeout_s=append_timeout)
-        self._worker: Worker | None = None
-        self._closed = False
-        self._listening: set[tuple[str, str]] = set()
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
     async def open(self, deliver: interface.Deliver, on_gap: interface.OnGap) -> None:
-        if self._worker is not None:
-            raise errors.EngineMisconfigured("This engine is open already")
-        self._closed = False
+        self._refuse_second_life()
         worker = Worker(
             self.address,
             deliver,
@@ -50,68 +47,20 @@ class PostgresEngine(interface.Engine):
             log_seconds=self._log_seconds,
             append_timeout=self._append_timeout,
         )
-        for app, channel in self._listening:
-            worker.reader.listen(app, channel, True)
-        self._worker = worker
-        try:
-            await worker.open()
-        except BaseException:
-            await self.close()
-            raise
+        await self._begin(worker)
 
-    @property
-    def is_open(self) -> bool:
-        return self._worker is not None
-
-    async def close(self) -> None:
-        worker, self._worker = self._worker, None
-        self._closed = True
-        self._listening.clear()
-        if worker is not None:
-            await worker.close()
-        await asyncio.to_thread(self._pool.close)
-
-    def health(self) -> interface.Health:
-        worker = self._worker
-        details = {"workers": worker.workers if worker else 0, "log": self.address.public}
-        problem = worker.problem() if worker is not None else None
-        return interface.Health(problem is None, problem or "ok", details)
-
-    def statistics(self) -> dict[str, int | float]:
-        return {} if self._worker is None else self._worker.statistics()
+    def _disconnect(self) -> None:
+        self._pool.close()
 
     # -- the log -------------------------------------------------------------------------------------------------------
 
     def partition(self, app: str, channel: str) -> int:
         return 0
 
-    def listen(self, app: str, channel: str, on: bool) -> None:
-        (self._listening.add if on else self._listening.discard)((app, channel))
-        if self._worker is not None:
-            self._worker.reader.listen(app, channel, on)
-
-    def append(
-        self, publications: Sequence[interface.Publication], *, budget: interface.Budget | None = None
-    ) -> Awaitable[list[interface.Receipt]]:
-        if self._closed:
-            raise errors.EngineUnavailable("The engine is closed")
-        worker = self._worker
-        if worker is None or not worker.is_home():
-            return asyncio.to_thread(self._append_here, publications, budget)
-        return worker.append(publications, budget)
-
-    def post(self, publication: interface.Publication, failed: Callable[[str], None]) -> None:
-        worker = self._worker
-        if worker is None:
-            failed("The engine is closed")
-            return
-        worker.post(publication, failed)
-
     def append_blocking(
         self, publications: Sequence[interface.Publication], timeout: float | None = None
     ) -> list[interface.Receipt]:
-        if self._closed:
-            raise errors.EngineUnavailable("The engine is closed")
+        self._refuse_closed()
         with self._pool.connection(timeout) as connection:
             return questions.append(connection, self.address, publications)
 
@@ -156,8 +105,7 @@ class PostgresEngine(interface.Engine):
     def write_streams(
         self, writes: Sequence[interface.StreamWrite], timeout: float | None = None
     ) -> list[interface.StreamReceipt]:
-        if self._closed:
-            raise errors.EngineUnavailable("The engine is closed")
+        self._refuse_closed()
         if not writes:
             return []
         query = sql.SQL(operations.WRITE_STREAMS).format(sql.Identifier(self.address.schema))
@@ -166,8 +114,7 @@ class PostgresEngine(interface.Engine):
         return operations.stream_receipts(rows)
 
     def revise(self, revision: interface.Revision, timeout: float | None = None) -> interface.Position | None:
-        if self._closed:
-            raise errors.EngineUnavailable("The engine is closed")
+        self._refuse_closed()
         query = sql.SQL("SELECT {}.revise_1(%s, %s, %s, %s, %s::bytea, %s::bytea)").format(
             sql.Identifier(self.address.schema)
         )
@@ -199,24 +146,10 @@ class PostgresEngine(interface.Engine):
         await self._here().barrier()
         return await self._ask(lambda asked: asked.session(app, token))
 
-    def when_written(self, then: Callable[[], None]) -> None:
-        self._here().when_written(then)
-
     # -- presence and counts -------------------------------------------------------------------------------------------
 
-    def set_subscribers(self, app: str, channel: str, count: int, *, announce: bool = False) -> None:
-        if self._worker is not None:
-            self._worker.set_subscribers(app, channel, count, announce=announce)
-
-    def attach(self, wanted: interface.SubscribeRequest, ready: interface.Ready) -> None:
-        if self._worker is None:
-            ready(interface.Refused("engine_unavailable", "The engine is closed"))
-            return
-        self._worker.attach(wanted, ready)
-
     def update_member(self, app: str, channel: str, user_id: str, info: str, timeout: float | None = None) -> bool:
-        if self._closed:
-            raise errors.EngineUnavailable("The engine is closed")
+        self._refuse_closed()
         query = sql.SQL("SELECT {}.update_member_1(%s, %s, %s, %s)").format(sql.Identifier(self.address.schema))
         with self._pool.connection(timeout) as connection:
             [(is_member,)] = connection.execute(query, (app, channel, user_id, info)).fetchall()
@@ -233,8 +166,7 @@ class PostgresEngine(interface.Engine):
         limit: int | None = None,
         timeout: float | None = None,
     ) -> bool | interface.Refused:
-        if self._closed:
-            raise errors.EngineUnavailable("The engine is closed")
+        self._refuse_closed()
         query = sql.SQL("SELECT * FROM {}.lease_member_1(%s, %s, %s, %s, %s, %s, %s)").format(
             sql.Identifier(self.address.schema)
         )
@@ -247,28 +179,13 @@ class PostgresEngine(interface.Engine):
         return bool(joined)
 
     def release_member(self, app: str, channel: str, user_id: str, timeout: float | None = None) -> bool:
-        if self._closed:
-            raise errors.EngineUnavailable("The engine is closed")
+        self._refuse_closed()
         query = sql.SQL("SELECT {}.release_member_1(%s, %s, %s)").format(sql.Identifier(self.address.schema))
         with self._pool.connection(timeout) as connection:
             [(was_member,)] = connection.execute(query, (app, channel, interface.lease_socket(user_id))).fetchall()
         return bool(was_member)
 
-    def leave(self, app: str, channel: str, socket_id: str) -> None:
-        if self._worker is not None:
-            self._worker.leave((app, channel, socket_id))
-
-    def admit(self, app: str, limit: int, ready: interface.Ready) -> None:
-        if self._worker is None:
-            ready(interface.Refused("engine_unavailable", "The engine is closed"))
-            return
-        self._worker.admit(app, limit, ready)
-
-    # -- questions -----------------------------------------------------------------------------------------------------
-
-    async def ask(self, query: Callable[[interface.Queries], T]) -> T:
-        await self._here().settled()
-        return await self._ask(query)
+    # -- queries -------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def queries(self) -> Iterator[interface.Queries]:
@@ -276,9 +193,6 @@ class PostgresEngine(interface.Engine):
             yield questions.Queries(connection, self.address)
 
     # -- consumers -----------------------------------------------------------------------------------------------------
-
-    async def lease(self, name: str) -> interface.Lease:
-        return await self._here().lease(name)
 
     async def consume(
         self, name: str, partition: int, kinds: frozenset[interface.Kind], *, after: int | None = None
@@ -300,15 +214,10 @@ class PostgresEngine(interface.Engine):
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _here(self) -> Worker:
-        if self._worker is None:
-            raise errors.EngineUnavailable("The engine is not open")
-        return self._worker
-
-    async def _ask(self, question: Callable[[questions.Queries], T]) -> T:
+    async def _ask(self, query: Callable[[questions.Queries], T]) -> T:
         def ask() -> T:
             with self._pool.connection() as connection:
-                return question(questions.Queries(connection, self.address))
+                return query(questions.Queries(connection, self.address))
 
         return await asyncio.to_thread(ask)
 

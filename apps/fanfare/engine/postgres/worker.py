@@ -212,6 +212,9 @@ class Worker:
         """Raises EngineUnavailable."""
         self.writer.submit(operations.Call(wanted, settled or _ignore))
 
+    def listen(self, app: str, channel: str, on: bool) -> None:
+        self.reader.listen(app, channel, on)
+
     def append(
         self, publications: Sequence[interface.Publication], budget: interface.Budget | None
     ) -> asyncio.Future[list[interface.Receipt]]:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
 from fanfare.engine import errors, interface
 from fanfare.engine.redis import address, consumer
 from fanfare.engine.redis.queries import Queries, Store
 from fanfare.engine.redis.worker import Worker
+from fanfare.engine.shared_store import SharedStoreEngine
 
 T = TypeVar("T")
 
 PARTITIONS: Final = 16
 
 
-class RedisEngine(interface.Engine):
+class RedisEngine(SharedStoreEngine[Worker]):
     """See `interface.Engine`. `url` as `address.parse` reads it. `partitions`: the same on every machine.
 
     `log_seconds`: how long an entry stays for a worker that is late. `append_timeout`: seconds.
@@ -32,77 +33,31 @@ class RedisEngine(interface.Engine):
         append_timeout: float = interface.APPEND_TIMEOUT_S,
     ) -> None:
         self.address = address.parse(url)
+        super().__init__(self.address.public)
         self.partitions = partitions
         self.log_seconds = log_seconds
         self.append_timeout = append_timeout
         self._store = Store(self.address, partitions, append_timeout)
-        self._worker: Worker | None = None
-        self._closed = False
-        self._listening: set[tuple[str, str]] = set()
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
     async def open(self, deliver: interface.Deliver, on_gap: interface.OnGap) -> None:
-        if self._worker is not None:
-            raise errors.EngineMisconfigured("This engine is open already")
-        self._closed = False
+        self._refuse_second_life()
         worker = Worker(self._store, deliver, on_gap, log_seconds=self.log_seconds, append_timeout=self.append_timeout)
-        for app, channel in self._listening:
-            worker.of(app, channel).listen(app, channel, on=True)
-        self._worker = worker
-        try:
-            await worker.open()
-            await asyncio.to_thread(self._store.check)
-        except BaseException:
-            await self.close()
-            raise
+        await self._begin(worker, self._store.check)
 
-    @property
-    def is_open(self) -> bool:
-        return self._worker is not None
-
-    async def close(self) -> None:
-        worker, self._worker = self._worker, None
-        self._closed = True
-        self._listening.clear()
-        if worker is not None:
-            await worker.close()
-        await asyncio.to_thread(self._store.close)
-
-    def health(self) -> interface.Health:
-        worker = self._worker
-        details = {"workers": worker.workers if worker else 0, "log": self.address.public}
-        problem = worker.problem() if worker is not None else None
-        return interface.Health(problem is None, problem or "ok", details)
-
-    def statistics(self) -> dict[str, int | float]:
-        return {} if self._worker is None else self._worker.statistics()
+    def _disconnect(self) -> None:
+        self._store.close()
 
     # -- the log -------------------------------------------------------------------------------------------------------
 
     def partition(self, app: str, channel: str) -> int:
         return address.partition_of(app, channel, self.partitions)
 
-    def listen(self, app: str, channel: str, on: bool) -> None:
-        (self._listening.add if on else self._listening.discard)((app, channel))
-        if self._worker is not None:
-            self._worker.of(app, channel).listen(app, channel, on=on)
-
-    def append(
-        self, publications: Sequence[interface.Publication], *, budget: interface.Budget | None = None
-    ) -> Awaitable[list[interface.Receipt]]:
-        if self._closed:
-            raise errors.EngineUnavailable("The engine is closed")
-        worker = self._worker
-        if worker is None or not worker.is_home():
-            return asyncio.to_thread(self._store.append, publications, budget)
-        return worker.append(publications, budget)
-
-    def post(self, publication: interface.Publication, failed: Callable[[str], None]) -> None:
-        if self._worker is None:
-            failed("The engine is closed")
-            return
-        self._worker.post(publication, failed)
+    def _append_here(
+        self, publications: Sequence[interface.Publication], budget: interface.Budget | None
+    ) -> list[interface.Receipt]:
+        return self._store.append(publications, budget)
 
     def append_blocking(
         self, publications: Sequence[interface.Publication], timeout: float | None = None
@@ -120,31 +75,9 @@ class RedisEngine(interface.Engine):
         with self._blocking(timeout) as store:
             return store.revise(revision)
 
-    # -- presence and counts -------------------------------------------------------------------------------------------
-
-    def attach(self, wanted: interface.SubscribeRequest, ready: interface.Ready) -> None:
-        if self._worker is None:
-            ready(interface.Refused("engine_unavailable", "The engine is closed"))
-            return
-        self._worker.attach(wanted, ready)
-
     def update_member(self, app: str, channel: str, user_id: str, info: str, timeout: float | None = None) -> bool:
         with self._blocking(timeout) as store:
             return store.update_member(app, channel, user_id, info)
-
-    def leave(self, app: str, channel: str, socket_id: str) -> None:
-        if self._worker is not None:
-            self._worker.leave((app, channel, socket_id))
-
-    def set_subscribers(self, app: str, channel: str, count: int, *, announce: bool = False) -> None:
-        if self._worker is not None:
-            self._worker.set_subscribers(app, channel, count, announce=announce)
-
-    def admit(self, app: str, limit: int, ready: interface.Ready) -> None:
-        if self._worker is None:
-            ready(interface.Refused("engine_unavailable", "The engine is closed"))
-            return
-        self._worker.admit(app, limit, ready)
 
     # -- sessions ------------------------------------------------------------------------------------------------------
 
@@ -166,14 +99,7 @@ class RedisEngine(interface.Engine):
         record, before, changed_ms = answer.results[0]
         return interface.Taken(record or None, before.decode() or None, changed_ms / 1000 if changed_ms >= 0 else None)
 
-    def when_written(self, then: Callable[[], None]) -> None:
-        self._here().when_written(then)
-
-    # -- questions -----------------------------------------------------------------------------------------------------
-
-    async def ask(self, query: Callable[[interface.Queries], T]) -> T:
-        await self._here().settled()
-        return await self._ask(query)
+    # -- queries -------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def queries(self) -> Iterator[interface.Queries]:
@@ -181,9 +107,6 @@ class RedisEngine(interface.Engine):
             yield Queries(self._store, client)
 
     # -- consumers -----------------------------------------------------------------------------------------------------
-
-    async def lease(self, name: str) -> interface.Lease:
-        return await self._here().lease(name)
 
     async def consume(
         self, name: str, partition: int, kinds: frozenset[interface.Kind], *, after: int | None = None
@@ -195,18 +118,12 @@ class RedisEngine(interface.Engine):
 
     @contextlib.contextmanager
     def _blocking(self, timeout: float | None) -> Iterator[Store]:
-        if self._closed:
-            raise errors.EngineUnavailable("The engine is closed")
+        self._refuse_closed()
         if timeout is None or timeout == self.append_timeout:
             yield self._store
             return
         with contextlib.closing(Store(self.address, self.partitions, timeout)) as store:
             yield store
 
-    def _here(self) -> Worker:
-        if self._worker is None:
-            raise errors.EngineUnavailable("The engine is not open")
-        return self._worker
-
-    async def _ask(self, question: Callable[[Queries], T]) -> T:
-        return await asyncio.to_thread(self._store.ask, lambda client: question(Queries(self._store, client)))
+    async def _ask(self, query: Callable[[Queries], T]) -> T:
+        return await asyncio.to_thread(self._store.ask, lambda client: query(Queries(self._store, client)))

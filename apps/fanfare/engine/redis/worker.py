@@ -333,6 +333,9 @@ class Worker:
     def of(self, app: str, channel: str) -> Partition:
         return self.all[self._store.partition(app, channel)]
 
+    def listen(self, app: str, channel: str, on: bool) -> None:
+        self.of(app, channel).listen(app, channel, on=on)
+
     def append(
         self, publications: Sequence[interface.Publication], budget: interface.Budget | None
     ) -> asyncio.Future[list[interface.Receipt]]:
