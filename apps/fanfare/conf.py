@@ -424,18 +424,18 @@ class Connections:
     SSE_HEARTBEAT = Setting(
         Seconds(0.1, 300.0),
         15.0,
-        "Seconds of silence after which an event stream gets a comment, so that proxies keep it open.",
+        "Seconds of silence after which an SSE connection gets a comment, so that proxies keep it open.",
         page="how-to/sse.md",
     )
     SSE_LIFE = Setting(
         Seconds(1.0, 86_400.0),
         600.0,
-        "Seconds, give or take a fifth, after which an event stream ends and its client reconnects.",
+        "Seconds, give or take a fifth, after which an SSE connection ends and its client reconnects.",
     )
     SSE_STREAMS_PER_ADDRESS = Setting(
         Integer(1, 1_000_000),
         1_000,
-        "Event streams that one client address may have open in each worker. Above it a stream is refused with 503.",
+        "SSE connections that one client address may have open in each worker. Further ones are refused with 503.",
         page="how-to/sse.md",
     )
 

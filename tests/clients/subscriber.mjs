@@ -1,4 +1,4 @@
-// What l2.mjs and l3.mjs share: one channel, and a line of JSON for everything that happens on it.
+// What plain.mjs and plugin.mjs share: one channel, and a line of JSON for everything that happens on it.
 //
 // Environment: HOST, PORT, KEY, CHANNEL, and AUTH, the secret, where the channel is not public.
 // Lines: {"state", "socket_id"}, {"subscribed": channel}, {"stream"} as the server tells it then, {"n"} for every event

@@ -114,7 +114,7 @@ async def test_every_event_is_delivered_once_and_in_order_over_breaking_connecti
 ) -> None:
     async with (
         streams.StreamServer(duplicates=True).running() as server,
-        following(pusher_js, "l3.mjs", server, channel, **environment) as follower,
+        following(pusher_js, "plugin.mjs", server, channel, **environment) as follower,
     ):
         published = await count_and_cut(server, channel, follower)
         await follower.until_number(published)
@@ -136,7 +136,7 @@ async def test_pusher_js_without_the_plugin_loses_events(pusher_js: pusherjs.Run
     """Shows that the tests above would detect a loss."""
     async with (
         streams.StreamServer().running() as server,
-        following(pusher_js, "l2.mjs", server, "orders") as follower,
+        following(pusher_js, "plain.mjs", server, "orders") as follower,
     ):
         published = await count_and_cut(server, "orders", follower)
         await follower.until_number(published)
@@ -146,7 +146,7 @@ async def test_pusher_js_without_the_plugin_loses_events(pusher_js: pusherjs.Run
 async def test_client_is_notified_of_a_new_epoch(pusher_js: pusherjs.Runtime) -> None:
     async with (
         streams.StreamServer().running() as server,
-        following(pusher_js, "l3.mjs", server, "orders") as follower,
+        following(pusher_js, "plugin.mjs", server, "orders") as follower,
     ):
         for number in range(1, 6):
             server.publish("orders", {"n": number})
@@ -184,7 +184,7 @@ async def test_plugin_is_back_within_seconds_of_the_servers_return(
 ) -> None:
     async with (
         streams.StreamServer().running() as server,
-        following(pusher_js, "l3.mjs", server, "orders", JITTER="2000") as follower,
+        following(pusher_js, "plugin.mjs", server, "orders", JITTER="2000") as follower,
     ):
         for _ in range(2):
             assert await return_s(server, follower, outage_s) < BACK_S
@@ -203,7 +203,7 @@ def snippet() -> str:
 async def test_snippet_brings_plain_pusher_js_back_within_seconds(pusher_js: pusherjs.Runtime) -> None:
     async with (
         streams.StreamServer().running() as server,
-        following(pusher_js, "l2.mjs", server, "orders", SNIPPET=snippet()) as follower,
+        following(pusher_js, "plain.mjs", server, "orders", SNIPPET=snippet()) as follower,
     ):
         assert await return_s(server, follower, 6.0) < 5.0
         server.publish("orders", {"n": 1})

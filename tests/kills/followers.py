@@ -54,7 +54,7 @@ class Follower:
     # -- pusher-js in Node ---------------------------------------------------------------------------------------------
 
     async def _run(self, runtime: pusherjs.Runtime) -> None:
-        script = "l3.mjs" if self.kind == PLUGIN else "l2.mjs"
+        script = "plugin.mjs" if self.kind == PLUGIN else "plain.mjs"
         process = await asyncio.create_subprocess_exec(
             runtime.executable,
             str(pusherjs.CLIENTS / script),
