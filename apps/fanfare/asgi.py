@@ -116,7 +116,7 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
             max_subscriptions=options.MAX_SUBSCRIPTIONS,
             subscribes_per_second=options.SUBSCRIBES_PER_SECOND,
             max_pending_bytes=options.PENDING_BYTES,
-            resume=page_sessions.Options(options.RESUME_WINDOW, options.RESUME_ACK_SECONDS),
+            resume=page_sessions.Options(options.RESUME_WINDOW, options.RESUME_ACK_SECONDS, options.MAX_RESUME_TOKENS),
         ),
     )
     sse = Started(

@@ -415,6 +415,13 @@ class Connections:
         "Seconds for which a client with a resume token may be away and still receive every missed event.",
         page="how-to/resume.md",
     )
+    MAX_RESUME_TOKENS = Setting(
+        Integer(100, 100_000_000),
+        1_000_000,
+        "Resume tokens in their window, in the whole deployment. With more, clients with a new token are connected and "
+        "not resumed. Not with the Redis engine, whose memory has a limit of its own.",
+        page="how-to/resume.md",
+    )
     RESUME_ACK_SECONDS = Setting(
         Seconds(0.1, 60.0),
         5.0,

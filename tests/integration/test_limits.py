@@ -56,6 +56,7 @@ ELSEWHERE = {
     "http.refused.body_timeout": "unit/server/test_request_bodies.py::test_dripping_body_times_out_with_408",
     "api.refused.408": "unit/api/test_requests.py::test_stalled_body_times_out_with_408",
     "pusher.refused.4100": "unit/protocol/test_state_machine.py::test_too_many_early_frames_close_with_4100",
+    "resume.too_many_tokens": "unit/protocol/test_page_sessions.py::test_new_token_over_the_limit_is_not_resumed",
     "resume.record_full": "unit/protocol/test_page_sessions.py::test_unsubscribed_channels_make_room_in_the_record",
     "sockets.refused.connections": "unit/sockets/test_accept_gate.py::test_full_worker_refuses",
     "sockets.refused.memory": "unit/sockets/test_accept_gate.py::test_full_worker_refuses",

@@ -31,6 +31,7 @@ PING_AFTER_EVENTS = 100  # so many events are pinged for before the interval has
 STORED, REFRESHED = 4, (2.0, 2.75)
 
 # Why a page with a token is not resumed.
+TOO_MANY_TOKENS = "too_many_tokens"
 TOKEN_SHARED = "token_shared"  # noqa: S105  (a reason: several pages use the token)
 TOKEN_FOREIGN = "token_foreign"  # noqa: S105  (a reason: another origin or another user made the record)
 ENGINE_UNAVAILABLE = "engine_unavailable"
@@ -40,10 +41,12 @@ _log = LogThrottle(logging.getLogger(__name__))
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`window`: seconds that a page may be away. `ack_interval`: seconds between two pings while events are sent."""
+    """`window`: seconds that a page may be away. `ack_interval`: seconds between two pings while events are sent.
+    `max_tokens`: in their window, in the whole deployment."""
 
     window: int = 120
     ack_interval: float = 5.0
+    max_tokens: int = 1_000_000
 
 
 class PageSession:
@@ -111,6 +114,9 @@ class PageSession:
         if self._owners.is_shared(record):
             self._fail(TOKEN_SHARED, "resume.token_shared")
             return
+        if record is None and self._is_full():
+            self._fail(TOO_MANY_TOKENS, "resume.too_many_tokens")
+            return
         tracker = self._tracker_of(record)
         if tracker is None:
             return
@@ -128,6 +134,20 @@ class PageSession:
         self._hub.count("resume.opened" if record is None else "resume.resumed")
         self._began_s = time.monotonic()
         self._owners.wheel.schedule(self, FIRST_LOOK_S)
+
+    def _is_full(self) -> bool:
+        """Whether the deployment has too many tokens, as the engine last measured (10 to 30 s ago)."""
+        found = self._hub.engine.statistics()
+        tokens = int(found.get("sessions", 0) - found.get("sessions_late", 0))
+        if tokens < self._options.max_tokens:
+            return False
+        _log.warning(
+            "A new resume token is not resumed: the deployment has %d, and %d are allowed (FANFARE_MAX_RESUME_TOKENS)",
+            tokens,
+            self._options.max_tokens,
+            key="too_many_tokens",
+        )
+        return True
 
     def _tracker_of(self, record: bytes | None) -> ack_tracker.AckTracker | None:
         """None: the record is another origin's."""

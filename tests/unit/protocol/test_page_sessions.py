@@ -62,6 +62,7 @@ class Page:
         token: str = "token-token-token",
         window: int = 100,
         origin: str = "",
+        max_tokens: int = 1_000_000,
         **options: Any,
     ) -> None:
         self.deployment = deployment
@@ -73,7 +74,7 @@ class Page:
             token=token,
             owners=deployment.owners,
             origin=origin,
-            resume=page_sessions.Options(window=window, ack_interval=ack_interval),
+            resume=page_sessions.Options(window=window, ack_interval=ack_interval, max_tokens=max_tokens),
             **options,
         )
         page = self.session._page
@@ -327,6 +328,26 @@ async def test_record_of_a_user_is_taken_only_by_a_socket_that_signs_in_as_that_
     assert page.writer.closed == (4200, "Another connection of this page took over")
     assert back.failures() == []
     back.session.end()
+
+
+async def test_new_token_over_the_limit_is_not_resumed(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    known = Page(deployment)
+    await known.subscribed()
+    known.session.end()
+    monkeypatch.setattr(deployment.engine, "statistics", lambda: {"sessions": 8, "sessions_late": 1})
+    new = Page(deployment, token="another-token-token", max_tokens=7)
+    new.say("pusher:subscribe", channel="kept")
+    await until(new.failures)
+    assert new.failures() == [("kept", "too_many_tokens")]
+    assert deployment.hub.counters["resume.too_many_tokens"] == 1
+    assert "the deployment has 7, and 7 are allowed" in caplog.text
+    back = Page(deployment, max_tokens=7)
+    await back.subscribed()
+    assert back.failures() == []
+    for page in (new, back):
+        page.session.end()
 
 
 @pytest.mark.parametrize("error", [errors.EngineUnavailable("away"), RuntimeError("a fault")])
