@@ -364,8 +364,8 @@ class Connections:
     ACCEPT_RATE = Setting(
         Integer(0, 100_000),
         500,
-        "WebSockets that one worker opens in a second. Further ones wait for up to 8 s; more than that are closed with "
-        "4100. 0: no limit.",
+        "WebSockets that one worker opens in a second, down to a tenth while its event loop is late. Further ones wait "
+        "for up to 8 s; more than that are closed with 4100. 0: no limit.",
         page="reference/limits.md",
     )
     MAX_SUBSCRIPTIONS = Setting(

@@ -55,6 +55,25 @@ async def test_handshakes_above_the_rate_wait_and_enter_in_order(counts: collect
     assert one.waiting == 2
 
 
+async def test_late_loop_lowers_the_rate_down_to_a_tenth_and_a_prompt_one_raises_it(
+    counts: collections.Counter[str],
+) -> None:
+    now = asyncio.get_running_loop().time()
+    one = gate(counts, per_second=100, clock=lambda: now)
+    for _ in range(1_000):
+        one.takes(Client([]))
+    rates = []
+    for late in (0.5, 0.5, 0.5, 0.5, 0.5, *[0.0] * 30):
+        assert one._timer is not None
+        one._timer.cancel()
+        now = one._due_s + late
+        one._serve()
+        rates.append(one._rate)
+    assert rates[:5] == [50, 25, 12.5, 10, 10]
+    assert rates[5] > 10
+    assert rates[-1] == 100
+
+
 async def test_client_that_gave_up_takes_no_turn(counts: collections.Counter[str]) -> None:
     now = asyncio.get_running_loop().time()
     entered: list[Client] = []
