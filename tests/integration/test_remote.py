@@ -517,3 +517,19 @@ async def test_member_without_a_connection_is_an_ordinary_member_to_a_client(
         assert [member.id for member in await presence.amembers(room)] == ["ann", "bot"]
     removed = await subscriber.expect("pusher_internal:member_removed", room)
     assert removed.decoded == {"user_id": "bot"}
+
+
+async def test_snapshot_of_a_channel_that_kept_nothing_is_a_position_for_its_page(
+    uvicorn: servers.Server, application: deployments.Application, name: Name
+) -> None:
+    orders = name("kept-orders")
+    async with fanfare.snapshot(orders) as positions:
+        assert positions[orders]["offset"] == 0
+    await apublish(orders, "created", {"id": 1})
+    url = uvicorn.socket_url(application.key, "protocol=7&client=tests&version=1.0.0&rt=1")
+    async with sockets.connect(uvicorn, application, url=url) as page:
+        resume = {"channel": orders, "auth": "", "resume": dict(positions[orders])}
+        await page.send({"event": "pusher:subscribe", "data": resume})
+        answer = await page.expect("pusher_internal:subscription_succeeded", orders)
+        assert answer.decoded["stream"]["recovered"] is True
+        assert (await page.expect("created", orders)).decoded == {"id": 1}

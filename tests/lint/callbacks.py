@@ -163,6 +163,7 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
         "unit/api/test_direct.py::test_unexpected_exception_is_answered_with_500",
     ),
     ("api/operations.py", "hub.engine.update_member"): (CALLER, "unit/api/"),
+    ("api/operations.py", "hub.engine.open_channel"): (CALLER, "unit/api/"),
     ("api/members.py", "hub.engine.lease_member"): (CALLER, "unit/api/"),
     ("api/members.py", "hub.engine.release_member"): (CALLER, "unit/api/"),
     ("api/revisions.py", "hub.engine.revise"): (CALLER, "unit/api/"),

@@ -189,6 +189,7 @@ TOKEN_EXPIRY = _integer("Unix time at which the token ends.", minimum=1, maximum
 RECONNECT = _text("`1`: clients reconnect at once (4200); otherwise they stay away (4009).", enum=["0", "1"])
 PREFIX = _text("Only channels whose name starts with it.")
 DIRECTION = _text("The newest first, or the oldest first.", enum=list(operations.DIRECTIONS))
+OPEN = _text("`1`: a channel that never kept an event gets its position now.", enum=["0", "1"])
 PAGE_SIZE = _integer("Events of a page.", minimum=1, maximum=history_pages.MOST)
 
 COUNTS = {
@@ -575,7 +576,7 @@ OPERATIONS: dict[str, Schema] = {
         "Only of channels that a channel rule matches; for others it is a 400 with the code `not_enabled`.",
         "History",
         path=OF_CHANNEL,
-        query={"limit": PAGE_SIZE, "after": POSITION, "before": POSITION, "direction": DIRECTION},
+        query={"limit": PAGE_SIZE, "after": POSITION, "before": POSITION, "direction": DIRECTION, "open": OPEN},
         refusals=(*COMMON, 410),
     ),
     "/apps/{app_id}/users/{user_id}": _operation(

@@ -271,11 +271,14 @@ async def update_user(hub: hubs.Hub, request: requests.Request) -> bytes:
 
 
 async def history(hub: hubs.Hub, request: requests.Request) -> bytes:
-    """Return a page of a channel's history; an extension. Parameters: `limit`, `after`, `before`, `direction`."""
+    """Return a page of a channel's history; an extension. Parameters: `limit`, `after`, `before`, `direction`,
+    `open`."""
     application, name = request.application, _channel(request)
     wanted = _range(request.fields())
     if application.rules.of(name) is None:
         raise refusals.Invalid(f"{name} keeps no history: no channel rule matches it.", code="not_enabled")
+    if parameters.flag("open", request.fields().get("open")):
+        await asyncio.to_thread(hub.engine.open_channel, application.id, name)
     page = await history_pages.read(hub.engine, application.id, name, wanted)
     if page.reason is not None:
         raise refusals.Gone(

@@ -535,6 +535,12 @@ class Log(abc.ABC):
         """
 
     @abc.abstractmethod
+    def open_channel(self, app: str, channel: str, timeout: float | None = None) -> Position:
+        """The newest position of a channel's stream, for any thread of any process. A channel that never kept an entry
+        gets an epoch, so that a subscriber can begin at its offset 0. Raises EngineUnavailable.
+        """
+
+    @abc.abstractmethod
     def listen(self, app: str, channel: str, on: bool) -> None:
         """Start or stop delivery of a channel or mailbox to this worker, without being counted as a subscriber.
 

@@ -197,6 +197,9 @@ class RemoteEngine:
         deadline = time.monotonic() + (self._timeout_s if timeout is None else timeout)
         return [self._write_stream(write, deadline) for write in writes]
 
+    def open_channel(self, app: str, channel: str, timeout: float | None = None) -> interface.Position:
+        return _position(self.get(f"{_path(channel)}/history", limit="1", open="1")["position"])
+
     def revise(self, revision: interface.Revision, timeout: float | None = None) -> interface.Position | None:
         deadline = time.monotonic() + (self._timeout_s if timeout is None else timeout)
         path = f"{_path(revision.channel)}/history/{quote(str(revision.position), safe='')}/revise"

@@ -19,10 +19,11 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TypedDict
 
+from asgiref.sync import sync_to_async
+
 from fanfare import conf, errors
 from fanfare.applications import registry
-from fanfare.engine import interface
-from fanfare.integration import queries, target
+from fanfare.integration import publishing, queries, target
 
 __all__ = ["Position", "Positions", "snapshot"]
 
@@ -36,10 +37,6 @@ class Position(TypedDict):
 
 Positions = dict[str, Position]
 """By channel. It can be rendered as JSON, for a REST response."""
-
-# A channel that never kept an event has no epoch. When it keeps one, the server answers this position with
-# `epoch_changed`, and the page loads its data again.
-NOTHING_KEPT = Position(epoch="0", offset=0)
 
 
 class snapshot:  # noqa: N801  (used like a function)
@@ -59,7 +56,8 @@ class snapshot:  # noqa: N801  (used like a function)
         self._app = app
 
     def __enter__(self) -> Positions:
-        return queries.ask("snapshot", self._app, self._query)
+        publishing.refuse_event_loop("with snapshot", "async with snapshot")
+        return self._positions(self._checked())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -67,14 +65,16 @@ class snapshot:  # noqa: N801  (used like a function)
         """The positions stay valid after the block."""
 
     async def __aenter__(self) -> Positions:
-        return await queries.aask(self._app, self._query)
+        application = await sync_to_async(self._checked)()  # the database, in this context's thread
+        return await sync_to_async(self._positions, thread_sensitive=False)(application)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """The positions stay valid after the block."""
 
-    def _query(self, application: registry.Application) -> queries.Query[Positions]:
+    def _checked(self) -> registry.Application:
+        application = target.application(self._app)
         for channel in self._channels:
             queries.check_channel(channel, application.limits)
             # In remote mode only the other deployment knows the channel rules.
@@ -83,12 +83,16 @@ class snapshot:  # noqa: N801  (used like a function)
                     f"The channel {channel!r} keeps no history, so it has no position: add a channel rule for it in "
                     "the admin, or with `createapplication --history`."
                 )
+        return application
 
-        def query(ask: interface.Queries) -> Positions:
-            found = {channel: ask.read(application.id, channel, 0, 1, newest_first=True) for channel in self._channels}
-            return {
-                channel: NOTHING_KEPT if top is None else Position(epoch=top.epoch, offset=top.offset)
-                for channel, (_, top) in found.items()
-            }
-
-        return query
+    def _positions(self, application: registry.Application) -> Positions:
+        """A channel that never kept an event gets its position now, so the page's subscription starts there, too."""
+        engine = target.engine()
+        found: Positions = {}
+        with engine.queries() as asked:
+            for channel in self._channels:
+                _, top = asked.read(application.id, channel, 0, 1, newest_first=True)
+                if top is None:
+                    top = engine.open_channel(application.id, channel)
+                found[channel] = Position(epoch=top.epoch, offset=top.offset)
+        return found

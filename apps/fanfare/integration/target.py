@@ -178,6 +178,8 @@ class Outlet(Protocol):
         self, writes: Sequence[interface.StreamWrite], timeout: float | None = None
     ) -> list[interface.StreamReceipt]: ...
 
+    def open_channel(self, app: str, channel: str, timeout: float | None = None) -> interface.Position: ...
+
     def revise(self, revision: interface.Revision, timeout: float | None = None) -> interface.Position | None: ...
 
     def update_member(self, app: str, channel: str, user_id: str, info: str, timeout: float | None = None) -> bool: ...
@@ -219,6 +221,9 @@ class Sink:
         self, writes: Sequence[interface.StreamWrite], timeout: float | None = None
     ) -> list[interface.StreamReceipt]:
         return [interface.StreamReceipt(True, write.state, write.seq, write.size) for write in writes]
+
+    def open_channel(self, app: str, channel: str, timeout: float | None = None) -> interface.Position:
+        return interface.Position("0", 0)
 
     def revise(self, revision: interface.Revision, timeout: float | None = None) -> interface.Position | None:
         return None

@@ -100,6 +100,10 @@ class Engine:
         self._ask(app)
         return True
 
+    def open_channel(self, app: str, channel: str) -> interface.Position:
+        self._ask(app)
+        return interface.Position(self.epoch, len(self.kept.setdefault(channel, [])))
+
     def revise(self, revision: interface.Revision) -> interface.Position | None:
         self.work()
         return interface.Position(self.epoch, len(self.kept[revision.channel]) + 1)

@@ -142,7 +142,11 @@ GOOD: dict[str, tuple[str, bytes, dict[str, str]]] = {
         {"info": "user_count,subscription_count,cache"},
     ),
     "users": ("/apps/3/channels/presence-cache-a/users", b"", {"with_user_info": "1"}),
-    "history": ("/apps/3/channels/news/history", b"", {"limit": "1", "after": "e:0", "direction": "forwards"}),
+    "history": (
+        "/apps/3/channels/news/history",
+        b"",
+        {"limit": "1", "after": "e:0", "direction": "forwards", "open": "1"},
+    ),
     "user": ("/apps/3/users/42", b"", {}),
     "update_user": ("/apps/3/channels/presence-cache-a/users/ann/update", b'{"user_info":{"name":"Ann"}}', {}),
     "lease": ("/apps/3/channels/presence-cache-a/members/bot", b'{"ttl":60,"user_info":{"name":"Bot"}}', {}),

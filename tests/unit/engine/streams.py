@@ -184,6 +184,22 @@ class Updates:
         assert await two.members("presence-c") == [interface.Member("ann", '{"a":2}')]
 
 
+class Openings:
+    """For the test class of an engine, beside `Conformance`."""
+
+    async def test_channel_that_kept_nothing_has_a_position_from_which_a_subscriber_recovers(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        opened = await asyncio.to_thread(one.engine.open_channel, APP, "c")
+        assert opened.offset == 0
+        assert await asyncio.to_thread(two.engine.open_channel, APP, "c") == opened
+        await two.publish("c", b"1", retention=KEPT)
+        assert await asyncio.to_thread(one.engine.open_channel, APP, "c") == opened._replace(offset=1)
+        answer = await two.attach("c", history=interface.RecoveryRequest(after=opened))
+        assert isinstance(answer, interface.SubscribeResult)
+        assert answer.replayed is not None
+        assert (answer.replayed.reason, [entry.body for entry in answer.replayed.entries]) == (None, [b"1"])
+
+
 class Leases:
     """Members with a time to live. For the test class of an engine, beside `Conformance`."""
 

@@ -43,7 +43,9 @@ async def hire(tmp_path: Path) -> AsyncIterator[conformance.Hire]:
         await worker.engine.close()
 
 
-class TestConformance(conformance.Conformance, streams.Streams, streams.Revisions, streams.Updates, streams.Leases):
+class TestConformance(
+    conformance.Conformance, streams.Streams, streams.Revisions, streams.Updates, streams.Leases, streams.Openings
+):
     """All of it."""
 
 

@@ -59,7 +59,9 @@ async def hire(url: str) -> AsyncIterator[conformance.Hire]:
         await worker.engine.close()
 
 
-class TestConformance(conformance.Conformance, streams.Streams, streams.Revisions, streams.Updates, streams.Leases):
+class TestConformance(
+    conformance.Conformance, streams.Streams, streams.Revisions, streams.Updates, streams.Leases, streams.Openings
+):
     """Everything that an engine must do."""
 
 

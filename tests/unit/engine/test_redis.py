@@ -59,7 +59,7 @@ class TestFailures(failures.FailureConformance):
     """What it must do when something fails."""
 
 
-class TestConformance(conformance.Conformance, streams.Streams, streams.Revisions, streams.Updates):
+class TestConformance(conformance.Conformance, streams.Streams, streams.Revisions, streams.Updates, streams.Openings):
     """Everything that an engine must do."""
 
 

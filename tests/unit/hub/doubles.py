@@ -118,6 +118,9 @@ class ScriptedEngine(interface.Engine):
     def revise(self, *_: Any, **__: Any) -> interface.Position | None:
         raise NotImplementedError
 
+    def open_channel(self, *_: Any, **__: Any) -> interface.Position:
+        raise NotImplementedError
+
     def update_member(self, *_: Any, **__: Any) -> bool:
         raise NotImplementedError
 

@@ -58,7 +58,7 @@ async def test_a_snapshot_holds_the_newest_position_of_each_channel(worker: work
         await publish(worker, "orders", b"3")
     assert positions == {
         "orders": {"epoch": orders.epoch, "offset": 2},
-        "orders-new": snapshots.NOTHING_KEPT,
+        "orders-new": {"epoch": (await publish(worker, "orders-new", b"1")).epoch, "offset": 0},
     }
 
     def view() -> snapshots.Positions:

@@ -274,6 +274,9 @@ class Engine(interface.Engine):
     def write_streams(self, *_: Any, **__: Any) -> list[interface.StreamReceipt]:
         raise NotImplementedError
 
+    def open_channel(self, *_: Any, **__: Any) -> interface.Position:
+        raise NotImplementedError
+
     def revise(self, *_: Any, **__: Any) -> interface.Position | None:
         raise NotImplementedError
 

@@ -202,6 +202,11 @@ class LocalEngine(interface.Engine):
         self._write(operation, self._append_timeout if timeout is None else timeout)
         return operation.position
 
+    def open_channel(self, app: str, channel: str, timeout: float | None = None) -> interface.Position:
+        operation = streams.OpenChannel(app, channel)
+        self._write(operation, self._append_timeout if timeout is None else timeout)
+        return operation.position
+
     def _write(self, operation: transactions.BlockingOp, timeout: float) -> None:
         """Raises EngineError."""
         self._commits.write(operation)

@@ -126,6 +126,18 @@ def _as_it_is(cursor: sqlite3.Cursor, where: tuple[str, str, str]) -> interface.
     return interface.StreamReceipt(False, interface.StreamState(state), seq, size)
 
 
+class OpenChannel(BlockingOp):
+    """`position`: of a channel's stream, which is opened if it is new."""
+
+    def __init__(self, app: str, channel: str) -> None:
+        super().__init__()
+        self.where = (app, channel)
+        self.position = interface.Position("", 0)
+
+    def run(self, transaction: Transaction) -> None:
+        self.position = transaction.position(*self.where)
+
+
 class Revise(BlockingOp):
     """A new version of a kept message. `position`: of the notice."""
 

@@ -100,6 +100,17 @@ class Transaction:
                 (app, channel, schema.new_epoch(), EMPTY_SECONDS // POSITION_OUTLIVES, first_sweep_s),
             )
 
+    def position(self, app: str, channel: str) -> interface.Position:
+        """The newest position of a stream, which is opened if it is new."""
+        stream = self._streams.get((app, channel))
+        if stream is not None:
+            return interface.Position(stream.epoch, stream.offset)
+        self.open_stream(app, channel)
+        [row] = self.cursor.execute(
+            'SELECT epoch, "offset" FROM streams WHERE app = ? AND channel = ?', (app, channel)
+        ).fetchall()
+        return interface.Position._make(row)
+
     def rows(self) -> list[Row]:
         """The rows of the entries, in their order; `entry` makes an entry of one."""
         return sorted([*self._plain, *self._whole]) if self._whole else self._plain

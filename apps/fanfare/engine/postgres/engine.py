@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 from psycopg import sql
 
-from fanfare.engine import consumers, interface
+from fanfare.engine import consumers, errors, interface
 from fanfare.engine.postgres import database, operations, pending
 from fanfare.engine.postgres import queries as questions
 from fanfare.engine.postgres.worker import Worker
@@ -122,6 +122,17 @@ class PostgresEngine(SharedStoreEngine[Worker]):
         with self._pool.connection(timeout) as connection:
             [(offset,)] = connection.execute(query, (app, channel, *position, body, notice)).fetchall()
         return None if offset is None else interface.Position(position.epoch, offset)
+
+    def open_channel(self, app: str, channel: str, timeout: float | None = None) -> interface.Position:
+        self._refuse_closed()
+        query = sql.SQL(operations.APPLY).format(sql.Identifier(self.address.schema))
+        wanted = [operations.Operation("stream", app, channel)]
+        with self._pool.connection(timeout) as connection:
+            connection.execute(query, operations.arguments(None, wanted, notify=False))
+            _, position = questions.Queries(connection, self.address).read(app, channel, 0, 1, newest_first=True)
+        if position is None:
+            raise errors.EngineUnavailable(f"The channel {channel} was reset while it was opened")
+        return position
 
     # -- sessions ------------------------------------------------------------------------------------------------------
 

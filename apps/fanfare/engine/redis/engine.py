@@ -75,6 +75,10 @@ class RedisEngine(SharedStoreEngine[Worker]):
         with self._blocking(timeout) as store:
             return store.revise(revision)
 
+    def open_channel(self, app: str, channel: str, timeout: float | None = None) -> interface.Position:
+        with self._blocking(timeout) as store:
+            return store.open_channel(app, channel)
+
     def update_member(self, app: str, channel: str, user_id: str, info: str, timeout: float | None = None) -> bool:
         with self._blocking(timeout) as store:
             return store.update_member(app, channel, user_id, info)

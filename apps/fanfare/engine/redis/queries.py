@@ -165,6 +165,13 @@ class Store:
         wanted = entries.pack([app, channel, user_id, info])
         return bool(self._write(scripts.UPDATE_MEMBER, self.partition(app, channel), wanted))
 
+    def open_channel(self, app: str, channel: str) -> interface.Position:
+        """Raises EngineUnavailable."""
+        want = operations.history_want(app, channel, interface.RecoveryRequest())
+        answer = self._write(scripts.APPLY, self.partition(app, channel), b"", entries.pack([]), entries.pack([want]))
+        epoch, offset = answer[3][0][:2]
+        return interface.Position(epoch.decode(), offset)
+
     def _write(self, script: scripts.Script, partition: int, *arguments: bytes) -> Any:
         return self.ask(lambda client: self.run(client, script, partition, *arguments), if_not_sent=True)
 

@@ -90,4 +90,4 @@ REVISE: Final = _script("revise", "append", "kept")
 UPDATE_MEMBER: Final = _script("update_member", "append", "presence")
 # Of workers; those of threads are loaded at their first use.
 ALL: Final = (APPLY, PUBLISH, FREE, BEAT, ENTER, REMOVE, CHECK)
-WRITING: Final = frozenset([PUBLISH, WRITE_STREAMS, REVISE, UPDATE_MEMBER])  # of threads
+WRITING: Final = frozenset([APPLY, PUBLISH, WRITE_STREAMS, REVISE, UPDATE_MEMBER])  # of threads
