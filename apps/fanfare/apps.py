@@ -35,6 +35,7 @@ class FanfareConfig(AppConfig):
             current.configure(
                 conf.settings.ENGINE,
                 conf.settings.DATA_DIR,
+                next_name=conf.settings.ENGINE_NEXT,
                 sync=conf.settings.SYNC,
                 log_seconds=conf.settings.LOG_SECONDS,
                 append_timeout=conf.settings.APPEND_TIMEOUT,

@@ -259,6 +259,15 @@ class Engine:
         "primary, and `redis+cluster://host:6379,host:6379` uses a cluster.",
         page="how-to/many-machines.md",
     )
+    ENGINE_NEXT = Setting(
+        EngineName(["postgres", "postgresql", *REDIS_SCHEMES]),
+        "",
+        "The value that `FANFARE_ENGINE` gets after `manage.py fanfare engine move`. When the move is done, workers "
+        "and publishers that have it go over to the new store by themselves.",
+        unset="processes of the old store refuse until they are restarted",
+        example="postgres://fanfare@db.internal/realtime",
+        page="how-to/move-the-log.md",
+    )
     REDIS_PARTITIONS = Setting(
         Integer(1, 1_024),
         16,

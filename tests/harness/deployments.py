@@ -42,6 +42,10 @@ class Deployment:
         """The environment variables of a process of this deployment."""
         return environment_of(self.folder, {**self._environment, **more})
 
+    def use(self, **environment: str) -> None:
+        """Change settings of the processes that start from now on."""
+        self._environment |= environment
+
     def manage(self, *arguments: str, **more: str) -> str:
         """Run `manage.py` and return its standard output. Raises CommandFailed."""
         return run_manage(self.environment(**more), *arguments)

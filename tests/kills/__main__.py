@@ -14,6 +14,7 @@ from tests.kills import chaos, histories, redis_stores, report, rounds, stores
 
 STORES = {
     "local": stores.local,
+    "moves": stores.moves,
     "postgres": stores.postgres,
     "redis": redis_stores.single,
     "redis-cluster": redis_stores.cluster,
@@ -34,9 +35,13 @@ def main() -> int:
         fleet = servers.Fleet(Path(folder))
         try:
             for name, this, seconds in (
-                ("whole", rounds.WHOLE, options.seconds),
-                ("bounded", rounds.BOUNDED, options.bounded_seconds),
-                ("failover", rounds.FAILOVER, options.failover_seconds if options.engine != "local" else 0),
+                ("whole", rounds.MOVES if options.engine == "moves" else rounds.WHOLE, options.seconds),
+                ("bounded", rounds.BOUNDED, options.bounded_seconds if options.engine != "moves" else 0),
+                (
+                    "failover",
+                    rounds.FAILOVER,
+                    options.failover_seconds if options.engine not in ("local", "moves") else 0,
+                ),
             ):
                 if not seconds:
                     continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import itertools
 import os
 import random
 import signal
@@ -12,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from tests.harness import proxies, servers
 
 KILL, TERM, STOP, RELOAD = "worker SIGKILL", "worker SIGTERM", "worker SIGSTOP and SIGCONT", "gunicorn SIGHUP"
+MOVE = "move to another store"
 RESTART, CRASH = "restart of the server", "SIGKILL to all processes"
 
 ORDER = (KILL, STOP, TERM, RESTART, KILL, RELOAD, STOP, CRASH)
@@ -36,20 +38,29 @@ class RestartableServer:
         await asyncio.to_thread(end, self.server)
         self.server = await asyncio.to_thread(self._fleet.start, "gunicorn", deployment)
 
+    async def move(self, to: str) -> None:
+        """Move the log while all run, then restart with the new setting."""
+        deployment = self.server.deployment
+        await asyncio.to_thread(deployment.manage, "fanfare", "engine", "move", "--to", to)
+        deployment.use(FANFARE_ENGINE=to)
+        await self.restart(servers.Server.stop)
+
 
 class Chaos:
     """`victims`: the clients' proxies. Signals go to a worker that holds a connection of one of them. `more`: failures
-    of the store."""
+    of the store. `places`: values of FANFARE_ENGINE to which the log is moved, in turn."""
 
     def __init__(
         self,
         restartable: RestartableServer,
         victims: Sequence[proxies.TcpProxy],
         more: Mapping[str, Callable[[], Awaitable[None]]] | None = None,
+        places: Sequence[str] = (),
     ) -> None:
         self.done: collections.Counter[str] = collections.Counter()
         self._server = restartable
         self._victims = victims
+        self._places = itertools.cycle(places)
         self._acts: dict[str, Callable[[], Awaitable[None]]] = {
             KILL: lambda: self._signal(signal.SIGKILL),
             TERM: lambda: self._signal(signal.SIGTERM),
@@ -57,6 +68,7 @@ class Chaos:
             RELOAD: self._reload,
             RESTART: lambda: self._server.restart(servers.Server.stop),
             CRASH: lambda: self._server.restart(servers.Server.kill),
+            MOVE: lambda: self._server.move(next(self._places)),
             **(more or {}),
         }
 

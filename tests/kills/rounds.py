@@ -60,6 +60,7 @@ BOUNDED = Round(
 )
 
 
+MOVES = WHOLE._replace(title="The log moves between stores")
 FAILOVER = Round(
     "Failovers and losses of the store",
     WHOLE.flags,
@@ -126,7 +127,7 @@ async def play(
                     clients.append(await stack.enter_async_context(one.following(runtime)))
             to = await stack.enter_async_context(restartable.proxy(PUBLISHER_LIFE_S).running())
             backend = publisher.Publisher(to, application, list(this.reasons), per_second)
-            storm = chaos.Chaos(restartable, [one.proxy for one in clients], store.acts)
+            storm = chaos.Chaos(restartable, [one.proxy for one in clients], store.acts, store.places)
             census = Census(restartable, [one.proxy for one in clients])
             with _in_background(
                 storm.run(every_s, store.order),

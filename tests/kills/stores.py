@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
-from tests.harness import postgresql
+from tests.harness import postgresql, redisserver
 from tests.kills import chaos
 
 AWAY_S = 1.0  # between the end of a store and its start
@@ -22,11 +22,13 @@ PROMOTE = "promotion of the standby"
 
 @dataclass
 class Store:
-    """`environment`: of all nodes. `acts`: the store's own failures. `order`: of all failures of a round."""
+    """`environment`: of all nodes. `acts`: the store's own failures. `order`: of all failures of a round.
+    `places`: values of FANFARE_ENGINE to which the log is moved, in turn."""
 
     environment: Mapping[str, str] = field(default_factory=dict)
     acts: Mapping[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
     order: tuple[str, ...] = chaos.ORDER
+    places: tuple[str, ...] = ()
 
 
 @contextlib.asynccontextmanager
@@ -64,6 +66,23 @@ async def postgres(*, failover: bool) -> AsyncIterator[Store]:
             (chaos.KILL, PROMOTE, chaos.STOP, chaos.TERM, chaos.KILL, chaos.KILL)
             if failover
             else (chaos.KILL, CRASH, chaos.STOP, KILL, chaos.TERM, FREEZE, CRASH, chaos.KILL, KILL),
+        )
+
+
+@contextlib.asynccontextmanager
+async def moves(*, failover: bool) -> AsyncIterator[Store]:
+    """Begins with the local engine."""
+    with contextlib.ExitStack() as stack:
+        cluster = await asyncio.to_thread(stack.enter_context, postgresql.running())
+        await asyncio.to_thread(cluster.create, "realtime")
+        server = await asyncio.to_thread(stack.enter_context, redisserver.running("--appendonly", "yes"))
+        yield Store(
+            {
+                "FANFARE_SECRET_KEY": "the same on every node of a kill test " * 2,
+                "DATABASE_URL": cluster.url("realtime"),
+            },
+            order=(chaos.MOVE,),
+            places=(cluster.url("realtime"), server.url(), cluster.url("realtime", schema="second"), "local"),
         )
 
 

@@ -359,6 +359,11 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
         "unit/server/test_lifespan.py::test_any_other_failure_of_the_start_is_retried_inside_the_worker",
     ),
     ("server/lifespan.py", "self._keep_trying"): (SUPERVISOR, RESTART_TEST),
+    ("server/lifespan.py", "self._follow_moves"): (SUPERVISOR, RESTART_TEST),
+    ("server/lifespan.py", "current.follow_move"): (
+        CALLER,
+        "integration/test_moves.py::test_client_resumes_on_the_same_worker_after_a_move",
+    ),
     ("server/lifespan.py", "functools.partial(parent_process.keep_alive, config)"): (SUPERVISOR, RESTART_TEST),
     ("server/lifespan.py", "functools.partial(parent_process.watch, parent)"): (SUPERVISOR, RESTART_TEST),
     ("server/lifespan.py", "functools.partial(streams.keep_ending_lapsed, self.hub, self.registry)"): (

@@ -2,7 +2,8 @@
 
 EngineError
 ├── EngineUnavailable       the log cannot be read or written now; try again
-│   └── LogFull             it holds as much as it may
+│   ├── LogFull             it holds as much as it may
+│   └── EngineMoved         it was moved to another store
 ├── EngineMisconfigured     it cannot be opened as it is configured; a person must act
 └── OverBudget              the application published too much in this second
 """
@@ -33,6 +34,10 @@ class EngineUnavailable(EngineError):
 
 class LogFull(EngineUnavailable):
     """The log holds as much as it may, or its disk is nearly full: publications are refused until it was trimmed."""
+
+
+class EngineMoved(EngineUnavailable):
+    """The log was moved to another store (`manage.py fanfare engine move`), which the message names."""
 
 
 class EngineMisconfigured(EngineError):

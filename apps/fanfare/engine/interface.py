@@ -681,6 +681,11 @@ class Engine(Log, PresenceAndCounts, Sessions, Coordination):
     def is_open(self) -> bool:
         """Whether this process is a worker. May be asked in any thread."""
 
+    @property
+    def is_moved(self) -> bool:
+        """Whether this process has found that the log was moved to another store. May be asked in any thread."""
+        return False
+
     @abc.abstractmethod
     async def close(self) -> None:
         """Stop being a worker: its members and counts are removed now, not after a time-out. Idempotent."""

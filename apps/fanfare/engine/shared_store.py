@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
-from fanfare.engine import errors, interface
+from fanfare.engine import errors, interface, moves
 
 T = TypeVar("T")
 
@@ -89,6 +89,9 @@ class SharedStoreEngine(interface.Engine, Generic[W]):
             await worker.open()
             if check is not None:
                 await asyncio.to_thread(check)
+        except errors.EngineMoved as error:
+            await self.close()
+            raise errors.EngineMisconfigured(str(error)) from error
         except BaseException:
             await self.close()
             raise
@@ -101,6 +104,10 @@ class SharedStoreEngine(interface.Engine, Generic[W]):
     @property
     def is_open(self) -> bool:
         return self._worker is not None
+
+    @property
+    def is_moved(self) -> bool:
+        return self._log in moves.seen
 
     async def close(self) -> None:
         worker, self._worker = self._worker, None

@@ -102,6 +102,17 @@ class Hub:
         await self.supervisor.stop()
         await self.engine.close()
 
+    async def go_over(self, engine: interface.Engine) -> None:
+        """Follow another engine, to which the log was moved: all connections are closed with 4200 and resume there.
+
+        Raises what Engine.open raises; call it again then.
+        """
+        await self.stop()
+        self.engine = self.recorder.engine = self._recoveries.engine = engine
+        for mailbox in self._mailboxes:
+            engine.listen("", mailbox, True)
+        await self.start()
+
     # -- connections ---------------------------------------------------------------------------------------------------
 
     def connect(self, connection: Connection) -> None:

@@ -31,7 +31,7 @@ class Recoveries:
     ) -> None:
         self.running = 0  # subscriptions that catch up
         self._guarded = guarded  # see `Hub._guarded`
-        self._engine = engine
+        self.engine = engine
         self._pacing = reader_pacing
         self._counters = counters
         self._recorder = recorder
@@ -95,7 +95,7 @@ class Recoveries:
         channel = subscription.channel
         after = interface.Position(channel.epoch, subscription.sent)
         request = dataclasses.replace(recovery.request, after=after, rewind=None, continued=True)
-        self._engine.attach(
+        self.engine.attach(
             # The cached event is for a failed recovery, which lacks the newest state otherwise.
             interface.SubscribeRequest(
                 channel.app, channel.name, durable=False, cached=channel.is_cache, history=request

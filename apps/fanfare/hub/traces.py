@@ -51,7 +51,7 @@ class Recorder:
     """Of one hub. `published` may be called in any thread, everything else on the hub's loop."""
 
     def __init__(self, engine: interface.Engine) -> None:
-        self._engine = engine
+        self.engine = engine
         self._deliveries: collections.OrderedDict[Key, Record] = collections.OrderedDict()
         self._publishers: collections.OrderedDict[Key, Record] = collections.OrderedDict()
         self._lock = threading.Lock()  # of the publishers
@@ -103,7 +103,7 @@ class Recorder:
         for publication, receipt in zip(publications, receipts, strict=True):
             if not receipt.id:
                 continue
-            key = (self._engine.partition(publication.app, publication.channel), receipt.id)
+            key = (self.engine.partition(publication.app, publication.channel), receipt.id)
             record = {
                 "app": publication.app,
                 "channel": publication.channel,
@@ -164,7 +164,7 @@ class Recorder:
                     )
                     if connection is not excluded
                 ]
-            key = (self._engine.partition(entry.app, entry.channel), entry.id)
+            key = (self.engine.partition(entry.app, entry.channel), entry.id)
             self._deliveries[key] = record
             found.append(record)
         while len(self._deliveries) > RECORDS_KEPT:
@@ -187,7 +187,7 @@ class Recorder:
         self, connection: connections.Connection, channel: connections.Channel, entries: Sequence[interface.Entry]
     ) -> None:
         """A recovery sent these kept entries."""
-        partition = self._engine.partition(channel.app, channel.name)
+        partition = self.engine.partition(channel.app, channel.name)
         traced = self.is_traced(channel.app, channel.name)
         for entry in entries:
             record = self._deliveries.get((partition, entry.id))

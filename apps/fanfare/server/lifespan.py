@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 # Between two attempts to start, so that an unavailable engine is not tried for each connection.
 RETRY_SECONDS = 1.0
 
+MOVE_LOOK_SECONDS = 0.2  # how soon a move of the log is followed; it compares two strings
+
 DAPHNE = "daphne.server"  # loaded only where Daphne serves; it has no lifespan
 
 
@@ -89,6 +91,7 @@ class Server:
         self.connections = connections.Connections(self.hub, self.survey)
         self.board = board.Board(self, counted.counters, counted.gauges)
         self._up = False  # started; the loader may still be retrying
+        self._is_going_over = False  # to another store, to which the log was moved
         self._starting: asyncio.Task[None] | None = None
         self._failed_at = float("-inf")  # time.monotonic() of the last failed attempt
         self._log = LogThrottle(logger)
@@ -111,7 +114,7 @@ class Server:
         """Read on every connection and request. A worker that has not loaded the applications must not answer that an
         application is unknown, because clients would not reconnect.
         """
-        return self._up and self.loader.loaded
+        return self._up and self.loader.loaded and not self._is_going_over
 
     async def started(self) -> None:
         """Wait until the worker runs, and start it if necessary. Raises errors.NotStarted; a later call retries."""
@@ -153,7 +156,7 @@ class Server:
             traces.here = self.hub.recorder
             self._start_telemetry()
             transport.process_transport.serve(self.hub)  # before the first entry is delivered
-            await self.hub.start()
+            await self._open()
             try:
                 await self.loader.start()  # after the hub, which delivers later changes
                 await self.background.start()
@@ -174,6 +177,7 @@ class Server:
             )
             self.reports.introduce()
             self.tasks.run("samples for the console", self.board.recent.run)
+            self.tasks.run("moves of the log", self._follow_moves)
             if DAPHNE in sys.modules:
                 self._drain_at_signals()
             logger.info("%s", self.topology())
@@ -193,6 +197,46 @@ class Server:
                 f"FANFARE_OTEL is on, and {error.name} is not installed: pip install django-fanfare[otel]"
             ) from error
         self.tasks.run("spans of deliveries", self.telemetry.run)
+
+    async def _open(self) -> None:
+        try:
+            await self.hub.start()
+        except engine_errors.EngineError:
+            if not (self.engine.is_moved and await asyncio.to_thread(current.follow_move)):
+                raise
+            self.engine = current.current()
+            await self.hub.go_over(self.engine)
+
+    async def _follow_moves(self) -> None:
+        """Go over to the store of FANFARE_ENGINE_NEXT when the log was moved there."""
+        while True:
+            await asyncio.sleep(MOVE_LOOK_SECONDS)
+            if not self.engine.is_moved:
+                continue
+            try:
+                if not await asyncio.to_thread(current.follow_move):
+                    continue
+            except engine_errors.EngineError as error:
+                self._log.warning("The marks of the move cannot be read: %s", error)
+                continue
+            self.engine = current.current()
+            await self._go_over()
+
+    async def _go_over(self) -> None:
+        self._is_going_over, self.problem = True, "The log was moved to another store; the worker goes over."
+        await self.background.stop()
+        while True:
+            try:
+                await self.hub.go_over(self.engine)
+            except engine_errors.EngineError as error:
+                self.problem = str(error)
+                self._log.error("The worker cannot go over to the new store: %s", error)
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                break
+        await self.background.start()
+        self._is_going_over, self.problem = False, ""
+        logger.info("%s", self.topology())
 
     def _failed(self, problem: str, *, is_misconfigured: bool = False, error: Exception | None = None) -> None:
         self.problem, self.is_misconfigured = problem, is_misconfigured

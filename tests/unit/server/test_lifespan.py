@@ -15,6 +15,8 @@ from fanfare.server import errors, lifespan, mounts
 
 
 class FakeEngine:
+    is_moved = False
+
     def health(self):
         return interface.Health(True, "ok", {"workers": 4})
 

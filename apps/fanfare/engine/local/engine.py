@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from fanfare.engine import errors, interface
+from fanfare.engine import errors, interface, moves
 from fanfare.engine.local import (
     appends,
     commit_queue,
@@ -68,6 +68,9 @@ class LocalEngine(interface.Engine):
     async def open(self, deliver: interface.Deliver, on_gap: interface.OnGap) -> None:
         if self._worker is not None:
             raise errors.EngineMisconfigured("This engine is open already")
+        mark = self.paths.mark()
+        if mark is not None:
+            mark.refuse_worker(f"local ({self.paths.folder})")
         self.paths.prepare()
         if self._commits.is_stopped:  # an earlier life ended, or could not begin
             self._commits = self._new_queue()
@@ -90,6 +93,10 @@ class LocalEngine(interface.Engine):
     @property
     def is_open(self) -> bool:
         return self._worker is not None
+
+    @property
+    def is_moved(self) -> bool:
+        return f"local ({self.paths.folder})" in moves.seen
 
     async def close(self) -> None:
         closing, self._worker = self._worker, None

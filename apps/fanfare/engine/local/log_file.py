@@ -249,6 +249,7 @@ class LogFile:
             logger.warning("The log was deleted or replaced; the one that is there now is opened")
             self.reopened += 1
         self.disconnect()
+        self._refuse_if_moved()
         self.paths.prepare()
         self.reserve.release_if_needed()
         try:
@@ -295,6 +296,12 @@ class LogFile:
         elif full is None and was_full is not None:
             logger.warning("The log has space again: it holds %d of %d bytes", self.space.used, self.space.limit)
 
+    def _refuse_if_moved(self) -> None:
+        """Raises EngineMoved, EngineUnavailable where a mark is in the place of the log."""
+        mark = self.paths.mark()
+        if mark is not None:
+            mark.refuse_write(f"local ({self.paths.folder})")
+
     def _may_check(self) -> bool:
         return time.monotonic() - self._checked_s > CHECK_PAUSE_S
 
@@ -312,6 +319,7 @@ class LogFile:
         have new epochs, so clients that come back get the answer that events are missing.
         """
         self.disconnect()
+        self._refuse_if_moved()
         if self.paths.identity() is not None:
             if self._may_check():
                 self._sound_checks = 0

@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from fanfare.engine import errors
+from fanfare.engine import errors, moves
 
 # SQLite's WAL needs memory and locks that all processes share: these do not give them to several machines.
 NETWORK_FILE_SYSTEMS = frozenset(
@@ -44,6 +44,8 @@ SIDE_FILES = ("-wal", "-shm")  # SQLite keeps them beside a database
 # A damaged log is kept for a person to look at. With more than these the disk is at fault, and would only be filled.
 DAMAGED = ".damaged-"
 MAX_SET_ASIDE = 3
+
+MARK_BYTES = 4_096  # a log is larger than a mark
 
 _MOUNTS = Path("/proc/self/mounts")
 
@@ -93,6 +95,16 @@ class LogPaths:
         except FileNotFoundError:
             return None
         return found.st_dev, found.st_ino
+
+    def mark(self) -> moves.Mark | None:
+        """The mark of a move in the place of the log. A log is not opened here: closing it would drop SQLite's
+        locks."""
+        try:
+            if not 0 < self.log.stat().st_size < MARK_BYTES:
+                return None
+            return moves.Mark.parse(self.log.read_bytes())
+        except (OSError, ValueError, TypeError):
+            return None
 
     def files(self) -> list[Path]:
         """The log and what SQLite keeps beside it, whether they exist or not."""

@@ -19,7 +19,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
-from fanfare.engine import errors, interface
+from fanfare.engine import errors, interface, moves
 
 VERSION: Final = 2  # of the tables
 OLDEST_SERVER: Final = 140_000
@@ -33,6 +33,7 @@ EMPTY_STREAM_SECONDS: Final = 360
 TAKEN_SECONDS: Final = 600  # how long a session without a record is kept; a connected page saves one within seconds
 
 CONNECT_SECONDS: Final = 5
+MOVED_STATE: Final = "FF001"  # the SQLSTATE of a log that was moved; the message is the mark
 _ALPHABET: Final = string.digits + string.ascii_letters
 
 AsyncConnection = psycopg.AsyncConnection[tuple[Any, ...]]
@@ -172,6 +173,9 @@ def prepare(connection: Connection, address: Address) -> None:
         [(found,)] = connection.execute(
             sql.SQL("SELECT version FROM {}.state").format(sql.Identifier(address.schema))
         ).fetchall()
+        mark = read_mark(connection, address)
+        if mark is not None:
+            mark.refuse_worker(address.public)
         if found != VERSION:
             raise errors.EngineMisconfigured(
                 f"The log in {address.public} has version {found}; this release of Fanfare reads version {VERSION}. "
@@ -180,6 +184,26 @@ def prepare(connection: Connection, address: Address) -> None:
         # A release that runs beside this one calls functions of the same text or of another name.
         connection.execute(_script("functions.sql", address))
         check_generation(connection, address)
+
+
+def read_mark(connection: Connection, address: Address) -> moves.Mark | None:
+    """The mark of a move, of a schema that may not be there. Raises psycopg.Error."""
+    [(there,)] = connection.execute("SELECT to_regclass(%s)::text", (f'"{address.schema}".moved',)).fetchall()
+    if there is None:
+        return None
+    query = sql.SQL("SELECT mark FROM {}.moved").format(sql.Identifier(address.schema))
+    rows = connection.execute(query).fetchall()
+    return moves.Mark.parse(rows[0][0]) if rows else None
+
+
+def failure(error: BaseException, sentence: str, address: Address) -> errors.EngineError:
+    """What a failed statement means. `sentence`: where the log was not moved."""
+    if isinstance(error, psycopg.Error) and error.sqlstate == MOVED_STATE:
+        try:
+            moves.Mark.parse(error.diag.message_primary or "").refuse_write(address.public)
+        except errors.EngineError as refusal:
+            return refusal
+    return errors.EngineUnavailable(sentence)
 
 
 def check_generation(connection: Connection, address: Address) -> None:
@@ -239,6 +263,7 @@ def _script(name: str, address: Address) -> bytes:
         "consumer_seconds": interface.CONSUMER_SECONDS,
         "taken_seconds": TAKEN_SECONDS,
         "largest_id": 2**63 - 1,
+        "moved_state": f"'{MOVED_STATE}'",
         "late_seconds": interface.LATE_SECONDS,
         "late_sessions": interface.LATE_SESSIONS,
         "sweep_seconds": SWEEP_SECONDS,

@@ -9,12 +9,30 @@ CREATE OR REPLACE FUNCTION {schema}.new_epoch_1() RETURNS text LANGUAGE sql VOLA
          unnest(ARRAY[0, 1, 2, 3, 10, 11, 12, 13]) AS place
 $$;
 
+-- The mark of a move, see moves.py: no row as a rule.
+CREATE TABLE IF NOT EXISTS {schema}.moved (mark text NOT NULL);
+
+-- Refuses where the log was moved to another store, or is being filled.
+CREATE OR REPLACE FUNCTION {schema}.refuse_moved_1() RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    v_mark text;
+BEGIN
+    SELECT mark INTO v_mark FROM {schema}.moved WHERE mark::json ->> 'what' <> 'arrived';
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = {moved_state}, MESSAGE = v_mark;
+    END IF;
+END
+$$;
+
 -- Begins a new generation where the tables are not those that were written last: a backup was put in their place, so
 -- offsets would be given a second time. TRUNCATE and CREATE TABLE give `state` another file. The caller holds the lock.
 CREATE OR REPLACE FUNCTION {schema}.check_1() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     v_file text := pg_relation_filenode('{schema}.state')::text;
 BEGIN
+    IF EXISTS (SELECT 1 FROM {schema}.moved) THEN
+        PERFORM {schema}.refuse_moved_1();
+    END IF;
     UPDATE {schema}.state s
     SET generation = {schema}.new_epoch_1() || left({schema}.new_epoch_1(), 4),
         server = split_part(s.server, ':', 1) || ':' || split_part(s.server, ':', 2) || ':' || v_file

@@ -10,7 +10,7 @@ import psycopg
 import psycopg_pool
 from psycopg import sql
 
-from fanfare.engine import consumers, errors, interface
+from fanfare.engine import consumers, interface
 from fanfare.engine.postgres import database, operations, writer
 
 _COLUMNS = (
@@ -36,7 +36,8 @@ class Pool:
             with self._opened().connection(timeout_s or self._timeout_s) as connection:
                 yield connection
         except (psycopg.Error, psycopg_pool.PoolTimeout, OSError) as error:
-            raise errors.EngineUnavailable(f"The database cannot be reached: {writer.describe(error)}") from error
+            sentence = f"The database cannot be reached: {writer.describe(error)}"
+            raise database.failure(error, sentence, self._address) from error
 
     def close(self) -> None:
         pool, self._pool = self._pool, None

@@ -129,6 +129,7 @@ class Worker:
 
     async def _join(self) -> None:
         """Become known under a new id, and follow from the present. Raises EngineUnavailable."""
+        await self.writer.ask(sql.SQL("SELECT 1 FROM {}.refuse_moved_1()").format(self._schema))
         self.id = self.writer.worker = secrets.token_hex(8)
         self.reader.mailbox = f"#worker-{self.id}"
         node = f"{socket.gethostname()}:{os.getpid()}"

@@ -100,8 +100,9 @@ class Writer:
                     return await cursor.fetchall()
             except (psycopg.Error, OSError, TimeoutError) as error:
                 await self._disconnect()
-                self._failed(describe(error))
-                raise errors.EngineUnavailable(f"The database cannot be reached: {describe(error)}") from error
+                failure = database.failure(error, f"The database cannot be reached: {describe(error)}", self._address)
+                self._failed(str(failure) if isinstance(failure, errors.EngineMoved) else describe(error))
+                raise failure from error
 
     def expire(self) -> int:
         """Refuse what has waited for longer than the time-out. The number of calls."""
@@ -158,7 +159,7 @@ class Writer:
             return
         except (psycopg.Error, OSError, TimeoutError) as error:
             await self._disconnect()
-            failure = errors.EngineUnavailable(f"The database did not acknowledge: {describe(error)}")
+            failure = database.failure(error, f"The database did not acknowledge: {describe(error)}", self._address)
             _settle(group, failure)
             raise failure from error
         except BaseException:

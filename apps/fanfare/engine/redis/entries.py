@@ -37,6 +37,13 @@ def pack(value: Any) -> bytes:
     return packed
 
 
+def write(entry: interface.Entry) -> bytes:
+    """An entry as the scripts write it."""
+    about = meta(interface.Publication(entry.app, entry.channel, b"", interface.Kind(entry.kind), *entry[5:7]))
+    size = _HEAD_SIZE + len(about) + len(entry.body)
+    return _HEAD.pack(VERSION, size, entry.id, entry.offset or 0, entry.created_ms, len(about)) + about + entry.body
+
+
 def read(data: bytes) -> Iterator[interface.Entry | None]:
     """The entries of a message; None for one of a version that this release does not read."""
     start, end = 0, len(data)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol
 
 from fanfare.engine import errors, interface
-from fanfare.engine.redis import address, entries, operations, scripts, wire
+from fanfare.engine.redis import address, entries, operations, queries, scripts, wire
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +155,8 @@ class Partition:
     def _entered(self, reply: Any) -> None:
         if isinstance(reply, Exception):
             if not self._handle(reply):
-                self._worker.entered(self, errors.EngineUnavailable(f"Redis refused the worker: {reply}"))
+                refusal = self._moved(reply) or errors.EngineUnavailable(f"Redis refused the worker: {reply}")
+                self._worker.entered(self, refusal)
             return
         generation, top, reason, found = reply
         if reason:
@@ -439,6 +440,9 @@ class Partition:
             self._schedule()
         elif self._handle(error):
             self._put_back(group)
+        elif (refusal := self._moved(error)) is not None:
+            settle(group, refusal)
+            self._schedule()
         else:
             self._worker.fail(self, f"Redis refused a write: {text}")
             settle(group, errors.EngineUnavailable(f"Redis refused it: {text}"))
@@ -446,8 +450,24 @@ class Partition:
 
     def refused(self, error: Exception) -> None:
         """A beat was not done."""
-        if not self._handle(error):
+        if not self._handle(error) and self._moved(error) is None:
             self._worker.fail(self, f"Redis refused the heartbeat: {error}")
+
+    def _moved(self, error: Exception) -> errors.EngineError | None:
+        """Why nothing is written while the log is moved to another store, and afterwards; the sockets return to workers
+        of that one."""
+        try:
+            queries.moved(error, self._worker.address)
+        except errors.EngineError as refusal:
+            self._worker.fail(self, str(refusal))
+            if isinstance(refusal, errors.EngineMoved) and self.phase in (Phase.FOLLOWING, Phase.SETTLING):
+                asyncio.get_running_loop().call_soon(self._gap_if_followed, "moved")
+            return refusal
+        return None
+
+    def _gap_if_followed(self, reason: str) -> None:
+        if self.phase in (Phase.FOLLOWING, Phase.SETTLING):
+            self.gap(reason)
 
     def _put_back(self, group: list[operations.Call]) -> None:
         group = [call for call in group if not call.is_settled]

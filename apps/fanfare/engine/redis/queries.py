@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
+import json
 import math
 import operator
 import time
@@ -13,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 import redis.exceptions
 
-from fanfare.engine import errors, interface
+from fanfare.engine import errors, interface, moves
 from fanfare.engine.redis import address, entries, operations, scripts, sentinels
 
 T = TypeVar("T")
@@ -35,6 +36,8 @@ class Store:
         self._sentinels = sentinels.Sentinels(where) if where.form == "sentinel" else None
         self._primary: tuple[str, int] | None = None  # that the client uses
         self._located_s = float("-inf")  # monotonic
+        self.is_moving = False  # it belongs to a move: the mark does not refuse it
+        self.meta = f"{where.prefix}:{{{where.prefix}}}:meta"
 
     @contextlib.contextmanager
     def client(self) -> Iterator[Any]:
@@ -47,6 +50,9 @@ class Store:
                 yield client
             except (redis.exceptions.ConnectionError, redis.exceptions.ReadOnlyError):
                 self.forget()
+                raise
+            except redis.exceptions.ResponseError as error:
+                moved(error, self.address)
                 raise
 
     def _connect(self) -> Any:
@@ -66,11 +72,11 @@ class Store:
         where it has none. Raises EngineMisconfigured, EngineUnavailable."""
         with address.reported():
             client = self._connect()
-            key = f"{self.address.prefix}:{{{self.address.prefix}}}:meta"
+            self._refuse_if_moved(client)
             mine = {"version": scripts.VERSION, "partitions": self.partitions}
             for name, value in mine.items():
-                client.hsetnx(key, name, value)
-            version, partitions = (int(each) for each in client.hmget(key, list(mine)))
+                client.hsetnx(self.meta, name, value)
+            version, partitions = (int(each) for each in client.hmget(self.meta, list(mine)))
         if version != scripts.VERSION:
             raise errors.EngineMisconfigured(
                 f"The keys in {self.address.public} have version {version}; this release of Fanfare reads version "
@@ -82,6 +88,11 @@ class Store:
                 f"{self.partitions}. Set it to {partitions}, or name another prefix."
             )
         self._is_checked = True
+
+    def _refuse_if_moved(self, client: Any) -> None:
+        mark = None if self.is_moving else client.hget(self.meta, "mark")
+        if mark:
+            moves.Mark.parse(mark).refuse_worker(self.address.public)
 
     def forget(self) -> None:
         """The primary may be another one: the next client asks Sentinel or the cluster. Other threads may use the
@@ -201,6 +212,14 @@ class Store:
 
     def partition(self, app: str, channel: str) -> int:
         return address.partition_of(app, channel, self.partitions)
+
+
+def moved(error: Exception, where: address.Address) -> None:
+    """Raises EngineMoved or EngineUnavailable if a script refused because of a move."""
+    code, _, rest = str(error).partition(" ")
+    if code == "FANFARE_MOVED":
+        mark, _ = json.JSONDecoder().raw_decode(rest)
+        moves.Mark(**mark).refuse_write(where.public)
 
 
 class Queries(interface.Queries):

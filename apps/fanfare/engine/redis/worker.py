@@ -223,7 +223,7 @@ class Worker:
         self.counters["history_shared"] += asked - reads
 
     def fail(self, partition: Partition, why: str) -> None:
-        if partition.index not in self._failures:
+        if partition.index not in self._failures and why not in self._failures.values():
             logger.error("Partition %d of the log: %s", partition.index, why)
         self._failures[partition.index] = why
 

@@ -18,6 +18,7 @@ from fanfare import conf, errors
 from fanfare.console import client, filters
 from fanfare.engine import errors as engine_errors
 from fanfare.integration import history, presence, publishing, queries, target, tokens
+from fanfare.management import engine_moves
 from fanfare.protocol import capabilities
 from fanfare.runtime import text
 
@@ -84,6 +85,8 @@ class Command(BaseCommand):
         publish.add_argument("event")
         publish.add_argument("data", nargs="?", default="{}", help="a text, usually JSON; - reads standard input")
 
+        engine_moves.add_arguments(actions.add_parser("engine", help="the log's store, and its move to another one"))
+
         disconnect = actions.add_parser("disconnect", help="close the connections of a signed-in user")
         disconnect.add_argument("user")
         disconnect.add_argument("--reconnect", action="store_true", help="let the clients come back at once")
@@ -112,6 +115,7 @@ class Command(BaseCommand):
             "disconnect": self._disconnect,
             "capability": self._capability,
             "revoke": self._revoke,
+            "engine": lambda given: engine_moves.run(given, self.stderr.write),
         }
         try:
             value, lines = actions[options["action"]](options)

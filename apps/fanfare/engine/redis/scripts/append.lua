@@ -72,7 +72,7 @@ local run_operation = {
         local answer, known = top + 1, '-'
         if op[7] then
             local head = keep(id, op[7], op[8], op[2], op[3], op[4], P .. op[5])
-            answer = { generation .. head.birth, head.offset, top }
+            answer = { epoch_of(head.birth), head.offset, top }
             known = answer[1] .. ':' .. answer[2]
         else
             add(op[2], op[3], op[4], P .. op[5])

@@ -201,7 +201,7 @@ local function recover(id, epoch, after, max_entries, max_bytes, continued, rewi
     if not occupied then
         outlive(id, seconds)
     end
-    local answer = { generation .. birth, offset, '', 0, {} }
+    local answer = { epoch_of(birth), offset, '', 0, {} }
     local list = P .. 'l:' .. id
     local oldest = now - seconds * 1000
     if epoch then

@@ -10,7 +10,8 @@
 --
 --   state              hash: generation, server (run id), top (sequence of the newest entry), trimmed (entries up to here
 --                      may be gone), since (top when the generation began), kinds (bit n: consumers want kind n),
---                      leases_from (ms; no lease before), mark (ms of the newest time mark)
+--                      leases_from (ms; no lease before), mark (ms of the newest time mark), moved ("TILL MARK" while
+--                      the log is moved to another store, till 0 afterwards)
 --   log                stream: all entries of the last seconds; the sequence is the first half of the stream's id
 --   facts              stream: entries of the kinds that consumers want, until all of them have passed
 --   marks              list of "MS SEQUENCE": what was the top when
@@ -36,7 +37,8 @@
 --
 -- Times are milliseconds of the server's clock. An entry is a header (version, length of all, sequence, offset or 0, time,
 -- length of the next part), msgpack [kind, app, channel, user or false, excluded socket or false], and the body.
--- The epoch of a stream is generation .. birth, so a new generation changes every epoch of the partition at once.
+-- The epoch of a stream is generation .. birth, so a new generation changes every epoch of the partition at once. A
+-- stream that was moved here from another store has the birth =GENERATION:EPOCH, and that epoch in that generation.
 
 local P = string.sub(KEYS[1], 1, -6)
 local clock = redis.call('TIME')
@@ -52,9 +54,28 @@ local out_to, out, out_size = false, {}, 0
 local has_facts = false
 local started = 0
 
+local function epoch_of(birth)
+    local moved_in, epoch = string.match(birth, '^=(%w+):(%w+)$')
+    if not epoch then
+        return generation .. birth
+    end
+    return moved_in == generation and epoch or generation .. epoch
+end
+
+-- Refuses all calls while the log is moved to another store, and afterwards.
+local function refuse_moved(moved)
+    local till, mark = string.match(moved, '^(%d+) (.*)$')
+    if till == '0' or tonumber(till) > now then
+        error({ err = 'FANFARE_MOVED ' .. mark })
+    end
+end
+
 -- Reads the state. A server with another run id may have lost acknowledged entries, so a new generation begins.
 local function load_state(is_first)
-    local state = redis.call('HMGET', KEYS[1], 'server', 'generation', 'top', 'kinds')
+    local state = redis.call('HMGET', KEYS[1], 'server', 'generation', 'top', 'kinds', 'moved')
+    if state[5] then
+        refuse_moved(state[5])
+    end
     if state[1] == run then
         generation, top, kinds = state[2], tonumber(state[3]), tonumber(state[4])
     else

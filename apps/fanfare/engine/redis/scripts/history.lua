@@ -8,9 +8,9 @@
 --
 -- For example {'Gs12', 5, {ENTRY, ENTRY}}: the epoch, the newest offset, and two entries. Empty: there is no stream.
 
-local state = redis.call('HGET', KEYS[1], 'generation')
+generation = redis.call('HGET', KEYS[1], 'generation')
 local head = redis.call('HMGET', P .. 'h:' .. ARGV[3], 'e', 'o', 't')
-if not head[1] or not state then
+if not head[1] or not generation then
     return {}
 end
 local list = P .. 'l:' .. ARGV[3]
@@ -42,4 +42,4 @@ if first <= last and count > 0 then
         end
     end
 end
-return { state .. head[1], top, found }
+return { epoch_of(head[1]), top, found }

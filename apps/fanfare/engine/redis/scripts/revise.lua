@@ -9,7 +9,7 @@ load_state(false)
 local app, channel, epoch, offset, body, notice = unpack(cmsgpack.unpack(ARGV[3]))
 local id = app .. ':' .. channel
 local head = head_of(id)
-if not head.birth or generation .. head.birth ~= epoch then
+if not head.birth or epoch_of(head.birth) ~= epoch then
     return 0
 end
 local entry, index = kept_at(id, offset)

@@ -1,0 +1,383 @@
+"""The Redis engine as the old or the new store of a move.
+
+The mark is in the record of the partitions, for processes that start, and in the state of each partition, where the
+scripts of running ones find it. While the old store is frozen, the mark of a partition has an end: the store goes on by
+itself if the mover dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
+
+from fanfare.engine import errors, interface, moves
+from fanfare.engine.redis import address, entries, scripts
+from fanfare.engine.redis.queries import Store
+
+TIMEOUT_S: Final = 5.0
+FROZEN_MS: Final = int(moves.FROZEN_S * 1000) + 7_000
+PAGE: Final = 1_000
+SLACK: Final = 200  # entries that a stream may get while it is read
+
+# Writes the mark of a partition. ARGV: the mark that must be there or '', the new one, how long it lasts (0: for good).
+# Returns 1, or 0 where another mark is there or the expected one is over.
+_FREEZE: Final = """
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local deadline, mark = string.match(redis.call('HGET', KEYS[1], 'moved') or '', '^(%d+) (.*)$')
+if deadline and deadline ~= '0' and tonumber(deadline) <= now then
+    deadline, mark = nil, nil
+end
+if (mark or '') ~= ARGV[1] then
+    return 0
+end
+local till = ARGV[3] == '0' and 0 or now + ARGV[3]
+redis.call('HSET', KEYS[1], 'moved', string.format('%d ', till) .. ARGV[2])
+return 1
+"""
+_THAW: Final = """
+local mark = string.match(redis.call('HGET', KEYS[1], 'moved') or '', '^%d+ (.*)$')
+if mark == ARGV[1] then
+    redis.call('HDEL', KEYS[1], 'moved')
+end
+"""
+_RUN_ID: Final = "return string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') .. redis.call('TIME')[1]"
+
+
+class RedisStore(moves.Store):
+    keeps_ids = False
+
+    def __init__(self, url: str, partitions: int) -> None:
+        self._address = address.parse(url)
+        self._store = Store(self._address, partitions, TIMEOUT_S)
+        self._store.is_moving = True
+        self.public = self._address.public
+        self.partitions = partitions
+        self._prefixes = [address.key_prefix(self._address.prefix, index, partitions) for index in range(partitions)]
+        self._generations = [address.random_name(16) for _ in range(partitions)]
+        self._tops = [0] * partitions
+        self._frozen: str | None = None
+
+    @contextlib.contextmanager
+    def _client(self) -> Iterator[Any]:
+        with self._store.client() as client:
+            yield client
+
+    @property
+    def _meta(self) -> str:
+        return self._store.meta
+
+    def mark(self) -> moves.Mark | None:
+        with self._client() as client:
+            text = client.hget(self._meta, "mark")
+        return moves.Mark.parse(text) if text else None
+
+    def workers(self) -> int:
+        with self._client() as client:
+            now_ms = int(client.eval("return redis.call('TIME')[1]", 1, self._prefixes[0] + "state")) * 1000
+            return int(client.zcount(self._prefixes[0] + "workers", now_ms, "+inf"))
+
+    def close(self) -> None:
+        self._store.close()
+
+    def _names(self, client: Any, kinds: frozenset[str]) -> dict[str, list[tuple[int, str]]]:
+        """The partition and the rest of each key of these kinds, such as h:1:news."""
+        found: dict[str, list[tuple[int, str]]] = {kind: [] for kind in kinds}
+        prefix = re.escape(self._address.prefix.encode())
+        form = re.compile(prefix + rb":\{[^}]*\.(\d+)\.\d+\}:([a-z]+):(.*)", re.DOTALL)
+        for key in client.scan_iter(match=f"{self._address.prefix}:{{*", count=PAGE):
+            parts = form.fullmatch(key)
+            if parts is not None and parts[2].decode() in kinds:
+                found[parts[2].decode()].append((int(parts[1]), parts[3].decode()))
+        return found
+
+    # -- the old store -------------------------------------------------------------------------------------------------
+
+    def streams(self) -> dict[tuple[str, str], moves.Stream]:
+        found: dict[tuple[str, str], moves.Stream] = {}
+        with self._client() as client:
+            generations = [client.hget(prefix + "state", "generation") for prefix in self._prefixes]
+            for page in _pages(self._names(client, frozenset(["h"]))["h"]):
+                pipe = client.pipeline(transaction=False)
+                for partition, name in page:
+                    pipe.hmget(f"{self._prefixes[partition]}h:{name}", "e", "o", "s", "t")
+                    pipe.llen(f"{self._prefixes[partition]}l:{name}")
+                answers = pipe.execute()
+                for (partition, name), (birth, offset, size, seconds), length in zip(
+                    page, answers[::2], answers[1::2], strict=True
+                ):
+                    generation = generations[partition]
+                    if birth is None or generation is None:
+                        continue
+                    app, _, channel = name.partition(":")
+                    epoch = epoch_of(generation.decode(), birth.decode())
+                    top = int(offset)
+                    found[app, channel] = moves.Stream(
+                        app, channel, epoch, top, top - length + 1, int(size), int(seconds)
+                    )
+        return found
+
+    def kept(self, wanted: Sequence[tuple[moves.Stream, int]]) -> Iterator[tuple[moves.Stream, list[interface.Entry]]]:
+        with self._client() as client:
+            pipe = client.pipeline(transaction=False)
+            for stream, after in wanted:
+                pipe.lrange(self._list(stream), -(stream.offset - after + SLACK), -1)
+            for (stream, after), parts in zip(wanted, pipe.execute(), strict=True):
+                found = entries.read_all(parts)
+                if len(parts) == stream.offset - after + SLACK and (found[0].offset or 0) > after + 1:
+                    found = entries.read_all(client.lrange(self._list(stream), 0, -1))
+                yield stream, [one for one in found if after < (one.offset or 0) <= stream.offset]
+
+    def _list(self, stream: moves.Stream) -> str:
+        partition = self._store.partition(stream.app, stream.channel)
+        return f"{self._prefixes[partition]}l:{stream.app}:{stream.channel}"
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        mark = moves.Mark(moves.LEAVING, address.random_name(12), "another store", 0).text()
+        try:
+            self._note(mark, before="")
+            self._frozen = mark
+            yield
+        finally:
+            self._frozen = None
+            with contextlib.suppress(errors.EngineUnavailable), self._client() as client:
+                for prefix in self._prefixes:
+                    client.eval(_THAW, 1, prefix + "state", mark)
+
+    def _note(self, mark: str, *, before: str, lasts_ms: int = FROZEN_MS) -> None:
+        with self._client() as client:
+            for prefix in self._prefixes:
+                if not client.eval(_FREEZE, 1, prefix + "state", before, mark, lasts_ms):
+                    raise errors.EngineUnavailable(f"{self.public} is being moved already, or this took too long.")
+
+    def rest(self) -> moves.Rest:
+        readings: list[moves.Reading] = []
+        unread: list[list[interface.Entry]] = []
+        sessions: list[moves.Session] = []
+        with self._client() as client:
+            names = self._names(client, frozenset(["c", "k", "text"]))
+            cached = [
+                moves.CachedEvent(*_channel(name), body or None, expires_ms)
+                for name, body, expires_ms in self._values(client, "c", names["c"])
+            ]
+            keys = [
+                _key(name, receipt.decode(), expires_ms)
+                for name, receipt, expires_ms in self._values(client, "k", names["k"])
+            ]
+            texts = list(self._texts(client, names["text"]))
+            for partition, prefix in enumerate(self._prefixes):
+                sessions += _sessions(client, prefix)
+                here = []
+                for name, value in client.hgetall(prefix + "consumers").items():
+                    position, _, mask, _ = value.split(b" ")
+                    here.append(moves.Reading(name.decode(), partition, int(position), int(mask)))
+                after = min((one.position for one in here), default=0)
+                facts = client.xrange(prefix + "facts", min=f"({after}-0") if here else []
+                unread.append(entries.read_all(fields[b"e"] for _, fields in facts))
+                readings += here
+        return moves.Rest(keys, cached, sessions, texts, readings, unread, None, 0)
+
+    def _values(self, client: Any, kind: str, names: Sequence[tuple[int, str]]) -> Iterator[tuple[str, bytes, int]]:
+        """The name, the value and the end (Unix time, ms) of strings."""
+        for page in _pages(names):
+            pipe = client.pipeline(transaction=False)
+            for partition, name in page:
+                pipe.get(f"{self._prefixes[partition]}{kind}:{name}")
+                pipe.pexpiretime(f"{self._prefixes[partition]}{kind}:{name}")
+            answers = pipe.execute()
+            for (_, name), value, expires_ms in zip(page, answers[::2], answers[1::2], strict=True):
+                if value is not None:
+                    yield name, value, expires_ms
+
+    def _texts(self, client: Any, names: Sequence[tuple[int, str]]) -> Iterator[moves.Text]:
+        for partition, name in names:
+            prefix = self._prefixes[partition]
+            pipe = client.pipeline(transaction=False)
+            pipe.hgetall(f"{prefix}text:{name}")
+            pipe.lrange(f"{prefix}parts:{name}", 0, -1)
+            pipe.zscore(f"{prefix}open", name)
+            pipe.pexpiretime(f"{prefix}text:{name}")
+            text, parts, lease_ms, forgotten_ms = pipe.execute()
+            if not text:
+                continue
+            channel, _, stream = name.rpartition(" ")
+            seq = int(text[b"seq"])
+            yield moves.Text(
+                *_channel(channel),
+                stream,
+                int(text[b"state"]),
+                seq,
+                int(text[b"size"]),
+                int(lease_ms) if lease_ms is not None else forgotten_ms,
+                int(text[b"offset"]) if b"offset" in text else None,
+                text[b"head"],
+                text.get(b"body"),
+                tuple(enumerate(parts, seq - len(parts) + 1)),
+            )
+
+    def leave(self, mark: moves.Mark) -> None:
+        if self._frozen is None:
+            raise errors.EngineUnavailable("The old store is not frozen")
+        self._note(self._frozen, before=self._frozen)  # all of them are frozen still, and stay so for long enough
+        with self._client() as client:
+            client.hset(self._meta, "mark", mark.text())
+        self._note(mark.text(), before=self._frozen, lasts_ms=0)
+
+    # -- the new store -------------------------------------------------------------------------------------------------
+
+    def begin(self, mark: moves.Mark) -> None:
+        with self._client() as client:
+            if self.mark() is None and (self.workers() or any(one.offset for one in self.streams().values())):
+                raise errors.EngineMisconfigured(
+                    f"{self.public} has a log of its own, or workers: name another prefix (?prefix=NAME)."
+                )
+            for page in _pages(list(client.scan_iter(match=f"{self._address.prefix}:{{*", count=PAGE))):
+                pipe = client.pipeline(transaction=False)
+                for key in page:
+                    pipe.unlink(key)
+                pipe.execute()
+            client.hset(
+                self._meta,
+                mapping={"version": scripts.VERSION, "partitions": self.partitions, "mark": mark.text()},
+            )
+            for prefix in self._prefixes:
+                client.hset(prefix + "state", "moved", f"0 {mark.text()}")
+
+    def put(self, batch: moves.Batch, *, keeps_ids: bool) -> None:
+        with self._client() as client:
+            pipe = client.pipeline(transaction=False)
+            for stream, found in batch:
+                name = f"{stream.app}:{stream.channel}"
+                partition = self._store.partition(stream.app, stream.channel)
+                prefix = self._prefixes[partition]
+                pipe.hset(
+                    f"{prefix}h:{name}",
+                    mapping={
+                        "e": f"={self._generations[partition]}:{stream.epoch}",
+                        "o": stream.offset,
+                        "s": stream.size,
+                        "t": stream.seconds,
+                        "r": 0,
+                    },
+                )
+                pipe.pexpire(f"{prefix}h:{name}", stream.seconds * scripts.POSITION_OUTLIVES * 1000 + 3_600_000)
+                if found:
+                    pipe.rpush(f"{prefix}l:{name}", *(self._pack(partition, entry) for entry in found))
+                    pipe.pexpire(f"{prefix}l:{name}", stream.seconds * 1000 + 2000)
+            pipe.execute()
+
+    def _pack(self, partition: int, entry: interface.Entry) -> bytes:
+        self._tops[partition] += 1
+        return entries.write(entry._replace(id=self._tops[partition]))
+
+    def forget(self, streams: Iterable[tuple[str, str]]) -> None:
+        with self._client() as client:
+            pipe = client.pipeline(transaction=False)
+            for app, channel in streams:
+                prefix = self._prefixes[self._store.partition(app, channel)]
+                pipe.unlink(f"{prefix}h:{app}:{channel}")
+                pipe.unlink(f"{prefix}l:{app}:{channel}")
+            pipe.execute()
+
+    def finish(self, rest: moves.Rest, mark: moves.Mark) -> list[moves.Start]:
+        starts = list(self._tops)
+        masks: dict[str, int] = {}
+        for one in rest.readings:
+            masks[one.name] = masks.get(one.name, 0) | one.kinds
+        kinds = 0
+        for mask in masks.values():
+            kinds |= mask
+        with self._client() as client:
+            pipe = client.pipeline(transaction=False)
+            for entry in (entry for part in rest.unread for entry in part):
+                partition = self._store.partition(entry.app, entry.channel)
+                packed = self._pack(partition, entry._replace(offset=None))
+                pipe.xadd(self._prefixes[partition] + "facts", {"e": packed}, id=f"{self._tops[partition]}-0")
+            for app, channel, key, position, expires_ms in rest.keys:
+                prefix = self._prefixes[self._store.partition(app, channel)]
+                pipe.set(f"{prefix}k:{app}:{channel}:{key}", str(position) if position else "-", pxat=expires_ms)
+            for app, channel, body, expires_ms in rest.cached:
+                prefix = self._prefixes[self._store.partition(app, channel)]
+                pipe.set(f"{prefix}c:{app}:{channel}", body or b"", pxat=expires_ms)
+            for app, token, record, expires_ms, taken_ms in rest.sessions:
+                prefix = self._prefixes[self._store.partition(app, f"#session-{token}")]
+                name = f"{app}:{token}"
+                fields = {"r": record, "x": expires_ms, "w": "", "h": "", "k": taken_ms}
+                pipe.hset(f"{prefix}s:{name}", mapping=fields)
+                pipe.pexpireat(f"{prefix}s:{name}", expires_ms + interface.LATE_SECONDS * 1000)
+                pipe.zadd(prefix + "sessions", {name: expires_ms})
+            for text in rest.texts:
+                self._put_text(pipe, text)
+            for partition, prefix in enumerate(self._prefixes):
+                asked = client.eval(_RUN_ID, 1, prefix + "state").decode()
+                run_id, now_s = asked[:40], int(asked[40:])
+                top, generation = self._tops[partition], self._generations[partition]
+                state = {"server": run_id, "generation": generation, "top": top, "kinds": kinds, "trimmed": top}
+                pipe.hset(prefix + "state", mapping={**state, "since": starts[partition], "leases_from": 0, "mark": 0})
+                for name, mask in masks.items():
+                    value = f"{starts[partition]} {now_s * 1000} {mask} {generation}"
+                    pipe.hset(prefix + "consumers", name, value)
+            pipe.execute()
+        return [moves.Start(index, self._generations[index], starts[index]) for index in range(self.partitions)]
+
+    def _put_text(self, pipe: Any, text: moves.Text) -> None:
+        prefix = self._prefixes[self._store.partition(text.app, text.channel)]
+        channel = f"{text.app}:{text.channel}"
+        name = f"{channel} {text.id}"
+        fields = {"state": text.state, "seq": text.seq, "size": text.size, "head": text.head}
+        fields |= {"body": text.body} if text.body is not None else {}
+        fields |= {"offset": text.offset} if text.offset is not None else {}
+        pipe.hset(f"{prefix}text:{name}", mapping=fields)
+        if text.parts:
+            pipe.rpush(f"{prefix}parts:{name}", *(part for _, part in text.parts))
+        if text.state == interface.StreamState.OPEN:
+            pipe.zadd(f"{prefix}texts:{channel}", {text.id: "+inf"})
+            pipe.zadd(f"{prefix}open", {name: text.until_ms})
+            pipe.hincrby(f"{prefix}opened", text.app, 1)
+        else:
+            pipe.zadd(f"{prefix}texts:{channel}", {text.id: text.until_ms})
+            for kind in ("text", "parts"):
+                pipe.pexpireat(f"{prefix}{kind}:{name}", text.until_ms)
+
+    def open(self, mark: moves.Mark) -> None:
+        with self._client() as client:
+            client.hset(self._meta, "mark", mark.text())
+            for prefix in self._prefixes:
+                client.hdel(prefix + "state", "moved")
+
+
+def epoch_of(generation: str, birth: str) -> str:
+    """As in scripts/common.lua."""
+    moved = re.fullmatch(r"=(\w+):(\w+)", birth)
+    if moved is None:
+        return generation + birth
+    return moved[2] if moved[1] == generation else generation + moved[2]
+
+
+def _channel(name: str) -> tuple[str, str]:
+    app, _, channel = name.partition(":")
+    return app, channel
+
+
+def _key(name: str, receipt: str, expires_ms: int) -> moves.Key:
+    app, rest = _channel(name)
+    channel, _, key = rest.partition(":")
+    return moves.Key(app, channel, key, None if receipt == "-" else interface.Position.parse(receipt), expires_ms)
+
+
+def _sessions(client: Any, prefix: str) -> Iterator[moves.Session]:
+    for page in _pages(client.zrange(prefix + "sessions", 0, -1)):
+        pipe = client.pipeline(transaction=False)
+        for name in page:
+            pipe.hmget(f"{prefix}s:{name.decode()}", "r", "x", "k")
+        for name, (record, expires, taken) in zip(page, pipe.execute(), strict=True):
+            if record:
+                yield moves.Session(*_channel(name.decode()), record, int(expires), int(taken or 0))
+
+
+def _pages(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for first in range(0, len(values), PAGE):
+        yield values[first : first + PAGE]
