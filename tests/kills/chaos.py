@@ -38,11 +38,13 @@ class RestartableServer:
         await asyncio.to_thread(end, self.server)
         self.server = await asyncio.to_thread(self._fleet.start, "gunicorn", deployment)
 
-    async def move(self, to: str) -> None:
-        """Move the log while all run, then restart with the new setting."""
+    async def move(self, to: str, then: str) -> None:
+        """Move the log while all run, and some time later restart with the new settings, as a deploy does. `then`:
+        where the next move goes."""
         deployment = self.server.deployment
         await asyncio.to_thread(deployment.manage, "fanfare", "engine", "move", "--to", to)
-        deployment.use(FANFARE_ENGINE=to)
+        await asyncio.sleep(STOPPED_S)
+        deployment.use(FANFARE_ENGINE=to, FANFARE_ENGINE_NEXT=then)
         await self.restart(servers.Server.stop)
 
 
@@ -60,7 +62,7 @@ class Chaos:
         self.done: collections.Counter[str] = collections.Counter()
         self._server = restartable
         self._victims = victims
-        self._places = itertools.cycle(places)
+        self._places = itertools.cycle(itertools.pairwise([*places, *places[:1]]))
         self._acts: dict[str, Callable[[], Awaitable[None]]] = {
             KILL: lambda: self._signal(signal.SIGKILL),
             TERM: lambda: self._signal(signal.SIGTERM),
@@ -68,7 +70,7 @@ class Chaos:
             RELOAD: self._reload,
             RESTART: lambda: self._server.restart(servers.Server.stop),
             CRASH: lambda: self._server.restart(servers.Server.kill),
-            MOVE: lambda: self._server.move(next(self._places)),
+            MOVE: self._move,
             **(more or {}),
         }
 
@@ -90,6 +92,9 @@ class Chaos:
             await asyncio.sleep(STOPPED_S)
         finally:
             os.kill(worker, signal.SIGCONT)
+
+    async def _move(self) -> None:
+        await self._server.move(*next(self._places))
 
     async def _reload(self) -> None:
         self._server.server.send_signal(signal.SIGHUP)

@@ -76,13 +76,15 @@ async def moves(*, failover: bool) -> AsyncIterator[Store]:
         cluster = await asyncio.to_thread(stack.enter_context, postgresql.running())
         await asyncio.to_thread(cluster.create, "realtime")
         server = await asyncio.to_thread(stack.enter_context, redisserver.running("--appendonly", "yes"))
+        places = (cluster.url("realtime"), server.url(), cluster.url("realtime", schema="second"), "local")
         yield Store(
             {
+                "FANFARE_ENGINE_NEXT": places[0],
                 "FANFARE_SECRET_KEY": "the same on every node of a kill test " * 2,
                 "DATABASE_URL": cluster.url("realtime"),
             },
             order=(chaos.MOVE,),
-            places=(cluster.url("realtime"), server.url(), cluster.url("realtime", schema="second"), "local"),
+            places=places,
         )
 
 
