@@ -46,8 +46,8 @@ def run(python: str, django: str, tests: list[str]) -> str:
         wanted.write_text("\n".join(one for one in lines if not one.startswith(("django==", "-r "))))
         for command in (
             [str(UV), "venv", "--quiet", "--python", python, str(environment)],
-            [str(UV), "pip", "install", "--quiet", "--python", str(inside), "-r", str(wanted), django],
-            [str(UV), "pip", "install", "--quiet", "--python", str(inside), "--no-deps", "-e", "."],
+            [str(UV), "pip", "install", "--no-config", "--quiet", "--python", str(inside), "-r", str(wanted), django],
+            [str(UV), "pip", "install", "--no-config", "--quiet", "--python", str(inside), "--no-deps", "-e", "."],
         ):
             done = subprocess.run(command, cwd=deployments.REPOSITORY, capture_output=True, text=True, check=False)
             if done.returncode:

@@ -1,0 +1,105 @@
+"""Snippets of the guides do what the text says: Python in a project, JavaScript as Node reads it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import types
+from typing import Any
+
+import pytest
+
+from fanfare import testing
+from fanfare.applications import models, registry
+from fanfare.integration import rules, target
+from fanfare.protocol import capabilities, revocations
+from tests.harness import parts
+from tests.unit.docs import pages
+
+DOCS = pages.ROOT / "docs"
+
+# Parses each text as a module, without running it.
+PARSE = """
+const vm = require("node:vm");
+const faults = [];
+for (const [place, code] of JSON.parse(require("node:fs").readFileSync(0, "utf8"))) {
+  try {
+    new vm.SourceTextModule(code, { identifier: place });
+  } catch (error) {
+    faults.push(`${place}: ${error.message}`);
+  }
+}
+process.stdout.write(JSON.stringify(faults));
+"""
+
+
+def test_javascript_of_every_page_parses() -> None:
+    found = [
+        (f"{pages.name(page)}:{block.line}", block.text)
+        for page in pages.all_pages()
+        for block in pages.blocks(page)
+        if block.language in ("js", "javascript")
+    ]
+    assert len(found) > 20
+    done = subprocess.run(
+        [parts.executable("node", "nodejs"), "--no-warnings", "--experimental-vm-modules", "-e", PARSE],
+        input=json.dumps(found),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout) == []
+
+
+def run(page: str, *, containing: str, **names: Any) -> dict[str, Any]:
+    """Run the Python block of a page that contains this text, and return its names."""
+    blocks = [one for one in pages.blocks(DOCS / page) if one.language == "python" and containing in one.text]
+    (block,) = blocks
+    found = dict(names)
+    exec(compile(block.text, f"{page}:{block.line}", "exec", dont_inherit=True), found)
+    return found
+
+
+@pytest.fixture
+def application(db: None) -> models.Application:
+    return models.Application.objects.create(name="shop", app_id="7", key="the-key", secret="the-secret")
+
+
+@pytest.fixture
+def user(db: None, django_user_model: Any) -> Any:
+    return django_user_model.objects.create(username="ann")
+
+
+@pytest.mark.parametrize("heading", ["channels_redis", "django-eventstream"])
+def test_publish_after_a_migration_publishes(heading: str, application: models.Application) -> None:
+    text = (DOCS / "how-to/migrate.md").read_text(encoding="utf-8")
+    section = text.partition(f"{heading}\n\n")[2].partition("\n## ")[0]
+    code = section.partition("After:\n\n```python\n")[2].partition("```")[0]
+    found: dict[str, Any] = {}
+    exec(compile(code, heading, "exec", dont_inherit=True), found)
+    with testing.captured_events() as events:
+        found["placed"](types.SimpleNamespace(pk=7))
+    assert [(one.channel, one.name, one.data) for one in events] == [("orders", "placed", {"id": 7})]
+
+
+def test_tokens_of_the_guide_are_issued_and_revoked(application: models.Application, user: Any) -> None:
+    guide = "how-to/capability-tokens.md"
+    token = run(guide, containing="def token_for")["token_for"](user)
+    claims = capabilities.verify(token, (target.application(None).secret,), token.expires - 1)
+    assert claims.covers(f"private-orders-{user.pk}-1")
+    assert claims.rights == {"subscribe", "presence", "history"}
+    with testing.captured_events() as events:
+        run(guide, containing="revoke_capability(token)", token=token)
+        assert revocations.COMMAND in [one.channel for one in events._log.sent()]
+
+
+def test_rule_of_the_guide_returns_a_token(
+    application: models.Application, user: Any, rf: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "registered", rules.RuleSet())
+    run("how-to/capability-tokens.md", containing="@channel", __name__="guide")
+    request = rf.post("/pusher/auth")
+    request.user = user
+    answer = rules.authorize(request, "private-orders-7", registry.Limits())
+    assert answer.token is not None
+    assert capabilities.is_token(answer.token)
