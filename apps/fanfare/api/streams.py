@@ -1,8 +1,8 @@
 """The operations of streams: messages that grow, for producers in any language.
 
 Each answer describes the stream as it is now, and `accepted` says whether the request changed it. So a producer that
-got no answer repeats its request, and one that comes back learns where its stream stands. See `fanfare.hub.streams` for
-the events that subscribers get.
+got no answer repeats its request, and one that reconnects gets the position of its stream. See `fanfare.hub.streams`
+for the events that subscribers get.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class Board:
         }
 
     async def snapshot(self) -> dict[str, Any]:
-        """The deployment as it is now. All pages of this worker share one snapshot every `EVERY_S`."""
+        """The current figures of the deployment. All pages of this worker share one snapshot every `EVERY_S`."""
         loop = asyncio.get_running_loop()
         if self._snapshot is not None and (not self._snapshot.done() or loop.time() - self._taken_s < EVERY_S * 0.75):
             return await asyncio.shield(self._snapshot)

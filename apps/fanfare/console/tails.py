@@ -86,7 +86,7 @@ class _Watch:
 
 
 class Watches:
-    """The leases that hold in this worker, of its own pages and of others'."""
+    """The tails that this worker serves, for its own pages and for those of other workers."""
 
     def __init__(self, hub: hubs.Hub, worker: str) -> None:
         self._hub = hub
@@ -266,7 +266,7 @@ class Tails:
 
     def _post(self, name: str, filter_: dict[str, Any] | None) -> None:
         body = orjson.dumps({"id": name, "to": self._mailbox, "filter": filter_})
-        # Sent again in 5 s; a lease that could not be ended ends by itself.
+        # Sent again in 5 s; a lease whose end could not be sent expires.
         self._hub.engine.post(interface.Publication("", WATCH, body, interface.Kind.CONTROL), lambda _reason: None)
 
     def _on_items(self, body: bytes) -> None:

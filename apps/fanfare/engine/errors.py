@@ -2,9 +2,9 @@
 
 EngineError
 ├── EngineUnavailable       the log cannot be read or written now; try again
-│   ├── LogFull             it holds as much as it may
+│   ├── LogFull             it reached its largest size
 │   └── EngineMoved         it was moved to another store
-├── EngineMisconfigured     it cannot be opened as it is configured; a person must act
+├── EngineMisconfigured     the configuration is wrong; an operator must change it
 └── OverBudget              the application published too much in this second
 """
 

@@ -160,7 +160,7 @@ class StreamWrite(NamedTuple):
 
     It is done only if the stream's number is `after`; the stream then has the number `seq` and the length `size`. So a
     repeated write is done once. `head`: opens the stream, or opens one in a state of `RESUMABLE` again; not read by
-    the engine. `part`: added to the stream's parts, in place of all others with `replaces`. `body`: the frame that
+    the engine. `part`: added to the stream's parts; with `replaces`, it replaces all of them. `body`: the frame that
     subscribers get now; empty for none. A write without `part` and `body` renews the lease.
 
     `state`: of the stream afterwards. One that ends it has the frame with the whole text as `body`; with `retention`
@@ -722,8 +722,8 @@ USERS = "#users"  # the `channel` whose members are the signed-in users of an ap
 ANNOUNCE_ALWAYS = 100  # subscribers
 ANNOUNCE_SECONDS = 5
 
-# What stands in place of a worker in the row of a member with a time to live: until when, Unix time in milliseconds. As
-# text of one length, so that the index of the column finds those whose time is over.
+# The row of a member with a time to live has this in the column of the worker: the end of its life, Unix time in
+# milliseconds. The text has a fixed length, so that the index of the column finds the expired rows.
 LEASE_PREFIX = "until:"
 
 
@@ -732,12 +732,12 @@ def lease_until(ms: float) -> str:
 
 
 def lease_socket(user_id: str) -> str:
-    """What stands in place of a socket id in such a row; no socket has this form."""
+    """The socket id of such a row; no socket has this form."""
     return f"lease:{user_id}"
 
 
-# A page that comes back later than it may is not a new page: as long as its record is there it gets the entries that
-# the history still has, or a notice that events are lost. A record has some 300 bytes.
+# A page that reconnects too late is not a new page: while its record exists, it gets the entries that the history
+# still has, or a notice that events are lost. A record has some 300 bytes.
 LATE_SECONDS = 24 * 3600
 LATE_SESSIONS = 100_000
 

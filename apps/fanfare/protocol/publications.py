@@ -1,7 +1,7 @@
 """Publications: an event, checked against its application's limits and encoded for the log.
 
 The HTTP API, `publish()`, the outbox and client events all build their publications here, so an event has the same
-bounds and the same bytes whatever way it came.
+bounds and the same bytes for every publisher.
 
 An event's data arrives as text. `build` takes it encoded once (see `encoded`) where one event goes to several channels.
 """

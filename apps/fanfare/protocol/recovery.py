@@ -104,7 +104,7 @@ def _resume(rule: rules.Rule, resume: Any) -> Asked:
 
 
 def _rewind(value: object) -> interface.Rewind:
-    """`{"count": 20}` or `{"seconds": 60}`; anything else asks for nothing."""
+    """`{"count": 20}` or `{"seconds": 60}`; any other value requests no history."""
     numbers = value if isinstance(value, dict) else {}
     count, seconds = (
         number if type(number) is int and number > 0 else 0 for number in (numbers.get("count"), numbers.get("seconds"))

@@ -27,7 +27,7 @@ from typing import Final
 from fanfare.runtime.text import clean
 
 # Close codes and `pusher:error` codes (Pusher Channels protocol 7, "Error codes"). A client that is closed with 4000 to
-# 4099 stays away until its page calls connect(); with 4100 to 4199 it comes back after a second; with 4200 to 4299 at
+# 4099 stays away until its page calls connect(); with 4100 to 4199 it reconnects after a second; with 4200 to 4299 at
 # once.
 UNKNOWN_APPLICATION: Final = 4001
 APPLICATION_DISABLED: Final = 4003

@@ -2,8 +2,8 @@
 
 A page has one socket. A second one with the same token means either that the first is dead and its end has not been
 noticed, or that the token is not a page's own, because it stands in a page that many visitors load. In the first case
-the older socket is closed with 4200; if it was not dead after all, its page comes back. In the second case the pages
-would close each other forever, so a token that changes its owner twice within `SHARED_S` is refused for all pages, and
+the older socket is closed with 4200; if it is alive, its page reconnects. In the second case the pages would close each
+other forever, so a token that changes its owner twice within `SHARED_S` is refused for all pages, and
 no socket is closed for it.
 
 The engine decides: `take_session` answers with the owner before, and only that owner's worker gets a message. Both
@@ -47,7 +47,7 @@ class SessionOwner(Protocol):
         """Store the page's record."""
 
     def evict(self) -> None:
-        """Close the socket so that the page comes back if it is alive."""
+        """Close the socket so that its page reconnects if it is alive."""
 
     def lose_token(self) -> None:
         """Go on without a token: several pages use it."""

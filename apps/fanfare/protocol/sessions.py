@@ -35,7 +35,7 @@ from fanfare.sockets import frames as sockets
 
 logger = logging.getLogger(__name__)
 
-# Of a whole worker: a thousand clients with an old key come back every second.
+# Of a whole worker: a thousand clients with an old key reconnect every second.
 REFUSALS_LOGGED_PER_SECOND: Final = 10
 _refusal_log = LogThrottle(logger, 1.0, burst=REFUSALS_LOGGED_PER_SECOND)
 

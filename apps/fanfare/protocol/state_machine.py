@@ -167,7 +167,7 @@ class StateMachine:
         return [*done, *[effects.Receive(text) for text in early]]
 
     def not_admitted(self, refusal: interface.Refused) -> effects.Effects:
-        """There is no room for the connection. After 4100 clients come back after 1 s; after 4004 they never do."""
+        """The connection limit is reached. Clients reconnect 1 s after 4100, and never after 4004."""
         if refusal.limit is not None and refusal.actual is not None:
             message = f"The application has {refusal.actual} connections; {refusal.limit} are allowed"
         else:
@@ -184,7 +184,7 @@ class StateMachine:
         return self._close(refusals.UNAUTHORIZED, "Connection not authorized within timeout")
 
     def _authorized(self) -> effects.Effects:
-        """The application's server vouched for this client, whatever the hub answers."""
+        """The application's server authorized this client. The hub may still refuse the subscription."""
         if not self._timer_runs:
             return effects.NOTHING
         self._timer_runs = False

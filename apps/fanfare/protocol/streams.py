@@ -32,7 +32,7 @@ _ID: Final = re.compile(r"[-A-Za-z0-9_=@,.;:]{1,100}")
 
 
 class InvalidStream(refusals.PusherError):
-    """The stream cannot be opened as it is asked for."""
+    """The request to open a stream is invalid."""
 
     reason = "invalid_stream"
 

@@ -40,7 +40,7 @@ def publications(app: str, user_id: str, *, reconnect: bool, now: float) -> list
     """The entries to publish together. `reconnect`: clients reconnect at once, and tokens stay valid."""
     if reconnect:
         return [interface.Publication(app, COMMAND, body(user_id, TO_RECONNECT), interface.Kind.CONTROL)]
-    return [  # in this order: a client that comes back because of the command finds the record
+    return [  # in this order: a client that reconnects because of the command finds the record
         interface.Publication(
             app,
             RECORD_PREFIX + user_id,

@@ -15,7 +15,7 @@ class ServerError(Exception):
 
 
 class NotStarted(ServerError):
-    """The worker cannot serve now; it retries by itself."""
+    """The worker cannot serve now, and retries."""
 
     code = "not_started"
 

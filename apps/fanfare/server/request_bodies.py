@@ -1,8 +1,8 @@
 """Limits for the bodies of requests to Django's pages.
 
-Django reads a whole body before it looks at the URL: the first 2.5 MB into memory and the rest into the temporary
-folder, whatever its size, also for a 404. Here a body is refused with 413 when it is too large, and with 408 when it
-arrives too slowly. The HTTP API has limits of its own (`fanfare.api.requests`), and event streams read no body.
+Django reads a whole body before it looks at the URL, also for a 404: the first 2.5 MB into memory, and the rest, of any
+size, into the temporary folder. This module refuses a body that is too large with 413, and one that arrives too slowly
+with 408. The HTTP API has its own limits (`fanfare.api.requests`), and SSE requests have no body.
 """
 
 from __future__ import annotations

@@ -141,8 +141,8 @@ class Drain:
         await self._close_paced(waiting, goes_on)
 
     async def _close_paced(self, waiting: list[Drainable], goes_on: Callable[[], bool]) -> None:
-        """Close in random order, each at a random time of its own share of the whole. Where `goes_on` returns False,
-        close the rest at once."""
+        """Close in random order, each at a random time within an equal share of the drain. If `goes_on` returns False,
+        close the others at once."""
         total = len(waiting)
         whole_s = self.seconds * min(1.0, total * self._workers / WHOLE) if total > FEW else 0.0
         logger.info("Draining %d connections within %.1f s.", total, whole_s)

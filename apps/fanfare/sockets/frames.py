@@ -55,7 +55,7 @@ class Reader:
     """Bytes in, messages out: call `feed`, then `take` until it returns None.
 
     A message larger than `max_bytes` is refused as soon as a header says so, before its bytes are stored. Each byte is
-    copied a bounded number of times, whatever the sizes of the pieces.
+    copied a bounded number of times, for any sizes of the pieces.
     """
 
     __slots__ = ("_buffer", "_max_bytes", "_message", "_opcode", "_start", "_wanted")

@@ -11,8 +11,8 @@ from typing import NamedTuple
 from fanfare.engine import errors, interface
 from fanfare.engine.local.transactions import Settled, Transaction, WorkerOp
 
-# Numbers without a waiting caller are written at most this often: 3,000 clients a second that come back to one channel
-# are 50 upserts.
+# Numbers without a waiting caller are written at most this often: 3,000 clients per second that reconnect to one
+# channel cost 50 upserts.
 WRITE_S = 0.02
 
 

@@ -315,8 +315,8 @@ class LogFile:
             self.suspected |= is_certain or self._may_check()
 
     def _replace_if_damaged(self) -> None:
-        """Move a damaged log away. A new one is begun, so that the server goes on before a person comes. Its streams
-        have new epochs, so clients that come back get the answer that events are missing.
+        """Move a damaged log away and begin a new one, so that the server continues without an operator. Its streams
+        have new epochs, so clients that reconnect get a notice that events are missing.
         """
         self.disconnect()
         self._refuse_if_moved()
@@ -339,7 +339,7 @@ class LogFile:
 
 
 class HighWaterMark:
-    """The newest committed id, in a file of its own: it shows at the next start whether the log lost commits, because
+    """The newest committed id, in a file of its own: at the next start, it shows whether the log lost commits, because
     its WAL was damaged or an older copy was put in its place.
 
     Mapped into memory: a store costs 0.2 µs. It is in the page cache, so it survives the end of every process.

@@ -1,12 +1,12 @@
 """Notifications between workers: an empty datagram on a Unix socket says that the log has new entries.
 
-A notification is a hint. It never blocks and may be lost; the log is the truth and is also read on a timer. Where there
-are no Unix sockets, the timer is all there is.
+A notification never blocks and may be lost: each worker also reads the log on a timer. On a platform without Unix
+sockets, only the timer is used.
 
 Beside its socket a worker has one byte that all processes map: whether it was notified since it began to read. A writer
 that finds it set sends nothing. So a worker that is busy with the log, or rests between two reads, costs a writer one
-look at memory in place of a system call and a wake-up. Of four saturated workers each commit took 0.8 sends and 2
-receives, and takes 0.1 of either.
+read of memory instead of a system call and a wake-up. With four saturated workers, a commit took 0.8 sends and 2
+receives; with the byte, it takes 0.1 of either.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Notifier:
                     return
                 self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
                 self._socket.setblocking(False)
-            # A folder's time changes with its entries: 1.5 µs here in place of a listing.
+            # A folder's time changes with its entries: 1.5 µs here instead of a listing.
             changed_ns = os.stat(folder).st_mtime_ns  # noqa: PTH116 - a Path's costs twice as much
             if changed_ns != self._listed_ns:
                 self._list(folder, but)

@@ -156,7 +156,7 @@ class LogQueries(interface.Queries):
         return consumers.Scan(log_id, entries, entries[-1].id if len(entries) == limit else upto, top)
 
     def sizes(self) -> dict[str, int]:
-        """How much is kept for clients that come back. Reads two whole tables, of a row for each stream and page."""
+        """The size of the kept history and sessions. Reads two whole tables, with a row for each stream and page."""
         connection = self._connect()
         [(streams, kept)] = connection.execute(
             'SELECT COUNT(*), TOTAL("offset" - kept_from + 1) FROM streams'

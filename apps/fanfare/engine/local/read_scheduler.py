@@ -1,4 +1,4 @@
-"""When a worker reads the log: after a commit of its own, when another process notifies it, and on a timer below both.
+"""Decides when a worker reads the log: after its own commits, after notifications of other processes, and on a timer.
 
 A read costs 45 µs however little it finds, and there is one per commit and worker. What this process committed itself
 needs no read: the writer hands the rows over, and the reader takes them if nothing lies between them and its position.
@@ -52,7 +52,7 @@ class ReadScheduler:
 
     @property
     def is_notified(self) -> bool:
-        """Whether other processes can reach this worker; otherwise it has to read often by itself."""
+        """Whether other processes can reach this worker; otherwise the worker polls the log."""
         return self._fd is not None
 
     def close(self) -> None:

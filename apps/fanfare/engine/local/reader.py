@@ -345,9 +345,9 @@ class LogReader:
 
 
 class Snapshot:
-    """Reads what subscriptions ask for, inside one read transaction: the same for several only once.
+    """Runs the queries of subscriptions inside one read transaction, equal queries only once.
 
-    2,000 clients that join one presence channel would otherwise each read all its members.
+    Otherwise, each of 2,000 clients that join a presence channel would read all its members.
     """
 
     def __init__(self, connection: sqlite3.Connection, recovery: RecoveryReader) -> None:

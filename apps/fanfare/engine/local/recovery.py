@@ -1,10 +1,10 @@
-"""What a subscription gets of a kept channel's history: all entries after a position, or a refusal with its reason.
+"""Recovery from a channel's history: all entries after a position, or a refusal with its reason.
 
 A recovery is complete or it is refused. It is given in chunks, each read where the reader stands, so that a long one
 needs no memory: the caller sends a chunk, waits for its client, and asks for the next. The last chunk reaches the
 reader's position, and delivery goes on from there.
 
-Clients that come back together ask for the same entries. A chunk is kept for a second and serves the others.
+Clients that reconnect together request the same entries. A chunk is kept for a second and serves the others.
 """
 
 from __future__ import annotations

@@ -332,7 +332,7 @@ def corrupt(why: str) -> sqlite3.DatabaseError:
 
 
 def is_sound(paths: LogPaths) -> bool:
-    """Read all of the log, on a connection of its own: another connection may have the damage in its memory only.
+    """Read all of the log on a new connection: an open one may have the damage only in its memory.
 
     Takes seconds for a large log. Raises sqlite3.Error where it cannot be read for another reason.
     """

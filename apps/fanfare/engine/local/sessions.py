@@ -1,4 +1,4 @@
-"""Write operations: the sessions of pages that may come back."""
+"""Write operations: the sessions of pages, for their reconnects."""
 
 from __future__ import annotations
 

@@ -268,7 +268,7 @@ class Reader:
         return Look(generation, trimmed_to, top, entries, found)
 
     def _questions(self, wanted: interface.SubscribeRequest) -> list[tuple[Any, tuple[Any, Any]]]:
-        """What has to be read for a request, by a key: equal questions are asked once."""
+        """The queries that a request needs, each with a key: queries with equal keys run once."""
         where = (wanted.app, wanted.channel)
         asked: list[tuple[Any, tuple[Any, Any]]] = []
         if wanted.member and wanted.channel != interface.USERS:
@@ -351,7 +351,7 @@ class Reader:
             came = [key for key in changed if key in self._interest or key in self._listening]
             went = list(changed.difference(came))
             if came:
-                await connection.execute(self._queries.hear, tuple(map(list, zip(*came, strict=True))))
+                await connection.execute(self._queries.add_interest, tuple(map(list, zip(*came, strict=True))))
             if went:
                 await connection.execute(self._queries.ignore, tuple(map(list, zip(*went, strict=True))))
         except BaseException:
@@ -399,7 +399,7 @@ class _Queries:
             "OR EXISTS (SELECT 1 FROM pg_temp.interest i WHERE i.app = l.app AND i.channel = l.channel))"
         )
         self.interesting = make(look.replace("CONDITION", heard))
-        self.hear = sql.SQL(
+        self.add_interest = sql.SQL(
             "INSERT INTO pg_temp.interest SELECT * FROM unnest(%s::text[], %s::text[]) ON CONFLICT DO NOTHING"
         )
         self.ignore = sql.SQL(

@@ -378,7 +378,7 @@ class Worker:
         return answered
 
     def _opening_streams(self, wanted: interface.SubscribeRequest, ready: interface.Ready) -> interface.Ready:
-        """A stream that was never written to has no epoch, and its subscribers could not come back: create it and ask
+        """A stream that was never written to has no epoch, and its subscribers could not recover: create it and ask
         again."""
 
         def answered(answer: interface.SubscribeResult | interface.Refused) -> None:
@@ -599,15 +599,15 @@ def _prepare(address: database.Address) -> None:
 
 
 def _refuse_pooler(connection: database.Connection, address: database.Address) -> None:
-    """Behind a transaction pooler a connection does not keep what it listens to, so it misses the notification of
-    another one."""
+    """Behind a transaction pooler, a connection loses its LISTEN, so it does not get the notification of another
+    connection."""
     topic = f"{address.topic}_{secrets.token_hex(4)}"
     connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(topic)))
     with database.connect_blocking(address, "start") as other:
         other.execute("SELECT pg_notify(%s, '')", (topic,))
-    heard = [one for one in connection.notifies(timeout=2.0, stop_after=1) if one.channel == topic]
+    received = [one for one in connection.notifies(timeout=2.0, stop_after=1) if one.channel == topic]
     connection.execute(sql.SQL("UNLISTEN {}").format(sql.Identifier(topic)))
-    if not heard:
+    if not received:
         raise errors.EngineMisconfigured(
             f"{address.public}: a notification did not come back, as with a transaction pooler (PgBouncer). "
             "Let FANFARE_ENGINE name the server itself, or a pooler in session mode."

@@ -188,7 +188,7 @@ class Writer:
             return {row[0] - 1: operations.Row._make(row) for row in await cursor.fetchall()}
 
     def _notify_later(self) -> None:
-        """Send the notification that was left out of the last group, with a group of its own."""
+        """Send the notification that the last group omitted, in a group without other operations."""
         if not self._stopping and not self._pending and time.monotonic() - self._notified_s >= NOTIFY_S:
             self.submit(operations.Call([operations.Operation("touch")], lambda _rows, _error: None, logs=False))
 

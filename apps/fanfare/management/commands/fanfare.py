@@ -29,7 +29,7 @@ LINE_CHARACTERS = 300
 
 class Command(BaseCommand):
     help = (
-        "Show what happens, statistics, channels, members, histories and traces; publish an event; disconnect a user; "
+        "Show live events, statistics, channels, members, histories and traces; publish an event; disconnect a user; "
         "issue and revoke capability tokens."
     )
 
@@ -38,45 +38,47 @@ class Command(BaseCommand):
         parser.add_argument("--app", metavar="ID", help="an application's id; the default application if not given")
         actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
-        stats = actions.add_parser("stats", help="the figures of all workers, as /metrics has them")
+        stats = actions.add_parser("stats", help="the metrics of all workers, as on /metrics")
         stats.add_argument("--url", help="the address of a worker; FANFARE_HOST and FANFARE_PORT if not given")
-        stats.add_argument("--all", action="store_true", help="figures that are zero, too")
-        stats.add_argument("--live", action="store_true", help="again every two seconds, with the change per second")
+        stats.add_argument("--all", action="store_true", help="also show metrics that are zero")
+        stats.add_argument("--live", action="store_true", help="repeat every two seconds, with the change per second")
 
-        tail = actions.add_parser("tail", help="what happens, as it happens")
+        tail = actions.add_parser("tail", help="show events, subscriptions, connections and refusals live")
         _add_url(tail)
         tail.add_argument("--types", default="", help=f"of {', '.join(filters.TYPES)}; comma-separated, all by default")
         for name in ("channel", "event", "user", "socket", "text"):
             tail.add_argument(
                 f"--{name}", default="", help="a pattern with *" if name in ("channel", "event") else None
             )
-        tail.add_argument("--limit", type=int, default=0, help="end after so many lines")
+        tail.add_argument("--limit", type=int, default=0, help="exit after this many lines")
 
         connections = actions.add_parser("connections", help="the newest connections of all workers")
         _add_url(connections)
-        connections.add_argument("--text", default="", help="in the socket id, the address, the user or the SDK")
+        connections.add_argument("--text", default="", help="a part of the socket id, the address, the user or the SDK")
         connections.add_argument("--channel", default="")
 
-        trace = actions.add_parser("trace", help="the way of one event through the workers")
+        trace = actions.add_parser("trace", help="show the path of one event through the workers")
         _add_url(trace)
         trace.add_argument(
             "entry", nargs="?", help="its position, such as 0:4711; without it the newest recorded events"
         )
         trace.add_argument("--channel", default="", help="record every event of this channel; needs --app")
 
-        doctor = actions.add_parser("doctor", help="why a signature is refused; without --auth the newest refusals")
+        doctor = actions.add_parser(
+            "doctor", help="explain a refused signature; without --auth, list the newest refusals"
+        )
         _add_url(doctor)
         doctor.add_argument("--kind", default="subscription", choices=["subscription", "sign-in", "API request"])
         for name in ("auth", "socket-id", "channel", "channel-data", "user-data", "request-url", "method"):
             doctor.add_argument(f"--{name}", default="")
 
-        channels = actions.add_parser("channels", help="occupied channels with their subscribers and users")
+        channels = actions.add_parser("channels", help="list the occupied channels with their subscribers and users")
         channels.add_argument("--prefix", default="", help="only names that start with this")
 
-        members = actions.add_parser("members", help="the members of a presence channel")
+        members = actions.add_parser("members", help="list the members of a presence channel")
         members.add_argument("channel")
 
-        events = actions.add_parser("history", help="kept events of a channel, the newest first")
+        events = actions.add_parser("history", help="list the kept events of a channel, the newest first")
         events.add_argument("channel")
         events.add_argument("--limit", type=int, default=20)
 
@@ -89,9 +91,9 @@ class Command(BaseCommand):
 
         disconnect = actions.add_parser("disconnect", help="close the connections of a signed-in user")
         disconnect.add_argument("user")
-        disconnect.add_argument("--reconnect", action="store_true", help="let the clients come back at once")
+        disconnect.add_argument("--reconnect", action="store_true", help="let the clients reconnect at once")
 
-        issue = actions.add_parser("capability", help="a token that lets its bearer use channels")
+        issue = actions.add_parser("capability", help="issue a token that allows its bearer to use channels")
         issue.add_argument("channels", metavar="CHANNEL", nargs="+", help="a name; * matches any characters")
         issue.add_argument("--user", metavar="ID", help="the user of the token")
         issue.add_argument("--rights", default="subscribe,history", help=f"of {', '.join(capabilities.RIGHTS)}")
