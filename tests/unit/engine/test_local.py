@@ -295,6 +295,16 @@ async def test_a_log_that_cannot_be_written_refuses_and_recovers(
     await one.until(lambda: one.engine.health().ok, "health")
 
 
+def test_folder_of_another_user_is_refused_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = paths.LogPaths(tmp_path / "engine")
+    here.prepare()
+    owner = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(errors.EngineMisconfigured, match=rf"belongs to user {owner} .* run every worker as one user"):
+        here.prepare()
+
+
 async def test_a_worker_that_could_not_start_starts_when_the_cause_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

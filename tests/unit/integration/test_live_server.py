@@ -90,6 +90,7 @@ DATABASES = {
     }
 }
 ROOT_URLCONF = "shop.urls"
+STATIC_URL = "/static/"
 FANFARE = {"URL_PREFIX": "/realtime/", "ENGINE": "local"}
 """,
     "shop/urls.py": """
@@ -136,19 +137,110 @@ class Tests(TransactionTestCase):
 }
 
 
+# The ways to test that docs/how-to/test-your-app.md names, in several processes at once.
+UNDER_PYTEST = """
+import json
+import urllib.request
+
+import pytest
+from django.contrib.auth.models import Group
+from django.db import transaction
+from django.test import LiveServerTestCase, SimpleTestCase, TestCase, TransactionTestCase
+from websockets.sync.client import connect
+
+from fanfare import apublish, publish
+from fanfare.testing import captured_events
+
+
+def sell(number):
+    with transaction.atomic():
+        Group.objects.create(name=f"order {number}")
+        publish("orders", "created", number)
+
+
+class Sync:
+    def test_events_are_captured(self):
+        with captured_events() as events:
+            sell(1)
+        self.assertEqual([event.data for event in events], [1])
+
+
+class Async:
+    async def test_events_of_a_coroutine_are_captured(self):
+        with captured_events() as events:
+            await apublish("orders", "created", 2)
+        self.assertEqual([event.data for event in events], [2])
+
+
+class Simple(Async, SimpleTestCase):
+    pass
+
+
+class InTestCase(Sync, Async, TestCase):
+    pass
+
+
+class InTransactionTestCase(Sync, Async, TransactionTestCase):
+    pass
+
+
+class InLiveServerTestCase(LiveServerTestCase):
+    def test_events_of_the_live_servers_thread_are_captured(self):
+        with captured_events() as events, urllib.request.urlopen(f"{self.live_server_url}/order/", timeout=30):
+            pass
+        self.assertEqual(events.names, ["created"])
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("number", range(4))
+def test_fixture_has_the_events_of_its_test_only(fanfare_events, number):
+    publish("orders", "created", number)
+    assert [event.data for event in fanfare_events] == [number]
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_servers_of_two_processes_have_nothing_in_common(fanfare_server, number):
+    with connect(fanfare_server.socket_url) as socket:
+        socket.recv(60)
+        socket.send(json.dumps({"event": "pusher:subscribe", "data": {"channel": "orders"}}))
+        socket.recv(60)
+        sell(number)
+        frame = json.loads(socket.recv(60))
+        assert (frame["event"], json.loads(frame["data"])) == ("created", number)
+"""
+
+
+def test_tests_of_a_project_run_in_several_processes(tmp_path: Path) -> None:
+    """With pytest-xdist and pytest-django; LiveServerTestCase calls the project's views in a thread."""
+    more = {
+        "conftest.py": 'pytest_plugins = ["fanfare.testing.pytest_plugin"]\n',
+        "pytest.ini": "[pytest]\nDJANGO_SETTINGS_MODULE = shop.settings\n",
+        "test_shop.py": UNDER_PYTEST,
+    }
+    done = run_in(tmp_path, {**PROJECT, **more}, "pytest", "-n", "2", "-q", "test_shop.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "12 passed" in done.stdout, done.stdout
+
+
 def test_project_without_an_asgi_module_is_served_with_its_own_settings(tmp_path: Path) -> None:
-    for name, text in PROJECT.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text, encoding="utf-8")
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("FANFARE_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "django", "test", "--parallel", "1"],
-        cwd=tmp_path,
-        env={**inherited, "DJANGO_SETTINGS_MODULE": "shop.settings", "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = run_in(tmp_path, PROJECT, "django", "test", "--parallel", "1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert not (tmp_path / "var").exists()  # nothing was written into the project's own deployment
+
+
+def run_in(folder: Path, files: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith(("FANFARE_", "PYTEST_", "DJANGO_"))
+    }
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=folder,
+        env={**inherited, "DJANGO_SETTINGS_MODULE": "shop.settings", "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
