@@ -520,6 +520,40 @@ test("a storage keeps the positions for the next page", async () => {
   assert.deepEqual((await second).subscribes()[0].data.resume, { epoch: "a", offset: 1, socket_id: "1.1" });
 });
 
+test("revisions hands over new versions and deletions of one event, and unbinds", async () => {
+  start();
+  const made = client();
+  const { socket } = await following(made);
+  const seen = [];
+  const unbind = made.channel("orders").revisions("message", (data, revision) => seen.push([data, revision]));
+  const at = "2026-01-01T00:00:00.000Z";
+  socket.gets("fanfare:revised", { id: "a:1", event: "message", data: '{"n":2}', by: "7", at }, "orders");
+  socket.gets("fanfare:revised", { id: "a:2", event: "another", data: "{}", by: "7", at }, "orders");
+  socket.gets("fanfare:deleted", { id: "a:1", event: "message", by: null, at }, "orders");
+  unbind();
+  socket.gets("fanfare:deleted", { id: "a:3", event: "message", by: null, at }, "orders");
+  assert.deepEqual(seen, [
+    [{ n: 2 }, { id: "a:1", by: "7", at }],
+    [null, { id: "a:1", by: null, at }],
+  ]);
+});
+
+test("an updated member is in the members of the channel before the page's handler runs", async () => {
+  start();
+  const made = client();
+  made.config.channelAuthorizer = (_params, callback) => callback(null, { auth: "key:s", channel_data: '{"user_id":"ann"}' });
+  const room = made.subscribe("presence-room");
+  const socket = await until(() => opened[0]?.subscribes("presence-room").length && opened[0]);
+  const presence = { ids: ["ann"], hash: { ann: { name: "Ann" } }, count: 1 };
+  socket.gets("pusher_internal:subscription_succeeded", { presence }, "presence-room");
+  const seen = [];
+  room.bind("fanfare:member_updated", ({ user_id }) => seen.push(room.members.get(user_id)?.info));
+  socket.gets("fanfare:member_updated", { user_id: "ann", user_info: { name: "Ann", typing: true } }, "presence-room");
+  socket.gets("fanfare:member_updated", { user_id: "unknown", user_info: {} }, "presence-room");
+  assert.deepEqual(seen.slice(0, 1), [{ name: "Ann", typing: true }]);
+  assert.equal(room.members.count, 1);
+});
+
 test("after uninstall pusher-js is unchanged", async () => {
   const before = Pusher.Runtime.createWebSocket;
   start();

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.harness import calls, deployments, servers, waiting
+from tests.harness import calls, deployments, event_streams, servers, sockets, waiting
 
 Name = Callable[[str], str]
+
+PATIENCE_S = 60.0
 
 
 @pytest.fixture
@@ -68,3 +71,28 @@ def test_added_and_removed_rules_reach_every_worker(
     waiting.until(lambda: statuses() == {200}, 5.0, "the rule is known everywhere")
     four_workers.deployment.shell(f"{row}.rules.filter(pattern='*').delete()")
     waiting.until(lambda: statuses() == {400}, 5.0, "its end is known everywhere")
+
+
+async def test_changed_message_reaches_a_client_of_the_plain_protocol_and_an_event_stream(
+    four_workers: servers.Server, keeping: deployments.Application, callers: list[calls.Caller], name: Name
+) -> None:
+    """Both get an ordinary event, which a page that does not bind it ignores."""
+    channel = f"kept-{name('chat')}"
+    async with sockets.connect(four_workers, keeping) as socket:
+        await socket.subscribe(channel)
+        async with event_streams.listen(four_workers, keeping, channel) as stream:
+            await stream.statement()
+            published = callers[0].publish(channel, "message", "old", info="offset").body["channels"][channel]
+            position = f"{published['epoch']}:{published['offset']}"
+            route = f"channels/{channel}/history/{position}/revise"
+            assert callers[1].signed("POST", route, {"data": "new", "by": "7"}).status == 200
+            assert callers[2].signed("POST", route, {"delete": "1"}).status == 200
+            seen = [(await stream.next(PATIENCE_S)).data for _ in range(3)]
+        frames = [await socket.receive(PATIENCE_S) for _ in range(3)]
+    for events in ([(one["event"], one["data"]) for one in seen], [(one.event, one.data) for one in frames]):
+        assert [event for event, _ in events] == ["message", "fanfare:revised", "fanfare:deleted"]
+        notices = [json.loads(data) for _, data in events[1:]]
+        assert [(one["id"], one["event"], one.get("data")) for one in notices] == [
+            (position, "message", "new"),
+            (position, "message", None),
+        ]

@@ -4,7 +4,8 @@ Each stream grows by so many tokens a second. Plain readers, without positions, 
 the how-to. Between, in turn: SIGKILL of a worker, SIGHUP of the server (a deploy), a cut of half of the connections. At
 the end every text must be exact, late readers have got each stream in one event, and the bytes are counted: at most
 1.15 times the text and one envelope for each window. CPU time of a token is stated beside that of `group_send` of
-channels_redis with one subscriber, if it and redis-server are installed.
+channels_redis with one subscriber, if it and redis-server are installed: a message for each token, one for the tokens
+of a window, and one for as many tokens as an event of this run had (a machine at its limit has longer windows).
 
 Exits with 1 if a promise was broken.
 """
@@ -247,6 +248,7 @@ def judge(
         faults.append(f"{over:.3f} times the text, and {TEXT_SHARE} is promised")
     tokens = sum(text.count(" ") for text in expected.values())
     pieces = sum(reader.events for reader in readers)
+    options.tokens_of_an_event = max(1, round(tokens / max(pieces, 1)))
     rows = {
         "streams": len(expected),
         "tokens": tokens,
@@ -255,6 +257,7 @@ def judge(
         "wrong texts": wrong,
         "late streams in one event": f"{len(firsts) - in_parts} of {len(firsts)}",
         "events": pieces,
+        "tokens of an event": options.tokens_of_an_event,
         "bytes beside envelopes / text": f"{over:.3f}",
         "bytes of an envelope": round(sum(reader.envelope_bytes for reader in readers) / max(pieces, 1)),
         "CPU of servers and producers, µs a token": f"{cpu_s / max(tokens, 1) * 1e6:.1f}",
@@ -267,8 +270,9 @@ def judge(
 # -- channels_redis ----------------------------------------------------------------------------------------------------
 
 
-async def group_send_cost(options: argparse.Namespace, folder: Path) -> None:
-    """CPU of `group_send` and of one receiver for each group, in this process, and of Redis."""
+async def group_send_cost(options: argparse.Namespace, folder: Path, batch: int) -> None:
+    """CPU of `group_send` and of one receiver for each group, in this process, and of Redis. `batch`: tokens of a
+    message."""
     if importlib.util.find_spec("channels_redis") is None:
         print("channels_redis is not installed: pip install channels-redis")
         return
@@ -294,13 +298,15 @@ async def group_send_cost(options: argparse.Namespace, folder: Path) -> None:
         end = time.monotonic() + min(options.seconds, 10.0)
         while time.monotonic() < end:
             for number in range(groups):
-                await layer.group_send(f"chat-{number}", {"type": "token", "text": token(number, sent)})
-                sent += 1
+                text = "".join([token(number, sent + index) for index in range(batch)])
+                await layer.group_send(f"chat-{number}", {"type": "token", "text": text})
+                sent += batch
         await asyncio.sleep(0.5)
         used = cpu_of(psutil.Process()) + cpu_of(server) - before
         for receiver in receivers:
             receiver.cancel()
-        print(f"{'group_send of channels_redis, µs a token':45} {used / sent * 1e6:.1f}", flush=True)
+        title = f"group_send of {batch} tokens, µs a token"
+        print(f"{title:45} {used / sent * 1e6:.1f}", flush=True)
     finally:
         redis.stop()
 
@@ -323,7 +329,9 @@ def main() -> int:
             faults = asyncio.run(play(options, fleet))
         finally:
             fleet.stop()
-        asyncio.run(group_send_cost(options, Path(folder)))
+        in_a_window = max(1, round(options.rate * options.window / 1000))
+        for batch in sorted({1, in_a_window, options.tokens_of_an_event}):
+            asyncio.run(group_send_cost(options, Path(folder), batch))
     for fault in faults:
         print(f"BROKEN: {fault}", file=sys.stderr)
     return 1 if faults else 0

@@ -70,6 +70,16 @@ export interface Streamed {
   cancel(): void;
 }
 
+/** A change of a message that the channel has kept. */
+export interface Revision {
+  /** The position of the message, `EPOCH:OFFSET`, as in the history. */
+  id: string;
+  /** The user, or null for the project itself. */
+  by: string | null;
+  /** In ISO 8601. */
+  at: string;
+}
+
 /** A Pusher object; for Laravel Echo `echo.connector.pusher`. */
 export interface PusherClient {
   channel(name: string): unknown;
@@ -91,6 +101,9 @@ export interface Handle {
   /** Call `update` with the whole text of a stream whenever it changes. Returns a function that unbinds. Each channel
    *  has it as `channel.stream(event, update)`. */
   stream(channel: unknown, event: string, update: (text: string, stream: Streamed) => void): () => void;
+  /** Call `update` with the new data of a kept message of this event, or with null if it was deleted. Returns a function
+   *  that unbinds. Each channel has it as `channel.revisions(event, update)`. */
+  revisions(channel: unknown, event: string, update: (data: any, revision: Revision) => void): () => void;
   /** By channel; those of one client, or of all together. */
   positions(pusher?: PusherClient): Record<string, Position>;
   /** Back to the plain pusher-js. Connections that are open stay as they are. */

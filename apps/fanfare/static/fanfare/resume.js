@@ -639,6 +639,22 @@
     return () => channel.unbind(name, handle);
   }
 
+  /**
+   * Call `update(data, revision)` when a message of the event `name` that the channel has kept gets a new version; `data`
+   * is null for a deleted one. `revision`: id (the position of the message), by, at. Returns a function that unbinds.
+   */
+  function revisions(channel, name, update) {
+    const revised = ({ id, event, data, by, at }) => {
+      if (event === name) update(data === undefined ? null : decode(data), { id, by, at });
+    };
+    channel.bind("fanfare:revised", revised);
+    channel.bind("fanfare:deleted", revised);
+    return () => {
+      channel.unbind("fanfare:revised", revised);
+      channel.unbind("fanfare:deleted", revised);
+    };
+  }
+
   /** See resume.d.ts. */
   function install(Pusher, options) {
     const plugin = new Plugin(Pusher, options);
@@ -647,6 +663,7 @@
       const channel = subscribe.apply(this, values);
       if (!channel.stream) {
         channel.stream = (name, update) => follow(channel, name, update);
+        channel.revisions = (name, update) => revisions(channel, name, update);
         channel.bind("fanfare:member_updated", ({ user_id, user_info }) => {
           if (channel.members?.get(user_id)) channel.members.members[user_id] = user_info;
         });
@@ -656,6 +673,7 @@
     Pusher.prototype.subscribe = subscribing;
     return {
       stream: follow,
+      revisions,
       history: (pusher, channel, page) => plugin.history(pusher, channel, page),
       positions: (pusher) => plugin.positions(pusher),
       uninstall: () => {
