@@ -17,7 +17,7 @@ from tests.harness import redisserver
 from tests.unit.engine import deployments
 from tests.unit.engine.workers import Worker
 
-LEASE_S = 3
+LEASE_S = 6
 OPTIONS = ("--appendonly", "no", "--unixsocket", "redis.sock")
 
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 import pytest
 
 from fanfare.engine import errors, interface
-from fanfare.engine.redis import address, queries, scripts
+from fanfare.engine.redis import address, queries, scripts, wire
 from fanfare.engine.redis import engine as redis_engine
 from fanfare.engine.redis import worker as redis_worker
 from tests.harness import redisserver, waiting
@@ -61,6 +61,34 @@ class TestFailures(failures.FailureConformance):
 
 class TestConformance(conformance.Conformance, streams.Streams, streams.Revisions, streams.Updates, streams.Openings):
     """Everything that an engine must do."""
+
+
+async def test_messages_of_a_call_may_come_after_its_reply(
+    hire: conformance.Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order of Redis 7.2 and Valkey. Redis 7.0 sends the messages first: they are held until the reply here."""
+    hand_over, replied = wire.Wire._hand_over, wire.Wire._replied
+    late: list[tuple[bytes, bytes]] = []
+
+    def reply_first(self: wire.Wire, item: object) -> None:
+        replied(self, item)
+        messages = late[:]
+        late.clear()
+        hand_over(self, messages)
+
+    monkeypatch.setattr(wire.Wire, "_hand_over", lambda self, messages: late.extend(messages))
+    monkeypatch.setattr(wire.Wire, "_replied", reply_first)
+    one = await hire()
+    await one.publish("c", b"1", b"2")
+    await one.publish("kept", b"3", retention=conformance.KEPT)
+    await one.got("c", b"1", b"2")
+    await one.got("kept", b"3")
+    delivered: list[list[int]] = []
+    request = interface.SubscribeRequest(APP, "presence-c", "1.1", member=interface.Member("ann", "{}"))
+    one.engine.attach(request, lambda _answer: delivered.append([entry.kind for entry in one.entries]))
+    await one.until(lambda: delivered, "the answer")
+    assert interface.Kind.MEMBER_ADDED in delivered[0], "before the answer"
+    assert one.gaps == []
 
 
 async def test_search_reads_the_names_in_steps_and_no_more_than_it_needs(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import enum
+import functools
 import itertools
 import logging
 import secrets
@@ -22,6 +23,7 @@ GROUP_BYTES: Final = 1_048_576
 GROUP_HISTORIES: Final = 32  # and streams of a channel: each answers up to 256 KB
 MOST_PENDING: Final = 20_000  # calls of one partition; beyond it the engine refuses at once
 MOST_PENDING_BYTES: Final = 32 * 1_048_576
+MOST_ENTRIES: Final = 2**63
 REPAIR_ENTRIES: Final = 1_000  # of the log, in one answer
 LISTEN_ENTRIES: Final = 5_000
 REMOVED_AT_ONCE: Final = 200  # members and counts: about 3 ms of the server
@@ -84,6 +86,8 @@ class Partition:
         self._pending: collections.deque[operations.Call] = collections.deque()
         self._pending_bytes = 0
         self._in_flight: list[operations.Call] | None = None
+        self._held: Callable[[], None] | None = None  # the answer to it, see `_hold`
+        self._held_top = 0  # its newest entry
         self._scheduled = False
         self._not_before = 0.0  # monotonic
         self._wanted: dict[str, int] = {}  # channels of the store: why
@@ -225,6 +229,12 @@ class Partition:
             if entry is None:
                 self._worker.counters["entries_unknown"] += 1
             elif entry.id > self.position:
+                if self._held is not None and entry.id > self._held_top:
+                    # Of a later call: the answer comes before it.
+                    self._worker.hand_over(batch[:])
+                    batch.clear()
+                    if not self._release(None):
+                        return
                 self.position = entry.id
                 batch.append(entry)
 
@@ -368,12 +378,29 @@ class Partition:
         self._in_flight = group
         self._worker.counted(group, wants)
         self.call(
-            lambda reply: self._answered(group, list(wants), reply),
+            lambda reply: self._hold(group, list(wants), reply),
             script,
             self.life,
             entries.pack([operation for call in group for operation in call.operations]),
             entries.pack(list(wants)),
         )
+        if self.wire is not None:
+            self.wire.call(self._release, "PING")
+
+    def _hold(self, group: list[operations.Call], wants: list[operations.Want], reply: Any) -> None:
+        """Keep an answer until its own messages are here: up to the PING behind the call, or to a later entry.
+
+        Redis 7.0 sends the messages of a script to its caller before the reply; Redis 7.2 and Valkey after it.
+        """
+        self._held = functools.partial(self._answered, group, wants, reply)
+        self._held_top = reply[1] if isinstance(reply, list) else MOST_ENTRIES
+
+    def _release(self, _pong: Any) -> bool:
+        """Whether the partition is followed afterwards."""
+        held, self._held = self._held, None
+        if held is not None:
+            held()
+        return self.phase is Phase.FOLLOWING
 
     def _take(self) -> list[operations.Call]:
         """The next calls. After a gap none with a subscriber, and with full memory those that free some alone."""

@@ -1,9 +1,9 @@
 """One connection to a server: RESP3, commands and messages on the same socket.
 
 Replies and messages of one connection share an output buffer in the server, so a reply stands behind every message that
-was published before its command ran, and before all later ones. `on_messages` and the callback of a reply are therefore
-called where the bytes are parsed, in their order, and never through an awaiting task: a task would see the reply after
-later messages.
+was published before its command ran, and before all that later commands publish; the messages of the command itself
+stand before or behind it. `on_messages` and the callback of a reply are therefore called where the bytes are parsed, in
+their order, and never through an awaiting task: a task would see the reply after later messages.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _pack: Callable[[tuple[bytes | str | int, ...]], bytes] = hiredis.pack_command  
 
 SLICE_CHANNELS: Final = 500  # in one SSUBSCRIBE
 
-Reply = Callable[[Any], None]  # with an instance of hiredis.ReplyError if the server refused, or EngineUnavailable
+Reply = Callable[[Any], object]  # with an instance of hiredis.ReplyError if the server refused, or EngineUnavailable
 OnLost = Callable[[BaseException | None], None]
 OnDropped = Callable[[bytes], None]
 OnMessages = Callable[[list[tuple[bytes, bytes]]], None]  # (channel, payload) in their order
