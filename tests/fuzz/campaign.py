@@ -18,9 +18,9 @@ ATTACKERS = 8
 CHANNEL = "steady"  # attackers do not name it
 PAUSE = 0.05  # seconds between two events to the neighbours
 WARM_UP = 0.1  # fraction of the frames, to fill caches, arenas and lazy imports
-# Bytes by which a worker may grow after the warm-up. With 200,000 frames, a quarter for each worker, a leak of 80 bytes
-# per frame exceeds it. In runs of a million frames, arenas grew by less than 2.5 MB.
-GROWTH = 4_000_000
+# Bytes by which a worker may grow after the warm-up: traces of 1,000 events and arenas take 4 MB (300,000 frames). With
+# 200,000 frames, a quarter for each worker, a leak of 160 bytes per frame exceeds it.
+GROWTH = 8_000_000
 # Files that a worker opens on first use, such as those of the other workers. Far less than the number of closed
 # connections.
 SPARE_FILES = 12
