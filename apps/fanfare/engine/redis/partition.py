@@ -120,13 +120,6 @@ class Partition:
         self._write_interest()
         self._enter()
 
-    def resubscribe(self) -> None:
-        """The server has ended the subscriptions."""
-        if self.wire is not None:
-            self._subscribed.clear()
-            self._changed = set(self._wanted)
-            self.resume()
-
     def call(self, reply: wire.Reply, script: scripts.Script, *arguments: bytes | str | int) -> None:
         if self.wire is None:
             reply(errors.EngineUnavailable("The partition has no connection to Redis"))
