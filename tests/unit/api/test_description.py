@@ -158,6 +158,7 @@ GOOD: dict[str, tuple[str, bytes, dict[str, str]]] = {
     "cancel_stream": ("/apps/3/channels/news/streams/a/cancel", b"{}", {}),
     "terminate": ("/apps/3/users/42/terminate_connections", b"{}", {}),
     "terminate_by_key": ("/users/42/terminate_connections", b"", {"reconnect": "1"}),
+    "revoke": ("/apps/3/capabilities/5d41/revoke", b"{}", {"exp": "1900000000"}),
     "trigger_on_channel": ("/apps/3/channels/news/events", b'"x"', {"name": "created"}),
     "stats": ("/apps/3/channels/presence-cache-a/stats", b"", {}),
 }
