@@ -55,6 +55,7 @@ ELSEWHERE = {
     "http.refused.pipelined": "unit/sockets/test_http_limits.py::test_flood_of_pipelined_requests_is_cut_off",
     "http.refused.body_timeout": "unit/server/test_request_bodies.py::test_dripping_body_times_out_with_408",
     "api.refused.408": "unit/api/test_requests.py::test_stalled_body_times_out_with_408",
+    "api.refused.429": "unit/api/test_members.py::test_writes_of_one_member_are_limited_and_those_of_others_are_not",
     "pusher.refused.4100": "unit/protocol/test_state_machine.py::test_too_many_early_frames_close_with_4100",
     "resume.too_many_tokens": "unit/protocol/test_page_sessions.py::test_new_token_over_the_limit_is_not_resumed",
     "resume.record_full": "unit/protocol/test_page_sessions.py::test_unsubscribed_channels_make_room_in_the_record",
