@@ -60,6 +60,7 @@ class Worker:
         self.workers = 0
         self.is_opening = True
         self.is_closed = False
+        self._is_closing = False
         self.beat_arguments = (
             scripts.LEASE_S * 1000,
             int(log_seconds * 1000),
@@ -109,6 +110,7 @@ class Worker:
         self.topology.relocate()
 
     async def close(self) -> None:
+        self._is_closing = True
         if self._counts_timer is not None:
             self._counts_timer.cancel()
         for timer in self._announcing.values():
@@ -265,6 +267,8 @@ class Worker:
             if lease.partition is partition:
                 lease.lost.set()
         partition.grow()
+        if self._is_closing:
+            return  # the hub closes its sockets by itself, and asks the engine for nothing
         self._in_gap = partition
         try:
             self._on_gap(reason, index)
