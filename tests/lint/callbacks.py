@@ -338,6 +338,7 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
         "fanfare.protocol.termination:_terminate",
     ),
     ("runtime/log_throttle.py", "self._summarize"): (LOOP, "the next line opens a new interval"),
+    ("runtime/supervisor.py", "_pending.discard"): (LOOP, "it cannot raise"),
     ("runtime/supervisor.py", "functools.partial(self._ended, expected)"): (LOOP, FAILED_TEST),
     ("runtime/supervisor.py", "self._supervise(status, function, expected, backoff or Backoff(), is_ours)"): (
         TASK,

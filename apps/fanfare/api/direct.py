@@ -19,6 +19,7 @@ from fanfare.api import asgi, authentication, operations, requests
 from fanfare.applications import registry as registries
 from fanfare.hub import hub as hubs
 from fanfare.hub import transports
+from fanfare.runtime import supervisor
 from fanfare.sockets import direct_http
 
 _EVENTS: Final = re.compile(r"/apps/([0-9]+)/(batch_)?events")
@@ -53,7 +54,7 @@ class Direct:
             pending = self._pending(request)
             if pending is None:
                 return False
-            committed = asyncio.ensure_future(self._hub.publish(pending.batch, budget=pending.budget))
+            committed = supervisor.as_future(self._hub.publish(pending.batch, budget=pending.budget))
         except Exception:  # noqa: BLE001  (the same request fails through ASGI, where it is answered and logged)
             return False
         self._hub.count("api.requests")

@@ -26,6 +26,18 @@ T = TypeVar("T")
 Expected = tuple[type[Exception], ...]
 
 
+_pending: set[asyncio.Future[Any]] = set()
+
+
+def as_future(awaitable: Awaitable[T]) -> asyncio.Future[T]:
+    """A future as it is, or the task of a coroutine. Its caller adds a callback, which takes the exception."""
+    future = asyncio.ensure_future(awaitable)
+    if future is not awaitable:
+        _pending.add(future)
+        future.add_done_callback(_pending.discard)
+    return future
+
+
 class State(enum.Enum):
     """The state of a long-running task."""
 

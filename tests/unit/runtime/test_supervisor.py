@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 
 from fanfare.runtime.backoff import Backoff
-from fanfare.runtime.supervisor import State, Supervisor
+from fanfare.runtime.supervisor import State, Supervisor, as_future
 from tests.harness import waiting
 
 LOGGER = logging.getLogger("tests.supervisor")
@@ -219,3 +219,17 @@ async def test_name_of_a_running_task_is_refused_and_of_an_ended_one_reused(supe
     supervisor.run("work", work)
     assert len(supervisor.statuses) == 1
     await supervisor.stop()
+
+
+async def test_future_stays_itself_and_a_coroutine_becomes_a_task_that_is_kept() -> None:
+    async def work() -> None:
+        await asyncio.Event().wait()  # nothing else refers to the task
+
+    made: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    assert as_future(made) is made
+    task = weakref.ref(as_future(work()))
+    await asyncio.sleep(0)
+    gc.collect()
+    kept = task()
+    assert kept is not None
+    kept.cancel()
