@@ -27,7 +27,10 @@ EARLIER_SOCKETS = 8  # whose client events are not sent back; with more reconnec
 UNANSWERED_S = 45.0
 # The maximum number of channels in a record, for pages that reconnect with ever new channels.
 MAX_CHANNELS = 1_000
-RECORD_FULL = "record_full"  # why a channel of such a page is not recovered
+# Why a channel that is not in the record is not recovered, though the page may have had it.
+RECORD_FULL = "record_full"
+TOKEN_SHARED = "token_shared"  # noqa: S105  (a reason: several pages use the token)
+SHARED_UNTIL = "shared_until"  # Unix seconds, in the record that replaces the one of a refused token
 
 
 class AckTracker:
@@ -47,6 +50,7 @@ class AckTracker:
         "full",
         "max_channels",
         "origin",
+        "shared",
         "socket_id",
         "user_id",
     )
@@ -61,6 +65,7 @@ class AckTracker:
         self.origin: str = known.get("origin", origin)
         self.user_id: str = known.get("user", "")
         self.full: bool = known.get("full", False)  # some channels are not in the record
+        self.shared: bool = known.get("shared", SHARED_UNTIL in known)  # the token was refused, and its record lost
         self._acknowledged: Positions = {}
         # The positions of the last socket's channels, until this socket has subscribed to them.
         self._start: Positions = {
@@ -74,7 +79,9 @@ class AckTracker:
     def start_of(self, channel: str) -> tuple[interface.Position | None, str | None]:
         """The acknowledged position of a channel, or the reason why it is unknown; both None for a new channel."""
         position = self._acknowledged.get(channel) or self._start.get(channel)
-        return position, RECORD_FULL if position is None and self.full else None
+        if position is not None:
+            return position, None
+        return None, RECORD_FULL if self.full else TOKEN_SHARED if self.shared else None
 
     def begin(self, channel: str, position: interface.Position) -> bool:
         """A subscription gets all entries after `position`. Returns False if the record is full."""
@@ -135,6 +142,8 @@ class AckTracker:
             fields["user"] = self.user_id
         if self.full:
             fields["full"] = True
+        if self.shared:
+            fields["shared"] = True
         return orjson.dumps(fields)
 
     def _acknowledge(self, sent: Positions) -> bool:

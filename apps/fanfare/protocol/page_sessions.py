@@ -32,7 +32,6 @@ STORED, REFRESHED = 4, (2.0, 2.75)
 
 # Why a page with a token is not resumed.
 TOO_MANY_TOKENS = "too_many_tokens"
-TOKEN_SHARED = "token_shared"  # noqa: S105  (a reason: several pages use the token)
 TOKEN_FOREIGN = "token_foreign"  # noqa: S105  (a reason: another origin or another user made the record)
 ENGINE_UNAVAILABLE = "engine_unavailable"
 
@@ -112,7 +111,7 @@ class PageSession:
     async def _open(self, record: bytes | None) -> None:
         """Raises EngineUnavailable."""
         if self._owners.is_shared(record):
-            self._fail(TOKEN_SHARED, "resume.token_shared")
+            self._fail(ack_tracker.TOKEN_SHARED, "resume.token_shared")
             return
         if record is None and self._is_full():
             self._fail(TOO_MANY_TOKENS, "resume.too_many_tokens")
@@ -123,7 +122,7 @@ class PageSession:
         if not tracker.user_id:
             taken = await self._owners.take(self._connection.app, self._token, self)
             if taken is None:
-                self.failed = TOKEN_SHARED
+                self.failed = ack_tracker.TOKEN_SHARED
                 return
             if taken.record != record:  # the socket before has stored a newer one
                 record, tracker = taken.record, self._tracker_of(taken.record)
@@ -180,7 +179,7 @@ class PageSession:
         elif taken is not None:
             self.save()
         elif self.failed is None:
-            self._lose(TOKEN_SHARED)
+            self._lose(ack_tracker.TOKEN_SHARED)
 
     def _fail(self, reason: str, counter: str) -> None:
         self._hub.count(counter)
@@ -317,7 +316,7 @@ class PageSession:
         self._connection.close(refusals.RECONNECT, "Another connection of this page took over")
 
     def lose_token(self) -> None:
-        self._lose(TOKEN_SHARED)
+        self._lose(ack_tracker.TOKEN_SHARED)
 
     def _lose(self, reason: str) -> None:
         self._owners.release(self)

@@ -8,7 +8,7 @@ no socket is closed for it.
 
 The engine decides: `take_session` answers with the owner before, and only that owner's worker gets a message. Both
 sides see the same number of seconds since the owner changed the last time, so both come to the same decision. A refused
-token has a record that says until when.
+token has a record that says until when, and from which a later socket learns that the page may have lost events.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ import orjson
 
 from fanfare.engine import interface
 from fanfare.hub import hub as hubs
+from fanfare.protocol.ack_tracker import SHARED_UNTIL
 from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.runtime.timer_wheel import TimerWheel
 
 SHARED_S = 10.0
 REFUSED_S = 60  # for so long a shared token is refused; the page may have been corrected by then
 TURN_S = 0.1  # of the wheel: how finely the times of pages that came together are spread
-
-_SHARED_UNTIL = "shared_until"  # Unix seconds, in the record of a refused token
 
 _log = LogThrottle(logging.getLogger(__name__))
 
@@ -72,9 +71,9 @@ class SessionOwners:
 
     def is_shared(self, record: bytes | None) -> bool:
         """Whether a record says that its token is refused, because several pages use it."""
-        if record is None or _SHARED_UNTIL.encode() not in record:
+        if record is None or SHARED_UNTIL.encode() not in record:
             return False
-        until: float = orjson.loads(record).get(_SHARED_UNTIL, 0.0)
+        until: float = orjson.loads(record).get(SHARED_UNTIL, 0.0)
         return until > self._clock()
 
     async def take(self, app: str, token: str, page: SessionOwner) -> interface.Taken | None:
@@ -107,7 +106,7 @@ class SessionOwners:
         self._hub.engine.save_session(
             owned.app,
             owned.token,
-            orjson.dumps({_SHARED_UNTIL: self._clock() + REFUSED_S}),
+            orjson.dumps({SHARED_UNTIL: self._clock() + REFUSED_S}),
             REFUSED_S,
             holder=owned.page.socket_id,
             release=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import orjson
@@ -61,4 +62,24 @@ async def test_pages_that_share_a_token_stay_open_and_are_not_resumed(tmp_path: 
     assert [page.failures() for page in pages[1:]] == [[("kept", "token_shared")]] * 3
     for page in pages:
         page.session.end()
+    await hub.stop()
+
+
+async def test_page_of_a_refused_token_learns_later_that_it_may_have_lost_events(tmp_path: Path) -> None:
+    now = time.time()
+    hub = hubs.Hub(engine.LocalEngine(tmp_path))
+    owners = session_owners.SessionOwners(hub, clock=lambda: now)
+    await hub.start()
+    for _ in range(3):
+        page = Page(hub, owners)
+        await page.subscribed()
+    await until(page.failures)
+    page.session.end()
+    now += session_owners.REFUSED_S + 1
+    for failures in ([("kept", "token_shared")], []):
+        page = Page(hub, owners)
+        await page.subscribed()
+        assert page.failures() == failures
+        page.session.end()
+        await hub.engine.load_session("1", TOKEN)  # its record is written
     await hub.stop()
