@@ -41,6 +41,7 @@ MESSAGE = interface.Kind.MESSAGE.value
 SESSION_TAKEN = interface.Kind.SESSION_TAKEN.value
 STREAMS = frozenset([interface.Kind.STREAM.value, interface.Kind.STREAM_END.value])
 COMMANDS = frozenset([CONTROL, MESSAGE, SESSION_TAKEN])  # for this worker, not for subscribers
+NEWEST = max(interface.Kind).value
 
 _BODY = operator.attrgetter("body")
 _CREATED_MS = operator.attrgetter("created_ms")
@@ -494,6 +495,10 @@ class Hub:
         for entry in entries:
             if entry.kind in COMMANDS:
                 self._obey(entry)
+                continue
+            if entry.kind > NEWEST:
+                self._log.warning("Entries of kind %d are skipped: a newer release wrote them", entry.kind)
+                self.counters["entries.unknown"] += 1
                 continue
             channel = self._channels.get((entry.app, entry.channel))
             if channel is not None and (channel.live or channel.live_with_offsets or channel.catching_up):

@@ -328,6 +328,19 @@ async def test_failing_command_does_not_stop_deliveries(
     assert hub.statistics()["controls.failed"] == hub.statistics()["controls.unknown"] == 1
 
 
+async def test_entry_of_a_newer_release_is_skipped_and_counted(
+    engine: ScriptedEngine, hub: hubs.Hub, client: NewClient
+) -> None:
+    one = client()
+    one.subscribe("news")
+    engine.answer()
+    newer = engine.entry("news", b"unknown", kind=max(interface.Kind) + 1)  # type: ignore[arg-type]
+    engine.deliver([engine.entry("news", b"x"), newer, engine.entry("news", b"y")])
+    assert b"unknown" not in b"".join(one.got)
+    assert b"".join(one.got).endswith(b"xy")
+    assert hub.statistics()["entries.unknown"] == 1
+
+
 async def test_slow_subscriber_is_disconnected_with_4100_and_its_transport_dropped(
     engine: ScriptedEngine, hub: hubs.Hub, client: NewClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
