@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import subprocess
 from collections.abc import AsyncIterator
 from typing import Any, Self
 
 from tests.harness import parts, servers, sockets
-from tests.harness.deployments import REPOSITORY
+from tests.harness.deployments import REPOSITORY, Application
 
 CLIENTS = REPOSITORY / "tests" / "clients"
 INSTALL_SECONDS = 120
@@ -43,8 +44,8 @@ class Runtime:
     def __exit__(self, *_: object) -> None: ...
 
     @contextlib.asynccontextmanager
-    async def node(self) -> AsyncIterator[Node]:
-        """A new Node process for a test's clients."""
+    async def node(self, *, plugin: bool = False) -> AsyncIterator[Node]:
+        """A new Node process for a test's clients. `plugin`: their pusher-js has Fanfare's plugin."""
         process = await asyncio.create_subprocess_exec(
             self.executable,
             str(CLIENTS / "driver.mjs"),
@@ -52,6 +53,7 @@ class Runtime:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             limit=LINE_BYTES,
+            env={**os.environ, "PLUGIN": "1" if plugin else ""},
         )
         node = Node(process)
         try:
@@ -94,20 +96,22 @@ class Node:
         master_key: str = "",
         key: str = "",
         token: str = "",
+        application: Application | None = None,
     ) -> Client:
         """`member`: the channel_data for presence channels. `user`: the user data for sign-in. `master_key`: base64,
         for encrypted channels. `key`: replaces the application's key. `token`: a capability token, sent in place of
-        signatures.
+        signatures. `application`: another one than the server's.
         """
         identifier = str(len(self._clients) + 1)
         client = self._clients[identifier] = Client(self, identifier)
+        application = application or server.application
         await client.do(
             kind,
             host=servers.HOST,
             port=server.port,
-            application=server.application.id,
-            key=key or server.application.key,
-            secret=server.application.secret,
+            application=application.id,
+            key=key or application.key,
+            secret=application.secret,
             member=member,
             user=user,
             master_key=master_key,

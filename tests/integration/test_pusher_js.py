@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pusher
 
@@ -116,6 +118,79 @@ async def test_client_event_reaches_other_members_with_the_senders_id(
         typing = await ann.next(what="bound", channel=room, event="client-typing")
     assert typing["data"] == {"on": True}
     assert typing["metadata"] == {"user_id": "bob"}
+
+
+async def sent(caller: calls.Caller, route: str, fields: dict[str, Any]) -> None:
+    """POST until the server is neither busy nor over a rate limit."""
+    while (answer := await asyncio.to_thread(caller.signed, "POST", route, fields)).status in (429, 503):
+        await asyncio.sleep(float(answer.headers["retry-after"]))
+    assert answer.status == 200, answer
+
+
+async def test_pages_see_revisions_and_member_updates_and_a_client_that_binds_nothing_ignores_them(
+    uvicorn: servers.Server, pusher_js: pusherjs.Runtime, name: Name
+) -> None:
+    room = name("presence-kept")
+    flags = ("--client-events", "--history", f"{room}=100,600")
+    application = await asyncio.to_thread(uvicorn.deployment.create_application, room, *flags)
+    reviser = {"by": "moderator"}
+    async with pusher_js.node(plugin=True) as with_plugin, pusher_js.node() as plain:
+        ann, bob, cem = [
+            await node.connected(
+                uvicorn, application=application, member={"user_id": user, "user_info": {"name": user.title()}}
+            )
+            for node, user in ((with_plugin, "ann"), (plain, "bob"), (plain, "cem"))
+        ]
+        await ann.subscribe(room)
+        await ann.do("revisions", channel=room, event="message")
+        await bob.subscribe(room)
+        await cem.do("subscribe_only", channel=room)
+        while (await ann.event(room, "pusher:member_added"))["data"]["id"] != "cem":
+            pass
+
+        with calls.Caller(uvicorn, application) as caller:
+            await sent(caller, "events", {"name": "message", "channel": room, "data": '{"text":"good"}'})
+            kept = (await asyncio.to_thread(caller.signed, "GET", f"channels/{room}/history")).body
+            [message], position = kept["items"], kept["position"]
+            assert position.endswith(f":{message['offset']}")
+            revise = f"channels/{room}/history/{position}/revise"
+            for text in ("better", "best"):
+                await sent(caller, revise, {"data": json.dumps({"text": text}), **reviser})
+            await sent(caller, revise, {"delete": "1", **reviser})
+            await sent(caller, "events", {"name": "last", "channel": room, "data": "{}"})
+
+        revisions = [await ann.next(what="revision", channel=room) for _ in range(3)]
+        assert [revision["data"] for revision in revisions] == [{"text": "better"}, {"text": "best"}, None]
+        assert {(each["revision"]["id"], each["revision"]["by"]) for each in revisions} == {(position, "moderator")}
+        seen = [await bob.event(room, "message")]
+        while seen[-1]["event"] != "last":
+            seen.append(await bob.next(what="event", channel=room))
+        notices = ["fanfare:revised", "fanfare:revised", "fanfare:deleted"]
+        assert [happening["event"] for happening in seen] == ["message", *notices, "last"]
+        assert [json.loads(happening["data"]["data"])["text"] for happening in seen[1:3]] == ["better", "best"]
+        assert {happening["data"]["id"] for happening in seen[1:4]} == {position}
+
+        await bob.do("trigger", channel=room, event="client-fanfare-state", data={"typing": True})
+        typing = {"name": "Bob", "state": {"typing": True}}
+        updated = await ann.event(room, "fanfare:member_updated")
+        assert updated["data"] == {"user_id": "bob", "user_info": typing}
+        assert (await ann.members(room))["members"]["bob"] == typing
+        await ann.do("trigger", channel=room, event="client-fanfare-state", data={"typing": False})
+        while (updated := await bob.event(room, "fanfare:member_updated"))["data"]["user_id"] != "ann":
+            pass
+        assert updated["data"]["user_info"] == {"name": "Ann", "state": {"typing": False}}
+
+        # The connection reports what it passes to the channel, and would report an error or another state.
+        passed = [await cem.next()]
+        while passed[-1].get("event") != "fanfare:member_updated" or passed[-1]["data"]["user_id"] != "ann":
+            passed.append(await cem.next())
+        assert {report["what"] for report in passed} == {"event"}
+        names = [report["event"] for report in passed if not report["event"].startswith("pusher")]
+        assert names == ["message", *notices, "last", "fanfare:member_updated", "fanfare:member_updated"]
+        members = (await cem.members(room))["members"]
+        assert members == {user: {"name": user.title()} for user in ("ann", "bob", "cem")}
+        await cem.do("trigger", channel=room, event="client-marker", data={"n": 1})
+        assert (await bob.event(room, "client-marker"))["data"] == {"n": 1}
 
 
 async def test_pusher_js_does_not_reconnect_with_an_unknown_key(

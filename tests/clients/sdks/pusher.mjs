@@ -1,9 +1,11 @@
-// pusher-js.
+// pusher-js. Environment: PLUGIN=1, with the plugin.
 
 import pusher from "pusher-js";
+import { install } from "../../../apps/fanfare/static/fanfare/resume.mjs";
 import { authenticator, authorizer } from "./backend.mjs";
 
 export const Pusher = pusher.Pusher ?? pusher.default ?? pusher;
+if (process.env.PLUGIN) install(Pusher, { jitter: 100 });
 
 export function options(command) {
   return {
@@ -46,9 +48,13 @@ function subscribe(client, command, tell) {
 export const actions = {
   connect,
   subscribe,
+  subscribe_only: (client, command) => client.subscribe(command.channel), // binds nothing on the channel
   unsubscribe: (client, command) => client.unsubscribe(command.channel),
   bind: (client, { channel, event }, tell) => {
     client.channel(channel).bind(event, (data, metadata) => tell("bound", { channel, event, data, metadata }));
+  },
+  revisions: (client, { channel, event }, tell) => {
+    client.channel(channel).revisions(event, (data, revision) => tell("revision", { channel, event, data, revision }));
   },
   trigger: (client, command) => client.channel(command.channel).trigger(command.event, command.data),
   signin: (client) => client.signin(),
