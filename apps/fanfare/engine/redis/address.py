@@ -1,4 +1,4 @@
-"""Where the store is: the URL, discovery through Sentinel or the cluster, and clients for callers that block."""
+"""The address of the store: the URL, discovery through Sentinel or the cluster, and clients for blocking callers."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Address:
     key: str = ""
 
     def ssl_context(self) -> ssl.SSLContext | None:
-        """Raises EngineMisconfigured where a file cannot be read."""
+        """Raises EngineMisconfigured if a file cannot be read."""
         if not self.tls:
             return None
         try:
@@ -76,15 +76,15 @@ class Address:
         return context
 
     def slots(self, extra: tuple[tuple[str, int], ...] = ()) -> list[tuple[int, int, tuple[str, int]]]:
-        """The cluster's slots: first, last, and the address of their primary; in a thread. Raises EngineUnavailable.
+        """The cluster's slots: first, last, and the address of their primary. Blocks. Raises EngineUnavailable.
 
-        `extra`: addresses that were known before, tried too.
+        `extra`: further addresses to try, from an earlier reply.
         """
         last: Exception | None = None
         for host, port in dict.fromkeys((*extra, *self.hosts)):
             try:
                 with redis.Redis(host=host, port=port, **self.options()) as client:
-                    found = client.execute_command("CLUSTER", "SLOTS")  # as the server sends it
+                    found = client.execute_command("CLUSTER", "SLOTS")  # the reply as the server sends it
             except (redis.exceptions.RedisError, OSError) as error:
                 last = error
                 continue
@@ -94,17 +94,17 @@ class Address:
             ]
             if sum(end - first + 1 for first, end, _ in pieces) == SLOTS:
                 return pieces
-        raise errors.EngineUnavailable(f"No server of the cluster knows all slots: {describe(last)}")
+        raise errors.EngineUnavailable(f"No server of the cluster has all slots in its table: {describe(last)}")
 
     def blocking(self, timeout_s: float, primary: tuple[str, int] | None = None) -> Any:
-        """A client for threads, with a pool. It repeats nothing by itself: an append must not run twice. `primary`:
-        with Sentinel, the server to use."""
+        """A client for threads, with a pool. It does not retry by itself, because an append must not run twice.
+        `primary`: with Sentinel, the server to use."""
         options = self.options(timeout_s)
         if self.form == "unix":
             del options["ssl"]
             return redis.Redis(unix_socket_path=self.path, **options)
         if self.form == "cluster":
-            node: Any = redis.cluster.ClusterNode  # it has no annotations
+            node: Any = redis.cluster.ClusterNode  # redis-py has no annotations here
             nodes = [node(*each) for each in self.hosts]
             del options["db"]
             return redis.cluster.RedisCluster(startup_nodes=nodes, **options)
@@ -112,7 +112,7 @@ class Address:
         return redis.Redis(host=host, port=port, **options)
 
     def options(self, timeout_s: float = CONNECT_S) -> dict[str, Any]:
-        """Of a client of redis-py."""
+        """The options of a client of redis-py."""
         options: dict[str, Any] = {
             "username": self.user or None,
             "password": self.password or None,
@@ -197,7 +197,7 @@ def _host(text: str, default_port: int) -> tuple[str, int]:
 
 @functools.cache
 def key_prefix(prefix: str, partition: int, partitions: int) -> str:
-    """What the keys of a partition begin with. The tag puts them into one slot of a cluster, and the slots of the
+    """The prefix of the keys of a partition. Its hash tag puts them into one slot of a cluster, and the slots of the
     partitions are spread evenly."""
     for attempt in range(1_000_000):
         tag = f"{prefix}.{partition}.{attempt}"

@@ -15,7 +15,7 @@ READ_ENTRIES: Final = 500  # in one answer
 
 
 class Consumer(interface.Consumer):
-    """See `interface.Consumer`. While nothing new was published it asks the store nothing."""
+    """See `interface.Consumer`. It reads the store only after new entries were published."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The Redis engine: a publisher in any process, and in a process that opens it a worker too."""
+"""The Redis engine: a publisher in every process, and also a worker in a process that opens it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PARTITIONS: Final = 16
 class RedisEngine(SharedStoreEngine[Worker]):
     """See `interface.Engine`. `url` as `address.parse` reads it. `partitions`: the same on every machine.
 
-    `log_seconds`: how long an entry stays for a worker that is late. `append_timeout`: seconds.
+    `log_seconds`: how long the log keeps an entry for workers that read late. `append_timeout`: seconds.
     """
 
     def __init__(

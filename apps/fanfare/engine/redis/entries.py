@@ -19,7 +19,7 @@ _metas: dict[bytes, tuple[Any, ...]] = {}
 
 
 def meta(publication: interface.Publication) -> bytes:
-    """What a publication's entry says beside its body. Raises UnicodeEncodeError for lone surrogates."""
+    """The meta part of a publication's entry. Raises UnicodeEncodeError for lone surrogates."""
     return pack(
         [
             int(publication.kind),
@@ -61,7 +61,7 @@ def read(data: bytes) -> Iterator[interface.Entry | None]:
 
 
 def read_all(parts: Iterable[bytes]) -> list[interface.Entry]:
-    """Entries of a reply, those of other versions left out."""
+    """The entries of a reply, without those of other versions."""
     return [entry for part in parts for entry in read(part) if entry is not None]
 
 

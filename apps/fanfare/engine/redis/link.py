@@ -27,7 +27,7 @@ _FAILURES: Final = (OSError, TimeoutError, hiredis.ReplyError, errors.EngineErro
 
 
 class Owner(partitions.Owner, Protocol):
-    """What a connection needs of its worker."""
+    """The methods of the worker that a connection calls."""
 
     id: str
     memory: tuple[int, int]
@@ -39,7 +39,7 @@ class Owner(partitions.Owner, Protocol):
 
 
 class Link:
-    """`failure`: why it is not connected."""
+    """`failure`: why there is no connection; None while there is one."""
 
     def __init__(self, worker: Owner, locate: Callable[[], Awaitable[tuple[str, int]]]) -> None:
         self.partitions: set[Partition] = set()
@@ -50,7 +50,7 @@ class Link:
         self._worker = worker
         self._locate = locate
         self._lost = asyncio.Event()
-        self._beats: dict[Partition, float] = {}  # sent and not answered
+        self._beats: dict[Partition, float] = {}  # the times of beats without an answer
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
@@ -85,7 +85,7 @@ class Link:
             partition.join(opened, self.run_id)
 
     async def run(self) -> None:
-        """Keep it connected."""
+        """Connect, and reconnect whenever the connection is lost."""
         backoff = Backoff(first_s=0.05, longest_s=LONGEST_PAUSE_S)
         while True:
             if self.wire is not None:
@@ -103,7 +103,7 @@ class Link:
                 backoff.succeeded()
 
     def adopt(self, partition: Partition) -> None:
-        """Follow a partition here."""
+        """Follow a partition on this connection."""
         self.partitions.add(partition)
         if self.wire is not None and self.wire.is_open:
             partition.join(self.wire, self.run_id)
@@ -114,7 +114,7 @@ class Link:
         partition.leave_wire()
 
     def leave(self, why: str) -> None:
-        """Drop the connection: `run` asks again where the primary is."""
+        """Drop the connection; `run` looks up the primary again."""
         if self.wire is not None:
             self._failed(why)
             self.wire.abort()
@@ -197,7 +197,7 @@ class Link:
         return info["run_id"]
 
     async def _check_rights(self, opened: wire.Wire) -> None:
-        """Raises EngineMisconfigured where the user may not do what the engine does."""
+        """Raises EngineMisconfigured if the user lacks a right that the engine needs."""
         if not self.partitions:
             return
         key = next(iter(self.partitions)).prefix + "check"

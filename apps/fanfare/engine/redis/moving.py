@@ -1,8 +1,8 @@
 """The Redis engine as the old or the new store of a move.
 
-The mark is in the record of the partitions, for processes that start, and in the state of each partition, where the
-scripts of running ones find it. While the old store is frozen, the mark of a partition has an end: the store goes on by
-itself if the mover dies.
+The mark of a move is in the record of the partitions, for processes that start, and in the state of each partition, for
+the scripts of running processes. While the old store is frozen, the mark of a partition expires: if the mover dies, the
+store accepts writes again.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ class RedisStore(moves.Store):
     def leave(self, mark: moves.Mark) -> None:
         if self._frozen is None:
             raise errors.EngineUnavailable("The old store is not frozen")
-        self._note(self._frozen, before=self._frozen)  # all of them are frozen still, and stay so for long enough
+        self._note(self._frozen, before=self._frozen)  # all partitions are still frozen, for long enough
         with self._client() as client:
             client.hset(self._meta, "mark", mark.text())
         self._note(mark.text(), before=self._frozen, lasts_ms=0)

@@ -1,4 +1,4 @@
-"""What a worker asks of a partition: operations and wants of scripts/apply.lua, and the answers."""
+"""The calls of a worker to a partition: operations and wants of scripts/apply.lua, and their answers."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ Settled = Callable[[Answer | None, errors.EngineError | None], None]  # called o
 
 @dataclass(slots=True)
 class Call:
-    """Operations that run together, in their order, and what is read after them. `born`: monotonic time, for those
-    that wait too long. `frees`: it gives memory back, and is done with full memory too."""
+    """Operations that run together, in their order, and the reads after them. `born`: monotonic time, for the timeout.
+    `frees`: the call frees memory, so it also runs if the memory of the server is full."""
 
     operations: Sequence[Operation]
     settled: Settled
@@ -58,7 +58,7 @@ def append(publication: interface.Publication) -> Operation:
 
 
 def receipt(result: Any) -> interface.Receipt:
-    """Raises EngineUnavailable where the operation failed."""
+    """Raises EngineUnavailable if the operation failed."""
     check(result)
     if isinstance(result, int):
         return interface.Receipt(None, duplicate=not result, id=result)
@@ -87,7 +87,7 @@ def history_want(app: str, channel: str, history: interface.RecoveryRequest) -> 
 
 
 def wants(wanted: interface.SubscribeRequest) -> list[Want]:
-    """What has to be read for a subscriber."""
+    """The reads for a subscriber."""
     name = identity(wanted.app, wanted.channel)
     found: list[Want] = []
     if wanted.member is not None and wanted.channel != interface.USERS:
@@ -106,7 +106,7 @@ def wants(wanted: interface.SubscribeRequest) -> list[Want]:
 
 
 def value_of(want: Want, answer: Answer, wanted: interface.SubscribeRequest) -> Any:
-    """What a want found, decoded once for all subscribers that wait for it. Raises EngineUnavailable."""
+    """The result of a want, decoded once for all subscribers that wait for it. Raises EngineUnavailable."""
     value = answer.found[want]
     check(value)
     if want[0] == "m" and isinstance(value, list):
@@ -119,7 +119,7 @@ def value_of(want: Want, answer: Answer, wanted: interface.SubscribeRequest) -> 
 
 
 def streams(found: Sequence[Any]) -> tuple[interface.Streamed, ...]:
-    """What scripts/texts.lua found."""
+    """The result of scripts/texts.lua."""
     return tuple(
         interface.Streamed(
             stream.decode(), interface.StreamState(state), seq, size, head, tuple(parts), body, offset or None
@@ -129,7 +129,7 @@ def streams(found: Sequence[Any]) -> tuple[interface.Streamed, ...]:
 
 
 def stream_write(write: interface.StreamWrite) -> tuple[Any, ...]:
-    """As scripts/write_streams.lua reads it."""
+    """A write in the form that scripts/write_streams.lua reads."""
     size, seconds = write.retention or (False, False)
     fields = (*write[:10], int(write.state), size, seconds, *write[12:])
     return tuple(False if field is None else field for field in fields)
@@ -145,7 +145,7 @@ def members(flat: Sequence[bytes]) -> tuple[interface.Member, ...]:
 
 
 def recovery(history: interface.RecoveryRequest, found: Any) -> interface.RecoveryResult:
-    """What the `h` want found."""
+    """The result of the `h` want."""
     epoch, offset, reason, count, parts = found
     position = interface.Position(epoch.decode(), offset)
     if reason:

@@ -1,4 +1,4 @@
-"""Questions and publications of threads, with connections of redis-py."""
+"""Queries and publications of threads, over connections of redis-py."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from fanfare.engine.redis import address, entries, operations, scripts, sentinel
 
 T = TypeVar("T")
 
-LOCATED_S: Final = 1.0  # a publisher may write to a primary that was replaced for so long
+LOCATED_S: Final = 1.0  # after a failover, a publisher may write to the old primary for so long
 PAGE: Final = 1_000  # channels of one answer
 SEARCHED_NAMES: Final = 2_000  # in one call of a search: about 2 ms of the server
 
 
 class Store:
-    """The blocking side of an engine. The client is made at its first use, so it survives a fork that comes before."""
+    """The blocking side of an engine. The client is made at its first use, so an earlier fork does no harm."""
 
     def __init__(self, where: address.Address, partitions: int, timeout_s: float) -> None:
         self.address = where
@@ -36,7 +36,7 @@ class Store:
         self._sentinels = sentinels.Sentinels(where) if where.form == "sentinel" else None
         self._primary: tuple[str, int] | None = None  # that the client uses
         self._located_s = float("-inf")  # monotonic
-        self.is_moving = False  # it belongs to a move: the mark does not refuse it
+        self.is_moving = False  # it belongs to a move, which the mark does not refuse
         self.meta = f"{where.prefix}:{{{where.prefix}}}:meta"
 
     @contextlib.contextmanager
@@ -56,7 +56,7 @@ class Store:
                 raise
 
     def _connect(self) -> Any:
-        """The client, of another server after a failover."""
+        """The client; after a failover a new one, for the new primary."""
         client = self._client
         if self._sentinels is not None and (client is None or time.monotonic() - self._located_s > LOCATED_S):
             primary = self._sentinels.primary()
@@ -68,8 +68,8 @@ class Store:
         return client
 
     def check(self) -> None:
-        """Compare the version of the keys and the number of partitions with those that the store has, and store them
-        where it has none. Raises EngineMisconfigured, EngineUnavailable."""
+        """Compare the version of the keys and the number of partitions with those in the store, and store them if it
+        has none. Raises EngineMisconfigured, EngineUnavailable."""
         with address.reported():
             client = self._connect()
             self._refuse_if_moved(client)
@@ -95,8 +95,8 @@ class Store:
             moves.Mark.parse(mark).refuse_worker(self.address.public)
 
     def forget(self) -> None:
-        """The primary may be another one: the next client asks Sentinel or the cluster. Other threads may use the
-        present one still, so it is not closed here."""
+        """The primary may have changed: the next client asks Sentinel or the cluster. Other threads may still use the
+        present client, so it is not closed here."""
         self._client = None
 
     def close(self) -> None:
@@ -153,7 +153,7 @@ class Store:
         return [receipts[index] for index in range(len(writes))]
 
     def _open_streams(self, app: str, partition: int) -> int:
-        """Of an application, in all partitions but one. Another process may open one in the meantime."""
+        """The open streams of an application, in all partitions but one. Another process may open one meanwhile."""
         keys = [self.prefix(each) + "opened" for each in range(self.partitions) if each != partition]
 
         def ask(client: Any) -> int:
@@ -191,7 +191,7 @@ class Store:
         return results
 
     def ask(self, question: Callable[[Any], T], *, if_not_sent: bool = False) -> T:
-        """Run it with a client, and with another one if the first met a primary that is gone. `if_not_sent`: only where
+        """Run `question` with a client, and again with a new one if the primary was replaced. `if_not_sent`: only if
         nothing can have been sent. Raises EngineUnavailable."""
         try:
             with self.client() as client:
@@ -223,7 +223,7 @@ def moved(error: Exception, where: address.Address) -> None:
 
 
 class Queries(interface.Queries):
-    """The questions, with one client."""
+    """The queries, with one client."""
 
     def __init__(self, store: Store, client: Any) -> None:
         self._store = store
@@ -257,7 +257,7 @@ class Queries(interface.Queries):
     def _matches(
         self, partition: int, app: str, text: str, after: str, limit: int
     ) -> Iterator[tuple[bytes, interface.ChannelCounts]]:
-        """Of one partition, in the order of their bytes, read as they are needed."""
+        """The matches of one partition, in the order of their bytes, read on demand."""
         first = b"(" + after.encode() if after else b"-"
         while True:
             last, *page = self._store.run(

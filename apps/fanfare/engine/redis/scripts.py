@@ -1,4 +1,4 @@
-"""The Lua scripts of this folder, each known to the server by its hash: releases side by side run their own."""
+"""The Lua scripts of this folder. The server knows each by its hash, so two releases can run their own side by side."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _script(name: str, *parts: str, flags: str = "") -> Script:
 
 
 # With full memory Redis refuses APPLY and PUBLISH as a whole, before it has written anything. The life of a worker must
-# go on then, and what frees memory must be possible.
+# be renewed then, and calls that free memory must run.
 APPLY: Final = _script("apply", "append", "presence", "texts")
 PUBLISH: Final = _script("publish", "append")
 FREE: Final = _script("apply", "append", "presence", "texts", flags="allow-oom")

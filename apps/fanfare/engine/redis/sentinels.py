@@ -1,4 +1,4 @@
-"""Which server is the primary, by what all sentinels know."""
+"""Finds the primary, with the answers of all sentinels."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Sentinels:
     def primary(self) -> tuple[str, int]:
         """The primary of the newest configuration that a sentinel knows. Raises EngineUnavailable.
 
-        Each failover has a larger epoch. A sentinel that has not heard of the last one, as one that was cut off, still
-        names the primary before; that one may run and take writes until a sentinel demotes it, which takes 10 s.
+        Each failover has a larger epoch. A sentinel that was cut off still names the previous primary, which may run
+        and take writes until a sentinel demotes it, which takes 10 s.
         """
         newest: tuple[int, str, int] | None = None
         failure: Exception | None = None

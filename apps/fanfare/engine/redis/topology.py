@@ -1,4 +1,4 @@
-"""Which server each partition is on: the one of the address, the one that the sentinels name, or one of a cluster."""
+"""The server of each partition: the one of the address, the one that the sentinels name, or one of a cluster."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Server = tuple[str, int]
 
 
 class Owner(link.Owner, Protocol):
-    """What the topology needs of its worker."""
+    """The methods of the worker that the topology calls."""
 
     all: list[Partition]
 

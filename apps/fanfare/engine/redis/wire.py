@@ -1,8 +1,8 @@
 """One connection to a server: RESP3, commands and messages on the same socket.
 
-Replies and messages of one connection share an output buffer in the server, so a reply stands behind every message that
-was published before its command ran, and before all that later commands publish; the messages of the command itself
-stand before or behind it. `on_messages` and the callback of a reply are therefore called where the bytes are parsed, in
+Replies and messages of one connection share an output buffer in the server, so a reply follows every message that was
+published before its command ran, and precedes all that later commands publish; the messages of the command itself
+precede or follow it. `on_messages` and the callback of a reply are therefore called where the bytes are parsed, in
 their order, and never through an awaiting task: a task would see the reply after later messages.
 """
 
@@ -112,7 +112,7 @@ class Wire(asyncio.Protocol):
             self._flushing = asyncio.get_running_loop().call_soon(self.flush)
 
     def flush(self) -> None:
-        """Write what waits: one write for each turn of the loop."""
+        """Write the buffered commands: one write for each turn of the loop."""
         if self._flushing is not None:
             self._flushing.cancel()
             self._flushing = None
@@ -144,7 +144,7 @@ class Wire(asyncio.Protocol):
             if messages:
                 self._hand_over(messages)
         except Exception as error:
-            # Whatever it is: the replies that follow would be matched to the wrong requests.
+            # After any failure, the replies that follow would be matched to the wrong requests.
             logger.exception("The connection to Redis is closed because of a fault in handling its data")
             self._lose(error)
 
