@@ -292,7 +292,7 @@ def many_streams(server: Limited) -> None:
             stream = stack.enter_context(server.connect())
             stream.sendall(f"GET /sse/{server.application.key}?channels=a HTTP/1.1\r\nhost: x\r\n\r\n".encode())
             assert stream.recv(65_536).startswith(b"HTTP/1.1 200")
-        refused(server, 503, "channels=a", "5 streams of this address are open; 5 are allowed")
+        refused(server, 503, "channels=a", "5 SSE connections of this address are open; 5 are allowed")
 
 
 def refused(server: Limited, status: int, query: str, *numbers: str) -> None:
@@ -320,7 +320,7 @@ ATTACKS = {
     "pusher.subscription_refused.too_many_subscribes": Attack(many_subscribes, "30 subscribes a second are allowed"),
     "http.refused.login_attempts": Attack(many_logins, "more than 3 attempts a minute"),
     "pusher.error.rate_limited": Attack(many_errors, ""),
-    "sse.refused.too_many_streams": Attack(many_streams, "5 streams of this address are open; 5 are allowed"),
+    "sse.refused.too_many_streams": Attack(many_streams, "5 SSE connections of this address are open; 5 are allowed"),
     "sse.refused.too_many_channels": Attack(
         lambda server: refused(server, 400, "channels=" + ",".join(map(str, range(17))), "17", "16"), "17 channels"
     ),

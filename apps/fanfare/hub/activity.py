@@ -1,8 +1,8 @@
-"""What happens in a worker, for people: its newest refusals, and everything else while a console looks.
+"""The activity of a worker, for the console: its newest refusals always, all other items while a tail is open.
 
 An item is a dict that becomes JSON: `at` (Unix time), `type`, and what is known of `app`, `channel`, `event`, `user`,
-`socket`, `address`, `reason`, `code` and `text`. `tap` gets the items one by one and is None while no console looks, so
-the paths that every client takes cost one test more.
+`socket`, `address`, `reason`, `code` and `text`. `tap` is called with each item. It is None while no tail is open, so
+the hot paths only test for it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SIGNED_IN, REFUSAL, WEBHOOK = "signed in", "refusal", "webhook"
 
 
 class Activity:
-    """Of one hub, on its loop."""
+    """The activity of one hub. Its methods are called on the hub's loop."""
 
     def __init__(self, count: Callable[[str], None] = lambda _: None) -> None:
         self.count = count
@@ -63,12 +63,12 @@ class Activity:
             self.tap(item)
 
     def seen(self, type_: str, connection: connections.Connection, **more: Any) -> None:
-        """Something happened to a connection. Called only while there is a tap."""
+        """An item about a connection. Call it only while `tap` is set."""
         if self.tap is not None:
             self.tap({"at": time.time(), "type": type_, **_of(connection), **more})
 
     def noted(self, type_: str, app: str, **more: Any) -> None:
-        """Something happened that is of no connection. Called only while there is a tap."""
+        """An item without a connection. Call it only while `tap` is set."""
         if self.tap is not None:
             self.tap({"at": time.time(), "type": type_, "app": app, **more})
 
@@ -90,7 +90,7 @@ def report(what: str, reason: str, text: str, **more: Any) -> None:
 
 
 def count(name: str) -> None:
-    """`Hub.count` in the same way."""
+    """`Hub.count` for Django code in any thread of a worker."""
     for activity, loop in _here:
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(activity.count, name)

@@ -34,7 +34,7 @@ class Conflation:
     def write(
         self, channel: connections.Channel, entries: Sequence[interface.Entry], gathered: fanout.Gathered | None
     ) -> list[connections.Connection]:
-        """`fanout.write` for a cache channel. Returns the connections that are too slow even so."""
+        """`fanout.write` for a cache channel. Returns the connections that are too slow even with conflation."""
         behind = {
             connection: subscription
             for connection, subscription in channel.live.items()

@@ -1,6 +1,6 @@
 """Connections, channels, and the subscriptions between them.
 
-A subscription's state is kept here and nowhere else; the protocols ask it.
+A subscription's state is kept here and nowhere else; the protocols read it.
 
     ATTACHING ──────────────────────────► LIVE        the engine answered, and there is nothing to recover
         │                                   ▲
@@ -26,7 +26,7 @@ ENTRY_BYTES = 250  # of memory for an entry, besides its body
 
 
 class State(enum.Enum):
-    """Of a subscription. See the module's docstring."""
+    """The state of a subscription. See the module's docstring."""
 
     ATTACHING = "attaching"  # the engine has not answered; nothing is delivered
     CATCHING_UP = "catching up"  # new entries without an offset are delivered; the recovery sends the others
@@ -238,7 +238,7 @@ class Channel:
 
 
 class Connector(Protocol):
-    """The hub, as its connections know it."""
+    """The methods of the hub that a connection calls."""
 
     def forget(self, connection: Connection, /) -> None: ...
 

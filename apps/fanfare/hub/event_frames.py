@@ -33,7 +33,7 @@ def member_added(channel: str, user_id: str, info: str) -> bytes:
 
 
 def member_updated(channel: str, user_id: str, info: str) -> bytes:
-    """An event of the channel, which pages bind or ignore: the vendor's protocol knows no updates of members."""
+    """An event of the channel, which pages bind or ignore: the vendor's protocol has none for updates of members."""
     return event("fanfare:member_updated", channel, f'{{"user_id":{_text(user_id)},"user_info":{info}}}')
 
 

@@ -31,8 +31,8 @@ class Range:
 
 
 class Event(NamedTuple):
-    """A kept event. `data`: as subscribers received it. `user_id`: of the client that sent it, if any. `revised`: of a
-    later version, who made it and when."""
+    """A kept event. `data`: as subscribers received it. `user_id`: the user of the client that sent it, if
+    any. `revised`: for a later version, its author and its time."""
 
     offset: int
     event: str

@@ -48,7 +48,7 @@ _CREATED_MS = operator.attrgetter("created_ms")
 
 Control = Callable[[str, bytes], None]  # (application, body)
 Message = Callable[[bytes], None]  # (body)
-SessionTaken = Callable[[str, str, bytes], None]  # (application, the holder before, body)
+SessionTaken = Callable[[str, str, bytes], None]  # (application, the previous holder, body)
 
 
 class Hub:
@@ -64,8 +64,8 @@ class Hub:
         self.supervisor = Supervisor(logger, count=self.count)  # of the tasks of this worker's connections
         self.activity = activity.Activity(self.count)
         self.recorder = traces.Recorder(engine)
-        # From when the engine stored an event, by its clock, to when this worker read it, and to when it was written to
-        # the last of its subscribers here. One observation for each event and worker.
+        # The time from the commit of an event, by the engine's clock, until this worker has read it, and until it is
+        # written to the last local subscriber. One observation for each event and worker.
         self.read_lag_seconds = Histogram()
         self.delivery_seconds = Histogram()
         self.by_socket: dict[str, Connection] = {}  # every connection that is not closing, by its socket id
@@ -104,7 +104,7 @@ class Hub:
         await self.engine.close()
 
     async def go_over(self, engine: interface.Engine) -> None:
-        """Follow another engine, to which the log was moved: all connections are closed with 4200 and resume there.
+        """Switch to the engine to which the log was moved. All connections are closed with 4200 and resume there.
 
         Raises what Engine.open raises; call it again then.
         """
@@ -466,7 +466,7 @@ class Hub:
         self.engine.listen("", mailbox, True)
 
     def ignore(self, mailbox: str) -> None:
-        """The mailbox is not delivered to this worker any more. Idempotent."""
+        """Stop the delivery of a mailbox to this worker. Idempotent."""
         if self._mailboxes.pop(mailbox, None) is not None:
             self.engine.listen("", mailbox, False)
 

@@ -39,7 +39,7 @@ class _Wait:
 class Pacing:
     """The connections of one hub with deferred output.
 
-    `disconnect` is called for a connection that reads nothing for `STALL_S`, `failed` where a callback raised.
+    `disconnect` is called for a connection that reads nothing for `STALL_S`, `failed` after a callback has raised.
     """
 
     def __init__(self, disconnect: Disconnect, failed: Failed) -> None:

@@ -67,7 +67,7 @@ class Recoveries:
         self._continue(subscription, recovery)
 
     def _write_streams(self, subscription: connections.Subscription, answer: interface.SubscribeResult) -> None:
-        """The streams of a channel as they stand; their further pieces are delivered from now on."""
+        """Write the present text of each stream of a channel; later pieces are delivered live."""
         connection, channel = subscription.connection, subscription.channel
         if not answer.streams or connection.closing or subscription.state is connections.State.LEFT:
             return

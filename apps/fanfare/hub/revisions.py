@@ -1,4 +1,4 @@
-"""New versions of kept messages: the message stays at its place, and subscribers get a notice.
+"""New versions of kept messages: the message keeps its position, and subscribers get a notice.
 
 A message is named by its position, `EPOCH:OFFSET`. Its new version is in the history and in recoveries, with its author
 and time; a deleted one is in neither. The notice is an event of the channel, `fanfare:revised` or `fanfare:deleted`,

@@ -1,18 +1,18 @@
-"""Streams on the wire: a message of a channel that grows, and that a page puts together from its events.
+"""Streams on the wire: a stream is a message of a channel that grows. A page joins its text from its events.
 
 Every event of a stream has the published event name and this data, a JSON object:
 
     id      of the stream
     seq     number of the newest token in it
     at      where `text` begins: the number of UTF-16 code units before it, as JavaScript counts a string
-    text    what comes there
+    text    the text at that position
     state   open, done, failed, cancelled or interrupted
-    meta    the producer's, where `at` is 0
-    error   the producer's, where `state` is failed
+    meta    the meta of the producer, if `at` is 0
+    error   the message of the producer, if `state` is failed
 
-`text = text.slice(0, at) + piece` is right for every mixture of pieces and whole texts, in which a piece may come
-twice: a whole text is a piece at 0. On an encrypted channel the producer encrypts each piece, and the server cannot put
-them together: a late subscriber gets the pieces one by one.
+`text = text.slice(0, at) + piece` is correct for any sequence of pieces and whole texts, also if a piece is repeated: a
+whole text is a piece at 0. On an encrypted channel the producer encrypts each piece, and the server cannot join them: a
+late subscriber gets the pieces one by one.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from fanfare.hub import event_frames
 
 State = interface.StreamState
 
-KEEP_S = 60  # for so long after its end subscribers get a stream: a page that was away learns that it ended
-END_TRIES = 20  # to end a stream whose producer appends at the same time
-LAPSED = 200  # streams that are ended together
+KEEP_S = 60  # after the end of a stream: new subscribers still get it, so a page that was offline gets the end
+END_TRIES = 20  # attempts to end a stream while its producer appends
+LAPSED = 200  # streams without a producer that are ended in one turn
 
 
 class Head(NamedTuple):
-    """What a stream is opened with. `closings`: of an encrypted stream, the data of the events that end it without its
-    producer, by state."""
+    """The fixed data of a stream. `closings`: for an encrypted stream, the data of the events that end it in place of
+    its producer, by state."""
 
     event: str
     meta: Any = None
@@ -112,8 +112,8 @@ def entries(app: str, channel: str, streams: Sequence[interface.Streamed]) -> li
 
 
 class Known:
-    """The streams that a new subscriber of a channel may need, as this worker has read them: when a channel has none,
-    the engine need not be asked."""
+    """The streams that a new subscriber of a channel may need, as this worker has read them. If a channel has none,
+    the engine is not queried."""
 
     __slots__ = ("_until",)
 
@@ -127,12 +127,12 @@ class Known:
         return bool(self._until)
 
     def found(self, streams: Sequence[interface.Streamed]) -> None:
-        """As the engine answered."""
+        """Note the streams that the engine returned."""
         for stream in streams:
             self._note(stream.id, is_open=stream.state is State.OPEN)
 
     def read(self, entry: interface.Entry) -> None:
-        """An entry of a stream is delivered."""
+        """Note an entry of a stream that is delivered."""
         self._note(entry.user_id or "", is_open=entry.kind == interface.Kind.STREAM)
 
     def _note(self, stream: str, *, is_open: bool) -> None:
@@ -156,8 +156,8 @@ def end(
     retention: interface.Retention | None,
     keep_s: int = KEEP_S,
 ) -> interface.Streamed | None:
-    """End a stream for its producer, which learns of it with its next append. Blocks. Returns the stream as it was;
-    None if there is none. A stream that is not open stays as it is. Raises EngineError.
+    """End a stream in place of its producer, whose next append fails. Blocks. Returns the stream as it was; None if
+    there is none. A stream that is not open stays as it is. Raises EngineError.
     """
     for _ in range(END_TRIES):
         stream = asked.stream(*where)

@@ -4,11 +4,11 @@
     ├── commit           from the call of the engine until the event is in the log
     └── deliver          one per worker with subscribers: from the read of the log until the last socket is written
 
-An entry of the log has no place for a trace context. The publishing worker sends the context of each *sampled* publish
-span as a command after the event, and the others make their `deliver` span of the times that they recorded. So an event
-whose span is not sampled costs no entry; one that is sampled costs one.
+An entry of the log has no field for a trace context. The publishing worker sends the context of each *sampled* publish
+span as a command after the event, and all workers make their `deliver` spans from the times that they recorded. So a
+sampled event costs one more entry, and any other event none.
 
-The packages of OpenTelemetry are imported here alone, when a `Telemetry` is made.
+Only this module imports OpenTelemetry, when a `Telemetry` is created.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class Telemetry:
     """One per worker. `published` may be called in any thread, everything else on the hub's loop. A failure is counted
     and logged; it must not fail the event that is in the log already.
 
-    `provider`: an `opentelemetry.trace.TracerProvider`; None: that of the process, which is made if there is none.
+    `provider`: an `opentelemetry.trace.TracerProvider`. With None it is the provider of the process, which is created
+    if there is none.
     """
 
     def __init__(self, hub: hubs.Hub, provider: Any = None) -> None:
@@ -79,7 +80,7 @@ class Telemetry:
     # -- the publisher's side ------------------------------------------------------------------------------------------
 
     def published(self, keys: Sequence[traces.Key], record: traces.Record) -> None:
-        """These events of one call are in the log. `record`: that of the first, as `Recorder` has it."""
+        """These events of one call are in the log. `record`: the record of the first one, from `Recorder`."""
         try:
             self._publish(keys, record)
         except Exception as error:  # noqa: BLE001  (of the project's provider or sampler)
@@ -102,7 +103,7 @@ class Telemetry:
             self._loop.call_soon_threadsafe(self._announce, body)
 
     def _announce(self, body: bytes) -> None:
-        """Send the context to all workers. If it is lost with the engine, the deliveries have no span."""
+        """Send the context to all workers. If the engine does not store it, the deliveries have no span."""
         entry = interface.Publication("", COMMAND, body, interface.Kind.CONTROL)
         self._hub.engine.post(entry, lambda _reason: None)
 
@@ -174,7 +175,7 @@ def _current_trace() -> str | None:
 
 
 def _provider() -> Any:
-    """The process's provider; without one, a provider that exports with OTLP as the variables OTEL_… say."""
+    """The process's provider; without one, a new one that exports with OTLP, as the variables OTEL_… configure it."""
     from opentelemetry import trace
 
     if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):

@@ -1,8 +1,7 @@
-"""What became of events in this worker: their publishers, when they were read and written, and the
-skipped sockets.
+"""Traces of events in this worker: the publisher, the times at which an event was read and written, and the sockets.
 
-An event is known by its entry in the log, `PARTITION:ID`. A sample of the events is recorded always, some in a second;
-of a channel that is traced, every one. The records of all workers together are the way of an event through the
+An event is named by its entry in the log, `PARTITION:ID`. A sample of all events is always recorded, up to five a
+second, and every event of a traced channel. The records of all workers together show the path of an event through the
 deployment (`fanfare.console.tracing`).
 
 Cost: one comparison of times for a read that is not sampled. A recorded event costs some 10 µs.
@@ -48,14 +47,14 @@ def parse(text: str) -> Key:
 
 
 class Recorder:
-    """Of one hub. `published` may be called in any thread, everything else on the hub's loop."""
+    """The recorder of one hub. `published` may be called in any thread, everything else on the hub's loop."""
 
     def __init__(self, engine: interface.Engine) -> None:
         self.engine = engine
         self._deliveries: collections.OrderedDict[Key, Record] = collections.OrderedDict()
         self._publishers: collections.OrderedDict[Key, Record] = collections.OrderedDict()
         self._lock = threading.Lock()  # of the publishers
-        self._traced: dict[tuple[str, str], float] = {}  # until when, monotonic, by application and channel
+        self._traced: dict[tuple[str, str], float] = {}  # the end of the trace, monotonic, by application and channel
         self._sample_at = 0.0  # monotonic
         self._publication_at = 0.0
         # With OpenTelemetry: called in the publisher's thread, and every event is recorded.
@@ -64,7 +63,7 @@ class Recorder:
     # -- what is recorded ----------------------------------------------------------------------------------------------
 
     def trace(self, app: str, channel: str, seconds: float) -> None:
-        """Record every event of this channel for so long."""
+        """Record every event of this channel for `seconds`."""
         now = time.monotonic()
         self._traced = {key: until for key, until in self._traced.items() if until > now}
         self._traced[app, channel] = max(now + seconds, self._traced.get((app, channel), 0.0))
@@ -129,7 +128,7 @@ class Recorder:
         by_socket: Mapping[str, Any],
         read: float,
     ) -> list[Record]:
-        """The records of those of these entries that are recorded; they are about to be written. `read`: Unix time."""
+        """Returns the records of the sampled and traced entries, before the entries are written. `read`: Unix time."""
         traced = self.is_traced(channel.app, channel.name)
         chosen: Iterable[interface.Entry] = entries
         if not traced and self.on_published is None:
@@ -174,7 +173,7 @@ class Recorder:
     def end(
         self, records: Sequence[Record], channel: connections.Channel, slow: Iterable[connections.Connection]
     ) -> None:
-        """They are written. `slow`: connections that are disconnected for it."""
+        """The entries were written. `slow`: the connections that are disconnected as too slow."""
         closed = [connection.socket_id for connection in slow]
         held = sum(one.pending is not None for one in channel.live.values()) if channel.is_cache else 0
         for record in records:
@@ -206,7 +205,7 @@ class Recorder:
     # -- answers -------------------------------------------------------------------------------------------------------
 
     def record(self, key: Key) -> Record:
-        """What this worker knows of an event: `delivery`, `publication`; empty if nothing."""
+        """This worker's records of an event: `delivery`, `publication`; empty if there are none."""
         found: Record = {}
         delivery = self._deliveries.get(key)
         if delivery is not None:

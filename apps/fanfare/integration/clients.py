@@ -18,9 +18,9 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 def pusher_options(request: HttpRequest) -> dict[str, Any]:
     """The `key` and the `options` of `new Pusher(key, options)`. Public values only.
 
-    The sockets are at FANFARE_PUBLIC_URL or, in remote mode, at FANFARE_REMOTE_URL; otherwise at the host that the
-    browser asked, below the project's path and FANFARE_URL_PREFIX. The page adds `channelAuthorization` itself, since
-    it depends on where the page keeps its CSRF token. Raises NoApplication.
+    The sockets are at FANFARE_PUBLIC_URL or, in remote mode, at FANFARE_REMOTE_URL; otherwise at the host of the
+    request, below the project's path and FANFARE_URL_PREFIX. The page adds `channelAuthorization` itself, since it
+    depends on where the page keeps its CSRF token. Raises NoApplication.
     """
     place = _elsewhere() or _here(request)
     options = {

@@ -4,8 +4,8 @@
         ...
         assistant.update({"name": "Assistant", "status": "thinking"})
 
-The member joins at the beginning of the block and leaves at its end. A thread renews it meanwhile. If the process dies,
-the member leaves when its time is over.
+The member joins at the beginning of the block and leaves at its end. A thread renews its lease. If the process dies,
+the member leaves when the lease expires.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ logger = logging.getLogger("fanfare.integration")
 _log = LogThrottle(logger)
 
 TTL_S: Final = 30.0
-RENEWALS: Final = 3  # in the time of a lease
+RENEWALS: Final = 3  # of a lease, within its time to live
 
 
 class member:  # noqa: N801  (used like a function)
     """A user is a member of a presence channel in this block: `with` in a task, `async with` in a coroutine.
 
-    `user`: as for `is_online`, also the id of an agent that is no user. `info`: JSON, at most 2,048 bytes
+    `user`: as for `is_online`, also the id of an agent without an account. `info`: JSON, at most 2,048 bytes
     (`max_member_bytes`). `ttl`: the seconds after which the member leaves if this process dies, 3 or more. `app`: an
     application or its id, by default the project's default application.
 
@@ -89,7 +89,7 @@ class Lease:
         self._ttl_s = ttl
         self._info = member_info(application, channel, info)
         self._engine = target.engine()
-        self._lock = threading.Lock()  # no renewal comes after the end
+        self._lock = threading.Lock()  # no renewal follows the end
         self._ended = threading.Event()
 
     def update(self, info: Any) -> None:
@@ -116,7 +116,7 @@ class Lease:
                 self._engine.release_member(self._application.id, self._channel, self._user_id)
             except engine_errors.EngineError as error:
                 logger.warning(
-                    "The member %s of %s leaves when its %g s are over: %s",
+                    "The member %s of %s could not be removed; its lease expires in %g s: %s",
                     self._user_id,
                     self._channel,
                     self._ttl_s,

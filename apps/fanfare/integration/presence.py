@@ -10,9 +10,9 @@
     with presence.member("presence-room", …):    a member without a connection, such as an agent
 
 `member` has the form `async with` too. The others have async twins: `ais_online`, `amembers`, `asubscriber_count`,
-`adisconnect_user`, `aupdate_member`. The blocking form raises
-CalledOnEventLoop in a coroutine. All of them raise EngineUnavailable if the log cannot be read or written, so that a
-failure never looks like an empty channel, and NoApplication.
+`adisconnect_user`, `aupdate_member`. The blocking form raises CalledOnEventLoop in a coroutine. All of them raise
+NoApplication, and EngineUnavailable if the log cannot be read or written, so that a failure never looks like an empty
+channel.
 """
 
 from __future__ import annotations
@@ -76,11 +76,11 @@ def disconnect_user(
     on_commit: bool = True,
     using: str = DEFAULT_DB_ALIAS,
 ) -> None:
-    """Close every connection and event stream of a user, in every worker.
+    """Close every connection of a user, WebSocket and SSE, in every worker.
 
-    `user`, `app`: as for `is_online`. Their clients stay away until the page connects again; with `reconnect=True` they
-    reconnect at once and ask the auth endpoints anew. The connections are closed when the surrounding transaction of
-    the database `using` commits, or at once with `on_commit=False`.
+    `user`, `app`: as for `is_online`. The clients stay disconnected until the page connects again; with
+    `reconnect=True` they reconnect at once and ask the auth endpoints anew. The connections are closed when the
+    surrounding transaction of the database `using` commits, or at once with `on_commit=False`.
 
     Raises InvalidUser, NoApplication, EngineUnavailable, CalledOnEventLoop. Source: Pusher Channels, "Terminating user
     connections".
@@ -124,7 +124,7 @@ def _termination(user: users.User, reconnect: bool, app: target.App) -> list[int
 
 
 def members(channel: str, *, app: target.App = None) -> list[Member]:
-    """The distinct members of a presence channel, the one who joined first comes first.
+    """The distinct members of a presence channel, in the order in which they joined.
 
     Each is a `Member`: `id` is a str, `info` is a dict or None as it was signed. `app`: an application or its id, by
     default the project's default application.

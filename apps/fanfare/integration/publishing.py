@@ -10,7 +10,7 @@ and the reason at level ERROR, and `failed_after_commit` is counted in `statisti
 publishes after the `atomic` block. A process that dies between the commit and the append sends nothing.
 
 With `outbox=True`, or the setting FANFARE_OUTBOX, the transaction also writes the event into a table of the database,
-and the relay sends what a failed process left there.
+and the relay sends the events of a process that ended before it sent them.
 
 With the setting FANFARE_TRANSACTIONAL_PUBLISH the transaction writes the event itself, if the log is in its database.
 
@@ -75,8 +75,8 @@ class Published:
     """What `publish` returns.
 
     `entry`: the event's position in the log, `PARTITION:ID`, with which `manage.py fanfare trace` and the console show
-    its way. `position`: that in the channel's history, `EPOCH:OFFSET`, if the channel keeps one. Both are None until
-    the commit that sends the event, after a duplicate, and where another process sends it (the outbox, a separate
+    its path. `position`: the position in the channel's history, `EPOCH:OFFSET`, if the channel keeps one. Both are None
+    until the commit that sends the event, after a duplicate, and where another process sends it (the outbox, a separate
     deployment). `duplicate`: an event with the same idempotency key was published before.
     """
 

@@ -3,7 +3,7 @@
     for event in history.events("private-chat-7"):
         fanfare.update_message("private-chat-7", event.id, {"text": "better"}, by=request.user)
 
-The message keeps its place in the history. With `by`, the rule of the channel decides:
+The message keeps its position in the history. With `by`, the rule of the channel decides:
 
     @fanfare.may_revise("private-chat-{room}")
     def may_edit(user, room, event):

@@ -37,7 +37,7 @@ class SignalSender:
         return () if self._tasks is None else self._tasks.statuses
 
     async def run(self) -> None:
-        """Send signals until it is cancelled. If no signal has a receiver, drop the log's cursor and return.
+        """Send signals until it is cancelled. If no signal has a receiver, drop the consumer's position and return.
 
         Raises EngineUnavailable: the next run continues at the kept position.
         """

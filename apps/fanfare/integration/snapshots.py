@@ -29,7 +29,7 @@ __all__ = ["Position", "Positions", "snapshot"]
 
 
 class Position(TypedDict):
-    """A place in a channel's stream, as JSON. Offsets of different epochs are not comparable."""
+    """A position in a channel's history, as JSON. Offsets of different epochs are not comparable."""
 
     epoch: str
     offset: int

@@ -17,7 +17,7 @@ logger = logging.getLogger("fanfare.integration")
 
 
 class Flushed(Protocol):
-    """A stream as the flusher sees it; see `stream_producer.Producer`."""
+    """The methods of a stream that the flusher calls; see `stream_producer.Producer`."""
 
     engine: target.Outlet
 
@@ -51,7 +51,7 @@ class Flusher:
             self._producers.discard(producer)
 
     def wake(self, producer: Flushed) -> None:
-        """Something is due earlier than the flusher would look."""
+        """Signal that a write of this producer is due earlier than the flusher would look."""
         with self._changed:
             if producer.wakes_s() < self._wakes_s:
                 self._changed.notify()
@@ -68,7 +68,7 @@ class Flusher:
             try:
                 self._flush(due, now)
             except Exception as error:
-                # All streams of the process share this thread. Those of this turn fail, and the others go on.
+                # All streams of the process share this thread. The streams of this turn fail; the others continue.
                 logger.exception("%d streams could not be written", len(due))
                 reason = engine_errors.EngineUnavailable(f"The stream could not be written: {error!r}")
                 for producer in due:
@@ -102,7 +102,7 @@ _flushers_lock = threading.Lock()
 
 
 def flusher() -> Flusher:
-    """That of this process: a thread does not survive a fork."""
+    """The flusher of this process: a thread does not survive a fork."""
     found = _flushers.get(os.getpid())
     if found is None:
         with _flushers_lock:

@@ -1,4 +1,4 @@
-"""The state of a stream in the process of its producer: what it has appended, and what the log has of it."""
+"""The state of a stream in the process of its producer: the appended text, and the part of it that is in the log."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ State = interface.StreamState
 
 BUFFERED: Final = 65_536  # UTF-16 code units that wait for the flusher; then `append` waits too
 RETRY_S: Final = 0.25  # between two tries while the log cannot be written
-GIVE_UP_S: Final = 30.0  # then a stream that cannot be written fails
-RENEWALS: Final = 3  # of a lease, in its time
+GIVE_UP_S: Final = 30.0  # after this time a stream that cannot be written fails
+RENEWALS: Final = 3  # of a lease, within its time
 
 
 class _Taken(NamedTuple):
@@ -126,7 +126,7 @@ class Producer:
         return receipt
 
     def _adopt(self, found: interface.Streamed) -> None:
-        """Go on with the text of an earlier producer."""
+        """Continue the text of an earlier producer."""
         self.is_resumed = True
         text = self._text_of(found)
         self._pieces = [text]
@@ -168,7 +168,7 @@ class Producer:
                     return
                 if seq != self.seq + 1:
                     raise errors.StreamConflict(
-                        f"The token number {seq} follows {self.seq}: {self.seq + 1} was left out.", self.seq + 1, seq
+                        f"The token number {seq} follows {self.seq}: {self.seq + 1} is missing.", self.seq + 1, seq
                     )
             units = wire.units(text)
             length = self._acked_units + self._taken_units() + self._pending_units + units
@@ -204,7 +204,7 @@ class Producer:
         flusher().wake(self)
 
     def end_after(self, error: BaseException | None) -> Future[None] | None:
-        """End the stream at the end of its block. None: it was cancelled, and the block knows."""
+        """End the stream at the end of its block. None: the stream was cancelled, and the block has raised that."""
         if isinstance(error, errors.StreamCancelled):
             return None
         if error is None:
@@ -300,9 +300,9 @@ class Producer:
                 self._ended.set_result(None)
 
     def _refused(self, receipt: interface.StreamReceipt) -> None:
-        """The stream is not as this producer left it. Raises EngineError."""
+        """The engine refused a write, because the stream has changed since the last one. Raises EngineError."""
         if receipt.state is None or receipt.state in interface.RESUMABLE:
-            # The log was lost, or this process stood still for longer than its lease: open it with the whole text.
+            # The log was lost, or this process was stopped for longer than its lease: open it with the whole text.
             receipt = self._write(self._opening(after=receipt.seq))
             if receipt.done:
                 self.due_s = time.monotonic()
@@ -310,8 +310,8 @@ class Producer:
         if receipt.state is State.OPEN:
             self.fail(
                 errors.StreamConflict(
-                    f"Another producer appends to the stream {self.where.id}: its number is {receipt.seq}, and this "
-                    f"one left it at {self._acked_seq}.",
+                    f"Another producer appends to the stream {self.where.id}: its newest token is {receipt.seq}, "
+                    f"and this producer's is {self._acked_seq}.",
                     self._acked_seq,
                     receipt.seq,
                 )
@@ -323,7 +323,7 @@ class Producer:
             self.fail(_closed(receipt.state or State.CANCELLED, self.where, text))
 
     def postpone(self, error: Exception) -> None:
-        """The stream could not be written: try again soon, if the log is away."""
+        """A write failed: retry it soon if the log is unavailable; otherwise the stream fails."""
         now = time.monotonic()
         self._failed_since_s = self._failed_since_s or now
         self.due_s = now + RETRY_S

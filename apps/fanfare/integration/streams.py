@@ -10,12 +10,12 @@ and in code without an event loop:
         for token in model:
             answer.append(token)
 
-`append` only puts the text into a buffer. One thread of the process, the flusher, writes what all streams of the
-process have gathered in a window (40 ms by default), in one commit. So a token costs a producer a microsecond, and 150
-tokens a second of one stream cost 25 events.
+`append` only puts the text into a buffer. One thread of the process, the flusher, writes the buffers of all streams
+once per window (40 ms by default), in one commit. So a token costs a producer a microsecond, and 150 tokens a second of
+one stream cost 25 events.
 
 At the end of the block the stream is `done`, after an exception `failed`, and after the cancellation of its task
-`interrupted`. A producer that dies leaves it `interrupted` after its lease.
+`interrupted`. If the producer dies, the stream is `interrupted` when its lease expires.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class stream:  # noqa: N801  (used like a function)
     """A message of `channel` that grows: `with` in a view or a task, `async with` in a coroutine.
 
     `event`: the name of its events. `id`: 1 to 100 letters, digits and `_ - = @ , . ; :`, by default a random one; a
-    stream that is open, failed or interrupted goes on where it was. `meta`: what a page needs beside the text, as JSON.
+    stream that is open, failed or interrupted is continued. `meta`: data for the page beside the text, as JSON.
     `app`: an application or its id, by default the project's default application.
 
     Raises a PublishError for a wrong argument; StreamClosed for an id whose stream is done, StreamCancelled for a
@@ -82,7 +82,7 @@ class stream:  # noqa: N801  (used like a function)
             _result(ended, error)
 
     async def __aenter__(self) -> AsyncStream:
-        # The database belongs to the thread of this context; the log must not hold it up.
+        # The database belongs to the thread of this context; a wait for the log must not block it.
         producer = await sync_to_async(_prepare, thread_sensitive=True)(*self._arguments)
         await sync_to_async(producer.open, thread_sensitive=False)()
         self._producer = producer
@@ -95,7 +95,7 @@ class stream:  # noqa: N801  (used like a function)
         if ended is None:
             return
         if isinstance(error, asyncio.CancelledError):
-            return  # the flusher goes on; the loop may be about to close
+            return  # the flusher continues; the loop may be about to close
         done, _ = await asyncio.wait({asyncio.wrap_future(ended)}, timeout=END_S)
         for future in done:
             future.exception()  # asyncio logs one that is not asked for, at any later time
@@ -103,20 +103,20 @@ class stream:  # noqa: N801  (used like a function)
 
 
 def _result(ended: Future[None], error: BaseException | None, timeout_s: float = END_S) -> None:
-    """Raise why the stream could not be ended, unless the block raises already."""
+    """Raise the error that kept the stream from being ended, unless the block raises one itself."""
     try:
         ended.result(timeout_s)
     except (errors.FanfareError, TimeoutError) as failure:
         if error is None:
             if isinstance(failure, TimeoutError):
                 raise engine_errors.EngineUnavailable(
-                    f"The log did not take the end of the stream within {END_S:g} s; it is still being tried."
+                    f"Timed out after {END_S:g} s waiting for the log to store the stream's end; the write is retried."
                 ) from None
             raise
 
 
 class _Handle:
-    """What producers of both kinds can read and do at once."""
+    """The attributes and methods of both kinds of producers that do not block."""
 
     def __init__(self, producer: Producer) -> None:
         self._producer = producer
@@ -145,7 +145,7 @@ class _Handle:
         return isinstance(self._producer.failure, errors.StreamCancelled)
 
     def restart(self) -> None:
-        """Drop the text: the next append begins anew, with the number 1."""
+        """Drop the text: the next append begins the text again, with the number 1."""
         self._producer.restart()
 
     def fail(self, error: str) -> None:

@@ -16,7 +16,7 @@ from fanfare.engine import interface
 from fanfare.integration import payloads, publishing, target, users
 from fanfare.protocol import capabilities, names, revocations
 
-TOKEN_SECONDS = 3_600  # longer than the life of a stream, so that one token lasts for a visit
+TOKEN_SECONDS = 3_600  # longer than the life of an SSE connection, so that one token lasts for a visit
 
 _PATTERN = re.compile(r"\A[-A-Za-z0-9_=@,.;*]+\Z")
 
@@ -45,15 +45,15 @@ def capability(
     seconds: int = TOKEN_SECONDS,
     app: target.App = None,
 ) -> Token:
-    """A token with which its bearer may use private and presence channels, over WebSocket and as an event stream.
+    """A token with which its bearer may use private and presence channels, over WebSocket and SSE.
 
         token = capability(["private-orders-*", "presence-room-7"], user=request.user, rights=["subscribe", "presence"])
 
     `channels`: 1 to 100 names, in which `*` stands for any characters; public channels need no token. `user`: a user or
-    their id; `disconnect_user()` of that user ends what was begun with the token. `info`: of that user as a member of
-    presence channels, JSON. `rights`: of `subscribe`, `publish` (client events), `presence` (join presence channels as
+    their id; `disconnect_user()` of that user also revokes the token. `info`: of that user as a member of presence
+    channels, JSON. `rights`: of `subscribe`, `publish` (client events), `presence` (join presence channels as
     `user`) and `history` (rewind, resume, pages of history). `seconds`: how long it is valid, at most 30 days;
-    subscriptions and streams end with it. `app`: an application or its id, by default the project's default
+    subscriptions and SSE connections end with it. `app`: an application or its id, by default the project's default
     application.
 
     An authorization rule may return it: then it decides what the page may do on the channel. Returns a str, a JSON Web
@@ -109,7 +109,7 @@ def sse_token(
     seconds: int = TOKEN_SECONDS,
     app: target.App = None,
 ) -> Token:
-    """A `capability` to read private channels as an event stream.
+    """A `capability` to read private channels over SSE.
 
         token = sse_token(["private-orders-*"], user_id=request.user, seconds=600)
 
@@ -138,7 +138,7 @@ def revoke_capability(
     on_commit: bool = True,
     using: str = DEFAULT_DB_ALIAS,
 ) -> None:
-    """Revoke a token, in every worker: subscriptions and event streams that use it end, and it is refused from then on.
+    """Revoke a token, in every worker: subscriptions and SSE connections that use it end, and later uses are refused.
 
     `token`: what `capability` returned, or its id. `expires`: the Unix time at which the token with that id ends; the
     revocation is remembered until then, by default for 30 days. It takes place when the surrounding transaction of the

@@ -1,7 +1,7 @@
 """publish() in a transaction of the database that holds the log (FANFARE_TRANSACTIONAL_PUBLISH).
 
-The transaction writes the publications itself, and after its commit this process has them moved into the log. If it
-ends before, a worker moves them within a second.
+The transaction writes the publications itself, and after its commit this process moves them into the log. If the
+process ends before that, a worker moves them within a second.
 """
 
 from __future__ import annotations

@@ -86,14 +86,16 @@ class Runner:
     async def _call(self, job: declarations.Job, status: supervisor.Status) -> None:
         if job.seconds is None:
             await self._once(job, status)
-            logger.info("The background job %s has returned; it is not started again", job.name)
+            # The signals job returns at every start of a project without receivers.
+            level = logging.DEBUG if job in self._built_in else logging.INFO
+            logger.log(level, "The background job %s is done: its function has returned", job.name)
             return
         loop = asyncio.get_running_loop()
         while True:
             due = loop.time() + job.seconds
             try:
                 await self._once(job, status)
-            except Exception as error:  # noqa: BLE001  (whatever it is: reported, and the next call comes)
+            except Exception as error:  # noqa: BLE001  (any failure is reported, and the next call follows)
                 self._failed(job, status, error)
             status.enter(supervisor.State.PAUSING)
             pause_s = max(0.0, due - loop.time())

@@ -154,7 +154,7 @@ ACCESS = "uvicorn.access"
 
 
 def _refusal(record: logging.LogRecord) -> int | None:
-    """The status of the refused request that a record is of; None for other records."""
+    """The status of the refused request that a record reports; None for other records."""
     if record.name == ACCESS:
         status = record.args[-1] if isinstance(record.args, tuple) and len(record.args) == 5 else None
     elif record.name.startswith("django.security."):

@@ -50,9 +50,10 @@ class State(enum.Enum):
 
 @dataclass(slots=True)
 class Status:
-    """A long-running task, for people. Times are Unix seconds. `error`: its last failure; empty if there was none.
+    """The status of a long-running task, for the console. Times are Unix seconds.
 
-    `runs`: calls of its function, the repetitions of a periodic one included.
+    `error`: its last failure; empty if there was none. `runs`: calls of its function, the repetitions of a periodic one
+    included.
     """
 
     name: str
@@ -133,9 +134,9 @@ class Supervisor:
     ) -> asyncio.Task[None]:
         """Call `function`, and again after a growing pause whenever it raises. One that returns is done.
 
-        `expected`: failures of the outside (an engine that is away), which are logged without a traceback. `status`: a
-        new one, in which the function itself enters the states of its runs. The names of the tasks that run at the same
-        time differ: raises ValueError.
+        `expected`: failures of external parts (an unavailable engine), which are logged without a traceback. `status`:
+        a new one, in which the function itself enters the states of its runs. Raises ValueError if a task of this name
+        runs.
         """
         known = self._statuses.get(name)
         if known is not None and known.state not in (State.DONE, State.STOPPED):
@@ -188,7 +189,7 @@ class Supervisor:
             if _is_cancelled():
                 raise
             return error  # a future that the function awaited was cancelled, and not this task
-        except Exception as error:  # noqa: BLE001  (whatever it is: reported, and started again)
+        except Exception as error:  # noqa: BLE001  (any failure is reported, and the function is called again)
             return error
         return None
 

@@ -19,7 +19,7 @@ _log = LogThrottle(logging.getLogger(__name__))
 
 
 class Entry(Protocol):
-    """What a wheel holds. The attribute belongs to the wheel: the slot where the entry waits, or None."""
+    """An entry of a wheel. The attribute belongs to the wheel: the slot where the entry waits, or None."""
 
     slot: set[Any] | None
 
@@ -28,7 +28,7 @@ E = TypeVar("E", bound=Entry)
 
 
 class TimerWheel(Generic[E]):
-    """Calls `due` with each entry when its time has come; the entry waits no more then, unless it is scheduled again.
+    """Calls `due` with each entry at its time, and removes it from the wheel unless `due` schedules it again.
 
     Times are rounded to whole turns of `turn_s` seconds, one at least. An entry waits for one time at most. An
     exception that `due` raises for one entry is logged and counted in `failures`, the other entries are served, and
@@ -80,7 +80,7 @@ class TimerWheel(Generic[E]):
             self._timer = None
 
     def _next_turn(self) -> None:
-        # Before the entries, so that nothing that happens to them can stop the wheel.
+        # Scheduled before the entries are served, so that a failure of one cannot stop the wheel.
         self._timer = asyncio.get_running_loop().call_later(self._turn_s, self._next_turn)
         self.turn += 1
         slot = self._slots.pop(self.turn, None)

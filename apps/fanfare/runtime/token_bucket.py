@@ -7,7 +7,7 @@ class TokenBucket:
     """Holds at most `burst` tokens and gains `rate` tokens a second; one token pays for one action.
 
     Rate and burst are arguments of each call, because an application's limits can change while its clients are
-    connected. Times are seconds of a clock that never goes back.
+    connected. Times are seconds of a monotonic clock.
     """
 
     __slots__ = ("_tokens", "_updated")

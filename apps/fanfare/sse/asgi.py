@@ -1,7 +1,7 @@
 """Server-Sent Events as an ASGI application: channels for browsers' EventSource, `curl -N` and other programs.
 
-A stream has the same channels, order and frames as a WebSocket. In addition it can resume: every event of a channel
-with history has an `id:`, EventSource sends the last one when it reconnects, and the first event of the new stream,
+A connection has the same channels, order and frames as a WebSocket, and it can resume: every event of a channel with
+history has an `id:`, EventSource sends the last one when it reconnects, and the first event of the new connection,
 `stream`, reports for each channel whether all missed events follow.
 """
 
@@ -34,7 +34,8 @@ _log = LogThrottle(logger, 1.0, burst=LOGGED_PER_SECOND)
 
 
 class Sse:
-    """Answers `/sse/KEY`. `streams_per_address`: open at the same time in this worker. `now` gives Unix seconds."""
+    """Answers `/sse/KEY`. `streams_per_address`: the connections that one address may have open in this worker.
+    `now` returns Unix seconds."""
 
     def __init__(
         self,
@@ -51,7 +52,7 @@ class Sse:
         self._streams_per_address = streams_per_address
         self._now = now
         self._streams: set[streams.Stream] = set()
-        self._addresses: collections.Counter[str] = collections.Counter()  # open streams
+        self._addresses: collections.Counter[str] = collections.Counter()  # open connections
         self._supervisor = Supervisor(logger, count=hub.count, prefix="sse.tasks")
         self._is_watching = False
         self._is_stopping = False
@@ -68,7 +69,8 @@ class Sse:
             self._hub.count("sse.hung_up")
         except refusals.SseError as error:
             self._hub.count(f"sse.refused.{error.code}")
-            _log.info("Stream for %s refused: %d %s", _address(scope) or "unknown", error.status, error, key="refused")
+            address = _address(scope) or "unknown"
+            _log.info("SSE connection of %s refused: %d %s", address, error.status, error, key="refused")
             self._hub.activity.refused(
                 "event stream",
                 error.code,
@@ -92,22 +94,20 @@ class Sse:
             await responses.preflight(send, headers)
             return
         if head.method not in ("GET", "HEAD"):
-            raise refusals.MethodNotAllowed("method_not_allowed", "Open a stream with GET.")
+            raise refusals.MethodNotAllowed("method_not_allowed", "Server-Sent Events are read with GET.")
         if not application.enabled:
             # A refusal would stop an EventSource permanently, and the application may be enabled again soon.
             refusal = refusals.Unavailable if self._registry.suspended_s(application.id) else refusals.Forbidden
             raise refusal("application_disabled", "This application is disabled.")
         if not origins.is_allowed(application.allowed_origins, head.origin):
-            raise refusals.Forbidden(
-                "origin_not_allowed", "Pages of this origin may not read this application's streams."
-            )
+            raise refusals.Forbidden("origin_not_allowed", "Pages of this origin may not connect to this application.")
         asked = requests.asked(scope, head, max_channel_name=application.limits.max_channel_name)
         try:
             capability = await self._authorize(application, asked)
         except refusals.Unauthorized as error:
             if not asked.is_back:
                 raise
-            # The token was valid for an earlier stream, so no developer needs the reason, and a retry would not help.
+            # The token was valid for an earlier connection: no developer needs the reason, and a retry would not help.
             self._hub.count(f"sse.sent_away.{error.code}")
             await responses.stop_for_good(send, headers)
             return
@@ -155,13 +155,13 @@ class Sse:
 
     @contextlib.contextmanager
     def _open(self, stream: streams.Stream, address: str, capability: capabilities.Capability | None) -> Iterator[None]:
-        """Count the stream while it is open. Raises Unavailable."""
+        """Count the connection while it is open. Raises Unavailable."""
         if self._is_stopping:
             raise refusals.Unavailable("restarting", "The server is restarting.")
         if address and self._addresses[address] >= self._streams_per_address:
             raise refusals.Unavailable(
                 "too_many_streams",
-                f"{self._addresses[address]} streams of this address are open; "
+                f"{self._addresses[address]} SSE connections of this address are open; "
                 f"{self._streams_per_address} are allowed.",
             )
         self._streams.add(stream)
@@ -197,7 +197,7 @@ class Sse:
             watcher.cancel()
             stream.forget()
 
-    # -- the end of streams --------------------------------------------------------------------------------------------
+    # -- the end of connections ----------------------------------------------------------------------------------------
 
     def _watch_for_shutdown(self, send: Any) -> None:
         if not self._is_watching:
@@ -208,7 +208,7 @@ class Sse:
         """The server is about to wait for all open responses. `drained`: its drain, and its address."""
         self._is_stopping = True
         for stream in list(self._streams):
-            with self._hub.isolated("An event stream could not be ended"):
+            with self._hub.isolated("An SSE connection could not be closed"):
                 if drained is None:
                     stream.restart(returns=False)
                 else:

@@ -40,11 +40,11 @@ def statement(channels: dict[str, Any], positions: cursors.Positions) -> bytes:
 
 
 def retry() -> bytes:
-    return b"retry: %d\n\n" % random.randint(*RETRY_MS)  # noqa: S311  it spreads load, nothing else
+    return b"retry: %d\n\n" % random.randint(*RETRY_MS)  # noqa: S311  (it only spreads load)
 
 
 def unavailable(code: str, message: str) -> bytes:
-    """A complete stream, for a client that does not reconnect after an HTTP error status."""
+    """A complete response, for a client that does not reconnect after an HTTP error status."""
     return b"%bevent: unavailable\ndata: %b\n\n" % (retry(), orjson.dumps({"code": code, "error": message}))
 
 

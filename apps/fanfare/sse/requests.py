@@ -1,4 +1,4 @@
-"""The request for a stream: its path, its query and three headers.
+"""The request of an SSE connection: its path, its query and three headers.
 
     GET /sse/KEY?channels=a,b[&token=…][&last_event_id=…][&rewind=N]
 
@@ -47,7 +47,7 @@ class Asked:
 
     @property
     def is_back(self) -> bool:
-        """Whether the client had an earlier stream."""
+        """Whether the client had an earlier connection."""
         return self.cursor is not None and self.cursor != cursors.EARLIEST
 
 
@@ -67,7 +67,7 @@ def key(scope: Any) -> str:
     """The application's key. Raises NotFound."""
     match = _PATH.match(scope["path"].removeprefix(scope.get("root_path", "")))
     if match is None:
-        raise refusals.NotFound("not_found", "Streams are at /sse/KEY.")
+        raise refusals.NotFound("not_found", "Server-Sent Events are at /sse/KEY.")
     return match["key"]
 
 
@@ -96,7 +96,7 @@ def _channels(pairs: list[tuple[str, str]], max_channel_name: int) -> tuple[str,
     if not found:
         raise refusals.BadRequest("no_channels", "The query has no `channels`, the names with commas between them.")
     if len(found) > MAX_CHANNELS:
-        raise refusals.BadRequest("too_many_channels", f"{len(found)} channels; a stream has at most {MAX_CHANNELS}.")
+        raise refusals.BadRequest("too_many_channels", f"{len(found)} channels; {MAX_CHANNELS} are allowed.")
     if len(set(found)) < len(found):
         raise refusals.BadRequest("duplicate_channel", "A channel is named twice.")
     for channel in found:

@@ -32,7 +32,7 @@ def cors(application: registry.Application | None, head: requests.Head) -> Heade
 
 
 async def start_stream(send: Any, headers: Headers) -> None:
-    """`no-transform` and `X-Accel-Buffering` keep proxies from compressing and buffering the stream."""
+    """`no-transform` and `X-Accel-Buffering` keep proxies from compressing and buffering the response."""
     await _start(
         send,
         200,

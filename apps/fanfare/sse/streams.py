@@ -1,4 +1,4 @@
-"""One client's event stream at the hub, from its admission to its end."""
+"""One SSE connection at the hub, from its admission to its end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fanfare.hub import hub as hubs
 from fanfare.protocol import handshake, names, server_frames
 from fanfare.sse import cursors, encoding, recovery, refusals, requests, writer
 
-# Streams that began at the same time end at different times.
+# Connections that began at the same time end at different times.
 LIFE_SPREAD: Final = 0.2
 CLOSE_S: Final = 1.0  # for a client to read the remaining data when the server stops
 
@@ -28,13 +28,14 @@ _ADMISSION = ""  # the key of the admission among the answers of the channels
 
 
 class Over(Exception):
-    """The client disconnected before the stream began."""
+    """The client disconnected before the response began."""
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """In seconds. `heartbeat`: the silence after which a comment is sent, so that proxies keep the stream open. `life`:
-    the approximate lifetime of a stream; the client then reconnects, maybe to another worker, which spreads the load.
+    """In seconds. `heartbeat`: the silence after which a comment is sent, so that proxies keep the connection open.
+    `life`: the approximate lifetime of a connection; the client then reconnects, maybe to another worker, which spreads
+    the load.
     """
 
     heartbeat: float = 15.0
@@ -80,7 +81,7 @@ class Stream:
     # -- the beginning -------------------------------------------------------------------------------------------------
 
     async def open(self) -> str:
-        """Connect to the hub and subscribe to all channels. Returns the cursor at which the stream begins. Deliveries
+        """Connect to the hub and subscribe to all channels. Returns the cursor at which the events begin. Deliveries
         are held back until `begin`.
 
         Raises Unavailable, or Over.
@@ -124,7 +125,7 @@ class Stream:
         if self._life_limit is not None:
             life = min(life, self._life_limit)
         self._timers = [
-            loop.call_later(life, self.end, "life", "This stream has had its time: come back with the last id"),
+            loop.call_later(life, self.end, "life", "The connection's lifetime has ended: reconnect with the last id"),
             loop.call_later(self._times.heartbeat, self._beat),
         ]
 
@@ -145,7 +146,7 @@ class Stream:
         """Wait for the answer. Raises Unavailable if the hub refuses, Over if the client disconnects."""
         await asyncio.wait((answered, self._writer.ended), return_when=asyncio.FIRST_COMPLETED)
         if self.connection.closing:
-            raise refusals.Unavailable("restarting", "This worker cannot serve the stream now.")
+            raise refusals.Unavailable("restarting", "This worker cannot serve the connection now.")
         if self._writer.ended.done():
             raise Over
         answer = answered.result()
@@ -198,7 +199,7 @@ class Stream:
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def end(self, why: str, message: str) -> None:
-        """Close the stream after the client has read it."""
+        """Close the connection after the client has read the buffered events."""
         if not self.connection.closing:
             self._hub.count(f"sse.ended.{why}")
             self.connection.close(hubs.RECONNECT, message)

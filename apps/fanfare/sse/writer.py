@@ -133,7 +133,7 @@ class StreamWriter:
         self._end()
 
     def comment(self, piece: bytes) -> None:
-        """Send a heartbeat, unless the stream has not started."""
+        """Send a heartbeat, unless the response has not started."""
         if self._started:
             self._put(piece)
 
@@ -148,7 +148,7 @@ class StreamWriter:
     # -- encoding ------------------------------------------------------------------------------------------------------
 
     def _write_shared(self, batch: writers.Batch) -> None:
-        """All streams of one channel alone have the same position, so they get the same bytes."""
+        """All connections with only this channel have the same position, so they get the same bytes."""
         position = self._positions[0]
         epoch = None if position is None else position.epoch
         self._put(batch.form((encoding.CONTENT_TYPE, epoch), self._encode))

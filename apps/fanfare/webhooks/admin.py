@@ -112,7 +112,7 @@ class DeliveryAdmin(ViewOnly, DeliveryBase):
         self.message_user(request, f"Deliveries to be sent again: {len(finished)}.", messages.SUCCESS)
         pending = queryset.filter(state=models.State.PENDING).count()
         if pending:
-            self.message_user(request, f"Still pending, so left alone: {pending}.", messages.WARNING)
+            self.message_user(request, f"Pending deliveries, which are sent anyway: {pending}.", messages.WARNING)
 
     def get_urls(self) -> list[URLPattern]:
         one = path(

@@ -36,7 +36,7 @@ HEALTH_S = 5.0  # successes are written into EndpointHealth at most this often
 STOP_S = 2.0  # for requests in progress at the stop of the worker
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = backoff.FIRST_S, backoff.LONGEST_S  # between two attempts
-# After so many consecutive failures, the endpoint fails and not one event.
+# So many consecutive failures are a failure of the endpoint, and not of one event.
 BREAKER_OPENS_AT = 5
 
 Batch = Sequence[deliveries.Row]

@@ -2,7 +2,7 @@
 
 A Delivery is one event for one endpoint; the order of their ids is the order in which a channel's events are sent. A
 removal (a vacated channel, a member who left) waits as a PendingRemoval for three seconds. If the channel or the member
-comes back in that time, neither event is sent; otherwise it becomes a Delivery. LogPosition is the last entry of the
+returns in that time, neither event is sent; otherwise it becomes a Delivery. LogPosition is the last entry of the
 log for which rows were created. It is written in their transaction, so a crash neither loses an event nor stores it
 twice.
 """

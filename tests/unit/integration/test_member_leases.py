@@ -112,7 +112,7 @@ async def test_block_ends_while_the_log_is_away(
 
     async with presence.member(CHANNEL, fanfare.UserData("bot")):
         monkeypatch.setattr(here, "release_member", away)
-    assert "leaves when its 30 s are over: away" in caplog.text
+    assert "its lease expires in 30 s: away" in caplog.text
 
 
 async def test_full_channel_is_refused_with_both_numbers(worker: workers.Worker, application: Any) -> None:

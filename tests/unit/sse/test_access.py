@@ -221,7 +221,7 @@ async def test_streams_of_one_address_are_limited_with_both_numbers(deployment: 
         await until(lambda: first.events and second.events)
         program = await answer(deployment, "channels=a")
         assert refused(program) == (503, "too_many_streams")
-        assert "2 streams of this address are open; 2 are allowed" in program.json["error"]
+        assert "2 SSE connections of this address are open; 2 are allowed" in program.json["error"]
         [event] = (await answer(deployment, "channels=a", **STREAM)).events
         assert (event.name, event.data["code"]) == ("unavailable", "too_many_streams")
         assert (await answer(deployment, "channels=a", client="192.0.2.7")).status == 200

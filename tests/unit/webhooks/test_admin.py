@@ -81,7 +81,7 @@ def test_action_redelivers_finished_deliveries(admin_client: Client, failed: mod
     repeated = models.Delivery.objects.get(repeats=failed)
     assert (repeated.state, repeated.payload) == ("pending", failed.payload)
     page = admin_client.post(reverse(LIST), {**chosen, "_selected_action": [repeated.pk]}, follow=True)
-    assert "Still pending, so left alone: 1." in text(page)
+    assert "Pending deliveries, which are sent anyway: 1." in text(page)
     assert models.Delivery.objects.count() == 2
 
 
