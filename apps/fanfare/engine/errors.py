@@ -46,12 +46,6 @@ class EngineMisconfigured(EngineError):
     code = "engine_misconfigured"
 
 
-class Unsupported(EngineError):
-    """This engine does not have the feature; the message names those that have."""
-
-    code = "unsupported"
-
-
 class OverBudget(EngineError):
     """Nothing was published. `limit` and `actual` are publications in this second."""
 

@@ -25,8 +25,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from fanfare.engine import errors
-
 T = TypeVar("T")
 
 # -- entries and publications ------------------------------------------------------------------------------------------
@@ -567,6 +565,7 @@ class PresenceAndCounts(abc.ABC):
         Raises EngineUnavailable, after which it may be done.
         """
 
+    @abc.abstractmethod
     def lease_member(
         self,
         app: str,
@@ -583,20 +582,15 @@ class PresenceAndCounts(abc.ABC):
         True: the user was no member before. An `info` that differs is an update of the member; None leaves it as it
         is. A member whose time is over leaves. `limit` bounds distinct users, as `SubscribeRequest.member_limit` does.
 
-        Raises EngineUnavailable, after which it may be done: repeat. Raises Unsupported in an engine without leases.
+        Raises EngineUnavailable, after which it may be done: repeat.
         """
-        raise errors.Unsupported(
-            "This engine has no members with a time to live; the engines `local` and `postgres` have"
-        )
 
+    @abc.abstractmethod
     def release_member(self, app: str, channel: str, user_id: str, timeout: float | None = None) -> bool:
         """End what `lease_member` began, for any thread of any process. False: there was nothing to end.
 
-        Connections of the same user stay members. Raises EngineUnavailable, and Unsupported.
+        Connections of the same user stay members. Raises EngineUnavailable.
         """
-        raise errors.Unsupported(
-            "This engine has no members with a time to live; the engines `local` and `postgres` have"
-        )
 
     @abc.abstractmethod
     def set_subscribers(self, app: str, channel: str, count: int, *, announce: bool = False) -> None:

@@ -59,7 +59,9 @@ class TestFailures(failures.FailureConformance):
     """What it must do when something fails."""
 
 
-class TestConformance(conformance.Conformance, streams.Streams, streams.Revisions, streams.Updates, streams.Openings):
+class TestConformance(
+    conformance.Conformance, streams.Streams, streams.Leases, streams.Revisions, streams.Updates, streams.Openings
+):
     """Everything that an engine must do."""
 
 
@@ -88,6 +90,9 @@ async def test_messages_of_a_call_may_come_after_its_reply(
     one.engine.attach(request, lambda _answer: delivered.append([entry.kind for entry in one.entries]))
     await one.until(lambda: delivered, "the answer")
     assert interface.Kind.MEMBER_ADDED in delivered[0], "before the answer"
+    assert await streams.lease(one, "bot", None, seconds=0) is True
+    removed = (interface.Kind.MEMBER_REMOVED, "bot", b"")
+    await one.until(lambda: removed in streams.changes(one), "a member that a heartbeat removes has left")
     assert one.gaps == []
 
 

@@ -124,6 +124,12 @@ class ScriptedEngine(interface.Engine):
     def update_member(self, *_: Any, **__: Any) -> bool:
         raise NotImplementedError
 
+    def lease_member(self, *_: Any, **__: Any) -> bool | interface.Refused:
+        raise NotImplementedError
+
+    def release_member(self, *_: Any, **__: Any) -> bool:
+        raise NotImplementedError
+
     async def close(self) -> None:
         return
 

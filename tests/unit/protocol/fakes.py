@@ -283,6 +283,12 @@ class Engine(interface.Engine):
     def update_member(self, *_: Any, **__: Any) -> bool:
         raise NotImplementedError
 
+    def lease_member(self, *_: Any, **__: Any) -> bool | interface.Refused:
+        raise NotImplementedError
+
+    def release_member(self, *_: Any, **__: Any) -> bool:
+        raise NotImplementedError
+
     partitions = 1
     is_open = True
 

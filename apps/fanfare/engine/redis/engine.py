@@ -83,6 +83,24 @@ class RedisEngine(SharedStoreEngine[Worker]):
         with self._blocking(timeout) as store:
             return store.update_member(app, channel, user_id, info)
 
+    def lease_member(
+        self,
+        app: str,
+        channel: str,
+        user_id: str,
+        info: str | None,
+        seconds: float,
+        *,
+        limit: int | None = None,
+        timeout: float | None = None,
+    ) -> bool | interface.Refused:
+        with self._blocking(timeout) as store:
+            return store.lease_member(app, channel, user_id, info, seconds, limit=limit)
+
+    def release_member(self, app: str, channel: str, user_id: str, timeout: float | None = None) -> bool:
+        with self._blocking(timeout) as store:
+            return store.release_member(app, channel, user_id)
+
     # -- sessions ------------------------------------------------------------------------------------------------------
 
     def save_session(

@@ -176,6 +176,23 @@ class Store:
         wanted = entries.pack([app, channel, user_id, info])
         return bool(self._write(scripts.UPDATE_MEMBER, self.partition(app, channel), wanted))
 
+    def lease_member(
+        self, app: str, channel: str, user_id: str, info: str | None, seconds: float, *, limit: int | None
+    ) -> bool | interface.Refused:
+        """Raises EngineUnavailable."""
+        fields = (app, channel, user_id, interface.lease_socket(user_id), info, int(seconds * 1000), limit)
+        wanted = [False if field is None else field for field in fields]
+        joined, *users = self._write(scripts.LEASE_MEMBER, self.partition(app, channel), entries.pack(wanted))
+        if users:
+            message = f"The channel has {users[0]} members; {limit} are allowed"
+            return interface.Refused("member_limit", message, limit, users[0])
+        return bool(joined)
+
+    def release_member(self, app: str, channel: str, user_id: str) -> bool:
+        """Raises EngineUnavailable."""
+        wanted = entries.pack([app, channel, interface.lease_socket(user_id)])
+        return bool(self._write(scripts.RELEASE_MEMBER, self.partition(app, channel), wanted))
+
     def open_channel(self, app: str, channel: str) -> interface.Position:
         """Raises EngineUnavailable."""
         want = operations.history_want(app, channel, interface.RecoveryRequest())

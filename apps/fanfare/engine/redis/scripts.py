@@ -17,6 +17,7 @@ TAKEN_SECONDS: Final = 600  # how long a session without a record is kept; a con
 MISS_SECONDS: Final = 3600
 CHUNK_ENTRIES: Final = 512  # of a recovery, in one answer
 CHUNK_BYTES: Final = 256 * 1024
+EXPIRED_AT_ONCE: Final = 200  # members with a time to live, in one beat: about 3 ms of the server
 
 # The kinds of the entries that the scripts add by themselves.
 _KINDS: Final = (
@@ -46,6 +47,7 @@ _CONSTANTS: Final[dict[str, int]] = {
     "MISS_SECONDS": MISS_SECONDS,
     "CHUNK_ENTRIES": CHUNK_ENTRIES,
     "CHUNK_BYTES": CHUNK_BYTES,
+    "EXPIRED_AT_ONCE": EXPIRED_AT_ONCE,
 }
 
 
@@ -76,7 +78,7 @@ def _script(name: str, *parts: str, flags: str = "") -> Script:
 APPLY: Final = _script("apply", "append", "presence", "texts")
 PUBLISH: Final = _script("publish", "append")
 FREE: Final = _script("apply", "append", "presence", "texts", flags="allow-oom")
-BEAT: Final = _script("beat", flags="allow-oom")
+BEAT: Final = _script("beat", "append", "presence", flags="allow-oom")
 ENTER: Final = _script("enter", flags="allow-oom")
 REMOVE: Final = _script("remove", "append", "presence", flags="allow-oom")
 CHECK: Final = Script(f"#!lua\n{_read('check')}")
@@ -88,6 +90,10 @@ LAPSED: Final = _script("lapsed", flags="no-writes")
 WRITE_STREAMS: Final = _script("write_streams", "append", "kept")
 REVISE: Final = _script("revise", "append", "kept")
 UPDATE_MEMBER: Final = _script("update_member", "append", "presence")
+LEASE_MEMBER: Final = _script("lease_member", "append", "presence")
+RELEASE_MEMBER: Final = _script("release_member", "append", "presence", flags="allow-oom")
 # Of workers; those of threads are loaded at their first use.
 ALL: Final = (APPLY, PUBLISH, FREE, BEAT, ENTER, REMOVE, CHECK)
-WRITING: Final = frozenset([APPLY, PUBLISH, WRITE_STREAMS, REVISE, UPDATE_MEMBER])  # of threads
+WRITING: Final = frozenset(  # of threads
+    [APPLY, PUBLISH, WRITE_STREAMS, REVISE, UPDATE_MEMBER, LEASE_MEMBER, RELEASE_MEMBER]
+)

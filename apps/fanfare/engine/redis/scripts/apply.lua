@@ -24,16 +24,11 @@ local run_other = {
             known = nil
         end
         if not known then
-            if limit and redis.call('HEXISTS', P .. 'u:' .. id, user) == 0 then
-                local users = redis.call('HLEN', P .. 'u:' .. id)
-                if users >= limit then
-                    return { limit, users }
-                end
+            local users = users_over(id, user, limit)
+            if users then
+                return { limit, users }
             end
-            if redis.call('HINCRBY', P .. 'u:' .. id, user, 1) == 1 then
-                report(MEMBER_ADDED, app, channel, user, info)
-                redis.call('ZADD', P .. 'o:' .. id, top, user)
-            end
+            arrive(id, app, channel, user, info)
         end
         redis.call('HSET', P .. 'm:' .. id, socket, life .. ' ' .. user)
         redis.call('HSET', P .. 'i:' .. id, user, info)

@@ -1,12 +1,14 @@
--- The heartbeat of a worker, once a second: renews its life, trims the log, and answers the state of the partition.
+-- The heartbeat of a worker, once a second: renews its life, trims the log, removes members whose time is over, and
+-- answers the state of the partition. After common.lua, append.lua and presence.lua.
 --
 --   ARGV[3]  the worker's life
 --   ARGV[4]  how long it lasts, ms
 --   ARGV[5]  how long entries stay, ms
 --   ARGV[6]  how many sessions may be late here
 --
--- For example {GENERATION, 57, 1, 3, {'5d3a…'}}: the newest entry is 57, this worker is known, three are alive, and
--- the one with the life 5d3a… is dead and not removed yet.
+-- For example {GENERATION, 57, 1, 3, {'5d3a…'}}: the newest entry before this call is 57, this worker is known, three are
+-- alive, and the one with the life 5d3a… is dead and not removed yet. The entries of this call are not in that number:
+-- Redis 7.2 sends their messages after the answer.
 
 load_state(false)
 local till = redis.call('ZSCORE', P .. 'workers', ARGV[3])
@@ -55,6 +57,13 @@ if now - mark >= 1000 or now < mark then
     end
 end
 
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', P .. 'leased', '-inf', now, 'LIMIT', 0, EXPIRED_AT_ONCE)) do
+    local id, app, channel, socket = string.match(name, '^(([^:]*):(%S+)) (.*)$')
+    depart(id, app, channel, socket)
+    redis.call('ZREM', P .. 'leased', name)
+end
+finish()
+
 local dead = redis.call('ZRANGEBYSCORE', P .. 'workers', '-inf', '(' .. now, 'LIMIT', 0, 10)
 local alive = redis.call('ZCOUNT', P .. 'workers', now, '+inf')
-return { generation, top, known and 1 or 0, alive, dead }
+return { generation, started, known and 1 or 0, alive, dead }

@@ -19,8 +19,10 @@
 --   held:LIFE          set: what the worker has here, "n APP:CHANNEL" (a count) and "m APP:CHANNEL SOCKET" (a member)
 --   n:ID  a:ID         hash: life -> subscribers; hash: the last COUNT entry (n, at)
 --   occupied:APP       sorted set of the channels with subscribers, all of score 0
---   m:ID               hash: socket -> "LIFE USER"
---   u:ID  i:ID  o:ID   hash: user -> connections; hash: user -> info; sorted set: users in the order of their arrival
+--   m:ID               hash: socket -> "LIFE USER"; for a member with a time to live, lease:USER -> "until USER"
+--   leased             sorted set: "ID lease:USER" -> end of the member's time
+--   u:ID  i:ID  o:ID   hash: user -> connections and leases; hash: user -> info; sorted set: users in the order of their
+--                      arrival
 --   h:ID  l:ID         hash: the stream's head (e: birth, o: offset, s: size, t: seconds, r: when the list's time to
 --                      live was set); list: its newest entries. Offsets have no gaps, so a position is an index
 --   c:ID               string: the cached event; empty after a miss was announced

@@ -53,6 +53,24 @@ local function uncount(life, id, app, channel)
     return true
 end
 
+-- How many users a channel has, if another one is over the limit.
+local function users_over(id, user, limit)
+    if limit and redis.call('HEXISTS', P .. 'u:' .. id, user) == 0 then
+        local users = redis.call('HLEN', P .. 'u:' .. id)
+        return users >= limit and users
+    end
+end
+
+-- A user has one connection or lease more. Returns whether the user was no member before.
+local function arrive(id, app, channel, user, info)
+    if redis.call('HINCRBY', P .. 'u:' .. id, user, 1) > 1 then
+        return false
+    end
+    report(MEMBER_ADDED, app, channel, user, info)
+    redis.call('ZADD', P .. 'o:' .. id, top, user)
+    return true
+end
+
 -- A socket is not a member any more. `life`: only if it is this worker's.
 local function depart(id, app, channel, socket, life)
     local member = redis.call('HGET', P .. 'm:' .. id, socket)
