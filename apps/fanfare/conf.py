@@ -428,7 +428,7 @@ class Connections:
         Integer(100, 100_000_000),
         1_000_000,
         "Resume tokens in their window, in the whole deployment. With more, clients with a new token are connected and "
-        "not resumed. Not with the Redis engine, whose memory has a limit of its own.",
+        "not resumed.",
         page="how-to/resume.md",
     )
     RESUME_ACK_SECONDS = Setting(

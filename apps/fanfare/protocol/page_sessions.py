@@ -135,7 +135,7 @@ class PageSession:
         self._owners.wheel.schedule(self, FIRST_LOOK_S)
 
     def _is_full(self) -> bool:
-        """Whether the deployment has too many tokens, as the engine last measured (10 to 30 s ago)."""
+        """Whether the deployment has too many tokens, as the engine last measured (1 to 30 s ago)."""
         found = self._hub.engine.statistics()
         tokens = int(found.get("sessions", 0) - found.get("sessions_late", 0))
         if tokens < self._options.max_tokens:

@@ -96,6 +96,29 @@ async def test_messages_of_a_call_may_come_after_its_reply(
     assert one.gaps == []
 
 
+async def test_statistics_count_sessions_of_all_partitions_and_only_the_newest_late_ones_are_kept(
+    hire: conformance.Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interface, "LATE_SESSIONS", 0)  # one is kept in each partition
+    one, two = await hire(), await hire()
+    late = [f"late-{number}" for number in range(40)]
+    for number, token in enumerate(late):
+        one.engine.save_session(APP, token, b"record", number - 50)
+        one.engine.save_session(APP, f"here-{number}", b"record", 3600)
+    newest = {one.engine.partition(APP, f"#session-{token}"): token for token in late}
+    for worker in (one, two):
+
+        def is_counted(worker: Worker = worker) -> bool:
+            seen = worker.engine.statistics()
+            return (seen["sessions"], seen["sessions_late"]) == (40 + len(newest), len(newest))
+
+        await worker.until(is_counted, "the end of the others")
+    kept = [token for token in late if await one.engine.load_session(APP, token)]
+    assert kept == sorted(newest.values(), key=late.index)
+    dropped = sum(worker.engine.statistics()["sessions_dropped"] for worker in (one, two))
+    assert 0 < dropped <= 40 - len(newest)
+
+
 async def test_search_reads_the_names_in_steps_and_no_more_than_it_needs(
     hire: conformance.Hire, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,6 +73,7 @@ class Partition:
         self.generation = ""
         self.position = 0
         self.beaten_s = float("-inf")  # monotonic: when the last beat that was answered was sent
+        self.sessions = self.sessions_late = 0  # in the store, as the last beat counted them
         self.is_full = False  # the store's memory
         self.prefix = address.key_prefix(worker.address.prefix, index, worker.partitions)
         self.keys = (self.prefix + "state", self.prefix + "absent")

@@ -171,6 +171,8 @@ class Worker:
             "workers": self.workers,
             "partitions": self.partitions,
             "position": sum(each.position for each in self.all),
+            "sessions": sum(each.sessions for each in self.all),
+            "sessions_late": sum(each.sessions_late for each in self.all),
             "memory_bytes": self.memory[0],
             "memory_max_bytes": self.memory[1],
             "entries": 0,
@@ -306,8 +308,9 @@ class Worker:
         if isinstance(reply, Exception):
             partition.refused(reply)
             return
-        generation, top, known, alive, dead = reply
+        generation, top, known, alive, dead, partition.sessions, partition.sessions_late, dropped = reply
         partition.beaten_s = sent
+        self.counters["sessions_dropped"] += dropped
         if partition.phase not in (Phase.FOLLOWING, Phase.SETTLING):
             return
         if generation.decode() != partition.generation:

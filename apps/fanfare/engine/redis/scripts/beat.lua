@@ -6,9 +6,10 @@
 --   ARGV[5]  how long entries stay, ms
 --   ARGV[6]  how many sessions may be late here
 --
--- For example {GENERATION, 57, 1, 3, {'5d3a…'}}: the newest entry before this call is 57, this worker is known, three are
--- alive, and the one with the life 5d3a… is dead and not removed yet. The entries of this call are not in that number:
--- Redis 7.2 sends their messages after the answer.
+-- For example {GENERATION, 57, 1, 3, {'5d3a…'}, 90, 20, 4}: the newest entry before this call is 57, this worker is known,
+-- three are alive, the one with the life 5d3a… is dead and not removed yet, and of 90 sessions 20 are late, after this
+-- call has deleted 4 that were too many. The entries of this call are not in 57: Redis 7.2 sends their messages after
+-- the answer.
 
 load_state(false)
 local till = redis.call('ZSCORE', P .. 'workers', ARGV[3])
@@ -17,6 +18,11 @@ if known then
     redis.call('ZADD', P .. 'workers', now + ARGV[4], ARGV[3])
 end
 
+local function late_sessions()
+    return redis.call('ZCOUNT', P .. 'sessions', '-inf', now)
+end
+
+local dropped = 0
 local mark = tonumber(redis.call('HGET', KEYS[1], 'mark') or 0)
 if now - mark >= 1000 or now < mark then
     redis.call('HSET', KEYS[1], 'mark', now)
@@ -48,9 +54,9 @@ if now - mark >= 1000 or now < mark then
         redis.call('XTRIM', P .. 'facts', 'MINID', string.format('%d-0', upto + 1))
     end
     redis.call('ZREMRANGEBYSCORE', P .. 'sessions', '-inf', now - LATE_MS)
-    local late = redis.call('ZCOUNT', P .. 'sessions', '-inf', now) - ARGV[6]
-    if late > 0 then
-        for _, name in ipairs(redis.call('ZRANGE', P .. 'sessions', 0, math.min(late, 200) - 1)) do
+    dropped = math.max(0, math.min(late_sessions() - ARGV[6], 200))
+    if dropped > 0 then
+        for _, name in ipairs(redis.call('ZRANGE', P .. 'sessions', 0, dropped - 1)) do
             redis.call('DEL', P .. 's:' .. name)
             redis.call('ZREM', P .. 'sessions', name)
         end
@@ -66,4 +72,5 @@ finish()
 
 local dead = redis.call('ZRANGEBYSCORE', P .. 'workers', '-inf', '(' .. now, 'LIMIT', 0, 10)
 local alive = redis.call('ZCOUNT', P .. 'workers', now, '+inf')
-return { generation, started, known and 1 or 0, alive, dead }
+local sessions = redis.call('ZCOUNT', P .. 'sessions', '-inf', '+inf')
+return { generation, started, known and 1 or 0, alive, dead, sessions, late_sessions(), dropped }
