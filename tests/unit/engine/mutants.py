@@ -388,8 +388,7 @@ REDIS = (
     _mutant(
         "there is one epoch for ever",
         RESTORE,
-        (f"{_LUA}append.lua", "generation .. head.birth", "'once' .. head.birth"),
-        (f"{_LUA}apply.lua", "generation .. birth", "'once' .. birth"),
+        (f"{_LUA}common.lua", "return generation .. birth", "return 'once' .. birth"),
     ),
     _mutant(
         "keys are forgotten after a second",
@@ -436,9 +435,9 @@ REDIS = (
         "each connection of a user is announced",
         MEMBERS,
         (
-            f"{_LUA}apply.lua",
-            "redis.call('HINCRBY', P .. 'u:' .. id, user, 1) == 1",
-            "redis.call('HINCRBY', P .. 'u:' .. id, user, 1) > 0",
+            f"{_LUA}presence.lua",
+            "redis.call('HINCRBY', P .. 'u:' .. id, user, 1) > 1",
+            "redis.call('HINCRBY', P .. 'u:' .. id, user, 1) < 1",
         ),
     ),
     _mutant(
