@@ -4,6 +4,10 @@ The command is a CONTROL entry of the log. It closes the connections that are si
 streams whose token is for the user. Members of presence channels that did not sign in are not affected (Pusher
 Channels, "Terminating user connections").
 
+Every worker reads the command, unlike the takeover of a resume token, which has one holder. The connections, streams
+and tokens of a user may be in any worker, and terminations are rare: to address them, each sign-in and each token
+would have to register a mailbox in the engine.
+
 A stream's token would open the next stream, so a record of the termination is kept in the log: tokens that were issued
 before it are refused, by every worker, also after a restart.
 """
