@@ -92,6 +92,10 @@ COUNTERS: Final = (
     Family("tasks.", "tasks", "What happened to the tasks of the server itself.", "outcome"),
     Family("signals.", "signals", "What happened to Django signals.", "outcome"),
     Family("layer.", "channel_layer_dropped", "Messages of the channel layer that were dropped, by reason.", "reason"),
+    Family("members.", "leased_members", "What happened to members with a time to live.", "event"),
+    Family("capabilities.", "capability_tokens", "What happened to capability tokens.", "event"),
+    Family("telemetry.", "telemetry", "OpenTelemetry spans that were not sent.", "reason"),
+    Family("entries.", "log_entries", "Entries of the log that were skipped.", "reason"),
     Family("controls.", "commands_failed", "Commands of the log that a worker could not follow.", "reason"),
     Family("engine.", "engine", "What the engine did.", "operation"),
 )

@@ -95,6 +95,7 @@ def test_every_setting_that_holds_a_secret_says_so():
         "APPS",
         "ENCRYPTION_MASTER_KEY",
         "ENGINE",
+        "ENGINE_NEXT",
         "METRICS_TOKEN",
         "REMOTE_SECRET",
         "SECRET_ENCRYPTION_KEYS",

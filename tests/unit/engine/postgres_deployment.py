@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+import psycopg
+
 from fanfare.engine import interface
 from fanfare.engine.postgres import database
 from fanfare.engine.postgres import engine as postgres_engine
 from fanfare.engine.postgres import worker as postgres_worker
-from tests.harness import postgresql
+from tests.harness import postgresql, waiting
 from tests.unit.engine import deployments
 from tests.unit.engine.workers import Worker
 
@@ -98,6 +100,15 @@ class PostgresDeployment(deployments.Deployment):
 
     def restore_store(self) -> None:
         """As `pg_restore --data-only` after a TRUNCATE of everything."""
+        waiting.until(self._restored, 30, "the restore is not the victim of a deadlock with a worker's query")
+
+    def _restored(self) -> bool:
+        with contextlib.suppress(psycopg.errors.DeadlockDetected):
+            self._restore()
+            return True
+        return False
+
+    def _restore(self) -> None:
         schema = self._address.schema
         with contextlib.closing(self._cluster.connect("realtime")) as connection, connection.transaction():
             for table in self._tables():

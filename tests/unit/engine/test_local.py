@@ -300,6 +300,7 @@ def test_folder_of_another_user_is_refused_with_the_remedy(tmp_path: Path, monke
     here.prepare()
     owner = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    monkeypatch.setattr(paths, "SOCKET_PATH_BYTES", 1_000)  # the sockets are beside the log
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
     with pytest.raises(errors.EngineMisconfigured, match=rf"belongs to user {owner} .* run every worker as one user"):
         here.prepare()

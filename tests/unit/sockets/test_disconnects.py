@@ -26,6 +26,12 @@ SERVERS: dict[str, dict[str, Any]] = {
 CLIENTS = 40
 
 
+@pytest.fixture(autouse=True)
+def without_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Channels closes the old database connections of its thread, where another test may have left one."""
+    monkeypatch.setattr("channels.db.close_old_connections", lambda: None)
+
+
 class Connected:
     """The consumers that have connected and not disconnected."""
 
