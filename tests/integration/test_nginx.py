@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -71,7 +70,7 @@ def test_log_of_nginx_has_no_signature_and_no_resume_token(nginx: str, tmp_path:
 
 def test_log_of_haproxy_has_no_signature_and_no_resume_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", f"{os.environ['PATH']}:/usr/sbin")
-    haproxy = shutil.which("haproxy") or pytest.skip("haproxy is not installed")
+    haproxy = parts.executable("haproxy")
     port = servers.free_port()
     deployed = (pages.ROOT / "deploy/haproxy.cfg").read_text(encoding="utf-8")
     top, _, _ = deployed.partition("\nbackend ")
