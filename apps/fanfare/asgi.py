@@ -14,7 +14,7 @@ Routing table:
     websocket  of the project             consumers of the project                           server/consumers.py
     both       FANFARE_ASGI_MOUNTS        other ASGI applications under their prefixes       server/mounts.py
     http       /apps/ID/…, /users/ID/…    the HTTP API                                       api/
-    http       /sse/KEY                   event streams                                      sse/
+    http       /sse/KEY                   SSE connections                                      sse/
     http       /health/live, /ready       health of this worker                              server/health.py
     http       /metrics                   figures for Prometheus                             console/metrics.py
     http       /fanfare/console/…         live data of the console in the admin              console/live.py

@@ -509,7 +509,7 @@ class Streams:
         Integer(1, 3_600),
         60,
         "Seconds after its end for which new subscribers still get a stream, whether the channel keeps a history or "
-        "not: a page that was away learns that the answer is complete.",
+        "not: a page that was offline gets the end of the answer.",
     )
     STREAM_MAX_LENGTH = Setting(
         Integer(1, 4_194_304),

@@ -1,6 +1,6 @@
 """The URLs of Fanfare in a project: `path("", include("fanfare.urls"))`.
 
-What fanfare.asgi answers before Django (the HTTP API, event streams, health) needs no entry here.
+What fanfare.asgi answers before Django (the HTTP API, SSE connections, health) needs no entry here.
 """
 
 from __future__ import annotations

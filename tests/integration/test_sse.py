@@ -1,4 +1,4 @@
-"""Event streams of real servers: their format in curl, and recovery without loss from every failure."""
+"""SSE connections of real servers: their format in curl, and recovery without loss from every failure."""
 
 from __future__ import annotations
 

@@ -632,7 +632,7 @@ OPERATIONS: dict[str, Schema] = {
     "/apps/{app_id}/users/{user_id}/terminate_connections": _operation(
         "Users",
         "Close a user's connections",
-        "Connections that are signed in as this user, and event streams with a token of this user, in every worker. "
+        "WebSockets that are signed in as this user, and SSE connections with a token of this user, in every worker. "
         "Members of presence channels that did not sign in stay.",
         "Nothing",
         path={"app_id": APP_ID, "user_id": USER_ID},
@@ -650,7 +650,7 @@ OPERATIONS: dict[str, Schema] = {
     "/apps/{app_id}/capabilities/{token_id}/revoke": _operation(
         "Users",
         "Revoke a capability token",
-        "Subscriptions and event streams that use the token end, in every worker, and it is refused from then on. The "
+        "Subscriptions and SSE connections that use the token end, in every worker, and later uses are refused. The "
         "revocation is remembered until `exp`; without it for 30 days, the longest life of a token with an id.",
         "Nothing",
         path={"app_id": APP_ID, "token_id": TOKEN_ID},

@@ -130,7 +130,7 @@ def _refusal(counter: str) -> str:
         "pusher.client_event_rejected.": "of client events",
         "pusher.history_refused.": "of history requests",
         "api.refused.": "of API requests",
-        "sse.refused.": "of event streams",
+        "sse.refused.": "of SSE connections",
         "http.refused.": "of HTTP requests",
     }[prefix]
     return f"{kind} ({counter.removeprefix(prefix).replace('_', ' ')})"

@@ -1,6 +1,6 @@
 """The activity of a worker, for the console: its newest refusals always, all other items while a tail is open.
 
-An item is a dict that becomes JSON: `at` (Unix time), `type`, and what is known of `app`, `channel`, `event`, `user`,
+An item is a dict that becomes JSON: `at` (Unix time), `type`, and as far as known `app`, `channel`, `event`, `user`,
 `socket`, `address`, `reason`, `code` and `text`. `tap` is called with each item. It is None while no tail is open, so
 the hot paths only test for it.
 """

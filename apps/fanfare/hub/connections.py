@@ -78,7 +78,7 @@ class PendingEntries:
 
 
 class Owner(Protocol):
-    """The owner of a connection: a session of the Pusher protocol, or an event stream.
+    """The owner of a connection: a session of the Pusher protocol, or an SSE connection.
 
     The hub calls these methods on its loop, and never for a connection that is closing.
     """

@@ -140,7 +140,7 @@ class UvicornWriter:
         return bool(self._protocol.disconnected)  # set by connection_lost
 
 
-# -- its configuration, where no flag can be given ---------------------------------------------------------------------
+# -- configuration -----------------------------------------------------------------------------------------------------
 
 
 def server_config(callable_: Any) -> Any | None:
@@ -249,7 +249,7 @@ def response(status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -
     return direct_http.response(httptools_impl.STATUS_LINE[status], headers, body)
 
 
-# -- its end -----------------------------------------------------------------------------------------------------------
+# -- shutdown ----------------------------------------------------------------------------------------------------------
 
 
 class _AtShutdown:
@@ -286,7 +286,7 @@ def at_shutdown(send: Any, callback: Callable[[], None]) -> bool:
     return True
 
 
-# -- its log -----------------------------------------------------------------------------------------------------------
+# -- log ---------------------------------------------------------------------------------------------------------------
 
 
 class QuietRefusals(logging.Filter):

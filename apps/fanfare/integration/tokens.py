@@ -114,14 +114,14 @@ def sse_token(
         token = sse_token(["private-orders-*"], user_id=request.user, seconds=600)
 
     The page opens `/sse/KEY?channels=private-orders-1&token=TOKEN`. Raises what `capability` raises, and InvalidName
-    for a presence channel, which event streams do not carry.
+    for a presence channel, which SSE connections do not carry.
     """
     patterns = (channels,) if isinstance(channels, str) else tuple(channels)
     for pattern in patterns:
         if names.is_presence(pattern):
             raise errors.InvalidName(
-                f"{pattern!r} is a presence channel. Event streams carry none, since their readers would not be among "
-                f"the members: publish to a private channel as well, such as "
+                f"{pattern!r} is a presence channel. SSE connections carry none, since their readers would not be "
+                f"among the members: publish to a private channel as well, such as "
                 f"{pattern.replace('presence-', 'private-', 1)!r}, or subscribe over WebSocket."
             )
     return capability(patterns, user=user_id, seconds=seconds, app=app)

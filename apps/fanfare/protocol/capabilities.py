@@ -1,4 +1,4 @@
-"""Capability tokens: JSON Web Tokens that let their bearer use channels, over WebSocket and as an event stream.
+"""Capability tokens: JSON Web Tokens that let their bearer use channels, over WebSocket and SSE.
 
     {"channels": ["private-orders-*", "presence-room-7"], "rights": ["subscribe", "publish", "presence"],
      "exp": 1789000000, "nbf": 1788999400, "iat": 1788999400, "sub": "42", "info": {"name": "Ann"}, "jti": "5d41…"}

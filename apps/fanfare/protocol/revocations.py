@@ -1,7 +1,7 @@
 """Revocation of capability tokens, in every worker: one token by its `jti`, or all tokens of a terminated user.
 
-The command is a CONTROL entry of the log; it ends the subscriptions and event streams that were begun with the token. A
-record in the log keeps the token refused until it expires, in every worker and after a restart. A worker reads the
+The command is a CONTROL entry of the log; it ends the subscriptions and SSE connections that use the token. A record
+in the log keeps the token refused until it expires, in every worker and after a restart. A worker reads the
 records of a token when it first sees it, and remembers the answer: later revocations reach it as commands. After a gap
 of the log, in which a command may have been lost, it reads them again.
 """
@@ -36,7 +36,7 @@ _by_hub: weakref.WeakKeyDictionary[Any, Revocations] = weakref.WeakKeyDictionary
 
 
 class Holder(Protocol):
-    """A connection that uses a capability: a session or an event stream."""
+    """A connection that uses a capability: a session or an SSE connection."""
 
     def revoked(self, capability: capabilities.Capability, reason: str, message: str, /) -> None:
         """End what was begun with this capability."""

@@ -93,5 +93,5 @@ def _terminate(hub: hubs.Hub, app: str, argument: bytes) -> None:
         with hub.isolated("A terminated connection could not be closed"):
             connection.close(command["code"], MESSAGE)
     for listener in _listeners.get(hub, ()):
-        with hub.isolated("A terminated event stream could not be ended"):
+        with hub.isolated("A terminated SSE connection could not be ended"):
             listener(app, user_id, command.get("at"))

@@ -87,6 +87,6 @@ class Keys:
         return self._server.registry.by_key(key) is not None
 
     async def is_sse(self, _scope: Any, path: str) -> bool:
-        """An event stream of an application that exists."""
+        """An SSE connection of an application that exists."""
         found = _SSE.fullmatch(path)
         return found is not None and await self.knows(found["key"])

@@ -1,8 +1,8 @@
-"""Stops cleanly below servers that tell an application of their stop only after its last connection has ended.
+"""Stops cleanly below servers that notify an application of their stop only after its last connection has ended.
 
-uvicorn tells each WebSocket, and `hub.on_uvicorn` each event stream, when it begins to stop. gunicorn's own ASGI worker
-(`-k asgi`) waits for open connections first, up to its time-out, and then breaks them off; Daphne breaks them off at
-once. Here the signal itself begins the stop: clients get their close code, and the server finds no connection.
+uvicorn notifies each WebSocket, and `hub.on_uvicorn` each SSE connection, when its stop begins. gunicorn's own ASGI
+worker (`-k asgi`) waits for open connections first, up to its time-out, and then drops them; Daphne drops them at once.
+With this module the signal itself begins the stop: clients get their close code, and the server finds no connection.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ class Sse:
             address = _address(scope) or "unknown"
             _log.info("SSE connection of %s refused: %d %s", address, error.status, error, key="refused")
             self._hub.activity.refused(
-                "event stream",
+                "SSE connection",
                 error.code,
                 str(error),
                 app="" if application is None else application.id,
@@ -187,7 +187,7 @@ class Sse:
         receive: Any,
         send: Any,
     ) -> None:
-        watcher = self._supervisor.spawn("event stream: waits for the client's end", _until_gone(receive, to_client))
+        watcher = self._supervisor.spawn("SSE connection: waits for the client's end", _until_gone(receive, to_client))
         try:
             cursor = await stream.open()
             await responses.start_stream(send, [(b"last-event-id", cursor.encode()), *headers])

@@ -1,4 +1,4 @@
-"""The cursor of an event stream: the `id:` of its events, and the `Last-Event-ID` of a client that reconnects.
+"""The cursor of an SSE connection: the `id:` of its events, and the `Last-Event-ID` of a client that reconnects.
 
     1.aZ3kP0Qx:57.-.Bq9xT1Lm:8
 

@@ -1,4 +1,4 @@
-"""The text of an event stream.
+"""The format `text/event-stream`.
 
 Source: the HTML standard, "Server-sent events". An event ends with an empty line; the client stores its `id:` and sends
 it back as `Last-Event-ID`; a line that starts with a colon is a comment. A frame is one line of JSON, so it is one

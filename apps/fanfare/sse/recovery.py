@@ -1,4 +1,4 @@
-"""Recovery of an event stream: the request for each channel's kept entries, and the report to the client.
+"""Recovery of an SSE connection: the request for each channel's kept entries, and the report to the client.
 
 A first visit gets the newest entries, as many as `rewind` or the channel's rule allows, or with `earliest` all kept
 ones. A client that reconnects gets all entries after its position, or none and the reason.

@@ -1,4 +1,4 @@
-"""The refusals of event streams.
+"""The refusals of SSE connections.
 
     SseError
     ├── BadRequest          400  the request cannot be understood
@@ -51,4 +51,4 @@ class Unavailable(SseError):
 
 
 class InvalidCursor(ValueError):
-    """Reported in the stream instead of a status: only the client's position is lost."""
+    """Reported in an event instead of a status: only the client's position is lost."""

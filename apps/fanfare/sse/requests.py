@@ -31,7 +31,7 @@ class Head:
 
     method: str
     origin: str | None
-    wants_stream: bool  # the client accepts event streams, as EventSource does and curl does not
+    wants_stream: bool  # the client accepts `text/event-stream`, as EventSource does and curl does not
     bearer: str | None
     last_event_id: str | None
 

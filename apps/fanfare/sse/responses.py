@@ -1,8 +1,8 @@
-"""The responses of event streams, with their headers.
+"""The responses of SSE connections, with their headers.
 
 An EventSource stops permanently after any status except 200. That is right for permanent errors and wrong for an
-overload. Therefore `Unavailable` is a 503 with `Retry-After` for programs, and for clients that accept event streams a
-stream with the single event `unavailable`. They reconnect with their last cursor.
+overload. Therefore `Unavailable` is a 503 with `Retry-After` for programs, and for clients that accept
+`text/event-stream` a response with the single event `unavailable`. They reconnect with their last cursor.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ async def stop_for_good(send: Any, headers: Headers) -> None:
 
 
 async def refusal(send: Any, error: refusals.SseError, head: requests.Head, headers: Headers) -> None:
-    """JSON; or a stream with one event, for a client that would stop permanently after a temporary refusal."""
+    """JSON; or a response of one event, for a client that would stop permanently after a temporary refusal."""
     is_temporary = isinstance(error, refusals.Unavailable)
     if is_temporary and head.wants_stream and head.method == "GET":
         await start_stream(send, headers)

@@ -159,7 +159,7 @@ class Stream:
         self._answers[_ADMISSION].set_result(answer)
 
     def signed_in(self, answer: interface.SubscribeResult | interface.Refused) -> None:
-        """Event streams do not sign in."""
+        """SSE connections do not sign in."""
 
     def subscribed(self, subscription: connections.Subscription, answer: interface.SubscribeResult) -> None:
         name, result, wanted = subscription.channel.name, answer.replayed, subscription.recovery
@@ -172,7 +172,7 @@ class Stream:
         self._answers[name].set_result(answer)
 
     def refreshed(self, subscription: connections.Subscription, answer: interface.SubscribeResult, _: Any) -> None:
-        """Event streams subscribe once."""
+        """SSE connections subscribe to a channel once."""
 
     def refused(self, subscription: connections.Subscription, refusal: interface.Refused) -> None:
         self._answers[subscription.channel.name].set_result(refusal)
@@ -186,7 +186,7 @@ class Stream:
             self._writer.send(cached)
 
     def event_sent(self, subscription: connections.Subscription) -> None:
-        """Event streams do not watch: each event has its cursor."""
+        """SSE connections do not call `Hub.watch`: each event has its cursor."""
 
     # -- while it is open ----------------------------------------------------------------------------------------------
 

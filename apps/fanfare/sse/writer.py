@@ -1,4 +1,4 @@
-"""The writer of an event stream: implements the hub's writer over a streaming HTTP response."""
+"""The writer of an SSE connection: implements the hub's writer over a streaming HTTP response."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class StreamWriter:
         self._gone = False
 
     def start(self, head: bytes, positions: cursors.Positions) -> None:
-        """Write `head`, and then what was delivered meanwhile. `positions`: of the client before that."""
+        """Write `head`, and then the events that waited for it. `positions`: the client's, before these events."""
         self._started = True
         self._positions = list(positions)
         self._put(head)
@@ -185,7 +185,7 @@ class StreamWriter:
 
     def _wake(self) -> None:
         if self._task is None and not self._gone:
-            self._task = _tasks.spawn("writes of an event stream", self._drain())
+            self._task = _tasks.spawn("writes of an SSE connection", self._drain())
 
     async def _drain(self) -> None:
         try:

@@ -219,7 +219,7 @@ class EndpointQueue:
             results = self._accepted(batch) if outcome.accepted else self._refused(batch, outcome.error)
             try:
                 await self._store(results, outcome)
-            except Exception as error:  # noqa: BLE001  (of what the receiver sent: the result itself must be stored)
+            except Exception as error:  # noqa: BLE001  (an invalid response: the result itself must be stored)
                 self._count("webhooks.unstorable")
                 self._log.error("A response of webhook %d cannot be stored", self.endpoint, error=error)
                 reason = "" if outcome.accepted else "The response cannot be stored"

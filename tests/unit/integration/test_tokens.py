@@ -42,7 +42,7 @@ def test_invalid_channels_are_refused(application: models.Application, channels:
 
 @pytest.mark.parametrize("channel", ["presence-x", "presence-*"])
 def test_presence_channel_is_refused_with_the_reason(application: models.Application, channel: str) -> None:
-    with pytest.raises(errors.InvalidName, match=r"Event streams carry none.*'private-"):
+    with pytest.raises(errors.InvalidName, match=r"SSE connections carry none.*'private-"):
         sse_token([channel])
 
 

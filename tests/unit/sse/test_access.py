@@ -1,4 +1,4 @@
-"""Access to event streams: tokens, origins, limits and termination."""
+"""Access to SSE connections: tokens, origins, limits and termination."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`manage.py runserver` with WebSockets, the HTTP API and event streams.
+"""`manage.py runserver` with WebSockets, the HTTP API and SSE connections.
 
 It takes Django's arguments, makes Django's checks and prints what Django prints; then uvicorn serves, with its
 reloader.

@@ -1,4 +1,4 @@
-"""Print a token for event streams, to try them with curl."""
+"""Print a token for SSE connections, to try them with curl."""
 
 from __future__ import annotations
 
