@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -41,7 +42,7 @@ from fanfare import (
 )
 from fanfare.engine import current
 from fanfare.integration import outbox, relay, remote, rules, target
-from tests.harness import deployments, servers, sockets
+from tests.harness import calls, deployments, servers, sockets
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -140,6 +141,22 @@ async def test_repeated_idempotency_key_is_dropped(subscriber: sockets.Socket, n
 
 
 # -- streams -----------------------------------------------------------------------------------------------------------
+
+
+async def test_many_streams_of_one_process_end_with_their_texts(
+    uvicorn: servers.Server, application: deployments.Application, name: Name
+) -> None:
+    async def produce(chat: str) -> None:
+        async with stream(chat, "answer", id="a") as answer:
+            for token in range(20):
+                await answer.append(f"<{token}>")
+
+    chats = [name(f"chat-{number}") for number in range(20)]
+    await asyncio.gather(*map(produce, chats))
+    with calls.Caller(uvicorn, application) as caller:
+        for chat in chats:
+            found = caller.signed("GET", f"channels/{chat}/streams/a").body
+            assert (found["state"], found["text"]) == ("done", "".join(f"<{token}>" for token in range(20)))
 
 
 async def test_stream_grows_at_the_remote_deployment(subscriber: sockets.Socket, name: Name) -> None:

@@ -222,6 +222,16 @@ STREAM_ID = _text(
     examples=["answer-7"],
 )
 ENCRYPTED = _text("On encrypted channels, in place of `text`: the encrypted data of the event.")
+TOKEN_NUMBER = _integer("The number of the newest token in `text`.", minimum=0)
+APPEND_FIELDS = {
+    "after": _integer("The stream's number before it. By default `seq` - 1, and `seq` without `text`.", minimum=0),
+    "text": _text(f"The stream may have {STREAM_LENGTH} UTF-16 code units."),
+    "at": _integer("0: the text begins anew.", minimum=0),
+    "state": _text("Ends the stream.", enum=list(streams.FINAL)),
+    "error": _text("For readers, with the state `failed`."),
+    "data": ENCRYPTED,
+    "length": _integer("Of the whole text afterwards, in UTF-16 code units. With `data` only.", minimum=0),
+}
 STREAM = {
     "id": _text(),
     "state": _or_null(_text(enum=["open", *streams.FINAL]), "`null`: there is no such stream."),
@@ -418,24 +428,41 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "StreamAppend": _object(
         "Text for a stream, its end, or both. With neither the lease is renewed.",
-        {"seq": _integer("The number of the newest token in `text`.", minimum=0)},
-        {
-            "after": _integer(
-                "The stream's number before it. By default `seq` - 1, and `seq` without `text`.", minimum=0
-            ),
-            "text": _text(f"The stream may have {STREAM_LENGTH} UTF-16 code units."),
-            "at": _integer("0: the text begins anew.", minimum=0),
-            "state": _text("Ends the stream.", enum=list(streams.FINAL)),
-            "error": _text("For readers, with the state `failed`."),
-            "data": ENCRYPTED,
-            "length": _integer("Of the whole text afterwards, in UTF-16 code units. With `data` only.", minimum=0),
-        },
+        {"seq": TOKEN_NUMBER},
+        APPEND_FIELDS,
         examples=[{"seq": 7, "text": " world"}, {"seq": 7, "state": "done"}],
+    ),
+    "StreamBatchItem": _object(
+        "An append to a stream of any channel.",
+        {"channel": CHANNEL_NAME, "stream": STREAM_ID, "seq": TOKEN_NUMBER},
+        APPEND_FIELDS,
+        examples=[{"channel": "private-chat-7", "stream": "answer-7", "seq": 7, "text": " world"}],
+    ),
+    "StreamBatch": _object(
+        "Appends to several streams. Those to one stream are done in order.",
+        {"batch": _list(_reference("StreamBatchItem"), "Each is done or refused by itself.", maxItems=streams.BATCH)},
     ),
     "Stream": _answer("A stream with its text.", STREAM, {"text": _text("The text; not on encrypted channels.")}),
     "StreamState": _answer(
         "A stream as it is after the request.",
         {"accepted": {"type": "boolean", "description": "Whether the request changed the stream."}, **STREAM},
+    ),
+    "StreamRefusal": _answer(
+        "The reason why one append of a batch was not done.",
+        {
+            "status": _integer("That the append alone would have got: 400, 413 or 429."),
+            "error": _text("For people. A message about a limit has both numbers."),
+            "code": _text("For machines."),
+        },
+    ),
+    "StreamBatchDone": _answer(
+        "The answer to each append, in the same order.",
+        {
+            "batch": _list(
+                {"anyOf": [_reference("StreamState"), _reference("StreamRefusal")]},
+                "The stream as it is after the append, or why the append was refused.",
+            )
+        },
     ),
     "Refusal": _answer(
         "The reason why a request was not carried out.",
@@ -628,6 +655,14 @@ OPERATIONS: dict[str, Schema] = {
         "The next append of its producer is not accepted, and answers `cancelled`.",
         "StreamState",
         path=OF_STREAM,
+    ),
+    "/apps/{app_id}/streams/append": _operation(
+        "Streams",
+        "Append to several streams",
+        "In one commit of the log, for a backend with many streams. A refused append does not stop the others.",
+        "StreamBatchDone",
+        path=OF_APP,
+        body=_reference("StreamBatch"),
     ),
     "/apps/{app_id}/users/{user_id}/terminate_connections": _operation(
         "Users",

@@ -448,6 +448,7 @@ ROUTES = (
         WRITE, "/apps/{app_id}/channels/{channel}/streams/{stream}/append", streams.append_to_stream, streams.body_limit
     ),
     Route(WRITE, "/apps/{app_id}/channels/{channel}/streams/{stream}/cancel", streams.cancel_stream),
+    Route(WRITE, "/apps/{app_id}/streams/append", streams.append_to_streams, streams.batch_body_limit),
     Route(WRITE, "/apps/{app_id}/users/{user_id}/terminate_connections", terminate),
     Route(WRITE, "/users/{user_id}/terminate_connections", terminate),  # the vendor's Python library calls this one
     Route(WRITE, "/apps/{app_id}/capabilities/{token_id}/revoke", revoke),

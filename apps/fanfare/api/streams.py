@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -26,7 +26,8 @@ State = interface.StreamState
 
 FINAL: Final = tuple(state.name.lower() for state in State if state is not State.OPEN)
 CLOSINGS: Final = ("cancelled", "interrupted")
-
+BATCH: Final = 100  # appends of one request
+ITEM_BYTES: Final = 8_192  # of an append's JSON, beside a long text
 
 _rate: Final = rates.Rate("appends to this stream", "too_many_appends")
 
@@ -75,63 +76,58 @@ async def append_to_stream(hub: hubs.Hub, request: requests.Request) -> bytes:
 
     Parameters: `seq`, `after`, `text`, `at`, `state`, `error`; on encrypted channels `data` and `length`.
     """
-    fields, application = request.fields(), request.application
-    channel = parameters.channel_name(request.names["channel"], application.limits)
-    where = _where(application, channel, request.names["stream"])
-    state = fields.get("state")
-    if state is not None and state not in FINAL:
-        raise refusals.Invalid(f"The parameter state must be one of {', '.join(FINAL)}.", code="invalid_state")
-    text, data = _text(fields, channel), _data(fields, channel)
-    seq = _number("seq", fields.get("seq"), None)
-    after = _number("after", fields.get("after"), seq if not text and data is None else max(seq - 1, 0))
-    error = fields.get("error")
-    if error is not None and not isinstance(error, str):
-        raise refusals.Invalid("The parameter error must be a string.", code="invalid_error")
-    bounds = streams.limits()
-    per_second = application.limits.max_events_per_second
-    _rate.spend(where, bounds.appends_per_second if per_second is None else min(bounds.appends_per_second, per_second))
-    known = await _find(hub, where)
-    if known is None or known.state is not State.OPEN or known.seq != after:
-        return _answer(where.id, _as_it_is(known))
-    at = _number("at", fields.get("at"), known.size)
-    if at not in (0, known.size):
-        raise refusals.Invalid(
-            f"The parameter at is {at}; it is {known.size}, the stream's length, or 0 to begin the text anew.",
-            code="invalid_at",
-        )
-    head = wire.Head.parse(known.head)
-    writes: list[interface.StreamWrite] = []
-    if text or (data is not None and state is None) or (at == 0 and known.size):
-        write = streams.piece(
-            where, head, text, after=after, seq=seq, at=at, lease_s=bounds.lease_s, data=data, replaces=at == 0
-        )
-        if data is not None:
-            write = write._replace(size=_number("length", fields.get("length"), None))
-        _check_length(write.size)
-        writes.append(write)
-    if state is not None:
-        parts = (text.encode(),) if at == 0 else (*known.parts, text.encode())
-        now = known._replace(seq=seq, size=writes[0].size if writes else known.size, parts=parts)
-        kept = streams.retention(application, channel)
-        if data is None:
-            ending = wire.ending(where, now, interface.StreamState[state.upper()], retention=kept, error=error)
-        else:
-            ending = streams.ended(
-                where,
-                head,
-                data,
-                after=seq,
-                size=now.size,
-                state=interface.StreamState[state.upper()],
-                retention=kept,
-                keep_s=bounds.keep_s,
-            )
-        writes.append(ending)
+    append = _append(request.application, request.names["channel"], request.names["stream"], request.fields())
+    known = await _find(hub, append.where)
+    writes = _writes(request.application, append, known)
     if not writes:
-        writes.append(interface.StreamWrite(*where, after, seq, known.size, seconds=bounds.lease_s))
+        return _answer(append.where.id, _as_it_is(known))
     receipts = await _write(hub, writes)
     hub.count("streams.appended")
-    return _answer(where.id, receipts[-1])
+    return _answer(append.where.id, receipts[-1])
+
+
+async def append_to_streams(hub: hubs.Hub, request: requests.Request) -> bytes:
+    """Several appends, to any channels. Parameter: `batch`, each item with the parameters of an append, `channel` and
+    `stream`.
+
+    Each item is answered by itself. Appends to different streams share a commit, and those to one stream are done in
+    order.
+    """
+    application = request.application
+    items = request.fields().get("batch")
+    if not isinstance(items, list):
+        raise refusals.Invalid("The parameter batch is missing: a list of appends.", code="missing_batch")
+    if len(items) > BATCH:
+        raise refusals.Invalid(
+            f"Batch too large: it has {len(items)} appends, the allowed maximum is {BATCH}.", code="batch_too_large"
+        )
+    answers: dict[int, dict[str, Any]] = {}
+    waiting: dict[int, _Append] = {}
+    for index, fields in enumerate(items):
+        try:
+            waiting[index] = _item(application, fields)
+        except refusals.ApiError as error:
+            answers[index] = _refused(hub, error)
+    while waiting:
+        turn = sorted({waiting[index].where: index for index in reversed(waiting)}.values())  # the first of each stream
+        appends = {index: waiting.pop(index) for index in turn}
+        found = await _find_all(hub, [append.where for append in appends.values()])
+        writes: dict[int, list[interface.StreamWrite]] = {}
+        for (index, append), known in zip(appends.items(), found, strict=True):
+            try:
+                writes[index] = _writes(application, append, known)
+            except refusals.ApiError as error:
+                answers[index] = _refused(hub, error)
+            else:
+                answers[index] = _state(append.where.id, _as_it_is(known))
+        if not any(writes.values()):
+            continue
+        receipts = iter(await _write(hub, [write for own in writes.values() for write in own]))
+        for index, own in writes.items():
+            for _ in own:
+                answers[index] = _state(appends[index].where.id, next(receipts))
+        hub.count("streams.appended", sum(map(bool, writes.values())))
+    return orjson.dumps({"batch": [answers[index] for index in range(len(items))]})
 
 
 async def stream(hub: hubs.Hub, request: requests.Request) -> bytes:
@@ -155,6 +151,87 @@ async def cancel_stream(hub: hubs.Hub, request: requests.Request) -> bytes:
     if before is None or before.state is not State.OPEN:
         return _answer(where.id, _as_it_is(before))
     return _answer(where.id, interface.StreamReceipt(True, State.CANCELLED, before.seq, before.size))
+
+
+# -- appends -----------------------------------------------------------------------------------------------------------
+
+
+class _Append(NamedTuple):
+    """The parameters of an append. `at`, `length`: not checked yet."""
+
+    where: interface.StreamName
+    seq: int
+    after: int
+    text: str
+    data: str | None
+    at: Any
+    length: Any
+    state: State | None
+    error: str | None
+
+
+def _append(application: registry.Application, channel: Any, stream_id: Any, fields: dict[str, Any]) -> _Append:
+    """Raises ApiError; TooOften if the stream has had too many appends in this second."""
+    channel = parameters.channel_name(channel, application.limits)
+    where = _where(application, channel, stream_id)
+    state = fields.get("state")
+    if state is not None and state not in FINAL:
+        raise refusals.Invalid(f"The parameter state must be one of {', '.join(FINAL)}.", code="invalid_state")
+    text, data = _text(fields, channel), _data(fields, channel)
+    seq = _number("seq", fields.get("seq"), None)
+    after = _number("after", fields.get("after"), seq if not text and data is None else max(seq - 1, 0))
+    error = fields.get("error")
+    if error is not None and not isinstance(error, str):
+        raise refusals.Invalid("The parameter error must be a string.", code="invalid_error")
+    most, per_second = streams.limits().appends_per_second, application.limits.max_events_per_second
+    _rate.spend(where, most if per_second is None else min(most, per_second))
+    final = None if state is None else interface.StreamState[state.upper()]
+    return _Append(where, seq, after, text, data, fields.get("at"), fields.get("length"), final, error)
+
+
+def _item(application: registry.Application, fields: Any) -> _Append:
+    """An item of a batch. Raises ApiError."""
+    if not isinstance(fields, dict):
+        raise refusals.Invalid("An append of the batch must be a JSON object.", code="invalid_append")
+    return _append(application, fields.get("channel"), fields.get("stream"), fields)
+
+
+def _writes(
+    application: registry.Application, append: _Append, known: interface.Streamed | None
+) -> list[interface.StreamWrite]:
+    """The changes of the stream `known`; none if it is not as the append expects it. Raises ApiError."""
+    where, seq, after, text, data, at, length, state, error = append
+    if known is None or known.state is not State.OPEN or known.seq != after:
+        return []
+    at = _number("at", at, known.size)
+    if at not in (0, known.size):
+        raise refusals.Invalid(
+            f"The parameter at is {at}; it is {known.size}, the stream's length, or 0 to begin the text anew.",
+            code="invalid_at",
+        )
+    bounds = streams.limits()
+    head = wire.Head.parse(known.head)
+    writes: list[interface.StreamWrite] = []
+    if text or (data is not None and state is None) or (at == 0 and known.size):
+        write = streams.piece(
+            where, head, text, after=after, seq=seq, at=at, lease_s=bounds.lease_s, data=data, replaces=at == 0
+        )
+        if data is not None:
+            write = write._replace(size=_number("length", length, None))
+        _check_length(write.size)
+        writes.append(write)
+    if state is not None:
+        parts = (text.encode(),) if at == 0 else (*known.parts, text.encode())
+        now = known._replace(seq=seq, size=writes[0].size if writes else known.size, parts=parts)
+        kept = streams.retention(application, where.channel)
+        if data is None:
+            ending = wire.ending(where, now, state, retention=kept, error=error)
+        else:
+            ending = streams.ended(
+                where, head, data, after=seq, size=now.size, state=state, retention=kept, keep_s=bounds.keep_s
+            )
+        writes.append(ending)
+    return writes or [interface.StreamWrite(*where, after, seq, known.size, seconds=bounds.lease_s)]
 
 
 # -- parameters and answers --------------------------------------------------------------------------------------------
@@ -225,6 +302,10 @@ async def _find(hub: hubs.Hub, where: interface.StreamName) -> interface.Streame
     return await hub.engine.ask(lambda queries: queries.stream(*where))
 
 
+async def _find_all(hub: hubs.Hub, wheres: Sequence[interface.StreamName]) -> list[interface.Streamed | None]:
+    return await hub.engine.ask(lambda queries: [queries.stream(*where) for where in wheres])
+
+
 async def _write(hub: hubs.Hub, writes: Sequence[interface.StreamWrite]) -> list[interface.StreamReceipt]:
     return await asyncio.to_thread(hub.engine.write_streams, writes)
 
@@ -244,10 +325,25 @@ def _description(stream_id: str, receipt: interface.StreamReceipt) -> dict[str, 
     }
 
 
+def _state(stream_id: str, receipt: interface.StreamReceipt) -> dict[str, Any]:
+    return {"accepted": receipt.done, **_description(stream_id, receipt)}
+
+
 def _answer(stream_id: str, receipt: interface.StreamReceipt) -> bytes:
-    return orjson.dumps({"accepted": receipt.done, **_description(stream_id, receipt)})
+    return orjson.dumps(_state(stream_id, receipt))
+
+
+def _refused(hub: hubs.Hub, error: refusals.ApiError) -> dict[str, Any]:
+    """The answer to an item of a batch."""
+    hub.count(f"api.refused.{error.status}")
+    return {"status": error.status, "error": str(error), "code": error.code}
 
 
 def body_limit(limits: registry.Limits) -> int:
     """Bytes that the body of an opening or an append can have: the longest text, with each character escaped."""
-    return 8_192 + 12 * streams.limits().length
+    return ITEM_BYTES + 12 * streams.limits().length
+
+
+def batch_body_limit(limits: registry.Limits) -> int:
+    """Bytes that the body of a batch can have: BATCH appends of ordinary size, one of them with the longest text."""
+    return BATCH * ITEM_BYTES + 12 * streams.limits().length

@@ -189,7 +189,8 @@ class StreamWrite(NamedTuple):
 class StreamReceipt(NamedTuple):
     """The answer to a `StreamWrite`. `done`: whether it was done. The other fields: the stream as it is now.
 
-    `state` is None for an unknown stream. `limit` and `actual`: of open streams, where they are too many.
+    `state` is None for an unknown stream. `limit` and `actual`: of open streams, where they are too many. `error`: why
+    the deployment of remote mode refused this write alone.
     """
 
     done: bool
@@ -198,6 +199,7 @@ class StreamReceipt(NamedTuple):
     size: int = 0
     limit: int | None = None
     actual: int | None = None
+    error: Exception | None = None
 
 
 class Streamed(NamedTuple):

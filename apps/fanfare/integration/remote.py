@@ -42,6 +42,8 @@ from fanfare.protocol import names, revocations, signatures, termination
 logger = logging.getLogger("fanfare.integration")
 
 BATCH_EVENTS = 10  # per request; the default of an application's max_batch_events
+STREAMS = 100  # appends per request: the maximum of the API
+STREAM_BYTES = 512 * 1024  # of their JSON: the API takes at least 819,200
 HISTORY_PAGE = 500  # events per request: the maximum of the API
 IDLE_S = 4.0  # longer idle connections are closed: uvicorn closes them after 5 s
 IDLE_CONNECTIONS = 8  # per process
@@ -52,6 +54,7 @@ FAILURE_S = 10.0  # after a failure, in which calls make a single attempt
 _RETRIED = frozenset({429, 500, 502, 503, 504})
 _NUMBERS = re.compile(r"\((\d+) bytes\): it has (\d+) bytes")
 _STREAMS = re.compile(r"^Too many streams: (\d+) are open, the allowed maximum is (\d+)")
+_STREAM_LENGTH = re.compile(r"^The stream would have (\d+) UTF-16 code units, the allowed maximum is (\d+)")
 _MEMBERS = re.compile(r"^Too many members: .* has (\d+), the allowed maximum is (\d+)")
 _ITEM = re.compile(r"^Event (\d+) of the batch: ")
 
@@ -193,9 +196,18 @@ class RemoteEngine:
     def write_streams(
         self, writes: Sequence[interface.StreamWrite], timeout: float | None = None
     ) -> list[interface.StreamReceipt]:
-        """One request for each write. Raises what `append_blocking` raises, and TooManyStreams."""
+        """One request for up to STREAMS appends, and one for each opening. Raises what `append_blocking` raises.
+
+        If the other deployment refuses one append of several, its error is in its receipt. A single write raises it:
+        a PublishError, TooManyStreams or StreamTooLong.
+        """
         deadline = time.monotonic() + (self._timeout_s if timeout is None else timeout)
-        return [self._write_stream(write, deadline) for write in writes]
+        if len(writes) == 1 or any(write.head is not None for write in writes):
+            return [self._write_stream(write, deadline) for write in writes]
+        receipts: list[interface.StreamReceipt] = []
+        for batch in _stream_batches(writes):
+            receipts += self._append_to_streams(batch, deadline)
+        return receipts
 
     def open_channel(self, app: str, channel: str, timeout: float | None = None) -> interface.Position:
         return _position(self.get(f"{_path(channel)}/history", limit="1", open="1")["position"])
@@ -271,11 +283,28 @@ class RemoteEngine:
         try:
             answer = self._ask("POST", path, deadline, body=fields)
         except _Refused as refused:
-            numbers = _STREAMS.search(refused.answer.message)
-            if numbers is not None:
-                raise errors.TooManyStreams(int(numbers[1]), int(numbers[2])) from None
-            raise _publish_error(refused.answer, [{"name": write.id}]) from None
+            raise _stream_error(refused.answer, write.id) from None
         return _stream_receipt(answer, done=answer["accepted"])
+
+    def _append_to_streams(self, batch: Sequence[dict[str, Any]], deadline: float) -> list[interface.StreamReceipt]:
+        try:
+            answers = self._ask("POST", "streams/append", deadline, body={"batch": batch})["batch"]
+        except _Refused as refused:  # the whole body is too large
+            return [
+                interface.StreamReceipt(False, None, error=_stream_error(refused.answer, item["stream"]))
+                for item in batch
+            ]
+        return [self._batch_receipt(item["stream"], answer) for item, answer in zip(batch, answers, strict=True)]
+
+    def _batch_receipt(self, stream: str, answer: dict[str, Any]) -> interface.StreamReceipt:
+        if "error" not in answer:
+            return _stream_receipt(answer, done=answer["accepted"])
+        error: Exception
+        if answer["status"] in _RETRIED:
+            error = engine_errors.EngineUnavailable(f"The deployment at {self._url} did not append: {answer['error']}")
+        else:
+            error = _stream_error(Answer(answer["status"], answer, http.client.HTTPMessage()), stream)
+        return interface.StreamReceipt(False, None, error=error)
 
     # -- queries -------------------------------------------------------------------------------------------------------
 
@@ -551,9 +580,37 @@ def _stream_request(write: interface.StreamWrite) -> tuple[str, dict[str, Any]]:
     return f"{path}/{quote(write.id, safe='')}/append", fields
 
 
+def _stream_batches(writes: Sequence[interface.StreamWrite]) -> Iterator[list[dict[str, Any]]]:
+    """The bodies of requests that append to several streams: at most STREAMS appends with STREAM_BYTES of JSON. A
+    larger append has a request of its own.
+    """
+    batch: list[dict[str, Any]] = []
+    size = 0
+    for write in writes:
+        _, fields = _stream_request(write)
+        item = {"channel": write.channel, "stream": write.id, **fields}
+        item_size = len(orjson.dumps(item))
+        if batch and (len(batch) == STREAMS or size + item_size > STREAM_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += item_size
+    if batch:
+        yield batch
+
+
 def _stream_receipt(answer: dict[str, Any], *, done: bool) -> interface.StreamReceipt:
     state = None if answer["state"] is None else interface.StreamState[answer["state"].upper()]
     return interface.StreamReceipt(done, state, answer["seq"], answer["length"])
+
+
+def _stream_error(answer: Answer, stream: str) -> errors.FanfareError:
+    """The exception that a refused write would raise without remote mode."""
+    if numbers := _STREAMS.search(answer.message):
+        return errors.TooManyStreams(int(numbers[1]), int(numbers[2]))
+    if numbers := _STREAM_LENGTH.search(answer.message):
+        return errors.StreamTooLong(int(numbers[1]), int(numbers[2]))
+    return _publish_error(answer, [{"name": stream}])
 
 
 def _publish_error(answer: Answer, events: Sequence[dict[str, Any]]) -> errors.PublishError:

@@ -273,8 +273,10 @@ class Producer:
         )
 
     def settle(self, writes: list[interface.StreamWrite], receipts: list[interface.StreamReceipt]) -> None:
-        """The answer to `take`. Raises EngineError."""
+        """The answer to `take`. Raises EngineError, and the errors of the receipts."""
         for write, receipt in zip(writes, receipts, strict=True):
+            if receipt.error is not None:
+                raise receipt.error
             if not receipt.done and not _was_done(write, receipt) and not _was_done(writes[-1], receipt):
                 self._refused(receipt)
                 return
