@@ -17,7 +17,7 @@ from fanfare.engine.postgres import engine as postgres_engine
 from fanfare.engine.postgres import worker as postgres_worker
 from tests.harness import postgresql, waiting
 from tests.unit.engine import conformance, deployments, failures, postgres_deployment, streams
-from tests.unit.engine.workers import Worker
+from tests.unit.engine.workers import APP, Worker
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +185,26 @@ async def test_a_worker_that_was_frozen_is_removed_and_starts_again(
     await waiting.until_async(is_back, 10, "the worker has joined under a new id")
     await two.publish("news", b"after")
     await one.until(lambda: one.bodies("news") == [b"after"], "an event after the restart")
+
+
+async def test_late_sessions_over_the_limit_are_dropped_and_counted(
+    hire: conformance.Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interface, "LATE_SESSIONS", 3)
+    monkeypatch.setattr(postgres_worker, "TRIM_S", 0.05)
+    monkeypatch.setattr(postgres_worker, "MEASURE_S", 0.01)
+    one = await hire()
+    for number in range(10):
+        one.engine.save_session(APP, f"late-{number}", b"record", number - 20)
+        one.engine.save_session(APP, f"here-{number}", b"record", 3600)
+
+    def sizes() -> list[float | None]:
+        return [one.engine.statistics().get(name) for name in ("sessions", "sessions_late")]
+
+    await one.until(lambda: sizes() == [13, 3], "the end of the others")
+    assert one.engine.statistics()["sessions_dropped"] == 7
+    kept = [number for number in range(10) if await one.engine.load_session(APP, f"late-{number}")]
+    assert kept == [7, 8, 9]
 
 
 async def test_a_value_that_the_database_refuses_fails_alone(hire: conformance.Hire) -> None:

@@ -497,8 +497,10 @@ LANGUAGE sql AS $$
 $$;
 
 -- Deletes what is too old: entries without an offset up to an id, but for those that consumers hold back, expired rows,
--- and entries over the bounds of their streams. At most `p_rows` of each, so that the lock is never held for long. True: there is more.
-CREATE OR REPLACE FUNCTION {schema}.trim_1(p_upto bigint, p_rows integer) RETURNS boolean LANGUAGE plpgsql AS $$
+-- and entries over the bounds of their streams. At most `p_rows` of each, so that the lock is never held for long.
+-- `more`: there is more to delete. `dropped`: records of sessions that were too many.
+CREATE OR REPLACE FUNCTION {schema}.trim_2(p_upto bigint, p_rows integer)
+RETURNS TABLE (more boolean, dropped integer) LANGUAGE plpgsql AS $$
 DECLARE
     v_trimmed bigint;
     v_released bigint;  -- entries that were held up to here are deleted
@@ -506,25 +508,28 @@ DECLARE
     v_kinds bigint;
     v_upto bigint;
     v_last bigint;
-    v_more boolean := false;
     v_again boolean := false;
     v_from bigint;
     v_oldest bigint;
     r record;
 BEGIN
+    more := true;
+    dropped := 0;
     IF NOT pg_try_advisory_xact_lock({lock_class}, {lock_key}) THEN
-        RETURN true;
+        RETURN NEXT;
+        RETURN;
     END IF;
+    more := false;
     DELETE FROM {schema}.cursors WHERE moved < clock_timestamp() - {consumer_seconds} * interval '1 second';
     SELECT trimmed_to, held_from INTO v_trimmed, v_released FROM {schema}.state;
     v_upto := p_upto;
     SELECT COALESCE(MIN(position), {largest_id}), COALESCE(bit_or(kinds), 0) INTO v_held, v_kinds
     FROM {schema}.cursors;
     IF v_upto > v_trimmed THEN
-        SELECT MAX(id), COUNT(*) = p_rows INTO v_last, v_more FROM (
+        SELECT MAX(id), COUNT(*) = p_rows INTO v_last, more FROM (
             SELECT id FROM {schema}.log WHERE "offset" IS NULL AND id > v_trimmed AND id <= v_upto ORDER BY id LIMIT p_rows
         ) AS batch;
-        IF NOT v_more THEN
+        IF NOT more THEN
             v_last := v_upto;
         END IF;
         DELETE FROM {schema}.log WHERE "offset" IS NULL AND id > v_trimmed AND id <= v_last
@@ -554,6 +559,7 @@ BEGIN
     DELETE FROM {schema}.sessions WHERE (app, token) IN (
         SELECT app, token FROM {schema}.sessions WHERE expires <= clock_timestamp()
         ORDER BY expires DESC OFFSET {late_sessions} LIMIT p_rows);
+    GET DIAGNOSTICS dropped = ROW_COUNT;
     FOR r IN SELECT * FROM {schema}.streams WHERE sweep <= clock_timestamp() ORDER BY sweep LIMIT 100 LOOP
         IF r.kept_from > r."offset" AND NOT EXISTS (
             SELECT 1 FROM {schema}.counts WHERE app = r.app AND channel = r.channel) THEN
@@ -575,7 +581,8 @@ BEGIN
                 ELSE GREATEST({sweep_seconds}, r.seconds / 4) END
         WHERE app = r.app AND channel = r.channel;
     END LOOP;
-    RETURN v_more OR v_again;
+    more := more OR v_again;
+    RETURN NEXT;
 END
 $$;
 

@@ -532,7 +532,7 @@ class Worker:
 
     async def _upkeep(self) -> None:
         """Trim the log in small deletes, and measure it."""
-        trim = sql.SQL("SELECT {}.trim_1(%s, %s)").format(self._schema)
+        trim = sql.SQL("SELECT * FROM {}.trim_2(%s, %s)").format(self._schema)
         measured_s = float("-inf")
         while True:
             await asyncio.sleep(TRIM_S)
@@ -543,7 +543,8 @@ class Worker:
             upto = 0
             while self._samples and self._samples[0][0] <= now - self._log_seconds:
                 upto = self._samples.popleft()[1]
-            [(more,)] = await self.writer.ask(trim, (upto, TRIM_ROWS))
+            [(more, dropped)] = await self.writer.ask(trim, (upto, TRIM_ROWS))
+            self.counters["sessions_dropped"] += dropped
             if more and upto:
                 self._samples.appendleft((now - self._log_seconds, upto))
             if now - measured_s >= MEASURE_S:
