@@ -1,4 +1,4 @@
-"""One partition on one worker: what waits to be written, its subscriptions, and where its tail stands."""
+"""One partition on one worker: its pending writes, its subscriptions, and the position of its reader."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _LISTENING: Final = 2
 
 
 class Owner(Protocol):
-    """What a partition needs of its worker."""
+    """The methods of the worker that a partition calls."""
 
     address: address.Address
     partitions: int
@@ -61,9 +61,9 @@ class Phase(enum.Enum):
 
 
 class Partition:
-    """`position`: every entry up to it was delivered, or concerns nothing here.
+    """`position`: every entry up to it was delivered, or concerns no subscription of this worker.
 
-    `life`: the id under which this worker's members and counts are in the store. After a gap it is another one.
+    `life`: the id under which this worker's members and counts are in the store. After a gap it is a new one.
     """
 
     def __init__(self, worker: Owner, index: int) -> None:
@@ -72,7 +72,7 @@ class Partition:
         self.life = ""
         self.generation = ""
         self.position = 0
-        self.beaten_s = float("-inf")  # monotonic: when the last beat that was answered was sent
+        self.beaten_s = float("-inf")  # monotonic: the time of the last beat with an answer
         self.sessions = self.sessions_late = 0  # in the store, as the last beat counted them
         self.is_full = False  # the store's memory
         self.prefix = address.key_prefix(worker.address.prefix, index, worker.partitions)
@@ -116,7 +116,7 @@ class Partition:
         self.phase = Phase.AWAY
 
     def resume(self) -> None:
-        """Read what was missed from the log, then follow."""
+        """Read the missed entries from the log, then follow."""
         self.phase = Phase.RESUMING
         self._write_interest()
         self._enter()
@@ -125,7 +125,7 @@ class Partition:
         if self.wire is None:
             reply(errors.EngineUnavailable("The partition has no connection to Redis"))
             return
-        # A generation that begins in this call: none of another call may be equal.
+        # The name of a generation that begins in this call; it must be unique.
         generation = f"{self._unique}{next(self._calls):06d}"
         self.wire.call(reply, "EVALSHA", script.sha, 2, *self.keys, self._run, generation, *arguments)
 
@@ -254,7 +254,7 @@ class Partition:
         is_new = on and name not in self._wanted and name not in self._subscribed
         self._want(name, _LISTENING, on=on)
         if is_new and self.phase is Phase.FOLLOWING:
-            # The server may serve another process' append before it reads the SSUBSCRIBE: the log tells.
+            # The server may serve another process' append before it reads the SSUBSCRIBE: the log has it.
             self._catching[name] = self.position
             self._catch_up(name)
         elif not on:
@@ -331,11 +331,11 @@ class Partition:
 
     @property
     def is_busy(self) -> bool:
-        """Whether something that was asked for is not written yet."""
+        """Whether a call has no answer yet."""
         return bool(self._pending) or self._in_flight is not None
 
     def submit(self, call: operations.Call, *, urgent: bool = False) -> None:
-        """Raises EngineUnavailable where too much waits already."""
+        """Raises EngineUnavailable if too many calls are pending."""
         if self._worker.is_closed:
             raise errors.EngineUnavailable("The engine is closed")
         if len(self._pending) >= MOST_PENDING or self._pending_bytes + call.size > MOST_PENDING_BYTES:
@@ -354,7 +354,7 @@ class Partition:
         self.flush()
 
     def flush(self) -> None:
-        """Send what waits as one group, unless one is under way."""
+        """Send the pending calls as one group, unless a group has no answer yet."""
         if self.wire is None or self.phase not in (Phase.FOLLOWING, Phase.SETTLING):
             return
         self._write_interest()
@@ -450,7 +450,7 @@ class Partition:
         self.flush()
 
     def _refused(self, group: list[operations.Call], error: Exception) -> None:
-        """None of the group was done."""
+        """Redis refused the whole group."""
         text = str(error)
         if text.startswith("OOM"):
             self.is_full = True
@@ -470,7 +470,7 @@ class Partition:
             self._schedule()
 
     def refused(self, error: Exception) -> None:
-        """A beat was not done."""
+        """Redis refused a beat."""
         if not self._handle(error) and self._moved(error) is None:
             self._worker.fail(self, f"Redis refused the heartbeat: {error}")
 
@@ -504,7 +504,7 @@ class Partition:
             again = self.resume if self.phase is Phase.RESUMING else self.flush
             asyncio.get_running_loop().call_soon(again)
         elif code in ("TRYAGAIN", "ASK"):
-            # The slot moves: it is on the one server or the other in a moment.
+            # The slot moves between two servers, which takes a moment.
             self._not_before = time.monotonic() + TRY_AGAIN_S
             again = self.resume if self.phase is Phase.RESUMING else self.flush
             asyncio.get_running_loop().call_later(TRY_AGAIN_S * 1.1, self._if_connected(again))
@@ -524,7 +524,8 @@ class Partition:
         return lambda: again() if connection is not None and connection is self.wire else None
 
     def expire(self, before: float) -> int:
-        """Refuse what waits since before this monotonic time. How many calls. One that is under way may be done yet."""
+        """Refuse the calls that are older than this monotonic time. Returns their number. Redis may still do a
+        call that was sent."""
         unanswered = [call for call in self._in_flight or () if call.born < before and not call.is_settled]
         settle(unanswered, errors.EngineUnavailable("Redis has not answered in time: it may have been written"))
         late = [call for call in self._pending if call.born < before]
@@ -535,7 +536,7 @@ class Partition:
         return len(late) + len(unanswered)
 
     def give_up(self, why: str, *, subscribers_only: bool = False) -> None:
-        """Refuse what waits."""
+        """Refuse the pending calls."""
         waiting, self._pending = self._pending, collections.deque()
         if subscribers_only:
             self._pending.extend(call for call in waiting if not call.wants)
@@ -546,7 +547,7 @@ class Partition:
     # -- gaps ----------------------------------------------------------------------------------------------------------
 
     def gap(self, reason: str) -> None:
-        """Entries may have been missed: tell the hub, and start again at the newest entry with a new life."""
+        """Entries may have been missed: call the hub, and start again at the newest entry with a new life."""
         self.phase = Phase.RESUMING
         self.generation = ""
         self._catching.clear()
@@ -571,7 +572,7 @@ class Partition:
             self._schedule()
 
     def _live(self) -> str:
-        """Take a new life. Returns the one before."""
+        """Take a new life. Returns the previous one."""
         before, self.life = self.life, secrets.token_hex(8)
         if before:
             self._want(f"{self.prefix}w:{before}", _LISTENING, on=False)
@@ -579,7 +580,7 @@ class Partition:
         return before
 
     def remove(self, life: str, *, forced: bool = True, done: Callable[[], None] | None = None) -> None:
-        """Remove what a worker has here. `forced`: also if its time is not over."""
+        """Remove the members and counts of a worker. `forced`: also if its lease has not expired."""
 
         def removed(reply: Any) -> None:
             if not isinstance(reply, Exception) and reply[2] > 0 and self.wire is not None:
@@ -612,5 +613,5 @@ def settle_one(call: operations.Call, answer: operations.Answer | None, error: e
     try:
         call.settled(answer, error)
     except Exception:
-        # A mistake of one caller must not leave the others without an answer.
+        # An exception of one caller must not leave the others without an answer.
         logger.exception("The answer to %s could not be handled", [operation[0] for operation in call.operations])

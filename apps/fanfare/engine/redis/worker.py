@@ -1,4 +1,4 @@
-"""A process that takes part: its connections, its partitions, and what it has to say again after a loss."""
+"""A worker on Redis: its connections, its partitions, and the state that it writes again after the store lost it."""
 
 from __future__ import annotations
 
@@ -78,11 +78,11 @@ class Worker:
         self._entered: asyncio.Future[None] | None = None
         self._in_gap: Partition | None = None
         self._counts: list[dict[_ENTITY, tuple[int, bool]]] = [{} for _ in self.all]  # not written yet
-        self._counted: list[dict[_ENTITY, tuple[int, bool]]] = [{} for _ in self.all]  # of applications, to say again
+        self._counted: list[dict[_ENTITY, tuple[int, bool]]] = [{} for _ in self.all]  # of applications, to write again
         self._users: list[dict[tuple[str, str], interface.Member]] = [{} for _ in self.all]  # signed in here
         self._counts_timer: asyncio.TimerHandle | None = None
         self._announcing: dict[_ENTITY, asyncio.TimerHandle] = {}
-        self._leaving: dict[tuple[str, str, str], bool] = {}  # True: it failed and is to be submitted again
+        self._leaving: dict[tuple[str, str, str], bool] = {}  # True: the leave failed and is submitted again
         self._leases: list[Lease] = []
         self._reaping: set[tuple[int, str]] = set()
 
@@ -99,7 +99,7 @@ class Worker:
                     each.failure = None
                 await self._entered
         except (OSError, hiredis.ReplyError) as error:
-            # A password or a right does not come back by itself.
+            # A wrong password or a missing right is permanent, so no reconnect follows.
             kind = errors.EngineMisconfigured if isinstance(error, hiredis.ReplyError) else errors.EngineUnavailable
             raise kind(link.explain(error)) from error
         self.is_opening = False
@@ -131,7 +131,7 @@ class Worker:
         self.topology.close()
 
     async def _leave_all(self) -> None:
-        """Remove what this worker has in the store now, and not after its lease."""
+        """Remove the members and counts of this worker at once, before its lease expires."""
         following = [each for each in self.all if each.phase in (Phase.FOLLOWING, Phase.SETTLING)]
         left = len(following)
         done: asyncio.Future[None] = self.loop.create_future()
@@ -246,7 +246,7 @@ class Worker:
             self._entered.set_result(None)
 
     def _say_again(self, partition: Partition) -> None:
-        """What sockets without a channel have in a partition: the hub does not close them after a gap."""
+        """Write again the state of sockets without a channel, which the hub does not close after a gap."""
         index = partition.index
         for key, count in self._counted[index].items():
             self._counts[index].setdefault(key, count)
@@ -260,9 +260,9 @@ class Worker:
             )
 
     def on_gap(self, partition: Partition, reason: str) -> None:
-        """Tell the hub. What it asks to be written in the meantime is written before delivery begins again."""
+        """Call the hub. Its writes in the meantime are stored before delivery begins again."""
         self.counters["gaps"] += 1
-        self._store.forget()  # a connection to a primary that was demoted would answer from the past
+        self._store.forget()  # a demoted primary would answer with old data
         index = partition.index
         logger.error("Entries of partition %d may have been missed (%s): its sockets start again", index, reason)
         for lease in self._leases:
@@ -270,7 +270,7 @@ class Worker:
                 lease.lost.set()
         partition.grow()
         if self._is_closing:
-            return  # the hub closes its sockets by itself, and asks the engine for nothing
+            return  # the hub closes its sockets itself and needs nothing of the engine
         self._in_gap = partition
         try:
             self._on_gap(reason, index)
@@ -322,7 +322,7 @@ class Worker:
             if not partition.is_full:
                 self._failures.pop(partition.index, None)
             elif not partition.is_busy:
-                with contextlib.suppress(errors.EngineError):  # asks whether there is memory again
+                with contextlib.suppress(errors.EngineError):  # tests whether there is memory again
                     partition.submit(operations.Call((), _ignore))
             if partition.index == 0:
                 self.workers = alive
@@ -368,7 +368,7 @@ class Worker:
     def _append(
         self, publications: Sequence[interface.Publication], done: asyncio.Future[list[interface.Receipt]]
     ) -> None:
-        """Those of one partition are one call."""
+        """Append publications; those of one partition are one call."""
         calls: dict[Partition, list[int]] = {}
         for index, publication in enumerate(publications):
             calls.setdefault(self.of(publication.app, publication.channel), []).append(index)
@@ -457,7 +457,7 @@ class Worker:
         await written.wait()
 
     async def settled(self) -> None:
-        """Return when what was asked for before is written, or failed."""
+        """Return when all earlier writes are stored or have failed."""
         if any(self._counts) or any(each.is_busy for each in self.all):
             await self._written()
 
@@ -467,7 +467,7 @@ class Worker:
         partition = self.of(app, channel)
         key = (app, channel)
         if channel == interface.CONNECTIONS:
-            # Kept, to say it again to a store that has lost it.
+            # Kept, to write it again to a store that has lost it.
             kept = self._counted[partition.index]
             if count:
                 kept[key] = (count, announce)
@@ -523,7 +523,7 @@ class Worker:
         del self._announcing[channel]
 
         def settled(answer: operations.Answer | None, _error: errors.EngineError | None) -> None:
-            # Where it could not be written, the next change announces.
+            # If it could not be written, the next change announces.
             if answer is not None and not isinstance(answer.results[0], Exception):
                 self._announce_later(channel, answer.results[0])
 
@@ -689,7 +689,7 @@ def _join(app: str, channel: str, socket_id: str, member: interface.Member, limi
 def _result(
     wanted: interface.SubscribeRequest, answer: operations.Answer | None, error: errors.EngineError | None
 ) -> interface.SubscribeResult | interface.Refused:
-    """Raises EngineUnavailable where a part failed."""
+    """Raises EngineUnavailable if a part failed."""
     if answer is None:
         return interface.Refused("engine_unavailable", str(error))
     for result in answer.results:

@@ -1,6 +1,6 @@
 -- Appends: the operations `a` and `b` of scripts/apply.lua. After common.lua.
 
--- A stream without subscribers outlives its entries, so that a client that comes back late learns how many it missed.
+-- A stream without subscribers outlives its entries, so that a client that reconnects late gets the number it missed.
 local function outlive(id, seconds)
     redis.call('PEXPIRE', P .. 'h:' .. id, seconds * POSITION_OUTLIVES * 1000 + 3600000)
 end
@@ -38,7 +38,7 @@ local function write_head(id, head)
         redis.call('LTRIM', list, -head.size, -1)
     end
     if now - head.renewed >= 1000 or now < head.renewed then
-        -- Every second is enough: the entries have their time, and what is too old is not given out.
+        -- Every second is enough: each entry has its time, and readers skip those that are too old.
         head.renewed = now
         redis.call('PEXPIRE', list, head.seconds * 1000 + 2000)
         if redis.call('EXISTS', P .. 'n:' .. id) == 0 then
@@ -90,7 +90,7 @@ local run_operation = {
         return answer
     end,
 
-    -- budget: app, limit, publications. Answers 0, or {limit, actual} if there is no room for them.
+    -- budget: app, limit, publications. Answers 0, or {limit, actual} if they exceed the limit.
     b = function(op)
         local key = P .. 'b:' .. op[2] .. ':' .. clock[1]
         local spent = tonumber(redis.call('GET', key) or 0) + op[4]

@@ -7,7 +7,7 @@
 --
 -- For example, with the operations {{'a', 0, META, '{"event":"created"}', '@1:news'}} and without wants the answer is
 -- {GENERATION, 57, {57}, {}}: entry 57 is in the log and was published to the subscribers of channel `news` of
--- application 1. The answer stands behind these messages in the connection's buffer, so it is a barrier: a subscriber
+-- application 1. The answer follows these messages in the connection's buffer, so it is a barrier: a subscriber
 -- whose snapshot is in it has seen exactly the entries up to 57.
 
 load_state(false)
@@ -93,7 +93,7 @@ local run_other = {
         return 0
     end,
 
-    -- take: app, token, holder. Answers {record or '', holder before or '', milliseconds since it changed or -1}.
+    -- take: app, token, holder. Answers {record or '', previous holder or '', milliseconds since it changed or -1}.
     t = function(op)
         local app, token, holder = unpack(op, 2, 4)
         local name = app .. ':' .. token
@@ -125,7 +125,7 @@ local run_other = {
         if owner and owner ~= '' and owner ~= life and is_alive(owner) then
             return 0
         end
-        -- Terms of a store that was emptied begin again, so the clock is part of them.
+        -- In a store that was emptied the terms start again, so the clock is part of a term.
         local next_term = math.max(tonumber(term or 0) + 1, now)
         redis.call('HSET', P .. 'leases', op[2], string.format('%d %s', next_term, life))
         return next_term
@@ -140,7 +140,7 @@ local run_other = {
         return 0
     end,
 
-    -- consumer: name, position or false (only ask), kinds, forget. Answers its position.
+    -- consumer: name, position or false (only read it), kinds, forget. Answers its position.
     k = function(op)
         local name, position, mask, forget = unpack(op, 2, 5)
         local key = P .. 'consumers'
@@ -152,7 +152,7 @@ local run_other = {
                 at, began = string.match(redis.call('HGET', key, name) or '', '^(%d+) %d+ %d+ (%w+)$')
                 position = tonumber(at or top)
                 if began and began ~= generation then
-                    -- Entries after `since` are others than those that the consumer knew under these numbers.
+                    -- After `since` the numbers belong to other entries than those that the consumer has read.
                     position = math.min(position, tonumber(redis.call('HGET', KEYS[1], 'since')))
                 end
                 position = math.min(position, top)
@@ -314,7 +314,7 @@ local read_want = {
 
 local results = {}
 for index, operation in ipairs(cmsgpack.unpack(ARGV[4])) do
-    -- A mistake in one operation must not leave the others half done.
+    -- An error in one operation must not stop the others.
     local fine, result = pcall(run_operation[operation[1]] or run_other[operation[1]], operation)
     results[index] = fine and result or { err = 'FANFARE ' .. (type(result) == 'table' and result.err or tostring(result)) }
 end

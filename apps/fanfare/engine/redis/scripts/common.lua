@@ -1,4 +1,4 @@
--- What all scripts of the Redis engine begin with. One call concerns one partition:
+-- The beginning of all scripts of the Redis engine. One call concerns one partition:
 --
 --   KEYS[1]  the partition's state, for example fanfare:{fanfare.3.0}:state
 --   KEYS[2]  a key that never exists. While a cluster moves the slot, a call with one key that is there and one that is
@@ -84,7 +84,7 @@ local function load_state(is_first)
         generation, top, kinds = ARGV[2], tonumber(state[3] or 0), tonumber(state[4] or 0)
         redis.call('HSET', KEYS[1], 'server', run, 'generation', generation, 'top', top, 'kinds', kinds, 'since', top)
         if not state[2] then
-            -- An empty store: after FLUSHALL a worker may still believe in a lease.
+            -- An empty store: after FLUSHALL a worker may not know yet that its lease is lost.
             redis.call('DEL', P .. 'log', P .. 'facts', P .. 'marks')
             redis.call('HSET', KEYS[1], 'trimmed', 0, 'mark', 0, 'leases_from', is_first and 0 or now + LEASE_MS)
         end
@@ -123,7 +123,7 @@ local function add(kind, meta, body, to, offset)
     return entry
 end
 
--- Writes what is gathered. Every script that adds entries ends with it.
+-- Writes the gathered entries. Every script that adds entries ends with it.
 local function finish()
     flush()
     if top > started then

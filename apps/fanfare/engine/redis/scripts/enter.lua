@@ -1,11 +1,11 @@
--- A worker begins to follow the partition, or goes on after its connection was lost.
+-- A worker begins to follow the partition, or continues after its connection was lost.
 --
 --   ARGV[3]  the worker's life
 --   ARGV[4]  how long it lasts, ms
 --   ARGV[5]  the generation that it followed; '' for a new life
 --   ARGV[6]  the sequence of the newest entry that it has seen
 --   ARGV[7]  how many entries to answer at most
---   ARGV[8]  host name and process id, for people
+--   ARGV[8]  host name and process id, for the console
 --   ARGV[9] 1 if the process starts: on an empty store, leases need no delay
 --
 -- For example {GENERATION, 57, '', {ENTRY, ENTRY}}: the two entries after the worker's position; or

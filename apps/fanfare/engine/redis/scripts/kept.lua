@@ -1,6 +1,6 @@
 -- Changes of entries that a history has. After common.lua and append.lua.
 
--- What an entry's meta part and body are.
+-- The meta part and the body of an entry.
 local function split(entry)
     local size = struct.unpack('>I2', entry, 30)
     return string.sub(entry, 32, 31 + size), string.sub(entry, 32 + size)
@@ -16,7 +16,7 @@ local function kept_at(id, offset)
     return redis.call('LINDEX', P .. 'l:' .. id, index), index
 end
 
--- Gives it another body. It keeps its place.
+-- Gives the entry another body. Its position stays the same.
 local function replace(id, index, entry, body)
     local version, _, sequence, offset, at = struct.unpack('>BI4I8I8I8', entry)
     local meta = split(entry)

@@ -1,4 +1,4 @@
--- Open streams whose producer's lease is over. After common.lua.
+-- Open streams whose producer's lease has expired. After common.lua.
 --
 --   ARGV[3]  how many
 --

@@ -19,8 +19,8 @@ local function total(id)
     return sum
 end
 
--- A channel's number of subscribers, announced if it changed and its time has come. Returns the milliseconds to wait
--- otherwise.
+-- A channel's number of subscribers, announced if it changed and the announcement is due. Otherwise returns the
+-- milliseconds to wait.
 local function announce(id, app, channel)
     local subscribers = total(id)
     local last = redis.call('HMGET', P .. 'a:' .. id, 'n', 'at')

@@ -1,8 +1,8 @@
--- Removes a worker: its members and counts go, with what has to be announced. At most ARGV[5] of them in one call, so that
--- the server is not held up.
+-- Removes a worker, with its members and counts, and announces the changes. At most ARGV[5] of them in one call, so
+-- that the server is not blocked.
 --
 --   ARGV[3]  the life to remove
---   ARGV[4]  1: also if its time is not over (it says farewell, or has taken a new life)
+--   ARGV[4]  1: also if its lease has not expired (the worker stops, or has taken a new life)
 --
 -- For example {GENERATION, 61, 1}: some of its members are still there, call again. 0: all is done. -1: it is alive.
 

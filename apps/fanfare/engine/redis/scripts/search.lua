@@ -5,10 +5,10 @@
 --   ARGV[4]  where to begin, as ZRANGEBYLEX takes it
 --   ARGV[5]  the text
 --   ARGV[6]  how many to answer at most
---   ARGV[7]  how many names to read at most, so that the server is not held up
+--   ARGV[7]  how many names to read at most, so that the server is not blocked
 --
--- For example {'room-8', 'room-7', 12, 0, 'room-8', 3, 2}: where to go on ('': there are no more), then each channel, its
--- subscribers and its users.
+-- For example {'room-8', 'room-7', 12, 0, 'room-8', 3, 2}: the name to continue at ('': there are no more), then each
+-- channel, its subscribers and its users.
 
 local names = redis.call('ZRANGEBYLEX', P .. 'occupied:' .. ARGV[3], ARGV[4], '+', 'LIMIT', 0, ARGV[7])
 local found = { #names == tonumber(ARGV[7]) and names[#names] or '' }
