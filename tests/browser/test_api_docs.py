@@ -36,7 +36,7 @@ def test_a_call_is_opened_with_the_keyboard_and_says_what_it_takes_and_answers(
     call.get_by_role("button").first.focus()
     page.keyboard.press("Enter")
     expect(call).to_contain_text("In order, and all of them or none.")
-    expect(call).to_contain_text("More events in this second than the application may publish.")
+    expect(call).to_contain_text("More events, or appends to a stream, than are allowed in this second.")
     expect(page).to_have_url(re.compile("trigger_batch"))
     expect(page.get_by_role("button", name="Try it out")).to_have_count(0)
 

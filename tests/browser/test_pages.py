@@ -98,6 +98,7 @@ def test_landing_page_links_to_styled_demo_docs_and_admin(
         page.locator(f'main a[href="{target}"]').first.click()
         expect(page).to_have_url(re.compile(re.escape(server.url(target))))
         expect(page.locator("body")).to_be_visible()
+        page.wait_for_load_state("load")
         assert is_styled(page.evaluate("[...document.styleSheets].map(s => s.cssRules.length)")), target
 
 
