@@ -126,7 +126,7 @@ WHEEL = "TimerWheel, which logs, counts and tries again"
 
 ENGINE, HUB, JOBS = "unit/engine/", "unit/hub/test_hub.py::", "unit/jobs/test_runner.py::"
 QUEUE = f"{ENGINE}test_commit_queue.py::"
-POSTGRES = f"{ENGINE}test_postgres.py::"
+POSTGRES = f"{ENGINE}test_injections.py::test_exception_in_one_callback_of_postgres_stops_nothing_else"
 WHEEL_TEST = (
     "unit/runtime/test_timer_wheel.py::test_exception_of_one_entry_is_logged_and_the_others_of_the_turn_are_served"
 )
@@ -135,8 +135,8 @@ FAILED_TEST = "unit/runtime/test_supervisor.py::test_failure_of_one_off_task_is_
 
 SLOW = "slow "  # before an injection into a timer that comes only after seconds
 
-# Packages whose callbacks are stopped as a whole by a suite of failures.
-SUITES = {"engine/redis/": "unit/engine/failures.py"}
+# Packages with a test of their own, which compares its injections with `places`.
+SUITES = {"engine/redis/": "unit/engine/test_injections.py"}
 
 # Calls whose callee isolates what it is given: they need no row, and `injections` may still name one.
 ISOLATING = {"on_control", "on_message", "on_session_taken"}  # tests/unit/hub: test_failing_command_...
@@ -229,21 +229,21 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
         f"{SLOW}fanfare.engine.local.worker:Worker._trim",
     ),
     ("engine/local/worker.py", "self._measured()"): (TASK, f"{SLOW}fanfare.engine.local.worker:Worker._measured"),
-    ("engine/postgres/database.py", "end"): (LOOP, "it suppresses what can fail"),
-    ("engine/postgres/worker.py", "self._expire_leases"): (LOOP, "it cannot raise"),
+    ("engine/postgres/database.py", "end"): (LOOP, POSTGRES),
+    ("engine/postgres/worker.py", "self._expire_leases"): (LOOP, POSTGRES),
     ("engine/shared_store.py", "check"): (CALLER, POSTGRES),
     ("engine/shared_store.py", "self._disconnect"): (CALLER, POSTGRES),
     ("engine/shared_store.py", "self._append_here"): (CALLER, POSTGRES),
     ("engine/postgres/engine.py", "ask"): (CALLER, POSTGRES),
     ("engine/postgres/worker.py", "_prepare"): (CALLER, POSTGRES),
     ("engine/postgres/worker.py", "check"): (CALLER, POSTGRES),
-    ("engine/postgres/worker.py", "functools.partial(self._persist, function)"): (SUPERVISOR, RESTART_TEST),
-    ("engine/postgres/worker.py", "functools.partial(self._persist, self._restart)"): (SUPERVISOR, RESTART_TEST),
-    ("engine/postgres/worker.py", "self._write_counts"): (LOOP, "its counts are kept for the next call"),
-    ("engine/postgres/worker.py", "self._announce"): (LOOP, "the next change announces"),
-    ("engine/postgres/worker.py", "self._release(lease.name)"): (TASK, FAILED_TEST),
-    ("engine/postgres/engine.py", "self._worker.reader.hint"): (LOOP, "it cannot raise"),
-    ("engine/postgres/writer.py", "self._notify_later"): (LOOP, "the readers find the entries on their timers"),
+    ("engine/postgres/worker.py", "functools.partial(self._persist, function)"): (SUPERVISOR, POSTGRES),
+    ("engine/postgres/worker.py", "functools.partial(self._persist, self._restart)"): (SUPERVISOR, POSTGRES),
+    ("engine/postgres/worker.py", "self._write_counts"): (LOOP, POSTGRES),
+    ("engine/postgres/worker.py", "self._announce"): (LOOP, POSTGRES),
+    ("engine/postgres/worker.py", "self._release(lease.name)"): (TASK, POSTGRES),
+    ("engine/postgres/engine.py", "self._worker.reader.hint"): (LOOP, POSTGRES),
+    ("engine/postgres/writer.py", "self._notify_later"): (LOOP, POSTGRES),
     ("hub/activity.py", "functools.partial(activity.refused, what, reason, text, **more)"): (LOOP, "it only records"),
     ("hub/activity.py", "activity.count"): (LOOP, "it cannot raise"),
     ("hub/hub.py", "self._look_at_closing"): (WHEEL, WHEEL_TEST),

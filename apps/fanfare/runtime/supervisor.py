@@ -147,6 +147,13 @@ class Supervisor:
         task.add_done_callback(lambda _: None if status.state is State.DONE else status.enter(State.STOPPED))
         return task
 
+    def pausing(self, *prefixes: str) -> str | None:
+        """Why a long-running task whose name begins with one of these does not run at present, in one sentence."""
+        for status in self._statuses.values():
+            if status.state is State.PAUSING and status.name.startswith(prefixes):
+                return f"{status.name} failed and is started again: {status.error}"
+        return None
+
     def forget(self, name: str) -> None:
         """Drop the status of a task that has ended."""
         self._statuses.pop(name, None)

@@ -337,8 +337,8 @@ POSTGRES = (
         BACKLOG,
         (
             f"{_POSTGRES}reader:Reader._step",
-            "self._deliver(step)\n            await",
-            "self._deliver(step[:-1])\n            await",
+            "if not self._hand_over(step):",
+            "if not self._hand_over(step[:-1]):",
         ),
     ),
     _mutant(

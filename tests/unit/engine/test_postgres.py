@@ -216,6 +216,15 @@ async def test_a_value_that_the_database_refuses_fails_alone(hire: conformance.H
     await one.got("c", b"y")
 
 
+async def test_subscription_whose_query_the_database_refuses_fails_alone(hire: conformance.Hire) -> None:
+    one = await hire()
+    refused = await one.attach("c", watch=("no text of PostgreSQL \x00",))
+    assert isinstance(refused, interface.Refused)
+    await one.publish("c", b"y")
+    await one.until(lambda: one.bodies("c") == [b"y"], "the next event", within=30)
+    assert isinstance(await one.attach("c", counted=True), interface.SubscribeResult)
+
+
 async def test_a_lease_is_lost_before_another_worker_gets_it(
     hire: conformance.Hire, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -332,6 +332,17 @@ async def test_value_that_redis_refuses_fails_alone(hire: conformance.Hire) -> N
     await one.got("c", b"y")
 
 
+async def test_member_that_redis_refuses_fails_alone(hire: conformance.Hire) -> None:
+    one = await hire()
+    refused, joined = await asyncio.gather(
+        one.attach("presence-c", "1.1", "a lone surrogate \ud800"), one.attach("presence-c", "1.2", "ann")
+    )
+    assert isinstance(refused, interface.Refused)
+    assert isinstance(joined, interface.SubscribeResult)
+    await one.publish("c", b"y")
+    await one.got("c", b"y")
+
+
 async def test_delivery_that_raises_is_a_gap(url: str) -> None:
     engine, gaps, delivered = redis_engine.RedisEngine(url), list[str](), list[bytes]()
 

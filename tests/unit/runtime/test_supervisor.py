@@ -119,6 +119,23 @@ async def test_long_running_task_is_restarted_after_a_growing_pause(
     await supervisor.stop()
 
 
+async def test_pausing_names_the_failed_task_and_its_error(supervisor: Supervisor) -> None:
+    async def work() -> None:
+        raise ValueError("wrong")
+
+    supervisor.run("The writer", work, backoff=Backoff(first_s=60))
+
+    async def is_pausing() -> bool:
+        return supervisor.statuses[0].state is State.PAUSING
+
+    assert supervisor.pausing("The writer") is None
+    await waiting.until_async(is_pausing, 10, "it failed")
+    assert supervisor.pausing("The reader", "The wr") == "The writer failed and is started again: ValueError: wrong"
+    assert supervisor.pausing("The reader") is None
+    await supervisor.stop()
+    assert supervisor.pausing("The writer") is None
+
+
 async def test_status_says_when_a_failed_task_starts_again(supervisor: Supervisor) -> None:
     async def work() -> None:
         raise Away

@@ -8,6 +8,7 @@ of them also answers.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 POLL_S: Final = 0.5  # the timer below the notifications
 LOOK_S: Final = 0.005  # looks are at least so far apart: each costs the server some 0.2 ms
 LOOK_TIMEOUT_S: Final = 5.0
+LOOK_TRIES: Final = 3  # that fail, and not because the database is away, until the subscribers that wait are refused
 
 # One step of the loop delivers at most this much: between two steps the sockets are flushed.
 STEP_ENTRIES: Final = 512
@@ -44,6 +46,7 @@ class Waiting:
 
     wanted: interface.SubscribeRequest
     ready: interface.Ready
+    failed_looks: int = 0
 
 
 @dataclass(slots=True)
@@ -69,6 +72,7 @@ class Reader:
         self.mailbox = ""  # of this worker
         self.reads = 0
         self.delivered = 0
+        self.delivery_failures = 0
         self.history_reads = 0
         self.history_shared = 0
         self.snapshots = 0  # that were read
@@ -102,9 +106,22 @@ class Reader:
 
     def give_up(self, why: str) -> None:
         """Refuse the subscribers that wait."""
-        waiting, self._waiting = self._waiting, []
+        self._refuse(list(self._waiting), why)
+
+    def _refuse(self, waiting: Sequence[Waiting], why: str) -> None:
+        self._forget(waiting)
         for one in waiting:
-            _answer(one, interface.Refused("engine_unavailable", why))
+            _answer(one, lambda: interface.Refused("engine_unavailable", why))
+
+    def _count_failed(self, waiting: Sequence[Waiting]) -> None:
+        """The query of one subscriber may be the reason that a look fails, and would fail every look."""
+        for one in waiting:
+            one.failed_looks += 1
+        self._refuse([one for one in waiting if one.failed_looks == LOOK_TRIES], "The snapshot cannot be read")
+
+    def _forget(self, answered: Sequence[Waiting]) -> None:
+        identities = set(map(id, answered))
+        self._waiting = [one for one in self._waiting if id(one) not in identities]
 
     def interest(self, app: str, channel: str, wanted: bool) -> None:
         """Whether entries of a channel are delivered, from the next look on."""
@@ -170,8 +187,10 @@ class Reader:
                     connection = await self._connect()
                 async with database.time_limit(connection, LOOK_TIMEOUT_S):
                     look = await self._look(connection, waiting)
-            except (psycopg.Error, OSError, TimeoutError) as error:
+            except Exception as error:
                 self.failure = f"The log cannot be read: {writer.describe(error)}"
+                if not isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError, OSError)):
+                    self._count_failed(waiting)
                 raise
             self.failure = None
             if self._is_lost():
@@ -215,22 +234,34 @@ class Reader:
             self.position = step[-1].id
             self.delivered += len(step)
             if end < len(entries):
-                self._deliver(step)
+                if not self._hand_over(step):
+                    return False
                 await asyncio.sleep(0)  # the sockets are flushed between two steps
                 if self._is_lost():
                     return False
             start = end
         # The last step and the answers belong together: nothing comes between them.
-        if entries:
-            self._deliver(step)
+        if entries and not self._hand_over(step):
+            return False
         if look.snapshots is None:
             return True
         self.position = max(self.position, look.top)
-        answered = set(map(id, waiting))
-        self._waiting = [one for one in self._waiting if id(one) not in answered]
+        self._forget(waiting)
         for one in waiting:
-            _answer(one, self._result(one.wanted, look.snapshots))
+            _answer(one, functools.partial(self._result, one.wanted, look.snapshots))
         return bool(self._waiting)
+
+    def _hand_over(self, step: Sequence[interface.Entry]) -> bool:
+        """False: the delivery raised, and its entries are a gap."""
+        try:
+            self._deliver(step)
+        except Exception:
+            logger.exception("A delivery of the log failed")
+            self.delivery_failures += 1
+            self.following = False
+            self._on_gap("delivery_failed")
+            return False
+        return True
 
     # -- one look ------------------------------------------------------------------------------------------------------
 
@@ -435,9 +466,14 @@ def _bounded(entries: list[interface.Entry]) -> tuple[interface.Entry, ...]:
     return tuple(entries)
 
 
-def _answer(one: Waiting, answer: interface.SubscribeResult | interface.Refused) -> None:
+def _answer(one: Waiting, answer: Callable[[], interface.SubscribeResult | interface.Refused]) -> None:
+    """A mistake that concerns one client must not leave the others without an answer."""
     try:
-        one.ready(answer)
+        result = answer()
     except Exception:
-        # A mistake that concerns one client must not leave the others without an answer.
+        logger.exception("The snapshot of a subscription to %s could not be made", one.wanted.channel)
+        result = interface.Refused("engine_unavailable", "The snapshot cannot be read")
+    try:
+        one.ready(result)
+    except Exception:
         logger.exception("A subscription to %s could not be answered", one.wanted.channel)

@@ -94,8 +94,10 @@ class Worker:
         self._announcing: dict[tuple[str, str], asyncio.TimerHandle] = {}
         self._leaving: dict[tuple[str, str, str], bool] = {}  # True: it failed and is to be submitted again
         self._leases: list[Lease] = []
+        self._releasing: set[str] = set()  # leases that are still this worker's in the database
         self._closing = False
         self._restarting = False
+        self._untold: str | None = None  # the reason of a gap that the hub has not handled yet
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
@@ -177,6 +179,10 @@ class Worker:
             return self.writer.failure
         if self.reader.failure is not None:
             return self.reader.failure
+        if (
+            pausing := self._supervisor.pausing("The writer", "The reader", "The heartbeat", "The restart")
+        ) is not None:
+            return pausing
         if not self.reader.following:
             return "The worker does not follow the log (yet)"
         silent_s = time.monotonic() - self._beaten_s
@@ -191,6 +197,7 @@ class Worker:
             "behind": max(0, self.reader.top - self.reader.position),
             "reads": self.reader.reads,
             "entries": self.reader.delivered,
+            "delivery_failures": self.reader.delivery_failures,
             "snapshots": self.reader.snapshots,
             "snapshots_shared": self.reader.snapshots_shared,
             "history_reads": self.reader.history_reads,
@@ -443,6 +450,7 @@ class Worker:
         query = sql.SQL("SELECT {}.lease_1(%s, %s, %s)").format(self._schema)
         while not self._closing:
             with contextlib.suppress(errors.EngineUnavailable):
+                await self._release(name)
                 [(term,)] = await self.writer.ask(query, (name, self.id, LEASE_S))
                 if term is not None:
                     lease = Lease(self, name, term)
@@ -456,13 +464,18 @@ class Worker:
         if lease in self._leases:
             self._leases.remove(lease)
             if not self._closing:
+                self._releasing.add(lease.name)
                 self._supervisor.spawn("The release of a lease", self._release(lease.name), expected=_RETRIED)
 
     async def _release(self, name: str) -> None:
+        """Give a released lease back. The heartbeat tries again: it would renew the lease for ever."""
+        if name not in self._releasing:
+            return
         query = sql.SQL(
             "UPDATE {}.leases SET worker = '', until = '-infinity' WHERE name = %s AND worker = %s RETURNING 1"
         ).format(self._schema)
         await self.writer.ask(query, (name, self.id))
+        self._releasing.discard(name)
 
     # -- on a timer ----------------------------------------------------------------------------------------------------
 
@@ -486,6 +499,8 @@ class Worker:
             for key in [key for key, failed in self._leaving.items() if failed]:
                 self.leave(key)
             self._write_counts()
+            for name in list(self._releasing):
+                await self._release(name)
             await self._move_pending()
             await self._expire_members()
             # While the database was away no worker could renew: the others get their time after it is back.
@@ -575,10 +590,20 @@ class Worker:
         logger.error("Entries of the log may have been missed (%s): the worker starts again from the present", reason)
         self._samples.clear()
         self.reader.give_up("The worker starts again")
-        self._on_gap(reason, None)
-        self._supervisor.run(f"Restart {self.counters['gaps']}", functools.partial(self._persist, self._restart))
+        self._untold = reason
+        try:
+            self._tell()
+        except Exception:
+            logger.exception("The gap could not be handled; the restart tries again")
+        self._supervisor.run("The restart", functools.partial(self._persist, self._restart))
+
+    def _tell(self) -> None:
+        if self._untold is not None:
+            self._on_gap(self._untold, None)
+            self._untold = None
 
     async def _restart(self) -> None:
+        self._tell()
         for lease in self._leases:
             lease.lost.set()
         await self._join()

@@ -78,8 +78,9 @@ class Writer:
         """Write groups until the task is cancelled. A failure of the database is waited out here."""
         backoff = Backoff(first_s=0.05, longest_s=LONGEST_PAUSE_S)
         while True:
-            await self._wake.wait()
-            self._wake.clear()
+            while not self._pending:  # after a failure of this task, calls may wait already
+                self._wake.clear()
+                await self._wake.wait()
             while self._pending:
                 try:
                     await self._write_group()

@@ -70,12 +70,15 @@ class Link:
                 await opened.ask("SCRIPT", "LOAD", script.text)
             if self._worker.is_opening:
                 await self._check_rights(opened)
+            self._begin(opened)
         except TimeoutError as error:
             opened.abort()
             raise errors.EngineUnavailable("Redis does not answer") from error
         except BaseException:
             opened.abort()
             raise
+
+    def _begin(self, opened: wire.Wire) -> None:
         if not opened.is_open:
             raise errors.EngineUnavailable("The connection to Redis was lost")
         self.wire = opened

@@ -106,6 +106,9 @@ class Partition:
     def join(self, connection: wire.Wire, run: str) -> None:
         """Follow on this connection to the partition's primary, which has this run id."""
         self.wire, self._run = connection, run
+        if self._in_flight is not None:  # a fault has kept it from being sent or answered
+            settle(self._in_flight, errors.EngineUnavailable("The connection to Redis was lost before it answered"))
+            self._in_flight = self._held = None
         self._unique = address.random_name(10)
         self._subscribed.clear()
         self._changed = set(self._wanted)
@@ -289,9 +292,11 @@ class Partition:
         """Until it has caught up, messages of the channel are ignored: the log has them."""
         self._worker.counters["listens_late"] += 1
         if not self._worker.is_closed:
-            asyncio.get_running_loop().call_later(
-                CATCH_UP_S, lambda: self._catch_up(name) if name in self._catching else None
-            )
+            asyncio.get_running_loop().call_later(CATCH_UP_S, self._catch_up_again, name)
+
+    def _catch_up_again(self, name: str) -> None:
+        if name in self._catching:
+            self._guarded(self._catch_up, name)
 
     def consume(self, *, on: bool) -> None:
         self.consumers += 1 if on else -1
@@ -351,7 +356,16 @@ class Partition:
 
     def _scheduled_flush(self) -> None:
         self._scheduled = False
-        self.flush()
+        self._guarded(self.flush)
+
+    def _guarded(self, step: Callable[..., None], *arguments: Any) -> None:
+        """Run a step for the event loop. After a fault the connection begins again, and the log repairs the rest."""
+        try:
+            step(*arguments)
+        except Exception:
+            logger.exception("Partition %d of the log: a callback failed; its connection begins again", self.index)
+            if self.wire is not None:
+                self.wire.abort()
 
     def flush(self) -> None:
         """Send the pending calls as one group, unless a group has no answer yet."""
@@ -369,17 +383,31 @@ class Partition:
             script = scripts.FREE
         elif all(operation[0] in ("a", "b") for call in group for operation in call.operations) and not wants:
             script = scripts.PUBLISH
-        self._in_flight = group
+        try:
+            packed = entries.pack([operation for call in group for operation in call.operations])
+            packed_wants = entries.pack(list(wants))
+        except (TypeError, ValueError, OverflowError):
+            self._refuse_unpackable(group)
+            return
         self._worker.counted(group, wants)
-        self.call(
-            lambda reply: self._hold(group, list(wants), reply),
-            script,
-            self.life,
-            entries.pack([operation for call in group for operation in call.operations]),
-            entries.pack(list(wants)),
-        )
+        self._in_flight = group
+        self.call(lambda reply: self._hold(group, list(wants), reply), script, self.life, packed, packed_wants)
         if self.wire is not None:
             self.wire.call(self._release, "PING")
+
+    def _refuse_unpackable(self, group: list[operations.Call]) -> None:
+        """A call that is no msgpack, such as text that is not Unicode, must not fail its neighbours."""
+        good: list[operations.Call] = []
+        for call in group:
+            try:
+                entries.pack([*call.operations, *call.wants])
+            except (TypeError, ValueError, OverflowError) as error:
+                logger.error("An operation cannot be written to Redis: %s", error)  # noqa: TRY400
+                settle_one(call, None, errors.EngineUnavailable(f"It cannot be written to Redis: {error}"))
+            else:
+                good.append(call)
+        self._put_back(good)
+        self._schedule()
 
     def _hold(self, group: list[operations.Call], wants: list[operations.Want], reply: Any) -> None:
         """Keep an answer until its own messages are here: up to the PING behind the call, or to a later entry.
@@ -482,7 +510,7 @@ class Partition:
         except errors.EngineError as refusal:
             self._worker.fail(self, str(refusal))
             if isinstance(refusal, errors.EngineMoved) and self.phase in (Phase.FOLLOWING, Phase.SETTLING):
-                asyncio.get_running_loop().call_soon(self._gap_if_followed, "moved")
+                asyncio.get_running_loop().call_soon(self._guarded, self._gap_if_followed, "moved")
             return refusal
         return None
 
@@ -502,7 +530,7 @@ class Partition:
             for script in scripts.ALL:
                 self.wire.call(lambda _reply: None, "SCRIPT", "LOAD", script.text)
             again = self.resume if self.phase is Phase.RESUMING else self.flush
-            asyncio.get_running_loop().call_soon(again)
+            asyncio.get_running_loop().call_soon(self._guarded, again)
         elif code in ("TRYAGAIN", "ASK"):
             # The slot moves between two servers, which takes a moment.
             self._not_before = time.monotonic() + TRY_AGAIN_S
@@ -521,7 +549,7 @@ class Partition:
 
     def _if_connected(self, again: Callable[[], None]) -> Callable[[], None]:
         connection = self.wire
-        return lambda: again() if connection is not None and connection is self.wire else None
+        return lambda: self._guarded(again) if connection is not None and connection is self.wire else None
 
     def expire(self, before: float) -> int:
         """Refuse the calls that are older than this monotonic time. Returns their number. Redis may still do a
@@ -562,7 +590,7 @@ class Partition:
 
     def delivery_failed(self) -> None:
         if self.phase is Phase.FOLLOWING:
-            self.gap("delivery_failed")
+            self._guarded(self.gap, "delivery_failed")
 
     def settled(self) -> None:
         """A callback that a gap waited for has run."""

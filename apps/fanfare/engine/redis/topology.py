@@ -92,13 +92,13 @@ class Topology:
 
     async def _follow_slots(self) -> None:
         while True:
+            if any(each.phase is Phase.AWAY for each in self._worker.all):
+                self._moved.set()
             await self._moved.wait()
             self._moved.clear()
             known = tuple(each for each in self.links if each is not None)
             with contextlib.suppress(errors.EngineUnavailable):
                 self._assign(await asyncio.to_thread(self._address.slots, known))
-            if any(each.phase is Phase.AWAY for each in self._worker.all):
-                self._moved.set()
             await asyncio.sleep(RELOCATE_S)
 
     def _assign(self, slots: Sequence[tuple[int, int, Server]]) -> None:

@@ -68,8 +68,9 @@ class Wire(asyncio.Protocol):
         if not self.is_open:
             reply(errors.EngineUnavailable("The connection to Redis is closed"))
             return
+        data = _pack(arguments)  # first: where it raises, no answer is expected
         self._expected.append(reply)
-        self._send(_pack(arguments))
+        self._send(data)
 
     def subscribe(self, channels: Iterable[str], refused: Reply, *, on: bool = True) -> None:
         """Start or stop messages of channels, all of one slot. What is appended afterwards is delivered."""
@@ -79,8 +80,9 @@ class Wire(asyncio.Protocol):
             return
         for start in range(0, len(names), SLICE_CHANNELS):
             part = names[start : start + SLICE_CHANNELS]
+            data = _pack((verb, *part))
             self._expected.append(_Subscribing(verb.lower().encode(), len(part), refused))
-            self._send(_pack((verb, *part)))
+            self._send(data)
 
     async def ask(self, *arguments: bytes | str | int, timeout_s: float = address.CONNECT_S) -> Any:
         """A command and its answer, for the start of a connection. Raises hiredis.ReplyError, EngineUnavailable."""
@@ -182,7 +184,11 @@ class Wire(asyncio.Protocol):
         failure = errors.EngineUnavailable("The connection to Redis was lost before it answered")
         for each in expected:
             if not isinstance(each, _Subscribing):
-                each(failure)
+                try:
+                    each(failure)
+                except Exception:
+                    # The others get their answer, and the connection is opened again.
+                    logger.exception("The loss of the connection to Redis could not be handled")
         self._on_lost(error)
 
 
