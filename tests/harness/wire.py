@@ -31,7 +31,11 @@ class Wire:
         self.socket.settimeout(PATIENCE)
         self.socket.connect((servers.HOST, port))
         self._reader = self.socket.makefile("rb")
-        self._upgrade(port, target)
+        try:
+            self._upgrade(port, target)
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -55,6 +59,8 @@ class Wire:
         )
         self.socket.sendall("\r\n".join((*lines, "", "")).encode())
         status = self._reader.readline()
+        if not status:
+            raise ConnectionResetError("The server closed the connection before its answer")
         assert status.split()[1] == b"101", status
         while self._reader.readline() != b"\r\n":
             continue
