@@ -12,7 +12,7 @@ from django.utils import timezone
 from fanfare.applications import loading
 from fanfare.applications.models import Application, WebhookEndpoint
 from fanfare.console import requests
-from fanfare.console.endpoints import webhooks, workers
+from fanfare.console.endpoints import connections, webhooks, workers
 from fanfare.console.models import AuditEntry
 from fanfare.console.permissions import Access
 from fanfare.console.reports import Collection, Report
@@ -23,16 +23,22 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class Deployment:
-    """The parts of a worker that the actions use; `asked`: what the control was asked for."""
+    """The parts of a worker that the actions use; `asked`: the requests to the control; `revoked`: applications and ids
+    of tokens."""
 
     def __init__(self, application: Application) -> None:
         self.asked: list[tuple[str, Action]] = []
+        self.revoked: list[tuple[str, str]] = []
+        self.connections = SimpleNamespace(revoke=self._revoke)
         self.control = SimpleNamespace(request=self._request)
         self.reports = self
         self.registry = SimpleNamespace(by_id={application.app_id: loading.snapshot(application)}.get)
 
     async def _request(self, worker: str, action: Action) -> None:
         self.asked.append((worker, action))
+
+    async def _revoke(self, app: str, token_id: str) -> None:
+        self.revoked.append((app, token_id))
 
     async def collect(self) -> Collection:
         return Collection((Report("w1", "node", 7, "1.0", 0.0),), {}, 1)
@@ -124,3 +130,31 @@ async def test_list_has_only_the_applications_of_the_user(endpoint: WebhookEndpo
     assert [one["url"] for one in seen["endpoints"]] == ["https://example.com/hook"]
     assert [one["channel"] for one in seen["deliveries"]] == ["news"]
     assert await webhooks.webhooks(request(endpoint, "view_console", app="77")) == {"endpoints": [], "deliveries": []}
+
+
+async def test_token_is_revoked_by_its_id_and_the_action_recorded(endpoint: WebhookEndpoint) -> None:
+    asked = request(endpoint, "disconnect_client", token="5d41402abc4b")
+    await connections.revoke(asked)
+    assert asked.worker.revoked == [(endpoint.application.app_id, "5d41402abc4b")]
+    assert await actions() == [("ann", "revoke", "5d41402abc4b")]
+
+
+@pytest.mark.parametrize(
+    ("permission", "app", "token", "status"),
+    [
+        ("view_console", None, "5d41402abc4b", 403),
+        ("disconnect_client", "77", "5d41402abc4b", 403),
+        ("disconnect_client", None, "a.b/c", 400),
+        ("disconnect_client", None, "", 400),
+    ],
+)
+async def test_wrong_revocation_does_nothing(
+    endpoint: WebhookEndpoint, permission: str, app: str | None, token: str, status: int
+) -> None:
+    asked = request(endpoint, permission, app=app, token=token)
+    asked.body["app"] = endpoint.application.app_id
+    with pytest.raises(requests.Problem) as raised:
+        await connections.revoke(asked)
+    assert raised.value.status == status
+    assert asked.worker.revoked == []
+    assert await actions() == []

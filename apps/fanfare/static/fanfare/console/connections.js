@@ -39,6 +39,25 @@ ask.addEventListener("close", async () => {
   }
 });
 
+const revoking = place("revoke");
+if (rights.has("disconnect_client")) {
+  revoking.hidden = false;
+  choose(revoking.app).catch(() => {}); // the list shows the same problem
+}
+revoking.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const said = revoking.querySelector("[role=status]");
+  const token = revoking.token.value;
+  try {
+    await post("revoke", { app: revoking.app.value, token });
+    said.textContent = `The token ${token} is revoked.`;
+    revoking.token.value = "";
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error;
+    said.textContent = error.message;
+  }
+});
+
 const names = choose(form.app, { all: "All" });
 for (const name of ["text", "channel", "sort"]) form[name].value = parameters.get(name) ?? form[name].value;
 
