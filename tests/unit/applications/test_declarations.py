@@ -207,6 +207,7 @@ class TestReading:
     def test_no_message_shows_a_secret(self, value: object) -> None:
         assert "hunter2" not in refusal(value)
 
+    @pytest.mark.django_db  # Django 6.1 asks the database for its features
     def test_invalid_text_fails_the_system_check(self, settings: Settings) -> None:
         settings.FANFARE = {"APPS": "1:key"}
         with pytest.raises(SystemCheckError, match=r"fanfare\.E003.*entry 1 is not id:key:secret"):

@@ -15,6 +15,7 @@ def ids(found):
     return [message.id for message in found]
 
 
+@pytest.mark.django_db  # Django 6.1 asks the database for its features
 def test_project_as_it_comes_has_no_issues(capsys):
     call_command("check")
     assert "no issues" in capsys.readouterr().out
