@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
+import pytest
 import yaml
 
 from fanfare.api import operations
@@ -120,6 +122,55 @@ def test_chart_uses_only_values_that_it_declares() -> None:
                 found = found[part]
 
 
+def rendered(*values: str) -> dict[str, Any]:
+    """The objects that the chart makes, by kind."""
+    helm = helm_program()
+    arguments = [part for value in values for part in ("--set", value)]
+    done = subprocess.run(
+        [helm, "template", "shop", DEPLOY / "helm/fanfare", *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return {one["kind"]: one for one in yaml.safe_load_all(done.stdout)}
+
+
+def helm_program() -> str:
+    """helm, which neither Debian nor PyPI has: `GOBIN=$PWD/var/bin go install helm.sh/helm/v3/cmd/helm@v3.22.0`."""
+    found = shutil.which("helm") or shutil.which("helm", path=pages.ROOT / "var/bin")
+    return found or pytest.skip("helm is not installed")
+
+
+def test_chart_has_no_fault_that_helm_finds() -> None:
+    done = subprocess.run(
+        [helm_program(), "lint", "--strict", DEPLOY / "helm/fanfare"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_chart_makes_the_pods_of_the_plain_manifests() -> None:
+    """The same probes, confinement, hook and times, so that the tests of the manifests hold for the chart."""
+    plain, chart = (one["Deployment"]["spec"] for one in (manifests(), rendered()))
+    assert chart["strategy"] == plain["strategy"]
+    ours, theirs = chart["template"]["spec"], plain["template"]["spec"]
+    for name in ("securityContext", "terminationGracePeriodSeconds", "automountServiceAccountToken", "volumes"):
+        assert ours[name] == theirs[name], name
+    for name in ("readinessProbe", "livenessProbe", "startupProbe", "securityContext", "lifecycle", "command"):
+        assert ours["containers"][0][name] == theirs["containers"][0][name], name
+
+
+def test_objects_of_the_chart_conform_to_the_schemas_of_kubernetes() -> None:
+    assert set(rendered()) == {"Deployment", "Service", "PodDisruptionBudget"}
+    found = rendered("autoscaling.enabled=true", "ingress.enabled=true", "ingress.tlsSecret=shop-tls")
+    assert set(found) == {"Deployment", "Service", "PodDisruptionBudget", "HorizontalPodAutoscaler", "Ingress"}
+    for one in found.values():
+        kubernetes_validate.validate(one, desired_version="1.37", strict=True)
+    labels = found["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert found["Service"]["spec"]["selector"].items() <= labels.items()
+    assert found["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    scaled = found["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
+    assert (scaled["kind"], scaled["name"]) == ("Deployment", found["Deployment"]["metadata"]["name"])
+    assert "replicas" not in found["Deployment"]["spec"], "the autoscaler decides"
+
+
 def test_yaml_is_tidy() -> None:
     relaxed = "line-length: {max: 160}, comments: {min-spaces-from-content: 1}, document-start: disable"
     rules = f"{{extends: default, rules: {{{relaxed}, truthy: disable}}}}"
@@ -175,3 +226,15 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
         )
         complaints = [line for line in done.stderr.splitlines() if "fanfare" in line and "Unknown" in line]
         assert complaints == []
+
+
+def test_systemd_finds_the_service_confined() -> None:
+    """`systemd-analyze security` says 1.7 of 10; above 2.5 a directive of the hardening is missing."""
+    program = parts.executable("systemd-analyze")
+    done = subprocess.run(
+        [program, "security", "--offline=true", "--threshold=25", "--no-pager", DEPLOY / "fanfare.service"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
