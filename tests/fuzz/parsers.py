@@ -13,15 +13,25 @@ from typing import Any, NamedTuple
 import jwt
 
 from fanfare import conf
-from fanfare.applications import registry
+from fanfare.api import operations, refusals, requests
+from fanfare.applications import declarations, origins, registry
+from fanfare.applications import errors as application_errors
+from fanfare.console import filters
+from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
-from fanfare.protocol import capabilities, messages, recovery
+from fanfare.engine.postgres import database
+from fanfare.engine.redis import address as redis_address
+from fanfare.hub import traces
+from fanfare.protocol import authorization, capabilities, handshake, messages, recovery
 from fanfare.protocol import refusals as protocol_refusals
 from fanfare.runtime import addresses, text
 from fanfare.server import proxies
 from fanfare.setting_types import Refused
+from fanfare.sockets import direct_http
+from fanfare.sockets import frames as websocket_frames
 from fanfare.sse import cursors
 from fanfare.sse import refusals as sse_refusals
+from fanfare.sse import requests as sse_requests
 from fanfare.webhooks import http_client
 from tests.fuzz import frames
 
@@ -80,6 +90,65 @@ def _message(given: str) -> None:
     messages.channel(message)
 
 
+def _http_head(given: str) -> None:
+    data = _bytes(given)
+    request = direct_http.parse(data, 1_000, 20)
+    assert request is None or data.endswith(request.body)
+
+
+def _websocket_frames(given: str) -> None:
+    """The reader gives the same messages for any sizes of the pieces."""
+    data, half = _bytes(given), len(given) // 2
+    assert _messages(data) == _messages(data[:half], data[half:])
+
+
+def _messages(*pieces: bytes) -> list[object]:
+    reader, found = websocket_frames.Reader(1_000), []
+    try:
+        for piece in pieces:
+            reader.feed(piece)
+            while (message := reader.take()) is not None:
+                found.append(message)
+                if message[0] == websocket_frames.CLOSE:
+                    websocket_frames.read_close(message[1])
+    except websocket_frames.ProtocolViolation as violation:
+        found.append(violation.code)
+    return found
+
+
+def _bytes(given: str) -> bytes:
+    """One byte for each character of Latin-1."""
+    return given.encode("latin-1", "replace")
+
+
+def _api_request(given: str) -> requests.Request:
+    return requests.Request(APPLICATION, {}, {}, given.encode("utf-8", "surrogatepass"), None)
+
+
+def _api_query(given: str) -> None:
+    query = requests.parse_query(_bytes(given))
+    assert len(query.sent) == len(query.decoded) == len(query.percent_decoded)
+
+
+def _sse_query(given: str) -> None:
+    scope = {"method": "GET", "headers": [(b"last-event-id", _bytes(given[:50]))], "query_string": _bytes(given)}
+    sse_requests.asked(scope, sse_requests.head(scope), max_channel_name=200)
+
+
+def _handshake(given: str) -> None:
+    path, _, query = given.partition("?")
+    handshake.accept(REGISTRY, path=path, query=_bytes(query), origin=given[-30:])
+
+
+def _filter(given: str) -> None:
+    fields = dict(zip(("channel", "event", "socket", "types", "app"), given.split("&"), strict=False))
+    found = filters.parse(fields, None)
+    assert filters.Filter.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+APPLICATION = registry.Application("1", "key", SECRET)
+REGISTRY = registry.Registry()
+REGISTRY.put(APPLICATION)
 POSITION = "aZ3kP0Qx:57"
 SUBSCRIBE = (
     '{"event":"pusher:subscribe","data":{"channel":"kept-1","resume":{"epoch":"a","offset":5},"rewind":{"count":5}}}'
@@ -110,6 +179,68 @@ TARGETS: dict[str, Target] = {
     "address": Target(
         lambda given: (address := addresses.parse(given)) is None or addresses.is_public(address),
         ["10.0.0.1", "::ffff:10.0.0.1", "[2001:db8::1]:443", "fe80::1%eth0"],
+    ),
+    "HTTP request": Target(
+        _http_head,
+        ["POST /apps/1/events?a=b HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nConnection: keep-alive\r\n\r\n{}"],
+    ),
+    "WebSocket frames": Target(
+        _websocket_frames,
+        [
+            "\x81\x82abcd\x1a\x1f\x88\x82abcd\x62\x8a",
+            "\x01\x81abcd\x00\x80\x81abcd\x00\x89\x80abcd",
+            "\x82\xfe\x00\x80abcd" + "x" * 128,
+        ],
+    ),
+    "handshake": Target(
+        _handshake,
+        ["/app/key?protocol=7&client=js&version=8.6.0https://a.example", "/rt/app/key?rt=1&flash=false"],
+        (protocol_refusals.ConnectionRefused, protocol_refusals.ApplicationSuspended),
+    ),
+    "origin": Target(
+        lambda given: (origins.parse(given), origins.faults(given), origins.matches(["*.a.example:*"], given)),
+        ["https://a.example:8080, *.b.example", "http://[2001:db8::1]:80", "https://b\u00fccher.example"],
+    ),
+    "channel_data": Target(
+        lambda given: authorization.parse_member(given, registry.Limits()),
+        ['{"user_id":"7","user_info":{"name":"Ann"}}', '{"user_id":12345678901234567890}'],
+        (protocol_refusals.PusherError,),
+    ),
+    "query of the HTTP API": Target(_api_query, ["auth_key=a&Info=b%2Bc+d&info[]=e&info[0]=f"], (refusals.ApiError,)),
+    "event of the HTTP API": Target(
+        lambda given: operations.event_of(_api_request(given)),
+        ['{"name":"a","channels":["b","private-c"],"data":"{}","socket_id":"1.2","info":"user_count"}'],
+        (refusals.ApiError,),
+    ),
+    "batch of the HTTP API": Target(
+        lambda given: operations.events_of_batch(_api_request(given)),
+        ['{"batch":[{"name":"a","channel":"b","data":"{}"},{"name":"c","channel":"d","data":{"e":1}}]}'],
+        (refusals.ApiError,),
+    ),
+    "query of an SSE connection": Target(
+        _sse_query,
+        ["channels=a,b&token=c&last_event_id=1.-&rewind=5", "channel=a%2Cb&channel=c"],
+        (sse_refusals.SseError,),
+    ),
+    "filter of the console": Target(_filter, ["orders-*&created&1.2&publish", "a&b"], (filters.InvalidFilter,)),
+    "position of a trace": Target(traces.parse, ["0:4711"], (ValueError,)),
+    "FANFARE_APPS": Target(
+        declarations.parse,
+        [
+            "1:key:secret:Shop, 2:key2:secret2",
+            '[{"id":"1","key":"k","secret":"s","webhooks":["https://a.example"],"rules":[{"pattern":"a-*"}]}]',
+        ],
+        (application_errors.DeclarationError,),
+    ),
+    "URL of Redis": Target(
+        redis_address.parse,
+        ["redis://u:p@[::1]:6379/0?prefix=a", "redis+sentinel://a:1,b:2/m?db=1", "unix:///run/redis.sock"],
+        (engine_errors.EngineMisconfigured,),
+    ),
+    "URL of PostgreSQL": Target(
+        database.parse,
+        ["postgres://u:p@[::1]:5432/d?schema=fanfare&sslmode=require"],
+        (engine_errors.EngineMisconfigured,),
     ),
     "text from outside": Target(_clean, ["a\nb\x1b[31m \u202e\ud800 Ünï"]),
     **_settings(),
@@ -151,7 +282,6 @@ RESPONSE = (
     "HTTP/1.1 307 Temporary Redirect\r\nLocation: http://127.0.0.1:{port}/next?a=b\r\nContent-Length: 5\r\n"
     "Content-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\nhello"
 )
-APPLICATION = registry.Application("1", "key", SECRET)
 
 
 async def webhook_answers(seconds: float, chance: random.Random) -> int:

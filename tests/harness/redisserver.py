@@ -145,9 +145,11 @@ def _certificates(path: Path) -> None:
     def openssl(*arguments: str) -> None:
         subprocess.run([parts.executable("openssl"), *arguments], cwd=path, check=True, capture_output=True, timeout=60)
 
-    (path / "names").write_text("subjectAltName=IP:127.0.0.1\n", encoding="utf-8")
+    # Python 3.13 refuses an authority without a key usage, and a certificate without the identifier of its authority.
+    (path / "names").write_text("subjectAltName=IP:127.0.0.1\nauthorityKeyIdentifier=keyid\n", encoding="utf-8")
     key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=tests", "-days", "2")
+    usage = ("-addext", "keyUsage=critical,keyCertSign,cRLSign", "-days", "2")
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=tests", *usage)
     openssl("req", *key, "-keyout", "redis.key", "-out", "redis.csr", "-subj", "/CN=redis")
     signed = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names")
     openssl("x509", "-req", "-in", "redis.csr", "-out", "redis.crt", *signed)

@@ -256,7 +256,10 @@ def test_no_message_shows_the_password() -> None:
     assert engine.address.public == "postgres://ann@db.example.com/app (schema s)"
 
 
-@pytest.mark.parametrize("url", ["postgres://h/d?schema=Bad-Name", "postgres://h/d?nonsense=1"])
+@pytest.mark.parametrize(
+    "url", ["postgres://h/d?schema=Bad-Name", "postgres://h/d?nonsense=1", "postgres://a:hunter2@[h/d"]
+)
 def test_a_wrong_url_is_refused_with_a_sentence(url: str) -> None:
-    with pytest.raises(errors.EngineMisconfigured, match="FANFARE_ENGINE"):
+    with pytest.raises(errors.EngineMisconfigured, match="FANFARE_ENGINE") as raised:
         postgres_engine.PostgresEngine(url)
+    assert "hunter2" not in str(raised.value)

@@ -64,7 +64,10 @@ def parse(url: str) -> Address:
 
     Raises EngineMisconfigured, without the password in its message.
     """
-    parts = urllib.parse.urlsplit(url)
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:
+        raise _invalid() from None
     options = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True))
     schema = options.pop("schema", DEFAULT_SCHEMA)
     if not re.fullmatch(r"[a-z_][a-z0-9_]{0,50}", schema):
@@ -79,11 +82,15 @@ def parse(url: str) -> Address:
     try:
         psycopg.conninfo.conninfo_to_dict(conninfo)
     except psycopg.ProgrammingError:
-        raise errors.EngineMisconfigured(
-            "FANFARE_ENGINE is not a valid PostgreSQL URL; expected "
-            "postgres://user:password@host:port/database?schema=fanfare."
-        ) from None
+        raise _invalid() from None
     return Address(conninfo, schema, f"postgres://{user}{host}{parts.path} (schema {schema})")
+
+
+def _invalid() -> errors.EngineMisconfigured:
+    return errors.EngineMisconfigured(
+        "FANFARE_ENGINE is not a valid PostgreSQL URL; expected "
+        "postgres://user:password@host:port/database?schema=fanfare."
+    )
 
 
 async def connect(address: Address, name: str) -> AsyncConnection:
