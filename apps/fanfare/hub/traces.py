@@ -11,10 +11,14 @@ from __future__ import annotations
 
 import collections
 import itertools
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
+
+import orjson
 
 from fanfare.engine import interface
 from fanfare.hub import connections
@@ -24,6 +28,8 @@ Key = tuple[int, int]  # partition, id of the entry
 
 RECORDS_KEPT: Final = 1_000  # of each kind; about 1 kB each, so at most 2 MB of a worker
 SAMPLE_S: Final = 0.2  # between two reads of which one event is recorded
+ANNOUNCED: Final = "trace.published"  # the command with which a process without a worker reports what it published
+ANNOUNCED_EVENTS: Final = 100  # of one call; 30 kB
 SOCKETS_SHOWN: Final = 100  # of an event in a traced channel
 REPLAYS_KEPT: Final = 50  # of one event
 
@@ -96,28 +102,20 @@ class Recorder:
         began: float,
     ) -> None:
         """These publications are in the log. `began`: Unix time of the call."""
-        committed = time.time()
-        keys: list[Key] = []
-        first: Record = {}
-        for publication, receipt in zip(publications, receipts, strict=True):
-            if not receipt.id:
-                continue
-            key = (self.engine.partition(publication.app, publication.channel), receipt.id)
-            record = {
-                "app": publication.app,
-                "channel": publication.channel,
-                "publisher": dict(publisher),
-                "began": began,
-                "committed": committed,
-            }
-            keys.append(key)
-            first = first or record
-            with self._lock:
-                self._publishers[key] = record
-                while len(self._publishers) > RECORDS_KEPT:
-                    self._publishers.popitem(last=False)
-        if self.on_published is not None and keys:
-            self.on_published(keys, first)
+        found = published(self.engine.partition, publications, receipts, publisher, began)
+        self._keep(found)
+        if self.on_published is not None and found:
+            self.on_published([key for key, _ in found], found[0][1])
+
+    def announced(self, _app: str, body: bytes) -> None:
+        """A process without a worker published these events, see `announcement`."""
+        self._keep([((partition, entry_id), record) for (partition, entry_id), record in orjson.loads(body)])
+
+    def _keep(self, found: Iterable[tuple[Key, Record]]) -> None:
+        with self._lock:
+            self._publishers.update(found)
+            while len(self._publishers) > RECORDS_KEPT:
+                self._publishers.popitem(last=False)
 
     # -- deliveries ----------------------------------------------------------------------------------------------------
 
@@ -225,6 +223,51 @@ class Recorder:
                 if len(found) == limit:
                     break
         return found
+
+
+def published(
+    partition: Callable[[str, str], int],
+    publications: Sequence[interface.Publication],
+    receipts: Sequence[interface.Receipt],
+    publisher: Publisher,
+    began: float,
+) -> list[tuple[Key, Record]]:
+    """The records of publications that are in the log. `began`: Unix time of the call."""
+    committed, process = time.time(), {"node": socket.gethostname(), "pid": os.getpid()}
+    return [
+        (
+            (partition(publication.app, publication.channel), receipt.id),
+            {
+                **process,
+                "app": publication.app,
+                "channel": publication.channel,
+                "publisher": dict(publisher),
+                "began": began,
+                "committed": committed,
+            },
+        )
+        for publication, receipt in zip(publications, receipts, strict=True)
+        if receipt.id
+    ]
+
+
+class Sampler:
+    """Chooses one of the calls of a process without a worker every SAMPLE_S seconds. May be called in any thread."""
+
+    def __init__(self) -> None:
+        self._at = 0.0  # monotonic
+
+    def wants(self) -> bool:
+        now = time.monotonic()
+        if now < self._at:
+            return False
+        self._at = now + SAMPLE_S
+        return True
+
+
+def announcement(found: Sequence[tuple[Key, Record]]) -> interface.Publication:
+    """The command that gives all workers the newest of these records."""
+    return interface.Publication("", ANNOUNCED, orjson.dumps(found[-ANNOUNCED_EVENTS:]), interface.Kind.CONTROL)
 
 
 _EVENTS: Final = frozenset([interface.Kind.EVENT.value, interface.Kind.CLIENT_EVENT.value])

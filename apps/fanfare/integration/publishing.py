@@ -67,6 +67,12 @@ JOINED = 200
 # Packages whose functions are between a project's code and the log.
 _NOT_CALLERS = frozenset(["fanfare", "django", "asgiref", "contextlib", "threading", "concurrent", "functools"])
 
+# The modules whose class Task calls the function of a task; the second one is the package for Django 5.2.
+_DJANGO_TASKS = ("django.tasks.base", "django_tasks.base")
+
+ANNOUNCE_S = 0.5  # for the publisher's record, at most five times a second
+
+_sampler = traces.Sampler()
 _counts: Counter[str] = Counter()
 _counts_lock = threading.Lock()  # += on a Counter is not atomic, and every view has its own thread
 
@@ -402,7 +408,11 @@ def append(publications: Sequence[interface.Publication], handles: Handles = ())
     """Write all of them or none into the log. Raises EngineError."""
     outlet, recorder = target.engine(), traces.here
     first = publications[0] if publications else None
-    is_recorded = recorder is not None and first is not None and recorder.wants(first.app, first.channel)
+    is_recorded = first is not None and (
+        recorder.wants(first.app, first.channel)
+        if recorder is not None
+        else first.kind is interface.Kind.EVENT and _sampler.wants()
+    )
     began = time.time() if is_recorded else 0.0
     receipts = outlet.append_blocking(publications)
     for handle, publication, receipt in zip(handles, publications, receipts, strict=False):
@@ -410,8 +420,10 @@ def append(publications: Sequence[interface.Publication], handles: Handles = ())
             handle.receipt = receipt
             if receipt.id:
                 handle.partition = outlet.partition(publication.app, publication.channel)
-    if recorder is not None and is_recorded:
+    if is_recorded and recorder is not None:
         recorder.published(publications, receipts, _publisher(), began)
+    elif is_recorded:
+        _announce(outlet, traces.published(outlet.partition, publications, receipts, _publisher(), began))
     events = duplicates = 0
     for publication, receipt in zip(publications, receipts, strict=True):
         events += publication.kind is interface.Kind.EVENT
@@ -421,18 +433,34 @@ def append(publications: Sequence[interface.Publication], handles: Handles = ())
         _counts["duplicates"] += duplicates
 
 
+def _announce(outlet: target.Outlet, found: Sequence[tuple[traces.Key, traces.Record]]) -> None:
+    """Give the workers the records of this process, which has no worker. The events are in the log: an error costs only
+    the publisher's line on the page of the trace.
+    """
+    if not found:
+        return
+    try:
+        outlet.append_blocking([traces.announcement(found)], timeout=ANNOUNCE_S)
+    except engine_errors.EngineError as error:
+        logger.debug("The publisher of event %s is not recorded: %s", traces.position(*found[0][0]), error)
+
+
 def _publisher() -> dict[str, str]:
-    """The project's function that publishes, and the program that runs it."""
+    """The project's function that publishes, the task that it runs in, and the program."""
     frame: FrameType | None = sys._getframe(1)
-    caller = None
+    found = {"by": "publish()", "program": " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:2]])}  # noqa: PTH119
     while frame is not None:
         module = str(frame.f_globals.get("__name__", ""))
-        if module.partition(".")[0] not in _NOT_CALLERS:
-            caller = f"{module}.{frame.f_code.co_qualname}, line {frame.f_lineno}"
+        if "caller" not in found and module.partition(".")[0] not in _NOT_CALLERS:
+            found["caller"] = f"{module}.{frame.f_code.co_qualname}, line {frame.f_lineno}"
+        if module in _DJANGO_TASKS and frame.f_code.co_name in ("call", "acall"):
+            found["task"] = str(getattr(frame.f_locals.get("self"), "module_path", "unknown"))
             break
         frame = frame.f_back
-    found = {"by": "publish()", "program": " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:2]])}  # noqa: PTH119
-    return found if caller is None else {**found, "caller": caller}
+    task = getattr(sys.modules.get("celery"), "current_task", None)  # a proxy, false outside of a task
+    if task:
+        found["task"] = str(task.name)
+    return found
 
 
 def append_or_report(publications: Sequence[interface.Publication], handles: Handles = ()) -> None:

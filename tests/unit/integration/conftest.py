@@ -7,7 +7,7 @@ from django.db.models import signals
 
 from fanfare.applications import models
 from fanfare.engine import current
-from fanfare.integration import broadcasts, rules, target
+from fanfare.integration import broadcasts, publishing, rules, target
 from tests.unit.integration import recording
 
 
@@ -17,6 +17,12 @@ def log() -> Iterator[recording.Recording]:
     log = recording.Recording()
     with current.replaced(log):  # type: ignore[arg-type]
         yield log
+
+
+@pytest.fixture(autouse=True)
+def unsampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log gets the test's events alone, without the records of their publisher."""
+    monkeypatch.setattr(publishing._sampler, "wants", lambda: False)
 
 
 @pytest.fixture(autouse=True)

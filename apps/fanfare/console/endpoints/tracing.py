@@ -28,6 +28,7 @@ def register(asked: survey.Survey, hub: hubs.Hub) -> None:
             hub.recorder.trace(argument["app"], argument["channel"], TRACE_S)
         return hub.recorder.recent(argument["limit"], argument["app"], argument["channel"])
 
+    hub.on_control(traces.ANNOUNCED, hub.recorder.announced)
     asked.on("trace", trace)
     asked.on("traces", recent)
 
@@ -50,7 +51,7 @@ async def find(request: Request, partition: int, entry_id: int) -> dict[str, Any
     answers = await request.worker.survey.ask("trace", {"partition": partition, "id": entry_id})
     entry = traces.position(partition, entry_id)
     workers = [{"worker": name, **one} for name, one in answers.workers.items() if "delivery" in one]
-    publications = [{**_place(one), **one["publication"]} for one in answers.workers.values() if "publication" in one]
+    publications = [one["publication"] for one in answers.workers.values() if "publication" in one]
     known = [*publications, *(one["delivery"] for one in workers)]
     app = known[0]["app"] if known else None
     if app is not None and not request.access.may("view_console", app):
@@ -64,12 +65,8 @@ async def find(request: Request, partition: int, entry_id: int) -> dict[str, Any
         "publication": publications[0] if publications else None,
         "workers": workers,
         "missing": answers.missing,
-        "webhooks": [] if app is None else await database.run(_deliveries, app, entry_id),
+        "webhooks": [] if app is None else await database.run(_deliveries, app, known[0]["channel"], entry_id),
     }
-
-
-def _place(answer: dict[str, Any]) -> dict[str, Any]:
-    return {"node": answer["node"], "pid": answer["pid"]}
 
 
 def latencies(delivery: dict[str, Any]) -> dict[str, float]:
@@ -91,10 +88,11 @@ def latencies(delivery: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _deliveries(app: str, entry_id: int) -> list[dict[str, Any]]:
+def _deliveries(app: str, channel: str, entry_id: int) -> list[dict[str, Any]]:
+    """The channel decides the partition, and an id is unique within one."""
     from fanfare.webhooks.models import Delivery
 
-    rows = Delivery.objects.filter(entry=entry_id, webhook__application__app_id=app).select_related("webhook")[:50]
+    rows = Delivery.objects.filter(entry=entry_id, channel=channel, webhook__application__app_id=app)
     return [
         {
             "id": row.pk,
@@ -106,7 +104,7 @@ def _deliveries(app: str, entry_id: int) -> list[dict[str, Any]]:
             "error": row.error,
             "duration_ms": row.duration_ms,
         }
-        for row in rows
+        for row in rows.select_related("webhook").order_by("-pk")[:50]
     ]
 
 

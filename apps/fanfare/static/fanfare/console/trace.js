@@ -9,7 +9,7 @@ const events = document.getElementById("events");
 const kind = document.getElementById("kind");
 
 function publisher(publication) {
-  if (!publication) return [el("p", {}, "Published by a process without a worker (a command, a task worker, a page on WSGI), or not recorded: it was not in the sample.")];
+  if (!publication) return [el("p", {}, "The publisher is not recorded: the event was not in its sample, or it is too long ago.")];
   const { by, ...more } = publication.publisher;
   const rest = Object.entries(more).map(([name, value]) => `${name} ${value}`).join(", ");
   const took = (publication.committed - publication.began) * 1000;
