@@ -1,4 +1,8 @@
-"""A hook of MkDocs: links to files outside of docs/ become their paths, because the site does not have them."""
+"""Hooks of MkDocs.
+
+Links to files outside of docs/ become their paths, because the site does not have them. The sections have the order in
+which a newcomer reads them.
+"""
 
 from __future__ import annotations
 
@@ -10,3 +14,10 @@ _OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+((?:deploy|apps|tests|myproject|
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     return _OUTSIDE.sub(r"\1 (`\2`)", markdown)
+
+
+_SECTIONS = ("Documentation", "Tutorial", "How to", "Explanation", "Reference", "Examples")
+
+
+def on_nav(nav: Any, **_: Any) -> None:
+    nav.items.sort(key=lambda item: _SECTIONS.index(item.title) if item.title in _SECTIONS else 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,21 @@ def test_every_page_is_on_the_site_and_can_be_searched(site: Path) -> None:
         location = page.relative_to(docs).with_suffix(".html").as_posix()
         assert (site / location).exists()
         assert location in searched
+
+
+def test_lists_are_lists_on_the_site(site: Path) -> None:
+    """GitHub begins a list in the middle of a paragraph, the site only after an empty line."""
+    text = {page: page.read_text(encoding="utf-8") for page in site.rglob("*.html")}
+    wrong = [
+        str(page) for page, html in text.items() if re.search(r"<p>(?:(?!</p>).)*\n(?:- |\d+\. )", html, re.DOTALL)
+    ]
+    assert wrong == []
+
+
+def test_sections_are_in_the_order_of_reading(site: Path) -> None:
+    navigation = (site / "404.html").read_text(encoding="utf-8").partition('<nav class="md-nav md-nav--primary')[2]
+    titles = re.findall(r"Tutorial|How to|Explanation|Reference", navigation)
+    assert list(dict.fromkeys(titles)) == ["Tutorial", "How to", "Explanation", "Reference"]
 
 
 def test_pages_load_nothing_from_other_hosts(site: Path) -> None:
