@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from django.core import checks as django_checks
 
 from myproject import checks
@@ -30,6 +31,7 @@ def test_demo_in_a_deployment_is_a_warning(settings):
     assert checks.demo(None) == []
 
 
+@pytest.mark.django_db  # Django 6.1 asks the database for its features
 def test_deployment_checks_run_with_deploy_only(settings):
     settings.FANFARE_TLS = False
     assert "fanfare.W002" not in ids(django_checks.run_checks())

@@ -28,6 +28,7 @@ def urls(settings):
     return use
 
 
+@pytest.mark.django_db  # Django 6.1 asks the database for its features
 def test_the_project_itself_has_no_warning():
     assert [
         message.id for message in django_checks.run_checks() if message.id in {"fanfare.W010", "fanfare.W011"}
