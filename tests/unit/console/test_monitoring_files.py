@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +14,12 @@ from prometheus_client import parser
 
 from fanfare.console import metrics
 from fanfare.runtime import histograms
+from tests.harness import parts
 from tests.unit.console.test_metrics import collection, documented
 from tests.unit.docs import pages
 
 DASHBOARD = pages.ROOT / "deploy/grafana-dashboard.json"
+ALERT_TESTS = Path(__file__).with_name("alert_rules.yml")
 ALERTS = pages.ROOT / "deploy/prometheus-alerts.yml"
 
 _METRIC = re.compile(r"\b(fanfare_\w+)(?:\{([^}]*)\})?")
@@ -93,9 +95,32 @@ def test_panels_have_titles_and_do_not_overlap() -> None:
         taken |= cells
 
 
-def test_promtool_accepts_the_alert_rules_where_it_is_installed() -> None:
-    promtool = shutil.which("promtool")
-    if promtool is not None:
-        subprocess.run([promtool, "check", "rules", str(ALERTS)], check=True, capture_output=True)
+def promtool(*arguments: str | Path) -> str:
+    """The output of promtool, of Debian's package `prometheus`."""
+    program = parts.executable("promtool")
+    done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_each_alert_fires_on_its_fault_alone() -> None:
+    assert "SUCCESS" in promtool("test", "rules", ALERT_TESTS)
+
+
+def test_promtool_accepts_the_scrape_configuration_and_the_alert_rules() -> None:
+    promtool("check", "config", pages.ROOT / "deploy/prometheus.yml")
+
+
+def test_promtool_accepts_the_queries_of_the_dashboard(tmp_path: Path) -> None:
+    found = [query.replace("$__rate_interval", "5m").replace("$instance", "a") for query in queries()]
+    rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(found)]
+    file = tmp_path / "queries.yml"
+    file.write_text(json.dumps({"groups": [{"name": "queries", "rules": rules}]}), encoding="utf-8")
+    assert f"SUCCESS: {len(found)} rules found" in promtool("check", "rules", file)
+
+
+def test_each_alert_has_a_name_and_a_test() -> None:
+    tested = ALERT_TESTS.read_text(encoding="utf-8")
     names = re.findall(r"alert: (\w+)", ALERTS.read_text(encoding="utf-8"))
     assert len(set(names)) == len(names) > 10
+    assert set(re.findall(r'alertname="(\w+)"', tested)) == set(names)
