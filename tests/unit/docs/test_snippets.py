@@ -8,6 +8,8 @@ import types
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
+from channels.layers import get_channel_layer
 
 from fanfare import testing
 from fanfare.applications import models, registry
@@ -72,14 +74,32 @@ def user(db: None, django_user_model: Any) -> Any:
 
 @pytest.mark.parametrize("heading", ["channels_redis", "django-eventstream"])
 def test_publish_after_a_migration_publishes(heading: str, application: models.Application) -> None:
-    text = (DOCS / "how-to/migrate.md").read_text(encoding="utf-8")
-    section = text.partition(f"{heading}\n\n")[2].partition("\n## ")[0]
-    code = section.partition("After:\n\n```python\n")[2].partition("```")[0]
     found: dict[str, Any] = {}
-    exec(compile(code, heading, "exec", dont_inherit=True), found)
+    exec(compile(code_of(heading, "After"), heading, "exec", dont_inherit=True), found)
     with testing.captured_events() as events:
         found["placed"](types.SimpleNamespace(pk=7))
     assert [(one.channel, one.name, one.data) for one in events] == [("orders", "placed", {"id": 7})]
+
+
+def code_of(section: str, label: str) -> str:
+    """The Python code below `label` in a section of the guide to migrate."""
+    text = (DOCS / "how-to/migrate.md").read_text(encoding="utf-8")
+    return (
+        text.partition(f"{section}\n\n")[2]
+        .partition("\n## ")[0]
+        .partition(f"{label}:\n\n```python\n")[2]
+        .partition("```")[0]
+    )
+
+
+def test_code_before_the_migration_from_channels_sends_to_the_group(settings: Any) -> None:
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+    found: dict[str, Any] = {}
+    exec(compile(code_of("channels_redis", "Before"), "channels_redis", "exec", dont_inherit=True), found)
+    layer = get_channel_layer()
+    async_to_sync(layer.group_add)("orders", "a-page")
+    found["placed"](types.SimpleNamespace(pk=7))
+    assert layer.channels["a-page"].get_nowait()[1] == {"type": "order.placed", "id": 7}
 
 
 def test_tokens_of_the_guide_are_issued_and_revoked(application: models.Application, user: Any) -> None:

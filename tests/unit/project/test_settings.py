@@ -50,6 +50,11 @@ def test_tls_marks_the_cookies_and_sends_hsts(tmp_path):
     assert (plain["SECURE_HSTS_SECONDS"], secure["SECURE_HSTS_SECONDS"]) == (0, 3600)
 
 
+def test_project_limits_logins_and_sends_a_content_security_policy(tmp_path):
+    found = read(tmp_path, FANFARE_TLS="1")["MIDDLEWARE"]
+    assert {"fanfare.middleware.LoginThrottle", "fanfare.middleware.ContentSecurityPolicy"} <= set(found)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
