@@ -83,6 +83,7 @@ class Hub:
         self._read: dict[connections.Channel, list[interface.Entry]] = {}  # undelivered entries of this read
         self._read_at = 0.0  # Unix time of this read
         self._before_gap_closes: list[Callable[[], None]] = []
+        self._gaps: list[int | None] = []  # partitions whose connections are about to be closed; None: all
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._log = LogThrottle(logger)
 
@@ -100,6 +101,7 @@ class Hub:
             self._sweep_timer.cancel()
             self._sweep_timer = None
         self._pacing.stop()
+        self._gaps.clear()
         await self.supervisor.stop()
         await self.engine.close()
 
@@ -489,6 +491,8 @@ class Hub:
         """Deliver one read of the log. There is no await in here, so nothing is delivered after an unsubscribe or
         before a subscription is live.
         """
+        if self._gaps:
+            entries = [entry for entry in entries if not self._is_after_gap(entry)]
         self._read = {}
         self._read_at = time.time()
         self.read_lag_seconds.observe_since(list(map(_CREATED_MS, entries)), self._read_at * 1000, 1000)
@@ -560,9 +564,19 @@ class Hub:
         for save in self._before_gap_closes:
             with self.isolated("State could not be saved before the connections are closed"):
                 save()
+        self._gaps.append(partition)
         self.engine.when_written(functools.partial(self._close_after_gap, partition))
 
+    def _is_after_gap(self, entry: interface.Entry) -> bool:
+        """Whether the subscribers of an entry are about to be closed, and must not get it. It would move their position
+        beyond the entries that were missed, and the next recovery would begin there."""
+        if entry.kind in COMMANDS or entry.channel == interface.USERS:
+            return False
+        return None in self._gaps or self.engine.partition(entry.app, entry.channel) in self._gaps
+
     def _close_after_gap(self, partition: int | None) -> None:
+        if partition in self._gaps:
+            self._gaps.remove(partition)
         affected = [one for one in self.by_socket.values() if partition is None or self._is_in(one, partition)]
         self._close_all(affected, RECONNECT, "Events may have been missed; reconnect")
 

@@ -594,6 +594,28 @@ async def test_gap_saves_state_before_connections_are_closed(
     assert one.writer.closed is not None
 
 
+async def test_nothing_is_delivered_between_a_gap_and_the_close(
+    engine: ScriptedEngine, hub: hubs.Hub, client: NewClient
+) -> None:
+    """A client that got an event after the gap would recover from there, and miss those in between."""
+    one = client()
+    hub.subscribe(one.connection, "c")
+    engine.answer()
+    engine.slow_to_write = True
+    before = len(one.writer.bodies)
+    engine.on_gap("trimmed", None)
+    engine.deliver([engine.entry("c", b"after the gap")])
+    assert len(one.writer.bodies) == before
+    [then] = engine.writing
+    then()
+    assert one.writer.closed is not None
+    two = client()
+    hub.subscribe(two.connection, "c")
+    engine.answer()
+    engine.deliver([engine.entry("c", b"later")])
+    assert two.writer.bodies[-1] == b"later"
+
+
 class Failure(Exception):
     pass
 
