@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import os
 import sys
 import time
@@ -23,6 +24,7 @@ def main() -> int:
     some = commands.add_parser("simulate", help="random runs")
     some.add_argument("--seeds", type=int, default=1_000, help="how many (1000)")
     some.add_argument("--first", type=int, default=0, help="the first seed (0)")
+    some.add_argument("--jobs", type=int, default=1, help="processes (1)")
     some.add_argument("--seed", type=int, help="only this one")
     options = parser.parse_args()
     if options.command == "explore":
@@ -30,10 +32,11 @@ def main() -> int:
         return _report(explore.explore(bounds, options.depth, _progress), str(bounds))
     began = time.monotonic()
     seeds = range(options.first, options.first + options.seeds) if options.seed is None else [options.seed]
-    for seed in seeds:
-        found = explore.simulate(seed)
-        if found.violation:
-            return _report(found, f"seed {seed}")
+    with concurrent.futures.ProcessPoolExecutor(options.jobs) as pool:
+        for seed, found in zip(seeds, pool.map(explore.simulate, seeds, chunksize=50), strict=True):
+            if found.violation:
+                pool.shutdown(wait=False, cancel_futures=True)
+                return _report(found, f"seed {seed}")
     seconds = time.monotonic() - began
     print(f"{len(seeds)} seeds, {explore.LENGTH} actions each: no invariant is broken ({seconds:.0f} s)")
     return 0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import random
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ import orjson
 from fanfare.applications import rules
 from fanfare.engine import interface
 from fanfare.hub import event_frames, hub
+from fanfare.protocol import session_owners, sessions
 from tests.model import store as stores
 from tests.unit.hub import doubles
 from tests.unit.protocol import fakes
@@ -27,13 +29,19 @@ class Violation(AssertionError):
 
 @dataclass(frozen=True)
 class Bounds:
-    """`events`: published at most. `kept`: events of the history."""
+    """`events`: published at most. `kept`: events of the history. `tokens`: so many of the clients have a resume token
+    and no positions. `waits`: time passes, and clients stall."""
 
     workers: int = 2
     clients: int = 2
     events: int = 3
     kept: int = 2
     faults: int = 1
+    tokens: int = 0
+    waits: bool = False
+
+
+WAITS_S = ("0.3", "6", "70")  # a ping is due; the next one; a token is not refused any more
 
 
 class Client:
@@ -47,21 +55,23 @@ class Client:
         self.received: list[int] = []
         self.members: set[str] = set()
         self.subscribed = False
+        self.stalled = False  # frames are written to it, and it does not get them
         self._deployment = deployment
         self._read = 0
 
     def connect(self, worker: str) -> None:
-        self.worker, self.subscribed, self._read, self.members = worker, False, 0, set()
+        self.worker, self.subscribed, self.stalled, self._read, self.members = worker, False, False, 0, set()
         self.writer = doubles.FakeWriter()
-        self.session = fakes.session(
-            self._deployment.hubs[worker], self._deployment.application, self.writer, with_offsets=True
-        )
+        self.session = self._session(self._deployment.hubs[worker])
         self.socket_id = self.session._connection.socket_id
         self.session.open()
         data = orjson.dumps({"user_id": self.name}).decode()
         auth = fakes.auth(CHANNEL, data, socket_id=self.socket_id)
         more = {} if self.position is None else {"resume": self.position}
         self.session.received(fakes.subscribe(CHANNEL, data, auth=auth, **more))
+
+    def _session(self, hub_: hub.Hub) -> sessions.Session:
+        return fakes.session(hub_, self._deployment.application, self.writer, with_offsets=True)
 
     def drop(self) -> None:
         self.hear()
@@ -70,7 +80,7 @@ class Client:
 
     def hear(self) -> None:
         """Handle the frames that came."""
-        if self.worker is None:
+        if self.worker is None or self.stalled:
             return
         frames = [orjson.loads(body) for body in self.writer.bodies[self._read :]]
         self._read = len(self.writer.bodies)
@@ -97,7 +107,7 @@ class Client:
         elif event == "pusher_internal:member_removed":
             self.members.discard(fields["user_id"])
         elif event == "counted":
-            self._event(int(frame["data"]), frame["offset"])
+            self._event(int(frame["data"]), frame)
 
     def _stream(self, fields: dict[str, Any]) -> None:
         if fields["recovered"]:
@@ -107,14 +117,14 @@ class Client:
         self.last = None
         self.position = None if fields["epoch"] is None else {"epoch": fields["epoch"], "offset": fields["offset"]}
 
-    def _event(self, number: int, offset: int) -> None:
+    def _event(self, number: int, frame: dict[str, Any]) -> None:
+        offset = frame["offset"]
         if not self.subscribed:
             raise Violation(f"{self.name}: event {number} came before the answer to the subscribe")
         if number in self.received:
             raise Violation(f"{self.name}: event {number} came twice")
         if self.last is not None:
-            missed = [one for one in self._deployment.store.acknowledged if self.last < one < number]
-            missed = [one for one in missed if one not in self._deployment.store.lost]
+            missed = self._missed(self.last, number)
             if number < self.last or missed:
                 raise Violation(f"{self.name}: after event {self.last} came {number}, and {missed} were not reported")
         if self.position is None or offset != self.position["offset"] + 1:
@@ -122,6 +132,50 @@ class Client:
         self.position = {**self.position, "offset": offset}
         self.last = number
         self.received.append(number)
+
+    def _missed(self, last: int, number: int) -> list[int]:
+        """The events between these that the store still has."""
+        store = self._deployment.store
+        return [one for one in range(last + 1, number) if one in store.acknowledged and one not in store.lost]
+
+
+class TokenClient(Client):
+    """A page with a resume token. After a reconnect it may get events again, each once for each connection.
+
+    Nothing is promised before its first record is stored: a socket that comes back sooner is that of a new page.
+    """
+
+    def __init__(self, deployment: Deployment, name: str) -> None:
+        super().__init__(deployment, name)
+        self.token = f"token-of-the-page-{name}"
+
+    def connect(self, worker: str) -> None:
+        self.received = []
+        super().connect(worker)
+
+    def _session(self, hub_: hub.Hub) -> sessions.Session:
+        application, owners = self._deployment.application, self._deployment.owners[self.worker or ""]
+        return fakes.session(hub_, application, self.writer, token=self.token, owners=owners)
+
+    def _handle(self, frame: dict[str, Any]) -> None:
+        if frame["event"] == "pusher:ping":
+            self.session.received(fakes.text({"event": "pusher:pong", "data": {}}))
+        elif frame["event"] == "pusher:resume_failed":
+            self.last = None
+        else:
+            super()._handle(frame)
+
+    def _event(self, number: int, frame: dict[str, Any]) -> None:
+        if not self.subscribed:
+            raise Violation(f"{self.name}: event {number} came before the answer to the subscribe")
+        if self.received and number <= self.received[-1]:
+            raise Violation(f"{self.name}: event {number} came after {self.received[-1]} in one connection")
+        missed = self._missed(self.last, number) if self.last is not None else []
+        if missed:
+            raise Violation(f"{self.name}: after event {self.last} came {number}, and {missed} were not reported")
+        self.received.append(number)
+        if self.last is not None or CHANNEL in self._deployment.store.positions_of(self.token):
+            self.last = max(number, self.last or 0)
 
 
 class Deployment:
@@ -134,7 +188,12 @@ class Deployment:
         self.application = fakes.application(rules=rules.Rules((rule,)))
         self.engines = {name: stores.Engine(self.store, name) for name in self._names("w", bounds.workers)}
         self.hubs = {name: hub.Hub(engine) for name, engine in self.engines.items()}
-        self.clients = {name: Client(self, name) for name in self._names("c", bounds.clients)}
+        self.owners = {name: session_owners.SessionOwners(one, time.time) for name, one in self.hubs.items()}
+        names = self._names("c", bounds.clients)
+        with_positions = bounds.clients - bounds.tokens
+        self.clients = {name: Client(self, name) for name in names[:with_positions]}
+        self.clients |= {name: TokenClient(self, name) for name in names[with_positions:]}
+        self._pause_s = 0.0
         self.faults = 0
         self.state: Any = None  # before the end of a run
 
@@ -143,6 +202,7 @@ class Deployment:
         return [f"{prefix}{index}" for index in range(number)]
 
     async def start(self) -> None:
+        random.seed(0)  # pings are spread at random
         for one in self.hubs.values():
             await one.start()
 
@@ -163,11 +223,15 @@ class Deployment:
                 yield from (("connect", name, worker) for worker in self.engines)
             else:
                 yield ("drop", name)
+                if self.bounds.waits and not client.stalled:
+                    yield ("stall", name)
         for name, engine in self.engines.items():
             if engine.writes:
                 yield ("commit", name)
             if engine.is_behind:
                 yield ("read", name)
+        if self.bounds.waits:
+            yield from (("wait", seconds) for seconds in WAITS_S)
         if self.faults >= self.bounds.faults:
             return
         if any(entry.kind == interface.Kind.EVENT for entry in self.store.log):
@@ -178,6 +242,7 @@ class Deployment:
             if engine.writes:
                 yield ("fail", name)
                 yield ("commit without answer", name)
+                yield ("commit twice", name)
 
     def act(self, action: Action) -> None:
         name, *arguments = action
@@ -200,12 +265,23 @@ class Deployment:
                 self._fault(self.engines[worker].fail)
             case "commit without answer", [worker]:
                 self._fault(lambda: self.engines[worker].commit(answered=False))
+            case "commit twice", [worker]:
+                self._fault(lambda: self.engines[worker].commit(times=2))
+            case "stall", [client]:
+                self.clients[client].stalled = True
+            case "wait", [seconds]:
+                self._pause_s = float(seconds)
+                for one in self.clients.values():
+                    if one.stalled and one.worker is not None and self._pause_s > 1:
+                        one.drop()  # the WebSocket's own ping is not answered
             case _:
                 raise ValueError(action)
 
     async def settle(self) -> None:
         """Let the loop run what the action has started, and the clients handle their frames."""
-        for _ in range(3):
+        pause_s, self._pause_s = self._pause_s, 0.0
+        await asyncio.sleep(pause_s)
+        for _ in range(5):
             await asyncio.sleep(0)
         for client in self.clients.values():
             client.hear()
@@ -225,6 +301,9 @@ class Deployment:
 
     async def quiesce(self) -> None:
         """Without faults and without new actions, everything comes to its end; then the deployment agrees."""
+        for client in self.clients.values():
+            client.stalled = False
+        await self.settle()
         for _ in range(200):
             busy = [engine for engine in self.engines.values() if engine.writes or engine.is_behind]
             if not busy:
@@ -285,16 +364,6 @@ class Deployment:
             return None
         subscription = client.session._connection.subscriptions.get(CHANNEL)
         return None if subscription is None else (subscription.state, subscription.sent)
-
-
-@contextlib.contextmanager
-def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """An event loop for many runs."""
-    made = asyncio.new_event_loop()
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 def play(

@@ -6,9 +6,14 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from tests.model.deployment import Action, Bounds, Deployment, Violation, loop, play
+from tests.model.clock import loop
+from tests.model.deployment import Action, Bounds, Deployment, Violation, play
 
-RANDOM = Bounds(workers=3, clients=3, events=40, kept=5, faults=8)
+# Of even and of odd seeds: many clients, most of them with positions; and two pages with resume tokens.
+PROFILES = (
+    Bounds(workers=3, clients=4, events=40, kept=5, faults=8, tokens=1, waits=True),
+    Bounds(workers=2, clients=2, events=40, kept=20, faults=4, tokens=2, waits=True),
+)
 LENGTH = 80  # actions of a random run
 
 
@@ -56,8 +61,13 @@ def choices_of(seed: int, length: int = LENGTH) -> Iterator[int]:
         yield chooser.randrange(1 << 30)
 
 
-def simulate(seed: int, bounds: Bounds = RANDOM, length: int = LENGTH) -> Explored:
+def bounds_of(seed: int) -> Bounds:
+    return PROFILES[seed % len(PROFILES)]
+
+
+def simulate(seed: int, length: int = LENGTH) -> Explored:
     """One random run, shrunk if it breaks an invariant."""
+    bounds = bounds_of(seed)
     choices = list(choices_of(seed, length))
     actions: list[Action] = []
     with loop() as on:
@@ -67,11 +77,7 @@ def simulate(seed: int, bounds: Bounds = RANDOM, length: int = LENGTH) -> Explor
             await deployment.start()
             try:
                 for choice in choices:
-                    possible = list(deployment.actions())
-                    # A fault is one of many things that can happen.
-                    usual = [one for one in possible if one[0] in USUAL] or possible
-                    among = possible if choice % 4 == 0 else usual
-                    action = among[choice // 4 % len(among)]
+                    action = _chosen(list(deployment.actions()), choice)
                     actions.append(action)
                     deployment.act(action)
                     await deployment.settle()
@@ -86,7 +92,18 @@ def simulate(seed: int, bounds: Bounds = RANDOM, length: int = LENGTH) -> Explor
     return Explored(1)
 
 
-USUAL = frozenset(["publish", "connect", "drop", "commit", "read"])
+# How often each kind of action is chosen, of those that are possible. The faults together are as often as a drop.
+WEIGHTS = {"publish": 3, "connect": 4, "drop": 1, "commit": 5, "read": 5, "stall": 1, "wait": 3}
+FAULT = "fault"
+
+
+def _chosen(possible: Sequence[Action], choice: int) -> Action:
+    kinds: dict[str, list[Action]] = {}
+    for action in possible:
+        kinds.setdefault(action[0] if action[0] in WEIGHTS else FAULT, []).append(action)
+    weighted = [kind for kind in kinds for _ in range(WEIGHTS.get(kind, 1))]
+    among = kinds[weighted[choice % len(weighted)]]
+    return among[choice // len(weighted) % len(among)]
 
 
 def shrink(bounds: Bounds, actions: Sequence[Action]) -> list[Action]:

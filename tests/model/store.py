@@ -6,14 +6,28 @@ Subscriptions are answered in the step that reaches the end of the log, as `Engi
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from fanfare.engine import interface
+import orjson
+
+from fanfare.engine import errors, interface
 from tests.unit.protocol import fakes
 
 READ = 2
 APP = fakes.APPLICATION.id
+
+
+@dataclass
+class Kept:
+    """The record of a resume token. `taken_s`: when it was last taken from another holder."""
+
+    record: bytes | None = None
+    holder: str | None = None
+    taken_s: float | None = None
 
 
 class Store:
@@ -26,6 +40,7 @@ class Store:
         self.generation = 0
         self.offset = 0
         self.expired_to = 0  # entries of the stream up to this offset are gone
+        self.sessions: dict[str, Kept] = {}  # by resume token
         self.members: dict[str, interface.Member] = {}  # by socket id, in the order in which they came
         self.counter = 0  # of published numbers
         self.acknowledged: set[int] = set()
@@ -47,6 +62,11 @@ class Store:
             self.expired_to = max(self.expired_to, offset - self.kept)
         fields = {"kind": kind.value, "app": APP, "channel": channel, "offset": offset, "user_id": user_id}
         self.log.append(interface.Entry(id=self.top + 1, exclude=None, body=body, **fields))  # type: ignore[arg-type]
+
+    def positions_of(self, token: str) -> dict[str, Any]:
+        """The acknowledged positions in a stored record."""
+        kept = self.sessions.get(token)
+        return {} if kept is None or not kept.record else dict(orjson.loads(kept.record).get("seen", {}))
 
     def history(self, after: int) -> list[interface.Entry]:
         return [entry for entry in self.log if entry.offset is not None and entry.offset > max(after, self.expired_to)]
@@ -112,11 +132,13 @@ class Engine(fakes.Engine):
     def is_behind(self) -> bool:
         return bool(self.waiting) or self.position < self.store.top or self.generation != self.store.generation
 
-    def commit(self, *, answered: bool = True) -> None:
-        """The group is written. `answered`: with False, the worker gets an error although the write succeeded."""
+    def commit(self, *, answered: bool = True, times: int = 1) -> None:
+        """The group is written. `answered`: with False, the worker gets an error although the write succeeded.
+        `times`: with 2, the answer is lost and the engine repeats the group."""
         group, self.writes = self.writes, []
-        for _, write, _ in group:
-            write()
+        for _ in range(times):
+            for _, write, _ in group:
+                write()
         for *_, settled in group:
             settled(answered)
 
@@ -195,7 +217,65 @@ class Engine(fakes.Engine):
         pass
 
     def when_written(self, then: Callable[[], None]) -> None:
-        then()
+        if self.writes:
+            self._submit("barrier", lambda: None, lambda written: then())
+        else:
+            then()
+
+    # -- resume tokens -------------------------------------------------------------------------------------------------
+
+    def save_session(
+        self, app: str, token: str, record: bytes, seconds: int, *, holder: str = "", release: bool = False
+    ) -> None:
+        def save() -> None:
+            kept = self.store.sessions.setdefault(token, Kept())
+            if holder and kept.holder not in (None, holder):
+                return
+            kept.record = record
+            if release:
+                kept.holder = None
+
+        def settled(written: bool) -> None:
+            if not written:
+                self._submit("save", save, settled)  # retried until it is written
+
+        self._submit("save", save, settled)
+
+    async def load_session(self, app: str, token: str) -> bytes | None:
+        found: list[bytes | None] = []
+        kept = self.store.sessions
+        await self._asked("load", lambda: found.append(kept[token].record if token in kept else None))
+        return found[-1]
+
+    async def take_session(self, app: str, token: str, holder: str) -> interface.Taken:
+        found: list[interface.Taken] = []
+
+        def take() -> None:
+            kept = self.store.sessions.setdefault(token, Kept())
+            before, now_s = kept.holder, time.monotonic()
+            if before in (None, holder):
+                kept.holder = holder
+                found.append(interface.Taken(kept.record or None, None, None))
+                return
+            changed_s = None if kept.taken_s is None else now_s - kept.taken_s
+            kept.holder, kept.taken_s = holder, now_s
+            body = orjson.dumps({"token": token, "changed_s": changed_s})
+            self.store.append(interface.Kind.SESSION_TAKEN, "", body, user_id=before)
+            found.append(interface.Taken(kept.record or None, before, changed_s))
+
+        await self._asked(f"take {holder}", take)
+        return found[0]
+
+    async def _asked(self, what: str, act: Callable[[], None]) -> None:
+        """A call whose answer is awaited."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def settled(written: bool) -> None:
+            if not done.done():
+                done.set_result(None) if written else done.set_exception(errors.EngineUnavailable("no answer"))
+
+        self._submit(what, act, settled)
+        await done
 
     def append(self, publications: Sequence[interface.Publication], *, budget: Any = None) -> Any:
         raise NotImplementedError
