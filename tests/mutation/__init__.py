@@ -1,0 +1,1 @@
+"""Mutation check of the protocol and of recovery. `python -m tests.mutation`."""
