@@ -158,10 +158,6 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ),
     ("apps.py", "older_layout.refuse"): (PURPOSE, "unit/conf/test_older_layout.py::"),
     ("apps.py", "models.fixture_loaded"): (PURPOSE, "unit/applications/test_models.py::"),
-    ("api/direct.py", "functools.partial(self._answer, connection, request, pending)"): (
-        GUARD,
-        "unit/api/test_direct.py::test_unexpected_exception_is_answered_with_500",
-    ),
     ("api/operations.py", "hub.engine.update_member"): (CALLER, "unit/api/"),
     ("api/operations.py", "hub.engine.open_channel"): (CALLER, "unit/api/"),
     ("api/members.py", "hub.engine.lease_member"): (CALLER, "unit/api/"),
@@ -246,6 +242,10 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ("engine/postgres/writer.py", "self._notify_later"): (LOOP, POSTGRES),
     ("hub/activity.py", "functools.partial(activity.refused, what, reason, text, **more)"): (LOOP, "it only records"),
     ("hub/activity.py", "activity.count"): (LOOP, "it cannot raise"),
+    ("hub/hub.py", "functools.partial(_call, then)"): (
+        GUARD,
+        "unit/api/test_direct.py::test_unexpected_exception_is_answered_with_500",
+    ),
     ("hub/hub.py", "self._look_at_closing"): (WHEEL, WHEEL_TEST),
     ("hub/hub.py", "self._deliver"): (GUARD, f"{QUEUE}test_delivery_that_raises_is_a_gap"),
     ("hub/hub.py", "self._sweep"): (RESCHEDULED, f"{SLOW}fanfare.hub.hub:Hub._forget_closed"),

@@ -8,18 +8,17 @@ other request goes through ASGI, where `fanfare.api.asgi` refuses it with its re
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from fanfare.api import asgi, authentication, operations, requests
 from fanfare.applications import registry as registries
+from fanfare.engine import interface
 from fanfare.hub import hub as hubs
 from fanfare.hub import transports
-from fanfare.runtime import supervisor
 from fanfare.sockets import direct_http
 
 _EVENTS: Final = re.compile(r"/apps/([0-9]+)/(batch_)?events")
@@ -54,12 +53,12 @@ class Direct:
             pending = self._pending(request)
             if pending is None:
                 return False
-            committed = supervisor.as_future(self._hub.publish(pending.batch, budget=pending.budget))
+            then = functools.partial(self._answer, connection, request, pending)
+            self._hub.publish_then(pending.batch, then, budget=pending.budget)
         except Exception:  # noqa: BLE001  (the same request fails through ASGI, where it is answered and logged)
             return False
         self._hub.count("api.requests")
         connection.begin()
-        committed.add_done_callback(functools.partial(self._answer, connection, request, pending))
         return True
 
     def _pending(self, request: direct_http.Request) -> operations.Pending | None:
@@ -92,16 +91,19 @@ class Direct:
         connection: direct_http.Answering,
         request: direct_http.Request,
         pending: operations.Pending,
-        committed: asyncio.Future[Any],
+        receipts: Sequence[interface.Receipt],
+        failure: BaseException | None,
     ) -> None:
         try:
-            receipts = committed.result()
-            pending.published(self._hub, receipts, lambda: self._scope(connection, request)["client"][0])
-            response = _OK
-        except asyncio.CancelledError:
-            response = self._api.failed(self._scope(connection, request), RuntimeError("The commit was cancelled"))
+            if failure is None:
+                pending.published(self._hub, receipts, lambda: self._scope(connection, request)["client"][0])
         except Exception as error:  # noqa: BLE001
-            response = self._api.failed(self._scope(connection, request), error)
+            failure = error
+        response = _OK
+        if failure is not None:
+            if not isinstance(failure, Exception):
+                failure = RuntimeError("The commit was cancelled")
+            response = self._api.failed(self._scope(connection, request), failure)
         connection.answer(self._whole(connection, response))
 
     def _whole(self, connection: direct_http.Answering, response: asgi.Response) -> bytes:

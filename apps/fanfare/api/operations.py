@@ -129,12 +129,12 @@ def _item(index: int, fields: Any, limits: registry.Limits, idempotency_key: str
 def _event(fields: dict[str, Any], channels: list[str], limits: registry.Limits, idempotency_key: str | None) -> Event:
     own_key = fields.get("idempotency_key")
     return Event(
-        name=parameters.event_name(fields.get("name"), limits),
-        channels=channels,
-        data=parameters.event_data(fields, limits),
-        exclude=parameters.socket_id(fields.get("socket_id")),
-        attributes=parameters.info(fields.get("info"), parameters.PUBLICATION_ATTRIBUTES),
-        idempotency_key=parameters.idempotency_key(idempotency_key if own_key is None else own_key),
+        parameters.event_name(fields.get("name"), limits),
+        channels,
+        parameters.event_data(fields, limits),
+        parameters.socket_id(fields.get("socket_id")),
+        parameters.info(fields.get("info"), parameters.PUBLICATION_ATTRIBUTES),
+        parameters.idempotency_key(idempotency_key if own_key is None else own_key),
     )
 
 

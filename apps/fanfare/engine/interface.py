@@ -137,6 +137,10 @@ class Receipt(NamedTuple):
     id: int = 0
 
 
+# Called with the receipts and None, or with the reason why they may be missing in the log. It must not raise.
+Appended = Callable[[Sequence[Receipt], BaseException | None], None]
+
+
 # -- streams -----------------------------------------------------------------------------------------------------------
 
 
@@ -506,6 +510,11 @@ class Log(abc.ABC):
         May be called on any event loop. Raises OverBudget if `budget` has no room for all of them, and
         EngineUnavailable, after which some may be in the log: repeat with an idempotency key.
         """
+
+    def append_then(self, publications: Sequence[Publication], then: Appended, *, budget: Budget | None = None) -> bool:
+        """`append` without a future: calls `then` on the running loop after this has returned. False: the engine needs
+        a future, so call `append`. Raises EngineUnavailable if the engine is closed."""
+        return False
 
     @abc.abstractmethod
     def post(self, publication: Publication, failed: Callable[[str], None]) -> None:

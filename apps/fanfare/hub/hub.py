@@ -15,6 +15,7 @@ from typing import Any
 
 from fanfare.engine import interface
 from fanfare.hub import activity, conflation, connections, fanout, pacing, recovery, traces, user_directory, writers
+from fanfare.runtime import supervisor
 from fanfare.runtime.histograms import Histogram
 from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.runtime.supervisor import Supervisor
@@ -49,6 +50,11 @@ _CREATED_MS = operator.attrgetter("created_ms")
 Control = Callable[[str, bytes], None]  # (application, body)
 Message = Callable[[bytes], None]  # (body)
 SessionTaken = Callable[[str, str, bytes], None]  # (application, the previous holder, body)
+
+
+def _call(then: interface.Appended, appended: asyncio.Future[list[interface.Receipt]]) -> None:
+    error = asyncio.CancelledError() if appended.cancelled() else appended.exception()
+    then(() if error is not None else appended.result(), error)
 
 
 class Hub:
@@ -448,6 +454,19 @@ class Hub:
         """See Engine.append. The entries are delivered when they are read back."""
         self.counters["published"] += len(publications)
         return self.engine.append(publications, budget=budget)
+
+    def publish_then(
+        self,
+        publications: Sequence[interface.Publication],
+        then: interface.Appended,
+        *,
+        budget: interface.Budget | None = None,
+    ) -> None:
+        """`publish` for a callback: `then(receipts, error)` is called later."""
+        self.counters["published"] += len(publications)
+        if not self.engine.append_then(publications, then, budget=budget):
+            appended = supervisor.as_future(self.engine.append(publications, budget=budget))
+            appended.add_done_callback(functools.partial(_call, then))
 
     def post(self, publication: interface.Publication, failed: Callable[[str], None]) -> None:
         """Publish without waiting for the result. `failed(reason)` is called if the engine does not store it."""

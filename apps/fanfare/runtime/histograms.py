@@ -44,6 +44,11 @@ class Histogram:
             return
         if now is None:
             now = time.monotonic()
+        if len(began) == 1:
+            seconds = max((now - began[0]) / per_second, 0.0)
+            self._counts[bisect_left(BOUNDS_S, seconds)] += 1
+            self._sum_s += seconds
+            return
         longest, shortest = (now - began[0]) / per_second, (now - max(began)) / per_second
         bucket = bisect_left(BOUNDS_S, longest)
         if shortest < 0.0 or bisect_left(BOUNDS_S, shortest) != bucket:

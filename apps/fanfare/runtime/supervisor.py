@@ -31,10 +31,11 @@ _pending: set[asyncio.Future[Any]] = set()
 
 def as_future(awaitable: Awaitable[T]) -> asyncio.Future[T]:
     """A future as it is, or the task of a coroutine. Its caller adds a callback, which takes the exception."""
+    if isinstance(awaitable, asyncio.Future):
+        return awaitable
     future = asyncio.ensure_future(awaitable)
-    if future is not awaitable:
-        _pending.add(future)
-        future.add_done_callback(_pending.discard)
+    _pending.add(future)
+    future.add_done_callback(_pending.discard)
     return future
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import functools
 import hashlib
 import hmac
 import json
@@ -16,6 +17,8 @@ from fanfare.api import asgi
 from fanfare.applications import registry
 from fanfare.engine import errors, interface
 from fanfare.hub import activity, traces
+from fanfare.hub import hub as hubs
+from fanfare.runtime import supervisor
 
 NOW = 1_700_000_000  # Unix seconds, the API's clock in tests
 APPLICATION = registry.Application(id="3", key="278d425bdf160c739803", secret="7ad3773142a6692b25b8")
@@ -141,6 +144,16 @@ class Hub:
     tops: collections.Counter[str] = field(default_factory=collections.Counter)  # offsets, by channel
     activity: activity.Activity = field(default_factory=activity.Activity)
     recorder: traces.Recorder = field(default_factory=lambda: traces.Recorder(None))  # type: ignore[arg-type]
+
+    def publish_then(
+        self,
+        publications: Sequence[interface.Publication],
+        then: interface.Appended,
+        *,
+        budget: interface.Budget | None = None,
+    ) -> None:
+        published = supervisor.as_future(self.publish(publications, budget=budget))
+        published.add_done_callback(functools.partial(hubs._call, then))
 
     async def publish(
         self, publications: Sequence[interface.Publication], *, budget: interface.Budget | None = None

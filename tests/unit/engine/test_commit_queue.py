@@ -138,6 +138,42 @@ async def test_event_loop_writes_the_operations_of_a_turn_as_one_group(worker: W
     assert worker.engine.statistics()["groups"] == before + 1
 
 
+async def test_callback_and_delivery_come_in_the_turn_that_commits(worker: Worker) -> None:
+    order: list[str] = []
+
+    def then(receipts: Sequence[interface.Receipt], error: BaseException | None) -> None:
+        assert error is None
+        order.append(f"answer {offset(list(receipts))}, {len(worker.entries)} delivered")
+        asyncio.get_running_loop().call_soon(lambda: order.append(f"next turn, {len(worker.entries)} delivered"))
+
+    assert worker.engine.append_then([event()], then)
+    assert not order
+    await worker.until(lambda: len(order) == 2, "the callback and the turn after it")
+    assert order == ["answer 1, 0 delivered", "next turn, 1 delivered"]
+
+
+async def test_callback_gets_the_reason_of_a_refusal(worker: Worker) -> None:
+    errors_found: list[BaseException | None] = []
+    budget = interface.Budget(APP, per_second=0)
+    worker.engine.append_then([event()], lambda _receipts, error: errors_found.append(error), budget=budget)
+    await worker.until(lambda: bool(errors_found), "the refusal")
+    assert isinstance(errors_found[0], errors.OverBudget)
+
+
+def test_process_without_a_worker_has_no_callbacks(publisher: engine.LocalEngine) -> None:
+    assert not publisher.append_then([event()], lambda _receipts, _error: None)
+
+
+async def test_exception_in_the_read_after_a_commit_is_counted(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing() -> None:
+        raise ValueError
+
+    monkeypatch.setattr(worker.engine._commits, "_written", failing)
+    await worker.engine.append([event()])
+    await worker.until(lambda: worker.engine.statistics()["callbacks_failed"] >= 1, "the failure is counted")
+    await worker.until(lambda: len(worker.entries) == 1, "the timer reads the entry")
+
+
 async def test_flood_is_written_in_groups_and_the_loop_turns_between_them(worker: Worker) -> None:
     count = 4 * commit_queue.LOOP_GROUP_OPS
     before = worker.engine.statistics()["groups"]

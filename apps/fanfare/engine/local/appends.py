@@ -110,6 +110,29 @@ class AwaitedAppend(Append):
             self.future.set_exception(failure)
 
 
+class CalledAppend(Append):
+    """For a callback: the answer and the delivery happen in the turn of the loop that commits."""
+
+    __slots__ = ("loop", "then")
+
+    is_awaited = True
+
+    def __init__(
+        self,
+        publications: Sequence[interface.Publication],
+        loop: AbstractEventLoop,
+        then: interface.Appended,
+        budget: interface.Budget | None = None,
+    ) -> None:
+        super().__init__(publications, budget)
+        self.loop = loop
+        self.then = then
+
+    def settle(self, error: errors.EngineError | None) -> None:
+        failure = error or self.refused
+        self.then(self.receipts if failure is None else (), failure)
+
+
 class PostedAppend(Append):
     """For a caller that needs failures only: a third of the cost of a future and its callbacks."""
 

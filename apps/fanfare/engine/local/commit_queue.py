@@ -55,13 +55,24 @@ STOP_S = 10.0  # for pending operations to be written
 RESTART_PAUSE_S = 0.1  # after a failure of the thread itself
 
 
+def _nothing() -> None:
+    """No reader."""
+
+
 class CommitQueue:
     """`submit`, `write` and `withdraw` may be called from any thread.
 
-    `logged` is called with the entries of each commit that added some to the log, in the thread that wrote.
+    `logged` is called with the entries of each commit that added some to the log, in the thread that wrote, and with
+    whether an event loop wrote them. That loop calls `written` afterwards, when the next group may be written.
     """
 
-    def __init__(self, log: log_file.LogFile, *, logged: Callable[[Added], None]) -> None:
+    def __init__(
+        self,
+        log: log_file.LogFile,
+        *,
+        logged: Callable[[Added, bool], None],
+        written: Callable[[], None] = _nothing,
+    ) -> None:
         self.log = log
         self.failure: str | None = None  # why a group failed; None after one that changed something
         self.groups = 0
@@ -69,7 +80,9 @@ class CommitQueue:
         self.commit_seconds = Histogram()  # from the submission of an operation to its commit
         self.counters: collections.Counter[str] = collections.Counter()
         self._logged = logged
-        self._changed = threading.Condition(threading.Lock())
+        self._written = written
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)  # entering it is a call of Python, entering the lock is none
         self._pending: list[WriteOp] = []
         self._soon: AbstractEventLoop | None = None  # writes at the end of its turn
         self._rest_until = 0.0  # until then no event loop writes
@@ -86,7 +99,7 @@ class CommitQueue:
 
     def submit(self, operation: WriteOp) -> None:
         """Have it written, without waiting. On the loop of the operation, if it has one. Raises EngineUnavailable."""
-        with self._changed:
+        with self._lock:
             self._append(operation)
             loop = operation.loop
             if self._writing or (loop is not None and loop is self._soon):
@@ -102,7 +115,7 @@ class CommitQueue:
         otherwise have it written. A call that is interrupted (by an exception of a signal handler) may have written it
         or not. Raises EngineUnavailable.
         """
-        with self._changed:
+        with self._lock:
             self._append(operation)
             if self._writing:
                 return
@@ -110,14 +123,14 @@ class CommitQueue:
         try:
             self._turn(tries=log_file.TRIES)
         finally:
-            with self._changed:
+            with self._lock:
                 self._writing = False
                 if self._pending or self._stopping or self.log.needs_checkpoint:
                     self._wake()
 
     def withdraw(self, operation: WriteOp) -> bool:
         """Take back an operation that no transaction has begun with. False: it is too late."""
-        with self._changed:
+        with self._lock:
             if operation not in self._pending:
                 return False
             self._pending.remove(operation)
@@ -128,7 +141,7 @@ class CommitQueue:
         if not self._pending:
             return 0
         born_before = time.monotonic() - seconds
-        with self._changed:
+        with self._lock:
             late = [one for one in self._pending if one.born <= born_before and one.is_awaited]
             if late:
                 gone = set(late)
@@ -138,7 +151,7 @@ class CommitQueue:
 
     def stop(self, last: bool) -> None:
         """Write pending operations, then close the log. `last`: no other worker is alive. Blocks."""
-        with self._changed:
+        with self._lock:
             self._stopping = True
             self._last = last
             self._wake()
@@ -147,7 +160,7 @@ class CommitQueue:
 
     def revive(self) -> None:
         """Start the thread again if it ended. Called on a timer."""
-        with self._changed:
+        with self._lock:
             if self._thread is not None and not self._thread.is_alive() and not self._stopping:
                 self._wake()
 
@@ -158,7 +171,7 @@ class CommitQueue:
 
     def _write_on_loop(self, loop: AbstractEventLoop) -> None:
         """After the callbacks of the loop's turn."""
-        with self._changed:
+        with self._lock:
             self._soon = None
             if self._writing or not self._pending:
                 return
@@ -168,7 +181,7 @@ class CommitQueue:
         try:
             got = self._turn(tries=1, here=loop)
         finally:
-            with self._changed:
+            with self._lock:
                 self._writing = False
                 took_s = time.monotonic() - began
                 if took_s > SLOW_S and (took_s > HUNG_S or _waits() > waits):
@@ -180,6 +193,11 @@ class CommitQueue:
                     self._wake()
         if again:
             loop.call_soon(self._write_on_loop, loop)
+        try:
+            self._written()
+        except Exception:
+            self.counters["callbacks_failed"] += 1
+            logger.exception("The read after a commit failed")
 
     def _stalled(self, began: float, took_s: float) -> None:
         """The disk made the event loop wait in a commit."""
@@ -198,7 +216,7 @@ class CommitQueue:
         self._pending.append(operation)
 
     def _wake(self) -> None:
-        """While holding `_changed`."""
+        """While holding `_lock`."""
         if self._thread is not None and self._thread.is_alive():
             self._changed.notify()
             return
@@ -241,7 +259,7 @@ class CommitQueue:
         try:
             self._turn(tries=None)
         finally:
-            with self._changed:
+            with self._lock:
                 self._writing = False
         return False
 
@@ -271,7 +289,7 @@ class CommitQueue:
                     return False
                 # Taken only now: an operation that waits for the lock can still be withdrawn.
                 size = GROUP_OPS if here is None else LOOP_GROUP_OPS
-                with self._changed:
+                with self._lock:
                     group, self._pending = self._pending[:size], self._pending[size:]
                 if not group:
                     return True
@@ -298,7 +316,7 @@ class CommitQueue:
         if error is not None:
             self.log.disconnect()
             if not group:  # the lock or the folder itself failed: no operation may wait for ever
-                with self._changed:
+                with self._lock:
                     group, self._pending = self._pending, []
         self._finish(group, error, here)
         return True
@@ -319,7 +337,7 @@ class CommitQueue:
         self._settle(group, error, here)
         if error is None and self.log.added is not None:
             try:
-                self._logged(self.log.added)
+                self._logged(self.log.added, here is not None)
             except Exception:
                 # The group is committed: readers find it on their timers.
                 self.counters["callbacks_failed"] += 1

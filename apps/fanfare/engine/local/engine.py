@@ -61,7 +61,7 @@ class LocalEngine(interface.Engine):
 
     def _new_queue(self) -> commit_queue.CommitQueue:
         log = log_file.LogFile(self.paths, full_sync=self._full_sync, max_bytes=self._log_max_bytes)
-        return commit_queue.CommitQueue(log, logged=self._logged)
+        return commit_queue.CommitQueue(log, logged=self._logged, written=self._written)
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
@@ -149,13 +149,17 @@ class LocalEngine(interface.Engine):
             }
         return found
 
-    def _logged(self, added: transactions.Added) -> None:
+    def _logged(self, added: transactions.Added, on_loop: bool) -> None:
         """The log has new entries: notify the other workers, and hand them to this worker's reader. In the thread that
-        wrote."""
+        wrote. `on_loop`: `_written` follows."""
         here = self._worker
         self._notifier.notify(self.paths.sockets, but=here.id if here else None)
         if here is not None:
-            here.scheduler.logged(added)
+            here.scheduler.logged(added, soon=not on_loop)
+
+    def _written(self) -> None:
+        if self._worker is not None:
+            self._worker.scheduler.read_own()
 
     # -- the log -------------------------------------------------------------------------------------------------------
 
@@ -177,6 +181,18 @@ class LocalEngine(interface.Engine):
             timer = loop.call_later(self._append_timeout, self._commits.expire, self._append_timeout)
             operation.future.add_done_callback(lambda _: timer.cancel())
         return operation.future
+
+    def append_then(
+        self,
+        publications: Sequence[interface.Publication],
+        then: interface.Appended,
+        *,
+        budget: interface.Budget | None = None,
+    ) -> bool:
+        if self._worker is None:  # `append` has a timer then
+            return False
+        self._commits.submit(appends.CalledAppend(publications, self._loop(), then, budget))
+        return True
 
     def post(self, publication: interface.Publication, failed: Callable[[str], None]) -> None:
         try:

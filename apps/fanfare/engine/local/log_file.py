@@ -213,8 +213,10 @@ class LogFile:
             self._registered = worker
             rows = transaction.rows()
             if rows:
-                before = self.added or transactions.Added(self._identity, transaction.after, transaction.after, ())
-                self.added = before._replace(top=transaction.top, rows=[*before.rows, *rows] if before.rows else rows)
+                before, after = self.added, transaction.after
+                if before is not None:
+                    after, rows = before.after, [*before.rows, *rows]
+                self.added = transactions.Added(self._identity, after, transaction.top, rows)
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")

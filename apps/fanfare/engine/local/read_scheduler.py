@@ -75,10 +75,21 @@ class ReadScheduler:
             self._listener.expect()
         self._reader.advance()
 
-    def logged(self, added: Added) -> None:
-        """This process added entries."""
+    def logged(self, added: Added, *, soon: bool = True) -> None:
+        """This process added entries. `soon`: read them in the next turn of the loop; otherwise `read_own` follows."""
         self._added.append(added)  # first: a look that has begun by now may not see it, and then it is not `_coming`
-        self.read_soon()
+        if soon:
+            self.read_soon()
+
+    def read_own(self) -> None:
+        """Read what this process added in this turn of the loop. Another turn would cost a system call and handles."""
+        if self._coming or not self._added:
+            return
+        if threading.get_ident() == self._thread:
+            self._coming = True
+            self._look(True)
+        else:
+            self.read_soon()
 
     def read_soon(self) -> None:
         if self._coming:

@@ -33,6 +33,7 @@ ENTRY_BYTES = 64  # what an entry weighs beside its body
 
 SCAN_ENTRIES = 8_192  # which one step looks at for those that are delivered: 1 ms
 
+CONTROL = interface.Kind.CONTROL.value
 MESSAGE = interface.Kind.MESSAGE.value
 
 _ENTRY = 'id, kind, app, channel, "offset", user_id, exclude, body, created_ms'
@@ -64,6 +65,7 @@ class LocalSubscriptions:
     def __init__(self) -> None:
         self._subscribed: set[tuple[str, str]] = set()
         self._listening: set[tuple[str, str]] = set()
+        self.here: set[tuple[str, str]] = set()  # in either of them; read only
         self._changed: set[tuple[str, str]] = set()  # since `update`
 
     def subscribe(self, app: str, channel: str, on: bool) -> None:
@@ -75,22 +77,21 @@ class LocalSubscriptions:
     def _set(self, channels: set[tuple[str, str]], key: tuple[str, str], on: bool) -> None:
         if on is not (key in channels):
             (channels.add if on else channels.discard)(key)
+            is_any = on or key in self._subscribed or key in self._listening
+            (self.here.add if is_any else self.here.discard)(key)
             self._changed.add(key)
-
-    def have(self, app: str, channel: str) -> bool:
-        return (app, channel) in self._subscribed or (app, channel) in self._listening
 
     def open(self, connection: sqlite3.Connection) -> None:
         """Raises sqlite3.Error, as `update` does."""
         connection.execute("PRAGMA temp_store=MEMORY")
         connection.execute(_LOCAL_SUBSCRIPTIONS)
-        self._changed = self._subscribed | self._listening
+        self._changed = set(self.here)
         self.update(connection)
 
     def update(self, connection: sqlite3.Connection) -> None:
         if not self._changed:
             return
-        came = {key for key in self._changed if key in self._subscribed or key in self._listening}
+        came = self._changed & self.here
         connection.executemany("INSERT OR IGNORE INTO temp.local_subscriptions VALUES (?, ?)", came)
         connection.executemany(
             "DELETE FROM temp.local_subscriptions WHERE app = ? AND channel = ?", self._changed - came
@@ -214,10 +215,12 @@ class LogReader:
         if added.log != self._identity or added.after != self.position:
             return False
         entries: list[interface.Entry] = []
-        for row in added.rows:
-            if row[1] == MESSAGE:
+        here, passing = self.local.here, (interface.USERS, self.mailbox)
+        for row in added.rows:  # `_LOCAL_AFTER` has the same condition
+            kind = row[1]
+            if kind == MESSAGE:
                 return False  # the health probe is one, and has to show that the log can be read
-            if self._is_local(row):
+            if row[2:4] in here or kind == CONTROL or row[3] in passing:
                 entries.append(transactions.entry(row))
         self._at_top(added.top)
         self._backlog.extend(entries)
@@ -233,15 +236,6 @@ class LogReader:
             self._stepping = False
         self._go_on(reason)
         return True
-
-    def _is_local(self, row: transactions.Row) -> bool:
-        """The condition of `_LOCAL_AFTER`."""
-        _, kind, app, channel, *_ = row
-        return (
-            kind == interface.Kind.CONTROL
-            or channel in (interface.USERS, self.mailbox)
-            or self.local.have(app, channel)
-        )
 
     def _continue(self) -> None:
         self._scheduled = False
