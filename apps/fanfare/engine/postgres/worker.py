@@ -97,7 +97,7 @@ class Worker:
         self._releasing: set[str] = set()  # leases that are still this worker's in the database
         self._closing = False
         self._restarting = False
-        self._untold: str | None = None  # the reason of a gap that the hub has not handled yet
+        self._unreported: str | None = None  # the reason of a gap that the hub has not handled yet
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
@@ -590,20 +590,20 @@ class Worker:
         logger.error("Entries of the log may have been missed (%s): the worker starts again from the present", reason)
         self._samples.clear()
         self.reader.give_up("The worker starts again")
-        self._untold = reason
+        self._unreported = reason
         try:
-            self._tell()
+            self._report_gap()
         except Exception:
             logger.exception("The gap could not be handled; the restart tries again")
         self._supervisor.run("The restart", functools.partial(self._persist, self._restart))
 
-    def _tell(self) -> None:
-        if self._untold is not None:
-            self._on_gap(self._untold, None)
-            self._untold = None
+    def _report_gap(self) -> None:
+        if self._unreported is not None:
+            self._on_gap(self._unreported, None)
+            self._unreported = None
 
     async def _restart(self) -> None:
-        self._tell()
+        self._report_gap()
         for lease in self._leases:
             lease.lost.set()
         await self._join()
