@@ -28,7 +28,10 @@ def register(asked: survey.Survey, hub: hubs.Hub) -> None:
             hub.recorder.trace(argument["app"], argument["channel"], TRACE_S)
         return hub.recorder.recent(argument["limit"], argument["app"], argument["channel"])
 
-    hub.on_control(traces.ANNOUNCED, hub.recorder.announced)
+    def announced(app: str, body: bytes) -> None:
+        hub.recorder.announced(app, body)
+
+    hub.on_control(traces.ANNOUNCED, announced)
     asked.on("trace", trace)
     asked.on("traces", recent)
 
