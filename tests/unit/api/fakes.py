@@ -24,6 +24,13 @@ NOW = 1_700_000_000  # Unix seconds, the API's clock in tests
 APPLICATION = registry.Application(id="3", key="278d425bdf160c739803", secret="7ad3773142a6692b25b8")
 
 
+class Partitioned:
+    """What the recorder of traces asks of an engine."""
+
+    def partition(self, app: str, channel: str) -> int:
+        return 0
+
+
 @dataclass
 class Engine:
     """Answers questions from tables that a test fills."""
@@ -143,7 +150,7 @@ class Hub:
     spent: collections.Counter[str] = field(default_factory=collections.Counter)  # publications under a budget
     tops: collections.Counter[str] = field(default_factory=collections.Counter)  # offsets, by channel
     activity: activity.Activity = field(default_factory=activity.Activity)
-    recorder: traces.Recorder = field(default_factory=lambda: traces.Recorder(None))  # type: ignore[arg-type]
+    recorder: traces.Recorder = field(default_factory=lambda: traces.Recorder(Partitioned()))  # type: ignore[arg-type]
 
     def publish_then(
         self,
