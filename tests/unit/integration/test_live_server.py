@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ from django.test import Client
 from websockets.sync.client import connect
 
 from fanfare import presence, publish, testing
+from fanfare.integration import target
 from fanfare.testing import live_server
 
 pytest_plugins = ["fanfare.testing.pytest_plugin"]
@@ -53,6 +55,17 @@ def test_events_of_the_test_reach_a_client_and_its_session_is_valid(
         assert presence.subscriber_count("orders") == 1
         publish("orders", "created", {"id": 1})
         assert heard(socket) == ("created", '{"id":1}')
+
+
+def test_application_of_an_earlier_test_is_not_used(
+    transactional_db: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_server, "_process", lambda *_: contextlib.nullcontext())
+    for number in range(2):
+        (folder := tmp_path / str(number)).mkdir()
+        with testing.running_server(folder) as server:
+            assert target.application().id == server.application.app_id
+        server.application.delete()
 
 
 def test_fixture_captures_events(fanfare_events: testing.Events) -> None:
