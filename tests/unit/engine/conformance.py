@@ -393,6 +393,7 @@ class Conformance:
         await two.join("presence-c", "ann", "1.2", info='{"n":2}')
         assert [member.info for member in await one.members("presence-c")] == ['{"n":2}']
         one.engine.leave(APP, "presence-c", "1.1")
+        await one.written()
         await two.join("presence-c", "bob", "1.3")
         two.engine.leave(APP, "presence-c", "1.2")
         await one.until(lambda: len(one.entries) == 3, "three changes")

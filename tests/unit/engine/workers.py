@@ -73,6 +73,12 @@ class Worker:
         assert isinstance(answer, interface.SubscribeResult), answer
         return [member.user_id for member in answer.members]
 
+    async def written(self) -> None:
+        """What this worker has changed so far is in the store."""
+        written = asyncio.Event()
+        self.engine.when_written(written.set)
+        await soon(written.wait())
+
     async def members(self, channel: str) -> list[interface.Member]:
         return await self.engine.ask(lambda queries: queries.members(APP, channel))
 
