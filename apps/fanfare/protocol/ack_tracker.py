@@ -67,7 +67,8 @@ class AckTracker:
         self.full: bool = known.get("full", False)  # some channels are not in the record
         self.shared: bool = known.get("shared", SHARED_UNTIL in known)  # the token was refused, and its record lost
         self._acknowledged: Positions = {}
-        # The positions of the last socket's channels, until this socket has subscribed to them.
+        # The positions of the last socket's channels, until this socket has subscribed to them: no channel of
+        # `_acknowledged`.
         self._start: Positions = {
             channel: interface.Position(epoch, offset) for channel, (epoch, offset) in known.get("seen", {}).items()
         }
@@ -130,8 +131,7 @@ class AckTracker:
         if len(positions) > self.max_channels:
             self.full = True
             for channel in list(self._start)[: len(positions) - self.max_channels]:
-                if channel not in self._acknowledged:
-                    del self._start[channel]
+                del self._start[channel]
             positions = self._start | self._acknowledged
         fields: dict[str, Any] = {
             "sockets": (*self.earlier_sockets, self.socket_id)[-EARLIER_SOCKETS:],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import orjson
+
 from fanfare.engine import interface
 from fanfare.protocol import ack_tracker
 
@@ -134,3 +136,53 @@ def test_record_holds_a_bounded_number_of_channels_and_says_so() -> None:
     assert set(known[:2]) == {"a4", "b4"}
     assert len(known) == 3
     assert last.start_of("a0") == (None, ack_tracker.RECORD_FULL), "a lost position is reported, and not taken for new"
+
+
+def test_full_record_refuses_a_new_channel_and_keeps_the_known_ones() -> None:
+    one = ack_tracker.AckTracker("1.1", max_channels=2)
+    assert one.begin("a", at(1))
+    assert one.begin("b", at(2))
+    assert one.start_of("c") == (None, None), "the record has its maximum of channels, and none is missing"
+    assert not one.begin("c", at(3))
+    assert one.begin("a", at(4)), "a channel of the record subscribes again"
+    assert (start(one, "a"), start(one, "b")) == (at(4), at(2))
+    assert one.start_of("c") == (None, ack_tracker.RECORD_FULL)
+    two = ack_tracker.AckTracker("1.2", one.record(), max_channels=2)
+    assert two.start_of("c") == (None, ack_tracker.RECORD_FULL), "the next socket gets the reason too"
+
+
+def test_record_with_its_maximum_of_channels_is_complete() -> None:
+    one = ack_tracker.AckTracker("1.1", max_channels=2)
+    one.begin("a", at(1))
+    one.begin("b", at(2))
+    two = ack_tracker.AckTracker("1.2", one.record(), max_channels=2)
+    assert two.start_of("new") == (None, None)
+
+
+def test_record_drops_channels_of_earlier_sockets_first() -> None:
+    one = ack_tracker.AckTracker("1.1", max_channels=2)
+    one.begin("a", at(1))
+    one.begin("b", at(2))
+    two = ack_tracker.AckTracker("1.2", one.record(), max_channels=2)
+    two.begin("a", at(3))
+    two.begin("c", at(4))
+    assert orjson.loads(two.record())["seen"] == {"a": ["E", 3], "c": ["E", 4]}
+    assert two.start_of("b") == (None, ack_tracker.RECORD_FULL)
+
+
+def test_record_of_a_refused_token_reports_its_channels_as_shared() -> None:
+    one = page(orjson.dumps({ack_tracker.SHARED_UNTIL: 1_000}))
+    assert one.start_of("c") == (None, ack_tracker.TOKEN_SHARED)
+    one.begin("c", at(1))
+    assert one.start_of("c") == (at(1), None)
+    two = page(one.record(), "1.2")
+    assert two.start_of("c") == (at(1), None)
+    assert two.start_of("d") == (None, ack_tracker.TOKEN_SHARED), "the next socket gets the reason too"
+    assert page(page().record()).start_of("d") == (None, None)
+
+
+def test_pong_without_new_events_moves_no_position() -> None:
+    one = page()
+    one.begin("c", at(5))
+    one.pinged({"c": at(5)}, now=0)
+    assert not one.ponged(), "no record needs to be written"
