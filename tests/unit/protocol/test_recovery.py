@@ -127,6 +127,25 @@ def test_channel_without_history_has_a_stream_without_a_position() -> None:
     assert "reason" not in recovery.stream(asked(None, with_offsets=True), None)
 
 
+def test_plain_client_that_asks_for_events_without_history_gets_a_stream() -> None:
+    resuming = asked(None, data={"resume": {"epoch": "E", "offset": 5}})
+    assert resuming == recovery.Asked(recovering=True, with_stream=True, reason="not_enabled")
+    assert asked(None, data={"rewind": 3}) == recovery.Asked(with_stream=True)
+
+
+def test_plain_client_that_rewinds_gets_a_stream() -> None:
+    found = asked(data={"rewind": 3})
+    assert (found.with_stream, found.recovering, found.reason) == (True, False, None)
+
+
+def test_stream_reset_names_the_position_and_the_reason() -> None:
+    frame = orjson.loads(recovery.stream_reset("c", AT, "position_expired"))
+    assert (frame["event"], frame["channel"]) == ("pusher:stream_reset", "c")
+    assert orjson.loads(frame["data"]) == {"epoch": "E", "offset": 5, "reason": "position_expired"}
+    frame = orjson.loads(recovery.stream_reset("c", None, "engine_unavailable"))
+    assert orjson.loads(frame["data"]) == {"reason": "engine_unavailable"}
+
+
 def test_history_page_names_the_position_of_the_next_page() -> None:
     events = (history_pages.Event(9, "e", "x", None), history_pages.Event(8, "client-e", {"n": 1}, "ann"))
     page = history_pages.Page(events, interface.Position("E", 9), next=interface.Position("E", 8))
