@@ -317,19 +317,16 @@ class Tails:
     def _take(self, partition: int, entries: Sequence[interface.Entry]) -> None:
         for tail in self._tails.values():
             chosen, buffer = tail.filter, tail.buffer
-            is_whole = chosen.event or chosen.text or len(chosen.types) < len(ALL_TYPES)
+            needs_body = chosen.event or chosen.text  # an entry's kind tells its type
             for entry in entries:
                 if entry.kind not in chosen.kinds or not chosen.takes_entry(entry):
                     continue
-                if not is_whole and len(buffer.items) >= ITEMS_PER_TURN:
+                if not needs_body and len(buffer.items) >= ITEMS_PER_TURN:
                     buffer.seen += 1  # counted, and not decoded
                     continue
                 found = item(partition, entry)
                 if chosen.takes(found):
                     buffer.add(found)
-
-
-ALL_TYPES: Final = frozenset(type_ for types in filters.TYPES.values() for type_ in types)
 
 
 def _put(tail: _Tail, batch: Batch) -> None:

@@ -128,6 +128,25 @@ async def test_busy_tail_is_a_sample_that_says_how_much_there_was(pair: tuple[Wo
         assert shown < total
 
 
+@pytest.mark.parametrize("fields", [{"types": "events"}, {"types": "events,subscriptions", "channel": "busy*"}])
+async def test_entries_beyond_a_turn_are_counted_without_decoding(
+    pair: tuple[Worker, Worker], fields: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A filter of types or channels needs no body, so a burst costs the decoding of one turn's items."""
+    here = tails.Tails(pair[0].hub, "one")
+    decoded: list[bytes] = []
+    monkeypatch.setattr(tails, "_decode", lambda _found, body: decoded.append(body))
+    body = event("busy").body
+    entries = [interface.Entry(n, interface.Kind.EVENT, "1", "busy", None, None, None, body) for n in range(1, 501)]
+    tail = tails._Tail("x", filters.parse(fields, None))
+    here._tails[tail.filter.key] = tail
+    here._take(0, entries)
+    batch = tail.buffer.take()
+    assert batch is not None
+    assert (len(batch["items"]), batch["seen"]) == (tails.ITEMS_PER_TURN, 500)
+    assert len(decoded) == tails.ITEMS_PER_TURN
+
+
 async def test_slow_page_gets_the_number_of_missed_items() -> None:
     page = tails.Page()
     for _ in range(tails.QUEUED_BATCHES + 3):
