@@ -299,7 +299,7 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ),
     ("protocol/page_sessions.py", "self._take()"): (
         TASK,
-        "unit/protocol/test_page_sessions.py::test_page_whose_token_cannot_be_taken_gets_resume_failed",
+        "unit/protocol/test_page_sessions.py::test_page_whose_token_cannot_be_taken_reconnects_or_gets_resume_failed",
     ),
     ("protocol/revocations.py", "self._terminate"): (OBEY, "fanfare.protocol.revocations:Revocations._terminate"),
     ("protocol/revocations.py", "self._on_gap"): (

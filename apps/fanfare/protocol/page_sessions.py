@@ -6,6 +6,7 @@ moves for which all pings were sent, and until then the page is not looked at.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import time
@@ -17,6 +18,7 @@ from fanfare.engine import interface
 from fanfare.hub import connections
 from fanfare.hub import hub as hubs
 from fanfare.protocol import ack_tracker, recovery, refusals, server_frames, session_owners
+from fanfare.runtime.backoff import Backoff
 from fanfare.runtime.log_throttle import LogThrottle
 
 # Pause between two looks at a page to which events were sent that no ping covers. The first look comes sooner, because
@@ -29,6 +31,11 @@ PING_AFTER_EVENTS = 100  # so many events are pinged for before the interval has
 # bit is left whenever a worker is killed; pages that came together do not write together; and 10,000 idle pages write
 # 35 times a second.
 STORED, REFRESHED = 4, (2.0, 2.75)
+
+# A page whose record cannot be read waits this long for its greeting, because without the record its events would be
+# lost. Then it is closed with 4100 and reconnects. pusher-js shows a connection as unavailable after 10 s.
+WAIT_S = 5.0
+RETRY_FIRST_S, RETRY_LONGEST_S = 0.1, 1.0  # pauses between two attempts
 
 # Why a page with a token is not resumed.
 TOO_MANY_TOKENS = "too_many_tokens"
@@ -88,28 +95,42 @@ class PageSession:
     # -- the beginning and the end -------------------------------------------------------------------------------------
 
     def begin(self, ready: Callable[[], None]) -> None:
-        """Read the record, then call `ready`, with a tracker or without."""
+        """Read the record, then call `ready`, with a tracker or without. If the engine stays unavailable, close."""
         self._hub.supervisor.spawn("read of a resume record", self._load(ready))
 
     async def _load(self, ready: Callable[[], None]) -> None:
-        app, token = self._connection.app, self._token
-        try:
-            record = await self._hub.engine.load_session(app, token)
-            if not self._connection.closing:
-                await self._open(record)
-        except engine_errors.EngineError as error:
-            _log.warning("A resume record could not be read: %s", error)
-            self._fail(ENGINE_UNAVAILABLE, "resume.not_looked_up")
-        except Exception as error:  # noqa: BLE001  (the client waits for `ready`)
-            _log.error("A resume record could not be read", error=error)
-            self._fail(ENGINE_UNAVAILABLE, "resume.not_looked_up")
+        backoff = Backoff(RETRY_FIRST_S, RETRY_LONGEST_S)
+        deadline = time.monotonic() + WAIT_S
+        while not self._connection.closing:
+            try:
+                await self._open()
+                break
+            except engine_errors.EngineError as error:
+                pause = backoff.failed()
+                if time.monotonic() + pause > deadline:
+                    self._refuse(error)
+                    break
+                await asyncio.sleep(pause)
+            except Exception as error:  # noqa: BLE001  (the client waits for `ready`)
+                _log.error("A resume record could not be read", error=error)
+                self._fail(ENGINE_UNAVAILABLE, "resume.not_looked_up")
+                break
         if self._connection.closing:
             self._give_back()
         else:
             ready()
 
-    async def _open(self, record: bytes | None) -> None:
+    def _refuse(self, error: engine_errors.EngineError) -> None:
+        """The store has the record and the events, so the page comes back for them: nothing is reported as lost."""
+        _log.warning("A resume record could not be read: %s", error)
+        self._hub.count("resume.not_looked_up")
+        self._connection.close(refusals.OVER_CAPACITY, f"The connection cannot be accepted now: {error}")
+
+    async def _open(self) -> None:
         """Raises EngineUnavailable."""
+        record = await self._hub.engine.load_session(self._connection.app, self._token)
+        if self._connection.closing:
+            return
         if self._owners.is_shared(record):
             self._fail(ack_tracker.TOKEN_SHARED, "resume.token_shared")
             return
@@ -168,8 +189,7 @@ class PageSession:
         try:
             taken = await self._owners.take(self._connection.app, self._token, self)
         except engine_errors.EngineError as error:
-            _log.warning("A resume token could not be taken: %s", error)
-            self._lose(ENGINE_UNAVAILABLE)
+            self._refuse(error)
             return
         except Exception:
             self._lose(ENGINE_UNAVAILABLE)

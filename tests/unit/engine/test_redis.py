@@ -301,6 +301,25 @@ async def test_full_memory_refuses_publications_and_nothing_else() -> None:
         await worker.engine.close()
 
 
+async def test_full_memory_does_not_keep_the_holder_of_a_session() -> None:
+    with redisserver.running() as own:
+        worker = await Worker(redis_engine.RedisEngine(own.url())).open()
+        engine = worker.engine
+        await engine.take_session(APP, "token", "1.1")
+        engine.save_session(APP, "token", b"before", 60, holder="1.1")
+        assert await engine.load_session(APP, "token") == b"before"
+        with own.client() as client:
+            client.config_set("maxmemory", 1)
+            with pytest.raises(errors.EngineUnavailable, match="maxmemory"):
+                await engine.take_session(APP, "token", "1.2")
+            engine.save_session(APP, "token", b"at its end", 60, holder="1.1", release=True)
+            assert await engine.load_session(APP, "token") == b"at its end"
+            client.config_set("maxmemory", 0)
+        await healthy(worker)
+        assert await engine.take_session(APP, "token", "1.2") == interface.Taken(b"at its end", None, None)
+        await engine.close()
+
+
 async def test_frozen_worker_is_removed_and_starts_again(
     hire: conformance.Hire, server: redisserver.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -240,11 +240,55 @@ async def test_record_is_in_the_new_log_before_the_page_is_closed(deployment: De
         one.session.end()
 
 
-async def test_page_whose_record_cannot_be_read_gets_resume_failed(
+async def test_page_whose_record_cannot_be_read_waits_and_loses_nothing(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Page(deployment)
+    await first.subscribed()
+    first.session.end()
+    await deployment.publish(1)
+    failures = 3
+    take = deployment.engine.take_session
+
+    async def fail(app: str, token: str, holder: str) -> interface.Taken:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise errors.EngineUnavailable("The memory of the store is full")
+        return await take(app, token, holder)
+
+    monkeypatch.setattr(page_sessions, "WAIT_S", NEVER_S)
+    monkeypatch.setattr(deployment.engine, "take_session", fail)
+    back = Page(deployment)
+    back.say("pusher:subscribe", channel="kept")
+    await until(lambda: back.numbers() == [1])
+    assert back.failures() == []
+    assert deployment.hub.statistics().get("resume.not_looked_up", 0) == 0
+    back.session.end()
+
+
+async def test_page_whose_record_stays_unreadable_is_closed_with_4100(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(app: str, token: str) -> bytes | None:
         raise errors.EngineUnavailable("The log cannot be read")
+
+    monkeypatch.setattr(page_sessions, "WAIT_S", 0.0)
+    monkeypatch.setattr(deployment.engine, "load_session", fail)
+    page = Page(deployment)
+    page.say("pusher:subscribe", channel="kept")
+    await until(lambda: page.writer.closed)
+    assert page.writer.closed == (4100, "The connection cannot be accepted now: The log cannot be read")
+    assert page.failures() == []
+    assert deployment.hub.statistics()["resume.not_looked_up"] == 1
+    page.session.end()
+
+
+async def test_page_whose_record_is_wrong_gets_resume_failed(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(app: str, token: str) -> bytes | None:
+        raise RuntimeError("a fault")
 
     monkeypatch.setattr(deployment.engine, "load_session", fail)
     page = Page(deployment)
@@ -351,7 +395,7 @@ async def test_new_token_over_the_limit_is_not_resumed(
 
 
 @pytest.mark.parametrize("error", [errors.EngineUnavailable("away"), RuntimeError("a fault")])
-async def test_page_whose_token_cannot_be_taken_gets_resume_failed(
+async def test_page_whose_token_cannot_be_taken_reconnects_or_gets_resume_failed(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     first = Page(deployment)
@@ -366,8 +410,12 @@ async def test_page_whose_token_cannot_be_taken_gets_resume_failed(
 
     monkeypatch.setattr(deployment.owners, "take", fail)
     await signed_in(back, "42")
-    await until(back.failures)
-    assert back.failures() == [("kept", "engine_unavailable")]
+    await until(lambda: back.failures() or back.writer.closed)
+    if isinstance(error, errors.EngineUnavailable):
+        assert back.writer.closed == (4100, "The connection cannot be accepted now: away")
+        assert back.failures() == []
+    else:
+        assert back.failures() == [("kept", "engine_unavailable")]
     back.session.end()
 
 

@@ -109,7 +109,7 @@ class RedisEngine(SharedStoreEngine[Worker]):
         worker = self._worker
         if worker is not None:
             with contextlib.suppress(errors.EngineUnavailable):  # the next record replaces it
-                worker.submit(worker.session_partition(app, token), ("s", app, token, record, seconds, holder, release))
+                worker.save_session(app, token, ("s", app, token, record, seconds, holder, release), release=release)
 
     async def load_session(self, app: str, token: str) -> bytes | None:
         await self._here().settled()

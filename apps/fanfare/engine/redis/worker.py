@@ -619,6 +619,11 @@ class Worker:
     def session_partition(self, app: str, token: str) -> Partition:
         return self.of(app, f"#session-{token}")
 
+    def save_session(self, app: str, token: str, operation: operations.Operation, *, release: bool) -> None:
+        """Raises EngineUnavailable. A release is written with full memory too: a token that keeps the socket of a page
+        that has left is taken from it, and refused as shared after the second time."""
+        self.session_partition(app, token).submit(operations.Call([operation], _ignore, frees=release))
+
     # -- leases --------------------------------------------------------------------------------------------------------
 
     async def lease(self, name: str) -> Lease:
