@@ -301,6 +301,24 @@ async def test_full_memory_refuses_publications_and_nothing_else() -> None:
         await worker.engine.close()
 
 
+async def test_holder_from_which_a_session_was_taken_does_not_write_it_after_its_release(
+    hire: conformance.Hire,
+) -> None:
+    """A worker is frozen, another one takes the session and releases it, and the first one sends its record then."""
+    one, two = await hire(), await hire()
+    await one.engine.take_session(APP, "token", "1.1")
+    await two.engine.take_session(APP, "token", "2.1")
+    two.engine.save_session(APP, "token", b"newer", 60, holder="2.1", release=True)
+    assert await two.engine.load_session(APP, "token") == b"newer"
+    for release in (False, True):
+        one.engine.save_session(APP, "token", b"older", 60, holder="1.1", release=release)
+        assert await one.engine.load_session(APP, "token") == b"newer"
+    assert (await two.engine.take_session(APP, "token", "2.2")).holder is None
+    assert (await one.engine.take_session(APP, "token", "1.1")).holder == "2.2"
+    one.engine.save_session(APP, "token", b"newest", 60, holder="1.1")
+    assert await one.engine.load_session(APP, "token") == b"newest", "it has taken the session again"
+
+
 async def test_full_memory_does_not_keep_the_holder_of_a_session() -> None:
     with redisserver.running() as own:
         worker = await Worker(redis_engine.RedisEngine(own.url())).open()

@@ -69,14 +69,15 @@ local run_other = {
         return others >= op[3] and { op[3], others } or 0
     end,
 
-    -- session: app, token, record, seconds, holder or '', release
+    -- session: app, token, record, seconds, holder or '', release. The holder from which it was taken last (f) writes no
+    -- more, also after the holder since then has released it: a worker that was frozen still sends its records.
     s = function(op)
         local app, token, record, seconds, holder, release = unpack(op, 2, 7)
         local name = app .. ':' .. token
         local key = P .. 's:' .. name
         if holder ~= '' then
-            local before = redis.call('HGET', key, 'h') or ''
-            if before ~= '' and before ~= holder then
+            local before, former = unpack(redis.call('HMGET', key, 'h', 'f'))
+            if former == holder or (before and before ~= '' and before ~= holder) then
                 return 0
             end
             redis.call('HSET', key, 'w', release and '' or life, 'h', release and '' or holder)
@@ -98,19 +99,24 @@ local run_other = {
         local app, token, holder = unpack(op, 2, 4)
         local name = app .. ':' .. token
         local key = P .. 's:' .. name
-        local found = redis.call('HMGET', key, 'r', 'x', 'w', 'h', 'k')
+        local found = redis.call('HMGET', key, 'r', 'x', 'w', 'h', 'k', 'f')
         local taken = tonumber(found[5] or 0)
         local changed = taken > 0 and now - taken or -1
         local before = ''
-        if found[4] and found[4] ~= '' and found[4] ~= holder and is_alive(found[3]) then
-            before = found[4]
-            taken = now
-            local channel = '#worker-' .. found[3]
-            local body = cjson.encode({ token = token, changed_s = changed >= 0 and changed / 1000 or cjson.null })
-            add(SESSION_TAKEN, cmsgpack.pack({ SESSION_TAKEN, app, channel, before, false }), body, P .. 'w:' .. found[3])
+        local former = found[6] ~= holder and found[6] or ''
+        if found[4] and found[4] ~= '' and found[4] ~= holder then
+            former = found[4]
+            if is_alive(found[3]) then
+                before = found[4]
+                taken = now
+                local channel = '#worker-' .. found[3]
+                local body = cjson.encode({ token = token, changed_s = changed >= 0 and changed / 1000 or cjson.null })
+                local meta = cmsgpack.pack({ SESSION_TAKEN, app, channel, before, false })
+                add(SESSION_TAKEN, meta, body, P .. 'w:' .. found[3])
+            end
         end
         local expires = math.max(tonumber(found[2] or 0), now + TAKEN_MS)
-        redis.call('HSET', key, 'r', found[1] or '', 'x', expires, 'w', life, 'h', holder, 'k', taken)
+        redis.call('HSET', key, 'r', found[1] or '', 'x', expires, 'w', life, 'h', holder, 'k', taken, 'f', former)
         redis.call('PEXPIREAT', key, expires + LATE_MS)
         redis.call('ZADD', P .. 'sessions', expires, name)
         return { found[1] or '', before, changed }
