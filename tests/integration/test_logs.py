@@ -8,7 +8,7 @@ import re
 import pytest
 
 from fanfare.runtime import log_throttle
-from tests.harness import calls, sdk, servers, sockets
+from tests.harness import calls, sdk, servers, sockets, waiting
 
 LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} \[\d+\] [A-Z]+ [\w.]+: .+")
 
@@ -35,6 +35,13 @@ def test_all_lines_have_one_format(request: pytest.FixtureRequest, name: str) ->
     lines = server.log_text().splitlines()
     assert lines
     assert [line for line in lines if LINE.fullmatch(line) is None] == []
+
+
+def test_line_of_a_request_has_the_id_that_the_proxy_sent(uvicorn: servers.Server) -> None:
+    start = uvicorn.log_size()
+    with calls.Caller(uvicorn) as caller:
+        caller.call("GET", "/health/ready", headers={"X-Request-ID": "of-the-proxy-1"})
+    waiting.until(lambda: "[request=of-the-proxy-1]" in uvicorn.log_text(start), 30, "the request's line")
 
 
 def test_static_files_have_no_line(server: servers.Server) -> None:

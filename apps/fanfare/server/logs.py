@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 
-from fanfare.runtime.json_lines import JsonLines
+from fanfare.runtime.json_lines import JsonLines, TextLines
 
 NAME = "fanfare"
 # The loggers that bring handlers with them; Fanfare's lines go to those of the first that has some.
@@ -20,18 +20,21 @@ SERVERS = ("gunicorn.error", "uvicorn", "uvicorn.error", "uvicorn.access", "guni
 def unify(*, as_json: bool = False) -> None:
     """Idempotent. Called when the application is assembled: the servers have configured their loggers by then.
 
-    `as_json`: every line on the console is a JSON object, also those of the project.
+    The lines on the console end with the ids of their connection, request and trace. `as_json`: each is a JSON object,
+    also those of the project.
     """
     own = logging.getLogger(NAME)
     if own.hasHandlers():
         _give_format(own)
     else:
         _take_handlers(own)
-    if as_json:
-        for logger in (logging.getLogger(), own, *map(logging.getLogger, SERVERS)):
-            for handler in logger.handlers:
-                if isinstance(handler, logging.StreamHandler) and handler.stream in (sys.stdout, sys.stderr):
+    for logger in (logging.getLogger(), own, *map(logging.getLogger, SERVERS)):
+        for handler in logger.handlers:
+            if isinstance(handler, logging.StreamHandler) and handler.stream in (sys.stdout, sys.stderr):
+                if as_json:
                     handler.setFormatter(JsonLines())
+                elif not isinstance(handler.formatter, TextLines):
+                    handler.setFormatter(TextLines(handler.formatter or logging.Formatter()))
 
 
 def _give_format(own: logging.Logger) -> None:

@@ -67,7 +67,10 @@ def test_the_servers_lines_on_the_console_get_the_projects_format(loggers, unify
     loggers["server"].addHandler(console)
     loggers["server"].addHandler(file)
     unify()
-    assert console.formatter is formatter
+    assert console.formatter.inner is formatter
+    assert own.formatter.inner is formatter
+    unify()
+    assert own.formatter.inner is formatter
     assert file.formatter is None
 
 
