@@ -198,7 +198,14 @@ def test_killed_worker_costs_no_message(
     say(bob, "Before the worker's death")
     for page in visitors:
         expect(said(page, "Before the worker's death")).to_have_count(1)
-    ann.get_by_role("button", name="Kill a worker").click()
+
+    def is_killed() -> bool:
+        """409: the worker that answers does not see the others yet."""
+        with ann.expect_response("**/kill/") as answer:
+            ann.get_by_role("button", name="Kill a worker").click()
+        return answer.value.status == 204
+
+    waiting.until(is_killed, 30, "a worker that sees the others")
     for page in visitors:
         expect(said(page, "I was sent while the worker was dead.")).to_have_count(1, timeout=AFTER_A_RESTART_MS)
         expect(page.locator("#text")).to_be_enabled(timeout=AFTER_A_RESTART_MS)
