@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanfare.api import openapi, operations, parameters, refusals, requests
+from fanfare.api import members, openapi, operations, parameters, rates, refusals, requests
 from fanfare.applications import registry, rules
 from fanfare.engine import interface
 from fanfare.hub import event_frames
@@ -90,6 +90,12 @@ async def other_epoch(client: fakes.Client, hub: fakes.Hub, good: Target) -> fak
 async def large_body(client: fakes.Client, hub: fakes.Hub, good: Target) -> fakes.Answer | None:
     declared = [(b"content-length", b"100000000")]
     return await client.request(good[0], fakes.signed(*good[:3], query=good[3]), headers=declared)
+
+
+@pytest.fixture(autouse=True)
+def unspent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test has the rate of the member's writes for itself; the tests are faster than the rate."""
+    monkeypatch.setattr(members, "_rate", rates.Rate("writes of this member", "too_many_writes"))
 
 
 async def over_budget(client: fakes.Client, hub: fakes.Hub, good: Target) -> fakes.Answer | None:

@@ -429,7 +429,11 @@ REDIS = (
     _mutant(
         "a previous holder overwrites a newer record",
         OLDER,
-        (f"{_LUA}apply.lua", "if before ~= '' and before ~= holder then", "if false then"),
+        (
+            f"{_LUA}apply.lua",
+            "if former == holder or (before and before ~= '' and before ~= holder) then",
+            "if false then",
+        ),
     ),
     _mutant(
         "each connection of a user is announced",
