@@ -552,6 +552,9 @@ class Hub:
         if gathered:
             for connection, several in gathered.items():
                 if not connection.closing and fanout.put(connection, writers.Batch.joined(several)):
+                    for _, channel, slow in recorded:
+                        if connection in channel.live or connection in channel.live_with_offsets:
+                            slow.append(connection)
                     self.disconnect_slow(connection)
         for written in recorded:
             self.recorder.end(*written)

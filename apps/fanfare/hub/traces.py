@@ -173,12 +173,14 @@ class Recorder:
     ) -> None:
         """The entries were written. `slow`: the connections that are disconnected as too slow."""
         closed = [connection.socket_id for connection in slow]
-        held = sum(one.pending is not None for one in channel.live.values()) if channel.is_cache else 0
+        behind = channel.live.values() if channel.is_cache else ()
+        held = [one.connection.socket_id for one in behind if one.pending is not None]
         for record in records:
+            skipped = [one for one in closed if one != record["excluded"]]
             record["last_write"] = time.time()
-            record["slow"] = closed[:SOCKETS_SHOWN]
-            record["conflated"] = held
-            record["written"] -= len(closed) + held
+            record["slow"] = skipped[:SOCKETS_SHOWN]
+            record["conflated"] = sum(one != record["excluded"] for one in held)
+            record["written"] -= len(skipped) + record["conflated"]
 
     def replayed(
         self, connection: connections.Connection, channel: connections.Channel, entries: Sequence[interface.Entry]

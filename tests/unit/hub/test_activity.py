@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fanfare.engine import interface
-from fanfare.hub import activity, connections, traces
+from fanfare.hub import activity, connections, pacing, traces
 from tests.harness import waiting
 from tests.unit.console.workers import Worker
 
@@ -111,6 +111,31 @@ async def test_slow_reader_is_named_in_the_record(worker: Worker) -> None:
     delivery = await recorded(worker, await publish(worker, "news"))
     assert delivery["slow"] == [connection.socket_id]
     assert delivery["written"] == 0
+
+
+async def test_slow_reader_of_several_channels_is_named_in_the_record_of_each(worker: Worker) -> None:
+    slow = await subscribe(worker, "b", await subscribe(worker, "a"))
+    await subscribe(worker, "a")
+    for channel in ("a", "b"):
+        worker.hub.recorder.trace("1", channel, 60)
+    slow.writer.full = True  # type: ignore[attr-defined]
+    receipts = await worker.hub.publish([interface.Publication("1", name, b'{"event":"e"}') for name in ("a", "b")])
+    found = [await recorded(worker, (0, receipt.id)) for receipt in receipts]
+    assert [(one["slow"], one["written"]) for one in found] == [([slow.socket_id], 1), ([slow.socket_id], 0)]
+
+
+async def test_record_counts_the_conflated_readers_without_the_excluded_one(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = await subscribe(worker, "cache-a"), await subscribe(worker, "cache-a")
+    first.subscriptions["cache-a"].channel.is_cache = True
+    worker.hub.recorder.trace("1", "cache-a", 60)
+    monkeypatch.setattr(pacing, "is_behind", lambda connection: connection in (first, second))
+    event = interface.Publication("1", "cache-a", b'{"event":"e"}')
+    receipts = await worker.hub.publish([event, event._replace(exclude=first.socket_id)])
+    found = [await recorded(worker, (0, receipt.id)) for receipt in receipts]
+    assert [(one["conflated"], one["written"]) for one in found] == [(2, 0), (1, 0)]
+    assert found[1]["excluded"] == first.socket_id
 
 
 async def test_other_channels_are_sampled(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
