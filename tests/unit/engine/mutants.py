@@ -208,7 +208,7 @@ POSTGRES = (
     _mutant(
         "a leave is not retried",
         AWAY,
-        (f"{_POSTGRES}worker:Worker.leave", "self._leaving[key] = True", "pass"),
+        (f"{_POSTGRES}subscriptions:Subscriptions.leave", "self._leaving[key] = True", "pass"),
     ),
     _mutant(
         "dead workers are never removed",
@@ -275,7 +275,7 @@ POSTGRES = (
     _mutant(
         "a lease lives as long as its worker believes",
         CUT_LEASE,
-        (f"{_POSTGRES}worker:Worker._expire_leases", "lease.lost.set()", "pass"),
+        (f"{_POSTGRES}leases:Leases.lose_all", "lease.lost.set()", "pass"),
     ),
     _mutant(
         "snapshots are read after the entries, in another transaction",
@@ -354,7 +354,7 @@ POSTGRES = (
     _mutant(
         "a worker that was away removes the others",
         AWAY,
-        (f"{_POSTGRES}worker:Worker._beat", "> LEASE_S else ()", "> -1 else ()"),
+        (f"{_POSTGRES}worker:Worker._beat", "> leases.LEASE_S else ()", "> -1 else ()"),
     ),
 )
 

@@ -13,9 +13,8 @@ from urllib.parse import quote
 import psycopg
 
 from fanfare.engine import interface
-from fanfare.engine.postgres import database
+from fanfare.engine.postgres import database, leases, upkeep
 from fanfare.engine.postgres import engine as postgres_engine
-from fanfare.engine.postgres import worker as postgres_worker
 from tests.harness import postgresql, waiting
 from tests.unit.engine import deployments
 from tests.unit.engine.workers import Worker
@@ -26,9 +25,9 @@ SOCKET = ".s.PGSQL.5432"
 
 def shorten() -> None:
     """Shorter leases, and trims more often."""
-    postgres_worker.LEASE_S = LEASE_S  # type: ignore[misc]
-    postgres_worker.LEASE_POLL_S = 0.2  # type: ignore[misc]
-    postgres_worker.TRIM_S = 0.2  # type: ignore[misc]
+    leases.LEASE_S = LEASE_S  # type: ignore[misc]
+    leases.LEASE_POLL_S = 0.2  # type: ignore[misc]
+    upkeep.TRIM_S = 0.2  # type: ignore[misc]
 
 
 class PostgresDeployment(deployments.Deployment):

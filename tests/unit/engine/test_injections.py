@@ -20,7 +20,7 @@ import hiredis
 import pytest
 
 from fanfare.engine import errors, interface
-from fanfare.engine.postgres import database, pending
+from fanfare.engine.postgres import counts, database, leases, pending, upkeep
 from fanfare.engine.postgres import engine as postgres_engine
 from fanfare.engine.postgres import operations as postgres_operations
 from fanfare.engine.postgres import reader as postgres_reader
@@ -113,7 +113,8 @@ async def attach(worker: Worker) -> None:
 
 
 async def announce(worker: Worker) -> None:
-    inside(worker)._announce_later((APP, "news"), 1)
+    here = inside(worker)
+    getattr(here, "subscribers", here)._announce_later((APP, "news"), 1)
 
 
 async def reopen(worker: Worker) -> None:
@@ -152,7 +153,11 @@ async def gap(worker: Worker) -> None:
 
 
 async def end_leases(worker: Worker) -> None:
-    inside(worker)._beaten(time.monotonic() - postgres_worker.LEASE_S)
+    inside(worker)._beaten(time.monotonic() - leases.LEASE_S)
+
+
+def inside_upkeep(worker: Worker) -> Any:
+    return inside(worker).upkeep
 
 
 async def exceed_time(worker: Worker) -> None:
@@ -185,26 +190,18 @@ POSTGRES = [
     Injection(PG_WORKER, Worker, "deliver", publish, gap="delivery_failed"),
     Injection(PG_WORKER, postgres_reader.Reader, "receive_notifications", nothing, at_start=True),
     Injection(PG_WORKER, postgres_worker.Worker, "_beaten", nothing, is_red=True),
-    Injection(PG_WORKER, inside, "_measure", nothing),
+    Injection(PG_WORKER, inside_upkeep, "_measure", nothing),
     Injection(
-        ("engine/postgres/worker.py", "Worker.set_subscribers", "call_later"),
-        postgres_worker.Worker,
-        "_write_counts",
-        subscribe,
+        ("engine/postgres/counts.py", "SubscriberCounts.set", "call_later"), counts.SubscriberCounts, "write", subscribe
     ),
     Injection(
-        ("engine/postgres/worker.py", "Worker._announce_later", "call_later"),
+        ("engine/postgres/counts.py", "SubscriberCounts._announce_later", "call_later"),
         postgres_operations,
         "Operation",
         announce,
     ),
-    Injection(("engine/postgres/worker.py", "Worker.release", "spawn"), postgres_worker.Worker, "_release", release),
-    Injection(
-        ("engine/postgres/worker.py", "Worker._beaten", "call_later"),
-        postgres_worker.Worker,
-        "_expire_leases",
-        end_leases,
-    ),
+    Injection(("engine/postgres/leases.py", "Leases.release", "spawn"), leases.Leases, "_release", release),
+    Injection(("engine/postgres/leases.py", "Leases.renewed", "call_later"), leases.Leases, "lose_all", end_leases),
     Injection(
         ("engine/postgres/worker.py", "Worker._reconnected", "to_thread"), database, "check_generation", cut_writer
     ),
@@ -408,8 +405,8 @@ async def examine(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(postgres_worker, "TRIM_S", 0.1)
-    monkeypatch.setattr(postgres_worker, "MEASURE_S", 0.5)
+    monkeypatch.setattr(upkeep, "TRIM_S", 0.1)
+    monkeypatch.setattr(upkeep, "MEASURE_S", 0.5)
     monkeypatch.setattr(Worker, "deliver", deliver, raising=False)
     monkeypatch.setattr(Worker, "on_gap", on_gap, raising=False)
     caplog.set_level(logging.WARNING)
@@ -423,7 +420,7 @@ async def examine(
         for each in (one, two):
             await each.open()
         if not case.at_start:
-            fault = Fault(monkeypatch, case.owner(one) if case.owner is inside else case.owner, case.name)
+            fault = Fault(monkeypatch, case.owner(one) if inspect.isfunction(case.owner) else case.owner, case.name)
         failures = await inject(case, fault, one, two)
         await still_works(one, two)
         assert "injected into" in caplog.text or any("injected into" in str(error) for error in failures)

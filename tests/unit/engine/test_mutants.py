@@ -12,7 +12,7 @@ import pytest
 
 from fanfare.engine.local import schema
 from fanfare.engine.local import worker as local_worker
-from fanfare.engine.postgres import worker as postgres_worker
+from fanfare.engine.postgres import leases, upkeep
 from fanfare.engine.redis import scripts
 from fanfare.engine.redis import worker as redis_worker
 from tests.harness import postgresql, redisserver, waiting
@@ -80,9 +80,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name in (
         (local_worker, "TRIM_S"),
         (schema, "BUSY_TIMEOUT_MS"),
-        (postgres_worker, "LEASE_S"),
-        (postgres_worker, "LEASE_POLL_S"),
-        (postgres_worker, "TRIM_S"),
+        (leases, "LEASE_S"),
+        (leases, "LEASE_POLL_S"),
+        (upkeep, "TRIM_S"),
         (scripts, "LEASE_S"),
         (redis_worker, "LEASE_POLL_S"),
     ):

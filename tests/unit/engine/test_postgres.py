@@ -14,7 +14,7 @@ import pytest
 
 from fanfare.engine import errors, interface
 from fanfare.engine.postgres import engine as postgres_engine
-from fanfare.engine.postgres import worker as postgres_worker
+from fanfare.engine.postgres import leases, upkeep
 from tests.harness import postgresql, waiting
 from tests.unit.engine import conformance, deployments, failures, postgres_deployment, streams
 from tests.unit.engine.workers import APP, Worker
@@ -69,8 +69,8 @@ class TestConformance(
 async def deployment(
     cluster: postgresql.Cluster, url: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[deployments.Deployment]:
-    for name in ("LEASE_S", "TRIM_S", "LEASE_POLL_S"):
-        monkeypatch.setattr(postgres_worker, name, getattr(postgres_worker, name))  # restored after the test
+    for module, name in ((leases, "LEASE_S"), (leases, "LEASE_POLL_S"), (upkeep, "TRIM_S")):
+        monkeypatch.setattr(module, name, getattr(module, name))  # restored after the test
     async with deployments.closing(postgres_deployment.PostgresDeployment(cluster, url)) as deployment:
         yield deployment
 
@@ -159,7 +159,7 @@ async def test_running_worker_follows_a_failover_and_begins_a_new_generation() -
 async def test_a_worker_that_was_frozen_is_removed_and_starts_again(
     hire: conformance.Hire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres_worker, "LEASE_S", 2)
+    monkeypatch.setattr(leases, "LEASE_S", 2)
     one, two = await hire(), await hire()
     await one.join("presence-c", "ann", "1.1")
     frozen = one.engine._worker  # type: ignore[attr-defined]
@@ -191,8 +191,8 @@ async def test_late_sessions_over_the_limit_are_dropped_and_counted(
     hire: conformance.Hire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(interface, "LATE_SESSIONS", 3)
-    monkeypatch.setattr(postgres_worker, "TRIM_S", 0.05)
-    monkeypatch.setattr(postgres_worker, "MEASURE_S", 0.01)
+    monkeypatch.setattr(upkeep, "TRIM_S", 0.05)
+    monkeypatch.setattr(upkeep, "MEASURE_S", 0.01)
     one = await hire()
     for number in range(10):
         one.engine.save_session(APP, f"late-{number}", b"record", number - 20)
@@ -228,7 +228,7 @@ async def test_subscription_whose_query_the_database_refuses_fails_alone(hire: c
 async def test_a_lease_is_lost_before_another_worker_gets_it(
     hire: conformance.Hire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres_worker, "LEASE_S", 3)
+    monkeypatch.setattr(leases, "LEASE_S", 3)
     one, two = await hire(), await hire()
     lease = await one.engine.lease("outbox")
     frozen = one.engine._worker  # type: ignore[attr-defined]

@@ -34,6 +34,8 @@ TAKEN_SECONDS: Final = 600  # how long a session without a record is kept; a con
 
 CONNECT_SECONDS: Final = 5
 MOVED_STATE: Final = "FF001"  # the SQLSTATE of a log that was moved; the message is the mark
+# What a call raises while the server is away.
+RETRIED: Final = (psycopg.Error, OSError, TimeoutError, errors.EngineUnavailable)
 _ALPHABET: Final = string.digits + string.ascii_letters
 
 AsyncConnection = psycopg.AsyncConnection[tuple[Any, ...]]

@@ -43,12 +43,16 @@ class Operation(NamedTuple):
 Settled = Callable[[dict[int, Row], errors.EngineError | None], None]
 
 
+def ignore(_rows: dict[int, Row], _error: errors.EngineError | None) -> None:
+    """The outcome does not matter to the caller."""
+
+
 @dataclass(slots=True)
 class Call:
     """Operations that are committed together, in their order. `born`: monotonic time, for those that wait too long."""
 
     operations: Sequence[Operation]
-    settled: Settled
+    settled: Settled = ignore
     born: float = field(default_factory=time.monotonic)
     logs: bool = True  # whether it may add entries
 

@@ -1,4 +1,4 @@
-"""A worker's part of the PostgreSQL engine: its writer, reader and heartbeat, its leases, and the upkeep of the log."""
+"""A worker on PostgreSQL: its life and heartbeat, what it writes, and how it starts again after a gap."""
 
 from __future__ import annotations
 
@@ -13,45 +13,31 @@ import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import psycopg
 from psycopg import sql
 
 from fanfare.engine import errors, interface
-from fanfare.engine.postgres import database, operations, pending, reader, writer
+from fanfare.engine.postgres import (
+    counts,
+    database,
+    leases,
+    operations,
+    reader,
+    subscriptions,
+    upkeep,
+    writer,
+)
 from fanfare.runtime.backoff import Backoff
 from fanfare.runtime.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
 
 BEAT_S: Final = 1.0
-LEASE_S: Final = 10  # a worker that has not renewed for so long is dead
 SILENCE_S: Final = 2.0  # after which the worker is not healthy
-TRIM_S: Final = 2.0
-TRIM_ROWS: Final = 5_000
-MEASURE_S: Final = 30.0
-COUNTS_S: Final = 0.02
-MISS_SECONDS: Final = 3600
-LEASE_POLL_S: Final = 1.0
 GOODBYE_S: Final = 5.0
 LONGEST_PAUSE_S: Final = 2.0
-_RETRIED: Final = (psycopg.Error, OSError, TimeoutError, errors.EngineUnavailable)
-
-
-class Lease(interface.Lease):
-    """Lost a second before the database may give it to another worker."""
-
-    lost: asyncio.Event
-
-    def __init__(self, worker: Worker, name: str, term: int) -> None:
-        self.lost = asyncio.Event()
-        self.name = name
-        self.term = term
-        self._worker = worker
-
-    def release(self) -> None:
-        self._worker.release(self)
 
 
 class Worker:
@@ -70,31 +56,22 @@ class Worker:
         self.id = secrets.token_hex(8)
         self.workers = 0
         self.counters: collections.Counter[str] = collections.Counter()
-        self.sizes: dict[str, int] = {}
         self.loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._address = address
-        self._measure = measure
         self._on_gap = on_gap
-        self._log_seconds = log_seconds
-        self._append_timeout = append_timeout
         self._supervisor = Supervisor(logger, count=self._count, prefix="tasks")
         self.reader = reader.Reader(address, deliver, self._gap, self.id)
         self.writer = writer.Writer(
             address, timeout_s=append_timeout, reconnected=self._reconnected, logged=self.reader.hint
         )
+        self.subscribers = counts.SubscriberCounts(self.writer, self.counters)
+        self.subscriptions = subscriptions.Subscriptions(self.writer, self.reader, self.subscribers, self.counters)
+        self.leases = leases.Leases(address, self.writer, self._supervisor)
+        self.upkeep = upkeep.Upkeep(address, self.writer, self.reader, self.counters, measure, log_seconds=log_seconds)
         self._schema = sql.Identifier(address.schema)
         self._beaten_s = float("-inf")  # monotonic: when the last beat that was answered was sent
         self._steady_since_s = float("-inf")  # monotonic: since when the beats follow each other
-        self._leases_end: asyncio.TimerHandle | None = None
-        self._samples: collections.deque[tuple[float, int]] = collections.deque()
-        self._counts: dict[tuple[str, str], tuple[int, bool]] = {}  # not written yet
-        self._counts_timer: asyncio.TimerHandle | None = None
-        self._counting = 0  # writes of counts under way
-        self._announcing: dict[tuple[str, str], asyncio.TimerHandle] = {}
-        self._leaving: dict[tuple[str, str, str], bool] = {}  # True: it failed and is to be submitted again
-        self._leases: list[Lease] = []
-        self._releasing: set[str] = set()  # leases that are still this worker's in the database
         self._closing = False
         self._restarting = False
         self._unreported: str | None = None  # the reason of a gap that the hub has not handled yet
@@ -109,7 +86,7 @@ class Worker:
             ("The reader", self.reader.run),
             ("The listener", self.reader.receive_notifications),
             ("The heartbeat", self._beat),
-            ("The upkeep", self._upkeep),
+            ("The upkeep", self.upkeep.run),
         ):
             self._supervisor.run(name, functools.partial(self._persist, function))
 
@@ -121,7 +98,7 @@ class Worker:
             started = time.monotonic()
             try:
                 await function()
-            except _RETRIED as error:
+            except database.RETRIED as error:
                 logger.debug("%s: %s", getattr(function, "__name__", ""), writer.describe(error))
                 if time.monotonic() - started > LONGEST_PAUSE_S:
                     backoff.succeeded()
@@ -139,7 +116,7 @@ class Worker:
             sql.SQL(
                 "INSERT INTO {}.workers VALUES (%s, %s, clock_timestamp() + %s * interval '1 second') RETURNING 1"
             ).format(self._schema),
-            (self.id, node, LEASE_S),
+            (self.id, node, leases.LEASE_S),
         )
         [(generation, top)] = await self.writer.ask(
             sql.SQL(
@@ -153,17 +130,12 @@ class Worker:
 
     async def close(self) -> None:
         self._closing = True
-        if self._counts_timer is not None:
-            self._counts_timer.cancel()
-        for timer in (*self._announcing.values(), self._leases_end):
-            if timer is not None:
-                timer.cancel()
-        for lease in list(self._leases):
-            lease.lost.set()
+        self.subscribers.stop()
+        self.subscriptions.stop()
+        self.leases.stop()
         await self._supervisor.stop()
         with contextlib.suppress(errors.EngineError, TimeoutError):
             async with asyncio.timeout(GOODBYE_S):
-                self._leases.clear()
                 self.submit([operations.Operation("remove", key=self.id)])
                 await self.writer.flush()
         await self.writer.stop()
@@ -207,7 +179,7 @@ class Worker:
             "expired": self.writer.expired,
             "reconnects": self.writer.reconnects,
             **self.writer.commit_seconds.counters("commit_seconds"),
-            **self.sizes,
+            **self.upkeep.sizes,
             **self.counters,
         }
 
@@ -216,9 +188,9 @@ class Worker:
 
     # -- writes --------------------------------------------------------------------------------------------------------
 
-    def submit(self, wanted: Sequence[operations.Operation], settled: operations.Settled | None = None) -> None:
+    def submit(self, wanted: Sequence[operations.Operation], settled: operations.Settled = operations.ignore) -> None:
         """Raises EngineUnavailable."""
-        self.writer.submit(operations.Call(wanted, settled or _ignore))
+        self.writer.submit(operations.Call(wanted, settled))
 
     def listen(self, app: str, channel: str, on: bool) -> None:
         self.reader.listen(app, channel, on)
@@ -270,214 +242,41 @@ class Worker:
 
     async def settled(self) -> None:
         """Return when the counts of this worker are written. Raises EngineUnavailable."""
-        if self._counts or self._counting:
+        if not self.subscribers.are_written():
             await self.barrier()
 
     async def barrier(self) -> None:
         """Return when everything that was asked for before is written. Raises EngineUnavailable."""
-        self._write_counts()
+        self.subscribers.write()
         await self.done(operations.Operation("touch"))
 
     def when_written(self, then: Callable[[], None]) -> None:
-        self._write_counts()
+        self.subscribers.write()
         try:
             self.submit([operations.Operation("touch")], lambda _rows, _error: then())
         except errors.EngineError:
             then()
 
-    # -- presence and counts -------------------------------------------------------------------------------------------
+    # -- subscriptions and leases --------------------------------------------------------------------------------------
 
     def set_subscribers(self, app: str, channel: str, count: int, *, announce: bool) -> None:
         if channel != interface.CONNECTIONS:
             self.reader.interest(app, channel, count > 0)
-        self._counts[app, channel] = (count, announce)
-        if self._counts_timer is None:
-            self._counts_timer = self.loop.call_later(COUNTS_S, self._write_counts)
-
-    def _write_counts(self) -> None:
-        if self._counts_timer is not None:
-            self._counts_timer.cancel()
-            self._counts_timer = None
-        if not self._counts or self._closing:
-            return
-        counts, self._counts = self._counts, {}
-        self._counting += 1
-        wanted = [
-            operations.Operation("counts", *key, n=count, size=int(announce))
-            for key, (count, announce) in counts.items()
-        ]
-
-        def settled(rows: dict[int, operations.Row], error: errors.EngineError | None) -> None:
-            self._counting -= 1
-            if error is None:
-                for key, row in zip(counts, (rows[index] for index in range(len(wanted))), strict=True):
-                    self._announce_later(key, row.actual)
-            else:
-                self.counters["counts_retried"] += 1
-                self._counts = {**counts, **self._counts}
-
-        try:
-            self.submit(wanted, settled)
-        except errors.EngineError:
-            self._counting -= 1
-            self._counts = {**counts, **self._counts}
-
-    def _announce_later(self, channel: tuple[str, str], wait_ms: int | None) -> None:
-        if wait_ms and channel not in self._announcing:
-            self._announcing[channel] = self.loop.call_later(wait_ms / 1000, self._announce, channel)
-
-    def _announce(self, channel: tuple[str, str]) -> None:
-        del self._announcing[channel]
-
-        def settled(rows: dict[int, operations.Row], error: errors.EngineError | None) -> None:
-            if error is None:
-                self._announce_later(channel, rows[0].actual)
-
-        with contextlib.suppress(errors.EngineError):
-            self.submit([operations.Operation("announce", *channel)], settled)
+        self.subscribers.set(app, channel, count, announce=announce)
 
     def attach(self, wanted: interface.SubscribeRequest, ready: interface.Ready) -> None:
-        if wanted.cached:
-            ready = self._noting_misses(wanted, ready)
-        if wanted.history is not None:
-            ready = self._opening_streams(wanted, ready)
-        if not wanted.durable and wanted.member is None:
-            self.reader.settle(wanted, ready)
-            return
-        self._write_counts()
-        self._leaving.pop((wanted.app, wanted.channel, wanted.socket_id), None)
-        operation = operations.Operation("touch")
-        if wanted.member is not None:
-            operation = operations.Operation(
-                "join",
-                wanted.app,
-                wanted.channel,
-                user=wanted.member.user_id,
-                exclude=wanted.member.info,
-                size=wanted.member_limit,
-                key=wanted.socket_id,
-            )
-
-        def settled(rows: dict[int, operations.Row], error: errors.EngineError | None) -> None:
-            if error is not None:
-                ready(interface.Refused("engine_unavailable", str(error)))
-            elif wanted.member is not None and rows[0].flag:
-                limit, actual = rows[0].limit or 0, rows[0].actual or 0
-                message = f"The channel has {actual} members; {limit} are allowed"
-                ready(interface.Refused("member_limit", message, limit, actual))
-            elif self._closing:
-                ready(interface.Refused("engine_unavailable", "The worker is closing"))
-            else:
-                self.reader.settle(wanted, ready)
-
-        try:
-            self.submit([operation], settled)
-        except errors.EngineError as error:
-            ready(interface.Refused("engine_unavailable", str(error)))
-
-    def _noting_misses(self, wanted: interface.SubscribeRequest, ready: interface.Ready) -> interface.Ready:
-        def answered(answer: interface.SubscribeResult | interface.Refused) -> None:
-            if isinstance(answer, interface.SubscribeResult) and answer.cached is None:
-                with contextlib.suppress(errors.EngineError):
-                    self.submit([operations.Operation("miss", wanted.app, wanted.channel, n=MISS_SECONDS)])
-            ready(answer)
-
-        return answered
-
-    def _opening_streams(self, wanted: interface.SubscribeRequest, ready: interface.Ready) -> interface.Ready:
-        """A stream that was never written to has no epoch, and its subscribers could not recover: create it and ask
-        again."""
-
-        def answered(answer: interface.SubscribeResult | interface.Refused) -> None:
-            replayed = answer.replayed if isinstance(answer, interface.SubscribeResult) else None
-            if replayed is None or replayed.position is not None:
-                ready(answer)
-                return
-
-            def opened(_rows: dict[int, operations.Row], error: errors.EngineError | None) -> None:
-                if error is not None:
-                    ready(interface.Refused("engine_unavailable", str(error)))
-                else:
-                    self.reader.settle(wanted, answered)
-
-            try:
-                self.submit([operations.Operation("stream", wanted.app, wanted.channel)], opened)
-            except errors.EngineError as error:
-                ready(interface.Refused("engine_unavailable", str(error)))
-
-        return answered
+        self.subscriptions.attach(wanted, ready)
 
     def leave(self, key: tuple[str, str, str]) -> None:
-        app, channel, socket_id = key
-        self._leaving[key] = False
-
-        def settled(_rows: dict[int, operations.Row], error: errors.EngineError | None) -> None:
-            if key not in self._leaving:
-                return
-            if error is None:
-                del self._leaving[key]
-            else:
-                self.counters["leaves_retried"] += 1
-                self._leaving[key] = True
-
-        try:
-            self.submit([operations.Operation("leave", app, channel, key=socket_id)], settled)
-        except errors.EngineError:
-            self._leaving[key] = True
+        self.subscriptions.leave(key)
 
     def admit(self, app: str, limit: int, ready: interface.Ready) -> None:
-        self._write_counts()
+        self.subscriptions.admit(app, limit, ready)
 
-        def settled(rows: dict[int, operations.Row], error: errors.EngineError | None) -> None:
-            if error is not None:
-                ready(interface.Refused("engine_unavailable", str(error)))
-            elif rows[0].flag:
-                others = rows[0].actual or 0
-                message = f"The application's maximum number of connections is reached ({others} of {limit})"
-                ready(interface.Refused("connection_limit", message, limit, others))
-            else:
-                ready(interface.SubscribeResult())
+    async def lease(self, name: str) -> leases.Lease:
+        return await self.leases.acquire(name)
 
-        try:
-            self.submit([operations.Operation("admit", app, n=limit)], settled)
-        except errors.EngineError as error:
-            ready(interface.Refused("engine_unavailable", str(error)))
-
-    # -- leases --------------------------------------------------------------------------------------------------------
-
-    async def lease(self, name: str) -> Lease:
-        """Wait until this worker holds `name`."""
-        query = sql.SQL("SELECT {}.lease_1(%s, %s, %s)").format(self._schema)
-        while not self._closing:
-            with contextlib.suppress(errors.EngineUnavailable):
-                await self._release(name)
-                [(term,)] = await self.writer.ask(query, (name, self.id, LEASE_S))
-                if term is not None:
-                    lease = Lease(self, name, term)
-                    self._leases.append(lease)
-                    return lease
-            await asyncio.sleep(LEASE_POLL_S)
-        raise errors.EngineUnavailable(f"The engine was closed before the lease {name} was free")
-
-    def release(self, lease: Lease) -> None:
-        lease.lost.set()
-        if lease in self._leases:
-            self._leases.remove(lease)
-            if not self._closing:
-                self._releasing.add(lease.name)
-                self._supervisor.spawn("The release of a lease", self._release(lease.name), expected=_RETRIED)
-
-    async def _release(self, name: str) -> None:
-        """Give a released lease back. The heartbeat tries again: it would renew the lease for ever."""
-        if name not in self._releasing:
-            return
-        query = sql.SQL(
-            "UPDATE {}.leases SET worker = '', until = '-infinity' WHERE name = %s AND worker = %s RETURNING 1"
-        ).format(self._schema)
-        await self.writer.ask(query, (name, self.id))
-        self._releasing.discard(name)
-
-    # -- on a timer ----------------------------------------------------------------------------------------------------
+    # -- the heartbeat -------------------------------------------------------------------------------------------------
 
     async def _beat(self) -> None:
         """Renew the life and the leases of this worker, notice a new generation, remove dead workers."""
@@ -486,7 +285,7 @@ class Worker:
             sent = time.monotonic()
             try:
                 [(known, generation, self.workers, dead)] = await self.writer.ask(
-                    query, (self.id, LEASE_S), timeout_s=SILENCE_S
+                    query, (self.id, leases.LEASE_S), timeout_s=SILENCE_S
                 )
             except errors.EngineUnavailable:
                 await asyncio.sleep(BEAT_S / 2)
@@ -496,75 +295,22 @@ class Worker:
             self.counters["expired"] += self.writer.expire()
             if not known or (self.reader.following and generation != self.reader.generation):
                 self._gap("worker_unknown" if not known else "generation_changed")
-            for key in [key for key, failed in self._leaving.items() if failed]:
-                self.leave(key)
-            self._write_counts()
-            for name in list(self._releasing):
-                await self._release(name)
-            await self._move_pending()
-            await self._expire_members()
+            self.subscriptions.repeat_leaves()
+            self.subscribers.write()
+            await self.leases.release_again()
+            await self.upkeep.move_pending()
+            await self.upkeep.expire_members()
             # While the database was away no worker could renew: the others get their time after it is back.
-            for worker in dead if time.monotonic() - self._steady_since_s > LEASE_S else ():
+            for worker in dead if time.monotonic() - self._steady_since_s > leases.LEASE_S else ():
                 if worker != self.id:
-                    await self._reap(worker)
+                    await self.upkeep.reap(worker)
             await asyncio.sleep(max(0.0, BEAT_S - (time.monotonic() - sent)))
 
-    async def _move_pending(self) -> None:
-        """Publications of transactions whose process ended after the commit."""
-        moved = pending.MOVE_ROWS
-        while moved == pending.MOVE_ROWS:
-            [(moved,)] = await self.writer.ask(pending.move_query(self._address), (pending.MOVE_ROWS,))
-            self.counters["pending_moved"] += moved
-            if moved:
-                self.reader.hint()
-
-    async def _expire_members(self) -> None:
-        [(expired,)] = await self.writer.ask(sql.SQL("SELECT {}.expire_members_1()").format(self._schema), ())
-        if expired:
-            self.reader.hint()
-
     def _beaten(self, sent_s: float) -> None:
-        """A beat was answered. Leases end a second before the database gives them away, without another word."""
-        if sent_s - self._beaten_s > LEASE_S / 2 + BEAT_S:
+        if sent_s - self._beaten_s > leases.LEASE_S / 2 + BEAT_S:
             self._steady_since_s = sent_s
         self._beaten_s = sent_s
-        if self._leases_end is not None:
-            self._leases_end.cancel()
-        self._leases_end = self.loop.call_later(
-            max(0.0, sent_s + LEASE_S - 1.0 - time.monotonic()), self._expire_leases
-        )
-
-    def _expire_leases(self) -> None:
-        for lease in self._leases:
-            lease.lost.set()
-
-    async def _reap(self, worker: str) -> None:
-        [(removed,)] = await self.writer.ask(sql.SQL("SELECT {}.reap_1(%s)").format(self._schema), (worker,))
-        if removed:
-            self.counters["reaped"] += 1
-            logger.warning("Worker %s is dead: its members and counts were removed", worker)
-            self.reader.hint()
-
-    async def _upkeep(self) -> None:
-        """Trim the log in small deletes, and measure it."""
-        trim = sql.SQL("SELECT * FROM {}.trim_2(%s, %s)").format(self._schema)
-        measured_s = float("-inf")
-        while True:
-            await asyncio.sleep(TRIM_S)
-            if not self.reader.following:
-                continue
-            now = time.monotonic()
-            self._samples.append((now, self.reader.top))
-            upto = 0
-            while self._samples and self._samples[0][0] <= now - self._log_seconds:
-                upto = self._samples.popleft()[1]
-            [(more, dropped)] = await self.writer.ask(trim, (upto, TRIM_ROWS))
-            self.counters["sessions_dropped"] += dropped
-            if more and upto:
-                self._samples.appendleft((now - self._log_seconds, upto))
-            if now - measured_s >= MEASURE_S:
-                measured_s = now
-                self.sizes = await self._measure()
+        self.leases.renewed(sent_s)
 
     # -- gaps ----------------------------------------------------------------------------------------------------------
 
@@ -588,7 +334,7 @@ class Worker:
         self.reader.following = False
         self.counters["gaps"] += 1
         logger.error("Entries of the log may have been missed (%s): the worker starts again from the present", reason)
-        self._samples.clear()
+        self.upkeep.restart()
         self.reader.give_up("The worker starts again")
         self._unreported = reason
         try:
@@ -604,14 +350,9 @@ class Worker:
 
     async def _restart(self) -> None:
         self._report_gap()
-        for lease in self._leases:
-            lease.lost.set()
+        self.leases.lose_all()
         await self._join()
         self._restarting = False
-
-
-def _ignore(_rows: dict[int, operations.Row], _error: Any) -> None:
-    """The outcome does not matter to the caller."""
 
 
 def _prepare(address: database.Address) -> None:
