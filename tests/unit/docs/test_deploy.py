@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
-import pytest
 import yaml
 
 from fanfare.api import operations
@@ -124,24 +122,20 @@ def test_chart_uses_only_values_that_it_declares() -> None:
 
 def rendered(*values: str) -> dict[str, Any]:
     """The objects that the chart makes, by kind."""
-    helm = helm_program()
     arguments = [part for value in values for part in ("--set", value)]
     done = subprocess.run(
-        [helm, "template", "shop", DEPLOY / "helm/fanfare", *arguments], capture_output=True, text=True, check=False
+        [HELM, "template", "shop", DEPLOY / "helm/fanfare", *arguments], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return {one["kind"]: one for one in yaml.safe_load_all(done.stdout)}
 
 
-def helm_program() -> str:
-    """helm, which neither Debian nor PyPI has: `GOBIN=$PWD/var/bin go install helm.sh/helm/v3/cmd/helm@v3.22.0`."""
-    found = shutil.which("helm") or shutil.which("helm", path=pages.ROOT / "var/bin")
-    return found or pytest.skip("helm is not installed")
+HELM = Path(sys.executable).parent / "helm"
 
 
 def test_chart_has_no_fault_that_helm_finds() -> None:
     done = subprocess.run(
-        [helm_program(), "lint", "--strict", DEPLOY / "helm/fanfare"], capture_output=True, text=True, check=False
+        [HELM, "lint", "--strict", DEPLOY / "helm/fanfare"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
 
