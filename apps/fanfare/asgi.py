@@ -157,7 +157,8 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
         knows=keys.knows,
         url_prefix=prefix,
     )
-    router = Router(lifespan=server.lifespan, websocket=guests.before(sockets), http=guests.before(http))
+    answers = logs.with_request_id(guests.before(http))
+    router = Router(lifespan=server.lifespan, websocket=guests.before(sockets), http=answers)
     application = RootPath(proxies.trusting(router, trusted), settings.FORCE_SCRIPT_NAME)
     direct = Direct(
         publishing,

@@ -25,7 +25,7 @@ import orjson
 from fanfare.engine import interface
 from fanfare.hub import hub as hubs
 from fanfare.hub import traces
-from fanfare.runtime import json_lines
+from fanfare.runtime import log_lines
 from fanfare.runtime.log_throttle import LogThrottle
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Telemetry:
         self._log = LogThrottle(logger)
         self._pending: collections.deque[tuple[traces.Key, str]] = collections.deque()
         self._arrived = asyncio.Event()
-        json_lines.trace_id = _current_trace
+        log_lines.trace_id = _current_trace
         hub.recorder.on_published = self.published
         hub.on_control(COMMAND, self._on_published)
 

@@ -10,7 +10,11 @@ from __future__ import annotations
 import logging
 import sys
 
-from fanfare.runtime.json_lines import JsonLines, TextLines
+from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
+
+from fanfare.runtime import log_lines
+from fanfare.runtime.log_lines import JsonLines, TextLines
+from fanfare.server import interfaces
 
 NAME = "fanfare"
 # The loggers that bring handlers with them; Fanfare's lines go to those of the first that has some.
@@ -35,6 +39,16 @@ def unify(*, as_json: bool = False) -> None:
                     handler.setFormatter(JsonLines())
                 elif not isinstance(handler.formatter, TextLines):
                     handler.setFormatter(TextLines(handler.formatter or logging.Formatter()))
+
+
+def with_request_id(application: interfaces.Application) -> interfaces.Application:
+    """`application` for HTTP requests, whose log lines have the id of their request."""
+
+    async def answer(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        log_lines.scope.set(scope)  # of this request alone: the server runs each in a task of its own
+        await application(scope, receive, send)
+
+    return answer
 
 
 def _give_format(own: logging.Logger) -> None:

@@ -14,7 +14,7 @@ from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 from fanfare import conf
 from fanfare.hub import transports
 from fanfare.protocol import refusals, server_frames
-from fanfare.server import boot, consumers, interfaces, mounts, proxies, request_bodies, routing, static_files
+from fanfare.server import boot, consumers, interfaces, logs, mounts, proxies, request_bodies, routing, static_files
 
 NOT_HERE = "This project publishes to another deployment: connect to its address (FANFARE_PUBLIC_URL)"
 
@@ -47,7 +47,8 @@ def application(project: boot.Project, guests: mounts.Mounts, trusted: proxies.T
         await guests.stop()
         await send({"type": "lifespan.shutdown.complete"})
 
-    router = routing.Router(lifespan=lifespan, websocket=guests.before(sockets), http=guests.before(pages))
+    answers = logs.with_request_id(guests.before(pages))
+    router = routing.Router(lifespan=lifespan, websocket=guests.before(sockets), http=answers)
     return proxies.trusting(router, trusted)
 
 

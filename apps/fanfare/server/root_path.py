@@ -1,5 +1,4 @@
-"""Normalizes every scope: `path` and `raw_path` start with `root_path`, exactly once. The log's lines of a request get
-its id from the scope.
+"""Normalizes every scope: `path` and `raw_path` start with `root_path`, exactly once.
 
 A prefix is configured in one of three ways, and the proxy may strip or keep it:
 
@@ -18,7 +17,6 @@ from urllib.parse import quote
 
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable
 
-from fanfare.runtime import json_lines
 from fanfare.server import interfaces
 
 
@@ -32,8 +30,6 @@ class RootPath:
     async def __call__(self, scope: Any, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] in ("http", "websocket") and (self.script_name is not None or scope.get("root_path")):
             scope = _normalized(scope, self.script_name)
-        if scope["type"] == "http":
-            json_lines.scope.set(scope)  # of this request alone: the server runs each in a task of its own
         await self.application(scope, receive, send)
 
 

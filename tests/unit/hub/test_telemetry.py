@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from fanfare.engine import interface
 from fanfare.hub import connections, telemetry
-from fanfare.runtime import json_lines
+from fanfare.runtime import log_lines
 from tests.harness import waiting
 from tests.unit.console import workers
 
@@ -28,8 +28,8 @@ EVENT = interface.Publication("1", "orders", b'{"event":"created","channel":"ord
 
 
 @pytest.fixture(autouse=True)
-def json_lines_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_lines, "trace_id", json_lines.trace_id)
+def log_lines_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_lines, "trace_id", log_lines.trace_id)
 
 
 @pytest.fixture
@@ -166,6 +166,6 @@ async def test_failure_of_a_provider_does_not_fail_the_event(
 async def test_json_line_has_the_id_of_its_trace(both: tuple[Worker, Worker], provider: TracerProvider) -> None:
     record = logging.LogRecord("shop", logging.INFO, "shop.py", 1, "Hello", (), None)
     with provider.get_tracer("view").start_as_current_span("view") as view:
-        line = json.loads(json_lines.JsonLines().format(record))
+        line = json.loads(log_lines.JsonLines().format(record))
     assert line["trace"] == format(view.get_span_context().trace_id, "032x")
-    assert "trace" not in json.loads(json_lines.JsonLines().format(record))
+    assert "trace" not in json.loads(log_lines.JsonLines().format(record))
