@@ -77,7 +77,7 @@ class Worker:
         self._failures: dict[int, str] = {}  # by partition, until it works again
         self._entered: asyncio.Future[None] | None = None
         self._in_gap: Partition | None = None
-        self._untold: dict[Partition, str] = {}  # gaps that the hub has not handled yet: why
+        self._unreported: dict[Partition, str] = {}  # gaps that the hub has not handled yet: why
         self._counts: list[dict[_ENTITY, tuple[int, bool]]] = [{} for _ in self.all]  # not written yet
         self._counted: list[dict[_ENTITY, tuple[int, bool]]] = [{} for _ in self.all]  # of applications, to write again
         self._users: list[dict[tuple[str, str], interface.Member]] = [{} for _ in self.all]  # signed in here
@@ -157,8 +157,8 @@ class Worker:
         for each in self.topology.links.values():
             if each.failure is not None and each.partitions:
                 return each.failure
-        untold = "A gap in the log could not be handled; the next beat tries again" if self._untold else None
-        for why in (*self._failures.values(), self._supervisor.pausing("The heartbeat", "The connection"), untold):
+        unreported = "A gap in the log could not be handled; the next beat tries again" if self._unreported else None
+        for why in (*self._failures.values(), self._supervisor.pausing("The heartbeat", "The connection"), unreported):
             if why is not None:
                 return why
         away = [each.index for each in self.all if each.phase is not Phase.FOLLOWING]
@@ -274,16 +274,16 @@ class Worker:
         partition.grow()
         if self._is_closing:
             return  # the hub closes its sockets itself and needs nothing of the engine
-        self._tell(partition, reason)
+        self._report_gap(partition, reason)
 
-    def _tell(self, partition: Partition, reason: str) -> None:
+    def _report_gap(self, partition: Partition, reason: str) -> None:
         self._in_gap = partition
-        self._untold.pop(partition, None)
+        self._unreported.pop(partition, None)
         try:
             self._on_gap(reason, partition.index)
         except Exception:
             logger.exception("A gap of partition %d could not be handled; the next beat tries again", partition.index)
-            self._untold[partition] = reason
+            self._unreported[partition] = reason
         finally:
             self._in_gap = None
 
@@ -299,8 +299,8 @@ class Worker:
                 beat_at = max(beat_at + BEAT_S, now + BEAT_S / 2)
                 for each in list(self.topology.links.values()):
                     each.beat()
-                for partition, reason in list(self._untold.items()):
-                    self._tell(partition, reason)
+                for partition, reason in list(self._unreported.items()):
+                    self._report_gap(partition, reason)
                 self._repeat_leaves()
                 self._write_counts()
             self._expire(now)
