@@ -141,7 +141,7 @@ class Deployment:
         asyncio._set_running_loop(self.loop)
         where = paths.LogPaths(folder)
         where.prepare()
-        self._elsewhere = StepWriter(log_of(where), logged=lambda: None)
+        self._elsewhere = StepWriter(log_of(where), logged=lambda _added, _on_loop: None)
         engine_ = engine.LocalEngine(folder)
         self.hub = hubs.Hub(engine_)
         self.writer = engine_._commits = StepWriter(log_of(where), logged=self._logged)
@@ -157,8 +157,8 @@ class Deployment:
         self.published = 0
         self._clients = 0
 
-    def _logged(self) -> None:
-        self._worker.logged()
+    def _logged(self, added: transactions.Added, _on_loop: bool) -> None:
+        self._worker.scheduler.logged(added)
 
     def open(self) -> None:
         self._worker._lock.acquire()
