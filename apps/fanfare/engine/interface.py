@@ -512,8 +512,8 @@ class Log(abc.ABC):
         """
 
     def append_then(self, publications: Sequence[Publication], then: Appended, *, budget: Budget | None = None) -> bool:
-        """`append` without a future: calls `then` on the running loop after this has returned. False: the engine needs
-        a future, so call `append`. Raises EngineUnavailable if the engine is closed."""
+        """`append` without a future: calls `then` on the running loop, after this has returned True. False: nothing was
+        appended, because the engine needs a future; call `append`. Raises EngineUnavailable if the engine is closed."""
         return False
 
     @abc.abstractmethod

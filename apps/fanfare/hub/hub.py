@@ -15,10 +15,9 @@ from typing import Any
 
 from fanfare.engine import interface
 from fanfare.hub import activity, conflation, connections, fanout, pacing, recovery, traces, user_directory, writers
-from fanfare.runtime import supervisor
 from fanfare.runtime.histograms import Histogram
 from fanfare.runtime.log_throttle import LogThrottle
-from fanfare.runtime.supervisor import Supervisor
+from fanfare.runtime.supervisor import Supervisor, as_future
 from fanfare.runtime.timer_wheel import TimerWheel
 
 logger = logging.getLogger(__name__)
@@ -465,7 +464,7 @@ class Hub:
         """`publish` for a callback: `then(receipts, error)` is called later."""
         self.counters["published"] += len(publications)
         if not self.engine.append_then(publications, then, budget=budget):
-            appended = supervisor.as_future(self.engine.append(publications, budget=budget))
+            appended = as_future(self.engine.append(publications, budget=budget))
             appended.add_done_callback(functools.partial(_call, then))
 
     def post(self, publication: interface.Publication, failed: Callable[[str], None]) -> None:

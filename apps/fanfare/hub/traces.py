@@ -62,7 +62,7 @@ class Recorder:
         self._lock = threading.Lock()  # of the publishers
         self._traced: dict[tuple[str, str], float] = {}  # the end of the trace, monotonic, by application and channel
         self._sample_at = 0.0  # monotonic
-        self._publication_at = 0.0
+        self._publications = Sampler()
         # With OpenTelemetry: called in the publisher's thread, and every event is recorded.
         self.on_published: Callable[[Sequence[Key], Record], None] | None = None
 
@@ -88,11 +88,7 @@ class Recorder:
         """Whether the publisher of this event is recorded."""
         if self.on_published is not None or self.is_traced(app, channel):
             return True
-        now = time.monotonic()
-        if now < self._publication_at:
-            return False
-        self._publication_at = now + SAMPLE_S
-        return True
+        return self._publications.wants()
 
     def published(
         self,
@@ -254,7 +250,7 @@ def published(
 
 
 class Sampler:
-    """Chooses one of the calls of a process without a worker every SAMPLE_S seconds. May be called in any thread."""
+    """Chooses one publication of a process every SAMPLE_S seconds. May be called in any thread."""
 
     def __init__(self) -> None:
         self._at = 0.0  # monotonic

@@ -437,8 +437,6 @@ def _announce(outlet: target.Outlet, found: Sequence[tuple[traces.Key, traces.Re
     """Give the workers the records of this process, which has no worker. The events are in the log: an error costs only
     the publisher's line on the page of the trace.
     """
-    if not found:
-        return
     try:
         outlet.append_blocking([traces.announcement(found)], timeout=ANNOUNCE_S)
     except engine_errors.EngineError as error:

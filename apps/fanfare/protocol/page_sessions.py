@@ -122,7 +122,7 @@ class PageSession:
 
     def _refuse(self, error: engine_errors.EngineError) -> None:
         """The store has the record and the events, so the page comes back for them: nothing is reported as lost."""
-        _log.warning("A resume record could not be read: %s", error)
+        _log.warning("A resume token could not be looked up or taken: %s", error)
         self._hub.count("resume.not_looked_up")
         self._connection.close(refusals.OVER_CAPACITY, f"The connection cannot be accepted now: {error}")
 

@@ -11,6 +11,7 @@ from uvicorn.lifespan.on import LifespanOn
 from fanfare import conf
 from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
+from fanfare.hub import traces
 from fanfare.server import errors, lifespan, mounts
 
 
@@ -29,7 +30,7 @@ class FakePart:
 
     def __init__(self, log, name):
         self.log, self.name = log, name
-        self.activity = self.recorder = None  # of a hub
+        self.activity, self.recorder = None, traces.Recorder(None)  # of a hub
         self.loaded, self.problem = True, None
         self.failures = []
         self.gate = asyncio.Event()
@@ -73,6 +74,7 @@ def server(log, monkeypatch):
     monkeypatch.setattr(lifespan.loading, "Loader", lambda registry, hub: FakePart(log, "loader"))
     monkeypatch.setattr(lifespan.runner, "Runner", lambda hub, built_in: FakePart(log, "background"))
     monkeypatch.setattr(lifespan, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(traces, "here", None)  # restored after the test
     return lifespan.Server()
 
 

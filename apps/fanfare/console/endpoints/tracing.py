@@ -28,10 +28,7 @@ def register(asked: survey.Survey, hub: hubs.Hub) -> None:
             hub.recorder.trace(argument["app"], argument["channel"], TRACE_S)
         return hub.recorder.recent(argument["limit"], argument["app"], argument["channel"])
 
-    def announced(app: str, body: bytes) -> None:
-        hub.recorder.announced(app, body)
-
-    hub.on_control(traces.ANNOUNCED, announced)
+    hub.on_control(traces.ANNOUNCED, hub.recorder.announced)
     asked.on("trace", trace)
     asked.on("traces", recent)
 
