@@ -12,7 +12,7 @@ import pusher
 import pysher
 import pytest
 
-from tests.harness import servers
+from tests.harness import sdk, servers
 
 Name = Callable[[str], str]
 Subscribe = Callable[..., "Subscription"]
@@ -50,17 +50,7 @@ class Subscription:
         self._client.channel(self._name).trigger(event, data)
 
     def leave(self) -> None:
-        """Close cleanly. Pysher's `disconnect` closes the socket while its thread still reads from it."""
-        connection = self._client.connection
-        if not connection.is_alive():
-            return
-        websocket = connection.socket.sock
-        transport = websocket.sock
-        connection.disconnect_called = True
-        websocket.send_close()
-        connection.join(PATIENCE)
-        transport.close()  # the library does not close it
-        assert not connection.is_alive(), "the server did not answer the close"
+        sdk.close_pysher(self._client)
 
 
 @contextlib.contextmanager

@@ -193,7 +193,7 @@ def test_pysher_snippet_connects(address: Address, monkeypatch: pytest.MonkeyPat
         assert found is not None
         assert json.loads(found) == {"id": 42}
     finally:
-        client.disconnect()
+        sdk.close_pysher(client)
 
 
 # -- servers -----------------------------------------------------------------------------------------------------------
