@@ -415,12 +415,14 @@ class Taken(NamedTuple):
 
     `record`: the one that was saved last, if it is still kept. `holder`: the one before, if its worker is alive and it
     had not released the session. `changed_s`: the seconds since the session was last taken from such a holder; None if
-    it never was.
+    it never was. `lost_s`: the seconds since the store lost records, or may have lost some; None if it is not known to
+    have lost any.
     """
 
     record: bytes | None
     holder: str | None
     changed_s: float | None
+    lost_s: float | None = None
 
 
 class Signal(Protocol):

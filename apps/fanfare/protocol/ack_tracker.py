@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import collections
 import math
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +31,7 @@ MAX_CHANNELS = 1_000
 # Why a channel that is not in the record is not recovered, though the page may have had it.
 RECORD_FULL = "record_full"
 TOKEN_SHARED = "token_shared"  # noqa: S105  (a reason: several pages use the token)
+EPOCH_CHANGED = "epoch_changed"  # the store has lost records, and this page's may be one of them
 SHARED_UNTIL = "shared_until"  # Unix seconds, in the record that replaces the one of a refused token
 
 
@@ -48,6 +50,7 @@ class AckTracker:
         "_start",
         "earlier_sockets",
         "full",
+        "lost_until",
         "max_channels",
         "origin",
         "shared",
@@ -65,6 +68,7 @@ class AckTracker:
         self.origin: str = known.get("origin", origin)
         self.user_id: str = known.get("user", "")
         self.full: bool = known.get("full", False)  # some channels are not in the record
+        self.lost_until = -math.inf  # until then a channel that is not in the record may have been in a lost one
         self.shared: bool = known.get("shared", SHARED_UNTIL in known)  # the token was refused, and its record lost
         self._acknowledged: Positions = {}
         # The positions of the last socket's channels, until this socket has subscribed to them: no channel of
@@ -82,7 +86,11 @@ class AckTracker:
         position = self._acknowledged.get(channel) or self._start.get(channel)
         if position is not None:
             return position, None
-        return None, RECORD_FULL if self.full else TOKEN_SHARED if self.shared else None
+        if self.full:
+            return None, RECORD_FULL
+        if self.shared:
+            return None, TOKEN_SHARED
+        return None, EPOCH_CHANGED if time.monotonic() < self.lost_until else None
 
     def begin(self, channel: str, position: interface.Position) -> bool:
         """A subscription gets all entries after `position`. Returns False if the record is full."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Callable
@@ -150,10 +151,18 @@ class PageSession:
                 if tracker is None:
                     self._owners.release(self)
                     return
+            tracker.lost_until = self._lost_until(taken)
         self._record, self.tracker = record, tracker
         self._hub.count("resume.opened" if record is None else "resume.resumed")
         self._began_s = time.monotonic()
         self._owners.wheel.schedule(self, FIRST_LOOK_S)
+
+    def _lost_until(self, taken: interface.Taken) -> float:
+        """Monotonic. A store that was emptied has no record of a page that was between two connections, and none of a
+        new page. For one window both get `epoch_changed`."""
+        if taken.lost_s is None or taken.lost_s >= self._options.window:
+            return -math.inf
+        return time.monotonic() + self._options.window - taken.lost_s
 
     def _is_full(self) -> bool:
         """Whether the deployment has too many tokens, as the engine last measured (1 to 30 s ago)."""
@@ -197,6 +206,8 @@ class PageSession:
         if self._connection.closing:
             self._give_back()
         elif taken is not None:
+            if self.tracker is not None:
+                self.tracker.lost_until = self._lost_until(taken)
             self.save()
         elif self.failed is None:
             self._lose(ack_tracker.TOKEN_SHARED)

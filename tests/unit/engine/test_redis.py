@@ -280,6 +280,34 @@ async def test_emptied_store_is_filled_again_and_told(hire: conformance.Hire) ->
             await worker.engine.close()
 
 
+async def test_session_taken_after_a_loss_of_the_store_reports_it() -> None:
+    """A store that was emptied has no session, and a new one has none either."""
+    with redisserver.running(*redis_deployment.OPTIONS) as own:
+        one, two = [await Worker(redis_engine.RedisEngine(own.url())).open() for _ in range(2)]
+        assert (await one.engine.take_session(APP, "token", "1.1")).lost_s is None, "a new deployment has lost nothing"
+        with own.client() as client:
+            client.flushall()
+        for worker in (two, one):  # the first of them may not have noticed it yet
+            assert (await worker.engine.take_session(APP, "token", "1.2")).lost_s is not None
+        await healthy(one, two)
+        three = await Worker(redis_engine.RedisEngine(own.url())).open()
+        assert (await three.engine.take_session(APP, "token", "3.1")).lost_s is not None, "the store remembers it"
+        for worker in (one, two, three):
+            await worker.engine.close()
+
+
+async def test_session_taken_after_a_restart_of_the_store_reports_that_the_newest_may_be_lost() -> None:
+    with redisserver.running("--appendonly", "yes", "--appendfsync", "always") as own:
+        one = await Worker(redis_engine.RedisEngine(own.url())).open()
+        assert (await one.engine.take_session(APP, "token", "1.1")).lost_s is None
+        await asyncio.to_thread(own.kill)
+        await asyncio.to_thread(own.start)
+        two = await Worker(redis_engine.RedisEngine(own.url())).open()
+        assert (await two.engine.take_session(APP, "token", "2.1")).lost_s is not None
+        for worker in (one, two):
+            await worker.engine.close()
+
+
 async def test_full_memory_refuses_publications_and_nothing_else() -> None:
     with redisserver.running() as own:
         worker = await Worker(redis_engine.RedisEngine(own.url())).open()

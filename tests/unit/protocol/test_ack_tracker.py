@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import orjson
 
 from fanfare.engine import interface
@@ -179,6 +181,16 @@ def test_record_of_a_refused_token_reports_its_channels_as_shared() -> None:
     assert two.start_of("c") == (at(1), None)
     assert two.start_of("d") == (None, ack_tracker.TOKEN_SHARED), "the next socket gets the reason too"
     assert page(page().record()).start_of("d") == (None, None)
+
+
+def test_channel_without_a_record_may_be_lost_until_the_window_is_over() -> None:
+    one = page()
+    one.begin("a", at(1))
+    one.lost_until = time.monotonic() + 3_600
+    assert one.start_of("a") == (at(1), None), "its record is there"
+    assert one.start_of("b") == (None, ack_tracker.EPOCH_CHANGED)
+    one.lost_until = time.monotonic() - 0.001
+    assert one.start_of("b") == (None, None)
 
 
 def test_pong_without_new_events_moves_no_position() -> None:

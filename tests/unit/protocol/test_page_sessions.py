@@ -267,6 +267,29 @@ async def test_page_whose_record_cannot_be_read_waits_and_loses_nothing(
     back.session.end()
 
 
+@pytest.mark.parametrize(("lost_s", "expected"), [(0.0, [("kept", "epoch_changed")]), (100.0, []), (None, [])])
+async def test_page_without_a_record_gets_epoch_changed_for_one_window_after_the_store_lost_records(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, lost_s: float | None, expected: list[tuple[str, str]]
+) -> None:
+    take = deployment.engine.take_session
+
+    async def take_after_a_loss(app: str, token: str, holder: str) -> interface.Taken:
+        return (await take(app, token, holder))._replace(lost_s=lost_s)
+
+    monkeypatch.setattr(deployment.engine, "take_session", take_after_a_loss)
+    page = Page(deployment, window=100)
+    page.say("pusher:subscribe", channel="plain")  # keeps no history
+    await page.subscribed()
+    assert page.failures() == expected
+    page.session.end()
+    back = Page(deployment, window=100)
+    await deployment.publish(1)
+    await back.subscribed()
+    await until(lambda: back.numbers() == [1])
+    assert back.failures() == [], "its record was written after the loss"
+    back.session.end()
+
+
 async def test_page_whose_record_stays_unreadable_is_closed_with_4100(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,8 +118,9 @@ class RedisEngine(SharedStoreEngine[Worker]):
     async def take_session(self, app: str, token: str, holder: str) -> interface.Taken:
         worker = self._here()
         answer = await worker.done(worker.session_partition(app, token), ("t", app, token, holder))
-        record, before, changed_ms = answer.results[0]
-        return interface.Taken(record or None, before.decode() or None, changed_ms / 1000 if changed_ms >= 0 else None)
+        record, before, changed_ms, lost_ms = answer.results[0]
+        changed_s, lost_s = (ms / 1000 if ms >= 0 else None for ms in (changed_ms, lost_ms))
+        return interface.Taken(record or None, before.decode() or None, changed_s, lost_s)
 
     # -- queries -------------------------------------------------------------------------------------------------------
 

@@ -75,6 +75,7 @@ class Partition:
         self.beaten_s = float("-inf")  # monotonic: the time of the last beat with an answer
         self.sessions = self.sessions_late = 0  # in the store, as the last beat counted them
         self.is_full = False  # the store's memory
+        self._is_other_log = False  # than the one that this worker followed before
         self.prefix = address.key_prefix(worker.address.prefix, index, worker.partitions)
         self.keys = (self.prefix + "state", self.prefix + "absent")
         self.wire: wire.Wire | None = None
@@ -143,7 +144,7 @@ class Partition:
             since,
             REPAIR_ENTRIES,
             self._worker.node,
-            int(self._worker.is_opening),
+            1 if self._worker.is_opening else 2 if self._is_other_log else 0,
         )
 
     def _entered_on(self, connection: wire.Wire | None) -> wire.Reply:
@@ -174,6 +175,7 @@ class Partition:
                 return
             self.position = max(self.position, top)
         self._catching.clear()
+        self._is_other_log = False
         self.beaten_s = time.monotonic()
         self.phase = Phase.SETTLING if self.settling else Phase.FOLLOWING
         self._worker.entered(self, None)
@@ -578,6 +580,7 @@ class Partition:
         """Entries may have been missed: call the hub, and start again at the newest entry with a new life."""
         self.phase = Phase.RESUMING
         self.generation = ""
+        self._is_other_log |= reason in ("generation_changed", "log_replaced")
         self._catching.clear()
         before = self._live()
         self.give_up("The worker starts again", subscribers_only=True)

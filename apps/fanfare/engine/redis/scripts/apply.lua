@@ -94,7 +94,8 @@ local run_other = {
         return 0
     end,
 
-    -- take: app, token, holder. Answers {record or '', previous holder or '', milliseconds since it changed or -1}.
+    -- take: app, token, holder. Answers {record or '', previous holder or '', milliseconds since it changed or -1,
+    -- milliseconds since the partition lost sessions or -1}.
     t = function(op)
         local app, token, holder = unpack(op, 2, 4)
         local name = app .. ':' .. token
@@ -119,7 +120,11 @@ local run_other = {
         redis.call('HSET', key, 'r', found[1] or '', 'x', expires, 'w', life, 'h', holder, 'k', taken, 'f', former)
         redis.call('PEXPIREAT', key, expires + LATE_MS)
         redis.call('ZADD', P .. 'sessions', expires, name)
-        return { found[1] or '', before, changed }
+        if not redis.call('ZSCORE', P .. 'workers', life) then
+            lose_sessions() -- the store was emptied, and this worker has not noticed yet
+        end
+        local lost = redis.call('HGET', KEYS[1], 'lost')
+        return { found[1] or '', before, changed, lost and now - lost or -1 }
     end,
 
     -- lease: name. Answers its term, or 0 while another worker holds it.

@@ -10,8 +10,9 @@
 --
 --   state              hash: generation, server (run id), top (sequence of the newest entry), trimmed (entries up to here
 --                      may be gone), since (top when the generation began), kinds (bit n: consumers want kind n),
---                      leases_from (ms; no lease before), mark (ms of the newest time mark), moved ("TILL MARK" while
---                      the log is moved to another store, till 0 afterwards)
+--                      leases_from (ms; no lease before), mark (ms of the newest time mark), lost (ms: when sessions were
+--                      lost last, or may have been), moved ("TILL MARK" while the log is moved to another store, till 0
+--                      afterwards)
 --   log                stream: all entries of the last seconds; the sequence is the first half of the stream's id
 --   facts              stream: entries of the kinds that consumers want, until all of them have passed
 --   marks              list of "MS SEQUENCE": what was the top when
@@ -87,10 +88,20 @@ local function load_state(is_first)
             -- An empty store: after FLUSHALL a worker may not know yet that its lease is lost.
             redis.call('DEL', P .. 'log', P .. 'facts', P .. 'marks')
             redis.call('HSET', KEYS[1], 'trimmed', 0, 'mark', 0, 'leases_from', is_first and 0 or now + LEASE_MS)
+        else
+            redis.call('HSET', KEYS[1], 'lost', now)
         end
         redis.call('SPUBLISH', P .. 'all', '\0' .. generation)
     end
     started = top
+end
+
+-- The sessions of this partition were lost. A new generation of a store that was emptied is not enough to know it: a new
+-- deployment begins in the same way.
+local function lose_sessions()
+    if redis.call('HEXISTS', KEYS[1], 'lost') == 0 then
+        redis.call('HSET', KEYS[1], 'lost', now)
+    end
 end
 
 local function flush()

@@ -6,12 +6,16 @@
 --   ARGV[6]  the sequence of the newest entry that it has seen
 --   ARGV[7]  how many entries to answer at most
 --   ARGV[8]  host name and process id, for the console
---   ARGV[9] 1 if the process starts: on an empty store, leases need no delay
+--   ARGV[9]  1 if the process starts: on an empty store, leases need no delay. 2 if the worker comes from another
+--            generation: if the store was emptied since then, it has lost the sessions
 --
 -- For example {GENERATION, 57, '', {ENTRY, ENTRY}}: the two entries after the worker's position; or
 -- {GENERATION, 57, 'trimmed', {}}: the worker has a gap and enters again with a new life.
 
 load_state(ARGV[9] == '1')
+if ARGV[9] == '2' then
+    lose_sessions()
+end
 
 local reason = ''
 if ARGV[5] ~= '' then
