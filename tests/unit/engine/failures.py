@@ -22,7 +22,7 @@ VACATED = interface.Kind.VACATED
 
 
 class FailureConformance:
-    """Each test is one of the invariants of `docs/explanation/many-machines.md`."""
+    """What holds after each failure of a worker or of the store."""
 
     # -- workers -------------------------------------------------------------------------------------------------------
 
