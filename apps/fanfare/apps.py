@@ -21,7 +21,7 @@ class FanfareConfig(AppConfig):
         from fanfare.console import permissions
         from fanfare.engine import current
         from fanfare.integration import checks as integration_checks  # noqa: F401
-        from fanfare.integration import remote
+        from fanfare.integration.remote import engine as remote_engine
         from fanfare.management import runserver
         from fanfare.server import checks as server_checks  # noqa: F401  (registers them)
 
@@ -30,7 +30,7 @@ class FanfareConfig(AppConfig):
             conf.settings.validate()
             _refuse_local_database(conf.settings.ENGINE)
         if conf.settings.REMOTE_URL:
-            current.use(remote.engine)
+            current.use(remote_engine.engine)
         else:
             current.configure(
                 conf.settings.ENGINE,

@@ -41,7 +41,10 @@ from fanfare import (
     stream,
 )
 from fanfare.engine import current
-from fanfare.integration import outbox, relay, remote, rules, target
+from fanfare.integration import outbox, relay, rules, target
+from fanfare.integration.remote import client as remote_client
+from fanfare.integration.remote import engine as remote_engine
+from fanfare.integration.remote import queries as remote_queries
 from tests.harness import calls, deployments, servers, sockets
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -70,7 +73,7 @@ def configure(
             "REMOTE_SECRET": application.secret,
         }
         settings.FANFARE = {**values, **changes}
-        engine: Any = remote.engine()
+        engine: Any = remote_engine.engine()
         replaced = current.replaced(engine)
         replaced.__enter__()
         request.addfinalizer(lambda: replaced.__exit__(None, None, None))
@@ -212,7 +215,7 @@ async def test_history_is_read_page_by_page(name: Name) -> None:
 async def test_long_history_takes_several_requests(name: Name, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = name("kept-orders")
     await in_thread(lambda: _publish_in_one_transaction(kept, 12))
-    monkeypatch.setattr(remote, "HISTORY_PAGE", 5)
+    monkeypatch.setattr(remote_queries, "HISTORY_PAGE", 5)
     assert [event.offset for event in await history.aevents(kept, limit=11)] == list(range(2, 13))
 
 
@@ -329,7 +332,7 @@ async def test_asgi_application_serves_the_project_and_opens_no_log(
     await lifespan.send_input({"type": "lifespan.shutdown"})
     assert await lifespan.receive_output(10) == {"type": "lifespan.shutdown.complete"}
     assert not folder.exists()
-    assert isinstance(current.current(), remote.RemoteEngine)
+    assert isinstance(current.current(), remote_engine.RemoteEngine)
 
 
 # -- network failures --------------------------------------------------------------------------------------------------
@@ -412,7 +415,7 @@ async def test_request_is_repeated_with_the_same_key_until_it_is_answered(
 def test_kept_connection_that_the_server_closed_is_replaced(uvicorn: servers.Server, name: Name) -> None:
     engine = current.current()
     publish(name("orders"), "created", 1)
-    [(_, kept)] = engine._connections._idle  # type: ignore[attr-defined]
+    [(_, kept)] = engine._deployment._connections._idle  # type: ignore[attr-defined]
     kept.sock.close()
     publish(name("orders"), "created", 1)
 
@@ -428,8 +431,8 @@ def test_threads_share_connections(name: Name) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    idle = current.current()._connections._idle  # type: ignore[attr-defined]
-    assert 1 <= len(idle) <= remote.IDLE_CONNECTIONS
+    idle = current.current()._deployment._connections._idle  # type: ignore[attr-defined]
+    assert 1 <= len(idle) <= remote_client.IDLE_CONNECTIONS
 
 
 # -- the outbox --------------------------------------------------------------------------------------------------------

@@ -33,7 +33,8 @@ from fanfare import errors
 from fanfare.applications import registry
 from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
-from fanfare.integration import payloads, publishing, remote, target
+from fanfare.integration import payloads, publishing, target
+from fanfare.integration.remote import engine as remote_engine
 from fanfare.integration.stream_producer import Producer
 from fanfare.protocol import names, publications, refusals
 from fanfare.protocol import streams as rules
@@ -208,7 +209,7 @@ def _cancel(application: registry.Application, channel: str, stream_id: str) -> 
     _check(application, channel, "cancel", stream_id)
     where = interface.StreamName(application.id, channel, stream_id)
     engine = target.engine()
-    if isinstance(engine, remote.RemoteEngine):
+    if isinstance(engine, remote_engine.RemoteEngine):
         return engine.cancel_stream(where)
     before = rules.end_blocking(engine, application, where, State.CANCELLED)
     return before is not None and before.state is State.OPEN

@@ -22,7 +22,7 @@ from fanfare import conf, errors
 from fanfare.applications import errors as application_errors
 from fanfare.applications import registry, test_environment
 from fanfare.engine import current, interface
-from fanfare.integration import remote
+from fanfare.integration.remote import engine as remote_engine
 
 if TYPE_CHECKING:
     from fanfare.applications import models
@@ -103,7 +103,7 @@ def fetch_default() -> registry.Application:
     if _stand_ins:
         return _stand_ins[-1]
     if conf.settings.REMOTE_URL:
-        return remote.application()
+        return remote_engine.application()
     try:
         found = loading.fetch_default()
     except application_errors.DefaultApplicationError as error:
@@ -139,7 +139,7 @@ def forget() -> None:
 
 
 def _remote(app: str | int | None) -> registry.Application:
-    found = remote.application()
+    found = remote_engine.application()
     if app is not None and str(app) != found.id:
         raise errors.NoApplication(
             f"`app` is {app!r}; in remote mode the only application is {found.id!r} (FANFARE_REMOTE_APP_ID)."

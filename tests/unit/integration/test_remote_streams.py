@@ -24,7 +24,9 @@ from fanfare.engine import errors as engine_errors
 from fanfare.engine.local import engine as local_engine
 from fanfare.hub import hub as hubs
 from fanfare.hub import streams
-from fanfare.integration import remote
+from fanfare.integration.remote import client as remote_client
+from fanfare.integration.remote import engine as remote_engine
+from fanfare.integration.remote import streams as remote_streams
 from fanfare.protocol import streams as stream_rules
 from tests.unit.api import fakes
 
@@ -35,8 +37,8 @@ HEAD = streams.Head("answer")
 State = interface.StreamState
 
 
-class WiredEngine(remote.RemoteEngine):
-    """Remote mode without a network: the API of a worker on the test's event loop answers."""
+class WiredClient(remote_client.Client):
+    """Requests without a network: the API of a worker on the test's event loop answers."""
 
     def __init__(self, client: fakes.Client) -> None:
         super().__init__("http://deployment.example", APPLICATION, timeout_s=30.0)
@@ -44,7 +46,9 @@ class WiredEngine(remote.RemoteEngine):
         self._client = client
         self._loop = asyncio.get_running_loop()
 
-    def _attempt(self, method: str, path: str, query: dict[str, str], body: Any, deadline: float) -> remote.Answer:
+    def _attempt(
+        self, method: str, path: str, query: dict[str, str], body: Any, deadline: float
+    ) -> remote_client.Answer:
         self.paths.append(path)
         data = b"" if body is None else orjson.dumps(body)
         asked = self._client.request(method, self._signed(method, path, query, data), data)
@@ -53,7 +57,14 @@ class WiredEngine(remote.RemoteEngine):
         headers = http.client.HTTPMessage()
         for name, value in answer.headers.items():
             headers[name] = value
-        return remote.Answer(answer.status, answer.json, headers)
+        return remote_client.Answer(answer.status, answer.json, headers)
+
+
+class WiredEngine(remote_engine.RemoteEngine):
+    def __init__(self, client: fakes.Client) -> None:
+        wired = WiredClient(client)
+        super().__init__(wired)
+        self.paths = wired.paths
 
     async def write(self, *writes: interface.StreamWrite) -> list[interface.StreamReceipt]:
         return await asyncio.to_thread(self.write_streams, writes)
@@ -183,10 +194,10 @@ async def test_streams_of_one_process_have_their_texts_and_a_refused_one_fails_a
 
 def test_batches_are_within_the_limits_of_the_api() -> None:
     def sizes(*writes: interface.StreamWrite) -> list[int]:
-        return [len(batch) for batch in remote._stream_batches(writes)]
+        return [len(batch) for batch in remote_streams.batches(writes)]
 
-    assert remote.STREAMS == api_streams.BATCH
-    assert api_streams.batch_body_limit(registry.Limits()) > remote.STREAM_BYTES + 1_000
+    assert remote_streams.BATCH == api_streams.BATCH
+    assert api_streams.batch_body_limit(registry.Limits()) > remote_streams.BATCH_BYTES + 1_000
     assert sizes(*(piece("a", "x") for _ in range(250))) == [100, 100, 50]
     large, small = piece("a", "\0" * 100_000), piece("a", "x")  # 600 kB of JSON
     assert sizes(small, large, large, small, small) == [1, 1, 1, 2]
