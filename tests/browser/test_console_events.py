@@ -80,7 +80,7 @@ def test_event_is_followed_from_the_tail_to_its_socket(
     calls.publish(production, channel, "second", "{}")
     expect(admin.locator("#count")).to_contain_text("wait")
     expect(admin.locator("#items > li", has_text="second")).to_have_count(0)
-    admin.get_by_role("button", name="Go on").click()
+    admin.get_by_role("button", name="Resume").click()
     expect(admin.locator("#items > li", has_text="second")).to_have_count(1)
 
     event.get_by_role("link", name="Trace").click()

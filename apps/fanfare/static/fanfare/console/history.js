@@ -23,7 +23,7 @@ function show() {
   const at = events[index];
   if (!at) return;
   when.textContent = `${new Date(at.at * 1000).toLocaleDateString("en-GB")} ${clock(at.at)} · offset ${at.offset}`;
-  title.textContent = isState ? `The state of ${at.channel} then: ${at.event}` : `The newest event of ${at.channel} then: ${at.event}`;
+  title.textContent = isState ? `The state of ${at.channel} at that time: ${at.event}` : `The newest event of ${at.channel} at that time: ${at.event}`;
   const shown = isState ? events.slice(0, index + 1).findLast((one) => one.type === "event") ?? at : at;
   state.textContent = pretty(shown.data ?? "");
   fill(

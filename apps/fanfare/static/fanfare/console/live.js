@@ -111,7 +111,7 @@ export async function* stream(path, args, { signal, onState = showState } = {}) 
       clearTimeout(silence);
       silence = setTimeout(stop, SILENCE_MS);
     };
-    let why = "The connection to the worker ended.";
+    let why = "";
     try {
       const response = await request(address(path, args), { signal: attempt.signal });
       attempts = 0;
@@ -126,14 +126,15 @@ export async function* stream(path, args, { signal, onState = showState } = {}) 
         onState("problem", error.message);
         throw error;
       }
-      if (error instanceof Problem) why = error.message;
+      why = error instanceof Problem ? error.message : "The connection to the worker was lost.";
     } finally {
       clearTimeout(silence);
       signal?.removeEventListener("abort", stop);
       attempt.abort();
     }
     if (signal?.aborted) return;
-    if (attempts > 0) onState("lost", `${why} Trying again…`);
+    // Without a reason, the worker ended the stream because it stops or the page's token expired.
+    if (why) onState("lost", `${why} Trying again…`);
     await new Promise((done) => setTimeout(done, RETRY_MS[Math.min(attempts, RETRY_MS.length - 1)]));
     attempts += 1;
   }

@@ -11,7 +11,8 @@ const count = document.getElementById("count");
 const pause = document.getElementById("pause");
 
 let attempt = new AbortController();
-let held = []; // items that came while the page is paused
+let held = []; // the newest MOST items that came while the page is paused
+let dropped = 0; // older ones of the same pause
 let shown = 0;
 let seen = 0;
 let missed = 0;
@@ -61,11 +62,17 @@ function show(items) {
   empty.hidden = true;
 }
 
+function hold(items) {
+  held.push(...items);
+  dropped += held.splice(0, held.length - MOST).length;
+}
+
 function tell() {
   const parts = [`${number(shown)} shown`];
   if (seen > shown) parts.push(`a sample: ${number(seen)} happened (${number((100 * shown) / seen)} %)`);
   if (missed) parts.push(`${number(missed)} were lost because this page is slow`);
   if (held.length) parts.push(`${number(held.length)} wait`);
+  if (dropped) parts.push(`${number(dropped)} older ones of this pause were dropped`);
   count.textContent = parts.join(" · ");
 }
 
@@ -82,7 +89,7 @@ async function follow(args, signal) {
       seen += batch.seen;
       shown += batch.items.length;
       missed += batch.missed ?? 0;
-      if (pause.getAttribute("aria-pressed") === "true") held = [...held, ...batch.items].slice(-MOST);
+      if (pause.getAttribute("aria-pressed") === "true") hold(batch.items);
       else show(batch.items);
       tell();
     }
@@ -109,8 +116,9 @@ function start() {
 pause.addEventListener("click", () => {
   const isPaused = pause.getAttribute("aria-pressed") !== "true";
   pause.setAttribute("aria-pressed", String(isPaused));
-  pause.textContent = isPaused ? "Go on" : "Pause";
-  if (!isPaused) {
+  pause.textContent = isPaused ? "Resume" : "Pause";
+  if (isPaused) dropped = 0;
+  else {
     show(held);
     held = [];
   }
@@ -119,7 +127,7 @@ pause.addEventListener("click", () => {
 document.getElementById("clear").addEventListener("click", () => {
   fill(list);
   held = [];
-  shown = seen = missed = 0;
+  shown = seen = missed = dropped = 0;
   empty.hidden = false;
   tell();
 });
