@@ -242,6 +242,10 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ("engine/postgres/writer.py", "self._notify_later"): (LOOP, POSTGRES),
     ("hub/activity.py", "functools.partial(activity.refused, what, reason, text, **more)"): (LOOP, "it only records"),
     ("hub/activity.py", "activity.count"): (LOOP, "it cannot raise"),
+    ("hub/attempts.py", "self._ask_after(pause_s)"): (
+        CLIENT,
+        "unit/hub/test_hub.py::test_repeated_subscribe_that_raises_closes_its_connection",
+    ),
     ("hub/hub.py", "functools.partial(_call, then)"): (
         GUARD,
         "unit/api/test_direct.py::test_unexpected_exception_is_answered_with_500",

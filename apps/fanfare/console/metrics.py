@@ -71,6 +71,8 @@ COUNTERS: Final = (
     Family("resume.failed.", "recoveries_failed", "Channels that a client could not recover, by reason.", "reason"),
     Family("recovery.", "recovery_requests", "Recoveries that clients asked for, by outcome or reason.", "outcome"),
     Family("recoveries.lost.", "recoveries_lost", "Recoveries that broke off, by reason.", "reason"),
+    Family("recoveries.interrupted", "recoveries_interrupted", "Recoveries ended with 4100: the engine was away."),
+    Family("subscribes.repeated", "subscribes_repeated", "Requests to the engine that were repeated."),
     Family("resume.", "resume_tokens", "Pages with a resume token, by what became of it.", "outcome"),
     Family("sse.opened", "sse_opened", "SSE connections that were opened."),
     Family("sse.refused.", "sse_refusals", "SSE connections that were refused, by reason.", "reason"),

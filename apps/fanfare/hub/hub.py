@@ -14,7 +14,18 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from fanfare.engine import interface
-from fanfare.hub import activity, conflation, connections, fanout, pacing, recovery, traces, user_directory, writers
+from fanfare.hub import (
+    activity,
+    attempts,
+    conflation,
+    connections,
+    fanout,
+    pacing,
+    recovery,
+    traces,
+    user_directory,
+    writers,
+)
 from fanfare.runtime.histograms import Histogram
 from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.runtime.supervisor import Supervisor, as_future
@@ -78,7 +89,8 @@ class Hub:
         self._channels: dict[tuple[str, str], connections.Channel] = {}
         self._users = user_directory.Directory()
         self._pacing = pacing.Pacing(self.disconnect_slow, self._fail)
-        self._recoveries = recovery.Recoveries(engine, self._pacing, self.counters, self.recorder, self._guarded)
+        self._attempts = attempts.Attempts(engine, self.supervisor, self.count, self._fail)
+        self._recoveries = recovery.Recoveries(self._attempts, self._pacing, self.counters, self.recorder)
         self._conflation = conflation.Conflation(self.by_socket, self._pacing, self.counters, max_buffer_bytes)
         self._closing: TimerWheel[Connection] = TimerWheel("closing connections", LOOK_S / 2, self._look_at_closing)
         self._closing_now = 0
@@ -116,7 +128,7 @@ class Hub:
         Raises what Engine.open raises; call it again then.
         """
         await self.stop()
-        self.engine = self.recorder.engine = self._recoveries.engine = engine
+        self.engine = self.recorder.engine = self._attempts.engine = engine
         for mailbox in self._mailboxes:
             engine.listen("", mailbox, True)
         await self.start()
@@ -240,7 +252,19 @@ class Hub:
         `Owner.signed_in`; changes follow. The connection must not be signed in already."""
         if connection.closing:
             return
-        member = interface.Member(user_id, "null")
+        wanted = interface.SubscribeRequest(
+            connection.app,
+            interface.USERS,
+            connection.socket_id,
+            member=interface.Member(user_id, "null"),
+            watch=tuple(watchlist),
+        )
+
+        def repeated() -> interface.SubscribeRequest | None:
+            if not connection.closing:
+                return wanted
+            self.engine.leave(connection.app, interface.USERS, connection.socket_id)
+            return None
 
         def answered(answer: interface.SubscribeResult | interface.Refused) -> None:
             if connection.closing:
@@ -254,16 +278,7 @@ class Hub:
                 self.engine.leave(connection.app, interface.USERS, connection.socket_id)
             connection.owner.signed_in(answer)
 
-        self.engine.attach(
-            interface.SubscribeRequest(
-                connection.app,
-                interface.USERS,
-                connection.socket_id,
-                member=member,
-                watch=tuple(watchlist),
-            ),
-            answered,
-        )
+        self._attempts.attach(connection, repeated, answered)
 
     def connections_of_user(self, app: str, user_id: str) -> list[Connection]:
         """The connections of this worker that are signed in as this user."""
@@ -306,41 +321,37 @@ class Hub:
         connection.subscriptions[name] = subscription
         channel.announce, channel.is_cache = announce, cached
         self._count(channel)
-        # Only a channel's first subscriber on this worker waits for the disk. For further ones a count changes, which
-        # is written later. Subscribers that get the count wait until it includes them.
-        durable = announce or channel.subscriber_count == channel.attaching
-        history = recovery.request if recovery is not None else None
-        # This worker has read all entries since the channel had its first receiver.
-        streams_needed = not channel.receives or bool(channel.streams)
-        if member is None and not durable and not cached and history is None and not streams_needed:
+        if channel.receives and member is None and not (announce or cached or recovery or channel.streams):
             self._begin(subscription, interface.SubscribeResult())
             return
-        self.engine.attach(
-            interface.SubscribeRequest(
-                connection.app,
-                name,
-                connection.socket_id,
-                durable=durable,
-                member=member,
-                member_limit=member_limit,
-                cached=cached,
-                counted=announce,
-                history=history,
-                streams=streams_needed,
-            ),
-            self._guarded(connection, functools.partial(self._attached, subscription)),
+        self._attempts.attach(
+            connection,
+            functools.partial(self._wanted, subscription, member_limit),
+            functools.partial(self._attached, subscription),
         )
 
-    def _guarded(self, connection: Connection, ready: interface.Ready) -> interface.Ready:
-        """`ready` for the engine. If it raises, the subscription would wait for ever: the client reconnects instead."""
-
-        def answered(answer: interface.SubscribeResult | interface.Refused) -> None:
-            try:
-                ready(answer)
-            except Exception as error:  # noqa: BLE001
-                self._fail(connection, error)
-
-        return answered
+    def _wanted(
+        self, subscription: connections.Subscription, member_limit: int | None
+    ) -> interface.SubscribeRequest | None:
+        """What a subscription that is attaching asks of the engine now."""
+        if subscription.state is not connections.State.ATTACHING:
+            return None
+        channel, recovery = subscription.channel, subscription.recovery
+        return interface.SubscribeRequest(
+            channel.app,
+            channel.name,
+            subscription.connection.socket_id,
+            # Only a channel's first subscriber on this worker waits for the disk. For further ones a count changes,
+            # which is written later. Subscribers that get the count wait until it includes them.
+            durable=channel.announce or not channel.receives,
+            member=subscription.member,
+            member_limit=member_limit,
+            cached=channel.is_cache,
+            counted=channel.announce,
+            history=recovery.request if recovery is not None else None,
+            # This worker has read all entries since the channel had its first receiver.
+            streams=not channel.receives or bool(channel.streams),
+        )
 
     def _fail(self, connection: Connection, error: Exception) -> None:
         """A callback of one connection failed, and its subscriptions may be incomplete."""
@@ -386,18 +397,20 @@ class Hub:
             connection.owner.refreshed(subscription, interface.SubscribeResult(), request)
             return
         subscription.refreshing = True
-        self.engine.attach(
-            interface.SubscribeRequest(
-                channel.app,
-                channel.name,
-                connection.socket_id,
-                durable=announce,
-                member=member,
-                member_limit=member_limit,
-                cached=cached,
-                counted=announce,
-            ),
-            self._guarded(connection, functools.partial(self._refreshed, subscription, request)),
+        wanted = interface.SubscribeRequest(
+            channel.app,
+            channel.name,
+            connection.socket_id,
+            durable=announce,
+            member=member,
+            member_limit=member_limit,
+            cached=cached,
+            counted=announce,
+        )
+        self._attempts.attach(
+            connection,
+            lambda: None if subscription.state is connections.State.LEFT else wanted,
+            functools.partial(self._refreshed, subscription, request),
         )
 
     def _refreshed(

@@ -10,12 +10,11 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-from collections.abc import Callable
 
 from fanfare.engine import interface
-from fanfare.hub import connections, event_frames, fanout, pacing, streams, traces, writers
+from fanfare.hub import attempts, connections, event_frames, fanout, pacing, streams, traces, writers
 
-ENGINE_UNAVAILABLE = "engine_unavailable"
+OVER_CAPACITY = 4100  # pusher-js reconnects after a second
 
 
 class Recoveries:
@@ -23,15 +22,13 @@ class Recoveries:
 
     def __init__(
         self,
-        engine: interface.Engine,
+        engine: attempts.Attempts,
         reader_pacing: pacing.Pacing,
         counters: collections.Counter[str],
         recorder: traces.Recorder,
-        guarded: Callable[[connections.Connection, interface.Ready], interface.Ready],
     ) -> None:
         self.running = 0  # subscriptions that catch up
-        self._guarded = guarded  # see `Hub._guarded`
-        self.engine = engine
+        self._engine = engine
         self._pacing = reader_pacing
         self._counters = counters
         self._recorder = recorder
@@ -90,17 +87,10 @@ class Recoveries:
             )
 
     def _read_chunk(self, subscription: connections.Subscription, recovery: connections.Recovery) -> None:
-        if subscription.state is not connections.State.CATCHING_UP:
-            return
-        channel = subscription.channel
-        after = interface.Position(channel.epoch, subscription.sent)
-        request = dataclasses.replace(recovery.request, after=after, rewind=None, continued=True)
-        self.engine.attach(
-            # The cached event is for a failed recovery, which lacks the newest state otherwise.
-            interface.SubscribeRequest(
-                channel.app, channel.name, durable=False, cached=channel.is_cache, history=request
-            ),
-            self._guarded(subscription.connection, functools.partial(self._chunk_read, subscription, recovery)),
+        self._engine.attach(
+            subscription.connection,
+            functools.partial(_next_chunk, subscription, recovery),
+            functools.partial(self._chunk_read, subscription, recovery),
         )
 
     def _chunk_read(
@@ -111,10 +101,15 @@ class Recoveries:
     ) -> None:
         if subscription.state is not connections.State.CATCHING_UP:
             return
-        result = answer.replayed if isinstance(answer, interface.SubscribeResult) else None
-        if result is None or result.reason is not None:
-            cached = answer.cached if isinstance(answer, interface.SubscribeResult) else None
-            self._fail(subscription, result, cached)
+        if isinstance(answer, interface.Refused) or answer.replayed is None:
+            # The store has the events, so nothing is reported as lost: the client comes back for them.
+            why = answer.message if isinstance(answer, interface.Refused) else "the history cannot be read"
+            self._counters["recoveries.interrupted"] += 1
+            subscription.connection.close(OVER_CAPACITY, f"The recovery was interrupted: {why}")
+            return
+        result = answer.replayed
+        if result.reason is not None:
+            self._fail(subscription, result, result.reason, answer.cached)
             return
         if result.complete:
             self._go_live(subscription, result)
@@ -124,21 +119,18 @@ class Recoveries:
     def _fail(
         self,
         subscription: connections.Subscription,
-        result: interface.RecoveryResult | None,
+        result: interface.RecoveryResult,
+        reason: str,
         cached: bytes | None,
     ) -> None:
-        reason = result.reason if result is not None and result.reason is not None else ENGINE_UNAVAILABLE
         self._counters[f"recoveries.lost.{reason}"] += 1
-        channel = subscription.channel
-        if result is None:  # the engine gave no position; without another live subscriber, this one's is the newest
-            channel.offset = max(channel.offset, subscription.sent)
         self._go_live(subscription, result)
-        subscription.since = channel.offset
+        subscription.since = subscription.channel.offset
         subscription.connection.owner.recovery_failed(subscription, reason, cached)
 
-    def _go_live(self, subscription: connections.Subscription, result: interface.RecoveryResult | None) -> None:
+    def _go_live(self, subscription: connections.Subscription, result: interface.RecoveryResult) -> None:
         self.ended(subscription)
-        if result is not None and result.position is not None:
+        if result.position is not None:
             subscription.channel.offset = result.position.offset  # this worker's reader is exactly at this position
         subscription.go_live()
 
@@ -158,6 +150,20 @@ class Recoveries:
             self._counters["recovered"] += len(batch.bodies)
             self._recorder.replayed(connection, subscription.channel, batch.entries)
             connection.writer.write(batch)  # pacing limits its size, so the limit for slow readers does not apply
+
+
+def _next_chunk(
+    subscription: connections.Subscription, recovery: connections.Recovery
+) -> interface.SubscribeRequest | None:
+    if subscription.state is not connections.State.CATCHING_UP:
+        return None
+    channel = subscription.channel
+    after = interface.Position(channel.epoch, subscription.sent)
+    request = dataclasses.replace(recovery.request, after=after, rewind=None, continued=True)
+    # The cached event is for a failed recovery, which lacks the newest state otherwise.
+    return interface.SubscribeRequest(
+        channel.app, channel.name, durable=False, cached=channel.is_cache, history=request
+    )
 
 
 def chunk(

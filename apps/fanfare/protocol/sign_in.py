@@ -143,16 +143,6 @@ class Identity:
             done.append(effects.Send(event_frames.watchlist_events(answer.online, offline)))
         return [*done, *self._release()]
 
-    def refused(self, refusal: interface.Refused) -> effects.Effects:
-        """The hub could not sign the connection in. It is no fault of the client, which may try again."""
-        self._pending = None
-        message = f"Signing in is not possible now: {refusal.message}"
-        return (
-            effects.Send(server_frames.error(None, message)),
-            effects.Count(f"pusher.sign_in_refused.{refusal.code}", message),
-            *self._release(),
-        )
-
     # -- frames that wait ----------------------------------------------------------------------------------------------
 
     def must_wait(self, message: messages.Message) -> bool:

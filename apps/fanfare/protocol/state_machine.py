@@ -195,6 +195,11 @@ class StateMachine:
         self._early = self._identity = None
         return (effects.Close(code, message),)
 
+    def _unavailable(self, message: str, counter: str) -> effects.Effects:
+        """The engine could not do what the client needs. pusher-js asks again only on its next connection, so this one
+        ends: the client reconnects after a second."""
+        return [effects.Count(counter, message), *self._close(refusals.OVER_CAPACITY, message)]
+
     # -- frames of the client ------------------------------------------------------------------------------------------
 
     def received(self, text: str) -> effects.Effects:
@@ -314,8 +319,10 @@ class StateMachine:
             return effects.NOTHING
         if not failure:
             return self._subscribe_within_rate(message)
-        refusal = interface.Refused("unavailable", f"its token cannot be checked: {failure}")
-        return _refuse(channel, _in_protocol_terms(channel, refusal))
+        return self._unavailable(
+            f"The channel {channel} cannot be joined now: its token cannot be checked: {failure}",
+            "pusher.subscription_refused.unavailable",
+        )
 
     def capability_ended(self, channel: str, reason: str, message: str) -> effects.Effects:
         """The token of a subscription has expired or was revoked."""
@@ -394,7 +401,12 @@ class StateMachine:
         """The hub did not subscribe the connection, or could not answer a repeated subscribe."""
         channel = subscription.channel.name
         if subscription.state is connections.State.LEFT:
-            return _refuse(channel, _in_protocol_terms(channel, refusal))
+            if refusal.code == "member_limit":
+                return _refuse(channel, _channel_full(channel, refusal))
+            return self._unavailable(
+                f"The channel {channel} cannot be joined now: {refusal.message}",
+                f"pusher.subscription_refused.{refusal.code}",
+            )
         message = f"The channel {channel} cannot be read now: {refusal.message}"
         return (effects.Send(server_frames.error(None, message)), effects.Count("pusher.refresh_failed", message))
 
@@ -449,7 +461,9 @@ class StateMachine:
         if self._identity is None:
             return effects.NOTHING
         if isinstance(answer, interface.Refused):
-            return self._identity.refused(answer)
+            return self._unavailable(
+                f"Signing in is not possible now: {answer.message}", f"pusher.sign_in_refused.{answer.code}"
+            )
         return self._identity.signed_in(answer)
 
     # -- client events -------------------------------------------------------------------------------------------------
@@ -533,18 +547,10 @@ def _evidence(data: Mapping[str, Any] | None) -> dict[str, str] | None:
     return {name: value for name, value in found if isinstance(value, str) and value} or None
 
 
-def _in_protocol_terms(channel: str, refusal: interface.Refused) -> refusals.SubscriptionRefused:
-    if refusal.code == "member_limit":
-        return refusals.LimitReached(
-            f"The channel {channel} has {refusal.actual} members; {refusal.limit} are allowed",
-            code=refusals.OVER_CAPACITY,
-            reason=refusal.code,
-        )
-    return refusals.SubscriptionRefused(
-        f"The channel {channel} cannot be joined now: {refusal.message}",
-        code=None,
-        kind="Unavailable",
-        status=503,
+def _channel_full(channel: str, refusal: interface.Refused) -> refusals.LimitReached:
+    return refusals.LimitReached(
+        f"The channel {channel} has {refusal.actual} members; {refusal.limit} are allowed",
+        code=refusals.OVER_CAPACITY,
         reason=refusal.code,
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fanfare.engine import interface
-from fanfare.hub import connections, event_frames, pacing
+from fanfare.hub import attempts, connections, event_frames, pacing
 from fanfare.hub import hub as hubs
 from tests.harness import waiting
 from tests.unit.hub.doubles import APP, Client, ScriptedEngine, subscribed, subscribed_again
@@ -173,6 +173,51 @@ async def test_refused_subscription_leaves_no_state_behind(
     assert engine.counts["presence-c"] == 0
     assert hub.statistics()["channels.now"] == 0
     assert one.state("presence-c") is connections.State.LEFT
+
+
+async def test_unsubscribe_ends_the_repetition_of_a_subscribe(
+    engine: ScriptedEngine, hub: hubs.Hub, client: NewClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempts, "FIRST_PAUSE_S", 0.01)
+    one = client()
+    one.subscribe("news")
+    engine.refuse("engine_unavailable")
+    await waiting.until_async(lambda: attaching(engine), 30, "the request is repeated")
+    engine.refuse("engine_unavailable")
+    one.unsubscribe("news")
+    other = client()
+    other.subscribe("other")
+    await hub.supervisor.stop()
+    assert [wanted.channel for wanted, _ in engine.attaching] == ["other"]
+    assert one.answers == []
+
+
+async def attaching(engine: ScriptedEngine) -> bool:
+    return bool(engine.attaching)
+
+
+async def test_repeated_subscribe_that_raises_closes_its_connection(
+    engine: ScriptedEngine, hub: hubs.Hub, client: NewClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = client(), client()
+    one.subscribe("news")
+    two.subscribe("news")
+
+    def broken(*_: Any) -> None:
+        raise ValueError("a mistake")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "attach", broken)
+        engine.refuse("engine_unavailable")
+        await waiting.until_async(lambda: closed(one), 30, "the connection is closed")
+    assert one.writer.closed == (4200, "Events may have been missed; reconnect")
+    engine.answer()
+    assert two.state("news") is connections.State.LIVE
+    assert hub.statistics()["callbacks.failed"] == 1
+
+
+async def closed(client: Client) -> bool:
+    return client.writer.closed is not None
 
 
 async def test_disconnect_while_attaching_leaves_without_an_answer(

@@ -12,7 +12,7 @@ import pytest
 
 from fanfare.engine import interface
 from fanfare.engine.local import engine
-from fanfare.hub import connections, event_frames, pacing
+from fanfare.hub import attempts, connections, event_frames, pacing
 from fanfare.hub import hub as hubs
 from tests.harness import waiting
 from tests.unit.hub.doubles import APP, Client
@@ -75,7 +75,7 @@ def numbers(client: Client, channel: str = "kept") -> list[int]:
     return [int(text["data"]) for text in texts if text.get("channel") == channel and text["event"] == "n"]
 
 
-async def until(condition: Callable[[], object], within: float = 5) -> None:
+async def until(condition: Callable[[], object], within: float = 30) -> None:
     async def look() -> object:
         return condition()
 
@@ -234,6 +234,68 @@ async def test_reader_that_stalls_during_its_recovery_is_disconnected_with_4100(
     await until(lambda: client.writer.closed is not None)
     assert client.writer.closed is not None
     assert client.writer.closed[0] == 4100
+
+
+class AwayEngine(engine.LocalEngine):
+    """Refuses to read further parts of a history while `is_away`."""
+
+    is_away = False
+
+    def attach(self, wanted: interface.SubscribeRequest, ready: interface.Ready) -> None:
+        if self.is_away and wanted.history is not None and wanted.history.continued:
+            ready(interface.Refused("engine_unavailable", "the store is away"))
+        else:
+            super().attach(wanted, ready)
+
+
+async def interrupted(hub: hubs.Hub, store: AwayEngine) -> tuple[Deployment, Client, interface.Position]:
+    """A client whose recovery waits for a store that is away."""
+    deployment = Deployment(hub)
+    position = await deployment.publish(1)
+    await deployment.publish(*range(2, 401), pad=100)
+    client = deployment.client()
+    client.writer.waiting = pacing.PACE_BYTES + 1
+    deployment.subscribe(client, after(position))
+    await until(lambda: client.answers)
+    store.is_away = True
+    client.writer.waiting = 0
+    await until(lambda: hub.counters["subscribes.repeated"])
+    return deployment, client, position
+
+
+async def test_recovery_goes_on_when_the_store_is_back(tmp_path: Path) -> None:
+    store = AwayEngine(tmp_path / "engine")
+    hub = hubs.Hub(store)
+    await hub.start()
+    deployment, client, _ = await interrupted(hub, store)
+    await deployment.publish(401)
+    assert numbers(client) == []
+    store.is_away = False
+    await until(lambda: numbers(client)[-1:] == [401])
+    assert numbers(client) == list(range(2, 402))
+    assert (client.lost, client.writer.closed) == ([], None)
+    await hub.stop()
+
+
+async def test_recovery_without_its_store_ends_with_4100_and_reports_no_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempts, "REPEATED_S", 0.5)
+    store = AwayEngine(tmp_path / "engine")
+    hub = hubs.Hub(store)
+    await hub.start()
+    deployment, client, position = await interrupted(hub, store)
+    await until(lambda: client.writer.closed is not None)
+    assert client.writer.closed is not None
+    assert client.writer.closed[0] == 4100
+    assert client.lost == []
+    assert hub.statistics()["recoveries.interrupted"] == 1
+    assert hub.statistics()["recoveries.now"] == 0
+    store.is_away = False
+    back = deployment.client()
+    deployment.subscribe(back, after(position))
+    await until(lambda: len(numbers(back)) == 399)
+    await hub.stop()
 
 
 async def test_refused_recovery_is_reported_and_new_events_follow(deployment: Deployment) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -435,6 +435,12 @@ class Browser:
     async def until(self, condition: Callable[[], Any]) -> None:
         async with asyncio.timeout(DEADLINE_S), self._changed:
             await self._changed.wait_for(condition)
+
+    async def repeats(self, counters: Mapping[str, int]) -> None:
+        """Wait until the hub has repeated a request to the engine."""
+        async with asyncio.timeout(DEADLINE_S):
+            while not counters["subscribes.repeated"]:
+                await asyncio.sleep(0.01)
 
     async def frame(self, event: str) -> Fields:
         """The newest frame of this event, as soon as there is one."""

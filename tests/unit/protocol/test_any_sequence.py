@@ -11,13 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from fanfare.applications import registry
 from fanfare.engine import interface
-from fanfare.hub import event_frames, hub
+from fanfare.hub import attempts, event_frames, hub
 from fanfare.hub.connections import State
 from fanfare.protocol import termination
 from tests.unit.hub import doubles
@@ -56,6 +57,8 @@ class Client:
 class AnySequence(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(attempts, "REPEATED_S", 0)  # a refusal of the engine is passed on at once
         self.loop = asyncio.new_event_loop()
         self.engine = fakes.Engine()
         self.hub = hub.Hub(self.engine)
@@ -209,6 +212,7 @@ class AnySequence(RuleBasedStateMachine):
             self.loop.run_until_complete(self.hub.stop())
         finally:
             self.loop.close()
+            self.patch.undo()
         assert self.engine.subscribers() == {}
         assert self.engine.present() == {}
         assert self.hub.statistics()["channels.now"] == 0

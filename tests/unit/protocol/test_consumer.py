@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from fanfare.engine import errors
+from fanfare.hub import attempts
 from fanfare.hub.connections import State
 from fanfare.protocol import consumers, sessions
 from fanfare.runtime.log_throttle import LogThrottle
@@ -264,14 +265,27 @@ async def test_client_event_that_the_engine_refuses_at_once_is_reported(
     assert "the log is closed" in (await browser.frame("pusher:error"))["data"]["message"]
 
 
-async def test_subscribe_that_the_engine_refuses_is_reported_and_can_be_repeated(worker: Worker) -> None:
+async def test_subscribe_while_the_engine_is_away_succeeds_when_it_is_back(worker: Worker) -> None:
     browser = await worker.connected()
     worker.engine.down = "the disk is full"
     browser.send(fakes.subscribe("news"))
-    refused = await browser.frame("pusher:subscription_error")
-    assert (refused["channel"], refused["data"]["status"]) == ("news", 503)
+    await browser.repeats(worker.hub.counters)
     worker.engine.down = ""
-    await browser.subscribe("news")
+    succeeded = await browser.frame("pusher_internal:subscription_succeeded")
+    assert succeeded["channel"] == "news"
+
+
+async def test_subscribe_that_the_engine_refuses_for_too_long_closes_the_connection(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempts, "REPEATED_S", 0.3)
+    browser = await worker.connected()
+    worker.engine.down = "the disk is full"
+    browser.send(fakes.subscribe("news"))
+    await browser.until(lambda: browser.closed)
+    assert browser.closed is not None
+    assert browser.closed[0] == 4100
+    assert "the disk is full" in browser.closed[1]
 
 
 async def test_client_event_under_way_when_its_sender_leaves_is_harmless(worker: Worker) -> None:

@@ -121,7 +121,7 @@ async def test_tokens_in_use_are_checked_again_after_a_gap(
     await browser.frame("pusher:subscription_error")
 
 
-async def test_subscribe_is_refused_while_the_records_cannot_be_read(
+async def test_subscribe_closes_the_connection_while_the_records_cannot_be_read(
     workers: list[Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def away(_: Any) -> None:
@@ -129,7 +129,12 @@ async def test_subscribe_is_refused_while_the_records_cannot_be_read(
 
     with monkeypatch.context() as patched:
         patched.setattr(workers[0].hub.engine, "ask", away)
-        assert "cannot be checked: The log is away" in await refused(workers[0], token())
+        browser = await fakes.Browser(workers[0].application).connected()
+        browser.send(fakes.subscribe("private-a", auth=token()))
+        await browser.until(lambda: browser.closed)
+        assert browser.closed is not None
+        assert browser.closed[0] == 4100
+        assert "cannot be checked: The log is away" in browser.closed[1]
     await workers[0].subscribed("private-a", token())
 
 

@@ -134,13 +134,14 @@ def test_every_refused_sign_in_has_a_counter() -> None:
     assert fakes.counts(machine.signed_in(AWAY)) == ["pusher.sign_in_refused.engine_unavailable"]
 
 
-def test_sign_in_that_the_engine_refused_can_be_repeated() -> None:
+def test_sign_in_that_the_engine_refused_closes_the_connection_with_4100() -> None:
     machine = fakes.Machine()
     machine.receive(fakes.signin(ANN))
-    said = error(machine.signed_in(AWAY))
-    assert said["code"] is None
-    assert "the disk is full" in said["message"]
-    assert machine.receive(fakes.signin(ANN)) == [effects.SignIn("42")]
+    machine.receive(fakes.subscribe("#server-to-user-42", auth=""))
+    (closed,) = (one for one in machine.signed_in(AWAY) if isinstance(one, effects.Close))
+    assert closed.code == 4100
+    assert "the disk is full" in closed.message
+    assert machine.states() == {}
 
 
 def test_repeated_sign_in_as_the_same_user_succeeds_and_changes_nothing() -> None:
@@ -325,25 +326,6 @@ def test_frames_that_do_not_depend_on_the_user_are_answered_at_once() -> None:
     assert len(machine.receive(fakes.client_event("private-x", "x" * 90_000))) == 1
     assert machine.receive(fakes.unsubscribe("private-x")) == [effects.Unsubscribe("private-x")]
     assert "not JSON" in error(machine.receive("nonsense"))["message"]
-
-
-def test_waiting_frames_are_refused_if_the_sign_in_is() -> None:
-    machine = fakes.Machine()
-    machine.receive(fakes.signin(ANN))
-    machine.receive(fakes.subscribe("#server-to-user-42", auth=""))
-    machine.receive(fakes.subscribe("presence-x"))
-    events = [frame["event"] for frame in fakes.sent(machine.signed_in(AWAY))]
-    assert events == ["pusher:error", *["pusher:error", "pusher:subscription_error"] * 2]
-    assert machine.states() == {}
-
-
-def test_sign_in_that_waited_for_a_failed_one_is_tried() -> None:
-    machine = fakes.Machine()
-    machine.receive(fakes.signin(ANN))
-    machine.receive(fakes.signin(BOB))
-    machine.receive(fakes.subscribe("#server-to-user-7", auth=""))
-    assert effects.SignIn("7") in machine.signed_in(AWAY)
-    assert effects.Subscribe("#server-to-user-7") in machine.signed_in(interface.SubscribeResult())
 
 
 def test_unsubscribe_drops_a_waiting_subscribe() -> None:

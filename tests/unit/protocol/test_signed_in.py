@@ -105,13 +105,25 @@ async def test_online_users_are_reported_after_the_sign_in(worker: Worker) -> No
     assert watchlist_events(watcher) == [("online", ["42", "1"]), ("offline", ["7"])]
 
 
-async def test_sign_in_that_the_engine_refuses_is_reported_and_can_be_repeated(worker: Worker) -> None:
+async def test_sign_in_while_the_engine_is_away_succeeds_when_it_is_back(worker: Worker) -> None:
     browser = await worker.connected()
     worker.engine.down = "the disk is full"
     browser.send(fakes.signin(ANN, socket_id=browser.socket_id))
-    assert "the disk is full" in (await browser.frame("pusher:error"))["data"]["message"]
+    await browser.repeats(worker.hub.counters)
     worker.engine.down = ""
-    await browser.sign_in(ANN)
+    await browser.frame("pusher:signin_success")
+
+
+async def test_connection_that_ends_during_a_repeated_sign_in_leaves_no_user(worker: Worker) -> None:
+    browser = await worker.connected()
+    worker.engine.down = "the disk is full"
+    browser.send(fakes.signin(ANN, socket_id=browser.socket_id))
+    await browser.repeats(worker.hub.counters)
+    await browser.leave()
+    worker.engine.down = ""
+    other = await worker.connected()
+    await other.sign_in(BOB)
+    assert list(worker.engine.present().values()) == ["7"]
 
 
 # -- termination -------------------------------------------------------------------------------------------------------

@@ -132,14 +132,13 @@ def test_full_presence_channel_is_refused_with_both_numbers() -> None:
     assert machine.states() == {}
 
 
-def test_subscribe_that_the_engine_refused_can_be_repeated() -> None:
+def test_subscribe_that_the_engine_refused_closes_the_connection_with_4100() -> None:
     machine = fakes.Machine()
     machine.receive(fakes.subscribe("news"))
-    away = interface.Refused("engine_unavailable", "the disk is full")
-    said = refusal(machine.refused("news", away))
-    assert (said["type"], said["status"], said["code"]) == ("Unavailable", 503, None)
-    assert "the disk is full" in said["error"]
-    assert machine.receive(fakes.subscribe("news")) == [effects.Subscribe("news")]
+    done = machine.refused("news", interface.Refused("engine_unavailable", "the disk is full"))
+    (closed,) = (one for one in done if isinstance(one, effects.Close))
+    assert closed.code == 4100
+    assert "the disk is full" in closed.message
 
 
 def test_repeated_subscribe_is_answered_again() -> None:

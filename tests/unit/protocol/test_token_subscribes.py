@@ -135,15 +135,21 @@ def test_subscribe_waits_until_the_revocations_are_read() -> None:
     assert machine.protocol.revocations_read("private-a") == effects.NOTHING
 
 
-def test_revoked_token_and_unknown_revocations_are_refused() -> None:
+def test_token_that_proves_to_be_revoked_is_refused() -> None:
     machine = fakes.Machine()
     revoked = Revoked(machine)
     auth = token(machine, "private-a", token_id="1")
     subscribe(machine, "private-a", auth)
-    done = machine.done(machine.protocol.revocations_read("private-a", "The database is away"))
-    assert [frame["data"] for frame in fakes.sent(done)][1]["status"] == 503
     revoked.known = revoked.revoked = True
-    assert refusal(subscribe(machine, "private-a", auth)) == "revoked_token"
+    assert refusal(list(machine.protocol.revocations_read("private-a"))) == "revoked_token"
+
+
+def test_unknown_revocations_close_the_connection_with_4100() -> None:
+    machine = fakes.Machine()
+    Revoked(machine)
+    subscribe(machine, "private-a", token(machine, "private-a", token_id="1"))
+    done = machine.protocol.revocations_read("private-a", "The database is away")
+    assert [one.code for one in done if isinstance(one, effects.Close)] == [4100]
 
 
 def test_unsubscribe_while_the_revocations_are_read_drops_the_subscribe() -> None:
