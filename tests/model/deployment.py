@@ -1,4 +1,4 @@
-"""A deployment of the model: workers with real hubs and sessions, and clients that keep positions as a plugin does."""
+"""A deployment of the model: workers with real hubs, sessions and event streams, and their clients."""
 
 from __future__ import annotations
 
@@ -9,28 +9,23 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
-from fanfare.applications import rules
+from fanfare.applications import registry, rules
 from fanfare.engine import interface
 from fanfare.hub import event_frames, hub
-from fanfare.protocol import session_owners, sessions
+from fanfare.protocol import session_owners
+from fanfare.sse import asgi
+from tests.model import clients
 from tests.model import store as stores
-from tests.unit.hub import doubles
+from tests.model.clients import Violation
 from tests.unit.protocol import fakes
 
-CHANNEL = "presence-kept"
 Action = tuple[str, ...]
-
-
-class Violation(AssertionError):
-    """An invariant does not hold."""
 
 
 @dataclass(frozen=True)
 class Bounds:
     """`events`: published at most. `kept`: events of the history. `tokens`: so many of the clients have a resume token
-    and no positions. `waits`: time passes, and clients stall."""
+    and no positions, and `streams` of them read event streams. `waits`: time passes, and clients stall."""
 
     workers: int = 2
     clients: int = 2
@@ -38,144 +33,11 @@ class Bounds:
     kept: int = 2
     faults: int = 1
     tokens: int = 0
+    streams: int = 0
     waits: bool = False
 
 
 WAITS_S = ("0.3", "6", "70")  # a ping is due; the next one; a token is not refused any more
-
-
-class Client:
-    """One page. `last`: the number of the event that it received last, None if it may have missed events and knows."""
-
-    def __init__(self, deployment: Deployment, name: str) -> None:
-        self.name = name
-        self.worker: str | None = None
-        self.position: dict[str, Any] | None = None  # as the plugin keeps it
-        self.last: int | None = None
-        self.received: list[int] = []
-        self.members: set[str] = set()
-        self.subscribed = False
-        self.stalled = False  # frames are written to it, and it does not get them
-        self._deployment = deployment
-        self._read = 0
-
-    def connect(self, worker: str) -> None:
-        self.worker, self.subscribed, self.stalled, self._read, self.members = worker, False, False, 0, set()
-        self.writer = doubles.FakeWriter()
-        self.session = self._session(self._deployment.hubs[worker])
-        self.socket_id = self.session._connection.socket_id
-        self.session.open()
-        data = orjson.dumps({"user_id": self.name}).decode()
-        auth = fakes.auth(CHANNEL, data, socket_id=self.socket_id)
-        more = {} if self.position is None else {"resume": self.position}
-        self.session.received(fakes.subscribe(CHANNEL, data, auth=auth, **more))
-
-    def _session(self, hub_: hub.Hub) -> sessions.Session:
-        return fakes.session(hub_, self._deployment.application, self.writer, with_offsets=True)
-
-    def drop(self) -> None:
-        self.hear()
-        self.session.end()
-        self.worker = None
-
-    def hear(self) -> None:
-        """Handle the frames that came."""
-        if self.worker is None or self.stalled:
-            return
-        frames = [orjson.loads(body) for body in self.writer.bodies[self._read :]]
-        self._read = len(self.writer.bodies)
-        for frame in frames:
-            self._handle(frame)
-        if self.writer.closed is not None:
-            self.session.end()
-            self.worker = None
-
-    def _handle(self, frame: dict[str, Any]) -> None:
-        event = frame["event"]
-        data = frame.get("data")
-        fields = orjson.loads(data) if isinstance(data, str) and data.startswith("{") else {}
-        if event == "pusher_internal:subscription_succeeded":
-            self.subscribed = True
-            self.members = set(fields["presence"]["ids"])
-        elif event == "pusher:stream":
-            self._stream(fields)
-        elif event == "pusher:stream_reset":
-            self.last = None
-            self.position = {"epoch": fields["epoch"], "offset": fields["offset"]} if "epoch" in fields else None
-        elif event == "pusher_internal:member_added":
-            self.members.add(fields["user_id"])
-        elif event == "pusher_internal:member_removed":
-            self.members.discard(fields["user_id"])
-        elif event == "counted":
-            self._event(int(frame["data"]), frame)
-
-    def _stream(self, fields: dict[str, Any]) -> None:
-        if fields["recovered"]:
-            if self.position is None or fields["epoch"] != self.position["epoch"]:
-                raise Violation(f"{self.name}: false `recovered`: {fields} after {self.position}")
-            return
-        self.last = None
-        self.position = None if fields["epoch"] is None else {"epoch": fields["epoch"], "offset": fields["offset"]}
-
-    def _event(self, number: int, frame: dict[str, Any]) -> None:
-        offset = frame["offset"]
-        if not self.subscribed:
-            raise Violation(f"{self.name}: event {number} came before the answer to the subscribe")
-        if number in self.received:
-            raise Violation(f"{self.name}: event {number} came twice")
-        if self.last is not None:
-            missed = self._missed(self.last, number)
-            if number < self.last or missed:
-                raise Violation(f"{self.name}: after event {self.last} came {number}, and {missed} were not reported")
-        if self.position is None or offset != self.position["offset"] + 1:
-            raise Violation(f"{self.name}: offset {offset} came after {self.position}")
-        self.position = {**self.position, "offset": offset}
-        self.last = number
-        self.received.append(number)
-
-    def _missed(self, last: int, number: int) -> list[int]:
-        """The events between these that the store still has."""
-        store = self._deployment.store
-        return [one for one in range(last + 1, number) if one in store.acknowledged and one not in store.lost]
-
-
-class TokenClient(Client):
-    """A page with a resume token. After a reconnect it may get events again, each once for each connection.
-
-    Nothing is promised before its first record is stored: a socket that comes back sooner is that of a new page.
-    """
-
-    def __init__(self, deployment: Deployment, name: str) -> None:
-        super().__init__(deployment, name)
-        self.token = f"token-of-the-page-{name}"
-
-    def connect(self, worker: str) -> None:
-        self.received = []
-        super().connect(worker)
-
-    def _session(self, hub_: hub.Hub) -> sessions.Session:
-        application, owners = self._deployment.application, self._deployment.owners[self.worker or ""]
-        return fakes.session(hub_, application, self.writer, token=self.token, owners=owners)
-
-    def _handle(self, frame: dict[str, Any]) -> None:
-        if frame["event"] == "pusher:ping":
-            self.session.received(fakes.text({"event": "pusher:pong", "data": {}}))
-        elif frame["event"] == "pusher:resume_failed":
-            self.last = None
-        else:
-            super()._handle(frame)
-
-    def _event(self, number: int, frame: dict[str, Any]) -> None:
-        if not self.subscribed:
-            raise Violation(f"{self.name}: event {number} came before the answer to the subscribe")
-        if self.received and number <= self.received[-1]:
-            raise Violation(f"{self.name}: event {number} came after {self.received[-1]} in one connection")
-        missed = self._missed(self.last, number) if self.last is not None else []
-        if missed:
-            raise Violation(f"{self.name}: after event {self.last} came {number}, and {missed} were not reported")
-        self.received.append(number)
-        if self.last is not None or CHANNEL in self._deployment.store.positions_of(self.token):
-            self.last = max(number, self.last or 0)
 
 
 class Deployment:
@@ -184,15 +46,23 @@ class Deployment:
     def __init__(self, bounds: Bounds) -> None:
         self.bounds = bounds
         self.store = stores.Store(bounds.kept)
-        rule = rules.Rule("presence-kept*", history_size=bounds.kept, history_seconds=60)
+        self.channels = (stores.CHANNEL, *stores.STREAMED) if bounds.streams else (stores.CHANNEL,)
+        rule = rules.Rule("*kept*", history_size=bounds.kept, history_seconds=60)
         self.application = fakes.application(rules=rules.Rules((rule,)))
+        applications = registry.Registry()
+        applications.put(self.application)
         self.engines = {name: stores.Engine(self.store, name) for name in self._names("w", bounds.workers)}
         self.hubs = {name: hub.Hub(engine) for name, engine in self.engines.items()}
         self.owners = {name: session_owners.SessionOwners(one, time.time) for name, one in self.hubs.items()}
+        self.event_streams = {name: asgi.Sse(one, applications) for name, one in self.hubs.items()}
+        with_positions = bounds.clients - bounds.tokens - bounds.streams
+        kinds: list[type[clients.Client | clients.StreamClient]] = [
+            *[clients.Client] * with_positions,
+            *[clients.TokenClient] * bounds.tokens,
+            *[clients.StreamClient] * bounds.streams,
+        ]
         names = self._names("c", bounds.clients)
-        with_positions = bounds.clients - bounds.tokens
-        self.clients = {name: Client(self, name) for name in names[:with_positions]}
-        self.clients |= {name: TokenClient(self, name) for name in names[with_positions:]}
+        self.clients = {name: kind(self, name) for name, kind in zip(names, kinds, strict=True)}
         self._pause_s = 0.0
         self.faults = 0
         self.state: Any = None  # before the end of a run
@@ -208,8 +78,7 @@ class Deployment:
 
     async def stop(self) -> None:
         for client in self.clients.values():
-            if client.worker is not None:
-                client.session.end()
+            await client.end()
         for one in self.hubs.values():
             await one.stop()
 
@@ -281,7 +150,7 @@ class Deployment:
         """Let the loop run what the action has started, and the clients handle their frames."""
         pause_s, self._pause_s = self._pause_s, 0.0
         await asyncio.sleep(pause_s)
-        for _ in range(5):
+        for _ in range(5 if not self.bounds.streams else 12):
             await asyncio.sleep(0)
         for client in self.clients.values():
             client.hear()
@@ -289,8 +158,7 @@ class Deployment:
     def _publish(self) -> None:
         self.store.counter += 1
         number = self.store.counter
-        body = event_frames.event("counted", CHANNEL, str(number))
-        self.store.append(interface.Kind.EVENT, CHANNEL, body)
+        self.store.publish({channel: event_frames.event("counted", channel, str(number)) for channel in self.channels})
         self.store.acknowledged.add(number)
 
     def _fault(self, cause: Callable[[], None]) -> None:
@@ -316,18 +184,18 @@ class Deployment:
                 await self.settle()
         else:
             raise Violation("the deployment does not come to rest")
-        live = {client.name for client in self.clients.values() if client.worker is not None and client.subscribed}
+        connected = [client for client in self.clients.values() if client.worker is not None and client.subscribed]
+        members = [client for client in connected if isinstance(client, clients.Client)]
+        live = {client.name for client in members}
         stored = {member.user_id for member in self.store.members.values()}
         if stored != live:
             raise Violation(f"members in the store: {sorted(stored)}, live clients: {sorted(live)}")
         newest = max(self.store.acknowledged - self.store.lost, default=0)
-        for client in self.clients.values():
-            if client.name not in live:
-                continue
+        for client in members:
             if client.members != live:
                 raise Violation(f"{client.name} sees {sorted(client.members)}, live clients: {sorted(live)}")
-            if client.last is not None and client.last < newest:
-                raise Violation(f"{client.name} has {client.last} and not {newest}, which was not reported")
+        for client in connected:
+            client.check_at_rest(newest)
 
     def fingerprint(self) -> Any:
         """Equal for states from which the same can follow."""
@@ -345,25 +213,13 @@ class Deployment:
                 (engine.position, engine.generation, tuple(what for what, *_ in engine.writes), len(engine.waiting))
                 for engine in self.engines.values()
             ),
+            tuple((client.worker, client.subscribed, client.state) for client in self.clients.values()),
             tuple(
-                (
-                    client.worker,
-                    client.subscribed,
-                    client.last,
-                    tuple(client.received),
-                    tuple((client.position or {}).items()),
-                    tuple(sorted(client.members)),
-                    self._state(client),
-                )
-                for client in self.clients.values()
+                tuple((one.channel.name, one.state, one.sent) for one in connection.subscriptions.values())
+                for hub_ in self.hubs.values()
+                for connection in hub_.by_socket.values()
             ),
         )
-
-    def _state(self, client: Client) -> Any:
-        if client.worker is None:
-            return None
-        subscription = client.session._connection.subscriptions.get(CHANNEL)
-        return None if subscription is None else (subscription.state, subscription.sent)
 
 
 def play(

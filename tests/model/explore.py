@@ -6,13 +6,15 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from tests.model.clients import Violation
 from tests.model.clock import loop
-from tests.model.deployment import Action, Bounds, Deployment, Violation, play
+from tests.model.deployment import Action, Bounds, Deployment, play
 
-# Of even and of odd seeds: many clients, most of them with positions; and two pages with resume tokens.
+# In turn: many clients, most of them with positions; two pages with resume tokens; and readers of event streams.
 PROFILES = (
     Bounds(workers=3, clients=4, events=40, kept=5, faults=8, tokens=1, waits=True),
     Bounds(workers=2, clients=2, events=40, kept=20, faults=4, tokens=2, waits=True),
+    Bounds(workers=2, clients=3, events=40, kept=8, faults=6, streams=2, waits=True),
 )
 LENGTH = 80  # actions of a random run
 

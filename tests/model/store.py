@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from fanfare.engine import errors, interface
 from tests.unit.protocol import fakes
 
 READ = 2
+CHANNEL = "presence-kept"
+STREAMED = ("kept-1", "kept-2")  # a reader of an event stream cannot be a member
 APP = fakes.APPLICATION.id
 
 
@@ -31,7 +33,7 @@ class Kept:
 
 
 class Store:
-    """`numbers`: what each position of the channel's stream holds, in all epochs."""
+    """All channels have the same stream of events."""
 
     def __init__(self, kept: int) -> None:
         self.kept = kept
@@ -54,12 +56,22 @@ class Store:
     def top(self) -> int:
         return self.log[-1].id if self.log else self.trimmed_to
 
-    def append(self, kind: interface.Kind, channel: str, body: bytes, *, user_id: str | None = None) -> None:
-        offset = None
-        if kind is interface.Kind.EVENT:
-            self.offset += 1
-            offset = self.offset
-            self.expired_to = max(self.expired_to, offset - self.kept)
+    def publish(self, bodies: Mapping[str, bytes]) -> None:
+        """One event on each of these channels, in one group. All channels have the same offsets."""
+        self.offset += 1
+        self.expired_to = max(self.expired_to, self.offset - self.kept)
+        for channel, body in bodies.items():
+            self.append(interface.Kind.EVENT, channel, body, offset=self.offset)
+
+    def append(
+        self,
+        kind: interface.Kind,
+        channel: str,
+        body: bytes,
+        *,
+        user_id: str | None = None,
+        offset: int | None = None,
+    ) -> None:
         fields = {"kind": kind.value, "app": APP, "channel": channel, "offset": offset, "user_id": user_id}
         self.log.append(interface.Entry(id=self.top + 1, exclude=None, body=body, **fields))  # type: ignore[arg-type]
 
@@ -68,10 +80,11 @@ class Store:
         kept = self.sessions.get(token)
         return {} if kept is None or not kept.record else dict(orjson.loads(kept.record).get("seen", {}))
 
-    def history(self, after: int) -> list[interface.Entry]:
-        return [entry for entry in self.log if entry.offset is not None and entry.offset > max(after, self.expired_to)]
+    def history(self, channel: str, after: int) -> list[interface.Entry]:
+        after = max(after, self.expired_to)
+        return [entry for entry in self.log if entry.channel == channel and (entry.offset or 0) > after]
 
-    def recover(self, request: interface.RecoveryRequest) -> interface.RecoveryResult:
+    def recover(self, channel: str, request: interface.RecoveryRequest) -> interface.RecoveryResult:
         position = interface.Position(self.epoch, self.offset)
         after = request.after
         if after is None:
@@ -83,19 +96,16 @@ class Store:
             reason = "position_expired"
         if reason is not None:
             return interface.RecoveryResult(position, reason=reason, complete=True)
-        entries = self.history(after.offset)
+        entries = self.history(channel, after.offset)
         chunk = tuple(entries[:1])  # the smallest chunks: a long recovery
         return interface.RecoveryResult(position, chunk, len(entries), complete=len(chunk) == len(entries))
 
     def lose_tail(self) -> None:
-        """A failover to a replica without the newest event: it begins a new generation."""
-        for index in range(len(self.log) - 1, -1, -1):
-            entry = self.log[index]
-            if entry.kind == interface.Kind.EVENT:
-                del self.log[index]
-                self.offset -= 1
-                self.lost.add(number_of(entry.body))
-                break
+        """A failover to a replica without the newest event of each channel: it begins a new generation."""
+        gone = [entry for entry in self.log if entry.offset == self.offset and self.offset]
+        self.log = [entry for entry in self.log if entry not in gone]
+        self.lost |= {number_of(entry.body) for entry in gone}
+        self.offset -= bool(gone)
         self.generation += 1
 
     def trim(self) -> None:
@@ -171,7 +181,7 @@ class Engine(fakes.Engine):
 
     def _answer(self, wanted: interface.SubscribeRequest) -> interface.SubscribeResult:
         members = {one.user_id: one for one in self.store.members.values()} if wanted.member else {}
-        replayed = None if wanted.history is None else self.store.recover(wanted.history)
+        replayed = None if wanted.history is None else self.store.recover(wanted.channel, wanted.history)
         return interface.SubscribeResult(tuple(members.values()), replayed=replayed)
 
     # -- the interface -------------------------------------------------------------------------------------------------
