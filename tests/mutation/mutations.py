@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import random
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -44,6 +45,12 @@ def mutants(source: str) -> Iterator[Mutant]:
             before = ast.unparse(place)
             changed = change(place)
             yield Mutant(node.lineno, _short(before), _short(ast.unparse(changed)), ast.unparse(mutated))
+
+
+def sampled(source: str, number: int | None, seed: int) -> list[Mutant]:
+    """So many mutants, chosen at random; all of them for None."""
+    found = list(mutants(source))
+    return found if number is None or number >= len(found) else random.Random(seed).sample(found, number)
 
 
 def _short(code: str) -> str:

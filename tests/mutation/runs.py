@@ -1,0 +1,196 @@
+"""The pytest plugin that runs the mutants instead of the collected tests."""
+
+from __future__ import annotations
+
+import ast
+import collections
+import contextlib
+import gc
+import importlib
+import inspect
+import os
+import pickle
+import signal
+import sys
+import tempfile
+import threading
+import time
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.mutation import mutations
+
+LIMIT_S = 60.0  # of one mutant
+
+
+class Check:
+    """`mutants`: by the module's name. Afterwards, `failed` has the tests that fail without a mutation, and `survivors`
+    the mutants that no test noticed."""
+
+    def __init__(self, mutants: Mapping[str, Sequence[mutations.Mutant]], jobs: int) -> None:
+        self.failed: list[str] = ["the tests did not run"]
+        self.survivors: dict[str, list[mutations.Mutant]] = {name: [] for name in mutants}
+        self._mutants = mutants
+        self._jobs = jobs
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        for name in self._mutants:
+            importlib.import_module(name)
+        calls = _in_child(lambda: _calls(session, self._mutants))
+        self.failed = calls.failed
+        if not self.failed:
+            for name, mutant in self._survivors(session, calls):
+                self.survivors[name].append(mutant)
+                print(f"{name}, {mutant} survives", file=sys.stderr, flush=True)
+        return True
+
+    def _survivors(self, session: pytest.Session, calls: Calls) -> Iterator[tuple[str, mutations.Mutant]]:
+        waiting = [(name, mutant) for name, mutants in self._mutants.items() for mutant in mutants]
+        running: dict[int, tuple[str, mutations.Mutant, float]] = {}
+        done = 0
+        while waiting or running:
+            while waiting and len(running) < self._jobs:
+                name, mutant = waiting.pop(0)
+                pid = _start(session, name, mutant, calls)
+                running[pid] = (name, mutant, time.monotonic())
+            for pid, (name, mutant, since) in list(running.items()):
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                if ended:
+                    del running[pid]
+                    done += 1
+                    if done % 100 == 0:
+                        print(f"{done} mutants", file=sys.stderr, flush=True)
+                    if status == 0:
+                        yield name, mutant
+                elif time.monotonic() - since > LIMIT_S:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
+
+
+class Calls:
+    """What the tests do without a mutation: which of them call a function, and how long they take."""
+
+    def __init__(self) -> None:
+        self.failed: list[str] = []
+        self.callers: collections.defaultdict[tuple[str, str], set[int]] = collections.defaultdict(set)
+        self.seconds: list[float] = []
+
+    def tests_of(self, module: str, functions: Sequence[str]) -> list[int]:
+        """Indices of the tests that call one of these functions, the fastest first."""
+        found = set().union(*(self.callers[module, function] for function in functions))
+        return sorted(found, key=lambda index: self.seconds[index])
+
+
+def _calls(session: pytest.Session, modules: Mapping[str, object]) -> Calls:
+    found = Calls()
+    names = {str(sys.modules[name].__file__): name for name in modules}
+    called: set[tuple[str, str]] = set()
+
+    def note(frame: types.FrameType, event: str, argument: object) -> None:
+        code = frame.f_code
+        if event == "call" and (name := names.get(code.co_filename)) is not None:
+            called.add((name, code.co_qualname.partition(".<locals>")[0]))
+
+    threading.setprofile(note)
+    sys.setprofile(note)
+    for index, item in enumerate(session.items):
+        called.clear()
+        failed, began = session.testsfailed, time.perf_counter()
+        _run(session, index, index + 1)
+        found.seconds.append(time.perf_counter() - began)
+        if session.testsfailed > failed:
+            found.failed.append(item.nodeid)
+        for one in called:
+            found.callers[one].add(index)
+    return found
+
+
+def _run(session: pytest.Session, index: int, following: int | None) -> None:
+    item = session.items[index]
+    after = session.items[following] if following is not None and following < len(session.items) else None
+    item.config.hook.pytest_runtest_protocol(item=item, nextitem=after)
+
+
+def _in_child(work: Callable[[], Calls]) -> Calls:
+    """The result of work that may leave anything behind."""
+    with tempfile.NamedTemporaryFile() as file:
+        pid = os.fork()
+        if not pid:
+            _silence()
+            Path(file.name).write_bytes(pickle.dumps(work()))
+            os._exit(0)
+        os.waitpid(pid, 0)
+        found: Calls = pickle.loads(file.read())
+        return found
+
+
+def _start(session: pytest.Session, name: str, mutant: mutations.Mutant, calls: Calls) -> int:
+    """Returns the process that exits with 0 if all tests pass."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        _silence()
+        tests = calls.tests_of(name, replace(sys.modules[name], mutant.source))
+        for index, following in zip(tests, [*tests[1:], None], strict=True):
+            _run(session, index, following)
+            if session.testsfailed:
+                break
+        else:
+            status = 0
+    finally:
+        os._exit(status)
+    return 0
+
+
+def _silence() -> None:
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(nothing, descriptor)
+
+
+def replace(module: types.ModuleType, source: str) -> list[str]:
+    """Give the functions of an imported module the code of other source. Returns the names of the changed functions."""
+    filename = str(module.__file__)
+    old = _functions(compile(_unparsed(module), filename, "exec"))
+    new = _functions(compile(source, filename, "exec"))
+    changed = {key: code for key, code in new.items() if code != old[key]}
+    order: dict[str, list[int]] = collections.defaultdict(list)
+    live = [
+        one for one in gc.get_objects() if isinstance(one, types.FunctionType) and one.__module__ == module.__name__
+    ]
+    for function in live:
+        lines = order[function.__code__.co_qualname]
+        if function.__code__.co_firstlineno not in lines:
+            lines.append(function.__code__.co_firstlineno)
+    for function in live:
+        qualname, line = function.__code__.co_qualname, function.__code__.co_firstlineno
+        code = changed.get((qualname, sorted(order[qualname]).index(line)))
+        if code is not None:
+            function.__code__ = code
+    return sorted({qualname for qualname, _ in changed})
+
+
+def _unparsed(module: types.ModuleType) -> str:
+    return ast.unparse(ast.parse(inspect.getsource(module)))
+
+
+def _functions(code: types.CodeType) -> dict[tuple[str, int], types.CodeType]:
+    """The functions of a module and of its classes. Of several with one name, such as a property and its setter, each
+    has a number."""
+    found: dict[tuple[str, int], types.CodeType] = {}
+    counts: collections.Counter[str] = collections.Counter()
+    for constant in code.co_consts:
+        if not isinstance(constant, types.CodeType):
+            continue
+        if constant.co_flags & inspect.CO_NEWLOCALS:
+            found[constant.co_qualname, counts[constant.co_qualname]] = constant
+            counts[constant.co_qualname] += 1
+        else:
+            found |= _functions(constant)
+    return found
