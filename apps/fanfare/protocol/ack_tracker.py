@@ -122,6 +122,11 @@ class AckTracker:
         """The time of the next `expire`; infinity if no ping waits for a pong."""
         return self._pings[0][0] + UNANSWERED_S if self._pings else math.inf
 
+    @property
+    def unanswered(self) -> int:
+        """The number of pings without an answer."""
+        return len(self._pings)
+
     def ponged(self) -> bool:
         """The client answered its oldest ping. Returns whether a position moved."""
         return bool(self._pings) and self._acknowledge(self._pings.popleft()[1])

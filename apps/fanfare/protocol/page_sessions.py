@@ -38,6 +38,9 @@ STORED, REFRESHED = 4, (2.0, 2.75)
 WAIT_S = 5.0
 RETRY_FIRST_S, RETRY_LONGEST_S = 0.1, 1.0  # pauses between two attempts
 
+# A page whose token was taken by a newer socket has this long to answer a ping before its socket is closed.
+ANSWER_S = 5.0
+
 # Why a page with a token is not resumed.
 TOO_MANY_TOKENS = "too_many_tokens"
 TOKEN_FOREIGN = "token_foreign"  # noqa: S105  (a reason: another origin or another user made the record)
@@ -91,6 +94,10 @@ class PageSession:
         self._max_channels = max_channels
         self._record: bytes | None = None  # as it was read
         self._unpinged: set[str] = set()  # channels of which events may have been sent after the last ping
+        # While a newer socket owns the token and this one is about to be closed: the pongs until the one that answers
+        # the last ping, and what to call then.
+        self._pongs_left = 0
+        self._answered: Callable[[], None] | None = None
         self._began_s = self._pinged_s = self._refresh_s = float("-inf")
 
     # -- the beginning and the end -------------------------------------------------------------------------------------
@@ -209,7 +216,7 @@ class PageSession:
             if self.tracker is not None:
                 self.tracker.lost_until = self._lost_until(taken)
             self.save()
-        elif self.failed is None:
+        elif self.failed is None and self._answered is None:
             self._lose(ack_tracker.TOKEN_SHARED)
 
     def _fail(self, reason: str, counter: str) -> None:
@@ -270,7 +277,12 @@ class PageSession:
             self.tracker.left(channel)
 
     def ponged(self) -> None:
-        if self.tracker is not None and self.tracker.ponged():
+        if self._answered is not None:
+            self._pongs_left -= 1
+            if not self._pongs_left:
+                self._answered()
+                self._close_older()
+        elif self.tracker is not None and self.tracker.ponged():
             self.save()
 
     def event_sent(self, subscription: connections.Subscription) -> None:
@@ -287,6 +299,9 @@ class PageSession:
 
     def due(self) -> None:
         """Ping for what was sent since the last ping, and keep the record from expiring."""
+        if self._answered is not None:
+            self._close_older()
+            return
         if self._connection.closing or self.tracker is None:
             return
         now = time.monotonic()
@@ -341,9 +356,18 @@ class PageSession:
             self._connection.app, self._token, record, seconds, holder=self.socket_id, release=release
         )
 
-    def evict(self) -> None:
+    def evict(self, answered: Callable[[], None]) -> None:
         """A newer socket owns the token, and with it the record."""
+        if self.tracker is None:  # it was not greeted yet
+            self._close_older()
+            return
+        self._pongs_left = self.tracker.unanswered + 1
+        self._answered = answered
         self.tracker = None
+        self._connection.send(server_frames.PING)
+        self._owners.wheel.schedule(self, ANSWER_S)
+
+    def _close_older(self) -> None:
         self._connection.close(refusals.RECONNECT, "Another connection of this page took over")
 
     def lose_token(self) -> None:

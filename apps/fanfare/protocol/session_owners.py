@@ -1,18 +1,21 @@
 """Which socket owns a resume token. The newest socket does.
 
 A page has one socket. A second one with the same token means either that the first is dead and its end has not been
-noticed, or that the token is not a page's own, because it stands in a page that many visitors load. In the first case
-the older socket is closed with 4200; if it is alive, its page reconnects. In the second case the pages would close each
-other forever, so a token that changes its owner twice within `SHARED_S` is refused for all pages, and
-no socket is closed for it.
+noticed, or that the token is not a page's own, because it stands in a page that many visitors load. The older socket
+gets a ping and is closed with 4200. If its client answers the ping, the older socket was alive, and its page reconnects
+and takes the token back. Such pages would close each other forever, so a token is refused for all pages if it is taken
+a second time within `SHARED_S` and the client of the first takeover has answered. A page whose connections break at
+short intervals answers no ping on the broken ones, and is not refused.
 
-The engine decides: `take_session` answers with the owner before, and only that owner's worker gets a message. Both
-sides see the same number of seconds since the owner changed the last time, so both come to the same decision. A refused
-token has a record that says until when, and from which a later socket learns that the page may have lost events.
+The engine decides who owns a token: `take_session` answers with the owner before, and only that owner's worker gets a
+message. Both sides see the same number of seconds since the owner changed the last time and read the same record of the
+answer, so both come to the same decision. A refused token has a record that says until when, and from which a later
+socket learns that the page may have lost events.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable
@@ -20,13 +23,15 @@ from typing import NamedTuple, Protocol
 
 import orjson
 
+from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
 from fanfare.hub import hub as hubs
 from fanfare.protocol.ack_tracker import SHARED_UNTIL
 from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.runtime.timer_wheel import TimerWheel
 
-SHARED_S = 10.0
+SHARED_S = 10
+ANSWERED = "#answered"  # after a token: the record of an older socket's answer; no token contains this character
 REFUSED_S = 60  # for so long a shared token is refused; the page may have been corrected by then
 TURN_S = 0.1  # of the wheel: how finely the times of pages that came together are spread
 
@@ -45,8 +50,9 @@ class SessionOwner(Protocol):
     def save(self) -> None:
         """Store the page's record."""
 
-    def evict(self) -> None:
-        """Close the socket so that its page reconnects if it is alive."""
+    def evict(self, answered: Callable[[], None]) -> None:
+        """Ping the client, and close the socket so that its page reconnects if it is alive. `answered` is called if
+        the client answers the ping."""
 
     def lose_token(self) -> None:
         """Go on without a token: several pages use it."""
@@ -82,12 +88,13 @@ class SessionOwners:
         owned = self._owned[page.socket_id] = _Owned(app, token, page)
         try:
             taken = await self._hub.engine.take_session(app, token, page.socket_id)
+            is_shared = taken.holder is not None and await self._is_shared_after(taken.changed_s, owned)
         except BaseException:
             self.release(page)
             raise
         if self._owned.get(page.socket_id) is not owned:
             return None
-        if taken.holder is not None and _is_shared_after(taken.changed_s):
+        if is_shared:
             self.release(page)
             self._refuse(owned)
             return None
@@ -119,13 +126,41 @@ class SessionOwners:
         if owned is None or (owned.app, owned.token) != (app, fields["token"]):
             return
         self.release(owned.page)
-        if _is_shared_after(fields["changed_s"]):
+        if _is_recent(fields["changed_s"]):
+            self._hub.supervisor.spawn("check of a shared resume token", self._leave(owned, fields["changed_s"]))
+        else:
+            self._evict(owned)
+
+    async def _leave(self, owned: _Owned, changed_s: float) -> None:
+        """A page has lost its token soon after it took it."""
+        try:
+            is_shared = await self._is_shared_after(changed_s, owned)
+        except engine_errors.EngineError:
+            is_shared = False
+        if is_shared:
             self._hub.count("resume.token_shared")
             owned.page.lose_token()
-            return
+        else:
+            self._evict(owned)
+
+    def _evict(self, owned: _Owned) -> None:
         self._hub.count("resume.evicted")
         self._hub.flush()  # a page that is alive after all has what was published before
-        owned.page.evict()
+        owned.page.evict(functools.partial(self._note_answer, owned.app, owned.token))
+
+    def _note_answer(self, app: str, token: str) -> None:
+        """An older socket was alive when its token was taken. The record is deleted `LATE_SECONDS` after it expires, so
+        one that is kept for `SHARED_S` has expired before it is written."""
+        self._hub.engine.save_session(app, token + ANSWERED, b"1", SHARED_S - interface.LATE_SECONDS)
+
+    async def _is_shared_after(self, changed_s: float | None, owned: _Owned) -> bool:
+        """Whether several pages use a token whose owner has changed twice. `changed_s`: seconds between the changes.
+
+        Raises EngineUnavailable.
+        """
+        if not _is_recent(changed_s):
+            return False
+        return await self._hub.engine.load_session(owned.app, owned.token + ANSWERED) is not None
 
     def _save_all(self) -> None:
         """The log may be a new one without these records. A page that came back to that would pass for a new page, and
@@ -137,6 +172,5 @@ class SessionOwners:
                 _log.error("The record of a page could not be saved", error=error)
 
 
-def _is_shared_after(changed_s: float | None) -> bool:
-    """`changed_s`: seconds between two changes of a token's owner."""
+def _is_recent(changed_s: float | None) -> bool:
     return changed_s is not None and changed_s < SHARED_S

@@ -248,7 +248,7 @@ class StateMachine:
         return _PONG
 
     def _pong(self, _: messages.Message) -> effects.Effects:
-        return effects.NOTHING if self._tracker() is None else _PONGED
+        return _PONGED
 
     def _bad_frame(self, error: refusals.BadFrame) -> effects.Effects:
         count = effects.Count(f"pusher.error.{error.reason}", error.message)

@@ -118,7 +118,7 @@ async def until(condition: Callable[[], object]) -> None:
     async def look() -> object:
         return condition()
 
-    await waiting.until_async(look, 10, "the condition")
+    await waiting.until_async(look, 30, "the condition")
 
 
 @pytest.fixture
@@ -280,6 +280,7 @@ async def test_page_without_a_record_gets_epoch_changed_for_one_window_after_the
     page = Page(deployment, window=100)
     page.say("pusher:subscribe", channel="plain")  # keeps no history
     await page.subscribed()
+    await until(lambda: page.seen() >= 0)
     assert page.failures() == expected
     page.session.end()
     back = Page(deployment, window=100)
@@ -469,3 +470,45 @@ async def test_unsubscribed_channels_make_room_in_the_record(deployment: Deploym
     await page.subscribed("kept-3")
     assert "resume.record_full" not in deployment.hub.statistics()
     page.session.end()
+
+
+# -- a newer socket ----------------------------------------------------------------------------------------------------
+
+
+async def was_answered(deployment: Deployment) -> bool:
+    return await deployment.engine.load_session("1", "token-token-token" + session_owners.ANSWERED) is not None
+
+
+async def test_older_socket_is_closed_as_soon_as_its_client_answers_the_last_ping(deployment: Deployment) -> None:
+    page = Page(deployment)
+    await page.subscribed()
+    await deployment.publish(1)
+    await until(lambda: page.pings == 1)
+    newer = Page(deployment)
+    await until(lambda: page.pings == 2)
+    page.say("pusher:pong")  # the answer to the first ping, which may have come before the takeover
+    assert page.writer.closed is None
+    page.say("pusher:pong")
+    assert page.writer.closed == (4200, "Another connection of this page took over")
+    assert await was_answered(deployment)
+    for one in (page, newer):
+        one.session.end()
+
+
+async def test_older_socket_without_an_answer_is_closed_and_does_not_count_as_a_second_page(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_sessions, "ANSWER_S", 0.2)
+    pages = []
+    for _ in range(4):
+        page = Page(deployment)
+        await page.subscribed()
+        pages.append(page)
+    for page in pages[:-1]:
+        await until(lambda page=page: page.writer.closed is not None)
+        assert page.writer.closed == (4200, "Another connection of this page took over")
+    assert pages[-1].writer.closed is None
+    assert [page.failures() for page in pages] == [[]] * 4
+    assert not await was_answered(deployment)
+    for page in pages:
+        page.session.end()

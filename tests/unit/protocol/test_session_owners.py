@@ -21,10 +21,11 @@ RECORD = b'{"seen":{}}'
 
 
 class Page:
-    """A connected page that records the calls of `SessionOwners`."""
+    """A connected page that records the calls of `SessionOwners`. `is_alive`: its client answers pings."""
 
-    def __init__(self, socket_id: str) -> None:
+    def __init__(self, socket_id: str, *, is_alive: bool = True) -> None:
         self.socket_id = socket_id
+        self.is_alive = is_alive
         self.evicted = False
         self.without_token = False
         self.saves = 0
@@ -33,7 +34,9 @@ class Page:
     def due(self) -> None:
         pass
 
-    def evict(self) -> None:
+    def evict(self, answered: Callable[[], None]) -> None:
+        if self.is_alive:
+            answered()
         self.evicted = True
 
     def save(self) -> None:
@@ -145,6 +148,35 @@ async def test_token_that_changes_its_owner_twice_in_a_short_time_is_refused(wor
         assert not worker.owners.is_shared(await worker.hub.engine.load_session("1", TOKEN))
     assert await here.take(Page("1.7"), app="2") is not None, "another application's token is another token"
     assert [worker.hub.counters["resume.token_shared"] for worker in (here, there)] == [1, 1]
+
+
+async def test_token_of_a_page_whose_connections_break_is_not_refused(workers: list[Worker]) -> None:
+    """The ends of its connections are not noticed, so each new one takes the token from an open socket."""
+    here, there, _ = workers
+    pages = [Page(f"1.{number}", is_alive=False) for number in range(6)]
+    for number, page in enumerate(pages):
+        worker = (here, there)[number % 2]
+        assert await worker.take(page) is not None
+        for older in pages[max(0, number - 1) : number]:
+            await until(lambda older=older: older.evicted)
+    assert not any(page.without_token for page in pages)
+    assert here.hub.counters["resume.token_shared"] == there.hub.counters["resume.token_shared"] == 0
+    assert not here.owners.is_shared(await here.hub.engine.load_session("1", TOKEN))
+
+
+async def test_answer_of_an_older_socket_counts_for_one_token_and_is_deleted(workers: list[Worker]) -> None:
+    here, there, _ = workers
+    await here.take(Page("1.1"))
+    await there.take(Page("1.2"))
+    key = TOKEN + session_owners.ANSWERED
+
+    async def record() -> bytes | None:
+        return await here.hub.engine.load_session("1", key)
+
+    await waiting.until_async(record, 30, "the record of the answer")
+    assert await here.hub.engine.load_session("2", key) is None
+    here.owners._hub.engine.save_session("1", key, b"1", -interface.LATE_SECONDS)
+    assert await record() is None, "it has expired"
 
 
 async def test_token_that_changes_its_owner_again_later_is_given_away(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import orjson
@@ -10,7 +12,8 @@ import orjson
 from fanfare.applications import registry, rules
 from fanfare.engine.local import engine
 from fanfare.hub import hub as hubs
-from fanfare.protocol import session_owners
+from fanfare.hub import writers
+from fanfare.protocol import server_frames, session_owners
 from tests.harness import waiting
 from tests.unit.hub.doubles import FakeWriter
 from tests.unit.protocol import fakes
@@ -19,12 +22,25 @@ KEPT = rules.Rule("kept*", history_size=100, history_seconds=60)
 TOKEN = "token-token-token"
 
 
+class AnsweringWriter(FakeWriter):
+    """The client answers each ping a moment later."""
+
+    def __init__(self, pong: Callable[[], None]) -> None:
+        super().__init__()
+        self._pong = pong
+
+    def write(self, batch: writers.Batch) -> bool:
+        for _ in range(batch.bodies.count(server_frames.PING)):
+            asyncio.get_running_loop().call_soon(self._pong)
+        return super().write(batch)
+
+
 class Page:
     """A connection with the token."""
 
     def __init__(self, hub: hubs.Hub, owners: session_owners.SessionOwners) -> None:
         application = registry.Application("1", "k", "s", rules=rules.Rules((KEPT,)))
-        self.writer = FakeWriter()
+        self.writer = AnsweringWriter(lambda: self.session.received('{"event":"pusher:pong"}'))
         self.session = fakes.session(hub, application, self.writer, token=TOKEN, owners=owners)
         self.session.open()
         for channel in ("kept", "plain"):
@@ -44,7 +60,7 @@ async def until(condition: object) -> None:
     async def look() -> object:
         return condition()  # type: ignore[operator]
 
-    await waiting.until_async(look, 5, "the condition")
+    await waiting.until_async(look, 30, "the condition")
 
 
 async def test_pages_that_share_a_token_stay_open_and_are_not_resumed(tmp_path: Path) -> None:
@@ -56,6 +72,8 @@ async def test_pages_that_share_a_token_stay_open_and_are_not_resumed(tmp_path: 
         page = Page(hub, owners)
         await page.subscribed()
         pages.append(page)
+        if len(pages) == 2:
+            await until(lambda: pages[0].writer.closed is not None)
     await until(lambda: all(page.failures() for page in pages[1:]))
     assert pages[0].writer.closed is not None, "the first takeover may be that of a page whose socket had died"
     assert [page.writer.closed for page in pages[1:]] == [None] * 3
@@ -70,9 +88,12 @@ async def test_page_of_a_refused_token_learns_later_that_it_may_have_lost_events
     hub = hubs.Hub(engine.LocalEngine(tmp_path))
     owners = session_owners.SessionOwners(hub, clock=lambda: now)
     await hub.start()
-    for _ in range(3):
-        page = Page(hub, owners)
-        await page.subscribed()
+    first = Page(hub, owners)
+    await first.subscribed()
+    Page(hub, owners)
+    await until(lambda: first.writer.closed is not None)
+    page = Page(hub, owners)
+    await page.subscribed()
     await until(page.failures)
     page.session.end()
     now += session_owners.REFUSED_S + 1

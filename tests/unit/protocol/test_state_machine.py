@@ -90,7 +90,7 @@ def test_ping_of_every_client_is_answered_at_once(frame: str) -> None:
 
 
 def test_pong_has_no_answer() -> None:
-    assert fakes.Machine().receive('{"event":"pusher:pong","data":{}}') == []
+    assert fakes.Machine().receive('{"event":"pusher:pong","data":{}}') == [effects.Ponged()]
 
 
 # -- bad frames --------------------------------------------------------------------------------------------------------
