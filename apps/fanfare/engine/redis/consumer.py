@@ -63,17 +63,19 @@ class Consumer(interface.Consumer):
             answer = await self._worker.done(self._partition, want=want)
             if answer.generation != self.log_id:
                 raise errors.EngineUnavailable("The log was replaced: its consumers begin again")
-            read = entries.read_all(answer.found[want])
+            parts = answer.found[want]
+            read = entries.read_all(parts)
+            self._worker.counters["entries_unknown"] += len(parts) - len(read)
             found = [entry for entry in read if entry.kind in self._kinds]
             if len(found) > limit:
                 self._grown = None
                 self.position = found[limit - 1].id
                 return found[:limit]
-            if len(read) < count:
+            if len(parts) < count:
                 self.position = max(self.position, answer.top)
                 return found
             self._grown = None
-            self.position = read[-1].id
+            self.position = entries.sequence(parts[-1])
             if found:
                 return found
 

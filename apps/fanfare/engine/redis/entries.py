@@ -13,6 +13,7 @@ from fanfare.engine import interface
 VERSION: Final = 1
 _HEAD: Final = struct.Struct(">BIQQQH")  # version, length of all, sequence, offset or 0, ms, length of the meta part
 _HEAD_SIZE: Final = _HEAD.size
+_BEGINNING: Final = struct.Struct(">BIQ")
 _CACHED: Final = 10_000  # meta parts; those of one channel are equal
 
 _metas: dict[bytes, tuple[Any, ...]] = {}
@@ -61,8 +62,15 @@ def read(data: bytes) -> Iterator[interface.Entry | None]:
 
 
 def read_all(parts: Iterable[bytes]) -> list[interface.Entry]:
-    """The entries of a reply, without those of other versions."""
+    """The entries of a reply, without those of other versions. Positions of the reply are those of `sequence`: an entry
+    that this release does not read is passed over, and neither ends the reply nor is asked for again."""
     return [entry for part in parts for entry in read(part) if entry is not None]
+
+
+def sequence(part: bytes) -> int:
+    """Of an entry of any version: the header begins with the version, the length and the sequence in all of them."""
+    _, _, found = _BEGINNING.unpack_from(part)
+    return int(found)
 
 
 def _meta(packed: bytes) -> tuple[Any, ...]:

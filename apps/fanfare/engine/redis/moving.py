@@ -125,10 +125,18 @@ class RedisStore(moves.Store):
             for stream, after in wanted:
                 pipe.lrange(self._list(stream), -(stream.offset - after + SLACK), -1)
             for (stream, after), parts in zip(wanted, pipe.execute(), strict=True):
-                found = entries.read_all(parts)
+                found = self._read(parts)
                 if len(parts) == stream.offset - after + SLACK and (found[0].offset or 0) > after + 1:
-                    found = entries.read_all(client.lrange(self._list(stream), 0, -1))
+                    found = self._read(client.lrange(self._list(stream), 0, -1))
                 yield stream, [one for one in found if after < (one.offset or 0) <= stream.offset]
+
+    def _read(self, parts: Sequence[bytes]) -> list[interface.Entry]:
+        found = entries.read_all(parts)
+        if len(found) < len(parts):
+            raise errors.EngineMisconfigured(
+                f"{self.public} has entries of a newer release of Fanfare: move it with that release."
+            )
+        return found
 
     def _list(self, stream: moves.Stream) -> str:
         partition = self._store.partition(stream.app, stream.channel)
@@ -176,7 +184,7 @@ class RedisStore(moves.Store):
                     here.append(moves.Reading(name.decode(), partition, int(position), int(mask)))
                 after = min((one.position for one in here), default=0)
                 facts = client.xrange(prefix + "facts", min=f"({after}-0") if here else []
-                unread.append(entries.read_all(fields[b"e"] for _, fields in facts))
+                unread.append(self._read([fields[b"e"] for _, fields in facts]))
                 readings += here
         return moves.Rest(keys, cached, sessions, texts, readings, unread, None, 0)
 

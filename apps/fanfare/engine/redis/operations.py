@@ -151,6 +151,9 @@ def recovery(history: interface.RecoveryRequest, found: Any) -> interface.Recove
     if reason:
         return interface.RecoveryResult(position, reason=reason.decode(), complete=True)
     kept = tuple(entries.read_all(parts))
+    if history.after is not None and len(kept) < len(parts):
+        # A newer release has written some. Without them the recovery is not complete.
+        return interface.RecoveryResult(position, reason="engine_unavailable", complete=True)
     complete = True
     if history.after is not None:
         complete = (kept[-1].offset if kept else history.after.offset) == offset

@@ -184,13 +184,12 @@ class Partition:
 
     def _repair(self, found: Sequence[bytes]) -> None:
         batch = []
-        last = 0
-        for entry in entries.read_all(found):
+        last = entries.sequence(found[-1]) if found else 0
+        for entry in self._read(found):
             name = self._name(entry)
             is_due = entry.id > self.position or self._catching.get(name, entry.id) < entry.id
             if is_due and self._concerns(entry, name):
                 batch.append(entry)
-            last = entry.id
         self._catching = {name: max(since, last) for name, since in self._catching.items()}
         self.position = max(self.position, last)
         self._worker.counters["repaired"] += len(batch)
@@ -202,6 +201,11 @@ class Partition:
         if entry.kind == interface.Kind.SESSION_TAKEN:
             return entry.channel == f"#worker-{self.life}"
         return name in self._wanted
+
+    def _read(self, found: Sequence[bytes]) -> list[interface.Entry]:
+        read = entries.read_all(found)
+        self._worker.counters["entries_unknown"] += len(found) - len(read)
+        return read
 
     def _name(self, entry: interface.Entry) -> str:
         return f"{self.prefix}@{entry.app}:{entry.channel}"
@@ -277,10 +281,10 @@ class Partition:
                 self._catch_up_later(name)
                 return
             found = answer.found[want]
-            read = entries.read_all(found)
+            read = self._read(found)
             self._worker.hand_over([entry for entry in read if entry.id > since and self._name(entry) == name])
             if len(found) == LISTEN_ENTRIES:
-                self._catching[name] = read[-1].id
+                self._catching[name] = entries.sequence(found[-1])
                 self._catch_up(name)
             else:
                 del self._catching[name]
