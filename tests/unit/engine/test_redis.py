@@ -366,6 +366,27 @@ async def test_full_memory_does_not_keep_the_holder_of_a_session() -> None:
         await engine.close()
 
 
+async def test_release_of_a_session_is_written_after_the_store_was_away() -> None:
+    with redisserver.running("--appendonly", "yes", "--appendfsync", "always") as own:
+        engines = [redis_engine.RedisEngine(own.url(), append_timeout=0.5) for _ in range(2)]
+        one, two = [await Worker(engine).open() for engine in engines]
+        await one.engine.take_session(APP, "token", "1.1")
+        await asyncio.to_thread(own.kill)
+        one.engine.save_session(APP, "token", b"at its end", 60, holder="1.1", release=True)
+        await one.until(lambda: one.engine.statistics().get("releases_retried"), "a failed release")
+        await asyncio.to_thread(own.start)
+        await healthy(one, two)
+
+        async def is_written() -> bool:
+            return await two.engine.load_session(APP, "token") == b"at its end"
+
+        await waiting.until_async(is_written, 30, "the release")
+        taken = await two.engine.take_session(APP, "token", "2.1")
+        assert (taken.record, taken.holder, taken.changed_s) == (b"at its end", None, None)
+        for worker in (one, two):
+            await worker.engine.close()
+
+
 async def test_frozen_worker_is_removed_and_starts_again(
     hire: conformance.Hire, server: redisserver.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import hiredis
@@ -84,6 +85,7 @@ class Worker:
         self._counts_timer: asyncio.TimerHandle | None = None
         self._announcing: dict[_ENTITY, asyncio.TimerHandle] = {}
         self._leaving: dict[tuple[str, str, str], bool] = {}  # True: the leave failed and is submitted again
+        self._releases: dict[_ENTITY, _Release] = {}  # by application and token: not written yet
         self._leases: list[Lease] = []
         self._reaping: set[tuple[int, str]] = set()
 
@@ -242,6 +244,7 @@ class Worker:
                 self._entered.set_exception(error)
             return
         self._failures.pop(partition.index, None)
+        self._repeat_releases()  # before a newer connection of the page takes the token
         if self._entered is None or self._entered.done():
             self._say_again(partition)
         elif all(each.phase is Phase.FOLLOWING for each in self.all):
@@ -302,6 +305,7 @@ class Worker:
                 for partition, reason in list(self._unreported.items()):
                     self._report_gap(partition, reason)
                 self._repeat_leaves()
+                self._repeat_releases()
                 self._write_counts()
             self._expire(now)
             await asyncio.sleep(TICK_S)
@@ -620,9 +624,36 @@ class Worker:
         return self.of(app, f"#session-{token}")
 
     def save_session(self, app: str, token: str, operation: operations.Operation, *, release: bool) -> None:
-        """Raises EngineUnavailable. A release is written with full memory too: a token that keeps the socket of a page
-        that has left is taken from it, and refused as shared after the second time."""
-        self.session_partition(app, token).submit(operations.Call([operation], _ignore, frees=release))
+        """Raises EngineUnavailable. A release is written with full memory too, and again if it fails. A token that
+        keeps the socket of a page that has left is taken from it, and is refused as shared after the second time."""
+        if release:
+            self._release((app, token), operation)
+        else:
+            self._releases.pop((app, token), None)
+            self.session_partition(app, token).submit(operations.Call([operation], _ignore))
+
+    def _release(self, name: _ENTITY, operation: operations.Operation, *, again: bool = False) -> None:
+        release = self._releases[name] = _Release(operation)
+
+        def settled(answer: operations.Answer | None, _error: errors.EngineError | None) -> None:
+            if self._releases.get(name) is not release:
+                return
+            if answer is not None:
+                del self._releases[name]
+            else:
+                self.counters["releases_retried"] += 1
+                release.has_failed = True
+
+        try:
+            call = operations.Call([operation], settled, frees=True)
+            self.session_partition(*name).submit(call, urgent=again)
+        except errors.EngineError:
+            release.has_failed = True
+
+    def _repeat_releases(self) -> None:
+        for name, release in list(self._releases.items()):
+            if release.has_failed:
+                self._release(name, release.operation, again=True)
 
     # -- leases --------------------------------------------------------------------------------------------------------
 
@@ -667,6 +698,14 @@ class Lease(interface.Lease):
 
     def release(self) -> None:
         self._worker.release(self)
+
+
+@dataclass(slots=True, eq=False)
+class _Release:
+    """Of a session that this worker held."""
+
+    operation: operations.Operation
+    has_failed: bool = False  # and is submitted again
 
 
 class _Receipts:
