@@ -1,7 +1,4 @@
-"""The code of docs/how-to/point-sdks.md, with TLS as it is written, and without TLS as the page says to change it.
-
-Only the placeholders are replaced: the credentials, the host, the port and the file of the certificate authority.
-"""
+"""The code of docs/how-to/point-sdks.md, with TLS as it is written, and without TLS as the page says to change it."""
 
 from __future__ import annotations
 
@@ -10,25 +7,21 @@ import functools
 import json
 import queue
 import re
-import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pusher
 import pytest
 
-from tests.harness import parts, proxies, pusherjs, sdk, servers
-from tests.unit.docs import pages
+from tests.harness import pusherjs, sdk, servers, snippets
+from tests.harness.snippets import Address, section
+from tests.sdks import __main__ as java
 
 Name = Callable[[str], str]
 
-PAGE = pages.ROOT / "docs/how-to/point-sdks.md"
 PATIENCE_S = 20.0
-HOSTS = ("realtime.example.com", "realtime.internal")
-AUTHORITY = "/etc/ssl/our-authority.pem"
 
 REPORT_EVENT = """
 pusher.subscribe(CHANNEL)
@@ -42,40 +35,6 @@ echo.channel(CHANNEL)
 """
 
 
-class Address:
-    """An address of the server for the snippets. `authority`: the file of its certificate; None without TLS."""
-
-    def __init__(self, server: servers.Server, port: int, authority: Path | None) -> None:
-        self.server = server
-        self.port = port
-        self.authority = authority
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What Node and websocket-client read, so that they accept the certificate."""
-        if self.authority is None:
-            return {}
-        return dict.fromkeys(("NODE_EXTRA_CA_CERTS", "WEBSOCKET_CLIENT_CA_BUNDLE"), str(self.authority))
-
-    def fill_in(self, code: str, changes: dict[str, str]) -> str:
-        """The code for this address. `changes`: values by name for servers without TLS."""
-        if self.authority is None:
-            for name, value in changes.items():
-                code, count = re.subn(rf"\b{name}(\s*[:=]\s*)[^,\n)]+", rf"{name}\g<1>{value}", code)
-                assert count == 1, f"{name} appears {count} times in:\n{code}"
-        application = self.server.application
-        values = {
-            "YOUR_ID": application.id,
-            "YOUR_KEY": application.key,
-            "YOUR_SECRET": application.secret,
-            AUTHORITY: str(self.authority),
-            **dict.fromkeys(HOSTS, servers.HOST),
-        }
-        for placeholder, value in values.items():
-            code = code.replace(placeholder, value)
-        return re.sub(r"(\b\w*[pP]ort\b\"?\s*[:=]\s*\"?)(?:443|8000)\b", rf"\g<1>{self.port}", code)
-
-
 @pytest.fixture(scope="module")
 def server(fleet: servers.Fleet) -> servers.Server:
     return fleet.start("uvicorn")
@@ -83,35 +42,13 @@ def server(fleet: servers.Fleet) -> servers.Server:
 
 @pytest.fixture(scope="module")
 def tls(server: servers.Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
-    """The server behind a proxy with TLS."""
-    folder = tmp_path_factory.mktemp("tls")
-    certificate, key = folder / "certificate.pem", folder / "key.pem"
-    command = [parts.executable("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-    command += ["-keyout", str(key), "-out", str(certificate), "-subj", "/CN=tests"]
-    command += ["-addext", f"subjectAltName=IP:{servers.HOST}"]
-    subprocess.run(command, check=True, capture_output=True)
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate, key)
-    with proxies.in_front_of(server, tls=context) as proxy:
-        yield Address(server, proxy.port, certificate)
+    with snippets.behind_tls(server, tmp_path_factory.mktemp("tls")) as address:
+        yield address
 
 
 @pytest.fixture(params=["TLS", "without TLS"])
 def address(request: pytest.FixtureRequest, server: servers.Server) -> Address:
     return request.getfixturevalue("tls") if request.param == "TLS" else Address(server, server.port, None)
-
-
-def section(title: str) -> tuple[list[str], dict[str, str]]:
-    """The code blocks below a heading of the page, and the changes for servers without TLS, as values by name."""
-    _, _, rest = PAGE.read_text(encoding="utf-8").partition(f"\n### {title}\n")
-    assert rest, f"the page has no section {title}"
-    text = re.split(r"^##+ ", rest, maxsplit=1, flags=re.MULTILINE)[0]
-    sentence = re.search(r"^Without TLS: ([^.]*)\.", text, re.MULTILINE)
-    spans = re.findall(r"`([^`]+)`", sentence[1]) if sentence else []
-    pairs = [re.fullmatch(r"(\w+)\s*[:=]\s*(.+)", pair) for span in spans for pair in span.split(", ")]
-    return re.findall(r"^```\w+\n(.*?)^```$", text, re.MULTILINE | re.DOTALL), {
-        pair[1]: pair[2] for pair in pairs if pair
-    }
 
 
 def created(lines: Iterator[str], server: servers.Server, channel: str) -> Any:
@@ -237,12 +174,12 @@ def test_node_snippet_publishes(node: Callable[..., Iterator[str]], address: Add
 
 
 def test_every_section_has_a_test_or_is_listed_as_not_run() -> None:
-    text = PAGE.read_text(encoding="utf-8")
+    text = snippets.PAGE.read_text(encoding="utf-8")
     with_code = {
         title
         for title, body in re.findall(r"^### ([^\n]+)\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
         if "```" in body
     }
-    tested = {"pusher-js", "Laravel Echo", "Python: Pysher", "Python", "Node"}
+    tested = {"pusher-js", "Laravel Echo", "Python: Pysher", "Python", "Node"} | set(java.SECTIONS)
     (not_run,) = re.findall(r"The snippets for (.+?) were not run", text.replace("\n", " "))
     assert with_code - tested == set(re.split(r", | and ", not_run))
