@@ -4,11 +4,13 @@ Tests that start PostgreSQL are left out, and the one that compares the environm
 
 python -m tests.matrix
 python -m tests.matrix --python 3.13 --django 5.2 -- tests/unit/protocol
+python -m tests.matrix --keep var/matrix -- tests/unit/hub    # environments that the next run uses again
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -36,43 +38,52 @@ def works(python: str) -> bool:
     return subprocess.run([python, "-c", "import ssl, sqlite3"], capture_output=True, check=False).returncode == 0
 
 
-def run(python: str, django: str, tests: list[str]) -> str:
-    """One cell: the last line of its output."""
-    with tempfile.TemporaryDirectory(prefix="fanfare-matrix-") as folder:
-        environment = Path(folder) / "venv"
-        inside = environment / "bin" / "python"
-        lines = (deployments.REPOSITORY / "requirements-dev.txt").read_text(encoding="utf-8").splitlines()
-        lines += (deployments.REPOSITORY / "requirements.txt").read_text(encoding="utf-8").splitlines()
-        wanted = Path(folder) / "requirements.txt"
-        wanted.write_text("\n".join(one for one in lines if not one.startswith(("django==", "-r "))))
-        for command in (
-            [str(UV), "venv", "--quiet", "--python", python, str(environment)],
-            [str(UV), "pip", "install", "--no-config", "--quiet", "--python", str(inside), "-r", str(wanted), django],
-            [str(UV), "pip", "install", "--no-config", "--quiet", "--python", str(inside), "--no-deps", "-e", "."],
-        ):
-            done = subprocess.run(command, cwd=deployments.REPOSITORY, capture_output=True, text=True, check=False)
-            if done.returncode:
-                return f"not installed: {done.stderr.strip().splitlines()[-1]}"
-        done = subprocess.run(
-            [str(inside), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", CHOSEN, *tests],
-            cwd=deployments.REPOSITORY,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        version = subprocess.run(
-            [str(inside), "-c", "import django; print(django.__version__)"], capture_output=True, text=True, check=True
-        )
-        failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-        return "\n    ".join([f"Django {version.stdout.strip()}: {done.stdout.strip().splitlines()[-1]}", *failed[:10]])
+def run(python: str, django: str, folder: Path, tests: list[str]) -> str:
+    """One cell, with its environment in `folder`: the last line of its output."""
+    environment = folder / "venv"
+    inside = environment / "bin" / "python"
+    lines = (deployments.REPOSITORY / "requirements-dev.txt").read_text(encoding="utf-8").splitlines()
+    lines += (deployments.REPOSITORY / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = folder / "requirements.txt"
+    wanted.write_text("\n".join(one for one in lines if not one.startswith(("django==", "-r "))))
+    for command in (
+        [str(UV), "venv", "--quiet", "--allow-existing", "--python", python, str(environment)],
+        [str(UV), "pip", "install", "--no-config", "--quiet", "--python", str(inside), "-r", str(wanted), django],
+        [str(UV), "pip", "install", "--no-config", "--quiet", "--python", str(inside), "--no-deps", "-e", "."],
+    ):
+        done = subprocess.run(command, cwd=deployments.REPOSITORY, capture_output=True, text=True, check=False)
+        if done.returncode:
+            return f"not installed: {done.stderr.strip().splitlines()[-1]}"
+    done = subprocess.run(
+        [str(inside), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", CHOSEN, *tests],
+        cwd=deployments.REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    version = subprocess.run(
+        [str(inside), "-c", "import django; print(django.__version__)"], capture_output=True, text=True, check=True
+    )
+    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return "\n    ".join([f"Django {version.stdout.strip()}: {done.stdout.strip().splitlines()[-1]}", *failed[:10]])
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.matrix")
     parser.add_argument("--python", action="append", choices=PYTHONS)
     parser.add_argument("--django", action="append", choices=sorted(DJANGOS))
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the environments there, and use them again")
     parser.add_argument("tests", nargs="*", default=list(TESTS))
     options = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        kept = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fanfare-matrix-")))
+        failed = cells(options, kept.resolve())
+    return 1 if failed else 0
+
+
+def cells(options: argparse.Namespace, kept: Path) -> bool:
+    """Run and print each cell. Returns whether one failed."""
     failed = False
     for version in options.python or PYTHONS:
         python = next(filter(works, interpreters(version)), None)
@@ -80,10 +91,10 @@ def main() -> int:
             print(f"Python {version}: not on this machine")
             continue
         for name in options.django or DJANGOS:
-            result = run(python, DJANGOS[name], options.tests)
+            result = run(python, DJANGOS[name], kept / f"{version}-{name}", options.tests)
             print(f"Python {version}, {name}: {result}", flush=True)
             failed = failed or "failed" in result or "error" in result or "not installed" in result
-    return 1 if failed else 0
+    return failed
 
 
 if __name__ == "__main__":
