@@ -359,6 +359,14 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ("server/draining.py", "run()"): (TASK, "unit/server/test_draining.py::"),
     ("server/draining.py", "begin"): (LOOP, "the signal comes again"),
     ("hub/telemetry.py", "self._announce"): (LOOP, "the event is in the log; its deliveries have no span"),
+    ("server/lifespan.py", "_forget_rule_answers"): (
+        OBEY,
+        "unit/server/test_lifespan.py::test_termination_and_gap_empty_the_cache_of_rules",
+    ),
+    ("server/lifespan.py", "rule_cache.cache.clear"): (
+        GUARD,
+        "unit/protocol/test_session_owners.py::test_failure_to_save_one_page_leaves_the_others",
+    ),
     ("server/lifespan.py", "self.telemetry.run"): (SUPERVISOR, "each span is made in a block that counts failures"),
     ("server/lifespan.py", "self._start()"): (
         GUARD,

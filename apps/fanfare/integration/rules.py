@@ -48,7 +48,7 @@ from django.http import HttpRequest
 
 from fanfare import errors
 from fanfare.applications import registry
-from fanfare.integration import tokens, users
+from fanfare.integration import rule_cache, tokens, users
 from fanfare.protocol import capabilities, names
 
 GUARDED_PREFIXES = (names.PRIVATE_PREFIX, names.PRESENCE_PREFIX)  # other channels are joined without a signature
@@ -169,6 +169,7 @@ class Rule:
 
     pattern: Pattern
     function: users.ProjectFunction
+    cache_seconds: float | None = None
 
     @property
     def name(self) -> str:
@@ -181,12 +182,21 @@ class RuleSet:
     def __init__(self) -> None:
         self._rules: list[Rule] = []
 
-    def add(self, pattern: str, function: Callable[..., Any], *, more: Sequence[str] = ()) -> None:
+    def add(
+        self,
+        pattern: str,
+        function: Callable[..., Any],
+        *,
+        more: Sequence[str] = (),
+        cache_seconds: float | None = None,
+    ) -> None:
         """Raises InvalidPattern or InvalidRule. A function that is registered again replaces itself: its module was
         reloaded.
         """
         compiled = Pattern(pattern)
-        rule = Rule(compiled, users.ProjectFunction(function, (*compiled.parameters, *more)))
+        rule = Rule(compiled, users.ProjectFunction(function, (*compiled.parameters, *more)), cache_seconds)
+        if cache_seconds is not None:
+            _check_is_cacheable(rule)
         for other in self._rules:
             if other.pattern.shape == rule.pattern.shape:
                 if other.name != rule.name:
@@ -211,7 +221,7 @@ class RuleSet:
 registered = RuleSet()  # filled when Django imports the `channels` modules
 
 
-def channel(pattern: str) -> Callable[[users.FunctionType], users.FunctionType]:
+def channel(pattern: str, *, cache_seconds: float | None = None) -> Callable[[users.FunctionType], users.FunctionType]:
     """Make the function the authorization rule of a pattern. Write it in the `channels` module of any app.
 
         @channel("private-orders-{order_id:int}")
@@ -224,16 +234,33 @@ def channel(pattern: str) -> Callable[[users.FunctionType], users.FunctionType]:
     also a dict, the info of the signed-in user, or a `Member`; on both a token of `capability()`. Raising
     PermissionDenied, Http404 or DoesNotExist refuses the visitor.
 
+    `cache_seconds`: for how long an admitted visitor is admitted again without a call of the function, 3,600 at most.
+    Such a function takes no request and returns no token. `presence.disconnect_user()` ends it in every worker.
+
     Raises InvalidPattern, or InvalidRule for a function with other parameters, when the module is imported.
     Source: Pusher Channels, "Authorizing users".
     """
     _check_is_pattern(pattern)
 
     def register(function: users.FunctionType) -> users.FunctionType:
-        registered.add(pattern, function)
+        registered.add(pattern, function, cache_seconds=cache_seconds)
         return function
 
     return register
+
+
+def _check_is_cacheable(rule: Rule) -> None:
+    seconds: Any = rule.cache_seconds
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= rule_cache.MOST_SECONDS:
+        raise errors.InvalidRule(
+            f"cache_seconds of {rule.name} is {seconds!r}; it is a number of seconds above 0 and at most "
+            f"{rule_cache.MOST_SECONDS}. Leave it out to call the rule each time."
+        )
+    if rule.function.wants_request:
+        raise errors.InvalidRule(
+            f"{rule.name} has cache_seconds and the parameter 'request'. Its answer may depend on anything in the "
+            "request, so it cannot be kept: drop one of the two."
+        )
 
 
 def _check_is_pattern(pattern: Any) -> None:
@@ -272,10 +299,33 @@ def authorize(request: HttpRequest, channel: str, limits: registry.Limits) -> An
         )
     rule, parameters = found
     user = users.visitor(request)
-    answer = rule.function(user, parameters, request)
+
+    def ask() -> Answer:
+        return _checked(rule.function(user, parameters, request), rule, user, channel, limits)
+
+    visitor = None if rule.cache_seconds is None else rule_cache.visitor_key(user, request)
+    if rule.cache_seconds is None or visitor is None:
+        return ask()
+    key = (rule.name, channel, visitor, limits)
+    cache = rule_cache.cache
+    answer: Answer | None = cache.find(key)
+    if answer is None:
+        generation = cache.generation
+        answer = ask()
+        cache.keep(key, answer, rule.cache_seconds, generation)
+    return answer
+
+
+def _checked(answer: Any, rule: Rule, user: Any, channel: str, limits: registry.Limits) -> Answer:
+    """What the rule returned, as an Answer. Raises AccessRefused, InvalidAnswer."""
     if answer is None or answer is False:
         raise errors.AccessRefused("refused", f"{rule.name} returned {answer} for {channel}.")
     if isinstance(answer, tokens.Token):
+        if rule.cache_seconds is not None:
+            raise errors.InvalidAnswer(
+                f"{rule.name} has cache_seconds and returned a token, which has a lifetime of its own: drop one of the "
+                "two."
+            )
         return _by_token(answer, channel, rule, limits)
     if names.is_presence(channel):
         return Answer(users.channel_data(_member(answer, user, rule), limits))

@@ -201,7 +201,7 @@ class ProjectFunction:
     It may be an `async def`. Raising `PermissionDenied`, `Http404` or a model's `DoesNotExist` refuses the visitor.
     """
 
-    __slots__ = ("_wants_request", "name", "original")
+    __slots__ = ("name", "original", "wants_request")
 
     def __init__(self, function: Callable[..., Any], parameters: Sequence[str] = ()) -> None:
         """`parameters`: the names of its arguments besides the user. Raises InvalidRule if it does not accept them, so
@@ -209,7 +209,7 @@ class ProjectFunction:
         self.original = function
         self.name = f"{function.__module__}.{function.__qualname__}"
         signature = inspect.signature(function)
-        self._wants_request = "request" in signature.parameters
+        self.wants_request = "request" in signature.parameters
         shown = f"def {function.__name__}({', '.join(['user', *parameters])})"
         first = next(iter(signature.parameters), None)
         if first is None or first == "request" or first in parameters:
@@ -218,7 +218,7 @@ class ProjectFunction:
             raise errors.InvalidRule(
                 f"{self.name}: a pattern cannot have a parameter {{request}}, since that name is the HTTP request's."
             )
-        given: dict[str, Any] = dict.fromkeys([*parameters, "request"] if self._wants_request else parameters)
+        given: dict[str, Any] = dict.fromkeys([*parameters, "request"] if self.wants_request else parameters)
         try:
             signature.bind(None, **given)
         except TypeError as error:
@@ -226,7 +226,7 @@ class ProjectFunction:
 
     def __call__(self, user: Any, parameters: Mapping[str, Any], request: HttpRequest | None) -> Any:
         """The returned value. Raises AccessRefused if the function refuses as a view does. Blocks."""
-        more = {"request": request} if self._wants_request else {}
+        more = {"request": request} if self.wants_request else {}
         call = async_to_sync(self.original) if iscoroutinefunction(self.original) else self.original
         try:
             return call(user, **parameters, **more)

@@ -28,7 +28,7 @@ from fanfare.console.endpoints import auth_doctor, tracing
 from fanfare.engine import current
 from fanfare.engine import errors as engine_errors
 from fanfare.hub import activity, hub, telemetry, traces, transports
-from fanfare.integration import relay, signal_sender
+from fanfare.integration import relay, rule_cache, signal_sender
 from fanfare.jobs import runner
 from fanfare.protocol import revocations, session_owners, streams, termination
 from fanfare.runtime.log_throttle import LogThrottle
@@ -47,6 +47,11 @@ MOVE_LOOK_SECONDS = 0.2  # how soon a move of the log is followed; it compares t
 DAPHNE = "daphne.server"  # loaded only where Daphne serves; it has no lifespan
 
 
+def _forget_rule_answers(_app: str, _user_id: str, _at: float | None) -> None:
+    """Of all users: a project may give its users other ids here than their primary keys."""
+    rule_cache.cache.clear()
+
+
 class Server:
     """The parts of one worker, and their start and stop."""
 
@@ -61,6 +66,8 @@ class Server:
         self.background = runner.Runner(self.hub, built_in)
         termination.register(self.hub)
         revocations.of(self.hub)
+        termination.on_terminated(self.hub, _forget_rule_answers)
+        self.hub.on_gap(rule_cache.cache.clear)
         self.session_owners = session_owners.SessionOwners(self.hub)
         counted = figures.Figures(self.hub, lambda: self.background.own_statuses)
         self.reports = reports.Reports(

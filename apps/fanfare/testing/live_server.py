@@ -34,7 +34,7 @@ from django.db import connections
 from fanfare import conf
 from fanfare.engine import current, interface
 from fanfare.engine.local import engine as local_engine
-from fanfare.integration import target
+from fanfare.integration import rule_cache, target
 
 if TYPE_CHECKING:
     from fanfare.applications.models import Application
@@ -92,6 +92,7 @@ def running_server(folder: Path) -> Iterator[RunningServer]:
                 name="Tests", client_events=True
             )
             target.forget()  # the cached application may be that of the test before, which the database has no more
+            rule_cache.cache.clear()
             server = RunningServer(port, application, folder / "server.log")
             with _process(server, plan):
                 yield server

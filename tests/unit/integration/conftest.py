@@ -7,7 +7,7 @@ from django.db.models import signals
 
 from fanfare.applications import models
 from fanfare.engine import current
-from fanfare.integration import broadcasts, publishing, rules, target
+from fanfare.integration import broadcasts, publishing, rule_cache, rules, target
 from tests.unit.integration import recording
 
 
@@ -27,8 +27,9 @@ def unsampled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_remembered() -> Iterator[None]:
-    """Each test has applications of its own."""
+    """Each test has applications and rules of its own."""
     target.forget()
+    rule_cache.cache.clear()
     yield
     target.forget()
 

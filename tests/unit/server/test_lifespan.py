@@ -12,6 +12,8 @@ from fanfare import conf
 from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
 from fanfare.hub import traces
+from fanfare.integration import rule_cache
+from fanfare.protocol import termination
 from fanfare.server import errors, lifespan, mounts
 
 
@@ -33,6 +35,7 @@ class FakePart:
         self.activity, self.recorder = None, traces.Recorder(None)  # of a hub
         self.loaded, self.problem = True, None
         self.failures = []
+        self.gap_handlers = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.engine = FakeEngine()
@@ -50,7 +53,8 @@ class FakePart:
         """A hub takes handlers; here no command ever comes."""
 
     def on_gap(self, keep):
-        """Nor is anything ever missed."""
+        """The handlers, for a test that calls them."""
+        self.gap_handlers.append(keep)
 
     def on_message(self, mailbox, receive):
         """Nor does a message come."""
@@ -262,3 +266,15 @@ async def test_a_worker_that_knows_no_application_yet_refuses_instead_of_denying
     server.loader.loaded = True
     await server.started()
     assert server.running
+
+
+def test_termination_and_gap_empty_the_cache_of_rules(server):
+    cache = rule_cache.cache
+    cache.keep("key", "answer", 60.0, cache.generation)
+    for on_terminated in termination._listeners[server.hub]:
+        on_terminated("7", "42", None)
+    assert cache.find("key") is None
+    cache.keep("key", "answer", 60.0, cache.generation)
+    assert cache.clear in server.hub.gap_handlers
+    cache.clear()
+    assert cache.find("key") is None
