@@ -259,7 +259,7 @@ class _Empty(interface.Queries):
     def channel(self, app: str, channel: str) -> interface.ChannelCounts:
         return interface.ChannelCounts(0, 0)
 
-    def members(self, app: str, channel: str) -> list[interface.Member]:
+    def members(self, app: str, channel: str, limit: int | None = None) -> list[interface.Member]:
         return []
 
     def present(self, app: str, channel: str, user_ids: Sequence[str]) -> set[str]:

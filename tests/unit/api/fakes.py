@@ -61,7 +61,7 @@ class Engine:
         self._ask(app)
         return self.holding.get(channel)
 
-    def members(self, app: str, channel: str) -> list[interface.Member]:
+    def members(self, app: str, channel: str, limit: int | None = None) -> list[interface.Member]:
         self._ask(app)
         return self.joined.get(channel, [])
 

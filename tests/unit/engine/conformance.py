@@ -765,6 +765,19 @@ class Conformance:
         assert [entry.user_id for entry in two.entries if entry.kind == gone] == ["ann"]
         assert await two.channel("presence-c") == interface.ChannelCounts(0, 1)
 
+    async def test_members_with_a_limit_are_distinct_users(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        for number, user in enumerate(["dora", "ann", "cem", "bob"]):
+            await one.join("presence-c", user, f"1.{number}")
+        await two.join("presence-c", "ann", "2.1")
+        assert [member.user_id for member in await one.members("presence-c")] == ["dora", "ann", "cem", "bob"]
+        everyone = await one.members("presence-c", 4)
+        assert sorted(member.user_id for member in everyone) == ["ann", "bob", "cem", "dora"]
+        some = await one.members("presence-c", 3)
+        assert len({member.user_id for member in some}) == 3
+        assert set(some) < set(everyone)
+        assert await one.members("presence-none", 3) == []
+
     async def test_blocking_append_from_another_thread_reaches_the_workers(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
         publication = interface.Publication(APP, "c", b"x")

@@ -112,6 +112,7 @@ async def _ask(worker: Worker) -> None:
     await worker.channels(APP, "presence-")
     await worker.channel("presence-c")
     await worker.members("presence-c")
+    await worker.members("presence-c", 2)
     await worker.cached("kept")
     await worker.read("kept", 0, 10, newest_first=True)
     with here.queries() as queries:

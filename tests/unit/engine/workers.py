@@ -79,8 +79,8 @@ class Worker:
         self.engine.when_written(written.set)
         await soon(written.wait())
 
-    async def members(self, channel: str) -> list[interface.Member]:
-        return await self.engine.ask(lambda queries: queries.members(APP, channel))
+    async def members(self, channel: str, limit: int | None = None) -> list[interface.Member]:
+        return await self.engine.ask(lambda queries: queries.members(APP, channel, limit))
 
     async def channel(self, channel: str) -> interface.ChannelCounts:
         return await self.engine.ask(lambda queries: queries.channel(APP, channel))

@@ -236,11 +236,22 @@ def users_of(reader: sqlite3.Cursor | sqlite3.Connection, app: str, channel: str
     return rows[0][0] if rows else 0
 
 
-def members_of(reader: sqlite3.Connection, app: str, channel: str) -> tuple[interface.Member, ...]:
-    """Distinct users in the order in which they joined, each with the info of its newest connection."""
-    rows = reader.execute(
-        "SELECT user_id, info FROM members WHERE app = ? AND channel = ? ORDER BY seq", (app, channel)
-    ).fetchall()
+def members_of(
+    reader: sqlite3.Connection, app: str, channel: str, limit: int | None = None
+) -> tuple[interface.Member, ...]:
+    """Distinct users in the order in which they joined, each with the info of its newest connection. With `limit`, the
+    first users by their ids, which are read from an index."""
+    if limit is None:
+        found = reader.execute(
+            "SELECT user_id, info FROM members WHERE app = ? AND channel = ? ORDER BY seq", (app, channel)
+        )
+    else:
+        found = reader.execute(
+            "SELECT user_id, info FROM members WHERE seq IN (SELECT MAX(seq) FROM members "
+            "WHERE app = ? AND channel = ? GROUP BY user_id ORDER BY user_id LIMIT ?) ORDER BY seq",
+            (app, channel, limit),
+        )
+    rows = found.fetchall()
     return tuple(map(interface.Member._make, dict(rows).items()))
 
 

@@ -79,8 +79,8 @@ class LogQueries(interface.Queries):
         )
         return interface.Cached(rows[0][0], rows[0][1] - now_s) if rows else None
 
-    def members(self, app: str, channel: str) -> list[interface.Member]:
-        return list(presence.members_of(self._connect(), app, channel))
+    def members(self, app: str, channel: str, limit: int | None = None) -> list[interface.Member]:
+        return list(presence.members_of(self._connect(), app, channel, limit))
 
     def present(self, app: str, channel: str, user_ids: Sequence[str]) -> set[str]:
         connection = self._connect()

@@ -116,10 +116,19 @@ class Queries(interface.Queries):
         )
         return interface.Cached(*rows[0]) if rows else None
 
-    def members(self, app: str, channel: str) -> list[interface.Member]:
-        rows = self._ask(
-            "SELECT user_id, info FROM {0}.members WHERE app = %s AND channel = %s ORDER BY seq", app, channel
-        )
+    def members(self, app: str, channel: str, limit: int | None = None) -> list[interface.Member]:
+        if limit is None:
+            rows = self._ask(
+                "SELECT user_id, info FROM {0}.members WHERE app = %s AND channel = %s ORDER BY seq", app, channel
+            )
+        else:
+            rows = self._ask(
+                "SELECT user_id, info FROM {0}.members WHERE seq IN (SELECT MAX(seq) FROM {0}.members "
+                "WHERE app = %s AND channel = %s GROUP BY user_id ORDER BY user_id LIMIT %s) ORDER BY seq",
+                app,
+                channel,
+                limit,
+            )
         return [interface.Member(user_id, info) for user_id, info in dict(rows).items()]
 
     def present(self, app: str, channel: str, user_ids: Sequence[str]) -> set[str]:

@@ -290,8 +290,8 @@ class Queries(interface.Queries):
         counts = self._client.hvals(self._key("n", app, channel))
         return interface.ChannelCounts(sum(map(int, counts)), self._client.hlen(self._key("u", app, channel)))
 
-    def members(self, app: str, channel: str) -> list[interface.Member]:
-        users = self._client.zrange(self._key("o", app, channel), 0, -1)
+    def members(self, app: str, channel: str, limit: int | None = None) -> list[interface.Member]:
+        users = self._client.zrange(self._key("o", app, channel), 0, -1 if limit is None else limit - 1)
         infos = self._client.hmget(self._key("i", app, channel), users) if users else []
         return [
             interface.Member(user.decode(), info.decode())

@@ -29,8 +29,8 @@ class RemoteQueries(interface.Queries):
     def channel(self, app: str, channel: str) -> interface.ChannelCounts:
         return _channel_counts(self._get(paths.channel(channel), info=_counts(channel)))
 
-    def members(self, app: str, channel: str) -> list[interface.Member]:
-        users = self._get(f"{paths.channel(channel)}/users", with_user_info="1")["users"]
+    def members(self, app: str, channel: str, limit: int | None = None) -> list[interface.Member]:
+        users = self._get(f"{paths.channel(channel)}/users", with_user_info="1")["users"][:limit]
         return [interface.Member(user["id"], orjson.dumps(user.get("user_info")).decode()) for user in users]
 
     def present(self, app: str, channel: str, user_ids: Sequence[str]) -> set[str]:
