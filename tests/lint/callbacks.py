@@ -176,7 +176,7 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ("console/live.py", "_next(values)"): (CALLER, "unit/console/"),
     ("console/live.py", "leaving.wait()"): (TASK, "it cannot raise"),
     ("console/connections.py", "self._on_disconnect"): (OBEY, "unit/console/"),
-    ("console/endpoints/channels.py", "run"): (CALLER, "unit/console/"),
+    ("console/requests.py", "run"): (CALLER, "unit/console/"),
     ("console/survey.py", "self._reply(asked)"): (TASK, FAILED_TEST),
     ("console/tails.py", "self._run()"): (TASK, FAILED_TEST),
     ("console/tails.py", "self._read_log(partition)"): (TASK, FAILED_TEST),

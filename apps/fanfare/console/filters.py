@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -11,10 +12,24 @@ from fanfare.engine import interface
 from fanfare.hub import activity
 
 EVENT, CLIENT_EVENT, MEMBER, CHANNEL = "event", "client event", "member", "channel"
+STREAM_END, REVISION = "stream end", "revision"
+
+# The types of entries that are events, and what entries about members say.
+EVENTS: Final[Mapping[int, str]] = {
+    interface.Kind.EVENT: EVENT,
+    interface.Kind.CLIENT_EVENT: CLIENT_EVENT,
+    interface.Kind.STREAM_END: STREAM_END,
+    interface.Kind.REVISED: REVISION,
+}
+MEMBERS: Final[Mapping[int, str]] = {
+    interface.Kind.MEMBER_ADDED: "joined",
+    interface.Kind.MEMBER_UPDATED: "updated",
+    interface.Kind.MEMBER_REMOVED: "left",
+}
 
 # What a page can choose, with the types of items behind each.
 TYPES: Final[Mapping[str, tuple[str, ...]]] = {
-    "events": (EVENT, CLIENT_EVENT),
+    "events": (EVENT, CLIENT_EVENT, STREAM_END, REVISION),
     "subscriptions": (activity.SUBSCRIBED, activity.UNSUBSCRIBED, activity.SIGNED_IN, MEMBER, CHANNEL),
     "connections": (activity.OPENED, activity.CLOSED),
     "refusals": (activity.REFUSAL,),
@@ -22,6 +37,8 @@ TYPES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 MAX_CHARACTERS: Final = 200  # of one pattern
+_NOT_SEARCHED: Final = frozenset(["type", "entry"])
+_PLAIN: Final = re.compile(r"[ !#-\[\]-~]+")  # ASCII that JSON does not escape
 _PATTERN: Final = re.compile(r"[A-Za-z0-9_\-=@,.;#*]+")
 
 
@@ -59,11 +76,16 @@ class Filter:
         """The entries of the log that can become items."""
         found: set[interface.Kind] = set()
         if EVENT in self.types:
-            found |= {interface.Kind.EVENT, interface.Kind.CLIENT_EVENT}
+            found |= {interface.Kind(kind) for kind in EVENTS}
         if MEMBER in self.types and not self.event:
-            found |= {interface.Kind.MEMBER_ADDED, interface.Kind.MEMBER_REMOVED}
+            found |= {interface.Kind(kind) for kind in MEMBERS}
             found |= {interface.Kind.OCCUPIED, interface.Kind.VACATED}
         return frozenset(found)
+
+    @property
+    def needs_body(self) -> bool:
+        """Whether the body of an event decides."""
+        return bool(self.event or self.text)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -93,17 +115,38 @@ class Filter:
             return False
         if self.socket and self.socket not in (item.get("socket"), item.get("exclude")):
             return False
-        return not self.text or any(self.text in value.lower() for value in item.values() if isinstance(value, str))
+        return not self.text or any(
+            self.text in value.lower()
+            for name, value in item.items()
+            if name not in _NOT_SEARCHED and isinstance(value, str)
+        )
 
     def takes_entry(self, entry: interface.Entry) -> bool:
-        """The part of `takes` that needs no decoding of an entry."""
+        """The part of `takes` that needs no decoding of an entry: False for nearly all entries that it does not take,
+        so that few are decoded."""
         if self.apps is not None and entry.app not in self.apps:
             return False
         if self.user and entry.user_id != self.user:
             return False
         if self.socket and entry.exclude != self.socket:
             return False
-        return not self.channel or matches(self.channel, entry.channel)
+        return (not self.channel or matches(self.channel, entry.channel)) and (
+            not self.needs_body or entry.kind not in EVENTS or self._may_take(entry)
+        )
+
+    def _may_take(self, entry: interface.Entry) -> bool:
+        """Whether the body of an event may match. A body that is not as the item shows it is not searched: the JSON of
+        a client, and text with escaped characters."""
+        body, is_of_client = entry.body, entry.kind == interface.Kind.CLIENT_EVENT
+        if is_of_client or not body.isascii() or b"\\u" in body or b"\\/" in body:
+            return True
+        if self.event and _longest_literal(self.event) not in body:
+            return False
+        return (
+            not self.text
+            or _literal(self.text) in body.lower()
+            or self.text in f"{entry.app} {entry.channel} {entry.user_id} {entry.exclude}".lower()
+        )
 
 
 def parse(fields: Mapping[str, str], apps: Collection[str] | None) -> Filter:
@@ -129,6 +172,18 @@ def parse(fields: Mapping[str, str], apps: Collection[str] | None) -> Filter:
         _socket(fields),
         _text("text", fields).lower(),
     )
+
+
+@functools.lru_cache
+def _literal(text: str) -> bytes:
+    """A text as it stands in JSON of ASCII characters; empty, which is part of any, if JSON escapes it."""
+    return text.encode() if _PLAIN.fullmatch(text) else b""
+
+
+@functools.lru_cache
+def _longest_literal(pattern: str) -> bytes:
+    """The longest part of a pattern between its stars, as it stands in JSON of ASCII characters."""
+    return max(map(_literal, pattern.split("*")), key=len)
 
 
 def _text(name: str, fields: Mapping[str, str]) -> str:

@@ -14,6 +14,7 @@ stream's generator runs only as fast as the page reads, and is closed when the p
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
@@ -21,12 +22,14 @@ from typing import Any, Final, Protocol, TypeVar
 from fanfare.applications import registry as registries
 from fanfare.console import reports as reporting
 from fanfare.console.permissions import VIEW, Access
+from fanfare.engine import interface
 from fanfare.hub import hub as hubs
 from fanfare.runtime import supervisor
 
 MAX_BODY_BYTES: Final = 65_536
 
 E = TypeVar("E", bound=Callable[..., Any])
+T = TypeVar("T")
 
 
 class Problem(Exception):
@@ -86,6 +89,15 @@ class Request:
         if found is None:
             raise Problem(404, f"There is no application with the id {app_id}.")
         return found
+
+    async def ask(self, query: Callable[[interface.Queries], T]) -> T:
+        """Run a query in a thread with a connection of its own, so that no client waits for it. Raises EngineError."""
+
+        def run() -> T:
+            with self.worker.hub.engine.queries() as queries:
+                return query(queries)
+
+        return await asyncio.to_thread(run)
 
     def number(self, name: str, default: int, *, least: int = 0, most: int) -> int:
         """An argument that is a whole number. Raises Problem."""

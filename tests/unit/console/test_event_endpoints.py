@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import orjson
 import pytest
 
-from fanfare.applications import database, registry
+from fanfare.applications import database, registry, rules
 from fanfare.console import audit, permissions, requests, tails
 from fanfare.console.endpoints import auth_doctor, event_creator, time_travel, tracing
 from fanfare.console.endpoints import tail as tail_endpoint
@@ -143,6 +145,28 @@ async def test_examination_needs_a_known_kind(pair: Pair) -> None:
 async def test_timeline_of_a_channel_without_history_says_so(pair: Pair) -> None:
     with pytest.raises(requests.Problem, match="keeps no history"):
         await time_travel.timeline(pair.request(app="1", channel="orders"))
+
+
+async def test_timeline_of_the_largest_events_comes_in_bounded_answers(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time_travel, "AT_ONCE", 10)
+    monkeypatch.setattr(time_travel, "MOST_BYTES", 500_000)
+    rule = rules.Rule("orders", history_size=100, history_seconds=600)
+    pair.server.registry.put(dataclasses.replace(SHOP, rules=rules.Rules([rule])))
+    data, kept = "x" * 40_000, interface.Retention(100, 600)
+    body = orjson.dumps({"event": "e", "channel": "orders", "data": data})
+    await pair.one.hub.publish([interface.Publication("1", "orders", body, retention=kept) for _ in range(30)])
+    offsets: list[int] = []
+    before: dict[str, str] = {}
+    while len(offsets) < 30:
+        answer = await time_travel.timeline(pair.request(app="1", channel="orders", **before))
+        assert 0 < len(answer["events"]) <= 12
+        offsets = [*(event["offset"] for event in answer["events"]), *offsets]
+        before = {"before": str(answer["first"])}
+    assert offsets == list(range(1, 31))
+    answer = await time_travel.timeline(pair.request(app="1", channel="orders", before="8", limit="3"))
+    assert [event["offset"] for event in answer["events"]] == [5, 6, 7]
 
 
 async def test_tail_answers_a_bad_filter_before_it_begins(pair: Pair) -> None:

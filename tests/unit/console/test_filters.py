@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from fanfare.console import filters
+from fanfare.console import filters, tails
 from fanfare.engine import interface
 
 
@@ -90,3 +90,55 @@ def test_invalid_filter_names_the_field_and_what_it_may_be(fields: dict[str, str
 def test_filter_is_the_same_after_its_way_through_the_log() -> None:
     found = filters.parse({"channel": "a*", "types": "events,refusals"}, ["1", "2"])
     assert filters.Filter.from_json(found.to_json()) == found
+
+
+BODIES = [
+    b'{"event":"created","channel":"orders-1","data":"{\\"id\\":7,\\"name\\":\\"Ann\\"}"}',
+    b'{"event":"created","channel":"orders-1","data":"caf\xc3\xa9 \xe2\x84\xaa"}',  # a Kelvin sign
+    b'{"event":"created","channel":"orders-1","data":"caf\\u00e9 \\u0041nn"}',
+    b'{"event":"a\\/b","channel":"orders-1","data":"\\/a\\/B"}',
+    b'{"event":"sale.done","channel":"orders-1","data":"[1, 2]"}',
+    b"no JSON",
+]
+OF_CLIENTS = [
+    b'{"event":"client-a\\/b","channel":"orders-1","data":{"path":"\\/a\\/B"}}',
+    b'{"event":"client-sale.done","channel":"orders-1","data":{"n":[1, 2]}}',
+]
+TEXTS = [
+    "ann",
+    "id",
+    '"id"',
+    ":7,",
+    "caf\u00e9",
+    "k",
+    "a/b",
+    "/a/b",
+    "[1,2]",
+    "[1, 2]",
+    "4.2",
+    "bob",
+    "created",
+    "orders",
+]
+EVENTS = ["created", "*a/b", "sale.*", "*.done", "s*.*e", "*"]
+SEARCHES = (
+    [{"text": text} for text in TEXTS] + [{"event": name} for name in EVENTS] + [{"event": "created", "text": "7"}]
+)
+
+
+@pytest.mark.parametrize("search", SEARCHES, ids=str)
+def test_entry_is_decoded_if_its_item_is_taken(search: dict[str, str]) -> None:
+    """The test of the bytes spares most decoding, and never hides an item."""
+    chosen = filters.parse(search, None)
+    of_client = {"kind": interface.Kind.CLIENT_EVENT.value, "user_id": "Bob", "exclude": "4.2"}
+    entries = [*(entry(body=body) for body in BODIES), *(entry(body=body, **of_client) for body in OF_CLIENTS)]
+    taken = [one for one in entries if chosen.takes(tails.item(0, one))]
+    assert taken
+    assert all(map(chosen.takes_entry, taken))
+
+
+def test_body_without_the_text_or_the_event_is_not_decoded() -> None:
+    assert not filters.parse({"text": "needle"}, None).takes_entry(entry(body=BODIES[0]))
+    assert not filters.parse({"event": "sale*"}, None).takes_entry(entry(body=BODIES[0]))
+    joined = entry(kind=interface.Kind.MEMBER_ADDED.value, body=b"null")
+    assert filters.parse({"text": "joined"}, None).takes_entry(joined)

@@ -147,6 +147,60 @@ async def test_entries_beyond_a_turn_are_counted_without_decoding(
     assert len(decoded) == tails.ITEMS_PER_TURN
 
 
+def entries_of(count: int, data: str = "{}") -> list[interface.Entry]:
+    body = event("busy", data=data).body
+    return [interface.Entry(n, interface.Kind.EVENT, "1", "busy", None, None, None, body) for n in range(1, count + 1)]
+
+
+async def test_search_decodes_a_bounded_number_of_events_and_counts_the_others(pair: tuple[Worker, Worker]) -> None:
+    """Two searches share what may be decoded in a turn. An event without the text is not decoded."""
+    here = tails.Tails(pair[0].hub, "one")
+    chosen = {text: filters.parse({"types": "events", "text": text}, None) for text in ("busy", "rare")}
+    found = {text: tails._Tail(text, filter_) for text, filter_ in chosen.items()}
+    here._tails.update(found)
+    total = tails.DECODED_PER_TURN + 100
+    here._take(0, entries_of(total))
+    assert found["rare"].buffer.take() is None
+    batch = found["busy"].buffer.take()
+    assert batch is not None
+    assert batch["seen"] == tails.DECODED_PER_TURN // 2
+    assert batch["unexamined"] == total - batch["seen"]
+    here._take(0, entries_of(3))
+    batch = found["busy"].buffer.take()
+    assert batch is not None
+    assert (batch["seen"], batch.get("unexamined")) == (3, None)
+
+
+async def test_batch_of_the_largest_events_is_bounded(pair: tuple[Worker, Worker]) -> None:
+    here = tails.Tails(pair[0].hub, "one")
+    tail = here._tails["x"] = tails._Tail("x", filters.parse({"types": "events"}, None))
+    here._take(0, entries_of(tails.ITEMS_PER_TURN, "x" * 102_400))
+    batch = tail.buffer.take()
+    assert batch is not None
+    assert batch["seen"] == tails.ITEMS_PER_TURN
+    assert batch["items"][0]["bytes"] == 102_400
+    assert len(orjson.dumps(batch)) < tails.BATCH_CHARACTERS + tails.DATA_CHARACTERS + 10_000
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "expected"),
+    [
+        (interface.Kind.STREAM_END, {"user_id": "s1"}, {"type": "stream end", "stream": "s1", "event": "e"}),
+        (interface.Kind.REVISED, {}, {"type": "revision", "event": "e"}),
+        (interface.Kind.MEMBER_UPDATED, {"user_id": "ann"}, {"type": "member", "user": "ann", "text": "updated"}),
+        (interface.Kind.EVENT, {"body": b""}, {"type": "event", "text": "replaced or deleted later"}),
+    ],
+)
+def test_entries_of_streams_revisions_and_members_have_their_own_words(
+    kind: interface.Kind, more: dict[str, Any], expected: dict[str, str]
+) -> None:
+    entry = entries_of(1)[0]._replace(kind=kind.value, **more)
+    found = tails.item(0, entry)
+    assert expected.items() <= found.items()
+    assert filters.parse({}, None).takes(found)
+    assert kind in filters.parse({}, None).kinds
+
+
 async def test_slow_page_gets_the_number_of_missed_items() -> None:
     page = tails.Page()
     for _ in range(tails.QUEUED_BATCHES + 3):

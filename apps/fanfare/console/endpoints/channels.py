@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from fanfare.console.requests import Problem, Request, endpoint
 from fanfare.engine import interface
@@ -15,25 +13,13 @@ MEMBERS: Final = 200  # of one answer
 HISTORY: Final = 50
 BODY_CHARACTERS: Final = 4_000  # of one event
 
-T = TypeVar("T")
-
-
-async def _ask(request: Request, query: Callable[[interface.Queries], T]) -> T:
-    """Run a query in a thread with a connection of its own, so that no client waits for it."""
-
-    def run() -> T:
-        with request.worker.hub.engine.queries() as queries:
-            return query(queries)
-
-    return await asyncio.to_thread(run)
-
 
 @endpoint("channels")
 async def channels(request: Request) -> Any:
     """A page of the occupied channels whose names contain `text`, after the name `after`."""
     app = request.application()
     text, after = request.query.get("text", "")[:200], request.query.get("after", "")
-    found = await _ask(request, lambda queries: queries.search(app.id, text, after, PAGE + 1))
+    found = await request.ask(lambda queries: queries.search(app.id, text, after, PAGE + 1))
     shown = [(name, counts) for name, counts in found[:PAGE] if not name.startswith("#")]
     return {
         "channels": [
@@ -56,12 +42,12 @@ async def channel(request: Request) -> Any:
         entries, top = queries.read(app.id, name, 0, HISTORY + 1, before=before, newest_first=True)
         counts = queries.channel(app.id, name)
         cached = queries.cached(app.id, name)
-        members = queries.members(app.id, name) if counts.users else []
+        members = queries.members(app.id, name, MEMBERS) if counts.users else []
         page = history_pages.page(history_pages.Range(limit=HISTORY), entries, top)
         return {
             "subscriptions": counts.subscriptions,
             "users": counts.users,
-            "members": [{"id": member.user_id, "info": member.info[:500]} for member in members[:MEMBERS]],
+            "members": [{"id": member.user_id, "info": member.info[:500]} for member in members],
             "position": None if top is None else str(top),
             "history": [
                 {"offset": one.offset, "event": one.event, "data": _short(one.data), "user": one.user_id}
@@ -73,7 +59,7 @@ async def channel(request: Request) -> Any:
 
     rule = app.rules.of(name)
     kept = None if rule is None else {"size": rule.history_size, "seconds": rule.history_seconds}
-    return {"app": app.id, "channel": name, "keeps": kept, **(await _ask(request, query))}
+    return {"app": app.id, "channel": name, "keeps": kept, **(await request.ask(query))}
 
 
 def _short(value: Any) -> str:

@@ -13,7 +13,8 @@ WAIT_S = 60.0
 
 @stream("tail")
 async def tail(request: Request) -> AsyncIterator[Any]:
-    """Batches of items: {"items": […], "seen": how many the filter took, "missed": how many this page did not get}.
+    """Batches of items: {"items": […], "seen": how many the filter took, "missed": how many this page did not get,
+    "unexamined": how many events may match the filter and were not decoded}.
 
     A filter that is none is answered with its `problem` and the `field`, and the stream ends.
     Arguments: `types` (comma-separated), `app`, `channel`, `event`, `user`, `socket`, `text`.

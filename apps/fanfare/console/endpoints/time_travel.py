@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from fanfare.console import tails
 from fanfare.console.requests import Problem, Request, endpoint
+from fanfare.engine import interface
 from fanfare.protocol import names, refusals
 
-MOST = 500
+MOST: Final = 500
+MOST_BYTES: Final = 2_000_000  # of the events of one answer, about
+AT_ONCE: Final = 50  # events of one read; the largest have 5 MB
 
 
 @endpoint("timeline")
 async def timeline(request: Request) -> Any:
-    """Kept events of `channel`, oldest first: the newest `limit`, or those before the offset `before`.
+    """Kept events of `channel`, oldest first: the newest `limit`, or those before the offset `before`. Fewer if they
+    have more than `MOST_BYTES`.
 
     `first` and `last`: the offsets of these events; `top`: of the newest one of the channel.
     """
@@ -27,9 +31,7 @@ async def timeline(request: Request) -> Any:
         raise Problem(404, f"{channel} keeps no history: no channel rule of the application matches it.")
     limit = request.number("limit", 200, least=1, most=MOST)
     before = request.number("before", 0, most=2**62) or None
-    entries, top = await request.worker.hub.engine.ask(
-        lambda ask: ask.read(application.id, channel, 0, limit, before=before, newest_first=True)
-    )
+    entries, top = await request.ask(lambda queries: _read(queries, application.id, channel, before, limit))
     partition = request.worker.hub.engine.partition(application.id, channel)
     items = [tails.item(partition, entry) for entry in reversed(entries)]
     return {
@@ -41,3 +43,22 @@ async def timeline(request: Request) -> Any:
         "last": items[-1]["offset"] if items else None,
         "events": items,
     }
+
+
+def _read(
+    queries: interface.Queries, app: str, channel: str, before: int | None, limit: int
+) -> tuple[list[interface.Entry], interface.Position | None]:
+    """The newest entries before an offset, the newest first."""
+    found: list[interface.Entry] = []
+    size = 0
+    while True:
+        wanted = min(AT_ONCE, limit - len(found))
+        entries, top = queries.read(app, channel, 0, wanted, before=before, newest_first=True)
+        for entry in entries:
+            size += len(entry.body)
+            if found and size > MOST_BYTES:
+                return found, top
+            found.append(entry)
+        if len(entries) < wanted or len(found) == limit:
+            return found, top
+        before = entries[-1].offset

@@ -181,6 +181,8 @@ class Command(BaseCommand):
             skipped = batch["seen"] - len(batch["items"])
             if skipped and not options["json"]:
                 self.stderr.write(f"… a sample: {skipped} more happened")
+            if batch.get("unexamined") and not options["json"]:
+                self.stderr.write(f"… {batch['unexamined']} events came too fast to be compared with the filter")
             self.stdout.flush()
         return {"ended": True}, []
 

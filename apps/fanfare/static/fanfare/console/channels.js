@@ -52,7 +52,8 @@ async function showChannel() {
   place("members-part").hidden = !one.members.length;
   rows(place("members"), one.members.map((member) => [member.id, el("code", {}, member.info)]));
   if (one.users > one.members.length) {
-    place("members").append(el("tr", {}, el("td", { colspan: 2 }, `And ${number(one.users - one.members.length)} more.`)));
+    place("members").append(el("tr", {}, el("td", { colspan: 2 }, 
+      `And ${number(one.users - one.members.length)} more. The page Connections finds the connections of a user.`)));
   }
   place("cached-part").hidden = !one.cached;
   if (one.cached) {

@@ -23,14 +23,14 @@ function show() {
   const at = events[index];
   if (!at) return;
   when.textContent = `${new Date(at.at * 1000).toLocaleDateString("en-GB")} ${clock(at.at)} · offset ${at.offset}`;
-  title.textContent = isState ? `The state of ${at.channel} at that time: ${at.event}` : `The newest event of ${at.channel} at that time: ${at.event}`;
   const shown = isState ? events.slice(0, index + 1).findLast((one) => one.type === "event") ?? at : at;
+  title.textContent = `${isState ? "The state" : "The newest event"} of ${at.channel} at that time: ${shown.event ?? shown.text}`;
   state.textContent = pretty(shown.data ?? "");
   fill(
     items,
     events.slice(Math.max(0, index + 1 - SHOWN), index + 1).reverse().map((one) =>
       el("li", { "data-type": one.type }, el("details", {}, el("summary", {},
-        el("time", {}, clock(one.at)), el("span", { class: "tail-type" }, String(one.offset)), el("span", {}, one.event ?? one.type), el("span", {}, one.user ?? ""),
+        el("time", {}, clock(one.at)), el("span", { class: "tail-type" }, String(one.offset)), el("span", {}, one.event ?? one.text ?? one.type), el("span", {}, one.user ?? ""),
         el("span", { class: "console-quiet" }, (one.data ?? "").slice(0, 300))), el("pre", {}, pretty(one.data ?? "")))),
     ),
   );

@@ -16,9 +16,10 @@ let dropped = 0; // older ones of the same pause
 let shown = 0;
 let seen = 0;
 let missed = 0;
+let unexamined = 0;
 
 function subject(item) {
-  if (item.type === "event" || item.type === "client event") return [item.channel, item.event, item.data];
+  if (item.data !== undefined) return [item.channel, item.event, item.data];
   if (item.type === "refusal") return [item.channel || item.what, item.reason, item.text];
   if (item.type === "webhook") return [item.url, item.code ?? "no answer", `${item.events} events: ${item.text}`];
   return [item.channel || item.socket, item.user ?? "", [item.text, item.client, item.address].filter(Boolean).join(" · ")];
@@ -71,6 +72,7 @@ function tell() {
   const parts = [`${number(shown)} shown`];
   if (seen > shown) parts.push(`a sample: ${number(seen)} happened (${number((100 * shown) / seen)} %)`);
   if (missed) parts.push(`${number(missed)} were lost because this page is slow`);
+  if (unexamined) parts.push(`${number(unexamined)} events came too fast to be compared with the filter`);
   if (held.length) parts.push(`${number(held.length)} wait`);
   if (dropped) parts.push(`${number(dropped)} older ones of this pause were dropped`);
   count.textContent = parts.join(" · ");
@@ -89,6 +91,7 @@ async function follow(args, signal) {
       seen += batch.seen;
       shown += batch.items.length;
       missed += batch.missed ?? 0;
+      unexamined += batch.unexamined ?? 0;
       if (pause.getAttribute("aria-pressed") === "true") hold(batch.items);
       else show(batch.items);
       tell();
@@ -127,7 +130,7 @@ pause.addEventListener("click", () => {
 document.getElementById("clear").addEventListener("click", () => {
   fill(list);
   held = [];
-  shown = seen = missed = dropped = 0;
+  shown = seen = missed = unexamined = dropped = 0;
   empty.hidden = false;
   tell();
 });
