@@ -4,6 +4,8 @@
     ├── commit           from the call of the engine until the event is in the log
     └── deliver          one per worker with subscribers: from the read of the log until the last socket is written
 
+    webhook              a request to an endpoint, which carries the span's context as `traceparent`
+
 An entry of the log has no field for a trace context. The publishing worker sends the context of each *sampled* publish
 span as a command after the event, and all workers make their `deliver` spans from the times that they recorded. So a
 sampled event costs one more entry, and any other event none.
@@ -17,8 +19,8 @@ import asyncio
 import collections
 import logging
 import os
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -37,6 +39,13 @@ MOST_PENDING: Final = 10_000  # events whose delivery spans are not made yet; mo
 
 # Of this process's worker; None without FANFARE_OTEL, and in a process without a worker.
 here: Telemetry | None = None
+
+
+class WebhookSpan(NamedTuple):
+    """The span of a request to an endpoint. `headers`: its context, for the receiver."""
+
+    span: Any
+    headers: Mapping[str, str]
 
 
 class Telemetry:
@@ -154,14 +163,25 @@ class Telemetry:
 
     # -- webhooks ------------------------------------------------------------------------------------------------------
 
-    def webhook(self, attributes: dict[str, Any], began: float, error: str) -> None:
-        """A request to an endpoint has ended. `began`: Unix time. `error`: empty if it was accepted."""
-        kind = self._trace.SpanKind.CLIENT
+    def begin_webhook(self, attributes: dict[str, Any]) -> WebhookSpan | None:
+        """A request to an endpoint begins. None if its span cannot be made."""
         try:
-            span = self._tracer.start_span("webhook", None, kind, attributes, start_time=_ns(began))
+            span = self._tracer.start_span("webhook", self._context.Context(), self._trace.SpanKind.CLIENT, attributes)
+            headers: dict[str, str] = {}
+            self._propagator.inject(headers, self._trace.set_span_in_context(span))
+        except Exception as failure:  # noqa: BLE001  (see `published`)
+            self._failed(failure)
+            return None
+        return WebhookSpan(span, headers)
+
+    def end_webhook(self, begun: WebhookSpan, status: int | None, error: str) -> None:
+        """`status`: of the response, if there was one. `error`: empty if the events were accepted."""
+        try:
+            if status is not None:
+                begun.span.set_attribute("http.response.status_code", status)
             if error:
-                span.set_status(self._trace.StatusCode.ERROR, error)
-            span.end()
+                begun.span.set_status(self._trace.StatusCode.ERROR, error)
+            begun.span.end()
         except Exception as failure:  # noqa: BLE001  (see `published`)
             self._failed(failure)
 

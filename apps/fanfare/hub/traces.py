@@ -149,6 +149,8 @@ class Recorder:
                 "catching_up": len(channel.catching_up) if entry.offset is not None else 0,
                 "waiting": channel.attaching,
             }
+            if entry.kind == interface.Kind.CLIENT_EVENT and entry.exclude is not None:
+                record["client"] = {"socket": entry.exclude} | ({"user": entry.user_id} if entry.user_id else {})
             if traced:
                 record["sockets"] = [
                     _socket(connection)
@@ -175,8 +177,10 @@ class Recorder:
             skipped = [one for one in closed if one != record["excluded"]]
             record["last_write"] = time.time()
             record["slow"] = skipped[:SOCKETS_SHOWN]
-            record["conflated"] = sum(one != record["excluded"] for one in held)
-            record["written"] -= len(skipped) + record["conflated"]
+            conflated = [one for one in held if one != record["excluded"]]
+            record["conflated"] = len(conflated)
+            record["conflated_sockets"] = conflated[:SOCKETS_SHOWN]
+            record["written"] -= len(skipped) + len(conflated)
 
     def replayed(
         self, connection: connections.Connection, channel: connections.Channel, entries: Sequence[interface.Entry]

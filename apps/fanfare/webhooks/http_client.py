@@ -17,8 +17,9 @@ import hmac
 import logging
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent import futures
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 from urllib.parse import urljoin, urlsplit
 
@@ -94,12 +95,17 @@ class HttpClient:
         await self._session.close()
 
     async def post(
-        self, application: registry.Application, webhook: registry.Webhook, payloads: Sequence[str]
+        self,
+        application: registry.Application,
+        webhook: registry.Webhook,
+        payloads: Sequence[str],
+        trace: Mapping[str, str] = MappingProxyType({}),
     ) -> Outcome:
-        """Send events. Raises nothing for any behaviour of the receiver."""
+        """Send events. `trace`: headers of the trace context. Raises nothing for any behaviour of the receiver."""
         async with self._slots:
             body = body_of(payloads, time.time())
             own = {
+                **trace,
                 "Content-Type": CONTENT_TYPE,
                 "X-Pusher-Key": application.key,
                 "X-Pusher-Signature": sign(application.secret, body),

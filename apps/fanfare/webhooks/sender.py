@@ -166,19 +166,19 @@ class Sender:
         payloads: Sequence[str],
         /,
     ) -> outcome.Outcome:
-        began = time.time()
-        found = await client.post(application, webhook, payloads)
-        if telemetry.here is not None:
-            telemetry.here.webhook(
+        spans = telemetry.here
+        span = None
+        if spans is not None:
+            span = spans.begin_webhook(
                 {
                     "fanfare.application": application.id,
                     "fanfare.events": len(payloads),
                     "url.full": webhook.url.partition("?")[0],  # the query may be a secret
-                    "http.response.status_code": found.status or 0,
-                },
-                began,
-                found.error,
+                }
             )
+        found = await client.post(application, webhook, payloads, {} if span is None else span.headers)
+        if spans is not None and span is not None:
+            spans.end_webhook(span, found.status, found.error)
         if self._hub.activity.tap is not None:
             self._hub.activity.noted(
                 activity.WEBHOOK,

@@ -19,7 +19,7 @@ from fanfare.console.endpoints import tracing
 from fanfare.engine import current, interface
 from fanfare.engine import errors as engine_errors
 from fanfare.engine.local import engine as local_engine
-from fanfare.hub import traces
+from fanfare.hub import connections, traces
 from fanfare.integration import publishing
 from fanfare.webhooks.models import Delivery
 from tests.harness import waiting
@@ -78,6 +78,29 @@ async def test_command_is_the_publisher_on_the_trace_of_every_worker(
         assert found["publisher"]["caller"].startswith(f"{__name__}.import_orders, line ")
         assert found["pid"]
         assert found["committed"] >= found["began"] > 0
+
+
+async def test_sender_of_a_client_event_is_its_publisher(both: tuple[Worker, Worker]) -> None:
+    sender, reader = both[0].connect(), both[1].connect()
+    both[0].hub.subscribe(sender, "private-orders")
+    both[1].hub.subscribe(reader, "private-orders")
+    await waiting.until_async(lambda: _is_live(sender, reader), 30, "the subscriptions are live")
+    event = interface.Publication(
+        "1",
+        "private-orders",
+        b'{"event":"client-e"}',
+        interface.Kind.CLIENT_EVENT,
+        user_id="ann",
+        exclude=sender.socket_id,
+    )
+    both[1].hub.recorder.trace("1", "private-orders", 60)
+    [receipt] = await both[0].hub.publish([event])
+    found = await publisher(both[0], traces.position(0, receipt.id))
+    assert found == {"publisher": {"by": "a client", "socket": sender.socket_id, "user": "ann"}}
+
+
+async def _is_live(*readers: connections.Connection) -> bool:
+    return all(one.subscriptions["private-orders"].state is connections.State.LIVE for one in readers)
 
 
 async def test_calls_of_a_burst_are_a_sample(

@@ -136,6 +136,7 @@ async def test_record_counts_the_conflated_readers_without_the_excluded_one(
     found = [await recorded(worker, (0, receipt.id)) for receipt in receipts]
     assert [(one["conflated"], one["written"]) for one in found] == [(2, 0), (1, 0)]
     assert found[1]["excluded"] == first.socket_id
+    assert [one["conflated_sockets"] for one in found] == [[first.socket_id, second.socket_id], [second.socket_id]]
 
 
 async def test_other_channels_are_sampled(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:

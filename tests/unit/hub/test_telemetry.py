@@ -145,10 +145,14 @@ async def test_header_that_is_no_trace_context_begins_a_trace(
 
 
 async def test_request_to_a_webhook_has_a_span(both: tuple[Worker, Worker], exporter: InMemorySpanExporter) -> None:
-    both[0].telemetry.webhook({"http.response.status_code": 500}, 1_000.0, "HTTP 500")
+    begun = both[0].telemetry.begin_webhook({"fanfare.events": 1})
+    assert begun is not None
+    both[0].telemetry.end_webhook(begun, 500, "HTTP 500")
     [span] = named(exporter, "webhook")
     assert span.status.status_code is trace.StatusCode.ERROR
-    assert span.start_time == 1_000_000_000_000
+    assert span.attributes == {"fanfare.events": 1, "http.response.status_code": 500}
+    assert span.context is not None
+    assert begun.headers["traceparent"][:52] == f"00-{span.context.trace_id:032x}-{span.context.span_id:016x}"
 
 
 async def test_failure_of_a_provider_does_not_fail_the_event(
@@ -159,7 +163,7 @@ async def test_failure_of_a_provider_does_not_fail_the_event(
 
     monkeypatch.setattr(both[0].telemetry, "_tracer", SimpleNamespace(start_span=fail))
     await both[0].publish({"by": "publish()"})
-    both[0].telemetry.webhook({}, 1_000.0, "")
+    assert both[0].telemetry.begin_webhook({}) is None
     assert both[0].hub.counters["telemetry.failed"] == 2
 
 

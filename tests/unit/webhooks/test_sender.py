@@ -5,18 +5,24 @@ from __future__ import annotations
 import collections
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.utils import timezone
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from fanfare.applications import database, registry
 from fanfare.applications.models import WebhookEndpoint
-from fanfare.hub import activity
+from fanfare.hub import activity, telemetry
+from fanfare.runtime import log_lines
 from fanfare.runtime.backoff import Backoff
 from fanfare.runtime.supervisor import State, Supervisor
 from fanfare.webhooks import deliveries, endpoint_queue, http_client, models, options, sender
 from tests.harness import receivers, waiting
+from tests.unit.console import workers
 from tests.unit.webhooks import hostile
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -122,6 +128,31 @@ async def test_hostile_receiver_does_not_delay_another_endpoint(
     assert deployment.hub.counters["webhooks.crashed"] == 0
     assert deployment.hub.counters["webhooks.failed"] == 0
     assert "Traceback" not in caplog.text
+
+
+async def test_receiver_gets_the_context_of_the_span(
+    deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = workers.Worker(tmp_path / "engine")
+    monkeypatch.setattr(log_lines, "trace_id", log_lines.trace_id)
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(telemetry, "here", telemetry.Telemetry(worker.hub, provider))
+    with receivers.receiver() as good:
+        async with deployment.running():
+            webhook = await deployment.add(good.url)
+            await deployment.put(webhook, 1)
+            await deployment.delivered(webhook, 1)
+        [request] = good.requests
+    [span] = exporter.get_finished_spans()
+    assert span.context is not None
+    assert request.headers["traceparent"][:52] == f"00-{span.context.trace_id:032x}-{span.context.span_id:016x}"
+    assert span.attributes == {
+        "fanfare.application": "42",
+        "fanfare.events": 1,
+        "url.full": good.url,
+        "http.response.status_code": 200,
+    }
 
 
 async def _failures(webhook: int) -> int:

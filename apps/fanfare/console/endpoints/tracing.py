@@ -56,6 +56,8 @@ async def find(request: Request, partition: int, entry_id: int) -> dict[str, Any
     app = known[0]["app"] if known else None
     if app is not None and not request.access.may("view_console", app):
         raise Problem(403, "You may not see the events of this application.")
+    clients = [one["delivery"]["client"] for one in workers if "client" in one["delivery"]]
+    publications += [{"publisher": {"by": "a client", **client}} for client in clients]
     for one in workers:
         one["delivery"] |= latencies(one["delivery"])
     workers.sort(key=lambda one: (one["node"], one["pid"]))

@@ -281,12 +281,13 @@ def _way(value: dict[str, Any]) -> list[str]:
     publication = value["publication"]
     if publication is not None:
         by = ", ".join(f"{name} {what}" for name, what in publication["publisher"].items())
-        took = (publication["committed"] - publication["began"]) * 1000
-        lines.append(f"  published {by}; in the log after {took:.1f} ms")
+        took = (publication["committed"] - publication["began"]) * 1000 if "committed" in publication else None
+        lines.append(f"  published {by}" + ("" if took is None else f"; in the log after {took:.1f} ms"))
     for worker in value["workers"]:
         one = worker["delivery"]
         skipped = [f"excluded {one['excluded']}"] if one.get("excluded") else []
-        skipped += [f"{name} {one[name]}" for name in ("conflated", "catching_up", "waiting") if one.get(name)]
+        skipped += [f"conflated {', '.join(one['conflated_sockets'])}"] if one.get("conflated_sockets") else []
+        skipped += [f"{name} {one[name]}" for name in ("catching_up", "waiting") if one.get(name)]
         skipped += [f"slow {', '.join(one['slow'])}"] if one.get("slow") else []
         lines.append(
             f"  {worker['node']} {worker['pid']}: read after {one.get('read_ms', 0):g} ms, "

@@ -13,6 +13,7 @@ function publisher(publication) {
   const { by, ...more } = publication.publisher;
   const rest = Object.entries(more).map(([name, value]) => `${name} ${value}`).join(", ");
   const took = (publication.committed - publication.began) * 1000;
+  if (publication.committed === undefined) return [el("p", {}, `By ${by}: ${rest}.`)];
   return [
     el("p", {}, `By ${by}${rest ? `: ${rest}` : ""}, in process ${publication.pid} of ${publication.node}.`),
     el("p", { class: "console-quiet" }, `Called at ${clock(publication.began)}; in the log ${milliseconds(took)} later.`),
@@ -21,9 +22,9 @@ function publisher(publication) {
 
 function skipped(delivery) {
   const found = [];
-  if (delivery.excluded) found.push(`${delivery.excluded} was excluded by the publisher`);
+  if (delivery.excluded && !delivery.client) found.push(`${delivery.excluded} was excluded by the publisher`);
   if (delivery.slow?.length) found.push(`${delivery.slow.length} read too slowly and were disconnected: ${delivery.slow.join(", ")}`);
-  if (delivery.conflated) found.push(`${delivery.conflated} slow readers get only the newest state`);
+  if (delivery.conflated) found.push(`${delivery.conflated} slow readers get only the newest state: ${(delivery.conflated_sockets ?? []).join(", ")}`);
   if (delivery.catching_up) found.push(`${delivery.catching_up} get it from their recovery, which is under way`);
   if (delivery.waiting) found.push(`${delivery.waiting} were not subscribed yet`);
   return found;
