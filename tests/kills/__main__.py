@@ -19,6 +19,7 @@ STORES = {
     "redis": redis_stores.single,
     "redis-cluster": redis_stores.cluster,
     "redis-sentinel": redis_stores.sentinel,
+    "valkey": redis_stores.valkey,
 }
 LOG_TEXT = 4_000  # characters of a server's log, starting at a traceback
 

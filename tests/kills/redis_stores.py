@@ -1,4 +1,4 @@
-"""Redis alone, with Sentinel and as a cluster, and their failures.
+"""Redis alone, with Sentinel and as a cluster, Valkey alone, and their failures.
 
 In a round without `failover` the store keeps what it acknowledged, under one run id: no event may be lost. In a round
 with it a server dies, is replaced or is emptied; what is lost then must be reported. Each act ends when the store is
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import random
 import signal
 import time
@@ -37,12 +38,15 @@ Primary = Callable[[], redisserver.Server]
 
 
 @contextlib.asynccontextmanager
-async def single(*, failover: bool) -> AsyncIterator[Store]:
+async def single(*, failover: bool, **options: bool) -> AsyncIterator[Store]:
     with contextlib.ExitStack() as stack:
-        server = await asyncio.to_thread(stack.enter_context, redisserver.running(*DURABLE))
+        server = await asyncio.to_thread(stack.enter_context, redisserver.running(*DURABLE, **options))
         acts = {**_quiet(lambda: server), KILL: _act(_restart, server), FLUSH: _act(_flush, server)}
         order = (KILL, chaos.KILL, FLUSH, chaos.STOP, KILL, FLUSH) if failover else QUIET
         yield await _store(stack, server.url(), acts, order)
+
+
+valkey = functools.partial(single, is_valkey=True)
 
 
 @contextlib.asynccontextmanager

@@ -76,6 +76,24 @@ async def test_tls_with_a_user_and_a_private_authority() -> None:
                 pass
 
 
+async def test_valkey_serves_and_a_restart_of_it_is_a_gap() -> None:
+    with redisserver.running("--appendonly", "yes", "--appendfsync", "always", is_valkey=True) as server:
+        with server.client() as client:
+            assert client.info("server")["server_name"] == "valkey"
+        async with workers(server.url()) as (one, two):
+            await crosses(one, two, b"1")
+            await streams_and_revisions_cross(one, two)
+            [before] = await one.publish("long", b"1", retention=conformance.KEPT)
+            replayed = await conformance.replay(two, channel="long", rewind=interface.Rewind(1, 0))
+            assert (replayed.position, [entry.body for entry in replayed.entries]) == (before.position, [b"1"])
+            await asyncio.to_thread(server.kill)
+            await asyncio.to_thread(server.start)
+            await healthy(one, two)
+            assert set(one.gaps) == set(two.gaps) == {"generation_changed"}
+            assert (await conformance.replay(two, channel="long", after=before.position)).reason == "epoch_changed"
+            await crosses(one, two, b"2")
+
+
 # -- Sentinel ----------------------------------------------------------------------------------------------------------
 
 
