@@ -239,6 +239,9 @@ async def test_deleted_log_is_a_gap_for_all_workers_and_one_new_log_follows(
     assert before.position is not None
     assert after.position is not None
     assert before.position.epoch != after.position.epoch
+    for worker in (one, two):
+        lost_s = (await worker.engine.take_session(conformance.APP, "token", "1.1")).lost_s
+        assert lost_s is not None, "the new log lacks the records of sessions"
     assert await two.join("presence-c", "ann", "1.1") == ["ann"]
     assert [member.user_id for member in await one.members("presence-c")] == ["ann"]
 

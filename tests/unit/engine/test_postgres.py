@@ -131,7 +131,12 @@ async def test_a_promoted_standby_begins_a_new_generation() -> None:
             assert replayed.reason == "epoch_changed"
             assert replayed.position is not None
             assert replayed.position.epoch != receipt.position.epoch
-            await worker.engine.close()
+            # The standby may also lack records of sessions. Workers that start later find that too.
+            later = Worker(postgres_engine.PostgresEngine(promoted.url("realtime")))
+            await later.open()
+            for one in (worker, later):
+                assert (await one.engine.take_session(conformance.APP, "token", "1.1")).lost_s is not None
+                await one.engine.close()
 
 
 async def test_running_worker_follows_a_failover_and_begins_a_new_generation() -> None:
@@ -150,6 +155,7 @@ async def test_running_worker_follows_a_failover_and_begins_a_new_generation() -
             await worker.until(lambda: worker.engine.health().ok, "it follows the standby", within=30)
             [after] = await worker.publish("kept", b"2", retention=conformance.KEPT)
             assert worker.gaps == ["generation_changed"]
+            assert (await worker.engine.take_session(conformance.APP, "token", "1.1")).lost_s is not None
             assert before.position is not None
             assert after.position is not None
             assert before.position.epoch != after.position.epoch

@@ -258,7 +258,8 @@ class LocalEngine(interface.Engine):
 
     async def take_session(self, app: str, token: str, holder: str) -> interface.Taken:
         here = self._opened()
-        return (await here.done(sessions.TakeSession(here.loop, app, token, holder))).taken
+        taken = (await here.done(sessions.TakeSession(here.loop, app, token, holder))).taken
+        return taken._replace(lost_s=here.lost_s)
 
     async def load_session(self, app: str, token: str) -> bytes | None:
         here = self._opened()

@@ -94,6 +94,7 @@ class Worker:
         self._removing: dict[str, locks.FileLock] = {}  # dead workers, by their ids
         self._samples: collections.deque[tuple[float, int]] = collections.deque()  # (monotonic time, the log's top)
         self._restarting: asyncio.Task[None] | None = None
+        self._lost_at_s: float | None = None  # monotonic: see `lost_s`
         self._measuring: asyncio.Task[None] | None = None
         self._short_since_s = float("inf")  # monotonic: since when space is short
         self._is_shrinking = False
@@ -113,6 +114,11 @@ class Worker:
         self._every("trim", TRIM_S, self._trim)
         self._every("measurement", MEASURE_S, self._measure)
         self._remove_dead()
+
+    @property
+    def lost_s(self) -> float | None:
+        """The seconds since this worker found another log, which lacks records of sessions, or None."""
+        return None if self._lost_at_s is None else time.monotonic() - self._lost_at_s
 
     async def close(self) -> bool:
         """Remove everything of this worker. True: no other worker is alive."""
@@ -344,6 +350,8 @@ class Worker:
     def _lost(self, reason: str) -> None:
         """Entries may have been missed: report the gap, and start again at the newest entry."""
         self.counters["gaps"] += 1
+        if reason == "log_replaced":
+            self._lost_at_s = time.monotonic()
         throttled.error("Entries of the log may have been missed (%s): starting again at the newest entry", reason)
         self.reader.close()
         self._samples.clear()

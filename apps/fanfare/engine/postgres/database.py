@@ -32,6 +32,8 @@ POSITION_OUTLIVES: Final = 10  # a stream's position outlives its entries this m
 EMPTY_STREAM_SECONDS: Final = 360
 TAKEN_SECONDS: Final = 600  # how long a session without a record is kept; a connected page saves one within seconds
 
+LOST_SESSIONS: Final = "lost"  # the token of the row that keeps when sessions may have been lost; its `app` is empty
+
 CONNECT_SECONDS: Final = 5
 MOVED_STATE: Final = "FF001"  # the SQLSTATE of a log that was moved; the message is the mark
 # What a call raises while the server is away.
@@ -217,7 +219,8 @@ def failure(error: BaseException, sentence: str, address: Address) -> errors.Eng
 
 def check_generation(connection: Connection, address: Address) -> None:
     """Compare the server with the one that wrote last. After a restore or a promoted standby the newest entries may be
-    gone and their offsets free again, so every stream gets a new epoch. Raises psycopg.Error."""
+    gone and their offsets free again, so every stream gets a new epoch. The newest sessions may be gone too: a session
+    without an application keeps the time. Raises psycopg.Error."""
     schema = sql.Identifier(address.schema)
     identity = server_identity(connection, address)
     with connection.transaction():
@@ -228,6 +231,14 @@ def check_generation(connection: Connection, address: Address) -> None:
         )
         if changed.rowcount:
             connection.execute(sql.SQL("UPDATE {0}.streams SET epoch = {0}.new_epoch_1()").format(schema))
+            connection.execute(
+                sql.SQL(
+                    "INSERT INTO {}.sessions VALUES ('', %s, '', clock_timestamp() + interval '1 day', '', '', "
+                    "clock_timestamp()) ON CONFLICT (app, token) DO UPDATE "
+                    "SET expires = excluded.expires, taken = excluded.taken"
+                ).format(schema),
+                (LOST_SESSIONS,),
+            )
 
 
 def server_identity(connection: Connection, address: Address) -> str:

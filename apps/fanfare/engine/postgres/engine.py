@@ -149,9 +149,10 @@ class PostgresEngine(SharedStoreEngine[Worker]):
             )
 
     async def take_session(self, app: str, token: str, holder: str) -> interface.Taken:
-        row = await self._here().done(operations.Operation("take", app, key=token, user=holder))
+        here = self._here()
+        row = await here.done(operations.Operation("take", app, key=token, user=holder))
         record = None if row.record is None else bytes(row.record)
-        return interface.Taken(record, row.epoch, None if row.actual is None else row.actual / 1000)
+        return interface.Taken(record, row.epoch, None if row.actual is None else row.actual / 1000, here.lost_s)
 
     async def load_session(self, app: str, token: str) -> bytes | None:
         await self._here().barrier()

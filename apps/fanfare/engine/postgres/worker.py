@@ -72,6 +72,7 @@ class Worker:
         self._schema = sql.Identifier(address.schema)
         self._beaten_s = float("-inf")  # monotonic: when the last beat that was answered was sent
         self._steady_since_s = float("-inf")  # monotonic: since when the beats follow each other
+        self._lost_at_s: float | None = None  # monotonic: see `lost_s`
         self._closing = False
         self._restarting = False
         self._unreported: str | None = None  # the reason of a gap that the hub has not handled yet
@@ -118,11 +119,14 @@ class Worker:
             ).format(self._schema),
             (self.id, node, leases.LEASE_S),
         )
-        [(generation, top)] = await self.writer.ask(
+        [(generation, top, lost_s)] = await self.writer.ask(
             sql.SQL(
-                "SELECT generation, GREATEST(trimmed_to, COALESCE((SELECT MAX(id) FROM {0}.log), 0)) FROM {0}.state"
-            ).format(self._schema)
+                "SELECT generation, GREATEST(trimmed_to, COALESCE((SELECT MAX(id) FROM {0}.log), 0)), "
+                "(SELECT EXTRACT(EPOCH FROM clock_timestamp() - taken)::float8 FROM {0}.sessions "
+                "WHERE app = '' AND token = {1}) FROM {0}.state"
+            ).format(self._schema, sql.Literal(database.LOST_SESSIONS))
         )
+        self._lost_at_s = None if lost_s is None else time.monotonic() - lost_s
         self.workers = max(self.workers, 1)
         self._beaten(time.monotonic())
         self.reader.follow(top, generation)
@@ -141,6 +145,11 @@ class Worker:
         await self.writer.stop()
         self.reader.following = False
         self.reader.give_up("The worker is closing")
+
+    @property
+    def lost_s(self) -> float | None:
+        """The seconds since records of sessions may have been lost, or None."""
+        return None if self._lost_at_s is None else time.monotonic() - self._lost_at_s
 
     def is_home(self) -> bool:
         return threading.get_ident() == self._thread
