@@ -48,7 +48,7 @@ docs: .venv-tests
 security: .venv-tests
 	mkdir -p var
 	$(BIN)/cyclonedx-py requirements requirements.txt --of JSON -o var/sbom.json
-	$(BIN)/pip-audit --requirement requirements.txt --disable-pip --no-deps
+	$(BIN)/pip-audit --strict --requirement requirements.txt --disable-pip --no-deps
 
 # Both do nothing if the requirements have not changed.
 .PHONY: .venv-server .venv-tests
