@@ -9,8 +9,10 @@ close code.
 
 from __future__ import annotations
 
+import functools
 import re
 import secrets
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl
 
@@ -27,6 +29,7 @@ _VERSION: Final = re.compile(r"\A[0-9]+\Z")
 OLDEST_PROTOCOL: Final = 4  # earlier versions differ in channel authorization and presence
 NEWEST_PROTOCOL: Final = 7
 CLIENT_CHARACTERS: Final = 40  # of the client's name and version, which are kept with the connection
+CACHED_QUERIES, CACHED_BYTES = 64, 256  # all clients of an application send the same short query
 SOCKET_ID_RANGE: Final = 10**10  # of each half: below 2**53, so exact in every client; together they cannot be guessed
 
 
@@ -67,7 +70,7 @@ def accept(
         if applications.suspended_s(application.id):
             raise refusals.ApplicationSuspended(application.id)
         raise refusals.ConnectionRefused(refusals.APPLICATION_DISABLED, "This application is disabled")
-    parameters = _parameters(query)
+    parameters = _parameters(query) if len(query) > CACHED_BYTES else _cached_parameters(query)
     _check_protocol(parameters.get("protocol", ""))
     if not origins.is_allowed(application.allowed_origins, origin):
         raise refusals.ConnectionRefused(
@@ -87,15 +90,19 @@ def accept(
 
 def new_socket_id() -> str:
     """With a socket id, a publisher can exclude the socket from events, so it must not be guessable."""
-    return f"{secrets.randbelow(SOCKET_ID_RANGE)}.{secrets.randbelow(SOCKET_ID_RANGE)}"
+    one, other = divmod(secrets.randbelow(SOCKET_ID_RANGE**2), SOCKET_ID_RANGE)
+    return f"{one}.{other}"
 
 
-def _parameters(query: bytes) -> dict[str, str]:
+def _parameters(query: bytes) -> Mapping[str, str]:
     """The first value of each parameter."""
     parameters: dict[str, str] = {}
     for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
         parameters.setdefault(name, value)
     return parameters
+
+
+_cached_parameters = functools.lru_cache(CACHED_QUERIES)(_parameters)
 
 
 def _check_protocol(version: str) -> None:

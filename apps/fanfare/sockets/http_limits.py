@@ -30,7 +30,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.runtime.timer_wheel import TimerWheel
-from fanfare.sockets import direct_http, protocol
+from fanfare.sockets import direct_http, opening, protocol
 
 logger = logging.getLogger(__name__)
 
@@ -108,11 +108,11 @@ class Gate:
         self.pending(connection)
         return True
 
-    def pending(self, connection: Any) -> None:
-        """The head of a request is expected from now on."""
+    def pending(self, connection: Any, waited_s: float = 0.0) -> None:
+        """The head of a request is expected since `waited_s`."""
         self._idle.pop(connection, None)
         self._pending[connection] = None
-        self._wheel.schedule(connection, self.limits.head_seconds)
+        self._wheel.schedule(connection, self.limits.head_seconds - waited_s)
         if len(self._pending) > self.limits.waiting:
             self._evict(next(iter(self._pending)), "waiting", len(self._pending), self.limits.waiting)
 
@@ -181,6 +181,11 @@ class _Limited(_Any):  # type: ignore[misc]
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.gate.opened(self)
+
+    def opened(self, transport: Any, waited_s: float) -> None:
+        """Take over a connection that the gate has let in, `waited_s` after its start."""
+        super().connection_made(transport)
+        self.gate.pending(self, waited_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.gate.served(self)
@@ -403,6 +408,8 @@ def install(
     False: the HTTP class is none of LIMITED, and has no limits.
     """
     base = config.http_protocol_class
+    if issubclass(base, opening.Opening):
+        base = base.http_class
     known = next((one for one in base.__mro__ if one in LIMITED), None) if issubclass(base, _Limited) else base
     limited = LIMITED.get(known)
     if known is None or limited is None:
@@ -412,10 +419,13 @@ def install(
     if not any(isinstance(one, _QuietWarnings) for one in uvicorn_logger.filters):
         uvicorn_logger.addFilter(_QuietWarnings())
     setattr(config, protocol.COUNT, count)
-    bases: tuple[type, ...] = (limited,)
-    attributes: dict[str, Any] = {"gate": Gate(limits.within_descriptors(), count), "__module__": known.__module__}
-    if handler is not None and limited is LimitedHttpTools:
-        bases, attributes = (direct_http.Answering, limited), {**attributes, "handler": staticmethod(handler)}
-    # It goes by the name of uvicorn's class, by which fanfare.hub.on_uvicorn knows it.
-    config.http_protocol_class = type(known.__name__, bases, attributes)
+    # The classes go by the name of uvicorn's class, by which fanfare.hub.on_uvicorn knows it.
+    name, shared = known.__name__, {"gate": Gate(limits.within_descriptors(), count), "__module__": known.__module__}
+    if limited is not LimitedHttpTools:
+        config.http_protocol_class = type(name, (limited,), shared)
+        return True
+    http_class = type(name, (limited,), shared)
+    if handler is not None:
+        http_class = type(name, (direct_http.Answering, limited), {**shared, "handler": staticmethod(handler)})
+    config.http_protocol_class = type(name, (opening.Opening,), {**shared, "__slots__": (), "http_class": http_class})
     return True

@@ -158,7 +158,7 @@ class WebSocketProtocol(asyncio.Protocol):
             self._reader.feed(data)
             self._read()
         elif self._app_state is not None:
-            self._begin(handshake.read(data))
+            self.begin(handshake.read(data))
         elif self._state is State.CONNECTING:
             self._reader.feed(data)  # sent before the handshake was answered
             self._hold()
@@ -209,7 +209,8 @@ class WebSocketProtocol(asyncio.Protocol):
 
     # -- the handshake -------------------------------------------------------------------------------------------------
 
-    def _begin(self, request: handshake.Request) -> None:
+    def begin(self, request: handshake.Request) -> None:
+        """Answer the handshake, or let the application answer it."""
         shared = self._shared
         app_state, self._app_state = self._app_state or {}, None
         try:

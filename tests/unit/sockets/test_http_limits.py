@@ -284,13 +284,18 @@ def test_body_that_follows_the_response_without_end_is_closed(serve: Counting) -
     assert received.count(b"HTTP/1.1") == 1
 
 
-def test_websocket_outlives_the_time_of_its_head(serve: Counting) -> None:
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_websocket_outlives_the_time_of_its_head(serve: Counting, pieces: int) -> None:
     hosted = serve()
+    upgrade = (
+        HEAD + b"upgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13\r\n"
+        b"sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
     with open_client(hosted) as client:
-        client.sendall(
-            HEAD + b"upgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13\r\n"
-            b"sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-        )
+        if pieces == 2:
+            client.sendall(upgrade[:20])
+            time.sleep(LIMITS.head_seconds / 10)  # so that the server reads both; one piece is served, too
+        client.sendall(upgrade[20:] if pieces == 2 else upgrade)
         assert status(client.recv(65_536)) == 101
         time.sleep(2 * LIMITS.head_seconds)
         client.settimeout(0.2)
