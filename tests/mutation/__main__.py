@@ -1,9 +1,9 @@
 """`python -m tests.mutation`: change one place of a module after the other, and run the unit tests that reach it.
 
-The tests are collected once, and run once without a mutation to learn which functions each of them calls. Each mutant
-runs in a forked process, which replaces the code of the changed function and runs the tests that call it, the fastest
-first. A mutant is killed if a test fails, or if the tests do not end in time. Prints the survivors. Exits with 1 if
-fewer than `--at-least` percent are killed, and with 2 if a test fails without a mutation.
+The unit tests of the module's package are collected, and run once without a mutation to learn which functions each of
+them calls. Each mutant runs in a forked process, which replaces the code of the changed function and runs the tests
+that call it, the fastest first. A mutant is killed if a test fails, or if the tests do not end in time. Prints the
+survivors. Exits with 1 if fewer than `--at-least` percent are killed, and with 2 if a test fails without a mutation.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import pytest
 from tests.mutation import mutations, runs
 
 ROOT = Path(__file__).resolve().parents[2]
-TESTS = ("tests/unit/protocol", "tests/unit/hub")
 OF_HUB = ("hub.history_pages", "hub.recovery")
 
 
@@ -33,14 +32,16 @@ def main() -> int:
     parser.add_argument("--at-least", type=float, default=95.0, metavar="PERCENT", help="(95)")
     options = parser.parse_args()
     os.chdir(ROOT)
-    protocol = [f"protocol.{file.stem}" for file in sorted((ROOT / "apps/fanfare/protocol").glob("[!_]*.py"))]
+    every = [f"protocol.{file.stem}" for file in sorted((ROOT / "apps/fanfare/protocol").glob("[!_]*.py"))]
+    modules = options.module or [*OF_HUB, *every]
     chosen = {
         f"fanfare.{module}": mutations.sampled(path_of(module).read_text(), options.sample, options.seed)
-        for module in options.module or [*OF_HUB, *protocol]
+        for module in modules
     }
+    tests = sorted({f"tests/unit/{module.partition('.')[0]}" for module in modules})
     check = runs.Check(chosen, options.jobs)
     arguments = ["-qq", "-s", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    status = pytest.main([*arguments, *TESTS], plugins=[check])
+    status = pytest.main([*arguments, *tests], plugins=[check])
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         return 2
     if check.failed:

@@ -41,6 +41,7 @@ class Check:
             importlib.import_module(name)
         calls = _in_child(lambda: _calls(session, self._mutants))
         self.failed = calls.failed
+        print(f"{len(session.items)} tests ran without a mutation", file=sys.stderr, flush=True)
         if not self.failed:
             for name, mutant in self._survivors(session, calls):
                 self.survivors[name].append(mutant)
@@ -49,19 +50,21 @@ class Check:
 
     def _survivors(self, session: pytest.Session, calls: Calls) -> Iterator[tuple[str, mutations.Mutant]]:
         waiting = [(name, mutant) for name, mutants in self._mutants.items() for mutant in mutants]
+        modules = {name: Module(sys.modules[name]) for name in self._mutants}
+        gc.freeze()  # a fork then copies less
         running: dict[int, tuple[str, mutations.Mutant, float]] = {}
         done = 0
         while waiting or running:
             while waiting and len(running) < self._jobs:
                 name, mutant = waiting.pop(0)
-                pid = _start(session, name, mutant, calls)
+                pid = _start(session, modules[name], name, mutant, calls)
                 running[pid] = (name, mutant, time.monotonic())
             for pid, (name, mutant, since) in list(running.items()):
                 ended, status = os.waitpid(pid, os.WNOHANG)
                 if ended:
                     del running[pid]
                     done += 1
-                    if done % 100 == 0:
+                    if done % 50 == 0:
                         print(f"{done} mutants", file=sys.stderr, flush=True)
                     if status == 0:
                         yield name, mutant
@@ -128,7 +131,7 @@ def _in_child(work: Callable[[], Calls]) -> Calls:
         return found
 
 
-def _start(session: pytest.Session, name: str, mutant: mutations.Mutant, calls: Calls) -> int:
+def _start(session: pytest.Session, module: Module, name: str, mutant: mutations.Mutant, calls: Calls) -> int:
     """Returns the process that exits with 0 if all tests pass."""
     pid = os.fork()
     if pid:
@@ -136,7 +139,7 @@ def _start(session: pytest.Session, name: str, mutant: mutations.Mutant, calls: 
     status = 1
     try:
         _silence()
-        tests = calls.tests_of(name, replace(sys.modules[name], mutant.source))
+        tests = calls.tests_of(name, module.replace(mutant.source))
         for index, following in zip(tests, [*tests[1:], None], strict=True):
             _run(session, index, following)
             if session.testsfailed:
@@ -154,30 +157,33 @@ def _silence() -> None:
         os.dup2(nothing, descriptor)
 
 
-def replace(module: types.ModuleType, source: str) -> list[str]:
-    """Give the functions of an imported module the code of other source. Returns the names of the changed functions."""
-    filename = str(module.__file__)
-    old = _functions(compile(_unparsed(module), filename, "exec"))
-    new = _functions(compile(source, filename, "exec"))
-    changed = {key: code for key, code in new.items() if code != old[key]}
-    order: dict[str, list[int]] = collections.defaultdict(list)
-    live = [
-        one for one in gc.get_objects() if isinstance(one, types.FunctionType) and one.__module__ == module.__name__
-    ]
-    for function in live:
-        lines = order[function.__code__.co_qualname]
-        if function.__code__.co_firstlineno not in lines:
-            lines.append(function.__code__.co_firstlineno)
-    for function in live:
-        qualname, line = function.__code__.co_qualname, function.__code__.co_firstlineno
-        code = changed.get((qualname, sorted(order[qualname]).index(line)))
-        if code is not None:
-            function.__code__ = code
-    return sorted({qualname for qualname, _ in changed})
+class Module:
+    """An imported module. `replace` gives its functions the code of other source, in this process."""
 
+    def __init__(self, module: types.ModuleType) -> None:
+        self._filename = str(module.__file__)
+        source = ast.unparse(ast.parse(inspect.getsource(module)))  # as that of a mutant
+        self._codes = _functions(compile(source, self._filename, "exec"))
+        functions = [one for one in gc.get_objects() if isinstance(one, types.FunctionType)]
+        of_module = [one for one in functions if one.__module__ == module.__name__]
+        of_module.sort(key=lambda function: function.__code__.co_firstlineno)
+        self._live: collections.defaultdict[tuple[str, int], list[types.FunctionType]] = collections.defaultdict(list)
+        lines: collections.defaultdict[str, list[int]] = collections.defaultdict(list)
+        for function in of_module:
+            code = function.__code__
+            known = lines[code.co_qualname]
+            if code.co_firstlineno not in known:
+                known.append(code.co_firstlineno)
+            self._live[code.co_qualname, len(known) - 1].append(function)
 
-def _unparsed(module: types.ModuleType) -> str:
-    return ast.unparse(ast.parse(inspect.getsource(module)))
+    def replace(self, source: str) -> list[str]:
+        """Returns the names of the changed functions."""
+        new = _functions(compile(source, self._filename, "exec"))
+        changed = [key for key, code in new.items() if code != self._codes[key]]
+        for key in changed:
+            for function in self._live[key]:
+                function.__code__ = new[key]
+        return sorted({qualname for qualname, _ in changed})
 
 
 def _functions(code: types.CodeType) -> dict[tuple[str, int], types.CodeType]:

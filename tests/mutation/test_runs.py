@@ -55,14 +55,14 @@ def mutant(before: str, after: str) -> mutations.Mutant:
 
 def test_mutated_function_runs_and_the_others_stay(module: ModuleType) -> None:
     doubled = module.doubled  # as another module imports it
-    assert runs.replace(module, mutant("number + number", "number - number").source) == ["doubled"]
+    assert runs.Module(module).replace(mutant("number + number", "number - number").source) == ["doubled"]
     assert doubled(3) == 0
     assert module.Counter().count == 0
 
 
 def test_setter_is_mutated_without_its_property(module: ModuleType) -> None:
     counter = module.Counter()
-    assert runs.replace(module, mutant("count + 1", "count - 1").source) == ["Counter.count"]
+    assert runs.Module(module).replace(mutant("count + 1", "count - 1").source) == ["Counter.count"]
     counter.count = 5
     assert counter.count == 4
 

@@ -145,7 +145,7 @@ def test_full_record_refuses_a_new_channel_and_keeps_the_known_ones() -> None:
     assert one.begin("a", at(1))
     assert one.begin("b", at(2))
     assert one.start_of("c") == (None, None), "the record has its maximum of channels, and none is missing"
-    assert not one.begin("c", at(3))
+    assert one.begin("c", at(3)) is False
     assert one.begin("a", at(4)), "a channel of the record subscribes again"
     assert (start(one, "a"), start(one, "b")) == (at(4), at(2))
     assert one.start_of("c") == (None, ack_tracker.RECORD_FULL)

@@ -65,7 +65,7 @@ def test_position_of_the_client_asks_for_what_follows_within_the_rule() -> None:
 )
 def test_invalid_position_is_reported(resume: object) -> None:
     found = asked(data={"resume": resume})
-    assert (found.recovering, found.reason) == (True, "invalid_position")
+    assert (found.recovering, found.with_stream, found.reason) == (True, True, "invalid_position")
     assert recovery.stream(found, interface.RecoveryResult(AT, complete=True)) == {
         "epoch": "E",
         "offset": 5,
@@ -76,10 +76,20 @@ def test_invalid_position_is_reported(resume: object) -> None:
     }
 
 
+def test_complete_recovery_is_reported_with_the_number_of_its_events() -> None:
+    found = asked(data={"resume": {"epoch": "E", "offset": 5}})
+    position = interface.Position("E", 7)
+    stream = recovery.stream(found, interface.RecoveryResult(position, count=2, complete=True))
+    assert (stream["recovered"], stream["replayed"], stream["offset"]) == (True, 2, 7)
+    assert "reason" not in stream
+    assert recovery.stream(found, None)["recovered"] is False, "the engine answered without a recovery"
+
+
 @pytest.mark.parametrize(
     ("rewind", "expected"),
     [
         ({"count": 20}, (20, 0)),
+        ({"count": 1}, (1, 0)),
         ({"seconds": 60}, (0, 60)),
         ({"count": "20", "seconds": -1}, (0, 0)),
         (7, (0, 0)),

@@ -441,3 +441,4 @@ def test_timer_does_nothing_when_authorization_is_no_longer_required() -> None:
     machine = impatient()
     machine.registry.put(fakes.APPLICATION)
     assert machine.protocol.not_authorized_in_time() == ()
+    assert STOP not in machine.receive(fakes.signin(ANN)), "it ended"

@@ -63,9 +63,10 @@ def test_connection_over_the_limit_is_closed_with_4100_and_both_numbers() -> Non
     )
 
 
-def test_connection_is_closed_with_4100_while_the_engine_cannot_admit_it() -> None:
+@pytest.mark.parametrize("limit", [None, 10])
+def test_connection_is_closed_with_4100_while_the_engine_cannot_admit_it(limit: int | None) -> None:
     machine = fakes.Machine(opened=False)
-    (closed,) = machine.protocol.not_admitted(interface.Refused("engine_unavailable", "the disk is full"))
+    (closed,) = machine.protocol.not_admitted(interface.Refused("engine_unavailable", "the disk is full", limit))
     assert isinstance(closed, effects.Close)
     assert closed.code == 4100
     assert "the disk is full" in closed.message
