@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -27,11 +27,13 @@ INITDB = ("-U", SUPERUSER, "--auth=trust", "-E", "UTF8", "--locale=C", "--no-syn
 
 
 class Cluster:
-    """A server. `start` starts it, `stop` stops it; both may be called again."""
+    """A server. `start` starts it, `stop` stops it; both may be called again. `under`: a command that runs it in
+    another network namespace, where it listens on TCP too."""
 
-    def __init__(self, folder: Path, account: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, account: dict[str, Any], under: Sequence[str] = ()) -> None:
         self.folder = folder
         self._account = account
+        self._under = under
         self._process: subprocess.Popen[bytes] | None = None
 
     def url(self, database: str, **options: object) -> str:
@@ -51,7 +53,13 @@ class Cluster:
         """Start the server and wait until it accepts connections."""
         command = [str(_programs() / "postgres"), "-D", str(self.folder / "data"), "-k", str(self.folder)]
         # No TCP port, so none can be in use; no fsync, as test data need not survive a loss of power.
-        command += ["-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=100"]
+        command += ["-c", f"listen_addresses={'*' if self._under else ''}", "-c", "fsync=off"]
+        command += ["-c", "max_connections=100"]
+        account = self._account
+        if self._under:
+            # Only root may enter the namespace.
+            command = [*self._under, *_switch(account), *command]
+            account = {}
         log = self.folder / "log"
         with log.open("ab") as output:
             process = subprocess.Popen(
@@ -60,7 +68,7 @@ class Cluster:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                **self._account,
+                **account,
             )
         self._process = process
         waiting.until(lambda: _answers(self, process, log), START_SECONDS, "PostgreSQL accepts connections")
@@ -132,11 +140,14 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def running() -> Iterator[Cluster]:
+def running(under: Sequence[str] = ()) -> Iterator[Cluster]:
     """Create and start a server; stop and delete it at the end."""
     with _folder() as (folder, account):
         _run([str(_programs() / "initdb"), "-D", str(folder / "data"), *INITDB], folder, account)
-        with _started(Cluster(folder, account)) as cluster:
+        if under:
+            with (folder / "data" / "pg_hba.conf").open("a", encoding="utf-8") as file:
+                file.write("host all all all trust\n")
+        with _started(Cluster(folder, account, under)) as cluster:
             yield cluster
 
 
@@ -201,6 +212,12 @@ def _programs() -> Path:
     """The folder of initdb and postgres. Debian has one per version, none of them on the PATH."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     return found[-1].parent if found else Path(parts.executable("initdb", "postgres")).parent
+
+
+def _switch(account: dict[str, Any]) -> list[str]:
+    """The command that switches from root to the account."""
+    program = parts.executable("setpriv")
+    return [program, f"--reuid={account['user']}", f"--regid={account['group']}", "--clear-groups"]
 
 
 def _account() -> dict[str, Any]:

@@ -27,7 +27,8 @@ DEFAULTS = ("--save", "", "--appendonly", "no", "--protected-mode", "no", "--log
 
 
 class Server:
-    """`start` starts it, `stop` and `kill` end it; all may be called again. `options`: of the command line."""
+    """`start` starts it, `stop` and `kill` end it; all may be called again. `options`: of the command line. `under`: a
+    command that runs it in another network namespace, where the test reaches it at `host`."""
 
     def __init__(
         self,
@@ -36,27 +37,32 @@ class Server:
         *,
         program: str = "redis-server",
         is_valkey: bool = IS_VALKEY,
+        under: Sequence[str] = (),
+        host: str = "127.0.0.1",
     ) -> None:
         self.folder = folder
         self.is_valkey = is_valkey
+        self.host = host
+        self._under = under
         self.port = free_port()
         self.answering_port = self.port  # another one with TLS
         self.options = list(options)
         self._program = program
         self._process: subprocess.Popen[bytes] | None = None
 
-    def url(self, **options: object) -> str:
+    def url(self, *, host: str | None = None, **options: object) -> str:
         query = "&".join(f"{name}={value}" for name, value in options.items())
-        return f"redis://127.0.0.1:{self.port}/0" + (f"?{query}" if query else "")
+        return f"redis://{host or self.host}:{self.port}/0" + (f"?{query}" if query else "")
 
     def client(self, **options: Any) -> redis.Redis:
         """For the test; it repeats nothing."""
-        return redis.Redis("127.0.0.1", self.port, socket_timeout=5, decode_responses=True, **options)
+        return redis.Redis(self.host, self.port, socket_timeout=5, decode_responses=True, **options)
 
     def start(self) -> None:
         log = self.folder / "log"
         program = valkey_program() if self.is_valkey else parts.executable("redis-server", "valkey-server")
-        command = [program, "--port", str(self.port), "--bind", "127.0.0.1"]
+        bound = "0.0.0.0" if self._under else self.host
+        command = [program, "--port", str(self.port), "--bind", bound]
         if self._program == "redis-sentinel":
             # The sentinel keeps its state in its configuration file.
             command = [command[0], str(self.folder / "sentinel.conf"), "--sentinel"]
@@ -64,7 +70,11 @@ class Server:
             command += ["--dir", str(self.folder), *DEFAULTS, *self.options]
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+                [*self._under, *command],
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
             )
         process = self._process
         waiting.until(lambda: self._answers(process, log), START_SECONDS, "Redis answers")
@@ -72,7 +82,7 @@ class Server:
     def _answers(self, process: subprocess.Popen[bytes], log: Path) -> bool:
         assert process.poll() is None, log.read_text(errors="replace")
         try:
-            with socket.create_connection(("127.0.0.1", self.answering_port), timeout=1) as connection:
+            with socket.create_connection((self.host, self.answering_port), timeout=1) as connection:
                 if self.answering_port != self.port:
                     return True
                 connection.sendall(b"PING\r\n")

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from tests.harness import pusherjs, servers
-from tests.kills import chaos, histories, redis_stores, report, rounds, stores
+from tests.kills import chaos, cuts, histories, redis_stores, report, rounds, stores
 
 STORES = {
     "local": stores.local,
     "moves": stores.moves,
     "postgres": stores.postgres,
+    "postgres-cuts": cuts.postgres,
     "redis": redis_stores.single,
+    "redis-cuts": cuts.redis,
     "redis-cluster": redis_stores.cluster,
     "redis-sentinel": redis_stores.sentinel,
     "valkey": redis_stores.valkey,
 }
+# Rounds of one kind alone.
+TITLED = {"moves": rounds.MOVES, "postgres-cuts": rounds.CUTS, "redis-cuts": rounds.CUTS}
+NOT_FAILOVER = ("local", *TITLED)
 LOG_TEXT = 4_000  # characters of a server's log, starting at a traceback
 
 
 def main() -> int:
     options = _options()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the servers and the stores are stopped
     if options.judge:
         return _judge(options.judge)
     faults = []
@@ -36,13 +43,9 @@ def main() -> int:
         fleet = servers.Fleet(Path(folder))
         try:
             for name, this, seconds in (
-                ("whole", rounds.MOVES if options.engine == "moves" else rounds.WHOLE, options.seconds),
-                ("bounded", rounds.BOUNDED, options.bounded_seconds if options.engine != "moves" else 0),
-                (
-                    "failover",
-                    rounds.FAILOVER,
-                    options.failover_seconds if options.engine not in ("local", "moves") else 0,
-                ),
+                ("whole", TITLED.get(options.engine, rounds.WHOLE), options.seconds),
+                ("bounded", rounds.BOUNDED, options.bounded_seconds if options.engine not in TITLED else 0),
+                ("failover", rounds.FAILOVER, options.failover_seconds if options.engine not in NOT_FAILOVER else 0),
             ):
                 if not seconds:
                     continue

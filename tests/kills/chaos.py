@@ -19,24 +19,44 @@ RESTART, CRASH = "restart of the server", "SIGKILL to all processes"
 ORDER = (KILL, STOP, TERM, RESTART, KILL, RELOAD, STOP, CRASH)
 
 LOG_SECONDS = 1  # how long the log is kept; it is trimmed every 2 s
+READY_LOOK_S = 0.5  # between two checks of which nodes are ready
 STOPPED_S = 4.0  # longer than both, so that a stopped worker has a gap and must detect it
 
 
 class RestartableServer:
-    """A server that tests restart: `server` is the running one, and it has another port after each restart."""
+    """A server that tests restart: `server` is the running one, and it has another port after each restart. `others`:
+    further nodes, which are not restarted. Connections go to the nodes that are ready."""
 
-    def __init__(self, fleet: servers.Fleet, server: servers.Server) -> None:
+    def __init__(self, fleet: servers.Fleet, server: servers.Server, others: Sequence[servers.Server] = ()) -> None:
         self.server = server
+        self._others = others
+        self._ready: list[servers.Server] = []  # of several nodes
         self._fleet = fleet
+
+    @property
+    def nodes(self) -> list[servers.Server]:
+        return [self.server, *self._others]
 
     def proxy(self, life_s: tuple[float, float] | None = None) -> proxies.TcpProxy:
         """A new proxy to this server, which follows its restarts. `life_s`: see TcpProxy."""
-        return proxies.TcpProxy(lambda: self.server.port, life_s)
+        return proxies.TcpProxy(lambda: random.choice(self._ready or self.nodes).port, life_s)
+
+    async def watch(self) -> None:
+        """Look which of several nodes are ready, as a load balancer does, until cancelled."""
+        while self._others:
+            nodes = self.nodes
+            ready = await asyncio.gather(*(asyncio.to_thread(node.is_ready) for node in nodes))
+            self._ready = [node for node, is_ready in zip(nodes, ready, strict=True) if is_ready]
+            await asyncio.sleep(READY_LOOK_S)
+
+    def workers_of(self, ports: Sequence[int]) -> dict[int, int]:
+        """See Server.workers_of."""
+        return {port: pid for node in self.nodes for port, pid in node.workers_of(ports).items()}
 
     async def restart(self, end: Callable[[servers.Server], None]) -> None:
-        deployment = self.server.deployment
+        command, deployment = self.server.command, self.server.deployment
         await asyncio.to_thread(end, self.server)
-        self.server = await asyncio.to_thread(self._fleet.start, "gunicorn", deployment)
+        self.server = await asyncio.to_thread(self._fleet.start, command, deployment)
 
     async def move(self, to: str, then: str) -> None:
         """Move the log while all run, and some time later restart with the new settings, as a deploy does. `then`:
@@ -100,7 +120,6 @@ class Chaos:
         self._server.server.send_signal(signal.SIGHUP)
 
     async def _victim(self) -> int:
-        server = self._server.server
         ports = [one.upstream_ports[-1] for one in self._victims if one.upstream_ports]
-        found = await asyncio.to_thread(server.workers_of, ports)
-        return random.choice(list(found.values()) or await asyncio.to_thread(server.workers))
+        found = await asyncio.to_thread(self._server.workers_of, ports)
+        return random.choice(list(found.values()) or await asyncio.to_thread(self._server.server.workers))

@@ -61,6 +61,7 @@ BOUNDED = Round(
 
 
 MOVES = WHOLE._replace(title="The log moves between stores")
+CUTS = WHOLE._replace(title="The network between a node and the store is cut")
 FAILOVER = Round(
     "Failovers and losses of the store",
     WHOLE.flags,
@@ -110,13 +111,19 @@ async def play(
 ) -> Result:
     """`every_s`: seconds between two failures. `keep`: the file that gets the raw history."""
     store = store or stores.Store()
-    deployment = fleet.deployment(
-        FANFARE_LOG_SECONDS=str(chaos.LOG_SECONDS), FANFARE_RESUME_ACK_SECONDS=str(ACK_S), **store.environment
-    )
+    settings = {
+        "FANFARE_LOG_SECONDS": str(chaos.LOG_SECONDS),
+        "FANFARE_RESUME_ACK_SECONDS": str(ACK_S),
+        **store.environment,
+    }
+    nodes = [fleet.deployment(**settings, **node) for node in store.nodes]
+    deployment = nodes[0]
     if store.environment:  # it has a database of its own
         await asyncio.to_thread(deployment.manage, "migrate", "--verbosity", "0")
     application = await asyncio.to_thread(deployment.create_application, "Kills", *this.flags)
-    restartable = chaos.RestartableServer(fleet, await asyncio.to_thread(fleet.start, "gunicorn", deployment))
+    command = "gunicorn" if len(nodes) == 1 else "gunicorn pair"
+    first, *others = [await asyncio.to_thread(fleet.start, command, node) for node in nodes]
+    restartable = chaos.RestartableServer(fleet, first, others)
     try:
         async with contextlib.AsyncExitStack() as stack:
             clients: list[followers.Follower] = []
@@ -132,6 +139,7 @@ async def play(
             with _in_background(
                 storm.run(every_s, store.order),
                 census.run(),
+                restartable.watch(),
             ) as background:
                 await backend.run(seconds)
                 for task in background:
@@ -155,7 +163,8 @@ async def play(
                 ],
             )
     finally:
-        await asyncio.to_thread(restartable.server.stop)
+        for node in restartable.nodes:
+            await asyncio.to_thread(node.stop)
     if keep is not None:
         history.write(keep)
     return judge(history, storm.done, backend.longest_s)
@@ -195,7 +204,7 @@ class Census:
     async def run(self) -> None:
         while True:
             ports = [one.upstream_ports[-1] for one in self._proxies if one.upstream_ports]
-            self._workers |= await asyncio.to_thread(self._server.server.workers_of, ports)
+            self._workers |= await asyncio.to_thread(self._server.workers_of, ports)
             await asyncio.sleep(WATCH_S)
 
     def moves(self, of: proxies.TcpProxy) -> int:

@@ -8,7 +8,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -34,12 +34,14 @@ PUBLISHED_S = 60.0  # a continued publisher ends within this time
 @dataclass
 class Store:
     """`environment`: of all nodes. `acts`: the store's own failures. `order`: of all failures of a round.
-    `places`: values of FANFARE_ENGINE to which the log is moved, in turn."""
+    `places`: values of FANFARE_ENGINE to which the log is moved, in turn. `nodes`: the environment of each of several
+    nodes, in addition."""
 
     environment: Mapping[str, str] = field(default_factory=dict)
     acts: Mapping[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
     order: tuple[str, ...] = chaos.ORDER
     places: tuple[str, ...] = ()
+    nodes: Sequence[Mapping[str, str]] = ({},)
 
 
 @contextlib.asynccontextmanager
