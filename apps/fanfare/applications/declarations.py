@@ -36,7 +36,7 @@ _RENAMED_WEBHOOK_FIELDS = {"events": "event_types"}
 _WEBHOOK_TEXTS = ("url", "channel_prefix")
 _WEBHOOK_SWITCHES = ("batching", "enabled")
 
-RULE_SWITCHES = ("client_events", "stream_cancel")
+RULE_SWITCHES = ("client_events", "stream_cancel", "record_members")
 RULE_FIELDS = ("pattern", *limits.RULE_BOUNDS, *RULE_SWITCHES)
 
 # The columns that `sync` compares and writes.

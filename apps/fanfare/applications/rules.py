@@ -30,7 +30,8 @@ class Rule:
     `too_many`.
 
     `stream_window_ms`: in which the appends of a stream are joined (0: FANFARE_STREAM_WINDOW_MS). `stream_cancel`:
-    whether subscribers may cancel streams.
+    whether subscribers may cancel streams. `record_members`: whether the joins and leaves of presence channels are
+    kept, within the same bounds as the events.
     """
 
     pattern: str
@@ -43,6 +44,7 @@ class Rule:
     max_replay_bytes: int = 1_048_576
     stream_window_ms: int = 0
     stream_cancel: bool = False
+    record_members: bool = False
 
     @property
     def retention(self) -> interface.Retention:

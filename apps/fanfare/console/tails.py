@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import orjson
 
-from fanfare.console import filters
+from fanfare.console import filters, member_history
 from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
 from fanfare.hub import activity, traces
@@ -341,6 +341,8 @@ class Tails:
             chosen, buffer, kinds = tail.filter, tail.buffer, tail.filter.kinds
             for entry in entries:
                 if entry.kind not in kinds or not chosen.takes_entry(entry):
+                    continue
+                if entry.channel.startswith(member_history.PREFIX):
                     continue
                 if not chosen.needs_body:  # an entry's kind tells its type
                     if buffer.is_full:

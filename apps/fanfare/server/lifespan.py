@@ -23,7 +23,7 @@ from django.core.exceptions import ImproperlyConfigured
 from fanfare import __version__, conf
 from fanfare.applications import loading, registry
 from fanfare.channel_layer import transport
-from fanfare.console import board, connections, figures, reports, survey, tails, worker_control
+from fanfare.console import board, connections, figures, member_history, reports, survey, tails, worker_control
 from fanfare.console.endpoints import auth_doctor, tracing
 from fanfare.engine import current
 from fanfare.engine import errors as engine_errors
@@ -62,7 +62,8 @@ class Server:
         self.registry = registry.Registry(disabled_grace_s=conf.settings.DISABLED_GRACE)
         self.loader = loading.Loader(self.registry, self.hub)
         webhooks = service.Webhooks(self.hub, self.registry, lambda: self.loader.loaded)
-        built_in = (webhooks.job(), signal_sender.SignalSender(self.hub).job(), relay.job())
+        members = member_history.MemberHistory(self.hub, self.registry, lambda: self.loader.loaded)
+        built_in = (webhooks.job(), members.job(), signal_sender.SignalSender(self.hub).job(), relay.job())
         self.background = runner.Runner(self.hub, built_in)
         termination.register(self.hub)
         revocations.of(self.hub)

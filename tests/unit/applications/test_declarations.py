@@ -108,6 +108,7 @@ class TestReading:
             "max_replay_bytes": 33_554_432,
             "stream_window_ms": 60,
             "stream_cancel": True,
+            "record_members": True,
         }
         (declaration,) = declarations.parse(json.dumps(entry(rules=[whole, short])))
         first, second = declaration.rules

@@ -79,6 +79,7 @@ class TestLimits:
             "pattern",
             "client_events",
             "stream_cancel",
+            "record_members",
         }
         assert set(limits.RULE_BOUNDS) == set(limits.RULE_DEFAULTS) == numbers <= columns
         for name, (least, most) in limits.RULE_BOUNDS.items():

@@ -52,7 +52,7 @@ class ChannelRuleInline(FollowsDeclaration, RuleInline):
         ("history_size", "history_seconds"),
         ("rewind_count", "rewind_seconds"),
         ("max_replay_entries", "max_replay_bytes"),
-        "client_events",
+        ("client_events", "record_members"),
         ("stream_window_ms", "stream_cancel"),
     )
 

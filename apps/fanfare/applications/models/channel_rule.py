@@ -67,6 +67,13 @@ class ChannelRule(announced.Announced):
         default=False,
         help_text="Subscribers may cancel streams with the client event client-fanfare-cancel.",
     )
+    # The default is the database's, too: workers of an older release insert rows without this column.
+    record_members = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="The joins and leaves of presence channels are kept, too. The console's time travel shows the "
+        "members at each event.",
+    )
     created_at = models.DateTimeField("created", auto_now_add=True)
     updated_at = models.DateTimeField("updated", auto_now=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from fanfare.console import tails
+from fanfare.console import member_history, tails
 from fanfare.console.requests import Problem, Request, endpoint
 from fanfare.engine import interface
 from fanfare.protocol import names, refusals
@@ -19,7 +19,8 @@ async def timeline(request: Request) -> Any:
     """Kept events of `channel`, oldest first: the newest `limit`, or those before the offset `before`. Fewer if they
     have more than `MOST_BYTES`.
 
-    `first` and `last`: the offsets of these events; `top`: of the newest one of the channel.
+    `first` and `last`: the offsets of these events; `top`: of the newest one of the channel. `records_members`: whether
+    events have `members` and `member_count`, as far back as they are known.
     """
     application = request.application()
     channel = request.query.get("channel", "")
@@ -27,13 +28,21 @@ async def timeline(request: Request) -> Any:
         names.check_channel(channel, application.limits.max_channel_name)
     except refusals.InvalidName as error:
         raise Problem(400, f"{error.message}.") from None
-    if application.rules.of(channel) is None:
+    rule = application.rules.of(channel)
+    if rule is None:
         raise Problem(404, f"{channel} keeps no history: no channel rule of the application matches it.")
     limit = request.number("limit", 200, least=1, most=MOST)
     before = request.number("before", 0, most=2**62) or None
-    entries, top = await request.ask(lambda queries: _read(queries, application.id, channel, before, limit))
+    records_members = rule.record_members and names.is_presence(channel)
+
+    def read(queries: interface.Queries) -> Any:
+        recorded = member_history.read(queries, application.id, channel) if records_members else (set(), [])
+        return *_read(queries, application.id, channel, before, limit), *recorded
+
+    entries, top, members, changes = await request.ask(read)
     partition = request.worker.hub.engine.partition(application.id, channel)
     items = [tails.item(partition, entry) for entry in reversed(entries)]
+    member_history.timeline(items, members, changes)
     return {
         "channel": channel,
         "is_state": names.is_cache(channel),
@@ -41,6 +50,7 @@ async def timeline(request: Request) -> Any:
         "top": None if top is None else top.offset,
         "first": items[0]["offset"] if items else None,
         "last": items[-1]["offset"] if items else None,
+        "records_members": records_members,
         "events": items,
     }
 

@@ -10,12 +10,14 @@ const when = document.getElementById("when");
 const items = document.getElementById("items");
 const title = document.getElementById("state-title");
 const state = document.getElementById("state");
+const members = document.getElementById("members");
 const replay = document.getElementById("replay");
 const LONGEST_PAUSE_MS = 2000; // of a replay, however long nothing happened
 const SHOWN = 50;
 
 let events = [];
 let isState = false;
+let recordsMembers = false;
 let timer = 0;
 
 function show() {
@@ -26,6 +28,10 @@ function show() {
   const shown = isState ? events.slice(0, index + 1).findLast((one) => one.type === "event") ?? at : at;
   title.textContent = `${isState ? "The state" : "The newest event"} of ${at.channel} at that time: ${shown.event ?? shown.text}`;
   state.textContent = pretty(shown.data ?? "");
+  members.hidden = !recordsMembers;
+  members.textContent = at.members
+    ? `Members at that time: ${number(at.member_count)}${at.members.length ? ` (${at.members.join(", ")}${at.member_count > at.members.length ? ", …" : ""})` : ""}`
+    : "The members at that time are not recorded.";
   fill(
     items,
     events.slice(Math.max(0, index + 1 - SHOWN), index + 1).reverse().map((one) =>
@@ -69,6 +75,7 @@ async function look(before) {
     if (!found.events.length) throw new Problem(before ? "No older event is kept." : "The channel keeps events, and has none now.", 404);
     events = before ? [...found.events, ...events] : found.events;
     isState = found.is_state;
+    recordsMembers = found.records_members;
     slider.max = String(events.length - 1);
     slider.value = before ? String(found.events.length - 1) : slider.max;
     timeline.hidden = false;
