@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import pytest
+import redis
 
 from fanfare.engine import errors, interface
 from fanfare.engine.redis import address, queries, scripts, wire
@@ -277,6 +278,35 @@ async def test_emptied_store_is_filled_again_and_told(hire: conformance.Hire) ->
         assert isinstance(answers[0], interface.SubscribeResult), "2 others of 3"
         await two.publish("news", b"after")
         await one.until(lambda: one.bodies("news") == [b"after"], "an event after it")
+        for worker in (one, two):
+            await worker.engine.close()
+
+
+async def test_backup_that_is_restored_into_a_running_server_begins_new_generations() -> None:
+    """The run id stays the same. Only the numbers of the entries show that the store is an older one."""
+    with redisserver.running() as own:
+        one, two = [await Worker(redis_engine.RedisEngine(own.url())).open() for _ in range(2)]
+        await one.publish("kept", b"1", retention=conformance.KEPT)
+        with own.client() as client, redis.Redis("127.0.0.1", own.port) as raw:
+            backup = {key: raw.dump(key) for key in raw.scan_iter()}
+            [lost] = await one.publish("kept", b"2", retention=conformance.KEPT)
+            await two.got("kept", b"1", b"2")
+            restoring = raw.pipeline(transaction=True)
+            restoring.flushall()
+            for key, value in backup.items():
+                restoring.restore(key, 0, value)
+            await asyncio.to_thread(restoring.execute)
+            state = address.key_prefix("fanfare", one.engine.partition(APP, "kept"), redis_engine.PARTITIONS) + "state"
+            for worker in (one, two):
+                await worker.until(lambda worker=worker: worker.gaps == ["generation_changed"], "a gap", within=60)
+            generation = client.hget(state, "generation")
+        assert (await conformance.replay(two, after=lost.position)).reason == "epoch_changed"
+        [after] = await one.publish("kept", b"3", retention=conformance.KEPT)
+        assert after.position is not None
+        assert after.position.epoch.startswith(generation)
+        assert after.position.offset == 2
+        await two.got("kept", b"1", b"2", b"3")
+        assert one.gaps == two.gaps == ["generation_changed"], "one generation, although both workers have seen more"
         for worker in (one, two):
             await worker.engine.close()
 

@@ -153,7 +153,9 @@ class Link:
             if partition in self._beats or partition.phase not in (Phase.FOLLOWING, Phase.SETTLING):
                 continue
             self._beats[partition] = now
-            partition.call(self._answer(partition, now), scripts.BEAT, partition.life, *self._worker.beat_arguments)
+            seen = (partition.position, partition.generation)
+            arguments = (partition.life, *self._worker.beat_arguments, *seen)
+            partition.call(self._answer(partition, now), scripts.BEAT, *arguments)
 
     def look(self) -> None:
         """Drop a connection that does not answer."""

@@ -73,6 +73,12 @@ local function refuse_moved(moved)
     end
 end
 
+local function begin_generation()
+    generation = ARGV[2]
+    redis.call('HSET', KEYS[1], 'server', run, 'generation', generation, 'top', top, 'kinds', kinds, 'since', top)
+    redis.call('SPUBLISH', P .. 'all', '\0' .. generation)
+end
+
 -- Reads the state. A server with another run id may have lost acknowledged entries, so a new generation begins.
 local function load_state(is_first)
     local state = redis.call('HMGET', KEYS[1], 'server', 'generation', 'top', 'kinds', 'moved')
@@ -82,8 +88,7 @@ local function load_state(is_first)
     if state[1] == run then
         generation, top, kinds = state[2], tonumber(state[3]), tonumber(state[4])
     else
-        generation, top, kinds = ARGV[2], tonumber(state[3] or 0), tonumber(state[4] or 0)
-        redis.call('HSET', KEYS[1], 'server', run, 'generation', generation, 'top', top, 'kinds', kinds, 'since', top)
+        top, kinds = tonumber(state[3] or 0), tonumber(state[4] or 0)
         if not state[2] then
             -- An empty store: after FLUSHALL a worker may not know yet that its lease is lost.
             redis.call('DEL', P .. 'log', P .. 'facts', P .. 'marks')
@@ -91,7 +96,7 @@ local function load_state(is_first)
         else
             redis.call('HSET', KEYS[1], 'lost', now)
         end
-        redis.call('SPUBLISH', P .. 'all', '\0' .. generation)
+        begin_generation()
     end
     started = top
 end
