@@ -38,6 +38,23 @@ def works(python: str) -> bool:
     return subprocess.run([python, "-c", "import ssl, sqlite3"], capture_output=True, check=False).returncode == 0
 
 
+def install(python: str, django: str, wanted: Path, environment: Path) -> str | None:
+    """Make the environment, unless it was made for the same requirements. Returns a fault."""
+    inside, mark = environment / "bin" / "python", environment / "requirements.txt"
+    if mark.exists() and mark.read_text() == wanted.read_text():
+        return None
+    for command in (
+        [str(UV), "venv", "--quiet", "--allow-existing", "--python", python, str(environment)],
+        [str(UV), "pip", "install", "--no-config", "--quiet", "--python", str(inside), "-r", str(wanted), django],
+        [str(UV), "pip", "install", "--no-config", "--quiet", "--python", str(inside), "--no-deps", "-e", "."],
+    ):
+        done = subprocess.run(command, cwd=deployments.REPOSITORY, capture_output=True, text=True, check=False)
+        if done.returncode:
+            return f"not installed: {done.stderr.strip().splitlines()[-1]}"
+    mark.write_text(wanted.read_text())
+    return None
+
+
 def run(python: str, django: str, folder: Path, tests: list[str]) -> str:
     """One cell, with its environment in `folder`: the last line of its output."""
     environment = folder / "venv"
@@ -47,14 +64,8 @@ def run(python: str, django: str, folder: Path, tests: list[str]) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     wanted = folder / "requirements.txt"
     wanted.write_text("\n".join(one for one in lines if not one.startswith(("django==", "-r "))))
-    for command in (
-        [str(UV), "venv", "--quiet", "--allow-existing", "--python", python, str(environment)],
-        [str(UV), "pip", "install", "--no-config", "--quiet", "--python", str(inside), "-r", str(wanted), django],
-        [str(UV), "pip", "install", "--no-config", "--quiet", "--python", str(inside), "--no-deps", "-e", "."],
-    ):
-        done = subprocess.run(command, cwd=deployments.REPOSITORY, capture_output=True, text=True, check=False)
-        if done.returncode:
-            return f"not installed: {done.stderr.strip().splitlines()[-1]}"
+    if fault := install(python, django, wanted, environment):
+        return fault
     done = subprocess.run(
         [str(inside), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", CHOSEN, *tests],
         cwd=deployments.REPOSITORY,

@@ -60,9 +60,9 @@ async def publisher(worker: Worker, entry: str) -> dict[str, Any]:
     return published
 
 
-def import_orders(handle: publishing.Published, folder: Path) -> None:
+def import_orders(handle: publishing.Published, engine: local_engine.LocalEngine) -> None:
     """A command's function: it publishes in a process that is no worker."""
-    with current.replaced(local_engine.LocalEngine(folder)):
+    with current.replaced(engine):
         publishing.append([EVENT], [handle])
 
 
@@ -71,7 +71,9 @@ async def test_command_is_the_publisher_on_the_trace_of_every_worker(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["/srv/manage.py", "import_orders", "--secret=1"])
     handle = publishing.Published()
-    await sync_to_async(import_orders)(handle, tmp_path / "engine")
+    engine = local_engine.LocalEngine(tmp_path / "engine")
+    await sync_to_async(import_orders)(handle, engine)
+    await engine.close()
     for worker in both:
         found = await publisher(worker, handle.entry or "")
         assert found["publisher"]["program"] == "manage.py import_orders"
