@@ -60,11 +60,12 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
     from django.conf import settings
 
     from fanfare import conf
+    from fanfare.api import direct as direct_api
     from fanfare.api.asgi import Api
-    from fanfare.api.direct import Direct
     from fanfare.api.openapi import Description
     from fanfare.console.live import Live
     from fanfare.console.metrics import Metrics
+    from fanfare.protocol import direct as direct_protocol
     from fanfare.protocol import page_sessions, sessions
     from fanfare.protocol.consumers import PusherConsumer
     from fanfare.server import (
@@ -106,18 +107,19 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
 
     publishing = Api(server.hub, server.registry)
     api = Started(server, publishing)
+    of_sessions = sessions.Options(
+        activity_timeout=options.ACTIVITY_TIMEOUT,
+        max_subscriptions=options.MAX_SUBSCRIPTIONS,
+        subscribes_per_second=options.SUBSCRIBES_PER_SECOND,
+        max_pending_bytes=options.PENDING_BYTES,
+        resume=page_sessions.Options(options.RESUME_WINDOW, options.RESUME_ACK_SECONDS, options.MAX_RESUME_TOKENS),
+    )
     pusher = PusherConsumer.as_asgi(
         hub=server.hub,
         registry=server.registry,
         max_frame_bytes=options.MAX_FRAME_BYTES,
         owners=server.session_owners,
-        options=sessions.Options(
-            activity_timeout=options.ACTIVITY_TIMEOUT,
-            max_subscriptions=options.MAX_SUBSCRIPTIONS,
-            subscribes_per_second=options.SUBSCRIBES_PER_SECOND,
-            max_pending_bytes=options.PENDING_BYTES,
-            resume=page_sessions.Options(options.RESUME_WINDOW, options.RESUME_ACK_SECONDS, options.MAX_RESUME_TOKENS),
-        ),
+        options=of_sessions,
     )
     sse = Started(
         server,
@@ -160,12 +162,23 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
     answers = logs.with_request_id(guests.before(http))
     router = Router(lifespan=server.lifespan, websocket=guests.before(sockets), http=answers)
     application = RootPath(proxies.trusting(router, trusted), settings.FORCE_SCRIPT_NAME)
-    direct = Direct(
-        publishing,
-        server.hub,
-        server.registry,
-        is_running=lambda: server.running,
-        resolve=lambda scope: proxies.resolve(scope, trusted),
+    server.answer_directly(
+        direct_api.Direct(
+            publishing,
+            server.hub,
+            server.registry,
+            is_running=lambda: server.running,
+            resolve=lambda scope: proxies.resolve(scope, trusted),
+        ),
+        direct_protocol.Direct(
+            server.hub,
+            server.registry,
+            options=of_sessions,
+            owners=server.session_owners,
+            place=prefix + consumers.PROTOCOL,
+            is_open=lambda: server.running and not is_closed() and not settings.FORCE_SCRIPT_NAME,
+            resolve=lambda scope: proxies.resolve(scope, trusted),
+        ),
+        below=application,
     )
-    server.answer_directly(direct, below=application)
     return application

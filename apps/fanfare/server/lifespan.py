@@ -34,7 +34,7 @@ from fanfare.protocol import revocations, session_owners, streams, termination
 from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.runtime.supervisor import Supervisor
 from fanfare.server import draining, errors, machine_limits, memory, mounts, parent_process, probe, proxies
-from fanfare.sockets import accept_gate, direct_http, drain, http_limits
+from fanfare.sockets import accept_gate, direct_http, drain, http_limits, protocol
 from fanfare.webhooks import service
 
 logger = logging.getLogger(__name__)
@@ -103,17 +103,18 @@ class Server:
         self._starting: asyncio.Task[None] | None = None
         self._failed_at = float("-inf")  # time.monotonic() of the last failed attempt
         self._log = LogThrottle(logger)
-        self._direct: direct_http.Handler | None = None
+        self._requests: direct_http.Handler | None = None
+        self._handshakes: protocol.Handler | None = None
         self._outermost: Any = None
         self._forget_signals: Callable[[], None] | None = None
         self._parent_listens: Callable[[], bool] = lambda: False
         self._workers = 1  # the number of workers, if the ASGI server reports it
         self._transport: dict[str, str] = {}  # the parts of the ASGI server, if it reports them
 
-    def answer_directly(self, handler: direct_http.Handler, *, below: Any) -> None:
-        """Let `handler` take HTTP requests from connections whose ASGI application is `below`, without middleware of
-        the project around it."""
-        self._direct, self._outermost = handler, below
+    def answer_directly(self, requests: direct_http.Handler, handshakes: protocol.Handler, *, below: Any) -> None:
+        """Let these handlers take HTTP requests and WebSockets from connections whose ASGI application is `below`,
+        without middleware of the project around it."""
+        self._requests, self._handshakes, self._outermost = requests, handshakes, below
 
     # -- start and stop ------------------------------------------------------------------------------------------------
 
@@ -311,8 +312,10 @@ class Server:
             waiting=conf.settings.MAX_WAITING_CONNECTIONS,
             connections=conf.settings.MAX_CONNECTIONS,
         ).within_descriptors()
-        handler = self._direct if transports.serves(config, self._outermost) else None
-        http_limits.install(config, limits, self.hub.count, handler)
+        is_outermost = transports.serves(config, self._outermost)
+        http_limits.install(config, limits, self.hub.count, self._requests if is_outermost else None)
+        if is_outermost and not config.root_path:
+            setattr(config, protocol.HANDLER, self._handshakes)
         self.gate = accept_gate.AcceptGate(
             per_second=conf.settings.ACCEPT_RATE,
             connections=limits.connections,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, Protocol
 
-from uvicorn.protocols.utils import ClientDisconnected, get_client_addr, get_path_with_query_string
+from uvicorn.protocols.utils import ClientDisconnected, get_path_with_query_string
 
 from fanfare.sockets import frames
 
@@ -42,6 +42,13 @@ class Socket(Protocol):
 
 class UnexpectedMessage(RuntimeError):
     """The application sent a message that ASGI does not allow in this state. uvicorn's classes raise RuntimeError."""
+
+
+def log_handshake(socket: Socket, client: tuple[str, int] | None, target: str, outcome: str) -> None:
+    """The log line of a handshake, in uvicorn's form."""
+    if socket.is_logged and logger.isEnabledFor(logging.INFO):
+        address = f"{client[0]}:{client[1]}" if client else ""
+        logger.info('%s - "WebSocket %s" %s', address, target, outcome)
 
 
 class AsgiConnection:
@@ -147,9 +154,7 @@ class AsgiConnection:
         self._log(str(status))
 
     def _log(self, outcome: str) -> None:
-        if self.socket.is_logged and logger.isEnabledFor(logging.INFO):
-            address, path = get_client_addr(self._scope), get_path_with_query_string(self._scope)  # type: ignore[arg-type]
-            logger.info('%s - "WebSocket %s" %s', address, path, outcome)
+        log_handshake(self.socket, self._scope["client"], get_path_with_query_string(self._scope), outcome)  # type: ignore[arg-type]
 
     async def run(self, application: Any) -> None:
         """Run the application to its end."""

@@ -35,6 +35,7 @@ CLOSE_S: Final = 10.0  # for the client's answer to a close frame, as in uvicorn
 FLUSH_S: Final = 10.0  # for the client to read the remaining bytes after it has ended the connection itself
 LINGER_S: Final = 2.0  # for the client to read the reason after the server has ended the connection
 COUNT: Final = "fanfare_count"  # attribute of uvicorn's Config: adds one to a counter
+HANDLER: Final = "fanfare_websocket_handler"  # attribute of uvicorn's Config: a Handler
 OVER_CAPACITY: Final = 4100  # of the Pusher protocol: its clients return after a second or more
 FRAMES_PER_TURN: Final = 64  # then other connections get the loop: one read can hold 40,000 small frames
 
@@ -56,6 +57,11 @@ class Listener(Protocol):
 
     def end(self) -> None:
         """The connection was closed by one side, or is lost. Called once, after the last message."""
+
+
+# Called with a connection and its valid handshake. True: it has opened the connection with `accept_for`. False: the
+# application answers the handshake.
+Handler = Callable[["WebSocketProtocol", handshake.Request], bool]
 
 
 class State(enum.IntEnum):
@@ -85,6 +91,7 @@ class Shared:
         self.server_state = weakref.ref(server_state)
         self.drain = drain.of(config)
         self.gate = accept_gate.of(config)
+        self.handler: Handler | None = getattr(config, HANDLER, None)
         self.root_path = config.root_path
         interval, timeout = config.ws_ping_interval, config.ws_ping_timeout
         self.keepalive = keepalive.Keepalive(interval, timeout) if interval is not None and interval > 0 else None
@@ -109,6 +116,7 @@ class WebSocketProtocol(asyncio.Protocol):
         "_max_buffer_bytes",
         "_pong",
         "_reader",
+        "_request",
         "_shared",
         "_state",
         "_timer",
@@ -135,6 +143,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._asgi: asgi.AsgiConnection | None = None
         self._listener: Listener | None = None
         self._app_state: dict[str, Any] | None = app_state  # None once the request was read
+        self._request: tuple[handshake.Request, dict[str, Any]] | None = None  # waits for the worker's gate
         self._key = b""  # of the handshake, until it is answered
         self._state = State.CONNECTING
         self._timer: asyncio.TimerHandle | None = None
@@ -226,19 +235,34 @@ class WebSocketProtocol(asyncio.Protocol):
             self.accept(None, ())
             self.close(OVER_CAPACITY, reason)
             return
-        self._asgi = asgi.AsgiConnection(self, self._scope(request, app_state))
+        self._request = request, app_state
         if gate is None or gate.takes(self):
             self.enter()
 
     def enter(self) -> None:
-        """Run the application: the worker's gate lets this handshake in."""
+        """Call the handler or run the application: the worker's gate lets this handshake in."""
         shared = self._shared
-        if self._asgi is None:
+        if self._request is None:
             return
+        (request, app_state), self._request = self._request, None
+        if shared.handler is not None and self._is_handled(shared.handler, request):
+            return
+        self._asgi = asgi.AsgiConnection(self, self._scope(request, app_state))
         self._start_timer(HANDSHAKE_S, self._handshake_timed_out)
         task = shared.supervisor.spawn("WebSocket application", self._asgi.run(shared.app))
         shared.tasks.add(task)
         task.add_done_callback(shared.tasks.discard)
+
+    def _is_handled(self, handler: Handler, request: handshake.Request) -> bool:
+        try:
+            return handler(self, request)
+        except Exception:
+            logger.exception("The handshake of a WebSocket failed")
+            if self._state is State.CONNECTING:
+                self.deny(500, [], b"Internal Server Error")
+            else:
+                self._fail(frames.INTERNAL_ERROR, "")
+            return True
 
     def _scope(self, request: handshake.Request, app_state: dict[str, Any]) -> dict[str, Any]:
         path, query = request.resource()
@@ -269,8 +293,26 @@ class WebSocketProtocol(asyncio.Protocol):
     def is_connecting(self) -> bool:
         return self._state is State.CONNECTING
 
+    @property
+    def client(self) -> tuple[str, int] | None:
+        """The peer's address."""
+        return get_remote_addr(self._transport)
+
+    def accept_for(self, listener: Listener, request: handshake.Request, client: tuple[str, int] | None) -> None:
+        """Open the WebSocket for `listener`, without an application. Frames are read from `read_on` on.
+
+        `client`: the address for the log.
+        """
+        self._listener = listener
+        self._open(None, ())
+        asgi.log_handshake(self, client, request.target.decode("ascii"), "[accepted]")
+
     def accept(self, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Open the WebSocket and read the client's frames."""
+        self._open(subprotocol, headers)
+        self.read_on()
+
+    def _open(self, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]]) -> None:
         state = self._shared.server_state()
         given = [*(state.default_headers if state is not None else ()), *headers]
         if subprotocol:
@@ -281,7 +323,6 @@ class WebSocketProtocol(asyncio.Protocol):
         self._state = OPEN
         if self._shared.keepalive is not None:
             self._shared.keepalive.add(self)
-        self.read_on()
 
     def deny(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         """Answer the handshake with an HTTP response."""

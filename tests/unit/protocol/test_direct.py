@@ -1,0 +1,126 @@
+"""Handshakes that open a session without ASGI: which ones, and the session that they open."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import orjson
+import pytest
+
+from fanfare.protocol import direct, sessions
+from fanfare.sockets import handshake, protocol
+from tests.unit.protocol import fakes
+from tests.unit.protocol.workers import Worker
+
+TARGET = f"/app/{fakes.APPLICATION.key}?protocol=7&client=js&version=8.6.0".encode()
+
+
+class Socket:
+    """A connection of the WebSocket class, which records what the handler does."""
+
+    client = ("198.51.100.1", 5000)
+
+    def __init__(self) -> None:
+        self.listener: Any = None
+        self.sent: list[Any] = []
+        self.logged: Any = None
+        self.reads = False
+
+    def bound(self, _max_buffer_bytes: int) -> Socket:
+        return self
+
+    def accept_for(self, listener: Any, _request: handshake.Request, client: Any) -> None:
+        self.listener, self.logged = listener, client
+
+    def send(self, body: bytes) -> bool:
+        assert not self.reads, "the greeting comes before the client's frames"
+        self.sent.append(orjson.loads(body))
+        return False
+
+    def read_on(self) -> None:
+        self.reads = True
+
+    def is_gone(self) -> bool:
+        return True
+
+
+class Deployment:
+    def __init__(self, worker: Worker, place: str = "/app/") -> None:
+        self.is_open = True
+        self.proxied = ""
+        self._direct = direct.Direct(
+            worker.hub,
+            worker.registry,
+            options=sessions.Options(activity_timeout=77),
+            owners=None,
+            place=place,
+            is_open=lambda: self.is_open,
+            resolve=self._resolve,
+        )
+
+    def _resolve(self, scope: Any) -> None:
+        if self.proxied:
+            scope["client"] = (self.proxied, 0)
+
+    def opens(self, socket: Socket, target: bytes = TARGET, *headers: tuple[bytes, bytes]) -> bool:
+        request = handshake.Request(b"GET", target, list(headers))
+        taken = self._direct(cast("protocol.WebSocketProtocol", socket), request)
+        assert taken == (socket.listener is not None)
+        return taken
+
+
+async def test_accepted_client_is_greeted_before_its_frames_are_read(worker: Worker) -> None:
+    socket = Socket()
+    assert Deployment(worker).opens(socket)
+    assert socket.reads
+    (greeting,) = socket.sent
+    assert greeting["event"] == "pusher:connection_established"
+    (connection,) = worker.hub.connections_of(fakes.APPLICATION.id)
+    assert connection.context == ("js", "8.6.0", "", "198.51.100.1")
+    assert b'{"event":"pusher:ping","data":{}}' in socket.listener.answers
+    socket.listener.end()
+    assert not list(worker.hub.connections_of(fakes.APPLICATION.id))
+
+
+async def test_client_behind_a_trusted_proxy_has_its_own_address(worker: Worker) -> None:
+    deployment, socket = Deployment(worker), Socket()
+    deployment.proxied = "203.0.113.9"
+    assert deployment.opens(socket)
+    (connection,) = worker.hub.connections_of(fakes.APPLICATION.id)
+    assert (connection.context.address, socket.logged) == ("203.0.113.9", ("203.0.113.9", 0))
+    socket.listener.end()
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        pytest.param(b"/app/unknown?protocol=7", id="unknown key"),
+        pytest.param(TARGET.replace(b"protocol=7", b"protocol=3"), id="unsupported protocol"),
+        pytest.param(b"/chat/app/" + fakes.APPLICATION.key.encode(), id="path that may be the project's"),
+        pytest.param(TARGET.replace(b"/app/", b"/app/%41/app/"), id="quoted path"),
+    ],
+)
+async def test_other_handshake_is_left_to_asgi(worker: Worker, target: bytes) -> None:
+    assert not Deployment(worker).opens(Socket(), target)
+
+
+async def test_origin_that_is_not_allowed_is_left_to_asgi(worker: Worker) -> None:
+    worker.registry.put(fakes.application(allowed_origins=("https://example.com",)))
+    deployment = Deployment(worker)
+    assert not deployment.opens(Socket(), TARGET, (b"origin", b"https://evil.example"))
+    socket = Socket()
+    assert deployment.opens(socket, TARGET, (b"origin", b"https://example.com"))
+    socket.listener.end()
+
+
+async def test_worker_that_is_closed_to_new_clients_leaves_them_to_asgi(worker: Worker) -> None:
+    deployment = Deployment(worker)
+    deployment.is_open = False
+    assert not deployment.opens(Socket())
+
+
+async def test_place_below_a_prefix_is_the_protocols(worker: Worker) -> None:
+    deployment, socket = Deployment(worker, "/realtime/app/"), Socket()
+    assert not deployment.opens(Socket())
+    assert deployment.opens(socket, b"/realtime" + TARGET)
+    socket.listener.end()

@@ -1,0 +1,132 @@
+"""Handshakes that a handler opens without an ASGI application."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from fanfare.sockets import accept_gate, frames, handshake, protocol
+from tests.harness import servers, waiting
+from tests.harness.wire import CLOSE, TEXT, Wire, WireFrame
+from tests.unit.sockets.hosting import PATIENCE, Hosted, ask
+
+Handle = Callable[[protocol.WebSocketProtocol, handshake.Request], bool]
+Serve = Callable[..., Hosted]
+
+
+class Echo:
+    """A listener that greets, and echoes each message."""
+
+    def __init__(self, connection: protocol.WebSocketProtocol) -> None:
+        self.answers: dict[bytes, bytes] = {}
+        self.connection = connection
+        self.ended = 0
+
+    def received(self, text: str) -> None:
+        self.connection.send(text.encode())
+
+    def received_binary(self) -> None: ...
+
+    def restart(self) -> None: ...
+
+    def end(self) -> None:
+        self.ended += 1
+
+
+class Handler:
+    """Takes the target "/mine" only. `fails`: before or after the accept."""
+
+    def __init__(self, fails: str = "") -> None:
+        self.fails = fails
+        self.listeners: list[Echo] = []
+
+    def __call__(self, connection: protocol.WebSocketProtocol, request: handshake.Request) -> bool:
+        if request.target != b"/mine":
+            return False
+        if self.fails == "before":
+            raise LookupError
+        self.listeners.append(Echo(connection))
+        connection.accept_for(self.listeners[-1], request, connection.client)
+        if self.fails == "after":
+            raise LookupError
+        connection.send(b"greeting")
+        connection.read_on()
+        return True
+
+
+async def denying(scope: Any, receive: Any, send: Any) -> None:
+    """The application answers a handshake that the handler has not taken."""
+    await receive()
+    await send({"type": "websocket.close"})
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    with ExitStack() as stack:
+
+        def start(handler: Handler, gate: accept_gate.AcceptGate | None = None) -> Hosted:
+            hosted = Hosted(denying, ws_ping_interval=None)
+            setattr(hosted.server.config, protocol.HANDLER, handler)
+            setattr(hosted.server.config, accept_gate.GATE, gate)
+            return stack.enter_context(hosted)
+
+        yield start
+
+
+def test_handled_connection_is_served_without_a_task(serve: Serve) -> None:
+    handler = Handler()
+    hosted = serve(handler)
+    with Wire(hosted.port, "/mine") as client:
+        client.send(WireFrame(TEXT, b"one"))
+        assert [client.receive() for _ in range(2)] == [WireFrame(TEXT, b"greeting"), WireFrame(TEXT, b"one")]
+        assert hosted.tasks() == 0
+    waiting.until(lambda: handler.listeners[0].ended, PATIENCE, "the listener was told of the end")
+    waiting.until(lambda: hosted.connections() == 0, PATIENCE, "the connection was forgotten")
+    assert handler.listeners[0].ended == 1
+
+
+def test_other_handshake_goes_to_the_application(serve: Serve) -> None:
+    handler = Handler()
+    assert ask(serve(handler).port, "/another")[0] == 403
+    assert not handler.listeners
+
+
+def test_handler_that_fails_before_the_accept_is_answered_with_500(serve: Serve) -> None:
+    assert ask(serve(Handler("before")).port, "/mine")[0] == 500
+
+
+def test_handler_that_fails_after_the_accept_closes_with_1011(serve: Serve) -> None:
+    handler = Handler("after")
+    with Wire(serve(handler).port, "/mine") as client:
+        closed = client.receive()
+        assert closed is not None
+        assert closed.opcode == CLOSE
+        assert closed.payload[:2] == frames.INTERNAL_ERROR.to_bytes(2, "big")
+    waiting.until(lambda: handler.listeners[0].ended, PATIENCE, "the listener was told of the end")
+
+
+def test_handshake_that_waits_at_the_gate_is_handled_in_its_turn(serve: Serve) -> None:
+    """A message that the client sends meanwhile comes after the greeting."""
+    now = [0.0]
+    gate = accept_gate.AcceptGate(
+        per_second=1, connections=0, memory_bytes=0, count=lambda _: None, clock=lambda: now[0]
+    )
+    hosted = serve(Handler(), gate)
+    with ExitStack() as stack:
+        for _ in range(2):
+            client = stack.enter_context(socket.create_connection((servers.HOST, hosted.port), PATIENCE))
+            client.sendall(
+                b"GET /mine HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+            )
+        waiting.until(lambda: gate.waiting == 1, PATIENCE, "the second handshake waits")
+        client.sendall(b"\x81\x83\0\0\0\0two")
+        now[0] = 100.0
+        received = b""
+        while not received.endswith(b"two"):
+            received += client.recv(65_536)
+        assert received.endswith(frames.text(b"greeting") + frames.text(b"two"))
