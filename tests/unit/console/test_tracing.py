@@ -115,13 +115,16 @@ async def test_calls_of_a_burst_are_a_sample(
             appended.extend(publications)
             return super().append_blocking(publications, timeout)
 
+    engine = Outlet(tmp_path / "engine")
+
     def burst() -> None:
-        with current.replaced(Outlet(tmp_path / "engine")):
+        with current.replaced(engine):
             for _ in range(3):
                 publishing.append([EVENT])
 
     monkeypatch.setattr(traces, "SAMPLE_S", 1_000)
     await sync_to_async(burst)()
+    await engine.close()
     assert [one.channel for one in appended] == ["orders", traces.ANNOUNCED, "orders", "orders"]
 
 
@@ -134,13 +137,17 @@ async def test_record_that_is_not_stored_costs_the_publisher_nothing(
                 raise engine_errors.EngineUnavailable("The log is full.")
             return super().append_blocking(publications, timeout)
 
+    engine = Outlet(tmp_path / "engine")
+
     def publish() -> publishing.Published:
         handle = publishing.Published()
-        with current.replaced(Outlet(tmp_path / "engine")):
+        with current.replaced(engine):
             publishing.append([EVENT], [handle])
         return handle
 
-    assert (await sync_to_async(publish)()).entry is not None
+    published = await sync_to_async(publish)()
+    await engine.close()
+    assert published.entry is not None
 
 
 def in_a_module(name: str, source: str) -> dict[str, Any]:
