@@ -60,7 +60,12 @@ class Client:
         except urllib.error.HTTPError as error:
             raise ConsoleError(_reason(error, address)) from error
         except OSError as error:
-            raise ConsoleError(f"No worker answers at {self.url}: {error}. Name one with --url.") from error
+            raise ConsoleError(no_answer(self.url, error)) from error
+
+
+def no_answer(url: str, error: OSError) -> str:
+    """The message for an address at which no worker answers. An URLError has the cause as its `reason`."""
+    return f"No worker answers at {url}: {getattr(error, 'reason', error)}. Name one with --url."
 
 
 def _reason(error: urllib.error.HTTPError, address: str) -> str:

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -157,8 +156,8 @@ class Command(BaseCommand):
         try:
             with urllib.request.urlopen(request, timeout=STATISTICS_TIMEOUT_S) as answer:  # noqa: S310
                 body = answer.read().decode()
-        except (urllib.error.URLError, OSError) as error:
-            raise CommandError(f"No worker answers at {url}: {error}. Name one with --url.") from error
+        except OSError as error:
+            raise CommandError(client.no_answer(url, error)) from error
         found = {
             sample.name + _labels(sample.labels): sample.value
             for family in prometheus.text_string_to_metric_families(body)
@@ -190,7 +189,13 @@ class Command(BaseCommand):
         asked = {name: options[name] for name in ("app", "text", "channel")}
         value = client.Client(options["url"]).get("connections", asked)
         rows = [
-            (one["socket"], ", ".join(one["users"]), one["address"], one["client"], f"{one['channels']} channels")
+            (
+                one["socket"],
+                ", ".join(one["users"]),
+                one["address"],
+                one["client"],
+                _counted(one["channels"], "channel"),
+            )
             for one in value["connections"]
         ]
         return value, _table(rows) or ["No connection matches."]
@@ -202,7 +207,7 @@ class Command(BaseCommand):
             return value, _way(value)
         value = asked.get("traces", {"app": options["app"], "channel": options["channel"]})
         rows = [
-            (one["entry"], one["channel"], f"{one['written']} sockets", f"{one['last_ms']:g} ms")
+            (one["entry"], one["channel"], _counted(one["written"], "socket"), f"{one['last_ms']:g} ms")
             for one in value["events"]
         ]
         return value, _table(rows) or ["No event with subscribers was recorded yet."]
@@ -224,7 +229,10 @@ class Command(BaseCommand):
         prefix = options["prefix"]
         found = queries.ask("channels", options["app"], lambda app: lambda ask: ask.channels(app.id, prefix))
         value = {name: {"subscribers": count.subscriptions, "users": count.users} for name, count in found.items()}
-        rows = [(name, f"{one['subscribers']} subscribers", f"{one['users']} users") for name, one in value.items()]
+        rows = [
+            (name, _counted(one["subscribers"], "subscriber"), _counted(one["users"], "user"))
+            for name, one in value.items()
+        ]
         return value, _table(sorted(rows)) or ["No channel is occupied."]
 
     def _members(self, options: dict[str, Any]) -> tuple[Any, list[str]]:
@@ -291,12 +299,20 @@ def _way(value: dict[str, Any]) -> list[str]:
         skipped += [f"slow {', '.join(one['slow'])}"] if one.get("slow") else []
         lines.append(
             f"  {worker['node']} {worker['pid']}: read after {one.get('read_ms', 0):g} ms, "
-            f"{one.get('written', 0)} sockets, p50 {one.get('p50_ms', 0):g} ms, p99 {one.get('p99_ms', 0):g} ms"
+            f"{_counted(one.get('written', 0), 'socket')}, "
+            f"p50 {one.get('p50_ms', 0):g} ms, p99 {one.get('p99_ms', 0):g} ms"
             + "".join(f"; {what}" for what in skipped)
         )
         lines += [f"    recovered by {replay['socket']}" for replay in one.get("replays", ())]
-    lines += [f"  webhook {one['url']}: {one['state']} after {one['attempts']} attempts" for one in value["webhooks"]]
+    lines += [
+        f"  webhook {one['url']}: {one['state']} after {_counted(one['attempts'], 'attempt')}"
+        for one in value["webhooks"]
+    ]
     return lines if len(lines) > 1 else [*lines, "  No worker has a record of it."]
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _labels(labels: Mapping[str, str]) -> str:
