@@ -6,12 +6,14 @@ Both are commands in the log, so they reach workers of other machines too.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 COMMAND, STARTED, KILL = "worker.control", "worker.started", "worker.kill"
 LISTEN_S = 0.3  # for a new worker to accept connections after its start
+POLL_S = 0.5  # between two looks whether a new worker has ended
+KNOWN = 1_000  # process ids that are kept; a reload starts one per worker
 
 
 class Action(enum.StrEnum):
@@ -65,6 +69,7 @@ class WorkerControl:
         self._drain = drains
         self._tasks = tasks
         self._stop = stop
+        self._started: deque[int] = deque(maxlen=KNOWN)  # process ids of this machine's workers, the newest last
         self._newcomer = asyncio.Event()
         hub.on_control(COMMAND, self._on_command)
         hub.on_control(STARTED, self._on_started)
@@ -74,19 +79,26 @@ class WorkerControl:
 
     def introduce(self) -> None:
         """Announce this worker, which accepts connections from now on."""
-        body = orjson.dumps({"worker": self._worker, "node": socket.gethostname()})
+        body = orjson.dumps({"worker": self._worker, "node": socket.gethostname(), "pid": os.getpid()})
         started = interface.Publication("", STARTED, body, interface.Kind.CONTROL)
         self._hub.engine.post(started, lambda _reason: None)
 
-    async def wait_for_newcomer(self, within_s: float) -> None:
-        """Wait until a worker that starts after this call accepts connections on this machine, at most `within_s`."""
-        self._newcomer.clear()
+    async def wait_for(self, booting: Callable[[], Collection[int]], within_s: float) -> None:
+        """Wait until these processes of this machine accept connections as workers, or have ended; at most `within_s`.
+
+        `booting`: the process ids, asked again each time. A reload stops all old workers at once. If they closed their
+        connections for the first new worker, it would get all clients of the machine.
+        """
+        pending: set[int] = set()
         try:
             async with asyncio.timeout(within_s):
-                await self._newcomer.wait()
+                while pending := set(booting()) - set(self._started):
+                    self._newcomer.clear()
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._newcomer.wait(), POLL_S)
                 await asyncio.sleep(LISTEN_S)
         except TimeoutError:
-            logger.info("No new worker has started within %g s.", within_s)
+            logger.info("The workers %s do not serve after %g s.", ", ".join(map(str, sorted(pending))), within_s)
 
     async def request(self, worker: str, action: Action) -> None:
         """Ask a worker, by the id in its report. Returns when the command is in the log. Raises EngineUnavailable."""
@@ -96,6 +108,7 @@ class WorkerControl:
     def _on_started(self, _app: str, body: Any) -> None:
         started = orjson.loads(body)
         if started["node"] == socket.gethostname() and started["worker"] != self._worker:
+            self._started.append(started.get("pid", 0))  # an earlier release sends none
             self._newcomer.set()
 
     def _on_kill(self, _app: str, body: Any) -> None:

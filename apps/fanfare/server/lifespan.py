@@ -108,6 +108,7 @@ class Server:
         self._outermost: Any = None
         self._forget_signals: Callable[[], None] | None = None
         self._parent_listens: Callable[[], bool] = lambda: False
+        self._served_from_s = 0.0  # by parent_process.now_s()
         self._workers = 1  # the number of workers, if the ASGI server reports it
         self._transport: dict[str, str] = {}  # the parts of the ASGI server, if it reports them
 
@@ -285,6 +286,7 @@ class Server:
         await self.mounts.start()  # after the worker, because they may publish while they start
         if self._transport and threading.current_thread() is threading.main_thread():
             memory.settle_in()  # not in a thread, where the process belongs to a test
+        self._served_from_s = parent_process.now_s()
         if self.running:
             self.control.introduce()
         await send({"type": "lifespan.startup.complete"})
@@ -344,12 +346,17 @@ class Server:
         return int(self.engine.statistics().get("workers", 1)) > self._workers
 
     async def _wait_before_stop(self) -> None:
-        """After a SIGTERM: serve until the load balancer has noticed, or until a new worker takes over."""
-        if self._parent_listens():
-            await self.control.wait_for_newcomer(drain.BOOT_S)
-        else:
+        """After a SIGTERM: serve until the load balancer has noticed, or until the workers of a reload take over."""
+        if not self._parent_listens():
             self.drain.announce()
             await asyncio.sleep(conf.settings.DRAIN_DELAY)
+        elif parent_process.younger_children(os.getppid(), self._served_from_s) is None:
+            await asyncio.sleep(drain.BOOT_S)
+        else:
+            await self.control.wait_for(self._booting, drain.RELOAD_S)
+
+    def _booting(self) -> set[int]:
+        return parent_process.younger_children(os.getppid(), self._served_from_s) or set()
 
     def _drain_at_signals(self) -> None:
         if self._forget_signals is None:

@@ -7,12 +7,15 @@ child of uvicorn's `--reload` or `--workers`: after a SIGKILL of the parent it w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from fanfare.sockets import drain
@@ -20,6 +23,7 @@ from fanfare.sockets import drain
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 def workers(config: Any) -> int:
@@ -58,6 +62,33 @@ def listener(config: Any) -> Callable[[], bool]:
     if worker is None:
         return lambda: False
     return functools.partial(drain.holds, worker.ppid, drain.inodes(worker.sockets))
+
+
+def now_s() -> float:
+    """On the clock of `younger_children`."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def younger_children(parent: int, since_s: float) -> set[int] | None:
+    """The children of a process that started after `since_s` and have no child of their own: a new master of gunicorn
+    is no worker. None where /proc cannot tell.
+    """
+    try:
+        children = _children(parent)
+    except OSError:
+        return None
+    found = set()
+    for child in children:
+        with contextlib.suppress(OSError, ValueError, IndexError):  # it has ended
+            # The fields after the name in parentheses; the 22nd of all is the start, in clock ticks.
+            fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+            if fields[0] != "Z" and int(fields[19]) / TICKS_PER_SECOND > since_s and not _children(child):
+                found.add(child)
+    return found
+
+
+def _children(process: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
 async def keep_alive(config: Any) -> None:

@@ -33,6 +33,7 @@ SIBLINGS_S: Final = (
     0.3  # within which the other workers of a stopping server close their listeners; uvicorn polls 0.1 s
 )
 BOOT_S: Final = 10.0  # for a new worker to answer, while its parent process holds the listener; it takes 2 to 6 s
+RELOAD_S: Final = 60.0  # for all new workers of a reload to serve; the old ones serve meanwhile
 ANSWER_S: Final = 1.5  # for an answer, where no parent process is known to start a worker
 PROBE_S: Final = 1.0  # between two checks that the address still accepts connections
 REQUEST: Final = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"

@@ -68,17 +68,41 @@ async def test_request_reaches_the_named_worker_only(workers: tuple[Worker, Work
     assert two.stops == 0
 
 
-async def test_old_worker_sees_that_a_new_one_has_started(workers: tuple[Worker, Worker]) -> None:
+async def test_old_worker_waits_until_each_new_one_serves_or_has_ended(
+    workers: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
     one, two = workers
-    waits = asyncio.create_task(one.control.wait_for_newcomer(30.0))
-    await asyncio.sleep(0)
-    one.control.introduce()  # its own start is not a newcomer
+    booting = {101, 102, 103}
+    waits = asyncio.create_task(one.control.wait_for(lambda: booting, 60.0))
+    for pid in (101, 102):
+        monkeypatch.setattr(worker_control.os, "getpid", lambda pid=pid: pid)
+        two.control.introduce()
+        await waiting.until_async(lambda pid=pid: has_heard(one, pid), 30, "the new worker")
+    assert not waits.done()
+    booting.remove(103)  # it has ended
+    await asyncio.wait_for(waits, 30)
+
+
+async def has_heard(worker: Worker, pid: int) -> bool:
+    return pid in worker.control._started
+
+
+async def test_old_worker_does_not_wait_for_workers_that_serve_already(
+    workers: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = workers
+    monkeypatch.setattr(worker_control.os, "getpid", lambda: 101)
     two.control.introduce()
-    await asyncio.wait_for(waits, 20)
+    await waiting.until_async(lambda: has_heard(one, 101), 30, "the other worker")
+    await asyncio.wait_for(one.control.wait_for(lambda: {101}, 600.0), 30)
 
 
-async def test_wait_for_a_new_worker_ends_in_time(workers: tuple[Worker, Worker]) -> None:
-    await asyncio.wait_for(workers[0].control.wait_for_newcomer(0.01), 20)
+async def test_wait_for_new_workers_ends_in_time(
+    workers: tuple[Worker, Worker], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        await asyncio.wait_for(workers[0].control.wait_for(lambda: {7, 8}, 0.01), 20)
+    assert "The workers 7, 8 do not serve after 0.01 s." in caplog.text
 
 
 async def test_worker_of_a_connection_is_killed(

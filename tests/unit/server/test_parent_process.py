@@ -9,6 +9,9 @@ import sys
 import textwrap
 import time
 import types
+from pathlib import Path
+
+import pytest
 
 from fanfare.server import parent_process
 
@@ -32,6 +35,48 @@ def test_a_server_that_was_not_started_as_a_child_has_no_parent():
 
 def test_workers_of_uvicorn_is_its_own_number():
     assert parent_process.workers(types.SimpleNamespace(callback_notify=None, workers=2)) == 2
+
+
+LISTS_CHILDREN = pytest.mark.skipif(
+    not Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").exists(), reason="a kernel without lists of children"
+)
+
+
+@LISTS_CHILDREN
+def test_younger_children_are_those_that_started_later_and_live():
+    command = [sys.executable, "-c", "input()"]
+    children = [subprocess.Popen(command, stdin=subprocess.PIPE)]
+    try:
+        time.sleep(0.05)  # the clock of /proc has ticks of 10 ms
+        since_s = parent_process.now_s()
+        time.sleep(0.05)
+        children.append(subprocess.Popen(command, stdin=subprocess.PIPE))
+        younger = parent_process.younger_children(os.getpid(), since_s)
+        assert younger & {child.pid for child in children} == {children[1].pid}
+        assert children[0].pid in parent_process.younger_children(os.getpid(), 0.0)
+    finally:
+        for child in children:
+            child.kill()
+            child.communicate()
+    assert children[1].pid not in parent_process.younger_children(os.getpid(), since_s)
+
+
+@LISTS_CHILDREN
+def test_child_that_has_a_child_is_no_worker():
+    code = (
+        "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'input()']); print('up', flush=True); input()"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert child.stdout.readline() == b"up\n"
+        assert child.pid not in parent_process.younger_children(os.getpid(), 0.0)
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def test_children_of_a_process_that_has_ended_are_not_known():
+    assert parent_process.younger_children(2**22 + 1, 0.0) is None
 
 
 async def test_heartbeat_goes_on_when_the_wall_clock_is_set_back(monkeypatch):
