@@ -1,17 +1,22 @@
 """Upgrade a running server from earlier commits to this code, and print what became of each.
 
     python -m tests.upgrades [--every N] [--since COMMIT] [COMMIT …]
+    python -m tests.upgrades --beside [--engine local|postgres|redis] COMMIT …
 
 For each commit: its code migrates a new database, gunicorn serves it, and an event is published. Then the code in the
 folder is replaced by this commit's, `migrate` runs, and the master gets SIGHUP. The upgrade is right if the master
 survives, the new workers serve, the history has the old and the new event, and the log has no traceback; or if
 `migrate` refuses the database in one sentence. Exits with 1 otherwise.
+
+With `--beside` both releases serve one log at the same time, in each engine, and clients move between them: see
+`beside`.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import itertools
 import re
 import shutil
 import signal
@@ -21,6 +26,7 @@ import tempfile
 from pathlib import Path
 
 from tests.harness import calls, deployments, servers, waiting
+from tests.upgrades import beside
 
 FIRST = "0001862"  # the first commit of the package, whose migrations begin anew
 CHANNEL = "kept-upgrades"
@@ -37,7 +43,7 @@ class Release:
 
     def become(self, commit: str) -> None:
         """In the same folder, which is the current one of a running server."""
-        self.root.mkdir(exist_ok=True)
+        self.root.mkdir(parents=True, exist_ok=True)
         for path in self.root.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         archive = subprocess.run(
@@ -113,20 +119,31 @@ def commits(since: str, every: int) -> list[str]:
     return list(dict.fromkeys([*found[::every], found[-1]]))
 
 
+def beside_each_other(commit: str, engine: str, folder: Path) -> str:
+    """As `upgrade`."""
+    old, new = Release(folder / "old"), Release(folder / "new")
+    old.become(commit)
+    new.become("HEAD")
+    return beside.run(old.root, new.root, folder, engine)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.upgrades", description=__doc__.partition("\n")[0])
     parser.add_argument("commits", nargs="*", metavar="COMMIT", help="instead of all since the first")
     parser.add_argument("--since", default=FIRST, metavar="COMMIT", help="the first one (default: %(default)s)")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only every Nth commit")
+    parser.add_argument("--beside", action="store_true", help="serve both releases at the same time, on one log")
+    parser.add_argument("--engine", action="append", choices=beside.ENGINES, help="with --beside (default: all)")
     options = parser.parse_args()
+    engines = (options.engine or beside.ENGINES) if options.beside else ("",)
     outcomes: collections.Counter[str] = collections.Counter()
-    for commit in options.commits or commits(options.since, options.every):
+    for commit, engine in itertools.product(options.commits or commits(options.since, options.every), engines):
         with tempfile.TemporaryDirectory(prefix="fanfare-upgrade-") as folder:
             try:
-                outcome = upgrade(commit, Path(folder))
+                outcome = beside_each_other(commit, engine, Path(folder)) if engine else upgrade(commit, Path(folder))
             except (AssertionError, TimeoutError, OSError) as error:
                 outcome = f"FAILED: {error}"
-        print(f"{commit}  {outcome.replace(folder, '…')}", flush=True)
+        print(f"{commit}  {engine}{'  ' if engine else ''}{outcome.replace(folder, '…')}", flush=True)
         outcomes[outcome.partition(":")[0]] += 1
     print(", ".join(f"{count} {name}" for name, count in outcomes.items()))
     return 1 if outcomes["FAILED"] else 0
