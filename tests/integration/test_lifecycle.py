@@ -18,11 +18,12 @@ Name = Callable[[str], str]
 Start = Callable[..., servers.Server]
 
 PROMPT = 8.0  # seconds: well under the 10 s that process supervisors grant, on a busy machine
+PATIENCE = 60.0  # seconds, for what takes as long as four workers take to start
 RECONNECT_CODES = {1012, 4200}  # close codes after which every SDK reconnects
 
 
 async def _closed(everybody: list[sockets.Socket]) -> set[int]:
-    return set(await asyncio.gather(*(socket.closed() for socket in everybody)))
+    return set(await asyncio.gather(*(socket.closed(within=2 * PATIENCE) for socket in everybody)))
 
 
 @pytest.mark.parametrize("command", ["uvicorn", "gunicorn"])
@@ -91,7 +92,7 @@ async def test_hup_replaces_all_workers_with_open_sockets(start: Start, name: Na
         now = set(server.workers())
         return len(now) == 4 and not now & set(spread)
 
-    await asyncio.to_thread(waiting.until, replaced, PROMPT * 2, "four new workers")
+    await asyncio.to_thread(waiting.until, replaced, PATIENCE, "four new workers")
     await asyncio.to_thread(server.wait_until_ready)  # a worker that starts accepts nothing, and handshakes time out
     async with contextlib.AsyncExitStack() as stack:
         spread = await sockets.spread(server, stack)
@@ -111,6 +112,9 @@ async def test_hup_refuses_no_request(start: Start, name: Name) -> None:
         await asyncio.to_thread(
             waiting.until, lambda: len(set(server.workers()) - old) == 4, PROMPT * 2, "four new workers"
         )
+        await publisher.reach(publisher.published + 20)
+        # While the old workers serve, the master does not read a signal to stop.
+        await asyncio.to_thread(waiting.until, lambda: not set(server.workers()) & old, PATIENCE, "the old ones' end")
         await publisher.reach(publisher.published + 20)
 
 

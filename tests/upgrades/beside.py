@@ -40,16 +40,20 @@ class Outcome:
 @contextlib.contextmanager
 def store(engine: str) -> Iterator[dict[str, str]]:
     """The settings of a deployment with a log in this engine."""
-    shared = {"FANFARE_SECRET_KEY": "the same for both releases " * 3}
-    if engine == "postgres":
-        with postgresql.running() as cluster:
-            cluster.create("realtime")
-            yield {**shared, "FANFARE_ENGINE": cluster.url("realtime", schema="realtime_log")}
-    elif engine == "redis":
-        with redisserver.running("--appendonly", "yes") as server:
-            yield {**shared, "FANFARE_ENGINE": server.url()}
-    else:
+    if engine == "local":
         yield {}
+        return
+    with postgresql.running() as cluster, contextlib.ExitStack() as stack:
+        cluster.create("realtime")
+        yield {
+            "DATABASE_URL": cluster.url("realtime"),
+            "FANFARE_SECRET_KEY": "the same for both releases " * 3,
+            "FANFARE_ENGINE": (
+                cluster.url("realtime", schema="realtime_log")
+                if engine == "postgres"
+                else stack.enter_context(redisserver.running("--appendonly", "yes")).url()
+            ),
+        }
 
 
 async def play(old: servers.Server, new: servers.Server) -> Outcome:
