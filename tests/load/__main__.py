@@ -23,8 +23,17 @@ def main() -> int:
     try:
         cores = machine.cores()
         chosen = _chosen(options.subject)
-        plan = rows.Plan(cores, options.subscribers, options.crowd, options.seconds, options.latency_seconds)
-        machine.allow_files(max(plan.subscribers, plan.crowd) + SPARE_FILES)
+        plan = rows.Plan(
+            cores,
+            options.subscribers,
+            options.crowd,
+            options.seconds,
+            options.latency_seconds,
+            connections=options.connections,
+            rate=options.rate,
+            console_seconds=options.console_seconds,
+        )
+        machine.allow_files(max(plan.subscribers, plan.crowd, plan.connections) + SPARE_FILES)
         heading = _heading(options, chosen, cores)
         print(heading, flush=True)
         found = figures.Figures()
@@ -77,6 +86,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--crowd", type=int, default=10_000, help="connections in the rows crowd and idle (10000)")
     parser.add_argument("--seconds", type=float, default=2.0, help="duration of a sample at saturation (2)")
     parser.add_argument("--latency-seconds", type=float, default=4.0, help="duration of a latency sample (4)")
+    parser.add_argument("--connections", type=int, default=5_000, help="connections in the row console (5000)")
+    parser.add_argument("--rate", type=float, default=5_000, help="events per second in the row console (5000)")
+    parser.add_argument("--console-seconds", type=float, default=5.0, help="duration of a turn in the row console (5)")
     parser.add_argument(
         "--subject", action="append", default=[], help="servers whose name contains this; all by default"
     )

@@ -7,7 +7,19 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from tests.load import figures, rows, subjects
-from tests.load.rows import connect, crowd, fanout, idle, latency, lone, posts, publish, room_posts, small_rooms
+from tests.load.rows import (
+    connect,
+    console,
+    crowd,
+    fanout,
+    idle,
+    latency,
+    lone,
+    posts,
+    publish,
+    room_posts,
+    small_rooms,
+)
 
 
 class Verdict(NamedTuple):
@@ -134,6 +146,7 @@ TARGETS: tuple[Target, ...] = (
     Limit(idle, _column(idle, "MB without connections"), at_most=55, subjects=PLAIN),
     Limit(idle, _column(idle, "accepted per CPU second"), at_least=3_000, subjects=PLAIN),
     Limit(idle, _column(idle, "% of a core for 10,000"), at_most=2.0, subjects=PLAIN),
+    Limit(console, console.COMPARED, at_most=5.0, subjects=PLAIN, way=console.ONE_PERSON),
 )
 
 

@@ -22,6 +22,9 @@ class Plan(NamedTuple):
     seconds: float = 2.0
     latency_seconds: float = 5.0
     idle_seconds: float = 30.0
+    connections: int = 5_000
+    rate: float = 5_000.0
+    console_seconds: float = 5.0
 
 
 class Column(NamedTuple):
@@ -59,6 +62,7 @@ def all_rows() -> list[Row]:
     """In the order of the tables."""
     from tests.load.rows import (  # they import this module
         connect,
+        console,
         crowd,
         fanout,
         idle,
@@ -70,4 +74,4 @@ def all_rows() -> list[Row]:
         small_rooms,
     )
 
-    return [fanout, crowd, latency, small_rooms, room_posts, posts, lone, connect, publish, idle]
+    return [fanout, crowd, latency, small_rooms, room_posts, posts, lone, connect, publish, idle, console]
