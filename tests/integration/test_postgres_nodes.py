@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
-from tests.harness import calls, deployments, postgresql, servers, signing, sockets, waiting
+from tests.harness import calls, consoles, deployments, postgresql, servers, signing, sockets, waiting
 
 Name = Callable[[str], str]
 LEASE_SECONDS = 10.0
@@ -83,6 +83,12 @@ async def test_revoked_token_ends_on_both_nodes(nodes: list[tuple[servers.Server
         assert (await socket.skip_to("pusher:subscription_error", channel)).data["type"] == "TokenRevoked"
         await socket.request_subscription(channel, auth=token)
         assert (await socket.skip_to("pusher:subscription_error", channel)).data["status"] == 401
+
+
+async def test_console_of_one_node_shows_the_clients_of_the_other(
+    nodes: list[tuple[servers.Server, sockets.Socket]], name: Name
+) -> None:
+    await consoles.assert_shows_other_node(nodes[0][0], nodes[1][0], name("orders"), workers=2)
 
 
 async def test_events_cross_nodes_in_one_order(nodes: list[tuple[servers.Server, sockets.Socket]], name: Name) -> None:
