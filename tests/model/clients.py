@@ -72,8 +72,14 @@ class Client:
         for frame in frames:
             self._handle(frame)
         if self.writer.closed is not None:
+            self._closed(*self.writer.closed)
             self.session.end()
             self.worker = None
+
+    def _closed(self, code: int, reason: str) -> None:
+        of_partition = {None, stores.PARTITIONS[CHANNEL]} & self._deployment.engines[self.worker or ""].gaps
+        if reason.startswith("Events may have been missed") and not of_partition:
+            raise Violation(f"{self.name}: closed with {code} because of a gap in another partition")
 
     def _handle(self, frame: dict[str, Any]) -> None:
         event = frame["event"]

@@ -11,7 +11,7 @@ from typing import Any
 
 from fanfare.applications import registry, rules
 from fanfare.engine import interface
-from fanfare.hub import event_frames, hub
+from fanfare.hub import attempts, event_frames, hub
 from fanfare.protocol import session_owners
 from fanfare.sse import asgi
 from tests.model import clients
@@ -112,6 +112,8 @@ class Deployment:
                 yield ("fail", name)
                 yield ("commit without answer", name)
                 yield ("commit twice", name)
+            if self.bounds.streams and engine.can_miss:
+                yield from (("miss", name, partition) for partition in ("0", "1"))
 
     def act(self, action: Action) -> None:
         name, *arguments = action
@@ -136,6 +138,8 @@ class Deployment:
                 self._fault(lambda: self.engines[worker].commit(answered=False))
             case "commit twice", [worker]:
                 self._fault(lambda: self.engines[worker].commit(times=2))
+            case "miss", [worker, partition]:
+                self._fault(lambda: self.engines[worker].miss(int(partition)))
             case "stall", [client]:
                 self.clients[client].stalled = True
             case "wait", [seconds]:
@@ -175,7 +179,12 @@ class Deployment:
         for _ in range(200):
             busy = [engine for engine in self.engines.values() if engine.writes or engine.is_behind]
             if not busy:
-                break
+                # A request that the engine refused may be repeated.
+                self._pause_s = 2 * attempts.LONGEST_PAUSE_S
+                await self.settle()
+                if not any(engine.writes or engine.is_behind for engine in self.engines.values()):
+                    break
+                continue
             for engine in busy:
                 if engine.writes:
                     engine.commit()

@@ -20,6 +20,7 @@ from tests.unit.protocol import fakes
 READ = 2
 CHANNEL = "presence-kept"
 STREAMED = ("kept-1", "kept-2")  # a reader of an event stream cannot be a member
+PARTITIONS = {CHANNEL: 0, "kept-1": 0, "kept-2": 1}
 APP = fakes.APPLICATION.id
 
 
@@ -123,6 +124,7 @@ class Engine(fakes.Engine):
         self.position = 0
         self.generation = 0
         self._on_gap: interface.OnGap = lambda reason, partition: None
+        self.gaps: set[int | None] = set()  # partitions with a gap; None: all
         self.writes: list[tuple[str, Callable[[], None], Callable[[bool], None]]] = []  # (what, write, settled)
         self.waiting: list[tuple[interface.SubscribeRequest, interface.Ready]] = []
 
@@ -141,6 +143,12 @@ class Engine(fakes.Engine):
     @property
     def is_behind(self) -> bool:
         return bool(self.waiting) or self.position < self.store.top or self.generation != self.store.generation
+
+    @property
+    def can_miss(self) -> bool:
+        """Entries wait to be read, and nothing else is wrong with the log."""
+        store = self.store
+        return self.generation == store.generation and store.trimmed_to <= self.position < store.top
 
     def commit(self, *, answered: bool = True, times: int = 1) -> None:
         """The group is written. `answered`: with False, the worker gets an error although the write succeeded.
@@ -164,8 +172,8 @@ class Engine(fakes.Engine):
             reason = "trimmed" if self.generation == store.generation else "generation_changed"
             waiting, self.waiting = self.waiting, []
             self._follow()
-            for _, ready in waiting:
-                ready(interface.Refused("engine_unavailable", "The worker starts again"))
+            self._refuse(waiting)
+            self.gaps.add(None)
             self._on_gap(reason, None)
             return
         new = [entry for entry in store.log if entry.id > self.position]
@@ -173,8 +181,27 @@ class Engine(fakes.Engine):
         if step:
             self.position = step[-1].id
             self._deliver(step)
-        if len(step) < len(new):
-            return
+        if len(step) == len(new):
+            self._answer_waiting()
+
+    def miss(self, partition: int) -> None:
+        """The worker finds that it missed the new entries of one partition. It reads those of the others."""
+        assert self.generation == self.store.generation
+        new = [entry for entry in self.store.log if entry.id > self.position]
+        self.position = self.store.top
+        self._deliver([entry for entry in new if self.partition(entry.app, entry.channel) != partition])
+        refused = [one for one in self.waiting if self.partition(APP, one[0].channel) == partition]
+        self.waiting = [one for one in self.waiting if one not in refused]
+        self._refuse(refused)
+        self._answer_waiting()
+        self.gaps.add(partition)
+        self._on_gap("trimmed", partition)
+
+    def _refuse(self, waiting: Sequence[tuple[interface.SubscribeRequest, interface.Ready]]) -> None:
+        for _, ready in waiting:
+            ready(interface.Refused("engine_unavailable", "The worker starts again"))
+
+    def _answer_waiting(self) -> None:
         waiting, self.waiting = self.waiting, []
         for wanted, ready in waiting:
             ready(self._answer(wanted))
@@ -225,6 +252,9 @@ class Engine(fakes.Engine):
 
     def set_subscribers(self, app: str, channel: str, count: int, *, announce: bool = False) -> None:
         pass
+
+    def partition(self, app: str, channel: str) -> int:
+        return PARTITIONS.get(channel, 0)
 
     def when_written(self, then: Callable[[], None]) -> None:
         if self.writes:
