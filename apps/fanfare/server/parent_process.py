@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+SINCE_BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # macOS has no such clock, and no /proc either
 
 
 def workers(config: Any) -> int:
@@ -66,7 +67,7 @@ def listener(config: Any) -> Callable[[], bool]:
 
 def now_s() -> float:
     """On the clock of `younger_children`."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.clock_gettime(SINCE_BOOT)
 
 
 def younger_children(parent: int, since_s: float) -> set[int] | None:
