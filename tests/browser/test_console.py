@@ -132,7 +132,7 @@ def test_drained_worker_takes_clients_again_after_resume(admin: Page, server: se
     name = row.locator("th").inner_text()
     for action, state in (("Drain", "draining"), ("Resume", "well")):
         admin.get_by_role("button", name=f"{action.lower()} ").and_(admin.locator(f"[aria-label$=' {name}']")).click()
-        admin.get_by_role("button", name="Yes").click()
+        admin.locator("#ask-yes").click()
         admin.locator("h1").click()  # the table is not renewed while it has the focus
         admin.evaluate("document.activeElement.blur()")
         expect(admin.locator("#nodes tbody tr", has_text=name).first).to_contain_text(state)

@@ -109,6 +109,7 @@ class AuditEntryAdmin(AuditBase):
     search_help_text = "Search by user, target or application id"
     show_full_result_count = False
     date_hierarchy = "at"
+    empty_list = "The actions of users in the console appear here, such as publishing or disconnecting a client."
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

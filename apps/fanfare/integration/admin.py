@@ -36,6 +36,7 @@ class OutboxEventAdmin(Base):
     search_help_text = "Search by channel"
     show_full_result_count = False
     actions = ("retry",)
+    empty_list = "Events of FANFARE_OUTBOX and `outbox=True` wait here until they are sent."
     fieldsets = (
         (None, {"fields": ("event_name", "channel", "app_id", "created_at", "failed_at", "reason")}),
         ("The event", {"fields": ("frame", "exclude", "idempotency_key", "uid")}),

@@ -42,6 +42,7 @@ class DeliveryAdmin(ViewOnly, DeliveryBase):
     search_help_text = "Search by channel"
     show_full_result_count = False
     actions = ("redeliver",)
+    empty_list = "A delivery appears here for each event of a webhook. Add webhooks on the page of an application."
     fieldsets = (
         (None, {"fields": ("event", "channel", "application", "endpoint", "state", "entry", "repeats", "repeated")}),
         ("The event", {"fields": ("shown_payload",)}),
@@ -149,6 +150,7 @@ class EndpointHealthAdmin(ViewOnly, HealthBase):
     )
     list_filter = ("is_open", "webhook__application")
     list_select_related = ("webhook__application",)
+    empty_list = "An endpoint appears here after its first delivery. Add webhooks on the page of an application."
     fields = ("webhook", "application", "is_open", "failures", "retry_at", "succeeded_at", "failed_at", "error")
 
     def has_delete_permission(self, request: HttpRequest, obj: models.EndpointHealth | None = None) -> bool:

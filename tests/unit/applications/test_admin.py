@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from html import unescape
 
 import pytest
+from django.contrib.admin import site
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
 from django.http import HttpResponse
@@ -95,6 +96,22 @@ class TestList:
         Application.objects.create(name="Other", app_id="9", key="other")
         page = text(admin_client.get(reverse(LIST), {"q": words}))
         assert "1 result" in page
+
+    @pytest.mark.parametrize("model", ["application", "delivery", "endpointhealth", "outboxevent", "auditentry"])
+    def test_empty_list_says_the_next_step(self, admin_client: Client, model: str) -> None:
+        page = text(admin_client.get(reverse(f"admin:fanfare_{model}_changelist")))
+        empty_list = next(one.empty_list for row, one in site._registry.items() if row._meta.model_name == model)
+        assert empty_list in page
+
+    def test_empty_result_says_to_clear_the_search(self, admin_client: Client, shop: Application) -> None:
+        page = text(admin_client.get(reverse(LIST), {"q": "other"}))
+        assert "No row matches. Clear the search and the filters." in page
+        assert "Add an application:" not in page
+
+    def test_page_begins_with_the_credentials(self, admin_client: Client, shop: Application) -> None:
+        page = text(admin_client.get(reverse(CHANGE, args=[shop.pk])))
+        places = [page.index(one) for one in ("field-app_id", "field-key", "field-hidden_secret", "field-name")]
+        assert places == sorted(places)
 
     def test_list_has_no_editable_field(self, admin_client: Client, shop: Application) -> None:
         assert "form-0-enabled" not in text(admin_client.get(reverse(LIST)))

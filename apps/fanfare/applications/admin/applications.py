@@ -58,6 +58,7 @@ class ApplicationAdmin(ModelAdmin):
     ordering = ("name",)
     actions = ("enable_selected", "disable_selected")
     inlines = (ChannelRuleInline, WebhookInline)
+    empty_list = "Add an application: clients connect with its key, and servers publish with its id, key and secret."
 
     class Media:
         css = {"all": ("fanfare/admin/credentials.css",)}  # noqa: RUF012  (Django reads the attribute of the class)
@@ -70,7 +71,7 @@ class ApplicationAdmin(ModelAdmin):
         if obj is None:
             credentials = {
                 "fields": ("app_id", "key", "secret"),
-                "description": "Generated. To move from another server, enter the credentials that your clients have.",
+                "description": "Generated values. To move from another server, enter its credentials.",
             }
             return (None, {"fields": settings}), ("Credentials", credentials), self._limits()
         # The secret is enough to publish, so a user with the view permission alone does not see it.
@@ -81,13 +82,16 @@ class ApplicationAdmin(ModelAdmin):
             "description": "Clients need the key; servers need the id, the key and the secret.",
         }
         return (
-            (None, {"fields": (*settings, "source", "created_at", "updated_at")}),
             ("Credentials", credentials),
+            ("Settings", {"fields": (*settings, "source", "created_at", "updated_at")}),
             self._limits(),
         )
 
     def _limits(self) -> tuple[str, dict[str, Any]]:
-        return "Limits", {"fields": limits.NAMES, "description": "Empty: the default."}
+        return "Limits", {
+            "fields": limits.NAMES,
+            "description": "An empty field has the default, which it shows in grey.",
+        }
 
     def get_readonly_fields(self, request: HttpRequest, obj: models.Application | None = None) -> tuple[str, ...]:
         if obj is None:

@@ -18,9 +18,9 @@ function disconnect(one) {
   asked = one;
   const choices = [
     ["socket", one.socket, "this socket"],
-    ...one.users.map((user) => ["user", user, `all of the user ${user}`]),
-    ...(one.address ? [["address", one.address, `all from the address ${one.address}`]] : []),
-    ...one.tokens.map((token) => ["token", token, `no connection, but revoke the token ${token}`]),
+    ...one.users.map((user) => ["user", user, `all connections of the user ${user}`]),
+    ...(one.address ? [["address", one.address, `all connections from the address ${one.address}`]] : []),
+    ...one.tokens.map((token) => ["token", token, `none: revoke the token ${token}`]),
   ];
   fill(ask.querySelector("[name=by]"), choices.map(([by, value, text]) => el("option", { value: JSON.stringify([by, value]) }, text)));
   ask.showModal();

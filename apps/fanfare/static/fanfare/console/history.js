@@ -72,7 +72,7 @@ async function look(before) {
     history.replaceState(null, "", `?${new URLSearchParams({ app: args.app, channel: args.channel })}`);
     const found = await get("timeline", args);
     showState("live", "Live");
-    if (!found.events.length) throw new Problem(before ? "No older event is kept." : "The channel keeps events, and has none now.", 404);
+    if (!found.events.length) throw new Problem(before ? "No older event is kept." : "The channel has no kept event. Publish one to it.", 404);
     events = before ? [...found.events, ...events] : found.events;
     isState = found.is_state;
     recordsMembers = found.records_members;

@@ -36,7 +36,7 @@ form.addEventListener("submit", async (event) => {
     const published = await post("publish", values(form));
     showState("live", "Live");
     if (published.entry) await watch(published);
-    else fill(result, el("p", {}, "Published. This engine does not tell positions."));
+    else fill(result, el("p", {}, "Published. This engine reports no positions."));
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
     problem.textContent = error.message;

@@ -9,7 +9,7 @@ const events = document.getElementById("events");
 const kind = document.getElementById("kind");
 
 function publisher(publication) {
-  if (!publication) return [el("p", {}, "The publisher is not recorded: the event was not in its sample, or it is too long ago.")];
+  if (!publication) return [el("p", {}, "The publisher is not recorded: the event was not in the sample, or its record has expired.")];
   const { by, ...more } = publication.publisher;
   const rest = Object.entries(more).map(([name, value]) => `${name} ${value}`).join(", ");
   const took = (publication.committed - publication.began) * 1000;
@@ -57,7 +57,7 @@ function show(found) {
       el("li", {}, el("h3", {}, "Published"), publisher(found.publication)),
       first && el("li", {}, el("h3", {}, "Stored"), el("p", {}, `At ${clock(first.created)}, by the clock of the engine.`)),
       found.workers.map(worker),
-      found.workers.length === 0 && el("li", {}, el("h3", {}, "Delivered"), el("p", {}, "No worker has a record of it: it had no subscribers, it was not in the sample, or it is too long ago. Look at its channel below to have every event recorded.")),
+      found.workers.length === 0 && el("li", {}, el("h3", {}, "Delivered"), el("p", {}, "No worker has a record of it: it had no subscribers, it was not in the sample, or its record has expired. Choose its application and channel above to have every event recorded.")),
       found.webhooks.length > 0 && el("li", {}, el("h3", {}, "Webhooks"), found.webhooks.map((one) => el("p", {}, `${one.event} to ${one.url}: ${one.state} after ${one.attempts} attempts${one.status ? `, status ${one.status}` : ""}${one.error ? `, ${one.error}` : ""}`))),
       replays.length > 0 && el("li", {}, el("h3", {}, "Recovered later"), replays.map((one) => el("p", {}, `${clock(one.at)} by ${one.socket}${one.user ? ` (${one.user})` : ""}`))),
     ),
@@ -110,6 +110,6 @@ const refresh = every(2000, async () => {
       { text: number(one.workers), class: "num" }, { text: number(one.written), class: "num" },
       { text: milliseconds(one.last_ms), class: "num" }, { text: number(one.slow), class: "num" }, { text: number(one.replays), class: "num" },
     ]),
-    "No event with subscribers was delivered yet.",
+    "No event is recorded yet. Publish one to a channel that has subscribers.",
   );
 });

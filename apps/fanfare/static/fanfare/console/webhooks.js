@@ -64,7 +64,7 @@ async function show() {
         ? el("button", { type: "button", class: "button", "aria-label": `Redeliver ${one.event} of ${one.channel}`, onclick: () => act("webhooks/redeliver", { app: one.app, delivery: one.id }) }, "Redeliver")
         : "",
     ]),
-    "No delivery. An endpoint gets one for each event that its filters choose.",
+    "No delivery is in this list. An endpoint gets one for each event that its filters select.",
   );
   for (const details of document.querySelectorAll("#deliveries details")) details.open = open.has(details.dataset.id);
 }

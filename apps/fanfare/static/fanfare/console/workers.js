@@ -9,13 +9,14 @@ let asked = null;
 const TEXTS = {
   drain: "It takes no new clients, and closes the connected ones one after the other with 4200, so that they connect to other workers at once. It serves HTTP on, until you resume or restart it.",
   resume: "It takes clients again.",
-  restart: "It closes its clients and ends. The process manager starts another worker in its place; a worker that runs alone stays away until something starts it.",
+  restart: "It closes its clients and ends. The process manager starts another worker in its place; a worker without a process manager must be started by hand.",
 };
 
 function ask(worker, action) {
   asked = { worker: worker.worker, action };
   document.getElementById("ask-title").textContent = `${action[0].toUpperCase()}${action.slice(1)} ${worker.node} ${worker.pid}?`;
   document.getElementById("ask-text").textContent = TEXTS[action];
+  document.getElementById("ask-yes").textContent = `${action[0].toUpperCase()}${action.slice(1)}`;
   dialog.showModal();
 }
 
@@ -82,7 +83,7 @@ for await (const report of stream("overview")) {
   const missing = report.expected - report.workers.length;
   fill(
     nodes,
-    missing > 0 ? el("p", { class: "console-problem" }, `${number(missing)} of ${number(report.expected)} workers do not answer. A worker that ended without leaving is forgotten after some seconds.`) : null,
+    missing > 0 ? el("p", { class: "console-problem" }, `${number(missing)} of ${number(report.expected)} workers do not answer. A worker that was killed is removed from this count after some seconds.`) : null,
     names.map((node) => table(node, report.workers.filter((worker) => worker.node === node), report.at)),
   );
 }
