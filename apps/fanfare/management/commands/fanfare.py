@@ -244,7 +244,7 @@ class Command(BaseCommand):
         found = history.events(options["channel"], limit=options["limit"], app=options["app"])
         value = [dataclasses.asdict(event) for event in found]
         rows = [(str(event.offset), event.name, event.data[:200]) for event in found]
-        return value, _table(rows) or ["The channel keeps no event."]
+        return value, _table(rows) or [_without_events(options)]
 
     def _publish(self, options: dict[str, Any]) -> tuple[Any, list[str]]:
         data = sys.stdin.read() if options["data"] == "-" else options["data"]
@@ -272,6 +272,13 @@ class Command(BaseCommand):
 
 def _add_url(parser: CommandParser) -> None:
     parser.add_argument("--url", default="", help="the address of a worker; FANFARE_HOST and FANFARE_PORT if not given")
+
+
+def _without_events(options: dict[str, Any]) -> str:
+    """The sentence of the console's page Channels. In remote mode the rules are not known."""
+    if conf.settings.REMOTE_URL or target.application(options["app"]).rules.of(options["channel"]) is not None:
+        return "No event is kept."
+    return "No channel rule matches this channel, so it keeps no events. Add a rule on the page of the application."
 
 
 def _line(item: dict[str, Any]) -> str:
