@@ -79,6 +79,27 @@ async def test_members_of_a_stopped_server_are_removed(start: Start, name: Name)
         assert snapshot.decoded["presence"]["ids"] == ["new"]
 
 
+async def test_stopped_daphne_leaves_no_worker_member_or_count_behind(start: Start, name: Name) -> None:
+    """Daphne does not report its end to applications: the worker ends at the signal."""
+    room, news = name("presence-room"), name("news")
+    first = start("daphne")
+    async with sockets.connect(first) as socket, sockets.connect(first) as other:
+        await socket.subscribe(room, member={"user_id": "old"})
+        await socket.subscribe(news)
+        await other.subscribe(news)
+        first.send_signal(signal.SIGTERM)
+        assert await _closed([socket, other]) == {4200}
+        await asyncio.to_thread(first.wait_until_gone, PROMPT)
+    assert not list((first.deployment.folder / "engine" / "workers").iterdir())
+    second = start("daphne", first.deployment)
+    async with sockets.connect(second) as socket:
+        snapshot = await socket.subscribe(room, member={"user_id": "new"})
+        assert snapshot.decoded["presence"]["ids"] == ["new"]
+    with calls.Caller(second) as caller:
+        assert caller.signed("GET", f"channels/{news}").body["occupied"] is False
+    assert "is dead" not in second.log_text()
+
+
 async def test_hup_replaces_all_workers_with_open_sockets(start: Start, name: Name) -> None:
     server = start("gunicorn")
     channel = name("news")

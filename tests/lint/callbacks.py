@@ -354,7 +354,8 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
         "lambda _: None if status.state is State.DONE else status.enter(State.STOPPED)",
     ): (LOOP, "it cannot raise"),
     ("runtime/timer_wheel.py", "self._next_turn"): (RESCHEDULED, WHEEL_TEST),
-    ("server/draining.py", "previous"): (LOOP, "unit/server/test_draining.py::"),
+    ("server/draining.py", "end"): (LOOP, "unit/server/test_draining.py::"),
+    ("server/draining.py", "proceed"): (LOOP, "unit/server/test_draining.py::"),
     ("server/draining.py", "stop"): (LOOP, "unit/server/test_draining.py::"),
     ("server/draining.py", "run()"): (TASK, "unit/server/test_draining.py::"),
     ("server/draining.py", "begin"): (LOOP, "the signal comes again"),
@@ -372,6 +373,7 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
         GUARD,
         "unit/server/test_lifespan.py::test_any_other_failure_of_the_start_is_retried_inside_the_worker",
     ),
+    ("server/lifespan.py", "self.stop()"): (TASK, "unit/server/test_draining.py::"),
     ("server/lifespan.py", "self._keep_trying"): (SUPERVISOR, RESTART_TEST),
     ("server/lifespan.py", "self._follow_moves"): (SUPERVISOR, RESTART_TEST),
     ("server/lifespan.py", "current.follow_move"): (

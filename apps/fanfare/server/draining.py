@@ -3,6 +3,8 @@
 uvicorn notifies each WebSocket, and `hub.on_uvicorn` each SSE connection, when its stop begins. gunicorn's own ASGI
 worker (`-k asgi`) waits for open connections first, up to its time-out, and then drops them; Daphne drops them at once.
 With this module the signal itself begins the stop: clients get their close code, and the server finds no connection.
+
+Daphne has no lifespan either. There the signal also ends the worker, before Daphne's own handler ends the process.
 """
 
 from __future__ import annotations
@@ -16,12 +18,17 @@ from typing import Any, Final
 from fanfare.runtime.supervisor import Supervisor
 
 LINGER_S: Final = 0.3
+FINISH_S: Final = 5.0  # for `finish`; process supervisors grant 10 s
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
-def at_signal(begin: Callable[[], None]) -> Callable[[], None]:
-    """Call `begin` in the running loop when the process gets a signal that the server stops at. The server's own
-    handler runs, too. Returns a function that puts the handlers back.
+Finish = Callable[[], "asyncio.Future[Any]"]
+
+
+def at_signal(begin: Callable[[], None], finish: Finish | None = None) -> Callable[[], None]:
+    """Call `begin` in the running loop when the process gets a signal that the server stops at, then `finish`. The
+    server's own handler runs when the future of `finish` is done, or after `FINISH_S`. Returns a function that puts the
+    handlers back.
 
     Does nothing outside of the main thread, where a test's process is around the server.
     """
@@ -31,7 +38,7 @@ def at_signal(begin: Callable[[], None]) -> Callable[[], None]:
         for number in SIGNALS:
             previous = signal.getsignal(number)
             if callable(previous):  # the default ends the process at once
-                handler = _before(previous, loop, begin)
+                handler = _before(previous, loop, begin, finish)
                 replaced[number] = (handler, previous)
                 signal.signal(number, handler)
                 signal.siginterrupt(number, False)
@@ -45,21 +52,38 @@ def at_signal(begin: Callable[[], None]) -> Callable[[], None]:
 
 
 def _before(
-    previous: Callable[[int, Any], Any], loop: asyncio.AbstractEventLoop, begin: Callable[[], None]
+    previous: Callable[[int, Any], Any],
+    loop: asyncio.AbstractEventLoop,
+    begin: Callable[[], None],
+    finish: Finish | None,
 ) -> Callable[[int, Any], None]:
     """The handlers of asyncio's loops run in any case: they read signals from a file descriptor, and `previous` does
-    nothing then. Others, such as Twisted's, run after `LINGER_S`, in which close frames are written; a second signal
-    does not wait.
+    nothing then. Others, such as Twisted's, run after `LINGER_S`, in which close frames are written, and after
+    `finish`; a second signal does not wait.
     """
-    has_begun = False
+    has_begun = has_ended = False
 
     def stop(number: int) -> None:
         begin()
-        loop.call_later(LINGER_S, previous, number, None)
+        loop.call_later(LINGER_S, end, number)
+
+    def end(number: int) -> None:
+        def proceed(_: Any = None) -> None:
+            nonlocal has_ended
+            if not has_ended:
+                has_ended = True
+                previous(number, None)
+
+        if finish is None:
+            proceed()
+        else:
+            loop.call_later(FINISH_S, proceed)
+            finish().add_done_callback(proceed)
 
     def handle(number: int, frame: Any) -> None:
-        nonlocal has_begun
+        nonlocal has_begun, has_ended
         if has_begun or loop.is_closed():
+            has_ended = True
             previous(number, frame)
         else:
             has_begun = True

@@ -44,7 +44,7 @@ RETRY_SECONDS = 1.0
 
 MOVE_LOOK_SECONDS = 0.2  # how soon a move of the log is followed; it compares two strings
 
-DAPHNE = "daphne.server"  # loaded only where Daphne serves; it has no lifespan
+DAPHNE = "daphne.server"  # loaded where Daphne serves, which has no lifespan, and by `daphne` in INSTALLED_APPS
 
 
 def _forget_rule_answers(_app: str, _user_id: str, _at: float | None) -> None:
@@ -99,6 +99,8 @@ class Server:
         self.connections = connections.Connections(self.hub, self.survey)
         self.board = board.Board(self, counted.counters, counted.gauges)
         self._up = False  # started; the loader may still be retrying
+        self._has_lifespan = False  # the ASGI server reports start and end
+        self._is_over = False  # stopped, and not started again by a late request
         self._is_going_over = False  # to another store, to which the log was moved
         self._starting: asyncio.Task[None] | None = None
         self._failed_at = float("-inf")  # time.monotonic() of the last failed attempt
@@ -130,6 +132,8 @@ class Server:
         """Wait until the worker runs, and start it if necessary. Raises errors.NotStarted; a later call retries."""
         if self.running:
             return
+        if self._is_over:
+            raise errors.NotStarted(self.problem)
         if self._up:
             raise errors.NotStarted(self.loader.problem or self.problem)
         if self._starting is None:
@@ -188,8 +192,8 @@ class Server:
             self.reports.introduce()
             self.tasks.run("samples for the console", self.board.recent.run)
             self.tasks.run("moves of the log", self._follow_moves)
-            if DAPHNE in sys.modules:
-                self._drain_at_signals()
+            if DAPHNE in sys.modules and not self._has_lifespan:
+                self._drain_at_signals(self._stop_for_good)
             logger.info("%s", self.topology())
             if self._transport and (warning := machine_limits.warning()):
                 logger.warning("%s", warning)
@@ -273,6 +277,7 @@ class Server:
         that fails to boot stops the master and all healthy workers. Instead the worker reports the failure in
         /health/ready, answers 503, and retries.
         """
+        self._has_lifespan = True
         await receive()
         self._adjust(receive)
         try:
@@ -358,9 +363,13 @@ class Server:
     def _booting(self) -> set[int]:
         return parent_process.younger_children(os.getppid(), self._served_from_s) or set()
 
-    def _drain_at_signals(self) -> None:
+    def _drain_at_signals(self, finish: draining.Finish | None = None) -> None:
         if self._forget_signals is None:
-            self._forget_signals = draining.at_signal(self._drain)
+            self._forget_signals = draining.at_signal(self._drain, finish)
+
+    def _stop_for_good(self) -> asyncio.Task[None]:
+        self._is_over = True
+        return self.tasks.spawn("stop of the worker", self.stop())
 
     def _drain(self) -> None:
         self.drain.announce()

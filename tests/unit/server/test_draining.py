@@ -41,6 +41,40 @@ async def test_signal_begins_the_stop_before_the_servers_own_handler(handled, pr
     undo()
 
 
+async def test_servers_own_handler_runs_after_the_end_of_the_worker(handled, prompt):
+    finished = asyncio.get_running_loop().create_future()
+    asked = asyncio.Event()
+
+    def finish():
+        asked.set()
+        return finished
+
+    undo = draining.at_signal(lambda: None, finish)
+    os.kill(os.getpid(), signal.SIGQUIT)
+    async with asyncio.timeout(20):
+        await asked.wait()
+    assert handled == []
+    finished.set_exception(RuntimeError("the store is away"))
+    async with asyncio.timeout(20):
+        while not handled:
+            await asyncio.sleep(0)
+    undo()
+
+
+async def test_worker_that_does_not_end_delays_the_stop_within_bounds(handled, prompt, monkeypatch):
+    monkeypatch.setattr(draining, "FINISH_S", 0.01)
+    never = asyncio.get_running_loop().create_future()
+    undo = draining.at_signal(lambda: None, lambda: never)
+    os.kill(os.getpid(), signal.SIGQUIT)
+    async with asyncio.timeout(20):
+        while not handled:
+            await asyncio.sleep(0)
+    never.cancel()
+    await asyncio.sleep(0)
+    assert handled == [signal.SIGQUIT]
+    undo()
+
+
 async def test_second_signal_does_not_wait(handled):
     undo = draining.at_signal(lambda: None)
     os.kill(os.getpid(), signal.SIGQUIT)

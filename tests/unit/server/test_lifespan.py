@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
+import types
 
 import pytest
 import uvicorn
@@ -138,6 +140,32 @@ async def test_the_topology_is_one_line_of_the_log(server, caplog):
     assert len(lines) == 1
     assert ", workers 1, engine local, data folder " in lines[0]
     await server.stop()
+
+
+@pytest.fixture
+def at_signal(monkeypatch):
+    """What the worker asked for at a signal, where the module of Daphne is loaded."""
+    asked = []
+    monkeypatch.setitem(sys.modules, lifespan.DAPHNE, types.ModuleType(lifespan.DAPHNE))
+    monkeypatch.setattr(lifespan.draining, "at_signal", lambda begin, finish: asked.append((begin, finish)))
+    return asked
+
+
+async def test_worker_of_daphne_ends_at_the_signal_and_no_request_starts_it_again(server, log, at_signal):
+    await server.started()
+    ((_, finish),) = at_signal
+    await finish()
+    assert log[-1] == "hub stopped"
+    with pytest.raises(errors.NotStarted, match=r"The worker is stopping\."):
+        await server.started()
+
+
+async def test_server_with_a_lifespan_ends_the_worker_itself_where_daphne_is_an_installed_app(server, at_signal):
+    """`daphne` in INSTALLED_APPS loads the module under any server."""
+    protocol = Protocol(server)
+    await protocol.say("startup")
+    assert [finish for _, finish in at_signal] == [None]
+    await protocol.say("shutdown")
 
 
 async def test_many_connections_at_once_start_the_worker_once(server, log):
