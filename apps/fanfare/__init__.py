@@ -10,12 +10,12 @@
 | `channel`, `Member`                                       | authorize private and presence channels                |
 | `user_data`, `UserData`                                   | choose the user of a page that signs in                |
 | `presence`, `history`                                     | query members, users, subscribers and past events      |
-| `snapshot`                                                | let a page start where the database stands             |
+| `snapshot`                                                | start a page at the state of its database query        |
 | `update_message`, `delete_message`, `may_revise`, …       | new versions of messages that a channel has kept       |
-| `signals`                                                 | Django signals for what happens on channels            |
+| `signals`                                                 | Django signals for joins, leaves and client events     |
 | `background`, `periodic`                                  | run coroutines beside the server                       |
 | `capability`, `revoke_capability`, `sse_token`            | tokens that carry channels, rights and expiry          |
-| `decrypt`                                                 | encrypted data                                         |
+| `decrypt`                                                 | decrypt the data of encrypted channels                 |
 | `EngineUnavailable`, `PublishError`, `NoApplication`, …   | the exceptions; `fanfare.errors` shows the whole tree  |
 
 `fanfare.testing` has the tools for a project's tests.

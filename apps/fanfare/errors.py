@@ -5,11 +5,11 @@
     │   ├── EngineUnavailable        it cannot be read or written now; try again
     │   └── EngineMisconfigured      it cannot be opened as it is configured; change a setting
     ├── PublishError                 a call has a wrong argument; nothing was sent
-    │   ├── InvalidName              the form of a channel, an event, a socket id or an idempotency key
+    │   ├── InvalidName              a channel, an event, a socket id or an idempotency key has a wrong form
     │   ├── InvalidUser              an argument that is neither a saved user nor a user's id
     │   ├── InvalidTarget            no channel and no user, or both
     │   ├── InvalidTiming            `on_commit=False` together with `outbox=True`
-    │   ├── InvalidLimit             a page of a history that is too large or empty
+    │   ├── InvalidLimit             the number of events to read from a history is out of range
     │   ├── UnencodableData          data without a JSON form
     │   ├── DataTooLarge             data over the application's limit
     │   ├── NoApplication            an application that does not exist, is disabled or has other credentials
@@ -21,13 +21,13 @@
     │       ├── StreamConflict       another producer appends to it, or a number was left out
     │       ├── StreamTooLong        over FANFARE_STREAM_MAX_LENGTH
     │       └── TooManyStreams       over FANFARE_STREAM_MAX_IN_CHANNEL or FANFARE_STREAM_MAX_IN_APP
-    ├── RuleError                    an authorization rule or the `@user_data` function
-    │   ├── InvalidPattern           its pattern
-    │   ├── InvalidRule              its parameters, or a second rule for the same pattern
-    │   └── InvalidAnswer            what it returned
-    ├── InvalidBroadcast             a declaration of `broadcast`
-    ├── InvalidJob                   a declaration of `background` or `periodic`
-    ├── DecryptionFailed             data that the master key does not open
+    ├── RuleError                    an authorization rule or the `@user_data` function is wrong
+    │   ├── InvalidPattern           its pattern is wrong
+    │   ├── InvalidRule              its parameters are wrong, or another rule has the same pattern
+    │   └── InvalidAnswer            it returned a wrong value
+    ├── InvalidBroadcast             a declaration of `broadcast` is wrong
+    ├── InvalidJob                   a declaration of `background` or `periodic` is wrong
+    ├── DecryptionFailed             the master key cannot decrypt the data
     └── AccessRefused                a visitor may not join a channel or sign in
         └── MalformedRequest         a request to the auth endpoint without a needed parameter
 
@@ -39,13 +39,13 @@ from __future__ import annotations
 
 
 class FanfareError(Exception):
-    """The base class of all of them. `code` is a stable word for programs; the message is a sentence for people."""
+    """The base class of all exceptions of Fanfare. `code` is a stable word for programs; the message is for people."""
 
     code = "fanfare_error"
 
 
 class PublishError(FanfareError):
-    """A call of `publish`, `presence` or `history` has a wrong argument. Trying it again does not help."""
+    """A call of `publish`, `presence` or `history` has a wrong argument. The same call would fail again."""
 
     code = "publish_error"
 
@@ -75,7 +75,7 @@ class InvalidTiming(PublishError):
 
 
 class InvalidLimit(PublishError):
-    """The number of events asked of a history is out of range."""
+    """The number of events to read from a history is out of range."""
 
     code = "invalid_limit"
 
@@ -125,7 +125,7 @@ class StreamError(PublishError):
 
 
 class StreamEnded(StreamError):
-    """The stream takes no more text. `text`: what it ended with; empty where this process does not know it."""
+    """The stream accepts no more text. `text`: its final text; empty if this process does not know it."""
 
     code = "stream_ended"
 
@@ -135,13 +135,13 @@ class StreamEnded(StreamError):
 
 
 class StreamCancelled(StreamEnded):
-    """A reader or a backend stopped the stream: the producer stops too."""
+    """A reader or a backend cancelled the stream. The producer should stop."""
 
     code = "stream_cancelled"
 
 
 class StreamClosed(StreamEnded):
-    """The stream is done or failed."""
+    """The stream has ended: it is done or failed."""
 
     code = "stream_closed"
 
@@ -158,7 +158,7 @@ class StreamConflict(StreamError):
 
 
 class StreamTooLong(StreamError):
-    """`actual` and `limit` are UTF-16 code units."""
+    """The text of a stream would be over the limit. `actual` and `limit` are UTF-16 code units."""
 
     code = "stream_too_long"
 
@@ -171,7 +171,7 @@ class StreamTooLong(StreamError):
 
 
 class TooManyStreams(StreamError):
-    """`actual` streams are open and `limit` are allowed, in the channel or the application."""
+    """Too many streams are open in the channel or the application: `actual`, and `limit` are allowed."""
 
     code = "too_many_streams"
 
@@ -229,7 +229,7 @@ class InvalidJob(FanfareError):
 
 
 class DecryptionFailed(FanfareError):
-    """The master key does not open this data."""
+    """The master key cannot decrypt this data."""
 
     code = "decryption_failed"
 

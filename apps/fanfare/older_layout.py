@@ -1,7 +1,7 @@
 """`migrate` refuses a database with tables of a Fanfare from which there is no upgrade.
 
 The tables of Fanfare 0.1 belonged to apps with the labels `applications`, `webhooks` and `realtime`. A project may have
-apps of its own with these labels, so such a database is recognised by what only Fanfare's had: names of migrations, and
+apps of its own with these labels, so such a database is recognized by what only Fanfare's had: names of migrations, and
 columns of a table. Development versions of 0.2 changed the initial migration: where it is applied, and columns of the
 the models of the applied migrations are missing, the database was made by one of them.
 """

@@ -196,7 +196,7 @@ class Loader:
                 await first_try
         except TimeoutError:
             self.problem = f"The database has not answered for {self._start_seconds:g} seconds."
-            logger.warning("%s The server runs without applications until it does.", self.problem)
+            logger.warning("%s The server runs without applications until the database answers.", self.problem)
         except BaseException:
             await self.stop()
             raise

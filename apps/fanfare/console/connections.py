@@ -23,7 +23,7 @@ CHANNELS_SHOWN: Final = 50  # of one connection
 CHUNK: Final = 1_000  # connections between two turns of the loop; they take about 2 ms
 MESSAGE: Final = "An operator closed this connection"
 
-# What `by` of a disconnect may be: how a connection is recognised.
+# What `by` of a disconnect may be: how a connection is recognized.
 MATCHES: Final[Mapping[str, Callable[[connections.Connection, str], bool]]] = {
     "socket": lambda connection, value: connection.socket_id == value,
     "user": lambda connection, value: value in _users(connection),

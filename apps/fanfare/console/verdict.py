@@ -91,8 +91,8 @@ def _of_counters(troubles: Mapping[str, float]) -> Iterator[Finding]:
     if gaps := of("gaps."):
         yield Finding(
             BAD,
-            f"{_count(gaps, 'gap')} in the log {_MINUTES}: the workers closed their clients, "
-            "which come back and recover.",
+            f"{_count(gaps, 'gap')} in the log {_MINUTES}: the workers closed their connections, and the clients "
+            "reconnect and recover.",
         )
     if slow := of("closed.slow"):
         yield Finding(

@@ -101,10 +101,10 @@ def follow_move() -> bool:
             return False
         is_there = arrived is not None and arrived.what == moves.ARRIVED and arrived.move == left.move
         if not is_there and left.peer != new.public:
-            logger.error("The log was moved to %s, and FANFARE_ENGINE_NEXT names %s", left.peer, new.public)
+            logger.error("The log was moved to %s, but FANFARE_ENGINE_NEXT names %s", left.peer, new.public)
         if not is_there:
             return False
-        logger.warning("The log was moved to %s: this process goes on there", new.public)
+        logger.warning("The log was moved to %s: this process continues with it", new.public)
     use(_next.make)
     return True
 

@@ -310,10 +310,12 @@ class Outboxed(Deferred):
                 outboxes.discard(self.batch.using, [row.id for row in chunk])
         except (engine_errors.EngineError, errors.PublishError, Error) as error:
             count("outbox_left", left)
-            logger.warning("The relay sends %d events from the outbox in %r: %s", left, self.batch.using, error)
+            logger.warning(
+                "%d events stay in the outbox of %r until the relay sends them: %s", left, self.batch.using, error
+            )
         except Exception:
             count("outbox_left", left)
-            logger.exception("The relay sends %d events from the outbox in %r", left, self.batch.using)
+            logger.exception("%d events stay in the outbox of %r until the relay sends them", left, self.batch.using)
 
 
 class Moved(Deferred):

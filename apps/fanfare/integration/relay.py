@@ -149,7 +149,7 @@ class Outbox:
             trouble = database.reason(error)
             self.status.failed(error)
         if trouble and trouble != self._trouble:
-            logger.warning("The outbox in the database %r waits: %s", self.alias, trouble)
+            logger.warning("The relay cannot send the outbox of %r now, and tries again: %s", self.alias, trouble)
         if bool(trouble) != bool(self._trouble):
             self.status.enter(supervisor.State.PAUSING if trouble else supervisor.State.RUNNING)
         self._trouble = trouble

@@ -54,7 +54,7 @@ def update_message(
     `may_revise` must admit; None for the project itself. `app`: an application or its id.
 
     Raises AccessRefused, UnencodableData, DataTooLarge, InvalidName, NoApplication, EngineUnavailable, and
-    CalledOnEventLoop: `await aupdate_message(…)` there.
+    CalledOnEventLoop in a coroutine: use `await aupdate_message(…)`.
     """
     publishing.refuse_event_loop("update_message", "aupdate_message")
     return _revise(channel, message_id, by, app, _text(channel, data))

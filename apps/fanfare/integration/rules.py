@@ -13,10 +13,10 @@ A parameter of a pattern has one of four types:
     {name:int}    a whole number as `str` writes it (no sign, no leading zero), at most 18 digits; passed as int
     {name:uuid}   a UUID as `str` writes it (lower case, with dashes); passed as UUID
 
-Numbers and UUIDs match in their one canonical form only, so that one object has one channel. A channel name must have
-one reading only, or `private-{org}-{room}` would admit the members of one organisation to the rooms of another: there
-is a dash between two parameters, and at most one parameter is a slug. An encrypted channel matches only a pattern that
-begins with `private-encrypted-`, since its rule hands out a key.
+Numbers and UUIDs match in their canonical form only, so that each object has one channel. A channel name must match a
+pattern in one way only. Otherwise `private-{org}-{room}` could admit the members of one organization to the rooms of
+another. Therefore a dash separates two parameters, and at most one parameter is a slug. An encrypted channel matches
+only a pattern that begins with `private-encrypted-`, because its rule gives a key to the visitor.
 
 If several patterns match, the most specific one decides: the pattern with the most literal characters, then the one
 with the fewest parameters of the wide types (no type, slug), then the one that was registered first. A channel that no
@@ -235,7 +235,8 @@ def channel(pattern: str, *, cache_seconds: float | None = None) -> Callable[[us
     PermissionDenied, Http404 or DoesNotExist refuses the visitor.
 
     `cache_seconds`: for how long an admitted visitor is admitted again without a call of the function, 3,600 at most.
-    Such a function takes no request and returns no token. `presence.disconnect_user()` ends it in every worker.
+    Such a function takes no request and returns no token. `presence.disconnect_user()` empties the cache of every
+    worker.
 
     Raises InvalidPattern, or InvalidRule for a function with other parameters, when the module is imported.
     Source: Pusher Channels, "Authorizing users".

@@ -40,7 +40,7 @@ Positions = dict[str, Position]
 
 
 class snapshot:  # noqa: N801  (used like a function)
-    """The positions of channels, for pages that are rendered inside of the block: `with` in a view, `async with` in a
+    """The positions of channels, for pages that are rendered inside the block: `with` in a view, `async with` in a
     coroutine.
 
     `channels`: names of channels that keep a history. `app`: an application or its id, by default the project's default

@@ -112,11 +112,11 @@ def _endpoint(sign: Callable[[HttpRequest], dict[str, str]]) -> cors.View:
             return _refusal(request, 503, error.code, str(error))
         except OperationalError as error:
             # The database is unavailable, or its pool is exhausted. A traceback per visitor would fill the log.
-            logger.error("The database could not be asked for an authorization: %s", error)  # noqa: TRY400
+            logger.error("Not authorized, because the database is unavailable: %s", error)  # noqa: TRY400
             return _refusal(request, 503, "database_unavailable", str(error))
         except errors.RuleError as error:
             # The project's function has returned: a traceback would show only Fanfare's code.
-            logger.error("No authorization: %s", error)  # noqa: TRY400
+            logger.error("Not authorized, because the project's rule is wrong: %s", error)  # noqa: TRY400
             return _refusal(request, 403, error.code, str(error))
 
     view._non_atomic_requests = _AllDatabases()  # type: ignore[attr-defined]

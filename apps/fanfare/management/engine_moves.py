@@ -16,9 +16,9 @@ from fanfare.webhooks import deliveries, models
 
 def add_arguments(parser: CommandParser) -> None:
     actions = parser.add_subparsers(dest="engine_action", required=True, metavar="ENGINE_ACTION")
-    actions.add_parser("status", help="where the log is, its workers, and whether it was moved")
+    actions.add_parser("status", help="show where the log is, its workers, and whether it was moved")
     move = actions.add_parser("move", help="move the log to another store while clients are connected")
-    move.add_argument("--to", metavar="URL", help="the new value of FANFARE_ENGINE; FANFARE_ENGINE_NEXT if not given")
+    move.add_argument("--to", metavar="URL", help="the new value of FANFARE_ENGINE; by default FANFARE_ENGINE_NEXT")
 
 
 def run(options: dict[str, Any], say: Callable[[str], None]) -> tuple[Any, list[str]]:

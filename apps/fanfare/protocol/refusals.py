@@ -41,7 +41,7 @@ CLIENT_EVENT_REJECTED: Final = 4301
 WATCHLIST_TOO_LONG: Final = 4302
 FRAME_TOO_BIG: Final = 1009  # RFC 6455 §7.4.1
 
-QUOTED_CHARACTERS: Final = 100  # of a client's own text in a message: enough to recognise it, too little to be a burden
+QUOTED_CHARACTERS: Final = 100  # of a client's own text in a message: enough to recognize it, too little to be a burden
 CLOSE_REASON_BYTES: Final = 123  # RFC 6455 §5.5: 125 bytes of a control frame, less the code
 
 

@@ -244,7 +244,7 @@ class Server:
                 await self.hub.go_over(self.engine)
             except engine_errors.EngineError as error:
                 self.problem = str(error)
-                self._log.error("The worker cannot go over to the new store: %s", error)
+                self._log.error("The worker cannot switch to the new store: %s", error)
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 break

@@ -377,7 +377,7 @@ async def test_obstacle_is_logged_once_and_sending_continues_after_it(
         for _ in range(4):
             await relaying._look_patiently()
         assert [record.getMessage() for record in caplog.records] == [
-            "The outbox in the database 'default' waits: the disk is full"
+            "The relay cannot send the outbox of 'default' now, and tries again: the disk is full"
         ]
     await relaying._look_patiently()
     await received(worker, "a", "b")

@@ -241,7 +241,7 @@ class CommitQueue:
                 # The turn refuses its own operations. Whatever else fails must not leave those of others waiting.
                 self.counters["thread_failures"] += 1
                 self.failure = text.clean(f"The writer failed: {found!r}")
-                logger.exception("The writer's thread failed; it goes on")
+                logger.exception("The writer's thread failed; it continues")
                 time.sleep(RESTART_PAUSE_S)
         self.log.close(last=self._last)
 
@@ -367,7 +367,7 @@ class CommitQueue:
                 logger.debug("A loop was closed before its operations ended")
             except Exception:
                 self.counters["callbacks_failed"] += 1
-                logger.exception("The end of operations could not be handed to their event loop")
+                logger.exception("The results of operations could not be handed to their event loop")
 
 
 def _waits() -> int:

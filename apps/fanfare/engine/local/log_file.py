@@ -333,8 +333,8 @@ class LogFile:
                 self.set_aside += 1
                 self._sound_checks = 0
                 logger.critical(
-                    "The log was damaged: it is kept as %s, and a new one is begun. Histories, positions and resume "
-                    "tokens are lost; clients that come back get that answer. Check the disk.",
+                    "The log was damaged: it is kept as %s, and a new log begins. Histories, positions and resume "
+                    "tokens are lost; clients that reconnect get the reason epoch_changed. Check the disk.",
                     aside,
                 )
         self.suspected = False

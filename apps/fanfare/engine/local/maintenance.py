@@ -97,7 +97,7 @@ def _held(cursor: sqlite3.Cursor, now_s: int) -> Held:
         "DELETE FROM cursors WHERE moved_s < ? RETURNING name", (now_s - interface.CONSUMER_SECONDS,)
     ).fetchall()
     for (name,) in late:
-        logger.error("The consumer %s did not move for a day: entries are not held for it any more", name)
+        logger.error("The consumer %s has read nothing for a day: entries are no longer kept for it", name)
     cursors: Sequence[tuple[int, int]] = cursor.execute("SELECT position, kinds FROM cursors").fetchall()
     position = min((position for position, _ in cursors), default=END)
     kinds = [str(kind.value) for kind in interface.Kind if any(mask >> kind & 1 for _, mask in cursors)]

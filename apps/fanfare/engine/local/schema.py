@@ -258,8 +258,8 @@ def prepare(connection: sqlite3.Connection, paths: LogPaths, *, full_sync: bool,
             connection.execute("UPDATE state SET log_id = ?", (new_epoch(),))
         if is_short:
             logger.error(
-                "The log ends at entry %d, and entry %d was committed: its newest entries are lost. Positions from "
-                "before are refused, and clients that come back get that answer.",
+                "The log ends at entry %d, but entry %d was committed: the newest entries are lost. Clients that "
+                "reconnect get the reason epoch_changed.",
                 top,
                 high_water,
             )
@@ -278,7 +278,7 @@ def _migrate(connection: sqlite3.Connection, version: int, paths: LogPaths) -> N
         raise errors.EngineMisconfigured(
             f"The log {paths.log} has format {version}, which a newer release of Fanfare wrote; this release reads "
             f"format {VERSION}. Run the newer release, or stop all workers and move the file away: then histories, "
-            "positions and resume tokens are lost, and clients that come back get that answer."
+            "positions and resume tokens are lost, and clients that reconnect get the reason epoch_changed."
         )
     if version not in MIGRATIONS:
         raise errors.EngineMisconfigured(

@@ -132,7 +132,7 @@ class Worker:
             async with asyncio.timeout(GOODBYE_S):
                 await self.done(presence.RemoveWorker(self.loop, self.id))
         except (errors.EngineError, TimeoutError) as error:
-            logger.warning("The worker could not remove itself from the log (%s): another one will do it", error)
+            logger.warning("The worker could not remove itself from the log (%s): another worker will", error)
         last = False
         with contextlib.suppress(sqlite3.Error):
             last = self.reader.is_following and not self.reader.workers()

@@ -369,7 +369,7 @@ class Partition:
         try:
             step(*arguments)
         except Exception:
-            logger.exception("Partition %d of the log: a callback failed; its connection begins again", self.index)
+            logger.exception("Partition %d of the log: a callback failed; the connection is opened again", self.index)
             if self.wire is not None:
                 self.wire.abort()
 

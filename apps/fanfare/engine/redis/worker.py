@@ -270,7 +270,7 @@ class Worker:
         self.counters["gaps"] += 1
         self._store.forget()  # a demoted primary would answer with old data
         index = partition.index
-        logger.error("Entries of partition %d may have been missed (%s): its sockets start again", index, reason)
+        logger.error("Entries of partition %d may have been missed (%s): its clients reconnect", index, reason)
         for lease in self._leases:
             if lease.partition is partition:
                 lease.lost.set()

@@ -25,6 +25,15 @@ STATISTICS_TIMEOUT_S = 5.0
 LIVE_S = 2.0
 LINE_CHARACTERS = 300
 
+# The filters of `tail`: what a shown item has in common.
+FILTERS = {
+    "channel": "of this channel; * matches any characters",
+    "event": "of events with this name; * matches any characters",
+    "user": "of this user",
+    "socket": "of this socket id",
+    "text": "that contain this text",
+}
+
 
 class Command(BaseCommand):
     help = (
@@ -33,33 +42,35 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--json", action="store_true", help="print JSON, one value per call")
-        parser.add_argument("--app", metavar="ID", help="an application's id; the default application if not given")
+        parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+        parser.add_argument(
+            "--app", metavar="ID", help="an application's id; by default that of the default application"
+        )
         actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
-        stats = actions.add_parser("stats", help="the metrics of all workers, as on /metrics")
-        stats.add_argument("--url", help="the address of a worker; FANFARE_HOST and FANFARE_PORT if not given")
+        stats = actions.add_parser("stats", help="show the metrics of all workers, as on /metrics")
+        stats.add_argument("--url", help="the address of a worker; by default FANFARE_HOST and FANFARE_PORT")
         stats.add_argument("--all", action="store_true", help="also show metrics that are zero")
         stats.add_argument("--live", action="store_true", help="repeat every two seconds, with the change per second")
 
-        tail = actions.add_parser("tail", help="show events, subscriptions, connections and refusals live")
+        tail = actions.add_parser("tail", help="show events, subscriptions, connections, refusals and webhooks live")
         _add_url(tail)
-        tail.add_argument("--types", default="", help=f"of {', '.join(filters.TYPES)}; comma-separated, all by default")
-        for name in ("channel", "event", "user", "socket", "text"):
-            tail.add_argument(
-                f"--{name}", default="", help="a pattern with *" if name in ("channel", "event") else None
-            )
+        tail.add_argument(
+            "--types", default="", help=f"a comma-separated list of {', '.join(filters.TYPES)}; by default all"
+        )
+        for name, shown in FILTERS.items():
+            tail.add_argument(f"--{name}", default="", help=f"show only items {shown}")
         tail.add_argument("--limit", type=int, default=0, help="exit after this many lines")
 
-        connections = actions.add_parser("connections", help="the newest connections of all workers")
+        connections = actions.add_parser("connections", help="list the newest connections of all workers")
         _add_url(connections)
         connections.add_argument("--text", default="", help="a part of the socket id, the address, the user or the SDK")
-        connections.add_argument("--channel", default="")
+        connections.add_argument("--channel", default="", help="list only connections that are subscribed to it")
 
         trace = actions.add_parser("trace", help="show the path of one event through the workers")
         _add_url(trace)
         trace.add_argument(
-            "entry", nargs="?", help="its position, such as 0:4711; without it the newest recorded events"
+            "entry", nargs="?", help="the event's position, such as 0:4711; by default, list the newest recorded events"
         )
         trace.add_argument("--channel", default="", help="record every event of this channel; needs --app")
 
@@ -77,7 +88,7 @@ class Command(BaseCommand):
         members = actions.add_parser("members", help="list the members of a presence channel")
         members.add_argument("channel")
 
-        events = actions.add_parser("history", help="list the kept events of a channel, the newest first")
+        events = actions.add_parser("history", help="list the newest kept events of a channel, in order")
         events.add_argument("channel")
         events.add_argument("--limit", type=int, default=20)
 
@@ -86,16 +97,18 @@ class Command(BaseCommand):
         publish.add_argument("event")
         publish.add_argument("data", nargs="?", default="{}", help="a text, usually JSON; - reads standard input")
 
-        engine_moves.add_arguments(actions.add_parser("engine", help="the log's store, and its move to another one"))
+        engine_moves.add_arguments(actions.add_parser("engine", help="show where the log is stored, or move it"))
 
         disconnect = actions.add_parser("disconnect", help="close the connections of a signed-in user")
-        disconnect.add_argument("user")
+        disconnect.add_argument("user", help="the user's id in the protocol, usually the primary key")
         disconnect.add_argument("--reconnect", action="store_true", help="let the clients reconnect at once")
 
         issue = actions.add_parser("capability", help="issue a token that allows its bearer to use channels")
         issue.add_argument("channels", metavar="CHANNEL", nargs="+", help="a name; * matches any characters")
         issue.add_argument("--user", metavar="ID", help="the user of the token")
-        issue.add_argument("--rights", default="subscribe,history", help=f"of {', '.join(capabilities.RIGHTS)}")
+        issue.add_argument(
+            "--rights", default="subscribe,history", help=f"a comma-separated list of {', '.join(capabilities.RIGHTS)}"
+        )
         issue.add_argument("--seconds", metavar="N", type=int, default=tokens.TOKEN_SECONDS, help="its lifetime")
 
         revoke = actions.add_parser("revoke", help="revoke a token by its id, the claim jti")
@@ -271,7 +284,7 @@ class Command(BaseCommand):
 
 
 def _add_url(parser: CommandParser) -> None:
-    parser.add_argument("--url", default="", help="the address of a worker; FANFARE_HOST and FANFARE_PORT if not given")
+    parser.add_argument("--url", default="", help="the address of a worker; by default FANFARE_HOST and FANFARE_PORT")
 
 
 def _without_events(options: dict[str, Any]) -> str:

@@ -17,12 +17,13 @@ from fanfare.integration import outbox, publishing, relay
 
 class Command(BaseCommand):
     help = (
-        "Send the events that processes left in the outbox, as a worker does. For a project without workers of its "
-        "own, which publishes to another deployment (FANFARE_REMOTE_URL). Runs until it is interrupted."
+        "Send the events that processes left in the outbox, as a worker does. It is meant for a project without "
+        "workers of its own, which publishes to another deployment (FANFARE_REMOTE_URL). It runs until it is "
+        "interrupted."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--once", action="store_true", help="send the events that wait now, and end")
+        parser.add_argument("--once", action="store_true", help="send the events that wait now, and exit")
 
     def handle(self, *args: Any, **options: Any) -> None:
         if not options["once"]:

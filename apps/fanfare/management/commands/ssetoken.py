@@ -24,7 +24,7 @@ class Command(BaseCommand):
             help=f"the lifetime; {tokens.TOKEN_SECONDS} by default",
         )
         parser.add_argument(
-            "--app", metavar="ID", help="the id of the application; the default application if not given"
+            "--app", metavar="ID", help="an application's id; by default that of the default application"
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
