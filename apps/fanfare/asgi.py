@@ -162,6 +162,7 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
     answers = logs.with_request_id(guests.before(http))
     router = Router(lifespan=server.lifespan, websocket=guests.before(sockets), http=answers)
     application = RootPath(proxies.trusting(router, trusted), settings.FORCE_SCRIPT_NAME)
+    is_below_a_path = bool(settings.FORCE_SCRIPT_NAME)
     server.answer_directly(
         direct_api.Direct(
             publishing,
@@ -176,7 +177,7 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
             options=of_sessions,
             owners=server.session_owners,
             place=prefix + consumers.PROTOCOL,
-            is_open=lambda: server.running and not is_closed() and not settings.FORCE_SCRIPT_NAME,
+            is_open=lambda: server.running and not is_closed() and not is_below_a_path,
             resolve=lambda scope: proxies.resolve(scope, trusted),
         ),
         below=application,

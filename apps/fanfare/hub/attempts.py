@@ -40,28 +40,44 @@ class Attempts:
 
     def attach(self, connection: connections.Connection, wanted: Wanted, ready: interface.Ready) -> None:
         """`Engine.attach`, repeated. `ready` is called once, or not at all if `wanted` returns None."""
-        _Attempt(self, connection, wanted, ready).ask()
+        _Attempt(self, connection, wanted, ready, time.monotonic()).ask()
+
+    def repeat(
+        self,
+        connection: connections.Connection,
+        wanted: Wanted,
+        ready: interface.Ready,
+        asked_s: float,
+        refusal: interface.Refused,
+    ) -> None:
+        """As `attach`, after a first request that the engine has refused. `asked_s`: its time.monotonic()."""
+        _Attempt(self, connection, wanted, ready, asked_s).answered(refusal)
 
 
 class _Attempt:
     __slots__ = ("_attempts", "_connection", "_deadline_s", "_failures", "_ready", "_wanted")
 
     def __init__(
-        self, attempts: Attempts, connection: connections.Connection, wanted: Wanted, ready: interface.Ready
+        self,
+        attempts: Attempts,
+        connection: connections.Connection,
+        wanted: Wanted,
+        ready: interface.Ready,
+        asked_s: float,
     ) -> None:
         self._attempts = attempts
         self._connection = connection
         self._wanted = wanted
         self._ready = ready
         self._failures = 0
-        self._deadline_s = time.monotonic() + REPEATED_S
+        self._deadline_s = asked_s + REPEATED_S
 
     def ask(self) -> None:
         request = self._wanted()
         if request is not None:
-            self._attempts.engine.attach(request, self._answered)
+            self._attempts.engine.attach(request, self.answered)
 
-    def _answered(self, answer: interface.SubscribeResult | interface.Refused) -> None:
+    def answered(self, answer: interface.SubscribeResult | interface.Refused) -> None:
         if isinstance(answer, interface.Refused) and answer.code == errors.EngineUnavailable.code:
             self._failures += 1
             pause_s = backoff.pause_s(self._failures, FIRST_PAUSE_S, LONGEST_PAUSE_S)

@@ -324,11 +324,29 @@ class Hub:
         if channel.receives and member is None and not (announce or cached or recovery or channel.streams):
             self._begin(subscription, interface.SubscribeResult())
             return
-        self._attempts.attach(
-            connection,
-            functools.partial(self._wanted, subscription, member_limit),
-            functools.partial(self._attached, subscription),
-        )
+        wanted = self._wanted(subscription, member_limit)
+        if wanted is not None:
+            answered = functools.partial(self._answered, subscription, member_limit, time.monotonic())
+            self.engine.attach(wanted, answered)
+
+    def _answered(
+        self,
+        subscription: connections.Subscription,
+        member_limit: int | None,
+        asked_s: float,
+        answer: interface.SubscribeResult | interface.Refused,
+    ) -> None:
+        """The answer to the first request of a subscribe. Most are good, so only a refused one costs an attempt."""
+        if isinstance(answer, interface.Refused):
+            wanted = functools.partial(self._wanted, subscription, member_limit)
+            ready = functools.partial(self._attached, subscription)
+            self._attempts.repeat(subscription.connection, wanted, ready, asked_s, answer)
+            return
+        try:
+            if subscription.state is connections.State.ATTACHING:
+                self._begin(subscription, answer)
+        except Exception as error:  # noqa: BLE001  (the subscription would wait for ever: the client reconnects)
+            self._fail(subscription.connection, error)
 
     def _wanted(
         self, subscription: connections.Subscription, member_limit: int | None

@@ -329,7 +329,10 @@ class RedactTokens(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple) and "WebSocket" in record.msg:
             record.args = tuple(
-                self.TOKEN.sub("/s/…/", argument) if isinstance(argument, str) else argument for argument in record.args
+                [
+                    self.TOKEN.sub("/s/…/", argument) if isinstance(argument, str) and "/s/" in argument else argument
+                    for argument in record.args
+                ]
             )
         return True
 

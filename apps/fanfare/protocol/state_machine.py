@@ -128,7 +128,7 @@ class StateMachine:
         self._full = False  # a subscribe was refused because of max_subscriptions
         # Most connections never need these.
         self._early: messages.PendingFrames | None = None  # frames that came before the connection was open
-        self._awaiting_revocations: dict[str, messages.Message] | None = None  # subscribes by channel
+        self._awaiting_revocations: dict[str, dict[str, Any]] | None = None  # the data of subscribes, by channel
         self._identity: sign_in.Identity | None = None
         self._client_event_tokens: token_bucket.TokenBucket | None = None
         self._error_tokens: token_bucket.TokenBucket | None = None
@@ -262,11 +262,10 @@ class StateMachine:
     # -- subscribing ---------------------------------------------------------------------------------------------------
 
     def _subscribe(self, message: messages.Message) -> effects.Effects:
-        channel, _ = messages.channel(message)
-        return self._subscribe_within_rate(message) if self._may_subscribe() else self._too_fast(channel)
-
-    def _subscribe_within_rate(self, message: messages.Message) -> effects.Effects:
         channel, data = messages.channel(message)
+        return self._subscribe_within_rate(channel, data) if self._may_subscribe() else self._too_fast(channel)
+
+    def _subscribe_within_rate(self, channel: str, data: dict[str, Any]) -> effects.Effects:
         application = self.application
         try:
             member, capability = authorization.authorize(
@@ -280,7 +279,7 @@ class StateMachine:
             if capability is not None and not self._check_not_revoked(capability):
                 if self._awaiting_revocations is None:
                     self._awaiting_revocations = {}
-                self._awaiting_revocations[channel] = message
+                self._awaiting_revocations[channel] = data
                 return (effects.ReadRevocations(channel, capability),)
         except refusals.SubscriptionRefused as refusal:
             return _refuse(channel, refusal, data)
@@ -314,11 +313,11 @@ class StateMachine:
 
     def revocations_read(self, channel: str, failure: str = "") -> effects.Effects:
         """The engine answered `ReadRevocations`, or could not, with the reason `failure`."""
-        message = (self._awaiting_revocations or {}).pop(channel, None)
-        if message is None or self._state is not _State.OPEN:
+        data = (self._awaiting_revocations or {}).pop(channel, None)
+        if data is None or self._state is not _State.OPEN:
             return effects.NOTHING
         if not failure:
-            return self._subscribe_within_rate(message)
+            return self._subscribe_within_rate(channel, data)
         return self._unavailable(
             f"The channel {channel} cannot be joined now: its token cannot be checked: {failure}",
             "pusher.subscription_refused.unavailable",

@@ -92,7 +92,7 @@ class TrustedProxies:
 
 def resolve(scope: Any, trusted: Trusted) -> None:
     """Set `client` and `scheme` of a scope, if its peer is trusted."""
-    if _peer(scope) in trusted:
+    if trusted and _peer(scope) in trusted:
         _believe(scope, trusted)
 
 

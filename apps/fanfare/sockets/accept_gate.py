@@ -91,7 +91,7 @@ class AcceptGate:
             return self._refused("connections", f"The worker has {connections} connections")
         if self._memory_bytes and self._used() > self._memory_bytes:
             return self._refused("memory", f"The worker uses {self._used_bytes >> 20} MiB of memory")
-        if self.per_second and len(self._waiting) >= max(1.0, self._rate) * WAIT_S:
+        if self._waiting and len(self._waiting) >= max(1.0, self._rate) * WAIT_S:
             return self._refused("rate", f"{len(self._waiting)} handshakes wait")
         return ""
 

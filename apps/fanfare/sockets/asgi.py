@@ -14,6 +14,7 @@ from fanfare.sockets import frames
 
 logger = logging.getLogger("uvicorn.error")  # where uvicorn's own classes log their connections
 
+HANDSHAKE: Final = '%s - "WebSocket %s" %s'  # uvicorn's log line, by which fanfare.hub.on_uvicorn knows it
 FORBIDDEN: Final = 403
 GRACE_S: Final = 10.0  # for a consumer to receive the disconnect
 FIRST_MESSAGES: Final = "'websocket.accept', 'websocket.close' or 'websocket.http.response.start'"
@@ -44,11 +45,18 @@ class UnexpectedMessage(RuntimeError):
     """The application sent a message that ASGI does not allow in this state. uvicorn's classes raise RuntimeError."""
 
 
-def log_handshake(socket: Socket, client: tuple[str, int] | None, target: str, outcome: str) -> None:
-    """The log line of a handshake, in uvicorn's form."""
-    if socket.is_logged and logger.isEnabledFor(logging.INFO):
-        address = f"{client[0]}:{client[1]}" if client else ""
-        logger.info('%s - "WebSocket %s" %s', address, target, outcome)
+def log_handshake(socket: Socket, client: tuple[str, int] | None, target: Callable[[], str], outcome: str) -> None:
+    """The log line of a handshake, in uvicorn's form. `target`: gives the path and the query, if they are logged."""
+    if not socket.is_logged or not logger.isEnabledFor(logging.INFO):
+        return
+    address = f"{client[0]}:{client[1]}" if client else ""
+    # Not `logger.info`, which examines the stack for the line's caller at each of thousands of clients that return.
+    line, place = (address, target(), outcome), log_handshake.__code__
+    logger.handle(
+        logger.makeRecord(
+            logger.name, logging.INFO, __file__, place.co_firstlineno, HANDSHAKE, line, None, place.co_name
+        )
+    )
 
 
 class AsgiConnection:
@@ -154,7 +162,10 @@ class AsgiConnection:
         self._log(str(status))
 
     def _log(self, outcome: str) -> None:
-        log_handshake(self.socket, self._scope["client"], get_path_with_query_string(self._scope), outcome)  # type: ignore[arg-type]
+        def target() -> str:
+            return get_path_with_query_string(self._scope)  # type: ignore[arg-type]
+
+        log_handshake(self.socket, self._scope["client"], target, outcome)
 
     async def run(self, application: Any) -> None:
         """Run the application to its end."""

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import http
 import re
+import urllib.parse
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
@@ -20,6 +21,8 @@ _SWITCHING: Final = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 §5.6.2
 _NOT_IN_A_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # a line break would begin another header
 _KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")  # 16 bytes in base64
+_UNQUOTED: Final = re.compile(rb"[A-Za-z0-9_.~/-]*")  # a path with characters that are never quoted
+_OF_HANDSHAKE: Final = (b"connection", b"upgrade", b"sec-websocket-key", b"sec-websocket-version")
 _OWN_HEADERS: Final = (b"content-length", b"transfer-encoding", b"connection")  # of a response: set here only
 
 
@@ -44,12 +47,9 @@ class Request(NamedTuple):
     target: bytes
     headers: Headers
 
-    def values(self, name: bytes) -> list[bytes]:
-        return [value for known, value in self.headers if known == name]
-
     def tokens(self, name: bytes) -> list[bytes]:
         """A list header, joined over its lines and split at its commas."""
-        return [token for value in self.values(name) for part in value.split(b",") if (token := part.strip())]
+        return _tokens(b",".join(value for known, value in self.headers if known == name))
 
     def resource(self) -> tuple[bytes, bytes]:
         """Path, still quoted, and query. A target may be a whole URL too (RFC 6455 §4.2.1)."""
@@ -59,6 +59,14 @@ class Request(NamedTuple):
             target = (slash + rest) or b"/"
         path, _, query = target.partition(b"?")
         return path, query
+
+    def path_with_query(self) -> str:
+        """For the log: the path in one way of quoting."""
+        path, query = self.resource()
+        text = path.decode("ascii")
+        if _UNQUOTED.fullmatch(path) is None:
+            text = urllib.parse.quote(urllib.parse.unquote(text))
+        return f"{text}?{query.decode('ascii')}" if query else text
 
 
 def read(head: bytes) -> Request:
@@ -78,14 +86,18 @@ def key(request: Request) -> bytes:
         raise HandshakeRefused(405, "A WebSocket begins with GET", ((b"allow", b"GET"),))
     if not request.target.isascii():
         raise HandshakeRefused(400, "The target is not ASCII")
-    if b"upgrade" not in [token.lower() for token in request.tokens(b"connection")]:
+    found: dict[bytes, list[bytes]] = {name: [] for name in _OF_HANDSHAKE}
+    for name, value in request.headers:
+        if name in found:
+            found[name].append(value)
+    if b"upgrade" not in _tokens(b",".join(found[b"connection"]).lower()):
         raise HandshakeRefused(426, "Connection: Upgrade is missing", ((b"upgrade", b"websocket"),))
-    if [token.lower() for token in request.tokens(b"upgrade")] != [b"websocket"]:
+    if _tokens(b",".join(found[b"upgrade"]).lower()) != [b"websocket"]:
         raise HandshakeRefused(426, "Upgrade: websocket is missing", ((b"upgrade", b"websocket"),))
-    keys = request.values(b"sec-websocket-key")
+    keys = found[b"sec-websocket-key"]
     if len(keys) != 1 or _KEY.fullmatch(keys[0]) is None:
         raise HandshakeRefused(400, "Sec-WebSocket-Key must appear once, with 16 bytes in base64")
-    if request.values(b"sec-websocket-version") != [_VERSION]:
+    if found[b"sec-websocket-version"] != [_VERSION]:
         version = ((b"sec-websocket-version", _VERSION), (b"upgrade", b"websocket"))
         raise HandshakeRefused(426, "Sec-WebSocket-Version must appear once, with 13", version)
     return keys[0]
@@ -107,6 +119,10 @@ def response(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -
     given = [(name, value) for name, value in headers if name.lower() not in _OWN_HEADERS]
     ending = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
     return line + _lines(given) + ending + body
+
+
+def _tokens(value: bytes) -> list[bytes]:
+    return [token for part in value.split(b",") if (token := part.strip())]
 
 
 def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -19,6 +19,7 @@ _PLAIN: Final = re.compile(
     rb"GET (/[^# \x00-\x20\x7f-\xff]*) HTTP/1\.1\r\n"
     rb"((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\x00-\x08\x0a-\x1f\x7f]*\r\n)+)\r\n"
 )
+_FIELD: Final = re.compile(rb"([^:]+):([^\r]*)\r\n")
 _BODY: Final = frozenset([b"content-length", b"transfer-encoding", b"expect", b"te", b"trailer"])  # left to the parser
 
 
@@ -27,10 +28,7 @@ def upgrade(data: bytes, *, line_bytes: int, head_bytes: int, headers: int) -> h
     plain = _PLAIN.fullmatch(data) if len(data) <= head_bytes else None
     if plain is None or len(plain[1]) > line_bytes:
         return None
-    fields = []
-    for line in plain[2][:-2].split(b"\r\n"):
-        name, _, value = line.partition(b":")
-        fields.append((name.lower(), value.strip(b" \t")))
+    fields = [(name.lower(), value.strip(b" \t")) for name, value in _FIELD.findall(plain[2])]
     names = [name for name, _ in fields]
     if len(names) > headers or not _BODY.isdisjoint(names):
         return None

@@ -258,6 +258,7 @@ class WebSocketProtocol(asyncio.Protocol):
             return handler(self, request)
         except Exception:
             logger.exception("The handshake of a WebSocket failed")
+            self._open_with()
             if self._state is State.CONNECTING:
                 self.deny(500, [], b"Internal Server Error")
             else:
@@ -301,25 +302,33 @@ class WebSocketProtocol(asyncio.Protocol):
     def accept_for(self, listener: Listener, request: handshake.Request, client: tuple[str, int] | None) -> None:
         """Open the WebSocket for `listener`, without an application. Frames are read from `read_on` on.
 
-        `client`: the address for the log.
+        The answer to the handshake is written with the listener's first frame, or by `read_on`. `client`: the address
+        for the log.
         """
         self._listener = listener
-        self._open(None, ())
-        asgi.log_handshake(self, client, request.target.decode("ascii"), "[accepted]")
+        asgi.log_handshake(self, client, request.path_with_query, "[accepted]")
 
     def accept(self, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Open the WebSocket and read the client's frames."""
         self._open(subprotocol, headers)
         self.read_on()
 
-    def _open(self, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    def _open_with(self, frame: bytes = b"") -> bool:
+        """After `accept_for`: answer the handshake, and send the first frame in the same write. Returns False, as
+        `write` of a small frame."""
+        if self._state is State.CONNECTING and self._listener is not None:
+            self._open(None, (), frame)
+        return False
+
+    def _open(self, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]], frame: bytes = b"") -> None:
         state = self._shared.server_state()
         given = [*(state.default_headers if state is not None else ()), *headers]
         if subprotocol:
             given.append((b"sec-websocket-protocol", subprotocol.encode("latin-1")))
-        self._transport.write(handshake.switching(self._key, given))
+        self._transport.write(handshake.switching(self._key, given) + frame)
         self._key = b""
-        self._stop_timers()
+        if self._timer is not None:
+            self._stop_timers()
         self._state = OPEN
         if self._shared.keepalive is not None:
             self._shared.keepalive.add(self)
@@ -336,6 +345,7 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def read_on(self) -> None:
         """Read on: the application has received its message."""
+        self._open_with()
         if self._held:
             self._read()
 
@@ -468,7 +478,7 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def write(self, batch: Any) -> bool:
         if self._state is not OPEN:
-            return False
+            return self._open_with(batch.wire)
         self._transport.write(batch.wire)
         return self.is_paused and self._transport.get_write_buffer_size() > self._max_buffer_bytes
 
@@ -477,11 +487,12 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def write_frame(self, frame: bytes) -> bool:
         if self._state is not OPEN:
-            return False
+            return self._open_with(frame)
         self._transport.write(frame)
         return self.is_paused and self._transport.get_write_buffer_size() > self._max_buffer_bytes
 
     def close(self, code: int, reason: str = "") -> None:
+        self._open_with()
         if self._state is not OPEN:
             return
         self._transport.write(frames.close(code, reason))

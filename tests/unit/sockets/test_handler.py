@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from fanfare.hub import on_uvicorn
+from fanfare.hub.writers import Batch
 from fanfare.sockets import accept_gate, frames, handshake, protocol
 from tests.harness import servers, waiting
 from tests.harness.wire import CLOSE, TEXT, Wire, WireFrame
@@ -37,24 +40,48 @@ class Echo:
         self.ended += 1
 
 
-class Handler:
-    """Takes the target "/mine" only. `fails`: before or after the accept."""
+class Writes:
+    """A transport that records what is written to it."""
 
-    def __init__(self, fails: str = "") -> None:
+    def __init__(self, transport: Any) -> None:
+        self.transport = transport
+        self.all: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.all.append(data)
+        self.transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.transport, name)
+
+
+def greet(connection: protocol.WebSocketProtocol) -> None:
+    connection.send(b"greeting")
+
+
+class Handler:
+    """Takes targets below "/mine" only. `fails`: before or after the accept. `begins`: what it does before it reads."""
+
+    def __init__(self, fails: str = "", begins: Callable[[protocol.WebSocketProtocol], object] = greet) -> None:
         self.fails = fails
+        self.begins = begins
         self.listeners: list[Echo] = []
+        self.writes: list[bytes] = []  # of the last connection, until it reads
 
     def __call__(self, connection: protocol.WebSocketProtocol, request: handshake.Request) -> bool:
-        if request.target != b"/mine":
+        if not request.target.startswith(b"/mine"):
             return False
         if self.fails == "before":
             raise LookupError
+        transport = connection._transport
+        connection._transport = writes = Writes(transport)
         self.listeners.append(Echo(connection))
         connection.accept_for(self.listeners[-1], request, connection.client)
         if self.fails == "after":
             raise LookupError
-        connection.send(b"greeting")
+        self.begins(connection)
         connection.read_on()
+        connection._transport, self.writes = transport, writes.all
         return True
 
 
@@ -87,6 +114,56 @@ def test_handled_connection_is_served_without_a_task(serve: Serve) -> None:
     waiting.until(lambda: handler.listeners[0].ended, PATIENCE, "the listener was told of the end")
     waiting.until(lambda: hosted.connections() == 0, PATIENCE, "the connection was forgotten")
     assert handler.listeners[0].ended == 1
+
+
+@pytest.mark.parametrize(
+    ("begins", "frame"),
+    [
+        pytest.param(greet, frames.text(b"greeting"), id="frame"),
+        pytest.param(lambda one: one.write(Batch([b"greeting"])), frames.text(b"greeting"), id="batch"),
+        pytest.param(lambda _: None, b"", id="nothing"),
+    ],
+)
+def test_answer_to_the_handshake_and_the_first_frame_are_one_write(serve: Serve, begins: Any, frame: bytes) -> None:
+    handler = Handler(begins=begins)
+    with Wire(serve(handler).port, "/mine") as client:
+        client.send(WireFrame(TEXT, b"one"))
+        if frame:
+            assert client.receive() == WireFrame(TEXT, b"greeting")
+        assert client.receive() == WireFrame(TEXT, b"one")
+    written = handler.writes[0]
+    assert written.startswith(b"HTTP/1.1 101 ")
+    assert written.partition(b"\r\n\r\n")[2] == frame
+    assert handler.writes[1:] in ([], [frames.text(b"one")])
+
+
+def test_close_before_the_first_frame_follows_the_answer_to_the_handshake(serve: Serve) -> None:
+    handler = Handler(begins=lambda one: one.close(4100, "full"))
+    with Wire(serve(handler).port, "/mine") as client:
+        assert client.receive() == WireFrame(CLOSE, (4100).to_bytes(2, "big") + b"full")
+    waiting.until(lambda: handler.listeners[0].ended, PATIENCE, "the listener was told of the end")
+
+
+@pytest.mark.parametrize(
+    ("target", "logged"),
+    [
+        ("/mine?protocol=7", "/mine?protocol=7"),
+        ("/mine?", "/mine"),
+        ('/mine/"a:b"%2f%41', "/mine/%22a%3Ab%22/A"),
+        ("/mine/s/abcdefghijklmnopqrst/app/key", "/mine/s/…/app/key"),
+    ],
+)
+def test_each_handled_accept_is_logged_as_by_uvicorn(
+    serve: Serve, caplog: pytest.LogCaptureFixture, target: str, logged: str
+) -> None:
+    """The path is quoted in one way, and a resume token is not logged."""
+    on_uvicorn.install_log_filters()
+    caplog.set_level(logging.INFO, "uvicorn.error")
+    with Wire(serve(Handler()).port, target) as client:
+        address = f"{servers.HOST}:{client.local_port}"
+        assert client.receive() == WireFrame(TEXT, b"greeting")
+    lines = [record.getMessage() for record in caplog.records if "WebSocket" in record.msg]
+    assert lines == [f'{address} - "WebSocket {logged}" [accepted]']
 
 
 def test_other_handshake_goes_to_the_application(serve: Serve) -> None:
