@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.harness import calls, deployments, postgresql, redisserver, servers, signing, sockets, waiting
+from tests.harness import calls, consoles, deployments, postgresql, redisserver, servers, signing, sockets, waiting
 
 Name = Callable[[str], str]
 LEASE_SECONDS = 10.0
@@ -116,6 +116,10 @@ async def test_revoked_token_ends_on_both_nodes(nodes: Nodes, name: Name) -> Non
         assert (await socket.skip_to("pusher:subscription_error", channel)).data["type"] == "TokenRevoked"
         await socket.request_subscription(channel, auth=token)
         assert (await socket.skip_to("pusher:subscription_error", channel)).data["status"] == 401
+
+
+async def test_console_of_one_node_shows_the_clients_of_the_other(running: list[servers.Server], name: Name) -> None:
+    await consoles.assert_shows_other_node(running[0], running[1], name("orders"), workers=5)
 
 
 async def test_departure_of_a_killed_node_is_announced_once(

@@ -43,6 +43,7 @@ ITEMS_PER_TURN: Final = int(ITEMS_PER_S * TURN_S)
 MOST_TAILS: Final = 20  # with different filters, in one worker
 MOST_WATCHES: Final = 200  # of all workers, in one worker
 QUEUED_BATCHES: Final = 40  # for one page: 10 s
+KEEP_S: Final = interface.TRANSIENT_SECONDS / 3  # the log's interest in the kinds of a tail is renewed so often
 READ_ENTRIES: Final = 2_000
 READ_BYTES: Final = 8 * 1024 * 1024  # of one read, about
 DECODED_PER_TURN: Final = 400  # events, 15 µs each: 2.4 % of a core
@@ -317,11 +318,15 @@ class Tails:
             if not kinds:
                 await asyncio.sleep(TURN_S)
                 continue
-            consumer = await self._hub.engine.consume(f"console-{self._worker}-{partition}", partition, kinds)
-            await consumer.drop()  # the log keeps nothing for it
+            name = f"console-{self._worker}-{partition}"
+            consumer = await self._hub.engine.consume(name, partition, kinds, transient=True)
+            keep_at = time.monotonic() + KEEP_S
             try:
                 most = READ_ENTRIES
                 while kinds == self._kinds():
+                    if time.monotonic() >= keep_at:
+                        keep_at = time.monotonic() + KEEP_S
+                        await consumer.keep(consumer.position)
                     entries = await consumer.next(most, 1.0)
                     self._take(partition, entries)
                     if len(entries) < most:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from fanfare.engine import errors, interface
 
 SCAN_ENTRIES = 100_000  # per scan: 15 ms in SQLite
+BEYOND = 2**62  # no entry has so high an id
 SCAN_PAUSE_S = 0.02  # between two scans without a result: 50 a second cost 0.3 % of a core
 
 
@@ -75,6 +76,21 @@ class ScanningConsumer(interface.Consumer):
 
     def close(self) -> None:
         self._closed = True
+
+
+async def transient(
+    after: int | None,
+    *,
+    scan: Callable[[int, int], Awaitable[Scan]],
+    grown: Callable[[], asyncio.Future[None]],
+) -> ScanningConsumer:
+    """A consumer without a stored position: the log has all entries for some time anyway."""
+
+    async def move(_position: int | None) -> None:
+        pass
+
+    found = await scan(BEYOND, 1)
+    return ScanningConsumer(found.log_id, found.top if after is None else after, scan=scan, grown=grown, move=move)
 
 
 def mask(kinds: frozenset[interface.Kind]) -> int:

@@ -449,7 +449,9 @@ class Lease(abc.ABC):
 class Consumer(abc.ABC):
     """Reads the entries of some kinds of one partition, in order and without a gap, across holders of a lease.
 
-    The log keeps the entries of these kinds after the position that was kept, for `CONSUMER_SECONDS`.
+    The log keeps the entries of these kinds after the position that was kept, for `CONSUMER_SECONDS`. For a transient
+    consumer it keeps nothing beyond its usual time; if it calls `keep` less often than every `TRANSIENT_SECONDS`, it
+    may miss entries.
 
     `log_id`: changes when ids begin again (the log is a new one, or lost its newest entries). `position`: everything up
     to this id was given out by `next`, or is of other kinds.
@@ -665,9 +667,18 @@ class Coordination(abc.ABC):
         """
 
     @abc.abstractmethod
-    async def consume(self, name: str, partition: int, kinds: frozenset[Kind], *, after: int | None = None) -> Consumer:
+    async def consume(
+        self,
+        name: str,
+        partition: int,
+        kinds: frozenset[Kind],
+        *,
+        after: int | None = None,
+        transient: bool = False,
+    ) -> Consumer:
         """Begin to read the entries of `kinds` after the entry `after`; by default at the position that was kept under
-        this name, and for a new name at the newest entry. One consumer of a name at a time: hold a lease.
+        this name, and for a new name and a transient consumer at the newest entry. One consumer of a name at a time:
+        hold a lease.
         """
 
 
@@ -751,3 +762,5 @@ LATE_SESSIONS = 100_000
 
 # A consumer whose store is away (the database of the webhooks) may be this late before the log stops waiting for it.
 CONSUMER_SECONDS = 24 * 3600
+# A transient consumer, such as a live tail, is forgotten so long after its last `keep`.
+TRANSIENT_SECONDS = 30

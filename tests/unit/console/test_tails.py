@@ -248,6 +248,28 @@ async def test_chosen_channel_is_traced_while_a_page_looks(pair: tuple[Worker, W
         assert not two.hub.recorder.is_traced("1", "news")
 
 
+async def test_reader_renews_the_interest_of_the_log(
+    pair: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tails, "KEEP_S", 0.0)
+    one, _ = pair
+    consume, kept = one.hub.engine.consume, asyncio.Event()
+
+    async def consume_transiently(*arguments: Any, **more: Any) -> interface.Consumer:
+        assert more == {"transient": True}
+        consumer = await consume(*arguments, **more)
+
+        async def keep(_position: int) -> None:
+            kept.set()
+
+        monkeypatch.setattr(consumer, "keep", keep)
+        return consumer
+
+    monkeypatch.setattr(one.hub.engine, "consume", consume_transiently)
+    async with tails.Tails(one.hub, "one").open(EVERYTHING):
+        await asyncio.wait_for(kept.wait(), 30)
+
+
 async def test_reader_that_meets_an_unexpected_error_reports_it_and_starts_again(
     pair: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:

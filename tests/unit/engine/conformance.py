@@ -713,6 +713,22 @@ class Conformance:
         await again.drop()
         assert (await one.engine.consume("outbox", one.engine.partition(APP, "c"), kinds)).position >= first.id + 2
 
+    async def test_transient_consumer_begins_at_the_newest_entry(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        kinds = frozenset([interface.Kind.EVENT])
+        await one.publish("c", b"before")
+        consumer = await two.engine.consume("tail", one.engine.partition(APP, "c"), kinds, transient=True)
+        await one.publish("c", b"1", b"2")
+        found = [*await consumer.next(1, 30), *await consumer.next(1, 30)]
+        assert [entry.body for entry in found] == [b"1", b"2"]
+        await consumer.keep(found[0].id)
+        await one.publish("c", b"3")
+        assert [entry.body for entry in await consumer.next(10, 30)] == [b"3"]
+        consumer.close()
+        again = await one.engine.consume("tail", one.engine.partition(APP, "c"), kinds, transient=True)
+        await one.publish("c", b"4")
+        assert [entry.body for entry in await again.next(10, 30)] == [b"4"]
+
     async def test_terms_of_a_lease_grow(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
         terms = []

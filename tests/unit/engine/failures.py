@@ -263,6 +263,16 @@ class FailureConformance:
             await consumer.keep(entries[-1].id)
         assert found == [b"%d" % number for number in range(5)]
 
+    async def test_log_keeps_nothing_for_a_transient_consumer_after_a_trim(self, deployment: Deployment) -> None:
+        one = await deployment.hire(log_seconds=LOG_SECONDS)
+        partition = one.engine.partition(APP, "news")
+        consumer = await one.engine.consume("tail", partition, frozenset([interface.Kind.EVENT]), transient=True)
+        await one.publish("news", b"1", b"2")
+        await waiting.until_async(lambda: is_trimmed(deployment, but=0), 30, "the trim")
+        await one.publish("news", b"3")
+        assert [entry.body for entry in await consumer.next(10, 30)][-1] == b"3"
+        await consumer.keep(consumer.position)
+
     # -- processes that publish at the same time -----------------------------------------------------------------------
 
     async def test_entries_of_concurrent_processes_arrive_once_and_in_one_order(self, deployment: Deployment) -> None:

@@ -31,6 +31,7 @@ _SQL = "fanfare.engine.postgres.database:functions.sql"
 
 GAP = "test_frozen_worker_gets_every_entry_or_reports_a_gap"
 CONSUMER = "test_consumer_gets_every_entry_of_its_kinds_after_a_trim"
+TRANSIENT = "test_transient_consumer_begins_at_the_newest_entry"
 WRITTEN = "test_when_written_waits_for_a_slow_store"
 AWAY = "test_store_away_refuses_in_time_and_recovers_by_itself"
 KILLED = "test_departure_of_a_killed_worker_is_announced_once_within_the_lease"
@@ -368,6 +369,11 @@ REDIS = (
         "the trim holds nothing for consumers",
         CONSUMER,
         (f"{_LUA}beat.lua", "upto = math.min(upto, tonumber(position))", ""),
+    ),
+    _mutant(
+        "a transient consumer is registered like the others",
+        TRANSIENT,
+        (f"{_LUA}apply.lua", "            if lasts then\n", "            if false then\n"),
     ),
     _mutant(
         "when_written calls at once",

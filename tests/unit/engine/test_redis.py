@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import signal
 import uuid
@@ -12,7 +13,7 @@ import pytest
 import redis
 
 from fanfare.engine import errors, interface
-from fanfare.engine.redis import address, queries, scripts, wire
+from fanfare.engine.redis import address, moving, queries, scripts, wire
 from fanfare.engine.redis import engine as redis_engine
 from fanfare.engine.redis import worker as redis_worker
 from tests.harness import redisserver, waiting
@@ -337,6 +338,60 @@ async def test_session_taken_after_a_restart_of_the_store_reports_that_the_newes
         assert (await two.engine.take_session(APP, "token", "2.1")).lost_s is not None
         for worker in (one, two):
             await worker.engine.close()
+
+
+async def test_transient_consumer_is_forgotten_without_keep(
+    url: str, server: redisserver.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interface, "TRANSIENT_SECONDS", 1)
+    one = await Worker(redis_engine.RedisEngine(url, log_seconds=1)).open()
+    index = one.engine.partition(APP, "c")
+    prefix = one.engine._worker.all[index].prefix  # type: ignore[attr-defined]
+    consumer = await one.engine.consume("tail", index, frozenset([interface.Kind.EVENT]), transient=True)
+    with contextlib.closing(consumer), server.client() as client:
+
+        async def is_forgotten() -> bool:
+            await one.publish("c", b"unread")  # entries are trimmed while others come
+            wanted = int(client.hget(f"{prefix}state", "kinds"))
+            return not (wanted or client.hlen(f"{prefix}consumers") or client.xlen(f"{prefix}facts"))
+
+        await waiting.until_async(is_forgotten, 30, "the log keeps nothing for the consumer")
+        monkeypatch.undo()
+        await consumer.keep(consumer.position)
+        await one.publish("c", b"later")
+        assert [entry.body for entry in await consumer.next(10, 30)] == [b"later"]
+    await one.engine.close()
+
+
+async def test_transient_consumer_holds_no_entries_and_does_not_move_to_another_store(
+    hire: conformance.Hire, url: str, server: redisserver.Server
+) -> None:
+    one = await hire()
+    index = one.engine.partition(APP, "c")
+    prefix = one.engine._worker.all[index].prefix  # type: ignore[attr-defined]
+    kinds = frozenset([interface.Kind.EVENT])
+    await one.engine.consume("outbox", index, kinds)
+    consumer = await one.engine.consume("tail", index, kinds, transient=True)
+    with server.client() as client, contextlib.closing(moving.RedisStore(url, redis_engine.PARTITIONS)) as store:
+
+        def stored() -> tuple[int, int]:
+            """The position, and the time when it is forgotten. Older releases read this form."""
+            found = re.fullmatch(r"(\d+) (\d+) \d+ \w+", client.hget(f"{prefix}consumers", "tail"))
+            assert found is not None
+            return int(found[1]), int(found[2]) + interface.CONSUMER_SECONDS * 1000
+
+        async def is_renewed() -> bool:
+            await consumer.keep(consumer.position)
+            return stored()[1] > before
+
+        before = stored()[1]
+        [receipt] = await one.publish("c", b"unread")
+        await waiting.until_async(is_renewed, 30, "the consumer is renewed")
+        assert stored()[0] == receipt.id
+        assert stored()[1] <= (client.time()[0] + interface.TRANSIENT_SECONDS + 1) * 1000
+        assert [reading.name for reading in store.rest().readings] == ["outbox"]
+        await consumer.drop()
+        assert client.hkeys(f"{prefix}consumers") == ["outbox"]
 
 
 async def test_full_memory_refuses_publications_and_nothing_else() -> None:

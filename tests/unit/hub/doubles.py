@@ -172,7 +172,13 @@ class ScriptedEngine(interface.Engine):
         raise AssertionError("not used by the hub")
 
     async def consume(
-        self, name: str, partition: int, kinds: frozenset[interface.Kind], *, after: int | None = None
+        self,
+        name: str,
+        partition: int,
+        kinds: frozenset[interface.Kind],
+        *,
+        after: int | None = None,
+        transient: bool = False,
     ) -> interface.Consumer:
         raise AssertionError("not used by the hub")
 

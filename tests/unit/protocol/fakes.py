@@ -373,7 +373,13 @@ class Engine(interface.Engine):
         raise NotImplementedError
 
     async def consume(
-        self, name: str, partition: int, kinds: frozenset[interface.Kind], *, after: int | None = None
+        self,
+        name: str,
+        partition: int,
+        kinds: frozenset[interface.Kind],
+        *,
+        after: int | None = None,
+        transient: bool = False,
     ) -> interface.Consumer:
         raise NotImplementedError
 

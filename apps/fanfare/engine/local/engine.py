@@ -343,9 +343,15 @@ class LocalEngine(interface.Engine):
         return await self._opened().leases.acquire(name)
 
     async def consume(
-        self, name: str, partition: int, kinds: frozenset[interface.Kind], *, after: int | None = None
+        self,
+        name: str,
+        partition: int,
+        kinds: frozenset[interface.Kind],
+        *,
+        after: int | None = None,
+        transient: bool = False,
     ) -> interface.Consumer:
-        return await self._opened().consume(name, kinds, after)
+        return await self._opened().consume(name, kinds, after, transient=transient)
 
     def _opened(self) -> workers.Worker:
         if self._worker is None:

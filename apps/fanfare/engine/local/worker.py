@@ -303,9 +303,10 @@ class Worker:
         except RuntimeError as error:  # the executor was shut down
             raise errors.EngineUnavailable(f"The engine is closed: {error}") from error
 
-    async def consume(self, name: str, kinds: frozenset[interface.Kind], after: int | None) -> interface.Consumer:
+    async def consume(
+        self, name: str, kinds: frozenset[interface.Kind], after: int | None, *, transient: bool
+    ) -> interface.Consumer:
         mask = consumers.mask(kinds)
-        found = await self.done(maintenance.StoreCursor(self.loop, name, after, kinds=mask))
 
         async def scan(after: int, limit: int) -> consumers.Scan:
             return await self.ask(lambda asked: asked.scan(kinds, after, limit))
@@ -314,6 +315,9 @@ class Worker:
             forget = position is None
             await self.done(maintenance.StoreCursor(self.loop, name, position, kinds=mask, forget=forget))
 
+        if transient:
+            return await consumers.transient(after, scan=scan, grown=self.reader.grown)
+        found = await self.done(maintenance.StoreCursor(self.loop, name, after, kinds=mask))
         return consumers.ScanningConsumer(
             found.log_id, found.position or 0, scan=scan, grown=self.reader.grown, move=move
         )

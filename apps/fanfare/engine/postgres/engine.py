@@ -207,7 +207,13 @@ class PostgresEngine(SharedStoreEngine[Worker]):
     # -- consumers -----------------------------------------------------------------------------------------------------
 
     async def consume(
-        self, name: str, partition: int, kinds: frozenset[interface.Kind], *, after: int | None = None
+        self,
+        name: str,
+        partition: int,
+        kinds: frozenset[interface.Kind],
+        *,
+        after: int | None = None,
+        transient: bool = False,
     ) -> interface.Consumer:
         here = self._here()
         mask = consumers.mask(kinds)
@@ -219,6 +225,8 @@ class PostgresEngine(SharedStoreEngine[Worker]):
             forget = int(position is None)
             await here.done(operations.Operation("cursor", key=name, n=position, seconds=mask, size=forget))
 
+        if transient:
+            return await consumers.transient(after, scan=scan, grown=here.reader.grown)
         row = await here.done(operations.Operation("cursor", key=name, n=after, seconds=mask))
         return consumers.ScanningConsumer(
             row.epoch or "", row.actual or 0, scan=scan, grown=here.reader.grown, move=move

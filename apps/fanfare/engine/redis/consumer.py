@@ -24,9 +24,12 @@ class Consumer(interface.Consumer):
         name: str,
         kinds: frozenset[interface.Kind],
         answer: operations.Answer,
+        *,
+        transient: bool,
     ) -> None:
         self.log_id = answer.generation
         self.position = position = int(answer.results[0])
+        self._transient = transient
         self._worker = worker
         self._partition = partition
         self._name = name
@@ -80,7 +83,7 @@ class Consumer(interface.Consumer):
                 return found
 
     async def keep(self, position: int) -> None:
-        if position != self._kept:
+        if position != self._kept or self._transient:
             await self._move(position, forget=False)
             self._kept = position
 
@@ -88,7 +91,9 @@ class Consumer(interface.Consumer):
         await self._move(0, forget=True)
 
     async def _move(self, position: int, *, forget: bool) -> None:
-        await self._worker.done(self._partition, ("k", self._name, position, mask(self._kinds), forget))
+        await self._worker.done(
+            self._partition, _operation(self._name, position, self._kinds, forget=forget, transient=self._transient)
+        )
 
     def close(self) -> None:
         if not self._closed:
@@ -98,9 +103,21 @@ class Consumer(interface.Consumer):
 
 
 async def begin(
-    worker: Worker, partition: Partition, name: str, kinds: frozenset[interface.Kind], after: int | None
+    worker: Worker,
+    partition: Partition,
+    name: str,
+    kinds: frozenset[interface.Kind],
+    after: int | None,
+    *,
+    transient: bool,
 ) -> Consumer:
     """Raises EngineUnavailable."""
-    asked = ("k", name, False if after is None else after, mask(kinds), False)
-    answer = await worker.done(partition, asked)
-    return Consumer(worker, partition, name, kinds, answer)
+    answer = await worker.done(partition, _operation(name, after, kinds, transient=transient))
+    return Consumer(worker, partition, name, kinds, answer, transient=transient)
+
+
+def _operation(
+    name: str, position: int | None, kinds: frozenset[interface.Kind], *, forget: bool = False, transient: bool
+) -> operations.Operation:
+    lasts_ms = interface.TRANSIENT_SECONDS * 1000 if transient else False
+    return ("k", name, False if position is None else position, mask(kinds), forget, lasts_ms)

@@ -132,10 +132,16 @@ class RedisEngine(SharedStoreEngine[Worker]):
     # -- consumers -----------------------------------------------------------------------------------------------------
 
     async def consume(
-        self, name: str, partition: int, kinds: frozenset[interface.Kind], *, after: int | None = None
+        self,
+        name: str,
+        partition: int,
+        kinds: frozenset[interface.Kind],
+        *,
+        after: int | None = None,
+        transient: bool = False,
     ) -> interface.Consumer:
         worker = self._here()
-        return await consumer.begin(worker, worker.all[partition], name, kinds, after)
+        return await consumer.begin(worker, worker.all[partition], name, kinds, after, transient=transient)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 

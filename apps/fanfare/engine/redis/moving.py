@@ -179,9 +179,11 @@ class RedisStore(moves.Store):
             for partition, prefix in enumerate(self._prefixes):
                 sessions += _sessions(client, prefix)
                 here = []
+                transient_ms = (client.time()[0] - interface.CONSUMER_SECONDS + interface.TRANSIENT_SECONDS + 1) * 1000
                 for name, value in client.hgetall(prefix + "consumers").items():
-                    position, _, mask, _ = value.split(b" ")
-                    here.append(moves.Reading(name.decode(), partition, int(position), int(mask)))
+                    position, moved_ms, mask, _ = value.split(b" ")
+                    if int(moved_ms) > transient_ms:  # others are transient, or their time is almost over
+                        here.append(moves.Reading(name.decode(), partition, int(position), int(mask)))
                 after = min((one.position for one in here), default=0)
                 facts = client.xrange(prefix + "facts", min=f"({after}-0") if here else []
                 unread.append(self._read([fields[b"e"] for _, fields in facts]))

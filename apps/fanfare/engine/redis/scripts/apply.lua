@@ -151,14 +151,21 @@ local run_other = {
         return 0
     end,
 
-    -- consumer: name, position or false (only read it), kinds, forget. Answers its position.
+    -- consumer: name, position or false (only read it), kinds, forget, the ms that a transient one lasts or false.
+    -- Answers its position. A transient consumer begins at the newest entry, and `facts` keeps nothing for it beyond the
+    -- time of the log: what counts for the trim is the top, not what it has read. It is stored with a MOVED_MS in the
+    -- past, for example 23 h 59 min 30 s ago if it lasts 30 s, so the beat of any release removes it in time.
     k = function(op)
-        local name, position, mask, forget = unpack(op, 2, 5)
+        local name, position, mask, forget, lasts = unpack(op, 2, 6)
         local key = P .. 'consumers'
         if forget then
             redis.call('HDEL', key, name)
         else
-            if not position then
+            local held, moved
+            if lasts then
+                position = position or top
+                held, moved = top, now - CONSUMER_MS + lasts
+            elseif not position then
                 local at, began
                 at, began = string.match(redis.call('HGET', key, name) or '', '^(%d+) %d+ %d+ (%w+)$')
                 position = tonumber(at or top)
@@ -168,7 +175,8 @@ local run_other = {
                 end
                 position = math.min(position, top)
             end
-            redis.call('HSET', key, name, string.format('%d %d %d %s', position, now, mask, generation))
+            local value = string.format('%d %d %d %s', held or position, moved or now, mask, generation)
+            redis.call('HSET', key, name, value)
         end
         local wanted = 0
         for _, each in ipairs(redis.call('HVALS', key)) do

@@ -36,7 +36,7 @@
 --   s:APP:TOKEN        hash: a session (r: record, x: expires, w: life, h: holder, k: taken)
 --   sessions           sorted set: APP:TOKEN -> expires
 --   leases             hash: name -> "TERM LIFE"
---   consumers          hash: name -> "POSITION MOVED_MS KINDS GENERATION"
+--   consumers          hash: name -> "POSITION MOVED_MS KINDS GENERATION", removed CONSUMER_MS after MOVED_MS
 --
 -- Times are milliseconds of the server's clock. An entry is a header (version, length of all, sequence, offset or 0, time,
 -- length of the next part), msgpack [kind, app, channel, user or false, excluded socket or false], and the body.
