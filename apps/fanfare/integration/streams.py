@@ -163,14 +163,14 @@ class _Handle:
 
 
 class Stream(_Handle):
-    """In a `with` block."""
+    """The stream in a `with` block, as `stream()` returns it."""
 
     def append(self, text: str, seq: int | None = None) -> None:
-        """Add text. `seq`: the token's number, 1, 2, 3, …; a token that the stream has already is dropped, so a task
-        that is run again may send all of them again. By default the next number.
+        """Add text. `seq`: the token's number, 1, 2, 3, …, by default the next one. A token that the stream already
+        has is dropped, so a task that is run again may send all tokens again.
 
-        Raises StreamCancelled, StreamClosed, StreamConflict, StreamTooLong, and EngineUnavailable where the log could
-        not be written for 30 s.
+        Raises StreamCancelled, StreamClosed, StreamConflict, StreamTooLong, and EngineUnavailable if the log could not
+        be written for 30 s.
         """
         self._producer.append(text, seq)
         while self._producer.is_full:
@@ -178,7 +178,7 @@ class Stream(_Handle):
 
 
 class AsyncStream(_Handle):
-    """In an `async with` block."""
+    """The stream in an `async with` block, as `stream()` returns it."""
 
     async def append(self, text: str, seq: int | None = None) -> None:
         """See `Stream.append`."""

@@ -108,7 +108,17 @@ def periodic(function: Callable[..., Any], /) -> NoReturn: ...
 
 
 def periodic(*args: Any, seconds: float | None = None, once_per: OncePer = "deployment") -> Any:
-    """Call the function every `seconds`. Raises InvalidJob when its module is imported."""
+    """Call the function every `seconds`, in a worker. Write it in the `background` module of any app.
+
+        @periodic(seconds=60)
+        async def refresh_rates(): ...
+
+    `seconds`: 0.1 or more, from start to start. `once_per`: `"deployment"` (one worker calls the function) or
+    `"worker"` (each worker does). A plain function runs in a thread. An exception is logged and counted, and does not
+    prevent the next call.
+
+    Raises InvalidJob when its module is imported.
+    """
     if args or seconds is None:
         raise errors.InvalidJob("@periodic needs its period: write @periodic(seconds=60) above the function.")
 
@@ -128,7 +138,16 @@ def background(*, once_per: OncePer = "deployment") -> Callable[[Coroutine], Cor
 
 
 def background(function: Any = None, /, *, once_per: OncePer = "deployment") -> Any:
-    """Run the coroutine as long as the worker. Raises InvalidJob when its module is imported."""
+    """Run the coroutine function while a worker runs. Write it in the `background` module of any app.
+
+        @background
+        async def follow_exchange(): ...
+
+    `once_per`: `"deployment"` (in one worker) or `"worker"` (in each worker). If the coroutine raises, the exception is
+    logged and counted, and the function is called again after a growing pause. If it returns, the job is finished.
+
+    Raises InvalidJob when its module is imported.
+    """
 
     def register(function: Coroutine) -> Coroutine:
         declared.add(function, once_per, None)
