@@ -33,7 +33,16 @@ COMMANDS: dict[str, Callable[[int], list[str]]] = {
     "reload": lambda port: ["uvicorn", APPLICATION, "--reload", "--port", str(port)],
     "gunicorn": lambda port: ["gunicorn", "-w", "4", "-k", UVICORN_WORKER, APPLICATION, "-b", f"{HOST}:{port}"],
     "gunicorn pair": lambda port: ["gunicorn", "-w", "2", "-k", UVICORN_WORKER, APPLICATION, "-b", f"{HOST}:{port}"],
+    "uvicorn pair": lambda port: [
+        *("uvicorn", APPLICATION, "--port", str(port), "--workers", "2"),
+        *("--timeout-worker-healthcheck", "30"),  # the default of 5 s is short on a busy machine
+    ],
     "daphne": lambda port: ["daphne", APPLICATION, "-p", str(port)],
+    # With a `listener`, as deploy/fanfare.socket hands it over.
+    "uvicorn activated": lambda port: ["uvicorn", APPLICATION, "--fd", "3"],
+    "gunicorn activated": lambda port: [
+        *("gunicorn", "-w", "1", "-k", UVICORN_WORKER, APPLICATION, "-b", f"{HOST}:{port}"),
+    ],
     # Fanfare with uvicorn's own WebSocket class.
     "stock": lambda port: ["uvicorn", APPLICATION, "--ws", STOCK_SOCKETS, "--port", str(port)],
     # Without Fanfare, to compare: an echo application with uvicorn's WebSocket class, and with ours.
@@ -41,10 +50,24 @@ COMMANDS: dict[str, Callable[[int], list[str]]] = {
     "own echo": lambda port: ["uvicorn", ECHO, "--ws", OWN_SOCKETS, "--port", str(port), "--lifespan", "off"],
 }
 ECHOES = ("echo", "own echo")
+ONE_PROCESS = ("uvicorn", "uvicorn activated", "stock", "daphne", *ECHOES)
+PAIRS = ("gunicorn pair", "uvicorn pair")
+
+# As systemd: the socket is descriptor 3, and no other copy of it is left to the server.
+ACTIVATE = """
+import os, sys
+given = int(sys.argv[1])
+os.dup2(given, 3)
+os.set_inheritable(given, given == 3)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 class Server:
-    """One running server of a deployment. `command`: a name of COMMANDS. `under`: a wrapper command."""
+    """One running server of a deployment. `command`: a name of COMMANDS. `under`: a wrapper command. `listener`: the
+    socket that the server gets, as from systemd.
+    """
 
     def __init__(
         self,
@@ -54,11 +77,17 @@ class Server:
         root: Path = deployments.REPOSITORY,
         under: Sequence[str] = (),
         port: int | None = None,
+        listener: socket.socket | None = None,
     ) -> None:
         self.command = command
         self._under = under
+        self._inherited: tuple[int, ...] = ()
         self.deployment = deployment
         self.application = deployment.application
+        if listener is not None:
+            self._inherited = (listener.fileno(),)
+            self._under = [*under, sys.executable, "-c", ACTIVATE, str(listener.fileno())]
+            port = listener.getsockname()[1]
         self.port = port or free_port()
         self.root = root
         self.log = log
@@ -75,6 +104,7 @@ class Server:
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=subprocess.STDOUT,
+            pass_fds=self._inherited,
             start_new_session=True,  # a process group of its own, so that it can be stopped as a whole
         )
 
@@ -132,13 +162,13 @@ class Server:
 
     @property
     def expected_workers(self) -> int:
-        if self.command == "gunicorn pair":
+        if self.command in PAIRS:
             return 2
         return 4 if self.command in ("gunicorn", "max-requests", "uvicorn workers") else 1
 
     def workers(self) -> list[int]:
         """Process ids of the processes that serve connections."""
-        if self.command in ("uvicorn", "stock", "daphne", *ECHOES):
+        if self.command in ONE_PROCESS:
             return [self.process.pid]
         try:
             children = psutil.Process(self.process.pid).children()
@@ -240,6 +270,7 @@ class Fleet:
         root: Path = deployments.REPOSITORY,
         under: Sequence[str] = (),
         port: int | None = None,
+        listener: socket.socket | None = None,
     ) -> Server:
         """Start a server and wait until it is ready. Without a `port`, tries another one if the first is taken
         meanwhile.
@@ -248,7 +279,7 @@ class Fleet:
         attempts = 3
         for attempt in range(1, attempts + 1):
             log = self.folder / f"{len(self.servers) + 1}-{command}.log"
-            server = Server(command, deployment, log, root, under, port)
+            server = Server(command, deployment, log, root, under, port, listener)
             self.servers.append(server)
             try:
                 server.wait_until_ready()

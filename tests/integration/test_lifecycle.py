@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
-import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from socket import create_connection, create_server
 
 import pytest
 
@@ -139,13 +141,59 @@ async def test_hup_refuses_no_request(start: Start, name: Name) -> None:
         await publisher.reach(publisher.published + 20)
 
 
-async def test_workers_stop_after_their_master_was_killed(start: Start) -> None:
-    """UvicornWorker does not check its parent process; it would serve forever and hold the port."""
-    server = start("gunicorn")
-    async with sockets.connect(server) as socket:
-        os.kill(server.process.pid, signal.SIGKILL)
-        assert await socket.closed() in RECONNECT_CODES
-    await asyncio.to_thread(server.wait_until_gone, PROMPT)
+@pytest.mark.parametrize("command", ["gunicorn", "uvicorn pair"])
+async def test_workers_stop_after_their_master_was_killed(start: Start, command: str) -> None:
+    """The workers do not check their parent process by themselves; they would serve forever and hold the port."""
+    server = start(command)
+    async with contextlib.AsyncExitStack() as stack:
+        spread = await sockets.spread(server, stack)
+        server.process.kill()
+        assert await _closed([found[0] for found in spread.values()]) <= RECONNECT_CODES
+    await asyncio.to_thread(server.process.wait)
+    await asyncio.to_thread(waiting.until, lambda: not server.remaining_processes(), PROMPT, "the workers' end")
+    create_server((servers.HOST, server.port)).close()
+
+
+def _knock(port: int, stop: threading.Event) -> int:
+    """Connect again and again until `stop`; the number of connects. Raises ConnectionRefusedError."""
+    connects = 0
+    while not stop.wait(0.05):  # at most: the backlog holds 4,096 connections while no server runs
+        with create_connection((servers.HOST, port)):
+            connects += 1
+    return connects
+
+
+def test_connections_wait_in_the_socket_of_systemd_while_the_server_restarts(
+    start: Start, fleet: servers.Fleet
+) -> None:
+    """deploy/fanfare.socket holds the listener. Here the test does."""
+    deployment, stop = fleet.deployment(), threading.Event()
+    handshake = (
+        f"GET /app/{deployment.application.key}?protocol=7 HTTP/1.1\r\nHost: {servers.HOST}\r\nUpgrade: websocket\r\n"
+        "Connection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    request = f"GET /health/live HTTP/1.1\r\nHost: {servers.HOST}\r\nConnection: close\r\n\r\n"
+    with (
+        create_server((servers.HOST, 0), backlog=4096) as listener,
+        concurrent.futures.ThreadPoolExecutor(1) as knocking,
+    ):
+        port = listener.getsockname()[1]
+        connects = knocking.submit(_knock, port, stop)
+        try:
+            for command in ("gunicorn activated", "uvicorn activated"):
+                with contextlib.ExitStack() as stack:
+                    waiting_ones = []
+                    for text in [handshake, request] * 5:
+                        client = stack.enter_context(create_connection((servers.HOST, port), servers.START_SECONDS))
+                        client.sendall(text.encode())
+                        waiting_ones.append(client)
+                    server = start(command, deployment, listener=listener)
+                    answers = {client.recv(12) for client in waiting_ones}
+                    assert answers == {b"HTTP/1.1 101", b"HTTP/1.1 200"}
+                server.stop()
+        finally:
+            stop.set()
+        assert connects.result() > 0
 
 
 @pytest.fixture
