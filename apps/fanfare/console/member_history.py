@@ -2,6 +2,9 @@
 
 One worker of the deployment reads them from the log and appends them to the channel `#members-CHANNEL`, which has the
 rule's retention. Nothing subscribes to it. The members at an event are today's members with the later changes undone.
+
+While a rule does not record, changes are missing. Therefore the worker appends a marker with the recording rules to
+`#members-PARTITION` whenever they have changed, and members are known only since the recording's last start.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from fanfare.applications import registry
+from fanfare.applications import registry, rules
 from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
 from fanfare.hub import hub as hubs
@@ -29,6 +32,8 @@ LOOK_S: Final = 1.0  # the delay until the first rule that records, or the remov
 MOST_CHANGES: Final = 2_000  # of one answer
 MOST_MEMBERS: Final = 1_000
 MEMBERS_SHOWN: Final = 100  # at each event
+STARTS_KEPT: Final = 20  # markers of a partition; each has the rules of all applications that record
+STARTS: Final = interface.Retention(STARTS_KEPT, 10 * 365 * 86_400)  # longer than any change is kept
 
 
 class Change(NamedTuple):
@@ -37,6 +42,38 @@ class Change(NamedTuple):
     entry: int
     user: str
     joined: bool
+
+
+class Start(NamedTuple):
+    """A marker. From the entry after `entry` on, the changes of the channels of these rules are recorded.
+
+    `rules`: by application's id, its patterns in order, each with its retention; 0 and 0 if it does not record. `at`:
+    Unix time.
+    """
+
+    log_id: str
+    entry: int
+    rules: dict[str, list[list[Any]]]
+    at: float = 0.0
+
+    def retention(self, app: str, channel: str) -> interface.Retention | None:
+        """None: the changes of the channel are not recorded."""
+        rule = rules.Rules(tuple(rules.Rule(*one) for one in self.rules.get(app, ()))).of(channel)
+        return None if rule is None or not rule.history_size else rule.retention
+
+
+class Recorded(NamedTuple):
+    """What is known of a channel: its members now, and the changes, the newest first.
+
+    `start`: the entry after which all changes were recorded, at the time `since`; None: nothing is known. `is_whole`:
+    none of them was trimmed, but those that are older than the kept events.
+    """
+
+    members: set[str]
+    changes: Sequence[Change] = ()
+    start: int | None = None
+    since: float | None = None
+    is_whole: bool = False
 
 
 class MemberHistory:
@@ -73,7 +110,7 @@ class MemberHistory:
     async def _consume(self, partition: int) -> None:
         is_dropped = False  # a stored position of an earlier run
         while True:
-            if self._is_wanted() or (self._loaded() and not is_dropped):
+            if self._loaded() and (self._is_wanted() or not is_dropped):
                 await self._record(partition)
                 is_dropped = True
             await asyncio.sleep(LOOK_S)
@@ -82,16 +119,36 @@ class MemberHistory:
         """Record while a rule wants it; then the log keeps nothing for this consumer."""
         engine = self._hub.engine
         async with log_consumer.LogConsumer(engine, NAME, KINDS, partition=partition) as consumer:
-            while self._is_wanted():
-                entries = await consumer.next(LOOK_S)
+            newest = await engine.ask(lambda queries: starts(queries, partition, 1))
+            marked = (newest[0].log_id, newest[0].rules) if newest else ("", {})
+            while True:
+                position = consumer.position
+                entries = await consumer.next(LOOK_S) if self._is_wanted() else []
                 found = [change for entry in entries if (change := self._change(entry)) is not None]
+                marker = Start(consumer.log_id, position, self._rules())
+                if marker.rules != marked[1] or (marker.rules and marker.log_id != marked[0]):
+                    body = orjson.dumps(marker[:3])
+                    await engine.append([interface.Publication("", f"{PREFIX}{partition}", body, retention=STARTS)])
+                    marked = marker.log_id, marker.rules
                 if found:
                     await engine.append(found)
+                if not marker.rules:
+                    break
                 await consumer.keep(at_once=bool(found))
             await consumer.drop()
 
     def _is_wanted(self) -> bool:
         return any(rule.record_members for application in self._registry.all() for rule in application.rules)
+
+    def _rules(self) -> dict[str, list[list[Any]]]:
+        """See `Start`; only of applications that record."""
+        return {
+            application.id: [
+                [rule.pattern, *(rule.retention if rule.record_members else (0, 0))] for rule in application.rules
+            ]
+            for application in self._registry.all()
+            if any(rule.record_members for rule in application.rules)
+        }
 
     def _change(self, entry: interface.Entry) -> interface.Publication | None:
         """The key makes an entry that is read twice, after the death of a worker, one change."""
@@ -109,40 +166,72 @@ class MemberHistory:
         )
 
 
-def read(queries: interface.Queries, app: str, channel: str) -> tuple[set[str], list[Change]]:
-    """The members of a channel now, and its kept changes, the newest first; without changes if there are more members
+def read(queries: interface.Queries, app: str, channel: str, partition: int) -> Recorded:
+    """The members of a channel now, and its changes of the newest recording; without changes if there are more members
     than MOST_MEMBERS. Raises EngineUnavailable.
     """
     members = {member.user_id for member in queries.members(app, channel, MOST_MEMBERS + 1)}
-    if len(members) > MOST_MEMBERS:
-        return members, []
+    start, size = _start(starts(queries, partition), app, channel)
+    if start is None or len(members) > MOST_MEMBERS:
+        return Recorded(members)
     kept, _ = queries.read(app, PREFIX + channel, 0, MOST_CHANGES, newest_first=True)
-    return members, [Change(*orjson.loads(entry.body)) for entry in kept]
+    is_whole = len(kept) < min(size, MOST_CHANGES)  # older ones were trimmed by their age alone, as the events were
+    changes: list[Change] = []
+    for entry in kept:
+        change = Change(*orjson.loads(entry.body))
+        # An entry that is not older than the one after it is of a log that lost its newest entries.
+        if change.entry <= start.entry or (changes and change.entry >= changes[-1].entry):
+            is_whole = True
+            break
+        changes.append(change)
+    return Recorded(members, changes, start.entry, start.at, is_whole)
 
 
-def at(entries: Iterable[int], members: set[str], changes: Sequence[Change]) -> dict[int, list[str]]:
-    """The members at each of these entries of the channel, sorted; without the entries before the kept changes.
+def starts(queries: interface.Queries, partition: int, limit: int = STARTS_KEPT) -> list[Start]:
+    """The markers of a partition, the newest first. Raises EngineUnavailable."""
+    kept, _ = queries.read("", f"{PREFIX}{partition}", 0, limit, newest_first=True)
+    return [Start._make([*orjson.loads(entry.body), entry.created_ms / 1000]) for entry in kept]
 
-    If the user of a join is absent, or the one of a leave present, a change between is missing: earlier entries are
-    left out, too.
+
+def _start(markers: Iterable[Start], app: str, channel: str) -> tuple[Start | None, int]:
+    """The oldest marker since which the channel is recorded without a break and with one retention, and its size; None:
+    it is not recorded now.
     """
-    present, position = set(members), 0
+    found: Start | None = None
+    retention = None
+    for marker in markers:
+        kept = marker.retention(app, channel)
+        if kept is None or (found is not None and (kept != retention or marker.log_id != found.log_id)):
+            break
+        found, retention = marker, kept
+    return found, 0 if retention is None else retention.size
+
+
+def at(entries: Iterable[int], recorded: Recorded) -> dict[int, list[str]]:
+    """The members at each of these entries of the channel, sorted; without the entries before the recording.
+
+    Without the entries before the oldest kept change, too, if older ones were trimmed. If the user of a join is absent,
+    or the one of a leave present, a change between is missing: earlier entries are left out.
+    """
+    present, changes, position = set(recorded.members), recorded.changes, 0
     found: dict[int, list[str]] = {}
     for entry in sorted(entries, reverse=True):
+        if recorded.start is None or entry < recorded.start:
+            return found
         while position < len(changes) and changes[position].entry > entry:
             change = changes[position]
             if change.joined is not (change.user in present):
                 return found
             (present.discard if change.joined else present.add)(change.user)
             position += 1
-        if position == len(changes):
+        if position == len(changes) and not recorded.is_whole:
             return found
         found[entry] = sorted(present)
     return found
 
 
-def timeline(items: Sequence[dict[str, Any]], members: set[str], changes: Sequence[Change]) -> None:
+def timeline(items: Sequence[dict[str, Any]], recorded: Recorded) -> None:
     """Add `members`, the first ones, and `member_count` to the items of a timeline, where they are known."""
     ids = {int(item["entry"].partition(":")[2]): item for item in items}
-    for entry, present in at(ids, members, changes).items():
+    for entry, present in at(ids, recorded).items():
         ids[entry] |= {"members": present[:MEMBERS_SHOWN], "member_count": len(present)}

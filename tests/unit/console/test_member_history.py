@@ -34,9 +34,15 @@ def left(entry: int, user: str) -> member_history.Change:
     return member_history.Change(entry, user, joined=False)
 
 
+def recorded(
+    members: set[str], *changes: member_history.Change, start: int = 0, is_whole: bool = False
+) -> member_history.Recorded:
+    return member_history.Recorded(members, changes, start, 1.0, is_whole)
+
+
 def test_members_at_an_event_are_those_of_now_without_the_later_changes() -> None:
     changes = [left(9, "ann"), joined(6, "bob"), joined(3, "ann"), joined(1, "eve")]
-    assert member_history.at([2, 4, 7, 10], {"bob", "eve"}, changes) == {
+    assert member_history.at([2, 4, 7, 10], recorded({"bob", "eve"}, *changes)) == {
         10: ["bob", "eve"],
         7: ["ann", "bob", "eve"],
         4: ["ann", "eve"],
@@ -45,13 +51,36 @@ def test_members_at_an_event_are_those_of_now_without_the_later_changes() -> Non
 
 
 def test_members_before_the_oldest_kept_change_are_unknown() -> None:
-    assert member_history.at([2, 4], {"ann"}, [joined(3, "ann")]) == {4: ["ann"]}
-    assert member_history.at([2, 4], {"ann"}, []) == {}
+    assert member_history.at([2, 4], recorded({"ann"}, joined(3, "ann"))) == {4: ["ann"]}
+    assert member_history.at([2, 4], recorded({"ann"})) == {}
+
+
+def test_members_before_the_start_of_the_recording_are_unknown() -> None:
+    assert member_history.at([2, 4, 6], recorded({"ann"}, start=4, is_whole=True)) == {4: ["ann"], 6: ["ann"]}
+    assert member_history.at([2, 4], member_history.Recorded({"ann"})) == {}
 
 
 @pytest.mark.parametrize("changes", [[joined(5, "eve"), joined(1, "ann")], [left(5, "ann"), joined(1, "ann")]])
 def test_members_before_a_missing_change_are_unknown(changes: list[member_history.Change]) -> None:
-    assert member_history.at([4, 6], {"ann"}, changes) == {6: ["ann"]}
+    assert member_history.at([4, 6], recorded({"ann"}, *changes)) == {6: ["ann"]}
+
+
+def test_recording_has_begun_where_the_rules_last_changed_for_the_channel() -> None:
+    def start(entry: int, *patterns: list[object], log: str = "a") -> member_history.Start:
+        return member_history.Start(log, entry, {"1": list(patterns)})
+
+    kept, other, off = ["presence-*", 9, 60], ["news", 0, 0], ["presence-*", 0, 0]
+
+    def since(*markers: member_history.Start) -> int | None:
+        found, _ = member_history._start(markers, "1", CHANNEL)
+        return None if found is None else found.entry
+
+    assert since(start(9, other, kept), start(5, kept), start(1, off)) == 5
+    assert since(start(9, off), start(5, kept)) is None
+    assert since(start(9, kept), start(5, off, kept), start(1, kept)) == 9
+    assert since(start(9, kept), start(5, ["presence-*", 8, 60])) == 9
+    assert since(start(9, kept, log="b"), start(5, kept)) == 9
+    assert since() is None
 
 
 class Recorded(Worker):
@@ -90,12 +119,21 @@ class Recorded(Worker):
 
     def members(self) -> set[str]:
         with self.hub.engine.queries() as queries:
-            return member_history.read(queries, "1", CHANNEL)[0]
+            return member_history.read(queries, "1", CHANNEL, 0).members
 
     def changes(self) -> list[tuple[str, bool]]:
         """The oldest first."""
         with self.hub.engine.queries() as queries:
-            return [(one.user, one.joined) for one in reversed(member_history.read(queries, "1", CHANNEL)[1])]
+            changes = member_history.read(queries, "1", CHANNEL, 0).changes
+            return [(one.user, one.joined) for one in reversed(changes)]
+
+    def marked(self) -> member_history.Start:
+        with self.hub.engine.queries() as queries:
+            return member_history.starts(queries, 0, 1)[0]
+
+    async def timeline(self) -> Any:
+        server = SimpleNamespace(hub=self.hub, registry=self.registry)
+        return await time_travel.timeline(requests.Request(server, ANN, {"app": "1", "channel": CHANNEL}, {}))
 
     @staticmethod
     async def until(is_so: Any) -> None:
@@ -137,11 +175,28 @@ async def test_timeline_has_the_members_at_each_event(worker: Recorded) -> None:
         await worker.leave(ann, "ann")
         await worker.say()
         await worker.until(lambda: worker.changes()[-1] == ("ann", False))
-    server = SimpleNamespace(hub=worker.hub, registry=worker.registry)
-    answer = await time_travel.timeline(requests.Request(server, ANN, {"app": "1", "channel": CHANNEL}, {}))
+    answer = await worker.timeline()
     assert answer["records_members"]
     assert [one["members"] for one in answer["events"]] == [["ann"], ["ann", "bob"], ["bob"]]
     assert [one["member_count"] for one in answer["events"]] == [1, 2, 1]
+
+
+async def test_members_are_unknown_before_the_last_start_of_the_recording(worker: Recorded) -> None:
+    async with worker.recording():
+        await consumed(worker)
+        await worker.say()
+        worker.registry.put(dataclasses.replace(SHOP, rules=rules.Rules()))
+        await worker.until(lambda: worker.marked().rules == {})
+        await worker.join("bob")
+        worker.registry.put(SHOP)
+        await worker.until(lambda: worker.marked().rules != {})
+        await worker.say()
+        await worker.join("eve")
+        await worker.until(lambda: worker.changes() == [("eve", True)])
+        await worker.say()
+    answer = await worker.timeline()
+    assert [one.get("members") for one in answer["events"]] == [None, ["bob"], ["bob", "eve"]]
+    assert answer["events"][0]["at"] <= answer["members_since"] <= answer["events"][1]["at"]
 
 
 async def test_next_worker_continues_without_a_gap_or_a_repetition(worker: Recorded) -> None:

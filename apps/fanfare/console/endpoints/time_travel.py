@@ -20,7 +20,8 @@ async def timeline(request: Request) -> Any:
     have more than `MOST_BYTES`.
 
     `first` and `last`: the offsets of these events; `top`: of the newest one of the channel. `records_members`: whether
-    events have `members` and `member_count`, as far back as they are known.
+    events have `members` and `member_count`, as far back as they are known; `members_since`: when their recording
+    began, or None.
     """
     application = request.application()
     channel = request.query.get("channel", "")
@@ -35,14 +36,17 @@ async def timeline(request: Request) -> Any:
     before = request.number("before", 0, most=2**62) or None
     records_members = rule.record_members and names.is_presence(channel)
 
-    def read(queries: interface.Queries) -> Any:
-        recorded = member_history.read(queries, application.id, channel) if records_members else (set(), [])
-        return *_read(queries, application.id, channel, before, limit), *recorded
-
-    entries, top, members, changes = await request.ask(read)
     partition = request.worker.hub.engine.partition(application.id, channel)
+
+    def read(queries: interface.Queries) -> Any:
+        recorded = member_history.Recorded(set())
+        if records_members:
+            recorded = member_history.read(queries, application.id, channel, partition)
+        return *_read(queries, application.id, channel, before, limit), recorded
+
+    entries, top, recorded = await request.ask(read)
     items = [tails.item(partition, entry) for entry in reversed(entries)]
-    member_history.timeline(items, members, changes)
+    member_history.timeline(items, recorded)
     return {
         "channel": channel,
         "is_state": names.is_cache(channel),
@@ -51,6 +55,7 @@ async def timeline(request: Request) -> Any:
         "first": items[0]["offset"] if items else None,
         "last": items[-1]["offset"] if items else None,
         "records_members": records_members,
+        "members_since": recorded.since,
         "events": items,
     }
 

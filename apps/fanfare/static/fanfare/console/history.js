@@ -18,20 +18,25 @@ const SHOWN = 50;
 let events = [];
 let isState = false;
 let recordsMembers = false;
+let membersSince = null;
 let timer = 0;
+
+const date = (seconds) => new Date(seconds * 1000).toLocaleDateString("en-GB");
 
 function show() {
   const index = Number(slider.value);
   const at = events[index];
   if (!at) return;
-  when.textContent = `${new Date(at.at * 1000).toLocaleDateString("en-GB")} ${clock(at.at)} · offset ${at.offset}`;
+  when.textContent = `${date(at.at)} ${clock(at.at)} · offset ${at.offset}`;
   const shown = isState ? events.slice(0, index + 1).findLast((one) => one.type === "event") ?? at : at;
   title.textContent = `${isState ? "The state" : "The newest event"} of ${at.channel} at that time: ${shown.event ?? shown.text}`;
   state.textContent = pretty(shown.data ?? "");
   members.hidden = !recordsMembers;
   members.textContent = at.members
     ? `Members at that time: ${number(at.member_count)}${at.members.length ? ` (${at.members.join(", ")}${at.member_count > at.members.length ? ", …" : ""})` : ""}`
-    : "The members at that time are not recorded.";
+    : membersSince === null || at.at > membersSince
+      ? "The members at that time are not known."
+      : `The members are not known before ${date(membersSince)} ${clock(membersSince)}, when their recording began.`;
   fill(
     items,
     events.slice(Math.max(0, index + 1 - SHOWN), index + 1).reverse().map((one) =>
@@ -76,6 +81,7 @@ async function look(before) {
     events = before ? [...found.events, ...events] : found.events;
     isState = found.is_state;
     recordsMembers = found.records_members;
+    membersSince = found.members_since;
     slider.max = String(events.length - 1);
     slider.value = before ? String(found.events.length - 1) : slider.max;
     timeline.hidden = false;
