@@ -18,7 +18,7 @@ TARGET = f"/app/{fakes.APPLICATION.key}?protocol=7&client=js&version=8.6.0".enco
 class Socket:
     """A connection of the WebSocket class, which records what the handler does."""
 
-    client = ("198.51.100.1", 5000)
+    client = ("192.0.2.7", 5000)
 
     def __init__(self) -> None:
         self.listener: Any = None
@@ -76,7 +76,7 @@ async def test_accepted_client_is_greeted_before_its_frames_are_read(worker: Wor
     (greeting,) = socket.sent
     assert greeting["event"] == "pusher:connection_established"
     (connection,) = worker.hub.connections_of(fakes.APPLICATION.id)
-    assert connection.context == ("js", "8.6.0", "", "198.51.100.1")
+    assert connection.context == ("js", "8.6.0", "", "192.0.2.7")
     assert b'{"event":"pusher:ping","data":{}}' in socket.listener.answers
     socket.listener.end()
     assert not list(worker.hub.connections_of(fakes.APPLICATION.id))
@@ -92,6 +92,37 @@ async def test_client_behind_a_trusted_proxy_has_its_own_address(worker: Worker)
 
 
 @pytest.mark.parametrize(
+    ("query", "headers"),
+    [
+        pytest.param(b"protocol=7&client=js&version=8.6.0", [], id="no Origin"),
+        pytest.param(b"protocol=7&client=js&client=b&version=" + b"8" * 100, [(b"origin", b"http://a")], id="long"),
+        pytest.param(b"protocol=5&rt=1&client=%C3%A9%20a+b&version=", [(b"origin", b"null")], id="offsets"),
+        pytest.param(
+            b"client=a&x=" + b"b%20+" * 1_600,
+            [(b"cookie", b"a=1"), (b"cookie", b"b=2"), (b"sec-websocket-protocol", b"a, b"), (b"origin", b"http://a")],
+            id="query of 8 kB",
+        ),
+        pytest.param(b"", [(b"origin", b"http://a"), (b"origin", b"http://b")], id="no query, two Origins"),
+    ],
+)
+async def test_client_is_the_same_as_by_asgi(worker: Worker, query: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+    """The console's data of the connection, the counters and the greeting."""
+    socket = Socket()
+    assert Deployment(worker).opens(socket, TARGET.partition(b"?")[0] + b"?" + query, *headers)
+    (greeting,) = socket.sent
+    counted = dict(worker.hub.counters)
+    browser = await worker.browser(query=query, headers=headers).connected()
+    direct, by_asgi = worker.hub.connections_of(fakes.APPLICATION.id)
+    assert direct.context == by_asgi.context
+    assert (direct.with_offsets, direct.close_frame) == (by_asgi.with_offsets, by_asgi.close_frame)
+    assert worker.hub.counters == {name: 2 * n for name, n in counted.items()}
+    greetings = [orjson.loads(greeting["data"]), orjson.loads(browser.frames[0]["data"])]
+    assert greetings[0].pop("socket_id") == direct.socket_id != greetings[1].pop("socket_id")
+    assert greetings[0] == greetings[1]
+    socket.listener.end()
+
+
+@pytest.mark.parametrize(
     "target",
     [
         pytest.param(b"/app/unknown?protocol=7", id="unknown key"),
@@ -101,7 +132,9 @@ async def test_client_behind_a_trusted_proxy_has_its_own_address(worker: Worker)
     ],
 )
 async def test_other_handshake_is_left_to_asgi(worker: Worker, target: bytes) -> None:
+    counted = dict(worker.hub.counters)
     assert not Deployment(worker).opens(Socket(), target)
+    assert worker.hub.counters == counted, "a refusal is counted once, by the ASGI application"
 
 
 async def test_origin_that_is_not_allowed_is_left_to_asgi(worker: Worker) -> None:

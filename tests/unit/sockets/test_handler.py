@@ -6,16 +6,23 @@ import logging
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fanfare.hub import on_uvicorn
 from fanfare.hub.writers import Batch
-from fanfare.sockets import accept_gate, frames, handshake, protocol
+from fanfare.sockets import accept_gate, frames, handshake, http_limits, protocol
 from tests.harness import servers, waiting
 from tests.harness.wire import CLOSE, TEXT, Wire, WireFrame
 from tests.unit.sockets.hosting import PATIENCE, Hosted, ask
+
+UPGRADE = (
+    b"GET /mine HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
 
 Handle = Callable[[protocol.WebSocketProtocol, handshake.Request], bool]
 Serve = Callable[..., Hosted]
@@ -186,6 +193,50 @@ def test_handler_that_fails_after_the_accept_closes_with_1011(serve: Serve) -> N
     waiting.until(lambda: handler.listeners[0].ended, PATIENCE, "the listener was told of the end")
 
 
+@pytest.mark.parametrize("parser", ["first bytes", "uvicorn"])
+def test_offers_of_the_client_are_not_accepted(parser: str) -> None:
+    """As through ASGI: neither an extension nor a subprotocol, but the server's own headers."""
+    options: dict[str, Any] = {"ws_ping_interval": None}
+    if parser == "first bytes":
+        config = SimpleNamespace(http_protocol_class=HttpToolsProtocol)
+        assert http_limits.install(config, http_limits.HttpLimits(), lambda _: None)
+        options["http"] = config.http_protocol_class
+    hosted = Hosted(denying, **options)
+    setattr(hosted.server.config, protocol.HANDLER, Handler())
+    offers = {"Sec_WebSocket_Extensions": "permessage-deflate", "Sec_WebSocket_Protocol": "a, b", "Cookie": "a=1"}
+    with hosted:
+        status, headers, _ = ask(hosted.port, "/mine?a=" + "b" * 8_000, **offers)
+        assert ask(hosted.port, "/another", **offers)[0] == 403
+    assert status == 101
+    assert headers["sec-websocket-accept"]
+    assert headers["server"] == "uvicorn"
+    assert headers.keys() == {"upgrade", "connection", "sec-websocket-accept", "date", "server"}
+
+
+def test_handshake_that_waits_at_the_gate_while_the_server_stops_gets_503(serve: Serve) -> None:
+    now = [0.0]
+    gate = accept_gate.AcceptGate(
+        per_second=1, connections=0, memory_bytes=0, count=lambda _: None, clock=lambda: now[0]
+    )
+    handler = Handler()
+    hosted = serve(handler, gate)
+    with Wire(hosted.port, "/mine") as first, socket.create_connection((servers.HOST, hosted.port), PATIENCE) as client:
+        assert first.receive() == WireFrame(TEXT, b"greeting")
+        client.sendall(UPGRADE)
+        waiting.until(lambda: gate.waiting == 1, PATIENCE, "the second handshake waits")
+
+        def shut_down() -> None:
+            for connection in list(hosted.server.server_state.connections):
+                if getattr(connection, "is_connecting", False):
+                    connection.shutdown()
+
+        hosted.call(shut_down)
+        assert client.recv(65_536).startswith(b"HTTP/1.1 503 ")
+        now[0] = 100.0
+        waiting.until(lambda: gate.waiting == 0, PATIENCE, "the gate has dropped the handshake")
+    assert len(handler.listeners) == 1
+
+
 def test_handshake_that_waits_at_the_gate_is_handled_in_its_turn(serve: Serve) -> None:
     """A message that the client sends meanwhile comes after the greeting."""
     now = [0.0]
@@ -196,10 +247,7 @@ def test_handshake_that_waits_at_the_gate_is_handled_in_its_turn(serve: Serve) -
     with ExitStack() as stack:
         for _ in range(2):
             client = stack.enter_context(socket.create_connection((servers.HOST, hosted.port), PATIENCE))
-            client.sendall(
-                b"GET /mine HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-            )
+            client.sendall(UPGRADE)
         waiting.until(lambda: gate.waiting == 1, PATIENCE, "the second handshake waits")
         client.sendall(b"\x81\x83\0\0\0\0two")
         now[0] = 100.0

@@ -91,6 +91,38 @@ class Parsed:
         self.headers.append((name.lower(), value))
 
 
+@pytest.mark.parametrize(
+    ("query", "fields"),
+    [
+        pytest.param(b"", b"Cookie: a=1\r\nCookie: b=2; c=3\r\nCOOKIE:\r\n", id="several Cookies"),
+        pytest.param(
+            b"",
+            b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits, x-webkit-deflate-frame\r\n",
+            id="extensions",
+        ),
+        pytest.param(
+            b"", b"Sec-WebSocket-Protocol: a, b\r\nSec-WebSocket-Protocol: c\r\n", id="several offers of subprotocols"
+        ),
+        pytest.param(
+            b"",
+            b"X-Forwarded-For: 198.51.100.1, 203.0.113.9\r\nX-Forwarded-For:10.0.0.1\r\nX-Forwarded-Proto: https\r\n",
+            id="proxies",
+        ),
+        pytest.param(b"", b"Authorization: Basic YTpi\r\nX-Name: \xc3\xa9\tb\r\n", id="value that is not ASCII"),
+        pytest.param(b"&a=" + b"b%20+" * 1_640, b"", id="query of 8 kB"),
+    ],
+)
+def test_unusual_upgrade_is_as_uvicorn_passes_it(query: bytes, fields: bytes) -> None:
+    """uvicorn's class writes the parsed request out again for the WebSocket class."""
+    data = WHOLE.replace(b" HTTP/1.1", query + b" HTTP/1.1").replace(b"Origin:\thttp://a \r\n", fields)
+    request = opening.upgrade(data, line_bytes=32_768, head_bytes=65_536, headers=128)
+    parsed = Parsed(data)
+    assert parsed.upgrades
+    lines = [b"%b: %b\r\n" % (name, value) for name, value in parsed.headers]
+    assert request == handshake.read(b"GET %b HTTP/1.1\r\n%b\r\n" % (parsed.url, b"".join(lines)))
+    assert request.resource() == (b"/app/key", b"protocol=7&client=js" + query)
+
+
 def test_parsed_upgrades_are_those_of_the_parser() -> None:
     """Every request that is taken from changed bytes is one upgrade for httptools too, with the same parts."""
     chance = random.Random(15)
