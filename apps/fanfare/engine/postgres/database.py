@@ -219,8 +219,8 @@ def failure(error: BaseException, sentence: str, address: Address) -> errors.Eng
 
 def check_generation(connection: Connection, address: Address) -> None:
     """Compare the server with the one that wrote last. After a restore or a promoted standby the newest entries may be
-    gone and their offsets free again, so every stream gets a new epoch. The newest sessions may be gone too: a session
-    without an application keeps the time. Raises psycopg.Error."""
+    gone and their offsets free again, so every stream gets a new epoch. The newest sessions may be gone too. Raises
+    psycopg.Error."""
     schema = sql.Identifier(address.schema)
     identity = server_identity(connection, address)
     with connection.transaction():
@@ -231,14 +231,7 @@ def check_generation(connection: Connection, address: Address) -> None:
         )
         if changed.rowcount:
             connection.execute(sql.SQL("UPDATE {0}.streams SET epoch = {0}.new_epoch_1()").format(schema))
-            connection.execute(
-                sql.SQL(
-                    "INSERT INTO {}.sessions VALUES ('', %s, '', clock_timestamp() + interval '1 day', '', '', "
-                    "clock_timestamp()) ON CONFLICT (app, token) DO UPDATE "
-                    "SET expires = excluded.expires, taken = excluded.taken"
-                ).format(schema),
-                (LOST_SESSIONS,),
-            )
+            connection.execute(sql.SQL("SELECT {}.lose_sessions_1()").format(schema))
 
 
 def server_identity(connection: Connection, address: Address) -> str:
@@ -284,6 +277,7 @@ def _script(name: str, address: Address) -> bytes:
         "taken_seconds": TAKEN_SECONDS,
         "largest_id": 2**63 - 1,
         "moved_state": f"'{MOVED_STATE}'",
+        "lost_sessions": f"'{LOST_SESSIONS}'",
         "late_seconds": interface.LATE_SECONDS,
         "late_sessions": interface.LATE_SESSIONS,
         "sweep_seconds": SWEEP_SECONDS,

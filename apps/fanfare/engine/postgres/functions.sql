@@ -24,6 +24,13 @@ BEGIN
 END
 $$;
 
+-- Keeps the time at which sessions may have been lost, in a session without an application.
+CREATE OR REPLACE FUNCTION {schema}.lose_sessions_1() RETURNS void LANGUAGE sql VOLATILE AS $$
+    INSERT INTO {schema}.sessions
+    VALUES ('', {lost_sessions}, '', clock_timestamp() + interval '1 day', '', '', clock_timestamp())
+    ON CONFLICT (app, token) DO UPDATE SET expires = excluded.expires, taken = excluded.taken
+$$;
+
 -- Begins a new generation where the tables are not those that were written last: a backup was put in their place, so
 -- offsets would be given a second time. TRUNCATE and CREATE TABLE give `state` another file. The caller holds the lock.
 CREATE OR REPLACE FUNCTION {schema}.check_1() RETURNS void LANGUAGE plpgsql AS $$
@@ -39,6 +46,7 @@ BEGIN
     WHERE split_part(s.server, ':', 3) <> v_file;
     IF FOUND THEN
         UPDATE {schema}.streams SET epoch = {schema}.new_epoch_1();
+        PERFORM {schema}.lose_sessions_1();
     END IF;
 END
 $$;
