@@ -21,12 +21,13 @@ from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
 from fanfare.hub import hub as hubs
 from fanfare.jobs import declarations, log_consumer
+from fanfare.protocol import names
 from fanfare.runtime import supervisor
 
 logger = logging.getLogger(__name__)
 
 NAME: Final = "member history"  # of the job and of its consumer
-PREFIX: Final = "#members-"
+PREFIX: Final = interface.MEMBER_HISTORY
 KINDS: Final = frozenset([interface.Kind.MEMBER_ADDED, interface.Kind.MEMBER_REMOVED])
 LOOK_S: Final = 1.0  # the delay until the first rule that records, or the removal of the last one, is noticed
 MOST_CHANGES: Final = 2_000  # of one answer
@@ -154,7 +155,7 @@ class MemberHistory:
         """The key makes an entry that is read twice, after the death of a worker, one change."""
         application = self._registry.by_id(entry.app)
         rule = None if application is None else application.rules.of(entry.channel)
-        if rule is None or not rule.record_members or entry.user_id is None:
+        if rule is None or not rule.record_members or not names.is_presence(entry.channel) or entry.user_id is None:
             return None
         change = Change(entry.id, entry.user_id, entry.kind == interface.Kind.MEMBER_ADDED)
         return interface.Publication(

@@ -736,6 +736,9 @@ APPEND_TIMEOUT_S = 3.0
 
 CONNECTIONS = ""  # the `channel` under which a worker counts an application's connections
 USERS = "#users"  # the `channel` whose members are the signed-in users of an application
+# Before the name of a presence channel: its recorded joins and leaves. They name entries of this log, so they are not
+# moved to another one.
+MEMBER_HISTORY = "#members-"
 
 # Pusher's own bounds for pusher_internal:subscription_count.
 ANNOUNCE_ALWAYS = 100  # subscribers

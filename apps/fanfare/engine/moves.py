@@ -329,7 +329,11 @@ class Mover:
     def _pass(self, until: float = float("inf")) -> float:
         """Copy what changed since the last pass; the seconds that it took."""
         began = time.monotonic()
-        present = self._old.streams()
+        present = {
+            name: stream
+            for name, stream in self._old.streams().items()
+            if not stream.channel.startswith(interface.MEMBER_HISTORY)
+        }
         self._new.forget(self._copied.keys() - present.keys())
         wanted: list[tuple[Stream, int]] = []
         for name, stream in present.items():

@@ -147,6 +147,18 @@ async def test_histories_sessions_and_keys_are_in_the_new_store(
     assert (taken.record, taken.holder) == (b"record", None)
 
 
+@pytest.mark.parametrize(("source", "target"), [("local", "postgres"), ("redis", "local")])
+async def test_recorded_members_are_not_moved(place: Callable[[str], Place], source: str, target: str) -> None:
+    """They name entries of the old log."""
+    old, new = place(source), place(target)
+    worker = await old.hire()
+    await worker.publish(f"{interface.MEMBER_HISTORY}presence-c", b"[1]", retention=KEPT)
+    await worker.publish("kept", b"1", retention=KEPT)
+    assert (await move(old, new)).streams == 1
+    with new.engine().queries() as queries:
+        assert queries.read(APP, f"{interface.MEMBER_HISTORY}presence-c", 0, 10)[0] == []
+
+
 @pytest.mark.parametrize(("source", "target"), PAIRS)
 async def test_stream_goes_on_in_the_new_store(place: Callable[[str], Place], source: str, target: str) -> None:
     old, new = place(source), place(target)

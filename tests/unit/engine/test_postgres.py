@@ -13,8 +13,8 @@ import psycopg
 import pytest
 
 from fanfare.engine import errors, interface
+from fanfare.engine.postgres import database, leases, upkeep
 from fanfare.engine.postgres import engine as postgres_engine
-from fanfare.engine.postgres import leases, upkeep
 from tests.harness import postgresql, waiting
 from tests.unit.engine import conformance, deployments, failures, postgres_deployment, streams
 from tests.unit.engine.workers import APP, Worker
@@ -137,6 +137,23 @@ async def test_a_promoted_standby_begins_a_new_generation() -> None:
             for one in (worker, later):
                 assert (await one.engine.take_session(conformance.APP, "token", "1.1")).lost_s is not None
                 await one.engine.close()
+
+
+async def test_worker_continues_on_a_backup_with_the_functions_of_an_earlier_release(url: str) -> None:
+    worker = await Worker(postgres_engine.PostgresEngine(url)).open()
+    address = worker.engine.address  # type: ignore[attr-defined]
+
+    def reconnect_after_a_restore() -> None:
+        with database.connect_blocking(address, "test") as connection:
+            connection.execute(f"DROP FUNCTION {address.schema}.lose_sessions_1")
+            connection.execute(f"UPDATE {address.schema}.state SET server = 'of the backup'")
+            database.check_generation(connection, address)
+
+    await asyncio.to_thread(reconnect_after_a_restore)
+    await worker.until(lambda: worker.gaps == ["generation_changed"], "the gap", within=30)
+    await worker.until(lambda: worker.engine.health().ok, "it follows the restored log", within=30)
+    assert (await worker.engine.take_session(APP, "token", "1.1")).lost_s is not None
+    await worker.engine.close()
 
 
 async def test_running_worker_follows_a_failover_and_begins_a_new_generation() -> None:

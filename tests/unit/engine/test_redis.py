@@ -14,6 +14,7 @@ import redis
 
 from fanfare.engine import errors, interface
 from fanfare.engine.redis import address, moving, queries, scripts, wire
+from fanfare.engine.redis import consumer as redis_consumer
 from fanfare.engine.redis import engine as redis_engine
 from fanfare.engine.redis import worker as redis_worker
 from tests.harness import redisserver, waiting
@@ -283,20 +284,25 @@ async def test_emptied_store_is_filled_again_and_told(hire: conformance.Hire) ->
             await worker.engine.close()
 
 
-async def test_backup_that_is_restored_into_a_running_server_begins_new_generations() -> None:
+@pytest.mark.parametrize("connections", ["kept", "lost"])
+async def test_backup_that_is_restored_into_a_running_server_begins_new_generations(connections: str) -> None:
     """The run id stays the same. Only the numbers of the entries show that the store is an older one."""
     with redisserver.running() as own:
         one, two = [await Worker(redis_engine.RedisEngine(own.url())).open() for _ in range(2)]
         await one.publish("kept", b"1", retention=conformance.KEPT)
-        with own.client() as client, redis.Redis("127.0.0.1", own.port) as raw:
+        with redis.Redis("127.0.0.1", own.port) as raw:
             backup = {key: raw.dump(key) for key in raw.scan_iter()}
             [lost] = await one.publish("kept", b"2", retention=conformance.KEPT)
             await two.got("kept", b"1", b"2")
             restoring = raw.pipeline(transaction=True)
+            if connections == "lost":
+                for kind in ("normal", "pubsub"):
+                    restoring.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
             restoring.flushall()
             for key, value in backup.items():
                 restoring.restore(key, 0, value)
             await asyncio.to_thread(restoring.execute)
+        with own.client() as client:
             state = address.key_prefix("fanfare", one.engine.partition(APP, "kept"), redis_engine.PARTITIONS) + "state"
             for worker in (one, two):
                 await worker.until(lambda worker=worker: worker.gaps == ["generation_changed"], "a gap", within=60)
@@ -394,6 +400,28 @@ async def test_transient_consumer_holds_no_entries_and_does_not_move_to_another_
         assert client.hkeys(f"{prefix}consumers") == ["outbox"]
 
 
+async def test_consumer_that_gets_no_entries_is_renewed(
+    hire: conformance.Hire, server: redisserver.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store forgets a consumer that it has not heard from for a day."""
+    one = await hire()
+    index = one.engine.partition(APP, "c")
+    prefix = one.engine._worker.all[index].prefix  # type: ignore[attr-defined]
+    consumer = await one.engine.consume("outbox", index, frozenset([interface.Kind.CLIENT_EVENT]))
+    with server.client() as client:
+
+        async def is_renewed() -> bool:
+            await consumer.keep(consumer.position)
+            return str(client.hget(f"{prefix}consumers", "outbox")) != before
+
+        before = client.hget(f"{prefix}consumers", "outbox")
+        await one.publish("c", b"of another kind")
+        assert not await is_renewed(), "most calls cost nothing"
+        monkeypatch.setattr(redis_consumer, "RENEW_S", 0.0)
+        await waiting.until_async(is_renewed, 30, "the consumer is renewed")
+        assert client.hget(f"{prefix}consumers", "outbox").split()[1] > before.split()[1]
+
+
 async def test_full_memory_refuses_publications_and_nothing_else() -> None:
     with redisserver.running() as own:
         worker = await Worker(redis_engine.RedisEngine(own.url())).open()
@@ -431,6 +459,20 @@ async def test_holder_from_which_a_session_was_taken_does_not_write_it_after_its
     assert (await one.engine.take_session(APP, "token", "1.1")).holder == "2.2"
     one.engine.save_session(APP, "token", b"newest", 60, holder="1.1")
     assert await one.engine.load_session(APP, "token") == b"newest", "it has taken the session again"
+
+
+async def test_repeated_release_does_not_replace_the_record_of_a_later_holder(hire: conformance.Hire) -> None:
+    """The first release was written, and its answer was lost."""
+    one, two = await hire(), await hire()
+    await one.engine.take_session(APP, "token", "1.1")
+    one.engine.save_session(APP, "token", b"older", 60, holder="1.1", release=True)
+    assert await one.engine.load_session(APP, "token") == b"older"
+    await two.engine.take_session(APP, "token", "2.1")
+    two.engine.save_session(APP, "token", b"newer", 60, holder="2.1", release=True)
+    assert await two.engine.load_session(APP, "token") == b"newer"
+    again = ("s", APP, "token", b"older", 60, "1.1", True)
+    one.engine._worker._release((APP, "token"), again, again=True)  # type: ignore[attr-defined]
+    assert await one.engine.load_session(APP, "token") == b"newer"
 
 
 async def test_full_memory_does_not_keep_the_holder_of_a_session() -> None:

@@ -231,6 +231,7 @@ def check_generation(connection: Connection, address: Address) -> None:
         )
         if changed.rowcount:
             connection.execute(sql.SQL("UPDATE {0}.streams SET epoch = {0}.new_epoch_1()").format(schema))
+            connection.execute(_script("functions.sql", address))  # a backup may have those of an earlier release
             connection.execute(sql.SQL("SELECT {}.lose_sessions_1()").format(schema))
 
 

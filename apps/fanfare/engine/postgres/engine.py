@@ -151,6 +151,8 @@ class PostgresEngine(SharedStoreEngine[Worker]):
     async def take_session(self, app: str, token: str, holder: str) -> interface.Taken:
         here = self._here()
         row = await here.done(operations.Operation("take", app, key=token, user=holder))
+        if here.is_restarting:  # it does not know yet what was lost
+            raise errors.EngineUnavailable("The worker starts again")
         record = None if row.record is None else bytes(row.record)
         return interface.Taken(record, row.epoch, None if row.actual is None else row.actual / 1000, here.lost_s)
 

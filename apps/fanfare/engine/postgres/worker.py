@@ -74,7 +74,7 @@ class Worker:
         self._steady_since_s = float("-inf")  # monotonic: since when the beats follow each other
         self._lost_at_s: float | None = None  # monotonic: see `lost_s`
         self._closing = False
-        self._restarting = False
+        self.is_restarting = False
         self._unreported: str | None = None  # the reason of a gap that the hub has not handled yet
 
     # -- life ----------------------------------------------------------------------------------------------------------
@@ -337,9 +337,9 @@ class Worker:
 
     def _gap(self, reason: str) -> None:
         """Entries may have been missed: tell the hub, and start again from the present."""
-        if self._restarting or self._closing:
+        if self.is_restarting or self._closing:
             return
-        self._restarting = True
+        self.is_restarting = True
         self.reader.following = False
         self.counters["gaps"] += 1
         logger.error("Entries of the log may have been missed (%s): the worker starts again from the present", reason)
@@ -361,7 +361,7 @@ class Worker:
         self._report_gap()
         self.leases.lose_all()
         await self._join()
-        self._restarting = False
+        self.is_restarting = False
 
 
 def _prepare(address: database.Address) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Final
 
 from fanfare.engine import errors, interface
@@ -12,6 +13,7 @@ from fanfare.engine.redis.partition import Partition
 from fanfare.engine.redis.worker import Worker
 
 READ_ENTRIES: Final = 500  # in one answer
+RENEW_S: Final = 3_600.0  # between two calls of a consumer that gets no entries; see `interface.CONSUMER_SECONDS`
 
 
 class Consumer(interface.Consumer):
@@ -34,7 +36,7 @@ class Consumer(interface.Consumer):
         self._partition = partition
         self._name = name
         self._kinds = kinds
-        self._kept = position
+        self._kept, self._kept_s = position, time.monotonic()
         self._grown: asyncio.Future[None] | None = None  # None: there may be something to read
         self._closed = False
         partition.consume(on=True)
@@ -61,7 +63,7 @@ class Consumer(interface.Consumer):
     async def _read(self, limit: int) -> list[interface.Entry]:
         """The next entries of these kinds, passing over those of other consumers' kinds."""
         while True:
-            count = max(READ_ENTRIES, limit)
+            count = limit + 1 if self._transient else max(READ_ENTRIES, limit)
             want = ("f", self.position, count)
             answer = await self._worker.done(self._partition, want=want)
             if answer.generation != self.log_id:
@@ -83,9 +85,11 @@ class Consumer(interface.Consumer):
                 return found
 
     async def keep(self, position: int) -> None:
-        if position != self._kept or self._transient:
+        """Also without a new position, now and then: the store forgets a consumer that does not call it."""
+        now_s = time.monotonic()
+        if position != self._kept or self._transient or now_s - self._kept_s > RENEW_S:
             await self._move(position, forget=False)
-            self._kept = position
+            self._kept, self._kept_s = position, now_s
 
     async def drop(self) -> None:
         await self._move(0, forget=True)

@@ -145,6 +145,7 @@ class Partition:
             REPAIR_ENTRIES,
             self._worker.node,
             1 if self._worker.is_opening else 2 if self._is_other_log else 0,
+            self.position,
         )
 
     def _entered_on(self, connection: wire.Wire | None) -> wire.Reply:
@@ -584,7 +585,7 @@ class Partition:
         """Entries may have been missed: call the hub, and start again at the newest entry with a new life."""
         self.phase = Phase.RESUMING
         self.generation = ""
-        self._is_other_log |= reason in ("generation_changed", "log_replaced")
+        self._is_other_log |= reason == "generation_changed"
         self._catching.clear()
         before = self._live()
         self.give_up("The worker starts again", subscribers_only=True)

@@ -633,6 +633,9 @@ class Worker:
             self.session_partition(app, token).submit(operations.Call([operation], _ignore))
 
     def _release(self, name: _ENTITY, operation: operations.Operation, *, again: bool = False) -> None:
+        if again:
+            *fields, _ = operation
+            operation = (*fields, 2)
         release = self._releases[name] = _Release(operation)
 
         def settled(answer: operations.Answer | None, _error: errors.EngineError | None) -> None:

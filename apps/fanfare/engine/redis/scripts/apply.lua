@@ -69,7 +69,8 @@ local run_other = {
         return others >= op[3] and { op[3], others } or 0
     end,
 
-    -- session: app, token, record, seconds, holder or '', release. The holder from which it was taken last (f) writes no
+    -- session: app, token, record, seconds, holder or '', release (2: again, because the answer to the first was lost; it
+    -- is written only if the first was not). The holder from which it was taken last (f) writes no
     -- more, also after the holder since then has released it: a worker that was frozen still sends its records.
     s = function(op)
         local app, token, record, seconds, holder, release = unpack(op, 2, 7)
@@ -78,6 +79,9 @@ local run_other = {
         if holder ~= '' then
             local before, former = unpack(redis.call('HMGET', key, 'h', 'f'))
             if former == holder or (before and before ~= '' and before ~= holder) then
+                return 0
+            end
+            if release == 2 and before ~= holder then
                 return 0
             end
             redis.call('HSET', key, 'w', release and '' or life, 'h', release and '' or holder)

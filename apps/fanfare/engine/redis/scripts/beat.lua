@@ -6,8 +6,7 @@
 --   ARGV[5]  how long entries stay, ms
 --   ARGV[6]  how many sessions may be late here
 --   ARGV[7]  the sequence of the newest entry that the worker has seen
---   ARGV[8]  its generation. In this generation a top below that sequence is the one of a backup, which was restored
---            while the server ran: a new generation begins.
+--   ARGV[8]  its generation
 --
 -- For example {GENERATION, 57, 1, 3, {'5d3a…'}, 90, 20, 4}: the newest entry before this call is 57, this worker is known,
 -- three are alive, the one with the life 5d3a… is dead and not removed yet, and of 90 sessions 20 are late, after this
@@ -15,10 +14,7 @@
 -- the answer.
 
 load_state(false)
-if ARGV[8] == generation and tonumber(ARGV[7]) > top then
-    redis.call('HSET', KEYS[1], 'lost', now)
-    begin_generation()
-end
+check_restored(ARGV[8], ARGV[7])
 local till = redis.call('ZSCORE', P .. 'workers', ARGV[3])
 local known = till and tonumber(till) >= 0
 if known then

@@ -79,6 +79,15 @@ local function begin_generation()
     redis.call('SPUBLISH', P .. 'all', '\0' .. generation)
 end
 
+-- The newest entry that a worker has seen in this generation is newer than the log: a backup was restored while the
+-- server ran, and its run id is the same.
+local function check_restored(known, newest)
+    if known == generation and tonumber(newest) > top then
+        redis.call('HSET', KEYS[1], 'lost', now)
+        begin_generation()
+    end
+end
+
 -- Reads the state. A server with another run id may have lost acknowledged entries, so a new generation begins.
 local function load_state(is_first)
     local state = redis.call('HMGET', KEYS[1], 'server', 'generation', 'top', 'kinds', 'moved')
