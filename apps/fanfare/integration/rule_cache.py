@@ -25,7 +25,8 @@ MOST_SECONDS: Final = 3_600
 
 
 def visitor_key(user: Any, request: HttpRequest) -> Hashable | None:
-    """What tells this visitor from others; None if the user has no primary key.
+    """What tells this visitor from others; None if nothing does: the user has no primary key, or is anonymous without a
+    session and a header.
 
     The session and the header are part of it because middleware may give the user rights of this session alone, such
     as a second factor, and the host because it may select the tenant.
@@ -33,7 +34,10 @@ def visitor_key(user: Any, request: HttpRequest) -> Hashable | None:
     if user.is_authenticated and getattr(user, "pk", None) is None:
         return None
     session = getattr(getattr(request, "session", None), "session_key", None)
-    carried = repr((session, request.headers.get("Authorization"), request.META.get("HTTP_HOST")))
+    header = request.headers.get("Authorization")
+    if not user.is_authenticated and session is None and header is None:
+        return None
+    carried = repr((session, header, request.get_host()))
     digest = hashlib.sha256(carried.encode(errors="surrogateescape")).digest()  # headers may have several kB
     return user.__class__, user.pk if user.is_authenticated else None, digest
 
@@ -46,6 +50,7 @@ class RuleCache:
         self._clock = clock
         self._answers: dict[Hashable, tuple[Any, float]] = {}  # with the time of expiry
         self._generation = 0
+        self._reads_log: Callable[[], bool] = lambda: True
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -55,16 +60,21 @@ class RuleCache:
         found = self._answers.get(key)
         return found[0] if found is not None and self._clock() < found[1] else None
 
-    @property
-    def generation(self) -> int:
-        """To read before the rule is called, and to pass to `keep`."""
-        return self._generation
+    def follow(self, reads_log: Callable[[], bool]) -> None:
+        """Keep answers only while `reads_log()` is true. A worker that starts, or starts again after a gap, does not
+        read the terminations before its new position."""
+        self._reads_log = reads_log
 
-    def keep(self, key: Hashable, answer: Any, seconds: float, generation: int) -> None:
-        """Keep an answer, unless the cache was cleared after the rule was called: the rule may have read old rights."""
+    @property
+    def generation(self) -> int | None:
+        """To read before the visitor's rights are, and to pass to `keep`. None: keep nothing."""
+        return self._generation if self._reads_log() else None
+
+    def keep(self, key: Hashable, answer: Any, seconds: float, generation: int | None) -> None:
+        """Keep an answer, unless the cache was cleared since `generation`: the rule may have read old rights."""
         expires_s = self._clock() + seconds
         with self._lock:
-            if generation != self._generation:
+            if generation is None or generation != self._generation:
                 return
             self._answers.pop(key, None)
             self._answers[key] = answer, expires_s

@@ -283,8 +283,10 @@ class Answer(NamedTuple):
     token: str | None = None
 
 
-def authorize(request: HttpRequest, channel: str, limits: registry.Limits) -> Answer:
+def authorize(request: HttpRequest, channel: str, limits: registry.Limits, *, generation: int | None = None) -> Answer:
     """Ask the rule of a channel.
+
+    `generation`: of the cache, before anything was read that decides. None: the answer is not kept.
 
     Raises AccessRefused, or RuleError if the rule itself is wrong.
     """
@@ -311,7 +313,6 @@ def authorize(request: HttpRequest, channel: str, limits: registry.Limits) -> An
     cache = rule_cache.cache
     answer: Answer | None = cache.find(key)
     if answer is None:
-        generation = cache.generation
         answer = ask()
         cache.keep(key, answer, rule.cache_seconds, generation)
     return answer

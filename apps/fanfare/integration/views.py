@@ -43,7 +43,7 @@ from django.views.decorators.http import require_POST
 
 from fanfare import errors
 from fanfare.hub import activity
-from fanfare.integration import cors, payloads, rules, target, users
+from fanfare.integration import cors, payloads, rule_cache, rules, target, users
 from fanfare.protocol import names, refusals, signatures
 from fanfare.runtime.text import clean
 
@@ -91,8 +91,11 @@ class _AllDatabases:
         return True
 
 
-def _endpoint(sign: Callable[[HttpRequest], dict[str, str]]) -> cors.View:
-    """A view from a function that returns the body of a 200 response or raises FanfareError."""
+def _endpoint(sign: Callable[[HttpRequest, int | None], dict[str, str]]) -> cors.View:
+    """A view from a function that returns the body of a 200 response or raises FanfareError.
+
+    `sign` gets the request and the generation of the rule cache.
+    """
 
     # The site's CSRF middleware is skipped because the inner decorator makes the same check.
     @csrf_exempt
@@ -103,9 +106,10 @@ def _endpoint(sign: Callable[[HttpRequest], dict[str, str]]) -> cors.View:
     @decorator_from_middleware(_JsonCsrfMiddleware)
     @functools.wraps(sign)
     def view(request: HttpRequest) -> HttpResponse:
+        generation = rule_cache.cache.generation  # before a transaction that may show the rights of its beginning
         try:
             with _atomic_requests():
-                return JsonResponse(sign(request))
+                return JsonResponse(sign(request, generation))
         except errors.AccessRefused as error:
             return _refusal(request, error.status, error.code, str(error))
         except (errors.NoApplication, errors.NoMasterKey) as error:
@@ -133,7 +137,7 @@ def _atomic_requests() -> Any:
 
 
 @_endpoint
-def auth(request: HttpRequest) -> dict[str, str]:
+def auth(request: HttpRequest, generation: int | None) -> dict[str, str]:
     """Call the channel's rule and sign its result."""
     socket_id = _socket_id(request)
     channel = request.POST.get("channel_name", "")
@@ -144,7 +148,7 @@ def auth(request: HttpRequest) -> dict[str, str]:
         names.check_channel(channel, application.limits.max_channel_name)
     except refusals.InvalidName as error:
         raise errors.MalformedRequest("channel_name", str(error)) from error
-    channel_data, token = rules.authorize(request, channel, application.limits)
+    channel_data, token = rules.authorize(request, channel, application.limits, generation=generation)
     signed = token or signatures.subscription_auth(
         application.key, application.secret, socket_id, channel, channel_data
     )
@@ -157,7 +161,7 @@ def auth(request: HttpRequest) -> dict[str, str]:
 
 
 @_endpoint
-def user_auth(request: HttpRequest) -> dict[str, str]:
+def user_auth(request: HttpRequest, _generation: int | None) -> dict[str, str]:
     """Sign the user as which the visitor signs in."""
     socket_id = _socket_id(request)
     application = target.fetch_default()

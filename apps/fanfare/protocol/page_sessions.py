@@ -286,7 +286,8 @@ class PageSession:
             self.save()
 
     def event_sent(self, subscription: connections.Subscription) -> None:
-        self._sent(subscription.channel.name)
+        if self._answered is None:  # the wheel has the time of the close otherwise
+            self._sent(subscription.channel.name)
 
     def _sent(self, channel: str) -> None:
         if not self._unpinged:

@@ -69,6 +69,7 @@ class Server:
         revocations.of(self.hub)
         termination.on_terminated(self.hub, _forget_rule_answers)
         self.hub.on_gap(rule_cache.cache.clear)
+        rule_cache.cache.follow(self._reads_log)
         self.session_owners = session_owners.SessionOwners(self.hub)
         counted = figures.Figures(self.hub, lambda: self.background.own_statuses)
         self.reports = reports.Reports(
@@ -212,6 +213,9 @@ class Server:
             ) from error
         self.tasks.run("spans of deliveries", self.telemetry.run)
 
+    def _reads_log(self) -> bool:
+        return self.running and self.engine.health().ok
+
     async def _open(self) -> None:
         try:
             await self.hub.start()
@@ -248,6 +252,7 @@ class Server:
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 break
+        rule_cache.cache.clear()
         await self.background.start()
         self._is_going_over, self.problem = False, ""
         logger.info("%s", self.topology())
@@ -384,3 +389,5 @@ class Server:
                 await self.started()
             except errors.NotStarted:
                 continue  # already logged
+        if self.running:
+            self.control.introduce()

@@ -11,7 +11,7 @@ from django.test import Client
 
 from fanfare import channel, errors
 from fanfare.applications import models
-from fanfare.integration import rule_cache, rules, tokens
+from fanfare.integration import rule_cache, rules, tokens, users
 
 SOCKET = "1234.5678"
 
@@ -104,6 +104,29 @@ def test_answer_belongs_to_one_user_channel_session_host_and_token(rule: Rule, a
     assert ask(ann) == 200
 
 
+def test_answer_belongs_to_the_host_that_a_proxy_forwards(rule: Rule, ann: Client, settings: Any) -> None:
+    settings.ALLOWED_HOSTS, settings.USE_X_FORWARDED_HOST = ["*"], True
+    assert ask(ann, headers={"X-Forwarded-Host": "a.example"}) == 200
+    rule.answer = False
+    assert ask(ann, headers={"X-Forwarded-Host": "b.example"}) == 403
+    assert ask(ann, headers={"X-Forwarded-Host": "a.example"}) == 200
+
+
+def test_answer_for_a_visitor_without_account_and_session_is_not_kept(rule: Rule, db: None) -> None:
+    assert [ask(Client()), ask(Client())] == [200, 200]
+    assert len(rule.calls) == 2
+
+
+def test_answer_of_a_worker_that_does_not_read_the_log_is_not_kept(rule: Rule, ann: Client) -> None:
+    reads_log = False
+    rule_cache.cache.follow(lambda: reads_log)
+    assert [ask(ann), ask(ann)] == [200, 200]
+    assert len(rule.calls) == 2
+    reads_log = True
+    assert [ask(ann), ask(ann)] == [200, 200]
+    assert len(rule.calls) == 3
+
+
 def test_change_of_the_limits_applies_to_a_kept_answer(
     rule: Rule, ann: Client, application: models.Application
 ) -> None:
@@ -138,6 +161,22 @@ def test_answer_of_a_rule_that_ran_while_the_cache_was_cleared_is_not_kept(
 
     assert [ask(ann, "private-a") for _ in range(3)] == [200, 200, 200]
     assert len(calls) == 2
+
+
+def test_answer_for_a_user_who_was_loaded_before_the_cache_was_cleared_is_not_kept(
+    rule: Rule, ann: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visitor = users.visitor
+
+    def load(request: Any) -> Any:
+        found = visitor(request)
+        if not rule.calls:
+            rule_cache.cache.clear()  # a termination arrives
+        return found
+
+    monkeypatch.setattr(users, "visitor", load)
+    assert [ask(ann) for _ in range(3)] == [200, 200, 200]
+    assert len(rule.calls) == 2
 
 
 def test_oldest_answer_makes_room_for_the_newest() -> None:

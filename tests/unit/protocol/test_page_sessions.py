@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -491,6 +492,23 @@ async def test_older_socket_is_closed_as_soon_as_its_client_answers_the_last_pin
     page.say("pusher:pong")
     assert page.writer.closed == (4200, "Another connection of this page took over")
     assert await was_answered(deployment)
+    for one in (page, newer):
+        one.session.end()
+
+
+async def test_event_does_not_shorten_the_time_in_which_an_older_socket_may_answer(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_sessions, "ANSWER_S", 60.0)
+    page = Page(deployment)
+    await page.subscribed()
+    newer = Page(deployment)
+    await until(lambda: page.pings == 1)
+    await deployment.publish(1)
+    await asyncio.sleep(5 * page_sessions.FIRST_LOOK_S)
+    assert page.writer.closed is None
+    page.say("pusher:pong")
+    assert page.writer.closed == (4200, "Another connection of this page took over")
     for one in (page, newer):
         one.session.end()
 
