@@ -164,7 +164,8 @@ class Module:
         self._filename = str(module.__file__)
         source = ast.unparse(ast.parse(inspect.getsource(module)))  # as that of a mutant
         self._codes = _functions(compile(source, self._filename, "exec"))
-        functions = [one for one in gc.get_objects() if isinstance(one, types.FunctionType)]
+        # `isinstance` raises for a weak proxy of an object that is gone.
+        functions = [one for one in gc.get_objects() if type(one) is types.FunctionType]
         of_module = [one for one in functions if one.__module__ == module.__name__]
         of_module.sort(key=lambda function: function.__code__.co_firstlineno)
         self._live: collections.defaultdict[tuple[str, int], list[types.FunctionType]] = collections.defaultdict(list)

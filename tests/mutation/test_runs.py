@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -58,6 +59,12 @@ def test_mutated_function_runs_and_the_others_stay(module: ModuleType) -> None:
     assert runs.Module(module).replace(mutant("number + number", "number - number").source) == ["doubled"]
     assert doubled(3) == 0
     assert module.Counter().count == 0
+
+
+def test_weak_proxy_of_an_object_that_is_gone_is_passed_over(module: ModuleType) -> None:
+    gone = weakref.proxy(module.Counter())
+    assert runs.Module(module).replace(mutant("number + number", "number - number").source) == ["doubled"]
+    del gone
 
 
 def test_setter_is_mutated_without_its_property(module: ModuleType) -> None:
