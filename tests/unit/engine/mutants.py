@@ -361,9 +361,10 @@ POSTGRES = (
 
 REDIS = (
     _mutant(
-        "a server with another run id is the same one",
+        "a server with another run id and an older log is the same one",
         f"{RESTORE} {AT_ONCE}",
         (f"{_LUA}common.lua", "if state[1] == run then", "if state[1] then"),
+        (f"{_LUA}common.lua", "if known == generation and tonumber(newest) > top then", "if false then"),
     ),
     _mutant(
         "the trim holds nothing for consumers",
