@@ -24,8 +24,8 @@ PATIENCE = 60.0  # seconds, for what takes as long as four workers take to start
 RECONNECT_CODES = {1012, 4200}  # close codes after which every SDK reconnects
 
 
-async def _closed(everybody: list[sockets.Socket]) -> set[int]:
-    return set(await asyncio.gather(*(socket.closed(within=2 * PATIENCE) for socket in everybody)))
+async def _closed(connected: list[sockets.Socket]) -> set[int]:
+    return set(await asyncio.gather(*(socket.closed(within=2 * PATIENCE) for socket in connected)))
 
 
 @pytest.mark.parametrize("command", ["uvicorn", "gunicorn"])
@@ -35,16 +35,16 @@ async def test_stop_closes_open_sockets_promptly_with_a_close_code(
 ) -> None:
     server = start(command)
     async with contextlib.AsyncExitStack() as stack:
-        everybody = [await stack.enter_async_context(sockets.connect(server)) for _ in range(12)]
+        connected = [await stack.enter_async_context(sockets.connect(server)) for _ in range(12)]
         room = name("presence-room")
-        for place, socket in enumerate(everybody):
+        for place, socket in enumerate(connected):
             await socket.request_subscription(room, member={"user_id": str(place)})
             await socket.skip_to("pusher_internal:subscription_succeeded", room)
         if how.startswith("SIG"):  # to the first process alone; a terminal's Ctrl+C reaches them all
             server.send_signal(signal.Signals[how])
         else:
             server.interrupt()
-        assert await _closed(everybody) <= RECONNECT_CODES
+        assert await _closed(connected) <= RECONNECT_CODES
         await asyncio.to_thread(server.wait_until_gone, PROMPT)
 
 
@@ -107,9 +107,9 @@ async def test_hup_replaces_all_workers_with_open_sockets(start: Start, name: Na
     channel = name("news")
     async with contextlib.AsyncExitStack() as stack:
         spread = await sockets.spread(server, stack, each=2)
-        everybody = [socket for found in spread.values() for socket in found]
+        connected = [socket for found in spread.values() for socket in found]
         server.send_signal(signal.SIGHUP)
-        assert await _closed(everybody) <= RECONNECT_CODES
+        assert await _closed(connected) <= RECONNECT_CODES
 
     def replaced() -> bool:
         now = set(server.workers())
