@@ -163,13 +163,17 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
     router = Router(lifespan=server.lifespan, websocket=guests.before(sockets), http=answers)
     application = RootPath(proxies.trusting(router, trusted), settings.FORCE_SCRIPT_NAME)
     is_below_a_path = bool(settings.FORCE_SCRIPT_NAME)
+
+    def resolve(scope: Any) -> None:
+        proxies.resolve(scope, trusted)
+
     server.answer_directly(
         direct_api.Direct(
             publishing,
             server.hub,
             server.registry,
             is_running=lambda: server.running,
-            resolve=lambda scope: proxies.resolve(scope, trusted),
+            resolve=resolve,
         ),
         direct_protocol.Direct(
             server.hub,
@@ -178,7 +182,7 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
             owners=server.session_owners,
             place=prefix + consumers.PROTOCOL,
             is_open=lambda: server.running and not is_closed() and not is_below_a_path,
-            resolve=lambda scope: proxies.resolve(scope, trusted),
+            resolve=resolve,
         ),
         below=application,
     )

@@ -22,13 +22,13 @@ class Recoveries:
 
     def __init__(
         self,
-        engine: attempts.Attempts,
+        requests: attempts.Attempts,
         reader_pacing: pacing.Pacing,
         counters: collections.Counter[str],
         recorder: traces.Recorder,
     ) -> None:
         self.running = 0  # subscriptions that catch up
-        self._engine = engine
+        self._requests = requests
         self._pacing = reader_pacing
         self._counters = counters
         self._recorder = recorder
@@ -87,7 +87,7 @@ class Recoveries:
             )
 
     def _read_chunk(self, subscription: connections.Subscription, recovery: connections.Recovery) -> None:
-        self._engine.attach(
+        self._requests.attach(
             subscription.connection,
             functools.partial(_next_chunk, subscription, recovery),
             functools.partial(self._chunk_read, subscription, recovery),
