@@ -27,6 +27,9 @@ MEMBERS: Final[Mapping[int, str]] = {
     interface.Kind.MEMBER_REMOVED: "left",
 }
 
+# The kinds of entries that some filter takes.
+KINDS: Final = frozenset([*map(interface.Kind, (*EVENTS, *MEMBERS)), interface.Kind.OCCUPIED, interface.Kind.VACATED])
+
 # What a page can choose, with the types of items behind each.
 TYPES: Final[Mapping[str, tuple[str, ...]]] = {
     "events": (EVENT, CLIENT_EVENT, STREAM_END, REVISION),
@@ -124,15 +127,18 @@ class Filter:
     def takes_entry(self, entry: interface.Entry) -> bool:
         """The part of `takes` that needs no decoding of an entry: False for nearly all entries that it does not take,
         so that few are decoded."""
-        if self.apps is not None and entry.app not in self.apps:
-            return False
+        return self.takes_channel(entry.app, entry.channel) and self.takes_rest(entry)
+
+    def takes_channel(self, app: str, channel: str) -> bool:
+        """The part of `takes_entry` that is the same for all entries of a channel."""
+        return (self.apps is None or app in self.apps) and (not self.channel or matches(self.channel, channel))
+
+    def takes_rest(self, entry: interface.Entry) -> bool:
         if self.user and entry.user_id != self.user:
             return False
         if self.socket and entry.exclude != self.socket:
             return False
-        return (not self.channel or matches(self.channel, entry.channel)) and (
-            not self.needs_body or entry.kind not in EVENTS or self._may_take(entry)
-        )
+        return not self.needs_body or entry.kind not in EVENTS or self._may_take(entry)
 
     def _may_take(self, entry: interface.Entry) -> bool:
         """Whether the body of an event may match. A body that is not as the item shows it is not searched: the JSON of

@@ -10,6 +10,8 @@ import asyncio
 import collections
 import contextlib
 import logging
+import os
+import socket
 import time
 from collections.abc import AsyncIterator
 from typing import Any, Final
@@ -28,7 +30,6 @@ logger = logging.getLogger(__name__)
 PATH: Final = "/fanfare/console/"
 STREAMS_PER_WORKER: Final = 200
 STREAMS_PER_USER: Final = 50  # of one worker
-SILENCE_S: Final = 10.0  # a stream without values sends an empty line, so that proxies keep it open
 WRITE_S: Final = 30.0  # a page that reads nothing for so long is disconnected
 READ_S: Final = 10.0  # for the body of a POST
 BEARER: Final = b"bearer "
@@ -41,8 +42,7 @@ _PREFLIGHT: Final = [
     (b"access-control-max-age", b"7200"),
 ]
 _LINES: Final = [*_CORS, (b"content-type", b"application/x-ndjson"), (b"x-accel-buffering", b"no")]
-
-_Value = tuple[Any, Exception | None]
+_WORKER: Final = b"x-fanfare-worker"  # the node and the process id, which the page shows when the connection is lost
 
 
 class _Gone(Exception):
@@ -55,7 +55,7 @@ class Live:
     def __init__(self, worker: requests.Worker) -> None:
         self._worker = worker
         self._streams: collections.Counter[str] = collections.Counter()  # by the user's id
-        self._leaving: set[asyncio.Event] = set()  # one of each stream; set when it must end
+        self._lives: set[asyncio.Timeout] = set()  # one of each stream
         self._watches_shutdown = False
         self._log = LogThrottle(logger)
         endpoints.load()
@@ -112,82 +112,72 @@ class Live:
         if self._streams.total() >= STREAMS_PER_WORKER or self._streams[user] >= STREAMS_PER_USER:
             raise requests.Problem(503, "Too many console pages are open at this worker. Close some of them.")
         self._streams[user] += 1
-        leaving = asyncio.Event()
-        self._leaving.add(leaving)
+        life = asyncio.timeout(max(0.0, request.access.expires - time.time()))
+        self._lives.add(life)
         if not self._watches_shutdown:
             self._watches_shutdown = transports.at_shutdown(send, self.stop)
-        reader = self._worker.tasks.spawn("reader of a console stream", _disconnected(receive, leaving))
+        reader = self._worker.tasks.spawn("reader of a console stream", _disconnected(receive, life))
         try:
             assert endpoint.stream is not None  # noqa: S101  (as the caller found)
-            async with contextlib.aclosing(endpoint.stream(request)) as values:  # type: ignore[type-var]
-                await self._write(values, request.access, leaving, send)
+            await _write_all(endpoint.stream(request), life, send)
         finally:
             reader.cancel()
-            self._leaving.discard(leaving)
+            self._lives.discard(life)
             self._streams[user] -= 1
             if not self._streams[user]:
                 del self._streams[user]
 
     def stop(self) -> None:
         """End all streams: the worker is stopping, and their pages connect to another one."""
-        for leaving in self._leaving:
-            leaving.set()
+        for life in self._lives:
+            _end(life)
 
-    async def _write(self, values: AsyncIterator[Any], access: Access, leaving: asyncio.Event, send: Any) -> None:
-        """One line for each value, until there is none, the page leaves, or its token expires."""
-        started = False
-        left = self._worker.tasks.spawn("end of a console stream", leaving.wait())
-        waiting: asyncio.Task[_Value] | None = None
-        try:
-            while (rest_s := access.expires - time.time()) > 0 and not leaving.is_set():
-                if waiting is None:
-                    waiting = self._worker.tasks.spawn("next value of a console stream", _next(values))
-                await asyncio.wait([waiting, left], timeout=min(SILENCE_S, rest_s), return_when=asyncio.FIRST_COMPLETED)
-                line = b"\n"
-                if waiting.done():
-                    (value, error), waiting = waiting.result(), None
-                    if isinstance(error, StopAsyncIteration):
-                        break
-                    if error is not None:
-                        raise error
-                    line = orjson.dumps(value) + b"\n"
+
+def _lines() -> list[tuple[bytes, bytes]]:
+    worker = f"{os.getpid()} of {socket.gethostname()}".encode()
+    return [*_LINES, (_WORKER, worker), (b"access-control-expose-headers", _WORKER)]
+
+
+async def _write_all(values: AsyncIterator[Any], life: asyncio.Timeout, send: Any) -> None:
+    """Send one line for each value, until there is none or the stream's life ends: the page leaves, its token expires,
+    or the worker stops."""
+    started = False
+    try:
+        async with life, contextlib.aclosing(values) as lines:  # type: ignore[type-var]
+            async for value in lines:
                 if not started:  # not before the first value, so that a Problem has its status
                     started = True
-                    await send({"type": "http.response.start", "status": 200, "headers": _LINES})
-                await _write(send, line)
-        except (requests.Problem, engine_errors.EngineError) as problem:
-            if not started:
-                raise
-            await _write(send, orjson.dumps({"error": str(problem)}) + b"\n")
-        finally:
-            left.cancel()
-            if waiting is not None:
-                waiting.cancel()
-                await asyncio.wait([waiting])
+                    await send({"type": "http.response.start", "status": 200, "headers": _lines()})
+                await _write(send, value if isinstance(value, bytes) else orjson.dumps(value) + b"\n")
+    except (requests.Problem, engine_errors.EngineError) as problem:
         if not started:
-            await send({"type": "http.response.start", "status": 200, "headers": _LINES})
-        await send({"type": "http.response.body", "body": b""})
+            raise
+        await _write(send, orjson.dumps({"error": str(problem)}) + b"\n")
+    except TimeoutError:
+        if not life.expired():
+            raise
+    if not started:
+        await send({"type": "http.response.start", "status": 200, "headers": _lines()})
+    await _write(send, b"", more=False)
 
 
-async def _next(values: AsyncIterator[Any]) -> _Value:
-    try:
-        return await anext(values), None
-    except Exception as error:  # noqa: BLE001  (raised again where the value is taken)
-        return None, error
+def _end(life: asyncio.Timeout) -> None:
+    with contextlib.suppress(RuntimeError):  # it ends already
+        life.reschedule(0.0)
 
 
-async def _write(send: Any, line: bytes) -> None:
+async def _write(send: Any, line: bytes, *, more: bool = True) -> None:
     try:
         async with asyncio.timeout(WRITE_S):
-            await send({"type": "http.response.body", "body": line, "more_body": True})
+            await send({"type": "http.response.body", "body": line, "more_body": more})
     except (TimeoutError, OSError) as error:
         raise _Gone from error
 
 
-async def _disconnected(receive: Any, leaving: asyncio.Event) -> None:
+async def _disconnected(receive: Any, life: asyncio.Timeout) -> None:
     while (await receive())["type"] != "http.disconnect":
         continue
-    leaving.set()
+    _end(life)
 
 
 async def _read_json(receive: Any, limit: int) -> dict[str, Any]:

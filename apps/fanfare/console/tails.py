@@ -5,10 +5,13 @@ without subscribers. Everything else is of one worker's connections. Interest in
 the command `tail.watch` every `RENEW_S` seconds, and each worker then has a tap (`fanfare.hub.activity`), which sends
 what the filter takes to the mailbox of the page's worker. Without a lease no worker has a tap.
 
+A tail has begun when the worker of the page reads every partition of the log and every worker has confirmed its tap.
+Until then it may miss items, so its page is not called live.
+
 A tail shows at most `ITEMS_PER_S` of what its filter takes. If there is more, the items are a sample, and each batch
 says how many there were. A filter of event names or of a text decodes the events that may match, at most
 `DECODED_PER_TURN` a turn over all tails; each batch says how many more there were. Pages with equal filters share one
-tail.
+tail, and one encoding of each batch.
 """
 
 from __future__ import annotations
@@ -36,6 +39,8 @@ throttled = LogThrottle(logging.getLogger(__name__))
 
 WATCH: Final = "tail.watch"
 RENEW_S: Final = 5.0
+BEGIN_S: Final = 3.0  # for the readers of the log and for the other workers
+ASK_S: Final = 0.5  # between two requests to confirm the tap
 LEASE_S: Final = 15.0
 TURN_S: Final = 0.25  # between two batches
 ITEMS_PER_S: Final = 100  # of a tail, of each worker and of the log
@@ -49,8 +54,10 @@ READ_BYTES: Final = 8 * 1024 * 1024  # of one read, about
 DECODED_PER_TURN: Final = 400  # events, 15 µs each: 2.4 % of a core
 BATCH_CHARACTERS: Final = 100_000  # of the data of a turn's items; the first item is always among them
 DATA_CHARACTERS: Final = 20_000  # of an event's data; the size is shown with it
+TAKERS_KEPT: Final = 10_000  # channels whose tails are known, about 3 MB
 
 Batch = dict[str, Any]
+_EMPTY: Final = b'{"items":[],"seen":0}\n'
 
 
 class TooManyTails(Exception):
@@ -130,6 +137,8 @@ class Watches:
             for app in known.filter.apps:  # of a chosen channel every event is traced
                 self._hub.recorder.trace(app, known.filter.channel, LEASE_S)
         self._adjust()
+        if wanted.get("confirm"):
+            self._send(wanted["id"], known, {"items": [], "seen": 0, "confirms": True})
 
     def _adjust(self) -> None:
         self._hub.activity.tap = self._tap if self._watches else None
@@ -147,13 +156,14 @@ class Watches:
         for name, watch in list(self._watches.items()):
             batch = watch.buffer.take()
             if batch is not None:
-                body = orjson.dumps({"tail": name, "worker": self._worker, **batch}, default=str)
-                self._hub.engine.post(
-                    interface.Publication("", watch.mailbox, body, interface.Kind.MESSAGE), self._not_sent
-                )
+                self._send(name, watch, batch)
             if watch.until < now:
                 del self._watches[name]
         self._adjust()
+
+    def _send(self, name: str, watch: _Watch, batch: Batch) -> None:
+        body = orjson.dumps({"tail": name, "worker": self._worker, **batch}, default=str)
+        self._hub.engine.post(interface.Publication("", watch.mailbox, body, interface.Kind.MESSAGE), self._not_sent)
 
     def _not_sent(self, _reason: str) -> None:
         self._hub.count("console.batches_lost")
@@ -162,43 +172,80 @@ class Watches:
 class Page:
     """One reader of a tail. A slow reader loses batches; the next one says how many items were in them: `missed`."""
 
-    def __init__(self) -> None:
-        self._batches: collections.deque[Batch] = collections.deque()
+    def __init__(self, tail: Tail) -> None:
+        self._tail = tail
+        self._lines: collections.deque[tuple[int, bytes]] = collections.deque()  # with the number of their items
         self._changed = asyncio.Event()
         self._missed = 0
         self._ended = False
+        self.is_begun = False
 
-    def put(self, batch: Batch) -> None:
-        if len(self._batches) == QUEUED_BATCHES:
-            self._missed += self._batches.popleft()["seen"]
-        self._batches.append(batch)
+    async def begin(self, within_s: float) -> dict[str, Any]:
+        """Wait until the tail has begun. `reads_log`: whether events are read; `missing`: how many workers have not
+        confirmed their tap."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._tail.has_begun.wait()
+        self.is_begun = True
+        return self._tail.state()
+
+    def put(self, seen: int, line: bytes) -> None:
+        if len(self._lines) == QUEUED_BATCHES:
+            self._missed += self._lines.popleft()[0]
+        self._lines.append((seen, line))
         self._changed.set()
 
     def end(self) -> None:
         self._ended = True
         self._changed.set()
 
-    async def next(self, within_s: float) -> Batch | None:
-        """The next batch, or an empty one after `within_s` seconds; None after the end."""
-        if not self._batches and not self._ended:
+    async def next(self, within_s: float) -> bytes | None:
+        """The next batch as a line of JSON, or an empty one after `within_s` seconds; None after the end."""
+        if not self._lines and not self._ended:
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(within_s):
                     await self._changed.wait()
-        if not self._batches:
-            return None if self._ended else {"items": [], "seen": 0}
-        batch, missed, self._missed = self._batches.popleft(), self._missed, 0
-        return {**batch, "missed": missed} if missed else batch
+        if not self._lines:
+            return None if self._ended else _EMPTY
+        (_, line), missed, self._missed = self._lines.popleft(), self._missed, 0
+        return b'{"missed":%d,' % missed + line[1:] if missed else line
 
 
-class _Tail:
-    __slots__ = ("buffer", "filter", "name", "pages")
+class Tail:
+    """What the pages with one filter share. `reads_log`: events are read, or the filter takes none. `missing`: how many
+    workers have not confirmed their tap. `Tails._check` sets both."""
+
+    __slots__ = (
+        *("buffer", "confirmed", "filter", "has_begun", "kinds", "missing", "name", "pages", "reads_log", "renew_at"),
+    )
 
     def __init__(self, name: str, filter_: filters.Filter) -> None:
         self.name = name
         self.filter = filter_
+        self.kinds = filter_.kinds
         self.pages: set[Page] = set()
         self.buffer = _Buffer()  # of events, from the log
+        self.confirmed: dict[str, float] = {}  # by worker: when it last confirmed its tap, monotonic
+        self.has_begun = asyncio.Event()
+        self.reads_log = False
+        self.missing = 0
+        self.renew_at = 0.0  # monotonic
+
+    def put(self, batch: Batch) -> None:
+        line = orjson.dumps(batch) + b"\n"
+        for page in self.pages:
+            page.put(batch["seen"], line)
+
+    def state(self) -> dict[str, Any]:
+        return {"reads_log": self.reads_log, "missing": self.missing}
+
+    def put_state(self) -> None:
+        """Tell the pages that have begun. Those that begin get the state then."""
+        line = orjson.dumps({"items": [], "seen": 0, **self.state()}) + b"\n"
+        for page in self.pages:
+            if page.is_begun:
+                page.put(0, line)
 
 
 class Tails:
@@ -209,8 +256,10 @@ class Tails:
         self._worker = worker
         self._watches = Watches(hub, worker)
         self._mailbox = f"#tail-{worker}"
-        self._tails: dict[str, _Tail] = {}  # by the key of the filter
-        self._by_name: dict[str, _Tail] = {}
+        self._tails: dict[str, Tail] = {}  # by the key of the filter
+        self._by_name: dict[str, Tail] = {}
+        self._takers: dict[tuple[str, str, int], tuple[Tail, ...]] = {}  # see `_takers_of`
+        self._reading: set[int] = set()  # partitions whose new entries are read
         self._running = False
 
     @property
@@ -224,9 +273,10 @@ class Tails:
         if tail is None:
             if len(self._tails) >= MOST_TAILS:
                 raise TooManyTails
-            tail = _Tail(secrets.token_hex(8), filter_)
+            tail = Tail(secrets.token_hex(8), filter_)
             self._tails[filter_.key] = self._by_name[tail.name] = tail
-        page = Page()
+            self._takers.clear()
+        page = Page(tail)
         tail.pages.add(page)
         self._start()
         if len(tail.pages) == 1:
@@ -238,7 +288,13 @@ class Tails:
             if not tail.pages:
                 self._tails.pop(filter_.key, None)
                 self._by_name.pop(tail.name, None)
-                self._post(tail.name, None)
+                self._takers.clear()
+                self._post({"id": tail.name, "filter": None})
+
+    def renew(self) -> None:
+        """Renew all leases: a worker has started that knows none of them."""
+        for tail in self._tails.values():
+            self._renew(tail)
 
     def stop(self) -> None:
         """End all pages: the worker is about to wait for their responses."""
@@ -259,39 +315,57 @@ class Tails:
             self._hub.supervisor.spawn(f"live tail: partition {partition}", self._read_log(partition))
             for partition in range(self._hub.engine.partitions)
         ]
-        renew_at = time.monotonic() + RENEW_S
         try:
             while self._tails:
                 await asyncio.sleep(TURN_S)
                 for tail in list(self._tails.values()):
                     batch = tail.buffer.take()
                     if batch is not None:
-                        _put(tail, {"worker": self._worker, **batch})
-                if time.monotonic() >= renew_at:
-                    renew_at = time.monotonic() + RENEW_S
-                    for tail in self._tails.values():
+                        tail.put({"worker": self._worker, **batch})
+                    if time.monotonic() >= tail.renew_at:
                         self._renew(tail)
         finally:
             self._running = False
             for reader in readers:
                 reader.cancel()
+            self._reading.clear()
             self._hub.ignore(self._mailbox)
         if self._tails:  # a page came while the last one ended
             self._start()
 
-    def _renew(self, tail: _Tail) -> None:
-        self._post(tail.name, tail.filter.to_json())
+    def _renew(self, tail: Tail) -> None:
+        """Renew the lease of a tail in all workers, which confirm it."""
+        self._check(tail)
+        tail.renew_at = time.monotonic() + (ASK_S if tail.missing else RENEW_S)
+        self._post({"id": tail.name, "filter": tail.filter.to_json(), "confirm": True})
 
-    def _post(self, name: str, filter_: dict[str, Any] | None) -> None:
-        body = orjson.dumps({"id": name, "to": self._mailbox, "filter": filter_})
+    def _post(self, command: dict[str, Any]) -> None:
+        body = orjson.dumps({"to": self._mailbox, **command})
         # Sent again in 5 s; a lease whose end could not be sent expires.
         self._hub.engine.post(interface.Publication("", WATCH, body, interface.Kind.CONTROL), lambda _reason: None)
 
     def _on_items(self, body: bytes) -> None:
         batch = orjson.loads(body)
         tail = self._by_name.get(batch.pop("tail"))
-        if tail is not None:
-            _put(tail, batch)
+        if tail is None:
+            return
+        if batch.pop("confirms", False):
+            tail.confirmed[batch["worker"]] = time.monotonic()
+            self._check(tail)
+        else:
+            tail.put(batch)
+
+    def _check(self, tail: Tail) -> None:
+        """Update whether a tail has begun, for its pages."""
+        before = tail.reads_log, tail.missing
+        tail.reads_log = not tail.kinds or len(self._reading) == self._hub.engine.partitions
+        oldest = time.monotonic() - LEASE_S
+        tail.confirmed = {worker: at for worker, at in tail.confirmed.items() if at > oldest}
+        tail.missing = max(0, int(self._hub.engine.statistics().get("workers", 1)) - len(tail.confirmed))
+        if tail.reads_log and not tail.missing:
+            tail.has_begun.set()
+        if before != (tail.reads_log, tail.missing):
+            tail.put_state()
 
     # -- events, from the log ------------------------------------------------------------------------------------------
 
@@ -308,22 +382,26 @@ class Tails:
 
     async def _failed(self, problem: str, backoff: Backoff) -> None:
         for tail in self._tails.values():
-            _put(tail, {"items": [], "seen": 0, "problem": problem})
+            tail.put({"items": [], "seen": 0, "problem": problem})
+            self._check(tail)
         await asyncio.sleep(backoff.failed())
 
     async def _follow(self, partition: int) -> None:
-        """Raises EngineError: the log is away, was replaced, or other kinds are wanted."""
+        """Raises EngineError: the log is away, or was replaced."""
         while True:
-            kinds = self._kinds()
-            if not kinds:
+            if not self._wants_entries:
                 await asyncio.sleep(TURN_S)
                 continue
             name = f"console-{self._worker}-{partition}"
-            consumer = await self._hub.engine.consume(name, partition, kinds, transient=True)
+            # All kinds: a reader that begins again for other kinds would miss what comes in between.
+            consumer = await self._hub.engine.consume(name, partition, filters.KINDS, transient=True)
+            self._reading.add(partition)
+            for tail in self._tails.values():
+                self._check(tail)
             keep_at = time.monotonic() + KEEP_S
             try:
                 most = READ_ENTRIES
-                while kinds == self._kinds():
+                while self._wants_entries:
                     if time.monotonic() >= keep_at:
                         keep_at = time.monotonic() + KEEP_S
                         await consumer.keep(consumer.position)
@@ -334,38 +412,51 @@ class Tails:
                     read = sum(len(entry.body) for entry in entries)
                     most = min(READ_ENTRIES, max(1, READ_BYTES * len(entries) // read) if read else READ_ENTRIES)
             finally:
+                self._reading.discard(partition)
                 consumer.close()
 
-    def _kinds(self) -> frozenset[interface.Kind]:
-        return frozenset().union(*(tail.filter.kinds for tail in self._tails.values()))
+    @property
+    def _wants_entries(self) -> bool:
+        return any(tail.kinds for tail in self._tails.values())
 
     def _take(self, partition: int, entries: Sequence[interface.Entry]) -> None:
-        tails = list(self._tails.values())
-        searching = sum(tail.filter.needs_body for tail in tails)
-        for tail in tails:
-            chosen, buffer, kinds = tail.filter, tail.buffer, tail.filter.kinds
-            for entry in entries:
-                if entry.kind not in kinds or not chosen.takes_entry(entry):
-                    continue
-                if entry.channel.startswith(member_history.PREFIX):
+        searching = sum(tail.filter.needs_body for tail in self._tails.values())
+        for entry in entries:
+            found: activity.Item | None = None  # decoded for the first tail that wants it
+            for tail in self._takers_of(entry):
+                chosen, buffer = tail.filter, tail.buffer
+                if not chosen.takes_rest(entry):
                     continue
                 if not chosen.needs_body:  # an entry's kind tells its type
                     if buffer.is_full:
                         buffer.seen += 1  # counted, and not decoded
                     else:
-                        buffer.add(item(partition, entry))
+                        found = found or item(partition, entry)
+                        buffer.add(found)
                 elif buffer.decoded * searching >= DECODED_PER_TURN:
                     buffer.unexamined += 1
                 else:
                     buffer.decoded += 1
-                    found = item(partition, entry)
+                    found = found or item(partition, entry)
                     if chosen.takes(found):
                         buffer.add(found)
 
-
-def _put(tail: _Tail, batch: Batch) -> None:
-    for page in tail.pages:
-        page.put(batch)
+    def _takers_of(self, entry: interface.Entry) -> tuple[Tail, ...]:
+        """The tails whose filter takes this kind of entry of this channel, kept for the next entry of the channel."""
+        key = entry.app, entry.channel, entry.kind
+        takers = self._takers.get(key)
+        if takers is None:
+            if len(self._takers) >= TAKERS_KEPT:
+                self._takers.clear()
+            takers = ()
+            if not entry.channel.startswith(member_history.PREFIX):
+                takers = tuple(
+                    tail
+                    for tail in self._tails.values()
+                    if entry.kind in tail.kinds and tail.filter.takes_channel(entry.app, entry.channel)
+                )
+            self._takers[key] = takers
+        return takers
 
 
 def item(partition: int, entry: interface.Entry) -> activity.Item:

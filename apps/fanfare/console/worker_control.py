@@ -51,7 +51,8 @@ class _Client:
 
 class WorkerControl:
     """`worker`: the id of this worker, as in its report. `kill`: what a request of `kill_worker_of` does; None: it is
-    ignored. All methods are called on the hub's loop.
+    ignored. `another_started` is called when another worker of the deployment has started. All methods are called on
+    the hub's loop.
     """
 
     def __init__(
@@ -63,12 +64,14 @@ class WorkerControl:
         *,
         stop: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGTERM),
         kill: Callable[[], None] | None = None,
+        another_started: Callable[[], None] = lambda: None,
     ) -> None:
         self._hub = hub
         self._worker = worker
         self._drain = drains
         self._tasks = tasks
         self._stop = stop
+        self._another_started = another_started
         self._started: deque[int] = deque(maxlen=KNOWN)  # process ids of this machine's workers, the newest last
         self._newcomer = asyncio.Event()
         hub.on_control(COMMAND, self._on_command)
@@ -107,7 +110,10 @@ class WorkerControl:
 
     def _on_started(self, _app: str, body: Any) -> None:
         started = orjson.loads(body)
-        if started["node"] == socket.gethostname() and started["worker"] != self._worker:
+        if started["worker"] == self._worker:
+            return
+        self._another_started()
+        if started["node"] == socket.gethostname():
             self._started.append(started.get("pid", 0))  # an earlier release sends none
             self._newcomer.set()
 

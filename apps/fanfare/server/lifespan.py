@@ -93,6 +93,7 @@ class Server:
             self.drain,
             self.tasks,
             kill=worker_control.kill_self if settings.DEBUG else None,
+            another_started=self.tails.renew,
         )
         self.mounts = mounts.Mounts()  # filled by asgi.py
         self.problem = "The worker has not been started yet."  # empty while the worker runs

@@ -32,10 +32,15 @@ async def collect(page: tails.Page, wanted: Callable[[list[activity.Item]], bool
     found: list[activity.Item] = []
     async with asyncio.timeout(20):
         while not wanted(found):
-            batch = await page.next(1.0)
-            assert batch is not None
-            found += batch["items"]
+            found += (await take(page, 1.0))["items"]
     return found
+
+
+async def take(page: tails.Page, within_s: float) -> dict[str, Any]:
+    line = await page.next(within_s)
+    assert line is not None, "the page has ended"
+    batch: dict[str, Any] = orjson.loads(line)
+    return batch
 
 
 async def watched(*workers: Worker) -> None:
@@ -79,8 +84,7 @@ async def test_event_without_subscribers_is_seen_with_its_position(pair: tuple[W
 
         async def published() -> list[activity.Item]:
             await two.hub.publish([event("orders", "created", '{"id":1}')])
-            batch = await page.next(0.2)
-            return batch["items"] if batch else []
+            return list((await take(page, 0.2))["items"])
 
         found = (await waiting.until_async(published, 10, "the event is seen"))[0]
     assert (found["type"], found["channel"], found["event"], found["data"]) == (
@@ -113,15 +117,13 @@ async def test_busy_tail_is_a_sample_that_says_how_much_there_was(pair: tuple[Wo
 
         async def is_read() -> bool:  # the log is read from when the first scan began
             await one.hub.publish([event("probe")])
-            batch = await page.next(0.2)
-            return bool(batch and batch["seen"])
+            return bool((await take(page, 0.2))["seen"])
 
         await waiting.until_async(is_read, 10, "the log is read")
         await one.hub.publish([event("busy", str(number)) for number in range(total)])
         async with asyncio.timeout(20):
             while seen < total:
-                batch = await page.next(1.0)
-                assert batch is not None
+                batch = await take(page, 1.0)
                 seen += batch["seen"]
                 shown += len(batch["items"])
                 assert len(batch["items"]) <= tails.ITEMS_PER_TURN
@@ -138,7 +140,7 @@ async def test_entries_beyond_a_turn_are_counted_without_decoding(
     monkeypatch.setattr(tails, "_decode", lambda _found, body: decoded.append(body))
     body = event("busy").body
     entries = [interface.Entry(n, interface.Kind.EVENT, "1", "busy", None, None, None, body) for n in range(1, 501)]
-    tail = tails._Tail("x", filters.parse(fields, None))
+    tail = tails.Tail("x", filters.parse(fields, None))
     here._tails[tail.filter.key] = tail
     here._take(0, entries)
     batch = tail.buffer.take()
@@ -156,7 +158,7 @@ async def test_search_decodes_a_bounded_number_of_events_and_counts_the_others(p
     """Two searches share what may be decoded in a turn. An event without the text is not decoded."""
     here = tails.Tails(pair[0].hub, "one")
     chosen = {text: filters.parse({"types": "events", "text": text}, None) for text in ("busy", "rare")}
-    found = {text: tails._Tail(text, filter_) for text, filter_ in chosen.items()}
+    found = {text: tails.Tail(text, filter_) for text, filter_ in chosen.items()}
     here._tails.update(found)
     total = tails.DECODED_PER_TURN + 100
     here._take(0, entries_of(total))
@@ -173,7 +175,7 @@ async def test_search_decodes_a_bounded_number_of_events_and_counts_the_others(p
 
 async def test_batch_of_the_largest_events_is_bounded(pair: tuple[Worker, Worker]) -> None:
     here = tails.Tails(pair[0].hub, "one")
-    tail = here._tails["x"] = tails._Tail("x", filters.parse({"types": "events"}, None))
+    tail = here._tails["x"] = tails.Tail("x", filters.parse({"types": "events"}, None))
     here._take(0, entries_of(tails.ITEMS_PER_TURN, "x" * 102_400))
     batch = tail.buffer.take()
     assert batch is not None
@@ -202,14 +204,15 @@ def test_entries_of_streams_revisions_and_members_have_their_own_words(
 
 
 async def test_slow_page_gets_the_number_of_missed_items() -> None:
-    page = tails.Page()
+    tail = tails.Tail("x", EVERYTHING)
+    page = tails.Page(tail)
+    tail.pages.add(page)
     for _ in range(tails.QUEUED_BATCHES + 3):
-        page.put({"items": [{}], "seen": 5})
-    batch = await page.next(1.0)
-    assert batch == {"items": [{}], "seen": 5, "missed": 15}
+        tail.put({"items": [{}], "seen": 5})
+    assert await take(page, 1.0) == {"items": [{}], "seen": 5, "missed": 15}
     page.end()
     for _ in range(tails.QUEUED_BATCHES - 1):
-        assert await page.next(0.0) == {"items": [{}], "seen": 5}
+        assert await take(page, 0.0) == {"items": [{}], "seen": 5}
     assert await page.next(0.0) is None
 
 
@@ -287,13 +290,76 @@ async def test_reader_that_meets_an_unexpected_error_reports_it_and_starts_again
     monkeypatch.setattr(here, "_take", fail_once)
     async with here.open(EVERYTHING) as page:
         async with asyncio.timeout(30):
-            while (batch := await page.next(1.0)) is None or "problem" not in batch:
+            while "problem" not in (batch := await take(page, 1.0)):
                 continue
         assert batch["problem"] == "The log cannot be read: internal error"
 
         async def is_seen() -> bool:
             await one.hub.engine.append([event("after")])
-            found = await page.next(1.0)
-            return found is not None and any(item["channel"] == "after" for item in found["items"])
+            return any(item["channel"] == "after" for item in (await take(page, 1.0))["items"])
 
         await waiting.until_async(is_seen, 30, "an event of the reader that started again")
+
+
+async def test_event_after_the_begin_of_a_tail_is_shown(pair: tuple[Worker, Worker]) -> None:
+    """Also one whose filter wants other entries than the tails before it."""
+    one, two = pair
+    here = tails.Tails(one.hub, "one")
+    tails.Watches(two.hub, "other")
+    async with here.open(filters.parse({"types": "refusals"}, None)) as refusals:
+        assert await refusals.begin(30) == {"reads_log": True, "missing": 0}
+        async with here.open(filters.parse({"types": "events"}, None)) as page:
+            assert await page.begin(30) == {"reads_log": True, "missing": 0}
+            await two.hub.publish([event("orders")])
+            assert [item["channel"] for item in await collect(page, bool)] == ["orders"]
+
+
+async def test_item_of_another_worker_after_the_begin_is_shown(pair: tuple[Worker, Worker]) -> None:
+    one, two = pair
+    here = tails.Tails(one.hub, "one")
+    tails.Watches(two.hub, "other")
+    async with here.open(filters.parse({"types": "refusals"}, None)) as page:
+        assert await page.begin(30) == {"reads_log": True, "missing": 0}
+        two.hub.activity.refused("subscription", "wrong_signature", "Invalid signature")
+        assert [item["type"] for item in await collect(page, bool)] == [activity.REFUSAL]
+
+
+async def test_worker_that_does_not_confirm_is_missing_until_it_does(pair: tuple[Worker, Worker]) -> None:
+    one, two = pair
+    here = tails.Tails(one.hub, "one")
+    async with here.open(EVERYTHING) as page:
+        await watched(one)
+        found = await page.begin(0.5)
+        assert found["missing"] >= 1
+        tails.Watches(two.hub, "other")
+        async with asyncio.timeout(30):
+            while (await take(page, 1.0)).get("missing") != 0:
+                continue
+
+
+async def test_log_that_is_not_read_any_more_is_reported(
+    pair: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = pair
+    here = tails.Tails(one.hub, "one")
+    tails.Watches(two.hub, "other")
+
+    def fail(_partition: int, _entries: Sequence[interface.Entry]) -> None:
+        monkeypatch.undo()
+        raise RuntimeError("a fault")
+
+    async with here.open(EVERYTHING) as page:
+        await page.begin(30)
+        monkeypatch.setattr(here, "_take", fail)
+        states: list[bool] = []
+        async with asyncio.timeout(30):
+            while states != [False, True]:
+                states += [batch["reads_log"] for batch in [await take(page, 1.0)] if "reads_log" in batch]
+
+
+async def test_pages_get_one_encoding_of_a_batch(pair: tuple[Worker, Worker]) -> None:
+    one, _ = pair
+    here = tails.Tails(one.hub, "one")
+    async with here.open(EVERYTHING) as first, here.open(EVERYTHING) as second:
+        next(iter(here._tails.values())).put({"items": [], "seen": 1})
+        assert await first.next(30) is await second.next(30)

@@ -8,7 +8,7 @@ from typing import Any
 from fanfare.console import filters, tails
 from fanfare.console.requests import Problem, Request, stream
 
-WAIT_S = 60.0
+SILENCE_S = 10.0  # an empty batch after it, so that proxies keep the connection open
 
 
 @stream("tail")
@@ -16,7 +16,9 @@ async def tail(request: Request) -> AsyncIterator[Any]:
     """Batches of items: {"items": […], "seen": how many the filter took, "missed": how many this page did not get,
     "unexamined": how many events may match the filter and were not decoded}.
 
-    A filter that is none is answered with its `problem` and the `field`, and the stream ends.
+    The first batch comes when the tail has begun, or after `tails.BEGIN_S`. `reads_log` says whether events are read,
+    `missing` how many workers do not send their items yet; a later batch says when this changes. A filter that is none
+    is answered with its `problem` and the `field`, and the stream ends.
     Arguments: `types` (comma-separated), `app`, `channel`, `event`, `user`, `socket`, `text`.
     """
     try:
@@ -26,8 +28,9 @@ async def tail(request: Request) -> AsyncIterator[Any]:
         return
     try:
         async with request.worker.tails.open(wanted) as page:
-            yield {"items": [], "seen": 0, "items_per_s": tails.ITEMS_PER_S}
-            while (batch := await page.next(WAIT_S)) is not None:
+            begun = await page.begin(tails.BEGIN_S)
+            yield {"items": [], "seen": 0, "items_per_s": tails.ITEMS_PER_S, **begun}
+            while (batch := await page.next(SILENCE_S)) is not None:
                 yield batch
     except tails.TooManyTails:
         raise Problem(

@@ -1,6 +1,6 @@
 // The choice of an application, kept in the page's URL.
 import { el, fill } from "./dom.js";
-import { get } from "./live.js";
+import { ask } from "./live.js";
 
 export const parameters = new URLSearchParams(location.search);
 
@@ -16,7 +16,7 @@ export function remember(values) {
 
 /** Fills a select with the applications that the user may see. `all`: the label of the choice of all of them. */
 export async function choose(select, { all = "" } = {}) {
-  const { applications } = await get("applications");
+  const { applications } = await ask("applications");
   fill(
     select,
     all ? el("option", { value: "" }, all) : null,

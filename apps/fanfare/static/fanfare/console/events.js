@@ -1,10 +1,10 @@
 // What the pages about events share: the list of applications, times, an item of the tail.
 import { el } from "./dom.js";
-import { get } from "./live.js";
+import { ask } from "./live.js";
 
 /** Fills a select with the applications that the user may see. `isChosen`: select the first one. */
 export async function applications(select, isChosen = false) {
-  const { applications: found } = await get("applications");
+  const { applications: found } = await ask("applications");
   for (const one of found) select.append(el("option", { value: one.id }, `${one.name || one.id} (${one.id})`));
   const wanted = new URLSearchParams(location.search).get("app");
   if (wanted && found.some((one) => one.id === wanted)) select.value = wanted;

@@ -4,6 +4,7 @@ const root = document.getElementById("console");
 const state = document.getElementById("console-state");
 const RETRY_MS = [500, 1000, 2000, 4000, 8000];
 const SILENCE_MS = 25_000; // a stream sends a line at least every 10 s
+const STEADY_MS = 5_000; // a stream that lasted so long is replaced at once
 
 let token = root.dataset.token;
 export const rights = new Set(root.dataset.rights.split(" ").filter(Boolean));
@@ -16,7 +17,7 @@ export class Problem extends Error {
   }
 }
 
-/** Shows the state of the connection above the page: "live", "lost" or "problem". */
+/** Shows the state of the connection above the page: "live", "lost", "ended" or "problem". */
 export function showState(name, text) {
   if (state.dataset.state === name && state.textContent === text) return;
   state.dataset.state = name;
@@ -73,6 +74,24 @@ export async function get(path, args, { signal } = {}) {
   return (await request(address(path, args), { signal })).json();
 }
 
+/** As `get`, repeated until a worker answers. Throws a Problem that a repetition does not solve. */
+export async function ask(path, args) {
+  for (let attempt = 0; ; attempt += 1) {
+    try {
+      return await get(path, args);
+    } catch (error) {
+      const isPassing = error instanceof Problem && isLoss(error);
+      if (error instanceof Problem) showState(isPassing ? "lost" : "problem", isPassing ? `${error.message} Trying again…` : error.message);
+      if (!isPassing) throw error;
+    }
+    await pause(attempt);
+  }
+}
+
+/** Whether a repetition may succeed. */
+const isLoss = (error) => !(error.status >= 400 && error.status < 500 && error.status !== 408);
+const pause = (attempt) => new Promise((done) => setTimeout(done, RETRY_MS[Math.min(attempt, RETRY_MS.length - 1)]));
+
 /** Sends a JSON object to an endpoint, and gives its JSON answer. Throws Problem. */
 export async function post(path, body, { signal } = {}) {
   const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal };
@@ -98,7 +117,8 @@ async function* lines(response, alive) {
 
 /**
  * The values of a stream, as they come. It connects again by itself, so it ends only with `signal`, or with a Problem
- * that a repetition does not solve. `onState("live" | "lost", why)`; by default the line above the page.
+ * that a repetition does not solve. What happens between two connections is missing: `onState` is called with "lost" or
+ * "ended" at the end of one, and with "live" at the begin of the next; by default it shows the line above the page.
  */
 export async function* stream(path, args, { signal, onState = showState } = {}) {
   let attempts = 0;
@@ -112,9 +132,11 @@ export async function* stream(path, args, { signal, onState = showState } = {}) 
       silence = setTimeout(stop, SILENCE_MS);
     };
     let why = "";
+    let began = Infinity;
     try {
       const response = await request(address(path, args), { signal: attempt.signal });
-      attempts = 0;
+      began = Date.now();
+      state.dataset.worker = response.headers.get("X-Fanfare-Worker") ?? "";
       onState("live", "Live");
       for await (const value of lines(response, alive)) {
         if (value?.error && Object.keys(value).length === 1) throw new Problem(value.error, 500);
@@ -122,11 +144,11 @@ export async function* stream(path, args, { signal, onState = showState } = {}) 
       }
     } catch (error) {
       if (signal?.aborted) return;
-      if (error.status >= 400 && error.status < 500 && error.status !== 408) {
+      if (!isLoss(error)) {
         onState("problem", error.message);
         throw error;
       }
-      why = error instanceof Problem ? error.message : "The connection to the worker was lost.";
+      why = error instanceof Problem ? error.message : `The connection to the worker ${state.dataset.worker ?? ""} was lost.`;
     } finally {
       clearTimeout(silence);
       signal?.removeEventListener("abort", stop);
@@ -135,8 +157,9 @@ export async function* stream(path, args, { signal, onState = showState } = {}) 
     if (signal?.aborted) return;
     // Without a reason, the worker ended the stream because it stops or the page's token expired.
     if (why) onState("lost", `${why} Trying again…`);
-    await new Promise((done) => setTimeout(done, RETRY_MS[Math.min(attempts, RETRY_MS.length - 1)]));
-    attempts += 1;
+    else onState("ended", "The worker ended the connection. Connecting again…");
+    if (Date.now() - began > STEADY_MS) attempts = 0;
+    else await pause(attempts++);
   }
 }
 

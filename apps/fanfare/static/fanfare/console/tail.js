@@ -1,6 +1,6 @@
 import { el, fill, number } from "./dom.js";
 import { applications, clock, copy, pretty, values } from "./events.js";
-import { Problem, stream } from "./live.js";
+import { Problem, showState, stream } from "./live.js";
 
 const MOST = 500; // rows of the page
 const form = document.getElementById("filter");
@@ -17,6 +17,8 @@ let shown = 0;
 let seen = 0;
 let missed = 0;
 let unexamined = 0;
+let missing = 0; // workers that do not send their items
+let lostMs = 0; // when the page lost its worker, or the worker lost the log; 0 while the tail is live
 
 function subject(item) {
   if (item.data !== undefined) return [item.channel, item.event, item.data];
@@ -43,6 +45,7 @@ function details(item) {
 }
 
 function row(item) {
+  if (item.type === "gap") return el("li", { "data-type": "gap" }, item.text);
   const [where, what, rest] = subject(item);
   const summary = el(
     "summary", {},
@@ -55,6 +58,8 @@ function row(item) {
   const element = el("details", { ontoggle: () => element.childElementCount === 1 && element.append(details(item)) }, summary);
   return el("li", { "data-type": item.type }, element);
 }
+
+const isPaused = () => pause.getAttribute("aria-pressed") === "true";
 
 function show(items) {
   if (!items.length) return;
@@ -70,6 +75,7 @@ function hold(items) {
 
 function tell() {
   const parts = [`${number(shown)} shown`];
+  if (missing) parts.push(`${number(missing)} ${missing === 1 ? "worker does" : "workers do"} not answer: only their events are shown`);
   if (seen > shown) parts.push(`a sample: ${number(seen)} happened (${number((100 * shown) / seen)} %)`);
   if (missed) parts.push(`${number(missed)} were lost because this page is slow`);
   if (unexamined) parts.push(`${number(unexamined)} events came too fast to be compared with the filter`);
@@ -78,21 +84,36 @@ function tell() {
   count.textContent = parts.join(" · ");
 }
 
+/** Shows the state, and a row for the time in which the tail was not live. */
+function onState(name, text) {
+  showState(name, text);
+  if (name !== "live") lostMs ||= Date.now();
+  else if (lostMs) {
+    const gap = { type: "gap", text: `What happened from ${clock(lostMs / 1000)} to ${clock(Date.now() / 1000)} is not shown: the tail was not connected.` };
+    lostMs = 0;
+    if (isPaused()) hold([gap]);
+    else show([gap]);
+  }
+}
+
 async function follow(args, signal) {
   problem.hidden = true;
+  lostMs = 0;
   try {
-    for await (const batch of stream("tail", args, { signal })) {
-      if (batch.problem) {
+    for await (const batch of stream("tail", args, { signal, onState })) {
+      if (batch.field) {
         problem.textContent = batch.problem;
         problem.hidden = false;
-        if (batch.field) return;
-        continue;
+        return;
       }
+      missing = batch.missing ?? missing;
+      if (batch.reads_log === true) onState("live", "Live");
+      else if (batch.problem || batch.reads_log === false) onState("lost", batch.problem ?? "The worker does not read the log yet. Events are missing until it does.");
       seen += batch.seen;
       shown += batch.items.length;
       missed += batch.missed ?? 0;
       unexamined += batch.unexamined ?? 0;
-      if (pause.getAttribute("aria-pressed") === "true") hold(batch.items);
+      if (isPaused()) hold(batch.items);
       else show(batch.items);
       tell();
     }
@@ -117,10 +138,10 @@ function start() {
 }
 
 pause.addEventListener("click", () => {
-  const isPaused = pause.getAttribute("aria-pressed") !== "true";
-  pause.setAttribute("aria-pressed", String(isPaused));
-  pause.textContent = isPaused ? "Resume" : "Pause";
-  if (isPaused) dropped = 0;
+  const pauses = !isPaused();
+  pause.setAttribute("aria-pressed", String(pauses));
+  pause.textContent = pauses ? "Resume" : "Pause";
+  if (pauses) dropped = 0;
   else {
     show(held);
     held = [];
