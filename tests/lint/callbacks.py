@@ -237,6 +237,7 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ("engine/postgres/counts.py", "self._announce"): (LOOP, POSTGRES),
     ("engine/postgres/leases.py", "self._release(lease.name)"): (TASK, POSTGRES),
     ("engine/postgres/engine.py", "self._worker.reader.hint"): (LOOP, POSTGRES),
+    ("engine/postgres/writer.py", "self._expire"): (LOOP, POSTGRES),
     ("engine/postgres/writer.py", "self._notify_later"): (LOOP, POSTGRES),
     ("hub/activity.py", "functools.partial(activity.refused, what, reason, text, **more)"): (LOOP, "it only records"),
     ("hub/activity.py", "activity.count"): (LOOP, "it cannot raise"),

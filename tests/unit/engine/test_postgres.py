@@ -7,13 +7,13 @@ import contextlib
 import signal
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import psycopg
 import pytest
 
 from fanfare.engine import errors, interface
-from fanfare.engine.postgres import database, leases, upkeep
+from fanfare.engine.postgres import database, leases, operations, upkeep, writer
 from fanfare.engine.postgres import engine as postgres_engine
 from tests.harness import postgresql, waiting
 from tests.unit.engine import conformance, deployments, failures, postgres_deployment, streams
@@ -80,6 +80,26 @@ class TestFailures(failures.FailureConformance):
 
 
 # -- failures ----------------------------------------------------------------------------------------------------------
+
+
+async def test_call_expires_while_other_statements_hold_the_connection() -> None:
+    """As those of the heartbeat and of the leases do, one after another, while the server is frozen."""
+
+    async def reconnected() -> None:
+        raise AssertionError("the connection is held by another statement")
+
+    address = database.parse("postgres://127.0.0.1:1/none")
+    own = writer.Writer(address, timeout_s=0.1, reconnected=reconnected, logged=lambda: None)
+    refused: asyncio.Queue[errors.EngineError | None] = asyncio.Queue()
+    async with own._busy:
+        for _ in range(2):
+            own.submit(operations.Call([operations.Operation("touch")], lambda _, error: refused.put_nowait(error)))
+            async with asyncio.timeout(60):
+                error = await refused.get()
+            assert isinstance(error, errors.EngineUnavailable)
+            assert str(error).startswith("Timed out after 0.1 s")
+    assert own.expired == 2
+    await own.stop()
 
 
 async def test_acknowledged_events_survive_a_crash_of_the_server_and_arrive_once() -> None:
@@ -273,6 +293,18 @@ async def test_a_transaction_pooler_is_refused_with_the_remedy(cluster: postgres
             await engine.open(lambda entries: None, lambda reason: None)
 
 
+async def test_role_that_may_not_create_the_schema_is_refused_with_the_missing_right(
+    cluster: postgresql.Cluster, url: str
+) -> None:
+    with contextlib.closing(cluster.connect("realtime")) as connection:
+        connection.execute("DROP ROLE IF EXISTS weak")
+        connection.execute("CREATE ROLE weak LOGIN")
+    parts = urlsplit(url)
+    weak = parts._replace(netloc=f"weak@{parts.netloc.rpartition('@')[2]}").geturl()
+    with pytest.raises(errors.EngineMisconfigured, match=r"lacks a right: permission denied for database realtime"):
+        await postgres_engine.PostgresEngine(weak).open(lambda entries: None, lambda reason: None)
+
+
 def test_no_message_shows_the_password() -> None:
     engine = postgres_engine.PostgresEngine("postgres://ann:hunter2@db.example.com/app?schema=s")
     assert "hunter2" not in str(engine.health())
@@ -280,9 +312,15 @@ def test_no_message_shows_the_password() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["postgres://h/d?schema=Bad-Name", "postgres://h/d?nonsense=1", "postgres://a:hunter2@[h/d"]
+    ("url", "words"),
+    [
+        ("postgres://h/d?schema=Bad-Name", "schema='Bad-Name' is not a name"),
+        ("postgres://a:hunter2@h/d?nonsense=1", "has the option 'nonsense'"),
+        ("postgres://a:hunter2@[h/d", "not a valid PostgreSQL URL"),
+        ("postgres://a:hunter2@h:port/d", "not a valid PostgreSQL URL"),
+    ],
 )
-def test_a_wrong_url_is_refused_with_a_sentence(url: str) -> None:
-    with pytest.raises(errors.EngineMisconfigured, match="FANFARE_ENGINE") as raised:
+def test_a_wrong_url_is_refused_with_a_sentence(url: str, words: str) -> None:
+    with pytest.raises(errors.EngineMisconfigured, match=f"^FANFARE_ENGINE.* {words}") as raised:
         postgres_engine.PostgresEngine(url)
     assert "hunter2" not in str(raised.value)

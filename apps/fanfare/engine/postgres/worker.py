@@ -301,7 +301,6 @@ class Worker:
                 continue
             self._beaten(sent)
             self.writer.recovered()
-            self.counters["expired"] += self.writer.expire()
             if not known or (self.reader.following and generation != self.reader.generation):
                 self._gap("worker_unknown" if not known else "generation_changed")
             self.subscriptions.repeat_leaves()
@@ -370,6 +369,11 @@ def _prepare(address: database.Address) -> None:
         with database.connect_blocking(address, "start") as connection:
             database.prepare(connection, address)
             _refuse_pooler(connection, address)
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise errors.EngineMisconfigured(
+            f"The role of FANFARE_ENGINE lacks a right: {writer.describe(error)}. The page “Serve from several "
+            "machines” has the GRANT."
+        ) from error
     except psycopg.Error as error:
         raise errors.EngineUnavailable(f"The database cannot be reached: {writer.describe(error)}") from error
 

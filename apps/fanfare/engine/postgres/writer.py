@@ -55,6 +55,7 @@ class Writer:
         self._logged = logged
         self._pending: list[operations.Call] = []
         self._wake = asyncio.Event()
+        self._expiry: asyncio.TimerHandle | None = None  # while calls wait
         self._connection: database.AsyncConnection | None = None
         self._busy = asyncio.Lock()  # one statement at a time
         self._notified_s = 0.0
@@ -73,6 +74,8 @@ class Writer:
             )
         self._pending.append(call)
         self._wake.set()
+        if self._expiry is None:
+            self._expiry = asyncio.get_running_loop().call_later(self._timeout_s, self._expire)
 
     async def run(self) -> None:
         """Write groups until the task is cancelled. A failure of the database is waited out here."""
@@ -105,19 +108,29 @@ class Writer:
                 self._failed(str(failure) if isinstance(failure, errors.EngineMoved) else describe(error))
                 raise failure from error
 
-    def expire(self) -> int:
-        """Refuse what has waited for longer than the time-out. The number of calls."""
+    def _expire(self) -> None:
+        """While the server does not answer, the statements of `ask` hold the connection one after another. So the calls
+        that wait have a timer of their own."""
+        self._expiry = None
+        self.expire()
+        if self._pending:
+            rest_s = self._pending[0].born + self._timeout_s - time.monotonic()
+            self._expiry = asyncio.get_running_loop().call_later(max(rest_s, 0.0), self._expire)
+
+    def expire(self) -> None:
+        """Refuse what has waited for longer than the time-out, and count it."""
         before = time.monotonic() - self._timeout_s
         late = [call for call in self._pending if call.born < before]
         if late:
             self._pending = [call for call in self._pending if call.born >= before]
             _settle(late, errors.EngineUnavailable(f"Timed out after {self._timeout_s:g} s waiting for the database"))
         self.expired += len(late)
-        return len(late)
 
     async def stop(self) -> None:
         """Refuse what waits, and close the connection. Idempotent."""
         self._stopping = True
+        if self._expiry is not None:
+            self._expiry.cancel()
         waiting, self._pending = self._pending, []
         _settle(waiting, errors.EngineUnavailable("The engine is closed"))
         await self._disconnect()
