@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable
 from django.core.exceptions import ImproperlyConfigured
 
+from fanfare.engine import errors as engine_errors
 from fanfare.server import interfaces
 
 # The exit code of uvicorn and gunicorn for "cannot start"; their supervisors then do not restart the worker.
@@ -40,7 +41,7 @@ def or_end() -> Iterator[None]:
     """On invalid settings, print the error and end the process, without a traceback."""
     try:
         yield
-    except ImproperlyConfigured as error:
+    except (ImproperlyConfigured, engine_errors.EngineMisconfigured) as error:
         print(error, file=sys.stderr, flush=True)
         raise SystemExit(CANNOT_START) from None
 

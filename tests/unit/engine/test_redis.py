@@ -634,6 +634,11 @@ async def test_another_number_of_partitions_is_refused(hire: conformance.Hire, u
     await engine.close()
 
 
+def test_unknown_option_is_named() -> None:
+    with pytest.raises(errors.EngineMisconfigured, match="has the option 'prefixx'; the engine has ca, cert,"):
+        redis_engine.RedisEngine("redis://ann:hunter2@redis.example.com/3?prefixx=shop")
+
+
 def test_no_message_shows_the_password() -> None:
     engine = redis_engine.RedisEngine("rediss://ann:hunter2@redis.example.com/3?prefix=shop")
     assert "hunter2" not in str(engine.health()) + repr(engine.address)

@@ -83,11 +83,25 @@ def parse(url: str) -> Address:
     conninfo = urllib.parse.urlunsplit(
         ("postgresql", parts.netloc, parts.path, urllib.parse.urlencode(options), parts.fragment)
     )
+    _check_conninfo(conninfo, options)
+    return Address(conninfo, schema, f"postgres://{user}{host}{parts.path} (schema {schema})")
+
+
+def _check_conninfo(conninfo: str, options: dict[str, str]) -> None:
+    """Raises EngineMisconfigured."""
+    for name, value in options.items():
+        try:
+            psycopg.conninfo.make_conninfo(**{name: value})
+        except psycopg.ProgrammingError:
+            raise errors.EngineMisconfigured(
+                f"FANFARE_ENGINE has the option {name!r}; the options are `schema` and those of libpq."
+            ) from None
     try:
-        psycopg.conninfo.conninfo_to_dict(conninfo)
+        ports = str(psycopg.conninfo.conninfo_to_dict(conninfo).get("port") or "")
     except psycopg.ProgrammingError:
         raise _invalid() from None
-    return Address(conninfo, schema, f"postgres://{user}{host}{parts.path} (schema {schema})")
+    if not re.fullmatch(r"[0-9,]*", ports):
+        raise _invalid()
 
 
 def _invalid() -> errors.EngineMisconfigured:

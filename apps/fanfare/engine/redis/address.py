@@ -159,8 +159,12 @@ def parse(url: str) -> Address:
         }[form]
     except ValueError:
         is_fine = False
-    if known is None or not is_fine or options.keys() - _OPTIONS:
+    if known is None or not is_fine:
         raise errors.EngineMisconfigured(f"FANFARE_ENGINE is not a valid URL of Redis; expected {FORMS}.")
+    if unknown := options.keys() - _OPTIONS:
+        raise errors.EngineMisconfigured(
+            f"FANFARE_ENGINE has the option {min(unknown)!r}; the engine has {', '.join(sorted(_OPTIONS))}."
+        )
     prefix = options.get("prefix", DEFAULT_PREFIX)
     if not re.fullmatch(r"[A-Za-z0-9_.-]{1,50}", prefix):
         raise errors.EngineMisconfigured(
