@@ -9,6 +9,7 @@ of the log, in which a command may have been lost, it reads them again.
 from __future__ import annotations
 
 import asyncio
+import logging
 import weakref
 from typing import Any, Final, Protocol
 
@@ -18,10 +19,15 @@ from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
 from fanfare.hub import hub as hubs
 from fanfare.protocol import capabilities, refusals, termination
+from fanfare.runtime.backoff import Backoff
+from fanfare.runtime.log_throttle import LogThrottle
+
+_log = LogThrottle(logging.getLogger(__name__))
 
 COMMAND: Final = "capability.revoke"
 RECORD_PREFIX: Final = "#revoked-"  # and the token's id: the channel that keeps the record
 MESSAGE: Final = "The application revoked this token"
+RECHECK_S: Final = 10.0  # the longest pause between two checks of the tokens in use
 REMEMBERED: Final = 10_000  # answers of the engine in a worker, about 200 bytes each
 
 _TOKEN: Final = "jti"  # noqa: S105
@@ -165,11 +171,23 @@ class Revocations:
         """Commands may have been lost. A gap of one part of the log does not close every connection."""
         self._gaps += 1
         self._revoked_at.clear()
-        self._hub.supervisor.spawn(
-            "check of the tokens in use", self._check_held(), expected=(engine_errors.EngineError,)
-        )
+        self._hub.supervisor.spawn("check of the tokens in use", self._check_held())
 
     async def _check_held(self) -> None:
+        """A gap and an unavailable store often coincide, so the check is repeated until it has read every record."""
+        backoff = Backoff(longest_s=RECHECK_S)
+        while True:
+            try:
+                await self._check_each()
+            except engine_errors.EngineError as error:
+                pause_s = backoff.failed()
+                _log.warning("The revocations of tokens in use cannot be read: %s; again in %.1f s", error, pause_s)
+                await asyncio.sleep(pause_s)
+            else:
+                return
+
+    async def _check_each(self) -> None:
+        """Raises EngineError."""
         for key, holders in list(self._holders.items()):
             for holder, capability in list(holders):
                 try:

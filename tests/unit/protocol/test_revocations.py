@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -119,6 +120,27 @@ async def test_tokens_in_use_are_checked_again_after_a_gap(
     await workers[1].revoke("one")
     worker.revocations._on_gap()
     await browser.frame("pusher:subscription_error")
+
+
+async def test_check_after_a_gap_is_repeated_until_the_records_can_be_read(
+    workers: list[Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = workers[0]
+    browser = await worker.subscribed("private-a", token())
+    monkeypatch.setitem(worker.hub._controls, revocations.COMMAND, lambda *_: None)
+    await workers[1].revoke("one")
+    ask, failed = worker.hub.engine.ask, asyncio.Event()
+
+    async def away_once(query: Any) -> Any:
+        if failed.is_set():
+            return await ask(query)
+        failed.set()
+        raise errors.EngineUnavailable("The log is away")
+
+    monkeypatch.setattr(worker.hub.engine, "ask", away_once)
+    worker.revocations._on_gap()
+    await browser.frame("pusher:subscription_error")
+    assert failed.is_set()
 
 
 async def test_subscribe_closes_the_connection_while_the_records_cannot_be_read(
