@@ -193,7 +193,7 @@ def _encodings(before: str, data: str | None) -> list[tuple[str, str]]:
         return []
     try:
         value = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     again = "the JSON was encoded again after it was signed"
     forms = [
@@ -235,12 +235,12 @@ def _api(
     others: Iterable[registry.Application],
     now: float,
 ) -> None:
-    parts = urlsplit(fields.get("url", ""))
     method = (fields.get("method") or "POST").upper()
     try:
+        parts = urlsplit(fields.get("url", ""))
         query = requests.parse_query(parts.query.encode())
-    except api_refusals.ApiError as error:
-        found.say(False, str(error))
+    except (ValueError, api_refusals.ApiError) as error:
+        found.say(False, f"This is not a URL: {error}." if isinstance(error, ValueError) else str(error))
         found.verdict = "The server refuses it."
         return
     given = query.authentication()

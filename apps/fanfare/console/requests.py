@@ -27,6 +27,7 @@ from fanfare.hub import hub as hubs
 from fanfare.runtime import supervisor
 
 MAX_BODY_BYTES: Final = 65_536
+MAX_DIGITS: Final = 20  # of a number; `int` refuses texts of more than 4,300
 
 E = TypeVar("E", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -104,7 +105,7 @@ class Request:
         text = self.query.get(name, "")
         if not text:
             return default
-        if not (text.isascii() and text.isdigit()) or not least <= int(text) <= most:
+        if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS) or not least <= int(text) <= most:
             raise Problem(400, f"The argument `{name}` is a whole number from {least} to {most}.")
         return int(text)
 

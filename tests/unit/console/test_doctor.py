@@ -80,6 +80,12 @@ def test_sign_in_is_examined_with_its_own_text() -> None:
     assert found.verdict == "The server refuses it."
 
 
+def test_channel_data_that_is_nested_too_deeply_is_refused() -> None:
+    data = "[" * 20_000
+    found = examine(channel="presence-a", channel_data=data, auth=auth(f"{SOCKET}:presence-a:{{}}"))
+    assert found.verdict == "The server refuses it."
+
+
 def url(secret: str = APP.secret, *, at: float = NOW, key: str = APP.key) -> str:
     fields = {"auth_key": key, "auth_timestamp": str(int(at)), "auth_version": "1.0", "body_md5": "a" * 32}
     text = f"POST\n/apps/1/events\n{'&'.join(f'{name}={value}' for name, value in sorted(fields.items()))}"
@@ -96,6 +102,7 @@ def url(secret: str = APP.secret, *, at: float = NOW, key: str = APP.key) -> str
         (url("wrong"), "refuses", "Invalid signature"),
         (url(key=OTHER.key), "refuses", "The key belongs to another application"),
         ("https://rt.example/apps/1/events", "refuses", "not the key"),
+        ("https://[rt.example/apps/1/events", "refuses", "not a URL: Invalid IPv6 URL"),
         (url().replace("auth_timestamp=1800000000", "auth_timestamp=1800000000000"), "refuses", "milliseconds"),
     ],
 )

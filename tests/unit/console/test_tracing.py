@@ -176,11 +176,15 @@ def test_publisher_names_the_task_of_celery(monkeypatch: pytest.MonkeyPatch) -> 
 def test_webhooks_of_an_event_are_not_those_of_another_partition() -> None:
     """The same id is in another partition, in which another channel is."""
     application = models.Application.objects.create(name="shop", app_id="7", key="key-7", secret="secret-7")
-    endpoint = models.WebhookEndpoint.objects.create(application=application, url="https://example.com/hook")
+    endpoint = models.WebhookEndpoint.objects.create(
+        application=application, url="https://example.com/hook?token=secret"
+    )
     for channel in ("orders", "news"):
         Delivery.objects.create(
             webhook=endpoint, event="client_event", channel=channel, payload="{}", entry=5, created_at=timezone.now()
         )
     [found] = tracing._deliveries("7", "orders", 5)
     assert Delivery.objects.get(pk=found["id"]).channel == "orders"
+    assert found["url"] == endpoint.masked_url
+    assert "secret" not in found["url"]
     assert tracing._deliveries("8", "orders", 5) == []

@@ -98,7 +98,7 @@ def _deliveries(app: str, channel: str, entry_id: int) -> list[dict[str, Any]]:
     return [
         {
             "id": row.pk,
-            "url": row.webhook.url,
+            "url": row.webhook.masked_url,
             "event": row.event,
             "state": row.state,
             "attempts": row.attempts,
