@@ -30,6 +30,10 @@ class Caller:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.disconnect()
+
+    def disconnect(self) -> None:
+        """The next call opens another connection."""
         self._connection.close()
 
     def call(self, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
