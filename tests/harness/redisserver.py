@@ -210,6 +210,17 @@ class Watched:
             _, port = client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "fanfare")
         return next(each for each in self.servers if each.port == int(port))
 
+    def fail_over(self) -> bool:
+        """SENTINEL FAILOVER. Returns whether the failover has begun: a sentinel that does not know a good replica yet
+        refuses."""
+        with self.sentinels[0].client() as client:
+            try:
+                client.execute_command("SENTINEL", "FAILOVER", "fanfare")
+            except redis.ResponseError as error:
+                assert str(error).startswith(("NOGOODSLAVE", "INPROG")), error
+                return False
+        return True
+
 
 @contextlib.contextmanager
 def watched(*primary_options: str) -> Iterator[Watched]:
@@ -295,6 +306,15 @@ class Cluster:
         with server.client() as client:
             found: dict[str, Any] = client.info("replication")
             return found
+
+    def fail_over(self, primary: Server) -> None:
+        """CLUSTER FAILOVER: the replica of this primary takes its place."""
+        for each in self.servers:
+            if self._replication(each).get("master_port") == primary.port:
+                with each.client() as client:
+                    client.execute_command("CLUSTER", "FAILOVER")
+                return
+        raise AssertionError("the primary has no replica")
 
     def move_slot(self, source: Server, target: Server, slot: int) -> None:
         """As `redis-cli --cluster reshard` does for one slot."""

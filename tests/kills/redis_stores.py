@@ -24,6 +24,7 @@ from tests.kills.stores import AWAY_S, FREEZE, KILL, Store
 
 DISCONNECT, PAUSE, FULL, FLUSH = "CLIENT KILL", "CLIENT PAUSE for 1.5 s", "full memory for 1 s", "FLUSHALL"
 REPLACE, DEMOTE = "SIGKILL to the primary", "freeze of the primary until it is replaced"
+SWITCH = "planned failover"
 RESHARD, KILL_REPLICA = "move of a slot", "SIGKILL to a replica"
 
 PAUSE_MS: Final = 1_500
@@ -53,8 +54,13 @@ valkey = functools.partial(single, is_valkey=True)
 async def sentinel(*, failover: bool) -> AsyncIterator[Store]:
     with contextlib.ExitStack() as stack:
         watched = await asyncio.to_thread(stack.enter_context, redisserver.watched())
-        acts = {**_quiet(watched.primary), REPLACE: _act(_replace, watched), DEMOTE: _act(_demote, watched)}
-        order = (REPLACE, chaos.KILL, DEMOTE, chaos.STOP) if failover else _without(FREEZE)
+        acts = {
+            **_quiet(watched.primary),
+            SWITCH: _act(_switch, watched),
+            REPLACE: _act(_replace, watched),
+            DEMOTE: _act(_demote, watched),
+        }
+        order = (SWITCH, chaos.KILL, REPLACE, SWITCH, DEMOTE, chaos.STOP) if failover else _without(FREEZE)
         yield await _store(stack, watched.url(), acts, order)
 
 
@@ -68,12 +74,15 @@ async def cluster(*, failover: bool) -> AsyncIterator[Store]:
         slot = address.slot_of(prefix.partition("{")[2].partition("}")[0])
         acts = {
             **_quiet(lambda: servers.server_of(slot)),
+            SWITCH: _act(_switch_in_cluster, servers, slot),
             REPLACE: _act(_replace_in_cluster, servers, slot),
             DEMOTE: _act(_demote_in_cluster, servers, slot),
             RESHARD: _act(_reshard, servers, slot),
             KILL_REPLICA: _act(_kill_replica, servers),
         }
-        order = (REPLACE, chaos.KILL, RESHARD, KILL_REPLICA, DEMOTE, chaos.STOP) if failover else _without(FREEZE)
+        order = (SWITCH, chaos.KILL, REPLACE, RESHARD, SWITCH, KILL_REPLICA, DEMOTE, chaos.STOP)
+        if not failover:
+            order = _without(FREEZE)
         yield await _store(stack, servers.url(), acts, order)
 
 
@@ -154,6 +163,14 @@ def _flush(server: redisserver.Server) -> None:
         client.flushall()
 
 
+def _switch(watched: redisserver.Watched) -> None:
+    """SENTINEL FAILOVER. The sentinels do not wait until the replica has everything."""
+    before = watched.primary()
+    waiting.until(watched.fail_over, WHOLE_S, "a sentinel begins the failover")
+    waiting.until(lambda: watched.primary() is not before, WHOLE_S, "the promotion")
+    _until_replicated(watched)
+
+
 def _replace(watched: redisserver.Watched) -> None:
     before = watched.primary()
     before.kill()
@@ -179,6 +196,14 @@ def _until_replicated(watched: redisserver.Watched) -> None:
             return bool(replica) and replica["state"] == "online"
 
     waiting.until(is_whole, WHOLE_S, "the former primary is a replica")
+
+
+def _switch_in_cluster(cluster: redisserver.Cluster, slot: int) -> None:
+    """CLUSTER FAILOVER: the primary takes no writes until its replica has everything."""
+    before = cluster.server_of(slot)
+    cluster.fail_over(before)
+    waiting.until(lambda: _owner(cluster, slot, but=before) is not None, WHOLE_S, "the failover")
+    waiting.until(cluster.is_whole, WHOLE_S, "the cluster is whole")
 
 
 def _replace_in_cluster(cluster: redisserver.Cluster, slot: int) -> None:
