@@ -384,9 +384,17 @@ REDIS = (
     _mutant(
         "subscriptions register no interest",
         INTEREST,
-        (f"{_REDIS}worker:Worker.set_subscribers", "partition.interest(app, channel, on=count > 0)", "pass"),
+        (
+            f"{_REDIS}worker:Worker.set_subscribers",
+            "self.of(app, channel).subscribe(app, channel, on=count > 0)",
+            "pass",
+        ),
     ),
-    _mutant("leaves are not repeated", AWAY, (f"{_REDIS}worker:Worker._repeat_leaves", "self.leave(key)", "pass")),
+    _mutant(
+        "leaves are not repeated",
+        AWAY,
+        (f"{_REDIS}subscriptions:Subscriptions.repeat_leaves", "self.leave(key)", "pass"),
+    ),
     _mutant(
         "dead workers are never removed",
         KILLED,
@@ -420,7 +428,7 @@ REDIS = (
     _mutant(
         "a lease of a cut-off worker is not lost",
         CUT_LEASE,
-        (f"{_REDIS}worker:Worker._expire", "lease.lost.set()", "pass"),
+        (f"{_REDIS}leases:Leases.expire", "lease.lost.set()", "pass"),
     ),
     _mutant(
         "a reply is handled before the messages in front of it",
@@ -430,7 +438,7 @@ REDIS = (
     _mutant(
         "a snapshot is read for each subscriber",
         SHARED,
-        (f"{_REDIS}partition:Partition._take", "GROUP_OPERATIONS", "1"),
+        (f"{_REDIS}calls:CallQueue._take", "GROUP_OPERATIONS", "1"),
     ),
     _mutant("budgets are not counted", BUDGET, (f"{_LUA}append.lua", "redis.call('SET', key, spent, 'PX', 2000)", "")),
     _mutant(

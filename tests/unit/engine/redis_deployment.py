@@ -11,8 +11,7 @@ from pathlib import Path
 
 from fanfare.engine import interface
 from fanfare.engine.redis import engine as redis_engine
-from fanfare.engine.redis import scripts
-from fanfare.engine.redis import worker as redis_worker
+from fanfare.engine.redis import leases, scripts
 from tests.harness import redisserver
 from tests.unit.engine import deployments
 from tests.unit.engine.workers import Worker
@@ -24,7 +23,7 @@ OPTIONS = ("--appendonly", "no", "--unixsocket", "redis.sock")
 def shorten() -> None:
     """Shorter leases."""
     scripts.LEASE_S = LEASE_S  # type: ignore[misc]
-    redis_worker.LEASE_POLL_S = 0.2  # type: ignore[misc]
+    leases.LEASE_POLL_S = 0.2  # type: ignore[misc]
 
 
 class RedisDeployment(deployments.Deployment):

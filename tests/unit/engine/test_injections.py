@@ -26,7 +26,8 @@ from fanfare.engine.postgres import operations as postgres_operations
 from fanfare.engine.postgres import reader as postgres_reader
 from fanfare.engine.postgres import worker as postgres_worker
 from fanfare.engine.postgres import writer as postgres_writer
-from fanfare.engine.redis import address, link, operations, partition, queries, sentinels, topology, wire
+from fanfare.engine.redis import address, catch_up, link, operations, partition, queries, sentinels, topology, wire
+from fanfare.engine.redis import counts as redis_counts
 from fanfare.engine.redis import engine as redis_engine
 from fanfare.engine.redis import worker as redis_worker
 from tests.harness import postgresql, redisserver, waiting
@@ -113,8 +114,7 @@ async def attach(worker: Worker) -> None:
 
 
 async def announce(worker: Worker) -> None:
-    here = inside(worker)
-    getattr(here, "subscribers", here)._announce_later((APP, "news"), 1)
+    inside(worker).subscribers._announce_later((APP, "news"), 1)
 
 
 async def reopen(worker: Worker) -> None:
@@ -243,19 +243,19 @@ def news(worker: Worker) -> partition.Partition:
     return found
 
 
-async def catch_up(worker: Worker) -> None:
+async def listen(worker: Worker) -> None:
     of = news(worker)
     name = f"{of.prefix}@{APP}:news"
-    of._catching[name] = of.position
-    of._catch_up_later(name)
+    of.catch_up._since[name] = of.position
+    of.catch_up._read_later(name)
 
 
 async def forget_scripts(worker: Worker) -> None:
-    assert news(worker)._handle(hiredis.ReplyError("NOSCRIPT"))
+    assert news(worker).handle(hiredis.ReplyError("NOSCRIPT"))
 
 
 async def slot_moves(worker: Worker) -> None:
-    assert news(worker)._handle(hiredis.ReplyError("TRYAGAIN"))
+    assert news(worker).handle(hiredis.ReplyError("TRYAGAIN"))
 
 
 async def partition_gap(worker: Worker) -> None:
@@ -263,7 +263,7 @@ async def partition_gap(worker: Worker) -> None:
 
 
 async def moved(worker: Worker) -> None:
-    assert isinstance(news(worker)._moved(hiredis.ReplyError("moved")), errors.EngineMoved)
+    assert isinstance(news(worker).moved(hiredis.ReplyError("moved")), errors.EngineMoved)
 
 
 async def cut(worker: Worker) -> None:
@@ -279,26 +279,26 @@ async def relocate(worker: Worker) -> None:
 REDIS = [
     Injection(("engine/redis/engine.py", "RedisEngine._ask", "to_thread"), queries.Store, "ask", query),
     Injection(
-        ("engine/redis/partition.py", "Partition._catch_up_later", "call_later"),
-        partition.Partition,
-        "_catch_up",
-        catch_up,
+        ("engine/redis/catch_up.py", "CatchUp._read_later", "call_later"),
+        catch_up.CatchUp,
+        "_read",
+        listen,
     ),
-    Injection(("engine/redis/partition.py", "Partition._schedule", "call_soon"), partition.Partition, "flush", publish),
+    Injection(("engine/redis/partition.py", "Partition.schedule", "call_soon"), partition.Partition, "flush", publish),
     Injection(
-        ("engine/redis/partition.py", "Partition._moved", "call_soon"),
+        ("engine/redis/partition.py", "Partition.moved", "call_soon"),
         partition.Partition,
-        "_gap_if_followed",
+        "_gap_if_entered",
         moved,
     ),
     Injection(
-        ("engine/redis/partition.py", "Partition._handle", "call_soon"),
+        ("engine/redis/partition.py", "Partition.handle", "call_soon"),
         partition.Partition,
         "flush",
         forget_scripts,
     ),
     Injection(
-        ("engine/redis/partition.py", "Partition._handle", "call_later"), partition.Partition, "flush", slot_moves
+        ("engine/redis/partition.py", "Partition.handle", "call_later"), partition.Partition, "flush", slot_moves
     ),
     Injection(
         ("engine/redis/partition.py", "Partition.gap", "on_gap"),
@@ -315,15 +315,17 @@ REDIS = [
     Injection(
         ("engine/redis/worker.py", "Worker.hand_over", "call_soon"), Worker, "deliver", publish, gap="delivery_failed"
     ),
-    Injection(("engine/redis/worker.py", "Worker._say_again", "spawn"), queries.Store, "check", cut),
-    Injection(("engine/redis/worker.py", "Worker._say_again", "to_thread"), queries.Store, "check", cut),
+    Injection(("engine/redis/worker.py", "Worker._write_again", "spawn"), queries.Store, "check", cut),
+    Injection(("engine/redis/worker.py", "Worker._write_again", "to_thread"), queries.Store, "check", cut),
     Injection(
-        ("engine/redis/worker.py", "Worker.set_subscribers", "call_later"),
-        redis_worker.Worker,
-        "_write_counts_of",
+        ("engine/redis/counts.py", "SubscriberCounts.set", "call_later"),
+        redis_counts.SubscriberCounts,
+        "write_of",
         subscribe,
     ),
-    Injection(("engine/redis/worker.py", "Worker._announce_later", "call_later"), operations, "identity", announce),
+    Injection(
+        ("engine/redis/counts.py", "SubscriberCounts._announce_later", "call_later"), operations, "identity", announce
+    ),
     Injection(("engine/shared_store.py", "SharedStoreEngine._begin", "to_thread"), queries.Store, "check", reopen),
 ]
 

@@ -13,8 +13,8 @@ import pytest
 from fanfare.engine.local import schema
 from fanfare.engine.local import worker as local_worker
 from fanfare.engine.postgres import leases, upkeep
+from fanfare.engine.redis import leases as redis_leases
 from fanfare.engine.redis import scripts
-from fanfare.engine.redis import worker as redis_worker
 from tests.harness import postgresql, redisserver, waiting
 from tests.unit.engine import (
     conformance,
@@ -84,7 +84,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         (leases, "LEASE_POLL_S"),
         (upkeep, "TRIM_S"),
         (scripts, "LEASE_S"),
-        (redis_worker, "LEASE_POLL_S"),
+        (redis_leases, "LEASE_POLL_S"),
     ):
         monkeypatch.setattr(module, name, getattr(module, name))  # restored after the test
 

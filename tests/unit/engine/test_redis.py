@@ -16,7 +16,7 @@ from fanfare.engine import errors, interface
 from fanfare.engine.redis import address, moving, queries, scripts, wire
 from fanfare.engine.redis import consumer as redis_consumer
 from fanfare.engine.redis import engine as redis_engine
-from fanfare.engine.redis import worker as redis_worker
+from fanfare.engine.redis import leases as redis_leases
 from tests.harness import redisserver, waiting
 from tests.harness.deployments import REPOSITORY
 from tests.unit.engine import conformance, deployments, failures, redis_deployment, streams
@@ -51,7 +51,7 @@ async def hire(url: str) -> AsyncIterator[conformance.Hire]:
 
 @pytest.fixture
 async def deployment(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[deployments.Deployment]:
-    for module, name in ((scripts, "LEASE_S"), (redis_worker, "LEASE_POLL_S")):
+    for module, name in ((scripts, "LEASE_S"), (redis_leases, "LEASE_POLL_S")):
         monkeypatch.setattr(module, name, getattr(module, name))  # restored after the test
     with redisserver.running(*redis_deployment.OPTIONS) as own:
         async with deployments.closing(redis_deployment.RedisDeployment(own, "log")) as deployment:
@@ -471,7 +471,7 @@ async def test_repeated_release_does_not_replace_the_record_of_a_later_holder(hi
     two.engine.save_session(APP, "token", b"newer", 60, holder="2.1", release=True)
     assert await two.engine.load_session(APP, "token") == b"newer"
     again = ("s", APP, "token", b"older", 60, "1.1", True)
-    one.engine._worker._release((APP, "token"), again, again=True)  # type: ignore[attr-defined]
+    one.engine._worker.sessions._release((APP, "token"), again, again=True)  # type: ignore[attr-defined]
     assert await one.engine.load_session(APP, "token") == b"newer"
 
 

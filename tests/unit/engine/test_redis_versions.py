@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from fanfare.engine import errors, interface
-from fanfare.engine.redis import consumer, moving, partition, scripts
+from fanfare.engine.redis import catch_up, consumer, moving, partition, scripts
 from fanfare.engine.redis import engine as redis_engine
 from fanfare.engine.redis import worker as redis_worker
 from tests.harness import redisserver
@@ -85,7 +85,7 @@ async def test_repair_passes_entries_of_another_version(
 async def test_listener_catches_up_beyond_entries_of_another_version(
     one: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(partition, "LISTEN_ENTRIES", 2)
+    monkeypatch.setattr(catch_up, "LISTEN_ENTRIES", 2)
     index = one.engine.partition(APP, "late")
     here = one.engine._worker.all[index]  # type: ignore[attr-defined]
     since = here.position

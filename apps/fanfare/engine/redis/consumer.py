@@ -65,7 +65,7 @@ class Consumer(interface.Consumer):
         while True:
             count = limit + 1 if self._transient else max(READ_ENTRIES, limit)
             want = ("f", self.position, count)
-            answer = await self._worker.done(self._partition, want=want)
+            answer = await self._partition.calls.ask(want=want)
             if answer.generation != self.log_id:
                 raise errors.EngineUnavailable("The log was replaced: its consumers begin again")
             parts = answer.found[want]
@@ -95,8 +95,8 @@ class Consumer(interface.Consumer):
         await self._move(0, forget=True)
 
     async def _move(self, position: int, *, forget: bool) -> None:
-        await self._worker.done(
-            self._partition, _operation(self._name, position, self._kinds, forget=forget, transient=self._transient)
+        await self._partition.calls.ask(
+            _operation(self._name, position, self._kinds, forget=forget, transient=self._transient)
         )
 
     def close(self) -> None:
@@ -116,7 +116,7 @@ async def begin(
     transient: bool,
 ) -> Consumer:
     """Raises EngineUnavailable."""
-    answer = await worker.done(partition, _operation(name, after, kinds, transient=transient))
+    answer = await partition.calls.ask(_operation(name, after, kinds, transient=transient))
     return Consumer(worker, partition, name, kinds, answer, transient=transient)
 
 

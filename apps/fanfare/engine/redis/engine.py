@@ -109,18 +109,14 @@ class RedisEngine(SharedStoreEngine[Worker]):
         worker = self._worker
         if worker is not None:
             with contextlib.suppress(errors.EngineUnavailable):  # the next record replaces it
-                worker.save_session(app, token, ("s", app, token, record, seconds, holder, release), release=release)
+                worker.sessions.save(app, token, record, seconds, holder, release=release)
 
     async def load_session(self, app: str, token: str) -> bytes | None:
         await self._here().settled()
         return await self._ask(lambda asked: asked.session(app, token))
 
     async def take_session(self, app: str, token: str, holder: str) -> interface.Taken:
-        worker = self._here()
-        answer = await worker.done(worker.session_partition(app, token), ("t", app, token, holder))
-        record, before, changed_ms, lost_ms = answer.results[0]
-        changed_s, lost_s = (ms / 1000 if ms >= 0 else None for ms in (changed_ms, lost_ms))
-        return interface.Taken(record or None, before.decode() or None, changed_s, lost_s)
+        return await self._here().sessions.take(app, token, holder)
 
     # -- queries -------------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import hiredis
 from fanfare.engine import errors
 from fanfare.engine.redis import address, scripts, wire
 from fanfare.engine.redis import partition as partitions
-from fanfare.engine.redis.partition import Partition, Phase
+from fanfare.engine.redis.partition import Partition
 from fanfare.runtime.backoff import Backoff
 
 logger = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ class Link:
             return
         now = time.monotonic()
         for partition in self.partitions:
-            if partition in self._beats or partition.phase not in (Phase.FOLLOWING, Phase.SETTLING):
+            if partition in self._beats or not partition.has_entered:
                 continue
             self._beats[partition] = now
             seen = (partition.position, partition.generation)

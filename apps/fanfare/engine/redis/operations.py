@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +11,8 @@ from typing import Any, NamedTuple
 
 from fanfare.engine import errors, interface
 from fanfare.engine.redis import entries
+
+logger = logging.getLogger(__name__)
 
 Operation = tuple[Any, ...]
 Want = tuple[Any, ...]
@@ -38,6 +42,26 @@ class Call:
     born: float = field(default_factory=time.monotonic)
     size: int = 0  # bytes of the bodies
     is_settled: bool = False
+
+
+def settle(calls: Sequence[Call] | collections.deque[Call], error: errors.EngineError) -> None:
+    for call in calls:
+        settle_one(call, None, error)
+
+
+def settle_one(call: Call, answer: Answer | None, error: errors.EngineError | None) -> None:
+    if call.is_settled:
+        return
+    call.is_settled = True
+    try:
+        call.settled(answer, error)
+    except Exception:
+        # An exception of one caller must not leave the others without an answer.
+        logger.exception("The answer to %s could not be handled", [operation[0] for operation in call.operations])
+
+
+def ignore(_answer: Answer | None, _error: errors.EngineError | None) -> None:
+    """The outcome does not matter to the caller."""
 
 
 def identity(app: str, channel: str) -> str:

@@ -1,0 +1,88 @@
+"""Leases: at most one worker of the deployment holds a name, by the clock of the store.
+
+A lease belongs to the worker's life in the partition of its name, so the heartbeat renews it. The worker treats it as
+lost a second before another worker may get it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import zlib
+from collections.abc import Sequence
+from typing import Final
+
+from fanfare.engine import errors, interface
+from fanfare.engine.redis import operations, scripts
+from fanfare.engine.redis.partition import Partition
+
+LEASE_POLL_S: Final = 1.0
+MARGIN_S: Final = 1.0  # before the end in the store
+
+
+class Lease(interface.Lease):
+    lost: asyncio.Event
+
+    def __init__(self, leases: Leases, partition: Partition, name: str, term: int) -> None:
+        self.lost = asyncio.Event()
+        self.partition = partition
+        self.name = name
+        self.term = term
+        self._leases = leases
+
+    def release(self) -> None:
+        self._leases.release(self)
+
+
+class Leases:
+    """The leases that this worker holds."""
+
+    def __init__(self, partitions: Sequence[Partition]) -> None:
+        self._partitions = partitions
+        self._held: list[Lease] = []
+        self._is_stopped = False
+
+    async def acquire(self, name: str) -> Lease:
+        """Wait until this worker holds `name`. Raises EngineUnavailable if the engine is closed meanwhile."""
+        partition = self._partitions[zlib.crc32(name.encode()) % len(self._partitions)]
+        while not self._is_stopped:
+            with contextlib.suppress(errors.EngineUnavailable):
+                life = partition.life
+                asked = time.monotonic()
+                answer = await partition.calls.ask(("e", name))
+                term = answer.results[0]
+                # A lease lasts as long as the last beat allows, and a new life has none of the old one's leases.
+                if term and life == partition.life and asked - partition.beaten_s < scripts.LEASE_S - MARGIN_S:
+                    lease = Lease(self, partition, name, term)
+                    self._held.append(lease)
+                    return lease
+            await asyncio.sleep(LEASE_POLL_S)
+        raise errors.EngineUnavailable(f"The engine was closed before the lease {name} was free")
+
+    def release(self, lease: Lease) -> None:
+        is_held = not lease.lost.is_set()
+        lease.lost.set()
+        if lease in self._held:
+            self._held.remove(lease)
+            if is_held and not self._is_stopped:
+                with contextlib.suppress(errors.EngineError):
+                    lease.partition.calls.submit(operations.Call([("r", lease.name)], operations.ignore))
+
+    def expire(self, now: float) -> None:
+        """Lose the leases whose partition has not answered a beat for too long."""
+        for lease in self._held:
+            if now - lease.partition.beaten_s > scripts.LEASE_S - MARGIN_S:
+                lease.lost.set()
+
+    def lose(self, partition: Partition) -> None:
+        """The worker has a new life in this partition."""
+        for lease in self._held:
+            if lease.partition is partition:
+                lease.lost.set()
+
+    def stop(self) -> None:
+        self._is_stopped = True
+        for lease in self._held:
+            lease.lost.set()
+        self._held.clear()

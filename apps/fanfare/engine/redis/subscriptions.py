@@ -1,0 +1,137 @@
+"""How the sockets of a worker subscribe, leave and are admitted: each waits for the answer of the store."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+from collections.abc import Callable
+
+from fanfare.engine import errors, interface
+from fanfare.engine.redis import operations
+from fanfare.engine.redis.counts import SubscriberCounts
+from fanfare.engine.redis.partition import Partition
+
+
+class Subscriptions:
+    """A leave whose write failed is submitted again, unless its socket has subscribed again."""
+
+    def __init__(
+        self,
+        of: Callable[[str, str], Partition],
+        subscribers: SubscriberCounts,
+        counters: collections.Counter[str],
+    ) -> None:
+        self._of = of
+        self._subscribers = subscribers
+        self._counters = counters
+        # By partition, application and socket: the users that are signed in here.
+        self._users: dict[Partition, dict[tuple[str, str], interface.Member]] = collections.defaultdict(dict)
+        self._leaving: dict[tuple[str, str, str], bool] = {}  # True: it failed and is to be submitted again
+
+    def attach(self, wanted: interface.SubscribeRequest, ready: interface.Ready) -> None:
+        if wanted.durable:
+            self._subscribers.write()
+        partition = self._of(wanted.app, wanted.channel)
+        member = wanted.member
+        todo: list[operations.Operation] = []
+        if member is not None:
+            self._leaving.pop((wanted.app, wanted.channel, wanted.socket_id), None)
+            todo.append(_join(wanted.app, wanted.channel, wanted.socket_id, member, wanted.member_limit))
+            if wanted.channel == interface.USERS:
+                self._users[partition][wanted.app, wanted.socket_id] = member
+        wants = operations.wants(wanted)
+
+        def settled(answer: operations.Answer | None, error: errors.EngineError | None) -> None:
+            try:
+                ready(_result(wanted, answer, error))
+            except errors.EngineError as refused:
+                ready(interface.Refused("engine_unavailable", str(refused)))
+
+        try:
+            # A subscriber that reads nothing gets a want too: it must wait for the barrier, and after a gap.
+            call = operations.Call(todo, settled, wants=wants or [("n", "")])
+            partition.calls.submit(call)
+        except errors.EngineError as error:
+            ready(interface.Refused("engine_unavailable", str(error)))
+
+    def leave(self, key: tuple[str, str, str]) -> None:
+        app, channel, socket_id = key
+        self._leaving[key] = False
+        partition = self._of(app, channel)
+        if channel == interface.USERS:
+            self._users[partition].pop((app, socket_id), None)
+
+        def settled(answer: operations.Answer | None, _error: errors.EngineError | None) -> None:
+            if key not in self._leaving:
+                return
+            if answer is not None:
+                del self._leaving[key]
+            else:
+                self._counters["leaves_retried"] += 1
+                self._leaving[key] = True
+
+        try:
+            operation = ("l", operations.identity(app, channel), app, channel, socket_id)
+            partition.calls.submit(operations.Call([operation], settled, frees=True))
+        except errors.EngineError:
+            self._leaving[key] = True
+
+    def repeat_leaves(self) -> None:
+        for key in [key for key, failed in self._leaving.items() if failed]:
+            self.leave(key)
+
+    def repeat_users(self, partition: Partition) -> None:
+        """The store may have lost the users. Sockets without a channel are signed in, and the hub closes none of them
+        after a gap."""
+        with contextlib.suppress(errors.EngineError):
+            for (app, socket_id), member in self._users[partition].items():
+                joining = _join(app, interface.USERS, socket_id, member, None)
+                partition.calls.submit(operations.Call([joining], operations.ignore))
+
+    def admit(self, app: str, limit: int, ready: interface.Ready) -> None:
+        partition = self._of(app, interface.CONNECTIONS)
+        self._subscribers.write_of(partition)
+
+        def settled(answer: operations.Answer | None, error: errors.EngineError | None) -> None:
+            if answer is None or isinstance(answer.results[0], Exception):
+                ready(interface.Refused("engine_unavailable", str(error or answer)))
+            elif answer.results[0] != 0:
+                limit, others = answer.results[0]
+                message = f"The application's maximum number of connections is reached ({others} of {limit})"
+                ready(interface.Refused("connection_limit", message, limit, others))
+            else:
+                ready(interface.SubscribeResult())
+
+        try:
+            operation = ("q", operations.identity(app, interface.CONNECTIONS), limit)
+            partition.calls.submit(operations.Call([operation], settled))
+        except errors.EngineError as error:
+            ready(interface.Refused("engine_unavailable", str(error)))
+
+
+def _join(app: str, channel: str, socket_id: str, member: interface.Member, limit: int | None) -> operations.Operation:
+    name = operations.identity(app, channel)
+    return ("j", name, app, channel, socket_id, member.user_id, member.info, False if limit is None else limit)
+
+
+def _result(
+    wanted: interface.SubscribeRequest, answer: operations.Answer | None, error: errors.EngineError | None
+) -> interface.SubscribeResult | interface.Refused:
+    """Raises EngineUnavailable if a part failed."""
+    if answer is None:
+        return interface.Refused("engine_unavailable", str(error))
+    for result in answer.results:
+        operations.check(result)
+        if result != 0:
+            limit, actual = result
+            message = f"The channel has {actual} members; {limit} are allowed"
+            return interface.Refused("member_limit", message, limit, actual)
+    values = {want[0]: operations.value_of(want, answer, wanted) for want in operations.wants(wanted)}
+    return interface.SubscribeResult(
+        members=values.get("m", ()),
+        cached=values.get("c"),
+        subscribers=values.get("n", 0),
+        online=tuple(user for user, is_online in zip(wanted.watch, values.get("o", ()), strict=False) if is_online),
+        replayed=values.get("h"),
+        streams=values.get("t", ()),
+    )
