@@ -29,6 +29,7 @@ RESHARD, KILL_REPLICA = "move of a slot", "SIGKILL to a replica"
 
 PAUSE_MS: Final = 1_500
 FULL_S: Final = 1.0
+FAILOVER_S: Final = 6.0  # a replica gives up a planned failover after 5 s
 WHOLE_S: Final = 60.0  # until a failover is done and the former primary is a replica: a sentinel waits 10 s
 
 DURABLE: Final = ("--appendonly", "yes", "--appendfsync", "everysec")
@@ -201,8 +202,18 @@ def _until_replicated(watched: redisserver.Watched) -> None:
 def _switch_in_cluster(cluster: redisserver.Cluster, slot: int) -> None:
     """CLUSTER FAILOVER: the primary takes no writes until its replica has everything."""
     before = cluster.server_of(slot)
-    cluster.fail_over(before)
-    waiting.until(lambda: _owner(cluster, slot, but=before) is not None, WHOLE_S, "the failover")
+    asked_s = float("-inf")
+
+    def is_switched() -> bool:
+        nonlocal asked_s
+        if _owner(cluster, slot, but=before) is not None:
+            return True
+        if time.monotonic() - asked_s > FAILOVER_S:
+            asked_s = time.monotonic()
+            cluster.fail_over(before)
+        return False
+
+    waiting.until(is_switched, WHOLE_S, "the failover")
     waiting.until(cluster.is_whole, WHOLE_S, "the cluster is whole")
 
 
