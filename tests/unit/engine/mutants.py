@@ -257,10 +257,10 @@ POSTGRES = (
         KILLED,
         (
             _SQL,
-            "PERFORM {schema}.depart_1(r.app, r.channel, r.user_id);",
+            "PERFORM {schema}.depart_{form}(r.app, r.channel, r.user_id);",
             (
-                "PERFORM {schema}.depart_1(r.app, r.channel, r.user_id); "
-                "PERFORM {schema}.depart_1(r.app, r.channel, r.user_id);"
+                "PERFORM {schema}.depart_{form}(r.app, r.channel, r.user_id); "
+                "PERFORM {schema}.depart_{form}(r.app, r.channel, r.user_id);"
             ),
         ),
     ),

@@ -66,7 +66,10 @@ class Patch:
             text: bytes = before(name, *arguments)
             if name == file:
                 [address] = arguments
-                old, new = (part.replace("{schema}", f'"{address.schema}"').encode() for part in (self.old, self.new))
+                old, new = (
+                    part.replace("{schema}", f'"{address.schema}"').replace("{form}", address.form).encode()
+                    for part in (self.old, self.new)
+                )
                 assert old in text, f"{self.where} does not contain {self.old!r} any more"
                 text = text.replace(old, new)
             return text

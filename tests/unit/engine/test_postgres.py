@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import signal
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -165,7 +166,7 @@ async def test_worker_continues_on_a_backup_with_the_functions_of_an_earlier_rel
 
     def reconnect_after_a_restore() -> None:
         with database.connect_blocking(address, "test") as connection:
-            connection.execute(f"DROP FUNCTION {address.schema}.lose_sessions_1")
+            connection.execute(f"DROP FUNCTION {address.schema}.lose_sessions_{address.form}")
             connection.execute(f"UPDATE {address.schema}.state SET server = 'of the backup'")
             database.check_generation(connection, address)
 
@@ -324,3 +325,59 @@ def test_a_wrong_url_is_refused_with_a_sentence(url: str, words: str) -> None:
     with pytest.raises(errors.EngineMisconfigured, match=f"^FANFARE_ENGINE.* {words}") as raised:
         postgres_engine.PostgresEngine(url)
     assert "hunter2" not in str(raised.value)
+
+
+# -- releases beside each other ----------------------------------------------------------------------------------------
+
+
+def functions(cluster: postgresql.Cluster, schema: str) -> dict[str, str]:
+    """The text of each function of a log."""
+    with contextlib.closing(cluster.connect("realtime")) as connection:
+        query = "SELECT proname, prosrc FROM pg_proc WHERE pronamespace = %s::regnamespace"
+        return dict(connection.execute(query, (schema,)).fetchall())
+
+
+async def test_worker_that_restarts_replaces_no_function_of_another_release(
+    cluster: postgresql.Cluster, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = await Worker(postgres_engine.PostgresEngine(url)).open()
+    schema = earlier.engine.address.schema  # type: ignore[attr-defined]
+    texts_before = functions(cluster, schema)
+    with monkeypatch.context() as patched:
+        patched.setattr(upkeep.database, "SWEEP_SECONDS", database.SWEEP_SECONDS + 1)
+        later = await Worker(postgres_engine.PostgresEngine(url)).open()
+    texts = functions(cluster, schema)
+    assert texts.items() > texts_before.items()
+    assert len(texts) == 2 * len(texts_before)
+    again = await Worker(postgres_engine.PostgresEngine(url)).open()
+    assert functions(cluster, schema) == texts
+    for worker in (earlier, later, again):
+        await worker.publish("kept", b"x", retention=conformance.KEPT)
+    for worker in (earlier, later):
+        await worker.until(lambda worker=worker: len(worker.bodies("kept")) == 3, "the events of both releases")
+    for worker in (earlier, later, again):
+        await worker.engine.close()
+
+
+def test_names_of_functions_change_with_their_text_and_constants(monkeypatch: pytest.MonkeyPatch) -> None:
+    def form() -> str:
+        return database.parse("postgres://h/d").form
+
+    before = form()
+    assert form() == before
+    with monkeypatch.context() as patched:
+        patched.setattr(interface, "ANNOUNCE_ALWAYS", interface.ANNOUNCE_ALWAYS + 1)
+        assert form() != before
+    text = database._text
+    with monkeypatch.context() as patched:
+        patched.setattr(database, "_text", lambda name: text(name) + " ")
+        assert form() != before
+
+
+def test_every_function_is_named_and_called_by_the_form() -> None:
+    address = database.parse("postgres://h/d")
+    script = database._script("functions.sql", address).decode()
+    defined = re.findall(r'CREATE OR REPLACE FUNCTION "fanfare"\.(\w+)\(', script)
+    called = re.findall(r'"fanfare"\.(\w+)\(', script)
+    assert set(called) == set(defined)
+    assert all(name.endswith(f"_{address.form}") for name in defined)

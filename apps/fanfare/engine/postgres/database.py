@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import importlib.resources
 import os
 import re
@@ -46,11 +47,12 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where the log is. `conninfo` holds the password: only `public` may be shown."""
+    """Where the log is. `conninfo` holds the password: only `public` may be shown. `form`: see functions.sql."""
 
     conninfo: str
     schema: str
     public: str
+    form: str
 
     @property
     def topic(self) -> str:
@@ -61,6 +63,10 @@ class Address:
     def lock_key(self) -> int:
         """The schema's number among the advisory locks: 31 bits of a hash of its name."""
         return zlib.crc32(self.schema.encode()) & 0x7FFF_FFFF
+
+    def function(self, name: str) -> sql.Identifier:
+        """A function of functions.sql, as this release calls it."""
+        return sql.Identifier(self.schema, f"{name}_{self.form}")
 
 
 def parse(url: str) -> Address:
@@ -84,7 +90,7 @@ def parse(url: str) -> Address:
         ("postgresql", parts.netloc, parts.path, urllib.parse.urlencode(options), parts.fragment)
     )
     _check_conninfo(conninfo, options)
-    return Address(conninfo, schema, f"postgres://{user}{host}{parts.path} (schema {schema})")
+    return Address(conninfo, schema, f"postgres://{user}{host}{parts.path} (schema {schema})", _form())
 
 
 def _check_conninfo(conninfo: str, options: dict[str, str]) -> None:
@@ -206,9 +212,13 @@ def prepare(connection: Connection, address: Address) -> None:
                 f"The log in {address.public} has version {found}; this release of Fanfare reads version {VERSION}. "
                 "Install the release that wrote it, or name another schema."
             )
-        # A release that runs beside this one calls functions of the same text or of another name.
-        connection.execute(_script("functions.sql", address))
+        create_functions(connection, address)
         check_generation(connection, address)
+
+
+def create_functions(connection: Connection, address: Address) -> None:
+    """Create the functions of this release, beside those of others. Raises psycopg.Error."""
+    connection.execute(_script("functions.sql", address))
 
 
 def read_mark(connection: Connection, address: Address) -> moves.Mark | None:
@@ -244,9 +254,10 @@ def check_generation(connection: Connection, address: Address) -> None:
             (identity, new_generation(), identity),
         )
         if changed.rowcount:
-            connection.execute(sql.SQL("UPDATE {0}.streams SET epoch = {0}.new_epoch_1()").format(schema))
-            connection.execute(_script("functions.sql", address))  # a backup may have those of an earlier release
-            connection.execute(sql.SQL("SELECT {}.lose_sessions_1()").format(schema))
+            create_functions(connection, address)  # a backup may lack them
+            epoch = address.function("new_epoch")
+            connection.execute(sql.SQL("UPDATE {}.streams SET epoch = {}()").format(schema, epoch))
+            connection.execute(sql.SQL("SELECT {}()").format(address.function("lose_sessions")))
 
 
 def server_identity(connection: Connection, address: Address) -> str:
@@ -268,12 +279,30 @@ def new_generation() -> str:
 
 def _script(name: str, address: Address) -> bytes:
     """One of the SQL files beside this module, with its placeholders filled in."""
-    kinds = interface.Kind
     values = {
+        **_constants(),
         "schema": f'"{address.schema}"',
         "topic": f"'{address.topic}'",
-        "lock_class": LOCK_CLASS,
         "lock_key": address.lock_key,
+        "form": address.form,
+    }
+    return re.sub(r"\{(\w+)\}", lambda found: str(values[found[1]]), _text(name)).encode()
+
+
+def _form() -> str:
+    """The form of the functions: a hash of their text and of the constants in it."""
+    return hashlib.sha256(f"{_text('functions.sql')}{_constants()}".encode()).hexdigest()[:8]
+
+
+def _text(name: str) -> str:
+    return importlib.resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _constants() -> dict[str, str | int]:
+    """The placeholders that have the same value in every schema."""
+    kinds = interface.Kind
+    return {
+        "lock_class": LOCK_CLASS,
         "kind_count": kinds.COUNT.value,
         "kind_vacated": kinds.VACATED.value,
         "kind_occupied": kinds.OCCUPIED.value,
@@ -299,5 +328,3 @@ def _script(name: str, address: Address) -> bytes:
         "position_outlives": POSITION_OUTLIVES,
         "empty_stream_seconds": EMPTY_STREAM_SECONDS,
     }
-    text = importlib.resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-    return re.sub(r"\{(\w+)\}", lambda found: str(values[found[1]]), text).encode()

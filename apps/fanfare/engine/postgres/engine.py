@@ -94,7 +94,7 @@ class PostgresEngine(SharedStoreEngine[Worker]):
         self, publications: Sequence[interface.Publication], budget: interface.Budget | None
     ) -> list[interface.Receipt]:
         wanted = operations.append(publications, budget)
-        query = sql.SQL(operations.APPLY).format(sql.Identifier(self.address.schema))
+        query = sql.SQL(operations.APPLY).format(self.address.function("apply"))
         with self._pool.connection() as connection:
             rows = connection.execute(query, operations.arguments(None, wanted, notify=True)).fetchall()
         receipts, refused = operations.receipts(wanted, {row[0] - 1: operations.Row._make(row) for row in rows})
@@ -108,16 +108,14 @@ class PostgresEngine(SharedStoreEngine[Worker]):
         self._refuse_closed()
         if not writes:
             return []
-        query = sql.SQL(operations.WRITE_STREAMS).format(sql.Identifier(self.address.schema))
+        query = sql.SQL(operations.WRITE_STREAMS).format(self.address.function("streams"))
         with self._pool.connection(timeout) as connection:
             rows = connection.execute(query, operations.stream_arguments(writes)).fetchall()
         return operations.stream_receipts(rows)
 
     def revise(self, revision: interface.Revision, timeout: float | None = None) -> interface.Position | None:
         self._refuse_closed()
-        query = sql.SQL("SELECT {}.revise_1(%s, %s, %s, %s, %s::bytea, %s::bytea)").format(
-            sql.Identifier(self.address.schema)
-        )
+        query = sql.SQL("SELECT {}(%s, %s, %s, %s, %s::bytea, %s::bytea)").format(self.address.function("revise"))
         app, channel, position, body, notice = revision
         with self._pool.connection(timeout) as connection:
             [(offset,)] = connection.execute(query, (app, channel, *position, body, notice)).fetchall()
@@ -125,7 +123,7 @@ class PostgresEngine(SharedStoreEngine[Worker]):
 
     def open_channel(self, app: str, channel: str, timeout: float | None = None) -> interface.Position:
         self._refuse_closed()
-        query = sql.SQL(operations.APPLY).format(sql.Identifier(self.address.schema))
+        query = sql.SQL(operations.APPLY).format(self.address.function("apply"))
         wanted = [operations.Operation("stream", app, channel)]
         with self._pool.connection(timeout) as connection:
             connection.execute(query, operations.arguments(None, wanted, notify=False))
@@ -164,7 +162,7 @@ class PostgresEngine(SharedStoreEngine[Worker]):
 
     def update_member(self, app: str, channel: str, user_id: str, info: str, timeout: float | None = None) -> bool:
         self._refuse_closed()
-        query = sql.SQL("SELECT {}.update_member_1(%s, %s, %s, %s)").format(sql.Identifier(self.address.schema))
+        query = sql.SQL("SELECT {}(%s, %s, %s, %s)").format(self.address.function("update_member"))
         with self._pool.connection(timeout) as connection:
             [(is_member,)] = connection.execute(query, (app, channel, user_id, info)).fetchall()
         return bool(is_member)
@@ -181,9 +179,7 @@ class PostgresEngine(SharedStoreEngine[Worker]):
         timeout: float | None = None,
     ) -> bool | interface.Refused:
         self._refuse_closed()
-        query = sql.SQL("SELECT * FROM {}.lease_member_1(%s, %s, %s, %s, %s, %s, %s)").format(
-            sql.Identifier(self.address.schema)
-        )
+        query = sql.SQL("SELECT * FROM {}(%s, %s, %s, %s, %s, %s, %s)").format(self.address.function("lease_member"))
         values = (app, channel, user_id, interface.lease_socket(user_id), info, seconds, limit)
         with self._pool.connection(timeout) as connection:
             [(joined, users)] = connection.execute(query, values).fetchall()
@@ -194,7 +190,7 @@ class PostgresEngine(SharedStoreEngine[Worker]):
 
     def release_member(self, app: str, channel: str, user_id: str, timeout: float | None = None) -> bool:
         self._refuse_closed()
-        query = sql.SQL("SELECT {}.release_member_1(%s, %s, %s)").format(sql.Identifier(self.address.schema))
+        query = sql.SQL("SELECT {}(%s, %s, %s)").format(self.address.function("release_member"))
         with self._pool.connection(timeout) as connection:
             [(was_member,)] = connection.execute(query, (app, channel, interface.lease_socket(user_id))).fetchall()
         return bool(was_member)

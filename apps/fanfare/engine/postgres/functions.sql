@@ -1,7 +1,8 @@
--- The functions of the PostgreSQL engine. Their names end with the version of their form: releases that run side by
--- side each call their own. {schema} is replaced by the schema's quoted name, {kinds...} by the numbers of entry kinds.
+-- The functions of the PostgreSQL engine. {form}, the end of their names, is a hash of this text: releases that run
+-- side by side each call their own functions, and a worker that starts replaces no function of another release.
+-- {schema} is replaced by the schema's quoted name, {kind...} by the numbers of entry kinds.
 
-CREATE OR REPLACE FUNCTION {schema}.new_epoch_1() RETURNS text LANGUAGE sql VOLATILE AS $$
+CREATE OR REPLACE FUNCTION {schema}.new_epoch_{form}() RETURNS text LANGUAGE sql VOLATILE AS $$
     -- Eight characters of base 62 from random bytes of a UUID.
     SELECT string_agg(
         substr('0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz', 1 + get_byte(bytes, place) % 62, 1), '')
@@ -13,7 +14,7 @@ $$;
 CREATE TABLE IF NOT EXISTS {schema}.moved (mark text NOT NULL);
 
 -- Refuses where the log was moved to another store, or is being filled.
-CREATE OR REPLACE FUNCTION {schema}.refuse_moved_1() RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION {schema}.refuse_moved_{form}() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     v_mark text;
 BEGIN
@@ -25,7 +26,7 @@ END
 $$;
 
 -- Keeps the time at which sessions may have been lost, in a session without an application.
-CREATE OR REPLACE FUNCTION {schema}.lose_sessions_1() RETURNS void LANGUAGE sql VOLATILE AS $$
+CREATE OR REPLACE FUNCTION {schema}.lose_sessions_{form}() RETURNS void LANGUAGE sql VOLATILE AS $$
     INSERT INTO {schema}.sessions
     VALUES ('', {lost_sessions}, '', clock_timestamp() + interval '1 day', '', '', clock_timestamp())
     ON CONFLICT (app, token) DO UPDATE SET expires = excluded.expires, taken = excluded.taken
@@ -33,26 +34,26 @@ $$;
 
 -- Begins a new generation where the tables are not those that were written last: a backup was put in their place, so
 -- offsets would be given a second time. TRUNCATE and CREATE TABLE give `state` another file. The caller holds the lock.
-CREATE OR REPLACE FUNCTION {schema}.check_1() RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION {schema}.check_{form}() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     v_file text := pg_relation_filenode('{schema}.state')::text;
 BEGIN
     IF EXISTS (SELECT 1 FROM {schema}.moved) THEN
-        PERFORM {schema}.refuse_moved_1();
+        PERFORM {schema}.refuse_moved_{form}();
     END IF;
     UPDATE {schema}.state s
-    SET generation = {schema}.new_epoch_1() || left({schema}.new_epoch_1(), 4),
+    SET generation = {schema}.new_epoch_{form}() || left({schema}.new_epoch_{form}(), 4),
         server = split_part(s.server, ':', 1) || ':' || split_part(s.server, ':', 2) || ':' || v_file
     WHERE split_part(s.server, ':', 3) <> v_file;
     IF FOUND THEN
-        UPDATE {schema}.streams SET epoch = {schema}.new_epoch_1();
-        PERFORM {schema}.lose_sessions_1();
+        UPDATE {schema}.streams SET epoch = {schema}.new_epoch_{form}();
+        PERFORM {schema}.lose_sessions_{form}();
     END IF;
 END
 $$;
 
 -- Adds one entry; the caller holds the lock. Returns its id.
-CREATE OR REPLACE FUNCTION {schema}.log_1(p_kind integer, p_app text, p_channel text, p_body bytea, p_user text)
+CREATE OR REPLACE FUNCTION {schema}.log_{form}(p_kind integer, p_app text, p_channel text, p_body bytea, p_user text)
 RETURNS bigint LANGUAGE sql VOLATILE AS $$
     INSERT INTO {schema}.log (id, kind, app, channel, user_id, body, created)
     VALUES (nextval('{schema}.log_id'), p_kind, p_app, p_channel, p_user, p_body, clock_timestamp())
@@ -61,7 +62,8 @@ $$;
 
 -- A channel's number of subscribers, announced if it is news and its time has come. Returns the milliseconds to wait
 -- otherwise.
-CREATE OR REPLACE FUNCTION {schema}.announce_count_1(p_app text, p_channel text) RETURNS bigint LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION {schema}.announce_count_{form}(p_app text, p_channel text) RETURNS bigint
+LANGUAGE plpgsql AS $$
 DECLARE
     v_total bigint;
     v_last {schema}.announced%ROWTYPE;
@@ -78,47 +80,48 @@ BEGIN
             RETURN v_wait;
         END IF;
     END IF;
-    PERFORM {schema}.log_1({kind_count}, p_app, p_channel, convert_to(v_total::text, 'UTF8'), NULL);
+    PERFORM {schema}.log_{form}({kind_count}, p_app, p_channel, convert_to(v_total::text, 'UTF8'), NULL);
     INSERT INTO {schema}.announced VALUES (p_app, p_channel, v_total, clock_timestamp())
     ON CONFLICT (app, channel) DO UPDATE SET subscribers = excluded.subscribers, at = excluded.at;
     RETURN 0;
 END
 $$;
 
-CREATE OR REPLACE FUNCTION {schema}.vacate_1(p_app text, p_channel text) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION {schema}.vacate_{form}(p_app text, p_channel text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM {schema}.log_1({kind_vacated}, p_app, p_channel, '', NULL);
+    PERFORM {schema}.log_{form}({kind_vacated}, p_app, p_channel, '', NULL);
     DELETE FROM {schema}.announced WHERE app = p_app AND channel = p_channel;
 END
 $$;
 
 -- A user's connection has gone from a channel: the departure is announced with the user's last one.
-CREATE OR REPLACE FUNCTION {schema}.depart_1(p_app text, p_channel text, p_user text) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION {schema}.depart_{form}(p_app text, p_channel text, p_user text) RETURNS void
+LANGUAGE plpgsql AS $$
 BEGIN
     IF EXISTS (SELECT 1 FROM {schema}.members WHERE app = p_app AND channel = p_channel AND user_id = p_user) THEN
         RETURN;
     END IF;
     UPDATE {schema}.users SET users = users - 1 WHERE app = p_app AND channel = p_channel;
     DELETE FROM {schema}.users WHERE app = p_app AND channel = p_channel AND users <= 0;
-    PERFORM {schema}.log_1({kind_member_removed}, p_app, p_channel, '', p_user);
+    PERFORM {schema}.log_{form}({kind_member_removed}, p_app, p_channel, '', p_user);
 END
 $$;
 
 -- Everything that one worker holds goes, with what has to be announced.
-CREATE OR REPLACE FUNCTION {schema}.remove_worker_1(p_worker text) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION {schema}.remove_worker_{form}(p_worker text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     r record;
 BEGIN
     FOR r IN WITH gone AS (DELETE FROM {schema}.members WHERE worker = p_worker RETURNING app, channel, user_id)
              SELECT DISTINCT app, channel, user_id FROM gone ORDER BY app, channel, user_id LOOP
-        PERFORM {schema}.depart_1(r.app, r.channel, r.user_id);
+        PERFORM {schema}.depart_{form}(r.app, r.channel, r.user_id);
     END LOOP;
     FOR r IN WITH gone AS (DELETE FROM {schema}.counts WHERE worker = p_worker RETURNING app, channel)
              SELECT app, channel FROM gone WHERE channel <> '' ORDER BY app, channel LOOP
         IF NOT EXISTS (SELECT 1 FROM {schema}.counts WHERE app = r.app AND channel = r.channel) THEN
-            PERFORM {schema}.vacate_1(r.app, r.channel);
+            PERFORM {schema}.vacate_{form}(r.app, r.channel);
         ELSIF EXISTS (SELECT 1 FROM {schema}.announced WHERE app = r.app AND channel = r.channel) THEN
-            PERFORM {schema}.announce_count_1(r.app, r.channel);
+            PERFORM {schema}.announce_count_{form}(r.app, r.channel);
         END IF;
     END LOOP;
     UPDATE {schema}.leases SET worker = '', until = '-infinity' WHERE worker = p_worker;  -- the term stays
@@ -147,7 +150,7 @@ $$;
 --
 -- For example, a client event after a join is one call with ('join', …) and ('append', …); both are committed or
 -- neither is. A row of the result belongs to the operation at `ord`.
-CREATE OR REPLACE FUNCTION {schema}.apply_1(
+CREATE OR REPLACE FUNCTION {schema}.apply_{form}(
     p_worker text, p_notify boolean, p_op text[], p_app text[], p_channel text[], p_body bytea[], p_n bigint[],
     p_user text[], p_exclude text[], p_size integer[], p_seconds integer[], p_key text[], p_cache integer[]
 ) RETURNS TABLE (ord integer, id bigint, epoch text, "offset" bigint, flag boolean, limit_ bigint, actual bigint, record bytea)
@@ -170,7 +173,7 @@ DECLARE
     r record;
 BEGIN
     PERFORM pg_advisory_xact_lock({lock_class}, {lock_key});
-    PERFORM {schema}.check_1();
+    PERFORM {schema}.check_{form}();
     WHILE v_i <= v_count LOOP
         IF p_op[v_i] NOT IN ('append', 'budget') THEN
             ord := v_i; id := NULL; epoch := NULL; "offset" := NULL; flag := false; limit_ := NULL; actual := NULL;
@@ -182,7 +185,7 @@ BEGIN
                 WHERE m.app = p_app[v_i] AND m.channel = p_channel[v_i] AND m.socket_id = p_key[v_i]
                   AND m.user_id <> p_user[v_i] RETURNING m.user_id INTO v_user;
                 IF FOUND THEN
-                    PERFORM {schema}.depart_1(p_app[v_i], p_channel[v_i], v_user);
+                    PERFORM {schema}.depart_{form}(p_app[v_i], p_channel[v_i], v_user);
                 END IF;
                 v_present := EXISTS (SELECT 1 FROM {schema}.members m WHERE m.app = p_app[v_i]
                                      AND m.channel = p_channel[v_i] AND m.user_id = p_user[v_i]);
@@ -200,7 +203,7 @@ BEGIN
                     IF NOT v_present THEN
                         INSERT INTO {schema}.users AS u VALUES (p_app[v_i], p_channel[v_i], 1)
                         ON CONFLICT (app, channel) DO UPDATE SET users = u.users + 1;
-                        PERFORM {schema}.log_1({kind_member_added}, p_app[v_i], p_channel[v_i],
+                        PERFORM {schema}.log_{form}({kind_member_added}, p_app[v_i], p_channel[v_i],
                                                convert_to(p_exclude[v_i], 'UTF8'), p_user[v_i]);
                     END IF;
                 END IF;
@@ -208,7 +211,7 @@ BEGIN
                 DELETE FROM {schema}.members m WHERE m.app = p_app[v_i] AND m.channel = p_channel[v_i]
                     AND m.socket_id = p_key[v_i] RETURNING m.user_id INTO v_user;
                 IF FOUND THEN
-                    PERFORM {schema}.depart_1(p_app[v_i], p_channel[v_i], v_user);
+                    PERFORM {schema}.depart_{form}(p_app[v_i], p_channel[v_i], v_user);
                 END IF;
             WHEN 'counts' THEN
                 v_present := EXISTS (SELECT 1 FROM {schema}.counts c
@@ -217,21 +220,21 @@ BEGIN
                     INSERT INTO {schema}.counts VALUES (p_app[v_i], p_channel[v_i], p_worker, p_n[v_i])
                     ON CONFLICT (app, channel, worker) DO UPDATE SET subscribers = excluded.subscribers;
                     IF NOT v_present AND p_channel[v_i] <> '' THEN
-                        PERFORM {schema}.log_1({kind_occupied}, p_app[v_i], p_channel[v_i], '', NULL);
+                        PERFORM {schema}.log_{form}({kind_occupied}, p_app[v_i], p_channel[v_i], '', NULL);
                     END IF;
                 ELSIF v_present THEN
                     DELETE FROM {schema}.counts c WHERE c.app = p_app[v_i] AND c.channel = p_channel[v_i]
                         AND c.worker = p_worker;
                     IF FOUND AND p_channel[v_i] <> '' AND NOT EXISTS (SELECT 1 FROM {schema}.counts c
                             WHERE c.app = p_app[v_i] AND c.channel = p_channel[v_i]) THEN
-                        PERFORM {schema}.vacate_1(p_app[v_i], p_channel[v_i]);
+                        PERFORM {schema}.vacate_{form}(p_app[v_i], p_channel[v_i]);
                     END IF;
                 END IF;
                 IF p_size[v_i] = 1 THEN
-                    actual := {schema}.announce_count_1(p_app[v_i], p_channel[v_i]);
+                    actual := {schema}.announce_count_{form}(p_app[v_i], p_channel[v_i]);
                 END IF;
             WHEN 'announce' THEN
-                actual := {schema}.announce_count_1(p_app[v_i], p_channel[v_i]);
+                actual := {schema}.announce_count_{form}(p_app[v_i], p_channel[v_i]);
             WHEN 'admit' THEN
                 SELECT COALESCE(SUM(c.subscribers), 0) - 1 INTO v_number FROM {schema}.counts c
                 WHERE c.app = p_app[v_i] AND c.channel = '';
@@ -253,8 +256,9 @@ BEGIN
                    AND EXISTS (SELECT 1 FROM {schema}.workers w WHERE w.id = v_session.worker) THEN
                     epoch := v_session.holder;
                     v_session.taken := clock_timestamp();
-                    PERFORM {schema}.log_1({kind_session_taken}, p_app[v_i], '#worker-' || v_session.worker, convert_to(
-                        json_build_object('token', p_key[v_i], 'changed_s', round(actual / 1000.0, 3))::text, 'UTF8'),
+                    PERFORM {schema}.log_{form}({kind_session_taken}, p_app[v_i], '#worker-' || v_session.worker,
+                        convert_to(json_build_object('token', p_key[v_i], 'changed_s',
+                                                     round(actual / 1000.0, 3))::text, 'UTF8'),
                         v_session.holder);
                 END IF;
                 IF v_session.expires > clock_timestamp() - {late_seconds} * interval '1 second'
@@ -270,7 +274,7 @@ BEGIN
                     holder = excluded.holder, taken = excluded.taken;
             WHEN 'stream' THEN
                 INSERT INTO {schema}.streams
-                VALUES (p_app[v_i], p_channel[v_i], {schema}.new_epoch_1(), 0, 1, 1, {empty_stream_seconds},
+                VALUES (p_app[v_i], p_channel[v_i], {schema}.new_epoch_{form}(), 0, 1, 1, {empty_stream_seconds},
                         clock_timestamp() + interval '1 hour') ON CONFLICT DO NOTHING;
             WHEN 'miss' THEN
                 INSERT INTO {schema}.cache AS c
@@ -278,7 +282,7 @@ BEGIN
                 ON CONFLICT (app, channel) DO UPDATE SET body = NULL, expires = excluded.expires
                 WHERE c.expires <= clock_timestamp();
                 IF FOUND THEN
-                    PERFORM {schema}.log_1({kind_cache_miss}, p_app[v_i], p_channel[v_i], '', NULL);
+                    PERFORM {schema}.log_{form}({kind_cache_miss}, p_app[v_i], p_channel[v_i], '', NULL);
                 END IF;
             WHEN 'cursor' THEN
                 IF p_size[v_i] = 1 THEN
@@ -302,7 +306,7 @@ BEGIN
                     SELECT s.generation INTO epoch FROM {schema}.state s;
                 END IF;
             WHEN 'remove' THEN
-                PERFORM {schema}.remove_worker_1(p_key[v_i]);
+                PERFORM {schema}.remove_worker_{form}(p_key[v_i]);
             WHEN 'touch' THEN
                 SELECT GREATEST(s.trimmed_to, COALESCE((SELECT MAX(l.id) FROM {schema}.log l), 0)) INTO actual
                 FROM {schema}.state s;
@@ -363,7 +367,7 @@ BEGIN
                 FROM marked m WHERE NOT m.known AND m.source = m.ord
             ), moved AS (
                 INSERT INTO {schema}.streams AS s
-                SELECT DISTINCT ON (f.app, f.channel) f.app, f.channel, {schema}.new_epoch_1(), f.kept, 1, f.size,
+                SELECT DISTINCT ON (f.app, f.channel) f.app, f.channel, {schema}.new_epoch_{form}(), f.kept, 1, f.size,
                        f.seconds, clock_timestamp() + {sweep_seconds} * interval '1 second'
                 FROM fresh f WHERE f.size IS NOT NULL ORDER BY f.app, f.channel, f.ord DESC
                 ON CONFLICT (app, channel) DO UPDATE
@@ -434,7 +438,7 @@ CREATE TABLE IF NOT EXISTS {schema}.pending (
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 
 -- Moves committed publications into the log, at most `p_rows`, in one step: each is in the log once. Returns how many.
-CREATE OR REPLACE FUNCTION {schema}.move_1(p_rows integer) RETURNS integer LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION {schema}.move_{form}(p_rows integer) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
     r record;
 BEGIN
@@ -450,7 +454,7 @@ BEGIN
            array_agg(cache ORDER BY id) AS cache
     INTO r FROM moved;
     IF r.rows > 0 THEN
-        PERFORM {schema}.apply_1('', true, r.op, r.app, r.channel, r.body, r.kind, r.user_id, r.exclude, r.size,
+        PERFORM {schema}.apply_{form}('', true, r.op, r.app, r.channel, r.body, r.kind, r.user_id, r.exclude, r.size,
                                  r.seconds, r.key, r.cache);
     END IF;
     RETURN r.rows;
@@ -459,7 +463,7 @@ $$;
 
 -- The heartbeat of a worker: renews its life and its leases, and answers the generation and the workers that are dead.
 -- `known` is false when the others have taken this worker for dead.
-CREATE OR REPLACE FUNCTION {schema}.beat_1(p_worker text, p_seconds integer)
+CREATE OR REPLACE FUNCTION {schema}.beat_{form}(p_worker text, p_seconds integer)
 RETURNS TABLE (known boolean, generation text, workers bigint, dead text[]) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
@@ -469,7 +473,7 @@ BEGIN
     IF EXISTS (SELECT 1 FROM {schema}.state s
                WHERE split_part(s.server, ':', 3) <> pg_relation_filenode('{schema}.state')::text) THEN
         PERFORM pg_advisory_xact_lock({lock_class}, {lock_key});
-        PERFORM {schema}.check_1();
+        PERFORM {schema}.check_{form}();
     END IF;
     SELECT s.generation INTO generation FROM {schema}.state s;
     SELECT count(*) FILTER (WHERE w.until >= clock_timestamp()),
@@ -480,21 +484,21 @@ END
 $$;
 
 -- Removes a worker whose time is over; false if it renewed meanwhile or another worker removed it.
-CREATE OR REPLACE FUNCTION {schema}.reap_1(p_worker text) RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION {schema}.reap_{form}(p_worker text) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock({lock_class}, {lock_key});
     PERFORM 1 FROM {schema}.workers w WHERE w.id = p_worker AND w.until < clock_timestamp() FOR UPDATE;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    PERFORM {schema}.remove_worker_1(p_worker);
+    PERFORM {schema}.remove_worker_{form}(p_worker);
     PERFORM pg_notify({topic}, '');
     RETURN true;
 END
 $$;
 
 -- Takes a lease that is free, or whose holder's time is over. NULL: another worker holds it.
-CREATE OR REPLACE FUNCTION {schema}.lease_1(p_name text, p_worker text, p_seconds integer) RETURNS bigint
+CREATE OR REPLACE FUNCTION {schema}.lease_{form}(p_name text, p_worker text, p_seconds integer) RETURNS bigint
 LANGUAGE sql AS $$
     INSERT INTO {schema}.leases AS l VALUES (p_name, p_worker, 1, clock_timestamp() + p_seconds * interval '1 second')
     ON CONFLICT (name) DO UPDATE
@@ -507,7 +511,7 @@ $$;
 -- Deletes what is too old: entries without an offset up to an id, but for those that consumers hold back, expired rows,
 -- and entries over the bounds of their streams. At most `p_rows` of each, so that the lock is never held for long.
 -- `more`: there is more to delete. `dropped`: records of sessions that were too many.
-CREATE OR REPLACE FUNCTION {schema}.trim_2(p_upto bigint, p_rows integer)
+CREATE OR REPLACE FUNCTION {schema}.trim_{form}(p_upto bigint, p_rows integer)
 RETURNS TABLE (more boolean, dropped integer) LANGUAGE plpgsql AS $$
 DECLARE
     v_trimmed bigint;
@@ -595,8 +599,8 @@ END
 $$;
 
 -- Which part of a stream a subscriber gets: the stream's top, and either the reason why nothing is replayed, or how
--- many entries there are. The entries themselves are read with `kept_1`.
-CREATE OR REPLACE FUNCTION {schema}.recovery_1(
+-- many entries there are. The worker reads the entries themselves.
+CREATE OR REPLACE FUNCTION {schema}.recovery_{form}(
     p_app text, p_channel text, p_epoch text, p_after bigint, p_entries bigint, p_bytes bigint, p_continued boolean
 ) RETURNS TABLE (epoch text, "offset" bigint, size integer, seconds integer, reason text, missed bigint)
 LANGUAGE plpgsql STABLE AS $$
@@ -665,7 +669,7 @@ CREATE TABLE IF NOT EXISTS {schema}.parts (
 
 -- Changes streams, each independently of the others; the columns are those of interface.StreamWrite. A row of the
 -- result belongs to the write at `ord`.
-CREATE OR REPLACE FUNCTION {schema}.streams_1(
+CREATE OR REPLACE FUNCTION {schema}.streams_{form}(
     p_app text[], p_channel text[], p_id text[], p_after bigint[], p_seq bigint[], p_size bigint[], p_part bytea[],
     p_body bytea[], p_head bytea[], p_replaces boolean[], p_state integer[], p_kept integer[], p_kept_seconds integer[],
     p_keeps_parts boolean[], p_seconds integer[], p_in_channel integer[], p_in_app integer[]
@@ -679,7 +683,7 @@ DECLARE
     v_offset bigint;
 BEGIN
     PERFORM pg_advisory_xact_lock({lock_class}, {lock_key});
-    PERFORM {schema}.check_1();
+    PERFORM {schema}.check_{form}();
     FOR i IN 1 .. cardinality(p_id) LOOP
         ord := i; done := false; state := NULL; seq := 0; size := 0; limit_ := NULL; actual := NULL;
         v_until := clock_timestamp() + p_seconds[i] * interval '1 second';
@@ -729,7 +733,7 @@ BEGIN
                 INSERT INTO {schema}.parts VALUES (p_app[i], p_channel[i], p_id[i], p_seq[i], p_part[i]);
             END IF;
             IF length(p_body[i]) > 0 THEN
-                PERFORM {schema}.log_1({kind_stream}, p_app[i], p_channel[i], p_body[i], p_id[i]);
+                PERFORM {schema}.log_{form}({kind_stream}, p_app[i], p_channel[i], p_body[i], p_id[i]);
             END IF;
             RETURN NEXT;
             CONTINUE;
@@ -737,7 +741,7 @@ BEGIN
         v_offset := NULL;
         IF p_kept[i] IS NOT NULL THEN
             INSERT INTO {schema}.streams AS s
-            VALUES (p_app[i], p_channel[i], {schema}.new_epoch_1(), 1, 1, p_kept[i], p_kept_seconds[i],
+            VALUES (p_app[i], p_channel[i], {schema}.new_epoch_{form}(), 1, 1, p_kept[i], p_kept_seconds[i],
                     clock_timestamp() + {sweep_seconds} * interval '1 second')
             ON CONFLICT (app, channel) DO UPDATE
             SET "offset" = s."offset" + 1, size = excluded.size, seconds = excluded.seconds
@@ -771,14 +775,14 @@ $$;
 
 -- Gives a kept message a new body, and adds the notice of it. Returns the offset of the notice, NULL if the message is
 -- not kept or deleted.
-CREATE OR REPLACE FUNCTION {schema}.revise_1(
+CREATE OR REPLACE FUNCTION {schema}.revise_{form}(
     p_app text, p_channel text, p_epoch text, p_offset bigint, p_body bytea, p_notice bytea
 ) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     v_offset bigint;
 BEGIN
     PERFORM pg_advisory_xact_lock({lock_class}, {lock_key});
-    PERFORM {schema}.check_1();
+    PERFORM {schema}.check_{form}();
     UPDATE {schema}.log l SET body = p_body FROM {schema}.streams s
     WHERE s.app = p_app AND s.channel = p_channel AND s.epoch = p_epoch
       AND l.app = p_app AND l.channel = p_channel AND l."offset" = p_offset AND length(l.body) > 0
@@ -796,16 +800,16 @@ END
 $$;
 
 -- Gives a member a new info on all its connections. False: the user is no member of the channel.
-CREATE OR REPLACE FUNCTION {schema}.update_member_1(p_app text, p_channel text, p_user text, p_info text)
+CREATE OR REPLACE FUNCTION {schema}.update_member_{form}(p_app text, p_channel text, p_user text, p_info text)
 RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock({lock_class}, {lock_key});
-    PERFORM {schema}.check_1();
+    PERFORM {schema}.check_{form}();
     UPDATE {schema}.members m SET info = p_info WHERE m.app = p_app AND m.channel = p_channel AND m.user_id = p_user;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    PERFORM {schema}.log_1({kind_member_updated}, p_app, p_channel, convert_to(p_info, 'UTF8'), p_user);
+    PERFORM {schema}.log_{form}({kind_member_updated}, p_app, p_channel, convert_to(p_info, 'UTF8'), p_user);
     PERFORM pg_notify({topic}, '');
     RETURN true;
 END
@@ -815,12 +819,12 @@ $$;
 -- of one length: see interface.lease_until.
 CREATE INDEX IF NOT EXISTS members_lease ON {schema}.members ((worker COLLATE "C")) WHERE worker LIKE 'until:%';
 
-CREATE OR REPLACE FUNCTION {schema}.lease_until_1(p_seconds double precision) RETURNS text LANGUAGE sql AS $$
+CREATE OR REPLACE FUNCTION {schema}.lease_until_{form}(p_seconds double precision) RETURNS text LANGUAGE sql AS $$
     SELECT 'until:' || lpad((EXTRACT(EPOCH FROM clock_timestamp()) * 1000 + p_seconds * 1000)::bigint::text, 16, '0')
 $$;
 
 -- Makes a user a member for so long, or renews that. `joined`: it was no member before. `users`: they are too many.
-CREATE OR REPLACE FUNCTION {schema}.lease_member_1(
+CREATE OR REPLACE FUNCTION {schema}.lease_member_{form}(
     p_app text, p_channel text, p_user text, p_socket text, p_info text, p_seconds double precision, p_limit integer
 ) RETURNS TABLE (joined boolean, users bigint) LANGUAGE plpgsql AS $$
 DECLARE
@@ -829,7 +833,7 @@ DECLARE
     v_users bigint;
 BEGIN
     PERFORM pg_advisory_xact_lock({lock_class}, {lock_key});
-    PERFORM {schema}.check_1();
+    PERFORM {schema}.check_{form}();
     SELECT m.info INTO v_before FROM {schema}.members m
     WHERE m.app = p_app AND m.channel = p_channel AND m.user_id = p_user ORDER BY m.seq DESC LIMIT 1;
     joined := NOT FOUND;
@@ -844,56 +848,56 @@ BEGIN
     END IF;
     v_info := COALESCE(p_info, v_before, 'null');
     INSERT INTO {schema}.members (app, channel, user_id, socket_id, worker, info)
-    VALUES (p_app, p_channel, p_user, p_socket, {schema}.lease_until_1(p_seconds), v_info)
+    VALUES (p_app, p_channel, p_user, p_socket, {schema}.lease_until_{form}(p_seconds), v_info)
     ON CONFLICT (app, channel, socket_id) DO UPDATE SET worker = excluded.worker;
     IF joined THEN
         INSERT INTO {schema}.users AS u VALUES (p_app, p_channel, 1)
         ON CONFLICT (app, channel) DO UPDATE SET users = u.users + 1;
-        PERFORM {schema}.log_1({kind_member_added}, p_app, p_channel, convert_to(v_info, 'UTF8'), p_user);
+        PERFORM {schema}.log_{form}({kind_member_added}, p_app, p_channel, convert_to(v_info, 'UTF8'), p_user);
         PERFORM pg_notify({topic}, '');
     ELSIF v_info <> v_before THEN
         UPDATE {schema}.members m SET info = v_info
         WHERE m.app = p_app AND m.channel = p_channel AND m.user_id = p_user;
-        PERFORM {schema}.log_1({kind_member_updated}, p_app, p_channel, convert_to(v_info, 'UTF8'), p_user);
+        PERFORM {schema}.log_{form}({kind_member_updated}, p_app, p_channel, convert_to(v_info, 'UTF8'), p_user);
         PERFORM pg_notify({topic}, '');
     END IF;
     RETURN NEXT;
 END
 $$;
 
-CREATE OR REPLACE FUNCTION {schema}.release_member_1(p_app text, p_channel text, p_socket text) RETURNS boolean
+CREATE OR REPLACE FUNCTION {schema}.release_member_{form}(p_app text, p_channel text, p_socket text) RETURNS boolean
 LANGUAGE plpgsql AS $$
 DECLARE
     v_user text;
 BEGIN
     PERFORM pg_advisory_xact_lock({lock_class}, {lock_key});
-    PERFORM {schema}.check_1();
+    PERFORM {schema}.check_{form}();
     DELETE FROM {schema}.members m WHERE m.app = p_app AND m.channel = p_channel AND m.socket_id = p_socket
     RETURNING m.user_id INTO v_user;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    PERFORM {schema}.depart_1(p_app, p_channel, v_user);
+    PERFORM {schema}.depart_{form}(p_app, p_channel, v_user);
     PERFORM pg_notify({topic}, '');
     RETURN true;
 END
 $$;
 
 -- Members whose time is over leave. Every worker calls it; the lock is taken only where there are such members.
-CREATE OR REPLACE FUNCTION {schema}.expire_members_1() RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION {schema}.expire_members_{form}() RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
-    v_now text := {schema}.lease_until_1(0);
+    v_now text := {schema}.lease_until_{form}(0);
     r record;
 BEGIN
     IF NOT EXISTS (SELECT 1 FROM {schema}.members m WHERE m.worker LIKE 'until:%' AND m.worker COLLATE "C" < v_now) THEN
         RETURN false;
     END IF;
     PERFORM pg_advisory_xact_lock({lock_class}, {lock_key});
-    PERFORM {schema}.check_1();
+    PERFORM {schema}.check_{form}();
     FOR r IN WITH gone AS (DELETE FROM {schema}.members m WHERE m.worker LIKE 'until:%' AND m.worker COLLATE "C" < v_now
                            RETURNING m.app, m.channel, m.user_id)
              SELECT gone.app, gone.channel, gone.user_id FROM gone ORDER BY 1, 2, 3 LOOP
-        PERFORM {schema}.depart_1(r.app, r.channel, r.user_id);
+        PERFORM {schema}.depart_{form}(r.app, r.channel, r.user_id);
     END LOOP;
     PERFORM pg_notify({topic}, '');
     RETURN true;

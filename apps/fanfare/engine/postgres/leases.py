@@ -37,7 +37,7 @@ class Leases:
     """The leases that this worker holds. Each beat of the worker renews all of them in the database."""
 
     def __init__(self, address: database.Address, writer: Writer, supervisor: Supervisor) -> None:
-        self._schema = sql.Identifier(address.schema)
+        self._address = address
         self._writer = writer
         self._supervisor = supervisor
         self._loop = asyncio.get_running_loop()
@@ -48,7 +48,7 @@ class Leases:
 
     async def acquire(self, name: str) -> Lease:
         """Wait until this worker holds `name`."""
-        query = sql.SQL("SELECT {}.lease_1(%s, %s, %s)").format(self._schema)
+        query = sql.SQL("SELECT {}(%s, %s, %s)").format(self._address.function("lease"))
         while not self._is_stopped:
             with contextlib.suppress(errors.EngineUnavailable):
                 await self._release(name)
@@ -74,7 +74,7 @@ class Leases:
             return
         query = sql.SQL(
             "UPDATE {}.leases SET worker = '', until = '-infinity' WHERE name = %s AND worker = %s RETURNING 1"
-        ).format(self._schema)
+        ).format(sql.Identifier(self._address.schema))
         await self._writer.ask(query, (name, self._writer.worker))
         self._releasing.discard(name)
 

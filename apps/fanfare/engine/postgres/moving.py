@@ -101,7 +101,9 @@ class PostgresStore(moves.Store):
                 )
                 # Transactions of the project write into this table without the lock: those that are open end first.
                 self._run("LOCK TABLE {0}.pending IN ACCESS EXCLUSIVE MODE")
-                while self._run("SELECT {0}.move_1(%s)", (pending.MOVE_ROWS,))[0][0] == pending.MOVE_ROWS:
+                database.create_functions(connection, self._address)  # the workers may be of another release
+                move = pending.move_query(self._address)
+                while connection.execute(move, (pending.MOVE_ROWS,)).fetchall() == [(pending.MOVE_ROWS,)]:
                     pass
                 yield
 
@@ -157,7 +159,7 @@ class PostgresStore(moves.Store):
         self._run("DELETE FROM {0}.moved")
         self._run("INSERT INTO {0}.moved VALUES (%s)", (mark.text(),))
         # The workers find another generation, and a transaction of the project finds no table to write into.
-        self._run("UPDATE {0}.state SET generation = {0}.new_epoch_1()")
+        self._run("UPDATE {0}.state SET generation = %s", (database.new_generation(),))
         self._run("ALTER TABLE {0}.pending RENAME TO pending_moved")
         self._run("SELECT pg_notify(%s, '')", (self._address.topic,))
 

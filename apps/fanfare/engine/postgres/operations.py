@@ -1,4 +1,4 @@
-"""What a worker asks the function `apply_1` to do: one operation is one row of its arrays."""
+"""What a worker asks the function `apply` to do: one operation is one row of its arrays."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Row(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """The columns of `apply_1`, in their order."""
+    """The columns of `apply`, in their order."""
 
     name: str
     app: str = ""
@@ -58,7 +58,7 @@ class Call:
 
 
 APPLY = (
-    "SELECT * FROM {}.apply_1(%s::text, %s::boolean, %s::text[], %s::text[], %s::text[], %b::bytea[], %s::bigint[], "
+    "SELECT * FROM {}(%s::text, %s::boolean, %s::text[], %s::text[], %s::text[], %b::bytea[], %s::bigint[], "
     "%s::text[], %s::text[], %s::integer[], %s::integer[], %s::text[], %s::integer[])"
 )
 
@@ -69,7 +69,7 @@ def arguments(worker: str | None, operations: Sequence[Operation], *, notify: bo
 
 
 WRITE_STREAMS = (
-    "SELECT * FROM {}.streams_1(%s::text[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], "
+    "SELECT * FROM {}(%s::text[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], "
     "%s::bytea[], %s::bytea[], %s::bytea[], %s::boolean[], %s::integer[], %s::integer[], %s::integer[], "
     "%s::boolean[], %s::integer[], %s::integer[], %s::integer[])"
 )

@@ -57,6 +57,6 @@ class Pending:
 
 def move_query(address: database.Address) -> sql.Composed:
     """The number of publications that were moved; 0 without taking the lock where none waits."""
-    return sql.SQL("SELECT CASE WHEN EXISTS (SELECT 1 FROM {0}.pending) THEN {0}.move_1(%s) ELSE 0 END").format(
-        sql.Identifier(address.schema)
+    return sql.SQL("SELECT CASE WHEN EXISTS (SELECT 1 FROM {}.pending) THEN {}(%s) ELSE 0 END").format(
+        sql.Identifier(address.schema), address.function("move")
     )

@@ -244,7 +244,7 @@ def append(
 ) -> list[interface.Receipt]:
     """Publish from a thread, as a group of one. Raises psycopg.Error."""
     wanted = operations.append(publications, None)
-    query = sql.SQL(operations.APPLY).format(sql.Identifier(address.schema))
+    query = sql.SQL(operations.APPLY).format(address.function("apply"))
     rows = connection.execute(query, operations.arguments(None, wanted, notify=True)).fetchall()
     receipts, _ = operations.receipts(wanted, {row[0] - 1: operations.Row._make(row) for row in rows})
     return receipts

@@ -90,7 +90,7 @@ class Reader:
         self._listening: set[tuple[str, str]] = set()
         self._changed: set[tuple[str, str]] = set()  # since the last look
         self._listened = False  # to something new, since the last look began
-        self._queries = _Queries(address.schema)
+        self._queries = _Queries(address)
         self._grown: asyncio.Future[None] | None = None
 
     # -- from the engine -----------------------------------------------------------------------------------------------
@@ -414,8 +414,8 @@ class Reader:
 class _Queries:
     """The statements of one schema."""
 
-    def __init__(self, schema: str) -> None:
-        name = sql.Identifier(schema)
+    def __init__(self, address: database.Address) -> None:
+        name = sql.Identifier(address.schema)
 
         def make(text: str) -> sql.Composed:
             return sql.SQL(text).format(name)
@@ -444,7 +444,9 @@ class _Queries:
         self.watch = make(
             "SELECT DISTINCT user_id FROM {0}.members WHERE app = %s AND channel = %s AND user_id = ANY(%s::text[])"
         )
-        self.recovery = make("SELECT * FROM {0}.recovery_1(%s, %s, %s::text, %s, %s, %s, %s)")
+        self.recovery = sql.SQL("SELECT * FROM {}(%s, %s, %s::text, %s, %s, %s, %s)").format(
+            address.function("recovery")
+        )
         self.kept = make(
             f"SELECT {_COLUMNS} FROM {{0}}.log l WHERE l.app = %s AND l.channel = %s "
             'AND l."offset" > %s ORDER BY l."offset" LIMIT %s'

@@ -39,7 +39,6 @@ class Upkeep:
     ) -> None:
         self.sizes: dict[str, int] = {}
         self._address = address
-        self._schema = sql.Identifier(address.schema)
         self._writer = writer
         self._reader = reader
         self._counters = counters
@@ -53,7 +52,7 @@ class Upkeep:
 
     async def run(self) -> None:
         """Trim the log in small deletes, and measure it."""
-        trim = sql.SQL("SELECT * FROM {}.trim_2(%s, %s)").format(self._schema)
+        trim = sql.SQL("SELECT * FROM {}(%s, %s)").format(self._address.function("trim"))
         measured_s = float("-inf")
         while True:
             await asyncio.sleep(TRIM_S)
@@ -82,12 +81,14 @@ class Upkeep:
                 self._reader.hint()
 
     async def expire_members(self) -> None:
-        [(expired,)] = await self._writer.ask(sql.SQL("SELECT {}.expire_members_1()").format(self._schema), ())
+        query = sql.SQL("SELECT {}()").format(self._address.function("expire_members"))
+        [(expired,)] = await self._writer.ask(query)
         if expired:
             self._reader.hint()
 
     async def reap(self, worker: str) -> None:
-        [(removed,)] = await self._writer.ask(sql.SQL("SELECT {}.reap_1(%s)").format(self._schema), (worker,))
+        query = sql.SQL("SELECT {}(%s)").format(self._address.function("reap"))
+        [(removed,)] = await self._writer.ask(query, (worker,))
         if removed:
             self._counters["reaped"] += 1
             logger.warning("Worker %s is dead: its members and counts were removed", worker)

@@ -109,7 +109,7 @@ class Worker:
 
     async def _join(self) -> None:
         """Become known under a new id, and follow from the present. Raises EngineUnavailable."""
-        await self.writer.ask(sql.SQL("SELECT 1 FROM {}.refuse_moved_1()").format(self._schema))
+        await self.writer.ask(sql.SQL("SELECT 1 FROM {}()").format(self._address.function("refuse_moved")))
         self.id = self.writer.worker = secrets.token_hex(8)
         self.reader.mailbox = f"#worker-{self.id}"
         node = f"{socket.gethostname()}:{os.getpid()}"
@@ -289,7 +289,7 @@ class Worker:
 
     async def _beat(self) -> None:
         """Renew the life and the leases of this worker, notice a new generation, remove dead workers."""
-        query = sql.SQL("SELECT * FROM {}.beat_1(%s, %s)").format(self._schema)
+        query = sql.SQL("SELECT * FROM {}(%s, %s)").format(self._address.function("beat"))
         while True:
             sent = time.monotonic()
             try:

@@ -60,7 +60,7 @@ class Writer:
         self._busy = asyncio.Lock()  # one statement at a time
         self._notified_s = 0.0
         self._stopping = False
-        self._apply = sql.SQL(operations.APPLY).format(sql.Identifier(address.schema))
+        self._apply = sql.SQL(operations.APPLY).format(address.function("apply"))
 
     # -- what is asked for ---------------------------------------------------------------------------------------------
 
