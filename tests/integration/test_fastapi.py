@@ -162,7 +162,7 @@ async def talk(socket: WebSocket):
 """
 
 
-@pytest.mark.parametrize("command", ["uvicorn", "gunicorn"])
+@pytest.mark.parametrize("command", ["uvicorn", "gunicorn", "daphne"])
 async def test_its_lifespan_is_run_in_every_worker(
     start: Start, fleet: servers.Fleet, project: Path, command: str
 ) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from socket import create_connection, create_server
 
 import pytest
+from websockets.exceptions import WebSocketException
 
 from tests.harness import calls, deployments, publishers, servers, sockets, waiting
 
@@ -66,6 +67,9 @@ async def test_other_servers_stop_promptly_and_close_with_4200(
         await socket.subscribe("news")
         server.send_signal(signal.SIGTERM)
         assert await socket.closed() == 4200
+        with contextlib.suppress(OSError, WebSocketException):  # the listener may be closed by now
+            async with sockets.open_raw(server) as returned:
+                assert await returned.closed() != 4200, "a client that returns is refused, and not closed again"
         await asyncio.to_thread(server.wait_until_gone, PROMPT)
 
 

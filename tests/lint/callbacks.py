@@ -372,7 +372,7 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
         GUARD,
         "unit/server/test_lifespan.py::test_any_other_failure_of_the_start_is_retried_inside_the_worker",
     ),
-    ("server/lifespan.py", "self.stop()"): (TASK, "unit/server/test_draining.py::"),
+    ("server/lifespan.py", "self._stop_without_lifespan()"): (TASK, "unit/server/test_draining.py::"),
     ("server/lifespan.py", "self._keep_trying"): (SUPERVISOR, RESTART_TEST),
     ("server/lifespan.py", "self._follow_moves"): (SUPERVISOR, RESTART_TEST),
     ("server/lifespan.py", "current.follow_move"): (

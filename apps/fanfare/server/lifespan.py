@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 # Between two attempts to start, so that an unavailable engine is not tried for each connection.
 RETRY_SECONDS = 1.0
 
+MOUNTS_STOP_SECONDS = 2.0  # under Daphne, where the stop of the worker follows within `draining.FINISH_S`
+
 MOVE_LOOK_SECONDS = 0.2  # how soon a move of the log is followed; it compares two strings
 
 DAPHNE = "daphne.server"  # loaded where Daphne serves, which has no lifespan, and by `daphne` in INSTALLED_APPS
@@ -375,10 +377,19 @@ class Server:
 
     def _stop_for_good(self) -> asyncio.Task[None]:
         self._is_over = True
-        return self.tasks.spawn("stop of the worker", self.stop())
+        return self.tasks.spawn("stop of the worker", self._stop_without_lifespan())
+
+    async def _stop_without_lifespan(self) -> None:
+        try:
+            async with asyncio.timeout(MOUNTS_STOP_SECONDS):
+                await self.mounts.stop()
+        except TimeoutError:
+            logger.warning("A mounted application did not stop within %g s", MOUNTS_STOP_SECONDS)
+        finally:
+            await self.stop()
 
     def _drain(self) -> None:
-        self.drain.announce()
+        self.drain.refuse_new()  # Daphne listens until its end: a client that returned would be closed a second time
         for connection in list(self.hub.by_socket.values()):
             with self.hub.isolated("A connection could not be closed"):
                 connection.close(hub.RECONNECT, "The server is restarting")

@@ -152,12 +152,39 @@ def at_signal(monkeypatch):
 
 
 async def test_worker_of_daphne_ends_at_the_signal_and_no_request_starts_it_again(server, log, at_signal):
+    server.mounts = FakePart(log, "mounts")
     await server.started()
+    del log[:]
     ((_, finish),) = at_signal
     await finish()
-    assert log[-1] == "hub stopped"
+    assert (log[0], log[-1]) == ("mounts stopped", "hub stopped")
     with pytest.raises(errors.NotStarted, match=r"The worker is stopping\."):
         await server.started()
+
+
+async def test_mounted_application_that_does_not_stop_leaves_time_for_the_worker_of_daphne(
+    server, log, at_signal, monkeypatch
+):
+    class Hanging(FakePart):
+        async def stop(self):
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(lifespan, "MOUNTS_STOP_SECONDS", 0.01)
+    server.mounts = Hanging(log, "mounts")
+    await server.started()
+    ((_, finish),) = at_signal
+    await asyncio.wait_for(finish(), 30)
+    assert log[-1] == "hub stopped"
+
+
+async def test_stopping_worker_of_daphne_refuses_clients_that_return(server, at_signal):
+    await server.started()
+    ((begin, _),) = at_signal
+    server.hub.by_socket = {}
+    begin()
+    assert server.drain.is_draining
+    assert server.drain.refuses_new
+    await server.stop()
 
 
 async def test_server_with_a_lifespan_ends_the_worker_itself_where_daphne_is_an_installed_app(server, at_signal):
