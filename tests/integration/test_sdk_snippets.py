@@ -18,6 +18,7 @@ import pytest
 from tests.harness import pusherjs, sdk, servers, snippets
 from tests.harness.snippets import Address, section
 from tests.sdks import __main__ as java
+from tests.unit.docs import pages
 
 Name = Callable[[str], str]
 
@@ -141,6 +142,13 @@ def test_python_snippet_publishes(server: servers.Server, monkeypatch: pytest.Mo
     (code, _), changes = section("Python")
     published = record(monkeypatch)
     exec(Address(server, server.port, None).fill_in(code, changes), {})
+    assert published == [{}]
+
+
+def test_python_snippet_of_the_readme_publishes(server: servers.Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    [code] = [one.text for one in pages.blocks(pages.ROOT / "README.md") if "client.trigger" in one.text]
+    published = record(monkeypatch)
+    exec(Address(server, server.port, None).fill_in(code, {}), {})
     assert published == [{}]
 
 

@@ -6,7 +6,7 @@ import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -45,6 +45,14 @@ def blocks(page: Path) -> Iterator[Block]:
         above = _FILE.search(text, 0, match.start())
         file = above[1] if above else file
         yield Block(match[1], match[2], file, text.count("\n", 0, match.start()) + 1)
+
+
+def run(page: str, *, containing: str, **names: Any) -> dict[str, Any]:
+    """Run the Python block of a page that contains this text, and return its names. `page`: below ROOT."""
+    (block,) = [one for one in blocks(ROOT / page) if one.language == "python" and containing in one.text]
+    found = dict(names)
+    exec(compile(block.text, f"{page}:{block.line}", "exec", dont_inherit=True), found)
+    return found
 
 
 def steps(page: Path) -> Iterator[tuple[str, Block]]:

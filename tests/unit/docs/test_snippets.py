@@ -53,15 +53,6 @@ def test_javascript_of_every_page_parses() -> None:
     assert json.loads(done.stdout) == []
 
 
-def run(page: str, *, containing: str, **names: Any) -> dict[str, Any]:
-    """Run the Python block of a page that contains this text, and return its names."""
-    blocks = [one for one in pages.blocks(DOCS / page) if one.language == "python" and containing in one.text]
-    (block,) = blocks
-    found = dict(names)
-    exec(compile(block.text, f"{page}:{block.line}", "exec", dont_inherit=True), found)
-    return found
-
-
 @pytest.fixture
 def application(db: None) -> models.Application:
     return models.Application.objects.create(name="shop", app_id="7", key="the-key", secret="the-secret")
@@ -103,13 +94,12 @@ def test_code_before_the_migration_from_channels_sends_to_the_group(settings: An
 
 
 def test_tokens_of_the_guide_are_issued_and_revoked(application: models.Application, user: Any) -> None:
-    guide = "how-to/capability-tokens.md"
-    token = run(guide, containing="def token_for")["token_for"](user)
+    token = pages.run("docs/how-to/capability-tokens.md", containing="def token_for")["token_for"](user)
     claims = capabilities.verify(token, (target.application(None).secret,), token.expires - 1)
     assert claims.covers(f"private-orders-{user.pk}-1")
     assert claims.rights == {"subscribe", "presence", "history"}
     with testing.captured_events() as events:
-        run(guide, containing="revoke_capability(token)", token=token)
+        pages.run("docs/how-to/capability-tokens.md", containing="revoke_capability(token)", token=token)
         assert revocations.COMMAND in [one.channel for one in events._log.sent()]
 
 
@@ -117,7 +107,7 @@ def test_rule_of_the_guide_returns_a_token(
     application: models.Application, user: Any, rf: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rules, "registered", rules.RuleSet())
-    run("how-to/capability-tokens.md", containing="@channel", __name__="guide")
+    pages.run("docs/how-to/capability-tokens.md", containing="@channel", __name__="guide")
     request = rf.post("/pusher/auth")
     request.user = user
     answer = rules.authorize(request, "private-orders-7", registry.Limits())
