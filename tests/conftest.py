@@ -8,7 +8,7 @@ from types import FrameType
 from uuid import uuid4
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.harness import packages, servers
 
@@ -17,7 +17,8 @@ FLEET = pytest.StashKey[servers.Fleet]()
 LOGS_BEFORE = pytest.StashKey[dict[servers.Server, int]]()
 
 
-settings.register_profile("fanfare", deadline=None)  # one example may take seconds on a busy machine
+# On a busy machine, an example and its generation may take seconds.
+settings.register_profile("fanfare", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("fanfare")
 
 
