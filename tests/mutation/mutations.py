@@ -131,7 +131,10 @@ def _changes(node: Any) -> Iterator[Callable[[Any], ast.AST]]:
             yield next_value
         case ast.Expr(value=ast.Call()):
             yield drop_call
-        case ast.Return(value=ast.expr() as value) if not (isinstance(value, ast.Constant) and value.value is None):
+        # `return False` as `return None` is the same for a condition; it is changed to `return True`.
+        case ast.Return(value=ast.expr() as value) if not (
+            isinstance(value, ast.Constant) and value.value in (None, False)
+        ):
             yield drop_call
         case (
             ast.If(test=ast.Name() | ast.Attribute() | ast.Call())

@@ -23,7 +23,9 @@ import pytest
 
 from tests.mutation import mutations
 
-LIMIT_S = 60.0  # of one mutant
+# A mutant has this long, and this many times as long as its tests take without a mutation. More mutants than there are
+# processors run at a time, and a test that waits for a condition has 30 s for it.
+LIMIT_S, LIMIT_FACTOR = 60.0, 10.0
 
 
 class Check:
@@ -52,14 +54,17 @@ class Check:
         waiting = [(name, mutant) for name, mutants in self._mutants.items() for mutant in mutants]
         modules = {name: Module(sys.modules[name]) for name in self._mutants}
         gc.freeze()  # a fork then copies less
-        running: dict[int, tuple[str, mutations.Mutant, float]] = {}
+        running: dict[int, tuple[str, mutations.Mutant, float]] = {}  # and the time of the end
         done = 0
         while waiting or running:
             while waiting and len(running) < self._jobs:
                 name, mutant = waiting.pop(0)
-                pid = _start(session, modules[name], name, mutant, calls)
-                running[pid] = (name, mutant, time.monotonic())
-            for pid, (name, mutant, since) in list(running.items()):
+                module = modules[name]
+                tests = calls.tests_of(name, module.changed_by(mutant.source))
+                limit_s = LIMIT_S + LIMIT_FACTOR * sum(calls.seconds[index] for index in tests)
+                pid = _start(session, module, mutant, tests)
+                running[pid] = (name, mutant, time.monotonic() + limit_s)
+            for pid, (name, mutant, until_s) in list(running.items()):
                 ended, status = os.waitpid(pid, os.WNOHANG)
                 if ended:
                     del running[pid]
@@ -68,7 +73,7 @@ class Check:
                         print(f"{done} mutants", file=sys.stderr, flush=True)
                     if status == 0:
                         yield name, mutant
-                elif time.monotonic() - since > LIMIT_S:
+                elif time.monotonic() > until_s:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
             time.sleep(0.01)
@@ -131,7 +136,7 @@ def _in_child(work: Callable[[], Calls]) -> Calls:
         return found
 
 
-def _start(session: pytest.Session, module: Module, name: str, mutant: mutations.Mutant, calls: Calls) -> int:
+def _start(session: pytest.Session, module: Module, mutant: mutations.Mutant, tests: Sequence[int]) -> int:
     """Returns the process that exits with 0 if all tests pass."""
     pid = os.fork()
     if pid:
@@ -139,7 +144,7 @@ def _start(session: pytest.Session, module: Module, name: str, mutant: mutations
     status = 1
     try:
         _silence()
-        tests = calls.tests_of(name, module.replace(mutant.source))
+        module.replace(mutant.source)
         for index, following in zip(tests, [*tests[1:], None], strict=True):
             _run(session, index, following)
             if session.testsfailed:
@@ -177,14 +182,18 @@ class Module:
                 known.append(code.co_firstlineno)
             self._live[code.co_qualname, len(known) - 1].append(function)
 
-    def replace(self, source: str) -> list[str]:
-        """Returns the names of the changed functions."""
-        new = _functions(compile(source, self._filename, "exec"))
-        changed = [key for key, code in new.items() if code != self._codes[key]]
-        for key in changed:
+    def changed_by(self, source: str) -> list[str]:
+        """The names of the functions that are not the same in this source."""
+        return sorted({qualname for qualname, _ in self._changed(source)})
+
+    def replace(self, source: str) -> None:
+        for key, code in self._changed(source).items():
             for function in self._live[key]:
-                function.__code__ = new[key]
-        return sorted({qualname for qualname, _ in changed})
+                function.__code__ = code
+
+    def _changed(self, source: str) -> dict[tuple[str, int], types.CodeType]:
+        new = _functions(compile(source, self._filename, "exec"))
+        return {key: code for key, code in new.items() if code != self._codes[key]}
 
 
 def _functions(code: types.CodeType) -> dict[tuple[str, int], types.CodeType]:
