@@ -20,8 +20,10 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     every = commands.add_parser("explore", help="every order of every action up to a number of them")
     every.add_argument("--depth", type=int, default=7, help="actions (7)")
-    for name, default in (("workers", 2), ("clients", 1), ("events", 2), ("kept", 1), ("faults", 1), ("streams", 0)):
+    for name, default in (("workers", 2), ("clients", 1), ("events", 2), ("kept", 1), ("faults", 1)):
         every.add_argument(f"--{name}", type=int, default=default, help=f"({default})")
+    for name in ("streams", "moves"):
+        every.add_argument(f"--{name}", type=int, default=0, help="(0)")
     some = commands.add_parser("simulate", help="random runs")
     some.add_argument("--seeds", type=int, default=1_000, help="how many (1000)")
     some.add_argument("--first", type=int, default=0, help="the first seed (0)")
@@ -30,7 +32,7 @@ def main() -> int:
     options = parser.parse_args()
     logging.disable()  # the store fails in most runs
     if options.command == "explore":
-        chosen = ("workers", "clients", "events", "kept", "faults", "streams")
+        chosen = ("workers", "clients", "events", "kept", "faults", "streams", "moves")
         bounds = Bounds(**{name: getattr(options, name) for name in chosen})
         return _report(explore.explore(bounds, options.depth, _progress), str(bounds))
     began = time.monotonic()

@@ -25,7 +25,8 @@ Action = tuple[str, ...]
 @dataclass(frozen=True)
 class Bounds:
     """`events`: published at most. `kept`: events of the history. `tokens`: so many of the clients have a resume token
-    and no positions, and `streams` of them read event streams. `waits`: time passes, and clients stall."""
+    and no positions, and `streams` of them read event streams. `waits`: time passes, and clients stall. `moves`: of the
+    log to a new store."""
 
     workers: int = 2
     clients: int = 2
@@ -35,6 +36,7 @@ class Bounds:
     tokens: int = 0
     streams: int = 0
     waits: bool = False
+    moves: int = 0
 
 
 WAITS_S = ("0.3", "6", "70")  # a ping is due; the next one; a token is not refused any more
@@ -64,7 +66,8 @@ class Deployment:
         names = self._names("c", bounds.clients)
         self.clients = {name: kind(self, name) for name, kind in zip(names, kinds, strict=True)}
         self._pause_s = 0.0
-        self.faults = 0
+        self._goes_over: str | None = None  # the worker that switches to the new store in this step
+        self.faults = self.moves = 0
         self.state: Any = None  # before the end of a run
 
     @staticmethod
@@ -99,12 +102,18 @@ class Deployment:
                 yield ("commit", name)
             if engine.is_behind:
                 yield ("read", name)
+            if engine.store.is_moved:
+                yield ("go over", name)
         if self.bounds.waits:
             yield from (("wait", seconds) for seconds in WAITS_S)
+        if self.moves < self.bounds.moves:
+            yield ("move",)
         if self.faults >= self.bounds.faults:
             return
         if any(entry.kind == interface.Kind.EVENT for entry in self.store.log):
             yield ("lose tail",)
+        if self.store.expired_to < self.store.offset:
+            yield ("expire",)
         if self.store.trimmed_to < self.store.top:
             yield ("trim",)
         for name, engine in self.engines.items():
@@ -128,8 +137,15 @@ class Deployment:
                 self.engines[worker].commit()
             case "read", [worker]:
                 self.engines[worker].read()
+            case "move", []:
+                self.moves += 1
+                self.store = self.store.moved()
+            case "go over", [worker]:
+                self._goes_over = worker
             case "lose tail", []:
                 self._fault(self.store.lose_tail)
+            case "expire", []:
+                self._fault(self.store.expire)
             case "trim", []:
                 self._fault(self.store.trim)
             case "fail", [worker]:
@@ -152,12 +168,27 @@ class Deployment:
 
     async def settle(self) -> None:
         """Let the loop run what the action has started, and the clients handle their frames."""
+        if self._goes_over is not None:
+            await self._go_over(self._goes_over)
+            self._goes_over = None
         pause_s, self._pause_s = self._pause_s, 0.0
         await asyncio.sleep(pause_s)
         for _ in range(5 if not self.bounds.streams else 12):
             await asyncio.sleep(0)
         for client in self.clients.values():
             client.hear()
+
+    async def _go_over(self, worker: str) -> None:
+        """The sockets that do not stall end while the worker closes them, the others later."""
+        before = self.engines[worker]
+        self.engines[worker] = stores.Engine(self.store, worker)
+        self.engines[worker].gaps = before.gaps
+        going = asyncio.ensure_future(self.hubs[worker].go_over(self.engines[worker]))
+        await asyncio.sleep(0)
+        for client in self.clients.values():
+            if client.worker == worker:
+                client.hear()
+        await going
 
     def _publish(self) -> None:
         self.store.counter += 1
@@ -175,6 +206,10 @@ class Deployment:
         """Without faults and without new actions, everything comes to its end; then the deployment agrees."""
         for client in self.clients.values():
             client.stalled = False
+        for worker, engine in self.engines.items():
+            if engine.store.is_moved:
+                self._goes_over = worker
+                await self.settle()
         await self.settle()
         for _ in range(200):
             busy = [engine for engine in self.engines.values() if engine.writes or engine.is_behind]
@@ -218,6 +253,8 @@ class Deployment:
             tuple(store.lost),
             tuple(member.user_id for member in store.members.values()),
             self.faults,
+            self.moves,
+            tuple(engine.store.is_moved for engine in self.engines.values()),
             tuple(
                 (engine.position, engine.generation, tuple(what for what, *_ in engine.writes), len(engine.waiting))
                 for engine in self.engines.values()

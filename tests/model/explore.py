@@ -12,9 +12,9 @@ from tests.model.deployment import Action, Bounds, Deployment, play
 
 # In turn: many clients, most of them with positions; two pages with resume tokens; and readers of event streams.
 PROFILES = (
-    Bounds(workers=3, clients=4, events=40, kept=5, faults=8, tokens=1, waits=True),
-    Bounds(workers=2, clients=2, events=40, kept=20, faults=4, tokens=2, waits=True),
-    Bounds(workers=2, clients=3, events=40, kept=8, faults=6, streams=2, waits=True),
+    Bounds(workers=3, clients=4, events=40, kept=5, faults=8, tokens=1, waits=True, moves=2),
+    Bounds(workers=2, clients=2, events=40, kept=20, faults=4, tokens=2, waits=True, moves=1),
+    Bounds(workers=2, clients=3, events=40, kept=8, faults=6, streams=2, waits=True, moves=1),
 )
 LENGTH = 80  # actions of a random run
 
@@ -95,7 +95,7 @@ def simulate(seed: int, length: int = LENGTH) -> Explored:
 
 
 # How often each kind of action is chosen, of those that are possible. The faults together are as often as a drop.
-WEIGHTS = {"publish": 3, "connect": 4, "drop": 1, "commit": 5, "read": 5, "stall": 1, "wait": 3}
+WEIGHTS = {"publish": 3, "connect": 4, "drop": 1, "commit": 5, "read": 5, "stall": 1, "wait": 3, "go over": 2}
 FAULT = "fault"
 
 

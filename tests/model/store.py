@@ -7,6 +7,7 @@ Subscriptions are answered in the step that reaches the end of the log, as `Engi
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ class Store:
         self.counter = 0  # of published numbers
         self.acknowledged: set[int] = set()
         self.lost: set[int] = set()  # acknowledged numbers that the store has lost since
+        self.is_moved = False  # it acknowledges nothing any more
 
     @property
     def epoch(self) -> str:
@@ -107,7 +109,21 @@ class Store:
         self.log = [entry for entry in self.log if entry not in gone]
         self.lost |= {number_of(entry.body) for entry in gone}
         self.offset -= bool(gone)
+        self.expired_to = min(self.expired_to, self.offset)
         self.generation += 1
+
+    def expire(self) -> None:
+        """The kept entries are older than the history goes."""
+        self.expired_to = self.offset
+
+    def moved(self) -> Store:
+        """The new store after a move of the log: the streams with their positions, and the records without holders.
+        Members are not copied."""
+        self.is_moved = True
+        new = copy.copy(self)
+        new.is_moved, new.members, new.log = False, {}, list(self.log)
+        new.sessions = {token: Kept(kept.record, None, kept.taken_s) for token, kept in self.sessions.items()}
+        return new
 
     def trim(self) -> None:
         """Forget all entries for workers that are late; the stream keeps its entries."""
@@ -132,6 +148,13 @@ class Engine(fakes.Engine):
         self._deliver, self._on_gap = deliver, on_gap
         self._follow()
 
+    async def close(self) -> None:
+        if self.store.is_moved:
+            waiting, self.waiting = self.waiting, []
+            self._refuse(waiting)
+            self.fail()
+            self.writes.clear()  # those that are retried
+
     def _follow(self) -> None:
         self.position, self.generation = self.store.top, self.store.generation
 
@@ -152,7 +175,10 @@ class Engine(fakes.Engine):
 
     def commit(self, *, answered: bool = True, times: int = 1) -> None:
         """The group is written. `answered`: with False, the worker gets an error although the write succeeded.
-        `times`: with 2, the answer is lost and the engine repeats the group."""
+        `times`: with 2, the answer is lost and the engine repeats the group. A store that was moved refuses it."""
+        if self.store.is_moved:
+            self.fail()
+            return
         group, self.writes = self.writes, []
         for _ in range(times):
             for _, write, _ in group:

@@ -48,15 +48,24 @@ FAULTS = {
     "event stream that reports no failed recovery": Patch(
         "fanfare.sse.recovery:outcome", "reason = reason or result.reason", "pass"
     ),
+    "event stream that does not report a recovery that broke off": Patch(
+        "fanfare.sse.streams:Stream.recovery_failed",
+        "self._writer.state(subscription.channel.name, statement, subscription.position)",
+        "pass",
+    ),
+    "connections that stay open when their worker goes over to a new store": Patch(
+        "fanfare.hub.hub:Hub.stop", "self.by_socket.values()", "()"
+    ),
     "event stream resumed at another channel's position": Patch(
         "fanfare.sse.recovery:_return", "positions[index]", "positions[0]"
     ),
 }
 # Rare orders find these: the search begins at a seed that is known to find them.
 FIRST_SEEDS = {
-    "position acknowledged before the pong": 1498,
-    "delivery between a gap and the close": 474,
-    "event stream resumed at another channel's position": 53,
+    "position acknowledged before the pong": 4837,
+    "delivery between a gap and the close": 429,
+    "event stream that does not report a recovery that broke off": 5540,
+    "event stream resumed at another channel's position": 107,
 }
 
 
