@@ -115,7 +115,7 @@ class PageSession:
                 break
             except engine_errors.EngineError as error:
                 pause = backoff.failed()
-                if time.monotonic() + pause > deadline:
+                if time.monotonic() >= deadline:
                     self._refuse(error)
                     break
                 await asyncio.sleep(pause)
@@ -167,7 +167,7 @@ class PageSession:
     def _lost_until(self, taken: interface.Taken) -> float:
         """Monotonic. A store that was emptied has no record of a page that was between two connections, and none of a
         new page. For one window both get `epoch_changed`."""
-        if taken.lost_s is None or taken.lost_s >= self._options.window:
+        if taken.lost_s is None:
             return -math.inf
         return time.monotonic() + self._options.window - taken.lost_s
 

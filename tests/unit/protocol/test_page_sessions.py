@@ -23,6 +23,7 @@ from tests.unit.protocol import fakes
 KEPT = rules.Rule("kept*", history_size=1_000, history_seconds=60)
 APPLICATION = fakes.application(id="1", rules=rules.Rules((KEPT,)))
 NEVER_S = 3_600.0
+TOKEN = "token-token-token"
 
 
 class RememberingEngine(engine.LocalEngine):
@@ -60,7 +61,7 @@ class Page:
         self,
         deployment: Deployment,
         ack_interval: float = 0.0,
-        token: str = "token-token-token",
+        token: str = TOKEN,
         window: int = 100,
         origin: str = "",
         max_tokens: int = 1_000_000,
@@ -268,7 +269,7 @@ async def test_page_whose_record_cannot_be_read_waits_and_loses_nothing(
     back.session.end()
 
 
-@pytest.mark.parametrize(("lost_s", "expected"), [(0.0, [("kept", "epoch_changed")]), (100.0, []), (None, [])])
+@pytest.mark.parametrize(("lost_s", "expected"), [(0.0, [("kept", "epoch_changed")]), (1_000.0, []), (None, [])])
 async def test_page_without_a_record_gets_epoch_changed_for_one_window_after_the_store_lost_records(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch, lost_s: float | None, expected: list[tuple[str, str]]
 ) -> None:
@@ -389,6 +390,7 @@ async def test_record_of_a_user_is_taken_only_by_a_socket_that_signs_in_as_that_
     await signed_in(thief, "7")
     assert page.writer.closed is None
     assert thief.failures() == [("kept", "token_foreign")]
+    assert deployment.hub.counters["resume.token_foreign"] == 1
     thief.session.end()
     back = Page(deployment)
     await back.subscribed()
@@ -530,3 +532,238 @@ async def test_older_socket_without_an_answer_is_closed_and_does_not_count_as_a_
     assert not await was_answered(deployment)
     for page in pages:
         page.session.end()
+
+
+# -- when the record is read and stored --------------------------------------------------------------------------------
+
+
+async def stored(deployment: Deployment) -> Any:
+    """The offset of each channel in the stored record; None without a record."""
+    record = await deployment.engine.load_session("1", TOKEN)
+    return None if not record else {name: offset for name, (_, offset) in orjson.loads(record)["seen"].items()}
+
+
+async def until_stored(deployment: Deployment, expected: dict[str, int] | None) -> None:
+    async def is_stored() -> object:
+        return await stored(deployment) == expected
+
+    await waiting.until_async(is_stored, 30, f"the record {expected}")
+
+
+async def without_refreshes(page: Page) -> None:
+    """The page's record is stored only when it changes."""
+    await until(lambda: page.page.tracker is not None)
+    page.page._refresh_s = float("inf")
+
+
+class Gate:
+    """Holds back the answers of an engine's method. `answers`: that it gave."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, on: object, name: str) -> None:
+        self.reached, self.open = asyncio.Event(), asyncio.Event()
+        self.answers: list[Any] = []
+        inner = getattr(on, name)
+
+        async def held(*arguments: Any) -> Any:
+            answer = await inner(*arguments)
+            self.answers.append(answer)
+            self.reached.set()
+            await self.open.wait()
+            return answer
+
+        monkeypatch.setattr(on, name, held)
+
+
+async def test_record_is_stored_when_a_channel_is_subscribed_acknowledged_and_left(deployment: Deployment) -> None:
+    page = Page(deployment)
+    await without_refreshes(page)
+    await page.subscribed()
+    await until_stored(deployment, {"kept": 0})
+    await deployment.publish(1)
+    await until(lambda: page.pings)
+    page.say("pusher:pong")
+    await until_stored(deployment, {"kept": 1})
+    page.say("pusher:unsubscribe", channel="kept")
+    assert page.seen() == -1
+    page.session.end()
+    await until_stored(deployment, {})
+    assert not deployment.owners._owned
+
+
+async def test_page_without_channels_gets_a_record(deployment: Deployment) -> None:
+    page = Page(deployment)
+    await until_stored(deployment, {})
+    assert deployment.hub.counters["resume.opened"] == 1
+    page.session.end()
+    back = Page(deployment)
+    await back.subscribed()
+    assert (deployment.hub.counters["resume.opened"], deployment.hub.counters["resume.resumed"]) == (1, 1)
+    back.session.end()
+
+
+async def test_channel_that_is_left_before_its_ping_causes_none(deployment: Deployment) -> None:
+    page = Page(deployment, ack_interval=NEVER_S)
+    await page.subscribed()
+    await deployment.publish(1)
+    await until(lambda: page.pings == 1 and page.is_settled)
+    await deployment.publish(2)
+    await until(lambda: not page.is_settled)
+    page.say("pusher:unsubscribe", channel="kept")
+    assert page.is_settled
+    page.page.due()
+    assert page.pings == 1
+    page.session.end()
+
+
+async def test_socket_that_ends_while_it_takes_its_token_leaves_the_record_and_no_holder(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Page(deployment)
+    await first.subscribed()
+    first.session.end()
+    gate = Gate(monkeypatch, deployment.engine, "take_session")
+    short = Page(deployment)
+    await gate.reached.wait()
+    deployment.hub.disconnect(short.session._connection)
+    gate.open.set()
+    await until(lambda: not deployment.owners._owned)
+    assert short.page.slot is None
+    assert b"connection_established" not in b"".join(short.writer.bodies)
+    await deployment.publish(1)
+    back = Page(deployment)
+    await back.subscribed()
+    await until(lambda: back.numbers() == [1])
+    assert gate.answers[-1].holder is None
+    back.session.end()
+
+
+async def test_record_that_changes_while_it_is_read_is_read_again(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Page(deployment)
+    await first.subscribed()
+    await deployment.publish(1)
+    await until(lambda: first.pings)
+    gate = Gate(monkeypatch, deployment.engine, "load_session")
+    back = Page(deployment)
+    await gate.reached.wait()
+    first.say("pusher:pong")
+    first.session.end()
+    gate.open.set()
+    await back.subscribed()
+    assert (back.numbers(), back.failures()) == ([], [])
+    back.session.end()
+
+
+async def test_record_of_another_origin_that_appears_while_it_is_read_is_left_alone(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch, deployment.engine, "load_session")
+    page = Page(deployment, origin="https://shop.example")
+    await gate.reached.wait()
+    deployment.engine.save_session("1", TOKEN, b'{"origin":"https://other.example","seen":{}}', 100)
+    gate.open.set()
+    await until(lambda: page.page.failed)
+    assert (page.page.failed, page.page.tracker) == ("token_foreign", None)
+    assert not deployment.owners._owned
+    page.session.end()
+
+
+@pytest.mark.parametrize(("statistics", "reason"), [({}, None), ({"sessions": 1}, "too_many_tokens")])
+async def test_tokens_are_counted_by_the_figures_that_the_engine_has(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, statistics: dict[str, int], reason: str | None
+) -> None:
+    monkeypatch.setattr(deployment.engine, "statistics", lambda: statistics)
+    page = Page(deployment, max_tokens=1)
+    await until(lambda: page.page.failed or page.page.tracker)
+    assert page.page.failed == reason
+    page.session.end()
+
+
+async def test_channel_that_does_not_fit_into_the_record_is_counted(deployment: Deployment) -> None:
+    page = Page(deployment)
+    await page.subscribed("kept-1")
+    assert page.page.tracker is not None
+    page.page.tracker.max_channels = 1
+    await page.subscribed("kept-2")
+    await until(lambda: deployment.hub.counters["resume.record_full"] == 1)
+    assert (page.seen("kept-1"), page.seen("kept-2")) == (0, -1)
+    page.session.end()
+
+
+# -- a user's token ----------------------------------------------------------------------------------------------------
+
+
+async def back_as_user(deployment: Deployment) -> Page:
+    """A socket of a page of user 42 that has not signed in again."""
+    first = Page(deployment)
+    await first.subscribed()
+    await signed_in(first, "42")
+    first.session.end()
+    back = Page(deployment)
+    await back.subscribed()
+    return back
+
+
+async def test_page_that_signs_in_again_stores_its_record(deployment: Deployment) -> None:
+    back = await back_as_user(deployment)
+    await deployment.publish(1)
+    await until(lambda: back.pings)
+    back.say("pusher:pong")
+    await without_refreshes(back)
+    assert await stored(deployment) == {"kept": 0}, "the socket does not own the record yet"
+    await signed_in(back, "42")
+    await until_stored(deployment, {"kept": 1})
+    back.session.end()
+
+
+async def test_socket_that_ends_while_it_signs_in_leaves_no_holder(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back = await back_as_user(deployment)
+    gate = Gate(monkeypatch, deployment.engine, "take_session")
+    await signed_in(back, "42")
+    await gate.reached.wait()
+    deployment.hub.disconnect(back.session._connection)
+    gate.open.set()
+    await until(lambda: not deployment.owners._owned)
+    assert (await deployment.engine.take_session("1", TOKEN, "1.1")).holder is None
+
+
+async def test_user_without_a_record_of_a_channel_gets_epoch_changed_after_the_store_lost_records(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back = await back_as_user(deployment)
+    take = deployment.engine.take_session
+
+    async def take_after_a_loss(app: str, token: str, holder: str) -> interface.Taken:
+        return (await take(app, token, holder))._replace(lost_s=0.0)
+
+    monkeypatch.setattr(deployment.engine, "take_session", take_after_a_loss)
+    await signed_in(back, "42")
+    tracker = back.page.tracker
+    assert tracker is not None
+    await until(lambda: tracker.start_of("kept-2") == (None, "epoch_changed"))
+    back.session.end()
+
+
+@pytest.mark.parametrize(("meanwhile", "reasons"), [("", 1), ("lose_token", 1), ("evict", 0)])
+async def test_user_whose_token_is_refused_gets_resume_failed_once_unless_a_newer_socket_has_it(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, meanwhile: str, reasons: int
+) -> None:
+    back = await back_as_user(deployment)
+
+    async def refuse(*_: object) -> None:
+        if meanwhile == "evict":
+            back.page.evict(lambda: None)
+        elif meanwhile:
+            back.page.lose_token()
+        over.set()
+
+    over = asyncio.Event()
+    monkeypatch.setattr(deployment.owners, "take", refuse)
+    await signed_in(back, "42")
+    await over.wait()
+    await asyncio.sleep(0)
+    assert back.failures() == [("kept", "token_shared")] * reasons
+    back.session.end()
