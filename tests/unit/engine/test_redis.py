@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import re
 import signal
+import socket
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
@@ -632,6 +633,19 @@ async def test_another_number_of_partitions_is_refused(hire: conformance.Hire, u
     with pytest.raises(errors.EngineMisconfigured, match=r"has 16 partitions.*FANFARE_REDIS_PARTITIONS is 4"):
         await engine.open(lambda entries: None, lambda reason, partition: None)
     await engine.close()
+
+
+@pytest.mark.parametrize("form", ["redis://", "redis+cluster://", "redis+sentinel://"])
+def test_publisher_without_a_worker_gets_engine_unavailable_while_no_server_listens(form: str) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        engine = redis_engine.RedisEngine(
+            f"{form}127.0.0.1:{closed.getsockname()[1]}{'/main' if 'sentinel' in form else ''}", append_timeout=1
+        )
+        with pytest.raises(errors.EngineUnavailable), engine.queries() as queries:
+            queries.channels(APP)
+        with pytest.raises(errors.EngineUnavailable):
+            engine.append_blocking([interface.Publication(APP, "orders", b"{}")])
 
 
 def test_unknown_option_is_named() -> None:

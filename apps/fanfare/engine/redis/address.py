@@ -218,12 +218,16 @@ def slot_of(tag: str) -> int:
     return binascii.crc_hqx(tag.encode(), 0) % SLOTS
 
 
+# RedisClusterException is no RedisError: no server of a cluster answers, or a slot has no primary.
+UNREACHABLE: Final = (redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError)
+
+
 @contextmanager
 def reported() -> Iterator[None]:
     """Turn errors of redis-py into EngineUnavailable."""
     try:
         yield
-    except (redis.exceptions.RedisError, OSError) as error:
+    except UNREACHABLE as error:
         raise errors.EngineUnavailable(f"Redis cannot be reached: {describe(error)}") from error
 
 

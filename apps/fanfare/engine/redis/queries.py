@@ -48,7 +48,11 @@ class Store:
             client = self._connect()
             try:
                 yield client
-            except (redis.exceptions.ConnectionError, redis.exceptions.ReadOnlyError):
+            except (
+                redis.exceptions.ConnectionError,
+                redis.exceptions.ReadOnlyError,
+                redis.exceptions.RedisClusterException,
+            ):
                 self.forget()
                 raise
             except redis.exceptions.ResponseError as error:
@@ -103,7 +107,7 @@ class Store:
         client, self._client = self._client, None
         self._is_checked = False
         if client is not None:
-            with contextlib.suppress(redis.exceptions.RedisError, OSError):
+            with contextlib.suppress(*address.UNREACHABLE):
                 client.close()
         if self._sentinels is not None:
             self._sentinels.close()
