@@ -297,7 +297,9 @@ class Mover:
         while took_s > SHORT_S and passes < PASSES:
             took_s = self._pass()
             passes += 1
-        self._say(f"Copied {len(self._copied)} streams with {self._entries} events; now the switch.")
+        self._say(
+            f"Copied the histories of channels: {len(self._copied)}, with events: {self._entries}. Now the switch."
+        )
         workers = old.workers()
         began = time.monotonic()
         with old.frozen():

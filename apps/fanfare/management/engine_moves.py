@@ -49,7 +49,7 @@ def _status(store: moves.Store) -> tuple[Any, list[str]]:
         return value, [*lines, refusal]
     streams = store.streams()
     value |= {"workers": store.workers(), "channels": len(streams)}
-    lines += [f"  {value['workers']} workers", f"  {value['channels']} channels with a history"]
+    lines += [f"  workers: {value['workers']}", f"  channels with a history: {value['channels']}"]
     if mark is not None:
         lines.append(f"  moved here from {mark.peer}")
     return value, lines
@@ -65,20 +65,20 @@ def _move(old: moves.Store, to: str, say: Callable[[str], None]) -> tuple[Any, l
         new.close()
     lines = [
         (
-            f"Moved to {new.public}: {report.streams} channels with a history, {report.entries} events, "
-            f"{report.cached} cached events, {report.sessions} sessions."
+            f"Moved to {new.public}. Channels with a history: {report.streams}, events: {report.entries}, "
+            f"cached events: {report.cached}, resume tokens: {report.sessions}."
         ),
         f"Publishing waited or was refused for {report.frozen_s:.1f} s.",
     ]
     if to == conf.settings.ENGINE_NEXT:
         lines.append(
-            f"The {report.workers} workers go over now if they have FANFARE_ENGINE_NEXT. Set FANFARE_ENGINE to the new "
-            "store for all processes before FANFARE_ENGINE_NEXT is removed."
+            f"Workers with FANFARE_ENGINE_NEXT go over now; {report.workers} followed the old store. Set "
+            "FANFARE_ENGINE to the new store for all processes before FANFARE_ENGINE_NEXT is removed."
         )
     else:
         lines.append(
-            f"Now set FANFARE_ENGINE to the new store and restart the {report.workers} workers and all other processes "
-            "that publish: until then they refuse."
+            "Now set FANFARE_ENGINE to the new store, and restart all workers "
+            f"({report.workers} followed the old store) and all other processes that publish: until then they refuse."
         )
     return report._asdict(), lines
 
