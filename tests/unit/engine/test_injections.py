@@ -363,12 +363,7 @@ def redis_server() -> Iterator[redisserver.Server]:
 
 @pytest.fixture(scope="module")
 def cluster_of_one() -> Iterator[redisserver.Server]:
-    with redisserver.running("--cluster-enabled", "yes", "--cluster-config-file", "nodes") as server:
-        with server.client() as client:
-            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-            waiting.until(
-                lambda: "cluster_state:ok" in client.execute_command("CLUSTER", "INFO"), PATIENCE_S, "the cluster"
-            )
+    with redisserver.cluster_of_one() as server:
         yield server
 
 

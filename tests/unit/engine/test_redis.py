@@ -286,36 +286,55 @@ async def test_emptied_store_is_filled_again_and_told(hire: conformance.Hire) ->
 
 
 @pytest.mark.parametrize("connections", ["kept", "lost"])
-async def test_backup_that_is_restored_into_a_running_server_begins_new_generations(connections: str) -> None:
-    """The run id stays the same. Only the numbers of the entries show that the store is an older one."""
-    with redisserver.running() as own:
-        one, two = [await Worker(redis_engine.RedisEngine(own.url())).open() for _ in range(2)]
+@pytest.mark.parametrize("form", ["single", "cluster"])
+async def test_backup_that_is_restored_into_a_running_server_begins_a_new_generation_in_each_partition(
+    form: str, connections: str
+) -> None:
+    """The run id stays the same. The numbers of the entries show that the store is an older one, and in a partition
+    without entries those of the heartbeats."""
+    with redisserver.running() if form == "single" else redisserver.cluster_of_one() as own:
+        url = own.url() if form == "single" else f"redis+cluster://127.0.0.1:{own.port}"
+        one, two = [await Worker(redis_engine.RedisEngine(url)).open() for _ in range(2)]
+        partitions = one.engine._worker.all  # type: ignore[attr-defined]
         await one.publish("kept", b"1", retention=conformance.KEPT)
+        assert (await one.engine.take_session(APP, "token", "1.1")).lost_s is None
         with redis.Redis("127.0.0.1", own.port) as raw:
-            backup = {key: raw.dump(key) for key in raw.scan_iter()}
+
+            def keys_of(prefix: str) -> list[bytes]:
+                return [key for key in raw.scan_iter() if key.startswith(prefix.encode())]
+
+            backup = {each.prefix: {key: raw.dump(key) for key in keys_of(each.prefix)} for each in partitions}
             [lost] = await one.publish("kept", b"2", retention=conformance.KEPT)
+            one.engine.save_session(APP, "token", b"lost too", 60, holder="1.1", release=True)
             await two.got("kept", b"1", b"2")
-            restoring = raw.pipeline(transaction=True)
+            seen = [int(raw.hget(f"{each.prefix}state", "beats")) for each in partitions]
+            for worker in (one, two):
+                for each, beats in zip(worker.engine._worker.all, seen, strict=True):  # type: ignore[attr-defined]
+                    await worker.until(lambda each=each, beats=beats: each.beats > beats, "a heartbeat", within=60)
             if connections == "lost":
                 for kind in ("normal", "pubsub"):
-                    restoring.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
-            restoring.flushall()
-            for key, value in backup.items():
-                restoring.restore(key, 0, value)
-            await asyncio.to_thread(restoring.execute)
-        with own.client() as client:
-            state = address.key_prefix("fanfare", one.engine.partition(APP, "kept"), redis_engine.PARTITIONS) + "state"
-            for worker in (one, two):
-                await worker.until(lambda worker=worker: worker.gaps == ["generation_changed"], "a gap", within=60)
-            generation = client.hget(state, "generation")
+                    raw.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+            for prefix, values in backup.items():
+                restoring = raw.pipeline(transaction=True)
+                restoring.delete(*keys_of(prefix))
+                for key, value in values.items():
+                    restoring.restore(key, 0, value)
+                await asyncio.to_thread(restoring.execute)
+        for worker in (one, two):
+            await worker.until(lambda worker=worker: len(worker.gaps) == len(partitions), "the gaps", within=60)
+        await healthy(one, two)
+        assert (await one.engine.take_session(APP, "token", "1.2")).lost_s is not None
         assert (await conformance.replay(two, after=lost.position)).reason == "epoch_changed"
         [after] = await one.publish("kept", b"3", retention=conformance.KEPT)
         assert after.position is not None
-        assert after.position.epoch.startswith(generation)
+        assert lost.position is not None
+        assert after.position.epoch != lost.position.epoch
         assert after.position.offset == 2
         await two.got("kept", b"1", b"2", b"3")
-        assert one.gaps == two.gaps == ["generation_changed"], "one generation, although both workers have seen more"
         for worker in (one, two):
+            assert worker.gaps == ["generation_changed"] * len(partitions), (
+                "one generation, although both have seen more"
+            )
             await worker.engine.close()
 
 

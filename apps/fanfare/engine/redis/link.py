@@ -153,7 +153,7 @@ class Link:
             if partition in self._beats or not partition.has_entered:
                 continue
             self._beats[partition] = now
-            seen = (partition.position, partition.generation)
+            seen = (partition.position, partition.generation, partition.beats)
             arguments = (partition.life, *self._worker.beat_arguments, *seen)
             partition.call(self._answer(partition, now), scripts.BEAT, *arguments)
 

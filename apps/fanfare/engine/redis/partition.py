@@ -66,6 +66,7 @@ class Partition:
         self.generation = ""
         self.position = 0
         self.beaten_s = float("-inf")  # monotonic: the time of the last beat with an answer
+        self.beats = 0  # of all workers in this generation, as the last beat counted them
         self.sessions = self.sessions_late = 0  # in the store, as the last beat counted them
         self.prefix = address.key_prefix(worker.address.prefix, index, worker.partitions)
         self.keys = (self.prefix + "state", self.prefix + "absent")
@@ -173,6 +174,7 @@ class Partition:
             self._worker.node,
             1 if self._worker.is_opening else 2 if self._is_other_log else 0,
             self.position,
+            self.beats,
         )
 
     def _entered_on(self, connection: wire.Wire | None) -> wire.Reply:
@@ -361,6 +363,7 @@ class Partition:
         """Entries may have been missed: call the hub, and start again at the newest entry with a new life."""
         self.phase = Phase.RESUMING
         self.generation = ""
+        self.beats = 0
         self._is_other_log |= reason == "generation_changed"
         self.catch_up.clear()
         before = self._live()

@@ -323,7 +323,7 @@ class Worker:
         if isinstance(reply, Exception):
             partition.refused(reply)
             return
-        generation, top, known, alive, dead, partition.sessions, partition.sessions_late, dropped = reply
+        generation, top, known, alive, dead, partition.sessions, partition.sessions_late, dropped, beats = reply
         partition.beaten_s = sent
         self.counters["sessions_dropped"] += dropped
         if not partition.has_entered:
@@ -334,6 +334,7 @@ class Worker:
             partition.gap("worker_unknown")
         else:
             partition.position = max(partition.position, top)
+            partition.beats = beats
             if not partition.calls.is_full:
                 self._failures.pop(partition.index, None)
             elif not partition.calls.is_busy:

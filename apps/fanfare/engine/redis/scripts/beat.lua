@@ -7,14 +7,16 @@
 --   ARGV[6]  how many sessions may be late here
 --   ARGV[7]  the sequence of the newest entry that the worker has seen
 --   ARGV[8]  its generation
+--   ARGV[9]  the number of the last heartbeat whose answer it has got
 --
--- For example {GENERATION, 57, 1, 3, {'5d3a…'}, 90, 20, 4}: the newest entry before this call is 57, this worker is known,
+-- For example {GENERATION, 57, 1, 3, {'5d3a…'}, 90, 20, 4, 812}: the newest entry before this call is 57, this worker is known,
 -- three are alive, the one with the life 5d3a… is dead and not removed yet, and of 90 sessions 20 are late, after this
--- call has deleted 4 that were too many. The entries of this call are not in 57: Redis 7.2 sends their messages after
+-- call has deleted 4 that were too many. It is heartbeat 812 of all workers. The entries of this call are not in 57: Redis 7.2 sends their messages after
 -- the answer.
 
 load_state(false)
-check_restored(ARGV[8], ARGV[7])
+check_restored(ARGV[8], ARGV[7], ARGV[9])
+local beats = redis.call('HINCRBY', KEYS[1], 'beats', 1)
 local till = redis.call('ZSCORE', P .. 'workers', ARGV[3])
 local known = till and tonumber(till) >= 0
 if known then
@@ -76,4 +78,4 @@ finish()
 local dead = redis.call('ZRANGEBYSCORE', P .. 'workers', '-inf', '(' .. now, 'LIMIT', 0, 10)
 local alive = redis.call('ZCOUNT', P .. 'workers', now, '+inf')
 local sessions = redis.call('ZCOUNT', P .. 'sessions', '-inf', '+inf')
-return { generation, started, known and 1 or 0, alive, dead, sessions, late_sessions(), dropped }
+return { generation, started, known and 1 or 0, alive, dead, sessions, late_sessions(), dropped, beats }

@@ -10,8 +10,8 @@
 --
 --   state              hash: generation, server (run id), top (sequence of the newest entry), trimmed (entries up to here
 --                      may be gone), since (top when the generation began), kinds (bit n: consumers want kind n),
---                      leases_from (ms; no lease before), mark (ms of the newest time mark), lost (ms: when sessions were
---                      lost last, or may have been), moved ("TILL MARK" while the log is moved to another store, till 0
+--                      leases_from (ms; no lease before), mark (ms of the newest time mark), beats (heartbeats so far), lost
+--                      (ms: when sessions were lost last, or may have been), moved ("TILL MARK" while the log is moved to another store, till 0
 --                      afterwards)
 --   log                stream: all entries of the last seconds; the sequence is the first half of the stream's id
 --   facts              stream: entries of the kinds that consumers want, until all of them have passed
@@ -79,10 +79,13 @@ local function begin_generation()
     redis.call('SPUBLISH', P .. 'all', '\0' .. generation)
 end
 
--- The newest entry that a worker has seen in this generation is newer than the log: a backup was restored while the
+-- A worker has seen more entries or heartbeats of this generation than the state knows: a backup was restored while the
 -- server ran, and its run id is the same.
-local function check_restored(known, newest)
-    if known == generation and tonumber(newest) > top then
+local function check_restored(known, newest, seen)
+    if known ~= generation then
+        return
+    end
+    if tonumber(newest) > top or tonumber(seen) > tonumber(redis.call('HGET', KEYS[1], 'beats') or 0) then
         redis.call('HSET', KEYS[1], 'lost', now)
         begin_generation()
     end

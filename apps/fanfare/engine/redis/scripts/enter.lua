@@ -9,12 +9,13 @@
 --   ARGV[9]  1 if the process starts: on an empty store, leases need no delay. 2 if the worker comes from another
 --            generation: if the store was emptied since then, it has lost the sessions
 --   ARGV[10] the sequence of the newest entry that it has seen
+--   ARGV[11] the number of the last heartbeat whose answer it has got
 --
 -- For example {GENERATION, 57, '', {ENTRY, ENTRY}}: the two entries after the worker's position; or
 -- {GENERATION, 57, 'trimmed', {}}: the worker has a gap and enters again with a new life.
 
 load_state(ARGV[9] == '1')
-check_restored(ARGV[5], ARGV[10])
+check_restored(ARGV[5], ARGV[10], ARGV[11])
 if ARGV[9] == '2' then
     lose_sessions()
 end
