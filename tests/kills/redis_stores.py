@@ -213,7 +213,7 @@ def _switch_in_cluster(cluster: redisserver.Cluster, slot: int) -> None:
             cluster.fail_over(before)
         return False
 
-    waiting.until(is_switched, WHOLE_S, "the failover")
+    waiting.until(is_switched, WHOLE_S, "the planned failover")
     waiting.until(cluster.is_whole, WHOLE_S, "the cluster is whole")
 
 
