@@ -31,7 +31,11 @@ T = TypeVar("T")
 
 
 class Kind(enum.IntEnum):
-    """What an entry of the log is about."""
+    """What an entry of the log is about.
+
+    Workers of two releases read one log during an upgrade. An entry in a new form gets a new kind; a worker of the
+    earlier release passes over kinds above its `NEWEST_KIND`, and reports no recovery without them as complete.
+    """
 
     EVENT = 0  # body: the JSON text of the frame that subscribers get, UTF-8
     MEMBER_ADDED = 1  # user_id, body: the member's user_info as JSON text
@@ -50,6 +54,9 @@ class Kind(enum.IntEnum):
     MEMBER_UPDATED = 14  # user_id, body: the member's new user_info as JSON text
 
 
+NEWEST_KIND = max(Kind).value
+
+
 class Entry(NamedTuple):
     """One entry of the log, as every worker reads it back.
 
@@ -66,6 +73,12 @@ class Entry(NamedTuple):
     exclude: str | None
     body: bytes
     created_ms: int = 0  # when the engine stored it, Unix time by the clock of the engine; 0: unknown
+
+    @property
+    def is_message(self) -> bool:
+        """Whether a history shows this kept entry: not replaced, deleted, a notice of a revision, or of a newer
+        release."""
+        return bool(self.body) and self.kind != Kind.REVISED and self.kind <= NEWEST_KIND
 
 
 class Retention(NamedTuple):

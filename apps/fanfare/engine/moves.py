@@ -359,6 +359,10 @@ class Mover:
         batch: list[tuple[Stream, list[interface.Entry]]] = []
         changed: list[tuple[Stream, int]] = []
         for stream, found in self._old.kept(wanted):
+            if any(entry.kind > interface.NEWEST_KIND for entry in found):
+                raise errors.EngineMisconfigured(
+                    f"A newer release of Fanfare wrote events of the channel {stream.channel}: move with that release."
+                )
             name = stream.app, stream.channel
             # A revision changes the body of an earlier entry, and the end of a stream may empty one.
             if name in self._copied and any(entry.kind in _REWRITING for entry in found):

@@ -71,8 +71,7 @@ def page(wanted: Range, entries: Sequence[interface.Entry], top: interface.Posit
     if any(top is None or position.epoch != top.epoch for position in asked):
         return Page((), top, reason=EPOCH_CHANGED)
     shown = entries[: wanted.limit]
-    # An entry without a body was replaced or deleted; a notice of a revision is no event of the history.
-    events = tuple(_event(entry) for entry in shown if entry.body and entry.kind != interface.Kind.REVISED)
+    events = tuple(_event(entry) for entry in shown if entry.is_message)
     if top is None or len(entries) <= wanted.limit:
         return Page(events, top)
     return Page(events, top, next=interface.Position(top.epoch, shown[-1].offset or 0))

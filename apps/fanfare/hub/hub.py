@@ -52,7 +52,6 @@ MESSAGE = interface.Kind.MESSAGE.value
 SESSION_TAKEN = interface.Kind.SESSION_TAKEN.value
 STREAMS = frozenset([interface.Kind.STREAM.value, interface.Kind.STREAM_END.value])
 COMMANDS = frozenset([CONTROL, MESSAGE, SESSION_TAKEN])  # for this worker, not for subscribers
-NEWEST = max(interface.Kind).value
 
 _BODY = operator.attrgetter("body")
 _CREATED_MS = operator.attrgetter("created_ms")
@@ -549,7 +548,7 @@ class Hub:
             if entry.kind in COMMANDS:
                 self._obey(entry)
                 continue
-            if entry.kind > NEWEST:
+            if entry.kind > interface.NEWEST_KIND:
                 self._log.warning("Entries of kind %d are skipped: a newer release wrote them", entry.kind)
                 self.counters["entries.unknown"] += 1
                 continue

@@ -36,7 +36,10 @@ class Recoveries:
     def begin(self, subscription: connections.Subscription, answer: interface.SubscribeResult) -> None:
         """Handle the engine's answer to a subscribe: pass it on, send the recovered entries, and go live."""
         connection, channel = subscription.connection, subscription.channel
-        result, recovery = answer.replayed, subscription.recovery
+        recovery = subscription.recovery
+        if recovery is not None and answer.replayed is not None:
+            answer = dataclasses.replace(answer, replayed=self._known(recovery.request, answer.replayed))
+        result = answer.replayed
         if result is not None and recovery is not None and recovery.request.after is not None:
             self._counters[f"recovery.{result.reason or 'complete'}"] += 1
         if result is None or recovery is None:
@@ -107,7 +110,7 @@ class Recoveries:
             self._counters["recoveries.interrupted"] += 1
             subscription.connection.close(OVER_CAPACITY, f"The recovery was interrupted: {why}")
             return
-        result = answer.replayed
+        result = self._known(recovery.request, answer.replayed)
         if result.reason is not None:
             self._fail(subscription, result, result.reason, answer.cached)
             return
@@ -115,6 +118,17 @@ class Recoveries:
             self._go_live(subscription, result)
         self._write(subscription, recovery, result.entries)
         self._continue(subscription, recovery)
+
+    def _known(self, request: interface.RecoveryRequest, result: interface.RecoveryResult) -> interface.RecoveryResult:
+        """The result without entries of kinds that a newer release wrote. A recovery that misses one is refused."""
+        entries = tuple(entry for entry in result.entries if entry.kind <= interface.NEWEST_KIND)
+        unknown = len(result.entries) - len(entries)
+        if not unknown:
+            return result
+        self._counters["entries.unknown"] += unknown
+        if request.after is not None:
+            return interface.RecoveryResult(result.position, reason="engine_unavailable", complete=True)
+        return dataclasses.replace(result, entries=entries)
 
     def _fail(
         self,

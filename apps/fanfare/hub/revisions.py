@@ -32,9 +32,7 @@ def find(asked: interface.Queries, app: str, channel: str, position: interface.P
     if top is None or top.epoch != position.epoch or not entries:
         return None
     [entry] = entries
-    if entry.offset != position.offset or not entry.body or entry.kind == interface.Kind.REVISED:
-        return None
-    return entry
+    return entry if entry.offset == position.offset and entry.is_message else None
 
 
 def event_of(entry: interface.Entry) -> str:

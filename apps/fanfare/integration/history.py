@@ -78,8 +78,6 @@ def _events(
     def query(ask: interface.Queries) -> list[Event]:
         entries, top = ask.read(application.id, channel, 0, limit, before=before, newest_first=True)
         epoch = "" if top is None else top.epoch
-        # An entry without a body was replaced or deleted; a notice of a revision is no message.
-        shown = [entry for entry in reversed(entries) if entry.body and entry.kind != interface.Kind.REVISED]
-        return [Event.of(entry, epoch) for entry in shown]
+        return [Event.of(entry, epoch) for entry in reversed(entries) if entry.is_message]
 
     return query

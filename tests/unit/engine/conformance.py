@@ -687,6 +687,16 @@ class Conformance:
         assert [entry.id for entry in found] == sorted(entry.id for entry in found)
         assert await consumer.next(2, 0) == []
 
+    async def test_entries_of_a_kind_of_a_newer_release_stop_no_reader(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        consumer = await two.engine.consume("outbox", one.engine.partition(APP, "c"), frozenset([interface.Kind.EVENT]))
+        newer = interface.NEWEST_KIND + 1
+        await one.publish("c", b"1", b"2", b"3", kind=newer, retention=KEPT)
+        await one.publish("c", b"4", retention=KEPT)
+        assert [entry.body for entry in await consumer.next(1, 20)] == [b"4"]
+        await two.got("c", b"1", b"2", b"3", b"4")
+        assert [entry.kind for entry in two.entries if entry.channel == "c"] == [newer, newer, newer, 0]
+
     async def test_consumer_waits_for_an_entry(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
         consumer = await two.engine.consume("outbox", one.engine.partition(APP, "c"), frozenset([interface.Kind.EVENT]))

@@ -306,6 +306,16 @@ async def test_move_into_a_store_with_content_is_refused(place: Callable[[str], 
 
 
 @pytest.mark.parametrize("source", ["local", "postgres", "redis"])
+async def test_move_refuses_entries_of_a_newer_release(place: Callable[[str], Place], source: str) -> None:
+    old, new = place(source), place("postgres" if source == "local" else "local")
+    worker = await old.hire()
+    await worker.publish("kept", b"1", retention=KEPT, kind=interface.NEWEST_KIND + 1)
+    with pytest.raises(errors.EngineMisconfigured, match="newer release of Fanfare wrote events of the channel kept"):
+        await move(old, new)
+    await worker.publish("kept", b"2", retention=KEPT)
+
+
+@pytest.mark.parametrize("source", ["local", "postgres", "redis"])
 async def test_old_store_goes_on_after_a_move_that_failed(
     place: Callable[[str], Place], source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from fanfare.engine import interface
 from fanfare.engine.local import engine
-from fanfare.hub import attempts, connections, event_frames, pacing
+from fanfare.hub import attempts, connections, event_frames, history_pages, pacing
 from fanfare.hub import hub as hubs
 from tests.harness import waiting
 from tests.unit.hub.doubles import APP, Client
@@ -417,3 +417,46 @@ async def test_recovery_of_a_cache_channel_that_breaks_off_brings_the_newest_sta
     client.writer.waiting = 0
     await until(lambda: client.lost)
     assert client.cached == [event_frames.event("n", "cache-kept", "39")]
+
+
+NEWER = max(interface.Kind) + 1
+
+
+async def test_recovery_without_an_entry_of_a_newer_release_is_not_complete(deployment: Deployment) -> None:
+    position = await deployment.publish(1)
+    await deployment.publish(2, kind=NEWER)
+    beyond = await deployment.publish(3)
+    early, late = deployment.client(), deployment.client()
+    deployment.subscribe(early, after(position))
+    deployment.subscribe(late, after(interface.Position(position.epoch, 2)))
+    await until(lambda: early.answers and late.answers)
+    [(_, answer)] = early.answers
+    assert isinstance(answer, interface.SubscribeResult)
+    assert answer.replayed == interface.RecoveryResult(beyond, reason="engine_unavailable", complete=True)
+    assert (numbers(early), numbers(late)) == ([], [3])
+    await deployment.publish(4)
+    await until(lambda: numbers(early) == [4] and numbers(late) == [3, 4])
+    assert deployment.hub.statistics()["entries.unknown"] == 1
+
+
+async def test_later_chunk_with_an_entry_of_a_newer_release_ends_the_recovery(deployment: Deployment) -> None:
+    position = await deployment.publish(1)
+    await deployment.publish(*range(2, 702))
+    await deployment.publish(702, kind=NEWER)
+    client = deployment.client()
+    deployment.subscribe(client, after(position))
+    await until(lambda: client.lost)
+    assert client.lost == ["engine_unavailable"]
+    assert numbers(client) == list(range(2, 514)), "the first chunk"
+
+
+async def test_rewind_and_history_omit_entries_of_a_newer_release(deployment: Deployment) -> None:
+    await deployment.publish(1)
+    await deployment.publish(2, kind=NEWER)
+    await deployment.publish(3)
+    client = deployment.client()
+    deployment.subscribe(client, LONG_REWIND)
+    await until(lambda: client.answers)
+    assert numbers(client) == [1, 3]
+    page = await history_pages.read(deployment.hub.engine, APP, "kept", history_pages.Range(newest_first=False))
+    assert [event.offset for event in page.events] == [1, 3]
