@@ -25,7 +25,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="fanfare-deploys-") as folder:
             fleet = servers.Fleet(Path(folder))
             try:
-                server = fleet.start(ways.WAYS[how].command)
+                server = ways.WAYS[how].start(fleet.start)
                 result = asyncio.run(run.play(how, server, fleet, sockets=options.sockets))
             finally:
                 for one in fleet.servers:

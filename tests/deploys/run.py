@@ -82,6 +82,8 @@ async def play(how: str, server: servers.Server, fleet: servers.Fleet, *, socket
     finally:
         publisher.cancel()
         crowd.close()
+        if server.listener is not None:
+            server.listener.close()
     moved = [one for one in crowd.clients if one.closes]
     last_s = max((one.last_live_s for one in moved), default=begun_s)
     result.moved = len(moved)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import re
 import signal
+import socket
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,9 +16,39 @@ from pathlib import Path
 
 import psutil
 
-from tests.harness import servers, waiting
+from tests.harness import deployments, servers, waiting
 
 WITHIN_S = 60.0
+
+# A PID namespace, as of a container: its process 1 has no default handlers of signals, and all others end with it.
+NAMESPACE = (
+    "unshare",
+    "--pid",
+    "--fork",
+    "--mount-proc",
+    *(() if os.geteuid() == 0 else ("--user", "--map-root-user")),
+)
+IN_NAMESPACE = """
+import os, sys
+os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
+os.environ["WEB_CONCURRENCY"] = "4"
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+def container(port: int) -> list[str]:
+    """The command of the Dockerfile as process 1."""
+    text = (deployments.REPOSITORY / "deploy/Dockerfile").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^CMD (\[.+\])$", text, re.MULTILINE)
+    arguments = [one.replace("0.0.0.0:8000", f"{servers.HOST}:{port}") for one in json.loads(command)]
+    return ["python", "-c", IN_NAMESPACE, *NAMESPACE, *arguments]
+
+
+def namespaces_are_allowed() -> bool:
+    with contextlib.suppress(OSError):
+        return subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False).returncode == 0
+    return False
+
 
 servers.COMMANDS.update(
     {
@@ -22,6 +57,7 @@ servers.COMMANDS.update(
             *("uvicorn", servers.APPLICATION, "--port", str(port)),
             *("--workers", "4", "--timeout-worker-healthcheck", "30"),
         ],
+        servers.CONTAINER: container,
         "max-requests": lambda port: [*servers.COMMANDS["gunicorn"](port), "--max-requests", "40"],
     }
 )
@@ -34,6 +70,13 @@ class Way:
     command: str
     act: Callable[[servers.Server, servers.Fleet], servers.Server]
     help: str
+    is_activated: bool = False  # the listener stays open while no server runs, as with a socket of systemd
+
+    def start(self, start: Callable[..., servers.Server]) -> servers.Server:
+        """`start`: Fleet.start, or a test's."""
+        if not self.is_activated:
+            return start(self.command)
+        return start(self.command, listener=socket.create_server((servers.HOST, 0), backlog=4096))
 
 
 def children(pid: int) -> set[int]:
@@ -95,6 +138,14 @@ def max_requests(server: servers.Server, _fleet: servers.Fleet) -> servers.Serve
 def restart(server: servers.Server, fleet: servers.Fleet) -> servers.Server:
     server.send_signal(signal.SIGTERM)
     server.wait_until_gone(WITHIN_S)
+    return fleet.start(server.command, server.deployment, port=server.port, listener=server.listener)
+
+
+def stop_too_late(server: servers.Server, fleet: servers.Fleet) -> servers.Server:
+    """A container whose time to stop is too short: SIGTERM to process 1, and SIGKILL before it has ended."""
+    server.send_signal(signal.SIGTERM)
+    server.send_signal(signal.SIGKILL)
+    server.wait_until_gone(WITHIN_S)
     return fleet.start(server.command, server.deployment, port=server.port)
 
 
@@ -120,6 +171,13 @@ WAYS: dict[str, Way] = {
     "usr2": Way("gunicorn", usr2, "SIGUSR2, then SIGTERM to the old master"),
     "max-requests": Way("max-requests", max_requests, "gunicorn --max-requests"),
     "restart": Way("gunicorn", restart, "SIGTERM to gunicorn's master, then a new one"),
+    "container": Way(servers.CONTAINER, restart, "SIGTERM to process 1 of a container, then a new one"),
+    "container-kill": Way(
+        servers.CONTAINER, stop_too_late, "SIGTERM and at once SIGKILL to process 1 of a container, then a new one"
+    ),
+    "activated": Way(
+        "gunicorn activated", restart, "SIGTERM to gunicorn with a socket of systemd, then a new one", is_activated=True
+    ),
     "kill": Way("gunicorn", kill, "SIGKILL of gunicorn's master, then a new one"),
     "uvicorn-hup": Way("uvicorn workers", hup, "SIGHUP to uvicorn --workers 4"),
     "uvicorn-restart": Way("uvicorn", restart, "SIGTERM to uvicorn, then a new one"),

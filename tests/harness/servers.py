@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -24,6 +25,7 @@ STOP_SECONDS = 15.0
 APPLICATION = "myproject.asgi:application"
 UVICORN_WORKER = "uvicorn.workers.UvicornWorker"
 ECHO = "tests.harness.echo:application"
+CONTAINER = "container"  # the command of the image in a PID namespace; tests.deploys.ways has it
 STOCK_SOCKETS = "websockets-sansio"
 OWN_SOCKETS = "fanfare.sockets.protocol:WebSocketProtocol"
 
@@ -82,6 +84,7 @@ class Server:
         self.command = command
         self._under = under
         self._inherited: tuple[int, ...] = ()
+        self.listener = listener
         self.deployment = deployment
         self.application = deployment.application
         if listener is not None:
@@ -156,22 +159,30 @@ class Server:
     def _all_started(self) -> bool:
         """A health page is answered by one worker; each worker logs its own start."""
         log = self.log_text()
-        return self.command in ECHOES or all(f"Fanfare: worker {pid}" in log for pid in self.workers())
+        return self.command in ECHOES or all(f"Fanfare: worker {own_pid(pid)}," in log for pid in self.workers())
 
     # -- its processes ----------------------------------------------------------------------------------------------
+
+    @property
+    def main_pid(self) -> int:
+        """The process that gets the signals: process 1 of a container."""
+        if self.command == CONTAINER:
+            with contextlib.suppress(psutil.NoSuchProcess, IndexError):
+                return int(psutil.Process(self.process.pid).children()[0].pid)
+        return self.process.pid
 
     @property
     def expected_workers(self) -> int:
         if self.command in PAIRS:
             return 2
-        return 4 if self.command in ("gunicorn", "max-requests", "uvicorn workers") else 1
+        return 4 if self.command in ("gunicorn", "max-requests", "uvicorn workers", CONTAINER) else 1
 
     def workers(self) -> list[int]:
         """Process ids of the processes that serve connections."""
         if self.command in ONE_PROCESS:
             return [self.process.pid]
         try:
-            children = psutil.Process(self.process.pid).children()
+            children = psutil.Process(self.main_pid).children()
             return sorted(child.pid for child in children if is_alive(child) and "resource_tracker" not in _line(child))
         except psutil.NoSuchProcess:
             return []
@@ -199,7 +210,8 @@ class Server:
         return processes_of_group(self.process.pid)
 
     def send_signal(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
+        if self.process.poll() is None:
+            os.kill(self.main_pid, number)
 
     def interrupt(self) -> None:
         """Ctrl+C: SIGINT to every process of the group, as a terminal sends it."""
@@ -320,6 +332,14 @@ def processes_of_group(group: int) -> list[psutil.Process]:
         except (ProcessLookupError, psutil.NoSuchProcess):
             continue
     return found
+
+
+def own_pid(pid: int) -> int:
+    """The id of a process in its own PID namespace."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+        return int(status.partition("NSpid:")[2].splitlines()[0].split()[-1])
+    return pid
 
 
 def is_alive(process: psutil.Process) -> bool:
