@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -44,8 +45,8 @@ class Client:
                 for line in response:
                     if line.strip():
                         yield json.loads(line)
-            except (OSError, ValueError) as error:
-                raise ConsoleError(f"The connection to {self.url} was lost: {error}.") from error
+            except (OSError, ValueError, http.client.HTTPException) as error:
+                raise ConsoleError(f"The connection to {self.url} was lost: {error!r}.") from error
 
     def _open(self, path: str, arguments: Mapping[str, Any] | None, body: bytes | None = None) -> Any:
         given = {name: value for name, value in (arguments or {}).items() if value not in (None, "")}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import re
 import select
 import socket
@@ -28,7 +29,7 @@ NAME = "console"
 TITLE = "Consoles that are open while events pass"
 TURNS = 5  # of each kind
 BATCH = 10  # events of one request
-PUBLISHERS = 8
+EVENTS_EACH = 600  # per second and publisher: the server closes a connection that sends no request
 SETTLE_S = 2.0  # at the start of a turn, not measured
 PATIENCE_S = 20.0
 TICK_S = 0.005
@@ -97,7 +98,7 @@ def measure(subject: fanfare.Fanfare, folder: Path, plan: rows.Plan) -> Iterator
         deployment: deployments.Deployment = running._deployment  # type: ignore[attr-defined]
         with machine.pinned(plan.cores.client):
             token = deployment.shell(TOKEN).rpartition("TOKEN ")[2].strip()
-        load = stack.enter_context(_opened(running, plan))
+        load = stack.enter_context(loaded(running, plan))
         load.run(SETTLE_S)
         for way, pages in WAYS.items():
             yield rows.Measured(way, _measured(running, load, pages, token, plan.console_seconds))
@@ -111,7 +112,7 @@ def _measured(
     memory: list[tuple[float, float]] = []
     passed, published = 0.0, 0
     for is_open in (False, True) * TURNS:
-        with _console(running, pages if is_open else (), token) as opened:
+        with pages_open(running, pages if is_open else (), token) as opened:
             load.pages = opened
             load.run(SETTLE_S)
             first, seen, before = load.published, sum(one.seen for one in opened), machine.clocks(running.pid)
@@ -162,7 +163,9 @@ class _Page:
 
 
 @contextlib.contextmanager
-def _console(running: pusher.Running, pages: Sequence[dict[str, str] | None], token: str) -> Iterator[Sequence[_Page]]:
+def pages_open(
+    running: pusher.Running, pages: Sequence[dict[str, str] | None], token: str
+) -> Iterator[Sequence[_Page]]:
     with contextlib.ExitStack() as stack:
         opened = []
         for arguments in pages:
@@ -174,7 +177,7 @@ def _console(running: pusher.Running, pages: Sequence[dict[str, str] | None], to
 
 
 @contextlib.contextmanager
-def _opened(running: pusher.Running, plan: rows.Plan) -> Iterator[_Load]:
+def loaded(running: pusher.Running, plan: rows.Plan) -> Iterator[_Load]:
     with contextlib.ExitStack() as stack:
         rooms = [f"room{number}" for number in range(plan.connections)]
         members = connections.each(running.port, running.target, [running.joining_room(room) for room in rooms])
@@ -203,7 +206,8 @@ class _Load:
         self._rooms = itertools.cycle(rooms)
         self._members = {one.socket.fileno(): one for one in members}
         self._publishers = {
-            one.fileno(): one for one in (publishers.HttpConnection(running.port) for _ in range(PUBLISHERS))
+            one.fileno(): one
+            for one in (publishers.HttpConnection(running.port) for _ in range(math.ceil(rate / EVENTS_EACH)))
         }
         self._poll = select.epoll()
         for fd in (*self._members, *self._publishers):

@@ -7,7 +7,7 @@ import json
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -20,9 +20,11 @@ from fanfare.integration import history, presence, publishing, queries, target, 
 from fanfare.management import engine_moves
 from fanfare.protocol import capabilities
 from fanfare.runtime import text
+from fanfare.runtime.backoff import Backoff
 
 STATISTICS_TIMEOUT_S = 5.0
 LIVE_S = 2.0
+LONGEST_PAUSE_S = 5.0  # between two attempts of a tail to connect again
 LINE_CHARACTERS = 300
 
 # The filters of `tail`: what a shown item has in common.
@@ -180,11 +182,17 @@ class Command(BaseCommand):
         return found, _table([(name, f"{value:g}") for name, value in found.items()])
 
     def _tail(self, options: dict[str, Any]) -> tuple[Any, list[str]]:
-        names = ("app", "types", "channel", "event", "user", "socket", "text")
         left = options["limit"]
-        for batch in client.Client(options["url"]).stream("tail", {name: options[name] for name in names}):
-            if batch.get("problem"):
+        for batch in self._batches(options):
+            if batch.get("field"):
                 raise CommandError(batch["problem"])
+            if batch.get("problem"):
+                self.stderr.write(f"… {batch['problem']}")
+            if batch.get("missing"):
+                workers = _counted(batch["missing"], "worker")
+                self.stderr.write(
+                    f"… no answer from {workers}: their refusals, connections and subscriptions are missing"
+                )
             for item in batch["items"]:
                 self.stdout.write(json.dumps(item) if options["json"] else _line(item))
                 left -= 1
@@ -197,6 +205,29 @@ class Command(BaseCommand):
                 self.stderr.write(f"… {batch['unexamined']} events came too fast to be compared with the filter")
             self.stdout.flush()
         return {"ended": True}, []
+
+    def _batches(self, options: dict[str, Any]) -> Iterator[Any]:
+        """The batches of the tail. A worker that ends is replaced by the next one that answers."""
+        names = ("app", "types", "channel", "event", "user", "socket", "text")
+        asked, backoff = client.Client(options["url"]), Backoff(longest_s=LONGEST_PAUSE_S)
+        was_live = is_live = False
+        while True:
+            why = "The worker ended the connection."
+            try:
+                for batch in asked.stream("tail", {name: options[name] for name in names}):
+                    if not is_live and not batch.get("field"):
+                        was_live = is_live = True
+                        self.stderr.write(f"… live since {time.strftime('%H:%M:%S')}")
+                    backoff.succeeded()
+                    yield batch
+            except client.ConsoleError as error:
+                if not was_live:  # the command's arguments are wrong, or no worker runs
+                    raise
+                why = str(error)
+            if is_live:
+                self.stderr.write(f"… not live since {time.strftime('%H:%M:%S')}: {why} Connecting again.")
+            is_live = False
+            time.sleep(backoff.failed())
 
     def _connections(self, options: dict[str, Any]) -> tuple[Any, list[str]]:
         asked = {name: options[name] for name in ("app", "text", "channel")}
