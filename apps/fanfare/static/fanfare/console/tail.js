@@ -23,7 +23,7 @@ let lostMs = 0; // when the page lost its worker, or the worker lost the log; 0 
 function subject(item) {
   if (item.data !== undefined) return [item.channel, item.event, item.data];
   if (item.type === "refusal") return [item.channel || item.what, item.reason, item.text];
-  if (item.type === "webhook") return [item.url, item.code ?? "no answer", `${item.events} events: ${item.text}`];
+  if (item.type === "webhook") return [item.url, item.code ?? "no answer", `${item.events} ${item.events === 1 ? "event" : "events"}: ${item.text}`];
   return [item.channel || item.socket, item.user ?? "", [item.text, item.client, item.address].filter(Boolean).join(" · ")];
 }
 
