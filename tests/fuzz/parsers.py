@@ -8,21 +8,24 @@ import json
 import random
 import unicodedata
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jwt
+import orjson
+from django.core.exceptions import ImproperlyConfigured
 
 from fanfare import conf
-from fanfare.api import operations, refusals, requests
+from fanfare.api import members, operations, parameters, refusals, requests, streams
 from fanfare.applications import declarations, origins, registry
 from fanfare.applications import errors as application_errors
-from fanfare.console import filters
+from fanfare.console import doctor, filters
 from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
 from fanfare.engine.postgres import database
 from fanfare.engine.redis import address as redis_address
 from fanfare.hub import traces
-from fanfare.protocol import authorization, capabilities, handshake, messages, recovery
+from fanfare.protocol import authorization, capabilities, handshake, messages, recovery, sign_in, signatures
 from fanfare.protocol import refusals as protocol_refusals
 from fanfare.runtime import addresses, text
 from fanfare.server import proxies
@@ -33,11 +36,13 @@ from fanfare.sse import cursors
 from fanfare.sse import refusals as sse_refusals
 from fanfare.sse import requests as sse_requests
 from fanfare.webhooks import http_client
+from myproject import databases
 from tests.fuzz import frames
 
 SECRET = "a-secret-of-at-least-32-characters"
 NOW_S = 1_800_000_000.0
 ROUND = 200  # inputs between two looks at the clock
+NESTED = "[" * 900 + "]" * 900  # orjson accepts it; Python's recursion limit is 1,000
 
 
 class Target(NamedTuple):
@@ -140,6 +145,29 @@ def _handshake(given: str) -> None:
     handshake.accept(REGISTRY, path=path, query=_bytes(query), origin=given[-30:])
 
 
+def _sign_in(given: str) -> None:
+    signature = signatures.sign(SECRET, signatures.user_text("1.2", given))
+    sign_in.authenticate(APPLICATION, "1.2", {"auth": f"key:{signature}", "user_data": given}, NOW_S)
+
+
+def _diagnosis(given: str) -> None:
+    """The doctor has an answer for any text, in JSON."""
+    fields = dict(zip(("auth", "socket_id", "channel", "channel_data", "user_data"), given.split("|"), strict=False))
+    for kind in doctor.KINDS:
+        found = doctor.examine(kind, {**fields, "url": given}, APPLICATION, [APPLICATION], now=NOW_S)
+        orjson.dumps(found.to_json())
+
+
+def _parameters(given: str) -> None:
+    """Those of the HTTP API's queries, streams and members, from JSON."""
+    fields = _api_request(given).fields()
+    operations._range(fields)
+    parameters.info(fields.get("info"), parameters.COUNTS)
+    parameters.flag("open", fields.get("open"))
+    members.user_info(fields.get("user_info"), registry.Limits())
+    streams._append(APPLICATION, "private-chat", "a", fields)
+
+
 def _filter(given: str) -> None:
     fields = dict(zip(("channel", "event", "socket", "types", "app"), given.split("&"), strict=False))
     found = filters.parse(fields, None)
@@ -173,7 +201,13 @@ TARGETS: dict[str, Target] = {
         (protocol_refusals.InvalidToken,),
     ),
     "frame": Target(
-        _message, [SUBSCRIBE, '{"event":"client-a","channel":"b","data":"{}"}'], (protocol_refusals.PusherError,)
+        _message,
+        [
+            SUBSCRIBE,
+            '{"event":"client-a","channel":"b","data":"{}"}',
+            *(SUBSCRIBE.replace(part, NESTED) for part in ('"kept-1"', '"a"', '{"count":5}', '"pusher:subscribe"')),
+        ],
+        (protocol_refusals.PusherError,),
     ),
     "X-Forwarded-For": Target(proxies.Trusted(["127.0.0.1", "10.0.0.0/8"]).client, ["1.2.3.4, 10.0.0.1, [::1]:80"]),
     "address": Target(
@@ -206,6 +240,19 @@ TARGETS: dict[str, Target] = {
         ['{"user_id":"7","user_info":{"name":"Ann"}}', '{"user_id":12345678901234567890}'],
         (protocol_refusals.PusherError,),
     ),
+    "user_data of a sign-in": Target(
+        _sign_in,
+        ['{"id":"7","user_info":{"name":"Ann"},"watchlist":["8",9]}', f'{{"id":"7","user_info":{NESTED}}}'],
+        (protocol_refusals.PusherError,),
+    ),
+    "auth doctor": Target(
+        _diagnosis,
+        [
+            f'key:{"a" * 64}|1.2|presence-a|{{"user_id":"7"}}|{{"id":"7"}}',
+            "https://[2001:db8::1]/apps/1/events?auth_key=key&auth_timestamp=1800000000&auth_version=1.0&body_md5=a",
+            f"key:a|1.2|presence-a|{NESTED}|{NESTED}",
+        ],
+    ),
     "query of the HTTP API": Target(_api_query, ["auth_key=a&Info=b%2Bc+d&info[]=e&info[0]=f"], (refusals.ApiError,)),
     "event of the HTTP API": Target(
         lambda given: operations.event_of(_api_request(given)),
@@ -215,6 +262,16 @@ TARGETS: dict[str, Target] = {
     "batch of the HTTP API": Target(
         lambda given: operations.events_of_batch(_api_request(given)),
         ['{"batch":[{"name":"a","channel":"b","data":"{}"},{"name":"c","channel":"d","data":{"e":1}}]}'],
+        (refusals.ApiError,),
+    ),
+    "parameters of the HTTP API": Target(
+        _parameters,
+        [
+            '{"limit":50,"after":"aZ3kP0Qx:57","direction":"forwards","open":1,"info":"user_count","user_info":{"a":1}}',
+            '{"seq":4,"after":3,"text":" words","state":"done","at":0,"error":"a"}',
+            f'{{"limit":{NESTED}}}',
+            f'{{"before":{NESTED}}}',
+        ],
         (refusals.ApiError,),
     ),
     "query of an SSE connection": Target(
@@ -236,6 +293,11 @@ TARGETS: dict[str, Target] = {
         redis_address.parse,
         ["redis://u:p@[::1]:6379/0?prefix=a", "redis+sentinel://a:1,b:2/m?db=1", "unix:///run/redis.sock"],
         (engine_errors.EngineMisconfigured,),
+    ),
+    "DATABASE_URL": Target(
+        lambda given: databases.parse(given, default=Path("a"), base=Path("/")),
+        ["postgres://u:p@[::1]:5432/d?sslmode=require&pool_max_size=10", "sqlite:///a.sqlite3?timeout=5"],
+        (ImproperlyConfigured,),
     ),
     "URL of PostgreSQL": Target(
         database.parse,
