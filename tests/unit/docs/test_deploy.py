@@ -12,6 +12,7 @@ from typing import Any
 import kubernetes_validate
 import yaml
 
+import fanfare
 from fanfare.api import operations
 from fanfare.applications import registry
 from fanfare.sockets import drain
@@ -108,6 +109,13 @@ def test_supervisors_wait_for_the_drain() -> None:
         service = yaml.safe_load((DEPLOY / name).read_text(encoding="utf-8"))["services"]["fanfare"]
         assert int(service["stop_grace_period"].removesuffix("s")) > drain_s(), name
         assert service["read_only"] is True, name
+
+
+def test_chart_and_upgrade_notes_have_the_version_of_the_package() -> None:
+    release = fanfare.__version__.partition(".dev")[0]
+    assert yaml.safe_load((DEPLOY / "helm/fanfare/Chart.yaml").read_text(encoding="utf-8"))["version"] == release
+    notes = (pages.ROOT / "docs/reference/releases.md").read_text(encoding="utf-8")
+    assert f"\n| {release.rpartition('.')[0]} | " in notes
 
 
 def test_chart_uses_only_values_that_it_declares() -> None:

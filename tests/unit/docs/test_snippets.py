@@ -63,10 +63,13 @@ def user(db: None, django_user_model: Any) -> Any:
     return django_user_model.objects.create(username="ann")
 
 
-@pytest.mark.parametrize("heading", ["channels_redis", "django-eventstream"])
-def test_publish_after_a_migration_publishes(heading: str, application: models.Application) -> None:
+@pytest.mark.parametrize(
+    ("heading", "label"),
+    [("channels_redis", "After"), ("Socket.IO", "After, in Django"), ("django-eventstream", "After")],
+)
+def test_publish_after_a_migration_publishes(heading: str, label: str, application: models.Application) -> None:
     found: dict[str, Any] = {}
-    exec(compile(code_of(heading, "After"), heading, "exec", dont_inherit=True), found)
+    exec(compile(code_of(heading, label), heading, "exec", dont_inherit=True), found)
     with testing.captured_events() as events:
         found["placed"](types.SimpleNamespace(pk=7))
     assert [(one.channel, one.name, one.data) for one in events] == [("orders", "placed", {"id": 7})]
