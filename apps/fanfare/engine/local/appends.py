@@ -8,6 +8,9 @@ from collections.abc import Callable, Sequence
 from fanfare.engine import errors, interface
 from fanfare.engine.local.transactions import BlockingOp, Transaction, WriteOp
 
+_KIND = interface.Publication._fields.index("kind")
+_NOTHING = (None,) * (len(interface.Publication._fields) - _KIND - 1)  # a publication without any option
+
 
 class Append(WriteOp):
     """Publications, all or none."""
@@ -29,6 +32,16 @@ class Append(WriteOp):
         if self.refused is None:
             for publication in self.publications:
                 self.receipts.append(self._append(transaction, publication))
+
+    def plain(self) -> interface.Publication | None:
+        if self.budget is not None or len(self.publications) != 1:
+            return None
+        publication = self.publications[0]
+        return publication if publication[_KIND + 1 :] == _NOTHING else None
+
+    def appended(self, entry_id: int) -> None:
+        self.receipts = [interface.Receipt(None, False, entry_id)]
+        self.refused = None
 
     def _spend(self, transaction: Transaction, budget: interface.Budget) -> errors.OverBudget | None:
         """Count these publications into this second, unless they are too many for it."""

@@ -119,22 +119,17 @@ class LogFile:
         the file, and then nothing of the group is acknowledged.
         """
         try:
-            connection = self._connect()
-            if self._unmeasured >= MEASURE_BYTES or time.monotonic() - self._measured_s >= MEASURE_S:
-                self._measure(connection)
-            changes = connection.total_changes
-            transaction: transactions.Transaction | None
-            try:
-                transaction = self._transact(connection, group)
-            except Exception as fault:
-                if _is_of_the_file(fault):
-                    raise
-                logger.exception("An operation of a group of %d failed; each is tried alone", len(group))
-                transaction = self._try_each(connection, group, at_fault)
-            self.changed_rows = connection.total_changes > changes
+            connection = self._connection
+            if connection is None or self.suspected:
+                connection = self._connect()
+            transaction = self._write(connection, group, at_fault)
             if self.paths.identity() != self._identity:
-                # The group is in a file that no process will open again: it must not be acknowledged.
-                raise errors.EngineUnavailable("The log was deleted or replaced while it was written")
+                # The group is in a file that no process will open again. The check comes after the commit only: another
+                # one before it would cost 2 µs of each commit, and find the same.
+                self.added = None
+                transaction = self._write(self._connect(), group, at_fault)
+                if self.paths.identity() != self._identity:
+                    raise errors.EngineUnavailable("The log was deleted or replaced while it was written")
             self.committed = True
             if transaction is not None:
                 self._high_water.store(transaction.top)
@@ -146,6 +141,24 @@ class LogFile:
                 self.reserve.release()
                 self._unmeasured = MEASURE_BYTES
             raise
+
+    def _write(
+        self, connection: sqlite3.Connection, group: list[WriteOp], at_fault: Fault
+    ) -> transactions.Transaction | None:
+        """Commit the group. Answers the last transaction."""
+        if self._unmeasured >= MEASURE_BYTES or time.monotonic() - self._measured_s >= MEASURE_S:
+            self._measure(connection)
+        changes = connection.total_changes
+        transaction: transactions.Transaction | None
+        try:
+            transaction = self._transact(connection, group)
+        except Exception as fault:
+            if _is_of_the_file(fault):
+                raise
+            logger.exception("An operation of a group of %d failed; each is tried alone", len(group))
+            transaction = self._try_each(connection, group, at_fault)
+        self.changed_rows = connection.total_changes > changes
+        return transaction
 
     def checkpoint(self) -> None:
         """Copy the WAL into the log, and both to the disk: milliseconds, on a slow disk many. In any thread.
@@ -197,20 +210,24 @@ class LogFile:
     # -- one transaction -----------------------------------------------------------------------------------------------
 
     def _transact(self, connection: sqlite3.Connection, group: Sequence[WriteOp]) -> transactions.Transaction:
+        worker = self.worker
         try:
-            try:
-                transaction = transactions.begin(connection, self.worker, self.full)
-            except (ValueError, TypeError) as fault:
-                raise sqlite3.DatabaseError(f"The log's table `state` is damaged: {fault}") from fault
-            worker = self.worker
-            if worker is not None and worker != self._registered:
-                # Before everything in this file that has to be removed after the worker's death.
-                connection.execute("INSERT OR IGNORE INTO workers VALUES (?, ?)", (worker, os.getpid()))
-            for operation in group:
-                operation.run(transaction)
-            transaction.finish()
-            connection.execute("COMMIT")
-            self._registered = worker
+            transaction = None
+            if len(group) == 1 and self.full is None and worker == self._registered:
+                transaction = transactions.append_alone(connection, group[0])
+            if transaction is None:
+                try:
+                    transaction = transactions.begin(connection, worker, self.full)
+                except (ValueError, TypeError) as fault:
+                    raise sqlite3.DatabaseError(f"The log's table `state` is damaged: {fault}") from fault
+                if worker is not None and worker != self._registered:
+                    # Before everything in this file that has to be removed after the worker's death.
+                    connection.execute("INSERT OR IGNORE INTO workers VALUES (?, ?)", (worker, os.getpid()))
+                for operation in group:
+                    operation.run(transaction)
+                transaction.finish()
+                connection.execute("COMMIT")
+                self._registered = worker
             rows = transaction.rows()
             if rows:
                 before, after = self.added, transaction.after

@@ -32,6 +32,11 @@ _WHOLE = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 PLAIN_COLUMNS = _PLAIN.count("?")
 
+# A plain row as a transaction of one statement. Text as the id is refused: `begin` then finds out whether the log was
+# closed or is damaged.
+_NEXT = f"SELECT {schema.TOP} + 1 FROM state WHERE clean = 0 AND typeof(trimmed_to) = 'integer'"  # noqa: S608
+_ALONE = _PLAIN.replace("?", f"COALESCE(({_NEXT}), '')", 1)
+
 Row = tuple[Any, ...]  # of either form; both begin with id, kind, application and channel
 
 _TOP_AND_CLEAN = f"SELECT {schema.TOP}, clean FROM state"  # noqa: S608
@@ -115,6 +120,12 @@ class Transaction:
         """The rows of the entries, in their order; `entry` makes an entry of one."""
         return sorted([*self._plain, *self._whole]) if self._whole else self._plain
 
+    def added(self, top: int, row: tuple[int, str, str, bytearray, int]) -> None:
+        """One plain row was written with this id."""
+        self.top, self.after = top, top - 1
+        self.bytes = len(row[3])
+        self._plain.append((top, *row))
+
     def finish(self) -> None:
         """Write the collected rows; the commit is the caller's."""
         if self._plain:
@@ -167,6 +178,25 @@ def begin(connection: sqlite3.Connection, worker: str | None, full: errors.LogFu
     return Transaction(cursor, top, worker, full)
 
 
+def append_alone(connection: sqlite3.Connection, operation: WriteOp) -> Transaction | None:
+    """Commit an operation that is one plain row in one statement, which costs half of a transaction. None: it is
+    another one, or needs `begin`, and nothing was written. Raises sqlite3.Error."""
+    publication = operation.plain()
+    if publication is None:
+        return None
+    transaction = Transaction(connection.cursor(), 0, None, None)
+    app, channel, body, kind, *_ = publication
+    row = (int(kind), app, channel, bytearray(body), transaction.now_ms)
+    try:
+        transaction.cursor.execute(_ALONE, row)
+    except sqlite3.IntegrityError:
+        return None
+    top = transaction.cursor.lastrowid or 0
+    transaction.added(top, row)
+    operation.appended(top)
+    return transaction
+
+
 class _Stream:
     __slots__ = ("epoch", "kept_from", "offset", "retention", "sweep_s")
 
@@ -191,6 +221,15 @@ class WriteOp(abc.ABC):
 
     @abc.abstractmethod
     def run(self, transaction: Transaction) -> None: ...
+
+    def plain(self) -> interface.Publication | None:
+        """The publication, if the operation is one row of the log without an offset, a user or a socket to exclude, and
+        nothing else."""
+        return None
+
+    def appended(self, entry_id: int) -> None:
+        """The result of a plain operation, instead of `run`."""
+        raise NotImplementedError
 
     @abc.abstractmethod
     def settle(self, error: errors.EngineError | None) -> None:
