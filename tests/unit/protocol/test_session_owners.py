@@ -7,14 +7,16 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import orjson
 import pytest
 
-from fanfare.engine import interface
+from fanfare.engine import errors, interface
 from fanfare.engine.local import engine as local_engine
 from fanfare.engine.postgres import engine as postgres_engine
 from fanfare.hub import hub as hubs
 from fanfare.protocol import session_owners
 from tests.harness import postgresql, waiting
+from tests.unit.hub import doubles
 
 TOKEN = "token-token-token"
 RECORD = b'{"seen":{}}'
@@ -141,6 +143,7 @@ async def test_token_that_changes_its_owner_twice_in_a_short_time_is_refused(wor
     await until(lambda: pages[0].evicted)
     assert await here.take(pages[2]) is None
     await until(lambda: pages[1].without_token)
+    assert not here.owners.owns(pages[2])
     assert [page.evicted for page in pages] == [True, False, False]
     for worker in (here, there):
         assert worker.owners.is_shared(await worker.hub.engine.load_session("1", TOKEN))
@@ -213,5 +216,72 @@ async def test_failure_to_save_one_page_leaves_the_others(workers: list[Worker])
     here, page = workers[0], Page("1.2")
     await here.take(Failing("1.1"), "a" * 20)
     await here.take(page, "b" * 20)
-    here.owners._save_all()
+    here.hub._on_gap("trimmed", None)
     assert page.saves == 1
+
+
+async def test_page_whose_token_cannot_be_taken_does_not_own_it(
+    workers: list[Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise errors.EngineUnavailable("away")
+
+    here, page = workers[0], Page("1.1")
+    monkeypatch.setattr(here.hub.engine, "take_session", fail)
+    with pytest.raises(errors.EngineUnavailable):
+        await here.take(page)
+    assert not here.owners.owns(page)
+
+
+@pytest.mark.parametrize(("app", "holder", "token"), [("1", "9.9", TOKEN), ("2", "1.1", TOKEN), ("1", "1.1", "other")])
+async def test_takeover_of_a_token_that_the_socket_does_not_own_is_ignored(
+    workers: list[Worker], app: str, holder: str, token: str
+) -> None:
+    here, page = workers[0], Page("1.1")
+    await here.take(page)
+    here.owners._on_taken(app, holder, orjson.dumps({"token": token, "changed_s": None}))
+    assert not page.evicted
+    assert here.owners.owns(page)
+
+
+def taken_from(page: Page, changed_s: float | None) -> tuple[str, str, bytes]:
+    return "1", page.socket_id, orjson.dumps({"token": TOKEN, "changed_s": changed_s})
+
+
+async def test_older_socket_gets_what_was_read_before_it_is_closed(
+    workers: list[Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, page, order = workers[0], Page("1.1"), list[str]()
+    saved: list[int] = []
+    await here.take(page)
+    monkeypatch.setattr(here.hub, "flush", lambda: order.append("flush"))
+    monkeypatch.setattr(here.hub.engine, "save_session", lambda *arguments: saved.append(arguments[3]))
+    evict = page.evict
+    monkeypatch.setattr(page, "evict", lambda answered: (order.append("evict"), evict(answered)))
+    here.owners._on_taken(*taken_from(page, None))
+    assert (order, here.hub.counters["resume.evicted"]) == (["flush", "evict"], 1)
+    assert saved == [session_owners.SHARED_S - interface.LATE_SECONDS], "the answer counts for SHARED_S"
+    monkeypatch.undo()
+
+
+async def test_socket_is_closed_for_a_newer_one_where_it_is_unknown_whether_the_token_is_shared(
+    workers: list[Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise errors.EngineUnavailable("away")
+
+    here, page = workers[0], Page("1.1")
+    await here.take(page)
+    monkeypatch.setattr(here.hub.engine, "load_session", fail)
+    here.owners._on_taken(*taken_from(page, 1.0))
+    await until(lambda: page.evicted)
+    assert not page.without_token
+
+
+@pytest.mark.parametrize(
+    ("record", "is_shared"),
+    [({"shared_until": 0.5}, False), ({"shared_until": 0.6}, True), ({"seen": {"shared_until": ["epoch", 1]}}, False)],
+)
+async def test_token_is_refused_until_the_time_in_its_record(record: dict[str, object], is_shared: bool) -> None:
+    owners = session_owners.SessionOwners(hubs.Hub(doubles.ScriptedEngine()), lambda: 0.5)
+    assert owners.is_shared(orjson.dumps(record)) is is_shared
