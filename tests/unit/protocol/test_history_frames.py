@@ -41,7 +41,7 @@ class Client:
         async def look() -> object:
             return len(found()) > number
 
-        await waiting.until_async(look, 5, "the answer")
+        await waiting.until_async(look, 30, "the answer")
         return found()[number]
 
     async def subscribe(self, channel: str) -> None:
@@ -50,7 +50,7 @@ class Client:
         async def look() -> object:
             return any(b"subscription_succeeded" in body and channel.encode() in body for body in self.writer.bodies)
 
-        await waiting.until_async(look, 5, "the subscription")
+        await waiting.until_async(look, 30, "the subscription")
 
 
 @pytest.fixture

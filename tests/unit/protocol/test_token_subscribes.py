@@ -7,9 +7,10 @@ from typing import Any
 import orjson
 import pytest
 
+from fanfare.applications import rules
 from fanfare.engine import interface
 from fanfare.hub import connections
-from fanfare.protocol import capabilities, effects, refusals
+from fanfare.protocol import capabilities, effects, names, refusals
 from tests.unit.protocol import fakes
 
 ALL = frozenset(capabilities.RIGHTS)
@@ -90,10 +91,56 @@ def test_right_to_history_is_needed_for_kept_events() -> None:
     auth = token(machine, "private-a", rights=frozenset(["subscribe"]))
     [subscribed] = subscribe(machine, "private-a", auth)
     assert isinstance(subscribed, effects.Subscribe)
-    assert subscribed.asked.recovery is None
     machine.subscribed("private-a")
     done = machine.all_effects(fakes.text({"event": "pusher:history", "data": {"channel": "private-a"}}))
     assert "pusher.history_refused.right_not_granted" in fakes.counts(done)
+
+
+@pytest.mark.parametrize(("rights", "recovers"), [(["subscribe"], False), (["subscribe", "history"], True)])
+def test_right_to_history_is_needed_for_a_recovery(rights: list[str], *, recovers: bool) -> None:
+    kept = rules.Rule("private-*", history_size=10, history_seconds=60)
+    machine = fakes.Machine(fakes.application(rules=rules.Rules((kept,))))
+    auth = token(machine, "private-a", rights=frozenset(rights))
+    [subscribed] = machine.receive(fakes.subscribe("private-a", auth=auth, rewind={"count": 3}))
+    assert isinstance(subscribed, effects.Subscribe)
+    assert (subscribed.asked.recovery is not None) is recovers
+
+
+@pytest.mark.parametrize(("asked", "read"), [(0, 50), (1, 1), (100, 100), (101, 50), (True, 50), ("7", 50)])
+def test_limit_of_a_page_of_history_is_bounded(asked: object, read: int) -> None:
+    kept = rules.Rule("kept", history_size=1_000, history_seconds=60)
+    machine = fakes.Machine(fakes.application(rules=rules.Rules((kept,))))
+    machine.join("kept")
+    frame = fakes.text({"event": "pusher:history", "data": {"channel": "kept", "limit": asked}})
+    assert machine.receive(frame) == [effects.ReadHistory("kept", None, read, None)]
+
+
+def test_recovery_that_the_engine_refuses_is_counted_by_its_reason() -> None:
+    kept = rules.Rule("kept", history_size=1_000, history_seconds=60)
+    machine = fakes.Machine(fakes.application(rules=rules.Rules((kept,))))
+    machine.receive(fakes.subscribe("kept", resume={"epoch": "a", "offset": 1}))
+    result = interface.RecoveryResult(interface.Position("b", 0), reason="epoch_changed", complete=True)
+    assert fakes.counts(machine.subscribed("kept", replayed=result)) == ["resume.failed.epoch_changed"]
+
+
+def cancel(machine: fakes.Machine, channel: object, stream_id: object) -> list[str]:
+    frame = fakes.text({"event": names.CANCEL_EVENT, "channel": channel, "data": {"id": stream_id}})
+    return fakes.counts(machine.all_effects(frame))
+
+
+def test_stream_is_cancelled_by_subscribers_with_the_right_to_publish() -> None:
+    growing = rules.Rule("private-*", history_size=10, history_seconds=60, stream_cancel=True)
+    machine = fakes.Machine(fakes.application(rules=rules.Rules((growing,))))
+    assert cancel(machine, "private-a", "1") == ["pusher.client_event_rejected.not_subscribed"]
+    subscribe(machine, "private-a", token(machine, "private-a", rights=capabilities.DEFAULT_RIGHTS))
+    assert cancel(machine, "private-a", "1") == ["pusher.client_event_rejected.not_subscribed"], "the engine answers"
+    machine.subscribed("private-a")
+    assert cancel(machine, "private-a", "1") == ["pusher.client_event_rejected.right_not_granted"]
+    subscribe(machine, "private-b", token(machine, "private-b"))
+    machine.subscribed("private-b")
+    assert cancel(machine, "private-b", "1") == []
+    for channel, stream_id in ((7, "1"), ("private-b", 7)):
+        assert cancel(machine, channel, stream_id) == ["pusher.error.invalid_client_event"]
 
 
 def test_later_token_replaces_the_rights_of_the_earlier_one() -> None:
@@ -176,3 +223,44 @@ def test_subscription_ends_with_its_token() -> None:
     assert machine.states() == {}
     error = next(frame for frame in fakes.sent(done) if frame["event"] == "pusher:subscription_error")
     assert (error["channel"], error["data"]["type"], error["data"]["status"]) == ("private-a", "TokenExpired", 401)
+
+
+def update(machine: fakes.Machine, channel: object, **more: object) -> list[str]:
+    return fakes.counts(machine.all_effects(fakes.text({"event": names.STATE_EVENT, "channel": channel, **more})))
+
+
+def test_state_is_updated_by_members_with_the_right_to_publish() -> None:
+    machine = fakes.Machine()
+    assert update(machine, "presence-a", data=1) == ["pusher.client_event_rejected.not_subscribed"]
+    subscribe(machine, "presence-a", token(machine, "presence-a", user_id="1"))
+    assert update(machine, "presence-a", data=1) == ["pusher.client_event_rejected.not_subscribed"], "not yet"
+    machine.subscribed("presence-a")
+    assert update(machine, "presence-a", data=1) == []
+    for channel, more in ((7, {"data": 1}), ("presence-a", {})):
+        assert update(machine, channel, **more) == ["pusher.error.invalid_client_event"]
+    subscribe(machine, "private-a", token(machine, "private-a"))
+    machine.subscribed("private-a")
+    assert update(machine, "private-a", data=1) == ["pusher.client_event_rejected.not_subscribed"], "it has no members"
+    rights = frozenset(["subscribe", "presence"])
+    subscribe(machine, "presence-b", token(machine, "presence-b", user_id="1", rights=rights))
+    machine.subscribed("presence-b")
+    assert update(machine, "presence-b", data=1) == ["pusher.client_event_rejected.right_not_granted"]
+    machine.registry.put(fakes.application(client_events=False))
+    assert update(machine, "presence-a", data=1) == ["pusher.client_event_rejected.disabled"]
+
+
+def test_largest_state_and_the_longest_name_of_a_client_event_are_allowed() -> None:
+    size = len('{"state":"1234"}')
+    machine = fakes.Machine(fakes.application(max_member_bytes=size, max_event_name=10))
+    subscribe(machine, "presence-a", token(machine, "presence-a", user_id="1"))
+    machine.subscribed("presence-a")
+    assert update(machine, "presence-a", data="1234") == []
+    assert update(machine, "presence-a", data="12345") == ["pusher.client_event_rejected.too_big"]
+    for event, counts in (("client-abc", []), ("client-abcd", ["pusher.client_event_rejected.name_too_long"])):
+        assert fakes.counts(machine.all_effects(fakes.client_event("presence-a", event=event))) == counts
+
+
+def test_refused_subscribe_is_counted_with_what_the_client_sent_as_proof() -> None:
+    done = fakes.Machine().all_effects(fakes.subscribe("private-a", auth="k:wrong", user_data=7))
+    [count] = [effect for effect in done if isinstance(effect, effects.Count)]
+    assert count.evidence == {"auth": "k:wrong"}
