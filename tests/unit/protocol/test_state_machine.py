@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import orjson
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fanfare.engine import interface
-from fanfare.protocol import effects, server_frames, state_machine
+from fanfare.protocol import effects, messages, refusals, server_frames, state_machine
 from tests.unit.protocol import fakes
 
 PONG = [effects.Send(server_frames.PONG)]
@@ -232,3 +233,12 @@ def test_no_frame_raises_and_every_answer_is_a_frame(sent_by_client: list[str]) 
 def test_orjson_reads_what_the_strategies_write() -> None:
     """The property tests reach beyond the parser only if most of their frames are JSON."""
     assert orjson.loads(as_json({"event": "client-x", "data": {"a": [1, 2.5, None, "ü"]}}))
+
+
+def test_frames_wait_up_to_their_limit_in_bytes_of_memory() -> None:
+    text = "a" * 100
+    frames = messages.PendingFrames(2 * sys.getsizeof(text))
+    frames.add(text)
+    frames.add(text)
+    with pytest.raises(refusals.TooManyPendingFrames):
+        frames.add("a")
