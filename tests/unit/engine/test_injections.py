@@ -215,6 +215,9 @@ POSTGRES = [
     ),
     Injection(("engine/postgres/worker.py", "Worker._gap", "run"), Worker, "on_gap", gap, gap="test"),
     Injection(
+        ("engine/postgres/writer.py", "Writer._await_expiry", "call_later"), postgres_writer.Writer, "expire", publish
+    ),
+    Injection(
         ("engine/postgres/writer.py", "Writer._execute", "call_later"),
         postgres_writer.Writer,
         "_notify_later",

@@ -74,8 +74,7 @@ class Writer:
             )
         self._pending.append(call)
         self._wake.set()
-        if self._expiry is None:
-            self._expiry = asyncio.get_running_loop().call_later(self._timeout_s, self._expire)
+        self._await_expiry()
 
     async def run(self) -> None:
         """Write groups until the task is cancelled. A failure of the database is waited out here."""
@@ -108,14 +107,17 @@ class Writer:
                 self._failed(str(failure) if isinstance(failure, errors.EngineMoved) else describe(error))
                 raise failure from error
 
-    def _expire(self) -> None:
+    def _await_expiry(self) -> None:
         """While the server does not answer, the statements of `ask` hold the connection one after another. So the calls
         that wait have a timer of their own."""
-        self._expiry = None
-        self.expire()
-        if self._pending:
+        if self._expiry is None and self._pending:
             rest_s = self._pending[0].born + self._timeout_s - time.monotonic()
             self._expiry = asyncio.get_running_loop().call_later(max(rest_s, 0.0), self._expire)
+
+    def _expire(self) -> None:
+        self._expiry = None
+        self.expire()
+        self._await_expiry()
 
     def expire(self) -> None:
         """Refuse what has waited for longer than the time-out, and count it."""
