@@ -17,14 +17,16 @@ logger = logging.getLogger(__name__)
 
 
 class Next(NamedTuple):
-    """`stores`: the present one and the next one."""
+    """`name`: a value of FANFARE_ENGINE. `stores`: the present one and the next one."""
 
+    name: str
     make: Callable[[], interface.Engine]
     stores: tuple[Callable[[], moves.Store], Callable[[], moves.Store]]
 
 
 _make: Callable[[], interface.Engine] | None = None
 _next: Next | None = None  # the engine that follows when the log was moved
+_moved_to = ""  # a value of FANFARE_ENGINE, if this process followed a move
 _engine: interface.Engine | None = None
 _pid = 0
 _replaced: list[interface.Engine] = []  # by the blocks of `replaced` that are entered
@@ -70,7 +72,7 @@ def configure(
         stores = tuple(
             functools.partial(store, one, folder, redis_partitions=redis_partitions) for one in (name, next_name)
         )
-        follows = Next(maker(next_name), (stores[0], stores[1]))
+        follows = Next(next_name, maker(next_name), (stores[0], stores[1]))
     use(maker(name), follows)
 
 
@@ -105,7 +107,7 @@ def follow_move() -> bool:
         if not is_there:
             return False
         logger.warning("The log was moved to %s: this process continues with it", new.public)
-    use(_next.make)
+    use(_next.make, moved_to=_next.name)
     return True
 
 
@@ -129,6 +131,11 @@ def store(name: str, folder: Path, *, redis_partitions: int = 16) -> moves.Store
     else:
         raise errors.EngineMisconfigured(f"{public_name(name)!r}: the engines are: local, postgres://…, redis://…")
     return found
+
+
+def name_in_use(configured: str) -> str:
+    """The public name of the engine of this process: the configured one, or the one to which it followed a move."""
+    return public_name(_moved_to or configured)
 
 
 def public_name(name: str) -> str:
@@ -157,10 +164,11 @@ def _redis(url: str, partitions: int, *, log_seconds: float, append_timeout: flo
     return engine.RedisEngine(url, partitions=partitions, log_seconds=log_seconds, append_timeout=append_timeout)
 
 
-def use(make: Callable[[], interface.Engine], follows: Next | None = None) -> None:
-    """Let `current` call `make` at its next use: for tests, and for engines of other packages."""
-    global _make, _engine, _next
-    _make, _engine, _next = make, None, follows
+def use(make: Callable[[], interface.Engine], follows: Next | None = None, *, moved_to: str = "") -> None:
+    """Let `current` call `make` at its next use: for tests, and for engines of other packages. `moved_to`: the value of
+    FANFARE_ENGINE for this engine, if the log was moved to it."""
+    global _make, _engine, _next, _moved_to
+    _make, _engine, _next, _moved_to = make, None, follows, moved_to
 
 
 def current() -> interface.Engine:

@@ -270,7 +270,7 @@ class Server:
         parts = {
             "worker": str(os.getpid()),
             "workers": str(self._workers),
-            "engine": current.public_name(conf.settings.ENGINE),
+            "engine": current.name_in_use(conf.settings.ENGINE),
             "data folder": str(conf.settings.DATA_DIR),
             **self._transport,
         }
@@ -354,7 +354,7 @@ class Server:
 
     def _has_others(self) -> bool:
         """Whether other machines serve this deployment."""
-        if current.public_name(conf.settings.ENGINE) == "local":
+        if current.name_in_use(conf.settings.ENGINE) == "local":
             return False
         return int(self.engine.statistics().get("workers", 1)) > self._workers
 
