@@ -85,10 +85,6 @@ class Cluster:
             process.send_signal(signal.SIGQUIT)
             process.wait(STOP_SECONDS)
 
-    @property
-    def is_running(self) -> bool:
-        return self._process is not None
-
     def kill(self) -> None:
         """SIGKILL to the server and all its processes, which leave their lock files behind. Idempotent."""
         process, self._process = self._process, None
@@ -129,6 +125,14 @@ class Cluster:
 
         waiting.until(writes, START_SECONDS, "the standby is the primary")
 
+    def follow(self, primary: Cluster) -> None:
+        """Start this server, which is stopped, as a standby with a copy of the primary's data."""
+        shutil.rmtree(self.folder / "data", ignore_errors=True)
+        command = [str(_programs() / "pg_basebackup"), "-D", str(self.folder / "data"), "-R", "-X", "stream"]
+        command += ["-c", "fast", "-h", str(primary.folder), "-U", SUPERUSER, "--no-sync"]
+        _run(command, self.folder, self._account)
+        self.start()
+
     @contextlib.contextmanager
     def stopped(self, number: signal.Signals = signal.SIGINT) -> Iterator[None]:
         """Stop the server for the block."""
@@ -155,10 +159,12 @@ def running(under: Sequence[str] = ()) -> Iterator[Cluster]:
 def standby(primary: Cluster) -> Iterator[Cluster]:
     """A running standby of a primary, made by pg_basebackup; deleted at the end."""
     with _folder() as (folder, account):
-        command = [str(_programs() / "pg_basebackup"), "-D", str(folder / "data"), "-R", "-X", "stream", "-c", "fast"]
-        _run([*command, "-h", str(primary.folder), "-U", SUPERUSER, "--no-sync"], folder, account)
-        with _started(Cluster(folder, account)) as cluster:
+        cluster = Cluster(folder, account)
+        try:
+            cluster.follow(primary)
             yield cluster
+        finally:
+            cluster.stop()
 
 
 @contextlib.contextmanager

@@ -24,7 +24,8 @@ AWAY_S = 1.0  # between the end of a store and its start
 CRASH = "crash of the store (SIGQUIT)"
 KILL = "SIGKILL to the store"
 FREEZE = "store SIGSTOP and SIGCONT"
-PROMOTE = "promotion of the standby"
+PROMOTE = "crash of the primary and promotion of the standby"
+SWITCH = "planned failover"
 PUBLISHER = "publisher SIGSTOP and SIGCONT"
 
 PUBLISHING_S = (0.0, 0.5)  # for so long a publisher publishes before it is stopped
@@ -51,15 +52,19 @@ async def local(*, failover: bool) -> AsyncIterator[Store]:
 
 @contextlib.asynccontextmanager
 async def postgres(*, failover: bool) -> AsyncIterator[Store]:
-    """`failover`: with a standby, which is promoted once. A transaction holds an old snapshot of the primary open."""
+    """`failover`: with a standby. A transaction holds an old snapshot of the first primary open."""
     with contextlib.ExitStack() as stack:
         primary = await asyncio.to_thread(stack.enter_context, postgresql.running())
         await asyncio.to_thread(primary.create, "realtime")
         folders = [primary.folder]
-        standby = None
+        promotions = {}
         if failover:
-            standby = await asyncio.to_thread(stack.enter_context, postgresql.standby(primary))
-            folders.append(standby.folder)
+            pair = Pair(primary, await asyncio.to_thread(stack.enter_context, postgresql.standby(primary)))
+            folders.append(pair.standby.folder)
+            promotions = {
+                SWITCH: lambda: asyncio.to_thread(pair.switch, signal.SIGINT),
+                PROMOTE: lambda: asyncio.to_thread(pair.switch, signal.SIGQUIT),
+            }
         hosts = ",".join(str(one) for one in folders)
         url = f"postgres://{postgresql.SUPERUSER}@/realtime?host={quote(hosts, safe='')}"
         if failover:
@@ -76,10 +81,10 @@ async def postgres(*, failover: bool) -> AsyncIterator[Store]:
                 CRASH: lambda: _restarted(primary, signal.SIGQUIT, snapshot),
                 KILL: lambda: _restarted(primary, signal.SIGKILL, snapshot),
                 FREEZE: lambda: _frozen(primary),
-                PROMOTE: lambda: _promoted(primary, standby),
+                **promotions,
                 PUBLISHER: lambda: _frozen_publisher(primary.folder / "publisher", environment),
             },
-            (chaos.KILL, PROMOTE, chaos.STOP, chaos.TERM, chaos.KILL, chaos.KILL)
+            (chaos.KILL, SWITCH, chaos.STOP, PROMOTE, chaos.TERM)
             if failover
             else (chaos.KILL, CRASH, PUBLISHER, chaos.STOP, KILL, chaos.TERM, FREEZE, CRASH, chaos.KILL, KILL),
         )
@@ -102,6 +107,22 @@ async def moves(*, failover: bool) -> AsyncIterator[Store]:
             order=(chaos.MOVE,),
             places=places,
         )
+
+
+class Pair:
+    """A primary and its standby, which change places."""
+
+    def __init__(self, primary: postgresql.Cluster, standby: postgresql.Cluster) -> None:
+        self.primary = primary
+        self.standby = standby
+
+    def switch(self, number: signal.Signals) -> None:
+        """End the primary and promote the standby. On SIGINT the primary first sends the standby everything; SIGQUIT
+        is a crash. The former primary becomes the standby, with a new copy of the data."""
+        self.primary.stop(number)
+        self.standby.promote()
+        self.primary, self.standby = self.standby, self.primary
+        self.standby.follow(self.primary)
 
 
 class Snapshot:
@@ -168,10 +189,3 @@ async def _frozen(cluster: postgresql.Cluster) -> None:
         await asyncio.sleep(chaos.STOPPED_S)
     finally:
         cluster.thaw()
-
-
-async def _promoted(primary: postgresql.Cluster, standby: postgresql.Cluster | None) -> None:
-    """Once: the standby is the primary afterwards, and the primary stays away."""
-    if standby is not None and primary.is_running:
-        await asyncio.to_thread(primary.stop, signal.SIGQUIT)
-        await asyncio.to_thread(standby.promote)
