@@ -3,7 +3,14 @@ import uPlot from "../vendor/uplot/uPlot.esm.js";
 import { el } from "./dom.js";
 
 const HEIGHT = 150;
+const LEAST_S = 600;
 const STROKES = ["#2f7fb5", "#c77f12", "#8d5bb0"]; // 3:1 on the light and on the dark background
+
+/** The range of the time axis: that of the values, and ten minutes at least. */
+function recent(_, first) {
+  const now = Date.now() / 1000;
+  return [Math.min(first ?? now, now - LEAST_S), now];
+}
 
 /** A chart of one or more series over Unix times. `format`: of its values. */
 export class Chart {
@@ -21,7 +28,7 @@ export class Chart {
         height: HEIGHT,
         cursor: { y: false },
         legend: { live: true },
-        scales: { y: { range: (_, __, most) => [0, most > 0 ? most * 1.1 : 1] } },
+        scales: { x: { range: recent }, y: { range: (_, __, most) => [0, most > 0 ? most * 1.1 : 1] } },
         axes: [axis, { ...axis, size: 62, values: (_, values) => values.map(format) }],
         series: [
           { label: "Time", value: (_, time) => (time ? new Date(time * 1000).toLocaleTimeString() : "–") },
