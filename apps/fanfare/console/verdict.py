@@ -114,11 +114,9 @@ def _of_counters(troubles: Mapping[str, float]) -> Iterator[Finding]:
     clients = {name: value for name, value in troubles.items() if name.startswith(recent.REFUSALS)}
     if clients:
         most = max(clients, key=lambda name: clients[name])
-        yield Finding(
-            WARN,
-            f"{_count(sum(clients.values()), 'refusal')} {_MINUTES}, most of them {_refusal(most)}.",
-            "doctor",
-        )
+        refusals, kind = _count(sum(clients.values()), "refusal"), _refusal(most)
+        text = f"{refusals} {kind} {_MINUTES}" if len(clients) == 1 else f"{refusals} {_MINUTES}, most {kind}"
+        yield Finding(WARN, f"{text}.", "doctor")
 
 
 def _refusal(counter: str) -> str:

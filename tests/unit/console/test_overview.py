@@ -62,7 +62,9 @@ def test_counters_of_all_workers_are_summed() -> None:
 
 def test_most_frequent_refusal_is_named() -> None:
     found = texts({"troubles": {"pusher.refused.4001": 2, "pusher.subscription_refused.wrong_signature": 5}})
-    assert found == ["warn: 7 refusals in the last 5 minutes, most of them of subscriptions (wrong signature)."]
+    assert found == ["warn: 7 refusals in the last 5 minutes, most of subscriptions (wrong signature)."]
+    only = texts({"troubles": {"pusher.subscription_refused.wrong_signature": 1}})
+    assert only == ["warn: 1 refusal of subscriptions (wrong signature) in the last 5 minutes."]
 
 
 def test_full_log_is_found_before_publishers_are_refused() -> None:
