@@ -52,9 +52,9 @@ class LogQueries(interface.Queries):
 
     def search(self, app: str, text: str, after: str, limit: int) -> list[tuple[str, interface.ChannelCounts]]:
         rows = self._connect().execute(
-            "SELECT channel, SUM(subscribers), COALESCE((SELECT users FROM users WHERE app = ?1 AND "
-            "channel = counts.channel), 0) FROM counts WHERE app = ?1 AND channel > ?2 AND instr(channel, ?3) > 0 "
-            "AND channel <> ?4 GROUP BY channel ORDER BY channel LIMIT ?5",
+            "SELECT channel, SUM(subscribers), COALESCE((SELECT users FROM users WHERE users.app = counts.app AND "
+            "users.channel = counts.channel), 0) FROM counts WHERE app = ? AND channel > ? AND instr(channel, ?) > 0 "
+            "AND channel <> ? GROUP BY channel ORDER BY channel LIMIT ?",
             (app, after, text, interface.CONNECTIONS, limit),
         )
         return [(channel, interface.ChannelCounts(count, users)) for channel, count, users in rows]
