@@ -99,9 +99,10 @@ class WorkerControl:
                     self._newcomer.clear()
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._newcomer.wait(), POLL_S)
-                await asyncio.sleep(LISTEN_S)
         except TimeoutError:
             logger.info("The workers %s do not serve after %g s.", ", ".join(map(str, sorted(pending))), within_s)
+        else:
+            await asyncio.sleep(LISTEN_S)
 
     async def request(self, worker: str, action: Action) -> None:
         """Ask a worker, by the id in its report. Returns when the command is in the log. Raises EngineUnavailable."""
