@@ -52,6 +52,7 @@ ATTEMPTS = 5
 
 # Limits whose test takes too long or too much here; each has a test with smaller numbers.
 ELSEWHERE = {
+    "http.evicted.silent": "unit/sockets/test_http_limits.py::test_silent_connection_is_closed_without_an_answer",
     "http.refused.pipelined": "unit/sockets/test_http_limits.py::test_flood_of_pipelined_requests_is_cut_off",
     "http.refused.body_timeout": "unit/server/test_request_bodies.py::test_dripping_body_times_out_with_408",
     "api.refused.408": "unit/api/test_requests.py::test_stalled_body_times_out_with_408",

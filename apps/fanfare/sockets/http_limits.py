@@ -137,6 +137,11 @@ class Gate:
 
     def _timed_out(self, connection: Any) -> None:
         self._pending.pop(connection, None)
+        if not connection.has_sent:  # browsers open connections before they need them
+            self.served(connection)
+            self.count("http.evicted.silent")
+            connection.transport.abort()
+            return
         seconds = self.limits.head_seconds
         connection.refuse(408, "head_timeout", f"The request's head did not arrive within {seconds:g} s.")
 
@@ -172,7 +177,7 @@ class _Limited(_Any):  # type: ignore[misc]
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self._limits = self.gate.limits
-        self._has_sent = False  # the client has sent something
+        self.has_sent = False  # the client has sent something
         self._is_refused = False
         self._dropped = 0  # bytes after the refusal
 
@@ -197,7 +202,7 @@ class _Limited(_Any):  # type: ignore[misc]
             if self._dropped > LINGER_BYTES:
                 self.transport.abort()
             return
-        self._has_sent = True
+        self.has_sent = True
         if self.gate.is_idle(self):
             self.gate.pending(self)
         super().data_received(data)
@@ -230,7 +235,7 @@ class _Limited(_Any):  # type: ignore[misc]
             return
         self.gate.refused(reason, message, self.client)
         is_busy = self.cycle is not None and (self.cycle.more_body or not self.cycle.response_complete)
-        if (self._has_sent and not is_busy) or status == 503:
+        if (self.has_sent and not is_busy) or status == 503:
             self._end(status, message)
         else:
             self._is_refused = True

@@ -52,6 +52,7 @@ class Opening(asyncio.Protocol):
 
     http_class: type[Any]
     gate: Any
+    has_sent = False  # read by the gate; this object is replaced when the first bytes come
 
     def __init__(
         self,
