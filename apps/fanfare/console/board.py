@@ -44,7 +44,7 @@ class Board:
     ) -> None:
         self._parts = parts
         self.recent = recent.Recent(counters, gauges)
-        self._snapshot: asyncio.Future[dict[str, Any]] | None = None
+        self._snapshot: asyncio.Task[dict[str, Any]] | None = None
         self._taken_s = float("-inf")
         self._before: tuple[float, reports.Values] | None = None  # the counters of the snapshot before, and its time
         parts.survey.on(STATE, lambda _: self.state())
@@ -70,19 +70,12 @@ class Board:
 
     async def snapshot(self) -> dict[str, Any]:
         """The current figures of the deployment. All pages of this worker share one snapshot every `EVERY_S`."""
-        loop = asyncio.get_running_loop()
-        if self._snapshot is not None and (not self._snapshot.done() or loop.time() - self._taken_s < EVERY_S * 0.75):
-            return await asyncio.shield(self._snapshot)
-        self._taken_s = loop.time()
-        self._snapshot = loop.create_future()
-        try:
-            found = await self._take()
-        except BaseException as error:
-            self._snapshot.set_exception(error)
-            self._snapshot.exception()  # read here: without a second caller nothing else reads it
-            raise
-        self._snapshot.set_result(found)
-        return found
+        now = asyncio.get_running_loop().time()
+        if self._snapshot is None or (self._snapshot.done() and now - self._taken_s >= EVERY_S * 0.75):
+            self._taken_s = now
+            self._snapshot = self._parts.hub.supervisor.spawn("figures of the console", self._take())
+        # Shielded: one page may close while others wait for the same snapshot.
+        return await asyncio.shield(self._snapshot)
 
     async def _take(self) -> dict[str, Any]:
         collected, states = await asyncio.gather(self._parts.reports.collect(), self._parts.survey.ask(STATE))

@@ -94,7 +94,7 @@ class Reports:
         self._expected = 1
         self._request = ""  # the request that is under way
         self._complete = asyncio.Event()
-        self._collecting: asyncio.Future[Collection] | None = None
+        self._collecting: asyncio.Task[Collection] | None = None
         self._collected_s = float("-inf")
         hub.on_control(REQUEST, self._on_request)
         hub.on_control(ANSWER, self._on_answer)
@@ -120,18 +120,11 @@ class Reports:
         """The figures of all workers. Calls that come together share one request. Without the log the collection holds
         this worker alone."""
         now = asyncio.get_running_loop().time()
-        if self._collecting is not None and (not self._collecting.done() or now - self._collected_s < FRESH_S):
-            return await asyncio.shield(self._collecting)
-        self._collected_s = now
-        self._collecting = asyncio.get_running_loop().create_future()
-        try:
-            collected = await self._ask()
-        except BaseException as error:
-            self._collecting.set_exception(error)
-            self._collecting.exception()  # read here: without a second caller nothing else reads it
-            raise
-        self._collecting.set_result(collected)
-        return collected
+        if self._collecting is None or (self._collecting.done() and now - self._collected_s >= FRESH_S):
+            self._collected_s = now
+            self._collecting = self._hub.supervisor.spawn("figures of all workers", self._ask())
+        # Shielded: one caller may disconnect while others wait for the same collection.
+        return await asyncio.shield(self._collecting)
 
     async def _ask(self) -> Collection:
         self._request = secrets.token_hex(8)

@@ -11,6 +11,7 @@ import pytest
 from fanfare.console import board, recent, verdict
 from fanfare.console.reports import Collection, Report
 from fanfare.console.survey import Answers
+from fanfare.runtime.supervisor import Supervisor
 
 STATE: dict[str, Any] = {
     "node": "a",
@@ -145,13 +146,29 @@ class Fleet:
         return Answers({"w": STATE}, 0)
 
 
+def board_of(fleet: Fleet) -> board.Board:
+    hub = SimpleNamespace(supervisor=Supervisor())
+    return board.Board(SimpleNamespace(hub=hub, reports=fleet, survey=fleet), dict, dict)  # type: ignore[arg-type]
+
+
 async def test_pages_share_one_snapshot() -> None:
     fleet = Fleet()
-    shared = board.Board(SimpleNamespace(reports=fleet, survey=fleet), dict, dict)  # type: ignore[arg-type]
+    shared = board_of(fleet)
     found = await asyncio.gather(*(shared.snapshot() for _ in range(50)))
     assert fleet.collected == 1
     assert all(one is found[0] for one in found)
     assert found[0]["workers"][0]["state"] is STATE
+
+
+async def test_page_that_closes_does_not_end_the_snapshot_of_the_others() -> None:
+    fleet = Fleet()
+    shared = board_of(fleet)
+    closed, other = asyncio.ensure_future(shared.snapshot()), asyncio.ensure_future(shared.snapshot())
+    while not fleet.collected:
+        await asyncio.sleep(0)
+    closed.cancel()
+    assert (await other)["workers"][0]["state"] is STATE
+    assert closed.cancelled()
 
 
 async def test_rates_are_per_second_since_the_snapshot_before(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +176,7 @@ async def test_rates_are_per_second_since_the_snapshot_before(monkeypatch: pytes
     now = [100.0]
     monkeypatch.setattr(board.time, "monotonic", lambda: now[0])
     fleet = Fleet()
-    shared = board.Board(SimpleNamespace(reports=fleet, survey=fleet), dict, dict)  # type: ignore[arg-type]
+    shared = board_of(fleet)
     assert (await shared.snapshot())["rates"] == {}
     monkeypatch.setattr(board, "EVERY_S", 2.0)
     shared._taken_s = float("-inf")

@@ -56,7 +56,8 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
         await worker.hub.stop()
 
 
-async def test_a_collection_holds_the_figures_of_all_workers(start: Start) -> None:
+async def test_a_collection_holds_the_figures_of_all_workers(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports, "WAIT_S", 30.0)
     first, second = await start(), await start()
     first.counters, second.counters = {"deliveries": 3, "published": 1}, {"deliveries": 4}
     first.gauges, second.gauges = {"connections.now": 10}, {"connections.now": 5}
@@ -112,6 +113,16 @@ async def test_a_worker_that_does_not_answer_is_missing_and_costs_one_wait(
     collected = await first.reports.collect()
     assert collected.expected == 2
     assert [report.worker for report in collected.reports] == [first.reports.worker]
+
+
+async def test_caller_that_disconnects_does_not_end_the_collection_of_the_others(start: Start) -> None:
+    first = await start()
+    gone, other = asyncio.ensure_future(first.reports.collect()), asyncio.ensure_future(first.reports.collect())
+    while not first.reports._request:
+        await asyncio.sleep(0)
+    gone.cancel()
+    assert [report.worker for report in (await other).reports] == [first.reports.worker]
+    assert gone.cancelled()
 
 
 async def test_simultaneous_calls_share_one_request(start: Start) -> None:
