@@ -18,7 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +39,7 @@ LOG_BYTES = 80_000_000  # a WAL has 32 MB before its writers wait, beside the en
 LINES_PER_MINUTE = 60  # beside those of uvicorn, which are one for each connection
 BROKEN_VISITS = 0.1  # of all visits; on a busy machine some run into a time-out
 RETRY_S = 0.5
+LAST_S = 150.0  # for the clients to end; a visit on a busy machine may run into several time-outs
 REST_S = 60.0  # for the followers to get the last events
 
 
@@ -83,14 +84,15 @@ class Soak:
                 await asyncio.sleep(max(0.0, began + seconds * number / SAMPLES - time.monotonic()))
                 self.samples.append(await asyncio.to_thread(self._sample, time.monotonic() - began))
             self._ends.set()
-            for ended in await asyncio.gather(*tasks, return_exceptions=True):
-                if ended is not None:
-                    self.faults.append(f"a client failed: {ended!r}")
-            done, late = await asyncio.wait(followers, timeout=REST_S)
-            self.faults += [f"a follower failed: {error!r}" for one in done if (error := one.exception()) is not None]
-            self.faults += [f"a follower is behind {self._published} events" for _ in late]
-            for task in late:
-                task.cancel()
+            await self._ended("client", tasks, LAST_S)
+            await self._ended("follower", followers, REST_S)
+
+    async def _ended(self, who: str, tasks: Iterable[asyncio.Task[None]], within_s: float) -> None:
+        done, late = await asyncio.wait(tasks, timeout=within_s)
+        self.faults += [f"a {who} failed: {error!r}" for one in done if (error := one.exception()) is not None]
+        self.faults += [f"a {who} did not end; the last event is {self._published}" for _ in late]
+        for task in late:
+            task.cancel()
 
     async def _publish(self) -> None:
         with calls.Caller(self.server) as caller:
@@ -140,6 +142,7 @@ class Soak:
                 await self._visit(number, chance)
             except (OSError, TimeoutError, asyncio.IncompleteReadError, event_streams.Ended, WebSocketException):
                 self._broken += 1
+                await asyncio.sleep(RETRY_S)
 
     async def _visit(self, number: int, chance: random.Random) -> None:
         async with self._client(chance) as socket:
