@@ -170,13 +170,14 @@ class Watches:
 
 
 class Page:
-    """One reader of a tail. A slow reader loses batches; the next one says how many items were in them: `missed`."""
+    """One reader of a tail. A slow reader loses batches; the next one says how many items were in them, `missed`, and
+    the state of the tail, which one of them may have told."""
 
     def __init__(self, tail: Tail) -> None:
         self._tail = tail
         self._lines: collections.deque[tuple[int, bytes]] = collections.deque()  # with the number of their items
         self._changed = asyncio.Event()
-        self._missed = 0
+        self._missed: int | None = None  # None: no batch was lost since the last one
         self._ended = False
         self.is_begun = False
 
@@ -191,7 +192,7 @@ class Page:
 
     def put(self, seen: int, line: bytes) -> None:
         if len(self._lines) == QUEUED_BATCHES:
-            self._missed += self._lines.popleft()[0]
+            self._missed = (self._missed or 0) + self._lines.popleft()[0]
         self._lines.append((seen, line))
         self._changed.set()
 
@@ -208,8 +209,10 @@ class Page:
                     await self._changed.wait()
         if not self._lines:
             return None if self._ended else _EMPTY
-        (_, line), missed, self._missed = self._lines.popleft(), self._missed, 0
-        return b'{"missed":%d,' % missed + line[1:] if missed else line
+        (_, line), missed, self._missed = self._lines.popleft(), self._missed, None
+        if missed is None:
+            return line
+        return orjson.dumps({"missed": missed, **self._tail.state()})[:-1] + b"," + line[1:]
 
 
 class Tail:
@@ -310,13 +313,15 @@ class Tails:
         self._hub.supervisor.spawn("live tail", self._run())
 
     async def _run(self) -> None:
-        """Renew the leases and read the log while there are pages."""
+        """Renew the leases and read the log while there are pages, and the log is not moved to another store."""
+        engine = self._hub.engine
+        self._reading = reading = set[int]()  # of its own: the readers before may still be ending
         readers = [
-            self._hub.supervisor.spawn(f"live tail: partition {partition}", self._read_log(partition))
-            for partition in range(self._hub.engine.partitions)
+            self._hub.supervisor.spawn(f"live tail: partition {partition}", self._read_log(partition, reading))
+            for partition in range(engine.partitions)
         ]
         try:
-            while self._tails:
+            while self._tails and self._hub.engine is engine:
                 await asyncio.sleep(TURN_S)
                 for tail in list(self._tails.values()):
                     batch = tail.buffer.take()
@@ -328,9 +333,9 @@ class Tails:
             self._running = False
             for reader in readers:
                 reader.cancel()
-            self._reading.clear()
+            self._reading = set()
             self._hub.ignore(self._mailbox)
-        if self._tails:  # a page came while the last one ended
+        if self._tails:  # the log was moved, or a page came while the last one ended
             self._start()
 
     def _renew(self, tail: Tail) -> None:
@@ -369,11 +374,11 @@ class Tails:
 
     # -- events, from the log ------------------------------------------------------------------------------------------
 
-    async def _read_log(self, partition: int) -> None:
+    async def _read_log(self, partition: int, reading: set[int]) -> None:
         backoff = Backoff()
         while True:
             try:
-                await self._follow(partition)
+                await self._follow(partition, reading)
             except engine_errors.EngineError as error:
                 await self._failed(f"The log cannot be read: {error}", backoff)
             except Exception as error:  # noqa: BLE001  (without its reader, a page would show no event and no problem)
@@ -382,11 +387,12 @@ class Tails:
 
     async def _failed(self, problem: str, backoff: Backoff) -> None:
         for tail in self._tails.values():
-            tail.put({"items": [], "seen": 0, "problem": problem})
-            self._check(tail)
+            if tail.kinds:
+                tail.put({"items": [], "seen": 0, "problem": problem})
+                self._check(tail)
         await asyncio.sleep(backoff.failed())
 
-    async def _follow(self, partition: int) -> None:
+    async def _follow(self, partition: int, reading: set[int]) -> None:
         """Raises EngineError: the log is away, or was replaced."""
         while True:
             if not self._wants_entries:
@@ -395,7 +401,7 @@ class Tails:
             name = f"console-{self._worker}-{partition}"
             # All kinds: a reader that begins again for other kinds would miss what comes in between.
             consumer = await self._hub.engine.consume(name, partition, filters.KINDS, transient=True)
-            self._reading.add(partition)
+            reading.add(partition)
             for tail in self._tails.values():
                 self._check(tail)
             keep_at = time.monotonic() + KEEP_S
@@ -412,7 +418,7 @@ class Tails:
                     read = sum(len(entry.body) for entry in entries)
                     most = min(READ_ENTRIES, max(1, READ_BYTES * len(entries) // read) if read else READ_ENTRIES)
             finally:
-                self._reading.discard(partition)
+                reading.discard(partition)
                 consumer.close()
 
     @property

@@ -58,6 +58,14 @@ def test_tail_without_a_worker_is_an_error(monkeypatch: pytest.MonkeyPatch) -> N
         run(monkeypatch, [client.ConsoleError("No worker answers.")])
 
 
+def test_tail_is_live_while_the_worker_reads_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, err = run(monkeypatch, [{**batch(), "reads_log": False}, batch("a"), {**batch(), "reads_log": True}, batch("b")])
+    not_live, live = err.splitlines()
+    assert "not live since" in not_live
+    assert "does not read the log" in not_live
+    assert live.startswith("… live since")
+
+
 def test_tail_with_a_wrong_filter_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CommandError, match="no pattern"):
         run(monkeypatch, [{**batch(), "problem": "This is no pattern.", "field": "channel"}])

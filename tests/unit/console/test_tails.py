@@ -209,11 +209,22 @@ async def test_slow_page_gets_the_number_of_missed_items() -> None:
     tail.pages.add(page)
     for _ in range(tails.QUEUED_BATCHES + 3):
         tail.put({"items": [{}], "seen": 5})
-    assert await take(page, 1.0) == {"items": [{}], "seen": 5, "missed": 15}
+    assert await take(page, 1.0) == {"items": [{}], "seen": 5, "missed": 15, **tail.state()}
     page.end()
     for _ in range(tails.QUEUED_BATCHES - 1):
         assert await take(page, 0.0) == {"items": [{}], "seen": 5}
     assert await page.next(0.0) is None
+
+
+async def test_slow_page_gets_the_state_that_a_missed_batch_told() -> None:
+    tail = tails.Tail("x", EVERYTHING)
+    page = tails.Page(tail)
+    tail.pages.add(page)
+    page.is_begun = tail.reads_log = True
+    tail.put_state()
+    for _ in range(tails.QUEUED_BATCHES):
+        tail.put({"items": [{}], "seen": 5})
+    assert await take(page, 1.0) == {"items": [{}], "seen": 5, "missed": 0, "reads_log": True, "missing": 0}
 
 
 async def test_lease_that_is_not_renewed_ends(pair: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,6 +366,95 @@ async def test_log_that_is_not_read_any_more_is_reported(
         async with asyncio.timeout(30):
             while states != [False, True]:
                 states += [batch["reads_log"] for batch in [await take(page, 1.0)] if "reads_log" in batch]
+
+
+async def test_problem_of_the_log_is_not_one_of_a_tail_that_needs_no_log(
+    pair: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its page would show it until the connection is lost, because the state of that tail does not change."""
+    one, two = pair
+    here = tails.Tails(one.hub, "one")
+    tails.Watches(two.hub, "other")
+
+    def fail(_partition: int, _entries: Sequence[interface.Entry]) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(here, "_take", fail)
+    async with here.open(EVERYTHING) as page, here.open(filters.parse({"types": "refusals"}, None)) as refusals:
+        await refusals.begin(30)
+        async with asyncio.timeout(30):
+            while "problem" not in await take(page, 1.0):
+                continue
+        two.hub.activity.refused("subscription", "wrong_signature", "Invalid signature")
+        async with asyncio.timeout(30):
+            while not (batch := await take(refusals, 1.0))["items"]:
+                assert "problem" not in batch
+
+
+async def test_reader_that_ends_late_leaves_the_state_of_the_next_one(
+    pair: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = pair
+    here = tails.Tails(one.hub, "one")
+    tails.Watches(two.hub, "other")
+    cancelled, may_end, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    consume = one.hub.engine.consume
+
+    async def consume_slowly(*arguments: Any, **more: Any) -> interface.Consumer:
+        monkeypatch.undo()
+        consumer = await consume(*arguments, **more)
+
+        async def end_late(_most: int, _within_s: float) -> Sequence[interface.Entry]:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
+                await may_end.wait()
+                ended.set()
+
+        monkeypatch.setattr(consumer, "next", end_late)
+        return consumer
+
+    monkeypatch.setattr(one.hub.engine, "consume", consume_slowly)
+    async with here.open(EVERYTHING) as page:
+        assert (await page.begin(30))["reads_log"]
+    async with asyncio.timeout(30):
+        await cancelled.wait()
+    async with here.open(EVERYTHING) as page:
+        assert (await page.begin(30))["reads_log"]
+        may_end.set()
+        async with asyncio.timeout(30):
+            await ended.wait()
+        assert len(here._reading) == one.hub.engine.partitions
+
+
+async def test_log_is_read_again_after_a_move_to_another_store(
+    pair: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new store may have more partitions."""
+    one, two = pair
+    here = tails.Tails(one.hub, "one")
+    tails.Watches(two.hub, "other")
+    read: set[int] = set()
+
+    class Store:
+        partitions = 3
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(old, name)
+
+        async def consume(self, name: str, partition: int, *arguments: Any, **more: Any) -> interface.Consumer:
+            read.add(partition)
+            return await old.consume(name, 0, *arguments, **more)
+
+    old = one.hub.engine
+    async with here.open(EVERYTHING) as page:
+        await page.begin(30)
+        monkeypatch.setattr(one.hub, "engine", Store())
+        async with asyncio.timeout(30):
+            while read != {0, 1, 2}:
+                await asyncio.sleep(0.01)
+        monkeypatch.undo()
 
 
 async def test_pages_get_one_encoding_of_a_batch(pair: tuple[Worker, Worker]) -> None:

@@ -207,27 +207,33 @@ class Command(BaseCommand):
         return {"ended": True}, []
 
     def _batches(self, options: dict[str, Any]) -> Iterator[Any]:
-        """The batches of the tail. A worker that ends is replaced by the next one that answers."""
+        """The batches of the tail. A worker that ends is replaced by the next one that answers. The tail is live while
+        a worker answers and reads the log."""
         names = ("app", "types", "channel", "event", "user", "socket", "text")
         asked, backoff = client.Client(options["url"]), Backoff(longest_s=LONGEST_PAUSE_S)
-        was_live = is_live = False
+        is_live: bool | None = None
         while True:
-            why = "The worker ended the connection."
+            why, reads_log = "The worker ended the connection.", True
             try:
                 for batch in asked.stream("tail", {name: options[name] for name in names}):
-                    if not is_live and not batch.get("field"):
-                        was_live = is_live = True
-                        self.stderr.write(f"… live since {time.strftime('%H:%M:%S')}")
+                    reads_log = batch.get("reads_log", reads_log)
+                    if is_live is not reads_log and not batch.get("field"):
+                        is_live = reads_log
+                        self._say_live("" if is_live else "The worker does not read the log, so events are missing.")
                     backoff.succeeded()
                     yield batch
             except client.ConsoleError as error:
-                if not was_live:  # the command's arguments are wrong, or no worker runs
+                if is_live is None:  # the command's arguments are wrong, or no worker runs
                     raise
                 why = str(error)
             if is_live:
-                self.stderr.write(f"… not live since {time.strftime('%H:%M:%S')}: {why} Connecting again.")
+                self._say_live(f"{why} Connecting again.")
             is_live = False
             time.sleep(backoff.failed())
+
+    def _say_live(self, why_not: str) -> None:
+        now = time.strftime("%H:%M:%S")
+        self.stderr.write(f"… not live since {now}: {why_not}" if why_not else f"… live since {now}")
 
     def _connections(self, options: dict[str, Any]) -> tuple[Any, list[str]]:
         asked = {name: options[name] for name in ("app", "text", "channel")}

@@ -89,7 +89,7 @@ function onState(name, text) {
   showState(name, text);
   if (name !== "live") lostMs ||= Date.now();
   else if (lostMs) {
-    const gap = { type: "gap", text: `What happened from ${clock(lostMs / 1000)} to ${clock(Date.now() / 1000)} is not shown: the tail was not connected.` };
+    const gap = { type: "gap", text: `What happened from ${clock(lostMs / 1000)} to ${clock(Date.now() / 1000)} is not shown in full: the tail was not live.` };
     lostMs = 0;
     if (isPaused()) hold([gap]);
     else show([gap]);
