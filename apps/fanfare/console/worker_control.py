@@ -86,8 +86,9 @@ class WorkerControl:
         started = interface.Publication("", STARTED, body, interface.Kind.CONTROL)
         self._hub.engine.post(started, lambda _reason: None)
 
-    async def wait_for(self, booting: Callable[[], Collection[int]], within_s: float) -> None:
+    async def wait_for(self, booting: Callable[[], Collection[int]], within_s: float) -> bool:
         """Wait until these processes of this machine accept connections as workers, or have ended; at most `within_s`.
+        Returns whether one of them serves.
 
         `booting`: the process ids, asked again each time. A reload stops all old workers at once. If they closed their
         connections for the first new worker, it would get all clients of the machine.
@@ -103,6 +104,7 @@ class WorkerControl:
             logger.info("The workers %s do not serve after %g s.", ", ".join(map(str, sorted(pending))), within_s)
         else:
             await asyncio.sleep(LISTEN_S)
+        return not set(booting()).isdisjoint(self._started)
 
     async def request(self, worker: str, action: Action) -> None:
         """Ask a worker, by the id in its report. Returns when the command is in the log. Raises EngineUnavailable."""

@@ -366,7 +366,7 @@ class Server:
         elif parent_process.younger_children(os.getppid(), self._served_from_s) is None:
             await asyncio.sleep(drain.BOOT_S)
         else:
-            await self.control.wait_for(self._booting, drain.RELOAD_S)
+            self.drain.is_relieved = await self.control.wait_for(self._booting, drain.RELOAD_S)
 
     def _booting(self) -> set[int]:
         return parent_process.younger_children(os.getppid(), self._served_from_s) or set()

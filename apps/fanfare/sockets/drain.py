@@ -26,7 +26,7 @@ from fanfare.runtime.supervisor import Supervisor
 logger = logging.getLogger(__name__)
 
 DRAIN: Final = "fanfare_drain"  # attribute of uvicorn's Config
-FEW: Final = 50  # connections that are closed at once: their return is no load
+FEW: Final = 50  # connections that are closed at once, without a probe: their return is no load
 WHOLE: Final = 5_000  # connections of a machine whose closes take all of `seconds`; fewer take less
 TICK_S: Final = 0.05
 SIBLINGS_S: Final = (
@@ -66,6 +66,7 @@ class Drain:
         self.config: Any = None  # uvicorn's, whose time-out grows by the time that the closes take
         self.is_draining = False  # /health/ready is 503
         self.refuses_new = False  # new clients are refused, so that they go to another worker
+        self.is_relieved = False  # new workers of a reload serve
         self._tasks = tasks
         self._count = count
         self._workers = workers
@@ -116,7 +117,7 @@ class Drain:
 
     async def _drain(self, waiting: list[Drainable]) -> None:
         if len(waiting) <= FEW or not self.seconds:
-            self._close(waiting, returns=False)
+            self._close(waiting, returns=self.is_relieved or self._has_others())
             return
         self._extend_timeout(BOOT_S + self.seconds)
         has_others = self._has_others()

@@ -80,7 +80,7 @@ async def test_old_worker_waits_until_each_new_one_serves_or_has_ended(
         await waiting.until_async(lambda pid=pid: has_heard(one, pid), 30, "the new worker")
     assert not waits.done()
     booting.remove(103)  # it has ended
-    await asyncio.wait_for(waits, 30)
+    assert await asyncio.wait_for(waits, 30)
 
 
 async def has_heard(worker: Worker, pid: int) -> bool:
@@ -101,7 +101,7 @@ async def test_wait_for_new_workers_ends_in_time(
     workers: tuple[Worker, Worker], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        await asyncio.wait_for(workers[0].control.wait_for(lambda: {7, 8}, 0.01), 20)
+        assert not await asyncio.wait_for(workers[0].control.wait_for(lambda: {7, 8}, 0.01), 20)
     assert "The workers 7, 8 do not serve after 0.01 s." in caplog.text
 
 

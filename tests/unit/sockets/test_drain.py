@@ -97,6 +97,17 @@ async def test_few_connections_are_closed_at_once(make: Make) -> None:
     assert [returns for _, returns in clients.closed] == [False] * drain.FEW
 
 
+@pytest.mark.parametrize("server", ["another machine", "a new worker of a reload"])
+async def test_few_connections_return_at_once_where_another_process_is_known_to_serve(make: Make, server: str) -> None:
+    drained = make(has_others=lambda: server == "another machine")
+    drained.is_relieved = server == "a new worker of a reload"
+    clients = Clients(drain.FEW)
+    stop(drained, clients, ("192.0.2.1", 1))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert [returns for _, returns in clients.closed] == [True] * drain.FEW
+
+
 async def test_connections_are_closed_at_once_where_no_process_listens(make: Make, listener: socket.socket) -> None:
     address = listener.getsockname()
     listener.close()
