@@ -117,6 +117,14 @@ class Socket:
         await self.send({"event": "pusher:ping", "data": {}})
         await self.skip_to("pusher:pong")
 
+    async def sign_in(self, user_id: str) -> None:
+        """Sign in, and drop frames until the server has answered."""
+        user_data = json.dumps({"id": user_id})
+        signature = signing.hexadecimal(self.application.secret, f"{self.socket_id}::user::{user_data}")
+        data = {"auth": f"{self.application.key}:{signature}", "user_data": user_data}
+        await self.send({"event": "pusher:signin", "data": data})
+        await self.skip_to("pusher:signin_success")
+
     async def trigger(self, channel: str, event: str, data: object) -> None:
         """Send a client event."""
         await self.send({"event": event, "channel": channel, "data": data})

@@ -31,11 +31,14 @@ async def test_channels_and_members_are_those_of_the_deployment(four_workers: se
 
 
 async def test_an_event_is_published_and_a_user_is_disconnected(four_workers: servers.Server, name: Name) -> None:
-    channel = name("news")
+    channel, guest = name("news"), name("guest")
     async with sockets.connect(four_workers) as socket:
         await socket.subscribe(channel)
         assert run(four_workers, "publish", channel, "created", '{"id": 7}') == {"published": True}
         assert (await socket.expect("created", channel)).decoded == {"id": 7}
+        await socket.sign_in(guest)
+        assert run(four_workers, "disconnect", guest) == {"disconnected": guest}
+        assert await socket.closed() == 4009
 
 
 async def test_the_statistics_are_the_sum_of_the_workers(four_workers: servers.Server) -> None:

@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Callable
 from itertools import cycle, islice
 
-from tests.harness import calls, sdk, servers, signing, sockets, waiting
+from tests.harness import calls, sdk, servers, sockets, waiting
 
 Name = Callable[[str], str]
-
-
-async def sign_in(socket: sockets.Socket, user_id: str) -> None:
-    user_data = json.dumps({"id": user_id})
-    signature = signing.hexadecimal(socket.application.secret, f"{socket.socket_id}::user::{user_data}")
-    await socket.send(
-        {"event": "pusher:signin", "data": {"auth": f"{socket.application.key}:{signature}", "user_data": user_data}}
-    )
-    await socket.skip_to("pusher:signin_success")
 
 
 async def test_terminate_connections_closes_the_user_on_every_worker_and_no_other_user(
@@ -30,8 +20,8 @@ async def test_terminate_connections_closes_the_user_on_every_worker_and_no_othe
         spread = await sockets.spread(four_workers, stack)
         mine = [socket for found in spread.values() for socket in found]
         stranger = await stack.enter_async_context(sockets.connect(four_workers))
-        await asyncio.gather(*(sign_in(socket, user) for socket in mine))
-        await sign_in(stranger, name("bob"))
+        await asyncio.gather(*(socket.sign_in(user) for socket in mine))
+        await stranger.sign_in(name("bob"))
         assert await asyncio.to_thread(sdk.client(four_workers).terminate_user_connections, user) == {}
         codes = await asyncio.gather(*(socket.closed() for socket in mine))
         await stranger.expect_silence()
@@ -42,7 +32,7 @@ async def test_terminate_connections_closes_the_user_on_every_worker_and_no_othe
 async def test_terminate_connections_with_reconnect_closes_with_4200(four_workers: servers.Server, name: Name) -> None:
     user = name("ann")
     async with sockets.connect(four_workers) as socket:
-        await sign_in(socket, user)
+        await socket.sign_in(user)
         with calls.Caller(four_workers) as caller:
             route = f"users/{user}/terminate_connections"
             answer = await asyncio.to_thread(caller.signed, "POST", route, query={"reconnect": "1"})

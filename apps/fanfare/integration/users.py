@@ -115,6 +115,14 @@ def user_id(user: User) -> str:
     return _primary_key(text) if value is user and isinstance(value, str) and not registered.is_set else text
 
 
+def named(text: str) -> User:
+    """The user that an operator names: by a primary key, or by an id of the project's own."""
+    try:
+        return user_id(text)
+    except errors.InvalidUser:
+        return UserData(text)
+
+
 def _own_id(value: User) -> str:
     """An id that the project chose: any string, or a user's."""
     return value if isinstance(value, str) and value else user_id(value)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.contrib.auth.models import AnonymousUser, User
+from django.core.management import call_command
 from django.db import transaction
 
 from fanfare import Member, errors, history, presence
@@ -116,6 +117,23 @@ async def test_disconnect_user_sends_a_command_to_every_worker(worker: workers.W
     assert first.pop("at") == pytest.approx(time.time(), abs=60)
     assert first == {"user_id": "42", "code": 4009}
     assert second == {"user_id": "43", "code": 4200}
+
+
+async def test_command_disconnects_users_that_django_does_not_know(
+    worker: workers.Worker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await join(worker, interface.USERS, "guest-7", "1.1")
+    for user_id in ("guest-7", "guest-8", "42"):
+        await sync_to_async(call_command)("fanfare", "disconnect", user_id)
+
+    def named() -> list[str]:
+        sent = [one for one in worker.entries if one.kind == interface.Kind.CONTROL]
+        return [json.loads(one.body)["user_id"] for one in sent if one.channel == termination.COMMAND]
+
+    await worker.until(lambda: named() == ["guest-7", "guest-8", "42"], "the commands")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "The connections of user guest-7 are being closed."
+    assert lines[1].startswith("No WebSocket is signed in as guest-8.")
 
 
 def test_disconnect_user_waits_for_the_commit(log: Any) -> None:

@@ -96,6 +96,15 @@ def test_token_is_revoked_by_itself_or_by_its_id(application: models.Application
         revoke_capability(str(token) + "x", on_commit=False)
 
 
+@pytest.mark.parametrize("command", [("fanfare", "capability"), ("ssetoken",)])
+def test_commands_issue_tokens_of_users_that_django_does_not_know(
+    application: models.Application, command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    call_command(*command, "private-a", "--user", "guest-7")
+    found = capabilities.verify(capsys.readouterr().out.split()[0], (application.secret,), time.time())
+    assert found.user_id == "guest-7"
+
+
 def test_fanfare_command_issues_and_revokes(
     application: models.Application, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,7 +16,7 @@ from prometheus_client import parser as prometheus
 from fanfare import conf, errors
 from fanfare.console import client, filters
 from fanfare.engine import errors as engine_errors
-from fanfare.integration import history, presence, publishing, queries, target, tokens
+from fanfare.integration import history, presence, publishing, queries, target, tokens, users
 from fanfare.management import engine_moves
 from fanfare.protocol import capabilities
 from fanfare.runtime import text
@@ -302,13 +302,18 @@ class Command(BaseCommand):
         return {"published": True}, [f"Published {options['event']} to {options['channel']}."]
 
     def _disconnect(self, options: dict[str, Any]) -> tuple[Any, list[str]]:
-        presence.disconnect_user(options["user"], reconnect=options["reconnect"], app=options["app"])
-        return {"disconnected": options["user"]}, [f"The connections of user {options['user']} are being closed."]
+        name, app = options["user"], options["app"]
+        user = users.named(name)
+        is_online = presence.is_online(user, app=app)
+        presence.disconnect_user(user, reconnect=options["reconnect"], app=app)
+        if is_online:
+            return {"disconnected": name}, [f"The connections of user {name} are being closed."]
+        return {"disconnected": name}, [f"No WebSocket is signed in as {name}. Event streams of this user are closed."]
 
     def _capability(self, options: dict[str, Any]) -> tuple[Any, list[str]]:
         token = tokens.capability(
             options["channels"],
-            user=options["user"],
+            user=None if options["user"] is None else users.named(options["user"]),
             rights=options["rights"].split(","),
             seconds=options["seconds"],
             app=options["app"],

@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from fanfare import errors
-from fanfare.integration import tokens
+from fanfare.integration import tokens, users
 
 
 class Command(BaseCommand):
@@ -29,9 +29,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            token = tokens.sse_token(
-                options["channels"], user_id=options["user"], seconds=options["seconds"], app=options["app"]
-            )
+            user = None if options["user"] is None else users.named(options["user"])
+            token = tokens.sse_token(options["channels"], user_id=user, seconds=options["seconds"], app=options["app"])
         except (errors.FanfareError, ValueError) as error:
             raise CommandError(str(error)) from error
         self.stdout.write(token)
