@@ -120,15 +120,12 @@ class Recoveries:
         self._continue(subscription, recovery)
 
     def _known(self, request: interface.RecoveryRequest, result: interface.RecoveryResult) -> interface.RecoveryResult:
-        """The result without entries of kinds that a newer release wrote. A recovery that misses one is refused."""
-        entries = tuple(entry for entry in result.entries if entry.kind <= interface.NEWEST_KIND)
-        unknown = len(result.entries) - len(entries)
-        if not unknown:
-            return result
+        """The result, or a refusal if a recovery misses an entry that a newer release wrote. A rewind omits it."""
+        unknown = sum(entry.kind > interface.NEWEST_KIND for entry in result.entries)
         self._counters["entries.unknown"] += unknown
-        if request.after is not None:
+        if unknown and request.after is not None:
             return interface.RecoveryResult(result.position, reason="engine_unavailable", complete=True)
-        return dataclasses.replace(result, entries=entries)
+        return result
 
     def _fail(
         self,
@@ -183,10 +180,12 @@ def _next_chunk(
 def chunk(
     connection: connections.Connection, recovery: connections.Recovery, entries: tuple[interface.Entry, ...]
 ) -> writers.Batch:
-    """The frames of these entries, without client events of the client itself."""
+    """The frames of these entries, without client events of the client itself and entries of a newer release."""
     own = recovery.earlier_sockets | {connection.socket_id}
     # An entry without a body was replaced by a later one.
-    sent = [entry for entry in entries if entry.exclude not in own and entry.body]
+    sent = [
+        entry for entry in entries if entry.exclude not in own and entry.body and entry.kind <= interface.NEWEST_KIND
+    ]
     if not connection.with_offsets:
         return fanout.batch_of(sent, fanout.replayed_body)
     bodies = [event_frames.with_offset(entry.body, entry.offset or 0, replayed=True) for entry in sent]

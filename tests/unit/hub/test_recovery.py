@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fanfare.engine import interface
-from fanfare.engine.local import engine
+from fanfare.engine.local import engine, recovery
 from fanfare.hub import attempts, connections, event_frames, history_pages, pacing
 from fanfare.hub import hub as hubs
 from tests.harness import waiting
@@ -460,3 +460,21 @@ async def test_rewind_and_history_omit_entries_of_a_newer_release(deployment: De
     assert numbers(client) == [1, 3]
     page = await history_pages.read(deployment.hub.engine, APP, "kept", history_pages.Range(newest_first=False))
     assert [event.offset for event in page.events] == [1, 3]
+
+
+async def test_rewind_that_waits_goes_on_beyond_a_chunk_of_a_newer_release(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await deployment.publish(1)
+    await deployment.publish(*range(2, 7), kind=NEWER)
+    await deployment.publish(7)
+    client = deployment.client()
+    client.writer.waiting = pacing.PACE_BYTES + 1
+    deployment.subscribe(client, LONG_REWIND)
+    await until(lambda: client.answers)
+    assert client.state("kept") is connections.State.CATCHING_UP
+    monkeypatch.setattr(recovery, "CHUNK_ENTRIES", 2)
+    client.writer.waiting = 0
+    await until(lambda: client.state("kept") is connections.State.LIVE)
+    await deployment.publish(8)
+    await until(lambda: numbers(client) == [1, 7, 8])
