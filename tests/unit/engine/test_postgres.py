@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import re
 import signal
 import uuid
@@ -306,6 +307,20 @@ async def test_role_that_may_not_create_the_schema_is_refused_with_the_missing_r
         await postgres_engine.PostgresEngine(weak).open(lambda entries: None, lambda reason: None)
 
 
+async def test_role_that_owns_an_empty_schema_needs_no_other_right(cluster: postgresql.Cluster, url: str) -> None:
+    parts = urlsplit(url)
+    schema = database.parse(url).schema
+    with contextlib.closing(cluster.connect("realtime")) as connection:
+        connection.execute("DROP ROLE IF EXISTS owner_of_schema")
+        connection.execute("CREATE ROLE owner_of_schema LOGIN")
+        connection.execute(f"CREATE SCHEMA {schema} AUTHORIZATION owner_of_schema")  # type: ignore[call-overload]
+    own = parts._replace(netloc=f"owner_of_schema@{parts.netloc.rpartition('@')[2]}").geturl()
+    for _ in range(2):
+        worker = await Worker(postgres_engine.PostgresEngine(own)).open()
+        await worker.publish("kept", b"x", retention=conformance.KEPT)
+        await worker.engine.close()
+
+
 def test_no_message_shows_the_password() -> None:
     engine = postgres_engine.PostgresEngine("postgres://ann:hunter2@db.example.com/app?schema=s")
     assert "hunter2" not in str(engine.health())
@@ -357,6 +372,20 @@ async def test_worker_that_restarts_replaces_no_function_of_another_release(
         await worker.until(lambda worker=worker: len(worker.bodies("kept")) == 3, "the events of both releases")
     for worker in (earlier, later, again):
         await worker.engine.close()
+
+
+async def test_functions_of_the_oldest_releases_are_dropped(cluster: postgresql.Cluster, url: str) -> None:
+    address = database.parse(url)
+    forms = [f"{number:08x}" for number in range(database.FORMS_KEPT + 1)]
+    with contextlib.closing(cluster.connect("realtime")) as connection:
+        database.prepare(connection, address)
+        for form in forms:
+            database.create_functions(connection, dataclasses.replace(address, form=form))
+        count = len(functions(cluster, address.schema))
+        database.prepare(connection, address)
+    kept = {name[-8:] for name in functions(cluster, address.schema)}
+    assert kept == {*forms[2:], address.form}
+    assert len(functions(cluster, address.schema)) == count * database.FORMS_KEPT // (len(forms) + 1)
 
 
 def test_names_of_functions_change_with_their_text_and_constants(monkeypatch: pytest.MonkeyPatch) -> None:

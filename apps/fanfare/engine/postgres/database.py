@@ -31,6 +31,7 @@ LOCK_CLASS: Final = 0x66_66  # of the advisory locks, beside the schema's own nu
 SWEEP_SECONDS: Final = 5  # until a stream that is over its size is swept
 POSITION_OUTLIVES: Final = 10  # a stream's position outlives its entries this many times
 EMPTY_STREAM_SECONDS: Final = 360
+FORMS_KEPT: Final = 10  # of the functions: one for each release that changed them
 TAKEN_SECONDS: Final = 600  # how long a session without a record is kept; a connected page saves one within seconds
 
 LOST_SESSIONS: Final = "lost"  # the token of the row that keeps when sessions may have been lost; its `app` is empty
@@ -213,12 +214,27 @@ def prepare(connection: Connection, address: Address) -> None:
                 "Install the release that wrote it, or name another schema."
             )
         create_functions(connection, address)
+        _drop_old_functions(connection, address)
         check_generation(connection, address)
 
 
 def create_functions(connection: Connection, address: Address) -> None:
     """Create the functions of this release, beside those of others. Raises psycopg.Error."""
     connection.execute(_script("functions.sql", address))
+
+
+def _drop_old_functions(connection: Connection, address: Address) -> None:
+    """Drop the functions of all but the newest forms, which processes of earlier releases may still call. Raises
+    psycopg.Error."""
+    old = connection.execute(
+        "WITH functions AS (SELECT oid, right(proname, 8) AS form FROM pg_proc WHERE pronamespace = %s::regnamespace "
+        "AND proname ~ '_[0-9a-f]{8}$' AND pg_has_role(proowner, 'USAGE')), "
+        "old AS (SELECT form FROM functions WHERE form <> %s GROUP BY form ORDER BY max(oid) DESC OFFSET %s) "
+        "SELECT oid::regprocedure::text FROM functions JOIN old USING (form)",
+        (f'"{address.schema}"', address.form, FORMS_KEPT - 1),
+    ).fetchall()
+    for (function,) in old:
+        connection.execute(f"DROP FUNCTION {function}".encode())
 
 
 def read_mark(connection: Connection, address: Address) -> moves.Mark | None:

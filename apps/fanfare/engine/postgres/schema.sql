@@ -1,7 +1,14 @@
 -- The tables of the PostgreSQL engine, all in one schema. {schema} is replaced by its quoted name.
 -- Times are of the server's clock, so that no worker's clock matters.
 
-CREATE SCHEMA IF NOT EXISTS {schema};
+-- CREATE SCHEMA IF NOT EXISTS needs the right to create schemas even where this one is there.
+DO $$
+BEGIN
+    IF to_regnamespace('{schema}') IS NULL THEN
+        CREATE SCHEMA {schema};
+    END IF;
+END
+$$;
 
 CREATE TABLE {schema}.state (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
