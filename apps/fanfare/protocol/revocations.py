@@ -193,7 +193,8 @@ class Revocations:
                 try:
                     await self.read_and_check(key[0], capability)
                 except refusals.InvalidToken as error:
-                    holder.revoked(capability, error.reason, error.message)
+                    with self._hub.isolated("A connection with a revoked token could not be ended"):
+                        holder.revoked(capability, error.reason, error.message)
 
     def _end(self, key: _Key, reason: str, message: str) -> None:
         holders = self._holders.get(key)

@@ -143,6 +143,22 @@ async def test_check_after_a_gap_is_repeated_until_the_records_can_be_read(
     assert failed.is_set()
 
 
+async def test_connection_that_cannot_be_ended_does_not_keep_others_with_a_revoked_token(
+    workers: list[Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        def revoked(self, *_: object) -> None:
+            raise RuntimeError("it cannot be ended")
+
+    worker = workers[0]
+    worker.revocations.hold(APP.id, capabilities.verify(token(), [APP.secret], time.time()), Broken())
+    browser = await worker.subscribed("private-a", token())
+    monkeypatch.setitem(worker.hub._controls, revocations.COMMAND, lambda *_: None)
+    await workers[1].revoke("one")
+    worker.revocations._on_gap()
+    await browser.frame("pusher:subscription_error")
+
+
 async def test_subscribe_closes_the_connection_while_the_records_cannot_be_read(
     workers: list[Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
