@@ -210,6 +210,19 @@ async def test_old_store_refuses_workers_and_publishers(
     assert [entry.body for entry in (await after.read("kept", 0, 100))[0]] == [b"1"]
 
 
+async def test_worker_on_redis_reports_a_move_in_one_line_and_no_loss(
+    place: Callable[[str], Place], caplog: pytest.LogCaptureFixture
+) -> None:
+    old, new = place("redis"), place("local")
+    running = await old.hire()
+    partitions = running.engine.statistics()["partitions"]
+    await move(old, new)
+    await running.until(lambda: len(running.gaps) == partitions, "the gaps that close the sockets", WITHIN)
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("fanfare.engine.redis")]
+    assert sum("was moved to" in line for line in lines) == 1
+    assert not [line for line in lines if "missed" in line]
+
+
 @pytest.mark.parametrize(("source", "target"), PAIRS)
 async def test_every_acknowledged_event_is_in_the_new_store(
     place: Callable[[str], Place], source: str, target: str

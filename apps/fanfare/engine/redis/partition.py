@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 REPAIR_ENTRIES: Final = 1_000  # of the log, in one answer
 REMOVED_AT_ONCE: Final = 200  # members and counts: about 3 ms of the server
 TRY_AGAIN_S: Final = 0.05  # while a cluster moves the slot
+MOVED: Final = "moved"  # the reason of a gap after which the clients find all events in another store
 
 
 class Owner(Protocol):
@@ -42,6 +43,7 @@ class Owner(Protocol):
     def entered(self, partition: Partition, error: errors.EngineError | None) -> None: ...
     def counted(self, group: Sequence[operations.Call], wants: Iterable[operations.Want]) -> None: ...
     def fail(self, partition: Partition, why: str) -> None: ...
+    def moved(self, partition: Partition, why: str) -> None: ...
     def on_gap(self, partition: Partition, reason: str) -> None: ...
     def relocate(self) -> None: ...
 
@@ -351,9 +353,9 @@ class Partition:
         try:
             queries.moved(error, self._worker.address)
         except errors.EngineError as refusal:
-            self.fail(str(refusal))
+            self._worker.moved(self, str(refusal))
             if isinstance(refusal, errors.EngineMoved) and self.has_entered:
-                asyncio.get_running_loop().call_soon(self.guarded, self._gap_if_entered, "moved")
+                asyncio.get_running_loop().call_soon(self.guarded, self._gap_if_entered, MOVED)
             return refusal
         return None
 

@@ -32,7 +32,7 @@ from fanfare.engine.redis import (
     subscriptions,
 )
 from fanfare.engine.redis.interest import Routes
-from fanfare.engine.redis.partition import Partition, Phase
+from fanfare.engine.redis.partition import MOVED, Partition, Phase
 from fanfare.engine.redis.queries import Store
 from fanfare.engine.redis.topology import Topology
 from fanfare.runtime.supervisor import Supervisor
@@ -199,6 +199,12 @@ class Worker:
             logger.error("Partition %d of the log: %s", partition.index, why)
         self._failures[partition.index] = why
 
+    def moved(self, partition: Partition, why: str) -> None:
+        """The log is moved to another store, as an operator has planned it. Health reports it from now on."""
+        if why not in self._failures.values():
+            logger.warning("%s", why)
+        self._failures[partition.index] = why
+
     # -- from the connections ------------------------------------------------------------------------------------------
 
     def receive(self, messages: Sequence[tuple[bytes, bytes]]) -> None:
@@ -272,9 +278,10 @@ class Worker:
         """Call the hub. Its writes in the meantime are stored before delivery begins again."""
         self.counters["gaps"] += 1
         self._store.forget()  # a demoted primary would answer with old data
-        logger.error(
-            "Entries of partition %d may have been missed (%s): its clients reconnect", partition.index, reason
-        )
+        if reason != MOVED:  # which has its own line, one for all partitions
+            logger.error(
+                "Entries of partition %d may have been missed (%s): its clients reconnect", partition.index, reason
+            )
         self.leases.lose(partition)
         partition.grow()
         if self._is_closing:
