@@ -27,6 +27,7 @@ class Parts(Protocol):
     """What the board reads of `fanfare.server.lifespan.Server`."""
 
     hub: hubs.Hub
+    tasks: supervisor.Supervisor
     reports: reports.Reports
     survey: survey.Survey
     background: Any
@@ -73,7 +74,7 @@ class Board:
         now = asyncio.get_running_loop().time()
         if self._snapshot is None or (self._snapshot.done() and now - self._taken_s >= EVERY_S * 0.75):
             self._taken_s = now
-            self._snapshot = self._parts.hub.supervisor.spawn("figures of the console", self._take())
+            self._snapshot = self._parts.tasks.spawn("figures of the console", self._take())
         # Shielded: one page may close while others wait for the same snapshot.
         return await asyncio.shield(self._snapshot)
 

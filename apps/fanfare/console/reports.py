@@ -25,6 +25,7 @@ import orjson
 from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
 from fanfare.hub import hub as hubs
+from fanfare.runtime import supervisor
 
 REQUEST, ANSWER, DEPARTED = "report.request", "report.answer", "report.departed"
 
@@ -78,6 +79,7 @@ class Reports:
     def __init__(
         self,
         hub: hubs.Hub,
+        tasks: supervisor.Supervisor,
         *,
         counters: Callable[[], Mapping[str, int | float]],
         gauges: Callable[[], Mapping[str, int | float]],
@@ -85,6 +87,7 @@ class Reports:
     ) -> None:
         self.worker = secrets.token_hex(8)
         self._hub = hub
+        self._tasks = tasks
         self._counters = counters
         self._gauges = gauges
         self._version = version
@@ -122,7 +125,7 @@ class Reports:
         now = asyncio.get_running_loop().time()
         if self._collecting is None or (self._collecting.done() and now - self._collected_s >= FRESH_S):
             self._collected_s = now
-            self._collecting = self._hub.supervisor.spawn("figures of all workers", self._ask())
+            self._collecting = self._tasks.spawn("figures of all workers", self._ask())
         # Shielded: one caller may disconnect while others wait for the same collection.
         return await asyncio.shield(self._collecting)
 

@@ -299,6 +299,12 @@ class Tails:
         for tail in self._tails.values():
             self._renew(tail)
 
+    def resume(self) -> None:
+        """Go on after the hub has gone over to another store, which ended the tasks of the tails."""
+        if self._tails:
+            self._start()
+            self.renew()
+
     def stop(self) -> None:
         """End all pages: the worker is about to wait for their responses."""
         for tail in list(self._tails.values()):
@@ -335,6 +341,9 @@ class Tails:
                 reader.cancel()
             self._reading = set()
             self._hub.ignore(self._mailbox)
+            for tail in self._tails.values():
+                tail.confirmed.clear()
+                self._check(tail)
         if self._tails:  # the log was moved, or a page came while the last one ended
             self._start()
 

@@ -76,6 +76,7 @@ class Server:
         counted = figures.Figures(self.hub, lambda: self.background.own_statuses)
         self.reports = reports.Reports(
             self.hub,
+            self.tasks,
             counters=counted.counters,
             gauges=counted.gauges,
             version=__version__,
@@ -255,6 +256,7 @@ class Server:
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 break
+        self.tails.resume()
         rule_cache.cache.clear()
         await self.background.start()
         self._is_going_over, self.problem = False, ""

@@ -147,8 +147,8 @@ class Fleet:
 
 
 def board_of(fleet: Fleet) -> board.Board:
-    hub = SimpleNamespace(supervisor=Supervisor())
-    return board.Board(SimpleNamespace(hub=hub, reports=fleet, survey=fleet), dict, dict)  # type: ignore[arg-type]
+    parts = SimpleNamespace(tasks=Supervisor(), reports=fleet, survey=fleet)
+    return board.Board(parts, dict, dict)  # type: ignore[arg-type]
 
 
 async def test_pages_share_one_snapshot() -> None:

@@ -22,7 +22,7 @@ class Worker:
         self.counters: dict[str, int | float] = {}
         self.gauges: dict[str, int | float] = {}
         self.reports = reports.Reports(
-            self.hub, counters=lambda: self.counters, gauges=lambda: self.gauges, version="1.0"
+            self.hub, self.hub.supervisor, counters=lambda: self.counters, gauges=lambda: self.gauges, version="1.0"
         )
 
     async def start(self) -> Worker:

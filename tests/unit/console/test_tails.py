@@ -13,6 +13,7 @@ import pytest
 
 from fanfare.console import filters, tails
 from fanfare.engine import interface
+from fanfare.engine.local import engine as local_engine
 from fanfare.hub import activity
 from tests.harness import waiting
 from tests.unit.console.workers import Worker, until_known
@@ -455,6 +456,25 @@ async def test_log_is_read_again_after_a_move_to_another_store(
             while read != {0, 1, 2}:
                 await asyncio.sleep(0.01)
         monkeypatch.undo()
+
+
+async def test_page_is_not_live_while_the_worker_goes_over_to_another_store(tmp_path: Path) -> None:
+    worker = await Worker(tmp_path / "old").start()
+    await until_known(worker)
+    here = tails.Tails(worker.hub, "one")
+    async with here.open(EVERYTHING) as page:
+        assert await page.begin(30) == {"reads_log": True, "missing": 0}
+        await worker.hub.go_over(local_engine.LocalEngine(tmp_path / "new"))
+        here.resume()
+        states: list[dict[str, Any]] = []
+        async with asyncio.timeout(30):
+            while not states or states[-1] != {"reads_log": True, "missing": 0}:
+                batch = await take(page, 1.0)
+                states += [{name: batch[name] for name in ("reads_log", "missing")}] if "reads_log" in batch else []
+        assert {"reads_log": False, "missing": 1} in states
+        await worker.hub.publish([event("after")])
+        assert [item["channel"] for item in await collect(page, bool)] == ["after"]
+    await worker.hub.stop()
 
 
 async def test_pages_get_one_encoding_of_a_batch(pair: tuple[Worker, Worker]) -> None:

@@ -133,6 +133,18 @@ async def test_a_mounted_application_that_does_not_start_does_not_stop_the_worke
     await server.stop()
 
 
+async def test_live_tails_go_on_after_a_move_to_another_store(server, log, monkeypatch):
+    """The hub ends their tasks when it goes over."""
+
+    async def go_over(_engine):
+        log.append("hub went over")
+
+    server.hub.go_over = go_over
+    monkeypatch.setattr(server.tails, "resume", lambda: log.append("tails go on"))
+    await server._go_over()
+    assert log.index("hub went over") < log.index("tails go on")
+
+
 async def test_the_topology_is_one_line_of_the_log(server, caplog):
     with caplog.at_level(logging.INFO, "myproject"):
         await server.started()
