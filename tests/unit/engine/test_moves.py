@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -287,6 +289,26 @@ async def test_consumer_goes_on_with_what_it_has_not_read(
     await after.publish(channel, b"5", kind=interface.Kind.CLIENT_EVENT)
     assert [entry.body for entry in await consumer.next(10, WITHIN)] == [b"5"]
     consumer.close()
+
+
+async def test_log_moves_into_a_schema_of_a_role_that_may_create_none(
+    place: Callable[[str], Place], cluster: postgresql.Cluster, tmp_path: Path
+) -> None:
+    schema, role = f"log_{uuid.uuid4().hex[:12]}", f"role_{uuid.uuid4().hex[:12]}"
+    with contextlib.closing(cluster.connect("realtime")) as connection:
+        connection.execute(f"CREATE ROLE {role} LOGIN")  # type: ignore[call-overload]
+        connection.execute(f"CREATE SCHEMA {schema} AUTHORIZATION {role}")  # type: ignore[call-overload]
+    parts = urlsplit(cluster.url("realtime", schema=schema))
+    old = place("local")
+    new = Place(parts._replace(netloc=f"{role}@{parts.netloc.rpartition('@')[2]}").geturl(), tmp_path / schema)
+    unused = await new.hire()
+    await unused.engine.close()
+    running = await old.hire()
+    await running.publish("kept", b"1", retention=KEPT)
+    await move(old, new)
+    after = await new.hire()
+    assert [entry.body for entry in (await after.read("kept", 0, 100))[0]] == [b"1"]
+    await after.engine.close()
 
 
 async def test_log_moves_there_and_back(place: Callable[[str], Place]) -> None:

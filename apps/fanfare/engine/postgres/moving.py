@@ -174,10 +174,20 @@ class PostgresStore(moves.Store):
                         f"{self.public} has a log of its own, or workers: name another schema (?schema=NAME)."
                     )
             with connection.transaction():
-                if self._is_there():
-                    self._run("DROP SCHEMA {0} CASCADE")
+                self._empty()
             database.prepare(connection, self._address)
             self._run("INSERT INTO {0}.moved VALUES (%s)", (mark.text(),))
+
+    def _empty(self) -> None:
+        """Drop the tables. The schema stays: the role may own it and lack the right to create one."""
+        for kind, what in (("r", "TABLE"), ("S", "SEQUENCE")):
+            found = self._run(
+                "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+                "WHERE n.nspname = %s AND c.relkind = %s",
+                (self._address.schema, kind),
+            )
+            for (name,) in found:
+                self._run(f"DROP {what} IF EXISTS {name} CASCADE")
 
     def put(self, batch: moves.Batch, *, keeps_ids: bool) -> None:
         with self._reported() as connection, connection.transaction():
