@@ -302,7 +302,7 @@ class Cluster:
         return [each for each in self.servers if self._replication(each)["role"] == "master"]
 
     def is_whole(self) -> bool:
-        """Three primaries have all slots, and each has a replica."""
+        """Three primaries have all slots, and each has a replica with its data: only such a one replaces it."""
         try:
             for each in self.servers:
                 with each.client() as client:
@@ -312,7 +312,10 @@ class Cluster:
         except redis.RedisError:
             return False
         primaries = [state for state in states if state["role"] == "master"]
-        return len(primaries) == 3 and all(state["connected_slaves"] == 1 for state in primaries)
+        links = [state["master_link_status"] for state in states if state["role"] == "slave"]
+        return (
+            len(primaries) == 3 and all(state["connected_slaves"] == 1 for state in primaries) and links == ["up"] * 3
+        )
 
     def _replication(self, server: Server) -> dict[str, Any]:
         with server.client() as client:
