@@ -76,6 +76,11 @@ def test_workers_that_do_not_answer_are_named(monkeypatch: pytest.MonkeyPatch) -
     assert "no answer from 1 worker" in err
 
 
+def test_lost_items_of_a_slow_output_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, err = run(monkeypatch, [{**batch("a", "b"), "missed": 7}])
+    assert "7 were lost" in err
+
+
 def test_stream_of_a_killed_worker_raises_console_error(db: None) -> None:
     """The response ends within a chunk."""
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -193,6 +193,8 @@ class Command(BaseCommand):
                 self.stderr.write(
                     f"… no answer from {workers}: their refusals, connections and subscriptions are missing"
                 )
+            if batch.get("missed"):
+                self.stderr.write(f"… {batch['missed']} were lost because the output is read too slowly")
             for item in batch["items"]:
                 self.stdout.write(json.dumps(item) if options["json"] else _line(item))
                 left -= 1
