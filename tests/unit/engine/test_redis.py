@@ -9,6 +9,7 @@ import signal
 import socket
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 import redis
@@ -626,6 +627,24 @@ async def test_replica_is_refused(server: redisserver.Server) -> None:
         pytest.raises(errors.EngineMisconfigured, match="is a replica"),
     ):
         await open_and_close(replica.url())
+
+
+async def test_sentinel_in_the_url_of_a_server_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    sentinel = redisserver.Server(tmp_path, program="redis-sentinel")
+    (tmp_path / "sentinel.conf").write_text(f"port {sentinel.port}\nbind 127.0.0.1\n", encoding="utf-8")
+    try:
+        sentinel.start()
+        with pytest.raises(errors.EngineMisconfigured, match=r"is a sentinel: FANFARE_ENGINE=redis\+sentinel"):
+            await open_and_close(sentinel.url())
+    finally:
+        sentinel.stop()
+
+
+@pytest.mark.parametrize("form", ["redis+cluster://", "redis+sentinel://"])
+async def test_lone_server_in_a_url_of_another_form_is_named(server: redisserver.Server, form: str) -> None:
+    url = f"{form}127.0.0.1:{server.port}{'/main' if 'sentinel' in form else ''}"
+    with pytest.raises(errors.EngineUnavailable, match=rf"FANFARE_ENGINE={re.escape(form)}… names"):
+        await open_and_close(url)
 
 
 async def test_user_without_a_right_is_refused_and_the_documented_user_is_not(server: redisserver.Server) -> None:

@@ -94,7 +94,10 @@ class Address:
             ]
             if sum(end - first + 1 for first, end, _ in pieces) == SLOTS:
                 return pieces
-        raise errors.EngineUnavailable(f"No server of the cluster has all slots in its table: {describe(last)}")
+        reason = f"No server of the cluster has all slots in its table: {describe(last)}"
+        if type(last) is redis.exceptions.ResponseError:  # a server outside of a cluster, or a sentinel
+            reason += "; FANFARE_ENGINE=redis+cluster://… names the servers of a cluster"
+        raise errors.EngineUnavailable(reason)
 
     def blocking(self, timeout_s: float, primary: tuple[str, int] | None = None) -> Any:
         """A client for threads, with a pool. It does not retry by itself, because an append must not run twice.

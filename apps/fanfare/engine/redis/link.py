@@ -181,6 +181,10 @@ class Link:
             raise errors.EngineMisconfigured(
                 f"{where} is Redis {info.get('redis_version')}: the engine needs Redis 7.0 or later, or Valkey."
             )
+        if info.get("redis_mode") == "sentinel":
+            raise errors.EngineMisconfigured(
+                f"{where} is a sentinel: FANFARE_ENGINE=redis+sentinel://HOST:26379/SERVICE names sentinels."
+            )
         if info.get("role") != "master":
             message = f"{where} is a replica: the engine needs the primary."
             if self._worker.is_opening and self._worker.address.form in ("single", "unix"):

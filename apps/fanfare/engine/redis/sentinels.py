@@ -42,7 +42,10 @@ class Sentinels:
             if newest is None or known > newest:
                 newest = known
         if newest is None:
-            raise errors.EngineUnavailable(f"No sentinel names the primary: {address.describe(failure)}")
+            reason = f"No sentinel names the primary of {self._where.service}: {address.describe(failure)}"
+            if type(failure) is redis.exceptions.ResponseError:  # another service, or no sentinel
+                reason += "; FANFARE_ENGINE=redis+sentinel://… names sentinels and, after the slash, their service"
+            raise errors.EngineUnavailable(reason)
         return newest[1:]
 
     def close(self) -> None:
