@@ -14,8 +14,8 @@ from urllib.parse import quote, urlsplit
 import psycopg
 import pytest
 
-from fanfare.engine import errors, interface
-from fanfare.engine.postgres import database, leases, operations, upkeep, writer
+from fanfare.engine import errors, interface, moves
+from fanfare.engine.postgres import database, leases, moving, operations, upkeep, writer
 from fanfare.engine.postgres import engine as postgres_engine
 from tests.harness import postgresql, waiting
 from tests.unit.engine import conformance, deployments, failures, postgres_deployment, streams
@@ -372,6 +372,18 @@ async def test_worker_that_restarts_replaces_no_function_of_another_release(
         await worker.until(lambda worker=worker: len(worker.bodies("kept")) == 3, "the events of both releases")
     for worker in (earlier, later, again):
         await worker.engine.close()
+
+
+def test_failover_after_a_move_gives_transactions_no_table_to_write_into(cluster: postgresql.Cluster, url: str) -> None:
+    address = database.parse(url)
+    store = moving.PostgresStore(url)
+    with contextlib.closing(cluster.connect("realtime")) as connection, contextlib.closing(store):
+        database.prepare(connection, address)
+        store.leave(moves.Mark(moves.MOVED, "test", "redis://h", 0))
+        connection.execute(f"UPDATE {address.schema}.state SET server = 'of the failover'")  # type: ignore[call-overload]
+        database.check_generation(connection, address)
+        table = connection.execute("SELECT to_regclass(%s)", (f"{address.schema}.pending",)).fetchall()
+    assert table == [(None,)]
 
 
 async def test_functions_of_the_oldest_releases_are_dropped(cluster: postgresql.Cluster, url: str) -> None:

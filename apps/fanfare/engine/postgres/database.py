@@ -269,7 +269,9 @@ def check_generation(connection: Connection, address: Address) -> None:
             sql.SQL("UPDATE {}.state SET server = %s, generation = %s WHERE server <> %s").format(schema),
             (identity, new_generation(), identity),
         )
-        if changed.rowcount:
+        mark = read_mark(connection, address)
+        is_moved = mark is not None and mark.what == moves.MOVED  # it gets no table for publications again
+        if changed.rowcount and not is_moved:
             create_functions(connection, address)  # a backup may lack them
             epoch = address.function("new_epoch")
             connection.execute(sql.SQL("UPDATE {}.streams SET epoch = {}()").format(schema, epoch))
