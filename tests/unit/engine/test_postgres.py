@@ -104,6 +104,26 @@ async def test_call_expires_while_other_statements_hold_the_connection() -> None
     await own.stop()
 
 
+async def test_lease_that_was_asked_for_under_an_earlier_id_is_not_held(
+    hire: conformance.Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = (await hire()).engine._worker  # type: ignore[attr-defined]
+    ask, own, asked = worker.writer.ask, worker.writer.worker, 0
+
+    async def asked_during_a_restart(query: object, parameters: tuple[object, ...] = (), **more: object) -> object:
+        nonlocal asked
+        rows = await ask(query, parameters, **more)
+        if parameters[:1] == ("one",):
+            asked += 1
+            worker.writer.worker = "later" if asked == 1 else own
+        return rows
+
+    monkeypatch.setattr(leases, "LEASE_POLL_S", 0.01)
+    monkeypatch.setattr(worker.writer, "ask", asked_during_a_restart)
+    lease = await worker.lease("one")
+    assert (asked > 1, lease.lost.is_set()) == (True, False)
+
+
 async def test_acknowledged_events_survive_a_crash_of_the_server_and_arrive_once() -> None:
     with postgresql.running() as own:
         own.create("realtime")

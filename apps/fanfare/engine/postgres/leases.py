@@ -52,8 +52,9 @@ class Leases:
         while not self._is_stopped:
             with contextlib.suppress(errors.EngineUnavailable):
                 await self._release(name)
-                [(term,)] = await self._writer.ask(query, (name, self._writer.worker, LEASE_S))
-                if term is not None:
+                worker = self._writer.worker
+                [(term,)] = await self._writer.ask(query, (name, worker, LEASE_S))
+                if term is not None and worker == self._writer.worker:  # the heartbeat renews no lease of an earlier id
                     lease = Lease(self, name, term)
                     self._held.append(lease)
                     return lease

@@ -110,6 +110,7 @@ class Worker:
     async def _join(self) -> None:
         """Become known under a new id, and follow from the present. Raises EngineUnavailable."""
         await self.writer.ask(sql.SQL("SELECT 1 FROM {}()").format(self._address.function("refuse_moved")))
+        self.leases.lose_all()  # since the restart began, some may have been acquired under the id before
         self.id = self.writer.worker = secrets.token_hex(8)
         self.reader.mailbox = f"#worker-{self.id}"
         node = f"{socket.gethostname()}:{os.getpid()}"
