@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Generator, Iterator
 from types import FrameType
@@ -30,6 +31,11 @@ def pytest_configure() -> None:
         signal.default_int_handler(number, frame)
 
     signal.signal(signal.SIGTERM, end)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`: more processes than cores, because the unit tests wait for most of their time."""
+    return (os.cpu_count() or 1) * 3 // 2
 
 
 @pytest.fixture(scope="session")
