@@ -119,7 +119,7 @@ async def test_worker_that_is_not_concerned_reads_nothing_of_a_takeover(workers:
         await until(lambda old=old: old.evicted)
     end = interface.Publication("1", "end", b"", interface.Kind.CONTROL)  # which every worker reads
     await elsewhere.hub.publish([end])
-    await until(lambda: all(worker.entries for worker in workers))
+    await until(lambda: all(worker.hub.counters["controls.unknown"] for worker in workers))
     assert [worker.entries for worker in workers] == [6, 1, 1]
 
 
