@@ -136,9 +136,8 @@ class Gate:
         self._log.warning("HTTP request refused: %s (from %s)", message, client[0] if client else "unknown", key=reason)
 
     def _timed_out(self, connection: Any) -> None:
-        self._pending.pop(connection, None)
+        self.served(connection)
         if not connection.has_sent:  # browsers open connections before they need them
-            self.served(connection)
             self.count("http.evicted.silent")
             connection.transport.abort()
             return
@@ -228,14 +227,14 @@ class _Limited(_Any):  # type: ignore[misc]
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def refuse(self, status: int, reason: str, message: str) -> None:
-        """Answer with `status` and close. There is no answer if the client has sent nothing, or if an earlier request
-        or its response is not complete.
+        """Answer with `status` and close. While an earlier request or its response is not complete, only 503 is
+        answered.
         """
         if self._is_refused or self.transport.is_closing():
             return
         self.gate.refused(reason, message, self.client)
         is_busy = self.cycle is not None and (self.cycle.more_body or not self.cycle.response_complete)
-        if (self.has_sent and not is_busy) or status == 503:
+        if not is_busy or status == 503:
             self._end(status, message)
         else:
             self._is_refused = True
