@@ -30,7 +30,7 @@ from fanfare.applications import (
     rules,
 )
 from fanfare.applications.models import announced
-from fanfare.runtime import supervisor, text
+from fanfare.runtime import close_codes, supervisor, text
 from fanfare.runtime.backoff import Backoff
 from fanfare.runtime.log_throttle import LogThrottle, exception_line
 
@@ -41,9 +41,6 @@ FIRST_RETRY_SECONDS = 0.5
 LAST_RETRY_SECONDS = 10.0
 
 NAME = "applications loader"
-NOT_FOUND = 4001  # close codes after which clients do not reconnect
-DISABLED = 4003
-TRY_AGAIN = 4100  # clients reconnect after a second; the handshake waits while the application is suspended
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -292,16 +289,21 @@ class Loader:
             return
         if new is None:
             self._registry.remove(app_id)
-            self._hub.close_application(app_id, NOT_FOUND, f"Application {app_id} does not exist any more")
+            self._hub.close_application(
+                app_id, close_codes.UNKNOWN_APPLICATION, f"Application {app_id} does not exist any more"
+            )
             return
         self._registry.put(new)
         if old is None:
             return
         if not new.enabled:
-            code = TRY_AGAIN if self._registry.suspended_s(app_id) else DISABLED
+            # With OVER_CAPACITY clients reconnect; the handshake waits while the application is suspended.
+            code = close_codes.OVER_CAPACITY if self._registry.suspended_s(app_id) else close_codes.APPLICATION_DISABLED
             self._hub.close_application(app_id, code, f"Application {app_id} is disabled")
         elif new.key != old.key:
-            self._hub.close_application(app_id, NOT_FOUND, f"The key of application {app_id} was replaced")
+            self._hub.close_application(
+                app_id, close_codes.UNKNOWN_APPLICATION, f"The key of application {app_id} was replaced"
+            )
 
     # -- reports -------------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from fanfare.engine import interface
 from fanfare.hub import connections
 from fanfare.hub import hub as hubs
 from fanfare.protocol import refusals, revocations
+from fanfare.runtime import close_codes
 
 CONNECTIONS, DISCONNECT = "connections", "console.disconnect"
 MOST: Final = 100  # connections of one answer
@@ -76,7 +77,7 @@ class Connections:
 
     def _on_disconnect(self, app: str, body: bytes) -> None:
         asked = orjson.loads(body)
-        code = refusals.RECONNECT if asked["returns"] else refusals.UNAUTHORIZED
+        code = close_codes.RECONNECT if asked["returns"] else refusals.UNAUTHORIZED
         matches = MATCHES[asked["by"]]
         closing = [one for one in self._hub.connections_of(app) if matches(one, asked["value"])]
         if closing:

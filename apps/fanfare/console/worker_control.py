@@ -22,6 +22,7 @@ import orjson
 from fanfare.engine import current, interface
 from fanfare.hub import connections
 from fanfare.hub import hub as hubs
+from fanfare.runtime import close_codes
 from fanfare.runtime.supervisor import Supervisor
 from fanfare.sockets import drain
 
@@ -46,7 +47,7 @@ class _Client:
     connection: connections.Connection
 
     def restart(self, *, returns: bool) -> None:
-        self.connection.close(hubs.RECONNECT, "The worker is draining")
+        self.connection.close(close_codes.RECONNECT, "The worker is draining")
 
 
 class WorkerControl:

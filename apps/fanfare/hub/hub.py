@@ -26,6 +26,7 @@ from fanfare.hub import (
     user_directory,
     writers,
 )
+from fanfare.runtime import close_codes
 from fanfare.runtime.histograms import Histogram
 from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.runtime.supervisor import Supervisor, as_future
@@ -42,10 +43,6 @@ LOOK_S = 1.0  # between two checks of a closing connection
 CLOSE_S = 10.0
 # A slow reader also reads a close frame slowly.
 CLOSE_SLOW_S = 1.0
-
-# pusher-js reconnects at once after 4200-4299, and after 1 s after 4100-4199 (protocol 7, close codes).
-RECONNECT = 4200
-OVER_CAPACITY = 4100
 
 CONTROL = interface.Kind.CONTROL.value
 MESSAGE = interface.Kind.MESSAGE.value
@@ -112,7 +109,7 @@ class Hub:
 
     async def stop(self) -> None:
         """Close all connections with 4200, then leave the engine."""
-        self._close_all(self.by_socket.values(), RECONNECT, "The server is restarting")
+        self._close_all(self.by_socket.values(), close_codes.RECONNECT, "The server is restarting")
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
             self._sweep_timer = None
@@ -194,10 +191,10 @@ class Hub:
             connection.socket_id,
             connection.writer.buffered(),
             self.max_buffer_bytes,
-            OVER_CAPACITY,
+            close_codes.OVER_CAPACITY,
             key="slow",
         )
-        connection.close(OVER_CAPACITY, "The connection reads too slowly")
+        connection.close(close_codes.OVER_CAPACITY, "The connection reads too slowly")
         self._drop_within(connection, CLOSE_SLOW_S)
 
     def connections_of(self, app: str) -> list[Connection]:
@@ -375,7 +372,7 @@ class Hub:
         self.counters["callbacks.failed"] += 1
         self._log.error("A callback of a connection failed; its client reconnects", error=error)
         with self.isolated("A connection could not be closed"):
-            connection.close(RECONNECT, "Events may have been missed; reconnect")
+            connection.close(close_codes.RECONNECT, "Events may have been missed; reconnect")
 
     def _attached(
         self, subscription: connections.Subscription, answer: interface.SubscribeResult | interface.Refused
@@ -629,7 +626,7 @@ class Hub:
         if partition in self._gaps:
             self._gaps.remove(partition)
         affected = [one for one in self.by_socket.values() if partition is None or self._is_in(one, partition)]
-        self._close_all(affected, RECONNECT, "Events may have been missed; reconnect")
+        self._close_all(affected, close_codes.RECONNECT, "Events may have been missed; reconnect")
 
     def _is_in(self, connection: Connection, partition: int) -> bool:
         """Whether a connection has a channel in this partition of the log."""

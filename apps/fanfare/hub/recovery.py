@@ -13,8 +13,7 @@ import functools
 
 from fanfare.engine import interface
 from fanfare.hub import attempts, connections, event_frames, fanout, pacing, streams, traces, writers
-
-OVER_CAPACITY = 4100  # pusher-js reconnects after a second
+from fanfare.runtime import close_codes
 
 
 class Recoveries:
@@ -108,7 +107,7 @@ class Recoveries:
             # The store has the events, so nothing is reported as lost: the client comes back for them.
             why = answer.message if isinstance(answer, interface.Refused) else "the history cannot be read"
             self._counters["recoveries.interrupted"] += 1
-            subscription.connection.close(OVER_CAPACITY, f"The recovery was interrupted: {why}")
+            subscription.connection.close(close_codes.OVER_CAPACITY, f"The recovery was interrupted: {why}")
             return
         result = self._known(recovery.request, answer.replayed)
         if result.reason is not None:

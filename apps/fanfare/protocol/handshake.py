@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl
 
 from fanfare.applications import origins, registry
 from fanfare.protocol import refusals
+from fanfare.runtime import close_codes
 
 # `wsPath` of pusher-js and `path` of Swift put any prefix before /app/.
 _PATH: Final = re.compile(r"\A(?P<prefix>.*)/app/(?P<key>[^/]+)\Z", re.DOTALL)
@@ -64,12 +65,12 @@ def accept(
     application = applications.by_key(key)
     if application is None:
         raise refusals.ConnectionRefused(
-            refusals.UNKNOWN_APPLICATION, f"App key {refusals.quoted(key, 40)} does not exist on this server"
+            close_codes.UNKNOWN_APPLICATION, f"App key {refusals.quoted(key, 40)} does not exist on this server"
         )
     if not application.enabled:
         if applications.suspended_s(application.id):
             raise refusals.ApplicationSuspended(application.id)
-        raise refusals.ConnectionRefused(refusals.APPLICATION_DISABLED, "This application is disabled")
+        raise refusals.ConnectionRefused(close_codes.APPLICATION_DISABLED, "This application is disabled")
     parameters = _parameters(query) if len(query) > CACHED_BYTES else _cached_parameters(query)
     _check_protocol(parameters.get("protocol", ""))
     if not origins.is_allowed(application.allowed_origins, origin):

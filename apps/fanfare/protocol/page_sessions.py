@@ -18,7 +18,8 @@ from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
 from fanfare.hub import connections
 from fanfare.hub import hub as hubs
-from fanfare.protocol import ack_tracker, recovery, refusals, server_frames, session_owners
+from fanfare.protocol import ack_tracker, recovery, server_frames, session_owners
+from fanfare.runtime import close_codes
 from fanfare.runtime.backoff import Backoff
 from fanfare.runtime.log_throttle import LogThrottle
 
@@ -132,7 +133,7 @@ class PageSession:
         """The store has the record and the events, so the page comes back for them: nothing is reported as lost."""
         _log.warning("A resume token could not be looked up or taken: %s", error)
         self._hub.count("resume.not_looked_up")
-        self._connection.close(refusals.OVER_CAPACITY, f"The connection cannot be accepted now: {error}")
+        self._connection.close(close_codes.OVER_CAPACITY, f"The connection cannot be accepted now: {error}")
 
     async def _open(self) -> None:
         """Raises EngineUnavailable."""
@@ -369,7 +370,7 @@ class PageSession:
         self._owners.wheel.schedule(self, ANSWER_S)
 
     def _close_older(self) -> None:
-        self._connection.close(refusals.RECONNECT, "Another connection of this page took over")
+        self._connection.close(close_codes.RECONNECT, "Another connection of this page took over")
 
     def lose_token(self) -> None:
         self._lose(ack_tracker.TOKEN_SHARED)

@@ -24,19 +24,14 @@ from __future__ import annotations
 
 from typing import Final
 
+from fanfare.runtime import close_codes
 from fanfare.runtime.text import clean
 
-# Close codes and `pusher:error` codes (Pusher Channels protocol 7, "Error codes"). A client that is closed with 4000 to
-# 4099 stays away until its page calls connect(); with 4100 to 4199 it reconnects after a second; with 4200 to 4299 at
-# once.
-UNKNOWN_APPLICATION: Final = 4001
-APPLICATION_DISABLED: Final = 4003
+# Close codes and `pusher:error` codes, besides those of `fanfare.runtime.close_codes`.
 UNKNOWN_PATH: Final = 4005
 INVALID_VERSION: Final = 4006
 UNSUPPORTED_PROTOCOL: Final = 4007
 UNAUTHORIZED: Final = 4009
-OVER_CAPACITY: Final = 4100
-RECONNECT: Final = 4200
 CLIENT_EVENT_REJECTED: Final = 4301
 WATCHLIST_TOO_LONG: Final = 4302
 FRAME_TOO_BIG: Final = 1009  # RFC 6455 §7.4.1
@@ -93,7 +88,7 @@ class ApplicationSuspended(ConnectionRefused):
     reason = "application_suspended"
 
     def __init__(self, app_id: str) -> None:
-        super().__init__(OVER_CAPACITY, "This application was disabled a moment ago; try again")
+        super().__init__(close_codes.OVER_CAPACITY, "This application was disabled a moment ago; try again")
         self.app_id = app_id
 
 

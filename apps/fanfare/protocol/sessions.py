@@ -30,6 +30,7 @@ from fanfare.protocol import (
     state_machine,
     streams,
 )
+from fanfare.runtime import close_codes
 from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.sockets import frames as sockets
 
@@ -174,7 +175,7 @@ class Session:
             self._connection.close(code, message)
 
     def restart(self) -> None:
-        self._connection.close(hubs.RECONNECT, "The server is restarting")
+        self._connection.close(close_codes.RECONNECT, "The server is restarting")
 
     def end(self) -> None:
         """The server below reports that the client is gone."""

@@ -26,7 +26,7 @@ from fanfare.protocol import (
     server_frames,
     sign_in,
 )
-from fanfare.runtime import token_bucket
+from fanfare.runtime import close_codes, token_bucket
 
 # Answers per second to frames that are no message of the protocol. A program that sends them mostly does so in a loop,
 # and the tenth answer tells its developer no more than the first. Answers to messages of the protocol are not limited:
@@ -172,7 +172,7 @@ class StateMachine:
             message = f"The application has {refusal.actual} connections; {refusal.limit} are allowed"
         else:
             message = f"The connection cannot be accepted now: {refusal.message}"
-        return self._close(refusals.OVER_CAPACITY, message)
+        return self._close(close_codes.OVER_CAPACITY, message)
 
     def not_authorized_in_time(self) -> effects.Effects:
         """The authorization timer ended."""
@@ -198,7 +198,7 @@ class StateMachine:
     def _unavailable(self, message: str, counter: str) -> effects.Effects:
         """The engine could not do what the client needs. pusher-js asks again only on its next connection, so this one
         ends: the client reconnects after a second."""
-        return [effects.Count(counter, message), *self._close(refusals.OVER_CAPACITY, message)]
+        return [effects.Count(counter, message), *self._close(close_codes.OVER_CAPACITY, message)]
 
     # -- frames of the client ------------------------------------------------------------------------------------------
 
@@ -220,7 +220,7 @@ class StateMachine:
                 effects.Count(f"pusher.client_event_rejected.{rejection.reason}", rejection.message),
             )
         except refusals.TooManyPendingFrames as error:
-            return [effects.Count("pusher.pending_frames_full"), *self._close(refusals.OVER_CAPACITY, error.message)]
+            return [effects.Count("pusher.pending_frames_full"), *self._close(close_codes.OVER_CAPACITY, error.message)]
 
     def received_binary(self) -> effects.Effects:
         """A binary frame came."""
@@ -356,7 +356,7 @@ class StateMachine:
         limit = self._max_subscriptions
         message = f"The connection has {len(self._subscriptions)} subscriptions; {limit} are allowed"
         refused = _refuse(
-            channel, refusals.LimitReached(message, code=refusals.OVER_CAPACITY, reason="too_many_subscriptions")
+            channel, refusals.LimitReached(message, code=close_codes.OVER_CAPACITY, reason="too_many_subscriptions")
         )
         if self._full:
             return refused
@@ -549,7 +549,7 @@ def _evidence(data: Mapping[str, Any] | None) -> dict[str, str] | None:
 def _channel_full(channel: str, refusal: interface.Refused) -> refusals.LimitReached:
     return refusals.LimitReached(
         f"The channel {channel} has {refusal.actual} members; {refusal.limit} are allowed",
-        code=refusals.OVER_CAPACITY,
+        code=close_codes.OVER_CAPACITY,
         reason=refusal.code,
     )
 

@@ -24,13 +24,14 @@ import orjson
 from fanfare.engine import interface
 from fanfare.hub import hub as hubs
 from fanfare.protocol import refusals
+from fanfare.runtime import close_codes
 
 COMMAND: Final = "user.terminate"
 MESSAGE: Final = "The application ended this user's connections"
 
 # pusher-js does not reconnect after the first until its page calls connect(), and reconnects at once after the second.
 FOR_GOOD: Final = refusals.UNAUTHORIZED
-TO_RECONNECT: Final = refusals.RECONNECT
+TO_RECONNECT: Final = close_codes.RECONNECT
 
 RECORD_PREFIX: Final = "#terminated-"  # and the user's id: the channel that keeps the record
 RECORD_SECONDS: Final = 30 * 86_400

@@ -31,6 +31,7 @@ from fanfare.hub import activity, hub, telemetry, traces, transports
 from fanfare.integration import relay, rule_cache, signal_sender
 from fanfare.jobs import runner
 from fanfare.protocol import revocations, session_owners, streams, termination
+from fanfare.runtime import close_codes
 from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.runtime.supervisor import Supervisor
 from fanfare.server import draining, errors, machine_limits, memory, mounts, parent_process, probe, proxies
@@ -394,7 +395,7 @@ class Server:
         self.drain.refuse_new()  # Daphne listens until its end: a client that returned would be closed a second time
         for connection in list(self.hub.by_socket.values()):
             with self.hub.isolated("A connection could not be closed"):
-                connection.close(hub.RECONNECT, "The server is restarting")
+                connection.close(close_codes.RECONNECT, "The server is restarting")
 
     async def _keep_trying(self) -> None:
         while not self.running:

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 
+from fanfare.runtime import close_codes
 from fanfare.server import errors, interfaces, responses, root_path, urlconf
 
 RETRY_AFTER_SECONDS = 1
 # The protocol's "over capacity", after which clients reconnect by themselves.
-OVER_CAPACITY = 4100
 # The reason can contain paths and addresses of this machine, so it is not sent.
 REFUSED = "This server cannot work now"
 HEALTH = "/health/ready"
@@ -177,4 +177,4 @@ async def _refuse_websocket(receive: ASGIReceiveCallable, send: ASGISendCallable
     """Accept and then close, because a refused handshake has no close code, which clients need to reconnect."""
     await receive()
     await send({"type": "websocket.accept", "subprotocol": None, "headers": []})
-    await send({"type": "websocket.close", "code": OVER_CAPACITY, "reason": REFUSED})
+    await send({"type": "websocket.close", "code": close_codes.OVER_CAPACITY, "reason": REFUSED})

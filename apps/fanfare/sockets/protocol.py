@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
+from fanfare.runtime import close_codes
 from fanfare.runtime.log_throttle import Count, LogThrottle
 from fanfare.runtime.supervisor import Supervisor
 from fanfare.sockets import accept_gate, asgi, drain, frames, handshake, keepalive
@@ -36,7 +37,6 @@ FLUSH_S: Final = 10.0  # for the client to read the remaining bytes after it has
 LINGER_S: Final = 2.0  # for the client to read the reason after the server has ended the connection
 COUNT: Final = "fanfare_count"  # attribute of uvicorn's Config: adds one to a counter
 HANDLER: Final = "fanfare_websocket_handler"  # attribute of uvicorn's Config: a Handler
-OVER_CAPACITY: Final = 4100  # of the Pusher protocol: its clients return after a second or more
 FRAMES_PER_TURN: Final = 64  # then other connections get the loop: one read can hold 40,000 small frames
 
 
@@ -233,7 +233,7 @@ class WebSocketProtocol(asyncio.Protocol):
         if gate is not None and (reason := gate.refusal(len(shared.connections))):
             # A refused handshake has no close code, and a client without one waits for much longer.
             self.accept(None, ())
-            self.close(OVER_CAPACITY, reason)
+            self.close(close_codes.OVER_CAPACITY, reason)
             return
         self._request = request, app_state
         if gate is None or gate.takes(self):

@@ -14,6 +14,7 @@ from fanfare.engine import interface
 from fanfare.hub import connections, event_frames
 from fanfare.hub import hub as hubs
 from fanfare.protocol import handshake, names, server_frames
+from fanfare.runtime import close_codes
 from fanfare.sse import cursors, encoding, recovery, refusals, requests, writer
 
 # Connections that began at the same time end at different times.
@@ -202,7 +203,7 @@ class Stream:
         """Close the connection after the client has read the buffered events."""
         if not self.connection.closing:
             self._hub.count(f"sse.ended.{why}")
-            self.connection.close(hubs.RECONNECT, message)
+            self.connection.close(close_codes.RECONNECT, message)
 
     def revoked(self, _: Any, reason: str, message: str) -> None:
         """See fanfare.protocol.revocations.Holder."""

@@ -15,8 +15,8 @@ from fanfare import conf
 from fanfare.api import operations
 from fanfare.api import refusals as api_refusals
 from fanfare.applications import limits, registry
-from fanfare.hub import hub
 from fanfare.protocol import refusals
+from fanfare.runtime import close_codes
 from tests.unit.docs import pages
 
 REFERENCE = pages.ROOT / "docs/reference"
@@ -97,10 +97,10 @@ def test_every_code_is_documented_under_its_name() -> None:
     documented = {name: int(code) for code, name, *_ in rows if name}
     constants = {
         name: value
-        for name, value in vars(refusals).items()
+        for name, value in {**vars(refusals), **vars(close_codes)}.items()
         if name.isupper() and isinstance(value, int) and 1000 <= value < 5000
     }
-    assert documented == {**constants, "RECONNECT": hub.RECONNECT}
+    assert documented == constants
 
 
 # -- the HTTP API ----------------------------------------------------------------------------------------------------
