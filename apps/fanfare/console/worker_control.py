@@ -100,7 +100,8 @@ class WorkerControl:
                 while pending := set(booting()) - set(self._started):
                     self._newcomer.clear()
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._newcomer.wait(), POLL_S)
+                        async with asyncio.timeout(POLL_S):
+                            await self._newcomer.wait()
         except TimeoutError:
             logger.info("The workers %s do not serve after %g s.", ", ".join(map(str, sorted(pending))), within_s)
         else:

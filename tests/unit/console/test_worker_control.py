@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import orjson
 import pytest
 
 from fanfare.console import worker_control
@@ -95,6 +97,21 @@ async def test_old_worker_does_not_wait_for_workers_that_serve_already(
     two.control.introduce()
     await waiting.until_async(lambda: has_heard(one, 101), 30, "the other worker")
     await asyncio.wait_for(one.control.wait_for(lambda: {101}, 600.0), 30)
+
+
+async def test_wait_for_new_workers_that_is_cancelled_ends_at_once(workers: tuple[Worker, Worker]) -> None:
+    """Also in the turn of the loop in which a new worker announces itself."""
+    one, _ = workers
+    for turns in range(6):
+        waits = asyncio.create_task(one.control.wait_for(lambda: {7}, 600.0))
+        await asyncio.sleep(0)
+        one.control._on_started("", orjson.dumps({"worker": "two", "node": socket.gethostname(), "pid": 8}))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        waits.cancel()
+        done, _ = await asyncio.wait([waits], timeout=30)
+        assert done, f"cancelled {turns} turns after the announcement"
+        assert waits.cancelled()
 
 
 async def test_wait_for_new_workers_ends_in_time(
