@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.harness import deployments, servers, waiting
+from tests.harness import deployments, parts, servers, waiting
 
 WITHIN_S = 60.0
 
@@ -44,10 +43,12 @@ def container(port: int) -> list[str]:
     return ["python", "-c", IN_NAMESPACE, *NAMESPACE, *arguments]
 
 
-def namespaces_are_allowed() -> bool:
-    with contextlib.suppress(OSError):
-        return subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False).returncode == 0
-    return False
+def require_namespaces() -> None:
+    """Skip or fail the test if this process may not make a PID namespace."""
+    parts.executable(NAMESPACE[0])
+    tried = subprocess.run([*NAMESPACE, "true"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if tried.returncode:
+        parts.refused("PID namespaces", tried.stderr)
 
 
 servers.COMMANDS.update(
