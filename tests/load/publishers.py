@@ -64,7 +64,7 @@ def post(target: str, body: bytes) -> bytes:
 
 
 class HttpConnection:
-    """A keep-alive connection; reconnects if the server closes it after a response."""
+    """A keep-alive connection; reconnects if the server closes it after a response, or while it is idle."""
 
     def __init__(self, port: int) -> None:
         self.busy = False
@@ -83,6 +83,9 @@ class HttpConnection:
     def ready(self) -> None:
         """Read a part of the response. Raises Refused unless its status is 200 or 201."""
         received = self.socket.recv(65_536)
+        if not received and not self.busy:
+            self._reconnect()
+            return
         self._answer += received
         head, end, body = self._answer.partition(b"\r\n\r\n")
         if not received or (end and b" 20" not in head[:16]):
@@ -91,12 +94,15 @@ class HttpConnection:
             self._answer = b""
             self.busy = False
             if b"connection: close" in head.lower():
-                self.socket.close()
-                self._connect()
+                self._reconnect()
 
     def close(self) -> None:
         self._poll.close()
         self.socket.close()
+
+    def _reconnect(self) -> None:
+        self.socket.close()
+        self._connect()
 
     def _connect(self) -> None:
         self.socket = socket.create_connection((servers.HOST, self._port))

@@ -29,7 +29,7 @@ NAME = "console"
 TITLE = "Consoles that are open while events pass"
 TURNS = 5  # of each kind
 BATCH = 10  # events of one request
-EVENTS_EACH = 600  # per second and publisher: the server closes a connection that sends no request
+EVENTS_EACH = 600  # per second and publisher
 SETTLE_S = 2.0  # at the start of a turn, not measured
 PATIENCE_S = 20.0
 TICK_S = 0.005
@@ -205,10 +205,9 @@ class _Load:
         self._application = running.application
         self._rooms = itertools.cycle(rooms)
         self._members = {one.socket.fileno(): one for one in members}
-        self._publishers = {
-            one.fileno(): one
-            for one in (publishers.HttpConnection(running.port) for _ in range(math.ceil(rate / EVENTS_EACH)))
-        }
+        some = [publishers.HttpConnection(running.port) for _ in range(math.ceil(rate / EVENTS_EACH))]
+        self._publishers = {one.fileno(): one for one in some}
+        self._turns = itertools.cycle(some)  # each sends: the server closes a connection without requests
         self._poll = select.epoll()
         for fd in (*self._members, *self._publishers):
             self._poll.register(fd, select.EPOLLIN)
@@ -220,7 +219,7 @@ class _Load:
         while True:
             now = time.perf_counter()
             due = first + int(min(now - begin, seconds) * self.rate)
-            for one in self._publishers.values():
+            for one in itertools.islice(self._turns, len(self._publishers)):
                 if not one.busy and self.published + BATCH <= due:
                     self._send(one)
             if now - begin >= seconds and self._delivered == self.published:
