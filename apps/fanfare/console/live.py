@@ -32,6 +32,7 @@ STREAMS_PER_WORKER: Final = 200
 STREAMS_PER_USER: Final = 50  # of one worker
 WRITE_S: Final = 30.0  # a page that reads nothing for so long is disconnected
 READ_S: Final = 10.0  # for the body of a POST
+MAX_ARGUMENTS: Final = 50  # of a request's query
 BEARER: Final = b"bearer "
 
 _CORS: Final = [(b"access-control-allow-origin", b"*"), (b"cache-control", b"no-store")]
@@ -102,8 +103,7 @@ class Live:
         return endpoint, access
 
     def _request(self, scope: Any, access: Access, body: dict[str, Any] | None = None) -> requests.Request:
-        query = dict(parse_qsl(scope["query_string"].decode("latin-1"), max_num_fields=50))
-        return requests.Request(self._worker, access, query, body or {})
+        return requests.Request(self._worker, access, _query(scope["query_string"]), body or {})
 
     # -- streams -------------------------------------------------------------------------------------------------------
 
@@ -174,6 +174,14 @@ async def _write(send: Any, line: bytes, *, more: bool = True) -> None:
         raise _Gone from error
 
 
+def _query(query_string: bytes) -> dict[str, str]:
+    """The arguments, the last one of each name. Raises Problem."""
+    try:
+        return dict(parse_qsl(query_string.decode("latin-1"), max_num_fields=MAX_ARGUMENTS))
+    except ValueError:
+        raise requests.Problem(400, f"The request has more than {MAX_ARGUMENTS} arguments.") from None
+
+
 async def _disconnected(receive: Any, life: asyncio.Timeout) -> None:
     while (await receive())["type"] != "http.disconnect":
         continue
@@ -195,8 +203,13 @@ async def _read_json(receive: Any, limit: int) -> dict[str, Any]:
                 more = message.get("more_body", False)
     except TimeoutError:
         raise requests.Problem(408, "The request did not come within 10 s.") from None
+    return _object(bytes(body))
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """Raises Problem unless `body` is a JSON object."""
     try:
-        value = orjson.loads(bytes(body))
+        value = orjson.loads(body)
     except ValueError:
         raise requests.Problem(400, "The body is not JSON.") from None
     if not isinstance(value, dict):

@@ -127,6 +127,12 @@ async def test_body_is_a_bounded_json_object(application: live.Live, token: str,
     assert (await ask(application, Client("take", method="POST", token=token, body=body))).status == status
 
 
+async def test_query_with_too_many_arguments_is_refused(application: live.Live, token: str) -> None:
+    query = b"&".join([b"a=1"] * (live.MAX_ARGUMENTS + 1))
+    client = await ask(application, Client("overview", token=token, query=query))
+    assert (client.status, client.json) == (400, {"error": "The request has more than 50 arguments."})
+
+
 async def test_unknown_path_and_wrong_method_are_refused(application: live.Live, token: str) -> None:
     assert (await ask(application, Client("nothing", token=token))).status == 404
     assert (await ask(application, Client("overview", method="POST", token=token, body=b"{}"))).status == 405
