@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from fanfare.engine import errors, interface
-from fanfare.engine.redis import catch_up, consumer, moving, partition, scripts
+from fanfare.engine.redis import catch_up, consumer, entries, moving, partition, scripts
 from fanfare.engine.redis import engine as redis_engine
 from fanfare.engine.redis import worker as redis_worker
 from tests.harness import redisserver
@@ -115,3 +115,8 @@ async def test_move_refuses_entries_of_another_version(one: Worker, url: str) ->
         [stream] = [each for each in store.streams().values() if each.channel == "kept"]
         with pytest.raises(errors.EngineMisconfigured, match="newer release"):
             list(store.kept([(stream, 0)]))
+
+
+def test_entry_without_a_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="another program has written it"):
+        entries.read_all([bytes(40)])

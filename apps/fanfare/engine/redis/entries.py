@@ -46,10 +46,14 @@ def write(entry: interface.Entry) -> bytes:
 
 
 def read(data: bytes) -> Iterator[interface.Entry | None]:
-    """The entries of a message; None for one of a version that this release does not read."""
+    """The entries of a message; None for one of a version that this release does not read. Raises ValueError, TypeError
+    or struct.error for other bytes, which another program has written.
+    """
     start, end = 0, len(data)
     while start < end:
         version, size, sequence, offset, created_ms, meta_size = _HEAD.unpack_from(data, start)
+        if size < _BEGINNING.size:  # also in other versions; of 0 bytes, the loop would not end
+            raise ValueError(f"An entry has {size} bytes: another program has written it.")
         if version == VERSION:
             body = start + _HEAD_SIZE + meta_size
             kind, app, channel, user, exclude = _meta(data[start + _HEAD_SIZE : body])
