@@ -4,34 +4,59 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import random
+import re
+import struct
 import unicodedata
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httptools
 import jwt
 import orjson
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, ValidationError
+from django.core.management import CommandError
 
-from fanfare import conf
-from fanfare.api import members, operations, parameters, refusals, requests, streams
+from fanfare import conf, errors, middleware
+from fanfare.api import authentication, members, operations, parameters, refusals, requests, streams
 from fanfare.applications import declarations, origins, registry
 from fanfare.applications import errors as application_errors
-from fanfare.console import doctor, filters
+from fanfare.applications import rules as channel_rules
+from fanfare.applications.models import webhook_endpoint
+from fanfare.channel_layer import messages as layer_messages
+from fanfare.console import doctor, filters, live, permissions, tokens
+from fanfare.console import requests as console_requests
+from fanfare.console.endpoints import event_creator
 from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
 from fanfare.engine.postgres import database
 from fanfare.engine.redis import address as redis_address
+from fanfare.engine.redis import entries
 from fanfare.hub import traces
-from fanfare.protocol import authorization, capabilities, handshake, messages, recovery, sign_in, signatures
+from fanfare.integration import rules
+from fanfare.integration import tokens as integration_tokens
+from fanfare.management import rule_flags
+from fanfare.protocol import (
+    authorization,
+    capabilities,
+    handshake,
+    messages,
+    names,
+    publications,
+    recovery,
+    sign_in,
+    signatures,
+)
 from fanfare.protocol import refusals as protocol_refusals
-from fanfare.runtime import addresses, text
-from fanfare.server import proxies
+from fanfare.runtime import addresses, log_lines, text
+from fanfare.server import claims, mounts, proxies, urlconf
 from fanfare.setting_types import Refused
-from fanfare.sockets import direct_http
+from fanfare.sockets import direct_http, opening
 from fanfare.sockets import frames as websocket_frames
+from fanfare.sockets import handshake as websocket_handshake
 from fanfare.sse import cursors
 from fanfare.sse import refusals as sse_refusals
 from fanfare.sse import requests as sse_requests
@@ -95,10 +120,53 @@ def _message(given: str) -> None:
     messages.channel(message)
 
 
+class _Reference:
+    """One request, as the HTTP parser of uvicorn reads it."""
+
+    def __init__(self, data: bytes) -> None:
+        self.target, self.body = b"", b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.complete = 0
+        self._parser = httptools.HttpRequestParser(self)
+        with contextlib.suppress(httptools.HttpParserUpgrade):
+            self._parser.feed_data(data)
+        self.method: bytes = self._parser.get_method()
+
+    def on_url(self, url: bytes) -> None:
+        self.target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value.strip(b" \t")))
+
+    def on_body(self, body: bytes) -> None:
+        self.body += body
+
+    def on_message_complete(self) -> None:
+        self.complete += 1
+
+
 def _http_head(given: str) -> None:
+    """A request without the parser is the one that the parser would read."""
     data = _bytes(given)
     request = direct_http.parse(data, 1_000, 20)
-    assert request is None or data.endswith(request.body)
+    if request is not None:
+        expected = _Reference(data)
+        assert (expected.method, expected.complete) == (b"POST", 1)
+        assert f"{request.path}?{request.query}".encode() == expected.target
+        assert (list(request.headers), request.body) == (expected.headers, expected.body)
+
+
+def _websocket_opening(given: str) -> None:
+    """A WebSocket without the parser is opened by the request that the parser would read."""
+    data = _bytes(given)
+    request = opening.upgrade(data, line_bytes=500, head_bytes=1_000, headers=20)
+    if request is not None:
+        expected = _Reference(data)
+        assert (expected.method, expected.complete) == (b"GET", 1)
+        assert (request.target, request.headers) == (expected.target, expected.headers)
+        request.path_with_query()
+        request.tokens(b"sec-websocket-protocol")
+        websocket_handshake.switching(websocket_handshake.key(request), [])
 
 
 def _websocket_frames(given: str) -> None:
@@ -140,6 +208,88 @@ def _sse_query(given: str) -> None:
     sse_requests.asked(scope, sse_requests.head(scope), max_channel_name=200)
 
 
+def _signature(given: str) -> None:
+    """Of a request to the HTTP API, by both ways to verify it."""
+    path, _, query = given.partition("?")
+    authentication.verify_plain(APPLICATION, path, query, NOW_S)
+    authentication.verify(APPLICATION, "POST", (path,), requests.parse_query(_bytes(query)), NOW_S)
+
+
+def _path(given: str) -> None:
+    """The path of a request, which decides which part of the server answers."""
+    scope = {"path": given, "query_string": _bytes(given)}
+    for method in ("GET", "POST"):
+        claims.is_api(method, given), claims.is_sse(method, given)
+        claims.is_health(method, given), claims.is_console(method, given)
+    found = operations.find(given)
+    urlconf.answers(given)
+    urlconf.is_specific("^admin/", given)
+    middleware._network(given)
+    if found is not None and "token_id" in found[1]:
+        parameters.token_id(found[1]["token_id"])
+    assert given.endswith(sse_requests.key(scope))
+
+
+def _history_pattern(given: str) -> None:
+    """A valid pattern of a channel rule, and of the console, matches the names that a regular expression matches."""
+    pattern, _, name = given[:60].partition("|")
+    if channel_rules.pattern_fault(pattern) is None:
+        found = channel_rules.Rules((channel_rules.Rule(pattern, 1, 1),)).of(name)
+        simple = ".*".join(map(re.escape, re.sub(r"\*+", "*", pattern).split("*")))
+        expected = re.fullmatch(simple, name, re.DOTALL) is not None
+        assert (found is not None) == filters.matches(pattern, name) == expected
+
+
+def _authorization_pattern(given: str) -> None:
+    pattern, _, name = given.partition("|")
+    rules.Pattern(pattern).match(name)
+
+
+def _channel_name(given: str) -> None:
+    names.check_publishable_channel(given, 164)
+    assert given.isascii() and not set(given) & set("\n *:/?&")
+
+
+def _webhook_url(given: str) -> None:
+    """A literal address that is accepted is public, as the HTTP client reads it."""
+    http_client._shown(given)
+    webhook_endpoint.validate_url(given)
+    _, host, _ = http_client._origin(given)
+    address = addresses.parse(host)
+    assert host and (address is None or addresses.is_public(address))
+    _clean_lines(webhook_endpoint.masked(given))
+
+
+def _webhook_filters(given: str) -> None:
+    name, _, value = given.partition(":")
+    webhook_endpoint.validate_channel_prefix(name)
+    webhook_endpoint.validate_headers({name: value})
+    assert not set(given) & set("\r\n")
+
+
+def _console_request(given: str) -> None:
+    """Its query, its body and the token of its page."""
+    query, _, body = given.partition("|")
+    access = permissions.Access("1", "ann", {}, NOW_S)
+    request = console_requests.Request(None, access, live._query(_bytes(query)))
+    request.number("limit", 1, most=100)
+    tokens.read(query)
+    event_creator._is_json(body)
+    live._object(body.encode("utf-8", "surrogatepass"))
+
+
+def _request_id(given: str) -> None:
+    found = log_lines._request_id({"headers": [(log_lines.HEADER, _bytes(given))]})
+    assert found.isascii() and found.isprintable() and " " not in found
+
+
+def _redis_entries(given: str) -> None:
+    """Any bytes behind an entry are read, or refused by one of the errors that damage has."""
+    for entry in entries.read(entries.write(ENTRY) + _bytes(given)):
+        if entry is not None:
+            assert entries.sequence(entries.write(entry)) == entry.id
+
+
 def _handshake(given: str) -> None:
     path, _, query = given.partition("?")
     handshake.accept(REGISTRY, path=path, query=_bytes(query), origin=given[-30:])
@@ -177,10 +327,17 @@ def _filter(given: str) -> None:
 APPLICATION = registry.Application("1", "key", SECRET)
 REGISTRY = registry.Registry()
 REGISTRY.put(APPLICATION)
+ENTRY = interface.Entry(7, interface.Kind.EVENT, "1", "a", 3, "7", "1.2", b'{"event":"a"}', 1_800_000_000_000)
 POSITION = "aZ3kP0Qx:57"
 SUBSCRIBE = (
     '{"event":"pusher:subscribe","data":{"channel":"kept-1","resume":{"epoch":"a","offset":5},"rewind":{"count":5}}}'
 )
+
+WEBSOCKET = (
+    "Upgrade: websocket\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Protocol: a, b\r\n"
+)
+QUERY = "auth_key=key&auth_timestamp=1800000000&auth_version=1.0"
 
 TARGETS: dict[str, Target] = {
     "position": Target(interface.Position.parse, [POSITION], (ValueError,)),
@@ -226,6 +383,14 @@ TARGETS: dict[str, Target] = {
             "\x82\xfe\x00\x80abcd" + "x" * 128,
         ],
     ),
+    "WebSocket opening": Target(
+        _websocket_opening,
+        [
+            f"GET /app/key?protocol=7 HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\n{WEBSOCKET}\r\n",
+        ],
+        (websocket_handshake.HandshakeRefused,),
+    ),
+    "X-Request-ID": Target(_request_id, ["0f3a-4b", "a.b:c/d+e=f"]),
     "handshake": Target(
         _handshake,
         ["/app/key?protocol=7&client=js&version=8.6.0https://a.example", "/rt/app/key?rt=1&flash=false"],
@@ -253,6 +418,14 @@ TARGETS: dict[str, Target] = {
             f"key:a|1.2|presence-a|{NESTED}|{NESTED}",
         ],
     ),
+    "signature of the HTTP API": Target(
+        _signature,
+        [
+            f"/apps/1/events?{QUERY}&body_md5=a&auth_signature={'a' * 64}",
+            f"/apps/1/%65vents?auth_signature={'A' * 64}&{QUERY}&info[0]=a&info[]=b+%2b",
+        ],
+        (refusals.ApiError,),
+    ),
     "query of the HTTP API": Target(_api_query, ["auth_key=a&Info=b%2Bc+d&info[]=e&info[0]=f"], (refusals.ApiError,)),
     "event of the HTTP API": Target(
         lambda given: operations.event_of(_api_request(given)),
@@ -278,6 +451,65 @@ TARGETS: dict[str, Target] = {
         _sse_query,
         ["channels=a,b&token=c&last_event_id=1.-&rewind=5", "channel=a%2Cb&channel=c"],
         (sse_refusals.SseError,),
+    ),
+    "channel name": Target(
+        _channel_name,
+        ["presence-room_1=@,.;", "#server-to-user-7", "private-encrypted-cache-a"],
+        (protocol_refusals.InvalidName, protocol_refusals.NameTooLong),
+    ),
+    "pattern of a channel rule": Target(_history_pattern, ["kept-*|kept-a", "#*a*b|#cab", "a**.b*|a.b", "*|a"]),
+    "pattern of an authorization rule": Target(
+        _authorization_pattern,
+        ["private-order-{id:int}|private-order-7", "presence-{a}-{b:slug}|presence-a-b-c", "private-<int:id>*|a"],
+        (errors.InvalidPattern,),
+    ),
+    "path of a request": Target(
+        _path,
+        ["/apps/1/channels/presence-a/users/7/update", "/apps/1/capabilities/a.b:c/revoke", "/sse/key", "/admin/"],
+        (refusals.ApiError, sse_refusals.SseError),
+    ),
+    "idempotency key": Target(publications.check_idempotency_key, ["order-7"], (publications.NotPublishable,)),
+    "channels of a capability": Target(
+        integration_tokens.check_pattern, ["private-orders-*", "presence-a.b;c"], (errors.InvalidName,)
+    ),
+    "message of the channel layer": Target(
+        lambda given: layer_messages.unpacked(_bytes(given)),
+        [layer_messages.Message(layer_messages.Verb.SEND, "a", "b", 1.0, b"c").packed().decode("latin-1")],
+        (ValueError,),
+    ),
+    "FANFARE_TRUSTED_PROXIES": Target(
+        lambda given: proxies.Trusted(given.split(",")), ["10.0.0.0/8,::1,unix"], (ImproperlyConfigured,)
+    ),
+    "FANFARE_ASGI_MOUNTS": Target(
+        lambda given: mounts.Mounts({given: print}), ["/shop", "/a.b/c~d/"], (ImproperlyConfigured,)
+    ),
+    "--history of a command": Target(
+        lambda given: rule_flags.read({"history": [given], "rewind": [given], "replay": []}),
+        ["kept-*=100,60", "a=b,c=1, 2"],
+        (CommandError,),
+    ),
+    "URL of a webhook": Target(
+        _webhook_url,
+        [
+            "https://hooks.example:8443/a?token=b&c",
+            "http://[2606:4700::1111]/a",
+            "http://93.184.216.34/",
+            "http://127.1",
+        ],
+        (ValidationError,),
+    ),
+    "channel prefix and header of a webhook": Target(
+        _webhook_filters, ["presence-:a value", "X-Key:b"], (ValidationError,)
+    ),
+    "request of the console": Target(
+        _console_request,
+        ["app=1&limit=20&a=%20|{}", f'limit=9{"&a=1" * 49}|{{"app":"1"}}'],
+        (console_requests.Problem,),
+    ),
+    "entries in Redis": Target(
+        _redis_entries,
+        [entries.write(ENTRY).decode("latin-1"), "\x02" + entries.write(ENTRY).decode("latin-1")[1:], "\0" * 40],
+        (ValueError, TypeError, struct.error),
     ),
     "filter of the console": Target(_filter, ["orders-*&created&1.2&publish", "a&b"], (filters.InvalidFilter,)),
     "position of a trace": Target(traces.parse, ["0:4711"], (ValueError,)),

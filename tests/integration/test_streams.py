@@ -89,6 +89,8 @@ async def page(
     finally:
         assert process.stdin is not None
         process.stdin.close()
+        assert process.stdin is not None
+        process.stdin.close()
         process.kill()
         await process.wait()
         await reading

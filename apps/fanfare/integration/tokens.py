@@ -67,8 +67,7 @@ def capability(
     if not 1 <= len(patterns) <= capabilities.MAX_PATTERNS:
         raise errors.InvalidName(f"A token names 1 to {capabilities.MAX_PATTERNS} channels, not {len(patterns)}.")
     for pattern in patterns:
-        if _PATTERN.match(str(pattern)) is None:
-            raise errors.InvalidName(f"{pattern!r} is not a channel name, in which `*` may stand for any characters.")
+        check_pattern(pattern)
     chosen = frozenset((rights,) if isinstance(rights, str) else rights)
     if not chosen or not chosen <= set(capabilities.RIGHTS):
         raise ValueError(f"`rights` is {sorted(chosen)}; the rights are {', '.join(capabilities.RIGHTS)}.")
@@ -93,6 +92,12 @@ def capability(
             f"The token has {len(token)} bytes; {capabilities.MAX_BYTES} are allowed. Name fewer channels, or use `*`."
         )
     return token
+
+
+def check_pattern(pattern: str) -> None:
+    """Raises InvalidName."""
+    if _PATTERN.match(str(pattern)) is None:
+        raise errors.InvalidName(f"{pattern!r} is not a channel name, in which `*` may stand for any characters.")
 
 
 def _info(value: Any) -> str:
