@@ -33,6 +33,7 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, end)
 
 
+@pytest.hookimpl(optionalhook=True)  # the mutation check runs without xdist
 def pytest_xdist_auto_num_workers() -> int:
     """`-n auto`: more processes than cores, because the unit tests wait for most of their time."""
     return (os.cpu_count() or 1) * 3 // 2

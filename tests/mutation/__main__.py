@@ -30,6 +30,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the sample (1)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--at-least", type=float, default=95.0, metavar="PERCENT", help="(95)")
+    parser.add_argument("--tests", nargs="*", metavar="FILE", help="instead of the tests of the modules' packages")
     options = parser.parse_args()
     os.chdir(ROOT)
     every = [f"protocol.{file.stem}" for file in sorted((ROOT / "apps/fanfare/protocol").glob("[!_]*.py"))]
@@ -38,7 +39,7 @@ def main() -> int:
         f"fanfare.{module}": mutations.sampled(path_of(module).read_text(), options.sample, options.seed)
         for module in modules
     }
-    tests = sorted({f"tests/unit/{module.partition('.')[0]}" for module in modules})
+    tests = options.tests or sorted({f"tests/unit/{module.partition('.')[0]}" for module in modules})
     check = runs.Check(chosen, options.jobs)
     arguments = ["-qq", "-s", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:xdist"]
     status = pytest.main([*arguments, *tests], plugins=[check])

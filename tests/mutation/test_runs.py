@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 import weakref
 from collections.abc import Iterator
@@ -93,3 +94,10 @@ def test_each_mutant_changes_one_place_of_one_function() -> None:
 def test_sample_is_the_same_for_a_seed() -> None:
     assert mutations.sampled(SOURCE, 3, seed=1) == mutations.sampled(SOURCE, 3, seed=1)
     assert len(mutations.sampled(SOURCE, None, seed=1)) == len(list(mutations.mutants(SOURCE)))
+
+
+def test_command_kills_every_mutant_of_a_small_module() -> None:
+    command = [sys.executable, "-m", "tests.mutation", "protocol.names", "--at-least", "100"]
+    tests = ["--tests", "tests/unit/protocol/test_names.py"]
+    ended = subprocess.run([*command, *tests], capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -27,8 +27,7 @@ _PATH: Final = re.compile(r"\A(?P<prefix>.*)/app/(?P<key>[^/]+)\Z", re.DOTALL)
 _TOKEN: Final = re.compile(r"(?:\A|/)s/(?P<token>[A-Za-z0-9_-]{16,128})\Z")
 _VERSION: Final = re.compile(r"\A[0-9]+\Z")
 
-OLDEST_PROTOCOL: Final = 4  # earlier versions differ in channel authorization and presence
-NEWEST_PROTOCOL: Final = 7
+PROTOCOLS: Final = ("4", "5", "6", "7")  # earlier versions differ in channel authorization and presence
 CLIENT_CHARACTERS: Final = 40  # of the client's name and version, which are kept with the connection
 CACHED_QUERIES, CACHED_BYTES = 64, 256  # all clients of an application send the same short query
 SOCKET_ID_RANGE: Final = 10**10  # of each half: below 2**53, so exact in every client; together they cannot be guessed
@@ -107,17 +106,16 @@ _cached_parameters = functools.lru_cache(CACHED_QUERIES)(_parameters)
 
 
 def _check_protocol(version: str) -> None:
-    """Versions 4 to 7 are treated the same; the default is 7."""
+    """Raise ConnectionRefused for another version. All of PROTOCOLS are treated the same; the default is 7."""
     if not version:
         return
     if _VERSION.match(version) is None:
         raise refusals.ConnectionRefused(
             refusals.INVALID_VERSION, f'Invalid protocol version "{refusals.quoted(version, 40)}": a number is expected'
         )
-    digits = version.lstrip("0")  # compared as text first: int() refuses thousands of digits
-    if len(digits) > 1 or not OLDEST_PROTOCOL <= int(digits or "0") <= NEWEST_PROTOCOL:
+    if version.lstrip("0") not in PROTOCOLS:  # as text: int() refuses thousands of digits
         raise refusals.ConnectionRefused(
             refusals.UNSUPPORTED_PROTOCOL,
             f"Protocol version {refusals.quoted(version, 40)} is not supported: "
-            f"this server speaks {OLDEST_PROTOCOL} to {NEWEST_PROTOCOL}",
+            f"this server speaks {PROTOCOLS[0]} to {PROTOCOLS[-1]}",
         )

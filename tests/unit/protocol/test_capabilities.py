@@ -62,6 +62,22 @@ def test_only_a_star_stands_for_any_characters() -> None:
         assert not grant.covers(channel), channel
 
 
+@pytest.mark.parametrize(
+    ("pattern", "covered", "others"),
+    [
+        ("*b*", ["b", "ab", "bc", "abc"], ["", "ac"]),
+        ("a*b*c", ["abc", "a-b-c"], ["ac", "acb", "bc"]),
+        ("*ab*ab*", ["abab", "xabyabz"], ["ab", "xab", "aab"]),
+        ("*ab*b", ["abb", "ab-b"], ["ab", "abc"]),
+    ],
+)
+def test_parts_of_a_pattern_follow_each_other_in_the_channel(
+    pattern: str, covered: list[str], others: list[str]
+) -> None:
+    grant = capabilities.Capability((pattern,), NOW)
+    assert [channel for channel in (*covered, *others) if grant.covers(channel)] == covered
+
+
 def test_pattern_with_many_stars_is_matched_quickly() -> None:
     grant = capabilities.Capability(("*a" * 30 + "*" * 100 + "b",), NOW)
     begun = time.perf_counter()
@@ -123,6 +139,39 @@ def test_other_algorithms_are_refused() -> None:
     assert reason(unsigned) == "invalid_token"
 
 
+def of_size(size: int) -> str:
+    """A token of so many characters, which expires a minute after NOW."""
+    fixed = {"channels": ["a"], "exp": NOW + 60}
+    found = next(token for pad in range(size) if len(token := by_hand({**fixed, "pad": "x" * pad})) >= size)
+    assert len(found) == size
+    return found
+
+
+def test_largest_values_are_accepted() -> None:
+    month = capabilities.MAX_LIFE_S
+    assert capabilities.verify(of_size(4_096), (SECRET,), NOW)
+    for claims in (
+        {"channels": ["a"] * 100, "exp": NOW + 60},
+        {"channels": ["a"], "exp": 253_402_300_800},
+        {"channels": ["a"], "exp": NOW + month, "iat": NOW, "jti": "x" * 128},
+    ):
+        assert capabilities.verify(by_hand(claims), (SECRET,), NOW).channels
+    assert reason(by_hand({"channels": ["a"], "exp": 253_402_300_801})) == "invalid_token"
+
+
+def test_size_of_a_token_that_is_too_long_is_named() -> None:
+    with pytest.raises(refusals.InvalidToken, match="The token has 4097 bytes; 4096 are allowed"):
+        capabilities.verify("x" * 4_097, (SECRET,), NOW)
+
+
+def test_signed_token_has_milliseconds_and_text_in_utf8() -> None:
+    token = capabilities.sign(SECRET, capabilities.Capability((), NOW + 60, "日本", issued=NOW + 0.123456))
+    payload = token.split(".")[1]
+    text = base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)).decode()
+    assert '"sub":"日本"' in text
+    assert json.loads(text)["iat"] == NOW + 0.123
+
+
 @pytest.mark.parametrize("token", ["", ".", "..", "a.b.c", "é.é.é", "x" * 4097, "e30.e30.e30"])
 def test_text_that_is_not_a_token_is_refused(token: str) -> None:
     assert reason(token) == "invalid_token"
@@ -150,8 +199,11 @@ def test_rights_user_info_and_id_are_read_back() -> None:
 
 
 def test_early_and_expired_tokens_say_to_compare_the_clocks() -> None:
-    for claims, reason_ in (({"exp": NOW - 5}, "expired_token"), ({"exp": NOW + 60, "nbf": NOW + 5}, "early_token")):
-        with pytest.raises(refusals.InvalidToken, match=r"5 s.*compare the clock") as refused:
+    for claims, reason_, text in (
+        ({"exp": NOW - 5}, "expired_token", r"expired 5 s ago\..*compare the clock"),
+        ({"exp": NOW + 60, "nbf": NOW + 5}, "early_token", r"before 5 s from now\..*compare the clock"),
+    ):
+        with pytest.raises(refusals.InvalidToken, match=text) as refused:
             capabilities.verify(by_hand({"channels": [], **claims}), (SECRET,), NOW)
         assert refused.value.reason == reason_
 

@@ -57,7 +57,14 @@ def test_an_unknown_key_is_refused_with_4001_and_named(key: str) -> None:
 
 
 def test_a_long_key_is_shortened_in_the_message() -> None:
-    assert len(refusal(path="/app/" + "k" * 10_000).message) < 120
+    message = refusal(path="/app/" + "k" * 10_000).message
+    assert message == f"App key {'k' * 39}… does not exist on this server"
+
+
+def test_resume_token_is_taken_from_the_path_and_hidden_in_the_prefix() -> None:
+    accepted = accept(path=f"/ws/s/{'t' * 16}/app/{KEY}")
+    assert (accepted.token, accepted.client.prefix) == ("t" * 16, "/ws/s/…")
+    assert accept(path=f"/s/{'t' * 15}/app/{KEY}").token is None
 
 
 def test_a_disabled_application_is_refused_with_4003() -> None:
@@ -65,7 +72,7 @@ def test_a_disabled_application_is_refused_with_4003() -> None:
 
 
 @pytest.mark.parametrize(
-    "query", [b"", b"protocol=", b"flash=false&x=%ff"] + [b"protocol=%d" % n for n in (4, 5, 6, 7)]
+    "query", [b"", b"protocol=", b"flash=false&x=%ff"] + [b"protocol=%s" % n for n in (b"4", b"5", b"6", b"7", b"07")]
 )
 def test_protocols_4_to_7_and_none_are_accepted(query: bytes) -> None:
     accept(query=query)
@@ -78,6 +85,7 @@ def test_protocols_4_to_7_and_none_are_accepted(query: bytes) -> None:
         (b"1", 4007),
         (b"3", 4007),
         (b"8", 4007),
+        (b"47", 4007),
         (b"9" * 5_000, 4007),
         (b"abc", 4006),
         (b"-7", 4006),
@@ -89,17 +97,31 @@ def test_another_protocol_is_refused(version: bytes, code: int) -> None:
     assert refusal(query=b"protocol=" + version).code == code
 
 
+def test_refused_protocol_is_shortened_in_the_message() -> None:
+    assert refusal(query=b"protocol=" + b"9" * 60).message == (
+        f"Protocol version {'9' * 39}… is not supported: this server speaks 4 to 7"
+    )
+    message = refusal(query=b"protocol=" + b"x" * 60).message
+    assert message == f'Invalid protocol version "{"x" * 39}…": a number is expected'
+
+
 def test_client_name_and_version_are_kept_and_truncated() -> None:
     client = accept(query=b"client=js&version=" + b"8" * 100).client
     assert client == ("js", "8" * 40, "", "192.0.2.7")
     assert accept().client[:2] == ("", "")
 
 
+def test_first_value_of_a_parameter_counts_also_if_it_is_empty() -> None:
+    assert accept(query=b"client=&client=js&version=1&version=2").client[:2] == ("", "1")
+
+
 def test_page_of_another_origin_is_refused_with_4009() -> None:
     app = fakes.application(allowed_origins=("https://example.com",))
-    accept(app, origin="https://example.com")
-    accept(app, origin=None)
-    assert refusal(app, origin="https://evil.example").code == 4009
+    assert accept(app, origin="https://example.com").origin == "https://example.com"
+    assert accept(app, origin=None).origin == ""
+    refused = refusal(app, origin="https://evil.example")
+    assert refused.code == 4009
+    assert refused.message == 'The origin "https://evil.example" is not allowed for this application'
 
 
 @settings(deadline=None)
