@@ -72,12 +72,14 @@ async def _measure(deployment: deployments.Deployment, server: servers.Server, c
         closed = [asyncio.ensure_future(socket.closed(CLOSED_S)) for socket in opened]
         backend = Backend(server)
         publishing = asyncio.ensure_future(asyncio.to_thread(backend.run))
-        began = time.monotonic()
-        report = json.loads(await asyncio.to_thread(deployment.manage, "fanfare", "--json", "engine", "move"))
-        took_s = time.monotonic() - began
-        codes = await asyncio.gather(*closed)
-        await asyncio.to_thread(backend.acknowledge_one_more)
-        backend.is_stopped = True
+        try:
+            began = time.monotonic()
+            report = json.loads(await asyncio.to_thread(deployment.manage, "fanfare", "--json", "engine", "move"))
+            took_s = time.monotonic() - began
+            codes = await asyncio.gather(*closed)
+            await asyncio.to_thread(backend.acknowledge_one_more)
+        finally:
+            backend.is_stopped = True
         await publishing
     kept = await asyncio.to_thread(_kept, server)
     assert kept == backend.acknowledged, f"{backend.acknowledged} events were acknowledged, and {kept} are kept"
