@@ -9,9 +9,10 @@ A tail has begun when the worker of the page reads every partition of the log an
 Until then it may miss items, so its page is not called live.
 
 A tail shows at most `ITEMS_PER_S` of what its filter takes. If there is more, the items are a sample, and each batch
-says how many there were. A filter of event names or of a text decodes the events that may match, at most
-`DECODED_PER_TURN` a turn over all tails; each batch says how many more there were. Pages with equal filters share one
-tail, and one encoding of each batch.
+says how many there were. A filter of event names or of a text decodes the events that may match, until a turn has its
+items, and at most `DECODED_PER_TURN` a turn over all tails; each batch says how many more may match. Pages with equal
+filters share one tail, and one encoding of each batch. While a worker has more than `CROWD` pages, a turn takes twice
+as long, and shows as many items.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ BEGIN_S: Final = 3.0  # for the readers of the log and for the other workers
 ASK_S: Final = 0.5  # between two requests to confirm the tap
 LEASE_S: Final = 15.0
 TURN_S: Final = 0.25  # between two batches
+CROWD: Final = 20  # pages of a worker
 ITEMS_PER_S: Final = 100  # of a tail, of each worker and of the log
 ITEMS_PER_TURN: Final = int(ITEMS_PER_S * TURN_S)
 MOST_TAILS: Final = 20  # with different filters, in one worker
@@ -269,6 +271,10 @@ class Tails:
     def count(self) -> int:
         return len(self._tails)
 
+    @property
+    def _turn_s(self) -> float:
+        return TURN_S * 2 if sum(len(tail.pages) for tail in self._tails.values()) > CROWD else TURN_S
+
     @contextlib.asynccontextmanager
     async def open(self, filter_: filters.Filter) -> AsyncIterator[Page]:
         """A page of the tail with this filter, while the block runs. Raises TooManyTails."""
@@ -328,7 +334,7 @@ class Tails:
         ]
         try:
             while self._tails and self._hub.engine is engine:
-                await asyncio.sleep(TURN_S)
+                await asyncio.sleep(self._turn_s)
                 for tail in list(self._tails.values()):
                     batch = tail.buffer.take()
                     if batch is not None:
@@ -423,7 +429,7 @@ class Tails:
                     entries = await consumer.next(most, 1.0)
                     self._take(partition, entries)
                     if len(entries) < most:
-                        await asyncio.sleep(TURN_S / 2)
+                        await asyncio.sleep(self._turn_s / 2)
                     read = sum(len(entry.body) for entry in entries)
                     most = min(READ_ENTRIES, max(1, READ_BYTES * len(entries) // read) if read else READ_ENTRIES)
             finally:
@@ -448,7 +454,7 @@ class Tails:
                     else:
                         found = found or item(partition, entry)
                         buffer.add(found)
-                elif buffer.decoded * searching >= DECODED_PER_TURN:
+                elif buffer.is_full or buffer.decoded * searching >= DECODED_PER_TURN:
                     buffer.unexamined += 1
                 else:
                     buffer.decoded += 1

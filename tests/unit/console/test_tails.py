@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -156,9 +157,10 @@ def entries_of(count: int, data: str = "{}") -> list[interface.Entry]:
 
 
 async def test_search_decodes_a_bounded_number_of_events_and_counts_the_others(pair: tuple[Worker, Worker]) -> None:
-    """Two searches share what may be decoded in a turn. An event without the text is not decoded."""
+    """A turn that has its items decodes no more. Two searches share what may be decoded in a turn, and an event without
+    the text is not decoded. `data` is in every body and in no item."""
     here = tails.Tails(pair[0].hub, "one")
-    chosen = {text: filters.parse({"types": "events", "text": text}, None) for text in ("busy", "rare")}
+    chosen = {text: filters.parse({"types": "events", "text": text}, None) for text in ("busy", "rare", "data")}
     found = {text: tails.Tail(text, filter_) for text, filter_ in chosen.items()}
     here._tails.update(found)
     total = tails.DECODED_PER_TURN + 100
@@ -166,8 +168,12 @@ async def test_search_decodes_a_bounded_number_of_events_and_counts_the_others(p
     assert found["rare"].buffer.take() is None
     batch = found["busy"].buffer.take()
     assert batch is not None
-    assert batch["seen"] == tails.DECODED_PER_TURN // 2
+    assert batch["seen"] == len(batch["items"]) == tails.ITEMS_PER_TURN
     assert batch["unexamined"] == total - batch["seen"]
+    batch = found["data"].buffer.take()
+    assert batch is not None
+    assert batch["seen"] == 0
+    assert batch["unexamined"] == total - math.ceil(tails.DECODED_PER_TURN / 3)
     here._take(0, entries_of(3))
     batch = found["busy"].buffer.take()
     assert batch is not None
@@ -483,3 +489,14 @@ async def test_pages_get_one_encoding_of_a_batch(pair: tuple[Worker, Worker]) ->
     async with here.open(EVERYTHING) as first, here.open(EVERYTHING) as second:
         next(iter(here._tails.values())).put({"items": [], "seen": 1})
         assert await first.next(30) is await second.next(30)
+
+
+async def test_many_pages_get_half_as_many_batches(
+    pair: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tails.Tails(pair[0].hub, "one")
+    monkeypatch.setattr(tails, "CROWD", 1)
+    async with here.open(EVERYTHING):
+        assert here._turn_s == tails.TURN_S
+        async with here.open(EVERYTHING):
+            assert here._turn_s == 2 * tails.TURN_S
