@@ -103,10 +103,10 @@ def key(request: Request) -> bytes:
     return keys[0]
 
 
-def switching(client_key: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The answer that opens the WebSocket."""
+def switching(client_key: bytes, header_lines: bytes) -> bytes:
+    """The answer that opens the WebSocket. `header_lines`: see `lines`."""
     accepted = base64.b64encode(hashlib.sha1(client_key + _GUID, usedforsecurity=False).digest())
-    return b"%bSec-WebSocket-Accept: %b\r\n%b\r\n" % (_SWITCHING, accepted, _lines(headers))
+    return b"%bSec-WebSocket-Accept: %b\r\n%b\r\n" % (_SWITCHING, accepted, header_lines)
 
 
 def response(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bytes:
@@ -118,19 +118,20 @@ def response(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -
     line = f"HTTP/1.1 {status} {phrase}\r\n".encode()
     given = [(name, value) for name, value in headers if name.lower() not in _OWN_HEADERS]
     ending = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-    return line + _lines(given) + ending + body
+    return line + lines(given) + ending + body
 
 
 def _tokens(value: bytes) -> list[bytes]:
     return [token for part in value.split(b",") if (token := part.strip())]
 
 
-def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    lines = []
+def lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Header lines. Raises HeaderInvalid."""
+    found = []
     for name, value in headers:
         if not _TOKEN.fullmatch(name):
             raise HeaderInvalid(f"{name!r} is not a header name")
         if _NOT_IN_A_VALUE.search(value):
             raise HeaderInvalid(f"The header {name!r} has a control character in its value")
-        lines.append(b"%b: %b\r\n" % (name, value))
-    return b"".join(lines)
+        found.append(b"%b: %b\r\n" % (name, value))
+    return b"".join(found)

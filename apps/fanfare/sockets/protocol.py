@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
+from uvicorn.protocols.utils import get_local_addr, is_ssl
 
 from fanfare.runtime import close_codes
 from fanfare.runtime.log_throttle import Count, LogThrottle
@@ -95,6 +95,19 @@ class Shared:
         self.root_path = config.root_path
         interval, timeout = config.ws_ping_interval, config.ws_ping_timeout
         self.keepalive = keepalive.Keepalive(interval, timeout) if interval is not None and interval > 0 else None
+        self.handshake_log = asgi.HandshakeLog(is_on=config.access_log)
+        self._headers: list[tuple[bytes, bytes]] | None = None  # of `_header_lines`
+        self._header_lines = b""
+
+    def header_lines(self) -> bytes:
+        """The lines of uvicorn's headers of each response: another list each second."""
+        state = self.server_state()
+        if state is None:
+            return b""
+        if state.default_headers is not self._headers:
+            self._header_lines = handshake.lines(state.default_headers)
+            self._headers = state.default_headers
+        return self._header_lines
 
 
 _shared: weakref.WeakKeyDictionary[ServerState, Shared] = weakref.WeakKeyDictionary()
@@ -274,7 +287,7 @@ class WebSocketProtocol(asyncio.Protocol):
             "http_version": "1.1",
             "scheme": "wss" if is_ssl(transport) else "ws",
             "server": get_local_addr(transport),
-            "client": get_remote_addr(transport),
+            "client": _peer(transport),
             "root_path": root_path,
             "path": root_path + urllib.parse.unquote(path.decode("ascii")),
             "raw_path": root_path.encode("ascii") + path,
@@ -286,9 +299,8 @@ class WebSocketProtocol(asyncio.Protocol):
         }
 
     @property
-    def is_logged(self) -> bool:
-        """Whether connections are logged: not with `--no-access-log`."""
-        return self._shared.config.access_log
+    def handshake_log(self) -> asgi.HandshakeLog:
+        return self._shared.handshake_log
 
     @property
     def is_connecting(self) -> bool:
@@ -297,7 +309,7 @@ class WebSocketProtocol(asyncio.Protocol):
     @property
     def client(self) -> tuple[str, int] | None:
         """The peer's address."""
-        return get_remote_addr(self._transport)
+        return _peer(self._transport)
 
     def accept_for(self, listener: Listener, request: handshake.Request, client: tuple[str, int] | None) -> None:
         """Open the WebSocket for `listener`, without an application. Frames are read from `read_on` on.
@@ -306,7 +318,7 @@ class WebSocketProtocol(asyncio.Protocol):
         for the log.
         """
         self._listener = listener
-        asgi.log_handshake(self, client, request.path_with_query, "[accepted]")
+        self._shared.handshake_log.add(client, request.path_with_query, "[accepted]")
 
     def accept(self, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Open the WebSocket and read the client's frames."""
@@ -321,11 +333,10 @@ class WebSocketProtocol(asyncio.Protocol):
         return False
 
     def _open(self, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]], frame: bytes = b"") -> None:
-        state = self._shared.server_state()
-        given = [*(state.default_headers if state is not None else ()), *headers]
+        lines = self._shared.header_lines() + handshake.lines(headers)
         if subprotocol:
-            given.append((b"sec-websocket-protocol", subprotocol.encode("latin-1")))
-        self._transport.write(handshake.switching(self._key, given) + frame)
+            lines += handshake.lines([(b"sec-websocket-protocol", subprotocol.encode("latin-1"))])
+        self._transport.write(handshake.switching(self._key, lines) + frame)
         self._key = b""
         if self._timer is not None:
             self._stop_timers()
@@ -385,7 +396,7 @@ class WebSocketProtocol(asyncio.Protocol):
         except frames.ProtocolViolation as violation:
             if self._shared.count is not None:
                 self._shared.count(f"sockets.violations.{violation.code}")
-            client = get_remote_addr(self._transport)
+            client = _peer(self._transport)
             _violations.warning(
                 "A WebSocket was closed with %d: %s (from %s)",
                 violation.code,
@@ -598,3 +609,16 @@ class WebSocketProtocol(asyncio.Protocol):
 
 
 _PING: Final = frames.frame(frames.PING, b"")
+
+
+def _peer(transport: Any) -> tuple[str, int] | None:
+    """The peer's address; None on a Unix socket.
+
+    Not `get_remote_addr` of uvicorn, which takes it from a socket object: uvloop makes one for each connection, which
+    costs more than the answer.
+    """
+    try:
+        found = transport.get_extra_info("peername")
+    except OSError:  # uvloop asks the kernel, and the client has gone
+        return None
+    return (str(found[0]), int(found[1])) if isinstance(found, tuple | list) and len(found) >= 2 else None

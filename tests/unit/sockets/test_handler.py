@@ -169,8 +169,12 @@ def test_each_handled_accept_is_logged_as_by_uvicorn(
     with Wire(serve(Handler()).port, target) as client:
         address = f"{servers.HOST}:{client.local_port}"
         assert client.receive() == WireFrame(TEXT, b"greeting")
-    lines = [record.getMessage() for record in caplog.records if "WebSocket" in record.msg]
-    assert lines == [f'{address} - "WebSocket {logged}" [accepted]']
+
+    def lines() -> list[str]:
+        return [record.getMessage() for record in list(caplog.records) if "WebSocket" in record.msg]
+
+    waiting.until(lambda: bool(lines()), PATIENCE, "the handshake is logged")
+    assert lines() == [f'{address} - "WebSocket {logged}" [accepted]']
 
 
 def test_other_handshake_goes_to_the_application(serve: Serve) -> None:

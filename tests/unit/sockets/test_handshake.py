@@ -49,7 +49,7 @@ def test_target_may_be_a_path_or_a_url(target: bytes, resource: tuple[bytes, byt
 
 def test_handshake_is_answered_as_in_the_example_of_the_rfc() -> None:
     assert handshake.key(request()) == KEY
-    assert handshake.switching(KEY, [(b"x-more", b"1")]) == (
+    assert handshake.switching(KEY, handshake.lines([(b"x-more", b"1")])) == (
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nx-more: 1\r\n\r\n"
     )
@@ -112,6 +112,6 @@ def test_status_without_a_phrase_is_sent() -> None:
     "header", [(b"x", b"1\r\nSet-Cookie: a=b"), (b"x: 1\r\ny", b"2"), (b"", b"1"), (b"x", b"\x00")]
 )
 def test_header_with_a_line_break_is_refused(header: tuple[bytes, bytes]) -> None:
-    for write in (lambda: handshake.switching(KEY, [header]), lambda: handshake.response(403, [header], b"")):
+    for write in (lambda: handshake.lines([header]), lambda: handshake.response(403, [header], b"")):
         with pytest.raises(handshake.HeaderInvalid):
             write()
