@@ -7,6 +7,7 @@ import json
 import statistics
 import time
 from dataclasses import dataclass, field
+from uuid import uuid4
 
 from tests.deploys import clients, ways
 from tests.harness import calls, servers
@@ -104,6 +105,7 @@ def _wanted(client: clients.Client, result: Result) -> int:
 
 async def publish(server: servers.Server, application: calls.Application, result: Result, per_second: float) -> None:
     """Count. Each number is retried, with its idempotency key, until it is acknowledged."""
+    series = uuid4().hex
 
     def one(number: int) -> bool:
         body = json.dumps({"n": number, "at": time.monotonic()})
@@ -117,7 +119,7 @@ async def publish(server: servers.Server, application: calls.Application, result
                             "name": clients.EVENT,
                             "channels": [clients.CHANNEL],
                             "data": body,
-                            "idempotency_key": f"count-{number}",
+                            "idempotency_key": f"{series}-{number}",
                         },
                     ).status
                     == 200

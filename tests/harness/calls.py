@@ -6,10 +6,20 @@ import contextlib
 import http.client
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 from tests.harness import servers, signing
 from tests.harness.deployments import Application
+
+
+class Target(Protocol):
+    """A server, or the port and the application of one that runs elsewhere."""
+
+    @property
+    def port(self) -> int: ...
+
+    @property
+    def application(self) -> Application: ...
 
 
 class Answer(NamedTuple):
@@ -21,8 +31,7 @@ class Answer(NamedTuple):
 class Caller:
     """One keep-alive connection to one worker. Use as a context manager."""
 
-    def __init__(self, server: servers.Server, application: Application | None = None) -> None:
-        self.server = server
+    def __init__(self, server: Target, application: Application | None = None) -> None:
         self.application = application or server.application
         self._connection = http.client.HTTPConnection(servers.HOST, server.port, timeout=15)
 
@@ -71,7 +80,7 @@ class Caller:
         return int(self._connection.sock.getsockname()[1])
 
 
-def publish(server: servers.Server, channel: str, event: str, data: str, **more: object) -> Answer:
+def publish(server: Target, channel: str, event: str, data: str, **more: object) -> Answer:
     """Publish one event over a new connection, so through any worker."""
     with Caller(server) as caller:
         return caller.publish(channel, event, data, **more)

@@ -1,54 +1,29 @@
 """Every limit of docs/reference/limits.md that has a counter is exceeded, while a neighbour's latency is measured.
 
-The refusal, the counter and the line in the log are asserted. The neighbour's latency is compared with that of an idle
-server in the same minute: the median of many pings, repeated, because a busy machine has noisy moments.
+The refusal, the counter and the line in the log are asserted. `python -m tests.storms --attack` measures the 99th
+percentile of the neighbours' delays.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
+import asyncio
 import re
-import socket
 import statistics
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from http.client import HTTPResponse
-from typing import Any, NamedTuple
+from collections.abc import Iterator
 
 import pytest
-from prometheus_client import parser
 
-from fanfare.console import metrics
-from tests.harness import calls, servers, signing, waiting, wire
+from tests.harness import servers, waiting
+from tests.storms import attacks, neighbours
 from tests.unit.docs import pages
 
 PAGE = pages.ROOT / "docs/reference/limits.md"
 TABLES = ("Of requests", "Of connections", "Of storage")
-
-# Low limits, so that they are exceeded in a moment.
-SETTINGS = {
-    "FANFARE_MAX_REQUEST_LINE_BYTES": "20000",
-    "FANFARE_MAX_HEAD_BYTES": "24000",
-    "FANFARE_MAX_HEADERS": "50",
-    "FANFARE_HEAD_TIMEOUT": "1",
-    "FANFARE_MAX_WAITING_CONNECTIONS": "20",
-    "FANFARE_MAX_CONNECTIONS": "80",
-    "FANFARE_MAX_PAGE_BODY_BYTES": "100000",
-    "FANFARE_MAX_SUBSCRIPTIONS": "20",
-    "FANFARE_BUFFER_BYTES": "65536",
-    "FANFARE_SSE_STREAMS_PER_ADDRESS": "5",
-    "FANFARE_SUBSCRIBES_PER_SECOND": "30",
-    "FANFARE_LOGIN_ATTEMPTS": "3",
-}
-HEAD = b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n"
-PATIENCE = 20.0  # seconds
-PINGS = 50
+ATTEMPTS = 5
+NEIGHBOURS = 5
+SECONDS = 0.5
 MAX_RATIO = 1.2
 NOISE_S = 0.005  # a difference of the medians below it is noise on a machine with other load
-ATTEMPTS = 5
 
 # Limits whose test takes too long or too much here; each has a test with smaller numbers.
 ELSEWHERE = {
@@ -74,282 +49,28 @@ ELSEWHERE = {
 }
 
 
-class Limited:
-    """A server with low limits."""
-
-    def __init__(self, server: servers.Server) -> None:
-        self.server = server
-        self.port = server.port
-        self.application = server.application
-
-    def connect(self) -> socket.socket:
-        client = socket.create_connection((servers.HOST, self.port), timeout=PATIENCE)
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return client
-
-    def ask(self, data: bytes) -> bytes:
-        """The whole answer to these bytes."""
-        with self.connect() as client:
-            with contextlib.suppress(OSError):
-                client.sendall(data)
-            return read_all(client)
-
-    def refused(self, status: int, data: bytes, *numbers: str) -> None:
-        """Send a request whose answer has this status and these numbers."""
-        answer = self.ask(data)
-        assert answer.startswith(b"HTTP/1.1 %d" % status), answer[:500]
-        for number in numbers:
-            assert number.encode() in answer, answer[-500:]
-
-    def signed(self, method: str, route: str, body: bytes = b"", **options: Any) -> bytes:
-        path = f"/apps/{self.application.id}/{route}"
-        target = signing.path(self.application, method, path, body, **options)
-        head = (
-            f"{method} {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
-        )
-        return head.encode() + body
-
-    def websocket(self) -> wire.Wire:
-        return wire.Wire(self.port, f"/app/{self.application.key}?protocol=7")
-
-    def counter(self, name: str) -> float:
-        family = next(family for family in (*metrics.COUNTERS, metrics.OTHER) if metrics._belongs(name, family))
-        label = name.removeprefix(family.source)
-        found = parser.text_string_to_metric_families(self._metrics())
-        return sum(
-            sample.value
-            for metric in found
-            for sample in metric.samples
-            if sample.name == f"fanfare_{family.name}_total"
-            and (not family.label or sample.labels[family.label] == label)
-        )
-
-    def _metrics(self) -> str:
-        request = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
-        answers: list[bytes] = []
-
-        def is_answered() -> bool:  # after an attack on the number of connections, a moment later
-            answers.append(self.ask(request))
-            return answers[-1].startswith(b"HTTP/1.1 200")
-
-        waiting.until(is_answered, PATIENCE, "the server shows its counters")
-        return answers[-1].decode().partition("\r\n\r\n")[2]
-
-    def has_socket_frame(self, client: wire.Wire, text: str) -> None:
-        """Read frames until one contains the text."""
-        while (frame := client.receive()) is not None:
-            if text.encode() in frame.payload:
-                return
-        raise AssertionError(f"no frame with {text!r}")
-
-
-def read_all(client: socket.socket) -> bytes:
-    received = b""
-    with contextlib.suppress(ConnectionResetError):
-        while piece := client.recv(65_536):
-            received += piece
-    return received
-
-
-def text(event: str, **data: Any) -> wire.WireFrame:
-    return wire.WireFrame(wire.TEXT, json.dumps({"event": event, **data}).encode())
-
-
-# -- the attacks -------------------------------------------------------------------------------------------------------
-
-
-class Attack(NamedTuple):
-    """`run` exceeds the limit once and asserts the refusal. `log`: what the server's log says of it."""
-
-    run: Callable[[Limited], None]
-    log: str
-
-
-def long_line(server: Limited) -> None:
-    server.refused(414, b"GET /?" + b"a" * 20_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n", "20002", "20000")
-
-
-def long_head(server: Limited) -> None:
-    server.refused(431, HEAD + b"x: " + b"a" * 25_000 + b"\r\n\r\n", "24000")
-
-
-def many_headers(server: Limited) -> None:
-    server.refused(431, HEAD + b"a: b\r\n" * 60 + b"\r\n", "51", "50")
-
-
-def slow_head(server: Limited) -> None:
-    server.refused(408, HEAD, "1 s")
-
-
-def silent_connections(server: Limited) -> None:
-    with ExitStack() as stack:
-        clients = [stack.enter_context(server.connect()) for _ in range(25)]
-        assert read_all(clients[0]) == b""
-
-
-def idle_connections(server: Limited) -> None:
-    with ExitStack() as stack:
-        clients = []
-        for _ in range(25):
-            clients.append(stack.enter_context(server.connect()))
-            clients[-1].sendall(HEAD + b"\r\n")
-            response = HTTPResponse(clients[-1])
-            response.begin()
-            response.read()  # head and body may arrive apart
-            assert response.status == 200
-        assert read_all(clients[0]) == b""
-
-
-def too_many_connections(server: Limited) -> None:
-    upgrade = (
-        f"GET /app/{server.application.key}?protocol=7 HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\n"
-        "connection: upgrade\r\nsec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-    ).encode()
-    with ExitStack() as stack:
-        for _ in range(90):
-            client = stack.enter_context(server.connect())
-            client.sendall(upgrade)
-            answer = client.recv(65_536)
-            if not answer.startswith(b"HTTP/1.1 101"):
-                break
-        assert answer.startswith(b"HTTP/1.1 503"), answer
-        assert b"80 are allowed" in answer
-
-
-def large_api_body(server: Limited) -> None:
-    body = json.dumps({"name": "e", "channel": "c", "data": "x" * 102_401}).encode()
-    server.refused(413, server.signed("POST", "events", body), "102401", "102400")
-
-
-def many_parameters(server: Limited) -> None:
-    target = f"/apps/{server.application.id}/channels?" + "&".join(["a=b"] * 300)
-    server.refused(400, f"GET {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode(), "300", "256")
-
-
-def late_signature(server: Limited) -> None:
-    late = str(int(time.time()) - 700)
-    server.refused(401, server.signed("GET", "channels", auth_timestamp=late), " s behind", "600 s")
-
-
-def large_page_body(server: Limited) -> None:
-    head = b"POST /admin/login/ HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100001\r\n\r\n"
-    server.refused(413, head + b"x" * 1_000, "100001", "100000")
-
-
-def large_frame(server: Limited) -> None:
-    with server.websocket() as client:
-        client.send(wire.WireFrame(wire.TEXT, b"x" * 131_073))
-        server.has_socket_frame(client, "131072")
-
-
-def slow_reader(server: Limited) -> None:
-    with wire.Wire(server.port, f"/app/{server.application.key}?protocol=7", receive_buffer=4_096) as client:
-        client.send(text("pusher:subscribe", data={"channel": "flood"}))
-        server.has_socket_frame(client, "subscription_succeeded")
-        before = server.counter("closed.slow")
-
-        def is_closed() -> bool:
-            calls.publish(server.server, "flood", "e", "x" * 90_000)
-            return server.counter("closed.slow") > before
-
-        waiting.until(is_closed, PATIENCE, "the slow reader was disconnected")
-
-
-def many_subscriptions(server: Limited) -> None:
-    with server.websocket() as client:
-        for number in range(25):
-            client.send(text("pusher:subscribe", data={"channel": f"c{number}"}))
-        server.has_socket_frame(client, "The connection has 20 subscriptions; 20 are allowed")
-
-
-def many_subscribes(server: Limited) -> None:
-    """Subscribe and unsubscribe in turn: there is never more than one subscription."""
-    with server.websocket() as client:
-        for _ in range(60):
-            client.send(
-                text("pusher:subscribe", data={"channel": "c"}), text("pusher:unsubscribe", data={"channel": "c"})
-            )
-        server.has_socket_frame(client, "more than 30 times at once; 30 subscribes a second are allowed")
-
-
-def many_logins(server: Limited) -> None:
-    head = b"POST /admin/login/ HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-    answers = [server.ask(head) for _ in range(5)]
-    assert answers[-1].startswith(b"HTTP/1.1 429"), answers[-1][:200]
-    assert b"3 a minute are allowed" in answers[-1]
-
-
-def many_errors(server: Limited) -> None:
-    with server.websocket() as client:
-        for _ in range(50):
-            client.send(wire.WireFrame(wire.TEXT, b"no JSON"))
-        client.send(text("pusher:ping", data={}))
-        server.has_socket_frame(client, "pusher:pong")
-
-
-def many_streams(server: Limited) -> None:
-    with ExitStack() as stack:
-        for _ in range(5):
-            stream = stack.enter_context(server.connect())
-            stream.sendall(f"GET /sse/{server.application.key}?channels=a HTTP/1.1\r\nhost: x\r\n\r\n".encode())
-            assert stream.recv(65_536).startswith(b"HTTP/1.1 200")
-        refused(server, 503, "channels=a", "5 SSE connections of this address are open; 5 are allowed")
-
-
-def refused(server: Limited, status: int, query: str, *numbers: str) -> None:
-    target = f"/sse/{server.application.key}?{query}"
-    server.refused(status, f"GET {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode(), *numbers)
-
-
-ATTACKS = {
-    "http.refused.line_bytes": Attack(long_line, r"request line has at least \d+ bytes; 20000 are allowed"),
-    "http.refused.head_bytes": Attack(long_head, r"head has at least \d+ bytes; 24000 are allowed"),
-    "http.refused.headers": Attack(many_headers, "at least 51 headers; 50 are allowed"),
-    "http.refused.head_timeout": Attack(slow_head, "did not arrive within 1 s"),
-    "http.evicted.waiting": Attack(silent_connections, r"\d+ connections \(waiting\), \d+ are allowed"),
-    "http.evicted.idle": Attack(idle_connections, r"\d+ connections \(idle\), \d+ are allowed"),
-    "http.refused.connections": Attack(too_many_connections, r"worker has \d+ connections; 80 are allowed"),
-    "http.refused.body_bytes": Attack(large_page_body, "at least 100001 bytes; 100000 are allowed"),
-    "api.refused.413": Attack(large_api_body, r"API request refused: event_too_large \(413\)"),
-    "api.refused.400": Attack(many_parameters, r"API request refused: too_many_parameters \(400\)"),
-    "api.refused.401": Attack(late_signature, r"API request refused: expired_timestamp \(401\)"),
-    "sockets.violations.1009": Attack(large_frame, r"closed with 1009: The message has 131073 bytes; 131072"),
-    "closed.slow": Attack(slow_reader, "slow"),
-    "pusher.subscription_refused.too_many_subscriptions": Attack(
-        many_subscriptions, "20 subscriptions; 20 are allowed"
-    ),
-    "pusher.subscription_refused.too_many_subscribes": Attack(many_subscribes, "30 subscribes a second are allowed"),
-    "http.refused.login_attempts": Attack(many_logins, "more than 3 attempts a minute"),
-    "pusher.error.rate_limited": Attack(many_errors, ""),
-    "sse.refused.too_many_streams": Attack(many_streams, "5 SSE connections of this address are open; 5 are allowed"),
-    "sse.refused.too_many_channels": Attack(
-        lambda server: refused(server, 400, "channels=" + ",".join(map(str, range(17))), "17", "16"), "17 channels"
-    ),
-    "sse.refused.query_too_long": Attack(
-        lambda server: refused(server, 400, "channels=" + "a" * 16_384, "16393", "16384"), "16393 bytes"
-    ),
-    "sse.refused.invalid_token": Attack(
-        lambda server: refused(server, 401, "channels=private-a&token=" + "a" * 4_097, "4097", "4096"), "4097 bytes"
-    ),
-}
-
-
 # -- the tests ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def server(fleet: servers.Fleet) -> Iterator[Limited]:
-    server = fleet.start("uvicorn", fleet.deployment(**SETTINGS))
-    yield Limited(server)
+def server(fleet: servers.Fleet) -> Iterator[servers.Server]:
+    server = fleet.start("uvicorn", fleet.deployment(**attacks.SETTINGS))
+    yield server
     server.stop()
 
 
 @pytest.fixture(scope="module")
-def idle(fleet: servers.Fleet) -> Iterator[Limited]:
-    """A server that is not attacked, to compare latencies with."""
-    server = fleet.start("uvicorn", fleet.deployment())
-    yield Limited(server)
+def idle(fleet: servers.Fleet) -> Iterator[servers.Server]:
+    """A server that is not attacked, to compare delays with."""
+    server = fleet.start("uvicorn", fleet.deployment(**attacks.SETTINGS))
+    yield server
     server.stop()
+
+
+@pytest.fixture(scope="module")
+def attacker(server: servers.Server) -> Iterator[neighbours.Attacker]:
+    with neighbours.Attacker(server) as attacker:
+        yield attacker
 
 
 def documented() -> set[str]:
@@ -359,7 +80,7 @@ def documented() -> set[str]:
 
 
 def test_every_documented_counter_has_an_attack() -> None:
-    assert documented() == set(ATTACKS) | set(ELSEWHERE)
+    assert documented() == set(attacks.ATTACKS) | set(ELSEWHERE)
     for name in ELSEWHERE.values():
         path, _, test = name.partition("::")
         assert f"def {test}(" in (pages.ROOT / "tests" / path).read_text(encoding="utf-8"), name
@@ -372,74 +93,30 @@ def test_every_limit_with_a_setting_has_a_counter() -> None:
                 assert counter != "none", name
 
 
-@pytest.mark.parametrize("counter", ATTACKS)
-def test_limit_is_refused_counted_and_logged(server: Limited, counter: str) -> None:
-    attack = ATTACKS[counter]
-    before = server.counter(counter)
-    attack.run(server)
-    waiting.until(lambda: server.counter(counter) > before, PATIENCE, f"{counter} has grown")
+@pytest.mark.parametrize("counter", attacks.ATTACKS)
+def test_limit_is_refused_counted_and_logged(server: servers.Server, counter: str) -> None:
+    attack, limited = attacks.ATTACKS[counter], attacks.Limited(server.port, server.application)
+    before = limited.counter(counter)
+    attack.run(limited)
+    waiting.until(lambda: limited.counter(counter) > before, attacks.PATIENCE, f"{counter} has grown")
     if attack.log:
-        waiting.until(lambda: re.search(attack.log, server.server.log_text()), PATIENCE, f"the log has {attack.log!r}")
+        waiting.until(lambda: re.search(attack.log, server.log_text()), attacks.PATIENCE, f"the log has {attack.log!r}")
 
 
-# One attack occupies every connection, so a neighbour has none; the other only waits.
-WITHOUT_NEIGHBOUR = frozenset({"http.refused.connections", "http.refused.head_timeout"})
-
-
-@pytest.mark.parametrize("counter", [counter for counter in ATTACKS if counter not in WITHOUT_NEIGHBOUR])
-def test_neighbour_is_not_slowed_down(server: Limited, idle: Limited, counter: str) -> None:
-    """Repeat the attack without a pause while two clients ping: one on this server, and one on an idle server."""
+@pytest.mark.parametrize("counter", attacks.ATTACKS)
+async def test_neighbours_are_not_slowed_down(
+    server: servers.Server, idle: servers.Server, attacker: neighbours.Attacker, counter: str
+) -> None:
+    """The medians, repeated, because a busy machine has noisy moments."""
     figures = []
-    for _ in range(ATTEMPTS):
-        with attacking(server, ATTACKS[counter].run):
-            attacked, beside = latency(server), latency(idle)
-        figures.append((attacked, beside))
-        if attacked <= beside * MAX_RATIO or attacked - beside < NOISE_S:
-            return
+    async with neighbours.connected(server, idle, NEIGHBOURS) as connected:
+        for _ in range(ATTEMPTS):
+            attacker.begin(counter)
+            delays_s = await connected.delays_s(SECONDS)
+            await asyncio.to_thread(attacker.end)
+            assert connected.closed == 0
+            attacked, beside = map(statistics.median, delays_s)
+            figures.append((attacked, beside))
+            if attacked <= beside * MAX_RATIO or attacked - beside < NOISE_S:
+                return
     raise AssertionError(f"medians in seconds, attacked and idle: {figures}")
-
-
-@contextlib.contextmanager
-def attacking(server: Limited, run: Callable[[Limited], None]) -> Iterator[None]:
-    stop = threading.Event()
-
-    def repeat() -> None:
-        while not stop.is_set():
-            with contextlib.suppress(AssertionError, OSError, IndexError):
-                run(server)
-            stop.wait(0.02)  # the attacker shares this machine's cores with the server
-
-    attacker = threading.Thread(target=repeat)
-    attacker.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        attacker.join()
-
-
-def admitted(server: Limited) -> wire.Wire:
-    """A client that connects again if the flood evicted it before its handshake was complete."""
-
-    def connect() -> wire.Wire | None:
-        with contextlib.suppress(ConnectionError):
-            return server.websocket()
-        return None
-
-    client = waiting.until(connect, PATIENCE, "the client is connected")
-    assert client is not None
-    return client
-
-
-def latency(server: Limited) -> float:
-    """The median of the round trips of pings, in seconds."""
-    trips = []
-    with admitted(server) as client:
-        client.receive()
-        for _ in range(PINGS):
-            started = time.perf_counter()
-            client.send(text("pusher:ping", data={}))
-            server.has_socket_frame(client, "pusher:pong")
-            trips.append(time.perf_counter() - started)
-            time.sleep(0.005)
-    return statistics.median(trips)

@@ -1,4 +1,5 @@
-"""A storm: many clients return at once, and the connected ones must not notice.
+"""Storms and attacks, which the connected clients must not notice.
 
 python -m tests.storms --clients 10000
+python -m tests.storms --attack
 """

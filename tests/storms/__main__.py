@@ -1,7 +1,8 @@
-"""Let many clients return at once and print the figures. Exits with 1 if a client does not get through.
+"""Let many clients return at once, or attack a server, and print the figures. Exits with 1 if a client does not get
+through.
 
-The neighbours are connected before, in a process of their own, and get an event 20 times a second. The crowd has resume
-tokens, so each of its clients subscribes and recovers.
+The neighbours are connected before, and get an event 20 times a second. The crowd and the attacker have processes of
+their own. The crowd has resume tokens, so each of its clients subscribes and recovers.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.deploys import clients, run
 from tests.harness import servers
 from tests.harness.deployments import Application
+from tests.storms import attacks, neighbours
 
 NEIGHBOURS = 100
 PER_SECOND = 20.0
@@ -77,12 +80,41 @@ async def storm(server: servers.Server, count: int) -> bool:
     return bool(found["live"] == count)
 
 
+async def attack(fleet: servers.Fleet, counters: Sequence[str], seconds: float) -> None:
+    """Print the 99th percentiles of the neighbours' delays on the attacked server and on an idle one beside it."""
+    attacked, idle = (fleet.start("uvicorn", fleet.deployment(**attacks.SETTINGS)) for _ in range(2))
+    print(f"p99 of the delays of events for {NEIGHBOURS} clients, in ms: attacked, idle beside it, ratio")
+    with neighbours.Attacker(attacked) as attacker:
+        async with neighbours.connected(attacked, idle, NEIGHBOURS) as connected:
+            await asyncio.sleep(BEFORE_S)
+            show("no attack", await connected.delays_s(seconds))
+            for counter in counters:
+                attacker.begin(counter)
+                delays_s = await connected.delays_s(seconds)
+                made = await asyncio.to_thread(attacker.end)
+                show(f"{counter}, {made} times", delays_s)
+            print(f"{connected.closed} connections of the neighbours were lost")
+
+
+def show(what: str, delays_s: tuple[list[float], list[float]]) -> None:
+    attacked_ms, idle_ms = map(run.p99, delays_s)
+    print(f"  {what}: {attacked_ms:.1f}, {idle_ms:.1f}, {attacked_ms / max(idle_ms, 0.1):.2f}", flush=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.storms", description=__doc__)
     parser.add_argument("--clients", type=int, default=2_000)
     parser.add_argument("--command", choices=("uvicorn", "gunicorn"), default="gunicorn")
     parser.add_argument("--rate", type=int, default=None, help="FANFARE_ACCEPT_RATE; 0 for no limit")
+    parser.add_argument(
+        "--attack",
+        nargs="*",
+        metavar="COUNTER",
+        help="attack a server instead, by the counters of docs/reference/limits.md; without one: by all in turn",
+    )
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each attack")
     parser.add_argument("--crowd", help=argparse.SUPPRESS)
+    parser.add_argument("--attacker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -90,9 +122,15 @@ def main() -> int:
         port, *credentials = options.crowd.split(":")
         asyncio.run(crowd(int(port), Application(*credentials), options.clients))
         return 0
+    if options.attacker:
+        neighbours.attack(options.attacker)
+        return 0
     with tempfile.TemporaryDirectory(prefix="fanfare-storms-") as folder:
         fleet = servers.Fleet(Path(folder))
         try:
+            if options.attack is not None:
+                asyncio.run(attack(fleet, options.attack or list(attacks.ATTACKS), options.seconds))
+                return 0
             settings = {} if options.rate is None else {"FANFARE_ACCEPT_RATE": str(options.rate)}
             server = fleet.start(options.command, fleet.deployment(**settings))
             return 0 if asyncio.run(storm(server, options.clients)) else 1
