@@ -434,7 +434,10 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
         "unit/hub/test_writers.py::test_send_that_raises_drops_its_client_and_is_logged",
     ),
     ("testing/live_server.py", "close"): (REACHED, "unit/integration/test_live_server.py::"),
-    ("webhooks/endpoint_queue.py", "self._send(chain)"): (TASK, "fanfare.webhooks.endpoint_queue:EndpointQueue._send"),
+    ("webhooks/endpoint_queue.py", "self._send(chain, purges)"): (
+        TASK,
+        "fanfare.webhooks.endpoint_queue:EndpointQueue._send",
+    ),
     ("webhooks/endpoint_queue.py", "functools.partial(self._ended, channels)"): (LOOP, "it cannot raise"),
     ("webhooks/endpoint_queue.py", "self._given_up"): (LOOP, "it only counts and logs"),
     ("webhooks/http_client.py", "look_up"): (

@@ -219,10 +219,13 @@ def failed(ids: Collection[int], outcome: Outcome) -> None:
     )
 
 
-def give_up(endpoint: int, created_before: float) -> int:
-    """Fail the deliveries of an endpoint that have been pending for too long. Returns their number."""
+def give_up(endpoint: int, created_before: float, but: Collection[int] = ()) -> int:
+    """Fail the deliveries of an endpoint that have been pending for too long, except the rows of `but`. Returns their
+    number."""
     old = _pending().filter(webhook=endpoint, created_at__lt=dt.datetime.fromtimestamp(created_before, dt.UTC))
-    return old.update(state=models.State.FAILED, next_at=None, finished_at=timezone.now(), error=GIVEN_UP)
+    return old.exclude(pk__in=but).update(
+        state=models.State.FAILED, next_at=None, finished_at=timezone.now(), error=GIVEN_UP
+    )
 
 
 def retry_now(endpoint: int) -> None:

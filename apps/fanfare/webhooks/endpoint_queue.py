@@ -108,6 +108,8 @@ class EndpointQueue:
         self._breaker = CircuitBreaker()
         self._wake = asyncio.Event()
         self._busy: set[str] = set()  # channels with a request in progress
+        self._sent: set[int] = set()  # rows whose request is in progress or whose result is not stored yet
+        self._purges = 0  # how often all old events were given up; a chain that was read before ends
         self._paused: dict[str, float] = {}  # channels whose first event waits for its next attempt, with the time
         self._requests = supervisor.Supervisor(logger)
         self._health_at = float("-inf")  # time of the last success written into EndpointHealth
@@ -173,12 +175,13 @@ class EndpointQueue:
         self._paused = {channel: until for channel, until in self._paused.items() if until > now}
         excluded = self._busy if probing else self._busy | self._paused.keys()
         if len(excluded) <= MOST_EXCLUDED:
+            purges = self._purges
             rows = await database.run(deliveries.pending, self.endpoint, excluded, WINDOW)
             if not probing:
                 rows = self._due(rows)
             chains = _batches(rows) if found[1].batching else _singles(rows)
             for chain in chains[:free]:
-                self._start(chain[:1] if probing else chain)
+                self._start(chain[:1] if probing else chain, purges)
         return min([IDLE_S, *(until - time.monotonic() for until in self._paused.values())])
 
     def _due(self, rows: Iterable[deliveries.Row]) -> list[deliveries.Row]:
@@ -194,10 +197,10 @@ class EndpointQueue:
                 due.append(row)
         return due
 
-    def _start(self, chain: Chain) -> None:
+    def _start(self, chain: Chain, purges: int) -> None:
         channels = {row.channel for batch in chain for row in batch}
         self._busy |= channels
-        task = self._requests.spawn(f"request to webhook {self.endpoint}", self._send(chain))
+        task = self._requests.spawn(f"request to webhook {self.endpoint}", self._send(chain, purges))
         task.add_done_callback(functools.partial(self._ended, channels))
 
     def _ended(self, channels: set[str], task: asyncio.Task[None]) -> None:
@@ -209,23 +212,33 @@ class EndpointQueue:
 
     # -- one request after another -------------------------------------------------------------------------------------
 
-    async def _send(self, chain: Chain) -> None:
+    async def _send(self, chain: Chain, purges: int) -> None:
         for batch in chain:
             found = self._find(self.endpoint)
-            if found is None or not found[1].enabled:
+            if found is None or not found[1].enabled or purges != self._purges:
                 return
-            outcome = await self._post(*found, [row.payload for row in batch])
-            self._count("webhooks.requests")
-            results = self._accepted(batch) if outcome.accepted else self._refused(batch, outcome.error)
+            rows = {row.id for row in batch}
+            self._sent |= rows
             try:
-                await self._store(results, outcome)
-            except Exception as error:  # noqa: BLE001  (an invalid response: the result itself must be stored)
-                self._count("webhooks.unstorable")
-                self._log.error("A response of webhook %d cannot be stored", self.endpoint, error=error)
-                reason = "" if outcome.accepted else "The response cannot be stored"
-                await self._store(results, Outcome(outcome.status, reason, "", outcome.duration_ms))
+                outcome = await self._request(*found, batch)
+            finally:
+                self._sent -= rows
             if not outcome.accepted:
                 return
+
+    async def _request(self, application: registry.Application, webhook: registry.Webhook, batch: Batch) -> Outcome:
+        """Send one request and store its result."""
+        outcome = await self._post(application, webhook, [row.payload for row in batch])
+        self._count("webhooks.requests")
+        results = self._accepted(batch) if outcome.accepted else self._refused(batch, outcome.error)
+        try:
+            await self._store(results, outcome)
+        except Exception as error:  # noqa: BLE001  (an invalid response: the result itself must be stored)
+            self._count("webhooks.unstorable")
+            self._log.error("A response of webhook %d cannot be stored", self.endpoint, error=error)
+            reason = "" if outcome.accepted else "The response cannot be stored"
+            await self._store(results, Outcome(outcome.status, reason, "", outcome.duration_ms))
+        return outcome
 
     async def _store(self, results: Sequence[Result], outcome: Outcome) -> None:
         await self._write(*(functools.partial(result, outcome) for result in results))
@@ -269,15 +282,16 @@ class EndpointQueue:
                 self._paused[row.channel] = max(self._paused.get(row.channel, 0.0), time.monotonic() + wait)
                 results.append(functools.partial(deliveries.postponed, [row.id], now + wait))
         if is_open and now >= self._began + self._retry_seconds:
-            results.append(lambda _: self._give_up(now - self._retry_seconds))
+            self._purges += 1
+            results.append(functools.partial(self._give_up, now - self._retry_seconds, frozenset(self._sent)))
         retry_in = self._breaker.retry_at - time.monotonic() if is_open else None
         results.append(functools.partial(deliveries.save_health, self.endpoint, failures, retry_in))
         return results
 
-    def _give_up(self, created_before: float) -> None:
+    def _give_up(self, created_before: float, but: frozenset[int], _: Outcome) -> None:
         """In a thread of the database. The failed probe counts for all pending events, so events that have waited for
-        too long need no attempt of their own."""
-        self._loop.call_soon_threadsafe(self._given_up, deliveries.give_up(self.endpoint, created_before))
+        too long need no attempt of their own. The rows of `but` get the result of their own request."""
+        self._loop.call_soon_threadsafe(self._given_up, deliveries.give_up(self.endpoint, created_before, but))
 
     def _given_up(self, events: int) -> None:
         if events:

@@ -96,7 +96,7 @@ class Deployment:
             found = await database.run(lambda: list(models.Delivery.objects.values_list("state", flat=True)))
             return collections.Counter(found) == expected
 
-        await waiting.until_async(reached, 10, f"the rows are {expected}; tried {self.tried}")
+        await waiting.until_async(reached, 30, f"the rows are {expected}; tried {self.tried}")
 
 
 @pytest.fixture
@@ -188,9 +188,10 @@ async def test_failing_endpoint_is_probed_with_one_event_and_gets_all_after_a_su
 async def test_event_is_given_up_after_the_retry_time_and_the_next_one_is_sent(deployment: Deployment) -> None:
     await put(deployment, "a 1", "a 2")
     deployment.refuses = lambda events: events == ["a 1"]
-    async with deployment.running(retry_seconds=0.1):
+    async with deployment.running() as queue:
+        await waiting.until_async(_has(lambda: deployment.tried.count("a 1") > 1), 30, "a second attempt")
+        queue._retry_seconds = 0.0
         await deployment.states(failed=1, delivered=1)
-    assert deployment.tried.count("a 1") > 1
     assert deployment.counters["webhooks.failed"] == 1
 
 
@@ -200,6 +201,28 @@ async def test_pending_events_of_a_failing_endpoint_are_given_up_together(deploy
     async with deployment.running(retry_seconds=0.3):
         await deployment.states(failed=40)
     assert deployment.counters["webhooks.failed"] == 40
+
+
+async def test_event_in_progress_is_not_given_up_with_the_pending_ones(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put(deployment, *(f"{channel} {number}" for channel in "abcdefgh" for number in range(5)))
+    deployment.refuses = lambda events: events != ["h 0"]
+    post, release = deployment.post, asyncio.Event()
+
+    async def post_h_late(
+        application: registry.Application, webhook: registry.Webhook, payloads: Sequence[str]
+    ) -> http_client.Outcome:
+        if orjson.loads(payloads[0]) == "h 0":
+            await release.wait()
+        return await post(application, webhook, payloads)
+
+    monkeypatch.setattr(deployment, "post", post_h_late)
+    async with deployment.running(retry_seconds=0.0):
+        await deployment.states(failed=39, pending=1)
+        release.set()
+        await deployment.states(failed=39, delivered=1)
+    assert (deployment.counters["webhooks.failed"], deployment.counters["webhooks.delivered"]) == (39, 1)
 
 
 async def test_old_event_is_still_tried_when_a_worker_starts(deployment: Deployment) -> None:
