@@ -18,6 +18,7 @@ from tests.unit.docs import pages
 PAGE = pages.ROOT / "docs/how-to/point-sdks.md"
 HOSTS = ("realtime.example.com", "realtime.internal")
 AUTHORITY = "/etc/ssl/our-authority.pem"
+_GIVES = r"['\"]?(?:\s*(?:=>|[:=])\s*|\()"  # between an option's name and its value
 
 
 class Address:
@@ -39,7 +40,7 @@ class Address:
         """The code for this address. `changes`: values by name for servers without TLS."""
         if self.authority is None:
             for name, value in changes.items():
-                code, count = re.subn(rf"\b{name}(\s*[:=]\s*|\()[^,\n)]+", rf"{name}\g<1>{value}", code)
+                code, count = re.subn(rf"\b{name}({_GIVES})[^,\n)]+", rf"{name}\g<1>{value}", code)
                 assert count == 1, f"{name} appears {count} times in:\n{code}"
         application = self.server.application
         values = {
@@ -53,7 +54,7 @@ class Address:
             code = code.replace(placeholder, value)
         code = code.replace(f"{servers.HOST}:443", f"{servers.HOST}:{self.port}")
         code = code.replace(f"{servers.HOST}:8000", f"{servers.HOST}:{self.port}")
-        return re.sub(r"(\b\w*[pP]ort\b\"?(?:\s*[:=]\s*\"?|\())(?:443|8000)\b", rf"\g<1>{self.port}", code)
+        return re.sub(rf"(\b\w*[pP]ort\b{_GIVES}\"?)(?:443|8000)\b", rf"\g<1>{self.port}", code)
 
 
 @contextlib.contextmanager
@@ -77,7 +78,7 @@ def section(title: str) -> tuple[list[str], dict[str, str]]:
     text = re.split(r"^##+ ", rest, maxsplit=1, flags=re.MULTILINE)[0]
     sentence = re.search(r"^Without TLS: ((?:`[^`]*`|[^.`])*)\.", text, re.MULTILINE)
     spans = re.findall(r"`([^`]+)`", sentence[1]) if sentence else []
-    pairs = [re.fullmatch(r"(\w+)(?:\s*[:=]\s*|\()(.+?)\)?", pair) for span in spans for pair in span.split(", ")]
+    pairs = [re.fullmatch(rf"'?(\w+){_GIVES}(.+?)\)?", pair) for span in spans for pair in span.split(", ")]
     return re.findall(r"^```\w+\n(.*?)^```$", text, re.MULTILINE | re.DOTALL), {
         pair[1]: pair[2] for pair in pairs if pair
     }

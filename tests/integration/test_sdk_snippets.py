@@ -18,6 +18,7 @@ import pytest
 from tests.harness import pusherjs, sdk, servers, snippets
 from tests.harness.snippets import Address, section
 from tests.sdks import __main__ as java
+from tests.sdks import backends
 from tests.unit.docs import pages
 
 Name = Callable[[str], str]
@@ -188,6 +189,7 @@ def test_every_section_has_a_test_or_is_listed_as_not_run() -> None:
         for title, body in re.findall(r"^### ([^\n]+)\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
         if "```" in body
     }
-    tested = {"pusher-js", "Laravel Echo", "Python: Pysher", "Python", "Node"} | set(java.SECTIONS)
+    tested = {"pusher-js", "Laravel Echo", "Python: Pysher", "Python", "Node", *java.SECTIONS}
+    tested |= {title for title, _ in backends.LANGUAGES.values()}
     (not_run,) = re.findall(r"The snippets for (.+?) were not run", text.replace("\n", " "))
     assert {title.partition(":")[0] for title in with_code - tested} == set(re.split(r", | and ", not_run))

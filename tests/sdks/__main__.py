@@ -1,13 +1,16 @@
-"""Run the Java and Kotlin code of docs/how-to/point-sdks.md, and the features of these libraries, against a server.
+"""Run code of docs/how-to/point-sdks.md against a server: of Java and Kotlin with all features, of Go, PHP and Ruby.
 
-Needs a JDK and Maven, which downloads the libraries. Prints what works; exits with 1 if anything does not.
+Prints what works; exits with 1 if anything does not. Java needs a JDK and Maven, and Go its tools; both download the
+libraries. PHP and Ruby need the library: for PHP the file that loads it, for Ruby an installed gem or RUBYLIB.
 
-python -m tests.sdks
+python -m tests.sdks [java] [go] [php --autoload vendor/autoload.php] [ruby]
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import itertools
 import json
 import os
 import subprocess
@@ -22,6 +25,7 @@ from pathlib import Path
 import pusher
 
 from tests.harness import backends, sdk, servers, snippets
+from tests.sdks import backends as programs
 
 FOLDER = Path(__file__).parent
 CLIENT, SERVER = "Java and Kotlin: pusher-java-client", "Java"
@@ -202,15 +206,23 @@ def check(machine: Machine, server: servers.Server, tls: snippets.Address) -> It
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.sdks", description=__doc__)
+    parser.add_argument("language", nargs="*", default=["java", "go"], choices=["java", *programs.LANGUAGES])
+    parser.add_argument("--autoload", default="vendor/autoload.php", help="for PHP (default: %(default)s)")
+    options = parser.parse_args()
     failed = False
     with tempfile.TemporaryDirectory(prefix="fanfare-sdks-") as name:
         folder = Path(name)
-        machine = Machine(folder)
         fleet = servers.Fleet(folder)
         try:
             server = fleet.start("gunicorn", fleet.deployment())
             with snippets.behind_tls(server, folder) as tls:
-                for what, works in check(machine, server, tls):
+                addresses = {"with TLS": tls, "without TLS": snippets.Address(server, server.port, None)}
+                others = [each for each in options.language if each != "java"]
+                outcomes = [programs.check(others, addresses, folder, str(Path(options.autoload).resolve()))]
+                if "java" in options.language:
+                    outcomes.append(check(Machine(folder), server, tls))
+                for what, works in itertools.chain.from_iterable(outcomes):
                     print("works " if works else "FAILS ", what, flush=True)
                     failed = failed or not works
         finally:
