@@ -18,6 +18,7 @@ import pytest
 
 from tests.harness import calls, deployments, event_streams, pusherjs, servers
 from tests.kills import streams as proof
+from tests.unit.docs import pages
 
 Name = Callable[[str], str]
 
@@ -297,3 +298,104 @@ def test_bounds_have_both_numbers(server: servers.Server, name: Name) -> None:
         many = caller.signed("POST", path, {"name": "answer", "id": "b"})
         assert (many.status, many.body["code"]) == (400, "too_many_streams")
         assert "100 are open, the allowed maximum is 100" in many.body["error"]
+
+
+# -- the JavaScript of the guides --------------------------------------------------------------------------------------
+
+# A page of a user: the snippets see `pusher`, `channel` and the project's function `show`.
+PROGRAM = """
+import Pusher from "pusher-js";
+import { createHmac } from "node:crypto";
+const { KEY, SECRET, PORT } = process.env;
+const open = (user) => new Pusher(KEY, {
+  cluster: "", wsHost: "127.0.0.1", wsPort: Number(PORT), forceTLS: false, enabledTransports: ["ws"],
+  channelAuthorization: {
+    customHandler: ({ socketId, channelName }, callback) => {
+      const channel_data = JSON.stringify({ user_id: user, user_info: { name: user } });
+      const signed = createHmac("sha256", SECRET).update(`${socketId}:${channelName}:${channel_data}`).digest("hex");
+      callback(null, { auth: `${KEY}:${signed}`, channel_data });
+    },
+  },
+});
+function page(user) {
+  const pusher = open(user);
+  const show = (...what) => console.log(JSON.stringify([user, ...what]));
+  CLIENT_EVENTS
+  MEMBERS
+  STREAMS
+  return {
+    cancel: (id) => { CANCEL },
+    type: () => { STATE },
+    ready: new Promise((resolve) => channel.bind("pusher:subscription_succeeded", resolve)),
+  };
+}
+const ann = page("ann");
+await ann.ready;
+const bob = page("bob");
+await bob.ready;
+bob.type();
+for await (const id of process.stdin) ann.cancel(String(id).trim());
+"""
+
+
+def snippet(page: str, part: str) -> str:
+    """The only JavaScript block of a how-to page with this text."""
+    blocks = pages.blocks(pages.ROOT / f"docs/how-to/{page}.md")
+    [found] = [block.text for block in blocks if block.language == "js" and part in block.text]
+    return found
+
+
+async def test_snippets_of_client_events_members_and_streams_do_what_they_say(
+    server: servers.Server, pusher_js: pusherjs.Runtime, name: Name
+) -> None:
+    channel = name("presence-kept-room")
+    code = (
+        PROGRAM.replace("CLIENT_EVENTS", snippet("client-events", "client-typing"))
+        .replace("MEMBERS", snippet("presence", "fanfare:member_updated"))
+        .replace("STREAMS", snippet("stream-answers", "texts[id]"))
+        .replace("CANCEL", snippet("stream-answers", "client-fanfare-cancel"))
+        .replace("STATE", snippet("presence", "client-fanfare-state"))
+        .replace("presence-room-7", channel)
+    )
+    process = await asyncio.create_subprocess_exec(
+        pusher_js.executable,
+        "--input-type=module",
+        "--eval",
+        code,
+        cwd=pusherjs.CLIENTS,
+        env={
+            "PATH": "/usr/bin:/bin",
+            "KEY": server.application.key,
+            "SECRET": server.application.secret,
+            "PORT": str(server.port),
+        },
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    shown: list[list[Any]] = []
+
+    async def until(*expected: list[Any]) -> None:
+        assert process.stdout is not None
+        while not all(one in shown for one in expected):
+            line = await process.stdout.readline()
+            assert line, f"the program ended; it has shown {shown}"
+            shown.append(json.loads(line))
+
+    first, second = Producer(server, channel, "first"), Producer(server, channel, "second")
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            await until(["ann", "bob", True], ["ann", "bob", {"name": "bob", "state": {"typing": True}}])
+            await asyncio.to_thread(first.open)
+            await asyncio.to_thread(first.append, 1, "The first")
+            await asyncio.to_thread(first.append, 2, " words", state="done")
+            await until(*([user, "first", "The first words", "done"] for user in ("ann", "bob")))
+            await asyncio.to_thread(second.open)
+            await asyncio.to_thread(second.append, 1, "half")
+            await until(["ann", "second", "half", "open"])
+            process.stdin.write(b"second\n")
+            await until(*([user, "second", "half", "cancelled"] for user in ("ann", "bob")))
+    finally:
+        process.kill()
+        await process.wait()
