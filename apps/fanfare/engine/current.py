@@ -90,6 +90,14 @@ def _local(
     )
 
 
+def import_next() -> None:
+    """Import the modules of FANFARE_ENGINE_NEXT. Four workers that import them at once, when the log was moved, would
+    need seconds of a busy machine. Opens no connection. Raises EngineMisconfigured."""
+    if _next is not None:
+        for make in _next.stores:
+            make().close()
+
+
 def follow_move() -> bool:
     """Let `current` answer with the next engine if the log was moved there. In any thread but that of an event loop.
 

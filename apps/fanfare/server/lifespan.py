@@ -232,6 +232,10 @@ class Server:
 
     async def _follow_moves(self) -> None:
         """Go over to the store of FANFARE_ENGINE_NEXT when the log was moved there."""
+        try:
+            await asyncio.to_thread(current.import_next)
+        except engine_errors.EngineError as error:
+            self._log.error("FANFARE_ENGINE_NEXT cannot be used: %s", error)
         while True:
             await asyncio.sleep(MOVE_LOOK_SECONDS)
             if not self.engine.is_moved:

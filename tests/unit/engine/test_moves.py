@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -212,17 +213,23 @@ async def test_old_store_refuses_workers_and_publishers(
     assert [entry.body for entry in (await after.read("kept", 0, 100))[0]] == [b"1"]
 
 
-async def test_worker_on_redis_reports_a_move_in_one_line_and_no_loss(
-    place: Callable[[str], Place], caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("source", "target"), [("local", "redis"), ("postgres", "local"), ("redis", "local")])
+async def test_worker_reports_a_move_in_one_line_and_no_loss(
+    place: Callable[[str], Place], source: str, target: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    old, new = place("redis"), place("local")
+    old, new = place(source), place(target)
     running = await old.hire()
-    partitions = running.engine.statistics()["partitions"]
+    partitions = running.engine.statistics().get("partitions", 1)
     await move(old, new)
     await running.until(lambda: len(running.gaps) == partitions, "the gaps that close the sockets", WITHIN)
-    lines = [record.getMessage() for record in caplog.records if record.name.startswith("fanfare.engine.redis")]
-    assert sum("was moved to" in line for line in lines) == 1
-    assert not [line for line in lines if "missed" in line]
+    await running.until(lambda: running.engine.is_moved, "the worker knows that the log was moved", WITHIN)
+    await running.until(lambda: not running.engine.health().ok, "the worker is not ready", WITHIN)
+    await refusal(running)
+    assert set(running.gaps) == {"moved"}
+    records = [record for record in caplog.records if record.name.startswith("fanfare.engine")]
+    assert [record.getMessage() for record in records if record.levelno >= logging.ERROR] == []
+    assert sum("was moved to" in record.getMessage() for record in records) == 1
+    assert not [record for record in records if "missed" in record.getMessage()]
 
 
 @pytest.mark.parametrize(("source", "target"), PAIRS)

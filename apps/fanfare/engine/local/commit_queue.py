@@ -333,7 +333,8 @@ class CommitQueue:
                 self.commit_seconds.observe_since(list(map(_BORN, group)))
         elif self.failure != str(error):
             self.failure = str(error)
-            logger.error("%s", error)
+            is_moved = isinstance(error, errors.EngineMoved)  # an operator has done it, so nothing is wrong
+            logger.log(logging.WARNING if is_moved else logging.ERROR, "%s", error)
         self._settle(group, error, here)
         if error is None and self.log.added is not None:
             try:

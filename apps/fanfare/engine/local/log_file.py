@@ -264,11 +264,12 @@ class LogFile:
             self._replace_if_damaged()
         if self._connection is not None and self.paths.identity() == self._identity:
             return self._connection
-        if self._connection is not None:
+        was_open = self._connection is not None
+        self.disconnect()
+        self.paths.refuse_if_moved()
+        if was_open:
             logger.warning("The log was deleted or replaced; the one that is there now is opened")
             self.reopened += 1
-        self.disconnect()
-        self._refuse_if_moved()
         self.paths.prepare()
         self.reserve.release_if_needed()
         try:
@@ -315,12 +316,6 @@ class LogFile:
         elif full is None and was_full is not None:
             logger.warning("The log has space again: it holds %d of %d bytes", self.space.used, self.space.limit)
 
-    def _refuse_if_moved(self) -> None:
-        """Raises EngineMoved, EngineUnavailable where a mark is in the place of the log."""
-        mark = self.paths.mark()
-        if mark is not None:
-            mark.refuse_write(f"local ({self.paths.folder})")
-
     def _may_check(self) -> bool:
         return time.monotonic() - self._checked_s > CHECK_PAUSE_S
 
@@ -338,7 +333,7 @@ class LogFile:
         have new epochs, so clients that reconnect get a notice that events are missing.
         """
         self.disconnect()
-        self._refuse_if_moved()
+        self.paths.refuse_if_moved()
         if self.paths.identity() is not None:
             if self._may_check():
                 self._sound_checks = 0

@@ -106,6 +106,12 @@ class LogPaths:
         except (OSError, ValueError, TypeError):
             return None
 
+    def refuse_if_moved(self) -> None:
+        """Raises EngineMoved, EngineUnavailable where a mark is in the place of the log."""
+        mark = self.mark()
+        if mark is not None:
+            mark.refuse_write(f"local ({self.folder})")
+
     def files(self) -> list[Path]:
         """The log and what SQLite keeps beside it, whether they exist or not."""
         return [self.log.with_name(self.log.name + suffix) for suffix in ("", *SIDE_FILES)]

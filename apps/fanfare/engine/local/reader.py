@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from fanfare.engine import interface
+from fanfare.engine import interface, moves
 from fanfare.engine.local import presence, schema, streams, transactions
 from fanfare.engine.local.paths import LogPaths
 from fanfare.engine.local.presence import Subscribe
@@ -245,7 +245,8 @@ class LogReader:
         if self._backlog:
             return self._hand_over()
         if self.paths.identity() != self._identity:
-            return "log_replaced"
+            mark = self.paths.mark()
+            return moves.MOVED if mark is not None and mark.what == moves.MOVED else "log_replaced"
         answers: list[tuple[Subscribe, interface.SubscribeResult]] = []
         try:
             self.local.update(connection)

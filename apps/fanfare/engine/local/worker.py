@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from fanfare.engine import consumers, errors, interface
+from fanfare.engine import consumers, errors, interface, moves
 from fanfare.engine.local import (
     commit_queue,
     counts,
@@ -131,6 +131,8 @@ class Worker:
         try:
             async with asyncio.timeout(GOODBYE_S):
                 await self.done(presence.RemoveWorker(self.loop, self.id))
+        except errors.EngineMoved:
+            pass  # the new store does not know this worker
         except (errors.EngineError, TimeoutError) as error:
             logger.warning("The worker could not remove itself from the log (%s): another worker will", error)
         last = False
@@ -298,6 +300,7 @@ class Worker:
         try:
             return await self.loop.run_in_executor(self._executor, query, self._queries)
         except (sqlite3.Error, UnicodeError) as error:
+            self._paths.refuse_if_moved()
             self._suspect(error)
             raise errors.EngineUnavailable(f"The log cannot be read: {error}") from error
         except RuntimeError as error:  # the executor was shut down
@@ -356,7 +359,8 @@ class Worker:
         self.counters["gaps"] += 1
         if reason == "log_replaced":
             self._lost_at_s = time.monotonic()
-        throttled.error("Entries of the log may have been missed (%s): starting again at the newest entry", reason)
+        if reason != moves.MOVED:  # which the commit queue logs
+            throttled.error("Entries of the log may have been missed (%s): starting again at the newest entry", reason)
         self.reader.close()
         self._samples.clear()
         self._refuse_waiting("The worker starts again")
@@ -375,6 +379,8 @@ class Worker:
         while not self.is_closing:
             try:
                 await self._follow()
+            except errors.EngineMoved:
+                await asyncio.sleep(backoff.failed())
             except errors.EngineError as error:
                 throttled.warning("The log cannot be followed again yet: %s", error)
                 await asyncio.sleep(backoff.failed())

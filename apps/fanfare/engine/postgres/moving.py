@@ -158,8 +158,8 @@ class PostgresStore(moves.Store):
     def leave(self, mark: moves.Mark) -> None:
         self._run("DELETE FROM {0}.moved")
         self._run("INSERT INTO {0}.moved VALUES (%s)", (mark.text(),))
-        # The workers find another generation, and a transaction of the project finds no table to write into.
-        self._run("UPDATE {0}.state SET generation = %s", (database.new_generation(),))
+        # The workers find this generation, and a transaction of the project finds no table to write into.
+        self._run("UPDATE {0}.state SET generation = %s", (moves.MOVED,))
         self._run("ALTER TABLE {0}.pending RENAME TO pending_moved")
         self._run("SELECT pg_notify(%s, '')", (self._address.topic,))
 

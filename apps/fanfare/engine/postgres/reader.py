@@ -17,7 +17,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
-from fanfare.engine import interface
+from fanfare.engine import interface, moves
 from fanfare.engine.postgres import database, queries, writer
 
 logger = logging.getLogger(__name__)
@@ -215,7 +215,7 @@ class Reader:
 
     def _gap(self, look: Look) -> str | None:
         if look.generation != self.generation:
-            return "generation_changed"
+            return change_of(look.generation)
         if look.trimmed_to > self.position:
             return "trimmed"
         if look.top < self.position:
@@ -457,6 +457,11 @@ class _Queries:
             "clock_timestamp() - interval '1 second' * CASE WHEN %s > 0 THEN LEAST(s.seconds, %s) ELSE s.seconds END "
             'ORDER BY l."offset" DESC LIMIT %s'
         )
+
+
+def change_of(generation: str) -> str:
+    """The reason of a gap at a generation that this worker did not follow."""
+    return moves.MOVED if generation == moves.MOVED else "generation_changed"
 
 
 def _bounded(entries: list[interface.Entry]) -> tuple[interface.Entry, ...]:

@@ -18,7 +18,7 @@ from typing import Final
 import psycopg
 from psycopg import sql
 
-from fanfare.engine import errors, interface
+from fanfare.engine import errors, interface, moves
 from fanfare.engine.postgres import (
     counts,
     database,
@@ -131,7 +131,7 @@ class Worker:
         self.workers = max(self.workers, 1)
         self._beaten(time.monotonic())
         self.reader.follow(top, generation)
-        self.writer.failure = None
+        self.writer.follows()
 
     async def close(self) -> None:
         self._closing = True
@@ -303,7 +303,7 @@ class Worker:
             self._beaten(sent)
             self.writer.recovered()
             if not known or (self.reader.following and generation != self.reader.generation):
-                self._gap("worker_unknown" if not known else "generation_changed")
+                self._gap(reader.change_of(generation) if known else "worker_unknown")
             self.subscriptions.repeat_leaves()
             self.subscribers.write()
             await self.leases.release_again()
@@ -342,7 +342,10 @@ class Worker:
         self.is_restarting = True
         self.reader.following = False
         self.counters["gaps"] += 1
-        logger.error("Entries of the log may have been missed (%s): the worker starts again from the present", reason)
+        if reason != moves.MOVED:  # which the writer logs
+            logger.error(
+                "Entries of the log may have been missed (%s): the worker starts again from the present", reason
+            )
         self.upkeep.restart()
         self.reader.give_up("The worker starts again")
         self._unreported = reason

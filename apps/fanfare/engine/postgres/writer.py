@@ -44,6 +44,7 @@ class Writer:
     ) -> None:
         self.worker = ""
         self.failure: str | None = "The worker has not connected to the database yet"
+        self.is_moved = False  # the log is in another store, which the last answers said
         self.groups = 0
         self.operations = 0
         self.commit_seconds = Histogram()  # from the submission of an operation to its commit
@@ -87,7 +88,7 @@ class Writer:
                 try:
                     await self._write_group()
                 except errors.EngineError as error:
-                    self._failed(str(error))
+                    self._failed(str(error), is_moved=isinstance(error, errors.EngineMoved))
                     await asyncio.sleep(backoff.failed())
                 else:
                     backoff.succeeded()
@@ -104,7 +105,8 @@ class Writer:
             except (psycopg.Error, OSError, TimeoutError) as error:
                 await self._disconnect()
                 failure = database.failure(error, f"The database cannot be reached: {describe(error)}", self._address)
-                self._failed(str(failure) if isinstance(failure, errors.EngineMoved) else describe(error))
+                is_moved = isinstance(failure, errors.EngineMoved)
+                self._failed(str(failure) if is_moved else describe(error), is_moved=is_moved)
                 raise failure from error
 
     def _await_expiry(self) -> None:
@@ -224,13 +226,22 @@ class Writer:
             await connection.close()
 
     def recovered(self) -> None:
-        """The database takes writes again."""
-        if self.failure is not None:
+        """The database answers again. It does in a schema too from which the log was moved away."""
+        if self.failure is not None and not self.is_moved:
             logger.info("The database takes writes again")
             self.failure = None
 
-    def _failed(self, why: str) -> None:
-        if self.failure is None:
+    def follows(self) -> None:
+        """The worker is known in the store."""
+        self.failure, self.is_moved = None, False
+
+    def _failed(self, why: str, *, is_moved: bool = False) -> None:
+        """`is_moved`: an operator has moved the log to another store, so nothing is wrong."""
+        if is_moved:
+            if self.worker and not self.is_moved:
+                logger.warning("%s", why)
+            self.is_moved = True
+        elif self.failure is None:
             logger.error("The database cannot be written: %s", why)
         self.failure = why
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol
 
-from fanfare.engine import errors, interface
+from fanfare.engine import errors, interface, moves
 from fanfare.engine.redis import address, calls, catch_up, entries, operations, queries, scripts, wire
 from fanfare.engine.redis.interest import LISTENER, SUBSCRIBERS, Interest, Routes
 
@@ -25,7 +25,6 @@ logger = logging.getLogger(__name__)
 REPAIR_ENTRIES: Final = 1_000  # of the log, in one answer
 REMOVED_AT_ONCE: Final = 200  # members and counts: about 3 ms of the server
 TRY_AGAIN_S: Final = 0.05  # while a cluster moves the slot
-MOVED: Final = "moved"  # the reason of a gap after which the clients find all events in another store
 
 
 class Owner(Protocol):
@@ -355,7 +354,7 @@ class Partition:
         except errors.EngineError as refusal:
             self._worker.moved(self, str(refusal))
             if isinstance(refusal, errors.EngineMoved) and self.has_entered:
-                asyncio.get_running_loop().call_soon(self.guarded, self._gap_if_entered, MOVED)
+                asyncio.get_running_loop().call_soon(self.guarded, self._gap_if_entered, moves.MOVED)
             return refusal
         return None
 

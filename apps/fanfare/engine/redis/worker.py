@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import hiredis
 
-from fanfare.engine import errors, interface
+from fanfare.engine import errors, interface, moves
 from fanfare.engine.redis import (
     appends,
     counts,
@@ -32,7 +32,7 @@ from fanfare.engine.redis import (
     subscriptions,
 )
 from fanfare.engine.redis.interest import Routes
-from fanfare.engine.redis.partition import MOVED, Partition, Phase
+from fanfare.engine.redis.partition import Partition, Phase
 from fanfare.engine.redis.queries import Store
 from fanfare.engine.redis.topology import Topology
 from fanfare.runtime.supervisor import Supervisor
@@ -278,7 +278,7 @@ class Worker:
         """Call the hub. Its writes in the meantime are stored before delivery begins again."""
         self.counters["gaps"] += 1
         self._store.forget()  # a demoted primary would answer with old data
-        if reason != MOVED:  # which has its own line, one for all partitions
+        if reason != moves.MOVED:  # which has its own line, one for all partitions
             logger.error(
                 "Entries of partition %d may have been missed (%s): its clients reconnect", partition.index, reason
             )
