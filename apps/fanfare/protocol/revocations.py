@@ -81,6 +81,7 @@ class Revocations:
         self._revoked_at: dict[_Key, float] = {}  # Unix time, NEVER or FOR_EVER; the oldest answer first
         self._reads: dict[_Key, asyncio.Task[None]] = {}
         self._gaps = 0
+        self._check: asyncio.Task[None] | None = None  # of the tokens in use, after gaps
         self._holders: dict[_Key, dict[tuple[Holder, capabilities.Capability], None]] = {}
         hub.on_control(COMMAND, self._revoke)
         termination.on_terminated(hub, self._terminate)
@@ -171,12 +172,16 @@ class Revocations:
         """Commands may have been lost. A gap of one part of the log does not close every connection."""
         self._gaps += 1
         self._revoked_at.clear()
-        self._hub.supervisor.spawn("check of the tokens in use", self._check_held())
+        if self._check is None or self._check.done():
+            self._check = self._hub.supervisor.spawn("check of the tokens in use", self._check_held())
 
     async def _check_held(self) -> None:
-        """A gap and an unavailable store often coincide, so the check is repeated until it has read every record."""
+        """A gap and an unavailable store often coincide, so the check is repeated until it has read every record. After
+        a gap meanwhile it begins again: on Redis each partition has a gap of its own."""
         backoff = Backoff(longest_s=RECHECK_S)
-        while True:
+        checked = None
+        while checked != self._gaps:
+            checked, before = None, self._gaps
             try:
                 await self._check_each()
             except engine_errors.EngineError as error:
@@ -184,7 +189,7 @@ class Revocations:
                 _log.warning("The revocations of tokens in use cannot be read: %s; again in %.1f s", error, pause_s)
                 await asyncio.sleep(pause_s)
             else:
-                return
+                checked = before
 
     async def _check_each(self) -> None:
         """Raises EngineError."""

@@ -9,6 +9,7 @@ import re
 import signal
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import psycopg
@@ -250,6 +251,22 @@ async def test_a_worker_that_was_frozen_is_removed_and_starts_again(
     await waiting.until_async(is_back, 10, "the worker has joined under a new id")
     await two.publish("news", b"after")
     await one.until(lambda: one.bodies("news") == [b"after"], "an event after the restart")
+
+
+async def test_lease_whose_answer_comes_after_the_stop_is_not_given_out(
+    hire: conformance.Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = (await hire()).engine._worker  # type: ignore[attr-defined]
+    ask = found.writer.ask
+
+    async def stop_meanwhile(*arguments: Any, **options: Any) -> list[Any]:
+        rows = list(await ask(*arguments, **options))
+        found.leases.stop()
+        return rows
+
+    monkeypatch.setattr(found.writer, "ask", stop_meanwhile)
+    with pytest.raises(errors.EngineUnavailable, match="closed before the lease"):
+        await found.leases.acquire("outbox")
 
 
 async def test_late_sessions_over_the_limit_are_dropped_and_counted(

@@ -10,6 +10,7 @@ import socket
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -197,6 +198,23 @@ async def test_lost_connections_are_repaired_from_the_log(hire: conformance.Hire
     assert one.gaps == two.gaps == []
     assert two.engine.statistics()["reconnects"] > 1
     assert_delivered(two, "kept", publisher.acknowledged)
+
+
+async def test_lease_whose_answer_comes_after_the_stop_is_not_given_out(
+    hire: conformance.Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = (await hire()).engine._worker.leases  # type: ignore[attr-defined]
+    for partition in found._partitions:
+        ask = partition.calls.ask
+
+        async def stop_meanwhile(*operations: Any, ask: Any = ask) -> Any:
+            answer = await ask(*operations)
+            found.stop()
+            return answer
+
+        monkeypatch.setattr(partition.calls, "ask", stop_meanwhile)
+    with pytest.raises(errors.EngineUnavailable, match="closed before the lease"):
+        await found.acquire("outbox")
 
 
 async def test_pause_of_the_server_loses_nothing(hire: conformance.Hire, server: redisserver.Server) -> None:

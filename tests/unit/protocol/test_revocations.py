@@ -143,6 +143,31 @@ async def test_check_after_a_gap_is_repeated_until_the_records_can_be_read(
     assert failed.is_set()
 
 
+async def test_gaps_share_one_check_that_begins_again_after_a_gap_meanwhile(
+    workers: list[Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = workers[0].revocations
+    checks, goes_on = 0, asyncio.Event()
+
+    async def check() -> None:
+        nonlocal checks
+        checks += 1
+        await goes_on.wait()
+
+    async def is_checked(times: int) -> bool:
+        return checks == times
+
+    monkeypatch.setattr(found, "_check_each", check)
+    for _ in range(16):
+        found._on_gap()
+    await waiting.until_async(lambda: is_checked(1), 30, "the check has begun")
+    found._on_gap()
+    goes_on.set()
+    assert found._check is not None
+    await found._check
+    assert checks == 2
+
+
 async def test_connection_that_cannot_be_ended_does_not_keep_others_with_a_revoked_token(
     workers: list[Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:

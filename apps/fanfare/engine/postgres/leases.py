@@ -47,19 +47,26 @@ class Leases:
         self._is_stopped = False
 
     async def acquire(self, name: str) -> Lease:
-        """Wait until this worker holds `name`."""
-        query = sql.SQL("SELECT {}(%s, %s, %s)").format(self._address.function("lease"))
+        """Wait until this worker holds `name`. Raises EngineUnavailable if the engine is closed meanwhile."""
         while not self._is_stopped:
             with contextlib.suppress(errors.EngineUnavailable):
-                await self._release(name)
-                worker = self._writer.worker
-                [(term,)] = await self._writer.ask(query, (name, worker, LEASE_S))
-                if term is not None and worker == self._writer.worker:  # the heartbeat renews no lease of an earlier id
-                    lease = Lease(self, name, term)
-                    self._held.append(lease)
+                lease = await self._ask(name)
+                if lease is not None:
                     return lease
             await asyncio.sleep(LEASE_POLL_S)
         raise errors.EngineUnavailable(f"The engine was closed before the lease {name} was free")
+
+    async def _ask(self, name: str) -> Lease | None:
+        await self._release(name)
+        worker = self._writer.worker
+        query = sql.SQL("SELECT {}(%s, %s, %s)").format(self._address.function("lease"))
+        [(term,)] = await self._writer.ask(query, (name, worker, LEASE_S))
+        # The heartbeat renews no lease of an earlier id, and none after the stop.
+        if term is None or worker != self._writer.worker or self._is_stopped:
+            return None
+        lease = Lease(self, name, term)
+        self._held.append(lease)
+        return lease
 
     def release(self, lease: Lease) -> None:
         lease.lost.set()

@@ -48,17 +48,24 @@ class Leases:
         partition = self._partitions[zlib.crc32(name.encode()) % len(self._partitions)]
         while not self._is_stopped:
             with contextlib.suppress(errors.EngineUnavailable):
-                life = partition.life
-                asked = time.monotonic()
-                answer = await partition.calls.ask(("e", name))
-                term = answer.results[0]
-                # A lease lasts as long as the last beat allows, and a new life has none of the old one's leases.
-                if term and life == partition.life and asked - partition.beaten_s < scripts.LEASE_S - MARGIN_S:
-                    lease = Lease(self, partition, name, term)
-                    self._held.append(lease)
+                lease = await self._ask(partition, name)
+                if lease is not None:
                     return lease
             await asyncio.sleep(LEASE_POLL_S)
         raise errors.EngineUnavailable(f"The engine was closed before the lease {name} was free")
+
+    async def _ask(self, partition: Partition, name: str) -> Lease | None:
+        life = partition.life
+        asked = time.monotonic()
+        answer = await partition.calls.ask(("e", name))
+        term = answer.results[0]
+        # A lease lasts as long as the last beat allows, and a new life has none of the old one's leases.
+        is_due = asked - partition.beaten_s < scripts.LEASE_S - MARGIN_S
+        if not term or life != partition.life or not is_due or self._is_stopped:
+            return None
+        lease = Lease(self, partition, name, term)
+        self._held.append(lease)
+        return lease
 
     def release(self, lease: Lease) -> None:
         is_held = not lease.lost.is_set()
