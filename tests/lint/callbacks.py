@@ -377,6 +377,10 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ("server/lifespan.py", "self._stop_without_lifespan()"): (TASK, "unit/server/test_draining.py::"),
     ("server/lifespan.py", "self._keep_trying"): (SUPERVISOR, RESTART_TEST),
     ("server/lifespan.py", "self._follow_moves"): (SUPERVISOR, RESTART_TEST),
+    ("server/lifespan.py", "current.import_next"): (
+        CALLER,
+        "`_follow_moves` logs what cannot be imported; the supervisor runs it again after anything else",
+    ),
     ("server/lifespan.py", "current.follow_move"): (
         CALLER,
         "integration/test_moves.py::test_client_resumes_on_the_same_worker_after_a_move",
