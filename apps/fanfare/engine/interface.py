@@ -606,7 +606,7 @@ class PresenceAndCounts(abc.ABC):
         limit: int | None = None,
         timeout: float | None = None,
     ) -> bool | Refused:
-        """Make a user a member for so long, without a connection, or renew that; for any thread of any process.
+        """Make a user a member for `seconds` without a connection, or renew it; for any thread of any process.
 
         True: the user was no member before. An `info` that differs is an update of the member; None leaves it as it
         is. A member whose time is over leaves. `limit` bounds distinct users, as `SubscribeRequest.member_limit` does.
@@ -639,7 +639,7 @@ class PresenceAndCounts(abc.ABC):
 
 
 class Sessions(abc.ABC):
-    """Records of pages that may come back, each with one holder at a time."""
+    """Records of pages that may reconnect, each with one holder at a time."""
 
     @abc.abstractmethod
     def save_session(
@@ -743,7 +743,7 @@ class Engine(Log, PresenceAndCounts, Sessions, Coordination):
         """
 
 
-# Publishers that wait for the log get EngineUnavailable after so long, and at most 1.5 s more where a commit has begun:
+# Publishers that wait for the log get EngineUnavailable after this time, and at most 1.5 s more if a commit has begun:
 # before the 5 s after which the SDKs give up and report no more than a time-out.
 APPEND_TIMEOUT_S = 3.0
 
@@ -778,5 +778,5 @@ LATE_SESSIONS = 100_000
 
 # A consumer whose store is away (the database of the webhooks) may be this late before the log stops waiting for it.
 CONSUMER_SECONDS = 24 * 3600
-# A transient consumer, such as a live tail, is forgotten so long after its last `keep`.
+# A transient consumer, such as a live tail, is forgotten this long after its last `keep`.
 TRANSIENT_SECONDS = 30

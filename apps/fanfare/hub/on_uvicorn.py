@@ -120,7 +120,7 @@ class UvicornWriter:
             closing.send(None)
         except StopIteration:
             return
-        except Exception as error:  # noqa: BLE001 - ClientDisconnected, InvalidState: it is closed already, as was asked for
+        except Exception as error:  # noqa: BLE001 - ClientDisconnected, InvalidState: it is closed already
             logging.getLogger(__name__).debug("Close %d came too late: %r", code, error)
             return
         closing.close()

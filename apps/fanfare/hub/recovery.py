@@ -104,7 +104,7 @@ class Recoveries:
         if subscription.state is not connections.State.CATCHING_UP:
             return
         if isinstance(answer, interface.Refused) or answer.replayed is None:
-            # The store has the events, so nothing is reported as lost: the client comes back for them.
+            # The store has the events, so nothing is reported as lost: the client reconnects and recovers them.
             why = answer.message if isinstance(answer, interface.Refused) else "the history cannot be read"
             self._counters["recoveries.interrupted"] += 1
             subscription.connection.close(close_codes.OVER_CAPACITY, f"The recovery was interrupted: {why}")

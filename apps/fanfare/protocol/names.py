@@ -2,8 +2,7 @@
 
 A channel's prefix is its type (Pusher Channels, "Channel naming conventions"): without one it is public; `private-` and
 `presence-` need an authorization; `private-encrypted-` is private, and its data is opaque to the server; `cache-`
-after that prefix, or at the start, makes it a cache channel.  Names that start with `#` belong to
-the server.
+after that prefix, or at the start, makes it a cache channel. Names that start with `#` belong to the server.
 """
 
 from __future__ import annotations

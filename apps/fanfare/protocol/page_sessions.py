@@ -130,7 +130,7 @@ class PageSession:
             ready()
 
     def _refuse(self, error: engine_errors.EngineError) -> None:
-        """The store has the record and the events, so the page comes back for them: nothing is reported as lost."""
+        """Close with 4100. The store has the record and the events, so the page recovers them when it reconnects."""
         _log.warning("A resume token could not be looked up or taken: %s", error)
         self._hub.count("resume.not_looked_up")
         self._connection.close(close_codes.OVER_CAPACITY, f"The connection cannot be accepted now: {error}")
@@ -292,7 +292,7 @@ class PageSession:
 
     def _sent(self, channel: str) -> None:
         if not self._unpinged:
-            # What moves one page moves many: their pings are spread.
+            # One event reaches many pages: their pings are spread.
             self._owners.wheel.schedule(self, random.uniform(FIRST_LOOK_S, self._pause_s()))  # noqa: S311
         self._unpinged.add(channel)
 
@@ -330,8 +330,8 @@ class PageSession:
             self._connection.send(server_frames.PING)
             if self._connection.closing:
                 return
-        # The hub reports the next event of a channel whose subscription is live and holds nothing back; the others are
-        # looked at again.
+        # The hub reports the next event of a channel whose subscription is live and has no pending entries; the other
+        # channels are looked at again.
         for channel in list(self._unpinged):
             subscription = subscriptions[channel]
             if subscription.state is connections.State.LIVE and subscription.pending is None:

@@ -126,7 +126,7 @@ def position(value: object) -> interface.Position | None:
 
 
 def stream(asked: Asked, result: interface.RecoveryResult | None) -> dict[str, Any]:
-    """The `stream` in the answer to a subscribe: where the channel stands, and whether all that was missed follows."""
+    """The `stream` in the answer to a subscribe: the channel's position, and whether all missed events follow."""
     reason = asked.reason or (result.reason if result is not None else None)
     recovered = asked.recovering and reason is None and result is not None
     position = result.position if result is not None else None
@@ -169,17 +169,17 @@ def _stream(
 
 
 def stream_frame(channel: str, fields: dict[str, Any]) -> bytes:
-    """pusher-js hands no data of a presence channel's answer to the page, so the `stream` is sent once more."""
+    """The `stream` in a frame of its own: pusher-js passes no other data of a presence channel's answer to the page."""
     return _frame("pusher:stream", channel, fields)
 
 
 def resume_failed(channel: str, reason: str) -> bytes:
-    """For a page that knows nothing of positions: `channel.bind('pusher:resume_failed', …)`."""
+    """For a page that keeps no positions: `channel.bind('pusher:resume_failed', …)`."""
     return _frame("pusher:resume_failed", channel, {"reason": reason})
 
 
 def stream_reset(channel: str, position: interface.Position | None, reason: str) -> bytes:
-    """A recovery that had begun broke off: events before `position` are missing, and delivery goes on from it."""
+    """A recovery failed after it had begun: events before `position` are missing, and later ones are delivered."""
     fields = {} if position is None else {"epoch": position.epoch, "offset": position.offset}
     return _frame("pusher:stream_reset", channel, {**fields, "reason": reason})
 

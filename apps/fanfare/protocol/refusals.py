@@ -1,23 +1,22 @@
-"""What the protocol refuses, and how it says so.
+"""The refusals of the protocol, as exceptions.
 
     PusherError
-    ├── InvalidName             a channel or an event cannot be called that
+    ├── InvalidName             the name of a channel or an event is not allowed
     │   └── NameTooLong
     ├── ConnectionRefused       the handshake ends with a close code
     │   └── ApplicationSuspended
-    ├── BadFrame                what came is not a message of the protocol; the connection lives
-    ├── TooManyPendingFrames             more came than is kept until it can be answered; the connection ends
-    ├── WrongSignature          the auth string is not what the application's server would have made
-    ├── InvalidToken            a capability token that is not valid (any more)
-    ├── SubscriptionRefused     answered with two frames; the connection lives
+    ├── BadFrame                the frame is no message of the protocol; the connection stays open
+    ├── TooManyPendingFrames    too many bytes of frames wait for an answer; the connection is closed
+    ├── WrongSignature          the auth string has another key or another signature
+    ├── InvalidToken            a capability token that is invalid, expired or revoked
+    ├── SubscriptionRefused     answered with two frames; the connection stays open
     │   ├── Unauthorized
     │   └── LimitReached
     ├── SignInRefused           the connection stays open, unless its application requires signed-in users
-    └── ClientEventRejected     not relayed; the connection lives
+    └── ClientEventRejected     not relayed; the connection stays open
 
-`reason` is for machines: it names the counter and stands in the log. The message is for the developer who reads it in a
-console, so it may quote what the client sent (shortened) and what was signed, never a secret and never the signature
-that was expected.
+`reason` is for machines: it is the end of the counter's name, and part of the log line. The message is for developers.
+It may quote what the client sent, shortened, and the text to be signed, but no secret and no expected signature.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ CLIENT_EVENT_REJECTED: Final = 4301
 WATCHLIST_TOO_LONG: Final = 4302
 FRAME_TOO_BIG: Final = 1009  # RFC 6455 §7.4.1
 
-QUOTED_CHARACTERS: Final = 100  # of a client's own text in a message: enough to recognize it, too little to be a burden
+QUOTED_CHARACTERS: Final = 100  # of a client's own text in a message: enough to recognize it
 CLOSE_REASON_BYTES: Final = 123  # RFC 6455 §5.5: 125 bytes of a control frame, less the code
 
 
@@ -137,7 +136,7 @@ class SubscriptionRefused(PusherError):
 
 
 class Unauthorized(SubscriptionRefused):
-    """The client may not be there, or not as the member that it says it is."""
+    """The client may not subscribe to the channel, or not as this member."""
 
     def __init__(self, message: str, *, reason: str = "unauthorized") -> None:
         super().__init__(message, code=UNAUTHORIZED, kind="AuthError", status=401, reason=reason)
@@ -151,7 +150,7 @@ class LimitReached(SubscriptionRefused):
 
 
 class SignInRefused(PusherError):
-    """The client may not be that user, or not on this connection."""
+    """The client may not sign in as this user, or not on this connection."""
 
     reason = "sign_in_refused"
 

@@ -50,7 +50,7 @@ class Holder(Protocol):
 
 def publications(app: str, token_id: str, *, expires: float | None, now: float) -> list[interface.Publication]:
     """The entries to publish together, in this order: a client that reconnects because of the command finds the record.
-    `expires`: Unix time at which the token ends; without it the record is kept for as long as a token can live.
+    `expires`: Unix time at which the token ends; without it the record is kept for the longest life of a token.
     """
     seconds = capabilities.MAX_LIFE_S if expires is None else max(1, int(expires - now) + 1)
     return [

@@ -1,4 +1,4 @@
-"""Which socket owns a resume token. The newest socket does.
+"""Ownership of resume tokens: the newest socket with a token owns it.
 
 A page has one socket. A second one with the same token means either that the first is dead and its end has not been
 noticed, or that the token is not a page's own, because it stands in a page that many visitors load. The older socket
@@ -132,7 +132,7 @@ class SessionOwners:
             self._evict(owned)
 
     async def _leave(self, owned: _Owned, changed_s: float) -> None:
-        """A page has lost its token soon after it took it."""
+        """The owner of a token has changed twice within `SHARED_S`: block the token, or close the older socket."""
         try:
             is_shared = await self._is_shared_after(changed_s, owned)
         except engine_errors.EngineError:
@@ -145,12 +145,15 @@ class SessionOwners:
 
     def _evict(self, owned: _Owned) -> None:
         self._hub.count("resume.evicted")
-        self._hub.flush()  # a page that is alive after all has what was published before
+        self._hub.flush()  # the events published before reach a page that is still alive
         owned.page.evict(functools.partial(self._note_answer, owned.app, owned.token))
 
     def _note_answer(self, app: str, token: str) -> None:
-        """An older socket was alive when its token was taken. The record is deleted `LATE_SECONDS` after it expires, so
-        one that is kept for `SHARED_S` has expired before it is written."""
+        """Store that an older socket was alive when its token was taken.
+
+        The record is deleted `LATE_SECONDS` after it expires, so one that is kept for `SHARED_S` has expired before it
+        is written.
+        """
         self._hub.engine.save_session(app, token + ANSWERED, b"1", SHARED_S - interface.LATE_SECONDS)
 
     async def _is_shared_after(self, changed_s: float | None, owned: _Owned) -> bool:
@@ -163,8 +166,8 @@ class SessionOwners:
         return await self._hub.engine.load_session(owned.app, owned.token + ANSWERED) is not None
 
     def _save_all(self) -> None:
-        """The log may be a new one without these records. A page that came back to that would pass for a new page, and
-        its loss would be silent."""
+        """Store the records again. After a gap the log may be a new one without them; then a page that reconnects would
+        be treated as new, and its loss would not be reported."""
         for owned in list(self._owned.values()):
             try:
                 owned.page.save()

@@ -111,7 +111,7 @@ class Identity:
         self._pending_frames: messages.PendingFrames | None = None
 
     def claim(self, sign_in: SignIn) -> effects.Effects:
-        """The client may sign in; maybe it is signed in already. Raises SignInRefused."""
+        """Sign in with verified data, or confirm the present user. Raises SignInRefused for another user."""
         if self.user is None:
             self._pending = sign_in
             return (effects.SignIn(sign_in.user.user_id, sign_in.watchlist),)

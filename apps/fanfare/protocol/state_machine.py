@@ -28,12 +28,11 @@ from fanfare.protocol import (
 )
 from fanfare.runtime import close_codes, token_bucket
 
-# Answers per second to frames that are no message of the protocol. A program that sends them mostly does so in a loop,
-# and the tenth answer tells its developer no more than the first. Answers to messages of the protocol are not limited:
-# each of them refuses something in particular.
+# Answers per second to frames that are no message of the protocol: a program that sends them usually does so in a loop.
+# Answers to messages of the protocol are not limited, because each has a reason of its own.
 ERRORS_PER_SECOND: Final = 10
 
-SUBSCRIBES_PER_SECOND: Final = 100  # on average; a page that comes back subscribes to all its channels at once
+SUBSCRIBES_PER_SECOND: Final = 100  # on average; a page that reconnects subscribes to all its channels at once
 MAX_SUBSCRIPTIONS: Final = 1_000  # the default for one connection; each costs about 1 kB of memory
 
 # Events in one answer to pusher:history.
@@ -196,14 +195,14 @@ class StateMachine:
         return (effects.Close(code, message),)
 
     def _unavailable(self, message: str, counter: str) -> effects.Effects:
-        """The engine could not do what the client needs. pusher-js asks again only on its next connection, so this one
-        ends: the client reconnects after a second."""
+        """Close with 4100, because the engine failed: pusher-js repeats its request only on a new connection, which it
+        opens after a second."""
         return [effects.Count(counter, message), *self._close(close_codes.OVER_CAPACITY, message)]
 
     # -- frames of the client ------------------------------------------------------------------------------------------
 
     def received(self, text: str) -> effects.Effects:
-        """A text frame came. Never raises."""
+        """Handle a text frame. Never raises."""
         try:
             if self._state is not _State.OPEN:
                 return self._received_early(text) if self._state is _State.OPENING else effects.NOTHING
@@ -223,7 +222,7 @@ class StateMachine:
             return [effects.Count("pusher.pending_frames_full"), *self._close(close_codes.OVER_CAPACITY, error.message)]
 
     def received_binary(self) -> effects.Effects:
-        """A binary frame came."""
+        """Refuse a binary frame."""
         if self._state is not _State.OPEN:
             return (effects.Count("pusher.error.binary"),)
         return self._bad_frame(refusals.BadFrame("Binary frames are not supported: send JSON as text", reason="binary"))
@@ -332,7 +331,8 @@ class StateMachine:
         return [effects.Unsubscribe(channel), *_refuse(channel, refusal)]
 
     def _may_subscribe(self) -> bool:
-        """Each subscribe and unsubscribe of a channel's first subscriber is a write to the log."""
+        """Take a token of the rate of subscribes. A first subscribe to a channel, and a last unsubscribe, write to the
+        log."""
         now, burst = self._clock(), max(self._max_subscriptions, self._subscribes_per_second)
         if self._subscribe_tokens is None:
             self._subscribe_tokens = token_bucket.TokenBucket(burst, now)
@@ -412,7 +412,7 @@ class StateMachine:
     def recovery_failed(
         self, subscription: connections.Subscription, reason: str, cached: bytes | None
     ) -> effects.Effects:
-        """A recovery that had begun broke off; events follow all the same. `cached`: the state of a cache channel."""
+        """A recovery failed after it had begun; later events are delivered. `cached`: the state of a cache channel."""
         channel = subscription.channel.name
         if subscription.request.with_stream:
             frame = recovery.stream_reset(channel, subscription.position, reason)
@@ -496,7 +496,8 @@ class StateMachine:
 
 
 def _check_member(channel: str, member: interface.Member | None, subscribed: interface.Member | None) -> None:
-    """One connection is one member: it leaves before it joins as another, so that the other members see it."""
+    """Raise Unauthorized if the connection is in the channel as another member. It must leave first, so that the other
+    members are notified."""
     if member is not None and subscribed is not None and member.user_id != subscribed.user_id:
         raise refusals.Unauthorized(
             f"This connection is in {channel} as another user: unsubscribe first", reason="other_member"

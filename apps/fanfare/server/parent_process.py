@@ -72,7 +72,7 @@ def now_s() -> float:
 
 def younger_children(parent: int, since_s: float) -> set[int] | None:
     """The children of a process that started after `since_s` and have no child of their own: a new master of gunicorn
-    is no worker. None where /proc cannot tell.
+    is no worker. None without /proc.
     """
     try:
         children = _children(parent)

@@ -25,7 +25,7 @@ GATE: Final = "fanfare_accept_gate"  # attribute of uvicorn's Config
 TICK_S: Final = 0.02
 BURST_S: Final = 0.02  # so many seconds' worth are opened without a wait; a busy loop turns slower, and opens fewer
 LAG_S: Final = 0.02  # of the loop; above it the connected clients wait for handshakes
-LEAST: Final = 0.1  # of the rate: on a machine that is always busy the clients return all the same
+LEAST: Final = 0.1  # of the rate: so that the clients return on a machine that is always busy
 RISE: Final = 1.1  # of the rate in each tick without lag: from the least to the whole within half a second
 LATE_S: Final = 0.1  # between two turns of a busy loop; the least rate holds up to there
 WAIT_S: Final = 8.0  # pusher-js gives a connection attempt 10 s
@@ -96,7 +96,7 @@ class AcceptGate:
         return ""
 
     def takes(self, connection: Waiting) -> bool:
-        """Whether the handshake goes on at once. Otherwise `connection.enter()` is called when its turn has come."""
+        """Whether the handshake continues at once. Otherwise `connection.enter()` is called later, in arrival order."""
         if not self.per_second or (not self._waiting and self._bucket.take(self._rate, self._burst, self._clock())):
             return True
         self._waiting.append(connection)
@@ -138,7 +138,7 @@ class AcceptGate:
 
 
 def resident_bytes() -> int:
-    """The memory of this process; 0 where /proc cannot tell."""
+    """The memory of this process; 0 without /proc."""
     try:
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):

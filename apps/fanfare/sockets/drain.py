@@ -221,7 +221,7 @@ class Drain:
 
 
 def holds(process: int, listeners: frozenset[int]) -> bool:
-    """Whether a process has one of these sockets open. `listeners`: their inodes. False where /proc cannot tell."""
+    """Whether a process has one of these sockets open. `listeners`: their inodes. False without /proc."""
     names = {f"socket:[{inode}]" for inode in listeners}
     with contextlib.suppress(OSError):
         for descriptor in Path(f"/proc/{process}/fd").iterdir():

@@ -147,7 +147,7 @@ class Worker:
         return last
 
     def release(self) -> None:
-        """The last act: from now on the kernel tells the others that this worker is gone."""
+        """Release the lock, by which other workers find that this one has ended."""
         self._lock.release(remove=True)
 
     def is_home(self) -> bool:
