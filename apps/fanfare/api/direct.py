@@ -79,12 +79,16 @@ class Direct:
             return None
         headers = dict(request.headers)
         key, traceparent = headers.get(b"idempotency-key"), headers.get(b"traceparent")
-        signed = requests.Request(application, {}, {}, body, None if key is None else key.decode("latin-1"))
-        events = operations.events_of_batch(signed) if is_batch else operations.event_of(signed)
-        if not events or any(event.attributes for event in events):
+        batch = operations.plain_publications(application, body, is_batch=is_batch) if key is None else None
+        if batch is None:
+            signed = requests.Request(application, {}, {}, body, None if key is None else key.decode("latin-1"))
+            events = operations.events_of_batch(signed) if is_batch else operations.event_of(signed)
+            if not any(event.attributes for event in events):
+                batch = operations.publications_of(application, events)
+        if not batch:
             return None
         traced = None if traceparent is None else traceparent.decode("latin-1")
-        return operations.Pending.of(self._hub, application, events, traced)
+        return operations.Pending.of(self._hub, application, batch, traced)
 
     def _answer(
         self,

@@ -30,6 +30,7 @@ from fanfare.protocol import capabilities, names, publications, revocations, ter
 logger = logging.getLogger(__name__)
 
 ESCAPED_BYTES = 6  # the longest JSON form of a byte, \u0000; a character has at most two of these
+CHARACTER_BYTES = 4  # the longest UTF-8 form of a character
 ITEM_BYTES = 1_024  # of JSON around an event's name, data and channels: socket_id, info, idempotency key, punctuation
 BODY_BYTES = 4_096  # around the events, including white space
 
@@ -95,6 +96,49 @@ def events_of_batch(request: requests.Request) -> list[Event]:
     return [_item(index, fields, limits, request.idempotency_key) for index, fields in enumerate(batch)]
 
 
+def plain_publications(
+    application: registry.Application, body: bytes, *, is_batch: bool
+) -> list[interface.Publication] | None:
+    """The publications of a body in which each event is valid and has a name, one channel, a string as data, and
+    nothing else. None for any other body, valid or not: `event_of` and `events_of_batch` decide.
+
+    Most events have this form, and a third of the calls is enough to see it.
+    """
+    try:
+        value: Any = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    if is_batch:
+        value = value.get("batch") if type(value) is dict else None
+        if type(value) is not list or len(value) > application.limits.max_batch_events:
+            return None
+    batch = []
+    for fields in value if is_batch else (value,):
+        publication = _plain(application, fields, is_batch=is_batch)
+        if publication is None:
+            return None
+        batch.append(publication)
+    return batch
+
+
+def _plain(application: registry.Application, fields: Any, *, is_batch: bool) -> interface.Publication | None:
+    if type(fields) is not dict or len(fields) != len(("name", "channel", "data")):
+        return None
+    limits = application.limits
+    name, channel, data = fields.get("name"), fields.get("channel"), fields.get("data")
+    if channel is None and not is_batch:
+        channels = fields.get("channels")
+        channel = channels[0] if type(channels) is list and len(channels) == 1 else None
+    if type(name) is not str or type(channel) is not str or type(data) is not str:
+        return None
+    size = len(data) if data.isascii() else len(data) * CHARACTER_BYTES  # at most
+    if size > limits.max_event_bytes:
+        return None
+    if not publications.are_valid_names(channel, name, limits.max_channel_name, limits.max_event_name):
+        return None
+    return publications.build(application, channel, name, data)
+
+
 async def trigger_on_channel(hub: hubs.Hub, request: requests.Request) -> bytes:
     """Publish to the channel of the path: the body is the event's data, the query has its `name` and `socket_id`."""
     limits = request.application.limits
@@ -140,7 +184,8 @@ def _event(fields: dict[str, Any], channels: list[str], limits: registry.Limits,
 
 async def _publish(hub: hubs.Hub, request: requests.Request, events: Sequence[Event]) -> list[interface.Receipt]:
     """Publish all of them or none. Returns a receipt for each channel of each event."""
-    pending = Pending.of(hub, request.application, events, request.traceparent)
+    application = request.application
+    pending = Pending.of(hub, application, publications_of(application, events), request.traceparent)
     if not pending.batch:
         return []
     receipts = await hub.publish(pending.batch, budget=pending.budget)
@@ -159,9 +204,12 @@ class Pending(NamedTuple):
 
     @classmethod
     def of(
-        cls, hub: hubs.Hub, application: registry.Application, events: Sequence[Event], traceparent: str | None
+        cls,
+        hub: hubs.Hub,
+        application: registry.Application,
+        batch: list[interface.Publication],
+        traceparent: str | None,
     ) -> Pending:
-        batch = _publications(application, events)
         is_recorded = bool(batch) and hub.recorder.wants(application.id, batch[0].channel)
         per_second = application.limits.max_events_per_second
         budget = None if per_second is None else interface.Budget(application.id, per_second)
@@ -177,7 +225,7 @@ class Pending(NamedTuple):
             hub.recorder.published(self.batch, receipts, publisher, self.began)
 
 
-def _publications(application: registry.Application, events: Sequence[Event]) -> list[interface.Publication]:
+def publications_of(application: registry.Application, events: Sequence[Event]) -> list[interface.Publication]:
     batch = []
     for event in events:
         # For several channels the data, which may be large, is encoded once and then copied.

@@ -8,6 +8,7 @@ An event's data arrives as text. `build` takes it encoded once (see `encoded`) w
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any, Final
 
@@ -19,6 +20,8 @@ from fanfare.hub import event_frames
 from fanfare.protocol import names, refusals
 
 MAX_SOCKET_ID: Final = 64  # characters; a connection's own has at most 33
+
+CACHED_NAMES: Final = 2_048  # of a channel with an event, some 300 bytes each
 
 _IDEMPOTENCY_KEY: Final = re.compile(r"[\x20-\x7e]+")
 _RESERVED_EVENTS: Final = (names.PROTOCOL_PREFIX, names.INTERNAL_PREFIX)
@@ -49,12 +52,27 @@ class DataTooLarge(NotPublishable):
 
 def check_event_name(name: str, limits: registry.Limits) -> None:
     """Raises InvalidName, NameTooLong, ReservedEventName."""
-    names.check_event(name, limits.max_event_name)
+    _check_event_name(name, limits.max_event_name)
+
+
+def _check_event_name(name: str, limit: int) -> None:
+    names.check_event(name, limit)
     if name.startswith(_RESERVED_EVENTS):
         raise ReservedEventName(
             f'The event name "{refusals.quoted(name)}" is reserved: names that start with "{names.PROTOCOL_PREFIX}" or '
             f'"{names.INTERNAL_PREFIX}" are the protocol\'s own. Choose another name'
         )
+
+
+@functools.lru_cache(CACHED_NAMES)
+def are_valid_names(channel: str, event: str, channel_limit: int, event_limit: int) -> bool:
+    """Whether an event with this name can be published to this channel. The limits are in characters."""
+    try:
+        names.check_publishable_channel(channel, channel_limit)
+        _check_event_name(event, event_limit)
+    except refusals.PusherError:
+        return False
+    return True
 
 
 def check_data(text: str, limits: registry.Limits) -> None:

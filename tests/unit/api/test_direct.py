@@ -145,17 +145,41 @@ def service() -> Iterator[Callable[..., Service]]:
         yield lambda **options: Service(stack, **{"below": True, **options})
 
 
+def reversed_query(target: str) -> str:
+    path, _, query = target.partition("?")
+    return f"{path}?{'&'.join(reversed(query.split('&')))}"
+
+
 TAKEN = {
     "event": post(),
     "event for several channels": post({**EVENT, "channel": None, "channels": ["a", "b"], "socket_id": "1.2"}),
     "data that is not a string": post({**EVENT, "data": {"a": "Ä"}}),
     "batch": post({"batch": [EVENT, {**EVENT, "channel": "b"}]}, route="batch_events"),
     "idempotency key in a header": post(headers=b"Idempotency-Key: k\r\n"),
+    "channel in a list": post({"name": "a", "channels": ["b"], "data": "x"}),
+    "data that is not ASCII": post({**EVENT, "data": "Ä" * 20_000}),
+    "largest data that is not ASCII": post({**EVENT, "data": "Ä" * 10_000}, application=BUDGET),
+    "batch with an unusual event": post({"batch": [EVENT, {**EVENT, "socket_id": "1.2"}]}, route="batch_events"),
+    "parameters in another order": post(changed=reversed_query),
     "over budget": post({"batch": [EVENT] * 3}, route="batch_events", application=BUDGET),
 }
 NOT_TAKEN = {
     "info": post({**EVENT, "info": "subscription_count"}),
     "no channel": post({"name": "a", "data": "x"}),
+    "no channel in a list": post({"name": "a", "channels": [], "data": "x"}),
+    "list of channels in a batch": post(
+        {"batch": [{"name": "a", "channels": ["b"], "data": "x"}]}, route="batch_events"
+    ),
+    "invalid channel": post({**EVENT, "channel": "a b"}),
+    "long channel": post({**EVENT, "channel": "a" * 1_000}),
+    "channel that is a number": post({**EVENT, "channel": 1}),
+    "no name": post({**EVENT, "name": ""}),
+    "reserved name": post({**EVENT, "name": "pusher:ping"}),
+    "long name": post({**EVENT, "name": "a" * 1_000}),
+    "half a surrogate pair": post(b'{"name":"a","channel":"b","data":"\\ud800"}'),
+    "invalid event in a batch": post({"batch": [EVENT, {**EVENT, "channel": "a b"}]}, route="batch_events"),
+    "too many events": post({"batch": [EVENT] * 100}, route="batch_events"),
+    "too large data that is not ASCII": post({**EVENT, "data": "Ä" * 10_001}, application=BUDGET),
     "invalid JSON": post(b"{"),
     "not an object": post(b"[]"),
     "empty batch": post({"batch": []}, route="batch_events"),

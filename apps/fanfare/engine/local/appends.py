@@ -137,7 +137,11 @@ class CalledAppend(Append):
         then: interface.Appended,
         budget: interface.Budget | None = None,
     ) -> None:
-        super().__init__(publications, budget)
+        # Not `super().__init__`: two calls less for each request.
+        self.publications = publications
+        self.budget = budget
+        self.receipts = []
+        self.refused = None
         self.loop = loop
         self.then = then
 
