@@ -176,6 +176,7 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ("console/board.py", "self._take()"): (TASK, FAILED_TEST),
     ("console/connections.py", "self._on_disconnect"): (OBEY, "unit/console/"),
     ("console/reports.py", "self._ask()"): (TASK, FAILED_TEST),
+    ("console/permissions.py", "create"): (GUARD, "unit/console/"),
     ("console/requests.py", "run"): (CALLER, "unit/console/"),
     ("console/survey.py", "self._reply(asked)"): (TASK, FAILED_TEST),
     ("console/tails.py", "self._run()"): (TASK, FAILED_TEST),

@@ -7,8 +7,17 @@ from django.db import models
 from fanfare.console import permissions
 
 
+class NoRows(models.Manager["Console"]):
+    """Makes no query: `dumpdata` reads every model, and this one has no table."""
+
+    def get_queryset(self) -> models.QuerySet[Console]:
+        return super().get_queryset().none()
+
+
 class Console(models.Model):
     """No table: the admin's entry of the console, and the permissions of `fanfare.console.permissions`."""
+
+    objects = NoRows()
 
     class Meta:
         managed = False
@@ -19,6 +28,9 @@ class Console(models.Model):
 
     def __str__(self) -> str:
         return "console"
+
+
+Console._meta.base_manager_name = "objects"  # for `dumpdata --all`; as an option of `Meta` it would need a migration
 
 
 class AuditEntry(models.Model):

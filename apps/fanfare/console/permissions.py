@@ -6,12 +6,13 @@ are rows of Django's Permission, given to users and groups in the admin. A super
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from django.apps import apps
-from django.db import connections, router
+from django.db import connections, router, transaction
 
 VIEW: Final = "view_console"
 # By permission, its name in the admin. The last one is about the deployment, so there is none per application.
@@ -92,10 +93,15 @@ def create_for(app_ids: Mapping[str, str], using: str | None = None) -> None:
     Permission.objects.using(using).bulk_create(rows, ignore_conflicts=True)
 
 
-def application_saved(instance: Any, created: bool, **_: Any) -> None:
-    """Signal handler: a new application gets its permissions."""
+def application_saved(instance: Any, created: bool, raw: bool, using: str, **_: Any) -> None:
+    """Signal handler: a new application gets its permissions. With `loaddata`, after the commit: the fixture may
+    contain the same permissions with ids of their own."""
     if created:
-        create_for({instance.app_id: instance.name})
+        create = functools.partial(create_for, {instance.app_id: instance.name})
+        if raw:
+            transaction.on_commit(create, using=using, robust=True)
+        else:
+            create()
 
 
 def application_deleted(instance: Any, **_: Any) -> None:
