@@ -10,6 +10,7 @@ import datetime as dt
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple, TypeVar
 
+from django.conf import settings
 from django.db import models as django_models
 from django.db import router, transaction
 from django.db.models import Count, F, Q, QuerySet
@@ -209,8 +210,7 @@ def delivered(ids: Collection[int], outcome: Outcome) -> None:
 
 def postponed(ids: Collection[int], until: float, outcome: Outcome) -> None:
     """`until`: Unix time of the next attempt."""
-    next_at = dt.datetime.fromtimestamp(until, dt.UTC)
-    _rows(models.Delivery).filter(pk__in=ids).update(next_at=next_at, **_attempt(outcome))
+    _rows(models.Delivery).filter(pk__in=ids).update(next_at=_datetime(until), **_attempt(outcome))
 
 
 def failed(ids: Collection[int], outcome: Outcome) -> None:
@@ -222,7 +222,7 @@ def failed(ids: Collection[int], outcome: Outcome) -> None:
 def give_up(endpoint: int, created_before: float, but: Collection[int] = ()) -> int:
     """Fail the deliveries of an endpoint that have been pending for too long, except the rows of `but`. Returns their
     number."""
-    old = _pending().filter(webhook=endpoint, created_at__lt=dt.datetime.fromtimestamp(created_before, dt.UTC))
+    old = _pending().filter(webhook=endpoint, created_at__lt=_datetime(created_before))
     return old.exclude(pk__in=but).update(
         state=models.State.FAILED, next_at=None, finished_at=timezone.now(), error=GIVEN_UP
     )
@@ -245,6 +245,11 @@ def save_health(endpoint: int, failures: int, retry_in: float | None, outcome: O
     known = _rows(models.EndpointHealth).filter(webhook=endpoint).update(**values)
     if not known and _rows(WebhookEndpoint).filter(pk=endpoint).exists():
         _rows(models.EndpointHealth).create(webhook_id=endpoint, **values)
+
+
+def _datetime(unix: float) -> dt.datetime:
+    """For a column of the database: SQLite and MySQL refuse a time zone if the project has `USE_TZ = False`."""
+    return dt.datetime.fromtimestamp(unix, dt.UTC if settings.USE_TZ else None)
 
 
 def _attempt(outcome: Outcome) -> dict[str, object]:

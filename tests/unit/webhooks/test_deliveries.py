@@ -6,6 +6,7 @@ import datetime as dt
 
 import pytest
 from django.utils import timezone
+from pytest_django import Settings
 
 from fanfare.applications import registry
 from fanfare.applications.models import WebhookEndpoint
@@ -135,6 +136,20 @@ def test_result_of_the_last_attempt_is_stored(endpoint: WebhookEndpoint) -> None
     row.refresh_from_db()
     assert (row.state, row.attempts, row.error, row.next_at) == ("delivered", 2, "", None)
     assert row.finished_at is not None
+
+
+@pytest.mark.parametrize("use_tz", [True, False])
+def test_times_are_stored_with_and_without_time_zones(
+    endpoint: WebhookEndpoint, settings: Settings, use_tz: bool
+) -> None:
+    settings.USE_TZ = use_tz
+    store(endpoint, event(1, "cache_miss"))
+    (row,) = deliveries.pending(endpoint.pk, (), 10)
+    deliveries.postponed([row.id], row.created + 5, REFUSED)
+    (row,) = deliveries.pending(endpoint.pk, (), 10)
+    assert row.next_at == pytest.approx(row.created + 5, abs=0.001)
+    assert deliveries.give_up(endpoint.pk, row.created - 1) == 0
+    assert deliveries.give_up(endpoint.pk, row.created + 1) == 1
 
 
 def test_redelivery_is_a_new_row_behind_the_pending_ones(endpoint: WebhookEndpoint) -> None:

@@ -257,5 +257,6 @@ class ApplicationAdmin(ModelAdmin):
 def _until(application: models.Application) -> str:
     until = application.previous_secret_until
     if until is not None:
-        return f"until {timezone.localtime(until):%Y-%m-%d %H:%M %Z}"
+        shown = until if timezone.is_naive(until) else timezone.localtime(until)  # naive with USE_TZ = False
+        return f"until {shown:%Y-%m-%d %H:%M %Z}".rstrip()
     return "for as long as FANFARE_APPS names it" if application.declared else "until it is ended"
