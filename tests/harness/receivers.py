@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
-from tests.harness import proxies, servers
+from tests.harness import proxies, servers, waiting
+
+HEARD_S = 90.0  # the lease of a killed worker ends after 10 s
 
 
 class Request(NamedTuple):
@@ -100,6 +102,15 @@ class Receiver:
             for event in request.events
             if name in (None, event["name"]) and channel in (None, event["channel"])
         ]
+
+    async def heard(self, name: str, channel: str) -> list[dict[str, Any]]:
+        """The accepted events of this kind and channel, once there is one."""
+
+        async def there() -> bool:
+            return bool(self.events(name, channel))
+
+        await waiting.until_async(there, HEARD_S, f"{name} of {channel}")
+        return self.events(name, channel)
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         receiver = self

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
-from tests.harness import calls, consoles, deployments, postgresql, servers, signing, sockets, waiting
+from tests.harness import calls, consoles, deployments, postgresql, receivers, servers, signing, sockets, waiting
 
 Name = Callable[[str], str]
 LEASE_SECONDS = 10.0
@@ -28,15 +28,25 @@ def environment(cluster: postgresql.Cluster) -> dict[str, str]:
         "DATABASE_URL": cluster.url("realtime"),
         "FANFARE_ENGINE": cluster.url("realtime", schema="realtime_log"),
         "FANFARE_SECRET_KEY": "the same on every node " * 3,
+        "FANFARE_WEBHOOKS_ALLOW_PRIVATE": "1",
     }
 
 
 @pytest.fixture(scope="module")
-def application(fleet: servers.Fleet, environment: dict[str, str]) -> deployments.Application:
+def webhooks() -> Iterator[receivers.Receiver]:
+    """It gets the webhooks of both nodes."""
+    with receivers.receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="module")
+def application(
+    fleet: servers.Fleet, environment: dict[str, str], webhooks: receivers.Receiver
+) -> deployments.Application:
     """Migrated once; the application of both nodes."""
     deployment = fleet.deployment(**environment)
     deployment.manage("migrate", "--verbosity", "0")
-    return deployment.create_application("Nodes", "--client-events")
+    return deployment.create_application("Nodes", "--client-events", "--webhook", webhooks.url)
 
 
 @pytest.fixture
@@ -91,7 +101,9 @@ async def test_console_of_one_node_shows_the_clients_of_the_other(
     await consoles.assert_shows_other_node(nodes[0][0], nodes[1][0], name("orders"), workers=2)
 
 
-async def test_events_cross_nodes_in_one_order(nodes: list[tuple[servers.Server, sockets.Socket]], name: Name) -> None:
+async def test_events_cross_nodes_in_one_order_and_a_webhook_is_sent_once(
+    nodes: list[tuple[servers.Server, sockets.Socket]], webhooks: receivers.Receiver, name: Name
+) -> None:
     channel = name("news")
     for _, socket in nodes:
         await socket.subscribe(channel)
@@ -105,6 +117,7 @@ async def test_events_cross_nodes_in_one_order(nodes: list[tuple[servers.Server,
     orders = [[(await socket.receive()).data for _ in range(100)] for _, socket in nodes]
     assert orders[0] == orders[1]
     assert len(set(orders[0])) == 100
+    assert len(await webhooks.heard("channel_occupied", channel)) == 1
 
 
 async def test_presence_is_that_of_all_nodes_and_a_killed_node_leaves_once(

@@ -11,7 +11,18 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.harness import calls, consoles, deployments, postgresql, redisserver, servers, signing, sockets, waiting
+from tests.harness import (
+    calls,
+    consoles,
+    deployments,
+    postgresql,
+    receivers,
+    redisserver,
+    servers,
+    signing,
+    sockets,
+    waiting,
+)
 
 Name = Callable[[str], str]
 LEASE_SECONDS = 10.0
@@ -32,15 +43,25 @@ def environment(store: redisserver.Server) -> Iterator[dict[str, str]]:
             "DATABASE_URL": cluster.url("django"),
             "FANFARE_ENGINE": store.url(),
             "FANFARE_SECRET_KEY": "the same on every node " * 3,
+            "FANFARE_WEBHOOKS_ALLOW_PRIVATE": "1",
         }
 
 
 @pytest.fixture(scope="module")
-def application(fleet: servers.Fleet, environment: dict[str, str]) -> deployments.Application:
+def webhooks() -> Iterator[receivers.Receiver]:
+    """It gets the webhooks of both nodes."""
+    with receivers.receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="module")
+def application(
+    fleet: servers.Fleet, environment: dict[str, str], webhooks: receivers.Receiver
+) -> deployments.Application:
     """Migrated once; the application of both nodes."""
     deployment = fleet.deployment(**environment)
     deployment.manage("migrate", "--verbosity", "0")
-    return deployment.create_application("Nodes", "--client-events")
+    return deployment.create_application("Nodes", "--client-events", "--webhook", webhooks.url)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +107,9 @@ async def assert_published(nodes: Nodes, channel: str, text: str) -> None:
         assert (await socket.expect("created", channel)).data == text
 
 
-async def test_events_of_two_nodes_arrive_in_one_order(nodes: Nodes, name: Name) -> None:
+async def test_events_of_two_nodes_arrive_in_one_order_and_a_webhook_once(
+    nodes: Nodes, webhooks: receivers.Receiver, name: Name
+) -> None:
     channel = name("news")
     for _, socket in nodes:
         await socket.subscribe(channel)
@@ -100,6 +123,7 @@ async def test_events_of_two_nodes_arrive_in_one_order(nodes: Nodes, name: Name)
     orders = [[(await socket.receive()).data for _ in range(100)] for _, socket in nodes]
     assert orders[0] == orders[1]
     assert len(set(orders[0])) == 100
+    assert len(await webhooks.heard("channel_occupied", channel)) == 1
 
 
 async def test_revoked_token_ends_on_both_nodes(nodes: Nodes, name: Name) -> None:

@@ -9,7 +9,8 @@ import pytest
 from fanfare.engine import current, interface
 from fanfare.engine.local import engine
 from fanfare.engine.postgres import engine as postgres_engine
-from tests.harness import postgresql
+from fanfare.engine.redis import engine as redis_engine
+from tests.harness import postgresql, redisserver
 from tests.unit.channel_layer import processes
 
 
@@ -20,13 +21,22 @@ def cluster() -> Iterator[postgresql.Cluster]:
         yield cluster
 
 
+@pytest.fixture(scope="session")
+def store() -> Iterator[redisserver.Server]:
+    with redisserver.running() as server:
+        yield server
+
+
 @pytest.fixture
 def make_engine(request, tmp_path) -> Callable[[], interface.Engine]:
-    """Makes engines of one deployment. A test module may parametrize it with `postgres`."""
-    if getattr(request, "param", "local") == "local":
-        return functools.partial(engine.LocalEngine, tmp_path / "engine")
-    url = request.getfixturevalue("cluster").url("realtime", schema=f"log_{uuid.uuid4().hex[:12]}")
-    return functools.partial(postgres_engine.PostgresEngine, url)
+    """Makes engines of one deployment. A test module may parametrize it with `postgres` and `redis`."""
+    kind, own = getattr(request, "param", "local"), f"log_{uuid.uuid4().hex[:12]}"
+    if kind == "postgres":
+        url = request.getfixturevalue("cluster").url("realtime", schema=own)
+        return functools.partial(postgres_engine.PostgresEngine, url)
+    if kind == "redis":
+        return functools.partial(redis_engine.RedisEngine, request.getfixturevalue("store").url(prefix=own))
+    return functools.partial(engine.LocalEngine, tmp_path / "engine")
 
 
 @pytest.fixture

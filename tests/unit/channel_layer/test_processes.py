@@ -14,7 +14,7 @@ from fanfare.engine import errors as engine_errors
 from fanfare.hub import hub
 from tests.unit.channel_layer.test_specification import nothing_comes, received, until
 
-pytestmark = pytest.mark.parametrize("make_engine", ["local", "postgres"], indirect=True)
+pytestmark = pytest.mark.parametrize("make_engine", ["local", "postgres", "redis"], indirect=True)
 
 
 @pytest.fixture
