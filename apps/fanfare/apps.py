@@ -56,8 +56,11 @@ class FanfareConfig(AppConfig):
 
 def _refuse_local_database(engine: str) -> None:
     """An engine that machines share needs a database that they share. Raises ImproperlyConfigured."""
-    if "://" in engine and connections["default"].vendor == "sqlite":
+    from fanfare.applications import database
+
+    alias = database.alias()
+    if "://" in engine and connections[alias].vendor == "sqlite":
         raise ImproperlyConfigured(
-            'FANFARE_ENGINE shares a log between machines, and DATABASES["default"] is a SQLite file of this machine: '
+            f'FANFARE_ENGINE shares a log between machines, and DATABASES["{alias}"] is a SQLite file of this machine: '
             "set DATABASE_URL, or DATABASES, to a database that every machine reaches."
         )

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from django.core.management.base import CommandParser
-from django.db import transaction
 
 from fanfare import conf
 from fanfare.engine import current, moves
-from fanfare.webhooks import deliveries, models
+from fanfare.webhooks import deliveries
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -60,7 +59,7 @@ def _move(old: moves.Store, to: str, say: Callable[[str], None]) -> tuple[Any, l
     try:
         if new.public == old.public:
             raise ValueError(f"FANFARE_ENGINE is {old.public} already.")
-        report = moves.Mover(old, new, move=secrets.token_hex(6), started=_continue_webhooks, say=say).run()
+        report = moves.Mover(old, new, move=secrets.token_hex(6), started=deliveries.continue_from, say=say).run()
     finally:
         new.close()
     lines = [
@@ -81,12 +80,3 @@ def _move(old: moves.Store, to: str, say: Callable[[str], None]) -> tuple[Any, l
             f"({report.workers} followed the old store) and all other processes that publish: until then they refuse."
         )
     return report._asdict(), lines
-
-
-def _continue_webhooks(starts: Sequence[moves.Start]) -> None:
-    """Webhooks go on with the entries that were not read in the old store: their ids are others in the new one."""
-    if starts and models.LogPosition.objects.exists():
-        with transaction.atomic():
-            models.LogPosition.objects.all().delete()
-            for partition, log_id, position in starts:
-                deliveries.start(partition, log_id, position)

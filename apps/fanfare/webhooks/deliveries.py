@@ -64,6 +64,16 @@ def start(partition: int, log_id: str, entry: int) -> None:
     _rows(models.LogPosition).update_or_create(partition=partition, defaults={"log_id": log_id, "entry": entry})
 
 
+def continue_from(starts: Sequence[tuple[int, str, int]]) -> None:
+    """After a move of the log: set the position of each partition, with the log's id, to the first entries that were
+    not read in the old store. Without webhooks there is no position."""
+    with transaction.atomic(using=using()):
+        if starts and _rows(models.LogPosition).exists():
+            _rows(models.LogPosition).all().delete()
+            for partition, log_id, entry in starts:
+                start(partition, log_id, entry)
+
+
 def advance(partition: int, log_id: str, after: int, upto: int) -> None:
     """Move the position from `after` to `upto`. Raises Overtaken."""
     rows = _rows(models.LogPosition).filter(partition=partition, log_id=log_id, entry=after)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.utils import timezone
 from pytest_django import Settings
 
@@ -33,6 +34,10 @@ class Router:
 
     def db_for_write(self, model: object, **hints: object) -> str:
         return "second"
+
+
+class Writer(Router):
+    db_for_read = Router.db_for_write
 
 
 @pytest.fixture
@@ -103,3 +108,28 @@ def test_results_are_one_transaction_of_that_database(webhook: registry.Webhook)
     with pytest.raises(ZeroDivisionError):
         result_writer._all([lambda: deliveries.delivered([row.id], ACCEPTED), fail])
     assert deliveries.pending_counts() == {webhook.id: 1}
+
+
+def test_application_with_its_webhooks_is_one_transaction_of_that_database(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.DATABASE_ROUTERS = [Writer()]
+
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as failing:
+        failing.setattr(WebhookEndpoint, "save", fail)
+        with pytest.raises(ZeroDivisionError):
+            call_command("createapplication", "Shop", "--webhook", "https://example.com/hook")
+    assert not Application.objects.using("second").exists()
+
+
+def test_positions_after_a_move_of_the_log_are_stored_in_that_database(webhook: registry.Webhook) -> None:
+    deliveries.continue_from([(0, "new", 7)])
+    assert not models.LogPosition.objects.using("second").exists()
+    deliveries.start(0, "one", 3)
+    deliveries.start(1, "one", 4)
+    deliveries.continue_from([(0, "new", 7)])
+    rows = models.LogPosition.objects.using("second").values_list("partition", "log_id", "entry")
+    assert list(rows) == [(0, "new", 7)]

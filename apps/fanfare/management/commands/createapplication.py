@@ -64,7 +64,7 @@ class Command(BaseCommand):
         endpoints = [models.WebhookEndpoint(url=url) for url in options["webhooks"]]
         parts: list[models.WebhookEndpoint | models.ChannelRule] = [*endpoints, *rule_flags.read(options)]
         try:
-            with database.explained(), transaction.atomic():
+            with database.explained(), transaction.atomic(using=database.alias()):
                 self._check(application, endpoints)
                 application.save()
                 for part in parts:
