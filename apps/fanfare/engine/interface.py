@@ -748,6 +748,9 @@ class Engine(Log, PresenceAndCounts, Sessions, Coordination):
 APPEND_TIMEOUT_S = 3.0
 
 CONNECTIONS = ""  # the `channel` under which a worker counts an application's connections
+# The `channel` of the command that gives all workers the records of publishers, for the traces of their events.
+PUBLISHERS = "trace.published"
+ANNOUNCED_EVENTS = 100  # in one such command; 30 kB
 USERS = "#users"  # the `channel` whose members are the signed-in users of an application
 # Before the name of a presence channel: its recorded joins and leaves. They name entries of this log, so they are not
 # moved to another one.

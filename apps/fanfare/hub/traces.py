@@ -28,8 +28,6 @@ Key = tuple[int, int]  # partition, id of the entry
 
 RECORDS_KEPT: Final = 1_000  # of each kind; about 1 kB each, so at most 2 MB of a worker
 SAMPLE_S: Final = 0.2  # between two reads of which one event is recorded
-ANNOUNCED: Final = "trace.published"  # the command with which a process without a worker reports what it published
-ANNOUNCED_EVENTS: Final = 100  # of one call; 30 kB
 SOCKETS_SHOWN: Final = 100  # of an event in a traced channel
 REPLAYS_KEPT: Final = 50  # of one event
 
@@ -235,22 +233,27 @@ def published(
     began: float,
 ) -> list[tuple[Key, Record]]:
     """The records of publications that are in the log. `began`: Unix time of the call."""
-    committed, process = time.time(), {"node": socket.gethostname(), "pid": os.getpid()}
+    committed = time.time()
     return [
         (
             (partition(publication.app, publication.channel), receipt.id),
-            {
-                **process,
-                "app": publication.app,
-                "channel": publication.channel,
-                "publisher": dict(publisher),
-                "began": began,
-                "committed": committed,
-            },
+            {**publishing(publication, publisher, began), "committed": committed},
         )
         for publication, receipt in zip(publications, receipts, strict=True)
         if receipt.id
     ]
+
+
+def publishing(publication: interface.Publication, publisher: Publisher, began: float) -> Record:
+    """The record of a publication by this process, which is not in the log yet. `began`: Unix time of the call."""
+    return {
+        "node": socket.gethostname(),
+        "pid": os.getpid(),
+        "app": publication.app,
+        "channel": publication.channel,
+        "publisher": dict(publisher),
+        "began": began,
+    }
 
 
 class Sampler:
@@ -269,7 +272,9 @@ class Sampler:
 
 def announcement(found: Sequence[tuple[Key, Record]]) -> interface.Publication:
     """The command that gives all workers the newest of these records."""
-    return interface.Publication("", ANNOUNCED, orjson.dumps(found[-ANNOUNCED_EVENTS:]), interface.Kind.CONTROL)
+    return interface.Publication(
+        "", interface.PUBLISHERS, orjson.dumps(found[-interface.ANNOUNCED_EVENTS :]), interface.Kind.CONTROL
+    )
 
 
 _EVENTS: Final = frozenset([interface.Kind.EVENT.value, interface.Kind.CLIENT_EVENT.value])

@@ -362,7 +362,7 @@ def defer(
         return False
     through_outbox = conf.settings.OUTBOX if outbox is None else outbox
     if not through_outbox and conf.settings.TRANSACTIONAL_PUBLISH:
-        engine = transactional.write(publications, connection)
+        engine = transactional.write(publications, connection, _publishers(publications))
         if engine is not None:
             if connection.in_atomic_block:  # otherwise (autocommit is off) a worker moves them
                 moved = Moved(publications, connection, _move(connection) or transactional.Move(engine))
@@ -409,12 +409,7 @@ def _is_of_a_test(connection: BaseDatabaseWrapper) -> bool:
 def append(publications: Sequence[interface.Publication], handles: Handles = ()) -> None:
     """Write all of them or none into the log. Raises EngineError."""
     outlet, recorder = target.engine(), traces.here
-    first = publications[0] if publications else None
-    is_recorded = first is not None and (
-        recorder.wants(first.app, first.channel)
-        if recorder is not None
-        else first.kind is interface.Kind.EVENT and _sampler.wants()
-    )
+    is_recorded = _is_recorded(publications)
     began = time.time() if is_recorded else 0.0
     receipts = outlet.append_blocking(publications)
     for handle, publication, receipt in zip(handles, publications, receipts, strict=False):
@@ -433,6 +428,26 @@ def append(publications: Sequence[interface.Publication], handles: Handles = ())
     with _counts_lock:
         _counts["published"] += events - duplicates
         _counts["duplicates"] += duplicates
+
+
+def _is_recorded(publications: Sequence[interface.Publication]) -> bool:
+    """Whether the traces of these events name their publisher."""
+    if not publications:
+        return False
+    first, recorder = publications[0], traces.here
+    if recorder is not None:
+        return recorder.wants(first.app, first.channel)
+    return first.kind is interface.Kind.EVENT and _sampler.wants()
+
+
+def _publishers(publications: Sequence[interface.Publication]) -> list[str]:
+    """The records of publications that a transaction writes itself, JSON. The process that moves them into the log does
+    not know their publisher."""
+    if not _is_recorded(publications):
+        return []
+    began, publisher = time.time(), _publisher()
+    recorded = publications[: interface.ANNOUNCED_EVENTS]
+    return [orjson.dumps(traces.publishing(one, publisher, began)).decode() for one in recorded]
 
 
 def _announce(outlet: target.Outlet, found: Sequence[tuple[traces.Key, traces.Record]]) -> None:

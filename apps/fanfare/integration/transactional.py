@@ -43,9 +43,13 @@ class Move:
             _log.warning("A worker will move the events of a transaction into the log: %s", error)
 
 
-def write(publications: Sequence[interface.Publication], connection: BaseDatabaseWrapper) -> PostgresEngine | None:
-    """Write publications with the transaction of a connection. Returns the engine that moves them into the log; None if
-    FANFARE_TRANSACTIONAL_PUBLISH is off, in a test, or if the project publishes to another deployment.
+def write(
+    publications: Sequence[interface.Publication], connection: BaseDatabaseWrapper, publishers: Sequence[str]
+) -> PostgresEngine | None:
+    """Write publications with the transaction of a connection. `publishers`: the records of the first ones, for traces.
+
+    Returns the engine that moves them into the log; None if FANFARE_TRANSACTIONAL_PUBLISH is off, in a test, or if the
+    project publishes to another deployment.
 
     Raises EngineMisconfigured if the connection is not of the log's database, and django.db.Error.
     """
@@ -69,5 +73,5 @@ def write(publications: Sequence[interface.Publication], connection: BaseDatabas
     if checked not in _checked:
         pending.check(execute)
         _checked.add(checked)
-    pending.write(execute, publications)
+    pending.write(execute, publications, publishers)
     return cast("PostgresEngine", engine)

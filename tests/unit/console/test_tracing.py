@@ -125,7 +125,7 @@ async def test_calls_of_a_burst_are_a_sample(
     monkeypatch.setattr(traces, "SAMPLE_S", 1_000)
     await sync_to_async(burst)()
     await engine.close()
-    assert [one.channel for one in appended] == ["orders", traces.ANNOUNCED, "orders", "orders"]
+    assert [one.channel for one in appended] == ["orders", interface.PUBLISHERS, "orders", "orders"]
 
 
 async def test_record_that_is_not_stored_costs_the_publisher_nothing(
@@ -133,7 +133,7 @@ async def test_record_that_is_not_stored_costs_the_publisher_nothing(
 ) -> None:
     class Outlet(local_engine.LocalEngine):
         def append_blocking(self, publications: Any, timeout: float | None = None) -> Any:
-            if publications[0].channel == traces.ANNOUNCED:
+            if publications[0].channel == interface.PUBLISHERS:
                 raise engine_errors.EngineUnavailable("The log is full.")
             return super().append_blocking(publications, timeout)
 

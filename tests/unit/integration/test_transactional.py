@@ -15,10 +15,11 @@ from pytest_django.fixtures import Settings
 from fanfare import publish
 from fanfare.applications import models as application_models
 from fanfare.applications import test_environment
-from fanfare.engine import current
+from fanfare.engine import current, interface
 from fanfare.engine import errors as engine_errors
 from fanfare.engine.local import engine as local_engine
 from fanfare.engine.postgres import engine as postgres_engine
+from fanfare.hub import traces
 from fanfare.integration import publishing, target, transactional
 from tests.harness import postgresql
 from tests.unit.engine.workers import Worker
@@ -80,7 +81,8 @@ def rows(cluster: postgresql.Cluster, engine: postgres_engine.PostgresEngine, ta
     """The channels of the entries in a table, in the order of their ids."""
     with contextlib.closing(cluster.connect("shop")) as connection:
         query = f"SELECT channel FROM {engine.address.schema}.{table} ORDER BY id"
-        return [channel for (channel,) in connection.execute(query).fetchall()]  # type: ignore[call-overload]
+        found = [channel for (channel,) in connection.execute(query).fetchall()]  # type: ignore[call-overload]
+        return [channel for channel in found if channel != interface.PUBLISHERS]
 
 
 def test_events_of_a_transaction_are_in_the_log_after_its_commit_in_their_order(
@@ -94,6 +96,39 @@ def test_events_of_a_transaction_are_in_the_log_after_its_commit_in_their_order(
     assert rows(cluster, engine, "log") == ["orders-0", "orders-1", "orders-2"]
     assert rows(cluster, engine, "pending") == []
     assert publishing.statistics()["published"] == before + 3
+
+
+@pytest.mark.parametrize("kind", ["worker", "program"])
+def test_trace_of_an_event_names_the_function_that_published_it(
+    kind: str, url: str, engine: postgres_engine.PostgresEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = traces.Recorder(engine)
+    monkeypatch.setattr(traces, "here", recorder if kind == "worker" else None)
+    monkeypatch.setattr(publishing, "_sampler", traces.Sampler())
+
+    async def work() -> None:
+        worker = Worker(postgres_engine.PostgresEngine(url))
+        await worker.open()
+        await asyncio.to_thread(commit)
+        await worker.until(lambda: commands(worker), "the record of the publisher", within=30)
+        [command] = commands(worker)
+        recorder.announced("", command.body)
+        await worker.engine.close()
+
+    def commit() -> None:
+        with transaction.atomic(using=SHOP):
+            publish("orders", "created", 1, using=SHOP)
+            publish("orders", "created", 2, using=SHOP, idempotency_key="once")
+        connections[SHOP].close()
+
+    def commands(worker: Worker) -> list[interface.Entry]:
+        return [entry for entry in worker.entries if entry.channel == interface.PUBLISHERS]
+
+    asyncio.run(work())
+    record = recorder.record((0, 1))["publication"]
+    assert record["began"] <= record["committed"]
+    assert (record["channel"], record["publisher"]["by"]) == ("orders", "publish()")
+    assert "commit" in record["publisher"]["caller"]
 
 
 def test_rollback_leaves_nothing(cluster: postgresql.Cluster, engine: postgres_engine.PostgresEngine) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from fanfare.applications import database
 from fanfare.console import survey
 from fanfare.console.requests import Problem, Request, endpoint
+from fanfare.engine import interface
 from fanfare.hub import hub as hubs
 from fanfare.hub import traces
 
@@ -28,7 +29,7 @@ def register(asked: survey.Survey, hub: hubs.Hub) -> None:
             hub.recorder.trace(argument["app"], argument["channel"], TRACE_S)
         return hub.recorder.recent(argument["limit"], argument["app"], argument["channel"])
 
-    hub.on_control(traces.ANNOUNCED, hub.recorder.announced)
+    hub.on_control(interface.PUBLISHERS, hub.recorder.announced)
     asked.on("trace", trace)
     asked.on("traces", recent)
 

@@ -321,6 +321,7 @@ def _constants() -> dict[str, str | int]:
     kinds = interface.Kind
     return {
         "lock_class": LOCK_CLASS,
+        "kind_control": kinds.CONTROL.value,
         "kind_count": kinds.COUNT.value,
         "kind_vacated": kinds.VACATED.value,
         "kind_occupied": kinds.OCCUPIED.value,
@@ -340,6 +341,8 @@ def _constants() -> dict[str, str | int]:
         "largest_id": 2**63 - 1,
         "moved_state": f"'{MOVED_STATE}'",
         "lost_sessions": f"'{LOST_SESSIONS}'",
+        "publishers": f"'{interface.PUBLISHERS}'",
+        "announced_events": interface.ANNOUNCED_EVENTS,
         "late_seconds": interface.LATE_SECONDS,
         "late_sessions": interface.LATE_SESSIONS,
         "sweep_seconds": SWEEP_SECONDS,

@@ -434,12 +434,24 @@ CREATE TABLE IF NOT EXISTS {schema}.pending (
     size integer,                  -- retention
     seconds integer,
     key text,
-    cache integer
+    cache integer,
+    publisher jsonb                -- for the trace of the event, if it is recorded
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT 1 FROM pg_attribute
+                   WHERE attrelid = '{schema}.pending'::regclass AND attname = 'publisher') THEN
+        ALTER TABLE {schema}.pending ADD COLUMN publisher jsonb;
+    END IF;
+END
+$$;
 
 -- Moves committed publications into the log, at most `p_rows`, in one step: each is in the log once. Returns how many.
+-- The records of their publishers follow in one command, which every worker keeps for the traces of the events.
 CREATE OR REPLACE FUNCTION {schema}.move_{form}(p_rows integer) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
+    v_ids bigint[];
+    v_records text;
     r record;
 BEGIN
     PERFORM pg_advisory_xact_lock({lock_class}, {lock_key});
@@ -451,11 +463,24 @@ BEGIN
            array_agg(kind ORDER BY id) AS kind, array_agg(user_id ORDER BY id) AS user_id,
            array_agg(exclude ORDER BY id) AS exclude, array_agg(size ORDER BY id) AS size,
            array_agg(seconds ORDER BY id) AS seconds, array_agg(key ORDER BY id) AS key,
-           array_agg(cache ORDER BY id) AS cache
+           array_agg(cache ORDER BY id) AS cache, array_agg(publisher ORDER BY id) AS publisher,
+           count(publisher) > 0 AS is_recorded
     INTO r FROM moved;
     IF r.rows > 0 THEN
-        PERFORM {schema}.apply_{form}('', true, r.op, r.app, r.channel, r.body, r.kind, r.user_id, r.exclude, r.size,
-                                 r.seconds, r.key, r.cache);
+        SELECT array_agg(CASE WHEN NOT a.flag THEN a.id END ORDER BY a.ord) INTO v_ids
+        FROM {schema}.apply_{form}('', true, r.op, r.app, r.channel, r.body, r.kind, r.user_id, r.exclude, r.size,
+                                   r.seconds, r.key, r.cache) a;
+    END IF;
+    IF r.is_recorded THEN
+        SELECT jsonb_agg(recorded.one) INTO v_records FROM (
+            SELECT jsonb_build_array(jsonb_build_array(0, m.id), m.publisher || jsonb_build_object(
+                       'committed', EXTRACT(EPOCH FROM clock_timestamp()))) AS one
+            FROM unnest(v_ids, r.publisher) AS m(id, publisher)
+            WHERE m.id IS NOT NULL AND m.publisher IS NOT NULL ORDER BY m.id DESC LIMIT {announced_events}
+        ) recorded;
+        IF v_records IS NOT NULL THEN
+            PERFORM {schema}.log_{form}({kind_control}, '', {publishers}, convert_to(v_records, 'UTF8'), NULL);
+        END IF;
     END IF;
     RETURN r.rows;
 END

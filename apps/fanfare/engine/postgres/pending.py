@@ -8,6 +8,7 @@ with a notification takes a lock of the whole server.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -18,9 +19,9 @@ from fanfare.engine.postgres import database, operations
 
 MOVE_ROWS: Final = 1_000  # in one step, which holds the log's lock
 
-_COLUMNS: Final = "app, channel, body, kind, user_id, exclude, size, seconds, key, cache"
+_COLUMNS: Final = "app, channel, body, kind, user_id, exclude, size, seconds, key, cache, publisher"
 _INSERT: Final = f"INSERT INTO {{}}.pending ({_COLUMNS}) VALUES {{}}"
-_ROW: Final = "(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+_ROW: Final = "(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
 
 # Runs a statement in the transaction: (statement, parameters) -> the rows, if it has any.
 Execute = Callable[[str, Sequence[Any]], Sequence[tuple[Any, ...]]]
@@ -47,9 +48,13 @@ class Pending:
             f"({self._address.public}): let both name one database, or use FANFARE_OUTBOX."
         )
 
-    def write(self, execute: Execute, publications: Sequence[interface.Publication]) -> None:
-        """Insert in a transaction. Raises what `execute` raises."""
-        rows = [list(operation[1:]) for operation in operations.append(publications, None)]
+    def write(
+        self, execute: Execute, publications: Sequence[interface.Publication], publishers: Sequence[str] = ()
+    ) -> None:
+        """Insert in a transaction. `publishers`: for the first of them, the records of their traces, JSON. Raises what
+        `execute` raises."""
+        found = itertools.zip_longest(operations.append(publications, None), publishers)
+        rows = [[*operation[1:], publisher] for operation, publisher in found]
         # The columns of an operation: app, channel, body, kind, user, exclude, size, seconds, key, cache.
         statement = sql.SQL(_INSERT).format(self._schema, sql.SQL(", ".join([_ROW] * len(rows))))
         execute(statement.as_string(None), [value for row in rows for value in row])
