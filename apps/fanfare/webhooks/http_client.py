@@ -12,6 +12,7 @@ owner configured, which may hold a token, are sent to the endpoint's own origin 
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import hmac
 import logging
@@ -171,6 +172,8 @@ def _reason(error: Exception) -> str:
         return clean(f"The response is not valid HTTP: {error.message}")
     if isinstance(error, aiohttp.InvalidURL):
         return "The URL, or the one of a redirect, is not valid"
+    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno == errno.ECONNREFUSED:
+        return f"Cannot connect to {error.host}:{error.port}: Connection refused"
     return clean(str(error)) or type(error).__name__
 
 

@@ -68,6 +68,13 @@ async def test_beginning_of_an_error_response_is_kept(
     assert len(outcome.answer) < 1_001
 
 
+async def test_port_without_a_receiver_is_named_with_the_cause(client: http_client.HttpClient) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    outcome = await client.post(APPLICATION, webhook(f"http://127.0.0.1:{port}/hooks"), PAYLOADS)
+    assert outcome.error == f"Cannot connect to 127.0.0.1:{port}: Connection refused"
+
+
 @pytest.mark.parametrize(
     ("answer", "text"),
     [(receivers.hang, "No response within 0.5 s"), (receivers.reset, "disconnected|reset")],
