@@ -22,11 +22,20 @@ class ConsoleError(errors.FanfareError):
     code = "console"
 
 
+def address(url: str | None) -> str:
+    """The address of a worker without a slash at its end; that of FANFARE_HOST and FANFARE_PORT if `url` is empty.
+    Raises ConsoleError.
+    """
+    if url and not url.lower().startswith(("http://", "https://")):
+        raise ConsoleError(f"--url is {url!r}; it is the address of a worker, such as http://127.0.0.1:8000.")
+    return (url or f"http://{conf.settings.HOST}:{conf.settings.PORT}").rstrip("/")
+
+
 class Client:
-    """`url`: the address of a worker; that of FANFARE_HOST and FANFARE_PORT if empty."""
+    """`url`: as for `address`. Raises ConsoleError."""
 
     def __init__(self, url: str = "") -> None:
-        self.url = (url or f"http://{conf.settings.HOST}:{conf.settings.PORT}").rstrip("/")
+        self.url = address(url)
 
     def get(self, path: str, arguments: Mapping[str, Any] | None = None) -> Any:
         """The answer of an endpoint. Raises ConsoleError."""
@@ -51,15 +60,15 @@ class Client:
     def _open(self, path: str, arguments: Mapping[str, Any] | None, body: bytes | None = None) -> Any:
         given = {name: value for name, value in (arguments or {}).items() if value not in (None, "")}
         query = f"?{urlencode(given)}" if given else ""
-        address = f"{self.url}{conf.settings.URL_PREFIX}fanfare/console/{path}{query}"
+        target = f"{self.url}{conf.settings.URL_PREFIX}fanfare/console/{path}{query}"
         rights: dict[str, frozenset[str] | None] = dict.fromkeys(permissions.PER_APPLICATION)
         token = tokens.issue(permissions.Access("", "manage.py", rights))
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-        request = urllib.request.Request(address, body, headers)  # noqa: S310  (the operator names the address)
+        request = urllib.request.Request(target, body, headers)  # noqa: S310  (the operator names the address)
         try:
             return urllib.request.urlopen(request, timeout=TIMEOUT_S)  # noqa: S310
         except urllib.error.HTTPError as error:
-            raise ConsoleError(_reason(error, address)) from error
+            raise ConsoleError(_reason(error, target)) from error
         except OSError as error:
             raise ConsoleError(no_answer(self.url, error)) from error
 
@@ -69,8 +78,8 @@ def no_answer(url: str, error: OSError) -> str:
     return f"No worker answers at {url}: {getattr(error, 'reason', error)}. Name one with --url."
 
 
-def _reason(error: urllib.error.HTTPError, address: str) -> str:
+def _reason(error: urllib.error.HTTPError, target: str) -> str:
     try:
         return str(json.loads(error.read())["error"])
     except (ValueError, KeyError, TypeError):
-        return f"{address.partition('?')[0]} was answered with {error.code}: is it a worker of this project?"
+        return f"{target.partition('?')[0]} was answered with {error.code}: is it a worker of this project?"

@@ -12,6 +12,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from fanfare.console import client
+from fanfare.management.commands.fanfare import Command
 
 HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 LINE = b'{"items":[],"seen":0}\n'
@@ -98,3 +99,16 @@ def test_stream_of_a_killed_worker_raises_console_error(db: None) -> None:
         with pytest.raises(client.ConsoleError, match="was lost"):
             next(values)
         thread.join()
+
+
+@pytest.mark.parametrize("action", ["stats", "tail", "connections"])
+def test_url_without_scheme_is_refused_with_an_example(action: str) -> None:
+    with pytest.raises(CommandError, match=r"--url is 'localhost:8000'.*such as http://127"):
+        call_command("fanfare", action, "--url", "localhost:8000")
+
+
+@pytest.mark.parametrize("arguments", [["--json", "--app", "7", "tail"], ["tail", "--json", "--app", "7"]])
+def test_common_options_stand_before_the_action_or_after_it(arguments: list[str]) -> None:
+    options = Command().create_parser("manage.py", "fanfare").parse_args(arguments)
+    assert (options.json, options.app) == (True, "7")
+    assert Command().create_parser("manage.py", "fanfare").parse_args(["tail"]).json is False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import sys
@@ -44,10 +45,7 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--json", action="store_true", help="print JSON instead of text")
-        parser.add_argument(
-            "--app", metavar="ID", help="an application's id; by default that of the default application"
-        )
+        _add_common(parser, False, None)
         actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
         stats = actions.add_parser("stats", help="show the metrics of all workers, as on /metrics")
@@ -117,6 +115,9 @@ class Command(BaseCommand):
         revoke.add_argument("id", metavar="JTI")
         revoke.add_argument("--expires", metavar="TIME", type=float, help="Unix time at which the token ends")
 
+        for action in actions.choices.values():  # before the action and after it
+            _add_common(action, argparse.SUPPRESS, argparse.SUPPRESS)
+
     def handle(self, *args: Any, **options: Any) -> None:
         actions: dict[str, Callable[[dict[str, Any]], tuple[Any, list[str]]]] = {
             "stats": self._stats,
@@ -165,7 +166,7 @@ class Command(BaseCommand):
             time.sleep(LIVE_S)
 
     def _figures(self, options: dict[str, Any]) -> tuple[Any, list[str]]:
-        url = (options["url"] or f"http://{conf.settings.HOST}:{conf.settings.PORT}").rstrip("/") + "/metrics"
+        url = client.address(options["url"]) + "/metrics"
         headers = {"Authorization": f"Bearer {conf.settings.METRICS_TOKEN}"} if conf.settings.METRICS_TOKEN else {}
         request = urllib.request.Request(url, headers=headers)  # noqa: S310  (the operator names the address)
         try:
@@ -325,6 +326,16 @@ class Command(BaseCommand):
     def _revoke(self, options: dict[str, Any]) -> tuple[Any, list[str]]:
         tokens.revoke_capability(options["id"], expires=options["expires"], app=options["app"])
         return {"revoked": options["id"]}, [f"The token {options['id']} is refused from now on."]
+
+
+def _add_common(parser: CommandParser, json_by_default: Any, app_by_default: Any) -> None:
+    parser.add_argument("--json", action="store_true", default=json_by_default, help="print JSON instead of text")
+    parser.add_argument(
+        "--app",
+        metavar="ID",
+        default=app_by_default,
+        help="an application's id; by default that of the default application",
+    )
 
 
 def _add_url(parser: CommandParser) -> None:
