@@ -64,7 +64,9 @@ class Stage:
         expect(self.admin.locator("#user-tools")).to_be_visible()
 
     def window(self) -> Page:
-        context = self._browser.new_context(viewport=SIZE, color_scheme="light", reduced_motion="reduce")
+        context = self._browser.new_context(
+            viewport=SIZE, color_scheme="light", reduced_motion="reduce", locale="en-GB"
+        )
         context.set_default_timeout(PATIENCE_MS)
         return context.new_page()
 
@@ -123,6 +125,7 @@ def refusal(stage: Stage) -> Page:
     page = stage.console("doctor/")
     page.locator("#refusals").get_by_role("button", name="Examine").first.click()
     expect(page.locator("#diagnosis")).to_contain_text("The server refuses it.")
+    page.evaluate("scrollTo(0, 0)")
     return page
 
 
@@ -130,6 +133,7 @@ def webhook(stage: Stage) -> Page:
     stage.client("orders")
     page = stage.console("webhooks/")
     expect(page.locator("#deliveries tr").first).to_contain_text("orders")
+    expect(page.locator("#deliveries tr").first).not_to_contain_text("not sent yet")
     return page
 
 

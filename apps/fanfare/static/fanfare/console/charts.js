@@ -12,6 +12,9 @@ function recent(_, first) {
   return [Math.min(first ?? now, now - LEAST_S), now];
 }
 
+/** Hours and minutes: the charts are of the last hour. */
+const minute = (time) => new Date(time * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+
 /** A chart of one or more series over Unix times. `format`: of its values. */
 export class Chart {
   constructor(parent, title, labels, format) {
@@ -29,7 +32,7 @@ export class Chart {
         cursor: { y: false },
         legend: { live: true },
         scales: { x: { range: recent }, y: { range: (_, __, most) => [0, most > 0 ? most * 1.1 : 1] } },
-        axes: [axis, { ...axis, size: 62, values: (_, values) => values.map(format) }],
+        axes: [{ ...axis, values: (_, times) => times.map(minute) }, { ...axis, size: 62, values: (_, values) => values.map(format) }],
         series: [
           { label: "Time", value: (_, time) => (time ? new Date(time * 1000).toLocaleTimeString() : "–") },
           ...labels.map((label, index) => ({

@@ -34,7 +34,7 @@ function showFigures({ gauges, rates }) {
   const known = (value) => value !== null && value !== undefined;
   const values = [
     ["Connections", short(gauges["connections.now"] ?? 0), `${rate("connections")} new`],
-    ["Subscriptions", short(gauges["subscriptions.now"] ?? 0), `${short(gauges["channels.now"] ?? 0)} channels, once per worker`],
+    ["Subscriptions", short(gauges["subscriptions.now"] ?? 0), `${short(gauges["channels.now"] ?? 0)} ${gauges["channels.now"] === 1 ? "channel" : "channels"}, once per worker`],
     ["Events in", rate("published"), "to the workers"],
     ["Deliveries", rate("deliveries"), rate("delivered_bytes", bytes)],
     ["Refusals", rate("refused"), null],
