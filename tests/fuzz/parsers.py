@@ -166,7 +166,7 @@ def _websocket_opening(given: str) -> None:
         assert (request.target, request.headers) == (expected.target, expected.headers)
         request.path_with_query()
         request.tokens(b"sec-websocket-protocol")
-        websocket_handshake.switching(websocket_handshake.key(request), [])
+        websocket_handshake.switching(websocket_handshake.key(request), b"")
 
 
 def _websocket_frames(given: str) -> None:
