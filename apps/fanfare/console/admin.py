@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
@@ -34,12 +33,11 @@ class ConsoleAdmin(ConsoleBase):
     """Its list in the admin's index is the overview."""
 
     def get_urls(self) -> list[URLPattern]:
-        def wrapped(page: pages.Page) -> Callable[[HttpRequest], HttpResponse]:
-            return self.admin_site.admin_view(lambda request: self.show(request, page))
-
+        # `admindocs` finds a view by its name, so each page has the same method and is passed to it by its URL.
+        show = self.admin_site.admin_view(self.show)
         return [
             path("token/", self.admin_site.admin_view(self.renew), name="fanfare_console_token"),
-            *(path(page.path, wrapped(page), name=page.url_name) for page in pages.PAGES),
+            *(path(page.path, show, {"page": page}, name=page.url_name) for page in pages.PAGES),
         ]
 
     def show(self, request: HttpRequest, page: pages.Page) -> HttpResponse:

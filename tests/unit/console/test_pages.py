@@ -8,7 +8,7 @@ import pytest
 from django.contrib import admin
 from django.contrib.auth.models import Permission, User
 from django.test import Client
-from django.urls import reverse
+from django.urls import resolve, reverse
 
 from fanfare.console import pages, tokens
 
@@ -26,6 +26,13 @@ def staff(client: Client) -> User:
     user = User.objects.create_user("ann", is_staff=True)
     client.force_login(user)
     return user
+
+
+@pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.name)
+def test_view_of_a_page_has_a_name_that_can_be_imported(page: pages.Page) -> None:
+    """`django.contrib.admindocs` imports the views that it lists."""
+    view = resolve(reverse(f"admin:{page.url_name}")).func
+    assert f"{view.__module__}.{view.__qualname__}" == "fanfare.console.admin.ConsoleAdmin.show"
 
 
 @pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.name)
