@@ -165,8 +165,9 @@ def _websocket_opening(given: str) -> None:
         assert (expected.method, expected.complete) == (b"GET", 1)
         assert (request.target, request.headers) == (expected.target, expected.headers)
         request.path_with_query()
-        request.tokens(b"sec-websocket-protocol")
-        websocket_handshake.switching(websocket_handshake.key(request), b"")
+        protocols = [(b"sec-websocket-protocol", one) for one in request.tokens(b"sec-websocket-protocol")]
+        lines = websocket_handshake.lines(protocols)
+        websocket_handshake.switching(websocket_handshake.key(request), lines)
 
 
 def _websocket_frames(given: str) -> None:
@@ -308,6 +309,14 @@ def _diagnosis(given: str) -> None:
         orjson.dumps(found.to_json())
 
 
+def _plain_event(given: str, parse: Callable[[requests.Request], list[operations.Event]], *, is_batch: bool) -> None:
+    """What the short way reads of a body, the other way reads too."""
+    request = _api_request(given)
+    found = operations.plain_publications(APPLICATION, request.body, is_batch=is_batch)
+    if found is not None:
+        assert found == operations.publications_of(APPLICATION, parse(request))
+
+
 def _parameters(given: str) -> None:
     """Those of the HTTP API's queries, streams and members, from JSON."""
     fields = _api_request(given).fields()
@@ -388,7 +397,7 @@ TARGETS: dict[str, Target] = {
         [
             f"GET /app/key?protocol=7 HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\n{WEBSOCKET}\r\n",
         ],
-        (websocket_handshake.HandshakeRefused,),
+        (websocket_handshake.HandshakeRefused, websocket_handshake.HeaderInvalid),
     ),
     "X-Request-ID": Target(_request_id, ["0f3a-4b", "a.b:c/d+e=f"]),
     "handshake": Target(
@@ -436,6 +445,14 @@ TARGETS: dict[str, Target] = {
         lambda given: operations.events_of_batch(_api_request(given)),
         ['{"batch":[{"name":"a","channel":"b","data":"{}"},{"name":"c","channel":"d","data":{"e":1}}]}'],
         (refusals.ApiError,),
+    ),
+    "plain event of the HTTP API": Target(
+        lambda given: _plain_event(given, operations.event_of, is_batch=False),
+        ['{"name":"a","channel":"b","data":"{}"}', '{"name":"a","channels":["b"],"data":"\u00fc"}'],
+    ),
+    "plain batch of the HTTP API": Target(
+        lambda given: _plain_event(given, operations.events_of_batch, is_batch=True),
+        ['{"batch":[{"name":"a","channel":"b","data":"{}"},{"name":"c","channel":"private-d","data":"e"}]}'],
     ),
     "parameters of the HTTP API": Target(
         _parameters,
