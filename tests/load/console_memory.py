@@ -1,7 +1,7 @@
 """`python -m tests.load.console_memory`: the memory of a worker while console pages are open.
 
 Clients get events at a fixed rate, and 50 console pages are open: overviews, and tails with eight filters. Prints the
-memory of every minute, and its growth over the last two thirds of the time.
+memory of every minute, its growth over the last two thirds of the time, and the events a second that came.
 """
 
 from __future__ import annotations
@@ -32,20 +32,22 @@ def main() -> None:
     cores = machine.cores()
     plan = rows.Plan(cores, connections=options.connections, rate=options.rate)
     machine.allow_files(options.connections + len(PAGES) + SPARE_FILES)
-    samples = []
+    samples, rate = [], 0.0
     with tempfile.TemporaryDirectory(prefix="fanfare-load-") as folder, machine.pinned(cores.client):
-        for number, (at_s, memory) in enumerate(_samples(Path(folder), plan, options.minutes * 60)):
+        for number, (at_s, memory, published) in enumerate(_samples(Path(folder), plan, options.minutes * 60)):
             samples.append((at_s, memory))
+            rate = published / max(at_s, 1.0)
             if number % 6 == 0:
                 print(f"{at_s / 60:4.1f} min  {memory / 1e6:6.1f} MB", flush=True)
     late = [(at_s, memory) for at_s, memory in samples if at_s >= options.minutes * 20]
     growth = statistics.linear_regression(*zip(*late, strict=True)).slope * 60
     least, most = (one(memory for _, memory in late) / 1e6 for one in (min, max))
     print(f"Last two thirds: {least:.1f} to {most:.1f} MB, {growth / 1e3:+.0f} kB a minute.")
+    print(f"{rate:,.0f} events a second.")
 
 
-def _samples(folder: Path, plan: rows.Plan, seconds: float) -> Iterator[tuple[float, float]]:
-    """Seconds since the pages were opened, and bytes of the worker."""
+def _samples(folder: Path, plan: rows.Plan, seconds: float) -> Iterator[tuple[float, float, int]]:
+    """Seconds since the pages were opened, bytes of the worker, and events so far."""
     with fanfare.Fanfare().running(folder, plan.cores.server) as running:
         deployment: deployments.Deployment = running._deployment  # type: ignore[attr-defined]
         token = deployment.shell(console.TOKEN).rpartition("TOKEN ")[2].strip()
@@ -53,7 +55,7 @@ def _samples(folder: Path, plan: rows.Plan, seconds: float) -> Iterator[tuple[fl
             load.pages = pages
             began = time.monotonic()
             while (at_s := time.monotonic() - began) < seconds:
-                yield at_s, machine.resident_bytes(running.pid)
+                yield at_s, machine.resident_bytes(running.pid), load.published
                 load.run(STEP_S)
 
 
