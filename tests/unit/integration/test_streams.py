@@ -337,6 +337,12 @@ async def test_silent_producer_leaves_an_interrupted_stream(hub: hubs.Hub) -> No
     assert page.text("a") == "half"
 
 
+async def test_end_of_a_stream_that_does_not_exist_changes_nothing(hub: hubs.Hub) -> None:
+    unknown = interface.StreamName("7", CHANNEL, "unknown")
+    assert await stream_rules.end(hub, None, unknown, interface.StreamState.CANCELLED) is None
+    assert hub.counters["streams.cancelled"] == 0
+
+
 async def test_living_producer_renews_its_lease(hub: hubs.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_producer, "RENEWALS", 1000)
 

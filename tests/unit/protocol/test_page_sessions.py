@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import types
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,80 @@ async def test_recovered_entries_are_pinged_for_when_they_were_sent(deployment: 
     assert page.numbers() == [2, 3]
     page.say("pusher:pong")
     assert page.seen() == 3
+    page.session.end()
+
+
+@pytest.mark.parametrize(("age_s", "pause_s"), [(0.0, 0.1), (0.5, 0.5), (60.0, 1.0)])
+async def test_young_page_with_events_without_a_ping_is_looked_at_sooner(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, age_s: float, pause_s: float
+) -> None:
+    page = Page(deployment, ack_interval=NEVER_S)
+    await page.subscribed()
+    await deployment.publish(1)
+    await until(lambda: page.pings == 1)
+    await deployment.publish(2)
+    await until(lambda: not page.is_settled)
+    pauses: list[float] = []
+    monkeypatch.setattr(deployment.owners.wheel, "schedule", lambda _, seconds: pauses.append(seconds))
+    monkeypatch.setattr(page_sessions, "time", types.SimpleNamespace(monotonic=lambda: 1_000.0))
+    page.page._began_s = 1_000.0 - age_s
+    page.page.due()
+    assert pauses == pytest.approx([pause_s])
+    monkeypatch.undo()
+    page.session.end()
+
+
+async def test_ping_and_watch_of_a_channel_come_in_one_turn(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Page(deployment, ack_interval=NEVER_S)
+    await page.subscribed()
+    monkeypatch.setattr(deployment.owners.wheel, "schedule", lambda *_: None)  # the test is the timer
+    await deployment.publish(1)
+    await until(lambda: not page.is_settled)
+    page.page.due()
+    assert (page.pings, page.is_settled) == (1, True)
+    page.session.end()
+
+
+async def test_page_whose_buffer_is_full_is_closed_by_its_ping(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Page(deployment)
+    await page.subscribed()
+    monkeypatch.setattr(deployment.owners.wheel, "schedule", lambda *_: None)  # the test is the timer
+    await deployment.publish(1)
+    await until(lambda: not page.is_settled)
+    page.writer.full = True
+    page.page.due()
+    assert page.writer.closed == (4100, "The connection reads too slowly")
+    assert page.pings == 1
+    page.session.end()
+
+
+@pytest.mark.parametrize("ending", ["close", "lose_token"])
+async def test_page_without_a_connection_or_token_is_not_looked_at_again(deployment: Deployment, ending: str) -> None:
+    page = Page(deployment)
+    await page.subscribed()
+    if ending == "close":
+        page.session.close(4200, "test")
+    else:
+        page.page.lose_token()
+    deployment.owners.wheel.cancel(page.page)
+    so_far = list(page.writer.bodies)
+    page.page.due()
+    assert page.page.slot is None
+    assert page.writer.bodies == so_far
+    page.session.end()
+
+
+async def test_record_is_not_stored_again_before_it_is_refreshed(deployment: Deployment) -> None:
+    page = Page(deployment)
+    await page.subscribed()
+    so_far = len(deployment.engine.saved)
+    for _ in range(3):
+        page.page.due()
+    assert len(deployment.engine.saved) == so_far
     page.session.end()
 
 
@@ -534,6 +609,23 @@ async def test_older_socket_without_an_answer_is_closed_and_does_not_count_as_a_
         page.session.end()
 
 
+async def test_socket_whose_token_is_taken_before_its_greeting_is_closed_at_once(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch, deployment.engine, "take_session")
+    page = Page(deployment)
+    await gate.reached.wait()
+    newer = Page(deployment)
+    await until(lambda: page.writer.closed)
+    assert page.writer.closed == (4200, "Another connection of this page took over")
+    assert page.pings == 0
+    gate.open.set()
+    await newer.subscribed()
+    assert newer.failures() == []
+    for one in (page, newer):
+        one.session.end()
+
+
 # -- when the record is read and stored --------------------------------------------------------------------------------
 
 
@@ -728,6 +820,54 @@ async def test_socket_that_ends_while_it_signs_in_leaves_no_holder(
     gate.open.set()
     await until(lambda: not deployment.owners._owned)
     assert (await deployment.engine.take_session("1", TOKEN, "1.1")).holder is None
+
+
+async def test_socket_that_took_the_token_of_another_user_gives_it_up_when_it_signs_in(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record got its user after the socket had read it."""
+    first = Page(deployment)
+    await first.subscribed()
+    gate = Gate(monkeypatch, deployment.engine, "load_session")
+    other = Page(deployment)
+    await gate.reached.wait()
+    await signed_in(first, "42")
+    first.session.end()
+    gate.open.set()
+    await other.subscribed()
+    assert deployment.owners.owns(other.page)
+    await signed_in(other, "7")
+    assert other.failures() == [("kept", "token_foreign")]
+    assert not deployment.owners.owns(other.page)
+    other.session.end()
+
+
+async def test_record_outlives_a_socket_that_has_not_signed_in(deployment: Deployment) -> None:
+    back = await back_as_user(deployment)
+    deployment.engine.saved.clear()
+    back.session.end()
+    assert deployment.engine.saved == [100]
+    assert await stored(deployment) == {"kept": 0}
+
+
+async def test_token_is_released_if_the_answer_to_its_takeover_was_lost(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back = await back_as_user(deployment)
+    take = deployment.engine.take_session
+
+    async def lose_the_answer(app: str, token: str, holder: str) -> interface.Taken:
+        await take(app, token, holder)
+        raise errors.EngineUnavailable("The connection broke")
+
+    monkeypatch.setattr(deployment.engine, "take_session", lose_the_answer)
+    await signed_in(back, "42")
+    await until(lambda: back.writer.closed)
+    assert back.writer.closed == (4100, "The connection cannot be accepted now: The connection broke")
+    back.session.end()
+    taken = await take("1", TOKEN, "1.1")
+    assert (taken.holder, taken.changed_s) == (None, None)
+    assert await stored(deployment) == {"kept": 0}
 
 
 async def test_user_without_a_record_of_a_channel_gets_epoch_changed_after_the_store_lost_records(

@@ -233,6 +233,38 @@ async def test_page_whose_token_cannot_be_taken_does_not_own_it(
     assert not here.owners.owns(page)
 
 
+@pytest.mark.parametrize("is_repeated", [True, False])
+async def test_takeover_whose_answer_is_lost_harms_no_page(
+    workers: list[Worker], monkeypatch: pytest.MonkeyPatch, is_repeated: bool
+) -> None:
+    """The socket takes the token again, or gives up and its page comes back with a new socket."""
+    here, there, _ = workers
+    older, page = Page("1.1", is_alive=False), Page("1.2")
+    await here.take(older)
+    here.save(older)
+    take = there.hub.engine.take_session
+
+    async def lose_the_answer(*arguments: str) -> interface.Taken:
+        await take(*arguments)
+        raise errors.EngineUnavailable("The connection broke")
+
+    monkeypatch.setattr(there.hub.engine, "take_session", lose_the_answer)
+    with pytest.raises(errors.EngineUnavailable):
+        await there.take(page)
+    monkeypatch.undo()
+    assert not there.owners.owns(page)
+    await until(lambda: older.evicted)
+    newest = page if is_repeated else Page("1.3")
+    taken = await there.take(newest)
+    assert taken is not None
+    assert (taken.record, taken.holder) == (RECORD, None if is_repeated else page.socket_id)
+    await there.hub.engine.load_session("1", TOKEN)
+    assert there.owners.owns(newest)
+    assert not newest.evicted
+    assert not any(one.without_token for one in (older, page, newest))
+    assert not there.owners.is_shared(await there.hub.engine.load_session("1", TOKEN))
+
+
 @pytest.mark.parametrize(("app", "holder", "token"), [("1", "9.9", TOKEN), ("2", "1.1", TOKEN), ("1", "1.1", "other")])
 async def test_takeover_of_a_token_that_the_socket_does_not_own_is_ignored(
     workers: list[Worker], app: str, holder: str, token: str
