@@ -189,6 +189,8 @@ class Session:
             self._page.end()
         if self._history is not None:
             self._history.cancel()
+        self._connection.owner = connections.ENDED
+        self._machine.ended()
 
     def _tracker(self) -> ack_tracker.AckTracker | None:
         return None if self._page is None else self._page.tracker

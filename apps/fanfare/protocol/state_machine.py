@@ -50,6 +50,10 @@ class _State(enum.Enum):
     CLOSED = enum.auto()
 
 
+def _no_tracker() -> None:
+    """Of a client without a resume token."""
+
+
 class StateMachine:
     """`subscriptions`: the hub's, by channel. `clock`: monotonic seconds. `wall_clock`: Unix time.
 
@@ -101,7 +105,7 @@ class StateMachine:
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
         window: int | None = None,
-        tracker: Callable[[], ack_tracker.AckTracker | None] = lambda: None,
+        tracker: Callable[[], ack_tracker.AckTracker | None] = _no_tracker,
         check_token: Callable[[str, capabilities.Capability], bool] = lambda _app, _capability: True,
         max_subscriptions: int = MAX_SUBSCRIPTIONS,
         subscribes_per_second: int = SUBSCRIBES_PER_SECOND,
@@ -147,6 +151,10 @@ class StateMachine:
         return self.application.rules.of(channel) is not None
 
     # -- opening and closing -------------------------------------------------------------------------------------------
+
+    def ended(self) -> None:
+        """The client is gone: forget the functions of the session, which refers to this object."""
+        self._tracker = _no_tracker
 
     def established(self) -> effects.Effects:
         """The connection is admitted: greet the client, and answer the frames that came meanwhile."""

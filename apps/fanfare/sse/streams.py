@@ -226,3 +226,4 @@ class Stream:
         for timer in self._timers:
             timer.cancel()
         self._hub.disconnect(self.connection)
+        self.connection.owner = connections.ENDED

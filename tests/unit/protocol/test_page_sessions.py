@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import types
+import weakref
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -130,6 +132,22 @@ async def deployment(tmp_path: Path) -> AsyncIterator[Deployment]:
     await deployment.hub.start()
     yield deployment
     await deployment.hub.stop()
+
+
+async def test_session_of_a_client_that_is_gone_is_freed_without_the_garbage_collector(deployment: Deployment) -> None:
+    pages = [Page(deployment)]
+    await pages[0].subscribed()
+    await deployment.publish(1)
+    await until(lambda: pages[0].pings == 1)
+    writer = weakref.ref(pages[0].writer)  # the connection refers to it
+    gc.collect()  # what the test itself leaves
+    gc.disable()
+    try:
+        pages[0].writer.aborted = True
+        pages.pop().session.end()
+        await until(lambda: writer() is None)
+    finally:
+        gc.enable()
 
 
 async def test_each_event_is_pinged_for_once(deployment: Deployment) -> None:
