@@ -125,6 +125,18 @@ class Cluster:
 
         waiting.until(writes, START_SECONDS, "the standby is the primary")
 
+    def catch_up(self, primary: Cluster) -> None:
+        """Wait until this standby has everything that the primary has written."""
+        with contextlib.closing(primary.connect()) as connection:
+            [(written,)] = connection.execute("SELECT pg_current_wal_lsn()").fetchall()
+
+        def has_it() -> bool:
+            with contextlib.closing(self.connect()) as connection:
+                [(found,)] = connection.execute("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", (written,)).fetchall()
+            return bool(found)
+
+        waiting.until(has_it, START_SECONDS, "the standby has everything")
+
     def follow(self, primary: Cluster) -> None:
         """Start this server, which is stopped, as a standby with a copy of the primary's data."""
         shutil.rmtree(self.folder / "data", ignore_errors=True)

@@ -209,6 +209,7 @@ async def test_running_worker_follows_a_failover_and_begins_a_new_generation() -
             worker = Worker(postgres_engine.PostgresEngine(url))
             await worker.open()
             [before] = await worker.publish("kept", b"1", retention=conformance.KEPT)
+            await asyncio.to_thread(standby.catch_up, primary)  # else it may lack the schema, which the worker made
             await asyncio.to_thread(primary.stop, signal.SIGQUIT)
             await asyncio.to_thread(standby.promote)
             await worker.until(lambda: worker.gaps, "the gap", within=30)
