@@ -66,12 +66,12 @@ def network(page: Page) -> CDPSession:
 class Traffic:
     """Publishes events while the page's network is switched off and on."""
 
-    def __init__(self, page: Page, network: CDPSession, publisher: calls.Caller) -> None:
+    def __init__(self, page: Page, network: CDPSession, server: servers.Server, publisher: calls.Caller) -> None:
         self.published = 0
-        self._page, self._network, self._publisher = page, network, publisher
+        self._page, self._network, self._server, self._publisher = page, network, server, publisher
 
     def follow(self, path: str, *, plugin: bool) -> None:
-        server, application = self._publisher.server, self._publisher.application
+        server, application = self._server, self._publisher.application
         self._page.goto(server.url("/static/fanfare/site.css"))  # a document of this origin without a script
         self._page.expose_function("sign", lambda socket_id: signing.subscription(application, socket_id, CHANNEL))
         self._page.add_script_tag(url="/static/fanfare/vendor/pusher-js/pusher.min.js")
@@ -107,7 +107,7 @@ def traffic(
     page: Page, network: CDPSession, production: servers.Server, application: deployments.Application
 ) -> Iterator[Traffic]:
     with calls.Caller(production, application) as publisher:
-        yield Traffic(page, network, publisher)
+        yield Traffic(page, network, production, publisher)
 
 
 def test_plugin_delivers_every_event_once_and_in_order(page: Page, traffic: Traffic) -> None:
