@@ -116,8 +116,7 @@ def _readers(node: ast.AST, names: tuple[str, ...]) -> Iterator[str]:
 def reached(targets: Mapping[str, parsers.Target]) -> set[str]:
     """The functions of Fanfare that run while the targets parse their seeds, in the form of `readers`."""
     codes: set[types.CodeType] = set()
-    for one in readers():
-        _forget(one)
+    _clear_caches()
 
     def note(frame: types.FrameType, event: str, _: object) -> None:
         if event == "call":
@@ -141,10 +140,10 @@ def reached(targets: Mapping[str, parsers.Target]) -> set[str]:
     return found
 
 
-def _forget(reader: str) -> None:
-    """Clear the cache of a function that has one: a cached answer would hide it."""
-    module, _, name = reader.partition(":")
-    loaded = sys.modules.get(f"fanfare.{module.replace('/', '.')}")
-    clear = getattr(getattr(loaded, name, None), "cache_clear", None)
-    if clear is not None:
-        clear()
+def _clear_caches() -> None:
+    """Of Fanfare's functions: a cached answer would hide the function that reads the text."""
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == "fanfare":
+            for value in list(vars(module).values()):
+                if isinstance(value, functools._lru_cache_wrapper) and value.__module__ == name:
+                    value.cache_clear()

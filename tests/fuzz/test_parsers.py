@@ -27,5 +27,12 @@ def test_each_function_that_reads_text_has_a_target_or_a_reason() -> None:
     assert set(readers.ELSEWHERE) <= used, "a reason is no longer needed"
 
 
+def test_cached_answer_hides_no_function_that_reads_text() -> None:
+    target = parsers.TARGETS["handshake"]
+    for seed in target.seeds:
+        target.parse(seed)
+    assert "protocol/handshake:_parameters" in readers.reached({"handshake": target})
+
+
 async def test_mutated_answer_of_a_receiver_has_an_outcome_that_can_be_stored() -> None:
     assert await parsers.webhook_answers(5 * SECONDS, random.Random(1)) > 0
