@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import re
 import statistics
+import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
 
 from tests.harness import servers, waiting
+from tests.storms import __main__ as storms
 from tests.storms import attacks, neighbours
 from tests.unit.docs import pages
 
@@ -115,8 +118,27 @@ async def test_neighbours_are_not_slowed_down(
             delays_s = await connected.delays_s(SECONDS)
             await asyncio.to_thread(attacker.end)
             assert connected.closed == 0
-            attacked, beside = map(statistics.median, delays_s)
+            attacked, beside = (statistics.median(each or [SECONDS]) for each in delays_s)  # without an event: late
             figures.append((attacked, beside))
             if attacked <= beside * MAX_RATIO or attacked - beside < NOISE_S:
                 return
     raise AssertionError(f"medians in seconds, attacked and idle: {figures}")
+
+
+def test_command_refuses_an_unknown_attack(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["tests.storms", "--attack", "closed.slow", "closed.fast"])
+    with pytest.raises(SystemExit):
+        storms.main()
+    assert "unknown counters: closed.fast;" in capsys.readouterr().err
+
+
+def test_attacker_answers_after_an_attack_that_cannot_be_made(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], server: servers.Server
+) -> None:
+    def fail(_: attacks.Limited) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setitem(attacks.ATTACKS, "impossible", attacks.Attack(fail, ""))
+    with pytest.raises(ZeroDivisionError):
+        neighbours._repeat(attacks.Limited(server.port, server.application), "impossible", threading.Event())
+    assert capsys.readouterr().out == "0\n"

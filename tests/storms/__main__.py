@@ -116,6 +116,8 @@ def main() -> int:
     parser.add_argument("--crowd", help=argparse.SUPPRESS)
     parser.add_argument("--attacker", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if unknown := set(options.attack or ()) - set(attacks.ATTACKS):
+        parser.error(f"unknown counters: {', '.join(sorted(unknown))}; known are {', '.join(attacks.ATTACKS)}")
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if options.crowd:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator
+from http.client import HTTPException
 from typing import Final, Self
 
 from tests.deploys import clients, run
@@ -122,9 +123,11 @@ def attack(address: str) -> None:
 
 def _repeat(server: attacks.Limited, counter: str, stop: threading.Event) -> None:
     made = 0
-    while not stop.is_set():
-        with contextlib.suppress(AssertionError, OSError, IndexError):
-            attacks.ATTACKS[counter].run(server)
-        made += 1
-        stop.wait(PAUSE_S)
-    print(made, flush=True)
+    try:
+        while not stop.is_set():
+            with contextlib.suppress(AssertionError, OSError, HTTPException, IndexError):
+                attacks.ATTACKS[counter].run(server)
+            made += 1
+            stop.wait(PAUSE_S)
+    finally:
+        print(made, flush=True)  # the parent waits for it
