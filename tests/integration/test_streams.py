@@ -90,8 +90,6 @@ async def page(
     finally:
         assert process.stdin is not None
         process.stdin.close()
-        assert process.stdin is not None
-        process.stdin.close()
         process.kill()
         await process.wait()
         await reading
@@ -397,5 +395,6 @@ async def test_snippets_of_client_events_members_and_streams_do_what_they_say(
             process.stdin.write(b"second\n")
             await until(*([user, "second", "half", "cancelled"] for user in ("ann", "bob")))
     finally:
+        process.stdin.close()
         process.kill()
         await process.wait()
