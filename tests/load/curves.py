@@ -1,7 +1,7 @@
 """How the cost of an event, a member and a client grows: `python -m tests.load.curves`, or with the names of curves.
 
 Each figure is the server's CPU time for one unit of work, the least of three measurements in a row. A curve is flat if
-its last column stays near 1.
+its column "times the first" stays near 1.
 """
 
 from __future__ import annotations
