@@ -134,6 +134,8 @@ def _plain(application: registry.Application, fields: Any, *, is_batch: bool) ->
     size = len(data) if data.isascii() else len(data) * CHARACTER_BYTES  # at most
     if size > limits.max_event_bytes:
         return None
+    if len(channel) > limits.max_channel_name or len(name) > limits.max_event_name:
+        return None  # before the cache of the names, which would keep them
     if not publications.are_valid_names(channel, name, limits.max_channel_name, limits.max_event_name):
         return None
     return publications.build(application, channel, name, data)

@@ -17,10 +17,11 @@ from typing import Any, Self, cast
 import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from fanfare.api import asgi, direct
+from fanfare.api import asgi, direct, operations
 from fanfare.applications import registry
 from fanfare.engine import interface
 from fanfare.hub import hub as hubs
+from fanfare.protocol import publications
 from fanfare.sockets import direct_http, http_limits
 from tests.harness import servers, waiting
 from tests.unit.api import fakes
@@ -215,6 +216,14 @@ def test_answer_is_the_one_of_asgi(service: Callable[..., Service], name: str) -
     assert seen[0] == seen[1]
     assert below.taken == (2 if name in TAKEN else 1)
     assert through.taken == 0
+
+
+@pytest.mark.parametrize("field", ["name", "channel"])
+def test_name_above_its_limit_is_not_cached(field: str) -> None:
+    before = publications.are_valid_names.cache_info().currsize
+    body = json.dumps({**EVENT, field: "n" * 60_000}).encode()
+    assert operations.plain_publications(fakes.APPLICATION, body, is_batch=False) is None
+    assert publications.are_valid_names.cache_info().currsize == before
 
 
 @pytest.mark.parametrize("below", [True, False])
