@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,19 +14,6 @@ from fanfare.hub import attempts, connections, event_frames, pacing
 from fanfare.hub import hub as hubs
 from tests.harness import waiting
 from tests.unit.hub.doubles import APP, Client, ScriptedEngine, subscribed, subscribed_again
-
-
-@pytest.fixture
-def engine() -> ScriptedEngine:
-    return ScriptedEngine()
-
-
-@pytest.fixture
-async def hub(engine: ScriptedEngine) -> AsyncIterator[hubs.Hub]:
-    hub = hubs.Hub(engine)
-    await hub.start()
-    yield hub
-    await hub.stop()
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import orjson
 import pytest
@@ -34,19 +34,6 @@ def result(*offsets: int, complete: bool = True, reason: str | None = None) -> i
 
 def ended(offset: int | None) -> interface.Streamed:
     return interface.Streamed("s", interface.StreamState.DONE, 1, 4, HEAD, body=b"whole", offset=offset)
-
-
-@pytest.fixture
-def engine() -> ScriptedEngine:
-    return ScriptedEngine()
-
-
-@pytest.fixture
-async def hub(engine: ScriptedEngine) -> AsyncIterator[hubs.Hub]:
-    hub = hubs.Hub(engine)
-    await hub.start()
-    yield hub
-    await hub.stop()
 
 
 class Subscriber(Client):
