@@ -102,7 +102,7 @@ def plain_publications(
     """The publications of a body in which each event is valid and has a name, one channel, a string as data, and
     nothing else. None for any other body, valid or not: `event_of` and `events_of_batch` decide.
 
-    Most events have this form, and a third of the calls is enough to see it.
+    Most events have this form, which takes a third of the calls of those functions.
     """
     try:
         value: Any = orjson.loads(body)

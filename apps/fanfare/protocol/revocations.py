@@ -177,7 +177,7 @@ class Revocations:
 
     async def _check_held(self) -> None:
         """A gap and an unavailable store often coincide, so the check is repeated until it has read every record. After
-        a gap meanwhile it begins again: on Redis each partition has a gap of its own."""
+        another gap it begins again: on Redis each partition reports a gap of its own."""
         backoff = Backoff(longest_s=RECHECK_S)
         checked = None
         while checked != self._gaps:

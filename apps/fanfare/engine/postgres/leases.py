@@ -91,7 +91,7 @@ class Leases:
             await self._release(name)
 
     def renewed(self, sent_s: float) -> None:
-        """A beat was answered. Leases end a second before the database gives them away, without another word."""
+        """A beat was answered. Without another, the leases end a second before the database gives them to others."""
         if self._end is not None:
             self._end.cancel()
         self._end = self._loop.call_later(max(0.0, sent_s + LEASE_S - 1.0 - time.monotonic()), self.lose_all)
