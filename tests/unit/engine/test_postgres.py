@@ -326,6 +326,28 @@ async def test_a_lease_is_lost_before_another_worker_gets_it(
     assert taken.term > lease.term  # type: ignore[attr-defined]
 
 
+async def test_lease_acquired_without_an_answered_beat_is_lost_in_time(
+    hire: conformance.Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "LEASE_S", 3)
+    one, two = await hire(), await hire()
+    before = await one.engine.lease("outbox")
+    found = one.engine._worker  # type: ignore[attr-defined]
+    ask = found.writer.ask
+
+    async def no_beats(query: object, parameters: tuple[object, ...], **more: object) -> object:
+        if parameters == (found.id, leases.LEASE_S):
+            raise errors.EngineUnavailable("no answer to the beat")
+        return await ask(query, parameters, **more)
+
+    monkeypatch.setattr(found.writer, "ask", no_beats)
+    await asyncio.wait_for(before.lost.wait(), 30)
+    lease = await one.engine.lease("outbox")
+    taken = await asyncio.wait_for(two.engine.lease("outbox"), 30)
+    assert lease.lost.is_set()
+    assert taken.term > lease.term  # type: ignore[attr-defined]
+
+
 async def test_a_transaction_pooler_is_refused_with_the_remedy(cluster: postgresql.Cluster) -> None:
     with postgresql.pooled(cluster, "realtime") as url:
         engine = postgres_engine.PostgresEngine(url)

@@ -58,12 +58,15 @@ class Leases:
 
     async def _ask(self, name: str) -> Lease | None:
         await self._release(name)
-        worker = self._writer.worker
+        worker, asked_s = self._writer.worker, time.monotonic()
         query = sql.SQL("SELECT {}(%s, %s, %s)").format(self._address.function("lease"))
         [(term,)] = await self._writer.ask(query, (name, worker, LEASE_S))
         # The heartbeat renews no lease of an earlier id, and none after the stop.
         if term is None or worker != self._writer.worker or self._is_stopped:
             return None
+        if self._end is None or self._end.when() <= self._loop.time():  # no beat was answered for so long
+            self.lose_all()
+            self.renewed(asked_s)
         lease = Lease(self, name, term)
         self._held.append(lease)
         return lease
@@ -91,7 +94,8 @@ class Leases:
             await self._release(name)
 
     def renewed(self, sent_s: float) -> None:
-        """A beat was answered. Without another, the leases end a second before the database gives them to others."""
+        """The database renewed the leases on a call that was sent at `sent_s`. They end a second before it gives them
+        to others."""
         if self._end is not None:
             self._end.cancel()
         self._end = self._loop.call_later(max(0.0, sent_s + LEASE_S - 1.0 - time.monotonic()), self.lose_all)
