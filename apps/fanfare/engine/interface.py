@@ -23,7 +23,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -73,6 +73,11 @@ class Entry(NamedTuple):
     exclude: str | None
     body: bytes
     created_ms: int = 0  # when the engine stored it, Unix time by the clock of the engine; 0: unknown
+
+    @property
+    def stream_offset(self) -> int:
+        """The offset of a kept entry."""
+        return cast("int", self.offset)
 
     @property
     def is_message(self) -> bool:

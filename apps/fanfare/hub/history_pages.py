@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -74,11 +74,11 @@ def page(wanted: Range, entries: Sequence[interface.Entry], top: interface.Posit
     events = tuple(_event(entry) for entry in shown if entry.is_message)
     if top is None or len(entries) <= wanted.limit:
         return Page(events, top)
-    return Page(events, top, next=interface.Position(top.epoch, shown[-1].offset or 0))
+    return Page(events, top, next=interface.Position(top.epoch, shown[-1].stream_offset))
 
 
 def _event(entry: interface.Entry) -> Event:
     """The event of a kept entry."""
     frame = orjson.loads(entry.body)
     sender = entry.user_id if entry.kind == interface.Kind.CLIENT_EVENT else None
-    return Event(cast("int", entry.offset), frame["event"], frame["data"], sender, frame.get("revised"))
+    return Event(entry.stream_offset, frame["event"], frame["data"], sender, frame.get("revised"))

@@ -57,7 +57,7 @@ class Recoveries:
             self._write(subscription, recovery, result.entries)
             self._write_streams(subscription, answer)
             return
-        subscription.catch_up((result.entries[0].offset or 1) - 1)
+        subscription.catch_up(result.entries[0].stream_offset - 1)
         self.running += 1
         connection.owner.subscribed(subscription, answer)
         self._write_streams(subscription, answer)
@@ -68,7 +68,7 @@ class Recoveries:
     def _write_streams(self, subscription: connections.Subscription, answer: interface.SubscribeResult) -> None:
         """Write the present text of each stream of a channel; later pieces are delivered live."""
         connection, channel = subscription.connection, subscription.channel
-        if not answer.streams or connection.closing or subscription.state is connections.State.LEFT:
+        if not answer.streams or subscription.state is connections.State.LEFT:
             return
         channel.streams.found(answer.streams)
         needed = [one for one in answer.streams if not _is_recovered(one, subscription.recovery, answer.replayed)]
@@ -151,10 +151,10 @@ class Recoveries:
         entries: tuple[interface.Entry, ...],
     ) -> None:
         connection = subscription.connection
-        if not entries or connection.closing:
+        if not entries or subscription.state is connections.State.LEFT:
             return
         if subscription.state is connections.State.CATCHING_UP:
-            subscription.sent = entries[-1].offset or 0
+            subscription.sent = entries[-1].stream_offset
         batch = chunk(connection, recovery, entries)
         if batch.bodies:
             self._counters["recovered"] += len(batch.bodies)
@@ -187,7 +187,7 @@ def chunk(
     ]
     if not connection.with_offsets:
         return fanout.batch_of(sent, fanout.replayed_body)
-    bodies = [event_frames.with_offset(entry.body, entry.offset or 0, replayed=True) for entry in sent]
+    bodies = [event_frames.with_offset(entry.body, entry.stream_offset, replayed=True) for entry in sent]
     return writers.Batch(bodies, sent)
 
 
@@ -195,8 +195,8 @@ def _first_offset(request: interface.RecoveryRequest, result: interface.Recovery
     """The offset after which all kept entries are sent."""
     if result.reason is None and request.after is not None:
         return request.after.offset
-    if result.entries and result.entries[0].offset is not None:
-        return result.entries[0].offset - 1
+    if result.entries:
+        return result.entries[0].stream_offset - 1
     return None if result.position is None else result.position.offset
 
 

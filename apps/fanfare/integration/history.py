@@ -47,7 +47,7 @@ class Event:
         frame = orjson.loads(entry.body)
         data = frame["data"]
         text = data if isinstance(data, str) else orjson.dumps(data).decode()  # a client may send an object
-        offset = entry.offset or 0
+        offset = entry.stream_offset
         sender = entry.user_id if entry.kind == interface.Kind.CLIENT_EVENT else None
         return cls(offset, frame["event"], text, sender, f"{epoch}:{offset}", frame.get("revised"))
 

@@ -81,7 +81,7 @@ async def _everything(hub: hubs.Hub, app: str, channel: str, rule: rules.Rule) -
         return rule.history(rewind=_rewind(rule, rule.max_replay_entries))
     if not entries:
         return rule.history(after=top)
-    return rule.history(after=interface.Position(top.epoch, (entries[0].offset or 1) - 1))
+    return rule.history(after=interface.Position(top.epoch, entries[0].stream_offset - 1))
 
 
 def _rewind(rule: rules.Rule, count: int | None) -> interface.Rewind | None:
@@ -111,5 +111,5 @@ def _before(asked: Asked, result: interface.RecoveryResult) -> interface.Positio
     if result.reason is None and asked.position is not None:
         return asked.position
     if result.position is not None and result.entries:
-        return interface.Position(result.position.epoch, (result.entries[0].offset or 1) - 1)
+        return interface.Position(result.position.epoch, result.entries[0].stream_offset - 1)
     return result.position

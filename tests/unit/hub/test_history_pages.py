@@ -65,6 +65,24 @@ async def test_event_is_returned_as_subscribers_got_it(log: interface.Engine) ->
     )
 
 
+async def test_sender_is_given_for_events_of_clients(log: interface.Engine) -> None:
+    await log.append(
+        [
+            interface.Publication(
+                APP,
+                CHANNEL,
+                event_frames.event("n", CHANNEL, "1"),
+                kind,
+                user_id="42",
+                retention=interface.Retention(10, 60),
+            )
+            for kind in (interface.Kind.EVENT, interface.Kind.CLIENT_EVENT, max(interface.Kind) + 1)
+        ]
+    )
+    page = await history_pages.read(log, APP, CHANNEL, history_pages.Range(newest_first=False))
+    assert [(event.offset, event.user_id) for event in page.events] == [(1, None), (2, "42")]
+
+
 async def test_trimmed_events_leave_a_gap_in_the_offsets(log: interface.Engine) -> None:
     first, *_ = await keep(log, *range(1, 8), size=3)
     page = await history_pages.read(log, APP, CHANNEL, history_pages.Range(after=first, newest_first=False))

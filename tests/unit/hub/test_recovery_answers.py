@@ -201,9 +201,21 @@ async def test_end_of_a_stream_is_written_unless_the_client_has_it_or_recovers_i
     assert client.writer.writes == 1 + is_written + bool(answer and answer.entries)
 
 
-@pytest.mark.parametrize("answer", [result(6, 7), result(6, complete=False)])
+@pytest.mark.parametrize("answer", [None, result(6, 7), result(6, complete=False)])
+async def test_client_that_leaves_with_its_answer_gets_no_stream_and_no_entry(
+    hub: hubs.Hub, engine: ScriptedEngine, answer: interface.RecoveryResult | None
+) -> None:
+    client = subscribe(hub, AFTER_5)
+    client.on_answer = functools.partial(client.unsubscribe, "kept")
+    engine.answer(replayed=answer, streams=(OPEN,))
+    assert client.got == [subscribed("kept")]
+    assert hub.counters["streams.caught_up"] == 0
+    assert hub.statistics()["recoveries.now"] == 0
+
+
+@pytest.mark.parametrize("answer", [None, result(6, 7), result(6, complete=False)])
 async def test_connection_that_is_closed_with_its_answer_gets_no_stream_and_no_entry(
-    hub: hubs.Hub, engine: ScriptedEngine, answer: interface.RecoveryResult
+    hub: hubs.Hub, engine: ScriptedEngine, answer: interface.RecoveryResult | None
 ) -> None:
     client = subscribe(hub, AFTER_5)
     client.on_answer = functools.partial(client.connection.close, 4000)
@@ -226,6 +238,37 @@ async def test_complete_recovery_waits_behind_a_reader_that_has_bytes_buffered(
     [(request, _)] = engine.attaching
     assert request.history is not None
     assert request.history.after == interface.Position("e", 5)
+
+
+async def test_recovery_without_entries_does_not_wait_behind_a_reader_that_has_bytes_buffered(
+    hub: hubs.Hub, engine: ScriptedEngine
+) -> None:
+    client = subscribe(hub, AFTER_5)
+    client.writer.waiting = pacing.PACE_BYTES + 1
+    engine.answer(replayed=result())
+    assert client.state("kept") is connections.State.LIVE
+
+
+@pytest.mark.parametrize("request_", [AFTER_5, REWIND])
+@pytest.mark.parametrize(("newer", "unknown"), [(0, 0), (1, 1)])
+async def test_entry_of_the_newest_kind_is_sent_and_one_of_a_newer_release_is_not(
+    hub: hubs.Hub, engine: ScriptedEngine, request_: interface.RecoveryRequest, newer: int, unknown: int
+) -> None:
+    client = subscribe(hub, request_)
+    entries = [entry._replace(kind=interface.NEWEST_KIND + newer) for entry in kept(6)]
+    engine.answer(replayed=interface.RecoveryResult(TOP, (*entries, *kept(7)), 2, complete=True))
+    sent = [] if newer and request_ is AFTER_5 else [b"7"] if newer else [b"6", b"7"]
+    assert client.got[1:] == sent
+    assert hub.counters["entries.unknown"] == unknown
+
+
+async def test_entries_that_were_replaced_are_not_sent(hub: hubs.Hub, engine: ScriptedEngine) -> None:
+    client = subscribe(hub, AFTER_5)
+    engine.answer(
+        replayed=interface.RecoveryResult(TOP, tuple(one._replace(body=b"") for one in kept(6, 7)), 2, complete=True)
+    )
+    assert client.writer.writes == 1, "the answer"
+    assert hub.counters["recovered"] == 0
 
 
 @pytest.mark.parametrize(
