@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from fanfare.applications import registry
-from fanfare.engine import errors
+from fanfare.engine import errors, interface
 from fanfare.engine.local import engine
+from fanfare.hub import event_frames
 from fanfare.hub import hub as hubs
 from fanfare.protocol import capabilities, consumers, refusals, revocations, sessions, termination
 from tests.harness import waiting
@@ -37,6 +39,14 @@ class Worker:
         browser.send(fakes.subscribe(channel, auth=auth))
         await browser.frame("pusher_internal:subscription_succeeded")
         return browser
+
+    async def knows(self, capability: capabilities.Capability) -> str:
+        """The reason why a capability is refused; "" for a valid one."""
+        try:
+            await self.revocations.read_and_check(APP.id, capability)
+        except refusals.InvalidToken as error:
+            return error.reason
+        return ""
 
     async def revoke(self, token_id: str, **more: Any) -> None:
         commands = revocations.publications(APP.id, token_id, now=time.time(), **{"expires": None, **more})
@@ -65,6 +75,31 @@ async def refused(worker: Worker, auth: str) -> str:
     return str(error["data"]["error"])
 
 
+def capability(token_id: str | None = None, **more: Any) -> capabilities.Capability:
+    return capabilities.Capability(("private-*",), time.time() + 600, token_id=token_id, **more)
+
+
+def revocation(token_id: str) -> bytes:
+    """The argument of the command."""
+    return orjson.dumps({"jti": token_id, "exp": None})
+
+
+@pytest.mark.parametrize(
+    ("expires", "seconds"),
+    [
+        (None, capabilities.MAX_LIFE_S),
+        (1_060.5, 61),
+        (900.0, 1),
+        (1_000.0 + 2 * capabilities.MAX_LIFE_S, capabilities.MAX_LIFE_S),
+    ],
+)
+def test_record_is_kept_until_the_token_expires(expires: float | None, seconds: int) -> None:
+    record, command = revocations.publications("3", "one", expires=expires, now=1_000.0)
+    assert (record.channel, record.kind) == ("#revoked-one", interface.Kind.MESSAGE)
+    assert record.retention == interface.Retention(size=1, seconds=seconds)
+    assert (command.channel, command.kind) == (revocations.COMMAND, interface.Kind.CONTROL)
+
+
 async def test_revocation_ends_subscriptions_of_that_token_in_every_worker(workers: list[Worker]) -> None:
     first, second = workers
     open_ = [await worker.subscribed("private-a", token()) for worker in workers]
@@ -78,6 +113,23 @@ async def test_revocation_ends_subscriptions_of_that_token_in_every_worker(worke
     assert "pusher:subscription_error" not in other.events()
     for worker in workers:
         assert await refused(worker, token()) == revocations.MESSAGE
+        assert worker.hub.counters["capabilities.revoked"] == 1
+
+
+async def test_event_before_a_revocation_is_delivered(workers: list[Worker]) -> None:
+    browser = await workers[0].subscribed("private-a", token())
+    event = interface.Publication(APP.id, "private-a", event_frames.event("last", "private-a", "1"))
+    revoked = revocations.publications(APP.id, "one", expires=None, now=time.time())
+    await workers[0].hub.publish([event, *revoked])
+    await browser.frame("pusher:subscription_error")
+    assert browser.events().index("last") < browser.events().index("pusher:subscription_error")
+
+
+async def test_connections_with_one_token_are_ended_without_those_that_have_left(workers: list[Worker]) -> None:
+    leaving, staying = [await workers[0].subscribed("private-a", token()) for _ in range(2)]
+    await leaving.leave()
+    await workers[0].revoke("one")
+    await staying.frame("pusher:subscription_error")
 
 
 async def test_worker_that_starts_later_knows_a_revocation(workers: list[Worker], tmp_path: Path) -> None:
@@ -108,6 +160,78 @@ async def test_termination_of_the_user_ends_subscriptions_and_refuses_older_toke
     await browser.frame("pusher:subscription_error")
     assert "ended this user's connections" in await refused(workers[0], token(None, user_id="42", issued=now - 1))
     await workers[0].subscribed("private-a", token(None, user_id="42", issued=now + 1))
+
+
+async def test_termination_refuses_tokens_that_are_not_newer(workers: list[Worker]) -> None:
+    now = time.time()
+    for at in (now - 5, now):
+        await workers[0].hub.publish(termination.publications(APP.id, "42", reconnect=False, now=at))
+    for worker in workers:
+        assert await worker.knows(capability(user_id="42", issued=now)) == "terminated"
+        assert await worker.knows(capability(user_id="42")) == "terminated"
+        assert await worker.knows(capability(user_id="42", issued=now + 0.001)) == ""
+        assert await worker.knows(capability(user_id="43", issued=now)) == ""
+        assert await worker.knows(capability("one", user_id="42", issued=now)) == "terminated"
+
+
+async def test_termination_with_reconnect_ends_subscriptions_and_leaves_tokens_valid(workers: list[Worker]) -> None:
+    browser = await workers[1].subscribed("private-a", token(None, user_id="42"))
+    await workers[0].hub.publish(termination.publications(APP.id, "42", reconnect=True, now=time.time()))
+    await browser.frame("pusher:subscription_error")
+    await workers[1].subscribed("private-a", token(None, user_id="42"))
+
+
+async def test_revocation_during_the_read_of_its_record_is_not_overwritten(
+    workers: list[Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = workers[0]
+    ask = worker.hub.engine.ask
+
+    async def overtaken(query: Any) -> Any:
+        found = await ask(query)
+        worker.revocations._revoke(APP.id, revocation("one"))
+        return found
+
+    monkeypatch.setattr(worker.hub.engine, "ask", overtaken)
+    assert await worker.knows(capability("one")) == "revoked_token"
+
+
+async def test_record_is_read_again_after_a_gap_meanwhile(
+    workers: list[Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = workers[0]
+    ask, reads = worker.hub.engine.ask, 0
+    monkeypatch.setitem(worker.hub._controls, revocations.COMMAND, lambda *_: None)
+
+    async def read_before_a_gap(query: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        found = await ask(query)
+        if reads == 1:
+            await workers[1].revoke("one")
+            worker.hub._on_gap("trimmed", None)
+        return found
+
+    monkeypatch.setattr(worker.hub.engine, "ask", read_before_a_gap)
+    assert await worker.knows(capability("one")) == "revoked_token"
+    assert reads == 2
+
+
+async def test_connections_with_one_token_share_the_read_of_its_record(
+    workers: list[Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = workers[0]
+    ask, reads = worker.hub.engine.ask, 0
+
+    async def counted(query: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return await ask(query)
+
+    monkeypatch.setattr(worker.hub.engine, "ask", counted)
+    assert await asyncio.gather(*(worker.knows(capability("one")) for _ in range(3))) == ["", "", ""]
+    assert await worker.knows(capability("one")) == ""
+    assert reads == 1
 
 
 async def test_tokens_in_use_are_checked_again_after_a_gap(
@@ -210,6 +334,19 @@ async def test_connection_that_ends_is_forgotten(workers: list[Worker]) -> None:
 
 async def forgotten(worker: Worker) -> bool:
     return not worker.revocations._holders
+
+
+async def test_oldest_answer_is_forgotten_first(workers: list[Worker], monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = workers[0]
+    one, two, three = capability("one"), capability("two"), capability("three")
+    monkeypatch.setattr(revocations, "REMEMBERED", 2)
+    assert [await worker.knows(each) for each in (one, two)] == ["", ""]
+    assert worker.revocations.is_valid(APP.id, one), "two answers are kept"
+    worker.revocations._revoke(APP.id, revocation("one"))
+    assert await worker.knows(three) == ""
+    assert not worker.revocations.is_valid(APP.id, two), "it must be read again"
+    with pytest.raises(refusals.InvalidToken):
+        worker.revocations.is_valid(APP.id, one)
 
 
 async def test_answers_are_bounded(workers: list[Worker], monkeypatch: pytest.MonkeyPatch) -> None:
