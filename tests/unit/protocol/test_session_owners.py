@@ -242,6 +242,7 @@ async def test_takeover_whose_answer_is_lost_harms_no_page(
     older, page = Page("1.1", is_alive=False), Page("1.2")
     await here.take(older)
     here.save(older)
+    await here.hub.engine.load_session("1", TOKEN)  # it is written
     take = there.hub.engine.take_session
 
     async def lose_the_answer(*arguments: str) -> interface.Taken:
