@@ -7,20 +7,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from django.core.management import call_command
 from django.db import connections
 
 
 @contextlib.contextmanager
 def added(folder: Path, blocker: Any) -> Iterator[dict[str, Any]]:
     """Adds the alias "second". Answers its settings."""
-    settings = connections.settings["second"] = {
-        **connections.settings["default"],
-        "NAME": str(folder / "second.sqlite3"),
-    }
-    with blocker.unblock():
-        call_command("migrate", database="second", verbosity=0)
-        yield settings
-        connections["second"].close()
-    del connections["second"]
-    del connections.settings["second"]
+    default = connections["default"]
+    name = str(folder / "second.sqlite3") if default.vendor == "sqlite" else f"{default.settings_dict['NAME']}_second"
+    first = connections.settings["default"]
+    settings = connections.settings["second"] = {**first, "TEST": {**first["TEST"], "NAME": name}}
+    try:
+        connection = connections["second"]
+        with blocker.unblock():
+            connection.creation.create_test_db(verbosity=0, autoclobber=True)
+            yield settings
+            connection.creation.destroy_test_db("unused", verbosity=0)
+    finally:
+        del connections["second"]
+        del connections.settings["second"]

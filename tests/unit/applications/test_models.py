@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from pathlib import Path
 
 import pytest
 from django.core import serializers
 from django.core.exceptions import ValidationError
+from django.core.management import call_command
 from django.db import transaction
 
 from fanfare.applications import credentials, limits, rules
@@ -182,14 +184,14 @@ class TestChanges:
         ChannelRule.objects.all().delete()
         check()
 
-    def test_fixture_may_contain_a_webhook_before_its_application(self, log: fakes.Log) -> None:
+    def test_fixture_may_contain_a_webhook_before_its_application(self, log: fakes.Log, tmp_path: Path) -> None:
         application = Application.objects.create(name="Shop", app_id="7")
         text = serializers.serialize("json", [application.webhooks.create(url="https://a.example"), application])
         Application.objects.all().delete()
         log.publications.clear()
-        with transaction.atomic():
-            for loaded in serializers.deserialize("json", text):
-                loaded.save()
+        fixture = tmp_path / "shop.json"
+        fixture.write_text(text)
+        call_command("loaddata", fixture, verbosity=0)
         assert log.announced == ["7"]
         assert Application.objects.get().webhooks.count() == 1
 

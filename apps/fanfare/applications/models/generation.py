@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from django.db import models
+from django.db import connections, models
 
 
 def unrepeated_start() -> int:
@@ -14,7 +14,7 @@ def unrepeated_start() -> int:
 
 
 class Generation(models.Model):
-    """One row with a number that every change raises. A worker that has another number reloads all applications."""
+    """One row with a number that every change replaces. A worker that has another number reloads all applications."""
 
     ROW = 1
 
@@ -40,7 +40,15 @@ class Generation(models.Model):
 
     @classmethod
     def _write(cls, using: str, value: Any) -> None:
-        row = cls._default_manager.using(using).filter(pk=cls.ROW)
-        if not row.update(value=value):
-            cls._default_manager.using(using).get_or_create(pk=cls.ROW)
-            row.update(value=value)
+        rows = cls._default_manager.using(using)
+        if rows.filter(pk=cls.ROW).update(value=value):
+            return
+        # An upsert locks the row of another writer exclusively. InnoDB would share the lock after a refused INSERT, and
+        # two writers with it would deadlock at the UPDATE.
+        named = connections[using].features.supports_update_conflicts_with_target
+        rows.bulk_create(
+            [cls(pk=cls.ROW)],
+            update_conflicts=True,
+            update_fields=["value"],
+            unique_fields=["pk"] if named else None,
+        )
