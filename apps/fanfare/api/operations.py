@@ -34,6 +34,8 @@ CHARACTER_BYTES = 4  # the longest UTF-8 form of a character
 ITEM_BYTES = 1_024  # of JSON around an event's name, data and channels: socket_id, info, idempotency key, punctuation
 BODY_BYTES = 4_096  # around the events, including white space
 
+ENCODED_AT_ONCE = 500  # users of a presence channel: less than 1 ms
+
 EMPTY = b"{}"
 
 BACKWARDS = "backwards"
@@ -305,8 +307,8 @@ async def users(hub: hubs.Hub, request: requests.Request) -> bytes:
         raise refusals.Invalid(f"{name} is not a presence channel, so it has no users.", code="not_presence")
     with_info = parameters.flag("with_user_info", request.fields().get("with_user_info"))
     app = request.application.id
-    found = await hub.engine.ask(lambda queries: queries.members(app, name))
-    return orjson.dumps({"users": [_user(member, with_info=with_info) for member in found]})
+    # Encoded in the thread of the query and in pieces: for 100,000 users the event loop would stand still otherwise.
+    return await hub.engine.ask(lambda queries: _users(queries.members(app, name), with_info=with_info))
 
 
 async def update_user(hub: hubs.Hub, request: requests.Request) -> bytes:
@@ -373,6 +375,15 @@ def _counts(channel: str, counts: interface.ChannelCounts, attributes: tuple[str
     if parameters.SUBSCRIPTION_COUNT in attributes:
         values["subscription_count"] = counts.subscriptions
     return values
+
+
+def _users(found: Sequence[interface.Member], *, with_info: bool) -> bytes:
+    """The answer, encoded in pieces: between two of them the interpreter can turn to other threads."""
+    pieces = [
+        orjson.dumps([_user(member, with_info=with_info) for member in found[begin : begin + ENCODED_AT_ONCE]])[1:-1]
+        for begin in range(0, len(found), ENCODED_AT_ONCE)
+    ]
+    return b'{"users":[' + b",".join(pieces) + b"]}"
 
 
 def _user(member: interface.Member, *, with_info: bool) -> dict[str, Any]:

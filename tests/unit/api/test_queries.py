@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from fanfare.api import operations
 from fanfare.engine import interface
 from tests.unit.api import fakes
 
@@ -87,6 +88,14 @@ async def test_unavailable_attribute_is_a_400(client: fakes.Client, route: str, 
 async def test_users_of_a_presence_channel_are_listed(client: fakes.Client) -> None:
     assert (await client.get("channels/presence-room/users")).json == {"users": [{"id": "ann"}, {"id": "7"}]}
     assert (await client.get("channels/presence-empty/users")).json == {"users": []}
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1])
+async def test_users_that_are_encoded_in_pieces_are_one_list(client: fakes.Client, hub: fakes.Hub, more: int) -> None:
+    users = [interface.Member(f"user-{number}", "1") for number in range(2 * operations.ENCODED_AT_ONCE + more)]
+    hub.engine.joined["presence-room"] = users
+    answer = await client.get("channels/presence-room/users", with_user_info="1")
+    assert answer.json == {"users": [{"id": user.user_id, "user_info": 1} for user in users]}
 
 
 async def test_user_info_is_listed_with_with_user_info(client: fakes.Client) -> None:

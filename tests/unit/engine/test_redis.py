@@ -147,6 +147,15 @@ async def test_search_reads_the_names_in_steps_and_no_more_than_it_needs(
     assert await search("nothing", "", 3) == []
 
 
+async def test_members_are_read_in_pages(hire: conformance.Hire, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queries, "PAGE", 2)
+    one = await hire()
+    for number in range(5):
+        await one.join("presence-c", f"user-{number}", f"1.{number}", info=str(number))
+    everybody = [interface.Member(f"user-{number}", str(number)) for number in range(5)]
+    assert await one.members("presence-c") == everybody
+
+
 # -- failures ----------------------------------------------------------------------------------------------------------
 
 

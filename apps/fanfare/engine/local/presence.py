@@ -251,8 +251,7 @@ def members_of(
             "WHERE app = ? AND channel = ? GROUP BY user_id ORDER BY user_id LIMIT ?) ORDER BY seq",
             (app, channel, limit),
         )
-    rows = found.fetchall()
-    return tuple(map(interface.Member._make, dict(rows).items()))
+    return interface.distinct_members(found.fetchall())
 
 
 def too_many_members(limit: int, actual: int) -> interface.Refused:

@@ -17,6 +17,7 @@ _COLUMNS = (
     'l.id, l.kind, l.app, l.channel, l."offset", l.user_id, l.exclude, l.body, '
     "(EXTRACT(EPOCH FROM l.created) * 1000)::bigint AS created_ms"
 )
+FETCHED_AT_ONCE = 1_000  # rows: less than 1 ms
 
 
 class Pool:
@@ -69,7 +70,11 @@ class Queries(interface.Queries):
         self._schema = sql.Identifier(address.schema)
 
     def _ask(self, text: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        return self._connection.execute(sql.SQL(text).format(self._schema), parameters).fetchall()
+        cursor = self._connection.execute(sql.SQL(text).format(self._schema), parameters)
+        rows = cursor.fetchmany(FETCHED_AT_ONCE)
+        while some := cursor.fetchmany(FETCHED_AT_ONCE):  # other threads run between two calls
+            rows += some
+        return rows
 
     def channels(self, app: str, prefix: str = "") -> dict[str, interface.ChannelCounts]:
         pattern = prefix.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
@@ -129,7 +134,7 @@ class Queries(interface.Queries):
                 channel,
                 limit,
             )
-        return [interface.Member(user_id, info) for user_id, info in dict(rows).items()]
+        return list(interface.distinct_members(rows))
 
     def present(self, app: str, channel: str, user_ids: Sequence[str]) -> set[str]:
         rows = self._ask(

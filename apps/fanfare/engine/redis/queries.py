@@ -20,7 +20,7 @@ from fanfare.engine.redis import address, entries, operations, scripts, sentinel
 T = TypeVar("T")
 
 LOCATED_S: Final = 1.0  # after a failover, a publisher may write to the old primary for so long
-PAGE: Final = 1_000  # channels of one answer
+PAGE: Final = 1_000  # channels or members of one answer
 SEARCHED_NAMES: Final = 2_000  # in one call of a search: about 2 ms of the server
 
 
@@ -296,12 +296,15 @@ class Queries(interface.Queries):
 
     def members(self, app: str, channel: str, limit: int | None = None) -> list[interface.Member]:
         users = self._client.zrange(self._key("o", app, channel), 0, -1 if limit is None else limit - 1)
-        infos = self._client.hmget(self._key("i", app, channel), users) if users else []
-        return [
-            interface.Member(user.decode(), info.decode())
-            for user, info in zip(users, infos, strict=True)
-            if info is not None  # it left in between
-        ]
+        infos, found = self._key("i", app, channel), list[interface.Member]()
+        for begin in range(0, len(users), PAGE):
+            some = users[begin : begin + PAGE]
+            found += [
+                interface.Member(user.decode(), info.decode())
+                for user, info in zip(some, self._client.hmget(infos, some), strict=True)
+                if info is not None  # it left in between
+            ]
+        return found
 
     def present(self, app: str, channel: str, user_ids: Sequence[str]) -> set[str]:
         if not user_ids:
