@@ -29,6 +29,7 @@ NO_SEQUENCE: Final = 2**63  # larger than that of every entry
 
 class Worker(Protocol):
     is_closed: bool
+    moved_away: str
 
     def counted(self, group: Sequence[Call], wants: Iterable[operations.Want]) -> None: ...
 
@@ -79,6 +80,8 @@ class CallQueue:
         """Raises EngineUnavailable if too many calls are pending."""
         if self._worker.is_closed:
             raise errors.EngineUnavailable("The engine is closed")
+        if self._worker.moved_away:
+            raise errors.EngineMoved(self._worker.moved_away)
         if len(self._pending) >= MOST_PENDING or self._pending_bytes + call.size > MOST_PENDING_BYTES:
             raise errors.EngineUnavailable(f"{len(self._pending)} writes of this partition wait for Redis already")
         self._pending_bytes += call.size

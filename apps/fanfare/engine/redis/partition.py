@@ -35,6 +35,7 @@ class Owner(Protocol):
     node: str
     is_opening: bool
     is_closed: bool
+    moved_away: str
     counters: collections.Counter[str]
     routes: Routes[Partition]
 
@@ -42,7 +43,7 @@ class Owner(Protocol):
     def entered(self, partition: Partition, error: errors.EngineError | None) -> None: ...
     def counted(self, group: Sequence[operations.Call], wants: Iterable[operations.Want]) -> None: ...
     def fail(self, partition: Partition, why: str) -> None: ...
-    def moved(self, partition: Partition, why: str) -> None: ...
+    def moved(self, partition: Partition, refusal: errors.EngineError) -> None: ...
     def on_gap(self, partition: Partition, reason: str) -> None: ...
     def relocate(self) -> None: ...
 
@@ -352,7 +353,7 @@ class Partition:
         try:
             queries.moved(error, self._worker.address)
         except errors.EngineError as refusal:
-            self._worker.moved(self, str(refusal))
+            self._worker.moved(self, refusal)
             if isinstance(refusal, errors.EngineMoved) and self.has_entered:
                 asyncio.get_running_loop().call_soon(self.guarded, self._gap_if_entered, moves.MOVED)
             return refusal

@@ -68,6 +68,7 @@ class Worker:
         self.workers = 0
         self.is_opening = True
         self.is_closed = False
+        self.moved_away = ""  # why every call is refused: the log is in another store
         self._is_closing = False
         self.beat_arguments = (
             scripts.LEASE_S * 1000,
@@ -125,10 +126,11 @@ class Worker:
         self.leases.stop()
         for partition in self.all:
             partition.calls.give_up("The engine is closed", subscribers_only=True)
-        with contextlib.suppress(errors.EngineError, TimeoutError):
-            async with asyncio.timeout(GOODBYE_S):
-                await self._written()
-                await self._leave_all()
+        if not self.moved_away:
+            with contextlib.suppress(errors.EngineError, TimeoutError):
+                async with asyncio.timeout(GOODBYE_S):
+                    await self._written()
+                    await self._leave_all()
         self.is_closed = True
         await self._supervisor.stop()
         for partition in self.all:
@@ -199,11 +201,16 @@ class Worker:
             logger.error("Partition %d of the log: %s", partition.index, why)
         self._failures[partition.index] = why
 
-    def moved(self, partition: Partition, why: str) -> None:
+    def moved(self, partition: Partition, refusal: errors.EngineError) -> None:
         """The log is moved to another store, as an operator has planned it. Health reports it from now on."""
+        why = str(refusal)
         if why not in self._failures.values():
             logger.warning("%s", why)
         self._failures[partition.index] = why
+        if isinstance(refusal, errors.EngineMoved) and not self.moved_away:
+            self.moved_away = why
+            for each in self.all:
+                each.calls.give_up(why)
 
     # -- from the connections ------------------------------------------------------------------------------------------
 
@@ -255,6 +262,7 @@ class Worker:
                 self._entered.set_exception(error)
             return
         self._failures.pop(partition.index, None)
+        self.moved_away = ""  # or it was moved back
         self.sessions.repeat_releases()  # before a newer connection of the page takes the token
         if self._entered is None or self._entered.done():
             self._write_again(partition)
