@@ -51,9 +51,15 @@ class Mark(NamedTuple):
     def refusal(self, here: str) -> str:
         """Why the store refuses, in one sentence; empty if it does not."""
         if self.what == ARRIVING:
-            return f"The log of {self.peer} is being moved to {here}, which is not complete yet."
+            return (
+                f"The log of {self.peer} is being moved to {here}, which is not complete yet. If it stays so, the move "
+                "was interrupted: run `manage.py fanfare engine move` again."
+            )
         if self.what == LEAVING:
-            return f"The log in {here} is being moved to another store; publishing goes on in a moment."
+            return (
+                f"The log in {here} is being moved to another store; publishing goes on in a moment. If it does not, "
+                "the move was interrupted: run `manage.py fanfare engine move` again."
+            )
         if self.what == MOVED:
             day = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(self.at))
             return f"The log in {here} was moved to {self.peer} on {day}: set FANFARE_ENGINE to that and restart."
@@ -88,6 +94,9 @@ class Stream(NamedTuple):
     kept_from: int
     size: int
     seconds: int
+
+
+Streams = dict[tuple[str, str], Stream]  # by application and channel
 
 
 class Key(NamedTuple):
@@ -207,7 +216,13 @@ class Store(abc.ABC):
     # -- the old store -------------------------------------------------------------------------------------------------
 
     @abc.abstractmethod
-    def streams(self) -> dict[tuple[str, str], Stream]: ...
+    def streams(self) -> Streams:
+        """All of them."""
+
+    @abc.abstractmethod
+    def changed(self) -> Streams | None:
+        """The streams that were written since the last call of `streams` or `changed`, and maybe others; without those
+        that are gone. None if the store cannot tell."""
 
     @abc.abstractmethod
     def kept(self, wanted: Sequence[tuple[Stream, int]]) -> Iterator[tuple[Stream, list[interface.Entry]]]:
@@ -224,6 +239,10 @@ class Store(abc.ABC):
     @abc.abstractmethod
     def leave(self, mark: Mark) -> None:
         """While frozen: write the mark, so that the old store never acknowledges again."""
+
+    @abc.abstractmethod
+    def left(self, mark: Mark) -> None:
+        """Complete a `leave` that was interrupted after `mark` was written, where that is more than one step."""
 
     # -- the new store -------------------------------------------------------------------------------------------------
 
@@ -245,7 +264,7 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def open(self, mark: Mark) -> None:
-        """Replace the mark: workers may start."""
+        """Replace the mark: workers may start. Again, if it was interrupted."""
 
 
 class Report(NamedTuple):
@@ -260,6 +279,31 @@ class Report(NamedTuple):
     passes: int
     frozen_s: float
     workers: int
+
+
+class Freeze:
+    """How long publishing is stopped already, and by what."""
+
+    def __init__(self) -> None:
+        self._began_s = self._step_s = time.monotonic()
+        self._longest = (0.0, "")
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began_s
+
+    def check(self, step: str) -> None:
+        """After a step, or a part of one: raise EngineUnavailable if publishing has been stopped for too long."""
+        now_s = time.monotonic()
+        self._longest = max(self._longest, (now_s - self._step_s, step))
+        self._step_s = now_s
+        if self.seconds > FROZEN_S:
+            took_s, what = self._longest
+            raise errors.EngineUnavailable(
+                f"Publishing was stopped for {self.seconds:.1f} s, and a move may stop it for {FROZEN_S:g} s: nothing "
+                f"was moved, and the old store goes on. {what} took {took_s:.1f} s of it. Move again when the machine "
+                "and both stores are less busy."
+            )
 
 
 class Mover:
@@ -285,6 +329,18 @@ class Mover:
         # The ids of one log go on in another one, so consumers do not notice; several logs cannot become one so.
         self._keeps_ids = old.keeps_ids and new.keeps_ids
 
+    def complete(self) -> bool:
+        """Complete a move that was interrupted when the old store had its mark; False if there is none. Raises
+        EngineError."""
+        left, arrived = self._old.mark(), self._new.mark()
+        if left is None or left.what != MOVED or arrived is None or arrived.move != left.move:
+            return False
+        if arrived.what != ARRIVING:
+            return False
+        self._old.left(left)
+        self._new.open(arrived._replace(what=ARRIVED))
+        return True
+
     def run(self) -> Report:
         """Raises EngineError; the old store then goes on as before."""
         old, new = self._old, self._new
@@ -292,25 +348,25 @@ class Mover:
         if before is not None:
             before.refuse_worker(old.public)
         new.begin(self._mark(ARRIVING, old))
-        passes = 1
-        took_s = self._pass()
+        self._pass()
+        took_s = self._pass()  # lists all streams again: some may have begun or ended during the first one
+        passes = 2
         while took_s > SHORT_S and passes < PASSES:
-            took_s = self._pass()
+            took_s = self._pass(only_changed=True)
             passes += 1
         self._say(
             f"Copied the histories of channels: {len(self._copied)}, with events: {self._entries}. Now the switch."
         )
         workers = old.workers()
-        began = time.monotonic()
+        freeze = Freeze()
         with old.frozen():
-            self._pass(until=began + FROZEN_S)
+            freeze.check("To stop it")
+            self._pass(freeze, only_changed=True)
             rest = old.rest()
+            freeze.check("To read idempotency keys, resume tokens and streams")
             starts = new.finish(rest, self._mark(ARRIVING, old))
+            freeze.check("To write idempotency keys, resume tokens and streams")
             self._started(starts)
-            if time.monotonic() - began > FROZEN_S:
-                raise errors.EngineUnavailable(
-                    f"The last part took longer than {FROZEN_S:g} s: nothing was moved. Try again when less is written."
-                )
             old.leave(self._mark(MOVED, new))
         new.open(self._mark(ARRIVED, old))
         return Report(
@@ -321,22 +377,26 @@ class Mover:
             len(rest.cached),
             sum(map(len, rest.unread)),
             passes + 1,
-            time.monotonic() - began,
+            freeze.seconds,
             workers,
         )
 
     def _mark(self, what: str, peer: Store) -> Mark:
         return Mark(what, self._move, peer.public, int(time.time()))
 
-    def _pass(self, until: float = float("inf")) -> float:
-        """Copy what changed since the last pass; the seconds that it took."""
+    def _pass(self, freeze: Freeze | None = None, *, only_changed: bool = False) -> float:
+        """Copy what changed since the last pass; the seconds that it took. `only_changed`: ask the old store for the
+        streams that were written, whose number and not that of all streams then decides how long it takes."""
         began = time.monotonic()
+        changed = self._old.changed() if only_changed else None
         present = {
             name: stream
-            for name, stream in self._old.streams().items()
+            for name, stream in (self._old.streams() if changed is None else changed).items()
             if not stream.channel.startswith(interface.MEMBER_HISTORY)
         }
-        self._new.forget(self._copied.keys() - present.keys())
+        if changed is None:
+            self._new.forget(self._copied.keys() - present.keys())
+            self._copied = {name: stream for name, stream in self._copied.items() if name in present}
         wanted: list[tuple[Stream, int]] = []
         for name, stream in present.items():
             before = self._copied.get(name)
@@ -346,13 +406,12 @@ class Mover:
                 self._new.forget([name])
                 before = None
             wanted.append((stream, before.offset if before is not None else stream.kept_from - 1))
-        self._copied = {name: stream for name, stream in self._copied.items() if name in present}
+        if freeze is not None:
+            freeze.check("To list what changed")
         for first in range(0, len(wanted), BATCH):
-            if time.monotonic() > until:
-                raise errors.EngineUnavailable(
-                    f"The last part took longer than {FROZEN_S:g} s: nothing was moved. Try again when less is written."
-                )
             self._copy(wanted[first : first + BATCH])
+            if freeze is not None:
+                freeze.check("To copy a part of the last events")
         return time.monotonic() - began
 
     def _copy(self, wanted: Sequence[tuple[Stream, int]]) -> None:

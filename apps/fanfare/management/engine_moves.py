@@ -59,7 +59,13 @@ def _move(old: moves.Store, to: str, say: Callable[[str], None]) -> tuple[Any, l
     try:
         if new.public == old.public:
             raise ValueError(f"FANFARE_ENGINE is {old.public} already.")
-        report = moves.Mover(old, new, move=secrets.token_hex(6), started=deliveries.continue_from, say=say).run()
+        mover = moves.Mover(old, new, move=secrets.token_hex(6), started=deliveries.continue_from, say=say)
+        if mover.complete():
+            return {"completed": True}, [
+                f"An earlier move to {new.public} was interrupted when all was copied. It is complete now.",
+                _next_step(to),
+            ]
+        report = mover.run()
     finally:
         new.close()
     lines = [
@@ -67,16 +73,19 @@ def _move(old: moves.Store, to: str, say: Callable[[str], None]) -> tuple[Any, l
             f"Moved to {new.public}. Channels with a history: {report.streams}, events: {report.entries}, "
             f"cached events: {report.cached}, resume tokens: {report.sessions}."
         ),
-        f"Publishing waited or was refused for {report.frozen_s:.1f} s.",
+        f"Publishing waited or was refused for {report.frozen_s:.1f} s. Workers of the old store: {report.workers}.",
+        _next_step(to),
     ]
-    if to == conf.settings.ENGINE_NEXT:
-        lines.append(
-            f"Workers with FANFARE_ENGINE_NEXT go over now; {report.workers} followed the old store. Set "
-            "FANFARE_ENGINE to the new store for all processes before FANFARE_ENGINE_NEXT is removed."
-        )
-    else:
-        lines.append(
-            "Now set FANFARE_ENGINE to the new store, and restart all workers "
-            f"({report.workers} followed the old store) and all other processes that publish: until then they refuse."
-        )
     return report._asdict(), lines
+
+
+def _next_step(to: str) -> str:
+    if to == conf.settings.ENGINE_NEXT:
+        return (
+            "Workers with FANFARE_ENGINE_NEXT go over now. Set FANFARE_ENGINE to the new store for all processes "
+            "before FANFARE_ENGINE_NEXT is removed."
+        )
+    return (
+        "Now set FANFARE_ENGINE to the new store, and restart all workers and all other processes that publish: until "
+        "then they refuse."
+    )

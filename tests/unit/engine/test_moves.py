@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,6 +16,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from fanfare.engine import current, errors, interface, moves
+from fanfare.engine.redis import address
+from fanfare.engine.redis import moving as redis_moving
+from fanfare.engine.redis.engine import RedisEngine
 from tests.harness import postgresql, redisserver, waiting
 from tests.unit.engine.workers import APP, Worker
 
@@ -150,6 +154,39 @@ async def test_histories_sessions_and_keys_are_in_the_new_store(
     assert (taken.record, taken.holder) == (b"record", None)
 
 
+@pytest.mark.parametrize("source", ["local", "postgres", "redis"])
+async def test_changed_streams_are_those_that_were_written(place: Callable[[str], Place], source: str) -> None:
+    old = place(source)
+    worker = await old.hire()
+    for channel in ("quiet", "busy"):
+        await worker.publish(channel, b"1", retention=KEPT)
+    with contextlib.closing(old.store()) as store:
+        assert {channel: one.offset for (_, channel), one in store.streams().items()} == {"quiet": 1, "busy": 1}
+        assert store.changed() == {}
+        await worker.publish("busy", b"2", b"3", retention=KEPT)
+        await worker.publish("new", b"1", retention=KEPT)
+        await worker.publish("plain", b"1")
+        changed = store.changed()
+        assert changed is not None
+        assert {channel: one.offset for (_, channel), one in changed.items()} == {"busy": 3, "new": 1}
+        assert store.changed() == {}
+
+
+async def test_redis_lists_all_streams_where_its_log_is_trimmed_too_far(place: Callable[[str], Place]) -> None:
+    old = place("redis")
+    worker = await old.hire()
+    await worker.publish("kept", b"1", retention=KEPT)
+    with contextlib.closing(old.store()) as store:
+        store.streams()
+        await worker.publish("kept", b"2", retention=KEPT)
+        engine = worker.engine
+        assert isinstance(engine, RedisEngine)
+        state = address.key_prefix(engine.address.prefix, engine.partition(APP, "kept"), engine.partitions) + "state"
+        with contextlib.closing(engine.address.blocking(5)) as client:
+            client.hset(state, "trimmed", int(client.hget(state, "top")))
+        assert store.changed() is None
+
+
 @pytest.mark.parametrize(("source", "target"), [("local", "postgres"), ("redis", "local")])
 async def test_recorded_members_are_not_moved(place: Callable[[str], Place], source: str, target: str) -> None:
     """They name entries of the old log."""
@@ -224,7 +261,7 @@ async def test_worker_reports_a_move_in_one_line_and_no_loss(
     await running.until(lambda: len(running.gaps) == partitions, "the gaps that close the sockets", WITHIN)
     await running.until(lambda: running.engine.is_moved, "the worker knows that the log was moved", WITHIN)
     await running.until(lambda: not running.engine.health().ok, "the worker is not ready", WITHIN)
-    await refusal(running)
+    assert isinstance(await refusal(running), errors.EngineMoved)
     assert set(running.gaps) == {"moved"}
     records = [record for record in caplog.records if record.name.startswith("fanfare.engine")]
     assert [record.levelno for record in records if "was moved to" in record.getMessage()] == [logging.WARNING]
@@ -382,6 +419,105 @@ async def test_old_store_goes_on_after_a_move_that_failed(
         return True
 
     await waiting.until_async(publishes, WITHIN, "the old store goes on")
+    await move(old, new)
+    after = await new.hire()
+    assert [entry.body for entry in (await after.read("kept", 0, 10))[0]] == [b"1", b"2"]
+
+
+class Killed(Exception):
+    """The process of a move ends here."""
+
+
+@pytest.mark.parametrize(("source", "target"), PAIRS)
+async def test_move_that_was_killed_before_the_new_store_opens_is_completed_by_the_next_command(
+    place: Callable[[str], Place], source: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = place(source), place(target)
+    worker = await old.hire()
+    await worker.publish("kept", b"1", retention=KEPT)
+    with contextlib.closing(new.store()) as store, monkeypatch.context() as patch:
+
+        def die(*_: object) -> None:
+            raise Killed
+
+        patch.setattr(type(store), "open", die)
+        with pytest.raises(Killed):
+            await move(old, new)
+    assert isinstance(await refusal(worker), errors.EngineMoved)
+    with pytest.raises(errors.EngineUnavailable, match="the move was interrupted: run"):
+        await Worker(new.engine()).open()
+    assert await asyncio.to_thread(complete, old, new)
+    after = await new.hire()
+    assert [entry.body for entry in (await after.read("kept", 0, 10))[0]] == [b"1"]
+    assert not await asyncio.to_thread(complete, old, new)
+
+
+def complete(old: Place, new: Place) -> bool:
+    with contextlib.closing(old.store()) as left, contextlib.closing(new.store()) as arrived:
+        return moves.Mover(left, arrived, move="again").complete()
+
+
+@pytest.mark.parametrize("is_decided", [False, True])
+async def test_no_partition_of_redis_takes_writes_after_a_move_was_killed_at_its_decision(
+    place: Callable[[str], Place], is_decided: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = place("redis"), place("local")
+    worker = await old.hire()
+    await worker.publish("kept", b"1", retention=KEPT)
+    notes = 0
+    write = redis_moving.RedisStore._note
+
+    def die_after(store: redis_moving.RedisStore, *arguments: Any, **more: Any) -> None:
+        nonlocal notes
+        notes += 1
+        if notes == 3:  # of the freeze, of the freeze for good, of the move
+            raise Killed
+        write(store, *arguments, **more)
+        if notes == 2 and not is_decided:
+            store._frozen = []  # as a process that ends here, which thaws nothing
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(redis_moving.RedisStore, "_note", die_after)
+        with pytest.raises(Killed):
+            await move(old, new)
+    for channel in range(40):  # in most of the 16 partitions
+        with pytest.raises(errors.EngineUnavailable, match="is being moved"):
+            await worker.publish(f"channel-{channel}", b"late", retention=KEPT)
+    if is_decided:
+        assert await asyncio.to_thread(complete, old, new)
+    else:
+        with pytest.raises(errors.EngineUnavailable, match="is being moved already"):
+            await move(old, new)
+        monkeypatch.setattr(redis_moving, "LEFT_S", -1)  # its time is over
+        await move(old, new)
+    assert isinstance(await refusal(worker), errors.EngineMoved)
+    after = await new.hire()
+    assert [entry.body for entry in (await after.read("kept", 0, 10))[0]] == [b"1"]
+
+
+@pytest.mark.parametrize("source", ["local", "postgres", "redis"])
+async def test_move_that_stops_publishing_too_long_moves_nothing_and_says_what_took_the_time(
+    place: Callable[[str], Place], source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = place(source), place("postgres" if source == "local" else "local")
+    worker = await old.hire()
+    await worker.publish("kept", b"1", retention=KEPT)
+    with contextlib.closing(old.store()) as store, monkeypatch.context() as patch:
+        read = type(store).rest
+
+        def slow(store: moves.Store) -> moves.Rest:
+            found = read(store)
+            patch.setattr(moves, "FROZEN_S", 0.0)  # it is over now
+            return found
+
+        patch.setattr(type(store), "rest", slow)
+        with pytest.raises(errors.EngineUnavailable, match="nothing was moved, and the old store goes on") as aborted:
+            await move(old, new)
+    assert re.search(r"To .+ took [0-9.]+ s of it", str(aborted.value))
+    [receipt] = await worker.publish("kept", b"2", retention=KEPT)
+    assert receipt.position is not None
+    assert receipt.position.offset == 2
     await move(old, new)
     after = await new.hire()
     assert [entry.body for entry in (await after.read("kept", 0, 10))[0]] == [b"1", b"2"]

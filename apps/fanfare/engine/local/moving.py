@@ -23,6 +23,7 @@ LOCK_S: Final = 5.0
 _MOVED: Final = ".moved-"
 _NEW: Final = ".arriving"
 
+_STREAM: Final = 'app, channel, epoch, "offset", kept_from, size, seconds'
 _ENTRY: Final = 'id, kind, app, channel, "offset", user_id, exclude, body, created_ms'
 
 
@@ -51,8 +52,26 @@ class LocalStore(moves.Store):
 
     # -- the old store -------------------------------------------------------------------------------------------------
 
-    def streams(self) -> dict[tuple[str, str], moves.Stream]:
-        rows = self._read().execute('SELECT app, channel, epoch, "offset", kept_from, size, seconds FROM streams')
+    def streams(self) -> moves.Streams:
+        connection = self._read()
+        connection.execute("DROP TABLE IF EXISTS temp.listed")
+        connection.execute(
+            f"CREATE TEMP TABLE listed ({_STREAM}, PRIMARY KEY (app, channel)) WITHOUT ROWID"  # what `streams` answered
+        )
+        return self._list("SELECT * FROM streams")
+
+    def changed(self) -> moves.Streams | None:
+        return self._list(
+            "SELECT s.* FROM streams s LEFT JOIN temp.listed l ON l.app = s.app AND l.channel = s.channel "
+            'WHERE (l.epoch, l."offset", l.size, l.seconds) IS NOT (s.epoch, s."offset", s.size, s.seconds)'
+        )
+
+    def _list(self, query: str) -> moves.Streams:
+        connection = self._read()
+        rows = connection.execute(f"SELECT {_STREAM} FROM ({query})").fetchall()  # noqa: S608
+        connection.execute("BEGIN")  # it locks the table of this connection alone
+        connection.executemany("INSERT OR REPLACE INTO temp.listed VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        connection.execute("COMMIT")
         return {(row[0], row[1]): moves.Stream._make(row) for row in rows}
 
     def kept(self, wanted: Sequence[tuple[moves.Stream, int]]) -> Iterator[tuple[moves.Stream, list[interface.Entry]]]:
@@ -121,6 +140,9 @@ class LocalStore(moves.Store):
         for path in self._paths.files()[1:]:
             with contextlib.suppress(FileNotFoundError):
                 path.rename(path.with_name(path.name.replace(log.name, aside.name, 1)))
+
+    def left(self, mark: moves.Mark) -> None:
+        """The mark is written in one step."""
 
     # -- the new store -------------------------------------------------------------------------------------------------
 

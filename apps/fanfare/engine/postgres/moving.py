@@ -15,6 +15,7 @@ from fanfare.engine.postgres import database, pending, writer
 
 LOCK_S: Final = 5.0
 
+_STREAM: Final = 'app, channel, epoch, "offset", kept_from, size, seconds'
 _MS: Final = "(EXTRACT(EPOCH FROM {}) * 1000)::bigint"
 _ENTRY: Final = f'l.id, l.kind, l.app, l.channel, l."offset", l.user_id, l.exclude, l.body, {_MS.format("l.created")}'
 
@@ -27,6 +28,7 @@ class PostgresStore(moves.Store):
         self._schema = sql.Identifier(self._address.schema)
         self._connection: database.Connection | None = None
         self._next = 1  # id, where the old ones are not kept
+        self._listed = ""  # the transaction whose rows, and those of later ones, `changed` answers
         self.public = self._address.public
 
     @contextlib.contextmanager
@@ -66,10 +68,19 @@ class PostgresStore(moves.Store):
 
     # -- the old store -------------------------------------------------------------------------------------------------
 
-    def streams(self) -> dict[tuple[str, str], moves.Stream]:
+    def streams(self) -> moves.Streams:
         if not self._is_there():
             raise errors.EngineMisconfigured(f"{self.public} has no log.")
-        rows = self._run('SELECT app, channel, epoch, "offset", kept_from, size, seconds FROM {0}.streams')
+        return self._list("")
+
+    def changed(self) -> moves.Streams | None:
+        return self._list("WHERE age(xmin) <= age(%s::text::xid)", self._listed)
+
+    def _list(self, condition: str, *parameters: str) -> moves.Streams:
+        """Streams, and the oldest transaction that had not ended before."""
+        [(oldest,)] = self._run("SELECT mod(pg_snapshot_xmin(pg_current_snapshot())::text::numeric, 4294967296)::text")
+        rows = self._run(f"SELECT {_STREAM} FROM {{0}}.streams {condition}", parameters)
+        self._listed = str(oldest)
         return {(row[0], row[1]): moves.Stream._make(row) for row in rows}
 
     def kept(self, wanted: Sequence[tuple[moves.Stream, int]]) -> Iterator[tuple[moves.Stream, list[interface.Entry]]]:
@@ -162,6 +173,9 @@ class PostgresStore(moves.Store):
         self._run("UPDATE {0}.state SET generation = %s", (moves.MOVED,))
         self._run("ALTER TABLE {0}.pending RENAME TO pending_moved")
         self._run("SELECT pg_notify(%s, '')", (self._address.topic,))
+
+    def left(self, mark: moves.Mark) -> None:
+        """The mark is written in one step."""
 
     # -- the new store -------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
@@ -21,16 +21,29 @@ from fanfare.engine.redis.queries import Store
 TIMEOUT_S: Final = 5.0
 FROZEN_MS: Final = int(moves.FROZEN_S * 1000) + 7_000
 PAGE: Final = 1_000
+SCANNED: Final = 10_000  # keys in one call: about 5 ms of the server
 SLACK: Final = 200  # entries that a stream may get while it is read
 
-# Writes the mark of a partition. ARGV: the mark that must be there or '', the new one, how long it lasts (0: for good).
-# Returns 1, or 0 where another mark is there or the expected one is over.
+LEFT_S: Final = 60  # a move that has not ended so long after its decision was near was interrupted
+
+# Writes the mark of a partition. ARGV: the mark that must be there or '', the new one, how long it lasts (0: for good),
+# LEFT_S. Returns 1, or 0 where another mark is there or the expected one is over. A move that was interrupted in its
+# last steps may have left a mark for good.
 _FREEZE: Final = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local deadline, mark = string.match(redis.call('HGET', KEYS[1], 'moved') or '', '^(%d+) (.*)$')
 if deadline and deadline ~= '0' and tonumber(deadline) <= now then
     deadline, mark = nil, nil
+end
+if mark == ARGV[2] then
+    return 1
+end
+if ARGV[1] == '' and deadline == '0' then
+    local found = cjson.decode(mark)
+    if found.what == 'leaving' and found.at < clock[1] - ARGV[4] then
+        mark = nil
+    end
 end
 if (mark or '') ~= ARGV[1] then
     return 0
@@ -41,11 +54,19 @@ return 1
 """
 _THAW: Final = """
 local mark = string.match(redis.call('HGET', KEYS[1], 'moved') or '', '^%d+ (.*)$')
-if mark == ARGV[1] then
+if mark == ARGV[1] or mark == ARGV[2] then
     redis.call('HDEL', KEYS[1], 'moved')
 end
 """
 _RUN_ID: Final = "return string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') .. redis.call('TIME')[1]"
+
+
+class _State(NamedTuple):
+    """Of a partition, see scripts/common.lua."""
+
+    generation: bytes | None
+    top: int
+    trimmed: int
 
 
 class RedisStore(moves.Store):
@@ -60,7 +81,8 @@ class RedisStore(moves.Store):
         self._prefixes = [address.key_prefix(self._address.prefix, index, partitions) for index in range(partitions)]
         self._generations = [address.random_name(16) for _ in range(partitions)]
         self._tops = [0] * partitions
-        self._frozen: str | None = None
+        self._frozen: list[str] = []  # marks that partitions may have until the move is decided
+        self._listed: list[_State] = []  # when `streams` or `changed` was called
 
     @contextlib.contextmanager
     def _client(self) -> Iterator[Any]:
@@ -90,7 +112,7 @@ class RedisStore(moves.Store):
         prefix = self._address.prefix
         form = re.compile(rf"{re.escape(prefix)}:\{{[^}}]*\.(\d+)\.\d+\}}:([a-z]+):(.*)".encode(), re.DOTALL)
         initials = "".join(sorted({kind[0] for kind in kinds}))  # the server sends fewer names than all
-        for key in client.scan_iter(match=f"{prefix}:{{*}}:[{initials}]*", count=PAGE):
+        for key in client.scan_iter(match=f"{prefix}:{{*}}:[{initials}]*", count=SCANNED):
             parts = form.fullmatch(key)
             if parts is not None and (of_kind := found.get(parts[2].decode())) is not None:
                 of_kind.setdefault(int(parts[1]), []).append(parts[3].decode())
@@ -98,27 +120,63 @@ class RedisStore(moves.Store):
 
     # -- the old store -------------------------------------------------------------------------------------------------
 
-    def streams(self) -> dict[tuple[str, str], moves.Stream]:
-        found: dict[tuple[str, str], moves.Stream] = {}
+    def streams(self) -> moves.Streams:
         with self._client() as client:
-            for partition, names in self._names(client, frozenset("h"))["h"].items():
-                for page in _pages(names):
-                    generation, values = self._read_many(client, scripts.HEADS, partition, page)
-                    heads = zip(page, *(values[field::5] for field in range(5)), strict=True)
-                    for name, birth, offset, size, seconds, length in heads:
-                        if not birth or not generation:
-                            continue
-                        app, _, channel = name.partition(":")
-                        top = int(offset)
-                        found[app, channel] = moves.Stream(
-                            app,
-                            channel,
-                            epoch_of(generation.decode(), birth.decode()),
-                            top,
-                            top - length + 1,
-                            int(size),
-                            int(seconds),
-                        )
+            self._listed = self._states(client)  # before the names: a stream that begins meanwhile may lack among them
+            return self._heads(client, self._names(client, frozenset("h"))["h"])
+
+    def changed(self) -> moves.Streams | None:
+        """From the entries of the last seconds. A stream that began without an entry is not among them: its clients
+        learn after the move that it has another epoch."""
+        with self._client() as client:
+            states = self._states(client)
+            names: dict[int, list[str]] = {}
+            for partition, (before, now) in enumerate(zip(self._listed, states, strict=True)):
+                if now.generation != before.generation or now.trimmed > before.top:
+                    return None
+                names[partition] = self._written(client, partition, before.top, now.top)
+            self._listed = states
+            return self._heads(client, names)
+
+    def _states(self, client: Any) -> list[_State]:
+        pipe = client.pipeline(transaction=False)
+        for prefix in self._prefixes:
+            pipe.hmget(prefix + "state", "generation", "top", "trimmed")
+        return [_State(generation, int(top or 0), int(trimmed or 0)) for generation, top, trimmed in pipe.execute()]
+
+    def _written(self, client: Any, partition: int, after: int, upto: int) -> list[str]:
+        """The channels of the kept entries in a part of the log."""
+        names: dict[str, None] = {}
+        while after < upto:
+            found = client.xrange(f"{self._prefixes[partition]}log", f"({after}-0", f"{upto}-0", count=PAGE)
+            if not found:
+                break
+            after = int(found[-1][0].partition(b"-")[0])
+            for entry in self._read([fields[b"e"] for _, fields in found]):
+                if entry.offset is not None:
+                    names[f"{entry.app}:{entry.channel}"] = None
+        return list(names)
+
+    def _heads(self, client: Any, names: dict[int, list[str]]) -> moves.Streams:
+        found: moves.Streams = {}
+        for partition, there in names.items():
+            for page in _pages(there):
+                generation, values = self._read_many(client, scripts.HEADS, partition, page)
+                heads = zip(page, *(values[field::5] for field in range(5)), strict=True)
+                for name, birth, offset, size, seconds, length in heads:
+                    if not birth or not generation:
+                        continue
+                    app, channel = _channel(name)
+                    top = int(offset)
+                    found[app, channel] = moves.Stream(
+                        app,
+                        channel,
+                        epoch_of(generation.decode(), birth.decode()),
+                        top,
+                        top - length + 1,
+                        int(size),
+                        int(seconds),
+                    )
         return found
 
     def _read_many(self, client: Any, script: scripts.Script, partition: int, names: Sequence[str]) -> Any:
@@ -150,21 +208,20 @@ class RedisStore(moves.Store):
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        mark = moves.Mark(moves.LEAVING, address.random_name(12), "another store", 0).text()
+        self._frozen = [moves.Mark(moves.LEAVING, address.random_name(12), "another store", 0).text()]
         try:
-            self._note(mark, before="")
-            self._frozen = mark
+            self._note(self._frozen[0], before="")
             yield
         finally:
-            self._frozen = None
+            marks, self._frozen = self._frozen, []
             with contextlib.suppress(errors.EngineUnavailable), self._client() as client:
                 for prefix in self._prefixes:
-                    client.eval(_THAW, 1, prefix + "state", mark)
+                    client.eval(_THAW, 1, prefix + "state", *marks)
 
     def _note(self, mark: str, *, before: str, lasts_ms: int = FROZEN_MS) -> None:
         with self._client() as client:
             for prefix in self._prefixes:
-                if not client.eval(_FREEZE, 1, prefix + "state", before, mark, lasts_ms):
+                if not client.eval(_FREEZE, 1, prefix + "state", before, mark, lasts_ms, LEFT_S):
                     raise errors.EngineUnavailable(f"{self.public} is being moved already, or this took too long.")
 
     def rest(self) -> moves.Rest:
@@ -232,12 +289,19 @@ class RedisStore(moves.Store):
             )
 
     def leave(self, mark: moves.Mark) -> None:
-        if self._frozen is None:
+        if not self._frozen:
             raise errors.EngineUnavailable("The old store is not frozen")
-        self._note(self._frozen, before=self._frozen)  # all partitions are still frozen, for long enough
+        # Freeze all partitions for good, then decide, then mark them. If this ends before the last one is marked, no
+        # partition takes writes that the new store lacks: `left` goes on.
+        self._frozen.append(_undecided(mark))
+        self._note(self._frozen[1], before=self._frozen[0], lasts_ms=0)
+        self._frozen = []  # from here on the move may be decided, so no partition is thawed
         with self._client() as client:
             client.hset(self._meta, "mark", mark.text())
-        self._note(mark.text(), before=self._frozen, lasts_ms=0)
+        self.left(mark)
+
+    def left(self, mark: moves.Mark) -> None:
+        self._note(mark.text(), before=_undecided(mark), lasts_ms=0)
 
     # -- the new store -------------------------------------------------------------------------------------------------
 
@@ -357,9 +421,14 @@ class RedisStore(moves.Store):
 
     def open(self, mark: moves.Mark) -> None:
         with self._client() as client:
-            client.hset(self._meta, "mark", mark.text())
             for prefix in self._prefixes:
                 client.hdel(prefix + "state", "moved")
+            client.hset(self._meta, "mark", mark.text())
+
+
+def _undecided(mark: moves.Mark) -> str:
+    """The mark that partitions have before `mark`."""
+    return mark._replace(what=moves.LEAVING).text()
 
 
 def epoch_of(generation: str, birth: str) -> str:
