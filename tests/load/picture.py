@@ -82,7 +82,7 @@ def panels(found: figures.Figures) -> list[Panel]:
         bars: list[Bar] = []
         for subject in dict.fromkeys(key.subject for key in found.keys(name)):
             value = found.median(found.keys(name, subject)[0], column) * scale
-            if subject != subjects.FANFARE_OTHER and not math.isnan(value):
+            if subject not in (subjects.FANFARE_OTHER, subjects.FANFARE_OPEN) and not math.isnan(value):
                 bars.append(Bar(subject.partition(",")[0], value, digits, subject == subjects.FANFARE))
         if len(bars) > 1:
             drawn.append(Panel(title, note, bars))

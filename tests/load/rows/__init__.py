@@ -65,6 +65,7 @@ def all_rows() -> list[Row]:
         console,
         crowd,
         fanout,
+        hundred,
         idle,
         latency,
         lone,
@@ -74,4 +75,4 @@ def all_rows() -> list[Row]:
         small_rooms,
     )
 
-    return [fanout, crowd, latency, small_rooms, room_posts, posts, lone, connect, publish, idle, console]
+    return [fanout, hundred, crowd, latency, small_rooms, room_posts, posts, lone, connect, publish, idle, console]

@@ -37,7 +37,8 @@ WAY = "connected and subscribed"
 
 
 def takes(subject: subjects.Subject) -> bool:
-    return subject.name in (subjects.FANFARE, subjects.NCHAN, subjects.SOKETI, subjects.CENTRIFUGO)
+    ours = (subjects.FANFARE, subjects.FANFARE_OPEN)
+    return subject.name in (*ours, subjects.NCHAN, subjects.SOKETI, subjects.CENTRIFUGO)
 
 
 def measure(subject: subjects.Subject, folder: Path, plan: rows.Plan) -> Iterator[rows.Measured]:

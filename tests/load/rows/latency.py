@@ -44,7 +44,7 @@ COLUMNS: Sequence[rows.Column] = (
 
 
 def takes(subject: subjects.Subject) -> bool:
-    return subject.one_frame_each and subject.name != subjects.FANFARE_OTHER
+    return subject.one_frame_each and subject.name not in (subjects.FANFARE_OTHER, subjects.FANFARE_OPEN)
 
 
 def measure(subject: subjects.Subject, folder: Path, plan: rows.Plan) -> Iterator[rows.Measured]:

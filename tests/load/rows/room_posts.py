@@ -60,35 +60,46 @@ def takes(subject: subjects.Subject) -> bool:
 
 
 def measure(subject: subjects.Subject, folder: Path, plan: rows.Plan) -> Iterator[rows.Measured]:
-    with subject.running(folder, plan.cores.server) as running, _opened(running) as load:  # type: ignore[arg-type]
+    yield measured(subject, folder, plan, ROOMS, SEATS)
+
+
+def measured(subject: subjects.Subject, folder: Path, plan: rows.Plan, rooms: int, seats: int) -> rows.Measured:
+    """Measure a server with `rooms` channels of `seats` subscribers each."""
+    with (
+        subject.running(folder, plan.cores.server) as running,
+        _opened(running, rooms, seats) as load,  # type: ignore[arg-type]
+    ):
         load.publish_for(WARM_UP_S)
         delivered, before = load.delivered, machine.clocks(running.pid)
         load.publish_for(plan.seconds)
         spent = machine.clocks(running.pid).since(before)
-        yield rows.Measured(WAY, Sample(load.delivered - delivered, *spent))
+        return rows.Measured(WAY, Sample(load.delivered - delivered, *spent))
 
 
 @contextlib.contextmanager
-def _opened(running: Running) -> Iterator[_Load]:
+def _opened(running: Running, count: int, seats: int) -> Iterator[_Load]:
     with contextlib.ExitStack() as stack:
-        rooms = [f"room{number}" for number in range(ROOMS)]
+        rooms = [f"room{number}" for number in range(count)]
         by_target: dict[str, list[connections.Dialogue]] = {}
         for room in rooms:
             dialogues = by_target.setdefault(running.room_target(room), [])
-            dialogues += [running.joining_room(room) for _ in range(SEATS)]
+            dialogues += [running.joining_room(room) for _ in range(seats)]
         members = []
         for target, dialogues in by_target.items():
             for one in connections.each(running.port, target, dialogues):
                 stack.callback(one.close)
                 members.append(one)
-        load = _Load(running, rooms, members)
+        load = _Load(running, rooms, seats, members)
         stack.callback(load.close)
         yield load
 
 
 class _Load:
-    def __init__(self, running: Running, rooms: Sequence[str], members: Sequence[connections.Connection]) -> None:
+    def __init__(
+        self, running: Running, rooms: Sequence[str], seats: int, members: Sequence[connections.Connection]
+    ) -> None:
         self.delivered = 0
+        self._seats = seats
         self._published = 0
         self._running = running
         self._rooms = itertools.cycle(rooms)
@@ -105,10 +116,10 @@ class _Load:
         deadline = time.perf_counter() + seconds
         for one in self._publishers.values():
             self._send(one)
-        while self.delivered < self._published * SEATS or any(one.busy for one in self._publishers.values()):
+        while self.delivered < self._published * self._seats or any(one.busy for one in self._publishers.values()):
             ready = self._poll.poll(PATIENCE_S)
             if not ready:
-                missing = self._published * SEATS - self.delivered
+                missing = self._published * self._seats - self.delivered
                 raise errors.Lost(f"{missing} deliveries are missing after {PATIENCE_S:g} s")
             for fd, _ in ready:
                 publisher = self._publishers.get(fd)

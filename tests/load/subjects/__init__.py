@@ -12,11 +12,12 @@ from tests.load import connections, processes, publishers
 # The names that the targets use.
 FANFARE = "Fanfare"
 FANFARE_OTHER = "Fanfare on uvicorn's WebSocket class"
+FANFARE_OPEN = "Fanfare without accept limit and log lines"
 STOCK = "stock Channels, in-memory layer"
 NCHAN = "nchan"
 SOKETI = "soketi"
 CENTRIFUGO = "Centrifugo"
-OURS = (FANFARE, FANFARE_OTHER)
+OURS = (FANFARE, FANFARE_OTHER, FANFARE_OPEN)
 
 
 class Way(NamedTuple):
@@ -83,6 +84,7 @@ def all_subjects() -> list[Subject]:
     return [
         fanfare.Fanfare(),
         fanfare.OtherClass(),
+        fanfare.Open(),
         nchan.Nchan(),
         soketi.Soketi(),
         relays.Relay("ws", "ws"),

@@ -15,6 +15,7 @@ class Fanfare:
     name = subjects.FANFARE
     one_frame_each = True
     flags: tuple[str, ...] = ()
+    environment: Mapping[str, str] = {}
 
     def absent(self) -> str | None:
         return None
@@ -28,7 +29,8 @@ class Fanfare:
         port = servers.free_port()
         command = [*servers.COMMANDS["uvicorn"](port), *self.flags]
         log = folder / "log"
-        with processes.running(processes.own(command), port, deployment.environment(), core=core, log=log) as process:
+        environment = deployment.environment(**self.environment)
+        with processes.running(processes.own(command), port, environment, core=core, log=log) as process:
             yield self._running(process, deployment)
 
     def _running(self, process: processes.Process, deployment: deployments.Deployment) -> pusher.Running:
@@ -43,6 +45,15 @@ class OtherClass(Fanfare):
 
     def _running(self, process: processes.Process, deployment: deployments.Deployment) -> pusher.Running:
         return pusher.Running(process, deployment.application)
+
+
+class Open(Fanfare):
+    """Fanfare as the other servers run, in the rows of connecting clients: it accepts without a limit, and writes no
+    line for a connection."""
+
+    name = subjects.FANFARE_OPEN
+    flags = ("--no-access-log",)
+    environment: Mapping[str, str] = {"FANFARE_ACCEPT_RATE": "0"}
 
 
 class Running(pusher.Running):
