@@ -66,6 +66,7 @@ def test_pages_name_the_killed_worker_and_go_on_at_another_one(
     page.goto(server.url("/admin/fanfare/console/"))
     pid = killed_worker(page)
     expect(page.locator("#workers tr")).to_have_count(2)  # the new worker is there
+    expect(page.locator("#content")).to_contain_text(re.compile(r"\d workers? died in the last 5 minutes"))
     for one, count in [(pid, 0), *((other, 1) for other in server.workers())]:
         cell = page.locator("#workers tr > :first-child", has_text=re.compile(rf"\s{one}\s*$"))
         expect(cell).to_have_count(count)

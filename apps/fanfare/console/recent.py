@@ -29,6 +29,7 @@ REFUSALS: Final = (
 TROUBLES: Final = (
     *REFUSALS,
     "closed.slow",
+    "engine.reaped",
     "gaps.",
     "recoveries.lost.",
     "api.failed",
@@ -80,8 +81,8 @@ class Recent:
         self._troubles: collections.deque[dict[str, float]] = collections.deque(maxlen=SAMPLES)
 
     async def run(self) -> None:
-        """Take samples until the task is cancelled."""
-        self._before = self._counters()
+        """Take samples until the task is cancelled. The first one includes what the worker counted as it started, such
+        as the removal of a dead worker that it replaces."""
         while True:
             await asyncio.sleep(EVERY_S)
             self.sample(time.time())

@@ -88,6 +88,13 @@ def _of_counters(troubles: Mapping[str, float]) -> Iterator[Finding]:
     def of(*prefixes: str) -> float:
         return recent.total(troubles, prefixes)
 
+    if dead := of("engine.reaped"):
+        yield Finding(
+            BAD,
+            f"{_count(dead, 'worker')} died {_MINUTES}: killed, crashed, or suspended or cut off from the engine for "
+            "too long.",
+            "workers",
+        )
     if gaps := of("gaps."):
         yield Finding(
             BAD,
@@ -96,7 +103,9 @@ def _of_counters(troubles: Mapping[str, float]) -> Iterator[Finding]:
         )
     if slow := of("closed.slow"):
         yield Finding(
-            WARN, f"{_count(slow, 'client')} read too slowly and were closed with 4100 {_MINUTES}.", "connections"
+            WARN,
+            f"{_count(slow, 'client')} read too slowly and were closed with 4100 {_MINUTES}.",
+            "doctor",
         )
     if failed := of("webhooks.failed", "webhooks.dropped"):
         yield Finding(

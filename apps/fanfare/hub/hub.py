@@ -186,12 +186,15 @@ class Hub:
         if connection.closing:
             return
         self.counters["closed.slow"] += 1
+        buffered = connection.writer.buffered()
+        text = f"The connection reads too slowly: {buffered} bytes are buffered, {self.max_buffer_bytes} are allowed"
+        self.activity.refused("connection", "slow", text, connection=connection)
         self._log.info(
-            "Socket %s reads too slowly: %d bytes are buffered, %d are allowed. It is closed with %d.",
+            "Socket %s (%s) is closed with %d. %s.",
             connection.socket_id,
-            connection.writer.buffered(),
-            self.max_buffer_bytes,
+            getattr(connection.context, "address", "") or "an unknown address",
             close_codes.OVER_CAPACITY,
+            text,
             key="slow",
         )
         connection.close(close_codes.OVER_CAPACITY, "The connection reads too slowly")

@@ -61,6 +61,11 @@ def test_counters_of_all_workers_are_summed() -> None:
     assert found == ["warn: 3 clients read too slowly and were closed with 4100 in the last 5 minutes."]
 
 
+def test_dead_worker_is_named_after_the_others_have_removed_it() -> None:
+    found = texts({"troubles": {"engine.reaped": 1}}, {})
+    assert found[0].startswith("bad: 1 worker died in the last 5 minutes: killed, crashed, or ")
+
+
 def test_most_frequent_refusal_is_named() -> None:
     found = texts({"troubles": {"pusher.refused.4001": 2, "pusher.subscription_refused.wrong_signature": 5}})
     assert found == ["warn: 7 refusals in the last 5 minutes, most of subscriptions (wrong signature)."]

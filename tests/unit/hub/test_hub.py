@@ -81,6 +81,9 @@ async def test_slow_connection_on_several_channels_is_disconnected_with_4100(
     engine.deliver([engine.entry("news", b"n1"), engine.entry("sports", b"s1")])
     assert one.writer.closed is not None
     assert hub.statistics()["closed.slow"] == 1
+    [refusal] = hub.activity.refusals
+    assert refusal["socket"] == one.connection.socket_id
+    assert refusal["text"].startswith("The connection reads too slowly: ")
 
 
 async def test_every_member_of_a_presence_channel_waits_for_the_engine(

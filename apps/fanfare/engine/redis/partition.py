@@ -410,7 +410,8 @@ class Partition:
                 self.remove(life, forced=forced, done=done)
                 return
             if not forced and not isinstance(reply, Exception) and reply[2] == 0:
-                self._worker.counters["reaped"] += 1
+                if self.index == 0:  # a worker has a life in each partition, and counts once
+                    self._worker.counters["reaped"] += 1
                 logger.warning(
                     "Worker %s is dead: its members and counts in partition %d were removed", life, self.index
                 )
