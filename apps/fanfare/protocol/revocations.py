@@ -59,7 +59,7 @@ def publications(app: str, token_id: str, *, expires: float | None, now: float) 
             RECORD_PREFIX + token_id,
             orjson.dumps({"at": now}),
             interface.Kind.MESSAGE,
-            retention=interface.Retention(1, min(seconds, capabilities.MAX_LIFE_S)),
+            retention=interface.Retention(termination.RECORDS, min(seconds, capabilities.MAX_LIFE_S)),
         ),
         interface.Publication(app, COMMAND, orjson.dumps({"jti": token_id, "exp": expires}), interface.Kind.CONTROL),
     ]
@@ -80,7 +80,7 @@ class Revocations:
         self._hub = weakref.proxy(hub)
         self._revoked_at: dict[_Key, float] = {}  # Unix time, NEVER or FOR_EVER; the oldest answer first
         self._reads: dict[_Key, asyncio.Task[None]] = {}
-        self._gaps = 0
+        self._gap = object()  # the newest one; another object after each
         self._check: asyncio.Task[None] | None = None  # of the tokens in use, after gaps
         self._holders: dict[_Key, dict[tuple[Holder, capabilities.Capability], None]] = {}
         hub.on_control(COMMAND, self._revoke)
@@ -122,9 +122,9 @@ class Revocations:
 
     async def _read(self, key: _Key) -> None:
         try:
-            at, gaps = None, self._gaps
-            while at is None or gaps != self._gaps:
-                gaps = self._gaps
+            at, gap = NEVER, None
+            while gap is not self._gap:
+                gap = self._gap
                 at = await _revoked_at(self._hub.engine, key)
             # A command may have been executed while the record was read.
             self._remember(key, max(at, self._revoked_at.get(key, NEVER)))
@@ -170,7 +170,7 @@ class Revocations:
 
     def _on_gap(self) -> None:
         """Commands may have been lost. A gap of one part of the log does not close every connection."""
-        self._gaps += 1
+        self._gap = object()
         self._revoked_at.clear()
         if self._check is None or self._check.done():
             self._check = self._hub.supervisor.spawn("check of the tokens in use", self._check_held())
@@ -180,8 +180,8 @@ class Revocations:
         another gap it begins again: on Redis each partition reports a gap of its own."""
         backoff = Backoff(longest_s=RECHECK_S)
         checked = None
-        while checked != self._gaps:
-            checked, before = None, self._gaps
+        while checked is not self._gap:
+            before = self._gap
             try:
                 await self._check_each()
             except engine_errors.EngineError as error:
@@ -224,9 +224,4 @@ async def _revoked_at(engine: interface.Engine, key: _Key) -> float:
     app, kind, value = key
     if kind == _USER:
         return await termination.terminated_at(engine, app, value) or NEVER
-
-    def last(queries: interface.Queries) -> list[interface.Entry]:
-        entries, _ = queries.read(app, RECORD_PREFIX + value, 0, 1, newest_first=True)
-        return entries
-
-    return FOR_EVER if await engine.ask(last) else NEVER
+    return FOR_EVER if await termination.last_record(engine, app, RECORD_PREFIX + value) else NEVER

@@ -35,6 +35,7 @@ TO_RECONNECT: Final = close_codes.RECONNECT
 
 RECORD_PREFIX: Final = "#terminated-"  # and the user's id: the channel that keeps the record
 RECORD_SECONDS: Final = 30 * 86_400
+RECORDS: Final = 1  # that are kept in a channel: the newest
 
 OnTerminated = Callable[[str, str, float | None], None]  # see `on_terminated`
 
@@ -51,7 +52,7 @@ def publications(app: str, user_id: str, *, reconnect: bool, now: float) -> list
             RECORD_PREFIX + user_id,
             orjson.dumps({"at": now}),
             interface.Kind.MESSAGE,
-            retention=interface.Retention(1, RECORD_SECONDS),
+            retention=interface.Retention(RECORDS, RECORD_SECONDS),
         ),
         interface.Publication(app, COMMAND, body(user_id, at=now), interface.Kind.CONTROL),
     ]
@@ -64,13 +65,18 @@ def body(user_id: str, code: int = FOR_GOOD, at: float | None = None) -> bytes:
 
 async def terminated_at(engine: interface.Engine, app: str, user_id: str) -> float | None:
     """Unix time of the user's last termination within RECORD_SECONDS. Raises EngineUnavailable."""
+    record = await last_record(engine, app, RECORD_PREFIX + user_id)
+    return None if record is None else float(orjson.loads(record)["at"])
 
-    def last(queries: interface.Queries) -> list[interface.Entry]:
-        entries, _ = queries.read(app, RECORD_PREFIX + user_id, 0, 1, newest_first=True)
-        return entries
 
-    entries = await engine.ask(last)
-    return float(orjson.loads(entries[0].body)["at"]) if entries else None
+async def last_record(engine: interface.Engine, app: str, channel: str) -> bytes | None:
+    """The body of a channel's newest record. Raises EngineUnavailable."""
+
+    def read(queries: interface.Queries) -> bytes | None:
+        entries, _ = queries.read(app, channel, 0, RECORDS, newest_first=True)
+        return entries[0].body if entries else None
+
+    return await engine.ask(read)
 
 
 def register(hub: hubs.Hub) -> None:

@@ -164,14 +164,32 @@ async def test_termination_of_the_user_ends_subscriptions_and_refuses_older_toke
 
 async def test_termination_refuses_tokens_that_are_not_newer(workers: list[Worker]) -> None:
     now = time.time()
+    for worker in workers:
+        assert await worker.knows(capability(user_id="42", issued=now)) == ""
     for at in (now - 5, now):
         await workers[0].hub.publish(termination.publications(APP.id, "42", reconnect=False, now=at))
     for worker in workers:
+        await waiting.until_async(
+            lambda worker=worker: worker.knows(capability(user_id="42", issued=now)), 30, "a command"
+        )
         assert await worker.knows(capability(user_id="42", issued=now)) == "terminated"
         assert await worker.knows(capability(user_id="42")) == "terminated"
         assert await worker.knows(capability(user_id="42", issued=now + 0.001)) == ""
         assert await worker.knows(capability(user_id="43", issued=now)) == ""
         assert await worker.knows(capability("one", user_id="42", issued=now)) == "terminated"
+
+
+async def test_worker_that_starts_later_knows_the_last_termination(workers: list[Worker], tmp_path: Path) -> None:
+    now = time.time()
+    for at in (now - 5, now):
+        await workers[0].hub.publish(termination.publications(APP.id, "42", reconnect=False, now=at))
+    later = Worker(tmp_path)
+    await later.hub.start()
+    try:
+        assert await later.knows(capability(user_id="42", issued=now - 1)) == "terminated"
+        assert await later.knows(capability(user_id="42", issued=now + 1)) == ""
+    finally:
+        await later.hub.stop()
 
 
 async def test_termination_with_reconnect_ends_subscriptions_and_leaves_tokens_valid(workers: list[Worker]) -> None:

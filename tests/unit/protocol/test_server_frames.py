@@ -16,6 +16,11 @@ def test_connection_established_has_its_data_as_a_string() -> None:
     assert frame["data"] == '{"socket_id":"1.2","activity_timeout":120}'
 
 
+def test_connection_established_has_the_version_and_the_window_of_positions() -> None:
+    frame = orjson.loads(server_frames.connection_established("1.2", 120, window=60))
+    assert orjson.loads(frame["data"])["rt"] == {"v": 1, "window": 60}
+
+
 def test_error_has_its_data_as_an_object() -> None:
     assert orjson.loads(server_frames.error(None, 'it "is"')) == {
         "event": "pusher:error",
