@@ -18,7 +18,15 @@ import pytest
 from tests.mutation import mutations, runs
 
 ROOT = Path(__file__).resolve().parents[2]
-OF_HUB = ("hub.history_pages", "hub.recovery")
+RECOVERY = (
+    "hub.attempts",
+    "hub.connections",
+    "hub.history_pages",
+    "hub.pacing",
+    "hub.recovery",
+    "sse.cursors",
+    "sse.recovery",
+)
 
 
 def main() -> int:
@@ -34,7 +42,7 @@ def main() -> int:
     options = parser.parse_args()
     os.chdir(ROOT)
     every = [f"protocol.{file.stem}" for file in sorted((ROOT / "apps/fanfare/protocol").glob("[!_]*.py"))]
-    modules = options.module or [*OF_HUB, *every]
+    modules = options.module or [*RECOVERY, *every]
     chosen = {
         f"fanfare.{module}": mutations.sampled(path_of(module).read_text(), options.sample, options.seed)
         for module in modules

@@ -30,6 +30,7 @@ _VERSION: Final = re.compile(r"\A[0-9]+\Z")
 PROTOCOLS: Final = ("4", "5", "6", "7")  # earlier versions differ in channel authorization and presence
 CLIENT_CHARACTERS: Final = 40  # of the client's name and version, which are kept with the connection
 CACHED_QUERIES, CACHED_BYTES = 64, 256  # all clients of an application send the same short query
+SOCKET_ID_BYTES: Final = 16  # of randomness
 SOCKET_ID_RANGE: Final = 10**10  # of each half: below 2**53, so exact in every client; together they cannot be guessed
 
 
@@ -91,7 +92,7 @@ def accept(
 def new_socket_id() -> str:
     """With a socket id, a publisher can exclude the socket from events, so it must not be guessable."""
     # One call of the system. The remainder favours small numbers by less than 2**-60.
-    one, other = divmod(int.from_bytes(os.urandom(16)) % SOCKET_ID_RANGE**2, SOCKET_ID_RANGE)
+    one, other = divmod(int.from_bytes(os.urandom(SOCKET_ID_BYTES)) % SOCKET_ID_RANGE**2, SOCKET_ID_RANGE)
     return f"{one}.{other}"
 
 

@@ -265,7 +265,7 @@ class Session:
         if self._capabilities:
             seconds = min(one.expires for one in self._capabilities) - time.time()
             loop = asyncio.get_running_loop()
-            self._capability_timer = loop.call_later(min(max(seconds, 0.0), capabilities.MAX_LIFE_S), self._end_expired)
+            self._capability_timer = loop.call_later(min(seconds, capabilities.MAX_LIFE_S), self._end_expired)
 
     def _end_expired(self) -> None:
         now = time.time()

@@ -53,8 +53,8 @@ async def asked(hub: hubs.Hub, app: str, app_rules: rules.Rules, request: reques
 
 
 def _positions(request: requests.Asked) -> tuple[interface.Position | None, ...] | None:
-    """The positions of the cursor; None if it belongs to another release or another URL."""
-    if request.cursor is None or not request.is_back:
+    """The positions of the cursor; None if there is none, or it belongs to another release or another URL."""
+    if request.cursor is None:
         return None
     try:
         return cursors.parse(request.cursor, len(request.channels))

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from fanfare.engine import errors
-from fanfare.hub import attempts
+from fanfare.hub import attempts, on_any
 from fanfare.hub.connections import State
 from fanfare.protocol import consumers, sessions
 from fanfare.runtime.log_throttle import LogThrottle
@@ -100,6 +100,26 @@ async def test_client_of_a_suspended_application_is_greeted_when_it_is_enabled_a
         await browser.subscribe("news")
 
 
+async def test_clients_of_an_application_that_is_enabled_again_do_not_return_at_once(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, delays_s = list[tuple[float, float]](), iter((0.0, 3_600.0))
+
+    def draw(lowest: float, highest: float) -> float:
+        drawn.append((lowest, highest))
+        return next(delays_s)
+
+    monkeypatch.setattr(consumers.random, "uniform", draw)
+    suspend(worker)
+    first, second = await held(worker), await held(worker)
+    worker.registry.put(fakes.application())
+    await first.connected()
+    await first.drained()
+    assert second.frames == []
+    assert drawn == [(0, consumers.RETURN_SPREAD_S)] * 2
+    await second.leave()
+
+
 async def test_client_of_a_suspended_application_is_refused_with_4003_when_the_grace_is_over(worker: Worker) -> None:
     worker.registry._grace_s = 0.05
     suspend(worker)
@@ -139,10 +159,14 @@ async def test_client_that_leaves_while_its_application_is_suspended_leaves_no_w
 async def test_refused_client_that_does_not_answer_the_close_is_dropped(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    aborted: list[object] = []
+    abort = on_any.AsgiWriter.abort
+    monkeypatch.setattr(on_any.AsgiWriter, "abort", lambda writer: (aborted.append(writer), abort(writer)))
     monkeypatch.setattr(consumers, "CLOSE_SECONDS", 0.01)
     browser = worker.browser("/app/unknown")
     async with asyncio.timeout(fakes.DEADLINE_S):
         await browser.task
+    assert len(aborted) == 1
 
 
 async def test_log_lines_of_refusals_are_rate_limited(
@@ -168,16 +192,18 @@ async def test_every_frame_of_a_burst_is_answered_in_order(worker: Worker) -> No
     assert answered == [f"news-{number}" for number in range(200)]
 
 
-async def test_busy_client_leaves_the_loop_to_others(worker: Worker) -> None:
+async def test_busy_client_leaves_the_loop_to_others(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     browser = await worker.connected()
+    received: list[str] = []
+    monkeypatch.setattr(sessions.Session, "received", lambda _, text: received.append(text))
     for _ in range(consumers.FRAMES_PER_TURN * 4):
         browser.send('{"event":"pusher:pong"}')
-    turns = 0
-    browser.send('{"event":"pusher:ping"}')
-    while len(browser.frames) == 1:
-        turns += 1
+    in_turns: list[int] = []
+    for _ in range(20):
+        before = len(received)
         await asyncio.sleep(0)
-    assert turns >= 4
+        in_turns.append(len(received) - before)
+    assert [number for number in in_turns if number] == [consumers.FRAMES_PER_TURN] * 4
 
 
 async def test_presence_channel_sends_the_snapshot_and_member_events(worker: Worker) -> None:
@@ -388,6 +414,19 @@ async def test_cancelled_handler_leaves_the_hub(worker: Worker) -> None:
     browser.task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await browser.task
+    assert worker.hub.connections_of("3") == []
+
+
+async def test_session_whose_opening_fails_leaves_the_hub(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = sessions.Session.open
+
+    def fail(session: sessions.Session) -> None:
+        opened(session)
+        raise RuntimeError("it cannot be opened")
+
+    monkeypatch.setattr(sessions.Session, "open", fail)
+    with pytest.raises(RuntimeError, match="cannot be opened"):
+        await worker.browser().task
     assert worker.hub.connections_of("3") == []
 
 

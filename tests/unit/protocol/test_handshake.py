@@ -67,6 +67,11 @@ def test_resume_token_is_taken_from_the_path_and_hidden_in_the_prefix() -> None:
     assert accept(path=f"/s/{'t' * 15}/app/{KEY}").token is None
 
 
+@pytest.mark.parametrize(("query", "with_offsets"), [(b"rt=1", True), (b"rt=2", False), (b"", False)])
+def test_offsets_are_requested_with_a_parameter(query: bytes, with_offsets: bool) -> None:
+    assert accept(query=query).with_offsets is with_offsets
+
+
 def test_a_disabled_application_is_refused_with_4003() -> None:
     assert refusal(fakes.application(enabled=False)).code == 4003
 

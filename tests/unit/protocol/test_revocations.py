@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +250,34 @@ async def test_connections_with_one_token_share_the_read_of_its_record(
     assert await asyncio.gather(*(worker.knows(capability("one")) for _ in range(3))) == ["", "", ""]
     assert await worker.knows(capability("one")) == ""
     assert reads == 1
+
+
+@pytest.mark.parametrize("is_revoked", [True, False])
+async def test_subscription_ends_if_its_later_token_is_revoked_before_the_answer(
+    workers: list[Worker], monkeypatch: pytest.MonkeyPatch, is_revoked: bool
+) -> None:
+    worker = workers[0]
+    browser = await worker.subscribed("private-cache-a", token("one"))
+    attach, held = worker.hub.engine.attach, list[Any]()
+    monkeypatch.setattr(worker.hub.engine, "attach", lambda *arguments: held.append(arguments))
+    browser.send(fakes.subscribe("private-cache-a", auth=token("two")))
+    await until(lambda: held)
+    await worker.revoke("two" if is_revoked else "three")
+    await until(lambda: worker.hub.counters["capabilities.revoked"])
+    assert "pusher:subscription_error" not in browser.events()
+    [arguments] = held
+    attach(*arguments)
+    await browser.until(lambda: browser.events().count("pusher_internal:subscription_succeeded") == 2)
+    await browser.drained()
+    assert ("pusher:subscription_error" in browser.events()) is is_revoked
+    assert bool(worker.hub.connections_of(APP.id)[0].subscriptions) is not is_revoked
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async def look() -> object:
+        return condition()
+
+    await waiting.until_async(look, 30, "the condition")
 
 
 async def test_tokens_in_use_are_checked_again_after_a_gap(

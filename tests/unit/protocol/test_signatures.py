@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from typing import Any
 
 import pusher
@@ -110,6 +111,12 @@ def test_any_of_several_secrets_may_have_signed() -> None:
     signatures.check_subscription(auth, KEY, [SECRET, "the old one"], **options)
     with pytest.raises(refusals.Unauthorized):
         signatures.check_subscription(auth, KEY, [SECRET], **options)
+
+
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 200])
+def test_secret_of_any_length_signs_as_the_standard_library_does(length: int) -> None:
+    secret = "k" * length
+    assert signatures.sign(secret, "text") == hmac.new(secret.encode(), b"text", "sha256").hexdigest()
 
 
 @given(st.text(), st.text(), st.text())

@@ -10,7 +10,7 @@ import pytest
 from fanfare.applications import rules
 from fanfare.engine import interface
 from fanfare.hub import connections
-from fanfare.protocol import capabilities, effects, names, refusals
+from fanfare.protocol import capabilities, effects, names, recovery, refusals
 from tests.unit.protocol import fakes
 
 ALL = frozenset(capabilities.RIGHTS)
@@ -121,6 +121,60 @@ def test_recovery_that_the_engine_refuses_is_counted_by_its_reason() -> None:
     machine.receive(fakes.subscribe("kept", resume={"epoch": "a", "offset": 1}))
     result = interface.RecoveryResult(interface.Position("b", 0), reason="epoch_changed", complete=True)
     assert fakes.counts(machine.subscribed("kept", replayed=result)) == ["resume.failed.epoch_changed"]
+
+
+REFUSED = interface.RecoveryResult(interface.Position("b", 0), reason="epoch_changed", complete=True)
+COMPLETE = interface.RecoveryResult(interface.Position("b", 0), complete=True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "result", "failed", "counted"),
+    [
+        (recovery.Asked(recovering=True), REFUSED, True, True),
+        (recovery.Asked(recovering=True, reason="record_full"), None, True, True),
+        (recovery.Asked(recovering=True), COMPLETE, False, False),
+        (recovery.Asked(recovering=True), None, False, False),
+        (recovery.Asked(recovering=False), REFUSED, False, False),
+        (recovery.Asked(recovering=True, with_stream=True), REFUSED, False, True),
+    ],
+)
+def test_failed_recovery_is_reported_once(
+    asked: recovery.Asked,
+    result: interface.RecoveryResult | None,
+    failed: bool,
+    counted: bool,
+) -> None:
+    machine = fakes.Machine()
+    machine.receive(fakes.subscribe("kept"))
+    machine.connection.subscriptions["kept"].request = asked
+    done = machine.subscribed("kept", replayed=result)
+    assert ("pusher:resume_failed" in [frame["event"] for frame in fakes.sent(done)]) is failed
+    assert bool(fakes.counts(done)) is counted
+
+
+@pytest.mark.parametrize(
+    ("recovers", "result", "with_state"),
+    [(True, COMPLETE, False), (True, REFUSED, True), (True, None, True), (False, COMPLETE, True)],
+)
+def test_state_of_a_cache_channel_is_sent_unless_the_recovery_brings_it(
+    recovers: bool, result: interface.RecoveryResult | None, with_state: bool
+) -> None:
+    machine = fakes.Machine()
+    machine.receive(fakes.subscribe("cache-a"))
+    if recovers:
+        request = interface.RecoveryRequest(after=interface.Position("b", 0))
+        machine.connection.subscriptions["cache-a"].request = recovery.Asked(connections.Recovery(request))
+    sent = fakes.sent(machine.subscribed("cache-a", replayed=result, cached=b'{"event":"state"}'))
+    assert ([frame["event"] for frame in sent[1:]] == ["state"]) is with_state
+
+
+def test_presence_channel_has_its_stream_in_a_frame_of_its_own_too() -> None:
+    machine = fakes.Machine()
+    machine.receive(fakes.subscribe("presence-a", '{"user_id":"42"}'))
+    machine.connection.subscriptions["presence-a"].request = recovery.Asked(with_stream=True)
+    succeeded, stream = fakes.sent(machine.subscribed("presence-a"))
+    assert stream["event"] == "pusher:stream"
+    assert orjson.loads(stream["data"]) == orjson.loads(succeeded["data"])["stream"]
 
 
 def cancel(machine: fakes.Machine, channel: object, stream_id: object) -> list[str]:

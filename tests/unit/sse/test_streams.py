@@ -11,8 +11,9 @@ import pytest
 
 from fanfare.engine import interface
 from fanfare.hub import hub as hubs
+from fanfare.sse import recovery, requests
 from tests.unit.sse.clients import Response, asking, until
-from tests.unit.sse.conftest import APP, Deployment
+from tests.unit.sse.conftest import APP, RULES, Deployment
 
 
 async def opened(response: Response) -> None:
@@ -284,6 +285,36 @@ async def test_earliest_misses_no_event_that_is_published_meanwhile(deployment: 
     async with asking(deployment.application, "channels=kept&last_event_id=earliest") as response:
         await got(response, len(kept) + 2)
         assert response.numbers == [*kept, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("query", "rewind"),
+    [
+        ("channels=kept&rewind=5", interface.Rewind(5, 0)),
+        ("channels=kept&rewind=501", interface.Rewind(500, 0)),
+        ("channels=rewound", interface.Rewind(2, 0)),
+        ("channels=kept", None),
+        ("channels=kept&last_event_id=earliest", interface.Rewind(500, 0)),
+    ],
+)
+async def test_rewind_is_a_number_of_entries_of_any_age(
+    deployment: Deployment, query: str, rewind: interface.Rewind | None
+) -> None:
+    scope = {"method": "GET", "headers": [], "query_string": query.encode()}
+    request = requests.asked(scope, requests.head(scope), max_channel_name=200)
+    [asked] = (await recovery.asked(deployment.hub, APP, RULES, request)).values()
+    assert asked.recovery is not None
+    assert asked.recovery.request.rewind == rewind
+
+
+async def test_earliest_begins_at_the_position_of_a_channel_without_entries(deployment: Deployment) -> None:
+    async with asking(deployment.application, "channels=kept") as first:
+        await opened(first)
+    async with asking(deployment.application, "channels=kept&last_event_id=earliest") as second:
+        await opened(second)
+        assert second.cursor == first.cursor
+        await deployment.publish(1)
+        await got(second, 1)
 
 
 async def test_rewind_can_be_resumed_in_its_middle(deployment: Deployment) -> None:
