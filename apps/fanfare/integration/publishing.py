@@ -412,11 +412,12 @@ def append(publications: Sequence[interface.Publication], handles: Handles = ())
     is_recorded = _is_recorded(publications)
     began = time.time() if is_recorded else 0.0
     receipts = outlet.append_blocking(publications)
-    for handle, publication, receipt in zip(handles, publications, receipts, strict=False):
-        if handle is not None:
-            handle.receipt = receipt
-            if receipt.id:
-                handle.partition = outlet.partition(publication.app, publication.channel)
+    if any(handles):
+        for handle, publication, receipt in zip(handles, publications, receipts, strict=True):
+            if handle is not None:
+                handle.receipt = receipt
+                if receipt.id:
+                    handle.partition = outlet.partition(publication.app, publication.channel)
     if is_recorded and recorder is not None:
         recorder.published(publications, receipts, _publisher(), began)
     elif is_recorded and any(receipt.id for receipt in receipts):  # a remote deployment's API answers no ids
@@ -547,17 +548,12 @@ def _user_channel(channel: str | None, to_user: users.User | None) -> str:
 
 
 def _check_names(channel: Any, event: Any, exclude: Any, idempotency_key: Any, limits: registry.Limits) -> None:
-    if isinstance(channel, list | tuple | set):
-        raise errors.InvalidName(f"The channel is a {type(channel).__name__}: call publish() once for each channel.")
-    for what, name in (("channel", channel), ("event", event)):
-        if not isinstance(name, str):
-            raise errors.InvalidName(
-                f"The {what} is of type {type(name).__name__}, it must be a str: publish(channel, event, data), as in "
-                'publish("orders", "created", {"id": 1}).'
-            )
+    if not (isinstance(channel, str) and isinstance(event, str)):
+        raise _wrong_type(channel, event)
     try:
-        names.check_publishable_channel(channel, limits.max_channel_name)
-        publications.check_event_name(event, limits)
+        if not publications.are_valid_names(channel, event, limits.max_channel_name, limits.max_event_name):
+            names.check_publishable_channel(channel, limits.max_channel_name)
+            publications.check_event_name(event, limits)
         event.encode()
         if idempotency_key is not None:
             publications.check_idempotency_key(_text("idempotency_key", idempotency_key))
@@ -567,6 +563,16 @@ def _check_names(channel: Any, event: Any, exclude: Any, idempotency_key: Any, l
         raise errors.InvalidName(
             f"`exclude` is {exclude!r}, which is not a socket id such as '1234.5678'; pass None to exclude no client."
         )
+
+
+def _wrong_type(channel: Any, event: Any) -> errors.InvalidName:
+    if isinstance(channel, list | tuple | set):
+        return errors.InvalidName(f"The channel is a {type(channel).__name__}: call publish() once for each channel.")
+    what, name = ("event", event) if isinstance(channel, str) else ("channel", channel)
+    return errors.InvalidName(
+        f"The {what} is of type {type(name).__name__}, it must be a str: publish(channel, event, data), as in "
+        'publish("orders", "created", {"id": 1}).'
+    )
 
 
 def _text(name: str, value: Any) -> str:

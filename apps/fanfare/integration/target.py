@@ -49,9 +49,10 @@ def application(app: App = None) -> registry.Application:
     by its id, are at most CACHE_SECONDS old.
     """
     if app is None or isinstance(app, str | int):
-        # `hasattr` spares all processes but those of a test runner the call.
+        # Django's test runner sets `mail.outbox`, so other processes spare the call. `hasattr` takes 1.2 µs to find
+        # that a module lacks an attribute.
         stand_in = _stand_ins[-1] if _stand_ins else None
-        if stand_in is None and hasattr(mail, "outbox") and test_environment.is_active():
+        if stand_in is None and "outbox" in vars(mail) and test_environment.is_active():
             stand_in = IN_TESTS
         if stand_in is not None:
             return stand_in if app is None else dataclasses.replace(stand_in, id=str(app))
@@ -203,7 +204,7 @@ class Outlet(Protocol):
 
 def engine() -> Outlet:
     """The engine for publications and queries of this process."""
-    return _sink if hasattr(mail, "outbox") and test_environment.is_active() else current.current()
+    return _sink if "outbox" in vars(mail) and test_environment.is_active() else current.current()
 
 
 class Sink:
