@@ -414,10 +414,6 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
         "unit/sockets/test_drain.py::test_drain_that_fails_closes_its_connections_at_once",
     ),
     ("sockets/drain.py", "self._accepts()"): (TASK, FAILED_TEST),
-    ("sockets/drain.py", "self._parent_listens"): (
-        CALLER,
-        "unit/sockets/test_drain.py::test_drain_that_fails_closes_its_connections_at_once",
-    ),
     ("sockets/http_limits.py", "self._timed_out"): (WHEEL, WHEEL_TEST),
     ("sockets/http_limits.py", "self.transport.abort"): (LOOP, "the transport ends all the same"),
     ("sockets/keepalive.py", "self._due"): (WHEEL, WHEEL_TEST),

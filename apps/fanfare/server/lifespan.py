@@ -348,12 +348,18 @@ class Server:
         proxies.take_over(config)
         self._workers = parent_process.workers(config)
         self._parent_listens = parent_process.listener(config)
-        self.drain.watch(config, workers=self._workers, parent_listens=self._parent_listens)
-        if conf.settings.DRAIN_DELAY or parent_process.gunicorn_worker(config) is not None:
+        has_gunicorn = parent_process.gunicorn_worker(config) is not None
+        self.drain.watch(
+            config,
+            workers=self._workers,
+            parent_starts=lambda: self._parent_listens() and not parent_process.is_eldest(os.getppid()),
+            may_be_replaced=has_gunicorn or self._workers > 1,
+        )
+        if conf.settings.DRAIN_DELAY or has_gunicorn:
             draining.postpone(self._wait_before_stop, self.tasks, lambda: not self._parent_listens())
         self._transport = transports.describe(config)
         parent_process.handle_quit(config)
-        if parent_process.gunicorn_worker(config) is not None:
+        if has_gunicorn:
             self.tasks.run("heartbeat", functools.partial(parent_process.keep_alive, config))
         parent = parent_process.pid(config)
         if parent is not None:

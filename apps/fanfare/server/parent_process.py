@@ -65,6 +65,18 @@ def listener(config: Any) -> Callable[[], bool]:
     return functools.partial(drain.holds, worker.ppid, drain.inodes(worker.sockets))
 
 
+def is_eldest(parent: int) -> bool:
+    """Whether this process has the least id of the children of `parent`, or is not known to have an elder one.
+
+    gunicorn starts a worker when another one has ended. If all of them wait for the new one, as with `--max-requests`,
+    none comes: the eldest waits only a moment.
+    """
+    try:
+        return min(_children(parent), default=0) == os.getpid()
+    except OSError:
+        return True
+
+
 def now_s() -> float:
     """On the clock of `younger_children`."""
     return time.clock_gettime(SINCE_BOOT)

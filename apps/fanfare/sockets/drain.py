@@ -26,15 +26,16 @@ from fanfare.runtime.supervisor import Supervisor
 logger = logging.getLogger(__name__)
 
 DRAIN: Final = "fanfare_drain"  # attribute of uvicorn's Config
-FEW: Final = 50  # connections that are closed at once, without a probe: their return is no load
+FEW: Final = 50  # connections that are closed at once: their return is no load
 WHOLE: Final = 5_000  # connections of a machine whose closes take all of `seconds`; fewer take less
 TICK_S: Final = 0.05
 SIBLINGS_S: Final = (
     0.3  # within which the other workers of a stopping server close their listeners; uvicorn polls 0.1 s
 )
-BOOT_S: Final = 10.0  # for a new worker to answer, while its parent process holds the listener; it takes 2 to 6 s
+BOOT_S: Final = 10.0  # for a new worker to answer, where the parent process starts one; it takes 2 to 6 s
 RELOAD_S: Final = 60.0  # for all new workers of a reload to serve; the old ones serve meanwhile
 ANSWER_S: Final = 1.5  # for an answer, where no parent process is known to start a worker
+FEW_ANSWER_S: Final = 0.5  # the same, for few connections
 PROBE_S: Final = 1.0  # between two checks that the address still accepts connections
 REQUEST: Final = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
@@ -49,7 +50,8 @@ class Drainable(Protocol):
 class Drain:
     """One per worker. `seconds`: for the closes of `WHOLE` connections; 0 closes all at once. `workers`: of this
     server, which are assumed to have as many connections and to stop together. `has_others`: whether other machines
-    serve the deployment. `parent_listens`: whether the parent process holds the listener. `count` adds to a counter.
+    serve the deployment. `parent_starts`: whether the parent process holds the listener, and starts a worker while this
+    one waits. `count` adds to a counter.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class Drain:
         count: Callable[[str, int], None],
         workers: int = 1,
         has_others: Callable[[], bool] = lambda: False,
-        parent_listens: Callable[[], bool] = lambda: False,
+        parent_starts: Callable[[], bool] = lambda: False,
     ) -> None:
         self.seconds = seconds
         self.config: Any = None  # uvicorn's, whose time-out grows by the time that the closes take
@@ -70,16 +72,21 @@ class Drain:
         self._tasks = tasks
         self._count = count
         self._workers = workers
+        self._may_be_replaced = False  # other processes may serve at the address of a stopping worker
         self._has_others = has_others
-        self._parent_listens = parent_listens
+        self._parent_starts = parent_starts
         self._waiting: list[Drainable] = []
         self._address: Any = None
         self._closing: asyncio.Task[None] | None = None
 
-    def watch(self, config: Any, *, workers: int, parent_listens: Callable[[], bool]) -> None:
-        """Close the connections of the server with this uvicorn Config when it stops."""
+    def watch(
+        self, config: Any, *, workers: int, parent_starts: Callable[[], bool], may_be_replaced: bool = False
+    ) -> None:
+        """Close the connections of the server with this uvicorn Config when it stops. `may_be_replaced`: by other
+        workers or by a new master, so that also few clients are worth a probe of the address.
+        """
         self.config = config
-        self._workers, self._parent_listens = workers, parent_listens
+        self._workers, self._parent_starts, self._may_be_replaced = workers, parent_starts, may_be_replaced
         setattr(config, DRAIN, self)
 
     def announce(self) -> None:
@@ -116,12 +123,15 @@ class Drain:
             raise
 
     async def _drain(self, waiting: list[Drainable]) -> None:
-        if len(waiting) <= FEW or not self.seconds:
-            self._close(waiting, returns=self.is_relieved or self._has_others())
-            return
-        self._extend_timeout(BOOT_S + self.seconds)
         has_others = self._has_others()
-        if not has_others and not await self._is_answered():
+        if len(waiting) <= FEW or not self.seconds:
+            returns = self.is_relieved or has_others
+            if not returns and self._may_be_replaced and self.seconds:
+                returns = await self._is_answered(FEW_ANSWER_S)
+            self._close(waiting, returns=returns)
+            return
+        self._extend_timeout(self.seconds)
+        if not has_others and not await self._is_answered(ANSWER_S):
             logger.info("No other process serves %s: %d connections are closed.", _text(self._address), len(waiting))
             self._close(waiting, returns=False)
             return
@@ -170,19 +180,26 @@ class Drain:
         self._count("drained", len(connections))
 
     def _extend_timeout(self, seconds: float) -> None:
-        """uvicorn reads its time-out 0.1 s after it has told the connections. Only a paced drain lengthens it:
-        otherwise a hanging request would delay each stop.
+        """uvicorn reads its time-out 0.1 s after it has told the connections. Only a probe and a paced drain lengthen
+        it: otherwise a hanging request would delay each stop.
         """
         if self.config is not None and self.config.timeout_graceful_shutdown is not None:
             self.config.timeout_graceful_shutdown += seconds
 
     # -- the process that takes over -----------------------------------------------------------------------------------
 
-    async def _is_answered(self) -> bool:
-        """Wait until another process answers at the address. False: it accepts no connections, or no answer came."""
+    async def _is_answered(self, within_s: float) -> bool:
+        """Wait until another process answers at the address. False: it accepts no connections, or no answer came within
+        this time, or the longer one that the parent process takes to start a worker.
+        """
+        if getattr(self.config, "should_reload", False):
+            return False  # uvicorn --reload starts the new process when this one has ended
+        if self._parent_starts():
+            within_s = BOOT_S
+        self._extend_timeout(within_s)
         loop = asyncio.get_running_loop()
         await asyncio.sleep(SIBLINGS_S)
-        end_s = loop.time() + (BOOT_S if await asyncio.to_thread(self._parent_listens) else ANSWER_S)
+        end_s = loop.time() + within_s
         while (rest_s := end_s - loop.time()) > 0:
             answer = await self._ask(rest_s)
             if answer is not None:

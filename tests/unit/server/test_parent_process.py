@@ -75,6 +75,27 @@ def test_child_that_has_a_child_is_no_worker():
         child.communicate()
 
 
+@LISTS_CHILDREN
+def test_eldest_child_is_the_one_with_the_least_id():
+    code = """
+        import os, time
+        from fanfare.server import parent_process
+
+        parent, children = os.getpid(), []
+        for is_first in (True, False):
+            child = os.fork()
+            if not child:
+                while len(parent_process._children(parent)) < 2:
+                    time.sleep(0.01)
+                os._exit(parent_process.is_eldest(parent) != is_first)
+            children.append(child)
+        for child in children:
+            os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # a child that was waited for is in the list no more
+        assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=30)
+
+
 def test_children_of_a_process_that_has_ended_are_not_known():
     assert parent_process.younger_children(2**22 + 1, 0.0) is None
 

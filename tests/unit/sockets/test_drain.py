@@ -97,6 +97,70 @@ async def test_few_connections_are_closed_at_once(make: Make) -> None:
     assert [returns for _, returns in clients.closed] == [False] * drain.FEW
 
 
+async def test_reload_of_uvicorn_probes_no_address(make: Make, listener: socket.socket) -> None:
+    """Its parent process holds the listener, and starts the new process only after the old one."""
+    drained = make()
+    drained.watch(types.SimpleNamespace(should_reload=True), workers=1, parent_starts=lambda: False)
+    clients = Clients(200)
+    with listener:
+        stop(drained, clients, listener.getsockname())
+        await waiting.until_async(clients.are_closed, drain.ANSWER_S / 2, "all are closed")
+    assert not any(returns for _, returns in clients.closed)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 0.0])
+async def test_few_connections_return_at_once_where_another_process_answers(
+    make: Make, listener: socket.socket, seconds: float
+) -> None:
+    """Without a time for the drain, the address is not probed."""
+    drained = make(seconds=seconds)
+    drained.watch(
+        types.SimpleNamespace(timeout_graceful_shutdown=None),
+        workers=25,
+        parent_starts=lambda: False,
+        may_be_replaced=True,
+    )
+    clients = Clients(drain.FEW)
+    async with successor(listener):
+        stop(drained, clients, listener.getsockname())
+        await waiting.until_async(clients.are_closed, PATIENCE_S, "all are closed")
+    assert [returns for _, returns in clients.closed] == [bool(seconds)] * drain.FEW
+
+
+async def test_few_connections_stay_until_the_worker_that_the_parent_process_starts_answers(
+    make: Make, listener: socket.socket
+) -> None:
+    config = types.SimpleNamespace(timeout_graceful_shutdown=5.0)
+    drained = make()
+    drained.watch(config, workers=25, parent_starts=lambda: True, may_be_replaced=True)
+    clients = Clients(drain.FEW)
+    stop(drained, clients, listener.getsockname())
+    async with successor(listener, drain.FEW_ANSWER_S * 1.5):
+        assert clients.closed == []
+        await waiting.until_async(clients.are_closed, PATIENCE_S, "all are closed")
+    assert [returns for _, returns in clients.closed] == [True] * drain.FEW
+    assert config.timeout_graceful_shutdown == 5.0 + drain.BOOT_S
+
+
+async def test_few_connections_do_not_wait_long_where_no_process_is_started(
+    make: Make, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The listener is open, but no process answers."""
+    monkeypatch.setattr(drain, "FEW_ANSWER_S", 0.1)
+    drained = make()
+    drained.watch(
+        types.SimpleNamespace(timeout_graceful_shutdown=None),
+        workers=25,
+        parent_starts=lambda: False,
+        may_be_replaced=True,
+    )
+    clients = Clients(drain.FEW)
+    with listener:
+        stop(drained, clients, listener.getsockname())
+        await waiting.until_async(clients.are_closed, drain.BOOT_S / 2, "all are closed")
+    assert [returns for _, returns in clients.closed] == [False] * drain.FEW
+
+
 @pytest.mark.parametrize("server", ["another machine", "a new worker of a reload"])
 async def test_few_connections_return_at_once_where_another_process_is_known_to_serve(make: Make, server: str) -> None:
     drained = make(has_others=lambda: server == "another machine")
@@ -120,7 +184,7 @@ async def test_connections_are_closed_at_once_where_no_process_listens(make: Mak
 async def test_no_connection_is_closed_before_the_new_process_answers(make: Make, listener: socket.socket) -> None:
     """The parent process holds the listener, so connects succeed; the new worker starts later."""
     clients = Clients(200)
-    drained = make(parent_listens=lambda: True)
+    drained = make(parent_starts=lambda: True)
     stop(drained, clients, listener.getsockname())
     await asyncio.sleep(0.2)
     assert clients.closed == []
@@ -154,9 +218,9 @@ async def test_other_machines_are_not_probed(make: Make) -> None:
 
 async def test_paced_drain_lengthens_the_servers_time_out_and_a_short_one_does_not(make: Make) -> None:
     config = types.SimpleNamespace(timeout_graceful_shutdown=5.0, is_ssl=False)
-    for count, expected in ((3, 5.0), (200, 5.0 + drain.BOOT_S + 0.5)):
+    for count, expected in ((3, 5.0), (200, 5.0 + 0.5)):
         drained = make(has_others=lambda: True)
-        drained.watch(config, workers=25, parent_listens=lambda: False)
+        drained.watch(config, workers=25, parent_starts=lambda: False)
         clients = Clients(count)
         stop(drained, clients, ("192.0.2.1", 1))
         await waiting.until_async(clients.are_closed, PATIENCE_S, "all are closed")
