@@ -273,8 +273,8 @@ async def channels(hub: hubs.Hub, request: requests.Request) -> bytes:
     """List the occupied channels. Parameters: `filter_by_prefix`, `info`."""
     fields = request.fields()
     prefix = fields.get("filter_by_prefix") or ""
-    if not isinstance(prefix, str):
-        raise refusals.Invalid("The parameter filter_by_prefix must be a string.", code="invalid_prefix")
+    if not isinstance(prefix, str) or "\0" in prefix:
+        raise refusals.Invalid("The parameter filter_by_prefix must be a string without NUL.", code="invalid_prefix")
     attributes = parameters.info(fields.get("info"), parameters.COUNTS)
     if parameters.USER_COUNT in attributes and not names.is_presence(prefix):
         raise refusals.Invalid(

@@ -150,7 +150,9 @@ def _not_available(attribute: str, channel: str, reason: str) -> refusals.Invali
 
 
 def user_id(value: str, limits: registry.Limits) -> str:
-    """The id of a signed-in user, with any characters. As a part of the path it is never empty."""
+    """The id of a user, with any character but NUL. As a part of the path it is never empty."""
+    if "\0" in value:
+        raise refusals.Invalid("The user id contains the character NUL.", code="invalid_user_id")
     if len(value) > limits.max_user_id:
         raise refusals.Invalid(
             f"The user id has {len(value)} characters and exceeds the allowed maximum ({limits.max_user_id}).",

@@ -124,7 +124,9 @@ def named(text: str) -> User:
 
 
 def _own_id(value: User) -> str:
-    """An id that the project chose: any string, or a user's."""
+    """An id that the project chose: any string without NUL, or a user's."""
+    if isinstance(value, str) and "\0" in value:
+        raise errors.InvalidUser(f"The user id {value!r} contains the character NUL.")
     return value if isinstance(value, str) and value else user_id(value)
 
 

@@ -93,10 +93,10 @@ def _by_token(
             raise refusals.Unauthorized(f'The token does not have the right "{right}"', reason="right_not_granted")
     if not is_presence:
         return Authorized(capability=capability)
-    user_id = capability.user_id
-    if not user_id or len(user_id) > application.limits.max_user_id:
+    user_id = text_id(capability.user_id)
+    if user_id is None or len(user_id) > application.limits.max_user_id:
         raise refusals.Unauthorized(
-            f"The token of a member has a user in `sub`, of 1 to {application.limits.max_user_id} characters",
+            f"The token of a member has a user in `sub`, of 1 to {application.limits.max_user_id} characters, none NUL",
             reason="invalid_member",
         )
     if channel_data is not None and parse_member(channel_data, application.limits).user_id != user_id:
@@ -162,7 +162,7 @@ def parse_member(channel_data: str, limits: registry.Limits) -> interface.Member
     user_id = text_id(data.get("user_id"))
     if user_id is None:
         raise refusals.Unauthorized(
-            "The channel_data must have a user_id that is an integer or a string with at least one character",
+            "The channel_data must have a user_id that is an integer, or a string of at least one character, no NUL",
             reason="invalid_member",
         )
     if len(user_id) > limits.max_user_id:
@@ -175,10 +175,13 @@ def parse_member(channel_data: str, limits: registry.Limits) -> interface.Member
 
 
 def text_id(value: Any) -> str | None:
-    """The id of a user, as text: a user may be 10 for one backend and "10" for another. None if it is not an id."""
+    """The id of a user, as text: a user may be 10 for one backend and "10" for another. None if it is not an id.
+
+    Without NUL, which PostgreSQL cannot store in a text.
+    """
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    return value if isinstance(value, str) and value else None
+    return value if isinstance(value, str) and value and "\0" not in value else None
 
 
 def _check_info(info: str, limits: registry.Limits) -> None:

@@ -2,8 +2,8 @@
 
     {"id": "42", "user_info": {"name": "Ann"}, "watchlist": ["7", "8"]}
 
-`id` is a string with at least one character, or an integer, which becomes a string; the rest may be absent. Source:
-Pusher Channels protocol 7, "pusher:signin"; "User authentication", "Watchlist events".
+`id` is a string with at least one character and no NUL, or an integer, which becomes a string; the rest may be absent.
+Source: Pusher Channels protocol 7, "pusher:signin"; "User authentication", "Watchlist events".
 
     no user ──pusher:signin──► pending ──signed in──► a user, until the connection ends
        ▲                          │ refused
@@ -66,7 +66,7 @@ def _user_id(value: Any, limit: int) -> str:
     user_id = authorization.text_id(value)
     if user_id is None:
         raise refusals.SignInRefused(
-            "The user_data must have an id that is an integer or a string with at least one character",
+            "The user_data must have an id that is an integer, or a string of at least one character, no NUL",
             reason="invalid_user",
         )
     if len(user_id) > limit:
@@ -83,7 +83,7 @@ def _watchlist(value: Any, limit: int) -> tuple[str, ...]:
     watched = [authorization.text_id(one) for one in value] if isinstance(value, list) else [None]
     if not all(one is not None and len(one) <= limit for one in watched):
         raise refusals.SignInRefused(
-            f"The watchlist must be an array of user ids: integers, or strings of 1 to {limit} characters",
+            f"The watchlist must be an array of user ids: integers, or strings of 1 to {limit} characters, none NUL",
             reason="invalid_watchlist",
         )
     return tuple(dict.fromkeys(one for one in watched if one is not None))

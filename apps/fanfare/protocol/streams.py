@@ -78,7 +78,7 @@ def check_id(stream_id: Any) -> None:
     """Raises InvalidStream."""
     if not isinstance(stream_id, str) or not _ID.fullmatch(stream_id):
         raise InvalidStream(
-            f"Invalid stream id {refusals.quoted(str(stream_id))!r}: it has 1 to 100 letters, digits or _ - = @ , . ; :"
+            f'Invalid stream id "{refusals.quoted(str(stream_id))}": it has 1 to 100 letters, digits or _ - = @ , . ; :'
         )
 
 

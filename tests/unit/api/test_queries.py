@@ -43,8 +43,9 @@ async def test_user_count_needs_a_presence_prefix(client: fakes.Client, prefix: 
     assert (answer.status, answer.json["code"]) == (400, "attribute_not_available")
 
 
-async def test_list_as_prefix_is_refused(client: fakes.Client) -> None:
-    answer = await client.get("channels", **{"filter_by_prefix[]": "news"})
+@pytest.mark.parametrize("query", [{"filter_by_prefix[]": "news"}, {"filter_by_prefix": "ne\0ws"}])
+async def test_prefix_that_is_a_list_or_has_a_nul_is_refused(client: fakes.Client, query: dict[str, str]) -> None:
+    answer = await client.get("channels", **query)
     assert (answer.status, answer.json["code"]) == (400, "invalid_prefix")
 
 

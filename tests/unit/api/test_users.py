@@ -61,6 +61,11 @@ async def test_user_id_may_have_any_characters(client: fakes.Client, hub: fakes.
     assert json.loads(hub.commands[0].body)["user_id"] == user_id
 
 
+async def test_user_id_with_a_nul_is_refused(client: fakes.Client) -> None:
+    answer = await client.ask("POST", "/apps/3/users/4%002/terminate_connections")
+    assert (answer.status, answer.json["code"]) == (400, "invalid_user_id")
+
+
 async def test_user_id_over_the_limit_is_refused_with_both_numbers(client: fakes.Client, hub: fakes.Hub) -> None:
     limit = fakes.APPLICATION.limits.max_user_id
     assert (await client.ask("POST", f"/apps/3/users/{'x' * limit}/terminate_connections")).status == 200

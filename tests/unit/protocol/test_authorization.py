@@ -35,6 +35,7 @@ def test_member_has_a_text_id_and_json_info(channel_data: str, member: tuple[str
     "channel_data",
     ["", "{", "null", "1", "[]", '"x"', "{}"]
     + [f'{{"user_id":{value}}}' for value in ("null", "true", "false", "1.0", "1e2", '""', "[]", "{}", "NaN", "1e999")]
+    + [r'{"user_id":"\u0000"}', r'{"user_id":"4\u00002"}']
     + ['{"user_id":18446744073709551616}', '{"user_id":"\\ud800"}', '{"user_id":"\ud800"}'],
 )
 def test_channel_data_without_a_valid_user_id_is_refused(channel_data: str) -> None:
