@@ -59,18 +59,18 @@ class PendingEntries:
     def __init__(self) -> None:
         self.entries: list[interface.Entry] = []  # in the order of the log
         self.bytes = 0  # of memory, roughly
-        self._state = -1  # the index of the state; -1 if there is none
+        self._state: int | None = None  # the index of the state
 
     def add(self, entry: interface.Entry) -> bool:
         """Returns whether the entry is a state and replaced an older one."""
-        displaces = entry.kind == STATE and self._state >= 0
-        if displaces:
-            self.bytes -= len(self.entries.pop(self._state).body) + ENTRY_BYTES
+        displaced = self._state if entry.kind == STATE else None
+        if displaced is not None:
+            self.bytes -= len(self.entries.pop(displaced).body) + ENTRY_BYTES
         self.entries.append(entry)
         self.bytes += len(entry.body) + ENTRY_BYTES
         if entry.kind == STATE:
             self._state = len(self.entries) - 1
-        return displaces
+        return displaced is not None
 
     @property
     def first_offset(self) -> int | None:

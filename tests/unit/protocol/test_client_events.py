@@ -221,6 +221,7 @@ async def test_update_of_a_member_that_fails_is_reported(
     frame = await browser.frame("pusher:error")
     lost = 'Client event "client-fanfare-state" on channel "presence-x" was lost: '
     assert frame["data"] == {"code": None, "message": lost + reason}
+    assert worker.hub.counters["pusher.member_updates"] == 1
 
 
 def test_state_over_the_size_of_a_member_is_refused_with_both_numbers() -> None:

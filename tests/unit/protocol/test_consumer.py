@@ -499,6 +499,52 @@ async def test_answer_that_comes_after_an_unsubscribe_is_dropped(worker: Worker)
     assert browser.events() == ["pusher:connection_established", "pusher:pong", "pusher:pong"]
 
 
+async def test_refused_connection_and_subscription_are_in_the_activity(worker: Worker) -> None:
+    refused = worker.browser("/app/unknown")
+    await refused.until(lambda: refused.closed)
+    browser = await worker.connected()
+    browser.send(fakes.subscribe("private-x", auth="wrong"))
+    browser.send("no JSON")
+    await browser.drained()
+    items = list(worker.hub.activity.refusals)
+    assert [(item["what"], item["reason"], item["address"], item.get("channel")) for item in items] == [
+        ("connection", "4001", "192.0.2.7", None),
+        ("subscription", "wrong_key", "192.0.2.7", "private-x"),
+        ("frame", "malformed_json", "192.0.2.7", None),
+    ]
+    assert [item.get("socket") for item in items] == [None, browser.socket_id, browser.socket_id]
+    assert items[1]["text"] == "Invalid key in subscription auth data: 'wrong'"
+
+
+async def test_repeated_subscribe_that_cannot_be_answered_is_in_the_activity(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempts, "REPEATED_S", 0.0)
+    browser = await worker.connected()
+    await browser.subscribe("presence-x", ANN)
+    worker.engine.down = "the disk is full"
+    auth = fakes.auth("presence-x", ANN, socket_id=browser.socket_id)
+    browser.send(fakes.subscribe("presence-x", ANN, auth=auth))
+    await browser.frame("pusher:error")
+    [item] = worker.hub.activity.refusals
+    assert (item["what"], item["reason"]) == ("refresh failed", "refresh_failed")
+
+
+async def test_debug_log_has_each_subscription_and_refusal_with_its_ids(
+    worker: Worker, caplog: pytest.LogCaptureFixture
+) -> None:
+    browser = await worker.connected()
+    with caplog.at_level(logging.DEBUG, sessions.__name__):
+        browser.send(fakes.subscribe("news"))
+        browser.send(fakes.subscribe("private-x", auth="wrong"))
+        browser.send("no JSON")
+        await browser.drained()
+    records = [record for record in caplog.records if record.name == sessions.__name__]
+    ids = [(record.socket, record.channel) for record in records]  # type: ignore[attr-defined]
+    assert ids == [(browser.socket_id, channel) for channel in ("news", "private-x", None)]
+    assert records[0].getMessage() == f"{browser.socket_id}: subscribed to news"
+
+
 async def test_subscription_ceiling_is_logged_once_per_connection(
     worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -516,4 +562,5 @@ async def test_subscription_ceiling_is_logged_once_per_connection(
             await browser.leave()
     lines = [line for line in caplog.messages if "3 are allowed" in line]
     assert len(lines) == 2
+    assert f"Socket {browser.socket_id} from 192.0.2.7: The connection has 3 subscriptions" in lines[1]
     assert worker.hub.counters["pusher.subscription_refused.too_many_subscriptions"] == 2 * 47

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from fanfare.applications import registry, rules
-from fanfare.engine import interface
+from fanfare.engine import errors, interface
 from fanfare.engine.local import engine
 from fanfare.hub import event_frames, history_pages
 from fanfare.hub import hub as hubs
@@ -89,6 +89,27 @@ async def test_refused_history_request_carries_the_reason_and_the_rid(client: Cl
     await client.subscribe("kept")
     client.send("pusher:history", channel="kept", rid="b", before={"epoch": "another", "offset": 3})
     assert await client.answer(2) == {"rid": "b", "error": {"message": "epoch_changed"}}
+
+
+async def test_history_that_the_engine_cannot_read_is_refused(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: object) -> None:
+        raise errors.EngineUnavailable("the store is away")
+
+    await client.subscribe("kept")
+    monkeypatch.setattr(history_pages, "read", fail)
+    client.send("pusher:history", channel="kept", rid="a")
+    message = "The history cannot be read: the store is away"
+    assert await client.answer(0) == {"rid": "a", "error": {"message": message}}
+
+
+async def test_second_request_for_history_is_refused_until_the_first_is_answered(client: Client) -> None:
+    await client.subscribe("kept")
+    for rid in ("a", "b"):
+        client.send("pusher:history", channel="kept", rid=rid)
+    refused, page = await client.answer(0), await client.answer(1)
+    message = "Another page of history is being read: wait for it"
+    assert refused == {"rid": "b", "error": {"message": message}}
+    assert page["rid"] == "a"
 
 
 async def test_history_that_cannot_be_read_is_refused_and_logged(
