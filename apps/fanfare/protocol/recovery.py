@@ -107,7 +107,7 @@ def _rewind(value: object) -> interface.Rewind:
     """`{"count": 20}` or `{"seconds": 60}`; any other value requests no history."""
     numbers = value if isinstance(value, dict) else {}
     count, seconds = (
-        number if type(number) is int and number > 0 else 0 for number in (numbers.get("count"), numbers.get("seconds"))
+        max(number, 0) if type(number) is int else 0 for number in (numbers.get("count"), numbers.get("seconds"))
     )
     return interface.Rewind(min(count, REWIND_BOUND), min(seconds, REWIND_BOUND))
 

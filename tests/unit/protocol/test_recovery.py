@@ -92,6 +92,7 @@ def test_complete_recovery_is_reported_with_the_number_of_its_events() -> None:
         ({"count": 1}, (1, 0)),
         ({"seconds": 60}, (0, 60)),
         ({"count": "20", "seconds": -1}, (0, 0)),
+        ({"count": 0}, (0, 0)),
         (7, (0, 0)),
         ({"count": True}, (0, 0)),
     ],

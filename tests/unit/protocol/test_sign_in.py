@@ -122,6 +122,13 @@ def test_invalid_user_data_is_refused_though_it_is_signed(user_data: str, messag
     assert machine.protocol.user is None
 
 
+def test_longest_ids_of_a_user_and_of_watched_users_are_allowed() -> None:
+    machine = fakes.Machine()
+    user, watched = "4" * 128, "7" * 128
+    claim = fakes.signin(fakes.text({"id": user, "watchlist": [watched]}))
+    assert machine.receive(claim) == [effects.SignIn(user, watchlist=(watched,))]
+
+
 def test_data_of_a_sign_in_must_be_an_object() -> None:
     machine = fakes.Machine()
     assert error(machine.receive('{"event":"pusher:signin","data":[1]}'))["code"] is None
