@@ -2,6 +2,7 @@
 
 One worker of the deployment reads them from the log and appends them to the channel `#members-CHANNEL`, which has the
 rule's retention. Nothing subscribes to it. The members at an event are today's members with the later changes undone.
+The page therefore asks the recording worker first whether it has recorded all changes so far.
 
 While a rule does not record, changes are missing. Therefore the worker appends a marker with the recording rules to
 `#members-PARTITION` whenever they have changed, and members are known only since the recording's last start.
@@ -10,6 +11,8 @@ While a rule does not record, changes are missing. Therefore the worker appends 
 from __future__ import annotations
 
 import asyncio
+import collections
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
@@ -17,6 +20,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from fanfare.applications import registry, rules
+from fanfare.console import survey
 from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
 from fanfare.hub import hub as hubs
@@ -35,6 +39,10 @@ MOST_MEMBERS: Final = 1_000
 MEMBERS_SHOWN: Final = 100  # at each event
 STARTS_KEPT: Final = 20  # markers of a partition; each has the rules of all applications that record
 STARTS: Final = interface.Retention(STARTS_KEPT, 10 * 365 * 86_400)  # longer than any change is kept
+RECORDED: Final = "members.recorded"  # a question to all workers
+NOTICE_S: Final = 0.1  # until the recording worker reads a change that was committed before: 20 to 50 ms
+PATIENCE_S: Final = 0.8  # less than `survey.WAIT_S`
+POLL_S: Final = 0.01
 
 
 class Change(NamedTuple):
@@ -85,6 +93,9 @@ class MemberHistory:
         self._registry = applications
         self._loaded = loaded
         self._tasks: supervisor.Supervisor | None = None
+        # Of each partition: the job waits for the next change; how often it has read to the end and recorded all.
+        self._waiting: set[int] = set()
+        self._turns: collections.Counter[int] = collections.Counter()
 
     def job(self) -> declarations.Job:
         return declarations.Job(NAME, self.run, "deployment", parts=lambda: self.statuses)
@@ -92,6 +103,23 @@ class MemberHistory:
     @property
     def statuses(self) -> Sequence[supervisor.Status]:
         return () if self._tasks is None else self._tasks.statuses
+
+    def answer(self, asked: survey.Survey) -> None:
+        """Let this worker answer whether it has recorded all changes of a partition; others give no answer."""
+        asked.on(RECORDED, lambda argument: self._has_recorded(argument["partition"]))
+
+    async def _has_recorded(self, partition: int) -> bool | None:
+        if partition not in self._turns:
+            return None  # another worker records, or none
+        await asyncio.sleep(NOTICE_S)
+        turns = self._turns[partition]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_S - NOTICE_S):
+                # The turn under way may have begun to read before the question.
+                while partition not in self._waiting and self._turns[partition] < turns + 2:  # noqa: ASYNC110
+                    await asyncio.sleep(POLL_S)
+                return True
+        return False
 
     async def run(self) -> None:
         """Record until it is cancelled."""
@@ -122,21 +150,39 @@ class MemberHistory:
         async with log_consumer.LogConsumer(engine, NAME, KINDS, partition=partition) as consumer:
             newest = await engine.ask(lambda queries: starts(queries, partition, 1))
             marked = (newest[0].log_id, newest[0].rules) if newest else ("", {})
-            while True:
-                position = consumer.position
-                entries = await consumer.next(LOOK_S) if self._is_wanted() else []
-                found = [change for entry in entries if (change := self._change(entry)) is not None]
-                marker = Start(consumer.log_id, position, self._rules())
-                if marker.rules != marked[1] or (marker.rules and marker.log_id != marked[0]):
-                    body = orjson.dumps(marker[:3])
-                    await engine.append([interface.Publication("", f"{PREFIX}{partition}", body, retention=STARTS)])
-                    marked = marker.log_id, marker.rules
-                if found:
-                    await engine.append(found)
-                if not marker.rules:
-                    break
-                await consumer.keep(at_once=bool(found))
+            try:
+                await self._record_all(partition, consumer, marked)
+            finally:
+                self._waiting.discard(partition)
+                self._turns.pop(partition, None)
             await consumer.drop()
+
+    async def _record_all(
+        self, partition: int, consumer: log_consumer.LogConsumer, marked: tuple[str, dict[str, list[list[Any]]]]
+    ) -> None:
+        """`marked`: the log and the rules of the newest marker."""
+        engine = self._hub.engine
+        self._turns[partition] = 0
+        is_at_end = False
+        while True:
+            position = consumer.position
+            if is_at_end:
+                self._waiting.add(partition)
+            entries = await consumer.next(LOOK_S) if self._is_wanted() else []
+            self._waiting.discard(partition)
+            found = [change for entry in entries if (change := self._change(entry)) is not None]
+            marker = Start(consumer.log_id, position, self._rules())
+            if marker.rules != marked[1] or (marker.rules and marker.log_id != marked[0]):
+                body = orjson.dumps(marker[:3])
+                await engine.append([interface.Publication("", f"{PREFIX}{partition}", body, retention=STARTS)])
+                marked = marker.log_id, marker.rules
+            if found:
+                await engine.append(found)
+            is_at_end = len(entries) < log_consumer.READ_ENTRIES
+            self._turns[partition] += is_at_end
+            if not marker.rules:
+                return
+            await consumer.keep(at_once=bool(found))
 
     def _is_wanted(self) -> bool:
         return any(rule.record_members for application in self._registry.all() for rule in application.rules)
@@ -167,11 +213,15 @@ class MemberHistory:
         )
 
 
-def read(queries: interface.Queries, app: str, channel: str, partition: int) -> Recorded:
-    """The members of a channel now, and its changes of the newest recording; without changes if there are more members
-    than MOST_MEMBERS. Raises EngineUnavailable.
+def members_now(queries: interface.Queries, app: str, channel: str) -> set[str]:
+    """At most MOST_MEMBERS and one. Raises EngineUnavailable."""
+    return {member.user_id for member in queries.members(app, channel, MOST_MEMBERS + 1)}
+
+
+def read(queries: interface.Queries, app: str, channel: str, partition: int, members: set[str]) -> Recorded:
+    """The changes of a channel in its newest recording; none if there are more members than MOST_MEMBERS. `members`:
+    those that the channel had since the recording worker was asked, or before. Raises EngineUnavailable.
     """
-    members = {member.user_id for member in queries.members(app, channel, MOST_MEMBERS + 1)}
     start, size = _start(starts(queries, partition), app, channel)
     if start is None or len(members) > MOST_MEMBERS:
         return Recorded(members)
@@ -185,7 +235,21 @@ def read(queries: interface.Queries, app: str, channel: str, partition: int) -> 
             is_whole = True
             break
         changes.append(change)
-    return Recorded(members, changes, start.entry, start.at, is_whole)
+    return Recorded(members, changes[_later_than(members, changes) :], start.entry, start.at, is_whole)
+
+
+def _later_than(members: set[str], changes: Sequence[Change]) -> int:
+    """How many of the newest changes came after the members were read: without these, the changes of each user end with
+    what the user is. 0 if that is so for no number of them: a change is missing."""
+    last: dict[str, bool] = {}
+    for change in reversed(changes):
+        last[change.user] = change.joined
+    differing = sum(joined is not (user in members) for user, joined in last.items())
+    for later, change in enumerate(changes):
+        if not differing:
+            return later
+        differing += 1 if change.joined is (change.user in members) else -1
+    return 0
 
 
 def starts(queries: interface.Queries, partition: int, limit: int = STARTS_KEPT) -> list[Start]:

@@ -85,6 +85,7 @@ class Server:
         self.survey = survey.Survey(self.hub, self.reports.worker)
         tracing.register(self.survey, self.hub)
         auth_doctor.register(self.survey, self.hub)
+        members.answer(self.survey)
         self.tails = tails.Tails(self.hub, self.reports.worker)
         self.telemetry: telemetry.Telemetry | None = None
         self.probe = probe.Probe(self.hub, self.tasks)

@@ -94,6 +94,7 @@ class Recorded(Worker):
     @contextlib.asynccontextmanager
     async def recording(self) -> AsyncIterator[None]:
         history = member_history.MemberHistory(self.hub, self.registry, lambda: True)
+        history.answer(self.survey)
         task = asyncio.create_task(history.run())
         try:
             yield
@@ -119,12 +120,13 @@ class Recorded(Worker):
 
     def members(self) -> set[str]:
         with self.hub.engine.queries() as queries:
-            return member_history.read(queries, "1", CHANNEL, 0).members
+            return member_history.members_now(queries, "1", CHANNEL)
 
     def changes(self) -> list[tuple[str, bool]]:
         """The oldest first."""
         with self.hub.engine.queries() as queries:
-            changes = member_history.read(queries, "1", CHANNEL, 0).changes
+            members = member_history.members_now(queries, "1", CHANNEL)
+            changes = member_history.read(queries, "1", CHANNEL, 0, members).changes
             return [(one.user, one.joined) for one in reversed(changes)]
 
     def marked(self) -> member_history.Start:
@@ -132,7 +134,7 @@ class Recorded(Worker):
             return member_history.starts(queries, 0, 1)[0]
 
     async def timeline(self) -> Any:
-        server = SimpleNamespace(hub=self.hub, registry=self.registry)
+        server = SimpleNamespace(hub=self.hub, registry=self.registry, survey=self.survey)
         return await time_travel.timeline(requests.Request(server, ANN, {"app": "1", "channel": CHANNEL}, {}))
 
     @staticmethod
@@ -174,11 +176,56 @@ async def test_timeline_has_the_members_at_each_event(worker: Recorded) -> None:
         await worker.say()
         await worker.leave(ann, "ann")
         await worker.say()
-        await worker.until(lambda: worker.changes()[-1] == ("ann", False))
-    answer = await worker.timeline()
-    assert answer["records_members"]
+        answer = await worker.timeline()
+    assert (answer["records_members"], answer["members_behind"]) == (True, False)
     assert [one["members"] for one in answer["events"]] == [["ann"], ["ann", "bob"], ["bob"]]
     assert [one["member_count"] for one in answer["events"]] == [1, 2, 1]
+
+
+async def test_members_are_unknown_while_no_worker_records(worker: Recorded) -> None:
+    async with worker.recording():
+        await consumed(worker)
+        ann = await worker.join("ann")
+        await worker.say()
+        assert (await worker.timeline())["events"][0]["members"] == ["ann"]
+    await worker.leave(ann, "ann")
+    answer = await worker.timeline()
+    assert answer["members_behind"]
+    assert "members" not in answer["events"][0]
+
+
+async def test_members_are_unknown_while_the_recording_is_behind(
+    worker: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(member_history, "PATIENCE_S", member_history.NOTICE_S + 0.05)
+    append, is_open = worker.hub.engine.append, asyncio.Event()
+    is_open.set()
+
+    async def slow(publications: Any, *more: Any) -> Any:
+        if publications[0].channel.startswith(member_history.PREFIX):
+            await is_open.wait()
+        return await append(publications, *more)
+
+    monkeypatch.setattr(worker.hub.engine, "append", slow)
+    async with worker.recording():
+        await consumed(worker)
+        ann = await worker.join("ann")
+        await worker.say()
+        is_open.clear()
+        await worker.leave(ann, "ann")
+        answer = await worker.timeline()
+        assert answer["members_behind"]
+        assert "members" not in answer["events"][0]
+        is_open.set()
+        assert (await worker.timeline())["events"][0]["members"] == ["ann"]
+
+
+def test_changes_after_the_members_were_read_are_not_undone() -> None:
+    changes = [left(9, "ann"), joined(8, "bob"), joined(6, "ann"), joined(3, "eve")]
+    for members, later in [({"bob", "eve"}, 0), ({"ann", "bob", "eve"}, 1), ({"ann", "eve"}, 2), ({"eve"}, 3)]:
+        assert member_history._later_than(members, changes) == later
+    assert member_history._later_than({"ann", "dan"}, changes) == 0  # eve's leave is missing
+    assert member_history._later_than({"dan"}, []) == 0
 
 
 async def test_members_are_unknown_before_the_last_start_of_the_recording(worker: Recorded) -> None:
@@ -194,7 +241,7 @@ async def test_members_are_unknown_before_the_last_start_of_the_recording(worker
         await worker.join("eve")
         await worker.until(lambda: worker.changes() == [("eve", True)])
         await worker.say()
-    answer = await worker.timeline()
+        answer = await worker.timeline()
     assert [one.get("members") for one in answer["events"]] == [None, ["bob"], ["bob", "eve"]]
     assert answer["events"][0]["at"] <= answer["members_since"] <= answer["events"][1]["at"]
 

@@ -21,7 +21,7 @@ async def timeline(request: Request) -> Any:
 
     `first` and `last`: the offsets of these events; `top`: of the newest one of the channel. `records_members`: whether
     events have `members` and `member_count`, as far back as they are known; `members_since`: when their recording
-    began, or None.
+    began, or None; `members_behind`: none is known, because the latest changes are not recorded yet.
     """
     application = request.application()
     channel = request.query.get("channel", "")
@@ -39,12 +39,18 @@ async def timeline(request: Request) -> Any:
     partition = request.worker.hub.engine.partition(application.id, channel)
 
     def read(queries: interface.Queries) -> Any:
-        recorded = member_history.Recorded(set())
-        if records_members:
-            recorded = member_history.read(queries, application.id, channel, partition)
-        return *_read(queries, application.id, channel, before, limit), recorded
+        found = _read(queries, application.id, channel, before, limit)
+        return *found, member_history.members_now(queries, application.id, channel) if records_members else set()
 
-    entries, top, recorded = await request.ask(read)
+    entries, top, members = await request.ask(read)
+    recorded, is_behind = member_history.Recorded(members), False
+    if records_members:
+        answers = await request.worker.survey.ask(member_history.RECORDED, {"partition": partition})
+        is_behind = True not in answers.workers.values()
+        if not is_behind:
+            recorded = await request.ask(
+                lambda queries: member_history.read(queries, application.id, channel, partition, members)
+            )
     items = [tails.item(partition, entry) for entry in reversed(entries)]
     member_history.timeline(items, recorded)
     return {
@@ -56,6 +62,7 @@ async def timeline(request: Request) -> Any:
         "last": items[-1]["offset"] if items else None,
         "records_members": records_members,
         "members_since": recorded.since,
+        "members_behind": is_behind,
         "events": items,
     }
 

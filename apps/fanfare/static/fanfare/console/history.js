@@ -19,6 +19,7 @@ let events = [];
 let isState = false;
 let recordsMembers = false;
 let membersSince = null;
+let membersBehind = false;
 let timer = 0;
 
 const date = (seconds) => new Date(seconds * 1000).toLocaleDateString("en-GB");
@@ -34,6 +35,7 @@ function show() {
   members.hidden = !recordsMembers;
   members.textContent = at.members
     ? `Members at that time: ${number(at.member_count)}${at.members.length ? ` (${at.members.join(", ")}${at.member_count > at.members.length ? ", …" : ""})` : ""}`
+    : membersBehind ? "The members are not known: the latest joins and leaves are not recorded yet. Show the channel again in some seconds."
     : membersSince === null || at.at > membersSince
       ? "The members at that time are not known."
       : `The members are not known before ${date(membersSince)} ${clock(membersSince)}, when their recording began.`;
@@ -82,6 +84,7 @@ async function look(before) {
     isState = found.is_state;
     recordsMembers = found.records_members;
     membersSince = found.members_since;
+    membersBehind = found.members_behind;
     slider.max = String(events.length - 1);
     slider.value = before ? String(found.events.length - 1) : slider.max;
     timeline.hidden = false;
