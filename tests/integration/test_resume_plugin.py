@@ -193,17 +193,11 @@ async def test_plugin_is_back_within_seconds_of_the_servers_return(
         assert set(follower.of("state")) <= {"connecting", "connected"}, "pusher-js saw no failure"
 
 
-def snippet() -> str:
-    """The reconnect snippet of the how-to for pusher-js without the plugin."""
-    page = pages.ROOT / "docs/how-to/resume.md"
-    [found] = [block.text for block in pages.blocks(page) if "state_change" in block.text]
-    return found
-
-
 async def test_snippet_brings_plain_pusher_js_back_within_seconds(pusher_js: pusherjs.Runtime) -> None:
+    code = pages.snippet("docs/how-to/resume.md", "state_change")
     async with (
         streams.StreamServer().running() as server,
-        following(pusher_js, "plain.mjs", server, "orders", SNIPPET=snippet()) as follower,
+        following(pusher_js, "plain.mjs", server, "orders", SNIPPET=code) as follower,
     ):
         assert await return_s(server, follower, 6.0) < 5.0
         server.publish("orders", {"n": 1})

@@ -35,6 +35,11 @@ echo.channel(CHANNEL)
   .subscribed(() => console.log("subscribed"))
   .listen(".created", (data) => console.log(JSON.stringify(data)));
 """
+REPORT_SUBSCRIBED = """
+pusher.channel("orders").bind("pusher:subscription_succeeded", () => console.log("subscribed"));
+"""
+REPORT_ID = 'pusher.subscribe("orders").bind("created", ({ id }) => console.log(id));'
+PLACED = "const show = ({ id }) => console.log(id);\n" + pages.snippet("docs/how-to/migrate.md", "pusher.subscribe")
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +51,17 @@ def server(fleet: servers.Fleet) -> servers.Server:
 def tls(server: servers.Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
     with snippets.behind_tls(server, tmp_path_factory.mktemp("tls")) as address:
         yield address
+
+
+@pytest.fixture(scope="module")
+def kept(fleet: servers.Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
+    """A server whose channel `orders` keeps its events, with TLS."""
+    deployment = fleet.deployment()
+    deployment.application = deployment.create_application("Kept", "--history", "orders=100,600")
+    server = fleet.start("uvicorn", deployment)
+    with snippets.behind_tls(server, tmp_path_factory.mktemp("kept")) as address:
+        yield address
+    server.stop()
 
 
 @pytest.fixture(params=["TLS", "without TLS"])
@@ -136,6 +152,81 @@ def test_pysher_snippet_connects(address: Address, monkeypatch: pytest.MonkeyPat
 
 
 # -- servers -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "then", "event"),
+    [
+        (pages.snippet("README.md", 'wsHost: "127.0.0.1"'), "", "created"),
+        (pages.snippet("README.md", "forceTLS: true"), REPORT_ID, "created"),
+        (pages.snippet("docs/how-to/migrate.md", "forceTLS: true"), PLACED, "placed"),
+    ],
+    ids=["README", "README with TLS", "migrate"],
+)
+def test_pusher_js_code_of_other_pages_connects(
+    node: Callable[..., Iterator[str]], server: servers.Server, tls: Address, code: str, then: str, event: str
+) -> None:
+    address = tls if "forceTLS: true" in code else Address(server, server.port, None)
+    code = with_port(code.replace("my-key", "YOUR_KEY"), address)
+    lines = node(f'import Pusher from "pusher-js";\n{code}{then}{REPORT_SUBSCRIBED}', **address.environment)
+    assert next(lines) == "subscribed"
+    sdk.client(server).trigger("orders", event, {"id": 42})
+    assert next(lines) == "42"
+
+
+def with_port(code: str, address: Address) -> str:
+    """The code for this address; with its port, where the code uses the default one."""
+    if "Port:" not in code:
+        code = code.replace("forceTLS: true", "forceTLS: true, wssPort: 443")
+    return address.fill_in(code, {})
+
+
+RESUME = "../../apps/fanfare/static/fanfare/resume.mjs"
+
+
+def test_plugin_of_the_guide_is_imported_from_a_bundle(node: Callable[..., Iterator[str]], tls: Address) -> None:
+    """The channel has no history, so a position in it gets a reset."""
+    code = pages.snippet("docs/how-to/resume.md", "loadStateOf(channel) });\n").replace("./fanfare/resume.mjs", RESUME)
+    assert "install(Pusher, { onReset" in code
+    code = code.replace("install(Pusher, {", "install(Pusher, { since: { orders: { epoch: 'another1', offset: 7 } },")
+    options = with_port(pages.snippet("docs/how-to/migrate.md", "forceTLS: true").replace("my-key", "YOUR_KEY"), tls)
+    lines = node(
+        f"const loadStateOf = (name) => {{ console.log(name); }};{code}{options} pusher.subscribe('orders');",
+        **tls.environment,
+    )
+    assert next(lines) == "orders"
+
+
+def test_echo_with_the_plugin_reads_the_history(node: Callable[..., Iterator[str]], kept: Address) -> None:
+    code = pages.snippet("docs/how-to/resume.md", "laravel-echo").replace("./fanfare/resume.mjs", RESUME)
+    code = with_port(
+        code.replace("{ limit: 20 });", "{ limit: 20 }); console.log(items.map(({ data }) => data));"), kept
+    )
+    sdk.client(kept.server).trigger("orders", "created", {"id": 42})
+    lines = node(code, **kept.environment)
+    assert "42" in next(lines)
+
+
+SOCKET_IO = """
+import { createServer } from "node:http";
+import { Server } from "socket.io";
+import { io as connect } from "socket.io-client";
+const http = createServer(), io = new Server(http), order = { id: 42 };
+const [listen, emit] = process.env.SERVER.split("\\n");
+eval(listen);
+io.of("/").adapter.on("join-room", (room) => { if (room === "orders") eval(emit); });
+http.listen(0, "127.0.0.1", () => {
+  const socket = connect(`http://127.0.0.1:${http.address().port}`);
+  const show = ({ id }) => { console.log(id); socket.close(); io.close(); };
+  eval(process.env.PAGE);
+});
+"""
+
+
+def test_code_before_the_migration_from_socket_io_runs(node: Callable[..., Iterator[str]]) -> None:
+    guide = "docs/how-to/migrate.md"
+    server, page = pages.snippet(guide, "io.on("), pages.snippet(guide, "socket.emit(")
+    assert list(node(SOCKET_IO, SERVER=server, PAGE=page)) == ["42"]
 
 
 def test_python_snippet_publishes(server: servers.Server, monkeypatch: pytest.MonkeyPatch) -> None:

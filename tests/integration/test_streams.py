@@ -336,23 +336,16 @@ for await (const id of process.stdin) ann.cancel(String(id).trim());
 """
 
 
-def snippet(page: str, part: str) -> str:
-    """The only JavaScript block of a how-to page with this text."""
-    blocks = pages.blocks(pages.ROOT / f"docs/how-to/{page}.md")
-    [found] = [block.text for block in blocks if block.language == "js" and part in block.text]
-    return found
-
-
 async def test_snippets_of_client_events_members_and_streams_do_what_they_say(
     server: servers.Server, pusher_js: pusherjs.Runtime, name: Name
 ) -> None:
     channel = name("presence-kept-room")
     code = (
-        PROGRAM.replace("CLIENT_EVENTS", snippet("client-events", "client-typing"))
-        .replace("MEMBERS", snippet("presence", "fanfare:member_updated"))
-        .replace("STREAMS", snippet("stream-answers", "texts[id]"))
-        .replace("CANCEL", snippet("stream-answers", "client-fanfare-cancel"))
-        .replace("STATE", snippet("presence", "client-fanfare-state"))
+        PROGRAM.replace("CLIENT_EVENTS", pages.snippet("docs/how-to/client-events.md", "client-typing"))
+        .replace("MEMBERS", pages.snippet("docs/how-to/presence.md", "fanfare:member_updated"))
+        .replace("STREAMS", pages.snippet("docs/how-to/stream-answers.md", "texts[id]"))
+        .replace("CANCEL", pages.snippet("docs/how-to/stream-answers.md", "client-fanfare-cancel"))
+        .replace("STATE", pages.snippet("docs/how-to/presence.md", "client-fanfare-state"))
         .replace("presence-room-7", channel)
     )
     process = await asyncio.create_subprocess_exec(

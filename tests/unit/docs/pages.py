@@ -47,6 +47,12 @@ def blocks(page: Path) -> Iterator[Block]:
         yield Block(match[1], match[2], file, text.count("\n", 0, match.start()) + 1)
 
 
+def snippet(page: str, containing: str, *, language: str = "js") -> str:
+    """The only block of a page in this language that contains this text. `page`: below ROOT."""
+    (block,) = [one for one in blocks(ROOT / page) if one.language == language and containing in one.text]
+    return block.text
+
+
 def run(page: str, *, containing: str, **names: Any) -> dict[str, Any]:
     """Run the Python block of a page that contains this text, and return its names. `page`: below ROOT."""
     (block,) = [one for one in blocks(ROOT / page) if one.language == "python" and containing in one.text]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import subprocess
 import types
 from typing import Any
@@ -51,6 +53,33 @@ def test_javascript_of_every_page_parses() -> None:
         check=True,
     )
     assert json.loads(done.stdout) == []
+
+
+# Pages whose JavaScript and HTML these tests run whole.
+WHOLE = {
+    "docs/tutorial/first-steps.md": "tests/browser/test_tutorial.py",
+    "docs/how-to/existing-project.md": "tests/browser/test_existing_project.py",
+    "docs/how-to/frontends.md": "tests/browser/test_htmx_snippet.py",
+    "docs/how-to/point-sdks.md": "tests/browser/test_sdk_snippets.py",
+}
+# A page and a part of a block, as `pages.snippet` and its like take them.
+MARK = re.compile(r"""\(\s*(?:"[\w/.-]+\.md"|guide),\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')""")
+
+
+def test_every_javascript_and_html_block_is_run_by_a_test() -> None:
+    sources = [path.read_text("utf-8") for path in (pages.ROOT / "tests").glob("*/test_*.py")]
+    missing = []
+    for page in pages.all_pages():
+        name = pages.name(page)
+        parts = [ast.literal_eval(mark) for text in sources if f'"{name}"' in text for mark in MARK.findall(text)]
+        missing += [
+            f"{name}:{block.line}"
+            for block in pages.blocks(page)
+            if block.language in ("js", "html") and name not in WHOLE and not any(part in block.text for part in parts)
+        ]
+    assert missing == []
+    for name, test in WHOLE.items():
+        assert f'"{name}"' in (pages.ROOT / test).read_text("utf-8")
 
 
 @pytest.fixture
