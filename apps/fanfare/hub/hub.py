@@ -114,9 +114,9 @@ class Hub:
             self._sweep_timer.cancel()
             self._sweep_timer = None
         self._pacing.stop()
-        self._gaps.clear()
         await self.supervisor.stop()
         await self.engine.close()
+        self._gaps.clear()  # here, because the engine may find one until it is closed
 
     async def go_over(self, engine: interface.Engine) -> None:
         """Switch to the engine to which the log was moved. All connections are closed with 4200 and resume there.
