@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import functools
 import logging
 import os
 import sys
@@ -24,21 +25,24 @@ def main() -> int:
         every.add_argument(f"--{name}", type=int, default=default, help=f"({default})")
     for name in ("streams", "moves"):
         every.add_argument(f"--{name}", type=int, default=0, help="(0)")
+    every.add_argument("--stages", action="store_true", help="workers go over to another store in stages")
     some = commands.add_parser("simulate", help="random runs")
     some.add_argument("--seeds", type=int, default=1_000, help="how many (1000)")
     some.add_argument("--first", type=int, default=0, help="the first seed (0)")
+    some.add_argument("--stages", action="store_true", help="workers go over to another store in stages")
     some.add_argument("--jobs", type=int, default=1, help="processes (1)")
     some.add_argument("--seed", type=int, help="only this one")
     options = parser.parse_args()
     logging.disable()  # the store fails in most runs
     if options.command == "explore":
-        chosen = ("workers", "clients", "events", "kept", "faults", "streams", "moves")
+        chosen = ("workers", "clients", "events", "kept", "faults", "streams", "moves", "stages")
         bounds = Bounds(**{name: getattr(options, name) for name in chosen})
         return _report(explore.explore(bounds, options.depth, _progress), str(bounds))
     began = time.monotonic()
     seeds = range(options.first, options.first + options.seeds) if options.seed is None else [options.seed]
     with concurrent.futures.ProcessPoolExecutor(options.jobs) as pool:
-        for seed, found in zip(seeds, pool.map(explore.simulate, seeds, chunksize=50), strict=True):
+        simulate = functools.partial(explore.simulate, bounds=explore.MOVING if options.stages else None)
+        for seed, found in zip(seeds, pool.map(simulate, seeds, chunksize=50), strict=True):
             if found.violation:
                 pool.shutdown(wait=False, cancel_futures=True)
                 return _report(found, f"seed {seed}")

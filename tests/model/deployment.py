@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fanfare.applications import registry, rules
-from fanfare.engine import interface
+from fanfare.engine import errors, interface
 from fanfare.hub import attempts, event_frames, hub
 from fanfare.protocol import session_owners
 from fanfare.sse import asgi
@@ -26,7 +26,7 @@ Action = tuple[str, ...]
 class Bounds:
     """`events`: published at most. `kept`: events of the history. `tokens`: so many of the clients have a resume token
     and no positions, and `streams` of them read event streams. `waits`: time passes, and clients stall. `moves`: of the
-    log to a new store."""
+    log to a new store. `stages`: other steps come between those of a worker that goes over."""
 
     workers: int = 2
     clients: int = 2
@@ -37,6 +37,7 @@ class Bounds:
     streams: int = 0
     waits: bool = False
     moves: int = 0
+    stages: bool = False
 
 
 WAITS_S = ("0.3", "6", "70")  # a ping is due; the next one; a token is not refused any more
@@ -67,6 +68,8 @@ class Deployment:
         self.clients = {name: kind(self, name) for name, kind in zip(names, kinds, strict=True)}
         self._pause_s = 0.0
         self._goes_over: str | None = None  # the worker that switches to the new store in this step
+        # Workers between two stages of that: the new engine, and the call that leaves the old one.
+        self._going: dict[str, tuple[stores.Engine, asyncio.Future[None] | None]] = {}
         self.faults = self.moves = 0
         self.state: Any = None  # before the end of a run
 
@@ -82,6 +85,8 @@ class Deployment:
     async def stop(self) -> None:
         for client in self.clients.values():
             await client.end()
+        for worker in list(self._going):
+            await self._arrive(worker)
         for one in self.hubs.values():
             await one.stop()
 
@@ -92,7 +97,7 @@ class Deployment:
             yield ("publish",)
         for name, client in self.clients.items():
             if client.worker is None:
-                yield from (("connect", name, worker) for worker in self.engines)
+                yield from (("connect", name, worker) for worker in self.engines if worker not in self._going)
             else:
                 yield ("drop", name)
                 if self.bounds.waits and not client.stalled:
@@ -102,8 +107,12 @@ class Deployment:
                 yield ("commit", name)
             if engine.is_behind:
                 yield ("read", name)
-            if engine.store.is_moved:
+            if name in self._going:
+                yield ("arrive", name)
+            elif engine.store.is_moved:
                 yield ("go over", name)
+                if self.bounds.stages and not engine.knows_move:
+                    yield ("notice", name)
         if self.bounds.waits:
             yield from (("wait", seconds) for seconds in WAITS_S)
         if self.moves < self.bounds.moves:
@@ -121,6 +130,8 @@ class Deployment:
                 yield ("fail", name)
                 yield ("commit without answer", name)
                 yield ("commit twice", name)
+            if name in self._going:
+                yield ("refuse", name)
             if self.bounds.streams and engine.can_miss:
                 yield from (("miss", name, partition) for partition in ("0", "1"))
 
@@ -140,8 +151,13 @@ class Deployment:
             case "move", []:
                 self.moves += 1
                 self.store = self.store.moved()
-            case "go over", [worker]:
+            case "go over" | "arrive", [worker]:
                 self._goes_over = worker
+            case "notice", [worker]:
+                self.engines[worker].notice()
+            case "refuse", [worker]:
+                self._goes_over, self._going[worker][0].refuses_open = worker, True
+                self.faults += 1
             case "lose tail", []:
                 self._fault(self.store.lose_tail)
             case "expire", []:
@@ -179,16 +195,38 @@ class Deployment:
             client.hear()
 
     async def _go_over(self, worker: str) -> None:
+        """In stages, other steps come between the two parts."""
+        if worker not in self._going:
+            await self._depart(worker)
+            if self.bounds.stages:
+                return
+        await self._arrive(worker)
+
+    async def _depart(self, worker: str) -> None:
         """The sockets that do not stall end while the worker closes them, the others later."""
         before = self.engines[worker]
-        self.engines[worker] = stores.Engine(self.store, worker)
-        self.engines[worker].gaps = before.gaps
-        going = asyncio.ensure_future(self.hubs[worker].go_over(self.engines[worker]))
+        following = stores.Engine(self.store, worker)
+        following.gaps = before.gaps
+        if self.bounds.stages:
+            before.closing = asyncio.get_running_loop().create_future()
+        self._going[worker] = following, asyncio.ensure_future(self.hubs[worker].go_over(following))
         await asyncio.sleep(0)
         for client in self.clients.values():
             if client.worker == worker:
                 client.hear()
-        await going
+
+    async def _arrive(self, worker: str) -> None:
+        following, going = self._going[worker]
+        before, self.engines[worker] = self.engines[worker], following
+        following.store = self.store  # which may have been moved once more
+        if before.closing is not None and not before.closing.done():
+            before.closing.set_result(None)
+        try:
+            await (going or self.hubs[worker].go_over(following))
+        except errors.EngineUnavailable:
+            self._going[worker] = following, None
+        else:
+            del self._going[worker]
 
     def _publish(self) -> None:
         self.store.counter += 1
@@ -206,8 +244,8 @@ class Deployment:
         """Without faults and without new actions, everything comes to its end; then the deployment agrees."""
         for client in self.clients.values():
             client.stalled = False
-        for worker, engine in self.engines.items():
-            if engine.store.is_moved:
+        for worker in self.engines:
+            while worker in self._going or self.engines[worker].store.is_moved:
                 self._goes_over = worker
                 await self.settle()
         await self.settle()
@@ -254,7 +292,8 @@ class Deployment:
             tuple(member.user_id for member in store.members.values()),
             self.faults,
             self.moves,
-            tuple(engine.store.is_moved for engine in self.engines.values()),
+            tuple((engine.store.is_moved, engine.knows_move, engine.is_open) for engine in self.engines.values()),
+            tuple(self._going),
             tuple(
                 (engine.position, engine.generation, tuple(what for what, *_ in engine.writes), len(engine.waiting))
                 for engine in self.engines.values()

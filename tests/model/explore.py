@@ -16,6 +16,10 @@ PROFILES = (
     Bounds(workers=2, clients=2, events=40, kept=20, faults=4, tokens=2, waits=True, moves=1),
     Bounds(workers=2, clients=3, events=40, kept=8, faults=6, streams=2, waits=True, moves=1),
 )
+# Workers go over to another store in stages, with gaps, closes and refused writes between them.
+MOVING = Bounds(
+    workers=2, clients=4, events=40, kept=8, faults=4, tokens=1, streams=1, waits=True, moves=2, stages=True
+)
 LENGTH = 80  # actions of a random run
 
 
@@ -67,9 +71,9 @@ def bounds_of(seed: int) -> Bounds:
     return PROFILES[seed % len(PROFILES)]
 
 
-def simulate(seed: int, length: int = LENGTH) -> Explored:
+def simulate(seed: int, length: int = LENGTH, bounds: Bounds | None = None) -> Explored:
     """One random run, shrunk if it breaks an invariant."""
-    bounds = bounds_of(seed)
+    bounds = bounds or bounds_of(seed)
     choices = list(choices_of(seed, length))
     actions: list[Action] = []
     with loop() as on:
@@ -95,7 +99,18 @@ def simulate(seed: int, length: int = LENGTH) -> Explored:
 
 
 # How often each kind of action is chosen, of those that are possible. The faults together are as often as a drop.
-WEIGHTS = {"publish": 3, "connect": 4, "drop": 1, "commit": 5, "read": 5, "stall": 1, "wait": 3, "go over": 2}
+WEIGHTS = {
+    "publish": 3,
+    "connect": 4,
+    "drop": 1,
+    "commit": 5,
+    "read": 5,
+    "stall": 1,
+    "wait": 3,
+    "go over": 2,
+    "arrive": 2,
+    "notice": 2,
+}
 FAULT = "fault"
 
 

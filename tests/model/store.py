@@ -143,12 +143,21 @@ class Engine(fakes.Engine):
         self.gaps: set[int | None] = set()  # partitions with a gap; None: all
         self.writes: list[tuple[str, Callable[[], None], Callable[[bool], None]]] = []  # (what, write, settled)
         self.waiting: list[tuple[interface.SubscribeRequest, interface.Ready]] = []
+        self.knows_move = False  # it has told the hub that its store was moved
+        self.closing: asyncio.Future[None] | None = None  # while it is left, if that takes steps of its own
+        self.refuses_open = self.is_open = False
 
     async def open(self, deliver: interface.Deliver, on_gap: interface.OnGap) -> None:
-        self._deliver, self._on_gap = deliver, on_gap
+        if self.refuses_open:
+            self.refuses_open = False
+            raise errors.EngineUnavailable("The new store does not answer")
+        self._deliver, self._on_gap, self.is_open = deliver, on_gap, True
         self._follow()
 
     async def close(self) -> None:
+        if self.closing is not None:
+            await self.closing
+            self.writes = [write for write in self.writes if write[0] != "barrier"]  # they get no answer
         if self.store.is_moved:
             waiting, self.waiting = self.waiting, []
             self._refuse(waiting)
@@ -165,6 +174,8 @@ class Engine(fakes.Engine):
 
     @property
     def is_behind(self) -> bool:
+        if not self.is_open:
+            return False
         return bool(self.waiting) or self.position < self.store.top or self.generation != self.store.generation
 
     @property
@@ -209,6 +220,14 @@ class Engine(fakes.Engine):
             self._deliver(step)
         if len(step) == len(new):
             self._answer_waiting()
+
+    def notice(self) -> None:
+        """The store refuses a heartbeat because it was moved."""
+        self.knows_move = True
+        waiting, self.waiting = self.waiting, []
+        self._refuse(waiting)
+        self.gaps.add(None)
+        self._on_gap("moved", None)
 
     def miss(self, partition: int) -> None:
         """The worker finds that it missed the new entries of one partition. It reads those of the others."""

@@ -60,6 +60,11 @@ FAULTS = {
         "fanfare.sse.recovery:_return", "positions[index]", "positions[0]"
     ),
 }
+STAGED = {
+    "gap of an engine that holds back what the next one delivers": Patch(
+        "fanfare.hub.hub:Hub.stop", "self._gaps.clear()", "pass"
+    ),
+}
 # Rare orders find these: the search begins at a seed that is known to find them.
 FIRST_SEEDS = {
     "position acknowledged before the pong": 4837,
@@ -81,6 +86,12 @@ def test_random_runs_break_no_invariant(part: int) -> None:
     assert [(seed, found.violation) for seed in seeds if (found := explore.simulate(seed)).violation] == []
 
 
+def test_gaps_and_closes_while_workers_go_over_to_another_store_break_no_invariant() -> None:
+    seeds = range(SEEDS)
+    found = [(seed, explore.simulate(seed, bounds=explore.MOVING).violation) for seed in seeds]
+    assert [one for one in found if one[1]] == []
+
+
 def test_run_of_a_seed_is_the_same_each_time() -> None:
     assert list(explore.choices_of(7)) == list(explore.choices_of(7))
     assert list(explore.choices_of(7)) != list(explore.choices_of(8))
@@ -88,7 +99,7 @@ def test_run_of_a_seed_is_the_same_each_time() -> None:
 
 @pytest.fixture
 def fault(request: pytest.FixtureRequest) -> Iterator[Patch]:
-    patch = FAULTS[request.param]
+    patch = {**FAULTS, **STAGED}[request.param]
     undo = patch.apply()
     yield patch
     undo()
@@ -102,3 +113,9 @@ def test_planted_fault_is_found_and_shrunk(fault: Patch, first: int) -> None:
     assert len(found.actions) <= 30, found.actions
     with loop() as on, pytest.raises((Violation, AssertionError)):
         play(on, explore.bounds_of(seed), found.actions, skip=True)
+
+
+@pytest.mark.parametrize("fault", STAGED, indirect=True)
+def test_planted_fault_is_found_while_workers_go_over(fault: Patch) -> None:
+    found = next(found for seed in range(SEEDS) if (found := explore.simulate(seed, bounds=explore.MOVING)).violation)
+    assert len(found.actions) <= 30, found.actions
