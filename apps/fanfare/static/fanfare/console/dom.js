@@ -19,7 +19,13 @@ export const fill = (element, ...children) => element.replaceChildren(...childre
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const small = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
 
-export const number = (value) => (Math.abs(value) < 10 && !Number.isInteger(value) ? small : whole).format(value);
+const fraction = new Intl.NumberFormat("en", { maximumSignificantDigits: 2 });
+
+/** 1,234 as "1,234"; 1.23 as "1.2"; 0.05 as "0.05": the axis of a chart with small values has different labels. */
+export function number(value) {
+  if (Number.isInteger(value) || Math.abs(value) >= 10) return whole.format(value);
+  return (Math.abs(value) < 1 ? fraction : small).format(value);
+}
 
 /** 1,234 events as "1,234"; 1,234,567 as "1.2 M". */
 export function short(value) {
