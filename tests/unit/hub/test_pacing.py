@@ -59,7 +59,8 @@ async def test_connection_is_behind_with_more_than_the_bytes_of_a_pace(
 
 
 async def test_stopped_scheduler_calls_nothing_of_before(scheduler: Scheduler, client: Client) -> None:
-    scheduler.add(client, "before")
+    for name in ("before", "too"):
+        scheduler.add(client, name)
     scheduler.pacing.stop()
     await turns()
     assert scheduler.called == []
