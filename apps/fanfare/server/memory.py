@@ -22,12 +22,14 @@ def settle_in() -> None:
 
     Objects that exist now stay for the life of the process. Without this, the collector traverses some 80,000 objects
     of Django each time their number has grown by a quarter: 13 % of the CPU of a publication, 20 % of a batch. And
-    glibc returns the memory of an iteration to the kernel and requests it again page by page: 10 % of a batch.
+    glibc returns the memory of an iteration to the kernel and requests it again page by page: 10 % of a batch. What the
+    start needed and nothing else does is returned once: 3.5 MB of 57.
     """
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG, *gc.get_threshold()[1:])
     with contextlib.suppress(OSError, AttributeError):  # another C library
         libc = ctypes.CDLL(None)
+        libc.malloc_trim(0)
         libc.mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
         libc.mallopt(_M_MMAP_THRESHOLD, MAPPED_BYTES)
