@@ -183,6 +183,10 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ("console/tails.py", "self._read_log(partition, reading)"): (TASK, FAILED_TEST),
     ("console/tails.py", "self._turn"): (LOOP, "the next change of the watches schedules it again"),
     ("console/worker_control.py", "self._drain.close(clients)"): (TASK, FAILED_TEST),
+    ("engine/local/commit_queue.py", "loop.call_soon"): (
+        LOOP,
+        "it fails on a closed loop only, which runs no callback",
+    ),
     ("engine/local/commit_queue.py", "self._write_on_loop"): (
         GUARD,
         "fanfare.engine.local.log_file:LogFile.write",

@@ -138,6 +138,14 @@ async def test_event_loop_writes_the_operations_of_a_turn_as_one_group(worker: W
     assert worker.engine.statistics()["groups"] == before + 1
 
 
+async def test_operation_of_the_next_turn_joins_the_group(worker: Worker) -> None:
+    before = worker.engine.statistics()["groups"]
+    first = worker.engine.append([event()])
+    await asyncio.sleep(0)  # the loop looks at its sockets, and another request comes
+    await asyncio.gather(first, worker.engine.append([event()]))
+    assert worker.engine.statistics()["groups"] == before + 1
+
+
 async def test_callback_and_delivery_come_in_the_turn_that_commits(worker: Worker) -> None:
     order: list[str] = []
 
