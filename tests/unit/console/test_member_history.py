@@ -164,7 +164,8 @@ async def consumed(worker: Recorded) -> None:
         await worker.leave(probe, "probe")
         probe = await worker.join("probe")
     await worker.leave(probe, "probe")
-    await worker.until(lambda: worker.changes()[-1] == ("probe", False))
+    await worker.leave(await worker.join("last"), "last")
+    await worker.until(lambda: worker.changes()[-1] == ("last", False))
 
 
 async def test_timeline_has_the_members_at_each_event(worker: Recorded) -> None:
