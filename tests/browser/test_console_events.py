@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import OpenWindow
-from tests.harness import calls, deployments, servers
+from tests.harness import calls, deployments, servers, waiting
 
 PUSHER = "/static/fanfare/vendor/pusher-js/pusher.min.js"
 
@@ -151,6 +151,26 @@ def test_history_of_a_channel_is_looked_at_and_replayed(production: servers.Serv
     admin.get_by_role("button", name="Replay from here").click()
     expect(admin.locator("#state")).to_contain_text('"x": 4')
     expect(admin.get_by_role("button", name="Replay from here")).to_be_visible()
+
+
+def test_members_at_an_event_are_known_once_a_worker_records_them(production: servers.Server, admin: Page) -> None:
+    recorded = production.deployment.create_application("Members", "--history", "presence-*=100,3600")
+    production.deployment.shell(
+        f"[rule] = Application.objects.get(app_id='{recorded.id}').rules.all()\nrule.record_members = True\nrule.save()"
+    )
+    channel = f"presence-{uuid4().hex[:8]}"
+
+    def shown() -> str:
+        """The members at a new event, after ann joined and bob left."""
+        with calls.Caller(production, recorded) as caller:
+            for user, leaves in (("ann", ""), ("bob", ""), ("bob", "/leave")):
+                assert caller.signed("POST", f"channels/{channel}/members/{user}{leaves}", {}).status == 200
+            caller.publish(channel, "moved", "{}")
+        visit(admin, production, f"history/?app={recorded.id}&channel={channel}")
+        expect(admin.locator("#members")).not_to_be_empty()
+        return admin.locator("#members").inner_text()
+
+    waiting.until(lambda: shown() == "Members at that time: 1 (ann)", 30, "the members are recorded")
 
 
 def test_pages_fit_a_phone_and_a_desktop(production: servers.Server, admin: Page) -> None:
