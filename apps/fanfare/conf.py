@@ -146,8 +146,8 @@ class Places:
     PUBLIC_URL = Setting(
         Url(),
         "",
-        "The URL at which browsers reach the sockets, where that is not the host of the page: Fanfare runs as another "
-        "process or on another host.",
+        "The URL at which browsers reach the sockets, if Fanfare runs in another process or on another host than the "
+        "pages.",
         unset="the host of the page",
         example="https://realtime.example.com",
     )
@@ -279,8 +279,8 @@ class Engine:
     SYNC = Setting(
         Choice(["normal", "full"]),
         "normal",
-        "What a published event survives once the publisher has its 200: `normal`, the end of any process; `full`, "
-        "loss of power too, at about a third of the commits per second.",
+        "What an event survives after its publisher got a 200: `normal`, the end of any process; `full`, also a loss "
+        "of power, at about a third of the commits per second.",
     )
     LOG_SECONDS = Setting(
         Integer(1, 3_600),
@@ -398,8 +398,8 @@ class Connections:
     DISABLED_GRACE = Setting(
         Integer(0, 86_400),
         300,
-        "Seconds after an application was disabled during which its clients wait for it. After that they are closed "
-        "with 4003 and stay away. 0: at once.",
+        "Seconds for which the clients of a disabled application wait until it is enabled again. After that they are "
+        "closed with 4003 and do not reconnect. 0: at once.",
         page="reference/codes.md",
     )
     ACTIVITY_TIMEOUT = Setting(Integer(5, 3_600), 120, "Seconds of silence after which a client sends a ping.")
@@ -503,7 +503,7 @@ class Streams:
     STREAM_LEASE = Setting(
         Integer(3, 3_600),
         15,
-        "Seconds of a producer's silence after which its stream is `interrupted`. A producer that lives renews it.",
+        "Seconds of a producer's silence after which its stream is `interrupted`. A running producer renews it.",
     )
     STREAM_KEEP = Setting(
         Integer(1, 3_600),
