@@ -244,6 +244,17 @@ def many_errors(server: Limited) -> None:
         server.has_socket_frame(client, "pusher:pong")
 
 
+def flood(server: Limited) -> None:
+    """Invalid frames as fast as the server reads them, from several connections."""
+    with ExitStack() as stack:
+        clients = [stack.enter_context(server.websocket()) for _ in range(10)]
+        for client in clients:
+            client.send(*[wire.WireFrame(wire.TEXT, b"no JSON")] * 200)
+        for client in clients:
+            client.send(text("pusher:ping", data={}))
+            server.has_socket_frame(client, "pusher:pong")
+
+
 def many_streams(server: Limited) -> None:
     with ExitStack() as stack:
         for _ in range(5):
@@ -278,6 +289,7 @@ ATTACKS: Final = {
     "pusher.subscription_refused.too_many_subscribes": Attack(many_subscribes, "30 subscribes a second are allowed"),
     "http.refused.login_attempts": Attack(many_logins, "more than 3 attempts a minute"),
     "pusher.error.rate_limited": Attack(many_errors, ""),
+    "pusher.slowed": Attack(flood, "read more slowly: more than 100 of its frames a second are refused"),
     "sse.refused.too_many_streams": Attack(many_streams, "5 SSE connections of this address are open; 5 are allowed"),
     "sse.refused.too_many_channels": Attack(
         lambda server: refused(server, 400, "channels=" + ",".join(map(str, range(17))), "17", "16"), "17 channels"

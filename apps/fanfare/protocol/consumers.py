@@ -129,15 +129,14 @@ class PusherConsumer(AsyncConsumer):
         except TimeoutError:
             return None
 
-    def websocket_receive(self, message: WebSocketReceiveEvent, session: sessions.Session) -> None:
+    def websocket_receive(self, message: WebSocketReceiveEvent, session: sessions.Session) -> float:
+        """Returns the seconds to wait before the next message is read."""
         text = message.get("text")
         size = len(message.get("bytes") or b"") if text is None else _size(text)
         if size > self._max_frame_bytes:
             session.close(refusals.FRAME_TOO_BIG, f"The message has {size} bytes; {self._max_frame_bytes} are allowed")
-        elif text is None:
-            session.received_binary()
-        else:
-            session.received(text)
+            return 0.0
+        return session.received_binary() if text is None else session.received(text)
 
     def _take_origin(self) -> str | None:
         headers = self.scope["headers"]
@@ -153,12 +152,13 @@ class PusherConsumer(AsyncConsumer):
             message = await receive()
             if message["type"] == "websocket.disconnect":
                 return
+            rest_s = 0.0
             if message["type"] == "websocket.receive":
-                self.websocket_receive(message, session)
+                rest_s = self.websocket_receive(message, session)
             frames_of_turn += 1
-            if frames_of_turn == FRAMES_PER_TURN:
+            if rest_s or frames_of_turn == FRAMES_PER_TURN:
                 frames_of_turn = 0
-                await asyncio.sleep(0)
+                await asyncio.sleep(rest_s)
 
 
 async def _dismiss(writer: writers.Writer, refusal: refusals.ConnectionRefused, receive: ASGIReceiveCallable) -> None:

@@ -30,7 +30,7 @@ from fanfare.protocol import (
     state_machine,
     streams,
 )
-from fanfare.runtime import close_codes
+from fanfare.runtime import close_codes, token_bucket
 from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.sockets import frames as sockets
 
@@ -39,6 +39,12 @@ logger = logging.getLogger(__name__)
 # Of a whole worker: a thousand clients with an old key reconnect every second.
 REFUSALS_LOGGED_PER_SECOND: Final = 10
 _refusal_log = LogThrottle(logger, 1.0, burst=REFUSALS_LOGGED_PER_SECOND)
+
+# Of one client. A page that subscribes to all its channels with an old secret is far below it; above it, each frame
+# costs the worker 10 to 20 µs of CPU, and the client is read more slowly.
+REFUSALS_PER_SECOND: Final = 100
+REST_S: Final = 0.25  # between two reads of such a client
+_slowed_log = LogThrottle(logger)
 
 # The nouns of the counters of refusals, for the console.
 _REFUSED: Final = {
@@ -90,6 +96,8 @@ class Session:
         "_hub",
         "_machine",
         "_page",
+        "_refusal_tokens",
+        "_rest_s",
         "answers",
     )
 
@@ -110,6 +118,8 @@ class Session:
         # The tokens of its subscriptions; None for the many connections that have none.
         self._capabilities: set[capabilities.Capability] | None = None
         self._capability_timer: asyncio.TimerHandle | None = None
+        self._refusal_tokens: token_bucket.TokenBucket | None = None  # most clients are never refused
+        self._rest_s = 0.0  # before the client's next frame is read
         self._connection = hubs.Connection(
             accepted.application.id,
             handshake.new_socket_id(),
@@ -197,13 +207,19 @@ class Session:
 
     # -- frames of the client ------------------------------------------------------------------------------------------
 
-    def received(self, text: str) -> None:
+    def received(self, text: str) -> float:
         if not self._connection.closing:
             self._do(self._machine.received(text))
+        return self._rest_s and self._rest()
 
-    def received_binary(self) -> None:
+    def received_binary(self) -> float:
         if not self._connection.closing:
             self._do(self._machine.received_binary())
+        return self._rest_s and self._rest()
+
+    def _rest(self) -> float:
+        rest_s, self._rest_s = self._rest_s, 0.0
+        return rest_s
 
     # -- calls of the hub (fanfare.hub.connections.Owner) --------------------------------------------------------------
 
@@ -330,6 +346,22 @@ class Session:
                 channel=effect.channel,
                 connection=self._connection,
                 evidence=effect.evidence,
+            )
+            self._pay_for_refusal()
+
+    def _pay_for_refusal(self) -> None:
+        """Read a client with too many refusals more slowly, so that a flood of them costs the others nothing."""
+        now = time.monotonic()
+        if self._refusal_tokens is None:
+            self._refusal_tokens = token_bucket.TokenBucket(REFUSALS_PER_SECOND, now)
+        if not self._refusal_tokens.take(REFUSALS_PER_SECOND, REFUSALS_PER_SECOND, now):
+            self._rest_s = REST_S
+            self._hub.count("pusher.slowed")
+            _slowed_log.info(
+                "Socket %s from %s is read more slowly: more than %d of its frames a second are refused",
+                self._connection.socket_id,
+                self._connection.context.address or "an unknown address",
+                REFUSALS_PER_SECOND,
             )
 
     def _log(self, effect: effects.Log) -> None:

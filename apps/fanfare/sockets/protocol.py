@@ -50,8 +50,12 @@ class Listener(Protocol):
 
     answers: Mapping[bytes, bytes]
 
-    def received(self, text: str) -> None: ...
-    def received_binary(self) -> None: ...
+    def received(self, text: str) -> float:
+        """A message. Returns the seconds to wait before the next one is read, mostly 0.0."""
+
+    def received_binary(self) -> float:
+        """The same for a binary message."""
+
     def restart(self) -> None:
         """The server stops, and another one is there: close the connection with the protocol's code for a reconnect."""
 
@@ -383,6 +387,8 @@ class WebSocketProtocol(asyncio.Protocol):
         try:
             for _ in range(FRAMES_PER_TURN):
                 if self._state is OPEN:
+                    if self._timer is not None:
+                        return  # the client rests
                     if self._asgi is not None and self._asgi.is_full():
                         self._hold()
                         return
@@ -414,6 +420,16 @@ class WebSocketProtocol(asyncio.Protocol):
         if self._state < ENDING:
             self._hold()
             asyncio.get_running_loop().call_soon(self._read)
+
+    def _rest(self, seconds: float) -> None:
+        """Read nothing of the client meanwhile. What it sends waits in the kernel, and then at the client."""
+        if self._state is OPEN and self._timer is None:
+            self._hold()
+            self._start_timer(seconds, self._rested)
+
+    def _rested(self) -> None:
+        self._timer = None
+        self._read()
 
     def _hold(self) -> None:
         if not self._held:
@@ -466,10 +482,9 @@ class WebSocketProtocol(asyncio.Protocol):
         if listener is None:
             return
         try:
-            if text is not None:
-                listener.received(text)
-            else:
-                listener.received_binary()
+            rest_s = listener.received(text) if text is not None else listener.received_binary()
+            if rest_s:
+                self._rest(rest_s)
         except Exception:
             logger.exception("A WebSocket's listener failed")
             self._fail(frames.INTERNAL_ERROR, "")

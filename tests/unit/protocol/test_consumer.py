@@ -195,7 +195,7 @@ async def test_every_frame_of_a_burst_is_answered_in_order(worker: Worker) -> No
 async def test_busy_client_leaves_the_loop_to_others(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     browser = await worker.connected()
     received: list[str] = []
-    monkeypatch.setattr(sessions.Session, "received", lambda _, text: received.append(text))
+    monkeypatch.setattr(sessions.Session, "received", lambda _, text: received.append(text) or 0.0)
     for _ in range(consumers.FRAMES_PER_TURN * 4):
         browser.send('{"event":"pusher:pong"}')
     in_turns: list[int] = []
@@ -543,6 +543,38 @@ async def test_debug_log_has_each_subscription_and_refusal_with_its_ids(
     ids = [(record.socket, record.channel) for record in records]  # type: ignore[attr-defined]
     assert ids == [(browser.socket_id, channel) for channel in ("news", "private-x", None)]
     assert records[0].getMessage() == f"{browser.socket_id}: subscribed to news"
+
+
+@pytest.mark.parametrize("message", ["no JSON", '{"event":"client-e","channel":"x","data":{}}', None])
+async def test_client_with_too_many_refusals_is_read_more_slowly(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, message: str | None
+) -> None:
+    monkeypatch.setattr(sessions, "_slowed_log", LogThrottle(logging.getLogger(sessions.__name__)))
+    monkeypatch.setattr(sessions, "REFUSALS_PER_SECOND", few := 5)
+    monkeypatch.setattr(sessions, "REST_S", 0.01)
+    browser = await worker.connected()
+    rests: list[float] = []
+    of_channels = consumers.PusherConsumer.websocket_receive
+
+    def receive(consumer: Any, event: Any, session: sessions.Session) -> float:
+        rests.append(of_channels(consumer, event, session))
+        return rests[-1]
+
+    monkeypatch.setattr(consumers.PusherConsumer, "websocket_receive", receive)
+    with caplog.at_level(logging.INFO, sessions.__name__):
+        for _ in range(few + 30):
+            browser.say({"type": "websocket.receive", "bytes": b"x"} if message is None else _text(message))
+        browser.send('{"event":"pusher:ping","data":{}}')
+        await browser.until(lambda: len(rests) == few + 31)
+        await browser.frame("pusher:pong")
+    assert rests[:few] == [0.0] * few
+    assert rests.count(0.01) == worker.hub.counters["pusher.slowed"] > 0
+    assert rests[-1] == 0.0
+    assert len([line for line in caplog.messages if "is read more slowly" in line]) == 1
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "websocket.receive", "text": text}
 
 
 async def test_subscription_ceiling_is_logged_once_per_connection(

@@ -66,9 +66,11 @@ class Listener:
     def __init__(self) -> None:
         self.answers: dict[bytes, bytes] = {}
         self.calls: list[str] = []
+        self.rests_s: dict[str, float] = {}
 
-    def received(self, text: str) -> None:
+    def received(self, text: str) -> float:
         self.calls.append(text)
+        return self.rests_s.get(text, 0.0)
 
     def restart(self) -> None: ...
 
@@ -149,6 +151,41 @@ async def test_other_tasks_run_between_64_frames_of_one_client(flood: list[WireF
     assert passed == 1_000 // protocol.FRAMES_PER_TURN
     assert connection.transport.changes == 2  # stopped once, and begun once
     await connection.lost()
+
+
+async def test_client_is_not_read_while_it_rests() -> None:
+    connection = await Connection(listener := Listener()).opened()
+    listener.rests_s = {"a": 0.05, "b": 0.05}
+    begun_s = asyncio.get_running_loop().time()
+    connection.feed(*(WireFrame(TEXT, text) for text in (b"a", b"b", b"c")))
+    await turns(5)
+    assert listener.calls == ["a"]
+    while not connection.transport.reading:
+        await turns(1)
+    assert listener.calls == ["a", "b", "c"]
+    assert asyncio.get_running_loop().time() - begun_s >= 0.1
+    assert connection.transport.changes == 2
+    await connection.lost()
+
+
+async def test_server_that_closes_a_resting_client_reads_its_answer() -> None:
+    connection = await Connection(listener := Listener()).opened()
+    listener.rests_s = {"a": 60.0}
+    connection.feed(WireFrame(TEXT, b"a"), WireFrame(TEXT, b"b"), WireFrame(CLOSE, b"\x03\xe8"))
+    connection.protocol.close(4000)
+    await turns(5)
+    assert listener.calls == ["a", "the end"]
+    assert connection.transport.closed
+    await connection.lost()
+
+
+async def test_resting_client_that_is_lost_is_forgotten() -> None:
+    connection = await Connection(listener := Listener()).opened()
+    listener.rests_s = {"a": 0.01}
+    connection.feed(WireFrame(TEXT, b"a"), WireFrame(TEXT, b"b"))
+    await connection.lost()
+    await asyncio.sleep(0.02)
+    assert listener.calls == ["a", "the end"]
 
 
 async def test_flood_of_pings_queues_no_second_message_for_the_application() -> None:
