@@ -565,10 +565,11 @@ class Hub:
         gathered: fanout.Gathered | None = {} if len(batches) > 1 else None
         recorded: list[tuple[list[traces.Record], connections.Channel, list[Connection]]] = []
         is_due = self.recorder.is_due()
+        deliveries = size = 0
         for channel, entries in batches.items():
             receivers = len(channel.live) + len(channel.live_with_offsets)
-            self.counters["deliveries"] += receivers * len(entries)
-            self.counters["delivered_bytes"] += receivers * sum(map(len, map(_BODY, entries)))
+            deliveries += receivers * len(entries)
+            size += receivers * sum(map(len, map(_BODY, entries)))
             records = self.recorder.begin(channel, entries, self.by_socket, self._read_at) if is_due else None
             if channel.is_cache:
                 slow = self._conflation.write(channel, entries, gathered)
@@ -590,6 +591,8 @@ class Hub:
         if batches:
             created_ms = list(map(_CREATED_MS, itertools.chain.from_iterable(batches.values())))
             self.delivery_seconds.observe_since(created_ms, time.time() * 1000, 1000)
+            self.counters["deliveries"] += deliveries
+            self.counters["delivered_bytes"] += size
 
     def _obey(self, entry: interface.Entry) -> None:
         try:

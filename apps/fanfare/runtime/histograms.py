@@ -37,9 +37,11 @@ class Histogram:
         self._sum_s += seconds * count
 
     def observe_since(self, began: Sequence[float], now: float | None = None, per_second: float = 1) -> None:
-        """Durations from these times, the earliest first, to `now`; by one clock, the monotonic one by default. Cheap
-        where all of them belong to one bucket. `per_second`: the unit of the times, 1000 for milliseconds. Does nothing
-        if the first time is 0, which means that the times are not known."""
+        """Durations from these times to `now`, by one clock, the monotonic one by default. `per_second`: the unit of
+        the times, 1000 for milliseconds. Does nothing if the first time is 0, which means that the times are not known.
+
+        The cost depends on the number of buckets, and hardly on the number of times.
+        """
         if not began or not began[0]:
             return
         if now is None:
@@ -49,14 +51,18 @@ class Histogram:
             self._counts[bisect_left(BOUNDS_S, seconds)] += 1
             self._sum_s += seconds
             return
-        longest, shortest = (now - began[0]) / per_second, (now - max(began)) / per_second
-        bucket = bisect_left(BOUNDS_S, longest)
-        if shortest < 0.0 or bisect_left(BOUNDS_S, shortest) != bucket:
-            for time_s in began:
-                self.observe((now - time_s) / per_second)
-            return
-        self._counts[bucket] += len(began)
-        self._sum_s += (longest + shortest) / 2 * len(began)
+        times = sorted(began)
+        if times[-1] > now:
+            times = [min(one, now) for one in times]
+        self._sum_s += (now * len(times) - sum(times)) / per_second
+        first = 0
+        while first < len(times):  # the longest durations first, one bucket at a time
+            bucket = bisect_left(BOUNDS_S, (now - times[first]) / per_second)
+            after = len(times)
+            if bucket:
+                after = bisect_left(times, now - BOUNDS_S[bucket - 1] * per_second, first + 1)
+            self._counts[bucket] += after - first
+            first = after
 
     def counters(self, name: str) -> dict[str, int | float]:
         """The buckets that are not empty, and the sum. Empty if nothing was observed."""
