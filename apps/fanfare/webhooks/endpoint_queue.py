@@ -162,6 +162,7 @@ class EndpointQueue:
         found = self._find(self.endpoint)
         if found is None or not found[1].enabled or not found[0].enabled:
             self._began = time.time()  # a pause does not count as time in which the events were tried
+            self._breaker.retry_at = 0.0  # the end of the pause is followed by a probe: the receiver may be repaired
             return IDLE_S
         now = time.monotonic()
         probing = self._breaker.is_open

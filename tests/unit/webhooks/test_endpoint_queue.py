@@ -250,6 +250,26 @@ async def test_paused_endpoint_gets_its_events_when_it_is_enabled_again(deployme
         await deployment.states(delivered=1)
 
 
+async def test_failing_endpoint_is_tried_at_once_after_a_pause(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put(deployment, *(f"{channel} 1" for channel in "abcde"))
+    deployment.refuses = lambda _: True
+    async with deployment.running() as queue:
+        opened = _has(lambda: deployment.counters["webhooks.circuit_opened"] == 1)
+        monkeypatch.setattr(endpoint_queue, "FIRST_PAUSE_S", 600.0)
+        monkeypatch.setattr(endpoint_queue, "LONGEST_PAUSE_S", 600.0)
+        await waiting.until_async(opened, 10, "the open circuit")
+        webhook = deployment.webhook
+        deployment.webhook = dataclasses.replace(webhook, enabled=False)
+        queue.wake()
+        await asyncio.sleep(0.05)
+        deployment.refuses = lambda _: False
+        deployment.webhook = webhook
+        queue.wake()
+        await deployment.states(delivered=5)
+
+
 async def test_request_in_progress_may_end_when_the_worker_stops(deployment: Deployment) -> None:
     await put(deployment, "a 1")
     deployment.gate.clear()

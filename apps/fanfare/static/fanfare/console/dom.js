@@ -13,6 +13,21 @@ export function el(tag, attributes = {}, ...children) {
   return element;
 }
 
+/** Jobs by name, those for each partition of the log (16 on Redis) as one if they are in the same state: "webhook log
+ * reader, 16 partitions". */
+export function joined(jobs) {
+  const groups = new Map();
+  for (const job of jobs) {
+    const key = JSON.stringify([job.name.replace(/, partition \d+$/, ""), job.state, job.error, job.where]);
+    groups.set(key, [...(groups.get(key) ?? []), job]);
+  }
+  return [...groups].map(([key, [first, ...more]]) => {
+    if (!more.length) return first;
+    const sum = (name) => more.reduce((total, job) => total + job[name], first[name]);
+    return { ...first, name: `${JSON.parse(key)[0]}, ${more.length + 1} partitions`, runs: sum("runs"), failures: sum("failures") };
+  });
+}
+
 /** Replaces an element's children. */
 export const fill = (element, ...children) => element.replaceChildren(...children.flat().filter((child) => child !== null && child !== false));
 

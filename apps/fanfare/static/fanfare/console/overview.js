@@ -1,5 +1,5 @@
 import { Chart } from "./charts.js";
-import { bytes, duration, el, fill, number, rows, short, since } from "./dom.js";
+import { bytes, duration, el, fill, joined, number, rows, short, since } from "./dom.js";
 import { get, Problem, stream } from "./live.js";
 
 const SAMPLE_S = 10;
@@ -81,7 +81,7 @@ function showWorkers(report) {
     "No worker answers.",
   );
   const jobs = report.workers.flatMap((worker) => (worker.state?.jobs ?? []).map((job) => ({ ...job, where: `${worker.node} ${worker.pid}` })));
-  const busy = jobs.filter((job) => job.state !== "waiting" || job.error);
+  const busy = joined(jobs.filter((job) => job.state !== "waiting" || job.error));
   rows(
     place("jobs"),
     busy.map((job) => [

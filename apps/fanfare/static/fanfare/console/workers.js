@@ -1,4 +1,4 @@
-import { bytes, el, fill, number, rows, since } from "./dom.js";
+import { bytes, el, fill, joined, number, rows, since } from "./dom.js";
 import { post, Problem, rights, showState, stream } from "./live.js";
 
 const nodes = document.getElementById("nodes");
@@ -65,7 +65,7 @@ function table(node, workers, at) {
       String(worker.pid),
       stateOf(worker),
       worker.version,
-      (worker.state?.jobs ?? []).filter((job) => job.state === "running").map((job) => job.name).join(", ") || "–",
+      joined((worker.state?.jobs ?? []).filter((job) => job.state === "running")).map((job) => job.name).join("; ") || "–",
       { text: number(worker.gauges["connections.now"] ?? 0), class: "num" },
       { text: number(worker.gauges["engine.behind"] ?? 0), class: "num" },
       { text: load(worker, at), class: "num" },
