@@ -419,9 +419,11 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ),
     ("sockets/drain.py", "self._accepts()"): (TASK, FAILED_TEST),
     ("sockets/http_limits.py", "self._timed_out"): (WHEEL, WHEEL_TEST),
+    ("sockets/http_limits.py", "self._stop"): (LOOP, "it closes one idle connection"),
     ("sockets/http_limits.py", "self.transport.abort"): (LOOP, "the transport ends all the same"),
     ("sockets/keepalive.py", "self._due"): (WHEEL, WHEEL_TEST),
     ("sockets/asgi.py", "self._write"): (LOOP, "logging takes the errors of its handlers"),
+    ("sockets/opening.py", "self._stop"): (LOOP, "it closes one idle connection"),
     ("sockets/protocol.py", "self._asgi.run(shared.app)"): (
         GUARD,
         "unit/sockets/test_protocol.py::test_message_that_asgi_does_not_allow_raises_in_the_application",

@@ -175,10 +175,12 @@ class Answering(_Any):  # type: ignore[misc]
         super().on_message_complete()
 
     def shutdown(self) -> None:
+        self._is_last = True
+        super().shutdown()
+
+    def _stop(self) -> None:
         if self._kept is None:
-            super().shutdown()
-        else:
-            self._is_last = True
+            super()._stop()
 
     def timeout_keep_alive_handler(self) -> None:
         rest_s = self.timeout_keep_alive

@@ -178,6 +178,7 @@ class _Limited(_Any):  # type: ignore[misc]
         self._limits = self.gate.limits
         self.has_sent = False  # the client has sent something
         self._is_refused = False
+        self._is_stopping = False
         self._dropped = 0  # bytes after the refusal
 
     # -- uvicorn's methods ---------------------------------------------------------------------------------------------
@@ -205,10 +206,29 @@ class _Limited(_Any):  # type: ignore[misc]
         if self.gate.is_idle(self):
             self.gate.pending(self)
         super().data_received(data)
+        if self._is_stopping and self._is_answering():
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """uvicorn stops. A request may be on its way, see `opening.STOP_S`."""
+        self._is_stopping = True
+        if self._is_answering():
+            self._stop()
+        else:
+            self.loop.call_later(opening.STOP_S, self._stop)
+
+    def _stop(self) -> None:
+        if self in self.connections:  # otherwise a WebSocket has its transport
+            super().shutdown()
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
     def handle_websocket_upgrade(self, *arguments: Any) -> None:
         self.gate.served(self)
         super().handle_websocket_upgrade(*arguments)
+        if self._is_stopping:
+            self.transport.get_protocol().shutdown()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

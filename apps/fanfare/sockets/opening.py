@@ -22,6 +22,10 @@ _PLAIN: Final = re.compile(
 _FIELD: Final = re.compile(rb"([^:]+):([^\r]*)\r\n")
 _BODY: Final = frozenset([b"content-length", b"transfer-encoding", b"expect", b"te", b"trailer"])  # left to the parser
 
+# When a server stops, idle connections stay open for this long: a request may be on its way. A close with unread bytes
+# resets the connection, and browsers do not repeat the first request of a connection. uvicorn itself waits for 0.1 s.
+STOP_S: Final = 0.25
+
 
 def upgrade(data: bytes, *, line_bytes: int, head_bytes: int, headers: int) -> handshake.Request | None:
     """The request, if `data` is a complete upgrade to a WebSocket of the plain form, within these limits."""
@@ -48,7 +52,17 @@ class Opening(asyncio.Protocol):
     uvicorn's class and its parser, so a WebSocket leaves nothing for the garbage collector.
     """
 
-    __slots__ = ("_app_state", "_config", "_loop", "_made_s", "_server_state", "connections", "slot", "transport")
+    __slots__ = (
+        "_app_state",
+        "_config",
+        "_is_stopping",
+        "_loop",
+        "_made_s",
+        "_server_state",
+        "connections",
+        "slot",
+        "transport",
+    )
 
     http_class: type[Any]
     gate: Any
@@ -66,6 +80,7 @@ class Opening(asyncio.Protocol):
         self._app_state = app_state
         self._loop = _loop or asyncio.get_event_loop()
         self._made_s = 0.0  # the loop's time
+        self._is_stopping = False
         self.connections: set[Any] = server_state.connections
         self.transport: Any = None
         self.slot: set[Any] | None = None  # of the gate's wheel
@@ -88,15 +103,25 @@ class Opening(asyncio.Protocol):
                 socket.connection_made(self.transport)
                 self.transport.set_protocol(socket)
                 socket.begin(request)
+                if self._is_stopping:
+                    socket.shutdown()
                 return
-        self._http().data_received(data)
+        http = self._http()
+        if self._is_stopping:
+            http.shutdown()
+        http.data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave()
 
     def shutdown(self) -> None:
-        """uvicorn stops."""
-        self.transport.close()
+        """uvicorn stops. The first request may be on its way, see `STOP_S`."""
+        self._is_stopping = True
+        self._loop.call_later(STOP_S, self._stop)
+
+    def _stop(self) -> None:
+        if self in self.connections:
+            self.transport.close()
 
     def refuse(self, status: int, reason: str, message: str) -> None:
         """See `http_limits`."""

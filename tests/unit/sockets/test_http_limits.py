@@ -16,7 +16,7 @@ import pytest
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from fanfare.sockets import http_limits
+from fanfare.sockets import http_limits, opening
 from tests.harness import servers, waiting
 from tests.unit.sockets.hosting import PATIENCE, Hosted, ask
 
@@ -405,3 +405,59 @@ def test_limits_can_be_installed_again() -> None:
     assert config.http_protocol_class.__bases__ == (http_limits.LimitedH11,)
     assert config.http_protocol_class.__module__ == H11Protocol.__module__
     assert config.http_protocol_class.__name__ == H11Protocol.__name__
+
+
+# -- the stop of the server --------------------------------------------------------------------------------------------
+
+
+def stop_connections(hosted: Hosted) -> None:
+    """What uvicorn does with its connections when it stops."""
+
+    def shut_down() -> None:
+        for connection in list(hosted.server.server_state.connections):
+            connection.shutdown()
+
+    hosted.call(shut_down)
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["first request", "second request"])
+def test_request_on_its_way_at_the_stop_is_answered(
+    serve: Counting, monkeypatch: pytest.MonkeyPatch, is_first: bool
+) -> None:
+    monkeypatch.setattr(opening, "STOP_S", 2 * PATIENCE)
+    hosted = serve()
+    with open_client(hosted) as client:
+        if not is_first:
+            client.sendall(HEAD + b"\r\n")
+            assert client.recv(65_536).startswith(OK)
+        waiting.until(lambda: hosted.connections() == 1, PATIENCE, "the server has the connection")
+        stop_connections(hosted)
+        client.sendall(HEAD)
+        client.sendall(b"\r\n")
+        answered = read_all(client)
+    assert answered.startswith(OK)
+
+
+def test_idle_connection_is_closed_soon_after_the_stop(serve: Counting) -> None:
+    hosted = serve()
+    with open_client(hosted) as unused, open_client(hosted) as used:
+        used.sendall(HEAD + b"\r\n")
+        assert used.recv(65_536).startswith(OK)
+        waiting.until(lambda: hosted.connections() == 2, PATIENCE, "the server has both connections")
+        stop_connections(hosted)
+        assert read_all(unused) == b""
+        assert read_all(used) == b""
+
+
+def test_websocket_on_its_way_at_the_stop_is_refused(serve: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "STOP_S", 2 * PATIENCE)
+    hosted = serve()
+    with open_client(hosted) as client:
+        waiting.until(lambda: hosted.connections() == 1, PATIENCE, "the server has the connection")
+        stop_connections(hosted)
+        client.sendall(
+            HEAD + b"upgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13\r\n"
+            b"sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        answered = read_all(client)
+    assert status(answered) == 503
