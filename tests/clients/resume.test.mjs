@@ -1,6 +1,7 @@
 // The plugin, one behaviour after the other: real pusher-js, over WebSockets whose server is the test. `node --test`.
 
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { afterEach, beforeEach, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import FanfareResume, { install } from "../../apps/fanfare/static/fanfare/resume.mjs";
@@ -81,8 +82,8 @@ function start(options) {
   handle = install(Pusher, { jitter: 0, retry: false, onReset: (...reset) => resets.push(reset), ...options });
 }
 
-function client(host = `host-${(hosts += 1)}`) {
-  const options = { cluster: "", wsHost: host, wsPort: 80, forceTLS: false, enabledTransports: ["ws"] };
+function client(host = `host-${(hosts += 1)}`, more = {}) {
+  const options = { cluster: "", wsHost: host, wsPort: 80, forceTLS: false, enabledTransports: ["ws"], ...more };
   const made = new Pusher("key", options);
   clients.push(made);
   return made;
@@ -333,6 +334,68 @@ test("a subscription that is not allowed is not asked for again", async () => {
   assert.equal(socket.subscribes().length, 1);
 });
 
+test("an auth request that is not answered is repeated, for the present connection only", async (context) => {
+  context.mock.method(Math, "random", () => 0);
+  const warned = context.mock.method(console, "warn", () => {});
+  start({ retry: { min: 0, max: 0 } });
+  const answers = [];
+  const channelAuthorization = { customHandler: (params, callback) => answers.push({ params, callback }) };
+  const made = client(undefined, { channelAuthorization });
+  const refused = [];
+  const channel = made.subscribe("private-orders");
+  channel.bind("pusher:subscription_error", (error) => refused.push(error));
+  for (const [index, failure] of [{ status: 0 }, { status: 502 }].entries()) {
+    await until(() => answers.length === index + 1);
+    answers[index].callback(Object.assign(new Error("no answer"), failure), null);
+  }
+  assert.equal(warned.mock.callCount(), 1);
+  const lost = await until(() => answers[2]);
+  opened.at(-1).lose();
+  await until(() => answers.length === 4);
+  lost.callback(null, { auth: "key:of the lost connection" });
+  lost.callback(Object.assign(new Error("no answer"), { status: 503 }), null);
+  answers[3].callback(null, { auth: "key:signature" });
+  const socket = await until(() => opened.at(-1).subscribes("private-orders").length && opened.at(-1));
+  assert.equal(answers[3].params.socketId, socket.socketId);
+  assert.deepEqual(socket.subscribes("private-orders").map(({ data }) => data.auth), ["key:signature"]);
+  assert.deepEqual(refused, []);
+});
+
+test("the snippet of the how-to repeats an auth request in plain pusher-js", async (context) => {
+  const guide = readFileSync(new URL("../../docs/how-to/resume.md", import.meta.url), "utf8");
+  const [snippet] = guide.match(/^channel\.bind\("pusher:subscription_error"[^]*?^\}\);$/m);
+  let asked = 0;
+  context.mock.method(Pusher.Runtime, "createXHR", () => ({
+    readyState: 4,
+    responseText: '{"auth": "key:signature"}',
+    open() {},
+    setRequestHeader() {},
+    send() {
+      asked += 1;
+      this.status = asked === 1 ? 502 : 200;
+      setTimeout(() => this.onreadystatechange());
+    },
+  }));
+  const pusher = client();
+  new Function("channel", "pusher", snippet)(pusher.subscribe("private-orders"), pusher);
+  await until(() => opened.at(-1)?.subscribes("private-orders").length);
+  assert.equal(asked, 2);
+});
+
+test("an auth request that is refused is not repeated", async () => {
+  start({ retry: { min: 0, max: 0 } });
+  let asked = 0;
+  const customHandler = (_, callback) => {
+    asked += 1;
+    callback(Object.assign(new Error("no"), { status: 403 }), null);
+  };
+  const channel = client(undefined, { channelAuthorization: { customHandler } }).subscribe("private-orders");
+  const refused = await new Promise((resolve) => channel.bind("pusher:subscription_error", resolve));
+  assert.equal(refused.error, "no");
+  await sleep(600);
+  assert.equal(asked, 1);
+});
+
 test("a reconnect waits for its jitter, the first connection does not", async (context) => {
   context.mock.method(Math, "random", () => 0.5);
   start({ jitter: 2_000 });
@@ -556,10 +619,17 @@ test("an updated member is in the members of the channel before the page's handl
 
 test("after uninstall pusher-js is unchanged", async () => {
   const before = Pusher.Runtime.createWebSocket;
-  start();
+  const made = client();
+  const { channelAuthorizer, userAuthenticator } = made.config;
+  start({ retry: { min: 0, max: 0 } });
+  made.disconnect();
+  made.connect();
   assert.notEqual(Pusher.Runtime.createWebSocket, before);
+  assert.notEqual(made.config.channelAuthorizer, channelAuthorizer);
   handle.uninstall();
   assert.equal(Pusher.Runtime.createWebSocket, before);
+  assert.equal(made.config.channelAuthorizer, channelAuthorizer);
+  assert.equal(made.config.userAuthenticator, userAuthenticator);
   client().subscribe("orders");
   const socket = await subscribed();
   assert.doesNotMatch(socket.url, /rt=1/);

@@ -42,7 +42,7 @@ export interface Options {
   /** A reconnect waits for a random time up to this, in ms. Default 2000, 0 for none; keep it below 10000. */
   jitter?: number;
   /** The pause between two attempts to reach a server that is away, at random between these bounds, in ms. Default
-   *  500 and 2000. `false`: pusher-js decides, and waits for 15 s and more. */
+   *  500 and 2000. `false`: pusher-js decides, and waits for 15 s and more; auth requests are not repeated. */
   retry?: { min?: number; max?: number } | false;
   /** Recover missed events. Default true. With `false` only the reconnects change. */
   recover?: boolean;

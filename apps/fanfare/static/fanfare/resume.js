@@ -12,7 +12,8 @@
 // How it works: pusher-js opens every WebSocket through the public Pusher.Runtime.createWebSocket. Here it gets an object
 // that behaves like the WebSocket. The object learns the position of each channel (an epoch, which names the stream, and
 // the offset of the last event), sends it when pusher-js subscribes again, and drops events that came before. Until a
-// connection is open it replaces WebSockets that fail, and pusher-js sees one that is connecting.
+// connection is open it replaces WebSockets that fail, and pusher-js sees one that is connecting. In each Pusher object
+// it wraps the functions that ask the page's server for signatures, and asks again while that server is away.
 (() => {
   "use strict";
 
@@ -32,6 +33,9 @@
   const ASK_AGAIN_MS = 1_000;
   const ASK_AGAIN_LONGEST_MS = 30_000;
   const UNAVAILABLE = 503;
+  // An auth request that the network, a proxy or the server could not answer now is repeated. 0: there was no response.
+  const NOT_NOW = new Set([0, 429, 502, UNAVAILABLE, 504]);
+  const SIGNERS = ["channelAuthorizer", "userAuthenticator"]; // in the configuration of a Pusher object
   // A page of history takes milliseconds; without an answer the server does not know the request.
   const HISTORY_TIMEOUT_MS = 10_000;
 
@@ -51,6 +55,11 @@
 
   function warn(channel, reason) {
     console.warn(`FanfareResume: events of ${channel} may be missing (${reason}). Load its state anew in onReset.`);
+  }
+
+  /** The pause in ms before a question is asked again, after so many tries. */
+  function pause(tries) {
+    return Math.min(ASK_AGAIN_LONGEST_MS, ASK_AGAIN_MS * 2 ** tries) * (0.5 + Math.random() / 2);
   }
 
   /** The attempts to reach one address: when the next one is due, in ms of performance.now(), and how many failed. */
@@ -431,9 +440,8 @@
     #askAgain(channel) {
       const pending = this.#frames.get(channel);
       if (!pending) return;
-      const longest = Math.min(ASK_AGAIN_LONGEST_MS, ASK_AGAIN_MS * 2 ** pending.tries);
+      pending.timer = setTimeout(() => this.send(pending.text), pause(pending.tries));
       pending.tries += 1;
-      pending.timer = setTimeout(() => this.send(pending.text), longest * (0.5 + Math.random() / 2));
     }
 
     #settled(channel) {
@@ -456,6 +464,7 @@
     sockets = new Set(); // that have not closed
     #Pusher;
     #clients = new WeakMap();
+    #signers = new WeakMap(); // by Pusher object: its functions before this plugin wrapped them
     #retries = new Map(); // by address
     #since;
     #bounds;
@@ -513,6 +522,7 @@
       globalThis.removeEventListener?.("pagehide", this.#save);
       globalThis.document?.removeEventListener("visibilitychange", this.#onVisibility);
       for (const client of this.#live()) client.pusher.connection.unbind("disconnected", client.onDisconnected);
+      for (const pusher of this.#Pusher.instances) Object.assign(pusher.config, this.#signers.get(pusher));
     }
 
     positions(pusher = null) {
@@ -553,10 +563,37 @@
     #createWebSocket(url) {
       const plain = (target) => this.#original.call(this.#Pusher.Runtime, target);
       if (!this.#replacement[INSTALLED]) return plain(url);
+      if (this.#bounds) for (const pusher of this.#Pusher.instances) this.#wrapSigners(pusher);
       const create = () => plain(this.recovers ? `${url}${url.includes("?") ? "&" : "?"}rt=1` : url);
       const socket = new ResumingSocket(this, url, create, this.#schedule(url));
       this.sockets.add(socket);
       return socket;
+    }
+
+    /** pusher-js asks for a signature once in a connection: a channel whose request failed stays unsubscribed. */
+    #wrapSigners(pusher) {
+      if (this.#signers.has(pusher)) return;
+      const signers = Object.fromEntries(SIGNERS.map((name) => [name, pusher.config?.[name]]));
+      if (!Object.values(signers).every((signer) => typeof signer === "function")) return;
+      this.#signers.set(pusher, signers);
+      for (const [name, signer] of Object.entries(signers)) {
+        pusher.config[name] = (params, callback) => this.#sign(pusher, signer, params, callback);
+      }
+    }
+
+    #sign(pusher, signer, params, callback, tries = 0) {
+      signer(params, (error, data) => {
+        // The signature is for another connection than the present one, for which pusher-js has asked anew.
+        if (pusher.connection.socket_id !== params.socketId) return;
+        if (!NOT_NOW.has(error?.status)) {
+          callback(error, data);
+          return;
+        }
+        if (tries === 0) console.warn(`FanfareResume: an auth request is repeated. ${error.message}`);
+        setTimeout(() => {
+          if (pusher.connection.socket_id === params.socketId) this.#sign(pusher, signer, params, callback, tries + 1);
+        }, pause(tries));
+      });
     }
 
     /**

@@ -17,6 +17,10 @@ if (form.dataset.key) {
   });
   const channel = pusher.subscribe(form.dataset.channel);
   channel.bind("question", ({ id, text }) => ask(id, text));
+  channel.bind("pusher:subscription_error", ({ status }) => {
+    // The server restarts, and pusher-js does not repeat the auth request.
+    if ([0, 502, 503, 504].includes(status)) setTimeout(() => pusher.subscribe(channel.name), 1000);
+  });
   const texts = {};
   channel.bind("answer", ({ id, at, text, state }) => {
     texts[id] = (texts[id] ?? "").slice(0, at) + text;
