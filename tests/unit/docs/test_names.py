@@ -161,3 +161,21 @@ def test_named_modules_of_the_tests_exist() -> None:
     named = {name for page in PAGES for name in re.findall(r"python -m (tests[\w.]*\w)", page.read_text("utf-8"))}
     assert len(named) > 10
     assert {name for name in named if importlib.util.find_spec(name) is None} == set()
+
+
+def test_shown_options_of_the_tests_commands_exist() -> None:
+    """As words of the command's package, because starting each of them takes seconds."""
+    wrong, seen = [], 0
+    for page in PAGES:
+        text = page.read_text("utf-8").replace("\\\n", " ")
+        for module, arguments in re.findall(r"python -m (tests[\w.]*\w)((?: +[^\s`|#]+)*)", text):
+            found = importlib.util.find_spec(module)
+            assert found is not None
+            assert found.origin is not None
+            files = Path(found.origin).parent.glob("*.py") if found.submodule_search_locations else [Path(found.origin)]
+            source = "".join(file.read_text("utf-8") for file in files)
+            used = re.findall(r"(?<=\s)--([a-z][\w-]*)", arguments)
+            seen += len(used)
+            wrong += [f"{pages.name(page)}: {module} {one}" for one in used if not re.search(f'"(--)?{one}"', source)]
+    assert seen > 20
+    assert wrong == []
