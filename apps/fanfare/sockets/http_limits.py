@@ -210,7 +210,7 @@ class _Limited(_Any):  # type: ignore[misc]
             self.cycle.keep_alive = False
 
     def shutdown(self) -> None:
-        """uvicorn stops. A request may be on its way, see `opening.STOP_S`."""
+        """uvicorn stops. A request may still arrive, see `opening.STOP_S`."""
         self._is_stopping = True
         if self._is_answering():
             self._stop()

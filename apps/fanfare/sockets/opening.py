@@ -22,7 +22,7 @@ _PLAIN: Final = re.compile(
 _FIELD: Final = re.compile(rb"([^:]+):([^\r]*)\r\n")
 _BODY: Final = frozenset([b"content-length", b"transfer-encoding", b"expect", b"te", b"trailer"])  # left to the parser
 
-# When a server stops, idle connections stay open for this long: a request may be on its way. A close with unread bytes
+# When a server stops, idle connections stay open for this long: a request may still arrive. A close with unread bytes
 # resets the connection, and browsers do not repeat the first request of a connection. uvicorn itself waits for 0.1 s.
 STOP_S: Final = 0.25
 
@@ -115,7 +115,7 @@ class Opening(asyncio.Protocol):
         self._leave()
 
     def shutdown(self) -> None:
-        """uvicorn stops. The first request may be on its way, see `STOP_S`."""
+        """uvicorn stops. The first request may still arrive, see `STOP_S`."""
         self._is_stopping = True
         self._loop.call_later(STOP_S, self._stop)
 
