@@ -15,6 +15,7 @@ from django.conf import settings
 from django.core import checks
 
 from fanfare import conf
+from fanfare.engine import current, errors
 from fanfare.engine.local import paths
 from fanfare.server import machine_limits
 
@@ -52,6 +53,21 @@ def encryption_extra(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[
             id="fanfare.W007",
         )
     ]
+
+
+@checks.register
+def engine_is_usable(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.CheckMessage]:
+    """The URL and its driver. Opens no connection."""
+    found: list[checks.CheckMessage] = []
+    for name, value in (("ENGINE", conf.settings.ENGINE), ("ENGINE_NEXT", conf.settings.ENGINE_NEXT)):
+        if not value or conf.settings.REMOTE_URL:
+            continue
+        try:
+            current.store(value, conf.settings.DATA_DIR).close()
+        except errors.EngineMisconfigured as error:
+            text = str(error).replace("FANFARE_ENGINE", f"FANFARE_{name}")
+            found.append(checks.Error(text, id="fanfare.E005"))
+    return found
 
 
 @checks.register

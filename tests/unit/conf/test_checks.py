@@ -27,6 +27,18 @@ def test_data_folder_on_a_network_file_system_is_an_error(monkeypatch):
     assert ids(checks.data_folder_is_local(None)) == ["fanfare.E002"]
 
 
+@pytest.mark.parametrize("name", ["ENGINE", "ENGINE_NEXT"])
+@pytest.mark.parametrize(
+    "url", ["redis://localhost:99999/0", "redis://localhost:6379/abc", "postgres://localhost:abc/d"]
+)
+def test_url_of_an_engine_that_cannot_be_valid_is_an_error(settings, name, url):
+    assert checks.engine_is_usable(None) == []
+    settings.FANFARE = {name: url}
+    [message] = checks.engine_is_usable(None)
+    assert message.id == "fanfare.E005"
+    assert message.msg.startswith(f"FANFARE_{name} is not a valid ")
+
+
 @pytest.mark.parametrize(("limit", "found"), [(1024, ["fanfare.W001"]), (65536, []), (resource.RLIM_INFINITY, [])])
 def test_low_limit_of_open_files_is_a_warning(monkeypatch, limit, found):
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (limit, resource.RLIM_INFINITY))
