@@ -1,7 +1,9 @@
 """A move with many channels and open sockets: `python -m tests.load.moves local redis`. Prints how long it took, how
 long publishing was refused, and whether each socket was closed and each acknowledged event is kept.
 
-Each channel has one event. A backend publishes all the time and repeats what is refused, as SDKs do.
+Each channel has one event. A backend publishes all the time and repeats what is refused, as SDKs do. With `--busy 16`,
+so many other processes want the processors during the move; if it is abandoned, the old store must have each
+acknowledged event and go on.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ import argparse
 import asyncio
 import contextlib
 import json
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -29,6 +33,7 @@ def main() -> None:
     parser.add_argument("stores", nargs=2, choices=["local", "postgres", "redis"], metavar="STORE")
     parser.add_argument("--channels", type=int, default=100_000)
     parser.add_argument("--sockets", type=int, default=200)
+    parser.add_argument("--busy", type=int, default=0, help="processes that use a processor all the time (0)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         environment, old, new = stack.enter_context(_stores(*options.stores))
@@ -38,7 +43,7 @@ def main() -> None:
             deployment.manage("migrate", "--verbosity", "0")
             deployment.application = deployment.create_application("Moves", "--history", "*=1000,3600")
             server = fleet.start("uvicorn", deployment)
-            asyncio.run(_measure(deployment, server, options.channels, options.sockets))
+            asyncio.run(_measure(deployment, server, options.channels, options.sockets, options.busy))
         finally:
             fleet.stop()
 
@@ -60,7 +65,20 @@ def _stores(old: str, new: str) -> Iterator[tuple[dict[str, str], str, str]]:
         yield environment, urls[old][0], urls[new][1]
 
 
-async def _measure(deployment: deployments.Deployment, server: servers.Server, channels: int, count: int) -> None:
+@contextlib.contextmanager
+def _busy(processes: int) -> Iterator[None]:
+    running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for each in running:
+            each.kill()
+            each.wait()
+
+
+async def _measure(
+    deployment: deployments.Deployment, server: servers.Server, channels: int, count: int, busy: int
+) -> None:
     began = time.monotonic()
     share = range(0, channels, BATCH)
     await asyncio.gather(*(asyncio.to_thread(_fill, server, share[start::FILLERS]) for start in range(FILLERS)))
@@ -74,15 +92,21 @@ async def _measure(deployment: deployments.Deployment, server: servers.Server, c
         publishing = asyncio.ensure_future(asyncio.to_thread(backend.run))
         try:
             began = time.monotonic()
-            report = json.loads(await asyncio.to_thread(deployment.manage, "fanfare", "--json", "engine", "move"))
-            took_s = time.monotonic() - began
-            codes = await asyncio.gather(*closed)
-            await asyncio.to_thread(backend.acknowledge_one_more)
+            with _busy(busy):
+                report = await asyncio.to_thread(_move, deployment)
+                took_s = time.monotonic() - began
+                codes = await asyncio.gather(*closed) if report else []
+                await asyncio.to_thread(backend.acknowledge_one_more)
         finally:
+            for each in closed:
+                each.cancel()
             backend.is_stopped = True
         await publishing
     kept = await asyncio.to_thread(_kept, server)
     assert kept == backend.acknowledged, f"{backend.acknowledged} events were acknowledged, and {kept} are kept"
+    if not report:
+        print(f"- the old store goes on, and all {kept:,} acknowledged events are kept")
+        return
     print(
         f"- {report['streams']:,} channels and {report['entries']:,} events moved in {took_s:.1f} s and "
         f"{report['passes']} passes, {report['frozen_s']:.2f} s of them frozen\n"
@@ -90,6 +114,15 @@ async def _measure(deployment: deployments.Deployment, server: servers.Server, c
         f"{backend.acknowledged:,} acknowledged events are kept\n"
         f"- {codes.count(4200)} of {count} sockets were closed with 4200"
     )
+
+
+def _move(deployment: deployments.Deployment) -> dict[str, Any]:
+    """The report; empty if the move was abandoned."""
+    try:
+        return dict(json.loads(deployment.manage("fanfare", "--json", "engine", "move")))
+    except deployments.CommandFailed as error:
+        print(f"- the move was abandoned: {str(error).strip().splitlines()[-1]}")
+        return {}
 
 
 def _fill(server: servers.Server, firsts: range) -> None:
