@@ -60,7 +60,10 @@ def accept(
     """The application and the client of a handshake. `path` is decoded. Raises ConnectionRefused."""
     match = _PATH.match(path)
     if match is None:
-        raise refusals.ConnectionRefused(refusals.UNKNOWN_PATH, f'There is nothing at "{refusals.quoted(path)}"')
+        raise refusals.ConnectionRefused(
+            refusals.UNKNOWN_PATH,
+            f'There is nothing at "{refusals.quoted(path)}": the path of a client ends in /app/KEY',
+        )
     key = match["key"]
     application = applications.by_key(key)
     if application is None:
