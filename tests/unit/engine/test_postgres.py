@@ -482,3 +482,20 @@ def test_every_function_is_named_and_called_by_the_form() -> None:
     called = re.findall(r'"fanfare"\.(\w+)\(', script)
     assert set(called) == set(defined)
     assert all(name.endswith(f"_{address.form}") for name in defined)
+
+
+async def test_upgrade_of_pending_events_waits_for_an_open_transaction_without_stopping_publishers(
+    cluster: postgresql.Cluster, url: str, hire: conformance.Hire
+) -> None:
+    """An earlier release made the table without the column `publisher`."""
+    first = await hire()
+    schema = database.parse(url).schema
+    with contextlib.closing(cluster.connect("realtime")) as project:
+        project.execute(f"ALTER TABLE {schema}.pending DROP COLUMN publisher")  # type: ignore[call-overload]
+        with project.transaction():
+            insert = f"INSERT INTO {schema}.pending (app, channel, body, kind) VALUES ('1', 'news', 'late', 0)"
+            project.execute(insert)  # type: ignore[call-overload]
+            with pytest.raises(errors.EngineUnavailable, match="A transaction that has published is open"):
+                await hire()
+            await first.publish("news", b"1")
+    await hire()

@@ -441,7 +441,11 @@ DO $$
 BEGIN
     IF NOT EXISTS (SELECT 1 FROM pg_attribute
                    WHERE attrelid = '{schema}.pending'::regclass AND attname = 'publisher') THEN
+        -- It waits for the transactions that have published, while publishers wait for the lock of the log: not for
+        -- long. The caller tries again.
+        SET LOCAL lock_timeout = '1s';
         ALTER TABLE {schema}.pending ADD COLUMN publisher jsonb;
+        SET LOCAL lock_timeout = DEFAULT;
     END IF;
 END
 $$;

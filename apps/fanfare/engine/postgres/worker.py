@@ -378,6 +378,11 @@ def _prepare(address: database.Address) -> None:
             f"The role of FANFARE_ENGINE lacks a right: {writer.describe(error)}. The page “Serve from several "
             "machines” has the GRANT."
         ) from error
+    except psycopg.errors.LockNotAvailable as error:
+        raise errors.EngineUnavailable(
+            "A transaction that has published is open, and the table of pending events is upgraded when it has ended: "
+            f"{writer.describe(error)}"
+        ) from error
     except psycopg.Error as error:
         raise errors.EngineUnavailable(f"The database cannot be reached: {writer.describe(error)}") from error
 
