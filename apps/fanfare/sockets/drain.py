@@ -131,7 +131,7 @@ class Drain:
             self._close(waiting, returns=returns)
             return
         self._extend_timeout(self.seconds)
-        if not has_others and not await self._is_answered(ANSWER_S):
+        if not has_others and not await self._is_answered(BOOT_S if self._parent_starts() else ANSWER_S):
             logger.info("No other process serves %s: %d connections are closed.", _text(self._address), len(waiting))
             self._close(waiting, returns=False)
             return
@@ -190,12 +190,10 @@ class Drain:
 
     async def _is_answered(self, within_s: float) -> bool:
         """Wait until another process answers at the address. False: it accepts no connections, or no answer came within
-        this time, or the longer one that the parent process takes to start a worker.
+        this time.
         """
         if getattr(self.config, "should_reload", False):
             return False  # uvicorn --reload starts the new process when this one has ended
-        if self._parent_starts():
-            within_s = BOOT_S
         self._extend_timeout(within_s)
         loop = asyncio.get_running_loop()
         await asyncio.sleep(SIBLINGS_S)

@@ -127,38 +127,21 @@ async def test_few_connections_return_at_once_where_another_process_answers(
     assert [returns for _, returns in clients.closed] == [bool(seconds)] * drain.FEW
 
 
-async def test_few_connections_stay_until_the_worker_that_the_parent_process_starts_answers(
-    make: Make, listener: socket.socket
+@pytest.mark.parametrize("parent_starts", [True, False])
+async def test_few_connections_do_not_wait_long_where_no_process_answers(
+    make: Make, listener: socket.socket, monkeypatch: pytest.MonkeyPatch, parent_starts: bool
 ) -> None:
+    """The listener is open."""
     config = types.SimpleNamespace(timeout_graceful_shutdown=5.0)
-    drained = make()
-    drained.watch(config, workers=25, parent_starts=lambda: True, may_be_replaced=True)
-    clients = Clients(drain.FEW)
-    stop(drained, clients, listener.getsockname())
-    async with successor(listener, drain.FEW_ANSWER_S * 1.5):
-        assert clients.closed == []
-        await waiting.until_async(clients.are_closed, PATIENCE_S, "all are closed")
-    assert [returns for _, returns in clients.closed] == [True] * drain.FEW
-    assert config.timeout_graceful_shutdown == 5.0 + drain.BOOT_S
-
-
-async def test_few_connections_do_not_wait_long_where_no_process_is_started(
-    make: Make, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The listener is open, but no process answers."""
     monkeypatch.setattr(drain, "FEW_ANSWER_S", 0.1)
     drained = make()
-    drained.watch(
-        types.SimpleNamespace(timeout_graceful_shutdown=None),
-        workers=25,
-        parent_starts=lambda: False,
-        may_be_replaced=True,
-    )
+    drained.watch(config, workers=25, parent_starts=lambda: parent_starts, may_be_replaced=True)
     clients = Clients(drain.FEW)
     with listener:
         stop(drained, clients, listener.getsockname())
         await waiting.until_async(clients.are_closed, drain.BOOT_S / 2, "all are closed")
     assert [returns for _, returns in clients.closed] == [False] * drain.FEW
+    assert config.timeout_graceful_shutdown == 5.0 + 0.1
 
 
 @pytest.mark.parametrize("server", ["another machine", "a new worker of a reload"])
