@@ -52,8 +52,8 @@ class Mark(NamedTuple):
         """Why the store refuses, in one sentence; empty if it does not."""
         if self.what == ARRIVING:
             return (
-                f"The log of {self.peer} is being moved to {here}, which is not complete yet. If it stays so, the move "
-                "was interrupted: run `manage.py fanfare engine move` again."
+                f"The log of {self.peer} is being moved to {here}, which is not complete yet. If this error "
+                "persists, the move was interrupted: run `manage.py fanfare engine move` again."
             )
         if self.what == LEAVING:
             return (
@@ -301,8 +301,8 @@ class Freeze:
             took_s, what = self._longest
             raise errors.EngineUnavailable(
                 f"Publishing was stopped for {self.seconds:.1f} s, and a move may stop it for {FROZEN_S:g} s: nothing "
-                f"was moved, and the old store goes on. {what} took {took_s:.1f} s of it. Move again when the machine "
-                "and both stores are less busy."
+                f"was moved, and the old store goes on. The longest step was {what}: {took_s:.1f} s. "
+                "Move again when the machine and both stores are less busy."
             )
 
 
@@ -360,12 +360,12 @@ class Mover:
         workers = old.workers()
         freeze = Freeze()
         with old.frozen():
-            freeze.check("To stop it")
+            freeze.check("the stop of publishing")
             self._pass(freeze, only_changed=True)
             rest = old.rest()
-            freeze.check("To read idempotency keys, resume tokens and streams")
+            freeze.check("the read of idempotency keys, resume tokens and streams")
             starts = new.finish(rest, self._mark(ARRIVING, old))
-            freeze.check("To write idempotency keys, resume tokens and streams")
+            freeze.check("the write of idempotency keys, resume tokens and streams")
             self._started(starts)
             old.leave(self._mark(MOVED, new))
         new.open(self._mark(ARRIVED, old))
@@ -407,11 +407,11 @@ class Mover:
                 before = None
             wanted.append((stream, before.offset if before is not None else stream.kept_from - 1))
         if freeze is not None:
-            freeze.check("To list what changed")
+            freeze.check("the list of changed channels")
         for first in range(0, len(wanted), BATCH):
             self._copy(wanted[first : first + BATCH])
             if freeze is not None:
-                freeze.check("To copy a part of the last events")
+                freeze.check("the copy of the last events")
         return time.monotonic() - began
 
     def _copy(self, wanted: Sequence[tuple[Stream, int]]) -> None:

@@ -570,7 +570,7 @@ def _wrong_type(channel: Any, event: Any) -> errors.InvalidName:
         return errors.InvalidName(f"The channel is a {type(channel).__name__}: call publish() once for each channel.")
     what, name = ("event", event) if isinstance(channel, str) else ("channel", channel)
     return errors.InvalidName(
-        f"The {what} is of type {type(name).__name__}, it must be a str: publish(channel, event, data), as in "
+        f"The {what} is of type {type(name).__name__}; it must be a str: publish(channel, event, data), as in "
         'publish("orders", "created", {"id": 1}).'
     )
 

@@ -62,7 +62,7 @@ def _move(old: moves.Store, to: str, say: Callable[[str], None]) -> tuple[Any, l
         mover = moves.Mover(old, new, move=secrets.token_hex(6), started=deliveries.continue_from, say=say)
         if mover.complete():
             return {"completed": True}, [
-                f"An earlier move to {new.public} was interrupted when all was copied. It is complete now.",
+                f"An earlier move to {new.public} was interrupted after everything was copied. It is complete now.",
                 _next_step(to),
             ]
         report = mover.run()
@@ -82,8 +82,8 @@ def _move(old: moves.Store, to: str, say: Callable[[str], None]) -> tuple[Any, l
 def _next_step(to: str) -> str:
     if to == conf.settings.ENGINE_NEXT:
         return (
-            "Workers with FANFARE_ENGINE_NEXT go over now. Set FANFARE_ENGINE to the new store for all processes "
-            "before FANFARE_ENGINE_NEXT is removed."
+            "Workers with FANFARE_ENGINE_NEXT switch to the new store now. Set FANFARE_ENGINE to the new store for all "
+            "processes before FANFARE_ENGINE_NEXT is removed."
         )
     return (
         "Now set FANFARE_ENGINE to the new store, and restart all workers and all other processes that publish: until "

@@ -96,7 +96,7 @@ def _by_token(
     user_id = text_id(capability.user_id)
     if user_id is None or len(user_id) > application.limits.max_user_id:
         raise refusals.Unauthorized(
-            f"The token of a member has a user in `sub`, of 1 to {application.limits.max_user_id} characters, none NUL",
+            f"A member's token has a user in `sub`, of 1 to {application.limits.max_user_id} characters without NUL",
             reason="invalid_member",
         )
     if channel_data is not None and parse_member(channel_data, application.limits).user_id != user_id:
@@ -162,7 +162,7 @@ def parse_member(channel_data: str, limits: registry.Limits) -> interface.Member
     user_id = text_id(data.get("user_id"))
     if user_id is None:
         raise refusals.Unauthorized(
-            "The channel_data must have a user_id that is an integer, or a string of at least one character, no NUL",
+            "The channel_data needs a user_id that is an integer, or a string of one or more characters without NUL",
             reason="invalid_member",
         )
     if len(user_id) > limits.max_user_id:

@@ -350,7 +350,7 @@ class Session:
             self._pay_for_refusal()
 
     def _pay_for_refusal(self) -> None:
-        """Read a client with too many refusals more slowly, so that a flood of them costs the others nothing."""
+        """Read a client with too many refusals more slowly, so that a flood of them costs the worker little CPU."""
         now = time.monotonic()
         if self._refusal_tokens is None:
             self._refusal_tokens = token_bucket.TokenBucket(REFUSALS_PER_SECOND, now)

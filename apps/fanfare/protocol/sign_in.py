@@ -66,7 +66,7 @@ def _user_id(value: Any, limit: int) -> str:
     user_id = authorization.text_id(value)
     if user_id is None:
         raise refusals.SignInRefused(
-            "The user_data must have an id that is an integer, or a string of at least one character, no NUL",
+            "The user_data needs an id that is an integer, or a string of one or more characters without NUL",
             reason="invalid_user",
         )
     if len(user_id) > limit:
@@ -83,7 +83,7 @@ def _watchlist(value: Any, limit: int) -> tuple[str, ...]:
     watched = [authorization.text_id(one) for one in value] if isinstance(value, list) else [None]
     if not all(one is not None and len(one) <= limit for one in watched):
         raise refusals.SignInRefused(
-            f"The watchlist must be an array of user ids: integers, or strings of 1 to {limit} characters, none NUL",
+            f"The watchlist must be an array of user ids: integers, or strings of 1 to {limit} characters, without NUL",
             reason="invalid_watchlist",
         )
     return tuple(dict.fromkeys(one for one in watched if one is not None))

@@ -6,7 +6,8 @@ the deployment), the connections are closed over `seconds`, in random order, and
 process answers, no connection is closed: a reload of gunicorn starts the new workers and stops the old ones at the same
 time.
 
-Where no process accepts connections, waiting would only lengthen the outage: all connections are closed at once.
+Where no process accepts connections, waiting would only lengthen the outage: all connections are closed at once. So are
+up to `FEW` connections, after `FEW_ANSWER_S` at most: whether another process answers decides their close code.
 """
 
 from __future__ import annotations

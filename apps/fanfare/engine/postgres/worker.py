@@ -380,8 +380,8 @@ def _prepare(address: database.Address) -> None:
         ) from error
     except psycopg.errors.LockNotAvailable as error:
         raise errors.EngineUnavailable(
-            "A transaction that has published is open, and the table of pending events is upgraded when it has ended: "
-            f"{writer.describe(error)}"
+            "The table of pending events cannot be upgraded while a transaction that has published is open. End it "
+            f"or wait: {writer.describe(error)}"
         ) from error
     except psycopg.Error as error:
         raise errors.EngineUnavailable(f"The database cannot be reached: {writer.describe(error)}") from error
