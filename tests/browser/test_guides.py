@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from tests.browser import conftest
 from tests.browser.test_client_tag import ALLOW_LOCAL
 from tests.browser.test_pusher_js import SCRIPT
-from tests.harness import calls, deployments, event_streams, parts, proxies, pusherjs, sdk, servers, signing
+from tests.harness import calls, deployments, event_streams, parts, proxies, pusherjs, sdk, servers, signing, waiting
 from tests.unit.docs import pages
 
 Open = Callable[..., Page]
@@ -97,13 +97,18 @@ def open_page(chromium: Browser, server: servers.Server) -> Iterator[Open]:
         context.close()
 
 
+def until(page: Page, expression: str, argument: Any = None) -> None:
+    """`Page.wait_for_function` evaluates the expression in the page, where a Content Security Policy may forbid it."""
+    waiting.until(lambda: page.evaluate(expression, argument), conftest.PATIENCE_MS / 1000, expression)
+
+
 def guide_page(guide: str, containing: str, **query: str) -> str:
     return f"/page/?{urlencode({'guide': guide, 'containing': containing, **query})}"
 
 
 def shows(page: Page, *what: Any) -> None:
     """Wait until the page has called `show` with these arguments."""
-    page.wait_for_function("(what) => shown.some((one) => JSON.stringify(one) === what)", arg=compact(what))
+    until(page, "(what) => shown.some((one) => JSON.stringify(one) === what)", compact(what))
 
 
 def compact(value: Any) -> str:
@@ -111,7 +116,7 @@ def compact(value: Any) -> str:
 
 
 def wait_subscribed(page: Page, channel: str, client: str = "fanfare") -> None:
-    page.wait_for_function(f"(name) => {client}.channel(name)?.subscribed", arg=channel)
+    until(page, f"(name) => {client}.channel(name)?.subscribed", channel)
 
 
 def load_pusher(page: Page, server: servers.Server, *, plugin: bool = False) -> None:
@@ -157,7 +162,7 @@ def test_page_of_a_snapshot_gets_the_events_since_it(open_page: Open, server: se
     page = open_page(guide_page("docs/how-to/snapshot.md", "since=positions"))
     calls.publish(server, "orders", "created", '"before the subscription"')
     page.evaluate("() => { fanfare.subscribe('orders').bind('created', show); }")
-    page.wait_for_function("shown.length")
+    until(page, "shown.length")
     assert page.evaluate("shown") == [["before the subscription"]]
 
 
@@ -208,7 +213,7 @@ def test_user_signs_in_and_sees_who_comes_online(open_page: Open, server: server
                 window.pusher = pusher;
             }}"""
         )
-        page.wait_for_function("pusher.user.user_data")
+        until(page, "pusher.user.user_data")
         found.append(page)
     assert found[0].evaluate("pusher.user.user_data.user_info") == {"name": "admin"}
     shows(found[0], [found[1].evaluate("pusher.user.user_data.id")])
@@ -233,7 +238,7 @@ def test_page_of_another_host_signs_in_with_the_session(open_page: Open, server:
         }}"""
     )
     shows(page, "subscribed")
-    page.wait_for_function("pusher.user.user_data")
+    until(page, "pusher.user.user_data")
 
 
 def test_token_of_rest_framework_authorizes_a_channel(open_page: Open, server: servers.Server) -> None:
@@ -276,7 +281,7 @@ def test_page_renews_its_capability_token(open_page: Open, server: servers.Serve
         tokens,
     )
     shows(page, "renewed")
-    page.wait_for_function("shown.filter(([what]) => what === 'subscribed').length === 2")
+    until(page, "shown.filter(([what]) => what === 'subscribed').length === 2")
     calls.publish(server, "private-anything", "tick", "1")
     shows(page, 1)
 
@@ -293,7 +298,7 @@ def test_event_source_shows_events_and_reloads_after_a_loss(open_page: Open, ser
         page.evaluate(
             f"() => {{ const location = {{ reload: () => show('reload') }}; {code} window.source = source; }}"
         )
-        page.wait_for_function("source.readyState === EventSource.OPEN")
+        until(page, "source.readyState === EventSource.OPEN")
         calls.publish(server, "sport", "goal", '{"score": "1:0"}')
         shows(page, "sport", "goal", {"score": "1:0"})
         proxy.reset_all()
@@ -306,9 +311,9 @@ def test_event_source_of_a_private_channel_needs_its_token(open_page: Open, serv
     code = pages.snippet("docs/how-to/sse.md", "&token=").replace("YOUR_KEY", server.application.key)
     made = event_streams.token(server.application, "private-orders-*", seconds=600)
     page.evaluate(f"(token) => {{ window.source = {code} source.onmessage = ({{ data }}) => show(data); }}", made)
-    page.wait_for_function("source.readyState === EventSource.OPEN")
+    until(page, "source.readyState === EventSource.OPEN")
     calls.publish(server, "private-orders-7", "paid", '{"id": 7}')
-    page.wait_for_function("shown.some(([data]) => JSON.parse(data).event === 'paid')")
+    until(page, "shown.some(([data]) => JSON.parse(data).event === 'paid')")
     page.evaluate("source.close()")
 
 
@@ -398,7 +403,7 @@ def resumes(page: Page, server: servers.Server, proxy: proxies.ThreadedProxy, re
         events = [{"channel": "orders", "name": "created", "data": '"too many"'}] * (REPLAY + 1)
         proxy.reset_all()
         assert caller.signed("POST", "batch_events", {"batch": events}).status == 200
-    page.wait_for_function("(reason) => shown.some((one) => one.includes(reason))", arg=reason)
+    until(page, "(reason) => shown.some((one) => one.includes(reason))", reason)
 
 
 def test_page_with_a_token_resumes(open_page: Open, server: servers.Server) -> None:
