@@ -408,6 +408,7 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ("server/parent_process.py", "os.kill"): (LOOP, "unit/server/test_parent_process.py::"),
     ("server/probe.py", "self._try()"): (TASK, f"{SLOW}fanfare.server.probe:Probe._try"),
     ("server/schema.py", "database.run(self._ask)"): (GUARD, f"{SLOW}fanfare.server.schema:Schema._answer"),
+    ("hub/on_uvicorn.py", "callback"): (LOOP, "it ends one response"),
     ("sockets/accept_gate.py", "self._serve"): (
         GUARD,
         "unit/sockets/test_accept_gate.py::test_handshake_that_fails_leaves_its_turn_to_the_next",

@@ -282,7 +282,10 @@ def at_shutdown(send: Any, callback: Callable[[], None]) -> bool:
     connections = getattr(getattr(protocol, "server_state", None), "connections", None)
     if not isinstance(connections, set) or not type(protocol).__module__.startswith("uvicorn."):
         return False
-    connections.add(_AtShutdown(connections, callback))
+    if getattr(protocol, "_is_stopping", False):
+        asyncio.get_running_loop().call_soon(callback)  # a request that came after uvicorn had notified its connections
+    else:
+        connections.add(_AtShutdown(connections, callback))
     return True
 
 

@@ -35,6 +35,7 @@
   const UNAVAILABLE = 503;
   // An auth request that the network, a proxy or the server could not answer now is repeated. 0: there was no response.
   const NOT_NOW = new Set([0, 429, 502, UNAVAILABLE, 504]);
+  const MOST_SIGN_TRIES = 8; // in some two minutes; then the page gets the error
   const SIGNERS = ["channelAuthorizer", "userAuthenticator"]; // in the configuration of a Pusher object
   // A page of history takes milliseconds; without an answer the server does not know the request.
   const HISTORY_TIMEOUT_MS = 10_000;
@@ -582,16 +583,18 @@
     }
 
     #sign(pusher, signer, params, callback, tries = 0) {
+      const isCurrent = () =>
+        pusher.connection.state === "connected" && pusher.connection.socket_id === params.socketId;
       signer(params, (error, data) => {
         // The signature is for another connection than the present one, for which pusher-js has asked anew.
-        if (pusher.connection.socket_id !== params.socketId) return;
-        if (!NOT_NOW.has(error?.status)) {
+        if (!isCurrent()) return;
+        if (tries === MOST_SIGN_TRIES || !NOT_NOW.has(error?.status)) {
           callback(error, data);
           return;
         }
         if (tries === 0) console.warn(`FanfareResume: an auth request is repeated. ${error.message}`);
         setTimeout(() => {
-          if (pusher.connection.socket_id === params.socketId) this.#sign(pusher, signer, params, callback, tries + 1);
+          if (isCurrent()) this.#sign(pusher, signer, params, callback, tries + 1);
         }, pause(tries));
       });
     }
