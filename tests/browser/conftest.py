@@ -26,13 +26,18 @@ expect.set_options(timeout=PATIENCE_MS)
 
 OpenWindow = Callable[[], Page]
 
+# Chromium treats a page that a test fulfils as one of another network, which may not connect to this machine.
+ALLOW_LOCAL = "--disable-features=LocalNetworkAccessChecks"
+
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    """One browser per module: Playwright's running event loop would block asynchronous tests of other modules."""
+def chromium(request: pytest.FixtureRequest) -> Iterator[Browser]:
+    """One browser per module: Playwright's running event loop would block asynchronous tests of other modules. A module
+    adds arguments of Chromium as `CHROMIUM_ARGUMENTS`."""
+    arguments = [*ARGUMENTS, *getattr(request.module, "CHROMIUM_ARGUMENTS", ())]
     path = parts.executable(*parts.CHROMIUM_NAMES)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=path, args=arguments)
         yield browser
         browser.close()
 

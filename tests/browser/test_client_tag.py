@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from django.template import RequestContext, Template
 from django.test import RequestFactory
-from playwright.sync_api import Browser, sync_playwright
 
 from fanfare.applications import registry
 from fanfare.integration import target
 from tests.browser import conftest
-from tests.harness import parts, servers
+from tests.harness import servers
 
 NONCE = "bm9uY2U"
 
-# Chromium treats a page that a test fulfils as one of another network, which may not connect to this machine.
-ALLOW_LOCAL = "--disable-features=LocalNetworkAccessChecks"
+CHROMIUM_ARGUMENTS = [conftest.ALLOW_LOCAL]
 
 JOIN = """
 new Promise((done, fail) => {
@@ -28,15 +25,6 @@ new Promise((done, fail) => {
   setTimeout(() => fail(new Error(`no answer while ${fanfare.connection.state}`)), 10000);
 })
 """
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    path = parts.executable(*parts.CHROMIUM_NAMES)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=[*conftest.ARGUMENTS, ALLOW_LOCAL])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -14,16 +14,16 @@ from urllib.parse import urlencode
 from uuid import uuid4
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page
 
 from tests.browser import conftest
-from tests.browser.test_client_tag import ALLOW_LOCAL
 from tests.browser.test_pusher_js import SCRIPT
-from tests.harness import calls, deployments, event_streams, parts, proxies, pusherjs, sdk, servers, signing, waiting
+from tests.harness import calls, deployments, event_streams, proxies, pusherjs, sdk, servers, signing, waiting
 from tests.unit.docs import pages
 
 Open = Callable[..., Page]
 
+CHROMIUM_ARGUMENTS = [conftest.ALLOW_LOCAL]
 MASTER_KEY = "Zm9yIHRoZSBndWlkZXMsIHdpdGggMzIgYnl0ZXMgISE="
 SHOP = "http://127.0.0.1:8999"  # the host of other pages: answered by the test
 REPLAY = 3  # events; a page that missed more gets none of them, but the reason
@@ -47,15 +47,6 @@ addEventListener("unhandledrejection", ({ reason }) => exceptions.push(String(re
 """
 OPTIONS = """{ cluster: "", wsHost: "127.0.0.1", wsPort: %d, forceTLS: false, enabledTransports: ["ws"] }"""
 CSRF = "document.cookie.match(/csrftoken=(\\w+)/)[1]"
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    path = parts.executable(*parts.CHROMIUM_NAMES)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=[*conftest.ARGUMENTS, ALLOW_LOCAL])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ process answers, no connection is closed: a reload of gunicorn starts the new wo
 time.
 
 Where no process accepts connections, waiting would only lengthen the outage: all connections are closed at once. So are
-up to `FEW` connections, after `FEW_ANSWER_S` at most: whether another process answers decides their close code.
+up to `FEW` connections, after `SIBLINGS_S` and `FEW_ANSWER_S`: their close code tells whether another process answers.
 """
 
 from __future__ import annotations

@@ -152,8 +152,8 @@ async def test_members_are_read_in_pages(hire: conformance.Hire, monkeypatch: py
     one = await hire()
     for number in range(5):
         await one.join("presence-c", f"user-{number}", f"1.{number}", info=str(number))
-    everybody = [interface.Member(f"user-{number}", str(number)) for number in range(5)]
-    assert await one.members("presence-c") == everybody
+    all_members = [interface.Member(f"user-{number}", str(number)) for number in range(5)]
+    assert await one.members("presence-c") == all_members
 
 
 # -- failures ----------------------------------------------------------------------------------------------------------

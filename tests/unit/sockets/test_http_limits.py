@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import logging
 import resource
@@ -16,6 +17,7 @@ import pytest
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from fanfare.hub import on_uvicorn
 from fanfare.sockets import http_limits, opening
 from tests.harness import servers, waiting
 from tests.unit.sockets.hosting import PATIENCE, Hosted, ask
@@ -461,3 +463,22 @@ def test_websocket_on_its_way_at_the_stop_is_refused(serve: Counting, monkeypatc
         )
         answered = read_all(client)
     assert status(answered) == 503
+
+
+def test_stream_that_begins_after_the_stop_ends(serve: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """uvicorn notifies its connections once, before this request arrives."""
+    monkeypatch.setattr(opening, "STOP_S", 2 * PATIENCE)
+
+    async def stream(scope: Any, receive: Any, send: Any) -> None:
+        stopped = asyncio.Event()
+        assert on_uvicorn.at_shutdown(send, stopped.set)
+        await stopped.wait()
+        await respond(send, b"stopped")
+
+    hosted = serve(application=stream)
+    with open_client(hosted) as client:
+        waiting.until(lambda: hosted.connections() == 1, PATIENCE, "the server has the connection")
+        stop_connections(hosted)
+        client.sendall(HEAD + b"\r\n")
+        assert read_all(client).endswith(b"stopped")
+    waiting.until(lambda: hosted.connections() == 0, PATIENCE, "no connection keeps the server")
