@@ -495,7 +495,7 @@ async def test_upgrade_of_pending_events_waits_for_an_open_transaction_without_s
         with project.transaction():
             insert = f"INSERT INTO {schema}.pending (app, channel, body, kind) VALUES ('1', 'news', 'late', 0)"
             project.execute(insert)  # type: ignore[call-overload]
-            with pytest.raises(errors.EngineUnavailable, match="A transaction that has published is open"):
+            with pytest.raises(errors.EngineUnavailable, match="while a transaction that has published is open"):
                 await hire()
             await first.publish("news", b"1")
     await hire()

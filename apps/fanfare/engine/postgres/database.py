@@ -180,7 +180,7 @@ _KEEPALIVE: Final[dict[str, Any]] = {
 def prepare(connection: Connection, address: Address) -> None:
     """Create or check the tables and functions, and begin a new generation where acknowledged entries may be gone.
 
-    Raises EngineMisconfigured, psycopg.Error.
+    Raises EngineMisconfigured, EngineUnavailable, psycopg.Error.
     """
     version = connection.info.server_version
     if version < OLDEST_SERVER:
@@ -213,7 +213,13 @@ def prepare(connection: Connection, address: Address) -> None:
                 f"The log in {address.public} has version {found}; this release of Fanfare reads version {VERSION}. "
                 "Install the release that wrote it, or name another schema."
             )
-        create_functions(connection, address)
+        try:
+            create_functions(connection, address)
+        except psycopg.errors.LockNotAvailable as error:
+            raise errors.EngineUnavailable(
+                "The table of pending events cannot be upgraded while a transaction that has published is open. End "
+                "that transaction, or wait until it ends."
+            ) from error
         _drop_old_functions(connection, address)
         check_generation(connection, address)
 

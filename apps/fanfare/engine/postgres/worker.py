@@ -378,11 +378,6 @@ def _prepare(address: database.Address) -> None:
             f"The role of FANFARE_ENGINE lacks a right: {writer.describe(error)}. The page “Serve from several "
             "machines” has the GRANT."
         ) from error
-    except psycopg.errors.LockNotAvailable as error:
-        raise errors.EngineUnavailable(
-            "The table of pending events cannot be upgraded while a transaction that has published is open. End it "
-            f"or wait: {writer.describe(error)}"
-        ) from error
     except psycopg.Error as error:
         raise errors.EngineUnavailable(f"The database cannot be reached: {writer.describe(error)}") from error
 
