@@ -225,7 +225,7 @@ def _writes(
         now = known._replace(seq=seq, size=writes[0].size if writes else known.size, parts=parts)
         kept = streams.retention(application, where.channel)
         if data is None:
-            ending = wire.ending(where, now, state, retention=kept, error=error)
+            ending = wire.ending(where, now, state, retention=kept, keep_s=bounds.keep_s, error=error)
         else:
             ending = streams.ended(
                 where, head, data, after=seq, size=now.size, state=state, retention=kept, keep_s=bounds.keep_s

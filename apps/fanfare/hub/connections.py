@@ -209,7 +209,7 @@ class Subscription:
 
 
 class Channel:
-    """One channel on one worker. It exists while it has subscriptions here."""
+    """One channel on one worker. It exists while it has subscriptions here. `stream_keep_s`: see `streams.Known`."""
 
     __slots__ = (
         "announce",
@@ -226,7 +226,7 @@ class Channel:
         "watched",
     )
 
-    def __init__(self, app: str, name: str) -> None:
+    def __init__(self, app: str, name: str, stream_keep_s: float = streams.KEEP_S) -> None:
         self.app = app
         self.name = name
         self.announce = False  # whether subscribers get subscription counts
@@ -239,7 +239,7 @@ class Channel:
         # The position of the newest delivered kept entry; "" until a subscriber requests it.
         self.epoch = ""
         self.offset = 0
-        self.streams = streams.Known()
+        self.streams = streams.Known(stream_keep_s)
         self.watched: dict[Subscription, None] = {}  # their owners are called when this position moves
 
     @property

@@ -22,6 +22,7 @@ from fanfare.hub import (
     fanout,
     pacing,
     recovery,
+    streams,
     traces,
     user_directory,
     writers,
@@ -67,11 +68,19 @@ class Hub:
     """One per worker. All methods are called on its loop.
 
     `max_buffer_bytes`: the limit of a connection's send buffer. A connection above it is disconnected with 4100.
+    `stream_keep_s`: for how long after its end new subscribers get a stream.
     """
 
-    def __init__(self, engine: interface.Engine, *, max_buffer_bytes: int = 1024 * 1024) -> None:
+    def __init__(
+        self,
+        engine: interface.Engine,
+        *,
+        max_buffer_bytes: int = 1024 * 1024,
+        stream_keep_s: float = streams.KEEP_S,
+    ) -> None:
         self.engine = engine
         self.max_buffer_bytes = max_buffer_bytes
+        self._stream_keep_s = stream_keep_s
         self.counters: collections.Counter[str] = collections.Counter()
         self.supervisor = Supervisor(logger, count=self.count)  # of the tasks of this worker's connections
         self.activity = activity.Activity(self.count)
@@ -315,7 +324,8 @@ class Hub:
             return
         channel = self._channels.get((connection.app, name))
         if channel is None:
-            channel = self._channels[connection.app, name] = connections.Channel(connection.app, name)
+            channel = connections.Channel(connection.app, name, self._stream_keep_s)
+            self._channels[connection.app, name] = channel
         subscription = connections.Subscription(connection, channel, member, recovery, request)
         connection.subscriptions[name] = subscription
         channel.announce, channel.is_cache = announce, cached

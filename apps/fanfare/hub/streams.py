@@ -28,7 +28,7 @@ from fanfare.hub import event_frames
 
 State = interface.StreamState
 
-KEEP_S = 60  # after the end of a stream: new subscribers still get it, so a page that was offline gets the end
+KEEP_S = 60  # after its end new subscribers still get a stream: the default of FANFARE_STREAM_KEEP
 END_TRIES = 20  # attempts to end a stream while its producer appends
 LAPSED = 200  # streams without a producer that are ended in one turn
 
@@ -113,11 +113,12 @@ def entries(app: str, channel: str, streams: Sequence[interface.Streamed]) -> li
 
 class Known:
     """The streams that a new subscriber of a channel may need, as this worker has read them. If a channel has none,
-    the engine is not queried."""
+    the engine is not queried. `keep_s`: how long after its end the engine has a stream."""
 
-    __slots__ = ("_until",)
+    __slots__ = ("_keep_s", "_until")
 
-    def __init__(self) -> None:
+    def __init__(self, keep_s: float) -> None:
+        self._keep_s = keep_s
         self._until: dict[str, float] = {}  # monotonic; infinite while the stream is open
 
     def __bool__(self) -> bool:
@@ -136,7 +137,7 @@ class Known:
         self._note(entry.user_id or "", is_open=entry.kind == interface.Kind.STREAM)
 
     def _note(self, stream: str, *, is_open: bool) -> None:
-        self._until[stream] = float("inf") if is_open else time.monotonic() + KEEP_S
+        self._until[stream] = float("inf") if is_open else time.monotonic() + self._keep_s
 
 
 class Writer(Protocol):
@@ -154,7 +155,7 @@ def end(
     state: State,
     *,
     retention: interface.Retention | None,
-    keep_s: int = KEEP_S,
+    keep_s: int,
 ) -> interface.Streamed | None:
     """End a stream in place of its producer, whose next append fails. Blocks. Returns the stream as it was; None if
     there is none. A stream that is not open stays as it is. Raises EngineError.
@@ -175,7 +176,7 @@ def ending(
     state: State,
     *,
     retention: interface.Retention | None,
-    keep_s: int = KEEP_S,
+    keep_s: int,
     error: str | None = None,
 ) -> interface.StreamWrite:
     """The write that ends an open stream with the text that it has."""

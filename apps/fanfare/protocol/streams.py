@@ -40,7 +40,6 @@ class InvalidStream(refusals.PusherError):
 class Limits(NamedTuple):
     """From the settings. `keep_s`: see `interface.StreamWrite.seconds`."""
 
-    window_ms: int
     lease_s: int
     keep_s: int
     length: int
@@ -52,7 +51,6 @@ class Limits(NamedTuple):
 def limits() -> Limits:
     settings = conf.settings
     return Limits(
-        settings.STREAM_WINDOW_MS,
         settings.STREAM_LEASE,
         settings.STREAM_KEEP,
         settings.STREAM_MAX_LENGTH,

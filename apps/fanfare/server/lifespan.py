@@ -60,7 +60,11 @@ class Server:
 
     def __init__(self) -> None:
         self.engine = current.current()
-        self.hub = hub.Hub(self.engine, max_buffer_bytes=conf.settings.BUFFER_BYTES)
+        self.hub = hub.Hub(
+            self.engine,
+            max_buffer_bytes=conf.settings.BUFFER_BYTES,
+            stream_keep_s=conf.settings.STREAM_KEEP,
+        )
         self.tasks = Supervisor(logger, count=self.hub.count, prefix="worker.tasks")
         self.registry = registry.Registry(disabled_grace_s=conf.settings.DISABLED_GRACE)
         self.loader = loading.Loader(self.registry, self.hub)

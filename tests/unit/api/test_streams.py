@@ -65,6 +65,18 @@ async def test_each_item_is_answered_by_itself_and_in_order(
     assert (hub.counters["streams.appended"], hub.counters["api.refused.400"]) == (2, 5)
 
 
+async def test_ended_stream_is_kept_for_as_long_as_the_setting_says(
+    client: fakes.Client, hub: fakes.Hub, settings: Any
+) -> None:
+    settings.FANFARE = {"STREAM_KEEP": 300}
+    await client.post(ROUTE, {"batch": [append("a", state="done"), append("b")]})
+    assert [(write.channel, write.seconds) for write in hub.engine.writes] == [
+        ("private-a", 15),
+        ("private-a", 300),
+        ("private-b", 15),
+    ]
+
+
 async def test_stream_over_its_rate_does_not_stop_the_others(
     client: fakes.Client, hub: fakes.Hub, settings: Any
 ) -> None:

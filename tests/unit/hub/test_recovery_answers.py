@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 from collections.abc import Callable
 
 import orjson
@@ -171,6 +172,23 @@ async def test_open_stream_is_written_to_each_new_subscriber(
     assert client.got[1:] == [whole if one == "stream" else one.encode() for one in expected]
     assert counts(hub, "streams.") == {"streams.caught_up": 1}
     assert client.subscription("kept").channel.streams, "the next subscriber asks the engine for streams"
+
+
+async def test_ended_stream_is_asked_for_as_long_as_the_engine_has_it(
+    engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = types.SimpleNamespace(monotonic=lambda: 1_000.0)
+    monkeypatch.setattr(streams, "time", clock)
+    hub = hubs.Hub(engine, stream_keep_s=300)
+    await hub.start()
+    channel = subscribe(hub, None).subscription("kept").channel
+    engine.answer(streams=(ended(None),))
+    known = []
+    for second in (1_299.0, 1_301.0):
+        clock.monotonic = lambda second=second: second
+        known.append(bool(channel.streams))
+    await hub.stop()
+    assert known == [True, False]
 
 
 @pytest.mark.parametrize(
