@@ -327,7 +327,9 @@ class Session:
         self._connection.send(effect.body)
 
     def _receive(self, effect: effects.Receive) -> None:
-        self.received(effect.text)
+        """A frame that has waited. Its rest comes before the client's next frame."""
+        if not self._connection.closing:
+            self._do(self._machine.received(effect.text))
 
     def _close(self, effect: effects.Close) -> None:
         self.close(effect.code, effect.message)

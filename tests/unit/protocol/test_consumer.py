@@ -573,6 +573,32 @@ async def test_client_with_too_many_refusals_is_read_more_slowly(
     assert len([line for line in caplog.messages if "is read more slowly" in line]) == 1
 
 
+async def test_refusals_of_frames_that_waited_for_a_sign_in_delay_the_next_frame(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "REFUSALS_PER_SECOND", few := 5)
+    browser = await worker.connected()
+    rests: list[float] = []
+    of_channels = consumers.PusherConsumer.websocket_receive
+
+    def receive(consumer: Any, event: Any, session: sessions.Session) -> float:
+        rests.append(of_channels(consumer, event, session))
+        return rests[-1]
+
+    monkeypatch.setattr(consumers.PusherConsumer, "websocket_receive", receive)
+    worker.engine.held = True
+    browser.send(fakes.signin('{"id":"42"}', socket_id=browser.socket_id))
+    for _ in range(few + 30):
+        browser.send(fakes.subscribe("#server-to-user-7", auth=""))
+    await browser.drained()
+    assert not any(rests)
+    worker.engine.release()
+    await browser.frame("pusher:signin_success")
+    await browser.drained()
+    assert rests[few + 32 :] == [sessions.REST_S]
+    assert worker.hub.counters["pusher.slowed"] > 0
+
+
 def _text(text: str) -> dict[str, Any]:
     return {"type": "websocket.receive", "text": text}
 
