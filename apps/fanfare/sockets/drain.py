@@ -195,45 +195,46 @@ class Drain:
         """
         if getattr(self.config, "should_reload", False):
             return False  # uvicorn --reload starts the new process when this one has ended
-        self._extend_timeout(within_s)
-        loop = asyncio.get_running_loop()
+        self._extend_timeout(SIBLINGS_S + within_s)
         await asyncio.sleep(SIBLINGS_S)
-        end_s = loop.time() + within_s
-        while (rest_s := end_s - loop.time()) > 0:
-            answer = await self._ask(rest_s)
-            if answer is not None:
-                return answer
-        return False
+        try:
+            async with asyncio.timeout(within_s):
+                while True:
+                    answer = await self._ask()
+                    if answer is not None:
+                        return answer
+                    await asyncio.sleep(TICK_S)
+        except TimeoutError:
+            return False
 
     async def _accepts(self) -> bool:
         try:
-            _, writer = await self._connect(PROBE_S)
-        except (OSError, TimeoutError):
+            async with asyncio.timeout(PROBE_S):
+                _, writer = await self._connect()
+        except OSError:  # TimeoutError too
             return False
         writer.close()
         return True
 
-    async def _ask(self, within_s: float) -> bool | None:
+    async def _ask(self) -> bool | None:
         """True: there is an answer. False: no process listens. None: none came on this connection."""
         try:
-            reader, writer = await self._connect(within_s)
-        except (OSError, TimeoutError):
+            reader, writer = await self._connect()
+        except OSError:
             return False
         try:
-            async with asyncio.timeout(within_s):
-                writer.write(REQUEST)
-                # With TLS, a server closes the connection in answer to a plain request.
-                return bool(await reader.read(1)) or getattr(self.config, "is_ssl", False) or None
-        except (OSError, TimeoutError):
+            writer.write(REQUEST)
+            # With TLS, a server closes the connection in answer to a plain request.
+            return bool(await reader.read(1)) or getattr(self.config, "is_ssl", False) or None
+        except OSError:
             return None
         finally:
             writer.close()
 
-    async def _connect(self, within_s: float) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        async with asyncio.timeout(within_s):
-            if isinstance(self._address, str | bytes):
-                return await asyncio.open_unix_connection(os.fsdecode(self._address))
-            return await asyncio.open_connection(*self._address[:2])
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if isinstance(self._address, str | bytes):
+            return await asyncio.open_unix_connection(os.fsdecode(self._address))
+        return await asyncio.open_connection(*self._address[:2])
 
 
 def holds(process: int, listeners: frozenset[int]) -> bool:

@@ -141,7 +141,29 @@ async def test_few_connections_do_not_wait_long_where_no_process_answers(
         stop(drained, clients, listener.getsockname())
         await waiting.until_async(clients.are_closed, drain.BOOT_S / 2, "all are closed")
     assert [returns for _, returns in clients.closed] == [False] * drain.FEW
-    assert config.timeout_graceful_shutdown == 5.0 + 0.1
+    assert config.timeout_graceful_shutdown == pytest.approx(5.0 + drain.SIBLINGS_S + 0.1)
+
+
+async def test_connect_and_answer_share_the_time_of_the_probe(
+    make: Make, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The listener answers no request, and a connect to it takes most of the time."""
+    monkeypatch.setattr(drain, "FEW_ANSWER_S", 1.0)
+    drained, clients = make(), Clients(drain.FEW)
+    config = types.SimpleNamespace(timeout_graceful_shutdown=None)
+    drained.watch(config, workers=25, parent_starts=lambda: False, may_be_replaced=True)
+    connect = drained._connect
+
+    async def connect_slowly() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        await asyncio.sleep(0.9)
+        return await connect()
+
+    monkeypatch.setattr(drained, "_connect", connect_slowly)
+    begun_s = asyncio.get_running_loop().time()
+    with listener:
+        stop(drained, clients, listener.getsockname())
+        await waiting.until_async(clients.are_closed, PATIENCE_S, "all are closed")
+    assert clients.closed[0][0] - begun_s < 0.9 + drain.FEW_ANSWER_S
 
 
 @pytest.mark.parametrize("server", ["another machine", "a new worker of a reload"])
