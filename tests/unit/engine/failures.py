@@ -113,6 +113,25 @@ class FailureConformance:
         await two.until(lambda: two.engine.health().ok, "its health is green", within=MARGIN_S)
         assert two.gaps == []
 
+    async def test_worker_that_is_cut_off_until_the_log_is_trimmed_gets_every_entry_or_reports_a_gap(
+        self, deployment: Deployment
+    ) -> None:
+        if not deployment.can_cut:
+            return
+        one, two = await deployment.hire(log_seconds=LOG_SECONDS), await deployment.hire(log_seconds=LOG_SECONDS)
+        await one.publish("news", b"before")
+        await two.got("news", b"before")
+        deployment.cut(two)
+        for number in range(3):
+            await one.publish("news", b"missed %d" % number)
+        await waiting.until_async(lambda: is_trimmed(deployment), 20, "the trim")
+        await two.until(lambda: not two.engine.health().ok, "its health is red", within=deployment.lease_s + MARGIN_S)
+        assert isinstance(await two.attach("calm"), interface.Refused)  # by now it has dropped its connection
+        deployment.heal(two)
+        await until_gap_or_bodies(two, "news", 4)
+        await one.publish("news", b"after")
+        await until_body(two, "news", b"after")
+
     async def test_lease_of_a_cut_off_worker_is_lost_before_another_gets_it(self, deployment: Deployment) -> None:
         if not deployment.can_cut:
             return

@@ -30,6 +30,7 @@ _LUA = "fanfare.engine.redis.scripts:"
 _SQL = "fanfare.engine.postgres.database:functions.sql"
 
 GAP = "test_frozen_worker_gets_every_entry_or_reports_a_gap"
+CUT_GAP = "test_worker_that_is_cut_off_until_the_log_is_trimmed_gets_every_entry_or_reports_a_gap"
 CONSUMER = "test_consumer_gets_every_entry_of_its_kinds_after_a_trim"
 TRANSIENT = "test_transient_consumer_begins_at_the_newest_entry"
 WRITTEN = "test_when_written_waits_for_a_slow_store"
@@ -194,7 +195,9 @@ LOCAL = (
 )
 
 POSTGRES = (
-    _mutant("gaps are never reported", GAP, (f"{_POSTGRES}reader:Reader._gap", 'return "trimmed"', "pass")),
+    _mutant(
+        "gaps are never reported", f"{GAP} {CUT_GAP}", (f"{_POSTGRES}reader:Reader._gap", 'return "trimmed"', "pass")
+    ),
     _mutant("the trim holds nothing for consumers", CONSUMER, (_SQL, "(v_kinds >> kind) & 1 = 0", "true")),
     _mutant(
         "when_written calls at once",
@@ -361,6 +364,12 @@ POSTGRES = (
 
 REDIS = (
     _mutant(
+        "gaps are never reported",
+        CUT_GAP,
+        (f"{_LUA}enter.lua", "reason = 'trimmed'", "reason = ''"),
+        (f"{_LUA}enter.lua", "reason = 'worker_unknown'", "reason = ''"),
+    ),
+    _mutant(
         "a server with another run id and an older log is the same one",
         f"{RESTORE} {AT_ONCE}",
         (f"{_LUA}common.lua", "if state[1] == run then", "if state[1] then"),
@@ -420,6 +429,15 @@ REDIS = (
             f"{_REDIS}engine:RedisEngine.health",
             "problem = worker.problem() if worker is not None else None",
             "problem = None",
+        ),
+    ),
+    _mutant(
+        "appends are torn",
+        TORN,
+        (
+            f"{_REDIS}appends:Appends._append",
+            "except UnicodeEncodeError as error:",
+            ("except UnicodeEncodeError as error:\n        self._append(publications[:1], self._loop.create_future())"),
         ),
     ),
     _mutant(
