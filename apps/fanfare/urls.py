@@ -21,4 +21,7 @@ urlpatterns = [
 
 if settings.DEBUG:
     front_page = landing.FrontPage("", name="landing", is_endpoint=True)
-    urlpatterns.append(URLPattern(front_page, landing.landing, name="landing"))
+    urlpatterns += [
+        URLPattern(front_page, landing.landing, name="landing"),
+        path("fanfare/", landing.landing, name="landing_page"),  # for a project with a front page of its own
+    ]

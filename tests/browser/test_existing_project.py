@@ -33,7 +33,7 @@ def test_the_guide_leads_from_startproject_to_a_live_page(reader: guides.Reader,
     server = reader.serve(runserver)
 
     landing = window()
-    landing.goto(server.url("/"))
+    landing.goto(server.url("/fanfare/"))
     expect(landing.locator("#state")).to_have_text("This page is connected")
     assert reader.application is not None
     expect(landing.locator("main")).to_contain_text(reader.application.key)

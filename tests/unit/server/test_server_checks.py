@@ -130,6 +130,10 @@ def test_the_landing_page_at_a_place_of_its_own_is_shown(front_pages):
     assert front_pages("/", path("rt/", include(OURS)), catch_all) == "cms"
 
 
+def test_a_project_with_a_front_page_has_the_landing_page_below_it(front_pages):
+    assert front_pages("/fanfare/", path("", include(OURS)), path("", view, name="home")) == "fanfare:landing_page"
+
+
 @pytest.fixture
 def commands(monkeypatch):
     found = dict(management.get_commands())
