@@ -5,10 +5,9 @@ from __future__ import annotations
 from django.contrib import admin
 from django.urls import path
 
-from fanfare.applications.admin import ApplicationAdmin
-from fanfare.applications.models import Application
+import fanfare.admin
 
 staff = admin.AdminSite("staff")
-staff.register(Application, ApplicationAdmin)
+fanfare.admin.register(staff)
 
 urlpatterns = [path("staff/", staff.urls), path("admin/", admin.site.urls)]

@@ -528,11 +528,20 @@ class TestRotation:
 
 
 class TestCustomSite:
-    """A project may register the admin class with an AdminSite of its own."""
+    """A project may register the pages with an AdminSite of its own."""
 
     @pytest.fixture(autouse=True)
     def site(self, settings: Settings) -> None:
         settings.ROOT_URLCONF = "tests.unit.applications.custom_site"
+
+    def test_site_has_all_pages_and_they_lead_to_each_other(self, admin_client: Client) -> None:
+        index = text(admin_client.get("/staff/"))
+        found = set(re.findall(r'href="(/staff/fanfare/[a-z]+/)"', index))
+        assert {"/staff/fanfare/application/", "/staff/fanfare/console/", "/staff/fanfare/delivery/"} < found
+        for url in found:
+            page = text(admin_client.get(url))
+            assert 'href="/staff/fanfare/' in page
+            assert 'href="/admin/' not in page
 
     @pytest.mark.parametrize("slug", ["rotate-secret", "disable", "enable"])
     def test_pages_stay_on_the_site(self, admin_client: Client, shop: Application, slug: str) -> None:
