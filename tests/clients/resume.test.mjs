@@ -635,6 +635,33 @@ test("after uninstall pusher-js is unchanged", async () => {
   assert.doesNotMatch(socket.url, /rt=1/);
 });
 
+test("after uninstall the answer of a pending auth request is final", async (context) => {
+  context.mock.method(Math, "random", () => 0);
+  context.mock.method(console, "warn", () => {});
+  start({ retry: { min: 0, max: 0 } });
+  const answers = [];
+  const channelAuthorization = { customHandler: (_, callback) => answers.push(callback) };
+  const channel = client(undefined, { channelAuthorization }).subscribe("private-orders");
+  const refused = [];
+  channel.bind("pusher:subscription_error", ({ error }) => refused.push(error));
+  const failure = (status) => Object.assign(new Error(`answer ${status}`), { status });
+  (await until(() => answers[0]))(failure(502), null);
+  handle.uninstall(); // while the plugin waits before the repetition
+  (await until(() => answers[1]))(failure(503), null);
+  assert.deepEqual(refused, ["answer 503"]);
+});
+
+test("after uninstall a failed attempt to connect is not repeated", async () => {
+  start({ retry: { min: 20, max: 40 } });
+  away = true;
+  client();
+  await until(() => opened.length >= 2);
+  handle.uninstall();
+  const before = opened.length;
+  await sleep(500);
+  assert.ok(opened.length <= before + 1, `${opened.length}`); // the one for which the plugin waited
+});
+
 test("install refuses other classes and numbers", () => {
   assert.throws(() => install({}), TypeError);
   assert.throws(() => install(Pusher, { jitter: -1 }), RangeError);

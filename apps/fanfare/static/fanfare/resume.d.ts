@@ -42,7 +42,8 @@ export interface Options {
   /** A reconnect waits for a random time up to this, in ms. Default 2000, 0 for none; keep it below 10000. */
   jitter?: number;
   /** The pause between two attempts to reach a server that is away, at random between these bounds, in ms. Default
-   *  500 and 2000. `false`: pusher-js decides, and waits for 15 s and more; auth requests are not repeated. */
+   *  500 and 2000. An auth request that is not answered, or with 429, 502, 503 or 504, is repeated up to 8 times.
+   *  `false`: pusher-js decides, and waits for 15 s and more; auth requests are not repeated. */
   retry?: { min?: number; max?: number } | false;
   /** Recover missed events. Default true. With `false` only the reconnects change. */
   recover?: boolean;
@@ -106,7 +107,8 @@ export interface Handle {
   revisions(channel: unknown, event: string, update: (data: any, revision: Revision) => void): () => void;
   /** By channel; those of one client, or of all together. */
   positions(pusher?: PusherClient): Record<string, Position>;
-  /** Back to the plain pusher-js. Connections that are open stay as they are. */
+  /** Back to the plain pusher-js. Connections that are open stay as they are; pusher-js gets the error if the attempt
+   *  to connect or the auth request that is pending fails. */
   uninstall(): void;
 }
 

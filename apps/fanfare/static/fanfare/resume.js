@@ -281,12 +281,12 @@
       this.#retries.due = null; // if this attempt fails, the next one waits anew
       const socket = this.#create();
       this.#socket = socket;
-      const retry = this.#retries.bounds !== null;
-      if (retry) {
+      if (this.#retries.bounds) {
         this.#timer = setTimeout(() => {
           socket.onopen = socket.onerror = socket.onclose = socket.onmessage = null;
           socket.close();
-          this.#failed();
+          if (this.#retrying) this.#failed();
+          else this.#closed(ABNORMAL);
         }, this.#retries.attemptMs);
       }
       socket.onopen = (event) => {
@@ -295,13 +295,17 @@
         this.onopen?.(event);
       };
       socket.onerror = (event) => {
-        if (this.#open || this.#closing || !retry) this.onerror?.(event);
+        if (!this.#retrying) this.onerror?.(event);
       };
       socket.onclose = (event) => {
-        if (this.#open || this.#closing || !retry) this.#closed(event);
-        else this.#failed();
+        if (this.#retrying) this.#failed();
+        else this.#closed(event);
       };
       socket.onmessage = (event) => this.#incoming(event);
+    }
+
+    get #retrying() {
+      return !this.#open && !this.#closing && this.#retries.bounds !== null;
     }
 
     /** A WebSocket did not open. pusher-js, which would wait for 15 s now, is not told. */
@@ -524,6 +528,8 @@
       globalThis.document?.removeEventListener("visibilitychange", this.#onVisibility);
       for (const client of this.#live()) client.pusher.connection.unbind("disconnected", client.onDisconnected);
       for (const pusher of this.#Pusher.instances) Object.assign(pusher.config, this.#signers.get(pusher));
+      this.#bounds = null; // the answer of a pending auth request is final
+      for (const retries of this.#retries.values()) retries.bounds = null;
     }
 
     positions(pusher = null) {
@@ -588,7 +594,7 @@
       signer(params, (error, data) => {
         // The signature is for another connection than the present one, for which pusher-js has asked anew.
         if (!isCurrent()) return;
-        if (tries === MOST_SIGN_TRIES || !NOT_NOW.has(error?.status)) {
+        if (!this.#bounds || tries === MOST_SIGN_TRIES || !NOT_NOW.has(error?.status)) {
           callback(error, data);
           return;
         }
