@@ -105,6 +105,22 @@ async def test_call_expires_while_other_statements_hold_the_connection() -> None
     await own.stop()
 
 
+async def test_full_queue_and_stopped_writer_refuse_a_call_without_an_exception(
+    hire: conformance.Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The callers are callbacks of connections, which would be closed."""
+    engine = (await hire()).engine
+    refused: list[str] = []
+    monkeypatch.setattr(writer, "MOST_PENDING", 0)
+    engine.save_session("1", "token", b"{}", 60)
+    engine.post(interface.Publication("1", "news", b"{}"), refused.append)
+    with pytest.raises(errors.EngineUnavailable, match="at most 0 may"):
+        await engine.append([interface.Publication("1", "news", b"{}")])
+    await engine._worker.writer.stop()  # type: ignore[attr-defined]
+    engine.post(interface.Publication("1", "news", b"{}"), refused.append)
+    assert refused == ["0 writes wait for the database; at most 0 may", "The engine is closed"]
+
+
 async def test_lease_that_was_asked_for_under_an_earlier_id_is_not_held(
     hire: conformance.Hire, monkeypatch: pytest.MonkeyPatch
 ) -> None:

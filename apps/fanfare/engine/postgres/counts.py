@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import contextlib
 from typing import Final
 
 from fanfare.engine import errors
@@ -65,11 +64,7 @@ class SubscriberCounts:
                 self._counters["counts_retried"] += 1
                 self._unwritten = {**counts, **self._unwritten}
 
-        try:
-            self._writer.submit(operations.Call(wanted, settled))
-        except errors.EngineError:
-            self._writing -= 1
-            self._unwritten = {**counts, **self._unwritten}
+        self._writer.submit(operations.Call(wanted, settled))
 
     def _announce_later(self, channel: tuple[str, str], wait_ms: int | None) -> None:
         if wait_ms and channel not in self._announcing:
@@ -82,5 +77,4 @@ class SubscriberCounts:
             if error is None:
                 self._announce_later(channel, rows[0].actual)
 
-        with contextlib.suppress(errors.EngineError):
-            self._writer.submit(operations.Call([operations.Operation("announce", *channel)], settled))
+        self._writer.submit(operations.Call([operations.Operation("announce", *channel)], settled))

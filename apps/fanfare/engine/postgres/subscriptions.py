@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 from typing import Final
 
 from fanfare.engine import errors, interface
@@ -65,17 +64,13 @@ class Subscriptions:
             else:
                 self._reader.settle(wanted, ready)
 
-        try:
-            self._writer.submit(operations.Call([operation], settled))
-        except errors.EngineError as error:
-            ready(interface.Refused("engine_unavailable", str(error)))
+        self._writer.submit(operations.Call([operation], settled))
 
     def _noting_misses(self, wanted: interface.SubscribeRequest, ready: interface.Ready) -> interface.Ready:
         def answered(answer: interface.SubscribeResult | interface.Refused) -> None:
             if isinstance(answer, interface.SubscribeResult) and answer.cached is None:
-                with contextlib.suppress(errors.EngineError):
-                    operation = operations.Operation("miss", wanted.app, wanted.channel, n=MISS_SECONDS)
-                    self._writer.submit(operations.Call([operation]))
+                operation = operations.Operation("miss", wanted.app, wanted.channel, n=MISS_SECONDS)
+                self._writer.submit(operations.Call([operation]))
             ready(answer)
 
         return answered
@@ -96,12 +91,7 @@ class Subscriptions:
                 else:
                     self._reader.settle(wanted, answered)
 
-            try:
-                self._writer.submit(
-                    operations.Call([operations.Operation("stream", wanted.app, wanted.channel)], opened)
-                )
-            except errors.EngineError as error:
-                ready(interface.Refused("engine_unavailable", str(error)))
+            self._writer.submit(operations.Call([operations.Operation("stream", wanted.app, wanted.channel)], opened))
 
         return answered
 
@@ -118,10 +108,7 @@ class Subscriptions:
                 self._counters["leaves_retried"] += 1
                 self._leaving[key] = True
 
-        try:
-            self._writer.submit(operations.Call([operations.Operation("leave", app, channel, key=socket_id)], settled))
-        except errors.EngineError:
-            self._leaving[key] = True
+        self._writer.submit(operations.Call([operations.Operation("leave", app, channel, key=socket_id)], settled))
 
     def repeat_leaves(self) -> None:
         for key in [key for key, failed in self._leaving.items() if failed]:
@@ -140,7 +127,4 @@ class Subscriptions:
             else:
                 ready(interface.SubscribeResult())
 
-        try:
-            self._writer.submit(operations.Call([operations.Operation("admit", app, n=limit)], settled))
-        except errors.EngineError as error:
-            ready(interface.Refused("engine_unavailable", str(error)))
+        self._writer.submit(operations.Call([operations.Operation("admit", app, n=limit)], settled))

@@ -199,7 +199,6 @@ class Worker:
     # -- writes --------------------------------------------------------------------------------------------------------
 
     def submit(self, wanted: Sequence[operations.Operation], settled: operations.Settled = operations.ignore) -> None:
-        """Raises EngineUnavailable."""
         self.writer.submit(operations.Call(wanted, settled))
 
     def listen(self, app: str, channel: str, on: bool) -> None:
@@ -230,10 +229,7 @@ class Worker:
             if error is not None:
                 failed(str(error))
 
-        try:
-            self.submit(operations.append([publication], None), settled)
-        except errors.EngineError as error:
-            failed(str(error))
+        self.submit(operations.append([publication], None), settled)
 
     async def done(self, operation: operations.Operation) -> operations.Row:
         """One operation, and its row. Raises EngineUnavailable."""
@@ -262,10 +258,7 @@ class Worker:
 
     def when_written(self, then: Callable[[], None]) -> None:
         self.subscribers.write()
-        try:
-            self.submit([operations.Operation("touch")], lambda _rows, _error: then())
-        except errors.EngineError:
-            then()
+        self.submit([operations.Operation("touch")], lambda _rows, _error: then())
 
     # -- subscriptions and leases --------------------------------------------------------------------------------------
 

@@ -66,16 +66,16 @@ class Writer:
     # -- what is asked for ---------------------------------------------------------------------------------------------
 
     def submit(self, call: operations.Call) -> None:
-        """Raises EngineUnavailable where too much waits already, or the writer has stopped."""
+        """It is refused at once where too much waits already, or the writer has stopped."""
         if self._stopping:
-            raise errors.EngineUnavailable("The engine is closed")
-        if len(self._pending) >= MOST_PENDING:
-            raise errors.EngineUnavailable(
-                f"{len(self._pending)} writes wait for the database; at most {MOST_PENDING} may"
-            )
-        self._pending.append(call)
-        self._wake.set()
-        self._await_expiry()
+            _settle([call], errors.EngineUnavailable("The engine is closed"))
+        elif len(self._pending) >= MOST_PENDING:
+            why = f"{len(self._pending)} writes wait for the database; at most {MOST_PENDING} may"
+            _settle([call], errors.EngineUnavailable(why))
+        else:
+            self._pending.append(call)
+            self._wake.set()
+            self._await_expiry()
 
     async def run(self) -> None:
         """Write groups until the task is cancelled. A failure of the database is waited out here."""
@@ -155,11 +155,13 @@ class Writer:
                 await self._disconnect()
                 self.expire()
                 raise errors.EngineUnavailable(f"The database cannot be reached: {describe(error)}") from error
-            group: list[operations.Call] = []
-            size = 0
-            while self._pending and (not group or size + len(self._pending[0].operations) <= GROUP_OPERATIONS):
-                group.append(self._pending.pop(0))
-                size += len(group[-1].operations)
+            count = size = 0
+            for call in self._pending:
+                size += len(call.operations)
+                if count and size > GROUP_OPERATIONS:
+                    break
+                count += 1
+            group, self._pending = self._pending[:count], self._pending[count:]
             if group:
                 await self._apply_group(connection, group)
 

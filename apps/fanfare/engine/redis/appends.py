@@ -55,10 +55,7 @@ class Appends:
         for partition, indexes in calls.items():
             settled = functools.partial(gathered.settled, indexes)
             size = sum(len(publications[index].body) for index in indexes)
-            try:
-                partition.calls.submit(operations.Call([wanted[index] for index in indexes], settled, size=size))
-            except errors.EngineError as error:
-                settled(None, error)
+            partition.calls.submit(operations.Call([wanted[index] for index in indexes], settled, size=size))
         if not calls:
             done.set_result([])
 
@@ -74,9 +71,10 @@ class Appends:
 
         try:
             call = operations.Call([operations.append(publication)], settled, size=len(publication.body))
-            self._of(publication.app, publication.channel).calls.submit(call)
-        except (errors.EngineError, UnicodeEncodeError) as error:
+        except UnicodeEncodeError as error:
             failed(str(error))
+        else:
+            self._of(publication.app, publication.channel).calls.submit(call)
 
 
 class _Receipts:

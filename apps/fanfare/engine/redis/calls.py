@@ -77,13 +77,17 @@ class CallQueue:
         return bool(self._pending) or self._in_flight is not None
 
     def submit(self, call: Call, *, urgent: bool = False) -> None:
-        """Raises EngineUnavailable if too many calls are pending."""
+        """It is refused at once if too many calls are pending, or none can be sent any more."""
+        refusal: errors.EngineError | None = None
         if self._worker.is_closed:
-            raise errors.EngineUnavailable("The engine is closed")
-        if self._worker.moved_away:
-            raise errors.EngineMoved(self._worker.moved_away)
-        if len(self._pending) >= MOST_PENDING or self._pending_bytes + call.size > MOST_PENDING_BYTES:
-            raise errors.EngineUnavailable(f"{len(self._pending)} writes of this partition wait for Redis already")
+            refusal = errors.EngineUnavailable("The engine is closed")
+        elif self._worker.moved_away:
+            refusal = errors.EngineMoved(self._worker.moved_away)
+        elif len(self._pending) >= MOST_PENDING or self._pending_bytes + call.size > MOST_PENDING_BYTES:
+            refusal = errors.EngineUnavailable(f"{len(self._pending)} writes of this partition wait for Redis already")
+        if refusal is not None:
+            settle_one(call, None, refusal)
+            return
         self._pending_bytes += call.size
         (self._pending.appendleft if urgent else self._pending.append)(call)
         self._partition.schedule()

@@ -94,10 +94,7 @@ class CatchUp:
             else:
                 del self._since[name]
 
-        try:
-            self._partition.calls.submit(operations.Call((), settled, wants=(want,)), urgent=True)
-        except errors.EngineError:
-            self._read_later(name)
+        self._partition.calls.submit(operations.Call((), settled, wants=(want,)), urgent=True)
 
     def _read_later(self, name: str) -> None:
         self._worker.counters["listens_late"] += 1

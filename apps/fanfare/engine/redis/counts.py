@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import contextlib
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -94,10 +93,7 @@ class SubscriberCounts:
             ("n", operations.identity(app, channel), app, channel, count, announce)
             for (app, channel), (count, announce) in counts.items()
         ]
-        try:
-            partition.calls.submit(operations.Call(wanted, settled, frees=frees))
-        except errors.EngineError:
-            settled(None, None)
+        partition.calls.submit(operations.Call(wanted, settled, frees=frees))
 
     # -- announcements -------------------------------------------------------------------------------------------------
 
@@ -113,6 +109,5 @@ class SubscriberCounts:
             if answer is not None and not isinstance(answer.results[0], Exception):
                 self._announce_later(channel, answer.results[0])
 
-        with contextlib.suppress(errors.EngineError):
-            call = operations.Call([("c", operations.identity(*channel), *channel)], settled)
-            self._of(*channel).calls.submit(call)
+        call = operations.Call([("c", operations.identity(*channel), *channel)], settled)
+        self._of(*channel).calls.submit(call)

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
-from fanfare.engine import errors, interface
+from fanfare.engine import interface
 from fanfare.engine.redis import address, consumer
 from fanfare.engine.redis.queries import Queries, Store
 from fanfare.engine.redis.worker import Worker
@@ -108,8 +108,7 @@ class RedisEngine(SharedStoreEngine[Worker]):
     ) -> None:
         worker = self._worker
         if worker is not None:
-            with contextlib.suppress(errors.EngineUnavailable):  # the next record replaces it
-                worker.sessions.save(app, token, record, seconds, holder, release=release)
+            worker.sessions.save(app, token, record, seconds, holder, release=release)
 
     async def load_session(self, app: str, token: str) -> bytes | None:
         await self._here().settled()

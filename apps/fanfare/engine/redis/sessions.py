@@ -32,7 +32,6 @@ class Sessions:
         return self._of(app, f"#session-{token}")
 
     def save(self, app: str, token: str, record: bytes, seconds: int, holder: str, *, release: bool) -> None:
-        """Raises EngineUnavailable, never for a release."""
         operation = ("s", app, token, record, seconds, holder, release)
         if release:
             self._release((app, token), operation)
@@ -55,11 +54,7 @@ class Sessions:
                 self._counters["releases_retried"] += 1
                 release.has_failed = True
 
-        try:
-            call = operations.Call([operation], settled, frees=True)
-            self._partition(*name).calls.submit(call, urgent=again)
-        except errors.EngineError:
-            release.has_failed = True
+        self._partition(*name).calls.submit(operations.Call([operation], settled, frees=True), urgent=again)
 
     def repeat_releases(self) -> None:
         for name, release in list(self._releases.items()):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 from collections.abc import Callable
 
 from fanfare.engine import errors, interface
@@ -47,12 +46,8 @@ class Subscriptions:
             except errors.EngineError as refused:
                 ready(interface.Refused("engine_unavailable", str(refused)))
 
-        try:
-            # A subscriber that reads nothing gets a want too: it must wait for the barrier, and after a gap.
-            call = operations.Call(todo, settled, wants=wants or [("n", "")])
-            partition.calls.submit(call)
-        except errors.EngineError as error:
-            ready(interface.Refused("engine_unavailable", str(error)))
+        # A subscriber that reads nothing gets a want too: it must wait for the barrier, and after a gap.
+        partition.calls.submit(operations.Call(todo, settled, wants=wants or [("n", "")]))
 
     def leave(self, key: tuple[str, str, str]) -> None:
         app, channel, socket_id = key
@@ -70,11 +65,8 @@ class Subscriptions:
                 self._counters["leaves_retried"] += 1
                 self._leaving[key] = True
 
-        try:
-            operation = ("l", operations.identity(app, channel), app, channel, socket_id)
-            partition.calls.submit(operations.Call([operation], settled, frees=True))
-        except errors.EngineError:
-            self._leaving[key] = True
+        operation = ("l", operations.identity(app, channel), app, channel, socket_id)
+        partition.calls.submit(operations.Call([operation], settled, frees=True))
 
     def repeat_leaves(self) -> None:
         for key in [key for key, failed in self._leaving.items() if failed]:
@@ -83,10 +75,9 @@ class Subscriptions:
     def repeat_users(self, partition: Partition) -> None:
         """The store may have lost the users. Sockets without a channel are signed in, and the hub closes none of them
         after a gap."""
-        with contextlib.suppress(errors.EngineError):
-            for (app, socket_id), member in self._users[partition].items():
-                joining = _join(app, interface.USERS, socket_id, member, None)
-                partition.calls.submit(operations.Call([joining], operations.ignore))
+        for (app, socket_id), member in self._users[partition].items():
+            joining = _join(app, interface.USERS, socket_id, member, None)
+            partition.calls.submit(operations.Call([joining], operations.ignore))
 
     def admit(self, app: str, limit: int, ready: interface.Ready) -> None:
         partition = self._of(app, interface.CONNECTIONS)
@@ -102,11 +93,8 @@ class Subscriptions:
             else:
                 ready(interface.SubscribeResult())
 
-        try:
-            operation = ("q", operations.identity(app, interface.CONNECTIONS), limit)
-            partition.calls.submit(operations.Call([operation], settled))
-        except errors.EngineError as error:
-            ready(interface.Refused("engine_unavailable", str(error)))
+        operation = ("q", operations.identity(app, interface.CONNECTIONS), limit)
+        partition.calls.submit(operations.Call([operation], settled))
 
 
 def _join(app: str, channel: str, socket_id: str, member: interface.Member, limit: int | None) -> operations.Operation:

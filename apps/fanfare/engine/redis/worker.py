@@ -353,8 +353,8 @@ class Worker:
             if not partition.calls.is_full:
                 self._failures.pop(partition.index, None)
             elif not partition.calls.is_busy:
-                with contextlib.suppress(errors.EngineError):  # tests whether there is memory again
-                    partition.calls.submit(operations.Call((), operations.ignore))
+                # Tests whether there is memory again.
+                partition.calls.submit(operations.Call((), operations.ignore))
             if partition.index == 0:
                 self.workers = alive
             for life in dead:
@@ -413,10 +413,7 @@ class Worker:
                 then()
 
         for partition in busy:
-            try:
-                partition.calls.submit(operations.Call((), settled, frees=True))
-            except errors.EngineError:
-                settled(None, None)
+            partition.calls.submit(operations.Call((), settled, frees=True))
         if not busy:
             then()
 
