@@ -45,6 +45,7 @@ class AckTracker:
 
     __slots__ = (
         "_acknowledged",
+        "_lost",
         "_pinged",
         "_pings",
         "_start",
@@ -71,6 +72,8 @@ class AckTracker:
         self.lost_until = -math.inf  # until then a channel that is not in the record may have been in a lost one
         self.shared: bool = known.get("shared", SHARED_UNTIL in known)  # the token was refused, and its record lost
         self._acknowledged: Positions = {}
+        # By channel, why entries before its position were lost, until the page has acknowledged the report.
+        self._lost: dict[str, str] = known.get("lost", {})
         # The positions of the last socket's channels, until this socket has subscribed to them: no channel of
         # `_acknowledged`.
         self._start: Positions = {
@@ -82,7 +85,9 @@ class AckTracker:
         self._pings: collections.deque[tuple[float, Positions]] = collections.deque()
 
     def start_of(self, channel: str) -> tuple[interface.Position | None, str | None]:
-        """The acknowledged position of a channel, or the reason why it is unknown; both None for a new channel."""
+        """The acknowledged position of a channel, or the reason why there is none; both None for a new channel."""
+        if channel in self._lost:
+            return None, self._lost[channel]
         position = self._acknowledged.get(channel) or self._start.get(channel)
         if position is not None:
             return position, None
@@ -92,28 +97,36 @@ class AckTracker:
             return None, TOKEN_SHARED
         return None, EPOCH_CHANGED if time.monotonic() < self.lost_until else None
 
-    def begin(self, channel: str, position: interface.Position) -> bool:
-        """A subscription gets all entries after `position`. Returns False if the record is full."""
-        self._start.pop(channel, None)
-        self._pinged.pop(channel, None)
+    def begin(self, channel: str, position: interface.Position, lost: str | None = None) -> bool:
+        """A subscription gets all entries after `position`. `lost`: why the page missed entries before it, which a
+        frame has just reported. Returns False if the record is full."""
+        for before in (self._start, self._pinged, self._lost):
+            before.pop(channel, None)
         if channel not in self._acknowledged and len(self._acknowledged) >= self.max_channels:
             self.full = True
             return False
         self._acknowledged[channel] = position
+        if lost is not None:
+            self._lost[channel] = lost
+            for _, sent in self._pings:  # they came before the report
+                sent.pop(channel, None)
         return True
 
     def left(self, channel: str) -> None:
         """The page unsubscribed."""
-        for positions in (self._start, self._pinged, self._acknowledged):
-            positions.pop(channel, None)
+        for known in (self._start, self._pinged, self._acknowledged, self._lost):
+            known.pop(channel, None)
 
     def unpinged(self, channel: str, sent: interface.Position) -> int:
-        """The number of events up to `sent` without a ping."""
-        pinged = self._pinged.get(channel) or self._acknowledged.get(channel)
-        return 0 if pinged is None or pinged.epoch != sent.epoch else sent.offset - pinged.offset
+        """The number of frames up to `sent` without a ping: events, and the report of a loss."""
+        pinged = self._pinged.get(channel)
+        reports = int(pinged is None and channel in self._lost)
+        pinged = pinged or self._acknowledged.get(channel)
+        events = 0 if pinged is None or pinged.epoch != sent.epoch else sent.offset - pinged.offset
+        return events + reports
 
     def pinged(self, sent: Mapping[str, interface.Position], now: float) -> None:
-        """A ping was sent after the events up to `sent`: channels whose position moved since the last ping."""
+        """A ping was sent after the events up to `sent`: channels with frames since the last ping."""
         self._pinged.update(sent)
         self._pings.append((now, dict(sent)))
 
@@ -128,15 +141,16 @@ class AckTracker:
         return len(self._pings)
 
     def ponged(self) -> bool:
-        """The client answered its oldest ping. Returns whether a position moved."""
+        """The client answered its oldest ping. Returns whether the record has changed."""
         return bool(self._pings) and self._acknowledge(self._pings.popleft()[1])
 
     def expire(self, now: float) -> bool:
-        """Acknowledge old events of a connected client that does not answer pings. Returns whether a position moved."""
-        moved = False
+        """Acknowledge old events of a connected client that does not answer pings. Returns whether the record
+        has changed."""
+        changed = False
         while self._pings and now - self._pings[0][0] > UNANSWERED_S:
-            moved |= self._acknowledge(self._pings.popleft()[1])
-        return moved
+            changed |= self._acknowledge(self._pings.popleft()[1])
+        return changed
 
     def record(self) -> bytes:
         """The record to store under the token."""
@@ -144,7 +158,7 @@ class AckTracker:
         if len(positions) > self.max_channels:
             self.full = True
             for channel in list(self._start)[: len(positions) - self.max_channels]:
-                del self._start[channel]
+                self.left(channel)
             positions = self._start | self._acknowledged
         fields: dict[str, Any] = {
             "sockets": (*self.earlier_sockets, self.socket_id)[-EARLIER_SOCKETS:],
@@ -153,6 +167,8 @@ class AckTracker:
         }
         if self.user_id:
             fields["user"] = self.user_id
+        if self._lost:
+            fields["lost"] = self._lost
         if self.full:
             fields["full"] = True
         if self.shared:
@@ -160,14 +176,15 @@ class AckTracker:
         return orjson.dumps(fields)
 
     def _acknowledge(self, sent: Positions) -> bool:
-        moved = False
+        changed = False
         for channel, position in sent.items():
+            changed |= self._lost.pop(channel, None) is not None
             # A channel that was left or subscribed again since that ping keeps its position.
             before = self._acknowledged.get(channel)
             if before is not None and before.epoch == position.epoch and before.offset < position.offset:
                 self._acknowledged[channel] = position
-                moved = True
-        return moved
+                changed = True
+        return changed
 
 
 def _parse(record: bytes | None) -> dict[str, Any]:

@@ -254,7 +254,8 @@ class PageSession:
             self._report(channel)
         if self.tracker is None or result is None or result.position is None or subscription.since is None:
             return
-        if not self.tracker.begin(channel, interface.Position(result.position.epoch, subscription.since)):
+        position = interface.Position(result.position.epoch, subscription.since)
+        if not self.tracker.begin(channel, position, recovery.failure(subscription.request, result)):
             self._hub.count("resume.record_full")
             _log.warning(
                 "Socket %s has more channels with a history than the %d that a resume record holds",
@@ -266,11 +267,12 @@ class PageSession:
         self._sent(channel)
         self.save()
 
-    def recovery_failed(self, subscription: connections.Subscription) -> None:
+    def recovery_failed(self, subscription: connections.Subscription, reason: str) -> None:
         """A recovery broke off: the page's position is that of the subscription."""
         position = subscription.position
         if self.tracker is not None and position is not None:
-            self.tracker.begin(subscription.channel.name, position)
+            self.tracker.begin(subscription.channel.name, position, reason)
+            self._sent(subscription.channel.name)
 
     def left(self, channel: str) -> None:
         self._unpinged.discard(channel)

@@ -122,6 +122,11 @@ def position(value: object) -> interface.Position | None:
         return None
 
 
+def failure(asked: Asked, result: interface.RecoveryResult | None) -> str | None:
+    """Why a client that was subscribed before may have missed events; None if it has not, or is new."""
+    return (asked.reason or (result.reason if result is not None else None)) if asked.recovering else None
+
+
 # -- the frames --------------------------------------------------------------------------------------------------------
 
 

@@ -257,7 +257,7 @@ class Session:
     def recovery_failed(self, subscription: connections.Subscription, reason: str, cached: bytes | None) -> None:
         self._do(self._machine.recovery_failed(subscription, reason, cached))
         if self._page is not None:
-            self._page.recovery_failed(subscription)
+            self._page.recovery_failed(subscription, reason)
 
     def event_sent(self, subscription: connections.Subscription) -> None:
         if self._page is not None:

@@ -385,10 +385,10 @@ class StateMachine:
         """The answer to the first subscribe. What is sent now comes before every event that follows."""
         asked, result = subscription.request, answer.replayed
         stream = recovery.stream(asked, result) if asked.with_stream else None
-        reason = asked.reason or (result.reason if result is not None else None)
+        reason = recovery.failure(asked, result)
         brings_state = asked.recovery is not None and result is not None and asked.recovery.brings_state(result)
         done = _answer_frames(subscription, answer, stream, with_state=not brings_state)
-        if asked.recovering and reason is not None:
+        if reason is not None:
             if stream is None:
                 done.append(effects.Send(recovery.resume_failed(subscription.channel.name, reason)))
             done.append(effects.Count(f"resume.failed.{reason}"))

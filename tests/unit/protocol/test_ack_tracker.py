@@ -100,6 +100,33 @@ def test_pong_for_an_earlier_subscription_does_not_move_a_new_one() -> None:
     assert start(one, "c") == at(3, "F")
 
 
+def test_report_of_a_loss_is_in_the_record_until_the_ping_after_it_is_answered() -> None:
+    one = page()
+    one.begin("c", at(5))
+    one.pinged({"c": at(5)}, now=0)
+    one.begin("c", at(9), "position_expired")
+    assert not one.ponged(), "that ping was sent before the report"
+    assert one.unpinged("c", at(9)) == 1
+    two = page(one.record())
+    assert two.start_of("c") == (None, "position_expired")
+    two.begin("c", at(11), "position_expired")
+    two.pinged({"c": at(11)}, now=1)
+    assert two.unpinged("c", at(11)) == 0
+    assert two.start_of("c") == (None, "position_expired")
+    assert two.ponged(), "the record has changed"
+    assert two.start_of("c") == page(two.record()).start_of("c") == (at(11), None)
+
+
+def test_report_of_a_loss_is_not_repeated_for_a_channel_that_was_left_or_recovers() -> None:
+    one = page()
+    for channel in ("c", "d"):
+        one.begin(channel, at(5), "too_many")
+    one.left("c")
+    one.begin("d", at(6))
+    assert one.start_of("c") == (None, None)
+    assert page(one.record()).start_of("d") == (at(6), None)
+
+
 def test_client_without_pongs_has_old_events_acknowledged() -> None:
     one = page()
     one.begin("c", at(5))

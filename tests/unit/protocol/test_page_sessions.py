@@ -213,6 +213,27 @@ async def test_recovered_entries_are_pinged_for_when_they_were_sent(deployment: 
     page.session.end()
 
 
+async def test_report_of_a_loss_is_repeated_until_the_page_has_acknowledged_it(deployment: Deployment) -> None:
+    first = Page(deployment)
+    await first.subscribed()
+    first.session.end()
+    await deployment.hub.publish(
+        [publication(number, "kept")._replace(retention=interface.Retention(1, 60)) for number in (1, 2)]
+    )
+    for acknowledges, failures in (
+        (False, [("kept", "position_expired")]),
+        (True, [("kept", "position_expired")]),
+        (True, []),
+    ):
+        page = Page(deployment, ack_interval=NEVER_S)
+        await page.subscribed()
+        assert page.failures() == failures
+        assert page.pings == len(failures)
+        if acknowledges:
+            page.say("pusher:pong")
+        page.session.end()
+
+
 @pytest.mark.parametrize(("age_s", "pause_s"), [(0.0, 0.1), (0.5, 0.5), (60.0, 1.0)])
 async def test_young_page_with_events_without_a_ping_is_looked_at_sooner(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch, age_s: float, pause_s: float

@@ -101,6 +101,10 @@ async def test_page_of_a_refused_token_learns_later_that_it_may_have_lost_events
         page = Page(hub, owners)
         await page.subscribed()
         assert page.failures() == failures
+        if failures:
+            await until(
+                lambda page=page: server_frames.PING in page.writer.bodies
+            )  # the answer acknowledges the report
         page.session.end()
         await hub.engine.load_session("1", TOKEN)  # its record is written
     await hub.stop()
