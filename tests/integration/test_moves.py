@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -95,6 +96,26 @@ async def test_client_resumes_on_the_same_worker_after_a_move(
     now = await asyncio.to_thread(deployment.manage, "fanfare", "engine", "status", FANFARE_ENGINE=url)
     assert "workers: 1" in now
     assert "moved here from local" in now
+
+
+async def test_worker_goes_over_to_the_local_engine(
+    fleet: servers.Fleet, deployment: deployments.Deployment, cluster: postgresql.Cluster
+) -> None:
+    deployment.use(FANFARE_ENGINE=cluster.url("realtime", schema="shared"), FANFARE_ENGINE_NEXT="local")
+    shutil.rmtree(deployment.folder / "engine")  # of the template
+    server = await asyncio.to_thread(fleet.start, "uvicorn", deployment)
+    async with sockets.connect(server) as socket:
+        await socket.subscribe("news")
+        await publish(server, "1")
+        await asyncio.to_thread(deployment.manage, "fanfare", "engine", "move")
+        assert await socket.closed(WITHIN) == 4200
+    await publish(server, "2")
+    with calls.Caller(server) as caller:
+        answer = await asyncio.to_thread(caller.signed, "GET", "channels/news/history")
+    assert answer.body["position"].endswith(":2"), answer
+    now = await asyncio.to_thread(deployment.manage, "fanfare", "engine", "status", FANFARE_ENGINE="local")
+    assert "workers: 1" in now
+    assert "moved here from postgres" in now
 
 
 async def test_old_store_refuses_workers_without_the_new_setting(

@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,8 @@ def main() -> None:
             deployment = fleet.deployment(**environment, FANFARE_ENGINE=old, FANFARE_ENGINE_NEXT=new)
             deployment.manage("migrate", "--verbosity", "0")
             deployment.application = deployment.create_application("Moves", "--history", "*=1000,3600")
+            if new == "local":
+                shutil.rmtree(deployment.folder / "engine")  # of the template, and a move refuses a log with contents
             server = fleet.start("uvicorn", deployment)
             asyncio.run(_measure(deployment, server, options.channels, options.sockets, options.busy))
         finally:

@@ -81,6 +81,11 @@ class Mark(NamedTuple):
             raise errors.EngineUnavailable(self.refusal(here))
 
 
+def is_in_use(mark: Mark | None) -> bool:
+    """Whether a store with this mark may have content that is nowhere else: a move must not empty it."""
+    return mark is None or mark.what == ARRIVED
+
+
 # -- what is copied ----------------------------------------------------------------------------------------------------
 
 

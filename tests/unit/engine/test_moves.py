@@ -383,6 +383,22 @@ async def test_move_into_a_store_with_content_is_refused(place: Callable[[str], 
     await old.workers[0].publish("kept", b"2", retention=KEPT)
 
 
+@pytest.mark.parametrize("target", ["local", "postgres", "redis"])
+async def test_move_into_a_store_that_a_log_was_moved_to_is_refused(place: Callable[[str], Place], target: str) -> None:
+    first, second, new = place("local"), place("local"), place(target)
+    await (await first.hire()).publish("kept", b"first", retention=KEPT)
+    await (await second.hire()).publish("kept", b"second", retention=KEPT)
+    await move(first, new)
+    with contextlib.closing(new.store()) as store:
+        mark = store.mark()
+    assert mark is not None
+    assert mark.what == moves.ARRIVED
+    with pytest.raises(errors.EngineMisconfigured, match="has a log of its own"):
+        await move(second, new)
+    after = await new.hire()
+    assert [entry.body for entry in (await after.read("kept", 0, 10))[0]] == [b"first"]
+
+
 @pytest.mark.parametrize("source", ["local", "postgres", "redis"])
 async def test_move_refuses_entries_of_a_newer_release(place: Callable[[str], Place], source: str) -> None:
     old, new = place(source), place("postgres" if source == "local" else "local")

@@ -1,7 +1,8 @@
 """The local engine as the old or the new store of a move.
 
 The mark lies in the place of the log: one rename puts it there, and every process notices another file at the log's
-path before it acknowledges anything more. The log itself is kept beside it.
+path before it acknowledges anything more. The log itself is kept beside it. A log that was moved here has its mark in a
+file of its own.
 """
 
 from __future__ import annotations
@@ -37,10 +38,14 @@ class LocalStore(moves.Store):
         self.public = f"local ({folder})"
 
     def mark(self) -> moves.Mark | None:
-        return self._paths.mark()
+        mark = self._paths.mark()
+        if mark is None and self._paths.identity() is not None:
+            with contextlib.suppress(OSError, ValueError, TypeError):
+                return moves.Mark.parse(self._arrived.read_bytes())
+        return mark
 
     def workers(self) -> int:
-        if self.mark() is not None or self._paths.identity() is None:
+        if self._paths.mark() is not None or self._paths.identity() is None:
             return 0
         rows = self._read().execute("SELECT id FROM workers").fetchall()
         return sum(locks.is_held(self._paths.worker_lock(worker)) for (worker,) in rows)
@@ -149,7 +154,7 @@ class LocalStore(moves.Store):
     def begin(self, mark: moves.Mark) -> None:
         self._paths.prepare()
         with self._locked():
-            if self.mark() is None and self._paths.identity() is not None:
+            if moves.is_in_use(self.mark()) and self._paths.identity() is not None:
                 read = self._read().execute
                 [(used,)] = read("SELECT (SELECT COUNT(*) FROM streams) + (SELECT COUNT(*) FROM log)").fetchall()
                 if used or self.workers():
@@ -227,6 +232,7 @@ class LocalStore(moves.Store):
             high_water = log_file.HighWaterMark(self._paths.high_water)
             high_water.reset()
             high_water.close()
+            self._write(self._arrived, mark)
             self._new.replace(self._paths.log)
             _sync_folder(self._paths.folder)
 
@@ -235,6 +241,10 @@ class LocalStore(moves.Store):
     @property
     def _new(self) -> Path:
         return self._paths.log.with_name(self._paths.log.name + _NEW)
+
+    @property
+    def _arrived(self) -> Path:
+        return self._paths.log.with_name(self._paths.log.name + ".arrived")
 
     def _read(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -269,13 +279,17 @@ class LocalStore(moves.Store):
 
     def _replace(self, mark: moves.Mark) -> None:
         """Put the mark in the place of the log, in one step."""
-        path = self._paths.log.with_name(self._paths.log.name + ".mark")
-        with path.open("w") as file:
+        self._write(self._paths.log, mark)
+        self._arrived.unlink(missing_ok=True)
+        _sync_folder(self._paths.folder)
+
+    def _write(self, path: Path, mark: moves.Mark) -> None:
+        new = self._paths.log.with_name(self._paths.log.name + ".mark")
+        with new.open("w") as file:
             file.write(mark.text())
             file.flush()
             os.fsync(file.fileno())
-        path.replace(self._paths.log)
-        _sync_folder(self._paths.folder)
+        new.replace(path)
 
 
 def _sync_folder(folder: Path) -> None:

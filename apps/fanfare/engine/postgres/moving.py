@@ -181,7 +181,7 @@ class PostgresStore(moves.Store):
 
     def begin(self, mark: moves.Mark) -> None:
         with self._reported() as connection:
-            if self.mark() is None and self._is_there():
+            if moves.is_in_use(self.mark()) and self._is_there():
                 [(used,)] = self._run("SELECT (SELECT COUNT(*) FROM {0}.streams) + (SELECT COUNT(*) FROM {0}.log)")
                 if used or self.workers():
                     raise errors.EngineMisconfigured(

@@ -307,7 +307,7 @@ class RedisStore(moves.Store):
 
     def begin(self, mark: moves.Mark) -> None:
         with self._client() as client:
-            if self.mark() is None and (self.workers() or any(one.offset for one in self.streams().values())):
+            if moves.is_in_use(self.mark()) and (self.workers() or any(one.offset for one in self.streams().values())):
                 raise errors.EngineMisconfigured(
                     f"{self.public} has a log of its own, or workers: name another prefix (?prefix=NAME)."
                 )
