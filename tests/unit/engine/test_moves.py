@@ -166,10 +166,14 @@ async def test_changed_streams_are_those_that_were_written(place: Callable[[str]
         await worker.publish("busy", b"2", b"3", retention=KEPT)
         await worker.publish("new", b"1", retention=KEPT)
         await worker.publish("plain", b"1")
+        answer = await worker.attach("empty", history=interface.RecoveryRequest())
+        assert isinstance(answer, interface.SubscribeResult)
+        assert answer.replayed is not None
         changed = store.changed()
         assert changed is not None
-        assert {channel: one.offset for (_, channel), one in changed.items()} == {"busy": 3, "new": 1}
-        assert store.changed() == {}
+        assert {channel: one.offset for (_, channel), one in changed.items()} == {"busy": 3, "new": 1, "empty": 0}
+        assert changed[APP, "empty"].epoch == answer.replayed.position.epoch
+        assert "busy" not in {channel for _, channel in store.changed() or {}}
 
 
 async def test_redis_lists_all_streams_where_its_log_is_trimmed_too_far(place: Callable[[str], Place]) -> None:
@@ -184,6 +188,31 @@ async def test_redis_lists_all_streams_where_its_log_is_trimmed_too_far(place: C
         state = address.key_prefix(engine.address.prefix, engine.partition(APP, "kept"), engine.partitions) + "state"
         with contextlib.closing(engine.address.blocking(5)) as client:
             client.hset(state, "trimmed", int(client.hget(state, "top")))
+        assert store.changed() is None
+
+
+async def test_redis_lists_all_streams_where_its_log_is_trimmed_during_the_listing(
+    place: Callable[[str], Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = place("redis")
+    worker = await old.hire()
+    await worker.publish("kept", b"1", retention=KEPT)
+    engine = worker.engine
+    assert isinstance(engine, RedisEngine)
+    prefix = address.key_prefix(engine.address.prefix, engine.partition(APP, "kept"), engine.partitions)
+    read = redis_moving.RedisStore._written
+
+    def trim(store: redis_moving.RedisStore, client: Any, *arguments: Any) -> list[str]:
+        """As a heartbeat does for entries that are old."""
+        top = int(client.hget(prefix + "state", "top"))
+        client.hset(prefix + "state", "trimmed", top)
+        client.xtrim(prefix + "log", minid=f"{top + 1}-0")
+        return read(store, client, *arguments)
+
+    with contextlib.closing(old.store()) as store:
+        store.streams()
+        await worker.publish("kept", b"2", retention=KEPT)
+        monkeypatch.setattr(redis_moving.RedisStore, "_written", trim)
         assert store.changed() is None
 
 

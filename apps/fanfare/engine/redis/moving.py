@@ -67,6 +67,7 @@ class _State(NamedTuple):
     generation: bytes | None
     top: int
     trimmed: int
+    mark_ms: int
 
 
 class RedisStore(moves.Store):
@@ -126,27 +127,32 @@ class RedisStore(moves.Store):
             return self._heads(client, self._names(client, frozenset("h"))["h"])
 
     def changed(self) -> moves.Streams | None:
-        """From the entries of the last seconds. A stream that began without an entry is not among them: its clients
-        learn after the move that it has another epoch."""
+        """From the entries of the last seconds, and the streams that began without one."""
         with self._client() as client:
-            states = self._states(client)
-            names: dict[int, list[str]] = {}
-            for partition, (before, now) in enumerate(zip(self._listed, states, strict=True)):
+            listed, self._listed = self._listed, self._states(client)
+            names = {
+                partition: self._written(client, partition, before, now)
+                for partition, (before, now) in enumerate(zip(listed, self._listed, strict=True))
+            }
+            # Compared after the reads: a heartbeat may have trimmed the log between them.
+            for before, now in zip(listed, self._states(client), strict=True):
                 if now.generation != before.generation or now.trimmed > before.top:
                     return None
-                names[partition] = self._written(client, partition, before.top, now.top)
-            self._listed = states
+                if now.mark_ms - before.mark_ms >= scripts.BORN_MS:
+                    return None
             return self._heads(client, names)
 
     def _states(self, client: Any) -> list[_State]:
         pipe = client.pipeline(transaction=False)
         for prefix in self._prefixes:
-            pipe.hmget(prefix + "state", "generation", "top", "trimmed")
-        return [_State(generation, int(top or 0), int(trimmed or 0)) for generation, top, trimmed in pipe.execute()]
+            pipe.hmget(prefix + "state", "generation", "top", "trimmed", "mark")
+        return [_State(found[0], *(int(number or 0) for number in found[1:])) for found in pipe.execute()]
 
-    def _written(self, client: Any, partition: int, after: int, upto: int) -> list[str]:
-        """The channels of the kept entries in a part of the log."""
-        names: dict[str, None] = {}
+    def _written(self, client: Any, partition: int, before: _State, now: _State) -> list[str]:
+        """The channels of the kept entries between two states, and of the streams that began without an entry."""
+        after, upto = before.top, now.top
+        born = client.zrangebyscore(self._prefixes[partition] + "born", before.mark_ms, "+inf")
+        names: dict[str, None] = dict.fromkeys(name.decode() for name in born)
         while after < upto:
             found = client.xrange(f"{self._prefixes[partition]}log", f"({after}-0", f"{upto}-0", count=PAGE)
             if not found:

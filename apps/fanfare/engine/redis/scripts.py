@@ -13,6 +13,7 @@ VERSION: Final = 1  # of the keys and the entries
 LEASE_S: Final = 10  # a worker that has not renewed for so long is dead
 POSITION_OUTLIVES: Final = 10  # a stream's position outlives its entries this many times, and an hour
 EMPTY_STREAM_SECONDS: Final = 360
+BORN_MS: Final = 600_000  # a pass of a move that takes longer lists all streams again
 TAKEN_SECONDS: Final = 600  # how long a session without a record is kept; a connected page saves one within seconds
 MISS_SECONDS: Final = 3600
 CHUNK_ENTRIES: Final = 512  # of a recovery, in one answer
@@ -43,6 +44,7 @@ _CONSTANTS: Final[dict[str, int]] = {
     "LEASE_MS": LEASE_S * 1000,
     "POSITION_OUTLIVES": POSITION_OUTLIVES,
     "EMPTY_STREAM_SECONDS": EMPTY_STREAM_SECONDS,
+    "BORN_MS": BORN_MS,
     "TAKEN_MS": TAKEN_SECONDS * 1000,
     "MISS_SECONDS": MISS_SECONDS,
     "CHUNK_ENTRIES": CHUNK_ENTRIES,

@@ -214,6 +214,7 @@ local function recover(id, epoch, after, max_entries, max_bytes, continued, rewi
     if not birth then
         birth = 'e' .. top
         redis.call('HSET', P .. 'h:' .. id, 'e', birth, 'o', 0, 's', 1, 't', EMPTY_STREAM_SECONDS)
+        redis.call('ZADD', P .. 'born', now, id)
         seconds = EMPTY_STREAM_SECONDS
     end
     if not occupied then

@@ -58,6 +58,7 @@ if now - mark >= 1000 or now < mark then
         redis.call('HSET', KEYS[1], 'kinds', wanted)
         redis.call('XTRIM', P .. 'facts', 'MINID', string.format('%d-0', upto + 1))
     end
+    redis.call('ZREMRANGEBYSCORE', P .. 'born', '-inf', now - BORN_MS)
     redis.call('ZREMRANGEBYSCORE', P .. 'sessions', '-inf', now - LATE_MS)
     dropped = math.max(0, math.min(late_sessions() - ARGV[6], 200))
     if dropped > 0 then

@@ -26,6 +26,7 @@
 --                      arrival
 --   h:ID  l:ID         hash: the stream's head (e: birth, o: offset, s: size, t: seconds, r: when the list's time to
 --                      live was set); list: its newest entries. Offsets have no gaps, so a position is an index
+--   born               sorted set: channel -> when its stream began without an entry, kept for BORN_MS, for moves
 --   c:ID               string: the cached event; empty after a miss was announced
 --   k:ID:KEY           string: the receipt of an idempotency key
 --   b:APP:SECOND       string: publications of one second
