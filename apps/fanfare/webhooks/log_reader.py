@@ -69,13 +69,13 @@ class LogReader:
         """Read while any application has an endpoint. Raises EngineError and Overtaken: start again."""
         while True:
             start = await self._first_endpoint()
-            async with self._consumer() as consumer:
+            async with self._consumer(events.KINDS) as consumer:
                 await self._begin(consumer, start)
                 while self._has_endpoints():
                     await self._step(consumer)
 
-    def _consumer(self) -> log_consumer.LogConsumer:
-        return log_consumer.LogConsumer(self._hub.engine, NAME, events.KINDS, partition=self._partition)
+    def _consumer(self, kinds: Collection[interface.Kind]) -> log_consumer.LogConsumer:
+        return log_consumer.LogConsumer(self._hub.engine, NAME, kinds, partition=self._partition)
 
     # -- whether there is an endpoint ----------------------------------------------------------------------------------
 
@@ -92,11 +92,10 @@ class LogReader:
                 break
             await asyncio.sleep(LOOK_S)
         marks: collections.deque[int] = collections.deque(maxlen=LOOK_BACK)
-        async with self._consumer() as consumer:
+        async with self._consumer(()) as consumer:  # its position follows the log, and no entry is read
             await consumer.drop()
             while not self._has_endpoints():
-                while await consumer.next(0.0):
-                    pass
+                await consumer.next(0.0)
                 marks.append(consumer.position)
                 await asyncio.sleep(LOOK_S)
         return marks[0]

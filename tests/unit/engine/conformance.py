@@ -687,6 +687,15 @@ class Conformance:
         assert [entry.id for entry in found] == sorted(entry.id for entry in found)
         assert await consumer.next(2, 0) == []
 
+    async def test_consumer_of_no_kinds_follows_the_log(self, hire: Hire) -> None:
+        one, two = await hire(), await hire()
+        consumer = await two.engine.consume("outbox", one.engine.partition(APP, "c"), frozenset())
+        await one.publish("c", b"1", b"2")
+        await two.got("c", b"1", b"2")
+        assert await consumer.next(10, 0) == []
+        everything = await one.engine.consume("signals", one.engine.partition(APP, "c"), frozenset())
+        assert consumer.position == everything.position
+
     async def test_entries_of_a_kind_of_a_newer_release_stop_no_reader(self, hire: Hire) -> None:
         one, two = await hire(), await hire()
         consumer = await two.engine.consume("outbox", one.engine.partition(APP, "c"), frozenset([interface.Kind.EVENT]))
