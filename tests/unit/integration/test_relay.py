@@ -6,7 +6,6 @@ import datetime as dt
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -20,7 +19,6 @@ from fanfare.applications import database
 from fanfare.applications import models as application_models
 from fanfare.engine import current, interface
 from fanfare.engine import errors as engine_errors
-from fanfare.engine.local import engine as local_engine
 from fanfare.integration import models, outbox, publishing, relay, target
 from fanfare.runtime.supervisor import State, Supervisor
 from tests.harness import waiting
@@ -53,8 +51,8 @@ def grown() -> Counting:
 
 
 @pytest.fixture
-async def worker(tmp_path: Path) -> AsyncIterator[workers.Worker]:
-    worker = await workers.Worker(local_engine.LocalEngine(tmp_path / "engine")).open()
+async def worker(make_engine: Callable[[], interface.Engine]) -> AsyncIterator[workers.Worker]:
+    worker = await workers.Worker(make_engine()).open()
     yield worker
     await worker.engine.close()
 
@@ -101,7 +99,7 @@ def names(worker: workers.Worker) -> list[str]:
 
 async def received(worker: workers.Worker, *expected: str) -> None:
     """Exactly these were received, in this order."""
-    await worker.publish("end", orjson.dumps({"event": "end"}))
+    await worker.publish("orders", orjson.dumps({"event": "end"}))
     await worker.until(lambda: "end" in names(worker), "the event after all others")
     assert names(worker) == [*expected, "end"]
 
@@ -109,6 +107,7 @@ async def received(worker: workers.Worker, *expected: str) -> None:
 # -- sending -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("make_engine", ["local", "postgres", "redis"], indirect=True)
 async def test_rows_are_sent_once_in_order_and_deleted(
     worker: workers.Worker, relaying: relay.Outbox, grown: Counting, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -13,7 +13,6 @@ from django.contrib.auth.models import Group
 
 from fanfare import signals
 from fanfare.engine import interface
-from fanfare.engine.local import engine as local_engine
 from fanfare.hub import event_frames
 from fanfare.hub import hub as hubs
 from fanfare.integration import signal_sender
@@ -63,12 +62,12 @@ def note_opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-async def start(tmp_path: Path) -> AsyncIterator[Start]:
+async def start(make_engine: Callable[[], interface.Engine]) -> AsyncIterator[Start]:
     """Start one more worker of this test's deployment."""
     started: list[tuple[runner.Runner, hubs.Hub]] = []
 
     async def one() -> tuple[runner.Runner, hubs.Hub]:
-        hub = hubs.Hub(local_engine.LocalEngine(tmp_path / "engine"))
+        hub = hubs.Hub(make_engine())
         await hub.start()
         worker = runner.Runner(hub, [signal_sender.SignalSender(hub).job()], declarations.Jobs())
         started.append((worker, hub))
@@ -107,6 +106,7 @@ async def join(hub: hubs.Hub, channel: str, user_id: str, socket_id: str, info: 
     assert isinstance(await ready, interface.SubscribeResult)
 
 
+@pytest.mark.parametrize("make_engine", ["local", "postgres", "redis"], indirect=True)
 async def test_each_signal_is_sent_once_in_the_deployment_and_in_order(received: Received, start: Start) -> None:
     one, two = await start(), await start()
     await running(one, two)
@@ -146,6 +146,7 @@ async def test_each_signal_is_sent_once_in_the_deployment_and_in_order(received:
     assert order.index("joined") < order.index("client_event") < order.index("left")
 
 
+@pytest.mark.parametrize("make_engine", ["local", "postgres", "redis"], indirect=True)
 async def test_another_worker_continues_where_the_first_one_stopped(received: Received, start: Start) -> None:
     one = await start()
     await running(one)

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -37,12 +36,12 @@ def declared() -> declarations.Jobs:
 
 
 @pytest.fixture
-async def start(tmp_path: Path, declared: declarations.Jobs) -> AsyncIterator[Start]:
+async def start(make_engine: Callable[[], interface.Engine], declared: declarations.Jobs) -> AsyncIterator[Start]:
     """Start one more worker of this test's deployment."""
     started: list[tuple[runner.Runner, hubs.Hub]] = []
 
     async def one() -> runner.Runner:
-        hub = hubs.Hub(local_engine.LocalEngine(tmp_path / "engine"))
+        hub = hubs.Hub(make_engine())
         await hub.start()
         worker = runner.Runner(hub, declared=declared)
         started.append((worker, hub))
@@ -74,6 +73,7 @@ def count(worker: runner.Runner, name: str) -> int:
 # -- which worker runs it ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("make_engine", ["local", "postgres", "redis"], indirect=True)
 async def test_one_worker_runs_a_job_of_the_deployment_and_another_takes_over(
     declared: declarations.Jobs, start: Start
 ) -> None:
