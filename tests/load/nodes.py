@@ -1,7 +1,7 @@
 """Three nodes on a shared store: `python -m tests.load.nodes postgres redis`. CPU as the processes account it.
 
 Each node is an engine in a process of its own, without clients. The rows: a presence channel whose members are spread
-over the nodes, the death of a node, events without a subscriber, and many channels.
+over the nodes, the death of a node, events alone, in groups and without a subscriber, and many channels.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ APP, ROOM = "1", "presence-room"
 NODES = 3
 GROUP = 100  # calls at the same time
 BODY = b'{"event":"created","channel":"news","data":"%s"}' % (b"x" * 105)  # 150 bytes
+KEPT = interface.Retention(1_000, 60)
 ANSWER_S = 300.0
 DEATH_S = 120.0
 
@@ -65,21 +66,26 @@ def _measure_presence(nodes: list[Node], members: int) -> None:
 
 def _measure_events(store: Store, nodes: list[Node], count: int) -> None:
     publisher, *followers = nodes
-    for heard in (False, True):
+    for title, heard, group, kept, events in (
+        ("alone, each awaited", True, 1, False, count // 10),
+        ("grouped", True, GROUP, False, count),
+        ("grouped, kept in a history", True, GROUP, True, count),
+        ("grouped, without a subscriber", False, GROUP, False, count),
+    ):
         for node in followers:
             node.call("hear", heard)
         before = store.cpu_s(), publisher.cpu_s(), sum(node.cpu_s() for node in followers)
-        took = publisher.call("publish", count)
+        took = publisher.call("publish", events, group, kept)
         if heard:
             for node in followers:
-                node.call("wait_for", count)
+                node.call("wait_for", events)
         time.sleep(1.0)  # readers without a subscriber move their positions
         after = store.cpu_s(), publisher.cpu_s(), sum(node.cpu_s() for node in followers)
-        of_store, own, of_followers = (1e6 * (b - a) / count for a, b in zip(before, after, strict=True))
+        of_store, own, of_followers = (1e6 * (b - a) / events for a, b in zip(before, after, strict=True))
         print(
-            f"- {count:,} events {'with' if heard else 'without'} a subscriber on {len(followers)} other nodes: "
-            f"{of_store:.1f} µs of the store, {own:.1f} µs of the publisher, {of_followers / len(followers):.2f} µs of "
-            f"each other node, {count / took:,.0f} events/s.",
+            f"- {events:,} events, {title}: {of_store:.1f} µs of the store, {own:.1f} µs of the publisher, "
+            f"{of_followers / len(followers):.2f} µs of each of {len(followers)} other nodes, "
+            f"{events / took:,.0f} events/s.",
             flush=True,
         )
     for node in followers:
@@ -300,12 +306,12 @@ class Work:
         await self._attached(interface.SubscribeRequest(APP, ROOM))
         self.read.clear()
 
-    async def publish(self, count: int) -> float:
+    async def publish(self, count: int, group: int, kept: bool) -> float:
+        """`group`: calls at the same time."""
+        event = interface.Publication(APP, "news", BODY, retention=KEPT if kept else None)
         began = time.monotonic()
-        for _ in range(0, count, GROUP):
-            await asyncio.gather(
-                *(self.engine.append([interface.Publication(APP, "news", BODY)]) for _ in range(GROUP))
-            )
+        for _ in range(0, count, group):
+            await asyncio.gather(*(self.engine.append([event]) for _ in range(group)))
         return time.monotonic() - began
 
     async def wait_for(self, count: int) -> None:
