@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -55,7 +56,8 @@ ECHOES = ("echo", "own echo")
 ONE_PROCESS = ("uvicorn", "uvicorn activated", "stock", "daphne", *ECHOES)
 PAIRS = ("gunicorn pair", "uvicorn pair")
 
-# As systemd: the socket is descriptor 3, and no other copy of it is left to the server.
+# As systemd: the socket is descriptor 3, and no other copy of it is left to the server. If it is installed,
+# systemd-socket-activate gets the socket, waits for a connection, and becomes the server.
 ACTIVATE = """
 import os, sys
 given = int(sys.argv[1])
@@ -89,7 +91,7 @@ class Server:
         self.application = deployment.application
         if listener is not None:
             self._inherited = (listener.fileno(),)
-            self._under = [*under, sys.executable, "-c", ACTIVATE, str(listener.fileno())]
+            self._under = [*under, sys.executable, "-c", ACTIVATE, str(listener.fileno()), *_activator(deployment)]
             port = listener.getsockname()[1]
         self.port = port or free_port()
         self.root = root
@@ -152,7 +154,8 @@ class Server:
         def ready() -> bool:
             if self.process.poll() is not None:
                 raise NotStarted(f"{self.command} ended with {self.process.returncode}\n{self.log_text()[-4000:]}")
-            return len(self.workers()) == self.expected_workers and self.is_ready() and self._all_started()
+            # A server of systemd-socket-activate starts with the first connection.
+            return self.is_ready() and len(self.workers()) == self.expected_workers and self._all_started()
 
         waiting.until(ready, START_SECONDS, f"{self.command} is ready")
 
@@ -314,6 +317,14 @@ class Fleet:
         for server in self.servers:
             if server.process.poll() is None or server.remaining_processes():
                 server.stop()
+
+
+def _activator(deployment: deployments.Deployment) -> list[str]:
+    """systemd-socket-activate with all variables of the environment, or nothing if it is not installed."""
+    program = shutil.which("systemd-socket-activate")
+    if program is None:
+        return []
+    return [program, *(f"--setenv={name}" for name in (*deployment.environment(), "PYTHONPATH"))]
 
 
 def free_port() -> int:
