@@ -11,12 +11,15 @@ import argparse
 import asyncio
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+import psutil
 
 from tests.deploys import clients, run
 from tests.harness import servers
@@ -80,25 +83,46 @@ async def storm(server: servers.Server, count: int) -> bool:
     return bool(found["live"] == count)
 
 
-async def attack(fleet: servers.Fleet, counters: Sequence[str], seconds: float) -> None:
-    """Print the 99th percentiles of the neighbours' delays on the attacked server and on an idle one beside it."""
-    attacked, idle = (fleet.start("uvicorn", fleet.deployment(**attacks.SETTINGS)) for _ in range(2))
-    print(f"p99 of the delays of events for {NEIGHBOURS} clients, in ms: attacked, idle beside it, ratio")
-    with neighbours.Attacker(attacked) as attacker:
-        async with neighbours.connected(attacked, idle, NEIGHBOURS) as connected:
+async def attack(fleet: servers.Fleet, counters: Sequence[str], seconds: float, turns: int) -> None:
+    """Attack one of two servers in each turn, the other one in the next. Print the medians of the turns."""
+    pair = [fleet.start("uvicorn", fleet.deployment(**attacks.SETTINGS)) for _ in range(2)]
+    print(f"p99 of the delays of events for {NEIGHBOURS} clients, medians of {turns} turns of {seconds:g} s:")
+    print("attacked, idle beside it, ratio (lowest to highest); CPU of the attacked server beyond the idle one's")
+    with neighbours.Attacker(pair[0]) as one, neighbours.Attacker(pair[1]) as other:
+        async with neighbours.connected(*pair, NEIGHBOURS) as connected:
             await asyncio.sleep(BEFORE_S)
-            show("no attack", await connected.delays_s(seconds))
-            for counter in counters:
-                attacker.begin(counter)
-                delays_s = await connected.delays_s(seconds)
-                made = await asyncio.to_thread(attacker.end)
-                show(f"{counter}, {made} times", delays_s)
+            for counter in ("", *counters):
+                figures, cost_s, made = [], 0.0, 0
+                for turn in range(turns):
+                    attacked, idle = order = (0, 1) if turn % 2 == 0 else (1, 0)
+                    attacker = (one, other)[attacked]
+                    if counter:
+                        attacker.begin(counter)
+                    used_s = [processor_seconds(server) for server in pair]
+                    delays_s = await connected.delays_s(seconds)
+                    spent_s = [processor_seconds(server) - used for server, used in zip(pair, used_s, strict=True)]
+                    if counter:
+                        made += await asyncio.to_thread(attacker.end)
+                    figures.append([run.p99(delays_s[place]) for place in order])
+                    cost_s += spent_s[attacked] - spent_s[idle]
+                show(f"{counter}, {made} times" if counter else "no attack", figures, cost_s / turns / seconds)
             print(f"{connected.closed} connections of the neighbours were lost")
 
 
-def show(what: str, delays_s: tuple[list[float], list[float]]) -> None:
-    attacked_ms, idle_ms = map(run.p99, delays_s)
-    print(f"  {what}: {attacked_ms:.1f}, {idle_ms:.1f}, {attacked_ms / max(idle_ms, 0.1):.2f}", flush=True)
+def processor_seconds(server: servers.Server) -> float:
+    used = psutil.Process(server.process.pid).cpu_times()
+    return float(used.user + used.system)
+
+
+def show(what: str, figures: Sequence[Sequence[float]], share: float) -> None:
+    """`figures`: of each turn, the percentiles of the attacked and of the idle server. `share`: of a core."""
+    attacked_ms, idle_ms = (statistics.median(each) for each in zip(*figures, strict=True))
+    ratios = sorted(attacked / max(idle, 0.1) for attacked, idle in figures)
+    print(
+        f"  {what}: {attacked_ms:.1f} ms, {idle_ms:.1f} ms, {statistics.median(ratios):.2f}"
+        f" ({ratios[0]:.2f} to {ratios[-1]:.2f}); {share:.1%} of a core",
+        flush=True,
+    )
 
 
 def main() -> int:
@@ -112,7 +136,8 @@ def main() -> int:
         metavar="COUNTER",
         help="attack a server instead, by the counters of docs/reference/limits.md; without one: by all in turn",
     )
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each attack")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each turn of an attack")
+    parser.add_argument("--turns", type=int, default=6, help="of each attack: the two servers take turns")
     parser.add_argument("--crowd", help=argparse.SUPPRESS)
     parser.add_argument("--attacker", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -131,7 +156,7 @@ def main() -> int:
         fleet = servers.Fleet(Path(folder))
         try:
             if options.attack is not None:
-                asyncio.run(attack(fleet, options.attack or list(attacks.ATTACKS), options.seconds))
+                asyncio.run(attack(fleet, options.attack or list(attacks.ATTACKS), options.seconds, options.turns))
                 return 0
             settings = {} if options.rate is None else {"FANFARE_ACCEPT_RATE": str(options.rate)}
             server = fleet.start(options.command, fleet.deployment(**settings))

@@ -1,7 +1,7 @@
 """The delays of events for clients whose server another client attacks, beside those for clients of an idle server.
 
-Both servers have the same clients and events, so other load of the machine delays both. The attacks run in a process of
-their own.
+Both servers have the same clients and events, so other load of the machine delays both. The attacks on a server run in
+a process of their own.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ Delays = list[float]
 class Neighbours:
     """The clients of both servers, which get events from now on."""
 
-    def __init__(self, attacked: servers.Server, idle: servers.Server) -> None:
-        self._servers = attacked, idle
+    def __init__(self, one: servers.Server, other: servers.Server) -> None:
+        self._servers = one, other
         self._fleets = [clients.Fleet(server.port, server.application) for server in self._servers]
         self._publishers: list[asyncio.Task[None]] = []
 
@@ -49,22 +49,22 @@ class Neighbours:
             fleet.close()
 
     async def delays_s(self, seconds: float) -> tuple[Delays, Delays]:
-        """Of the events of the next seconds: on the attacked server, and on the idle one."""
+        """Of the events of the next seconds, on each of the two servers."""
         for fleet in self._fleets:
             fleet.delays_s.clear()
         await asyncio.sleep(seconds)
-        attacked, idle = ([delay for _, delay in fleet.delays_s] for fleet in self._fleets)
-        return attacked, idle
+        one, other = ([delay for _, delay in fleet.delays_s] for fleet in self._fleets)
+        return one, other
 
     @property
     def closed(self) -> int:
-        """The connections of the attacked server's clients that were lost."""
-        return sum(self._fleets[0].codes.values())
+        """The connections of the clients that were lost."""
+        return sum(sum(fleet.codes.values()) for fleet in self._fleets)
 
 
 @contextlib.asynccontextmanager
-async def connected(attacked: servers.Server, idle: servers.Server, count: int) -> AsyncIterator[Neighbours]:
-    neighbours = Neighbours(attacked, idle)
+async def connected(one: servers.Server, other: servers.Server, count: int) -> AsyncIterator[Neighbours]:
+    neighbours = Neighbours(one, other)
     await neighbours.open(count)
     try:
         yield neighbours
