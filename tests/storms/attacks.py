@@ -214,18 +214,15 @@ def slow_reader(server: Limited) -> None:
 
 def many_subscriptions(server: Limited) -> None:
     with server.websocket() as client:
-        for number in range(25):
-            client.send(text("pusher:subscribe", data={"channel": f"c{number}"}))
+        client.send(*[text("pusher:subscribe", data={"channel": f"c{number}"}) for number in range(25)])
         server.has_socket_frame(client, "The connection has 20 subscriptions; 20 are allowed")
 
 
 def many_subscribes(server: Limited) -> None:
     """Subscribe and unsubscribe in turn: there is never more than one subscription."""
     with server.websocket() as client:
-        for _ in range(60):
-            client.send(
-                text("pusher:subscribe", data={"channel": "c"}), text("pusher:unsubscribe", data={"channel": "c"})
-            )
+        pair = [text(f"pusher:{verb}", data={"channel": "c"}) for verb in ("subscribe", "unsubscribe")]
+        client.send(*pair * 60)
         server.has_socket_frame(client, "more than 30 times at once; 30 subscribes a second are allowed")
 
 
@@ -238,9 +235,7 @@ def many_logins(server: Limited) -> None:
 
 def many_errors(server: Limited) -> None:
     with server.websocket() as client:
-        for _ in range(50):
-            client.send(wire.WireFrame(wire.TEXT, b"no JSON"))
-        client.send(text("pusher:ping", data={}))
+        client.send(*[wire.WireFrame(wire.TEXT, b"no JSON")] * 50, text("pusher:ping", data={}))
         server.has_socket_frame(client, "pusher:pong")
 
 
