@@ -2,7 +2,7 @@
 
 They are served from the folders of Django's finders, so that the admin is styled without `collectstatic`, and from
 STATIC_ROOT, for the names of a manifest storage. With DEBUG, files are looked up at each request; without, the folders
-are read once when a worker starts.
+are read once when a worker starts, and a file that is replaced or removed later is noticed at its next request.
 
 A project that serves them otherwise keeps its way: STATIC_URL of another host, or the middleware of ServeStatic. That
 of WhiteNoise is written for WSGI and reads a whole file for each request under ASGI, so it is spared the files below
@@ -12,6 +12,7 @@ STATIC_URL; its settings still hold.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from asgiref.typing import ASGIReceiveCallable, ASGISendCallable
 from django.apps import apps
 from django.conf import settings
 from django.contrib.staticfiles import finders
+from servestatic import responders
 
 from fanfare.hub import transports
 from fanfare.server import interfaces, root_path
@@ -97,12 +99,43 @@ class _Files(servestatic.ServeStaticASGI):  # type: ignore[misc]
         for folder, below in reversed(list(_folders())):
             self.add_files(folder, prefix + below)
 
+    async def __call__(self, scope: Any, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        if not self.autorefresh:
+            self._renew(scope["path"])
+        await super().__call__(scope, receive, send)
+
+    def _renew(self, url: str) -> None:
+        """Read the file again if it was replaced: its Content-Length and ETag are kept with it."""
+        known = self.files.get(url)
+        if not isinstance(known, responders.StaticFile) or _is_current(known):
+            return
+        path = next(path for encoding, path, _ in known.alternatives if encoding is None)
+        try:
+            self.files[url] = self.get_static_file(path, url)
+        except (responders.MissingFileError, responders.IsDirectoryError):
+            del self.files[url]
+
     def candidate_paths_for_url(self, url: str) -> Iterator[str]:
         """With DEBUG only: a finder of another package may have no folder that could be added."""
         found = finders.find(url[len(self._prefix) :])
         if isinstance(found, str):
             yield found
         yield from super().candidate_paths_for_url(url)
+
+
+def _is_current(file: responders.StaticFile) -> bool:
+    """Whether the file and its compressed variants have the size and the time that their headers say."""
+    for encoding, path, headers in file.alternatives:
+        kept = dict(headers)
+        try:
+            now = Path(path).stat()
+        except OSError:
+            return False
+        if kept["Content-Length"] != str(now.st_size):
+            return False
+        if encoding is None and kept.get("Last-Modified") != formatdate(now.st_mtime, usegmt=True):
+            return False
+    return True
 
 
 def _has_middleware(package: str) -> bool:

@@ -73,6 +73,22 @@ async def test_a_file_that_is_new_is_seen_at_once_with_debug(settings, tmp_path)
         finders.get_finder.cache_clear()
 
 
+async def test_file_that_is_replaced_under_a_running_worker_has_its_new_length(settings, tmp_path):
+    settings.DEBUG = False
+    settings.STATIC_ROOT = tmp_path
+    file, other = tmp_path / "app.js", tmp_path / "gone.js"
+    for one in (file, other):
+        one.write_text("old")
+    application = static_files.StaticFiles(fallback)
+    _, before, _ = await get(application, "/static/app.js")
+    file.write_text("new and longer")
+    other.unlink()
+    status, headers, body = await get(application, "/static/app.js", headers=[(b"if-none-match", before[b"etag"])])
+    assert (status, headers[b"content-length"], body) == (200, b"14", b"new and longer")
+    assert headers[b"etag"] != before[b"etag"]
+    assert (await get(application, "/static/gone.js"))[0] == 404
+
+
 async def test_a_file_that_only_a_finder_knows_is_found_with_debug(settings, tmp_path, monkeypatch):
     """A finder of another package may have no storage whose folder could be read."""
     settings.DEBUG = True
