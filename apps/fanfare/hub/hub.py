@@ -574,7 +574,7 @@ class Hub:
     def _fan_out(self, batches: dict[connections.Channel, list[interface.Entry]]) -> None:
         gathered: fanout.Gathered | None = {} if len(batches) > 1 else None
         recorded: list[tuple[list[traces.Record], connections.Channel, list[Connection]]] = []
-        is_due = self.recorder.is_due()
+        is_due = bool(batches) and self.recorder.is_due(next(reversed(batches.values()))[-1])
         deliveries = size = 0
         for channel, entries in batches.items():
             receivers = len(channel.live) + len(channel.live_with_offsets)

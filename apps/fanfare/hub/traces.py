@@ -1,8 +1,9 @@
 """Traces of events in this worker: the publisher, the times at which an event was read and written, and the sockets.
 
 An event is named by its entry in the log, `PARTITION:ID`. A sample of all events is always recorded, up to five a
-second, and every event of a traced channel. The records of all workers together show the path of an event through the
-deployment (`fanfare.console.tracing`).
+second, and every event of a traced channel. The time at which an event was stored chooses the sample, so that workers
+with the same channels record the same events. The records of all workers together show the path of an event through
+the deployment (`fanfare.console.endpoints.tracing`).
 
 Cost: one comparison of times for a read that is not sampled. A recorded event costs some 10 µs.
 """
@@ -27,8 +28,9 @@ Record = dict[str, Any]
 Key = tuple[int, int]  # partition, id of the entry
 
 RECORDS_KEPT: Final = 1_000  # of each kind; about 1 kB each, so at most 2 MB of a worker
-SAMPLE_S: Final = 0.2  # between two reads of which one event is recorded
+SAMPLE_MS: Final = 200  # one event of each such interval is recorded
 SOCKETS_SHOWN: Final = 100  # of an event in a traced channel
+SET_BACK_MS: Final = 10_000  # between the clocks of the partitions' stores there is less
 REPLAYS_KEPT: Final = 50  # of one event
 
 # The publisher of an entry, as the process that published it knows it: see `published`.
@@ -59,7 +61,7 @@ class Recorder:
         self._publishers: collections.OrderedDict[Key, Record] = collections.OrderedDict()
         self._lock = threading.Lock()  # of the publishers
         self._traced: dict[tuple[str, str], float] = {}  # the end of the trace, monotonic, by application and channel
-        self._sample_at = 0.0  # monotonic
+        self._sampled_ms = -SAMPLE_MS  # when the newest interval began that has an event in the sample, Unix time
         self._publications = Sampler()
         # With OpenTelemetry: called in the publisher's thread, and every event is recorded.
         self.on_published: Callable[[Sequence[Key], Record], None] | None = None
@@ -76,9 +78,14 @@ class Recorder:
         until = self._traced.get((app, channel)) if self._traced else None
         return until is not None and until > time.monotonic()
 
-    def is_due(self) -> bool:
+    def is_due(self, newest: interface.Entry) -> bool:
         """Whether something of this read may be recorded. Called once for each read."""
-        return bool(self._traced) or self.on_published is not None or time.monotonic() >= self._sample_at
+        return self._is_next(newest) or bool(self._traced) or self.on_published is not None
+
+    def _is_next(self, entry: interface.Entry) -> bool:
+        """Whether no event of its interval is in the sample yet. Partitions are read with small differences; a clock
+        that was set back begins anew."""
+        return not -SET_BACK_MS < entry.created_ms - self._sampled_ms < SAMPLE_MS
 
     # -- the publisher's side ------------------------------------------------------------------------------------------
 
@@ -122,12 +129,12 @@ class Recorder:
     ) -> list[Record]:
         """Returns the records of the sampled and traced entries, before the entries are written. `read`: Unix time."""
         traced = self.is_traced(channel.app, channel.name)
-        chosen: Iterable[interface.Entry] = entries
+        chosen = entries
         if not traced and self.on_published is None:
-            if time.monotonic() < self._sample_at:
+            chosen = list(itertools.islice(filter(self._is_next, entries), 1))
+            if not chosen:
                 return []
-            self._sample_at = time.monotonic() + SAMPLE_S
-            chosen = entries[:1]
+            self._sampled_ms = chosen[0].created_ms // SAMPLE_MS * SAMPLE_MS
         now = time.time()
         found = []
         for entry in chosen:
@@ -233,11 +240,11 @@ def published(
     began: float,
 ) -> list[tuple[Key, Record]]:
     """The records of publications that are in the log. `began`: Unix time of the call."""
-    committed = time.time()
+    same = {**_publishing(publisher, began), "committed": time.time()}
     return [
         (
             (partition(publication.app, publication.channel), receipt.id),
-            {**publishing(publication, publisher, began), "committed": committed},
+            {**same, "app": publication.app, "channel": publication.channel},
         )
         for publication, receipt in zip(publications, receipts, strict=True)
         if receipt.id
@@ -246,18 +253,15 @@ def published(
 
 def publishing(publication: interface.Publication, publisher: Publisher, began: float) -> Record:
     """The record of a publication by this process, which is not in the log yet. `began`: Unix time of the call."""
-    return {
-        "node": socket.gethostname(),
-        "pid": os.getpid(),
-        "app": publication.app,
-        "channel": publication.channel,
-        "publisher": dict(publisher),
-        "began": began,
-    }
+    return {**_publishing(publisher, began), "app": publication.app, "channel": publication.channel}
+
+
+def _publishing(publisher: Publisher, began: float) -> Record:
+    return {"node": socket.gethostname(), "pid": os.getpid(), "publisher": publisher, "began": began}
 
 
 class Sampler:
-    """Chooses one publication of a process every SAMPLE_S seconds. May be called in any thread."""
+    """Chooses one publication of a process every SAMPLE_MS. May be called in any thread."""
 
     def __init__(self) -> None:
         self._at = 0.0  # monotonic
@@ -266,7 +270,7 @@ class Sampler:
         now = time.monotonic()
         if now < self._at:
             return False
-        self._at = now + SAMPLE_S
+        self._at = now + SAMPLE_MS / 1000
         return True
 
 

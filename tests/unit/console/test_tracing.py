@@ -122,7 +122,7 @@ async def test_calls_of_a_burst_are_a_sample(
             for _ in range(3):
                 publishing.append([EVENT])
 
-    monkeypatch.setattr(traces, "SAMPLE_S", 1_000)
+    monkeypatch.setattr(traces, "SAMPLE_MS", 1_000_000)
     await sync_to_async(burst)()
     await engine.close()
     assert [one.channel for one in appended] == ["orders", interface.PUBLISHERS, "orders", "orders"]

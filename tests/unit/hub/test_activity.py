@@ -140,7 +140,7 @@ async def test_record_counts_the_conflated_readers_without_the_excluded_one(
 
 
 async def test_other_channels_are_sampled(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(traces, "SAMPLE_S", 3600.0)
+    monkeypatch.setattr(traces, "SAMPLE_MS", 3_600_000)
     await subscribe(worker, "news")
     first = await publish(worker, "news")
     await recorded(worker, first)
@@ -151,6 +151,37 @@ async def test_other_channels_are_sampled(worker: Worker, monkeypatch: pytest.Mo
     await recorded(worker, await publish(worker, "other"))
     assert worker.hub.recorder.record(last) == {}
     assert [one["channel"] for one in worker.hub.recorder.recent(10)] == ["other", "news"]
+
+
+async def test_workers_that_read_at_different_times_sample_the_same_events(worker: Worker) -> None:
+    channel = connections.Channel("1", "news")
+    entries = [
+        interface.Entry(number, interface.Kind.EVENT, "1", "news", None, None, None, b"{}", 1_800_000_000_000 + ms)
+        for number, ms in enumerate([0, 150, 190, 210, 390, 401, 800])
+    ]
+
+    def sample(*reads: int) -> list[str]:
+        """`reads`: how many entries each read brings."""
+        recorder, left = traces.Recorder(worker.hub.engine), list(entries)
+        for count in reads:
+            read, left = left[:count], left[count:]
+            if recorder.is_due(read[-1]):
+                recorder.begin(channel, read, {}, 0.0)
+        return [one["entry"] for one in recorder.recent(10)]
+
+    assert sample(1, 1, 1, 1, 1, 1, 1) == ["0:6", "0:5", "0:3", "0:0"]
+    assert sample(1, 2, 1, 2, 1) == ["0:6", "0:5", "0:3", "0:0"]
+
+
+async def test_sample_goes_on_after_the_clock_was_set_back(worker: Worker) -> None:
+    recorder = traces.Recorder(worker.hub.engine)
+    now, earlier, late = (
+        interface.Entry(1, interface.Kind.EVENT, "1", "news", None, None, None, b"{}", 1_800_000_000_000 + ms)
+        for ms in (0, -3_600_000, -1_000)
+    )
+    recorder.begin(connections.Channel("1", "news"), [now], {}, 0.0)
+    assert recorder.is_due(earlier)
+    assert not recorder.is_due(late)  # another partition's, read a little later
 
 
 async def test_recovery_that_sends_a_recorded_event_is_added_to_its_record(worker: Worker) -> None:
