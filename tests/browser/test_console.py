@@ -82,6 +82,7 @@ def test_every_page_is_live_accessible_and_within_the_window(
 ) -> None:
     admin.set_viewport_size({"width": width, "height": 900})
     admin.emulate_media(color_scheme=scheme)
+    server.deployment.create_application(f"An application with a name of many words, as a page of {width} px shows it")
     problems: list[str] = []
     for page in pages.PAGES:
         admin.goto(server.url(f"/admin/fanfare/console/{page.path}"))

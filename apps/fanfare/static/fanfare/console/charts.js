@@ -13,7 +13,7 @@ function recent(_, first) {
 }
 
 /** Hours and minutes: the charts are of the last hour. */
-const minute = (time) => new Date(time * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+const minute = (time) => new Date(time * 1000).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
 
 /** A chart of one or more series over Unix times. `format`: of its values. */
 export class Chart {
@@ -34,7 +34,7 @@ export class Chart {
         scales: { x: { range: recent }, y: { range: (_, __, most) => [0, most > 0 ? most * 1.1 : 1] } },
         axes: [{ ...axis, values: (_, times) => times.map(minute) }, { ...axis, size: 62, values: (_, values) => values.map(format) }],
         series: [
-          { label: "Time", value: (_, time) => (time ? new Date(time * 1000).toLocaleTimeString() : "–") },
+          { label: "Time", value: (_, time) => (time ? new Date(time * 1000).toLocaleTimeString("en-GB") : "–") },
           ...labels.map((label, index) => ({
             label,
             stroke: STROKES[index],
@@ -47,6 +47,7 @@ export class Chart {
       [[], ...labels.map(() => [])],
       place,
     );
+    this.plot.over.addEventListener("mouseleave", () => this.#showNewest());
     new ResizeObserver(() => {
       const width = Math.max(200, place.clientWidth);
       if (width !== this.plot.width) this.plot.setSize({ width, height: HEIGHT });
@@ -55,5 +56,12 @@ export class Chart {
 
   show(times, ...series) {
     this.plot.setData([times, ...series]);
+    if (this.plot.cursor.left < 0) this.#showNewest();
+  }
+
+  /** Without a pointer on the chart, its legend has the newest values. */
+  #showNewest() {
+    // After the plot's own update, which empties the legend.
+    setTimeout(() => this.plot.setLegend({ idx: this.plot.data[0].length - 1 }));
   }
 }

@@ -11,6 +11,8 @@ const items = document.getElementById("items");
 const title = document.getElementById("state-title");
 const state = document.getElementById("state");
 const members = document.getElementById("members");
+const back = document.getElementById("back");
+const forward = document.getElementById("forward");
 const replay = document.getElementById("replay");
 const LONGEST_PAUSE_MS = 2000; // of a replay, however long nothing happened
 const SHOWN = 50;
@@ -28,6 +30,9 @@ function show() {
   const index = Number(slider.value);
   const at = events[index];
   if (!at) return;
+  // Not `disabled`: the button that has the focus would lose it.
+  back.setAttribute("aria-disabled", String(index === 0));
+  for (const button of [forward, replay]) button.setAttribute("aria-disabled", String(index === events.length - 1));
   when.textContent = `${date(at.at)} ${clock(at.at)} · offset ${at.offset}`;
   const shown = isState ? events.slice(0, index + 1).findLast((one) => one.type === "event") ?? at : at;
   title.textContent = `${isState ? "The state" : "The newest event"} of ${at.channel} at that time: ${shown.event ?? shown.text}`;
@@ -106,8 +111,8 @@ slider.addEventListener("input", () => {
   show();
 });
 document.getElementById("older").addEventListener("click", () => look(events[0].offset));
-document.getElementById("back").addEventListener("click", () => move(-1));
-document.getElementById("forward").addEventListener("click", () => move(1));
+back.addEventListener("click", () => move(-1));
+forward.addEventListener("click", () => move(1));
 replay.addEventListener("click", () => {
   if (timer) return stop();
   replay.setAttribute("aria-pressed", "true");

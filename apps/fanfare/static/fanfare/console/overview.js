@@ -146,6 +146,8 @@ async function showHour() {
     slots.set(slot, sums);
   }
   const numbers = [...slots.keys()].sort((a, b) => a - b);
+  // A worker that has no sample of the newest ten seconds yet would look like a fall of every figure.
+  if (numbers.length > 1 && hours.get(numbers.at(-1)).size < hours.get(numbers.at(-2)).size) numbers.pop();
   const times = numbers.map((slot) => slot * SAMPLE_S);
   const of = (name, per = 1) => numbers.map((slot) => slots.get(slot)[name] / per);
   charts.connections.show(times, of("connections"));

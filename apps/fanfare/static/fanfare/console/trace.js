@@ -47,6 +47,7 @@ function worker(one) {
 
 function show(found) {
   const first = found.workers.find((one) => one.delivery.created)?.delivery;
+  const isSample = first && found.workers.some((one) => one.delivery.read !== undefined && !one.delivery.sockets);
   const replays = found.workers.flatMap((one) => one.delivery.replays ?? []);
   fill(
     way,
@@ -58,6 +59,7 @@ function show(found) {
       first && el("li", {}, el("h3", {}, "Stored"), el("p", {}, `At ${clock(first.created)}, by the clock of the engine.`)),
       found.workers.map(worker),
       found.workers.length === 0 && el("li", {}, el("h3", {}, "Delivered"), el("p", {}, "No worker has a record of it: it had no subscribers, it was not in the sample, or its record has expired. Choose its application and channel above to have every event recorded.")),
+      isSample && el("li", {}, el("h3", {}, "Other workers"), el("p", { class: "console-quiet" }, "The event was recorded as part of a sample, so other workers may have delivered it without a record. Choose its application and channel above to have every event recorded by all workers.")),
       found.webhooks.length > 0 && el("li", {}, el("h3", {}, "Webhooks"), found.webhooks.map((one) => el("p", {}, `${one.event} to ${one.url}: ${one.state} after ${one.attempts} attempts${one.status ? `, status ${one.status}` : ""}${one.error ? `, ${one.error}` : ""}`))),
       replays.length > 0 && el("li", {}, el("h3", {}, "Recovered later"), replays.map((one) => el("p", {}, `${clock(one.at)} by ${one.socket}${one.user ? ` (${one.user})` : ""}`))),
     ),

@@ -50,7 +50,7 @@ function buttons(worker) {
   const actions = [worker.state?.draining ? "resume" : "drain", "restart"];
   return actions.map((action) =>
     el("button", { type: "button", class: "button", "aria-label": `${action} ${worker.node} ${worker.pid}`, onclick: () => ask(worker, action) }, `${action[0].toUpperCase()}${action.slice(1)}…`),
-  ).flatMap((button) => [button, " "]);
+  );
 }
 
 const HEAD = [["Worker"], ["State"], ["Version"], ["Leases"], ["Connections", "num"], ["Lag", "num"], ["CPU", "num"], ["Memory", "num"], ["Age", "num"], [""]];
@@ -65,13 +65,13 @@ function table(node, workers, at) {
       String(worker.pid),
       stateOf(worker),
       worker.version,
-      joined((worker.state?.jobs ?? []).filter((job) => job.state === "running")).map((job) => job.name).join("; ") || "–",
+      { text: joined((worker.state?.jobs ?? []).filter((job) => job.state === "running")).map((job) => job.name).join("; ") || "–", class: "console-leases" },
       { text: number(worker.gauges["connections.now"] ?? 0), class: "num" },
       { text: number(worker.gauges["engine.behind"] ?? 0), class: "num" },
       { text: load(worker, at), class: "num" },
       { text: bytes(worker.gauges["memory.bytes"] ?? 0), class: "num" },
       { text: since(worker.started), class: "num" },
-      { text: el("span", {}, buttons(worker)) },
+      el("div", { class: "console-actions" }, buttons(worker)),
     ]),
   );
   return el("div", { class: "console-scroll", tabindex: 0, role: "region", "aria-label": `Workers of ${node}` }, whole);
