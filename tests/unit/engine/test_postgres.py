@@ -172,6 +172,32 @@ async def test_acknowledged_events_survive_a_crash_of_the_server_and_arrive_once
         await worker.engine.close()
 
 
+async def test_no_position_is_given_twice_after_a_crash_that_lost_commits() -> None:
+    """`synchronous_commit = off`: the server acknowledges commits that it has not written yet."""
+    with postgresql.running() as own:
+        own.create("realtime")
+        with contextlib.closing(own.connect()) as connection:
+            connection.execute("ALTER SYSTEM SET synchronous_commit = off")
+            connection.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
+        own.stop()
+        own.start()
+        async with contextlib.AsyncExitStack() as stack:
+            worker = await Worker(postgres_engine.PostgresEngine(own.url("realtime"))).open()
+            stack.push_async_callback(worker.engine.close)
+            [kept] = await worker.publish("kept", b"1", retention=conformance.KEPT)
+            with contextlib.closing(own.connect()) as connection:
+                connection.execute("CHECKPOINT")
+            lost = [one.position for one in await worker.publish("kept", b"2", b"3", retention=conformance.KEPT)]
+            await asyncio.to_thread(own.kill)
+            await asyncio.to_thread(own.start)
+            await worker.until(lambda: worker.gaps, "the gap", within=30)
+            await worker.until(lambda: worker.engine.health().ok, "it follows the log again", within=30)
+            given = [one.position for one in await worker.publish("kept", b"4", b"5", retention=conformance.KEPT)]
+            assert not {kept.position, *lost} & set(given)
+            assert (await conformance.replay(worker, after=lost[-1])).reason == "epoch_changed"
+            assert (await worker.engine.take_session(APP, "token", "1.1")).lost_s is not None
+
+
 async def test_a_promoted_standby_begins_a_new_generation() -> None:
     """The standby may lack acknowledged entries, so no position from before may look like one of now."""
     with postgresql.running() as primary:

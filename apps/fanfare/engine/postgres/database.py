@@ -264,9 +264,12 @@ def failure(error: BaseException, sentence: str, address: Address) -> errors.Eng
 
 
 def check_generation(connection: Connection, address: Address) -> None:
-    """Compare the server with the one that wrote last. After a restore or a promoted standby the newest entries may be
-    gone and their offsets free again, so every stream gets a new epoch. The newest sessions may be gone too. Raises
-    psycopg.Error."""
+    """Compare the server with the one that wrote last. Raises psycopg.Error.
+
+    After a restore, a promoted standby, or a restart of a server that acknowledges commits before it has written them,
+    the newest entries may be gone and their offsets free again, so every stream gets a new epoch. The newest sessions
+    may be gone too.
+    """
     schema = sql.Identifier(address.schema)
     identity = server_identity(connection, address)
     with connection.transaction():
@@ -287,10 +290,13 @@ def check_generation(connection: Connection, address: Address) -> None:
 def server_identity(connection: Connection, address: Address) -> str:
     """The system identifier, the timeline, and the file of the table `state`, which another one has after a restore.
 
-    The timeline is that of the current WAL position: the control file follows a promotion later.
+    The timeline is that of the current WAL position: the control file follows a promotion later. Where commits are
+    acknowledged before they are written, each start of the server is another timeline.
     """
     [(identity,)] = connection.execute(
-        "SELECT system_identifier::text || ':' || left(pg_walfile_name(pg_current_wal_lsn()), 8) || ':' "
+        "SELECT system_identifier::text || ':' || left(pg_walfile_name(pg_current_wal_lsn()), 8) "
+        "|| CASE current_setting('synchronous_commit') WHEN 'off' "
+        "THEN '@' || extract(epoch FROM pg_postmaster_start_time()) ELSE '' END || ':' "
         "|| pg_relation_filenode(%s::regclass) FROM pg_control_system()",
         (f'"{address.schema}".state',),
     ).fetchall()

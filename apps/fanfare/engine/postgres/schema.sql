@@ -14,7 +14,7 @@ CREATE TABLE {schema}.state (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
     version integer NOT NULL,      -- of these tables
     generation text NOT NULL,      -- changes when acknowledged entries may be gone
-    server text NOT NULL,          -- of the server that wrote last: system identifier, timeline, file of this table
+    server text NOT NULL,          -- that wrote last: system identifier, timeline or its start, file of this table
     trimmed_to bigint NOT NULL,    -- entries without an offset up to this id may be gone, no other entry is
     held_from bigint NOT NULL      -- entries up to this id that were held for consumers may be gone
 );
