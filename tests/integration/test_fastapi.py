@@ -8,9 +8,11 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,16 +36,19 @@ CANNOT_START = 3  # the exit code of uvicorn and of gunicorn
 
 
 def commands(program: str) -> list[list[str]]:
-    return [line.split() for line in re.findall(rf"^    ({program} .+)$", TEXT, re.MULTILINE)]
+    return [shlex.split(line) for line in re.findall(rf"^    ({program} .+)$", TEXT, re.MULTILINE)]
 
 
 def order(address: str, item: str) -> object:
-    """What the page's `curl` sends. Raises where the answer is no success."""
-    request = urllib.request.Request(
-        address, data=json.dumps({"item": item}).encode(), headers={"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=15) as response:
-        return json.load(response)
+    """Run the page's `curl` for this address and item. Raises where the answer is no success."""
+    [words] = [
+        words
+        for words in commands("curl")
+        if urllib.parse.urlsplit(words[3]).path == urllib.parse.urlsplit(address).path
+    ]
+    words = [address if word == words[3] else word.replace("tea", item) for word in words]
+    answer = subprocess.run([*words, "--silent", "--fail"], capture_output=True, timeout=15, check=True).stdout
+    return json.loads(answer)
 
 
 @contextlib.contextmanager

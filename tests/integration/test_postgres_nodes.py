@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 
 from tests.harness import calls, consoles, deployments, postgresql, receivers, servers, signing, sockets, waiting
+from tests.unit.docs import pages
 
 Name = Callable[[str], str]
 LEASE_SECONDS = 10.0
@@ -99,6 +100,19 @@ async def test_console_of_one_node_shows_the_clients_of_the_other(
     nodes: list[tuple[servers.Server, sockets.Socket]], name: Name
 ) -> None:
     await consoles.assert_shows_other_node(nodes[0][0], nodes[1][0], name("orders"), workers=2)
+
+
+async def test_queries_of_the_guide_show_the_state_of_the_store(
+    nodes: list[tuple[servers.Server, sockets.Socket]], cluster: postgresql.Cluster
+) -> None:
+    await asyncio.to_thread(calls.publish, nodes[0][0], "orders", "created", "1")
+    guide = pages.ROOT / "docs/how-to/many-machines.md"
+    queries = [line.text for line in pages.shell_lines(guide) if line.text.startswith("SELECT ")]
+    assert len(queries) == 3
+    with cluster.connect("realtime") as connection:
+        for query in queries:
+            # The schema of these tests is not that of the guide.
+            assert connection.execute(query.replace("fanfare.", "realtime_log.").encode()).fetchall(), query
 
 
 async def test_events_cross_nodes_in_one_order_and_a_webhook_is_sent_once(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 
@@ -23,6 +24,7 @@ from tests.harness import (
     sockets,
     waiting,
 )
+from tests.unit.docs import pages
 
 Name = Callable[[str], str]
 LEASE_SECONDS = 10.0
@@ -144,6 +146,17 @@ async def test_revoked_token_ends_on_both_nodes(nodes: Nodes, name: Name) -> Non
 
 async def test_console_of_one_node_shows_the_clients_of_the_other(running: list[servers.Server], name: Name) -> None:
     await consoles.assert_shows_other_node(running[0], running[1], name("orders"), workers=5)
+
+
+async def test_commands_of_the_guide_show_the_state_of_the_store(nodes: Nodes, store: redisserver.Server) -> None:
+    await asyncio.to_thread(calls.publish, nodes[0][0], "orders", "created", "1")
+    guide = pages.ROOT / "docs/how-to/many-machines.md"
+    commands = [line.text for line in pages.shell_lines(guide) if line.text.startswith("redis-cli ")]
+    assert len(commands) == 4
+    for command in commands:
+        text = command.replace("redis-cli", f"redis-cli -u {store.url()}")
+        done = await asyncio.to_thread(subprocess.run, ["bash", "-c", text], capture_output=True, text=True, check=True)
+        assert done.stdout.strip(), (command, done.stderr)
 
 
 async def test_departure_of_a_killed_node_is_announced_once(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 import textwrap
 from collections.abc import Iterator
@@ -19,6 +20,36 @@ _STEP = re.compile(
 _FILE = re.compile(r"^`([\w./-]+)`\n+\Z", re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
+
+
+# A block of a shell: indented, also below an item of a list, or fenced. Other fenced blocks are files.
+_INDENTED = re.compile(r"(?<=\n\n)((?: {4,}[^\n]*\n)+)")
+_AT_THE_MARGIN = re.compile(r"^\S.*$", re.MULTILINE)
+_ITEM = re.compile(r"(?:\d+\.|-) ")
+_SHELL_FENCE = re.compile(r"^```(?:sh|bash)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_ANY_FENCE = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
+_LINE = re.compile(r"[^\n]*<<'END'\n.*?\nEND\n|(?:[^\n]*\\\n)*[^\n]*\n", re.DOTALL)  # or a here-document
+
+
+class Command(NamedTuple):
+    """A line of a shell block, with its continuation lines and without its comment. `page`: below ROOT."""
+
+    page: str
+    line: int
+    text: str
+
+
+class CommandRow(NamedTuple):
+    """A row of the table of commands in docs/reference/proof.md. `pages`, `patterns`: empty for any."""
+
+    pages: tuple[str, ...]
+    patterns: tuple[str, ...]
+    proof: str
+
+    def covers(self, command: Command) -> bool:
+        return (not self.pages or command.page in self.pages) and (
+            not self.patterns or any(fnmatch.fnmatchcase(command.text, pattern) for pattern in self.patterns)
+        )
 
 
 class Block(NamedTuple):
@@ -88,6 +119,37 @@ def apply(file: Path, block: Block) -> None:
     (margin,) = re.findall(rf"^( *){re.escape(known)}$", text, re.MULTILINE)
     wanted = "\n".join(margin + line[1:].strip() for line in block.text.splitlines())
     file.write_text(text.replace(margin + known, wanted), encoding="utf-8")
+
+
+def shell_lines(page: Path) -> Iterator[Command]:
+    """Every line of the page's shell blocks: commands, settings, and what else is indented."""
+    text = page.read_text(encoding="utf-8")
+    prose = _ANY_FENCE.sub(lambda fence: re.sub(r"[^\n]", "-", fence[0]), text)
+    for block in sorted([*_SHELL_FENCE.finditer(text), *_INDENTED.finditer(prose)], key=lambda found: found.start(1)):
+        line = text.count("\n", 0, block.start(1)) + 1
+        above = _AT_THE_MARGIN.findall(prose, 0, block.start(1))
+        if not block[1][4:5].isspace() and above and _ITEM.match(above[-1]):
+            continue  # a paragraph of the item
+        for found in _LINE.findall(block[1]):
+            here_document = "<<" in found
+            joined = found.strip() if here_document else re.sub(r"\\\n *", "", found).strip()
+            command = joined if here_document else re.split(r" {2,}", joined, maxsplit=1)[0]  # without a comment
+            if command:
+                yield Command(name(page), line, command)
+            line += found.count("\n")
+
+
+def command_rows() -> list[CommandRow]:
+    text = (ROOT / "docs/reference/proof.md").read_text(encoding="utf-8").split("## Commands of the pages\n", 1)[1]
+    rows = [row.strip("| ").split(" | ") for row in text.split("\n## ")[0].splitlines() if row.startswith("|")][2:]
+    return [
+        CommandRow(
+            tuple(name((ROOT / "docs/reference" / link).resolve()) for link in _LINK.findall(where)),
+            tuple(re.findall(r"`([^`]+)`", commands)),
+            proof,
+        )
+        for where, commands, proof in rows
+    ]
 
 
 def links(page: Path) -> list[str]:
