@@ -85,6 +85,16 @@ class TestFailures(failures.FailureConformance):
 # -- failures ----------------------------------------------------------------------------------------------------------
 
 
+async def test_connections_do_not_compile_statements(url: str) -> None:
+    """PostgreSQL would compile each look of a reader, because its estimates of rows are high."""
+    async with await database.connect(database.parse(url), "test") as connection:
+        assert await (await connection.execute("SHOW jit")).fetchone() == ("off",)
+    engine = postgres_engine.PostgresEngine(url)
+    with engine.queries() as queries:
+        assert queries._ask("SHOW jit") == [("off",)]
+    await engine.close()
+
+
 async def test_call_expires_while_other_statements_hold_the_connection() -> None:
     """As those of the heartbeat and of the leases do, one after another, while the server is frozen."""
 

@@ -37,6 +37,8 @@ TAKEN_SECONDS: Final = 600  # how long a session without a record is kept; a con
 LOST_SESSIONS: Final = "lost"  # the token of the row that keeps when sessions may have been lost; its `app` is empty
 
 CONNECT_SECONDS: Final = 5
+# The planner overestimates the rows of short statements, and then compiles them: some 20 ms of each look of a reader.
+NO_JIT: Final = "SET jit = off"
 MOVED_STATE: Final = "FF001"  # the SQLSTATE of a log that was moved; the message is the mark
 # What a call raises while the server is away.
 RETRIED: Final = (psycopg.Error, OSError, TimeoutError, errors.EngineUnavailable)
@@ -120,7 +122,7 @@ def _invalid() -> errors.EngineMisconfigured:
 
 async def connect(address: Address, name: str) -> AsyncConnection:
     """A connection in autocommit mode. Raises psycopg.Error."""
-    return await psycopg.AsyncConnection.connect(
+    connection = await psycopg.AsyncConnection.connect(
         address.conninfo,
         autocommit=True,
         prepare_threshold=1,
@@ -128,6 +130,12 @@ async def connect(address: Address, name: str) -> AsyncConnection:
         application_name=f"fanfare {name}",
         **_KEEPALIVE,
     )
+    try:
+        await connection.execute(NO_JIT)
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
 
 
 def connect_blocking(address: Address, name: str) -> Connection:

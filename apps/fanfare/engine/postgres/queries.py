@@ -56,10 +56,15 @@ class Pool:
                 max_idle=60.0,
                 timeout=self._timeout_s,
                 kwargs={"autocommit": True, "prepare_threshold": 1, "connect_timeout": database.CONNECT_SECONDS},
+                configure=_configure,
                 check=psycopg_pool.ConnectionPool.check_connection,
                 open=True,
             )
         return self._pool
+
+
+def _configure(connection: database.Connection) -> None:
+    connection.execute(database.NO_JIT)
 
 
 class Queries(interface.Queries):
