@@ -49,8 +49,11 @@ def main() -> None:
         delays: dict[tuple[str, bool], list[float]] = {(name, busy): [] for name in pairs for busy in (False, True)}
         for _ in range(options.turns):
             for name, busy in delays:
-                delays[name, busy] += asyncio.run(_turn(pairs[name], options.seconds, busy))
-    print("| nodes | alone, p50 | p99 | beside 1,000 events/s, p50 | p99 |\n|---|--:|--:|--:|--:|")
+                found = asyncio.run(_turn(pairs[name], options.seconds, busy))
+                p50, p99 = _percentiles(found)
+                print(f"- {name}{', busy' * busy}: {len(found)} events, p50 {p50:.1f} ms, p99 {p99:.1f} ms", flush=True)
+                delays[name, busy] += found
+    print("\n| nodes | alone, p50 | p99 | beside 1,000 events/s, p50 | p99 |\n|---|--:|--:|--:|--:|")
     for name in pairs:
         shown = [f"{value:.1f}" for busy in (False, True) for value in _percentiles(delays[name, busy])]
         print(f"| {name} | {' | '.join(shown)} |")
