@@ -19,6 +19,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.conf import settings
 from django.contrib.auth import signals
 from django.contrib.auth.views import LoginView
 from django.http import HttpRequest, HttpResponse
@@ -41,12 +42,14 @@ class ContentSecurityPolicy:
     """Sends a strict Content-Security-Policy with each page that has none of its own.
 
     Scripts, styles, fonts and pictures come from this host, pictures also from `data:`; connections go to this host and
-    to FANFARE_PUBLIC_URL. Inline scripts and styles, plugins and frames are refused.
+    to FANFARE_PUBLIC_URL. Inline scripts and styles, plugins and frames are refused. With DEBUG, errors get no policy,
+    because Django's pages for them have inline scripts and styles.
     """
 
     sync_capable = True
     async_capable = True
     HEADER: Final = "Content-Security-Policy"
+    DEBUG_PAGES: Final = (400, 404, 500)
 
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
         self._get_response = get_response
@@ -61,7 +64,8 @@ class ContentSecurityPolicy:
         return self._with_policy(request, await self._get_response(request))
 
     def _with_policy(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
-        if not response.has_header(self.HEADER):
+        is_debug_page = settings.DEBUG and response.status_code in self.DEBUG_PAGES
+        if not is_debug_page and not response.has_header(self.HEADER):
             response[self.HEADER] = self.policy(request)
         return response
 

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 from django.http import HttpResponse
-from django.test import RequestFactory, override_settings
+from django.test import Client, RequestFactory, override_settings
+from django.urls import path as path_to
 
 from fanfare.middleware import ContentSecurityPolicy
 from tests.harness import deployments
@@ -42,6 +43,20 @@ def test_sockets_of_another_host_are_allowed() -> None:
 
 def test_policy_of_a_page_wins() -> None:
     assert answer(HttpResponse(headers={HEADER: "default-src 'none'"}))[HEADER] == "default-src 'none'"
+
+
+@pytest.mark.parametrize("debug", [True, False])
+@pytest.mark.parametrize("path", ["/nothing", "/broken"])
+def test_error_page_of_django_keeps_its_inline_styles_with_debug(client: Client, path: str, debug: bool) -> None:
+    def broken(_request: object) -> HttpResponse:
+        raise ZeroDivisionError
+
+    urls = type("Urls", (), {"urlpatterns": [path_to("broken", broken)]})
+    client.raise_request_exception = False
+    with override_settings(DEBUG=debug, ROOT_URLCONF=urls, MIDDLEWARE=["fanfare.middleware.ContentSecurityPolicy"]):
+        response = client.get(path)
+    assert ("<style" in response.content.decode()) is debug
+    assert response.has_header(HEADER) is not debug
 
 
 async def test_asynchronous_view_gets_the_policy() -> None:
