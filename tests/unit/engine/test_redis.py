@@ -313,6 +313,24 @@ async def test_emptied_store_is_filled_again_and_told(hire: conformance.Hire) ->
             await worker.engine.close()
 
 
+async def test_partition_that_has_lost_its_state_begins_again_without_its_log(
+    hire: conformance.Hire, server: redisserver.Server, url: str
+) -> None:
+    """As after an eviction: the state is gone, and the log's entries have larger sequences than the next ones."""
+    one, two = await hire(), await hire()
+    before = [receipt.position for receipt in await one.publish("kept", b"1", b"2", b"3", retention=conformance.KEPT)]
+    partition = one.engine._worker.of(APP, "kept")  # type: ignore[attr-defined]
+    with server.client() as client:
+        assert client.delete(partition.prefix + "state") == 1
+    for worker in (one, two):
+        await worker.until(lambda worker=worker: worker.gaps, "the gap")
+    await healthy(one, two)
+    after = [receipt.position for receipt in await one.publish("kept", b"4", b"5", retention=conformance.KEPT)]
+    assert not set(before) & set(after)
+    await two.until(lambda: two.bodies("kept")[-2:] == [b"4", b"5"], "the next events")
+    assert (await conformance.replay(two, after=before[-1])).reason == "epoch_changed"
+
+
 @pytest.mark.parametrize("connections", ["kept", "lost"])
 @pytest.mark.parametrize("form", ["single", "cluster"])
 async def test_backup_that_is_restored_into_a_running_server_begins_a_new_generation_in_each_partition(
