@@ -128,7 +128,7 @@ def shell_lines(page: Path) -> Iterator[Command]:
     for block in sorted([*_SHELL_FENCE.finditer(text), *_INDENTED.finditer(prose)], key=lambda found: found.start(1)):
         line = text.count("\n", 0, block.start(1)) + 1
         above = _AT_THE_MARGIN.findall(prose, 0, block.start(1))
-        if not block[1][4:5].isspace() and above and _ITEM.match(above[-1]):
+        if block[1][4:5].isupper() and above and _ITEM.match(above[-1]):
             continue  # a paragraph of the item
         for found in _LINE.findall(block[1]):
             here_document = "<<" in found
