@@ -47,6 +47,7 @@ class Board:
         self.recent = recent.Recent(counters, gauges)
         self._snapshot: asyncio.Task[dict[str, Any]] | None = None
         self._taken_s = float("-inf")
+        self._names: dict[str, str] = {}  # "NODE PID" of the workers, since all of them last answered
         self._before: tuple[float, reports.Values] | None = None  # the counters of the snapshot before, and its time
         parts.survey.on(STATE, lambda _: self.state())
         parts.survey.on(RECENT, lambda asked: recent.as_columns(self.recent.samples(asked["after"])))
@@ -82,7 +83,10 @@ class Board:
         collected, states = await asyncio.gather(self._parts.reports.collect(), self._parts.survey.ask(STATE))
         gauges = collected.gauges
         answered = len(collected.reports)
-        found = verdict.findings(states.workers, expected=collected.expected, answered=answered, gauges=gauges)
+        missing = self._missing(collected)
+        found = verdict.findings(
+            states.workers, expected=collected.expected, answered=answered, gauges=gauges, missing=missing
+        )
         return {
             "at": time.time(),
             "expected": collected.expected,
@@ -91,6 +95,16 @@ class Board:
             "rates": self._rates(collected.counters),
             "workers": [_worker(one, states.workers.get(one.worker)) for one in collected.reports],
         }
+
+    def _missing(self, collected: reports.Collection) -> list[str]:
+        """The names of the workers that do not answer. Empty unless an earlier snapshot had all of them."""
+        answered = {one.worker: f"{one.node} {one.pid}" for one in collected.reports}
+        missing = [name for worker, name in self._names.items() if worker not in answered]
+        if len(answered) >= collected.expected:
+            self._names = answered
+        elif self._names:
+            self._names |= answered
+        return missing if len(missing) == collected.expected - len(answered) else []
 
     def _rates(self, counters: reports.Values) -> dict[str, Any]:
         """Per second since the snapshot before. Empty for the first one, and after a pause."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,10 +24,16 @@ class Finding:
 
 
 def findings(
-    states: Mapping[str, Mapping[str, Any]], *, expected: int, answered: int, gauges: Mapping[str, float]
+    states: Mapping[str, Mapping[str, Any]],
+    *,
+    expected: int,
+    answered: int,
+    gauges: Mapping[str, float],
+    missing: Sequence[str] = (),
 ) -> list[Finding]:
-    """`states`: the answers of the workers to the question `state`, by worker."""
-    found = [*_missing(expected, answered)]
+    """`states`: the answers of the workers to the question `state`, by worker. `missing`: the names of those that did
+    not answer, as far as they are known."""
+    found = [*_missing(expected, answered, missing)]
     for state in states.values():
         found += _of_worker(state)
     found += _of_log(gauges)
@@ -40,13 +46,14 @@ def findings(
     return sorted(unique.values(), key=lambda finding: finding.level != BAD)
 
 
-def _missing(expected: int, answered: int) -> Iterator[Finding]:
+def _missing(expected: int, answered: int, names: Sequence[str]) -> Iterator[Finding]:
     if answered < expected:
-        missing = expected - answered
+        workers = _count(expected - answered, "worker")
+        which = f" ({', '.join(names)})" if names else ""
         yield Finding(
             BAD,
-            f"{_count(missing, 'worker')} of {expected} did not answer within a second: stopped without leaving, "
-            "suspended, busy, or cut off from the engine.",
+            f"{workers} of {expected} did not answer within a second{which}: stopped without leaving, suspended, busy, "
+            "cut off from the engine, or without new entries from it.",
             "workers",
         )
 

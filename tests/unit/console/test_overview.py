@@ -165,6 +165,44 @@ async def test_pages_share_one_snapshot() -> None:
     assert found[0]["workers"][0]["state"] is STATE
 
 
+async def test_worker_that_stops_answering_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(board, "EVERY_S", 0.0)
+
+    class Node(Fleet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pids, self.expected = [1, 2], 2
+
+        async def collect(self) -> Collection:
+            found = [Report(str(pid), "a", pid, "1.0", 0.0, {}, {}) for pid in self.pids]
+            return Collection(tuple(found), {}, self.expected)
+
+        async def ask(self, _question: str) -> Answers:
+            return Answers({}, 0)
+
+    fleet = Node()
+    shared = board_of(fleet)
+
+    async def found(shared: board.Board = shared) -> list[str]:
+        return [one["text"].partition(":")[0] for one in (await shared.snapshot())["findings"]]
+
+    assert await found() == []
+    fleet.pids = [1]
+    assert await found() == ["1 worker of 2 did not answer within a second (a 2)"]
+    fleet.pids = [1, 3]  # the supervisor has started another one, and the dead one is still counted
+    fleet.expected = 3
+    assert await found() == ["1 worker of 3 did not answer within a second (a 2)"]
+    fleet.expected = 2
+    assert await found() == []
+    fleet.pids = [3]
+    assert await found() == ["1 worker of 2 did not answer within a second (a 1)"]
+
+    later = board_of(fleet)  # it has never seen the worker 1
+    assert await found(later) == ["1 worker of 2 did not answer within a second"]
+    fleet.pids = [4]  # the worker 3 has died, and 1 still does not answer
+    assert await found(later) == ["1 worker of 2 did not answer within a second"]
+
+
 async def test_page_that_closes_does_not_end_the_snapshot_of_the_others() -> None:
     fleet = Fleet()
     shared = board_of(fleet)
