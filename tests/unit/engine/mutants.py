@@ -304,7 +304,14 @@ POSTGRES = (
     _mutant(
         "each subscription reads its own snapshot",
         SHARED,
-        (f"{_POSTGRES}reader:Reader._questions", '("members", *where)', '("members", *where, id(wanted))'),
+        (
+            f"{_POSTGRES}reader:_questions",
+            'asked["members"] = where',
+            (
+                'own = type("Own", (str,), {"of": wanted, "__hash__": lambda one: id(one.of), '
+                '"__eq__": lambda one, other: one.of is other.of}); asked["members"] = (own(where[0]), where[1])'
+            ),
+        ),
     ),
     _mutant(
         "every worker announces that a channel is occupied",

@@ -34,6 +34,10 @@ CHUNK_ENTRIES: Final = 512
 CHUNK_BYTES: Final = 256 * 1024
 
 _SNAPSHOTS: Final = frozenset(["members", "cached", "counted"])  # questions that subscriptions of a channel share
+
+# The name of a statement, and its arguments.
+Question = tuple[str, tuple[Any, ...]]
+
 _COLUMNS = (
     'l.id, l.kind, l.app, l.channel, l."offset", l.user_id, l.exclude, l.body, '
     "(EXTRACT(EPOCH FROM l.created) * 1000)::bigint AS created_ms"
@@ -51,13 +55,14 @@ class Waiting:
 
 @dataclass(slots=True)
 class Look:
-    """What one look brought. `snapshots`: by what was asked for; None where the end of the log was not reached."""
+    """What one look brought. `snapshots`: the rows by question, decoded on first use; None where the end of the log was
+    not reached."""
 
     generation: str
     trimmed_to: int
     top: int
     entries: list[interface.Entry]
-    snapshots: dict[Any, list[Any]] | None
+    snapshots: dict[Question, Any] | None
 
 
 class Reader:
@@ -273,105 +278,44 @@ class Reader:
         if not waiting:
             cursor = await connection.execute(query, values)
             return self._read(await cursor.fetchall(), {})
-        wanted = [question for one in waiting for question in self._questions(one.wanted)]
-        asked = dict(wanted)
+        wanted = [question for one in waiting for question in _questions(one.wanted).items()]
+        asked = dict.fromkeys(wanted)
         async with connection.pipeline():
             await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             cursor = await connection.execute(query, values)
-            cursors = {key: await connection.execute(*question) for key, question in asked.items()}
+            cursors = {
+                (name, arguments): await connection.execute(self._queries.asked[name], _parameters(arguments))
+                for name, arguments in asked
+            }
             await connection.execute("COMMIT")
             rows = await cursor.fetchall()
-            found = {key: await one.fetchall() for key, one in cursors.items()}
-        snapshots = sum(key[0] in _SNAPSHOTS for key in found)
+            found = {question: await one.fetchall() for question, one in cursors.items()}
+        snapshots = sum(name in _SNAPSHOTS for name, _ in found)
         self.snapshots += snapshots
-        self.snapshots_shared += sum(key[0] in _SNAPSHOTS for key, _ in wanted) - snapshots
-        self.history_reads += sum(key[0] == "kept" for key in found)
-        self.history_shared += sum(
-            one.wanted.history is not None and one.wanted.history.after is not None for one in waiting
-        ) - sum(key[0] == "kept" for key in found)
+        self.snapshots_shared += sum(name in _SNAPSHOTS for name, _ in wanted) - snapshots
+        history_reads = sum(name == "kept" for name, _ in found)
+        self.history_reads += history_reads
+        self.history_shared += sum(name == "kept" for name, _ in wanted) - history_reads
         return self._read(rows, found)
 
-    def _read(self, rows: list[tuple[Any, ...]], found: dict[Any, list[Any]]) -> Look:
+    def _read(self, rows: list[tuple[Any, ...]], found: dict[Question, Any]) -> Look:
         generation, trimmed_to, top = rows[0][:3]
         entries = [interface.Entry._make(row[3:]) for row in rows if row[3] is not None]
         if len(entries) > STEP_ENTRIES:
             return Look(generation, trimmed_to, top, entries[:STEP_ENTRIES], None)
         return Look(generation, trimmed_to, top, entries, found)
 
-    def _questions(self, wanted: interface.SubscribeRequest) -> list[tuple[Any, tuple[Any, Any]]]:
-        """The queries that a request needs, each with a key: queries with equal keys run once."""
-        where = (wanted.app, wanted.channel)
-        asked: list[tuple[Any, tuple[Any, Any]]] = []
-        if wanted.member and wanted.channel != interface.USERS:
-            asked.append((("members", *where), (self._queries.members, where)))
-        if wanted.cached:
-            asked.append((("cached", *where), (self._queries.cached, where)))
-        if wanted.counted:
-            asked.append((("counted", *where), (self._queries.counted, where)))
-        if wanted.streams:
-            asked.append((("streams", *where), (self._queries.streams, where)))
-        if wanted.watch:
-            key = ("watch", wanted.app, wanted.watch)
-            asked.append((key, (self._queries.watch, (wanted.app, interface.USERS, list(wanted.watch)))))
-        history = wanted.history
-        if history is not None:
-            after = history.after or interface.Position("", 0)
-            arguments = (
-                *where,
-                None if history.after is None else after.epoch,
-                after.offset,
-                history.max_entries,
-                history.max_bytes,
-                history.continued,
-            )
-            asked.append((("recovery", *arguments), (self._queries.recovery, arguments)))
-            if history.after is not None:
-                asked.append(
-                    (("kept", *where, after.offset), (self._queries.kept, (*where, after.offset, CHUNK_ENTRIES)))
-                )
-            elif history.rewind is not None:
-                limit = min(history.rewind.count or CHUNK_ENTRIES, CHUNK_ENTRIES)
-                newest = (*where, history.rewind.seconds, history.rewind.seconds, limit)
-                asked.append((("newest", *newest), (self._queries.newest, newest)))
-        return asked
-
-    def _result(self, wanted: interface.SubscribeRequest, found: dict[Any, list[Any]]) -> interface.SubscribeResult:
-        where = (wanted.app, wanted.channel)
-        members = dict(found.get(("members", *where), ()))
-        cached = found.get(("cached", *where))
-        counted = found.get(("counted", *where))
-        online = found.get(("watch", wanted.app, wanted.watch), ())
+    def _result(self, wanted: interface.SubscribeRequest, found: dict[Question, Any]) -> interface.SubscribeResult:
+        values = {question[0]: _value(found, question) for question in _questions(wanted).items()}
+        cached, counted, history = values.get("cached"), values.get("counted"), wanted.history
         return interface.SubscribeResult(
-            members=tuple(interface.Member(*one) for one in members.items()) if wanted.member else (),
+            members=values.get("members", ()),
             cached=cached[0][0] if cached else None,
             subscribers=int(counted[0][0]) if counted else 0,
-            online=tuple(user for (user,) in online),
-            replayed=None if wanted.history is None else self._recovered(wanted, wanted.history, found),
-            streams=tuple(map(queries.streamed, found[("streams", *where)])) if wanted.streams else (),
+            online=tuple([user for (user,) in values.get("watch", ())]),
+            replayed=None if history is None else _recovered(history, values),
+            streams=values.get("streams", ()),
         )
-
-    def _recovered(
-        self, wanted: interface.SubscribeRequest, history: interface.RecoveryRequest, found: dict[Any, list[Any]]
-    ) -> interface.RecoveryResult:
-        questions = dict(self._questions(wanted))
-        rows = next(found[key] for key in questions if key[0] == "recovery")
-        if not rows:
-            reason = None if history.after is None else "epoch_changed"
-            return interface.RecoveryResult(None, reason=reason, complete=True)
-        epoch, top, _size, _seconds, reason, missed = rows[0]
-        position = interface.Position(epoch, top)
-        if reason is not None:
-            return interface.RecoveryResult(position, reason=reason, complete=True)
-        if history.after is not None:
-            kept = next(found[key] for key in questions if key[0] == "kept")
-            entries = _bounded([interface.Entry._make(row) for row in kept])
-            reached = entries[-1].offset if entries else history.after.offset
-            return interface.RecoveryResult(position, entries, missed, complete=reached == top)
-        if history.rewind is not None:
-            newest = next(found[key] for key in questions if key[0] == "newest")
-            entries = tuple(reversed(_bounded([interface.Entry._make(row) for row in newest])))
-            return interface.RecoveryResult(position, entries, len(entries), complete=True)
-        return interface.RecoveryResult(position, complete=True)
 
     async def _update_interest(self, connection: database.AsyncConnection) -> None:
         self._listened = False
@@ -437,21 +381,28 @@ class _Queries:
             "DELETE FROM pg_temp.interest i USING unnest(%s::text[], %s::text[]) AS gone(app, channel) "
             "WHERE i.app = gone.app AND i.channel = gone.channel"
         )
-        self.members = make("SELECT user_id, info FROM {0}.members WHERE app = %s AND channel = %s ORDER BY seq")
-        self.cached = make("SELECT body FROM {0}.cache WHERE app = %s AND channel = %s AND expires > clock_timestamp()")
-        self.counted = make("SELECT COALESCE(SUM(subscribers), 0) FROM {0}.counts WHERE app = %s AND channel = %s")
-        self.streams = make(queries.STREAMS)
-        self.watch = make(
+        self.asked: dict[str, sql.Composed] = {}  # by the names of the questions
+        self.asked["members"] = make(
+            "SELECT user_id, info FROM {0}.members WHERE app = %s AND channel = %s ORDER BY seq"
+        )
+        self.asked["cached"] = make(
+            "SELECT body FROM {0}.cache WHERE app = %s AND channel = %s AND expires > clock_timestamp()"
+        )
+        self.asked["counted"] = make(
+            "SELECT COALESCE(SUM(subscribers), 0) FROM {0}.counts WHERE app = %s AND channel = %s"
+        )
+        self.asked["streams"] = make(queries.STREAMS)
+        self.asked["watch"] = make(
             "SELECT DISTINCT user_id FROM {0}.members WHERE app = %s AND channel = %s AND user_id = ANY(%s::text[])"
         )
-        self.recovery = sql.SQL("SELECT * FROM {}(%s, %s, %s::text, %s, %s, %s, %s)").format(
+        self.asked["recovery"] = sql.SQL("SELECT * FROM {}(%s, %s, %s::text, %s, %s, %s, %s)").format(
             address.function("recovery")
         )
-        self.kept = make(
+        self.asked["kept"] = make(
             f"SELECT {_COLUMNS} FROM {{0}}.log l WHERE l.app = %s AND l.channel = %s "
             'AND l."offset" > %s ORDER BY l."offset" LIMIT %s'
         )
-        self.newest = make(
+        self.asked["newest"] = make(
             f"SELECT {_COLUMNS} FROM {{0}}.log l JOIN {{0}}.streams s ON s.app = l.app AND s.channel = l.channel "
             'WHERE l.app = %s AND l.channel = %s AND l."offset" > s."offset" - s.size AND l.created >= '
             "clock_timestamp() - interval '1 second' * CASE WHEN %s > 0 THEN LEAST(s.seconds, %s) ELSE s.seconds END "
@@ -464,13 +415,83 @@ def change_of(generation: str) -> str:
     return moves.MOVED if generation == moves.MOVED else "generation_changed"
 
 
-def _bounded(entries: list[interface.Entry]) -> tuple[interface.Entry, ...]:
+def _questions(wanted: interface.SubscribeRequest) -> dict[str, tuple[Any, ...]]:
+    """The questions of a request. Equal ones of several requests are asked once."""
+    where = (wanted.app, wanted.channel)
+    asked: dict[str, tuple[Any, ...]] = {}
+    if wanted.member and wanted.channel != interface.USERS:
+        asked["members"] = where
+    if wanted.cached:
+        asked["cached"] = where
+    if wanted.counted:
+        asked["counted"] = where
+    if wanted.streams:
+        asked["streams"] = where
+    if wanted.watch:
+        asked["watch"] = (wanted.app, interface.USERS, wanted.watch)
+    history = wanted.history
+    if history is not None:
+        after, rewind = history.after, history.rewind
+        bounds = (history.max_entries, history.max_bytes, history.continued)
+        asked["recovery"] = (*where, *(after or (None, 0)), *bounds)
+        if after is not None:
+            asked["kept"] = (*where, after.offset, CHUNK_ENTRIES)
+        elif rewind is not None:
+            limit = min(rewind.count or CHUNK_ENTRIES, CHUNK_ENTRIES)
+            asked["newest"] = (*where, rewind.seconds, rewind.seconds, limit)
+    return asked
+
+
+def _parameters(arguments: tuple[Any, ...]) -> list[Any]:
+    """The arguments of a question as psycopg sends them: a tuple would be a row, not an array."""
+    return [list(one) if isinstance(one, tuple) else one for one in arguments]
+
+
+def _value(found: dict[Question, Any], question: Question) -> Any:
+    """The answer to a question, decoded once for all subscribers that asked it."""
+    value, decode = found[question], _DECODED.get(question[0])
+    if decode is not None and isinstance(value, list):
+        value = found[question] = decode(value)
+    return value
+
+
+def _recovered(history: interface.RecoveryRequest, values: dict[str, Any]) -> interface.RecoveryResult:
+    """`values`: the answers by the names of the questions."""
+    rows = values["recovery"]
+    if not rows:
+        reason = None if history.after is None else "epoch_changed"
+        return interface.RecoveryResult(None, reason=reason, complete=True)
+    epoch, top, _size, _seconds, reason, missed = rows[0]
+    position = interface.Position(epoch, top)
+    if reason is not None:
+        return interface.RecoveryResult(position, reason=reason, complete=True)
+    if history.after is not None:
+        entries = values["kept"]
+        reached = entries[-1].offset if entries else history.after.offset
+        return interface.RecoveryResult(position, entries, missed, complete=reached == top)
+    newest = values.get("newest", ())
+    return interface.RecoveryResult(position, newest, len(newest), complete=True)
+
+
+def _bounded(rows: list[Any]) -> tuple[interface.Entry, ...]:
+    """The first entries, up to `CHUNK_BYTES`, one at least."""
+    entries: list[interface.Entry] = []
     weight = 0
-    for index, entry in enumerate(entries):
+    for row in rows:
+        entry = interface.Entry._make(row)
         weight += len(entry.body)
-        if weight > CHUNK_BYTES and index:
-            return tuple(entries[:index])
+        if weight > CHUNK_BYTES and entries:
+            break
+        entries.append(entry)
     return tuple(entries)
+
+
+_DECODED: Final[dict[str, Callable[[list[Any]], Any]]] = {
+    "members": interface.distinct_members,
+    "streams": lambda rows: tuple(map(queries.streamed, rows)),
+    "kept": _bounded,
+    "newest": lambda rows: _bounded(rows)[::-1],  # newest first: those over the bound are the oldest
+}
 
 
 def _answer(one: Waiting, answer: Callable[[], interface.SubscribeResult | interface.Refused]) -> None:
