@@ -369,6 +369,17 @@ class Refused:
     actual: int | None = None
 
 
+def too_many_members(limit: int, actual: int) -> Refused:
+    message = f"The channel has {actual} members; {limit} are allowed"
+    return Refused("member_limit", message, limit, actual)
+
+
+def too_many_connections(limit: int, others: int) -> Refused:
+    """`others`: the connections without the one that is refused."""
+    message = f"The application's maximum number of connections is reached ({others} of {limit})"
+    return Refused("connection_limit", message, limit, others)
+
+
 # -- queries -----------------------------------------------------------------------------------------------------------
 
 

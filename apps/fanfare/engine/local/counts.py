@@ -139,8 +139,7 @@ class Admit(WorkerOp):
         others = int(connections) - 1
         self.refused = None
         if others >= self.limit:
-            message = f"The application's maximum number of connections is reached ({others} of {self.limit})"
-            self.refused = interface.Refused("connection_limit", message, self.limit, others)
+            self.refused = interface.too_many_connections(self.limit, others)
 
 
 def remove_worker(transaction: Transaction, worker: str) -> None:

@@ -208,7 +208,6 @@ class LocalEngine(interface.Engine):
     def append_blocking(
         self, publications: Sequence[interface.Publication], timeout: float | None = None
     ) -> list[interface.Receipt]:
-        timeout = self._append_timeout if timeout is None else timeout
         operation = appends.BlockingAppend(publications)
         self._write(operation, timeout)
         return operation.receipts
@@ -217,21 +216,22 @@ class LocalEngine(interface.Engine):
         self, writes: Sequence[interface.StreamWrite], timeout: float | None = None
     ) -> list[interface.StreamReceipt]:
         operation = streams.WriteStreams(writes)
-        self._write(operation, self._append_timeout if timeout is None else timeout)
+        self._write(operation, timeout)
         return operation.receipts
 
     def revise(self, revision: interface.Revision, timeout: float | None = None) -> interface.Position | None:
         operation = streams.Revise(revision)
-        self._write(operation, self._append_timeout if timeout is None else timeout)
+        self._write(operation, timeout)
         return operation.position
 
     def open_channel(self, app: str, channel: str, timeout: float | None = None) -> interface.Position:
         operation = streams.OpenChannel(app, channel)
-        self._write(operation, self._append_timeout if timeout is None else timeout)
+        self._write(operation, timeout)
         return operation.position
 
-    def _write(self, operation: transactions.BlockingOp, timeout: float) -> None:
+    def _write(self, operation: transactions.BlockingOp, timeout: float | None) -> None:
         """Raises EngineError."""
+        timeout = self._append_timeout if timeout is None else timeout
         self._commits.write(operation)
         if not operation.settled and not operation.wait(timeout):
             if self._commits.withdraw(operation):
@@ -287,7 +287,7 @@ class LocalEngine(interface.Engine):
 
     def update_member(self, app: str, channel: str, user_id: str, info: str, timeout: float | None = None) -> bool:
         operation = presence.UpdateMember(app, channel, user_id, info)
-        self._write(operation, self._append_timeout if timeout is None else timeout)
+        self._write(operation, timeout)
         return operation.is_member
 
     def lease_member(
@@ -302,12 +302,12 @@ class LocalEngine(interface.Engine):
         timeout: float | None = None,
     ) -> bool | interface.Refused:
         operation = presence.LeaseMember(app, channel, user_id, info, seconds=seconds, limit=limit)
-        self._write(operation, self._append_timeout if timeout is None else timeout)
+        self._write(operation, timeout)
         return operation.full or operation.joined
 
     def release_member(self, app: str, channel: str, user_id: str, timeout: float | None = None) -> bool:
         operation = presence.ReleaseMember(app, channel, user_id)
-        self._write(operation, self._append_timeout if timeout is None else timeout)
+        self._write(operation, timeout)
         return operation.was_member
 
     def leave(self, app: str, channel: str, socket_id: str) -> None:

@@ -25,7 +25,6 @@ _MOVED: Final = ".moved-"
 _NEW: Final = ".arriving"
 
 _STREAM: Final = 'app, channel, epoch, "offset", kept_from, size, seconds'
-_ENTRY: Final = 'id, kind, app, channel, "offset", user_id, exclude, body, created_ms'
 
 
 class LocalStore(moves.Store):
@@ -83,7 +82,7 @@ class LocalStore(moves.Store):
         connection = self._read()
         for stream, after in wanted:
             rows = connection.execute(
-                f'SELECT {_ENTRY} FROM log WHERE app = ? AND channel = ? AND "offset" > ? AND "offset" <= ? '  # noqa: S608
+                f'SELECT {schema.ENTRY} FROM log WHERE app = ? AND channel = ? AND "offset" > ? AND "offset" <= ? '  # noqa: S608
                 'ORDER BY "offset"',
                 (stream.app, stream.channel, after, stream.offset),
             )
@@ -103,7 +102,7 @@ class LocalStore(moves.Store):
         if readings:
             kinds = [str(kind.value) for kind in interface.Kind if any(one.kinds >> kind & 1 for one in readings)]
             rows = read(
-                f"SELECT {_ENTRY} FROM log WHERE id > ? AND kind IN ({', '.join(kinds)}) ORDER BY id",  # noqa: S608
+                f"SELECT {schema.ENTRY} FROM log WHERE id > ? AND kind IN ({', '.join(kinds)}) ORDER BY id",  # noqa: S608
                 (min(one.position for one in readings),),
             )
             unread = [interface.Entry._make(row) for row in rows]

@@ -45,7 +45,7 @@ class Subscribe(WorkerOp):
         if not present and wanted.member_limit is not None:
             users = users_of(cursor, *where)
             if users >= wanted.member_limit:
-                self.refused = too_many_members(wanted.member_limit, users)
+                self.refused = interface.too_many_members(wanted.member_limit, users)
                 return
         cursor.execute(
             "INSERT INTO members (app, channel, user_id, socket_id, worker, info) VALUES (?, ?, ?, ?, ?, ?) "
@@ -103,7 +103,7 @@ class LeaseMember(BlockingOp):
         if self.joined and self.limit is not None:
             users = users_of(cursor, *where)
             if users >= self.limit:
-                self.full = too_many_members(self.limit, users)
+                self.full = interface.too_many_members(self.limit, users)
                 return
         before = known[0][0] if known else "null"
         info = before if self.info is None else self.info
@@ -252,11 +252,6 @@ def members_of(
             (app, channel, limit),
         )
     return interface.distinct_members(found.fetchall())
-
-
-def too_many_members(limit: int, actual: int) -> interface.Refused:
-    message = f"The channel has {actual} members; {limit} are allowed"
-    return interface.Refused("member_limit", message, limit, actual)
 
 
 def _count_user(transaction: Transaction, app: str, channel: str) -> None:

@@ -15,14 +15,13 @@ from fanfare.engine.local.paths import LogPaths
 _LAST_CHARACTER = "\U0010ffff"
 _VARIABLES = 500  # of one statement; SQLite allows 999 in its oldest versions
 
-_ENTRY = 'id, kind, app, channel, "offset", user_id, exclude, body, created_ms'
 _KEPT = (
-    f"SELECT {_ENTRY} FROM log WHERE app = ? AND channel = ? "  # noqa: S608
+    f"SELECT {schema.ENTRY} FROM log WHERE app = ? AND channel = ? "  # noqa: S608
     'AND "offset" > ? AND "offset" < ? AND created_ms >= ? ORDER BY "offset"'
 )
 _OLDEST = _KEPT + " LIMIT ?"
 _NEWEST = _KEPT + " DESC LIMIT ?"
-_OF_KINDS = f"SELECT {_ENTRY} FROM log WHERE id > ? AND id <= ? AND kind IN ({{}}) ORDER BY id LIMIT ?"  # noqa: S608
+_OF_KINDS = f"SELECT {schema.ENTRY} FROM log WHERE id > ? AND id <= ? AND kind IN ({{}}) ORDER BY id LIMIT ?"  # noqa: S608
 _TOP_AND_LOG = f"SELECT {schema.TOP}, log_id FROM state"  # noqa: S608
 
 

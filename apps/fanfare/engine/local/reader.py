@@ -36,9 +36,8 @@ SCAN_ENTRIES = 8_192  # which one step looks at for those that are delivered: 1 
 CONTROL = interface.Kind.CONTROL.value
 MESSAGE = interface.Kind.MESSAGE.value
 
-_ENTRY = 'id, kind, app, channel, "offset", user_id, exclude, body, created_ms'
 _LOCAL_AFTER = (
-    f"SELECT {_ENTRY} FROM log WHERE id > ? AND id <= ? "  # noqa: S608
+    f"SELECT {schema.ENTRY} FROM log WHERE id > ? AND id <= ? "  # noqa: S608
     f"AND (kind = {interface.Kind.CONTROL.value} OR channel = '{interface.USERS}' OR channel = ? OR "
     "EXISTS (SELECT 1 FROM temp.local_subscriptions here WHERE here.app = log.app AND here.channel = log.channel)) "
     "ORDER BY id LIMIT ?"

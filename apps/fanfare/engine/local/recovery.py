@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from fanfare.engine import interface
+from fanfare.engine.local import schema
 
 CHUNK_ENTRIES = 512
 CHUNK_BYTES = 256 * 1024
@@ -22,8 +23,7 @@ CHUNK_BYTES = 256 * 1024
 SHARED_SECONDS = 1.0  # clients that were cut off together are back within their second of delay
 SHARED_BYTES = 8 * 1024 * 1024  # of bodies, in all channels together
 
-_ENTRY = 'id, kind, app, channel, "offset", user_id, exclude, body, created_ms'
-_KEPT = f'SELECT {_ENTRY} FROM log WHERE app = ? AND channel = ? AND "offset" > ?'  # noqa: S608
+_KEPT = f'SELECT {schema.ENTRY} FROM log WHERE app = ? AND channel = ? AND "offset" > ?'  # noqa: S608
 _FORWARD = _KEPT + ' ORDER BY "offset" LIMIT ?'
 _NEWEST = _KEPT + ' AND created_ms >= ? ORDER BY "offset" DESC LIMIT ?'
 

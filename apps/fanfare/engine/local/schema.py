@@ -202,6 +202,9 @@ MIGRATIONS: dict[int, str] = {4: _STREAM_TABLES}
 # Kept in a column, it would be a second page of each commit: 10 of 27 µs.
 TOP = "MAX(trimmed_to, COALESCE((SELECT MAX(id) FROM log), 0))"
 
+# The columns of `log` in the order of the fields of `interface.Entry`.
+ENTRY = 'id, kind, app, channel, "offset", user_id, exclude, body, created_ms'
+
 
 def connect(paths: LogPaths, *, create: bool = False, any_thread: bool = False) -> sqlite3.Connection:
     """Open the log, for the calling thread or for any, one at a time.

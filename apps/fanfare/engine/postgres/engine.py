@@ -61,8 +61,7 @@ class PostgresEngine(SharedStoreEngine[Worker]):
         self, publications: Sequence[interface.Publication], timeout: float | None = None
     ) -> list[interface.Receipt]:
         self._refuse_closed()
-        with self._pool.connection(timeout) as connection:
-            return questions.append(connection, self.address, publications)
+        return self._append_here(publications, None, timeout)
 
     @property
     def pending(self) -> pending.Pending:
@@ -91,11 +90,14 @@ class PostgresEngine(SharedStoreEngine[Worker]):
         return str(generation)
 
     def _append_here(
-        self, publications: Sequence[interface.Publication], budget: interface.Budget | None
+        self,
+        publications: Sequence[interface.Publication],
+        budget: interface.Budget | None,
+        timeout: float | None = None,
     ) -> list[interface.Receipt]:
         wanted = operations.append(publications, budget)
         query = sql.SQL(operations.APPLY).format(self.address.function("apply"))
-        with self._pool.connection() as connection:
+        with self._pool.connection(timeout) as connection:
             rows = connection.execute(query, operations.arguments(None, wanted, notify=True)).fetchall()
         receipts, refused = operations.receipts(wanted, {row[0] - 1: operations.Row._make(row) for row in rows})
         if refused is not None:
@@ -184,8 +186,7 @@ class PostgresEngine(SharedStoreEngine[Worker]):
         with self._pool.connection(timeout) as connection:
             [(joined, users)] = connection.execute(query, values).fetchall()
         if users is not None:
-            message = f"The channel has {users} members; {limit} are allowed"
-            return interface.Refused("member_limit", message, limit, users)
+            return interface.too_many_members(limit or 0, users)
         return bool(joined)
 
     def release_member(self, app: str, channel: str, user_id: str, timeout: float | None = None) -> bool:

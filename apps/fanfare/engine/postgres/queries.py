@@ -11,9 +11,10 @@ import psycopg_pool
 from psycopg import sql
 
 from fanfare.engine import consumers, interface
-from fanfare.engine.postgres import database, operations, writer
+from fanfare.engine.postgres import database, writer
 
-_COLUMNS = (
+# Of the table `log`, as `l`, in the order of the fields of `interface.Entry`.
+COLUMNS = (
     'l.id, l.kind, l.app, l.channel, l."offset", l.user_id, l.exclude, l.body, '
     "(EXTRACT(EPOCH FROM l.created) * 1000)::bigint AS created_ms"
 )
@@ -168,7 +169,7 @@ class Queries(interface.Queries):
     ) -> tuple[list[interface.Entry], interface.Position | None]:
         order = "DESC" if newest_first else "ASC"
         rows = self._ask(
-            f'SELECT s.epoch, s."offset", {_COLUMNS} FROM {{0}}.streams s LEFT JOIN LATERAL ('
+            f'SELECT s.epoch, s."offset", {COLUMNS} FROM {{0}}.streams s LEFT JOIN LATERAL ('
             'SELECT * FROM {0}.log l WHERE l.app = s.app AND l.channel = s.channel AND l."offset" > %s '
             'AND l."offset" > s."offset" - s.size AND l."offset" < COALESCE(%s, s."offset" + 1) '
             "AND l.created >= clock_timestamp() - s.seconds * interval '1 second' "
@@ -199,7 +200,7 @@ class Queries(interface.Queries):
         rows = self._ask(
             "SELECT s.generation, s.top, l.* FROM (SELECT generation, "
             "GREATEST(trimmed_to, COALESCE((SELECT MAX(id) FROM {0}.log), 0)) AS top FROM {0}.state) s "
-            f"LEFT JOIN LATERAL (SELECT {_COLUMNS} FROM {{0}}.log l WHERE l.id > %s AND l.id <= LEAST(s.top, %s) "
+            f"LEFT JOIN LATERAL (SELECT {COLUMNS} FROM {{0}}.log l WHERE l.id > %s AND l.id <= LEAST(s.top, %s) "
             "AND l.kind = ANY(%s) ORDER BY l.id LIMIT %s) l ON true ORDER BY l.id",
             after,
             after + consumers.SCAN_ENTRIES,
@@ -247,14 +248,3 @@ def streamed(row: tuple[Any, ...]) -> interface.Streamed:
     return interface.Streamed(
         stream_id, interface.StreamState(state), seq, size, bytes(head), tuple(map(bytes, parts)), body, offset
     )
-
-
-def append(
-    connection: database.Connection, address: database.Address, publications: Sequence[interface.Publication]
-) -> list[interface.Receipt]:
-    """Publish from a thread, as a group of one. Raises psycopg.Error."""
-    wanted = operations.append(publications, None)
-    query = sql.SQL(operations.APPLY).format(address.function("apply"))
-    rows = connection.execute(query, operations.arguments(None, wanted, notify=True)).fetchall()
-    receipts, _ = operations.receipts(wanted, {row[0] - 1: operations.Row._make(row) for row in rows})
-    return receipts

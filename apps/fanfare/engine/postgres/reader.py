@@ -38,11 +38,6 @@ _SNAPSHOTS: Final = frozenset(["members", "cached", "counted"])  # questions tha
 # The name of a statement, and its arguments.
 Question = tuple[str, tuple[Any, ...]]
 
-_COLUMNS = (
-    'l.id, l.kind, l.app, l.channel, l."offset", l.user_id, l.exclude, l.body, '
-    "(EXTRACT(EPOCH FROM l.created) * 1000)::bigint AS created_ms"
-)
-
 
 @dataclass(slots=True)
 class Waiting:
@@ -366,7 +361,7 @@ class _Queries:
 
         look = (
             "SELECT s.generation, s.trimmed_to, GREATEST(s.trimmed_to, COALESCE((SELECT MAX(id) FROM {0}.log), 0)), "
-            f"{_COLUMNS} FROM {{0}}.state s LEFT JOIN LATERAL ("
+            f"{queries.COLUMNS} FROM {{0}}.state s LEFT JOIN LATERAL ("
             "SELECT * FROM {0}.log l WHERE l.id > %s CONDITION ORDER BY l.id LIMIT %s) l ON true ORDER BY l.id"
         )
         heard = (
@@ -399,11 +394,12 @@ class _Queries:
             address.function("recovery")
         )
         self.asked["kept"] = make(
-            f"SELECT {_COLUMNS} FROM {{0}}.log l WHERE l.app = %s AND l.channel = %s "
+            f"SELECT {queries.COLUMNS} FROM {{0}}.log l WHERE l.app = %s AND l.channel = %s "
             'AND l."offset" > %s ORDER BY l."offset" LIMIT %s'
         )
         self.asked["newest"] = make(
-            f"SELECT {_COLUMNS} FROM {{0}}.log l JOIN {{0}}.streams s ON s.app = l.app AND s.channel = l.channel "
+            f"SELECT {queries.COLUMNS} FROM {{0}}.log l "
+            "JOIN {0}.streams s ON s.app = l.app AND s.channel = l.channel "
             'WHERE l.app = %s AND l.channel = %s AND l."offset" > s."offset" - s.size AND l.created >= '
             "clock_timestamp() - interval '1 second' * CASE WHEN %s > 0 THEN LEAST(s.seconds, %s) ELSE s.seconds END "
             'ORDER BY l."offset" DESC LIMIT %s'

@@ -56,9 +56,7 @@ class Subscriptions:
             if error is not None:
                 ready(interface.Refused("engine_unavailable", str(error)))
             elif wanted.member is not None and rows[0].flag:
-                limit, actual = rows[0].limit or 0, rows[0].actual or 0
-                message = f"The channel has {actual} members; {limit} are allowed"
-                ready(interface.Refused("member_limit", message, limit, actual))
+                ready(interface.too_many_members(rows[0].limit or 0, rows[0].actual or 0))
             elif self._is_stopped:
                 ready(interface.Refused("engine_unavailable", "The worker is closing"))
             else:
@@ -121,9 +119,7 @@ class Subscriptions:
             if error is not None:
                 ready(interface.Refused("engine_unavailable", str(error)))
             elif rows[0].flag:
-                others = rows[0].actual or 0
-                message = f"The application's maximum number of connections is reached ({others} of {limit})"
-                ready(interface.Refused("connection_limit", message, limit, others))
+                ready(interface.too_many_connections(limit, rows[0].actual or 0))
             else:
                 ready(interface.SubscribeResult())
 

@@ -73,8 +73,7 @@ class Leases:
         if lease in self._held:
             self._held.remove(lease)
             if is_held and not self._is_stopped:
-                with contextlib.suppress(errors.EngineError):
-                    lease.partition.calls.submit(operations.Call([("r", lease.name)], operations.ignore))
+                lease.partition.calls.submit(operations.Call([("r", lease.name)], operations.ignore, frees=True))
 
     def expire(self, now: float) -> None:
         """Lose the leases whose partition has not answered a beat for too long."""

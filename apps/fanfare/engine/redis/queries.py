@@ -188,8 +188,7 @@ class Store:
         wanted = [False if field is None else field for field in fields]
         joined, *users = self._write(scripts.LEASE_MEMBER, self.partition(app, channel), entries.pack(wanted))
         if users:
-            message = f"The channel has {users[0]} members; {limit} are allowed"
-            return interface.Refused("member_limit", message, limit, users[0])
+            return interface.too_many_members(limit or 0, users[0])
         return bool(joined)
 
     def release_member(self, app: str, channel: str, user_id: str) -> bool:

@@ -87,9 +87,7 @@ class Subscriptions:
             if answer is None or isinstance(answer.results[0], Exception):
                 ready(interface.Refused("engine_unavailable", str(error or answer)))
             elif answer.results[0] != 0:
-                limit, others = answer.results[0]
-                message = f"The application's maximum number of connections is reached ({others} of {limit})"
-                ready(interface.Refused("connection_limit", message, limit, others))
+                ready(interface.too_many_connections(*answer.results[0]))
             else:
                 ready(interface.SubscribeResult())
 
@@ -111,9 +109,7 @@ def _result(
     for result in answer.results:
         operations.check(result)
         if result != 0:
-            limit, actual = result
-            message = f"The channel has {actual} members; {limit} are allowed"
-            return interface.Refused("member_limit", message, limit, actual)
+            return interface.too_many_members(*result)
     values = {want[0]: operations.value_of(want, answer, wanted) for want in operations.wants(wanted)}
     return interface.SubscribeResult(
         members=values.get("m", ()),
