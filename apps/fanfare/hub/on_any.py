@@ -11,6 +11,7 @@ from fanfare.hub import writers
 from fanfare.runtime import text
 from fanfare.runtime.log_throttle import LogThrottle, exception_line
 from fanfare.runtime.supervisor import Supervisor
+from fanfare.sockets import frames
 
 logger = logging.getLogger(__name__)
 _tasks = Supervisor(logger)
@@ -63,7 +64,7 @@ class AsgiWriter:
     def close(self, code: int, reason: str = "") -> None:
         if not self._closed:
             self._closed = True
-            self._put({"type": "websocket.close", "code": code, "reason": writers.close_reason(reason)}, 0)
+            self._put({"type": "websocket.close", "code": code, "reason": frames.close_reason(reason)}, 0)
 
     def abort(self) -> None:
         self._closed = self._gone = True

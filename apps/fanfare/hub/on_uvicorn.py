@@ -22,7 +22,7 @@ from uvicorn.protocols.http import httptools_impl
 
 from fanfare.hub import writers
 from fanfare.runtime import log_throttle
-from fanfare.sockets import direct_http, drain
+from fanfare.sockets import direct_http, drain, frames
 from fanfare.sockets import protocol as own
 
 SANSIO = "uvicorn.protocols.websockets.websockets_sansio_impl"
@@ -115,7 +115,7 @@ class UvicornWriter:
         # uvicorn's own close, so that its state stays consistent. It would wait for a slow reader, which must not
         # happen here, so its event is set: all writes to this client come from this writer.
         self._writable.set()
-        closing = self._protocol.send({"type": "websocket.close", "code": code, "reason": writers.close_reason(reason)})
+        closing = self._protocol.send({"type": "websocket.close", "code": code, "reason": frames.close_reason(reason)})
         try:
             closing.send(None)
         except StopIteration:

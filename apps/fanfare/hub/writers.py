@@ -69,11 +69,6 @@ class Batch:
             return encoded
 
 
-def close_reason(text: str) -> str:
-    """The reason, cut to the 123 bytes of a close frame (RFC 6455 §5.5)."""
-    return text.encode()[:123].decode(errors="ignore")
-
-
 class Writer(Protocol):
     """Does not wait and does not raise: output that cannot be written now is buffered, up to a limit.
 

@@ -29,10 +29,7 @@ def relay(
     if not isinstance(channel, str) or "data" not in fields:
         raise refusals.BadFrame("Invalid client event: it must contain channel and data", reason="invalid_client_event")
     _check_allowed(application, channel, event)
-    subscription = subscriptions.get(channel)
-    if subscription is None or subscription.state is connections.State.ATTACHING:
-        raise _not_subscribed(channel, event)
-    _check_right(subscription, channel, event)
+    subscription = _subscription(subscriptions, channel, event)
     user_id = None if subscription.member is None else subscription.member.user_id
     data = _check_data(application.limits, channel, event, fields["data"])
     publication = publications.build_client_event(application, channel, event, data, sender=socket_id, user_id=user_id)
@@ -49,10 +46,7 @@ def cancel(
     stream_id = data.get("id") if isinstance(data, dict) else None
     if not isinstance(channel, str) or not isinstance(stream_id, str):
         raise refusals.BadFrame(f'Invalid {message.event}: its data is {{"id": …}}', reason="invalid_client_event")
-    subscription = subscriptions.get(channel)
-    if subscription is None or subscription.state is connections.State.ATTACHING:
-        raise _not_subscribed(channel, message.event)
-    _check_right(subscription, channel, message.event)
+    _subscription(subscriptions, channel, message.event)
     rule = application.rules.of(channel)
     if rule is None or not rule.stream_cancel:
         raise refusals.ClientEventRejected(
@@ -76,11 +70,10 @@ def update_member(
             f"Invalid {message.event}: it must contain channel and data", reason="invalid_client_event"
         )
     _check_allowed(application, channel, message.event)
-    subscription = subscriptions.get(channel)
-    if subscription is None or subscription.member is None or subscription.state is connections.State.ATTACHING:
+    member = _subscription(subscriptions, channel, message.event).member
+    if member is None:
         raise _not_subscribed(channel, message.event)
-    _check_right(subscription, channel, message.event)
-    signed = orjson.loads(subscription.member.info)
+    signed = orjson.loads(member.info)
     try:
         info = orjson.dumps({**(signed if isinstance(signed, dict) else {}), "state": message.fields["data"]})
     except orjson.JSONEncodeError:
@@ -94,7 +87,7 @@ def update_member(
             code=refusals.CLIENT_EVENT_REJECTED,
             reason="too_big",
         )
-    return effects.UpdateMember(channel, subscription.member.user_id, info.decode())
+    return effects.UpdateMember(channel, member.user_id, info.decode())
 
 
 def _check_allowed(application: registry.Application, channel: str, event: str) -> None:
@@ -113,14 +106,21 @@ def _check_allowed(application: registry.Application, channel: str, event: str) 
         )
 
 
-def _check_right(subscription: connections.Subscription, channel: str, event: str) -> None:
-    """Raise ClientEventRejected if the subscription's token does not allow client events."""
+def _subscription(
+    subscriptions: Mapping[str, connections.Subscription], channel: str, event: str
+) -> connections.Subscription:
+    """The sender's subscription to the channel. Raises ClientEventRejected without one, or if its token does not allow
+    client events."""
+    subscription = subscriptions.get(channel)
+    if subscription is None or subscription.state is connections.State.ATTACHING:
+        raise _not_subscribed(channel, event)
     if not subscription.request.may(capabilities.PUBLISH):
         raise refusals.ClientEventRejected(
             f'{_shown(channel, event)} rejected: the token does not have the right "publish"',
             code=refusals.UNAUTHORIZED,
             reason="right_not_granted",
         )
+    return subscription
 
 
 def _not_subscribed(channel: str, event: str) -> refusals.ClientEventRejected:

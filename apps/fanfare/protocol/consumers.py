@@ -164,7 +164,7 @@ class PusherConsumer(AsyncConsumer):
 async def _dismiss(writer: writers.Writer, refusal: refusals.ConnectionRefused, receive: ASGIReceiveCallable) -> None:
     """Send the reason and close. The hub does not know this client, so this waits for its end."""
     writer.send(server_frames.error(refusal.code, refusal.message))
-    writer.close(refusal.code, refusals.close_reason(refusal.message))
+    writer.close(refusal.code, refusal.message)
     try:
         async with asyncio.timeout(CLOSE_SECONDS):
             while (await receive())["type"] != "websocket.disconnect":

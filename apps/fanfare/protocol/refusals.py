@@ -36,7 +36,6 @@ WATCHLIST_TOO_LONG: Final = 4302
 FRAME_TOO_BIG: Final = 1009  # RFC 6455 §7.4.1
 
 QUOTED_CHARACTERS: Final = 100  # of a client's own text in a message: enough to recognize it
-CLOSE_REASON_BYTES: Final = 123  # RFC 6455 §5.5: 125 bytes of a control frame, less the code
 
 
 class PusherError(Exception):
@@ -168,8 +167,3 @@ class ClientEventRejected(PusherError):
 def quoted(text: str, limit: int = QUOTED_CHARACTERS) -> str:
     """A client's text for a message that is sent back and logged: printable, at most `limit` characters."""
     return clean(text, limit)
-
-
-def close_reason(message: str) -> str:
-    """A message cut to what fits into a close frame."""
-    return message.encode()[:CLOSE_REASON_BYTES].decode(errors="ignore")

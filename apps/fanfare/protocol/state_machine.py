@@ -78,9 +78,8 @@ class StateMachine:
         "_clock",
         "_early",
         "_error_tokens",
-        "_fast",
-        "_full",
         "_identity",
+        "_logged",
         "_max_pending_bytes",
         "_max_subscriptions",
         "_state",
@@ -127,8 +126,7 @@ class StateMachine:
         self._max_pending_bytes = max_pending_bytes
         self._state = _State.OPENING
         self._timer_runs = False  # the client has not authorized itself, and the application gave it a time to do so
-        self._fast = False  # a subscribe was refused because of subscribes_per_second
-        self._full = False  # a subscribe was refused because of max_subscriptions
+        self._logged: frozenset[str] = frozenset()  # the reasons of refusals whose log line was written
         # Most connections never need these.
         self._early: messages.PendingFrames | None = None  # frames that came before the connection was open
         self._awaiting_revocations: dict[str, dict[str, Any]] | None = None  # the data of subscribes, by channel
@@ -352,23 +350,19 @@ class StateMachine:
             f"The connection subscribed more than {burst} times at once; {self._subscribes_per_second} subscribes a "
             "second are allowed on average"
         )
-        refused = _refuse(
-            channel, refusals.LimitReached(message, code=refusals.CLIENT_EVENT_REJECTED, reason="too_many_subscribes")
-        )
-        if self._fast:
-            return refused
-        self._fast = True
-        return [*refused, effects.Log(message)]
+        return self._refuse_and_log(channel, message, refusals.CLIENT_EVENT_REJECTED, "too_many_subscribes")
 
     def _too_many_subscriptions(self, channel: str) -> effects.Effects:
         limit = self._max_subscriptions
         message = f"The connection has {len(self._subscriptions)} subscriptions; {limit} are allowed"
-        refused = _refuse(
-            channel, refusals.LimitReached(message, code=close_codes.OVER_CAPACITY, reason="too_many_subscriptions")
-        )
-        if self._full:
+        return self._refuse_and_log(channel, message, close_codes.OVER_CAPACITY, "too_many_subscriptions")
+
+    def _refuse_and_log(self, channel: str, message: str, code: int, reason: str) -> effects.Effects:
+        """The log line only once for each reason."""
+        refused = _refuse(channel, refusals.LimitReached(message, code=code, reason=reason))
+        if reason in self._logged:
             return refused
-        self._full = True
+        self._logged |= {reason}
         return [*refused, effects.Log(message)]
 
     def _unsubscribe(self, message: messages.Message) -> effects.Effects:

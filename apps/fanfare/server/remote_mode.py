@@ -58,7 +58,7 @@ async def refuse(_scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "websocket.accept", "subprotocol": None, "headers": []})
     frame = server_frames.error(refusals.UNKNOWN_PATH, NOT_HERE).decode()
     await send({"type": "websocket.send", "text": frame})
-    await send({"type": "websocket.close", "code": refusals.UNKNOWN_PATH, "reason": refusals.close_reason(NOT_HERE)})
+    await send({"type": "websocket.close", "code": refusals.UNKNOWN_PATH, "reason": NOT_HERE})
 
 
 async def _knows_no_key(_key: str) -> bool:

@@ -173,12 +173,16 @@ text = functools.partial(frame, TEXT)
 
 
 def close(code: int, reason: str = "") -> bytes:
-    """A close frame with `reason`, cut to MAX_REASON_BYTES. NO_CODE and ABNORMAL make one without a code."""
+    """A close frame with `reason`, see `close_reason`. NO_CODE and ABNORMAL make one without a code."""
     if code in (NO_CODE, ABNORMAL):
         return frame(CLOSE, b"")
-    # The reason may quote a client, and JSON can hold half a surrogate pair.
-    cut = reason.encode(errors="replace")[:MAX_REASON_BYTES].decode(errors="ignore")
-    return frame(CLOSE, code.to_bytes(2, "big") + cut.encode())
+    return frame(CLOSE, code.to_bytes(2, "big") + close_reason(reason).encode())
+
+
+def close_reason(text: str) -> str:
+    """The text, cut to the MAX_REASON_BYTES that a close frame has for it."""
+    # It may quote a client, and JSON can hold half a surrogate pair.
+    return text.encode(errors="replace")[:MAX_REASON_BYTES].decode(errors="ignore")
 
 
 def read_close(payload: bytes) -> tuple[int, str]:

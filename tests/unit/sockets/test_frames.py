@@ -255,5 +255,9 @@ def test_close_reason_is_cut_to_the_size_of_a_control_frame(reason: str) -> None
     assert reason.encode(errors="replace").decode().startswith(frames.read_close(written[2:])[1])
 
 
+def test_close_reason_is_cut_between_characters() -> None:
+    assert frames.close_reason("ü" * 100) == "ü" * 61
+
+
 def test_close_reason_may_contain_half_a_surrogate_pair() -> None:
     assert frames.read_close(frames.close(1000, "no \ud800")[2:]) == (1000, "no ?")
