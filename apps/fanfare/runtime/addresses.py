@@ -20,6 +20,7 @@ _REFUSED_V4 = tuple(
         "10.0.0.0/8",  # private use
         "100.64.0.0/10",  # shared address space of providers
         "127.0.0.0/8",  # loopback
+        "168.63.129.16/32",  # in no registry: the host's services for a virtual machine of Azure
         "169.254.0.0/16",  # link-local, with the metadata services of clouds (169.254.169.254)
         "172.16.0.0/12",  # private use
         "192.0.0.0/24",  # IETF protocol assignments

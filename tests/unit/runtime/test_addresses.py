@@ -16,6 +16,7 @@ IPV4 = [
     ("10.0.0.0/8", False),
     ("100.64.0.0/10", False),
     ("127.0.0.0/8", False),
+    ("168.63.129.16/32", False),  # not in this registry: a service of the host of Azure's machines
     ("169.254.0.0/16", False),
     ("172.16.0.0/12", False),
     ("192.0.0.0/24", False),
