@@ -115,6 +115,22 @@ async def test_call_expires_while_other_statements_hold_the_connection() -> None
     await own.stop()
 
 
+async def test_process_that_stops_while_it_checks_the_log_does_not_keep_its_lock(
+    hire: conformance.Hire, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that is frozen, or cut off from the server, at its start or after a reconnect."""
+    await hire()
+    monkeypatch.setattr(database, "LOCK_IDLE_MS", 500)
+    address = database.parse(url)
+    stopped, other = (database.connect_blocking(address, "test") for _ in range(2))
+    with contextlib.closing(stopped), contextlib.closing(other):
+        stopped.execute("BEGIN")
+        database._lock(stopped, address)
+        await asyncio.to_thread(database.check_generation, other, address)
+        with pytest.raises(psycopg.errors.IdleInTransactionSessionTimeout):
+            stopped.execute("SELECT 1")
+
+
 async def test_full_queue_and_stopped_writer_refuse_a_call_without_an_exception(
     hire: conformance.Hire, monkeypatch: pytest.MonkeyPatch
 ) -> None:

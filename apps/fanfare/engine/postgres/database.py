@@ -37,6 +37,7 @@ TAKEN_SECONDS: Final = 600  # how long a session without a record is kept; a con
 LOST_SESSIONS: Final = "lost"  # the token of the row that keeps when sessions may have been lost; its `app` is empty
 
 CONNECT_SECONDS: Final = 5
+LOCK_IDLE_MS: Final = 5_000  # between two statements of a process that holds the log's lock
 # The planner overestimates the rows of short statements, and then compiles them: some 20 ms of each look of a reader.
 NO_JIT: Final = "SET jit = off"
 MOVED_STATE: Final = "FF001"  # the SQLSTATE of a log that was moved; the message is the mark
@@ -199,7 +200,7 @@ def prepare(connection: Connection, address: Address) -> None:
     if recovery:
         raise errors.EngineUnavailable(f"{address.public} is a standby: the engine needs the primary.")
     with connection.transaction():
-        connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (LOCK_CLASS, address.lock_key))
+        _lock(connection, address)
         known = connection.execute(
             "SELECT 1 FROM information_schema.tables WHERE table_schema = %s AND table_name = 'state'",
             (address.schema,),
@@ -230,6 +231,15 @@ def prepare(connection: Connection, address: Address) -> None:
             ) from error
         _drop_old_functions(connection, address)
         check_generation(connection, address)
+
+
+def _lock(connection: Connection, address: Address) -> None:
+    """Take the log's lock for the transaction of several statements that has begun. All writers wait for it, so the
+    server ends the transaction if the process stops in it or is cut off. Raises psycopg.Error."""
+    connection.execute(
+        "SELECT set_config('idle_in_transaction_session_timeout', %s, true), pg_advisory_xact_lock(%s, %s)",
+        (str(LOCK_IDLE_MS), LOCK_CLASS, address.lock_key),
+    )
 
 
 def create_functions(connection: Connection, address: Address) -> None:
@@ -281,7 +291,7 @@ def check_generation(connection: Connection, address: Address) -> None:
     schema = sql.Identifier(address.schema)
     identity = server_identity(connection, address)
     with connection.transaction():
-        connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (LOCK_CLASS, address.lock_key))
+        _lock(connection, address)
         changed = connection.execute(
             sql.SQL("UPDATE {}.state SET server = %s, generation = %s WHERE server <> %s").format(schema),
             (identity, new_generation(), identity),
