@@ -30,6 +30,7 @@ NOISE_S = 0.005  # a difference of the medians below it is noise on a machine wi
 
 # Limits whose test takes too long or too much here; each has a test with smaller numbers.
 ELSEWHERE = {
+    "closed.by_server": "unit/sockets/test_protocol.py::test_unanswered_ping_is_counted",
     "http.evicted.silent": "unit/sockets/test_http_limits.py::test_silent_connection_is_closed_without_an_answer",
     "http.refused.pipelined": "unit/sockets/test_http_limits.py::test_flood_of_pipelined_requests_is_cut_off",
     "http.refused.body_timeout": "unit/server/test_request_bodies.py::test_dripping_body_times_out_with_408",

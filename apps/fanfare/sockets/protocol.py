@@ -554,6 +554,8 @@ class WebSocketProtocol(asyncio.Protocol):
         if self._held and self._shared.keepalive is not None:
             self._shared.keepalive.add(self)  # the answer may be behind a message that the application has not received
         else:
+            if self._shared.count is not None:
+                self._shared.count("closed.by_server")
             self._fail(frames.INTERNAL_ERROR, "keepalive ping timeout")
 
     # -- the end -------------------------------------------------------------------------------------------------------

@@ -591,6 +591,16 @@ def pinging(request: pytest.FixtureRequest) -> Iterator[Hosted]:
         yield server
 
 
+def test_unanswered_ping_is_counted() -> None:
+    server = Hosted(ws_ping_interval=0.25, ws_ping_timeout=0.25, **SERVERS["own"])
+    counted: list[str] = []
+    setattr(server.server.config, protocol.COUNT, counted.append)
+    with server, on(server, Application()) as client:
+        while client.receive() is not None:
+            pass
+    assert counted == ["closed.by_server"]
+
+
 def test_client_without_a_pong_is_closed_with_1011(pinging: Hosted) -> None:
     application = Application()
     with on(pinging, application) as client:
