@@ -175,6 +175,7 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ("console/live.py", "_disconnected(receive, life)"): (TASK, FAILED_TEST),
     ("console/board.py", "self._take()"): (TASK, FAILED_TEST),
     ("console/connections.py", "self._on_disconnect"): (OBEY, "unit/console/"),
+    ("console/metrics.py", "importlib.import_module"): (CALLER, "unit/console/"),
     ("console/reports.py", "self._ask()"): (TASK, FAILED_TEST),
     ("console/permissions.py", "create"): (GUARD, "unit/console/"),
     ("console/requests.py", "run"): (CALLER, "unit/console/"),

@@ -73,7 +73,7 @@ class Limited:
         return wire.Wire(self.port, f"/app/{self.application.key}?protocol=7")
 
     def counter(self, name: str) -> float:
-        family = next(family for family in (*metrics.COUNTERS, metrics.OTHER) if metrics._belongs(name, family))
+        family = next(family for family in (*metrics.COUNTERS, metrics.OTHER) if family.has(name))
         label = name.removeprefix(family.source)
         found = parser.text_string_to_metric_families(self._metrics())
         return sum(

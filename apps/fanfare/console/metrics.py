@@ -6,16 +6,14 @@ user or a socket never becomes one.
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from prometheus_client import CollectorRegistry, exposition
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
-
 from fanfare.console import reports
-from fanfare.runtime import addresses, histograms
+from fanfare.runtime import addresses
 
 FORWARDED: Final = (b"forwarded", b"x-forwarded-")  # a request with such a header came through a proxy
 
@@ -28,6 +26,9 @@ class Family(NamedTuple):
     name: str
     help: str
     label: str = ""
+
+    def has(self, counter: str) -> bool:
+        return counter.startswith(self.source) if self.label else counter == self.source
 
 
 class Level(NamedTuple):
@@ -151,79 +152,6 @@ GAUGES: Final = (
 )
 
 
-class _Families(Collector):
-    def __init__(self, collected: reports.Collection) -> None:
-        self._collected = collected
-
-    def collect(self) -> Iterator[Metric]:
-        reported = self._collected.reports
-        yield _gauge("workers", "Workers that answered.", len(reported))
-        yield _gauge("workers_expected", "Workers that the engine knows.", self._collected.expected)
-        versions = GaugeMetricFamily("fanfare_build_info", "Workers by version.", labels=["version"])
-        for version in sorted({report.version for report in reported}):
-            versions.add_metric([version], sum(report.version == version for report in reported))
-        yield versions
-        for level in GAUGES:
-            values = [report.gauges[level.source] for report in reported if level.source in report.gauges]
-            if not values:
-                continue
-            if level.source == "engine.ok":
-                yield _gauge(level.name, level.help, min(values))
-            else:
-                yield _gauge(level.name, level.help, max(values) if level.shared else sum(values))
-        yield _jobs(self._collected.gauges)
-        counted = self._collected.counters
-        for durations in HISTOGRAMS:
-            buckets, sum_s = histograms.buckets(counted, durations.source)
-            yield HistogramMetricFamily(f"fanfare_{durations.name}", durations.help, buckets=buckets, sum_value=sum_s)
-        sources = tuple(f"{durations.source}." for durations in HISTOGRAMS)
-        yield from counters({name: value for name, value in counted.items() if not name.startswith(sources)})
-
-
-def _jobs(gauges: Mapping[str, int | float]) -> Metric:
-    """The background jobs, whose names the code declares."""
-    metric = GaugeMetricFamily(
-        "fanfare_jobs", "Workers by background job and its state there.", labels=["job", "state"]
-    )
-    for name, value in sorted(gauges.items()):
-        if name.startswith(JOBS):
-            metric.add_metric(name.removeprefix(JOBS).rsplit(".", 1), value)
-    return metric
-
-
-def counters(values: Mapping[str, int | float]) -> Iterator[Metric]:
-    """The metrics of named counters. A counter belongs to the first family whose `source` is its name or prefix."""
-    found: dict[Family, list[tuple[str, float]]] = {family: [] for family in (*COUNTERS, OTHER)}
-    for name, value in sorted(values.items()):
-        family = next((family for family in COUNTERS if _belongs(name, family)), OTHER)
-        found[family].append((name.removeprefix(family.source), value))
-    for family, samples in found.items():
-        if family.label and not samples:
-            continue
-        metric = CounterMetricFamily(
-            f"fanfare_{family.name}", family.help, labels=[family.label] if family.label else None
-        )
-        for label, value in samples or [("", 0.0)]:
-            metric.add_metric([label] if family.label else [], value)
-        yield metric
-
-
-def _belongs(name: str, family: Family) -> bool:
-    return name.startswith(family.source) if family.label else name == family.source
-
-
-def _gauge(name: str, text: str, value: float) -> Metric:
-    return GaugeMetricFamily(f"fanfare_{name}", text, value=value)
-
-
-def render(collected: reports.Collection, accept: str = "") -> tuple[bytes, str]:
-    """The body and its content type, in the format that the scraper asks for."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Families(collected))
-    encode, content_type = exposition.choose_encoder(accept)
-    return encode(registry), content_type
-
-
 def may_read(scope: Mapping[str, Any], token: str) -> bool:
     """Whether a request may read the metrics: from this machine and not through a proxy, or with the token."""
     headers: Sequence[tuple[bytes, bytes]] = scope["headers"]
@@ -251,7 +179,10 @@ class Metrics:
             await self._otherwise(scope, receive, send)
             return
         accept = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"accept"), "")
-        body, content_type = render(await self._source.collect(), accept)
+        collected = await self._source.collect()
+        # Most workers are never scraped, and prometheus_client has 0.9 MB. The thread leaves the event loop running.
+        exposition = await asyncio.to_thread(importlib.import_module, "fanfare.console.exposition")
+        body, content_type = exposition.render(collected, accept)
         headers = [
             (b"content-type", content_type.encode()),
             (b"content-length", str(len(body)).encode()),

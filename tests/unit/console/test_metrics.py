@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from prometheus_client import parser
 
-from fanfare.console import metrics, reports
+from fanfare.console import exposition, metrics, reports
 from tests.unit.docs import pages
 
 
@@ -27,7 +27,7 @@ def values(body: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
 
 
 def test_figures_are_sums_over_the_workers() -> None:
-    body, content_type = metrics.render(
+    body, content_type = exposition.render(
         collection(
             ({"deliveries": 3, "api.refused.401": 1}, {"connections.now": 2, "engine.log_bytes": 100, "engine.ok": 1}),
             ({"deliveries": 4, "api.refused.429": 2}, {"connections.now": 5, "engine.log_bytes": 100, "engine.ok": 0}),
@@ -45,7 +45,7 @@ def test_figures_are_sums_over_the_workers() -> None:
 
 
 def test_a_counter_without_a_metric_of_its_own_is_still_shown() -> None:
-    found = values(metrics.render(collection(({"something.new": 1}, {})))[0])
+    found = values(exposition.render(collection(({"something.new": 1}, {})))[0])
     assert found["fanfare_other_total", (("name", "something.new"),)] == 1
 
 
@@ -65,7 +65,7 @@ def test_every_documented_counter_has_a_metric_of_its_own() -> None:
     assert len(names) > 60
     sources = {level.source for level in metrics.GAUGES}
     families = metrics.COUNTERS
-    own = [name for name in names if name in sources or any(metrics._belongs(name, family) for family in families)]
+    own = [name for name in names if name in sources or any(family.has(name) for family in families)]
     assert own == names
 
 

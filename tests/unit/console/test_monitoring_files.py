@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from prometheus_client import parser
 
-from fanfare.console import metrics
+from fanfare.console import exposition, metrics
 from fanfare.runtime import histograms
 from tests.harness import parts
 from tests.unit.console.test_metrics import collection, documented
@@ -49,7 +49,7 @@ def existing() -> dict[str, set[str]]:
         counters |= histogram.counters(durations.source)
     gauges: dict[str, int | float] = {level.source: 1 for level in metrics.GAUGES}
     gauges[f"{metrics.JOBS}webhooks.running"] = 1
-    body, _ = metrics.render(collection((counters, gauges)))
+    body, _ = exposition.render(collection((counters, gauges)))
     found: dict[str, set[str]] = {}
     for family in parser.text_string_to_metric_families(body.decode()):
         for sample in family.samples:
