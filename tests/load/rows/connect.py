@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.load import connections, machine, rows, subjects
+from tests.load.rows import room_posts
 
 NAME = "connect"
 TITLE = "Connect, subscribe, first answer"
@@ -37,8 +38,7 @@ WAY = "connected and subscribed"
 
 
 def takes(subject: subjects.Subject) -> bool:
-    ours = (subjects.FANFARE, subjects.FANFARE_OPEN)
-    return subject.name in (*ours, subjects.NCHAN, subjects.SOKETI, subjects.CENTRIFUGO)
+    return subject.name == subjects.FANFARE_OPEN or room_posts.takes(subject)
 
 
 def measure(subject: subjects.Subject, folder: Path, plan: rows.Plan) -> Iterator[rows.Measured]:

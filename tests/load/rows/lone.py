@@ -51,7 +51,7 @@ class Running(subjects.Running, Protocol):
 
 
 def takes(subject: subjects.Subject) -> bool:
-    return subject.name in (subjects.FANFARE, subjects.SOKETI, subjects.CENTRIFUGO)
+    return subject.name in (subjects.FANFARE, subjects.SOKETI, subjects.SOCKUDO, subjects.CENTRIFUGO)
 
 
 def measure(subject: subjects.Subject, folder: Path, plan: rows.Plan) -> Iterator[rows.Measured]:

@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 
 from tests.harness import wire
 from tests.load import connections, errors, events, machine, publishers, rows, subjects
+from tests.load.rows import lone
 
 NAME = "room-posts"
 TITLE = "1,000 channels of 5: events by HTTP"
@@ -56,7 +57,7 @@ class Running(subjects.Running, Protocol):
 
 
 def takes(subject: subjects.Subject) -> bool:
-    return subject.name in (subjects.FANFARE, subjects.NCHAN, subjects.SOKETI, subjects.CENTRIFUGO)
+    return subject.name == subjects.NCHAN or lone.takes(subject)
 
 
 def measure(subject: subjects.Subject, folder: Path, plan: rows.Plan) -> Iterator[rows.Measured]:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from tests.harness import deployments, signing
 from tests.load import connections, errors, machine, rows, subjects
-from tests.load.subjects import fanfare, pusher, soketi
+from tests.load.subjects import fanfare, pusher, sockudo, soketi
 
 NAME = "small-rooms"
 TITLE = "2,000 presence channels of 5: client events and visits"
@@ -68,10 +68,12 @@ COLUMNS: Sequence[rows.Column] = (
 
 
 def takes(subject: subjects.Subject) -> bool:
-    return subject.name in (subjects.FANFARE, subjects.SOKETI)
+    return subject.name in (subjects.FANFARE, subjects.SOKETI, subjects.SOCKUDO)
 
 
-def measure(subject: fanfare.Fanfare | soketi.Soketi, folder: Path, plan: rows.Plan) -> Iterator[rows.Measured]:
+def measure(
+    subject: fanfare.Fanfare | soketi.Soketi | sockudo.Sockudo, folder: Path, plan: rows.Plan
+) -> Iterator[rows.Measured]:
     with subject.running(folder, plan.cores.server) as running, opened(running) as house:
         for name, speakers in WAYS.items():
             house.speakers = speakers

@@ -16,6 +16,7 @@ FANFARE_OPEN = "Fanfare without accept limit and log lines"
 STOCK = "stock Channels, in-memory layer"
 NCHAN = "nchan"
 SOKETI = "soketi"
+SOCKUDO = "Sockudo"
 CENTRIFUGO = "Centrifugo"
 OURS = (FANFARE, FANFARE_OTHER, FANFARE_OPEN)
 
@@ -79,7 +80,7 @@ class Subject(Protocol):
 
 def all_subjects() -> list[Subject]:
     """In the order of the tables."""
-    from tests.load.subjects import centrifugo, channels, fanfare, nchan, relays, soketi  # they import this module
+    from tests.load.subjects import centrifugo, channels, fanfare, nchan, relays, sockudo, soketi  # they import this
 
     return [
         fanfare.Fanfare(),
@@ -87,6 +88,7 @@ def all_subjects() -> list[Subject]:
         fanfare.Open(),
         nchan.Nchan(),
         soketi.Soketi(),
+        sockudo.Sockudo(),
         relays.Relay("ws", "ws"),
         relays.Relay("Socket.IO", "socket.io"),
         centrifugo.Centrifugo(),
