@@ -51,7 +51,9 @@ def mounts(folder: Path) -> str:
             commands.append(f"mkdir {kept} && mount --bind {path} {kept}")
             again.append(f"mkdir -p {path} && mount --bind {kept} {path}")
         again.append(f"mount -o remount,bind,ro {parent}")
-    return " && ".join([*commands, *again, "mount -o remount,bind,ro /"])
+    root = deployments.REPOSITORY  # may be below /tmp
+    read_only = [f"mount --bind {root} {root}", *(f"mount -o remount,bind,ro {path}" for path in (root, "/"))]
+    return " && ".join([*commands, *again, *read_only, f"cd {root}"])
 
 
 def test_command_of_the_image_serves_as_any_user_with_a_read_only_root(folder: Path, tmp_path: Path) -> None:
