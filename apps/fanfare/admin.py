@@ -14,7 +14,7 @@ __all__ = ["applications", "console", "outbox", "register", "webhooks"]
 
 
 def register(site: admin.AdminSite) -> None:
-    """Register the pages, the console among them, with an admin site of the project as well."""
+    """Register the admin pages and the console with another `AdminSite`. Its own registrations stay."""
     for model in apps.get_app_config("fanfare").get_models():
-        if admin.site.is_registered(model):
+        if admin.site.is_registered(model) and not site.is_registered(model):
             site.register(model, type(admin.site.get_model_admin(model)))

@@ -42,8 +42,8 @@ class ContentSecurityPolicy:
     """Sends a strict Content-Security-Policy with each page that has none of its own.
 
     Scripts, styles, fonts and pictures come from this host, pictures also from `data:`; connections go to this host and
-    to FANFARE_PUBLIC_URL. Inline scripts and styles, plugins and frames are refused. With DEBUG, errors get no policy,
-    because Django's pages for them have inline scripts and styles.
+    to FANFARE_PUBLIC_URL. Inline scripts and styles, plugins and frames are refused. With DEBUG, responses with the
+    status 400, 404 or 500 get none, because Django's debug pages contain inline scripts and styles.
     """
 
     sync_capable = True

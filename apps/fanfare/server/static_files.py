@@ -95,6 +95,7 @@ class _Files(servestatic.ServeStaticASGI):  # type: ignore[misc]
             mimetypes=getattr(settings, "WHITENOISE_MIMETYPES", None),
         )
         self._prefix = prefix
+        self._removed: dict[str, str] = {}  # the paths of files that are missing now, by URL
         # The finders prefer their first folder, and this class the last one added.
         for folder, below in reversed(list(_folders())):
             self.add_files(folder, prefix + below)
@@ -107,13 +108,17 @@ class _Files(servestatic.ServeStaticASGI):  # type: ignore[misc]
     def _renew(self, url: str) -> None:
         """Read the file again if it was replaced: its Content-Length and ETag are kept with it."""
         known = self.files.get(url)
-        if not isinstance(known, responders.StaticFile) or _is_current(known):
+        if isinstance(known, responders.StaticFile) and not _is_current(known):
+            self._removed[url] = next(path for encoding, path, _ in known.alternatives if encoding is None)
+        path = self._removed.get(url)
+        if path is None:
             return
-        path = next(path for encoding, path, _ in known.alternatives if encoding is None)
         try:
             self.files[url] = self.get_static_file(path, url)
         except (responders.MissingFileError, responders.IsDirectoryError):
-            del self.files[url]
+            self.files.pop(url, None)  # collectstatic deletes a file before it writes the new one
+        else:
+            del self._removed[url]
 
     def candidate_paths_for_url(self, url: str) -> Iterator[str]:
         """With DEBUG only: a finder of another package may have no folder that could be added."""

@@ -94,6 +94,7 @@ class LogReader:
         marks: collections.deque[int] = collections.deque(maxlen=LOOK_BACK)
         async with self._consumer(()) as consumer:  # its position follows the log, and no entry is read
             await consumer.drop()
+            marks.append(consumer.position)
             while not self._has_endpoints():
                 await consumer.next(0.0)
                 marks.append(consumer.position)

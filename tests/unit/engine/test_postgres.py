@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import os
 import re
 import signal
 import uuid
@@ -198,8 +199,10 @@ async def test_acknowledged_events_survive_a_crash_of_the_server_and_arrive_once
         await worker.engine.close()
 
 
-async def test_no_position_is_given_twice_after_a_crash_that_lost_commits() -> None:
-    """`synchronous_commit = off`: the server acknowledges commits that it has not written yet."""
+@pytest.mark.parametrize("killed", ["server", "backend"])
+async def test_no_position_is_given_twice_after_a_crash_that_lost_commits(killed: str) -> None:
+    """`synchronous_commit = off`: the server acknowledges commits that it has not written yet. After the crash of a
+    backend the same server recovers."""
     with postgresql.running() as own:
         own.create("realtime")
         with contextlib.closing(own.connect()) as connection:
@@ -214,8 +217,12 @@ async def test_no_position_is_given_twice_after_a_crash_that_lost_commits() -> N
             with contextlib.closing(own.connect()) as connection:
                 connection.execute("CHECKPOINT")
             lost = [one.position for one in await worker.publish("kept", b"2", b"3", retention=conformance.KEPT)]
-            await asyncio.to_thread(own.kill)
-            await asyncio.to_thread(own.start)
+            if killed == "server":
+                await asyncio.to_thread(own.kill)
+                await asyncio.to_thread(own.start)
+            else:
+                with contextlib.closing(own.connect()) as connection:
+                    os.kill(connection.info.backend_pid, signal.SIGKILL)
             await worker.until(lambda: worker.gaps, "the gap", within=30)
             await worker.until(lambda: worker.engine.health().ok, "it follows the log again", within=30)
             given = [one.position for one in await worker.publish("kept", b"4", b"5", retention=conformance.KEPT)]

@@ -87,6 +87,8 @@ async def test_file_that_is_replaced_under_a_running_worker_has_its_new_length(s
     assert (status, headers[b"content-length"], body) == (200, b"14", b"new and longer")
     assert headers[b"etag"] != before[b"etag"]
     assert (await get(application, "/static/gone.js"))[0] == 404
+    other.write_text("back")  # as collectstatic does, which deletes a file before it writes the new one
+    assert (await get(application, "/static/gone.js"))[2] == b"back"
 
 
 async def test_a_file_that_only_a_finder_knows_is_found_with_debug(settings, tmp_path, monkeypatch):

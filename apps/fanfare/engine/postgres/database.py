@@ -309,12 +309,14 @@ def server_identity(connection: Connection, address: Address) -> str:
     """The system identifier, the timeline, and the file of the table `state`, which another one has after a restore.
 
     The timeline is that of the current WAL position: the control file follows a promotion later. Where commits are
-    acknowledged before they are written, each start of the server is another timeline.
+    acknowledged before they are written, each start of the server and each recovery after the crash of a process begins
+    another generation; both reset the statistics.
     """
     [(identity,)] = connection.execute(
         "SELECT system_identifier::text || ':' || left(pg_walfile_name(pg_current_wal_lsn()), 8) "
         "|| CASE current_setting('synchronous_commit') WHEN 'off' "
-        "THEN '@' || extract(epoch FROM pg_postmaster_start_time()) ELSE '' END || ':' "
+        "THEN '@' || extract(epoch FROM pg_postmaster_start_time()) || '@' "
+        "|| (SELECT coalesce(stats_reset::text, '') FROM pg_stat_bgwriter) ELSE '' END || ':' "
         "|| pg_relation_filenode(%s::regclass) FROM pg_control_system()",
         (f'"{address.schema}".state',),
     ).fetchall()
