@@ -14,7 +14,6 @@ import contextlib
 import functools
 import json
 import multiprocessing
-import os
 import shutil
 import statistics
 import tempfile
@@ -28,7 +27,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from tests.harness import calls, postgresql, redisserver, servers
 from tests.harness.deployments import Application
-from tests.load import processes
+from tests.load.subjects import centrifugo
 
 TIMED, BUSY = "timed", "busy"  # channels
 PER_SECOND = 200
@@ -124,20 +123,9 @@ async def _join(websocket: ClientConnection, channel: str) -> None:
 @contextlib.contextmanager
 def _centrifugo(redis: redisserver.Server, folder: Path) -> Iterator[int]:
     folder.mkdir()
-    port = servers.free_port()
-    file = folder / "config.json"
-    configuration = {
-        "http_server": {"address": servers.HOST, "port": port},
-        "client": {"insecure": True, "allowed_origins": ["*"]},
-        "http_api": {"insecure": True},
-        "log": {"level": "error"},
-        "engine": {"type": "redis", "redis": {"address": f"127.0.0.1:{redis.port}"}},
-    }
-    file.write_text(json.dumps(configuration))
-    command = [shutil.which("centrifugo") or "", "--config", str(file)]
-    environment = {**os.environ, "GOMAXPROCS": "1"}
-    with processes.running(command, port, environment, core=None, log=folder / "log"):
-        yield port
+    engine = {"type": "redis", "redis": {"address": f"127.0.0.1:{redis.port}"}}
+    with centrifugo.started(folder, None, engine=engine) as process:
+        yield process.port
 
 
 def _publish_there(caller: calls.Caller, channel: str, data: list[str]) -> None:

@@ -30,7 +30,7 @@ Key = tuple[int, int]  # partition, id of the entry
 RECORDS_KEPT: Final = 1_000  # of each kind; about 1 kB each, so at most 2 MB of a worker
 SAMPLE_MS: Final = 200  # one event of each such interval is recorded
 SOCKETS_SHOWN: Final = 100  # of an event in a traced channel
-SET_BACK_MS: Final = 10_000  # between the clocks of the partitions' stores there is less
+SET_BACK_MS: Final = 10_000  # the clocks of the partitions' stores differ by less
 REPLAYS_KEPT: Final = 50  # of one event
 
 # The publisher of an entry, as the process that published it knows it: see `published`.
@@ -83,8 +83,8 @@ class Recorder:
         return self._is_next(newest) or bool(self._traced) or self.on_published is not None
 
     def _is_next(self, entry: interface.Entry) -> bool:
-        """Whether no event of its interval is in the sample yet. Partitions are read with small differences; a clock
-        that was set back begins anew."""
+        """Whether no event of its interval is in the sample yet. Partitions are read with small differences. After a
+        clock was set back, sampling starts again."""
         return not -SET_BACK_MS < entry.created_ms - self._sampled_ms < SAMPLE_MS
 
     # -- the publisher's side ------------------------------------------------------------------------------------------

@@ -27,19 +27,27 @@ class Centrifugo:
 
     @contextlib.contextmanager
     def running(self, folder: Path, core: int) -> Iterator[Running]:
-        port = servers.free_port()
-        file = folder / "config.json"
-        configuration = {
-            "http_server": {"address": servers.HOST, "port": port},
-            "client": {"insecure": True, "allowed_origins": ["*"]},
-            "http_api": {"insecure": True},
-            "log": {"level": "error"},
-        }
-        file.write_text(json.dumps(configuration))
-        command = [shutil.which("centrifugo") or "centrifugo", "--config", str(file)]
-        environment = {**os.environ, "GOMAXPROCS": "1"}
-        with processes.running(command, port, environment, core=core, log=folder / "log") as process:
+        with started(folder, core) as process:
             yield Running(process)
+
+
+@contextlib.contextmanager
+def started(folder: Path, core: int | None, **more: object) -> Iterator[processes.Process]:
+    """`more`: more of the configuration, such as `engine`."""
+    port = servers.free_port()
+    file = folder / "config.json"
+    configuration = {
+        "http_server": {"address": servers.HOST, "port": port},
+        "client": {"insecure": True, "allowed_origins": ["*"]},
+        "http_api": {"insecure": True},
+        "log": {"level": "error"},
+        **more,
+    }
+    file.write_text(json.dumps(configuration))
+    command = [shutil.which("centrifugo") or "centrifugo", "--config", str(file)]
+    environment = {**os.environ, "GOMAXPROCS": "1"}
+    with processes.running(command, port, environment, core=core, log=folder / "log") as process:
+        yield process
 
 
 class Running:

@@ -8,7 +8,7 @@ import logging
 import re
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,19 +35,6 @@ KINDS = frozenset([interface.Kind.CLIENT_EVENT])
 WITHIN = 30
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[postgresql.Cluster]:
-    with postgresql.running() as cluster:
-        cluster.create("realtime")
-        yield cluster
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[redisserver.Server]:
-    with redisserver.running() as server:
-        yield server
-
-
 class Place:
     """A store of the test: its engines, and its part of a move."""
 
@@ -71,7 +58,7 @@ class Place:
 
 @pytest.fixture
 async def place(
-    cluster: postgresql.Cluster, server: redisserver.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: postgresql.Cluster, store: redisserver.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Callable[[str], Place]]:
     for name in ("_make", "_engine", "_pid"):
         monkeypatch.setattr(current, name, getattr(current, name))  # restored after the test
@@ -82,7 +69,7 @@ async def place(
         name = {
             "local": "local",
             "postgres": cluster.url("realtime", schema=f"log_{number}"),
-            "redis": server.url(prefix=f"log-{number}"),
+            "redis": store.url(prefix=f"log-{number}"),
         }[kind]
         made.append(Place(name, tmp_path / number))
         return made[-1]

@@ -545,22 +545,32 @@ async def test_debug_log_has_each_subscription_and_refusal_with_its_ids(
     assert records[0].getMessage() == f"{browser.socket_id}: subscribed to news"
 
 
+@pytest.fixture
+def rests(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long the consumer waits after each frame."""
+    found: list[float] = []
+    original = consumers.PusherConsumer.websocket_receive
+
+    def receive(consumer: Any, event: Any, session: sessions.Session) -> float:
+        found.append(original(consumer, event, session))
+        return found[-1]
+
+    monkeypatch.setattr(consumers.PusherConsumer, "websocket_receive", receive)
+    return found
+
+
 @pytest.mark.parametrize("message", ["no JSON", '{"event":"client-e","channel":"x","data":{}}', None])
 async def test_client_with_too_many_refusals_is_read_more_slowly(
-    worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, message: str | None
+    worker: Worker,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    rests: list[float],
+    message: str | None,
 ) -> None:
     monkeypatch.setattr(sessions, "_slowed_log", LogThrottle(logging.getLogger(sessions.__name__)))
     monkeypatch.setattr(sessions, "REFUSALS_PER_SECOND", few := 5)
     monkeypatch.setattr(sessions, "REST_S", 0.01)
     browser = await worker.connected()
-    rests: list[float] = []
-    of_channels = consumers.PusherConsumer.websocket_receive
-
-    def receive(consumer: Any, event: Any, session: sessions.Session) -> float:
-        rests.append(of_channels(consumer, event, session))
-        return rests[-1]
-
-    monkeypatch.setattr(consumers.PusherConsumer, "websocket_receive", receive)
     with caplog.at_level(logging.INFO, sessions.__name__):
         for _ in range(few + 30):
             browser.say({"type": "websocket.receive", "bytes": b"x"} if message is None else _text(message))
@@ -574,18 +584,10 @@ async def test_client_with_too_many_refusals_is_read_more_slowly(
 
 
 async def test_refusals_of_frames_that_waited_for_a_sign_in_delay_the_next_frame(
-    worker: Worker, monkeypatch: pytest.MonkeyPatch
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, rests: list[float]
 ) -> None:
     monkeypatch.setattr(sessions, "REFUSALS_PER_SECOND", few := 5)
     browser = await worker.connected()
-    rests: list[float] = []
-    of_channels = consumers.PusherConsumer.websocket_receive
-
-    def receive(consumer: Any, event: Any, session: sessions.Session) -> float:
-        rests.append(of_channels(consumer, event, session))
-        return rests[-1]
-
-    monkeypatch.setattr(consumers.PusherConsumer, "websocket_receive", receive)
     worker.engine.held = True
     browser.send(fakes.signin('{"id":"42"}', socket_id=browser.socket_id))
     for _ in range(few + 30):

@@ -234,8 +234,8 @@ def prepare(connection: Connection, address: Address) -> None:
 
 
 def _lock(connection: Connection, address: Address) -> None:
-    """Take the log's lock for the transaction of several statements that has begun. All writers wait for it, so the
-    server ends the transaction if the process stops in it or is cut off. Raises psycopg.Error."""
+    """Take the log's lock in the open transaction. All writers wait for it, so the server ends the transaction if the
+    process stops in it or is cut off. Raises psycopg.Error."""
     connection.execute(
         "SELECT set_config('idle_in_transaction_session_timeout', %s, true), pg_advisory_xact_lock(%s, %s)",
         (str(LOCK_IDLE_MS), LOCK_CLASS, address.lock_key),
@@ -308,9 +308,9 @@ def check_generation(connection: Connection, address: Address) -> None:
 def server_identity(connection: Connection, address: Address) -> str:
     """The system identifier, the timeline, and the file of the table `state`, which another one has after a restore.
 
-    The timeline is that of the current WAL position: the control file follows a promotion later. Where commits are
-    acknowledged before they are written, each start of the server and each recovery after the crash of a process begins
-    another generation; both reset the statistics.
+    The timeline is that of the current WAL position: the control file follows a promotion later. If commits are
+    acknowledged before they are written, the identity also has the start time of the server, and the time at which the
+    recovery after a crash of a backend reset the statistics.
     """
     [(identity,)] = connection.execute(
         "SELECT system_identifier::text || ':' || left(pg_walfile_name(pg_current_wal_lsn()), 8) "

@@ -66,7 +66,7 @@ class Writer:
     # -- what is asked for ---------------------------------------------------------------------------------------------
 
     def submit(self, call: operations.Call) -> None:
-        """It is refused at once where too much waits already, or the writer has stopped."""
+        """Refuses the call at once, through its callback, if the queue is full or the writer has stopped."""
         if self._stopping:
             _settle([call], errors.EngineUnavailable("The engine is closed"))
         elif len(self._pending) >= MOST_PENDING:

@@ -77,7 +77,7 @@ class CallQueue:
         return bool(self._pending) or self._in_flight is not None
 
     def submit(self, call: Call, *, urgent: bool = False) -> None:
-        """It is refused at once if too many calls are pending, or none can be sent any more."""
+        """Refuses the call at once, through its callback, if the queue is full or closed."""
         refusal: errors.EngineError | None = None
         if self._worker.is_closed:
             refusal = errors.EngineUnavailable("The engine is closed")
