@@ -310,13 +310,13 @@ def server_identity(connection: Connection, address: Address) -> str:
 
     The timeline is that of the current WAL position: the control file follows a promotion later. If commits are
     acknowledged before they are written, the identity also has the start time of the server, and the time at which the
-    recovery after a crash of a backend reset the statistics.
+    recovery after a crash of a backend reset the statistics. Its parts have no colon: functions.sql splits it there.
     """
     [(identity,)] = connection.execute(
         "SELECT system_identifier::text || ':' || left(pg_walfile_name(pg_current_wal_lsn()), 8) "
         "|| CASE current_setting('synchronous_commit') WHEN 'off' "
         "THEN '@' || extract(epoch FROM pg_postmaster_start_time()) || '@' "
-        "|| (SELECT coalesce(stats_reset::text, '') FROM pg_stat_bgwriter) ELSE '' END || ':' "
+        "|| (SELECT coalesce(extract(epoch FROM stats_reset), 0) FROM pg_stat_bgwriter) ELSE '' END || ':' "
         "|| pg_relation_filenode(%s::regclass) FROM pg_control_system()",
         (f'"{address.schema}".state',),
     ).fetchall()
