@@ -408,7 +408,9 @@ class Queries(Protocol):
         """The occupied channels whose names start with `prefix`."""
 
     def search(self, app: str, text: str, after: str, limit: int) -> list[tuple[str, ChannelCounts]]:
-        """The first occupied channels after a name, whose names contain `text`, in the engine's order of names."""
+        """The first occupied channels after a name, whose names contain `text`, in the engine's order of names. Without
+        the users' own channels: an application has one for each user."""
+        after = max(after, LAST_INTERNAL)
         found = sorted((name, counts) for name, counts in self.channels(app).items() if text in name and name > after)
         return found[:limit]
 
@@ -776,6 +778,7 @@ CONNECTIONS = ""  # the `channel` under which a worker counts an application's c
 # The `channel` of the command that gives all workers the records of publishers, for the traces of their events.
 PUBLISHERS = "trace.published"
 ANNOUNCED_EVENTS = 100  # in one such command; 30 kB
+LAST_INTERNAL = "#\U0010ffff"  # above USERS and `#server-to-user-ID` in the order of bytes, and below other channels
 USERS = "#users"  # the `channel` whose members are the signed-in users of an application
 # Before the name of a presence channel: its recorded joins and leaves. They name entries of this log, so they are not
 # moved to another one.

@@ -488,7 +488,7 @@ class Conformance:
         one, two = await hire(), await hire()
         names = [f"room-{number:02}" for number in range(7)]
         for worker in (one, two):
-            for name in (*names, "news"):
+            for name in (*names, "news", *(f"#server-to-user-room-{user}" for user in range(5))):
                 worker.engine.set_subscribers(APP, name, 2)
             worker.engine.set_subscribers(APP, interface.CONNECTIONS, 9)
             await worker.channel("news")  # what the worker set is written now

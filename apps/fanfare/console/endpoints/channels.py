@@ -20,10 +20,10 @@ async def channels(request: Request) -> Any:
     app = request.application()
     text, after = request.query.get("text", "")[:200], request.query.get("after", "")
     found = await request.ask(lambda queries: queries.search(app.id, text, after, PAGE + 1))
-    shown = [(name, counts) for name, counts in found[:PAGE] if not name.startswith("#")]
     return {
         "channels": [
-            {"name": name, "subscriptions": counts.subscriptions, "users": counts.users} for name, counts in shown
+            {"name": name, "subscriptions": counts.subscriptions, "users": counts.users}
+            for name, counts in found[:PAGE]
         ],
         "next": found[PAGE - 1][0] if len(found) > PAGE else None,
     }

@@ -54,7 +54,7 @@ class LogQueries(interface.Queries):
             "SELECT channel, SUM(subscribers), COALESCE((SELECT users FROM users WHERE users.app = counts.app AND "
             "users.channel = counts.channel), 0) FROM counts WHERE app = ? AND channel > ? AND instr(channel, ?) > 0 "
             "AND channel <> ? GROUP BY channel ORDER BY channel LIMIT ?",
-            (app, after, text, interface.CONNECTIONS, limit),
+            (app, max(after, interface.LAST_INTERNAL), text, interface.CONNECTIONS, limit),
         )
         return [(channel, interface.ChannelCounts(count, users)) for channel, count, users in rows]
 

@@ -97,7 +97,7 @@ class Queries(interface.Queries):
         rows = self._ask(
             "SELECT c.channel, SUM(c.subscribers)::bigint, COALESCE((SELECT u.users FROM {0}.users u "
             "WHERE u.app = %s AND u.channel = c.channel), 0) FROM {0}.counts c "
-            "WHERE c.app = %s AND c.channel > %s AND strpos(c.channel, %s) > 0 AND c.channel <> '' "
+            "WHERE c.app = %s AND c.channel > %s AND strpos(c.channel, %s) > 0 AND left(c.channel, 1) NOT IN ('', '#') "
             "GROUP BY c.channel ORDER BY c.channel LIMIT %s",
             app,
             app,

@@ -278,7 +278,7 @@ class Queries(interface.Queries):
         self, partition: int, app: str, text: str, after: str, limit: int
     ) -> Iterator[tuple[bytes, interface.ChannelCounts]]:
         """The matches of one partition, in the order of their bytes, read on demand."""
-        first = b"(" + after.encode() if after else b"-"
+        first = b"(" + max(after, interface.LAST_INTERNAL).encode()
         while True:
             last, *page = self._store.run(
                 self._client, scripts.SEARCH, partition, app, first, text, limit, SEARCHED_NAMES
