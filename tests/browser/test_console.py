@@ -127,6 +127,21 @@ def test_client_is_found_and_disconnected(admin: Page, server: servers.Server, t
     expect(admin.locator("#result_list")).to_contain_text("disconnect")
 
 
+def test_list_of_connections_is_renewed_and_keeps_the_focus_and_opened_channels(
+    admin: Page, server: servers.Server, traffic: wire.Wire
+) -> None:
+    admin.goto(server.url("/admin/fanfare/console/connections/?channel=console-room"))
+    summary = admin.locator("#connections summary")
+    summary.click()
+    expect(admin.locator("#connections details")).to_contain_text("cache-console")
+    with wire.Wire(server.port, f"/app/{server.application.key}?protocol=7&client=other&version=1") as socket:
+        assert socket.receive() is not None
+        subscribe(socket, {"channel": "console-room"})
+        expect(admin.locator("#connections tr")).to_have_count(2)
+        expect(admin.locator("#connections details[open]")).to_contain_text("cache-console")
+        expect(summary).to_be_focused()
+
+
 def test_drained_worker_takes_clients_again_after_resume(admin: Page, server: servers.Server) -> None:
     admin.goto(server.url("/admin/fanfare/console/workers/"))
     row = admin.locator("#nodes tbody tr").first
@@ -134,6 +149,4 @@ def test_drained_worker_takes_clients_again_after_resume(admin: Page, server: se
     for action, state in (("Drain", "draining"), ("Resume", "well")):
         admin.get_by_role("button", name=f"{action.lower()} ").and_(admin.locator(f"[aria-label$=' {name}']")).click()
         admin.locator("#ask-yes").click()
-        admin.locator("h1").click()  # the table is not renewed while it has the focus
-        admin.evaluate("document.activeElement.blur()")
         expect(admin.locator("#nodes tbody tr", has_text=name).first).to_contain_text(state)

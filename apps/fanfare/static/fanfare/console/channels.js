@@ -19,6 +19,7 @@ async function showList() {
     form.text.value
       ? "No occupied channel has this text in its name."
       : "No channel has a subscriber. A channel appears here when a client subscribes to it.",
+    channels.map((one) => one.name),
   );
   place("first").hidden = !after;
   place("next").hidden = !next;
@@ -45,6 +46,7 @@ async function showChannel() {
     place("history"),
     one.history.map((event) => [number(event.offset), event.event, el("code", {}, event.data), event.user ?? ""]),
     "No event is kept.",
+    one.history.map((event) => event.offset),
   );
   place("older").hidden = !one.next;
   place("older").dataset.before = one.next ?? "";

@@ -1,5 +1,5 @@
 import { choose, parameters, remember } from "./applications.js";
-import { bytes, el, fill, number, rows, since } from "./dom.js";
+import { bytes, counted, el, fill, number, rows, since } from "./dom.js";
 import { every, get, post, Problem, rights, showState } from "./live.js";
 
 const place = (id) => document.getElementById(id);
@@ -63,13 +63,12 @@ for (const name of ["text", "channel", "sort"]) form[name].value = parameters.ge
 
 async function show() {
   const applications = await names;
-  const open = new Set([...document.querySelectorAll("#connections tr")].filter((row) => row.querySelector("details[open]")).map((row) => row.cells[0].textContent));
   const args = Object.fromEntries(["app", "text", "channel", "sort"].map((name) => [name, form[name].value]));
   const { connections, matching, missing } = await get("connections", args);
   const isFiltered = args.text || args.channel;
   place("count").textContent =
-    (connections.length < matching ? `The first ${number(connections.length)} of ${number(matching)}: narrow the search to see others.` : `${number(matching)} ${matching === 1 ? "connection" : "connections"}.`) +
-    (missing ? ` ${number(missing)} workers did not answer.` : "");
+    (connections.length < matching ? `The first ${number(connections.length)} of ${number(matching)}: narrow the search to see others.` : `${counted(matching, "connection")}.`) +
+    (missing ? ` ${counted(missing, "worker")} did not answer.` : "");
   rows(
     place("connections"),
     connections.map((one) => [
@@ -85,17 +84,11 @@ async function show() {
       rights.has("disconnect_client") ? el("button", { type: "button", class: "button", "aria-label": `Disconnect ${one.socket}`, onclick: () => disconnect(one) }, "Disconnect…") : "",
     ]),
     isFiltered ? "No connection matches." : "No client is connected. The landing page has snippets for a first one.",
+    connections.map((one) => [one.socket, ...one.users, ...one.tokens].join(" ")), // the button's dialog offers these
   );
-  for (const row of place("connections").rows) {
-    const details = row.querySelector("details");
-    if (details && open.has(row.cells[0].textContent)) details.open = true;
-  }
 }
 
-const update = every(3000, async () => {
-  if (place("connections").contains(document.activeElement) && document.activeElement !== document.body) return; // not away under the user's hands
-  await show();
-});
+const update = every(3000, show);
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   remember(Object.fromEntries(["app", "text", "channel", "sort"].map((name) => [name, form[name].value])));

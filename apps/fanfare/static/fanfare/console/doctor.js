@@ -64,6 +64,7 @@ every(3000, async () => {
       one.evidence?.auth ? el("button", { type: "button", class: "button", onclick: () => pick(one) }, "Examine") : "",
     ]),
     "Nothing was refused since the workers started.",
+    found.refusals.map((one) => `${one.at} ${one.socket ?? ""}`),
   );
   const picked = wanted && found.refusals.find((one) => String(one.at) === wanted);
   if (picked) {

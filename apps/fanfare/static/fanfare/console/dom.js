@@ -70,21 +70,52 @@ export function duration(seconds) {
 /** The age of a Unix time in seconds. */
 export const since = (time) => duration(Math.max(0, Date.now() / 1000 - time));
 
-/** A table whose rows are replaced by `rows`, each a list of cells (text, an element, or {text, class}). */
-export function rows(body, values, empty) {
+/** "1 worker", "2,000 workers". */
+export const counted = (value, noun) => `${number(value)} ${noun}${value === 1 ? "" : "s"}`;
+
+/** Shows values in a row, and replaces only the cells that have changed. */
+function showRow(row, values) {
+  for (const [index, value] of values.entries()) {
+    const isPlain = typeof value !== "object" || value instanceof Node || value === null;
+    const { text, ...attributes } = isPlain ? { text: value } : value;
+    const cell = el(index === 0 ? "th" : "td", index === 0 ? { scope: "row", ...attributes } : attributes, text ?? "");
+    const before = row.cells[index];
+    if (!before) {
+      row.append(cell);
+      continue;
+    }
+    const opened = before.querySelectorAll("details");
+    for (const [place, details] of cell.querySelectorAll("details").entries()) details.open = opened[place]?.open ?? false;
+    if (before.isEqualNode(cell)) continue;
+    const hadFocus = before.contains(document.activeElement);
+    before.replaceWith(cell);
+    if (hadFocus) cell.querySelector("a, button, summary")?.focus({ preventScroll: true });
+  }
+}
+
+/**
+ * Shows a table of `values`: for each row a list of cells (text, an element, or {text, class}). `keys`: of each row. A
+ * row whose key is shown already stays in the page, with the focus, the selection and the opened details in it.
+ */
+export function rows(body, values, empty, keys = []) {
   if (!values.length && empty) {
     const columns = body.parentElement.tHead.rows[0].cells.length;
     fill(body, el("tr", { class: "console-empty" }, el("td", { colspan: columns }, empty)));
     return;
   }
-  fill(
-    body,
-    values.map((cells) =>
-      el("tr", {}, cells.map((cell, index) => {
-        const isPlain = typeof cell !== "object" || cell instanceof Node || cell === null;
-        const { text, ...attributes } = isPlain ? { text: cell } : cell;
-        return el(index === 0 ? "th" : "td", index === 0 ? { scope: "row", ...attributes } : attributes, text ?? "");
-      })),
-    ),
-  );
+  const before = new Map([...body.rows].map((row) => [row.dataset.key, row]));
+  const shown = values.map((cells, index) => {
+    const key = String(keys[index] ?? index);
+    const row = before.get(key) ?? el("tr", { "data-key": key });
+    before.delete(key);
+    showRow(row, cells);
+    return row;
+  });
+  const kept = new Set(shown);
+  for (const row of [...body.rows]) if (!kept.has(row)) row.remove();
+  let next = body.firstElementChild;
+  for (const row of shown) {
+    if (row === next) next = row.nextElementSibling;
+    else body.insertBefore(row, next);
+  }
 }

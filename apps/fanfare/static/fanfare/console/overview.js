@@ -1,5 +1,5 @@
 import { Chart } from "./charts.js";
-import { bytes, duration, el, fill, joined, number, rows, short, since } from "./dom.js";
+import { bytes, counted, duration, el, fill, joined, number, rows, short, since } from "./dom.js";
 import { get, Problem, stream } from "./live.js";
 
 const SAMPLE_S = 10;
@@ -16,7 +16,7 @@ function showVerdict(report) {
   const section = place("verdict");
   section.dataset.state = isBad ? "bad" : report.findings.length ? "warn" : "good";
   const nodes = new Set(report.workers.map((worker) => worker.node)).size;
-  const all = `${report.workers.length} ${report.workers.length === 1 ? "worker" : "workers"} on ${nodes} ${nodes === 1 ? "node" : "nodes"}`;
+  const all = `${counted(report.workers.length, "worker")} on ${counted(nodes, "node")}`;
   const text = isBad ? "Something is wrong" : report.findings.length ? "Something needs attention" : "All is well";
   const items = report.findings.map((finding) => {
     const link = links[finding.page];
@@ -38,7 +38,7 @@ function showFigures({ gauges, rates }) {
     ["Events in", rate("published"), "to the workers"],
     ["Deliveries", rate("deliveries"), rate("delivered_bytes", bytes)],
     ["Refusals", rate("refused"), null],
-    ["Commit to delivery", known(p50) ? duration(p50) : "–", known(p99) ? `95 %: ${duration(p95)}, 99 %: ${duration(p99)}` : "no events now"],
+    ["Commit to delivery", known(p50) ? duration(p50) : "–", known(p99) ? `median; 95 %: ${duration(p95)}, 99 %: ${duration(p99)}` : "no events now"],
     ["Engine lag", `${short(gauges["engine.behind"] ?? 0)}`, "entries not read yet"],
     ["Memory", bytes(gauges["memory.bytes"] ?? 0), "of all workers"],
   ];
@@ -101,7 +101,7 @@ function showWorkers(report) {
 const charts = {
   connections: new Chart(place("charts"), "Connections", ["connections"], short),
   events: new Chart(place("charts"), "Events and deliveries per second", ["events in", "deliveries"], short),
-  delivery: new Chart(place("charts"), "From commit to delivery", ["half", "95 %", "99 %"], duration),
+  delivery: new Chart(place("charts"), "From commit to delivery", ["median", "95 %", "99 %"], duration),
   refused: new Chart(place("charts"), "Refusals per second", ["refusals"], short),
   bytes: new Chart(place("charts"), "Delivered bytes per second", ["bytes"], bytes),
   memory: new Chart(place("charts"), "Memory of all workers", ["memory"], bytes),

@@ -1,4 +1,4 @@
-import { el, fill, number, rows } from "./dom.js";
+import { counted, el, fill, number, rows } from "./dom.js";
 import { applications, clock, milliseconds } from "./events.js";
 import { Problem, every, get } from "./live.js";
 
@@ -52,7 +52,7 @@ function show(found) {
   fill(
     way,
     el("h2", {}, `Event ${found.entry}${first ? ` on ${first.channel}` : ""}`),
-    found.missing > 0 && el("p", { class: "console-warn" }, `${found.missing} workers did not answer.`),
+    found.missing > 0 && el("p", { class: "console-warn" }, `${counted(found.missing, "worker")} did not answer.`),
     el(
       "ol", { class: "trace-way" },
       el("li", {}, el("h3", {}, "Published"), publisher(found.publication)),
@@ -60,7 +60,7 @@ function show(found) {
       found.workers.map(worker),
       found.workers.length === 0 && el("li", {}, el("h3", {}, "Delivered"), el("p", {}, "No worker has a record of it: it had no subscribers, it was not in the sample, or its record has expired. Choose its application and channel above to have every event recorded.")),
       isSample && el("li", {}, el("h3", {}, "Other workers"), el("p", { class: "console-quiet" }, "The event was recorded as part of a sample, so other workers may have delivered it without a record. Choose its application and channel above to have every event recorded by all workers.")),
-      found.webhooks.length > 0 && el("li", {}, el("h3", {}, "Webhooks"), found.webhooks.map((one) => el("p", {}, `${one.event} to ${one.url}: ${one.state} after ${one.attempts} attempts${one.status ? `, status ${one.status}` : ""}${one.error ? `, ${one.error}` : ""}`))),
+      found.webhooks.length > 0 && el("li", {}, el("h3", {}, "Webhooks"), found.webhooks.map((one) => el("p", {}, `${one.event} to ${one.url}: ${one.state} after ${counted(one.attempts, "attempt")}${one.status ? `, status ${one.status}` : ""}${one.error ? `, ${one.error}` : ""}`))),
       replays.length > 0 && el("li", {}, el("h3", {}, "Recovered later"), replays.map((one) => el("p", {}, `${clock(one.at)} by ${one.socket}${one.user ? ` (${one.user})` : ""}`))),
     ),
   );
@@ -113,5 +113,6 @@ const refresh = every(2000, async () => {
       { text: milliseconds(one.last_ms), class: "num" }, { text: number(one.slow), class: "num" }, { text: number(one.replays), class: "num" },
     ]),
     "No event is recorded yet. Publish one to a channel that has subscribers.",
+    found.events.map((one) => one.entry),
   );
 });

@@ -28,7 +28,7 @@ function pause(one) {
 
 function answer(one) {
   const summary = one.error || (one.status ? `HTTP ${one.status}` : "not sent yet");
-  return el("details", { "data-id": one.id }, el("summary", {}, summary), el("p", {}, `To ${one.url}`), el("p", {}, "Body"), el("pre", { tabindex: 0 }, one.body), one.answer ? [el("p", {}, "Answer"), el("pre", { tabindex: 0 }, one.answer)] : null);
+  return el("details", {}, el("summary", {}, summary), el("p", {}, `To ${one.url}`), el("p", {}, "Body"), el("pre", { tabindex: 0 }, one.body), one.answer ? [el("p", {}, "Answer"), el("pre", { tabindex: 0 }, one.answer)] : null);
 }
 
 async function show() {
@@ -48,8 +48,8 @@ async function show() {
       pause(one),
     ]),
     "No application has a webhook. Add one on the page of the application.",
+    endpoints.map((one) => `${one.app} ${one.id}`),
   );
-  const open = new Set([...document.querySelectorAll("#deliveries details[open]")].map((details) => details.dataset.id));
   rows(
     place("deliveries"),
     deliveries.map((one) => [
@@ -65,13 +65,9 @@ async function show() {
         : "",
     ]),
     "No delivery is in this list. An endpoint gets one for each event that its filters select.",
+    deliveries.map((one) => one.id),
   );
-  for (const details of document.querySelectorAll("#deliveries details")) details.open = open.has(details.dataset.id);
 }
 
-every(5000, async () => {
-  const active = document.activeElement;
-  if (place("deliveries").contains(active)) return; // not away under the user's hands
-  await show();
-});
+every(5000, show);
 form.addEventListener("change", () => show().catch((error) => showState("problem", error.message)));

@@ -1,7 +1,8 @@
-import { bytes, el, fill, joined, number, rows, since } from "./dom.js";
+import { bytes, counted, el, joined, number, rows, since } from "./dom.js";
 import { post, Problem, rights, showState, stream } from "./live.js";
 
 const nodes = document.getElementById("nodes");
+const silent = document.getElementById("silent");
 const dialog = document.getElementById("ask");
 const cpu = new Map(); // by worker: the last CPU time, and when
 let asked = null;
@@ -55,12 +56,21 @@ function buttons(worker) {
 
 const HEAD = [["Worker"], ["State"], ["Version"], ["Leases"], ["Connections", "num"], ["Lag", "num"], ["CPU", "num"], ["Memory", "num"], ["Age", "num"], [""]];
 
-function table(node, workers, at) {
-  const body = el("tbody");
+const shown = new Map(); // by node: its table
+
+function section(node) {
   const head = HEAD.map(([text, name]) => el(text ? "th" : "td", text ? { scope: "col", class: name } : {}, text));
-  const whole = el("table", {}, el("caption", {}, `${node}: ${workers.length} ${workers.length === 1 ? "worker" : "workers"}`), el("thead", {}, el("tr", {}, head)), body);
+  const table = el("table", {}, el("caption"), el("thead", {}, el("tr", {}, head)), el("tbody"));
+  nodes.append(el("div", { class: "console-scroll", tabindex: 0, role: "region", "aria-label": `Workers of ${node}` }, table));
+  return table;
+}
+
+function showNode(node, workers, at) {
+  if (!shown.has(node)) shown.set(node, section(node));
+  const table = shown.get(node);
+  table.caption.textContent = `${node}: ${counted(workers.length, "worker")}`;
   rows(
-    body,
+    table.tBodies[0],
     workers.map((worker) => [
       String(worker.pid),
       stateOf(worker),
@@ -73,17 +83,20 @@ function table(node, workers, at) {
       { text: since(worker.started), class: "num" },
       el("div", { class: "console-actions" }, buttons(worker)),
     ]),
+    null,
+    workers.map((worker) => worker.worker),
   );
-  return el("div", { class: "console-scroll", tabindex: 0, role: "region", "aria-label": `Workers of ${node}` }, whole);
 }
 
 for await (const report of stream("overview")) {
-  if (nodes.contains(document.activeElement)) continue; // not away under the user's hands
-  const names = [...new Set(report.workers.map((worker) => worker.node))];
+  const byNode = Map.groupBy(report.workers, (worker) => worker.node);
   const missing = report.expected - report.workers.length;
-  fill(
-    nodes,
-    missing > 0 ? el("p", { class: "console-problem" }, `${number(missing)} of ${number(report.expected)} workers do not answer. A worker that was killed is removed from this count after some seconds.`) : null,
-    names.map((node) => table(node, report.workers.filter((worker) => worker.node === node), report.at)),
-  );
+  silent.hidden = missing <= 0;
+  silent.textContent = `${number(missing)} of ${counted(report.expected, "worker")} ${missing === 1 ? "does" : "do"} not answer. A worker that was killed is removed from this count after some seconds.`;
+  for (const [node, table] of shown) {
+    if (byNode.has(node)) continue;
+    table.parentElement.remove();
+    shown.delete(node);
+  }
+  for (const [node, workers] of byNode) showNode(node, workers, report.at);
 }
