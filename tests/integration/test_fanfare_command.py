@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.harness import calls, deployments, servers, sockets
+from tests.harness import calls, deployments, servers, sockets, waiting
 
 Name = Callable[[str], str]
 
@@ -32,11 +33,20 @@ async def test_channels_and_members_are_those_of_the_deployment(four_workers: se
 
 async def test_an_event_is_published_and_a_user_is_disconnected(four_workers: servers.Server, name: Name) -> None:
     channel, guest = name("news"), name("guest")
+
     async with sockets.connect(four_workers) as socket:
         await socket.subscribe(channel)
-        assert run(four_workers, "publish", channel, "created", '{"id": 7}') == {"published": True}
+        publish = ("publish", channel, "created", '{"id": 7}')
+        printed = four_workers.deployment.manage("fanfare", *publish)
+        assert re.search(r"trace \d+:\d+$", printed.strip())
         assert (await socket.expect("created", channel)).decoded == {"id": 7}
+        assert set(run(four_workers, *publish)) == {"published", "entry", "position"}
+        await socket.skip_to("created", channel)
         await socket.sign_in(guest)
+        own = f"#server-to-user-{guest}"
+        await socket.subscribe(own)
+        waiting.until(lambda: own in run(four_workers, "channels", "--prefix", own), 10, "the user's channel is listed")
+        assert own not in run(four_workers, "channels")
         assert run(four_workers, "disconnect", guest) == {"disconnected": guest}
         assert await socket.closed() == 4009
 
@@ -64,7 +74,8 @@ async def test_tail_and_trace_show_an_event_and_its_sockets(four_workers: server
         while not tail.done():  # the log is read from when the command's first scan began
             await asyncio.to_thread(calls.publish, four_workers, channel, "created", '{"id":7}')
             await asyncio.wait([tail], timeout=1)
-        item = json.loads((await tail).splitlines()[0])
+        [line] = (await tail).splitlines()
+        item = json.loads(line)
         assert (item["channel"], item["event"], item["data"]) == (channel, "created", '{"id":7}')
         found = json.loads(await asyncio.to_thread(manage, "trace", item["entry"]))
         written = [one["delivery"]["written"] for one in found["workers"]]

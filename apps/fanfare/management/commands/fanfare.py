@@ -19,7 +19,7 @@ from fanfare.console import client, filters
 from fanfare.engine import errors as engine_errors
 from fanfare.integration import history, presence, publishing, queries, target, tokens, users
 from fanfare.management import engine_moves
-from fanfare.protocol import capabilities
+from fanfare.protocol import capabilities, names
 from fanfare.runtime import text
 from fanfare.runtime.backoff import Backoff
 
@@ -83,7 +83,9 @@ class Command(BaseCommand):
             doctor.add_argument(f"--{name}", default="")
 
         channels = actions.add_parser("channels", help="list the occupied channels with their subscribers and users")
-        channels.add_argument("--prefix", default="", help="only names that start with this")
+        channels.add_argument(
+            "--prefix", default="", help="only names that start with this; #server-to-user- lists those of users"
+        )
 
         members = actions.add_parser("members", help="list the members of a presence channel")
         members.add_argument("channel")
@@ -141,7 +143,8 @@ class Command(BaseCommand):
         except KeyboardInterrupt:
             return
         if options["json"]:
-            self.stdout.write(json.dumps(value, ensure_ascii=False, default=str))
+            if value is not None:  # a tail has printed its items
+                self.stdout.write(json.dumps(value, ensure_ascii=False, default=str))
         elif lines:
             self.stdout.write("\n".join(lines))
 
@@ -200,14 +203,14 @@ class Command(BaseCommand):
                 self.stdout.write(json.dumps(item) if options["json"] else _line(item))
                 left -= 1
                 if left == 0:
-                    return {"ended": True}, []
+                    return None, []
             skipped = batch["seen"] - len(batch["items"])
             if skipped and not options["json"]:
                 self.stderr.write(f"… a sample: {skipped} more happened")
             if batch.get("unexamined") and not options["json"]:
                 self.stderr.write(f"… {batch['unexamined']} events came too fast to be compared with the filter")
             self.stdout.flush()
-        return {"ended": True}, []
+        return None, []
 
     def _batches(self, options: dict[str, Any]) -> Iterator[Any]:
         """The batches of the tail. A worker that ends is replaced by the next one that answers. The tail is live while
@@ -246,8 +249,9 @@ class Command(BaseCommand):
                 one["socket"],
                 ", ".join(one["users"]),
                 one["address"],
-                one["client"],
+                f"{one['client']} {one['version']}".strip(),
                 _counted(one["channels"], "channel"),
+                f"{one['buffered']} bytes wait" if one["buffered"] else "",
             )
             for one in value["connections"]
         ]
@@ -281,9 +285,17 @@ class Command(BaseCommand):
     def _channels(self, options: dict[str, Any]) -> tuple[Any, list[str]]:
         prefix = options["prefix"]
         found = queries.ask("channels", options["app"], lambda app: lambda ask: ask.channels(app.id, prefix))
-        value = {name: {"subscribers": count.subscriptions, "users": count.users} for name, count in found.items()}
+        value = {
+            name: {"subscribers": count.subscriptions, "users": count.users}
+            for name, count in found.items()
+            if prefix.startswith("#") or not name.startswith("#")
+        }
         rows = [
-            (name, _counted(one["subscribers"], "subscriber"), _counted(one["users"], "user"))
+            (
+                name,
+                _counted(one["subscribers"], "subscriber"),
+                _counted(one["users"], "user") if names.is_presence(name) else "",
+            )
             for name, one in value.items()
         ]
         return value, _table(sorted(rows)) or ["No channel is occupied."]
@@ -301,8 +313,11 @@ class Command(BaseCommand):
 
     def _publish(self, options: dict[str, Any]) -> tuple[Any, list[str]]:
         data = sys.stdin.read() if options["data"] == "-" else options["data"]
-        publishing.publish(options["channel"], options["event"], data, app=options["app"], on_commit=False)
-        return {"published": True}, [f"Published {options['event']} to {options['channel']}."]
+        sent = publishing.publish(options["channel"], options["event"], data, app=options["app"], on_commit=False)
+        line = f"Published {options['event']} to {options['channel']}."
+        if sent.entry:
+            line += f" Its position is {sent.entry}: manage.py fanfare trace {sent.entry}"
+        return {"published": True, "entry": sent.entry, "position": sent.position}, [line]
 
     def _disconnect(self, options: dict[str, Any]) -> tuple[Any, list[str]]:
         name, app = options["user"], options["app"]
