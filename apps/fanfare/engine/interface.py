@@ -716,9 +716,9 @@ class Coordination(abc.ABC):
         after: int | None = None,
         transient: bool = False,
     ) -> Consumer:
-        """Begin to read the entries of `kinds` after the entry `after`; by default at the position that was kept under
-        this name, and for a new name and a transient consumer at the newest entry. One consumer of a name at a time:
-        hold a lease.
+        """Begin to read the entries of `kinds` at the position that was kept under this name. A name without one and a
+        transient consumer begin after the entry `after`, by default at the newest one. One consumer of a name at a
+        time: hold a lease.
         """
 
 

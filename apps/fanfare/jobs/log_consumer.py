@@ -20,18 +20,26 @@ class LogConsumer:
     """
 
     def __init__(
-        self, engine: interface.Engine, name: str, kinds: Collection[interface.Kind], *, partition: int = 0
+        self,
+        engine: interface.Engine,
+        name: str,
+        kinds: Collection[interface.Kind],
+        *,
+        partition: int = 0,
+        after: int | None = None,
     ) -> None:
         self._engine = engine
         self._name = name
         self._kinds = frozenset(kinds)
         self._partition = partition
+        self._after = after
         self._keep_at = 0.0  # monotonic time of the next write of the position
         self._consumer: interface.Consumer
 
     async def __aenter__(self) -> Self:
-        """Begins at the stored position; a new consumer begins at the newest entry. Raises EngineUnavailable."""
-        self._consumer = await self._engine.consume(self._name, self._partition, self._kinds)
+        """Begins at the stored position; a new consumer begins after the entry `after`, by default at the newest one.
+        Raises EngineUnavailable."""
+        self._consumer = await self._engine.consume(self._name, self._partition, self._kinds, after=self._after)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -69,25 +69,25 @@ class LogReader:
         """Read while any application has an endpoint. Raises EngineError and Overtaken: start again."""
         while True:
             start = await self._first_endpoint()
-            async with self._consumer(events.KINDS) as consumer:
+            async with self._consumer(events.KINDS, start) as consumer:
                 await self._begin(consumer, start)
                 while self._has_endpoints():
                     await self._step(consumer)
 
-    def _consumer(self, kinds: Collection[interface.Kind]) -> log_consumer.LogConsumer:
-        return log_consumer.LogConsumer(self._hub.engine, NAME, kinds, partition=self._partition)
+    def _consumer(self, kinds: Collection[interface.Kind], after: int | None = None) -> log_consumer.LogConsumer:
+        return log_consumer.LogConsumer(self._hub.engine, NAME, kinds, partition=self._partition, after=after)
 
     # -- whether there is an endpoint ----------------------------------------------------------------------------------
 
     def _has_endpoints(self) -> bool:
         return any(application.webhooks for application in self._registry.all())
 
-    async def _first_endpoint(self) -> int | None:
+    async def _first_endpoint(self) -> int:
         """Wait for the first endpoint, while the log keeps nothing for webhooks. Returns an entry from shortly before
-        the endpoint was noticed; None: begin at the consumer's position."""
+        the endpoint was noticed, or 0 if there was one already."""
         while True:
             if self._has_endpoints():
-                return None
+                return 0
             if self._loaded():
                 break
             await asyncio.sleep(LOOK_S)
@@ -103,11 +103,12 @@ class LogReader:
 
     # -- where to begin ------------------------------------------------------------------------------------------------
 
-    async def _begin(self, consumer: log_consumer.LogConsumer, start: int | None) -> None:
-        """Continue at the stored position, or at the oldest entry of a log that was never read."""
+    async def _begin(self, consumer: log_consumer.LogConsumer, start: int) -> None:
+        """Continue at the stored position. If that is of another generation of the log, continue at the consumer's: it
+        is up to a second old, so the events of that second come again. A log that was never read begins at `start`."""
         self._log_id = consumer.log_id
         position = await self._patiently(deliveries.position, self._partition)
-        self._stored = max(position.entry if position.log_id == self._log_id else 0, start or 0)
+        self._stored = max(position.entry if position.log_id == self._log_id else consumer.position, start)
         consumer.position = self._stored
         await consumer.keep(at_once=True)
         await self._patiently(deliveries.start, self._partition, self._log_id, self._stored)

@@ -727,10 +727,29 @@ class Conformance:
         later = await two.engine.consume("outbox", one.engine.partition(APP, "c"), kinds)
         assert (later.log_id, later.position) == (consumer.log_id, first.id)
         assert [entry.body for entry in await later.next(10, 5)] == [b"2", b"3"]
-        again = await two.engine.consume("outbox", one.engine.partition(APP, "c"), kinds, after=first.id - 1)
-        assert [entry.body for entry in await again.next(10, 5)] == [b"1", b"2", b"3"]
+        again = await two.engine.consume("outbox", one.engine.partition(APP, "c"), kinds, after=0)
+        assert again.position == first.id
         await again.drop()
         assert (await one.engine.consume("outbox", one.engine.partition(APP, "c"), kinds)).position >= first.id + 2
+
+    async def test_new_consumer_may_begin_after_an_earlier_entry(self, hire: Hire) -> None:
+        """Entries from before its beginning are there, whatever kinds other consumers wanted meanwhile."""
+        one, two = await hire(), await hire()
+        partition = one.engine.partition(APP, "c")
+        first = await one.publish("c", b"0")
+        await one.publish("c", b"1", kind=interface.Kind.CLIENT_EVENT)
+        other = await one.engine.consume("signals", partition, frozenset([interface.Kind.EVENT]))
+        await one.publish("c", b"2")
+        await one.publish("c", b"3", kind=interface.Kind.CLIENT_EVENT)
+        both = frozenset([interface.Kind.EVENT, interface.Kind.CLIENT_EVENT])
+        consumer = await two.engine.consume("outbox", partition, both, after=first[0].id)
+        await one.publish("c", b"4", kind=interface.Kind.CLIENT_EVENT)
+        await one.publish("c", b"5")
+        found: list[bytes] = []
+        while found[-1:] != [b"5"]:
+            found += [entry.body for entry in await consumer.next(10, 5)]
+        assert found == [b"1", b"2", b"3", b"4", b"5"]
+        assert [entry.body for entry in await other.next(10, 5)] == [b"2", b"5"]
 
     async def test_transient_consumer_begins_at_the_newest_entry(self, hire: Hire) -> None:
         one, two = await hire(), await hire()

@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from django.db import DataError, OperationalError
 
 from fanfare.applications import database, registry
 from fanfare.applications.models import WebhookEndpoint
 from fanfare.engine import interface
 from fanfare.engine.local.engine import LocalEngine
+from fanfare.engine.postgres.engine import PostgresEngine
+from fanfare.engine.redis.engine import RedisEngine
 from fanfare.hub import hub as hubs
 from fanfare.jobs import log_consumer
 from fanfare.runtime.backoff import Backoff
 from fanfare.runtime.supervisor import Supervisor
 from fanfare.webhooks import deliveries, events, log_reader, models
-from tests.harness import waiting
+from tests.harness import postgresql, redisserver, waiting
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class Deployment:
-    """A worker with a log in `folder`, whose registry is what the test puts there."""
+    """A worker whose registry is what the test puts there."""
 
-    def __init__(self, folder: Path, endpoint: WebhookEndpoint) -> None:
-        self.engine = LocalEngine(folder)
+    def __init__(self, engine: interface.Engine, endpoint: WebhookEndpoint) -> None:
+        self.engine = engine
         self.hub = hubs.Hub(self.engine)
         self.registry = registry.Registry()
         self.loaded = True
@@ -58,7 +61,12 @@ class Deployment:
     @contextlib.asynccontextmanager
     async def reading(self) -> AsyncIterator[None]:
         reader = log_reader.LogReader(
-            self.hub, self.registry, lambda: self.loaded, self.woken.update, lambda: self.full, debounce_seconds=3.0
+            self.hub,
+            self.registry,
+            lambda: self.loaded,
+            self.woken.update,
+            lambda: self.full,
+            debounce_seconds=3.0,
         )
         tasks = Supervisor()
         tasks.run("reader", reader.run, backoff=Backoff(0.01, 0.01))
@@ -82,7 +90,25 @@ async def _channels() -> list[str]:
 
 @pytest.fixture
 def deployment(tmp_path: Path, endpoint: WebhookEndpoint) -> Deployment:
-    return Deployment(tmp_path / "engine", endpoint)
+    return Deployment(LocalEngine(tmp_path / "engine"), endpoint)
+
+
+@pytest.fixture(scope="module")
+def redis_server() -> Iterator[redisserver.Server]:
+    with redisserver.running() as server:
+        yield server
+
+
+@pytest.fixture(params=["local", "postgres", "redis"])
+def on_each_engine(request: pytest.FixtureRequest, tmp_path: Path, endpoint: WebhookEndpoint) -> Iterator[Deployment]:
+    if request.param == "local":
+        yield Deployment(LocalEngine(tmp_path / "engine"), endpoint)
+    elif request.param == "redis":
+        yield Deployment(RedisEngine(request.getfixturevalue("redis_server").url(), partitions=1), endpoint)
+    else:
+        with postgresql.running() as cluster:
+            cluster.create("realtime")
+            yield Deployment(PostgresEngine(cluster.url("realtime")), endpoint)
 
 
 @pytest.fixture(autouse=True)
@@ -102,9 +128,10 @@ async def test_events_are_stored_and_their_endpoint_is_woken(deployment: Deploym
 
 
 async def test_first_endpoint_gets_the_events_from_before_it_was_noticed(
-    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+    on_each_engine: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The log was silent, and the event came before the reader looked again."""
+    deployment = on_each_engine
     async with deployment.running(), deployment.reading():
         await asyncio.sleep(0.2)
         monkeypatch.setattr(log_reader, "LOOK_S", 0.3)
@@ -112,6 +139,35 @@ async def test_first_endpoint_gets_the_events_from_before_it_was_noticed(
         deployment.register()
         deployment.occupy("a")
         await deployment.stored("a")
+
+
+async def test_new_generation_sends_nothing_again_that_was_sent_a_second_before(
+    redis_server: redisserver.Server, endpoint: WebhookEndpoint
+) -> None:
+    """A restarted Redis has the whole log and the position of the consumer."""
+    deployment = Deployment(RedisEngine(redis_server.url(prefix="generations"), partitions=1), endpoint)
+    deployment.register()
+    async with deployment.running(), deployment.reading():
+        deployment.occupy("a", "b")
+        await deployment.stored("a", "b")
+        before = await database.run(deliveries.position, 0)
+        with redis_server.client() as client:
+            await waiting.until_async(
+                _true(lambda: _kept(client, "generations") >= before.entry), 5, "the position is kept"
+            )
+            client.save()
+        await asyncio.to_thread(redis_server.kill)
+        await asyncio.to_thread(redis_server.start)
+        await waiting.until_async(_true(lambda: deployment.engine.health().ok), 20, "the restarted store answers")
+        deployment.occupy("c")
+        await deployment.stored("a", "b", "c")
+    assert (await database.run(deliveries.position, 0)).log_id != before.log_id
+
+
+def _kept(client: redis.Redis, prefix: str) -> int:
+    [key] = client.scan_iter(match=f"{prefix}:*:consumers")
+    value: Any = client.hget(key, log_reader.NAME)
+    return int(value.split()[0])
 
 
 async def test_registry_that_is_not_loaded_yet_does_not_drop_the_cursor(deployment: Deployment) -> None:
@@ -151,7 +207,7 @@ async def test_position_of_a_deleted_log_hides_nothing_of_the_new_one(
         deployment.occupy(*(f"old-{number}" for number in range(50)))
         await waiting.until_async(_has_rows(50), 10, "the old log was read")
     await database.run(models.Delivery.objects.all().delete)
-    fresh = Deployment(tmp_path / "another", endpoint)
+    fresh = Deployment(LocalEngine(tmp_path / "another"), endpoint)
     fresh.register()
     async with fresh.running(), fresh.reading():
         fresh.occupy("new")

@@ -185,10 +185,10 @@ class Shrink(WorkerOp):
 
 
 class StoreCursor(WorkerOp):
-    """The position of a consumer. None asks for it, and puts a new consumer at the newest entry. `kinds`: see
-    `schema`."""
+    """The position of a consumer. None asks for it, and puts a new consumer after the entry `first`, or at the newest
+    one without it. `kinds`: see `schema`."""
 
-    __slots__ = ("forget", "kinds", "log_id", "name", "position")
+    __slots__ = ("first", "forget", "kinds", "log_id", "name", "position")
 
     def __init__(
         self,
@@ -197,11 +197,13 @@ class StoreCursor(WorkerOp):
         position: int | None = None,
         *,
         kinds: int,
+        first: int | None = None,
         forget: bool = False,
     ) -> None:
         super().__init__(loop)
         self.name = name
         self.position = position
+        self.first = first
         self.kinds = kinds
         self.forget = forget
         self.log_id = ""
@@ -213,8 +215,9 @@ class StoreCursor(WorkerOp):
             return
         if self.position is None:
             known = cursor.execute("SELECT position FROM cursors WHERE name = ?", (self.name,)).fetchall()
+            position = known[0][0] if known else self.first
             # A position above the newest entry belongs to a log that was deleted.
-            self.position = known[0][0] if known and known[0][0] <= transaction.top else transaction.top
+            self.position = transaction.top if position is None else min(position, transaction.top)
         cursor.execute(
             "INSERT OR REPLACE INTO cursors VALUES (?, ?, ?, ?)",
             (self.name, self.position, transaction.now_ms // 1000, self.kinds),

@@ -320,7 +320,7 @@ class Worker:
 
         if transient:
             return await consumers.transient(after, scan=scan, grown=self.reader.grown)
-        found = await self.done(maintenance.StoreCursor(self.loop, name, after, kinds=mask))
+        found = await self.done(maintenance.StoreCursor(self.loop, name, kinds=mask, first=after))
         return consumers.ScanningConsumer(
             found.log_id, found.position or 0, scan=scan, grown=self.reader.grown, move=move
         )

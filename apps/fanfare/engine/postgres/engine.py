@@ -226,7 +226,7 @@ class PostgresEngine(SharedStoreEngine[Worker]):
 
         if transient:
             return await consumers.transient(after, scan=scan, grown=here.reader.grown)
-        row = await here.done(operations.Operation("cursor", key=name, n=after, seconds=mask))
+        row = await here.done(operations.Operation("cursor", key=name, n=after, seconds=mask, size=2))
         return consumers.ScanningConsumer(
             row.epoch or "", row.actual or 0, scan=scan, grown=here.reader.grown, move=move
         )

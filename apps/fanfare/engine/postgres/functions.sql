@@ -143,7 +143,8 @@ $$;
 --   take       app, key = token, user_id = holder; the row's epoch is the holder before
 --   stream     app, channel: gives it an epoch before its first entry
 --   miss       app, channel, n = seconds until the next miss is announced
---   cursor     key = name, n = position or NULL (only ask), seconds = kinds, size = 1: forget it
+--   cursor     key = name, n = position, seconds = kinds, size = 1: forget it, 2: only ask; without a position it is n,
+--              or the newest entry for NULL
 --   remove     key = worker
 --   trim       n = id
 --   touch      nothing
@@ -289,14 +290,13 @@ BEGIN
                     DELETE FROM {schema}.cursors c WHERE c.name = p_key[v_i];
                 ELSE
                     v_number := p_n[v_i];
-                    IF v_number IS NULL THEN
+                    IF p_size[v_i] = 2 THEN
                         SELECT GREATEST(s.trimmed_to, COALESCE((SELECT MAX(l.id) FROM {schema}.log l), 0)) INTO v_base
                         FROM {schema}.state s;
-                        SELECT c.position INTO v_number FROM {schema}.cursors c WHERE c.name = p_key[v_i];
                         -- A position above the newest entry belongs to a log that was replaced.
-                        IF v_number IS NULL OR v_number > v_base THEN
-                            v_number := v_base;
-                        END IF;
+                        v_number := LEAST(
+                            COALESCE((SELECT c.position FROM {schema}.cursors c WHERE c.name = p_key[v_i]), v_number), v_base
+                        );
                     END IF;
                     INSERT INTO {schema}.cursors
                     VALUES (p_key[v_i], v_number, clock_timestamp(), COALESCE(p_seconds[v_i], 0))

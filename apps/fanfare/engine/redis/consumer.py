@@ -116,12 +116,18 @@ async def begin(
     transient: bool,
 ) -> Consumer:
     """Raises EngineUnavailable."""
-    answer = await partition.calls.ask(_operation(name, after, kinds, transient=transient))
+    answer = await partition.calls.ask(_operation(name, after, kinds, begins=True, transient=transient))
     return Consumer(worker, partition, name, kinds, answer, transient=transient)
 
 
 def _operation(
-    name: str, position: int | None, kinds: frozenset[interface.Kind], *, forget: bool = False, transient: bool
+    name: str,
+    position: int | None,
+    kinds: frozenset[interface.Kind],
+    *,
+    begins: bool = False,
+    forget: bool = False,
+    transient: bool,
 ) -> operations.Operation:
     lasts_ms = interface.TRANSIENT_SECONDS * 1000 if transient else False
-    return ("k", name, False if position is None else position, mask(kinds), forget, lasts_ms)
+    return ("k", name, False if position is None else position, mask(kinds), begins, forget, lasts_ms)

@@ -18,6 +18,7 @@ TAKEN_SECONDS: Final = 600  # how long a session without a record is kept; a con
 MISS_SECONDS: Final = 3600
 CHUNK_ENTRIES: Final = 512  # of a recovery, in one answer
 CHUNK_BYTES: Final = 256 * 1024
+FILL_ENTRIES: Final = 10_000  # that a new consumer gets from the log; about 20 ms of the server
 EXPIRED_AT_ONCE: Final = 200  # members with a time to live, in one beat: about 3 ms of the server
 
 # The kinds of the entries that the scripts add by themselves.
@@ -49,6 +50,7 @@ _CONSTANTS: Final[dict[str, int]] = {
     "MISS_SECONDS": MISS_SECONDS,
     "CHUNK_ENTRIES": CHUNK_ENTRIES,
     "CHUNK_BYTES": CHUNK_BYTES,
+    "FILL_ENTRIES": FILL_ENTRIES,
     "EXPIRED_AT_ONCE": EXPIRED_AT_ONCE,
 }
 

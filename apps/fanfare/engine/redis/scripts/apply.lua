@@ -13,6 +13,47 @@
 load_state(false)
 local life = ARGV[3]
 
+local function sequence_of(each)
+    return tonumber(string.match(each[1], '^%d+'))
+end
+
+-- Adds the entries that `facts` lacks after a position, from the log: at the time of their append no consumer wanted their
+-- kinds. The numbers of a stream only grow, so it is written again. FILL_ENTRIES bounds the time of the server: of more
+-- entries the oldest are not added, and a longer `facts` stays as it is.
+local function fill_facts(after, mask)
+    local facts = redis.call('XRANGE', P .. 'facts', '-', '+', 'COUNT', FILL_ENTRIES + 1)
+    if #facts > FILL_ENTRIES then
+        return
+    end
+    local has, lacks = {}, {}
+    for _, each in ipairs(facts) do
+        has[each[1]] = true
+    end
+    local from = '(' .. string.format('%d', after) .. '-0'
+    for _, each in ipairs(redis.call('XREVRANGE', P .. 'log', '+', from, 'COUNT', FILL_ENTRIES)) do
+        local kind = string.byte(each[2][2], 33) or 32 -- the header has 31 bytes, and the array of the meta part begins with one
+        if not has[each[1]] and kind < 32 and bit.band(mask, bit.lshift(1, kind)) ~= 0 then
+            lacks[#lacks + 1] = each
+        end
+    end
+    if #lacks == 0 then
+        return
+    end
+    redis.call('DEL', P .. 'facts')
+    local last = #lacks -- the newest come first
+    local function add_before(sequence)
+        while last > 0 and sequence_of(lacks[last]) < sequence do
+            redis.call('XADD', P .. 'facts', lacks[last][1], 'e', lacks[last][2][2])
+            last = last - 1
+        end
+    end
+    for _, each in ipairs(facts) do
+        add_before(sequence_of(each))
+        redis.call('XADD', P .. 'facts', each[1], 'e', each[2][2])
+    end
+    add_before(top + 1)
+end
+
 local run_other = {
     -- join: id, app, channel, socket, user, info, limit or false. Answers 0, or {limit, actual}.
     j = function(op)
@@ -155,12 +196,12 @@ local run_other = {
         return 0
     end,
 
-    -- consumer: name, position or false (only read it), kinds, forget, the ms that a transient one lasts or false.
-    -- Answers its position. A transient consumer begins at the newest entry, and `facts` keeps nothing for it beyond the
+    -- consumer: name, position, kinds, begins, forget, the ms that a transient one lasts or false. Answers its position. One
+    -- that begins has its stored position, or without one the given one, or the newest entry for false. A transient consumer begins at the newest entry, and `facts` keeps nothing for it beyond the
     -- time of the log: what counts for the trim is the top, not what it has read. It is stored with a MOVED_MS in the
     -- past, for example 23 h 59 min 30 s ago if it lasts 30 s, so the beat of any release removes it in time.
     k = function(op)
-        local name, position, mask, forget, lasts = unpack(op, 2, 6)
+        local name, position, mask, begins, forget, lasts = unpack(op, 2, 7)
         local key = P .. 'consumers'
         if forget then
             redis.call('HDEL', key, name)
@@ -169,15 +210,20 @@ local run_other = {
             if lasts then
                 position = position or top
                 held, moved = top, now - CONSUMER_MS + lasts
-            elseif not position then
-                local at, began
-                at, began = string.match(redis.call('HGET', key, name) or '', '^(%d+) %d+ %d+ (%w+)$')
-                position = tonumber(at or top)
-                if began and began ~= generation then
-                    -- After `since` the numbers belong to other entries than those that the consumer has read.
-                    position = math.min(position, tonumber(redis.call('HGET', KEYS[1], 'since')))
+            else
+                local at, began = string.match(redis.call('HGET', key, name) or '', '^(%d+) %d+ %d+ (%w+)$')
+                local before = tonumber(at or top)
+                if begins and at then
+                    position = before
+                    if began ~= generation then
+                        -- After `since` the numbers belong to other entries than those that the consumer has read.
+                        position = math.min(position, tonumber(redis.call('HGET', KEYS[1], 'since')))
+                    end
                 end
-                position = math.min(position, top)
+                position = math.min(position or top, top)
+                if position < before then
+                    fill_facts(position, mask)
+                end
             end
             local value = string.format('%d %d %d %s', held or position, moved or now, mask, generation)
             redis.call('HSET', key, name, value)
