@@ -11,11 +11,14 @@ of it imported.
 
 from __future__ import annotations
 
+import json
+import logging
 import mmap
 import os
 import re
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +31,22 @@ PAUSE_S = 1.0  # before such a worker is started again, once the master has had 
 PROJECT_MODULES = frozenset({"apps", "asgiref", "demo", "django", "dotenv", "fanfare", "myproject"})
 
 
-def seconds(name: str, default: int) -> int:
-    """A setting as it stands in the environment or in .env; the default if it is wrong, which a worker reports."""
+def setting(name: str) -> str:
+    """A setting as it stands in the environment or in .env; empty if it is in neither."""
     text = os.environ.get(name, "")
-    if not text:
-        env_file = Path(os.environ.get("FANFARE_ENV_FILE") or Path(__file__).resolve().parent / ".env")
-        try:
-            lines = env_file.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            lines = ""
-        text = next(reversed(re.findall(rf"^\s*(?:export\s+)?{name}\s*=(.*)$", lines, re.MULTILINE)), "")
-    number = re.match(r"\s*[\"']?(\d{1,3})\b", text)
+    if text:
+        return text
+    env_file = Path(os.environ.get("FANFARE_ENV_FILE") or Path(__file__).resolve().parent / ".env")
+    try:
+        lines = env_file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    return next(reversed(re.findall(rf"^\s*(?:export\s+)?{name}\s*=(.*)$", lines, re.MULTILINE)), "")
+
+
+def seconds(name: str, default: int) -> int:
+    """A setting of whole seconds; the default if it is wrong, which a worker reports."""
+    number = re.match(r"\s*[\"']?(\d{1,3})\b", setting(name))
     return int(number[1]) if number else default
 
 
@@ -55,11 +63,33 @@ keepalive = 75
 control_socket_disable = True  # a file in the home folder, which containers may not write
 
 
+class JsonLines(logging.Formatter):
+    """The master's lines as JSON objects with the workers' fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "process": record.process,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
+
+
 class Lines(glogging.Logger):  # type: ignore[misc]
-    """Gives the master's lines the format of the workers' (LOGGING in myproject/settings.py)."""
+    """Gives the master's lines the format of the workers' (LOGGING in myproject/settings.py, FANFARE_LOG_FORMAT)."""
 
     error_fmt = "%(asctime)s [%(process)d] %(levelname)s %(name)s: %(message)s"
     datefmt = None
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        if setting("FANFARE_LOG_FORMAT").strip(" \"'") == "json":
+            for handler in self.error_log.handlers:
+                handler.setFormatter(JsonLines())
 
 
 logger_class = Lines

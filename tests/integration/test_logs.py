@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.client
+import json
 import re
+from collections.abc import Callable
 
 import pytest
 
@@ -35,6 +37,17 @@ def test_all_lines_have_one_format(request: pytest.FixtureRequest, name: str) ->
     lines = server.log_text().splitlines()
     assert lines
     assert [line for line in lines if LINE.fullmatch(line) is None] == []
+
+
+@pytest.mark.parametrize("command", ["uvicorn", "gunicorn pair"])
+def test_all_lines_are_json_objects_with_the_same_fields(
+    start: Callable[..., servers.Server], fleet: servers.Fleet, command: str
+) -> None:
+    server = start(command, fleet.deployment(FANFARE_LOG_FORMAT="json"))
+    server.stop()
+    lines = [json.loads(line) for line in server.log_text().splitlines()]
+    assert lines
+    assert [line for line in lines if not {"time", "level", "logger", "process", "message"} <= set(line)] == []
 
 
 def test_line_of_a_request_has_the_id_that_the_proxy_sent(uvicorn: servers.Server) -> None:
