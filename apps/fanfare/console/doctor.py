@@ -278,6 +278,12 @@ def _verifies(application: registry.Application, method: str, path: str, query: 
     return True
 
 
+def _duration(seconds: float) -> str:
+    if seconds < 7_200:
+        return f"{seconds:,.0f} s"
+    return f"{seconds / 3_600:,.0f} h" if seconds < 172_800 else f"{seconds / 86_400:,.0f} days"
+
+
 def _clock(found: Diagnosis, timestamp: str, now: float) -> None:
     if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= 15):
         found.say(False, "The auth_timestamp is not a number of seconds since 1970.")
@@ -286,7 +292,7 @@ def _clock(found: Diagnosis, timestamp: str, now: float) -> None:
         found.say(False, "The auth_timestamp is in milliseconds; it must be in seconds.")
         return
     skew = int(timestamp) - now
-    words = f"{abs(skew):,.0f} s {'ahead of' if skew > 0 else 'behind'} the clock of this server"
+    words = f"{_duration(abs(skew))} {'ahead of' if skew > 0 else 'behind'} the clock of this server"
     if abs(skew) > authentication.TIMESTAMP_SECONDS:
         found.say(
             False,

@@ -98,6 +98,8 @@ def url(secret: str = APP.secret, *, at: float = NOW, key: str = APP.key) -> str
         (url(), "accepts", "The signature is right."),
         (url(at=NOW - 700), "because of its time", "700 s behind"),
         (url(at=NOW + 700), "because of its time", "700 s ahead of"),
+        (url(at=NOW - 9_000), "because of its time", "2 h behind"),
+        (url(at=NOW + 400 * 86_400), "because of its time", "400 days ahead of"),
         (url(OTHER.secret), "refuses", "another application, Blog"),
         (url("wrong"), "refuses", "Invalid signature"),
         (url(key=OTHER.key), "refuses", "The key belongs to another application"),
