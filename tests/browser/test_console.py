@@ -142,6 +142,18 @@ def test_list_of_connections_is_renewed_and_keeps_the_focus_and_opened_channels(
         expect(summary).to_be_focused()
 
 
+def test_rows_of_a_narrow_page_are_cards_with_their_buttons_in_the_window(
+    admin: Page, server: servers.Server, traffic: wire.Wire
+) -> None:
+    admin.set_viewport_size({"width": 390, "height": 900})
+    admin.goto(server.url("/admin/fanfare/console/connections/?channel=console-room"))
+    button = admin.locator("#connections tr", has_text="js 8.6.0").get_by_role("button", name="Disconnect")
+    expect(button).to_be_visible()
+    box = button.bounding_box()
+    assert box is not None
+    assert box["x"] + box["width"] <= 390
+
+
 def test_drained_worker_takes_clients_again_after_resume(admin: Page, server: servers.Server) -> None:
     admin.goto(server.url("/admin/fanfare/console/workers/"))
     row = admin.locator("#nodes tbody tr").first

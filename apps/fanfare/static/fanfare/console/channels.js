@@ -44,7 +44,7 @@ async function showChannel() {
     : "No channel rule matches this channel, so it keeps no events. Add a rule on the page of the application.";
   rows(
     place("history"),
-    one.history.map((event) => [number(event.offset), event.event, el("code", {}, event.data), event.user ?? ""]),
+    one.history.map((event) => [number(event.offset), event.event, { text: el("code", {}, event.data), class: "console-wide" }, event.user ?? ""]),
     "No event is kept.",
     one.history.map((event) => event.offset),
   );

@@ -21,9 +21,9 @@ export class Chart {
     const place = el("div");
     this.figure = el("figure", {}, el("figcaption", {}, title), place);
     parent.append(this.figure);
-    const theme = getComputedStyle(document.getElementById("console"));
-    const ink = theme.getPropertyValue("--body-quiet-color").trim() || "#666";
-    const line = theme.getPropertyValue("--hairline-color").trim() || "#ddd";
+    const theme = getComputedStyle(document.getElementById("console")); // live: the admin has a button for its theme
+    const ink = () => theme.getPropertyValue("--body-quiet-color").trim() || "#666";
+    const line = () => theme.getPropertyValue("--hairline-color").trim() || "#ddd";
     const axis = { stroke: ink, grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1 }, font: "11px sans-serif" };
     this.plot = new uPlot(
       {
@@ -48,6 +48,7 @@ export class Chart {
       place,
     );
     this.plot.over.addEventListener("mouseleave", () => this.#showNewest());
+    new MutationObserver(() => this.plot.redraw(false)).observe(document.documentElement, { attributeFilter: ["data-theme"] });
     new ResizeObserver(() => {
       const width = Math.max(200, place.clientWidth);
       if (width !== this.plot.width) this.plot.setSize({ width, height: HEIGHT });

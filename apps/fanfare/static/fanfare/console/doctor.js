@@ -60,7 +60,7 @@ every(3000, async () => {
   rows(
     refusals,
     found.refusals.map((one) => [
-      clock(one.at), one.what, one.channel ?? "", one.text, [one.socket, one.client, one.address].filter(Boolean).join(" · "),
+      clock(one.at), one.what, one.channel ?? "", { text: one.text, class: "console-wide" }, [one.socket, one.client, one.address].filter(Boolean).join(" · "),
       one.evidence?.auth ? el("button", { type: "button", class: "button", onclick: () => pick(one) }, "Examine") : "",
     ]),
     "Nothing was refused since the workers started.",

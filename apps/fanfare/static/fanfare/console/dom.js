@@ -73,12 +73,13 @@ export const since = (time) => duration(Math.max(0, Date.now() / 1000 - time));
 /** "1 worker", "2,000 workers". */
 export const counted = (value, noun) => `${number(value)} ${noun}${value === 1 ? "" : "s"}`;
 
-/** Shows values in a row, and replaces only the cells that have changed. */
-function showRow(row, values) {
+/** Shows values in a row, and replaces only the cells that have changed. `heads`: of the columns; a narrow page shows
+ * them in the cells. */
+function showRow(row, values, heads) {
   for (const [index, value] of values.entries()) {
     const isPlain = typeof value !== "object" || value instanceof Node || value === null;
     const { text, ...attributes } = isPlain ? { text: value } : value;
-    const cell = el(index === 0 ? "th" : "td", index === 0 ? { scope: "row", ...attributes } : attributes, text ?? "");
+    const cell = el(index === 0 ? "th" : "td", { scope: index === 0 && "row", "data-head": heads[index].textContent, ...attributes }, text ?? "");
     const before = row.cells[index];
     if (!before) {
       row.append(cell);
@@ -98,9 +99,9 @@ function showRow(row, values) {
  * row whose key is shown already stays in the page, with the focus, the selection and the opened details in it.
  */
 export function rows(body, values, empty, keys = []) {
+  const heads = body.parentElement.tHead.rows[0].cells;
   if (!values.length && empty) {
-    const columns = body.parentElement.tHead.rows[0].cells.length;
-    fill(body, el("tr", { class: "console-empty" }, el("td", { colspan: columns }, empty)));
+    fill(body, el("tr", { class: "console-empty" }, el("td", { colspan: heads.length }, empty)));
     return;
   }
   const before = new Map([...body.rows].map((row) => [row.dataset.key, row]));
@@ -108,7 +109,7 @@ export function rows(body, values, empty, keys = []) {
     const key = String(keys[index] ?? index);
     const row = before.get(key) ?? el("tr", { "data-key": key });
     before.delete(key);
-    showRow(row, cells);
+    showRow(row, cells, heads);
     return row;
   });
   const kept = new Set(shown);

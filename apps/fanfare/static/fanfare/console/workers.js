@@ -75,7 +75,7 @@ function showNode(node, workers, at) {
       String(worker.pid),
       stateOf(worker),
       worker.version,
-      { text: joined((worker.state?.jobs ?? []).filter((job) => job.state === "running")).map((job) => job.name).join("; ") || "–", class: "console-leases" },
+      { text: joined((worker.state?.jobs ?? []).filter((job) => job.state === "running")).map((job) => job.name).join("; ") || "–", class: "console-wide" },
       { text: number(worker.gauges["connections.now"] ?? 0), class: "num" },
       { text: number(worker.gauges["engine.behind"] ?? 0), class: "num" },
       { text: load(worker, at), class: "num" },
