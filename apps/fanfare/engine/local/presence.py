@@ -13,6 +13,23 @@ from fanfare.engine.local.transactions import BlockingOp, Settled, Transaction, 
 # A cache channel that stays empty is announced once in this time: it bounds the table of announced misses.
 MISS_SECONDS = 3600
 
+NO_LIMIT = 2**63 - 1
+
+# Not with RETURNING, for which SQLite fills a temporary table: it doubles the cost of a statement.
+_PRESENT_AND_OWNER = (
+    "SELECT EXISTS (SELECT 1 FROM members WHERE app = ? AND channel = ? AND user_id = ?), "
+    "(SELECT user_id FROM members WHERE app = ? AND channel = ? AND socket_id = ?)"
+)
+_OF_SOCKET = (
+    "SELECT seq, user_id, EXISTS (SELECT 1 FROM members AS other WHERE other.app = one.app "
+    "AND other.channel = one.channel AND other.user_id = one.user_id AND other.seq <> one.seq) "
+    "FROM members AS one WHERE app = ? AND channel = ? AND socket_id = ?"
+)
+_COUNT_USER = (
+    "INSERT INTO users SELECT ?1, ?2, 1 WHERE ?3 > 0 "
+    "ON CONFLICT (app, channel) DO UPDATE SET users = users + 1 WHERE users < ?3"
+)
+
 
 class Subscribe(WorkerOp):
     """A subscription that waits for the log; with a member, a user's arrival."""
@@ -34,26 +51,18 @@ class Subscribe(WorkerOp):
             return
         cursor, where = transaction.cursor, (wanted.app, wanted.channel)
         user_id, info = wanted.member
-        # The socket belonged to another user, and its leave could not be written.
-        gone = cursor.execute(
-            "DELETE FROM members WHERE app = ? AND channel = ? AND socket_id = ? AND user_id <> ? "
-            "RETURNING app, channel, user_id",
-            (*where, wanted.socket_id, user_id),
-        ).fetchall()
-        log_departures(transaction, gone)
-        present = _is_present(cursor, *where, user_id)
-        if not present and wanted.member_limit is not None:
-            users = users_of(cursor, *where)
-            if users >= wanted.member_limit:
-                self.refused = interface.too_many_members(wanted.member_limit, users)
-                return
+        [(present, owner)] = cursor.execute(_PRESENT_AND_OWNER, (*where, user_id, *where, wanted.socket_id)).fetchall()
+        if owner is not None and owner != user_id:  # the leave of the socket's last user could not be written
+            _remove(transaction, *where, wanted.socket_id)
+        if not present and not _count_user(transaction, *where, wanted.member_limit):
+            self.refused = interface.too_many_members(wanted.member_limit or 0, users_of(cursor, *where))
+            return
         cursor.execute(
             "INSERT INTO members (app, channel, user_id, socket_id, worker, info) VALUES (?, ?, ?, ?, ?, ?) "
             "ON CONFLICT (app, channel, socket_id) DO UPDATE SET info = excluded.info, worker = excluded.worker",
             (*where, user_id, wanted.socket_id, transaction.worker, info),
         )
         if not present:
-            _count_user(transaction, *where)
             transaction.log(interface.Kind.MEMBER_ADDED, *where, info.encode(), user_id=user_id)
 
 
@@ -100,11 +109,9 @@ class LeaseMember(BlockingOp):
             (*where, user_id),
         ).fetchall()
         self.joined = not known
-        if self.joined and self.limit is not None:
-            users = users_of(cursor, *where)
-            if users >= self.limit:
-                self.full = interface.too_many_members(self.limit, users)
-                return
+        if self.joined and not _count_user(transaction, *where, self.limit):
+            self.full = interface.too_many_members(self.limit or 0, users_of(cursor, *where))
+            return
         before = known[0][0] if known else "null"
         info = before if self.info is None else self.info
         until = interface.lease_until(transaction.now_ms + self.seconds * 1000)
@@ -114,7 +121,6 @@ class LeaseMember(BlockingOp):
             (*where, user_id, interface.lease_socket(user_id), until, info),
         )
         if self.joined:
-            _count_user(transaction, *where)
             transaction.log(interface.Kind.MEMBER_ADDED, *where, info.encode(), user_id=user_id)
         elif info != before:
             cursor.execute(
@@ -133,12 +139,7 @@ class ReleaseMember(BlockingOp):
         self.was_member = False
 
     def run(self, transaction: Transaction) -> None:
-        gone = transaction.cursor.execute(
-            "DELETE FROM members WHERE app = ? AND channel = ? AND socket_id = ? RETURNING app, channel, user_id",
-            (*self.where, interface.lease_socket(self.user_id)),
-        ).fetchall()
-        self.was_member = bool(gone)
-        log_departures(transaction, gone)
+        self.was_member = _remove(transaction, *self.where, interface.lease_socket(self.user_id))
 
 
 class ExpireMembers(WorkerOp):
@@ -204,11 +205,7 @@ class Leave(WorkerOp):
         self.failed = False  # not written, to be submitted again
 
     def run(self, transaction: Transaction) -> None:
-        gone = transaction.cursor.execute(
-            "DELETE FROM members WHERE app = ? AND channel = ? AND socket_id = ? RETURNING app, channel, user_id",
-            (self.app, self.channel, self.socket_id),
-        ).fetchall()
-        log_departures(transaction, gone)
+        _remove(transaction, *self.key)
 
 
 class RemoveWorker(WorkerOp):
@@ -254,10 +251,21 @@ def members_of(
     return interface.distinct_members(found.fetchall())
 
 
-def _count_user(transaction: Transaction, app: str, channel: str) -> None:
-    transaction.cursor.execute(
-        "INSERT INTO users VALUES (?, ?, 1) ON CONFLICT (app, channel) DO UPDATE SET users = users + 1", (app, channel)
-    )
+def _count_user(transaction: Transaction, app: str, channel: str, limit: int | None) -> bool:
+    """Count a user who joins. False: the channel has `limit` users already."""
+    transaction.cursor.execute(_COUNT_USER, (app, channel, NO_LIMIT if limit is None else limit))
+    return transaction.cursor.rowcount > 0
+
+
+def _remove(transaction: Transaction, app: str, channel: str, socket_id: str) -> bool:
+    """Delete the member of a socket, and announce the user's departure if it was the last one. False: there is none."""
+    cursor = transaction.cursor
+    found = cursor.execute(_OF_SOCKET, (app, channel, socket_id)).fetchall()
+    for seq, user_id, stays in found:
+        cursor.execute("DELETE FROM members WHERE seq = ?", (seq,))
+        if not stays:
+            _log_departure(transaction, app, channel, user_id)
+    return bool(found)
 
 
 def _is_present(cursor: sqlite3.Cursor, app: str, channel: str, user_id: str) -> bool:
@@ -270,9 +278,14 @@ def _is_present(cursor: sqlite3.Cursor, app: str, channel: str, user_id: str) ->
 
 def log_departures(transaction: Transaction, users: Sequence[tuple[str, str, str]]) -> None:
     """Announce those of (app, channel, user_id) whose last connection has left."""
-    cursor = transaction.cursor
     for app, channel, user_id in users:
-        if not _is_present(cursor, app, channel, user_id):
-            cursor.execute("UPDATE users SET users = users - 1 WHERE app = ? AND channel = ?", (app, channel))
-            cursor.execute("DELETE FROM users WHERE app = ? AND channel = ? AND users = 0", (app, channel))
-            transaction.log(interface.Kind.MEMBER_REMOVED, app, channel, b"", user_id=user_id)
+        if not _is_present(transaction.cursor, app, channel, user_id):
+            _log_departure(transaction, app, channel, user_id)
+
+
+def _log_departure(transaction: Transaction, app: str, channel: str, user_id: str) -> None:
+    cursor = transaction.cursor
+    cursor.execute("UPDATE users SET users = users - 1 WHERE app = ? AND channel = ? AND users > 1", (app, channel))
+    if cursor.rowcount == 0:
+        cursor.execute("DELETE FROM users WHERE app = ? AND channel = ?", (app, channel))
+    transaction.log(interface.Kind.MEMBER_REMOVED, app, channel, b"", user_id=user_id)
