@@ -115,6 +115,22 @@ async def test_entries_of_the_worker_itself_are_delivered_without_a_read(here: W
     await other.got("c", *[b"%d" % one for one in range(6)])
 
 
+async def test_joining_member_is_answered_after_the_entries_of_its_own_group(here: Worker, other: Worker) -> None:
+    answered: list[tuple[int, object]] = []
+    request = interface.SubscribeRequest(APP, "presence-c", "1.1", member=interface.Member("ann", "null"))
+    here.engine.attach(request, lambda answer: answered.append((len(here.entries), answer)))
+    appended = here.engine.append([interface.Publication(APP, "c", b"1")])
+    await appended
+    await here.until(lambda: bool(answered), "an answer")
+    [(entries, answer)] = answered
+    assert isinstance(answer, interface.SubscribeResult)
+    assert [member.user_id for member in answer.members] == ["ann"]
+    kinds = [interface.Kind.MEMBER_ADDED, interface.Kind.EVENT]
+    assert [entry.kind for entry in here.entries[:entries]] == kinds
+    assert here.engine.statistics()["reads_spared"] == 1, "the worker read its own entries"
+    await other.until(lambda: [entry.kind for entry in other.entries] == kinds, "both entries")
+
+
 async def test_handed_over_entry_equals_the_one_that_is_read(here: Worker, other: Worker) -> None:
     publications = [
         interface.Publication(APP, "c", b"plain"),

@@ -82,8 +82,9 @@ class ReadScheduler:
             self.read_soon()
 
     def read_own(self) -> None:
-        """Read what this process added in this turn of the loop. Another turn would cost a system call and handles."""
-        if self._coming or not self._added:
+        """Read what this process added in this turn of the loop, and answer its subscriptions. Another turn would cost
+        a system call and handles."""
+        if not self._coming and not self._added:
             return
         if threading.get_ident() == self._thread:
             self._coming = True
@@ -133,7 +134,7 @@ class ReadScheduler:
         taken = bool(self._added) and not self._others
         while self._added and taken:
             taken = self._reader.take(self._added.popleft())
-        if taken:
+        if taken and not self._reader.is_awaited:
             return
         self._others = False
         self._added.clear()  # it is committed, so the read finds it

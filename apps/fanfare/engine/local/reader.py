@@ -151,6 +151,11 @@ class LogReader:
     def is_following(self) -> bool:
         return self._connection is not None
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether subscriptions wait for a read."""
+        return bool(self._waiting)
+
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
@@ -209,7 +214,7 @@ class LogReader:
     def take(self, added: transactions.Added) -> bool:
         """Deliver entries that this process committed, without a read. False: a read is needed, because there is more
         to do, or something lies between them and the position."""
-        if self._stepping or self._connection is None or self._backlog or self._waiting:
+        if self._stepping or self._connection is None or self._backlog:
             return False
         if added.log != self._identity or added.after != self.position:
             return False
