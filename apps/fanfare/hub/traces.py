@@ -80,7 +80,9 @@ class Recorder:
 
     def is_due(self, newest: interface.Entry) -> bool:
         """Whether something of this read may be recorded. Called once for each read."""
-        return self._is_next(newest) or bool(self._traced) or self.on_published is not None
+        if not -SET_BACK_MS < newest.created_ms - self._sampled_ms < SAMPLE_MS:  # `_is_next`, without its call
+            return True
+        return self.on_published is not None or bool(self._traced)
 
     def _is_next(self, entry: interface.Entry) -> bool:
         """Whether no event of its interval is in the sample yet. Partitions are read with small differences. After a
