@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from fanfare.engine import interface
 from fanfare.hub import activity
+from fanfare.protocol import names
 
 EVENT, CLIENT_EVENT, MEMBER, CHANNEL = "event", "client event", "member", "channel"
 STREAM_END, REVISION = "stream end", "revision"
@@ -114,7 +115,7 @@ class Filter:
             return False
         if self.event and not matches(self.event, item.get("event", "")):
             return False
-        if self.user and item.get("user") != self.user:
+        if self.user and item.get("user") != self.user and item.get("channel") != names.USER_PREFIX + self.user:
             return False
         if self.socket and self.socket not in (item.get("socket"), item.get("exclude")):
             return False
@@ -134,7 +135,7 @@ class Filter:
         return (self.apps is None or app in self.apps) and (not self.channel or matches(self.channel, channel))
 
     def takes_rest(self, entry: interface.Entry) -> bool:
-        if self.user and entry.user_id != self.user:
+        if self.user and entry.user_id != self.user and entry.channel != names.USER_PREFIX + self.user:
             return False
         if self.socket and entry.exclude != self.socket:
             return False

@@ -33,9 +33,10 @@ def findings(
 ) -> list[Finding]:
     """`states`: the answers of the workers to the question `state`, by worker. `missing`: the names of those that did
     not answer, as far as they are known."""
-    found = [*_missing(expected, answered, missing)]
+    found: list[Finding] = []
     for state in states.values():
         found += _of_worker(state)
+    found += _missing(expected, answered, missing)  # after an engine that fails, which also silences the other workers
     found += _of_log(gauges)
     troubles: dict[str, float] = {}
     for state in states.values():
@@ -61,7 +62,7 @@ def _missing(expected: int, answered: int, names: Sequence[str]) -> Iterator[Fin
 def _of_worker(state: Mapping[str, Any]) -> Iterator[Finding]:
     name = f"{state['node']} {state['pid']}"
     if not state["engine"]["ok"]:
-        yield Finding(BAD, f"The engine of worker {name} fails: {state['engine']['reason']}", "workers")
+        yield Finding(BAD, f"The engine of worker {name} fails: {state['engine']['reason'].rstrip('.')}.", "workers")
     if state["applications"]:
         yield Finding(BAD, f"Worker {name} cannot read the applications: {state['applications']}", "workers")
     if state["mounts"]:

@@ -56,6 +56,13 @@ def test_fields_of_a_filter_hold_together() -> None:
         assert not found.takes({**item, name: value})
 
 
+def test_events_sent_to_a_user_are_found_with_the_user() -> None:
+    found = filters.parse({"user": "7"}, None)
+    for channel, expected in (("#server-to-user-7", True), ("#server-to-user-77", False), ("orders", False)):
+        assert found.takes({"type": "event", "app": "1", "channel": channel}) is expected
+        assert found.takes_entry(entry(channel)) is expected
+
+
 def test_socket_is_also_found_as_the_one_that_an_event_excludes() -> None:
     found = filters.parse({"socket": "1.2"}, None)
     assert found.takes({"type": "event", "app": "1", "exclude": "1.2"})

@@ -50,6 +50,12 @@ def test_failing_engine_is_named_with_its_worker_and_reason() -> None:
     assert texts({}, {"pid": 7, "engine": engine}) == ["bad: The engine of worker a 7 fails: The disk is full."]
 
 
+def test_failing_engine_is_named_before_the_workers_that_do_not_answer() -> None:
+    found = texts({"engine": {"ok": False, "reason": "Redis does not answer"}}, expected=2)
+    assert [one.partition(":")[0] for one in found] == ["bad", "bad"]
+    assert found[0].endswith("fails: Redis does not answer.")
+
+
 def test_failing_job_is_named_with_its_error() -> None:
     job = {"name": "webhooks", "state": "pausing", "error": "OSError: no route"}
     assert texts({"jobs": [job]}) == ["bad: The job webhooks of worker a 1 fails: OSError: no route"]
