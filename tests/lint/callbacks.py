@@ -243,7 +243,7 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ("engine/postgres/worker.py", "functools.partial(self._persist, self._restart)"): (SUPERVISOR, POSTGRES),
     ("engine/postgres/counts.py", "self.write"): (LOOP, POSTGRES),
     ("engine/postgres/counts.py", "self._announce"): (LOOP, POSTGRES),
-    ("engine/postgres/leases.py", "self._release(lease.name)"): (TASK, POSTGRES),
+    ("engine/postgres/leases.py", "self._release(name)"): (TASK, POSTGRES),
     ("engine/postgres/engine.py", "self._worker.reader.hint"): (LOOP, POSTGRES),
     ("engine/postgres/writer.py", "self._expire"): (LOOP, POSTGRES),
     ("engine/postgres/writer.py", "self._notify_later"): (LOOP, POSTGRES),

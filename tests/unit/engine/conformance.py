@@ -7,6 +7,7 @@ same deployment.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Awaitable, Callable
@@ -805,6 +806,18 @@ class Conformance:
         held.release()
         for lease in (taken, other):
             lease.release()
+
+    async def test_cancelled_wait_for_a_lease_keeps_no_lease(self, hire: Hire) -> None:
+        """It is cancelled before the store is asked, or before its answer is there."""
+        one, two = await hire(), await hire()
+        for turns in (0, 1, 2, 3, 5, 8):
+            waiting = asyncio.ensure_future(one.engine.lease("outbox"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            waiting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                (await waiting).release()
+            (await asyncio.wait_for(two.engine.lease("outbox"), 10)).release()
 
     # -- life and death ------------------------------------------------------------------------------------------------
 

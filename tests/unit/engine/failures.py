@@ -148,6 +148,20 @@ class FailureConformance:
 
     # -- the store -----------------------------------------------------------------------------------------------------
 
+    async def test_release_of_a_lease_while_the_store_is_away_is_written_later(self, deployment: Deployment) -> None:
+        one, two = await deployment.hire(), await deployment.hire()
+        lease = await one.engine.lease("outbox")
+        deployment.stop_store()
+        lease.release()
+        with contextlib.suppress(errors.EngineUnavailable):
+            await one.publish("news", b"after the release")
+        deployment.start_store()
+        for worker in (one, two):
+            await worker.until(lambda worker=worker: worker.engine.health().ok, "health is green", within=MARGIN_S)
+        later = await asyncio.wait_for(two.engine.lease("outbox"), MARGIN_S)
+        assert later.term > lease.term
+        assert one.gaps == []
+
     async def test_store_away_refuses_in_time_and_recovers_by_itself(self, deployment: Deployment) -> None:
         one, two = await deployment.hire(), await deployment.hire()
         for worker in (one, two):

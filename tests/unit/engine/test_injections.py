@@ -200,7 +200,7 @@ POSTGRES = [
         "Operation",
         announce,
     ),
-    Injection(("engine/postgres/leases.py", "Leases.release", "spawn"), leases.Leases, "_release", release),
+    Injection(("engine/postgres/leases.py", "Leases._give_back", "spawn"), leases.Leases, "_release", release),
     Injection(("engine/postgres/leases.py", "Leases.renewed", "call_later"), leases.Leases, "lose_all", end_leases),
     Injection(
         ("engine/postgres/worker.py", "Worker._reconnected", "to_thread"), database, "check_generation", cut_writer

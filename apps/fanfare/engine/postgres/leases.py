@@ -60,7 +60,11 @@ class Leases:
         await self._release(name)
         worker, asked_s = self._writer.worker, time.monotonic()
         query = sql.SQL("SELECT {}(%s, %s, %s)").format(self._address.function("lease"))
-        [(term,)] = await self._writer.ask(query, (name, worker, LEASE_S))
+        try:
+            [(term,)] = await self._writer.ask(query, (name, worker, LEASE_S))
+        except BaseException:  # a statement without an answer may have been committed
+            self._give_back(name)
+            raise
         # The heartbeat renews no lease of an earlier id, and none after the stop.
         if term is None or worker != self._writer.worker or self._is_stopped:
             return None
@@ -75,12 +79,15 @@ class Leases:
         lease.lost.set()
         if lease in self._held:
             self._held.remove(lease)
-            if not self._is_stopped:
-                self._releasing.add(lease.name)
-                self._supervisor.spawn("The release of a lease", self._release(lease.name), expected=database.RETRIED)
+            self._give_back(lease.name)
+
+    def _give_back(self, name: str) -> None:
+        """Release a lease in the database. The heartbeat tries again: it would renew the lease for ever."""
+        if not self._is_stopped:
+            self._releasing.add(name)
+            self._supervisor.spawn("The release of a lease", self._release(name), expected=database.RETRIED)
 
     async def _release(self, name: str) -> None:
-        """Give a released lease back. The heartbeat tries again: it would renew the lease for ever."""
         if name not in self._releasing:
             return
         query = sql.SQL(

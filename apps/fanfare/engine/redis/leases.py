@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 import zlib
 from collections.abc import Sequence
@@ -41,6 +42,8 @@ class Leases:
     def __init__(self, partitions: Sequence[Partition]) -> None:
         self._partitions = partitions
         self._held: list[Lease] = []
+        self._releasing: dict[str, Partition] = {}  # leases by name that may still be this worker's in the store
+        self._asked: set[str] = set()  # those whose release has no answer yet
         self._is_stopped = False
 
     async def acquire(self, name: str) -> Lease:
@@ -57,23 +60,48 @@ class Leases:
     async def _ask(self, partition: Partition, name: str) -> Lease | None:
         life = partition.life
         asked = time.monotonic()
-        answer = await partition.calls.ask(("e", name))
+        self._releasing.pop(name, None)
+        try:
+            answer = await partition.calls.ask(("e", name))
+        except BaseException:  # a call without an answer may have been run
+            self._give_back(name, partition)
+            raise
         term = answer.results[0]
+        if not term:
+            return None
         # A lease lasts as long as the last beat allows, and a new life has none of the old one's leases.
         is_due = asked - partition.beaten_s < scripts.LEASE_S - MARGIN_S
-        if not term or life != partition.life or not is_due or self._is_stopped:
+        if life != partition.life or not is_due or self._is_stopped:
+            self._give_back(name, partition)
             return None
         lease = Lease(self, partition, name, term)
         self._held.append(lease)
         return lease
 
     def release(self, lease: Lease) -> None:
-        is_held = not lease.lost.is_set()
         lease.lost.set()
         if lease in self._held:
             self._held.remove(lease)
-            if is_held and not self._is_stopped:
-                lease.partition.calls.submit(operations.Call([("r", lease.name)], operations.ignore, frees=True))
+            self._give_back(lease.name, lease.partition)
+
+    def _give_back(self, name: str, partition: Partition) -> None:
+        """Release a lease in the store. It is repeated until it is written: the heartbeat would renew the lease for
+        ever. The release of a lease that this life does not have changes nothing."""
+        if not self._is_stopped:
+            self._releasing[name] = partition
+            self.release_again()
+
+    def release_again(self) -> None:
+        for name, partition in list(self._releasing.items()):
+            if name not in self._asked:
+                self._asked.add(name)
+                settled = functools.partial(self._released, name)
+                partition.calls.submit(operations.Call([("r", name)], settled, frees=True))
+
+    def _released(self, name: str, answer: operations.Answer | None, _error: errors.EngineError | None) -> None:
+        self._asked.discard(name)
+        if answer is not None and not isinstance(answer.results[0], Exception):
+            self._releasing.pop(name, None)
 
     def expire(self, now: float) -> None:
         """Lose the leases whose partition has not answered a beat for too long."""

@@ -323,6 +323,7 @@ class Worker:
                     self._report_gap(partition, reason)
                 self.subscriptions.repeat_leaves()
                 self.sessions.repeat_releases()
+                self.leases.release_again()
                 self.subscribers.write()
             self._expire(now)
             await asyncio.sleep(TICK_S)
