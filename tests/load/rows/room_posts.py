@@ -105,6 +105,7 @@ class _Load:
         self._running = running
         self._rooms = itertools.cycle(rooms)
         self._members = {one.socket.fileno(): one for one in members}
+        self._tails = dict.fromkeys(self._members, b"")  # the last bytes of each, which may be the beginning of a mark
         self._publishers = {
             one.fileno(): one for one in (publishers.HttpConnection(running.port) for _ in range(PUBLISHERS))
         }
@@ -125,17 +126,19 @@ class _Load:
             for fd, _ in ready:
                 publisher = self._publishers.get(fd)
                 if publisher is None:
-                    self._receive(self._members[fd])
+                    self._receive(fd, self._members[fd])
                     continue
                 publisher.ready()
                 if not publisher.busy and time.perf_counter() < deadline:
                     self._send(publisher)
 
-    def _receive(self, member: connections.Connection) -> None:
+    def _receive(self, fd: int, member: connections.Connection) -> None:
         received = member.socket.recv(connections.READ_BYTES)
         if not received:
             raise errors.Lost("the server closed a connection")
-        self.delivered += received.count(events.MARKED)
+        text = self._tails[fd] + received
+        self.delivered += text.count(events.MARKED)
+        self._tails[fd] = text[1 - len(events.MARKED) :]
         if PING in received:
             member.send(connections.pong(b""))
 
