@@ -38,7 +38,7 @@ def main() -> int:
         print(heading, flush=True)
         found = figures.Figures()
         with tempfile.TemporaryDirectory(prefix="fanfare-load-") as folder, machine.pinned(cores.client):
-            _measure_all(options, chosen, plan, Path(folder), found)
+            _measure_all(options, chosen, plan, Path(folder), found, heading)
     except errors.Unsuited as error:
         _note(str(error))
         return 2
@@ -46,8 +46,6 @@ def main() -> int:
         if found.keys(row.NAME):
             print(f"\n### {row.TITLE}\n\n{report.row_table(row, found)}")
     print(f"\n### Targets\n\n{report.verdict_list(found)}\n\nTook {(time.monotonic() - started) / 60:.1f} minutes.")
-    if options.raw:
-        options.raw.write_text(report.raw(heading, found))
     if options.picture:
         options.picture.write_text(picture.drawn(found, heading.splitlines()[0].lstrip("- ")))
     if not found.samples:
@@ -57,9 +55,17 @@ def main() -> int:
 
 
 def _measure_all(
-    options: argparse.Namespace, chosen: list[subjects.Subject], plan: rows.Plan, folder: Path, found: figures.Figures
+    options: argparse.Namespace,
+    chosen: list[subjects.Subject],
+    plan: rows.Plan,
+    folder: Path,
+    found: figures.Figures,
+    heading: str,
 ) -> None:
-    """Measure every row of every subject in each run. A subject that fails a row is not measured in it again."""
+    """Measure every row of every subject in each run. A subject that fails a row is not measured in it again.
+
+    The file of `--raw` is written after each subject, so that a run that is ended keeps its samples.
+    """
     places = (folder / str(number) for number in itertools.count())
     for run, row, subject in itertools.product(range(1, options.runs + 1), options.row, chosen):
         where = f"{row.NAME}, {subject.name}"
@@ -75,6 +81,8 @@ def _measure_all(
         except (errors.LoadError, OSError, AssertionError) as error:  # the test harness raises AssertionError
             found.failures[where] = str(error).partition("\n")[0]
             _note("\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])]))
+        if options.raw:
+            options.raw.write_text(report.raw(heading, found))
 
 
 def _options() -> argparse.Namespace:
