@@ -70,3 +70,15 @@ def test_pages_name_the_killed_worker_and_go_on_at_another_one(
     for one, count in [(pid, 0), *((other, 1) for other in server.workers())]:
         cell = page.locator("#workers tr > :first-child", has_text=re.compile(rf"\s{one}\s*$"))
         expect(cell).to_have_count(count)
+
+
+def test_two_servers_of_one_machine_are_two_nodes(start: Callable[..., servers.Server], page: Page) -> None:
+    first = start("gunicorn pair")
+    second = start("uvicorn", first.deployment)
+    log_in(page, second)
+    page.goto(second.url("/admin/fanfare/console/"))
+    expect(page.locator("#verdict")).to_contain_text("3 workers on 2 nodes")
+    page.goto(second.url("/admin/fanfare/console/workers/"))
+    for one, count in ((first, 2), (second, 1)):
+        table = page.locator("#nodes table", has_text=f", server {one.main_pid}:")
+        expect(table.locator("tbody tr")).to_have_count(count)

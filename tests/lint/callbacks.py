@@ -398,6 +398,7 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
         RESTART_TEST,
     ),
     ("server/lifespan.py", "self.board.recent.run"): (SUPERVISOR, RESTART_TEST),
+    ("server/lifespan.py", "self.board.watch"): (SUPERVISOR, RESTART_TEST),
     ("server/mounts.py", "self._start()"): (
         GUARD,
         "unit/server/test_mounts.py::test_a_start_that_fails_is_logged_and_leaves_the_other_mounts_running",

@@ -30,13 +30,15 @@ def findings(
     answered: int,
     gauges: Mapping[str, float],
     missing: Sequence[str] = (),
+    faults: Sequence[Mapping[str, str]] = (),
 ) -> list[Finding]:
     """`states`: the answers of the workers to the question `state`, by worker. `missing`: the names of those that did
-    not answer, as far as they are known."""
+    not answer, as far as they are known. `faults`: what those reported without a question: `name` and `reason`."""
     found: list[Finding] = []
     for state in states.values():
         found += _of_worker(state)
     found += _missing(expected, answered, missing)  # after an engine that fails, which also silences the other workers
+    found += [Finding(BAD, f"Worker {one['name']} reads no events: {one['reason']}", "workers") for one in faults]
     found += _of_log(gauges)
     troubles: dict[str, float] = {}
     for state in states.values():

@@ -123,6 +123,7 @@ class Server:
         self._parent_listens: Callable[[], bool] = lambda: False
         self._served_from_s = 0.0  # by parent_process.now_s()
         self._workers = 1  # the number of workers, if the ASGI server reports it
+        self.server_pid = os.getpid()  # the process of the ASGI server that started this worker
         self._transport: dict[str, str] = {}  # the parts of the ASGI server, if it reports them
 
     def answer_directly(self, requests: direct_http.Handler, handshakes: protocol.Handler, *, below: Any) -> None:
@@ -202,6 +203,7 @@ class Server:
             )
             self.reports.introduce()
             self.tasks.run("samples for the console", self.board.recent.run)
+            self.tasks.run("check of the worker", self.board.watch)
             self.tasks.run("moves of the log", self._follow_moves)
             if DAPHNE in sys.modules and not self._has_lifespan:
                 self._drain_at_signals(self._stop_for_good)
@@ -368,6 +370,7 @@ class Server:
             self.tasks.run("heartbeat", functools.partial(parent_process.keep_alive, config))
         parent = parent_process.pid(config)
         if parent is not None:
+            self.server_pid = parent
             self.tasks.run("watch over the parent process", functools.partial(parent_process.watch, parent))
 
     def _has_others(self) -> bool:

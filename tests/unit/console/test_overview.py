@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from fanfare.console import board, recent, verdict
+from fanfare.console import board, recent, reports, verdict
 from fanfare.console.reports import Collection, Report
 from fanfare.console.survey import Answers
 from fanfare.runtime.supervisor import Supervisor
+from fanfare.server import probe
+from tests.harness import waiting
+from tests.unit.console import workers
 
 STATE: dict[str, Any] = {
     "node": "a",
@@ -158,7 +164,8 @@ class Fleet:
 
 
 def board_of(fleet: Fleet) -> board.Board:
-    parts = SimpleNamespace(tasks=Supervisor(), reports=fleet, survey=fleet)
+    hub = SimpleNamespace(on_control=lambda command, handler: None)
+    parts = SimpleNamespace(hub=hub, tasks=Supervisor(), reports=fleet, survey=fleet)
     return board.Board(parts, dict, dict)  # type: ignore[arg-type]
 
 
@@ -238,13 +245,90 @@ async def test_engine_that_accepts_and_does_not_deliver_fails_by_the_probe() -> 
         return "This worker has not read back an entry of its own within 5 s."
 
     parts: Any = SimpleNamespace(
-        hub=SimpleNamespace(engine=SimpleNamespace(health=lambda: SimpleNamespace(ok=True, reason=""))),
+        hub=SimpleNamespace(
+            engine=SimpleNamespace(health=lambda: SimpleNamespace(ok=True, reason="")),
+            on_control=lambda command, handler: None,
+        ),
         survey=SimpleNamespace(on=lambda question, answer: None),
         background=SimpleNamespace(statuses=()),
         loader=SimpleNamespace(problem=None),
         mounts=SimpleNamespace(problem=""),
         drain=SimpleNamespace(is_draining=False),
         probe=SimpleNamespace(problem=problem),
+        server_pid=1,
     )
     state = await board.Board(parts, dict, dict).state()
     assert state["engine"] == {"ok": False, "reason": await problem()}
+
+
+@contextlib.asynccontextmanager
+async def board_on_log(folder: Path, name: str) -> AsyncIterator[tuple[workers.Worker, board.Board]]:
+    """A worker on the shared log, with its board."""
+    worker, tasks = workers.Worker(folder, name), Supervisor()
+    parts: Any = SimpleNamespace(
+        hub=worker.hub,
+        tasks=tasks,
+        survey=worker.survey,
+        background=SimpleNamespace(statuses=()),
+        loader=SimpleNamespace(problem=None),
+        mounts=SimpleNamespace(problem=""),
+        drain=SimpleNamespace(is_draining=False),
+        probe=probe.Probe(worker.hub, tasks),
+        server_pid=1,
+    )
+    parts.reports = reports.Reports(worker.hub, tasks, counters=dict, gauges=dict, version="1.0")
+    parts.reports.worker = parts.survey.worker
+    shown = board.Board(parts, dict, dict)
+    await worker.start()
+    tasks.run("check of the worker", shown.watch)
+    try:
+        yield worker, shown
+    finally:
+        await tasks.stop()
+        await worker.hub.stop()
+
+
+async def test_worker_that_reads_nothing_tells_the_others_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name, seconds in (
+        (board, "CHECK_S", 0.2),
+        (board, "CONFIRM_S", 0.3),
+        (board, "FAULT_S", 30.0),
+        (board, "EVERY_S", 0.0),
+        (probe, "FRESH_S", 0.1),
+        (probe, "VALID_S", 0.2),
+        (probe, "WAIT_S", 0.1),
+    ):
+        monkeypatch.setattr(module, name, seconds)
+    async with board_on_log(tmp_path, "one") as (one, shown), board_on_log(tmp_path, "two") as (two, _):
+        await workers.until_known(one, two)
+        reader = two.hub.engine._worker.reader  # type: ignore[attr-defined]
+        with monkeypatch.context() as broken:
+            broken.setattr(reader, "_deliver", lambda entries: None)
+
+            async def is_told() -> bool:
+                snapshot = await shown.snapshot()
+                return len(snapshot["findings"]) == 2 and len(snapshot["faults"]) == 1
+
+            await waiting.until_async(is_told, 15, "the worker tells its fault")
+            missing, fault = (found["text"] for found in (await shown.snapshot())["findings"])
+            assert missing.startswith(f"1 worker of 2 did not answer within a second ({board._name()}): ")
+            reason = "This worker has not read back an entry of its own within 0.2 s."
+            assert fault == f"Worker {board._name()} reads no events: {reason}"
+
+        async def is_well() -> bool:
+            return not (await shown.snapshot())["findings"]
+
+        await waiting.until_async(is_well, 15, "the worker reads again")
+
+
+async def test_worker_keeps_the_server_that_it_last_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(board, "EVERY_S", 0.0)
+    states = [{"w": STATE | {"server": 7}}, {}, {"w": STATE}]  # the last one is of an older release
+
+    class Answering(Fleet):
+        async def ask(self, _question: str) -> Answers:
+            return Answers(states.pop(0), 0)
+
+    shown = board_of(Answering())
+    assert [(await shown.snapshot())["workers"][0]["server"] for _ in range(3)] == [7, 7, 7]
+    assert (await board_of(Fleet()).snapshot())["workers"][0]["server"] is None

@@ -15,7 +15,7 @@ function showVerdict(report) {
   const isBad = report.findings.some((finding) => finding.level === "bad");
   const section = place("verdict");
   section.dataset.state = isBad ? "bad" : report.findings.length ? "warn" : "good";
-  const nodes = new Set(report.workers.map((worker) => worker.node)).size;
+  const nodes = new Set(report.workers.map((worker) => `${worker.node} ${worker.server}`)).size;
   const all = `${counted(report.workers.length, "worker")} on ${counted(nodes, "node")}`;
   const text = isBad ? "Something is wrong" : report.findings.length ? "Something needs attention" : "All is well";
   const items = report.findings.map((finding) => {

@@ -56,19 +56,20 @@ function buttons(worker) {
 
 const HEAD = [["Worker"], ["State"], ["Version"], ["Leases"], ["Connections", "num"], ["Lag", "num"], ["CPU", "num"], ["Memory", "num"], ["Age", "num"], [""]];
 
-const shown = new Map(); // by node: its table
+const shown = new Map(); // by server: its table
 
-function section(node) {
+function section(key) {
   const head = HEAD.map(([text, name]) => el(text ? "th" : "td", text ? { scope: "col", class: name } : {}, text));
   const table = el("table", {}, el("caption"), el("thead", {}, el("tr", {}, head)), el("tbody"));
-  nodes.append(el("div", { class: "console-scroll", tabindex: 0, role: "region", "aria-label": `Workers of ${node}` }, table));
+  nodes.append(el("div", { class: "console-scroll", tabindex: 0, role: "region" }, table));
+  shown.set(key, table);
   return table;
 }
 
-function showNode(node, workers, at) {
-  if (!shown.has(node)) shown.set(node, section(node));
-  const table = shown.get(node);
-  table.caption.textContent = `${node}: ${counted(workers.length, "worker")}`;
+function showServer(key, name, workers, at) {
+  const table = shown.get(key) ?? section(key);
+  table.parentElement.ariaLabel = `Workers of ${name}`;
+  table.caption.textContent = `${name}: ${counted(workers.length, "worker")}`;
   rows(
     table.tBodies[0],
     workers.map((worker) => [
@@ -88,15 +89,26 @@ function showNode(node, workers, at) {
   );
 }
 
+function showSilent({ expected, faults, workers }) {
+  const missing = expected - workers.length;
+  const texts = faults.map(({ name, reason }) => `Worker ${name} reads no events: ${reason}`);
+  if (missing > 0) texts.unshift(`${number(missing)} of ${counted(expected, "worker")} ${missing === 1 ? "does" : "do"} not answer. A worker that was killed is removed from this count after some seconds.`);
+  silent.hidden = !texts.length;
+  if (silent.textContent !== texts.join(" ")) silent.textContent = texts.join(" "); // a screen reader reads a change
+}
+
 for await (const report of stream("overview")) {
-  const byNode = Map.groupBy(report.workers, (worker) => worker.node);
-  const missing = report.expected - report.workers.length;
-  silent.hidden = missing <= 0;
-  silent.textContent = `${number(missing)} of ${counted(report.expected, "worker")} ${missing === 1 ? "does" : "do"} not answer. A worker that was killed is removed from this count after some seconds.`;
-  for (const [node, table] of shown) {
-    if (byNode.has(node)) continue;
+  showSilent(report);
+  const byServer = Map.groupBy(report.workers, ({ node, server }) => `${node} ${server}`);
+  for (const [key, table] of shown) {
+    if (byServer.has(key)) continue;
     table.parentElement.remove();
-    shown.delete(node);
+    shown.delete(key);
   }
-  for (const [node, workers] of byNode) showNode(node, workers, report.at);
+  for (const [key, workers] of byServer) {
+    const [{ node, server }] = workers;
+    // A machine may have several servers: each is named by the id of its process, too.
+    const isOnly = report.workers.every((one) => one.node !== node || one.server === server);
+    showServer(key, isOnly ? node : `${node}, server ${server ?? "unknown"}`, workers, report.at);
+  }
 }
