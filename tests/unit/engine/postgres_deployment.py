@@ -7,13 +7,14 @@ import functools
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from urllib.parse import quote
 
 import psycopg
 
 from fanfare.engine import interface
-from fanfare.engine.postgres import database, leases, upkeep
+from fanfare.engine.postgres import database, leases, moving, upkeep
 from fanfare.engine.postgres import engine as postgres_engine
 from tests.harness import postgresql, waiting
 from tests.unit.engine import deployments
@@ -141,3 +142,11 @@ class PostgresDeployment(deployments.Deployment):
     def _execute_once(self, statement: str) -> None:
         with contextlib.closing(self._cluster.connect("realtime")) as connection:
             connection.execute(statement)  # type: ignore[call-overload]
+
+
+def hold_frozen(url: str, pipe: Connection) -> None:
+    """Hold the log as a move does, in a process of its own, until the pipe answers."""
+    moving.HELD_S = 2.0  # type: ignore[misc]
+    with moving.PostgresStore(url).frozen():
+        pipe.send(True)
+        pipe.recv()

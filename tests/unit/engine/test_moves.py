@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import multiprocessing
+import os
 import re
+import signal
 import threading
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -20,6 +23,7 @@ from fanfare.engine.redis import address
 from fanfare.engine.redis import moving as redis_moving
 from fanfare.engine.redis.engine import RedisEngine
 from tests.harness import postgresql, redisserver, waiting
+from tests.unit.engine import postgres_deployment
 from tests.unit.engine.workers import APP, Worker
 
 PAIRS = [
@@ -443,17 +447,37 @@ async def test_old_store_goes_on_after_a_move_that_failed(
     with pytest.raises(errors.EngineUnavailable, match="not complete yet"):
         await Worker(new.engine()).open()
 
-    async def publishes() -> bool:
-        try:
-            await worker.publish("kept", b"2", retention=KEPT, idempotency_key="2")
-        except errors.EngineUnavailable:
-            return False
-        return True
-
-    await waiting.until_async(publishes, WITHIN, "the old store goes on")
+    await waiting.until_async(lambda: acknowledges(worker), WITHIN, "the old store goes on")
     await move(old, new)
     after = await new.hire()
     assert [entry.body for entry in (await after.read("kept", 0, 10))[0]] == [b"1", b"2"]
+
+
+async def test_postgresql_goes_on_by_itself_while_the_process_of_a_move_is_stopped(
+    place: Callable[[str], Place],
+) -> None:
+    old = place("postgres")
+    worker = await old.hire()
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=postgres_deployment.hold_frozen, args=(old.name, theirs), daemon=True)
+    process.start()
+    try:
+        assert await asyncio.to_thread(ours.poll, WITHIN), "the log is frozen"
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGSTOP)
+        await waiting.until_async(lambda: acknowledges(worker), WITHIN, "the old store takes events")
+    finally:
+        process.kill()
+        process.join()
+
+
+async def acknowledges(worker: Worker) -> bool:
+    try:
+        await worker.publish("kept", b"2", retention=KEPT, idempotency_key="2")
+    except errors.EngineUnavailable:
+        return False
+    return True
 
 
 class Killed(Exception):

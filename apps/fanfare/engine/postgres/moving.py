@@ -14,6 +14,9 @@ from fanfare.engine import errors, interface, moves
 from fanfare.engine.postgres import database, pending, writer
 
 LOCK_S: Final = 5.0
+HELD_S: Final = moves.FROZEN_S + 7.0
+# That end a transaction; the last one from PostgreSQL 17 on.
+_TIMEOUTS: Final = ["idle_in_transaction_session_timeout", "tcp_user_timeout", "transaction_timeout"]
 
 _STREAM: Final = 'app, channel, epoch, "offset", kept_from, size, seconds'
 _MS: Final = "(EXTRACT(EPOCH FROM {}) * 1000)::bigint"
@@ -103,10 +106,15 @@ class PostgresStore(moves.Store):
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        """One transaction that holds the log's lock. It ends with this process."""
+        """One transaction that holds the log's lock. It ends with this process. If the process is stopped, the server
+        ends it after `HELD_S`, whether it waits for a statement or for the connection to take more of an answer."""
         with self._reported() as connection:
             connection.execute(f"SET lock_timeout = '{LOCK_S:g}s'")
             with connection.transaction():
+                connection.execute(
+                    "SELECT set_config(name, %s, true) FROM pg_settings WHERE name = ANY(%s)",
+                    (f"{HELD_S * 1000:.0f}", _TIMEOUTS),
+                )
                 connection.execute(
                     "SELECT pg_advisory_xact_lock(%s, %s)", (database.LOCK_CLASS, self._address.lock_key)
                 )
