@@ -212,7 +212,7 @@ POSTGRES = (
     _mutant(
         "a leave is not retried",
         AWAY,
-        (f"{_POSTGRES}subscriptions:Subscriptions.leave", "self._leaving[key] = True", "pass"),
+        ("fanfare.engine.leaves:Leaves.begin", "leave.failed = True", "pass"),
     ),
     _mutant(
         "dead workers are never removed",

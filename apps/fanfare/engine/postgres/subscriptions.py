@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 from typing import Final
 
-from fanfare.engine import errors, interface
+from fanfare.engine import errors, interface, leaves
 from fanfare.engine.postgres import operations
 from fanfare.engine.postgres.counts import SubscriberCounts
 from fanfare.engine.postgres.reader import Reader
@@ -15,7 +15,7 @@ MISS_SECONDS: Final = 3600
 
 
 class Subscriptions:
-    """A leave whose write failed is submitted again, unless its socket has subscribed again."""
+    """A leave whose write failed is repeated by `repeat_leaves`."""
 
     def __init__(
         self, writer: Writer, reader: Reader, counts: SubscriberCounts, counters: collections.Counter[str]
@@ -23,8 +23,7 @@ class Subscriptions:
         self._writer = writer
         self._reader = reader
         self._counts = counts
-        self._counters = counters
-        self._leaving: dict[tuple[str, str, str], bool] = {}  # True: it failed and is to be submitted again
+        self._leaves = leaves.Leaves(counters)
         self._is_stopped = False
 
     def stop(self) -> None:
@@ -39,7 +38,7 @@ class Subscriptions:
             self._reader.settle(wanted, ready)
             return
         self._counts.write()
-        self._leaving.pop((wanted.app, wanted.channel, wanted.socket_id), None)
+        self._leaves.joined((wanted.app, wanted.channel, wanted.socket_id))
         operation = operations.Operation("touch")
         if wanted.member is not None:
             operation = operations.Operation(
@@ -93,23 +92,14 @@ class Subscriptions:
 
         return answered
 
-    def leave(self, key: tuple[str, str, str]) -> None:
+    def leave(self, key: leaves.Key) -> None:
         app, channel, socket_id = key
-        self._leaving[key] = False
-
-        def settled(_rows: dict[int, operations.Row], error: errors.EngineError | None) -> None:
-            if key not in self._leaving:
-                return
-            if error is None:
-                del self._leaving[key]
-            else:
-                self._counters["leaves_retried"] += 1
-                self._leaving[key] = True
-
-        self._writer.submit(operations.Call([operations.Operation("leave", app, channel, key=socket_id)], settled))
+        settled = self._leaves.begin(key)
+        operation = operations.Operation("leave", app, channel, key=socket_id)
+        self._writer.submit(operations.Call([operation], lambda _rows, error: settled(error is None)))
 
     def repeat_leaves(self) -> None:
-        for key in [key for key, failed in self._leaving.items() if failed]:
+        for key in self._leaves.failed():
             self.leave(key)
 
     def admit(self, app: str, limit: int, ready: interface.Ready) -> None:

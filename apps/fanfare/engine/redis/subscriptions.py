@@ -5,14 +5,14 @@ from __future__ import annotations
 import collections
 from collections.abc import Callable
 
-from fanfare.engine import errors, interface
+from fanfare.engine import errors, interface, leaves
 from fanfare.engine.redis import operations
 from fanfare.engine.redis.counts import SubscriberCounts
 from fanfare.engine.redis.partition import Partition
 
 
 class Subscriptions:
-    """A leave whose write failed is submitted again, unless its socket has subscribed again."""
+    """A leave whose write failed is repeated by `repeat_leaves`."""
 
     def __init__(
         self,
@@ -22,10 +22,9 @@ class Subscriptions:
     ) -> None:
         self._of = of
         self._subscribers = subscribers
-        self._counters = counters
         # By partition, application and socket: the users that are signed in here.
         self._users: dict[Partition, dict[tuple[str, str], interface.Member]] = collections.defaultdict(dict)
-        self._leaving: dict[tuple[str, str, str], bool] = {}  # True: it failed and is to be submitted again
+        self._leaves = leaves.Leaves(counters)
 
     def attach(self, wanted: interface.SubscribeRequest, ready: interface.Ready) -> None:
         if wanted.durable:
@@ -34,7 +33,7 @@ class Subscriptions:
         member = wanted.member
         todo: list[operations.Operation] = []
         if member is not None:
-            self._leaving.pop((wanted.app, wanted.channel, wanted.socket_id), None)
+            self._leaves.joined((wanted.app, wanted.channel, wanted.socket_id))
             todo.append(_join(wanted.app, wanted.channel, wanted.socket_id, member, wanted.member_limit))
             if wanted.channel == interface.USERS:
                 self._users[partition][wanted.app, wanted.socket_id] = member
@@ -49,27 +48,18 @@ class Subscriptions:
         # A subscriber that reads nothing gets a want too: it must wait for the barrier, and after a gap.
         partition.calls.submit(operations.Call(todo, settled, wants=wants or [("n", "")]))
 
-    def leave(self, key: tuple[str, str, str]) -> None:
+    def leave(self, key: leaves.Key) -> None:
         app, channel, socket_id = key
-        self._leaving[key] = False
         partition = self._of(app, channel)
         if channel == interface.USERS:
             self._users[partition].pop((app, socket_id), None)
-
-        def settled(answer: operations.Answer | None, _error: errors.EngineError | None) -> None:
-            if key not in self._leaving:
-                return
-            if answer is not None:
-                del self._leaving[key]
-            else:
-                self._counters["leaves_retried"] += 1
-                self._leaving[key] = True
-
+        settled = self._leaves.begin(key)
         operation = ("l", operations.identity(app, channel), app, channel, socket_id)
-        partition.calls.submit(operations.Call([operation], settled, frees=True))
+        call = operations.Call([operation], lambda _answer, error: settled(error is None), frees=True)
+        partition.calls.submit(call)
 
     def repeat_leaves(self) -> None:
-        for key in [key for key, failed in self._leaving.items() if failed]:
+        for key in self._leaves.failed():
             self.leave(key)
 
     def repeat_users(self, partition: Partition) -> None:
