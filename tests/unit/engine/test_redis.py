@@ -509,6 +509,29 @@ async def test_full_memory_refuses_publications_and_nothing_else() -> None:
         await worker.engine.close()
 
 
+async def test_socket_that_joins_and_leaves_during_a_gap_is_no_member(url: str) -> None:
+    """After a gap joins wait until the hub has closed the affected connections, and other writes do not."""
+    answers: list[object] = []
+
+    def join_and_leave(_reason: str, _partition: int | None) -> None:
+        engine.post(interface.Publication(APP, "presence-c", b"before"), answers.append)
+        engine.when_written(lambda: None)  # the partition settles until this is called
+        member = interface.Member("ann", "null")
+        engine.attach(interface.SubscribeRequest(APP, "presence-c", "1.1", member=member), answers.append)
+        engine.leave(APP, "presence-c", "1.1")
+
+    engine = redis_engine.RedisEngine(url)
+    worker = Worker(engine)
+    await engine.open(lambda _entries: None, join_and_leave)
+    partition = engine._worker.all[engine.partition(APP, "presence-c")]  # type: ignore[union-attr]
+    partition.guarded(partition.gap, "trimmed")
+    await worker.until(lambda: answers, "the join is answered")
+    await worker.written()
+    assert isinstance(answers[0], interface.SubscribeResult)
+    assert await worker.members("presence-c") == []
+    await engine.close()
+
+
 async def test_holder_from_which_a_session_was_taken_does_not_write_it_after_its_release(
     hire: conformance.Hire,
 ) -> None:

@@ -144,6 +144,7 @@ class CallQueue:
         """The next calls. After a gap none with a subscriber, and with full memory those that free some alone."""
         group: list[Call] = []
         kept: collections.deque[Call] = collections.deque()
+        joins: set[operations.Operation] = set()  # of kept calls: the leaves of their sockets are kept too
         histories: set[operations.Want] = set()
         count = size = 0
         is_settling = self._partition.is_settling
@@ -155,8 +156,9 @@ class CallQueue:
             if len(histories) >= GROUP_HISTORIES or (self.is_full and group and call.frees is not group[0].frees):
                 break
             self._pending.popleft()
-            if is_settling and call.wants:
+            if is_settling and (call.wants or operations.sockets(call, "l") & joins):
                 kept.append(call)
+                joins |= operations.sockets(call, "j")
                 continue
             self._pending_bytes -= call.size
             group.append(call)

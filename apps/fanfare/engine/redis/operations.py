@@ -44,6 +44,11 @@ class Call:
     is_settled: bool = False
 
 
+def sockets(call: Call, name: str) -> set[Operation]:
+    """The channels and sockets of the joins (`j`) or leaves (`l`) of a call."""
+    return {operation[1:5] for operation in call.operations if operation[0] == name}
+
+
 def settle(calls: Sequence[Call] | collections.deque[Call], error: errors.EngineError) -> None:
     for call in calls:
         settle_one(call, None, error)
