@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import OpenWindow
-from tests.harness import parts, servers, waiting
+from tests.harness import calls, parts, pusherjs, servers, waiting
 
 
 def landing(window: OpenWindow, server: servers.Server) -> Page:
@@ -57,6 +57,30 @@ def test_snippet_of_pusher_js_gets_the_events_of_the_others(debug: servers.Serve
         assert done.returncode == 0, f"{name}: {done.stderr}"
         expect(page.locator("#heard li")).to_have_count(count)
         waiting.until(functools.partial(has_logged, reader, logged, count), 30, f"the event of {name}")
+
+
+def test_snippet_of_echo_gets_the_events_of_django_code(debug: servers.Server, window: OpenWindow) -> None:
+    page = landing(window, debug)
+    subscribed = 'echo.channel("orders").subscribed(() => console.log("subscribed"));'
+    code = f"globalThis.window = globalThis;\n{snippet(page, 'Echo')}\n{subscribed}"
+    with pusherjs.Runtime() as runtime, runtime.module(code) as lines:
+        assert next(lines) == "subscribed"
+        debug.deployment.manage("shell", "--no-imports", "-c", snippet(page, "Django"))
+        assert next(lines) == "order 42"
+
+
+def test_snippet_of_htmx_loads_the_list_again_at_each_event(debug: servers.Server, window: OpenWindow) -> None:
+    page, reader = landing(window, debug), window()
+    with pusherjs.Runtime():  # installs the npm packages
+        reader.goto(debug.url("/static/fanfare/site.css"))
+    loads: list[str] = []
+    reader.route("**/orders/", lambda route: (loads.append("load"), route.fulfill(body=f"<li>{len(loads)}</li>")))
+    htmx = (pusherjs.CLIENTS / "node_modules/htmx.org/dist/htmx.min.js").read_text(encoding="utf-8")
+    reader.set_content(f"<!doctype html><script>{htmx}</script>{snippet(page, 'HTMX')}")
+    expect(reader.locator("ul li")).to_have_text("1")
+    reader.wait_for_function("pusher.channel('orders').subscribed")
+    calls.publish(debug, "orders", "created", "{}")
+    expect(reader.locator("ul li")).to_have_text("2")
 
 
 def has_logged(reader: Page, logged: list[str], count: int) -> bool:

@@ -10,7 +10,8 @@ import contextlib
 import json
 import os
 import subprocess
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Self
 
 from tests.harness import parts, servers, sockets
@@ -18,6 +19,7 @@ from tests.harness.deployments import REPOSITORY, Application
 
 CLIENTS = REPOSITORY / "tests" / "clients"
 INSTALL_SECONDS = 120
+MODULE_SECONDS = 30.0
 LINE_BYTES = 4 * 1024 * 1024  # one line of output can hold a large event or presence snapshot
 
 Report = dict[str, Any]  # one line of the driver's output
@@ -42,6 +44,30 @@ class Runtime:
         return self
 
     def __exit__(self, *_: object) -> None: ...
+
+    @contextlib.contextmanager
+    def module(self, code: str, **environment: str) -> Iterator[Iterator[str]]:
+        """Run a module in Node; the lines that it prints. It is ended after the block."""
+        process = subprocess.Popen(
+            [self.executable, "--input-type=module"],
+            cwd=CLIENTS,
+            env={"PATH": "/usr/bin:/bin", **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        timer = threading.Timer(MODULE_SECONDS, process.kill)
+        with process:
+            timer.start()
+            try:
+                assert process.stdin is not None
+                assert process.stdout is not None
+                process.stdin.write(code)
+                process.stdin.close()
+                yield (line.rstrip("\n") for line in process.stdout)
+            finally:
+                timer.cancel()
+                process.kill()
 
     @contextlib.asynccontextmanager
     async def node(self, *, plugin: bool = False) -> AsyncIterator[Node]:

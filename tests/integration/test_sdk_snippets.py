@@ -7,7 +7,6 @@ import functools
 import json
 import queue
 import re
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,8 +21,6 @@ from tests.sdks import backends
 from tests.unit.docs import pages
 
 Name = Callable[[str], str]
-
-PATIENCE_S = 20.0
 
 REPORT_EVENT = """
 pusher.subscribe(CHANNEL)
@@ -82,24 +79,7 @@ def node(pusher_js: pusherjs.Runtime) -> Iterator[Callable[..., Iterator[str]]]:
     with contextlib.ExitStack() as stack:
 
         def run(code: str, **environment: str) -> Iterator[str]:
-            process = subprocess.Popen(
-                [pusher_js.executable, "--input-type=module"],
-                cwd=pusherjs.CLIENTS,
-                env={"PATH": "/usr/bin:/bin", **environment},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            stack.enter_context(process)
-            stack.callback(process.kill)
-            timer = threading.Timer(PATIENCE_S, process.kill)
-            timer.start()
-            stack.callback(timer.cancel)
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdin.write(code)
-            process.stdin.close()
-            return (line.rstrip("\n") for line in process.stdout)
+            return stack.enter_context(pusher_js.module(code, **environment))
 
         yield run
 
