@@ -10,6 +10,7 @@ the member leaves when the lease expires.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from types import TracebackType
@@ -65,7 +66,12 @@ class member:  # noqa: N801  (used like a function)
     async def __aenter__(self) -> Lease:
         application = await sync_to_async(target.application)(self._app)
         self._lease = Lease(application, *self._arguments)
-        await sync_to_async(self._lease.begin, thread_sensitive=False)()
+        try:
+            await sync_to_async(self._lease.begin, thread_sensitive=False)()
+        except asyncio.CancelledError:
+            # The thread of `begin` runs on, and no `__aexit__` follows.
+            await sync_to_async(self._lease.end, thread_sensitive=False)()
+            raise
         return self._lease
 
     async def __aexit__(

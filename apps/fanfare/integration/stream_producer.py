@@ -213,8 +213,8 @@ class Producer:
             self.end(State.FAILED)
         else:  # the task was cancelled, the process is ending
             self.end(State.INTERRUPTED)
-        if self.failure is not None and not self._ended.done():
-            self._ended.set_exception(self.failure)
+        if self.failure is not None:
+            self._finish(self.failure)
         return self._ended
 
     # -- the flusher's side --------------------------------------------------------------------------------------------
@@ -298,8 +298,7 @@ class Producer:
                 )
         if has_ended:
             flusher().remove(self)
-            if not self._ended.done():
-                self._ended.set_result(None)
+            self._finish(None)
 
     def _refused(self, receipt: interface.StreamReceipt) -> None:
         """The engine refused a write, because the stream has changed since the last one. Raises EngineError."""
@@ -339,8 +338,17 @@ class Producer:
         """Later appends raise this."""
         flusher().remove(self)
         self.failure = error
-        if not self._ended.done():
-            self._ended.set_exception(error)
+        self._finish(error)
+
+    def _finish(self, error: errors.FanfareError | None) -> None:
+        """Set the result of `_ended`, once: the producer's thread and the flusher may both come here."""
+        with self._lock:
+            if self._ended.done():
+                return
+            if error is None:
+                self._ended.set_result(None)
+            else:
+                self._ended.set_exception(error)
 
 
 def _was_done(write: interface.StreamWrite, receipt: interface.StreamReceipt) -> bool:

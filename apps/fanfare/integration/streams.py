@@ -85,7 +85,11 @@ class stream:  # noqa: N801  (used like a function)
     async def __aenter__(self) -> AsyncStream:
         # The database belongs to the thread of this context; a wait for the log must not block it.
         producer = await sync_to_async(_prepare, thread_sensitive=True)(*self._arguments)
-        await sync_to_async(producer.open, thread_sensitive=False)()
+        try:
+            await sync_to_async(producer.open, thread_sensitive=False)()
+        except asyncio.CancelledError as error:
+            producer.end_after(error)  # the thread of `open` runs on, and no `__aexit__` follows
+            raise
         self._producer = producer
         return AsyncStream(producer)
 

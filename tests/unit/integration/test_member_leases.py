@@ -115,6 +115,32 @@ async def test_block_ends_while_the_log_is_away(
     assert "its lease expires in 30 s: away" in caplog.text
 
 
+async def test_task_that_is_cancelled_while_it_joins_leaves_no_member(
+    here: Any, worker: workers.Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that joins cannot be cancelled, and its renewals would keep the member for the process's life."""
+    lease, joining, go_on = here.lease_member, threading.Event(), threading.Event()
+
+    def slow(*arguments: Any, **more: Any) -> Any:
+        joining.set()
+        go_on.wait()
+        return lease(*arguments, **more)
+
+    async def join() -> None:
+        async with presence.member(CHANNEL, fanfare.UserData("bot")):
+            pytest.fail("the block is not entered")
+
+    monkeypatch.setattr(here, "lease_member", slow)
+    task = asyncio.ensure_future(join())
+    await asyncio.to_thread(joining.wait)
+    task.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await worker.until(lambda: len(worker.entries) == 2, "the member has left", PATIENCE_S)
+    assert [kind for kind, _ in changes(worker)] == [interface.Kind.MEMBER_ADDED, interface.Kind.MEMBER_REMOVED]
+
+
 async def test_full_channel_is_refused_with_both_numbers(worker: workers.Worker, application: Any) -> None:
     application.max_presence_members = 1
     await application.asave()

@@ -245,6 +245,32 @@ async def test_cancelled_task_interrupts_the_stream(hub: hubs.Hub) -> None:
     await page.until("a", "interrupted")
 
 
+async def test_task_that_is_cancelled_while_it_opens_its_stream_interrupts_it(
+    hub: hubs.Hub, here: local_engine.LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that opens it cannot be cancelled, and the flusher would renew the lease for the process's life."""
+    page = Page().subscribe(hub)
+    write, opening, go_on = here.write_streams, threading.Event(), threading.Event()
+
+    def slow(writes: Any, timeout: float | None = None) -> Any:
+        opening.set()
+        go_on.wait()
+        return write(writes, timeout)
+
+    async def produce() -> None:
+        async with fanfare.stream(CHANNEL, "answer", id="a"):
+            pytest.fail("the block is not entered")
+
+    monkeypatch.setattr(here, "write_streams", slow)
+    task = asyncio.ensure_future(produce())
+    await asyncio.to_thread(opening.wait)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    go_on.set()
+    await page.until("a", "interrupted")
+
+
 async def test_repeated_task_continues_by_the_numbers_of_its_tokens(hub: hubs.Hub) -> None:
     tokens = [f"<{number}>" for number in range(1, 21)]
     page = Page().subscribe(hub)
