@@ -1,4 +1,4 @@
-"""Streams in remote mode: the requests of a process with many streams, against the API of a real hub and log."""
+"""The requests of remote mode, against the API of a real hub and log: those of many streams, and their order."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from fanfare.hub import streams
 from fanfare.integration.remote import client as remote_client
 from fanfare.integration.remote import engine as remote_engine
 from fanfare.integration.remote import streams as remote_streams
+from fanfare.protocol import publications, revocations, termination
 from fanfare.protocol import streams as stream_rules
 from tests.unit.api import fakes
 
@@ -202,3 +203,18 @@ def test_batches_are_within_the_limits_of_the_api() -> None:
     large, small = piece("a", "\0" * 100_000), piece("a", "x")  # 600 kB of JSON
     assert sizes(small, large, large, small, small) == [1, 1, 1, 2]
     assert sizes() == []
+
+
+@pytest.mark.parametrize(
+    ("command", "path"),
+    [
+        (revocations.publications("7", "token-1", expires=None, now=0.0), "capabilities/token-1/revoke"),
+        (termination.publications("7", "ann", reconnect=False, now=0.0), "users/ann/terminate_connections"),
+    ],
+)
+async def test_command_is_sent_after_the_events_before_it(
+    engine: WiredEngine, command: list[interface.Publication], path: str
+) -> None:
+    event = publications.build(APPLICATION, "orders", "created", "{}", exclude=None, idempotency_key=None)
+    await asyncio.to_thread(engine.append_blocking, [event, *command, event, event])
+    assert engine.paths == ["events", path, "batch_events"]

@@ -88,12 +88,11 @@ class RemoteEngine:
                 if len(events) == BATCH_EVENTS:
                     self._send(events, deadline)
                     events = []
-            elif publication.channel == termination.COMMAND:
+            elif publication.channel in (termination.COMMAND, revocations.COMMAND):
                 self._send(events, deadline)
                 events = []
-                self._terminate(publication, deadline)
-            elif publication.channel == revocations.COMMAND:
-                self._revoke(publication, deadline)
+                command = self._terminate if publication.channel == termination.COMMAND else self._revoke
+                command(publication, deadline)
             # Other commands are for workers of this project, which has none.
         self._send(events, deadline)
         return [interface.Receipt(None, duplicate=False) for _ in publications]
