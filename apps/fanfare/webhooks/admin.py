@@ -86,7 +86,7 @@ class DeliveryAdmin(ViewOnly, DeliveryBase):
         later = delivery.repeated_by.order_by("-id").first()
         if later is None:
             return None
-        return format_html('<a href="{}">{}</a>', _page(later), f"{later.created_at:%Y-%m-%d %H:%M:%S} UTC")
+        return format_html('<a href="{}">{}</a>', self._page(later), f"{later.created_at:%Y-%m-%d %H:%M:%S} UTC")
 
     def change_view(
         self,
@@ -132,7 +132,11 @@ class DeliveryAdmin(ViewOnly, DeliveryBase):
         if delivery is None:
             raise Http404
         self.redeliver(request, models.Delivery.objects.filter(pk=delivery.pk))
-        return HttpResponseRedirect(_page(delivery))
+        return HttpResponseRedirect(self._page(delivery))
+
+    def _page(self, delivery: models.Delivery) -> str:
+        name = self.admin_site.name
+        return reverse("admin:fanfare_delivery_change", args=(delivery.pk,), current_app=name)
 
 
 @admin.register(models.EndpointHealth)
@@ -171,7 +175,3 @@ class EndpointHealthAdmin(ViewOnly, HealthBase):
     @admin.display(description="pending deliveries", ordering="pending")
     def waiting(self, health: models.EndpointHealth) -> int:
         return int(getattr(health, "pending", 0))
-
-
-def _page(delivery: models.Delivery) -> str:
-    return reverse("admin:fanfare_delivery_change", args=(delivery.pk,))

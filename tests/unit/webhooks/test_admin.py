@@ -10,6 +10,7 @@ from django.http import HttpResponse
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
+from pytest_django import Settings
 
 from fanfare.applications.models import WebhookEndpoint
 from fanfare.webhooks import deliveries, http_client, models
@@ -92,6 +93,16 @@ def test_button_redelivers_one_delivery(admin_client: Client, failed: models.Del
     page = admin_client.post(address, follow=True)
     assert "Deliveries to be sent again: 1." in text(page)
     assert reverse(PAGE, args=(models.Delivery.objects.get(repeats=failed).pk,)) in text(page)
+
+
+def test_redelivery_stays_on_the_admin_site_of_the_project(
+    admin_client: Client, failed: models.Delivery, settings: Settings
+) -> None:
+    settings.ROOT_URLCONF = "tests.unit.applications.custom_site"
+    page = f"/staff/fanfare/delivery/{failed.pk}"
+    assert admin_client.post(f"{page}/redeliver/").headers["Location"] == f"{page}/change/"
+    repeated = models.Delivery.objects.get(repeats=failed)
+    assert f'href="/staff/fanfare/delivery/{repeated.pk}/change/"' in text(admin_client.get(f"{page}/change/"))
 
 
 def test_user_who_may_only_view_cannot_redeliver(viewer: Client, failed: models.Delivery) -> None:
