@@ -104,6 +104,7 @@ class Hub:
         self._session_taken: SessionTaken | None = None
         self._read: dict[connections.Channel, list[interface.Entry]] = {}  # undelivered entries of this read
         self._read_at = 0.0  # Unix time of this read
+        self._newest: interface.Entry | None = None  # entry of this read
         self._before_gap_closes: list[Callable[[], None]] = []
         self._gaps: list[int | None] = []  # partitions whose connections are about to be closed; None: all
         self._sweep_timer: asyncio.TimerHandle | None = None
@@ -553,6 +554,7 @@ class Hub:
             entries = [entry for entry in entries if not self._is_after_gap(entry)]
         self._read = {}
         self._read_at = time.time()
+        self._newest = entries[-1] if entries else None
         self.read_lag_seconds.observe_since(list(map(_CREATED_MS, entries)), self._read_at * 1000, 1000)
         for entry in entries:
             if entry.kind in COMMANDS:
@@ -574,7 +576,7 @@ class Hub:
     def _fan_out(self, batches: dict[connections.Channel, list[interface.Entry]]) -> None:
         gathered: fanout.Gathered | None = {} if len(batches) > 1 else None
         recorded: list[tuple[list[traces.Record], connections.Channel, list[Connection]]] = []
-        is_due = bool(batches) and self.recorder.is_due(next(reversed(batches.values()))[-1])
+        is_due = self._newest is not None and self.recorder.is_due(self._newest)
         deliveries = size = 0
         for channel, entries in batches.items():
             receivers = len(channel.live) + len(channel.live_with_offsets)

@@ -85,9 +85,9 @@ class Recorder:
         return self.on_published is not None or bool(self._traced)
 
     def _is_next(self, entry: interface.Entry) -> bool:
-        """Whether no event of its interval is in the sample yet. Partitions are read with small differences. After a
-        clock was set back, sampling starts again."""
-        return not -SET_BACK_MS < entry.created_ms - self._sampled_ms < SAMPLE_MS
+        """Whether it is an event, and none of its interval is in the sample yet. Partitions are read with small
+        differences. After a clock was set back, sampling starts again."""
+        return entry.kind in _EVENTS and not -SET_BACK_MS < entry.created_ms - self._sampled_ms < SAMPLE_MS
 
     # -- the publisher's side ------------------------------------------------------------------------------------------
 

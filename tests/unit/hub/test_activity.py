@@ -173,6 +173,19 @@ async def test_workers_that_read_at_different_times_sample_the_same_events(worke
     assert sample(1, 2, 1, 2, 1) == ["0:6", "0:5", "0:3", "0:0"]
 
 
+async def test_read_of_several_channels_is_sampled_by_its_newest_entry(worker: Worker) -> None:
+    for channel in ("news", "other"):
+        await subscribe(worker, channel)
+
+    def entry(number: int, channel: str, ms: int, kind: interface.Kind = interface.Kind.EVENT) -> interface.Entry:
+        return interface.Entry(number, kind, "1", channel, None, None, None, b"{}", 1_900_000_000_000 + ms)
+
+    worker.hub._deliver([entry(1, "news", 0)])
+    worker.hub._deliver([entry(2, "news", 100), entry(3, "other", 150), entry(4, "news", 250)])
+    worker.hub._deliver([entry(5, "news", 400, interface.Kind.MEMBER_UPDATED), entry(6, "other", 410)])
+    assert [one["entry"] for one in worker.hub.recorder.recent(10)] == ["0:6", "0:4", "0:1"]
+
+
 async def test_sample_goes_on_after_the_clock_was_set_back(worker: Worker) -> None:
     recorder = traces.Recorder(worker.hub.engine)
     now, earlier, late = (
