@@ -234,6 +234,33 @@ async def test_no_position_is_given_twice_after_a_crash_that_lost_commits(killed
             assert (await worker.engine.take_session(APP, "token", "1.1")).lost_s is not None
 
 
+async def test_start_of_a_worker_with_another_synchronous_commit_begins_no_generation() -> None:
+    """A crash does, if any of the workers acknowledges commits that are not written yet."""
+    with postgresql.running() as own:
+        own.create("realtime")
+        async with contextlib.AsyncExitStack() as stack:
+
+            async def hire(synchronous_commit: str) -> Worker:
+                with contextlib.closing(own.connect()) as connection:
+                    connection.execute(
+                        f"ALTER DATABASE realtime SET synchronous_commit = {synchronous_commit}"  # type: ignore[call-overload]
+                    )
+                worker = await Worker(postgres_engine.PostgresEngine(own.url("realtime"))).open()
+                stack.push_async_callback(worker.engine.close)
+                return worker
+
+            worker = await hire("on")
+            [before] = await worker.publish("kept", b"1", retention=conformance.KEPT)
+            others = [await hire("off"), await hire("on")]
+            [after] = await worker.publish("kept", b"2", retention=conformance.KEPT)
+            assert before.position is not None
+            assert after.position == (before.position.epoch, 2)
+            await asyncio.to_thread(own.kill)
+            await asyncio.to_thread(own.start)
+            for one in (worker, *others):
+                await one.until(lambda one=one: one.gaps == ["generation_changed"], "the gap", within=30)
+
+
 async def test_a_promoted_standby_begins_a_new_generation() -> None:
     """The standby may lack acknowledged entries, so no position from before may look like one of now."""
     with postgresql.running() as primary:

@@ -15,7 +15,7 @@ import urllib.parse
 import zlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import psycopg
 from psycopg import sql
@@ -209,7 +209,7 @@ def prepare(connection: Connection, address: Address) -> None:
             connection.execute(_script("schema.sql", address))
             connection.execute(
                 sql.SQL("INSERT INTO {}.state VALUES (true, %s, %s, %s, 0, 0)").format(sql.Identifier(address.schema)),
-                (VERSION, new_generation(), server_identity(connection, address)),
+                (VERSION, new_generation(), server_identity(connection, address).text(with_start=False)),
             )
         [(found,)] = connection.execute(
             sql.SQL("SELECT version FROM {}.state").format(sql.Identifier(address.schema))
@@ -289,38 +289,56 @@ def check_generation(connection: Connection, address: Address) -> None:
     may be gone too.
     """
     schema = sql.Identifier(address.schema)
-    identity = server_identity(connection, address)
+    server = server_identity(connection, address)
     with connection.transaction():
         _lock(connection, address)
-        changed = connection.execute(
-            sql.SQL("UPDATE {}.state SET server = %s, generation = %s WHERE server <> %s").format(schema),
-            (identity, new_generation(), identity),
-        )
+        [(before,)] = connection.execute(sql.SQL("SELECT server FROM {}.state").format(schema)).fetchall()
+        had_start = "@" in before
+        is_changed = before != server.text(with_start=had_start)
+        after = server.text(with_start=server.is_lossy or (had_start and not is_changed))
+        if after != before:
+            connection.execute(sql.SQL("UPDATE {}.state SET server = %s").format(schema), (after,))
+        if is_changed:
+            connection.execute(sql.SQL("UPDATE {}.state SET generation = %s").format(schema), (new_generation(),))
         mark = read_mark(connection, address)
         is_moved = mark is not None and mark.what == moves.MOVED  # it gets no table for publications again
-        if changed.rowcount and not is_moved:
+        if is_changed and not is_moved:
             create_functions(connection, address)  # a backup may lack them
             epoch = address.function("new_epoch")
             connection.execute(sql.SQL("UPDATE {}.streams SET epoch = {}()").format(schema, epoch))
             connection.execute(sql.SQL("SELECT {}()").format(address.function("lose_sessions")))
 
 
-def server_identity(connection: Connection, address: Address) -> str:
-    """The system identifier, the timeline, and the file of the table `state`, which another one has after a restore.
+class Server(NamedTuple):
+    """What tells a server from the one that wrote last. No part has a colon: functions.sql splits the text there.
 
-    The timeline is that of the current WAL position: the control file follows a promotion later. If commits are
-    acknowledged before they are written, the identity also has the start time of the server, and the time at which the
-    recovery after a crash of a backend reset the statistics. Its parts have no colon: functions.sql splits it there.
+    `timeline`: of the current WAL position; the control file follows a promotion later. `start`: when the server
+    started, and when the recovery after a crash of a backend reset the statistics. `file`: of the table `state`, which
+    has another one after a restore. `is_lossy`: this session acknowledges commits before they are written.
     """
-    [(identity,)] = connection.execute(
-        "SELECT system_identifier::text || ':' || left(pg_walfile_name(pg_current_wal_lsn()), 8) "
-        "|| CASE current_setting('synchronous_commit') WHEN 'off' "
-        "THEN '@' || extract(epoch FROM pg_postmaster_start_time()) || '@' "
-        "|| (SELECT coalesce(extract(epoch FROM stats_reset), 0) FROM pg_stat_bgwriter) ELSE '' END || ':' "
-        "|| pg_relation_filenode(%s::regclass) FROM pg_control_system()",
+
+    system: str
+    timeline: str
+    start: str
+    file: str
+    is_lossy: bool
+
+    def text(self, *, with_start: bool) -> str:
+        """As stored. With the start if any worker is lossy, because a start may then have lost commits."""
+        return f"{self.system}:{self.timeline}{self.start if with_start else ''}:{self.file}"
+
+
+def server_identity(connection: Connection, address: Address) -> Server:
+    """Raises psycopg.Error."""
+    [row] = connection.execute(
+        "SELECT system_identifier::text, left(pg_walfile_name(pg_current_wal_lsn()), 8), "
+        "'@' || extract(epoch FROM pg_postmaster_start_time()) || '@' "
+        "|| (SELECT coalesce(extract(epoch FROM stats_reset), 0) FROM pg_stat_bgwriter), "
+        "pg_relation_filenode(%s::regclass)::text, current_setting('synchronous_commit') = 'off' "
+        "FROM pg_control_system()",
         (f'"{address.schema}".state',),
     ).fetchall()
-    return str(identity)
+    return Server(*row)
 
 
 def new_generation() -> str:
