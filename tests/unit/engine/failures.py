@@ -216,7 +216,8 @@ class FailureConformance:
             await worker.until(
                 lambda worker=worker: worker.engine.health().ok, "it follows the restored log", within=MARGIN_S
             )
-        given = [receipt.position for receipt in await two.publish("kept", b"4", b"5", b"6", b"7", retention=KEPT)]
+        given = [one.position for one in await two.publish_when_back(b"4", b"5", b"6", b"7", retention=KEPT)]
+        await one.publish_when_back(b"8", retention=KEPT)
         assert not set(given) & set(lost)
         assert (await replay(one, after=lost[-1])).reason == "epoch_changed"
         for worker in (one, two):  # the backup may lack the record of a page

@@ -228,7 +228,7 @@ async def test_no_position_is_given_twice_after_a_crash_that_lost_commits(killed
             await worker.until(
                 lambda: not store.is_restarting and worker.engine.health().ok, "it follows the log again", within=30
             )
-            given = [one.position for one in await worker.publish("kept", b"4", b"5", retention=conformance.KEPT)]
+            given = [one.position for one in await worker.publish_when_back(b"4", b"5", retention=conformance.KEPT)]
             assert not {kept.position, *lost} & set(given)
             assert (await conformance.replay(worker, after=lost[-1])).reason == "epoch_changed"
             assert (await worker.engine.take_session(APP, "token", "1.1")).lost_s is not None
@@ -319,7 +319,7 @@ async def test_running_worker_follows_a_failover_and_begins_a_new_generation() -
             await asyncio.to_thread(standby.promote)
             await worker.until(lambda: worker.gaps, "the gap", within=30)
             await worker.until(lambda: worker.engine.health().ok, "it follows the standby", within=30)
-            [after] = await worker.publish("kept", b"2", retention=conformance.KEPT)
+            [after] = await worker.publish_when_back(b"2", retention=conformance.KEPT)
             assert worker.gaps == ["generation_changed"]
             assert (await worker.engine.take_session(conformance.APP, "token", "1.1")).lost_s is not None
             assert before.position is not None

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from fanfare.engine import interface
+from fanfare.engine import errors, interface
 from tests.harness import waiting
 
 T = TypeVar("T")
@@ -53,6 +53,17 @@ class Worker:
         return await self.engine.append(
             [interface.Publication(APP, channel, body, **more) for body in bodies]  # type: ignore[arg-type]
         )
+
+    async def publish_when_back(self, *bodies: bytes, within: float = 60, **more: object) -> list[interface.Receipt]:
+        """`publish` to the channel kept, repeated while the store is away: health stays green for a moment then."""
+
+        async def try_to() -> list[interface.Receipt]:
+            try:
+                return await self.publish("kept", *bodies, **more)
+            except errors.EngineUnavailable:
+                return []
+
+        return await waiting.until_async(try_to, within, "the store takes an event")
 
     async def attach(
         self, channel: str, socket_id: str = "1.1", user_id: str | None = None, info: str = "null", **more: Any
