@@ -8,6 +8,8 @@ import dataclasses
 import os
 import re
 import signal
+import time
+import types
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -15,10 +17,13 @@ from urllib.parse import quote, urlsplit
 
 import psycopg
 import pytest
+import uvloop
+from psycopg import sql
 
 from fanfare.engine import errors, interface, moves
 from fanfare.engine.postgres import database, leases, moving, operations, upkeep, writer
 from fanfare.engine.postgres import engine as postgres_engine
+from fanfare.runtime import supervisor
 from tests.harness import postgresql, waiting
 from tests.unit.engine import conformance, deployments, failures, postgres_deployment, streams
 from tests.unit.engine.workers import APP, Worker
@@ -429,6 +434,29 @@ async def test_a_lease_is_lost_before_another_worker_gets_it(
     assert lease.lost.is_set()
     assert not taken.lost.is_set()
     assert taken.term > lease.term  # type: ignore[attr-defined]
+
+
+class AnsweringWriter:
+    """Gives the lease without a database."""
+
+    worker = "1"
+
+    async def ask(self, *_: object) -> list[tuple[int]]:
+        return [(1,)]
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_lease_is_acquired_after_a_beat_that_was_answered_too_late(run: Any) -> None:
+    async def acquire() -> None:
+        address = types.SimpleNamespace(function=sql.Identifier, schema="log")
+        found = leases.Leases(address, AnsweringWriter(), supervisor.Supervisor())  # type: ignore[arg-type]
+        found.renewed(time.monotonic() - leases.LEASE_S)
+        lease = await found.acquire("job")
+        await asyncio.sleep(0)  # the timer of the late beat
+        assert not lease.lost.is_set()
+        found.stop()
+
+    run(acquire())
 
 
 async def test_lease_acquired_without_an_answered_beat_is_lost_in_time(

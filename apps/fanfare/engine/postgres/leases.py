@@ -43,7 +43,8 @@ class Leases:
         self._loop = asyncio.get_running_loop()
         self._held: list[Lease] = []
         self._releasing: set[str] = set()  # leases that are still this worker's in the database
-        self._end: asyncio.TimerHandle | None = None
+        self._end: asyncio.Handle | None = None
+        self._ends_at = 0.0  # monotonic; the handle of uvloop has no time if it was due at once
         self._is_stopped = False
 
     async def acquire(self, name: str) -> Lease:
@@ -68,7 +69,7 @@ class Leases:
         # The heartbeat renews no lease of an earlier id, and none after the stop.
         if term is None or worker != self._writer.worker or self._is_stopped:
             return None
-        if self._end is None or self._end.when() <= self._loop.time():  # no beat was answered for so long
+        if self._ends_at <= time.monotonic():  # no beat was answered for so long
             self.lose_all()
             self.renewed(asked_s)
         lease = Lease(self, name, term)
@@ -105,7 +106,8 @@ class Leases:
         to others."""
         if self._end is not None:
             self._end.cancel()
-        self._end = self._loop.call_later(max(0.0, sent_s + LEASE_S - 1.0 - time.monotonic()), self.lose_all)
+        self._ends_at = sent_s + LEASE_S - 1.0
+        self._end = self._loop.call_later(max(0.0, self._ends_at - time.monotonic()), self.lose_all)
 
     def lose_all(self) -> None:
         for lease in self._held:
