@@ -17,9 +17,9 @@ local function sequence_of(each)
     return tonumber(string.match(each[1], '^%d+'))
 end
 
--- Adds the entries that `facts` lacks after a position, from the log: at the time of their append no consumer wanted their
--- kinds. The numbers of a stream only grow, so it is written again. FILL_ENTRIES bounds the time of the server: of more
--- entries the oldest are not added, and a longer `facts` stays as it is.
+-- Adds the entries that `facts` lacks after a position, from the log: at the time of their append no consumer wanted
+-- their kinds. The numbers of a stream only grow, so it is written again. FILL_ENTRIES bounds the time of the server: of
+-- more entries the oldest are not added, and a longer `facts` stays as it is.
 local function fill_facts(after, mask)
     local facts = redis.call('XRANGE', P .. 'facts', '-', '+', 'COUNT', FILL_ENTRIES + 1)
     if #facts > FILL_ENTRIES then
@@ -31,7 +31,7 @@ local function fill_facts(after, mask)
     end
     local from = '(' .. string.format('%d', after) .. '-0'
     for _, each in ipairs(redis.call('XREVRANGE', P .. 'log', '+', from, 'COUNT', FILL_ENTRIES)) do
-        local kind = string.byte(each[2][2], 33) or 32 -- the header has 31 bytes, and the array of the meta part begins with one
+        local kind = string.byte(each[2][2], 33) or 32 -- after the header and a byte of msgpack
         if not has[each[1]] and kind < 32 and bit.band(mask, bit.lshift(1, kind)) ~= 0 then
             lacks[#lacks + 1] = each
         end
@@ -196,10 +196,11 @@ local run_other = {
         return 0
     end,
 
-    -- consumer: name, position, kinds, begins, forget, the ms that a transient one lasts or false. Answers its position. One
-    -- that begins has its stored position, or without one the given one, or the newest entry for false. A transient consumer begins at the newest entry, and `facts` keeps nothing for it beyond the
-    -- time of the log: what counts for the trim is the top, not what it has read. It is stored with a MOVED_MS in the
-    -- past, for example 23 h 59 min 30 s ago if it lasts 30 s, so the beat of any release removes it in time.
+    -- consumer: name, position, kinds, begins, forget, the ms that a transient one lasts or false. Answers its position.
+    -- One that begins has its stored position, or without one the given one, or the newest entry for false. A transient
+    -- consumer begins at the newest entry, and `facts` keeps nothing for it beyond the time of the log: what counts for
+    -- the trim is the top, not what it has read. It is stored with a MOVED_MS in the past, for example 23 h 59 min 30 s
+    -- ago if it lasts 30 s, so the beat of any release removes it in time.
     k = function(op)
         local name, position, mask, begins, forget, lasts = unpack(op, 2, 7)
         local key = P .. 'consumers'

@@ -9,10 +9,10 @@
 --   ARGV[8]  its generation
 --   ARGV[9]  the number of the last heartbeat whose answer it has got
 --
--- For example {GENERATION, 57, 1, 3, {'5d3a…'}, 90, 20, 4, 812}: the newest entry before this call is 57, this worker is known,
--- three are alive, the one with the life 5d3a… is dead and not removed yet, and of 90 sessions 20 are late, after this
--- call has deleted 4 that were too many. It is heartbeat 812 of all workers. The entries of this call are not in 57: Redis 7.2 sends their messages after
--- the answer.
+-- For example {GENERATION, 57, 1, 3, {'5d3a…'}, 90, 20, 4, 812}: the newest entry before this call is 57, this worker is
+-- known, three are alive, the one with the life 5d3a… is dead and not removed yet, and of 90 sessions 20 are late, after
+-- this call has deleted 4 that were too many. It is heartbeat 812 of all workers. The entries of this call are not in 57:
+-- Redis 7.2 sends their messages after the answer.
 
 load_state(false)
 check_restored(ARGV[8], ARGV[7], ARGV[9])

@@ -10,9 +10,9 @@
 --
 --   state              hash: generation, server (run id), top (sequence of the newest entry), trimmed (entries up to here
 --                      may be gone), since (top when the generation began), kinds (bit n: consumers want kind n),
---                      leases_from (ms; no lease before), mark (ms of the newest time mark), beats (heartbeats so far), lost
---                      (ms: when sessions were lost last, or may have been), moved ("TILL MARK" while the log is moved to another store, till 0
---                      afterwards)
+--                      leases_from (ms; no lease before), mark (ms of the newest time mark), beats (heartbeats so
+--                      far), lost (ms: when sessions were lost last, or may have been), moved ("TILL MARK" while the
+--                      log is moved to another store, till 0 afterwards)
 --   log                stream: all entries of the last seconds; the sequence is the first half of the stream's id
 --   facts              stream: entries of the kinds that consumers want, until all of them have passed
 --   marks              list of "MS SEQUENCE": what was the top when
