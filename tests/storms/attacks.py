@@ -250,6 +250,15 @@ def flood(server: Limited) -> None:
             server.has_socket_frame(client, "pusher:pong")
 
 
+def flood_of_large_frames(server: Limited) -> None:
+    """Valid frames of many keys, which are slow to parse. They are read with pauses and get an answer."""
+    keys = {str(number): 0 for number in range(10_000)}
+    with server.websocket() as client:
+        client.send(*[text("pusher:ping", data=keys)] * 20)
+        for _ in range(20):
+            server.has_socket_frame(client, "pusher:pong")
+
+
 def many_streams(server: Limited) -> None:
     with ExitStack() as stack:
         for _ in range(5):
@@ -285,6 +294,7 @@ ATTACKS: Final = {
     "http.refused.login_attempts": Attack(many_logins, "more than 3 attempts a minute"),
     "pusher.error.rate_limited": Attack(many_errors, ""),
     "pusher.slowed": Attack(flood, "read more slowly: more than 100 of its frames a second are refused"),
+    "sockets.paused": Attack(flood_of_large_frames, "sends more than 64 frames or 65536 bytes at once"),
     "sse.refused.too_many_streams": Attack(many_streams, "5 SSE connections of this address are open; 5 are allowed"),
     "sse.refused.too_many_channels": Attack(
         lambda server: refused(server, 400, "channels=" + ",".join(map(str, range(17))), "17", "16"), "17 channels"

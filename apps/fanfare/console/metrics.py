@@ -86,6 +86,7 @@ COUNTERS: Final = (
     Family("pusher.", "protocol", "Other events of the protocol.", "event"),
     Family("console.", "console", "What happened to requests of the console.", "event"),
     Family("callbacks.", "callbacks", "Callbacks that raised an error.", "outcome"),
+    Family("sockets.paused", "websocket_pauses", "Pauses in which a client that sends much at once is not read."),
     Family("sockets.", "websocket_violations", "WebSocket messages and handshakes that broke the protocol.", "kind"),
     Family("gaps.", "gaps", "Times that a worker may have missed entries of the log, by reason.", "reason"),
     Family("webhooks.requests", "webhook_attempts", "Requests to webhook endpoints."),

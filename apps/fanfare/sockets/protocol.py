@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("uvicorn.error")
 _violations = LogThrottle(logging.getLogger(__name__))
 _failures = LogThrottle(logging.getLogger(__name__))
+_pauses = LogThrottle(logging.getLogger(__name__))
 
 HANDSHAKE_S: Final = 30.0  # for the application's answer to the handshake
 CLOSE_S: Final = 10.0  # for the client's answer to a close frame, as in uvicorn
@@ -37,7 +38,13 @@ FLUSH_S: Final = 10.0  # for the client to read the remaining bytes after it has
 LINGER_S: Final = 2.0  # for the client to read the reason after the server has ended the connection
 COUNT: Final = "fanfare_count"  # attribute of uvicorn's Config: adds one to a counter
 HANDLER: Final = "fanfare_websocket_handler"  # attribute of uvicorn's Config: a Handler
-FRAMES_PER_TURN: Final = 64  # then other connections get the loop: one read can hold 40,000 small frames
+
+# How much of one client is read at once; the rest waits, first in the kernel and then at the client. One read can hold
+# 40,000 small frames, and libuv repeats a read of 256 kB up to 32 times before it serves another connection.
+FRAMES_PER_TURN: Final = 64
+LARGE_READ_BYTES: Final = 65_536
+PAUSE_S: Final = 0.005  # after FRAMES_PER_TURN: 12,800 frames a second, more than client events may be allowed
+BYTES_PER_SECOND: Final = 10_000_000  # after a large read
 
 
 class Listener(Protocol):
@@ -182,7 +189,8 @@ class WebSocketProtocol(asyncio.Protocol):
         self.heard = True
         if self._state is OPEN or self._state is CLOSING:
             self._reader.feed(data)
-            self._read()
+            size = len(data)
+            self._read(size / BYTES_PER_SECOND if size >= LARGE_READ_BYTES else 0.0)
         elif self._app_state is not None:
             self.begin(handshake.read(data))
         elif self._state is State.CONNECTING:
@@ -382,8 +390,9 @@ class WebSocketProtocol(asyncio.Protocol):
         else:
             self._ended(frames.ABNORMAL, "")
 
-    def _read(self) -> None:
-        """Handle up to FRAMES_PER_TURN frames. The transport reads again when all of them are handled."""
+    def _read(self, pause_s: float = 0.0) -> None:
+        """Handle up to FRAMES_PER_TURN frames. The transport reads again when all of them are handled, and not before
+        `pause_s`."""
         try:
             for _ in range(FRAMES_PER_TURN):
                 if self._state is OPEN:
@@ -396,6 +405,8 @@ class WebSocketProtocol(asyncio.Protocol):
                     return
                 frame = self._reader.take()
                 if frame is None:
+                    if pause_s:
+                        break
                     self._release()
                     return
                 self._handle(*frame)
@@ -417,9 +428,24 @@ class WebSocketProtocol(asyncio.Protocol):
                 self._shared.count("sockets.failed")
             self._fail(frames.INTERNAL_ERROR, "Internal error")
             return
-        if self._state < ENDING:
+        self._pause(max(pause_s, PAUSE_S))
+
+    def _pause(self, seconds: float) -> None:
+        """The client has sent much at once: read on later, so that a flood leaves time for the others."""
+        if self._state is CLOSING:  # its timer is that of the close
             self._hold()
-            asyncio.get_running_loop().call_soon(self._read)
+            asyncio.get_running_loop().call_later(seconds, self._read)
+        elif self._state is OPEN and self._timer is None:
+            if self._shared.count is not None:
+                self._shared.count("sockets.paused")
+            client = self.client
+            _pauses.info(
+                "A WebSocket client sends more than %d frames or %d bytes at once; it is read with pauses (from %s)",
+                FRAMES_PER_TURN,
+                LARGE_READ_BYTES,
+                client[0] if client else "unknown",
+            )
+            self._rest(seconds)
 
     def _rest(self, seconds: float) -> None:
         """Read nothing of the client meanwhile. What it sends waits in the kernel, and then at the client."""

@@ -10,6 +10,7 @@ import uvicorn
 from uvicorn.protocols import utils
 from uvicorn.server import ServerState
 
+from fanfare.applications import limits
 from fanfare.sockets import asgi, protocol
 from tests.harness.wire import CLOSE, CONTINUATION, PING, PONG, TEXT, WireFrame, encode
 
@@ -140,7 +141,10 @@ FLOODS = {
 
 
 @pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS)
-async def test_other_tasks_run_between_64_frames_of_one_client(flood: list[WireFrame]) -> None:
+async def test_other_tasks_run_between_64_frames_of_one_client(
+    flood: list[WireFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "PAUSE_S", 0.0)
     connection = await Connection(listener := Listener()).opened()
     connection.feed(*flood)
     passed = 0
@@ -148,9 +152,63 @@ async def test_other_tasks_run_between_64_frames_of_one_client(flood: list[WireF
         assert len(listener.calls) <= (passed + 1) * protocol.FRAMES_PER_TURN
         passed += 1
         await turns(1)
-    assert passed == 1_000 // protocol.FRAMES_PER_TURN
+    assert passed >= 1_000 // protocol.FRAMES_PER_TURN
     assert connection.transport.changes == 2  # stopped once, and begun once
     await connection.lost()
+
+
+@pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS)
+async def test_flood_of_frames_is_read_with_pauses_and_counted(flood: list[WireFrame]) -> None:
+    loop = asyncio.get_running_loop()
+    connection = await Connection(Listener()).opened()
+    counted: list[str] = []
+    connection.protocol._shared.count = counted.append
+    begun_s = loop.time()
+    connection.feed(*flood)
+    while not connection.transport.reading:
+        await asyncio.sleep(0.001)
+    pauses = len(flood) // protocol.FRAMES_PER_TURN
+    assert loop.time() - begun_s >= pauses * protocol.PAUSE_S
+    assert counted == ["sockets.paused"] * pauses
+    await connection.lost()
+
+
+async def test_large_read_is_handled_at_once_and_followed_by_a_pause_of_its_size() -> None:
+    loop = asyncio.get_running_loop()
+    connection = await Connection(listener := Listener()).opened()
+    begun_s = loop.time()
+    connection.feed(WireFrame(TEXT, b"x" * 130_000))
+    assert len(listener.calls) == 1
+    assert not connection.transport.reading
+    while not connection.transport.reading:
+        await asyncio.sleep(0.001)
+    assert loop.time() - begun_s >= 130_000 / protocol.BYTES_PER_SECOND
+    await connection.lost()
+
+
+async def test_frames_of_an_ordinary_client_cause_no_pause() -> None:
+    connection = await Connection(listener := Listener()).opened()
+    connection.feed(*[WireFrame(TEXT, b"x" * 1_000)] * (protocol.FRAMES_PER_TURN - 1))
+    assert len(listener.calls) == protocol.FRAMES_PER_TURN - 1
+    assert connection.transport.reading
+    assert connection.transport.changes == 0
+    await connection.lost()
+
+
+async def test_flood_of_a_client_that_the_server_closes_is_read_with_pauses_until_its_answer() -> None:
+    connection = await Connection(Listener()).opened()
+    connection.protocol.close(4000)
+    connection.feed(*[WireFrame(PING, b"")] * 200, WireFrame(CLOSE, b"\x0f\xa0"))
+    assert not connection.transport.reading
+    assert not connection.transport.closed
+    while not connection.transport.closed:
+        await asyncio.sleep(0.001)
+    await connection.lost()
+
+
+def test_client_events_may_be_as_frequent_as_an_application_allows() -> None:
+    allowed = limits.BOUNDS["client_events_per_second"].most
+    assert allowed < protocol.FRAMES_PER_TURN / protocol.PAUSE_S
 
 
 async def test_client_is_not_read_while_it_rests() -> None:
@@ -188,7 +246,8 @@ async def test_resting_client_that_is_lost_is_forgotten() -> None:
     assert listener.calls == ["a", "the end"]
 
 
-async def test_flood_of_pings_queues_no_second_message_for_the_application() -> None:
+async def test_flood_of_pings_queues_no_second_message_for_the_application(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "PAUSE_S", 0.0)
     connection = await Connection().opened()
     connection.feed(*([WireFrame(PING, b"")] * 63 + [WireFrame(TEXT, b"x")]) * 10)
     await turns(50)
