@@ -273,7 +273,7 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
         PURPOSE,
         "unit/integration/test_broadcasts.py::test_invalid_channel_of_a_declaration_is_raised_by_the_save",
     ),
-    ("integration/publishing.py", "callback"): (
+    ("integration/after_commit.py", "callback"): (
         GUARD,
         "unit/integration/test_publishing.py::test_exception_of_any_kind_after_the_commit_is_logged",
     ),
@@ -286,7 +286,7 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
         "unit/integration/test_streams.py::test_failure_of_one_stream_leaves_the_thread_to_the_others",
     ),
     ("integration/relay.py", "one.run"): (SUPERVISOR, f"{SLOW}fanfare.integration.relay:Outbox.look"),
-    ("integration/publishing.py", "moved"): (
+    ("integration/after_commit.py", "moved"): (
         GUARD,
         "unit/integration/test_publishing.py::test_exception_of_any_kind_after_the_commit_is_logged",
     ),

@@ -37,7 +37,7 @@ from django.utils import timezone
 
 from fanfare import errors
 from fanfare.engine import interface
-from fanfare.integration import payloads, publishing, target
+from fanfare.integration import after_commit, appending, payloads, publishing, target
 
 logger = logging.getLogger("fanfare.integration")
 
@@ -238,11 +238,11 @@ class Broadcast:
                 for publication in one.publications(event, instance, using, is_saved=True)
             ]
         except errors.NoApplication as error:
-            publishing.count("failed_after_commit")
+            appending.count("failed_after_commit")
             logger.error("Not broadcast: %s of %s: %s", event, sender.__name__, error)  # noqa: TRY400
             return
-        if found and not publishing.defer(found, on_commit=True, using=using, outbox=None):
-            publishing.append_or_report(found)  # the row is already saved
+        if found and not after_commit.defer(found, on_commit=True, using=using, outbox=None):
+            appending.append_or_report(found)  # the row is already saved
 
     # -- explicit ------------------------------------------------------------------------------------------------------
 
@@ -255,8 +255,8 @@ class Broadcast:
         remaining = iter(objects)
         while chunk := list(islice(remaining, CHUNK)):
             found = [publication for one in chunk for publication in self._publications(event, one, using)]
-            if found and not publishing.defer(found, on_commit=True, using=using, outbox=None):
-                publishing.append(found)
+            if found and not after_commit.defer(found, on_commit=True, using=using, outbox=None):
+                appending.append(found)
 
     def _publications(self, event: str, instance: models.Model, using: str) -> Iterator[interface.Publication]:
         declared = self._declared.get(type(instance))

@@ -27,7 +27,7 @@ from django.db import DEFAULT_DB_ALIAS
 from fanfare import errors
 from fanfare.applications import registry
 from fanfare.engine import interface
-from fanfare.integration import member_leases, publishing, queries, target, users
+from fanfare.integration import after_commit, member_leases, publishing, queries, target, users
 from fanfare.integration.member_leases import member
 from fanfare.integration.users import Member
 from fanfare.protocol import names, termination
@@ -86,9 +86,7 @@ def disconnect_user(
     connections".
     """
     publishing.refuse_event_loop("presence.disconnect_user", "presence.adisconnect_user")
-    commands = _termination(user, reconnect, app)
-    if not publishing.defer(commands, on_commit, using):
-        publishing.append(commands)
+    after_commit.send(_termination(user, reconnect, app), on_commit, using)
 
 
 async def adisconnect_user(
@@ -100,14 +98,7 @@ async def adisconnect_user(
     using: str = DEFAULT_DB_ALIAS,
 ) -> None:
     """`disconnect_user` for coroutines."""
-
-    def prepared() -> list[interface.Publication]:
-        commands = _termination(user, reconnect, app)
-        return [] if publishing.defer(commands, on_commit, using) else commands
-
-    commands = await sync_to_async(prepared)()
-    if commands:
-        await sync_to_async(publishing.append, thread_sensitive=False)(commands)
+    await after_commit.asend(lambda: _termination(user, reconnect, app), on_commit, using)
 
 
 def _is_online(application: registry.Application, user: users.User) -> queries.Query[bool]:

@@ -21,92 +21,19 @@ With an idempotency key a caller may try again: a second event with the same key
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
-import sys
-import threading
-import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import orjson
 from asgiref.sync import sync_to_async
-from django.db import DEFAULT_DB_ALIAS, Error, transaction
-from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db import DEFAULT_DB_ALIAS
 
-from fanfare import conf, errors
+from fanfare import errors
 from fanfare.applications import registry
-from fanfare.engine import current, interface
-from fanfare.engine import errors as engine_errors
-from fanfare.hub import traces
-from fanfare.integration import payloads, target, transactional, users
+from fanfare.engine import interface
+from fanfare.integration import after_commit, appending, payloads, target, users
 from fanfare.protocol import names, publications, refusals
-from fanfare.runtime import text as texts
-from fanfare.runtime.log_throttle import exception_line
 
-if TYPE_CHECKING:  # the outbox is a model, and this module is imported before models can be
-    from fanfare.integration import outbox as outboxes
-
-logger = logging.getLogger("fanfare.integration")
-
-COUNTERS = (
-    "published",
-    "duplicates",
-    "failed_after_commit",
-    "outbox_left",
-    "outbox_relayed",
-    "outbox_late",
-    "outbox_failed",
-)
-
-# Events of a transaction per commit: about 100 kB of rows, for which other writers wait a millisecond.
-JOINED = 200
-
-# Packages whose functions are between a project's code and the log.
-_NOT_CALLERS = frozenset(["fanfare", "django", "asgiref", "contextlib", "threading", "concurrent", "functools"])
-
-# The modules whose class Task calls the function of a task; the second one is the package for Django 5.2.
-_DJANGO_TASKS = ("django.tasks.base", "django_tasks.base")
-
-ANNOUNCE_S = 0.5  # for the publisher's record, at most five times a second
-
-_sampler = traces.Sampler()
-_counts: Counter[str] = Counter()
-_counts_lock = threading.Lock()  # += on a Counter is not atomic, and every view has its own thread
-
-
-class Published:
-    """What `publish` returns.
-
-    `entry`: the event's position in the log, `PARTITION:ID`, with which `manage.py fanfare trace` and the console show
-    its path. `position`: the position in the channel's history, `EPOCH:OFFSET`, if the channel keeps one. Both are None
-    until the commit that sends the event, after a duplicate, and where another process sends it (the outbox, a separate
-    deployment). `duplicate`: an event with the same idempotency key was published before.
-    """
-
-    # Set by `append`: the engine's receipt, and the partition of the log.
-    receipt = interface.Receipt(None, duplicate=False)
-    partition = 0
-
-    @property
-    def entry(self) -> str | None:
-        return traces.position(self.partition, self.receipt.id) if self.receipt.id else None
-
-    @property
-    def position(self) -> str | None:
-        return None if self.receipt.position is None else str(self.receipt.position)
-
-    @property
-    def duplicate(self) -> bool:
-        return self.receipt.duplicate
-
-    def __repr__(self) -> str:
-        return f"<Published {self.entry or 'without a position (yet)'}>"
-
-
-Handles = Sequence[Published | None]  # one for each publication; empty: none
+Published = appending.Published
+statistics = appending.statistics
 
 
 def publish(
@@ -152,8 +79,8 @@ def publish(
         channel, event, data, to_user=to_user, app=app, exclude=exclude, idempotency_key=idempotency_key
     )
     handle = Published()
-    if not defer([publication], on_commit, using, outbox, [handle]):
-        append([publication], [handle])
+    if not after_commit.defer([publication], on_commit, using, outbox, [handle]):
+        appending.append([publication], [handle])
     return handle
 
 
@@ -177,20 +104,14 @@ async def apublish(
         publication = prepare(
             channel, event, data, to_user=to_user, app=app, exclude=exclude, idempotency_key=idempotency_key
         )
-        return None if defer([publication], on_commit, using, outbox, [handle]) else publication
+        return None if after_commit.defer([publication], on_commit, using, outbox, [handle]) else publication
 
     # A transaction belongs to the thread that runs this context's database calls. Waiting for the log in this thread
     # would block all other database calls of the context, so the append runs in another thread.
     publication = await sync_to_async(prepared, thread_sensitive=True)()
     if publication is not None:
-        await sync_to_async(append, thread_sensitive=False)([publication], [handle])
+        await sync_to_async(appending.append, thread_sensitive=False)([publication], [handle])
     return handle
-
-
-def statistics() -> dict[str, int]:
-    """Counters since the start of this process; docs/reference/statistics.md explains each."""
-    with _counts_lock:
-        return {name: _counts[name] for name in COUNTERS}
 
 
 # -- its parts, for other modules of this package ----------------------------------------------------------------------
@@ -262,274 +183,6 @@ def _unencodable(event: str, error: Exception) -> errors.UnencodableData:
     return errors.UnencodableData(f"The data of the event {event!r} has no JSON form: {error}.")
 
 
-# -- after the commit --------------------------------------------------------------------------------------------------
-
-# Called with each new Deferred, in any thread; `captured_events` uses it.
-observers: list[Callable[[Deferred], None]] = []
-
-
-class Deferred:
-    """Publications that wait for a commit, which calls this object. `connection`: of the transaction."""
-
-    def __init__(
-        self, publications: Sequence[interface.Publication], connection: BaseDatabaseWrapper, handles: Handles = ()
-    ) -> None:
-        self.publications = list(publications)
-        self.handles = list(handles) or [None] * len(self.publications)
-        self.connection = connection
-        self.engine = current.made()  # the engine of a test's block sends no earlier publications
-        self.called = False
-        for observe in observers:
-            observe(self)
-
-    def __call__(self) -> None:
-        self.called = True
-        append_or_report(self.publications, self.handles)
-
-
-class Outboxed(Deferred):
-    """Publications that are also in the outbox. The first callback of a transaction sends all of them."""
-
-    def __init__(
-        self, publications: Sequence[interface.Publication], connection: BaseDatabaseWrapper, batch: outboxes.Batch
-    ) -> None:
-        super().__init__(publications, connection)
-        self.batch = batch
-
-    def __call__(self) -> None:
-        from fanfare.integration import outbox as outboxes
-
-        self.called = True
-        left = len(self.batch)
-        try:
-            rows = self.batch.committed()
-            left = len(rows)
-            for chunk in outboxes.chunks(rows):
-                append([row.publication for row in chunk])
-                left -= len(chunk)
-                outboxes.discard(self.batch.using, [row.id for row in chunk])
-        except (engine_errors.EngineError, errors.PublishError, Error) as error:
-            count("outbox_left", left)
-            logger.warning(
-                "%d events stay in the outbox of %r until the relay sends them: %s", left, self.batch.using, error
-            )
-        except Exception:
-            count("outbox_left", left)
-            logger.exception("%d events stay in the outbox of %r until the relay sends them", left, self.batch.using)
-
-
-class Moved(Deferred):
-    """Publications that a transaction has written itself; see `transactional`."""
-
-    def __init__(
-        self,
-        publications: Sequence[interface.Publication],
-        connection: BaseDatabaseWrapper,
-        move: transactional.Move,
-    ) -> None:
-        super().__init__(publications, connection)
-        self.move = move
-
-    def __call__(self) -> None:
-        self.called = True
-        self.move()
-        count("published", len(self.publications))
-
-
-def defer(
-    publications: Sequence[interface.Publication],
-    on_commit: bool,
-    using: str,
-    outbox: bool | None = False,
-    handles: Handles = (),
-) -> bool:
-    """Send the publications when the transaction commits; False if there is none to wait for.
-
-    `outbox`: None for the setting FANFARE_OUTBOX. Raises InvalidTiming.
-    """
-    if not on_commit:
-        if outbox:
-            raise errors.InvalidTiming(
-                "`on_commit=False` sends at once and `outbox=True` sends after the commit: leave one of them out."
-            )
-        return False
-    connection = transaction.get_connection(using)
-    # A connection that this thread never used is in no transaction. Asking it would open it, and outside of Django's
-    # requests (a mounted application, a thread of the project's pool) nothing would close it.
-    if connection.connection is None and not connection.in_atomic_block:
-        return False
-    if not connection.in_atomic_block and connection.get_autocommit():
-        return False
-    through_outbox = conf.settings.OUTBOX if outbox is None else outbox
-    if not through_outbox and conf.settings.TRANSACTIONAL_PUBLISH:
-        engine = transactional.write(publications, connection, _publishers(publications))
-        if engine is not None:
-            if connection.in_atomic_block:  # otherwise (autocommit is off) a worker moves them
-                moved = Moved(publications, connection, _move(connection) or transactional.Move(engine))
-                transaction.on_commit(moved, using=using, robust=True)
-            return True
-    if not through_outbox and _joined(publications, connection, handles):
-        return True
-    # With autocommit off and no atomic block there is no commit callback: Django raises in `on_commit`.
-    if connection.in_atomic_block and through_outbox:
-        batch = _batch(connection)
-        batch.write(publications)
-        callback: Deferred = Outboxed(publications, connection, batch)
-    else:
-        callback = Deferred(publications, connection, handles)
-    transaction.on_commit(callback, using=using, robust=True)
-    return True
-
-
-def _joined(publications: Sequence[interface.Publication], connection: BaseDatabaseWrapper, handles: Handles) -> bool:
-    """Add the publications to those just before them, if one rollback would drop both and no callback lies between.
-
-    Twenty events of one transaction are then one commit of the log: 105,000 instead of 10,500 events/s.
-    """
-    if not connection.run_on_commit:
-        return False
-    savepoints, last, *_ = connection.run_on_commit[-1]
-    if type(last) is not Deferred or last.called or last.engine is not current.made():
-        return False
-    if savepoints != set(connection.savepoint_ids) or len(last.publications) + len(publications) > JOINED:
-        return False
-    if _is_of_a_test(connection):
-        return False
-    last.publications.extend(publications)
-    last.handles.extend(handles or [None] * len(publications))
-    return True
-
-
-def _is_of_a_test(connection: BaseDatabaseWrapper) -> bool:
-    """Whether the innermost transaction belongs to a TestCase, whose assertions count callbacks one by one."""
-    blocks = connection.atomic_blocks
-    return bool(blocks) and getattr(blocks[-1], "_from_testcase", False)
-
-
-def append(publications: Sequence[interface.Publication], handles: Handles = ()) -> None:
-    """Write all of them or none into the log. Raises EngineError."""
-    outlet, recorder = target.engine(), traces.here
-    is_recorded = _is_recorded(publications)
-    began = time.time() if is_recorded else 0.0
-    receipts = outlet.append_blocking(publications)
-    if any(handles):
-        for handle, publication, receipt in zip(handles, publications, receipts, strict=True):
-            if handle is not None:
-                handle.receipt = receipt
-                if receipt.id:
-                    handle.partition = outlet.partition(publication.app, publication.channel)
-    if is_recorded and recorder is not None:
-        recorder.published(publications, receipts, _publisher(), began)
-    elif is_recorded and any(receipt.id for receipt in receipts):  # a remote deployment's API answers no ids
-        _announce(outlet, traces.published(outlet.partition, publications, receipts, _publisher(), began))
-    events = duplicates = 0
-    for publication, receipt in zip(publications, receipts, strict=True):
-        events += publication.kind is interface.Kind.EVENT
-        duplicates += receipt.duplicate
-    with _counts_lock:
-        _counts["published"] += events - duplicates
-        _counts["duplicates"] += duplicates
-
-
-def _is_recorded(publications: Sequence[interface.Publication]) -> bool:
-    """Whether the traces of these events name their publisher."""
-    if not publications:
-        return False
-    first, recorder = publications[0], traces.here
-    if recorder is not None:
-        return recorder.wants(first.app, first.channel)
-    return first.kind is interface.Kind.EVENT and _sampler.wants()
-
-
-def _publishers(publications: Sequence[interface.Publication]) -> list[str]:
-    """The records of publications that a transaction writes itself, JSON. The process that moves them into the log does
-    not know their publisher."""
-    if not _is_recorded(publications):
-        return []
-    began, publisher = time.time(), _publisher()
-    recorded = publications[: interface.ANNOUNCED_EVENTS]
-    return [orjson.dumps(traces.publishing(one, publisher, began)).decode() for one in recorded]
-
-
-def _announce(outlet: target.Outlet, found: Sequence[tuple[traces.Key, traces.Record]]) -> None:
-    """Give the workers the records of this process, which has no worker. The events are in the log: an error costs only
-    the publisher's line on the page of the trace.
-    """
-    try:
-        outlet.append_blocking([traces.announcement(found)], timeout=ANNOUNCE_S)
-    except engine_errors.EngineError as error:
-        logger.debug("The publisher of event %s is not recorded: %s", traces.position(*found[0][0]), error)
-
-
-def _publisher() -> dict[str, str]:
-    """The project's function that publishes, the task that it runs in, and the program."""
-    frame: FrameType | None = sys._getframe(1)
-    found = {"by": "publish()", "program": " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:2]])}  # noqa: PTH119
-    while frame is not None:
-        module = str(frame.f_globals.get("__name__", ""))
-        if "caller" not in found and module.partition(".")[0] not in _NOT_CALLERS:
-            found["caller"] = f"{module}.{frame.f_code.co_qualname}, line {frame.f_lineno}"
-        if module in _DJANGO_TASKS and frame.f_code.co_name in ("call", "acall"):
-            found["task"] = str(getattr(frame.f_locals.get("self"), "module_path", "unknown"))
-            break
-        frame = frame.f_back
-    task = getattr(sys.modules.get("celery"), "current_task", None)  # a proxy, false outside of a task
-    if task:
-        found["task"] = str(task.name)
-    return found
-
-
-def append_or_report(publications: Sequence[interface.Publication], handles: Handles = ()) -> None:
-    """`append` for data that is already saved: every error is logged and counted instead of raised."""
-    try:
-        append(publications, handles)
-    except Exception as error:  # noqa: BLE001
-        _report_unpublished(publications, error)
-
-
-def _report_unpublished(publications: Sequence[interface.Publication], error: Exception) -> None:
-    count("failed_after_commit", len(publications))
-    if isinstance(
-        error, engine_errors.EngineError | errors.PublishError
-    ):  # a remote deployment refuses the event only here
-        reason, trace = f"{error} ({error.code})", None  # a traceback through the commit is of no use
-    else:
-        reason, trace = texts.clean(exception_line(error)), error
-    for publication in publications:
-        logger.error(
-            "Not published after the commit: %s of application %s: %s",
-            _described(publication),
-            publication.app,
-            reason,
-            exc_info=trace,
-        )
-        trace = None
-
-
-def _move(connection: BaseDatabaseWrapper) -> transactional.Move | None:
-    """The move of the connection's transaction."""
-    for _, callback, *_ in reversed(connection.run_on_commit):
-        if isinstance(callback, Moved):
-            return callback.move
-    return None
-
-
-def _batch(connection: BaseDatabaseWrapper) -> outboxes.Batch:
-    """The batch of the connection's transaction. Django drops the callbacks of a transaction that is rolled back."""
-    from fanfare.integration import outbox as outboxes
-
-    for _, callback, *_ in reversed(connection.run_on_commit):
-        if isinstance(callback, Outboxed):
-            return callback.batch
-    return outboxes.Batch(connection.alias)
-
-
-def _described(publication: interface.Publication) -> str:
-    if publication.kind is not interface.Kind.EVENT:
-        return f"command {publication.channel!r}"
-    return f"event {orjson.loads(publication.body)['event']!r} on channel {publication.channel!r}"
-
-
 # -- checks of the arguments -------------------------------------------------------------------------------------------
 
 
@@ -579,8 +232,3 @@ def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise errors.InvalidName(f"`{name}` is {value!r}; it must be a str, or None.")
     return value
-
-
-def count(name: str, n: int = 1) -> None:
-    with _counts_lock:
-        _counts[name] += n

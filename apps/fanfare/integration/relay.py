@@ -31,7 +31,7 @@ from fanfare import conf, errors
 from fanfare.applications import database
 from fanfare.engine import current, interface
 from fanfare.engine import errors as engine_errors
-from fanfare.integration import models, outbox, publishing
+from fanfare.integration import appending, models, outbox, publishing
 from fanfare.jobs import declarations
 from fanfare.runtime import supervisor, text
 from fanfare.runtime.log_throttle import exception_line
@@ -189,7 +189,7 @@ class Outbox:
     def _fail(self, id_: int, reason: str) -> None:
         reason = text.clean(reason)
         outbox.fail(self.alias, id_, reason)
-        publishing.count("outbox_failed")
+        appending.count("outbox_failed")
         logger.error("Event %d of the outbox of %r cannot be sent: %s", id_, self.alias, reason)
 
     # -- to the log ----------------------------------------------------------------------------------------------------
@@ -237,11 +237,11 @@ class Outbox:
             self._refusals.pop(row.uid, None)
         new = [row for row, receipt in zip(rows, receipts, strict=True) if not receipt.duplicate]
         if new:
-            publishing.count("outbox_relayed", len(new))
+            appending.count("outbox_relayed", len(new))
             logger.info("Sent %d events that their process had left in the outbox of %r", len(new), self.alias)
         late = [row for row in new if row.is_late]
         if late:
-            publishing.count("outbox_late", len(late))
+            appending.count("outbox_late", len(late))
             logger.warning(
                 "%d events of the outbox of %r, ids %d to %d, waited for more than %d seconds. If their process ended "
                 "between sending and deleting them, they were sent twice.",

@@ -8,12 +8,11 @@ import uuid
 from collections.abc import Iterable
 from typing import Any
 
-from asgiref.sync import sync_to_async
 from django.db import DEFAULT_DB_ALIAS
 
 from fanfare import errors
 from fanfare.engine import interface
-from fanfare.integration import payloads, publishing, target, users
+from fanfare.integration import after_commit, payloads, publishing, target, users
 from fanfare.protocol import capabilities, names, revocations
 
 TOKEN_SECONDS = 3_600  # longer than the life of an SSE connection, so that one token lasts for a visit
@@ -152,9 +151,7 @@ def revoke_capability(
     Raises InvalidName for another text than an id, NoApplication, EngineUnavailable, CalledOnEventLoop.
     """
     publishing.refuse_event_loop("revoke_capability", "arevoke_capability")
-    commands = _revocation(token, expires, app)
-    if not publishing.defer(commands, on_commit, using):
-        publishing.append(commands)
+    after_commit.send(_revocation(token, expires, app), on_commit, using)
 
 
 async def arevoke_capability(
@@ -166,14 +163,7 @@ async def arevoke_capability(
     using: str = DEFAULT_DB_ALIAS,
 ) -> None:
     """`revoke_capability` for coroutines."""
-
-    def prepared() -> list[interface.Publication]:
-        commands = _revocation(token, expires, app)
-        return [] if publishing.defer(commands, on_commit, using) else commands
-
-    commands = await sync_to_async(prepared)()
-    if commands:
-        await sync_to_async(publishing.append, thread_sensitive=False)(commands)
+    await after_commit.asend(lambda: _revocation(token, expires, app), on_commit, using)
 
 
 def _revocation(token: str, expires: float | None, app: target.App) -> list[interface.Publication]:

@@ -20,7 +20,7 @@ import orjson
 from asgiref.sync import sync_to_async
 
 from fanfare.engine import current, interface
-from fanfare.integration import publishing, target, users
+from fanfare.integration import after_commit, target, users
 from fanfare.protocol import names, termination
 
 
@@ -96,7 +96,7 @@ def captured_events() -> Iterator[Events]:
     thread of this process. Events of other processes are not there.
     """
     log = _Log()
-    publishing.observers.append(log.note)
+    after_commit.observers.append(log.note)
     try:
         with current.replaced(cast("interface.Engine", log)), target.standing_in(target.IN_TESTS):
             try:
@@ -104,7 +104,7 @@ def captured_events() -> Iterator[Events]:
             finally:
                 log.settle()
     finally:
-        publishing.observers.remove(log.note)
+        after_commit.observers.remove(log.note)
 
 
 class _Log(target.Sink):
@@ -113,7 +113,7 @@ class _Log(target.Sink):
     def __init__(self) -> None:
         self._sent: list[interface.Publication] = []
         self._keys: set[tuple[str, str, str]] = set()
-        self._deferred: list[publishing.Deferred] = []  # whatever waits for a commit, or has waited
+        self._deferred: list[after_commit.Deferred] = []  # whatever waits for a commit, or has waited
 
     def append_blocking(
         self, publications: Sequence[interface.Publication], timeout: float | None = None
@@ -125,7 +125,7 @@ class _Log(target.Sink):
     ) -> Awaitable[list[interface.Receipt]]:
         return sync_to_async(self.append_blocking, thread_sensitive=False)(publications)
 
-    def note(self, deferred: publishing.Deferred) -> None:
+    def note(self, deferred: after_commit.Deferred) -> None:
         if cast("Any", deferred.engine) is self:
             self._deferred.append(deferred)
 
@@ -149,7 +149,7 @@ class _Log(target.Sink):
         self._sent.append(publication)
         return interface.Receipt(None, duplicate=False)
 
-    def _as_good_as_committed(self) -> list[publishing.Deferred]:
+    def _as_good_as_committed(self) -> list[after_commit.Deferred]:
         """Those that wait for nothing but the test's own transactions, in order.
 
         Django's `captureOnCommitCallbacks(execute=True)` calls them and leaves them where they were.

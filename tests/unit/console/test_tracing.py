@@ -20,7 +20,7 @@ from fanfare.engine import current, interface
 from fanfare.engine import errors as engine_errors
 from fanfare.engine.local import engine as local_engine
 from fanfare.hub import connections, traces
-from fanfare.integration import publishing
+from fanfare.integration import appending, publishing
 from fanfare.webhooks.models import Delivery
 from tests.harness import waiting
 from tests.unit.console.workers import Worker, until_known
@@ -40,7 +40,7 @@ async def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
         return []
 
     monkeypatch.setattr(database, "run", no_webhooks)
-    monkeypatch.setattr(publishing, "_sampler", traces.Sampler())
+    monkeypatch.setattr(appending, "_sampler", traces.Sampler())
     yield one, two
     for worker in (one, two):
         await worker.hub.stop()
@@ -63,7 +63,7 @@ async def publisher(worker: Worker, entry: str) -> dict[str, Any]:
 def import_orders(handle: publishing.Published, engine: local_engine.LocalEngine) -> None:
     """A command's function: it publishes in a process that is no worker."""
     with current.replaced(engine):
-        publishing.append([EVENT], [handle])
+        appending.append([EVENT], [handle])
 
 
 async def test_command_is_the_publisher_on_the_trace_of_every_worker(
@@ -120,7 +120,7 @@ async def test_calls_of_a_burst_are_a_sample(
     def burst() -> None:
         with current.replaced(engine):
             for _ in range(3):
-                publishing.append([EVENT])
+                appending.append([EVENT])
 
     monkeypatch.setattr(traces, "SAMPLE_MS", 1_000_000)
     await sync_to_async(burst)()
@@ -142,7 +142,7 @@ async def test_record_that_is_not_stored_costs_the_publisher_nothing(
     def publish() -> publishing.Published:
         handle = publishing.Published()
         with current.replaced(engine):
-            publishing.append([EVENT], [handle])
+            appending.append([EVENT], [handle])
         return handle
 
     published = await sync_to_async(publish)()
@@ -159,17 +159,17 @@ def in_a_module(name: str, source: str) -> dict[str, Any]:
 def test_publisher_names_the_task_of_django() -> None:
     source = "class Task:\n    module_path = 'shop.tasks.pay'\n    def call(self, function):\n        return function()"
     task = in_a_module("django.tasks.base", source)["Task"]()
-    assert task.call(publishing._publisher)["task"] == "shop.tasks.pay"
-    assert "task" not in publishing._publisher()
+    assert task.call(appending._publisher)["task"] == "shop.tasks.pay"
+    assert "task" not in appending._publisher()
 
 
 def test_publisher_names_the_task_of_celery(monkeypatch: pytest.MonkeyPatch) -> None:
     celery = types.ModuleType("celery")
     celery.current_task = SimpleNamespace(name="shop.tasks.pay")  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "celery", celery)
-    assert publishing._publisher()["task"] == "shop.tasks.pay"
+    assert appending._publisher()["task"] == "shop.tasks.pay"
     celery.current_task = None  # type: ignore[attr-defined]
-    assert "task" not in publishing._publisher()
+    assert "task" not in appending._publisher()
 
 
 @pytest.mark.django_db

@@ -31,7 +31,7 @@ from fanfare.applications import declarations, registry
 from fanfare.applications import models as application_models
 from fanfare.engine import current
 from fanfare.engine.local import engine as local_engine
-from fanfare.integration import payloads, publishing, revisions, rule_cache, rules, target, users
+from fanfare.integration import appending, payloads, revisions, rule_cache, rules, target, users
 from fanfare.jobs import declarations as jobs
 from fanfare.protocol import capabilities
 from tests.unit.docs import pages
@@ -117,7 +117,7 @@ def project(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(revisions, "registered", rules.RuleSet())
     monkeypatch.setattr(users, "registered", users.UserDataSource())
     monkeypatch.setattr(jobs, "declared", jobs.Jobs())
-    monkeypatch.setattr(publishing._sampler, "wants", lambda: False)
+    monkeypatch.setattr(appending._sampler, "wants", lambda: False)
     observed = (model_signals.post_save, model_signals.post_delete, signals.joined)
     for signal in observed:
         monkeypatch.setattr(signal, "receivers", list(signal.receivers))

@@ -7,7 +7,7 @@ from django.db.models import signals
 
 from fanfare.applications import models
 from fanfare.engine import current
-from fanfare.integration import broadcasts, publishing, rule_cache, rules, target
+from fanfare.integration import appending, broadcasts, rule_cache, rules, target
 from tests.unit.integration import recording
 
 
@@ -22,7 +22,7 @@ def log() -> Iterator[recording.Recording]:
 @pytest.fixture(autouse=True)
 def unsampled(monkeypatch: pytest.MonkeyPatch) -> None:
     """The log gets the test's events alone, without the records of their publisher."""
-    monkeypatch.setattr(publishing._sampler, "wants", lambda: False)
+    monkeypatch.setattr(appending._sampler, "wants", lambda: False)
 
 
 @pytest.fixture(autouse=True)

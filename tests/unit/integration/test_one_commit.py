@@ -11,7 +11,7 @@ from django.test import TestCase
 from fanfare import publish
 from fanfare.applications import models
 from fanfare.engine import interface
-from fanfare.integration import publishing
+from fanfare.integration import after_commit, publishing
 from tests.unit.integration import recording
 
 
@@ -79,10 +79,10 @@ def test_rolled_back_savepoint_removes_only_its_own_events(log: recording.Record
 @pytest.mark.django_db(transaction=True)
 def test_size_of_one_append_is_bounded(log: recording.Recording, appended: list[int]) -> None:
     with transaction.atomic():
-        for number in range(publishing.JOINED + 1):
+        for number in range(after_commit.JOINED + 1):
             publish("orders", "created", number)
-    assert appended == [publishing.JOINED, 1]
-    assert [event.data for event in log.events] == [str(number) for number in range(publishing.JOINED + 1)]
+    assert appended == [after_commit.JOINED, 1]
+    assert [event.data for event in log.events] == [str(number) for number in range(after_commit.JOINED + 1)]
 
 
 @pytest.mark.usefixtures("log", "default")

@@ -24,7 +24,7 @@ from fanfare.engine import current, interface
 from fanfare.engine import errors as engine_errors
 from fanfare.engine.local import engine as local_engine
 from fanfare.hub import traces
-from fanfare.integration import publishing, target
+from fanfare.integration import appending, publishing, target
 from tests.unit.engine import workers
 from tests.unit.integration import recording
 
@@ -343,7 +343,7 @@ def test_exception_of_any_kind_after_the_commit_is_logged(
         raise ValueError("an engine\nthat fails")
 
     failed_before = publishing.statistics()["failed_after_commit"]
-    monkeypatch.setattr(publishing, "append", fail)
+    monkeypatch.setattr(appending, "append", fail)
     with transaction.atomic():
         publish("orders", "created", 1)
         publish("orders", "changed", 2)

@@ -20,7 +20,7 @@ from fanfare.engine import errors as engine_errors
 from fanfare.engine.local import engine as local_engine
 from fanfare.engine.postgres import engine as postgres_engine
 from fanfare.hub import traces
-from fanfare.integration import publishing, target, transactional
+from fanfare.integration import appending, publishing, target, transactional
 from tests.harness import postgresql
 from tests.unit.engine.workers import Worker
 
@@ -104,7 +104,7 @@ def test_trace_of_an_event_names_the_function_that_published_it(
 ) -> None:
     recorder = traces.Recorder(engine)
     monkeypatch.setattr(traces, "here", recorder if kind == "worker" else None)
-    monkeypatch.setattr(publishing, "_sampler", traces.Sampler())
+    monkeypatch.setattr(appending, "_sampler", traces.Sampler())
 
     async def work() -> None:
         worker = Worker(postgres_engine.PostgresEngine(url))
