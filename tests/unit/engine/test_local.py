@@ -61,6 +61,20 @@ class TestFailures(failures.FailureConformance):
     """All of them."""
 
 
+async def test_chunk_of_another_epoch_is_not_shared(hire: conformance.Hire, tmp_path: Path) -> None:
+    """Clients that reconnect together get the same chunk, unless the stream has a new epoch since it was read."""
+    one = await hire()
+    [_, receipt] = await one.publish("kept", b"1", b"2", retention=conformance.KEPT)
+    assert receipt.position is not None
+    before = interface.Position(receipt.position.epoch, 0)
+    assert [entry.body for entry in (await conformance.replay(one, after=before)).entries] == [b"1", b"2"]
+    with contextlib.closing(sqlite3.connect(tmp_path / "engine" / "log.sqlite3", isolation_level=None)) as connection:
+        connection.execute("UPDATE streams SET epoch = 'another_' WHERE channel = 'kept'")
+        connection.execute("UPDATE log SET body = CAST('new' || body AS BLOB) WHERE channel = 'kept'")
+    after = await conformance.replay(one, after=interface.Position("another_", 0))
+    assert [entry.body for entry in after.entries] == [b"new1", b"new2"]
+
+
 def test_log_without_workers_has_no_channels_and_members(tmp_path: Path) -> None:
     here = engine.LocalEngine(tmp_path / "engine")
     with here.queries() as questions:

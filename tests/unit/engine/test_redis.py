@@ -532,6 +532,41 @@ async def test_socket_that_joins_and_leaves_during_a_gap_is_no_member(url: str) 
     await engine.close()
 
 
+async def test_listener_that_has_not_caught_up_when_its_connection_breaks_misses_nothing(
+    hire: conformance.Hire,
+) -> None:
+    """Other channels have moved the position of the partition beyond an entry that the listener still lacks."""
+    one, two = await hire(), await hire()
+    index = one.engine.partition(APP, "news")
+    late = next(name for name in map("late-{}".format, range(99)) if one.engine.partition(APP, name) == index)
+    partition = one.engine._worker.all[index]  # type: ignore[attr-defined]
+    partition._not_before = float("inf")  # the read of the log for the new listener waits
+    one.engine.listen(APP, late, True)
+    await two.publish(late, b"missed")
+    await two.publish("news", b"later")
+    await one.got("news", b"later")
+    assert one.bodies(late) == []
+    partition._not_before = 0.0
+    partition.wire.abort()
+    await one.got(late, b"missed")
+    await healthy(one)
+    assert (one.bodies("news"), one.gaps) == ([b"later"], [])
+
+
+async def test_subscriber_whose_answer_shows_a_new_generation_is_refused() -> None:
+    """The answer stands in another log than the entries that this worker delivers. The hub repeats the subscribe."""
+    with redisserver.running() as own:
+        worker = await Worker(redis_engine.RedisEngine(own.url())).open()
+        with own.client() as client:
+            client.flushall()
+        answer = await worker.attach("news")
+        assert isinstance(answer, interface.Refused), answer
+        await worker.until(lambda: worker.gaps, "the gap")
+        await healthy(worker)
+        assert isinstance(await worker.attach("news"), interface.SubscribeResult)
+        await worker.engine.close()
+
+
 async def test_holder_from_which_a_session_was_taken_does_not_write_it_after_its_release(
     hire: conformance.Hire,
 ) -> None:

@@ -54,6 +54,16 @@ def test_position_is_unknown_until_a_subscriber_has_asked_for_it(channel: connec
     assert one.position is None
 
 
+def test_position_of_a_slow_reader_is_before_its_first_pending_entry(channel: connections.Channel) -> None:
+    one = subscription(channel)
+    one.go_live()
+    channel.epoch, channel.offset = "e", 7
+    one.pending = connections.PendingEntries()
+    for kind, offset in ((interface.Kind.COUNT, None), (interface.Kind.CLIENT_EVENT, 5), (interface.Kind.EVENT, 7)):
+        one.pending.add(interface.Entry(1, kind, APP, "kept", offset, None, None, b""))
+    assert one.position == interface.Position("e", 4)
+
+
 def test_pending_entries_hold_one_state_and_count_its_bytes() -> None:
     def entry(kind: interface.Kind, body: bytes) -> interface.Entry:
         return interface.Entry(1, kind, APP, "cache-a", None, None, None, body)

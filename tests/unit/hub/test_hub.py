@@ -604,6 +604,31 @@ async def test_disconnect_while_signing_in_leaves_no_user_online(
     assert hub.connections_of_user(APP, "ann") == []
 
 
+async def test_refused_sign_in_leaves_no_user_online(engine: ScriptedEngine, hub: hubs.Hub, client: NewClient) -> None:
+    """The engine may have written it before it failed."""
+    one = client()
+    hub.sign_in(one.connection, "ann")
+    engine.refuse("forbidden")
+    assert engine.left == [(interface.USERS, "1.1")]
+    assert hub.connections_of_user(APP, "ann") == []
+
+
+async def test_disconnect_before_a_sign_in_is_repeated_leaves_no_user_online(
+    engine: ScriptedEngine, hub: hubs.Hub, client: NewClient
+) -> None:
+    one = client()
+    hub.sign_in(one.connection, "ann")
+    engine.refuse("engine_unavailable")
+    hub.disconnect(one.connection)
+
+    async def left() -> object:
+        return engine.left
+
+    await waiting.until_async(left, 5, "the leave")
+    assert engine.left == [(interface.USERS, "1.1")]
+    assert engine.attaching == []
+
+
 async def test_gap_closes_all_connections_with_4200(engine: ScriptedEngine, hub: hubs.Hub, client: NewClient) -> None:
     one = client()
     one.subscribe("presence-c", "ann")
@@ -649,6 +674,26 @@ async def test_nothing_is_delivered_between_a_gap_and_the_close(
     engine.answer()
     engine.deliver([engine.entry("c", b"later")])
     assert two.writer.bodies[-1] == b"later"
+
+
+async def test_close_after_a_gap_in_one_partition_does_not_end_the_gap_in_another(
+    engine: ScriptedEngine, hub: hubs.Hub, client: NewClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "partition", lambda app, channel: int(channel == "second"))
+    one, two = client(), client()
+    for channel, each in (("first", one), ("second", two)):
+        hub.subscribe(each.connection, channel)
+        engine.answer()
+    engine.slow_to_write = True
+    engine.on_gap("trimmed", 0)
+    engine.on_gap("trimmed", 1)
+    of_first, of_second = engine.writing
+    of_first()
+    assert one.writer.closed is not None
+    engine.deliver([engine.entry("second", b"after the gap")])
+    assert b"after the gap" not in two.writer.bodies
+    of_second()
+    assert two.writer.closed is not None
 
 
 class Failure(Exception):
