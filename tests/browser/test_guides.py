@@ -130,10 +130,10 @@ def test_page_of_the_client_tag_gets_private_events_and_runs_its_script(
 ) -> None:
     guide = "docs/how-to/page-client.md"
     page = open_page(user="admin")
-    page.route("**/static/shop/orders.js", lambda route: route.fulfill(body=pages.snippet(guide, "order.updated")))
+    page.route("**/static/shop/orders.js", lambda route: route.fulfill(body=pages.snippet(guide, "shipped")))
     page.goto(server.url(guide_page(guide, "shop/orders.js")))
     wait_subscribed(page, "private-orders-42")
-    calls.publish(server, "private-orders-42", "order.updated", '{"id": 42}')
+    calls.publish(server, "private-orders-42", "shipped", '{"id": 42}')
     shows(page, {"id": 42})
 
 

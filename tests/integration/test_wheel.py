@@ -12,6 +12,7 @@ import pytest
 from tests.harness import deployments, packages
 
 SOURCE = deployments.REPOSITORY / "apps" / "fanfare"
+DESCRIPTION = SOURCE / "README.md"
 
 
 def test_wheel_holds_the_package_and_nothing_else(built: packages.Built) -> None:
@@ -22,7 +23,7 @@ def test_wheel_holds_the_package_and_nothing_else(built: packages.Built) -> None
     source = {
         path.relative_to(SOURCE.parent).as_posix()
         for path in SOURCE.rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and "__pycache__" not in path.parts and path != DESCRIPTION
     }
     assert package == source
     assert {"fanfare/py.typed", "fanfare/migrations/0001_initial.py", "fanfare/static/fanfare/client.js"} <= package
@@ -41,14 +42,14 @@ def test_source_distribution_holds_the_package_its_description_and_its_licence(b
     with tarfile.open(built.sdist) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
     beside = {name for name in names if not name.startswith("apps/fanfare/")}
-    assert beside == {".gitignore", "CHANGELOG.md", "LICENSE", "PKG-INFO", "README.md", "pyproject.toml"}
+    assert beside == {".gitignore", "CHANGELOG.md", "LICENSE", "PKG-INFO", "pyproject.toml"}
 
 
-def test_metadata_has_the_readme_ranges_and_extras(built: packages.Built) -> None:
+def test_metadata_has_the_description_ranges_and_extras(built: packages.Built) -> None:
     with zipfile.ZipFile(built.wheel) as wheel:
         (name,) = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
         metadata, _, description = wheel.read(name).decode().partition("\n\n")
-    assert description.strip() == (deployments.REPOSITORY / "README.md").read_text(encoding="utf-8").strip()
+    assert description.strip() == DESCRIPTION.read_text(encoding="utf-8").strip()
     requirements = [line.partition(": ")[2] for line in metadata.splitlines() if line.startswith("Requires-Dist: ")]
     assert "django>=5.2" in requirements
     assert not [line for line in requirements if "==" in line.partition(";")[0]], "pins are for requirements.txt"

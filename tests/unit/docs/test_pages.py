@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -71,3 +72,18 @@ def test_named_files_exist(page: Path) -> None:
     for name in re.findall(r"`((?:apps|myproject|deploy|docs|tests)/[\w./-]+)`", text):
         if not name.startswith(made_by_the_reader):
             assert (pages.ROOT / name).exists(), f"{pages.name(page)} names {name}, which does not exist"
+
+
+def test_description_of_the_package_stands_alone_and_repeats_tested_code() -> None:
+    description = pages.ROOT / "apps/fanfare/README.md"
+    assert pages.links(description) == [], "a package index shows no page of the repository"
+    tested = "".join(
+        (pages.ROOT / name).read_text(encoding="utf-8")
+        for name in ("README.md", "docs/how-to/existing-project.md", "docs/how-to/page-client.md")
+    )
+    for block in pages.blocks(description):
+        assert block.text in tested, f"{description.name}:{block.line}"
+    for command in pages.shell_lines(description):
+        assert f"    {command.text}\n" in tested, command.text
+    extras = tomllib.loads((pages.ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert [name for name in extras if f"[{name}]" not in description.read_text(encoding="utf-8")] == []
