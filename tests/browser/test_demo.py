@@ -142,6 +142,22 @@ def visitors(chromium: Browser) -> Iterator[list[Page]]:
         context.close()
 
 
+def test_room_without_a_history_does_not_count_missed_messages(
+    start: Callable[..., servers.Server], fleet: servers.Fleet, visitors: list[Page]
+) -> None:
+    deployment = fleet.deployment()
+    deployment.shell("for one in Application.objects.all(): one.rules.all().delete()")
+    server = start("uvicorn", deployment)
+    ann, _ = visitors
+    enter(ann, server)
+    say(ann, "Hello")
+    expect(said(ann, "Hello")).to_have_count(1)
+    ann.get_by_role("button", name="Disconnect").click()
+    ann.get_by_role("button", name="Connect").click()
+    expect(ann.locator("#missed")).to_have_text("?")
+    expect(ann.get_by_role("alert")).to_contain_text("no channel rule")
+
+
 def test_refused_message_shows_the_reason_and_keeps_the_text(debug: servers.Server, visitors: list[Page]) -> None:
     ann, _ = visitors
     enter(ann, debug)

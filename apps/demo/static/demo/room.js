@@ -94,10 +94,16 @@ const SETTLE_MS = 1000; // for a message that is in the history and not yet here
 const arrived = new Set();
 
 async function countMissed() {
+  const hadSome = arrived.size > 0;
   const response = await fetch(form.action).catch(() => null);
   if (!response?.ok) return; // counted after the next reconnect
   const { ids } = await response.json();
   await new Promise((resolve) => setTimeout(resolve, SETTLE_MS));
+  if (!ids.length && hadSome) {
+    missed.textContent = "?";
+    complain("Missed messages are lost and cannot be counted, because the room keeps no history: no channel rule matches it.");
+    return;
+  }
   const first = ids.findIndex((id) => arrived.has(id)); // the history may begin before this page
   const lost = first < 0 ? 0 : ids.slice(first).filter((id) => !arrived.has(id)).length;
   missed.textContent = lost;
