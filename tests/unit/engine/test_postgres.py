@@ -143,14 +143,18 @@ async def test_full_queue_and_stopped_writer_refuse_a_call_without_an_exception(
     """The callers are callbacks of connections, which would be closed."""
     engine = (await hire()).engine
     refused: list[str] = []
+    monkeypatch.setattr(writer, "MOST_PENDING_BYTES", 1)
+    with pytest.raises(errors.EngineUnavailable, match="at most 100000 of 1 may"):
+        await engine.append([interface.Publication("1", "news", b"{}")])
+    await engine.append([interface.Publication("1", "news", b"1")])
     monkeypatch.setattr(writer, "MOST_PENDING", 0)
     engine.save_session("1", "token", b"{}", 60)
     engine.post(interface.Publication("1", "news", b"{}"), refused.append)
-    with pytest.raises(errors.EngineUnavailable, match="at most 0 may"):
+    with pytest.raises(errors.EngineUnavailable, match="at most 0 of 1 may"):
         await engine.append([interface.Publication("1", "news", b"{}")])
     await engine._worker.writer.stop()  # type: ignore[attr-defined]
     engine.post(interface.Publication("1", "news", b"{}"), refused.append)
-    assert refused == ["0 writes wait for the database; at most 0 may", "The engine is closed"]
+    assert refused == ["0 writes of 0 bytes wait for the database; at most 0 of 1 may", "The engine is closed"]
 
 
 async def test_lease_that_was_asked_for_under_an_earlier_id_is_not_held(

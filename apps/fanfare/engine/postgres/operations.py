@@ -55,6 +55,7 @@ class Call:
     settled: Settled = ignore
     born: float = field(default_factory=time.monotonic)
     logs: bool = True  # whether it may add entries
+    size: int = 0  # bytes of the bodies, once it waits
 
 
 APPLY = (

@@ -26,6 +26,7 @@ GROUP_OPERATIONS: Final = 1_000
 NOTIFY_S: Final = 0.005
 LONGEST_PAUSE_S: Final = 2.0
 MOST_PENDING: Final = 100_000  # calls; beyond it the engine refuses at once
+MOST_PENDING_BYTES: Final = 64 * 1_048_576  # of bodies
 
 
 class Writer:
@@ -55,6 +56,7 @@ class Writer:
         self._reconnected = reconnected
         self._logged = logged
         self._pending: list[operations.Call] = []
+        self._pending_bytes = 0
         self._wake = asyncio.Event()
         self._expiry: asyncio.TimerHandle | None = None  # while calls wait
         self._connection: database.AsyncConnection | None = None
@@ -69,10 +71,19 @@ class Writer:
         """Refuses the call at once, through its callback, if the queue is full or the writer has stopped."""
         if self._stopping:
             _settle([call], errors.EngineUnavailable("The engine is closed"))
-        elif len(self._pending) >= MOST_PENDING:
-            why = f"{len(self._pending)} writes wait for the database; at most {MOST_PENDING} may"
+            return
+        call.size = 0
+        for one in call.operations:
+            if one.body:
+                call.size += len(one.body)
+        if len(self._pending) >= MOST_PENDING or self._pending_bytes + call.size > MOST_PENDING_BYTES:
+            why = (
+                f"{len(self._pending)} writes of {self._pending_bytes} bytes wait for the database; at most "
+                f"{MOST_PENDING} of {MOST_PENDING_BYTES} may"
+            )
             _settle([call], errors.EngineUnavailable(why))
         else:
+            self._pending_bytes += call.size
             self._pending.append(call)
             self._wake.set()
             self._await_expiry()
@@ -127,6 +138,7 @@ class Writer:
         late = [call for call in self._pending if call.born < before]
         if late:
             self._pending = [call for call in self._pending if call.born >= before]
+            self._pending_bytes = sum(call.size for call in self._pending)
             _settle(late, errors.EngineUnavailable(f"Timed out after {self._timeout_s:g} s waiting for the database"))
         self.expired += len(late)
 
@@ -136,6 +148,7 @@ class Writer:
         if self._expiry is not None:
             self._expiry.cancel()
         waiting, self._pending = self._pending, []
+        self._pending_bytes = 0
         _settle(waiting, errors.EngineUnavailable("The engine is closed"))
         await self._disconnect()
 
@@ -162,6 +175,7 @@ class Writer:
                     break
                 count += 1
             group, self._pending = self._pending[:count], self._pending[count:]
+            self._pending_bytes -= sum(call.size for call in group)
             if group:
                 await self._apply_group(connection, group)
 
