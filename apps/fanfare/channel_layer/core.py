@@ -44,6 +44,7 @@ CAPACITY = 100  # messages; both as Channels' other layers have it
 GROUP_EXPIRY_S = 86_400  # a day: longer than any WebSocket of theirs should live, so a leak ends
 MAX_MESSAGE_BYTES = 1_048_576
 SWEEP_S = 5.0  # between two searches of all channels for expired messages
+GROUP_SWEEP_S = 600.0  # between two searches of all groups for members whose time is over; 0.05 ms per 1,000 members
 ADD_S = 5.0  # how long `group_add` waits for the process that owns the channel
 
 Message = messages.Message
@@ -90,7 +91,7 @@ class EngineChannelLayer(BaseChannelLayer):
         self._plain: dict[str, _PlainName] = {}  # the plain names that this process listens to
         self._replies: dict[str, asyncio.Future[None]] = {}  # by the id of the message that is to be answered
         self._flushed = 0.0  # Unix seconds: messages that were sent before are forgotten
-        self._next_sweep = 0.0  # Unix seconds
+        self._next_sweep = self._next_group_sweep = 0.0  # Unix seconds
         self._unreported: collections.Counter[str] = collections.Counter()  # drops since the last sweep
 
     # -- channels ------------------------------------------------------------------------------------------------------
@@ -334,20 +335,27 @@ class EngineChannelLayer(BaseChannelLayer):
 
     async def _follow(self, channel: str) -> None:
         """Listen to a plain name, and read the messages that are kept of it."""
-        name = self._plain.get(channel)
-        if name is None:
-            name = self._plain[channel] = _PlainName()
-            self._transport.follow(self._mailbox_of("channel", channel), self.deliver)
-            try:
-                await self._read_kept(channel, name)
-            except BaseException:
-                del self._plain[channel]
-                self._transport.ignore(self._mailbox_of("channel", channel), self.deliver)
-                raise
-            finally:
-                name.is_read.set()
-        await name.is_read.wait()
+        name: _PlainName | None = None
+        while name is None or self._plain.get(channel) is not name:  # the read of the call that waited first failed
+            name = self._plain.get(channel)
+            if name is None:
+                name = await self._begin_to_follow(channel)
+            else:
+                await name.is_read.wait()
         name.used = time.time()
+
+    async def _begin_to_follow(self, channel: str) -> _PlainName:
+        name = self._plain[channel] = _PlainName()
+        self._transport.follow(self._mailbox_of("channel", channel), self.deliver)
+        try:
+            await self._read_kept(channel, name)
+        except BaseException:
+            del self._plain[channel]
+            self._transport.ignore(self._mailbox_of("channel", channel), self.deliver)
+            raise
+        finally:
+            name.is_read.set()
+        return name
 
     async def _read_kept(self, channel: str, name: _PlainName) -> None:
         kept = await self._transport.kept(self._mailbox_of("channel", channel), self._retention(channel).size)
@@ -382,6 +390,7 @@ class EngineChannelLayer(BaseChannelLayer):
             del self._buffers[channel]
 
     def _members(self, group: str, now: float) -> list[str]:
+        """The members, after the removal of those whose time is over."""
         members = self._groups.get(group, {})
         for channel in [channel for channel, until in members.items() if until <= now]:
             self._discard(group, channel)
@@ -411,6 +420,10 @@ class EngineChannelLayer(BaseChannelLayer):
             if name.unread is None and name.used < now - self.expiry_s and channel not in self._buffers:
                 del self._plain[channel]
                 self._transport.ignore(self._mailbox_of("channel", channel), self.deliver)
+        if now >= self._next_group_sweep:
+            self._next_group_sweep = now + GROUP_SWEEP_S
+            for group in list(self._groups):
+                self._members(group, now)
         dropped, self._unreported = self._unreported, collections.Counter()
         for what, count in dropped.items():
             if count > 1:

@@ -228,6 +228,26 @@ async def test_concurrent_first_receivers_start_one_reader_even_if_the_first_is_
     assert await received(layer, channels[0]) == {"type": "hello"}
 
 
+async def test_receiver_reads_the_kept_messages_itself_if_the_one_that_began_to_is_cancelled(here, there, monkeypatch):
+    """It would otherwise wait for messages to a name that its process does not listen to."""
+    kept, is_reading, go_on = here._transport.kept, asyncio.Event(), asyncio.Event()
+
+    async def slow(*arguments):
+        is_reading.set()
+        await go_on.wait()
+        return await kept(*arguments)
+
+    monkeypatch.setattr(here._transport, "kept", slow)
+    first = asyncio.create_task(here.receive("plain"))
+    await is_reading.wait()
+    second = asyncio.create_task(received(here, "plain"))
+    await asyncio.sleep(0)
+    first.cancel()
+    go_on.set()
+    await there.send("plain", {"type": "hello"})
+    assert await second == {"type": "hello"}
+
+
 async def test_layer_receives_again_after_a_close(process):
     layer = process().layer()
     await layer.new_channel()

@@ -174,6 +174,19 @@ async def test_membership_ends_after_group_expiry(process):
     await nothing_comes(layer, channel)
 
 
+async def test_group_without_messages_is_forgotten_after_group_expiry(process, monkeypatch):
+    """Consumers that end without `group_discard` leave members of groups that nothing is sent to any more."""
+    monkeypatch.setattr(core, "SWEEP_S", 0.0)
+    monkeypatch.setattr(core, "GROUP_SWEEP_S", 0.0)
+    layer = process().layer(group_expiry=0)
+    channel = await layer.new_channel()
+    await layer.group_add("group", channel)
+    await layer.send(channel, {"type": "hey"})
+    await received(layer, channel)
+    assert not layer._groups
+    assert not layer._transport.follows(layer._mailbox_of("group", "group"), layer.deliver)
+
+
 # -- groups ------------------------------------------------------------------------------------------------------------
 
 
