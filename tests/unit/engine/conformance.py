@@ -454,6 +454,13 @@ class Conformance:
         assert await one.join("presence-c", "ann", "1.1") == ["ann"]
         assert [entry.kind for entry in one.entries] == [1, 2, 1]
 
+    async def test_join_of_a_socket_as_another_user_ends_the_membership_of_the_first(self, hire: Hire) -> None:
+        """The leave of the first user could not be written."""
+        one = await hire()
+        await one.join("presence-c", "ann", "1.1")
+        assert await one.join("presence-c", "bob", "1.1") == ["bob"]
+        assert [(entry.kind, entry.user_id) for entry in one.entries] == [(1, "ann"), (2, "ann"), (1, "bob")]
+
     # -- counts --------------------------------------------------------------------------------------------------------
 
     async def test_counts_are_those_of_all_workers(self, hire: Hire) -> None:

@@ -56,9 +56,15 @@ BUDGET = "test_budget_holds_for_all_workers_and_refuses_whole_calls"
 BARRIER = "test_delivery_continues_a_snapshot_without_gap_or_repeat"
 CHUNKS = "test_long_recovery_comes_in_chunks_while_more_is_published"
 BACKLOG = "test_large_backlog_is_delivered_in_order_and_in_several_steps"
+SOCKET = "test_join_of_a_socket_as_another_user_ends_the_membership_of_the_first"
 FROZEN = "test_frozen_worker_and_the_others_agree_about_its_members"
 
 LOCAL = (
+    _mutant(
+        "a socket keeps its first user",
+        SOCKET,
+        (f"{_LOCAL}presence:Subscribe.run", "owner is not None and owner != user_id", "False"),
+    ),
     _mutant("gaps are never reported", GAP, (f"{_LOCAL}reader:LogReader._look", 'return "trimmed"', "pass")),
     _mutant(
         "the trim holds nothing for consumers",
@@ -195,6 +201,9 @@ LOCAL = (
 )
 
 POSTGRES = (
+    _mutant(
+        "a socket keeps its first user", SOCKET, (_SQL, "AND m.user_id <> p_user[v_i] RETURNING", "AND false RETURNING")
+    ),
     _mutant(
         "gaps are never reported", f"{GAP} {CUT_GAP}", (f"{_POSTGRES}reader:Reader._gap", 'return "trimmed"', "pass")
     ),
@@ -370,6 +379,9 @@ POSTGRES = (
 )
 
 REDIS = (
+    _mutant(
+        "a socket keeps its first user", SOCKET, (f"{_LUA}apply.lua", "depart(id, app, channel, socket) -- a", "-- a")
+    ),
     _mutant(
         "gaps are never reported",
         CUT_GAP,

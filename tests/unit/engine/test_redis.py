@@ -514,20 +514,20 @@ async def test_socket_that_joins_and_leaves_during_a_gap_is_no_member(url: str) 
     answers: list[object] = []
 
     def join_and_leave(_reason: str, _partition: int | None) -> None:
-        engine.post(interface.Publication(APP, "presence-c", b"before"), answers.append)
-        engine.when_written(lambda: None)  # the partition settles until this is called
         member = interface.Member("ann", "null")
         engine.attach(interface.SubscribeRequest(APP, "presence-c", "1.1", member=member), answers.append)
         engine.leave(APP, "presence-c", "1.1")
+        engine.when_written(lambda: answers.append("closed"))  # the partition settles until this is called
 
     engine = redis_engine.RedisEngine(url)
     worker = Worker(engine)
     await engine.open(lambda _entries: None, join_and_leave)
     partition = engine._worker.all[engine.partition(APP, "presence-c")]  # type: ignore[union-attr]
     partition.guarded(partition.gap, "trimmed")
-    await worker.until(lambda: answers, "the join is answered")
+    await worker.until(lambda: len(answers) == 2, "the join is answered")
     await worker.written()
-    assert isinstance(answers[0], interface.SubscribeResult)
+    assert answers[0] == "closed", "no subscriber is answered before"
+    assert isinstance(answers[1], interface.SubscribeResult)
     assert await worker.members("presence-c") == []
     await engine.close()
 
