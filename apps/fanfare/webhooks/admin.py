@@ -34,7 +34,8 @@ class ViewOnly:
 
 @admin.register(models.Delivery)
 class DeliveryAdmin(ViewOnly, DeliveryBase):
-    list_display = ("created_at", "event", "channel", "endpoint", "state", "attempts", "status", "took", "next_at")
+    # The columns after the first ones are outside of a narrow window.
+    list_display = ("created_at", "event", "state", "attempts", "status", "channel", "endpoint", "took", "next_at")
     list_display_links = ("created_at", "event")
     list_filter = ("state", "event", "webhook__application", "webhook", "created_at")
     list_select_related = ("webhook__application",)
@@ -143,14 +144,14 @@ class DeliveryAdmin(ViewOnly, DeliveryBase):
 class EndpointHealthAdmin(ViewOnly, HealthBase):
     list_display = (
         "webhook",
-        "application",
         "is_well",
         "failures",
         "waiting",
+        "error",
+        "application",
         "retry_at",
         "succeeded_at",
         "failed_at",
-        "error",
     )
     list_filter = ("is_open", "webhook__application")
     list_select_related = ("webhook__application",)
