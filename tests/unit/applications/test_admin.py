@@ -184,6 +184,17 @@ class TestOneApplication:
         assert (shop.name, shop.client_events, shop.max_connections) == ("Shop 2", True, 500)
         assert (shop.app_id, shop.secret) == ("42", "shop-secret")
 
+    def test_limits_are_folded_unless_the_application_has_some_of_its_own(
+        self, admin_client: Client, shop: Application
+    ) -> None:
+        def is_folded() -> bool:
+            fieldsets = admin_client.get(reverse(CHANGE, args=[shop.pk])).context["adminform"]
+            return next(one.is_collapsible for one in fieldsets if one.name == "Limits")
+
+        assert is_folded()
+        Application.objects.filter(pk=shop.pk).update(max_connections=500)
+        assert not is_folded()
+
     def test_limit_shows_its_default_and_its_bounds(self, admin_client: Client, shop: Application) -> None:
         page = text(admin_client.get(reverse(CHANGE, args=[shop.pk])))
         assert 'placeholder="102400"' in page

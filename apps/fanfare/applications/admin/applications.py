@@ -84,13 +84,15 @@ class ApplicationAdmin(ModelAdmin):
         return (
             ("Credentials", credentials),
             ("Settings", {"fields": (*settings, "source", "created_at", "updated_at")}),
-            self._limits(),
+            self._limits(obj),
         )
 
-    def _limits(self) -> tuple[str, dict[str, Any]]:
+    def _limits(self, obj: models.Application | None = None) -> tuple[str, dict[str, Any]]:
+        own = [name for name in limits.NAMES if getattr(obj, name, None) is not None]
         return "Limits", {
             "fields": limits.NAMES,
             "description": "An empty field has the default, which it shows in grey.",
+            "classes": () if own else ("collapse",),  # Django opens it if a value is wrong
         }
 
     def get_readonly_fields(self, request: HttpRequest, obj: models.Application | None = None) -> tuple[str, ...]:
