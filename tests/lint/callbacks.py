@@ -422,6 +422,7 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ),
     ("sockets/drain.py", "self._accepts()"): (TASK, FAILED_TEST),
     ("sockets/http_limits.py", "self._timed_out"): (WHEEL, WHEEL_TEST),
+    ("sockets/http_limits.py", "self._rested"): (LOOP, "the client's connection ends at its timeout"),
     ("sockets/http_limits.py", "self._stop"): (LOOP, "it closes one idle connection"),
     ("sockets/http_limits.py", "self.transport.abort"): (LOOP, "the transport ends all the same"),
     ("sockets/keepalive.py", "self._due"): (WHEEL, WHEEL_TEST),

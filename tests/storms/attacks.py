@@ -193,6 +193,13 @@ def large_page_body(server: Limited) -> None:
     server.refused(413, head + b"x" * 1_000, "100001", "100000")
 
 
+def many_chunks(server: Limited) -> None:
+    """A body in chunks of one byte, which the server's parser passes on one by one."""
+    head = b"POST /admin/login/ HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
+    answer = server.ask(head + b"1\r\nx\r\n" * 5_000 + b"0\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 4"), answer[:500]  # without a CSRF token, or too many attempts
+
+
 def large_frame(server: Limited) -> None:
     with server.websocket() as client:
         client.send(wire.WireFrame(wire.TEXT, b"x" * 131_073))
@@ -282,6 +289,7 @@ ATTACKS: Final = {
     "http.evicted.idle": Attack(idle_connections, r"\d+ connections \(idle\), \d+ are allowed"),
     "http.refused.connections": Attack(too_many_connections, r"worker has \d+ connections; 200 are allowed"),
     "http.refused.body_bytes": Attack(large_page_body, "at least 100001 bytes; 100000 are allowed"),
+    "http.paused": Attack(many_chunks, ""),
     "api.refused.413": Attack(large_api_body, r"API request refused: event_too_large \(413\)"),
     "api.refused.400": Attack(many_parameters, r"API request refused: too_many_parameters \(400\)"),
     "api.refused.401": Attack(late_signature, r"API request refused: expired_timestamp \(401\)"),

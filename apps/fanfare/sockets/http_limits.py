@@ -16,6 +16,7 @@ A WebSocket begins as such a request, so the limits hold for upgrades too.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import resource
 import sys
@@ -25,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import h11
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -38,6 +40,8 @@ TURN_S: Final = 0.25
 LINGER_S: Final = 2.0  # for the client to read a refusal while it still sends
 LINGER_BYTES: Final = 1_048_576  # read and dropped meanwhile
 MAX_PIPELINED: Final = 64  # requests that wait for the answers of earlier ones on their connection
+PIECES_AT_ONCE: Final = 64  # of a body: one read can hold 40,000 chunks, which the parser passes on one by one
+PIECE_S: Final = 0.0001  # of a pause after more of them
 RESERVED_DESCRIPTORS: Final = 128  # for logs, databases, webhooks and the engine
 
 
@@ -164,6 +168,32 @@ class Gate:
         connection.transport.close()
 
 
+class _Flow(FlowControl):
+    """uvicorn's flow control of one connection, with pauses in which the application cannot resume the reading."""
+
+    def __init__(self, transport: Any) -> None:
+        super().__init__(transport)
+        self._rests = False
+
+    def rest(self, seconds: float) -> None:
+        """Read nothing meanwhile."""
+        if not self._rests:
+            self._rests = True
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_later(seconds, self._rested)
+
+    def _rested(self) -> None:
+        self._rests = False
+        if not self.read_paused and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def resume_reading(self) -> None:
+        if self._rests:
+            self.read_paused = False
+        else:
+            super().resume_reading()
+
+
 _Any: Any = object  # the attributes below are those of uvicorn's classes, which come later in the order of resolution
 
 
@@ -172,6 +202,7 @@ class _Limited(_Any):  # type: ignore[misc]
 
     gate: Gate  # set by `install`
     slot: Any = None  # of the gate's wheel
+    flow: Any  # a _Flow instead of uvicorn's
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
@@ -185,11 +216,13 @@ class _Limited(_Any):  # type: ignore[misc]
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self.flow = _Flow(transport)
         self.gate.opened(self)
 
     def opened(self, transport: Any, waited_s: float) -> None:
         """Take over a connection that the gate has let in, `waited_s` after its start."""
         super().connection_made(transport)
+        self.flow = _Flow(transport)
         self.gate.pending(self, waited_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -323,10 +356,15 @@ class LimitedHttpTools(_Limited, HttpToolsProtocol):
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self._head_bytes = 0
+        self._pieces = 0  # of a body, in the current read
 
     def data_received(self, data: bytes) -> None:
         self._head_bytes += len(data)
+        self._pieces = 0
         super().data_received(data)
+        if self._pieces > PIECES_AT_ONCE:
+            self.gate.count("http.paused")
+            self.flow.rest(self._pieces * PIECE_S)
         if self._head_bytes > self._limits.head_bytes and not self._is_refused and not self.transport.is_closing():
             error = _head_too_large(self._head_bytes, self._limits)
             self.refuse(error.status, error.reason, str(error))
@@ -354,6 +392,7 @@ class LimitedHttpTools(_Limited, HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._head_bytes = 0
+        self._pieces += 1
         super().on_body(body)
 
     def on_message_complete(self) -> None:

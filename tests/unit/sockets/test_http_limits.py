@@ -420,6 +420,66 @@ def test_limits_can_be_installed_again() -> None:
 # -- the stop of the server --------------------------------------------------------------------------------------------
 
 
+def test_flood_of_chunks_is_read_with_pauses() -> None:
+    with ExitStack() as stack:
+        serve = Counting(HttpToolsProtocol, stack)
+        with open_client(serve()) as client:
+            client.sendall(b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n")
+            client.sendall(b"1\r\nx\r\n" * 3_000)
+            client.sendall(b"0\r\n\r\n")
+            assert read_all(client).endswith(b"3000")
+        assert serve.counters["http.paused"] > 0
+
+
+class Reading:
+    """A transport that is read or not."""
+
+    def __init__(self) -> None:
+        self.is_on = True
+        self.closed = False
+
+    def pause_reading(self) -> None:
+        self.is_on = False
+
+    def resume_reading(self) -> None:
+        self.is_on = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+
+async def test_application_does_not_end_a_pause() -> None:
+    flow = http_limits._Flow(transport := Reading())
+    flow.rest(0.01)
+    flow.rest(0.01)
+    flow.pause_reading()
+    flow.resume_reading()
+    assert not transport.is_on
+    while not transport.is_on:
+        await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("has_ended", [False, True], ids=["the application is busy", "the connection has ended"])
+async def test_reading_does_not_go_on_after_a_pause_if(has_ended: bool) -> None:
+    flow = http_limits._Flow(transport := Reading())
+    flow.rest(0.0)
+    transport.closed = has_ended
+    if not has_ended:
+        flow.pause_reading()
+    await asyncio.sleep(0.02)
+    assert not transport.is_on
+
+
+def test_body_of_ordinary_chunks_is_read_without_a_pause() -> None:
+    with ExitStack() as stack:
+        serve = Counting(HttpToolsProtocol, stack)
+        with open_client(serve()) as client:
+            client.sendall(b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n")
+            client.sendall((b"2000\r\n" + b"x" * 0x2000 + b"\r\n") * 30 + b"0\r\n\r\n")
+            assert read_all(client).endswith(b"%d" % (30 * 0x2000))
+        assert not serve.counters
+
+
 def stop_connections(hosted: Hosted) -> None:
     """What uvicorn does with its connections when it stops."""
 
