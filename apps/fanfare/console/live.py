@@ -69,21 +69,26 @@ class Live:
                 return
             endpoint, access = self._authorized(scope)
             if endpoint.stream is not None:
-                await self._stream(endpoint, self._request(scope, access), receive, send)
+                await self._stream(endpoint, self._request(scope, access), scope["path"], receive, send)
                 return
             body = await _read_json(receive, endpoint.max_body) if endpoint.method == "POST" else {}
             assert endpoint.answer is not None  # noqa: S101  (one of both)
             await _json(send, 200, await endpoint.answer(self._request(scope, access, body)))
-        except requests.Problem as problem:
-            await _json(send, problem.status, {"error": str(problem)})
-        except engine_errors.EngineError as error:
-            await _json(send, 503, {"error": str(error)})
         except _Gone:
             return
-        except Exception as error:  # noqa: BLE001  (logged with its traceback)
-            self._log.error("The console's request %s failed", scope["path"], key=scope["path"], error=error)
-            self._worker.hub.count("console.failed")
-            await _json(send, 500, {"error": "The worker failed to answer; its log says why."})
+        except Exception as error:  # noqa: BLE001  (`_explained` logs it)
+            status, message = self._explained(error, scope["path"])
+            await _json(send, status, {"error": message})
+
+    def _explained(self, error: Exception, path: str) -> tuple[int, str]:
+        """The status and the message for the page. A fault of this code is logged and counted."""
+        if isinstance(error, requests.Problem):
+            return error.status, str(error)
+        if isinstance(error, engine_errors.EngineError):
+            return 503, str(error)
+        self._log.error("The console's request %s failed", path, key=path, error=error)
+        self._worker.hub.count("console.failed")
+        return 500, "The worker failed to answer; its log says why."
 
     def _authorized(self, scope: Any) -> tuple[requests.Endpoint, Access]:
         path: str = scope["path"]
@@ -107,7 +112,9 @@ class Live:
 
     # -- streams -------------------------------------------------------------------------------------------------------
 
-    async def _stream(self, endpoint: requests.Endpoint, request: requests.Request, receive: Any, send: Any) -> None:
+    async def _stream(
+        self, endpoint: requests.Endpoint, request: requests.Request, path: str, receive: Any, send: Any
+    ) -> None:
         user = request.access.user_id
         if self._streams.total() >= STREAMS_PER_WORKER or self._streams[user] >= STREAMS_PER_USER:
             raise requests.Problem(503, "Too many console pages are open at this worker. Close some of them.")
@@ -119,13 +126,35 @@ class Live:
         reader = self._worker.tasks.spawn("reader of a console stream", _disconnected(receive, life))
         try:
             assert endpoint.stream is not None  # noqa: S101  (as the caller found)
-            await _write_all(endpoint.stream(request), life, send)
+            await self._write_all(endpoint.stream(request), life, path, send)
         finally:
             reader.cancel()
             self._lives.discard(life)
             self._streams[user] -= 1
             if not self._streams[user]:
                 del self._streams[user]
+
+    async def _write_all(self, values: AsyncIterator[Any], life: asyncio.Timeout, path: str, send: Any) -> None:
+        """Send one line for each value, until there is none or the stream's life ends: the page leaves, its token
+        expires, or the worker stops. An error after the first value is the last line."""
+        started = False
+        try:
+            async with life, contextlib.aclosing(values) as lines:  # type: ignore[type-var]
+                async for value in lines:
+                    if not started:  # not before the first value, so that a Problem has its status
+                        started = True
+                        await send({"type": "http.response.start", "status": 200, "headers": _lines()})
+                    await _write(send, value if isinstance(value, bytes) else orjson.dumps(value) + b"\n")
+        except _Gone:
+            raise
+        except Exception as error:
+            if not (life.expired() and isinstance(error, TimeoutError)):
+                if not started:
+                    raise
+                await _write(send, orjson.dumps({"error": self._explained(error, path)[1]}) + b"\n")
+        if not started:
+            await send({"type": "http.response.start", "status": 200, "headers": _lines()})
+        await _write(send, b"", more=False)
 
     def stop(self) -> None:
         """End all streams: the worker is stopping, and their pages connect to another one."""
@@ -136,29 +165,6 @@ class Live:
 def _lines() -> list[tuple[bytes, bytes]]:
     worker = f"{os.getpid()} of {socket.gethostname()}".encode()
     return [*_LINES, (_WORKER, worker), (b"access-control-expose-headers", _WORKER)]
-
-
-async def _write_all(values: AsyncIterator[Any], life: asyncio.Timeout, send: Any) -> None:
-    """Send one line for each value, until there is none or the stream's life ends: the page leaves, its token expires,
-    or the worker stops."""
-    started = False
-    try:
-        async with life, contextlib.aclosing(values) as lines:  # type: ignore[type-var]
-            async for value in lines:
-                if not started:  # not before the first value, so that a Problem has its status
-                    started = True
-                    await send({"type": "http.response.start", "status": 200, "headers": _lines()})
-                await _write(send, value if isinstance(value, bytes) else orjson.dumps(value) + b"\n")
-    except (requests.Problem, engine_errors.EngineError) as problem:
-        if not started:
-            raise
-        await _write(send, orjson.dumps({"error": str(problem)}) + b"\n")
-    except TimeoutError:
-        if not life.expired():
-            raise
-    if not started:
-        await send({"type": "http.response.start", "status": 200, "headers": _lines()})
-    await _write(send, b"", more=False)
 
 
 def _end(life: asyncio.Timeout) -> None:

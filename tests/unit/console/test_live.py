@@ -170,6 +170,18 @@ async def test_problem_before_the_first_value_has_its_status(application: live.L
     assert (client.status, client.json) == (400, {"error": "The filter is no pattern."})
 
 
+async def test_failure_after_the_first_value_is_the_last_line_and_counted(application: live.Live, token: str) -> None:
+    @requests.stream("broken")
+    async def broken(_request: requests.Request) -> AsyncIterator[Any]:
+        yield 1
+        raise KeyError("secret detail")
+
+    client = await ask(application, Client("broken", token=token))
+    first, last = [orjson.loads(line) for line in client.body.splitlines()]
+    assert (client.status, first, last) == (200, 1, {"error": "The worker failed to answer; its log says why."})
+    assert application._worker.counters == ["console.failed"]  # type: ignore[attr-defined]
+
+
 async def test_stream_ends_when_the_page_leaves(application: live.Live, token: str) -> None:
     closed = asyncio.Event()
 
