@@ -61,6 +61,21 @@ class TestFailures(failures.FailureConformance):
     """All of them."""
 
 
+async def test_one_trimmed_entry_that_was_not_read_is_a_gap(hire: conformance.Hire, tmp_path: Path) -> None:
+    one = await hire()
+    await one.publish("news", b"1")
+    await one.got("news", b"1")
+    with contextlib.closing(sqlite3.connect(tmp_path / "engine" / "log.sqlite3", isolation_level=None)) as connection:
+        [(top,)] = connection.execute("SELECT MAX(id) FROM log").fetchall()
+        connection.execute("UPDATE state SET trimmed_to = ?", (top,))
+        await one.publish("news", b"2")
+        await one.got("news", b"1", b"2")
+        assert one.gaps == []
+        connection.execute("UPDATE state SET trimmed_to = ?", (top + 2,))
+    await one.publish("news", b"3")
+    await one.until(lambda: one.gaps == ["trimmed"], "the gap")
+
+
 async def test_chunk_of_another_epoch_is_not_shared(hire: conformance.Hire, tmp_path: Path) -> None:
     """Clients that reconnect together get the same chunk, unless the stream has a new epoch since it was read."""
     one = await hire()

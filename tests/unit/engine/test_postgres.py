@@ -21,7 +21,7 @@ import uvloop
 from psycopg import sql
 
 from fanfare.engine import errors, interface, moves
-from fanfare.engine.postgres import database, leases, moving, operations, upkeep, writer
+from fanfare.engine.postgres import database, leases, moving, operations, reader, upkeep, writer
 from fanfare.engine.postgres import engine as postgres_engine
 from fanfare.runtime import supervisor
 from tests.harness import postgresql, waiting
@@ -89,6 +89,15 @@ class TestFailures(failures.FailureConformance):
 
 
 # -- failures ----------------------------------------------------------------------------------------------------------
+
+
+async def test_one_trimmed_entry_that_was_not_read_is_a_gap(url: str) -> None:
+    worker = await Worker(postgres_engine.PostgresEngine(url)).open()
+    following = worker.engine._worker.reader  # type: ignore[attr-defined]
+    for trimmed, reason in ((0, None), (1, "trimmed")):
+        end = following.position + trimmed
+        assert following._gap(reader.Look(following.generation, end, end, [], {})) == reason
+    await worker.engine.close()
 
 
 async def test_connections_do_not_compile_statements(url: str) -> None:

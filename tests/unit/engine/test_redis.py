@@ -532,6 +532,39 @@ async def test_socket_that_joins_and_leaves_during_a_gap_is_no_member(url: str) 
     await engine.close()
 
 
+async def test_one_trimmed_entry_that_was_not_read_is_a_gap(hire: conformance.Hire, server: redisserver.Server) -> None:
+    one = await hire()
+    partition = one.engine._worker.all[one.engine.partition(APP, "news")]  # type: ignore[attr-defined]
+    await one.publish("news", b"1")
+    await one.got("news", b"1")
+    with server.client() as client:
+        for trimmed, gaps in ((0, []), (1, ["trimmed"])):
+            client.hset(f"{partition.prefix}state", "trimmed", partition.position + trimmed)
+            before = partition.wire
+            before.abort()
+            await one.until(lambda before=before: partition.is_following and partition.wire is not before, "it follows")
+            assert one.gaps == gaps
+
+
+async def test_user_that_left_is_not_online_again_after_the_store_was_emptied() -> None:
+    """Users that are signed in are written again, because the hub closes no socket without a channel."""
+    with redisserver.running() as own:
+        worker = await Worker(redis_engine.RedisEngine(own.url())).open()
+        for user_id, socket_id in (("ann", "1.1"), ("bob", "1.2")):
+            await worker.attach(interface.USERS, socket_id, user_id)
+        worker.engine.leave(APP, interface.USERS, "1.1")
+        await worker.written()
+        with own.client() as client:
+            client.flushall()
+        await worker.until(lambda: worker.gaps, "the gap")
+        await healthy(worker)
+        await worker.written()
+        answer = await worker.attach(interface.USERS, "1.3", "cid", watch=("ann", "bob"))
+        assert isinstance(answer, interface.SubscribeResult)
+        assert answer.online == ("bob",)
+        await worker.engine.close()
+
+
 async def test_listener_that_has_not_caught_up_when_its_connection_breaks_misses_nothing(
     hire: conformance.Hire,
 ) -> None:
