@@ -274,7 +274,7 @@ def distinct_members(rows: Iterable[tuple[str, str]]) -> tuple[Member, ...]:
     Not `dict(rows)`, which would block all threads for 20 ms with 100,000 rows.
     """
     found = {user_id: info for user_id, info in rows}  # noqa: C416
-    return tuple(Member(user_id, info) for user_id, info in found.items())
+    return tuple(map(Member._make, found.items()))
 
 
 @dataclass(frozen=True, slots=True)
