@@ -19,6 +19,7 @@ from fanfare.protocol import ack_tracker, capabilities, names
 REWIND_BOUND = 2**53  # of a count and of seconds
 
 # Reasons of this module; the others are the engine's.
+MAX_HISTORY_BYTES = 262_144  # of the events of a page; in the frame, the quotes in them are escaped once more
 NOT_ENABLED = "not_enabled"  # the channel keeps no history
 INVALID_POSITION = "invalid_position"
 ALREADY_SUBSCRIBED = (
@@ -190,13 +191,24 @@ def stream_reset(channel: str, position: interface.Position | None, reason: str)
 
 
 def history_page(channel: str, rid: object, page: history_pages.Page) -> bytes:
-    """A page of a channel's history, the newest event first. `next`: the `before` of the following page."""
-    items = []
+    """A page of a channel's history, the newest event first. `next`: the `before` of the following page.
+
+    It ends before MAX_HISTORY_BYTES: a larger frame would disconnect its client as a slow one. It has at least one
+    event.
+    """
+    items: list[orjson.Fragment] = []
+    size, last, following = 0, 0, page.next
     for event in page.events:
         item = {"offset": event.offset, "event": event.event, "data": event.data}
-        items.append(item if event.user_id is None else {**item, "user_id": event.user_id})
-    following = None if page.next is None else {"epoch": page.next.epoch, "offset": page.next.offset}
-    return _frame("pusher:history", channel, {"rid": rid, "items": items, "next": following})
+        encoded = orjson.dumps(item if event.user_id is None else {**item, "user_id": event.user_id})
+        size += len(encoded)
+        if items and size > MAX_HISTORY_BYTES and page.position is not None:
+            following = interface.Position(page.position.epoch, last)
+            break
+        items.append(orjson.Fragment(encoded))
+        last = event.offset
+    after = None if following is None else {"epoch": following.epoch, "offset": following.offset}
+    return _frame("pusher:history", channel, {"rid": rid, "items": items, "next": after})
 
 
 def history_refused(channel: str, rid: object, message: str) -> bytes:

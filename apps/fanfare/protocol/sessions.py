@@ -446,6 +446,7 @@ class Session:
         else:
             message = "Another page of history is being read: wait for it"
             self._connection.send(recovery.history_refused(effect.channel, effect.rid, message))
+            self._count(effects.Count("pusher.history_refused.busy", message, channel=effect.channel))
 
     async def _send_history(self, effect: effects.ReadHistory) -> None:
         wanted = history_pages.Range(before=effect.before, limit=effect.limit)

@@ -12,6 +12,7 @@ from fanfare.engine import errors, interface
 from fanfare.engine.local import engine
 from fanfare.hub import event_frames, history_pages
 from fanfare.hub import hub as hubs
+from fanfare.protocol import sessions
 from tests.harness import waiting
 from tests.unit.hub.doubles import FakeWriter
 from tests.unit.protocol import fakes
@@ -24,12 +25,14 @@ class Client:
 
     def __init__(self, hub: hubs.Hub) -> None:
         application = registry.Application("1", "k", "s", rules=rules.Rules((KEPT,)))
+        self.hub = hub
         self.writer = FakeWriter()
         self.session = fakes.session(hub, application, self.writer)
         self.session.open()
 
-    def send(self, event: str, **data: object) -> None:
-        self.session.received(orjson.dumps({"event": event, "data": data}).decode())
+    def send(self, event: str, **data: object) -> float:
+        """Returns the seconds before the next frame is read."""
+        return self.session.received(orjson.dumps({"event": event, "data": data}).decode())
 
     async def answer(self, number: int) -> dict[str, object]:
         """The data of the so many-th pusher:history that came."""
@@ -110,6 +113,13 @@ async def test_second_request_for_history_is_refused_until_the_first_is_answered
     message = "Another page of history is being read: wait for it"
     assert refused == {"rid": "b", "error": {"message": message}}
     assert page["rid"] == "a"
+    assert client.hub.counters["pusher.history_refused.busy"] == 1
+
+
+async def test_flood_of_history_requests_is_read_more_slowly(client: Client) -> None:
+    await client.subscribe("kept")
+    rests_s = [client.send("pusher:history", channel="kept", limit=1) for _ in range(2 * sessions.REFUSALS_PER_SECOND)]
+    assert sessions.REST_S in rests_s
 
 
 async def test_history_that_cannot_be_read_is_refused_and_logged(
