@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from websockets.asyncio import client as websockets
 
 from tests.harness import deployments, guides, packages, servers, sockets
 from tests.unit.docs import pages
@@ -98,6 +99,52 @@ def connect(reader: guides.Reader, *, wired: bool = True) -> None:
     with (reader.root / "mysite/settings.py").open("a") as settings:
         settings.write('\nINSTALLED_APPS += ["orders"]\nCSRF_TRUSTED_ORIGINS = ["http://127.0.0.1"]\n')
     (reader.root / "mysite/urls.py").write_text(URLS)
+
+
+# A project on Channels, whose `asgi.py` only has Fanfare's call around its router; see docs/how-to/migrate.md.
+CONSUMERS = """
+from channels.generic.websocket import AsyncJsonWebsocketConsumer
+
+
+class Orders(AsyncJsonWebsocketConsumer):
+    async def connect(self):
+        await self.channel_layer.group_add("orders", self.channel_name)
+        await self.accept()
+
+    async def disconnect(self, code):
+        await self.channel_layer.group_discard("orders", self.channel_name)
+
+    async def order_placed(self, event):
+        await self.send_json({"id": event["id"]})
+"""
+
+ROUTER = """
+import os
+
+import fanfare.asgi
+from channels.auth import AuthMiddlewareStack
+from channels.routing import ProtocolTypeRouter, URLRouter
+from channels.security.websocket import AllowedHostsOriginValidator
+from django.core.asgi import get_asgi_application
+from django.urls import path
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mysite.settings")
+pages = get_asgi_application()
+
+from orders import consumers
+
+sockets = URLRouter([path("ws/orders/", consumers.Orders.as_asgi())])
+application = fanfare.asgi.application(
+    ProtocolTypeRouter({"http": pages, "websocket": AllowedHostsOriginValidator(AuthMiddlewareStack(sockets))})
+)
+"""
+
+GROUP_SEND = """
+from asgiref.sync import async_to_sync
+from channels.layers import get_channel_layer
+
+async_to_sync(get_channel_layer().group_send)("orders", {"type": "order.placed", "id": 7})
+"""
 
 
 @asynccontextmanager
@@ -200,6 +247,30 @@ async def test_runserver_serves_sockets_in_a_project_that_lists_fanfare_last(rea
         )
         await socket.expect("created", "orders")
     assert "mysite.asgi.application is an ASGI application without Fanfare" in process.log_text()
+
+
+async def test_a_channels_project_keeps_its_router_and_its_consumers(reader: guides.Reader) -> None:
+    connect(reader)
+    (reader.root / "orders/consumers.py").write_text(CONSUMERS)
+    (reader.root / "mysite/asgi.py").write_text(ROUTER)
+    (layer,) = re.findall(r"^\+(CHANNEL_LAYERS = .+)$", (HOW_TO / "own-consumers.md").read_text(), re.MULTILINE)
+    with (reader.root / "mysite/settings.py").open("a") as settings:
+        settings.write(f"\n{layer}\n")
+    reader.follow(EXISTING, "3. Create the tables and an application")
+    assert reader.application is not None
+    process = await asyncio.to_thread(reader.serve, "uvicorn mysite.asgi:application --workers 2")
+    url = f"ws://{guides.HOST}:{process.port}/ws/orders/"
+    async with (
+        client(process, reader.application) as socket,
+        websockets.connect(url, origin=process.url("").rstrip("/")) as own,
+    ):
+        await socket.subscribe("orders")
+        await asyncio.to_thread(process.request, "POST", "/order/")
+        await socket.expect("created", "orders")
+        await asyncio.to_thread(reader.manage, "shell", "-c", GROUP_SEND)
+        async with asyncio.timeout(guides.STOP_S):
+            assert json.loads(await own.recv()) == {"id": 7}
+    assert process.get("/")[1] == '{"page": "home"}'
 
 
 # -- (b) beside a project on WSGI --------------------------------------------------------------------------------------
