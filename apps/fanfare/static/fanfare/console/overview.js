@@ -38,7 +38,7 @@ function showFigures({ gauges, rates }) {
     ["Events in", rate("published"), "to the workers"],
     ["Deliveries", rate("deliveries"), rate("delivered_bytes", bytes)],
     ["Refusals", rate("refused"), null],
-    ["Commit to delivery", known(p50) ? duration(p50) : "–", known(p99) ? `median; 95 %: ${duration(p95)}, 99 %: ${duration(p99)}` : "no events now"],
+    ["Commit to delivery (median)", known(p50) ? duration(p50) : "–", known(p99) ? `95 %: ${duration(p95)}, 99 %: ${duration(p99)}` : "no events now"],
     ["Engine lag", `${short(gauges["engine.behind"] ?? 0)}`, "entries not read yet"],
     ["Memory", bytes(gauges["memory.bytes"] ?? 0), "of all workers"],
   ];
