@@ -111,6 +111,17 @@ def test_supervisors_wait_for_the_drain() -> None:
         assert service["read_only"] is True, name
 
 
+def test_haproxy_accepts_the_configuration_of_the_cluster_and_has_a_server_for_each_node(tmp_path: Path) -> None:
+    cluster = yaml.safe_load((DEPLOY / "compose-cluster.yaml").read_text(encoding="utf-8"))
+    text = cluster["configs"]["haproxy"]["content"]
+    assert f"server-template node {cluster['services']['fanfare']['deploy']['replicas']} fanfare:8000 " in text
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(text, encoding="utf-8")
+    command = [parts.executable("haproxy"), "-c", "-f", str(config)]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
 def test_chart_and_upgrade_notes_have_the_version_of_the_package() -> None:
     release = fanfare.__version__.partition(".dev")[0]
     assert yaml.safe_load((DEPLOY / "helm/fanfare/Chart.yaml").read_text(encoding="utf-8"))["version"] == release
