@@ -31,6 +31,7 @@ CAMPAIGN = "`python -m tests.fuzz requests` and `frames` send it to a server"
 ELSEWHERE = {
     "applications/models/encrypted": WORKERS,
     "channel_layer/messages:content_unpacked": WORKERS,
+    "console/board": WORKERS,
     "console/client": DEPLOYMENT,
     "console/connections": WORKERS,
     "console/member_history": WORKERS,

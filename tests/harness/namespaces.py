@@ -67,7 +67,10 @@ class Networks:
             self.heal(node)
 
     def remove(self) -> None:
-        """Idempotent. The links end with their namespaces, when the last process in them has ended."""
+        """Idempotent. The links of the nodes end here, and the others with their namespaces, some time after the last
+        process in them has ended: the next networks may have the same names."""
+        for link in self._links:
+            _ip("link", "del", link, check=False)
         for name in (*self._routers, self._store):
             _ip("netns", "del", name, check=False)
 

@@ -213,8 +213,7 @@ class Worker:
             self.reader.settle(operation)
             self.reader.advance()
             return
-        if wanted.durable:  # otherwise the channel has its count already, and the new one is written soon
-            self.subscribers.write()
+        self.subscribers.write()
         # An old leave of the same socket must not be tried again.
         self._leaving.pop((wanted.app, wanted.channel, wanted.socket_id), None)
         operation.settled = self._attached
