@@ -33,8 +33,8 @@ seen: Final[set[str]] = set()
 
 class Mark(NamedTuple):
     """A note that a store keeps. `what`: ARRIVING while it is filled, ARRIVED when that is done, LEAVING while the last
-    part of its content is copied, MOVED when its content
-    is in another store. `move`: the same in both stores. `peer`: the other one, for people. `at`: Unix time."""
+    part of its content is copied, MOVED when its content is in another store. `move`: the same in both stores. `peer`:
+    the other one, for people. `at`: Unix time."""
 
     what: str
     move: str

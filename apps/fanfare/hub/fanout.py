@@ -126,45 +126,19 @@ def _write(
     if excluded:
         senders = [connection for connection in excluded if connection is not None and connection in receivers]
     if gathered is None and not senders:
-        return _to_all(receivers, batch)
-    slow = _to_others(receivers, batch, excluded, gathered)
+        slow = []
+        for connection in receivers:
+            try:
+                if connection.writer.write(batch):
+                    slow.append(connection)
+            except Exception as error:  # noqa: BLE001
+                _failed(connection, error)
+        return slow
+    slow = [connection for connection in receivers if connection not in excluded and put(connection, batch, gathered)]
     for connection in senders:
         rest = batch.without(connection.socket_id)
         if rest.bodies and put(connection, rest, gathered):
             slow.append(connection)
-    return slow
-
-
-def _to_all(receivers: Receivers, batch: writers.Batch) -> list[connections.Connection]:
-    slow = []
-    for connection in receivers:
-        try:
-            if connection.writer.write(batch):
-                slow.append(connection)
-        except Exception as error:  # noqa: BLE001
-            _failed(connection, error)
-    return slow
-
-
-def _to_others(
-    receivers: Receivers,
-    batch: writers.Batch,
-    excluded: Collection[connections.Connection | None],
-    gathered: Gathered | None,
-) -> list[connections.Connection]:
-    """`put` for each of many small channels, without its call."""
-    slow = []
-    for connection in receivers:
-        if connection in excluded:
-            continue
-        if gathered is not None and len(connection.subscriptions) != 1:
-            gathered.setdefault(connection, []).append(batch)
-            continue
-        try:
-            if connection.writer.write(batch):
-                slow.append(connection)
-        except Exception as error:  # noqa: BLE001
-            _failed(connection, error)
     return slow
 
 

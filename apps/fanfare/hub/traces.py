@@ -80,14 +80,12 @@ class Recorder:
 
     def is_due(self, newest: interface.Entry) -> bool:
         """Whether something of this read may be recorded. Called once for each read."""
-        if not -SET_BACK_MS < newest.created_ms - self._sampled_ms < SAMPLE_MS:  # `_is_next`, without its call
-            return True
-        return self.on_published is not None or bool(self._traced)
+        return self._is_new_interval(newest) or bool(self._traced) or self.on_published is not None
 
-    def _is_next(self, entry: interface.Entry) -> bool:
-        """Whether it is an event, and none of its interval is in the sample yet. Partitions are read with small
-        differences. After a clock was set back, sampling starts again."""
-        return entry.kind in _EVENTS and not -SET_BACK_MS < entry.created_ms - self._sampled_ms < SAMPLE_MS
+    def _is_new_interval(self, entry: interface.Entry) -> bool:
+        """Whether no event of the entry's interval is in the sample yet. Partitions are read with small differences.
+        After a clock was set back, sampling starts again."""
+        return not -SET_BACK_MS < entry.created_ms - self._sampled_ms < SAMPLE_MS
 
     # -- the publisher's side ------------------------------------------------------------------------------------------
 
@@ -133,7 +131,8 @@ class Recorder:
         traced = self.is_traced(channel.app, channel.name)
         chosen = entries
         if not traced and self.on_published is None:
-            chosen = list(itertools.islice(filter(self._is_next, entries), 1))
+            new = (entry for entry in entries if entry.kind in _EVENTS and self._is_new_interval(entry))
+            chosen = list(itertools.islice(new, 1))
             if not chosen:
                 return []
             self._sampled_ms = chosen[0].created_ms // SAMPLE_MS * SAMPLE_MS

@@ -17,9 +17,9 @@ from fanfare.hub import connections, history_pages
 from fanfare.protocol import ack_tracker, capabilities, names
 
 REWIND_BOUND = 2**53  # of a count and of seconds
+MAX_HISTORY_BYTES = 262_144  # of the events of a page; in the frame, the quotes in them are escaped once more
 
 # Reasons of this module; the others are the engine's.
-MAX_HISTORY_BYTES = 262_144  # of the events of a page; in the frame, the quotes in them are escaped once more
 NOT_ENABLED = "not_enabled"  # the channel keeps no history
 INVALID_POSITION = "invalid_position"
 ALREADY_SUBSCRIBED = (
