@@ -213,22 +213,22 @@ class Access:
     LOG_FORMAT = Setting(
         Choice(["text", "json"]),
         "text",
-        "The lines on the console of Fanfare, of the project and of the server below: `text`, in the format of the "
-        "project; `json`, one object a line.",
+        "The format of the log lines of Fanfare, the project and the ASGI server: `text`, in the format of the "
+        "project; `json`, one object per line.",
         page="how-to/debugging.md",
     )
     OTEL = Setting(
         Flag(),
         False,
-        "OpenTelemetry spans of publishing, commits, deliveries and webhooks. Needs `django-fanfare[otel]`. Without a "
-        "tracer provider of the project they are exported with OTLP, as the variables `OTEL_EXPORTER_OTLP_…` say.",
+        "OpenTelemetry spans of publishing, commits, deliveries and webhooks. Needs `django-fanfare[otel]`. If the "
+        "project has no tracer provider, they are exported with OTLP, as the variables `OTEL_EXPORTER_OTLP_…` say.",
         page="how-to/monitoring.md",
     )
     METRICS_TOKEN = Setting(
         Text(secret=True),
         "",
         "The token with which Prometheus reads `/metrics` from another host, in the header `Authorization: Bearer "
-        "TOKEN`. Requests from this machine that come through no proxy need none.",
+        "TOKEN`. Requests that come from this machine and not through a proxy need no token.",
     )
     LOGIN_ATTEMPTS = Setting(
         Integer(1, 10_000),
@@ -253,34 +253,34 @@ class Engine:
         EngineName(["postgres", "postgresql", *REDIS_SCHEMES]),
         "local",
         "What the workers share. `local` serves one machine with any number of workers and needs no other service. "
-        "`postgres://user:password@host:5432/database` serves any number of machines; `?schema=NAME` names the schema "
-        "(`fanfare`). `redis://user:password@host:6379/0` does so with Redis 7 or Valkey, and `rediss://` with TLS; "
-        "`?prefix=NAME` begins its keys. `redis+sentinel://host:26379,host:26379/SERVICE` asks Sentinel for the "
-        "primary, and `redis+cluster://host:6379,host:6379` uses a cluster.",
+        "`postgres://user:password@host:5432/database` serves any number of machines; `?schema=NAME` names the "
+        "schema (`fanfare`). `redis://user:password@host:6379/0` does so with Redis 7 or Valkey, and `rediss://` "
+        "with TLS; `?prefix=NAME` sets the prefix of its keys. `redis+sentinel://host:26379,host:26379/SERVICE` asks "
+        "Sentinel for the primary, and `redis+cluster://host:6379,host:6379` uses a cluster.",
         page="how-to/many-machines.md",
     )
     ENGINE_NEXT = Setting(
         EngineName(["postgres", "postgresql", *REDIS_SCHEMES]),
         "",
         "The value that `FANFARE_ENGINE` gets after `manage.py fanfare engine move`. When the move is done, workers "
-        "and publishers that have it go over to the new store by themselves.",
-        unset="processes of the old store refuse until they are restarted",
+        "and publishers that have this setting switch to the new store by themselves. The others refuse to publish "
+        "until they are restarted.",
         example="postgres://fanfare@db.internal/realtime",
         page="how-to/move-the-log.md",
     )
     REDIS_PARTITIONS = Setting(
         Integer(1, 1_024),
         16,
-        "Parts of the log in Redis, the same number on every machine. A failover of a cluster interrupts the channels "
-        "of the parts that were on the lost primary, and no others. About four for each primary. Fixed once the log "
-        "has entries.",
+        "Parts of the log in Redis, the same number on every machine. A failover of a cluster interrupts the "
+        "channels of the parts that were on the lost primary, and no others. Choose about four for each primary. The "
+        "number is fixed once the log has entries.",
         page="how-to/many-machines.md",
     )
     SYNC = Setting(
         Choice(["normal", "full"]),
         "normal",
-        "What an event survives after its publisher got a 200: `normal`, the end of any process; `full`, also a loss "
-        "of power, at about a third of the commits per second.",
+        "What an event survives after its publisher got a 200: with `normal`, the end of any process; with `full`, "
+        "also a loss of power, at about a third of the commits per second.",
     )
     LOG_SECONDS = Setting(
         Integer(1, 3_600),
@@ -291,15 +291,15 @@ class Engine:
     LOG_MAX_BYTES = Setting(
         Integer(16_777_216, 1_099_511_627_776),
         2_147_483_648,
-        "Bytes that the log of the `local` engine holds at most. Above four fifths of it entries are trimmed before "
-        "their time, above all of it publishers get a 503. On a small or nearly full disk the limit is lower: 16 MiB "
-        "of the disk, or an eighth of a small one, stay free.",
+        "The maximum size of the log of the `local` engine in bytes. Above four fifths of it, entries are trimmed "
+        "before their time; above all of it, publishers get a 503. On a small or nearly full disk the limit is "
+        "lower: 16 MiB of the disk, or an eighth of a small one, stay free.",
     )
     APPEND_TIMEOUT = Setting(
         Seconds(0.1, 60.0),
         3.0,
-        "Seconds that a publisher waits for the log before it gets a 503, and at most 1.5 more where a commit has "
-        "begun. The SDKs of Pusher give up after 5 and then report no more than a time-out.",
+        "Seconds that a publisher waits for the log before it gets a 503, plus at most 1.5 if a commit has begun. "
+        "Pusher's SDKs give up after 5 seconds and report only a time-out.",
     )
 
 
@@ -337,8 +337,8 @@ class Connections:
     MAX_PAGE_BODY_BYTES = Setting(
         Integer(0, 1_099_511_627_776),
         0,
-        "Bytes of the body of a request to a page of Django. Above it the request gets 413. Without a limit Django "
-        "writes a body of any size to the temporary folder, before it looks at the URL. 0: no limit.",
+        "Bytes of the body of a request to a page of Django. Above it the request gets 413. Without a limit, Django "
+        "writes a body of any size to the temporary folder before it looks at the URL. 0: no limit.",
         unset="no limit; 26214400 in this repository's project",
         page="reference/limits.md",
     )
@@ -373,8 +373,8 @@ class Connections:
     ACCEPT_RATE = Setting(
         Integer(0, 100_000),
         500,
-        "WebSockets that one worker opens in a second, down to a tenth while its event loop is late. Further ones wait "
-        "for up to 8 s; more than that are closed with 4100. 0: no limit.",
+        "WebSockets that one worker opens in a second, down to a tenth while its event loop is late. Further ones "
+        "wait for up to 8 s; those beyond that are closed with 4100. 0: no limit.",
         page="reference/limits.md",
     )
     MAX_SUBSCRIPTIONS = Setting(
@@ -407,8 +407,8 @@ class Connections:
     DRAIN_SECONDS = Setting(
         Seconds(0.0, 300.0),
         10.0,
-        "Seconds over which stopping workers of one machine close 5,000 connections, where another process takes over; "
-        "fewer connections take less, more take no longer. 0: all at once.",
+        "Seconds over which the stopping workers of one machine close 5,000 connections if another process takes "
+        "over. Fewer connections take less time; more take no longer. 0: all at once.",
         page="how-to/deploy.md",
     )
     DRAIN_DELAY = Setting(
@@ -427,15 +427,15 @@ class Connections:
     MAX_RESUME_TOKENS = Setting(
         Integer(100, 100_000_000),
         1_000_000,
-        "Resume tokens in their window, in the whole deployment. With more, clients with a new token are connected and "
-        "not resumed.",
+        "Resume tokens within `FANFARE_RESUME_WINDOW`, in the whole deployment. Above it, clients with a new token "
+        "are connected but not resumed.",
         page="how-to/resume.md",
     )
     RESUME_ACK_SECONDS = Setting(
         Seconds(0.1, 60.0),
         5.0,
-        "Seconds between two requests to such a client to acknowledge what it has received. Events since the last "
-        "acknowledgement may arrive twice after a reconnect.",
+        "Seconds after which a client with a resume token is asked again to acknowledge what it has received. Events "
+        "since the last acknowledgement may arrive twice after a reconnect.",
     )
     SSE_HEARTBEAT = Setting(
         Seconds(0.1, 300.0),
