@@ -47,14 +47,14 @@ class Figures:
     def median(self, key: Key, column: rows.Column) -> float:
         return self.spread(key, column).median
 
-    def rival(self, row: rows.Row, subject: str, way: str) -> float | None:
+    def rival(self, row: rows.Row, subject: str, way: str, column: rows.Column | None = None) -> float | None:
         """The rival's figure to compare with: of the same method, otherwise of its best one."""
         same = [key for key in self.keys(row.NAME, subject) if key.way == way]
-        return self.median(same[0], row.COMPARED) if same else self.best(row, subject)
+        return self.median(same[0], column or row.COMPARED) if same else self.best(row, subject, column)
 
-    def best(self, row: rows.Row, subject: str) -> float | None:
-        """A subject's best median of the compared column over its saturating methods."""
-        medians = [self.median(key, row.COMPARED) for key in self.keys(row.NAME, subject) if key.saturates]
+    def best(self, row: rows.Row, subject: str, column: rows.Column | None = None) -> float | None:
+        """A subject's best median of a column, by default the compared one, over its saturating methods."""
+        medians = [self.median(key, column or row.COMPARED) for key in self.keys(row.NAME, subject) if key.saturates]
         known = [value for value in medians if value == value]  # NaN: not measured with this method
         if not known:
             return None

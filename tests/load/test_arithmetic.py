@@ -330,7 +330,7 @@ def test_growth_with_subscribers_is_bounded() -> None:
 
 
 def test_server_that_falls_behind_is_worse_than_any_other() -> None:
-    slow, quick = latency.Sample(math.inf, math.inf, math.inf, 50), latency.Sample(0.1, 0.2, 0.3, 0)
+    slow, quick = latency.Sample(*[math.inf] * 4, 50), latency.Sample(5e-6, 0.1, 0.2, 0.3, 0)
     target = targets.Times(latency, 1, subjects.NCHAN)
     for ours, rival, reached in ((quick, slow, True), (slow, quick, False)):
         figure = figures.Figures({key(subjects.FANFARE, row=latency.NAME): [ours]})

@@ -1,7 +1,8 @@
-"""Latency at a low rate: a few events a second on a fixed schedule, from the time an event is due to each receipt.
+"""Latency and CPU at a low rate: a few events a second on a fixed schedule.
 
-It starts at the due time and not at the time of sending, because a client that waits for a slow server would otherwise
-hide the delay (coordinated omission). It includes the time in which the client reads its thousand sockets.
+The latency is the time from the moment an event is due to each receipt. It starts at the due time and not at the time
+of sending, because a client that waits for a slow server would otherwise hide the delay (coordinated omission). It
+includes the time in which the client reads its thousand sockets.
 """
 
 from __future__ import annotations
@@ -13,20 +14,24 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.load import errors, publishers, rooms, rows, subjects
+from tests.load import errors, machine, publishers, rooms, rows, subjects
 
 NAME = "latency"
 
 PER_SECOND = 20
 WARM_UP_S = 0.5
 SPIN_S = 0.001  # epoll's timeout resolution; closer to the due time, do not sleep
-TITLE = f"Latency at {PER_SECOND} events/s, from the moment an event is due to each receipt"
+TITLE = f"{PER_SECOND} events/s: CPU, and the latency from the moment an event is due to each receipt"
 ALLOWED_BEHIND = 2 * PER_SECOND  # events in flight at the end; with more, the server does not keep up
 
 
 class Sample(NamedTuple):
-    """Percentiles in seconds. `behind`: events in flight at the end if the server could not keep up, otherwise 0."""
+    """Seconds: the server's CPU time per delivery, and percentiles of the latency.
 
+    `behind`: events in flight at the end if the server could not keep up, otherwise 0.
+    """
+
+    cpu_s: float
     p50: float
     p99: float
     worst: float
@@ -35,7 +40,9 @@ class Sample(NamedTuple):
 
 COMPARED = rows.Column("p99 ms", lambda sample: sample.p99 * 1e3, digits=1)
 LESS_IS_BETTER = True
+CPU = rows.Column("CPU µs per delivery", lambda sample: sample.cpu_s * 1e6, digits=2)
 COLUMNS: Sequence[rows.Column] = (
+    CPU,
     rows.Column("p50 ms", lambda sample: sample.p50 * 1e3, digits=1),
     COMPARED,
     rows.Column("worst ms", lambda sample: sample.worst * 1e3, digits=1),
@@ -51,12 +58,13 @@ def measure(subject: subjects.Subject, folder: Path, plan: rows.Plan) -> Iterato
     with subject.running(folder, plan.cores.server) as running, rooms.opened(running, plan.subscribers) as room:
         name, way = next(iter(running.ways().items()))
         with room.publisher(way) as publisher:
-            sample(room, publisher, WARM_UP_S)
-            yield rows.Measured(name, sample(room, publisher, plan.latency_seconds))
+            sample(room, publisher, running.pid, WARM_UP_S)
+            yield rows.Measured(name, sample(room, publisher, running.pid, plan.latency_seconds))
 
 
-def sample(room: rooms.Room, publisher: publishers.Publisher, seconds: float) -> Sample:
+def sample(room: rooms.Room, publisher: publishers.Publisher, pid: int, seconds: float) -> Sample:
     room.drain()
+    cpu_s = machine.cpu_clock_s(pid)
     room.subscribers.arrivals = array("d")
     first = room.published + 1
     start = time.perf_counter() + 0.1
@@ -69,8 +77,9 @@ def sample(room: rooms.Room, publisher: publishers.Publisher, seconds: float) ->
     behind = room.in_flight
     if behind > ALLOWED_BEHIND:
         room.subscribers.arrivals = None
-        return Sample(math.inf, math.inf, math.inf, behind)
+        return Sample(math.inf, math.inf, math.inf, math.inf, behind)
     room.drain()
+    cpu_s = machine.cpu_clock_s(pid) - cpu_s
     room.verify()
     arrivals, room.subscribers.arrivals = room.subscribers.arrivals, None
     numbers = room.subscribers.layout.numbers(room.subscribers.reference)
@@ -78,7 +87,7 @@ def sample(room: rooms.Room, publisher: publishers.Publisher, seconds: float) ->
     latencies = sorted(delays(arrivals, due_at))
     if len(latencies) != len(due) * len(room.subscribers):
         raise errors.Lost(f"{len(latencies)} arrivals of {len(due)} events")
-    return Sample(percentile(latencies, 50), percentile(latencies, 99), latencies[-1], 0)
+    return Sample(cpu_s / len(latencies), percentile(latencies, 50), percentile(latencies, 99), latencies[-1], 0)
 
 
 def delays(arrivals: array[float], due_at: Sequence[float]) -> list[float]:
