@@ -21,7 +21,7 @@ from uvicorn.protocols.utils import get_local_addr, is_ssl
 from fanfare.runtime import close_codes
 from fanfare.runtime.log_throttle import Count, LogThrottle
 from fanfare.runtime.supervisor import Supervisor
-from fanfare.sockets import accept_gate, asgi, drain, frames, handshake, keepalive
+from fanfare.sockets import accept_gate, asgi, direct_send, drain, frames, handshake, keepalive
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
@@ -141,6 +141,7 @@ class WebSocketProtocol(asyncio.Protocol):
         "_pong",
         "_reader",
         "_request",
+        "_send",
         "_shared",
         "_state",
         "_timer",
@@ -174,6 +175,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._held = False  # the transport does not read, because earlier bytes wait for the application
         self._pong: bytes | None = None  # waits until the client reads
         self._max_buffer_bytes = 0
+        self._send: Callable[[bytes], int] | None = None  # of the socket, while the transport has nothing waiting
         self.is_paused = False  # the client reads slowly: the write buffer is above the transport's high-water mark
         self.heard = False
         self.pinged_at = keepalive.NOT_PINGED
@@ -216,7 +218,7 @@ class WebSocketProtocol(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._shared.connections.discard(self)
         self._stop_timers()
-        self._state = State.GONE
+        self._state, self._send = State.GONE, None
         self._ended(frames.ABNORMAL, "")
         if self._asgi is not None:
             self._asgi.writable()
@@ -476,7 +478,7 @@ class WebSocketProtocol(asyncio.Protocol):
             listener = self._listener
             # A client that does not read goes to the listener, which disconnects it.
             if listener is not None and not self.is_paused and payload in listener.answers:
-                self._transport.write(listener.answers[payload])
+                self._put(listener.answers[payload])
                 return
             try:
                 text = payload.decode()
@@ -500,7 +502,7 @@ class WebSocketProtocol(asyncio.Protocol):
             # The last pong answers all pings (RFC 6455 §5.5.3): they must not accumulate for a client that never reads.
             self._pong = pong
         else:
-            self._transport.write(pong)
+            self._put(pong)
 
     def _tell(self, text: str | None) -> None:
         """Call the listener, unless it has closed the connection. `text`: None for a binary message."""
@@ -529,10 +531,24 @@ class WebSocketProtocol(asyncio.Protocol):
         return self
 
     def write(self, batch: Any) -> bool:
-        if self._state is not OPEN:
-            return self._open_with(batch.wire)
-        self._transport.write(batch.wire)
-        return self.is_paused and self._transport.get_write_buffer_size() > self._max_buffer_bytes
+        wire, send = batch.wire, self._send
+        if send is None or self._state is not OPEN:
+            return self._write_by_transport(wire)
+        try:
+            sent = send(wire)
+        except OSError:  # the kernel has no room, or the client is lost: the transport finds out and handles it
+            sent = 0
+        if sent == len(wire):
+            return False
+        self._send = None
+        return self.write_frame(wire[sent:])
+
+    def _write_by_transport(self, wire: bytes) -> bool:
+        """If the transport has nothing waiting afterwards, the next batch is sent on its socket."""
+        is_slow = self.write_frame(wire)
+        if self._state is OPEN and not self._transport.get_write_buffer_size():
+            self._send = direct_send.sender(self._transport)
+        return is_slow
 
     def send(self, body: bytes) -> bool:
         return self.write_frame(frames.text(body))
@@ -540,8 +556,14 @@ class WebSocketProtocol(asyncio.Protocol):
     def write_frame(self, frame: bytes) -> bool:
         if self._state is not OPEN:
             return self._open_with(frame)
-        self._transport.write(frame)
+        self._put(frame)
         return self.is_paused and self._transport.get_write_buffer_size() > self._max_buffer_bytes
+
+    def _put(self, frame: bytes) -> None:
+        """Write by the transport. Bytes that it cannot write now must precede the next batch."""
+        self._transport.write(frame)
+        if self._send is not None and self._transport.get_write_buffer_size():
+            self._send = None
 
     def close(self, code: int, reason: str = "") -> None:
         self._open_with()
@@ -574,7 +596,7 @@ class WebSocketProtocol(asyncio.Protocol):
     # -- keepalive -----------------------------------------------------------------------------------------------------
 
     def ping(self) -> None:
-        self._transport.write(_PING)
+        self._put(_PING)
 
     def timed_out(self) -> None:
         if self._held and self._shared.keepalive is not None:

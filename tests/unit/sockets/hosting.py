@@ -1,4 +1,4 @@
-"""A uvicorn in a thread of this process, on any event loop."""
+"""A uvicorn in a thread of this process, on any event loop, and an application that records its calls."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from typing import Any, Self, TypeVar
 
 import uvicorn
 
+from fanfare.sockets import asgi, protocol
 from tests.harness import servers, waiting
+from tests.harness.wire import Wire
 
 PATIENCE = 20.0  # seconds: a busy machine may take its time
 OWN = "fanfare.sockets.protocol:WebSocketProtocol"
 STOCK = "websockets-sansio"
+END = "the end"  # the call of Handing.end
 
 T = TypeVar("T")
 Application = Callable[[Any, Any, Any], Awaitable[None]]
@@ -92,3 +95,55 @@ def ask(port: int, target: str = "/", **headers: str) -> tuple[int, dict[str, st
         return response.status, answer, b"" if response.status == 101 else response.read()
     finally:
         connection.close()
+
+
+def socket_of(send: Any) -> protocol.WebSocketProtocol:
+    owner = send.__self__
+    assert isinstance(owner, asgi.AsgiConnection)
+    return owner.socket
+
+
+class Handing:
+    """An application that accepts, hands the connection over to itself, and records the calls."""
+
+    def __init__(self) -> None:
+        self.answers: dict[bytes, bytes] = {}
+        self.calls: list[str | None] = []  # None: a binary message, END: the end
+        self.on_message: Callable[[protocol.WebSocketProtocol], None] = lambda _: None
+        self.handed_over = threading.Event()
+        self.socket: Any = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await self.before(receive)
+        self.socket = socket_of(send)
+        self.socket.listen(self)
+        self.handed_over.set()
+
+    async def before(self, receive: Any) -> None:
+        """Runs between the accept and the hand-over."""
+
+    def received(self, text: str) -> None:
+        self.calls.append(text)
+        self.on_message(self.socket)
+
+    def restart(self) -> None: ...
+
+    def received_binary(self) -> None:
+        self.calls.append(None)
+
+    def end(self) -> None:
+        self.calls.append(END)
+
+    def until(self, *calls: str | None) -> None:
+        """Wait for these calls; no other may have happened."""
+        waiting.until(lambda: len(self.calls) >= len(calls), PATIENCE, f"the calls {calls} happened")
+        assert self.calls == list(calls)
+
+
+def on(hosted: Hosted, application: Handing) -> Wire:
+    hosted.application = application
+    client = Wire(hosted.port, "/")
+    assert application.handed_over.wait(PATIENCE)
+    return client

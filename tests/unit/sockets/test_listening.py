@@ -17,7 +17,7 @@ import pytest
 from fanfare.sockets import asgi, frames, protocol
 from tests.harness import waiting
 from tests.harness.wire import BINARY, CLOSE, PING, TEXT, Wire, WireFrame
-from tests.unit.sockets.hosting import PATIENCE, Hosted
+from tests.unit.sockets.hosting import END, PATIENCE, Handing, Hosted, on, socket_of
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "uvloop": {"loop": "uvloop", "http": "httptools"},
@@ -30,61 +30,6 @@ INTERVALS = {"ws_ping_interval": 0.25, "ws_ping_timeout": 0.25}
 def hosted(request: pytest.FixtureRequest) -> Iterator[Hosted]:
     with Hosted(ws_max_size=10_000, **OPTIONS[request.param]) as server:
         yield server
-
-
-def socket_of(send: Any) -> protocol.WebSocketProtocol:
-    owner = send.__self__
-    assert isinstance(owner, asgi.AsgiConnection)
-    return owner.socket
-
-
-class Handing:
-    """An application that accepts, hands the connection over to itself, and records the calls."""
-
-    def __init__(self) -> None:
-        self.answers: dict[bytes, bytes] = {}
-        self.calls: list[str | None] = []  # None: a binary message, END: the end
-        self.on_message: Callable[[protocol.WebSocketProtocol], None] = lambda _: None
-        self.handed_over = threading.Event()
-        self.socket: Any = None
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        await receive()
-        await send({"type": "websocket.accept"})
-        await self.before(receive)
-        self.socket = socket_of(send)
-        self.socket.listen(self)
-        self.handed_over.set()
-
-    async def before(self, receive: Any) -> None:
-        """Runs between the accept and the hand-over."""
-
-    def received(self, text: str) -> None:
-        self.calls.append(text)
-        self.on_message(self.socket)
-
-    def restart(self) -> None: ...
-
-    def received_binary(self) -> None:
-        self.calls.append(None)
-
-    def end(self) -> None:
-        self.calls.append(END)
-
-    def until(self, *calls: str | None) -> None:
-        """Wait for these calls; no other may have happened."""
-        waiting.until(lambda: len(self.calls) >= len(calls), PATIENCE, f"the calls {calls} happened")
-        assert self.calls == list(calls)
-
-
-END = "the end"
-
-
-def on(hosted: Hosted, application: Handing) -> Wire:
-    hosted.application = application
-    client = Wire(hosted.port, "/")
-    assert application.handed_over.wait(PATIENCE)
-    return client
 
 
 def close_frame(code: int) -> WireFrame:
