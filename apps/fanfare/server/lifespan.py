@@ -361,6 +361,7 @@ class Server:
             workers=self._workers,
             parent_starts=lambda: self._parent_listens() and not parent_process.is_eldest(os.getppid()),
             may_be_replaced=has_gunicorn or self._workers > 1,
+            stops_alone=lambda: not has_gunicorn and parent_process.has_surplus(os.getppid(), self._workers),
         )
         if conf.settings.DRAIN_DELAY or has_gunicorn:
             draining.postpone(self._wait_before_stop, self.tasks, lambda: not self._parent_listens())

@@ -77,6 +77,19 @@ def is_eldest(parent: int) -> bool:
         return True
 
 
+def has_surplus(parent: int, workers: int) -> bool:
+    """Whether uvicorn's parent process has more than `workers` workers: at SIGHUP it replaces them in turn, and each
+    new one serves before an old one stops. When all stop, it has no surplus.
+    """
+    found = 0
+    with contextlib.suppress(OSError):
+        for child in _children(parent):
+            with contextlib.suppress(OSError):  # it has ended
+                # The parent also has a resource tracker, which multiprocessing starts. A zombie has no command line.
+                found += b"multiprocessing.spawn" in Path(f"/proc/{child}/cmdline").read_bytes()
+    return found > workers
+
+
 def now_s() -> float:
     """On the clock of `younger_children`."""
     return time.clock_gettime(SINCE_BOOT)

@@ -73,6 +73,7 @@ class Drain:
         self._tasks = tasks
         self._count = count
         self._workers = workers
+        self._stops_alone: Callable[[], bool] = lambda: False
         self._may_be_replaced = False  # other processes may serve at the address of a stopping worker
         self._has_others = has_others
         self._parent_starts = parent_starts
@@ -81,13 +82,21 @@ class Drain:
         self._closing: asyncio.Task[None] | None = None
 
     def watch(
-        self, config: Any, *, workers: int, parent_starts: Callable[[], bool], may_be_replaced: bool = False
+        self,
+        config: Any,
+        *,
+        workers: int,
+        parent_starts: Callable[[], bool],
+        may_be_replaced: bool = False,
+        stops_alone: Callable[[], bool] = lambda: False,
     ) -> None:
         """Close the connections of the server with this uvicorn Config when it stops. `may_be_replaced`: by other
-        workers or by a new master, so that also few clients are worth a probe of the address.
+        workers or by a new master, so that also few clients are worth a probe of the address. `stops_alone`: whether
+        the other workers serve on while this one stops.
         """
         self.config = config
         self._workers, self._parent_starts, self._may_be_replaced = workers, parent_starts, may_be_replaced
+        self._stops_alone = stops_alone
         setattr(config, DRAIN, self)
 
     def announce(self) -> None:
@@ -157,7 +166,8 @@ class Drain:
         """Close in random order, each at a random time within an equal share of the drain. If `goes_on` returns False,
         close the others at once."""
         total = len(waiting)
-        whole_s = self.seconds * min(1.0, total * self._workers / WHOLE) if total > FEW else 0.0
+        workers = 1 if self._stops_alone() else self._workers
+        whole_s = self.seconds * min(1.0, total * workers / WHOLE) if total > FEW else 0.0
         logger.info("Draining %d connections within %.1f s.", total, whole_s)
         random.shuffle(waiting)
         begun_s = asyncio.get_running_loop().time()

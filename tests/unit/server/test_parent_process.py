@@ -96,6 +96,37 @@ def test_eldest_child_is_the_one_with_the_least_id():
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=30)
 
 
+@LISTS_CHILDREN
+def test_surplus_is_of_live_workers_that_multiprocessing_spawned():
+    """The resource tracker, which stays, and a worker that has ended do not count."""
+    spawn = multiprocessing.get_context("spawn")
+    begun = spawn.Semaphore(0)  # it starts the resource tracker
+    workers = [spawn.Process(target=_serve, args=(begun,)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    try:
+        for _ in workers:
+            assert begun.acquire(timeout=30)
+        assert parent_process.has_surplus(os.getpid(), 1)
+        assert not parent_process.has_surplus(os.getpid(), 2)
+        workers[0].kill()
+        os.waitid(os.P_PID, workers[0].pid, os.WEXITED | os.WNOWAIT)
+        assert not parent_process.has_surplus(os.getpid(), 1)
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.join()
+
+
+def _serve(begun):
+    begun.release()
+    time.sleep(60)
+
+
+def test_surplus_of_a_process_that_has_ended_is_none():
+    assert not parent_process.has_surplus(2**22 + 1, 1)
+
+
 def test_children_of_a_process_that_has_ended_are_not_known():
     assert parent_process.younger_children(2**22 + 1, 0.0) is None
 

@@ -89,6 +89,21 @@ async def test_closes_are_spread_where_another_process_answers(make: Make, liste
     assert sum(at <= times[0] + 0.1 for at in times) < 150
 
 
+@pytest.mark.parametrize("alone", [True, False])
+async def test_worker_that_stops_alone_closes_its_share_in_its_share_of_the_time(
+    make: Make, listener: socket.socket, caplog: pytest.LogCaptureFixture, *, alone: bool
+) -> None:
+    drained = make(workers=5)
+    config = types.SimpleNamespace(timeout_graceful_shutdown=None)
+    drained.watch(config, workers=5, parent_starts=lambda: False, stops_alone=lambda: alone)
+    clients = Clients(drain.WHOLE // 5)
+    with caplog.at_level(logging.INFO, drain.__name__):
+        async with successor(listener):
+            stop(drained, clients, listener.getsockname())
+            await waiting.until_async(clients.are_closed, PATIENCE_S, "all are closed")
+    assert f"Draining 1000 connections within {0.1 if alone else 0.5} s." in caplog.messages
+
+
 async def test_few_connections_are_closed_at_once(make: Make) -> None:
     clients = Clients(drain.FEW)
     stop(make(), clients, ("192.0.2.1", 1))
