@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import itertools
 import shutil
 import signal
 import threading
@@ -29,8 +30,13 @@ async def _closed(connected: list[sockets.Socket]) -> set[int]:
     return set(await asyncio.gather(*(socket.closed(within=2 * PATIENCE) for socket in connected)))
 
 
-@pytest.mark.parametrize("command", ["uvicorn", "gunicorn"])
-@pytest.mark.parametrize("how", ["SIGTERM", "SIGINT", "Ctrl+C"])
+@pytest.mark.parametrize(
+    ("command", "how"),
+    [
+        *itertools.product(["uvicorn", "gunicorn"], ["SIGTERM", "SIGINT", "Ctrl+C"]),
+        ("uvicorn", "SIGHUP"),  # as of a terminal that is closed; gunicorn reloads
+    ],
+)
 async def test_stop_closes_open_sockets_promptly_with_a_close_code(
     start: Start, name: Name, command: str, how: str
 ) -> None:
@@ -52,9 +58,12 @@ async def test_stop_closes_open_sockets_promptly_with_a_close_code(
 OWN_WORKER = "gunicorn's own ASGI worker"
 
 
-@pytest.mark.parametrize("command", ["daphne", OWN_WORKER])
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [("daphne", signal.SIGTERM), ("daphne", signal.SIGHUP), (OWN_WORKER, signal.SIGTERM)],
+)
 async def test_other_servers_stop_promptly_and_close_with_4200(
-    start: Start, monkeypatch: pytest.MonkeyPatch, command: str
+    start: Start, monkeypatch: pytest.MonkeyPatch, command: str, number: signal.Signals
 ) -> None:
     """Daphne would drop the sockets, and gunicorn's own ASGI worker wait for them up to its time-out."""
     monkeypatch.setitem(
@@ -65,7 +74,7 @@ async def test_other_servers_stop_promptly_and_close_with_4200(
     server = start(command)
     async with sockets.connect(server) as socket:
         await socket.subscribe("news")
-        server.send_signal(signal.SIGTERM)
+        server.send_signal(number)
         assert await socket.closed() == 4200
         with contextlib.suppress(OSError, WebSocketException):  # the listener may be closed by now
             async with sockets.open_raw(server) as returned:

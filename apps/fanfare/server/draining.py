@@ -10,6 +10,7 @@ Daphne has no lifespan either. There the signal also ends the worker, before Dap
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import threading
 from collections.abc import Callable, Coroutine
@@ -90,6 +91,17 @@ def _before(
             loop.call_soon_threadsafe(stop, number)
 
     return handle
+
+
+def stop_at_hang_up() -> None:
+    """Let SIGHUP, which a terminal sends when it is closed, stop this process as SIGTERM does.
+
+    gunicorn's master and the parent process of `uvicorn --workers` reload at SIGHUP. Other servers have no handler, and
+    the signal would end them without a drain. Below `nohup`, where it is ignored, it stays so.
+    """
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, lambda _number, _frame: os.kill(os.getpid(), signal.SIGTERM))
+        signal.siginterrupt(signal.SIGHUP, False)
 
 
 def postpone(wait: Callable[[], Coroutine[Any, Any, None]], tasks: Supervisor, is_urgent: Callable[[], bool]) -> None:

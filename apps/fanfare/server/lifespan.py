@@ -367,6 +367,7 @@ class Server:
             draining.postpone(self._wait_before_stop, self.tasks, lambda: not self._parent_listens())
         self._transport = transports.describe(config)
         parent_process.handle_quit(config)
+        draining.stop_at_hang_up()
         if has_gunicorn:
             self.tasks.run("heartbeat", functools.partial(parent_process.keep_alive, config))
         parent = parent_process.pid(config)
@@ -395,6 +396,7 @@ class Server:
 
     def _drain_at_signals(self, finish: draining.Finish | None = None) -> None:
         if self._forget_signals is None:
+            draining.stop_at_hang_up()
             self._forget_signals = draining.at_signal(self._drain, finish)
 
     def _stop_for_good(self) -> asyncio.Task[None]:

@@ -92,3 +92,30 @@ async def test_undo_puts_the_handler_back(handled):
     assert signal.getsignal(signal.SIGQUIT) is not before
     undo()
     assert signal.getsignal(signal.SIGQUIT) is before
+
+
+@pytest.fixture
+def hang_up():
+    before = signal.getsignal(signal.SIGHUP)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+async def test_hang_up_stops_the_server_as_sigterm_does(hang_up):
+    found = asyncio.Event()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, found.set)
+    try:
+        draining.stop_at_hang_up()
+        os.kill(os.getpid(), signal.SIGHUP)
+        async with asyncio.timeout(20):
+            await found.wait()
+    finally:
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda _number, _frame: None])
+async def test_hang_up_stays_ignored_or_with_the_servers_own_handler(hang_up, handler):
+    signal.signal(signal.SIGHUP, handler)
+    draining.stop_at_hang_up()
+    assert signal.getsignal(signal.SIGHUP) is handler
