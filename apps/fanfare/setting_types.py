@@ -248,7 +248,7 @@ class Networks(_List):
             return text if text == UNIX else str(ipaddress.ip_network(text))
         except ValueError as error:
             raise Refused(
-                f"has {text!r}, which is no IP address, no network such as 10.0.0.0/8 and not 'unix': {error}"
+                f"has {text!r}, which is neither an IP address, nor a network such as 10.0.0.0/8, nor 'unix': {error}"
             ) from None
 
 

@@ -105,7 +105,7 @@ def test_a_rotated_secret_leaves_the_old_one_a_grace_period_that_can_be_ended(
     assert knows(server, old)
     admin.get_by_role("link", name="End old secret").click()
     admin.get_by_role("button", name="Yes, end the old secret").click()
-    expect(admin.locator(".messagelist")).to_contain_text("is not valid any more")
+    expect(admin.locator(".messagelist")).to_contain_text("is no longer valid")
     waiting.until(lambda: not knows(server, old), AT_ONCE, "the old secret is refused")
     assert knows(server, new)
 
@@ -115,7 +115,7 @@ def test_leaked_secret_is_refused_at_once(server: servers.Server, admin: Page) -
     admin.get_by_role("link", name="Rotate secret").click()
     admin.get_by_label("The old secret has leaked").check()
     admin.get_by_role("button", name="Yes, rotate the secret").click()
-    expect(admin.locator(".messagelist")).to_contain_text("has a new secret. The old one is not valid any more.")
+    expect(admin.locator(".messagelist")).to_contain_text("has a new secret. The old one is no longer valid.")
     new = read(admin)
     waiting.until(lambda: knows(server, new), AT_ONCE, "the new secret is accepted")
     waiting.until(lambda: not knows(server, old), AT_ONCE, "the old secret is refused")

@@ -186,7 +186,7 @@ USER_ID = _text(f"At most {LIMITS.max_user_id} characters.", minLength=1, exampl
 WITH_USER_INFO = _text("`1`: with the `user_info` of each user.", enum=["0", "1"])
 TOKEN_ID = _text("The token's claim `jti`.", pattern="^[A-Za-z0-9_.:~-]{1,128}$", examples=["5d41402abc4b"])
 TOKEN_EXPIRY = _integer("Unix time at which the token ends.", minimum=1, maximum=capabilities.LATEST)
-RECONNECT = _text("`1`: clients reconnect at once (4200); otherwise they stay away (4009).", enum=["0", "1"])
+RECONNECT = _text("`1`: clients reconnect at once (4200); otherwise they do not (4009).", enum=["0", "1"])
 PREFIX = _text("Only channels whose name starts with it.")
 DIRECTION = _text("The newest first, or the oldest first.", enum=list(operations.DIRECTIONS))
 OPEN = _text("`1`: a channel that never kept an event gets its position now.", enum=["0", "1"])
@@ -226,7 +226,7 @@ TOKEN_NUMBER = _integer("The number of the newest token in `text`.", minimum=0)
 APPEND_FIELDS = {
     "after": _integer("The stream's number before it. By default `seq` - 1, and `seq` without `text`.", minimum=0),
     "text": _text(f"The stream may have {STREAM_LENGTH} UTF-16 code units."),
-    "at": _integer("0: the text begins anew.", minimum=0),
+    "at": _integer("0: the text replaces that of the stream.", minimum=0),
     "state": _text("Ends the stream.", enum=list(streams.FINAL)),
     "error": _text("For readers, with the state `failed`."),
     "data": ENCRYPTED,
@@ -373,7 +373,7 @@ SCHEMAS: dict[str, Schema] = {
                 "description": "Seconds until the member leaves without a renewal.",
             },
             "user_info": {
-                "description": "Any JSON. One that differs updates the member; without it the info stays as it is."
+                "description": "Any JSON. A different one updates the member; without it the info stays as it is."
             },
         },
     ),
@@ -439,8 +439,12 @@ SCHEMAS: dict[str, Schema] = {
         examples=[{"channel": "private-chat-7", "stream": "answer-7", "seq": 7, "text": " world"}],
     ),
     "StreamBatch": _object(
-        "Appends to several streams. Those to one stream are done in order.",
-        {"batch": _list(_reference("StreamBatchItem"), "Each is done or refused by itself.", maxItems=streams.BATCH)},
+        "Appends to several streams. Those to one stream are applied in order.",
+        {
+            "batch": _list(
+                _reference("StreamBatchItem"), "Each is applied or refused on its own.", maxItems=streams.BATCH
+            )
+        },
     ),
     "Stream": _answer("A stream with its text.", STREAM, {"text": _text("The text; not on encrypted channels.")}),
     "StreamState": _answer(
@@ -448,10 +452,10 @@ SCHEMAS: dict[str, Schema] = {
         {"accepted": {"type": "boolean", "description": "Whether the request changed the stream."}, **STREAM},
     ),
     "StreamRefusal": _answer(
-        "The reason why one append of a batch was not done.",
+        "The reason why one append of a batch was refused.",
         {
             "status": _integer("That the append alone would have got: 400, 413 or 429."),
-            "error": _text("For people. A message about a limit has both numbers."),
+            "error": _text("A sentence for developers. It names both numbers if a limit is exceeded."),
             "code": _text("For machines."),
         },
     ),
@@ -467,7 +471,7 @@ SCHEMAS: dict[str, Schema] = {
     "Refusal": _answer(
         "The reason why a request was not carried out.",
         {
-            "error": _text("For people. A message about a limit has both numbers."),
+            "error": _text("A sentence for developers. It names both numbers if a limit is exceeded."),
             "code": _text("For machines."),
         },
     ),
@@ -626,8 +630,8 @@ OPERATIONS: dict[str, Schema] = {
     "/apps/{app_id}/channels/{channel}/streams": _operation(
         "Streams",
         "Open a stream",
-        "A stream that is open stays as it is: the producer goes on after `seq`. A failed or interrupted one is opened "
-        "again with its text, or with `text`.",
+        "A stream that is open stays as it is: the producer continues after `seq`. A failed or interrupted one is "
+        "reopened with its text, or with `text`.",
         "StreamState",
         path=OF_CHANNEL,
         body=_reference("StreamOpening"),
@@ -635,14 +639,14 @@ OPERATIONS: dict[str, Schema] = {
     "/apps/{app_id}/channels/{channel}/streams/{stream}": _operation(
         "Streams",
         "Read a stream",
-        "One that is open or ended lately (FANFARE_STREAM_KEEP); others are in the history.",
+        "A stream that is open or has ended recently (FANFARE_STREAM_KEEP); others are in the history.",
         "Stream",
         path=OF_STREAM,
     ),
     "/apps/{app_id}/channels/{channel}/streams/{stream}/append": _operation(
         "Streams",
         "Append to a stream",
-        "Done only if the stream's number is `after`, so a repeated request is done once. Without an append or a "
+        "Applied only if the stream's number is `after`, so a repeated request is applied once. Without an append or a "
         "renewal the stream is `interrupted` after 15 s (FANFARE_STREAM_LEASE).",
         "StreamState",
         path=OF_STREAM,

@@ -206,7 +206,7 @@ def _writes(
     at = _number("at", at, known.size)
     if at not in (0, known.size):
         raise refusals.Invalid(
-            f"The parameter at is {at}; it is {known.size}, the stream's length, or 0 to begin the text anew.",
+            f"The parameter at is {at}; it is {known.size}, the stream's length, or 0 to replace the text.",
             code="invalid_at",
         )
     bounds = streams.limits()

@@ -290,7 +290,7 @@ class Loader:
         if new is None:
             self._registry.remove(app_id)
             self._hub.close_application(
-                app_id, close_codes.UNKNOWN_APPLICATION, f"Application {app_id} does not exist any more"
+                app_id, close_codes.UNKNOWN_APPLICATION, f"Application {app_id} no longer exists"
             )
             return
         self._registry.put(new)

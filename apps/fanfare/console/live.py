@@ -97,7 +97,7 @@ class Live:
         token = sent[len(BEARER) :].strip() if sent[: len(BEARER)].lower() == BEARER else b""
         access = tokens.read(token.decode("latin-1")) if token else None
         if access is None:
-            raise requests.Problem(401, "The page's token is not valid any more. Reload the page.")
+            raise requests.Problem(401, "The page's token is no longer valid. Reload the page.")
         endpoint = requests.declared.get(name)
         if endpoint is None:
             raise requests.Problem(404, f"This worker has no console data named {name[:50]!r}.")

@@ -129,7 +129,7 @@ def _of_counters(troubles: Mapping[str, float]) -> Iterator[Finding]:
         what = _count(errors, "request or callback", "requests or callbacks")
         yield Finding(BAD, f"{what} ended with an internal error {_MINUTES}; the log has them.")
     if lost := of("recoveries.lost."):
-        yield Finding(WARN, f"{_count(lost, 'recovery', 'recoveries')} broke off {_MINUTES}.", "connections")
+        yield Finding(WARN, f"{_count(lost, 'recovery', 'recoveries')} failed {_MINUTES}.", "connections")
     clients = {name: value for name, value in troubles.items() if name.startswith(recent.REFUSALS)}
     if clients:
         most = max(clients, key=lambda name: clients[name])

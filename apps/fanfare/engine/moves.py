@@ -57,7 +57,7 @@ class Mark(NamedTuple):
             )
         if self.what == LEAVING:
             return (
-                f"The log in {here} is being moved to another store; publishing goes on in a moment. If it does not, "
+                f"The log in {here} is being moved to another store; publishing continues in a moment. If it does not, "
                 "the move was interrupted: run `manage.py fanfare engine move` again."
             )
         if self.what == MOVED:
@@ -306,7 +306,7 @@ class Freeze:
             took_s, what = self._longest
             raise errors.EngineUnavailable(
                 f"Publishing was stopped for {self.seconds:.1f} s, and a move may stop it for {FROZEN_S:g} s: nothing "
-                f"was moved, and the old store goes on. The longest step was {what}: {took_s:.1f} s. "
+                f"was moved, and the old store continues to serve. The longest step was {what}: {took_s:.1f} s. "
                 "Move again when the machine and both stores are less busy."
             )
 

@@ -87,5 +87,5 @@ def _next_step(to: str) -> str:
         )
     return (
         "Now set FANFARE_ENGINE to the new store, and restart all workers and all other processes that publish: until "
-        "then they refuse."
+        "then they refuse to publish."
     )

@@ -257,7 +257,7 @@ class Server:
             await self._go_over()
 
     async def _go_over(self) -> None:
-        self._is_going_over, self.problem = True, "The log was moved to another store; the worker goes over."
+        self._is_going_over, self.problem = True, "The log was moved to another store; the worker switches to it."
         await self.background.stop()
         while True:
             try:

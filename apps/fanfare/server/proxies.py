@@ -52,7 +52,7 @@ class Trusted:
                 self.networks.append(ipaddress.ip_network(entry))
             except ValueError as error:
                 raise ImproperlyConfigured(
-                    f"{setting} has {entry!r}, which is no IP address, no network such as 10.0.0.0/8 and not "
+                    f"{setting} has {entry!r}, which is neither an IP address, nor a network such as 10.0.0.0/8, nor "
                     f"'unix': {error}."
                 ) from None
 

@@ -16,7 +16,8 @@ from fanfare.server.listening import listening_problem
 
 class Command(BaseCommand):
     help = (
-        "Set up, then run uvicorn with --reload on FANFARE_HOST:FANFARE_PORT, with DEBUG unless FANFARE_DEBUG says no."
+        "Set up, then run uvicorn with --reload on FANFARE_HOST:FANFARE_PORT, with DEBUG unless FANFARE_DEBUG turns "
+        "it off."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:

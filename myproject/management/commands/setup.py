@@ -80,7 +80,7 @@ def create_admin() -> str | None:
             objects.create_superuser(**values)
     except (AttributeError, TypeError, ValueError, ValidationError, db.Error):
         return NO_ADMIN
-    return f"user {name}, password {password} (shown this once; change it in the admin)"
+    return f"user {name}, password {password} (shown only once; change it in the admin)"
 
 
 def _is_email(users: Any, field: str) -> bool:

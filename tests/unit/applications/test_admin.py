@@ -470,7 +470,7 @@ class TestRotation:
         page = text(admin_client.get(reverse(CHANGE, args=[shop.pk])))
         assert f"Valid until {shop.previous_secret_until:%Y-%m-%d %H:%M} UTC." in page
         assert "shop-secret" not in page
-        assert "The secret before it is still valid now." in text(admin_client.get(reverse(ROTATE, args=[shop.pk])))
+        assert "The secret before that is still valid." in text(admin_client.get(reverse(ROTATE, args=[shop.pk])))
 
     def test_pages_show_the_end_in_a_project_without_time_zones(
         self, admin_client: Client, shop: Application, settings: Settings
@@ -484,7 +484,7 @@ class TestRotation:
 
     def test_leaked_secret_can_be_refused_at_once(self, admin_client: Client, shop: Application) -> None:
         page = text(admin_client.post(reverse(ROTATE, args=[shop.pk]), {"end_old": "on"}, follow=True))
-        assert "The old one is not valid any more." in page
+        assert "The old one is no longer valid." in page
         shop.refresh_from_db()
         assert shop.previous_secret == ""
 

@@ -568,7 +568,7 @@ async def test_move_that_stops_publishing_too_long_moves_nothing_and_says_what_t
             return found
 
         patch.setattr(type(store), "rest", slow)
-        with pytest.raises(errors.EngineUnavailable, match="nothing was moved, and the old store goes on") as aborted:
+        with pytest.raises(errors.EngineUnavailable, match="nothing was moved, and the old store continues") as aborted:
             await move(old, new)
     assert re.search(r"The longest step was the .+: [0-9.]+ s\.", str(aborted.value))
     [receipt] = await worker.publish("kept", b"2", retention=KEPT)

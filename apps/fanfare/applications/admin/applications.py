@@ -161,7 +161,7 @@ class ApplicationAdmin(ModelAdmin):
         application = self._changeable(request, object_id)
         if request.method == "POST":
             application.rotate_secret(end_old="end_old" in request.POST)
-            old = f"valid {_until(application)}" if application.previous_secret_works else "not valid any more"
+            old = f"valid {_until(application)}" if application.previous_secret_works else "no longer valid"
             self.log_change(request, application, f"Rotated the secret. The old one is {old}.")
             return self._done(request, application, f"{application} has a new secret. The old one is {old}.")
         now = timezone.now()
@@ -175,7 +175,7 @@ class ApplicationAdmin(ModelAdmin):
         if request.method == "POST":
             application.end_previous_secret()
             self.log_change(request, application, "Ended the old secret.")
-            return self._done(request, application, f"The old secret of {application} is not valid any more.")
+            return self._done(request, application, f"The old secret of {application} is no longer valid.")
         return self._ask(request, application, "end_old_secret", "End the old secret", works=_until(application))
 
     def disable(self, request: HttpRequest, object_id: str) -> HttpResponse:

@@ -109,7 +109,7 @@ async def pause(request: Request) -> Any:
 
     found = await _in_database(find)
     if found is None:
-        raise Problem(404, "This webhook does not exist any more.")
+        raise Problem(404, "This webhook no longer exists.")
     if await _in_database(lambda: found.application.declared):
         raise Problem(409, "FANFARE_APPS declares this application: change its webhook there.")
     action = "resume webhook" if enabled else "pause webhook"

@@ -21,7 +21,7 @@ async def worker(request: Request) -> Any:
     collected = await request.worker.reports.collect()
     found = next((one for one in collected.reports if one.worker == name), None)
     if found is None:
-        raise Problem(404, "This worker does not answer any more.")
+        raise Problem(404, "This worker no longer answers.")
     await audit.record(request.access, action.value, target=f"{found.node} {found.pid}")
     await request.worker.control.request(name, action)
     return {"done": True}

@@ -206,7 +206,7 @@ class Command(BaseCommand):
                     return None, []
             skipped = batch["seen"] - len(batch["items"])
             if skipped and not options["json"]:
-                self.stderr.write(f"… a sample: {skipped} more happened")
+                self.stderr.write(f"… this is a sample: {skipped} more items are not shown")
             if batch.get("unexamined") and not options["json"]:
                 self.stderr.write(f"… {batch['unexamined']} events came too fast to be compared with the filter")
             self.stdout.flush()
@@ -303,7 +303,8 @@ class Command(BaseCommand):
     def _members(self, options: dict[str, Any]) -> tuple[Any, list[str]]:
         found = presence.members(options["channel"], app=options["app"])
         value = [{"id": member.id, "info": member.info} for member in found]
-        return value, _table([(str(one["id"]), json.dumps(one["info"])) for one in value]) or ["No member is here."]
+        rows = [(str(one["id"]), json.dumps(one["info"])) for one in value]
+        return value, _table(rows) or ["The channel has no members."]
 
     def _history(self, options: dict[str, Any]) -> tuple[Any, list[str]]:
         found = history.events(options["channel"], limit=options["limit"], app=options["app"])
@@ -326,7 +327,8 @@ class Command(BaseCommand):
         presence.disconnect_user(user, reconnect=options["reconnect"], app=app)
         if is_online:
             return {"disconnected": name}, [f"The connections of user {name} are being closed."]
-        return {"disconnected": name}, [f"No WebSocket is signed in as {name}. Event streams of this user are closed."]
+        line = f"No WebSocket is signed in as {name}. SSE connections of this user are closed."
+        return {"disconnected": name}, [line]
 
     def _capability(self, options: dict[str, Any]) -> tuple[Any, list[str]]:
         token = tokens.capability(

@@ -28,7 +28,7 @@ EVERYWHERE = {"0": "0.0.0.0"}  # noqa: S104  (Django's short form)
 
 
 class Command(runserver.Command):
-    help = "Starts uvicorn for development, with WebSockets and static files."
+    help = "Start uvicorn for development, with WebSockets and static files."
 
     addr: str  # both set by Django's `handle`
     port: str

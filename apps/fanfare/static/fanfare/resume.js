@@ -55,7 +55,7 @@
   }
 
   function warn(channel, reason) {
-    console.warn(`FanfareResume: events of ${channel} may be missing (${reason}). Load its state anew in onReset.`);
+    console.warn(`FanfareResume: events of ${channel} may be missing (${reason}). Load its state again in onReset.`);
   }
 
   /** The pause in ms before a question is asked again, after so many tries. */

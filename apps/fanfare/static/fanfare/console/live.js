@@ -27,7 +27,7 @@ export function showState(name, text) {
 async function renew() {
   const csrf = root.querySelector("input[name=csrfmiddlewaretoken]").value;
   const response = await fetch(root.dataset.renew, { method: "POST", headers: { "X-CSRFToken": csrf }, redirect: "manual" });
-  if (!response.ok) throw new Problem("You are logged out, or have no access to the console any more. Reload the page.", 401);
+  if (!response.ok) throw new Problem("You are logged out, or no longer have access to the console. Reload the page.", 401);
   token = (await response.json()).token;
 }
 

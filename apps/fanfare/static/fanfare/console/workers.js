@@ -8,7 +8,7 @@ const cpu = new Map(); // by worker: the last CPU time, and when
 let asked = null;
 
 const TEXTS = {
-  drain: "It takes no new clients, and closes the connected ones one after the other with 4200, so that they connect to other workers at once. It serves HTTP on, until you resume or restart it.",
+  drain: "It takes no new clients, and closes the connected ones one after the other with 4200, so that they connect to other workers at once. It continues to serve HTTP until you resume or restart it.",
   resume: "It takes clients again.",
   restart: "It closes its clients and ends. The process manager starts another worker in its place; a worker without a process manager must be started by hand.",
 };
