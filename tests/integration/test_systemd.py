@@ -29,7 +29,7 @@ from tests.harness import calls, deployments, parts, servers, sockets, waiting
 
 APPLICATION = deployments.Application("1001", "systemd-key", "systemd-secret")
 SYSTEMD = "/usr/lib/systemd/systemd"
-BOOT_S = 30.0
+BOOT_S = 120.0  # a busy machine may take its time
 UID = 990
 USERS = "root:x:0:0::/root:/bin/sh\nfanfare:x:{uid}:{uid}::/var/lib/fanfare:/usr/sbin/nologin\n"
 GROUPS = "root:x:0:\nfanfare:x:{uid}:\n"
@@ -99,11 +99,11 @@ class Machine:
             (self.root / name).write_text(text, encoding="utf-8")
 
     def _command(self) -> list[str]:
-        found = {
+        targets = {  # the interpreter may be that of /usr, so the sources are not unique
             "/usr": "/usr",
-            sys.base_prefix: "/opt/python",
-            sysconfig.get_path("purelib"): "/opt/packages",
-            **{str(deployments.REPOSITORY / name): f"/srv/fanfare/{name}" for name in ("apps", "myproject")},
+            "/opt/python": sys.base_prefix,
+            "/opt/packages": sysconfig.get_path("purelib"),
+            **{f"/srv/fanfare/{name}": deployments.REPOSITORY / name for name in ("apps", "myproject")},
         }
         return [
             parts.executable("systemd-nspawn"),
@@ -114,7 +114,7 @@ class Machine:
             "--link-journal=no",
             "--resolv-conf=off",
             "--timezone=off",
-            *(f"--bind-ro={source}:{target}" for source, target in found.items()),
+            *(f"--bind-ro={source}:{target}" for target, source in targets.items()),
             "--boot",
             "systemd.unit=basic.target",
         ]
