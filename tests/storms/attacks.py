@@ -193,6 +193,11 @@ def large_page_body(server: Limited) -> None:
     server.refused(413, head + b"x" * 1_000, "100001", "100000")
 
 
+def invalid_chunk(server: Limited) -> None:
+    head = b"POST /admin/login/ HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
+    server.refused(400, head + b"zz\r\nx\r\n")
+
+
 def many_chunks(server: Limited) -> None:
     """A body in chunks of one byte, which the server's parser passes on one by one."""
     head = b"POST /admin/login/ HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -285,6 +290,7 @@ ATTACKS: Final = {
     "http.refused.head_bytes": Attack(long_head, r"head has at least \d+ bytes; 24000 are allowed"),
     "http.refused.headers": Attack(many_headers, "at least 51 headers; 50 are allowed"),
     "http.refused.head_timeout": Attack(slow_head, "did not arrive within 1 s"),
+    "http.refused.invalid": Attack(invalid_chunk, "Invalid HTTP request received"),
     "http.evicted.waiting": Attack(silent_connections, r"\d+ connections \(waiting\), \d+ are allowed"),
     "http.evicted.idle": Attack(idle_connections, r"\d+ connections \(idle\), \d+ are allowed"),
     "http.refused.connections": Attack(too_many_connections, r"worker has \d+ connections; 200 are allowed"),

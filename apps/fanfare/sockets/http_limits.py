@@ -280,19 +280,32 @@ class _Limited(_Any):  # type: ignore[misc]
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def refuse(self, status: int, reason: str, message: str) -> None:
-        """Answer with `status` and close. While an earlier request or its response is not complete, only 503 is
-        answered.
+        """Answer with `status` and close. Once a response has begun, or while an earlier request waits for its own,
+        only 503 is answered.
         """
         if self._is_refused or self.transport.is_closing():
             return
         self.gate.refused(reason, message, self.client)
-        is_busy = self.cycle is not None and (self.cycle.more_body or not self.cycle.response_complete)
-        if not is_busy or status == 503:
+        if status == 503 or self._takes_over():
             self._end(status, message)
         else:
             self._is_refused = True
             self.gate.served(self)
             self.transport.abort()
+
+    def _takes_over(self) -> bool:
+        """Whether no response of the application can come any more. For the application of a request whose body is
+        invalid, the client is gone.
+        """
+        cycle = self.cycle
+        if cycle is None or (cycle.response_complete and not cycle.more_body):
+            return True
+        if cycle.response_started or getattr(self, "pipeline", None):
+            return False
+        cycle.disconnected = True
+        cycle.waiting_for_100_continue = False
+        cycle.message_event.set()
+        return True
 
     def _end(self, status: int, message: str) -> None:
         """The client may still be sending, and a close with unread bytes would reset the connection before it reads

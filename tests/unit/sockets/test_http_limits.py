@@ -212,6 +212,51 @@ def test_endless_trailers_are_cut_off(serve: Counting) -> None:
     assert is_served(hosted)
 
 
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        (b"transfer-encoding: chunked", b"zz\r\nx\r\n0\r\n\r\n"),
+        (b"transfer-encoding: chunked\r\nexpect: 100-continue", b"1\r\nx\r\nzz\r\n"),
+        (b"transfer-encoding: xchunked", b"1\r\nx\r\n0\r\n\r\n"),
+    ],
+    ids=["chunk", "second chunk", "encoding"],
+)
+def test_invalid_body_is_refused_and_is_a_disconnect_for_the_application(
+    serve: Counting, head: bytes, body: bytes
+) -> None:
+    ended: list[str] = []
+
+    async def read(scope: Any, receive: Any, send: Any) -> None:
+        await never(scope, receive, send)
+        ended.append(scope["path"])
+        await respond(send, b"too late")
+
+    with open_client(serve(application=read)) as client:
+        client.sendall(b"POST /a HTTP/1.1\r\nhost: x\r\n" + head + b"\r\n\r\n")
+        client.sendall(body)
+        answered = read_all(client).removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert status(answered) == 400
+    assert answered.count(b"HTTP/1.1") == 1
+    assert serve.counters["http.refused.invalid"] == 1
+    if b"xchunked" not in head:  # h11 refuses it with the head, before the application is called
+        waiting.until(lambda: ended == ["/a"], PATIENCE, "the application has got a disconnect")
+
+
+def test_invalid_body_is_not_answered_after_the_response_has_begun(serve: Counting) -> None:
+    async def hasty(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        await never(scope, receive, send)
+
+    with open_client(serve(application=hasty)) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+        received = client.recv(65_536)
+        client.sendall(b"zz\r\n")
+        received += read_all(client)
+    assert received.startswith(OK)
+    assert received.count(b"HTTP/1.1") == 1
+
+
 def test_flood_of_pipelined_requests_is_cut_off() -> None:
     """h11 stops reading after the first one."""
     with ExitStack() as stack:
