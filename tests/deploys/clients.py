@@ -30,6 +30,7 @@ class Fleet:
 
     port: int
     application: Application
+    channel: str = CHANNEL
     clients: list[Client] = field(default_factory=list)
     codes: dict[int, int] = field(default_factory=dict)  # close codes, counted
     delays_s: list[tuple[float, float]] = field(default_factory=list)  # (when, publish to receive) of live events
@@ -161,7 +162,7 @@ class Client(asyncio.Protocol):
         if event == EVENT:
             self._count(json.loads(frame["data"]))
         elif event == "pusher:connection_established":
-            self._send({"event": "pusher:subscribe", "data": {"channel": CHANNEL}})
+            self._send({"event": "pusher:subscribe", "data": {"channel": self.fleet.channel}})
         elif event == "pusher_internal:subscription_succeeded":
             self._connects += 1
             self.last_live_s = time.monotonic()

@@ -103,7 +103,13 @@ def _wanted(client: clients.Client, result: Result) -> int:
     return result.published - min(client.received) + 1 if client.received else result.published
 
 
-async def publish(server: servers.Server, application: calls.Application, result: Result, per_second: float) -> None:
+async def publish(
+    server: servers.Server,
+    application: calls.Application,
+    result: Result,
+    per_second: float,
+    channel: str = clients.CHANNEL,
+) -> None:
     """Count. Each number is retried, with its idempotency key, until it is acknowledged."""
     series = uuid4().hex
 
@@ -117,7 +123,7 @@ async def publish(server: servers.Server, application: calls.Application, result
                         "events",
                         {
                             "name": clients.EVENT,
-                            "channels": [clients.CHANNEL],
+                            "channels": [channel],
                             "data": body,
                             "idempotency_key": f"{series}-{number}",
                         },

@@ -2,7 +2,7 @@
 through.
 
 The neighbours are connected before, and get an event 20 times a second. The crowd and the attacker have processes of
-their own. The crowd has resume tokens, so each of its clients subscribes and recovers.
+their own. The crowd has resume tokens and a channel of its own, so each of its clients subscribes and recovers.
 """
 
 from __future__ import annotations
@@ -30,27 +30,40 @@ NEIGHBOURS = 100
 PER_SECOND = 20.0
 BEFORE_S = 5.0
 PATIENCE_S = 120.0
+LOOK_S = 0.1
+CROWD_CHANNEL = "crowd"
+DELIVERIES_PER_SECOND = 5_000.0  # to the crowd
 
 
 async def crowd(port: int, application: Application, count: int) -> None:
     """Connect, wait for a line on the standard input, lose all connections, and print when all are back."""
-    fleet = clients.Fleet(port, application)
+    fleet = clients.Fleet(port, application, CROWD_CHANNEL)
     await fleet.open(count)
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
     for client in fleet.clients:
         client.drop()
-    begun_s = time.monotonic()
+    begun_s, used_s, late_s = time.monotonic(), time.process_time(), 0.0
     while fleet.live < count and time.monotonic() - begun_s < PATIENCE_S:
-        await asyncio.sleep(0.02)
-    found = {"live": fleet.live, "seconds": time.monotonic() - begun_s, "codes": fleet.codes}
+        slept_s = time.monotonic()
+        await asyncio.sleep(LOOK_S)
+        late_s = max(late_s, time.monotonic() - slept_s - LOOK_S)
+    found = {
+        "live": fleet.live,
+        "seconds": time.monotonic() - begun_s,
+        "codes": fleet.codes,
+        "cpu_s": time.process_time() - used_s,
+        "late_s": late_s,
+    }
     print(json.dumps(found), flush=True)
     fleet.close()
 
 
-async def storm(server: servers.Server, count: int) -> bool:
+async def storm(server: servers.Server, count: int, deliveries: float) -> bool:
+    """`deliveries`: to the crowd, each second."""
     application = await asyncio.to_thread(
-        server.deployment.create_application, "Storms", "--history", f"{clients.CHANNEL}=10000,600"
+        server.deployment.create_application,
+        *("Storms", "--history", f"{clients.CHANNEL}=10000,600", "--history", f"{CROWD_CHANNEL}=10000,600"),
     )
     await asyncio.to_thread(run.wait_for, server, application)
     neighbours = clients.Fleet(server.port, application)
@@ -64,15 +77,22 @@ async def storm(server: servers.Server, count: int) -> bool:
     assert process.stdin is not None
     assert process.stdout is not None
     await asyncio.wait_for(process.stdout.readline(), PATIENCE_S + count / 50)
-    result = run.Result("hup", NEIGHBOURS)
-    publisher = asyncio.create_task(run.publish(server, application, result, PER_SECOND))
+    publishers = [
+        asyncio.create_task(run.publish(server, application, run.Result("hup", NEIGHBOURS), PER_SECOND)),
+        asyncio.create_task(
+            run.publish(server, application, run.Result("hup", count), deliveries / count, CROWD_CHANNEL)
+        ),
+    ]
     await asyncio.sleep(BEFORE_S)
     begun_s = time.monotonic()
+    used_s = sum(map(processor_seconds, server.workers()))
     process.stdin.write(b"go\n")
     found = json.loads(await process.stdout.readline())
     end_s = time.monotonic()
-    publisher.cancel()
-    await asyncio.wait([publisher])
+    used_s = sum(map(processor_seconds, server.workers())) - used_s
+    for publisher in publishers:
+        publisher.cancel()
+    await asyncio.wait(publishers)
     before_ms = run.p99([delay for at, delay in neighbours.delays_s if begun_s - BEFORE_S < at < begun_s])
     during_ms = run.p99([delay for at, delay in neighbours.delays_s if begun_s <= at <= end_s])
     neighbours.close()
@@ -80,6 +100,10 @@ async def storm(server: servers.Server, count: int) -> bool:
     print(f"{count} clients return at once to {len(server.workers())} worker(s); {found['live']} are live")
     print(f"  all live after {found['seconds']:.1f} s, close codes meanwhile {found['codes']}")
     print(f"  p99 of {NEIGHBOURS} connected clients: {before_ms:.0f} ms before, {during_ms:.0f} ms during")
+    print(
+        f"  CPU: {used_s:.1f} s of the workers, {found['cpu_s']:.1f} s of the returning clients,"
+        f" whose event loop was up to {found['late_s']:.1f} s late"
+    )
     return bool(found["live"] == count)
 
 
@@ -98,9 +122,11 @@ async def attack(fleet: servers.Fleet, counters: Sequence[str], seconds: float, 
                     attacker = (one, other)[attacked]
                     if counter:
                         attacker.begin(counter)
-                    used_s = [processor_seconds(server) for server in pair]
+                    used_s = [processor_seconds(server.process.pid) for server in pair]
                     delays_s = await connected.delays_s(seconds)
-                    spent_s = [processor_seconds(server) - used for server, used in zip(pair, used_s, strict=True)]
+                    spent_s = [
+                        processor_seconds(server.process.pid) - used for server, used in zip(pair, used_s, strict=True)
+                    ]
                     if counter:
                         made += await asyncio.to_thread(attacker.end)
                     figures.append([run.p99(delays_s[place]) for place in order])
@@ -109,8 +135,8 @@ async def attack(fleet: servers.Fleet, counters: Sequence[str], seconds: float, 
             print(f"{connected.closed} connections of the neighbours were lost")
 
 
-def processor_seconds(server: servers.Server) -> float:
-    used = psutil.Process(server.process.pid).cpu_times()
+def processor_seconds(pid: int) -> float:
+    used = psutil.Process(pid).cpu_times()
     return float(used.user + used.system)
 
 
@@ -138,6 +164,9 @@ def main() -> int:
     )
     parser.add_argument("--seconds", type=float, default=5.0, help="of each turn of an attack")
     parser.add_argument("--turns", type=int, default=6, help="of each attack: the two servers take turns")
+    parser.add_argument(
+        "--deliveries", type=float, default=DELIVERIES_PER_SECOND, help="events for the returning clients, each second"
+    )
     parser.add_argument("--crowd", help=argparse.SUPPRESS)
     parser.add_argument("--attacker", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -160,7 +189,7 @@ def main() -> int:
                 return 0
             settings = {} if options.rate is None else {"FANFARE_ACCEPT_RATE": str(options.rate)}
             server = fleet.start(options.command, fleet.deployment(**settings))
-            return 0 if asyncio.run(storm(server, options.clients)) else 1
+            return 0 if asyncio.run(storm(server, options.clients, options.deliveries)) else 1
         finally:
             fleet.stop()
 
