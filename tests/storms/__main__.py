@@ -36,31 +36,32 @@ DELIVERIES_PER_SECOND = 5_000.0  # to the crowd
 
 
 async def crowd(port: int, application: Application, count: int) -> None:
-    """Connect, wait for a line on the standard input, lose all connections, and print when all are back."""
+    """Connect. For each line on the standard input, lose all connections, and print when all are back."""
     fleet = clients.Fleet(port, application, CROWD_CHANNEL)
     await fleet.open(count)
     print("ready", flush=True)
-    await asyncio.to_thread(sys.stdin.readline)
-    for client in fleet.clients:
-        client.drop()
-    begun_s, used_s, late_s = time.monotonic(), time.process_time(), 0.0
-    while fleet.live < count and time.monotonic() - begun_s < PATIENCE_S:
-        slept_s = time.monotonic()
-        await asyncio.sleep(LOOK_S)
-        late_s = max(late_s, time.monotonic() - slept_s - LOOK_S)
-    found = {
-        "live": fleet.live,
-        "seconds": time.monotonic() - begun_s,
-        "codes": fleet.codes,
-        "cpu_s": time.process_time() - used_s,
-        "late_s": late_s,
-    }
-    print(json.dumps(found), flush=True)
+    while await asyncio.to_thread(sys.stdin.readline):
+        fleet.codes.clear()
+        for client in fleet.clients:
+            client.drop()
+        begun_s, used_s, late_s = time.monotonic(), time.process_time(), 0.0
+        while fleet.live < count and time.monotonic() - begun_s < PATIENCE_S:
+            slept_s = time.monotonic()
+            await asyncio.sleep(LOOK_S)
+            late_s = max(late_s, time.monotonic() - slept_s - LOOK_S)
+        found = {
+            "live": fleet.live,
+            "seconds": time.monotonic() - begun_s,
+            "codes": fleet.codes,
+            "cpu_s": time.process_time() - used_s,
+            "late_s": late_s,
+        }
+        print(json.dumps(found), flush=True)
     fleet.close()
 
 
-async def storm(server: servers.Server, count: int, deliveries: float) -> bool:
-    """`deliveries`: to the crowd, each second."""
+async def storm(server: servers.Server, count: int, deliveries: float, returns: int) -> bool:
+    """`deliveries`: to the crowd, each second. Returns whether all clients are live after each of the `returns`."""
     application = await asyncio.to_thread(
         server.deployment.create_application,
         *("Storms", "--history", f"{clients.CHANNEL}=10000,600", "--history", f"{CROWD_CHANNEL}=10000,600"),
@@ -83,28 +84,37 @@ async def storm(server: servers.Server, count: int, deliveries: float) -> bool:
             run.publish(server, application, run.Result("hup", count), deliveries / count, CROWD_CHANNEL)
         ),
     ]
-    await asyncio.sleep(BEFORE_S)
-    begun_s = time.monotonic()
-    used_s = sum(map(processor_seconds, server.workers()))
-    process.stdin.write(b"go\n")
-    found = json.loads(await process.stdout.readline())
-    end_s = time.monotonic()
-    used_s = sum(map(processor_seconds, server.workers())) - used_s
+    print(f"{count} clients return at once to {len(server.workers())} worker(s)", flush=True)
+    before_s: list[float] = []
+    during_s: list[float] = []
+    are_live = True
+    for _ in range(returns):
+        neighbours.delays_s.clear()
+        await asyncio.sleep(BEFORE_S)
+        before_s += [delay for _, delay in neighbours.delays_s]
+        neighbours.delays_s.clear()
+        used_s = sum(map(processor_seconds, server.workers()))
+        process.stdin.write(b"go\n")
+        found = json.loads(await process.stdout.readline())
+        used_s = sum(map(processor_seconds, server.workers())) - used_s
+        during_s += [delay for _, delay in neighbours.delays_s]
+        are_live = are_live and found["live"] == count
+        print(
+            f"  {found['live']} are live after {found['seconds']:.1f} s, close codes meanwhile {found['codes']};"
+            f" CPU: {used_s:.1f} s of the workers, {found['cpu_s']:.1f} s of the clients,"
+            f" whose event loop was up to {found['late_s']:.1f} s late",
+            flush=True,
+        )
     for publisher in publishers:
         publisher.cancel()
     await asyncio.wait(publishers)
-    before_ms = run.p99([delay for at, delay in neighbours.delays_s if begun_s - BEFORE_S < at < begun_s])
-    during_ms = run.p99([delay for at, delay in neighbours.delays_s if begun_s <= at <= end_s])
     neighbours.close()
+    process.stdin.close()
     await process.wait()
-    print(f"{count} clients return at once to {len(server.workers())} worker(s); {found['live']} are live")
-    print(f"  all live after {found['seconds']:.1f} s, close codes meanwhile {found['codes']}")
-    print(f"  p99 of {NEIGHBOURS} connected clients: {before_ms:.0f} ms before, {during_ms:.0f} ms during")
     print(
-        f"  CPU: {used_s:.1f} s of the workers, {found['cpu_s']:.1f} s of the returning clients,"
-        f" whose event loop was up to {found['late_s']:.1f} s late"
+        f"  p99 of {NEIGHBOURS} connected clients: {run.p99(before_s):.0f} ms before, {run.p99(during_s):.0f} ms during"
     )
-    return bool(found["live"] == count)
+    return are_live
 
 
 async def attack(fleet: servers.Fleet, counters: Sequence[str], seconds: float, turns: int) -> None:
@@ -167,6 +177,7 @@ def main() -> int:
     parser.add_argument(
         "--deliveries", type=float, default=DELIVERIES_PER_SECOND, help="events for the returning clients, each second"
     )
+    parser.add_argument("--returns", type=int, default=3, help="how often the clients return")
     parser.add_argument("--crowd", help=argparse.SUPPRESS)
     parser.add_argument("--attacker", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -189,7 +200,7 @@ def main() -> int:
                 return 0
             settings = {} if options.rate is None else {"FANFARE_ACCEPT_RATE": str(options.rate)}
             server = fleet.start(options.command, fleet.deployment(**settings))
-            return 0 if asyncio.run(storm(server, options.clients, options.deliveries)) else 1
+            return 0 if asyncio.run(storm(server, options.clients, options.deliveries, options.returns)) else 1
         finally:
             fleet.stop()
 
