@@ -102,7 +102,7 @@ class Live:
         if endpoint is None:
             raise requests.Problem(404, f"This worker has no console data named {name[:50]!r}.")
         if scope["method"] != endpoint.method:
-            raise requests.Problem(405, f"{name} is asked for with {endpoint.method}.")
+            raise requests.Problem(405, f"{name} must be requested with {endpoint.method}.")
         if not access.may(endpoint.permission):
             raise requests.Problem(403, f"You need the permission fanfare.{endpoint.permission}.")
         return endpoint, access
@@ -208,7 +208,7 @@ async def _read_json(receive: Any, limit: int) -> dict[str, Any]:
                     raise requests.Problem(413, f"The request has more than {limit:,} bytes.")
                 more = message.get("more_body", False)
     except TimeoutError:
-        raise requests.Problem(408, "The request did not come within 10 s.") from None
+        raise requests.Problem(408, "The request did not arrive within 10 s.") from None
     return _object(bytes(body))
 
 

@@ -127,7 +127,7 @@ def _of_counters(troubles: Mapping[str, float]) -> Iterator[Finding]:
         yield Finding(WARN, f"{_count(refused, 'webhook request')} failed {_MINUTES} and are tried again.", "webhooks")
     if errors := of("api.failed", "console.failed", "callbacks.failed"):
         what = _count(errors, "request or callback", "requests or callbacks")
-        yield Finding(BAD, f"{what} ended with an internal error {_MINUTES}; the log has them.")
+        yield Finding(BAD, f"{what} ended with an internal error {_MINUTES}; the server's log has the tracebacks.")
     if lost := of("recoveries.lost."):
         yield Finding(WARN, f"{_count(lost, 'recovery', 'recoveries')} failed {_MINUTES}.", "connections")
     clients = {name: value for name, value in troubles.items() if name.startswith(recent.REFUSALS)}

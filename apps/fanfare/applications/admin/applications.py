@@ -71,7 +71,7 @@ class ApplicationAdmin(ModelAdmin):
         if obj is None:
             credentials = {
                 "fields": ("app_id", "key", "secret"),
-                "description": "Generated values. To move from another server, enter its credentials.",
+                "description": "These values are generated. To move from another server, enter its credentials.",
             }
             return (None, {"fields": settings}), ("Credentials", credentials), self._limits()
         # The secret is enough to publish, so a user with the view permission alone does not see it.
@@ -91,7 +91,7 @@ class ApplicationAdmin(ModelAdmin):
         own = [name for name in limits.NAMES if getattr(obj, name, None) is not None]
         return "Limits", {
             "fields": limits.NAMES,
-            "description": "An empty field has the default, which it shows in grey.",
+            "description": "Leave a field empty to use the default, which it shows in grey.",
             "classes": () if own else ("collapse",),  # Django opens it if a value is wrong
         }
 

@@ -267,13 +267,13 @@ class Command(BaseCommand):
             (one["entry"], one["channel"], _counted(one["written"], "socket"), f"{one['last_ms']:g} ms")
             for one in value["events"]
         ]
-        return value, _table(rows) or ["No event with subscribers was recorded yet."]
+        return value, _table(rows) or ["No event with subscribers has been recorded yet."]
 
     def _doctor(self, options: dict[str, Any]) -> tuple[Any, list[str]]:
         asked = client.Client(options["url"])
         if not (options["auth"] or options["request_url"]):
             value = asked.get("refusals")
-            return value, [_line(item) for item in reversed(value["refusals"])] or ["Nothing was refused."]
+            return value, [_line(item) for item in reversed(value["refusals"])] or ["Nothing has been refused."]
         names = ("kind", "auth", "socket_id", "channel", "channel_data", "user_data", "method")
         body = {name: options[name] for name in names} | {"url": options["request_url"]}
         body["app"] = options["app"] or target.application(None).id

@@ -328,7 +328,7 @@
       for (const { timer } of this.#frames.values()) clearTimeout(timer);
       for (const { reject, timer } of this.#questions.values()) {
         clearTimeout(timer);
-        reject(new Error("The connection was lost before the history came"));
+        reject(new Error("The connection was lost before the history arrived"));
       }
       this.#questions.clear();
       if (this.#client?.socket === this) {
@@ -493,7 +493,7 @@
     ) {
       const runtime = Pusher?.Runtime;
       if (typeof runtime?.createWebSocket !== "function") {
-        throw new TypeError("FanfareResume.install wants the Pusher class of pusher-js 8 or later");
+        throw new TypeError("FanfareResume.install needs the Pusher class of pusher-js 8 or later");
       }
       if (runtime.createWebSocket[INSTALLED]) throw new Error("FanfareResume is installed: call uninstall() first");
       if (!(jitter >= 0 && jitter < Infinity)) throw new RangeError(`jitter is in milliseconds from 0, not ${jitter}`);

@@ -63,7 +63,7 @@ every(3000, async () => {
       clock(one.at), one.what, one.channel ?? "", { text: one.text, class: "console-wide" }, [one.socket, one.client, one.address].filter(Boolean).join(" · "),
       one.evidence?.auth ? el("button", { type: "button", class: "button", onclick: () => pick(one) }, "Examine") : "",
     ]),
-    "Nothing was refused since the workers started.",
+    "Nothing has been refused since the workers started.",
     found.refusals.map((one) => `${one.at} ${one.socket ?? ""}`),
   );
   const picked = wanted && found.refusals.find((one) => String(one.at) === wanted);

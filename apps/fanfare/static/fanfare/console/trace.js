@@ -112,7 +112,7 @@ const refresh = every(2000, async () => {
       { text: number(one.workers), class: "num" }, { text: number(one.written), class: "num" },
       { text: milliseconds(one.last_ms), class: "num" }, { text: number(one.slow), class: "num" }, { text: number(one.replays), class: "num" },
     ]),
-    "No event is recorded yet. Publish one to a channel that has subscribers.",
+    "No event has been recorded yet. Publish one to a channel that has subscribers.",
     found.events.map((one) => one.entry),
   );
 });
