@@ -36,6 +36,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fanfare.runtime.address_limit import AddressLimit
 from fanfare.server import boot, interfaces
 
 
@@ -112,6 +113,7 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
         max_subscriptions=options.MAX_SUBSCRIPTIONS,
         subscribes_per_second=options.SUBSCRIBES_PER_SECOND,
         max_pending_bytes=options.PENDING_BYTES,
+        addresses=AddressLimit(options.SOCKETS_PER_ADDRESS, "WebSockets"),
         resume=page_sessions.Options(options.RESUME_WINDOW, options.RESUME_ACK_SECONDS, options.MAX_RESUME_TOKENS),
     )
     pusher = PusherConsumer.as_asgi(

@@ -382,6 +382,13 @@ class Connections:
         1_000,
         "Subscriptions of one connection. A further subscribe is refused with 4100. Each costs about 1 kB of memory.",
     )
+    SOCKETS_PER_ADDRESS = Setting(
+        Integer(0, 1_000_000),
+        0,
+        "WebSockets that one client address may have open in each worker. Further ones are closed with 4100. 0: no "
+        "limit. Set `FANFARE_TRUSTED_PROXIES` first: otherwise all clients behind a proxy have its address.",
+        page="how-to/secure.md",
+    )
     SUBSCRIBES_PER_SECOND = Setting(
         Integer(1, 100_000),
         100,

@@ -10,7 +10,6 @@ MIDDLEWARE = [
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import math
 import time
@@ -120,7 +119,7 @@ class LoginThrottle:
     def _refusal(self, request: HttpRequest) -> HttpResponse | None:
         if request.method != "POST" or not _is_login(request):
             return None
-        key = _network(_address(request))
+        key = addresses.network(_address(request))
         per_minute = conf.settings.LOGIN_ATTEMPTS
         now = self._clock()
         bucket = self._buckets.pop(key, None) or TokenBucket(per_minute, now)
@@ -161,13 +160,3 @@ def _log_failure(credentials: dict[str, Any], request: HttpRequest | None = None
 
 def _address(request: HttpRequest) -> str:
     return str(request.META.get("REMOTE_ADDR") or "")
-
-
-def _network(address: str) -> str:
-    """The address, or the /64 network of an IPv6 one: a client has a whole network of them."""
-    parsed = addresses.parse(address)
-    if parsed is None:
-        return address
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return str(parsed)
-    return str(ipaddress.ip_network((parsed, 64), strict=False))

@@ -20,7 +20,7 @@ import orjson
 from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.management import CommandError
 
-from fanfare import conf, errors, middleware
+from fanfare import conf, errors
 from fanfare.api import authentication, members, operations, parameters, refusals, requests, streams
 from fanfare.applications import declarations, origins, registry
 from fanfare.applications import errors as application_errors
@@ -225,7 +225,7 @@ def _path(given: str) -> None:
     found = operations.find(given)
     urlconf.answers(given)
     urlconf.is_specific("^admin/", given)
-    middleware._network(given)
+    addresses.network(given)
     if found is not None and "token_id" in found[1]:
         parameters.token_id(found[1]["token_id"])
     assert given.endswith(sse_requests.key(scope))

@@ -28,6 +28,7 @@ SETTINGS: Final = {
     "FANFARE_MAX_SUBSCRIPTIONS": "20",
     "FANFARE_BUFFER_BYTES": "65536",
     "FANFARE_SSE_STREAMS_PER_ADDRESS": "5",
+    "FANFARE_SOCKETS_PER_ADDRESS": "120",
     "FANFARE_SUBSCRIBES_PER_SECOND": "30",
     "FANFARE_LOGIN_ATTEMPTS": "3",
 }
@@ -224,6 +225,16 @@ def slow_reader(server: Limited) -> None:
         waiting.until(is_closed, PATIENCE, "the slow reader was disconnected")
 
 
+def many_sockets(server: Limited) -> None:
+    with ExitStack() as stack:
+        for _ in range(121):
+            client = stack.enter_context(server.websocket())
+            frame = client.receive()
+            if frame is not None and b"120 WebSockets of this address are open; 120 are allowed" in frame.payload:
+                return
+    raise AssertionError("all 121 WebSockets were opened")
+
+
 def many_subscriptions(server: Limited) -> None:
     with server.websocket() as client:
         client.send(*[text("pusher:subscribe", data={"channel": f"c{number}"}) for number in range(25)])
@@ -300,6 +311,7 @@ ATTACKS: Final = {
     "api.refused.400": Attack(many_parameters, r"API request refused: too_many_parameters \(400\)"),
     "api.refused.401": Attack(late_signature, r"API request refused: expired_timestamp \(401\)"),
     "sockets.violations.1009": Attack(large_frame, r"closed with 1009: The message has 131073 bytes; 131072"),
+    "sockets.refused.address": Attack(many_sockets, "120 WebSockets of this address are open; 120 are allowed"),
     "closed.slow": Attack(slow_reader, "slow"),
     "pusher.subscription_refused.too_many_subscriptions": Attack(
         many_subscriptions, "20 subscriptions; 20 are allowed"

@@ -19,6 +19,7 @@ from fanfare.protocol import (
     session_owners,
     sessions,
 )
+from fanfare.runtime import close_codes
 
 DEFAULT_MAX_FRAME_BYTES: Final = 131_072  # a client event of the default 102,400 bytes fits, with escapes and envelope
 FRAMES_PER_TURN: Final = 64  # then other tasks run: one read from a socket can have thousands of small frames
@@ -97,7 +98,7 @@ class PusherConsumer(AsyncConsumer):
         origin = self._take_origin()
         while True:
             try:
-                return handshake.accept(
+                accepted = handshake.accept(
                     self._registry,
                     path=self.scope["path"],
                     query=self.scope["query_string"],
@@ -111,6 +112,11 @@ class PusherConsumer(AsyncConsumer):
                     if message["type"] == "websocket.disconnect":
                         return None
                     raise  # it sends frames before connection_established
+            else:
+                if message := self._options.addresses.refusal(address):
+                    self._hub.count("sockets.refused.address")
+                    raise refusals.ConnectionRefused(close_codes.OVER_CAPACITY, message)
+                return accepted
 
     async def _wait_while_suspended(self, app_id: str, receive: ASGIReceiveCallable) -> Any:
         """Returns None when the application has changed or its suspension is over, or a message of the client.

@@ -62,6 +62,8 @@ class Direct:
             )
         except refusals.ConnectionRefused:
             return False
+        if self._options.addresses.refusal(accepted.client.address):
+            return False
         writer = socket.bound(self._hub.max_buffer_bytes)
         session = sessions.Session(
             self._hub, self._registry, writer, accepted, options=self._options, owners=self._owners

@@ -31,6 +31,7 @@ from fanfare.protocol import (
     streams,
 )
 from fanfare.runtime import close_codes, token_bucket
+from fanfare.runtime.address_limit import AddressLimit
 from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.sockets import frames as sockets
 
@@ -73,13 +74,14 @@ def note_refusal(
 class Options:
     """`activity_timeout`: seconds of silence after which a client pings; 120 as Pusher's, less behind a proxy that cuts
     idle connections. `max_subscriptions`, `subscribes_per_second` and `max_pending_bytes` (of frames that wait for an
-    answer): per connection.
+    answer): per connection. `addresses`: the open WebSockets of this worker by client address.
     """
 
     activity_timeout: int = 120
     max_subscriptions: int = state_machine.MAX_SUBSCRIPTIONS
     subscribes_per_second: int = state_machine.SUBSCRIBES_PER_SECOND
     max_pending_bytes: int = messages.MAX_PENDING_BYTES
+    addresses: AddressLimit = field(default_factory=lambda: AddressLimit(0, "WebSockets"))
     resume: page_sessions.Options = field(default_factory=page_sessions.Options)
 
 
@@ -88,6 +90,7 @@ class Session:
     resumed."""
 
     __slots__ = (
+        "_addresses",
         "_authorization_timer",
         "_capabilities",
         "_capability_timer",
@@ -113,6 +116,7 @@ class Session:
     ) -> None:
         self.answers: Mapping[bytes, bytes] = {}  # see fanfare.sockets.protocol.Listener
         self._hub = hub
+        self._addresses = options.addresses
         self._history: asyncio.Task[None] | None = None  # the read of a page of history: one at a time
         self._authorization_timer: asyncio.TimerHandle | None = None
         # The tokens of its subscriptions; None for the many connections that have none.
@@ -161,6 +165,7 @@ class Session:
 
     def open(self) -> None:
         """Connect at the hub, and greet the client as soon as it is admitted."""
+        self._addresses.opened(self._connection.context.address)
         self._hub.connect(self._connection)
         if self._page is None:
             self._admit()
@@ -193,6 +198,7 @@ class Session:
         # a connection already, and must go on watching its transport, which a stalled client would keep open.
         if not self._connection.closing:
             self._hub.disconnect(self._connection)
+        self._addresses.closed(self._connection.context.address)
         self._stop_authorization_timer()
         self._release_capabilities()
         if self._page is not None:

@@ -69,6 +69,16 @@ def parse(text: str) -> Address | None:
     return (address.ipv4_mapped or address) if isinstance(address, ipaddress.IPv6Address) else address
 
 
+def network(text: str) -> str:
+    """What a limit for each address counts by: the address, or the /64 network of an IPv6 one, which one client may
+    have as a whole. Other text is returned as it is.
+    """
+    address = parse(text)
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return text if address is None else str(address)
+
+
 def is_public(address: Address) -> bool:
     """Whether the address can belong to a host on the internet.
 

@@ -7,7 +7,6 @@ history has an `id:`, EventSource sends the last one when it reconnects, and the
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import functools
 import logging
@@ -22,6 +21,7 @@ from fanfare.hub import hub as hubs
 from fanfare.hub import transports
 from fanfare.protocol import capabilities, names, revocations
 from fanfare.protocol import refusals as protocol_refusals
+from fanfare.runtime.address_limit import AddressLimit
 from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.runtime.supervisor import Supervisor
 from fanfare.sockets import drain
@@ -49,10 +49,9 @@ class Sse:
         self._hub = hub
         self._registry = registry
         self._times = times
-        self._streams_per_address = streams_per_address
         self._now = now
         self._streams: set[streams.Stream] = set()
-        self._addresses: collections.Counter[str] = collections.Counter()  # open connections
+        self._addresses = AddressLimit(streams_per_address, "SSE connections")
         self._supervisor = Supervisor(logger, count=hub.count, prefix="sse.tasks")
         self._is_watching = False
         self._is_stopping = False
@@ -158,14 +157,10 @@ class Sse:
         """Count the connection while it is open. Raises Unavailable."""
         if self._is_stopping:
             raise refusals.Unavailable("restarting", "The server is restarting.")
-        if address and self._addresses[address] >= self._streams_per_address:
-            raise refusals.Unavailable(
-                "too_many_streams",
-                f"{self._addresses[address]} SSE connections of this address are open; "
-                f"{self._streams_per_address} are allowed.",
-            )
+        if refusal := self._addresses.refusal(address):
+            raise refusals.Unavailable("too_many_streams", f"{refusal}.")
         self._streams.add(stream)
-        self._addresses[address] += 1
+        self._addresses.opened(address)
         app = stream.connection.app
         if capability is not None:
             self._revocations.hold(app, capability, stream)
@@ -173,9 +168,7 @@ class Sse:
             yield
         finally:
             self._streams.discard(stream)
-            self._addresses[address] -= 1
-            if not self._addresses[address]:
-                del self._addresses[address]
+            self._addresses.closed(address)
             if capability is not None:
                 self._revocations.release(app, capability, stream)
 

@@ -14,6 +14,7 @@ from fanfare.engine import errors
 from fanfare.hub import attempts, on_any
 from fanfare.hub.connections import State
 from fanfare.protocol import consumers, sessions
+from fanfare.runtime.address_limit import AddressLimit
 from fanfare.runtime.log_throttle import LogThrottle
 from tests.unit.protocol import fakes
 from tests.unit.protocol.workers import Worker
@@ -603,6 +604,21 @@ async def test_refusals_of_frames_that_waited_for_a_sign_in_delay_the_next_frame
 
 def _text(text: str) -> dict[str, Any]:
     return {"type": "websocket.receive", "text": text}
+
+
+async def test_websockets_of_one_address_are_limited(worker: Worker) -> None:
+    application = consumers.PusherConsumer.as_asgi(
+        hub=worker.hub, registry=worker.registry, options=sessions.Options(addresses=AddressLimit(2, "WebSockets"))
+    )
+    first, second = await fakes.Browser(application).connected(), await fakes.Browser(application).connected()
+    refused = fakes.Browser(application)
+    await refused.until(lambda: refused.closed)
+    assert refused.closed == (4100, "2 WebSockets of this address are open; 2 are allowed")
+    await refused.leave()
+    assert worker.hub.counters["sockets.refused.address"] == 1
+    await first.leave()
+    await (await fakes.Browser(application).connected()).leave()
+    await second.leave()
 
 
 async def test_subscription_ceiling_is_logged_once_per_connection(

@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from fanfare.protocol import direct, sessions
+from fanfare.runtime.address_limit import AddressLimit
 from fanfare.sockets import handshake, protocol
 from tests.unit.protocol import fakes
 from tests.unit.protocol.workers import Worker
@@ -45,13 +46,13 @@ class Socket:
 
 
 class Deployment:
-    def __init__(self, worker: Worker, place: str = "/app/") -> None:
+    def __init__(self, worker: Worker, place: str = "/app/", sockets_per_address: int = 0) -> None:
         self.is_open = True
         self.proxied = ""
         self._direct = direct.Direct(
             worker.hub,
             worker.registry,
-            options=sessions.Options(activity_timeout=77),
+            options=sessions.Options(activity_timeout=77, addresses=AddressLimit(sockets_per_address, "WebSockets")),
             owners=None,
             place=place,
             is_open=lambda: self.is_open,
@@ -89,6 +90,21 @@ async def test_client_behind_a_trusted_proxy_has_its_own_address(worker: Worker)
     (connection,) = worker.hub.connections_of(fakes.APPLICATION.id)
     assert (connection.context.address, socket.logged) == ("203.0.113.9", ("203.0.113.9", 0))
     socket.listener.end()
+
+
+async def test_address_with_too_many_websockets_is_left_to_asgi(worker: Worker) -> None:
+    deployment, socket = Deployment(worker, sockets_per_address=1), Socket()
+    assert deployment.opens(socket)
+    assert not deployment.opens(Socket())
+    deployment.proxied = "203.0.113.9"
+    other = Socket()
+    assert deployment.opens(other)
+    other.listener.end()
+    socket.listener.end()
+    deployment.proxied = ""
+    again = Socket()
+    assert deployment.opens(again)
+    again.listener.end()
 
 
 @pytest.mark.parametrize(
