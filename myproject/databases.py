@@ -22,7 +22,7 @@ POOL = {"min_size": 1, "max_size": 6, "timeout": 10}
 
 SQLITE_OPTIONS = {
     # A transaction that will write takes the write lock at its start: upgrading a read lock later fails at once,
-    # whatever the time-out is.
+    # whatever the timeout is.
     "transaction_mode": "IMMEDIATE",
     "timeout": 5,  # seconds
     "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL",

@@ -299,7 +299,7 @@ class Engine:
         Seconds(0.1, 60.0),
         3.0,
         "Seconds that a publisher waits for the log before it gets a 503, plus at most 1.5 if a commit has begun. "
-        "Pusher's SDKs give up after 5 seconds and report only a time-out.",
+        "Pusher's SDKs give up after 5 seconds and report only a timeout.",
     )
 
 

@@ -747,7 +747,7 @@ class Engine(Log, PresenceAndCounts, Sessions, Coordination):
 
     @abc.abstractmethod
     async def close(self) -> None:
-        """Stop being a worker: its members and counts are removed now, not after a time-out. Idempotent."""
+        """Stop being a worker: its members and counts are removed now, not after a timeout. Idempotent."""
 
     @abc.abstractmethod
     def health(self) -> Health:
@@ -771,7 +771,7 @@ class Engine(Log, PresenceAndCounts, Sessions, Coordination):
 
 
 # Publishers that wait for the log get EngineUnavailable after this time, and at most 1.5 s more if a commit has begun:
-# before the 5 s after which the SDKs give up and report no more than a time-out.
+# before the 5 s after which the SDKs give up and report no more than a timeout.
 APPEND_TIMEOUT_S = 3.0
 
 CONNECTIONS = ""  # the `channel` under which a worker counts an application's connections

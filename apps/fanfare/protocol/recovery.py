@@ -212,7 +212,7 @@ def history_page(channel: str, rid: object, page: history_pages.Page) -> bytes:
 
 
 def history_refused(channel: str, rid: object, message: str) -> bytes:
-    """The answer without a page. It carries the `rid` of the request, so the client need not wait for its time-out."""
+    """The answer without a page. It carries the `rid` of the request, so the client need not wait for its timeout."""
     return _frame("pusher:history", channel, {"rid": rid, "error": {"message": message}})
 
 

@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-# A commit takes 30 µs without contention, a delivery some milliseconds. 30 s: longer than any time-out.
+# A commit takes 30 µs without contention, a delivery some milliseconds. 30 s: longer than any timeout.
 BOUNDS_S: Final = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 )  # fmt: skip

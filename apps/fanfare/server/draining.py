@@ -1,7 +1,7 @@
 """Stops cleanly below servers that notify an application of their stop only after its last connection has ended.
 
 uvicorn notifies each WebSocket, and `hub.on_uvicorn` each SSE connection, when its stop begins. gunicorn's own ASGI
-worker (`-k asgi`) waits for open connections first, up to its time-out, and then drops them; Daphne drops them at once.
+worker (`-k asgi`) waits for open connections first, up to its timeout, and then drops them; Daphne drops them at once.
 With this module the signal itself begins the stop: clients get their close code, and the server finds no connection.
 
 Daphne has no lifespan either. There the signal also ends the worker, before Daphne's own handler ends the process.

@@ -3,7 +3,7 @@
 After an outage all clients return at once. Each handshake, subscription and recovery costs CPU that the events of the
 connected clients need, so handshakes above the rate wait their turn, in order. While handshakes wait, the rate is
 halved at each turn of the loop that is late, and rises at the others. A client that would wait for longer than
-`WAIT_S` is closed with 4100: it returns after a second or more, where a longer wait would exceed its own time-out.
+`WAIT_S` is closed with 4100: it returns after a second or more, where a longer wait would exceed its own timeout.
 """
 
 from __future__ import annotations

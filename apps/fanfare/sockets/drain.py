@@ -66,7 +66,7 @@ class Drain:
         parent_starts: Callable[[], bool] = lambda: False,
     ) -> None:
         self.seconds = seconds
-        self.config: Any = None  # uvicorn's, whose time-out grows by the time that the closes take
+        self.config: Any = None  # uvicorn's, whose timeout grows by the time that the closes take
         self.is_draining = False  # /health/ready is 503
         self.refuses_new = False  # new clients are refused, so that they go to another worker
         self.is_relieved = False  # new workers of a reload serve
@@ -191,7 +191,7 @@ class Drain:
         self._count("drained", len(connections))
 
     def _extend_timeout(self, seconds: float) -> None:
-        """uvicorn reads its time-out 0.1 s after it has told the connections. Only a probe and a paced drain lengthen
+        """uvicorn reads its timeout 0.1 s after it has told the connections. Only a probe and a paced drain lengthen
         it: otherwise a hanging request would delay each stop.
         """
         if self.config is not None and self.config.timeout_graceful_shutdown is not None:

@@ -187,7 +187,7 @@ async def _excerpt(response: aiohttp.ClientResponse) -> str:
         async with asyncio.timeout(ANSWER_S):
             while len(found) < ANSWER_BYTES and (more := await response.content.read(ANSWER_BYTES - len(found))):
                 found += more
-    except (aiohttp.ClientError, OSError):  # a time-out included
+    except (aiohttp.ClientError, OSError):  # a timeout included
         pass
     return clean_lines(bytes(found), ANSWER_BYTES)
 

@@ -42,7 +42,7 @@ UNITS = {
     "client_events_per_second": "Of one connection, on average.",
     "client_events_burst": "Of one connection, at once.",
     "authorization_timeout": (
-        "Seconds in which a client must sign in or subscribe to a private or presence channel; after them it is "
+        "Seconds in which a client must sign in or subscribe to a private or presence channel; otherwise it is "
         "disconnected."
     ),
     "cache_seconds": "Seconds for which a cache channel holds its last event.",

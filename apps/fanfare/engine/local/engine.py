@@ -236,7 +236,7 @@ class LocalEngine(interface.Engine):
         if not operation.settled and not operation.wait(timeout):
             if self._commits.withdraw(operation):
                 raise errors.EngineUnavailable(commit_queue.timed_out(timeout))
-            # Its transaction has begun, and SQLite's busy time-out ends it either way; a slow disk may take longer.
+            # Its transaction has begun, and SQLite's busy timeout ends it either way; a slow disk may take longer.
             late_s = schema.BUSY_TIMEOUT_MS / 1000
             if not operation.wait(late_s):
                 raise errors.EngineUnavailable(

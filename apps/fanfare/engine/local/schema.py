@@ -22,7 +22,7 @@ VERSION = 5
 OLDEST_SQLITE = (3, 37)  # the first with STRICT tables, whose types the integrity check compares
 
 # The safety net below the write lock: only a writer that bypasses the lock, such as a shell, is waited for here. With
-# the time-out of an append this stays below the 5 s after which the SDKs give up.
+# the timeout of an append this stays below the 5 s after which the SDKs give up.
 BUSY_TIMEOUT_MS = 1_000
 
 # Checkpoints are made beside the commits (`log_file.LogFile.checkpoint`). If those do not keep up (80 MB of WAL), the

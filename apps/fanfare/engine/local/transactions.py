@@ -209,7 +209,7 @@ class _Stream:
 
 
 class WriteOp(abc.ABC):
-    """`born`: the monotonic time of submission, set by the queue. `is_awaited`: a caller waits with a time-out, so the
+    """`born`: the monotonic time of submission, set by the queue. `is_awaited`: a caller waits with a timeout, so the
     operation is refused when it waits too long; the others are kept until they are written."""
 
     __slots__ = ("born",)

@@ -41,7 +41,7 @@ throttled = LogThrottle(logger)
 T = TypeVar("T")
 Op = TypeVar("Op", bound=transactions.WorkerOp)
 
-TICK_S = 0.5  # how soon a lost notification, a deleted log or a publisher's time-out is noticed
+TICK_S = 0.5  # how soon a lost notification, a deleted log or a publisher's timeout is noticed
 POLL_INTERVAL_S = 0.02  # the same where other processes cannot notify this one
 REMOVE_S = 1.0  # how soon a dead worker is noticed
 EXPIRE_S = 1.0  # how soon a member whose time is over leaves

@@ -133,7 +133,7 @@ class Writer:
         self._await_expiry()
 
     def expire(self) -> None:
-        """Refuse what has waited for longer than the time-out, and count it."""
+        """Refuse what has waited for longer than the timeout, and count it."""
         before = time.monotonic() - self._timeout_s
         late = [call for call in self._pending if call.born < before]
         if late:
