@@ -129,6 +129,23 @@ def test_chart_and_upgrade_notes_have_the_version_of_the_package() -> None:
     assert f"\n| {release.rpartition('.')[0]} | " in notes
 
 
+def test_changelog_begins_with_the_section_of_the_version() -> None:
+    text = (pages.ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    (newest, *_) = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    if ".dev" in fanfare.__version__:
+        assert newest == "[Unreleased]"
+    else:
+        assert re.fullmatch(rf"\[{re.escape(fanfare.__version__)}\] - \d{{4}}-\d\d-\d\d", newest)
+
+
+def test_tag_of_this_commit_is_the_version() -> None:
+    """A commit that is no release has none."""
+    command = ["git", "tag", "--points-at", "HEAD", "--list", "v*"]
+    done = subprocess.run(command, cwd=pages.ROOT, capture_output=True, text=True, check=True)
+    is_release = ".dev" not in fanfare.__version__
+    assert set(done.stdout.split()) <= ({f"v{fanfare.__version__}"} if is_release else set())
+
+
 def test_chart_uses_only_values_that_it_declares() -> None:
     values = yaml.safe_load((DEPLOY / "helm/fanfare/values.yaml").read_text(encoding="utf-8"))
     for template in (DEPLOY / "helm/fanfare/templates").iterdir():
