@@ -26,8 +26,9 @@ class Pinged(Protocol):
 class Keepalive:
     """Pings each connection every `interval_s`, and calls `timed_out` if nothing arrives for `timeout_s` after a ping.
 
-    Both times are rounded to whole turns, one at least. Any byte counts as an answer. A connection that has timed out
-    is removed.
+    Both times are rounded to whole turns, one at least. A turn counts once, however late the loop is, and the loop
+    reads between two turns: a stall does not time out clients whose answers wait in the socket. Any byte counts as an
+    answer. A connection that has timed out is removed.
     """
 
     def __init__(self, interval_s: float, timeout_s: float | None) -> None:
