@@ -242,6 +242,12 @@ class _Limited(_Any):  # type: ignore[misc]
         if self._is_stopping and self._is_answering():
             self.cycle.keep_alive = False
 
+    def _rest_after(self, pieces: int) -> None:
+        """`pieces`: of a body, in one read."""
+        if pieces > PIECES_AT_ONCE:
+            self.gate.count("http.paused")
+            self.flow.rest(pieces * PIECE_S)
+
     def shutdown(self) -> None:
         """uvicorn stops. A request may still arrive, see `opening.STOP_S`."""
         self._is_stopping = True
@@ -375,9 +381,7 @@ class LimitedHttpTools(_Limited, HttpToolsProtocol):
         self._head_bytes += len(data)
         self._pieces = 0
         super().data_received(data)
-        if self._pieces > PIECES_AT_ONCE:
-            self.gate.count("http.paused")
-            self.flow.rest(self._pieces * PIECE_S)
+        self._rest_after(self._pieces)
         if self._head_bytes > self._limits.head_bytes and not self._is_refused and not self.transport.is_closing():
             error = _head_too_large(self._head_bytes, self._limits)
             self.refuse(error.status, error.reason, str(error))
@@ -414,9 +418,16 @@ class LimitedHttpTools(_Limited, HttpToolsProtocol):
 
 
 class LimitedH11(_Limited, H11Protocol):
+    conn: _LimitedConnection
+
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self.conn = _LimitedConnection(self._limits, weakref.WeakMethod(self._head_complete))
+
+    def data_received(self, data: bytes) -> None:
+        self.conn.pieces = 0
+        super().data_received(data)
+        self._rest_after(self.conn.pieces)
 
     def _head_complete(self) -> None:
         self.gate.served(self)
@@ -435,6 +446,7 @@ class _LimitedConnection(h11.Connection):
         super().__init__(h11.SERVER, limits.head_bytes)
         self._limits = limits
         self._head_complete = head_complete
+        self.pieces = 0  # of a body, in the current read
 
     def next_event(self) -> Any:
         try:
@@ -452,6 +464,8 @@ class _LimitedConnection(h11.Connection):
             complete = self._head_complete()
             if complete is not None:
                 complete()
+        elif isinstance(event, h11.Data):
+            self.pieces += 1
         return event
 
 

@@ -465,15 +465,13 @@ def test_limits_can_be_installed_again() -> None:
 # -- the stop of the server --------------------------------------------------------------------------------------------
 
 
-def test_flood_of_chunks_is_read_with_pauses() -> None:
-    with ExitStack() as stack:
-        serve = Counting(HttpToolsProtocol, stack)
-        with open_client(serve()) as client:
-            client.sendall(b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n")
-            client.sendall(b"1\r\nx\r\n" * 3_000)
-            client.sendall(b"0\r\n\r\n")
-            assert read_all(client).endswith(b"3000")
-        assert serve.counters["http.paused"] > 0
+def test_flood_of_chunks_is_read_with_pauses(serve: Counting) -> None:
+    with open_client(serve()) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n")
+        client.sendall(b"1\r\nx\r\n" * 3_000)
+        client.sendall(b"0\r\n\r\n")
+        assert read_all(client).endswith(b"3000")
+    assert serve.counters["http.paused"] > 0
 
 
 class Reading:
@@ -515,14 +513,12 @@ async def test_reading_does_not_go_on_after_a_pause_if(has_ended: bool) -> None:
     assert not transport.is_on
 
 
-def test_body_of_ordinary_chunks_is_read_without_a_pause() -> None:
-    with ExitStack() as stack:
-        serve = Counting(HttpToolsProtocol, stack)
-        with open_client(serve()) as client:
-            client.sendall(b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n")
-            client.sendall((b"2000\r\n" + b"x" * 0x2000 + b"\r\n") * 30 + b"0\r\n\r\n")
-            assert read_all(client).endswith(b"%d" % (30 * 0x2000))
-        assert not serve.counters
+def test_body_of_ordinary_chunks_is_read_without_a_pause(serve: Counting) -> None:
+    with open_client(serve()) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n")
+        client.sendall((b"2000\r\n" + b"x" * 0x2000 + b"\r\n") * 30 + b"0\r\n\r\n")
+        assert read_all(client).endswith(b"%d" % (30 * 0x2000))
+    assert not serve.counters
 
 
 def stop_connections(hosted: Hosted) -> None:
