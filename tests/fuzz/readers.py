@@ -38,6 +38,7 @@ ELSEWHERE = {
     "console/reports": WORKERS,
     "console/survey": WORKERS,
     "console/tails": WORKERS,
+    "console/watches": WORKERS,
     "console/worker_control": WORKERS,
     "engine/local/log_file": "a damaged log: `python -m tests.unit.engine.damage`",
     "engine/moves": WORKERS,

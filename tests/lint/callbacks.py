@@ -182,7 +182,7 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
     ("console/survey.py", "self._reply(asked)"): (TASK, FAILED_TEST),
     ("console/tails.py", "self._run()"): (TASK, FAILED_TEST),
     ("console/tails.py", "self._read_log(partition, reading)"): (TASK, FAILED_TEST),
-    ("console/tails.py", "self._turn"): (LOOP, "the next change of the watches schedules it again"),
+    ("console/watches.py", "self._turn"): (LOOP, "the next change of the watches schedules it again"),
     ("console/worker_control.py", "self._drain.close(clients)"): (TASK, FAILED_TEST),
     ("engine/local/commit_queue.py", "loop.call_soon"): (
         LOOP,

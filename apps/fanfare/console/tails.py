@@ -1,18 +1,17 @@
 """The live tail: what happens in all workers, as it happens, for the pages and commands that look.
 
 Events are read from the log by the worker that serves the page, so it sees those of every publisher, also on channels
-without subscribers. Everything else is of one worker's connections. Interest in it is a lease: the page's worker sends
-the command `tail.watch` every `RENEW_S` seconds, and each worker then has a tap (`fanfare.hub.activity`), which sends
-what the filter takes to the mailbox of the page's worker. Without a lease no worker has a tap.
+without subscribers. Everything else is of one worker's connections: each worker sends what the filter takes to the
+mailbox of the page's worker, while that renews its lease every `RENEW_S` seconds (`fanfare.console.watches`).
 
 A tail has begun when the worker of the page reads every partition of the log and every worker has confirmed its tap.
 Until then it may miss items, so its page is not called live.
 
-A tail shows at most `ITEMS_PER_S` of what its filter takes. If there is more, the items are a sample, and each batch
-says how many there were. A filter of event names or of a text decodes the events that may match, until a turn has its
-items, and at most `DECODED_PER_TURN` a turn over all tails; each batch says how many more may match. Pages with equal
-filters share one tail, and one encoding of each batch. While a worker has more than `CROWD` pages, a turn takes twice
-as long, and shows as many items.
+A tail shows at most `watches.ITEMS_PER_S` of what its filter takes. If there is more, the items are a sample, and each
+batch says how many there were. A filter of event names or of a text decodes the events that may match, until a turn has
+its items, and at most `DECODED_PER_TURN` a turn over all tails; each batch says how many more may match. Pages with
+equal filters share one tail, and one encoding of each batch. While a worker has more than `CROWD` pages, a turn takes
+twice as long, and shows as many items.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from typing import Any, Final
 
 import orjson
 
-from fanfare.console import filters, member_history
+from fanfare.console import filters, member_history, watches
 from fanfare.engine import errors as engine_errors
 from fanfare.engine import interface
 from fanfare.hub import activity, traces
@@ -38,137 +37,24 @@ from fanfare.runtime.log_throttle import LogThrottle
 
 throttled = LogThrottle(logging.getLogger(__name__))
 
-WATCH: Final = "tail.watch"
 RENEW_S: Final = 5.0
 BEGIN_S: Final = 3.0  # for the readers of the log and for the other workers
 ASK_S: Final = 0.5  # between two requests to confirm the tap
-LEASE_S: Final = 15.0
-TURN_S: Final = 0.25  # between two batches
 CROWD: Final = 20  # pages of a worker
-ITEMS_PER_S: Final = 100  # of a tail, of each worker and of the log
-ITEMS_PER_TURN: Final = int(ITEMS_PER_S * TURN_S)
 MOST_TAILS: Final = 20  # with different filters, in one worker
-MOST_WATCHES: Final = 200  # of all workers, in one worker
 QUEUED_BATCHES: Final = 40  # for one page: 10 s
 KEEP_S: Final = interface.TRANSIENT_SECONDS / 3  # the log's interest in the kinds of a tail is renewed so often
 READ_ENTRIES: Final = 2_000
 READ_BYTES: Final = 8 * 1024 * 1024  # of one read, about
 DECODED_PER_TURN: Final = 400  # events, 15 µs each: 2.4 % of a core
-BATCH_CHARACTERS: Final = 100_000  # of the data of a turn's items; the first item is always among them
 DATA_CHARACTERS: Final = 20_000  # of an event's data; the size is shown with it
 TAKERS_KEPT: Final = 10_000  # channels whose tails are known, about 3 MB
 
-Batch = dict[str, Any]
 _EMPTY: Final = b'{"items":[],"seen":0}\n'
 
 
 class TooManyTails(Exception):
     """The worker has `MOST_TAILS` with other filters."""
-
-
-class _Buffer:
-    """The items of one turn: the first ones, and how many there were. `decoded`: events of this turn whose body was
-    compared with the filter; `unexamined`: those that may match it and were not decoded."""
-
-    __slots__ = ("_characters", "decoded", "items", "seen", "unexamined")
-
-    def __init__(self) -> None:
-        self._clear()
-
-    def _clear(self) -> None:
-        self.items: list[activity.Item] = []
-        self.seen = self.decoded = self.unexamined = self._characters = 0
-
-    @property
-    def is_full(self) -> bool:
-        return len(self.items) >= ITEMS_PER_TURN or self._characters >= BATCH_CHARACTERS
-
-    def add(self, item: activity.Item) -> None:
-        self.seen += 1
-        if not self.is_full:
-            self.items.append(item)
-            self._characters += len(item.get("data", ""))
-
-    def take(self) -> Batch | None:
-        batch: Batch = {"items": self.items, "seen": self.seen}
-        if self.unexamined:
-            batch["unexamined"] = self.unexamined
-        elif not self.seen:
-            self.decoded = 0
-            return None
-        self._clear()
-        return batch
-
-
-class _Watch:
-    """The lease of a tail, in a worker that serves it."""
-
-    __slots__ = ("buffer", "filter", "mailbox", "until")
-
-    def __init__(self, filter_: filters.Filter, mailbox: str) -> None:
-        self.filter = filter_
-        self.mailbox = mailbox
-        self.until = 0.0  # monotonic
-        self.buffer = _Buffer()
-
-
-class Watches:
-    """The tails that this worker serves, for its own pages and for those of other workers."""
-
-    def __init__(self, hub: hubs.Hub, worker: str) -> None:
-        self._hub = hub
-        self._worker = worker
-        self._watches: dict[str, _Watch] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        hub.on_control(WATCH, self._on_watch)
-
-    def _on_watch(self, _app: str, body: bytes) -> None:
-        wanted = orjson.loads(body)
-        known = self._watches.get(wanted["id"])
-        if wanted["filter"] is None:
-            self._watches.pop(wanted["id"], None)
-            self._adjust()
-            return
-        if known is None:
-            if len(self._watches) >= MOST_WATCHES:
-                self._hub.count("console.watches_refused")
-                return
-            known = self._watches[wanted["id"]] = _Watch(filters.Filter.from_json(wanted["filter"]), wanted["to"])
-        known.until = time.monotonic() + LEASE_S
-        if known.filter.channel and "*" not in known.filter.channel and known.filter.apps:
-            for app in known.filter.apps:  # of a chosen channel every event is traced
-                self._hub.recorder.trace(app, known.filter.channel, LEASE_S)
-        self._adjust()
-        if wanted.get("confirm"):
-            self._send(wanted["id"], known, {"items": [], "seen": 0, "confirms": True})
-
-    def _adjust(self) -> None:
-        self._hub.activity.tap = self._tap if self._watches else None
-        if self._watches and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(TURN_S, self._turn)
-
-    def _tap(self, item: activity.Item) -> None:
-        for watch in self._watches.values():
-            if watch.filter.takes(item):
-                watch.buffer.add(item)
-
-    def _turn(self) -> None:
-        self._timer = None
-        now = time.monotonic()
-        for name, watch in list(self._watches.items()):
-            batch = watch.buffer.take()
-            if batch is not None:
-                self._send(name, watch, batch)
-            if watch.until < now:
-                del self._watches[name]
-        self._adjust()
-
-    def _send(self, name: str, watch: _Watch, batch: Batch) -> None:
-        body = orjson.dumps({"tail": name, "worker": self._worker, **batch}, default=str)
-        self._hub.engine.post(interface.Publication("", watch.mailbox, body, interface.Kind.MESSAGE), self._not_sent)
-
-    def _not_sent(self, _reason: str) -> None:
-        self._hub.count("console.batches_lost")
 
 
 class Page:
@@ -230,14 +116,14 @@ class Tail:
         self.filter = filter_
         self.kinds = filter_.kinds
         self.pages: set[Page] = set()
-        self.buffer = _Buffer()  # of events, from the log
+        self.buffer = watches.Buffer()  # of events, from the log
         self.confirmed: dict[str, float] = {}  # by worker: when it last confirmed its tap, monotonic
         self.has_begun = asyncio.Event()
         self.reads_log = False
         self.missing = 0
         self.renew_at = 0.0  # monotonic
 
-    def put(self, batch: Batch) -> None:
+    def put(self, batch: watches.Batch) -> None:
         line = orjson.dumps(batch) + b"\n"
         for page in self.pages:
             page.put(batch["seen"], line)
@@ -259,7 +145,7 @@ class Tails:
     def __init__(self, hub: hubs.Hub, worker: str) -> None:
         self._hub = hub
         self._worker = worker
-        self._watches = Watches(hub, worker)
+        self._watches = watches.Watches(hub, worker)
         self._mailbox = f"#tail-{worker}"
         self._tails: dict[str, Tail] = {}  # by the key of the filter
         self._by_name: dict[str, Tail] = {}
@@ -273,7 +159,7 @@ class Tails:
 
     @property
     def _turn_s(self) -> float:
-        return TURN_S * 2 if sum(len(tail.pages) for tail in self._tails.values()) > CROWD else TURN_S
+        return watches.TURN_S * 2 if sum(len(tail.pages) for tail in self._tails.values()) > CROWD else watches.TURN_S
 
     @contextlib.asynccontextmanager
     async def open(self, filter_: filters.Filter) -> AsyncIterator[Page]:
@@ -362,7 +248,9 @@ class Tails:
     def _post(self, command: dict[str, Any]) -> None:
         body = orjson.dumps({"to": self._mailbox, **command})
         # Sent again in 5 s; a lease whose end could not be sent expires.
-        self._hub.engine.post(interface.Publication("", WATCH, body, interface.Kind.CONTROL), lambda _reason: None)
+        self._hub.engine.post(
+            interface.Publication("", watches.WATCH, body, interface.Kind.CONTROL), lambda _reason: None
+        )
 
     def _on_items(self, body: bytes) -> None:
         batch = orjson.loads(body)
@@ -379,7 +267,7 @@ class Tails:
         """Update whether a tail has begun, for its pages."""
         before = tail.reads_log, tail.missing
         tail.reads_log = not tail.kinds or len(self._reading) == self._hub.engine.partitions
-        oldest = time.monotonic() - LEASE_S
+        oldest = time.monotonic() - watches.LEASE_S
         tail.confirmed = {worker: at for worker, at in tail.confirmed.items() if at > oldest}
         tail.missing = max(0, int(self._hub.engine.statistics().get("workers", 1)) - len(tail.confirmed))
         if tail.reads_log and not tail.missing:
@@ -411,7 +299,7 @@ class Tails:
         """Raises EngineError: the log is away, or was replaced."""
         while True:
             if not self._wants_entries:
-                await asyncio.sleep(TURN_S)
+                await asyncio.sleep(watches.TURN_S)
                 continue
             name = f"console-{self._worker}-{partition}"
             # All kinds: a reader that begins again for other kinds would miss what comes in between.

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import pytest
 
-from fanfare.console import filters, tails
+from fanfare.console import filters, tails, watches
 from fanfare.engine import interface
 from fanfare.engine.local import engine as local_engine
 from fanfare.hub import activity
@@ -63,7 +63,7 @@ EVERYTHING = filters.parse({}, None)
 async def test_page_sees_what_happens_in_other_workers(pair: tuple[Worker, Worker]) -> None:
     one, two = pair
     here = tails.Tails(one.hub, "one")
-    tails.Watches(two.hub, "other")
+    watches.Watches(two.hub, "other")
     async with here.open(EVERYTHING) as page:
         await watched(one, two)
         connection = two.connect()
@@ -128,7 +128,7 @@ async def test_busy_tail_is_a_sample_that_says_how_much_there_was(pair: tuple[Wo
                 batch = await take(page, 1.0)
                 seen += batch["seen"]
                 shown += len(batch["items"])
-                assert len(batch["items"]) <= tails.ITEMS_PER_TURN
+                assert len(batch["items"]) <= watches.ITEMS_PER_TURN
         assert shown < total
 
 
@@ -147,8 +147,8 @@ async def test_entries_beyond_a_turn_are_counted_without_decoding(
     here._take(0, entries)
     batch = tail.buffer.take()
     assert batch is not None
-    assert (len(batch["items"]), batch["seen"]) == (tails.ITEMS_PER_TURN, 500)
-    assert len(decoded) == tails.ITEMS_PER_TURN
+    assert (len(batch["items"]), batch["seen"]) == (watches.ITEMS_PER_TURN, 500)
+    assert len(decoded) == watches.ITEMS_PER_TURN
 
 
 def entries_of(count: int, data: str = "{}") -> list[interface.Entry]:
@@ -168,7 +168,7 @@ async def test_search_decodes_a_bounded_number_of_events_and_counts_the_others(p
     assert found["rare"].buffer.take() is None
     batch = found["busy"].buffer.take()
     assert batch is not None
-    assert batch["seen"] == len(batch["items"]) == tails.ITEMS_PER_TURN
+    assert batch["seen"] == len(batch["items"]) == watches.ITEMS_PER_TURN
     assert batch["unexamined"] == total - batch["seen"]
     batch = found["data"].buffer.take()
     assert batch is not None
@@ -183,12 +183,12 @@ async def test_search_decodes_a_bounded_number_of_events_and_counts_the_others(p
 async def test_batch_of_the_largest_events_is_bounded(pair: tuple[Worker, Worker]) -> None:
     here = tails.Tails(pair[0].hub, "one")
     tail = here._tails["x"] = tails.Tail("x", filters.parse({"types": "events"}, None))
-    here._take(0, entries_of(tails.ITEMS_PER_TURN, "x" * 102_400))
+    here._take(0, entries_of(watches.ITEMS_PER_TURN, "x" * 102_400))
     batch = tail.buffer.take()
     assert batch is not None
-    assert batch["seen"] == tails.ITEMS_PER_TURN
+    assert batch["seen"] == watches.ITEMS_PER_TURN
     assert batch["items"][0]["bytes"] == 102_400
-    assert len(orjson.dumps(batch)) < tails.BATCH_CHARACTERS + tails.DATA_CHARACTERS + 10_000
+    assert len(orjson.dumps(batch)) < watches.BATCH_CHARACTERS + tails.DATA_CHARACTERS + 10_000
 
 
 @pytest.mark.parametrize(
@@ -237,10 +237,10 @@ async def test_slow_page_gets_the_state_that_a_missed_batch_told() -> None:
 async def test_lease_that_is_not_renewed_ends(pair: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch) -> None:
     """A page's worker that died renews nothing."""
     one, two = pair
-    monkeypatch.setattr(tails, "LEASE_S", 0.3)
-    tails.Watches(two.hub, "other")
+    monkeypatch.setattr(watches, "LEASE_S", 0.3)
+    watches.Watches(two.hub, "other")
     body = orjson.dumps({"id": "x", "to": "#tail-gone", "filter": EVERYTHING.to_json()})
-    await one.hub.engine.append([interface.Publication("", tails.WATCH, body, interface.Kind.CONTROL)])
+    await one.hub.engine.append([interface.Publication("", watches.WATCH, body, interface.Kind.CONTROL)])
     await watched(two)
 
     async def is_over() -> bool:
@@ -262,7 +262,7 @@ async def test_more_filters_than_a_worker_serves_are_refused(pair: tuple[Worker,
 async def test_chosen_channel_is_traced_while_a_page_looks(pair: tuple[Worker, Worker]) -> None:
     one, two = pair
     here = tails.Tails(one.hub, "one")
-    tails.Watches(two.hub, "other")
+    watches.Watches(two.hub, "other")
     async with here.open(filters.parse({"channel": "orders", "app": "1"}, None)):
         await watched(one, two)
         assert two.hub.recorder.is_traced("1", "orders")
@@ -323,7 +323,7 @@ async def test_event_after_the_begin_of_a_tail_is_shown(pair: tuple[Worker, Work
     """Also one whose filter wants other entries than the tails before it."""
     one, two = pair
     here = tails.Tails(one.hub, "one")
-    tails.Watches(two.hub, "other")
+    watches.Watches(two.hub, "other")
     async with here.open(filters.parse({"types": "refusals"}, None)) as refusals:
         assert await refusals.begin(30) == {"reads_log": True, "missing": 0}
         async with here.open(filters.parse({"types": "events"}, None)) as page:
@@ -335,7 +335,7 @@ async def test_event_after_the_begin_of_a_tail_is_shown(pair: tuple[Worker, Work
 async def test_item_of_another_worker_after_the_begin_is_shown(pair: tuple[Worker, Worker]) -> None:
     one, two = pair
     here = tails.Tails(one.hub, "one")
-    tails.Watches(two.hub, "other")
+    watches.Watches(two.hub, "other")
     async with here.open(filters.parse({"types": "refusals"}, None)) as page:
         assert await page.begin(30) == {"reads_log": True, "missing": 0}
         two.hub.activity.refused("subscription", "wrong_signature", "Invalid signature")
@@ -349,7 +349,7 @@ async def test_worker_that_does_not_confirm_is_missing_until_it_does(pair: tuple
         await watched(one)
         found = await page.begin(0.5)
         assert found["missing"] >= 1
-        tails.Watches(two.hub, "other")
+        watches.Watches(two.hub, "other")
         async with asyncio.timeout(30):
             while (await take(page, 1.0)).get("missing") != 0:
                 continue
@@ -360,7 +360,7 @@ async def test_log_that_is_not_read_any_more_is_reported(
 ) -> None:
     one, two = pair
     here = tails.Tails(one.hub, "one")
-    tails.Watches(two.hub, "other")
+    watches.Watches(two.hub, "other")
 
     def fail(_partition: int, _entries: Sequence[interface.Entry]) -> None:
         monkeypatch.undo()
@@ -381,7 +381,7 @@ async def test_problem_of_the_log_is_not_one_of_a_tail_that_needs_no_log(
     """Its page would show it until the connection is lost, because the state of that tail does not change."""
     one, two = pair
     here = tails.Tails(one.hub, "one")
-    tails.Watches(two.hub, "other")
+    watches.Watches(two.hub, "other")
 
     def fail(_partition: int, _entries: Sequence[interface.Entry]) -> None:
         raise RuntimeError("a fault")
@@ -403,7 +403,7 @@ async def test_reader_that_ends_late_leaves_the_state_of_the_next_one(
 ) -> None:
     one, two = pair
     here = tails.Tails(one.hub, "one")
-    tails.Watches(two.hub, "other")
+    watches.Watches(two.hub, "other")
     cancelled, may_end, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
     consume = one.hub.engine.consume
 
@@ -441,7 +441,7 @@ async def test_log_is_read_again_after_a_move_to_another_store(
     """The new store may have more partitions."""
     one, two = pair
     here = tails.Tails(one.hub, "one")
-    tails.Watches(two.hub, "other")
+    watches.Watches(two.hub, "other")
     read: set[int] = set()
 
     class Store:
@@ -497,6 +497,6 @@ async def test_many_pages_get_half_as_many_batches(
     here = tails.Tails(pair[0].hub, "one")
     monkeypatch.setattr(tails, "CROWD", 1)
     async with here.open(EVERYTHING):
-        assert here._turn_s == tails.TURN_S
+        assert here._turn_s == watches.TURN_S
         async with here.open(EVERYTHING):
-            assert here._turn_s == 2 * tails.TURN_S
+            assert here._turn_s == 2 * watches.TURN_S

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-from fanfare.console import filters, tails
+from fanfare.console import filters, tails, watches
 from fanfare.console.requests import Problem, Request, stream
 
 SILENCE_S = 10.0  # an empty batch after it, so that proxies keep the connection open
@@ -29,7 +29,7 @@ async def tail(request: Request) -> AsyncIterator[Any]:
     try:
         async with request.worker.tails.open(wanted) as page:
             begun = await page.begin(tails.BEGIN_S)
-            yield {"items": [], "seen": 0, "items_per_s": tails.ITEMS_PER_S, **begun}
+            yield {"items": [], "seen": 0, "items_per_s": watches.ITEMS_PER_S, **begun}
             while (batch := await page.next(SILENCE_S)) is not None:
                 yield batch
     except tails.TooManyTails:
