@@ -21,7 +21,7 @@ from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.management import CommandError
 
 from fanfare import conf, errors
-from fanfare.api import authentication, members, operations, parameters, refusals, requests, streams
+from fanfare.api import authentication, events, members, operations, parameters, queries, refusals, requests, streams
 from fanfare.applications import declarations, origins, registry
 from fanfare.applications import errors as application_errors
 from fanfare.applications import rules as channel_rules
@@ -309,18 +309,18 @@ def _diagnosis(given: str) -> None:
         orjson.dumps(found.to_json())
 
 
-def _plain_event(given: str, parse: Callable[[requests.Request], list[operations.Event]], *, is_batch: bool) -> None:
+def _plain_event(given: str, parse: Callable[[requests.Request], list[events.Event]], *, is_batch: bool) -> None:
     """What the short way reads of a body, the other way reads too."""
     request = _api_request(given)
-    found = operations.plain_publications(APPLICATION, request.body, is_batch=is_batch)
+    found = events.plain_publications(APPLICATION, request.body, is_batch=is_batch)
     if found is not None:
-        assert found == operations.publications_of(APPLICATION, parse(request))
+        assert found == events.publications_of(APPLICATION, parse(request))
 
 
 def _parameters(given: str) -> None:
     """Those of the HTTP API's queries, streams and members, from JSON."""
     fields = _api_request(given).fields()
-    operations._range(fields)
+    queries._range(fields)
     parameters.info(fields.get("info"), parameters.COUNTS)
     parameters.flag("open", fields.get("open"))
     members.user_info(fields.get("user_info"), registry.Limits())
@@ -437,21 +437,21 @@ TARGETS: dict[str, Target] = {
     ),
     "query of the HTTP API": Target(_api_query, ["auth_key=a&Info=b%2Bc+d&info[]=e&info[0]=f"], (refusals.ApiError,)),
     "event of the HTTP API": Target(
-        lambda given: operations.event_of(_api_request(given)),
+        lambda given: events.event_of(_api_request(given)),
         ['{"name":"a","channels":["b","private-c"],"data":"{}","socket_id":"1.2","info":"user_count"}'],
         (refusals.ApiError,),
     ),
     "batch of the HTTP API": Target(
-        lambda given: operations.events_of_batch(_api_request(given)),
+        lambda given: events.events_of_batch(_api_request(given)),
         ['{"batch":[{"name":"a","channel":"b","data":"{}"},{"name":"c","channel":"d","data":{"e":1}}]}'],
         (refusals.ApiError,),
     ),
     "plain event of the HTTP API": Target(
-        lambda given: _plain_event(given, operations.event_of, is_batch=False),
+        lambda given: _plain_event(given, events.event_of, is_batch=False),
         ['{"name":"a","channel":"b","data":"{}"}', '{"name":"a","channels":["b"],"data":"\u00fc"}'],
     ),
     "plain batch of the HTTP API": Target(
-        lambda given: _plain_event(given, operations.events_of_batch, is_batch=True),
+        lambda given: _plain_event(given, events.events_of_batch, is_batch=True),
         ['{"batch":[{"name":"a","channel":"b","data":"{}"},{"name":"c","channel":"private-d","data":"e"}]}'],
     ),
     "parameters of the HTTP API": Target(

@@ -77,7 +77,7 @@ ELSEWHERE = {
     "webhooks/events": WORKERS,
     "api/asgi": CAMPAIGN,
     "api/direct": CAMPAIGN,
-    "api/operations:channel": WORKERS,
+    "api/queries:channel": WORKERS,
     "console/endpoints/channels": "the text is an argument of a query",
     "console/endpoints/connections": "the form is that of the HTTP API's target `path of a request`",
     "console/filters:_literal": "the target of the console's filters has parsed it",

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from fanfare.api import asgi, authentication, operations, requests
+from fanfare.api import asgi, authentication, events, requests
 from fanfare.applications import registry as registries
 from fanfare.engine import interface
 from fanfare.hub import hub as hubs
@@ -22,7 +22,7 @@ from fanfare.hub import transports
 from fanfare.sockets import direct_http
 
 _EVENTS: Final = re.compile(r"/apps/([0-9]+)/(batch_)?events")
-_OK: Final = asgi.Response(200, operations.EMPTY, [])
+_OK: Final = asgi.Response(200, events.EMPTY, [])
 
 
 class Direct:
@@ -61,7 +61,7 @@ class Direct:
         connection.begin()
         return True
 
-    def _pending(self, request: direct_http.Request) -> operations.Pending | None:
+    def _pending(self, request: direct_http.Request) -> events.Pending | None:
         found = _EVENTS.fullmatch(request.path)
         if found is None or not self._is_running():
             return None
@@ -74,27 +74,27 @@ class Direct:
             return None
         authentication.verify_body("POST", body_md5, body)
         is_batch = found[2] is not None
-        limit = operations.batch_body_limit if is_batch else operations.body_limit
-        if len(body) > operations.BODY_BYTES and len(body) > limit(application.limits):
+        limit = events.batch_body_limit if is_batch else events.body_limit
+        if len(body) > events.BODY_BYTES and len(body) > limit(application.limits):
             return None
         headers = dict(request.headers)
         key, traceparent = headers.get(b"idempotency-key"), headers.get(b"traceparent")
-        batch = operations.plain_publications(application, body, is_batch=is_batch) if key is None else None
+        batch = events.plain_publications(application, body, is_batch=is_batch) if key is None else None
         if batch is None:
             signed = requests.Request(application, {}, {}, body, None if key is None else key.decode("latin-1"))
-            events = operations.events_of_batch(signed) if is_batch else operations.event_of(signed)
-            if not any(event.attributes for event in events):
-                batch = operations.publications_of(application, events)
+            wanted = events.events_of_batch(signed) if is_batch else events.event_of(signed)
+            if not any(event.attributes for event in wanted):
+                batch = events.publications_of(application, wanted)
         if not batch:
             return None
         traced = None if traceparent is None else traceparent.decode("latin-1")
-        return operations.Pending.of(self._hub, application, batch, traced)
+        return events.Pending.of(self._hub, application, batch, traced)
 
     def _answer(
         self,
         connection: direct_http.Answering,
         request: direct_http.Request,
-        pending: operations.Pending,
+        pending: events.Pending,
         receipts: Sequence[interface.Receipt],
         failure: BaseException | None,
     ) -> None:

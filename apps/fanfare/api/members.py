@@ -1,6 +1,7 @@
-"""The operations of members with a time to live: agents and backends in presence channels, without a connection.
+"""The operations that change the members of a presence channel: a new info for a member, and members with a time to
+live, which are agents and backends without a connection.
 
-Both are POST requests, since the SDKs of Pusher sign no other method than GET and POST.
+All are POST requests, since the SDKs of Pusher sign no other method than GET and POST.
 """
 
 from __future__ import annotations
@@ -21,6 +22,15 @@ TTL_S: Final = 60
 MAX_TTL_S: Final = 3_600
 
 _rate: Final = rates.Rate("writes of this member", "too_many_writes")
+
+
+async def update_user(hub: hubs.Hub, request: requests.Request) -> bytes:
+    """Give a member of a presence channel a new info; an extension. Parameter: `user_info`."""
+    channel, application = _presence_channel(request), request.application
+    user_id = parameters.user_id(request.names["user_id"], application.limits)
+    info = user_info(request.fields().get("user_info"), application.limits)
+    updated = await asyncio.to_thread(hub.engine.update_member, application.id, channel, user_id, info)
+    return orjson.dumps({"updated": updated})
 
 
 async def lease(hub: hubs.Hub, request: requests.Request) -> bytes:
@@ -64,10 +74,15 @@ def user_info(value: object, limits: registry.Limits) -> str:
 def _member(request: requests.Request) -> tuple[str, str]:
     """The channel and the user of the path."""
     limits = request.application.limits
-    channel = parameters.channel_name(request.names["channel"], limits)
-    if not names.is_presence(channel):
-        raise refusals.Invalid(f"{channel} is not a presence channel, so it has no users.", code="not_presence")
+    channel = _presence_channel(request)
     user_id = parameters.user_id(request.names["user_id"], limits)
     most, per_second = conf.settings.MEMBER_MAX_WRITES, limits.max_events_per_second
     _rate.spend((request.application.id, channel, user_id), most if per_second is None else min(most, per_second))
     return channel, user_id
+
+
+def _presence_channel(request: requests.Request) -> str:
+    channel = parameters.channel_name(request.names["channel"], request.application.limits)
+    if not names.is_presence(channel):
+        raise refusals.Invalid(f"{channel} is not a presence channel, so it has no users.", code="not_presence")
+    return channel

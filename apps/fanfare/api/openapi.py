@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from fanfare import conf
-from fanfare.api import members, operations, parameters, requests, streams
+from fanfare.api import members, operations, parameters, queries, requests, streams
 from fanfare.applications import registry
 from fanfare.engine import interface
 from fanfare.hub import history_pages
@@ -188,7 +188,7 @@ TOKEN_ID = _text("The token's claim `jti`.", pattern="^[A-Za-z0-9_.:~-]{1,128}$"
 TOKEN_EXPIRY = _integer("Unix time at which the token ends.", minimum=1, maximum=capabilities.LATEST)
 RECONNECT = _text("`1`: clients reconnect at once (4200); otherwise they do not (4009).", enum=["0", "1"])
 PREFIX = _text("Only channels whose name starts with it.")
-DIRECTION = _text("The newest first, or the oldest first.", enum=list(operations.DIRECTIONS))
+DIRECTION = _text("The newest first, or the oldest first.", enum=list(queries.DIRECTIONS))
 OPEN = _text("`1`: a channel that never kept an event gets its position now.", enum=["0", "1"])
 PAGE_SIZE = _integer("Events of a page.", minimum=1, maximum=history_pages.MOST)
 

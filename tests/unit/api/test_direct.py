@@ -17,7 +17,7 @@ from typing import Any, Self, cast
 import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from fanfare.api import asgi, direct, operations
+from fanfare.api import asgi, direct, events
 from fanfare.applications import registry
 from fanfare.engine import interface
 from fanfare.hub import hub as hubs
@@ -222,7 +222,7 @@ def test_answer_is_the_one_of_asgi(service: Callable[..., Service], name: str) -
 def test_name_above_its_limit_is_not_cached(field: str) -> None:
     before = publications.are_valid_names.cache_info().currsize
     body = json.dumps({**EVENT, field: "n" * 60_000}).encode()
-    assert operations.plain_publications(fakes.APPLICATION, body, is_batch=False) is None
+    assert events.plain_publications(fakes.APPLICATION, body, is_batch=False) is None
     assert publications.are_valid_names.cache_info().currsize == before
 
 

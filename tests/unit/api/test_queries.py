@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fanfare.api import operations
+from fanfare.api import queries
 from fanfare.engine import interface
 from tests.unit.api import fakes
 
@@ -93,7 +93,7 @@ async def test_users_of_a_presence_channel_are_listed(client: fakes.Client) -> N
 
 @pytest.mark.parametrize("more", [-1, 0, 1])
 async def test_users_that_are_encoded_in_pieces_are_one_list(client: fakes.Client, hub: fakes.Hub, more: int) -> None:
-    users = [interface.Member(f"user-{number}", "1") for number in range(2 * operations.ENCODED_AT_ONCE + more)]
+    users = [interface.Member(f"user-{number}", "1") for number in range(2 * queries.ENCODED_AT_ONCE + more)]
     hub.engine.joined["presence-room"] = users
     answer = await client.get("channels/presence-room/users", with_user_info="1")
     assert answer.json == {"users": [{"id": user.user_id, "user_info": 1} for user in users]}

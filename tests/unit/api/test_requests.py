@@ -7,13 +7,13 @@ import logging
 
 import pytest
 
-from fanfare.api import asgi, operations, requests
+from fanfare.api import asgi, events, requests
 from fanfare.applications import registry
 from tests.unit.api import fakes
 
 EVENT = b'{"name":"created","channel":"news","data":"{}"}'
 EVENTS = "/apps/3/events"
-LIMIT = operations.body_limit(fakes.APPLICATION.limits)
+LIMIT = events.body_limit(fakes.APPLICATION.limits)
 
 
 async def ask(client: fakes.Client, method: str, target: str, body: bytes = b"", **options: object) -> fakes.Answer:
@@ -238,10 +238,10 @@ def test_body_limit_admits_parts_at_their_own_limits() -> None:
     channels = ",".join([f'"{escaped(limits.max_channel_name)}"'] * limits.max_channels_per_event)
     name, data = escaped(limits.max_event_name), escaped(limits.max_event_bytes)
     body = f'{{"name":"{name}","channels":[{channels}],"data":"{data}","socket_id":"1.1","info":"user_count"}}'
-    assert len(body) <= operations.body_limit(limits)
+    assert len(body) <= events.body_limit(limits)
     item = f'{{"name":"{name}","channel":"{escaped(limits.max_channel_name)}","data":"{data}","socket_id":"1.1"}}'
     batch = ",".join([item] * limits.max_batch_events)
-    assert len(f'{{"batch":[{batch}]}}') <= operations.batch_body_limit(limits)
+    assert len(f'{{"batch":[{batch}]}}') <= events.batch_body_limit(limits)
 
 
 async def test_refusals_are_logged_without_the_query_and_once_a_second_for_each_code(

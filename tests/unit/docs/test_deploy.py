@@ -13,7 +13,7 @@ import kubernetes_validate
 import yaml
 
 import fanfare
-from fanfare.api import operations
+from fanfare.api import events
 from fanfare.applications import registry
 from fanfare.sockets import drain
 from tests.harness import parts
@@ -33,7 +33,7 @@ def test_unit_and_image_start_the_documented_server() -> None:
 
 def test_nginx_accepts_every_batch_within_the_default_limits() -> None:
     (megabytes,) = re.findall(r"client_max_body_size (\d+)m;", NGINX)
-    assert int(megabytes) * 1024**2 >= operations.batch_body_limit(registry.Limits())
+    assert int(megabytes) * 1024**2 >= events.batch_body_limit(registry.Limits())
 
 
 def test_nginx_timeouts_are_longer_than_the_ping_interval() -> None:
