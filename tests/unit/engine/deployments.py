@@ -7,8 +7,10 @@ import asyncio
 import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from multiprocessing.connection import Connection
@@ -101,6 +103,44 @@ class Deployment(abc.ABC):
             process.kill()
         for worker in self._workers:
             await worker.engine.close()
+
+
+class DeploymentOverLines(Deployment):
+    """Each worker reaches the store through a line of its own, which `engine` adds to `_lines`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._folder = Path(tempfile.mkdtemp(prefix="fanfare-lines-"))
+        self._lines: list[Line] = []
+        self._line_of: dict[int, Line] = {}
+
+    async def hire(self, *, log_seconds: float = 20.0) -> Worker:
+        worker = await super().hire(log_seconds=log_seconds)
+        self._line_of[id(worker)] = self._lines[-1]
+        return worker
+
+    async def close(self) -> None:
+        for line in self._lines:
+            line.heal()
+            line.accept()
+        await super().close()
+        for line in self._lines:
+            line.close()
+        shutil.rmtree(self._folder)
+
+    def cut(self, worker: Worker) -> None:
+        self._line_of[id(worker)].cut()
+
+    def heal(self, worker: Worker) -> None:
+        self._line_of[id(worker)].heal()
+
+    def stop_store(self) -> None:
+        for line in self._lines:
+            line.refuse()
+
+    def start_store(self) -> None:
+        for line in self._lines:
+            line.accept()
 
 
 class WorkerProcess:

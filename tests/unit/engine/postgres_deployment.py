@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
-from pathlib import Path
 from urllib.parse import quote
 
 import psycopg
@@ -18,7 +15,6 @@ from fanfare.engine.postgres import database, leases, moving, upkeep
 from fanfare.engine.postgres import engine as postgres_engine
 from tests.harness import postgresql, waiting
 from tests.unit.engine import deployments
-from tests.unit.engine.workers import Worker
 
 LEASE_S = 3
 SOCKET = ".s.PGSQL.5432"
@@ -31,7 +27,7 @@ def shorten() -> None:
     upkeep.TRIM_S = 0.2  # type: ignore[misc]
 
 
-class PostgresDeployment(deployments.Deployment):
+class PostgresDeployment(deployments.DeploymentOverLines):
     lease_s = 2 * LEASE_S + 1.0  # a worker that has just started waits for a lease before it removes others
 
     def __init__(self, cluster: postgresql.Cluster, url: str) -> None:
@@ -39,9 +35,6 @@ class PostgresDeployment(deployments.Deployment):
         self._cluster = cluster
         self._url = url
         self._address = database.parse(url)
-        self._folder = Path(tempfile.mkdtemp(prefix="fanfare-lines-"))
-        self._lines: list[deployments.Line] = []
-        self._line_of: dict[int, deployments.Line] = {}
 
     def engine(self, *, log_seconds: float) -> Callable[[], interface.Engine]:
         folder = self._folder / str(len(self._lines))
@@ -56,36 +49,8 @@ class PostgresDeployment(deployments.Deployment):
             append_timeout=deployments.APPEND_TIMEOUT_S,
         )
 
-    async def hire(self, *, log_seconds: float = 20.0) -> Worker:
-        worker = await super().hire(log_seconds=log_seconds)
-        self._line_of[id(worker)] = self._lines[-1]
-        return worker
-
     def prepare(self) -> Callable[[], None]:
         return shorten
-
-    async def close(self) -> None:
-        for line in self._lines:
-            line.heal()
-            line.accept()
-        await super().close()
-        for line in self._lines:
-            line.close()
-        shutil.rmtree(self._folder)
-
-    def cut(self, worker: Worker) -> None:
-        self._line_of[id(worker)].cut()
-
-    def heal(self, worker: Worker) -> None:
-        self._line_of[id(worker)].heal()
-
-    def stop_store(self) -> None:
-        for line in self._lines:
-            line.refuse()
-
-    def start_store(self) -> None:
-        for line in self._lines:
-            line.accept()
 
     @contextlib.contextmanager
     def hold_store(self) -> Iterator[None]:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from fanfare.engine import interface
 from fanfare.engine.redis import engine as redis_engine
 from fanfare.engine.redis import leases, scripts
 from tests.harness import redisserver
 from tests.unit.engine import deployments
-from tests.unit.engine.workers import Worker
 
 LEASE_S = 6
 OPTIONS = ("--appendonly", "no", "--unixsocket", "redis.sock")
@@ -26,16 +23,13 @@ def shorten() -> None:
     leases.LEASE_POLL_S = 0.2  # type: ignore[misc]
 
 
-class RedisDeployment(deployments.Deployment):
+class RedisDeployment(deployments.DeploymentOverLines):
     lease_s = LEASE_S + 2.0
 
     def __init__(self, server: redisserver.Server, prefix: str) -> None:
         super().__init__()
         self._server = server
         self._prefix = prefix
-        self._folder = Path(tempfile.mkdtemp(prefix="fanfare-lines-"))
-        self._lines: list[deployments.Line] = []
-        self._line_of: dict[int, deployments.Line] = {}
 
     def engine(self, *, log_seconds: float) -> Callable[[], interface.Engine]:
         path = self._folder / str(len(self._lines))
@@ -47,36 +41,8 @@ class RedisDeployment(deployments.Deployment):
             append_timeout=deployments.APPEND_TIMEOUT_S,
         )
 
-    async def hire(self, *, log_seconds: float = 20.0) -> Worker:
-        worker = await super().hire(log_seconds=log_seconds)
-        self._line_of[id(worker)] = self._lines[-1]
-        return worker
-
     def prepare(self) -> Callable[[], None]:
         return shorten
-
-    async def close(self) -> None:
-        for line in self._lines:
-            line.heal()
-            line.accept()
-        await super().close()
-        for line in self._lines:
-            line.close()
-        shutil.rmtree(self._folder)
-
-    def cut(self, worker: Worker) -> None:
-        self._line_of[id(worker)].cut()
-
-    def heal(self, worker: Worker) -> None:
-        self._line_of[id(worker)].heal()
-
-    def stop_store(self) -> None:
-        for line in self._lines:
-            line.refuse()
-
-    def start_store(self) -> None:
-        for line in self._lines:
-            line.accept()
 
     @contextlib.contextmanager
     def hold_store(self) -> Iterator[None]:
