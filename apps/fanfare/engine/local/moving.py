@@ -165,9 +165,8 @@ class LocalStore(moves.Store):
             self._paths.remove_side_files()
             for suffix in ("", *SIDE_FILES):
                 self._new.with_name(self._new.name + suffix).unlink(missing_ok=True)
-        connection = sqlite3.connect(self._new, isolation_level=None)
-        schema.prepare(connection, self._paths, full_sync=True, high_water=0)
-        self._connection = connection
+        self._connection = sqlite3.connect(self._new, isolation_level=None)
+        schema.prepare(self._connection, self._paths, full_sync=True, high_water=0)
 
     def put(self, batch: moves.Batch, *, keeps_ids: bool) -> None:
         connection = self._opened()
