@@ -123,10 +123,11 @@ class Node:
         key: str = "",
         token: str = "",
         application: Application | None = None,
+        broadcaster: str | None = None,
     ) -> Client:
         """`member`: the channel_data for presence channels. `user`: the user data for sign-in. `master_key`: base64,
         for encrypted channels. `key`: replaces the application's key. `token`: a capability token, sent in place of
-        signatures. `application`: another one than the server's.
+        signatures. `application`: another one than the server's. `broadcaster`: Echo's, by default "pusher".
         """
         identifier = str(len(self._clients) + 1)
         client = self._clients[identifier] = Client(self, identifier)
@@ -142,6 +143,7 @@ class Node:
             user=user,
             master_key=master_key,
             token=token,
+            broadcaster=broadcaster,
         )
         return client
 

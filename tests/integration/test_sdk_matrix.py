@@ -234,11 +234,12 @@ async def joined(echo: pusherjs.Client, kind: str, channel: str, **more: Any) ->
     await echo.next(what="subscribed", name=channel)
 
 
+@pytest.mark.parametrize("broadcaster", ["pusher", "reverb"])
 async def test_echo_gets_events_of_every_channel_type(
-    server: servers.Server, node: pusherjs.Node, backend: backends.Backend, name: Name
+    server: servers.Server, node: pusherjs.Node, backend: backends.Backend, broadcaster: str, name: Name
 ) -> None:
     channel = name("orders")
-    echo = await node.echo(server, member=ANN, master_key=backends.MASTER_KEY)
+    echo = await node.echo(server, member=ANN, master_key=backends.MASTER_KEY, broadcaster=broadcaster)
     prefixes = {"public": "", "private": "private-", "encrypted": "private-encrypted-", "presence": "presence-"}
     for kind, prefix in prefixes.items():
         await joined(echo, kind, channel, listen=["OrderShipped"])

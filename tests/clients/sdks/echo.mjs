@@ -11,7 +11,7 @@ const kinds = {
 };
 
 function connect(command, tell) {
-  const echo = new Echo({ broadcaster: "pusher", key: command.key, Pusher, ...options(command) });
+  const echo = new Echo({ broadcaster: command.broadcaster ?? "pusher", key: command.key, Pusher, ...options(command) });
   tellOfConnection(echo.connector.pusher, tell);
   echo.connector.pusher.user.bind_global((event, data) => tell("user", { event, data }));
   return echo;
