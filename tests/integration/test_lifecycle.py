@@ -9,7 +9,7 @@ import itertools
 import shutil
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from socket import create_connection, create_server
 
@@ -30,6 +30,15 @@ async def _closed(connected: list[sockets.Socket]) -> set[int]:
     return set(await asyncio.gather(*(socket.closed(within=2 * PATIENCE) for socket in connected)))
 
 
+@pytest.fixture
+def hang_up() -> Iterator[None]:
+    """Let the servers of a test inherit the default handling of SIGHUP, also if the tests run below `nohup`."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hang_up")
 @pytest.mark.parametrize(
     ("command", "how"),
     [
@@ -58,6 +67,7 @@ async def test_stop_closes_open_sockets_promptly_with_a_close_code(
 OWN_WORKER = "gunicorn's own ASGI worker"
 
 
+@pytest.mark.usefixtures("hang_up")
 @pytest.mark.parametrize(
     ("command", "number"),
     [("daphne", signal.SIGTERM), ("daphne", signal.SIGHUP), (OWN_WORKER, signal.SIGTERM)],
