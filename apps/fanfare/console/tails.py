@@ -2,7 +2,7 @@
 
 Events are read from the log by the worker that serves the page, so it sees those of every publisher, also on channels
 without subscribers. Everything else is of one worker's connections: each worker sends what the filter takes to the
-mailbox of the page's worker, while that renews its lease every `RENEW_S` seconds (`fanfare.console.watches`).
+mailbox of the page's worker, while that worker renews the lease every `RENEW_S` seconds (`fanfare.console.watches`).
 
 A tail has begun when the worker of the page reads every partition of the log and every worker has confirmed its tap.
 Until then it may miss items, so its page is not called live.
