@@ -85,7 +85,8 @@ class LoginThrottle:
     """Limits login attempts by client address, and logs failed ones.
 
     An attempt is a POST to a view named `login` (the admin's, `django.contrib.auth.urls`) or to a LoginView. Above
-    FANFARE_LOGIN_ATTEMPTS a minute it gets 429, before the password is hashed. A successful login does not count.
+    FANFARE_LOGIN_ATTEMPTS a minute it gets 429, before the password is hashed. A successful login does not count, but
+    the failed ones before it do: otherwise the owner of one account could guess the passwords of others without limit.
 
     The address is REMOTE_ADDR. Under Fanfare's ASGI application it is the client's, behind the proxies of
     FANFARE_TRUSTED_PROXIES; a forged X-Forwarded-For does not change it. IPv6 addresses count by their /64 network.
@@ -139,7 +140,9 @@ class LoginThrottle:
         return HttpResponse(message, status=429, content_type="text/plain", headers={"Retry-After": str(wait_s)})
 
     def _succeeded(self, request: HttpRequest | None = None, **_: object) -> None:
-        self._buckets.pop(getattr(request, _ATTEMPT, ""), None)
+        bucket = self._buckets.get(getattr(request, _ATTEMPT, ""))
+        if bucket is not None:
+            bucket.give_back()
 
 
 def _is_login(request: HttpRequest) -> bool:

@@ -24,3 +24,7 @@ class TokenBucket:
             return False
         self._tokens -= 1
         return True
+
+    def give_back(self) -> None:
+        """Undo the last `take`."""
+        self._tokens += 1

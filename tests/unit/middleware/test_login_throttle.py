@@ -60,11 +60,20 @@ def test_addresses_of_one_ipv6_network_count_together(client: Client, login: str
     assert client.post(login, WRONG, REMOTE_ADDR="2001:db8:0:1::1").status_code == 200
 
 
-def test_successful_login_resets_the_count(client: Client, login: str) -> None:
+def test_successful_logins_do_not_count(client: Client, login: str) -> None:
     for _ in range(10):
-        assert client.post(login, WRONG).status_code == 200
         assert client.post(login, RIGHT).status_code == 302
         client.logout()
+
+
+def test_a_successful_login_does_not_forgive_failed_ones(client: Client, login: str) -> None:
+    """The owner of one account must not be able to guess the passwords of others without limit."""
+    for _ in range(3):
+        assert client.post(login, {"username": "admin", "password": "guess"}).status_code == 200
+        own = client.post(login, RIGHT)
+        client.logout()
+    assert own.status_code == 429
+    assert client.post(login, {"username": "admin", "password": "guess"}).status_code == 429
 
 
 def test_attempts_are_allowed_again_after_a_while() -> None:
