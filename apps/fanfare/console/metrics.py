@@ -15,8 +15,6 @@ from typing import Any, Final, NamedTuple
 from fanfare.console import reports
 from fanfare.runtime import addresses
 
-FORWARDED: Final = (b"forwarded", b"x-forwarded-")  # a request with such a header came through a proxy
-
 
 class Family(NamedTuple):
     """A counter's metric. `name` without the prefix `fanfare_` and the suffix `_total`. With `label`, the rest of the
@@ -170,7 +168,7 @@ def may_read(scope: Mapping[str, Any], token: str) -> bool:
         sent = next((value for name, value in headers if name == b"authorization"), b"")
         if secrets.compare_digest(sent, b"Bearer " + token.encode()):
             return True
-    if any(name.startswith(FORWARDED) for name, _ in headers):
+    if any(addresses.is_proxy_header(name.decode("latin-1")) for name, _ in headers):
         return False
     client = scope.get("client")
     address = addresses.parse(client[0]) if client else None

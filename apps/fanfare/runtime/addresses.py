@@ -1,4 +1,4 @@
-"""IP addresses: parsing them as peers, proxies and URLs write them, and the check for public ones.
+"""IP addresses: parsing them as peers, proxies and URLs write them, the headers of proxies, the check for public ones.
 
 Webhooks go to public addresses only, unless a setting allows others. The list of special-purpose addresses is our own,
 after the IANA registries, because the standard library's differs between Python releases (192.0.0.0/24 was public in
@@ -77,6 +77,11 @@ def network(text: str) -> str:
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((address, 64), strict=False))
     return text if address is None else str(address)
+
+
+def is_proxy_header(name: str) -> bool:
+    """Whether proxies add this header to the requests that they pass on. `name`: in lower case."""
+    return name in ("forwarded", "via", "x-real-ip") or name.startswith("x-forwarded-")
 
 
 def is_public(address: Address) -> bool:

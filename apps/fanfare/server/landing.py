@@ -72,7 +72,7 @@ def is_developer(request: HttpRequest) -> bool:
     user = getattr(request, "user", None)
     if user is not None and user.is_active and user.is_staff:
         return True
-    if any(name == "HTTP_FORWARDED" or name.startswith("HTTP_X_FORWARDED_") for name in request.META):
+    if any(addresses.is_proxy_header(name.lower()) for name in request.headers):
         return False
     peer = addresses.parse(request.META.get("REMOTE_ADDR", ""))
     name, _ = split_domain_port(request.get_host())

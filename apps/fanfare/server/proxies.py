@@ -121,7 +121,7 @@ def is_operator(scope: Any, trusted: Trusted) -> bool:
     """Whether a request comes from this machine or a trusted peer, and not through a proxy. Only such a request may
     read details. A proxy, trusted or not, adds its headers.
     """
-    if any(name == b"forwarded" or name.startswith(b"x-forwarded-") for name, _ in scope["headers"]):
+    if any(addresses.is_proxy_header(name.decode("latin-1")) for name, _ in scope["headers"]):
         return False
     address = _peer(scope)
     return address in trusted or (address is not None and address.is_loopback)

@@ -94,6 +94,8 @@ LOOPBACK = ("127.0.0.1", 4711)
         (LOOPBACK, [(b"x-forwarded-for", b"127.0.0.1")], False),
         (LOOPBACK, [(b"x-forwarded-proto", b"https")], False),
         (LOOPBACK, [(b"forwarded", b"for=127.0.0.1")], False),
+        (LOOPBACK, [(b"x-real-ip", b"127.0.0.1")], False),
+        (LOOPBACK, [(b"via", b"1.1 cache")], False),
         (("192.0.2.1", 4711), [(b"authorization", b"Bearer secret")], True),
         (LOOPBACK, [(b"forwarded", b"for=192.0.2.1"), (b"authorization", b"Bearer secret")], True),
         (("192.0.2.1", 4711), [(b"authorization", b"Bearer wrong")], False),

@@ -74,6 +74,8 @@ DEVELOPER = {"REMOTE_ADDR": "127.0.0.1", "HTTP_HOST": "localhost:8000"}
         {"HTTP_HOST": "dev.example.com"},
         {"HTTP_X_FORWARDED_FOR": "127.0.0.1"},
         {"HTTP_FORWARDED": "for=127.0.0.1"},
+        {"HTTP_X_REAL_IP": "127.0.0.1"},
+        {"HTTP_VIA": "1.1 cache"},
     ],
 )
 def test_only_a_developer_sees_the_secret_and_publishes(
