@@ -156,12 +156,11 @@ def test_chart_uses_only_values_that_it_declares() -> None:
                 found = found[part]
 
 
-def rendered(*values: str) -> dict[str, Any]:
-    """The objects that the chart makes, by kind."""
+def rendered(*values: str, file: str = "") -> dict[str, Any]:
+    """The objects that the chart makes, by kind. `file`: a file of values."""
     arguments = [part for value in values for part in ("--set", value)]
-    done = subprocess.run(
-        [HELM, "template", "shop", DEPLOY / "helm/fanfare", *arguments], capture_output=True, text=True, check=False
-    )
+    command = [HELM, "template", "shop", DEPLOY / "helm/fanfare", "--values", "-", *arguments]
+    done = subprocess.run(command, input=file, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return {one["kind"]: one for one in yaml.safe_load_all(done.stdout)}
 
@@ -199,6 +198,39 @@ def test_objects_of_the_chart_conform_to_the_schemas_of_kubernetes() -> None:
     scaled = found["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
     assert (scaled["kind"], scaled["name"]) == ("Deployment", found["Deployment"]["metadata"]["name"])
     assert "replicas" not in found["Deployment"]["spec"], "the autoscaler decides"
+
+
+def test_chart_writes_unquoted_values_of_a_file_as_kubernetes_and_the_server_read_them() -> None:
+    found = rendered(
+        file="""
+        env: {FANFARE_LOG_MAX_BYTES: 1073741824, FANFARE_OUTBOX: true}
+        autoscaling: {enabled: true, connectionsPerPod: 2000000}
+        image: {pullSecrets: [{name: registry}]}
+        ingress: {enabled: true, annotations: {nginx.ingress.kubernetes.io/proxy-read-timeout: "600"}}
+        """
+    )
+    for one in found.values():
+        kubernetes_validate.validate(one, desired_version="1.37", strict=True)
+    pod = found["Deployment"]["spec"]["template"]["spec"]
+    env = {one["name"]: one["value"] for one in pod["containers"][0]["env"]}
+    assert env["FANFARE_LOG_MAX_BYTES"] == "1073741824"
+    assert env["FANFARE_OUTBOX"] == "true"
+    assert pod["imagePullSecrets"] == [{"name": "registry"}]
+    metrics = found["HorizontalPodAutoscaler"]["spec"]["metrics"]
+    assert metrics[1]["external"]["target"]["averageValue"] == "2000000"
+    assert [*found["Ingress"]["metadata"]["annotations"].values()] == ["600", "300"]
+
+
+def test_a_longer_pre_stop_hook_leaves_the_drain_its_time() -> None:
+    pod = rendered("drain.preStopSeconds=60")["Deployment"]["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] > 60 + drain_s()
+
+
+def test_the_only_pod_may_be_evicted() -> None:
+    """`minAvailable: 1` with one replica would keep its node from being drained for ever."""
+    for found in (manifests(), rendered("replicas=1")):
+        assert found["PodDisruptionBudget"]["spec"]["maxUnavailable"] == 1
+        assert "minAvailable" not in found["PodDisruptionBudget"]["spec"]
 
 
 def test_yaml_is_tidy() -> None:
