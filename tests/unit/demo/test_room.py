@@ -176,12 +176,13 @@ import json
 from django.test import Client
 from fanfare.integration import rules
 from fanfare import testing
-client = Client()
+client = Client(raise_request_exception=False)
 with testing.captured_events():
     print(json.dumps([
         client.get("/demo/?guest=amber-harp").status_code == 200,
         b'href="/demo/"' in client.get("/").content,
         rules.registered.find("presence-demo") is not None,
+        [client.get(path).status_code for path in ("/", "/docs/start/", "/api/docs", "/admin/login/", "/nothing")],
     ]))
 """
 
@@ -198,6 +199,7 @@ with testing.captured_events():
 def test_demo_setting_adds_or_removes_page_link_and_rule(
     tmp_path: Path, environment: dict[str, str], expected: bool
 ) -> None:
+    """All other pages work with the demo and without."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("FANFARE_", "DJANGO_"))}
     own = {"FANFARE_ENV_FILE": os.devnull, "FANFARE_DATA_DIR": str(tmp_path), "FANFARE_ALLOWED_HOSTS": "testserver"}
     done = subprocess.run(
@@ -210,4 +212,4 @@ def test_demo_setting_adds_or_removes_page_link_and_rule(
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads(done.stdout.strip().splitlines()[-1]) == [expected] * 3
+    assert json.loads(done.stdout.strip().splitlines()[-1]) == [expected] * 3 + [[200] * 4 + [404]]
