@@ -37,7 +37,10 @@ def documentation(request: HttpRequest, path: str) -> HttpResponseBase:
     if not _is_built():
         raise Http404("The documentation is not built: make docs.")
     response = serve(request, path, document_root=str(settings.DOCUMENTATION))
-    response["Content-Security-Policy"] = "default-src 'self' 'unsafe-inline' data:; object-src 'none'"
+    response["Content-Security-Policy"] = (
+        "default-src 'self' 'unsafe-inline' data:; object-src 'none'; base-uri 'self'; form-action 'self'; "
+        "frame-ancestors 'none'"
+    )
     return response
 
 

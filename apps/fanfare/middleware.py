@@ -21,6 +21,7 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.conf import settings
 from django.contrib.auth import signals
 from django.contrib.auth.views import LoginView
+from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse
 from django.urls import Resolver404, resolve
 
@@ -70,13 +71,16 @@ class ContentSecurityPolicy:
 
     @staticmethod
     def policy(request: HttpRequest) -> str:
-        hosts = [request.get_host()]
+        try:
+            hosts = [request.get_host()]
+        except DisallowedHost:  # the error page for such a request
+            hosts = []
         if conf.settings.PUBLIC_URL:
             hosts.append(urlsplit(conf.settings.PUBLIC_URL).netloc)
         schemes = ("wss", "https") if request.is_secure() else ("ws", "wss", "http", "https")
-        connect = " ".join(f"{scheme}://{host}" for host in hosts for scheme in schemes)
+        connect = "".join(f" {scheme}://{host}" for host in hosts for scheme in schemes)
         return (
-            f"default-src 'self'; connect-src 'self' {connect}; img-src 'self' data:; object-src 'none'; "
+            f"default-src 'self'; connect-src 'self'{connect}; img-src 'self' data:; object-src 'none'; "
             "base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
         )
 

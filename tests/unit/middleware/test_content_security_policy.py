@@ -30,6 +30,14 @@ def test_page_gets_a_policy_without_inline_scripts() -> None:
     assert "ws://testserver" in policy
 
 
+def test_error_page_for_a_host_that_is_not_allowed_has_a_policy(client: Client) -> None:
+    with override_settings(ALLOWED_HOSTS=["realtime.example.com"]):
+        response = client.get("/", headers={"Host": "other.example"})
+    assert response.status_code == 400
+    assert "connect-src 'self';" in response[HEADER]
+    assert "other.example" not in response[HEADER]
+
+
 def test_page_over_tls_connects_over_tls_only() -> None:
     policy = answer(secure=True)[HEADER]
     assert "wss://testserver" in policy
