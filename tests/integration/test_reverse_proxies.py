@@ -1,111 +1,28 @@
-"""nginx, HAProxy and Caddy with the configurations of deploy/, in front of a server: WebSockets, SSE and the HTTP API.
-
-Each configuration is changed only in its addresses, and without TLS.
-"""
+"""nginx, HAProxy and Caddy, as configured in deploy/, in front of a server: WebSockets, SSE and the HTTP API."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import http.client
+import http.server
+import itertools
 import json
-import os
-import subprocess
-from collections.abc import Callable, Iterator
+import threading
 from pathlib import Path
 
 import pytest
 
-from tests.harness import event_streams, parts, sdk, servers, sockets, waiting
-from tests.unit.docs import pages
-
-NGINX = """
-daemon off; master_process off; worker_processes 1; pid {folder}/pid; error_log {folder}/errors;
-events {{ worker_connections 256; }}
-http {{
-    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-    {deployed}
-}}
-"""
-
-Configured = tuple[str, str, list[str]]  # the name of the file, its text, the command without the file
-Configure = Callable[[Path, int, int], Configured]
+from tests.harness import event_streams, reverse_proxies, sdk, servers, sockets, waiting
 
 
-def nginx(folder: Path, port: int, upstream: int) -> Configured:
-    deployed = changed(
-        "nginx.conf",
-        {
-            "server 127.0.0.1:8000;": f"server 127.0.0.1:{upstream};",
-            "    listen 80;\n    listen [::]:80;\n": f"    listen 127.0.0.1:{servers.free_port()};\n",
-            "    listen 443 ssl;\n    listen [::]:443 ssl;\n": f"    listen 127.0.0.1:{port};\n",
-            "/var/log/nginx/fanfare.log": str(folder / "access"),
-        },
-    )
-    deployed = "\n".join(line for line in deployed.splitlines() if not line.startswith("    ssl_"))
-    text = NGINX.format(folder=folder, deployed=deployed)
-    return "nginx.conf", text, [parts.executable("nginx"), "-p", str(folder), "-c"]
-
-
-def haproxy(folder: Path, port: int, upstream: int) -> Configured:
-    text = changed(
-        "haproxy.cfg",
-        {
-            "maxconn 100000": "maxconn 256",
-            "    bind :80\n": f"    bind 127.0.0.1:{port}\n",
-            "    bind :443 ssl crt /etc/haproxy/certs/ alpn h2,http/1.1\n": "",
-            "    http-request redirect scheme https unless { ssl_fc }\n": "",
-            "    server one 10.0.0.11:8000\n    server two 10.0.0.12:8000\n": f"    server one 127.0.0.1:{upstream}\n",
-        },
-    )
-    return "haproxy.cfg", text, [parts.executable("haproxy"), "-f"]
-
-
-def caddy(folder: Path, port: int, upstream: int) -> Configured:
-    text = changed(
-        "Caddyfile",
-        {"realtime.example.com {": f"http://127.0.0.1:{port} {{", "127.0.0.1:8000": f"127.0.0.1:{upstream}"},
-    )
-    top = f"{{\n\tadmin off\n\tstorage file_system {folder}/storage\n}}\n"
-    return "Caddyfile", top + text, [parts.executable("caddy"), "run", "--adapter", "caddyfile", "--config"]
-
-
-def changed(name: str, replaced: dict[str, str]) -> str:
-    text = (pages.ROOT / "deploy" / name).read_text(encoding="utf-8")
-    for line, other in replaced.items():
-        assert line in text, line
-        text = text.replace(line, other)
-    return text
-
-
-@contextlib.contextmanager
-def before(server: servers.Server, configure: Configure, folder: Path) -> Iterator[servers.Server]:
-    """The server as its clients see it through the proxy."""
-    seen = copy.copy(server)
-    seen.port = servers.free_port()
-    name, text, command = configure(folder, seen.port, server.port)
-    (folder / name).write_text(text, encoding="utf-8")
-    with (folder / "output").open("wb") as output:
-        process = subprocess.Popen(
-            [*command, str(folder / name)],
-            stdout=output,
-            stderr=output,
-            env={**os.environ, "HOME": str(folder)},
-        )
-    try:
-        waiting.until(seen.is_ready, 20, "the server is ready through the proxy")
-        yield seen
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-@pytest.mark.parametrize("configure", [nginx, haproxy, caddy])
+@pytest.mark.parametrize("configure", [reverse_proxies.nginx, reverse_proxies.haproxy, reverse_proxies.caddy])
 async def test_events_pass_through_the_documented_proxy(
-    uvicorn: servers.Server, configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    uvicorn: servers.Server, configure: reverse_proxies.Configure, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("PATH", f"{os.environ['PATH']}:/usr/sbin")  # where Debian has them
-    with before(uvicorn, configure, tmp_path) as server:
+    with reverse_proxies.running(configure, tmp_path, [uvicorn.port]) as port:
+        server = copy.copy(uvicorn)
+        server.port = port
         async with (
             sockets.connect(server) as socket,
             event_streams.listen(server, server.application, "proxied") as stream,
@@ -115,3 +32,55 @@ async def test_events_pass_through_the_documented_proxy(
             sdk.client(server).trigger("proxied", "created", {"by": configure.__name__})
             assert json.loads((await socket.expect("created", "proxied")).data) == {"by": configure.__name__}
             assert (await stream.next()).data["event"] == "created"
+
+
+class Backend(http.server.BaseHTTPRequestHandler):
+    """Answers each request with the port, and closes the connection."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(str(self.connection.getsockname()[1]).encode())
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None:
+        """No log."""
+
+
+def answer_through(port: int, method: str) -> bytes:
+    with contextlib.closing(http.client.HTTPConnection(servers.HOST, port, timeout=20)) as connection:
+        connection.request(method, "/", b"{}" if method == "POST" else None)
+        response = connection.getresponse()
+        assert response.status == 200
+        return response.read()
+
+
+@pytest.mark.parametrize(
+    ("configure", "method"),
+    [
+        *itertools.product([reverse_proxies.nginx, reverse_proxies.haproxy], ["GET", "POST"]),
+        (reverse_proxies.caddy, "GET"),  # it repeats no request with a body
+    ],
+)
+def test_documented_proxy_sends_requests_of_a_stopped_server_to_the_other_one(
+    configure: reverse_proxies.Configure, method: str, tmp_path: Path
+) -> None:
+    """The proxy's check has not noticed the stop yet. HAProxy would answer 503 after 3 s, and Caddy 502."""
+    with contextlib.ExitStack() as stack:
+        backends = [http.server.ThreadingHTTPServer((servers.HOST, 0), Backend) for _ in range(2)]
+        ports = [one.server_address[1] for one in backends]
+        for one in backends:
+            stack.callback(one.server_close)
+            threading.Thread(target=one.serve_forever, daemon=True).start()
+            stack.callback(one.shutdown)
+        port = stack.enter_context(reverse_proxies.running(configure, tmp_path, ports))
+        both = {str(one).encode() for one in ports}
+        waiting.until(
+            lambda: {answer_through(port, method) for _ in range(8)} == both, 20, "the proxy uses both servers"
+        )
+        backends[0].shutdown()
+        backends[0].server_close()
+        assert {answer_through(port, method) for _ in range(12)} == {str(ports[1]).encode()}
