@@ -25,8 +25,8 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="fanfare-deploys-") as folder:
             fleet = servers.Fleet(Path(folder))
             try:
-                server = ways.WAYS[how].start(fleet.start)
-                result = asyncio.run(run.play(how, server, fleet, sockets=options.sockets))
+                with ways.WAYS[how].running(fleet.start, fleet) as server:
+                    result = asyncio.run(run.play(how, server, fleet, sockets=options.sockets))
             finally:
                 for one in fleet.servers:
                     one.kill()

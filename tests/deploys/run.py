@@ -7,6 +7,7 @@ import json
 import statistics
 import time
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import uuid4
 
 from tests.deploys import clients, ways
@@ -29,6 +30,8 @@ class Result:
     duplicates: int = 0
     moved: int = 0  # clients whose connection was closed
     codes: dict[int, int] = field(default_factory=dict)
+    refused: int = 0  # attempts to publish
+    pause_s: float = 0.0  # the longest time between two acknowledged events
     p99_before_ms: float = 0.0
     p99_during_ms: float = 0.0  # of live deliveries between the signal and the last client's return
 
@@ -48,12 +51,13 @@ class Result:
                 f"  moved {self.moved}, close codes {dict(sorted(self.codes.items()))}",
                 f"  the last client is back after {self.last_back_s:.1f} s; the deploy took {self.deploy_s:.1f} s",
                 f"  missing {self.missing}, not resumed {self.lost}, duplicates {self.duplicates}",
+                f"  {self.refused} publish requests failed; the longest time without an event was {self.pause_s:.1f} s",
                 f"  p99 of live deliveries: {self.p99_before_ms:.0f} ms before, {self.p99_during_ms:.0f} ms during",
             )
         )
 
 
-async def play(how: str, server: servers.Server, fleet: servers.Fleet, *, sockets: int) -> Result:
+async def play(how: str, server: Any, fleet: servers.Fleet, *, sockets: int) -> Result:
     """Deploy `server` in this way. Raises TimeoutError if a client is not back in time."""
     way = ways.WAYS[how]
     result = Result(how, sockets)
@@ -83,8 +87,6 @@ async def play(how: str, server: servers.Server, fleet: servers.Fleet, *, socket
     finally:
         publisher.cancel()
         crowd.close()
-        if server.listener is not None:
-            server.listener.close()
     moved = [one for one in crowd.clients if one.closes]
     last_s = max((one.last_live_s for one in moved), default=begun_s)
     result.moved = len(moved)
@@ -134,12 +136,16 @@ async def publish(
             return False
 
     number = 1
+    published_s = time.monotonic()
     while True:
         if await asyncio.to_thread(one, number):
             result.published = number
             number += 1
+            result.pause_s = max(result.pause_s, time.monotonic() - published_s)
+            published_s = time.monotonic()
             await asyncio.sleep(1 / per_second)
         else:
+            result.refused += 1
             await asyncio.sleep(0.1)
 
 

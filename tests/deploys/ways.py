@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
 import socket
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-from tests.harness import deployments, parts, servers, waiting
+from tests.harness import deployments, parts, postgresql, reverse_proxies, servers, waiting
 
 WITHIN_S = 60.0
+NOTICED_S = 3.0  # within which HAProxy sends clients to a machine that is ready again; it looks every 2 s
 
 # A PID namespace, as of a container: its process 1 has no default handlers of signals, and all others end with it.
 NAMESPACE = (
@@ -64,20 +68,64 @@ servers.COMMANDS.update(
 )
 
 
+Start = Callable[..., servers.Server]  # Fleet.start, or a test's
+
+
+@contextlib.contextmanager
+def alone(command: str, start: Start, _fleet: servers.Fleet) -> Iterator[servers.Server]:
+    yield start(command)
+
+
+@contextlib.contextmanager
+def activated(command: str, start: Start, _fleet: servers.Fleet) -> Iterator[servers.Server]:
+    """The listener stays open while no server runs, as with a socket of systemd."""
+    with socket.create_server((servers.HOST, 0), backlog=4096) as listener:
+        yield start(command, listener=listener)
+
+
+class Machines:
+    """Servers as their clients see them: `port` is that of a proxy."""
+
+    def __init__(self, port: int, behind: list[servers.Server]) -> None:
+        self.port = port
+        self.behind = behind
+        self.deployment = behind[0].deployment
+
+
+@contextlib.contextmanager
+def machines(command: str, start: Start, fleet: servers.Fleet) -> Iterator[Machines]:
+    """Two servers that share PostgreSQL, behind HAProxy as configured in deploy/."""
+    with postgresql.running() as cluster, tempfile.TemporaryDirectory(prefix="fanfare-haproxy-") as folder:
+        cluster.create("deploys")
+        environment = {
+            "DATABASE_URL": cluster.url("deploys"),
+            "FANFARE_ENGINE": cluster.url("deploys", schema="deploys_log"),
+            "FANFARE_SECRET_KEY": "the same on both machines " * 3,
+            "FANFARE_TRUSTED_PROXIES": servers.HOST,
+            "FANFARE_DRAIN_DELAY": "5",
+        }
+        first, second = fleet.deployment(**environment), fleet.deployment(**environment)
+        first.manage("migrate", "--verbosity", "0")
+        behind = [start(command, first), start(command, second)]
+        ports = [one.port for one in behind]
+        with reverse_proxies.running(reverse_proxies.haproxy, Path(folder), ports) as port:
+            seen = Machines(port, behind)
+            yield seen
+        for one in seen.behind:
+            one.stop()
+
+
 @dataclass(frozen=True)
 class Way:
-    """`act` deploys, and returns when the server's new processes are ready."""
+    """`act` deploys, and returns when the server's new processes are ready. `running` starts the server."""
 
     command: str
-    act: Callable[[servers.Server, servers.Fleet], servers.Server]
+    act: Callable[[Any, servers.Fleet], object]
     help: str
-    is_activated: bool = False  # the listener stays open while no server runs, as with a socket of systemd
+    serve: Callable[[str, Start, servers.Fleet], contextlib.AbstractContextManager[Any]] = alone
 
-    def start(self, start: Callable[..., servers.Server]) -> servers.Server:
-        """`start`: Fleet.start, or a test's."""
-        if not self.is_activated:
-            return start(self.command)
-        return start(self.command, listener=socket.create_server((servers.HOST, 0), backlog=4096))
+    def running(self, start: Start, fleet: servers.Fleet) -> contextlib.AbstractContextManager[Any]:
+        return self.serve(self.command, start, fleet)
 
 
 def children(pid: int) -> set[int]:
@@ -96,14 +144,13 @@ def _replaced(server: servers.Server, old: set[int]) -> Callable[[], bool]:
     return are_replaced
 
 
-def hup(server: servers.Server, _fleet: servers.Fleet) -> servers.Server:
+def hup(server: servers.Server, _fleet: servers.Fleet) -> None:
     old = children(server.process.pid)
     server.send_signal(signal.SIGHUP)
     waiting.until(_replaced(server, old), WITHIN_S, "new workers only")
-    return server
 
 
-def usr2(server: servers.Server, _fleet: servers.Fleet) -> servers.Server:
+def usr2(server: servers.Server, _fleet: servers.Fleet) -> None:
     """A new master beside the old one, which is then stopped."""
     old = children(server.process.pid)
     server.send_signal(signal.SIGUSR2)
@@ -119,10 +166,9 @@ def usr2(server: servers.Server, _fleet: servers.Fleet) -> servers.Server:
     )
     server.send_signal(signal.SIGTERM)
     server.process.wait(WITHIN_S)
-    return server
 
 
-def max_requests(server: servers.Server, _fleet: servers.Fleet) -> servers.Server:
+def max_requests(server: servers.Server, _fleet: servers.Fleet) -> None:
     """Requests until each worker was replaced once."""
     old = children(server.process.pid)
     end = time.monotonic() + WITHIN_S
@@ -133,7 +179,6 @@ def max_requests(server: servers.Server, _fleet: servers.Fleet) -> servers.Serve
         return not children(server.process.pid) & old
 
     waiting.until(are_replaced, end - time.monotonic(), "new workers only")
-    return server
 
 
 def restart(server: servers.Server, fleet: servers.Fleet) -> servers.Server:
@@ -142,29 +187,35 @@ def restart(server: servers.Server, fleet: servers.Fleet) -> servers.Server:
     return fleet.start(server.command, server.deployment, port=server.port, listener=server.listener)
 
 
-def stop_too_late(server: servers.Server, fleet: servers.Fleet) -> servers.Server:
+def restart_in_turn(seen: Machines, fleet: servers.Fleet) -> None:
+    """Restart one machine after the other, each when HAProxy sends clients to the one before."""
+    for number, one in enumerate(seen.behind):
+        seen.behind[number] = restart(one, fleet)
+        time.sleep(NOTICED_S)
+
+
+def stop_too_late(server: servers.Server, fleet: servers.Fleet) -> None:
     """A container whose time to stop is too short: SIGTERM to process 1, and SIGKILL before it has ended."""
     server.send_signal(signal.SIGTERM)
     server.send_signal(signal.SIGKILL)
     server.wait_until_gone(WITHIN_S)
-    return fleet.start(server.command, server.deployment, port=server.port)
+    fleet.start(server.command, server.deployment, port=server.port)
 
 
-def kill(server: servers.Server, fleet: servers.Fleet) -> servers.Server:
+def kill(server: servers.Server, fleet: servers.Fleet) -> None:
     """SIGKILL of the master; the orphans must go."""
     os.kill(server.process.pid, signal.SIGKILL)
     server.process.wait(WITHIN_S)
     waiting.until(lambda: not server.remaining_processes(), WITHIN_S, "the workers have ended")
-    return fleet.start(server.command, server.deployment, port=server.port)
+    fleet.start(server.command, server.deployment, port=server.port)
 
 
-def edit(server: servers.Server, _fleet: servers.Fleet) -> servers.Server:
+def edit(server: servers.Server, _fleet: servers.Fleet) -> None:
     """Write a file below --reload again, as it is."""
     old = children(server.process.pid)
     file = Path(server.root) / "myproject" / "asgi.py"
     file.write_text(file.read_text())
     waiting.until(_replaced(server, old), WITHIN_S, "the new code is served")
-    return server
 
 
 WAYS: dict[str, Way] = {
@@ -177,7 +228,10 @@ WAYS: dict[str, Way] = {
         servers.CONTAINER, stop_too_late, "SIGTERM and at once SIGKILL to process 1 of a container, then a new one"
     ),
     "activated": Way(
-        "gunicorn activated", restart, "SIGTERM to gunicorn with a socket of systemd, then a new one", is_activated=True
+        "gunicorn activated", restart, "SIGTERM to gunicorn with a socket of systemd, then a new one", activated
+    ),
+    "machines": Way(
+        "gunicorn pair", restart_in_turn, "SIGTERM to one of two machines behind HAProxy, then to the other", machines
     ),
     "kill": Way("gunicorn", kill, "SIGKILL of gunicorn's master, then a new one"),
     "uvicorn-hup": Way("uvicorn workers", hup, "SIGHUP to uvicorn --workers 4"),

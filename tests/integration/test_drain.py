@@ -25,13 +25,14 @@ CODES = {4200, 1012}
         pytest.param("container", id="stop of a container"),
         pytest.param("activated", id="restart with socket activation"),
         pytest.param("kill", id="SIGKILL of the master"),
+        pytest.param("machines", id="restart of two machines in turn"),
     ],
 )
 async def test_clients_return_after_a_deploy_and_miss_no_event(start: Start, fleet: servers.Fleet, how: str) -> None:
     if ways.WAYS[how].command == servers.CONTAINER:
         ways.require_namespaces()
-    server = ways.WAYS[how].start(start)
-    result = await run.play(how, server, fleet, sockets=SOCKETS)
+    with ways.WAYS[how].running(start, fleet) as server:
+        result = await run.play(how, server, fleet, sockets=SOCKETS)
     assert result.faults == [], result.text()
     assert result.moved == SOCKETS, result.text()
     assert set(result.codes) <= CODES, result.text()
