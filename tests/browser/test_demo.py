@@ -176,10 +176,7 @@ publish("presence-demo", "message", {**guest, "text": "Published while no server
 
 
 def test_restart_of_the_server_loses_no_message(
-    start: Callable[..., servers.Server],
-    fleet: servers.Fleet,
-    visitors: list[Page],
-    monkeypatch: pytest.MonkeyPatch,
+    start: Callable[..., servers.Server], fleet: servers.Fleet, visitors: list[Page]
 ) -> None:
     deployment = fleet.deployment()
     server = start("uvicorn", deployment)
@@ -192,8 +189,7 @@ def test_restart_of_the_server_loses_no_message(
     for page in visitors:
         expect(page.locator("#text")).to_be_disabled()
     deployment.shell(SPEAK)
-    monkeypatch.setattr(servers, "free_port", lambda: server.port)
-    start("uvicorn", deployment)
+    start("uvicorn", deployment, port=server.port)
     for page in visitors:
         expect(page.locator("#text")).to_be_enabled(timeout=AFTER_A_RESTART_MS)
     say(visitors[0], "After the restart")

@@ -19,10 +19,11 @@ from typing import Any
 
 import redis
 
-from tests.harness import parts, waiting
+from tests.harness import parts, ports, waiting
 
 START_SECONDS = 60.0
 IS_VALKEY = os.environ.get("REDIS_SERVER") == "valkey"
+BUS_OFFSET = 10_000  # from the port of a cluster's server to that of its connections to the others
 DEFAULTS = ("--save", "", "--appendonly", "no", "--protected-mode", "no", "--loglevel", "warning")
 
 
@@ -44,7 +45,7 @@ class Server:
         self.is_valkey = is_valkey
         self.host = host
         self._under = under
-        self.port = free_port()
+        self.port = ports.reserve(self, BUS_OFFSET)
         self.answering_port = self.port  # another one with TLS
         self.options = list(options)
         self._program = program
@@ -159,16 +160,6 @@ def folder() -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def free_port() -> int:
-    """Below 55536: the port of a cluster's own connections is 10000 above."""
-    while True:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            port: int = listener.getsockname()[1]
-        if port < 55536:
-            return port
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import psutil
 
-from tests.harness import deployments, waiting
+from tests.harness import deployments, ports, waiting
 
 HOST = "127.0.0.1"
 START_SECONDS = 120.0  # four workers on two idle cores take about 6 s to import Django
@@ -93,7 +93,7 @@ class Server:
             self._inherited = (listener.fileno(),)
             self._under = [*under, sys.executable, "-c", ACTIVATE, str(listener.fileno()), *_activator(deployment)]
             port = listener.getsockname()[1]
-        self.port = port or free_port()
+        self.port = port or ports.reserve(self)
         self.root = root
         self.log = log
         self.tracebacks_expected: str | None = None  # the reason; if None, a traceback in the log fails the test
@@ -149,11 +149,11 @@ class Server:
             return probe.connect_ex((HOST, self.port)) == 0
 
     def wait_until_ready(self) -> None:
-        """Wait until the server is ready with all its workers. Raises NotStarted, with the log, if the process ends."""
+        """Wait until the server is ready with all its workers. Raises AssertionError with the log if it ends."""
 
         def ready() -> bool:
             if self.process.poll() is not None:
-                raise NotStarted(f"{self.command} ended with {self.process.returncode}\n{self.log_text()[-4000:]}")
+                raise AssertionError(f"{self.command} ended with {self.process.returncode}\n{self.log_text()[-4000:]}")
             # A server of systemd-socket-activate starts with the first connection.
             return self.is_ready() and len(self.workers()) == self.expected_workers and self._all_started()
 
@@ -258,10 +258,6 @@ class Server:
             return file.read().decode(errors="replace")
 
 
-class NotStarted(AssertionError):
-    """The server's process ended before the server was ready."""
-
-
 class Fleet:
     """All servers of a test session, with their logs, so that a failed test can show them."""
 
@@ -287,27 +283,16 @@ class Fleet:
         port: int | None = None,
         listener: socket.socket | None = None,
     ) -> Server:
-        """Start a server and wait until it is ready. Without a `port`, tries another one if the first is taken
-        meanwhile.
-        """
-        deployment = deployment or self.deployment()
-        attempts = 3
-        for attempt in range(1, attempts + 1):
-            log = self.folder / f"{len(self.servers) + 1}-{command}.log"
-            server = Server(command, deployment, log, root, under, port, listener)
-            self.servers.append(server)
-            try:
-                server.wait_until_ready()
-            except NotStarted:
-                server.kill()
-                if attempt == attempts or "address already in use" not in server.log_text().lower():
-                    raise
-            except BaseException:
-                server.kill()
-                raise
-            else:
-                return server
-        raise AssertionError("unreachable")
+        """Start a server and wait until it is ready."""
+        log = self.folder / f"{len(self.servers) + 1}-{command}.log"
+        server = Server(command, deployment or self.deployment(), log, root, under, port, listener)
+        self.servers.append(server)
+        try:
+            server.wait_until_ready()
+        except BaseException:
+            server.kill()
+            raise
+        return server
 
     def log_sizes(self) -> dict[Server, int]:
         return {server: server.log_size() for server in self.servers}
