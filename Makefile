@@ -4,13 +4,14 @@
 # make lint     style, types, import contracts, words, tasks, migrations
 # make format   fix the style
 # make docs     the documentation as a site, in var/site; the server shows it at /docs/
-# make security known vulnerabilities of the requirements, and a bill of materials in var/sbom.json
+# make sbom     a bill of materials in var/sbom.json: the server's packages, and those that they need
+# make security the same, and their known vulnerabilities
 
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: run setup test lint format docs security
+.PHONY: run setup test lint format docs sbom security
 .SILENT:
 
 run: .venv-server
@@ -45,10 +46,16 @@ format: .venv-tests
 docs: .venv-tests
 	$(BIN)/mkdocs build --quiet --strict
 
-security: .venv-tests
+# An environment with the server's packages alone, in the versions that are tested.
+sbom: .venv-tests
 	mkdir -p var
-	$(BIN)/cyclonedx-py requirements requirements.txt --of JSON -o var/sbom.json
-	$(BIN)/pip-audit --strict --requirement requirements.txt --disable-pip --no-deps
+	$(BIN)/uv pip freeze --quiet --exclude-editable --python $(BIN)/python >var/installed.txt
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python var/server
+	$(BIN)/uv pip install --quiet --python var/server/bin/python --constraints var/installed.txt -r requirements.txt
+	$(BIN)/cyclonedx-py environment var/server/bin/python --of JSON -o var/sbom.json
+
+security: sbom
+	$(BIN)/pip-audit --strict --path var/server/lib/python3.*/site-packages
 
 # Both do nothing if the requirements have not changed.
 .PHONY: .venv-server .venv-tests
