@@ -227,7 +227,12 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """uvicorn stops: close the connection with 1012, at the time that the worker's drain gives it."""
-        if self._state is State.CONNECTING:
+        if self._state is State.CONNECTING and self._request is not None:
+            # It waits at the gate. pusher-js waits for 15 s after a refused handshake, and for 1 s after this code.
+            self._request = None
+            self.accept(None, ())
+            self.restart(returns=False)
+        elif self._state is State.CONNECTING:
             self.deny(503, [], b"")
         elif self._state is OPEN and self._shared.drain is not None:
             self._shared.drain.add(self, drain.address_of(self._transport))
