@@ -12,7 +12,7 @@ is refused. Only `channels` and `exp` are required.
 | `rights`   | see RIGHTS; without it `subscribe` and `history`                                                      |
 | `exp`      | Unix time at which the token, and what was begun with it, ends                                        |
 | `nbf`      | Unix time before which the token is refused                                                           |
-| `iat`      | Unix time of issue; needed beside `jti`, and by `sub` to outlive a termination of the user            |
+| `iat`      | Unix time of issue, not in the future; needed beside `jti`, and by `sub` to outlive a termination     |
 | `sub`      | the user: the token ends when the application terminates that user's connections                      |
 | `info`     | of the user, as a member of a presence channel                                                        |
 | `jti`      | the token's id, with which it is revoked (`fanfare.protocol.revocations`)                             |
@@ -41,6 +41,7 @@ ALGORITHM: Final = "HS256"
 MAX_BYTES: Final = 4_096  # per token: proxies refuse URLs of twice this size
 MAX_PATTERNS: Final = 100
 MAX_LIFE_S: Final = 30 * 86_400  # of a token with `jti`: a revocation is remembered for as long
+MAX_AHEAD_S: Final = 300  # of `iat`: the difference of two clocks
 LATEST: Final = 253_402_300_800  # Unix time: the end of the year 9999
 
 SUBSCRIBE: Final = "subscribe"
@@ -138,6 +139,12 @@ def verify(token: str, secrets: Sequence[str], now: float) -> Capability:
             f"The token is not valid before {capability.not_before - now:.0f} s from now. {_CLOCKS}.",
             reason="early_token",
         )
+    if capability.issued is not None and capability.issued > now + MAX_AHEAD_S:
+        # It would outlive its revocation, and a termination of its user.
+        raise refusals.InvalidToken(
+            f"The token's `iat` is {capability.issued - now:.0f} s ahead; {MAX_AHEAD_S} are allowed. {_CLOCKS}.",
+            reason="early_token",
+        )
     return capability
 
 
@@ -162,8 +169,8 @@ def _capability(claims: Any) -> Capability:
         raise refusals.InvalidToken("The token's claim `channels` is not a list of names.")
     if len(channels) > MAX_PATTERNS:
         raise refusals.InvalidToken(f"The token names {len(channels)} channels; {MAX_PATTERNS} are allowed.")
-    if user_id is not None and not isinstance(user_id, str):
-        raise refusals.InvalidToken("The token's claim `sub` is not a string.")
+    if user_id is not None and not _is_text(user_id):
+        raise refusals.InvalidToken("The token's claim `sub` is not a string without NUL and lone surrogates.")
     expires = _time(claims, "exp")
     issued = _time(claims, "iat") if "iat" in claims else None
     if token_id is not None:
@@ -178,6 +185,11 @@ def _capability(claims: Any) -> Capability:
         token_id,
         _info(claims.get("info")),
     )
+
+
+def _is_text(value: Any) -> bool:
+    """Whether the engines can store it: PostgreSQL stores no NUL, and a lone surrogate has no UTF-8 form."""
+    return isinstance(value, str) and "\0" not in value and not any("\ud800" <= one <= "\udfff" for one in value)
 
 
 def _check_token_id(token_id: Any, issued: float | None, expires: float) -> None:

@@ -28,6 +28,7 @@ COMMAND: Final = "capability.revoke"
 RECORD_PREFIX: Final = "#revoked-"  # and the token's id: the channel that keeps the record
 MESSAGE: Final = "The application revoked this token"
 RECHECK_S: Final = 10.0  # the longest pause between two checks of the tokens in use
+RECORD_S: Final = capabilities.MAX_LIFE_S + capabilities.MAX_AHEAD_S  # the longest that a token can be valid from now
 REMEMBERED: Final = 10_000  # answers of the engine in a worker, about 200 bytes each
 
 _TOKEN: Final = "jti"  # noqa: S105
@@ -52,14 +53,14 @@ def publications(app: str, token_id: str, *, expires: float | None, now: float) 
     """The entries to publish together, in this order: a client that reconnects because of the command finds the record.
     `expires`: Unix time at which the token ends; without it the record is kept for the longest life of a token.
     """
-    seconds = capabilities.MAX_LIFE_S if expires is None else max(1, int(expires - now) + 1)
+    seconds = RECORD_S if expires is None else max(1, int(expires - now) + 1)
     return [
         interface.Publication(
             app,
             RECORD_PREFIX + token_id,
             orjson.dumps({"at": now}),
             interface.Kind.MESSAGE,
-            retention=interface.Retention(termination.RECORDS, min(seconds, capabilities.MAX_LIFE_S)),
+            retention=interface.Retention(termination.RECORDS, min(seconds, RECORD_S)),
         ),
         interface.Publication(app, COMMAND, orjson.dumps({"jti": token_id, "exp": expires}), interface.Kind.CONTROL),
     ]

@@ -91,7 +91,7 @@ def test_token_is_revoked_by_itself_or_by_its_id(application: models.Application
         sent = [one for one in events._log.sent() if one.channel == revocations.RECORD_PREFIX + token.id]
     by_token, by_id = (one.retention.seconds for one in sent if one.retention)
     assert 0 < by_token <= 61
-    assert by_id == capabilities.MAX_LIFE_S
+    assert by_id == revocations.RECORD_S
     with pytest.raises(errors.InvalidName):
         revoke_capability(str(token) + "x", on_commit=False)
 

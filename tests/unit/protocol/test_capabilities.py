@@ -11,7 +11,7 @@ from typing import Any
 import jwt
 import pytest
 
-from fanfare.protocol import capabilities, refusals
+from fanfare.protocol import capabilities, refusals, revocations
 
 SECRET = "0123456789abcdef0123"  # as long as those that are generated
 NOW = 1_800_000_000.0
@@ -114,6 +114,8 @@ def test_expired_token_has_a_code_of_its_own() -> None:
         {"channels": [1], "exp": NOW + 60},
         {"channels": ["a"] * 101, "exp": NOW + 60},
         {"channels": ["a"], "exp": NOW + 60, "sub": 42},
+        {"channels": ["a"], "exp": NOW + 60, "sub": "4\0002"},
+        {"channels": ["a"], "exp": NOW + 60, "sub": "\ud800"},
         {"channels": ["a"], "exp": NOW + 60, "rights": "subscribe"},
         {"channels": ["a"], "exp": NOW + 60, "rights": ["admin"]},
         {"channels": ["a"], "exp": NOW + 60, "nbf": "soon"},
@@ -196,6 +198,15 @@ def test_rights_user_info_and_id_are_read_back() -> None:
         '{"name":"日本"}',
     )
     assert capabilities.verify(capabilities.sign(SECRET, written), (SECRET,), NOW) == written
+
+
+def test_token_of_the_future_could_outlive_its_revocation_and_is_refused() -> None:
+    latest = NOW + capabilities.MAX_AHEAD_S
+    claims = {"channels": ["a"], "jti": "one", "iat": latest, "exp": latest + capabilities.MAX_LIFE_S}
+    (record, _command) = revocations.publications("3", "one", expires=None, now=NOW)
+    assert record.retention is not None
+    assert NOW + record.retention.seconds >= capabilities.verify(by_hand(claims), (SECRET,), NOW).expires
+    assert reason(by_hand({**claims, "iat": latest + 1})) == "early_token"
 
 
 def test_early_and_expired_tokens_say_to_compare_the_clocks() -> None:
