@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -90,6 +92,27 @@ async def test_doctor_lists_a_refusal_with_its_sentence(four_workers: servers.Se
         found = run(four_workers, "doctor", "--url", four_workers.url("").rstrip("/"))
     [refusal] = [one for one in found["refusals"] if one.get("channel") == channel]
     assert "Invalid key" in refusal["text"]
+
+
+def test_status_is_good_until_a_worker_hangs_and_names_it(start: Callable[..., servers.Server]) -> None:
+    server = start("gunicorn")
+    status = ("status", "--url", server.url("").rstrip("/"))
+
+    def is_well() -> bool:
+        try:
+            return server.deployment.manage("fanfare", *status).strip() == "All is well. 4 of 4 workers answered."
+        except deployments.CommandFailed:  # a worker that starts is known before it answers
+            return False
+
+    waiting.until(is_well, 20, "all workers answer")
+    suspended = server.workers()[0]
+    os.kill(suspended, signal.SIGSTOP)
+    try:
+        with pytest.raises(deployments.CommandFailed, match=rf"BAD .* did not answer .*{suspended}\)") as failure:
+            server.deployment.manage("fanfare", *status)
+        assert "Something is wrong. 3 of 4 workers answered." in str(failure.value)
+    finally:
+        os.kill(suspended, signal.SIGCONT)
 
 
 def test_a_worker_that_does_not_answer_is_named(four_workers: servers.Server) -> None:

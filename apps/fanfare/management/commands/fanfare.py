@@ -15,7 +15,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from prometheus_client import parser as prometheus
 
 from fanfare import conf, errors
-from fanfare.console import client, filters
+from fanfare.console import client, filters, verdict
 from fanfare.engine import errors as engine_errors
 from fanfare.integration import history, presence, publishing, queries, target, tokens, users
 from fanfare.management import engine_moves
@@ -40,13 +40,18 @@ FILTERS = {
 
 class Command(BaseCommand):
     help = (
-        "Show live events, statistics, channels, members, histories and traces; publish an event; disconnect a user; "
-        "issue and revoke capability tokens."
+        "Say whether all is well; show live events, statistics, channels, members, histories and traces; publish an "
+        "event; disconnect a user; issue and revoke capability tokens."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         _add_common(parser, False, None)
         actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+        status = actions.add_parser(
+            "status", help="say whether all is well and what is not, as on the console's overview; exit with 1 if not"
+        )
+        _add_url(status)
 
         stats = actions.add_parser("stats", help="show the metrics of all workers, as on /metrics")
         stats.add_argument("--url", help="the address of a worker; by default FANFARE_HOST and FANFARE_PORT")
@@ -122,6 +127,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         actions: dict[str, Callable[[dict[str, Any]], tuple[Any, list[str]]]] = {
+            "status": self._status,
             "stats": self._stats,
             "tail": self._tail,
             "connections": self._connections,
@@ -147,6 +153,20 @@ class Command(BaseCommand):
                 self.stdout.write(json.dumps(value, ensure_ascii=False, default=str))
         elif lines:
             self.stdout.write("\n".join(lines))
+        if options["action"] == "status" and _is_bad(value):
+            sys.exit(1)
+
+    def _status(self, options: dict[str, Any]) -> tuple[Any, list[str]]:
+        value = next(client.Client(options["url"]).stream("overview"), None)
+        if value is None:
+            raise CommandError("The worker ended the connection before it answered.")
+        findings, answered = value["findings"], len(value["workers"])
+        head = "Something is wrong" if _is_bad(value) else "Something needs attention" if findings else "All is well"
+        of = _counted(value["expected"], "worker")
+        return value, [
+            f"{head}. {answered} of {of} answered.",
+            *(f"  {one['level'].upper():<4}  {one['text']}" for one in findings),
+        ]
 
     def _stats(self, options: dict[str, Any]) -> tuple[Any, list[str]]:
         if not options["live"]:
@@ -343,6 +363,10 @@ class Command(BaseCommand):
     def _revoke(self, options: dict[str, Any]) -> tuple[Any, list[str]]:
         tokens.revoke_capability(options["id"], expires=options["expires"], app=options["app"])
         return {"revoked": options["id"]}, [f"The token {options['id']} is refused from now on."]
+
+
+def _is_bad(snapshot: dict[str, Any]) -> bool:
+    return any(one["level"] == verdict.BAD for one in snapshot["findings"])
 
 
 def _add_common(parser: CommandParser, json_by_default: Any, app_by_default: Any) -> None:
