@@ -105,7 +105,9 @@ async def test_log_that_filled_its_small_disk_is_trimmed_and_takes_publications_
         await one.publish("news", b"after a restart")
 
 
-async def test_log_on_a_disk_that_another_program_filled_recovers(small_disk: Path) -> None:
+async def test_log_on_a_disk_that_another_program_filled_recovers(
+    small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with opened(small_disk) as one:
         await one.publish("news", b"1")
         filler = fill(small_disk)
@@ -115,6 +117,7 @@ async def test_log_on_a_disk_that_another_program_filled_recovers(small_disk: Pa
         log = one.engine._commits.log
         await one.until(lambda: log.space.free < MB, "the measurement of the full disk")
         assert log.space.limit < 0, "nothing of the log fits"
+        assert f"free space on the disk of {log.paths.folder}" in caplog.text
         filler.unlink()
         await until_acknowledged(one)
         await one.until(lambda: one.engine.health().ok, "health", within=10)

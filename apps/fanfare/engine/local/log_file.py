@@ -312,7 +312,9 @@ class LogFile:
             connection.execute(f"PRAGMA journal_size_limit={wal_bytes}")
         full = self.full = self.space.full()
         if full is not None and was_full is None:
-            logger.error("%s. Publications are refused until it was trimmed.", full)
+            is_disk = self.space.limit < self.space.configured
+            remedy = f"free space on the disk of {self.paths.folder}" if is_disk else "raise it, or shorten histories"
+            logger.error("%s. Publications are refused until old entries are trimmed: %s.", full, remedy)
         elif full is None and was_full is not None:
             logger.warning("The log has space again: it holds %d of %d bytes", self.space.used, self.space.limit)
 
