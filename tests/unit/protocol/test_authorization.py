@@ -83,7 +83,7 @@ def authorize(data: dict[str, Any], user: interface.Member | None = None) -> aut
 
 def with_token(user_id: str | None, info: str = "null") -> dict[str, Any]:
     rights = frozenset([capabilities.SUBSCRIBE, capabilities.PRESENCE])
-    capability = capabilities.Capability((CHANNEL,), NOW + 60, user_id, rights=rights, info=info)
+    capability = capabilities.Capability((CHANNEL,), NOW + 60, user_id, issued=NOW, rights=rights, info=info)
     return {"auth": capabilities.sign(fakes.APPLICATION.secret, capability)}
 
 
