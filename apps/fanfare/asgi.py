@@ -112,6 +112,7 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
         activity_timeout=options.ACTIVITY_TIMEOUT,
         max_subscriptions=options.MAX_SUBSCRIPTIONS,
         subscribes_per_second=options.SUBSCRIBES_PER_SECOND,
+        history_pages_per_second=options.HISTORY_PAGES_PER_SECOND,
         max_pending_bytes=options.PENDING_BYTES,
         addresses=AddressLimit(options.SOCKETS_PER_ADDRESS, "WebSockets"),
         resume=page_sessions.Options(options.RESUME_WINDOW, options.RESUME_ACK_SECONDS, options.MAX_RESUME_TOKENS),

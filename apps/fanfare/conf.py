@@ -396,6 +396,13 @@ class Connections:
         "further one is refused with 4301.",
         page="reference/limits.md",
     )
+    HISTORY_PAGES_PER_SECOND = Setting(
+        Integer(1, 10_000),
+        20,
+        "Pages of history that one connection reads per second, on average; five times as many may come at once. "
+        "Further ones wait.",
+        page="reference/limits.md",
+    )
     PENDING_BYTES = Setting(
         Integer(16_384, 16_777_216),
         65_536,

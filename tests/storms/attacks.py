@@ -30,6 +30,7 @@ SETTINGS: Final = {
     "FANFARE_SSE_STREAMS_PER_ADDRESS": "5",
     "FANFARE_SOCKETS_PER_ADDRESS": "120",
     "FANFARE_SUBSCRIBES_PER_SECOND": "30",
+    "FANFARE_HISTORY_PAGES_PER_SECOND": "5",
     "FANFARE_LOGIN_ATTEMPTS": "3",
 }
 HEAD: Final = b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n"
@@ -249,6 +250,32 @@ def many_subscribes(server: Limited) -> None:
         server.has_socket_frame(client, "more than 30 times at once; 30 subscribes a second are allowed")
 
 
+def joined(server: Limited, client: wire.Wire) -> None:
+    """Subscribe to `presence-demo`, which keeps its events."""
+    greeting = client.receive()
+    assert greeting is not None
+    socket_id = json.loads(json.loads(greeting.payload)["data"])["socket_id"]
+    member = json.dumps({"user_id": "attacker"})
+    auth = signing.subscription(server.application, socket_id, "presence-demo", member)
+    client.send(text("pusher:subscribe", data={"channel": "presence-demo", "auth": auth, "channel_data": member}))
+    server.has_socket_frame(client, "subscription_succeeded")
+
+
+def many_pages_of_history(server: Limited) -> None:
+    with server.websocket() as client:
+        joined(server, client)
+        for rid in range(27):
+            client.send(text("pusher:history", data={"channel": "presence-demo", "rid": rid}))
+            server.has_socket_frame(client, f'"rid\\":{rid},')
+
+
+def pages_of_history_at_once(server: Limited) -> None:
+    with server.websocket() as client:
+        joined(server, client)
+        client.send(*[text("pusher:history", data={"channel": "presence-demo"})] * 10)
+        server.has_socket_frame(client, "Another page of history is being read")
+
+
 def many_logins(server: Limited) -> None:
     head = b"POST /admin/login/ HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
     answers = [server.ask(head) for _ in range(5)]
@@ -317,6 +344,8 @@ ATTACKS: Final = {
         many_subscriptions, "20 subscriptions; 20 are allowed"
     ),
     "pusher.subscription_refused.too_many_subscribes": Attack(many_subscribes, "30 subscribes a second are allowed"),
+    "pusher.history_delayed": Attack(many_pages_of_history, "more than 25 pages at once, and 5 a second are allowed"),
+    "pusher.history_refused.busy": Attack(pages_of_history_at_once, ""),
     "http.refused.login_attempts": Attack(many_logins, "more than 3 attempts a minute"),
     "pusher.error.rate_limited": Attack(many_errors, ""),
     "pusher.slowed": Attack(flood, "read more slowly: more than 100 of its frames a second are refused"),

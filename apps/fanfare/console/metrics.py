@@ -86,6 +86,7 @@ COUNTERS: Final = (
     Family("http.refused.", "http_refusals", "HTTP requests that were refused for a limit, by reason.", "reason"),
     Family("http.evicted.", "http_evictions", "HTTP connections that were closed for a limit, by reason.", "reason"),
     Family("http.paused", "http_pauses", "Pauses in which a client that sends many small chunks is not read."),
+    Family("pusher.history_delayed", "history_delays", "History requests that waited, because others came before."),
     Family("pusher.", "protocol", "Other events of the protocol.", "event"),
     Family("console.", "console", "What happened to requests of the console.", "event"),
     Family("callbacks.", "callbacks", "Callbacks that raised an error.", "outcome"),

@@ -428,11 +428,20 @@ class Queries(Protocol):
         """The event of a cache channel."""
 
     def read(
-        self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
+        self,
+        app: str,
+        channel: str,
+        after: int,
+        limit: int,
+        *,
+        before: int | None = None,
+        newest_first: bool = False,
+        max_bytes: int | None = None,
     ) -> tuple[list[Entry], Position | None]:
         """Kept entries of a stream with offset > `after` and < `before`, and the stream's top.
 
-        The oldest of them first; with `newest_first` the newest.
+        The oldest of them first; with `newest_first` the newest. With `max_bytes`, the last one is the first with which
+        the bodies have more bytes.
         """
 
     def stream(self, app: str, channel: str, stream_id: str) -> Streamed | None:

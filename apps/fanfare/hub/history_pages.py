@@ -6,6 +6,7 @@ no longer kept.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,19 +16,22 @@ import orjson
 from fanfare.engine import interface
 
 LIMIT = 100  # events of a page by default
-MOST = 500  # of one page; with the largest events, a response has 50 MB
+MOST = 500  # of one page
+MAX_BYTES = 8_388_608  # of the events of a page over HTTP
 
 EPOCH_CHANGED = "epoch_changed"
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Events after one position and before another, both exclusive. At most `limit` events."""
+    """Events after one position and before another, both exclusive: at most `limit` events with `max_bytes` together. A
+    larger event has a page of its own."""
 
     after: interface.Position | None = None
     before: interface.Position | None = None
     limit: int = LIMIT
     newest_first: bool = True
+    max_bytes: int = MAX_BYTES
 
 
 class Event(NamedTuple):
@@ -60,19 +64,27 @@ async def read(engine: interface.Engine, app: str, channel: str, wanted: Range) 
     before = None if wanted.before is None else wanted.before.offset
     limit = wanted.limit + 1  # one more than returned, which shows whether there is a next page
     entries, top = await engine.ask(
-        lambda queries: queries.read(app, channel, after, limit, before=before, newest_first=wanted.newest_first)
+        lambda queries: queries.read(
+            *(app, channel, after, limit),
+            before=before,
+            newest_first=wanted.newest_first,
+            max_bytes=wanted.max_bytes,
+        )
     )
     return page(wanted, entries, top)
 
 
 def page(wanted: Range, entries: Sequence[interface.Entry], top: interface.Position | None) -> Page:
-    """A page from the result of `interface.Queries.read`, which has up to `wanted.limit` + 1 entries."""
+    """A page from the result of `interface.Queries.read`, which has one entry more than the page unless the page is
+    the last one. If the oldest event alone has more than `max_bytes`, an empty page follows its own."""
     asked = [position for position in (wanted.after, wanted.before) if position is not None]
     if any(top is None or position.epoch != top.epoch for position in asked):
         return Page((), top, reason=EPOCH_CHANGED)
-    shown = entries[: wanted.limit]
+    total = itertools.accumulate(len(entry.body) for entry in entries)
+    fitting = sum(bytes_ <= wanted.max_bytes for bytes_ in total)
+    shown = entries[: min(wanted.limit, max(fitting, 1))]
     events = tuple(_event(entry) for entry in shown if entry.is_message)
-    if top is None or len(entries) <= wanted.limit:
+    if top is None or (len(shown) == len(entries) and fitting == len(entries)):
         return Page(events, top)
     return Page(events, top, next=interface.Position(top.epoch, shown[-1].stream_offset))
 

@@ -270,7 +270,15 @@ class _Empty(interface.Queries):
         return None
 
     def read(
-        self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
+        self,
+        app: str,
+        channel: str,
+        after: int,
+        limit: int,
+        *,
+        before: int | None = None,
+        newest_first: bool = False,
+        max_bytes: int | None = None,
     ) -> tuple[list[interface.Entry], interface.Position | None]:
         return [], None
 

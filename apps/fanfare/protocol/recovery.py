@@ -17,7 +17,6 @@ from fanfare.hub import connections, history_pages
 from fanfare.protocol import ack_tracker, capabilities, names
 
 REWIND_BOUND = 2**53  # of a count and of seconds
-MAX_HISTORY_BYTES = 262_144  # of the events of a page; in the frame, the quotes in them are escaped once more
 
 # Reasons of this module; the others are the engine's.
 NOT_ENABLED = "not_enabled"  # the channel keeps no history
@@ -191,24 +190,13 @@ def stream_reset(channel: str, position: interface.Position | None, reason: str)
 
 
 def history_page(channel: str, rid: object, page: history_pages.Page) -> bytes:
-    """A page of a channel's history, the newest event first. `next`: the `before` of the following page.
-
-    It ends before MAX_HISTORY_BYTES: a larger frame would disconnect its client as a slow one. It has at least one
-    event.
-    """
-    items: list[orjson.Fragment] = []
-    size, last, following = 0, 0, page.next
+    """A page of a channel's history, the newest event first. `next`: the `before` of the following page."""
+    items = []
     for event in page.events:
         item = {"offset": event.offset, "event": event.event, "data": event.data}
-        encoded = orjson.dumps(item if event.user_id is None else {**item, "user_id": event.user_id})
-        size += len(encoded)
-        if items and size > MAX_HISTORY_BYTES and page.position is not None:
-            following = interface.Position(page.position.epoch, last)
-            break
-        items.append(orjson.Fragment(encoded))
-        last = event.offset
-    after = None if following is None else {"epoch": following.epoch, "offset": following.offset}
-    return _frame("pusher:history", channel, {"rid": rid, "items": items, "next": after})
+        items.append(item if event.user_id is None else {**item, "user_id": event.user_id})
+    following = None if page.next is None else {"epoch": page.next.epoch, "offset": page.next.offset}
+    return _frame("pusher:history", channel, {"rid": rid, "items": items, "next": following})
 
 
 def history_refused(channel: str, rid: object, message: str) -> bytes:

@@ -28,3 +28,9 @@ class TokenBucket:
     def give_back(self) -> None:
         """Undo the last `take`."""
         self._tokens += 1
+
+    def reserve(self, rate: float, burst: float, now: float) -> float:
+        """Take one token, which the bucket may not have yet. Returns the seconds until it has it."""
+        self._tokens = min(burst, self._tokens + (now - self._updated) * rate) - 1
+        self._updated = now
+        return max(0.0, -self._tokens / rate)

@@ -70,7 +70,15 @@ class Engine:
         return {member.user_id for member in self.joined.get(channel, [])}.intersection(user_ids)
 
     def read(
-        self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
+        self,
+        app: str,
+        channel: str,
+        after: int,
+        limit: int,
+        *,
+        before: int | None = None,
+        newest_first: bool = False,
+        max_bytes: int | None = None,
     ) -> tuple[list[interface.Entry], interface.Position | None]:
         self._ask(app)
         if channel not in self.kept:

@@ -181,6 +181,18 @@ class Conformance:
         entries, _ = await one.read("kept", 0, 2, before=4, newest_first=True)
         assert [entry.body for entry in entries] == [b"3", b"2"]
 
+    @pytest.mark.parametrize(("max_bytes", "count"), [(1, 1), (9, 1), (10, 2), (11, 2), (390, 40), (10_000, 40)])
+    @pytest.mark.parametrize("newest_first", [False, True])
+    async def test_read_ends_with_the_entry_that_exceeds_its_bytes(
+        self, hire: Hire, max_bytes: int, count: int, *, newest_first: bool
+    ) -> None:
+        one = await hire()
+        await one.publish("kept", *[b"%010d" % n for n in range(1, 41)], retention=KEPT)
+        entries, top = await one.read("kept", 0, 40, newest_first=newest_first, max_bytes=max_bytes)
+        offsets = range(40, 0, -1) if newest_first else range(1, 41)
+        assert [entry.offset for entry in entries] == list(offsets)[:count]
+        assert top is not None
+
     # -- recovery ------------------------------------------------------------------------------------------------------
 
     async def test_recovery_gives_exactly_the_missed_entries(self, hire: Hire) -> None:

@@ -114,6 +114,6 @@ async def _ask(worker: Worker) -> None:
     await worker.members("presence-c")
     await worker.members("presence-c", 2)
     await worker.cached("kept")
-    await worker.read("kept", 0, 10, newest_first=True)
+    await worker.read("kept", 0, 10, newest_first=True, max_bytes=10)
     with here.queries() as queries:
         queries.present(APP, "presence-c", ["ann", "bob"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -38,17 +39,19 @@ async def keep(log: interface.Engine, *numbers: int, size: int = 100) -> list[in
     return [receipt.position for receipt in receipts if receipt.position is not None]
 
 
-async def walk(log: interface.Engine, limit: int, *, newest_first: bool) -> list[list[int]]:
+async def walk(
+    log: interface.Engine, limit: int, *, newest_first: bool, max_bytes: int = history_pages.MAX_BYTES
+) -> list[list[int]]:
     """The offsets of all pages."""
     pages: list[list[int]] = []
-    wanted = history_pages.Range(limit=limit, newest_first=newest_first)
+    wanted = history_pages.Range(limit=limit, newest_first=newest_first, max_bytes=max_bytes)
     while True:
         page = await history_pages.read(log, APP, CHANNEL, wanted)
         pages.append([event.offset for event in page.events])
         if page.next is None:
             return pages
         end = {"before": page.next} if newest_first else {"after": page.next}
-        wanted = history_pages.Range(limit=limit, newest_first=newest_first, **end)
+        wanted = dataclasses.replace(wanted, **end)
 
 
 async def test_pages_hold_every_event_once_in_either_direction(log: interface.Engine) -> None:
@@ -56,6 +59,20 @@ async def test_pages_hold_every_event_once_in_either_direction(log: interface.En
     assert await walk(log, 3, newest_first=True) == [[7, 6, 5], [4, 3, 2], [1]]
     assert await walk(log, 3, newest_first=False) == [[1, 2, 3], [4, 5, 6], [7]]
     assert await walk(log, 7, newest_first=True) == [[7, 6, 5, 4, 3, 2, 1]]
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+async def test_page_ends_before_its_limit_of_bytes(log: interface.Engine, *, newest_first: bool) -> None:
+    await keep(log, *range(1, 6))
+    size = len(event_frames.event("n", CHANNEL, "1"))
+    expected = [[5, 4], [3, 2], [1]] if newest_first else [[1, 2], [3, 4], [5]]
+    assert await walk(log, 10, newest_first=newest_first, max_bytes=2 * size) == expected
+    assert await walk(log, 10, newest_first=newest_first, max_bytes=3 * size - 1) == expected
+
+
+async def test_event_above_the_limit_of_bytes_has_a_page_of_its_own(log: interface.Engine) -> None:
+    await keep(log, 1, 2)
+    assert await walk(log, 10, newest_first=True, max_bytes=1) == [[2], [1], []]
 
 
 async def test_event_is_returned_as_subscribers_got_it(log: interface.Engine) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from pathlib import Path
 
 import orjson
@@ -23,11 +25,11 @@ KEPT = rules.Rule("kept*", history_size=100, history_seconds=60)
 class Client:
     """A connected client of an application that keeps the history of `kept…`."""
 
-    def __init__(self, hub: hubs.Hub) -> None:
+    def __init__(self, hub: hubs.Hub, **options: object) -> None:
         application = registry.Application("1", "k", "s", rules=rules.Rules((KEPT,)))
         self.hub = hub
         self.writer = FakeWriter()
-        self.session = fakes.session(hub, application, self.writer)
+        self.session = fakes.session(hub, application, self.writer, **options)
         self.session.open()
 
     def send(self, event: str, **data: object) -> float:
@@ -57,7 +59,7 @@ class Client:
 
 
 @pytest.fixture
-async def client(tmp_path: Path):
+async def hub(tmp_path: Path):
     hub = hubs.Hub(engine.LocalEngine(tmp_path))
     await hub.start()
     await hub.publish(
@@ -66,8 +68,13 @@ async def client(tmp_path: Path):
             for n in range(1, 6)
         ]
     )
-    yield Client(hub)
+    yield hub
     await hub.stop()
+
+
+@pytest.fixture
+def client(hub: hubs.Hub) -> Client:
+    return Client(hub)
 
 
 async def test_subscriber_pages_back_through_the_history(client: Client) -> None:
@@ -120,6 +127,48 @@ async def test_flood_of_history_requests_is_read_more_slowly(client: Client) -> 
     await client.subscribe("kept")
     rests_s = [client.send("pusher:history", channel="kept", limit=1) for _ in range(2 * sessions.REFUSALS_PER_SECOND)]
     assert sessions.REST_S in rests_s
+
+
+async def test_pages_above_the_rate_wait_and_are_all_answered(hub: hubs.Hub, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    client = Client(hub, history_pages_per_second=20)
+    await client.subscribe("kept")
+    for number in range(20 * sessions.HISTORY_BURST_S):
+        client.send("pusher:history", channel="kept", limit=1)
+        await client.answer(number)
+    assert client.hub.counters["pusher.history_delayed"] == 0
+    tokens = client.session._history_tokens
+    assert tokens is not None
+    tokens.take(0, 0, time.monotonic())  # empty, however long the pages above took
+    client.send("pusher:history", channel="kept", limit=1, rid="late")
+    assert (await client.answer(20 * sessions.HISTORY_BURST_S))["rid"] == "late"
+    assert client.hub.counters["pusher.history_delayed"] == 1
+    assert "it has read more than 100 pages at once, and 20 a second are allowed" in caplog.text
+
+
+async def test_page_of_history_ends_before_its_limit_of_bytes(client: Client) -> None:
+    await client.subscribe("kept")
+    large = event_frames.event("n", "kept", "x" * (sessions.HISTORY_BYTES // 2))
+    await client.hub.publish([interface.Publication("1", "kept", large, retention=KEPT.retention)] * 2)
+    client.send("pusher:history", channel="kept")
+    page = await client.answer(0)
+    assert [item["offset"] for item in page["items"]] == [7]
+    client.send("pusher:history", channel="kept", before=page["next"])
+    assert [item["offset"] for item in (await client.answer(1))["items"]] == [6, 5, 4, 3, 2, 1]
+
+
+async def test_client_that_leaves_while_its_page_waits_gets_nothing(hub: hubs.Hub) -> None:
+    client = Client(hub, history_pages_per_second=1)
+    await client.subscribe("kept")
+    for number in range(sessions.HISTORY_BURST_S):
+        client.send("pusher:history", channel="kept", limit=1)
+        await client.answer(number)
+    client.send("pusher:history", channel="kept", limit=1)
+    waiting_read = client.session._history
+    assert waiting_read is not None
+    client.session.end()
+    await asyncio.wait([waiting_read])
+    assert waiting_read.cancelled()
 
 
 async def test_history_that_cannot_be_read_is_refused_and_logged(

@@ -176,23 +176,6 @@ def test_history_page_names_the_position_of_the_next_page() -> None:
     )
 
 
-@pytest.mark.parametrize(("kept", "shown"), [(3, 3), (20, 13), (1, 1)])
-def test_history_page_ends_before_its_limit_of_bytes(kept: int, shown: int) -> None:
-    events = tuple(history_pages.Event(100 - n, "e", "x" * 20_000, None) for n in range(kept))
-    page = history_pages.Page(events, interface.Position("E", 100))
-    data = orjson.loads(orjson.loads(recovery.history_page("c", "r", page))["data"])
-    assert [item["offset"] for item in data["items"]] == [100 - n for n in range(shown)]
-    assert data["next"] == (None if shown == kept else {"epoch": "E", "offset": 101 - shown})
-
-
-def test_history_page_has_at_least_one_event() -> None:
-    events = tuple(history_pages.Event(offset, "e", "x" * 300_000, None) for offset in (9, 8))
-    page = history_pages.Page(events, interface.Position("E", 9), next=interface.Position("E", 8))
-    data = orjson.loads(orjson.loads(recovery.history_page("c", "r", page))["data"])
-    assert [item["offset"] for item in data["items"]] == [9]
-    assert data["next"] == {"epoch": "E", "offset": 9}
-
-
 # -- repeated subscribes -----------------------------------------------------------------------------------------------
 
 

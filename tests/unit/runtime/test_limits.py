@@ -39,6 +39,12 @@ def test_lower_limit_holds_at_once() -> None:
     assert [bucket.take(1, 2, 0) for _ in range(3)] == [True, True, False]
 
 
+def test_reserved_token_is_there_after_the_delay() -> None:
+    bucket = TokenBucket(2, now=0)
+    assert [bucket.reserve(10, 2, now) for now in (0, 0, 0, 0.05)] == pytest.approx([0, 0, 0.1, 0.15])
+    assert bucket.reserve(10, 2, now=1_000_000) == 0
+
+
 def test_pauses_double_up_to_the_longest_and_vary_by_a_quarter() -> None:
     backoff = Backoff(first_s=1, longest_s=60)
     for doubled in (1, 2, 4, 8, 16, 32, 60, 60):

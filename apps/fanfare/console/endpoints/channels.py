@@ -39,7 +39,9 @@ async def channel(request: Request) -> Any:
     before = request.number("before", 0, most=2**60) or None
 
     def query(queries: interface.Queries) -> dict[str, Any]:
-        entries, top = queries.read(app.id, name, 0, HISTORY + 1, before=before, newest_first=True)
+        entries, top = queries.read(
+            *(app.id, name, 0, HISTORY + 1), before=before, newest_first=True, max_bytes=history_pages.MAX_BYTES
+        )
         counts = queries.channel(app.id, name)
         cached = queries.cached(app.id, name)
         members = queries.members(app.id, name, MEMBERS) if counts.users else []

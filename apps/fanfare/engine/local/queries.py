@@ -4,6 +4,7 @@ a delivery."""
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -16,11 +17,9 @@ _LAST_CHARACTER = "\U0010ffff"
 _VARIABLES = 500  # of one statement; SQLite allows 999 in its oldest versions
 
 _KEPT = (
-    f"SELECT {schema.ENTRY} FROM log WHERE app = ? AND channel = ? "  # noqa: S608
-    'AND "offset" > ? AND "offset" < ? AND created_ms >= ? ORDER BY "offset"'
+    "SELECT {} FROM log WHERE app = ? AND channel = ? "
+    'AND "offset" > ? AND "offset" < ? AND created_ms >= ? ORDER BY "offset" {} LIMIT ?'
 )
-_OLDEST = _KEPT + " LIMIT ?"
-_NEWEST = _KEPT + " DESC LIMIT ?"
 _OF_KINDS = f"SELECT {schema.ENTRY} FROM log WHERE id > ? AND id <= ? AND kind IN ({{}}) ORDER BY id LIMIT ?"  # noqa: S608
 _TOP_AND_LOG = f"SELECT {schema.TOP}, log_id FROM state"  # noqa: S608
 
@@ -97,7 +96,15 @@ class LogQueries(interface.Queries):
         return found
 
     def read(
-        self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
+        self,
+        app: str,
+        channel: str,
+        after: int,
+        limit: int,
+        *,
+        before: int | None = None,
+        newest_first: bool = False,
+        max_bytes: int | None = None,
     ) -> tuple[list[interface.Entry], interface.Position | None]:
         connection, now_ms = self._connect(), int(time.time() * 1000)
         with _snapshot(connection):  # the entries and the top agree
@@ -108,10 +115,13 @@ class LogQueries(interface.Queries):
                 return [], None
             epoch, top, size, seconds = rows[0]
             before = top + 1 if before is None else before
-            entries = connection.execute(
-                _NEWEST if newest_first else _OLDEST,
-                (app, channel, max(after, top - size), before, now_ms - seconds * 1000, limit),
-            ).fetchall()
+            order, span = "DESC" if newest_first else "ASC", (max(after, top - size), before, now_ms - seconds * 1000)
+            if max_bytes is not None:  # SQLite reads the length of a body without the body
+                sizes = connection.execute(_KEPT.format("LENGTH(body)", order), (app, channel, *span, limit)).fetchall()
+                total = itertools.accumulate(size for (size,) in sizes)
+                limit = min(limit, 1 + sum(bytes_ <= max_bytes for bytes_ in total))
+            statement = _KEPT.format(schema.ENTRY, order)
+            entries = connection.execute(statement, (app, channel, *span, limit)).fetchall()
         return [interface.Entry._make(row) for row in entries], interface.Position(epoch, top)
 
     def stream(self, app: str, channel: str, stream_id: str) -> interface.Streamed | None:

@@ -165,19 +165,29 @@ class Queries(interface.Queries):
         return [interface.StreamName._make(row) for row in rows]
 
     def read(
-        self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
+        self,
+        app: str,
+        channel: str,
+        after: int,
+        limit: int,
+        *,
+        before: int | None = None,
+        newest_first: bool = False,
+        max_bytes: int | None = None,
     ) -> tuple[list[interface.Entry], interface.Position | None]:
         order = "DESC" if newest_first else "ASC"
         rows = self._ask(
             f'SELECT s.epoch, s."offset", {COLUMNS} FROM {{0}}.streams s LEFT JOIN LATERAL ('
-            'SELECT * FROM {0}.log l WHERE l.app = s.app AND l.channel = s.channel AND l."offset" > %s '
+            f'SELECT *, SUM(octet_length(body)) OVER (ORDER BY "offset" {order}) - octet_length(body) AS earlier '
+            'FROM {0}.log l WHERE l.app = s.app AND l.channel = s.channel AND l."offset" > %s '
             'AND l."offset" > s."offset" - s.size AND l."offset" < COALESCE(%s, s."offset" + 1) '
             "AND l.created >= clock_timestamp() - s.seconds * interval '1 second' "
-            f'ORDER BY l."offset" {order} LIMIT %s) l ON true WHERE s.app = %s AND s.channel = %s '
-            f'ORDER BY l."offset" {order}',
+            f'ORDER BY l."offset" {order} LIMIT %s) l ON l.earlier <= COALESCE(%s::bigint, l.earlier) '
+            f'WHERE s.app = %s AND s.channel = %s ORDER BY l."offset" {order}',
             after,
             before,
             limit,
+            max_bytes,
             app,
             channel,
         )

@@ -338,7 +338,15 @@ class Queries(interface.Queries):
         return found
 
     def read(
-        self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
+        self,
+        app: str,
+        channel: str,
+        after: int,
+        limit: int,
+        *,
+        before: int | None = None,
+        newest_first: bool = False,
+        max_bytes: int | None = None,
     ) -> tuple[list[interface.Entry], interface.Position | None]:
         found = self._store.run(
             self._client,
@@ -349,6 +357,7 @@ class Queries(interface.Queries):
             before or 0,
             limit,
             int(newest_first),
+            max_bytes or 0,
         )
         if not found:
             return [], None

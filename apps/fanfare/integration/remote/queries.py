@@ -56,7 +56,15 @@ class RemoteQueries(interface.Queries):
         return interface.Streamed(stream_id, receipt.state, receipt.seq, receipt.size, b"{}", parts)
 
     def read(
-        self, app: str, channel: str, after: int, limit: int, *, before: int | None = None, newest_first: bool = False
+        self,
+        app: str,
+        channel: str,
+        after: int,
+        limit: int,
+        *,
+        before: int | None = None,
+        newest_first: bool = False,
+        max_bytes: int | None = None,
     ) -> tuple[list[interface.Entry], interface.Position | None]:
         """Supports only `newest_first` without `after`, as `history.events` calls it."""
         entries: list[interface.Entry] = []

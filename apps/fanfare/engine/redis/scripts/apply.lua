@@ -249,10 +249,6 @@ local function entries_of(stream, after, count)
     return found
 end
 
-local function body_size(entry)
-    return #entry - 31 - struct.unpack('>I2', entry, 30)
-end
-
 -- {epoch, top offset, reason or '', entries to recover, their first part}
 local function recover(id, epoch, after, max_entries, max_bytes, continued, rewind_count, rewind_seconds)
     local head = redis.call('HMGET', P .. 'h:' .. id, 'e', 'o', 't')

@@ -66,6 +66,10 @@ local function epoch_of(birth)
     return moved_in == generation and epoch or generation .. epoch
 end
 
+local function body_size(entry)
+    return #entry - 31 - struct.unpack('>I2', entry, 30)
+end
+
 -- Refuses all calls while the log is moved to another store, and afterwards.
 local function refuse_moved(moved)
     local till, mark = string.match(moved, '^(%d+) (.*)$')
