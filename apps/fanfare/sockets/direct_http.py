@@ -76,7 +76,7 @@ def _head(lines: bytes) -> _Head | None:
         elif name in _OTHERS or (name == b"connection" and value.lower() != b"keep-alive"):
             return None
         fields.append((name, value))
-    if not length or not any(name == b"host" for name, _ in fields):
+    if not length or [name for name, _ in fields].count(b"host") != 1:
         return None
     return _Head(tuple(fields), length)
 

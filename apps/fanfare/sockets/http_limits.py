@@ -21,7 +21,7 @@ import logging
 import resource
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -356,6 +356,13 @@ def _check_headers(headers: int, limits: HttpLimits) -> None:
         )
 
 
+def _check_host(version: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """RFC 9112 §3.2. h11 checks it itself."""
+    hosts = sum(name == b"host" for name, _ in headers)
+    if hosts > 1 or (hosts == 0 and version == "1.1"):
+        raise RequestRefused(400, "invalid", f"The request has {hosts} Host headers; it must have one.")
+
+
 def _head_too_large(head_bytes: int, limits: HttpLimits) -> RequestRefused:
     return RequestRefused(
         431,
@@ -399,6 +406,7 @@ class LimitedHttpTools(_Limited, HttpToolsProtocol):
             exact = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if exact > self._limits.head_bytes:
                 raise _head_too_large(exact, self._limits)
+        _check_host(self.parser.get_http_version(), self.headers)
         self._head_bytes = 0
         self.gate.served(self)
         super().on_headers_complete()

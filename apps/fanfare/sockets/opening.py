@@ -36,7 +36,8 @@ def upgrade(data: bytes, *, line_bytes: int, head_bytes: int, headers: int) -> h
     names = [name for name, _ in fields]
     if len(names) > headers or not _BODY.isdisjoint(names):
         return None
-    if names.count(b"connection") != 1 or names.count(b"upgrade") != 1:  # uvicorn uses the last ones
+    # uvicorn uses the last ones, and refuses a request without one host.
+    if any(names.count(name) != 1 for name in (b"host", b"connection", b"upgrade")):
         return None
     values = dict(fields)
     tokens = [token.strip() for token in values[b"connection"].lower().split(b",")]

@@ -27,6 +27,10 @@ PARSERS = {"httptools": HttpToolsProtocol, "h11": H11Protocol}
 LIMITS = http_limits.HttpLimits(line_bytes=4_000, head_bytes=8_000, headers=40, head_seconds=1.0, waiting=10)
 HEAD = b"GET / HTTP/1.1\r\nhost: x\r\n"
 OK = b"HTTP/1.1 200 OK\r\n"
+UPGRADE = (
+    b"connection: upgrade\r\nupgrade: websocket\r\n"
+    b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+)
 
 Serve = Callable[..., Hosted]
 
@@ -171,6 +175,21 @@ def test_complete_head_over_a_limit_is_refused(serve: Counting, head: bytes, exp
         answered = read_all(client)
     assert status(answered) == expected
     assert b"are allowed" in answered
+
+
+@pytest.mark.parametrize("end", [b"\r\n", UPGRADE + b"\r\n"])
+@pytest.mark.parametrize("hosts", [0, 2])
+def test_request_without_exactly_one_host_gets_400(serve: Counting, hosts: int, end: bytes) -> None:
+    with open_client(serve()) as client:
+        client.sendall(b"GET / HTTP/1.1\r\n" + b"host: x\r\n" * hosts + end)
+        assert status(read_all(client)) == 400
+    assert serve.counters["http.refused.invalid"] == 1
+
+
+def test_request_of_http_1_0_needs_no_host(serve: Counting) -> None:
+    with open_client(serve()) as client:
+        client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        assert status(read_all(client)) == 200
 
 
 def test_head_within_the_limits_is_served(serve: Counting) -> None:
