@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import stat
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,6 +41,27 @@ def data_folder_is_local(app_configs: Sequence[AppConfig] | None, **_: Any) -> l
 def limits_of_the_machine(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.CheckMessage]:
     found = {"fanfare.W001": machine_limits.open_files(), "fanfare.W012": machine_limits.queue()}
     return [checks.Warning(one[0], hint=one[1], id=name) for name, one in found.items() if one is not None]
+
+
+@checks.register(checks.Tags.security, deploy=True)
+def data_folder_is_private(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[checks.CheckMessage]:
+    """A folder that existed keeps its mode, and SQLite makes its files readable by all users."""
+    folder = conf.settings.DATA_DIR
+    try:
+        is_open = folder.stat().st_mode & stat.S_IXOTH
+        found = [file.name for file in sorted(folder.glob("*.sqlite3")) if file.stat().st_mode & stat.S_IROTH]
+    except OSError:
+        return []
+    if not is_open or not found:
+        return []
+    return [
+        checks.Warning(
+            f"Other users of this machine can read {found[0]!r} in FANFARE_DATA_DIR {str(folder)!r}, which may contain "
+            "the applications' secrets.",
+            hint=f"chmod o-rwx {folder}",
+            id="fanfare.W013",
+        )
+    ]
 
 
 @checks.register

@@ -46,6 +46,20 @@ def test_low_limit_of_open_files_is_a_warning(monkeypatch, limit, found):
     assert ids(checks.limits_of_the_machine(None)) == found
 
 
+@pytest.mark.parametrize(
+    ("folder", "file", "is_warned"), [(0o755, 0o644, True), (0o750, 0o644, False), (0o755, 0o640, False)]
+)
+def test_database_that_other_users_can_read_is_a_warning(tmp_path, monkeypatch, settings, folder, file, is_warned):
+    monkeypatch.delenv("FANFARE_DATA_DIR")
+    settings.FANFARE = {"DATA_DIR": str(tmp_path)}
+    assert checks.data_folder_is_private(None) == []
+    database = tmp_path / "db.sqlite3"
+    database.touch()
+    database.chmod(file)
+    tmp_path.chmod(folder)
+    assert ids(checks.data_folder_is_private(None)) == ["fanfare.W013"] * is_warned
+
+
 @pytest.mark.parametrize(("length", "is_warned"), [("128\n", True), ("4096\n", False), ("", False)])
 def test_short_queue_of_new_connections_is_a_warning(tmp_path, length, is_warned):
     file = tmp_path / "somaxconn"
