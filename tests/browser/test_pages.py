@@ -83,6 +83,27 @@ def test_snippet_of_htmx_loads_the_list_again_at_each_event(debug: servers.Serve
     expect(reader.locator("ul li")).to_have_text("2")
 
 
+MOUNT = """
+import { StrictMode } from "react";
+import { createRoot } from "react-dom/client";
+createRoot(document.querySelector("main")).render(<StrictMode><Orders /></StrictMode>);
+window.pusher = pusher;
+"""
+
+
+def test_snippet_of_react_lists_the_orders(debug: servers.Server, window: OpenWindow) -> None:
+    page, reader = landing(window, debug), window()
+    with pusherjs.Runtime() as runtime:
+        script = runtime.bundle(snippet(page, "React") + MOUNT)
+    reader.goto(debug.url("/static/fanfare/site.css"))
+    reader.set_content("<!doctype html><main></main>")
+    reader.add_script_tag(content=script)
+    reader.wait_for_function("window.pusher?.channel('orders')?.subscribed")
+    for number in (41, 42):
+        calls.publish(debug, "orders", "created", f'{{"id": {number}}}')
+    expect(reader.locator("li")).to_have_text(["Order 41", "Order 42"])
+
+
 def has_logged(reader: Page, logged: list[str], count: int) -> bool:
     reader.evaluate("0")  # lets Playwright call the listener
     return logged.count("order 42") == count

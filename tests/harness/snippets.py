@@ -6,6 +6,7 @@ Only the placeholders are replaced: the credentials, the host, the port and the 
 from __future__ import annotations
 
 import contextlib
+import html
 import re
 import ssl
 import subprocess
@@ -82,3 +83,9 @@ def section(title: str) -> tuple[list[str], dict[str, str]]:
     return re.findall(r"^```\w+\n(.*?)^```$", text, re.MULTILINE | re.DOTALL), {
         pair[1]: pair[2] for pair in pairs if pair
     }
+
+
+def of_landing(page: str, tab: str) -> str:
+    """A snippet of the landing page, from the page's HTML."""
+    (code,) = re.findall(rf'data-tab="{tab}">.*?<code>(.*?)</code>', page, re.DOTALL)
+    return html.unescape(re.sub(r"<[^>]*>", "", code))

@@ -59,7 +59,7 @@ def test_javascript_of_every_page_parses() -> None:
 WHOLE = {
     "docs/tutorial/first-steps.md": "tests/browser/test_tutorial.py",
     "docs/how-to/existing-project.md": "tests/browser/test_existing_project.py",
-    "docs/how-to/frontends.md": "tests/browser/test_htmx_snippet.py",
+    "docs/how-to/frontends.md": "tests/browser/test_frontend_snippets.py",
     "docs/how-to/point-sdks.md": "tests/browser/test_sdk_snippets.py",
 }
 # A page and a part of a block, as `pages.snippet` and its like take them.

@@ -12,12 +12,13 @@ from django.http import HttpRequest, HttpResponse
 from django.test import Client
 from django.urls import clear_url_caches, include, path
 
-from fanfare import testing
+from fanfare import errors, testing
 from fanfare import urls as fanfare_urls
-from fanfare.applications import models
+from fanfare.applications import models, registry
 from fanfare.engine import current
-from fanfare.integration import target
+from fanfare.integration import rules, target
 from myproject import urls
+from tests.harness import snippets
 from tests.unit.applications import fakes
 
 
@@ -62,6 +63,23 @@ def test_with_debug_the_snippets_can_be_pasted(
     for value in ("the-key", '"localhost"', "8123", "forceTLS: false"):
         assert value in text.replace("&quot;", '"')
     assert "YOUR_" not in text
+
+
+def test_rules_of_the_snippet_admit_the_customer_and_the_team(
+    client: Client, db: None, django_user_model: Any, rf: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "registered", rules.RuleSet())
+    code = snippets.of_landing(client.get("/docs/start/").content.decode(), "Rules")
+    exec(compile(code, "channels.py", "exec", dont_inherit=True), {"__name__": "guide"})
+    ann, bob = (django_user_model.objects.create(username=name) for name in ("ann", "bob"))
+    ann.groups.create(name="kitchen")
+    request = rf.post("/pusher/auth")
+    for channel in (f"private-orders-{ann.pk}", "presence-team-kitchen"):
+        request.user = ann
+        rules.authorize(request, channel, registry.Limits())
+        request.user = bob
+        with pytest.raises(errors.AccessRefused):
+            rules.authorize(request, channel, registry.Limits())
 
 
 DEVELOPER = {"REMOTE_ADDR": "127.0.0.1", "HTTP_HOST": "localhost:8000"}
