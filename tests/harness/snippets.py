@@ -10,7 +10,8 @@ import html
 import re
 import ssl
 import subprocess
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tests.harness import parts, proxies, servers
@@ -72,6 +73,16 @@ def behind_tls(server: servers.Server, folder: Path) -> Iterator[Address]:
         yield Address(server, proxy.port, certificate)
 
 
+Addresses = Mapping[str, Address]  # by their description: "with TLS", "without TLS"
+
+
+@contextlib.contextmanager
+def addresses(server: servers.Server, folder: Path) -> Iterator[Addresses]:
+    """Both addresses of a server, whose certificate is in `folder`."""
+    with behind_tls(server, folder) as tls:
+        yield {"with TLS": tls, "without TLS": Address(server, server.port, None)}
+
+
 def section(title: str) -> tuple[list[str], dict[str, str]]:
     """The code blocks below a heading of the page, and the changes for servers without TLS, as values by name."""
     _, _, rest = PAGE.read_text(encoding="utf-8").partition(f"\n### {title}\n")
@@ -83,6 +94,12 @@ def section(title: str) -> tuple[list[str], dict[str, str]]:
     return re.findall(r"^```\w+\n(.*?)^```$", text, re.MULTILINE | re.DOTALL), {
         pair[1]: pair[2] for pair in pairs if pair
     }
+
+
+def landing_page(server: servers.Server) -> str:
+    """The HTML of a server's landing page; with DEBUG, its snippets have the server's values."""
+    with urllib.request.urlopen(server.url("/")) as answer:
+        return str(answer.read().decode())
 
 
 def of_landing(page: str, tab: str) -> str:

@@ -16,8 +16,7 @@ import pytest
 
 from tests.harness import pusherjs, sdk, servers, snippets
 from tests.harness.snippets import Address, section
-from tests.sdks import __main__ as java
-from tests.sdks import backends
+from tests.sdks import backends, java
 from tests.unit.docs import pages
 
 Name = Callable[[str], str]

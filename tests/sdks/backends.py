@@ -1,4 +1,4 @@
-"""The server snippets for Go, PHP and Ruby: each is a program that publishes, and a client receives the event."""
+"""The code for Go, PHP and Ruby: each snippet is a program that publishes, and a client receives the event."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Program(NamedTuple):
     folder: Path
 
 
-def go(code: str, folder: Path, authority: Path | None, _autoload: str) -> Program:
+def go(code: str, folder: Path, authority: Path | None, _autoload: Path) -> Program:
     shutil.copytree(FOLDER / "go", folder, dirs_exist_ok=True)
     imports = 'import (\n"fmt"\n"os"\n"github.com/pusher/pusher-http-go/v5"\n)\n'
     report = "if err != nil {\nfmt.Println(err)\nos.Exit(1)\n}\n"
@@ -30,13 +30,15 @@ def go(code: str, folder: Path, authority: Path | None, _autoload: str) -> Progr
     return Program(["go", "run", "."], {} if authority is None else {"SSL_CERT_FILE": str(authority)}, folder)
 
 
-def php(code: str, folder: Path, authority: Path | None, autoload: str) -> Program:
-    (folder / "publish.php").write_text(f"<?php\nrequire '{autoload}';\n{code}")
+def php(code: str, folder: Path, authority: Path | None, autoload: Path) -> Program:
+    if "<?php" not in code:
+        code = f'<?php\nrequire "vendor/autoload.php";\n{code}'
+    (folder / "publish.php").write_text(code.replace("vendor/autoload.php", str(autoload)))
     trust = [] if authority is None else ["-d", f"curl.cainfo={authority}"]
     return Program(["php", *trust, "publish.php"], {}, folder)
 
 
-def ruby(code: str, folder: Path, authority: Path | None, _autoload: str) -> Program:
+def ruby(code: str, folder: Path, authority: Path | None, _autoload: Path) -> Program:
     (folder / "publish.rb").write_text(f'require "pusher"\n{code}')
     return Program(["ruby", "publish.rb"], {} if authority is None else {"SSL_CERT_FILE": str(authority)}, folder)
 
@@ -45,16 +47,20 @@ LANGUAGES = {"go": ("Go", go), "php": ("PHP", php), "ruby": ("Ruby", ruby)}
 
 
 def check(
-    languages: Sequence[str], addresses: Mapping[str, snippets.Address], folder: Path, autoload: str
+    languages: Sequence[str], addresses: snippets.Addresses, folder: Path, autoload: Path
 ) -> Iterator[tuple[str, bool]]:
-    """What works, and what does not. `addresses`: by their description."""
+    """What works, and what does not, with the addresses of a server with DEBUG."""
+    plain = addresses["without TLS"]
     for language in languages:
         title, program = LANGUAGES[language]
         (code,), changes = snippets.section(title)
-        for words, address in addresses.items():
+        programs = {words: (address, address.fill_in(code, changes)) for words, address in addresses.items()}
+        if language == "php":
+            programs["of the landing page"] = plain, snippets.of_landing(snippets.landing_page(plain.server), "PHP")
+        for words, (address, filled_in) in programs.items():
             place = folder / f"{language} {words}"
             place.mkdir()
-            made = program(address.fill_in(code, changes), place, address.authority, autoload)
+            made = program(filled_in, place, address.authority, autoload)
             yield f"{title} server {words}", asyncio.run(_delivers(made, address.server))
 
 

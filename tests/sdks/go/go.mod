@@ -1,6 +1,6 @@
 module snippet
 
-go 1.21
+go 1.19
 
 require (
 	github.com/pusher/pusher-http-go/v5 v5.1.1 // indirect
