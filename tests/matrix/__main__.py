@@ -4,7 +4,7 @@ Tests that start PostgreSQL are left out, and the one that compares the environm
 
 python -m tests.matrix
 python -m tests.matrix --python 3.13 --django 5.2 -- tests/unit/protocol
-python -m tests.matrix --keep var/matrix -- tests/unit/hub    # environments that the next run uses again
+python -m tests.matrix --keep var/matrix -- tests/unit/hub    # environments that the next run uses again, and outputs
 """
 
 from __future__ import annotations
@@ -66,25 +66,28 @@ def run(python: str, django: str, folder: Path, tests: list[str]) -> str:
     wanted.write_text("\n".join(one for one in lines if not one.startswith(("django==", "-r "))))
     if fault := install(python, django, wanted, environment):
         return fault
-    done = subprocess.run(
-        [str(inside), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", CHOSEN, *tests],
-        cwd=deployments.REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    output = folder / "output"
+    with output.open("w", encoding="utf-8") as file:
+        subprocess.run(
+            [str(inside), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", CHOSEN, *tests],
+            cwd=deployments.REPOSITORY,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    lines = output.read_text(encoding="utf-8", errors="replace").splitlines()
     version = subprocess.run(
         [str(inside), "-c", "import django; print(django.__version__)"], capture_output=True, text=True, check=True
     )
-    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return "\n    ".join([f"Django {version.stdout.strip()}: {done.stdout.strip().splitlines()[-1]}", *failed[:10]])
+    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+    return "\n    ".join([f"Django {version.stdout.strip()}: {lines[-1]}", *failed[:10]])
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.matrix")
     parser.add_argument("--python", action="append", choices=PYTHONS)
     parser.add_argument("--django", action="append", choices=sorted(DJANGOS))
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the environments there, and use them again")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the environments and outputs there")
     parser.add_argument("tests", nargs="*", default=list(TESTS))
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
