@@ -205,6 +205,14 @@ class TestOneApplication:
         page = text(admin_client.get(reverse(CHANGE, args=[shop.pk])))
         assert "<summary>Show</summary><code data-copy>shop-secret</code></details>" in page
 
+    @pytest.mark.parametrize("field", ["secret", "previous_secret", "webhooks__headers", "webhooks__url"])
+    def test_viewer_does_not_find_secrets_with_a_filter_of_the_list(
+        self, viewer: Client, shop: Application, field: str
+    ) -> None:
+        """A list that is filtered by `secret__startswith` would answer a guess of one character after the other."""
+        for lookup in ("startswith", "contains", "regex"):
+            assert viewer.get(reverse(LIST), {f"{field}__{lookup}": "a"}).status_code == 400
+
     def test_viewer_does_not_see_the_secret(self, viewer: Client, shop: Application) -> None:
         response = viewer.get(reverse(CHANGE, args=[shop.pk]))
         assert response.status_code == 200
@@ -306,11 +314,11 @@ class TestWebhooks:
         assert sentence in text(response)
         assert not WebhookEndpoint.objects.exists()
 
-    def test_viewer_does_not_see_the_headers(self, viewer: Client, shop: Application) -> None:
-        shop.webhooks.create(url="https://example.com/hook", headers={"Authorization": "hunter2"})
+    def test_viewer_does_not_see_the_headers_and_the_query_of_the_url(self, viewer: Client, shop: Application) -> None:
+        shop.webhooks.create(url="https://example.com/hook?token=hunter3", headers={"Authorization": "hunter2"})
         page = text(viewer.get(reverse(CHANGE, args=[shop.pk])))
-        assert "https://example.com/hook" in page
-        assert "hunter2" not in page
+        assert "https://example.com/hook?token=…" in page
+        assert "hunter" not in page
 
     def test_rows_of_a_declared_application_are_read_only(self, admin_client: Client, declared: Application) -> None:
         declared.webhooks.create(url="https://example.com/hook")

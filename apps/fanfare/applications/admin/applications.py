@@ -142,6 +142,12 @@ class ApplicationAdmin(ModelAdmin):
             return False
         return super().has_delete_permission(request, obj)
 
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        """Django lets the list be filtered by any field. `?secret__startswith=` would tell a user with the view
+        permission alone the secret, one character after the other."""
+        is_secret = lookup.partition("__")[0] in ("secret", "previous_secret")
+        return not is_secret and super().lookup_allowed(lookup, value, request)
+
     # -- confirmation pages --------------------------------------------------------------------------------------------
 
     def get_urls(self) -> list[URLPattern]:

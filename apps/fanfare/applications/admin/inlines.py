@@ -132,10 +132,14 @@ class WebhookInline(FollowsDeclaration, EndpointInline):
     form = WebhookEndpointForm
     extra = 0
 
+    readonly_fields = ("masked_url",)
+
     def get_fields(self, request: HttpRequest, obj: models.Application | None = None) -> tuple[str, ...]:
-        fields = ("url", "enabled", "event_types", "channel_prefix", "batching")
-        # Headers may contain a token, so a user with the view permission alone does not see them.
-        return (*fields, "headers") if super().has_change_permission(request, obj) else fields
+        fields = ("enabled", "event_types", "channel_prefix", "batching")
+        # Headers, and the query of the URL, may contain a token: a user with the view permission alone does not see it.
+        if super().has_change_permission(request, obj):
+            return ("url", *fields, "headers")
+        return ("url" if super().has_add_permission(request, obj) else "masked_url", *fields)
 
     def formfield_for_dbfield(
         self, db_field: Field[Any, Any], request: HttpRequest, **kwargs: Any
