@@ -433,6 +433,7 @@ TABLE: dict[tuple[str, str], tuple[str, str]] = {
         "unit/sockets/test_protocol.py::test_message_that_asgi_does_not_allow_raises_in_the_application",
     ),
     ("sockets/protocol.py", "shared.tasks.discard"): (LOOP, "it cannot raise"),
+    ("sockets/protocol.py", "self._end_turn"): (LOOP, "it cannot raise"),
     ("sockets/protocol.py", "self._read"): (CLIENT, "fanfare.sockets.protocol:WebSocketProtocol._handle"),
     ("sockets/protocol.py", "self._listener.end"): (LOOP, "fanfare.protocol.sessions:Session.end"),
     ("sockets/protocol.py", "callback or self.abort"): (LOOP, "the client's connection ends at its next byte"),

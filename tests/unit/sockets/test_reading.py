@@ -85,12 +85,12 @@ class Listener:
 class Connection:
     """One in the test's own loop. `listener`: None leaves it to an application that waits for `self.may_go`."""
 
-    def __init__(self, listener: Listener | None = None, **options: Any) -> None:
+    def __init__(self, listener: Listener | None = None, *, state: ServerState | None = None, **options: Any) -> None:
         self.listener = listener
         self.received: list[Any] = []
         self.may_receive = asyncio.Semaphore(0)
         self.transport = Transport()
-        self.state = ServerState()
+        self.state = state or ServerState()
         config = uvicorn.Config(self._application, interface="asgi3", log_config=None, **options)
         config.load()
         self.protocol = protocol.WebSocketProtocol(config, self.state, {})
@@ -132,6 +132,12 @@ async def turns(count: int) -> None:
         await asyncio.sleep(0)
 
 
+@pytest.fixture(autouse=True)
+def _no_turn_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However busy the machine is."""
+    monkeypatch.setattr(protocol, "TURN_S", float("inf"))
+
+
 FLOODS = {
     "messages": [WireFrame(TEXT, b"x")] * 1_000,
     "empty fragments": [WireFrame(TEXT, b"", fin=False)] + [WireFrame(CONTINUATION, b"", fin=False)] * 999,
@@ -170,6 +176,42 @@ async def test_flood_of_frames_is_read_with_pauses_and_counted(flood: list[WireF
     pauses = len(flood) // protocol.FRAMES_PER_TURN
     assert loop.time() - begun_s >= pauses * protocol.PAUSE_S
     assert counted == ["sockets.paused"] * pauses
+    await connection.lost()
+
+
+async def test_clients_share_the_time_of_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = [str(number) for number in range(20)]
+    flood = [WireFrame(TEXT, text.encode()) for text in sent]
+    state = ServerState()
+    first = await Connection(one := Listener(), state=state).opened()
+    first.listener = other = Listener()  # of the next connection: a server has one application
+    second = await Connection(state=state).opened()
+    counted: list[str] = []
+    first.protocol._shared.count = counted.append
+    monkeypatch.setattr(protocol, "TURN_S", 0.0)
+    first.feed(*flood)
+    begun = len(one.calls)
+    second.feed(*flood)
+    assert begun < len(flood)
+    assert other.calls == sent[:2]
+    assert not first.transport.reading
+    assert not second.transport.reading
+    while not (first.transport.reading and second.transport.reading):
+        await asyncio.sleep(0.001)
+    assert one.calls == other.calls == sent
+    assert counted == []
+    first.protocol.connection_lost(None)
+    await second.lost()
+
+
+async def test_next_turn_has_time_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = await Connection(Listener()).opened()
+    shared = connection.protocol._shared
+    monkeypatch.setattr(protocol, "TURN_S", 0.0)
+    assert not shared.is_turn_long()
+    assert shared.is_turn_long()
+    await turns(2)
+    assert not shared.is_turn_long()
     await connection.lost()
 
 
