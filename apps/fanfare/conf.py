@@ -373,8 +373,9 @@ class Connections:
     ACCEPT_RATE = Setting(
         Integer(0, 100_000),
         500,
-        "WebSockets that one worker opens in a second, down to a tenth while its event loop is late. Further ones "
-        "wait for up to 8 s; those beyond that are closed with 4100. 0: no limit.",
+        "WebSockets that one worker opens in a second; in proportion fewer if there are fewer cores than workers, "
+        "and down to a tenth while its event loop is late. Further ones wait for up to 8 s; those beyond that are "
+        "closed with 4100. 0: no limit.",
         page="reference/limits.md",
     )
     MAX_SUBSCRIPTIONS = Setting(

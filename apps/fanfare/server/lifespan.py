@@ -345,15 +345,15 @@ class Server:
         http_limits.install(config, limits, self.hub.count, self._requests if is_outermost else None)
         if is_outermost and not config.root_path:
             setattr(config, protocol.HANDLER, self._handshakes)
+        self._workers = parent_process.workers(config)
         self.gate = accept_gate.AcceptGate(
-            per_second=conf.settings.ACCEPT_RATE,
+            per_second=conf.settings.ACCEPT_RATE * min(1.0, machine_limits.cores() / self._workers),
             connections=limits.connections,
             memory_bytes=conf.settings.MAX_MEMORY_MB << 20,
             count=self.hub.count,
         )
         setattr(config, accept_gate.GATE, self.gate)
         proxies.take_over(config)
-        self._workers = parent_process.workers(config)
         self._parent_listens = parent_process.listener(config)
         has_gunicorn = parent_process.gunicorn_worker(config) is not None
         self.drain.watch(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import resource
 import sys
 
@@ -66,6 +67,16 @@ def test_short_queue_of_new_connections_is_a_warning(tmp_path, length, is_warned
     file.write_text(length)
     assert bool(machine_limits.queue(file)) == is_warned
     assert machine_limits.queue(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize(
+    ("quota", "share"), [("50000 100000\n", 0.5), ("max 100000\n", None), ("99999900000 100000\n", None), ("", None)]
+)
+def test_cores_are_those_of_the_machine_or_what_the_container_may_use(tmp_path, quota, share):
+    file = tmp_path / "cpu.max"
+    file.write_text(quota)
+    assert machine_limits.cores(file) == (share or machine_limits.cores(tmp_path / "none"))
+    assert machine_limits.cores(tmp_path / "none") == len(os.sched_getaffinity(0))
 
 
 def test_encryption_key_without_its_extra_is_a_warning(monkeypatch, settings):

@@ -345,3 +345,15 @@ def test_termination_and_gap_empty_the_cache_of_rules(server):
     assert cache.clear in server.hub.gap_handlers
     cache.clear()
     assert cache.find("key") is None
+
+
+@pytest.mark.parametrize(("workers", "rate"), [(1, 500), (2, 500), (4, 250)])
+async def test_workers_without_a_core_each_accept_fewer_websockets(server, log, monkeypatch, workers, rate):
+    monkeypatch.setattr(lifespan.machine_limits, "cores", lambda: 2)
+    monkeypatch.setattr(lifespan.parent_process, "watch", lambda parent: asyncio.sleep(0))
+    monkeypatch.setattr(lifespan.draining, "stop_at_hang_up", lambda: None)
+    config = uvicorn.Config(server.lifespan, workers=workers, interface="asgi3", log_config=None)
+    config.load()
+    server.hub = FakePart(log, "hub")
+    server._adjust(LifespanOn(config).receive)
+    assert server.gate.per_second == rate
