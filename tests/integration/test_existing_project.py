@@ -5,16 +5,19 @@ with the built wheel in a fresh virtual environment.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import re
+import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
 from websockets.asyncio import client as websockets
 
-from tests.harness import deployments, guides, packages, servers, sockets
+from tests.harness import deployments, guides, packages, parts, servers, sockets, waiting
 from tests.unit.docs import pages
 
 HOW_TO = pages.ROOT / "docs/how-to"
@@ -137,6 +140,20 @@ sockets = URLRouter([path("ws/orders/", consumers.Orders.as_asgi())])
 application = fanfare.asgi.application(
     ProtocolTypeRouter({"http": pages, "websocket": AllowedHostsOriginValidator(AuthMiddlewareStack(sockets))})
 )
+"""
+
+NGINX = """
+daemon off; master_process off; worker_processes 1; pid {folder}/pid; error_log {folder}/errors;
+events {{ worker_connections 64; }}
+http {{
+    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi; access_log off;
+    {top}
+    server {{
+        listen 127.0.0.1:{port};
+        {locations}
+    }}
+}}
 """
 
 GROUP_SEND = """
@@ -299,6 +316,56 @@ async def test_a_process_beside_wsgi_workers_serves_their_sockets(reader: guides
         auth = await authorize(project, config, socket, "private-orders-tea")
         await socket.request_subscription("private-orders-tea", auth=auth)
         await socket.expect("pusher_internal:subscription_succeeded", "private-orders-tea")
+
+
+async def test_nginx_of_the_guide_gives_both_servers_one_host_name(
+    reader: guides.Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{os.environ['PATH']}:/usr/sbin")  # where Debian has nginx
+    connect(reader)
+    reader.follow(EXISTING, "3. Create the tables and an application")
+    assert reader.application is not None
+    reader.follow(BESIDE, "One host name for both")
+    port = servers.free_port()
+    reader.variables["FANFARE_PUBLIC_URL"] = f"http://{servers.HOST}:{port}/realtime"
+    fanfare = await asyncio.to_thread(
+        reader.serve, guides.commands(BESIDE, "uvicorn")[0], ready_at="/realtime/health/ready"
+    )
+    project = await asyncio.to_thread(reader.serve, guides.commands(BESIDE, "gunicorn")[0], ready_at="/")
+    with nginx_of_the_guide(tmp_path, port, {"8000": project.port, "8001": fanfare.port}):
+        project.port = port
+        waiting.until(lambda: answers(project), guides.START_S, "nginx answers")
+        config = page_config(project)
+        async with client(project, reader.application, "/realtime") as socket:
+            await socket.subscribe("orders")
+            await asyncio.to_thread(project.request, "POST", "/order/")
+            assert (await socket.expect("created", "orders")).decoded == {"id": 7}
+            auth = await authorize(project, config, socket, "private-orders-tea")
+            await socket.request_subscription("private-orders-tea", auth=auth)
+            await socket.expect("pusher_internal:subscription_succeeded", "private-orders-tea")
+
+
+@contextmanager
+def nginx_of_the_guide(folder: Path, port: int, upstreams: dict[str, int]) -> Iterator[None]:
+    """nginx with the blocks of the guide; the ports of its servers are replaced."""
+    blocks = [block.text for block in pages.blocks(BESIDE) if block.language == "nginx"]
+    for written, real in upstreams.items():
+        blocks = [text.replace(f"127.0.0.1:{written}", f"127.0.0.1:{real}") for text in blocks]
+    (folder / "nginx.conf").write_text(NGINX.format(folder=folder, port=port, top=blocks[0], locations=blocks[1]))
+    process = subprocess.Popen(
+        [parts.executable("nginx"), "-p", str(folder), "-c", str(folder / "nginx.conf")], stderr=subprocess.DEVNULL
+    )
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(guides.STOP_S)
+
+
+def answers(process: guides.Process) -> bool:
+    with contextlib.suppress(OSError):
+        return process.get("/")[0] == 200
+    return False
 
 
 async def test_below_a_url_prefix_nothing_of_the_project_is_hidden(reader: guides.Reader) -> None:
