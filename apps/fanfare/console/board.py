@@ -43,6 +43,7 @@ class Parts(Protocol):
     mounts: Any
     drain: Any
     probe: Any
+    schema: Any
     server_pid: int
 
 
@@ -103,7 +104,7 @@ class Board:
     async def state(self) -> dict[str, Any]:
         """What this worker is doing now."""
         parts = self._parts
-        fault = await self._fault()
+        fault, database = await asyncio.gather(self._fault(), parts.schema.problem())
         return {
             "node": socket.gethostname(),
             "server": parts.server_pid,
@@ -112,6 +113,7 @@ class Board:
             "cpu_s": time.process_time(),
             "engine": {"ok": not fault, "reason": fault},
             "applications": parts.loader.problem or "",
+            "database": database,
             "mounts": parts.mounts.problem,
             "draining": bool(parts.drain.is_draining),
             "jobs": [_job(status) for status in parts.background.statuses],

@@ -67,6 +67,8 @@ def _of_worker(state: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(BAD, f"The engine of worker {name} fails: {state['engine']['reason'].rstrip('.')}.", "workers")
     if state["applications"]:
         yield Finding(BAD, f"Worker {name} cannot read the applications: {state['applications']}", "workers")
+    if state.get("database"):  # not in the answer of an older release
+        yield Finding(BAD, f"Worker {name} cannot use Django's database: {state['database']}", "workers")
     if state["mounts"]:
         yield Finding(BAD, f"Worker {name}: {state['mounts']}", "workers")
     if state["draining"]:

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 
 from fanfare.engine import interface
-from fanfare.server import errors, proxies, responses, root_path, schema
+from fanfare.server import errors, proxies, responses, root_path
 
 # The texts of failed checks for other clients.
 PUBLIC: Final = {
@@ -40,6 +40,12 @@ class Prober(Protocol):
     async def problem(self) -> str: ...
 
 
+class Schema(Protocol):
+    was_complete: bool
+
+    async def problem(self) -> str: ...
+
+
 class Mounts(Protocol):
     @property
     def problem(self) -> str: ...
@@ -57,6 +63,8 @@ class Server(Protocol):
     @property
     def probe(self) -> Prober: ...
     @property
+    def schema(self) -> Schema: ...
+    @property
     def mounts(self) -> Mounts: ...
     @property
     def drain(self) -> Drain: ...
@@ -71,7 +79,7 @@ class Health:
     def __init__(self, server: Server, trusted: proxies.Trusted | None = None) -> None:
         self.server = server
         self.trusted = trusted or proxies.Trusted([])
-        self.schema = schema.Schema()
+        self.schema = server.schema
 
     async def __call__(self, scope: Scope, _receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if root_path.below(scope).startswith("/health/live"):

@@ -34,7 +34,17 @@ from fanfare.protocol import revocations, session_owners, streams, termination
 from fanfare.runtime import close_codes
 from fanfare.runtime.log_throttle import LogThrottle
 from fanfare.runtime.supervisor import Supervisor
-from fanfare.server import draining, errors, machine_limits, memory, mounts, parent_process, probe, proxies
+from fanfare.server import (
+    draining,
+    errors,
+    machine_limits,
+    memory,
+    mounts,
+    parent_process,
+    probe,
+    proxies,
+    schema,
+)
 from fanfare.sockets import accept_gate, direct_http, drain, http_limits, protocol
 from fanfare.webhooks import service
 
@@ -93,6 +103,7 @@ class Server:
         self.tails = tails.Tails(self.hub, self.reports.worker)
         self.telemetry: telemetry.Telemetry | None = None
         self.probe = probe.Probe(self.hub, self.tasks)
+        self.schema = schema.Schema()
         self.drain = drain.Drain(
             self.tasks, seconds=conf.settings.DRAIN_SECONDS, count=self.hub.count, has_others=self._has_others
         )
@@ -185,6 +196,8 @@ class Server:
             await self._open()
             try:
                 await self.loader.start()  # after the hub, which delivers later changes
+                if self.loader.loaded:
+                    await self.schema.problem()  # once it is complete, a lost database leaves the worker ready
                 await self.background.start()
             except BaseException:
                 await self.hub.stop()

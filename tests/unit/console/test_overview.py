@@ -24,6 +24,7 @@ STATE: dict[str, Any] = {
     "pid": 1,
     "engine": {"ok": True, "reason": ""},
     "applications": "",
+    "database": "",
     "mounts": "",
     "draining": False,
     "jobs": [],
@@ -40,6 +41,10 @@ def texts(*states: dict[str, Any], expected: int | None = None, gauges: dict[str
     return [f"{one.level}: {one.text}" for one in found]
 
 
+async def no_problem() -> str:
+    return ""
+
+
 # -- the verdict -------------------------------------------------------------------------------------------------------
 
 
@@ -54,6 +59,11 @@ def test_missing_worker_is_found() -> None:
 def test_failing_engine_is_named_with_its_worker_and_reason() -> None:
     engine = {"ok": False, "reason": "The disk is full."}
     assert texts({}, {"pid": 7, "engine": engine}) == ["bad: The engine of worker a 7 fails: The disk is full."]
+
+
+def test_database_that_does_not_answer_is_named_with_its_worker() -> None:
+    found = texts({}, {"pid": 7, "database": "The database does not answer."})
+    assert found == ["bad: Worker a 7 cannot use Django's database: The database does not answer."]
 
 
 def test_failing_engine_is_named_before_the_workers_that_do_not_answer() -> None:
@@ -255,6 +265,7 @@ async def test_engine_that_accepts_and_does_not_deliver_fails_by_the_probe() -> 
         mounts=SimpleNamespace(problem=""),
         drain=SimpleNamespace(is_draining=False),
         probe=SimpleNamespace(problem=problem),
+        schema=SimpleNamespace(problem=no_problem),
         server_pid=1,
     )
     state = await board.Board(parts, dict, dict).state()
@@ -274,6 +285,7 @@ async def board_on_log(folder: Path, name: str) -> AsyncIterator[tuple[workers.W
         mounts=SimpleNamespace(problem=""),
         drain=SimpleNamespace(is_draining=False),
         probe=probe.Probe(worker.hub, tasks),
+        schema=SimpleNamespace(problem=no_problem),
         server_pid=1,
     )
     parts.reports = reports.Reports(worker.hub, tasks, counters=dict, gauges=dict, version="1.0")

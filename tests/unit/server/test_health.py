@@ -31,11 +31,22 @@ class FakeServer:
         self.mounts = types.SimpleNamespace(problem="")
         self.drain = types.SimpleNamespace(is_draining=False)
         self.probe = FakeProbe()
+        self.schema = FakeSchema()
         self.problem = ""
 
     async def started(self):
         if self.problem:
             raise errors.NotStarted(self.problem)
+
+
+class FakeSchema:
+    def __init__(self):
+        self.was_complete = False
+        self.answer = ""
+
+    async def problem(self):
+        self.was_complete = self.was_complete or not self.answer
+        return self.answer
 
 
 class FakeProbe:
@@ -53,15 +64,7 @@ def server():
 
 @pytest.fixture
 def pages(server):
-    pages = health.Health(server)
-
-    async def problem():
-        pages.schema.was_complete = pages.schema.was_complete or not pages.database_problem
-        return pages.database_problem
-
-    pages.database_problem = ""
-    pages.schema = types.SimpleNamespace(was_complete=False, problem=problem)
-    return pages
+    return health.Health(server)
 
 
 async def ask(pages, path, method="GET", client="127.0.0.1", headers=()):
@@ -108,7 +111,7 @@ async def test_applications_that_were_never_loaded_make_the_worker_not_ready(pag
 
 
 async def test_a_database_that_was_never_migrated_makes_the_worker_not_ready(pages):
-    pages.database_problem = "The database is not migrated."
+    pages.schema.answer = "The database is not migrated."
     status, answer = await ask(pages, "/health/ready")
     assert status == 503
     assert answer["checks"]["database"] == {"ok": False, "reason": "The database is not migrated."}
@@ -116,7 +119,7 @@ async def test_a_database_that_was_never_migrated_makes_the_worker_not_ready(pag
 
 async def test_a_database_that_goes_away_later_is_reported_and_changes_nothing(pages, server):
     await ask(pages, "/health/ready")
-    pages.database_problem = server.loader.problem = "The database cannot be used."
+    pages.schema.answer = server.loader.problem = "The database cannot be used."
     status, answer = await ask(pages, "/health/ready")
     assert (status, answer["status"]) == (200, "ready")
     assert answer["checks"]["database"] == {"ok": False, "reason": "The database cannot be used."}
@@ -156,7 +159,7 @@ async def test_a_stranger_reads_which_check_failed_and_no_path_or_host(pages, se
         case "engine":
             server.engine.answer = interface.Health(False, secret)
         case "database":
-            pages.database_problem = secret
+            pages.schema.answer = secret
         case "applications":
             server.loader.problem = secret
         case "mounts":

@@ -68,6 +68,14 @@ class FakePart:
         """No counter is read."""
 
 
+class FakeSchema:
+    was_complete = False
+
+    async def problem(self):
+        self.was_complete = True
+        return ""
+
+
 @pytest.fixture
 def log():
     return []
@@ -79,6 +87,7 @@ def server(log, monkeypatch):
     monkeypatch.setattr(lifespan.hub, "Hub", lambda engine, **_: FakePart(log, "hub"))
     monkeypatch.setattr(lifespan.loading, "Loader", lambda registry, hub: FakePart(log, "loader"))
     monkeypatch.setattr(lifespan.runner, "Runner", lambda hub, built_in: FakePart(log, "background"))
+    monkeypatch.setattr(lifespan.schema, "Schema", FakeSchema)
     monkeypatch.setattr(lifespan, "RETRY_SECONDS", 0.0)
     monkeypatch.setattr(traces, "here", None)  # restored after the test
     return lifespan.Server()
@@ -100,6 +109,7 @@ async def test_the_parts_start_before_the_first_connection_and_stop_in_reverse(s
     protocol = Protocol(server)
     assert (await protocol.say("startup"))["type"] == "lifespan.startup.complete"
     assert server.running
+    assert server.schema.was_complete, "a database that is lost now does not make the worker unready"
     assert (await protocol.say("shutdown"))["type"] == "lifespan.shutdown.complete"
     await protocol.task
     assert not server.running

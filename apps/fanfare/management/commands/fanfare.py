@@ -11,10 +11,12 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from django import db
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from prometheus_client import parser as prometheus
 
 from fanfare import conf, errors
+from fanfare.applications import database
 from fanfare.console import client, filters, verdict
 from fanfare.engine import errors as engine_errors
 from fanfare.integration import history, presence, publishing, queries, target, tokens, users
@@ -146,6 +148,8 @@ class Command(BaseCommand):
             value, lines = actions[options["action"]](options)
         except (errors.FanfareError, engine_errors.EngineError, ValueError) as error:
             raise CommandError(str(error)) from error
+        except db.Error as error:
+            raise CommandError(f"Django's database cannot be used: {database.reason(error)}") from error
         except KeyboardInterrupt:
             return
         if options["json"]:

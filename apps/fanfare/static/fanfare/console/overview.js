@@ -61,6 +61,7 @@ function stateOf(worker) {
   if (!worker.state) return el("span", { class: "console-bad" }, "does not answer");
   if (!worker.state.engine.ok) return el("span", { class: "console-bad" }, "engine fails");
   if (worker.state.applications) return el("span", { class: "console-bad" }, "no applications");
+  if (worker.state.database) return el("span", { class: "console-bad" }, "no database");
   if (worker.state.draining) return el("span", { class: "console-warn" }, "draining");
   return el("span", { class: "console-good" }, "well");
 }

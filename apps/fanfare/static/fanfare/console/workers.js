@@ -42,6 +42,7 @@ function load(worker, at) {
 function stateOf({ state }) {
   if (!state) return el("span", { class: "console-bad" }, "does not answer");
   if (!state.engine.ok) return el("span", { class: "console-bad" }, state.engine.reason);
+  if (state.database) return el("span", { class: "console-bad" }, state.database);
   if (state.draining) return el("span", { class: "console-warn" }, "draining");
   return el("span", { class: "console-good" }, "well");
 }
