@@ -36,8 +36,9 @@ class Site:
         run([str(UV), "venv", "--quiet", "--python", python, str(folder)])
         pins = folder / "pins.txt"
         pins.write_text(_pins(without=[_name(requirement) for requirement in requirements]))
-        install = [str(UV), "pip", "install", "--quiet", "--python", str(self.python), "--constraint", str(pins)]
-        run([*install, *requirements])
+        # Without the constraints of this repository's pyproject.toml, which uv reads in its folder.
+        install = [str(UV), "pip", "install", "--no-config", "--quiet", "--python", str(self.python)]
+        run([*install, "--constraint", str(pins), *requirements])
 
     @property
     def python(self) -> Path:

@@ -82,6 +82,15 @@ def site(built: packages.Built, tmp_path_factory: pytest.TempPathFactory) -> pac
     return packages.Site(tmp_path_factory.mktemp("servers") / "venv", [wheel, "django~=5.2.0"])
 
 
+@pytest.fixture(scope="module")
+def oldest(built: packages.Built, tmp_path_factory: pytest.TempPathFactory) -> packages.Site:
+    """The wheel with the oldest uvicorn of its range, and the worker class for gunicorn that uvicorn recommends."""
+    (least,) = re.findall(r'"uvicorn\[standard\]>=([\d.]+)', (pages.ROOT / "pyproject.toml").read_text())
+    wheel = f"django-fanfare[gunicorn] @ {built.wheel.as_uri()}"
+    wanted = [wheel, "django~=5.2.0", f"uvicorn=={least}", "uvicorn-worker==0.4.0"]
+    return packages.Site(tmp_path_factory.mktemp("oldest") / "venv", wanted)
+
+
 @pytest.fixture
 def reader(site: packages.Site, tmp_path: Path) -> Iterator[guides.Reader]:
     with guides.reader(site, tmp_path) as found:
@@ -250,6 +259,27 @@ django.setup()
 from django.core.checks import run_checks
 print([(message.id, message.msg) for message in run_checks()])
 """
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "uvicorn mysite.asgi:application",
+        "gunicorn mysite.asgi:application --worker-class uvicorn_worker.UvicornWorker",
+    ],
+)
+async def test_oldest_uvicorn_of_the_range_serves(oldest: packages.Site, tmp_path: Path, command: str) -> None:
+    with guides.reader(oldest, tmp_path) as reader:
+        connect(reader)
+        reader.follow(EXISTING, "3. Create the tables and an application")
+        assert reader.application is not None
+        process = await asyncio.to_thread(reader.serve, command)
+        async with client(process, reader.application) as socket:
+            await socket.subscribe("orders")
+            await asyncio.to_thread(process.request, "POST", "/order/")
+            assert (await socket.expect("created", "orders")).decoded == {"id": 7}
+        assert "websockets fanfare" in process.log_text()
+        assert "WARNING" not in process.log_text()
 
 
 async def test_runserver_serves_sockets_in_a_project_that_lists_fanfare_last(reader: guides.Reader) -> None:

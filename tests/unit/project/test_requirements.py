@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 
 import pytest
@@ -55,6 +56,13 @@ def test_package_depends_on_ranges() -> None:
         assert "==" not in {specifier.operator for specifier in requirement.specifier}, requirement
     upper = [specifier for specifier in by_name(PACKAGE)["uvicorn"].specifier if specifier.operator == "<"]
     assert upper, "uvicorn's protocol objects may change: the range needs an upper bound"
+
+
+def test_page_of_releases_has_the_least_version_of_each_requirement() -> None:
+    text = (ROOT / "docs/reference/releases.md").read_text(encoding="utf-8")
+    for wanted in map(Requirement, [*PACKAGE, *(line for extra in EXTRAS.values() for line in extra)]):
+        (least,) = [specifier.version for specifier in wanted.specifier if specifier.operator == ">="]
+        assert re.search(rf"\b{wanted.name} {re.escape(least)}[ ,]", text), wanted
 
 
 def test_uv_installs_what_make_installs() -> None:
