@@ -105,6 +105,7 @@ class Registry:
     ) -> None:
         self._by_id: dict[str, Application] = {}
         self._by_key: dict[str, Application] = {}
+        self._by_webhook: dict[int, tuple[Application, Webhook]] = {}
         self._grace_s = disabled_grace_s
         self._clock = clock
         self._suspended_until: dict[str, float] = {}
@@ -116,6 +117,9 @@ class Registry:
     def by_key(self, key: str) -> Application | None:
         return self._by_key.get(key)
 
+    def webhook(self, webhook_id: int) -> tuple[Application, Webhook] | None:
+        return self._by_webhook.get(webhook_id)
+
     def all(self) -> list[Application]:
         return list(self._by_id.values())
 
@@ -125,6 +129,7 @@ class Registry:
         self._take(application.id)
         self._by_id[application.id] = application
         self._by_key[application.key] = application
+        self._by_webhook |= {webhook.id: (application, webhook) for webhook in application.webhooks}
         if application.enabled:
             self._suspended_until.pop(application.id, None)
         elif old is not None and old.enabled and self._grace_s > 0:
@@ -141,6 +146,10 @@ class Registry:
         # While two applications exchange their keys, this key may already belong to the other one.
         if application is not None and self._by_key.get(application.key) is application:
             del self._by_key[application.key]
+        for webhook in application.webhooks if application is not None else ():
+            found = self._by_webhook.get(webhook.id)
+            if found is not None and found[0] is application:
+                del self._by_webhook[webhook.id]
 
     # -- suspended applications ----------------------------------------------------------------------------------------
 

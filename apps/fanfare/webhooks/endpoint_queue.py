@@ -24,7 +24,7 @@ from fanfare.webhooks.outcome import Outcome
 
 logger = logging.getLogger(__name__)
 
-REQUESTS = 8  # concurrent requests to one endpoint
+REQUESTS = 8  # concurrent requests to one endpoint; 1 until its first success
 WINDOW = 200  # pending deliveries per query for the next requests
 CHAIN = 20  # consecutive events of one channel before other channels follow
 BATCH_EVENTS = 50
@@ -106,6 +106,7 @@ class EndpointQueue:
         self._loop = asyncio.get_running_loop()
         self._began = time.time()
         self._breaker = CircuitBreaker()
+        self._has_succeeded = False
         self._wake = asyncio.Event()
         self._busy: set[str] = set()  # channels with a request in progress
         self._sent: set[int] = set()  # rows whose request is in progress or whose result is not stored yet
@@ -168,7 +169,7 @@ class EndpointQueue:
         probing = self._breaker.is_open
         if probing and now < self._breaker.retry_at:
             return self._breaker.retry_at - now
-        free = (1 if probing else REQUESTS) - self._requests.tasks
+        free = (REQUESTS if self._has_succeeded and not probing else 1) - self._requests.tasks
         if free <= 0:
             return IDLE_S  # the end of a request wakes it
         if found[1].batching:
@@ -231,6 +232,7 @@ class EndpointQueue:
         """Send one request and store its result."""
         outcome = await self._post(application, webhook, [row.payload for row in batch])
         self._count("webhooks.requests")
+        was_open = self._breaker.is_open
         results = self._accepted(batch) if outcome.accepted else self._refused(batch, outcome.error)
         try:
             await self._store(results, outcome)
@@ -239,6 +241,11 @@ class EndpointQueue:
             self._log.error("A response of webhook %d cannot be stored", self.endpoint, error=error)
             reason = "" if outcome.accepted else "The response cannot be stored"
             await self._store(results, Outcome(outcome.status, reason, "", outcome.duration_ms))
+        if outcome.accepted and was_open:
+            self._paused.clear()  # only now: before the commit, a look finds that the rows still wait
+        if outcome.accepted and not self._has_succeeded:
+            self._has_succeeded = True
+            self._wake.set()
         return outcome
 
     async def _store(self, results: Sequence[Result], outcome: Outcome) -> None:
@@ -252,7 +259,6 @@ class EndpointQueue:
         if was_open:
             self._count("webhooks.circuit_closed")
             logger.info("Webhook %d accepts events again", self.endpoint)
-            self._paused.clear()
             results.append(lambda _: deliveries.retry_now(self.endpoint))
         if was_failing or time.monotonic() - self._health_at > HEALTH_S:
             self._health_at = time.monotonic()

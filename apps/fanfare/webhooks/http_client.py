@@ -12,6 +12,7 @@ owner configured, which may hold a token, are sent to the endpoint's own origin 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import hashlib
 import hmac
@@ -43,6 +44,8 @@ IDLE_S = (
 )
 CONNECTIONS_PER_HOST = 16
 REQUESTS = 256  # concurrent, of all endpoints: the worker needs its file descriptors for clients
+SLOW_REQUESTS = 128  # of these, for endpoints whose last request took QUICK_S or longer, and for unknown ones
+QUICK_S = 1.0
 LOOKUPS = 16  # concurrent lookups; a name server that does not answer occupies a thread for 30 s
 URL_CHARACTERS = 200  # of a redirect target in an error message
 
@@ -71,6 +74,9 @@ class HttpClient:
         self._timeout_seconds = timeout_seconds
         self._allow_private = allow_private
         self._slots = asyncio.Semaphore(REQUESTS)
+        # Otherwise 32 slow endpoints with eight requests each would delay all others.
+        self._slow_slots = asyncio.Semaphore(SLOW_REQUESTS)
+        self._quick: set[int] = set()  # endpoints
         self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> Self:
@@ -103,7 +109,8 @@ class HttpClient:
         trace: Mapping[str, str] = MappingProxyType({}),
     ) -> Outcome:
         """Send events. `trace`: headers of the trace context. Raises nothing for any behaviour of the receiver."""
-        async with self._slots:
+        lane = contextlib.nullcontext() if webhook.id in self._quick else self._slow_slots
+        async with lane, self._slots:
             body = body_of(payloads, time.time())
             own = {
                 **trace,
@@ -121,7 +128,9 @@ class HttpClient:
             except Exception as error:  # noqa: BLE001  (a fault of ours or of aiohttp: no receiver may stop the others)
                 _log.error("A request to webhook %d failed", webhook.id, error=error)
                 answer = _Answer(None, clean(exception_line(error)))
-            return Outcome(*answer, round((time.monotonic() - started) * 1000))
+            took_s = time.monotonic() - started
+            (self._quick.add if took_s < QUICK_S else self._quick.discard)(webhook.id)
+            return Outcome(*answer, round(took_s * 1000))
 
     async def _follow(self, webhook: registry.Webhook, own: dict[str, str], body: bytes) -> _Answer:
         url, origin = webhook.url, _origin(webhook.url)

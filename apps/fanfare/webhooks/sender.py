@@ -147,7 +147,7 @@ class Sender:
             return known
         queue = self._queues[endpoint] = endpoint_queue.EndpointQueue(
             endpoint,
-            self._find,
+            self._registry.webhook,
             functools.partial(self._post, client),
             writer.write,
             self._hub.count,
@@ -196,10 +196,3 @@ class Sender:
         """The endpoint was deleted, or the worker stops."""
         self._queues.pop(endpoint, None)
         self._queue_tasks.forget(name)
-
-    def _find(self, endpoint: int) -> tuple[registry.Application, registry.Webhook] | None:
-        for application in self._registry.all():
-            for webhook in application.webhooks:
-                if webhook.id == endpoint:
-                    return application, webhook
-        return None

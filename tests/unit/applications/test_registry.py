@@ -35,6 +35,21 @@ def test_two_applications_can_exchange_their_keys() -> None:
     assert applications.by_key("a") is applications.by_key("b") is None
 
 
+def test_webhook_is_found_with_its_application_as_long_as_one_has_it() -> None:
+    applications = Registry()
+    one, other = Webhook(1, "https://a.example"), Webhook(2, "https://b.example")
+    first = Application("1", "a", "secret", webhooks=(one, other))
+    applications.put(first)
+    assert applications.webhook(1) == (first, one)
+    second = Application("2", "b", "secret", webhooks=(other,))
+    applications.put(second)  # it took the webhook over
+    applications.put(Application("1", "a", "secret", webhooks=()))
+    assert applications.webhook(1) is None
+    assert applications.webhook(2) == (second, other)
+    applications.remove("2")
+    assert applications.webhook(2) is None
+
+
 def test_secret_is_not_in_the_repr() -> None:
     assert "hunter2" not in repr(Application("1", "key", "hunter2", previous_secret="hunter2"))
 

@@ -116,13 +116,62 @@ async def put(deployment: Deployment, *texts: str) -> None:
 
 async def test_each_request_has_one_event_and_each_channel_one_request_at_a_time(deployment: Deployment) -> None:
     await put(deployment, *(f"{channel} {number}" for number in range(30) for channel in "abc"))
-    async with deployment.running():
+    async with deployment.running() as queue:
+        queue._has_succeeded = True
         await deployment.states(delivered=90)
     assert all(len(request) == 1 for request in deployment.requests)
     for channel in "abc":
         assert [text for text in deployment.tried if text[0] == channel] == [f"{channel} {n}" for n in range(30)]
     assert deployment.most_together == 3
     assert deployment.counters["webhooks.delivered"] == 90
+
+
+async def test_endpoint_gets_one_request_at_a_time_until_its_first_success(deployment: Deployment) -> None:
+    await put(deployment, *(f"{channel} {number}" for channel in "abc" for number in range(3)))
+    deployment.gate.clear()
+
+    def close_gate(_: list[str]) -> bool:
+        deployment.gate.clear()
+        return False
+
+    deployment.refuses = close_gate
+    async with deployment.running() as queue:
+        await waiting.until_async(_has(lambda: deployment.together == 1), 10, "the first request")
+        assert await queue._fill() == endpoint_queue.IDLE_S
+        assert deployment.together == 1
+        deployment.gate.set()
+        await waiting.until_async(_has(lambda: deployment.together == 3), 10, "a request for each channel")
+        deployment.refuses = lambda _: False
+        deployment.gate.set()
+        await deployment.states(delivered=9)
+
+
+async def test_events_that_wait_are_sent_after_a_success_even_if_a_look_comes_before_its_commit(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put(deployment, *(f"{channel} 1" for channel in "abcdef"))
+    deployment.refuses = lambda _: True
+    async with deployment.running() as queue:
+        await waiting.until_async(_has(lambda: deployment.counters["webhooks.circuit_opened"] == 1), 10, "the circuit")
+        monkeypatch.setattr(endpoint_queue, "FIRST_PAUSE_S", 600.0)
+        monkeypatch.setattr(endpoint_queue, "LONGEST_PAUSE_S", 600.0)
+        far = time.time() + 600
+        channels = await database.run(lambda: list(models.Delivery.objects.values_list("pk", flat=True)))
+        await database.run(deliveries.postponed, channels, far, REFUSED)
+        write, stored = queue._write, asyncio.Event()
+
+        async def write_late(*writes: Callable[[], object]) -> None:
+            if not queue._breaker.is_open:
+                await queue._fill()  # a look between the success and its commit
+                stored.set()
+            await write(*writes)
+
+        queue._write = write_late
+        queue._breaker.retry_at, queue._has_succeeded = 0.0, True
+        deployment.refuses = lambda _: False
+        queue.wake()
+        await deployment.states(delivered=6)
+    assert stored.is_set()
 
 
 async def test_refused_event_delays_its_channel_and_no_other(deployment: Deployment) -> None:
@@ -218,7 +267,8 @@ async def test_event_in_progress_is_not_given_up_with_the_pending_ones(
         return await post(application, webhook, payloads)
 
     monkeypatch.setattr(deployment, "post", post_h_late)
-    async with deployment.running(retry_seconds=0.0):
+    async with deployment.running(retry_seconds=0.0) as queue:
+        queue._has_succeeded = True  # all channels are tried at the same time
         await deployment.states(failed=39, pending=1)
         release.set()
         await deployment.states(failed=39, delivered=1)

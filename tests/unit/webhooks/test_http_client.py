@@ -40,6 +40,34 @@ def webhook(url: str) -> registry.Webhook:
     return registry.Webhook(id=1, url=url, headers=(("Authorization", "Bearer abc"),))
 
 
+async def test_slow_endpoints_leave_requests_for_the_others(
+    receiver: receivers.Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_client, "REQUESTS", 3)
+    monkeypatch.setattr(http_client, "SLOW_REQUESTS", 2)
+    quick = webhook(receiver.url)
+    async with http_client.HttpClient(timeout_seconds=60.0, allow_private=True) as client:
+        assert (await client.post(APPLICATION, quick, PAYLOADS)).accepted
+        with receivers.receiver(receivers.hang) as hanging:
+            slow = [registry.Webhook(id=number, url=hanging.url) for number in range(2, 10)]
+            requests = [asyncio.create_task(client.post(APPLICATION, one, PAYLOADS)) for one in slow]
+            await asyncio.to_thread(waiting.until, lambda: hanging.together == 2, 10, "two requests hang")
+            assert (await client.post(APPLICATION, quick, PAYLOADS)).accepted
+            for request in requests:
+                request.cancel()
+            await asyncio.wait(requests)
+    assert hanging.most_together == 2
+
+
+async def test_endpoint_that_takes_long_counts_as_slow_until_it_is_quick_again(
+    client: http_client.HttpClient, receiver: receivers.Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for quick_s, expected in ((60.0, {1}), (0.0, set()), (60.0, {1})):
+        monkeypatch.setattr(http_client, "QUICK_S", quick_s)
+        await client.post(APPLICATION, webhook(receiver.url), PAYLOADS)
+        assert client._quick == expected
+
+
 async def test_signature_is_of_the_bytes_that_are_sent(
     client: http_client.HttpClient, receiver: receivers.Receiver
 ) -> None:
