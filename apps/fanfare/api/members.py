@@ -16,7 +16,6 @@ from fanfare.api import parameters, rates, refusals, requests
 from fanfare.applications import registry
 from fanfare.engine import interface
 from fanfare.hub import hub as hubs
-from fanfare.protocol import names
 
 TTL_S: Final = 60
 MAX_TTL_S: Final = 3_600
@@ -26,7 +25,8 @@ _rate: Final = rates.Rate("writes of this member", "too_many_writes")
 
 async def update_user(hub: hubs.Hub, request: requests.Request) -> bytes:
     """Give a member of a presence channel a new info; an extension. Parameter: `user_info`."""
-    channel, application = _presence_channel(request), request.application
+    application = request.application
+    channel = parameters.presence_channel(request.names["channel"], application.limits)
     user_id = parameters.user_id(request.names["user_id"], application.limits)
     info = user_info(request.fields().get("user_info"), application.limits)
     updated = await asyncio.to_thread(hub.engine.update_member, application.id, channel, user_id, info)
@@ -74,15 +74,8 @@ def user_info(value: object, limits: registry.Limits) -> str:
 def _member(request: requests.Request) -> tuple[str, str]:
     """The channel and the user of the path."""
     limits = request.application.limits
-    channel = _presence_channel(request)
+    channel = parameters.presence_channel(request.names["channel"], limits)
     user_id = parameters.user_id(request.names["user_id"], limits)
     most, per_second = conf.settings.MEMBER_MAX_WRITES, limits.max_events_per_second
     _rate.spend((request.application.id, channel, user_id), most if per_second is None else min(most, per_second))
     return channel, user_id
-
-
-def _presence_channel(request: requests.Request) -> str:
-    channel = parameters.channel_name(request.names["channel"], request.application.limits)
-    if not names.is_presence(channel):
-        raise refusals.Invalid(f"{channel} is not a presence channel, so it has no users.", code="not_presence")
-    return channel

@@ -90,6 +90,14 @@ def channel_name(value: Any, limits: registry.Limits) -> str:
     return value
 
 
+def presence_channel(value: Any, limits: registry.Limits) -> str:
+    """The name of a presence channel."""
+    channel = channel_name(value, limits)
+    if not names.is_presence(channel):
+        raise refusals.Invalid(f"{channel} is not a presence channel, so it has no users.", code="not_presence")
+    return channel
+
+
 def channel_names(fields: dict[str, Any], limits: registry.Limits) -> list[str]:
     """The channels of one event without repetition: `channels`, a list, or `channel`."""
     several = fields.get("channels")

@@ -54,9 +54,7 @@ async def channel(hub: hubs.Hub, request: requests.Request) -> bytes:
 
 async def users(hub: hubs.Hub, request: requests.Request) -> bytes:
     """List the distinct users of a presence channel. Parameter: `with_user_info`."""
-    name = _channel(request)
-    if not names.is_presence(name):
-        raise refusals.Invalid(f"{name} is not a presence channel, so it has no users.", code="not_presence")
+    name = parameters.presence_channel(request.names["channel"], request.application.limits)
     with_info = parameters.flag("with_user_info", request.fields().get("with_user_info"))
     app = request.application.id
     # Encoded in the thread of the query and in pieces: for 100,000 users the event loop would stand still otherwise.
