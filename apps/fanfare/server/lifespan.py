@@ -369,13 +369,13 @@ class Server:
         proxies.take_over(config)
         self._parent_listens = parent_process.listener(config)
         has_gunicorn = parent_process.gunicorn_worker(config) is not None
-        self.drain.watch(
-            config,
+        siblings = drain.Siblings(
             workers=self._workers,
             parent_starts=lambda: self._parent_listens() and not parent_process.is_eldest(os.getppid()),
             may_be_replaced=has_gunicorn or self._workers > 1,
-            stops_alone=lambda: not has_gunicorn and parent_process.has_surplus(os.getppid(), self._workers),
+            stop_alone=lambda: not has_gunicorn and parent_process.has_surplus(os.getppid(), self._workers),
         )
+        self.drain.watch(config, siblings)
         if conf.settings.DRAIN_DELAY or has_gunicorn:
             draining.postpone(self._wait_before_stop, self.tasks, lambda: not self._parent_listens())
         self._transport = transports.describe(config)

@@ -20,7 +20,7 @@ import random
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from fanfare.runtime.supervisor import Supervisor
 
@@ -48,11 +48,22 @@ class Drainable(Protocol):
         """Close it. `returns`: another process accepts connections, so the client may return at once."""
 
 
+class Siblings(NamedTuple):
+    """The other workers of a worker's server. `workers`: how many the server has, with this one; they are assumed to
+    have as many connections, and to stop together. `parent_starts`: whether the parent process holds the listener, and
+    starts a worker while this one waits. `may_be_replaced`: by other workers or by a new master, so that also few
+    clients are worth a probe of the address. `stop_alone`: whether the others serve on while one stops.
+    """
+
+    workers: int = 1
+    parent_starts: Callable[[], bool] = lambda: False
+    may_be_replaced: bool = False
+    stop_alone: Callable[[], bool] = lambda: False
+
+
 class Drain:
-    """One per worker. `seconds`: for the closes of `WHOLE` connections; 0 closes all at once. `workers`: of this
-    server, which are assumed to have as many connections and to stop together. `has_others`: whether other machines
-    serve the deployment. `parent_starts`: whether the parent process holds the listener, and starts a worker while this
-    one waits. `count` adds to a counter.
+    """One per worker. `seconds`: for the closes of `WHOLE` connections; 0 closes all at once. `has_others`: whether
+    other machines serve the deployment. `count` adds to a counter.
     """
 
     def __init__(
@@ -61,9 +72,7 @@ class Drain:
         *,
         seconds: float,
         count: Callable[[str, int], None],
-        workers: int = 1,
         has_others: Callable[[], bool] = lambda: False,
-        parent_starts: Callable[[], bool] = lambda: False,
     ) -> None:
         self.seconds = seconds
         self.config: Any = None  # uvicorn's, whose timeout grows by the time that the closes take
@@ -72,31 +81,16 @@ class Drain:
         self.is_relieved = False  # new workers of a reload serve
         self._tasks = tasks
         self._count = count
-        self._workers = workers
-        self._stops_alone: Callable[[], bool] = lambda: False
-        self._may_be_replaced = False  # other processes may serve at the address of a stopping worker
         self._has_others = has_others
-        self._parent_starts = parent_starts
+        self._siblings = Siblings()
         self._waiting: list[Drainable] = []
         self._address: Any = None
         self._closing: asyncio.Task[None] | None = None
 
-    def watch(
-        self,
-        config: Any,
-        *,
-        workers: int,
-        parent_starts: Callable[[], bool],
-        may_be_replaced: bool = False,
-        stops_alone: Callable[[], bool] = lambda: False,
-    ) -> None:
-        """Close the connections of the server with this uvicorn Config when it stops. `may_be_replaced`: by other
-        workers or by a new master, so that also few clients are worth a probe of the address. `stops_alone`: whether
-        the other workers serve on while this one stops.
-        """
+    def watch(self, config: Any, siblings: Siblings) -> None:
+        """Close the connections of the server with this uvicorn Config when it stops."""
         self.config = config
-        self._workers, self._parent_starts, self._may_be_replaced = workers, parent_starts, may_be_replaced
-        self._stops_alone = stops_alone
+        self._siblings = siblings
         setattr(config, DRAIN, self)
 
     def announce(self) -> None:
@@ -136,12 +130,12 @@ class Drain:
         has_others = self._has_others()
         if len(waiting) <= FEW or not self.seconds:
             returns = self.is_relieved or has_others
-            if not returns and self._may_be_replaced and self.seconds:
+            if not returns and self._siblings.may_be_replaced and self.seconds:
                 returns = await self._is_answered(FEW_ANSWER_S)
             self._close(waiting, returns=returns)
             return
         self._extend_timeout(self.seconds)
-        if not has_others and not await self._is_answered(BOOT_S if self._parent_starts() else ANSWER_S):
+        if not has_others and not await self._is_answered(BOOT_S if self._siblings.parent_starts() else ANSWER_S):
             logger.info("No other process serves %s: %d connections are closed.", _text(self._address), len(waiting))
             self._close(waiting, returns=False)
             return
@@ -166,7 +160,7 @@ class Drain:
         """Close in random order, each at a random time within an equal share of the drain. If `goes_on` returns False,
         close the others at once."""
         total = len(waiting)
-        workers = 1 if self._stops_alone() else self._workers
+        workers = 1 if self._siblings.stop_alone() else self._siblings.workers
         whole_s = self.seconds * min(1.0, total * workers / WHOLE) if total > FEW else 0.0
         logger.info("Draining %d connections within %.1f s.", total, whole_s)
         random.shuffle(waiting)

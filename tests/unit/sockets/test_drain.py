@@ -10,6 +10,7 @@ import os
 import socket
 import types
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,15 @@ class Clients:
 
     async def are_closed(self) -> bool:
         return len(self.closed) == len(self.each)
+
+
+def watch(
+    drained: drain.Drain, *, timeout_s: float | None = None, reloads: bool = False, **siblings: Any
+) -> types.SimpleNamespace:
+    """A server of 25 workers, as lifespan describes it. Returns uvicorn's Config."""
+    config = types.SimpleNamespace(timeout_graceful_shutdown=timeout_s, should_reload=reloads, is_ssl=False)
+    drained.watch(config, drain.Siblings(**{"workers": 25, **siblings}))
+    return config
 
 
 class _Client:
@@ -51,7 +61,12 @@ async def make(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
     def count(name: str, n: int) -> None:
         counts[name] += n
 
-    yield lambda **options: drain.Drain(tasks, count=count, **{"seconds": 0.5, "workers": 25, **options})
+    def make(seconds: float = 0.5, has_others: Callable[[], bool] = lambda: False) -> drain.Drain:
+        made = drain.Drain(tasks, seconds=seconds, count=count, has_others=has_others)
+        watch(made)
+        return made
+
+    yield make
     await tasks.stop()
 
 
@@ -93,9 +108,8 @@ async def test_closes_are_spread_where_another_process_answers(make: Make, liste
 async def test_worker_that_stops_alone_closes_its_share_in_its_share_of_the_time(
     make: Make, listener: socket.socket, caplog: pytest.LogCaptureFixture, *, alone: bool
 ) -> None:
-    drained = make(workers=5)
-    config = types.SimpleNamespace(timeout_graceful_shutdown=None)
-    drained.watch(config, workers=5, parent_starts=lambda: False, stops_alone=lambda: alone)
+    drained = make()
+    watch(drained, workers=5, stop_alone=lambda: alone)
     clients = Clients(drain.WHOLE // 5)
     with caplog.at_level(logging.INFO, drain.__name__):
         async with successor(listener):
@@ -115,7 +129,7 @@ async def test_few_connections_are_closed_at_once(make: Make) -> None:
 async def test_reload_of_uvicorn_probes_no_address(make: Make, listener: socket.socket) -> None:
     """Its parent process holds the listener, and starts the new process only after the old one."""
     drained = make()
-    drained.watch(types.SimpleNamespace(should_reload=True), workers=1, parent_starts=lambda: False)
+    watch(drained, workers=1, reloads=True)
     clients = Clients(200)
     with listener:
         stop(drained, clients, listener.getsockname())
@@ -129,12 +143,7 @@ async def test_few_connections_return_at_once_where_another_process_answers(
 ) -> None:
     """Without a time for the drain, the address is not probed."""
     drained = make(seconds=seconds)
-    drained.watch(
-        types.SimpleNamespace(timeout_graceful_shutdown=None),
-        workers=25,
-        parent_starts=lambda: False,
-        may_be_replaced=True,
-    )
+    watch(drained, may_be_replaced=True)
     clients = Clients(drain.FEW)
     async with successor(listener):
         stop(drained, clients, listener.getsockname())
@@ -147,10 +156,9 @@ async def test_few_connections_do_not_wait_long_where_no_process_answers(
     make: Make, listener: socket.socket, monkeypatch: pytest.MonkeyPatch, parent_starts: bool
 ) -> None:
     """The listener is open."""
-    config = types.SimpleNamespace(timeout_graceful_shutdown=5.0)
     monkeypatch.setattr(drain, "FEW_ANSWER_S", 0.1)
     drained = make()
-    drained.watch(config, workers=25, parent_starts=lambda: parent_starts, may_be_replaced=True)
+    config = watch(drained, timeout_s=5.0, parent_starts=lambda: parent_starts, may_be_replaced=True)
     clients = Clients(drain.FEW)
     with listener:
         stop(drained, clients, listener.getsockname())
@@ -165,8 +173,7 @@ async def test_connect_and_answer_share_the_time_of_the_probe(
     """The listener answers no request, and a connect to it takes most of the time."""
     monkeypatch.setattr(drain, "FEW_ANSWER_S", 1.0)
     drained, clients = make(), Clients(drain.FEW)
-    config = types.SimpleNamespace(timeout_graceful_shutdown=None)
-    drained.watch(config, workers=25, parent_starts=lambda: False, may_be_replaced=True)
+    watch(drained, may_be_replaced=True)
     connect = drained._connect
 
     async def connect_slowly() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -204,7 +211,8 @@ async def test_connections_are_closed_at_once_where_no_process_listens(make: Mak
 async def test_no_connection_is_closed_before_the_new_process_answers(make: Make, listener: socket.socket) -> None:
     """The parent process holds the listener, so connects succeed; the new worker starts later."""
     clients = Clients(200)
-    drained = make(parent_starts=lambda: True)
+    drained = make()
+    watch(drained, parent_starts=lambda: True)
     stop(drained, clients, listener.getsockname())
     await asyncio.sleep(0.2)
     assert clients.closed == []
@@ -237,10 +245,9 @@ async def test_other_machines_are_not_probed(make: Make) -> None:
 
 
 async def test_paced_drain_lengthens_the_servers_time_out_and_a_short_one_does_not(make: Make) -> None:
-    config = types.SimpleNamespace(timeout_graceful_shutdown=5.0, is_ssl=False)
     for count, expected in ((3, 5.0), (200, 5.0 + 0.5)):
         drained = make(has_others=lambda: True)
-        drained.watch(config, workers=25, parent_starts=lambda: False)
+        config = watch(drained, timeout_s=5.0)
         clients = Clients(count)
         stop(drained, clients, ("192.0.2.1", 1))
         await waiting.until_async(clients.are_closed, PATIENCE_S, "all are closed")
