@@ -6,6 +6,7 @@ all runs; one column is compared with the same column of the rivals.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -58,21 +59,22 @@ class Row(Protocol):
         """Measure a server that `takes` accepts. `folder` is empty. Raises LoadError instead of a wrong figure."""
 
 
+MODULES = (
+    "fanout",
+    "hundred",
+    "crowd",
+    "latency",
+    "small_rooms",
+    "room_posts",
+    "posts",
+    "lone",
+    "connect",
+    "publish",
+    "idle",
+    "console",
+)
+
+
 def all_rows() -> list[Row]:
     """In the order of the tables."""
-    from tests.load.rows import (  # they import this module
-        connect,
-        console,
-        crowd,
-        fanout,
-        hundred,
-        idle,
-        latency,
-        lone,
-        posts,
-        publish,
-        room_posts,
-        small_rooms,
-    )
-
-    return [fanout, hundred, crowd, latency, small_rooms, room_posts, posts, lone, connect, publish, idle, console]
+    return [importlib.import_module(f"{__name__}.{name}") for name in MODULES]
