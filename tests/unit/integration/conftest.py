@@ -1,13 +1,17 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.db.models import signals
 
 from fanfare.applications import models
 from fanfare.engine import current
+from fanfare.engine.local import engine as local_engine
 from fanfare.integration import appending, broadcasts, rule_cache, rules, target
+from tests.unit.engine import workers
 from tests.unit.integration import recording
 
 
@@ -17,6 +21,25 @@ def log() -> Iterator[recording.Recording]:
     log = recording.Recording()
     with current.replaced(log):  # type: ignore[arg-type]
         yield log
+
+
+@pytest.fixture
+def here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log: recording.Recording
+) -> Iterator[local_engine.LocalEngine]:
+    """The engine of this process, which is no worker, instead of `log`."""
+    here = local_engine.LocalEngine(tmp_path / "engine")
+    monkeypatch.setattr(current, "current", lambda: here)
+    yield here
+    async_to_sync(here.close)()
+
+
+@pytest.fixture
+async def worker(here: local_engine.LocalEngine, tmp_path: Path) -> AsyncIterator[workers.Worker]:
+    """A worker of the deployment of `here`."""
+    worker = await workers.Worker(local_engine.LocalEngine(tmp_path / "engine")).open()
+    yield worker
+    await worker.engine.close()
 
 
 @pytest.fixture(autouse=True)

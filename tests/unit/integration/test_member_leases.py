@@ -4,33 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from asgiref.sync import async_to_sync, sync_to_async
+from asgiref.sync import sync_to_async
 
 import fanfare
 from fanfare import presence
-from fanfare.engine import current, errors, interface
+from fanfare.engine import errors, interface
 from fanfare.engine.local import engine as local_engine
 from fanfare.integration import member_leases
 from tests.harness import waiting
 from tests.unit.engine import workers
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("application")]
 
 CHANNEL = "presence-room-7"
 PATIENCE_S = 60.0
-
-
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log: Any, application: Any) -> Iterator[Any]:
-    here = local_engine.LocalEngine(tmp_path / "engine")
-    monkeypatch.setattr(current, "current", lambda: here)
-    yield here
-    async_to_sync(here.close)()
 
 
 @pytest.fixture

@@ -6,20 +6,18 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from asgiref.sync import async_to_sync, sync_to_async
+from asgiref.sync import sync_to_async
 from django.contrib.auth.models import AnonymousUser, User
 from django.core.management import call_command
 from django.db import transaction
 
 from fanfare import Member, errors, history, presence
 from fanfare.applications import models
-from fanfare.engine import current, interface
 from fanfare.engine import errors as engine_errors
+from fanfare.engine import interface
 from fanfare.engine.local import engine as local_engine
 from fanfare.hub import event_frames
 from fanfare.protocol import termination
@@ -33,23 +31,6 @@ KEPT = interface.Retention(100, 60)
 @pytest.fixture(autouse=True)
 def default(application: models.Application) -> models.Application:
     return application
-
-
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log: Any) -> Iterator[local_engine.LocalEngine]:
-    """The engine of this process, which is no worker."""
-    here = local_engine.LocalEngine(tmp_path / "engine")
-    monkeypatch.setattr(current, "current", lambda: here)
-    yield here
-    async_to_sync(here.close)()
-
-
-@pytest.fixture
-async def worker(here: local_engine.LocalEngine, tmp_path: Path) -> AsyncIterator[workers.Worker]:
-    """A worker of the deployment."""
-    worker = await workers.Worker(local_engine.LocalEngine(tmp_path / "engine")).open()
-    yield worker
-    await worker.engine.close()
 
 
 async def join(worker: workers.Worker, channel: str, user_id: str, socket_id: str, info: str = "null") -> None:

@@ -17,7 +17,7 @@ from fanfare.hub import hub as hubs
 from fanfare.integration import history, payloads, revisions, rules, target
 from tests.harness import waiting
 from tests.unit.hub import doubles
-from tests.unit.integration.test_streams import here, hub, rule  # noqa: F401  (fixtures)
+from tests.unit.integration.test_streams import hub, rule  # noqa: F401  (fixtures)
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
-from typing import Any
-
 import pytest
-from asgiref.sync import async_to_sync, sync_to_async
+from asgiref.sync import sync_to_async
 from django import template
 from django.test import RequestFactory
 
 from fanfare import errors, snapshot
 from fanfare.applications import models
-from fanfare.engine import current, interface
-from fanfare.engine.local import engine as local_engine
+from fanfare.engine import interface
 from fanfare.integration import snapshots
 from tests.unit.engine import workers
 
@@ -28,21 +23,6 @@ def rule(application: models.Application) -> models.ChannelRule:
     return models.ChannelRule.objects.create(
         application=application, pattern="orders*", history_size=100, history_seconds=60
     )
-
-
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log: Any) -> Iterator[local_engine.LocalEngine]:
-    here = local_engine.LocalEngine(tmp_path / "engine")
-    monkeypatch.setattr(current, "current", lambda: here)
-    yield here
-    async_to_sync(here.close)()
-
-
-@pytest.fixture
-async def worker(here: local_engine.LocalEngine, tmp_path: Path) -> AsyncIterator[workers.Worker]:
-    worker = await workers.Worker(local_engine.LocalEngine(tmp_path / "engine")).open()
-    yield worker
-    await worker.engine.close()
 
 
 async def publish(worker: workers.Worker, channel: str, *bodies: bytes) -> interface.Position:

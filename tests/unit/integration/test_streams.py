@@ -7,18 +7,17 @@ import contextlib
 import gc
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from asgiref.sync import async_to_sync
 
 import fanfare
 from fanfare import errors
 from fanfare.applications import models, registry
-from fanfare.engine import current, interface
 from fanfare.engine import errors as engine_errors
+from fanfare.engine import interface
 from fanfare.engine.local import engine as local_engine
 from fanfare.hub import connections, streams
 from fanfare.hub import hub as hubs
@@ -39,14 +38,6 @@ def rule(application: models.Application) -> models.ChannelRule:
     return models.ChannelRule.objects.create(
         application=application, pattern="private-chat-*", history_size=100, history_seconds=60
     )
-
-
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log: Any) -> Iterator[local_engine.LocalEngine]:
-    here = local_engine.LocalEngine(tmp_path / "engine")
-    monkeypatch.setattr(current, "current", lambda: here)
-    yield here
-    async_to_sync(here.close)()
 
 
 @pytest.fixture
