@@ -32,9 +32,17 @@ RENEWALS: Final = 3  # of a lease, within its time
 
 
 class _Taken(NamedTuple):
+    """A write. `at`: the length of the text before it. `is_dropped`: the text was begun again since."""
+
     text: str
     seq: int
+    at: int
     replaces: bool
+    is_dropped: bool = False
+
+    @property
+    def kept(self) -> str:
+        return "" if self.is_dropped else self.text
 
 
 class Producer:
@@ -66,8 +74,7 @@ class Producer:
         self._replaces = False
         self._ending: tuple[State, str | None] | None = None
         self._ended: Future[None] = Future()
-        # The write under way: text, number, whether it drops the text before. It is repeated as it is until the log
-        # has answered, since it may be done already.
+        # The write under way. It is repeated as it is until the log has answered, since it may be done already.
         self._taken: _Taken | None = None
         self._failed_since_s: float | None = None
 
@@ -84,7 +91,7 @@ class Producer:
     @property
     def text(self) -> str:
         with self._lock:
-            taken = "" if self._taken is None else self._taken.text
+            taken = "" if self._taken is None else self._taken.kept
             return "".join([*self._pieces, taken, *self._pending])
 
     @property
@@ -184,7 +191,7 @@ class Producer:
             flusher().wake(self)
 
     def _taken_units(self) -> int:
-        return 0 if self._taken is None else wire.units(self._taken.text)
+        return 0 if self._taken is None else wire.units(self._taken.kept)
 
     def restart(self) -> None:
         with self._lock:
@@ -193,8 +200,8 @@ class Producer:
             self._acked_units = 0
             self.seq = 0
             self._replaces = True
-            if self._taken is not None:  # its text is dropped by the next write
-                self._taken = _Taken("", self._taken.seq, replaces=False)
+            if self._taken is not None:  # the next write drops its text
+                self._taken = self._taken._replace(is_dropped=True)
 
     def end(self, state: State, error: str | None = None) -> None:
         with self._lock:
@@ -231,11 +238,12 @@ class Producer:
             self.due_s = None
             self.written_s = now
             if self._taken is None:
-                self._taken = _Taken("".join(self._pending), self.seq, self._replaces)
+                self._taken = _Taken("".join(self._pending), self.seq, self._acked_units, self._replaces)
                 self._pending, self._pending_units = [], 0
             taken = self._taken
             is_last = self._ending is not None and not self._pending
-            writes = [] if is_last and not taken.text and not taken.replaces else [self._piece(taken)]
+            changes = bool(taken.text) or taken.replaces or taken.seq != self._acked_seq
+            writes = [self._piece(taken)] if changes or not is_last else []
             if self._ending is not None and is_last:
                 writes.append(self._end(taken, *self._ending))
             return writes
@@ -243,7 +251,7 @@ class Producer:
     def _piece(self, taken: _Taken) -> interface.StreamWrite:
         data = None
         if self.is_encrypted:
-            fields = wire.data(self.where.id, taken.seq, self._acked_units, taken.text, State.OPEN, meta=self.head.meta)
+            fields = wire.data(self.where.id, taken.seq, taken.at, taken.text, State.OPEN, meta=self.head.meta)
             data = self._sealed(fields)
         write = rules.piece(
             self.where,
@@ -251,7 +259,7 @@ class Producer:
             taken.text,
             after=self._acked_seq,
             seq=taken.seq,
-            at=self._acked_units,
+            at=taken.at,
             lease_s=self.limits.lease_s,
             data=data,
             replaces=taken.replaces,
@@ -259,7 +267,7 @@ class Producer:
         return write if taken.text or taken.replaces else write._replace(part=b"", body=b"")  # it renews the lease
 
     def _end(self, taken: _Taken, state: State, error: str | None) -> interface.StreamWrite:
-        whole = "".join([*self._pieces, taken.text])
+        whole = "".join([*self._pieces, taken.kept])
         data = wire.data(self.where.id, taken.seq, 0, whole, state, meta=self.head.meta, error=error)
         return rules.ended(
             self.where,
@@ -284,10 +292,11 @@ class Producer:
         with self._lock:
             self._failed_since_s = None
             if self._taken is not None:
-                self._pieces.append(self._taken.text)
                 self._acked_seq = self._taken.seq
-                self._acked_units += wire.units(self._taken.text)
-                self._replaces &= not self._taken.replaces
+                if not self._taken.is_dropped:
+                    self._pieces.append(self._taken.text)
+                    self._acked_units += wire.units(self._taken.text)
+                    self._replaces &= not self._taken.replaces
                 self._taken = None
             if not has_ended and (self._pending or self._replaces or self._ending is not None):
                 now = time.monotonic()
@@ -306,7 +315,10 @@ class Producer:
             # The log was lost, or this process was stopped for longer than its lease: open it with the whole text.
             receipt = self._write(self._opening(after=receipt.seq))
             if receipt.done:
-                self.due_s = time.monotonic()
+                with self._lock:
+                    if self._taken is not None and self._taken.is_dropped:
+                        self._taken = None  # it followed a text that the log no longer has
+                    self.due_s = time.monotonic()
                 return
         if receipt.state is State.OPEN:
             self.fail(
@@ -320,7 +332,7 @@ class Producer:
         else:
             taken = self._taken
             is_written = taken is not None and receipt.seq == taken.seq != self._acked_seq
-            text = "".join([*self._pieces, taken.text] if taken is not None and is_written else self._pieces)
+            text = "".join([*self._pieces, taken.kept] if taken is not None and is_written else self._pieces)
             self.fail(_closed(receipt.state or State.CANCELLED, self.where, text))
 
     def postpone(self, error: Exception) -> None:

@@ -299,6 +299,46 @@ async def test_restart_replaces_the_text(hub: hubs.Hub) -> None:
     assert page.text("a") == "this one"
 
 
+async def test_empty_token_may_be_the_last_one(hub: hubs.Hub) -> None:
+    """A model's last token often is empty, and comes after the window of those before it."""
+    page = Page().subscribe(hub)
+    async with fanfare.stream(CHANNEL, "answer", id="a") as answer:
+        await answer.append("all")
+        await page.until_text("a", "all")
+        await answer.append("")
+    await page.until("a", "done")
+    assert (page.text("a"), page.events[-1]["seq"]) == ("all", 2)
+
+
+@pytest.mark.parametrize("appended", ["", "new"])
+@pytest.mark.parametrize("is_written", [True, False])
+async def test_restart_after_a_write_whose_answer_was_lost_replaces_the_text(
+    hub: hubs.Hub, here: local_engine.LocalEngine, monkeypatch: pytest.MonkeyPatch, is_written: bool, appended: str
+) -> None:
+    page = Page().subscribe(hub)
+    write, lost = here.write_streams, threading.Event()
+
+    def lose_one_answer(writes: Any, timeout: float | None = None) -> Any:
+        if lost.is_set():
+            return write(writes, timeout)
+        if is_written:
+            write(writes, timeout)
+        lost.set()
+        raise engine_errors.EngineUnavailable("The answer is lost")
+
+    async with fanfare.stream(CHANNEL, "answer", id="a") as answer:
+        await answer.append("old")
+        await page.until_text("a", "old")
+        monkeypatch.setattr(here, "write_streams", lose_one_answer)
+        await answer.append(" text")
+        await asyncio.to_thread(lost.wait)
+        answer.restart()
+        if appended:
+            await answer.append(appended)
+    await page.until("a", "done")
+    assert page.text("a") == appended
+
+
 async def test_number_that_was_left_out_is_refused_with_both_numbers(hub: hubs.Hub) -> None:
     with pytest.raises(errors.StreamConflict, match="5 follows 1") as caught:
         async with fanfare.stream(CHANNEL, "answer") as answer:
