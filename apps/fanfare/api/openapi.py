@@ -224,7 +224,10 @@ STREAM_ID = _text(
 ENCRYPTED = _text("On encrypted channels, in place of `text`: the encrypted data of the event.")
 TOKEN_NUMBER = _integer("The number of the newest token in `text`.", minimum=0)
 APPEND_FIELDS = {
-    "after": _integer("The stream's number before it. By default `seq` - 1, and `seq` without `text`.", minimum=0),
+    "after": _integer(
+        "The stream's number before it. By default `seq` - 1, and `seq` without `text`; with an empty `text`, either.",
+        minimum=0,
+    ),
     "text": _text(f"The stream may have {STREAM_LENGTH} UTF-16 code units."),
     "at": _integer("0: the text replaces that of the stream.", minimum=0),
     "state": _text("Ends the stream.", enum=list(streams.FINAL)),

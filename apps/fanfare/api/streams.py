@@ -157,11 +157,12 @@ async def cancel_stream(hub: hubs.Hub, request: requests.Request) -> bytes:
 
 
 class _Append(NamedTuple):
-    """The parameters of an append. `at`, `length`: not checked yet."""
+    """The parameters of an append. `after`: the numbers that the stream may have before it. `at`, `length`: not checked
+    yet."""
 
     where: interface.StreamName
     seq: int
-    after: int
+    after: tuple[int, ...]
     text: str
     data: str | None
     at: Any
@@ -179,7 +180,14 @@ def _append(application: registry.Application, channel: Any, stream_id: Any, fie
         raise refusals.Invalid(f"The parameter state must be one of {', '.join(FINAL)}.", code="invalid_state")
     text, data = _text(fields, channel), _data(fields, channel)
     seq = _number("seq", fields.get("seq"), None)
-    after = _number("after", fields.get("after"), seq if not text and data is None else max(seq - 1, 0))
+    if fields.get("after") is not None:
+        after: tuple[int, ...] = (_number("after", fields["after"], None),)
+    elif text or data is not None:
+        after = (max(seq - 1, 0),)
+    elif fields.get("text") is None:
+        after = (seq,)
+    else:  # the token `seq` is empty, or there is none
+        after = (max(seq - 1, 0), seq)
     error = fields.get("error")
     if error is not None and not isinstance(error, str):
         raise refusals.Invalid("The parameter error must be a string.", code="invalid_error")
@@ -200,8 +208,8 @@ def _writes(
     application: registry.Application, append: _Append, known: interface.Streamed | None
 ) -> list[interface.StreamWrite]:
     """The changes of the stream `known`; none if it is not as the append expects it. Raises ApiError."""
-    where, seq, after, text, data, at, length, state, error = append
-    if known is None or known.state is not State.OPEN or known.seq != after:
+    where, seq, _, text, data, at, length, state, error = append
+    if known is None or known.state is not State.OPEN or known.seq not in append.after:
         return []
     at = _number("at", at, known.size)
     if at not in (0, known.size):
@@ -214,12 +222,14 @@ def _writes(
     writes: list[interface.StreamWrite] = []
     if text or (data is not None and state is None) or (at == 0 and known.size):
         write = streams.piece(
-            where, head, text, after=after, seq=seq, at=at, lease_s=bounds.lease_s, data=data, replaces=at == 0
+            where, head, text, after=known.seq, seq=seq, at=at, lease_s=bounds.lease_s, data=data, replaces=at == 0
         )
         if data is not None:
             write = write._replace(size=_number("length", length, None))
         _check_length(write.size)
         writes.append(write)
+    elif state is None or seq != known.seq:  # a renewal, or an empty token
+        writes.append(interface.StreamWrite(*where, known.seq, seq, known.size, seconds=bounds.lease_s))
     if state is not None:
         parts = (text.encode(),) if at == 0 else (*known.parts, text.encode())
         now = known._replace(seq=seq, size=writes[0].size if writes else known.size, parts=parts)
@@ -231,7 +241,7 @@ def _writes(
                 where, head, data, after=seq, size=now.size, state=state, retention=kept, keep_s=bounds.keep_s
             )
         writes.append(ending)
-    return writes or [interface.StreamWrite(*where, after, seq, known.size, seconds=bounds.lease_s)]
+    return writes
 
 
 # -- parameters and answers --------------------------------------------------------------------------------------------

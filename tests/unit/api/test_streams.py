@@ -65,6 +65,25 @@ async def test_each_item_is_answered_by_itself_and_in_order(
     assert (hub.counters["streams.appended"], hub.counters["api.refused.400"]) == (2, 5)
 
 
+@pytest.mark.parametrize("seq", [5, 6])
+@pytest.mark.parametrize("more", [{}, {"state": "done"}])
+async def test_empty_token_is_counted_and_may_come_with_the_end(
+    client: fakes.Client, hub: fakes.Hub, seq: int, more: dict[str, str]
+) -> None:
+    """A request with an empty text may also have no token."""
+    hub.engine.streams["a"] = hub.engine.streams["a"]._replace(seq=5)
+    answer = await client.post(ROUTE, {"batch": [append("a", "", seq=seq, **more)]})
+    assert answer.json["batch"] == [
+        {"accepted": True, "id": "a", "state": more.get("state", "open"), "seq": seq, "length": 0}
+    ]
+
+
+async def test_end_without_a_text_needs_all_tokens_before_it(client: fakes.Client) -> None:
+    item = {"channel": "private-a", "stream": "a", "seq": 1, "state": "done"}
+    [answer] = (await client.post(ROUTE, {"batch": [item]})).json["batch"]
+    assert (answer["accepted"], answer["state"], answer["seq"]) == (False, "open", 0)
+
+
 async def test_ended_stream_is_kept_for_as_long_as_the_setting_says(
     client: fakes.Client, hub: fakes.Hub, settings: Any
 ) -> None:
