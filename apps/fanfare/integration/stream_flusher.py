@@ -78,12 +78,15 @@ class Flusher:
         """Write them, those of one engine in one call."""
         by_engine: dict[int, list[tuple[Flushed, list[interface.StreamWrite]]]] = {}
         for producer in due:
-            by_engine.setdefault(id(producer.engine), []).append((producer, producer.take(now)))
+            try:
+                by_engine.setdefault(id(producer.engine), []).append((producer, producer.take(now)))
+            except Exception as error:  # noqa: BLE001  (the thread serves all streams of the process)
+                producer.postpone(error)
         for taken in by_engine.values():
             engine = taken[0][0].engine
             try:
                 receipts = engine.write_streams([write for _, writes in taken for write in writes])
-            except Exception as error:  # noqa: BLE001  (the thread serves all streams of the process)
+            except Exception as error:  # noqa: BLE001
                 for producer, _ in taken:
                     producer.postpone(error)
                 continue

@@ -165,6 +165,12 @@ class Producer:
     # -- the producer's side -------------------------------------------------------------------------------------------
 
     def append(self, text: str, seq: int | None) -> None:
+        if not isinstance(text, str):
+            raise errors.UnencodableData(f"The text of a stream is a str, not {type(text).__name__}.")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise errors.UnencodableData("The text has a lone surrogate, which is no character.") from None
         with self._lock:
             if self.failure is not None:
                 raise self.failure
@@ -241,7 +247,7 @@ class Producer:
                 self._taken = _Taken("".join(self._pending), self.seq, self._acked_units, self._replaces)
                 self._pending, self._pending_units = [], 0
             taken = self._taken
-            is_last = self._ending is not None and not self._pending
+            is_last = self._ending is not None and not self._pending and not taken.is_dropped
             changes = bool(taken.text) or taken.replaces or taken.seq != self._acked_seq
             writes = [self._piece(taken)] if changes or not is_last else []
             if self._ending is not None and is_last:
@@ -267,7 +273,7 @@ class Producer:
         return write if taken.text or taken.replaces else write._replace(part=b"", body=b"")  # it renews the lease
 
     def _end(self, taken: _Taken, state: State, error: str | None) -> interface.StreamWrite:
-        whole = "".join([*self._pieces, taken.kept])
+        whole = "".join([*self._pieces, taken.text])
         data = wire.data(self.where.id, taken.seq, 0, whole, state, meta=self.head.meta, error=error)
         return rules.ended(
             self.where,

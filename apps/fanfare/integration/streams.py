@@ -155,7 +155,8 @@ class _Handle:
 
     def fail(self, error: str) -> None:
         """End the stream as failed, with a message for its readers. Later appends raise StreamClosed."""
-        self._producer.end(State.FAILED, error)
+        # An exception in place of its text, or half a character in it, must not keep the stream from its end.
+        self._producer.end(State.FAILED, str(error).encode(errors="backslashreplace").decode())
 
     def done(self) -> None:
         """End the stream before the end of the block."""
@@ -173,8 +174,8 @@ class Stream(_Handle):
         """Add text. `seq`: the token's number, 1, 2, 3, …, by default the next one. A token that the stream already
         has is dropped, so a task that is run again may send all tokens again.
 
-        Raises StreamCancelled, StreamClosed, StreamConflict, StreamTooLong, and EngineUnavailable if the log could not
-        be written for 30 s.
+        Raises StreamCancelled, StreamClosed, StreamConflict, StreamTooLong, UnencodableData, and EngineUnavailable if
+        the log could not be written for 30 s.
         """
         self._producer.append(text, seq)
         while self._producer.is_full:

@@ -7,7 +7,7 @@ import contextlib
 import gc
 import json
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from fanfare.engine import interface
 from fanfare.engine.local import engine as local_engine
 from fanfare.hub import connections, streams
 from fanfare.hub import hub as hubs
-from fanfare.integration import history, payloads, stream_producer
+from fanfare.integration import history, payloads, stream_flusher, stream_producer
 from fanfare.integration import streams as producers
 from fanfare.protocol import streams as stream_rules
 from tests.harness import waiting
@@ -47,6 +47,13 @@ async def hub(here: local_engine.LocalEngine, tmp_path: Path) -> AsyncIterator[h
     await hub.start()
     yield hub
     await hub.stop()
+
+
+@contextlib.contextmanager
+def flushing_held() -> Iterator[None]:
+    """Inside the block the thread that writes the streams does not look."""
+    with stream_flusher.flusher()._changed:
+        yield
 
 
 class Page:
@@ -520,6 +527,43 @@ async def test_many_streams_of_one_process_share_the_commits(hub: hubs.Hub) -> N
     for number, page in enumerate(pages):
         await page.until("a", "done")
         assert page.text("a") == "".join(f"<{number}.{token}>" for token in range(100))
+
+
+@pytest.mark.parametrize("text", [None, 5, "\ud83d"])
+async def test_text_that_is_none_is_refused_and_the_stream_goes_on(hub: hubs.Hub, text: Any) -> None:
+    page = Page().subscribe(hub)
+    async with fanfare.stream(CHANNEL, "answer", id="a") as answer:
+        with pytest.raises(errors.UnencodableData, match=r"is a str, not|lone surrogate"):
+            await answer.append(text)
+        await answer.append("x")
+    await page.until("a", "done")
+    assert page.text("a") == "x"
+
+
+@pytest.mark.parametrize(("error", "shown"), [(ValueError("No model"), "No model"), ("half \ud83d", r"half \ud83d")])
+async def test_failure_is_reported_whatever_its_message_is(hub: hubs.Hub, error: Any, shown: str) -> None:
+    page = Page().subscribe(hub)
+    async with fanfare.stream(CHANNEL, "answer", id="a") as answer:
+        answer.fail(error)
+    await page.until("a", "failed")
+    assert page.events[-1]["error"] == shown
+
+
+async def test_stream_that_cannot_be_encoded_fails_alone(
+    hub: hubs.Hub, here: local_engine.LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are due in the same turn of the flusher."""
+    page = Page().subscribe(hub)
+    async with fanfare.stream(CHANNEL, "answer", id="a") as answer:
+        with pytest.raises(errors.StreamError, match="ZeroDivisionError"):
+            async with fanfare.stream(CHANNEL, "answer", id="b") as broken:
+                monkeypatch.setattr(broken._producer, "_piece", lambda taken: 1 / 0)
+                with flushing_held():
+                    await answer.append("x")
+                    await broken.append("y")
+                    await asyncio.sleep(answer._producer.window_s)
+    await page.until("a", "done")
+    assert page.text("a") == "x"
 
 
 async def test_failure_of_one_stream_leaves_the_thread_to_the_others(
