@@ -25,7 +25,10 @@ def test_restored_server_has_the_applications_and_the_history(
             caller.publish("kept", "counted", str(number))
         _back_up(server.deployment.folder, tmp_path / "backup")
         caller.publish("kept", "counted", "after the backup")
+        lost = caller.signed("GET", "channels/kept/history").body
     server.stop()
+    copies = [tmp_path / "backup" / name for name in ("db.sqlite3", "secret_key", "engine/log.sqlite3")]
+    assert [copy.stat().st_mode & 0o077 for copy in copies] == [0, 0, 0]
 
     restored = deployments.Deployment(tmp_path / "backup", {}, server.application)
     again = start("uvicorn", restored)
@@ -35,6 +38,8 @@ def test_restored_server_has_the_applications_and_the_history(
         assert sorted(item["data"] for item in items) == ["0", "1", "2"]
         caller.publish("kept", "counted", "3")
         assert len(caller.signed("GET", "channels/kept/history").body["items"]) == 4
+        gone = caller.signed("GET", "channels/kept/history", query={"after": lost["position"]})
+        assert (gone.status, gone.body["code"]) == (410, "epoch_changed"), "its offset is another event's now"
 
 
 def _back_up(source: Path, target: Path) -> None:

@@ -368,8 +368,9 @@ class HighWaterMark:
         self._path = path
         self._map: mmap.mmap | None = None
 
-    def open(self) -> int:
-        """The stored id; 0 if there is none. Never raises: without the file, commits that are lost go unnoticed."""
+    def open(self) -> int | None:
+        """The stored id; None if there is none, as beside a log that was copied from a backup. Never raises: if the
+        file cannot be read, it is 0, and commits that are lost go unnoticed."""
         try:
             if self._map is None:
                 with self._path.open("a+b") as file:
@@ -380,16 +381,16 @@ class HighWaterMark:
             top, check = self._FORM.unpack_from(self._map)
         except (OSError, ValueError):
             return 0
-        return top if top ^ self._MASK == check else 0
+        return top if top ^ self._MASK == check else None
 
     def store(self, top: int) -> None:
         if self._map is not None:
             self._FORM.pack_into(self._map, 0, top, top ^ self._MASK)
 
     def reset(self) -> None:
-        """There is no log."""
-        if self.open():
-            self.store(0)
+        """There is no log, or a new one whose offsets are trusted."""
+        self.open()
+        self.store(0)
 
     def close(self) -> None:
         if self._map is not None:

@@ -222,7 +222,7 @@ def connect(paths: LogPaths, *, create: bool = False, any_thread: bool = False) 
     )
 
 
-def prepare(connection: sqlite3.Connection, paths: LogPaths, *, full_sync: bool, high_water: int) -> None:
+def prepare(connection: sqlite3.Connection, paths: LogPaths, *, full_sync: bool, high_water: int | None) -> None:
     """Create the tables if there are none, convert those of an older release, and give every stream a new epoch if
     acknowledged entries may be gone.
 
@@ -230,7 +230,8 @@ def prepare(connection: sqlite3.Connection, paths: LogPaths, *, full_sync: bool,
     of power. Offsets would then be given out a second time. So if the machine was booted since and the log was not
     closed, no position from before may look like one of now. With `full_sync` nothing can be rolled back. `high_water`
     is the newest id that was committed, as noted outside of the file: a log that ends before it lost commits in another
-    way (its WAL was damaged, or an older copy was put in its place).
+    way (its WAL was damaged, or an older copy was put in its place). None: nothing was noted, because the file comes
+    from a backup, and the entries after the backup are gone.
 
     Runs while the write lock is held. Raises EngineMisconfigured, EngineUnavailable, sqlite3.Error.
     """
@@ -255,11 +256,13 @@ def prepare(connection: sqlite3.Connection, paths: LogPaths, *, full_sync: bool,
         if version != VERSION:
             _migrate(connection, version, paths)
         was_booted = boot != boot_id()
-        is_short = top < high_water
+        is_short = high_water is None or top < high_water
         if is_short or (was_booted and not clean and not full_sync):
             connection.execute("UPDATE streams SET epoch = ?", (new_epoch(),))
             connection.execute("UPDATE state SET log_id = ?", (new_epoch(),))
-        if is_short:
+        if high_water is None:
+            logger.warning("The log was copied from elsewhere. Clients that reconnect get the reason epoch_changed.")
+        elif is_short:
             logger.error(
                 "The log ends at entry %d, but entry %d was committed: the newest entries are lost. Clients that "
                 "reconnect get the reason epoch_changed.",
