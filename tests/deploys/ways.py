@@ -21,6 +21,7 @@ import psutil
 from tests.harness import deployments, parts, postgresql, reverse_proxies, servers, waiting
 
 WITHIN_S = 60.0
+RESTART_S = 2.0  # RestartSec of deploy/fanfare.service
 NOTICED_S = 3.0  # within which HAProxy sends clients to a machine that is ready again; it looks every 2 s
 
 # A PID namespace, as of a container: its process 1 has no default handlers of signals, and all others end with it.
@@ -194,6 +195,16 @@ def restart_in_turn(seen: Machines, fleet: servers.Fleet) -> None:
         time.sleep(NOTICED_S)
 
 
+def kill_in_turn(seen: Machines, fleet: servers.Fleet) -> None:
+    """SIGKILL to all processes of one machine, and a new start after the pause of systemd; then the other machine."""
+    for number, one in enumerate(seen.behind):
+        os.killpg(one.process.pid, signal.SIGKILL)
+        one.wait_until_gone(WITHIN_S)
+        time.sleep(RESTART_S)
+        seen.behind[number] = fleet.start(one.command, one.deployment, port=one.port)
+        time.sleep(NOTICED_S)
+
+
 def stop_too_late(server: servers.Server, fleet: servers.Fleet) -> None:
     """A container whose time to stop is too short: SIGTERM to process 1, and SIGKILL before it has ended."""
     server.send_signal(signal.SIGTERM)
@@ -232,6 +243,9 @@ WAYS: dict[str, Way] = {
     ),
     "machines": Way(
         "gunicorn pair", restart_in_turn, "SIGTERM to one of two machines behind HAProxy, then to the other", machines
+    ),
+    "machines-kill": Way(
+        "gunicorn pair", kill_in_turn, "SIGKILL to one of two machines behind HAProxy, then to the other", machines
     ),
     "kill": Way("gunicorn", kill, "SIGKILL of gunicorn's master, then a new one"),
     "uvicorn-hup": Way("uvicorn workers", hup, "SIGHUP to uvicorn --workers 4"),
