@@ -156,7 +156,7 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
     ]
     http = Http(rows, upgrade.UpgradeRequired(pages, keys.knows), url_prefix=prefix, at_root=rows[:2])
     sockets = consumers.WebSockets(
-        Started(server, pusher, is_closed=is_closed),
+        Started(server, pusher, is_closed=is_closed, moves=lambda: server.drain.moves_clients),
         patterns=consumers.discover(),
         own=project.websocket,
         knows=keys.knows,

@@ -132,7 +132,7 @@ class Started:
     """Middleware for an application that needs a started worker; starts the worker if the server has no lifespan.
 
     `refuse`: answers a request instead of a plain 503, after which some clients do not retry. `is_closed`: whether
-    a running worker refuses new clients, too.
+    a running worker refuses new clients, too. `moves`: whether such a client may go to another worker at once.
     """
 
     def __init__(
@@ -143,19 +143,22 @@ class Started:
         reason_in: str = HEALTH,
         refuse: Refuse | None = None,
         is_closed: Callable[[], bool] = lambda: False,
+        moves: Callable[[], bool] = lambda: False,
     ) -> None:
         self.server = server
         self.application = application
         self.reason_in = reason_in
         self.refuse = refuse or _refuse_http
         self.is_closed = is_closed
+        self.moves = moves
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         try:
             await self._check()
         except errors.NotStarted as error:
             if scope["type"] == "websocket":
-                await _refuse_websocket(receive, send)
+                code = close_codes.RECONNECT if self.moves() else close_codes.OVER_CAPACITY
+                await _refuse_websocket(receive, send, code)
             else:
                 await self.refuse(scope, error.code, f"{REFUSED}; {self.reason_in} says why.", send)
             return
@@ -173,8 +176,8 @@ async def _refuse_http(_scope: Scope, code: str, message: str, send: ASGISendCal
     await responses.json(send, 503, {"error": message, "code": code}, [retry_after])
 
 
-async def _refuse_websocket(receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+async def _refuse_websocket(receive: ASGIReceiveCallable, send: ASGISendCallable, code: int) -> None:
     """Accept and then close, because a refused handshake has no close code, which clients need to reconnect."""
     await receive()
     await send({"type": "websocket.accept", "subprotocol": None, "headers": []})
-    await send({"type": "websocket.close", "code": close_codes.OVER_CAPACITY, "reason": REFUSED})
+    await send({"type": "websocket.close", "code": code, "reason": REFUSED})

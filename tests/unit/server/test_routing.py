@@ -248,14 +248,14 @@ async def test_the_first_request_starts_the_worker_and_later_ones_do_not(answere
     assert server.starts == 1
 
 
-async def refused(scope, sent):
+async def refused(scope, sent, moves=False):
     async def receive():
         return {"type": "websocket.connect"}
 
     async def send(message):
         sent.append(message)
 
-    await routing.Started(FakeServer(fails=True), answering("api", sent))(scope, receive, send)
+    await routing.Started(FakeServer(fails=True), answering("api", sent), moves=lambda: moves)(scope, receive, send)
 
 
 async def test_a_request_to_a_worker_that_cannot_start_gets_503_and_where_to_look():
@@ -274,3 +274,10 @@ async def test_a_websocket_to_a_worker_that_cannot_start_is_closed_with_4100():
     assert [message["type"] for message in sent] == ["websocket.accept", "websocket.close"]
     assert sent[1]["code"] == 4100
     assert "/srv" not in sent[1]["reason"]
+
+
+async def test_a_websocket_to_a_worker_that_moves_its_clients_is_closed_with_4200():
+    sent = []
+    await refused({"type": "websocket"}, sent, moves=True)
+    assert [message["type"] for message in sent] == ["websocket.accept", "websocket.close"]
+    assert sent[1]["code"] == 4200

@@ -118,6 +118,22 @@ async def test_worker_that_stops_alone_closes_its_share_in_its_share_of_the_time
     assert f"Draining 1000 connections within {0.1 if alone else 0.5} s." in caplog.messages
 
 
+async def test_clients_may_return_at_once_during_a_drain_on_request_and_shortly_after(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The draining worker accepts many of the returning clients, which then go on to another one without a pause."""
+    monkeypatch.setattr(drain, "MOVE_S", 0.3)
+    clients, drained = Clients(60), make(workers=25)
+    assert not drained.moves_clients
+    closing = asyncio.create_task(drained.close(clients.each))
+    await waiting.until_async(lambda: asyncio.sleep(0, bool(clients.closed)), PATIENCE_S, "the first close")
+    assert drained.moves_clients
+    await closing
+    assert drained.moves_clients
+    await waiting.until_async(lambda: asyncio.sleep(0, not drained.moves_clients), PATIENCE_S, "the end of the move")
+    assert all(returns for _, returns in clients.closed)
+
+
 async def test_few_connections_are_closed_at_once(make: Make) -> None:
     clients = Clients(drain.FEW)
     stop(make(), clients, ("192.0.2.1", 1))
