@@ -33,6 +33,7 @@ class Fleet:
     channel: str = CHANNEL
     clients: list[Client] = field(default_factory=list)
     codes: dict[int, int] = field(default_factory=dict)  # close codes, counted
+    away_s: list[float] = field(default_factory=list)  # from the loss of a connection until the client is subscribed
     delays_s: list[tuple[float, float]] = field(default_factory=list)  # (when, publish to receive) of live events
     failures: list[str] = field(default_factory=list)
 
@@ -71,6 +72,7 @@ class Client(asyncio.Protocol):
         self.duplicates = 0
         self.lost: list[str] = []
         self.last_live_s = 0.0
+        self._lost_s = 0.0
         self.closes = 0
         self._connects = 0
         self._transport: Any = None
@@ -152,6 +154,7 @@ class Client(asyncio.Protocol):
         self.live.clear()
         if was_live:
             self.closes += 1
+            self._lost_s = time.monotonic()
             self.fleet.codes[self._code] = self.fleet.codes.get(self._code, 0) + 1
         self._retry(0.0 if self._code in AT_ONCE_CODES else RETRY_S)
 
@@ -166,6 +169,9 @@ class Client(asyncio.Protocol):
         elif event == "pusher_internal:subscription_succeeded":
             self._connects += 1
             self.last_live_s = time.monotonic()
+            if self._lost_s:
+                self.fleet.away_s.append(self.last_live_s - self._lost_s)
+                self._lost_s = 0.0
             self.live.set()
         elif event == "pusher:ping":
             self._send({"event": "pusher:pong", "data": {}})

@@ -25,6 +25,7 @@ class Result:
     published: int = 0
     deploy_s: float = 0.0  # until the new processes are ready and the old ones gone
     last_back_s: float = 0.0  # from the signal until the last client is subscribed again
+    away_s: float = 0.0  # the longest time from the loss of a connection until its client is subscribed again
     missing: int = 0  # events, over all clients
     lost: int = 0  # clients that could not resume
     duplicates: int = 0
@@ -50,6 +51,7 @@ class Result:
                 f"{ways.WAYS[self.how].help}; {self.sockets} clients, {self.published} events",
                 f"  moved {self.moved}, close codes {dict(sorted(self.codes.items()))}",
                 f"  the last client is back after {self.last_back_s:.1f} s; the deploy took {self.deploy_s:.1f} s",
+                f"  no client was away for longer than {self.away_s:.1f} s",
                 f"  missing {self.missing}, not resumed {self.lost}, duplicates {self.duplicates}",
                 f"  {self.refused} publish requests failed; the longest time without an event was {self.pause_s:.1f} s",
                 f"  p99 of live deliveries: {self.p99_before_ms:.0f} ms before, {self.p99_during_ms:.0f} ms during",
@@ -92,6 +94,7 @@ async def play(how: str, server: Any, fleet: servers.Fleet, *, sockets: int) -> 
     result.moved = len(moved)
     result.codes = crowd.codes
     result.last_back_s = last_s - begun_s
+    result.away_s = max(crowd.away_s, default=0.0)
     result.missing = sum(max(0, _wanted(one, result) - len(one.received)) for one in crowd.clients)
     result.lost = sum(bool(one.lost) for one in crowd.clients) + sockets - crowd.live
     result.duplicates = sum(one.duplicates for one in crowd.clients)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -18,9 +19,11 @@ from typing import Any
 
 import psutil
 
-from tests.harness import deployments, parts, postgresql, reverse_proxies, servers, waiting
+from tests.harness import consoles, deployments, parts, postgresql, reverse_proxies, servers, waiting
 
 WITHIN_S = 60.0
+STRANGERS = 2  # connections of a worker without clients: publishers
+MOVED_S = 10.0  # for its clients to be back at other workers
 RESTART_S = 2.0  # RestartSec of deploy/fanfare.service
 NOTICED_S = 3.0  # within which HAProxy sends clients to a machine that is ready again; it looks every 2 s
 
@@ -205,6 +208,41 @@ def kill_in_turn(seen: Machines, fleet: servers.Fleet) -> None:
         time.sleep(NOTICED_S)
 
 
+def drain_in_turn(server: servers.Server, _fleet: servers.Fleet) -> None:
+    """In the console: drain a worker, restart it once it has no clients, and go on with the next."""
+    asyncio.run(_drain_in_turn(server))
+
+
+async def _drain_in_turn(server: servers.Server) -> None:
+    console = consoles.Console(server)
+    async with console.stream("overview") as stream:
+        while len(workers := (await stream.next())["workers"]) < server.expected_workers:
+            pass
+    for worker in workers:
+        await console.post("worker", worker=worker["worker"], action="drain")
+        await asyncio.to_thread(_wait_until_left, psutil.Process(worker["pid"]))
+        await console.post("worker", worker=worker["worker"], action="restart")
+        await asyncio.to_thread(_wait_until_replaced, server, worker["pid"])
+
+
+def _wait_until_left(worker: psutil.Process) -> None:
+    def is_left() -> bool:
+        established = [one for one in worker.net_connections() if one.status == psutil.CONN_ESTABLISHED]
+        return len(established) <= STRANGERS
+
+    waiting.until(is_left, WITHIN_S, "the worker has no clients")
+    time.sleep(MOVED_S)
+
+
+def _wait_until_replaced(server: servers.Server, worker: int) -> None:
+    def is_replaced() -> bool:
+        now = children(server.process.pid)
+        are_started = all(f"Fanfare: worker {pid}," in server.log_text() for pid in now)
+        return len(now) == server.expected_workers and worker not in now and are_started
+
+    waiting.until(is_replaced, WITHIN_S, "the next worker")
+
+
 def stop_too_late(server: servers.Server, fleet: servers.Fleet) -> None:
     """A container whose time to stop is too short: SIGTERM to process 1, and SIGKILL before it has ended."""
     server.send_signal(signal.SIGTERM)
@@ -247,6 +285,7 @@ WAYS: dict[str, Way] = {
     "machines-kill": Way(
         "gunicorn pair", kill_in_turn, "SIGKILL to one of two machines behind HAProxy, then to the other", machines
     ),
+    "console": Way("gunicorn", drain_in_turn, "each worker in turn drained and restarted in the console"),
     "kill": Way("gunicorn", kill, "SIGKILL of gunicorn's master, then a new one"),
     "uvicorn-hup": Way("uvicorn workers", hup, "SIGHUP to uvicorn --workers 4"),
     "uvicorn-restart": Way("uvicorn", restart, "SIGTERM to uvicorn, then a new one"),
