@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -24,6 +25,7 @@ from tests.harness import parts
 from tests.unit.docs import pages
 
 DEPLOY = pages.ROOT / "deploy"
+GUIDE = pages.ROOT / "docs/how-to/kubernetes.md"
 NGINX = (DEPLOY / "nginx.conf").read_text(encoding="utf-8")
 UNIT = (DEPLOY / "fanfare.service").read_text(encoding="utf-8")
 IMAGE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
@@ -202,6 +204,20 @@ def test_objects_of_the_chart_conform_to_the_schemas_of_kubernetes() -> None:
     scaled = found["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
     assert (scaled["kind"], scaled["name"]) == ("Deployment", found["Deployment"]["metadata"]["name"])
     assert "replicas" not in found["Deployment"]["spec"], "the autoscaler decides"
+
+
+def test_helm_command_of_the_guide_makes_pods_with_its_image_and_its_secret() -> None:
+    """`helm template` with the arguments of `helm install`."""
+    create, _, install = (shlex.split(line.text) for line in pages.shell_lines(GUIDE))
+    done = subprocess.run([HELM, "template", *install[2:]], cwd=pages.ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = {one["kind"]: one for one in yaml.safe_load_all(done.stdout)}
+    assert found["Ingress"]["spec"]["tls"] == [{"hosts": ["realtime.example.com"], "secretName": "realtime-tls"}]
+    for one in found.values():
+        kubernetes_validate.validate(one, desired_version="1.37", strict=True)
+    (container,) = found["Deployment"]["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "registry.example.com/fanfare:latest"
+    assert container["envFrom"] == [{"secretRef": {"name": create[4]}}]
 
 
 def test_chart_writes_unquoted_values_of_a_file_as_kubernetes_and_the_server_read_them() -> None:

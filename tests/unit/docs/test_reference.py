@@ -9,6 +9,7 @@ import runpy
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from django.core.management import get_commands, load_command_class
 
 from fanfare import conf
@@ -66,6 +67,20 @@ def test_project_reads_the_data_folder_as_the_package_does() -> None:
 
     assert conf.settings.DATA_DIR == settings.DATA_DIR
     assert conf.Settings.DATA_DIR.default == Path("var")
+
+
+def test_values_of_settings_in_the_pages_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those with an ellipsis, a command or a placeholder in capitals have no value of their own."""
+    known = {setting.variable: setting for setting in conf.settings}
+    checked = 0
+    for page in pages.all_pages():
+        for name, value in re.findall(r"\b(FANFARE_\w+)=([^\s`'\"\\]+)", page.read_text(encoding="utf-8")):
+            if name in known and not re.search(r"…|\*|^\$\(", value) and not value.isupper():
+                monkeypatch.setenv(name, value.rstrip(",.;)"))
+                known[name].read({})
+                monkeypatch.delenv(name)
+                checked += 1
+    assert checked > 40
 
 
 # -- limits ----------------------------------------------------------------------------------------------------------
