@@ -154,7 +154,7 @@ def _assemble(project: boot.Project, mounts: Mapping[str, Any]) -> interfaces.Ap
         Route("/fanfare/console/", console, claims.is_console, is_certain=claims.is_of_console_page),
         Route("/api/", Description(), claims.is_description, yields_to=urlconf.has_own),
     ]
-    http = Http(rows, upgrade.UpgradeRequired(pages, keys.knows), url_prefix=prefix, at_root=rows[:2])
+    http = Http(rows, upgrade.UpgradeRequired(pages, keys.knows, server.hub), url_prefix=prefix, at_root=rows[:2])
     sockets = consumers.WebSockets(
         Started(server, pusher, is_closed=is_closed, moves=lambda: server.drain.moves_clients),
         patterns=consumers.discover(),

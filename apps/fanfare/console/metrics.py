@@ -83,7 +83,7 @@ COUNTERS: Final = (
     Family("sse.lost.", "sse_recoveries_lost", "Channels of SSE connections that could not be recovered.", "reason"),
     Family("sse.", "sse", "What happened to SSE connections.", "event"),
     Family("streams.", "streams", "What happened to streams, messages that grow.", "event"),
-    Family("http.refused.", "http_refusals", "HTTP requests that were refused for a limit, by reason.", "reason"),
+    Family("http.refused.", "http_refusals", "HTTP requests that were refused before a page, by reason.", "reason"),
     Family("http.evicted.", "http_evictions", "HTTP connections that were closed for a limit, by reason.", "reason"),
     Family("http.paused", "http_pauses", "Pauses in which a client that sends many small chunks is not read."),
     Family("pusher.history_delayed", "history_delays", "History requests that waited, because others came before."),
