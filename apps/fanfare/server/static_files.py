@@ -91,7 +91,7 @@ class _Files(servestatic.ServeStaticASGI):  # type: ignore[misc]
             max_age=0 if settings.DEBUG else getattr(settings, "WHITENOISE_MAX_AGE", MAX_AGE_SECONDS),
             allow_all_origins=getattr(settings, "WHITENOISE_ALLOW_ALL_ORIGINS", has_whitenoise),
             immutable_file_test=getattr(settings, "WHITENOISE_IMMUTABLE_FILE_TEST", None),
-            add_headers_function=getattr(settings, "WHITENOISE_ADD_HEADERS_FUNCTION", None),
+            add_headers_function=getattr(settings, "WHITENOISE_ADD_HEADERS_FUNCTION", _forbid_sniffing),
             mimetypes=getattr(settings, "WHITENOISE_MIMETYPES", None),
         )
         self._prefix = prefix
@@ -126,6 +126,12 @@ class _Files(servestatic.ServeStaticASGI):  # type: ignore[misc]
         if isinstance(found, str):
             yield found
         yield from super().candidate_paths_for_url(url)
+
+
+def _forbid_sniffing(headers: Any, _path: str, _url: str) -> None:
+    """As Django's SecurityMiddleware, which these responses do not pass."""
+    if settings.SECURE_CONTENT_TYPE_NOSNIFF:
+        headers["X-Content-Type-Options"] = "nosniff"
 
 
 def _is_current(file: responders.StaticFile) -> bool:

@@ -119,6 +119,13 @@ async def test_a_project_that_serves_its_files_otherwise_keeps_its_way(settings,
     assert isinstance(static_files.before(fallback), static_files.StaticFiles) == is_ours
 
 
+@pytest.mark.parametrize("is_on", [True, False])
+async def test_browsers_may_not_guess_the_type_of_a_file(settings, is_on):
+    settings.SECURE_CONTENT_TYPE_NOSNIFF = is_on
+    _, headers, _ = await get(static_files.before(fallback), "/static/admin/css/base.css")
+    assert headers.get(b"x-content-type-options") == (b"nosniff" if is_on else None)
+
+
 async def test_the_settings_of_whitenoise_hold(settings, tmp_path):
     """WhiteNoise itself reads a whole file for each request under ASGI."""
     settings.DEBUG = False
