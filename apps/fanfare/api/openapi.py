@@ -449,7 +449,14 @@ SCHEMAS: dict[str, Schema] = {
             )
         },
     ),
-    "Stream": _answer("A stream with its text.", STREAM, {"text": _text("The text; not on encrypted channels.")}),
+    "Stream": _answer(
+        "A stream with its text.",
+        STREAM,
+        {
+            "text": _text("The text; not on encrypted channels."),
+            "pieces": _list(_text(), "On encrypted channels: the encrypted data of the events that hold the text."),
+        },
+    ),
     "StreamState": _answer(
         "A stream as it is after the request.",
         {"accepted": {"type": "boolean", "description": "Whether the request changed the stream."}, **STREAM},

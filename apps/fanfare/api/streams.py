@@ -131,13 +131,15 @@ async def append_to_streams(hub: hubs.Hub, request: requests.Request) -> bytes:
 
 
 async def stream(hub: hubs.Hub, request: requests.Request) -> bytes:
-    """Describe a stream that is open or ended lately, with its text."""
+    """Describe a stream that is open or ended lately, with its text, or with the pieces of an encrypted one."""
     application = request.application
     channel = parameters.channel_name(request.names["channel"], application.limits)
     where = _where(application, channel, request.names["stream"])
     known = await _find(hub, where)
     fields = _description(where.id, _as_it_is(known))
-    if known is not None and not names.is_encrypted(channel):
+    if known is not None and names.is_encrypted(channel):
+        fields["pieces"] = wire.sealed_pieces(known)
+    elif known is not None:
         fields["text"] = wire.text_of(known)
     return orjson.dumps(fields)
 

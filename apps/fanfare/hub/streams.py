@@ -76,6 +76,13 @@ def text_of(stream: interface.Streamed) -> str:
     return str(orjson.loads(orjson.loads(stream.body)["data"])["text"])
 
 
+def sealed_pieces(stream: interface.Streamed) -> list[str]:
+    """The encrypted data of the events that hold the text of an encrypted stream so far, oldest first."""
+    if stream.parts or stream.body is None:
+        return [part.decode() for part in stream.parts]
+    return [orjson.loads(stream.body)["data"]]
+
+
 def closing(body: bytes) -> bytes | None:
     """The frame for subscribers that have the text, from the frame with the whole text. The frame of an encrypted
     stream is sent as it is."""

@@ -144,11 +144,8 @@ class Producer:
         return self._decrypted(found) if self.is_encrypted else wire.text_of(found)
 
     def _decrypted(self, found: interface.Streamed) -> str:
-        pieces = [part.decode() for part in found.parts]
-        if not pieces and found.body is not None:
-            pieces = [orjson.loads(found.body)["data"]]
         text = ""
-        for piece in pieces:
+        for piece in wire.sealed_pieces(found):
             fields = orjson.loads(payloads.decrypt(self.where.channel, piece))
             # Python counts characters and the event UTF-16 code units.
             text = text.encode("utf-16-le")[: 2 * fields["at"]].decode("utf-16-le") + fields["text"]

@@ -193,6 +193,18 @@ async def test_streams_of_one_process_have_their_texts_and_a_refused_one_fails_a
     assert await text_of(hub, "short") == "short"
 
 
+async def test_encrypted_stream_is_continued_with_its_text(engine: WiredEngine, hub: hubs.Hub, settings: Any) -> None:
+    settings.FANFARE = {"ENCRYPTION_MASTER_KEY": "Y4RmdXnXxhFHvtE1fVkHlV3l3n8mZBQw0fGhpZ1lC2U="}
+    before = ""
+    for token in ("one 🎉 ", "two"):
+        with pytest.raises(RuntimeError):
+            async with fanfare.stream("private-encrypted-a", "answer", id="a") as answer:
+                assert answer.text == before
+                await answer.append(token)
+                raise RuntimeError
+        before += token
+
+
 def test_batches_are_within_the_limits_of_the_api() -> None:
     def sizes(*writes: interface.StreamWrite) -> list[int]:
         return [len(batch) for batch in remote_streams.batches(writes)]

@@ -52,7 +52,7 @@ class RemoteQueries(interface.Queries):
         receipt = streams.receipt(found, done=False)
         if receipt.state is None:
             return None
-        parts = (found.get("text", "").encode(),)
+        parts = tuple(text.encode() for text in (found["pieces"] if "pieces" in found else [found["text"]]))
         return interface.Streamed(stream_id, receipt.state, receipt.seq, receipt.size, b"{}", parts)
 
     def read(
