@@ -1,5 +1,5 @@
 """Let many clients return at once, or attack a server, and print the figures. Exits with 1 if a client does not get
-through.
+through, or if one loses its connection during an attack.
 
 The neighbours are connected before, and get an event 20 times a second. The crowd and the attacker have processes of
 their own. The crowd has resume tokens and a channel of its own, so each of its clients subscribes and recovers.
@@ -31,6 +31,7 @@ PER_SECOND = 20.0
 BEFORE_S = 5.0
 PATIENCE_S = 120.0
 LOOK_S = 0.1
+MAX_RATIO = 1.2  # of the neighbours' 99th percentiles, attacked and idle; printed, and not in the exit code
 CROWD_CHANNEL = "crowd"
 DELIVERIES_PER_SECOND = 5_000.0  # to the crowd
 
@@ -111,14 +112,18 @@ async def storm(server: servers.Server, count: int, deliveries: float, returns: 
     neighbours.close()
     process.stdin.close()
     await process.wait()
+    before_ms, during_ms = run.p99(before_s), run.p99(during_s)
     print(
-        f"  p99 of {NEIGHBOURS} connected clients: {run.p99(before_s):.0f} ms before, {run.p99(during_s):.0f} ms during"
+        f"  p99 of {NEIGHBOURS} connected clients: {before_ms:.0f} ms before, {during_ms:.0f} ms during, "
+        f"{during_ms / max(before_ms, 0.1):.1f} times"
     )
     return are_live
 
 
-async def attack(fleet: servers.Fleet, counters: Sequence[str], seconds: float, turns: int) -> None:
-    """Attack one of two servers in each turn, the other one in the next. Print the medians of the turns."""
+async def attack(fleet: servers.Fleet, counters: Sequence[str], seconds: float, turns: int) -> bool:
+    """Attack one of two servers in each turn, the other one in the next. Print the medians of the turns. Returns
+    whether no client of the servers lost its connection."""
+    above = []
     pair = [fleet.start("uvicorn", fleet.deployment(**attacks.SETTINGS)) for _ in range(2)]
     print(f"p99 of the delays of events for {NEIGHBOURS} clients, medians of {turns} turns of {seconds:g} s:")
     print("attacked, idle beside it, ratio (lowest to highest); CPU of the attacked server beyond the idle one's")
@@ -141,8 +146,12 @@ async def attack(fleet: servers.Fleet, counters: Sequence[str], seconds: float, 
                         made += await asyncio.to_thread(attacker.end)
                     figures.append([run.p99(delays_s[place]) for place in order])
                     cost_s += spent_s[attacked] - spent_s[idle]
-                show(f"{counter}, {made} times" if counter else "no attack", figures, cost_s / turns / seconds)
+                ratio = show(f"{counter}, {made} times" if counter else "no attack", figures, cost_s / turns / seconds)
+                if ratio > MAX_RATIO:
+                    above.append(f"{counter or 'no attack'} ({ratio:.2f})")
             print(f"{connected.closed} connections of the neighbours were lost")
+            print(f"median ratio above {MAX_RATIO}: {', '.join(above) or 'none'}")
+            return connected.closed == 0
 
 
 def processor_seconds(pid: int) -> float:
@@ -150,8 +159,9 @@ def processor_seconds(pid: int) -> float:
     return float(used.user + used.system)
 
 
-def show(what: str, figures: Sequence[Sequence[float]], share: float) -> None:
-    """`figures`: of each turn, the percentiles of the attacked and of the idle server. `share`: of a core."""
+def show(what: str, figures: Sequence[Sequence[float]], share: float) -> float:
+    """`figures`: of each turn, the percentiles of the attacked and of the idle server. `share`: of a core. Returns the
+    median of their ratios."""
     attacked_ms, idle_ms = (statistics.median(each) for each in zip(*figures, strict=True))
     ratios = sorted(attacked / max(idle, 0.1) for attacked, idle in figures)
     print(
@@ -159,6 +169,7 @@ def show(what: str, figures: Sequence[Sequence[float]], share: float) -> None:
         f" ({ratios[0]:.2f} to {ratios[-1]:.2f}); {share:.1%} of a core",
         flush=True,
     )
+    return statistics.median(ratios)
 
 
 def main() -> int:
@@ -196,8 +207,8 @@ def main() -> int:
         fleet = servers.Fleet(Path(folder))
         try:
             if options.attack is not None:
-                asyncio.run(attack(fleet, options.attack or list(attacks.ATTACKS), options.seconds, options.turns))
-                return 0
+                counters = options.attack or list(attacks.ATTACKS)
+                return 0 if asyncio.run(attack(fleet, counters, options.seconds, options.turns)) else 1
             settings = {} if options.rate is None else {"FANFARE_ACCEPT_RATE": str(options.rate)}
             server = fleet.start(options.command, fleet.deployment(**settings))
             return 0 if asyncio.run(storm(server, options.clients, options.deliveries, options.returns)) else 1
