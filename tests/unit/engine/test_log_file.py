@@ -110,3 +110,26 @@ def test_publication_after_a_replacement_is_written_to_the_new_log(log: Log, tmp
     assert log.file.reopened == 1
     assert log.read("SELECT COUNT(*) FROM log") == [(2,)]
     other.file.close(last=False)
+
+
+def test_connection_to_a_log_whose_newest_id_is_no_integer_is_closed(
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with contextlib.closing(schema.connect(log.paths)) as connection:
+        connection.execute("PRAGMA writable_schema=ON")
+        connection.execute("UPDATE sqlite_master SET sql = replace(sql, 'STRICT', '') WHERE name = 'state'")
+    with contextlib.closing(schema.connect(log.paths)) as connection:
+        connection.execute("UPDATE state SET trimmed_to = 1.5")
+    opened: list[sqlite3.Connection] = []
+    connect = schema.connect
+
+    def noted(*arguments: object, **options: bool) -> sqlite3.Connection:
+        opened.append(connect(*arguments, **options))  # type: ignore[arg-type]
+        return opened[-1]
+
+    monkeypatch.setattr(schema, "connect", noted)
+    log.file.disconnect()
+    assert log.write(EVENT).position is None
+    assert list((tmp_path / "engine").glob("*damaged*")), "the log is moved aside"
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        opened[0].execute("SELECT 1")

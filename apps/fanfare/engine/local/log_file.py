@@ -294,10 +294,10 @@ class LogFile:
             high_water = self._high_water.open()
             schema.prepare(connection, self.paths, full_sync=self.full_sync, high_water=high_water)
             [(top,)] = connection.execute(f"SELECT {schema.TOP} FROM state").fetchall()  # noqa: S608
+            self._high_water.store(top)
         except BaseException:
             connection.close()
             raise
-        self._high_water.store(top)
         self._connection, self._identity, self._registered = connection, self.paths.identity(), None
         self._unmeasured = MEASURE_BYTES
         return connection
