@@ -26,8 +26,8 @@ _OF_SOCKET = (
     "FROM members AS one WHERE app = ? AND channel = ? AND socket_id = ?"
 )
 _COUNT_USER = (
-    "INSERT INTO users SELECT ?1, ?2, 1 WHERE ?3 > 0 "
-    "ON CONFLICT (app, channel) DO UPDATE SET users = users + 1 WHERE users < ?3"
+    "INSERT INTO users SELECT ?, ?, 1 WHERE ? > 0 "
+    "ON CONFLICT (app, channel) DO UPDATE SET users = users + 1 WHERE users < ?"
 )
 
 
@@ -253,7 +253,8 @@ def members_of(
 
 def _count_user(transaction: Transaction, app: str, channel: str, limit: int | None) -> bool:
     """Count a user who joins. False: the channel has `limit` users already."""
-    transaction.cursor.execute(_COUNT_USER, (app, channel, NO_LIMIT if limit is None else limit))
+    most = NO_LIMIT if limit is None else limit
+    transaction.cursor.execute(_COUNT_USER, (app, channel, most, most))
     return transaction.cursor.rowcount > 0
 
 
