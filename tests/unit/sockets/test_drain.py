@@ -123,7 +123,8 @@ async def test_clients_may_return_at_once_during_a_drain_on_request_and_shortly_
 ) -> None:
     """The draining worker accepts many of the returning clients, which then go on to another one without a pause."""
     monkeypatch.setattr(drain, "MOVE_S", 0.3)
-    clients, drained = Clients(60), make(workers=25)
+    clients, drained = Clients(60), make()
+    watch(drained, workers=25)
     assert not drained.moves_clients
     closing = asyncio.create_task(drained.close(clients.each))
     await waiting.until_async(lambda: asyncio.sleep(0, bool(clients.closed)), PATIENCE_S, "the first close")
