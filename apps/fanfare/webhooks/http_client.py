@@ -19,6 +19,7 @@ import hmac
 import logging
 import socket
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from concurrent import futures
 from types import MappingProxyType
@@ -42,7 +43,7 @@ ANSWER_S = 1.0  # for these bytes, after the status
 IDLE_S = (
     2.0  # shorter than the usual keep-alive of servers, so that a POST does not use a connection that was just closed
 )
-CONNECTIONS_PER_HOST = 16
+REQUESTS_PER_HOST = 16  # concurrent, for the endpoints of one scheme, host and port
 REQUESTS = 256  # concurrent, of all endpoints: the worker needs its file descriptors for clients
 SLOW_REQUESTS = 128  # of these, for endpoints whose last request took QUICK_S or longer, and for unknown ones
 QUICK_S = 1.0
@@ -77,6 +78,8 @@ class HttpClient:
         # Otherwise 32 slow endpoints with eight requests each would delay all others.
         self._slow_slots = asyncio.Semaphore(SLOW_REQUESTS)
         self._quick: set[int] = set()  # endpoints
+        # Not a limit of aiohttp's connector, whose wait would count as the receiver's.
+        self._hosts: weakref.WeakValueDictionary[Any, asyncio.Semaphore] = weakref.WeakValueDictionary()
         self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> Self:
@@ -84,7 +87,6 @@ class HttpClient:
             resolver=_Resolver(),
             socket_factory=open_any if self._allow_private else open_public,
             limit=0,
-            limit_per_host=CONNECTIONS_PER_HOST,
             keepalive_timeout=IDLE_S,
         )
         self._session = aiohttp.ClientSession(
@@ -110,7 +112,7 @@ class HttpClient:
     ) -> Outcome:
         """Send events. `trace`: headers of the trace context. Raises nothing for any behaviour of the receiver."""
         lane = contextlib.nullcontext() if webhook.id in self._quick else self._slow_slots
-        async with lane, self._slots:
+        async with self._host(webhook.url), lane, self._slots:
             body = body_of(payloads, time.time())
             own = {
                 **trace,
@@ -131,6 +133,16 @@ class HttpClient:
             took_s = time.monotonic() - started
             (self._quick.add if took_s < QUICK_S else self._quick.discard)(webhook.id)
             return Outcome(*answer, round(took_s * 1000))
+
+    def _host(self, url: str) -> asyncio.Semaphore:
+        try:
+            origin: Any = _origin(url)
+        except ValueError:
+            origin = url  # the request says why it fails
+        found = self._hosts.get(origin)
+        if found is None:
+            found = self._hosts[origin] = asyncio.Semaphore(REQUESTS_PER_HOST)
+        return found
 
     async def _follow(self, webhook: registry.Webhook, own: dict[str, str], body: bytes) -> _Answer:
         url, origin = webhook.url, _origin(webhook.url)

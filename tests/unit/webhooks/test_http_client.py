@@ -7,8 +7,10 @@ import hashlib
 import hmac
 import resource
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,31 @@ async def test_slow_endpoints_leave_requests_for_the_others(
                 request.cancel()
             await asyncio.wait(requests)
     assert hanging.most_together == 2
+
+
+async def test_wait_for_other_endpoints_of_the_host_is_not_part_of_the_timeout(
+    receiver: receivers.Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_client, "REQUESTS_PER_HOST", 1)
+    may_answer = threading.Event()
+
+    def late(handler: BaseHTTPRequestHandler, events: list[dict[str, Any]]) -> bool:
+        may_answer.wait(30)
+        return receivers.accept(handler, events)
+
+    async with http_client.HttpClient(timeout_seconds=60.0, allow_private=True) as client:
+        with receivers.receiver(late) as busy:
+            first = asyncio.create_task(client.post(APPLICATION, webhook(busy.url), PAYLOADS))
+            await asyncio.to_thread(waiting.until, lambda: busy.together == 1, 10, "the first request")
+            client._timeout_seconds = 0.0  # of a request that begins now
+            second = asyncio.create_task(client.post(APPLICATION, webhook(busy.url), PAYLOADS))
+            assert not (await client.post(APPLICATION, webhook(receiver.url), PAYLOADS)).accepted
+            client._timeout_seconds = 60.0
+            may_answer.set()
+            assert (await first).accepted
+            assert (await second).accepted
+            assert busy.most_together == 1
+    assert not client._hosts
 
 
 async def test_endpoint_that_takes_long_counts_as_slow_until_it_is_quick_again(
