@@ -30,6 +30,7 @@ PRINTS = {
     "manage.py setup": r"FANFARE_APP_SECRET=",
     "encryptsecrets": r"\d",
     "fanfare revoke": r"5d41402abc4b",
+    "fanfare status": r"^(All is well|Something needs attention)\. 1 of 1 worker answered\.$",
     "fanfare tail": r"orders-7",
     "fanfare trace": r"published by HTTP API",
     "doctor --auth": r"KEY",
